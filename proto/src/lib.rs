@@ -1,0 +1,27 @@
+//! The wire: the subset of CSI v1 that Cleat serves, and `cleat.v1`, its own protocol. Generated code, nothing else.
+//!
+//! The sources are in `proto/`; names, numbers and types of CSI are the standard's (spec 1.11), so that any
+//! CSI caller can talk to Cleat. RPCs of the standard that are not listed here answer `UNIMPLEMENTED`.
+
+/// The Container Storage Interface, version 1.
+pub mod csi {
+    /// `csi.v1`, the subset that Cleat serves.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+    pub mod v1 {
+        mod redacted;
+
+        tonic::include_proto!("csi.v1");
+    }
+}
+
+/// Cleat's own protocol.
+pub mod cleat {
+    /// `cleat.v1`: the agent session and the operators' service.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("cleat.v1");
+    }
+}
+
+/// The version of the agent session's protocol; both sides refuse another one by name.
+pub const SESSION_PROTOCOL: u32 = 1;
