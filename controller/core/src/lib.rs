@@ -1,1 +1,40 @@
-//! Under construction.
+//! The attachment state machine of Cleat.
+//!
+//! One function in spirit: [`Core::step`]`(event) -> effects`. Everything that decides who may use a volume lives
+//! here; everything that touches the world is an [`Effect`], carried out by the shell, whose result comes back as
+//! an [`Event`]. Time comes in with each event. There is no I/O, no clock, no task and no lock in this crate, so
+//! the code that is tested against a model of the world is the code that ships.
+//!
+//! What the shell owes the core:
+//! - events one at a time, with `now` never going back;
+//! - the effects of one step in their order; [`Effect::Persist`] and [`Effect::Forget`] are durable before any
+//!   later effect of that step begins, and if they cannot be made durable the process ends;
+//! - an answer to each RDS effect ([`Event::RdsDone`]), and a [`Event::Tick`] at least every second.
+//!
+//! What always holds (checked over the *world* in `tests/world.rs`, not over this crate's opinion):
+//! 1. RWO: never two nodes that can write. RWX block: never three.
+//! 2. A successful Unpublish of a node means that it cannot write and that nothing it wrote is still on its way.
+//! 3. No old epoch, doubled or reordered message changes who can write.
+//! 4. After a crash, [`Core::rebuild`] admits nobody that was not admitted and forgets nobody that may still write.
+//! 5. Every request ends: granted, refused with a reason, or refused naming what it waited for.
+
+mod core;
+mod evidence;
+mod ids;
+mod io;
+mod migration;
+mod node;
+mod refusal;
+mod volume;
+
+pub use crate::core::{Config, Core, Waiting};
+pub use evidence::{Drained, Evidence, Source, Verdict};
+pub use ids::{Epoch, HostNqn, IdError, NodeId, OperationId, RequestId, SessionId, UnixMillis, VolumeId};
+pub use io::{
+    Absence, Deleted, Directive, Effect, Event, Grant, Notice, Observed, ObservedPhase, Outcome, RdsError,
+    RdsRequest, Reply, Timed,
+};
+pub use migration::{Migration, MigrationResult, MigrationStep};
+pub use node::{Node, NodeIdentity, Session, Standing};
+pub use refusal::Refusal;
+pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, VolumeRecord, VolumeSpec};

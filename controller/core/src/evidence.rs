@@ -1,0 +1,97 @@
+//! Evidence that a node cannot write any more: from where, when, and what it rests on.
+//!
+//! Three values; Unknown never admits a writer. Evidence also says whether it is *drained*: a target lands writes
+//! that it has received long after their host is gone, so "cannot send any more" is not "nothing is on its way".
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, NodeId, UnixMillis};
+
+/// Who or what says so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The node's own agent: its kernel holds no controller of the subsystem.
+    AgentAbsent {
+        /// The boot under which it looked.
+        boot_id: String,
+    },
+    /// The node never got a directive to attach under this epoch.
+    NeverAllowed,
+}
+
+impl Source {
+    /// The name by which people and metrics know it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AgentAbsent { .. } => "AgentAbsent",
+            Self::NeverAllowed => "NeverAllowed",
+        }
+    }
+}
+
+/// By what it is known that nothing the node wrote is still on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Drained {
+    /// The device was never reported ready under this epoch: nobody was told to use it.
+    NeverHandedOut,
+    /// Every controller was live when it was deleted: the kernel waits for what is in flight on a live one.
+    LiveDeletion,
+    /// Nothing better is known; the longest time that the backing store may hold a write has to pass first.
+    /// This is an assumption about the target, and is named as one.
+    Bound {
+        /// When it will have passed.
+        until: UnixMillis,
+    },
+}
+
+/// Whether the node can write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It cannot, and nothing it wrote is on its way.
+    Fenced,
+    /// It can.
+    NotFenced,
+    /// Not known: counts as NotFenced wherever a writer would be admitted.
+    Unknown,
+}
+
+/// One proof.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Evidence {
+    /// About whom.
+    pub node: NodeId,
+    /// About which grant.
+    pub epoch: Epoch,
+    /// Who says so.
+    pub source: Source,
+    /// How it is known to be drained.
+    pub drained: Drained,
+    /// When it was given.
+    pub at: UnixMillis,
+}
+
+impl Evidence {
+    /// What this proves at a given time.
+    #[must_use]
+    pub fn verdict(&self, now: UnixMillis) -> Verdict {
+        match self.drained {
+            Drained::NeverHandedOut | Drained::LiveDeletion => Verdict::Fenced,
+            Drained::Bound { until } if now >= until => Verdict::Fenced,
+            Drained::Bound { .. } => Verdict::Unknown,
+        }
+    }
+
+    /// What the proof takes for granted, for people; `None` where it rests on what was seen alone.
+    #[must_use]
+    pub fn assumption(&self) -> Option<&'static str> {
+        match self.drained {
+            Drained::Bound { .. } => {
+                Some("the target lands or drops every write it has received within the drain bound")
+            }
+            Drained::NeverHandedOut | Drained::LiveDeletion => None,
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! What comes into the core and what goes out of it.
+
+use crate::{
+    Epoch, Evidence, HostNqn, Identity, Migration, MigrationStep, NodeId, NodeIdentity, OperationId, Refusal,
+    RequestId, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+};
+
+/// An event and the time at which it came.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Timed {
+    /// When.
+    pub now: UnixMillis,
+    /// What.
+    pub event: Event,
+}
+
+/// Something that happened in the world.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Event {
+    /// A caller wants a volume on a node. Answered by one [`Effect::Reply`].
+    Publish {
+        /// The request.
+        request: RequestId,
+        /// Where.
+        node: NodeId,
+        /// What, as the RDS and the caller describe it now.
+        spec: VolumeSpec,
+        /// The device is to be read-only.
+        read_only: bool,
+    },
+    /// A caller wants a volume off a node. Answered by one [`Effect::Reply`].
+    Unpublish {
+        /// The request.
+        request: RequestId,
+        /// What.
+        volume: VolumeId,
+        /// From where; `None`: from all nodes.
+        node: Option<NodeId>,
+    },
+    /// A caller wants to delete a volume. Answered by one [`Effect::Reply`]; if that is [`Reply::MayDelete`], nobody
+    /// is granted the volume until [`Event::DeleteEnded`].
+    DeleteBegins {
+        /// The request.
+        request: RequestId,
+        /// What.
+        volume: VolumeId,
+    },
+    /// The deletion has ended.
+    DeleteEnded {
+        /// What.
+        volume: VolumeId,
+        /// The RDS has it no more.
+        deleted: bool,
+    },
+    /// The RDS's answer to [`Effect::Rds`].
+    RdsDone {
+        /// Which.
+        operation: OperationId,
+        /// What it said.
+        result: Result<(), RdsError>,
+    },
+    /// An agent has said Hello on a new stream.
+    SessionUp {
+        /// Who.
+        node: NodeId,
+        /// The stream.
+        session: SessionId,
+        /// As it describes itself.
+        identity: NodeIdentity,
+    },
+    /// All that a node's kernel holds under our prefix. A volume that is not listed is absent.
+    Inventory {
+        /// Who.
+        node: NodeId,
+        /// On which stream.
+        session: SessionId,
+        /// What.
+        volumes: Vec<Observed>,
+    },
+    /// One volume of a node has changed.
+    Delta {
+        /// Who.
+        node: NodeId,
+        /// On which stream.
+        session: SessionId,
+        /// What it is now.
+        observed: Observed,
+    },
+    /// The agent's answer to a directive.
+    AgentDone {
+        /// Who.
+        node: NodeId,
+        /// On which stream.
+        session: SessionId,
+        /// To which directive.
+        operation: OperationId,
+        /// About which volume.
+        volume: VolumeId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// The answer.
+        outcome: Outcome,
+    },
+    /// A stream is over.
+    SessionLost {
+        /// Who.
+        node: NodeId,
+        /// The stream.
+        session: SessionId,
+    },
+    /// Time passes.
+    Tick,
+}
+
+/// What an agent says of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Observed {
+    /// Which.
+    pub volume: VolumeId,
+    /// The highest epoch that the node has seen for it.
+    pub epoch: Option<Epoch>,
+    /// That epoch's grant was ended there.
+    pub ended: bool,
+    /// How it stands.
+    pub phase: ObservedPhase,
+    /// How many paths are live.
+    pub live_paths: u32,
+    /// The clause that fails and the facts; empty where none does.
+    pub unready: String,
+}
+
+/// How a volume stands in a node's kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ObservedPhase {
+    /// No controller.
+    Absent,
+    /// Controllers, not ready (yet).
+    Connecting,
+    /// Ready on all paths.
+    Ready,
+    /// Ready on some paths.
+    Degraded,
+    /// No longer ready.
+    Lost,
+    /// Controllers are being deleted.
+    Detaching,
+}
+
+/// One controller that an agent deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Deleted {
+    /// Its name in sysfs.
+    pub controller: String,
+    /// Its state right before: "live", "connecting", ...
+    pub state: String,
+}
+
+/// A node's proof that nothing of a volume is left in its kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Absence {
+    /// What was deleted since the grant began, under this boot.
+    pub deleted: Vec<Deleted>,
+}
+
+/// An agent's answer to a directive.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The device can be used.
+    Ready {
+        /// What it says of itself.
+        identity: Identity,
+    },
+    /// Nothing of it is left.
+    Absent(Absence),
+    /// It is in use; nothing was touched.
+    Busy {
+        /// By whom.
+        holders: Vec<String>,
+    },
+    /// It did not succeed.
+    Failed {
+        /// The clause of the readiness predicate, or the step.
+        clause: String,
+        /// The facts.
+        message: String,
+        /// Proven that no controller of the subsystem is left.
+        nothing_left: bool,
+    },
+    /// The node has seen a higher epoch, or the end of this one.
+    Stale {
+        /// The highest.
+        highest: Epoch,
+        /// Ended there.
+        ended: bool,
+    },
+    /// It goes on; a further answer follows.
+    Pending {
+        /// What it waits for.
+        message: String,
+    },
+}
+
+/// What went wrong with the RDS. Five different things, and they stay different.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum RdsError {
+    /// It said that there is no such volume.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// It refused.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It has no room.
+    #[error("full: {0}")]
+    Full(String),
+    /// It was not reached, or did not answer in time: what it did is not known.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// It did not accept our user or password.
+    #[error("unauthorised: {0}")]
+    Unauthorised(String),
+}
+
+/// Something to be done in the world.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// Make durable before any later effect of this step; if that fails, end the process.
+    Persist(Box<VolumeRecord>),
+    /// Forget what was stored of a volume; durable like [`Effect::Persist`].
+    Forget(VolumeId),
+    /// Ask the RDS; answered by [`Event::RdsDone`].
+    Rds {
+        /// Comes back with the answer.
+        operation: OperationId,
+        /// What.
+        request: RdsRequest,
+    },
+    /// Tell an agent. If the stream is gone, drop it.
+    Direct {
+        /// Who.
+        node: NodeId,
+        /// On which stream.
+        session: SessionId,
+        /// Comes back with the answer.
+        operation: OperationId,
+        /// What.
+        directive: Directive,
+    },
+    /// Answer a caller.
+    Reply {
+        /// Which request.
+        request: RequestId,
+        /// The answer.
+        result: Result<Reply, Refusal>,
+    },
+    /// End a stream: its agent may not speak for that node.
+    RefuseSession {
+        /// The stream.
+        session: SessionId,
+        /// Why, naming both sides.
+        reason: String,
+    },
+    /// Tell people.
+    Notice(Notice),
+    /// Another controller with a higher term has granted: this one must stop.
+    StepDown {
+        /// How it is known.
+        reason: String,
+    },
+}
+
+/// A change of the RDS's list of hosts. Both are idempotent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RdsRequest {
+    /// The host may connect.
+    Allow {
+        /// To what.
+        volume: VolumeId,
+        /// Who.
+        host_nqn: HostNqn,
+    },
+    /// The host may not connect. This alone does not stop a host that is connected.
+    Deny {
+        /// To what.
+        volume: VolumeId,
+        /// Who.
+        host_nqn: HostNqn,
+    },
+}
+
+/// What an agent is told.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Directive {
+    /// Connect, and prove that the device can be used.
+    Attach {
+        /// The grant.
+        grant: Box<Grant>,
+    },
+    /// Take it down unless it is in use.
+    Detach {
+        /// What.
+        volume: VolumeId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+}
+
+/// A volume granted to a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Grant {
+    /// The fencing token.
+    pub epoch: Epoch,
+    /// What it is.
+    pub spec: VolumeSpec,
+    /// The device is to be read-only.
+    pub read_only: bool,
+    /// What must be found, once it was learned.
+    pub identity: Option<Identity>,
+}
+
+/// A request's success.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Reply {
+    /// The node has proven that it can use the volume.
+    Published(Box<Grant>),
+    /// It is proven that the node cannot write to it.
+    Unpublished,
+    /// Nobody has it, and nobody gets it until the deletion has ended.
+    MayDelete,
+}
+
+/// Something that people want to know.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Notice {
+    /// A node was granted a volume.
+    Granted {
+        /// What.
+        volume: VolumeId,
+        /// Where.
+        node: NodeId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// An attachment has come to a phase.
+    Phase {
+        /// What.
+        volume: VolumeId,
+        /// Where.
+        node: NodeId,
+        /// Under which epoch.
+        epoch: Epoch,
+        /// Which.
+        phase: &'static str,
+        /// How long it was in the phase before, in milliseconds.
+        after_ms: u64,
+    },
+    /// What a node's kernel holds has changed: Degraded, Recovered, Lost.
+    Health {
+        /// What.
+        volume: VolumeId,
+        /// Where.
+        node: NodeId,
+        /// Before.
+        from: ObservedPhase,
+        /// Now.
+        to: ObservedPhase,
+        /// Live paths now.
+        live_paths: u32,
+        /// The clause that fails, if one does.
+        unready: String,
+    },
+    /// An attachment is over, on this proof.
+    Detached {
+        /// What.
+        volume: VolumeId,
+        /// The proof.
+        evidence: Box<Evidence>,
+    },
+    /// A step of a migration.
+    Migration {
+        /// What.
+        volume: VolumeId,
+        /// The record so far.
+        migration: Box<Migration>,
+        /// The newest step.
+        step: MigrationStep,
+    },
+    /// Something does not go on.
+    Trouble {
+        /// What.
+        volume: VolumeId,
+        /// Where.
+        node: NodeId,
+        /// What is wrong, in words.
+        message: String,
+    },
+    /// A node's kernel holds a volume that it was not granted.
+    GhostFound {
+        /// What.
+        volume: VolumeId,
+        /// Where.
+        node: NodeId,
+    },
+}

@@ -1,0 +1,172 @@
+//! Why a request was not granted: what, on what, what it waits for, and what a person can do.
+
+use crate::{NodeId, RdsError, UnixMillis, VolumeId};
+
+/// A request's end without success. The shell maps each to a status code; the words are for people.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Refusal {
+    /// An RWO volume that another node has.
+    #[error(
+        "Volume {volume} already attached to node {node}. For multi-node access, use RWX with block volumes."
+    )]
+    AttachedElsewhere {
+        /// The volume.
+        volume: VolumeId,
+        /// Who has it.
+        node: NodeId,
+    },
+    /// An RWX block volume that two other nodes have.
+    #[error(
+        "Volume {volume} already attached to 2 nodes (migration limit). Wait for migration to complete. \
+         Attached nodes: {}",
+        list(nodes)
+    )]
+    MigrationLimit {
+        /// The volume.
+        volume: VolumeId,
+        /// Who has it, oldest first.
+        nodes: Vec<NodeId>,
+    },
+    /// The same attachment exists with other arguments.
+    #[error("volume {volume} is already attached to node {node} with other arguments: {difference}")]
+    Incompatible {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// Which argument, what it is and what was asked for.
+        difference: String,
+    },
+    /// The node's agent is not heard.
+    #[error(
+        "node {node} has no session with the controller since {}: {waits_for}. Check that cleat-agent runs there and \
+         reaches the controller", when(*since)
+    )]
+    Silent {
+        /// The node.
+        node: NodeId,
+        /// Since when.
+        since: UnixMillis,
+        /// What the request would need from it.
+        waits_for: String,
+    },
+    /// The node may not be granted anything.
+    #[error("node {node} is quarantined: {reason}")]
+    Quarantined {
+        /// The node.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// The agent could not make the device ready.
+    #[error("node {node} cannot use volume {volume}: {clause}: {message}")]
+    NotReady {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// The clause of the readiness predicate that failed.
+        clause: String,
+        /// The facts.
+        message: String,
+    },
+    /// The device is in use on the node; nothing was changed.
+    #[error(
+        "volume {volume} is in use on node {node}: {}. Nothing was changed; stop what uses it, then detach again",
+        holders.join("; ")
+    )]
+    InUse {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// By whom.
+        holders: Vec<String>,
+    },
+    /// The RDS did not do what was asked of it.
+    #[error("volume {volume}, node {node}: the RDS: {error}")]
+    Rds {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// What it said, or that it said nothing.
+        error: RdsError,
+    },
+    /// The time a request may wait is over. What it waits for goes on, and a repeat joins it.
+    #[error("volume {volume}: {waits_for} (waited {waited_ms} ms; it goes on, and a repeated call joins it)")]
+    StillWaiting {
+        /// The volume.
+        volume: VolumeId,
+        /// For what, and since when.
+        waits_for: String,
+        /// How long the request waited, in milliseconds.
+        waited_ms: u64,
+    },
+    /// A later request overtook it.
+    #[error("volume {volume}, node {node}: given up, because {because}")]
+    Overtaken {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// Which.
+        because: &'static str,
+    },
+    /// The volume is being deleted.
+    #[error("volume {volume} is being deleted")]
+    Deleting {
+        /// The volume.
+        volume: VolumeId,
+    },
+    /// The volume cannot be deleted while somebody may use it.
+    #[error("volume {volume} is attached to {}: detach it first", list(nodes))]
+    StillAttached {
+        /// The volume.
+        volume: VolumeId,
+        /// Who has it.
+        nodes: Vec<NodeId>,
+    },
+}
+
+fn list(nodes: &[NodeId]) -> String {
+    nodes.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A moment, as people read it: RFC 3339, UTC, whole seconds.
+pub(crate) fn when(at: UnixMillis) -> String {
+    let seconds = at.0 / 1000;
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Days to a civil date, counting years from March, in eras of 400 years.
+    let shifted = days + 719_468;
+    let (era, of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let day_of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        rest / 3600,
+        rest / 60 % 60,
+        rest % 60
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_read_as_utc_dates() {
+        assert_eq!(when(UnixMillis(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(when(UnixMillis(951_782_399_000)), "2000-02-28T23:59:59Z");
+        assert_eq!(when(UnixMillis(951_782_400_000)), "2000-02-29T00:00:00Z");
+        assert_eq!(when(UnixMillis(1_798_761_599_999)), "2026-12-31T23:59:59Z");
+    }
+}

@@ -1,0 +1,256 @@
+//! Volumes, and their attachments: what is granted to whom, and how far that has come.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, Evidence, HostNqn, Migration, NodeId, OperationId, SessionId, UnixMillis, VolumeId};
+
+/// How many nodes may have the volume at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Access {
+    /// One node. Any access mode that is not known to be something else counts as this.
+    #[serde(rename = "RWO")]
+    Rwo,
+    /// A raw block volume that two nodes may have while a VM moves from one to the other.
+    #[serde(rename = "RWX block")]
+    RwxBlock,
+}
+
+impl Access {
+    /// How many nodes at once.
+    #[must_use]
+    pub fn limit(self) -> usize {
+        match self {
+            Self::Rwo => 1,
+            Self::RwxBlock => 2,
+        }
+    }
+
+    /// The name by which people know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rwo => "RWO",
+            Self::RwxBlock => "RWX block",
+        }
+    }
+}
+
+/// What an agent needs to know to attach a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// The volume.
+    pub id: VolumeId,
+    /// How many nodes may have it.
+    pub access: Access,
+    /// The subsystem that exports it.
+    pub subsystem_nqn: String,
+    /// `address:port` of every portal.
+    pub portals: Vec<String>,
+    /// Exact size, in bytes.
+    pub size_bytes: u64,
+}
+
+/// What the namespace says of itself; learned at the first attach, then pinned.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
+    /// Namespace UUID.
+    pub namespace_uuid: String,
+    /// NGUID, empty where the target has none.
+    pub nguid: String,
+}
+
+/// Who was first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// The node where the workload runs.
+    Primary,
+    /// The second node of an RWX block volume.
+    MigrationTarget,
+}
+
+impl Role {
+    /// The name by which people know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::MigrationTarget => "migration-target",
+        }
+    }
+}
+
+/// Why an attachment is being taken down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrainCause {
+    /// A caller asked. If the node refuses because the device is in use, nothing has changed.
+    Requested,
+    /// The attach did not succeed and was never reported as done.
+    Rollback,
+}
+
+/// How far an attachment has come.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// The RDS is being told to allow the host.
+    Granting,
+    /// The agent is being told to connect and to prove that it can use the device.
+    Connecting,
+    /// The agent has proven it.
+    Ready,
+    /// The node's kernel holds the volume without a grant of ours. It counts as able to write until proven gone.
+    Ghost,
+    /// It is being taken down; over when the evidence says Fenced and the RDS no longer allows the host.
+    Draining {
+        /// Why.
+        cause: DrainCause,
+        /// The proof, once there is one. It may still be waiting for its drain bound.
+        evidence: Option<Evidence>,
+    },
+}
+
+impl Phase {
+    /// The name by which people and metrics know it.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Granting => "Granting",
+            Self::Connecting => "Connecting",
+            Self::Ready => "Ready",
+            Self::Ghost => "Ghost",
+            Self::Draining { .. } => "Draining",
+        }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        matches!(self, Self::Draining { .. })
+    }
+}
+
+/// What was asked of the world for an attachment and not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(crate) enum Pending {
+    #[default]
+    Nothing,
+    /// The RDS, to allow the host.
+    Allow(OperationId),
+    /// The RDS, to stop allowing the host.
+    Deny(OperationId),
+    /// The agent, on that session.
+    Agent(OperationId, SessionId),
+}
+
+impl Pending {
+    pub(crate) fn is_rds(&self) -> bool {
+        matches!(self, Self::Allow(_) | Self::Deny(_))
+    }
+}
+
+/// One grant of a volume to a node, until it is proven to be over.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    /// Where.
+    pub node: NodeId,
+    /// As the RDS's list of hosts has it.
+    pub host_nqn: HostNqn,
+    /// The fencing token of the grant.
+    pub epoch: Epoch,
+    /// Who was first.
+    pub role: Role,
+    /// The device is to be read-only.
+    pub read_only: bool,
+    /// How far it has come.
+    pub phase: Phase,
+    /// When it came to this phase.
+    pub since: UnixMillis,
+    /// It was reported as attached once: somebody may have been using it.
+    pub proven: bool,
+    /// The agent may have been told to attach under this epoch. False only where this very process made the grant
+    /// and has not told it yet; after a restart nobody can know.
+    #[serde(skip, default = "yes")]
+    pub(crate) directed: bool,
+    #[serde(skip)]
+    pub(crate) pending: Pending,
+    /// What went wrong last, in words; what it waits for is said with it.
+    #[serde(skip)]
+    pub(crate) trouble: Option<String>,
+    /// Not before then is the next try.
+    #[serde(skip)]
+    pub(crate) retry_at: Option<UnixMillis>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Attachment {
+    pub(crate) fn enter(&mut self, phase: Phase, now: UnixMillis) {
+        self.phase = phase;
+        self.since = now;
+        self.trouble = None;
+        self.retry_at = None;
+    }
+
+    /// The proof that it is over, where there is one.
+    #[must_use]
+    pub fn evidence(&self) -> Option<&Evidence> {
+        match &self.phase {
+            Phase::Draining { evidence, .. } => evidence.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// What went wrong last, in words.
+    #[must_use]
+    pub fn trouble(&self) -> Option<&str> {
+        self.trouble.as_deref()
+    }
+}
+
+/// All that is kept of one volume: what is stored, and what a restart begins with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// What it is.
+    pub spec: VolumeSpec,
+    /// Pinned at the first attach.
+    pub identity: Option<Identity>,
+    /// Oldest first. Nobody is taken off this list without evidence.
+    pub attachments: Vec<Attachment>,
+    /// The live migration under way, or the last one.
+    pub migration: Option<Migration>,
+    /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
+    pub past_evidence: Vec<Evidence>,
+}
+
+impl VolumeRecord {
+    /// How many past proofs are kept.
+    pub const PAST_EVIDENCE: usize = 8;
+
+    pub(crate) fn new(spec: VolumeSpec) -> Self {
+        Self {
+            spec,
+            identity: None,
+            attachments: Vec::new(),
+            migration: None,
+            past_evidence: Vec::new(),
+        }
+    }
+
+    /// The attachment on a node, if there is one.
+    #[must_use]
+    pub fn attachment(&self, node: &NodeId) -> Option<&Attachment> {
+        self.attachments.iter().find(|a| a.node == *node)
+    }
+
+    pub(crate) fn attachment_mut(&mut self, node: &NodeId) -> Option<&mut Attachment> {
+        self.attachments.iter_mut().find(|a| a.node == *node)
+    }
+
+    /// Those who have it, oldest first.
+    #[must_use]
+    pub fn holders(&self) -> Vec<NodeId> {
+        self.attachments.iter().map(|a| a.node.clone()).collect()
+    }
+}
