@@ -1,1 +1,33 @@
-//! Under construction.
+//! What both binaries share: arguments, logs, metrics and health endpoint, shutdown, TLS, gRPC transport.
+//!
+//! In come command line and environment, signals and files named on the command line; out go validated
+//! values and running listeners. Nothing here knows what a volume is. What always holds: configuration is
+//! checked before anything is bound or started, and every error names the option, file or address it is
+//! about.
+
+pub mod exit;
+pub mod grpc;
+pub mod http;
+pub mod logs;
+pub mod program;
+pub mod readiness;
+pub mod shutdown;
+pub mod tls;
+pub mod unix;
+
+pub use exit::Failure;
+pub use program::{Common, Context, Program, run};
+
+/// The version of this build, as `--version`, logs and metrics say it.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `git describe` of the tree this was built from, if whoever built it set `CLEAT_GIT_DESCRIBE`.
+pub const GIT_DESCRIBE: Option<&str> = option_env!("CLEAT_GIT_DESCRIBE");
+
+/// Version and, where known, tree of this build, for people.
+pub fn build_info() -> String {
+    match GIT_DESCRIBE {
+        Some(tree) => format!("{VERSION} ({tree})"),
+        None => VERSION.to_owned(),
+    }
+}

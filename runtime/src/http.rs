@@ -1,0 +1,237 @@
+//! The metrics and health endpoint: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! In come the address, the recorder's buckets and the readiness flags; out goes an HTTP listener. It is
+//! bound before anything else starts, so that a wrong address ends the program at once, and it answers
+//! `/healthz` as long as the process can run a task at all. Plain HTTP without secrets: nothing on it names
+//! more than volumes, nodes and counts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use clap::Args;
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::readiness::Readiness;
+
+/// How often the recorder folds what histograms have collected; without it they grow between scrapes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// Buckets, in seconds, of every histogram that has none of its own: from a local call to a fencing drain.
+pub const DEFAULT_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0,
+];
+
+/// Options of the endpoint.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Metrics and health")]
+pub struct HttpArgs {
+    /// Serve /metrics, /healthz and /readyz over plain HTTP on this address (port 0: any free one)
+    #[arg(long, value_name = "ADDR", env = "CLEAT_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+}
+
+/// Why the endpoint could not start or went down.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// The address cannot be bound.
+    #[error("cannot listen on {addr} (--metrics-listen)")]
+    Bind {
+        /// The address as given.
+        addr: SocketAddr,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The recorder cannot be installed.
+    #[error("cannot set up metrics")]
+    Recorder(#[source] BuildError),
+    /// The listener failed.
+    #[error("metrics and health endpoint on {addr} failed")]
+    Serve {
+        /// The address it listened on.
+        addr: SocketAddr,
+        /// What failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A histogram's name and its buckets.
+pub type Buckets = (&'static str, &'static [f64]);
+
+/// Builds the recorder, with `DEFAULT_SECONDS` for every `*_seconds` and `buckets` for those they name.
+fn builder(buckets: &[Buckets]) -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DEFAULT_SECONDS)?;
+    for (name, bounds) in buckets {
+        builder = builder.set_buckets_for_metric(Matcher::Full((*name).into()), bounds)?;
+    }
+    Ok(builder)
+}
+
+/// Installs the process-wide metrics recorder.
+///
+/// # Errors
+/// If a bucket list is empty, or a recorder is installed already.
+pub fn install_recorder(buckets: &[Buckets]) -> Result<PrometheusHandle, HttpError> {
+    let handle = builder(buckets)
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(HttpError::Recorder)?;
+    metrics::gauge!("cleat_build_info", "version" => crate::VERSION, "tree" => crate::GIT_DESCRIBE.unwrap_or("unknown"))
+        .set(1.0);
+    Ok(handle)
+}
+
+/// The bound listener, not serving yet: connections queue in the kernel until it does.
+#[derive(Debug)]
+pub struct HttpListener {
+    addr: SocketAddr,
+    listener: TcpListener,
+}
+
+impl HttpListener {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// If the kernel refuses it; the error names it.
+    pub async fn bind(addr: SocketAddr) -> Result<Self, HttpError> {
+        let bind = async {
+            let listener = TcpListener::bind(addr).await?;
+            Ok((listener.local_addr()?, listener))
+        };
+        let (addr, listener) = bind.await.map_err(|source| HttpError::Bind { addr, source })?;
+        Ok(Self { addr, listener })
+    }
+
+    /// The address it listens on, with the port that the kernel chose if that was left open.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until `stop`, and keeps the recorder tidy meanwhile.
+    ///
+    /// # Errors
+    /// If the listener fails.
+    pub async fn serve(
+        self,
+        metrics: PrometheusHandle,
+        readiness: Readiness,
+        stop: CancellationToken,
+    ) -> Result<(), HttpError> {
+        let addr = self.addr;
+        let upkeep = {
+            let metrics = metrics.clone();
+            async move {
+                let mut tick = tokio::time::interval(UPKEEP_EVERY);
+                loop {
+                    tick.tick().await;
+                    metrics.run_upkeep();
+                }
+            }
+        };
+        let app = axum::Router::new()
+            .route("/metrics", get(serve_metrics))
+            .with_state(metrics)
+            .merge(
+                axum::Router::new()
+                    .route("/readyz", get(serve_readyz))
+                    .with_state(readiness),
+            )
+            .route("/healthz", get(async || "ok\n"));
+        let serve = axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned());
+        tokio::select! {
+            () = upkeep => Ok(()),
+            served = serve.into_future() => served.map_err(|source| HttpError::Serve { addr, source }),
+        }
+    }
+}
+
+async fn serve_metrics(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        metrics.render(),
+    )
+}
+
+async fn serve_readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {}\n", missing.join(", ")),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn get(addr: SocketAddr, path: &str) -> String {
+        let mut stream = tokio::net::TcpStream::connect(addr).await.expect("connect");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("receive");
+        answer
+    }
+
+    #[tokio::test]
+    async fn the_endpoint_tells_metrics_life_and_what_is_not_ready() {
+        let recorder = builder(&[("cleat_x_seconds", &[0.5])])
+            .expect("buckets")
+            .build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("cleat_x_seconds").record(0.2);
+            metrics::histogram!("cleat_y_seconds").record(0.2);
+        });
+        let readiness = Readiness::default();
+        let flag = readiness.flag("rds");
+        let stop = CancellationToken::new();
+        let listener = HttpListener::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("bind");
+        let addr = listener.addr();
+        let serving = tokio::spawn(listener.serve(recorder.handle(), readiness, stop.clone()));
+
+        assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
+        let answer = get(addr, "/readyz").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: rds\n"),
+            "{answer}"
+        );
+        flag.set(true);
+        assert!(get(addr, "/readyz").await.starts_with("HTTP/1.1 200"));
+        let answer = get(addr, "/metrics").await;
+        assert!(
+            answer.contains("cleat_x_seconds_bucket{le=\"0.5\"} 1"),
+            "{answer}"
+        );
+        assert!(
+            answer.contains("cleat_y_seconds_bucket{le=\"0.25\"} 1"),
+            "{answer}"
+        );
+
+        stop.cancel();
+        serving.await.expect("no panic").expect("stops cleanly");
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_named() {
+        let first = HttpListener::bind(([127, 0, 0, 1], 0).into())
+            .await
+            .expect("bind");
+        let error = HttpListener::bind(first.addr()).await.expect_err("in use");
+        assert!(error.to_string().contains(&first.addr().to_string()), "{error}");
+    }
+}

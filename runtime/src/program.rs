@@ -1,0 +1,167 @@
+//! From `main` to the end of the process: arguments, logs, endpoint, signals, and then the program itself.
+//!
+//! In comes a clap parser that embeds [`Common`]; out goes an exit code (see [`crate::exit`]). A wrong
+//! command line ends with 64 before any socket is bound.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use clap::error::ErrorKind;
+use tokio_util::sync::CancellationToken;
+
+use crate::exit::{BAD_CONFIG, Causes, DRAIN_TIMED_OUT, Failure};
+use crate::http::{Buckets, HttpArgs, HttpListener, install_recorder};
+use crate::logs::LogArgs;
+use crate::readiness::Readiness;
+use crate::shutdown::Shutdown;
+use crate::{build_info, tls};
+
+/// How long blocking threads get to end once the program has returned; one of them may sit in the kernel.
+const BLOCKING_GRACE: Duration = Duration::from_millis(500);
+
+/// Options that every long-running binary has; flatten it into the binary's own arguments.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Options for logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
+
+    /// Options of the metrics and health endpoint.
+    #[command(flatten)]
+    pub http: HttpArgs,
+
+    /// Seconds that everything has to stop after SIGTERM, before the process ends regardless
+    #[arg(long, value_name = "SECONDS", default_value = "20", value_parser = seconds)]
+    pub drain_timeout: Duration,
+}
+
+/// A binary's command line.
+pub trait Program: clap::Parser {
+    /// The binary's name, in logs.
+    const NAME: &'static str;
+    /// Histograms with buckets other than [`crate::http::DEFAULT_SECONDS`].
+    const BUCKETS: &'static [Buckets] = &[];
+
+    /// The options that all binaries share.
+    fn common(&self) -> &Common;
+}
+
+/// What a running program gets from its surroundings.
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    /// Cancelled when the program must stop; the program may cancel it itself.
+    pub stop: CancellationToken,
+    /// Where the program says what it is still waiting for.
+    pub readiness: Readiness,
+}
+
+/// Parses a duration given as a number of seconds (fractions allowed), for clap's `value_parser`.
+///
+/// # Errors
+/// If it is not a number, is negative or is too large.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let number: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    Duration::try_from_secs_f64(number).map_err(|error| format!("{text:?} seconds: {error}"))
+}
+
+/// Runs a program from its command line to its exit code. `main` is one call of this.
+pub fn run<P, F>(program: impl FnOnce(P, Context) -> F) -> ExitCode
+where
+    P: Program,
+    F: Future<Output = Result<(), Failure>>,
+{
+    let args = match P::try_parse() {
+        Ok(args) => args,
+        Err(error) => return usage(&error),
+    };
+    if let Err(error) = args.common().logs.init() {
+        eprint_line(&format!("{}: {}", P::NAME, Causes(&error)));
+        return ExitCode::from(BAD_CONFIG);
+    }
+    tls::install_provider();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(error = %error, "cannot start the async runtime");
+            return ExitCode::from(crate::exit::FAILED);
+        }
+    };
+    tracing::info!(program = P::NAME, version = build_info(), "starting");
+    let code = runtime.block_on(supervise(args, program));
+    // Not `drop`: that waits without end for blocking work, and a detach may be asleep in the kernel.
+    runtime.shutdown_timeout(BLOCKING_GRACE);
+    code
+}
+
+async fn supervise<P, F>(args: P, program: impl FnOnce(P, Context) -> F) -> ExitCode
+where
+    P: Program,
+    F: Future<Output = Result<(), Failure>>,
+{
+    let common = args.common().clone();
+    let started = async {
+        let shutdown = Shutdown::listen(common.drain_timeout).map_err(Failure::failed)?;
+        let context = Context {
+            stop: shutdown.token(),
+            readiness: Readiness::default(),
+        };
+        if let Some(addr) = common.http.metrics_listen {
+            let listener = HttpListener::bind(addr).await.map_err(Failure::failed)?;
+            let metrics = install_recorder(P::BUCKETS).map_err(Failure::failed)?;
+            tracing::info!(addr = %listener.addr(), "metrics and health endpoint");
+            let serving = listener.serve(metrics, context.readiness.clone(), context.stop.clone());
+            tokio::spawn(async move {
+                if let Err(error) = serving.await {
+                    tracing::error!(error = %Causes(&error), "metrics and health endpoint is gone");
+                }
+            });
+        }
+        Ok::<_, Failure>((shutdown, context))
+    };
+    let (shutdown, context) = match started.await {
+        Ok(started) => started,
+        Err(failure) => return end(&failure),
+    };
+    tokio::select! {
+        ended = program(args, context) => match ended {
+            Ok(()) => { tracing::info!("stopped"); ExitCode::SUCCESS }
+            Err(failure) => end(&failure),
+        },
+        () = shutdown.deadline() => ExitCode::from(DRAIN_TIMED_OUT),
+    }
+}
+
+fn end(failure: &Failure) -> ExitCode {
+    tracing::error!(error = %failure, code = failure.code(), "ending");
+    failure.into()
+}
+
+fn usage(error: &clap::Error) -> ExitCode {
+    // Where even this cannot be written, the exit code still says it.
+    let _ = error.print();
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(BAD_CONFIG),
+    }
+}
+
+#[allow(clippy::print_stderr)] // logs are not up yet
+fn eprint_line(line: &str) {
+    eprintln!("{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_may_be_fractions_but_not_negative_or_words() {
+        assert_eq!(seconds("0.25"), Ok(Duration::from_millis(250)));
+        assert!(seconds("-1").is_err());
+        assert!(seconds("soon").is_err());
+        assert!(seconds("inf").is_err());
+    }
+}

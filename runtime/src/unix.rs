@@ -1,0 +1,203 @@
+//! Serving on a Unix socket, as CSI wants it.
+//!
+//! In comes a path; out goes a stream of connections for tonic. A socket that a dead process left behind is
+//! taken over, one that somebody answers on is not; nobody can connect before the mode is set; and what is
+//! removed at the end is our own socket, not the one that a successor has put in its place.
+
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio_stream::Stream;
+
+/// How long a socket's owner may take to accept before it counts as there but busy.
+const PROBE: Duration = Duration::from_secs(1);
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 128;
+/// Only our own user may connect: the sidecars run as the same one.
+const MODE: u32 = 0o600;
+
+/// Why a Unix socket cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum UnixError {
+    /// A step failed.
+    #[error("cannot {step} {}", path.display())]
+    Step {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody answers on it.
+    #[error("another process serves {}: is a second instance running?", path.display())]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// There is something else in its place.
+    #[error("{} exists and is not a socket", path.display())]
+    NotASocket {
+        /// What is there.
+        path: PathBuf,
+    },
+}
+
+/// Connections to a Unix socket. Removes the socket when dropped.
+#[derive(Debug)]
+pub struct UnixIncoming {
+    listener: UnixListener,
+    path: PathBuf,
+    /// Device and inode of our socket, to know it again.
+    ours: (u64, u64),
+}
+
+impl UnixIncoming {
+    /// Binds `path`, makes its directory if that is missing, and removes what a dead process left there.
+    ///
+    /// # Errors
+    /// If somebody answers there, something else is there, or the kernel refuses a step.
+    pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, UnixError> {
+        let path = path.into();
+        let failed = |step| {
+            let path = path.clone();
+            move |source| UnixError::Step { step, path, source }
+        };
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            std::fs::create_dir_all(dir).map_err(|source| UnixError::Step {
+                step: "make directory",
+                path: dir.to_owned(),
+                source,
+            })?;
+        }
+        remove_stale(&path).await?;
+        let socket = UnixSocket::new_stream().map_err(failed("make a socket for"))?;
+        socket.bind(&path).map_err(failed("bind"))?;
+        // Before `listen`, a connect is refused: so nobody gets in ahead of the mode.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(MODE))
+            .map_err(failed("set the mode of"))?;
+        let ours = identity(&path).map_err(failed("look at"))?;
+        let listener = socket.listen(BACKLOG).map_err(failed("listen on"))?;
+        Ok(Self { listener, path, ours })
+    }
+
+    /// The socket's path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Stream for UnixIncoming {
+    type Item = io::Result<UnixStream>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.listener
+            .poll_accept(cx)
+            .map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+    }
+}
+
+impl Drop for UnixIncoming {
+    fn drop(&mut self) {
+        match identity(&self.path) {
+            Ok(found) if found == self.ours => {
+                if let Err(error) = std::fs::remove_file(&self.path) {
+                    tracing::warn!(path = %self.path.display(), %error, "cannot remove our socket");
+                }
+            }
+            Ok(_) => tracing::info!(path = %self.path.display(), "leaving a successor's socket in place"),
+            Err(error) => tracing::debug!(path = %self.path.display(), %error, "our socket is gone already"),
+        }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
+}
+
+/// Removes a socket that nobody listens on; leaves everything else and says what it is.
+async fn remove_stale(path: &Path) -> Result<(), UnixError> {
+    let failed = |step, source| UnixError::Step {
+        step,
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed("look at", error)),
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(UnixError::NotASocket {
+                path: path.to_owned(),
+            });
+        }
+        Ok(_) => {}
+    }
+    match tokio::time::timeout(PROBE, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Ok(Err(error)) if error.kind() == ErrorKind::ConnectionRefused => {
+            tracing::info!(path = %path.display(), "removing the socket of a dead process");
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", error)),
+                _ => Ok(()),
+            }
+        }
+        // A full backlog (`WouldBlock`), like no answer in time, is a live owner that is busy.
+        Ok(Err(error)) if error.kind() != ErrorKind::WouldBlock => Err(failed("probe", error)),
+        _ => Err(UnixError::InUse {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_taken_over_and_a_served_one_is_not() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("deep/er/csi.sock");
+        let first = UnixIncoming::bind(&path).await.expect("bind");
+        let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(matches!(
+            UnixIncoming::bind(&path).await,
+            Err(UnixError::InUse { .. })
+        ));
+        drop(first);
+        assert!(!path.exists());
+
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
+        assert!(
+            path.exists(),
+            "std leaves the socket behind, as a killed process does"
+        );
+        drop(UnixIncoming::bind(&path).await.expect("takes over"));
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn neither_a_file_nor_a_successors_socket_is_removed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("csi.sock");
+        std::fs::write(&path, "data").expect("write");
+        assert!(matches!(
+            UnixIncoming::bind(&path).await,
+            Err(UnixError::NotASocket { .. })
+        ));
+        assert_eq!(std::fs::read(&path).expect("still there"), b"data");
+        std::fs::remove_file(&path).expect("remove");
+
+        let first = UnixIncoming::bind(&path).await.expect("bind");
+        std::fs::rename(&path, dir.path().join("moved")).expect("rename");
+        let _second = UnixIncoming::bind(&path).await.expect("bind");
+        drop(first);
+        assert!(path.exists());
+    }
+}
