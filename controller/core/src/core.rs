@@ -1,8 +1,34 @@
-//! The machine itself. (Being filled in.)
+//! The machine: its state, its one entry, and what it shows of itself.
+//!
+//! [`Core::step`] hands the event to one of the parts below, each of which changes the state of some volumes;
+//! then every volume that was touched is *settled*: whatever can go on now goes on (`drive`), and whatever request
+//! can be answered now is answered (`requests`). So a request is never answered by the part that happens to bring
+//! its last condition about, but by one rule that reads the state.
+//!
+//! - `requests`: Publish, Unpublish, Delete; admission; who waits for what
+//! - `drive`: the next thing to ask of the RDS or an agent for an attachment
+//! - `answers`: what the RDS and the agents answered
+//! - `sessions`: agents that come, go and say what they hold
+//! - `explain`: the words for people
 
-use std::collections::BTreeMap;
+mod answers;
+mod drive;
+mod explain;
+mod requests;
+mod sessions;
+#[cfg(test)]
+mod tests;
 
-use crate::{Effect, Event, Node, NodeId, UnixMillis, VolumeId, VolumeRecord};
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use explain::Waiting;
+use requests::Waiter;
+
+use crate::volume::Pending;
+use crate::{
+    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RequestId, UnixMillis, VolumeId,
+    VolumeRecord,
+};
 
 /// Times that decide, all in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,30 +54,39 @@ impl Default for Config {
     }
 }
 
-/// A request that has not been answered yet, for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// "publish" or "unpublish".
-    pub request: &'static str,
-    /// For which node; `None`: all.
-    pub node: Option<NodeId>,
-    /// Since when.
-    pub since: UnixMillis,
-    /// For what, in words.
-    pub waits_for: String,
-}
-
 /// All that the controller knows and decides.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Core {
     config: Config,
     term: u64,
+    last_seq: u64,
+    last_operation: u64,
+    began: UnixMillis,
     nodes: BTreeMap<NodeId, Node>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
+    /// Volumes that are being deleted at the RDS: nobody is granted them meanwhile.
+    deleting: BTreeSet<VolumeId>,
+    waiters: BTreeMap<VolumeId, BTreeMap<RequestId, Waiter>>,
+    /// Whose attachment an operation that is not answered yet belongs to.
+    operations: BTreeMap<OperationId, (VolumeId, NodeId)>,
+}
+
+/// One step's work: the state, the time, and what comes of it.
+struct Step<'a> {
+    core: &'a mut Core,
+    now: UnixMillis,
+    effects: Vec<Effect>,
+    /// Volumes whose record has to be durable before any effect of this step.
+    dirty: BTreeSet<VolumeId>,
+    forgotten: BTreeSet<VolumeId>,
+    /// Volumes to settle.
+    touched: BTreeSet<VolumeId>,
 }
 
 impl Core {
     /// Begins from what was stored. All that was granted stays granted; nobody is admitted, nobody forgotten.
+    ///
+    /// `term` must be higher than that of any controller before; it is raised where a record shows a higher one.
     #[must_use]
     pub fn rebuild(
         config: Config,
@@ -59,23 +94,94 @@ impl Core {
         records: Vec<VolumeRecord>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let _ = now;
-        let volumes = records.into_iter().map(|r| (r.spec.id.clone(), r)).collect();
-        (
-            Self {
-                config,
-                term,
-                nodes: BTreeMap::new(),
-                volumes,
-            },
-            Vec::new(),
-        )
+        let stored = records
+            .iter()
+            .flat_map(|r| &r.attachments)
+            .map(|a| a.epoch.term)
+            .max()
+            .unwrap_or(0);
+        let mut core = Self {
+            term: term.max(stored.saturating_add(1)),
+            last_seq: 0,
+            last_operation: 0,
+            began: now,
+            nodes: BTreeMap::new(),
+            volumes: records.into_iter().map(|r| (r.spec.id.clone(), r)).collect(),
+            deleting: BTreeSet::new(),
+            waiters: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            config,
+        };
+        let bound = now.plus(core.config.drain_bound_ms);
+        for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
+            // What the process before had asked for, and whether it was done, cannot be known any more.
+            attachment.directed = true;
+            attachment.pending = Pending::Nothing;
+            attachment.trouble = None;
+            attachment.retry_at = None;
+            // The wall clock may have been set since: a bound counts anew from here, on this process's clock.
+            if let Phase::Draining {
+                evidence: Some(evidence),
+                ..
+            } = &mut attachment.phase
+                && let Drained::Bound { until } = &mut evidence.drained
+            {
+                *until = bound;
+            }
+        }
+        let mut step = Step::new(&mut core, now);
+        step.touched = step.core.volumes.keys().cloned().collect();
+        let effects = step.finish();
+        (core, effects)
     }
 
-    /// Takes in one event; says what is to be done.
+    /// Takes in one event; says what is to be done, in order.
     pub fn step(&mut self, now: UnixMillis, event: Event) -> Vec<Effect> {
-        let _ = (now, event, &self.config);
-        Vec::new()
+        let mut step = Step::new(self, now);
+        match event {
+            Event::Publish {
+                request,
+                node,
+                spec,
+                read_only,
+            } => step.publish(request, node, spec, read_only),
+            Event::Unpublish {
+                request,
+                volume,
+                node,
+            } => step.unpublish(request, volume, node),
+            Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
+            Event::DeleteEnded { volume, deleted } => step.delete_ended(volume, deleted),
+            Event::RdsDone { operation, result } => step.rds_done(operation, result),
+            Event::SessionUp {
+                node,
+                session,
+                identity,
+            } => step.session_up(node, session, identity),
+            Event::Inventory {
+                node,
+                session,
+                volumes,
+            } => step.inventory(&node, &session, volumes),
+            Event::Delta {
+                node,
+                session,
+                observed,
+            } => step.delta(&node, &session, observed),
+            Event::AgentDone {
+                node,
+                session,
+                operation,
+                volume,
+                epoch,
+                outcome,
+            } => {
+                step.agent_done(&node, &session, operation, &volume, epoch, outcome);
+            }
+            Event::SessionLost { node, session } => step.session_lost(&node, &session),
+            Event::Tick => step.tick(),
+        }
+        step.finish()
     }
 
     /// The term under which this core grants.
@@ -95,18 +201,100 @@ impl Core {
     pub fn volumes(&self) -> &BTreeMap<VolumeId, VolumeRecord> {
         &self.volumes
     }
+}
 
-    /// What a volume's attachment on a node waits for, in words; `None` if for nothing.
-    #[must_use]
-    pub fn waits_for(&self, volume: &VolumeId, node: &NodeId) -> Option<String> {
-        let _ = (volume, node);
-        None
+impl<'a> Step<'a> {
+    fn new(core: &'a mut Core, now: UnixMillis) -> Self {
+        Self {
+            core,
+            now,
+            effects: Vec::new(),
+            dirty: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
+            touched: BTreeSet::new(),
+        }
     }
 
-    /// The requests about a volume that are not answered yet.
-    #[must_use]
-    pub fn waiting(&self, volume: &VolumeId) -> Vec<Waiting> {
-        let _ = volume;
-        Vec::new()
+    /// Settles what was touched, and puts what has to be durable before everything else.
+    fn finish(mut self) -> Vec<Effect> {
+        while let Some(volume) = self.touched.pop_first() {
+            self.settle(&volume);
+        }
+        let forget = self.forgotten.iter().cloned().map(Effect::Forget);
+        let persist = self.dirty.iter().filter_map(|id| self.core.volumes.get(id));
+        let mut effects: Vec<Effect> = forget
+            .chain(persist.map(|record| Effect::Persist(Box::new(record.clone()))))
+            .collect();
+        effects.append(&mut self.effects);
+        effects
+    }
+
+    /// Lets everything about a volume go on that can. Each round takes a step that cannot be taken twice (a phase,
+    /// an operation, an answer), so it ends; the bound is there for a mistake in that reasoning.
+    fn settle(&mut self, volume: &VolumeId) {
+        for _ in 0..64 {
+            if !(self.drive(volume) | self.answer_waiters(volume)) {
+                return;
+            }
+        }
+        debug_assert!(false, "volume {volume} does not settle");
+    }
+
+    fn next_epoch(&mut self) -> Epoch {
+        self.core.last_seq += 1;
+        Epoch {
+            term: self.core.term,
+            seq: self.core.last_seq,
+        }
+    }
+
+    fn next_operation(&mut self, volume: &VolumeId, node: &NodeId) -> OperationId {
+        self.core.last_operation += 1;
+        let operation = OperationId {
+            term: self.core.term,
+            number: self.core.last_operation,
+        };
+        self.core
+            .operations
+            .insert(operation, (volume.clone(), node.clone()));
+        operation
+    }
+
+    /// No answer to what this attachment was waiting for will change anything any more.
+    fn forget_operation(&mut self, pending: &Pending) {
+        if let Pending::Allow(op) | Pending::Deny(op) | Pending::Agent(op, _) = pending {
+            self.core.operations.remove(op);
+        }
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.effects.push(Effect::Notice(notice));
+    }
+
+    /// Volumes that have an attachment on a node or a request about it.
+    fn volumes_about(&self, node: &NodeId) -> BTreeSet<VolumeId> {
+        let attached = self
+            .core
+            .volumes
+            .values()
+            .filter(|v| v.attachment(node).is_some())
+            .map(|v| &v.spec.id);
+        let wanted = self
+            .core
+            .waiters
+            .iter()
+            .filter(|(_, w)| w.values().any(|w| w.is_about(node)))
+            .map(|(v, _)| v);
+        attached.chain(wanted).cloned().collect()
+    }
+
+    fn tick(&mut self) {
+        let tracked = self
+            .core
+            .volumes
+            .iter()
+            .filter(|(_, v)| !v.attachments.is_empty())
+            .map(|(id, _)| id);
+        self.touched = tracked.chain(self.core.waiters.keys()).cloned().collect();
     }
 }

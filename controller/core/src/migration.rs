@@ -96,6 +96,13 @@ impl Migration {
         }
     }
 
+    /// Whether it is under way and this grant is a side of it. A side whose epoch was raised on the way still is.
+    pub(crate) fn concerns(&self, node: &NodeId, epoch: Epoch) -> bool {
+        self.result == MigrationResult::Running
+            && ((*node == self.source && epoch >= self.source_epoch)
+                || (*node == self.target && epoch >= self.target_epoch))
+    }
+
     /// Records a step that has not been recorded yet; says whether it was new.
     pub(crate) fn record(&mut self, step: MigrationStep, now: UnixMillis) -> bool {
         if self.result != MigrationResult::Running || self.steps.iter().any(|(s, _)| *s == step) {

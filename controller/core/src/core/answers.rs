@@ -1,0 +1,345 @@
+//! What the RDS and the agents answered. An answer counts only if it is to the operation that the attachment waits
+//! for, from the session that speaks for the node, about the epoch that is granted; any other changes nothing.
+
+use super::Step;
+use crate::volume::Pending;
+use crate::{
+    Absence, Attachment, DrainCause, Drained, Effect, Epoch, Identity, MigrationStep, NodeId, Notice,
+    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source, Verdict,
+    VolumeId,
+};
+
+impl Step<'_> {
+    pub(super) fn rds_done(&mut self, operation: OperationId, result: Result<(), RdsError>) {
+        let Some((volume, node)) = self.core.operations.remove(&operation) else {
+            return;
+        };
+        let Some(a) = self.attachment_mut(&volume, &node) else {
+            return;
+        };
+        let allowed = match a.pending {
+            Pending::Allow(op) if op == operation => true,
+            Pending::Deny(op) if op == operation => false,
+            _ => return,
+        };
+        a.pending = Pending::Nothing;
+        self.touched.insert(volume.clone());
+        if allowed {
+            self.allow_done(&volume, &node, result)
+        } else {
+            self.deny_done(&volume, &node, result)
+        }
+    }
+
+    fn allow_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+        let granting = self
+            .attachment_mut(volume, node)
+            .is_some_and(|a| a.phase == Phase::Granting);
+        match result {
+            // A detach was asked for meanwhile; it goes on now that the RDS has answered.
+            _ if !granting => {}
+            Ok(()) => {
+                self.enter(volume, node, Phase::Connecting);
+                self.migration_step(volume, node, MigrationStep::TargetConnecting);
+            }
+            Err(error) => {
+                self.trouble(volume, node, format!("the RDS did not allow the host: {error}"));
+                self.refuse_publishes(volume, Some(node), |volume, node| Refusal::Rds {
+                    volume,
+                    node,
+                    error: error.clone(),
+                });
+                // Whether it was done or not: it has to be undone.
+                self.begin_drain(volume, node, DrainCause::Rollback);
+            }
+        }
+    }
+
+    fn deny_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+        let now = self.now;
+        let retry_at = now.plus(self.core.config.retry_ms);
+        let Some(a) = self.attachment_mut(volume, node) else {
+            return;
+        };
+        let proof = a
+            .evidence()
+            .filter(|e| e.verdict(now) == Verdict::Fenced)
+            .cloned();
+        match (result, proof) {
+            // No volume, no access: both answers mean that the host is not allowed.
+            (Ok(()) | Err(RdsError::NotFound(_)), Some(evidence)) => {
+                self.finish_attachment(volume, node, evidence)
+            }
+            // The proof was taken back while the RDS was asked.
+            (_, None) => {}
+            (Err(error), Some(_)) => {
+                a.retry_at = Some(retry_at);
+                self.trouble(
+                    volume,
+                    node,
+                    format!("the RDS did not take the host off its list: {error}"),
+                );
+                let refusal = Refusal::Rds {
+                    volume: volume.clone(),
+                    node: node.clone(),
+                    error,
+                };
+                self.refuse_unpublishes(volume, node, &refusal);
+            }
+        }
+    }
+
+    pub(super) fn agent_done(
+        &mut self,
+        node: &NodeId,
+        session: &SessionId,
+        operation: OperationId,
+        volume: &VolumeId,
+        epoch: Epoch,
+        outcome: Outcome,
+    ) {
+        if !self.core.nodes.get(node).is_some_and(|n| n.is_session(session)) {
+            return;
+        }
+        let Some(a) = self.attachment_mut(volume, node) else {
+            return;
+        };
+        if a.epoch != epoch || !matches!(&a.pending, Pending::Agent(op, _) if *op == operation) {
+            return;
+        }
+        if let Outcome::Pending { message } = outcome {
+            self.trouble(volume, node, message);
+            return;
+        }
+        let pending = std::mem::take(&mut a.pending);
+        let draining = a.phase.is_draining();
+        self.forget_operation(&pending);
+        self.touched.insert(volume.clone());
+        match outcome {
+            Outcome::Ready { identity } if !draining => self.ready(volume, node, identity),
+            Outcome::Absent(absence) if draining => self.absent(volume, node, &absence),
+            Outcome::Busy { holders } if draining => self.busy(volume, node, holders),
+            Outcome::Failed { clause, message, .. } if draining => {
+                self.detach_failed(volume, node, clause, message);
+            }
+            Outcome::Failed {
+                clause,
+                message,
+                nothing_left,
+            } => {
+                self.attach_failed(volume, node, clause, message, nothing_left);
+            }
+            Outcome::Stale { highest, ended } => self.stale(volume, node, highest, ended),
+            other => {
+                let message =
+                    format!("the agent gave an answer that does not fit what it was asked: {other:?}");
+                self.later(volume, node, message);
+            }
+        }
+    }
+
+    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        if let Some(pinned) = record.identity.as_ref().filter(|pinned| **pinned != identity) {
+            let message = format!(
+                "the namespace is not the one that was attached before: UUID {} and NGUID {:?}, expected {} and {:?}",
+                identity.namespace_uuid, identity.nguid, pinned.namespace_uuid, pinned.nguid
+            );
+            self.attach_failed(volume, node, "identity".into(), message, false);
+            return;
+        }
+        record.identity = Some(identity);
+        if let Some(a) = record.attachment_mut(node) {
+            a.proven = true;
+            let observed = Observed {
+                volume: volume.clone(),
+                epoch: Some(a.epoch),
+                ended: false,
+                phase: ObservedPhase::Ready,
+                live_paths: 0,
+                unready: String::new(),
+            };
+            if let Some(known) = self.core.nodes.get_mut(node) {
+                let fresh = known
+                    .observed
+                    .entry(volume.clone())
+                    .or_insert_with(|| observed.clone());
+                // The agent's own word on paths comes with its delta; here only what the answer itself says.
+                if !matches!(fresh.phase, ObservedPhase::Ready | ObservedPhase::Degraded) {
+                    *fresh = observed;
+                }
+            }
+        }
+        self.dirty.insert(volume.clone());
+        self.enter(volume, node, Phase::Ready);
+        self.migration_step(volume, node, MigrationStep::TargetReady);
+    }
+
+    fn attach_failed(
+        &mut self,
+        volume: &VolumeId,
+        node: &NodeId,
+        clause: String,
+        message: String,
+        nothing_left: bool,
+    ) {
+        self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
+            volume,
+            node,
+            clause: clause.clone(),
+            message: message.clone(),
+        });
+        let words = format!("{clause}: {message}");
+        if self.attachment_mut(volume, node).is_some_and(|a| a.proven) {
+            // Somebody may be using it, or wants it back after a reboot: it stays granted, and is tried again.
+            self.later(volume, node, words);
+            return;
+        }
+        self.trouble(volume, node, words);
+        self.begin_drain(volume, node, DrainCause::Rollback);
+        if nothing_left {
+            let boot_id = self.boot_id(node);
+            self.prove(
+                volume,
+                node,
+                Source::AgentAbsent { boot_id },
+                Drained::NeverHandedOut,
+            );
+        }
+    }
+
+    fn absent(&mut self, volume: &VolumeId, node: &NodeId, absence: &Absence) {
+        let boot_id = self.boot_id(node);
+        let bound = self.now.plus(self.core.config.drain_bound_ms);
+        let Some(a) = self.attachment_mut(volume, node) else {
+            return;
+        };
+        let drained = drained(a, absence, bound);
+        self.prove(volume, node, Source::AgentAbsent { boot_id }, drained);
+    }
+
+    fn busy(&mut self, volume: &VolumeId, node: &NodeId, holders: Vec<String>) {
+        let Some(a) = self.attachment_mut(volume, node) else {
+            return;
+        };
+        let proven = a.proven;
+        let words = format!("in use: {}", holders.join("; "));
+        if matches!(
+            a.phase,
+            Phase::Draining {
+                cause: DrainCause::Requested,
+                ..
+            }
+        ) {
+            // The agent refused before touching anything: what was granted goes on as it was.
+            self.enter(
+                volume,
+                node,
+                if proven { Phase::Ready } else { Phase::Connecting },
+            );
+            self.dirty.insert(volume.clone());
+            self.trouble(volume, node, words);
+        } else {
+            self.later(volume, node, words);
+        }
+        let refusal = Refusal::InUse {
+            volume: volume.clone(),
+            node: node.clone(),
+            holders,
+        };
+        self.refuse_unpublishes(volume, node, &refusal);
+    }
+
+    fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, clause: String, message: String) {
+        self.later(volume, node, format!("{clause}: {message}"));
+        let refusal = Refusal::NotReady {
+            volume: volume.clone(),
+            node: node.clone(),
+            clause,
+            message,
+        };
+        self.refuse_unpublishes(volume, node, &refusal);
+    }
+
+    /// The node knows a higher epoch, or the end of this one.
+    fn stale(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch, ended: bool) {
+        if highest.term > self.core.term {
+            let reason = format!(
+                "node {node} has seen epoch {highest} for volume {volume}: a controller with a later term than {} grants",
+                self.core.term
+            );
+            self.effects.push(Effect::StepDown { reason });
+            return;
+        }
+        let epoch = self.next_epoch();
+        let Some(a) = self.attachment_mut(volume, node) else {
+            return;
+        };
+        let words = format!(
+            "the node has seen epoch {highest}{}, not {}",
+            if ended { " end" } else { "" },
+            a.epoch
+        );
+        if a.phase.is_draining() {
+            // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.
+            a.epoch = epoch;
+            self.dirty.insert(volume.clone());
+            return;
+        }
+        self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
+            volume,
+            node,
+            clause: "epoch".into(),
+            message: words.clone(),
+        });
+        self.trouble(volume, node, words);
+        self.begin_drain(volume, node, DrainCause::Rollback);
+    }
+
+    /// Notes what went wrong, and tries again after a while.
+    fn later(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
+        let retry_at = self.now.plus(self.core.config.retry_ms);
+        if let Some(a) = self.attachment_mut(volume, node) {
+            a.retry_at = Some(retry_at);
+        }
+        self.trouble(volume, node, message);
+    }
+
+    fn trouble(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
+        if let Some(a) = self.attachment_mut(volume, node) {
+            a.trouble = Some(message.clone());
+        }
+        self.notice(Notice::Trouble {
+            volume: volume.clone(),
+            node: node.clone(),
+            message,
+        });
+    }
+
+    pub(super) fn attachment_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Attachment> {
+        self.core.volumes.get_mut(volume)?.attachment_mut(node)
+    }
+
+    fn boot_id(&self, node: &NodeId) -> String {
+        self.core
+            .nodes
+            .get(node)
+            .map(|n| n.identity.boot_id.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// By what it is known that nothing this attachment wrote is still on its way, given what its node deleted.
+fn drained(a: &Attachment, absence: &Absence, bound: crate::UnixMillis) -> Drained {
+    let live = |state: &str| state == "live";
+    match &absence.deleted[..] {
+        // Nobody was told that it may use it.
+        [] if !a.proven => Drained::NeverHandedOut,
+        // It was there once, and is gone without a deletion that this boot knows of: the kernel that held it died.
+        [] => Drained::Bound { until: bound },
+        deleted if deleted.iter().all(|d| live(&d.state)) => Drained::LiveDeletion,
+        _ => Drained::Bound { until: bound },
+    }
+}

@@ -1,0 +1,119 @@
+//! What waits for what, in words for people. Reads the state; decides nothing.
+
+use super::Core;
+use super::requests::Want;
+use crate::refusal::when;
+use crate::volume::Pending;
+use crate::{Attachment, Drained, NodeId, Phase, Session, UnixMillis, VolumeId};
+
+/// A request that has not been answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// "publish" or "unpublish".
+    pub request: &'static str,
+    /// For which node; `None`: all.
+    pub node: Option<NodeId>,
+    /// Since when.
+    pub since: UnixMillis,
+    /// For what, in words.
+    pub waits_for: String,
+}
+
+impl Core {
+    /// What a volume's attachment on a node waits for, in words; `None` if for nothing.
+    #[must_use]
+    pub fn waits_for(&self, volume: &VolumeId, node: &NodeId) -> Option<String> {
+        let a = self.volumes.get(volume)?.attachment(node)?;
+        let mut words = match &a.phase {
+            Phase::Ready => return None,
+            Phase::Ghost => {
+                format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
+            }
+            Phase::Granting => "the RDS to allow the host".into(),
+            Phase::Connecting => self.waits_for_agent(a, "to connect and prove that it can use the device"),
+            Phase::Draining { evidence: None, .. } if matches!(a.pending, Pending::Allow(_)) => {
+                "the RDS's answer to the grant that is being taken back".into()
+            }
+            Phase::Draining { evidence: None, .. } => {
+                self.waits_for_agent(a, "to detach and prove that nothing of it is left")
+            }
+            Phase::Draining {
+                evidence: Some(e), ..
+            } => match e.drained {
+                Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => format!(
+                    "the drain bound of the target, until {}: node {node} has it no more, but not every controller \
+                     was live when it went, so writes may still be on their way",
+                    when(until)
+                ),
+                _ => "the RDS to take the host off its list".into(),
+            },
+        };
+        if let Some(trouble) = a.trouble() {
+            words.push_str(&format!(" (last: {trouble})"));
+        }
+        Some(words)
+    }
+
+    fn waits_for_agent(&self, a: &Attachment, to_do: &str) -> String {
+        let node = &a.node;
+        match self.nodes.get(node).map(|n| &n.session) {
+            Some(Session::Up {
+                inventoried: true, ..
+            }) => format!("the agent of node {node} {to_do}"),
+            Some(Session::Up { .. }) => format!("the inventory of node {node}, then for its agent {to_do}"),
+            Some(Session::Silent { since }) => {
+                format!("the agent of node {node}, silent since {}, {to_do}", when(*since))
+            }
+            None => format!(
+                "the agent of node {node}, not heard since {}, {to_do}",
+                when(self.began)
+            ),
+        }
+    }
+
+    /// The requests about a volume that are not answered yet, oldest first.
+    #[must_use]
+    pub fn waiting(&self, volume: &VolumeId) -> Vec<Waiting> {
+        let waiters = self.waiters.get(volume).into_iter().flat_map(|w| w.values());
+        waiters
+            .map(|waiter| {
+                let (request, node) = match &waiter.want {
+                    Want::Publish { node, .. } => ("publish", Some(node.clone())),
+                    Want::Unpublish { node } => ("unpublish", node.clone()),
+                };
+                let waits_for = self.waits_for_in_words(volume, &waiter.want);
+                Waiting {
+                    request,
+                    node,
+                    since: waiter.since,
+                    waits_for,
+                }
+            })
+            .collect()
+    }
+
+    pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want) -> String {
+        let holders = self
+            .volumes
+            .get(volume)
+            .map(crate::VolumeRecord::holders)
+            .unwrap_or_default();
+        let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
+            let words: Vec<String> = holders
+                .iter()
+                .filter(|h| pick(h))
+                .filter_map(|h| {
+                    self.waits_for(volume, h)
+                        .map(|w| format!("on node {h}: waits for {w}"))
+                })
+                .collect();
+            words.join("; ")
+        };
+        match want {
+            Want::Unpublish { node } => waits_for_holders(&|h| node.as_ref().is_none_or(|n| n == h)),
+            Want::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
+            Want::Publish { node, .. } if holders.is_empty() => format!("the inventory of node {node}"),
+            Want::Publish { .. } => waits_for_holders(&|_| true),
+        }
+    }
+}

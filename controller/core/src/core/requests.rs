@@ -1,0 +1,489 @@
+//! What callers ask for: Publish, Unpublish, Delete.
+//!
+//! A request becomes a waiter; `answer_waiters` reads the state and either answers it, grants it or leaves it. So
+//! a request that joins one under way, one that waits for a detach elsewhere and one that is granted at once go the
+//! same way.
+
+use super::Step;
+use crate::volume::Pending;
+use crate::{
+    Access, Attachment, DrainCause, Effect, Grant, Migration, MigrationResult, MigrationStep, Node, NodeId,
+    Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Role, Session, Standing, UnixMillis, VolumeId,
+    VolumeRecord, VolumeSpec,
+};
+
+/// A request that is not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Waiter {
+    pub(super) want: Want,
+    pub(super) since: UnixMillis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Want {
+    Publish {
+        node: NodeId,
+        spec: VolumeSpec,
+        read_only: bool,
+    },
+    Unpublish {
+        node: Option<NodeId>,
+    },
+}
+
+impl Waiter {
+    pub(super) fn is_about(&self, about: &NodeId) -> bool {
+        match &self.want {
+            Want::Publish { node, .. } => node == about,
+            Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
+        }
+    }
+}
+
+/// What the state says to a waiter.
+enum Answer {
+    Reply(Result<Reply, Refusal>),
+    Grant,
+    Wait,
+}
+
+/// What admission says to a node that wants a volume.
+enum Admission {
+    Admit,
+    /// Somebody is being detached; it is worth waiting for.
+    WaitForDetach,
+    Refuse(Refusal),
+}
+
+impl Step<'_> {
+    pub(super) fn publish(&mut self, request: RequestId, node: NodeId, spec: VolumeSpec, read_only: bool) {
+        let volume = spec.id.clone();
+        if let Some(attachment) = self
+            .core
+            .volumes
+            .get_mut(&volume)
+            .and_then(|v| v.attachment_mut(&node))
+        {
+            attachment.retry_at = None;
+        }
+        self.wait(
+            request,
+            volume,
+            Want::Publish {
+                node,
+                spec,
+                read_only,
+            },
+        );
+    }
+
+    pub(super) fn unpublish(&mut self, request: RequestId, volume: VolumeId, node: Option<NodeId>) {
+        // A Publish that is still queued would bring back what this is about to take away.
+        self.refuse_publishes(&volume, node.as_ref(), |volume, node| Refusal::Overtaken {
+            volume,
+            node,
+            because: "a detach was asked for",
+        });
+        let holders = self
+            .core
+            .volumes
+            .get(&volume)
+            .map(VolumeRecord::holders)
+            .unwrap_or_default();
+        for holder in holders.iter().filter(|h| node.as_ref().is_none_or(|n| n == *h)) {
+            self.begin_drain(&volume, holder, DrainCause::Requested);
+        }
+        self.wait(request, volume, Want::Unpublish { node });
+    }
+
+    pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
+        let nodes = self
+            .core
+            .volumes
+            .get(&volume)
+            .map(VolumeRecord::holders)
+            .unwrap_or_default();
+        let result = if !nodes.is_empty() {
+            Err(Refusal::StillAttached { volume, nodes })
+        } else if self.core.deleting.insert(volume.clone()) {
+            self.touched.insert(volume);
+            Ok(Reply::MayDelete)
+        } else {
+            Err(Refusal::Deleting { volume })
+        };
+        self.effects.push(Effect::Reply { request, result });
+    }
+
+    pub(super) fn delete_ended(&mut self, volume: VolumeId, deleted: bool) {
+        self.core.deleting.remove(&volume);
+        let unused = self
+            .core
+            .volumes
+            .get(&volume)
+            .is_some_and(|v| v.attachments.is_empty());
+        if deleted && unused {
+            self.core.volumes.remove(&volume);
+            self.forgotten.insert(volume.clone());
+        }
+        self.touched.insert(volume);
+    }
+
+    fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
+        let waiter = Waiter {
+            want,
+            since: self.now,
+        };
+        self.core
+            .waiters
+            .entry(volume.clone())
+            .or_default()
+            .insert(request, waiter);
+        self.touched.insert(volume);
+    }
+
+    /// Answers or grants what can be; oldest first. Says whether anything came of it.
+    pub(super) fn answer_waiters(&mut self, volume: &VolumeId) -> bool {
+        let waiting: Vec<RequestId> = self
+            .core
+            .waiters
+            .get(volume)
+            .map(|w| w.keys().copied().collect())
+            .unwrap_or_default();
+        let mut changed = false;
+        for request in waiting {
+            let Some(waiter) = self.core.waiters.get(volume).and_then(|w| w.get(&request)) else {
+                continue;
+            };
+            match self.answer(volume, waiter) {
+                Answer::Wait => {}
+                Answer::Reply(result) => {
+                    self.reply(volume, request, result);
+                    changed = true;
+                }
+                Answer::Grant => {
+                    if let Want::Publish {
+                        node,
+                        spec,
+                        read_only,
+                    } = waiter.want.clone()
+                    {
+                        self.grant(&node, spec, read_only);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        changed
+    }
+
+    pub(super) fn reply(&mut self, volume: &VolumeId, request: RequestId, result: Result<Reply, Refusal>) {
+        if let Some(waiters) = self.core.waiters.get_mut(volume) {
+            waiters.remove(&request);
+            if waiters.is_empty() {
+                self.core.waiters.remove(volume);
+            }
+        }
+        self.effects.push(Effect::Reply { request, result });
+    }
+
+    /// Refuses every Publish of a volume for a node (`None`: any node) that is not answered yet.
+    pub(super) fn refuse_publishes(
+        &mut self,
+        volume: &VolumeId,
+        about: Option<&NodeId>,
+        refusal: impl Fn(VolumeId, NodeId) -> Refusal,
+    ) {
+        for (request, node) in self.waiting_nodes(volume, |want| match want {
+            Want::Publish { node, .. } if about.is_none_or(|a| a == node) => Some(Some(node.clone())),
+            _ => None,
+        }) {
+            if let Some(node) = node {
+                let result = Err(refusal(volume.clone(), node));
+                self.reply(volume, request, result);
+            }
+        }
+    }
+
+    /// Refuses every Unpublish of a volume that waits for this node.
+    pub(super) fn refuse_unpublishes(&mut self, volume: &VolumeId, about: &NodeId, refusal: &Refusal) {
+        for (request, _) in self.waiting_nodes(volume, |want| match want {
+            Want::Unpublish { node } if node.as_ref().is_none_or(|n| n == about) => Some(node.clone()),
+            _ => None,
+        }) {
+            self.reply(volume, request, Err(refusal.clone()));
+        }
+    }
+
+    fn waiting_nodes(
+        &self,
+        volume: &VolumeId,
+        pick: impl Fn(&Want) -> Option<Option<NodeId>>,
+    ) -> Vec<(RequestId, Option<NodeId>)> {
+        let waiters = self.core.waiters.get(volume).into_iter().flatten();
+        waiters
+            .filter_map(|(request, waiter)| pick(&waiter.want).map(|node| (*request, node)))
+            .collect()
+    }
+
+    fn answer(&self, volume: &VolumeId, waiter: &Waiter) -> Answer {
+        let (answer, limit_ms) = match &waiter.want {
+            Want::Publish {
+                node,
+                spec,
+                read_only,
+            } => self.answer_publish(node, spec, *read_only),
+            Want::Unpublish { node } => (
+                self.answer_unpublish(volume, node.as_ref()),
+                self.core.config.request_limit_ms,
+            ),
+        };
+        let waited_ms = self.now.since(waiter.since);
+        match answer {
+            Answer::Wait if waited_ms >= limit_ms => Answer::Reply(Err(Refusal::StillWaiting {
+                volume: volume.clone(),
+                waits_for: self.core.waits_for_in_words(volume, &waiter.want),
+                waited_ms,
+            })),
+            answer => answer,
+        }
+    }
+
+    fn answer_unpublish(&self, volume: &VolumeId, node: Option<&NodeId>) -> Answer {
+        let holders = self
+            .core
+            .volumes
+            .get(volume)
+            .map(VolumeRecord::holders)
+            .unwrap_or_default();
+        let left = holders.iter().any(|h| node.is_none_or(|n| n == h));
+        if left {
+            Answer::Wait
+        } else {
+            Answer::Reply(Ok(Reply::Unpublished))
+        }
+    }
+
+    /// The one place that decides whether a node may have a volume; with how long the request may wait for it.
+    fn answer_publish(&self, node: &NodeId, spec: &VolumeSpec, read_only: bool) -> (Answer, u64) {
+        let config = &self.core.config;
+        let refuse = |refusal| (Answer::Reply(Err(refusal)), 0);
+        if self.core.deleting.contains(&spec.id) {
+            return refuse(Refusal::Deleting {
+                volume: spec.id.clone(),
+            });
+        }
+        match self.may_be_granted(node) {
+            Ok(true) => {}
+            Ok(false) => return (Answer::Wait, config.request_limit_ms),
+            Err(refusal) => return refuse(refusal),
+        }
+        let record = self.core.volumes.get(&spec.id);
+        let attachment = record.and_then(|r| r.attachment(node));
+        match (record, attachment) {
+            (Some(_), Some(a)) if a.phase.is_draining() => (Answer::Wait, config.detach_grace_ms),
+            (Some(record), Some(a)) if a.phase != Phase::Ghost => (
+                self.answer_attached(record, a, spec, read_only),
+                config.request_limit_ms,
+            ),
+            _ => match admission(record, node, spec) {
+                Admission::Admit => (Answer::Grant, 0),
+                Admission::WaitForDetach => (Answer::Wait, config.detach_grace_ms),
+                Admission::Refuse(refusal) => refuse(refusal),
+            },
+        }
+    }
+
+    /// The node has the volume, or is about to: joins, repeats or refuses.
+    fn answer_attached(
+        &self,
+        record: &VolumeRecord,
+        a: &Attachment,
+        spec: &VolumeSpec,
+        read_only: bool,
+    ) -> Answer {
+        let refuse = |refusal| Answer::Reply(Err(refusal));
+        if let Some(difference) = difference(record, a, spec, read_only) {
+            return refuse(Refusal::Incompatible {
+                volume: spec.id.clone(),
+                node: a.node.clone(),
+                difference,
+            });
+        }
+        if a.phase != Phase::Ready {
+            return Answer::Wait;
+        }
+        let observed = self
+            .core
+            .nodes
+            .get(&a.node)
+            .and_then(|n| n.observed.get(&spec.id));
+        match observed {
+            Some(o) if matches!(o.phase, ObservedPhase::Ready | ObservedPhase::Degraded) => {
+                Answer::Reply(Ok(Reply::Published(Box::new(grant_of(record, a)))))
+            }
+            // Attached once, but the node says now that it cannot use it: "attached" would not be true.
+            other => refuse(Refusal::NotReady {
+                volume: spec.id.clone(),
+                node: a.node.clone(),
+                clause: "lost".into(),
+                message: other.map_or_else(|| "the agent does not list it".into(), |o| o.unready.clone()),
+            }),
+        }
+    }
+
+    /// Whether the node can be told to attach anything: `Ok(false)` as soon as its inventory is in.
+    fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
+        let silent = |since| Refusal::Silent {
+            node: node.clone(),
+            since,
+            waits_for: "its agent has to connect and prove that it can use the volume".into(),
+        };
+        let Some(known) = self.core.nodes.get(node) else {
+            return Err(silent(self.core.began));
+        };
+        if let Standing::Quarantined { reason } = &known.standing {
+            return Err(Refusal::Quarantined {
+                node: node.clone(),
+                reason: reason.clone(),
+            });
+        }
+        match &known.session {
+            Session::Silent { since } => Err(silent(*since)),
+            Session::Up { inventoried, .. } => Ok(*inventoried),
+        }
+    }
+
+    /// Grants a volume to a node that admission admits.
+    fn grant(&mut self, node: &NodeId, spec: VolumeSpec, read_only: bool) {
+        let Some(host_nqn) = self
+            .core
+            .nodes
+            .get(node)
+            .map(|n: &Node| n.identity.host_nqn.clone())
+        else {
+            return;
+        };
+        let volume = spec.id.clone();
+        let epoch = self.next_epoch();
+        let now = self.now;
+        let record = self
+            .core
+            .volumes
+            .entry(volume.clone())
+            .or_insert_with(|| VolumeRecord::new(spec.clone()));
+        record.spec = spec;
+        // A ghost of this node becomes a grant, and stays known as able to write all the while.
+        let ghost = record
+            .attachments
+            .iter()
+            .position(|a| a.node == *node)
+            .map(|at| record.attachments.remove(at));
+        let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));
+        let role = if first.is_some() {
+            Role::MigrationTarget
+        } else {
+            Role::Primary
+        };
+        record.attachments.push(Attachment {
+            node: node.clone(),
+            host_nqn,
+            epoch,
+            role,
+            read_only,
+            phase: Phase::Granting,
+            since: now,
+            proven: ghost.is_some(),
+            directed: ghost.is_some(),
+            pending: Pending::Nothing,
+            trouble: None,
+            retry_at: None,
+        });
+        self.dirty.insert(volume.clone());
+        self.notice(Notice::Granted {
+            volume: volume.clone(),
+            node: node.clone(),
+            epoch,
+        });
+        if let Some(source) = first {
+            self.begin_migration(&volume, source, (node.clone(), epoch));
+        }
+    }
+
+    fn begin_migration(
+        &mut self,
+        volume: &VolumeId,
+        source: (NodeId, crate::Epoch),
+        target: (NodeId, crate::Epoch),
+    ) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        if record
+            .migration
+            .as_ref()
+            .is_some_and(|m| m.result == MigrationResult::Running)
+        {
+            return;
+        }
+        let migration = Migration::begin(source, target, self.now);
+        record.migration = Some(migration.clone());
+        self.notice(Notice::Migration {
+            volume: volume.clone(),
+            migration: Box::new(migration),
+            step: MigrationStep::Granted,
+        });
+    }
+}
+
+/// Whether one more node may have the volume, given those who have it or may have it.
+fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &VolumeSpec) -> Admission {
+    let others: Vec<&Attachment> = record
+        .map(|r| r.attachments.iter().filter(|a| a.node != *node).collect())
+        .unwrap_or_default();
+    // What the holders were granted under counts as long as there are any.
+    let access = match record {
+        Some(record) if !others.is_empty() && record.spec.access == Access::Rwo => Access::Rwo,
+        _ => spec.access,
+    };
+    if others.len() < access.limit() {
+        return Admission::Admit;
+    }
+    if others.iter().filter(|a| !a.phase.is_draining()).count() < access.limit() {
+        return Admission::WaitForDetach;
+    }
+    let nodes: Vec<NodeId> = others.iter().map(|a| a.node.clone()).collect();
+    Admission::Refuse(match (access, nodes.first()) {
+        (Access::Rwo, Some(node)) => Refusal::AttachedElsewhere {
+            volume: spec.id.clone(),
+            node: node.clone(),
+        },
+        _ => Refusal::MigrationLimit {
+            volume: spec.id.clone(),
+            nodes,
+        },
+    })
+}
+
+/// Which argument of a repeated Publish is not that of the attachment, in words.
+fn difference(record: &VolumeRecord, a: &Attachment, spec: &VolumeSpec, read_only: bool) -> Option<String> {
+    if a.read_only != read_only {
+        return Some(format!("readonly is {}, asked for {read_only}", a.read_only));
+    }
+    if record.spec.access != spec.access {
+        return Some(format!(
+            "access is {}, asked for {}",
+            record.spec.access.name(),
+            spec.access.name()
+        ));
+    }
+    None
+}
+
+pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment) -> Grant {
+    Grant {
+        epoch: a.epoch,
+        spec: record.spec.clone(),
+        read_only: a.read_only,
+        identity: record.identity.clone(),
+    }
+}

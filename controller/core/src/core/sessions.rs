@@ -1,0 +1,219 @@
+//! Agents that come, go, and say what their kernels hold.
+
+use super::Step;
+use crate::node::clash_with;
+use crate::volume::Pending;
+use crate::{
+    Access, Attachment, DrainCause, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
+    Phase, Role, Session, SessionId, Standing, VolumeId, VolumeRecord, VolumeSpec,
+};
+
+impl Step<'_> {
+    pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
+        if let Some(reason) = self.objection(&node, &identity) {
+            self.effects.push(Effect::RefuseSession { session, reason });
+            return;
+        }
+        let up = Session::Up {
+            id: session,
+            since: self.now,
+            inventoried: false,
+        };
+        let replaced = self.core.nodes.remove(&node);
+        if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
+            let reason = format!("node {node} has opened a new session");
+            self.effects.push(Effect::RefuseSession {
+                session: id.clone(),
+                reason,
+            });
+        }
+        let standing = replaced.map_or(Standing::Admitted, |n| n.standing);
+        let known = Node {
+            identity,
+            session: up,
+            standing,
+            observed: Default::default(),
+        };
+        self.core.nodes.insert(node.clone(), known);
+        self.touched.extend(self.volumes_about(&node));
+    }
+
+    /// Why this agent may not speak for this node, naming both sides.
+    fn objection(&mut self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
+        if let Some((other, what)) = clash_with(&self.core.nodes, node, identity) {
+            let silent = matches!(self.core.nodes[other].session, Session::Silent { .. });
+            let other = other.clone();
+            if !silent || self.holds_anything(&other) {
+                return Some(format!(
+                    "nodes {node} and {other} both claim {what}: give each host its own /etc/nvme/hostnqn and hostid"
+                ));
+            }
+            // A host that was renamed: the old name holds nothing and is not heard.
+            self.core.nodes.remove(&other);
+        }
+        let granted = self.core.volumes.values().flat_map(|v| &v.attachments);
+        if let Some(a) = granted
+            .clone()
+            .find(|a| a.node != *node && a.host_nqn == identity.host_nqn)
+        {
+            return Some(format!(
+                "nodes {node} and {} both claim host NQN {}, and {} holds a volume under it",
+                a.node, identity.host_nqn, a.node
+            ));
+        }
+        let known = self.core.nodes.get(node)?;
+        let same_host =
+            known.identity.host_nqn == identity.host_nqn && known.identity.host_id == identity.host_id;
+        if same_host {
+            return None;
+        }
+        let heard = matches!(known.session, Session::Up { .. });
+        let same_boot = known.identity.boot_id == identity.boot_id;
+        (heard || same_boot).then(|| {
+            format!(
+                "two hosts claim to be node {node}: {} (host id {}) and {} (host id {})",
+                known.identity.host_nqn, known.identity.host_id, identity.host_nqn, identity.host_id
+            )
+        })
+    }
+
+    fn holds_anything(&self, node: &NodeId) -> bool {
+        self.core.volumes.values().any(|v| v.attachment(node).is_some())
+    }
+
+    pub(super) fn inventory(&mut self, node: &NodeId, session: &SessionId, volumes: Vec<Observed>) {
+        let Some(known) = self.core.nodes.get_mut(node).filter(|n| n.is_session(session)) else {
+            return;
+        };
+        if let Session::Up { inventoried, .. } = &mut known.session {
+            *inventoried = true;
+        }
+        known.observed = volumes.into_iter().map(|o| (o.volume.clone(), o)).collect();
+        let listed: Vec<VolumeId> = known.observed.keys().cloned().collect();
+        for volume in self.volumes_about(node).into_iter().chain(listed) {
+            self.reconcile(&volume, node);
+            self.touched.insert(volume);
+        }
+    }
+
+    pub(super) fn delta(&mut self, node: &NodeId, session: &SessionId, observed: Observed) {
+        let Some(known) = self.core.nodes.get_mut(node).filter(|n| n.is_session(session)) else {
+            return;
+        };
+        // Before the inventory a delta has nothing to be a difference to.
+        if known.ready_session().is_none() {
+            return;
+        }
+        let (volume, to) = (observed.volume.clone(), observed.phase);
+        let (live_paths, unready) = (observed.live_paths, observed.unready.clone());
+        let before = known.observed.insert(volume.clone(), observed);
+        let from = before.map_or(ObservedPhase::Absent, |o| o.phase);
+        if from != to {
+            let (volume, node) = (volume.clone(), node.clone());
+            self.notice(Notice::Health {
+                volume,
+                node,
+                from,
+                to,
+                live_paths,
+                unready,
+            });
+        }
+        self.reconcile(&volume, node);
+        self.touched.insert(volume);
+    }
+
+    pub(super) fn session_lost(&mut self, node: &NodeId, session: &SessionId) {
+        let now = self.now;
+        let Some(known) = self.core.nodes.get_mut(node).filter(|n| n.is_session(session)) else {
+            return;
+        };
+        known.session = Session::Silent { since: now };
+        self.touched.extend(self.volumes_about(node));
+    }
+
+    /// Brings what is granted and what the node's kernel holds together.
+    fn reconcile(&mut self, volume: &VolumeId, node: &NodeId) {
+        let observed = self
+            .core
+            .nodes
+            .get(node)
+            .and_then(|n| n.observed.get(volume))
+            .cloned();
+        let phase = observed.as_ref().map_or(ObservedPhase::Absent, |o| o.phase);
+        let held = phase != ObservedPhase::Absent;
+        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
+            if held {
+                self.adopt_ghost(volume, node);
+            }
+            return;
+        };
+        let over = observed.is_some_and(|o| o.epoch == Some(a.epoch) && o.ended);
+        match &a.phase {
+            // Its end was recorded by the node, so no Attach under this epoch will ever be accepted again.
+            Phase::Ready if over => self.begin_drain(volume, node, DrainCause::Rollback),
+            // A reboot, or somebody else's hand: the grant stands, the device has to be made and proven again.
+            Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
+            Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
+            // It was proven gone, and is there: the proof is worth nothing any more.
+            Phase::Draining {
+                cause,
+                evidence: Some(_),
+            } if held && phase != ObservedPhase::Detaching => {
+                let cause = *cause;
+                self.dirty.insert(volume.clone());
+                self.enter(
+                    volume,
+                    node,
+                    Phase::Draining {
+                        cause,
+                        evidence: None,
+                    },
+                );
+            }
+            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost | Phase::Draining { .. } => {}
+        }
+    }
+
+    /// A node holds a volume that it was not granted: from now on it counts as able to write.
+    fn adopt_ghost(&mut self, volume: &VolumeId, node: &NodeId) {
+        let Some(host_nqn) = self.core.nodes.get(node).map(|n| n.identity.host_nqn.clone()) else {
+            return;
+        };
+        let epoch = self.next_epoch();
+        let now = self.now;
+        let record = self.core.volumes.entry(volume.clone()).or_insert_with(|| {
+            VolumeRecord::new(VolumeSpec {
+                id: volume.clone(),
+                access: Access::Rwo,
+                subsystem_nqn: String::new(),
+                portals: Vec::new(),
+                size_bytes: 0,
+            })
+        });
+        let role = if record.attachments.is_empty() {
+            Role::Primary
+        } else {
+            Role::MigrationTarget
+        };
+        record.attachments.push(Attachment {
+            node: node.clone(),
+            host_nqn,
+            epoch,
+            role,
+            read_only: false,
+            phase: Phase::Ghost,
+            since: now,
+            proven: true,
+            directed: true,
+            pending: Pending::Nothing,
+            trouble: Some("held without a grant".into()),
+            retry_at: None,
+        });
+        self.dirty.insert(volume.clone());
+        self.notice(Notice::GhostFound {
+            volume: volume.clone(),
+            node: node.clone(),
+        });
+    }
+}

@@ -1,0 +1,1 @@
+//! Behaviour, one event at a time.
