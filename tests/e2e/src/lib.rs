@@ -1,1 +1,8 @@
-//! Under construction.
+//! Cleat on real kernels: the sequence that shows what a handoff did to the data, and the tools that tests, demo
+//! and benchmarks share.
+//!
+//! * [`sequence`] is pure: records, where they lie, and the judge of what a device holds.
+//! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
+
+pub mod sequence;
+pub mod writer;
