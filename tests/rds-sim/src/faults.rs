@@ -1,0 +1,275 @@
+//! Faults on demand, and the count of what was asked.
+//!
+//! In: rules from a test (which requests, how many of them, what to do to them) and every REST request. Out: the
+//! request goes on, is answered with something else, is held, or its connection is dropped. What always holds: a
+//! request is counted before a fault touches it; the first rule that matches is the one that is used; clearing the
+//! rules lets every held request go (its connection is dropped).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use std::{convert::Infallible, sync::Arc};
+
+use axum::body::{Body, Bytes, HttpBody};
+use axum::http::{Method, Request, Response, StatusCode, header};
+use axum::{BoxError, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::Service;
+
+/// What happens to a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Action {
+    /// Wait, then go on.
+    Slow {
+        /// How long, in milliseconds.
+        delay_ms: u64,
+    },
+    /// Answer this instead; nothing is done.
+    Fail {
+        /// The HTTP status.
+        status: u16,
+        /// The body, verbatim JSON.
+        #[serde(default)]
+        body: Value,
+    },
+    /// Never answer; nothing is done.
+    Hang,
+    /// Drop the connection; nothing is done.
+    Drop,
+    /// Do it, then drop the connection: the reply is lost.
+    LoseReply,
+}
+
+/// A rule: which requests, how many, and what happens to them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Only this method.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// Only paths that begin so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Only so many more; all if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+    /// What happens to them.
+    #[serde(flatten)]
+    pub action: Action,
+}
+
+impl Fault {
+    /// The next `count` requests, whichever they are.
+    pub fn next(count: u32, action: Action) -> Self {
+        Self {
+            method: None,
+            path: None,
+            count: Some(count),
+            action,
+        }
+    }
+
+    /// All requests until the faults are cleared.
+    pub fn all(action: Action) -> Self {
+        Self {
+            method: None,
+            path: None,
+            count: None,
+            action,
+        }
+    }
+
+    /// Only requests of this method to paths that begin so.
+    pub fn only(self, method: &str, path: &str) -> Self {
+        Self {
+            method: Some(method.to_owned()),
+            path: Some(path.to_owned()),
+            ..self
+        }
+    }
+
+    fn matches(&self, method: &Method, path: &str) -> bool {
+        self.method
+            .as_ref()
+            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()))
+            && self
+                .path
+                .as_ref()
+                .is_none_or(|prefix| path.starts_with(prefix.as_str()))
+    }
+}
+
+/// What was asked so far.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Requests {
+    /// How often, by method and path with ids as `*` and no query (`GET /rest/disk/*`).
+    pub by_path: BTreeMap<String, u64>,
+    /// The most that were under way at once.
+    pub max_in_flight: u64,
+}
+
+/// The rules in force and the counts.
+#[derive(Debug)]
+pub struct Faults {
+    rules: Mutex<VecDeque<Fault>>,
+    requests: Mutex<(Requests, u64)>,
+    generation: watch::Sender<u64>,
+}
+
+impl Default for Faults {
+    fn default() -> Self {
+        Self {
+            rules: Mutex::default(),
+            requests: Mutex::default(),
+            generation: watch::Sender::new(0),
+        }
+    }
+}
+
+impl Faults {
+    /// Adds a rule after those in force.
+    pub fn add(&self, fault: Fault) {
+        lock(&self.rules).push_back(fault);
+    }
+
+    /// Takes all rules away and lets held requests go.
+    pub fn clear(&self) {
+        lock(&self.rules).clear();
+        self.generation.send_modify(|generation| *generation += 1);
+    }
+
+    /// The rules in force.
+    pub fn list(&self) -> Vec<Fault> {
+        lock(&self.rules).iter().cloned().collect()
+    }
+
+    /// What was asked so far.
+    pub fn requests(&self) -> Requests {
+        lock(&self.requests).0.clone()
+    }
+
+    /// Starts counting again.
+    pub fn reset_requests(&self) {
+        lock(&self.requests).0 = Requests::default();
+    }
+
+    fn take(&self, method: &Method, path: &str) -> Option<Action> {
+        let mut rules = lock(&self.rules);
+        let place = rules.iter().position(|fault| fault.matches(method, path))?;
+        let action = rules[place].action.clone();
+        if let Some(count) = &mut rules[place].count {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                rules.remove(place);
+            }
+        }
+        Some(action)
+    }
+
+    fn count(self: &Arc<Self>, method: &Method, path: &str) -> InFlight {
+        let plain: Vec<&str> = path
+            .split('/')
+            .map(|part| if part.starts_with('*') { "*" } else { part })
+            .collect();
+        let mut requests = lock(&self.requests);
+        *requests
+            .0
+            .by_path
+            .entry(format!("{method} {}", plain.join("/")))
+            .or_default() += 1;
+        requests.1 += 1;
+        requests.0.max_in_flight = requests.0.max_in_flight.max(requests.1);
+        InFlight(Arc::clone(self))
+    }
+}
+
+/// One request under way.
+struct InFlight(Arc<Faults>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        lock(&self.0.requests).1 -= 1;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The connection is dropped on purpose.
+#[derive(Debug, thiserror::Error)]
+#[error("connection dropped by a fault")]
+pub struct Dropped;
+
+/// The REST API behind its faults. It is a service and not a layer of the router because a router cannot fail, and
+/// failing is how a connection is dropped without an answer.
+#[derive(Debug, Clone)]
+pub struct FaultGate {
+    router: Router,
+    faults: Arc<Faults>,
+}
+
+impl FaultGate {
+    /// The router behind the faults.
+    pub fn new(router: Router, faults: Arc<Faults>) -> Self {
+        Self { router, faults }
+    }
+}
+
+impl<B> Service<Request<B>> for FaultGate
+where
+    B: HttpBody<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Dropped;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Dropped>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Dropped>> {
+        Poll::Ready(Ok(())) // a Router is always ready
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path().to_owned();
+        let in_flight = self.faults.count(request.method(), &path);
+        let action = self.faults.take(request.method(), &path);
+        let mut cleared = self.faults.generation.subscribe();
+        let mut router = self.router.clone();
+        Box::pin(async move {
+            let _in_flight = in_flight;
+            if let Some(action) = &action {
+                tracing::info!(%path, ?action, "fault");
+            }
+            match action {
+                Some(Action::Fail { status, body }) => return Ok(failed(status, &body)),
+                Some(Action::Drop) => return Err(Dropped),
+                Some(Action::Hang) => {
+                    // Fails only when the sender is gone, and then there is nobody left to answer either.
+                    let _ = cleared.changed().await;
+                    return Err(Dropped);
+                }
+                Some(Action::Slow { delay_ms }) => tokio::time::sleep(Duration::from_millis(delay_ms)).await,
+                Some(Action::LoseReply) | None => {}
+            }
+            let answered: Result<_, Infallible> = router.call(request.map(Body::new)).await;
+            match (action, answered) {
+                (Some(Action::LoseReply), _) => Err(Dropped),
+                (_, Ok(response)) => Ok(response),
+                (_, Err(never)) => match never {},
+            }
+        })
+    }
+}
+
+fn failed(status: u16, body: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(body.to_string()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let json = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}

@@ -1,0 +1,654 @@
+//! The device: its disks and files, and the operations on them.
+//!
+//! In: operations of the REST API, one at a time (the owner holds the lock), and of the test control. Out: items,
+//! refusals in RouterOS' words, and changes at the target, in the backing files and in the store. What always holds:
+//! success means that the target was read back as wanted and that the record is on disk; a failed `add` leaves
+//! nothing, a failed `set` the disk as it was (as far as the target lets it be put back).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::disk::{Change, Disk, Version};
+use crate::files::{Entry, FileError, Files, timestamp};
+use crate::reply::{ApiError, Item};
+use crate::store::{Saved, Store, StoreError};
+use crate::target::{Allow, Export, Namespace, Portal, Step, TargetError, TargetKernel, reconcile, withdraw};
+use crate::value::ItemId;
+
+/// Name space of the pinned namespace UUIDs, so that a slot has the same one for ever and everywhere.
+const SLOT_UUIDS: Uuid = Uuid::from_u128(0x6e0b_7f0c_52a3_4f0e_9c1d_2a64_8d35_71e9);
+/// The pool's own item.
+const POOL_ID: ItemId = ItemId(1);
+
+/// What `nvme-tcp-server-allow-host-name` does. What it does on an RDS is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum AclMode {
+    /// Stored and shown; any host may connect.
+    Ignored,
+    /// The whole value is one host NQN, and the target enforces it.
+    Single,
+    /// The value is a comma separated list of host NQNs, and the target enforces it.
+    List,
+}
+
+/// How the device is to behave.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The directory of the backing files.
+    pub files: PathBuf,
+    /// Where exported disks are reachable.
+    pub portals: BTreeSet<Portal>,
+    /// What the host list does.
+    pub acl: AclMode,
+    /// With an enforced list: an empty one lets nobody in, instead of anybody.
+    pub acl_empty_denies: bool,
+    /// `file-size` of an existing disk may be raised.
+    pub grow_online: bool,
+    /// Another namespace UUID at every enable, as of a target that does not keep it.
+    pub uuid_random: bool,
+    /// Namespace UUIDs by slot, in place of the pinned ones.
+    pub uuid_overrides: BTreeMap<String, Uuid>,
+    /// NVMe reservations, where the kernel has them.
+    pub reservations: bool,
+    /// What all backing files together may take; no limit if `None`.
+    pub capacity_bytes: Option<u64>,
+    /// The RouterOS version to be.
+    pub version: Version,
+    /// The board to be.
+    pub board_name: String,
+    /// The slot and mount point of the pool that the files are said to be on.
+    pub pool: String,
+}
+
+impl Options {
+    /// The defaults, with backing files in this directory.
+    pub fn with_files(files: PathBuf) -> Self {
+        Self {
+            files,
+            portals: BTreeSet::new(),
+            acl: AclMode::Ignored,
+            acl_empty_denies: false,
+            grow_online: false,
+            uuid_random: false,
+            uuid_overrides: BTreeMap::new(),
+            reservations: false,
+            capacity_bytes: None,
+            version: Version { major: 7, minor: 24 },
+            board_name: "RDS2216".to_owned(),
+            pool: "storage-pool".to_owned(),
+        }
+    }
+}
+
+/// Why the device could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The kernel's target.
+    #[error("NVMe target")]
+    Target(#[from] TargetError),
+    /// The directory of the backing files.
+    #[error("backing files")]
+    Files(#[from] FileError),
+    /// The saved state.
+    #[error("saved state")]
+    Store(#[from] StoreError),
+}
+
+/// Portals that are held down for tests: of one slot or of all, one portal or all.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Hold {
+    /// The disk's slot; every disk if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+    /// The portal; every portal if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub portal: Option<Portal>,
+}
+
+/// The device.
+#[derive(Debug)]
+pub struct Rds {
+    pub(crate) options: Options,
+    pub(crate) target: Arc<dyn TargetKernel>,
+    files: Files,
+    store: Store,
+    saved: Saved,
+    pub(crate) holds: BTreeSet<Hold>,
+    /// Disks whose export failed at start, with the reason.
+    pub(crate) broken: BTreeMap<ItemId, String>,
+    started: Instant,
+}
+
+impl Rds {
+    /// Opens the device: reads what was saved and brings its exports about. What is there already stays untouched,
+    /// so sessions survive a restart of this program; after a reboot of the machine everything is made again. An
+    /// export that fails is logged and reported, and does not keep the others down.
+    pub fn open(options: Options, target: Arc<dyn TargetKernel>) -> Result<Self, OpenError> {
+        target.probe()?;
+        let files = Files::open(options.files.clone(), options.capacity_bytes)?;
+        let store = Store::in_directory(&options.files);
+        let saved = store.load()?;
+        let mut rds = Self {
+            options,
+            target,
+            files,
+            store,
+            saved,
+            holds: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            started: Instant::now(),
+        };
+        rds.bring_all_about();
+        rds.store.save(&rds.saved)?;
+        Ok(rds)
+    }
+
+    /// All disks, the pool first.
+    pub fn disks(&self) -> Result<Vec<Item>, ApiError> {
+        let mut items = vec![self.pool()?];
+        items.extend(
+            self.saved
+                .disks
+                .iter()
+                .map(|disk| disk.item(self.options.version)),
+        );
+        Ok(items)
+    }
+
+    /// One disk.
+    pub fn disk(&self, id: ItemId) -> Result<Item, ApiError> {
+        if id == POOL_ID {
+            return self.pool();
+        }
+        self.find(id)
+            .map(|disk| disk.item(self.options.version))
+            .ok_or_else(ApiError::not_found)
+    }
+
+    /// The ids behind a comma separated list of ids and slots; `None` if one of them is nobody's.
+    pub fn resolve(&self, numbers: &str) -> Option<Vec<ItemId>> {
+        let resolve = |text: &str| match text.parse::<ItemId>() {
+            Ok(id) => (id == POOL_ID || self.find(id).is_some()).then_some(id),
+            Err(_) => self.by_slot(text).map(|disk| disk.id),
+        };
+        numbers.split(',').map(|text| resolve(text.trim())).collect()
+    }
+
+    /// Makes a disk.
+    pub fn add(&mut self, properties: &Item) -> Result<ItemId, ApiError> {
+        let change = Change::parse(properties, self.options.version)?;
+        match change.kind.as_deref() {
+            // The wording for a missing argument is that of `.id` (observed), applied to `type` (assumed).
+            None => return Err(ApiError::bad_request("missing =type=")),
+            Some("file") => {}
+            Some(_) => return Err(ApiError::bad_request("input does not match any value of type")),
+        }
+        let path = change
+            .file_path
+            .clone()
+            .ok_or_else(|| ApiError::bad_request("missing =file-path="))?;
+        let id = ItemId(self.saved.next_disk_id);
+        // A disk without a slot gets one from RouterOS; the form is assumed.
+        let slot = change.slot.clone().unwrap_or_else(|| format!("file{}", id.0));
+        let blank = Disk {
+            id,
+            uuid: self.pinned_uuid(&slot),
+            slot,
+            file_path: path.clone(),
+            size_bytes: 0,
+            mount_filesystem: true,
+            mount_read_only: false,
+            compress: false,
+            export: false,
+            port: None,
+            nqn: None,
+            allow_host_name: None,
+            password: None,
+            comment: None,
+        };
+        let mut disk = blank.changed(&change);
+        self.refuse_clash(&disk)?;
+        let created = self.files.create(&path, change.size_bytes).map_err(refusal)?;
+        let (size_bytes, new) = created.ok_or_else(|| ApiError::bad_request("missing =file-size="))?;
+        disk.size_bytes = size_bytes;
+        let made = self.bring_about(&mut disk).map_err(failure).and_then(|()| {
+            let mut saved = self.saved.clone();
+            saved.next_disk_id += 1;
+            saved.disks.push(disk.clone());
+            self.commit(saved)
+        });
+        if let Err(error) = made {
+            self.undo_add(&disk, new);
+            return Err(error);
+        }
+        Ok(id)
+    }
+
+    /// Changes disks, one after the other; the first that fails ends it.
+    pub fn set(&mut self, ids: &[ItemId], properties: &Item) -> Result<(), ApiError> {
+        let change = Change::parse(properties, self.options.version)?;
+        for id in ids {
+            self.set_one(*id, &change)?;
+        }
+        Ok(())
+    }
+
+    /// Removes disks; their files stay.
+    pub fn remove(&mut self, ids: &[ItemId]) -> Result<(), ApiError> {
+        for id in ids {
+            let Some(disk) = self.find(*id).cloned() else {
+                return Err(self.refuse_pool(*id));
+            };
+            withdraw(self.target.as_ref(), disk.effective_nqn()).map_err(failure)?;
+            let mut saved = self.saved.clone();
+            saved.disks.retain(|other| other.id != *id);
+            self.commit(saved)?;
+            self.broken.remove(id);
+        }
+        Ok(())
+    }
+
+    /// All files.
+    pub fn files(&mut self) -> Result<Vec<Item>, ApiError> {
+        Ok(self
+            .file_entries()?
+            .into_iter()
+            .map(|(id, entry)| file_item(id, &entry))
+            .collect())
+    }
+
+    /// Removes files by id.
+    pub fn remove_files(&mut self, ids: &[ItemId]) -> Result<(), ApiError> {
+        let entries = self.file_entries()?;
+        for id in ids {
+            let found = entries.iter().find(|(other, _)| other == id);
+            let (_, entry) = found.ok_or_else(ApiError::no_such_item)?;
+            // What RouterOS does with a file in use is not known; refused, so that no test pulls it from under a disk.
+            if let Some(disk) = self.saved.disks.iter().find(|disk| disk.file_path == entry.name) {
+                let detail = format!("failure: file is in use by disk {}", disk.slot);
+                return Err(ApiError::bad_request(detail));
+            }
+            self.files.remove(entry).map_err(failure)?;
+        }
+        Ok(())
+    }
+
+    /// `/system/resource`.
+    pub fn resource(&self) -> Result<Item, ApiError> {
+        let space = self.files.space().map_err(failure)?;
+        Ok(item([
+            ("version", format!("{} (stable)", self.options.version)),
+            ("board-name", self.options.board_name.clone()),
+            ("platform", "MikroTik".to_owned()),
+            ("architecture-name", "arm64".to_owned()),
+            ("uptime", format!("{}s", self.started.elapsed().as_secs())),
+            ("total-hdd-space", space.total_bytes.to_string()),
+            ("free-hdd-space", space.free_bytes.to_string()),
+        ]))
+    }
+
+    /// Holds portals down, or lets them go again, for tests.
+    pub fn hold(&mut self, hold: Hold, down: bool) -> Result<(), TargetError> {
+        if down {
+            self.holds.insert(hold);
+        } else if hold
+            == (Hold {
+                slot: None,
+                portal: None,
+            })
+        {
+            self.holds.clear();
+        } else {
+            self.holds.remove(&hold);
+        }
+        let mut disks = self.saved.disks.clone();
+        disks.iter_mut().try_for_each(|disk| self.bring_about(disk))
+    }
+
+    /// Gives a disk's namespace another UUID (cuts its sessions if it is exported); the pinned one if `None`.
+    pub fn set_uuid(&mut self, slot: &str, uuid: Option<Uuid>) -> Result<(), ApiError> {
+        let mut disk = self.by_slot(slot).cloned().ok_or_else(ApiError::no_such_item)?;
+        disk.uuid = uuid.unwrap_or_else(|| self.pinned_uuid(slot));
+        reconcile(self.target.as_ref(), &self.export(&disk)).map_err(failure)?;
+        self.replace(disk)
+    }
+
+    /// The disks' records.
+    pub fn records(&self) -> &[Disk] {
+        &self.saved.disks
+    }
+
+    fn set_one(&mut self, id: ItemId, change: &Change) -> Result<(), ApiError> {
+        let Some(before) = self.find(id).cloned() else {
+            return Err(self.refuse_pool(id));
+        };
+        if change.kind.as_deref().is_some_and(|kind| kind != "file") {
+            return Err(ApiError::bad_request("failure: can not change type"));
+        }
+        if change
+            .file_path
+            .as_ref()
+            .is_some_and(|path| *path != before.file_path)
+        {
+            return Err(ApiError::bad_request("failure: can not change file-path"));
+        }
+        let mut after = before.changed(change);
+        self.refuse_clash(&after)?;
+        if let Some(size_bytes) = change.size_bytes {
+            self.grow(&mut after, size_bytes)?;
+        }
+        let renamed = after.effective_nqn() != before.effective_nqn();
+        let applied = if renamed {
+            withdraw(self.target.as_ref(), before.effective_nqn())
+        } else {
+            Ok(())
+        };
+        let applied = applied
+            .and_then(|()| self.bring_about(&mut after))
+            .and_then(|()| {
+                let grown = after.export && after.size_bytes != before.size_bytes;
+                let revalidate = Step::Revalidate(after.effective_nqn().to_owned());
+                if grown {
+                    self.target.apply(&revalidate)
+                } else {
+                    Ok(())
+                }
+            });
+        if let Err(error) = applied {
+            if renamed && let Err(undo) = withdraw(self.target.as_ref(), after.effective_nqn()) {
+                tracing::error!(slot = before.slot, error = chain(&undo), "half-made export stays");
+            }
+            if let Err(undo) = self.bring_about(&mut before.clone()) {
+                tracing::error!(slot = before.slot, error = chain(&undo), "could not be put back");
+            }
+            return Err(failure(error));
+        }
+        self.broken.remove(&id);
+        self.replace(after)
+    }
+
+    fn grow(&self, disk: &mut Disk, size_bytes: u64) -> Result<(), ApiError> {
+        if size_bytes == disk.size_bytes {
+            return Ok(());
+        }
+        // Whether a file disk grows at all is not known of RouterOS: refused unless asked for. It never shrinks.
+        if size_bytes < disk.size_bytes || !self.options.grow_online {
+            return Err(ApiError::bad_request("failure: can not change file-size"));
+        }
+        self.files
+            .grow(&disk.file_path, disk.size_bytes, size_bytes)
+            .map_err(refusal)?;
+        disk.size_bytes = size_bytes;
+        Ok(())
+    }
+
+    fn undo_add(&self, disk: &Disk, new_file: bool) {
+        if let Err(error) = withdraw(self.target.as_ref(), disk.effective_nqn()) {
+            tracing::error!(slot = disk.slot, error = chain(&error), "half-made export stays");
+            return;
+        }
+        let name = disk.file_path.clone();
+        let entry = Entry {
+            name,
+            directory: false,
+            size_bytes: 0,
+            modified: std::time::UNIX_EPOCH,
+        };
+        if new_file && let Err(error) = self.files.remove(&entry) {
+            tracing::error!(
+                slot = disk.slot,
+                error = chain(&error),
+                "file of a failed add stays"
+            );
+        }
+    }
+
+    fn bring_all_about(&mut self) {
+        let mut disks = std::mem::take(&mut self.saved.disks);
+        for disk in &mut disks {
+            if let Some(uuid) = self.options.uuid_overrides.get(&disk.slot) {
+                disk.uuid = *uuid;
+            }
+            let brought = if self.files.path(&disk.file_path).is_file() {
+                self.bring_about(disk).map_err(|error| chain(&error))
+            } else {
+                Err(format!("backing file {} is missing", disk.file_path))
+            };
+            if let Err(reason) = brought {
+                tracing::error!(slot = disk.slot, reason, "not exported");
+                self.broken.insert(disk.id, reason);
+            }
+        }
+        self.saved.disks = disks;
+    }
+
+    /// Makes the target agree with the record.
+    fn bring_about(&self, disk: &mut Disk) -> Result<(), TargetError> {
+        if self.options.uuid_random && disk.export && !self.is_up(disk)? {
+            disk.uuid = Uuid::new_v4();
+        }
+        reconcile(self.target.as_ref(), &self.export(disk))
+    }
+
+    fn is_up(&self, disk: &Disk) -> Result<bool, TargetError> {
+        let observed = self.target.observe(disk.effective_nqn())?;
+        Ok(observed
+            .subsystem
+            .and_then(|subsystem| subsystem.namespace)
+            .is_some_and(|found| found.enabled))
+    }
+
+    /// What the record asks of the target.
+    pub(crate) fn export(&self, disk: &Disk) -> Export {
+        let serial = Uuid::new_v5(&SLOT_UUIDS, format!("serial {}", disk.slot).as_bytes())
+            .simple()
+            .to_string();
+        Export {
+            nqn: disk.effective_nqn().to_owned(),
+            serial: serial[..20].to_owned(),
+            model: format!("MikroTik {} (rds-sim)", self.options.board_name)
+                .chars()
+                .take(40)
+                .collect(),
+            namespace: Namespace {
+                path: self.files.path(&disk.file_path),
+                uuid: disk.uuid,
+                nguid: Uuid::new_v5(&disk.uuid, b"nguid"),
+            },
+            reservations: self.options.reservations,
+            allow: self.allow(disk),
+            online: disk.export,
+            portals: self.portals(disk),
+        }
+    }
+
+    fn allow(&self, disk: &Disk) -> Allow {
+        let value = disk.allow_host_name.as_deref().unwrap_or("").trim();
+        let names: Vec<&str> = match self.options.acl {
+            AclMode::Ignored => return Allow::Any,
+            AclMode::Single => vec![value],
+            AclMode::List => value.split(',').map(str::trim).collect(),
+        };
+        if value.is_empty() && !self.options.acl_empty_denies {
+            return Allow::Any;
+        }
+        // A name that cannot be a host's NQN matches no host, so it has no place at the target.
+        let host = |name: &&str| !name.is_empty() && name.len() <= 223 && !name.contains('/');
+        Allow::Hosts(names.into_iter().filter(host).map(str::to_owned).collect())
+    }
+
+    /// The configured portals of the disk's port; for a port that has none, that port on every address (RouterOS
+    /// listens on all of them). Without those held down.
+    fn portals(&self, disk: &Disk) -> BTreeSet<Portal> {
+        let port = disk.effective_port();
+        let configured = &self.options.portals;
+        let of_port: BTreeSet<Portal> = configured.iter().filter(|p| p.port() == port).copied().collect();
+        let all = if of_port.is_empty() {
+            configured
+                .iter()
+                .map(|portal| Portal::new(portal.address(), port))
+                .collect()
+        } else {
+            of_port
+        };
+        let held = |portal: &Portal| {
+            self.holds.iter().any(|hold| {
+                hold.slot.as_ref().is_none_or(|slot| *slot == disk.slot)
+                    && hold.portal.is_none_or(|held| held == *portal)
+            })
+        };
+        all.into_iter().filter(|portal| !held(portal)).collect()
+    }
+
+    fn pinned_uuid(&self, slot: &str) -> Uuid {
+        let overridden = self.options.uuid_overrides.get(slot).copied();
+        overridden.unwrap_or_else(|| Uuid::new_v5(&SLOT_UUIDS, slot.as_bytes()))
+    }
+
+    /// The wording of all three is assumed.
+    fn refuse_clash(&self, disk: &Disk) -> Result<(), ApiError> {
+        let others = || self.saved.disks.iter().filter(|other| other.id != disk.id);
+        let refuse = |detail: &str| Err(ApiError::bad_request(detail));
+        if disk.slot == self.options.pool || others().any(|other| other.slot == disk.slot) {
+            return refuse("failure: already have disk with such slot");
+        }
+        if others().any(|other| other.file_path == disk.file_path) {
+            return refuse("failure: file is already in use");
+        }
+        if others().any(|other| other.effective_nqn() == disk.effective_nqn()) {
+            return refuse("failure: already have disk with such nvme-tcp-server-nqn");
+        }
+        Ok(())
+    }
+
+    fn refuse_pool(&self, id: ItemId) -> ApiError {
+        if id == POOL_ID {
+            ApiError::bad_request("failure: rds-sim does not change the pool")
+        } else {
+            ApiError::no_such_item()
+        }
+    }
+
+    fn pool(&self) -> Result<Item, ApiError> {
+        let space = self.files.space().map_err(failure)?;
+        let pool = &self.options.pool;
+        Ok(item([
+            (".id", POOL_ID.to_string()),
+            ("type", "raid".to_owned()),
+            ("slot", pool.clone()),
+            ("slot-default", String::new()),
+            ("parent", String::new()),
+            ("fs", "btrfs".to_owned()),
+            ("model", "RAID1 mirrored".to_owned()),
+            ("size", space.total_bytes.to_string()),
+            ("free", space.free_bytes.to_string()),
+            ("mount-filesystem", "true".to_owned()),
+            ("mount-point", pool.clone()),
+            ("mounted", "true".to_owned()),
+            ("block-device", "true".to_owned()),
+            ("state", "clean".to_owned()),
+            ("nvme-tcp-export", "false".to_owned()),
+        ]))
+    }
+
+    fn file_entries(&mut self) -> Result<Vec<(ItemId, Entry)>, ApiError> {
+        let entries = self.files.list().map_err(failure)?;
+        let mut saved = self.saved.clone();
+        saved
+            .file_ids
+            .retain(|name, _| entries.iter().any(|entry| entry.name == *name));
+        let mut listed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let next = &mut saved.next_file_id;
+            let id = *saved.file_ids.entry(entry.name.clone()).or_insert_with(|| {
+                let id = *next;
+                *next += 1;
+                id
+            });
+            listed.push((ItemId(id), entry));
+        }
+        if saved != self.saved {
+            self.commit(saved)?;
+        }
+        Ok(listed)
+    }
+
+    fn find(&self, id: ItemId) -> Option<&Disk> {
+        self.saved.disks.iter().find(|disk| disk.id == id)
+    }
+
+    fn by_slot(&self, slot: &str) -> Option<&Disk> {
+        self.saved.disks.iter().find(|disk| disk.slot == slot)
+    }
+
+    fn replace(&mut self, disk: Disk) -> Result<(), ApiError> {
+        let mut saved = self.saved.clone();
+        if let Some(place) = saved.disks.iter_mut().find(|other| other.id == disk.id) {
+            *place = disk;
+        }
+        self.commit(saved)
+    }
+
+    fn commit(&mut self, saved: Saved) -> Result<(), ApiError> {
+        self.store.save(&saved).map_err(failure)?;
+        self.saved = saved;
+        Ok(())
+    }
+}
+
+fn item<const N: usize>(properties: [(&str, String); N]) -> Item {
+    properties
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), Value::from(value)))
+        .collect()
+}
+
+fn file_item(id: ItemId, entry: &Entry) -> Item {
+    let extension = entry
+        .name
+        .rsplit_once('.')
+        .map(|(_, extension)| format!(".{extension} file"));
+    let kind = if entry.directory {
+        "directory".to_owned()
+    } else {
+        extension.unwrap_or("file".to_owned())
+    };
+    let mut item = item([
+        (".id", id.to_string()),
+        ("name", entry.name.clone()),
+        ("type", kind),
+        ("last-modified", timestamp(entry.modified)),
+    ]);
+    if !entry.directory {
+        item.insert("size".to_owned(), Value::from(entry.size_bytes.to_string()));
+    }
+    item
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+/// A file that cannot be made: the client's doing, or ours. The wordings are assumed.
+fn refusal(error: FileError) -> ApiError {
+    match error {
+        FileError::Full { .. } => ApiError::bad_request("failure: not enough space"),
+        FileError::OtherSize { .. } => ApiError::bad_request("failure: file already exists"),
+        FileError::Io { .. } => failure(error),
+    }
+}
+
+/// RouterOS' form for what it did not expect itself (documented: `std failure: not allowed (9)`).
+fn failure(error: impl std::error::Error) -> ApiError {
+    let text = chain(&error);
+    tracing::error!(error = text, "operation failed");
+    ApiError::internal(format!("std failure: {text}"))
+}
