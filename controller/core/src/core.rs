@@ -45,12 +45,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            detach_grace_ms: 30_000,
-            request_limit_ms: 60_000,
-            drain_bound_ms: 60_000,
-            retry_ms: 2_000,
-        }
+        Self { detach_grace_ms: 30_000, request_limit_ms: 60_000, drain_bound_ms: 60_000, retry_ms: 2_000 }
     }
 }
 
@@ -94,12 +89,7 @@ impl Core {
         records: Vec<VolumeRecord>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let stored = records
-            .iter()
-            .flat_map(|r| &r.attachments)
-            .map(|a| a.epoch.term)
-            .max()
-            .unwrap_or(0);
+        let stored = records.iter().flat_map(|r| &r.attachments).map(|a| a.epoch.term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
             last_seq: 0,
@@ -120,10 +110,8 @@ impl Core {
             attachment.trouble = None;
             attachment.retry_at = None;
             // The wall clock may have been set since: a bound counts anew from here, on this process's clock.
-            if let Phase::Draining {
-                evidence: Some(evidence),
-                ..
-            } = &mut attachment.phase
+            attachment.may_land_until = attachment.may_land_until.map(|_| bound);
+            if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase
                 && let Drained::Bound { until } = &mut evidence.drained
             {
                 *until = bound;
@@ -139,43 +127,15 @@ impl Core {
     pub fn step(&mut self, now: UnixMillis, event: Event) -> Vec<Effect> {
         let mut step = Step::new(self, now);
         match event {
-            Event::Publish {
-                request,
-                node,
-                spec,
-                read_only,
-            } => step.publish(request, node, spec, read_only),
-            Event::Unpublish {
-                request,
-                volume,
-                node,
-            } => step.unpublish(request, volume, node),
+            Event::Publish { request, node, spec, read_only } => step.publish(request, node, spec, read_only),
+            Event::Unpublish { request, volume, node } => step.unpublish(request, volume, node),
             Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
             Event::DeleteEnded { volume, deleted } => step.delete_ended(volume, deleted),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
-            Event::SessionUp {
-                node,
-                session,
-                identity,
-            } => step.session_up(node, session, identity),
-            Event::Inventory {
-                node,
-                session,
-                volumes,
-            } => step.inventory(&node, &session, volumes),
-            Event::Delta {
-                node,
-                session,
-                observed,
-            } => step.delta(&node, &session, observed),
-            Event::AgentDone {
-                node,
-                session,
-                operation,
-                volume,
-                epoch,
-                outcome,
-            } => {
+            Event::SessionUp { node, session, identity } => step.session_up(node, session, identity),
+            Event::Inventory { node, session, volumes } => step.inventory(&node, &session, volumes),
+            Event::Delta { node, session, observed } => step.delta(&node, &session, observed),
+            Event::AgentDone { node, session, operation, volume, epoch, outcome } => {
                 step.agent_done(&node, &session, operation, &volume, epoch, outcome);
             }
             Event::SessionLost { node, session } => step.session_lost(&node, &session),
@@ -222,9 +182,8 @@ impl<'a> Step<'a> {
         }
         let forget = self.forgotten.iter().cloned().map(Effect::Forget);
         let persist = self.dirty.iter().filter_map(|id| self.core.volumes.get(id));
-        let mut effects: Vec<Effect> = forget
-            .chain(persist.map(|record| Effect::Persist(Box::new(record.clone()))))
-            .collect();
+        let mut effects: Vec<Effect> =
+            forget.chain(persist.map(|record| Effect::Persist(Box::new(record.clone())))).collect();
         effects.append(&mut self.effects);
         effects
     }
@@ -242,21 +201,13 @@ impl<'a> Step<'a> {
 
     fn next_epoch(&mut self) -> Epoch {
         self.core.last_seq += 1;
-        Epoch {
-            term: self.core.term,
-            seq: self.core.last_seq,
-        }
+        Epoch { term: self.core.term, seq: self.core.last_seq }
     }
 
     fn next_operation(&mut self, volume: &VolumeId, node: &NodeId) -> OperationId {
         self.core.last_operation += 1;
-        let operation = OperationId {
-            term: self.core.term,
-            number: self.core.last_operation,
-        };
-        self.core
-            .operations
-            .insert(operation, (volume.clone(), node.clone()));
+        let operation = OperationId { term: self.core.term, number: self.core.last_operation };
+        self.core.operations.insert(operation, (volume.clone(), node.clone()));
         operation
     }
 
@@ -273,28 +224,15 @@ impl<'a> Step<'a> {
 
     /// Volumes that have an attachment on a node or a request about it.
     fn volumes_about(&self, node: &NodeId) -> BTreeSet<VolumeId> {
-        let attached = self
-            .core
-            .volumes
-            .values()
-            .filter(|v| v.attachment(node).is_some())
-            .map(|v| &v.spec.id);
-        let wanted = self
-            .core
-            .waiters
-            .iter()
-            .filter(|(_, w)| w.values().any(|w| w.is_about(node)))
-            .map(|(v, _)| v);
+        let attached =
+            self.core.volumes.values().filter(|v| v.attachment(node).is_some()).map(|v| &v.spec.id);
+        let wanted =
+            self.core.waiters.iter().filter(|(_, w)| w.values().any(|w| w.is_about(node))).map(|(v, _)| v);
         attached.chain(wanted).cloned().collect()
     }
 
     fn tick(&mut self) {
-        let tracked = self
-            .core
-            .volumes
-            .iter()
-            .filter(|(_, v)| !v.attachments.is_empty())
-            .map(|(id, _)| id);
+        let tracked = self.core.volumes.iter().filter(|(_, v)| !v.attachments.is_empty()).map(|(id, _)| id);
         self.touched = tracked.chain(self.core.waiters.keys()).cloned().collect();
     }
 }

@@ -113,10 +113,7 @@ fn label(value: &str, longest: usize) -> Result<(), &'static str> {
     if value.is_empty() || value.len() > longest {
         return Err("1 to 63 characters");
     }
-    if !value
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    {
+    if !value.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
         return Err("only a-z, 0-9 and -");
     }
     if value.starts_with('-') || value.ends_with('-') {
@@ -149,10 +146,7 @@ impl std::str::FromStr for Epoch {
     fn from_str(value: &str) -> Result<Self, IdError> {
         let parse = || {
             let (term, seq) = value.split_once('.')?;
-            Some(Self {
-                term: term.parse().ok()?,
-                seq: seq.parse().ok()?,
-            })
+            Some(Self { term: term.parse().ok()?, seq: seq.parse().ok()? })
         };
         parse().ok_or_else(|| IdError {
             what: "epoch",
@@ -188,10 +182,7 @@ impl std::str::FromStr for OperationId {
     fn from_str(value: &str) -> Result<Self, IdError> {
         let parse = || {
             let (term, number) = value.strip_prefix("op-")?.split_once('-')?;
-            Some(Self {
-                term: term.parse().ok()?,
-                number: number.parse().ok()?,
-            })
+            Some(Self { term: term.parse().ok()?, number: number.parse().ok()? })
         };
         parse().ok_or_else(|| IdError {
             what: "operation id",

@@ -28,10 +28,7 @@ impl NodeIdentity {
         if self.host_id == other.host_id {
             return Some(format!("host id {}", self.host_id));
         }
-        let shared = self
-            .storage_addresses
-            .iter()
-            .find(|a| other.storage_addresses.contains(a))?;
+        let shared = self.storage_addresses.iter().find(|a| other.storage_addresses.contains(a))?;
         Some(format!("storage address {shared}"))
     }
 }
@@ -84,11 +81,7 @@ impl Node {
     /// The session that may be given directives, if any.
     pub(crate) fn ready_session(&self) -> Option<&SessionId> {
         match &self.session {
-            Session::Up {
-                id,
-                inventoried: true,
-                ..
-            } => Some(id),
+            Session::Up { id, inventoried: true, .. } => Some(id),
             _ => None,
         }
     }

@@ -167,6 +167,11 @@ pub struct Attachment {
     pub since: UnixMillis,
     /// It was reported as attached once: somebody may have been using it.
     pub proven: bool,
+    /// The boot of the node under which that was last proven.
+    pub boot_id: Option<String>,
+    /// The device went away under its user without a deletion that waited (a reboot, a connection that the kernel
+    /// gave up): until then, writes from before may still land, whatever has been attached and detached since.
+    pub may_land_until: Option<UnixMillis>,
     /// The agent may have been told to attach under this epoch. False only where this very process made the grant
     /// and has not told it yet; after a restart nobody can know.
     #[serde(skip, default = "yes")]
@@ -229,13 +234,7 @@ impl VolumeRecord {
     pub const PAST_EVIDENCE: usize = 8;
 
     pub(crate) fn new(spec: VolumeSpec) -> Self {
-        Self {
-            spec,
-            identity: None,
-            attachments: Vec::new(),
-            migration: None,
-            past_evidence: Vec::new(),
-        }
+        Self { spec, identity: None, attachments: Vec::new(), migration: None, past_evidence: Vec::new() }
     }
 
     /// The attachment on a node, if there is one.

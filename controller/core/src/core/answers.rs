@@ -5,8 +5,8 @@ use super::Step;
 use crate::volume::Pending;
 use crate::{
     Absence, Attachment, DrainCause, Drained, Effect, Epoch, Identity, MigrationStep, NodeId, Notice,
-    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source, Verdict,
-    VolumeId,
+    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source, UnixMillis,
+    Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -24,17 +24,11 @@ impl Step<'_> {
         };
         a.pending = Pending::Nothing;
         self.touched.insert(volume.clone());
-        if allowed {
-            self.allow_done(&volume, &node, result)
-        } else {
-            self.deny_done(&volume, &node, result)
-        }
+        if allowed { self.allow_done(&volume, &node, result) } else { self.deny_done(&volume, &node, result) }
     }
 
     fn allow_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
-        let granting = self
-            .attachment_mut(volume, node)
-            .is_some_and(|a| a.phase == Phase::Granting);
+        let granting = self.attachment_mut(volume, node).is_some_and(|a| a.phase == Phase::Granting);
         match result {
             // A detach was asked for meanwhile; it goes on now that the RDS has answered.
             _ if !granting => {}
@@ -61,10 +55,7 @@ impl Step<'_> {
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let proof = a
-            .evidence()
-            .filter(|e| e.verdict(now) == Verdict::Fenced)
-            .cloned();
+        let proof = a.evidence().filter(|e| e.verdict(now) == Verdict::Fenced).cloned();
         match (result, proof) {
             // No volume, no access: both answers mean that the host is not allowed.
             (Ok(()) | Err(RdsError::NotFound(_)), Some(evidence)) => {
@@ -74,16 +65,8 @@ impl Step<'_> {
             (_, None) => {}
             (Err(error), Some(_)) => {
                 a.retry_at = Some(retry_at);
-                self.trouble(
-                    volume,
-                    node,
-                    format!("the RDS did not take the host off its list: {error}"),
-                );
-                let refusal = Refusal::Rds {
-                    volume: volume.clone(),
-                    node: node.clone(),
-                    error,
-                };
+                self.trouble(volume, node, format!("the RDS did not take the host off its list: {error}"));
+                let refusal = Refusal::Rds { volume: volume.clone(), node: node.clone(), error };
                 self.refuse_unpublishes(volume, node, &refusal);
             }
         }
@@ -122,11 +105,7 @@ impl Step<'_> {
             Outcome::Failed { clause, message, .. } if draining => {
                 self.detach_failed(volume, node, clause, message);
             }
-            Outcome::Failed {
-                clause,
-                message,
-                nothing_left,
-            } => {
+            Outcome::Failed { clause, message, nothing_left } => {
                 self.attach_failed(volume, node, clause, message, nothing_left);
             }
             Outcome::Stale { highest, ended } => self.stale(volume, node, highest, ended),
@@ -139,6 +118,7 @@ impl Step<'_> {
     }
 
     fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
+        let boot_id = self.boot_id(node);
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
@@ -151,8 +131,10 @@ impl Step<'_> {
             return;
         }
         record.identity = Some(identity);
+        let mut rebooted = false;
         if let Some(a) = record.attachment_mut(node) {
             a.proven = true;
+            rebooted = a.boot_id.replace(boot_id.clone()).is_some_and(|before| before != boot_id);
             let observed = Observed {
                 volume: volume.clone(),
                 epoch: Some(a.epoch),
@@ -162,10 +144,7 @@ impl Step<'_> {
                 unready: String::new(),
             };
             if let Some(known) = self.core.nodes.get_mut(node) {
-                let fresh = known
-                    .observed
-                    .entry(volume.clone())
-                    .or_insert_with(|| observed.clone());
+                let fresh = known.observed.entry(volume.clone()).or_insert_with(|| observed.clone());
                 // The agent's own word on paths comes with its delta; here only what the answer itself says.
                 if !matches!(fresh.phase, ObservedPhase::Ready | ObservedPhase::Degraded) {
                     *fresh = observed;
@@ -173,6 +152,9 @@ impl Step<'_> {
             }
         }
         self.dirty.insert(volume.clone());
+        if rebooted {
+            self.may_still_land(volume, node);
+        }
         self.enter(volume, node, Phase::Ready);
         self.migration_step(volume, node, MigrationStep::TargetReady);
     }
@@ -201,22 +183,18 @@ impl Step<'_> {
         self.begin_drain(volume, node, DrainCause::Rollback);
         if nothing_left {
             let boot_id = self.boot_id(node);
-            self.prove(
-                volume,
-                node,
-                Source::AgentAbsent { boot_id },
-                Drained::NeverHandedOut,
-            );
+            self.prove(volume, node, Source::AgentAbsent { boot_id }, Drained::NeverHandedOut);
         }
     }
 
     fn absent(&mut self, volume: &VolumeId, node: &NodeId, absence: &Absence) {
         let boot_id = self.boot_id(node);
-        let bound = self.now.plus(self.core.config.drain_bound_ms);
+        let now = self.now;
+        let bound = now.plus(self.core.config.drain_bound_ms);
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let drained = drained(a, absence, bound);
+        let drained = drained(a, absence, now, bound, &boot_id);
         self.prove(volume, node, Source::AgentAbsent { boot_id }, drained);
     }
 
@@ -226,40 +204,21 @@ impl Step<'_> {
         };
         let proven = a.proven;
         let words = format!("in use: {}", holders.join("; "));
-        if matches!(
-            a.phase,
-            Phase::Draining {
-                cause: DrainCause::Requested,
-                ..
-            }
-        ) {
+        if matches!(a.phase, Phase::Draining { cause: DrainCause::Requested, .. }) {
             // The agent refused before touching anything: what was granted goes on as it was.
-            self.enter(
-                volume,
-                node,
-                if proven { Phase::Ready } else { Phase::Connecting },
-            );
+            self.enter(volume, node, if proven { Phase::Ready } else { Phase::Connecting });
             self.dirty.insert(volume.clone());
             self.trouble(volume, node, words);
         } else {
             self.later(volume, node, words);
         }
-        let refusal = Refusal::InUse {
-            volume: volume.clone(),
-            node: node.clone(),
-            holders,
-        };
+        let refusal = Refusal::InUse { volume: volume.clone(), node: node.clone(), holders };
         self.refuse_unpublishes(volume, node, &refusal);
     }
 
     fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, clause: String, message: String) {
         self.later(volume, node, format!("{clause}: {message}"));
-        let refusal = Refusal::NotReady {
-            volume: volume.clone(),
-            node: node.clone(),
-            clause,
-            message,
-        };
+        let refusal = Refusal::NotReady { volume: volume.clone(), node: node.clone(), clause, message };
         self.refuse_unpublishes(volume, node, &refusal);
     }
 
@@ -277,11 +236,8 @@ impl Step<'_> {
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let words = format!(
-            "the node has seen epoch {highest}{}, not {}",
-            if ended { " end" } else { "" },
-            a.epoch
-        );
+        let words =
+            format!("the node has seen epoch {highest}{}, not {}", if ended { " end" } else { "" }, a.epoch);
         if a.phase.is_draining() {
             // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.
             a.epoch = epoch;
@@ -311,11 +267,7 @@ impl Step<'_> {
         if let Some(a) = self.attachment_mut(volume, node) {
             a.trouble = Some(message.clone());
         }
-        self.notice(Notice::Trouble {
-            volume: volume.clone(),
-            node: node.clone(),
-            message,
-        });
+        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
     }
 
     pub(super) fn attachment_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Attachment> {
@@ -323,23 +275,21 @@ impl Step<'_> {
     }
 
     fn boot_id(&self, node: &NodeId) -> String {
-        self.core
-            .nodes
-            .get(node)
-            .map(|n| n.identity.boot_id.clone())
-            .unwrap_or_default()
+        self.core.nodes.get(node).map(|n| n.identity.boot_id.clone()).unwrap_or_default()
     }
 }
 
 /// By what it is known that nothing this attachment wrote is still on its way, given what its node deleted.
-fn drained(a: &Attachment, absence: &Absence, bound: crate::UnixMillis) -> Drained {
-    let live = |state: &str| state == "live";
+fn drained(a: &Attachment, absence: &Absence, now: UnixMillis, bound: UnixMillis, boot_id: &str) -> Drained {
+    let earlier = a.may_land_until.filter(|until| *until > now);
+    let other_boot = a.boot_id.as_deref().is_some_and(|proven| proven != boot_id);
     match &absence.deleted[..] {
         // Nobody was told that it may use it.
         [] if !a.proven => Drained::NeverHandedOut,
         // It was there once, and is gone without a deletion that this boot knows of: the kernel that held it died.
         [] => Drained::Bound { until: bound },
-        deleted if deleted.iter().all(|d| live(&d.state)) => Drained::LiveDeletion,
-        _ => Drained::Bound { until: bound },
+        _ if other_boot => Drained::Bound { until: bound },
+        deleted if deleted.iter().any(|d| d.state != "live") => Drained::Bound { until: bound },
+        _ => earlier.map_or(Drained::LiveDeletion, |until| Drained::Bound { until }),
     }
 }

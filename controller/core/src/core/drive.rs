@@ -21,12 +21,7 @@ enum Next {
 impl Step<'_> {
     /// Lets every attachment of a volume go on. Says whether any did.
     pub(super) fn drive(&mut self, volume: &VolumeId) -> bool {
-        let holders = self
-            .core
-            .volumes
-            .get(volume)
-            .map(crate::VolumeRecord::holders)
-            .unwrap_or_default();
+        let holders = self.core.volumes.get(volume).map(crate::VolumeRecord::holders).unwrap_or_default();
         // Every one of them has to be driven: no short circuit.
         holders.iter().filter(|node| self.drive_one(volume, node)).count() > 0
     }
@@ -55,20 +50,15 @@ impl Step<'_> {
             Phase::Ready | Phase::Ghost => None,
             Phase::Draining { evidence: None, .. } if !attachment.directed => Some(Next::NeverAllowed),
             Phase::Draining { evidence: None, .. } => Some(Next::Detach),
-            Phase::Draining {
-                evidence: Some(e), ..
-            } => (e.verdict(self.now) == Verdict::Fenced).then_some(Next::Deny),
+            Phase::Draining { evidence: Some(e), .. } => {
+                (e.verdict(self.now) == Verdict::Fenced).then_some(Next::Deny)
+            }
         }
     }
 
     fn ask_rds(&mut self, volume: &VolumeId, node: &NodeId, allow: bool) {
         let operation = self.next_operation(volume, node);
-        let Some(a) = self
-            .core
-            .volumes
-            .get_mut(volume)
-            .and_then(|v| v.attachment_mut(node))
-        else {
+        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
         let (volume, host_nqn) = (volume.clone(), a.host_nqn.clone());
@@ -88,12 +78,8 @@ impl Step<'_> {
         let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
             return false;
         };
-        let pending = self
-            .core
-            .volumes
-            .get(volume)
-            .and_then(|v| v.attachment(node))
-            .map(|a| a.pending.clone());
+        let pending =
+            self.core.volumes.get(volume).and_then(|v| v.attachment(node)).map(|a| a.pending.clone());
         let operation = match pending {
             Some(Pending::Agent(_, told)) if told == session => return false,
             Some(Pending::Agent(operation, _)) => operation,
@@ -121,20 +107,10 @@ impl Step<'_> {
         a.directed |= attach;
         let epoch = a.epoch;
         let directive = match record.attachment(node) {
-            Some(a) if attach => Directive::Attach {
-                grant: Box::new(grant_of(record, a)),
-            },
-            _ => Directive::Detach {
-                volume: volume.clone(),
-                epoch,
-            },
+            Some(a) if attach => Directive::Attach { grant: Box::new(grant_of(record, a)) },
+            _ => Directive::Detach { volume: volume.clone(), epoch },
         };
-        self.effects.push(Effect::Direct {
-            node: node.clone(),
-            session,
-            operation,
-            directive,
-        });
+        self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });
     }
 
     fn never_allowed(&mut self, volume: &VolumeId, node: &NodeId) {
@@ -144,23 +120,12 @@ impl Step<'_> {
     /// Takes note of a proof about an attachment that is being taken down.
     pub(super) fn prove(&mut self, volume: &VolumeId, node: &NodeId, source: Source, drained: Drained) {
         let now = self.now;
-        let Some(a) = self
-            .core
-            .volumes
-            .get_mut(volume)
-            .and_then(|v| v.attachment_mut(node))
-        else {
+        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
         let epoch = a.epoch;
         if let Phase::Draining { evidence, .. } = &mut a.phase {
-            *evidence = Some(Evidence {
-                node: node.clone(),
-                epoch,
-                source,
-                drained,
-                at: now,
-            });
+            *evidence = Some(Evidence { node: node.clone(), epoch, source, drained, at: now });
             a.trouble = None;
             a.retry_at = None;
             self.dirty.insert(volume.clone());
@@ -171,12 +136,7 @@ impl Step<'_> {
     /// Begins to take an attachment down; where that is under way already, tries again now.
     pub(super) fn begin_drain(&mut self, volume: &VolumeId, node: &NodeId, cause: DrainCause) {
         self.touched.insert(volume.clone());
-        let Some(a) = self
-            .core
-            .volumes
-            .get_mut(volume)
-            .and_then(|v| v.attachment_mut(node))
-        else {
+        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
         if a.phase.is_draining() {
@@ -185,20 +145,9 @@ impl Step<'_> {
         }
         // An answer of the RDS has to be waited for, so that the next request to it comes after; one of the agent
         // does not: its directives are carried out in order, and the answer to the older one changes nothing.
-        let abandoned = if a.pending.is_rds() {
-            Pending::Nothing
-        } else {
-            std::mem::take(&mut a.pending)
-        };
+        let abandoned = if a.pending.is_rds() { Pending::Nothing } else { std::mem::take(&mut a.pending) };
         self.forget_operation(&abandoned);
-        self.enter(
-            volume,
-            node,
-            Phase::Draining {
-                cause,
-                evidence: None,
-            },
-        );
+        self.enter(volume, node, Phase::Draining { cause, evidence: None });
         self.dirty.insert(volume.clone());
         self.migration_step(volume, node, MigrationStep::Releasing);
     }
@@ -206,12 +155,7 @@ impl Step<'_> {
     /// Moves an attachment to a phase, and tells people.
     pub(super) fn enter(&mut self, volume: &VolumeId, node: &NodeId, phase: Phase) {
         let now = self.now;
-        let Some(a) = self
-            .core
-            .volumes
-            .get_mut(volume)
-            .and_then(|v| v.attachment_mut(node))
-        else {
+        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
         let after_ms = now.since(a.since);
@@ -240,20 +184,13 @@ impl Step<'_> {
         }
         record.past_evidence.insert(0, evidence.clone());
         record.past_evidence.truncate(crate::VolumeRecord::PAST_EVIDENCE);
-        let ended = record
-            .migration
-            .as_mut()
-            .filter(|m| m.concerns(node, evidence.epoch))
-            .map(|m| {
-                m.end(node, now);
-                m.clone()
-            });
+        let ended = record.migration.as_mut().filter(|m| m.concerns(node, evidence.epoch)).map(|m| {
+            m.end(node, now);
+            m.clone()
+        });
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
-        self.notice(Notice::Detached {
-            volume: volume.clone(),
-            evidence: Box::new(evidence),
-        });
+        self.notice(Notice::Detached { volume: volume.clone(), evidence: Box::new(evidence) });
         if let Some(migration) = ended {
             self.notice(Notice::Migration {
                 volume: volume.clone(),
@@ -281,10 +218,6 @@ impl Step<'_> {
         }
         let migration = Box::new(migration.clone());
         self.dirty.insert(volume.clone());
-        self.notice(Notice::Migration {
-            volume: volume.clone(),
-            migration,
-            step,
-        });
+        self.notice(Notice::Migration { volume: volume.clone(), migration, step });
     }
 }

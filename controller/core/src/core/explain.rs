@@ -37,9 +37,7 @@ impl Core {
             Phase::Draining { evidence: None, .. } => {
                 self.waits_for_agent(a, "to detach and prove that nothing of it is left")
             }
-            Phase::Draining {
-                evidence: Some(e), ..
-            } => match e.drained {
+            Phase::Draining { evidence: Some(e), .. } => match e.drained {
                 Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => format!(
                     "the drain bound of the target, until {}: node {node} has it no more, but not every controller \
                      was live when it went, so writes may still be on their way",
@@ -57,17 +55,12 @@ impl Core {
     fn waits_for_agent(&self, a: &Attachment, to_do: &str) -> String {
         let node = &a.node;
         match self.nodes.get(node).map(|n| &n.session) {
-            Some(Session::Up {
-                inventoried: true, ..
-            }) => format!("the agent of node {node} {to_do}"),
+            Some(Session::Up { inventoried: true, .. }) => format!("the agent of node {node} {to_do}"),
             Some(Session::Up { .. }) => format!("the inventory of node {node}, then for its agent {to_do}"),
             Some(Session::Silent { since }) => {
                 format!("the agent of node {node}, silent since {}, {to_do}", when(*since))
             }
-            None => format!(
-                "the agent of node {node}, not heard since {}, {to_do}",
-                when(self.began)
-            ),
+            None => format!("the agent of node {node}, not heard since {}, {to_do}", when(self.began)),
         }
     }
 
@@ -82,30 +75,18 @@ impl Core {
                     Want::Unpublish { node } => ("unpublish", node.clone()),
                 };
                 let waits_for = self.waits_for_in_words(volume, &waiter.want);
-                Waiting {
-                    request,
-                    node,
-                    since: waiter.since,
-                    waits_for,
-                }
+                Waiting { request, node, since: waiter.since, waits_for }
             })
             .collect()
     }
 
     pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want) -> String {
-        let holders = self
-            .volumes
-            .get(volume)
-            .map(crate::VolumeRecord::holders)
-            .unwrap_or_default();
+        let holders = self.volumes.get(volume).map(crate::VolumeRecord::holders).unwrap_or_default();
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
             let words: Vec<String> = holders
                 .iter()
                 .filter(|h| pick(h))
-                .filter_map(|h| {
-                    self.waits_for(volume, h)
-                        .map(|w| format!("on node {h}: waits for {w}"))
-                })
+                .filter_map(|h| self.waits_for(volume, h).map(|w| format!("on node {h}: waits for {w}")))
                 .collect();
             words.join("; ")
         };

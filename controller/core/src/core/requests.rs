@@ -21,14 +21,8 @@ pub(super) struct Waiter {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Want {
-    Publish {
-        node: NodeId,
-        spec: VolumeSpec,
-        read_only: bool,
-    },
-    Unpublish {
-        node: Option<NodeId>,
-    },
+    Publish { node: NodeId, spec: VolumeSpec, read_only: bool },
+    Unpublish { node: Option<NodeId> },
 }
 
 impl Waiter {
@@ -58,23 +52,10 @@ enum Admission {
 impl Step<'_> {
     pub(super) fn publish(&mut self, request: RequestId, node: NodeId, spec: VolumeSpec, read_only: bool) {
         let volume = spec.id.clone();
-        if let Some(attachment) = self
-            .core
-            .volumes
-            .get_mut(&volume)
-            .and_then(|v| v.attachment_mut(&node))
-        {
+        if let Some(attachment) = self.core.volumes.get_mut(&volume).and_then(|v| v.attachment_mut(&node)) {
             attachment.retry_at = None;
         }
-        self.wait(
-            request,
-            volume,
-            Want::Publish {
-                node,
-                spec,
-                read_only,
-            },
-        );
+        self.wait(request, volume, Want::Publish { node, spec, read_only });
     }
 
     pub(super) fn unpublish(&mut self, request: RequestId, volume: VolumeId, node: Option<NodeId>) {
@@ -84,12 +65,7 @@ impl Step<'_> {
             node,
             because: "a detach was asked for",
         });
-        let holders = self
-            .core
-            .volumes
-            .get(&volume)
-            .map(VolumeRecord::holders)
-            .unwrap_or_default();
+        let holders = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
         for holder in holders.iter().filter(|h| node.as_ref().is_none_or(|n| n == *h)) {
             self.begin_drain(&volume, holder, DrainCause::Requested);
         }
@@ -97,12 +73,7 @@ impl Step<'_> {
     }
 
     pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
-        let nodes = self
-            .core
-            .volumes
-            .get(&volume)
-            .map(VolumeRecord::holders)
-            .unwrap_or_default();
+        let nodes = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
         let result = if !nodes.is_empty() {
             Err(Refusal::StillAttached { volume, nodes })
         } else if self.core.deleting.insert(volume.clone()) {
@@ -116,11 +87,7 @@ impl Step<'_> {
 
     pub(super) fn delete_ended(&mut self, volume: VolumeId, deleted: bool) {
         self.core.deleting.remove(&volume);
-        let unused = self
-            .core
-            .volumes
-            .get(&volume)
-            .is_some_and(|v| v.attachments.is_empty());
+        let unused = self.core.volumes.get(&volume).is_some_and(|v| v.attachments.is_empty());
         if deleted && unused {
             self.core.volumes.remove(&volume);
             self.forgotten.insert(volume.clone());
@@ -129,26 +96,15 @@ impl Step<'_> {
     }
 
     fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
-        let waiter = Waiter {
-            want,
-            since: self.now,
-        };
-        self.core
-            .waiters
-            .entry(volume.clone())
-            .or_default()
-            .insert(request, waiter);
+        let waiter = Waiter { want, since: self.now };
+        self.core.waiters.entry(volume.clone()).or_default().insert(request, waiter);
         self.touched.insert(volume);
     }
 
     /// Answers or grants what can be; oldest first. Says whether anything came of it.
     pub(super) fn answer_waiters(&mut self, volume: &VolumeId) -> bool {
-        let waiting: Vec<RequestId> = self
-            .core
-            .waiters
-            .get(volume)
-            .map(|w| w.keys().copied().collect())
-            .unwrap_or_default();
+        let waiting: Vec<RequestId> =
+            self.core.waiters.get(volume).map(|w| w.keys().copied().collect()).unwrap_or_default();
         let mut changed = false;
         for request in waiting {
             let Some(waiter) = self.core.waiters.get(volume).and_then(|w| w.get(&request)) else {
@@ -161,12 +117,7 @@ impl Step<'_> {
                     changed = true;
                 }
                 Answer::Grant => {
-                    if let Want::Publish {
-                        node,
-                        spec,
-                        read_only,
-                    } = waiter.want.clone()
-                    {
+                    if let Want::Publish { node, spec, read_only } = waiter.want.clone() {
                         self.grant(&node, spec, read_only);
                         changed = true;
                     }
@@ -220,22 +171,15 @@ impl Step<'_> {
         pick: impl Fn(&Want) -> Option<Option<NodeId>>,
     ) -> Vec<(RequestId, Option<NodeId>)> {
         let waiters = self.core.waiters.get(volume).into_iter().flatten();
-        waiters
-            .filter_map(|(request, waiter)| pick(&waiter.want).map(|node| (*request, node)))
-            .collect()
+        waiters.filter_map(|(request, waiter)| pick(&waiter.want).map(|node| (*request, node))).collect()
     }
 
     fn answer(&self, volume: &VolumeId, waiter: &Waiter) -> Answer {
         let (answer, limit_ms) = match &waiter.want {
-            Want::Publish {
-                node,
-                spec,
-                read_only,
-            } => self.answer_publish(node, spec, *read_only),
-            Want::Unpublish { node } => (
-                self.answer_unpublish(volume, node.as_ref()),
-                self.core.config.request_limit_ms,
-            ),
+            Want::Publish { node, spec, read_only } => self.answer_publish(node, spec, *read_only),
+            Want::Unpublish { node } => {
+                (self.answer_unpublish(volume, node.as_ref()), self.core.config.request_limit_ms)
+            }
         };
         let waited_ms = self.now.since(waiter.since);
         match answer {
@@ -249,18 +193,9 @@ impl Step<'_> {
     }
 
     fn answer_unpublish(&self, volume: &VolumeId, node: Option<&NodeId>) -> Answer {
-        let holders = self
-            .core
-            .volumes
-            .get(volume)
-            .map(VolumeRecord::holders)
-            .unwrap_or_default();
+        let holders = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         let left = holders.iter().any(|h| node.is_none_or(|n| n == h));
-        if left {
-            Answer::Wait
-        } else {
-            Answer::Reply(Ok(Reply::Unpublished))
-        }
+        if left { Answer::Wait } else { Answer::Reply(Ok(Reply::Unpublished)) }
     }
 
     /// The one place that decides whether a node may have a volume; with how long the request may wait for it.
@@ -268,9 +203,7 @@ impl Step<'_> {
         let config = &self.core.config;
         let refuse = |refusal| (Answer::Reply(Err(refusal)), 0);
         if self.core.deleting.contains(&spec.id) {
-            return refuse(Refusal::Deleting {
-                volume: spec.id.clone(),
-            });
+            return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
         match self.may_be_granted(node) {
             Ok(true) => {}
@@ -281,10 +214,9 @@ impl Step<'_> {
         let attachment = record.and_then(|r| r.attachment(node));
         match (record, attachment) {
             (Some(_), Some(a)) if a.phase.is_draining() => (Answer::Wait, config.detach_grace_ms),
-            (Some(record), Some(a)) if a.phase != Phase::Ghost => (
-                self.answer_attached(record, a, spec, read_only),
-                config.request_limit_ms,
-            ),
+            (Some(record), Some(a)) if a.phase != Phase::Ghost => {
+                (self.answer_attached(record, a, spec, read_only), config.request_limit_ms)
+            }
             _ => match admission(record, node, spec) {
                 Admission::Admit => (Answer::Grant, 0),
                 Admission::WaitForDetach => (Answer::Wait, config.detach_grace_ms),
@@ -312,11 +244,7 @@ impl Step<'_> {
         if a.phase != Phase::Ready {
             return Answer::Wait;
         }
-        let observed = self
-            .core
-            .nodes
-            .get(&a.node)
-            .and_then(|n| n.observed.get(&spec.id));
+        let observed = self.core.nodes.get(&a.node).and_then(|n| n.observed.get(&spec.id));
         match observed {
             Some(o) if matches!(o.phase, ObservedPhase::Ready | ObservedPhase::Degraded) => {
                 Answer::Reply(Ok(Reply::Published(Box::new(grant_of(record, a)))))
@@ -342,10 +270,7 @@ impl Step<'_> {
             return Err(silent(self.core.began));
         };
         if let Standing::Quarantined { reason } = &known.standing {
-            return Err(Refusal::Quarantined {
-                node: node.clone(),
-                reason: reason.clone(),
-            });
+            return Err(Refusal::Quarantined { node: node.clone(), reason: reason.clone() });
         }
         match &known.session {
             Session::Silent { since } => Err(silent(*since)),
@@ -355,35 +280,20 @@ impl Step<'_> {
 
     /// Grants a volume to a node that admission admits.
     fn grant(&mut self, node: &NodeId, spec: VolumeSpec, read_only: bool) {
-        let Some(host_nqn) = self
-            .core
-            .nodes
-            .get(node)
-            .map(|n: &Node| n.identity.host_nqn.clone())
-        else {
+        let Some(host_nqn) = self.core.nodes.get(node).map(|n: &Node| n.identity.host_nqn.clone()) else {
             return;
         };
         let volume = spec.id.clone();
         let epoch = self.next_epoch();
         let now = self.now;
-        let record = self
-            .core
-            .volumes
-            .entry(volume.clone())
-            .or_insert_with(|| VolumeRecord::new(spec.clone()));
+        let record =
+            self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::new(spec.clone()));
         record.spec = spec;
         // A ghost of this node becomes a grant, and stays known as able to write all the while.
-        let ghost = record
-            .attachments
-            .iter()
-            .position(|a| a.node == *node)
-            .map(|at| record.attachments.remove(at));
+        let ghost =
+            record.attachments.iter().position(|a| a.node == *node).map(|at| record.attachments.remove(at));
         let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));
-        let role = if first.is_some() {
-            Role::MigrationTarget
-        } else {
-            Role::Primary
-        };
+        let role = if first.is_some() { Role::MigrationTarget } else { Role::Primary };
         record.attachments.push(Attachment {
             node: node.clone(),
             host_nqn,
@@ -394,16 +304,14 @@ impl Step<'_> {
             since: now,
             proven: ghost.is_some(),
             directed: ghost.is_some(),
+            boot_id: None,
+            may_land_until: ghost.and_then(|g| g.may_land_until),
             pending: Pending::Nothing,
             trouble: None,
             retry_at: None,
         });
         self.dirty.insert(volume.clone());
-        self.notice(Notice::Granted {
-            volume: volume.clone(),
-            node: node.clone(),
-            epoch,
-        });
+        self.notice(Notice::Granted { volume: volume.clone(), node: node.clone(), epoch });
         if let Some(source) = first {
             self.begin_migration(&volume, source, (node.clone(), epoch));
         }
@@ -418,11 +326,7 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
-        if record
-            .migration
-            .as_ref()
-            .is_some_and(|m| m.result == MigrationResult::Running)
-        {
+        if record.migration.as_ref().is_some_and(|m| m.result == MigrationResult::Running) {
             return;
         }
         let migration = Migration::begin(source, target, self.now);
@@ -437,9 +341,8 @@ impl Step<'_> {
 
 /// Whether one more node may have the volume, given those who have it or may have it.
 fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &VolumeSpec) -> Admission {
-    let others: Vec<&Attachment> = record
-        .map(|r| r.attachments.iter().filter(|a| a.node != *node).collect())
-        .unwrap_or_default();
+    let others: Vec<&Attachment> =
+        record.map(|r| r.attachments.iter().filter(|a| a.node != *node).collect()).unwrap_or_default();
     // What the holders were granted under counts as long as there are any.
     let access = match record {
         Some(record) if !others.is_empty() && record.spec.access == Access::Rwo => Access::Rwo,
@@ -453,14 +356,10 @@ fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &VolumeSpec) ->
     }
     let nodes: Vec<NodeId> = others.iter().map(|a| a.node.clone()).collect();
     Admission::Refuse(match (access, nodes.first()) {
-        (Access::Rwo, Some(node)) => Refusal::AttachedElsewhere {
-            volume: spec.id.clone(),
-            node: node.clone(),
-        },
-        _ => Refusal::MigrationLimit {
-            volume: spec.id.clone(),
-            nodes,
-        },
+        (Access::Rwo, Some(node)) => {
+            Refusal::AttachedElsewhere { volume: spec.id.clone(), node: node.clone() }
+        }
+        _ => Refusal::MigrationLimit { volume: spec.id.clone(), nodes },
     })
 }
 
@@ -470,11 +369,7 @@ fn difference(record: &VolumeRecord, a: &Attachment, spec: &VolumeSpec, read_onl
         return Some(format!("readonly is {}, asked for {read_only}", a.read_only));
     }
     if record.spec.access != spec.access {
-        return Some(format!(
-            "access is {}, asked for {}",
-            record.spec.access.name(),
-            spec.access.name()
-        ));
+        return Some(format!("access is {}, asked for {}", record.spec.access.name(), spec.access.name()));
     }
     None
 }

@@ -14,26 +14,14 @@ impl Step<'_> {
             self.effects.push(Effect::RefuseSession { session, reason });
             return;
         }
-        let up = Session::Up {
-            id: session,
-            since: self.now,
-            inventoried: false,
-        };
+        let up = Session::Up { id: session, since: self.now, inventoried: false };
         let replaced = self.core.nodes.remove(&node);
         if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
             let reason = format!("node {node} has opened a new session");
-            self.effects.push(Effect::RefuseSession {
-                session: id.clone(),
-                reason,
-            });
+            self.effects.push(Effect::RefuseSession { session: id.clone(), reason });
         }
         let standing = replaced.map_or(Standing::Admitted, |n| n.standing);
-        let known = Node {
-            identity,
-            session: up,
-            standing,
-            observed: Default::default(),
-        };
+        let known = Node { identity, session: up, standing, observed: Default::default() };
         self.core.nodes.insert(node.clone(), known);
         self.touched.extend(self.volumes_about(&node));
     }
@@ -52,10 +40,7 @@ impl Step<'_> {
             self.core.nodes.remove(&other);
         }
         let granted = self.core.volumes.values().flat_map(|v| &v.attachments);
-        if let Some(a) = granted
-            .clone()
-            .find(|a| a.node != *node && a.host_nqn == identity.host_nqn)
-        {
+        if let Some(a) = granted.clone().find(|a| a.node != *node && a.host_nqn == identity.host_nqn) {
             return Some(format!(
                 "nodes {node} and {} both claim host NQN {}, and {} holds a volume under it",
                 a.node, identity.host_nqn, a.node
@@ -110,14 +95,7 @@ impl Step<'_> {
         let from = before.map_or(ObservedPhase::Absent, |o| o.phase);
         if from != to {
             let (volume, node) = (volume.clone(), node.clone());
-            self.notice(Notice::Health {
-                volume,
-                node,
-                from,
-                to,
-                live_paths,
-                unready,
-            });
+            self.notice(Notice::Health { volume, node, from, to, live_paths, unready });
         }
         self.reconcile(&volume, node);
         self.touched.insert(volume);
@@ -134,18 +112,19 @@ impl Step<'_> {
 
     /// Brings what is granted and what the node's kernel holds together.
     fn reconcile(&mut self, volume: &VolumeId, node: &NodeId) {
-        let observed = self
-            .core
-            .nodes
-            .get(node)
-            .and_then(|n| n.observed.get(volume))
-            .cloned();
+        let observed = self.core.nodes.get(node).and_then(|n| n.observed.get(volume)).cloned();
         let phase = observed.as_ref().map_or(ObservedPhase::Absent, |o| o.phase);
         let held = phase != ObservedPhase::Absent;
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             if held {
                 self.adopt_ghost(volume, node);
             }
+            return;
+        };
+        if !held && a.proven && !a.phase.is_draining() {
+            self.may_still_land(volume, node);
+        }
+        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             return;
         };
         let over = observed.is_some_and(|o| o.epoch == Some(a.epoch) && o.ended);
@@ -156,22 +135,21 @@ impl Step<'_> {
             Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
             Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
             // It was proven gone, and is there: the proof is worth nothing any more.
-            Phase::Draining {
-                cause,
-                evidence: Some(_),
-            } if held && phase != ObservedPhase::Detaching => {
+            Phase::Draining { cause, evidence: Some(_) } if held && phase != ObservedPhase::Detaching => {
                 let cause = *cause;
                 self.dirty.insert(volume.clone());
-                self.enter(
-                    volume,
-                    node,
-                    Phase::Draining {
-                        cause,
-                        evidence: None,
-                    },
-                );
+                self.enter(volume, node, Phase::Draining { cause, evidence: None });
             }
             Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost | Phase::Draining { .. } => {}
+        }
+    }
+
+    /// The device has gone from under its user: what was on its way then may land until the drain bound has passed.
+    pub(super) fn may_still_land(&mut self, volume: &VolumeId, node: &NodeId) {
+        let until = self.now.plus(self.core.config.drain_bound_ms);
+        if let Some(a) = self.attachment_mut(volume, node) {
+            a.may_land_until = Some(until);
+            self.dirty.insert(volume.clone());
         }
     }
 
@@ -191,11 +169,7 @@ impl Step<'_> {
                 size_bytes: 0,
             })
         });
-        let role = if record.attachments.is_empty() {
-            Role::Primary
-        } else {
-            Role::MigrationTarget
-        };
+        let role = if record.attachments.is_empty() { Role::Primary } else { Role::MigrationTarget };
         record.attachments.push(Attachment {
             node: node.clone(),
             host_nqn,
@@ -205,15 +179,14 @@ impl Step<'_> {
             phase: Phase::Ghost,
             since: now,
             proven: true,
+            boot_id: None,
+            may_land_until: None,
             directed: true,
             pending: Pending::Nothing,
             trouble: Some("held without a grant".into()),
             retry_at: None,
         });
         self.dirty.insert(volume.clone());
-        self.notice(Notice::GhostFound {
-            volume: volume.clone(),
-            node: node.clone(),
-        });
+        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
     }
 }
