@@ -121,7 +121,12 @@ impl Step<'_> {
             }
             return;
         };
-        if !held && a.proven && !a.phase.is_draining() {
+        // A path that is down may have had a write on it, which the target lands whenever it does; the kernel's own
+        // repeat on another path does not call it back.
+        let broken =
+            matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
+                || (!held && !a.phase.is_draining());
+        if a.proven && broken {
             self.may_still_land(volume, node);
         }
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
