@@ -1,0 +1,335 @@
+//! Deleting one controller, and only that one.
+//!
+//! Comes in: a [`Target`] and a deadline. Goes out: what was seen around the deletion.
+//!
+//! Always holds: verification, the reading of its state and the write go through one open directory; a
+//! deletion goes on without its caller; a second call for the same target joins the first and gets the same
+//! facts, also when the first ended between the two calls.
+
+use std::collections::HashMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use super::{Deletion, DeletionFacts, Disconnected, Target};
+use crate::name::ControllerName;
+use crate::sysfs::{Address, Attribute, ControllerState, Incarnation, PinnedDir, Sysfs, list};
+use crate::work::{self, WorkError};
+
+/// For how long a worker follows a deletion. Deleting a controller ends within the kernel's timeouts (a
+/// minute or two); what takes longer than this is stuck, and a later call tries again.
+const FOLLOW: Duration = Duration::from_secs(15 * 60);
+/// How often sysfs is looked at while a controller goes: doubled from the first to the second.
+const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+/// Finished deletions that are kept for callers who come back.
+const MAX_KEPT: usize = 1024;
+/// The kernel's default of `nvme_core.io_timeout`.
+const IO_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why a deletion failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DisconnectError {
+    /// The controller of that name is not the one meant: nothing was written.
+    #[error("{controller} is not the controller meant: {found}; not deleted")]
+    NotTheTarget {
+        /// Its name.
+        controller: ControllerName,
+        /// What it is instead.
+        found: String,
+    },
+    /// The deadline passed; the kernel is still at it. Call again with the same target to join.
+    #[error("{controller} is still detaching after {:.1} s (its state was {})", since.as_secs_f64(), state_text(state))]
+    StillDetaching {
+        /// The controller.
+        controller: ControllerName,
+        /// Its state right before the deletion was asked for, as far as that has come.
+        state: Option<ControllerState>,
+        /// For how long the deletion has been running.
+        since: Duration,
+    },
+    /// Its attributes could not be read, so it was not deleted.
+    #[error("cannot verify {controller} before deleting it ({path})")]
+    Inspect {
+        /// The controller.
+        controller: ControllerName,
+        /// What was read.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The kernel, or nvme-cli, refused the deletion and the controller is still there.
+    #[error("cannot delete {controller}")]
+    Refused {
+        /// The controller.
+        controller: ControllerName,
+        /// The cause.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// No thread, or it was lost. Whether the controller was deleted is not known.
+    #[error("cannot delete {controller}: no thread, or it was lost ({reason})")]
+    Work {
+        /// The controller.
+        controller: ControllerName,
+        /// What happened.
+        reason: String,
+    },
+}
+
+fn state_text(state: &Option<ControllerState>) -> String {
+    state.as_ref().map_or_else(|| "not read yet".to_owned(), ToString::to_string)
+}
+
+/// How the deletion is asked for, once the controller has been verified.
+pub(super) type Means = Box<dyn FnOnce(&PinnedDir, &ControllerName) -> io::Result<()> + Send>;
+
+/// Writes to `delete_controller` in the open directory.
+pub(super) fn kernel_means() -> Means {
+    Box::new(|dir, _| {
+        let end = Instant::now() + FOLLOW;
+        loop {
+            let written = OpenOptions::new()
+                .write(true)
+                .open(dir.path().join("delete_controller"))
+                .and_then(|mut file| file.write_all(b"1"));
+            match written {
+                // Since 6.2 a controller in its first moments refuses (`nvme_sysfs_delete`).
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => {
+                    std::thread::park_timeout(LOOK.1);
+                }
+                other => return other,
+            }
+        }
+    })
+}
+
+/// How far a deletion has come.
+#[derive(Debug, Clone)]
+enum Progress {
+    Verifying,
+    Asked(ControllerState),
+    Done(Result<Disconnected, DisconnectError>),
+}
+
+#[derive(Debug)]
+struct Running {
+    since: Instant,
+    progress: watch::Receiver<Progress>,
+}
+
+/// Deletions under way, and finished ones that nobody has heard of yet.
+#[derive(Debug)]
+pub(super) struct Deletions {
+    sysfs: Sysfs,
+    table: Mutex<HashMap<Target, Running>>,
+}
+
+impl Deletions {
+    pub(super) fn new(sysfs: Sysfs) -> Self {
+        Self { sysfs, table: Mutex::default() }
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Target, Running>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Deletes the target, or joins the deletion of it.
+    pub(super) async fn run(
+        &self,
+        target: &Target,
+        deadline: Duration,
+        means: Means,
+    ) -> Result<Disconnected, DisconnectError> {
+        let (mut progress, since) = self.join_or_start(target, means)?;
+        let done = progress.wait_for(|progress| matches!(progress, Progress::Done(_)));
+        let waited = tokio::time::timeout(deadline, done).await.map(|done| done.map(|done| done.clone()));
+        match waited {
+            Ok(done) => {
+                self.table().remove(target);
+                let Ok(Progress::Done(result)) = done else { return Err(lost(target)) };
+                result
+            }
+            Err(_) => {
+                let state = match &*progress.borrow() {
+                    Progress::Asked(state) => Some(state.clone()),
+                    _ => None,
+                };
+                let controller = target.controller.clone();
+                Err(DisconnectError::StillDetaching { controller, state, since: since.elapsed() })
+            }
+        }
+    }
+
+    fn join_or_start(
+        &self,
+        target: &Target,
+        means: Means,
+    ) -> Result<(watch::Receiver<Progress>, Instant), DisconnectError> {
+        let mut table = self.table();
+        if let Some(running) = table.get(target)
+            && self.still_applies(target, running)
+        {
+            return Ok((running.progress.clone(), running.since));
+        }
+        if table.len() >= MAX_KEPT {
+            table.retain(|_, running| !matches!(&*running.progress.borrow(), Progress::Done(_)));
+        }
+        let (sender, receiver) = watch::channel(Progress::Verifying);
+        let (sysfs, owned) = (self.sysfs.clone(), target.clone());
+        let work = move || {
+            let result = run(&sysfs, &owned, means, |state| {
+                sender.send_replace(Progress::Asked(state));
+            });
+            sender.send_replace(Progress::Done(result));
+        };
+        work::spawn("nvme delete", work).map_err(|error| unstarted(target, &error))?;
+        let since = Instant::now();
+        table.insert(target.clone(), Running { since, progress: receiver.clone() });
+        Ok((receiver, since))
+    }
+
+    /// A finished deletion answers for its target unless that name has come to life again and the caller
+    /// did not say which life it means.
+    fn still_applies(&self, target: &Target, running: &Running) -> bool {
+        match &*running.progress.borrow() {
+            Progress::Done(Ok(_)) => {
+                target.incarnation.is_some() || incarnation(&self.sysfs, &target.controller).is_none()
+            }
+            // A failure is not an answer to a new request: try again.
+            Progress::Done(Err(_)) => false,
+            // A worker that died without a result.
+            _ => running.progress.has_changed().is_ok(),
+        }
+    }
+}
+
+fn lost(target: &Target) -> DisconnectError {
+    let reason = "ended without a result".to_owned();
+    DisconnectError::Work { controller: target.controller.clone(), reason }
+}
+
+fn unstarted(target: &Target, error: &WorkError) -> DisconnectError {
+    DisconnectError::Work { controller: target.controller.clone(), reason: error.to_string() }
+}
+
+/// Which life of a controller's name sysfs shows now.
+pub(super) fn incarnation(sysfs: &Sysfs, name: &ControllerName) -> Option<Incarnation> {
+    PinnedDir::open(&sysfs.controller_dir(name)).and_then(|dir| dir.incarnation()).ok()
+}
+
+/// Deletes by the kernel's interface on the calling thread, for what nobody waits for.
+pub(super) fn run_kernel(sysfs: &Sysfs, target: &Target) -> Result<Disconnected, DisconnectError> {
+    run(sysfs, target, kernel_means(), |_| {})
+}
+
+/// Verifies, asks, follows. May block for as long as the kernel does.
+fn run(
+    sysfs: &Sysfs,
+    target: &Target,
+    means: Means,
+    asked: impl FnOnce(ControllerState),
+) -> Result<Disconnected, DisconnectError> {
+    let gone = || Disconnected { controller: target.controller.clone(), how: Deletion::AlreadyGone };
+    let Some((dir, incarnation)) = open_verified(sysfs, target)? else { return Ok(gone()) };
+    let Some(mut facts) = read_facts(sysfs, &dir) else { return Ok(gone()) };
+    asked(facts.state.clone());
+    let since = Instant::now();
+    let answer = means(&dir, &target.controller);
+    drop(dir);
+    if let Err(source) = answer {
+        // Gone all the same: somebody else's deletion, of which the state at its beginning is not known.
+        if !still_there(sysfs, target, incarnation) {
+            return Ok(gone());
+        }
+        let controller = target.controller.clone();
+        return Err(DisconnectError::Refused { controller, source: Arc::new(source) });
+    }
+    let mut pause = LOOK.0;
+    while still_there(sysfs, target, incarnation) {
+        if since.elapsed() > FOLLOW {
+            let (controller, state) = (target.controller.clone(), Some(facts.state));
+            return Err(DisconnectError::StillDetaching { controller, state, since: since.elapsed() });
+        }
+        std::thread::park_timeout(pause);
+        pause = (pause * 2).min(LOOK.1);
+    }
+    facts.took = since.elapsed();
+    Ok(Disconnected { controller: target.controller.clone(), how: Deletion::Deleted(facts) })
+}
+
+fn still_there(sysfs: &Sysfs, target: &Target, life: Incarnation) -> bool {
+    incarnation(sysfs, &target.controller) == Some(life)
+}
+
+/// Opens the controller's directory and compares its names; `None` when the one meant is gone.
+fn open_verified(
+    sysfs: &Sysfs,
+    target: &Target,
+) -> Result<Option<(PinnedDir, Incarnation)>, DisconnectError> {
+    let path = sysfs.controller_dir(&target.controller);
+    let inspect = |path: PathBuf, source: io::Error| DisconnectError::Inspect {
+        controller: target.controller.clone(),
+        path,
+        source: Arc::new(source),
+    };
+    let dir = match PinnedDir::open(&path) {
+        Ok(dir) => dir,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(inspect(path, error)),
+    };
+    let life = dir.incarnation().map_err(|error| inspect(path.clone(), error))?;
+    if target.incarnation.is_some_and(|meant| meant != life) {
+        // The name lives again as somebody else; the one meant is gone.
+        return Ok(None);
+    }
+    for (attribute, expected) in
+        [("subsysnqn", target.subsystem.as_str()), ("hostnqn", target.host_nqn.as_str())]
+    {
+        match std::fs::read_to_string(dir.path().join(attribute)) {
+            Ok(found) if found.trim_end() == expected => {}
+            Ok(found) => {
+                let found = format!("its {attribute} is {:?}, expected {expected:?}", found.trim_end());
+                let controller = target.controller.clone();
+                return Err(DisconnectError::NotTheTarget { controller, found });
+            }
+            Err(_) if !still_there(sysfs, target, life) => return Ok(None),
+            Err(error) => return Err(inspect(path.join(attribute), error)),
+        }
+    }
+    Ok(Some((dir, life)))
+}
+
+/// What is to be remembered of a controller before it goes; `None` when it went meanwhile.
+fn read_facts(sysfs: &Sysfs, dir: &PinnedDir) -> Option<DeletionFacts> {
+    let mut unreadable = Vec::new();
+    let in_flight = read_in_flight(dir);
+    let mut from = Attribute { dir: dir.path(), unreadable: &mut unreadable };
+    let portal = from.text("address").and_then(|text| Address::parse(&text).portal);
+    // Last of all: the state counts at the moment of the write.
+    let state = from.value("state")?;
+    Some(DeletionFacts { state, in_flight, portal, took: Duration::ZERO, io_timeout: read_io_timeout(sysfs) })
+}
+
+/// Requests in flight on the controller's path devices (or bare devices), both directions together.
+fn read_in_flight(dir: &PinnedDir) -> Option<u64> {
+    let names = list(&dir.path()).ok()?;
+    let counts = names.iter().filter(|name| name.starts_with("nvme")).filter_map(|name| {
+        let text = std::fs::read_to_string(dir.path().join(name).join("inflight")).ok()?;
+        Some(text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum::<u64>())
+    });
+    counts.reduce(|a, b| a + b)
+}
+
+fn read_io_timeout(sysfs: &Sysfs) -> Duration {
+    let path = sysfs.root().join("module/nvme_core/parameters/io_timeout");
+    let seconds = std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok());
+    seconds.map_or(IO_TIMEOUT, Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests;

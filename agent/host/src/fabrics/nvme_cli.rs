@@ -1,0 +1,346 @@
+//! nvme-cli as a way to the kernel, for hosts where `/dev/nvme-fabrics` cannot be opened by us.
+//!
+//! Always holds:
+//! - One nvme-cli at a time: side by side it crashes and hangs (seen with 2.4: double free, walks of sysfs
+//!   while others change it).
+//! - Its exit code and output are hints; what counts is what sysfs shows afterwards.
+//! - It is killed at its deadline or with its runtime, and its stderr is kept in the error.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::process::{Child, Command};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use super::attempt::{self, Attempts, Outcome, Turn};
+use super::connect::{self, ConnectError};
+use super::delete::{Deletions, DisconnectError, Means};
+use super::kernel::numeric_options;
+use super::{ConnectRequest, Connected, Disconnected, Fabrics, Pending, Target};
+use crate::name::ControllerName;
+use crate::sysfs::{Sysfs, SysfsError, Topology};
+
+/// How long one nvme-cli may run before it is killed, where the caller allows more.
+const LONGEST_RUN: Duration = Duration::from_secs(90);
+/// How long a killed one may take to go before the next may start: it can be blocked in the kernel, where no
+/// signal reaches it, and must not stop every other volume then.
+const KILL_GRACE: Duration = Duration::from_secs(2);
+/// How long a killed connect is followed, so that a late success can be undone.
+const FOLLOW: Duration = Duration::from_secs(600);
+/// How much of its output is kept.
+const MAX_OUTPUT: usize = 4096;
+
+/// [`Fabrics`] through nvme-cli.
+#[derive(Debug)]
+pub struct NvmeCli {
+    cli: Cli,
+    sysfs: Sysfs,
+    attempts: Attempts,
+    deletions: Deletions,
+}
+
+impl NvmeCli {
+    /// Uses the program at `program` (a path, or a name looked up in `PATH`) and the topology in `sysfs`.
+    pub fn new(program: impl Into<PathBuf>, sysfs: Sysfs) -> Self {
+        let deletions = Deletions::new(sysfs.clone());
+        let cli = Cli { program: program.into(), one_at_a_time: Arc::default() };
+        Self { cli, sysfs, attempts: Attempts::default(), deletions }
+    }
+
+    /// Whether the program runs and says that it is nvme-cli; returns its version line.
+    ///
+    /// # Errors
+    /// [`CliError`].
+    pub async fn probe(program: &Path) -> Result<String, CliError> {
+        let cli = Cli { program: program.to_owned(), one_at_a_time: Arc::default() };
+        let output = cli.run(vec!["version".to_owned()], Duration::from_secs(5)).await?;
+        Ok(output.lines().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// Why nvme-cli gave no good answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// It could not be started.
+    #[error("cannot run {program}")]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It could not be waited for.
+    #[error("cannot wait for {program}")]
+    Wait {
+        /// The program.
+        program: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not end in time and was killed.
+    #[error("`{command}` did not end within {deadline:?} and was killed")]
+    Overdue {
+        /// The command line.
+        command: String,
+        /// The deadline.
+        deadline: Duration,
+    },
+    /// It ended with a failure.
+    #[error("`{command}` ended with {status}: {stderr}")]
+    Failed {
+        /// The command line.
+        command: String,
+        /// Exit code or signal.
+        status: std::process::ExitStatus,
+        /// What it wrote to stderr.
+        stderr: String,
+    },
+}
+
+/// How nvme-cli is run.
+#[derive(Debug, Clone)]
+struct Cli {
+    program: PathBuf,
+    one_at_a_time: Arc<Mutex<()>>,
+}
+
+impl Cli {
+    fn command_line(&self, arguments: &[String]) -> String {
+        format!("{} {}", self.program.display(), arguments.join(" "))
+    }
+
+    /// Runs it to its end, at most for `deadline` after its turn has come; returns stdout.
+    async fn run(&self, arguments: Vec<String>, deadline: Duration) -> Result<String, CliError> {
+        let turn = Arc::clone(&self.one_at_a_time).lock_owned().await;
+        let child = Command::new(&self.program)
+            .args(&arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|source| CliError::Start { program: self.program.clone(), source })?;
+        let result = self.finish(child, &arguments, deadline).await;
+        drop(turn);
+        result
+    }
+
+    async fn finish(
+        &self,
+        mut child: Child,
+        arguments: &[String],
+        deadline: Duration,
+    ) -> Result<String, CliError> {
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let wait = |source| CliError::Wait { program: self.program.clone(), source };
+        let all = async { tokio::join!(child.wait(), bounded(stdout), bounded(stderr)) };
+        let Ok((status, stdout, stderr)) = tokio::time::timeout(deadline, all).await else {
+            child.start_kill().map_err(wait)?;
+            if tokio::time::timeout(KILL_GRACE, child.wait()).await.is_err() {
+                // Blocked in the kernel: reaped in the background when it comes back.
+                tokio::spawn(async move { child.wait().await });
+            }
+            return Err(CliError::Overdue { command: self.command_line(arguments), deadline });
+        };
+        let status = status.map_err(wait)?;
+        if status.success() {
+            return Ok(stdout);
+        }
+        let stderr = if stderr.trim().is_empty() { stdout } else { stderr };
+        let stderr = stderr.trim().to_owned();
+        Err(CliError::Failed { command: self.command_line(arguments), status, stderr })
+    }
+}
+
+/// Reads a pipe to its end and keeps the first part: a full pipe would hold the program up.
+async fn bounded(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
+    use tokio::io::AsyncReadExt;
+    let Some(mut pipe) = pipe else { return String::new() };
+    let (mut kept, mut buffer) = (Vec::new(), [0_u8; 1024]);
+    while let Ok(count @ 1..) = pipe.read(&mut buffer).await {
+        let room = MAX_OUTPUT.saturating_sub(kept.len());
+        kept.extend_from_slice(&buffer[..count.min(room)]);
+    }
+    String::from_utf8_lossy(&kept).into_owned()
+}
+
+impl Fabrics for NvmeCli {
+    fn connect<'a>(
+        &'a self,
+        request: &'a ConnectRequest,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Connected, ConnectError>> {
+        let (cli, sysfs, runtime) = (self.cli.clone(), self.sysfs.clone(), Handle::current());
+        Box::pin(attempt::run(&self.attempts, request, deadline, move |request, turn| {
+            dial(&cli, &runtime, sysfs, &request, deadline, turn)
+        }))
+    }
+
+    fn disconnect<'a>(
+        &'a self,
+        target: &'a Target,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
+        let (cli, runtime) = (self.cli.clone(), Handle::current());
+        let means: Means = Box::new(move |dir, name| {
+            // The program goes by name only. The directory is still open, so as long as it has its entries,
+            // the name is this controller's: looked at as late as possible.
+            std::fs::metadata(dir.path().join("delete_controller"))?;
+            let arguments = vec!["disconnect".to_owned(), format!("--device={name}")];
+            runtime.block_on(cli.run(arguments, LONGEST_RUN)).map(drop).map_err(io::Error::other)
+        });
+        Box::pin(self.deletions.run(target, deadline, means))
+    }
+
+    fn name(&self) -> &'static str {
+        "nvme-cli"
+    }
+}
+
+/// What `nvme connect --output-format=json` prints (since 2.0).
+#[derive(Deserialize)]
+struct ConnectOutput {
+    device: String,
+}
+
+/// One attempt, on a thread that may block.
+fn dial(
+    cli: &Cli,
+    runtime: &Handle,
+    sysfs: Sysfs,
+    request: &ConnectRequest,
+    deadline: Duration,
+    turn: Turn,
+) -> Outcome {
+    let since = Instant::now();
+    let unread = |source: SysfsError| ConnectError::Unverified {
+        subsystem: request.subsystem.clone(),
+        portal: request.portal,
+        source,
+    };
+    let before = match sysfs.read_blocking() {
+        Ok(topology) => topology,
+        Err(source) => return Outcome::new(sysfs, turn, Err(unread(source)), None),
+    };
+    let ran = runtime.block_on(cli.run(arguments(request), deadline.min(LONGEST_RUN)));
+    let overdue = matches!(ran, Err(CliError::Overdue { .. }));
+    let follow_until = Instant::now() + if overdue { FOLLOW } else { Duration::ZERO };
+    // After a kill the kernel may still be connecting: nothing shows how long, so sysfs is watched.
+    let after = loop {
+        match sysfs.read_blocking() {
+            Ok(after) if Instant::now() >= follow_until || fresh(request, &before, &after).is_some() => {
+                break after;
+            }
+            Ok(_) => std::thread::park_timeout(Duration::from_millis(200)),
+            Err(source) => return Outcome::new(sysfs, turn, Err(unread(source)), None),
+        }
+    };
+    let made = fresh(request, &before, &after);
+    let result = judge(&sysfs, request, ran, &after, made.is_none(), since);
+    Outcome::new(sysfs, turn, result, made)
+}
+
+/// The controller that has what was asked for and was not there before.
+fn fresh(request: &ConnectRequest, before: &Topology, after: &Topology) -> Option<Target> {
+    let found = connect::existing(request, after)?;
+    let known = before.controllers.iter().any(|c| c.incarnation == found.incarnation);
+    (!known).then(|| Target::of(found, &request.subsystem, &request.host_nqn))?
+}
+
+/// Sysfs decides; the program's answer explains.
+fn judge(
+    sysfs: &Sysfs,
+    request: &ConnectRequest,
+    ran: Result<String, CliError>,
+    after: &Topology,
+    adopted: bool,
+    since: Instant,
+) -> Result<Connected, ConnectError> {
+    if let Some(controller) = connect::existing(request, after) {
+        if let Err(error) = &ran {
+            tracing::debug!(error = error as &dyn std::error::Error, "connected all the same");
+        }
+        return Ok(connect::connected(controller.clone(), adopted, since));
+    }
+    match ran {
+        Ok(stdout) => {
+            let device = serde_json::from_str::<ConnectOutput>(&stdout).map(|output| output.device);
+            let named = device.ok().and_then(|device| ControllerName::parse(&device).ok());
+            let shown = named.and_then(|name| after.controllers.iter().find(|c| c.name == name));
+            let found = shown.and_then(|controller| connect::difference(request, controller));
+            Err(ConnectError::NotAsAsked {
+                subsystem: request.subsystem.clone(),
+                portal: request.portal,
+                found: found.unwrap_or_else(|| "sysfs shows no such controller".to_owned()),
+            })
+        }
+        Err(CliError::Start { program, source }) => Err(ConnectError::Interface { path: program, source }),
+        Err(CliError::Overdue { deadline, .. }) => Err(ConnectError::Overdue {
+            subsystem: request.subsystem.clone(),
+            portal: request.portal,
+            deadline,
+        }),
+        Err(error) => Err(connect::refused(sysfs, request, as_io_error(error))),
+    }
+}
+
+/// Errors of nvme-cli carry the kernel's reason as text only.
+fn as_io_error(error: CliError) -> io::Error {
+    const KNOWN: [(&str, i32); 8] = [
+        ("Connection refused", libc::ECONNREFUSED),
+        ("No route to host", libc::EHOSTUNREACH),
+        ("Network is unreachable", libc::ENETUNREACH),
+        ("Connection timed out", libc::ETIMEDOUT),
+        ("Input/output error", libc::EIO),
+        ("Required key not available", libc::ENOKEY),
+        ("Invalid argument", libc::EINVAL),
+        ("Operation not permitted", libc::EPERM),
+    ];
+    let CliError::Failed { stderr, .. } = &error else { return io::Error::other(error) };
+    let lower = stderr.to_lowercase();
+    let known = KNOWN.iter().find(|(text, _)| lower.contains(&text.to_lowercase()));
+    match known {
+        // Keeps the number for the classification and the text for the reader.
+        Some((_, number)) => {
+            io::Error::new(io::Error::from_raw_os_error(*number).kind(), Reported { number: *number, error })
+        }
+        None => io::Error::other(error),
+    }
+}
+
+/// nvme-cli's failure with the error number that its text stands for.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct Reported {
+    pub(super) number: i32,
+    error: CliError,
+}
+
+fn arguments(request: &ConnectRequest) -> Vec<String> {
+    let mut arguments = vec![
+        "connect".to_owned(),
+        "--transport=tcp".to_owned(),
+        format!("--traddr={}", request.portal.ip()),
+        format!("--trsvcid={}", request.portal.port()),
+        format!("--nqn={}", request.subsystem),
+        format!("--hostnqn={}", request.host_nqn),
+        format!("--hostid={}", request.host_id),
+        "--output-format=json".to_owned(),
+    ];
+    for (name, value) in numeric_options(&request.options) {
+        // The one option that nvme-cli writes with underscores.
+        let name = if name == "fast_io_fail_tmo" { name.to_owned() } else { name.replace('_', "-") };
+        arguments.push(format!("--{name}={value}"));
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,360 @@
+//! Who this host is: to a target (host NQN, host identifier), and from one boot to the next (boot id).
+//!
+//! Comes in: `/etc/nvme/hostnqn`, `/etc/nvme/hostid`, `/proc`. Goes out: a [`HostIdentity`] that stays the
+//! same until somebody changes those files.
+//!
+//! Rules for the two files:
+//! - both there: taken as they are. They need not carry the same UUID (Debian's nvme-cli package makes them
+//!   unrelated), which is noted in [`HostIdentity::uuid_differs`]; what matters is that they stay a pair.
+//! - one there: the other is made from it where it carries a UUID, else from a new one.
+//! - none there: a new UUID for both.
+//! - one there that cannot be read or is not valid: an error. It is never replaced: a host that changes its
+//!   name loses its grants, and two hosts with one name overwrite each other.
+//!
+//! Always holds: what was made is on the disk (fsync of file and directory) before it is used.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::name::{HostId, HostNqn, InvalidName, Portal};
+use crate::sysfs::Topology;
+
+/// Why this host's identity is not known.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file could not be read, written or made durable.
+    #[error("cannot {step} {path}")]
+    File {
+        /// The step, such as `read` or `write`.
+        step: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is there and does not hold what it should. It is left as it is.
+    #[error("{path} does not hold a valid name; correct it or remove it")]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// The rule that is broken.
+        #[source]
+        source: InvalidName,
+    },
+    /// Controllers are connected under the same host NQN with another host identifier, or the other way
+    /// round: since 6.4 the kernel refuses every further connect then.
+    #[error(
+        "{controller} is connected as host NQN {nqn} with host id {id}, but this host is {own_nqn} with host \
+         id {own_id}; disconnect it, or make the files under /etc/nvme the same pair"
+    )]
+    Clash {
+        /// The controller.
+        controller: String,
+        /// Its host NQN.
+        nqn: String,
+        /// Its host identifier.
+        id: String,
+        /// Ours.
+        own_nqn: HostNqn,
+        /// Ours.
+        own_id: HostId,
+    },
+    /// The interface for storage has no usable address.
+    #[error("interface {interface} has no address")]
+    NoAddress {
+        /// The interface.
+        interface: String,
+    },
+}
+
+/// Who this host is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostIdentity {
+    /// Its name to a target.
+    pub host_nqn: HostNqn,
+    /// Its identifier to a target.
+    pub host_id: HostId,
+    /// The host NQN carries a UUID and it is not the host identifier: valid, and worth a word to the
+    /// operator.
+    pub uuid_differs: bool,
+    /// Which boot this is: changes with every boot, and with nothing else.
+    pub boot_id: String,
+    /// The running kernel, such as `6.12.48-cloud-amd64`.
+    pub kernel_release: String,
+}
+
+/// Where the parts are read.
+#[derive(Debug, Clone)]
+pub struct IdentitySource {
+    etc_nvme: PathBuf,
+    proc_root: PathBuf,
+}
+
+impl Default for IdentitySource {
+    fn default() -> Self {
+        Self::at("/etc/nvme", "/proc")
+    }
+}
+
+impl IdentitySource {
+    /// Reads from these directories; [`IdentitySource::default`] is `/etc/nvme` and `/proc`.
+    pub fn at(etc_nvme: impl Into<PathBuf>, proc_root: impl Into<PathBuf>) -> Self {
+        Self { etc_nvme: etc_nvme.into(), proc_root: proc_root.into() }
+    }
+
+    /// Reads the identity, and makes what is missing of it. A few small files; call it at start.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn load_or_make(&self) -> Result<HostIdentity, IdentityError> {
+        let (host_nqn, host_id) = self.load_or_make_names()?;
+        let uuid_differs = host_nqn.embedded_uuid().is_some_and(|uuid| uuid != host_id);
+        Ok(HostIdentity {
+            host_nqn,
+            host_id,
+            uuid_differs,
+            boot_id: self.proc_text("sys/kernel/random/boot_id")?,
+            kernel_release: self.proc_text("sys/kernel/osrelease")?,
+        })
+    }
+
+    fn proc_text(&self, name: &str) -> Result<String, IdentityError> {
+        let path = self.proc_root.join(name);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().to_owned()),
+            Err(source) => Err(IdentityError::File { step: "read", path, source }),
+        }
+    }
+
+    fn load_or_make_names(&self) -> Result<(HostNqn, HostId), IdentityError> {
+        let nqn_path = self.etc_nvme.join("hostnqn");
+        let id_path = self.etc_nvme.join("hostid");
+        let nqn = read_name(&nqn_path, HostNqn::parse)?;
+        let id = read_name(&id_path, HostId::parse)?;
+        if let (Some(nqn), Some(id)) = (&nqn, id) {
+            return Ok((nqn.clone(), id));
+        }
+        let new_id =
+            id.or_else(|| nqn.as_ref().and_then(HostNqn::embedded_uuid)).unwrap_or_else(HostId::random);
+        let new_nqn = nqn.clone().unwrap_or_else(|| HostNqn::from_host_id(new_id));
+        make_directory(&self.etc_nvme)?;
+        // The identifier first: a crash in between leaves the one from which the other follows.
+        if id.is_none() {
+            write_durably(&id_path, &format!("{new_id}\n"))?;
+        }
+        if nqn.is_none() {
+            write_durably(&nqn_path, &format!("{new_nqn}\n"))?;
+        }
+        Ok((new_nqn, new_id))
+    }
+}
+
+impl HostIdentity {
+    /// Compares with what the kernel is connected as. Controllers of other, unrelated names are no clash.
+    ///
+    /// # Errors
+    /// [`IdentityError::Clash`].
+    pub fn check_against(&self, topology: &Topology) -> Result<(), IdentityError> {
+        for controller in &topology.controllers {
+            let (Some(nqn), Some(id)) = (&controller.host_nqn, &controller.host_id) else { continue };
+            let same_nqn = *nqn == self.host_nqn.as_str();
+            let same_id = HostId::parse(id).is_ok_and(|id| id == self.host_id);
+            if same_nqn != same_id {
+                return Err(IdentityError::Clash {
+                    controller: controller.name.to_string(),
+                    nqn: nqn.clone(),
+                    id: id.clone(),
+                    own_nqn: self.host_nqn.clone(),
+                    own_id: self.host_id,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads one name; `None` when the file is missing or empty (a package may have left an empty one).
+fn read_name<T>(
+    path: &Path,
+    parse: impl Fn(&str) -> Result<T, InvalidName>,
+) -> Result<Option<T>, IdentityError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(IdentityError::File { step: "read", path: path.to_owned(), source }),
+    };
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some).map_err(|source| IdentityError::Invalid { path: path.to_owned(), source })
+}
+
+fn make_directory(path: &Path) -> Result<(), IdentityError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(|source| IdentityError::File {
+        step: "create",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Writes a file that is either not there or whole, also after a crash: temporary file, fsync, rename, fsync
+/// of the directory.
+fn write_durably(path: &Path, text: &str) -> Result<(), IdentityError> {
+    let failed = |step, path: &Path| {
+        let path = path.to_owned();
+        move |source| IdentityError::File { step, path, source }
+    };
+    let temporary = path.with_extension(format!("cleat-{}", std::process::id()));
+    let written =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&temporary).and_then(
+            |mut file| {
+                file.write_all(text.as_bytes())?;
+                file.sync_all()
+            },
+        );
+    written.map_err(failed("write", &temporary))?;
+    fs::rename(&temporary, path).map_err(failed("rename to", path))?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed("sync", directory))
+}
+
+/// Addresses of one interface, link-local ones left out: what the controller matches against a target's
+/// sessions.
+///
+/// # Errors
+/// [`IdentityError::File`] when interfaces cannot be listed, `NoAddress` when this one has none.
+pub fn interface_addresses(interface: &str) -> Result<Vec<IpAddr>, IdentityError> {
+    let listed = nix::ifaddrs::getifaddrs().map_err(|errno| IdentityError::File {
+        step: "list addresses of",
+        path: PathBuf::from(interface),
+        source: errno.into(),
+    })?;
+    let mut addresses: Vec<IpAddr> = listed
+        .filter(|entry| entry.interface_name == interface)
+        .filter_map(|entry| {
+            let address = entry.address?;
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::from(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::from(v6.ip())))
+        })
+        .filter(|ip| !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local()))
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(IdentityError::NoAddress { interface: interface.to_owned() });
+    }
+    Ok(addresses)
+}
+
+/// The address that this host would use towards a portal, by its routing table; nothing is sent.
+///
+/// # Errors
+/// [`IdentityError::File`] when there is no route.
+pub fn source_address(portal: Portal) -> Result<IpAddr, IdentityError> {
+    let any: SocketAddr = match portal.ip() {
+        IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        IpAddr::V6(_) => ([0_u16; 8], 0).into(),
+    };
+    let address = UdpSocket::bind(any).and_then(|socket| {
+        socket.connect(portal.address())?;
+        socket.local_addr()
+    });
+    address.map(|address| address.ip()).map_err(|source| IdentityError::File {
+        step: "find a route to",
+        path: PathBuf::from(portal.to_string()),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    const ID: &str = "00000000-0000-0000-0000-000000000011";
+
+    struct Host {
+        dir: tempfile::TempDir,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let random = dir.path().join("proc/sys/kernel/random");
+            fs::create_dir_all(&random).expect("made");
+            fs::write(random.join("boot_id"), "b00t\n").expect("written");
+            fs::write(dir.path().join("proc/sys/kernel/osrelease"), "6.12.1\n").expect("written");
+            Self { dir }
+        }
+
+        fn put(&self, name: &str, text: &str) {
+            fs::create_dir_all(self.dir.path().join("nvme")).expect("made");
+            fs::write(self.dir.path().join("nvme").join(name), text).expect("written");
+        }
+
+        fn load(&self) -> Result<HostIdentity, IdentityError> {
+            IdentitySource::at(self.dir.path().join("nvme"), self.dir.path().join("proc")).load_or_make()
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_name_gets_one_and_keeps_it() {
+        let host = Host::new();
+        let made = host.load().expect("made");
+        assert_eq!(made.host_nqn, HostNqn::from_host_id(made.host_id));
+        assert_eq!((made.boot_id.as_str(), made.kernel_release.as_str()), ("b00t", "6.12.1"));
+        assert_eq!(host.load().expect("kept"), made);
+        let names = fs::read_dir(host.dir.path().join("nvme")).expect("listed").count();
+        assert_eq!(names, 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn the_missing_half_follows_from_the_other() {
+        let nqn = format!("nqn.2014-08.org.nvmexpress:uuid:{ID}");
+        let by_nqn = Host::new();
+        by_nqn.put("hostnqn", &nqn);
+        assert_eq!(by_nqn.load().expect("loads").host_id.to_string(), ID);
+        let by_id = Host::new();
+        by_id.put("hostid", ID);
+        by_id.put("hostnqn", "\n");
+        assert_eq!(by_id.load().expect("loads").host_nqn.as_str(), nqn);
+    }
+
+    #[test]
+    fn a_pair_that_differs_is_kept_and_noted() {
+        let host = Host::new();
+        host.put("hostnqn", "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000012\n");
+        host.put("hostid", ID);
+        let identity = host.load().expect("loads");
+        assert!(identity.uuid_differs);
+        assert_eq!(identity.host_id.to_string(), ID);
+    }
+
+    #[test]
+    fn a_name_that_is_not_valid_is_never_replaced() {
+        let host = Host::new();
+        host.put("hostid", "not a uuid");
+        let error = host.load().expect_err("invalid");
+        assert!(error.to_string().contains("hostid"), "{error}");
+        assert_eq!(
+            fs::read_to_string(host.dir.path().join("nvme/hostid")).ok().as_deref(),
+            Some("not a uuid")
+        );
+    }
+
+    #[test]
+    fn the_loopback_interface_has_its_address() {
+        let addresses = interface_addresses("lo").expect("lo is up");
+        assert!(addresses.contains(&IpAddr::from([127, 0, 0, 1])), "{addresses:?}");
+        assert!(matches!(interface_addresses("nowhere9"), Err(IdentityError::NoAddress { .. })));
+        let portal = Portal::parse("127.0.0.1:4420").expect("valid");
+        assert_eq!(source_address(portal).ok(), Some(IpAddr::from([127, 0, 0, 1])));
+    }
+}

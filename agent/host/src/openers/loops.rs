@@ -1,0 +1,194 @@
+//! Loop devices over a block device; the kubelet keeps one over every block volume that it has mapped.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::{Blind, stat};
+use crate::name::DevT;
+use crate::sysfs::{Attribute, Sysfs, list};
+
+/// A loop device whose backing file is the device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LoopUse {
+    /// Kernel name, such as `loop3`.
+    pub name: String,
+    /// Its own device number.
+    pub dev: DevT,
+    /// The backing file as the kernel names it.
+    pub backing_file: String,
+    /// Set when that is where the kubelet maps block volumes.
+    pub kubelet: Option<KubeletLoop>,
+}
+
+/// The kubelet's own loop device: it marks the volume as mapped and carries no I/O.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KubeletLoop {
+    /// Name of the persistent volume.
+    pub volume: String,
+    /// UID of the pod.
+    pub pod_uid: String,
+}
+
+impl fmt::Display for LoopUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kubelet {
+            Some(KubeletLoop { volume, pod_uid }) => {
+                write!(f, "the kubelet's {} for volume {volume} of pod {pod_uid}", self.name)
+            }
+            None => write!(f, "{} over {}", self.name, self.backing_file),
+        }
+    }
+}
+
+/// Finds loop devices over any of `devices`.
+pub(super) fn find(
+    sysfs: &Sysfs,
+    dev_root: &Path,
+    proc_root: &Path,
+    devices: &BTreeSet<DevT>,
+    blind: &mut Vec<Blind>,
+) -> Vec<LoopUse> {
+    let class = sysfs.root().join("class/block");
+    let names = match list(&class) {
+        Ok(names) => names,
+        Err(error) => {
+            blind.push(Blind { what: class.display().to_string(), why: error.to_string() });
+            return Vec::new();
+        }
+    };
+    let mut found = Vec::new();
+    for name in names.into_iter().filter(|name| name.starts_with("loop")) {
+        let mut unreadable = Vec::new();
+        let mut from = Attribute { dir: class.join(&name), unreadable: &mut unreadable };
+        // Only a loop device in use has this directory.
+        let backing = from.text("loop/backing_file").zip(from.value::<DevT>("dev"));
+        blind.extend(unreadable.into_iter().map(Blind::from));
+        let Some((backing_file, dev)) = backing else { continue };
+        match backing_device(&dev_root.join(&name), dev, &backing_file, proc_root) {
+            Ok(Some(backing)) if devices.contains(&backing) => {
+                found.push(LoopUse { kubelet: kubelet(&backing_file), name, dev, backing_file });
+            }
+            Ok(_) => {}
+            Err(why) => blind.push(Blind { what: format!("backing file {backing_file} of {name}"), why }),
+        }
+    }
+    found
+}
+
+/// Device number of a loop device's backing file, if that is a block device. Asks the loop device itself,
+/// which knows even when the path has been removed; else looks at the path, in our own mount namespace and
+/// in that of process 1.
+fn backing_device(
+    node: &Path,
+    dev: DevT,
+    backing_file: &str,
+    proc_root: &Path,
+) -> Result<Option<DevT>, String> {
+    let asked = ask(node, dev);
+    let Err(first) = asked else { return asked.map_err(|error| error.to_string()) };
+    let path = Path::new(backing_file);
+    let elsewhere: PathBuf = proc_root.join("1/root").join(path.strip_prefix("/").unwrap_or(path));
+    stat::block_rdev(path)
+        .or_else(|_| stat::block_rdev(&elsewhere))
+        .map_err(|error| format!("{error}; {}: {first}", node.display()))
+}
+
+fn ask(node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
+    if stat::block_rdev(node)? != Some(dev) {
+        return Err(io::Error::other("not that loop device"));
+    }
+    // Opening a loop device for reading changes nothing and does not block.
+    let file = File::open(node)?;
+    match status(&file) {
+        Ok(status) => {
+            let backing = DevT::from_raw(status.lo_rdevice);
+            // A regular file has number 0.
+            Ok((status.lo_rdevice != 0).then_some(backing))
+        }
+        // Unbound meanwhile.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// `LOOP_GET_STATUS64` (`linux/loop.h`).
+#[allow(unsafe_code)]
+mod ioctl {
+    /// `struct loop_info64`.
+    #[repr(C)]
+    pub(super) struct LoopInfo64 {
+        pub(super) lo_device: u64,
+        pub(super) lo_inode: u64,
+        /// Number of the backing block device, 0 for a regular file.
+        pub(super) lo_rdevice: u64,
+        pub(super) lo_offset: u64,
+        pub(super) lo_sizelimit: u64,
+        pub(super) lo_number: u32,
+        pub(super) lo_encrypt_type: u32,
+        pub(super) lo_encrypt_key_size: u32,
+        pub(super) lo_flags: u32,
+        pub(super) lo_file_name: [u8; 64],
+        pub(super) lo_crypt_name: [u8; 64],
+        pub(super) lo_encrypt_key: [u8; 32],
+        pub(super) lo_init: [u64; 2],
+    }
+    nix::ioctl_read_bad!(loop_get_status64, 0x4C05, LoopInfo64);
+}
+
+#[allow(unsafe_code)]
+fn status(file: &File) -> io::Result<ioctl::LoopInfo64> {
+    // SAFETY: all zero is a valid `loop_info64`: it holds integers and arrays of integers only.
+    let mut status: ioctl::LoopInfo64 = unsafe { std::mem::zeroed() };
+    // SAFETY: the descriptor is open for the whole call, and the request writes one `loop_info64`, which is
+    // what the pointer leads to.
+    unsafe { ioctl::loop_get_status64(file.as_raw_fd(), &mut status) }?;
+    Ok(status)
+}
+
+/// Recognises where the kubelet maps block volumes of a CSI driver:
+/// `…/plugins/kubernetes.io/csi/volumeDevices/PV/dev/POD` (in use there under its global map path), or the
+/// driver's own `volumeDevices/publish/PV/POD`.
+fn kubelet(backing_file: &str) -> Option<KubeletLoop> {
+    let path = backing_file.strip_suffix(" (deleted)").unwrap_or(backing_file);
+    let (_, rest) = path.split_once("/plugins/kubernetes.io/csi/volumeDevices/")?;
+    let (volume, pod_uid) = match rest.split('/').collect::<Vec<_>>()[..] {
+        ["publish", volume, pod] => (volume, pod),
+        [volume, "dev", pod] => (volume, pod),
+        _ => return None,
+    };
+    uuid::Uuid::try_parse(pod_uid).ok()?;
+    Some(KubeletLoop { volume: volume.to_owned(), pod_uid: pod_uid.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kubelets_loop_is_known_by_its_place_and_nothing_else_is() {
+        let pod = "3b0c5a0e-6a5f-4f5e-9d3e-0d8a2b8c1f11";
+        let base = "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices";
+        for path in [
+            format!("{base}/pvc-1/dev/{pod}"),
+            format!("{base}/publish/pvc-1/{pod}"),
+            format!("{base}/publish/pvc-1/{pod} (deleted)"),
+        ] {
+            let expected = KubeletLoop { volume: "pvc-1".to_owned(), pod_uid: pod.to_owned() };
+            assert_eq!(kubelet(&path), Some(expected), "{path}");
+        }
+        for path in [format!("{base}/pvc-1/dev/x"), format!("{base}/pvc-1"), "/dev/nvme0n1".to_owned()] {
+            assert_eq!(kubelet(&path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_layout_is_the_kernels() {
+        assert_eq!(size_of::<ioctl::LoopInfo64>(), 232);
+    }
+}

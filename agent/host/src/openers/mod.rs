@@ -1,0 +1,307 @@
+//! Who uses a block device, as far as this host can tell.
+//!
+//! Comes in: a device number. Goes out: an [`OpenersReport`]: every user found, and everything that could
+//! not be looked at.
+//!
+//! Always holds: [`Verdict::Free`] is said only when everything was looked at; what is missing makes it
+//! [`Verdict::Unknown`]. Our own process is left out. Nothing is opened or changed: files are looked at with
+//! `statx` in a form that asks no server and triggers no automount.
+//!
+//! What it looks at: open files of all processes, mounts in all mount namespaces that have a process, bind
+//! mounts of the node, holders (and what sits on those in turn), loop devices, swap. Not visible to it:
+//! users inside the kernel that open without a holder (an NVMe or SCSI target), and threads that do not
+//! share their process's open files.
+
+mod loops;
+mod processes;
+mod stat;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use loops::{KubeletLoop, LoopUse};
+
+use crate::name::DevT;
+use crate::sysfs::{self, Holder, Sysfs, Unreadable};
+use crate::work::{WorkError, Workers};
+
+/// One user of a device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum DeviceUser {
+    /// A process with the device open.
+    Process(ProcessUse),
+    /// A file system on the device, mounted.
+    Mount {
+        /// The device, which may be a holder of the one asked for.
+        dev: DevT,
+        /// Where it is mounted, as that namespace names it.
+        mount_point: PathBuf,
+        /// Type of the file system.
+        fs_type: String,
+        /// A process in that mount namespace.
+        seen_by_pid: u32,
+    },
+    /// The device node itself, bound to another place (what a published block volume is).
+    NodeBind {
+        /// The device.
+        dev: DevT,
+        /// Where it is bound, as that namespace names it.
+        mount_point: PathBuf,
+        /// A process in that mount namespace.
+        seen_by_pid: u32,
+    },
+    /// Another block device on top of it: LVM, dm, md.
+    Holder(Holder),
+    /// A loop device over it.
+    Loop(LoopUse),
+    /// Swap space.
+    Swap {
+        /// The device.
+        dev: DevT,
+    },
+}
+
+impl DeviceUser {
+    /// Whether it is the kubelet's own loop device, which it keeps over every mapped block volume.
+    pub fn is_kubelet_loop(&self) -> bool {
+        matches!(self, Self::Loop(LoopUse { kubelet: Some(_), .. }))
+    }
+}
+
+/// A process with the device open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ProcessUse {
+    /// The device that is open: the one asked for, a holder of it, or a loop device over it.
+    pub dev: DevT,
+    /// Its process id.
+    pub pid: u32,
+    /// Its name (15 bytes at most), or `?`.
+    pub comm: String,
+    /// Number of descriptors.
+    pub descriptors: usize,
+    /// Its cgroup, if readable.
+    pub cgroup: Option<String>,
+    /// UID of the Kubernetes pod that it belongs to, read from its cgroup.
+    pub pod_uid: Option<String>,
+}
+
+impl fmt::Display for DeviceUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process(process) => {
+                write!(f, "process {} ({})", process.pid, process.comm)?;
+                process.pod_uid.as_ref().map_or(Ok(()), |uid| write!(f, " of pod {uid}"))
+            }
+            Self::Mount { mount_point, fs_type, seen_by_pid, .. } => {
+                write!(f, "{fs_type} mounted at {} (seen by process {seen_by_pid})", mount_point.display())
+            }
+            Self::NodeBind { mount_point, seen_by_pid, .. } => {
+                write!(f, "node bound at {} (seen by process {seen_by_pid})", mount_point.display())
+            }
+            Self::Holder(holder) => write!(f, "held by {holder}"),
+            Self::Loop(one) => write!(f, "{one}"),
+            Self::Swap { dev } => write!(f, "swap on {dev}"),
+        }
+    }
+}
+
+/// Something that could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Blind {
+    /// What, such as `/proc/17/fd`.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+impl fmt::Display for Blind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.why)
+    }
+}
+
+/// Everything that was found about one device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OpenersReport {
+    /// The device that was asked for.
+    pub dev: DevT,
+    /// Its users.
+    pub users: Vec<DeviceUser>,
+    /// What could not be looked at.
+    pub blind: Vec<Blind>,
+}
+
+/// What a report amounts to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// Somebody uses it.
+    InUse,
+    /// Nobody does, and everything could be looked at.
+    Free,
+    /// Nobody was found, and not everything could be looked at.
+    Unknown,
+}
+
+impl OpenersReport {
+    /// What the report amounts to, with every user counted.
+    pub fn verdict(&self) -> Verdict {
+        self.verdict_without(|_| false)
+    }
+
+    /// What the report amounts to when some users are known and expected, such as our own bind mounts or the
+    /// kubelet's loop device.
+    pub fn verdict_without(&self, expected: impl Fn(&DeviceUser) -> bool) -> Verdict {
+        if self.users.iter().any(|user| !expected(user)) {
+            Verdict::InUse
+        } else if self.blind.is_empty() {
+            Verdict::Free
+        } else {
+            Verdict::Unknown
+        }
+    }
+
+    /// A report that only says that nothing could be looked at.
+    fn unseen(dev: DevT, what: &str, why: String) -> Self {
+        Self { dev, users: Vec::new(), blind: vec![Blind { what: what.to_owned(), why }] }
+    }
+}
+
+impl fmt::Display for OpenersReport {
+    /// Users first, then what could not be looked at; for an error message.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let users = self.users.iter().map(ToString::to_string);
+        let blind = self.blind.iter().take(3).map(|blind| format!("could not look at {blind}"));
+        let all: Vec<String> = users.chain(blind).collect();
+        if all.is_empty() { f.write_str("nobody") } else { f.write_str(&all.join("; ")) }
+    }
+}
+
+/// Looks for users of devices.
+#[derive(Debug, Clone)]
+pub struct Openers {
+    proc_root: PathBuf,
+    dev_root: PathBuf,
+    sysfs: Sysfs,
+    workers: Workers,
+}
+
+impl Openers {
+    /// Looks in `/proc`, `/dev` and the given sysfs.
+    pub fn new(sysfs: Sysfs, workers: Workers) -> Self {
+        Self::at("/proc", "/dev", sysfs, workers)
+    }
+
+    /// Looks in other trees, for tests.
+    pub fn at(
+        proc_root: impl Into<PathBuf>,
+        dev_root: impl Into<PathBuf>,
+        sysfs: Sysfs,
+        workers: Workers,
+    ) -> Self {
+        Self { proc_root: proc_root.into(), dev_root: dev_root.into(), sysfs, workers }
+    }
+
+    /// Looks for users of one device, at most for `deadline`. A deadline that passes is a report that says
+    /// so.
+    pub async fn look(&self, dev: DevT, deadline: Duration) -> OpenersReport {
+        let this = self.clone();
+        let key = format!("openers of {dev}");
+        match self.workers.run(&key, deadline, move || this.look_blocking(dev)).await {
+            Ok(report) => report,
+            Err(error) => OpenersReport::unseen(dev, &key, error.to_string()),
+        }
+    }
+
+    /// Loop devices over one device, for the readiness check.
+    ///
+    /// # Errors
+    /// [`WorkError`] when they could not be looked for in time; what could not be read is in the second part.
+    pub async fn loops(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Result<(Vec<LoopUse>, Vec<Blind>), WorkError> {
+        let this = self.clone();
+        let work = move || {
+            let mut blind = Vec::new();
+            (
+                loops::find(&this.sysfs, &this.dev_root, &this.proc_root, &BTreeSet::from([dev]), &mut blind),
+                blind,
+            )
+        };
+        self.workers.run(&format!("loops over {dev}"), deadline, work).await
+    }
+
+    /// As [`Openers::look`], on the calling thread.
+    pub fn look_blocking(&self, dev: DevT) -> OpenersReport {
+        let mut report = OpenersReport { dev, users: Vec::new(), blind: Vec::new() };
+        let mut devices = BTreeSet::from([dev]);
+        self.add_holders(&mut devices, &mut report);
+        let loops = loops::find(&self.sysfs, &self.dev_root, &self.proc_root, &devices, &mut report.blind);
+        devices.extend(loops.iter().map(|one| one.dev));
+        report.users.extend(loops.into_iter().map(DeviceUser::Loop));
+        self.add_swap(&devices, &mut report);
+        processes::find(&self.proc_root, &devices, &mut report);
+        report
+    }
+
+    /// Follows holders upwards: what sits on a holder uses the device as well.
+    fn add_holders(&self, devices: &mut BTreeSet<DevT>, report: &mut OpenersReport) {
+        let mut unlisted: Vec<DevT> = devices.iter().copied().collect();
+        while let Some(dev) = unlisted.pop() {
+            let dir = self.sysfs.root().join("dev/block").join(dev.to_string()).join("holders");
+            let (holders, unreadable) = holders_in(&self.sysfs, &dir);
+            report.blind.extend(unreadable.into_iter().map(Blind::from));
+            for holder in holders {
+                match holder.dev {
+                    Some(dev) => unlisted.extend(devices.insert(dev).then_some(dev)),
+                    None => report.blind.push(Blind {
+                        what: format!("holder {}", holder.name),
+                        why: "it has no device number".to_owned(),
+                    }),
+                }
+                report.users.push(DeviceUser::Holder(holder));
+            }
+        }
+    }
+
+    fn add_swap(&self, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+        let path = self.proc_root.join("swaps");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            // A kernel without swap has no such file.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) => {
+                let (what, why) = (path.display().to_string(), error.to_string());
+                return report.blind.push(Blind { what, why });
+            }
+        };
+        let paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+        for path in paths.filter(|path| path.starts_with("/dev/")) {
+            let rdev = stat::block_rdev(Path::new(path)).ok().flatten();
+            if let Some(dev) = rdev.filter(|dev| devices.contains(dev)) {
+                report.users.push(DeviceUser::Swap { dev });
+            }
+        }
+    }
+}
+
+/// What sits on a device according to a `holders` directory.
+pub(crate) fn holders_in(sysfs: &Sysfs, dir: &Path) -> (Vec<Holder>, Vec<Unreadable>) {
+    sysfs::read_holders(sysfs.root(), dir)
+}
+
+impl From<Unreadable> for Blind {
+    fn from(unreadable: Unreadable) -> Self {
+        Self { what: unreadable.path.display().to_string(), why: unreadable.error }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Observing and judging: once, or until it holds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Expectation, ReadyFacts, Selected, Unready, evaluate, select};
+use crate::blockio::{self, IoFacts};
+use crate::openers::{Openers, holders_in};
+use crate::sysfs::{Sysfs, SysfsError};
+use crate::uevents::UeventListener;
+use crate::work::Workers;
+
+/// Between two looks when no event comes: not everything has one.
+const SWEEP: Duration = Duration::from_millis(250);
+
+/// Why readiness is not established.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// A clause fails.
+    #[error(transparent)]
+    Unready(#[from] Unready),
+    /// Sysfs could not be read.
+    #[error("cannot observe the volume")]
+    Sysfs(#[from] SysfsError),
+}
+
+/// Checks volumes against expectations. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Checker {
+    sysfs: Sysfs,
+    dev_root: PathBuf,
+    workers: Workers,
+    openers: Openers,
+}
+
+impl Checker {
+    /// Checks in `/dev` and the given sysfs.
+    pub fn new(sysfs: Sysfs, workers: Workers, openers: Openers) -> Self {
+        Self::at("/dev", sysfs, workers, openers)
+    }
+
+    /// Checks in other trees, for tests.
+    pub fn at(dev_root: impl Into<PathBuf>, sysfs: Sysfs, workers: Workers, openers: Openers) -> Self {
+        Self { sysfs, dev_root: dev_root.into(), workers, openers }
+    }
+
+    /// Observes and judges once; I/O has until `deadline`.
+    ///
+    /// Sysfs is read before *and after* the device was opened and read: the facts count only if it is the
+    /// same device both times.
+    ///
+    /// # Errors
+    /// [`CheckError`].
+    pub async fn check(
+        &self,
+        expectation: &Expectation,
+        deadline: Duration,
+    ) -> Result<ReadyFacts, CheckError> {
+        let end = Instant::now() + deadline;
+        let left = || end.saturating_duration_since(Instant::now());
+        let before = self.sysfs.view(&expectation.subsystem, left()).await?;
+        let selected = select(&before, expectation)?;
+        let io = self.probe(&selected, left()).await;
+        // A reading of sysfs takes a moment even when the device has used up the time.
+        let after = self.sysfs.view(&expectation.subsystem, left().max(SWEEP)).await?;
+        Ok(evaluate(&after, expectation, &io)?)
+    }
+
+    async fn probe(&self, selected: &Selected, deadline: Duration) -> IoFacts {
+        let reading = blockio::probe(&self.workers, &self.sysfs, &self.dev_root, selected.dev, deadline);
+        let looking = self.openers.loops(selected.dev, deadline);
+        let (mut facts, loops) = tokio::join!(reading, looking);
+        match loops {
+            Ok((loops, blind)) => {
+                facts.loops = loops;
+                facts.loops_unknown = blind.first().map(ToString::to_string);
+            }
+            Err(error) => facts.loops_unknown = Some(error.to_string()),
+        }
+        if !selected.namespaces.contains(&selected.device) {
+            let dir = self.sysfs.root().join("class/block").join(&selected.device).join("holders");
+            let (holders, unreadable) = holders_in(&self.sysfs, &dir);
+            facts.map_holders = holders;
+            facts.loops_unknown =
+                facts.loops_unknown.or_else(|| unreadable.first().map(|u| u.path.display().to_string()));
+        }
+        facts
+    }
+
+    /// Observes and judges until it holds, a clause fails that waiting cannot heal, or the deadline passes.
+    /// Looks again upon every event, and from time to time without.
+    ///
+    /// # Errors
+    /// [`CheckError`] with the last clause that failed.
+    pub async fn wait(
+        &self,
+        expectation: &Expectation,
+        listener: &mut UeventListener,
+        deadline: Duration,
+    ) -> Result<ReadyFacts, CheckError> {
+        let end = Instant::now() + deadline;
+        loop {
+            // What has arrived so far is covered by the look that follows.
+            listener.clear();
+            let last = match self.check(expectation, end.saturating_duration_since(Instant::now())).await {
+                Err(error) if error.may_heal() && Instant::now() < end => error,
+                result => return result,
+            };
+            let next = (Instant::now() + SWEEP).min(end);
+            match tokio::time::timeout_at(next, listener.next()).await {
+                Ok(Some(_)) | Err(_) => {}
+                // No events any more: the sweep alone has to do.
+                Ok(None) => tokio::time::sleep_until(next).await,
+            }
+            if Instant::now() >= end {
+                return Err(last);
+            }
+        }
+    }
+}
+
+impl CheckError {
+    /// Whether waiting can change it.
+    pub fn may_heal(&self) -> bool {
+        match self {
+            Self::Unready(unready) => unready.may_heal,
+            Self::Sysfs(_) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! One NVMe controller: a host's association with a subsystem through one portal.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::attribute::Attribute;
+use super::topology::Unreadable;
+use crate::name::{ControllerName, Portal};
+
+/// State of a controller, as the kernel names it (`drivers/nvme/host/sysfs.c`, `nvme_sysfs_show_state`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControllerState {
+    /// Being set up for the first time.
+    New,
+    /// Connected: commands go through. The only state in which a deletion waits for writes in flight.
+    Live,
+    /// Its queues are being torn down to be set up again.
+    Resetting,
+    /// Lost its connection and is trying to get it back.
+    Connecting,
+    /// Being deleted.
+    Deleting,
+    /// Being deleted; the target takes no more commands.
+    DeletingNoIo,
+    /// Given up.
+    Dead,
+    /// A word that this version does not know.
+    Other(String),
+}
+
+impl ControllerState {
+    /// Whether commands go through.
+    pub fn is_live(&self) -> bool {
+        *self == Self::Live
+    }
+
+    /// Whether it is on its way out, whoever asked for that.
+    pub fn is_going(&self) -> bool {
+        matches!(self, Self::Deleting | Self::DeletingNoIo | Self::Dead)
+    }
+}
+
+impl FromStr for ControllerState {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text.trim() {
+            "new" => Self::New,
+            "live" => Self::Live,
+            "resetting" => Self::Resetting,
+            "connecting" => Self::Connecting,
+            "deleting" => Self::Deleting,
+            "deleting (no IO)" => Self::DeletingNoIo,
+            "dead" => Self::Dead,
+            other => Self::Other(other.to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for ControllerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new",
+            Self::Live => "live",
+            Self::Resetting => "resetting",
+            Self::Connecting => "connecting",
+            Self::Deleting => "deleting",
+            Self::DeletingNoIo => "deleting (no IO)",
+            Self::Dead => "dead",
+            Self::Other(other) => other,
+        })
+    }
+}
+
+/// Tells one life of a controller name from the next: the inode number of its sysfs directory, which kernfs
+/// does not give twice (it carries a generation).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub struct Incarnation(pub u64);
+
+/// The kernel's `address` attribute, such as `traddr=10.0.0.1,trsvcid=4420,src_addr=10.0.0.7`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Address {
+    /// As it was read.
+    pub raw: String,
+    /// Where it is connected to, when that is a TCP portal.
+    pub portal: Option<Portal>,
+    /// The host's own address on that connection (since 6.1; absent while it is not connected).
+    pub source: Option<IpAddr>,
+}
+
+impl Address {
+    pub(crate) fn parse(raw: &str) -> Self {
+        let field = |name: &str| {
+            raw.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
+        };
+        let portal = || {
+            let ip: IpAddr = field("traddr")?.parse().ok()?;
+            Portal::from_address(SocketAddr::new(ip, field("trsvcid")?.parse().ok()?)).ok()
+        };
+        Self {
+            raw: raw.to_owned(),
+            portal: portal(),
+            source: field("src_addr").and_then(|text| text.parse().ok()),
+        }
+    }
+}
+
+/// One controller as sysfs shows it. Names are raw text: the host may have controllers whose names break the
+/// rules of the standard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Controller {
+    /// Its name for now.
+    pub name: ControllerName,
+    /// Which life of that name this is.
+    pub incarnation: Incarnation,
+    /// NQN of the subsystem that it is connected to; `None` in the first moments of its life.
+    pub subsystem_nqn: Option<String>,
+    /// Name of the subsystem's directory, such as `nvme-subsys0`.
+    pub subsystem: Option<String>,
+    /// Host NQN that it connected with. Local (PCIe) controllers have none.
+    pub host_nqn: Option<String>,
+    /// Host identifier that it connected with.
+    pub host_id: Option<String>,
+    /// `tcp`, `pcie`, …
+    pub transport: Option<String>,
+    /// `io`, `discovery`, `admin`.
+    pub kind: Option<String>,
+    /// Where it is connected to.
+    pub address: Option<Address>,
+    /// Its state.
+    pub state: ControllerState,
+    /// The target's number for it.
+    pub cntlid: Option<u32>,
+    /// NUMA node of its network card; -1 for none.
+    pub numa_node: Option<i32>,
+    /// Number of queues, admin queue included.
+    pub queue_count: Option<u32>,
+    /// Seconds between two attempts to reconnect.
+    pub reconnect_delay_s: Option<u32>,
+    /// Seconds after which the kernel gives up, as it writes it: a number or `off`.
+    pub ctrl_loss_tmo: Option<String>,
+}
+
+impl Controller {
+    /// The portal that it is connected to, if that is a TCP one.
+    pub fn portal(&self) -> Option<Portal> {
+        self.address.as_ref().and_then(|address| address.portal)
+    }
+}
+
+/// Reads one controller; `None` when it vanished meanwhile.
+pub(super) fn read(
+    class_dir: &Path,
+    name: ControllerName,
+    subsystem: Option<String>,
+    unreadable: &mut Vec<Unreadable>,
+) -> Option<Controller> {
+    let dir = class_dir.join(name.as_str());
+    // Follows the class link, so this is the inode of the device's own directory.
+    let incarnation = Incarnation(std::fs::metadata(&dir).ok()?.ino());
+    let mut from = Attribute { dir, unreadable };
+    let state = from.value("state").unwrap_or_else(|| ControllerState::Other("unknown".to_owned()));
+    let controller = Controller {
+        incarnation,
+        subsystem_nqn: from.text("subsysnqn"),
+        subsystem,
+        host_nqn: from.text("hostnqn"),
+        host_id: from.text("hostid"),
+        transport: from.text("transport"),
+        kind: from.text("cntrltype"),
+        address: from.text("address").map(|text| Address::parse(&text)),
+        state,
+        cntlid: from.value("cntlid"),
+        numa_node: from.value("numa_node"),
+        queue_count: from.value("queue_count"),
+        reconnect_delay_s: from.text("reconnect_delay").and_then(|text| text.parse().ok()),
+        ctrl_loss_tmo: from.text("ctrl_loss_tmo"),
+        name,
+    };
+    // Values of two lives must not be mixed: the reading counts only if the directory is still the same.
+    (std::fs::metadata(&from.dir).ok()?.ino() == incarnation.0).then_some(controller)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_are_read() {
+        let v4 = Address::parse("traddr=10.77.1.1,trsvcid=4420,src_addr=10.77.1.11");
+        assert_eq!(v4.portal, Portal::parse("10.77.1.1:4420").ok());
+        assert_eq!(v4.source, "10.77.1.11".parse().ok());
+        let v6 = Address::parse("traddr=fd00::1,trsvcid=4420");
+        assert_eq!(v6.portal, Portal::parse("[fd00::1]:4420").ok());
+        assert_eq!(Address::parse("0000:00:04.0").portal, None);
+    }
+
+    #[test]
+    fn only_live_is_live_and_unknown_words_are_kept() {
+        let of = |text: &str| text.parse::<ControllerState>().expect("never fails");
+        assert!(of("live\n").is_live());
+        assert!(of("deleting (no IO)").is_going());
+        for text in ["new", "resetting", "connecting", "deleting", "dead", "suspended"] {
+            assert!(!of(text).is_live(), "{text}");
+            assert_eq!(of(text).to_string(), text);
+        }
+    }
+}

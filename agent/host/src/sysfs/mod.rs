@@ -1,0 +1,96 @@
+//! The NVMe topology as sysfs shows it.
+//!
+//! Comes in: the root of a sysfs tree (`/sys`, or a tree made by a test). Goes out: a [`Topology`], plain
+//! values with public fields, taken at one moment.
+//!
+//! Always holds:
+//! - Nothing is cached: each reading asks the kernel again.
+//! - An entry that vanishes while it is read is left out, as if the reading had come a moment later; an
+//!   entry that is there and cannot be read is listed in [`Topology::unreadable`], never left out in silence.
+//! - Only attributes that the kernel answers from memory are read. (`nuse`, since 6.8, asks the target and
+//!   can block.)
+
+mod attribute;
+mod controller;
+mod namespace;
+mod pinned;
+mod topology;
+
+pub(crate) use attribute::{Attribute, list};
+pub use controller::{Address, Controller, ControllerState, Incarnation};
+pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, Path};
+pub(crate) use pinned::PinnedDir;
+pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology, Unreadable};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::name::{ControllerName, SubsystemNqn};
+use crate::work::{self, WorkError};
+
+/// Where sysfs is. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Sysfs {
+    root: PathBuf,
+}
+
+impl Default for Sysfs {
+    fn default() -> Self {
+        Self::at("/sys")
+    }
+}
+
+impl Sysfs {
+    /// A sysfs tree at `root`; [`Sysfs::default`] is the host's at `/sys`.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The root of the tree.
+    pub fn root(&self) -> &std::path::Path {
+        &self.root
+    }
+
+    /// Reads the whole topology on the calling thread. A few reads per controller; no device I/O.
+    ///
+    /// # Errors
+    /// [`SysfsError`] when the tree itself cannot be listed. A host without any NVMe device, or without the
+    /// `nvme-core` module, has an empty topology.
+    pub fn read_blocking(&self) -> Result<Topology, SysfsError> {
+        topology::read(&self.root)
+    }
+
+    /// Reads the whole topology on a thread of its own.
+    ///
+    /// # Errors
+    /// As [`Sysfs::read_blocking`], and [`SysfsError::Work`] past the deadline.
+    pub async fn read(&self, deadline: Duration) -> Result<Topology, SysfsError> {
+        let sysfs = self.clone();
+        work::once("read sysfs", deadline, move || sysfs.read_blocking()).await?
+    }
+
+    /// Reads what belongs to one subsystem NQN: see [`Topology::view`].
+    ///
+    /// # Errors
+    /// As [`Sysfs::read`].
+    pub async fn view(&self, nqn: &SubsystemNqn, deadline: Duration) -> Result<SubsystemView, SysfsError> {
+        Ok(self.read(deadline).await?.view(nqn))
+    }
+
+    /// Path of a controller's directory.
+    pub(crate) fn controller_dir(&self, name: &ControllerName) -> PathBuf {
+        self.root.join("class/nvme").join(name.as_str())
+    }
+}
+
+/// Block devices that a `holders` directory names, and what could not be read of them.
+pub(crate) fn read_holders(root: &std::path::Path, dir: &std::path::Path) -> (Vec<Holder>, Vec<Unreadable>) {
+    let mut unreadable = Vec::new();
+    (namespace::read_holders(root, dir, &mut unreadable), unreadable)
+}
+
+impl From<WorkError> for SysfsError {
+    fn from(source: WorkError) -> Self {
+        Self::Work { source }
+    }
+}

@@ -1,0 +1,231 @@
+//! The topology as a whole, and the part of it that belongs to one subsystem.
+
+use std::collections::BTreeMap;
+use std::path::{Path as FsPath, PathBuf};
+
+use serde::Serialize;
+
+use super::attribute::list;
+use super::controller::{self, Controller};
+use super::namespace::{self, Namespace, NamespaceKind};
+use crate::name::{ControllerName, SubsystemNqn};
+use crate::work::WorkError;
+
+/// Why the topology could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum SysfsError {
+    /// A directory of the tree could not be listed.
+    #[error("cannot list {path}")]
+    List {
+        /// The directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The reading did not end in time.
+    #[error("cannot read sysfs")]
+    Work {
+        /// The cause.
+        #[source]
+        source: WorkError,
+    },
+}
+
+/// Something that is there and could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    /// The attribute or directory.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub error: String,
+}
+
+/// Whether the kernel makes one device of several paths by itself (`nvme_core.multipath`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NativeMultipath {
+    /// Yes.
+    On,
+    /// Switched off: each controller has its own device, dm-multipath may join them.
+    Off,
+    /// The kernel was built without it, or `nvme-core` is not loaded.
+    Absent,
+}
+
+/// All NVMe controllers and namespaces of this host at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Topology {
+    /// Native multipath or not.
+    pub multipath: NativeMultipath,
+    /// Every controller, by name.
+    pub controllers: Vec<Controller>,
+    /// Every namespace that can be opened, with the NQN of its subsystem.
+    pub namespaces: Vec<SubsystemNamespace>,
+    /// What was there and could not be read: with an entry here, "there is none" is not known.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A namespace and the subsystem that it belongs to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubsystemNamespace {
+    /// NQN of the subsystem, raw.
+    pub subsystem_nqn: String,
+    /// The namespace.
+    pub namespace: Namespace,
+}
+
+/// What belongs to one subsystem NQN.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SubsystemView {
+    /// The NQN that was asked for.
+    pub nqn: SubsystemNqn,
+    /// Native multipath or not.
+    pub multipath: NativeMultipath,
+    /// Controllers connected to it, with whatever host NQN.
+    pub controllers: Vec<Controller>,
+    /// Its namespaces.
+    pub namespaces: Vec<Namespace>,
+    /// What could not be read anywhere in the topology.
+    pub unreadable: Vec<Unreadable>,
+}
+
+impl SubsystemView {
+    /// Whether nothing of the subsystem is left on this host, and everything could be looked at.
+    pub fn is_proven_absent(&self) -> bool {
+        self.controllers.is_empty() && self.namespaces.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// The controller of a name.
+    pub fn controller(&self, name: &ControllerName) -> Option<&Controller> {
+        self.controllers.iter().find(|controller| controller.name == *name)
+    }
+}
+
+impl Topology {
+    /// What belongs to one subsystem NQN. A controller whose NQN is not readable yet (it is being made) is
+    /// in no view.
+    pub fn view(&self, nqn: &SubsystemNqn) -> SubsystemView {
+        let controllers =
+            self.controllers.iter().filter(|c| c.subsystem_nqn.as_deref() == Some(nqn.as_str()));
+        let namespaces = self.namespaces.iter().filter(|n| *nqn == *n.subsystem_nqn.as_str());
+        SubsystemView {
+            nqn: nqn.clone(),
+            multipath: self.multipath,
+            controllers: controllers.cloned().collect(),
+            namespaces: namespaces.map(|n| n.namespace.clone()).collect(),
+            unreadable: self.unreadable.clone(),
+        }
+    }
+
+    /// NQNs of all subsystems with a controller or namespace, raw, sorted, without repetition.
+    pub fn subsystem_nqns(&self) -> Vec<&str> {
+        let of_controllers = self.controllers.iter().filter_map(|c| c.subsystem_nqn.as_deref());
+        let of_namespaces = self.namespaces.iter().map(|n| n.subsystem_nqn.as_str());
+        let mut nqns: Vec<&str> = of_controllers.chain(of_namespaces).collect();
+        nqns.sort_unstable();
+        nqns.dedup();
+        nqns
+    }
+}
+
+/// Directories of one subsystem, before its namespaces are read.
+struct SubsystemDir {
+    nqn: String,
+    dir: PathBuf,
+    controllers: Vec<ControllerName>,
+}
+
+pub(super) fn read(root: &FsPath) -> Result<Topology, SysfsError> {
+    let mut unreadable = Vec::new();
+    let subsystems = read_subsystems(root, &mut unreadable)?;
+    let mut subsystem_of: BTreeMap<&ControllerName, String> = BTreeMap::new();
+    for subsystem in &subsystems {
+        let name = subsystem.dir.file_name().unwrap_or_default().to_string_lossy();
+        subsystem_of.extend(subsystem.controllers.iter().map(|c| (c, name.clone().into_owned())));
+    }
+    let class = root.join("class/nvme");
+    let controllers = listed(&class)?
+        .into_iter()
+        .filter_map(|name| ControllerName::parse(&name).ok())
+        .filter_map(|name| {
+            let subsystem = subsystem_of.get(&name).cloned();
+            controller::read(&class, name, subsystem, &mut unreadable)
+        })
+        .collect();
+    let mut namespaces = Vec::new();
+    for subsystem in &subsystems {
+        for namespace in read_namespaces(root, subsystem, &mut unreadable)? {
+            namespaces.push(SubsystemNamespace { subsystem_nqn: subsystem.nqn.clone(), namespace });
+        }
+    }
+    Ok(Topology { multipath: read_multipath(root), controllers, namespaces, unreadable })
+}
+
+fn listed(dir: &FsPath) -> Result<Vec<String>, SysfsError> {
+    list(dir).map_err(|source| SysfsError::List { path: dir.to_owned(), source })
+}
+
+fn read_multipath(root: &FsPath) -> NativeMultipath {
+    match std::fs::read_to_string(root.join("module/nvme_core/parameters/multipath")) {
+        Ok(text) if text.trim() == "Y" => NativeMultipath::On,
+        Ok(_) => NativeMultipath::Off,
+        Err(_) => NativeMultipath::Absent,
+    }
+}
+
+fn read_subsystems(root: &FsPath, unreadable: &mut Vec<Unreadable>) -> Result<Vec<SubsystemDir>, SysfsError> {
+    let class = root.join("class/nvme-subsystem");
+    let mut subsystems = Vec::new();
+    for name in listed(&class)? {
+        let dir = class.join(&name);
+        let Some(nqn) = (super::Attribute { dir: dir.clone(), unreadable }).text("subsysnqn") else {
+            continue;
+        };
+        let controllers = listed(&dir)?.iter().filter_map(|name| ControllerName::parse(name).ok()).collect();
+        subsystems.push(SubsystemDir { nqn, dir, controllers });
+    }
+    Ok(subsystems)
+}
+
+/// Heads lie in the subsystem's directory, paths and bare devices in their controller's.
+fn read_namespaces(
+    root: &FsPath,
+    subsystem: &SubsystemDir,
+    unreadable: &mut Vec<Unreadable>,
+) -> Result<Vec<Namespace>, SysfsError> {
+    let mut bare = Vec::new();
+    // (head's name, path): `nvme0c1n2` is a path of `nvme0n2`.
+    let mut paths = Vec::new();
+    for controller in &subsystem.controllers {
+        let dir = root.join("class/nvme").join(controller.as_str());
+        for name in listed(&dir)? {
+            let device = dir.join(&name);
+            if let Some(through) = namespace::path_controller(&name) {
+                let head = head_of(&name);
+                paths.extend(namespace::read_path(&device, &name, through, unreadable).map(|p| (head, p)));
+            } else if namespace::is_namespace(&name) {
+                let ana_state = namespace::read_ana(&device, unreadable);
+                let kind = NamespaceKind::Bare { controller: controller.clone(), ana_state };
+                bare.extend(namespace::read(root, &device, &name, kind, unreadable));
+            }
+        }
+    }
+    let mut namespaces = Vec::new();
+    for name in listed(&subsystem.dir)?.into_iter().filter(|name| namespace::is_namespace(name)) {
+        let (own, others) = paths.into_iter().partition(|(head, _)| *head == name);
+        paths = others;
+        let own: Vec<(String, namespace::Path)> = own;
+        let kind = NamespaceKind::Head { paths: own.into_iter().map(|(_, path)| path).collect() };
+        namespaces.extend(namespace::read(root, &subsystem.dir.join(&name), &name, kind, unreadable));
+    }
+    namespaces.append(&mut bare);
+    Ok(namespaces)
+}
+
+/// `nvme0c1n2` → `nvme0n2`.
+fn head_of(path: &str) -> String {
+    let Some((subsystem, rest)) = path.split_once('c') else { return path.to_owned() };
+    let namespace = rest.split_once('n').map_or("", |(_, namespace)| namespace);
+    format!("{subsystem}n{namespace}")
+}

@@ -1,0 +1,187 @@
+//! Kernel calls that may block for ever, on threads of their own.
+//!
+//! Comes in: a closure, a key that says what it acts on, a deadline. Goes out: its result, or the fact that
+//! it is still running.
+//!
+//! Always holds:
+//! - One thread per piece of work: a call in D state costs one thread, never a place in a pool.
+//! - At most one piece of work per key: a wedged device cannot collect threads, the second caller is told
+//!   since when the first has been running.
+//! - A thread whose caller has gone away finishes; what it returns is dropped on its own thread.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+/// Why a piece of blocking work gave no result.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// The deadline passed; the thread goes on by itself.
+    #[error("{what} has not finished within {deadline:?}; it goes on in the background")]
+    Overdue {
+        /// What was being done, for the reader.
+        what: String,
+        /// The deadline that passed.
+        deadline: Duration,
+    },
+    /// An earlier piece of work on the same key has not finished yet.
+    #[error("{what} is still running since {:.1} s; not started again", running.as_secs_f64())]
+    Busy {
+        /// What was being done, for the reader.
+        what: String,
+        /// For how long the earlier one has been running.
+        running: Duration,
+    },
+    /// The operating system gave no thread.
+    #[error("cannot start a thread for {what}")]
+    Spawn {
+        /// What was to be done.
+        what: String,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The work panicked. Its result is unknown.
+    #[error("{what} ended without a result")]
+    Lost {
+        /// What was being done.
+        what: String,
+    },
+}
+
+/// Runs blocking work by key. Cheap to clone; clones share the keys.
+#[derive(Debug, Clone, Default)]
+pub struct Workers {
+    running: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+/// Takes the key out of the table when the work ends, also by panic.
+struct Slot {
+    workers: Workers,
+    key: String,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.workers.table().remove(&self.key);
+    }
+}
+
+impl Workers {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
+        // The table is consistent at every point where a holder could panic.
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claim(&self, key: &str) -> Result<Slot, WorkError> {
+        let mut table = self.table();
+        if let Some(since) = table.get(key) {
+            return Err(WorkError::Busy { what: key.to_owned(), running: since.elapsed() });
+        }
+        table.insert(key.to_owned(), Instant::now());
+        Ok(Slot { workers: self.clone(), key: key.to_owned() })
+    }
+
+    /// What is running now, with its age: for an operator who wants to know what is stuck.
+    pub fn running(&self) -> Vec<(String, Duration)> {
+        self.table().iter().map(|(key, since)| (key.clone(), since.elapsed())).collect()
+    }
+
+    /// Runs `work` on a thread of its own and waits for it at most `deadline`. `key` says what is done and
+    /// on what, such as `read 259:1`; it appears in errors.
+    ///
+    /// # Errors
+    /// [`WorkError`]; after `Overdue` the work goes on and holds its key until it ends.
+    pub async fn run<T, F>(&self, key: &str, deadline: Duration, work: F) -> Result<T, WorkError>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let slot = self.claim(key)?;
+        let (sender, receiver) = oneshot::channel();
+        spawn(key, move || {
+            let result = work();
+            // The key is free before the caller hears of it, so that its next call is not refused.
+            drop(slot);
+            let _ = sender.send(result);
+        })?;
+        match tokio::time::timeout(deadline, receiver).await {
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) => Err(WorkError::Lost { what: key.to_owned() }),
+            Err(_) => Err(WorkError::Overdue { what: key.to_owned(), deadline }),
+        }
+    }
+}
+
+/// Runs `work` on a thread of its own, without a key: for work whose number is bounded in another way.
+///
+/// # Errors
+/// [`WorkError`] as for [`Workers::run`], but never `Busy`.
+pub async fn once<T, F>(what: &str, deadline: Duration, work: F) -> Result<T, WorkError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let (sender, receiver) = oneshot::channel();
+    spawn(what, move || {
+        let _ = sender.send(work());
+    })?;
+    match tokio::time::timeout(deadline, receiver).await {
+        Ok(Ok(result)) => Ok(result),
+        Ok(Err(_)) => Err(WorkError::Lost { what: what.to_owned() }),
+        Err(_) => Err(WorkError::Overdue { what: what.to_owned(), deadline }),
+    }
+}
+
+/// Starts a named thread that nobody waits for.
+pub(crate) fn spawn(what: &str, work: impl FnOnce() + Send + 'static) -> Result<(), WorkError> {
+    // Linux shows 15 bytes of a thread's name.
+    let name: String = what.chars().filter(|c| *c != '\0').take(15).collect();
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(work)
+        .map(drop)
+        .map_err(|source| WorkError::Spawn { what: what.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_blocked_call_is_reported_and_not_started_twice() {
+        let workers = Workers::new();
+        let (release, blocked) = mpsc::channel::<()>();
+        let first = workers.run("read 259:1", SHORT, move || blocked.recv().is_ok()).await;
+        assert!(matches!(first, Err(WorkError::Overdue { .. })), "{first:?}");
+        let second = workers.run("read 259:1", LONG, || true).await;
+        assert!(matches!(second, Err(WorkError::Busy { .. })), "{second:?}");
+        assert!(workers.run("read 259:2", LONG, || true).await.expect("another key is free"));
+        assert_eq!(workers.running().len(), 1);
+        release.send(()).expect("the thread waits");
+        let deadline = Instant::now() + LONG;
+        while !workers.running().is_empty() {
+            assert!(Instant::now() < deadline, "the key was never given back");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_gives_the_key_back_and_no_result() {
+        let workers = Workers::new();
+        let lost = workers.run("fails", LONG, || panic!("on purpose")).await;
+        assert!(matches!(lost, Err(WorkError::Lost { .. })));
+        assert_eq!(workers.run("fails", LONG, || 1).await.expect("free again"), 1);
+    }
+}
