@@ -1,0 +1,405 @@
+//! The operations, over RouterOS' REST API.
+//!
+//! In come calls of [`Rds`]; out go requests. Each operation reads first, writes only what differs, and reads
+//! again before it says success. Each runs in a task of its own and to its end, whether or not its caller waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::{HostNqn, VolumeId};
+use reqwest::Method;
+use serde_json::Value;
+
+use super::access::{Step, Wish, WouldAdmitEverybody, next_step};
+use super::error::{RdsError, Way};
+use super::gate::Priority;
+use super::list::{Freshness, Lister};
+use super::metrics::Op;
+use super::per_volume::{Held, PerVolume};
+use super::volume::{Inventory, Naming, Volume, item_shaped};
+use super::wire::{Endpoint, EndpointError, Request, Wire};
+use super::{Admission, HostAcl, NewVolume, Rds, SystemResource};
+
+/// The longest way of [`next_step`] has two steps; more would mean that somebody else writes too.
+const STEPS_MAX: usize = 4;
+
+/// An RDS, how to reach it and how to use it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// How to reach it.
+    pub endpoint: Endpoint,
+    /// Where our volumes are.
+    pub naming: Naming,
+    /// The TCP port at which volumes are exported.
+    pub port: u16,
+    /// How it limits which hosts may connect.
+    pub host_acl: HostAcl,
+    /// How long a write without an answer may still take effect. MikroTik documents that a REST command is
+    /// given up after 60 s.
+    pub settle: Duration,
+}
+
+/// An RDS over its REST API. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RestRds {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    wire: Arc<Wire>,
+    lister: Arc<Lister>,
+    volumes: PerVolume,
+    naming: Naming,
+    port: u16,
+    host_acl: HostAcl,
+    settle: Duration,
+}
+
+impl RestRds {
+    /// Prepares everything; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// If the URL, the CA file or the password file cannot be used.
+    pub fn new(config: Config) -> Result<Self, EndpointError> {
+        let Config { endpoint, naming, port, host_acl, settle } = config;
+        let wire = Arc::new(Wire::new(endpoint)?);
+        let lister = Arc::new(Lister::new(Arc::clone(&wire), naming.clone()));
+        let volumes = PerVolume::default();
+        Ok(Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, host_acl, settle }) })
+    }
+
+    /// Runs an operation to its end, however long its caller waits.
+    async fn to_the_end<T, F>(
+        &self,
+        what: &str,
+        operation: impl FnOnce(Arc<Inner>) -> F,
+    ) -> Result<T, RdsError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, RdsError>> + Send + 'static,
+    {
+        let ended = tokio::spawn(operation(Arc::clone(&self.inner))).await;
+        self.inner.volumes.tidy(self.inner.settle);
+        // The task panicked, or the runtime stops: what the RDS did is not known.
+        ended.unwrap_or_else(|error| Err(RdsError::unreachable(what, Way::Lost, error)))
+    }
+}
+
+#[tonic::async_trait]
+impl Rds for RestRds {
+    async fn volumes(&self, priority: Priority, freshness: Freshness) -> Result<Arc<Inventory>, RdsError> {
+        self.inner.lister.get(priority, freshness).await
+    }
+
+    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+        let new = new.clone();
+        self.to_the_end("create a volume", async move |rds: Arc<Inner>| rds.create(&new).await).await
+    }
+
+    async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
+        let id = id.clone();
+        self.to_the_end("delete a volume", async move |rds: Arc<Inner>| rds.delete(&id).await).await
+    }
+
+    async fn allow(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let (id, host) = (id.clone(), host.clone());
+        self.to_the_end("allow a host", async move |rds: Arc<Inner>| rds.allow(&id, host, priority).await)
+            .await
+    }
+
+    async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let (id, host) = (id.clone(), host.clone());
+        self.to_the_end("deny a host", async move |rds: Arc<Inner>| rds.deny(&id, host, priority).await).await
+    }
+
+    async fn set_export(&self, id: &VolumeId, on: bool, priority: Priority) -> Result<(), RdsError> {
+        let id = id.clone();
+        let wish = if on { Wish::Export } else { Wish::Hide };
+        self.to_the_end("switch an export", async move |rds: Arc<Inner>| {
+            let mut held = rds.volumes.hold(&id).await;
+            rds.fulfil(&mut held, &id, &wish, priority).await.map(drop)
+        })
+        .await
+    }
+
+    async fn resource(&self) -> Result<SystemResource, RdsError> {
+        self.inner.resource().await
+    }
+}
+
+impl Inner {
+    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+        let mut held = self.volumes.hold(&new.id).await;
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        if inventory.find(&new.id)?.is_none() {
+            self.add_disk(new, &inventory).await?;
+        }
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        let made = inventory.get(&new.id)?;
+        self.check(made, new)?;
+        match self.host_acl {
+            HostAcl::List => Ok(made.clone()),
+            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Export, Priority::List).await,
+        }
+    }
+
+    /// Adds the disk item, unless something is in its place.
+    async fn add_disk(&self, new: &NewVolume, inventory: &Inventory) -> Result<(), RdsError> {
+        let (id, file_name) = (&new.id, self.naming.file_name(&new.id));
+        if let Some(slot) = inventory.foreign_user_of(&file_name) {
+            return Err(RdsError::conflict(
+                id,
+                format!("its file {file_name} backs the foreign disk {slot}"),
+            ));
+        }
+        // RouterOS takes a file that is there as it is: the new volume would show somebody's old data.
+        if let Some(file) = self.find_file(&file_name).await? {
+            let problem = format!(
+                "file {file_name} ({file}) is there without a disk: finish the deletion it is left of, or move it away"
+            );
+            return Err(RdsError::conflict(id, problem));
+        }
+        // With lists, nobody is on the list yet, so exporting now would admit everybody.
+        let export = if self.host_acl == HostAcl::None { "yes" } else { "no" };
+        let properties = [
+            ("type", "file".to_owned()),
+            ("slot", id.to_string()),
+            ("file-path", self.naming.file_path(id)),
+            ("file-size", new.size.0.to_string()),
+            ("mount-filesystem", "no".to_owned()),
+            ("nvme-tcp-export", export.to_owned()),
+            ("nvme-tcp-server-port", self.port.to_string()),
+            ("nvme-tcp-server-nqn", self.naming.nqn(id)),
+        ];
+        let body = properties.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
+        let request = Request {
+            op: Op::AddDisk,
+            method: Method::PUT,
+            path: "disk".to_owned(),
+            query: vec![],
+            body: Some(body.collect()),
+            what: format!("add volume {id}"),
+        };
+        match self.write(Priority::List, &request).await {
+            Ok(_) => Ok(()),
+            // An earlier attempt whose answer was lost may have come in between: then it is there now.
+            Err(refused @ RdsError::Refused { .. }) => {
+                let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+                if inventory.find(id)?.is_some() { Ok(()) } else { Err(refused) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// That the volume on the RDS is the one asked for.
+    fn check(&self, found: &Volume, new: &NewVolume) -> Result<(), RdsError> {
+        let conflict = |problem: String| Err(RdsError::conflict(&new.id, problem));
+        self.check_name(found)?;
+        if found.size != new.size {
+            return conflict(format!("it exists with {}, not {}", found.size, new.size));
+        }
+        if let Some(port) = found.port.filter(|port| *port != self.port) {
+            return conflict(format!("it exists with port {port}, not {}", self.port));
+        }
+        if found.mountable {
+            return conflict("it exists with mount-filesystem=yes, so RouterOS may write to it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// That the volume has the NQN by which hosts know it.
+    fn check_name(&self, found: &Volume) -> Result<(), RdsError> {
+        let expected = self.naming.nqn(&found.id);
+        if found.nqn == expected {
+            return Ok(());
+        }
+        Err(RdsError::conflict(&found.id, format!("it exists with NQN {}, not {expected}", found.nqn)))
+    }
+
+    async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
+        let mut held = self.volumes.hold(id).await;
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        let file_name = self.naming.file_name(id);
+        if inventory.find(id)?.is_some() {
+            let volume = self.fulfil(&mut held, id, &Wish::Hide, Priority::List).await?;
+            self.remove(Op::RemoveDisk, "disk", &volume.item, &format!("remove the disk of volume {id}"))
+                .await?;
+        }
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        if inventory.find(id)?.is_some() {
+            return Err(RdsError::malformed(
+                &format!("remove volume {id}"),
+                "it was said to be removed, and is there",
+            ));
+        }
+        if let Some(slot) = inventory.foreign_user_of(&file_name) {
+            return Err(RdsError::conflict(
+                id,
+                format!("its file {file_name} backs the foreign disk {slot}"),
+            ));
+        }
+        if let Some(file) = self.find_file(&file_name).await? {
+            self.remove(Op::RemoveFile, "file", &file, &format!("remove file {file_name}")).await?;
+            if self.find_file(&file_name).await?.is_some() {
+                let what = format!("remove file {file_name}");
+                return Err(RdsError::malformed(&what, "it was said to be removed, and is there"));
+            }
+        }
+        held.clear();
+        Ok(())
+    }
+
+    /// Deletes an item; one that is gone already is as good (the caller looks afterwards in any case).
+    async fn remove(&self, op: Op, menu: &str, item: &str, what: &str) -> Result<(), RdsError> {
+        let path = format!("{menu}/{item}");
+        let request =
+            Request { op, method: Method::DELETE, path, query: vec![], body: None, what: what.to_owned() };
+        match self.write(Priority::List, &request).await {
+            Ok(_) | Err(RdsError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The item number of a file, or `None` if the RDS has said that there is none of exactly this name.
+    async fn find_file(&self, name: &str) -> Result<Option<String>, RdsError> {
+        let what = format!("list file {name}");
+        let request = Request {
+            op: Op::ListFiles,
+            method: Method::GET,
+            path: "file".to_owned(),
+            query: vec![("name", name.to_owned()), (".proplist", ".id,name,type".to_owned())],
+            body: None,
+            what: what.clone(),
+        };
+        let turn = self.wire.turn(Priority::List, request.op, &what).await?;
+        let answer = self.wire.send(&turn, &request).await?;
+        let files = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
+        let field = |file: &Value, name: &str| file.get(name).and_then(Value::as_str).map(str::to_owned);
+        let Some(file) = files.iter().find(|file| field(file, "name").as_deref() == Some(name)) else {
+            return Ok(None);
+        };
+        if field(file, "type").as_deref() == Some("directory") {
+            return Err(RdsError::malformed(&what, "it is a directory"));
+        }
+        let item = field(file, ".id").filter(|item| item_shaped(item));
+        item.map(Some).ok_or_else(|| RdsError::malformed(&what, format!("{file} has no .id")))
+    }
+
+    async fn allow(&self, id: &VolumeId, host: HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let mut held = self.volumes.hold(id).await;
+        let (wish, admission) = match self.host_acl {
+            HostAcl::None => (Wish::Export, Admission::NotEnforced),
+            HostAcl::List => (Wish::Allow(host), Admission::Enforced),
+        };
+        self.fulfil(&mut held, id, &wish, priority).await?;
+        Ok(admission)
+    }
+
+    async fn deny(&self, id: &VolumeId, host: HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        if self.host_acl == HostAcl::None {
+            return Ok(Admission::NotEnforced);
+        }
+        let mut held = self.volumes.hold(id).await;
+        self.fulfil(&mut held, id, &Wish::Deny(host), priority).await?;
+        Ok(Admission::Enforced)
+    }
+
+    /// Reads, and writes step by step, until the volume as read shows the wish; gives it as last read.
+    async fn fulfil(
+        &self,
+        held: &mut Held,
+        id: &VolumeId,
+        wish: &Wish,
+        priority: Priority,
+    ) -> Result<Volume, RdsError> {
+        if self.host_acl == HostAcl::List && matches!(wish, Wish::Allow(_) | Wish::Export) {
+            held.cannot_open(id, self.settle)?;
+        }
+        let mut volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
+        for _ in 0..STEPS_MAX {
+            let Some(step) = self.next_step(&volume, wish)? else {
+                match wish {
+                    Wish::Deny(host) => held.cannot_admit(id, Some(host), self.settle)?,
+                    Wish::Hide => held.cannot_admit(id, None, self.settle)?,
+                    Wish::Allow(_) | Wish::Export => self.check_name(&volume)?,
+                }
+                return Ok(volume);
+            };
+            self.set(held, &volume, &step, priority).await?;
+            volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
+            if !step.taken(&volume) {
+                let problem = format!("it was said to be done, and the RDS shows {volume:?}");
+                return Err(RdsError::malformed(&format!("set {step:?} on volume {id}"), problem));
+            }
+        }
+        Err(RdsError::conflict(id, format!("somebody else changes it too: {wish:?} did not come to rest")))
+    }
+
+    fn next_step(&self, volume: &Volume, wish: &Wish) -> Result<Option<Step>, RdsError> {
+        match (self.host_acl, wish) {
+            // Without lists, exporting to everybody is what is meant.
+            (HostAcl::None, Wish::Export) => Ok((!volume.exported).then_some(Step::Export(true))),
+            _ => next_step(volume, wish).map_err(|WouldAdmitEverybody| {
+                RdsError::conflict(
+                    &volume.id,
+                    "its list of hosts is empty: exported, it would admit everybody",
+                )
+            }),
+        }
+    }
+
+    async fn set(
+        &self,
+        held: &mut Held,
+        volume: &Volume,
+        step: &Step,
+        priority: Priority,
+    ) -> Result<(), RdsError> {
+        let request = Request {
+            op: Op::SetDisk,
+            method: Method::PATCH,
+            path: format!("disk/{}", volume.item),
+            query: vec![],
+            body: Some(step.properties()),
+            what: format!("set {step:?} on volume {}", volume.id),
+        };
+        let written = self.write(priority, &request).await;
+        if let Err(error) = &written
+            && error.outcome_unknown()
+        {
+            held.doubt(step.clone());
+        }
+        tracing::info!(volume = %volume.id, ?step, outcome = written.as_ref().err().map_or("ok", RdsError::label), "RDS disk set");
+        written.map(drop)
+    }
+
+    /// Sends a write, and makes sure that no list begun before its end serves anybody after.
+    async fn write(&self, priority: Priority, request: &Request) -> Result<Value, RdsError> {
+        let turn = self.wire.turn(priority, request.op, &request.what).await?;
+        self.lister.wrote();
+        let answer = self.wire.send(&turn, request).await;
+        self.lister.wrote();
+        answer
+    }
+
+    async fn resource(&self) -> Result<SystemResource, RdsError> {
+        let what = "read the system resource";
+        let request = Request {
+            op: Op::Resource,
+            method: Method::GET,
+            path: "system/resource".to_owned(),
+            query: vec![],
+            body: None,
+            what: what.to_owned(),
+        };
+        let turn = self.wire.turn(Priority::List, request.op, what).await?;
+        let answer = self.wire.send(&turn, &request).await?;
+        // Documented as a list of one, given as an object by newer versions.
+        let item = answer.as_array().and_then(|items| items.first()).unwrap_or(&answer);
+        let field = |name: &str| item.get(name).and_then(Value::as_str);
+        let version = field("version").ok_or_else(|| RdsError::malformed(what, "it has no version"))?;
+        let board = field("board-name").unwrap_or_default();
+        Ok(SystemResource { version: version.to_owned(), board: board.to_owned() })
+    }
+}

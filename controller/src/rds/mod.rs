@@ -1,0 +1,143 @@
+//! The RDS as the controller sees it: a few operations on volumes, each proven by what the RDS shows afterwards.
+//!
+//! In come volume ids, sizes and host NQNs; out go requests to RouterOS' REST API, and answers whose kind is
+//! certain. What always holds: success means that the RDS was read after the last write and showed it; absence
+//! is said only where the RDS itself said so; operations on one volume do not interleave; and an operation once
+//! begun goes on to its end even if its caller has gone.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `args` | the options |
+//! | `client` | [`RestRds`]: create, delete, access, probe |
+//! | `access` | who may connect: the pure plan |
+//! | `per_volume` | one operation at a time, and writes in doubt |
+//! | `list` | the shared list of disks |
+//! | `volume` | what the list says, and what of it is ours |
+//! | `wire` | one request, its deadline and its errors |
+//! | `gate` | one request at a time, the most urgent first |
+//! | `trust` | CA or pinned certificate |
+
+use std::sync::Arc;
+
+use cleat_core::{HostNqn, VolumeId};
+
+mod access;
+mod args;
+mod client;
+mod error;
+mod gate;
+mod list;
+mod metrics;
+mod per_volume;
+#[cfg(test)]
+mod tests;
+mod trust;
+mod volume;
+mod wire;
+
+pub use args::{ArgsError, RdsArgs};
+pub use client::{Config, RestRds};
+pub use error::{Cause, RdsError, Way};
+pub use gate::Priority;
+pub use list::Freshness;
+pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
+pub use volume::{ByteSize, Inventory, Naming, NamingError, Volume};
+pub use wire::{Endpoint, EndpointError};
+
+/// How the RDS limits which hosts may connect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum HostAcl {
+    /// Not at all: whoever reaches the portal may connect.
+    None,
+    /// By a comma-separated list of host NQNs on each disk.
+    #[default]
+    List,
+}
+
+/// What a change of the list of hosts has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The RDS shows a list that says so.
+    Enforced,
+    /// The RDS has no lists: nothing keeps any host out, and nothing was proven.
+    NotEnforced,
+}
+
+/// A volume to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewVolume {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its size: exactly this is made.
+    pub size: ByteSize,
+}
+
+/// What the RDS says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemResource {
+    /// The RouterOS version, such as `7.24 (stable)`.
+    pub version: String,
+    /// The board's name, empty where there is none.
+    pub board: String,
+}
+
+/// The operations on an RDS.
+#[tonic::async_trait]
+pub trait Rds: Send + Sync + 'static {
+    /// All volumes.
+    ///
+    /// # Errors
+    /// If the RDS did not give a list that can be read.
+    async fn volumes(&self, priority: Priority, freshness: Freshness) -> Result<Arc<Inventory>, RdsError>;
+
+    /// One volume.
+    ///
+    /// # Errors
+    /// [`RdsError::NotFound`] if the RDS has said that it has none.
+    async fn volume(
+        &self,
+        id: &VolumeId,
+        priority: Priority,
+        freshness: Freshness,
+    ) -> Result<Volume, RdsError> {
+        self.volumes(priority, freshness).await?.get(id).cloned()
+    }
+
+    /// Makes a volume. One that is there already with the same size is success.
+    ///
+    /// # Errors
+    /// [`RdsError::Conflict`] if something else is there: another size, a foreign disk, a file left behind.
+    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError>;
+
+    /// Deletes a volume and its data. One that is not there is success.
+    ///
+    /// # Errors
+    /// [`RdsError::Conflict`] if what is there is not ours, or its file is in use by another disk.
+    async fn delete(&self, id: &VolumeId) -> Result<(), RdsError>;
+
+    /// Lets a host connect.
+    ///
+    /// # Errors
+    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume.
+    async fn allow(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
+
+    /// Keeps a host from connecting. This alone does not stop one that is connected, unless it is the last: with
+    /// nobody left on the list the export goes off.
+    ///
+    /// # Errors
+    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
+    /// earlier write without an answer could let it in again.
+    async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
+
+    /// Switches the export on or off.
+    ///
+    /// # Errors
+    /// [`RdsError::Conflict`] if it is to go on and, the list being empty, everybody would be admitted.
+    async fn set_export(&self, id: &VolumeId, on: bool, priority: Priority) -> Result<(), RdsError>;
+
+    /// What the RDS says of itself: also the way to see whether it can be reached and knows our user.
+    ///
+    /// # Errors
+    /// If it does not answer properly.
+    async fn resource(&self) -> Result<SystemResource, RdsError>;
+}

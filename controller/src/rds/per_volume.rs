@@ -1,0 +1,141 @@
+//! What this process remembers of each volume between operations: whose turn it is, and which writes are in doubt.
+//!
+//! In come operations on a volume, one at a time for each; out go their exclusivity and the doubts about them. A
+//! write whose answer was lost may have been queued inside the RDS and take effect after later writes, so until
+//! that can no longer be, nothing that it could undo is proven.
+//!
+//! The memory ends with the process: after a restart, a write of the process before may be in doubt unnoticed.
+//! The operation that it belonged to was not acknowledged either, and is repeated and read back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleat_core::{HostNqn, VolumeId};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+use super::access::Step;
+use super::error::RdsError;
+
+/// Doubts beyond this many per volume replace the oldest; each is worth some seconds of an unreachable RDS.
+const DOUBTS_MAX: usize = 64;
+
+/// Turns and doubts by volume.
+#[derive(Debug, Default)]
+pub(super) struct PerVolume {
+    volumes: Mutex<HashMap<VolumeId, Arc<tokio::sync::Mutex<Memory>>>>,
+}
+
+/// The exclusive use of one volume.
+pub(super) type Held = OwnedMutexGuard<Memory>;
+
+/// What is remembered of one volume.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    doubts: Vec<(Instant, Step)>,
+}
+
+impl PerVolume {
+    /// Waits until no other operation works on this volume.
+    pub(super) async fn hold(&self, volume: &VolumeId) -> Held {
+        let memory = Arc::clone(self.lock().entry(volume.clone()).or_default());
+        memory.lock_owned().await
+    }
+
+    /// Forgets volumes that nobody works on and nothing is in doubt about.
+    pub(super) fn tidy(&self, settle: Duration) {
+        self.lock().retain(|_, memory| match Arc::get_mut(memory) {
+            None => true,
+            Some(memory) => {
+                let memory = memory.get_mut();
+                memory.settle(settle);
+                !memory.doubts.is_empty()
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Arc<tokio::sync::Mutex<Memory>>>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Remembers a write whose answer was lost.
+    pub(super) fn doubt(&mut self, step: Step) {
+        if self.doubts.len() == DOUBTS_MAX {
+            self.doubts.remove(0);
+        }
+        self.doubts.push((Instant::now(), step));
+    }
+
+    /// The volume is gone, and its doubts with it.
+    pub(super) fn clear(&mut self) {
+        self.doubts.clear();
+    }
+
+    /// That no write in doubt could admit the host (`None`: anybody) any more.
+    pub(super) fn cannot_admit(
+        &mut self,
+        volume: &VolumeId,
+        host: Option<&HostNqn>,
+        settle: Duration,
+    ) -> Result<(), RdsError> {
+        self.no_doubt(volume, settle, |step| step.could_admit(host))
+    }
+
+    /// That no write in doubt could open the volume to everybody any more.
+    pub(super) fn cannot_open(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
+        self.no_doubt(volume, settle, Step::could_open)
+    }
+
+    fn no_doubt(
+        &mut self,
+        volume: &VolumeId,
+        settle: Duration,
+        matters: impl Fn(&Step) -> bool,
+    ) -> Result<(), RdsError> {
+        self.settle(settle);
+        match self.doubts.iter().rev().find(|(_, step)| matters(step)) {
+            None => Ok(()),
+            Some((at, step)) => Err(RdsError::InDoubt {
+                volume: volume.clone(),
+                earlier: format!("{step:?}"),
+                wait: settle.saturating_sub(at.elapsed()),
+            }),
+        }
+    }
+
+    fn settle(&mut self, settle: Duration) {
+        self.doubts.retain(|(at, _)| at.elapsed() < settle);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_in_doubt_matters_to_what_it_could_undo_until_it_has_settled() {
+        let settle = Duration::from_secs(60);
+        let (all, volume) = (PerVolume::default(), VolumeId::new("v").unwrap());
+        let host = |name: &str| HostNqn::new(name).unwrap();
+        let (a, b) = (host("nqn.2026-01.test:a"), host("nqn.2026-01.test:b"));
+        let mut held = all.hold(&volume).await;
+        held.doubt(Step::Hosts([a.as_str().to_owned()].into()));
+        assert!(held.cannot_admit(&volume, Some(&a), settle).is_err());
+        assert!(held.cannot_admit(&volume, Some(&b), settle).is_ok());
+        assert!(held.cannot_open(&volume, settle).is_ok());
+        held.doubt(Step::Hosts([].into()));
+        assert!(held.cannot_admit(&volume, Some(&b), settle).is_err());
+        assert!(held.cannot_open(&volume, settle).is_err());
+        drop(held);
+        all.tidy(settle);
+        assert_eq!(all.lock().len(), 1);
+        tokio::time::advance(settle).await;
+        assert!(all.hold(&volume).await.cannot_admit(&volume, Some(&a), settle).is_ok());
+        all.tidy(settle);
+        assert_eq!(all.lock().len(), 0);
+    }
+}

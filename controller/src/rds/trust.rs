@@ -1,0 +1,216 @@
+//! Whom to take for the RDS: a CA's word, or one certificate known by its fingerprint.
+//!
+//! In come a PEM file or a SHA-256 fingerprint; out goes a rustls configuration. A pinned certificate need not
+//! be signed by anybody, carry the right name or be in its time: it is known. But the handshake's signature is
+//! verified all the same, for a certificate is public and only its private key proves who is there.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use sha2::{Digest as _, Sha256};
+
+/// The SHA-256 of a certificate in DER.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+/// Why a text is not a fingerprint.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("fingerprint {0:?} is not 64 hexadecimal digits (colons allowed)")]
+pub struct NotAFingerprint(String);
+
+impl FromStr for Fingerprint {
+    type Err = NotAFingerprint;
+
+    fn from_str(text: &str) -> Result<Self, NotAFingerprint> {
+        let wrong = || NotAFingerprint(text.to_owned());
+        let digits: String = text.chars().filter(|c| *c != ':').collect();
+        if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(wrong());
+        }
+        let mut bytes = [0; 32];
+        for (byte, pair) in bytes.iter_mut().zip(digits.as_bytes().chunks(2)) {
+            let pair = std::str::from_utf8(pair).map_err(|_| wrong())?;
+            *byte = u8::from_str_radix(pair, 16).map_err(|_| wrong())?;
+        }
+        Ok(Self(bytes))
+    }
+}
+
+impl Fingerprint {
+    /// The fingerprint of a certificate.
+    pub fn of(certificate: &CertificateDer<'_>) -> Self {
+        Self(Sha256::digest(certificate.as_ref()).into())
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// Whom to take for the RDS.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Whoever has a certificate for the dialled name from a CA in this PEM file.
+    Ca(PathBuf),
+    /// Whoever has the private key of this certificate.
+    Pinned(Fingerprint),
+    /// Anybody, without encryption: for tests on the loopback.
+    Plaintext,
+}
+
+/// Why no TLS configuration can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// The CA file cannot be read or holds no certificate.
+    #[error("CA file {} cannot be used", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// A certificate in the CA file cannot be a root, or rustls does not take the configuration.
+    #[error("TLS to the RDS cannot be set up")]
+    Config(#[from] rustls::Error),
+    /// The CA file is empty.
+    #[error("CA file {} holds no certificate", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Trust {
+    /// The TLS configuration, or `None` for plaintext.
+    ///
+    /// # Errors
+    /// If the CA file cannot be used.
+    pub fn tls_config(&self) -> Result<Option<ClientConfig>, TrustError> {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()?;
+        let mut config = match self {
+            Self::Plaintext => return Ok(None),
+            Self::Ca(path) => builder.with_root_certificates(roots(path)?),
+            Self::Pinned(fingerprint) => {
+                let verifier = PinnedVerifier { fingerprint: *fingerprint, provider };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        }
+        .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Some(config))
+    }
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TrustError> {
+    let unusable = |source| TrustError::File { path: path.to_owned(), source };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(unusable)? {
+        roots.add(certificate.map_err(unusable)?)?;
+    }
+    if roots.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(roots) }
+}
+
+#[derive(Debug)]
+struct PinnedVerifier {
+    fingerprint: Fingerprint,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let found = Fingerprint::of(end_entity);
+        if found == self.fingerprint {
+            return Ok(ServerCertVerified::assertion());
+        }
+        tracing::warn!(expected = %self.fingerprint, %found, "the RDS shows another certificate than the pinned one");
+        Err(CertificateError::ApplicationVerificationFailure.into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fingerprints_are_read_with_and_without_colons() {
+        let made = rcgen::generate_simple_self_signed(["rds".to_owned()]).unwrap();
+        let fingerprint = Fingerprint::of(made.cert.der());
+        let plain = fingerprint.to_string();
+        let pairs: Vec<&str> = (0..32).map(|i| &plain[2 * i..2 * i + 2]).collect();
+        assert_eq!(pairs.join(":").to_uppercase().parse::<Fingerprint>().unwrap(), fingerprint);
+        assert_eq!(plain.parse::<Fingerprint>().unwrap(), fingerprint);
+        assert!(plain[1..].parse::<Fingerprint>().is_err());
+        assert!("é".repeat(32).parse::<Fingerprint>().is_err());
+    }
+
+    #[test]
+    fn a_ca_file_without_a_certificate_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        for text in [None, Some("junk")] {
+            if let Some(text) = text {
+                std::fs::write(&path, text).unwrap();
+            }
+            let error = Trust::Ca(path.clone()).tls_config().expect_err("unusable").to_string();
+            assert!(error.contains("ca.pem"), "{error}");
+        }
+    }
+}

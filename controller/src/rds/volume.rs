@@ -1,0 +1,320 @@
+//! Volumes as the RDS describes them, and which of its disks are ours.
+//!
+//! In come disk items as RouterOS lists them (every value a string); out go [`Volume`]s with exact sizes. A disk
+//! is ours only if its slot has the shape of a volume id **and** its backing file is the one that this id has
+//! under our base path: everything else on the RDS is foreign, is only remembered by its slot and file, and is
+//! never touched. A disk of ours whose description cannot be read is neither there nor absent: asking for it
+//! is an error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use cleat_core::VolumeId;
+use serde_json::{Map, Value};
+
+use super::error::RdsError;
+
+/// The properties that a list asks for; passwords and secrets are not among them.
+pub(super) const PROPERTIES: &str = ".id,slot,type,file-path,size,mount-filesystem,nvme-tcp-export,\
+nvme-tcp-server-port,nvme-tcp-server-nqn,nvme-tcp-server-allow-host-name";
+
+/// The suffix of backing files.
+const FILE_SUFFIX: &str = ".img";
+
+/// A size in bytes, exact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ByteSize(pub u64);
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0)
+    }
+}
+
+/// Where our volumes are on an RDS, and how they are named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Naming {
+    /// Without slashes around it.
+    base_path: String,
+    nqn_prefix: String,
+}
+
+/// Why a base path or NQN prefix was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?} is not valid: {rule}")]
+pub struct NamingError {
+    what: &'static str,
+    value: String,
+    rule: &'static str,
+}
+
+impl Naming {
+    /// Checks both: the directory of the backing files, and what precedes the volume id in an NQN.
+    ///
+    /// # Errors
+    /// Names the value and the rule that it breaks.
+    pub fn new(base_path: &str, nqn_prefix: &str) -> Result<Self, NamingError> {
+        let wrong = |what, value: &str, rule| Err(NamingError { what, value: value.to_owned(), rule });
+        let trimmed = base_path.trim_matches('/');
+        let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(',');
+        if !trimmed.split('/').all(sound) || trimmed.chars().any(char::is_control) {
+            return wrong("base path", base_path, "a directory below the root, without . and .. and commas");
+        }
+        // 223 bytes for an NQN (NVMe Base Specification 2.0, section 4.5), of which a volume id takes 63.
+        if !nqn_prefix.starts_with("nqn.") || nqn_prefix.len() < 13 || nqn_prefix.len() > 160 {
+            return wrong("NQN prefix", nqn_prefix, "nqn.yyyy-mm.reverse-domain: of at most 160 bytes");
+        }
+        if !nqn_prefix.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'/') {
+            return wrong("NQN prefix", nqn_prefix, "visible ASCII without commas and slashes");
+        }
+        Ok(Self { base_path: trimmed.to_owned(), nqn_prefix: nqn_prefix.to_owned() })
+    }
+
+    /// The subsystem NQN of a volume.
+    pub fn nqn(&self, volume: &VolumeId) -> String {
+        format!("{}{volume}", self.nqn_prefix)
+    }
+
+    /// The backing file as `/rest/disk` names it: with a leading slash.
+    pub fn file_path(&self, volume: &VolumeId) -> String {
+        format!("/{}", self.file_name(volume))
+    }
+
+    /// The backing file as `/rest/file` names it: without.
+    pub fn file_name(&self, volume: &VolumeId) -> String {
+        format!("{}/{volume}{FILE_SUFFIX}", self.base_path)
+    }
+}
+
+/// One volume, as the RDS described it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its id, which is its slot.
+    pub id: VolumeId,
+    /// RouterOS' number of the disk item, such as `*1F`.
+    pub item: String,
+    /// Its size.
+    pub size: ByteSize,
+    /// The NQN of its subsystem. Where the RDS shows none, as it may while nothing is exported, the one that a
+    /// volume of this id is made with.
+    pub nqn: String,
+    /// The TCP port that it is exported at; `None` if the RDS does not show it.
+    pub port: Option<u16>,
+    /// It is exported.
+    pub exported: bool,
+    /// RouterOS may mount a file system that it finds inside: never so on a volume that we made.
+    pub mountable: bool,
+    /// The host NQNs that may connect. Empty means **every** host, as long as it is exported.
+    pub hosts: BTreeSet<String>,
+}
+
+/// All that one list says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inventory {
+    volumes: BTreeMap<VolumeId, Volume>,
+    /// Slots of disks that are not ours, with their backing file if they have one (no leading slash).
+    foreign: BTreeMap<String, Option<String>>,
+    /// Disks of ours that cannot be understood, and why.
+    unreadable: BTreeMap<VolumeId, String>,
+}
+
+impl Inventory {
+    /// All volumes that could be read.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
+    }
+
+    /// Disks of ours that could not be read, and why: for people, and for those who must not take them for absent.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&VolumeId, &str)> {
+        self.unreadable.iter().map(|(id, why)| (id, why.as_str()))
+    }
+
+    /// The volume, or `None` if the RDS has said that it has none.
+    ///
+    /// # Errors
+    /// `Malformed` if its description cannot be read, `Conflict` if the slot is taken by something not ours.
+    pub fn find(&self, id: &VolumeId) -> Result<Option<&Volume>, RdsError> {
+        if let Some(problem) = self.unreadable.get(id) {
+            return Err(RdsError::malformed(&format!("the list of disks, about volume {id}"), problem));
+        }
+        if let Some(file) = self.foreign.get(id.as_str()) {
+            let file = file.as_deref().unwrap_or("no file");
+            return Err(RdsError::conflict(
+                id,
+                format!("its slot on the RDS is taken by a disk that is not ours (backed by {file})"),
+            ));
+        }
+        Ok(self.volumes.get(id))
+    }
+
+    /// The volume.
+    ///
+    /// # Errors
+    /// `NotFound` if the RDS has said that it has none; else like [`Inventory::find`].
+    pub fn get(&self, id: &VolumeId) -> Result<&Volume, RdsError> {
+        self.find(id)?.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
+    }
+
+    /// The slot of a foreign disk that is backed by this file (no leading slash), if there is one.
+    pub(super) fn foreign_user_of(&self, file_name: &str) -> Option<&str> {
+        let mut users = self.foreign.iter().filter(|(_, file)| file.as_deref() == Some(file_name));
+        users.next().map(|(slot, _)| slot.as_str())
+    }
+
+    /// Reads the answer to a list.
+    pub(super) fn parse(items: &[Value], naming: &Naming) -> Result<Self, RdsError> {
+        let malformed = |problem: String| RdsError::malformed("the list of disks", problem);
+        let mut inventory = Self::default();
+        for item in items {
+            let fields = item.as_object().ok_or_else(|| malformed(format!("{item} is not an item")))?;
+            // A disk may be without a slot, but not without a number: then this is no list of disks.
+            let number = text(fields, ".id").ok_or_else(|| malformed(format!("{item} has no .id")))?;
+            let slot = text(fields, "slot").unwrap_or(number);
+            let file = text(fields, "file-path").map(|path| path.trim_start_matches('/').to_owned());
+            let ours = VolumeId::new(slot).ok().filter(|id| file.as_ref() == Some(&naming.file_name(id)));
+            match ours {
+                None => {
+                    inventory.foreign.insert(slot.to_owned(), file);
+                }
+                Some(id) => inventory.add(id, fields, naming),
+            }
+        }
+        Ok(inventory)
+    }
+
+    fn add(&mut self, id: VolumeId, fields: &Map<String, Value>, naming: &Naming) {
+        if self.volumes.remove(&id).is_some() {
+            self.unreadable.insert(id, "two disks have its slot".to_owned());
+            return;
+        }
+        match read(&id, fields, naming) {
+            Ok(volume) => {
+                self.volumes.insert(id, volume);
+            }
+            Err(problem) => {
+                self.unreadable.insert(id, problem);
+            }
+        }
+    }
+}
+
+/// A property that is there and not empty.
+fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
+    fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+}
+
+fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming) -> Result<Volume, String> {
+    let wanted = |name: &str| text(fields, name).ok_or_else(|| format!("it has no {name}"));
+    let flag = |name: &str| match text(fields, name) {
+        None => Ok(false),
+        Some("true" | "yes") => Ok(true),
+        Some("false" | "no") => Ok(false),
+        Some(other) => Err(format!("{name} is {other:?}")),
+    };
+    let item = wanted(".id")?;
+    if !item_shaped(item) {
+        return Err(format!("its .id is {item:?}"));
+    }
+    let size = wanted("size")?;
+    let port = text(fields, "nvme-tcp-server-port");
+    let exported = flag("nvme-tcp-export")?;
+    let nqn = match text(fields, "nvme-tcp-server-nqn") {
+        Some(nqn) => nqn.to_owned(),
+        None if exported => return Err("it is exported and has no nvme-tcp-server-nqn".to_owned()),
+        None => naming.nqn(id),
+    };
+    Ok(Volume {
+        id: id.clone(),
+        item: item.to_owned(),
+        size: ByteSize(size.parse().map_err(|_| format!("size {size:?} is not a number of bytes"))?),
+        nqn,
+        port: port.map(|port| port.parse().map_err(|_| format!("port {port:?}"))).transpose()?,
+        exported,
+        mountable: flag("mount-filesystem")?,
+        hosts: hosts(text(fields, "nvme-tcp-server-allow-host-name").unwrap_or_default()),
+    })
+}
+
+/// Whether this is RouterOS' number of an item, safe to stand in a path.
+pub(super) fn item_shaped(item: &str) -> bool {
+    let digits = item.strip_prefix('*').unwrap_or_default();
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// The hosts of a comma-separated list.
+fn hosts(list: &str) -> BTreeSet<String> {
+    list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn naming() -> Naming {
+        Naming::new("/pool/cleat", "nqn.2000-02.com.mikrotik:").unwrap()
+    }
+
+    fn disk(slot: &str) -> Value {
+        json!({".id": "*1F", "slot": slot, "type": "file", "file-path": format!("/pool/cleat/{slot}.img"),
+            "size": "1073745920", "mount-filesystem": "false", "nvme-tcp-export": "true",
+            "nvme-tcp-server-port": "4420", "nvme-tcp-server-nqn": format!("nqn.2000-02.com.mikrotik:{slot}"),
+            "nvme-tcp-server-allow-host-name": "nqn.a:1, nqn.b:2,"})
+    }
+
+    #[test]
+    fn a_volume_is_read_with_its_exact_size_and_its_hosts() {
+        let inventory = Inventory::parse(&[disk("pvc-1")], &naming()).unwrap();
+        let volume = inventory.get(&VolumeId::new("pvc-1").unwrap()).unwrap();
+        assert_eq!(volume.size, ByteSize(1_073_745_920));
+        assert_eq!(volume.hosts, BTreeSet::from(["nqn.a:1".to_owned(), "nqn.b:2".to_owned()]));
+        assert!(volume.exported && !volume.mountable);
+        let absent = inventory.get(&VolumeId::new("pvc-2").unwrap());
+        assert!(matches!(absent, Err(RdsError::NotFound { .. })));
+    }
+
+    #[test]
+    fn a_disk_elsewhere_is_foreign_even_if_its_slot_looks_like_ours() {
+        let mut elsewhere = disk("pvc-1");
+        elsewhere["file-path"] = json!("/pool/other/pvc-1.img");
+        let drive = json!({".id": "*1", "slot": "nvme1", "type": "hardware", "size": "x"});
+        let inventory = Inventory::parse(&[elsewhere, drive], &naming()).unwrap();
+        assert_eq!(inventory.volumes().count(), 0);
+        let found = inventory.find(&VolumeId::new("pvc-1").unwrap());
+        assert!(matches!(found, Err(RdsError::Conflict { .. })), "{found:?}");
+        assert_eq!(inventory.foreign_user_of("pool/other/pvc-1.img"), Some("pvc-1"));
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_read_is_not_absent() {
+        let id = VolumeId::new("pvc-1").unwrap();
+        for (property, value) in
+            [("size", json!("1.0GiB")), ("nvme-tcp-server-nqn", json!("")), (".id", json!("*1/../file"))]
+        {
+            let mut broken = disk("pvc-1");
+            broken[property] = value;
+            let inventory = Inventory::parse(&[broken], &naming()).unwrap();
+            assert!(matches!(inventory.find(&id), Err(RdsError::Malformed { .. })));
+        }
+        let twice = Inventory::parse(&[disk("pvc-1"), disk("pvc-1")], &naming()).unwrap();
+        assert!(matches!(twice.find(&id), Err(RdsError::Malformed { .. })));
+        assert!(Inventory::parse(&[json!({"slot": "pvc-1"})], &naming()).is_err());
+    }
+
+    #[test]
+    fn base_paths_and_prefixes_are_checked() {
+        for (path, prefix) in [
+            ("", "nqn.2000-02.com.mikrotik:"),
+            ("/", "nqn.2000-02.com.mikrotik:"),
+            ("/a/../b", "nqn.2000-02.com.mikrotik:"),
+            ("/a", "iqn.2000-02.com.mikrotik:"),
+            ("/a", "nqn.2000-02.com.mik rotik:"),
+        ] {
+            assert!(Naming::new(path, prefix).is_err(), "{path} {prefix}");
+        }
+        let id = VolumeId::new("v").unwrap();
+        assert_eq!(Naming::new("pool/", "nqn.2000-02.com.mikrotik:").unwrap().file_path(&id), "/pool/v.img");
+    }
+}

@@ -1,0 +1,321 @@
+//! One request to the RDS and its answer.
+//!
+//! In come method, path and properties; out goes JSON, or an error whose kind is certain (see [`RdsError`]).
+//! What always holds: requests go one at a time over one kept-alive connection; each has a deadline; nothing
+//! that could have been carried out is ever sent twice; the password is read from its file, and again when
+//! the RDS does not accept it.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode, Url};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+
+use super::error::{RdsError, Way};
+use super::gate::{Gate, Priority, Turn};
+use super::metrics::{self, Op};
+use super::trust::{Trust, TrustError};
+
+/// The largest answer that is read: a list of some ten thousand disks.
+const ANSWER_MAX_BYTES: usize = 16 << 20;
+/// A request waits for its turn at most so many times its own deadline.
+const QUEUE_DEADLINES: u32 = 3;
+/// Idle connections are closed by us before a peer or firewall forgets them.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// How to reach an RDS.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    /// Its base URL, `https://HOST[:PORT]`.
+    pub url: Url,
+    /// The RouterOS user.
+    pub user: String,
+    /// The file that holds the user's password.
+    pub password_file: PathBuf,
+    /// Whom to take for the RDS.
+    pub trust: Trust,
+    /// The deadline of one request.
+    pub timeout: Duration,
+}
+
+/// Why an endpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointError {
+    /// The URL has another scheme than the trust calls for, or more than host and port.
+    #[error("RDS URL {url} cannot be used: {rule}")]
+    Url {
+        /// The URL.
+        url: Url,
+        /// What it should be.
+        rule: &'static str,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The password file cannot be read.
+    #[error("password file {} cannot be read", path.display())]
+    Password {
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The HTTP client cannot be made.
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] reqwest::Error),
+}
+
+/// One request.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) op: Op,
+    pub(super) method: Method,
+    /// Below `/rest`, such as `disk/*1F`.
+    pub(super) path: String,
+    pub(super) query: Vec<(&'static str, String)>,
+    pub(super) body: Option<Map<String, Value>>,
+    /// What it does, for errors: "the RDS refused to {what}".
+    pub(super) what: String,
+}
+
+/// Sends requests.
+#[derive(Debug)]
+pub(super) struct Wire {
+    client: Client,
+    endpoint: Endpoint,
+    password: Mutex<String>,
+    gate: Gate,
+}
+
+/// RouterOS' error body.
+#[derive(Deserialize)]
+struct ErrorBody {
+    error: u16,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    detail: String,
+}
+
+/// What one exchange came to.
+enum Exchange {
+    Answer(StatusCode, Vec<u8>),
+    Failed(RdsError),
+}
+
+impl Wire {
+    /// Makes the client; nothing is dialled yet.
+    pub(super) fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
+        let wrong = |rule| EndpointError::Url { url: endpoint.url.clone(), rule };
+        let plaintext = matches!(endpoint.trust, Trust::Plaintext);
+        match endpoint.url.scheme() {
+            "https" if plaintext => return Err(wrong("plaintext is http://HOST:PORT")),
+            "http" if !plaintext => {
+                return Err(wrong("https://HOST[:PORT]: the password must not go in clear"));
+            }
+            "http" | "https" => {}
+            _ => return Err(wrong("https://HOST[:PORT]")),
+        }
+        let bare = endpoint.url.path() == "/" && endpoint.url.query().is_none();
+        if !bare || !endpoint.url.username().is_empty() || endpoint.url.password().is_some() {
+            return Err(wrong(
+                "only scheme, host and port; /rest is added, user and password have options of their own",
+            ));
+        }
+        let mut builder = Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .tcp_nodelay(true)
+            .tcp_keepalive(IDLE / 2)
+            .pool_max_idle_per_host(1)
+            .pool_idle_timeout(IDLE)
+            .connect_timeout(endpoint.timeout / 2);
+        if let Some(tls) = endpoint.trust.tls_config()? {
+            builder = builder.https_only(true).tls_backend_preconfigured(tls);
+        }
+        let client = builder.build().map_err(EndpointError::Client)?;
+        let password = read_password(&endpoint)
+            .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
+        Ok(Self { client, endpoint, password: Mutex::new(password), gate: Gate::default() })
+    }
+
+    /// Waits for the turn to send a request.
+    pub(super) async fn turn(&self, priority: Priority, op: Op, what: &str) -> Result<Turn, RdsError> {
+        let began = Instant::now();
+        let limit = self.endpoint.timeout * QUEUE_DEADLINES;
+        let turn = tokio::time::timeout(limit, self.gate.turn(priority)).await;
+        metrics::queued(op, began.elapsed());
+        turn.map_err(|_| RdsError::unreachable(what, Way::Queue, format!("waited {limit:?} behind others")))
+    }
+
+    /// Sends the request in its turn, and reads its answer: `Null` where that is empty.
+    pub(super) async fn send(&self, turn: &Turn, request: &Request) -> Result<Value, RdsError> {
+        let began = Instant::now();
+        let result = self.send_authorised(turn, request).await;
+        metrics::request(request.op, began.elapsed(), &result);
+        if let Err(error) = &result {
+            tracing::debug!(op = ?request.op, path = request.path, outcome = error.label(), "RDS request failed");
+        }
+        result
+    }
+
+    async fn send_authorised(&self, turn: &Turn, request: &Request) -> Result<Value, RdsError> {
+        let mut exchange = self.exchange(turn, request).await;
+        let lost = matches!(&exchange, Exchange::Failed(RdsError::Unreachable { way: Way::Lost, .. }));
+        if lost && request.method == Method::GET {
+            // The RDS may just have closed an idle connection. Only a read may be repeated blindly.
+            exchange = self.exchange(turn, request).await;
+        }
+        if matches!(exchange, Exchange::Answer(StatusCode::UNAUTHORIZED, _))
+            && self.reread_password(request)?
+        {
+            // What was not accepted was not carried out, so this may be repeated even if it is a write.
+            exchange = self.exchange(turn, request).await;
+        }
+        match exchange {
+            Exchange::Failed(error) => Err(error),
+            Exchange::Answer(status, body) => self.read(request, status, &body),
+        }
+    }
+
+    /// Reads the password file again; says whether it holds another password now.
+    fn reread_password(&self, request: &Request) -> Result<bool, RdsError> {
+        let fresh = read_password(&self.endpoint).map_err(|error| RdsError::Unauthorised {
+            what: request.what.clone(),
+            user: self.endpoint.user.clone(),
+            detail: format!(
+                "and password file {} cannot be read: {error}",
+                self.endpoint.password_file.display()
+            ),
+        })?;
+        let mut password = self.password.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *password != fresh;
+        *password = fresh;
+        Ok(changed)
+    }
+
+    async fn exchange(&self, _turn: &Turn, request: &Request) -> Exchange {
+        let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut url = self.endpoint.url.clone();
+        url.set_path(&format!("/rest/{}", request.path));
+        let mut http = self
+            .client
+            .request(request.method.clone(), url)
+            .timeout(self.endpoint.timeout)
+            .basic_auth(&self.endpoint.user, Some(password));
+        if !request.query.is_empty() {
+            http = http.query(&request.query);
+        }
+        if let Some(body) = &request.body {
+            http = http.json(body);
+        }
+        let failed = |error| Exchange::Failed(transport_error(&request.what, error));
+        let mut response = match http.send().await {
+            Ok(response) => response,
+            Err(error) => return failed(error),
+        };
+        let status = response.status();
+        let mut body = Vec::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= ANSWER_MAX_BYTES => {
+                    body.extend_from_slice(&chunk)
+                }
+                Ok(Some(_)) => {
+                    let problem = format!("it is longer than {ANSWER_MAX_BYTES} bytes");
+                    return Exchange::Failed(RdsError::malformed(&request.what, problem));
+                }
+                Ok(None) => return Exchange::Answer(status, body),
+                Err(error) => return failed(error),
+            }
+        }
+    }
+
+    fn read(&self, request: &Request, status: StatusCode, body: &[u8]) -> Result<Value, RdsError> {
+        if status.is_success() {
+            if body.is_empty() {
+                return Ok(Value::Null);
+            }
+            return serde_json::from_slice(body)
+                .map_err(|error| RdsError::malformed(&request.what, format!("it is not JSON: {error}")));
+        }
+        let error: Option<ErrorBody> = serde_json::from_slice(body).ok();
+        let error = error.filter(|error| error.error == status.as_u16());
+        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+            let detail = error
+                .map_or_else(|| status.to_string(), |error| format!("{} {}", error.message, error.detail));
+            let user = self.endpoint.user.clone();
+            return Err(RdsError::Unauthorised {
+                what: request.what.clone(),
+                user,
+                detail: detail.trim().to_owned(),
+            });
+        }
+        // Something on the way (a proxy, another server) has statuses too; only RouterOS' own body is its word.
+        let Some(error) = error else {
+            let problem = format!("status {status} without RouterOS' error body");
+            return Err(RdsError::malformed(&request.what, problem));
+        };
+        Err(refusal(&request.what, error))
+    }
+}
+
+/// Which kind of refusal RouterOS' words mean.
+fn refusal(what: &str, error: ErrorBody) -> RdsError {
+    let what = what.to_owned();
+    let detail = error.detail.to_lowercase();
+    let says = |words: &[&str]| words.iter().any(|word| detail.contains(word));
+    if error.error == 404 {
+        return RdsError::NotFound { what: format!("item to {what} ({})", error.detail) };
+    }
+    // MikroTik documents "Session closed" for a command that ran for 60 s: it may go on all the same.
+    if says(&["session closed", "timeout", "timed out", "interrupted"]) {
+        return RdsError::unreachable(&what, Way::Timeout, error.detail);
+    }
+    // What RouterOS says exactly when a pool is full is not documented; these are Linux' and its own words.
+    if error.error == 507
+        || says(&["no space", "not enough space", "not enough disk", "disk full", "out of space"])
+    {
+        return RdsError::Full { what, detail: error.detail };
+    }
+    RdsError::Refused { what, status: error.error, message: error.message, detail: error.detail }
+}
+
+/// Which part of the way failed.
+fn transport_error(what: &str, error: reqwest::Error) -> RdsError {
+    let error = error.without_url();
+    let way = if error.is_connect() {
+        if in_tls(&error) { Way::Tls } else { Way::Connect }
+    } else if error.is_timeout() {
+        Way::Timeout
+    } else {
+        Way::Lost
+    };
+    RdsError::unreachable(what, way, error)
+}
+
+/// Whether rustls is among the causes; an I/O error may hold it inside.
+fn in_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| in_tls(inner)) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+/// The password, without the line's end that editors add. A small file, mounted from a secret: read in place.
+fn read_password(endpoint: &Endpoint) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(&endpoint.password_file)?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
