@@ -99,10 +99,7 @@ impl Args {
         if self.user.contains(':') {
             bail!("--user {:?}: basic authentication has no ':' in names", self.user);
         }
-        Ok(Credentials {
-            user: self.user.clone(),
-            password,
-        })
+        Ok(Credentials { user: self.user.clone(), password })
     }
 
     /// The certificate.
@@ -110,10 +107,7 @@ impl Args {
         if let (Some(certificate), Some(key)) = (&self.tls_cert, &self.tls_key) {
             return Ok(Identity::load(certificate, key)?);
         }
-        let directory = self
-            .state
-            .as_ref()
-            .context("neither --state nor --tls-cert is given")?;
+        let directory = self.state.as_ref().context("neither --state nor --tls-cert is given")?;
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
         names.push(self.listen.ip().to_string());
         names.extend(self.portals.iter().map(|portal| portal.address().to_string()));
@@ -150,9 +144,7 @@ impl Args {
 
 fn slot_uuid(text: &str) -> Result<(String, Uuid), String> {
     let (slot, uuid) = text.split_once('=').ok_or("SLOT=UUID is wanted")?;
-    let uuid = uuid
-        .parse()
-        .map_err(|error| format!("{uuid:?} is no UUID: {error}"))?;
+    let uuid = uuid.parse().map_err(|error| format!("{uuid:?} is no UUID: {error}"))?;
     Ok((slot.to_owned(), uuid))
 }
 
@@ -176,17 +168,9 @@ mod tests {
         assert_eq!((options.portals.len(), options.acl), (2, AclMode::List));
         assert_eq!(options.capacity_bytes, Some(1 << 30));
         assert!(options.uuid_overrides.contains_key("a"));
-        for bad in [
-            "--portal nowhere",
-            "--capacity 0",
-            "--uuid-override a",
-            "--tls-cert /c",
-            "--routeros x",
-        ] {
-            assert!(
-                Args::try_parse_from(format!("{base} {bad}").split(' ')).is_err(),
-                "{bad}"
-            );
+        for bad in ["--portal nowhere", "--capacity 0", "--uuid-override a", "--tls-cert /c", "--routeros x"]
+        {
+            assert!(Args::try_parse_from(format!("{base} {bad}").split(' ')).is_err(), "{bad}");
         }
     }
 }

@@ -77,12 +77,8 @@ pub fn report(rds: &Rds, faults: &Faults) -> Result<StateReport, TargetError> {
     for disk in rds.records() {
         let observed = rds.target.observe(disk.effective_nqn())?;
         portals.extend(observed.ports.values().filter_map(|port| port.portal));
-        let linked = observed
-            .ports
-            .values()
-            .filter(|port| port.linked)
-            .filter_map(|port| port.portal)
-            .collect();
+        let linked =
+            observed.ports.values().filter(|port| port.linked).filter_map(|port| port.portal).collect();
         disks.push(DiskReport {
             id: disk.id,
             slot: disk.slot.clone(),
@@ -116,14 +112,8 @@ pub fn router(rds: Arc<Mutex<Rds>>, faults: Arc<Faults>) -> Router {
         .route("/state", get(state))
         .route("/requests", get(requests).delete(reset_requests))
         .route("/faults", get(list_faults).post(add_fault).delete(clear_faults))
-        .route(
-            "/portals/down",
-            post(|shared, hold| hold_portals(shared, hold, true)),
-        )
-        .route(
-            "/portals/up",
-            post(|shared, hold| hold_portals(shared, hold, false)),
-        )
+        .route("/portals/down", post(|shared, hold| hold_portals(shared, hold, true)))
+        .route("/portals/up", post(|shared, hold| hold_portals(shared, hold, false)))
         .route("/uuid", post(set_uuid))
         .with_state(Shared { rds, faults })
 }

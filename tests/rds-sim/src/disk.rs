@@ -89,10 +89,7 @@ impl std::str::FromStr for Version {
     fn from_str(text: &str) -> Result<Self, String> {
         let parsed = text.split_once('.').and_then(|(major, rest)| {
             let minor = rest.split('.').next().unwrap_or(rest);
-            Some(Self {
-                major: major.parse().ok()?,
-                minor: minor.parse().ok()?,
-            })
+            Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
         });
         parsed.ok_or_else(|| format!("{text:?} is no version (such as 7.24)"))
     }
@@ -195,13 +192,7 @@ impl Disk {
         ] {
             put(name, value);
         }
-        for name in [
-            "iscsi-export",
-            "nfs-sharing",
-            "smb-sharing",
-            "media-sharing",
-            "swap",
-        ] {
+        for name in ["iscsi-export", "nfs-sharing", "smb-sharing", "media-sharing", "swap"] {
             put(name, "false");
         }
         put("slot", &self.slot);
@@ -224,10 +215,7 @@ impl Disk {
             put("nvme-tcp-server-nqn", self.effective_nqn());
         }
         if self.export || self.allow_host_name.is_some() {
-            put(
-                "nvme-tcp-server-allow-host-name",
-                self.allow_host_name.as_deref().unwrap_or(""),
-            );
+            put("nvme-tcp-server-allow-host-name", self.allow_host_name.as_deref().unwrap_or(""));
         }
         if let Some(password) = &self.password {
             put("nvme-tcp-server-password", password);
@@ -283,20 +271,14 @@ impl Change {
             "nvme-tcp-export" => self.export = Some(boolean(name, &value)?),
             "nvme-tcp-server-port" => self.port = Some(port(name, &value)?),
             "nvme-tcp-server-nqn" if version >= Version::OWN_NQN => {
-                self.nqn = Some(if value.is_empty() {
-                    value
-                } else {
-                    directory_name(name, value)?
-                });
+                self.nqn = Some(if value.is_empty() { value } else { directory_name(name, value)? });
             }
             "nvme-tcp-server-allow-host-name" => self.allow_host_name = Some(value),
             "nvme-tcp-server-password" => self.password = Some(value),
             "comment" => self.comment = Some(value),
             // Said in our own words on purpose: a driver under test must not take it for RouterOS'.
             _ if NOT_SIMULATED.contains(&name) => {
-                return Err(ApiError::bad_request(format!(
-                    "failure: rds-sim does not simulate {name}"
-                )));
+                return Err(ApiError::bad_request(format!("failure: rds-sim does not simulate {name}")));
             }
             _ => return Err(ApiError::bad_request(format!("unknown parameter {name}"))),
         }
@@ -313,13 +295,7 @@ fn directory_name(name: &str, value: String) -> Result<String, ApiError> {
         && value.len() <= NQN_MAX_BYTES
         && !value.starts_with('.')
         && value.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/');
-    if usable {
-        Ok(value)
-    } else {
-        Err(ApiError::bad_request(format!(
-            "invalid value for argument {name}"
-        )))
-    }
+    if usable { Ok(value) } else { Err(ApiError::bad_request(format!("invalid value for argument {name}"))) }
 }
 
 /// A path below the device's root, without its leading slash; `..` and empty parts are refused.

@@ -66,41 +66,22 @@ pub struct Fault {
 impl Fault {
     /// The next `count` requests, whichever they are.
     pub fn next(count: u32, action: Action) -> Self {
-        Self {
-            method: None,
-            path: None,
-            count: Some(count),
-            action,
-        }
+        Self { method: None, path: None, count: Some(count), action }
     }
 
     /// All requests until the faults are cleared.
     pub fn all(action: Action) -> Self {
-        Self {
-            method: None,
-            path: None,
-            count: None,
-            action,
-        }
+        Self { method: None, path: None, count: None, action }
     }
 
     /// Only requests of this method to paths that begin so.
     pub fn only(self, method: &str, path: &str) -> Self {
-        Self {
-            method: Some(method.to_owned()),
-            path: Some(path.to_owned()),
-            ..self
-        }
+        Self { method: Some(method.to_owned()), path: Some(path.to_owned()), ..self }
     }
 
     fn matches(&self, method: &Method, path: &str) -> bool {
-        self.method
-            .as_ref()
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()))
-            && self
-                .path
-                .as_ref()
-                .is_none_or(|prefix| path.starts_with(prefix.as_str()))
+        self.method.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method.as_str()))
+            && self.path.as_ref().is_none_or(|prefix| path.starts_with(prefix.as_str()))
     }
 }
 
@@ -123,11 +104,7 @@ pub struct Faults {
 
 impl Default for Faults {
     fn default() -> Self {
-        Self {
-            rules: Mutex::default(),
-            requests: Mutex::default(),
-            generation: watch::Sender::new(0),
-        }
+        Self { rules: Mutex::default(), requests: Mutex::default(), generation: watch::Sender::new(0) }
     }
 }
 
@@ -172,16 +149,10 @@ impl Faults {
     }
 
     fn count(self: &Arc<Self>, method: &Method, path: &str) -> InFlight {
-        let plain: Vec<&str> = path
-            .split('/')
-            .map(|part| if part.starts_with('*') { "*" } else { part })
-            .collect();
+        let plain: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('*') { "*" } else { part }).collect();
         let mut requests = lock(&self.requests);
-        *requests
-            .0
-            .by_path
-            .entry(format!("{method} {}", plain.join("/")))
-            .or_default() += 1;
+        *requests.0.by_path.entry(format!("{method} {}", plain.join("/"))).or_default() += 1;
         requests.1 += 1;
         requests.0.max_in_flight = requests.0.max_in_flight.max(requests.1);
         InFlight(Arc::clone(self))

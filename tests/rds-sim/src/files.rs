@@ -94,10 +94,7 @@ impl Files {
                 return Ok(Some((found.len(), false)));
             }
             Ok(found) => {
-                return Err(FileError::OtherSize {
-                    path,
-                    found_bytes: found.len(),
-                });
+                return Err(FileError::OtherSize { path, found_bytes: found.len() });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(failed("look at", &path)(source)),
@@ -110,14 +107,9 @@ impl Files {
             // RouterOS may want the directory to exist; assumed that it makes it.
             fs::create_dir_all(directory).map_err(failed("create", directory))?;
         }
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(failed("create", &path))?;
-        file.set_len(size_bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(failed("size", &path))?;
+        let file =
+            OpenOptions::new().write(true).create_new(true).open(&path).map_err(failed("create", &path))?;
+        file.set_len(size_bytes).and_then(|()| file.sync_all()).map_err(failed("size", &path))?;
         Ok(Some((size_bytes, true)))
     }
 
@@ -125,23 +117,14 @@ impl Files {
     pub fn grow(&self, name: &str, from_bytes: u64, to_bytes: u64) -> Result<(), FileError> {
         let path = self.path(name);
         self.room_for(&path, to_bytes.saturating_sub(from_bytes))?;
-        let file = OpenOptions::new()
-            .write(true)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        file.set_len(to_bytes)
-            .and_then(|()| file.sync_all())
-            .map_err(failed("grow", &path))
+        let file = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
+        file.set_len(to_bytes).and_then(|()| file.sync_all()).map_err(failed("grow", &path))
     }
 
     /// Removes one file or one empty directory.
     pub fn remove(&self, entry: &Entry) -> Result<(), FileError> {
         let path = self.path(&entry.name);
-        let removed = if entry.directory {
-            fs::remove_dir(&path)
-        } else {
-            fs::remove_file(&path)
-        };
+        let removed = if entry.directory { fs::remove_dir(&path) } else { fs::remove_file(&path) };
         removed.map_err(failed("remove", &path))
     }
 
@@ -157,18 +140,12 @@ impl Files {
     pub fn space(&self) -> Result<Space, FileError> {
         if let Some(total_bytes) = self.capacity_bytes {
             let used: u64 = self.list()?.iter().map(|entry| entry.size_bytes).sum();
-            return Ok(Space {
-                total_bytes,
-                free_bytes: total_bytes.saturating_sub(used),
-            });
+            return Ok(Space { total_bytes, free_bytes: total_bytes.saturating_sub(used) });
         }
         let found = nix::sys::statvfs::statvfs(&self.root)
             .map_err(|errno| failed("statvfs", &self.root)(io::Error::from(errno)))?;
         let block = found.fragment_size();
-        Ok(Space {
-            total_bytes: found.blocks() * block,
-            free_bytes: found.blocks_available() * block,
-        })
+        Ok(Space { total_bytes: found.blocks() * block, free_bytes: found.blocks_available() * block })
     }
 
     fn room_for(&self, path: &Path, wanted_bytes: u64) -> Result<(), FileError> {
@@ -179,11 +156,7 @@ impl Files {
         if wanted_bytes <= free_bytes {
             return Ok(());
         }
-        Err(FileError::Full {
-            path: path.to_owned(),
-            wanted_bytes,
-            free_bytes,
-        })
+        Err(FileError::Full { path: path.to_owned(), wanted_bytes, free_bytes })
     }
 
     fn walk(&self, below: &Path, found: &mut Vec<Entry>) -> Result<(), FileError> {
@@ -216,10 +189,7 @@ pub fn timestamp(time: SystemTime) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute) = (second / 3600, second / 60 % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}",
-        second % 60
-    )
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{:02}", second % 60)
 }
 
 /// Year, month and day of a number of days since 1970 (Gregorian, counted in years that begin in March).
@@ -230,26 +200,14 @@ fn civil(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     move |source| match source.raw_os_error() {
-        Some(nix::libc::ENOSPC) => FileError::Full {
-            path: path.to_owned(),
-            wanted_bytes: 0,
-            free_bytes: 0,
-        },
-        _ => FileError::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        },
+        Some(nix::libc::ENOSPC) => FileError::Full { path: path.to_owned(), wanted_bytes: 0, free_bytes: 0 },
+        _ => FileError::Io { action, path: path.to_owned(), source },
     }
 }
 
@@ -263,20 +221,11 @@ mod tests {
     fn a_file_that_exists_is_taken_as_it_is_or_refused() {
         let directory = tempfile::tempdir().unwrap();
         let files = Files::open(directory.path().to_owned(), None).unwrap();
-        assert_eq!(
-            files.create("pool/a.img", Some(4097)).unwrap(),
-            Some((4097, true))
-        );
+        assert_eq!(files.create("pool/a.img", Some(4097)).unwrap(), Some((4097, true)));
         assert_eq!(fs::metadata(files.path("pool/a.img")).unwrap().len(), 4097);
-        assert_eq!(
-            files.create("pool/a.img", Some(4097)).unwrap(),
-            Some((4097, false))
-        );
+        assert_eq!(files.create("pool/a.img", Some(4097)).unwrap(), Some((4097, false)));
         assert_eq!(files.create("pool/a.img", None).unwrap(), Some((4097, false)));
-        assert!(matches!(
-            files.create("pool/a.img", Some(1)),
-            Err(FileError::OtherSize { .. })
-        ));
+        assert!(matches!(files.create("pool/a.img", Some(1)), Err(FileError::OtherSize { .. })));
         assert_eq!(files.create("pool/b.img", None).unwrap(), None);
     }
 
@@ -286,16 +235,10 @@ mod tests {
         let files = Files::open(directory.path().to_owned(), Some(1 << 30)).unwrap();
         files.create("a.img", Some(1 << 29)).unwrap();
         let full = files.create("b.img", Some((1 << 29) + 1)).unwrap_err();
-        assert!(
-            matches!(full, FileError::Full { free_bytes, .. } if free_bytes == 1 << 29),
-            "{full}"
-        );
+        assert!(matches!(full, FileError::Full { free_bytes, .. } if free_bytes == 1 << 29), "{full}");
         assert!(!files.path("b.img").exists());
         files.create("b.img", Some(1 << 29)).unwrap();
-        assert!(matches!(
-            files.grow("a.img", 1 << 29, 1 << 30),
-            Err(FileError::Full { .. })
-        ));
+        assert!(matches!(files.grow("a.img", 1 << 29, 1 << 30), Err(FileError::Full { .. })));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The binary: parse, check, open the device, serve until told to stop. Exports stay when it stops: they are the
 //! kernel's, and a restart takes them over.
 
-use std::io::Write;
+use std::io::{self, IsTerminal, Write};
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
@@ -22,14 +22,10 @@ const BAD_CONFIGURATION: u8 = 64;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+    let colours = io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).init();
     let args = Args::parse();
-    let prepared = args
-        .credentials()
-        .and_then(|credentials| Ok((credentials, args.identity()?)));
+    let prepared = args.credentials().and_then(|credentials| Ok((credentials, args.identity()?)));
     let (credentials, identity) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -59,20 +55,13 @@ async fn run(
     let control = args.control.map(bind).transpose()?;
     let rds = Rds::open(args.options(), Arc::new(Nvmet::at(&args.nvmet))).context("open the device")?;
     if args.print_fingerprint {
-        writeln!(std::io::stdout(), "{fingerprint}").context("print the fingerprint")?;
+        writeln!(io::stdout(), "{fingerprint}").context("print the fingerprint")?;
     }
     let rds = Arc::new(Mutex::new(rds));
     let faults = Arc::new(Faults::default());
     let shutdown = stopped_by_signals()?;
     tracing::info!(listen = %args.listen, control = ?args.control, %fingerprint, "serving");
-    let api = serve_rest(
-        rest,
-        tls,
-        Arc::clone(&rds),
-        credentials,
-        Arc::clone(&faults),
-        shutdown.clone(),
-    );
+    let api = serve_rest(rest, tls, Arc::clone(&rds), credentials, Arc::clone(&faults), shutdown.clone());
     match control {
         Some(listener) => {
             tokio::try_join!(api, serve_control(listener, rds, faults, shutdown)).context("serve")?;

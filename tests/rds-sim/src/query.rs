@@ -68,10 +68,7 @@ impl Selection {
     }
 
     fn matches(&self, item: &Item) -> Result<bool, ApiError> {
-        let equal = self
-            .equal
-            .iter()
-            .all(|(name, value)| text(item, name) == Some(value));
+        let equal = self.equal.iter().all(|(name, value)| text(item, name) == Some(value));
         Ok(equal && evaluate(&self.words, item)?)
     }
 }
@@ -111,11 +108,7 @@ fn holds(word: &str, item: &Item) -> bool {
         else {
             return false;
         };
-        return if word.contains('<') {
-            have < bound
-        } else {
-            have > bound
-        };
+        return if word.contains('<') { have < bound } else { have > bound };
     }
     match word.strip_prefix('-') {
         Some(name) => !item.contains_key(name),
@@ -126,21 +119,16 @@ fn holds(word: &str, item: &Item) -> bool {
 fn list(name: &str, value: &Value) -> Result<Vec<String>, ApiError> {
     let invalid = || ApiError::bad_request(format!("invalid value for argument {name}"));
     match value {
-        Value::Array(values) => values
-            .iter()
-            .map(|value| scalar(value).ok_or_else(invalid))
-            .collect::<Result<Vec<_>, _>>(),
+        Value::Array(values) => {
+            values.iter().map(|value| scalar(value).ok_or_else(invalid)).collect::<Result<Vec<_>, _>>()
+        }
         Value::String(text) => Ok(split_list(text)),
         _ => Err(invalid()),
     }
 }
 
 fn split_list(text: &str) -> Vec<String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .map(str::to_owned)
-        .collect()
+    text.split(',').map(str::trim).filter(|part| !part.is_empty()).map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -159,18 +147,12 @@ mod tests {
 
     fn ids(selection: &Selection) -> Vec<String> {
         let chosen = selection.apply(items()).unwrap();
-        chosen
-            .iter()
-            .map(|item| text(item, ".id").unwrap().to_owned())
-            .collect()
+        chosen.iter().map(|item| text(item, ".id").unwrap().to_owned()).collect()
     }
 
     #[test]
     fn a_get_filters_by_equality_and_cuts_to_the_property_list() {
-        let pairs = vec![
-            ("slot".to_owned(), "b".to_owned()),
-            (".proplist".to_owned(), "size".to_owned()),
-        ];
+        let pairs = vec![("slot".to_owned(), "b".to_owned()), (".proplist".to_owned(), "size".to_owned())];
         let chosen = Selection::from_pairs(pairs).apply(items()).unwrap();
         assert_eq!(Value::from(chosen), json!([{".id": "*2", "size": "20"}]));
     }
@@ -190,11 +172,6 @@ mod tests {
             assert_eq!(ids(&selection), expected, "{words}");
         }
         let body = json!({".query": ["#|"]});
-        assert!(
-            Selection::from_body(body.as_object().unwrap())
-                .unwrap()
-                .apply(items())
-                .is_err()
-        );
+        assert!(Selection::from_body(body.as_object().unwrap()).unwrap().apply(items()).is_err());
     }
 }

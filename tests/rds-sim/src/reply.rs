@@ -53,58 +53,37 @@ pub struct ApiError {
 impl ApiError {
     /// 400 with the console's complaint.
     pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::BAD_REQUEST,
-            detail: Some(detail.into()),
-        }
+        Self { status: StatusCode::BAD_REQUEST, detail: Some(detail.into()) }
     }
 
     /// 404 as a GET of an unknown id gives it: without a detail.
     pub fn not_found() -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            detail: None,
-        }
+        Self { status: StatusCode::NOT_FOUND, detail: None }
     }
 
     /// 404 as PATCH and DELETE of an unknown id give it.
     pub fn no_such_item() -> Self {
-        Self {
-            status: StatusCode::NOT_FOUND,
-            detail: Some("no such item".to_owned()),
-        }
+        Self { status: StatusCode::NOT_FOUND, detail: Some("no such item".to_owned()) }
     }
 
     /// 401, for missing and for wrong credentials alike.
     pub fn unauthorised() -> Self {
-        Self {
-            status: StatusCode::UNAUTHORIZED,
-            detail: None,
-        }
+        Self { status: StatusCode::UNAUTHORIZED, detail: None }
     }
 
     /// 406, which RouterOS answers to a method that a path does not have.
     pub fn not_acceptable(detail: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::NOT_ACCEPTABLE,
-            detail: Some(detail.into()),
-        }
+        Self { status: StatusCode::NOT_ACCEPTABLE, detail: Some(detail.into()) }
     }
 
     /// 500 with an internal failure's text.
     pub fn internal(detail: impl Into<String>) -> Self {
-        Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            detail: Some(detail.into()),
-        }
+        Self { status: StatusCode::INTERNAL_SERVER_ERROR, detail: Some(detail.into()) }
     }
 
     /// 501, which RouterOS answers to HEAD.
     pub fn not_implemented() -> Self {
-        Self {
-            status: StatusCode::NOT_IMPLEMENTED,
-            detail: None,
-        }
+        Self { status: StatusCode::NOT_IMPLEMENTED, detail: None }
     }
 
     /// The HTTP status.

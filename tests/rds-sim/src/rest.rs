@@ -38,17 +38,13 @@ pub struct Credentials {
 
 impl std::fmt::Debug for Credentials {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
+        f.debug_struct("Credentials").field("user", &self.user).finish_non_exhaustive()
     }
 }
 
 impl Credentials {
     fn match_header(&self, headers: &HeaderMap) -> bool {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
+        let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let encoded = given.and_then(|value| value.strip_prefix("Basic "));
         let decoded = encoded.and_then(|encoded| STANDARD.decode(encoded.trim()).ok());
         decoded.is_some_and(|given| given == format!("{}:{}", self.user, self.password).as_bytes())
@@ -63,10 +59,7 @@ struct Shared {
 
 /// The REST API of the device.
 pub fn router(rds: Arc<Mutex<Rds>>, credentials: Credentials) -> Router {
-    let shared = Shared {
-        rds,
-        credentials: Arc::new(credentials),
-    };
+    let shared = Shared { rds, credentials: Arc::new(credentials) };
     Router::new().fallback(handle).with_state(shared)
 }
 
@@ -92,15 +85,12 @@ async fn answer(shared: Shared, request: Request) -> Result<Reply, ApiError> {
         }
         outcome
     });
-    operation
-        .await
-        .map_err(|error| ApiError::internal(format!("std failure: {error}")))?
+    operation.await.map_err(|error| ApiError::internal(format!("std failure: {error}")))?
 }
 
 async fn properties(body: Body) -> Result<Item, ApiError> {
-    let bytes: Bytes = to_bytes(body, BODY_LIMIT_BYTES)
-        .await
-        .map_err(|error| ApiError::bad_request(error.to_string()))?;
+    let bytes: Bytes =
+        to_bytes(body, BODY_LIMIT_BYTES).await.map_err(|error| ApiError::bad_request(error.to_string()))?;
     if bytes.is_empty() {
         return Ok(Item::new());
     }
@@ -145,29 +135,22 @@ fn dispatch(rds: &mut Rds, method: &Method, uri: &Uri, properties: Item) -> Resu
         ("GET", ["file", id]) => {
             let id = printed(id)?.to_string();
             let found = rds.files()?.into_iter().find(|file| file[".id"] == id.as_str());
-            Ok(Reply::One(
-                selection()?.project(found.ok_or_else(ApiError::not_found)?),
-            ))
+            Ok(Reply::One(selection()?.project(found.ok_or_else(ApiError::not_found)?)))
         }
         ("DELETE", ["file", id]) => rds.remove_files(&[addressed(id)?]).map(|()| Reply::Empty),
         ("PATCH" | "DELETE", ["disk" | "file"]) => Err(identifier()),
         ("POST", ["disk", command]) => disk_command(rds, command, properties),
         ("POST", ["file", command]) => file_command(rds, command, properties),
-        (_, ["system", "resource" | "identity"] | ["disk" | "file", ..]) => Err(ApiError::not_acceptable(
-            format!("no such command or directory ({})", verb(method)),
-        )),
-        (_, path) => Err(ApiError::bad_request(format!(
-            "no such command or directory ({})",
-            path[0]
-        ))),
+        (_, ["system", "resource" | "identity"] | ["disk" | "file", ..]) => {
+            Err(ApiError::not_acceptable(format!("no such command or directory ({})", verb(method))))
+        }
+        (_, path) => Err(ApiError::bad_request(format!("no such command or directory ({})", path[0]))),
     }
 }
 
 fn disk_command(rds: &mut Rds, command: &str, mut properties: Item) -> Result<Reply, ApiError> {
     match command {
-        "print" => Selection::from_body(&properties)?
-            .apply(rds.disks()?)
-            .map(Reply::List),
+        "print" => Selection::from_body(&properties)?.apply(rds.disks()?).map(Reply::List),
         "add" => rds.add(&properties).map(|id| Reply::Returned(id.to_string())),
         "set" => {
             let ids = numbers(rds, &mut properties)?;
@@ -184,22 +167,17 @@ fn disk_command(rds: &mut Rds, command: &str, mut properties: Item) -> Result<Re
 
 fn file_command(rds: &mut Rds, command: &str, mut properties: Item) -> Result<Reply, ApiError> {
     match command {
-        "print" => Selection::from_body(&properties)?
-            .apply(rds.files()?)
-            .map(Reply::List),
+        "print" => Selection::from_body(&properties)?.apply(rds.files()?).map(Reply::List),
         "remove" => {
             let given = given_numbers(&mut properties)?;
             only_numbers(&properties)?;
             let files = rds.files()?;
             let id_of = |text: &str| {
-                let found = files
-                    .iter()
-                    .find(|file| file[".id"] == text || file["name"] == text)?;
+                let found = files.iter().find(|file| file[".id"] == text || file["name"] == text)?;
                 found[".id"].as_str()?.parse::<ItemId>().ok()
             };
             let ids: Option<Vec<ItemId>> = given.split(',').map(|text| id_of(text.trim())).collect();
-            rds.remove_files(&ids.ok_or_else(ApiError::not_found)?)
-                .map(|()| Reply::List(Vec::new()))
+            rds.remove_files(&ids.ok_or_else(ApiError::not_found)?).map(|()| Reply::List(Vec::new()))
         }
         _ => Err(ApiError::bad_request("no such command")),
     }
@@ -213,10 +191,7 @@ fn numbers(rds: &Rds, properties: &mut Item) -> Result<Vec<ItemId>, ApiError> {
 
 fn given_numbers(properties: &mut Item) -> Result<String, ApiError> {
     let given = properties.remove(".id").or(properties.remove("numbers"));
-    given
-        .as_ref()
-        .and_then(scalar)
-        .ok_or_else(|| ApiError::bad_request("missing =.id="))
+    given.as_ref().and_then(scalar).ok_or_else(|| ApiError::bad_request("missing =.id="))
 }
 
 fn only_numbers(properties: &Item) -> Result<(), ApiError> {
@@ -228,8 +203,7 @@ fn only_numbers(properties: &Item) -> Result<(), ApiError> {
 
 /// The id of an item to print. Anything else is taken for a command (observed of menus without a `name`).
 fn printed(text: &str) -> Result<ItemId, ApiError> {
-    text.parse()
-        .map_err(|_| ApiError::bad_request("no such command prefix"))
+    text.parse().map_err(|_| ApiError::bad_request("no such command prefix"))
 }
 
 /// The id of an item to change.

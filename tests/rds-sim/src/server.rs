@@ -47,10 +47,7 @@ pub async fn serve_control(
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let router = control::router(rds, faults);
-    axum_server::from_tcp(listener)?
-        .handle(ended_by(shutdown))
-        .serve(router.into_make_service())
-        .await
+    axum_server::from_tcp(listener)?.handle(ended_by(shutdown)).serve(router.into_make_service()).await
 }
 
 fn ended_by(shutdown: CancellationToken) -> Handle<std::net::SocketAddr> {

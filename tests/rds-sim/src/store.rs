@@ -87,9 +87,7 @@ impl Store {
 
     /// The store in this directory.
     pub fn in_directory(directory: &Path) -> Self {
-        Self {
-            path: directory.join(Self::FILE_NAME),
-        }
+        Self { path: directory.join(Self::FILE_NAME) }
     }
 
     /// What was saved last; empty if nothing ever was.
@@ -99,25 +97,18 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::empty()),
             Err(source) => return Err(self.io("read", source)),
         };
-        let saved: Saved = serde_json::from_str(&text).map_err(|source| StoreError::Malformed {
-            path: self.path.clone(),
-            source,
-        })?;
+        let saved: Saved = serde_json::from_str(&text)
+            .map_err(|source| StoreError::Malformed { path: self.path.clone(), source })?;
         if saved.layout != LAYOUT {
-            return Err(StoreError::Layout {
-                path: self.path.clone(),
-                found: saved.layout,
-            });
+            return Err(StoreError::Layout { path: self.path.clone(), found: saved.layout });
         }
         Ok(saved)
     }
 
     /// Puts the state on disk.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
-        let text = serde_json::to_vec_pretty(saved).map_err(|source| StoreError::Malformed {
-            path: self.path.clone(),
-            source,
-        })?;
+        let text = serde_json::to_vec_pretty(saved)
+            .map_err(|source| StoreError::Malformed { path: self.path.clone(), source })?;
         let aside = self.path.with_extension("json.new");
         let write = || {
             let mut file = File::create(&aside)?;
@@ -133,11 +124,7 @@ impl Store {
     }
 
     fn io(&self, action: &'static str, source: io::Error) -> StoreError {
-        StoreError::Io {
-            action,
-            path: self.path.clone(),
-            source,
-        }
+        StoreError::Io { action, path: self.path.clone(), source }
     }
 }
 
@@ -151,18 +138,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::in_directory(directory.path());
         assert_eq!(store.load().unwrap(), Saved::empty());
-        let saved = Saved {
-            next_disk_id: 7,
-            ..Saved::empty()
-        };
+        let saved = Saved { next_disk_id: 7, ..Saved::empty() };
         store.save(&saved).unwrap();
         assert_eq!(store.load().unwrap(), saved);
-        store
-            .save(&Saved {
-                layout: 2,
-                ..Saved::empty()
-            })
-            .unwrap();
+        store.save(&Saved { layout: 2, ..Saved::empty() }).unwrap();
         assert!(matches!(store.load(), Err(StoreError::Layout { found: 2, .. })));
         fs::write(directory.path().join(Store::FILE_NAME), "{").unwrap();
         assert!(matches!(store.load(), Err(StoreError::Malformed { .. })));

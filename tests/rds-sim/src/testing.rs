@@ -62,10 +62,7 @@ pub async fn start_with(adjust: impl FnOnce(&mut Options)) -> anyhow::Result<Sim
     let target = Arc::new(FakeTarget::new());
     let rds = Arc::new(Mutex::new(Rds::open(options.clone(), target.clone())?));
     let faults = Arc::new(Faults::default());
-    let credentials = Credentials {
-        user: "admin".to_owned(),
-        password: "secret with: colon".to_owned(),
-    };
+    let credentials = Credentials { user: "admin".to_owned(), password: "secret with: colon".to_owned() };
     let identity = Identity::make(vec!["127.0.0.1".to_owned(), "localhost".to_owned()])?;
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let shutdown = CancellationToken::new();

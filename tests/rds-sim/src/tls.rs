@@ -53,9 +53,7 @@ pub struct Identity {
 
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Identity")
-            .field("certificate_pem", &self.certificate_pem)
-            .finish_non_exhaustive()
+        f.debug_struct("Identity").field("certificate_pem", &self.certificate_pem).finish_non_exhaustive()
     }
 }
 
@@ -65,22 +63,14 @@ impl Identity {
         let key = rcgen::KeyPair::generate()?;
         let mut parameters = rcgen::CertificateParams::new(names)?;
         parameters.distinguished_name = rcgen::DistinguishedName::new();
-        parameters
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "rds-sim");
+        parameters.distinguished_name.push(rcgen::DnType::CommonName, "rds-sim");
         let certificate = parameters.self_signed(&key)?;
-        Ok(Self {
-            certificate_pem: certificate.pem(),
-            key_pem: key.serialize_pem(),
-        })
+        Ok(Self { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
 
     /// The certificate and key in these PEM files.
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
-        Ok(Self {
-            certificate_pem: read(certificate)?,
-            key_pem: read(key)?,
-        })
+        Ok(Self { certificate_pem: read(certificate)?, key_pem: read(key)? })
     }
 
     /// The certificate kept in this directory; made for these names if there is none yet. Writes the fingerprint
@@ -139,29 +129,16 @@ impl Identity {
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let chain: Vec<_> =
             CertificateDer::pem_slice_iter(self.certificate_pem.as_bytes()).collect::<Result<_, _>>()?;
-        if chain.is_empty() {
-            Err(TlsError::Empty)
-        } else {
-            Ok(chain)
-        }
+        if chain.is_empty() { Err(TlsError::Empty) } else { Ok(chain) }
     }
 }
 
 fn read(path: &Path) -> Result<String, TlsError> {
-    fs::read_to_string(path).map_err(|source| TlsError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })
+    fs::read_to_string(path).map_err(|source| TlsError::Io { action: "read", path: path.to_owned(), source })
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(mode)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }

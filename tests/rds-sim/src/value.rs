@@ -16,7 +16,7 @@ use crate::reply::ApiError;
 
 /// An item's id: `*` followed by upper-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
+#[serde(into = "String", try_from = "String")]
 pub struct ItemId(pub u32);
 
 impl fmt::Display for ItemId {
@@ -29,6 +29,20 @@ impl fmt::Display for ItemId {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not an item id (such as *1F)")]
 pub struct NotAnId(String);
+
+impl From<ItemId> for String {
+    fn from(id: ItemId) -> Self {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for ItemId {
+    type Error = NotAnId;
+
+    fn try_from(text: String) -> Result<Self, NotAnId> {
+        text.parse()
+    }
+}
 
 impl FromStr for ItemId {
     type Err = NotAnId;
@@ -57,9 +71,7 @@ pub fn boolean(name: &str, text: &str) -> Result<bool, ApiError> {
     match text {
         "yes" | "true" => Ok(true),
         "no" | "false" => Ok(false),
-        _ => Err(ApiError::bad_request(format!(
-            "input does not match any value of {name}"
-        ))),
+        _ => Err(ApiError::bad_request(format!("input does not match any value of {name}"))),
     }
 }
 
@@ -68,18 +80,14 @@ pub fn port(name: &str, text: &str) -> Result<u16, ApiError> {
     let number: u64 = text.parse().map_err(|_| invalid_number(name))?;
     match u16::try_from(number) {
         Ok(port) if port > 0 => Ok(port),
-        _ => Err(ApiError::bad_request(format!(
-            "value of {name} out of range (1..65535)"
-        ))),
+        _ => Err(ApiError::bad_request(format!("value of {name} out of range (1..65535)"))),
     }
 }
 
 /// A size in bytes: exact (`1073741824`) or with a binary suffix (`1G`, `1GiB`, `1024.0MiB`).
 pub fn size_bytes(name: &str, text: &str) -> Result<u64, ApiError> {
     let invalid = || invalid_number(name);
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let unit: u64 = match suffix.trim_start_matches(' ') {
         "" => 1,
@@ -101,10 +109,7 @@ pub fn size_bytes(name: &str, text: &str) -> Result<u64, ApiError> {
     match u64::try_from(bytes) {
         // nvmet, like every Linux file, counts in signed 64-bit offsets.
         Ok(bytes) if bytes > 0 && i64::try_from(bytes).is_ok() => Ok(bytes),
-        _ => Err(ApiError::bad_request(format!(
-            "value of {name} out of range (1..{})",
-            i64::MAX
-        ))),
+        _ => Err(ApiError::bad_request(format!("value of {name} out of range (1..{})", i64::MAX))),
     }
 }
 
@@ -129,17 +134,7 @@ mod tests {
         ] {
             assert_eq!(size_bytes("file-size", text).unwrap(), bytes, "{text}");
         }
-        for text in [
-            "",
-            "0",
-            "-1",
-            "1X",
-            "G",
-            "1.5",
-            "1e9",
-            "9223372036854775808",
-            "99999999T",
-        ] {
+        for text in ["", "0", "-1", "1X", "G", "1.5", "1e9", "9223372036854775808", "99999999T"] {
             assert!(size_bytes("file-size", text).is_err(), "{text}");
         }
     }

@@ -21,40 +21,18 @@ async fn state_faults_holds_and_identities_are_at_hand_over_http() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let served = serve_control(
-        listener,
-        Arc::clone(&sim.rds),
-        Arc::clone(&sim.faults),
-        shutdown.clone(),
-    );
+    let served = serve_control(listener, Arc::clone(&sim.rds), Arc::clone(&sim.faults), shutdown.clone());
     let served = tokio::spawn(served);
     let client = reqwest::Client::new();
     let post = async |path: &str, body: Value| {
-        client
-            .post(format!("{url}{path}"))
-            .json(&body)
-            .send()
-            .await
-            .unwrap()
-            .status()
-            .as_u16()
+        client.post(format!("{url}{path}")).json(&body).send().await.unwrap().status().as_u16()
     };
     let state = async || {
-        client
-            .get(format!("{url}/state"))
-            .send()
-            .await
-            .unwrap()
-            .json::<StateReport>()
-            .await
-            .unwrap()
+        client.get(format!("{url}/state")).send().await.unwrap().json::<StateReport>().await.unwrap()
     };
 
     assert_eq!(state().await, sim.state().unwrap());
-    assert_eq!(
-        post("/portals/down", json!({"portal": "10.77.1.1:4420"})).await,
-        204
-    );
+    assert_eq!(post("/portals/down", json!({"portal": "10.77.1.1:4420"})).await, 204);
     assert_eq!(state().await.disks[0].linked.len(), 1);
     assert_eq!(post("/portals/up", json!({})).await, 204);
     assert_eq!(state().await.disks[0].linked.len(), 2);

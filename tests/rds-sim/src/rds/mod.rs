@@ -5,85 +5,26 @@
 //! success means that the target was read back as wanted and that the record is on disk; a failed `add` leaves
 //! nothing, a failed `set` the disk as it was (as far as the target lets it be put back).
 
+mod export;
+mod listing;
+mod options;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::Value;
 use uuid::Uuid;
 
-use crate::disk::{Change, Disk, Version};
-use crate::files::{Entry, FileError, Files, timestamp};
+pub use self::options::{AclMode, Hold, Options};
+use crate::disk::{Change, Disk};
+use crate::files::{Entry, FileError, Files};
 use crate::reply::{ApiError, Item};
 use crate::store::{Saved, Store, StoreError};
-use crate::target::{Allow, Export, Namespace, Portal, Step, TargetError, TargetKernel, reconcile, withdraw};
+use crate::target::{Step, TargetError, TargetKernel, reconcile, withdraw};
 use crate::value::ItemId;
 
-/// Name space of the pinned namespace UUIDs, so that a slot has the same one for ever and everywhere.
-const SLOT_UUIDS: Uuid = Uuid::from_u128(0x6e0b_7f0c_52a3_4f0e_9c1d_2a64_8d35_71e9);
 /// The pool's own item.
 const POOL_ID: ItemId = ItemId(1);
-
-/// What `nvme-tcp-server-allow-host-name` does. What it does on an RDS is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum AclMode {
-    /// Stored and shown; any host may connect.
-    Ignored,
-    /// The whole value is one host NQN, and the target enforces it.
-    Single,
-    /// The value is a comma separated list of host NQNs, and the target enforces it.
-    List,
-}
-
-/// How the device is to behave.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The directory of the backing files.
-    pub files: PathBuf,
-    /// Where exported disks are reachable.
-    pub portals: BTreeSet<Portal>,
-    /// What the host list does.
-    pub acl: AclMode,
-    /// With an enforced list: an empty one lets nobody in, instead of anybody.
-    pub acl_empty_denies: bool,
-    /// `file-size` of an existing disk may be raised.
-    pub grow_online: bool,
-    /// Another namespace UUID at every enable, as of a target that does not keep it.
-    pub uuid_random: bool,
-    /// Namespace UUIDs by slot, in place of the pinned ones.
-    pub uuid_overrides: BTreeMap<String, Uuid>,
-    /// NVMe reservations, where the kernel has them.
-    pub reservations: bool,
-    /// What all backing files together may take; no limit if `None`.
-    pub capacity_bytes: Option<u64>,
-    /// The RouterOS version to be.
-    pub version: Version,
-    /// The board to be.
-    pub board_name: String,
-    /// The slot and mount point of the pool that the files are said to be on.
-    pub pool: String,
-}
-
-impl Options {
-    /// The defaults, with backing files in this directory.
-    pub fn with_files(files: PathBuf) -> Self {
-        Self {
-            files,
-            portals: BTreeSet::new(),
-            acl: AclMode::Ignored,
-            acl_empty_denies: false,
-            grow_online: false,
-            uuid_random: false,
-            uuid_overrides: BTreeMap::new(),
-            reservations: false,
-            capacity_bytes: None,
-            version: Version { major: 7, minor: 24 },
-            board_name: "RDS2216".to_owned(),
-            pool: "storage-pool".to_owned(),
-        }
-    }
-}
 
 /// Why the device could not start.
 #[derive(Debug, thiserror::Error)]
@@ -97,18 +38,6 @@ pub enum OpenError {
     /// The saved state.
     #[error("saved state")]
     Store(#[from] StoreError),
-}
-
-/// Portals that are held down for tests: of one slot or of all, one portal or all.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Hold {
-    /// The disk's slot; every disk if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub slot: Option<String>,
-    /// The portal; every portal if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub portal: Option<Portal>,
 }
 
 /// The device.
@@ -152,12 +81,7 @@ impl Rds {
     /// All disks, the pool first.
     pub fn disks(&self) -> Result<Vec<Item>, ApiError> {
         let mut items = vec![self.pool()?];
-        items.extend(
-            self.saved
-                .disks
-                .iter()
-                .map(|disk| disk.item(self.options.version)),
-        );
+        items.extend(self.saved.disks.iter().map(|disk| disk.item(self.options.version)));
         Ok(items)
     }
 
@@ -166,9 +90,7 @@ impl Rds {
         if id == POOL_ID {
             return self.pool();
         }
-        self.find(id)
-            .map(|disk| disk.item(self.options.version))
-            .ok_or_else(ApiError::not_found)
+        self.find(id).map(|disk| disk.item(self.options.version)).ok_or_else(ApiError::not_found)
     }
 
     /// The ids behind a comma separated list of ids and slots; `None` if one of them is nobody's.
@@ -189,10 +111,7 @@ impl Rds {
             Some("file") => {}
             Some(_) => return Err(ApiError::bad_request("input does not match any value of type")),
         }
-        let path = change
-            .file_path
-            .clone()
-            .ok_or_else(|| ApiError::bad_request("missing =file-path="))?;
+        let path = change.file_path.clone().ok_or_else(|| ApiError::bad_request("missing =file-path="))?;
         let id = ItemId(self.saved.next_disk_id);
         // A disk without a slot gets one from RouterOS; the form is assumed.
         let slot = change.slot.clone().unwrap_or_else(|| format!("file{}", id.0));
@@ -254,55 +173,11 @@ impl Rds {
         Ok(())
     }
 
-    /// All files.
-    pub fn files(&mut self) -> Result<Vec<Item>, ApiError> {
-        Ok(self
-            .file_entries()?
-            .into_iter()
-            .map(|(id, entry)| file_item(id, &entry))
-            .collect())
-    }
-
-    /// Removes files by id.
-    pub fn remove_files(&mut self, ids: &[ItemId]) -> Result<(), ApiError> {
-        let entries = self.file_entries()?;
-        for id in ids {
-            let found = entries.iter().find(|(other, _)| other == id);
-            let (_, entry) = found.ok_or_else(ApiError::no_such_item)?;
-            // What RouterOS does with a file in use is not known; refused, so that no test pulls it from under a disk.
-            if let Some(disk) = self.saved.disks.iter().find(|disk| disk.file_path == entry.name) {
-                let detail = format!("failure: file is in use by disk {}", disk.slot);
-                return Err(ApiError::bad_request(detail));
-            }
-            self.files.remove(entry).map_err(failure)?;
-        }
-        Ok(())
-    }
-
-    /// `/system/resource`.
-    pub fn resource(&self) -> Result<Item, ApiError> {
-        let space = self.files.space().map_err(failure)?;
-        Ok(item([
-            ("version", format!("{} (stable)", self.options.version)),
-            ("board-name", self.options.board_name.clone()),
-            ("platform", "MikroTik".to_owned()),
-            ("architecture-name", "arm64".to_owned()),
-            ("uptime", format!("{}s", self.started.elapsed().as_secs())),
-            ("total-hdd-space", space.total_bytes.to_string()),
-            ("free-hdd-space", space.free_bytes.to_string()),
-        ]))
-    }
-
     /// Holds portals down, or lets them go again, for tests.
     pub fn hold(&mut self, hold: Hold, down: bool) -> Result<(), TargetError> {
         if down {
             self.holds.insert(hold);
-        } else if hold
-            == (Hold {
-                slot: None,
-                portal: None,
-            })
-        {
+        } else if hold == (Hold { slot: None, portal: None }) {
             self.holds.clear();
         } else {
             self.holds.remove(&hold);
@@ -331,11 +206,7 @@ impl Rds {
         if change.kind.as_deref().is_some_and(|kind| kind != "file") {
             return Err(ApiError::bad_request("failure: can not change type"));
         }
-        if change
-            .file_path
-            .as_ref()
-            .is_some_and(|path| *path != before.file_path)
-        {
+        if change.file_path.as_ref().is_some_and(|path| *path != before.file_path) {
             return Err(ApiError::bad_request("failure: can not change file-path"));
         }
         let mut after = before.changed(change);
@@ -344,22 +215,12 @@ impl Rds {
             self.grow(&mut after, size_bytes)?;
         }
         let renamed = after.effective_nqn() != before.effective_nqn();
-        let applied = if renamed {
-            withdraw(self.target.as_ref(), before.effective_nqn())
-        } else {
-            Ok(())
-        };
-        let applied = applied
-            .and_then(|()| self.bring_about(&mut after))
-            .and_then(|()| {
-                let grown = after.export && after.size_bytes != before.size_bytes;
-                let revalidate = Step::Revalidate(after.effective_nqn().to_owned());
-                if grown {
-                    self.target.apply(&revalidate)
-                } else {
-                    Ok(())
-                }
-            });
+        let applied = if renamed { withdraw(self.target.as_ref(), before.effective_nqn()) } else { Ok(()) };
+        let applied = applied.and_then(|()| self.bring_about(&mut after)).and_then(|()| {
+            let grown = after.export && after.size_bytes != before.size_bytes;
+            let revalidate = Step::Revalidate(after.effective_nqn().to_owned());
+            if grown { self.target.apply(&revalidate) } else { Ok(()) }
+        });
         if let Err(error) = applied {
             if renamed && let Err(undo) = withdraw(self.target.as_ref(), after.effective_nqn()) {
                 tracing::error!(slot = before.slot, error = chain(&undo), "half-made export stays");
@@ -381,9 +242,7 @@ impl Rds {
         if size_bytes < disk.size_bytes || !self.options.grow_online {
             return Err(ApiError::bad_request("failure: can not change file-size"));
         }
-        self.files
-            .grow(&disk.file_path, disk.size_bytes, size_bytes)
-            .map_err(refusal)?;
+        self.files.grow(&disk.file_path, disk.size_bytes, size_bytes).map_err(refusal)?;
         disk.size_bytes = size_bytes;
         Ok(())
     }
@@ -394,18 +253,9 @@ impl Rds {
             return;
         }
         let name = disk.file_path.clone();
-        let entry = Entry {
-            name,
-            directory: false,
-            size_bytes: 0,
-            modified: std::time::UNIX_EPOCH,
-        };
+        let entry = Entry { name, directory: false, size_bytes: 0, modified: std::time::UNIX_EPOCH };
         if new_file && let Err(error) = self.files.remove(&entry) {
-            tracing::error!(
-                slot = disk.slot,
-                error = chain(&error),
-                "file of a failed add stays"
-            );
+            tracing::error!(slot = disk.slot, error = chain(&error), "file of a failed add stays");
         }
     }
 
@@ -438,77 +288,7 @@ impl Rds {
 
     fn is_up(&self, disk: &Disk) -> Result<bool, TargetError> {
         let observed = self.target.observe(disk.effective_nqn())?;
-        Ok(observed
-            .subsystem
-            .and_then(|subsystem| subsystem.namespace)
-            .is_some_and(|found| found.enabled))
-    }
-
-    /// What the record asks of the target.
-    pub(crate) fn export(&self, disk: &Disk) -> Export {
-        let serial = Uuid::new_v5(&SLOT_UUIDS, format!("serial {}", disk.slot).as_bytes())
-            .simple()
-            .to_string();
-        Export {
-            nqn: disk.effective_nqn().to_owned(),
-            serial: serial[..20].to_owned(),
-            model: format!("MikroTik {} (rds-sim)", self.options.board_name)
-                .chars()
-                .take(40)
-                .collect(),
-            namespace: Namespace {
-                path: self.files.path(&disk.file_path),
-                uuid: disk.uuid,
-                nguid: Uuid::new_v5(&disk.uuid, b"nguid"),
-            },
-            reservations: self.options.reservations,
-            allow: self.allow(disk),
-            online: disk.export,
-            portals: self.portals(disk),
-        }
-    }
-
-    fn allow(&self, disk: &Disk) -> Allow {
-        let value = disk.allow_host_name.as_deref().unwrap_or("").trim();
-        let names: Vec<&str> = match self.options.acl {
-            AclMode::Ignored => return Allow::Any,
-            AclMode::Single => vec![value],
-            AclMode::List => value.split(',').map(str::trim).collect(),
-        };
-        if value.is_empty() && !self.options.acl_empty_denies {
-            return Allow::Any;
-        }
-        // A name that cannot be a host's NQN matches no host, so it has no place at the target.
-        let host = |name: &&str| !name.is_empty() && name.len() <= 223 && !name.contains('/');
-        Allow::Hosts(names.into_iter().filter(host).map(str::to_owned).collect())
-    }
-
-    /// The configured portals of the disk's port; for a port that has none, that port on every address (RouterOS
-    /// listens on all of them). Without those held down.
-    fn portals(&self, disk: &Disk) -> BTreeSet<Portal> {
-        let port = disk.effective_port();
-        let configured = &self.options.portals;
-        let of_port: BTreeSet<Portal> = configured.iter().filter(|p| p.port() == port).copied().collect();
-        let all = if of_port.is_empty() {
-            configured
-                .iter()
-                .map(|portal| Portal::new(portal.address(), port))
-                .collect()
-        } else {
-            of_port
-        };
-        let held = |portal: &Portal| {
-            self.holds.iter().any(|hold| {
-                hold.slot.as_ref().is_none_or(|slot| *slot == disk.slot)
-                    && hold.portal.is_none_or(|held| held == *portal)
-            })
-        };
-        all.into_iter().filter(|portal| !held(portal)).collect()
-    }
-
-    fn pinned_uuid(&self, slot: &str) -> Uuid {
-        let overridden = self.options.uuid_overrides.get(slot).copied();
-        overridden.unwrap_or_else(|| Uuid::new_v5(&SLOT_UUIDS, slot.as_bytes()))
+        Ok(observed.subsystem.and_then(|subsystem| subsystem.namespace).is_some_and(|found| found.enabled))
     }
 
     /// The wording of all three is assumed.
@@ -535,50 +315,6 @@ impl Rds {
         }
     }
 
-    fn pool(&self) -> Result<Item, ApiError> {
-        let space = self.files.space().map_err(failure)?;
-        let pool = &self.options.pool;
-        Ok(item([
-            (".id", POOL_ID.to_string()),
-            ("type", "raid".to_owned()),
-            ("slot", pool.clone()),
-            ("slot-default", String::new()),
-            ("parent", String::new()),
-            ("fs", "btrfs".to_owned()),
-            ("model", "RAID1 mirrored".to_owned()),
-            ("size", space.total_bytes.to_string()),
-            ("free", space.free_bytes.to_string()),
-            ("mount-filesystem", "true".to_owned()),
-            ("mount-point", pool.clone()),
-            ("mounted", "true".to_owned()),
-            ("block-device", "true".to_owned()),
-            ("state", "clean".to_owned()),
-            ("nvme-tcp-export", "false".to_owned()),
-        ]))
-    }
-
-    fn file_entries(&mut self) -> Result<Vec<(ItemId, Entry)>, ApiError> {
-        let entries = self.files.list().map_err(failure)?;
-        let mut saved = self.saved.clone();
-        saved
-            .file_ids
-            .retain(|name, _| entries.iter().any(|entry| entry.name == *name));
-        let mut listed = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let next = &mut saved.next_file_id;
-            let id = *saved.file_ids.entry(entry.name.clone()).or_insert_with(|| {
-                let id = *next;
-                *next += 1;
-                id
-            });
-            listed.push((ItemId(id), entry));
-        }
-        if saved != self.saved {
-            self.commit(saved)?;
-        }
-        Ok(listed)
-    }
-
     fn find(&self, id: ItemId) -> Option<&Disk> {
         self.saved.disks.iter().find(|disk| disk.id == id)
     }
@@ -600,35 +336,6 @@ impl Rds {
         self.saved = saved;
         Ok(())
     }
-}
-
-fn item<const N: usize>(properties: [(&str, String); N]) -> Item {
-    properties
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), Value::from(value)))
-        .collect()
-}
-
-fn file_item(id: ItemId, entry: &Entry) -> Item {
-    let extension = entry
-        .name
-        .rsplit_once('.')
-        .map(|(_, extension)| format!(".{extension} file"));
-    let kind = if entry.directory {
-        "directory".to_owned()
-    } else {
-        extension.unwrap_or("file".to_owned())
-    };
-    let mut item = item([
-        (".id", id.to_string()),
-        ("name", entry.name.clone()),
-        ("type", kind),
-        ("last-modified", timestamp(entry.modified)),
-    ]);
-    if !entry.directory {
-        item.insert("size".to_owned(), Value::from(entry.size_bytes.to_string()));
-    }
-    item
 }
 
 /// An error and its causes in one line.

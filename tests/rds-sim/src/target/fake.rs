@@ -61,13 +61,7 @@ impl TargetKernel for FakeTarget {
     fn observe(&self, nqn: &str) -> Result<Observed, TargetError> {
         let state = self.lock();
         let port = |(id, (portal, links)): (&u16, &(Portal, BTreeSet<String>))| {
-            (
-                *id,
-                ObservedPort {
-                    portal: Some(*portal),
-                    linked: links.contains(nqn),
-                },
-            )
+            (*id, ObservedPort { portal: Some(*portal), linked: links.contains(nqn) })
         };
         Ok(Observed {
             ports: state.ports.iter().map(port).collect(),
@@ -112,11 +106,7 @@ impl State {
                 if self.subsystems.contains_key(nqn) {
                     return Err(Error::EEXIST);
                 }
-                let fresh = ObservedSubsystem {
-                    any_host: false,
-                    hosts: BTreeSet::new(),
-                    namespace: None,
-                };
+                let fresh = ObservedSubsystem { any_host: false, hosts: BTreeSet::new(), namespace: None };
                 self.subsystems.insert(nqn.clone(), fresh);
             }
             Step::RemoveSubsystem(nqn) => {

@@ -268,11 +268,7 @@ pub fn reconcile(target: &dyn TargetKernel, want: &Export) -> Result<(), TargetE
     }
     take(target, &steps)?;
     let left = plan::export(&target.observe(&want.nqn)?, want);
-    if left.is_empty() {
-        Ok(())
-    } else {
-        Err(not_reached(&want.nqn, steps.len(), &left))
-    }
+    if left.is_empty() { Ok(()) } else { Err(not_reached(&want.nqn, steps.len(), &left)) }
 }
 
 /// Takes a subsystem away, and reads back that it is gone.
@@ -280,11 +276,7 @@ pub fn withdraw(target: &dyn TargetKernel, nqn: &str) -> Result<(), TargetError>
     let steps = plan::removal(&target.observe(nqn)?, nqn);
     take(target, &steps)?;
     let left = plan::removal(&target.observe(nqn)?, nqn);
-    if left.is_empty() {
-        Ok(())
-    } else {
-        Err(not_reached(nqn, steps.len(), &left))
-    }
+    if left.is_empty() { Ok(()) } else { Err(not_reached(nqn, steps.len(), &left)) }
 }
 
 fn take(target: &dyn TargetKernel, steps: &[Step]) -> Result<(), TargetError> {
@@ -296,9 +288,5 @@ fn take(target: &dyn TargetKernel, steps: &[Step]) -> Result<(), TargetError> {
 }
 
 fn not_reached(nqn: &str, taken: usize, left: &[Step]) -> TargetError {
-    TargetError::NotReached {
-        nqn: nqn.to_owned(),
-        taken,
-        left: format!("{left:?}"),
-    }
+    TargetError::NotReached { nqn: nqn.to_owned(), taken, left: format!("{left:?}") }
 }

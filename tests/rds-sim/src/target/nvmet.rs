@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
 use uuid::Uuid;
 
 use super::{
@@ -44,11 +46,7 @@ impl Nvmet {
     fn create_port(&self, id: u16, portal: Portal) -> Result<(), TargetError> {
         let port = self.port(id);
         make_dir(&port)?;
-        let family = if portal.address().is_ipv4() {
-            "ipv4"
-        } else {
-            "ipv6"
-        };
+        let family = if portal.address().is_ipv4() { "ipv4" } else { "ipv6" };
         write(&port.join("addr_trtype"), "tcp")?;
         write(&port.join("addr_adrfam"), family)?;
         write(&port.join("addr_traddr"), &portal.address().to_string())?;
@@ -68,9 +66,7 @@ impl Nvmet {
         let known = self.root.join("hosts").join(host);
         match fs::remove_dir(&known) {
             // Busy: it is still on another subsystem's list.
-            Err(error) if error.raw_os_error() != Some(nix::libc::EBUSY) => {
-                Err(failed("rmdir", &known)(error))
-            }
+            Err(error) if error.raw_os_error() != Some(libc::EBUSY) => Err(failed("rmdir", &known)(error)),
             _ => Ok(()),
         }
     }
@@ -92,15 +88,17 @@ impl Nvmet {
 
     fn enable(&self, nqn: &str) -> Result<(), TargetError> {
         let dir = self.namespace(nqn);
-        write(&dir.join("buffered_io"), "0")?;
-        match write(&dir.join("enable"), "1") {
-            Err(TargetError::Configfs { source, .. }) if source.kind() == ErrorKind::InvalidInput => {
-                // The file system has no direct I/O (tmpfs before 6.6).
-                write(&dir.join("buffered_io"), "1")?;
-                write(&dir.join("enable"), "1")
-            }
-            other => other,
-        }
+        let file = PathBuf::from(read(&dir.join("device_path"))?);
+        // Asked here and not by trying: the kernel would complain on the console each time.
+        let direct = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(&file);
+        let buffered = match direct {
+            Ok(_) => false,
+            // The file system has no direct I/O (tmpfs before 6.6).
+            Err(error) if error.kind() == ErrorKind::InvalidInput => true,
+            Err(error) => return Err(failed("open", &file)(error)),
+        };
+        write(&dir.join("buffered_io"), flag(buffered))?;
+        write(&dir.join("enable"), "1")
     }
 
     fn observe_ports(&self, nqn: &str) -> Result<BTreeMap<u16, ObservedPort>, TargetError> {
@@ -111,9 +109,7 @@ impl Nvmet {
             let portal = if read(&dir.join("addr_trtype"))? == "tcp" {
                 let address: Option<IpAddr> = read(&dir.join("addr_traddr"))?.parse().ok();
                 let service: Option<u16> = read(&dir.join("addr_trsvcid"))?.parse().ok();
-                address
-                    .zip(service)
-                    .map(|(address, service)| Portal::new(address, service))
+                address.zip(service).map(|(address, service)| Portal::new(address, service))
             } else {
                 None
             };
@@ -137,11 +133,7 @@ impl Nvmet {
                 nguid: read_uuid(&dir.join("device_nguid"))?,
             },
             buffered: read_flag(&dir.join("buffered_io"))?,
-            reservations: if reservations.exists() {
-                Some(read_flag(&reservations)?)
-            } else {
-                None
-            },
+            reservations: if reservations.exists() { Some(read_flag(&reservations)?) } else { None },
         }))
     }
 }
@@ -149,10 +141,8 @@ impl Nvmet {
 impl TargetKernel for Nvmet {
     fn probe(&self) -> Result<(), TargetError> {
         for group in ["subsystems", "ports", "hosts"] {
-            fs::read_dir(self.root.join(group)).map_err(|source| TargetError::Missing {
-                root: self.root.clone(),
-                source,
-            })?;
+            fs::read_dir(self.root.join(group))
+                .map_err(|source| TargetError::Missing { root: self.root.clone(), source })?;
         }
         if !Path::new("/sys/module/nvmet_tcp").exists() {
             tracing::warn!(
@@ -166,20 +156,14 @@ impl TargetKernel for Nvmet {
         let ports = self.observe_ports(nqn)?;
         let dir = self.subsystem(nqn);
         if !dir.exists() {
-            return Ok(Observed {
-                ports,
-                subsystem: None,
-            });
+            return Ok(Observed { ports, subsystem: None });
         }
         let subsystem = ObservedSubsystem {
             any_host: read_flag(&dir.join("attr_allow_any_host"))?,
             hosts: names(&dir.join("allowed_hosts"))?.into_iter().collect(),
             namespace: self.observe_namespace(nqn)?,
         };
-        Ok(Observed {
-            ports,
-            subsystem: Some(subsystem),
-        })
+        Ok(Observed { ports, subsystem: Some(subsystem) })
     }
 
     fn apply(&self, step: &Step) -> Result<(), TargetError> {
@@ -216,12 +200,7 @@ impl TargetKernel for Nvmet {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("read", Path::new(path))(error)),
             };
-            found.extend(
-                table
-                    .lines()
-                    .skip(1)
-                    .filter_map(|line| established(line, portals)),
-            );
+            found.extend(table.lines().skip(1).filter_map(|line| established(line, portals)));
         }
         found.sort();
         Ok(found)
@@ -259,11 +238,7 @@ fn socket_address(text: &str) -> Option<SocketAddr> {
 
 fn failed(action: impl Into<String>, path: &Path) -> impl FnOnce(io::Error) -> TargetError {
     let action = action.into();
-    move |source| TargetError::Configfs {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| TargetError::Configfs { action, path: path.to_owned(), source }
 }
 
 fn flag(on: bool) -> &'static str {
@@ -298,11 +273,7 @@ fn read_uuid(path: &Path) -> Result<Uuid, TargetError> {
 }
 
 fn unreadable(path: &Path, text: &str, expected: &'static str) -> TargetError {
-    TargetError::Unreadable {
-        path: path.to_owned(),
-        text: text.to_owned(),
-        expected,
-    }
+    TargetError::Unreadable { path: path.to_owned(), text: text.to_owned(), expected }
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, TargetError> {
@@ -352,9 +323,6 @@ mod tests {
     #[test]
     fn a_machine_without_nvmet_is_told_what_to_load() {
         let error = Nvmet::at("/nonexistent/nvmet").probe().unwrap_err().to_string();
-        assert!(
-            error.contains("nvmet-tcp") && error.contains("configfs"),
-            "{error}"
-        );
+        assert!(error.contains("nvmet-tcp") && error.contains("configfs"), "{error}");
     }
 }

@@ -36,34 +36,21 @@ pub fn export(observed: &Observed, want: &Export) -> Vec<Step> {
                 model: want.model.clone(),
             });
             // A new subsystem lets nobody in.
-            let fresh = ObservedSubsystem {
-                any_host: false,
-                hosts: Default::default(),
-                namespace: None,
-            };
+            let fresh = ObservedSubsystem { any_host: false, hosts: Default::default(), namespace: None };
             access(&fresh, want, &mut steps);
-            steps.push(Step::SetNamespace(
-                nqn.clone(),
-                want.namespace.clone(),
-                want.reservations,
-            ));
+            steps.push(Step::SetNamespace(nqn.clone(), want.namespace.clone(), want.reservations));
             steps.push(Step::EnableNamespace(nqn.clone()));
             link(observed, want, true, &mut steps);
         }
         return steps;
     };
     access(subsystem, want, &mut steps);
-    let enabled = subsystem
-        .namespace
-        .as_ref()
-        .is_some_and(|namespace| namespace.enabled);
+    let enabled = subsystem.namespace.as_ref().is_some_and(|namespace| namespace.enabled);
     let same = subsystem.namespace.as_ref().is_some_and(|have| {
         have.namespace == want.namespace && have.reservations.is_none_or(|on| on == want.reservations)
     });
     let down = enabled && (!want.online || !same);
-    for id in linked(observed, |portal| {
-        down || !want.online || !want.portals.contains(&portal)
-    }) {
+    for id in linked(observed, |portal| down || !want.online || !want.portals.contains(&portal)) {
         steps.push(Step::Unlink(id, nqn.clone()));
     }
     if down {
@@ -71,11 +58,7 @@ pub fn export(observed: &Observed, want: &Export) -> Vec<Step> {
     }
     if want.online {
         if !same {
-            steps.push(Step::SetNamespace(
-                nqn.clone(),
-                want.namespace.clone(),
-                want.reservations,
-            ));
+            steps.push(Step::SetNamespace(nqn.clone(), want.namespace.clone(), want.reservations));
         }
         if down || !enabled {
             steps.push(Step::EnableNamespace(nqn.clone()));
@@ -90,21 +73,15 @@ pub fn removal(observed: &Observed, nqn: &str) -> Vec<Step> {
     let Some(subsystem) = &observed.subsystem else {
         return Vec::new();
     };
-    let mut steps: Vec<Step> = linked(observed, |_| true)
-        .map(|id| Step::Unlink(id, nqn.to_owned()))
-        .collect();
+    let mut steps: Vec<Step> =
+        linked(observed, |_| true).map(|id| Step::Unlink(id, nqn.to_owned())).collect();
     if let Some(namespace) = &subsystem.namespace {
         if namespace.enabled {
             steps.push(Step::DisableNamespace(nqn.to_owned()));
         }
         steps.push(Step::RemoveNamespace(nqn.to_owned()));
     }
-    steps.extend(
-        subsystem
-            .hosts
-            .iter()
-            .map(|host| Step::DisallowHost(nqn.to_owned(), host.clone())),
-    );
+    steps.extend(subsystem.hosts.iter().map(|host| Step::DisallowHost(nqn.to_owned(), host.clone())));
     steps.push(Step::RemoveSubsystem(nqn.to_owned()));
     steps
 }
@@ -113,12 +90,7 @@ fn access(subsystem: &ObservedSubsystem, want: &Export, steps: &mut Vec<Step>) {
     let nqn = &want.nqn;
     match &want.allow {
         Allow::Any => {
-            steps.extend(
-                subsystem
-                    .hosts
-                    .iter()
-                    .map(|host| Step::DisallowHost(nqn.clone(), host.clone())),
-            );
+            steps.extend(subsystem.hosts.iter().map(|host| Step::DisallowHost(nqn.clone(), host.clone())));
             if !subsystem.any_host {
                 steps.push(Step::SetAnyHost(nqn.clone(), true));
             }
@@ -146,19 +118,13 @@ fn link(observed: &Observed, want: &Export, all: bool, steps: &mut Vec<Step>) {
 }
 
 fn linked(observed: &Observed, choose: impl Fn(Portal) -> bool) -> impl Iterator<Item = u16> {
-    let chosen = observed
-        .ports
-        .iter()
-        .filter(move |(_, port)| port.linked && port.portal.is_none_or(&choose));
+    let chosen =
+        observed.ports.iter().filter(move |(_, port)| port.linked && port.portal.is_none_or(&choose));
     chosen.map(|(id, _)| *id).collect::<Vec<_>>().into_iter()
 }
 
 fn port_of(observed: &Observed, portal: Portal) -> Option<u16> {
-    observed
-        .ports
-        .iter()
-        .find(|(_, port)| port.portal == Some(portal))
-        .map(|(id, _)| *id)
+    observed.ports.iter().find(|(_, port)| port.portal == Some(portal)).map(|(id, _)| *id)
 }
 
 #[cfg(test)]
@@ -175,17 +141,11 @@ mod tests {
             nqn: NQN.into(),
             serial: "S".into(),
             model: "M".into(),
-            namespace: Namespace {
-                path: "/f".into(),
-                uuid: Uuid::from_u128(1),
-                nguid: Uuid::from_u128(2),
-            },
+            namespace: Namespace { path: "/f".into(), uuid: Uuid::from_u128(1), nguid: Uuid::from_u128(2) },
             reservations: false,
             allow: Allow::Any,
             online: true,
-            portals: ["10.77.1.1:4420", "10.77.2.1:4420"]
-                .map(|p| p.parse().unwrap())
-                .into(),
+            portals: ["10.77.1.1:4420", "10.77.2.1:4420"].map(|p| p.parse().unwrap()).into(),
         }
     }
 
@@ -209,14 +169,7 @@ mod tests {
         let target = FakeTarget::new();
         reconcile(&target, &want()).unwrap();
         target.take_steps();
-        reconcile(
-            &target,
-            &Export {
-                online: false,
-                ..want()
-            },
-        )
-        .unwrap();
+        reconcile(&target, &Export { online: false, ..want() }).unwrap();
         let nqn = NQN.to_owned();
         let expected = vec![
             Step::Unlink(1, nqn.clone()),
@@ -225,33 +178,16 @@ mod tests {
         ];
         assert_eq!(target.take_steps(), expected);
         reconcile(&target, &want()).unwrap();
-        let expected = vec![
-            Step::EnableNamespace(nqn.clone()),
-            Step::Link(1, nqn.clone()),
-            Step::Link(2, nqn),
-        ];
+        let expected =
+            vec![Step::EnableNamespace(nqn.clone()), Step::Link(1, nqn.clone()), Step::Link(2, nqn)];
         assert_eq!(target.take_steps(), expected);
     }
 
     #[test]
     fn the_acl_goes_any_to_list_to_list_to_nobody_to_any_as_nvmet_accepts_it() {
         let target = FakeTarget::new();
-        for allow in [
-            Allow::Any,
-            hosts(&["a"]),
-            hosts(&["b", "c"]),
-            hosts(&[]),
-            hosts(&["a"]),
-            Allow::Any,
-        ] {
-            reconcile(
-                &target,
-                &Export {
-                    allow: allow.clone(),
-                    ..want()
-                },
-            )
-            .unwrap();
+        for allow in [Allow::Any, hosts(&["a"]), hosts(&["b", "c"]), hosts(&[]), hosts(&["a"]), Allow::Any] {
+            reconcile(&target, &Export { allow: allow.clone(), ..want() }).unwrap();
             let subsystem = target.observe(NQN).unwrap().subsystem.unwrap();
             match allow {
                 Allow::Any => assert!(subsystem.any_host && subsystem.hosts.is_empty()),
@@ -260,12 +196,8 @@ mod tests {
         }
         let nqn = || NQN.to_owned();
         let changes = target.take_steps();
-        let leaves = changes
-            .iter()
-            .position(|step| *step == Step::DisallowHost(nqn(), "a".into()));
-        let comes = changes
-            .iter()
-            .position(|step| *step == Step::AllowHost(nqn(), "b".into()));
+        let leaves = changes.iter().position(|step| *step == Step::DisallowHost(nqn(), "a".into()));
+        let comes = changes.iter().position(|step| *step == Step::AllowHost(nqn(), "b".into()));
         assert!(leaves < comes, "{changes:?}");
     }
 
@@ -277,37 +209,18 @@ mod tests {
         let mut other = want();
         other.namespace.uuid = Uuid::from_u128(3);
         reconcile(&target, &other).unwrap();
-        let names: Vec<_> = target
-            .take_steps()
-            .iter()
-            .map(|step| format!("{step:?}"))
-            .collect();
+        let names: Vec<_> = target.take_steps().iter().map(|step| format!("{step:?}")).collect();
         let kinds: Vec<_> = names.iter().map(|name| name.split('(').next().unwrap()).collect();
         assert_eq!(
             kinds,
-            [
-                "Unlink",
-                "Unlink",
-                "DisableNamespace",
-                "SetNamespace",
-                "EnableNamespace",
-                "Link",
-                "Link"
-            ]
+            ["Unlink", "Unlink", "DisableNamespace", "SetNamespace", "EnableNamespace", "Link", "Link"]
         );
     }
 
     #[test]
     fn withdrawing_leaves_the_ports_and_nothing_else() {
         let target = FakeTarget::new();
-        reconcile(
-            &target,
-            &Export {
-                allow: hosts(&["a", "b"]),
-                ..want()
-            },
-        )
-        .unwrap();
+        reconcile(&target, &Export { allow: hosts(&["a", "b"]), ..want() }).unwrap();
         withdraw(&target, NQN).unwrap();
         let observed = target.observe(NQN).unwrap();
         assert_eq!(observed.subsystem, None);
