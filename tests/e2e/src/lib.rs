@@ -3,6 +3,8 @@
 //!
 //! * [`sequence`] is pure: records, where they lie, and the judge of what a device holds.
 //! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
+//! * [`world`] boots an RDS and nodes, starts every part of Cleat, and has typed clients for all of them.
 
 pub mod sequence;
+pub mod world;
 pub mod writer;

@@ -61,11 +61,7 @@ fn write(args: WriteArgs) -> Result<ExitCode, Box<dyn Error>> {
     let asked = Arc::clone(&engine);
     std::thread::spawn(move || listen(&asked));
     let (_, sound) = engine.run(&mut io::stdout());
-    Ok(if sound {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Takes `go NUMBER` and `stop`. The end of the input says nothing: a writer may be started with none.
@@ -87,9 +83,5 @@ fn judge(args: &VerifyArgs) -> Result<ExitCode, Box<dyn Error>> {
     let mut out = io::stdout();
     serde_json::to_writer(&mut out, &report)?;
     writeln!(out)?;
-    Ok(if report.is_clean() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

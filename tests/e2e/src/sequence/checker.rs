@@ -148,14 +148,7 @@ impl Checker {
             }
         }
         let (found, strays) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self {
-            layout,
-            volume,
-            runs,
-            found,
-            strays,
-            report: Report::default(),
-        })
+        Ok(Self { layout, volume, runs, found, strays, report: Report::default() })
     }
 
     /// Takes one block. Each block of the device that is not known to be a hole is given once.
@@ -223,21 +216,14 @@ impl Checker {
                     .is_some_and(|next| *number >= next || run.last_acked.is_none_or(|acked| *number > acked))
             };
             let late = numbers.iter().filter(|n| is_late(n)).count() as u64;
-            let acked = run
-                .last_acked
-                .map_or(0, |last| (last + 1).saturating_sub(run.start_sequence));
-            let there = numbers
-                .iter()
-                .filter(|n| run.last_acked.is_some_and(|last| **n <= last))
-                .count() as u64;
+            let acked = run.last_acked.map_or(0, |last| (last + 1).saturating_sub(run.start_sequence));
+            let there =
+                numbers.iter().filter(|n| run.last_acked.is_some_and(|last| **n <= last)).count() as u64;
             let gaps = acked.saturating_sub(there);
             if let Some(first) = numbers.iter().find(|n| is_late(n)) {
                 self.word(|| {
                     let acked = run.last_acked.map_or("nothing".to_owned(), |n| n.to_string());
-                    format!(
-                        "{}: {late} late, the first is {first}; its run ended at {acked}",
-                        run.node
-                    )
+                    format!("{}: {late} late, the first is {first}; its run ended at {acked}", run.node)
                 });
             }
             self.report.late_writes_by_source += late;
@@ -268,11 +254,7 @@ impl Checker {
             return;
         };
         let mut expected = first;
-        let numbers: Vec<u64> = self
-            .found
-            .range(first..=last)
-            .map(|(number, _)| *number)
-            .collect();
+        let numbers: Vec<u64> = self.found.range(first..=last).map(|(number, _)| *number).collect();
         for number in numbers.into_iter().chain([last + 1]) {
             if number > expected {
                 self.report.gaps += number - expected;
@@ -320,10 +302,7 @@ mod tests {
 
     /// A handoff through regions 0, 1, 2, ... with this many writes in each.
     fn handoff(writes: &[u64]) -> Device {
-        let mut device = Device {
-            blocks: BTreeMap::new(),
-            runs: Vec::new(),
-        };
+        let mut device = Device { blocks: BTreeMap::new(), runs: Vec::new() };
         let mut next = 1;
         for (region, count) in writes.iter().enumerate() {
             let region = region as u32;
@@ -371,11 +350,7 @@ mod tests {
         device.runs.swap(0, 1);
         assert!(matches!(
             Checker::new(layout(), "pvc-1".parse().expect("name"), device.runs),
-            Err(BadFacts::Order {
-                start: 1,
-                before: 4,
-                ..
-            })
+            Err(BadFacts::Order { start: 1, before: 4, .. })
         ));
     }
 
@@ -385,10 +360,7 @@ mod tests {
         let late = record(100, 0, 11).encode();
         device.blocks.insert(10, late);
         let report = judged(&device);
-        assert_eq!(
-            (report.late_writes_by_source, report.duplicates, report.gaps),
-            (1, 1, 0)
-        );
+        assert_eq!((report.late_writes_by_source, report.duplicates, report.gaps), (1, 1, 0));
         assert_eq!(report.regions[0].late, 1);
         assert!(!report.is_clean());
     }
@@ -397,9 +369,7 @@ mod tests {
     fn a_write_past_the_end_of_the_last_run_is_no_fault() {
         // Its own writer may have died before it could say so.
         let mut device = handoff(&[10, 5]);
-        device
-            .blocks
-            .insert(layout().block(1, 5), record(101, 1, 16).encode());
+        device.blocks.insert(layout().block(1, 5), record(101, 1, 16).encode());
         assert!(judged(&device).is_clean());
     }
 
@@ -413,9 +383,7 @@ mod tests {
         device.blocks.remove(&9);
         device.runs[1].start_sequence = 10;
         for index in 0..6 {
-            device
-                .blocks
-                .insert(layout().block(1, index), record(101, 1, 10 + index).encode());
+            device.blocks.insert(layout().block(1, index), record(101, 1, 10 + index).encode());
         }
         assert_eq!(judged(&device).gaps, 1);
     }

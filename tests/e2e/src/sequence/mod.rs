@@ -38,9 +38,7 @@ impl Layout {
         if region_bytes == 0 || !region_bytes.is_multiple_of(block) {
             return Err(BadRegion { bytes: region_bytes });
         }
-        Ok(Self {
-            region_blocks: region_bytes / block,
-        })
+        Ok(Self { region_blocks: region_bytes / block })
     }
 
     /// How many records a region takes.

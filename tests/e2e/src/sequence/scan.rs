@@ -32,28 +32,18 @@ pub struct ScanError {
 /// # Errors
 /// If the file cannot be opened or read.
 pub fn scan(path: &Path, mut take: impl FnMut(u64, &Block)) -> Result<(), ScanError> {
-    let failed = |what| {
-        move |source| ScanError {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
+    let failed = |what| move |source| ScanError { what, path: path.to_owned(), source };
     let file = File::open(path).map_err(failed("open"))?;
     let end = lseek(&file, 0, Whence::SeekEnd).map_err(|errno| failed("find the size of")(errno.into()))?;
     let blocks = u64::try_from(end).unwrap_or(0) / BLOCK_BYTES as u64;
     let mut buffer = vec![0_u8; CHUNK_BLOCKS * BLOCK_BYTES];
     let mut next = 0;
-    while let Some(first) = data_from(&file, next)
-        .map_err(failed("look for data in"))?
-        .filter(|b| *b < blocks)
+    while let Some(first) =
+        data_from(&file, next).map_err(failed("look for data in"))?.filter(|b| *b < blocks)
     {
-        let count = usize::try_from(blocks - first)
-            .unwrap_or(usize::MAX)
-            .min(CHUNK_BLOCKS);
+        let count = usize::try_from(blocks - first).unwrap_or(usize::MAX).min(CHUNK_BLOCKS);
         let bytes = &mut buffer[..count * BLOCK_BYTES];
-        file.read_exact_at(bytes, first * BLOCK_BYTES as u64)
-            .map_err(failed("read"))?;
+        file.read_exact_at(bytes, first * BLOCK_BYTES as u64).map_err(failed("read"))?;
         for (number, block) in (first..).zip(bytes.as_chunks::<BLOCK_BYTES>().0) {
             take(number, block);
         }
@@ -66,9 +56,7 @@ pub fn scan(path: &Path, mut take: impl FnMut(u64, &Block)) -> Result<(), ScanEr
 fn data_from(file: &File, block: u64) -> io::Result<Option<u64>> {
     let offset = i64::try_from(block * BLOCK_BYTES as u64).map_err(io::Error::other)?;
     match lseek(file, offset, Whence::SeekData) {
-        Ok(data) => Ok(Some(
-            u64::try_from(data).map_err(io::Error::other)? / BLOCK_BYTES as u64,
-        )),
+        Ok(data) => Ok(Some(u64::try_from(data).map_err(io::Error::other)? / BLOCK_BYTES as u64)),
         Err(Errno::ENXIO) => Ok(None),
         // A device, or a file system that does not tell.
         Err(Errno::EINVAL) => Ok(Some(block)),
@@ -87,8 +75,7 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().expect("file");
         file.as_file().set_len(64 << 20).expect("sparse");
         for number in [0_u64, 1, 5000, 16383] {
-            file.seek(SeekFrom::Start(number * BLOCK_BYTES as u64))
-                .expect("seek");
+            file.seek(SeekFrom::Start(number * BLOCK_BYTES as u64)).expect("seek");
             file.write_all(&[number as u8 | 1; BLOCK_BYTES]).expect("write");
         }
         let mut seen = Vec::new();

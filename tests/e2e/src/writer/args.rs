@@ -153,10 +153,7 @@ impl WriteArgs {
 }
 
 fn value_name(value: impl ValueEnum) -> String {
-    value
-        .to_possible_value()
-        .map(|value| value.get_name().to_owned())
-        .unwrap_or_default()
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -178,12 +175,8 @@ mod tests {
 
     #[test]
     fn a_command_line_leads_back_to_its_options() {
-        let mut args = WriteArgs::new(
-            "/dev/x",
-            "pvc-1".parse().expect("name"),
-            "node-b".parse().expect("name"),
-            3,
-        );
+        let mut args =
+            WriteArgs::new("/dev/x", "pvc-1".parse().expect("name"), "node-b".parse().expect("name"), 3);
         (args.start_seq, args.count) = (Some(9), Some(4));
         (args.on_error, args.sabotage) = (OnError::Retry, Some(Sabotage::SkipBlock));
         let line = std::iter::once("cleat-writer".to_owned()).chain(args.argv());

@@ -82,10 +82,7 @@ impl Engine {
             .write(true)
             .custom_flags(OFlag::O_DIRECT.bits())
             .open(&args.device)
-            .map_err(|source| WriterError::Open {
-                path: args.device.clone(),
-                source,
-            })?;
+            .map_err(|source| WriterError::Open { path: args.device.clone(), source })?;
         let state = State {
             start: args.start_seq,
             stop: None,
@@ -97,14 +94,7 @@ impl Engine {
             writers: args.queue_depth,
         };
         let (state, changed) = (Mutex::new(state), Condvar::new());
-        Ok(Self {
-            args,
-            layout,
-            device,
-            nonce: Uuid::new_v4(),
-            state,
-            changed,
-        })
+        Ok(Self { args, layout, device, nonce: Uuid::new_v4(), state, changed })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -158,9 +148,7 @@ impl Engine {
     fn begun(&self) -> Option<u64> {
         let state = self
             .changed
-            .wait_while(self.state(), |state| {
-                state.start.is_none() && state.stop.is_none()
-            })
+            .wait_while(self.state(), |state| state.start.is_none() && state.stop.is_none())
             .unwrap_or_else(PoisonError::into_inner);
         state.start.filter(|_| state.stop.is_none())
     }
@@ -168,9 +156,7 @@ impl Engine {
     fn say(&self, out: &Mutex<&mut (impl Write + Send)>, event: &Event) {
         let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
         let line = serde_json::to_string(event).map_err(io::Error::from);
-        let said = line
-            .and_then(|line| writeln!(out, "{line}"))
-            .and_then(|()| out.flush());
+        let said = line.and_then(|line| writeln!(out, "{line}")).and_then(|()| out.flush());
         if said.is_err() {
             drop(out);
             self.stop(StopReason::Unheard);
@@ -182,10 +168,8 @@ impl Engine {
         let period = Duration::from_millis(self.args.progress_ms.max(1));
         let mut state = self.state();
         while state.writers > 0 {
-            let (woken, timeout) = self
-                .changed
-                .wait_timeout(state, period)
-                .unwrap_or_else(PoisonError::into_inner);
+            let (woken, timeout) =
+                self.changed.wait_timeout(state, period).unwrap_or_else(PoisonError::into_inner);
             state = woken;
             if timeout.timed_out() && state.writers > 0 {
                 let progress = Event::Progress(state.counts_now());
@@ -215,11 +199,7 @@ impl Engine {
                 state.stop = Some(StopReason::RegionFull);
             } else {
                 let now = Instant::now();
-                match state
-                    .next_at
-                    .and_then(|at| at.checked_duration_since(now))
-                    .filter(|d| !d.is_zero())
-                {
+                match state.next_at.and_then(|at| at.checked_duration_since(now)).filter(|d| !d.is_zero()) {
                     Some(early) => state = self.pause(state, early),
                     None => {
                         let index = state.issued;
@@ -236,10 +216,7 @@ impl Engine {
     }
 
     fn pause<'a>(&self, state: MutexGuard<'a, State>, time: Duration) -> MutexGuard<'a, State> {
-        self.changed
-            .wait_timeout(state, time)
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
+        self.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
     fn write_one(&self, sequence: u64, index: u64, memory: &mut Block, say: &impl Fn(&Event)) {
@@ -249,29 +226,17 @@ impl Engine {
         self.state().issued_now(sequence);
         let begun = Instant::now();
         loop {
-            let written = if skipped {
-                Ok(())
-            } else {
-                self.device.write_all_at(memory, offset)
-            };
+            let written = if skipped { Ok(()) } else { self.device.write_all_at(memory, offset) };
             let Err(error) = written else {
                 let first = self.state().acked(sequence, begun);
                 if first {
                     let latency_us = micros(begun.elapsed());
-                    say(&Event::FirstAck {
-                        sequence,
-                        age_us: 0,
-                        latency_us,
-                    });
+                    say(&Event::FirstAck { sequence, age_us: 0, latency_us });
                 }
                 return;
             };
             self.state().counts.errors += 1;
-            say(&Event::Error {
-                sequence,
-                errno: error.raw_os_error(),
-                message: error.to_string(),
-            });
+            say(&Event::Error { sequence, errno: error.raw_os_error(), message: error.to_string() });
             match self.args.on_error {
                 OnError::Stop => self.stop(StopReason::Error),
                 OnError::Skip => {}
@@ -288,9 +253,7 @@ impl Engine {
 
     fn record(&self, sequence: u64) -> Record {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC)
-            .map(Duration::from)
-            .unwrap_or_default();
+        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         Record {
             nonce: self.nonce,
@@ -319,9 +282,7 @@ impl State {
             counts.max_gap_us = counts.max_gap_us.max(micros(now - last));
         }
         self.ahead.insert(sequence);
-        let mut next = counts
-            .last_acked
-            .map_or(self.start.unwrap_or(sequence), |last| last + 1);
+        let mut next = counts.last_acked.map_or(self.start.unwrap_or(sequence), |last| last + 1);
         while self.ahead.remove(&next) {
             counts.last_acked = Some(next);
             next += 1;
@@ -331,10 +292,7 @@ impl State {
 
     fn counts_now(&self) -> Counts {
         let age_us = self.last_ack.map_or(0, |last| micros(last.elapsed()));
-        Counts {
-            age_us,
-            ..self.counts.clone()
-        }
+        Counts { age_us, ..self.counts.clone() }
     }
 }
 
@@ -393,49 +351,26 @@ mod tests {
         let mut out = Vec::new();
         let (reason, sound) = engine.run(&mut out);
         let text = String::from_utf8(out).expect("text");
-        (
-            text.lines()
-                .map(|line| serde_json::from_str(line).expect("event"))
-                .collect(),
-            reason,
-            sound,
-        )
+        (text.lines().map(|line| serde_json::from_str(line).expect("event")).collect(), reason, sound)
     }
 
     fn facts(events: &[Event]) -> RunFacts {
         let Some((node, region, nonce, start_sequence)) = events.iter().find_map(|event| match event {
-            Event::Started {
-                node,
-                region,
-                nonce,
-                start_sequence,
-                ..
-            } => Some((node.clone(), *region, *nonce, *start_sequence)),
+            Event::Started { node, region, nonce, start_sequence, .. } => {
+                Some((node.clone(), *region, *nonce, *start_sequence))
+            }
             _ => None,
         }) else {
             panic!("never started: {events:?}")
         };
-        let Some(Event::Stopped { counts, .. }) = events.last() else {
-            panic!("never stopped: {events:?}")
-        };
-        RunFacts {
-            region,
-            nonce,
-            node,
-            start_sequence,
-            last_acked: counts.last_acked,
-        }
+        let Some(Event::Stopped { counts, .. }) = events.last() else { panic!("never stopped: {events:?}") };
+        RunFacts { region, nonce, node, start_sequence, last_acked: counts.last_acked }
     }
 
     fn judged(device: &tempfile::NamedTempFile, runs: Vec<RunFacts>) -> Report {
         let volume = "pvc-1".parse().expect("name");
-        verify(&VerifyArgs {
-            file: device.path().into(),
-            volume,
-            region_bytes: REGION_BYTES,
-            runs,
-        })
-        .expect("verdict")
+        verify(&VerifyArgs { file: device.path().into(), volume, region_bytes: REGION_BYTES, runs })
+            .expect("verdict")
     }
 
     #[test]
@@ -476,10 +411,7 @@ mod tests {
         engine.stop(StopReason::Asked);
         let (events, reason, _) = ran(&engine);
         assert_eq!(reason, StopReason::Asked);
-        assert!(
-            matches!(events[..], [Event::Armed { .. }, Event::Stopped { .. }]),
-            "{events:?}"
-        );
+        assert!(matches!(events[..], [Event::Armed { .. }, Event::Stopped { .. }]), "{events:?}");
     }
 
     #[test]
@@ -499,12 +431,7 @@ mod tests {
         engine.device = File::open(device.path()).expect("read-only");
         let (events, reason, sound) = ran(&engine);
         assert_eq!((reason, sound), (StopReason::Error, false));
-        assert!(
-            events
-                .iter()
-                .any(|event| matches!(event, Event::Error { sequence: 1, .. })),
-            "{events:?}"
-        );
+        assert!(events.iter().any(|event| matches!(event, Event::Error { sequence: 1, .. })), "{events:?}");
         assert_eq!(facts(&events).last_acked, None);
     }
 }

@@ -1,0 +1,291 @@
+//! The controller: a process on the host's side of the run's network, its CSI socket and its operators' service.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use cleat_proto::cleat::v1::operator_client::OperatorClient;
+use cleat_proto::cleat::v1::{
+    GetVolumeRequest, ListMigrationsRequest, ListNodesRequest, ListTicketsRequest, ListVolumesRequest,
+    MigrationInfo, NodeInfo, TicketInfo, VolumeInfo, WatchRequest,
+};
+use cleat_proto::csi::v1::ProbeRequest;
+use cleat_proto::csi::v1::controller_client::ControllerClient;
+use cleat_proto::csi::v1::identity_client::IdentityClient;
+use cleat_rig::Network;
+use tokio::process::{Child, Command};
+use tokio::sync::Mutex;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+
+use super::certificates::Certificates;
+use super::rds::{BASE_PATH, PASSWORD, USER};
+use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, Watch, WorldOptions, wait_for};
+
+/// Where the controller serves agents and operators, on the management network.
+pub const AGENT_PORT: u16 = 7000;
+const METRICS_PORT: u16 = 9101;
+/// A signal that nothing survives has its effect within this time.
+const DYING: Duration = Duration::from_secs(10);
+
+/// The controller, whether it runs or not. Its state folder outlives its process.
+#[derive(Debug)]
+pub struct Controller {
+    arguments: Vec<String>,
+    socket: PathBuf,
+    log: PathBuf,
+    child: Mutex<Option<Child>>,
+    csi: Channel,
+    operator: Channel,
+}
+
+impl Controller {
+    pub(super) fn new(
+        sockets: &Path,
+        folder: &Path,
+        certificates: Certificates,
+        options: &WorldOptions,
+    ) -> anyhow::Result<Self> {
+        // In the run's own folder and not the world's: a Unix socket's path is at most 107 bytes long.
+        let socket = sockets.join(format!("csi-{}.sock", &uuid::Uuid::new_v4().simple().to_string()[..8]));
+        let password = folder.join("rds-password");
+        std::fs::write(&password, PASSWORD).with_context(|| format!("write {}", password.display()))?;
+        let arguments = arguments(&socket, folder, &password, &certificates, options);
+        let csi = Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect_lazy();
+        let operator = operator_endpoint(&certificates)?.connect_lazy();
+        let (log, child) = (folder.join("controller.log"), Mutex::new(None));
+        Ok(Self { arguments, socket, log, child, csi, operator })
+    }
+
+    /// Starts it and waits until it answers on its CSI socket and its TLS port.
+    ///
+    /// # Errors
+    /// If it runs already, or does not answer: then with the end of its log.
+    pub async fn start(&self) -> anyhow::Result<()> {
+        self.spawn().await?;
+        let up = wait_for("the controller to answer", START, async || {
+            if let Some(status) = self.ended().await {
+                bail!("it ended at once ({status})");
+            }
+            IdentityClient::new(self.csi.clone()).probe(ProbeRequest {}).await?;
+            self.nodes().await?;
+            Ok(Look::Yes(()))
+        })
+        .await;
+        up.map_err(|error| anyhow::Error::from(error).context(self.log_end()))
+    }
+
+    /// Starts it and does not wait.
+    ///
+    /// # Errors
+    /// If it runs already or is not built.
+    pub async fn spawn(&self) -> anyhow::Result<()> {
+        let mut child = self.child.lock().await;
+        if let Some(running) = child.as_mut().and_then(|child| child.try_wait().ok()).filter(Option::is_none)
+        {
+            bail!("the controller runs already ({running:?})");
+        }
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log: File = log.with_context(|| format!("open {}", self.log.display()))?;
+        let program = cleat_rig::program("cleat-controller")?;
+        let started = Command::new(&program)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("share the log")?)
+            .stderr(log)
+            .process_group(0)
+            .spawn();
+        *child = Some(started.with_context(|| format!("start {}", program.display()))?);
+        Ok(())
+    }
+
+    /// Kills it with -9 and waits until it is gone.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub async fn kill(&self) -> anyhow::Result<()> {
+        let mut child = self.child.lock().await.take().context("the controller does not run")?;
+        child.start_kill().context("kill the controller")?;
+        tokio::time::timeout(DYING, child.wait()).await.context("the controller does not die")?.map(drop)?;
+        Ok(())
+    }
+
+    /// Kills it with -9 and starts it again over the same state.
+    ///
+    /// # Errors
+    /// As [`Controller::kill`] and [`Controller::start`].
+    pub async fn restart(&self) -> anyhow::Result<()> {
+        self.kill().await?;
+        self.start().await
+    }
+
+    async fn ended(&self) -> Option<std::process::ExitStatus> {
+        self.child.lock().await.as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    /// Leaves the process to the run.
+    pub(super) fn release(self) {
+        std::mem::forget(self);
+    }
+
+    /// Its log on the host, of all its processes one after the other.
+    #[must_use]
+    pub fn log_file(&self) -> &Path {
+        &self.log
+    }
+
+    fn log_end(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("the controller said last: {}", lines[lines.len().saturating_sub(5)..].join(" | "))
+    }
+
+    /// Its CSI socket on the host.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// The address at which agents and operators dial it.
+    #[must_use]
+    pub fn address(&self) -> String {
+        address()
+    }
+
+    /// A CSI Controller client. It connects again by itself after a restart.
+    #[must_use]
+    pub fn csi(&self) -> ControllerClient<Channel> {
+        ControllerClient::new(self.csi.clone())
+    }
+
+    /// A CSI Identity client.
+    #[must_use]
+    pub fn identity(&self) -> IdentityClient<Channel> {
+        IdentityClient::new(self.csi.clone())
+    }
+
+    /// A client of the operators' service.
+    #[must_use]
+    pub fn operator(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.operator.clone())
+    }
+
+    /// One volume with its evidence and what it waits for.
+    ///
+    /// # Errors
+    /// The operators' service's own.
+    pub async fn volume(&self, volume_id: &str) -> Result<VolumeInfo, tonic::Status> {
+        let request = GetVolumeRequest { volume_id: volume_id.to_owned() };
+        Ok(self.operator().get_volume(request).await?.into_inner())
+    }
+
+    /// All volumes.
+    ///
+    /// # Errors
+    /// The operators' service's own.
+    pub async fn volumes(&self) -> Result<Vec<VolumeInfo>, tonic::Status> {
+        Ok(self.operator().list_volumes(ListVolumesRequest {}).await?.into_inner().volumes)
+    }
+
+    /// All nodes.
+    ///
+    /// # Errors
+    /// The operators' service's own.
+    pub async fn nodes(&self) -> Result<Vec<NodeInfo>, tonic::Status> {
+        Ok(self.operator().list_nodes(ListNodesRequest {}).await?.into_inner().nodes)
+    }
+
+    /// All migrations, running and done.
+    ///
+    /// # Errors
+    /// The operators' service's own.
+    pub async fn migrations(&self) -> Result<Vec<MigrationInfo>, tonic::Status> {
+        Ok(self.operator().list_migrations(ListMigrationsRequest {}).await?.into_inner().migrations)
+    }
+
+    /// All tickets.
+    ///
+    /// # Errors
+    /// The operators' service's own.
+    pub async fn tickets(&self) -> Result<Vec<TicketInfo>, tonic::Status> {
+        Ok(self.operator().list_tickets(ListTicketsRequest {}).await?.into_inner().tickets)
+    }
+
+    /// Begins to watch everything; what is heard is kept with its time.
+    ///
+    /// # Errors
+    /// If the watch cannot be opened, or its first state does not come.
+    pub async fn watch(&self) -> anyhow::Result<Watch> {
+        let stream =
+            self.operator().watch(WatchRequest {}).await.context("watch the controller")?.into_inner();
+        Watch::begin(stream).await
+    }
+
+    /// Its metrics.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn metrics(&self) -> anyhow::Result<Metrics> {
+        Metrics::scrape(&format!("{}:{METRICS_PORT}", Network::Management.host_address())).await
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        if let Some(child) = self.child.get_mut() {
+            // Gone already is as good.
+            let _ = child.start_kill();
+        }
+    }
+}
+
+fn address() -> String {
+    format!("{}:{AGENT_PORT}", Network::Management.host_address())
+}
+
+fn operator_endpoint(certificates: &Certificates) -> anyhow::Result<Endpoint> {
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+    // The process has one provider of cryptography; a second installation is refused and changes nothing.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read(&certificates.ca)?))
+        .identity(Identity::from_pem(read(&certificates.client.cert)?, read(&certificates.client.key)?));
+    let endpoint = Endpoint::from_shared(format!("https://{}", address()))?.tls_config(tls)?;
+    Ok(endpoint
+        .connect_timeout(Duration::from_secs(5))
+        .http2_keep_alive_interval(Duration::from_secs(4))
+        .keep_alive_timeout(Duration::from_secs(4))
+        .keep_alive_while_idle(true))
+}
+
+fn arguments(
+    socket: &Path,
+    folder: &Path,
+    password: &Path,
+    certificates: &Certificates,
+    options: &WorldOptions,
+) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut put = |name: &str, value: String| words.extend([format!("--{name}"), value]);
+    let path = |path: &Path| path.display().to_string();
+    put("csi-socket", path(socket));
+    put("listen", address());
+    put("store", format!("file:{}", path(&folder.join("controller-state"))));
+    put("tls-cert", path(&certificates.controller.cert));
+    put("tls-key", path(&certificates.controller.key));
+    put("tls-client-ca", path(&certificates.ca));
+    put("rds-url", format!("https://{}", Network::Management.address(RDS_NUMBER)));
+    put("rds-user", USER.to_owned());
+    put("rds-password-file", path(password));
+    put("rds-ca", path(&certificates.ca));
+    put("rds-base-path", BASE_PATH.to_owned());
+    put("rds-nqn-prefix", NQN_PREFIX.to_owned());
+    for network in Network::STORAGE {
+        put("portal", format!("{}:4420", network.address(RDS_NUMBER)));
+    }
+    put("metrics-listen", format!("{}:{METRICS_PORT}", Network::Management.host_address()));
+    put("log-filter", options.log_filter.clone());
+    words.extend(options.controller_args.iter().cloned());
+    words
+}

@@ -1,0 +1,105 @@
+//! What a world is to be like.
+
+use anyhow::bail;
+
+/// Kernels that tests are asked to run on; any other that `hack/setup kernels` has fetched works, too.
+const DEFAULT_KERNEL: &str = "6.1";
+
+/// What a [`super::World`] is to be like. Arguments that are added come after those that the world gives, so they
+/// win where an option may be given again.
+#[derive(Debug, Clone)]
+pub struct WorldOptions {
+    /// Kernel of the nodes, and of the RDS unless that has its own, such as `6.12`.
+    pub kernel: String,
+    /// Kernel of the RDS.
+    pub rds_kernel: Option<String>,
+    /// Number of node machines, node-a first.
+    pub nodes: usize,
+    /// Memory of each node.
+    pub node_memory_mib: u32,
+    /// CPUs of each node.
+    pub node_cpus: u8,
+    /// Words for the nodes' kernel command line.
+    pub node_kernel_arguments: Vec<String>,
+    /// Memory of the RDS.
+    pub rds_memory_mib: u32,
+    /// CPUs of the RDS.
+    pub rds_cpus: u8,
+    /// Disk of the RDS, where volumes' files lie (sparse on the host).
+    pub rds_disk_mib: u32,
+    /// Further arguments of `rds-sim`.
+    pub rds_args: Vec<String>,
+    /// Further arguments of `cleat-controller`.
+    pub controller_args: Vec<String>,
+    /// Further arguments of `cleat-agent`.
+    pub agent_args: Vec<String>,
+    /// What controller and agents log, as `--log-filter` takes it.
+    pub log_filter: String,
+}
+
+impl WorldOptions {
+    /// Three nodes on this kernel.
+    #[must_use]
+    pub fn on_kernel(kernel: impl Into<String>) -> Self {
+        Self {
+            kernel: kernel.into(),
+            rds_kernel: None,
+            nodes: 3,
+            node_memory_mib: 256,
+            node_cpus: 1,
+            node_kernel_arguments: Vec::new(),
+            rds_memory_mib: 512,
+            rds_cpus: 1,
+            rds_disk_mib: 8192,
+            rds_args: Vec::new(),
+            controller_args: Vec::new(),
+            agent_args: Vec::new(),
+            log_filter: "info".to_owned(),
+        }
+    }
+
+    /// Three nodes on the kernel that `CLEAT_KERNEL` names, 6.1 without it; logs as `CLEAT_LOG` says.
+    ///
+    /// # Errors
+    /// If `CLEAT_KERNEL` is empty or no text.
+    pub fn from_env() -> anyhow::Result<Self> {
+        let kernel = match std::env::var("CLEAT_KERNEL") {
+            Ok(kernel) if !kernel.is_empty() => kernel,
+            Err(std::env::VarError::NotPresent) => DEFAULT_KERNEL.to_owned(),
+            other => bail!("CLEAT_KERNEL is {other:?}: a version such as 6.12 is wanted"),
+        };
+        let mut options = Self::on_kernel(kernel);
+        if let Ok(filter) = std::env::var("CLEAT_LOG") {
+            options.log_filter = filter;
+        }
+        Ok(options)
+    }
+
+    /// With so many nodes.
+    #[must_use]
+    pub fn nodes(mut self, count: usize) -> Self {
+        self.nodes = count;
+        self
+    }
+
+    /// With one more argument of the agents.
+    #[must_use]
+    pub fn agent_arg(mut self, word: impl Into<String>) -> Self {
+        self.agent_args.push(word.into());
+        self
+    }
+
+    /// With one more argument of the controller.
+    #[must_use]
+    pub fn controller_arg(mut self, word: impl Into<String>) -> Self {
+        self.controller_args.push(word.into());
+        self
+    }
+
+    /// With one more argument of the RDS.
+    #[must_use]
+    pub fn rds_arg(mut self, word: impl Into<String>) -> Self {
+        self.rds_args.push(word.into());
+        self
+    }
+}
