@@ -167,3 +167,19 @@ async fn a_port_without_portal_is_opened_on_every_address() {
     let expected: Vec<_> = ["10.77.1.1:4421", "10.77.2.1:4421"].map(|p| p.parse().unwrap()).into();
     assert_eq!(linked, expected);
 }
+
+#[tokio::test]
+async fn operations_run_one_at_a_time_and_a_slot_is_given_once() {
+    let sim = start().await.unwrap();
+    let (a, b, c) = tokio::join!(
+        call(&sim, "PUT", "/disk", volume("pvc-1")),
+        call(&sim, "PUT", "/disk", volume("pvc-1")),
+        call(&sim, "PUT", "/disk", volume("pvc-2")),
+    );
+    let mut statuses = [a.0, b.0];
+    statuses.sort_unstable();
+    assert_eq!((statuses, c.0), ([201, 400], 201));
+    let disks = sim.state().unwrap().disks;
+    assert_eq!(disks.len(), 2);
+    assert_ne!(disks[0].id, disks[1].id);
+}

@@ -182,8 +182,10 @@ impl Rds {
         } else {
             self.holds.remove(&hold);
         }
-        let mut disks = self.saved.disks.clone();
-        disks.iter_mut().try_for_each(|disk| self.bring_about(disk))
+        let mut disks = std::mem::take(&mut self.saved.disks);
+        let brought = disks.iter_mut().try_for_each(|disk| self.bring_about(disk));
+        self.saved.disks = disks;
+        brought
     }
 
     /// Gives a disk's namespace another UUID (cuts its sessions if it is exported); the pinned one if `None`.
