@@ -1,3 +1,4 @@
 //! Under construction.
 
 pub mod rds;
+pub mod store;
