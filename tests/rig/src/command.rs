@@ -39,7 +39,8 @@ impl Command {
         }
     }
 
-    /// A script for busybox's shell.
+    /// A script for busybox's shell. In it, an applet of busybox comes before a program of the same name: write
+    /// `/usr/sbin/mount` where the real one is meant.
     #[must_use]
     pub fn shell(script: impl Into<String>) -> Command {
         Command::new("sh").arg("-c").arg(script)

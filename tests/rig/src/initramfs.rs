@@ -19,7 +19,7 @@ use crate::kernel::KernelImage;
 use crate::modules::{Selection, WANTED, uncompressed};
 
 /// Tools of the host that every machine has.
-const TOOLS: [&str; 3] = ["nvme", "dmsetup", "tc"];
+const TOOLS: [&str; 4] = ["nvme", "dmsetup", "ip", "tc"];
 /// Tools that a machine has where the host has them: busybox's own losetup, mount and umount know too little for
 /// a kubelet.
 const EXTRA_TOOLS: [&str; 3] = ["losetup", "mount", "umount"];

@@ -99,8 +99,8 @@ impl MachineSpec {
 
     /// Adds a word to the kernel's command line, such as `nvme_core.multipath=N`.
     #[must_use]
-    pub fn kernel_argument(mut self, word: impl Into<String>) -> MachineSpec {
-        self.kernel_arguments.push(word.into());
+    pub fn kernel_argument(mut self, word: impl AsRef<str>) -> MachineSpec {
+        self.kernel_arguments.push(word.as_ref().to_owned());
         self
     }
 

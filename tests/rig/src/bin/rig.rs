@@ -139,6 +139,9 @@ struct Up {
     /// CPUs of each machine
     #[arg(long, default_value_t = 1)]
     cpus: u8,
+    /// A word for the kernels' command lines, such as nvme_core.multipath=N (repeat for more)
+    #[arg(long = "kernel-argument")]
+    kernel_arguments: Vec<String>,
     /// Put this program of the host into the machines, as /usr/sbin/NAME (repeat for more)
     #[arg(long = "program")]
     programs: Vec<PathBuf>,
@@ -226,6 +229,7 @@ fn bring_up(up: &Up) -> Result<()> {
         std::iter::once(MachineSpec::new("rds", 1, &rds_kernel, &rds_image).disk_mib(4096))
             .chain((0..up.nodes).map(node))
             .map(|spec| spec.memory_mib(up.memory_mib).cpus(up.cpus))
+            .map(|spec| up.kernel_arguments.iter().fold(spec, MachineSpec::kernel_argument))
             .collect();
     let machines = run.boot_all(&specs)?;
     let name = run.keep(&machines)?;
