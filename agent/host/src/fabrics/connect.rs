@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::nvme_cli::Reported;
 use super::{ConnectRequest, Connected};
 use crate::name::{ControllerName, Portal, SubsystemNqn};
-use crate::sysfs::{Controller, Sysfs, SysfsError, Topology};
+use crate::sysfs::{Controller, SubsystemView, Sysfs, SysfsError};
 use crate::work::WorkError;
 
-/// Why a connect failed. Nothing of it is left on this host when it is returned, or (`Overdue`) it will be
-/// taken away as soon as the kernel lets go.
+/// Why a connect failed. What it made, if anything, is taken away in the background: at once, or (`Overdue`)
+/// as soon as the kernel lets go; the next connect of the same subsystem, host and portal waits for that.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kernel or the target refused.
@@ -185,8 +185,8 @@ pub(super) fn difference(request: &ConnectRequest, controller: &Controller) -> O
 }
 
 /// The controller that has what was asked for and is not on its way out.
-pub(super) fn existing<'a>(request: &ConnectRequest, topology: &'a Topology) -> Option<&'a Controller> {
-    topology.controllers.iter().find(|c| !c.state.is_going() && difference(request, c).is_none())
+pub(super) fn existing<'a>(request: &ConnectRequest, view: &'a SubsystemView) -> Option<&'a Controller> {
+    view.controllers.iter().find(|c| !c.state.is_going() && difference(request, c).is_none())
 }
 
 /// Reads a controller that was just made and compares it with what was asked for.
@@ -195,23 +195,17 @@ pub(super) fn verify(
     request: &ConnectRequest,
     name: &ControllerName,
 ) -> Result<Controller, ConnectError> {
-    let topology = sysfs.read_blocking().map_err(|source| ConnectError::Unverified {
-        subsystem: request.subsystem.clone(),
-        portal: request.portal,
-        source,
-    })?;
     let not_as_asked = |found: String| ConnectError::NotAsAsked {
         subsystem: request.subsystem.clone(),
         portal: request.portal,
         found,
     };
-    let controller = topology.controllers.iter().find(|controller| controller.name == *name);
-    let Some(controller) = controller else {
-        return Err(not_as_asked(format!("there is no controller {name}")));
-    };
-    match difference(request, controller) {
-        None => Ok(controller.clone()),
-        Some(found) => Err(not_as_asked(found)),
+    match sysfs.controller_blocking(name) {
+        (Some(controller), _) => match difference(request, &controller) {
+            None => Ok(controller),
+            Some(found) => Err(not_as_asked(found)),
+        },
+        (None, _) => Err(not_as_asked(format!("there is no controller {name}"))),
     }
 }
 

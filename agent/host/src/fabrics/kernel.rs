@@ -23,7 +23,7 @@ use crate::sysfs::Sysfs;
 const MAX_WRITES: u32 = 3;
 
 /// Where the option string goes. A trait so that tests stand in for the kernel.
-pub(super) trait FabricsDevice: Send + Sync + std::fmt::Debug {
+pub(crate) trait FabricsDevice: Send + Sync + std::fmt::Debug {
     /// Hands the option string over, waits for the kernel, returns its answer, such as
     /// `instance=3,cntlid=1`.
     fn submit(&self, options: &str) -> Result<String, SubmitError>;
@@ -31,7 +31,7 @@ pub(super) trait FabricsDevice: Send + Sync + std::fmt::Debug {
 
 /// Why the kernel gave no answer.
 #[derive(Debug)]
-pub(super) enum SubmitError {
+pub(crate) enum SubmitError {
     /// The device could not be opened.
     Open(PathBuf, io::Error),
     /// The option string was refused or the connect failed.
@@ -76,7 +76,7 @@ impl KernelFabrics {
         Self::with_device(Arc::new(CharacterDevice { path: device.into() }), sysfs)
     }
 
-    pub(super) fn with_device(device: Arc<dyn FabricsDevice>, sysfs: Sysfs) -> Self {
+    pub(crate) fn with_device(device: Arc<dyn FabricsDevice>, sysfs: Sysfs) -> Self {
         let deletions = Deletions::new(sysfs.clone());
         Self { sysfs, device, attempts: Attempts::default(), deletions }
     }
@@ -160,12 +160,12 @@ fn adopt(
     since: Instant,
     made: &mut Option<Target>,
 ) -> Result<Option<Connected>, ConnectError> {
-    let topology = sysfs.read_blocking().map_err(|source| ConnectError::Unverified {
+    let view = sysfs.view_blocking(&request.subsystem).map_err(|source| ConnectError::Unverified {
         subsystem: request.subsystem.clone(),
         portal: request.portal,
         source,
     })?;
-    Ok(connect::existing(request, &topology).map(|controller| {
+    Ok(connect::existing(request, &view).map(|controller| {
         *made = Target::of(controller, &request.subsystem, &request.host_nqn);
         connect::connected(controller.clone(), true, since)
     }))

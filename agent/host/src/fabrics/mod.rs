@@ -33,6 +33,8 @@ pub use choice::{Choice, UnavailableFabrics, UnknownChoice, open};
 pub use connect::{ConnectError, ConnectFailure};
 pub use delete::DisconnectError;
 pub use kernel::KernelFabrics;
+#[cfg(any(test, feature = "fixtures"))]
+pub(crate) use kernel::{FabricsDevice, SubmitError};
 pub use nvme_cli::{CliError, NvmeCli};
 
 use crate::name::{ControllerName, HostId, HostNqn, Portal, SubsystemNqn};
@@ -52,7 +54,7 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// [`Connected::adopted`] set, whatever state it is in.
     ///
     /// # Errors
-    /// [`ConnectError`]; nothing is left behind then.
+    /// [`ConnectError`]; nothing stays behind then.
     fn connect<'a>(
         &'a self,
         request: &'a ConnectRequest,

@@ -4,6 +4,8 @@
 //! - One nvme-cli at a time: side by side it crashes and hangs (seen with 2.4: double free, walks of sysfs
 //!   while others change it).
 //! - Its exit code and output are hints; what counts is what sysfs shows afterwards.
+//! - It opens block devices while it looks around, also those of other volumes: an opener found while it runs
+//!   may be it (seen with 2.3).
 //! - It is killed at its deadline or with its runtime, and its stderr is kept in the error.
 
 use std::io;
@@ -23,7 +25,7 @@ use super::delete::{Deletions, DisconnectError, Means};
 use super::kernel::numeric_options;
 use super::{ConnectRequest, Connected, Disconnected, Fabrics, Pending, Target};
 use crate::name::ControllerName;
-use crate::sysfs::{Sysfs, SysfsError, Topology};
+use crate::sysfs::{PinnedDir, SubsystemView, Sysfs, SysfsError};
 
 /// How long one nvme-cli may run before it is killed, where the caller allows more.
 const LONGEST_RUN: Duration = Duration::from_secs(90);
@@ -32,6 +34,8 @@ const LONGEST_RUN: Duration = Duration::from_secs(90);
 const KILL_GRACE: Duration = Duration::from_secs(2);
 /// How long a killed connect is followed, so that a late success can be undone.
 const FOLLOW: Duration = Duration::from_secs(600);
+/// The kernel's name of an option that nvme-cli does not always have.
+const FAST_IO_FAIL: &str = "fast_io_fail_tmo";
 /// How much of its output is kept.
 const MAX_OUTPUT: usize = 4096;
 
@@ -225,7 +229,7 @@ fn dial(
         portal: request.portal,
         source,
     };
-    let before = match sysfs.read_blocking() {
+    let before = match sysfs.view_blocking(&request.subsystem) {
         Ok(topology) => topology,
         Err(source) => return Outcome::new(sysfs, turn, Err(unread(source)), None),
     };
@@ -234,7 +238,7 @@ fn dial(
     let follow_until = Instant::now() + if overdue { FOLLOW } else { Duration::ZERO };
     // After a kill the kernel may still be connecting: nothing shows how long, so sysfs is watched.
     let after = loop {
-        match sysfs.read_blocking() {
+        match sysfs.view_blocking(&request.subsystem) {
             Ok(after) if Instant::now() >= follow_until || fresh(request, &before, &after).is_some() => {
                 break after;
             }
@@ -243,15 +247,40 @@ fn dial(
         }
     };
     let made = fresh(request, &before, &after);
-    let result = judge(&sysfs, request, ran, &after, made.is_none(), since);
+    let result = judge(&sysfs, request, ran, &after, made.is_none(), since)
+        .and_then(|connected| set_fast_io_fail(&sysfs, request, connected));
     Outcome::new(sysfs, turn, result, made)
 }
 
 /// The controller that has what was asked for and was not there before.
-fn fresh(request: &ConnectRequest, before: &Topology, after: &Topology) -> Option<Target> {
+fn fresh(request: &ConnectRequest, before: &SubsystemView, after: &SubsystemView) -> Option<Target> {
     let found = connect::existing(request, after)?;
     let known = before.controllers.iter().any(|c| c.incarnation == found.incarnation);
     (!known).then(|| Target::of(found, &request.subsystem, &request.host_nqn))?
+}
+
+/// Sets what nvme-cli could not be told. A controller that existed before keeps what it has.
+fn set_fast_io_fail(
+    sysfs: &Sysfs,
+    request: &ConnectRequest,
+    connected: Connected,
+) -> Result<Connected, ConnectError> {
+    let Some(limit) = request.options.fast_io_fail_tmo.filter(|_| !connected.adopted) else {
+        return Ok(connected);
+    };
+    let dir = PinnedDir::open(&sysfs.controller_dir(&connected.controller.name));
+    let set = dir.and_then(|dir| match dir.incarnation()? == connected.controller.incarnation {
+        true => std::fs::write(dir.path().join(FAST_IO_FAIL), limit.as_secs().to_string()),
+        false => Err(io::Error::from(io::ErrorKind::NotFound)),
+    });
+    match set {
+        Ok(()) => Ok(connected),
+        Err(error) => Err(ConnectError::NotAsAsked {
+            subsystem: request.subsystem.clone(),
+            portal: request.portal,
+            found: format!("{FAST_IO_FAIL} of {} could not be set: {error}", connected.controller.name),
+        }),
+    }
 }
 
 /// Sysfs decides; the program's answer explains.
@@ -259,7 +288,7 @@ fn judge(
     sysfs: &Sysfs,
     request: &ConnectRequest,
     ran: Result<String, CliError>,
-    after: &Topology,
+    after: &SubsystemView,
     adopted: bool,
     since: Instant,
 ) -> Result<Connected, ConnectError> {
@@ -334,10 +363,11 @@ fn arguments(request: &ConnectRequest) -> Vec<String> {
         format!("--hostid={}", request.host_id),
         "--output-format=json".to_owned(),
     ];
-    for (name, value) in numeric_options(&request.options) {
-        // The one option that nvme-cli writes with underscores.
-        let name = if name == "fast_io_fail_tmo" { name.to_owned() } else { name.replace('_', "-") };
-        arguments.push(format!("--{name}={value}"));
+    // nvme-cli up to 2.3 has no option for fast_io_fail_tmo; it is set in sysfs afterwards.
+    for (name, value) in
+        numeric_options(&request.options).into_iter().filter(|(name, _)| *name != FAST_IO_FAIL)
+    {
+        arguments.push(format!("--{}={value}", name.replace('_', "-")));
     }
     arguments
 }

@@ -8,6 +8,7 @@
 //! looked at fails its clause. [`check`] and [`wait`] observe and then call it.
 
 mod clauses;
+mod interest;
 mod observe;
 
 use std::fmt;

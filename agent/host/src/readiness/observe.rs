@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::interest::Interest;
 use super::{Expectation, ReadyFacts, Selected, Unready, evaluate, select};
 use crate::blockio::{self, IoFacts};
 use crate::openers::{Openers, holders_in};
-use crate::sysfs::{Sysfs, SysfsError};
+use crate::sysfs::{SubsystemView, Sysfs, SysfsError};
 use crate::uevents::UeventListener;
 use crate::work::Workers;
 
@@ -59,9 +60,18 @@ impl Checker {
         deadline: Duration,
     ) -> Result<ReadyFacts, CheckError> {
         let end = Instant::now() + deadline;
+        let before = self.sysfs.view(&expectation.subsystem, deadline).await?;
+        self.judge(&before, expectation, end).await
+    }
+
+    async fn judge(
+        &self,
+        before: &SubsystemView,
+        expectation: &Expectation,
+        end: Instant,
+    ) -> Result<ReadyFacts, CheckError> {
         let left = || end.saturating_duration_since(Instant::now());
-        let before = self.sysfs.view(&expectation.subsystem, left()).await?;
-        let selected = select(&before, expectation)?;
+        let selected = select(before, expectation)?;
         let io = self.probe(&selected, left()).await;
         // A reading of sysfs takes a moment even when the device has used up the time.
         let after = self.sysfs.view(&expectation.subsystem, left().max(SWEEP)).await?;
@@ -90,7 +100,7 @@ impl Checker {
     }
 
     /// Observes and judges until it holds, a clause fails that waiting cannot heal, or the deadline passes.
-    /// Looks again upon every event, and from time to time without.
+    /// Looks again upon every event that concerns the volume, and from time to time without.
     ///
     /// # Errors
     /// [`CheckError`] with the last clause that failed.
@@ -104,21 +114,30 @@ impl Checker {
         loop {
             // What has arrived so far is covered by the look that follows.
             listener.clear();
-            let last = match self.check(expectation, end.saturating_duration_since(Instant::now())).await {
+            let view = self.sysfs.view(&expectation.subsystem, deadline).await?;
+            let interest = Interest::new(&view, expectation.portals.len());
+            let last = match self.judge(&view, expectation, end).await {
                 Err(error) if error.may_heal() && Instant::now() < end => error,
                 result => return result,
             };
-            let next = (Instant::now() + SWEEP).min(end);
-            match tokio::time::timeout_at(next, listener.next()).await {
-                Ok(Some(_)) | Err(_) => {}
-                // No events any more: the sweep alone has to do.
-                Ok(None) => tokio::time::sleep_until(next).await,
-            }
+            let sweep = (Instant::now() + SWEEP).min(end);
+            let _ = tokio::time::timeout_at(sweep, event_of(&interest, listener)).await;
             if Instant::now() >= end {
                 return Err(last);
             }
         }
     }
+}
+
+/// Waits for an event that concerns the volume; for ever when there are no events any more: the sweep alone
+/// has to do then.
+async fn event_of(interest: &Interest, listener: &mut UeventListener) {
+    while let Some(event) = listener.next().await {
+        if interest.concerns(&event) {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 impl CheckError {

@@ -136,23 +136,30 @@ struct SubsystemDir {
     controllers: Vec<ControllerName>,
 }
 
-pub(super) fn read(root: &FsPath) -> Result<Topology, SysfsError> {
+/// Reads everything, or with `only` just what belongs to that subsystem: with many volumes connected, the
+/// difference is most of the time of a readiness check.
+pub(super) fn read(root: &FsPath, only: Option<&SubsystemNqn>) -> Result<Topology, SysfsError> {
     let mut unreadable = Vec::new();
-    let subsystems = read_subsystems(root, &mut unreadable)?;
+    let wanted = |nqn: &str| only.is_none_or(|only| *only == *nqn);
+    let subsystems = read_subsystems(root, wanted, &mut unreadable)?;
     let mut subsystem_of: BTreeMap<&ControllerName, String> = BTreeMap::new();
     for subsystem in &subsystems {
         let name = subsystem.dir.file_name().unwrap_or_default().to_string_lossy();
         subsystem_of.extend(subsystem.controllers.iter().map(|c| (c, name.clone().into_owned())));
     }
     let class = root.join("class/nvme");
-    let controllers = listed(&class)?
-        .into_iter()
-        .filter_map(|name| ControllerName::parse(&name).ok())
-        .filter_map(|name| {
-            let subsystem = subsystem_of.get(&name).cloned();
-            controller::read(&class, name, subsystem, &mut unreadable)
-        })
-        .collect();
+    let mut controllers = Vec::new();
+    for name in listed(&class)?.iter().filter_map(|name| ControllerName::parse(name).ok()) {
+        if only.is_some() {
+            let mut from = super::Attribute { dir: class.join(name.as_str()), unreadable: &mut unreadable };
+            // One that was unreadable is listed as such by now.
+            if !from.text("subsysnqn").is_some_and(|nqn| wanted(&nqn)) {
+                continue;
+            }
+        }
+        let subsystem = subsystem_of.get(&name).cloned();
+        controllers.extend(controller::read(&class, name, subsystem, &mut unreadable));
+    }
     let mut namespaces = Vec::new();
     for subsystem in &subsystems {
         for namespace in read_namespaces(root, subsystem, &mut unreadable)? {
@@ -174,7 +181,11 @@ fn read_multipath(root: &FsPath) -> NativeMultipath {
     }
 }
 
-fn read_subsystems(root: &FsPath, unreadable: &mut Vec<Unreadable>) -> Result<Vec<SubsystemDir>, SysfsError> {
+fn read_subsystems(
+    root: &FsPath,
+    wanted: impl Fn(&str) -> bool,
+    unreadable: &mut Vec<Unreadable>,
+) -> Result<Vec<SubsystemDir>, SysfsError> {
     let class = root.join("class/nvme-subsystem");
     let mut subsystems = Vec::new();
     for name in listed(&class)? {
@@ -182,6 +193,9 @@ fn read_subsystems(root: &FsPath, unreadable: &mut Vec<Unreadable>) -> Result<Ve
         let Some(nqn) = (super::Attribute { dir: dir.clone(), unreadable }).text("subsysnqn") else {
             continue;
         };
+        if !wanted(&nqn) {
+            continue;
+        }
         let controllers = listed(&dir)?.iter().filter_map(|name| ControllerName::parse(name).ok()).collect();
         subsystems.push(SubsystemDir { nqn, dir, controllers });
     }

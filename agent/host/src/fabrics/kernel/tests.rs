@@ -1,1 +1,283 @@
-//! Behaviour, on fixtures.
+//! Connecting and deleting against a kernel played by a fixture.
+
+use std::sync::{Arc, mpsc};
+
+use super::*;
+use crate::fabrics::{ConnectFailure, ConnectOptions, Deletion};
+use crate::fixtures::{Answer, FakeKernel, Tree, Volume};
+use crate::name::{HostId, HostNqn, SubsystemNqn};
+
+const NQN: &str = "nqn.2026-01.test:v1";
+const ID: &str = "00000000-0000-0000-0000-000000000011";
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(30);
+
+fn kernel() -> FakeKernel {
+    let kernel = FakeKernel::start(Arc::new(Tree::new()));
+    kernel.export(Volume {
+        subsystem: NQN.to_owned(),
+        uuid: "01234567-89ab-cdef-0123-456789abcdef".to_owned(),
+        dev: "259:1".to_owned(),
+        size_bytes: 1 << 30,
+    });
+    kernel
+}
+
+fn request(portal: &str) -> ConnectRequest {
+    let host_id = HostId::parse(ID).expect("valid");
+    ConnectRequest {
+        subsystem: SubsystemNqn::parse(NQN).expect("valid"),
+        portal: portal.parse().expect("valid"),
+        host_nqn: HostNqn::from_host_id(host_id),
+        host_id,
+        options: ConnectOptions::default(),
+    }
+}
+
+fn target(request: &ConnectRequest, connected: &Connected) -> Target {
+    Target::of(&connected.controller, &request.subsystem, &request.host_nqn).expect("ours")
+}
+
+/// Waits until the tree shows this many controllers.
+async fn until_controllers(kernel: &FakeKernel, count: usize) {
+    let end = Instant::now() + LONG;
+    loop {
+        let found = kernel.tree().sysfs().read_blocking().expect("readable").controllers.len();
+        if found == count {
+            return;
+        }
+        assert!(Instant::now() < end, "{found} controllers, expected {count}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[test]
+fn the_option_string_says_everything_that_was_asked_and_nothing_else() {
+    let mut request = request("[fd00::1]:4420");
+    let plain = option_string(&request);
+    assert_eq!(
+        plain,
+        format!(
+            "nqn={NQN},transport=tcp,traddr=fd00::1,trsvcid=4420,\
+             hostnqn=nqn.2014-08.org.nvmexpress:uuid:{ID},hostid={ID}"
+        )
+    );
+    request.options = ConnectOptions {
+        nr_io_queues: Some(4),
+        reconnect_delay: Some(Duration::from_secs(1)),
+        ctrl_loss_tmo: Some(LossTimeout::Never),
+        keep_alive_tmo: Some(Duration::from_secs(5)),
+        fast_io_fail_tmo: Some(Duration::from_secs(7)),
+    };
+    assert_eq!(
+        option_string(&request).strip_prefix(&plain),
+        Some(",nr_io_queues=4,reconnect_delay=1,ctrl_loss_tmo=-1,keep_alive_tmo=5,fast_io_fail_tmo=7")
+    );
+}
+
+#[test]
+fn only_an_answer_with_an_instance_names_a_controller() {
+    assert_eq!(read_answer("instance=3,cntlid=7\n"), ControllerName::parse("nvme3").ok());
+    for answer in ["", "instance=-1,cntlid=-1,transport=%s", "cntlid=7", "instance=x"] {
+        assert_eq!(read_answer(answer), None, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn two_portals_side_by_side_give_two_controllers_and_deleting_them_leaves_none() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let (a, b) = (request("10.77.1.1:4420"), request("10.77.2.1:4420"));
+    let (first, second) = tokio::join!(fabrics.connect(&a, LONG), fabrics.connect(&b, LONG));
+    let (first, second) = (first.expect("connects"), second.expect("connects"));
+    assert_ne!(first.controller.name, second.controller.name);
+    assert!(!first.adopted && !second.adopted);
+    let (first, second) = (target(&a, &first), target(&b, &second));
+    for gone in [fabrics.disconnect(&first, LONG).await, fabrics.disconnect(&second, LONG).await] {
+        let gone = gone.expect("deleted");
+        assert!(gone.drained(), "{gone:?}");
+    }
+    let topology = kernel.tree().sysfs().read_blocking().expect("readable");
+    assert!(topology.view(&a.subsystem).is_proven_absent(), "{topology:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_exists_is_adopted_and_not_made_twice() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let made = fabrics.connect(&request, LONG).await.expect("connects");
+    let again = fabrics.connect(&request, LONG).await.expect("adopts");
+    assert!(again.adopted);
+    assert_eq!(again.controller.incarnation, made.controller.incarnation);
+    until_controllers(&kernel, 1).await;
+}
+
+#[tokio::test]
+async fn already_said_by_mistake_is_tried_again() {
+    let kernel = kernel();
+    kernel.answer(Answer::SayAlready);
+    let connected = kernel.fabrics().connect(&request("10.77.1.1:4420"), LONG).await.expect("connects");
+    assert!(!connected.adopted);
+    assert_eq!(kernel.submitted().len(), 2);
+}
+
+#[tokio::test]
+async fn refusals_say_what_kind_they_are() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    for (number, expected) in [
+        (libc::ECONNREFUSED, ConnectFailure::Unreachable),
+        (libc::EIO, ConnectFailure::Rejected),
+        (libc::ENOKEY, ConnectFailure::Authentication),
+        (libc::EINVAL, ConnectFailure::Options),
+    ] {
+        kernel.answer(Answer::Refuse(number));
+        let error = fabrics.connect(&request("10.77.1.1:4420"), LONG).await.expect_err("refused");
+        assert_eq!(error.failure(), Some(expected), "{error}");
+        assert!(error.to_string().contains(NQN) && error.to_string().contains("10.77.1.1:4420"), "{error}");
+    }
+    until_controllers(&kernel, 0).await;
+}
+
+#[tokio::test]
+async fn one_host_nqn_with_two_host_ids_is_explained() {
+    let kernel = kernel();
+    let request = request("10.77.1.1:4420");
+    kernel.connect_foreign(&format!(
+        "nqn=nqn.2026-01.other:x,traddr=10.0.0.9,trsvcid=4420,hostnqn={},\
+         hostid=11111111-1111-1111-1111-111111111111",
+        request.host_nqn
+    ));
+    kernel.answer(Answer::Refuse(libc::EINVAL));
+    let error = kernel.fabrics().connect(&request, LONG).await.expect_err("refused");
+    assert!(error.to_string().contains("11111111-1111"), "{error}");
+}
+
+#[tokio::test]
+async fn a_connect_that_comes_late_leaves_nothing_behind_and_the_retry_is_not_hit_by_its_undoing() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let (release, late) = mpsc::channel();
+    kernel.answer(Answer::ConnectAfter(late));
+    let overdue = fabrics.connect(&request, SHORT).await.expect_err("too late");
+    assert!(matches!(overdue, ConnectError::Overdue { .. }), "{overdue}");
+    let waiting = fabrics.connect(&request, SHORT).await.expect_err("its turn has not come");
+    assert!(matches!(waiting, ConnectError::EarlierAttempt { .. }), "{waiting}");
+    release.send(()).expect("the attempt waits");
+    let retried = fabrics.connect(&request, LONG).await.expect("connects");
+    assert!(!retried.adopted, "the late one was undone before");
+    until_controllers(&kernel, 1).await;
+    let topology = kernel.tree().sysfs().read_blocking().expect("readable");
+    assert_eq!(topology.controllers[0].incarnation, retried.controller.incarnation);
+}
+
+#[tokio::test]
+async fn a_cancelled_connect_is_undone() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let (release, late) = mpsc::channel();
+    kernel.answer(Answer::ConnectAfter(late));
+    {
+        let mut cancelled = fabrics.connect(&request, LONG);
+        let polled = tokio::time::timeout(SHORT, &mut cancelled).await;
+        assert!(polled.is_err(), "it waits for the kernel");
+    }
+    drop(release);
+    let end = Instant::now() + LONG;
+    while kernel.submitted().is_empty() {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // The next attempt's turn comes only when the first has been undone.
+    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    fabrics.connect(&request, LONG).await.expect_err("refused");
+    until_controllers(&kernel, 0).await;
+}
+
+#[tokio::test]
+async fn a_controller_of_another_subsystem_than_asked_for_is_no_success_and_is_not_touched() {
+    let kernel = kernel();
+    kernel.answer(Answer::ConnectTo("nqn.2026-01.other:x".to_owned()));
+    let error = kernel.fabrics().connect(&request("10.77.1.1:4420"), LONG).await.expect_err("wrong");
+    assert!(matches!(error, ConnectError::NotAsAsked { .. }), "{error}");
+    assert!(error.to_string().contains("nqn.2026-01.other:x"), "{error}");
+}
+
+#[tokio::test]
+async fn a_foreign_controller_is_never_deleted() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let foreign =
+        format!("nqn={NQN},traddr=10.77.1.1,trsvcid=4420,hostnqn=nqn.2026-01.other:host,hostid={ID}");
+    let instance = kernel.connect_foreign(&foreign);
+    let target = Target {
+        controller: ControllerName::from_instance(instance),
+        subsystem: request.subsystem.clone(),
+        host_nqn: request.host_nqn.clone(),
+        incarnation: None,
+    };
+    let error = fabrics.disconnect(&target, LONG).await.expect_err("not ours");
+    assert!(matches!(error, DisconnectError::NotTheTarget { .. }), "{error}");
+    assert!(error.to_string().contains("nqn.2026-01.other:host"), "{error}");
+    until_controllers(&kernel, 1).await;
+}
+
+#[tokio::test]
+async fn a_number_that_lives_again_is_not_the_controller_that_was_meant() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let first = target(&request, &fabrics.connect(&request, LONG).await.expect("connects"));
+    fabrics.disconnect(&first, LONG).await.expect("deleted");
+    let second = fabrics.connect(&request, LONG).await.expect("connects");
+    assert_eq!(second.controller.name, first.controller, "the number is used again");
+    let stale = fabrics.disconnect(&first, LONG).await.expect("the one meant is gone");
+    assert_eq!(stale.how, Deletion::AlreadyGone);
+    assert!(!stale.drained());
+    until_controllers(&kernel, 1).await;
+}
+
+#[tokio::test]
+async fn a_deletion_that_hangs_goes_on_and_its_facts_wait_for_the_caller_who_comes_back() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let target = target(&request, &fabrics.connect(&request, LONG).await.expect("connects"));
+    kernel.hold_deletes(true);
+    for _ in 0..2 {
+        let error = fabrics.disconnect(&target, SHORT).await.expect_err("still detaching");
+        assert!(matches!(error, DisconnectError::StillDetaching { .. }), "{error}");
+    }
+    // The kernel shows it as on its way out by now; what counts is what it was at the beginning.
+    kernel.tree().set(0, "state", "deleting");
+    kernel.hold_deletes(false);
+    until_controllers(&kernel, 0).await;
+    let gone = fabrics.disconnect(&target, LONG).await.expect("gone");
+    let Deletion::Deleted(facts) = &gone.how else { panic!("{gone:?}") };
+    assert_eq!(facts.state, crate::sysfs::ControllerState::Live);
+    assert_eq!(facts.portal, Some(request.portal));
+    let again = fabrics.disconnect(&target, LONG).await.expect("still gone");
+    assert_eq!(again.how, Deletion::AlreadyGone, "the facts are told once");
+}
+
+#[tokio::test]
+async fn a_controller_that_was_not_live_is_gone_but_not_drained() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let request = request("10.77.1.1:4420");
+    let target = target(&request, &fabrics.connect(&request, LONG).await.expect("connects"));
+    kernel.tree().set(0, "state", "connecting");
+    let gone = fabrics.disconnect(&target, LONG).await.expect("deleted");
+    assert!(matches!(gone.how, Deletion::Deleted(_)) && !gone.drained(), "{gone:?}");
+}
+
+#[tokio::test]
+async fn a_missing_device_names_the_module() {
+    let fabrics = KernelFabrics::new("/nowhere/nvme-fabrics", Tree::new().sysfs());
+    let error = fabrics.connect(&request("10.77.1.1:4420"), LONG).await.expect_err("no device");
+    assert!(error.to_string().contains("modprobe nvme-tcp"), "{error}");
+}
