@@ -1,4 +1,29 @@
-//! Under construction.
+//! The controller of Cleat: attachment tracking for NVMe/TCP volumes of a MikroTik ROSE Data Server.
+//!
+//! Everything that decides is in `cleat-core`; this crate is the world around it: it turns RPCs, sessions and answers
+//! of the RDS into events, and carries out the effects.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`app`] | the parts put together, from listeners to shutdown |
+//! | [`engine`] | the core's task, durable records, effects in order |
+//! | [`agents`] | agent sessions |
+//! | [`csi`] | CSI Identity and Controller |
+//! | [`operator`] | the operators' service |
+//! | [`rds`] | the RDS's REST API |
+//! | [`store`] | the durable records, in a journal |
+//! | [`store`] | what must not be forgotten |
+//! | [`metrics`] | names, labels and buckets |
+//! | [`clock`] | time that never goes back |
 
+pub mod agents;
+pub mod app;
+pub mod cli;
+pub mod clock;
+pub mod csi;
+pub mod engine;
+pub mod metrics;
+pub mod operator;
 pub mod rds;
 pub mod store;

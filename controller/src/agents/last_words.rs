@@ -1,0 +1,59 @@
+//! The last that each agent said, in full, for people. Nothing decides by it: the core has its own, smaller view.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cleat_core::{NodeId, VolumeId};
+use cleat_proto::cleat::v1::{Capabilities, VolumeState};
+
+/// What one agent said last.
+#[derive(Clone, Debug, Default)]
+pub struct Words {
+    /// What its host can do.
+    pub capabilities: Option<Capabilities>,
+    /// Its version.
+    pub agent_version: String,
+    /// Its volumes, as it last described them.
+    pub volumes: BTreeMap<VolumeId, VolumeState>,
+}
+
+/// What all agents said last. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct LastWords {
+    nodes: Arc<Mutex<HashMap<NodeId, Words>>>,
+}
+
+impl LastWords {
+    /// What a node's agent said last; empty if it has never been heard.
+    #[must_use]
+    pub fn of(&self, node: &NodeId) -> Words {
+        self.lock().get(node).cloned().unwrap_or_default()
+    }
+
+    /// What a node's agent said last of one volume.
+    #[must_use]
+    pub fn about(&self, node: &NodeId, volume: &VolumeId) -> Option<VolumeState> {
+        self.lock().get(node)?.volumes.get(volume).cloned()
+    }
+
+    pub(super) fn hello(&self, node: &NodeId, capabilities: Capabilities, agent_version: String) {
+        let mut nodes = self.lock();
+        let words = nodes.entry(node.clone()).or_default();
+        words.capabilities = Some(capabilities);
+        words.agent_version = agent_version;
+    }
+
+    /// An inventory replaces everything said before.
+    pub(super) fn inventory(&self, node: &NodeId, volumes: BTreeMap<VolumeId, VolumeState>) {
+        self.lock().entry(node.clone()).or_default().volumes = volumes;
+    }
+
+    pub(super) fn volume(&self, node: &NodeId, volume: VolumeId, state: VolumeState) {
+        self.lock().entry(node.clone()).or_default().volumes.insert(volume, state);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Words>> {
+        // The map is whole after every operation on it.
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

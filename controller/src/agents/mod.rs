@@ -1,0 +1,20 @@
+//! Agent sessions: one bidirectional stream for each node, on which it proves what its kernel holds and is told
+//! what to attach and detach.
+//!
+//! In come the agents' streams and the core's directives; out go events and messages, checked both ways. What holds:
+//! a session's events reach the core in the order of its stream, SessionUp first and SessionLost last, whatever ends
+//! it; a directive reaches the session it was meant for or nobody; nothing that an agent sends can panic us.
+
+mod last_words;
+mod registry;
+mod service;
+mod session;
+mod settings;
+mod wire;
+
+pub use last_words::{LastWords, Words};
+#[cfg(test)]
+pub(crate) use registry::Order;
+pub use registry::Sessions;
+pub use service::AgentSessions;
+pub use settings::{PathPolicy, Settings};

@@ -1,0 +1,106 @@
+//! The open sessions: where the engine finds the stream that a directive is meant for.
+//!
+//! In come directives with a session id; out they go to that session's task, or nowhere if it has ended: the core
+//! gives a directive anew on the next session. Sending never waits: a session that does not take its orders is cut.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cleat_core::{Directive, NodeId, OperationId, SessionId};
+use cleat_proto::cleat::v1::ToAgent;
+use tokio::sync::mpsc;
+
+use super::settings::Settings;
+use super::wire;
+use crate::metrics;
+
+/// Orders that may wait for one stream. The core has one directive under way for each attachment, so an agent that
+/// lets as many pile up does not read.
+const ORDERS: usize = 4096;
+
+/// What a session's task is told.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Send this.
+    Say(Box<ToAgent>),
+    /// End the stream: the core does not accept it.
+    Refused(String),
+}
+
+/// All open sessions. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sessions {
+    lines: Arc<Mutex<HashMap<SessionId, Line>>>,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Line {
+    node: NodeId,
+    orders: mpsc::Sender<Order>,
+}
+
+impl Sessions {
+    /// None yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { lines: Arc::default(), settings: Arc::new(settings) }
+    }
+
+    /// What agents are told.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Opens a session's line; what comes out of it is for that session's stream.
+    pub(crate) fn open(&self, session: SessionId, node: NodeId) -> mpsc::Receiver<Order> {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let mut lines = self.lock();
+        lines.insert(session, Line { node, orders });
+        metrics::sessions(lines.len());
+        taken
+    }
+
+    /// Closes a session's line.
+    pub(super) fn close(&self, session: &SessionId) {
+        let mut lines = self.lock();
+        lines.remove(session);
+        metrics::sessions(lines.len());
+    }
+
+    /// Sends a directive on the session it is meant for. If that has ended, it is dropped.
+    pub fn direct(&self, node: &NodeId, session: &SessionId, operation: OperationId, directive: &Directive) {
+        let (volume, epoch, kind) = match directive {
+            Directive::Attach { grant } => (&grant.spec.id, grant.epoch, "attach"),
+            Directive::Detach { volume, epoch } => (volume, *epoch, "detach"),
+        };
+        tracing::info!(%volume, %node, %epoch, %operation, %session, kind, "directive");
+        let message = wire::directive(operation, directive, &self.settings);
+        self.order(session, Order::Say(Box::new(message)));
+    }
+
+    /// Ends a session that the core does not accept.
+    pub fn refuse(&self, session: &SessionId, reason: String) {
+        self.order(session, Order::Refused(reason));
+    }
+
+    fn order(&self, session: &SessionId, order: Order) {
+        let mut lines = self.lock();
+        let Some(line) = lines.get(session) else {
+            tracing::debug!(%session, "the session has ended: dropping what was meant for it");
+            return;
+        };
+        if let Err(error) = line.orders.try_send(order) {
+            // The line goes, and with it the session's task: the core hears of a lost session and begins anew.
+            tracing::error!(%session, node = %line.node, %error, "the agent does not take its directives: cutting it off");
+            lines.remove(session);
+            metrics::sessions(lines.len());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Line>> {
+        // The map is whole after every operation on it.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,104 @@
+//! The RPC: takes a stream, gives each its own task, and hears of its end whatever ends it.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cleat_core::{Event, NodeId, SessionId};
+use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1::agent_session_server::AgentSession;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session::{Ending, Talk};
+use super::{LastWords, Sessions};
+use crate::engine::Engine;
+use crate::metrics;
+
+/// Messages that may wait in front of the stream itself; the rest waits on the session's line.
+const OUTGOING: usize = 16;
+
+/// The `AgentSession` service.
+#[derive(Debug)]
+pub struct AgentSessions {
+    shared: Arc<Shared>,
+}
+
+/// What every session's task needs.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) engine: Engine,
+    pub(super) sessions: Sessions,
+    pub(super) words: LastWords,
+    pub(super) term: u64,
+    pub(super) stop: CancellationToken,
+    count: AtomicU64,
+}
+
+impl Shared {
+    /// A session id that no other has had: terms rise with every start.
+    pub(super) fn next_id(&self) -> SessionId {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        #[allow(clippy::expect_used)] // the text is not empty, which is the rule for session ids
+        SessionId::new(format!("session-{}-{count}", self.term)).expect("not empty")
+    }
+}
+
+impl AgentSessions {
+    /// The service; every open stream ends when `stop` is cancelled.
+    #[must_use]
+    pub fn new(
+        engine: Engine,
+        sessions: Sessions,
+        words: LastWords,
+        term: u64,
+        stop: CancellationToken,
+    ) -> Self {
+        let shared = Shared { engine, sessions, words, term, stop, count: AtomicU64::new(0) };
+        Self { shared: Arc::new(shared) }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentSession for AgentSessions {
+    type SessionStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::ToAgent, Status>> + Send>>;
+
+    /// Answers at once: an agent may well wait for the answer's head before it says Hello.
+    async fn session(
+        &self,
+        request: Request<Streaming<wire::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let from = request.remote_addr().map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let (out, outgoing) = mpsc::channel(OUTGOING);
+        tokio::spawn(supervise(Arc::clone(&self.shared), request.into_inner(), out, from));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+/// Runs one session in a task of its own, so that the core hears of its end even after a panic.
+async fn supervise(
+    shared: Arc<Shared>,
+    inbound: Streaming<wire::FromAgent>,
+    out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    from: String,
+) {
+    let (known, mut introduced) = mpsc::unbounded_channel::<(NodeId, SessionId)>();
+    let talk = Talk::new(Arc::clone(&shared), inbound, out.clone(), known);
+    let ending = tokio::spawn(talk.run())
+        .await
+        .unwrap_or_else(|panicked| Ending(Status::internal(format!("the session's task ended: {panicked}"))));
+    let Ending(status) = ending;
+    metrics::session_ended(status.code());
+    if let Ok((node, session)) = introduced.try_recv() {
+        shared.sessions.close(&session);
+        tracing::info!(%node, %session, from, code = ?status.code(), reason = status.message(), "agent session ended");
+        // An engine that has ended needs to hear nothing any more.
+        let _ = shared.engine.submit(Event::SessionLost { node, session }).await;
+    } else {
+        tracing::warn!(from, code = ?status.code(), reason = status.message(), "agent not admitted");
+    }
+    // Whoever does not read gets no reason; nothing waits for it.
+    let _ = out.try_send(Err(status));
+}

@@ -1,0 +1,281 @@
+//! One session, from Hello to its end.
+//!
+//! In come the agent's messages, the core's orders, and time; out go events and messages. A session ends with a
+//! status that says why, always: malformed message, silence, refused by the core, cut off, shutdown.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::{Event, NodeId, SessionId};
+use cleat_proto::cleat::v1 as wire;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use tonic::{Status, Streaming};
+
+use super::registry::Order;
+use super::service::Shared;
+use super::settings::millis;
+use super::wire as checked;
+use crate::engine::Ended;
+use crate::metrics::{self, Part};
+
+/// Why a session is over. Never success: sessions end only by something that ends them.
+#[derive(Debug)]
+pub(super) struct Ending(pub(super) Status);
+
+impl From<Status> for Ending {
+    fn from(status: Status) -> Self {
+        Self(status)
+    }
+}
+
+impl From<checked::Malformed> for Ending {
+    fn from(malformed: checked::Malformed) -> Self {
+        let text = malformed.to_string();
+        Self(if malformed.is_mismatch() {
+            Status::failed_precondition(text)
+        } else {
+            Status::invalid_argument(text)
+        })
+    }
+}
+
+impl From<Ended> for Ending {
+    fn from(ended: Ended) -> Self {
+        Self(Status::unavailable(ended.to_string()))
+    }
+}
+
+/// One session's task.
+pub(super) struct Talk {
+    shared: Arc<Shared>,
+    inbound: Streaming<wire::FromAgent>,
+    out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    /// Told once, as soon as the core may know of the session.
+    known: mpsc::UnboundedSender<(NodeId, SessionId)>,
+}
+
+/// A session that the core knows.
+struct Line {
+    node: NodeId,
+    session: SessionId,
+    orders: mpsc::Receiver<Order>,
+    inventoried: bool,
+    heard: Instant,
+}
+
+impl Talk {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        inbound: Streaming<wire::FromAgent>,
+        out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+        known: mpsc::UnboundedSender<(NodeId, SessionId)>,
+    ) -> Self {
+        Self { shared, inbound, out, known }
+    }
+
+    pub(super) async fn run(mut self) -> Ending {
+        let line = match self.introduce().await {
+            Ok(line) => line,
+            Err(ending) => return ending,
+        };
+        self.talk(line).await
+    }
+
+    /// Hello, the core's consent, Welcome.
+    async fn introduce(&mut self) -> Result<Line, Ending> {
+        let silence = self.silence();
+        let hello = tokio::select! {
+            () = self.shared.stop.cancelled() => return Err(stopping()),
+            first = tokio::time::timeout(silence, self.inbound.message()) => {
+                first.map_err(|_| silent("no Hello", silence))??
+            }
+        };
+        let Some(wire::from_agent::Kind::Hello(hello)) = hello.and_then(|message| message.kind) else {
+            return Err(Status::invalid_argument("the first message of a session must be Hello").into());
+        };
+        let introduced = checked::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
+        let (node, session) = (introduced.node, self.shared.next_id());
+        let boot_id = introduced.identity.boot_id.clone();
+        let orders = self.shared.sessions.open(session.clone(), node.clone());
+        // From here on the core may know the session, and must hear of its end.
+        let _ = self.known.send((node.clone(), session.clone()));
+        let up =
+            Event::SessionUp { node: node.clone(), session: session.clone(), identity: introduced.identity };
+        self.shared.engine.submit(up).await?;
+        let mut line = Line { node, session, orders, inventoried: false, heard: Instant::now() };
+        // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
+        self.shared.engine.view(|_, _| ()).await?;
+        match line.orders.try_recv() {
+            Ok(Order::Refused(reason)) => return Err(refused(reason)),
+            Ok(Order::Say(_)) => {
+                return Err(Status::internal("a directive before the inventory").into());
+            }
+            Err(mpsc::error::TryRecvError::Disconnected) => return Err(cut_off()),
+            Err(mpsc::error::TryRecvError::Empty) => {}
+        }
+        self.shared.words.hello(&line.node, introduced.capabilities, introduced.agent_version.clone());
+        tracing::info!(
+            node = %line.node, session = %line.session, boot_id, agent_version = introduced.agent_version,
+            "agent session up"
+        );
+        let settings = self.shared.sessions.settings();
+        let welcome = wire::Welcome {
+            term: self.shared.term,
+            session_id: line.session.to_string(),
+            heartbeat_interval_ms: millis(settings.heartbeat_interval),
+            silence_deadline_ms: millis(settings.silence_deadline),
+        };
+        self.say(wire::to_agent::Kind::Welcome(welcome)).await?;
+        Ok(line)
+    }
+
+    async fn talk(&mut self, mut line: Line) -> Ending {
+        let mut beats = tokio::time::interval(self.shared.sessions.settings().heartbeat_interval);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0;
+        loop {
+            // Reading all of sysfs may take the agent a while, in which it says nothing.
+            let silence = self.silence() * if line.inventoried { 1 } else { 2 };
+            let turn = tokio::select! {
+                () = self.shared.stop.cancelled() => Err(stopping()),
+                // The agent's side of the stream may be open long after its side for our answers is gone.
+                () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
+                () = tokio::time::sleep_until(line.heard + silence) => Err(silent("nothing heard", silence)),
+                message = self.inbound.message() => match message {
+                    Ok(Some(message)) => self.hear(&mut line, message).await,
+                    Ok(None) => Err(Status::cancelled("the agent closed the stream").into()),
+                    Err(status) => Err(status.into()),
+                },
+                order = line.orders.recv() => match order {
+                    Some(Order::Say(message)) => self.send(*message).await,
+                    Some(Order::Refused(reason)) => Err(refused(reason)),
+                    None => Err(cut_off()),
+                },
+                _ = beats.tick() => {
+                    count += 1;
+                    self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
+                }
+            };
+            if let Err(ending) = turn {
+                return ending;
+            }
+        }
+    }
+
+    async fn hear(&self, line: &mut Line, message: wire::FromAgent) -> Result<(), Ending> {
+        use wire::from_agent::Kind;
+        line.heard = Instant::now();
+        let kind = message.kind.ok_or(checked::Malformed::Missing("message.kind"))?;
+        if !line.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
+            return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
+        }
+        let (node, session) = (line.node.clone(), line.session.clone());
+        let event = match kind {
+            Kind::Hello(_) => return Err(Status::invalid_argument("a second Hello").into()),
+            Kind::Heartbeat(_) => return Ok(()),
+            Kind::Inventory(inventory) => {
+                let (volumes, full) = checked::inventory(inventory)?;
+                tracing::info!(%node, %session, volumes = volumes.len(), "inventory");
+                self.shared.words.inventory(&node, full);
+                line.inventoried = true;
+                Event::Inventory { node, session, volumes }
+            }
+            Kind::Delta(state) => {
+                let observed = checked::volume_state(&state)?;
+                self.shared.words.volume(&node, observed.volume.clone(), state);
+                Event::Delta { node, session, observed }
+            }
+            Kind::Result(result) => {
+                let answer = checked::result(result)?;
+                account(&node, &answer);
+                if let Some(state) = answer.state {
+                    self.shared.words.volume(&node, answer.volume.clone(), state);
+                }
+                Event::AgentDone {
+                    node,
+                    session,
+                    operation: answer.operation,
+                    volume: answer.volume,
+                    epoch: answer.epoch,
+                    outcome: answer.outcome,
+                }
+            }
+        };
+        Ok(self.shared.engine.submit(event).await?)
+    }
+
+    async fn say(&self, kind: wire::to_agent::Kind) -> Result<(), Ending> {
+        self.send(wire::ToAgent { kind: Some(kind) }).await
+    }
+
+    /// An agent that does not read for a silence deadline is as silent as one that does not speak.
+    async fn send(&self, message: wire::ToAgent) -> Result<(), Ending> {
+        let silence = self.silence();
+        match tokio::time::timeout(silence, self.out.send(Ok(message))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("the agent closed the stream").into()),
+            Err(_) => Err(silent("nothing read", silence)),
+        }
+    }
+
+    fn silence(&self) -> Duration {
+        self.shared.sessions.settings().silence_deadline
+    }
+}
+
+/// Logs and measures an answer.
+fn account(node: &NodeId, answer: &checked::Answer) {
+    let checked::Answer { operation, volume, epoch, outcome, state: _, times } = answer;
+    let outcome = match outcome {
+        cleat_core::Outcome::Ready { .. } => "ready",
+        cleat_core::Outcome::Absent(_) => "absent",
+        cleat_core::Outcome::Busy { .. } => "busy",
+        cleat_core::Outcome::Failed { .. } => "failed",
+        cleat_core::Outcome::Stale { .. } => "stale",
+        cleat_core::Outcome::Pending { .. } => "pending",
+    };
+    match times {
+        checked::Times::None => {
+            tracing::info!(%volume, %node, %epoch, %operation, outcome, "directive answered");
+        }
+        checked::Times::Attach(times) => {
+            let wire::AttachTimes { connect_us, device_us, checks_us } = *times;
+            tracing::info!(
+                %volume, %node, %epoch, %operation, outcome, connect_us, device_us, checks_us, "directive answered"
+            );
+            for (part, micros) in
+                [(Part::Connect, connect_us), (Part::Device, device_us), (Part::Checks, checks_us)]
+            {
+                metrics::attach_part(part, Duration::from_micros(micros));
+            }
+        }
+        checked::Times::Detach(times) => {
+            let wire::DetachTimes { checks_us, flush_us, delete_us } = *times;
+            tracing::info!(
+                %volume, %node, %epoch, %operation, outcome, checks_us, flush_us, delete_us, "directive answered"
+            );
+            for (part, micros) in
+                [(Part::Checks, checks_us), (Part::Flush, flush_us), (Part::Delete, delete_us)]
+            {
+                metrics::detach_part(part, Duration::from_micros(micros));
+            }
+        }
+    }
+}
+
+fn stopping() -> Ending {
+    Status::unavailable("the controller is stopping; dial again").into()
+}
+
+fn silent(what: &str, for_so_long: Duration) -> Ending {
+    Status::deadline_exceeded(format!("{what} for {}", humantime::format_duration(for_so_long))).into()
+}
+
+fn refused(reason: String) -> Ending {
+    Status::failed_precondition(reason).into()
+}
+
+fn cut_off() -> Ending {
+    Status::resource_exhausted("the agent does not take its directives").into()
+}

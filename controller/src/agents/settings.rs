@@ -1,0 +1,49 @@
+//! What agents are told about time and paths, the same for all.
+
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+
+/// How many of a volume's portals must have a live path for it to count as ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum PathPolicy {
+    /// One.
+    #[default]
+    Any,
+    /// More than half.
+    Quorum,
+    /// Every one.
+    All,
+}
+
+impl PathPolicy {
+    pub(super) fn to_wire(self) -> wire::PathPolicy {
+        match self {
+            Self::Any => wire::PathPolicy::Any,
+            Self::Quorum => wire::PathPolicy::Quorum,
+            Self::All => wire::PathPolicy::All,
+        }
+    }
+}
+
+/// What agents are told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Only subsystems whose NQN begins so are ever touched.
+    pub nqn_prefix: String,
+    /// When a volume is ready.
+    pub path_policy: PathPolicy,
+    /// How long an agent may take to attach, from the directive's receipt.
+    pub attach_deadline: Duration,
+    /// How long an agent may take to detach before it says what it waits for.
+    pub detach_deadline: Duration,
+    /// Between two heartbeats, both ways.
+    pub heartbeat_interval: Duration,
+    /// A side that has heard nothing for so long takes the session for lost.
+    pub silence_deadline: Duration,
+}
+
+/// Milliseconds, as the wire has them; more than 49 days are 49 days.
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,287 @@
+//! The session's messages and the core's types: all checking of what agents say is here.
+//!
+//! In come messages as they were sent; out go core types that cannot hold anything invalid, or [`Malformed`] with
+//! the field and the value. In the other direction nothing can fail.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use cleat_core::{
+    Absence, Deleted, Directive, Epoch, HostNqn, IdError, Identity, NodeId, NodeIdentity, Observed,
+    ObservedPhase, OperationId, Outcome, VolumeId,
+};
+use cleat_proto::SESSION_PROTOCOL;
+use cleat_proto::cleat::v1 as wire;
+use uuid::Uuid;
+
+use super::settings::{Settings, millis};
+
+/// Something that an agent must not say. The session ends with it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    /// A field whose value is not valid.
+    #[error("{field}: {source}")]
+    Name {
+        field: &'static str,
+        #[source]
+        source: IdError,
+    },
+    /// A field with another fault.
+    #[error("{field} {value:?}: {rule}")]
+    Field { field: &'static str, value: String, rule: &'static str },
+    /// A field that must be there.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// The agent speaks another protocol.
+    #[error(
+        "the agent speaks session protocol {agent}, this controller speaks {SESSION_PROTOCOL}: run the same version of both"
+    )]
+    Protocol { agent: u32 },
+    /// The agent looks after other subsystems.
+    #[error(
+        "the agent's NQN prefix is {agent:?}, this controller's is {ours:?}: give both the same --nqn-prefix"
+    )]
+    Prefix { agent: String, ours: String },
+}
+
+impl Malformed {
+    /// Whether the configuration is at fault, rather than the message.
+    pub(super) fn is_mismatch(&self) -> bool {
+        matches!(self, Self::Protocol { .. } | Self::Prefix { .. })
+    }
+}
+
+fn field(field: &'static str, value: impl Into<String>, rule: &'static str) -> Malformed {
+    Malformed::Field { field, value: value.into(), rule }
+}
+
+fn name(field: &'static str) -> impl Fn(IdError) -> Malformed {
+    move |source| Malformed::Name { field, source }
+}
+
+/// An agent that has said who it is.
+#[derive(Debug, Clone)]
+pub(super) struct Introduced {
+    pub(super) node: NodeId,
+    pub(super) identity: NodeIdentity,
+    pub(super) capabilities: wire::Capabilities,
+    pub(super) agent_version: String,
+}
+
+pub(super) fn hello(hello: wire::Hello, prefix: &str) -> Result<Introduced, Malformed> {
+    let wire::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
+    if protocol != SESSION_PROTOCOL {
+        return Err(Malformed::Protocol { agent: protocol });
+    }
+    let node = NodeId::new(node_id).map_err(name("hello.node_id"))?;
+    let identity = node_identity(identity.ok_or(Malformed::Missing("hello.identity"))?)?;
+    let capabilities = capabilities.ok_or(Malformed::Missing("hello.capabilities"))?;
+    if capabilities.nqn_prefix != prefix {
+        return Err(Malformed::Prefix { agent: capabilities.nqn_prefix, ours: prefix.to_owned() });
+    }
+    Ok(Introduced { node, identity, capabilities, agent_version })
+}
+
+fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed> {
+    let wire::NodeIdentity { host_nqn, host_id, storage_addresses, boot_id } = identity;
+    let host_id =
+        Uuid::parse_str(&host_id).map_err(|_| field("hello.identity.host_id", &host_id, "a UUID"))?;
+    if host_id.is_nil() {
+        return Err(field("hello.identity.host_id", host_id, "a UUID that is not zero"));
+    }
+    // Compared as text by the core: one address has one spelling.
+    let storage_addresses = storage_addresses
+        .into_iter()
+        .map(|address| match address.parse::<IpAddr>() {
+            Ok(parsed) => Ok(parsed.to_string()),
+            Err(_) => Err(field("hello.identity.storage_addresses", address, "IP addresses without port")),
+        })
+        .collect::<Result<_, _>>()?;
+    if boot_id.trim().is_empty() {
+        return Err(Malformed::Missing("hello.identity.boot_id"));
+    }
+    Ok(NodeIdentity {
+        host_nqn: HostNqn::new(host_nqn).map_err(name("hello.identity.host_nqn"))?,
+        host_id: host_id.to_string(),
+        storage_addresses,
+        boot_id,
+    })
+}
+
+/// An inventory, as the core sees it and in full.
+pub(super) fn inventory(
+    inventory: wire::Inventory,
+) -> Result<(Vec<Observed>, BTreeMap<VolumeId, wire::VolumeState>), Malformed> {
+    let mut observed = Vec::with_capacity(inventory.volumes.len());
+    let mut full = BTreeMap::new();
+    for state in inventory.volumes {
+        let seen = volume_state(&state)?;
+        if full.insert(seen.volume.clone(), state).is_some() {
+            return Err(field("inventory.volumes", seen.volume, "each volume once"));
+        }
+        observed.push(seen);
+    }
+    Ok((observed, full))
+}
+
+/// One volume's state, as the core sees it.
+pub(super) fn volume_state(state: &wire::VolumeState) -> Result<Observed, Malformed> {
+    let volume = VolumeId::new(state.volume_id.as_str()).map_err(name("volume_id"))?;
+    let phase = match wire::volume_state::Phase::try_from(state.phase) {
+        Ok(wire::volume_state::Phase::Absent) => ObservedPhase::Absent,
+        Ok(wire::volume_state::Phase::Connecting) => ObservedPhase::Connecting,
+        Ok(wire::volume_state::Phase::Ready) => ObservedPhase::Ready,
+        Ok(wire::volume_state::Phase::Degraded) => ObservedPhase::Degraded,
+        Ok(wire::volume_state::Phase::Lost) => ObservedPhase::Lost,
+        Ok(wire::volume_state::Phase::Detaching) => ObservedPhase::Detaching,
+        Ok(wire::volume_state::Phase::Unspecified) | Err(_) => {
+            return Err(field("phase", state.phase.to_string(), "a phase that this controller knows"));
+        }
+    };
+    let live = state.paths.iter().filter(|path| path.state == "live").count();
+    Ok(Observed {
+        volume,
+        epoch: state.epoch.map(epoch),
+        ended: state.epoch_ended,
+        phase,
+        live_paths: u32::try_from(live).unwrap_or(u32::MAX),
+        unready: state
+            .unready
+            .as_ref()
+            .map(|unready| format!("{}: {}", unready.clause, unready.message))
+            .unwrap_or_default(),
+    })
+}
+
+/// A directive's answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Answer {
+    pub(super) operation: OperationId,
+    pub(super) volume: VolumeId,
+    pub(super) epoch: Epoch,
+    pub(super) outcome: Outcome,
+    /// What it says of the volume in full, where it does.
+    pub(super) state: Option<wire::VolumeState>,
+    pub(super) times: Times,
+}
+
+/// Where the agent's time went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Times {
+    None,
+    Attach(wire::AttachTimes),
+    Detach(wire::DetachTimes),
+}
+
+pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed> {
+    use wire::directive_result::Outcome as Said;
+    let wire::DirectiveResult { operation_id, volume_id, epoch: said_epoch, outcome } = result;
+    let volume = VolumeId::new(volume_id).map_err(name("result.volume_id"))?;
+    let mut state = None;
+    let mut times = Times::None;
+    let outcome = match outcome.ok_or(Malformed::Missing("result.outcome"))? {
+        Said::Ready(ready) => {
+            times = ready.times.map_or(Times::None, Times::Attach);
+            let full = ready.state.ok_or(Malformed::Missing("result.ready.state"))?;
+            let identity = ready_identity(&full, &volume)?;
+            state = Some(full);
+            Outcome::Ready { identity }
+        }
+        Said::Absent(absent) => {
+            times = absent.times.map_or(Times::None, Times::Detach);
+            Outcome::Absent(absence(absent))
+        }
+        Said::Busy(busy) => Outcome::Busy { holders: busy.holders },
+        Said::Failed(failed) => {
+            let unready = failed.unready.ok_or(Malformed::Missing("result.failed.unready"))?;
+            Outcome::Failed {
+                clause: unready.clause,
+                message: unready.message,
+                nothing_left: failed.nothing_left,
+            }
+        }
+        Said::StaleEpoch(stale) => Outcome::Stale {
+            highest: stale.highest.map(epoch).ok_or(Malformed::Missing("result.stale_epoch.highest"))?,
+            ended: stale.ended,
+        },
+        Said::Pending(pending) => Outcome::Pending { message: pending.message },
+    };
+    Ok(Answer {
+        operation: OperationId::from_str(&operation_id).map_err(name("result.operation_id"))?,
+        volume,
+        epoch: said_epoch.map(epoch).ok_or(Malformed::Missing("result.epoch"))?,
+        outcome,
+        state,
+        times,
+    })
+}
+
+/// Ready without an identity proves nothing: there would be nothing to compare the other node's with.
+fn ready_identity(state: &wire::VolumeState, volume: &VolumeId) -> Result<Identity, Malformed> {
+    if state.volume_id != volume.as_str() {
+        return Err(field(
+            "result.ready.state.volume_id",
+            state.volume_id.as_str(),
+            "the volume that the result is about",
+        ));
+    }
+    volume_state(state)?;
+    let identity = state.identity.as_ref().ok_or(Malformed::Missing("result.ready.state.identity"))?;
+    let namespace_uuid = Uuid::parse_str(&identity.namespace_uuid).map_err(|_| {
+        field("result.ready.state.identity.namespace_uuid", &identity.namespace_uuid, "a UUID")
+    })?;
+    Ok(Identity { namespace_uuid: namespace_uuid.to_string(), nguid: identity.nguid.clone() })
+}
+
+fn absence(absent: wire::AbsentOutcome) -> Absence {
+    let deleted = absent.deleted.into_iter();
+    Absence {
+        deleted: deleted
+            .map(|gone| Deleted { controller: gone.controller, state: gone.state_at_deletion })
+            .collect(),
+    }
+}
+
+fn epoch(epoch: wire::Epoch) -> Epoch {
+    Epoch { term: epoch.term, seq: epoch.seq }
+}
+
+/// A core epoch on the wire.
+pub(crate) fn to_wire_epoch(epoch: Epoch) -> wire::Epoch {
+    wire::Epoch { term: epoch.term, seq: epoch.seq }
+}
+
+/// A directive as it is sent.
+pub(super) fn directive(operation: OperationId, directive: &Directive, settings: &Settings) -> wire::ToAgent {
+    let operation_id = operation.to_string();
+    let kind = match directive {
+        Directive::Attach { grant } => {
+            let identity = grant.identity.as_ref();
+            wire::to_agent::Kind::Attach(wire::Attach {
+                operation_id,
+                volume_id: grant.spec.id.to_string(),
+                epoch: Some(to_wire_epoch(grant.epoch)),
+                subsystem_nqn: grant.spec.subsystem_nqn.clone(),
+                portals: grant.spec.portals.clone(),
+                namespace_uuid: identity.map(|known| known.namespace_uuid.clone()).unwrap_or_default(),
+                nguid: identity.map(|known| known.nguid.clone()).unwrap_or_default(),
+                size_bytes: grant.spec.size_bytes,
+                read_only: grant.read_only,
+                path_policy: settings.path_policy.to_wire().into(),
+                deadline_ms: millis(settings.attach_deadline),
+            })
+        }
+        Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(to_wire_epoch(*epoch)),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+    };
+    wire::ToAgent { kind: Some(kind) }
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

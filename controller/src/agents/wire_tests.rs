@@ -1,0 +1,175 @@
+#![allow(clippy::unwrap_used)]
+
+use cleat_core::{Access, Grant, VolumeSpec};
+
+use super::*;
+use crate::agents::PathPolicy;
+
+const PREFIX: &str = "nqn.2026-01.io.cleat:";
+
+fn good_hello() -> wire::Hello {
+    wire::Hello {
+        protocol: SESSION_PROTOCOL,
+        node_id: "node-a".into(),
+        identity: Some(wire::NodeIdentity {
+            host_nqn: "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-00000000000a".into(),
+            host_id: "00000000-0000-0000-0000-00000000000a".into(),
+            storage_addresses: vec!["10.0.0.1".into(), "fd00:0:0::1".into()],
+            boot_id: "b".into(),
+        }),
+        capabilities: Some(wire::Capabilities { nqn_prefix: PREFIX.into(), ..Default::default() }),
+        agent_version: "1".into(),
+    }
+}
+
+fn ready_state() -> wire::VolumeState {
+    wire::VolumeState {
+        volume_id: "v".into(),
+        epoch: Some(wire::Epoch { term: 3, seq: 4 }),
+        phase: wire::volume_state::Phase::Ready.into(),
+        identity: Some(wire::Identity {
+            namespace_uuid: "0000000000000000000000000000000b".into(),
+            ..Default::default()
+        }),
+        paths: ["live", "connecting", "live"]
+            .map(|state| wire::Path { state: state.into(), ..Default::default() })
+            .into(),
+        ..Default::default()
+    }
+}
+
+fn done(outcome: wire::directive_result::Outcome) -> wire::DirectiveResult {
+    wire::DirectiveResult {
+        operation_id: "op-3-9".into(),
+        volume_id: "v".into(),
+        epoch: Some(wire::Epoch { term: 3, seq: 4 }),
+        outcome: Some(outcome),
+    }
+}
+
+#[test]
+fn a_good_hello_is_read_with_addresses_in_one_spelling() {
+    let introduced = hello(good_hello(), PREFIX).unwrap();
+    assert_eq!(introduced.node.as_str(), "node-a");
+    assert_eq!(introduced.identity.storage_addresses, ["10.0.0.1", "fd00::1"]);
+}
+
+#[test]
+fn a_bad_hello_is_refused_with_the_field_and_the_value() {
+    type Spoil = fn(&mut wire::Hello);
+    let identity = |h: &mut wire::Hello| h.identity.clone().unwrap();
+    let _ = identity;
+    let cases: &[(Spoil, &[&str])] = &[
+        (|h| h.protocol = 7, &["7", "protocol"]),
+        (|h| h.node_id = "Node_A".into(), &["hello.node_id", "Node_A"]),
+        (|h| h.identity = None, &["hello.identity"]),
+        (|h| h.capabilities = None, &["hello.capabilities"]),
+        (|h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.other:".into(), &["nqn.other:", PREFIX]),
+        (|h| h.identity.as_mut().unwrap().host_nqn = "x".into(), &["host_nqn", "\"x\""]),
+        (|h| h.identity.as_mut().unwrap().host_id = "x".into(), &["host_id", "\"x\""]),
+        (|h| h.identity.as_mut().unwrap().host_id = Uuid::nil().to_string(), &["host_id", "not zero"]),
+        (|h| h.identity.as_mut().unwrap().storage_addresses[0] = "10.0.0.1:1".into(), &["10.0.0.1:1"]),
+        (|h| h.identity.as_mut().unwrap().boot_id = " ".into(), &["boot_id"]),
+    ];
+    for (spoil, words) in cases {
+        let mut spoiled = good_hello();
+        spoil(&mut spoiled);
+        let error = hello(spoiled, PREFIX).unwrap_err().to_string();
+        for word in *words {
+            assert!(error.contains(word), "{error} should name {word}");
+        }
+    }
+}
+
+#[test]
+fn only_live_paths_count() {
+    let observed = volume_state(&ready_state()).unwrap();
+    assert_eq!((observed.live_paths, observed.phase), (2, ObservedPhase::Ready));
+    assert_eq!(observed.epoch, Some(Epoch { term: 3, seq: 4 }));
+}
+
+#[test]
+fn a_phase_that_is_not_known_is_not_taken_for_absent() {
+    for phase in [0, 99] {
+        let state = wire::VolumeState { phase, ..ready_state() };
+        assert!(volume_state(&state).is_err(), "{phase}");
+    }
+}
+
+#[test]
+fn an_inventory_names_each_volume_once() {
+    let twice = wire::Inventory { volumes: vec![ready_state(), ready_state()] };
+    assert!(inventory(twice).unwrap_err().to_string().contains("each volume once"));
+}
+
+#[test]
+fn ready_without_an_identity_is_not_ready() {
+    use wire::directive_result::Outcome as Said;
+    let ready = |state| result(done(Said::Ready(wire::ReadyOutcome { state, times: None })));
+    let good = ready(Some(ready_state())).unwrap();
+    let Outcome::Ready { identity } = good.outcome else { panic!("{:?}", good.outcome) };
+    assert_eq!(identity.namespace_uuid, "00000000-0000-0000-0000-00000000000b");
+    let without = wire::VolumeState { identity: None, ..ready_state() };
+    let of_another = wire::VolumeState { volume_id: "w".into(), ..ready_state() };
+    for bad in [None, Some(without), Some(of_another)] {
+        assert!(ready(bad).is_err());
+    }
+}
+
+#[test]
+fn results_keep_what_proves_them() {
+    use wire::directive_result::Outcome as Said;
+    let absent = result(done(Said::Absent(wire::AbsentOutcome {
+        deleted: vec![wire::DeletedController {
+            controller: "nvme3".into(),
+            portal: "10.0.0.1:4420".into(),
+            state_at_deletion: "connecting".into(),
+        }],
+        times: None,
+    })))
+    .unwrap();
+    let Outcome::Absent(absence) = absent.outcome else { panic!("{:?}", absent.outcome) };
+    assert_eq!(absence.deleted[0].state, "connecting");
+    let mut no_epoch = done(Said::Busy(wire::BusyOutcome::default()));
+    no_epoch.epoch = None;
+    assert!(result(no_epoch).is_err());
+    let mut bad_operation = done(Said::Busy(wire::BusyOutcome::default()));
+    bad_operation.operation_id = "7".into();
+    assert!(result(bad_operation).is_err());
+    let mut nothing = done(Said::Busy(wire::BusyOutcome::default()));
+    nothing.outcome = None;
+    assert!(result(nothing).is_err());
+}
+
+#[test]
+fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
+    let settings = Settings {
+        nqn_prefix: PREFIX.into(),
+        path_policy: PathPolicy::All,
+        attach_deadline: std::time::Duration::from_secs(20),
+        detach_deadline: std::time::Duration::from_secs(30),
+        heartbeat_interval: std::time::Duration::from_secs(2),
+        silence_deadline: std::time::Duration::from_secs(10),
+    };
+    let grant = Grant {
+        epoch: Epoch { term: 1, seq: 2 },
+        spec: VolumeSpec {
+            id: VolumeId::new("v").unwrap(),
+            access: Access::Rwo,
+            subsystem_nqn: format!("{PREFIX}v"),
+            portals: vec!["10.0.0.1:4420".into()],
+            size_bytes: 4096,
+        },
+        read_only: true,
+        identity: Some(Identity { namespace_uuid: "u".into(), nguid: String::new() }),
+    };
+    let operation = OperationId { term: 1, number: 5 };
+    let attach = Directive::Attach { grant: Box::new(grant) };
+    let Some(wire::to_agent::Kind::Attach(sent)) = directive(operation, &attach, &settings).kind else {
+        panic!("an attach");
+    };
+    assert_eq!(sent.operation_id, "op-1-5");
+    assert_eq!(sent.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
+    assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), ("u", 4096, true));
+    assert_eq!((sent.path_policy(), sent.deadline_ms), (wire::PathPolicy::All, 20_000));
+}

@@ -1,0 +1,312 @@
+//! The parts put together: configuration, listeners, engine, services, shutdown.
+//!
+//! In comes the command line; out goes a running controller. What holds: the configuration is checked before anything
+//! is bound, and the stored state is read before anybody is served; the engine's end is the process's end; at a stop
+//! first the streams and calls end, then the engine, so that what was decided has been carried out.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::VolumeRecord;
+use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
+use cleat_proto::cleat::v1::operator_server::OperatorServer;
+use cleat_proto::csi::v1::controller_server::ControllerServer;
+use cleat_proto::csi::v1::identity_server::IdentityServer;
+use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::readiness::{Readiness, ReadyFlag};
+use cleat_runtime::tls::ServerTransport;
+use cleat_runtime::unix::{UnixError, UnixIncoming};
+use cleat_runtime::{Context, Failure};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use crate::agents::{self, AgentSessions, LastWords, Sessions};
+use crate::cli::{Cli, Settings};
+use crate::clock::Clock;
+use crate::csi::{CsiController, CsiIdentity, Serving};
+use crate::engine::{self, EngineError, RecordError, Started};
+use crate::operator::Operators;
+use crate::rds::{Rds, RestRds};
+use crate::store::{FileStore, OpenError, Store, StoreSpec};
+
+/// How often an RDS that does not answer is asked again whether it does.
+const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How often the health service looks at what is ready.
+const HEALTH_EVERY: Duration = Duration::from_millis(500);
+
+/// Everything that a controller is made of.
+pub struct Parts {
+    /// What was stored, and where to store.
+    pub stored: Stored,
+    /// The RDS.
+    pub rds: Arc<dyn Rds>,
+    /// How long a change of a host list may take.
+    pub rds_deadline: Duration,
+    /// How volumes are served to hosts.
+    pub serving: Serving,
+    /// What agents are told.
+    pub agents: agents::Settings,
+    /// Times that decide.
+    pub core: cleat_core::Config,
+    /// Name of the CSI driver.
+    pub driver_name: String,
+    /// Where CSI is served.
+    pub csi: UnixIncoming,
+    /// Where agents and operators are served.
+    pub grpc: TcpListener,
+    /// How they talk.
+    pub transport: ServerTransport,
+}
+
+/// An opened store.
+pub struct Stored {
+    /// Where records go.
+    pub store: Arc<dyn Store>,
+    /// What was there.
+    pub records: Vec<VolumeRecord>,
+    /// The term, higher than any before, and durable.
+    pub term: u64,
+}
+
+/// Why what was stored cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredError {
+    /// The store cannot be opened.
+    #[error("--store")]
+    Open(#[from] OpenError),
+    /// A record cannot be read.
+    #[error("--store file:{}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Which, and what is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// The task that opens it panicked.
+    #[error("opening the store ended without an answer")]
+    Panicked(#[from] tokio::task::JoinError),
+}
+
+impl Stored {
+    /// Opens a store, and takes a new term in it.
+    ///
+    /// # Errors
+    /// What is in the way, with the file.
+    pub async fn open(spec: &StoreSpec, clock: Clock) -> Result<Self, StoredError> {
+        let StoreSpec::File(path) = spec.clone();
+        let (opened, now) = (path.clone(), clock.now());
+        let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&opened, now.0)).await??;
+        let records =
+            engine::read_records(loaded.records).map_err(|source| StoredError::Record { path, source })?;
+        Ok(Self { store: Arc::new(store), records, term: loaded.term })
+    }
+}
+
+/// Why a controller ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The CSI socket cannot be served.
+    #[error("--csi-socket")]
+    Csi(#[from] UnixError),
+    /// The listener cannot be bound.
+    #[error("cannot listen on {addr} (--grpc-listen)")]
+    Bind {
+        /// The address.
+        addr: std::net::SocketAddr,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A server cannot be set up.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// A server failed.
+    #[error("the {server} server failed")]
+    Serve {
+        /// Which.
+        server: &'static str,
+        /// What failed.
+        #[source]
+        source: tonic::transport::Error,
+    },
+}
+
+/// The whole program, from its command line on.
+///
+/// # Errors
+/// What ended it, with the exit code that belongs to it.
+pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
+    let settings = cli.settings().map_err(Failure::config)?;
+    let clock = Clock::start();
+    let rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
+    let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
+    let parts = bind(settings, Arc::new(rds), stored).await.map_err(Failure::failed)?;
+    serve(parts, clock, context).await.map_err(Failure::failed)
+}
+
+async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<Parts, AppError> {
+    let Settings {
+        csi_socket,
+        grpc_listen,
+        transport,
+        store: _,
+        driver_name,
+        rds: _,
+        serving,
+        agents,
+        core,
+        rds_deadline,
+    } = settings;
+    let csi = UnixIncoming::bind(csi_socket).await?;
+    let grpc = TcpListener::bind(grpc_listen)
+        .await
+        .map_err(|source| AppError::Bind { addr: grpc_listen, source })?;
+    Ok(Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport })
+}
+
+/// Serves until `context.stop` is cancelled, or until something that the controller cannot do without has failed.
+///
+/// # Errors
+/// What failed.
+pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), AppError> {
+    let Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport } = parts;
+    let Context { stop, readiness } = context;
+    let flags = (readiness.flag("store"), readiness.flag("rds"));
+    let Stored { store, records, term } = stored;
+    let (volumes, sessions, words) = (records.len(), Sessions::new(agents), LastWords::default());
+    let stop_engine = CancellationToken::new();
+    let start = engine::Start {
+        config: core,
+        term,
+        records,
+        store,
+        rds: Arc::clone(&rds),
+        rds_deadline,
+        sessions: sessions.clone(),
+        clock,
+    };
+    let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
+    let (store_flag, rds_flag) = flags;
+    store_flag.set(true);
+    tracing::info!(term, volumes, "records read, term taken");
+
+    let csi_socket = csi.path().display().to_string();
+    let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
+    let csi_server = grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
+        .add_service(csi_health_service)
+        .add_service(IdentityServer::new(CsiIdentity::new(driver_name, readiness.clone())))
+        .add_service(ControllerServer::new(CsiController::new(
+            engine.clone(),
+            Arc::clone(&rds),
+            serving,
+            stop.clone(),
+        )))
+        .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
+    let address = grpc.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let server = grpc::server(&transport, Keepalive::default())?
+        .add_service(health_service)
+        .add_service(AgentSessionServer::new(AgentSessions::new(
+            engine.clone(),
+            sessions,
+            words.clone(),
+            term,
+            stop.clone(),
+        )))
+        .add_service(OperatorServer::new(Operators::new(engine, words, stop.clone())))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned());
+    tracing::info!(csi_socket, address, ?transport, "serving");
+
+    let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
+    let served = async {
+        let (csi, agents) =
+            tokio::join!(ended("CSI", csi_server, &stop), ended("agents' and operators'", server, &stop));
+        csi.and(agents)
+    };
+    tokio::pin!(engine_end);
+    let result = tokio::select! {
+        // Whatever else is under way: nothing may be done that is not durable.
+        ended = &mut engine_end => {
+            // Open streams and calls end too, without success.
+            stop.cancel();
+            return Err(after(ended));
+        }
+        served = served => served,
+    };
+    stop_engine.cancel();
+    engine_end.await?;
+    watching.abort();
+    drop(store_flag);
+    result
+}
+
+/// An engine that ends by itself does so with an error.
+fn after(ended: Result<(), EngineError>) -> AppError {
+    match ended {
+        Err(error) => error.into(),
+        Ok(()) => EngineError::SteppedDown { reason: "the engine ended unasked".into() }.into(),
+    }
+}
+
+/// A server that ends ends the others too.
+async fn ended(
+    server: &'static str,
+    serving: impl Future<Output = Result<(), tonic::transport::Error>>,
+    stop: &CancellationToken,
+) -> Result<(), AppError> {
+    let result = serving.await.map_err(|source| AppError::Serve { server, source });
+    stop.cancel();
+    result
+}
+
+/// Asks the RDS until it has answered once, and keeps the health services at what the readiness says.
+async fn watch_over(
+    rds: Arc<dyn Rds>,
+    reached: ReadyFlag,
+    readiness: Readiness,
+    health: [HealthReporter; 2],
+    stop: CancellationToken,
+) {
+    let reach = async {
+        loop {
+            match rds.resource().await {
+                Ok(resource) => {
+                    tracing::info!(version = resource.version, board = resource.board, "RDS reached");
+                    reached.set(true);
+                    return std::future::pending::<()>().await;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %cleat_runtime::exit::Causes(&error), "RDS not reached yet");
+                }
+            }
+            tokio::time::sleep(RDS_CHECK_EVERY).await;
+        }
+    };
+    let tell = async {
+        let mut every = tokio::time::interval(HEALTH_EVERY);
+        loop {
+            every.tick().await;
+            let ready = readiness.missing().is_empty();
+            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
+            for reporter in &health {
+                reporter.set_service_status("", status).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = reach => {}
+        () = tell => {}
+    }
+    for reporter in &health {
+        reporter.set_service_status("", ServingStatus::NotServing).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! Questions to the controller, each with a deadline, each failure with the address it is about.
+
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::tls::{ClientTlsArgs, TlsError};
+use tonic::transport::Channel;
+use tonic::{Request, Status, Streaming};
+use wire::operator_client::OperatorClient;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("no controller is given: --controller HOST:PORT, or CLEAT_CONTROLLER")]
+    NoController,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("controller {address}")]
+    Transport {
+        address: String,
+        #[source]
+        source: TransportError,
+    },
+    #[error("controller {address} cannot be reached")]
+    Unreachable {
+        address: String,
+        #[source]
+        source: tonic::transport::Error,
+    },
+    #[error("controller {address} gave no answer within {}", humantime::format_duration(*.timeout))]
+    NoAnswer { address: String, timeout: Duration },
+    #[error("controller {address}: {} ({:?})", status.message(), status.code())]
+    Refused { address: String, status: Box<Status> },
+    #[error("the answer cannot be written")]
+    Output(#[source] std::io::Error),
+}
+
+/// A controller that answers.
+pub(crate) struct Controller {
+    client: OperatorClient<Channel>,
+    address: String,
+    timeout: Duration,
+}
+
+impl Controller {
+    pub(crate) async fn dial(
+        address: &str,
+        tls: &ClientTlsArgs,
+        timeout: Duration,
+    ) -> Result<Self, AskError> {
+        let address = address.to_owned();
+        let transport = tls.load()?;
+        let endpoint = grpc::endpoint(&address, &transport, Keepalive::default())
+            .map_err(|source| AskError::Transport { address: address.clone(), source })?;
+        let channel = tokio::time::timeout(timeout, endpoint.connect())
+            .await
+            .map_err(|_| AskError::NoAnswer { address: address.clone(), timeout })?
+            .map_err(|source| AskError::Unreachable { address: address.clone(), source })?;
+        Ok(Self { client: OperatorClient::new(channel), address, timeout })
+    }
+
+    fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(self.timeout);
+        request
+    }
+
+    fn refused(&self, status: Status) -> AskError {
+        AskError::Refused { address: self.address.clone(), status: Box::new(status) }
+    }
+
+    pub(crate) async fn volumes(&mut self) -> Result<Vec<wire::VolumeInfo>, AskError> {
+        let request = self.request(wire::ListVolumesRequest {});
+        let answer = self.client.list_volumes(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().volumes)
+    }
+
+    pub(crate) async fn volume(&mut self, volume_id: String) -> Result<wire::VolumeInfo, AskError> {
+        let request = self.request(wire::GetVolumeRequest { volume_id });
+        let answer = self.client.get_volume(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    pub(crate) async fn nodes(&mut self) -> Result<Vec<wire::NodeInfo>, AskError> {
+        let request = self.request(wire::ListNodesRequest {});
+        let answer = self.client.list_nodes(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().nodes)
+    }
+
+    pub(crate) async fn migrations(&mut self) -> Result<Vec<wire::MigrationInfo>, AskError> {
+        let request = self.request(wire::ListMigrationsRequest {});
+        let answer = self.client.list_migrations(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().migrations)
+    }
+
+    /// Without a deadline: it goes on until one side has had enough.
+    pub(crate) async fn watch(&mut self) -> Result<Streaming<wire::WatchEvent>, AskError> {
+        let answer = self.client.watch(wire::WatchRequest {}).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    /// The next event; `None` at the end of the stream.
+    pub(crate) async fn next(
+        &self,
+        events: &mut Streaming<wire::WatchEvent>,
+    ) -> Result<Option<wire::WatchEvent>, AskError> {
+        events.message().await.map_err(|status| self.refused(status))
+    }
+}

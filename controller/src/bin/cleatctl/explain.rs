@@ -1,0 +1,185 @@
+//! One volume in plain words: who may write to it, on what evidence, and what each request waits for.
+
+use std::fmt::Write as _;
+
+use cleat_proto::cleat::v1 as wire;
+use wire::volume_state::Phase;
+
+use super::table::{bytes, epoch, time, timeline};
+
+pub(crate) fn volume(volume: &wire::VolumeInfo) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = write_volume(&mut text, volume);
+    text
+}
+
+fn write_volume(text: &mut String, volume: &wire::VolumeInfo) -> std::fmt::Result {
+    writeln!(text, "Volume {} ({})", volume.volume_id, volume.access)?;
+    match &volume.identity {
+        Some(identity) => {
+            writeln!(text, "  namespace {}, {}", identity.namespace_uuid, bytes(identity.size_bytes))?
+        }
+        None => writeln!(text, "  namespace not known yet: learned at the first attach")?,
+    }
+    let writers: Vec<&str> =
+        volume.attachments.iter().filter(|a| a.may_write).map(|a| a.node_id.as_str()).collect();
+    match writers[..] {
+        [] => writeln!(text, "  No node can write to it.")?,
+        [one] => writeln!(text, "  Node {one} may write to it, and nobody else.")?,
+        _ => writeln!(text, "  Nodes {} may write to it, and nobody else.", writers.join(" and "))?,
+    }
+    for attachment in &volume.attachments {
+        writeln!(text)?;
+        write_attachment(text, attachment)?;
+    }
+    write_waiting(text, &volume.waiting)?;
+    if let Some(migration) = &volume.migration {
+        writeln!(
+            text,
+            "\nMigration from {} to {}: {}",
+            migration.source_node_id, migration.target_node_id, migration.result
+        )?;
+        writeln!(text, "  {}", timeline(migration))?;
+    }
+    if !volume.past_evidence.is_empty() {
+        writeln!(text, "\nEarlier attachments, and what proves that they are over")?;
+        for evidence in &volume.past_evidence {
+            writeln!(text, "  node {}, epoch {}", evidence.node_id, epoch(evidence.epoch.as_ref()))?;
+            write_evidence(text, "    ", evidence)?;
+        }
+    }
+    Ok(())
+}
+
+fn write_attachment(text: &mut String, attachment: &wire::AttachmentInfo) -> std::fmt::Result {
+    let wire::AttachmentInfo { node_id, role, phase, since_unix_ms, .. } = attachment;
+    writeln!(text, "On node {node_id} ({role}): {phase} since {}", time(*since_unix_ms))?;
+    writeln!(text, "  epoch {}", epoch(attachment.epoch.as_ref()))?;
+    if attachment.waits_for.is_empty() {
+        writeln!(text, "  waits for nothing")?;
+    } else {
+        writeln!(text, "  waits for {}", attachment.waits_for)?;
+    }
+    if let Some(evidence) = &attachment.evidence {
+        write_evidence(text, "  ", evidence)?;
+    }
+    match &attachment.reported {
+        Some(state) => write_state(text, state),
+        None => writeln!(text, "  its agent has said nothing of it"),
+    }
+}
+
+fn write_evidence(text: &mut String, indent: &str, evidence: &wire::EvidenceInfo) -> std::fmt::Result {
+    let wire::EvidenceInfo { source, verdict, drained_by, assumption, at_unix_ms, .. } = evidence;
+    writeln!(text, "{indent}evidence {source} at {}: {verdict}", time(*at_unix_ms))?;
+    if drained_by.is_empty() {
+        writeln!(text, "{indent}not proven yet that nothing it wrote is still on its way")?;
+    } else {
+        writeln!(text, "{indent}nothing it wrote is still on its way: {drained_by}")?;
+    }
+    if !assumption.is_empty() {
+        writeln!(text, "{indent}taken for granted: {assumption}")?;
+    }
+    Ok(())
+}
+
+fn write_state(text: &mut String, state: &wire::VolumeState) -> std::fmt::Result {
+    let phase = phase(state.phase());
+    let device = if state.device.is_empty() { String::new() } else { format!(", device {}", state.device) };
+    writeln!(text, "  its agent's last word: {phase}{device}, {} writes completed", state.writes)?;
+    for path in &state.paths {
+        let ana = if path.ana_state.is_empty() { String::new() } else { format!(", {}", path.ana_state) };
+        writeln!(text, "    path {} by {}: {}{ana}", path.portal, path.controller, path.state)?;
+    }
+    if let Some(unready) = &state.unready {
+        writeln!(text, "    not ready: {}: {}", unready.clause, unready.message)?;
+    }
+    for opener in &state.openers {
+        writeln!(text, "    used by {opener}")?;
+    }
+    Ok(())
+}
+
+fn write_waiting(text: &mut String, waiting: &[wire::WaitInfo]) -> std::fmt::Result {
+    if waiting.is_empty() {
+        return writeln!(text, "\nNo request waits.");
+    }
+    writeln!(text, "\nRequests that wait")?;
+    for wait in waiting {
+        let node =
+            if wait.node_id.is_empty() { "all nodes".to_owned() } else { format!("node {}", wait.node_id) };
+        writeln!(
+            text,
+            "  {} for {node}, since {}: {}",
+            wait.request,
+            time(wait.since_unix_ms),
+            wait.waits_for
+        )?;
+    }
+    Ok(())
+}
+
+pub(crate) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Unspecified => "unknown",
+        Phase::Absent => "absent",
+        Phase::Connecting => "connecting",
+        Phase::Ready => "ready",
+        Phase::Degraded => "degraded",
+        Phase::Lost => "lost",
+        Phase::Detaching => "detaching",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_in_handoff_is_told_in_plain_words() {
+        let attachment = |node: &str, phase: &str, waits_for: &str| wire::AttachmentInfo {
+            node_id: node.into(),
+            epoch: Some(wire::Epoch { term: 5, seq: 2 }),
+            role: "primary".into(),
+            phase: phase.into(),
+            since_unix_ms: 951_782_400_000,
+            may_write: true,
+            waits_for: waits_for.into(),
+            ..Default::default()
+        };
+        let mut draining = attachment("a", "Draining", "the drain bound");
+        draining.evidence = Some(wire::EvidenceInfo {
+            source: "AgentAbsent".into(),
+            verdict: "Unknown".into(),
+            assumption: "the target lands what it has".into(),
+            ..Default::default()
+        });
+        let info = wire::VolumeInfo {
+            volume_id: "vm-1".into(),
+            access: "RWX block".into(),
+            attachments: vec![draining, attachment("b", "Ready", "")],
+            waiting: vec![wire::WaitInfo {
+                request: "unpublish".into(),
+                node_id: "a".into(),
+                since_unix_ms: 951_782_400_000,
+                waits_for: "the drain bound".into(),
+            }],
+            ..Default::default()
+        };
+        let text = volume(&info);
+        for line in [
+            "Volume vm-1 (RWX block)",
+            "Nodes a and b may write to it, and nobody else.",
+            "On node a (primary): Draining since 2000-02-29T00:00:00Z",
+            "waits for the drain bound",
+            "evidence AgentAbsent at 1970-01-01T00:00:00Z: Unknown",
+            "not proven yet that nothing it wrote is still on its way",
+            "taken for granted: the target lands what it has",
+            "waits for nothing",
+            "unpublish for node a, since 2000-02-29T00:00:00Z: the drain bound",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in:\n{text}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Answers as JSON: the messages' own names, times in milliseconds since 1970, epochs as `TERM.SEQ`.
+
+use cleat_proto::cleat::v1 as wire;
+use serde_json::{Value, json};
+use wire::watch_event::Kind;
+
+use super::explain::phase;
+use super::table::epoch;
+
+fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
+    Value::Array(items.iter().map(one).collect())
+}
+
+pub(crate) fn volumes(volumes: &[wire::VolumeInfo]) -> Value {
+    list(volumes, volume)
+}
+
+pub(crate) fn nodes(nodes: &[wire::NodeInfo]) -> Value {
+    list(nodes, node)
+}
+
+pub(crate) fn migrations(migrations: &[wire::MigrationInfo]) -> Value {
+    list(migrations, migration)
+}
+
+pub(crate) fn volume(v: &wire::VolumeInfo) -> Value {
+    json!({
+        "volume_id": v.volume_id,
+        "access": v.access,
+        "identity": v.identity.as_ref().map(identity),
+        "attachments": list(&v.attachments, attachment),
+        "past_evidence": list(&v.past_evidence, evidence),
+        "waiting": list(&v.waiting, |w| json!({
+            "request": w.request,
+            "node_id": w.node_id,
+            "since_unix_ms": w.since_unix_ms,
+            "waits_for": w.waits_for,
+        })),
+        "migration": v.migration.as_ref().map(migration),
+    })
+}
+
+fn attachment(a: &wire::AttachmentInfo) -> Value {
+    json!({
+        "node_id": a.node_id,
+        "epoch": epoch(a.epoch.as_ref()),
+        "role": a.role,
+        "phase": a.phase,
+        "since_unix_ms": a.since_unix_ms,
+        "may_write": a.may_write,
+        "reported": a.reported.as_ref().map(state),
+        "evidence": a.evidence.as_ref().map(evidence),
+        "waits_for": a.waits_for,
+    })
+}
+
+fn evidence(e: &wire::EvidenceInfo) -> Value {
+    json!({
+        "node_id": e.node_id,
+        "epoch": epoch(e.epoch.as_ref()),
+        "source": e.source,
+        "verdict": e.verdict,
+        "drained_by": e.drained_by,
+        "assumption": e.assumption,
+        "at_unix_ms": e.at_unix_ms,
+    })
+}
+
+fn identity(i: &wire::Identity) -> Value {
+    json!({
+        "namespace_uuid": i.namespace_uuid,
+        "nguid": i.nguid,
+        "size_bytes": i.size_bytes,
+        "block_size_bytes": i.block_size_bytes,
+        "read_only": i.read_only,
+    })
+}
+
+fn state(s: &wire::VolumeState) -> Value {
+    json!({
+        "volume_id": s.volume_id,
+        "epoch": epoch(s.epoch.as_ref()),
+        "epoch_ended": s.epoch_ended,
+        "phase": phase(s.phase()),
+        "identity": s.identity.as_ref().map(identity),
+        "paths": list(&s.paths, |p| json!({
+            "portal": p.portal,
+            "controller": p.controller,
+            "state": p.state,
+            "ana_state": p.ana_state,
+        })),
+        "unready": s.unready.as_ref().map(|u| json!({"clause": u.clause, "message": u.message})),
+        "openers": s.openers,
+        "device": s.device,
+        "writes": s.writes,
+    })
+}
+
+pub(crate) fn node(n: &wire::NodeInfo) -> Value {
+    json!({
+        "node_id": n.node_id,
+        "identity": n.identity.as_ref().map(|i| json!({
+            "host_nqn": i.host_nqn,
+            "host_id": i.host_id,
+            "storage_addresses": i.storage_addresses,
+            "boot_id": i.boot_id,
+        })),
+        "capabilities": n.capabilities.as_ref().map(|c| json!({
+            "kernel_release": c.kernel_release,
+            "fabrics": c.fabrics,
+            "native_multipath": c.native_multipath,
+            "nqn_prefix": c.nqn_prefix,
+        })),
+        "session": n.session,
+        "session_since_unix_ms": n.session_since_unix_ms,
+        "standing": n.standing,
+        "standing_reason": n.standing_reason,
+        "volumes": list(&n.volumes, state),
+        "agent_version": n.agent_version,
+    })
+}
+
+pub(crate) fn migration(m: &wire::MigrationInfo) -> Value {
+    json!({
+        "volume_id": m.volume_id,
+        "source_node_id": m.source_node_id,
+        "target_node_id": m.target_node_id,
+        "target_epoch": epoch(m.target_epoch.as_ref()),
+        "result": m.result,
+        "attributed_to": m.attributed_to,
+        "steps": list(&m.steps, |s| json!({"name": s.name, "at_unix_ms": s.at_unix_ms})),
+    })
+}
+
+/// One event, named by its kind.
+pub(crate) fn event(kind: &Kind) -> Value {
+    match kind {
+        Kind::Volume(v) => json!({"volume": volume(v)}),
+        Kind::VolumeGone(id) => json!({"volume_gone": id}),
+        Kind::Node(n) => json!({"node": node(n)}),
+        Kind::Migration(m) => json!({"migration": migration(m)}),
+        Kind::Ticket(t) => json!({"ticket": {"id": t.id, "kind": t.kind, "volume_id": t.volume_id}}),
+        Kind::TicketGone(id) => json!({"ticket_gone": id}),
+        Kind::Synced(synced) => json!({"synced": synced}),
+        Kind::Notice(n) => json!({"notice": {
+            "at_unix_ms": n.at_unix_ms,
+            "reason": n.reason,
+            "volume_id": n.volume_id,
+            "node_id": n.node_id,
+            "message": n.message,
+        }}),
+    }
+}

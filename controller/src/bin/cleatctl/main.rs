@@ -1,0 +1,125 @@
+//! `cleatctl`: what the controller knows, for people and for scripts.
+//!
+//! In come a command and the controller's address; out goes, on standard output, a table or JSON, and on standard
+//! error what went wrong. It only asks: nothing that it does changes anything.
+
+mod ask;
+mod explain;
+mod json;
+mod output;
+mod table;
+mod watch;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use cleat_runtime::exit::{BAD_CONFIG, Causes, FAILED};
+use cleat_runtime::tls::ClientTlsArgs;
+
+use ask::{AskError, Controller};
+use output::{Format, Output};
+
+/// Shows what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
+#[derive(Parser, Debug)]
+#[command(name = "cleatctl", version = cleat_runtime::VERSION)]
+struct Cli {
+    /// The controller's address for agents and operators
+    #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
+    controller: Option<String>,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
+
+    /// How to show it
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+
+    /// How long the controller may take to answer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Every volume that is tracked: where it is attached, and how far that has come
+    Volumes,
+    /// Every node: whether its agent is heard, and what it holds
+    Nodes,
+    /// Every volume's latest live migration, with its timeline
+    Migrations,
+    /// One volume in plain words: who may write to it, on what evidence, and what each request waits for
+    Explain {
+        /// The volume's id
+        volume: String,
+    },
+    /// What happens, as it happens, until interrupted
+    Watch,
+}
+
+/// The options may stand on either side of the command.
+fn parse() -> Result<Cli, clap::Error> {
+    let command = Cli::command().mut_args(|option| option.global(true));
+    Cli::from_arg_matches(&command.try_get_matches()?)
+}
+
+fn main() -> ExitCode {
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Where even this cannot be written, the exit code still says it.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(BAD_CONFIG),
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::complain(&format!("cannot start: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads us has had enough.
+        Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            output::complain(&Causes(&error).to_string());
+            let config = matches!(error, AskError::Tls(_) | AskError::NoController);
+            ExitCode::from(if config { BAD_CONFIG } else { FAILED })
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), AskError> {
+    let Cli { controller, tls, output, timeout, command } = cli;
+    let controller = controller.ok_or(AskError::NoController)?;
+    let mut controller = Controller::dial(&controller, &tls, timeout).await?;
+    let mut out = Output::new(output);
+    match command {
+        Command::Volumes => {
+            let volumes = controller.volumes().await?;
+            out.show(|| json::volumes(&volumes), || table::volumes(&volumes))
+        }
+        Command::Nodes => {
+            let nodes = controller.nodes().await?;
+            out.show(|| json::nodes(&nodes), || table::nodes(&nodes))
+        }
+        Command::Migrations => {
+            let migrations = controller.migrations().await?;
+            out.show(|| json::migrations(&migrations), || table::migrations(&migrations))
+        }
+        Command::Explain { volume } => {
+            let volume = controller.volume(volume).await?;
+            out.show(|| json::volume(&volume), || explain::volume(&volume))
+        }
+        Command::Watch => watch::run(&mut controller, &mut out).await,
+    }
+}

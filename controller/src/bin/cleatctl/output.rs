@@ -1,0 +1,61 @@
+//! Standard output: a text for people, or one JSON document.
+
+use std::io::Write as _;
+
+use super::ask::AskError;
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Table,
+    /// For scripts.
+    Json,
+}
+
+pub(crate) struct Output {
+    format: Format,
+}
+
+impl Output {
+    pub(crate) fn new(format: Format) -> Self {
+        Self { format }
+    }
+
+    /// Shows one answer in the form that was asked for.
+    pub(crate) fn show(
+        &mut self,
+        json: impl FnOnce() -> serde_json::Value,
+        text: impl FnOnce() -> String,
+    ) -> Result<(), AskError> {
+        match self.format {
+            Format::Table => self.line(&text()),
+            Format::Json => self.line(&format!("{:#}", json())),
+        }
+    }
+
+    /// Shows one event of many: one line.
+    pub(crate) fn event(
+        &mut self,
+        json: impl FnOnce() -> serde_json::Value,
+        text: impl FnOnce() -> Option<String>,
+    ) -> Result<(), AskError> {
+        match self.format {
+            Format::Table => text().map_or(Ok(()), |text| self.line(&text)),
+            Format::Json => self.line(&json().to_string()),
+        }
+    }
+
+    fn line(&mut self, text: &str) -> Result<(), AskError> {
+        let mut out = std::io::stdout().lock();
+        let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+        written.map_err(AskError::Output)
+    }
+}
+
+/// Says on standard error what went wrong.
+pub(crate) fn complain(text: &str) {
+    // If that cannot be written either, the exit code still says it.
+    let _ = writeln!(std::io::stderr(), "cleatctl: {text}");
+}

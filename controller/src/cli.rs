@@ -1,0 +1,372 @@
+//! The command line of `cleat-controller`, and what is made of it.
+//!
+//! In comes text; out go checked [`Settings`], before any port is bound. Every option is named by what it is about,
+//! and an error names the option and the value.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use cleat_runtime::tls::{ServerTlsArgs, ServerTransport, TlsError};
+use cleat_runtime::{Common, Program};
+use humantime::{format_duration, parse_duration};
+use reqwest::Url;
+
+use crate::agents::{self, PathPolicy};
+use crate::csi::Serving;
+use crate::metrics;
+use crate::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
+use crate::store::StoreSpec;
+
+/// CSI controller for NVMe/TCP volumes of a MikroTik ROSE Data Server: says "attached" when a node has proven that it
+/// can use the device, and "detached" when it is proven that it cannot write to it any more
+#[derive(Parser, Clone, Debug)]
+#[command(name = "cleat-controller", version = cleat_runtime::VERSION)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+
+    /// Unix socket on which CSI Identity and Controller are served
+    #[arg(long, value_name = "PATH", env = "CLEAT_CSI_SOCKET")]
+    csi_socket: PathBuf,
+
+    /// Address on which agents and operators are served (port 0: any free one)
+    #[arg(long, alias = "listen", value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN")]
+    grpc_listen: SocketAddr,
+
+    #[command(flatten)]
+    tls: ServerTlsArgs,
+
+    /// Where attachments are recorded: file:PATH, on a disk that keeps what was synced
+    #[arg(long, value_name = "file:PATH", env = "CLEAT_STORE")]
+    store: StoreSpec,
+
+    /// Name of the CSI driver; the agents' must be the same
+    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name)]
+    driver_name: String,
+
+    #[command(flatten)]
+    rds: RdsOptions,
+
+    #[command(flatten)]
+    agents: AgentOptions,
+
+    #[command(flatten)]
+    times: TimeOptions,
+}
+
+/// Options for the RDS.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "RDS")]
+struct RdsOptions {
+    /// REST address of the RDS, https://HOST[:PORT]
+    #[arg(long, value_name = "URL", env = "CLEAT_RDS_URL")]
+    rds_url: Url,
+
+    /// RouterOS user
+    #[arg(long, value_name = "NAME", default_value = "cleat", env = "CLEAT_RDS_USER")]
+    rds_user: String,
+
+    /// File that holds the user's password; read again when the RDS does not accept it
+    #[arg(long, value_name = "FILE", env = "CLEAT_RDS_PASSWORD_FILE")]
+    rds_password_file: PathBuf,
+
+    /// CA that signed the RDS's certificate, PEM
+    #[arg(long, value_name = "FILE", conflicts_with = "rds_fingerprint")]
+    rds_ca: Option<PathBuf>,
+
+    /// SHA-256 fingerprint of the RDS's own certificate, instead of a CA
+    #[arg(long, value_name = "HEX")]
+    rds_fingerprint: Option<Fingerprint>,
+
+    /// How long one request to the RDS may take
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    rds_timeout: Duration,
+
+    /// How long a write without an answer may still take effect (RouterOS gives up a REST command after 60 s)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    rds_settle: Duration,
+
+    /// Directory on the RDS for the volumes' files; nothing outside of it is touched
+    #[arg(long, alias = "rds-base-path", value_name = "PATH", env = "CLEAT_RDS_FILES")]
+    rds_files: String,
+
+    /// Address and port at which the RDS serves volumes to hosts; once for each path. A volume is exported at one
+    /// port on all addresses, so the ports must be the same
+    #[arg(long = "rds-portal", alias = "portal", value_name = "ADDR:PORT", required = true)]
+    rds_portals: Vec<SocketAddr>,
+
+    /// What precedes the volume id in a subsystem NQN; nothing else is ever touched. The agents' must be the same
+    #[arg(long, alias = "rds-nqn-prefix", value_name = "NQN", default_value = "nqn.2026-01.io.cleat:")]
+    nqn_prefix: String,
+
+    /// How the RDS limits which hosts may connect to a volume. `list` keeps the host NQNs of the volume's nodes on its
+    /// disk; but whether RouterOS takes more than one there, and compares them with the host NQN, is not known until
+    /// it has been probed on the device, and a list that is understood otherwise keeps the right nodes out. So the
+    /// default is `none`: then whoever reaches a portal may connect, and the networks have to keep others away
+    #[arg(long, alias = "rds-host-acl", value_enum, default_value_t = HostAcl::None)]
+    host_acl: HostAcl,
+}
+
+/// Options for agents.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Agents")]
+struct AgentOptions {
+    /// How many portals must have a live path for a volume to be ready. With `any`, a VM starts, and moves, while one
+    /// of two storage networks is down, which is what the second network is for; the loss is reported as Degraded
+    #[arg(long, value_enum, default_value_t)]
+    path_policy: PathPolicy,
+
+    /// How long an agent may take to connect a volume and prove that it can be used
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    attach_deadline: Duration,
+
+    /// How long an agent may take to detach a volume before it says what it waits for (it goes on)
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    detach_deadline: Duration,
+
+    /// A session on which nothing was heard for so long is lost
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    silence_deadline: Duration,
+
+    /// Between two heartbeats, both ways
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    heartbeat_interval: Duration,
+}
+
+/// Times that decide.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Decisions")]
+struct TimeOptions {
+    /// How long a Publish waits for a detach elsewhere that is under way, instead of being refused
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    detach_grace_period: Duration,
+
+    /// The longest that the RDS may hold a write that it has received before it lands: waited out where nothing better
+    /// proves that nothing is on its way any more
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    drain_bound: Duration,
+
+    /// How long any call may wait before it is refused naming what it waits for (that goes on, and a repeat joins it)
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    request_limit: Duration,
+
+    /// Between two tries of something that failed
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    retry_interval: Duration,
+}
+
+/// Everything that was asked for, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where CSI is served.
+    pub csi_socket: PathBuf,
+    /// Where agents and operators are served.
+    pub grpc_listen: SocketAddr,
+    /// How agents and operators talk to us.
+    pub transport: ServerTransport,
+    /// Where records are kept.
+    pub store: StoreSpec,
+    /// Name of the CSI driver.
+    pub driver_name: String,
+    /// The RDS.
+    pub rds: rds::Config,
+    /// How volumes are served to hosts.
+    pub serving: Serving,
+    /// What agents are told.
+    pub agents: agents::Settings,
+    /// Times that decide.
+    pub core: cleat_core::Config,
+    /// How long a change of a host list may take, with all its requests and their turns.
+    pub rds_deadline: Duration,
+}
+
+/// Why a command line makes no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A value that cannot be used.
+    #[error("{option} {value}: {rule}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// Its value.
+        value: String,
+        /// The rule that it breaks.
+        rule: String,
+    },
+    /// Nothing says how to know the RDS.
+    #[error("neither --rds-ca nor --rds-fingerprint is given: choose one")]
+    NoTrust,
+    /// The directory on the RDS, or the NQN prefix.
+    #[error("--rds-files or --nqn-prefix")]
+    Naming(#[from] NamingError),
+    /// Certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// One change of a host list is a read, at most two writes each read back, and each may wait its turn three times as
+/// long as it may take. The RDS client keeps to this by itself; this is the fence behind it.
+const REQUESTS_OF_A_CHANGE: u32 = 5 * 4;
+
+impl Cli {
+    /// Checks what was asked for.
+    ///
+    /// # Errors
+    /// The first option that cannot be used, with its value.
+    pub fn settings(self) -> Result<Settings, ConfigError> {
+        let Self { common: _, csi_socket, grpc_listen, tls, store, driver_name, rds, agents, times } = self;
+        let RdsOptions {
+            rds_url,
+            rds_user,
+            rds_password_file,
+            rds_ca,
+            rds_fingerprint,
+            rds_timeout,
+            rds_settle,
+            rds_files,
+            rds_portals,
+            nqn_prefix,
+            host_acl,
+        } = rds;
+        let trust = match (rds_ca, rds_fingerprint) {
+            (Some(ca), _) => Trust::Ca(ca),
+            (None, Some(fingerprint)) => Trust::Pinned(fingerprint),
+            (None, None) => return Err(ConfigError::NoTrust),
+        };
+        at_least("--rds-timeout", rds_timeout, Duration::from_millis(10))?;
+        let port = common_port(&rds_portals)?;
+        let endpoint = Endpoint {
+            url: rds_url,
+            user: rds_user,
+            password_file: rds_password_file,
+            trust,
+            timeout: rds_timeout,
+        };
+        let naming = Naming::new(&rds_files, &nqn_prefix)?;
+        let rds = rds::Config { endpoint, naming, port, host_acl, settle: rds_settle };
+        Ok(Settings {
+            csi_socket,
+            grpc_listen,
+            transport: tls.load()?,
+            store,
+            driver_name,
+            rds,
+            serving: Serving { nqn_prefix: nqn_prefix.clone(), portals: rds_portals },
+            agents: agents.settings(nqn_prefix)?,
+            core: times.config()?,
+            rds_deadline: rds_timeout * REQUESTS_OF_A_CHANGE,
+        })
+    }
+}
+
+impl AgentOptions {
+    fn settings(self, nqn_prefix: String) -> Result<agents::Settings, ConfigError> {
+        let Self { path_policy, attach_deadline, detach_deadline, silence_deadline, heartbeat_interval } =
+            self;
+        at_least("--attach-deadline", attach_deadline, Duration::from_millis(100))?;
+        at_least("--detach-deadline", detach_deadline, Duration::from_millis(100))?;
+        at_least("--heartbeat-interval", heartbeat_interval, Duration::from_millis(20))?;
+        at_most("--heartbeat-interval", heartbeat_interval, Duration::from_secs(60))?;
+        at_most("--attach-deadline", attach_deadline, Duration::from_secs(3600))?;
+        at_most("--detach-deadline", detach_deadline, Duration::from_secs(3600))?;
+        // One heartbeat may be late; a silence that a single lost one makes would end sessions for nothing.
+        at_least("--silence-deadline", silence_deadline, heartbeat_interval * 2)?;
+        Ok(agents::Settings {
+            nqn_prefix,
+            path_policy,
+            attach_deadline,
+            detach_deadline,
+            heartbeat_interval,
+            silence_deadline,
+        })
+    }
+}
+
+impl TimeOptions {
+    fn config(self) -> Result<cleat_core::Config, ConfigError> {
+        let Self { detach_grace_period, drain_bound, request_limit, retry_interval } = self;
+        at_least("--request-limit", request_limit, Duration::from_secs(1))?;
+        at_least("--retry-interval", retry_interval, Duration::from_millis(100))?;
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Ok(cleat_core::Config {
+            detach_grace_ms: millis(detach_grace_period),
+            request_limit_ms: millis(request_limit),
+            drain_bound_ms: millis(drain_bound),
+            retry_ms: millis(retry_interval),
+        })
+    }
+}
+
+fn at_least(option: &'static str, value: Duration, least: Duration) -> Result<(), ConfigError> {
+    if value >= least {
+        return Ok(());
+    }
+    let rule = format!("at least {}", format_duration(least));
+    Err(ConfigError::Value { option, value: format_duration(value).to_string(), rule })
+}
+
+fn at_most(option: &'static str, value: Duration, most: Duration) -> Result<(), ConfigError> {
+    if value <= most {
+        return Ok(());
+    }
+    let rule = format!("at most {}", format_duration(most));
+    Err(ConfigError::Value { option, value: format_duration(value).to_string(), rule })
+}
+
+/// The one port of all portals.
+fn common_port(portals: &[SocketAddr]) -> Result<u16, ConfigError> {
+    let wrong = |portal: &SocketAddr, rule: &str| {
+        Err(ConfigError::Value { option: "--rds-portal", value: portal.to_string(), rule: rule.to_owned() })
+    };
+    let mut seen = BTreeSet::new();
+    let mut port = None;
+    for portal in portals {
+        if portal.port() == 0 || portal.ip().is_unspecified() {
+            return wrong(portal, "an address and port that hosts can connect to");
+        }
+        if !seen.insert(portal) {
+            return wrong(portal, "given twice");
+        }
+        if port.is_some_and(|port| port != portal.port()) {
+            return wrong(
+                portal,
+                "another port than the portal before: the RDS exports a volume at one port",
+            );
+        }
+        port = Some(portal.port());
+    }
+    match port {
+        Some(port) => Ok(port),
+        None => Err(ConfigError::Value {
+            option: "--rds-portal",
+            value: "(none)".to_owned(),
+            rule: "at least one".to_owned(),
+        }),
+    }
+}
+
+/// A CSI driver's name (CSI specification, GetPluginInfo).
+fn driver_name(name: &str) -> Result<String, &'static str> {
+    let good = !name.is_empty()
+        && name.len() <= 63
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.ends_with(|c: char| c.is_ascii_alphanumeric());
+    if good { Ok(name.to_owned()) } else { Err("1 to 63 letters, digits, - and ., not at either end") }
+}
+
+impl Program for Cli {
+    const NAME: &'static str = "cleat-controller";
+    const BUCKETS: &'static [cleat_runtime::http::Buckets] = metrics::BUCKETS;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+#[cfg(test)]
+#[path = "cli_tests.rs"]
+mod tests;

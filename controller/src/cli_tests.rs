@@ -1,0 +1,68 @@
+#![allow(clippy::unwrap_used)]
+
+use clap::CommandFactory as _;
+
+use super::*;
+
+fn settings(more: &[&str]) -> Result<Settings, String> {
+    let base = [
+        "cleat-controller",
+        "--csi-socket=/run/csi.sock",
+        "--grpc-listen=127.0.0.1:0",
+        "--plaintext",
+        "--rds-url=https://rds",
+        "--rds-password-file=/secret",
+        "--rds-ca=/ca.pem",
+        "--rds-files=/pool/cleat",
+        "--rds-portal=10.0.0.1:4420",
+    ];
+    let store = ["--store=file:/var/lib/cleat/records"];
+    let store = if more.iter().any(|word| word.starts_with("--store")) { &[] } else { &store[..] };
+    let cli = Cli::try_parse_from(base.iter().chain(store).chain(more)).map_err(|error| error.to_string())?;
+    cli.settings().map_err(|error| cleat_runtime::exit::Causes(&error).to_string())
+}
+
+#[test]
+fn the_command_line_is_sound() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults_are_those_of_the_design() {
+    let settings = settings(&[]).unwrap();
+    assert_eq!(settings.core.detach_grace_ms, 30_000);
+    assert_eq!(settings.core.drain_bound_ms, 60_000);
+    assert_eq!(settings.rds.host_acl, HostAcl::None);
+    assert_eq!(settings.rds.port, 4420);
+    assert_eq!(settings.agents.path_policy, PathPolicy::Any);
+    assert_eq!(settings.agents.nqn_prefix, "nqn.2026-01.io.cleat:");
+    assert_eq!(settings.serving.nqn_prefix, settings.agents.nqn_prefix);
+    assert_eq!(settings.store, StoreSpec::File("/var/lib/cleat/records".into()));
+}
+
+#[test]
+fn a_wrong_value_is_refused_with_the_option_and_the_value() {
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--drain-bound=soon"], &["--drain-bound", "soon"]),
+        (&["--heartbeat-interval=1ms"], &["--heartbeat-interval", "1ms", "at least 20ms"]),
+        (&["--heartbeat-interval=6s"], &["--silence-deadline", "10s", "at least 12s"]),
+        (&["--attach-deadline=2h"], &["--attach-deadline", "2h", "at most 1h"]),
+        (&["--rds-portal=10.0.0.1:4420"], &["--rds-portal", "10.0.0.1:4420", "twice"]),
+        (&["--rds-portal=10.0.0.2:4421"], &["--rds-portal", "10.0.0.2:4421", "one port"]),
+        (&["--rds-portal=0.0.0.0:4420"], &["--rds-portal", "0.0.0.0:4420"]),
+        (&["--rds-portal=rds:4420"], &["--rds-portal", "rds:4420"]),
+        (&["--rds-timeout=0s"], &["--rds-timeout", "0s"]),
+        (&["--nqn-prefix=iqn.x:"], &["--nqn-prefix", "iqn.x:"]),
+        (&["--driver-name=-x"], &["--driver-name", "-x"]),
+        (&["--path-policy=most"], &["--path-policy", "most"]),
+        (&["--rds-fingerprint=ab"], &["--rds-fingerprint", "ab"]),
+        (&["--store=/var/lib/x"], &["--store", "/var/lib/x", "file:PATH"]),
+        (&["--request-limit=1ms"], &["--request-limit", "1ms"]),
+    ];
+    for (more, words) in cases {
+        let error = settings(more).unwrap_err();
+        for word in *words {
+            assert!(error.contains(word), "{more:?}: {error} should say {word}");
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! CreateVolume and DeleteVolume: the volume on the RDS, and the core's word on whether it may go.
+
+use cleat_core::VolumeId;
+use cleat_proto::csi::v1 as csi;
+
+use super::controller::Shared;
+use super::request::Create;
+use super::status::CallError;
+use crate::rds::{ByteSize, Freshness, NewVolume, RdsError};
+
+/// Makes the volume, or finds it made with what was asked for.
+pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
+    let Create { volume, capacity } = create;
+    let _begun = shared.in_progress.begin(&volume, "CreateVolume", shared.engine.now())?;
+    let size = match shared.find(&volume, Freshness::Now).await? {
+        None => {
+            nobody_has_it(shared, &volume).await?;
+            ByteSize(capacity.wanted_bytes)
+        }
+        Some(found) if capacity.admits(found.size.0) => found.size,
+        Some(found) => {
+            let difference =
+                format!("it exists with {}, which the capacity range does not admit", found.size);
+            return Err(CallError::Exists { volume, difference });
+        }
+    };
+    // Also where it was found: an earlier attempt may not have come to its end.
+    let new = NewVolume { id: volume.clone(), size };
+    let made = shared.rds.create(&new).await.map_err(|source| match source {
+        RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
+        source => CallError::Rds { volume: volume.clone(), source },
+    })?;
+    tracing::info!(%volume, size_bytes = made.size.0, "volume made");
+    Ok(csi::Volume {
+        capacity_bytes: i64::try_from(made.size.0).unwrap_or(i64::MAX),
+        volume_id: volume.to_string(),
+        ..Default::default()
+    })
+}
+
+/// A volume that is gone from the RDS behind our back, while somebody still counts as having it, must not come back
+/// with other data under the same name.
+async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallError> {
+    let id = volume.clone();
+    let holders = shared.engine.view(move |core, _| {
+        core.volumes().get(&id).map(cleat_core::VolumeRecord::holders).unwrap_or_default()
+    });
+    let holders: Vec<String> = holders.await?.iter().map(ToString::to_string).collect();
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let problem = format!(
+        "the RDS has no such volume, but one of this name is still attached to {}: detach it first",
+        holders.join(", ")
+    );
+    Err(CallError::Unusable { volume: volume.clone(), problem })
+}
+
+/// Deletes the volume, if the core says that nobody has it.
+pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), CallError> {
+    let _begun = shared.in_progress.begin(&volume, "DeleteVolume", shared.engine.now())?;
+    shared.engine.delete_begins(volume.clone()).await?;
+    // In a task of its own, so that the core hears of the end also after a panic.
+    let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());
+    let deleted = tokio::spawn(async move { rds.delete(&id).await }).await;
+    // Only on the RDS's own word: with an answer lost, the volume may well be there, and its record stays.
+    let gone = matches!(&deleted, Ok(Ok(()) | Err(RdsError::NotFound { .. })));
+    shared.engine.delete_ended(volume.clone(), gone).await?;
+    if gone {
+        tracing::info!(%volume, "volume deleted");
+        return Ok(());
+    }
+    deleted?.map_err(|source| CallError::Rds { volume, source })
+}

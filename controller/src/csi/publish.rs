@@ -1,0 +1,98 @@
+//! ControllerPublishVolume and ControllerUnpublishVolume: what the RDS says of the volume, then the core.
+
+use std::collections::HashMap;
+
+use cleat_core::{Access, Phase, VolumeId, VolumeSpec};
+
+use super::controller::Shared;
+use super::request::{Publish, Unpublish};
+use super::status::CallError;
+use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
+use crate::rds::{Freshness, Volume};
+
+/// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
+/// asked anew.
+const LOOKED_UP_WITHIN: Freshness = Freshness::Within(std::time::Duration::from_secs(2));
+
+/// Publishes a volume on a node; gives the PublishContext.
+pub(super) async fn publish(shared: &Shared, publish: Publish) -> Result<HashMap<String, String>, CallError> {
+    let Publish { volume, node, access, read_only } = publish;
+    let spec = match attached_spec(shared, &volume, &node).await? {
+        Some(spec) => VolumeSpec { access, ..spec },
+        None => look_up(shared, &volume, access).await?,
+    };
+    let grant = shared.engine.publish(node, spec, read_only).await?;
+    let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid).unwrap_or_default();
+    Ok(HashMap::from([
+        (EPOCH_KEY.to_owned(), grant.epoch.to_string()),
+        (SUBSYSTEM_KEY.to_owned(), grant.spec.subsystem_nqn),
+        (NAMESPACE_KEY.to_owned(), namespace_uuid),
+    ]))
+}
+
+/// Takes a volume off a node, or off all.
+pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(), CallError> {
+    let Unpublish { volume, node } = unpublish;
+    Ok(shared.engine.unpublish(volume, node).await?)
+}
+
+/// What is known of a volume that this very node has, or is getting: then the RDS is not asked.
+///
+/// That is safe because nothing is decided by the answer. The core joins this call to the attachment, whose epoch,
+/// size and identity stand; a volume that is tracked so cannot have been deleted through us; and if somebody else
+/// deleted it, its paths are gone, which the agent sees and the core says. It is useful because a repeated call
+/// must find its operation also while the RDS is away.
+async fn attached_spec(
+    shared: &Shared,
+    volume: &VolumeId,
+    node: &cleat_core::NodeId,
+) -> Result<Option<VolumeSpec>, CallError> {
+    let (volume, node) = (volume.clone(), node.clone());
+    let known = shared.engine.view(move |core, _| {
+        let record = core.volumes().get(&volume)?;
+        let attachment = record.attachment(&node)?;
+        match attachment.phase {
+            Phase::Granting | Phase::Connecting | Phase::Ready => Some(record.spec.clone()),
+            Phase::Ghost | Phase::Draining { .. } => None,
+        }
+    });
+    Ok(known.await?)
+}
+
+async fn look_up(shared: &Shared, volume: &VolumeId, access: Access) -> Result<VolumeSpec, CallError> {
+    let mut found = shared.find(volume, LOOKED_UP_WITHIN).await?;
+    if found.is_none() {
+        found = shared.find(volume, Freshness::Now).await?;
+    }
+    let found = found.ok_or_else(|| CallError::NoSuchVolume(volume.clone()))?;
+    usable(shared, &found)?;
+    Ok(VolumeSpec {
+        id: volume.clone(),
+        access,
+        subsystem_nqn: shared.serving.subsystem_nqn(volume),
+        portals: shared.serving.portals.iter().map(ToString::to_string).collect(),
+        size_bytes: found.size.0,
+    })
+}
+
+/// That agents will find the volume under the name and at the port that they are told, and that nobody but its user
+/// writes to it.
+fn usable(shared: &Shared, found: &Volume) -> Result<(), CallError> {
+    let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
+    let nqn = shared.serving.subsystem_nqn(&found.id);
+    if !found.nqn.is_empty() && found.nqn != nqn {
+        return unusable(format!("the RDS exports it as {}, not as {nqn} (--nqn-prefix)", found.nqn));
+    }
+    if let Some(port) = found.port
+        && shared.serving.portals.iter().any(|portal| portal.port() != port)
+    {
+        return unusable(format!("the RDS exports it at port {port}, which is not that of --rds-portal"));
+    }
+    if found.mountable {
+        return unusable(
+            "the RDS may mount a file system that it finds in it: set mount-filesystem=no on its disk"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,175 @@
+#![allow(clippy::unwrap_used)]
+
+use cleat_core::{NodeId, UnixMillis};
+
+use super::*;
+
+fn volume() -> VolumeId {
+    VolumeId::new("pvc-1").unwrap()
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn not_ready(clause: &str) -> Refusal {
+    Refusal::NotReady { volume: volume(), node: node("a"), clause: clause.into(), message: "facts".into() }
+}
+
+fn rds(error: CoreRdsError) -> Refusal {
+    Refusal::Rds { volume: volume(), node: node("a"), error }
+}
+
+/// Every variant, with the code and what the text must say.
+fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
+    vec![
+        (
+            Refusal::AttachedElsewhere { volume: volume(), node: node("a") },
+            Code::FailedPrecondition,
+            &["already attached to node a. For multi-node access, use RWX with block volumes."],
+        ),
+        (
+            Refusal::MigrationLimit { volume: volume(), nodes: vec![node("a"), node("b")] },
+            Code::FailedPrecondition,
+            &[
+                "already attached to 2 nodes (migration limit). Wait for migration to complete. Attached nodes: a, b",
+            ],
+        ),
+        (
+            Refusal::Incompatible {
+                volume: volume(),
+                node: node("a"),
+                difference: "readonly is false".into(),
+            },
+            Code::AlreadyExists,
+            &["readonly is false"],
+        ),
+        (
+            Refusal::Silent { node: node("a"), since: UnixMillis(951_782_400_000), waits_for: "x".into() },
+            Code::Unavailable,
+            &["node a has no session", "2000-02-29T00:00:00Z"],
+        ),
+        (
+            Refusal::Quarantined { node: node("a"), reason: "it was fenced".into() },
+            Code::FailedPrecondition,
+            &["it was fenced"],
+        ),
+        (not_ready("namespace-identity"), Code::FailedPrecondition, &["namespace-identity", "facts"]),
+        (not_ready("holders"), Code::FailedPrecondition, &["holders"]),
+        (not_ready("live-paths"), Code::Unavailable, &["live-paths"]),
+        (not_ready("lost"), Code::Unavailable, &["lost"]),
+        (
+            Refusal::InUse { volume: volume(), node: node("a"), holders: vec!["pid 3 (qemu)".into()] },
+            Code::FailedPrecondition,
+            &["pid 3 (qemu)", "Nothing was changed"],
+        ),
+        (rds(CoreRdsError::NotFound("gone".into())), Code::NotFound, &["gone"]),
+        (rds(CoreRdsError::Refused("no".into())), Code::FailedPrecondition, &["no"]),
+        (rds(CoreRdsError::Full("no room".into())), Code::ResourceExhausted, &["no room"]),
+        (rds(CoreRdsError::Unreachable("timeout".into())), Code::Unavailable, &["timeout"]),
+        (rds(CoreRdsError::Unauthorised("user x".into())), Code::FailedPrecondition, &["user x"]),
+        (
+            Refusal::StillWaiting {
+                volume: volume(),
+                waits_for: "the agent of node a".into(),
+                waited_ms: 60_000,
+            },
+            Code::Aborted,
+            &["the agent of node a", "60000 ms", "a repeated call joins it"],
+        ),
+        (
+            Refusal::Overtaken { volume: volume(), node: node("a"), because: "a detach was asked for" },
+            Code::Aborted,
+            &["a detach was asked for"],
+        ),
+        (Refusal::Deleting { volume: volume() }, Code::Aborted, &["being deleted"]),
+        (
+            Refusal::StillAttached { volume: volume(), nodes: vec![node("a")] },
+            Code::FailedPrecondition,
+            &["attached to a"],
+        ),
+    ]
+}
+
+#[test]
+fn every_refusal_has_its_code_and_says_what_it_is_about() {
+    for (refusal, code, says) in every_refusal() {
+        let status = Status::from(CallError::from(Failed::Refused(refusal.clone())));
+        assert_eq!(status.code(), code, "{refusal:?}");
+        for words in says {
+            assert!(status.message().contains(words), "{:?} should say {words:?}", status.message());
+        }
+    }
+}
+
+#[test]
+fn every_other_failure_has_its_code() {
+    let cause = || crate::rds::Cause::new("x");
+    let from_rds = |source| CallError::Rds { volume: volume(), source };
+    let unreachable = |way| RdsError::Unreachable { what: "list".into(), way, cause: cause() };
+    let cases = [
+        (CallError::Invalid(Invalid::new("name", "x")), Code::InvalidArgument),
+        (CallError::OutOfRange("x".into()), Code::OutOfRange),
+        (CallError::Engine(Failed::Ended(Ended)), Code::Unavailable),
+        (CallError::NoSuchVolume(volume()), Code::NotFound),
+        (CallError::Exists { volume: volume(), difference: "size".into() }, Code::AlreadyExists),
+        (CallError::Unusable { volume: volume(), problem: "x".into() }, Code::FailedPrecondition),
+        (
+            CallError::InProgress { volume: volume(), operation: "CreateVolume", since: "x".into() },
+            Code::Aborted,
+        ),
+        (from_rds(RdsError::NotFound { what: "x".into() }), Code::NotFound),
+        (from_rds(unreachable(crate::rds::Way::Timeout)), Code::Unavailable),
+        (from_rds(unreachable(crate::rds::Way::Connect)), Code::Unavailable),
+        (from_rds(RdsError::Full { what: "x".into(), detail: "x".into() }), Code::ResourceExhausted),
+        (
+            from_rds(RdsError::Refused {
+                what: "x".into(),
+                status: 500,
+                message: "x".into(),
+                detail: "x".into(),
+            }),
+            Code::FailedPrecondition,
+        ),
+        (
+            from_rds(RdsError::Unauthorised { what: "x".into(), user: "u".into(), detail: "x".into() }),
+            Code::FailedPrecondition,
+        ),
+        // What it did is not known: the caller must take it for "may still be under way".
+        (from_rds(RdsError::Malformed { what: "x".into(), problem: "x".into() }), Code::Unavailable),
+        (
+            from_rds(RdsError::InDoubt {
+                volume: volume(),
+                earlier: "x".into(),
+                wait: std::time::Duration::from_secs(1),
+            }),
+            Code::Unavailable,
+        ),
+        (from_rds(RdsError::Conflict { volume: volume(), problem: "x".into() }), Code::FailedPrecondition),
+    ];
+    for (error, code) in cases {
+        assert_eq!(error.code(), code, "{error}");
+    }
+}
+
+/// The compiler asks for a case above when the core gets a new refusal.
+#[test]
+fn no_refusal_is_left_out() {
+    let name = |refusal: &Refusal| match refusal {
+        Refusal::AttachedElsewhere { .. } => 0,
+        Refusal::MigrationLimit { .. } => 1,
+        Refusal::Incompatible { .. } => 2,
+        Refusal::Silent { .. } => 3,
+        Refusal::Quarantined { .. } => 4,
+        Refusal::NotReady { .. } => 5,
+        Refusal::InUse { .. } => 6,
+        Refusal::Rds { .. } => 7,
+        Refusal::StillWaiting { .. } => 8,
+        Refusal::Overtaken { .. } => 9,
+        Refusal::Deleting { .. } => 10,
+        Refusal::StillAttached { .. } => 11,
+    };
+    let seen: std::collections::BTreeSet<i32> =
+        every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
+    assert_eq!(seen, (0..12).collect());
+}

@@ -1,0 +1,134 @@
+//! The task that owns the store: makes records durable, then carries out what was decided, in order.
+//!
+//! In come steps; out go one commit for all steps that wait, and then their effects. What always holds: no effect
+//! of a step begins before its records and those of all steps before it are durable; effects begin in the order of
+//! the steps; after a failed commit nothing is carried out any more.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use cleat_core::{Effect, RequestId, UnixMillis};
+use tokio::sync::{broadcast, mpsc};
+
+use super::handle::{Answer, Waiter};
+use super::lanes::Lanes;
+use super::{Change, EngineError, Step, notices, records};
+use crate::agents::Sessions;
+use crate::clock::Clock;
+use crate::metrics;
+use crate::store::{Change as StoreChange, Store};
+
+/// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
+const GROUP: usize = 256;
+
+pub(super) struct Executor {
+    store: Arc<dyn Store>,
+    lanes: Lanes,
+    sessions: Sessions,
+    changes: broadcast::Sender<Change>,
+    clock: Clock,
+    waiters: HashMap<RequestId, Waiter>,
+}
+
+impl Executor {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        lanes: Lanes,
+        sessions: Sessions,
+        changes: broadcast::Sender<Change>,
+        clock: Clock,
+    ) -> Self {
+        Self { store, lanes, sessions, changes, clock, waiters: HashMap::new() }
+    }
+
+    /// Runs until no more steps can come.
+    pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Step>) -> Result<(), EngineError> {
+        let mut group = Vec::with_capacity(GROUP);
+        while steps.recv_many(&mut group, GROUP).await > 0 {
+            self.commit(records::changes(&group)?).await?;
+            for step in group.drain(..) {
+                if let ControlFlow::Break(error) = self.carry_out(step) {
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes records durable, in their order, with one commit.
+    async fn commit(&self, changes: Vec<StoreChange>) -> Result<(), EngineError> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (began, records) = (Instant::now(), changes.len());
+        self.store.commit(changes).await.map_err(EngineError::Store)?;
+        metrics::engine_commit(began.elapsed(), records);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, step: Step) -> ControlFlow<EngineError> {
+        let Step { now, waiter, effects, changed, view } = step;
+        if let Some(waiter) = waiter {
+            self.waiters.insert(waiter.request, waiter);
+        }
+        for effect in effects {
+            self.begin(now, effect)?;
+        }
+        if let Some(change) = changed {
+            self.tell(change);
+        }
+        if let Some(deliver) = view {
+            deliver();
+        }
+        metrics::waiting_requests(self.waiters.len());
+        ControlFlow::Continue(())
+    }
+
+    fn begin(&mut self, now: UnixMillis, effect: Effect) -> ControlFlow<EngineError> {
+        match effect {
+            // Durable already; only watchers are still to be told.
+            Effect::Persist(record) => self.tell(Change::Volume(record.spec.id)),
+            Effect::Forget(volume) => self.tell(Change::Volume(volume)),
+            Effect::Rds { operation, request } => self.lanes.begin(operation, request),
+            Effect::Direct { node, session, operation, directive } => {
+                self.sessions.direct(&node, &session, operation, &directive)
+            }
+            Effect::Reply { request, result } => self.reply(now, request, result),
+            Effect::RefuseSession { session, reason } => self.sessions.refuse(&session, reason),
+            Effect::Notice(notice) => {
+                let told = notices::tell(now, &notice);
+                self.tell(Change::Told(told.into()));
+            }
+            Effect::StepDown { reason } => return ControlFlow::Break(EngineError::SteppedDown { reason }),
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn reply(&mut self, now: UnixMillis, request: RequestId, result: Answer) {
+        let Some(waiter) = self.waiters.remove(&request) else {
+            // One answer for each request is the core's promise; a second one has nobody left to hear it.
+            tracing::error!(request = request.0, ?result, "an answer to a request that nobody waits for");
+            return;
+        };
+        if let Err(refusal) = &result {
+            let told = notices::refused(now, &waiter.volume, waiter.node.as_ref(), refusal);
+            self.tell(Change::Told(told.into()));
+        }
+        // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
+        if waiter.answer.send(result).is_err() {
+            let age_ms = self.clock.now().since(now);
+            tracing::debug!(volume = %waiter.volume, age_ms, "the caller did not wait for its answer");
+        }
+    }
+
+    fn tell(&self, change: Change) {
+        // An error means that nobody watches.
+        let _ = self.changes.send(change);
+    }
+}
+
+#[cfg(test)]
+#[path = "carry_out_tests.rs"]
+mod tests;

@@ -1,0 +1,178 @@
+//! The engine's handle: how the rest of the program asks the core something. Cheap to clone.
+//!
+//! Dropping a future of this handle takes nothing back: what was asked goes on, and a repeat joins it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cleat_core::{
+    Core, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId, VolumeSpec,
+};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::Change;
+use crate::clock::Clock;
+
+/// The answer to a request.
+pub(super) type Answer = Result<Reply, Refusal>;
+/// Hands a view's result to who asked.
+pub(super) type Deliver = Box<dyn FnOnce() + Send>;
+type View = Box<dyn FnOnce(&Core, UnixMillis) -> Deliver + Send>;
+
+/// Who waits for the answer to a request.
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) request: RequestId,
+    pub(super) volume: VolumeId,
+    pub(super) node: Option<NodeId>,
+    pub(super) answer: oneshot::Sender<Answer>,
+}
+
+pub(super) enum Input {
+    Event { event: Box<Event>, waiter: Option<Waiter> },
+    View(View),
+}
+
+/// The engine has ended; the process is about to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the controller is stopping; what was begun goes on when it runs again, and a repeated call joins it"
+)]
+pub struct Ended;
+
+/// Why a request was not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failed {
+    /// The core refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// There is no core any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
+}
+
+/// The engine, as the rest of the program sees it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inbox: mpsc::Sender<Input>,
+    changes: broadcast::Sender<Change>,
+    requests: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+impl Engine {
+    pub(super) fn new(inbox: mpsc::Sender<Input>, changes: broadcast::Sender<Change>, clock: Clock) -> Self {
+        Self { inbox, changes, requests: Arc::default(), clock }
+    }
+
+    /// Publishes a volume on a node; ends when the node has proven that it can use it, or with the refusal.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn publish(&self, node: NodeId, spec: VolumeSpec, read_only: bool) -> Result<Grant, Failed> {
+        let (volume, to) = (spec.id.clone(), Some(node.clone()));
+        let reply = self.ask(volume, to, |request| Event::Publish { request, node, spec, read_only });
+        match reply.await? {
+            Reply::Published(grant) => Ok(*grant),
+            other => Err(mismatch("publish", &other)),
+        }
+    }
+
+    /// Takes a volume off a node, or off all; ends when it is proven that they cannot write to it.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn unpublish(&self, volume: VolumeId, node: Option<NodeId>) -> Result<(), Failed> {
+        let reply =
+            self.ask(volume.clone(), node.clone(), |request| Event::Unpublish { request, volume, node });
+        match reply.await? {
+            Reply::Unpublished => Ok(()),
+            other => Err(mismatch("unpublish", &other)),
+        }
+    }
+
+    /// Asks whether a volume may be deleted. If so, nobody is granted it until [`Engine::delete_ended`].
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn delete_begins(&self, volume: VolumeId) -> Result<(), Failed> {
+        let reply = self.ask(volume.clone(), None, |request| Event::DeleteBegins { request, volume });
+        match reply.await? {
+            Reply::MayDelete => Ok(()),
+            other => Err(mismatch("delete", &other)),
+        }
+    }
+
+    /// Says that a deletion has ended.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub async fn delete_ended(&self, volume: VolumeId, deleted: bool) -> Result<(), Ended> {
+        self.submit(Event::DeleteEnded { volume, deleted }).await
+    }
+
+    /// Hands an event that needs no answer to the core. Events of one caller arrive in their order.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub async fn submit(&self, event: Event) -> Result<(), Ended> {
+        let input = Input::Event { event: Box::new(event), waiter: None };
+        self.inbox.send(input).await.map_err(|_| Ended)
+    }
+
+    /// Looks at the core. The answer comes only once all that it shows is durable, and after every effect of the
+    /// steps before has been begun.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub async fn view<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, Ended> {
+        let (answer, answered) = oneshot::channel();
+        let view: View = Box::new(move |core, now| {
+            let seen = look(core, now);
+            // Who asked may have gone; then nobody wants it.
+            Box::new(move || drop(answer.send(seen)))
+        });
+        self.inbox.send(Input::View(view)).await.map_err(|_| Ended)?;
+        answered.await.map_err(|_| Ended)
+    }
+
+    /// Everything that changes from now on.
+    #[must_use]
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// The time as the core sees it.
+    #[must_use]
+    pub fn now(&self) -> UnixMillis {
+        self.clock.now()
+    }
+
+    async fn ask(
+        &self,
+        volume: VolumeId,
+        node: Option<NodeId>,
+        event: impl FnOnce(RequestId) -> Event,
+    ) -> Result<Reply, Failed> {
+        let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter { request, volume, node, answer };
+        let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
+        self.inbox.send(input).await.map_err(|_| Ended)?;
+        Ok(answered.await.map_err(|_| Ended)??)
+    }
+}
+
+/// The core answered a request with another one's success: never report that as one.
+fn mismatch(asked: &'static str, got: &Reply) -> Failed {
+    tracing::error!(asked, ?got, "the core's answer does not fit the request");
+    Failed::Ended(Ended)
+}
+
+/// A request that could not even be asked of the RDS in time.
+pub(super) fn unanswered(message: impl Into<String>) -> RdsError {
+    RdsError::Unreachable(message.into())
+}

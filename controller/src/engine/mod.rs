@@ -1,0 +1,153 @@
+//! The engine: the one place where the core runs, and where its effects are carried out.
+//!
+//! In come events from RPCs, agent sessions, the RDS and the clock; out go durable records, RDS requests,
+//! directives, answers and notices. Two tasks, one queue between them:
+//!
+//! ```text
+//! events ──> decide (owns the core) ──> steps, in order ──> carry out (owns the store)
+//! ```
+//!
+//! `decide` takes one event at a time and goes on while the store writes; `carry_out` takes all steps that wait,
+//! makes their records durable with *one* commit, and only then runs their other effects, in order. What holds:
+//!
+//! - the order of records and of effects is the order of the steps, over all volumes and nodes: nothing overtakes;
+//! - no effect of a step runs before that step's records (and those of every step before it) are durable;
+//! - so a crash at any point leaves the world as if the steps whose effects did not run had never been taken, or
+//!   as if their messages had been lost, and the core is made for both;
+//! - views are answered from the same queue: nobody is shown a state that a crash could take back;
+//! - a store that fails ends the engine, and with it the process: what is not durable must not be acted on.
+
+mod carry_out;
+mod decide;
+mod handle;
+mod lanes;
+mod notices;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId, VolumeRecord};
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::agents::Sessions;
+use crate::clock::Clock;
+use crate::rds::Rds;
+use crate::store::{CommitError, Store};
+
+pub use handle::{Ended, Engine, Failed};
+pub use notices::Told;
+pub use records::{RecordError, read as read_records};
+
+/// Events that may wait for the core. Who sends more waits: a session, an RPC.
+const INBOX: usize = 1024;
+/// Steps that may wait for the store.
+const QUEUE: usize = 1024;
+/// Changes that a slow watcher may lag behind before it is sent everything anew.
+const CHANGES: usize = 1024;
+
+/// Something that watchers want to know. Sent after what it tells of has become durable.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A volume's record has changed; it may be gone.
+    Volume(VolumeId),
+    /// A node, or what it holds, has changed.
+    Node(NodeId),
+    /// Something happened.
+    Told(Arc<Told>),
+}
+
+/// What the engine begins with.
+pub struct Start {
+    /// Times that decide.
+    pub config: Config,
+    /// The term, taken and durable already.
+    pub term: u64,
+    /// What was stored.
+    pub records: Vec<VolumeRecord>,
+    /// Where records go.
+    pub store: Arc<dyn Store>,
+    /// Where the RDS's host lists are changed.
+    pub rds: Arc<dyn Rds>,
+    /// How long a change of a host list may take, with all its requests and their turns.
+    pub rds_deadline: Duration,
+    /// The open agent sessions.
+    pub sessions: Sessions,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// Why the engine ended. The process must end too.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// What was decided cannot be made durable.
+    #[error("the store failed: nothing may be done that is not durable, so the controller ends")]
+    Store(#[source] CommitError),
+    /// A record cannot be written down. A defect: every record can.
+    #[error("the record of volume {volume} cannot be written down")]
+    Record {
+        /// The volume.
+        volume: VolumeId,
+        /// What is in the way.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another controller has granted under a higher term.
+    #[error("another controller has taken over: {reason}")]
+    SteppedDown {
+        /// How it is known.
+        reason: String,
+    },
+    /// A task panicked.
+    #[error("the engine's {task} task panicked")]
+    Panicked {
+        /// Which.
+        task: &'static str,
+        /// How.
+        #[source]
+        source: tokio::task::JoinError,
+    },
+}
+
+/// A started engine.
+pub struct Started {
+    /// The handle.
+    pub engine: Engine,
+    /// The term under which it grants: the one given, or one above what the records show.
+    pub term: u64,
+}
+
+/// Starts the engine. The future that is returned ends when `stop` is cancelled and all that was decided has been
+/// carried out, or with the error that ends the process.
+pub fn start(
+    start: Start,
+    stop: CancellationToken,
+) -> (Started, impl Future<Output = Result<(), EngineError>> + Send + 'static) {
+    let Start { config, term, records, store, rds, rds_deadline, sessions, clock } = start;
+    let (inbox, events) = mpsc::channel(INBOX);
+    let (steps, queue) = mpsc::channel(QUEUE);
+    let (changes, _) = broadcast::channel(CHANGES);
+    let engine = Engine::new(inbox.clone(), changes.clone(), clock);
+    let (core, first) = Core::rebuild(config, term, records, clock.now());
+    let term = core.term();
+    let lanes = lanes::Lanes::new(rds, inbox, rds_deadline);
+    let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
+    let carrying = tokio::spawn(carry_out::Executor::new(store, lanes, sessions, changes, clock).run(queue));
+    let ended = async move {
+        // `carry_out` ends by itself once `decide` has, and ends early only with an error.
+        let carried = carrying.await.map_err(|source| EngineError::Panicked { task: "effects", source })?;
+        carried?;
+        deciding.await.map_err(|source| EngineError::Panicked { task: "decisions", source })
+    };
+    (Started { engine, term }, ended)
+}
+
+/// One step on its way from the core to the world.
+struct Step {
+    now: UnixMillis,
+    waiter: Option<handle::Waiter>,
+    effects: Vec<cleat_core::Effect>,
+    changed: Option<Change>,
+    view: Option<handle::Deliver>,
+}

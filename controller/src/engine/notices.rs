@@ -1,0 +1,188 @@
+//! Notices of the core, for people: one log line, one count, one message for watchers.
+//!
+//! In come [`Notice`]s, after what they tell of has become durable; out goes [`Told`]. The reasons are stable names.
+
+use std::time::Duration;
+
+use cleat_core::{
+    Evidence, Migration, MigrationResult, MigrationStep, NodeId, Notice, ObservedPhase, Refusal, UnixMillis,
+    VolumeId,
+};
+
+use crate::metrics;
+
+/// Something that happened, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// When.
+    pub at: UnixMillis,
+    /// A stable name, such as `volume_degraded`.
+    pub reason: &'static str,
+    /// About which volume.
+    pub volume: VolumeId,
+    /// On which node; `None`: no certain one.
+    pub node: Option<NodeId>,
+    /// In words.
+    pub message: String,
+    /// The migration that it belongs to.
+    pub migration: Option<Box<Migration>>,
+}
+
+/// Logs and counts a notice; gives it in words.
+pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
+    let told = words(at, notice);
+    metrics::told(told.reason);
+    match notice {
+        Notice::Granted { volume, node, epoch } => {
+            tracing::info!(%volume, %node, %epoch, reason = told.reason, "{}", told.message);
+        }
+        Notice::Phase { volume, node, epoch, phase, after_ms } => {
+            metrics::phase_entered(phase, Duration::from_millis(*after_ms));
+            tracing::info!(%volume, %node, %epoch, phase, after_ms, reason = told.reason, "{}", told.message);
+        }
+        Notice::Health { volume, node, to, live_paths, .. } => {
+            let bad = matches!(to, ObservedPhase::Degraded | ObservedPhase::Lost);
+            if bad {
+                tracing::warn!(%volume, %node, live_paths, reason = told.reason, "{}", told.message);
+            } else {
+                tracing::info!(%volume, %node, live_paths, reason = told.reason, "{}", told.message);
+            }
+        }
+        Notice::Detached { volume, evidence } => {
+            let (node, epoch, source) = (&evidence.node, evidence.epoch, evidence.source.name());
+            tracing::info!(%volume, %node, %epoch, source, reason = told.reason, "{}", told.message);
+        }
+        Notice::Migration { volume, migration, step } => {
+            measure(migration, *step);
+            let (node, epoch) = (&migration.target, migration.target_epoch);
+            tracing::info!(
+                %volume, %node, %epoch, source = %migration.source, step = step.name(), reason = told.reason,
+                "{}", told.message
+            );
+        }
+        Notice::Trouble { volume, node, .. } | Notice::GhostFound { volume, node } => {
+            tracing::warn!(%volume, %node, reason = told.reason, "{}", told.message);
+        }
+    }
+    told
+}
+
+/// Logs and counts a refused request; gives it in words.
+pub(super) fn refused(at: UnixMillis, volume: &VolumeId, node: Option<&NodeId>, refusal: &Refusal) -> Told {
+    let told = Told {
+        at,
+        reason: "refused",
+        volume: volume.clone(),
+        node: node.cloned(),
+        message: refusal.to_string(),
+        migration: None,
+    };
+    metrics::told(told.reason);
+    let node = node.map_or("all", NodeId::as_str);
+    tracing::warn!(%volume, node, reason = told.reason, "{}", told.message);
+    told
+}
+
+fn measure(migration: &Migration, step: MigrationStep) {
+    let place = migration.steps.iter().position(|(s, _)| *s == step);
+    if let Some([(_, before), (_, after)]) =
+        place.and_then(|place| Some(place.checked_sub(1)?..=place)).and_then(|pair| migration.steps.get(pair))
+    {
+        metrics::migration_step(step.name(), Duration::from_millis(after.since(*before)));
+    }
+    if migration.result != MigrationResult::Running {
+        metrics::migration_ended(migration.result.name());
+    }
+}
+
+fn words(at: UnixMillis, notice: &Notice) -> Told {
+    let told = |reason, volume: &VolumeId, node: &NodeId, message: String| Told {
+        at,
+        reason,
+        volume: volume.clone(),
+        node: Some(node.clone()),
+        message,
+        migration: None,
+    };
+    match notice {
+        Notice::Granted { volume, node, epoch } => {
+            told("granted", volume, node, format!("granted under epoch {epoch}"))
+        }
+        Notice::Phase { volume, node, epoch, phase, after_ms } => {
+            let message = format!("epoch {epoch}: {phase} after {after_ms} ms");
+            told("attachment_phase", volume, node, message)
+        }
+        Notice::Health { volume, node, from, to, live_paths, unready } => {
+            let mut message = format!("{from:?} -> {to:?}, live paths: {live_paths}");
+            if !unready.is_empty() {
+                message.push_str("; ");
+                message.push_str(unready);
+            }
+            told(health_reason(*to), volume, node, message)
+        }
+        Notice::Detached { volume, evidence } => told("detached", volume, &evidence.node, proof(evidence)),
+        Notice::Migration { volume, migration, step } => {
+            let message = format!(
+                "migration from {} to {}: {} ({})",
+                migration.source,
+                migration.target,
+                step.name(),
+                migration.result.name()
+            );
+            let mut told = told("migration", volume, &migration.target, message);
+            told.migration = Some(migration.clone());
+            told
+        }
+        Notice::Trouble { volume, node, message } => told("trouble", volume, node, message.clone()),
+        Notice::GhostFound { volume, node } => {
+            let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
+            told("ghost_found", volume, node, message)
+        }
+    }
+}
+
+fn health_reason(to: ObservedPhase) -> &'static str {
+    match to {
+        ObservedPhase::Degraded => "volume_degraded",
+        ObservedPhase::Lost => "volume_lost",
+        ObservedPhase::Ready => "volume_recovered",
+        ObservedPhase::Absent | ObservedPhase::Connecting | ObservedPhase::Detaching => "volume_changed",
+    }
+}
+
+fn proof(evidence: &Evidence) -> String {
+    let mut message = format!(
+        "epoch {} is over: {} proves that the node cannot write",
+        evidence.epoch,
+        evidence.source.name()
+    );
+    if let Some(assumption) = evidence.assumption() {
+        message.push_str(", taking for granted that ");
+        message.push_str(assumption);
+    }
+    message
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_path_is_told_with_its_clause_and_a_recovery_by_name() {
+        let health = |from, to, live_paths, unready: &str| Notice::Health {
+            volume: VolumeId::new("v").unwrap(),
+            node: NodeId::new("a").unwrap(),
+            from,
+            to,
+            live_paths,
+            unready: unready.into(),
+        };
+        let lost = health(ObservedPhase::Ready, ObservedPhase::Degraded, 1, "paths: 1 of 2 live");
+        let told = tell(UnixMillis(7), &lost);
+        assert_eq!((told.reason, told.at), ("volume_degraded", UnixMillis(7)));
+        assert_eq!(told.message, "Ready -> Degraded, live paths: 1; paths: 1 of 2 live");
+        let back = health(ObservedPhase::Degraded, ObservedPhase::Ready, 2, "");
+        assert_eq!(tell(UnixMillis(8), &back).reason, "volume_recovered");
+    }
+}

@@ -1,0 +1,188 @@
+//! Every metric of the controller that is not the RDS client's or the store's own: names, labels, buckets.
+//!
+//! Labels come from enums and from the stable names of the core alone, never from volumes, nodes or messages.
+
+use std::time::Duration;
+
+use cleat_core::RdsError;
+use metrics::{counter, gauge, histogram};
+use tonic::Code;
+
+/// Histograms whose buckets are not the runtime's default.
+pub const BUCKETS: &[cleat_runtime::http::Buckets] = &[
+    ("cleat_core_step_seconds", MICROSECONDS),
+    ("cleat_engine_commit_records", &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+];
+
+/// A pure function over maps: from 5 microseconds on.
+const MICROSECONDS: &[f64] =
+    &[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025];
+
+/// A call of the engine or of the CSI edge to the RDS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RdsCall {
+    /// A host may connect.
+    Allow,
+    /// A host may not connect.
+    Deny,
+    /// Looking a volume up.
+    Find,
+    /// Making a volume.
+    Create,
+    /// Deleting a volume.
+    Delete,
+}
+
+impl RdsCall {
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Find => "find",
+            Self::Create => "create",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// A part of an attach or a detach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// The RDS's host list.
+    Rds,
+    /// The agent: until all controllers were live.
+    Connect,
+    /// The agent: until the device node was there.
+    Device,
+    /// The agent: the readiness predicate, or a detach's look for users.
+    Checks,
+    /// The agent: flushing the device.
+    Flush,
+    /// The agent: deleting the controllers.
+    Delete,
+}
+
+impl Part {
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rds => "rds",
+            Self::Connect => "connect",
+            Self::Device => "device",
+            Self::Checks => "checks",
+            Self::Flush => "flush",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One step of the core.
+pub(crate) fn core_step(took: Duration) {
+    histogram!("cleat_core_step_seconds").record(took);
+}
+
+/// One commit as the engine waited for it, and how many records shared it.
+pub(crate) fn engine_commit(took: Duration, records: usize) {
+    histogram!("cleat_engine_commit_seconds").record(took);
+    histogram!("cleat_engine_commit_records").record(count(records));
+}
+
+/// Requests that the core has not answered yet.
+pub(crate) fn waiting_requests(waiting: usize) {
+    gauge!("cleat_requests_waiting").set(count(waiting));
+}
+
+/// A call to the RDS as its caller saw it, waiting for its turn included.
+pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsError>) {
+    let outcome = match error {
+        None => "ok",
+        Some(RdsError::NotFound(_)) => "not_found",
+        Some(RdsError::Refused(_)) => "refused",
+        Some(RdsError::Full(_)) => "full",
+        Some(RdsError::Unreachable(_)) => "unreachable",
+        Some(RdsError::Unauthorised(_)) => "unauthorised",
+    };
+    histogram!("cleat_rds_call_seconds", "call" => call.name(), "outcome" => outcome).record(took);
+    match call {
+        RdsCall::Allow => attach_part(Part::Rds, took),
+        RdsCall::Deny => detach_part(Part::Rds, took),
+        RdsCall::Find | RdsCall::Create | RdsCall::Delete => {}
+    }
+}
+
+/// Where the time of an attach went.
+pub(crate) fn attach_part(part: Part, took: Duration) {
+    histogram!("cleat_attach_seconds", "part" => part.name()).record(took);
+}
+
+/// Where the time of a detach went.
+pub(crate) fn detach_part(part: Part, took: Duration) {
+    histogram!("cleat_detach_seconds", "part" => part.name()).record(took);
+}
+
+/// An attachment has entered a phase (a stable name of the core) after so long in the one before.
+pub(crate) fn phase_entered(entered: &'static str, after: Duration) {
+    histogram!("cleat_attachment_phase_seconds", "entered" => entered).record(after);
+}
+
+/// Something that people were told, by its stable name.
+pub(crate) fn told(reason: &'static str) {
+    counter!("cleat_notices_total", "reason" => reason).increment(1);
+}
+
+/// A migration has ended.
+pub(crate) fn migration_ended(result: &'static str) {
+    counter!("cleat_migrations_total", "result" => result).increment(1);
+}
+
+/// The time from one step of a migration to the next.
+pub(crate) fn migration_step(step: &'static str, after: Duration) {
+    histogram!("cleat_migration_step_seconds", "step" => step).record(after);
+}
+
+/// Open agent sessions.
+pub(crate) fn sessions(open: usize) {
+    gauge!("cleat_agent_sessions").set(count(open));
+}
+
+/// An agent session has ended.
+pub(crate) fn session_ended(code: Code) {
+    counter!("cleat_agent_sessions_ended_total", "code" => code_name(code)).increment(1);
+}
+
+/// A CSI call has been answered.
+pub(crate) fn csi_call(rpc: &'static str, took: Duration, code: Code) {
+    counter!("cleat_csi_calls_total", "rpc" => rpc, "code" => code_name(code)).increment(1);
+    histogram!("cleat_csi_call_seconds", "rpc" => rpc).record(took);
+}
+
+/// A gRPC code by its name in the specification.
+#[must_use]
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+fn count(number: usize) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
+}

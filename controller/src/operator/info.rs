@@ -1,0 +1,173 @@
+//! The core's records and the agents' last words as messages for people.
+
+use cleat_core::{
+    Attachment, Core, Drained, Epoch, Evidence, Migration, Node, NodeId, Session, Standing, UnixMillis,
+    Verdict, VolumeId, VolumeRecord,
+};
+use cleat_proto::cleat::v1 as wire;
+
+use crate::agents::LastWords;
+use crate::engine::Told;
+
+/// One volume, without the agents' words on it: those are added outside of the core's task.
+pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire::VolumeInfo> {
+    let record = core.volumes().get(id)?;
+    let identity = record.identity.as_ref().map(|identity| wire::Identity {
+        namespace_uuid: identity.namespace_uuid.clone(),
+        nguid: identity.nguid.clone(),
+        size_bytes: record.spec.size_bytes,
+        ..Default::default()
+    });
+    let waiting = core.waiting(id).into_iter().map(|waiting| wire::WaitInfo {
+        request: waiting.request.to_owned(),
+        node_id: waiting.node.map(String::from).unwrap_or_default(),
+        since_unix_ms: waiting.since.0,
+        waits_for: waiting.waits_for,
+    });
+    Some(wire::VolumeInfo {
+        volume_id: id.to_string(),
+        access: record.spec.access.name().to_owned(),
+        identity,
+        attachments: record.attachments.iter().map(|a| attachment(core, record, a, now)).collect(),
+        past_evidence: record.past_evidence.iter().map(|e| evidence(e, now)).collect(),
+        waiting: waiting.collect(),
+        migration: record.migration.as_ref().map(|m| migration(id, m)),
+    })
+}
+
+/// Every volume.
+pub(super) fn volumes(core: &Core, now: UnixMillis) -> Vec<wire::VolumeInfo> {
+    core.volumes().keys().filter_map(|id| volume(core, id, now)).collect()
+}
+
+/// Adds what the agents last said of a volume.
+pub(super) fn with_words(mut volume: wire::VolumeInfo, words: &LastWords) -> wire::VolumeInfo {
+    let Ok(id) = VolumeId::new(volume.volume_id.as_str()) else { return volume };
+    for attachment in &mut volume.attachments {
+        if let Ok(node) = NodeId::new(attachment.node_id.as_str()) {
+            attachment.reported = words.about(&node, &id);
+        }
+    }
+    volume
+}
+
+fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMillis) -> wire::AttachmentInfo {
+    let proof = a.evidence();
+    let mut waits_for = core.waits_for(&record.spec.id, &a.node).unwrap_or_default();
+    // What went wrong last is of interest also where nothing is waited for any more.
+    if waits_for.is_empty()
+        && let Some(trouble) = a.trouble()
+    {
+        waits_for = format!("nothing (last: {trouble})");
+    }
+    wire::AttachmentInfo {
+        node_id: a.node.to_string(),
+        epoch: Some(epoch(a.epoch)),
+        role: a.role.name().to_owned(),
+        phase: a.phase.name().to_owned(),
+        since_unix_ms: a.since.0,
+        may_write: proof.is_none_or(|proof| proof.verdict(now) != Verdict::Fenced),
+        reported: None,
+        evidence: proof.map(|proof| evidence(proof, now)),
+        waits_for,
+    }
+}
+
+fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
+    let verdict = e.verdict(now);
+    let drained_by = match (&e.drained, verdict) {
+        (_, Verdict::NotFenced | Verdict::Unknown) => "",
+        (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
+        (Drained::LiveDeletion, Verdict::Fenced) => "every controller was live when it was deleted",
+        (Drained::Bound { .. }, Verdict::Fenced) => "the drain bound has passed",
+    };
+    wire::EvidenceInfo {
+        node_id: e.node.to_string(),
+        epoch: Some(epoch(e.epoch)),
+        source: e.source.name().to_owned(),
+        verdict: match verdict {
+            Verdict::Fenced => "Fenced",
+            Verdict::NotFenced => "NotFenced",
+            Verdict::Unknown => "Unknown",
+        }
+        .to_owned(),
+        drained_by: drained_by.to_owned(),
+        assumption: e.assumption().unwrap_or_default().to_owned(),
+        at_unix_ms: e.at.0,
+    }
+}
+
+pub(super) fn migration(volume: &VolumeId, m: &Migration) -> wire::MigrationInfo {
+    wire::MigrationInfo {
+        volume_id: volume.to_string(),
+        source_node_id: m.source.to_string(),
+        target_node_id: m.target.to_string(),
+        target_epoch: Some(epoch(m.target_epoch)),
+        result: m.result.name().to_owned(),
+        // Migration objects are not read yet.
+        attributed_to: "unattributed".to_owned(),
+        steps: m
+            .steps
+            .iter()
+            .map(|(step, at)| wire::MigrationStep { name: step.name().to_owned(), at_unix_ms: at.0 })
+            .collect(),
+    }
+}
+
+/// Every volume's latest migration.
+pub(super) fn migrations(core: &Core) -> Vec<wire::MigrationInfo> {
+    let recorded = core.volumes().values().filter_map(|v| v.migration.as_ref().map(|m| (&v.spec.id, m)));
+    recorded.map(|(id, m)| migration(id, m)).collect()
+}
+
+/// One node, without its agent's words.
+pub(super) fn node(id: &NodeId, node: &Node) -> wire::NodeInfo {
+    let (session, since) = match &node.session {
+        Session::Up { since, .. } => ("connected", *since),
+        Session::Silent { since } => ("silent", *since),
+    };
+    let (standing, reason) = match &node.standing {
+        Standing::Admitted => ("Admitted", ""),
+        Standing::Quarantined { reason } => ("Quarantined", reason.as_str()),
+    };
+    let identity = &node.identity;
+    wire::NodeInfo {
+        node_id: id.to_string(),
+        identity: Some(wire::NodeIdentity {
+            host_nqn: identity.host_nqn.to_string(),
+            host_id: identity.host_id.clone(),
+            storage_addresses: identity.storage_addresses.clone(),
+            boot_id: identity.boot_id.clone(),
+        }),
+        session: session.to_owned(),
+        session_since_unix_ms: since.0,
+        standing: standing.to_owned(),
+        standing_reason: reason.to_owned(),
+        ..Default::default()
+    }
+}
+
+/// Adds what the node's agent last said.
+pub(super) fn node_with_words(mut node: wire::NodeInfo, words: &LastWords) -> wire::NodeInfo {
+    if let Ok(id) = NodeId::new(node.node_id.as_str()) {
+        let words = words.of(&id);
+        node.capabilities = words.capabilities;
+        node.agent_version = words.agent_version;
+        node.volumes = words.volumes.into_values().collect();
+    }
+    node
+}
+
+pub(super) fn notice(told: &Told) -> wire::Notice {
+    wire::Notice {
+        at_unix_ms: told.at.0,
+        reason: told.reason.to_owned(),
+        volume_id: told.volume.to_string(),
+        node_id: told.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        message: told.message.clone(),
+    }
+}
+
+fn epoch(epoch: Epoch) -> wire::Epoch {
+    wire::Epoch { term: epoch.term, seq: epoch.seq }
+}

@@ -1,0 +1,123 @@
+//! The RPCs.
+
+use std::pin::Pin;
+
+use cleat_core::{IdError, NodeId, VolumeId};
+use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1::operator_server::Operator;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::{info, watch};
+use crate::agents::LastWords;
+use crate::engine::{Ended, Engine};
+
+/// Events that may wait for one watcher.
+const WATCH_QUEUE: usize = 64;
+
+/// The `Operator` service.
+#[derive(Clone, Debug)]
+pub struct Operators {
+    engine: Engine,
+    words: LastWords,
+    stop: CancellationToken,
+}
+
+impl Operators {
+    /// The service; every open watch ends when `stop` is cancelled.
+    #[must_use]
+    pub fn new(engine: Engine, words: LastWords, stop: CancellationToken) -> Self {
+        Self { engine, words, stop }
+    }
+}
+
+pub(super) fn ended(ended: Ended) -> Status {
+    Status::unavailable(ended.to_string())
+}
+
+fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
+    move |error| Status::invalid_argument(format!("{field}: {error}"))
+}
+
+#[tonic::async_trait]
+impl Operator for Operators {
+    type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::WatchEvent, Status>> + Send>>;
+
+    async fn list_volumes(
+        &self,
+        _: Request<wire::ListVolumesRequest>,
+    ) -> Result<Response<wire::ListVolumesResponse>, Status> {
+        let volumes = self.engine.view(info::volumes).await.map_err(ended)?;
+        let volumes = volumes.into_iter().map(|volume| info::with_words(volume, &self.words)).collect();
+        Ok(Response::new(wire::ListVolumesResponse { volumes }))
+    }
+
+    async fn get_volume(
+        &self,
+        request: Request<wire::GetVolumeRequest>,
+    ) -> Result<Response<wire::VolumeInfo>, Status> {
+        let volume = VolumeId::new(request.into_inner().volume_id).map_err(invalid("volume_id"))?;
+        let id = volume.clone();
+        let found = self.engine.view(move |core, now| info::volume(core, &id, now)).await.map_err(ended)?;
+        let found = found.ok_or_else(|| {
+            Status::not_found(format!(
+                "volume {volume} is not tracked: it is attached nowhere, and no proof about it is kept. Whether the \
+                 RDS has it is another question"
+            ))
+        })?;
+        Ok(Response::new(info::with_words(found, &self.words)))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<wire::ListNodesRequest>,
+    ) -> Result<Response<wire::ListNodesResponse>, Status> {
+        let nodes = self
+            .engine
+            .view(|core, _| core.nodes().iter().map(|(id, node)| info::node(id, node)).collect::<Vec<_>>());
+        let nodes = nodes.await.map_err(ended)?;
+        let nodes = nodes.into_iter().map(|node| info::node_with_words(node, &self.words)).collect();
+        Ok(Response::new(wire::ListNodesResponse { nodes }))
+    }
+
+    async fn get_node(
+        &self,
+        request: Request<wire::GetNodeRequest>,
+    ) -> Result<Response<wire::NodeInfo>, Status> {
+        let node = NodeId::new(request.into_inner().node_id).map_err(invalid("node_id"))?;
+        let id = node.clone();
+        let found = self.engine.view(move |core, _| core.nodes().get(&id).map(|node| info::node(&id, node)));
+        let found = found.await.map_err(ended)?;
+        let found = found.ok_or_else(|| {
+            Status::not_found(format!("node {node} has not been heard since this controller started"))
+        })?;
+        Ok(Response::new(info::node_with_words(found, &self.words)))
+    }
+
+    async fn list_migrations(
+        &self,
+        _: Request<wire::ListMigrationsRequest>,
+    ) -> Result<Response<wire::ListMigrationsResponse>, Status> {
+        let migrations = self.engine.view(|core, _| info::migrations(core)).await.map_err(ended)?;
+        Ok(Response::new(wire::ListMigrationsResponse { migrations }))
+    }
+
+    async fn list_tickets(
+        &self,
+        _: Request<wire::ListTicketsRequest>,
+    ) -> Result<Response<wire::ListTicketsResponse>, Status> {
+        // An empty list would say that there are none.
+        Err(Status::unimplemented(
+            "this controller keeps no tickets yet: see the requests that wait, in a volume",
+        ))
+    }
+
+    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let (out, events) = mpsc::channel(WATCH_QUEUE);
+        let watch = watch::Watch::new(self.engine.clone(), self.words.clone(), out);
+        tokio::spawn(watch.run(self.stop.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(events))))
+    }
+}

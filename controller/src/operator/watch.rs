@@ -1,0 +1,134 @@
+//! One watcher: first everything as it is, then `synced`, then each change.
+//!
+//! What holds: the changes are listened to before everything is read, so that none falls between; a watcher that
+//! fell too far behind is sent everything anew; each volume or node is sent as it is when it is sent.
+
+use cleat_core::{Core, NodeId, UnixMillis, VolumeId};
+use cleat_proto::cleat::v1 as wire;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use wire::watch_event::Kind;
+
+use super::info;
+use super::service::ended;
+use crate::agents::LastWords;
+use crate::engine::{Change, Ended, Engine};
+
+pub(super) struct Watch {
+    engine: Engine,
+    words: LastWords,
+    out: mpsc::Sender<Result<wire::WatchEvent, Status>>,
+}
+
+/// Why a watch is over.
+enum Over {
+    /// The watcher has gone.
+    Gone,
+    Failed(Status),
+}
+
+impl From<Ended> for Over {
+    fn from(end: Ended) -> Self {
+        Self::Failed(ended(end))
+    }
+}
+
+impl Watch {
+    pub(super) fn new(
+        engine: Engine,
+        words: LastWords,
+        out: mpsc::Sender<Result<wire::WatchEvent, Status>>,
+    ) -> Self {
+        Self { engine, words, out }
+    }
+
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let over = tokio::select! {
+            () = stop.cancelled() => Over::Failed(Status::unavailable("the controller is stopping")),
+            () = self.out.closed() => Over::Gone,
+            over = self.watch() => over,
+        };
+        if let Over::Failed(status) = over {
+            // A watcher that does not read gets no reason.
+            let _ = self.out.try_send(Err(status));
+        }
+    }
+
+    async fn watch(&self) -> Over {
+        loop {
+            let mut changes = self.engine.changes();
+            match self.sync().await {
+                Ok(()) => {}
+                Err(over) => return over,
+            }
+            if let Err(over) = self.follow(&mut changes).await {
+                return over;
+            }
+        }
+    }
+
+    /// Sends everything.
+    async fn sync(&self) -> Result<(), Over> {
+        let look = |core: &Core, now: UnixMillis| {
+            let nodes: Vec<_> = core.nodes().iter().map(|(id, node)| info::node(id, node)).collect();
+            (info::volumes(core, now), nodes, info::migrations(core))
+        };
+        let (volumes, nodes, migrations) = self.engine.view(look).await?;
+        for volume in volumes {
+            self.send(Kind::Volume(info::with_words(volume, &self.words))).await?;
+        }
+        for node in nodes {
+            self.send(Kind::Node(info::node_with_words(node, &self.words))).await?;
+        }
+        for migration in migrations {
+            self.send(Kind::Migration(migration)).await?;
+        }
+        self.send(Kind::Synced(true)).await
+    }
+
+    /// Sends changes. `Ok` if too many were missed.
+    async fn follow(&self, changes: &mut broadcast::Receiver<Change>) -> Result<(), Over> {
+        loop {
+            match changes.recv().await {
+                Ok(Change::Volume(id)) => self.volume(id).await?,
+                Ok(Change::Node(id)) => self.node(id).await?,
+                Ok(Change::Told(told)) => {
+                    self.send(Kind::Notice(info::notice(&told))).await?;
+                    if let Some(migration) = &told.migration {
+                        self.send(Kind::Migration(info::migration(&told.volume, migration))).await?;
+                    }
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::debug!(missed, "a watcher fell behind: sending everything anew");
+                    return Ok(());
+                }
+                Err(RecvError::Closed) => return Err(Ended.into()),
+            }
+        }
+    }
+
+    async fn volume(&self, id: VolumeId) -> Result<(), Over> {
+        let name = id.to_string();
+        let now = self.engine.view(move |core, now| info::volume(core, &id, now)).await?;
+        self.send(match now {
+            Some(volume) => Kind::Volume(info::with_words(volume, &self.words)),
+            None => Kind::VolumeGone(name),
+        })
+        .await
+    }
+
+    async fn node(&self, id: NodeId) -> Result<(), Over> {
+        let now = self.engine.view(move |core, _| core.nodes().get(&id).map(|node| info::node(&id, node)));
+        match now.await? {
+            Some(node) => self.send(Kind::Node(info::node_with_words(node, &self.words))).await,
+            // A node that was refused; there is nothing to show.
+            None => Ok(()),
+        }
+    }
+
+    async fn send(&self, kind: Kind) -> Result<(), Over> {
+        self.out.send(Ok(wire::WatchEvent { kind: Some(kind) })).await.map_err(|_| Over::Gone)
+    }
+}
