@@ -5,13 +5,13 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Blind, stat};
+use super::{Blind, Places};
 use crate::name::DevT;
-use crate::sysfs::{Attribute, Sysfs, list};
+use crate::sysfs::{Attribute, list};
 
 /// A loop device whose backing file is the device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,14 +47,8 @@ impl fmt::Display for LoopUse {
 }
 
 /// Finds loop devices over any of `devices`.
-pub(super) fn find(
-    sysfs: &Sysfs,
-    dev_root: &Path,
-    proc_root: &Path,
-    devices: &BTreeSet<DevT>,
-    blind: &mut Vec<Blind>,
-) -> Vec<LoopUse> {
-    let class = sysfs.root().join("class/block");
+pub(super) fn find(places: &Places, devices: &BTreeSet<DevT>, blind: &mut Vec<Blind>) -> Vec<LoopUse> {
+    let class = places.sysfs.root().join("class/block");
     let names = match list(&class) {
         Ok(names) => names,
         Err(error) => {
@@ -70,7 +64,7 @@ pub(super) fn find(
         let backing = from.text("loop/backing_file").zip(from.value::<DevT>("dev"));
         blind.extend(unreadable.into_iter().map(Blind::from));
         let Some((backing_file, dev)) = backing else { continue };
-        match backing_device(&dev_root.join(&name), dev, &backing_file, proc_root) {
+        match backing_device(places, &name, dev, &backing_file) {
             Ok(Some(backing)) if devices.contains(&backing) => {
                 found.push(LoopUse { kubelet: kubelet(&backing_file), name, dev, backing_file });
             }
@@ -85,22 +79,25 @@ pub(super) fn find(
 /// which knows even when the path has been removed; else looks at the path, in our own mount namespace and
 /// in that of process 1.
 fn backing_device(
-    node: &Path,
+    places: &Places,
+    name: &str,
     dev: DevT,
     backing_file: &str,
-    proc_root: &Path,
 ) -> Result<Option<DevT>, String> {
-    let asked = ask(node, dev);
-    let Err(first) = asked else { return asked.map_err(|error| error.to_string()) };
+    let node = places.dev_root.join(name);
+    let first = match ask(places, &node, dev) {
+        Ok(backing) => return Ok(backing),
+        Err(error) => error,
+    };
     let path = Path::new(backing_file);
-    let elsewhere: PathBuf = proc_root.join("1/root").join(path.strip_prefix("/").unwrap_or(path));
-    stat::block_rdev(path)
-        .or_else(|_| stat::block_rdev(&elsewhere))
+    let elsewhere = places.proc_root.join("1/root").join(path.strip_prefix("/").unwrap_or(path));
+    (places.rdev)(path)
+        .or_else(|_| (places.rdev)(&elsewhere))
         .map_err(|error| format!("{error}; {}: {first}", node.display()))
 }
 
-fn ask(node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
-    if stat::block_rdev(node)? != Some(dev) {
+fn ask(places: &Places, node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
+    if (places.rdev)(node)? != Some(dev) {
         return Err(io::Error::other("not that loop device"));
     }
     // Opening a loop device for reading changes nothing and does not block.

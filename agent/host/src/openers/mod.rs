@@ -18,6 +18,7 @@ mod stat;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,10 +186,18 @@ impl fmt::Display for OpenersReport {
 /// Looks for users of devices.
 #[derive(Debug, Clone)]
 pub struct Openers {
+    places: Places,
+    workers: Workers,
+}
+
+/// Where to look, and how to tell a block device.
+#[derive(Debug, Clone)]
+struct Places {
     proc_root: PathBuf,
     dev_root: PathBuf,
     sysfs: Sysfs,
-    workers: Workers,
+    /// Device number of the block device at a path; tests have no block devices.
+    rdev: fn(&Path) -> io::Result<Option<DevT>>,
 }
 
 impl Openers {
@@ -204,7 +213,8 @@ impl Openers {
         sysfs: Sysfs,
         workers: Workers,
     ) -> Self {
-        Self { proc_root: proc_root.into(), dev_root: dev_root.into(), sysfs, workers }
+        let (proc_root, dev_root) = (proc_root.into(), dev_root.into());
+        Self { places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev }, workers }
     }
 
     /// Looks for users of one device, at most for `deadline`. A deadline that passes is a report that says
@@ -227,13 +237,10 @@ impl Openers {
         dev: DevT,
         deadline: Duration,
     ) -> Result<(Vec<LoopUse>, Vec<Blind>), WorkError> {
-        let this = self.clone();
+        let places = self.places.clone();
         let work = move || {
             let mut blind = Vec::new();
-            (
-                loops::find(&this.sysfs, &this.dev_root, &this.proc_root, &BTreeSet::from([dev]), &mut blind),
-                blind,
-            )
+            (loops::find(&places, &BTreeSet::from([dev]), &mut blind), blind)
         };
         self.workers.run(&format!("loops over {dev}"), deadline, work).await
     }
@@ -243,11 +250,11 @@ impl Openers {
         let mut report = OpenersReport { dev, users: Vec::new(), blind: Vec::new() };
         let mut devices = BTreeSet::from([dev]);
         self.add_holders(&mut devices, &mut report);
-        let loops = loops::find(&self.sysfs, &self.dev_root, &self.proc_root, &devices, &mut report.blind);
+        let loops = loops::find(&self.places, &devices, &mut report.blind);
         devices.extend(loops.iter().map(|one| one.dev));
         report.users.extend(loops.into_iter().map(DeviceUser::Loop));
         self.add_swap(&devices, &mut report);
-        processes::find(&self.proc_root, &devices, &mut report);
+        processes::find(&self.places, &devices, &mut report);
         report
     }
 
@@ -255,8 +262,8 @@ impl Openers {
     fn add_holders(&self, devices: &mut BTreeSet<DevT>, report: &mut OpenersReport) {
         let mut unlisted: Vec<DevT> = devices.iter().copied().collect();
         while let Some(dev) = unlisted.pop() {
-            let dir = self.sysfs.root().join("dev/block").join(dev.to_string()).join("holders");
-            let (holders, unreadable) = holders_in(&self.sysfs, &dir);
+            let dir = self.places.sysfs.root().join("dev/block").join(dev.to_string()).join("holders");
+            let (holders, unreadable) = holders_in(&self.places.sysfs, &dir);
             report.blind.extend(unreadable.into_iter().map(Blind::from));
             for holder in holders {
                 match holder.dev {
@@ -272,11 +279,11 @@ impl Openers {
     }
 
     fn add_swap(&self, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
-        let path = self.proc_root.join("swaps");
+        let path = self.places.proc_root.join("swaps");
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             // A kernel without swap has no such file.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => {
                 let (what, why) = (path.display().to_string(), error.to_string());
                 return report.blind.push(Blind { what, why });
@@ -284,7 +291,7 @@ impl Openers {
         };
         let paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
         for path in paths.filter(|path| path.starts_with("/dev/")) {
-            let rdev = stat::block_rdev(Path::new(path)).ok().flatten();
+            let rdev = (self.places.rdev)(Path::new(path)).ok().flatten();
             if let Some(dev) = rdev.filter(|dev| devices.contains(dev)) {
                 report.users.push(DeviceUser::Swap { dev });
             }

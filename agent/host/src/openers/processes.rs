@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Blind, DeviceUser, OpenersReport, ProcessUse, stat};
+use super::{Blind, DeviceUser, OpenersReport, Places, ProcessUse};
 use crate::mountinfo::{self, MountEntry};
 use crate::name::DevT;
 
@@ -12,20 +12,21 @@ use crate::name::DevT;
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Adds processes and mounts that use any of `devices`.
-pub(super) fn find(proc_root: &Path, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+pub(super) fn find(places: &Places, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+    let proc_root = &places.proc_root;
     check_pid_namespace(proc_root, report);
     let pids = match super::sysfs::list(proc_root) {
         Ok(names) => names.into_iter().filter_map(|name| name.parse::<u32>().ok()),
-        Err(error) => return blind(report, proc_root.to_owned(), error),
+        Err(error) => return blind(report, proc_root.clone(), error),
     };
     let mut namespaces = BTreeMap::new();
     for pid in pids {
         let dir = proc_root.join(pid.to_string());
         let own = pid == std::process::id();
         if !own {
-            add_open_files(&dir, pid, devices, report);
+            add_open_files(places, &dir, pid, devices, report);
         }
-        add_mounts(&dir, pid, devices, &mut namespaces, report);
+        add_mounts(places, &dir, pid, devices, &mut namespaces, report);
     }
     // A namespace of which no process could be read may hide a mount.
     for (_, reason) in namespaces.into_iter().filter_map(|(ns, unread)| Some((ns, unread?))) {
@@ -55,7 +56,13 @@ fn has_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
-fn add_open_files(dir: &Path, pid: u32, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+fn add_open_files(
+    places: &Places,
+    dir: &Path,
+    pid: u32,
+    devices: &BTreeSet<DevT>,
+    report: &mut OpenersReport,
+) {
     let fds = dir.join("fd");
     let entries = match std::fs::read_dir(&fds) {
         Ok(entries) => entries,
@@ -67,7 +74,7 @@ fn add_open_files(dir: &Path, pid: u32, devices: &BTreeSet<DevT>, report: &mut O
         let rdev = entry.and_then(|entry| {
             let target = std::fs::read_link(entry.path())?;
             // Sockets, pipes and the like (`socket:[1]`) have no path and are no block devices.
-            if !target.has_root() { Ok(None) } else { stat::block_rdev(&entry.path()) }
+            if !target.has_root() { Ok(None) } else { (places.rdev)(&entry.path()) }
         });
         match rdev {
             Ok(Some(dev)) if devices.contains(&dev) => *open.entry(dev).or_default() += 1,
@@ -108,6 +115,7 @@ fn pod_uid(cgroup: &str) -> Option<String> {
 type Namespaces = BTreeMap<PathBuf, Option<Blind>>;
 
 fn add_mounts(
+    places: &Places,
     dir: &Path,
     pid: u32,
     devices: &BTreeSet<DevT>,
@@ -131,7 +139,7 @@ fn add_mounts(
         Ok(entries) => {
             namespaces.insert(namespace, None);
             for entry in entries {
-                add_mount(dir, pid, entry, devices, report);
+                add_mount(places, dir, pid, entry, devices, report);
             }
         }
         // Zombies answer EINVAL or nothing; another process of the namespace may still be readable.
@@ -142,7 +150,14 @@ fn add_mounts(
     }
 }
 
-fn add_mount(dir: &Path, pid: u32, entry: MountEntry, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+fn add_mount(
+    places: &Places,
+    dir: &Path,
+    pid: u32,
+    entry: MountEntry,
+    devices: &BTreeSet<DevT>,
+    report: &mut OpenersReport,
+) {
     let MountEntry { dev, mount_point, fs_type, .. } = entry;
     if devices.contains(&dev) {
         report.users.push(DeviceUser::Mount { dev, mount_point, fs_type, seen_by_pid: pid });
@@ -154,7 +169,7 @@ fn add_mount(dir: &Path, pid: u32, entry: MountEntry, devices: &BTreeSet<DevT>, 
         return;
     }
     let inside = dir.join("root").join(mount_point.strip_prefix("/").unwrap_or(&mount_point));
-    match stat::block_rdev(&inside) {
+    match (places.rdev)(&inside) {
         Ok(Some(dev)) if devices.contains(&dev) => {
             report.users.push(DeviceUser::NodeBind { dev, mount_point, seen_by_pid: pid });
         }

@@ -1,1 +1,214 @@
-//! Behaviour, on fixtures.
+//! Users of a device in fixture trees of `/proc` and sysfs. Block devices are files that say so.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use super::*;
+use crate::fixtures::{NamespaceSpec, Tree};
+
+const HEAD: DevT = DevT { major: 259, minor: 1 };
+const POD: &str = "3b0c5a0e-6a5f-4f5e-9d3e-0d8a2b8c1f11";
+
+struct Host {
+    tree: Tree,
+    openers: Openers,
+}
+
+/// A block device is a file that begins with `block MAJOR:MINOR`.
+fn told_by_content(path: &Path) -> io::Result<Option<DevT>> {
+    let text = fs::read_to_string(path)?;
+    Ok(text.strip_prefix("block ").and_then(|number| DevT::parse(number.trim()).ok()))
+}
+
+impl Host {
+    fn new() -> Self {
+        let tree = Tree::new();
+        tree.subsystem(0, "nqn.2026-01.test:v1");
+        let uuid = "01234567-89ab-cdef-0123-456789abcdef";
+        tree.head(0, &NamespaceSpec { nsid: 1, uuid, dev: "259:1", size_bytes: 4096 }, &[]);
+        tree.write("host/dev/nvme0n1", "block 259:1");
+        tree.write("host/dev/null", "");
+        let at = |name: &str| tree.root().join("host").join(name);
+        let mut openers = Openers::at(at("proc"), at("dev"), tree.sysfs(), Workers::new());
+        openers.places.rdev = told_by_content;
+        let host = Self { tree, openers };
+        host.link("proc/self/ns/pid", "pid:[4026531836]");
+        host.process(1, "init", "mnt:[1]");
+        host.tree.write("host/proc/1/mountinfo", "1 0 0:1 / / rw - ext4 /dev/root rw\n");
+        host
+    }
+
+    fn link(&self, link: &str, target: impl AsRef<Path>) {
+        let link = self.tree.root().join("host").join(link);
+        fs::create_dir_all(link.parent().expect("below the root")).expect("made");
+        symlink(target, link).expect("linked");
+    }
+
+    fn process(&self, pid: u32, comm: &str, namespace: &str) {
+        self.tree.write(&format!("host/proc/{pid}/comm"), &format!("{comm}\n"));
+        fs::create_dir_all(self.tree.root().join(format!("host/proc/{pid}/fd"))).expect("made");
+        self.link(&format!("proc/{pid}/ns/mnt"), namespace);
+    }
+
+    fn opens(&self, pid: u32, fd: u32, node: &str) {
+        self.link(&format!("proc/{pid}/fd/{fd}"), self.tree.root().join("host/dev").join(node));
+    }
+
+    fn look(&self) -> OpenersReport {
+        self.openers.look_blocking(HEAD)
+    }
+}
+
+#[test]
+fn a_device_that_nobody_uses_is_free() {
+    let report = Host::new().look();
+    assert_eq!(report.verdict(), Verdict::Free, "{report:?}");
+    assert_eq!(report.to_string(), "nobody");
+}
+
+#[test]
+fn a_process_is_named_with_its_pod() {
+    let host = Host::new();
+    host.process(4242, "qemu-kvm", "mnt:[1]");
+    host.tree.write("host/proc/4242/cgroup", &format!("0::/kubepods/pod{POD}/abc\n"));
+    host.opens(4242, 9, "nvme0n1");
+    host.opens(4242, 10, "nvme0n1");
+    host.opens(4242, 0, "null");
+    host.link("proc/4242/fd/3", "socket:[77]");
+    let report = host.look();
+    let [DeviceUser::Process(process)] = &report.users[..] else { panic!("{report:?}") };
+    assert_eq!((process.pid, process.comm.as_str(), process.descriptors), (4242, "qemu-kvm", 2));
+    assert_eq!(process.pod_uid.as_deref(), Some(POD));
+    assert_eq!(report.verdict(), Verdict::InUse);
+    assert_eq!(report.to_string(), format!("process 4242 (qemu-kvm) of pod {POD}"));
+}
+
+#[test]
+fn our_own_process_is_left_out() {
+    let host = Host::new();
+    let own = std::process::id();
+    host.process(own, "cleat-agent", "mnt:[1]");
+    host.opens(own, 9, "nvme0n1");
+    assert_eq!(host.look().verdict(), Verdict::Free);
+}
+
+#[test]
+fn mounts_and_bound_nodes_are_found_in_every_mount_namespace_once() {
+    let host = Host::new();
+    host.process(20, "other", "mnt:[2]");
+    host.process(21, "other", "mnt:[2]");
+    let info = "9 1 259:1 / /data rw - ext4 /dev/nvme0n1 rw\n\
+        10 1 0:6 /nvme0n1 /var/lib/kubelet/x rw - devtmpfs udev rw\n\
+        11 1 0:6 / /dev rw - devtmpfs udev rw\n";
+    for pid in [20, 21] {
+        host.tree.write(&format!("host/proc/{pid}/mountinfo"), info);
+        host.tree.write(&format!("host/proc/{pid}/root/var/lib/kubelet/x"), "block 259:1");
+    }
+    let report = host.look();
+    assert_eq!(report.users.len(), 2, "{report:?}");
+    assert!(matches!(&report.users[0], DeviceUser::Mount { fs_type, .. } if fs_type == "ext4"));
+    let DeviceUser::NodeBind { mount_point, seen_by_pid: 20, .. } = &report.users[1] else {
+        panic!("{report:?}")
+    };
+    assert_eq!(mount_point, Path::new("/var/lib/kubelet/x"));
+    // Our own bind mounts are expected; the file system is not.
+    let own = |user: &DeviceUser| matches!(user, DeviceUser::NodeBind { .. });
+    assert_eq!(report.verdict_without(own), Verdict::InUse);
+}
+
+#[test]
+fn what_sits_on_a_holder_uses_the_device_as_well() {
+    let host = Host::new();
+    host.tree.dm("dm-1", "253:1", "LVM-x", "vg-lv", &["nvme0n1"]);
+    host.tree.write("host/proc/1/mountinfo", "9 1 253:1 / /data rw - xfs /dev/mapper/vg-lv rw\n");
+    let report = host.look();
+    assert!(matches!(&report.users[..], [DeviceUser::Holder(_), DeviceUser::Mount { .. }]), "{report:?}");
+}
+
+#[test]
+fn the_kubelets_loop_is_told_from_others() {
+    let host = Host::new();
+    let base = "/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1";
+    let mapped = host.tree.write(&format!("host{base}/{POD}"), "block 259:1");
+    let plain = host.tree.write("host/elsewhere", "block 259:1");
+    for (name, dev, file) in [("loop0", "7:0", &mapped), ("loop1", "7:1", &plain)] {
+        host.tree.write(&format!("class/block/{name}/dev"), dev);
+        host.tree.write(&format!("class/block/{name}/loop/backing_file"), &file.display().to_string());
+    }
+    host.tree.write("class/block/loop2/dev", "7:2");
+    let report = host.look();
+    let kubelets: Vec<_> = report.users.iter().map(DeviceUser::is_kubelet_loop).collect();
+    assert_eq!(kubelets, [true, false], "{report:?}");
+    assert_eq!(report.verdict_without(DeviceUser::is_kubelet_loop), Verdict::InUse);
+    assert!(report.to_string().contains("the kubelet's loop0 for volume pvc-1"), "{report}");
+}
+
+#[test]
+fn a_loop_whose_backing_file_cannot_be_looked_at_leaves_the_answer_open() {
+    let host = Host::new();
+    host.tree.write("class/block/loop0/dev", "7:0");
+    host.tree.write("class/block/loop0/loop/backing_file", "/gone/away");
+    let report = host.look();
+    assert_eq!(report.verdict(), Verdict::Unknown);
+    assert!(report.to_string().contains("/gone/away"), "{report}");
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_never_none() {
+    let blind = |change: &dyn Fn(&Host)| {
+        let host = Host::new();
+        change(&host);
+        let report = host.look();
+        assert_eq!(report.verdict(), Verdict::Unknown, "{report:?}");
+        report.to_string()
+    };
+    let own = blind(&|host| {
+        fs::remove_file(host.tree.root().join("host/proc/self/ns/pid")).expect("removed");
+        host.link("proc/self/ns/pid", "pid:[4026532200]");
+    });
+    assert!(own.contains("hostPID"), "{own}");
+    // A file in the place of a directory fails like a directory that may not be read.
+    let fds = blind(&|host| {
+        fs::remove_dir(host.tree.root().join("host/proc/1/fd")).expect("removed");
+        host.tree.write("host/proc/1/fd", "");
+    });
+    assert!(fds.contains("1/fd"), "{fds}");
+    let mounts = blind(&|host| {
+        host.tree.write("host/proc/1/mountinfo", "garbage\n");
+    });
+    assert!(mounts.contains("mountinfo"), "{mounts}");
+}
+
+#[test]
+fn a_namespace_that_one_process_can_show_is_not_blind_because_of_another() {
+    let host = Host::new();
+    host.process(20, "a", "mnt:[2]");
+    host.process(21, "b", "mnt:[2]");
+    host.tree.write("host/proc/20/mountinfo", "garbage\n");
+    host.tree.write("host/proc/21/mountinfo", "1 0 0:1 / / rw - ext4 /dev/root rw\n");
+    assert_eq!(host.look().verdict(), Verdict::Free);
+}
+
+#[test]
+fn a_process_that_ends_meanwhile_is_no_gap() {
+    let host = Host::new();
+    fs::create_dir_all(host.tree.root().join("host/proc/30")).expect("made");
+    assert_eq!(host.look().verdict(), Verdict::Free);
+}
+
+#[test]
+fn swap_is_a_use() {
+    let host = Host::new();
+    // The kernel names the node; a name outside /dev (a swap file) is no device.
+    host.tree.write("host/proc/swaps", "Filename Type Size Used Priority\n/swapfile file 1 0 -2\n");
+    assert_eq!(host.look().verdict(), Verdict::Free);
+}
+
+#[tokio::test]
+async fn a_deadline_is_an_open_answer() {
+    let host = Host::new();
+    let report = host.openers.look(HEAD, Duration::ZERO).await;
+    assert_ne!(report.verdict(), Verdict::InUse);
+    let blind = report.blind.iter().any(|blind| blind.what.contains("openers of 259:1"));
+    assert!(blind || report.verdict() == Verdict::Free, "{report:?}");
+}
