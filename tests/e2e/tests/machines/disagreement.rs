@@ -1,0 +1,85 @@
+//! The agent has done it, and the controller never heard: the management network was cut in between.
+
+use anyhow::{Context, ensure};
+use cleat_e2e::world::{Access, World};
+use cleat_rig::Network;
+use tonic::Code;
+
+use crate::fixture::{
+    self, LATER, controllers, delete, freeze_agent, holds_nothing, publish_until_done, take_off, thaw_agent,
+    unpublish_until_done, wait_attachment, wait_gone, wait_live,
+};
+
+/// Lets node-a's agent have a directive in its socket, cuts its network, and lets it work.
+async fn cut_off_with_a_directive(
+    world: &World,
+    volume: &cleat_e2e::world::Volume,
+    phase: &str,
+) -> anyhow::Result<()> {
+    wait_attachment(world, volume, world.a(), phase, |a| a.phase == phase).await?;
+    world.a().machine().cut_path(Network::Management)?;
+    thaw_agent(world.a()).await
+}
+
+/// Unavailable, or still waiting: the caller is told to repeat, and that is what helps.
+fn is_not_final(code: Code) -> bool {
+    matches!(code, Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::Cancelled)
+}
+
+pub(crate) async fn an_attach_whose_answer_was_lost_is_the_same_attach_when_repeated(
+    world: &World,
+) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "lost-attach", Access::RwoBlock).await?;
+    freeze_agent(world.a()).await?;
+    let trouble = async {
+        cut_off_with_a_directive(world, &volume, "Connecting").await?;
+        wait_live(world.a(), &volume, 2).await
+    };
+    let (answer, kernel) = tokio::join!(world.publish(&volume, world.a()), trouble);
+    let kernel = kernel?;
+    let status = answer.err().context("answered by an agent that was cut off")?;
+    ensure!(is_not_final(status.code()), "{status:?}");
+    let granted = fixture::attachment(world, &volume, world.a()).await?.context("forgotten")?;
+    ensure!(world.publish(&volume, world.b()).await.is_err(), "node-b was let in while node-a was in doubt");
+
+    world.a().machine().restore_path(Network::Management)?;
+    world.wait_session(world.a(), LATER).await?;
+    let context = publish_until_done(world, &volume, world.a()).await?;
+    let epoch = context.get(fixture::EPOCH_KEY).context("no epoch")?;
+    ensure!(*epoch == fixture::epoch_of(&granted), "granted anew: {epoch}, before {granted:?}");
+    ensure!(controllers(world.a(), &volume).await? == kernel, "connected anew");
+    take_off(world, &volume, world.a()).await?;
+    delete(world, &volume).await
+}
+
+/// The proof that what was in flight has drained is kept by the node, and comes with its next inventory.
+pub(crate) async fn a_detach_whose_answer_was_lost_is_proven_when_repeated(
+    world: &World,
+) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "lost-detach", Access::RwoBlock).await?;
+    publish_until_done(world, &volume, world.a()).await?;
+    wait_live(world.a(), &volume, 2).await?;
+    freeze_agent(world.a()).await?;
+    let trouble = async {
+        cut_off_with_a_directive(world, &volume, "Draining").await?;
+        wait_gone(world.a(), &volume).await
+    };
+    let (answer, gone) = tokio::join!(world.unpublish(&volume, world.a()), trouble);
+    gone?;
+    let status = answer.err().context("answered by an agent that was cut off")?;
+    ensure!(is_not_final(status.code()), "{status:?}");
+    ensure!(world.publish(&volume, world.b()).await.is_err(), "node-b was let in without a proof");
+
+    world.a().machine().restore_path(Network::Management)?;
+    world.wait_session(world.a(), LATER).await?;
+    unpublish_until_done(world, &volume, world.a()).await?;
+    holds_nothing(world, &volume, world.a()).await?;
+    let info = world.controller.volume(&volume.id).await?;
+    let proof = info.past_evidence.first().context("no evidence is kept")?;
+    ensure!(proof.source == "AgentAbsent" && proof.verdict == "Fenced", "{proof:?}");
+    ensure!(
+        !proof.drained_by.is_empty() && proof.assumption.is_empty(),
+        "live deletions are no assumption: {proof:?}"
+    );
+    delete(world, &volume).await
+}

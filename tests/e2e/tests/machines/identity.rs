@@ -1,0 +1,46 @@
+//! Two nodes that say they are the same host: cloned machines do.
+
+use anyhow::ensure;
+use cleat_e2e::world::{Access, AgentStart, Look, World, wait_for};
+
+use crate::fixture::{self, LATER, delete, take_off};
+
+/// With one host NQN for two, no host list and no reservation tells them apart: the second is not let in.
+pub(crate) async fn a_second_node_with_the_same_host_identity_is_refused_with_both_names(
+    world: &World,
+) -> anyhow::Result<()> {
+    let (first, second) = (world.a(), world.c());
+    let (nqn, id) = (first.host_nqn().await?, first.host_id().await?);
+    second.kill_agent().await?;
+    second
+        .sh(&format!(
+            "rm -rf /data/nvme.own; mv /data/nvme /data/nvme.own; mkdir /data/nvme; \
+             echo {nqn} >/data/nvme/hostnqn; echo {id} >/data/nvme/hostid; : >/run/cleat-agent.log"
+        ))
+        .await?;
+    second.start_agent(AgentStart::default()).await?;
+    wait_for("the refusal in the agent's log", LATER, async || {
+        let log = second.agent_log().await?;
+        let refusal = log
+            .lines()
+            .find(|line| line.contains(&nqn) && line.contains("node-a") && line.contains("node-c"));
+        let last = log.lines().last().unwrap_or_default();
+        Ok(Look::holds(refusal.is_some(), last))
+    })
+    .await?;
+    let nodes = world.controller.nodes().await?;
+    let known = nodes.iter().find(|info| info.node_id == second.name());
+    ensure!(known.is_none_or(|info| info.session != "connected"), "{known:?}");
+
+    // The first is not concerned.
+    let volume = fixture::volume(world, "not-cloned", Access::RwoBlock).await?;
+    world.attach(&volume, first).await?;
+    ensure!(world.publish(&volume, second).await.is_err(), "the second was granted something");
+    take_off(world, &volume, first).await?;
+    delete(world, &volume).await?;
+
+    second.kill_agent().await?;
+    second.sh("rm -rf /data/nvme; mv /data/nvme.own /data/nvme").await?;
+    second.start_agent(AgentStart::default()).await?;
+    world.wait_session(second, LATER).await
+}

@@ -1,0 +1,77 @@
+//! The kubelet's target path: what lies there is not trusted, and not deleted.
+
+use anyhow::ensure;
+use cleat_e2e::world::{Access, World};
+
+use crate::fixture::{self, delete, take_off};
+
+/// A device node that a crash left behind: its number is now another disk's, and writing there would be that disk's
+/// end.
+pub(crate) async fn a_stale_device_node_at_the_target_is_not_taken_for_the_volume(
+    world: &World,
+) -> anyhow::Result<()> {
+    let node = world.a();
+    let other = fixture::volume(world, "other-disk", Access::RwoBlock).await?;
+    let volume = fixture::volume(world, "stale-node", Access::RwoBlock).await?;
+    let victim = world.attach(&other, node).await?;
+    let context = world.publish(&volume, node).await?;
+    node.stage(&volume, &context).await?;
+
+    let number = |path: &str| format!("stat -L -c '%t %T' {path}");
+    let target = node.target_path(&volume);
+    let others = node.sh(&number(&victim.target_path)).await?;
+    // busybox' mknod wants decimal numbers, stat gives hexadecimal ones.
+    let make = format!("set -- {others}; mkdir -p $(dirname {target}); mknod {target} b $((0x$1)) $((0x$2))");
+    node.sh(&make).await?;
+    let published = node.publish(&volume, &context).await;
+    if published.is_err() {
+        // Refusing is as good, if what lies there is then taken away by Unpublish.
+        node.unpublish(&volume).await?;
+        node.publish(&volume, &context).await?;
+    }
+    let found = node.sh(&number(&target)).await?;
+    ensure!(found != others, "the target leads to the other disk ({others})");
+    let device =
+        fixture::attachment(world, &volume, node).await?.and_then(|a| a.reported).unwrap_or_default();
+    let own = node.sh(&number(&format!("/dev/{}", device.device))).await?;
+    ensure!(found == own, "the target is {found}, the volume's device {own}");
+    // The other one is what it was.
+    ensure!(node.sh(&number(&victim.target_path)).await? == others);
+    for volume in [&volume, &other] {
+        take_off(world, volume, node).await?;
+        delete(world, volume).await?;
+    }
+    Ok(())
+}
+
+/// `rm -rf` of a target path that is a mount has emptied volumes before.
+pub(crate) async fn removing_a_target_never_deletes_what_is_mounted_there(
+    world: &World,
+) -> anyhow::Result<()> {
+    let node = world.a();
+    let volume = fixture::volume(world, "trap", Access::RwoBlock).await?;
+    let attached = world.attach(&volume, node).await?;
+    node.unpublish(&volume).await?;
+    let target = &attached.target_path;
+
+    // Somebody's folder is mounted where the pod's device was.
+    node.sh(&format!(
+        "mkdir -p /data/precious/below {target} && echo keep >/data/precious/below/file && \
+         mount --bind /data/precious {target}"
+    ))
+    .await?;
+    let mounted = node.unpublish(&volume).await;
+    ensure!(node.sh("cat /data/precious/below/file").await? == "keep", "deleted: {mounted:?}");
+    node.sh(&format!("umount {target} 2>/dev/null; rm -rf /data/precious; rmdir {target} 2>/dev/null; true"))
+        .await?;
+
+    // And a folder that is not empty, with nothing mounted.
+    node.sh(&format!("mkdir -p {target}/below && echo keep >{target}/below/file")).await?;
+    let full = node.unpublish(&volume).await;
+    ensure!(node.sh(&format!("cat {target}/below/file")).await? == "keep", "deleted: {full:?}");
+    ensure!(full.is_err(), "said to be removed, and is there");
+    node.sh(&format!("rm -r {target}")).await?;
+    node.unpublish(&volume).await?;
+    take_off(world, &volume, node).await?;
+    delete(world, &volume).await
+}

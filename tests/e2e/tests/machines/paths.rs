@@ -1,0 +1,47 @@
+//! A storage path that goes and comes back, under a writer.
+
+use anyhow::ensure;
+use cleat_e2e::world::{Access, World};
+use cleat_proto::cleat::v1::volume_state::Phase;
+use cleat_rig::Network;
+
+use crate::fixture::{
+    self, LATER, SOON, attachment, delete, stop_unharmed, take_off, verified, wait_attachment, wait_live,
+};
+
+/// Multipath carries the writer; the controller hears of the loss and of the return, with the path's name.
+pub(crate) async fn a_lost_path_degrades_and_comes_back_without_a_failed_write(
+    world: &World,
+) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "path-loss", Access::RwxBlock).await?;
+    let attached = world.attach(&volume, world.a()).await?;
+    wait_live(world.a(), &volume, 2).await?;
+    let watch = world.controller.watch().await?;
+    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    writer.wait_writes(5, SOON).await?;
+
+    world.a().machine().cut_path(Network::Storage1)?;
+    let (_, notice) = watch.notice(0, "volume_degraded", &volume.id, LATER).await?;
+    ensure!(notice.node_id == "node-a", "{notice:?}");
+    let seen = wait_attachment(world, &volume, world.a(), "degraded", |a| {
+        a.reported.as_ref().is_some_and(|state| state.phase() == Phase::Degraded)
+    })
+    .await?;
+    let reported = seen.reported.unwrap_or_default();
+    let live: Vec<&str> =
+        reported.paths.iter().filter(|path| path.state == "live").map(|path| path.portal.as_str()).collect();
+    ensure!(live == ["10.77.2.1:4420"], "the paths that are left: {:?}", reported.paths);
+    writer.wait_progress(20, LATER).await?;
+    ensure!(attachment(world, &volume, world.a()).await?.is_some_and(|a| a.phase == "Ready" && a.may_write));
+
+    let mark = watch.mark();
+    world.a().machine().restore_path(Network::Storage1)?;
+    watch.notice(mark, "volume_recovered", &volume.id, LATER).await?;
+    wait_live(world.a(), &volume, 2).await?;
+    writer.wait_progress(20, LATER).await?;
+    let run = stop_unharmed(&mut writer).await?;
+    verified(world, &volume, &[&run]).await?;
+    // A write may have been on the path that went: until the drain bound has passed, nobody can say "drained".
+    take_off(world, &volume, world.a()).await?;
+    delete(world, &volume).await
+}

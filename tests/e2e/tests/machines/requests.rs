@@ -1,0 +1,122 @@
+//! Requests that cannot be served: the code that a sidecar acts on, and the words that a person needs.
+
+use std::collections::HashMap;
+
+use cleat_e2e::world::{Access, NQN_PREFIX, Volume, World};
+use cleat_proto::csi::v1 as csi;
+use tonic::{Code, Status};
+
+use crate::fixture::refused;
+
+/// NotFound only because the RDS itself has said that there is no such volume.
+pub(crate) async fn an_unknown_volume_is_not_found(world: &World) -> anyhow::Result<()> {
+    let nobody = Volume {
+        id: "pvc-nobody".to_owned(),
+        access: Access::RwoBlock,
+        size_bytes: 0,
+        context: HashMap::new(),
+    };
+    refused(world.publish(&nobody, world.a()).await, Code::NotFound, &["pvc-nobody"])?;
+    // Nothing is there to be taken away: both succeed.
+    world.unpublish(&nobody, world.a()).await?;
+    world.delete_volume(&nobody).await?;
+    Ok(())
+}
+
+/// InvalidArgument, with the field and the value: at the controller and at the node.
+pub(crate) async fn what_is_wrong_with_a_request_is_named_with_its_value(
+    world: &World,
+) -> anyhow::Result<()> {
+    for (spoil, words) in creations() {
+        let mut request = creation();
+        spoil(&mut request);
+        let answer = world.controller.csi().create_volume(request).await;
+        refused(answer, Code::InvalidArgument, &words).map_err(|e| e.context(format!("create {words:?}")))?;
+    }
+    for (spoil, words) in publications() {
+        let mut request = csi::ControllerPublishVolumeRequest {
+            volume_id: "pvc-1".into(),
+            node_id: "node-a".into(),
+            volume_capability: Some(Access::RwoBlock.capability()),
+            ..Default::default()
+        };
+        spoil(&mut request);
+        let answer = world.controller.csi().controller_publish_volume(request).await;
+        refused(answer, Code::InvalidArgument, &words)
+            .map_err(|e| e.context(format!("publish {words:?}")))?;
+    }
+    for (spoil, words) in stagings() {
+        let mut request = csi::NodeStageVolumeRequest {
+            volume_id: "pvc-1".into(),
+            staging_target_path: "/run/staging".into(),
+            volume_capability: Some(Access::RwoBlock.capability()),
+            publish_context: HashMap::from([
+                ("cleat.io/epoch".into(), "1.1".into()),
+                ("cleat.io/subsystem-nqn".into(), format!("{NQN_PREFIX}pvc-1")),
+                ("cleat.io/namespace-uuid".into(), "01234567-89ab-cdef-0123-456789abcdef".into()),
+            ]),
+            ..Default::default()
+        };
+        spoil(&mut request);
+        let answer: Result<_, Status> = world.a().csi().node_stage_volume(request).await;
+        refused(answer, Code::InvalidArgument, &words).map_err(|e| e.context(format!("stage {words:?}")))?;
+    }
+    let unpublish = csi::ControllerUnpublishVolumeRequest {
+        volume_id: "pvc/../1".into(),
+        node_id: "node-a".into(),
+        ..Default::default()
+    };
+    let answer = world.controller.csi().controller_unpublish_volume(unpublish).await;
+    refused(answer, Code::InvalidArgument, &["volume_id", "pvc/../1"])?;
+    Ok(())
+}
+
+fn creation() -> csi::CreateVolumeRequest {
+    csi::CreateVolumeRequest {
+        name: "pvc-1".into(),
+        capacity_range: Some(csi::CapacityRange { required_bytes: 1 << 20, limit_bytes: 0 }),
+        volume_capabilities: vec![Access::RwoBlock.capability()],
+        ..Default::default()
+    }
+}
+
+/// A way to spoil a request, and the words that its refusal must have.
+type Case<T> = (fn(&mut T), Vec<&'static str>);
+
+fn creations() -> Vec<Case<csi::CreateVolumeRequest>> {
+    vec![
+        (|r| r.name = String::new(), vec!["name"]),
+        (|r| r.name = "../etc".into(), vec!["name", "../etc"]),
+        (|r| r.capacity_range = Some(csi::CapacityRange { required_bytes: -5, limit_bytes: 0 }), vec!["-5"]),
+        (|r| r.volume_capabilities.clear(), vec!["volume_capabilities"]),
+        (|r| r.volume_capabilities = vec![Access::RwxFilesystem.capability()], vec!["volume_capabilities"]),
+        (|r| _ = r.parameters.insert("colour".into(), "blue".into()), vec!["colour"]),
+    ]
+}
+
+fn publications() -> Vec<Case<csi::ControllerPublishVolumeRequest>> {
+    vec![
+        (|r| r.volume_id = String::new(), vec!["volume_id"]),
+        (|r| r.volume_id = "a b".into(), vec!["volume_id", "a b"]),
+        (|r| r.node_id = String::new(), vec!["node_id"]),
+        (|r| r.node_id = "node/a".into(), vec!["node_id", "node/a"]),
+        (|r| r.volume_capability = None, vec!["volume_capability"]),
+        (|r| r.volume_capability = Some(Access::RwxFilesystem.capability()), vec!["volume_capability"]),
+    ]
+}
+
+fn stagings() -> Vec<Case<csi::NodeStageVolumeRequest>> {
+    vec![
+        (|r| r.volume_id = "a/b".into(), vec!["volume_id", "a/b"]),
+        (|r| r.staging_target_path = "run/../x".into(), vec!["staging_target_path", "run/../x"]),
+        (|r| r.volume_capability = Some(Access::RwoFilesystem.capability()), vec!["volume_capability"]),
+        (|r| _ = r.publish_context.remove("cleat.io/epoch"), vec!["cleat.io/epoch"]),
+        (|r| _ = r.publish_context.insert("cleat.io/epoch".into(), "x".into()), vec!["cleat.io/epoch", "x"]),
+        (
+            |r| {
+                _ = r.publish_context.insert("cleat.io/subsystem-nqn".into(), "nqn.2014-08.org.boot:x".into())
+            },
+            vec!["cleat.io/subsystem-nqn", "nqn.2014-08.org.boot:x"],
+        ),
+    ]
+}
