@@ -8,7 +8,8 @@
 //! | file | owns |
 //! | --- | --- |
 //! | `args` | the options |
-//! | `client` | [`RestRds`]: create, delete, access, probe |
+//! | `client` | [`RestRds`]: access, probe |
+//! | `provision` | create, delete |
 //! | `access` | who may connect: the pure plan |
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
@@ -29,6 +30,7 @@ mod gate;
 mod list;
 mod metrics;
 mod per_volume;
+mod provision;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::access::Step;
 use super::error::RdsError;
+use super::volume::Volume;
 
 /// Doubts beyond this many per volume replace the oldest; each is worth some seconds of an unreachable RDS.
 const DOUBTS_MAX: usize = 64;
@@ -33,7 +34,16 @@ pub(super) type Held = OwnedMutexGuard<Memory>;
 /// What is remembered of one volume.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    doubts: Vec<(Instant, Step)>,
+    doubts: Vec<Doubt>,
+}
+
+/// A write whose answer was lost.
+#[derive(Debug)]
+struct Doubt {
+    at: Instant,
+    step: Step,
+    /// Something else was written since, so that what is read no longer tells what this write did.
+    overwritten: bool,
 }
 
 impl PerVolume {
@@ -66,7 +76,18 @@ impl Memory {
         if self.doubts.len() == DOUBTS_MAX {
             self.doubts.remove(0);
         }
-        self.doubts.push((Instant::now(), step));
+        self.doubts.push(Doubt { at: Instant::now(), step, overwritten: false });
+    }
+
+    /// Something is about to be written.
+    pub(super) fn writing(&mut self) {
+        self.doubts.iter_mut().for_each(|doubt| doubt.overwritten = true);
+    }
+
+    /// The volume was read. A write in doubt that shows, with nothing written since, has taken effect, and does so
+    /// only once. (A step is written only where it changes something, so it did not show before.)
+    pub(super) fn read(&mut self, volume: &Volume) {
+        self.doubts.retain(|doubt| doubt.overwritten || !doubt.step.taken(volume));
     }
 
     /// The volume is gone, and its doubts with it.
@@ -96,18 +117,18 @@ impl Memory {
         matters: impl Fn(&Step) -> bool,
     ) -> Result<(), RdsError> {
         self.settle(settle);
-        match self.doubts.iter().rev().find(|(_, step)| matters(step)) {
+        match self.doubts.iter().rev().find(|doubt| matters(&doubt.step)) {
             None => Ok(()),
-            Some((at, step)) => Err(RdsError::InDoubt {
+            Some(doubt) => Err(RdsError::InDoubt {
                 volume: volume.clone(),
-                earlier: format!("{step:?}"),
-                wait: settle.saturating_sub(at.elapsed()),
+                earlier: format!("{:?}", doubt.step),
+                wait: settle.saturating_sub(doubt.at.elapsed()),
             }),
         }
     }
 
     fn settle(&mut self, settle: Duration) {
-        self.doubts.retain(|(at, _)| at.elapsed() < settle);
+        self.doubts.retain(|doubt| doubt.at.elapsed() < settle);
     }
 }
 

@@ -118,6 +118,14 @@ pub struct Inventory {
     unreadable: BTreeMap<VolumeId, String>,
 }
 
+/// What an RDS with these volumes, and no other disks, would list: for those who play one.
+impl FromIterator<Volume> for Inventory {
+    fn from_iter<I: IntoIterator<Item = Volume>>(volumes: I) -> Self {
+        let volumes = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
+        Self { volumes, ..Self::default() }
+    }
+}
+
 impl Inventory {
     /// All volumes that could be read.
     pub fn volumes(&self) -> impl Iterator<Item = &Volume> {

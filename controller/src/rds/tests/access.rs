@@ -107,6 +107,17 @@ async fn a_deny_is_not_proven_while_an_earlier_allow_may_still_land() {
 }
 
 #[tokio::test]
+async fn an_allow_that_is_seen_to_have_landed_is_in_doubt_no_more() {
+    let bench = bench_with_volume().await;
+    for begins in ["PATCH disk/*1 nvme-tcp-server-allow", "PATCH disk/*1 nvme-tcp-export"] {
+        bench.router.fault(begins, Fault::LoseAnswer);
+        assert!(bench.allow("a").await.unwrap_err().outcome_unknown());
+        bench.allow("a").await.unwrap();
+        bench.deny("a").await.expect("it was read before anything else was written");
+    }
+}
+
+#[tokio::test]
 async fn an_operation_goes_on_when_its_caller_has_gone() {
     let bench = bench_with_volume().await;
     let hold = Arc::new(Notify::new());

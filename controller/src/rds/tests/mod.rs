@@ -14,6 +14,7 @@ use router::{Fault, Router};
 
 mod access;
 mod router;
+mod sim;
 mod transport;
 mod volumes;
 

@@ -1,0 +1,179 @@
+//! Making and deleting volumes.
+//!
+//! In come ids and sizes; out go disk items and their backing files, on the RDS or off it. What always holds: what
+//! is there already and is not exactly what would be made is left alone; a volume's file is deleted only after
+//! its disk, and only if no other disk uses it; and both may be repeated after any interruption.
+
+use cleat_core::VolumeId;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::access::Wish;
+use super::client::Inner;
+use super::error::RdsError;
+use super::gate::Priority;
+use super::list::Freshness;
+use super::metrics::Op;
+use super::volume::{Inventory, Volume, item_shaped};
+use super::wire::Request;
+use super::{HostAcl, NewVolume};
+
+impl Inner {
+    pub(super) async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+        let mut held = self.volumes.hold(&new.id).await;
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        if inventory.find(&new.id)?.is_none() {
+            self.add_disk(new, &inventory).await?;
+        }
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        let made = inventory.get(&new.id)?;
+        self.check(made, new)?;
+        match self.host_acl {
+            HostAcl::List => Ok(made.clone()),
+            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Export, Priority::List).await,
+        }
+    }
+
+    /// Adds the disk item, unless something is in its place.
+    async fn add_disk(&self, new: &NewVolume, inventory: &Inventory) -> Result<(), RdsError> {
+        let (id, file_name) = (&new.id, self.naming.file_name(&new.id));
+        if let Some(slot) = inventory.foreign_user_of(&file_name) {
+            return Err(RdsError::conflict(
+                id,
+                format!("its file {file_name} backs the foreign disk {slot}"),
+            ));
+        }
+        // RouterOS takes a file that is there as it is: the new volume would show somebody's old data.
+        if let Some(file) = self.find_file(&file_name).await? {
+            let problem = format!(
+                "file {file_name} ({file}) is there without a disk: finish the deletion it is left of, or move it away"
+            );
+            return Err(RdsError::conflict(id, problem));
+        }
+        // With lists, nobody is on the list yet, so exporting now would admit everybody.
+        let export = if self.host_acl == HostAcl::None { "yes" } else { "no" };
+        let properties = [
+            ("type", "file".to_owned()),
+            ("slot", id.to_string()),
+            ("file-path", self.naming.file_path(id)),
+            ("file-size", new.size.0.to_string()),
+            ("mount-filesystem", "no".to_owned()),
+            ("nvme-tcp-export", export.to_owned()),
+            ("nvme-tcp-server-port", self.port.to_string()),
+            ("nvme-tcp-server-nqn", self.naming.nqn(id)),
+        ];
+        let body = properties.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
+        let request = Request {
+            op: Op::AddDisk,
+            method: Method::PUT,
+            path: "disk".to_owned(),
+            query: vec![],
+            body: Some(body.collect()),
+            what: format!("add volume {id}"),
+        };
+        match self.write(Priority::List, &request).await {
+            Ok(_) => Ok(()),
+            // An earlier attempt whose answer was lost may have come in between: then it is there now.
+            Err(refused @ RdsError::Refused { .. }) => {
+                let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+                if inventory.find(id)?.is_some() { Ok(()) } else { Err(refused) }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// That the volume on the RDS is the one asked for.
+    fn check(&self, found: &Volume, new: &NewVolume) -> Result<(), RdsError> {
+        let conflict = |problem: String| Err(RdsError::conflict(&new.id, problem));
+        self.check_name(found)?;
+        if found.size != new.size {
+            return conflict(format!("it exists with {}, not {}", found.size, new.size));
+        }
+        if let Some(port) = found.port.filter(|port| *port != self.port) {
+            return conflict(format!("it exists with port {port}, not {}", self.port));
+        }
+        if found.mountable {
+            return conflict("it exists with mount-filesystem=yes, so RouterOS may write to it".to_owned());
+        }
+        Ok(())
+    }
+
+    /// That the volume has the NQN by which hosts know it.
+    pub(super) fn check_name(&self, found: &Volume) -> Result<(), RdsError> {
+        let expected = self.naming.nqn(&found.id);
+        if found.nqn == expected {
+            return Ok(());
+        }
+        Err(RdsError::conflict(&found.id, format!("it exists with NQN {}, not {expected}", found.nqn)))
+    }
+
+    pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
+        let mut held = self.volumes.hold(id).await;
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        let file_name = self.naming.file_name(id);
+        if inventory.find(id)?.is_some() {
+            // What is in doubt does not matter here: it cannot take effect on a disk that is gone.
+            let volume = self.bring_about(&mut held, id, &Wish::Hide, Priority::List).await?;
+            self.remove(Op::RemoveDisk, "disk", &volume.item, &format!("remove the disk of volume {id}"))
+                .await?;
+        }
+        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        if inventory.find(id)?.is_some() {
+            return Err(RdsError::malformed(
+                &format!("remove volume {id}"),
+                "it was said to be removed, and is there",
+            ));
+        }
+        if let Some(slot) = inventory.foreign_user_of(&file_name) {
+            return Err(RdsError::conflict(
+                id,
+                format!("its file {file_name} backs the foreign disk {slot}"),
+            ));
+        }
+        if let Some(file) = self.find_file(&file_name).await? {
+            self.remove(Op::RemoveFile, "file", &file, &format!("remove file {file_name}")).await?;
+            if self.find_file(&file_name).await?.is_some() {
+                let what = format!("remove file {file_name}");
+                return Err(RdsError::malformed(&what, "it was said to be removed, and is there"));
+            }
+        }
+        held.clear();
+        Ok(())
+    }
+
+    /// Deletes an item; one that is gone already is as good (the caller looks afterwards in any case).
+    async fn remove(&self, op: Op, menu: &str, item: &str, what: &str) -> Result<(), RdsError> {
+        let path = format!("{menu}/{item}");
+        let request =
+            Request { op, method: Method::DELETE, path, query: vec![], body: None, what: what.to_owned() };
+        match self.write(Priority::List, &request).await {
+            Ok(_) | Err(RdsError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The item number of a file, or `None` if the RDS has said that there is none of exactly this name.
+    async fn find_file(&self, name: &str) -> Result<Option<String>, RdsError> {
+        let what = format!("list file {name}");
+        let request = Request {
+            op: Op::ListFiles,
+            method: Method::GET,
+            path: "file".to_owned(),
+            query: vec![("name", name.to_owned()), (".proplist", ".id,name,type".to_owned())],
+            body: None,
+            what: what.clone(),
+        };
+        let turn = self.wire.turn(Priority::List, request.op, &what).await?;
+        let answer = self.wire.send(&turn, &request).await?;
+        let files = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
+        let field = |file: &Value, name: &str| file.get(name).and_then(Value::as_str).map(str::to_owned);
+        let Some(file) = files.iter().find(|file| field(file, "name").as_deref() == Some(name)) else {
+            return Ok(None);
+        };
+        if field(file, "type").as_deref() == Some("directory") {
+            return Err(RdsError::malformed(&what, "it is a directory"));
+        }
+        let item = field(file, ".id").filter(|item| item_shaped(item));
+        item.map(Some).ok_or_else(|| RdsError::malformed(&what, format!("{file} has no .id")))
+    }
+}
