@@ -1,0 +1,352 @@
+//! The command line, and the configuration made of it.
+//!
+//! Comes in: flags and environment. Goes out: a [`Config`] whose every value was checked, before any port is bound.
+//!
+//! Always holds: [`Args`] is taken apart by name, so that a flag that nobody reads does not compile; what is wrong is
+//! named with its flag and its value, and ends the program with 64.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
+use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::program::{Common, seconds};
+use cleat_runtime::tls::{ClientTlsArgs, TlsError};
+use cleat_runtime::{Failure, Program};
+use tonic::transport::Endpoint;
+
+use crate::metrics;
+use crate::name::{NodeId, NqnPrefix};
+
+/// The node agent of Cleat: connects, proves and disconnects NVMe/TCP volumes
+#[derive(Parser, Debug)]
+#[command(name = "cleat-agent", version = cleat_runtime::VERSION)]
+pub struct Args {
+    #[command(flatten)]
+    common: Common,
+
+    #[command(flatten)]
+    tls: ClientTlsArgs,
+
+    /// Name of this node, as the orchestrator knows it
+    #[arg(long, value_name = "NAME", env = "CLEAT_NODE_ID")]
+    node_id: NodeId,
+
+    /// Unix socket of the CSI services
+    #[arg(long, value_name = "PATH", default_value = "/csi/csi.sock", value_parser = absolute)]
+    csi_socket: PathBuf,
+
+    /// Name of the CSI driver; must be the controller's
+    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name)]
+    driver_name: String,
+
+    /// Where the controller serves agents
+    #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
+    controller: String,
+
+    /// Where the ledger is kept; must survive a restart of this node
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/cleat", value_parser = absolute)]
+    state_dir: PathBuf,
+
+    /// Where this host's NVMe identity is kept (hostnqn, hostid); made there if missing
+    #[arg(long, value_name = "DIR", default_value = "/etc/nvme", value_parser = absolute)]
+    nvme_dir: PathBuf,
+
+    /// How connections are made
+    #[arg(long, value_name = "kernel|nvme-cli|auto", default_value = "auto")]
+    fabrics: Choice,
+
+    /// Only subsystems whose NQN begins so are ever touched; must be the controller's
+    #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:", value_parser = NqnPrefix::parse)]
+    nqn_prefix: NqnPrefix,
+
+    /// Address of this node on a storage network; may be given more than once [default: found out]
+    #[arg(long, value_name = "IP")]
+    storage_address: Vec<IpAddr>,
+
+    /// Seconds after which the kernel gives up a connection that it cannot get back, or `never`
+    ///
+    /// Queued writes are replayed when a network returns: `never` is safe only where every fence is made at the
+    /// target.
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = loss_timeout)]
+    ctrl_loss_timeout: LossTimeout,
+
+    /// Seconds between two attempts of the kernel to get a connection back
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = whole_seconds)]
+    reconnect_delay: Duration,
+
+    /// Seconds after which the kernel takes a silent connection for lost
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = whole_seconds)]
+    keep_alive: Duration,
+
+    /// I/O queues of each connection; each is a TCP connection and a part of the connect time
+    #[arg(long, value_name = "NUMBER", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=128))]
+    nr_io_queues: u32,
+
+    /// Seconds between two looks at all of the kernel's state that trust no event
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = interval)]
+    sweep_interval: Duration,
+
+    /// Seconds that NodeStageVolume waits for the device before it answers Unavailable
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    stage_wait: Duration,
+
+    /// Root of the sysfs tree, for tests
+    #[arg(long, value_name = "DIR", default_value = "/sys", hide = true, value_parser = absolute)]
+    sysfs_root: PathBuf,
+
+    /// Root of the proc tree, for tests
+    #[arg(long, value_name = "DIR", default_value = "/proc", hide = true, value_parser = absolute)]
+    proc_root: PathBuf,
+
+    /// Root of the device nodes, for tests
+    #[arg(long, value_name = "DIR", default_value = "/dev", hide = true, value_parser = absolute)]
+    dev_root: PathBuf,
+}
+
+impl Program for Args {
+    const NAME: &'static str = "cleat-agent";
+    const BUCKETS: &'static [cleat_runtime::http::Buckets] = metrics::BUCKETS;
+
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// Where the trees of the kernel are.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// `/sys`.
+    pub sysfs: PathBuf,
+    /// `/proc`.
+    pub proc: PathBuf,
+    /// `/dev`.
+    pub dev: PathBuf,
+}
+
+/// All that the agent is told, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Name of this node.
+    pub node_id: NodeId,
+    /// Where CSI is served.
+    pub csi_socket: PathBuf,
+    /// Name of the CSI driver.
+    pub driver_name: String,
+    /// How the controller is dialled.
+    pub endpoint: Endpoint,
+    /// Where the ledger is kept.
+    pub state_dir: PathBuf,
+    /// Where this host's NVMe identity is kept.
+    pub nvme_dir: PathBuf,
+    /// How connections are made.
+    pub fabrics: Choice,
+    /// Which subsystems are ours.
+    pub prefix: NqnPrefix,
+    /// Addresses on the storage networks; empty: to be found out.
+    pub storage_addresses: Vec<IpAddr>,
+    /// How the kernel treats connections.
+    pub connect: ConnectOptions,
+    /// From one look that trusts nothing to the next.
+    pub sweep_interval: Duration,
+    /// How long NodeStageVolume waits for the device.
+    pub stage_wait: Duration,
+    /// Where the trees of the kernel are.
+    pub roots: Roots,
+}
+
+/// What is wrong with a command line beyond its single values.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The TLS files.
+    #[error("the controller cannot be dialled")]
+    Tls(#[from] TlsError),
+    /// The controller's address, or TLS with it.
+    #[error("--controller")]
+    Endpoint(#[from] TransportError),
+    /// The controller's address has no port.
+    #[error("--controller {0:?} is not HOST:PORT")]
+    Controller(String),
+    /// The kernel would give a connection up before it tries to get it back.
+    #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}")]
+    Loss {
+        /// The one.
+        loss: Duration,
+        /// The other.
+        delay: Duration,
+    },
+}
+
+impl Args {
+    /// Checks what single values cannot show, and reads the files that are named.
+    ///
+    /// # Errors
+    /// [`ConfigError`], as a failure that ends the program with 64.
+    pub fn into_config(self) -> Result<Config, Failure> {
+        self.check().map_err(Failure::config)
+    }
+
+    fn check(self) -> Result<Config, ConfigError> {
+        let Self {
+            // The runtime has read these before this program got its turn.
+            common: Common { logs: _, http: _, drain_timeout: _ },
+            tls,
+            node_id,
+            csi_socket,
+            driver_name,
+            controller,
+            state_dir,
+            nvme_dir,
+            fabrics,
+            nqn_prefix: prefix,
+            storage_address: storage_addresses,
+            ctrl_loss_timeout,
+            reconnect_delay,
+            keep_alive,
+            nr_io_queues,
+            sweep_interval,
+            stage_wait,
+            sysfs_root,
+            proc_root,
+            dev_root,
+        } = self;
+        let port = controller.rsplit_once(':').and_then(|(host, port)| {
+            (!host.is_empty()).then(|| port.parse::<u16>().ok().filter(|port| *port != 0)).flatten()
+        });
+        if port.is_none() {
+            return Err(ConfigError::Controller(controller));
+        }
+        if let LossTimeout::After(loss) = ctrl_loss_timeout
+            && loss < reconnect_delay
+        {
+            return Err(ConfigError::Loss { loss, delay: reconnect_delay });
+        }
+        let endpoint = grpc::endpoint(&controller, &tls.load()?, Keepalive::default())?;
+        Ok(Config {
+            node_id,
+            csi_socket,
+            driver_name,
+            endpoint,
+            state_dir,
+            nvme_dir,
+            fabrics,
+            prefix,
+            storage_addresses,
+            connect: ConnectOptions {
+                nr_io_queues: Some(nr_io_queues),
+                reconnect_delay: Some(reconnect_delay),
+                ctrl_loss_tmo: Some(ctrl_loss_timeout),
+                keep_alive_tmo: Some(keep_alive),
+                fast_io_fail_tmo: None,
+            },
+            sweep_interval,
+            stage_wait,
+            roots: Roots { sysfs: sysfs_root, proc: proc_root, dev: dev_root },
+        })
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err("not an absolute path".into()) }
+}
+
+/// CSI: a name in domain name notation, at most 63 characters, beginning and ending with a letter or digit.
+fn driver_name(text: &str) -> Result<String, String> {
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    let good = bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
+    if good { Ok(text.to_owned()) } else { Err("not a domain name of at most 63 characters".into()) }
+}
+
+/// The kernel takes these times in whole seconds, at least one.
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(number) if (1..=86_400).contains(&number) => Ok(Duration::from_secs(number.into())),
+        _ => Err("not a whole number of seconds from 1 to 86400".into()),
+    }
+}
+
+fn loss_timeout(text: &str) -> Result<LossTimeout, String> {
+    match text {
+        "never" => Ok(LossTimeout::Never),
+        _ => whole_seconds(text)
+            .map(LossTimeout::After)
+            .map_err(|error| format!("neither `never` nor one: {error}")),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = seconds(text)?;
+    if (Duration::from_millis(100)..=Duration::from_secs(600)).contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("not between 0.1 and 600 seconds".into())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GOOD: [&str; 6] =
+        ["cleat-agent", "--node-id", "node-a", "--controller", "10.0.0.1:7000", "--plaintext"];
+
+    fn parse(more: &[&str]) -> Result<Args, clap::Error> {
+        Args::try_parse_from(GOOD.iter().chain(more))
+    }
+
+    #[tokio::test]
+    async fn a_plain_command_line_gives_a_whole_configuration() {
+        let config = parse(&["--ctrl-loss-timeout", "never"]).unwrap().into_config().unwrap();
+        assert_eq!(config.node_id.as_str(), "node-a");
+        assert_eq!(config.connect.ctrl_loss_tmo, Some(LossTimeout::Never));
+        assert_eq!(config.connect.nr_io_queues, Some(4));
+        assert_eq!(config.prefix.as_str(), "nqn.2026-01.io.cleat:");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_flag() {
+        for (flag, value) in [
+            ("--csi-socket", "csi.sock"),
+            ("--nqn-prefix", "nqn.2026-01.io.cleat"),
+            ("--storage-address", "eth0"),
+            ("--fabrics", "magic"),
+            ("--ctrl-loss-timeout", "-1"),
+            ("--reconnect-delay", "0"),
+            ("--nr-io-queues", "0"),
+            ("--sweep-interval", "0"),
+            ("--driver-name", "cleat io"),
+        ] {
+            let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains(flag) && text.contains(value), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_only_shows_together_is_named_too_and_ends_with_64() {
+        let base = ["cleat-agent", "--node-id", "node-a"];
+        for (more, said) in [
+            (&["--controller", "c:7000"][..], "--plaintext"),
+            (&["--controller", "c", "--plaintext"][..], "\"c\""),
+            (&["--controller", ":7000", "--plaintext"][..], "HOST:PORT"),
+            (
+                &["--controller", "c:1", "--plaintext", "--reconnect-delay", "9", "--ctrl-loss-timeout", "8"]
+                    [..],
+                "--ctrl-loss-timeout",
+            ),
+        ] {
+            let args = Args::try_parse_from(base.iter().chain(more)).unwrap();
+            let failure = args.into_config().unwrap_err();
+            assert_eq!(failure.code(), 64);
+            assert!(failure.to_string().contains(said), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! CSI on the Unix socket: Identity, Node and health. The edge only: what a call does is the volume's business.
+//!
+//! Always holds: a request is checked before anything is looked at; an error is mapped to its status in one place
+//! (`volume::errors`) and logged once, here.
+
+mod identity;
+mod node;
+pub mod request;
+
+use cleat_proto::csi::v1::identity_server::IdentityServer;
+use cleat_proto::csi::v1::node_server::NodeServer;
+use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::tls::ServerTransport;
+use cleat_runtime::unix::UnixIncoming;
+use tokio_util::sync::CancellationToken;
+
+use crate::name::NodeId;
+use crate::volume::Fleet;
+use crate::volume::host::Host;
+
+pub use identity::Identity;
+pub use node::Node;
+
+/// Why CSI is not served (any more).
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The server cannot be configured.
+    #[error("the CSI server cannot be set up")]
+    Setup(#[from] TransportError),
+    /// The server failed.
+    #[error("the CSI server failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// Serves until told to stop; calls that are under way are answered first.
+///
+/// # Errors
+/// [`ServeError`].
+pub async fn serve<H: Host>(
+    incoming: UnixIncoming,
+    driver_name: String,
+    node_id: NodeId,
+    fleet: Fleet<H>,
+    stop: CancellationToken,
+) -> Result<(), ServeError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<NodeServer<Node<H>>>().await;
+    reporter.set_serving::<IdentityServer<Identity>>().await;
+    grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
+        .add_service(health)
+        .add_service(IdentityServer::new(Identity::new(driver_name)))
+        .add_service(NodeServer::new(Node::new(node_id, fleet)))
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "csi_tests.rs"]
+mod tests;

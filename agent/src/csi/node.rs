@@ -1,0 +1,138 @@
+//! CSI Node: check the request, hand it to the volume, map the error.
+
+use cleat_proto::csi::v1 as csi;
+use csi::node_server::Node as Service;
+use csi::node_service_capability::{Rpc, Type as Capability, rpc};
+use tokio::time::Instant;
+use tonic::{Code, Request, Response, Status};
+
+use super::request::{InvalidRequest, Publish, Stage, Unpublish, Unstage};
+use crate::metrics::{self, CsiMethod};
+use crate::name::NodeId;
+use crate::volume::host::Host;
+use crate::volume::{Fleet, PublishError, StageError, UnpublishError, UnstageError};
+
+/// The Node service.
+#[derive(Debug)]
+pub struct Node<H> {
+    node_id: NodeId,
+    fleet: Fleet<H>,
+}
+
+impl<H: Host> Node<H> {
+    /// The Node service of a node.
+    pub fn new(node_id: NodeId, fleet: Fleet<H>) -> Self {
+        Self { node_id, fleet }
+    }
+
+    async fn stage(&self, request: csi::NodeStageVolumeRequest) -> Result<(), StageError> {
+        let request = Stage::check(&request, &self.fleet.shared().identity.prefix)?;
+        self.fleet.stage(request).await
+    }
+
+    async fn unstage(&self, request: csi::NodeUnstageVolumeRequest) -> Result<(), UnstageError> {
+        self.fleet.unstage(Unstage::check(&request)?).await
+    }
+
+    async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), PublishError> {
+        let checked = Publish::check(&request, &self.fleet.shared().identity.prefix);
+        let request = checked.map_err(|error| match error {
+            InvalidRequest::Missing { field: "staging_target_path" } => PublishError::NotStaged,
+            other => StageError::from(other).into(),
+        })?;
+        self.fleet.publish(request).await
+    }
+
+    async fn unpublish(&self, request: csi::NodeUnpublishVolumeRequest) -> Result<(), UnpublishError> {
+        self.fleet.unpublish(Unpublish::check(&request)?).await
+    }
+}
+
+/// Maps, counts and logs the end of a call.
+fn ended<T, E: Into<Status>>(
+    method: CsiMethod,
+    volume: &str,
+    began: Instant,
+    result: Result<(), E>,
+    reply: T,
+) -> Result<Response<T>, Status> {
+    let result = result.map_err(Into::into);
+    let code = result.as_ref().err().map_or(Code::Ok, Status::code);
+    let took = began.elapsed();
+    metrics::csi_call(method, code, took);
+    match result {
+        Ok(()) => {
+            tracing::info!(method = method.as_str(), volume, ?took, "done");
+            Ok(Response::new(reply))
+        }
+        Err(status) => {
+            let error = status.message();
+            tracing::warn!(method = method.as_str(), volume, ?took, ?code, error, "failed");
+            Err(status)
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl<H: Host> Service for Node<H> {
+    async fn node_stage_volume(
+        &self,
+        request: Request<csi::NodeStageVolumeRequest>,
+    ) -> Result<Response<csi::NodeStageVolumeResponse>, Status> {
+        let (began, request) = (Instant::now(), request.into_inner());
+        let volume = request.volume_id.clone();
+        let result = self.stage(request).await;
+        ended(CsiMethod::Stage, &volume, began, result, csi::NodeStageVolumeResponse {})
+    }
+
+    async fn node_unstage_volume(
+        &self,
+        request: Request<csi::NodeUnstageVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnstageVolumeResponse>, Status> {
+        let (began, request) = (Instant::now(), request.into_inner());
+        let volume = request.volume_id.clone();
+        let result = self.unstage(request).await;
+        ended(CsiMethod::Unstage, &volume, began, result, csi::NodeUnstageVolumeResponse {})
+    }
+
+    async fn node_publish_volume(
+        &self,
+        request: Request<csi::NodePublishVolumeRequest>,
+    ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
+        let (began, request) = (Instant::now(), request.into_inner());
+        let volume = request.volume_id.clone();
+        let result = self.publish(request).await;
+        ended(CsiMethod::Publish, &volume, began, result, csi::NodePublishVolumeResponse {})
+    }
+
+    async fn node_unpublish_volume(
+        &self,
+        request: Request<csi::NodeUnpublishVolumeRequest>,
+    ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
+        let (began, request) = (Instant::now(), request.into_inner());
+        let volume = request.volume_id.clone();
+        let result = self.unpublish(request).await;
+        ended(CsiMethod::Unpublish, &volume, began, result, csi::NodeUnpublishVolumeResponse {})
+    }
+
+    async fn node_get_capabilities(
+        &self,
+        _: Request<csi::NodeGetCapabilitiesRequest>,
+    ) -> Result<Response<csi::NodeGetCapabilitiesResponse>, Status> {
+        let staging = Rpc { r#type: rpc::Type::StageUnstageVolume.into() };
+        let capabilities = vec![csi::NodeServiceCapability { r#type: Some(Capability::Rpc(staging)) }];
+        Ok(Response::new(csi::NodeGetCapabilitiesResponse { capabilities }))
+    }
+
+    async fn node_get_info(
+        &self,
+        _: Request<csi::NodeGetInfoRequest>,
+    ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
+        // No limit of our own: the kernel's is far beyond what a node runs.
+        Ok(Response::new(csi::NodeGetInfoResponse {
+            node_id: self.node_id.to_string(),
+            max_volumes_per_node: 0,
+            accessible_topology: None,
+        }))
+    }
+}

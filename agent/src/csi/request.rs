@@ -1,0 +1,320 @@
+//! CSI requests, checked once.
+//!
+//! Comes in: the messages of the kubelet. Goes out: values that cannot be built wrong, or an [`InvalidRequest`] that
+//! names the field and the value.
+
+use std::collections::HashMap;
+use std::path::{Component, Path, PathBuf};
+
+use cleat_host::{NamespaceUuid, SubsystemNqn};
+use cleat_proto::csi::v1 as csi;
+use csi::volume_capability::AccessType;
+use csi::volume_capability::access_mode::Mode;
+
+use crate::name::{Epoch, NqnPrefix, VolumeId};
+
+/// PublishContext: the epoch of the grant, `TERM.SEQ`.
+pub const EPOCH_KEY: &str = "cleat.io/epoch";
+/// PublishContext: NQN of the volume's subsystem.
+pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
+/// PublishContext: UUID of the volume's namespace.
+pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
+
+/// Longest path that is taken: the kernel's `PATH_MAX`, without the terminating NUL.
+const LONGEST_PATH: usize = 4095;
+
+/// A field of a request that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidRequest {
+    /// It must be given.
+    #[error("{field} must be given")]
+    Missing {
+        /// The field.
+        field: &'static str,
+    },
+    /// It is not what it should be.
+    #[error("{field} {value:?}: {problem}")]
+    Value {
+        /// The field.
+        field: &'static str,
+        /// What was given.
+        value: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+fn missing(field: &'static str) -> InvalidRequest {
+    InvalidRequest::Missing { field }
+}
+
+fn wrong(field: &'static str, value: &str, problem: impl std::fmt::Display) -> InvalidRequest {
+    InvalidRequest::Value { field, value: value.chars().take(300).collect(), problem: problem.to_string() }
+}
+
+/// What PublishContext says the volume was granted as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Granted {
+    /// Under which epoch.
+    pub epoch: Epoch,
+    /// As which namespace.
+    pub namespace: NamespaceUuid,
+}
+
+/// NodeStageVolume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stage {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its grant.
+    pub granted: Granted,
+}
+
+/// NodePublishVolume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its grant.
+    pub granted: Granted,
+    /// Where the device is to appear.
+    pub target: PathBuf,
+    /// Whether it may only be read there.
+    pub read_only: bool,
+}
+
+/// NodeUnstageVolume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unstage {
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+/// NodeUnpublishVolume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unpublish {
+    /// The volume.
+    pub volume: VolumeId,
+    /// Where the device is to disappear.
+    pub target: PathBuf,
+}
+
+impl Stage {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn check(request: &csi::NodeStageVolumeRequest, prefix: &NqnPrefix) -> Result<Self, InvalidRequest> {
+        let volume = volume(&request.volume_id)?;
+        path("staging_target_path", &request.staging_target_path)?;
+        capability(request.volume_capability.as_ref())?;
+        let granted = granted(&request.publish_context, &volume, prefix)?;
+        Ok(Self { volume, granted })
+    }
+}
+
+impl Publish {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn check(
+        request: &csi::NodePublishVolumeRequest,
+        prefix: &NqnPrefix,
+    ) -> Result<Self, InvalidRequest> {
+        let volume = volume(&request.volume_id)?;
+        let target = path("target_path", &request.target_path)?;
+        let reader = capability(request.volume_capability.as_ref())?;
+        path("staging_target_path", &request.staging_target_path)?;
+        let granted = granted(&request.publish_context, &volume, prefix)?;
+        Ok(Self { volume, granted, target, read_only: request.readonly || reader })
+    }
+}
+
+impl Unstage {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn check(request: &csi::NodeUnstageVolumeRequest) -> Result<Self, InvalidRequest> {
+        let volume = volume(&request.volume_id)?;
+        path("staging_target_path", &request.staging_target_path)?;
+        Ok(Self { volume })
+    }
+}
+
+impl Unpublish {
+    /// Checks a request.
+    ///
+    /// # Errors
+    /// The first field that cannot be used.
+    pub fn check(request: &csi::NodeUnpublishVolumeRequest) -> Result<Self, InvalidRequest> {
+        Ok(Self { volume: volume(&request.volume_id)?, target: path("target_path", &request.target_path)? })
+    }
+}
+
+fn volume(id: &str) -> Result<VolumeId, InvalidRequest> {
+    if id.is_empty() {
+        return Err(missing("volume_id"));
+    }
+    VolumeId::parse(id).map_err(|error| wrong("volume_id", id, error.rule))
+}
+
+/// A path that says where it leads without the help of the file system: absolute, and without `.` or `..`.
+fn path(field: &'static str, text: &str) -> Result<PathBuf, InvalidRequest> {
+    if text.is_empty() {
+        return Err(missing(field));
+    }
+    if text.len() > LONGEST_PATH || text.contains('\0') {
+        return Err(wrong(field, text, "longer than 4095 bytes, or with a NUL"));
+    }
+    let path = Path::new(text);
+    let plain = path.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !path.is_absolute() || !plain || text.split('/').any(|part| part == ".") {
+        return Err(wrong(field, text, "not an absolute path without . and .."));
+    }
+    if path.file_name().is_none() {
+        return Err(wrong(field, text, "the root directory"));
+    }
+    // Without a trailing slash, so that it compares equal to what the kernel says of it.
+    Ok(path.components().collect())
+}
+
+/// Checks the capability; whether it is a reader's only.
+fn capability(capability: Option<&csi::VolumeCapability>) -> Result<bool, InvalidRequest> {
+    let capability = capability.ok_or_else(|| missing("volume_capability"))?;
+    match &capability.access_type {
+        Some(AccessType::Block(_)) => {}
+        Some(AccessType::Mount(mount)) => {
+            let problem = "file systems are not served, only block volumes (volumeMode: Block)";
+            return Err(wrong("volume_capability.mount", &mount.fs_type, problem));
+        }
+        None => return Err(missing("volume_capability.block")),
+    }
+    let mode = capability.access_mode.as_ref().ok_or_else(|| missing("volume_capability.access_mode"))?.mode;
+    match Mode::try_from(mode) {
+        Ok(Mode::SingleNodeReaderOnly | Mode::MultiNodeReaderOnly) => Ok(true),
+        Ok(
+            Mode::SingleNodeWriter
+            | Mode::SingleNodeSingleWriter
+            | Mode::SingleNodeMultiWriter
+            | Mode::MultiNodeSingleWriter
+            | Mode::MultiNodeMultiWriter,
+        ) => Ok(false),
+        Ok(Mode::Unknown) | Err(_) => {
+            Err(wrong("volume_capability.access_mode", &mode.to_string(), "not a known access mode"))
+        }
+    }
+}
+
+fn granted(
+    context: &HashMap<String, String>,
+    volume: &VolumeId,
+    prefix: &NqnPrefix,
+) -> Result<Granted, InvalidRequest> {
+    let get = |key: &'static str, field: &'static str| {
+        context.get(key).map(String::as_str).filter(|value| !value.is_empty()).ok_or_else(|| missing(field))
+    };
+    let field = "publish_context[\"cleat.io/epoch\"]";
+    let text = get(EPOCH_KEY, field)?;
+    let epoch: Epoch =
+        text.parse().map_err(|error: crate::name::NameError| wrong(field, text, error.rule))?;
+
+    let field = "publish_context[\"cleat.io/subsystem-nqn\"]";
+    let text = get(SUBSYSTEM_KEY, field)?;
+    let subsystem = SubsystemNqn::parse(text).map_err(|error| wrong(field, text, error.rule))?;
+    let ours = prefix.subsystem(volume);
+    if subsystem != ours {
+        return Err(wrong(field, text, format!("this volume's is {ours}")));
+    }
+
+    let field = "publish_context[\"cleat.io/namespace-uuid\"]";
+    let text = get(NAMESPACE_KEY, field)?;
+    let namespace = NamespaceUuid::parse(text).map_err(|error| wrong(field, text, error.rule))?;
+    Ok(Granted { epoch, namespace })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use csi::volume_capability::{AccessMode, BlockVolume, MountVolume};
+
+    const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+    fn prefix() -> NqnPrefix {
+        NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap()
+    }
+
+    fn block(mode: Mode) -> Option<csi::VolumeCapability> {
+        Some(csi::VolumeCapability {
+            access_type: Some(AccessType::Block(BlockVolume {})),
+            access_mode: Some(AccessMode { mode: mode.into() }),
+        })
+    }
+
+    fn publish() -> csi::NodePublishVolumeRequest {
+        csi::NodePublishVolumeRequest {
+            volume_id: "pvc-1".into(),
+            publish_context: HashMap::from([
+                (EPOCH_KEY.into(), "5.1".into()),
+                (SUBSYSTEM_KEY.into(), "nqn.2026-01.io.cleat:pvc-1".into()),
+                (NAMESPACE_KEY.into(), UUID.into()),
+            ]),
+            staging_target_path: "/staging/pvc-1".into(),
+            target_path: "/pods/x/volumeDevices/pvc-1/".into(),
+            volume_capability: block(Mode::MultiNodeMultiWriter),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_good_request_is_taken_and_a_reader_may_only_read() {
+        let request = Publish::check(&publish(), &prefix()).unwrap();
+        assert_eq!(request.target, Path::new("/pods/x/volumeDevices/pvc-1"));
+        assert!(!request.read_only);
+        let reader = csi::NodePublishVolumeRequest {
+            volume_capability: block(Mode::MultiNodeReaderOnly),
+            ..publish()
+        };
+        assert!(Publish::check(&reader, &prefix()).unwrap().read_only);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_field_and_value() {
+        type Spoil = fn(&mut csi::NodePublishVolumeRequest);
+        let cases: [(Spoil, &str, &str); 12] = [
+            (|r| r.volume_id.clear(), "volume_id", "must be given"),
+            (|r| r.volume_id = "../../etc".into(), "volume_id", "../../etc"),
+            (|r| r.target_path.clear(), "target_path", "must be given"),
+            (|r| r.target_path = "pods/x".into(), "target_path", "pods/x"),
+            (|r| r.target_path = "/pods/../etc/passwd".into(), "target_path", "/pods/../etc/passwd"),
+            (|r| r.target_path = "/".into(), "target_path", "root"),
+            (|r| r.volume_capability = None, "volume_capability", "must be given"),
+            (|r| r.volume_capability = block(Mode::Unknown), "access_mode", "\"0\""),
+            (
+                |r| {
+                    let access_type =
+                        AccessType::Mount(MountVolume { fs_type: "ext4".into(), ..Default::default() });
+                    let capability = r.volume_capability.as_mut().unwrap();
+                    capability.access_type = Some(access_type);
+                },
+                "volume_capability.mount",
+                "ext4",
+            ),
+            (|r| drop(r.publish_context.remove(EPOCH_KEY)), "cleat.io/epoch", "must be given"),
+            (|r| drop(r.publish_context.insert(EPOCH_KEY.into(), "5".into())), "cleat.io/epoch", "\"5\""),
+            (
+                |r| drop(r.publish_context.insert(SUBSYSTEM_KEY.into(), "nqn.2026-01.io.cleat:pvc-2".into())),
+                "cleat.io/subsystem-nqn",
+                "pvc-2",
+            ),
+        ];
+        for (spoil, field, value) in cases {
+            let mut request = publish();
+            spoil(&mut request);
+            let error = Publish::check(&request, &prefix()).unwrap_err().to_string();
+            assert!(error.contains(field) && error.contains(value), "{field}: {error}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! The ledger: the highest epoch that this node has seen per volume, on disk, so that no message of an older grant
+//! ever changes who can write.
+//!
+//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`]). Comes in: the epochs of
+//! Attach, Detach and Revoke. Goes out: a ruling, and a durable record made before the thing it permits.
+//!
+//! Always holds:
+//! - An epoch never goes down, and an ended one never becomes un-ended.
+//! - What cannot be read is never taken for "nothing seen": the volume is refused until a person has looked.
+//! - `may_have_written` is at all times a superset of the portals over which this node can have written under the
+//!   grant, so that a controller that vanished by itself is not forgotten when the grant ends.
+
+pub mod files;
+pub mod rules;
+
+use cleat_host::readiness::PathPolicy;
+use cleat_host::{NamespaceIdentity, Portal};
+use cleat_proto::cleat::v1 as wire;
+use serde::{Deserialize, Serialize};
+
+use crate::name::Epoch;
+
+pub use files::{Ledger, LedgerError};
+
+/// The state at deletion of a controller that the kernel took away before we could look.
+pub const STATE_GONE: &str = "gone";
+/// The state at deletion of a controller whose deletion was begun by an agent that did not live to note it.
+pub const STATE_UNKNOWN: &str = "unknown";
+
+/// What an Attach grants: how the device is reached and what must be found there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Where the subsystem listens; sorted, no duplicates, never empty.
+    pub portals: Vec<Portal>,
+    /// What the namespace must say of itself; empty where it is still to be learned.
+    pub identity: NamespaceIdentity,
+    /// Size of the device; 0 where it is not known yet.
+    pub size_bytes: u64,
+    /// Whether this node may only read.
+    pub read_only: bool,
+    /// How many paths make it ready.
+    pub policy: PathPolicy,
+}
+
+/// One controller that was deleted, or found to be gone, when a grant ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deletion {
+    /// The controller's name at that moment; empty where it was gone already.
+    pub controller: String,
+    /// The portal that it was connected to.
+    pub portal: String,
+    /// Its sysfs state right before the deletion, or [`STATE_GONE`], or [`STATE_UNKNOWN`].
+    pub state: String,
+}
+
+impl Deletion {
+    fn to_wire(&self) -> wire::DeletedController {
+        wire::DeletedController {
+            controller: self.controller.clone(),
+            portal: self.portal.clone(),
+            state_at_deletion: self.state.clone(),
+        }
+    }
+}
+
+/// Deletions as the wire has them.
+pub fn deletions_to_wire(deletions: &[Deletion]) -> Vec<wire::DeletedController> {
+    deletions.iter().map(Deletion::to_wire).collect()
+}
+
+/// What the ledger knows of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The highest epoch seen.
+    pub epoch: Epoch,
+    /// Whether a Detach or Revoke has ended it. Never goes back to false for the same epoch.
+    pub ended: bool,
+    /// The boot of this node under which the entry was written; what it says of controllers holds for that only.
+    pub boot_id: String,
+    /// What was granted; `None` where the epoch became known by its end.
+    pub grant: Option<Grant>,
+    /// The portals over which this node may have written under the grant.
+    pub may_have_written: Vec<Portal>,
+    /// What has been deleted since the grant began.
+    pub deletions: Vec<Deletion>,
+}
+
+impl Entry {
+    /// The proof of absence that this entry holds, where it holds one: the grant has ended, under this boot.
+    pub fn absence(&self, boot_id: &str) -> Option<wire::AbsentOutcome> {
+        (self.ended && self.boot_id == boot_id)
+            .then(|| wire::AbsentOutcome { deleted: deletions_to_wire(&self.deletions), times: None })
+    }
+}

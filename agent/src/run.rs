@@ -1,0 +1,203 @@
+//! The agent put together: from the command line to its end.
+//!
+//! Comes in: the arguments and the context of the process. Goes out: nothing but what its parts do. Start: identity,
+//! modules, ledger, a first look at the kernel, and only then the socket and the session. Stop: neither connects nor
+//! disconnects anything; operations under way get a moment to end.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_host::fabrics::{self, Fabrics};
+use cleat_host::identity::{HostIdentity, IdentitySource};
+use cleat_host::modules;
+use cleat_host::sysfs::{NativeMultipath, Sysfs};
+use cleat_host::uevents::{UeventListener, Uevents};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use cleat_runtime::unix::UnixIncoming;
+use cleat_runtime::{Context, Failure};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::args::{Args, Config};
+use crate::ledger::Ledger;
+use crate::session::outbox::Outbox;
+use crate::session::{Link, Session};
+use crate::volume::board::Board;
+use crate::volume::host::Host;
+use crate::volume::linux::Linux;
+use crate::volume::watch::Watch;
+use crate::volume::{Fleet, Identity, Shared, Times};
+use crate::{addresses, csi, metrics};
+
+/// How long operations that are under way get at the end.
+const SETTLE: Duration = Duration::from_secs(10);
+/// How long the first look at the kernel may take.
+const FIRST_LOOK: Duration = Duration::from_secs(30);
+
+/// Runs the agent until it is told to stop.
+///
+/// # Errors
+/// [`Failure`] with the exit code that says whether the configuration or the machine is to blame.
+pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
+    let config = args.into_config()?;
+    metrics::describe();
+    let sysfs = Sysfs::at(&config.roots.sysfs);
+    let identity = host_identity(&config, &sysfs).await?;
+    let fabrics = open_fabrics(&config, &sysfs).await?;
+    let addresses = storage_addresses(&config)?;
+    let ledger = Ledger::open(&config.state_dir).map_err(Failure::failed)?;
+    let hello = hello(&config, &identity, &sysfs, fabrics.name(), &addresses).await?;
+    tracing::info!(
+        node = %config.node_id, host_nqn = %identity.host_nqn, host_id = %identity.host_id, fabrics = fabrics.name(),
+        boot = identity.boot_id, kernel = identity.kernel_release, addresses = ?addresses, "this node"
+    );
+
+    let outbox = Arc::new(Outbox::default());
+    let (link, linked) = watch::channel(Link::Down);
+    let shared = Arc::new(shared(&config, &identity, ledger, Linux::new(fabrics, &config.roots)));
+    let fleet = Fleet::new(shared, outbox.clone(), linked);
+    let known = context.readiness.flag("kernel and ledger");
+    let looked = async {
+        fleet.load().map_err(Failure::failed)?;
+        fleet.sweep().await.map_err(Failure::failed)
+    };
+    tokio::time::timeout(FIRST_LOOK, looked)
+        .await
+        .map_err(|_| Failure::failed("the kernel's state and the ledger could not be read in time"))??;
+    known.set(true);
+
+    let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
+    let session = Session {
+        endpoint: config.endpoint,
+        hello,
+        prefix: config.prefix,
+        node: Arc::new(fleet.clone()),
+        outbox,
+        link,
+        ready: context.readiness.flag("session with the controller"),
+    };
+    // The monitor lives as long as the watch does.
+    let (_uevents, events) = listen();
+    let parts =
+        Parts { fleet, incoming, session, events, driver_name: config.driver_name, node_id: config.node_id };
+    parts.run(context.stop).await
+}
+
+/// What runs until the end.
+struct Parts<H> {
+    fleet: Fleet<H>,
+    incoming: UnixIncoming,
+    session: Session<Fleet<H>>,
+    events: Option<UeventListener>,
+    driver_name: String,
+    node_id: crate::name::NodeId,
+}
+
+impl<H: Host> Parts<H> {
+    async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let watching = tokio::spawn(Watch::new(self.fleet.clone(), self.events).run(stop.clone()));
+        let talking = tokio::spawn(self.session.run(stop.clone()));
+        let (fleet, driver_name, node_id) = (self.fleet.clone(), self.driver_name, self.node_id);
+        let served = csi::serve(self.incoming, driver_name, node_id, fleet, stop.clone()).await;
+        // Whatever ended it, the rest ends with it: half an agent is worse than one that is started again.
+        stop.cancel();
+        let (watched, talked) = tokio::join!(watching, talking);
+        self.fleet.settle(SETTLE).await;
+        served.map_err(Failure::failed)?;
+        watched.and(talked).map_err(Failure::failed)
+    }
+}
+
+async fn host_identity(config: &Config, sysfs: &Sysfs) -> Result<HostIdentity, Failure> {
+    let source = IdentitySource::at(&config.nvme_dir, &config.roots.proc);
+    let identity = source.load_or_make().map_err(Failure::failed)?;
+    if identity.uuid_differs {
+        tracing::warn!(
+            host_nqn = %identity.host_nqn, host_id = %identity.host_id,
+            "the host NQN carries another UUID than the host id; they are used as they are"
+        );
+    }
+    let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
+    identity.check_against(&topology).map_err(Failure::failed)?;
+    if topology.multipath != NativeMultipath::On {
+        tracing::warn!(
+            multipath = ?topology.multipath,
+            "native multipath is off: a volume with several paths needs a dm-multipath map to become ready"
+        );
+    }
+    Ok(identity)
+}
+
+async fn open_fabrics(config: &Config, sysfs: &Sysfs) -> Result<Arc<dyn Fabrics>, Failure> {
+    let device = config.roots.dev.join("nvme-fabrics");
+    modules::ensure_nvme_tcp(sysfs, &device, Path::new("modprobe")).await.map_err(Failure::failed)?;
+    fabrics::open(config.fabrics, &device, Path::new("nvme"), sysfs).await.map_err(Failure::failed)
+}
+
+fn storage_addresses(config: &Config) -> Result<Vec<IpAddr>, Failure> {
+    if !config.storage_addresses.is_empty() {
+        return Ok(config.storage_addresses.clone());
+    }
+    addresses::find(&config.roots.sysfs).map_err(Failure::config)
+}
+
+async fn hello(
+    config: &Config,
+    identity: &HostIdentity,
+    sysfs: &Sysfs,
+    fabrics: &str,
+    addresses: &[IpAddr],
+) -> Result<wire::Hello, Failure> {
+    let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
+    Ok(wire::Hello {
+        protocol: cleat_proto::SESSION_PROTOCOL,
+        node_id: config.node_id.to_string(),
+        identity: Some(wire::NodeIdentity {
+            host_nqn: identity.host_nqn.to_string(),
+            host_id: identity.host_id.to_string(),
+            storage_addresses: addresses.iter().map(ToString::to_string).collect(),
+            boot_id: identity.boot_id.clone(),
+        }),
+        capabilities: Some(wire::Capabilities {
+            kernel_release: identity.kernel_release.clone(),
+            fabrics: fabrics.to_owned(),
+            native_multipath: topology.multipath == NativeMultipath::On,
+            nqn_prefix: config.prefix.to_string(),
+        }),
+        agent_version: cleat_runtime::build_info(),
+    })
+}
+
+fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux) -> Shared<Linux> {
+    Shared {
+        host: Arc::new(host),
+        ledger,
+        board: Board::default(),
+        identity: Identity {
+            host_nqn: identity.host_nqn.clone(),
+            host_id: identity.host_id,
+            boot_id: identity.boot_id.clone(),
+            prefix: config.prefix.clone(),
+            connect: config.connect,
+        },
+        times: Times { sweep: config.sweep_interval, stage: config.stage_wait, ..Times::default() },
+        events: watch::Sender::new(0),
+    }
+}
+
+/// Listens to the kernel. Without events everything still works, by looking from time to time.
+fn listen() -> (Option<Uevents>, Option<UeventListener>) {
+    match Uevents::start() {
+        Ok(uevents) => {
+            let listener = uevents.listen();
+            (Some(uevents), Some(listener))
+        }
+        Err(error) => {
+            tracing::error!(error = %Causes(&error), "no events from the kernel: watching by time alone");
+            (None, None)
+        }
+    }
+}

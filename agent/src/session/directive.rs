@@ -1,0 +1,280 @@
+//! Directives as they come in, checked once.
+//!
+//! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a result that names
+//! the field and the value, so that the controller's operation ends instead of waiting.
+
+use std::time::Duration;
+
+use cleat_host::readiness::PathPolicy;
+use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, Portal};
+use cleat_proto::cleat::v1 as wire;
+use tokio::time::Instant;
+
+use crate::ledger::Grant;
+use crate::metrics::DirectiveKind;
+use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
+use crate::volume::clause;
+
+/// Shortest and longest time that a directive may be given; outside it is a mistake of the sender.
+const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+/// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
+const MOST_PORTALS: usize = 16;
+
+/// What a directive asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Connect and prove.
+    Attach {
+        /// What is granted.
+        grant: Grant,
+        /// By when.
+        deadline: Instant,
+    },
+    /// End the grant unless the device is in use.
+    Detach {
+        /// By when.
+        deadline: Instant,
+    },
+    /// End the grant even under an open device.
+    Revoke {
+        /// By when.
+        deadline: Instant,
+    },
+    /// Look afresh.
+    Verify,
+}
+
+impl Ask {
+    /// The kind, for logs and metrics.
+    pub fn kind(&self) -> DirectiveKind {
+        match self {
+            Self::Attach { .. } => DirectiveKind::Attach,
+            Self::Detach { .. } => DirectiveKind::Detach,
+            Self::Revoke { .. } => DirectiveKind::Revoke,
+            Self::Verify => DirectiveKind::Verify,
+        }
+    }
+}
+
+/// One directive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Directive {
+    /// By which a repetition is known.
+    pub operation: OperationId,
+    /// About which volume.
+    pub volume: VolumeId,
+    /// Under which grant.
+    pub epoch: Epoch,
+    /// What to do.
+    pub ask: Ask,
+    /// When it came in.
+    pub received: Instant,
+}
+
+impl Directive {
+    /// The result of this directive with an outcome.
+    pub fn result(&self, outcome: wire::directive_result::Outcome) -> wire::DirectiveResult {
+        wire::DirectiveResult {
+            operation_id: self.operation.to_string(),
+            volume_id: self.volume.to_string(),
+            epoch: Some(self.epoch.to_wire()),
+            outcome: Some(outcome),
+        }
+    }
+}
+
+/// A field of a directive that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("field {field}: {problem}")]
+struct Invalid {
+    field: &'static str,
+    problem: String,
+}
+
+fn invalid(field: &'static str) -> impl FnOnce(&dyn std::fmt::Display) -> Invalid {
+    move |problem| Invalid { field, problem: problem.to_string() }
+}
+
+/// What comes out of a message of the controller.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A directive to carry out.
+    Directive(Box<Directive>),
+    /// One that cannot be carried out, answered at once.
+    Refused(Box<wire::DirectiveResult>),
+    /// No directive at all.
+    Other(wire::to_agent::Kind),
+}
+
+/// Checks a message of the controller.
+pub fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
+    use wire::to_agent::Kind;
+    let received = Instant::now();
+    let header = |operation: &str, volume: &str, epoch: Option<wire::Epoch>, ask: Result<Ask, Invalid>| {
+        let directive = || {
+            let problem = |field| move |error: crate::name::NameError| invalid(field)(&error);
+            Ok::<_, Invalid>(Directive {
+                operation: OperationId::parse(operation).map_err(problem("operation_id"))?,
+                volume: VolumeId::parse(volume).map_err(problem("volume_id"))?,
+                epoch: Epoch::from_wire(epoch).map_err(problem("epoch"))?,
+                ask: ask?,
+                received,
+            })
+        };
+        match directive() {
+            Ok(directive) => Parsed::Directive(Box::new(directive)),
+            Err(error) => Parsed::Refused(Box::new(wire::DirectiveResult {
+                operation_id: operation.to_owned(),
+                volume_id: volume.to_owned(),
+                epoch,
+                outcome: Some(wire::directive_result::Outcome::Failed(wire::FailedOutcome {
+                    unready: Some(wire::Unready {
+                        clause: clause::REQUEST.into(),
+                        message: error.to_string(),
+                    }),
+                    nothing_left: false,
+                })),
+            })),
+        }
+    };
+    match kind {
+        Kind::Attach(m) => header(&m.operation_id, &m.volume_id, m.epoch, attach(&m, prefix, received)),
+        Kind::Detach(m) => {
+            let ask = by(m.deadline_ms, received).map(|deadline| Ask::Detach { deadline });
+            header(&m.operation_id, &m.volume_id, m.epoch, ask)
+        }
+        Kind::Revoke(m) => {
+            let ask = by(m.deadline_ms, received).map(|deadline| Ask::Revoke { deadline });
+            header(&m.operation_id, &m.volume_id, m.epoch, ask)
+        }
+        Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
+        other @ (Kind::Welcome(_) | Kind::Heartbeat(_)) => Parsed::Other(other),
+    }
+}
+
+fn by(deadline_ms: u32, received: Instant) -> Result<Instant, Invalid> {
+    let deadline = Duration::from_millis(deadline_ms.into());
+    if !DEADLINES.contains(&deadline) {
+        return Err(Invalid {
+            field: "deadline_ms",
+            problem: format!("{deadline_ms} is not between 10 and 3600000"),
+        });
+    }
+    Ok(received + deadline)
+}
+
+fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Result<Ask, Invalid> {
+    let ours = VolumeId::parse(&message.volume_id).map(|volume| prefix.subsystem(&volume));
+    if let Ok(ours) = ours
+        && *ours.as_str() != message.subsystem_nqn
+    {
+        return Err(Invalid {
+            field: "subsystem_nqn",
+            problem: format!("{:?} is not this volume's, {ours}", message.subsystem_nqn),
+        });
+    }
+    let mut portals = Vec::new();
+    for portal in &message.portals {
+        portals.push(Portal::parse(portal).map_err(|error| invalid("portals")(&error))?);
+    }
+    portals.sort_unstable();
+    portals.dedup();
+    if portals.is_empty() || portals.len() > MOST_PORTALS {
+        let problem = format!("{} different portals, not 1 to {MOST_PORTALS}", portals.len());
+        return Err(Invalid { field: "portals", problem });
+    }
+    let policy = match message.path_policy() {
+        wire::PathPolicy::Unspecified | wire::PathPolicy::Any => PathPolicy::Any,
+        wire::PathPolicy::Quorum => PathPolicy::Quorum,
+        wire::PathPolicy::All => PathPolicy::All,
+    };
+    let uuid = optional(&message.namespace_uuid, NamespaceUuid::parse, "namespace_uuid")?;
+    let nguid = optional(&message.nguid, Nguid::parse, "nguid")?;
+    let grant = Grant {
+        portals,
+        identity: NamespaceIdentity { uuid, nguid },
+        size_bytes: message.size_bytes,
+        read_only: message.read_only,
+        policy,
+    };
+    Ok(Ask::Attach { grant, deadline: by(message.deadline_ms, received)? })
+}
+
+fn optional<T, E: std::fmt::Display>(
+    text: &str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    field: &'static str,
+) -> Result<Option<T>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some).map_err(|error| invalid(field)(&error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use wire::to_agent::Kind;
+
+    fn prefix() -> NqnPrefix {
+        NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap()
+    }
+
+    fn message() -> wire::Attach {
+        wire::Attach {
+            operation_id: "op-1-1".into(),
+            volume_id: "pvc-1".into(),
+            epoch: Some(wire::Epoch { term: 1, seq: 1 }),
+            subsystem_nqn: "nqn.2026-01.io.cleat:pvc-1".into(),
+            portals: vec!["10.0.2.1:4420".into(), "10.0.1.1:4420".into(), "10.0.1.1:4420".into()],
+            deadline_ms: 5000,
+            ..wire::Attach::default()
+        }
+    }
+
+    #[test]
+    fn a_good_attach_has_its_portals_in_order_and_once() {
+        let Parsed::Directive(directive) = parse(Kind::Attach(message()), &prefix()) else {
+            panic!("refused")
+        };
+        let Ask::Attach { grant, .. } = directive.ask else { panic!("not an attach") };
+        assert_eq!(
+            grant.portals.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["10.0.1.1:4420", "10.0.2.1:4420"]
+        );
+        assert!(grant.identity.is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_answered_with_the_field_and_the_value() {
+        type Spoil = fn(&mut wire::Attach);
+        let cases: [(Spoil, &str, &str); 8] = [
+            (|m| m.volume_id = "../x".into(), "volume_id", "../x"),
+            (|m| m.epoch = None, "epoch", "must be given"),
+            (|m| m.subsystem_nqn = "nqn.2026-01.io.cleat:pvc-2".into(), "subsystem_nqn", "pvc-2"),
+            (|m| m.subsystem_nqn = "nqn.2014-08.org.boot:disk".into(), "subsystem_nqn", "boot"),
+            (|m| m.portals.clear(), "portals", "0 different"),
+            (|m| m.portals = vec!["storage:4420".into()], "portals", "storage"),
+            (|m| m.namespace_uuid = "x".into(), "namespace_uuid", "\"x\""),
+            (|m| m.deadline_ms = 0, "deadline_ms", "0 is not"),
+        ];
+        for (spoil, field, value) in cases {
+            let mut message = message();
+            spoil(&mut message);
+            let Parsed::Refused(result) = parse(Kind::Attach(message), &prefix()) else { panic!("{field}") };
+            assert_eq!(result.operation_id, "op-1-1");
+            let Some(wire::directive_result::Outcome::Failed(failed)) = result.outcome else {
+                panic!("{field}")
+            };
+            let unready = failed.unready.unwrap();
+            assert_eq!(unready.clause, clause::REQUEST);
+            assert!(
+                unready.message.contains(field) && unready.message.contains(value),
+                "{}",
+                unready.message
+            );
+            assert!(!failed.nothing_left);
+        }
+    }
+}

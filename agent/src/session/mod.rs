@@ -1,0 +1,138 @@
+//! The session with the controller: one stream, dialled by the agent, dialled again whenever it ends.
+//!
+//! Comes in: directives. Goes out: who this node is, all that its kernel holds, every change of it, and the results
+//! of directives.
+//!
+//! Always holds:
+//! - The controller hears the whole inventory, read from the kernel, before anything else of a session.
+//! - Losing a session touches no device; results that may not have been read are sent again on the next one.
+//! - Silence counts as loss, on both sides, after the time that the controller named in its Welcome.
+
+pub mod directive;
+pub mod outbox;
+mod stream;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use cleat_runtime::readiness::ReadyFlag;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Endpoint;
+
+use crate::metrics::{self, SessionEnd};
+use crate::name::NqnPrefix;
+use crate::volume::board::Board;
+use directive::Directive;
+use outbox::Outbox;
+
+/// Delay before the first redial; doubled each time that no session was established.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// Longest delay between two dials: a controller that comes back should not wait long for its nodes.
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// What the session needs of the rest of the agent.
+pub trait Node: Send + Sync + 'static {
+    /// Reads the kernel afresh and returns the state of every volume.
+    ///
+    /// # Errors
+    /// A text that says what could not be read: without a whole inventory there is no session.
+    fn inventory(&self) -> impl Future<Output = Result<Vec<wire::VolumeState>, String>> + Send;
+
+    /// Starts a directive, or joins the operation of the same id; its results go to the outbox.
+    fn submit(&self, directive: Directive);
+
+    /// Where changes of state are heard of.
+    fn board(&self) -> &Board;
+}
+
+/// Whether a session is established, and since when it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Link {
+    /// Established.
+    Up,
+    /// Not established.
+    Down,
+}
+
+/// All that a session needs.
+pub struct Session<N> {
+    /// Where the controller is, with keepalive and TLS set.
+    pub endpoint: Endpoint,
+    /// Who this node is.
+    pub hello: wire::Hello,
+    /// Only volumes under it are ours.
+    pub prefix: NqnPrefix,
+    /// The rest of the agent.
+    pub node: Arc<N>,
+    /// Results to deliver.
+    pub outbox: Arc<Outbox>,
+    /// Told whether a session is established.
+    pub link: watch::Sender<Link>,
+    /// Up while a session is established.
+    pub ready: ReadyFlag,
+}
+
+impl<N: Node> Session<N> {
+    /// Keeps a session with the controller until told to stop.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut delay = FIRST_DELAY;
+        while !stop.is_cancelled() {
+            let mut established = false;
+            let ended = tokio::select! {
+                ended = stream::once(&self, &mut established) => ended,
+                () = stop.cancelled() => stream::Ended::stopping(),
+            };
+            self.down(&ended);
+            if established {
+                delay = FIRST_DELAY;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(jittered(delay)) => {}
+                () = stop.cancelled() => break,
+            }
+            delay = (delay * 2).min(LONGEST_DELAY);
+        }
+    }
+
+    /// A session is established: its inventory is on the stream.
+    fn up(&self, welcome: &wire::Welcome) {
+        tracing::info!(
+            session = welcome.session_id,
+            term = welcome.term,
+            "session with the controller established"
+        );
+        metrics::session_up(true);
+        self.link.send_replace(Link::Up);
+        self.ready.set(true);
+    }
+
+    fn down(&self, ended: &stream::Ended) {
+        metrics::session_up(false);
+        metrics::session_ended(ended.kind());
+        let was = self.link.send_replace(Link::Down);
+        self.ready.set(false);
+        match ended.kind() {
+            SessionEnd::Stopping => tracing::info!("session ended: stopping"),
+            _ if was == Link::Up => {
+                tracing::warn!(reason = %Causes(ended), "session with the controller lost")
+            }
+            _ => tracing::warn!(reason = %Causes(ended), "no session with the controller"),
+        }
+    }
+}
+
+/// Three quarters to five quarters of a delay, so that the nodes of a cluster do not all dial at once.
+fn jittered(delay: Duration) -> Duration {
+    // The low half of a random UUID is random in all but two bits; no other source of chance is needed here.
+    let (_, random) = uuid::Uuid::new_v4().as_u64_pair();
+    let half = delay.as_millis() as u64 / 2;
+    delay * 3 / 4 + Duration::from_millis(if half == 0 { 0 } else { random % half })
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,148 @@
+//! The outbox: results of directives, kept until the controller must have read them.
+//!
+//! Comes in: results, whenever an operation has one. Goes out: to the session of the moment, in order.
+//!
+//! The protocol has no acknowledgement; delivery is told so: a result that was put on a stream, on which the
+//! controller still talks to us a whole silence deadline later, has been read, since a controller that had heard
+//! nothing for so long would have dropped the stream. Everything younger is sent again on the next stream. The
+//! controller knows results by operation id, so twice does no harm.
+//!
+//! Always holds: at most one result per operation (a later one replaces a Pending), and a bounded number in all.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleat_proto::cleat::v1::DirectiveResult;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// Most results that are kept; past it the oldest goes. The inventory of the next session still tells the truth of
+/// its volume.
+const CAPACITY: usize = 4096;
+
+/// Results that wait to be delivered.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    items: Mutex<VecDeque<Item>>,
+    arrived: Notify,
+}
+
+#[derive(Debug)]
+struct Item {
+    result: DirectiveResult,
+    /// When it was put on the present stream; `None` if it was not yet.
+    sent: Option<Instant>,
+}
+
+impl Outbox {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Item>> {
+        // Every operation on the queue is whole before anything could panic.
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a result in; it replaces an earlier one of the same operation.
+    pub fn push(&self, result: DirectiveResult) {
+        let mut items = self.lock();
+        items.retain(|item| item.result.operation_id != result.operation_id);
+        if items.len() >= CAPACITY
+            && let Some(oldest) = items.pop_front()
+        {
+            tracing::error!(
+                operation = oldest.result.operation_id,
+                volume = oldest.result.volume_id,
+                "more than {CAPACITY} results could not be delivered: dropping the oldest"
+            );
+        }
+        items.push_back(Item { result, sent: None });
+        drop(items);
+        self.arrived.notify_one();
+    }
+
+    /// A new stream begins: what was put on an earlier one and may not have been read is to be sent again.
+    pub fn rewind(&self) {
+        for item in self.lock().iter_mut() {
+            item.sent = None;
+        }
+        self.arrived.notify_one();
+    }
+
+    /// Waits for the next result that is not on the present stream yet, and marks it as sent. Cancel safe: a result
+    /// is marked only when this returns it.
+    pub async fn next(&self) -> DirectiveResult {
+        loop {
+            let arrived = self.arrived.notified();
+            if let Some(item) = self.lock().iter_mut().find(|item| item.sent.is_none()) {
+                item.sent = Some(Instant::now());
+                return item.result.clone();
+            }
+            arrived.await;
+        }
+    }
+
+    /// The controller was heard: what has been on the stream for longer than `silence_deadline` was read.
+    pub fn heard(&self, silence_deadline: Duration) {
+        self.lock().retain(|item| item.sent.is_none_or(|sent| sent.elapsed() <= silence_deadline));
+    }
+
+    /// How many results are kept.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether nothing is kept.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(10);
+
+    fn result(operation: &str, volume: &str) -> DirectiveResult {
+        DirectiveResult {
+            operation_id: operation.into(),
+            volume_id: volume.into(),
+            ..DirectiveResult::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_result_is_sent_again_on_the_next_stream_until_it_must_have_been_read() {
+        let outbox = Outbox::default();
+        outbox.push(result("op-1", "a"));
+        assert_eq!(outbox.next().await.operation_id, "op-1");
+        outbox.heard(SILENCE);
+        outbox.rewind();
+        assert_eq!(outbox.next().await.operation_id, "op-1");
+        tokio::time::advance(SILENCE * 2).await;
+        outbox.heard(SILENCE);
+        assert!(outbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_final_result_replaces_the_pending_one() {
+        let outbox = Outbox::default();
+        outbox.push(result("op-1", "pending"));
+        outbox.push(result("op-2", "other"));
+        outbox.push(result("op-1", "final"));
+        assert_eq!(outbox.len(), 2);
+        assert_eq!(outbox.next().await.volume_id, "other");
+        assert_eq!(outbox.next().await.volume_id, "final");
+    }
+
+    #[tokio::test]
+    async fn waiting_ends_when_a_result_arrives() {
+        let outbox = std::sync::Arc::new(Outbox::default());
+        let waiting = tokio::spawn({
+            let outbox = outbox.clone();
+            async move { outbox.next().await }
+        });
+        tokio::task::yield_now().await;
+        outbox.push(result("op-3", "c"));
+        assert_eq!(waiting.await.expect("no panic").operation_id, "op-3");
+    }
+}

@@ -1,0 +1,240 @@
+//! One session, from dial to end.
+//!
+//! Order on the stream: Hello → Welcome → Inventory → anything. Comes in: messages of the controller. Goes out: why
+//! the session ended.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1::agent_session_client::AgentSessionClient;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+use wire::from_agent::Kind as Say;
+use wire::to_agent::Kind as Hear;
+
+use super::directive::{Parsed, parse};
+use super::{Node, Session};
+use crate::metrics::SessionEnd;
+use crate::volume::board::differs;
+
+/// How long the dial, the Welcome and the inventory may take, each.
+const STEP: Duration = Duration::from_secs(10);
+/// Messages that may wait for the transport; past it the sender waits, and the silence deadline watches it.
+const QUEUE: usize = 64;
+/// Bounds of what a Welcome may ask for; outside it is no part of the protocol.
+const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
+/// Counters of writes move all the time; they are told at most so often.
+const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Ended {
+    #[error("the controller cannot be reached")]
+    Unreachable(#[source] tonic::transport::Error),
+    #[error("the controller did not accept the session: {} ({:?})", .0.message(), .0.code())]
+    Refused(tonic::Status),
+    #[error("the controller gave no {0} in time")]
+    NoAnswer(&'static str),
+    #[error("the controller broke the protocol: {0}")]
+    Protocol(String),
+    #[error("the controller was silent for {0:?}")]
+    Silent(Duration),
+    #[error("the stream failed: {} ({:?})", .0.message(), .0.code())]
+    Broken(tonic::Status),
+    #[error("the controller closed the stream")]
+    Closed,
+    #[error("the inventory could not be made: {0}")]
+    Inventory(String),
+    #[error("the agent stops")]
+    Stopping,
+}
+
+impl Ended {
+    pub(super) fn stopping() -> Self {
+        Self::Stopping
+    }
+
+    pub(super) fn kind(&self) -> SessionEnd {
+        match self {
+            Self::Unreachable(_) => SessionEnd::Unreachable,
+            Self::Refused(_) | Self::Protocol(_) | Self::Inventory(_) => SessionEnd::Refused,
+            Self::NoAnswer(_) | Self::Silent(_) => SessionEnd::Silent,
+            Self::Broken(_) | Self::Closed => SessionEnd::Closed,
+            Self::Stopping => SessionEnd::Stopping,
+        }
+    }
+}
+
+/// The two times that a Welcome sets.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    heartbeat: Duration,
+    silence: Duration,
+}
+
+impl Pace {
+    fn of(welcome: &wire::Welcome) -> Result<Self, Ended> {
+        let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
+        let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
+        if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
+            return Err(Ended::Protocol(format!(
+                "heartbeats every {heartbeat:?} with a silence deadline of {silence:?}"
+            )));
+        }
+        Ok(Self { heartbeat, silence })
+    }
+}
+
+/// Runs one session to its end. `established` becomes true once its inventory is on the stream.
+pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut bool) -> Ended {
+    match talk(session, established).await {
+        Err(ended) => ended,
+        Ok(never) => match never {},
+    }
+}
+
+async fn talk<N: Node>(
+    session: &Session<N>,
+    established: &mut bool,
+) -> Result<std::convert::Infallible, Ended> {
+    let (say, queue) = mpsc::channel(QUEUE);
+    let channel = timeout(STEP, session.endpoint.connect())
+        .await
+        .map_err(|_| Ended::NoAnswer("connection"))?
+        .map_err(Ended::Unreachable)?;
+    // Hello is on the queue before the call: a server need not answer before it has read it.
+    send(&say, Say::Hello(session.hello.clone())).await?;
+    let mut client = AgentSessionClient::new(channel);
+    let mut hear = timeout(STEP, client.session(ReceiverStream::new(queue)))
+        .await
+        .map_err(|_| Ended::NoAnswer("answer to Hello"))?
+        .map_err(Ended::Refused)?
+        .into_inner();
+    let welcome = welcome(&mut hear).await?;
+    let pace = Pace::of(&welcome)?;
+
+    // Changes are listened for before the inventory is read, so that none falls between.
+    let changes = session.node.board().changes();
+    let volumes = timeout(pace.silence.max(STEP), session.node.inventory())
+        .await
+        .map_err(|_| Ended::Inventory("it took too long".into()))?
+        .map_err(Ended::Inventory)?;
+    let told = volumes.iter().map(|state| (state.volume_id.clone(), state.clone())).collect();
+    send(&say, Say::Inventory(wire::Inventory { volumes })).await?;
+    session.outbox.rewind();
+    *established = true;
+    session.up(&welcome);
+    let mut stream = Stream { session, say, pace, told, heard: Instant::now(), beats: 0 };
+    stream.run(hear, changes).await
+}
+
+async fn welcome(hear: &mut Streaming<wire::ToAgent>) -> Result<wire::Welcome, Ended> {
+    let first = timeout(STEP, hear.message()).await.map_err(|_| Ended::NoAnswer("Welcome"))?;
+    match first.map_err(Ended::Refused)?.ok_or(Ended::Closed)?.kind {
+        Some(Hear::Welcome(welcome)) => Ok(welcome),
+        other => Err(Ended::Protocol(format!("the first message is not Welcome but {other:?}"))),
+    }
+}
+
+async fn send(say: &mpsc::Sender<wire::FromAgent>, kind: Say) -> Result<(), Ended> {
+    // A closed queue means that the transport has dropped the stream; its own end follows, or this is it.
+    say.send(wire::FromAgent { kind: Some(kind) }).await.map_err(|_| Ended::Closed)
+}
+
+/// An established session.
+struct Stream<'a, N> {
+    session: &'a Session<N>,
+    say: mpsc::Sender<wire::FromAgent>,
+    pace: Pace,
+    /// What the controller was last told of each volume.
+    told: BTreeMap<String, wire::VolumeState>,
+    heard: Instant,
+    beats: u64,
+}
+
+impl<N: Node> Stream<'_, N> {
+    async fn run(
+        &mut self,
+        mut hear: Streaming<wire::ToAgent>,
+        mut changes: tokio::sync::watch::Receiver<u64>,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let mut heartbeat = interval_at(Instant::now() + self.pace.heartbeat, self.pace.heartbeat);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut minor = interval_at(Instant::now() + MINOR_CHANGES_EVERY, MINOR_CHANGES_EVERY);
+        minor.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        changes.mark_changed();
+        loop {
+            let silent = self.heard + self.pace.silence;
+            // One thing at a time, and whatever it is, not past the silence deadline: a controller that reads
+            // nothing any more would else hold us in a send for ever.
+            tokio::select! {
+                message = hear.message() => self.take(message.map_err(Ended::Broken)?.ok_or(Ended::Closed)?)?,
+                result = self.session.outbox.next() => {
+                    // A result may be older than the inventory, and carries the state of its time: what the
+                    // volume is now is told again after it.
+                    self.told.remove(&result.volume_id);
+                    self.bounded(silent, Say::Result(result)).await?;
+                    self.tell_changes(silent, false).await?;
+                }
+                changed = changes.changed() => {
+                    changed.map_err(|_| Ended::Stopping)?;
+                    self.tell_changes(silent, false).await?;
+                }
+                _ = minor.tick() => self.tell_changes(silent, true).await?,
+                _ = heartbeat.tick() => {
+                    self.beats += 1;
+                    self.bounded(silent, Say::Heartbeat(wire::Heartbeat { count: self.beats })).await?;
+                }
+                () = sleep_until(silent) => return Err(Ended::Silent(self.pace.silence)),
+            }
+        }
+    }
+
+    async fn bounded(&self, until: Instant, kind: Say) -> Result<(), Ended> {
+        match tokio::time::timeout_at(until, send(&self.say, kind)).await {
+            Ok(sent) => sent,
+            Err(_) => Err(Ended::Silent(self.pace.silence)),
+        }
+    }
+
+    /// Takes one message in. Never waits.
+    fn take(&mut self, message: wire::ToAgent) -> Result<(), Ended> {
+        self.heard = Instant::now();
+        self.session.outbox.heard(self.pace.silence);
+        // A kind that this version does not know: a newer controller must not rely on it being understood.
+        let Some(kind) = message.kind else { return Ok(()) };
+        match parse(kind, &self.session.prefix) {
+            Parsed::Directive(directive) => self.session.node.submit(*directive),
+            Parsed::Refused(result) => {
+                tracing::warn!(
+                    operation = result.operation_id,
+                    volume = result.volume_id,
+                    outcome = ?result.outcome,
+                    "directive refused"
+                );
+                self.session.outbox.push(*result);
+            }
+            Parsed::Other(Hear::Heartbeat(_)) => {}
+            Parsed::Other(other) => {
+                return Err(Ended::Protocol(format!("{other:?} in mid-session")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells every volume whose state is not what the controller was last told.
+    async fn tell_changes(&mut self, until: Instant, minor_too: bool) -> Result<(), Ended> {
+        for state in self.session.node.board().all() {
+            let told = self.told.get(&state.volume_id);
+            let news = told.is_none_or(|told| if minor_too { *told != state } else { differs(told, &state) });
+            if news {
+                self.bounded(until, Say::Delta(state.clone())).await?;
+                self.told.insert(state.volume_id.clone(), state);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! An agent without sockets around a kernel made of memory.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_host::fabrics::ConnectOptions;
+use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
+use cleat_proto::cleat::v1 as wire;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use wire::directive_result::Outcome;
+
+use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
+use crate::ledger::{Entry, Grant, Ledger};
+use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
+use crate::session::directive::{Ask, Directive};
+use crate::session::outbox::Outbox;
+use crate::session::{Link, Node as _};
+use crate::volume::board::Board;
+use crate::volume::{Fleet, Identity, Shared, Times};
+
+pub(crate) const BOOT: &str = "boot-1";
+/// Longest that a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Agent {
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) fleet: Fleet<Kernel>,
+    pub(crate) outbox: Arc<Outbox>,
+    _link: watch::Sender<Link>,
+    operations: std::sync::atomic::AtomicU32,
+}
+
+pub(crate) fn volume() -> VolumeId {
+    VolumeId::parse("v").unwrap()
+}
+
+pub(crate) fn epoch(seq: u64) -> Epoch {
+    Epoch::new(1, seq).unwrap()
+}
+
+pub(crate) fn grant(portals: &[u8]) -> Grant {
+    Grant {
+        portals: portals.iter().copied().map(portal).collect(),
+        identity: NamespaceIdentity { uuid: NamespaceUuid::parse(UUID).ok(), nguid: None },
+        size_bytes: super::kernel::SIZE,
+        read_only: false,
+        policy: cleat_host::readiness::PathPolicy::Any,
+    }
+}
+
+impl Agent {
+    /// A new process on a machine: `kernel` and `dir` are what survives one.
+    pub(crate) fn start(kernel: &Arc<Kernel>, dir: &Path, boot: &str) -> Self {
+        let identity = Identity {
+            host_nqn: HostNqn::parse(HOST).unwrap(),
+            host_id: HostId::parse(HOST_ID).unwrap(),
+            boot_id: boot.to_owned(),
+            prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
+            connect: ConnectOptions::default(),
+        };
+        let times = Times {
+            poll: Duration::from_millis(5),
+            stragglers: Duration::from_millis(50),
+            stage: Duration::from_millis(300),
+            turn: Duration::from_millis(200),
+            ..Times::default()
+        };
+        let shared = Shared {
+            host: kernel.clone(),
+            ledger: Ledger::open(dir).unwrap(),
+            board: Board::default(),
+            identity,
+            times,
+            events: watch::Sender::new(0),
+        };
+        let outbox = Arc::new(Outbox::default());
+        let (link, linked) = watch::channel(Link::Up);
+        let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);
+        fleet.load().unwrap();
+        Self { kernel: kernel.clone(), fleet, outbox, _link: link, operations: Default::default() }
+    }
+
+    pub(crate) fn directive(&self, seq: u64, ask: Ask) -> Directive {
+        let number = self.operations.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Directive {
+            operation: OperationId::parse(&format!("op-1-{number}")).unwrap(),
+            volume: volume(),
+            epoch: epoch(seq),
+            ask,
+            received: Instant::now(),
+        }
+    }
+
+    pub(crate) fn submit(&self, directive: &Directive) {
+        self.fleet.submit(directive.clone());
+    }
+
+    /// The next result, whatever it is about.
+    pub(crate) async fn result(&self) -> wire::DirectiveResult {
+        timeout(PATIENCE, self.outbox.next()).await.expect("no result")
+    }
+
+    pub(crate) async fn ask(&self, seq: u64, ask: Ask) -> Outcome {
+        let directive = self.directive(seq, ask);
+        self.submit(&directive);
+        let result = self.result().await;
+        assert_eq!(result.operation_id, directive.operation.to_string());
+        result.outcome.unwrap()
+    }
+
+    pub(crate) async fn attach(&self, seq: u64, grant: Grant) -> Outcome {
+        self.attach_by(seq, grant, PATIENCE).await
+    }
+
+    pub(crate) async fn attach_by(&self, seq: u64, grant: Grant, by: Duration) -> Outcome {
+        self.ask(seq, Ask::Attach { grant, deadline: Instant::now() + by }).await
+    }
+
+    pub(crate) async fn detach(&self, seq: u64) -> Outcome {
+        self.ask(seq, Ask::Detach { deadline: Instant::now() + PATIENCE }).await
+    }
+
+    pub(crate) async fn revoke(&self, seq: u64) -> Outcome {
+        self.ask(seq, Ask::Revoke { deadline: Instant::now() + PATIENCE }).await
+    }
+
+    pub(crate) async fn ready(&self, seq: u64, portals: &[u8]) -> wire::VolumeState {
+        match self.attach(seq, grant(portals)).await {
+            Outcome::Ready(ready) => ready.state.unwrap(),
+            other => panic!("not ready: {other:?}"),
+        }
+    }
+
+    pub(crate) async fn entry(&self) -> Option<Entry> {
+        self.fleet.shared().ledger.load(&volume()).await.unwrap()
+    }
+
+    /// The state in a fresh inventory.
+    pub(crate) async fn state(&self) -> wire::VolumeState {
+        let states = self.fleet.inventory().await.unwrap();
+        states.into_iter().find(|state| state.volume_id == "v").expect("the volume is known")
+    }
+}

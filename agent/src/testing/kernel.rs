@@ -1,0 +1,401 @@
+//! A kernel made of memory: subsystems behind portals, controllers, one device per subsystem, users, mounts.
+//!
+//! It plays `cleat_host`'s part, so what it shows has the real types, and the real predicate judges it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
+use cleat_host::fabrics::{
+    ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DisconnectError,
+    Disconnected, Fabrics, Pending, Target,
+};
+use cleat_host::readiness::{Expectation, evaluate, select};
+use cleat_host::sysfs::{
+    Address, AnaState, Controller, Incarnation, Namespace, NamespaceKind, NativeMultipath,
+    SubsystemNamespace, SubsystemView, SysfsError, Topology,
+};
+use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
+use tokio::sync::watch;
+
+use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
+
+pub(crate) const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111";
+pub(crate) const HOST_ID: &str = "11111111-1111-1111-1111-111111111111";
+pub(crate) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+pub(crate) const SIZE: u64 = 64 << 20;
+
+pub(crate) fn portal(n: u8) -> Portal {
+    Portal::parse(&format!("10.0.{n}.1:4420")).unwrap()
+}
+
+pub(crate) fn nqn(volume: &str) -> SubsystemNqn {
+    SubsystemNqn::parse(&format!("nqn.2026-01.io.cleat:{volume}")).unwrap()
+}
+
+/// Controller `n` of volume `v`, connected to portal `at`.
+pub(crate) fn controller(n: u32, at: u8, state: &str) -> Controller {
+    made(n, &nqn("v"), portal(at), HOST, state)
+}
+
+fn made(n: u32, subsystem: &SubsystemNqn, portal: Portal, host: &str, state: &str) -> Controller {
+    Controller {
+        name: ControllerName::from_instance(n),
+        incarnation: Incarnation(u64::from(n) + 1000),
+        subsystem_nqn: Some(subsystem.to_string()),
+        subsystem: Some("nvme-subsys0".into()),
+        host_nqn: Some(host.to_owned()),
+        host_id: Some(HOST_ID.into()),
+        transport: Some("tcp".into()),
+        kind: Some("io".into()),
+        address: Some(Address {
+            raw: format!("traddr={},trsvcid={}", portal.ip(), portal.port()),
+            portal: Some(portal),
+            source: None,
+        }),
+        state: state.parse().unwrap(),
+        cntlid: Some(1),
+        numa_node: None,
+        queue_count: Some(5),
+        reconnect_delay_s: Some(1),
+        ctrl_loss_tmo: Some("600".into()),
+    }
+}
+
+/// A view of volume `v` with these controllers and a head over those that are live.
+pub(crate) fn view(controllers: Vec<Controller>) -> SubsystemView {
+    let world = World { controllers, ..World::default() };
+    world.topology().view(&nqn("v"))
+}
+
+/// How a portal answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Accept,
+    Refuse,
+    /// Holds the connect in the kernel until the answer changes.
+    Hang,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    pub(crate) controllers: Vec<Controller>,
+    pub(crate) answers: BTreeMap<Portal, Answer>,
+    /// What the target says of itself, by subsystem.
+    pub(crate) uuids: BTreeMap<String, String>,
+    pub(crate) sizes: BTreeMap<String, u64>,
+    pub(crate) read_only: bool,
+    pub(crate) reads_fail: bool,
+    pub(crate) users: Vec<String>,
+    pub(crate) users_unknown: bool,
+    pub(crate) sysfs_broken: bool,
+    /// Deletions wait until this is false.
+    pub(crate) deletions_hang: bool,
+    pub(crate) targets: BTreeMap<PathBuf, AtTarget>,
+    pub(crate) mounts_busy: bool,
+    pub(crate) connects: Vec<Portal>,
+    pub(crate) deleted: Vec<String>,
+    pub(crate) flushed: u32,
+    pub(crate) checks: u32,
+    next: u32,
+}
+
+impl World {
+    /// Sets how a portal answers.
+    pub(crate) fn answer(&mut self, at: u8, answer: Answer) {
+        self.answers.insert(portal(at), answer);
+    }
+
+    pub(crate) fn of(&self, volume: &str) -> Vec<String> {
+        let nqn = nqn(volume);
+        let ours = self.controllers.iter().filter(|one| one.subsystem_nqn.as_deref() == Some(nqn.as_str()));
+        ours.map(|one| one.name.to_string()).collect()
+    }
+
+    /// Sets the state of the controller of volume `v` at a portal.
+    pub(crate) fn set_state(&mut self, at: u8, state: &str) {
+        for one in self.controllers.iter_mut().filter(|one| one.portal() == Some(portal(at))) {
+            one.state = state.parse().unwrap();
+        }
+    }
+
+    /// A controller that was there before the agent.
+    pub(crate) fn connect(&mut self, subsystem: &str, at: u8, host: &str) -> String {
+        let subsystem = SubsystemNqn::parse(subsystem).unwrap();
+        let one = made(self.next, &subsystem, portal(at), host, "live");
+        self.next += 1;
+        self.controllers.push(one.clone());
+        one.name.to_string()
+    }
+
+    fn identity(&self, subsystem: &str) -> NamespaceIdentity {
+        let uuid = self.uuids.get(subsystem).map(String::as_str).unwrap_or(UUID);
+        NamespaceIdentity { uuid: NamespaceUuid::parse(uuid).ok(), nguid: None }
+    }
+
+    fn device(&self, subsystem: &str) -> Option<Namespace> {
+        let own: Vec<&Controller> =
+            self.controllers.iter().filter(|one| one.subsystem_nqn.as_deref() == Some(subsystem)).collect();
+        let first = own.first()?;
+        let number: u32 = first.name.as_str().trim_start_matches("nvme").parse().unwrap();
+        let paths = own
+            .iter()
+            .map(|one| cleat_host::sysfs::Path {
+                name: format!("{}c", one.name),
+                controller: one.name.clone(),
+                ana_state: Some(AnaState::Optimized),
+                size_bytes: None,
+                counters: None,
+            })
+            .collect();
+        Some(Namespace {
+            name: format!("nvme{number}n1"),
+            kind: NamespaceKind::Head { paths },
+            dev: DevT { major: 259, minor: number },
+            nsid: Some(1),
+            identity: self.identity(subsystem),
+            wwid: None,
+            size_bytes: self.sizes.get(subsystem).copied().unwrap_or(SIZE),
+            logical_block_bytes: Some(512),
+            read_only: self.read_only,
+            disk_sequence: None,
+            holders: Vec::new(),
+            counters: None,
+        })
+    }
+
+    pub(crate) fn topology(&self) -> Topology {
+        let nqns: BTreeSet<&str> =
+            self.controllers.iter().filter_map(|one| one.subsystem_nqn.as_deref()).collect();
+        let namespaces = nqns
+            .into_iter()
+            .filter_map(|nqn| {
+                Some(SubsystemNamespace { subsystem_nqn: nqn.to_owned(), namespace: self.device(nqn)? })
+            })
+            .collect();
+        Topology {
+            multipath: NativeMultipath::On,
+            controllers: self.controllers.clone(),
+            namespaces,
+            unreadable: Vec::new(),
+        }
+    }
+}
+
+/// The kernel. What changes in it wakes whoever waits.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    world: Mutex<World>,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { world: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+}
+
+impl Kernel {
+    pub(crate) fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap()
+    }
+
+    pub(crate) fn change(&self, change: impl FnOnce(&mut World)) {
+        change(&mut self.world());
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    async fn until<T>(&self, found: impl Fn(&mut World) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(found) = found(&mut self.world()) {
+                return found;
+            }
+            changed.changed().await.unwrap();
+        }
+    }
+
+    fn broken(&self) -> Result<(), SysfsError> {
+        match self.world().sysfs_broken {
+            false => Ok(()),
+            true => Err(SysfsError::List { path: "/sys".into(), source: std::io::Error::other("broken") }),
+        }
+    }
+}
+
+fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected, ConnectError>> {
+    let (portal, nqn) = (request.portal, request.subsystem.clone());
+    let there = world.controllers.iter().find(|one| {
+        one.portal() == Some(portal)
+            && one.subsystem_nqn.as_deref() == Some(nqn.as_str())
+            && one.host_nqn.as_deref() == Some(request.host_nqn.as_str())
+    });
+    if let Some(there) = there {
+        return Some(Ok(Connected { controller: there.clone(), adopted: true, took: Duration::ZERO }));
+    }
+    match world.answers.get(&portal).copied().unwrap_or(Answer::Accept) {
+        Answer::Hang => None,
+        Answer::Refuse => Some(Err(ConnectError::Refused {
+            subsystem: nqn,
+            portal,
+            failure: ConnectFailure::Unreachable,
+            hint: String::new(),
+            source: std::io::Error::from_raw_os_error(111),
+        })),
+        Answer::Accept => {
+            let one = made(world.next, &nqn, portal, request.host_nqn.as_str(), "live");
+            world.next += 1;
+            world.controllers.push(one.clone());
+            Some(Ok(Connected { controller: one, adopted: false, took: Duration::ZERO }))
+        }
+    }
+}
+
+impl Fabrics for Kernel {
+    fn connect<'a>(
+        &'a self,
+        request: &'a ConnectRequest,
+        _: Duration,
+    ) -> Pending<'a, Result<Connected, ConnectError>> {
+        Box::pin(async move {
+            self.world().connects.push(request.portal);
+            let dialled = self.until(|world| dial(world, request)).await;
+            self.changed.send_modify(|count| *count += 1);
+            dialled
+        })
+    }
+
+    fn disconnect<'a>(
+        &'a self,
+        target: &'a Target,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
+        Box::pin(async move {
+            let found = self.world().controllers.iter().find(|one| one.name == target.controller).cloned();
+            let gone = |how| Ok(Disconnected { controller: target.controller.clone(), how });
+            let Some(found) = found else { return gone(Deletion::AlreadyGone) };
+            assert_eq!(
+                found.subsystem_nqn.as_deref(),
+                Some(target.subsystem.as_str()),
+                "another's controller"
+            );
+            assert_eq!(found.host_nqn.as_deref(), Some(target.host_nqn.as_str()), "another's controller");
+            let state = found.state.clone();
+            let free = self.until(|world| (!world.deletions_hang).then_some(()));
+            if tokio::time::timeout(deadline, free).await.is_err() {
+                return Err(DisconnectError::StillDetaching {
+                    controller: target.controller.clone(),
+                    state: Some(state),
+                    since: deadline,
+                });
+            }
+            self.change(|world| {
+                world.controllers.retain(|one| one.name != target.controller);
+                world.deleted.push(target.controller.to_string());
+            });
+            gone(Deletion::Deleted(DeletionFacts {
+                state,
+                in_flight: Some(0),
+                portal: found.portal(),
+                took: Duration::ZERO,
+                io_timeout: Duration::from_secs(30),
+            }))
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+}
+
+impl Host for Kernel {
+    fn fabrics(&self) -> &dyn Fabrics {
+        self
+    }
+
+    fn topology(&self) -> Later<'_, Result<Topology, SysfsError>> {
+        Box::pin(async { self.broken().map(|()| self.world().topology()) })
+    }
+
+    fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
+        Box::pin(async { self.broken().map(|()| self.world().topology().view(nqn)) })
+    }
+
+    fn check<'a>(
+        &'a self,
+        expectation: &'a Expectation,
+        _: Duration,
+    ) -> Later<'a, Result<Checked, HostError>> {
+        Box::pin(async {
+            let mut world = self.world();
+            world.checks += 1;
+            let view = world.topology().view(&expectation.subsystem);
+            let selected = match select(&view, expectation) {
+                Ok(selected) => selected,
+                Err(unready) => return Ok(Err(unready)),
+            };
+            let read = || match world.reads_fail {
+                true => ReadFact::Failed { error: "Input/output error".into() },
+                false => ReadFact::Done { took: Duration::ZERO },
+            };
+            let path = PathBuf::from("/dev").join(&selected.device);
+            let io = IoFacts {
+                size_bytes: Some(selected.size_bytes),
+                read_only: Some(selected.read_only),
+                first_read: read(),
+                last_read: read(),
+                ..IoFacts::none(NodeFact::Verified { path, dev: selected.dev })
+            };
+            Ok(evaluate(&view, expectation, &io))
+        })
+    }
+
+    fn users<'a>(&'a self, _: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
+        Box::pin(async {
+            let world = self.world();
+            match world.users_unknown {
+                true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
+                false => Ok(world.users.clone()),
+            }
+        })
+    }
+
+    fn flush(&self, _: DevT, _: Duration) -> Later<'_, Result<(), HostError>> {
+        Box::pin(async {
+            self.world().flushed += 1;
+            Ok(())
+        })
+    }
+
+    fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>> {
+        Box::pin(async move {
+            let world = self.world();
+            let published = world.targets.iter().filter(|(_, at)| **at == AtTarget::Device(dev));
+            Ok(published.map(|(target, _)| target.clone()).collect())
+        })
+    }
+
+    fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>> {
+        Box::pin(async move { Ok(self.world().targets.get(target).cloned().unwrap_or(AtTarget::Nothing)) })
+    }
+
+    fn publish<'a>(&'a self, _: &'a Path, dev: DevT, target: &'a Path) -> Later<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            self.change(|world| drop(world.targets.insert(target.to_owned(), AtTarget::Device(dev))));
+            Ok(())
+        })
+    }
+
+    fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            if self.world().mounts_busy {
+                let busy = std::io::Error::from_raw_os_error(16);
+                return Err(HostError::new(format!("umount {}", target.display()), busy));
+            }
+            self.change(|world| drop(world.targets.remove(target)));
+            Ok(())
+        })
+    }
+}

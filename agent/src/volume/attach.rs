@@ -1,0 +1,449 @@
+//! Attach: connect every portal side by side, and prove that the device can be used.
+//!
+//! Comes in: a grant and a deadline. Goes out: Ready with the state and where the time went, or the clause that
+//! failed and whether anything is left.
+//!
+//! Always holds:
+//! - The epoch is on disk before the first connect.
+//! - What existed before is reused and never taken away; what a failed attach made is taken away again.
+//! - Ready is said only after the whole predicate held on one look.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cleat_host::Portal;
+use cleat_host::fabrics::ConnectFailure;
+use cleat_host::readiness::{Expectation, ReadyFacts, Unready, select};
+use cleat_host::sysfs::{SubsystemView, SysfsError};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use wire::directive_result::Outcome;
+
+use super::dials::Dialled;
+use super::host::Host;
+use super::plan::{Doomed, Step, Want, plan};
+use super::state::Activity;
+use super::{Volume, clause};
+use crate::ledger::rules::{AttachRuling, Stale, on_attach};
+use crate::ledger::{Entry, Grant, LedgerError};
+use crate::metrics::{self, AttachPhase};
+use crate::name::Epoch;
+
+/// First and longest pause before a portal that failed is tried again: a target that restarts, or whose access list
+/// is just being changed, is met soon; one that is down is not flooded.
+const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
+/// For how long a clause that does not heal by itself must go on failing before it is believed: sysfs shows a
+/// namespace in the making for some milliseconds.
+const CONTRADICTED: Duration = Duration::from_millis(300);
+/// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
+const CALL_BACK: Duration = Duration::from_secs(1);
+
+/// Why an attach did not end in Ready.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttachError {
+    #[error("the grant is over")]
+    Stale(#[source] Stale),
+    #[error("{0}")]
+    Conflict(String),
+    #[error("the grant could not be recorded")]
+    Ledger(#[from] LedgerError),
+    #[error("not ready: {}: {}", .unready.clause, .unready.message)]
+    NotReady { unready: wire::Unready, nothing_left: bool },
+}
+
+impl AttachError {
+    pub(super) fn outcome(self) -> Outcome {
+        let failed = |unready, nothing_left| {
+            Outcome::Failed(wire::FailedOutcome { unready: Some(unready), nothing_left })
+        };
+        match self {
+            Self::Stale(stale) => stale_outcome(stale),
+            Self::Conflict(text) => failed(clause::failed(clause::GRANT, text), false),
+            Self::Ledger(error) => failed(clause::failed(clause::LEDGER, Causes(&error)), false),
+            Self::NotReady { unready, nothing_left } => failed(unready, nothing_left),
+        }
+    }
+}
+
+/// A directive of the past, as the wire has it.
+pub(super) fn stale_outcome(stale: Stale) -> Outcome {
+    Outcome::StaleEpoch(wire::StaleEpochOutcome {
+        highest: Some(stale.highest.to_wire()),
+        ended: stale.ended,
+    })
+}
+
+/// Why connecting stopped.
+enum Stopped {
+    /// The deadline passed, or a clause that does not heal fails.
+    Failed(wire::Unready),
+    /// A later directive took its place.
+    Superseded,
+}
+
+/// What was proven, and when.
+struct Proven {
+    view: SubsystemView,
+    facts: ReadyFacts,
+    connected: Instant,
+    device: Instant,
+    checked: Instant,
+}
+
+impl<H: Host> Volume<H> {
+    /// Attaches under an epoch. The caller holds the gate.
+    pub(super) async fn attach(
+        &self,
+        epoch: Epoch,
+        grant: &Grant,
+        received: Instant,
+        deadline: Instant,
+    ) -> Result<wire::ReadyOutcome, AttachError> {
+        let before = self.record().await?;
+        let entry = match on_attach(before.as_ref(), epoch, grant, self.boot_id()) {
+            AttachRuling::Stale(stale) => return Err(AttachError::Stale(stale)),
+            AttachRuling::Conflict(text) => return Err(AttachError::Conflict(text)),
+            AttachRuling::Recorded => before.clone(),
+            AttachRuling::Record(entry) => {
+                self.keep(&entry).await?;
+                Some(entry)
+            }
+        };
+        let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch));
+        let mut run = Run::new(self, grant, deadline);
+        let stopped = run.until_proven(&under_way.token).await;
+        drop(under_way);
+        let written_before = written_before(before.as_ref(), self.boot_id());
+        match stopped {
+            Ok(proven) => {
+                let times = self.proven(epoch, grant, received, &proven);
+                if let Some(entry) = entry {
+                    self.note_connected(entry, &proven.view, &written_before).await?;
+                }
+                let state = self.report(&proven.view);
+                Ok(wire::ReadyOutcome { state: Some(state), times: Some(times) })
+            }
+            Err(Stopped::Superseded) => {
+                let unready = clause::failed(clause::SUPERSEDED, "a later directive took its place");
+                Err(AttachError::NotReady { unready, nothing_left: false })
+            }
+            Err(Stopped::Failed(unready)) => {
+                let made = std::mem::take(&mut run.made);
+                let nothing_left = self.undo(made).await;
+                if nothing_left && let Some(entry) = entry {
+                    self.note_unused(entry, written_before).await;
+                }
+                Err(AttachError::NotReady { unready, nothing_left })
+            }
+        }
+    }
+
+    fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
+        let token = CancellationToken::new();
+        let mut memory = self.memory();
+        if before != Some(epoch) {
+            memory.learned = None;
+        }
+        memory.failing = None;
+        memory.attaching = Some((epoch, token.clone()));
+        memory.activity = Activity::Connecting;
+        drop(memory);
+        UnderWay { volume: self, token }
+    }
+
+    fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> wire::AttachTimes {
+        let mut memory = self.memory();
+        memory.ready_under = Some(epoch);
+        if grant.identity.is_empty() {
+            memory.learned = Some(proven.facts.selected.identity);
+        }
+        drop(memory);
+        let connect = proven.connected.saturating_duration_since(received);
+        let device = proven.device.saturating_duration_since(proven.connected);
+        let checks = proven.checked.saturating_duration_since(proven.device);
+        metrics::attach_seconds(AttachPhase::Connect, connect);
+        metrics::attach_seconds(AttachPhase::Device, device);
+        metrics::attach_seconds(AttachPhase::Checks, checks);
+        metrics::attach_seconds(AttachPhase::Total, received.elapsed());
+        wire::AttachTimes {
+            connect_us: micros(connect),
+            device_us: micros(device),
+            checks_us: micros(checks),
+        }
+    }
+
+    /// Takes the portals off the record over which nothing can have been written, since none was ever connected.
+    async fn note_connected(
+        &self,
+        mut entry: Entry,
+        view: &SubsystemView,
+        written_before: &BTreeSet<Portal>,
+    ) -> Result<(), LedgerError> {
+        let mut written: BTreeSet<Portal> = self.dials.running();
+        written.extend(view.controllers.iter().filter_map(|controller| controller.portal()));
+        written.retain(|portal| entry.may_have_written.contains(portal));
+        written.extend(written_before);
+        let written: Vec<Portal> = written.into_iter().collect();
+        if entry.may_have_written == written {
+            return Ok(());
+        }
+        entry.may_have_written = written;
+        self.keep(&entry).await
+    }
+
+    /// After a failure that left nothing: nobody was told to use the device.
+    async fn note_unused(&self, mut entry: Entry, written_before: BTreeSet<Portal>) {
+        entry.may_have_written = written_before.into_iter().collect();
+        if let Err(error) = self.keep(&entry).await {
+            // The record then claims more than can have been written: safe, and told at the detach.
+            tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note that nothing was written");
+        }
+    }
+
+    /// Takes away what a failed attach made; whether it is proven that no controller of the subsystem is left.
+    async fn undo(&self, made: Vec<Doomed>) -> bool {
+        self.dials.call_back();
+        let quiet = timeout(CALL_BACK, self.dials.quiet()).await.is_ok();
+        for (doomed, gone) in self.delete(made).await {
+            if let Err(error) = gone {
+                tracing::error!(
+                    volume = %self.id, controller = %doomed.target.controller, error = %Causes(&error),
+                    "a failed attach could not take away what it made"
+                );
+            }
+        }
+        match self.look().await {
+            Ok(view) => {
+                self.report(&view);
+                quiet && view.is_proven_absent()
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Portals that may have been written over before this attach, under a grant that has not ended.
+fn written_before(before: Option<&Entry>, boot_id: &str) -> BTreeSet<Portal> {
+    let open = before.filter(|entry| !entry.ended && entry.boot_id == boot_id);
+    open.map(|entry| entry.may_have_written.iter().copied().collect()).unwrap_or_default()
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// While it lives, the volume counts as being connected, and a later directive can call the attach off.
+struct UnderWay<'a, H: Host> {
+    volume: &'a Volume<H>,
+    token: CancellationToken,
+}
+
+impl<H: Host> Drop for UnderWay<'_, H> {
+    fn drop(&mut self) {
+        let mut memory = self.volume.memory();
+        memory.attaching = None;
+        memory.activity = Activity::None;
+    }
+}
+
+/// One attach, between its first connect and its proof.
+struct Run<'a, H> {
+    volume: &'a Volume<H>,
+    grant: &'a Grant,
+    expectation: Expectation,
+    deadline: Instant,
+    /// Connects that were under way before: what they make is not this attach's.
+    inherited: BTreeSet<Portal>,
+    made: Vec<Doomed>,
+    failures: BTreeMap<Portal, Failure>,
+    /// Since when no connect has been under way.
+    connected: Option<Instant>,
+    /// Since when the structural clauses hold.
+    device: Option<Instant>,
+    contradicted: Option<Instant>,
+}
+
+struct Failure {
+    text: String,
+    pause: Duration,
+    again: Instant,
+}
+
+impl<'a, H: Host> Run<'a, H> {
+    fn new(volume: &'a Volume<H>, grant: &'a Grant, deadline: Instant) -> Self {
+        volume.dials.take_ended();
+        Self {
+            volume,
+            grant,
+            expectation: volume.expectation(grant),
+            deadline,
+            inherited: volume.dials.running(),
+            made: Vec::new(),
+            failures: BTreeMap::new(),
+            connected: None,
+            device: None,
+            contradicted: None,
+        }
+    }
+
+    async fn until_proven(&mut self, superseded: &CancellationToken) -> Result<Proven, Stopped> {
+        let mut events = self.volume.shared.events.subscribe();
+        let mut dialled = self.volume.dials.changes();
+        loop {
+            // Marked before the look: what happens during it wakes the wait.
+            events.mark_unchanged();
+            dialled.mark_unchanged();
+            let unready = match self.volume.look().await {
+                Ok(view) => match self.step(view).await {
+                    Ok(proven) => return Ok(*proven),
+                    Err(unready) => unready,
+                },
+                Err(error) => not_looked(&error),
+            };
+            let now = Instant::now();
+            if now >= self.deadline || self.is_contradicted(now, unready.heals) {
+                return Err(Stopped::Failed(self.explain(unready)));
+            }
+            let wake = self.next_wake(now);
+            tokio::select! {
+                _ = events.changed() => {}
+                _ = dialled.changed() => {}
+                () = sleep_until(wake) => {}
+                () = superseded.cancelled() => return Err(Stopped::Superseded),
+            }
+        }
+    }
+
+    /// One round: connect what is missing, judge what is there.
+    async fn step(&mut self, view: SubsystemView) -> Result<Box<Proven>, NotYet> {
+        self.note_ended();
+        self.dial(&view);
+        self.volume.report(&view);
+        let now = Instant::now();
+        let running = self.volume.dials.running();
+        if running.is_empty() {
+            self.connected.get_or_insert(now);
+        } else {
+            self.connected = None;
+        }
+        let selected = match select(&view, &self.expectation) {
+            Ok(selected) => selected,
+            Err(unready) => {
+                self.device = None;
+                return Err(NotYet::from(unready));
+            }
+        };
+        let device = *self.device.get_or_insert(now);
+        let complete = selected.live_paths.len() == self.grant.portals.len();
+        if !complete && now < device + self.volume.shared.times.stragglers {
+            return Err(NotYet::heals(clause::failed(
+                clause::CONNECT,
+                "the other portals are still waited for",
+            )));
+        }
+        let limit = self.volume.shared.times.check.min(self.deadline.saturating_duration_since(now));
+        match self.volume.shared.host.check(&self.expectation, limit.max(Duration::from_millis(50))).await {
+            Ok(Ok(facts)) => Ok(Box::new(Proven {
+                view,
+                facts,
+                connected: self.connected.unwrap_or(device).min(device),
+                device,
+                checked: Instant::now(),
+            })),
+            Ok(Err(unready)) => Err(NotYet::from(unready)),
+            Err(error) => Err(NotYet::heals(clause::failed(clause::LOOK, error.line()))),
+        }
+    }
+
+    fn note_ended(&mut self) {
+        for (portal, dialled) in self.volume.dials.take_ended() {
+            match dialled {
+                Dialled::Made(target) if !self.inherited.contains(&portal) => {
+                    self.failures.remove(&portal);
+                    self.made.push(Doomed { target, portal: portal.to_string() });
+                }
+                Dialled::Made(_) | Dialled::Adopted => drop(self.failures.remove(&portal)),
+                Dialled::Failed(error) => {
+                    let text = Causes(error.as_ref()).to_string();
+                    tracing::warn!(volume = %self.volume.id, %portal, error = text, "cannot connect");
+                    let before = self.failures.get(&portal).map(|failure| failure.pause);
+                    let pause = before.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1));
+                    // What will not change by itself soon is not hurried.
+                    let pause = match error.failure() {
+                        Some(ConnectFailure::Unreachable | ConnectFailure::Rejected) | None => pause,
+                        Some(_) => RETRY.1,
+                    };
+                    self.failures.insert(portal, Failure { text, pause, again: Instant::now() + pause });
+                }
+            }
+            self.inherited.remove(&portal);
+        }
+    }
+
+    fn dial(&mut self, view: &SubsystemView) {
+        let running = self.volume.dials.running();
+        let wanted = Want::Connected(&self.grant.portals);
+        let now = Instant::now();
+        for step in plan(view, self.volume.host_nqn(), &running, wanted).steps {
+            let Step::Connect(portal) = step else { continue };
+            if self.failures.get(&portal).is_some_and(|failure| now < failure.again) {
+                continue;
+            }
+            self.volume.dials.start(&self.volume.shared.host, self.volume.connect_request(portal));
+        }
+    }
+
+    fn is_contradicted(&mut self, now: Instant, heals: bool) -> bool {
+        if heals || !self.volume.dials.running().is_empty() {
+            self.contradicted = None;
+            return false;
+        }
+        now >= *self.contradicted.get_or_insert(now) + CONTRADICTED
+    }
+
+    /// The next moment at which something may have to be done although nothing was heard.
+    fn next_wake(&self, now: Instant) -> Instant {
+        let stragglers = self.device.map(|device| device + self.volume.shared.times.stragglers);
+        let retries = self.failures.values().map(|failure| failure.again);
+        let contradicted = self.contradicted.map(|since| since + CONTRADICTED);
+        let poll = now + self.volume.shared.times.poll;
+        let soonest = stragglers.into_iter().chain(retries).chain(contradicted).filter(|at| *at > now).min();
+        soonest.map_or(poll, |at| at.min(poll)).min(self.deadline)
+    }
+
+    /// The failed clause with what is known about the portals that could not be connected.
+    fn explain(&self, unready: NotYet) -> wire::Unready {
+        let mut reasons: Vec<String> = self.failures.values().map(|failure| failure.text.clone()).collect();
+        let running = self.volume.dials.running();
+        reasons.extend(running.iter().map(|portal| format!("connect to {portal}: no answer yet")));
+        let mut unready = unready.unready;
+        if !reasons.is_empty() {
+            unready.message = format!("{}; {}", unready.message, reasons.join("; "));
+        }
+        unready
+    }
+}
+
+/// Why one round did not prove it.
+struct NotYet {
+    unready: wire::Unready,
+    heals: bool,
+}
+
+impl NotYet {
+    fn heals(unready: wire::Unready) -> Self {
+        Self { unready, heals: true }
+    }
+}
+
+impl From<Unready> for NotYet {
+    fn from(unready: Unready) -> Self {
+        Self { unready: clause::unready(&unready), heals: unready.may_heal }
+    }
+}
+
+fn not_looked(error: &SysfsError) -> NotYet {
+    NotYet::heals(clause::failed(clause::LOOK, Causes(error)))
+}

@@ -1,0 +1,114 @@
+//! The board: the latest state of every volume of this node, as it was last seen in the kernel.
+//!
+//! Comes in: states, from operations and from the watch. Goes out: snapshots, and the news that something changed.
+//! It is a cache for those who want to hear of changes; nobody decides by it.
+//!
+//! Always holds: a state is replaced whole, never merged, and everyone who waits hears of every replacement that
+//! changed something (perhaps of several at once).
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cleat_proto::cleat::v1::VolumeState;
+use cleat_proto::cleat::v1::volume_state::Phase;
+use tokio::sync::watch;
+
+use crate::metrics;
+use crate::name::VolumeId;
+
+/// The latest state of every volume.
+#[derive(Debug)]
+pub struct Board {
+    states: Mutex<BTreeMap<VolumeId, VolumeState>>,
+    version: watch::Sender<u64>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self { states: Mutex::default(), version: watch::Sender::new(0) }
+    }
+}
+
+impl Board {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, VolumeState>> {
+        // Every operation on the map is whole before anything could panic.
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Replaces what is known of a volume; returns what it replaced, if that was different.
+    pub fn put(&self, volume: &VolumeId, state: VolumeState) -> Change {
+        let mut states = self.lock();
+        let before = states.insert(volume.clone(), state.clone());
+        if before.as_ref() == Some(&state) {
+            return Change::None;
+        }
+        metrics::volumes(states.values());
+        drop(states);
+        self.version.send_modify(|version| *version += 1);
+        let significant = before.as_ref().is_none_or(|before| differs(before, &state));
+        if significant {
+            Change::Significant { before: before.map(|state| state.phase()) }
+        } else {
+            Change::Minor
+        }
+    }
+
+    /// The state of one volume.
+    pub fn get(&self, volume: &VolumeId) -> Option<VolumeState> {
+        self.lock().get(volume).cloned()
+    }
+
+    /// All states.
+    pub fn all(&self) -> Vec<VolumeState> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Hears of changes from now on.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+}
+
+/// What [`Board::put`] changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Only counters.
+    Minor,
+    /// Something that somebody may act on; with the phase that it replaced.
+    Significant {
+        /// The phase before; `None` if the volume was not known.
+        before: Option<Phase>,
+    },
+}
+
+/// Whether two states differ in more than their counters, which move with every write.
+pub fn differs(one: &VolumeState, other: &VolumeState) -> bool {
+    let still = |state: &VolumeState| VolumeState { writes: 0, ..state.clone() };
+    still(one) != still(other)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn state(phase: Phase, writes: u64) -> VolumeState {
+        VolumeState { volume_id: "v".into(), phase: phase.into(), writes, ..VolumeState::default() }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_heard_once_and_counters_alone_are_minor() {
+        let board = Board::default();
+        let volume = VolumeId::parse("v").unwrap();
+        let mut changes = board.changes();
+        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), Change::Significant { before: None });
+        changes.changed().await.unwrap();
+        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), Change::None);
+        assert!(!changes.has_changed().unwrap());
+        assert_eq!(board.put(&volume, state(Phase::Ready, 2)), Change::Minor);
+        let lost = board.put(&volume, state(Phase::Lost, 2));
+        assert_eq!(lost, Change::Significant { before: Some(Phase::Ready) });
+    }
+}

@@ -1,0 +1,33 @@
+//! Names of what can fail, beyond the clauses of the readiness predicate (`cleat_host::readiness::Clause`).
+//!
+//! They travel in `Unready.clause` and are stable: the controller, `cleatctl` and tests know them.
+
+use cleat_host::readiness::Unready;
+use cleat_proto::cleat::v1 as wire;
+
+/// A field of the directive cannot be used.
+pub const REQUEST: &str = "request";
+/// The ledger cannot be read or written.
+pub const LEDGER: &str = "ledger";
+/// The same epoch was granted for something else, or no grant is known.
+pub const GRANT: &str = "grant";
+/// No portal could be connected.
+pub const CONNECT: &str = "connect";
+/// Another directive took its place.
+pub const SUPERSEDED: &str = "superseded";
+/// The kernel's state could not be read.
+pub const LOOK: &str = "look";
+/// A controller could not be deleted.
+pub const DELETE: &str = "delete";
+/// A defect of the agent.
+pub const INTERNAL: &str = "internal";
+
+/// A failed clause as the wire has it.
+pub fn failed(clause: &str, message: impl ToString) -> wire::Unready {
+    wire::Unready { clause: clause.to_owned(), message: message.to_string() }
+}
+
+/// A failed clause of the readiness predicate as the wire has it.
+pub fn unready(unready: &Unready) -> wire::Unready {
+    failed(unready.clause.as_str(), &unready.facts)
+}

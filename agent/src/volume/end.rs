@@ -1,0 +1,290 @@
+//! Detach and Revoke: end a grant, and prove that no controller of it is left.
+//!
+//! Comes in: an epoch. Goes out: Absent with what was deleted and in which state each controller was at that moment,
+//! Busy with who uses the device, or why it could not be done.
+//!
+//! Always holds:
+//! - A Detach that finds a user, or could not look for one, has touched nothing.
+//! - That the epoch has ended is on disk before the first deletion, and the states are on disk before Absent is said.
+//! - Absent is said only after a look that found no controller and could read everything.
+
+use std::time::Duration;
+
+use cleat_host::fabrics::{Deletion as Went, DisconnectError, Disconnected};
+use cleat_host::sysfs::{SubsystemView, SysfsError};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep_until};
+use wire::directive_result::Outcome;
+
+use super::attach::stale_outcome;
+use super::host::Host;
+use super::plan::{Doomed, Step, Want, plan};
+use super::state::{Activity, device};
+use super::{Volume, clause};
+use crate::ledger::rules::{Present, Stale, ending, may_end, note_deleted};
+use crate::ledger::{Deletion, Entry, LedgerError, STATE_GONE, deletions_to_wire};
+use crate::metrics::{self, DetachPhase};
+use crate::name::Epoch;
+
+/// One wait for a deletion; repeated while the kernel is at it. The answer Pending comes from outside.
+const SLICE: Duration = Duration::from_secs(30);
+/// How often a deletion is tried after a failure, and how many rounds of looking and deleting there are: a connect
+/// that was under way may still have made a controller.
+const ROUNDS: u32 = 5;
+/// How long a namespace may linger after its last controller before that is no longer waited for: without a
+/// controller nothing can be written through it.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How a grant is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Only if nobody uses the device.
+    Detach,
+    /// Also under an open device.
+    Revoke,
+}
+
+/// Why a grant could not be ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum EndError {
+    #[error("the directive is of the past")]
+    Stale(#[source] Stale),
+    #[error("in use: {}", .0.join("; "))]
+    Busy(Vec<String>),
+    #[error("that the grant has ended could not be recorded")]
+    Ledger(#[from] LedgerError),
+    #[error("the kernel's state could not be read")]
+    Look(#[from] SysfsError),
+    #[error("{0}")]
+    Unseen(String),
+    #[error("controllers could not be deleted: {}", .0.join("; "))]
+    Delete(Vec<String>),
+    #[error("controllers with another host NQN than this node's are left: {}", .0.join("; "))]
+    Foreign(Vec<String>),
+}
+
+impl EndError {
+    pub(super) fn outcome(self) -> Outcome {
+        let clause = match self {
+            Self::Stale(stale) => return stale_outcome(stale),
+            Self::Busy(holders) => return Outcome::Busy(wire::BusyOutcome { holders }),
+            Self::Ledger(_) => clause::LEDGER,
+            Self::Look(_) | Self::Unseen(_) => clause::LOOK,
+            Self::Delete(_) => clause::DELETE,
+            Self::Foreign(_) => cleat_host::readiness::Clause::HostNqn.as_str(),
+        };
+        let unready = Some(clause::failed(clause, Causes(&self)));
+        Outcome::Failed(wire::FailedOutcome { unready, nothing_left: false })
+    }
+}
+
+impl<H: Host> Volume<H> {
+    /// Ends the grant of an epoch. The caller holds the gate.
+    pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<wire::AbsentOutcome, EndError> {
+        let began = Instant::now();
+        let known = self.record().await?;
+        may_end(known.as_ref(), epoch).map_err(EndError::Stale)?;
+        let view = self.look().await?;
+        if mode == Mode::Detach {
+            self.refuse_if_used(&view).await?;
+        }
+        let checks = began.elapsed();
+
+        // From here on the grant is over, whatever happens to this process.
+        self.dials.call_back();
+        let mut entry = self.record_end(known.as_ref(), epoch, &view).await?;
+        let detaching = Detaching::begin(self);
+        self.report(&view);
+        let flush = if mode == Mode::Detach { self.flush(&view).await } else { Duration::ZERO };
+        let began_deleting = Instant::now();
+        let removed = self.remove(epoch, &mut entry).await;
+        drop(detaching);
+        let view = removed?;
+        self.keep(&entry).await?;
+        let delete = began_deleting.elapsed();
+        self.report(&view);
+
+        metrics::detach_seconds(DetachPhase::Checks, checks);
+        metrics::detach_seconds(DetachPhase::Flush, flush);
+        metrics::detach_seconds(DetachPhase::Delete, delete);
+        metrics::detach_seconds(DetachPhase::Total, began.elapsed());
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Ok(wire::AbsentOutcome {
+            deleted: deletions_to_wire(&entry.deletions),
+            times: Some(wire::DetachTimes {
+                checks_us: micros(checks),
+                flush_us: micros(flush),
+                delete_us: micros(delete),
+            }),
+        })
+    }
+
+    async fn refuse_if_used(&self, view: &SubsystemView) -> Result<(), EndError> {
+        if view.namespaces.is_empty() {
+            return Ok(());
+        }
+        match self.shared.host.users(view).await {
+            Ok(users) if users.is_empty() => Ok(()),
+            Ok(users) => Err(EndError::Busy(users)),
+            Err(error) => Err(EndError::Busy(vec![error.line()])),
+        }
+    }
+
+    async fn record_end(
+        &self,
+        known: Option<&Entry>,
+        epoch: Epoch,
+        view: &SubsystemView,
+    ) -> Result<Entry, EndError> {
+        let present: Vec<Present> = self.doomed(view).iter().map(Present::from).collect();
+        let entry = ending(known, epoch, &present, self.boot_id());
+        if known != Some(&entry) {
+            self.keep(&entry).await?;
+        }
+        let mut memory = self.memory();
+        memory.ready_under = None;
+        memory.learned = None;
+        memory.failing = None;
+        Ok(entry)
+    }
+
+    fn doomed(&self, view: &SubsystemView) -> Vec<Doomed> {
+        let plan = plan(view, self.host_nqn(), &self.dials.running(), Want::Gone);
+        let delete = |step| match step {
+            Step::Delete(doomed) => Some(doomed),
+            Step::Connect(_) => None,
+        };
+        plan.steps.into_iter().filter_map(delete).collect()
+    }
+
+    /// Flushes the device. A failure is told and no more: nobody has it open, so what an application was promised
+    /// has been flushed before; and a target that does not answer must not keep the grant from ending.
+    async fn flush(&self, view: &SubsystemView) -> Duration {
+        let began = Instant::now();
+        if let Some(namespace) = device(view)
+            && let Err(error) = self.shared.host.flush(namespace.dev, self.shared.times.flush).await
+        {
+            tracing::warn!(volume = %self.id, device = namespace.name, error = error.line(), "flush failed; detaching");
+        }
+        began.elapsed()
+    }
+
+    /// Deletes until a look finds nothing of ours, and notes how each controller went.
+    async fn remove(&self, epoch: Epoch, entry: &mut Entry) -> Result<SubsystemView, EndError> {
+        let mut failures = Vec::new();
+        for _ in 0..ROUNDS {
+            // A connect that sits in the kernel can make a controller yet; until it has ended nothing is proven.
+            self.dials.quiet().await;
+            let view = self.look().await?;
+            let doomed = self.doomed(&view);
+            if doomed.is_empty() {
+                return self.prove_absent(view).await;
+            }
+            let present: Vec<Present> = doomed.iter().map(Present::from).collect();
+            let unseen = ending(Some(entry), epoch, &present, self.boot_id());
+            if unseen != *entry {
+                *entry = unseen;
+                self.keep(entry).await?;
+            }
+            failures.clear();
+            for (doomed, gone) in self.delete(doomed).await {
+                match gone {
+                    Ok(deletion) => note_deleted(entry, &deletion),
+                    Err(error) => failures.push(format!("{}: {}", doomed.target.controller, Causes(&error))),
+                }
+            }
+        }
+        Err(EndError::Delete(failures))
+    }
+
+    /// Deletes controllers side by side, each until it is gone or cannot be deleted.
+    pub(super) async fn delete(
+        &self,
+        doomed: Vec<Doomed>,
+    ) -> Vec<(Doomed, Result<Deletion, DisconnectError>)> {
+        join_all(doomed.into_iter().map(|doomed| async {
+            let gone = self.delete_one(&doomed).await;
+            (doomed, gone)
+        }))
+        .await
+    }
+
+    async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
+        loop {
+            match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
+                Ok(done) => return Ok(deletion(doomed, &done)),
+                // The fabrics layer follows a deletion for a bounded time; then it answers otherwise.
+                Err(DisconnectError::StillDetaching { controller, state, since }) => {
+                    tracing::warn!(volume = %self.id, %controller, ?state, ?since, "still detaching");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn prove_absent(&self, mut view: SubsystemView) -> Result<SubsystemView, EndError> {
+        let until = Instant::now() + LINGER;
+        let mut events = self.shared.events.subscribe();
+        loop {
+            let foreign = plan(&view, self.host_nqn(), &Default::default(), Want::Gone).foreign;
+            if !foreign.is_empty() {
+                return Err(EndError::Foreign(foreign));
+            }
+            let now = Instant::now();
+            let clear = view.unreadable.is_empty();
+            if clear && (view.namespaces.is_empty() || now >= until) {
+                return Ok(view);
+            }
+            if now >= until {
+                let unread =
+                    view.unreadable.iter().map(|one| format!("{}: {}", one.path.display(), one.error));
+                return Err(EndError::Unseen(format!(
+                    "cannot read {}",
+                    unread.collect::<Vec<_>>().join("; ")
+                )));
+            }
+            tokio::select! {
+                _ = events.changed() => {}
+                () = sleep_until((now + Duration::from_millis(20)).min(until)) => {}
+            }
+            view = self.look().await?;
+        }
+    }
+}
+
+impl From<&Doomed> for Present {
+    fn from(doomed: &Doomed) -> Self {
+        Self { controller: doomed.target.controller.to_string(), portal: doomed.portal.clone() }
+    }
+}
+
+/// How a controller went, as the ledger keeps it. "live" is said only where the deletion proves that nothing of the
+/// controller is still on its way.
+fn deletion(doomed: &Doomed, done: &Disconnected) -> Deletion {
+    let state = match &done.how {
+        Went::Deleted(facts) if facts.state.is_live() && !facts.drained() => {
+            format!("live, but it took {:?}, longer than the I/O timeout", facts.took)
+        }
+        Went::Deleted(facts) => facts.state.to_string(),
+        Went::AlreadyGone => STATE_GONE.to_owned(),
+    };
+    Deletion { controller: doomed.target.controller.to_string(), portal: doomed.portal.clone(), state }
+}
+
+/// While it lives, the volume counts as being detached.
+struct Detaching<'a, H: Host>(&'a Volume<H>);
+
+impl<'a, H: Host> Detaching<'a, H> {
+    fn begin(volume: &'a Volume<H>) -> Self {
+        volume.set_activity(Activity::Detaching);
+        Self(volume)
+    }
+}
+
+impl<H: Host> Drop for Detaching<'_, H> {
+    fn drop(&mut self) {
+        self.0.set_activity(Activity::None);
+    }
+}

@@ -1,0 +1,380 @@
+//! All volumes of this node.
+//!
+//! Comes in: directives, calls of the kubelet, readings of the kernel. Goes out: results into the outbox, states onto
+//! the board.
+//!
+//! Always holds:
+//! - Every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
+//! - Every directive ends in a result; one that takes longer than its deadline is reported as Pending until then.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleat_host::SubsystemNqn;
+use cleat_host::sysfs::{SysfsError, Topology};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
+use wire::directive_result::Outcome;
+
+use super::board::Board;
+use super::end::Mode;
+use super::host::Host;
+use super::operations::Begin;
+use super::{PublishError, Shared, StageError, UnpublishError, UnstageError, Volume, clause};
+use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
+use crate::ledger::LedgerError;
+use crate::metrics::{self, DirectiveKind};
+use crate::name::VolumeId;
+use crate::session::directive::{Ask, Directive};
+use crate::session::outbox::Outbox;
+use crate::session::{Link, Node};
+
+/// How often a directive that has outlived its deadline is reported as pending again.
+const PENDING_AGAIN: Duration = Duration::from_secs(30);
+/// An attach answers by itself at its deadline, once it has taken away what it made; only past this is it pending.
+const UNDOING: Duration = Duration::from_secs(2);
+
+/// All volumes of this node. Cheap to clone.
+#[derive(Debug)]
+pub struct Fleet<H> {
+    inner: Arc<Inner<H>>,
+}
+
+impl<H> Clone for Fleet<H> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<H> {
+    shared: Arc<Shared<H>>,
+    volumes: Mutex<BTreeMap<VolumeId, Arc<Volume<H>>>>,
+    outbox: Arc<Outbox>,
+    link: watch::Receiver<Link>,
+    tasks: TaskTracker,
+}
+
+impl<H: Host> Fleet<H> {
+    /// A fleet that knows of no volume yet.
+    pub fn new(shared: Arc<Shared<H>>, outbox: Arc<Outbox>, link: watch::Receiver<Link>) -> Self {
+        let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { shared, volumes, outbox, link, tasks }) }
+    }
+
+    /// What all volumes share.
+    pub fn shared(&self) -> &Arc<Shared<H>> {
+        &self.inner.shared
+    }
+
+    /// Whether a session with the controller is up.
+    pub fn link(&self) -> Link {
+        *self.inner.link.borrow()
+    }
+
+    /// Learns of every volume that the ledger or the kernel knows.
+    ///
+    /// # Errors
+    /// If the ledger's directory cannot be listed; a damaged record is logged and refused when it is needed.
+    pub fn load(&self) -> Result<(), LedgerError> {
+        for volume in self.inner.shared.ledger.volumes()? {
+            self.volume(&volume);
+        }
+        Ok(())
+    }
+
+    /// Waits until no operation is running, at most for `patience`.
+    pub async fn settle(&self, patience: Duration) {
+        self.inner.tasks.close();
+        if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                operations = self.inner.tasks.len(),
+                "operations are still running; the kernel goes on with what it was asked"
+            );
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Volume<H>>>> {
+        self.inner.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn volume(&self, id: &VolumeId) -> Arc<Volume<H>> {
+        let mut volumes = self.lock();
+        let new = || Arc::new(Volume::new(id.clone(), self.inner.shared.clone()));
+        volumes.entry(id.clone()).or_insert_with(new).clone()
+    }
+
+    pub(super) fn volumes(&self) -> Vec<Arc<Volume<H>>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Reads the kernel and puts the state of every volume on the board.
+    ///
+    /// # Errors
+    /// If sysfs cannot be read.
+    pub async fn sweep(&self) -> Result<(), SysfsError> {
+        let topology = self.inner.shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
+        for id in self.in_kernel(&topology) {
+            self.volume(&id);
+        }
+        for volume in self.volumes() {
+            volume.known_before_report().await;
+            volume.report(&topology.view(&volume.subsystem));
+        }
+        Ok(())
+    }
+
+    fn in_kernel(&self, topology: &Topology) -> BTreeSet<VolumeId> {
+        let ours = |nqn: &&str| {
+            let nqn = SubsystemNqn::parse(nqn).ok()?;
+            self.inner.shared.identity.prefix.volume(&nqn)
+        };
+        topology.subsystem_nqns().iter().filter_map(ours).collect()
+    }
+
+    /// NodeStageVolume.
+    ///
+    /// # Errors
+    /// [`StageError`].
+    pub async fn stage(&self, request: Stage) -> Result<(), StageError> {
+        let (volume, link) = (self.volume(&request.volume), self.link());
+        let epoch = request.granted.epoch;
+        let span = tracing::info_span!("NodeStageVolume", volume = %request.volume, %epoch);
+        let work = async move { volume.stage(&request, link).await };
+        self.detached(work.instrument(span)).await.unwrap_or(Err(StageError::Lost))
+    }
+
+    /// NodeUnstageVolume.
+    ///
+    /// # Errors
+    /// [`UnstageError`].
+    pub async fn unstage(&self, request: Unstage) -> Result<(), UnstageError> {
+        let volume = self.volume(&request.volume);
+        let span = tracing::info_span!("NodeUnstageVolume", volume = %request.volume);
+        let work = async move { volume.unstage().await };
+        self.detached(work.instrument(span)).await.unwrap_or(Err(UnstageError::Lost))
+    }
+
+    /// NodePublishVolume.
+    ///
+    /// # Errors
+    /// [`PublishError`].
+    pub async fn publish(&self, request: Publish) -> Result<(), PublishError> {
+        let (volume, link) = (self.volume(&request.volume), self.link());
+        let (epoch, target) = (request.granted.epoch, request.target.display());
+        let span = tracing::info_span!("NodePublishVolume", volume = %request.volume, %epoch, %target);
+        let work = async move { volume.publish(&request, link).await };
+        self.detached(work.instrument(span)).await.unwrap_or(Err(StageError::Lost.into()))
+    }
+
+    /// NodeUnpublishVolume.
+    ///
+    /// # Errors
+    /// [`UnpublishError`].
+    pub async fn unpublish(&self, request: Unpublish) -> Result<(), UnpublishError> {
+        let volume = self.volume(&request.volume);
+        let target = request.target.display();
+        let span = tracing::info_span!("NodeUnpublishVolume", volume = %request.volume, %target);
+        let work = async move { volume.unpublish(&request).await };
+        self.detached(work.instrument(span)).await.unwrap_or(Err(UnpublishError::Lost))
+    }
+
+    /// Runs work in a task of its own: a caller's deadline drops the future that waits, not the work. `None` if it
+    /// panicked.
+    async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        self.inner.tasks.spawn(work).await.ok()
+    }
+
+    /// Carries a directive out and delivers its result.
+    async fn carry_out(self, volume: Arc<Volume<H>>, directive: Directive) {
+        let kind = directive.ask.kind();
+        volume.call_off(&directive);
+        let due = match directive.ask {
+            Ask::Attach { deadline, .. } => deadline + UNDOING,
+            Ask::Detach { deadline } | Ask::Revoke { deadline } => deadline,
+            Ask::Verify => directive.received + PENDING_AGAIN,
+        };
+        let work = tokio::spawn({
+            let (volume, directive) = (volume.clone(), directive.clone());
+            async move { volume.obey(&directive).await }.in_current_span()
+        });
+        let outcome = self.outcome(&volume, &directive, work, due).await;
+        metrics::directive(kind, &outcome);
+        let result = directive.result(outcome);
+        log_result(&directive, &result);
+        volume.operations.end(&directive.operation, kind, &result);
+        self.inner.outbox.push(result);
+    }
+
+    /// Waits for the outcome; says Pending each time that it is overdue.
+    async fn outcome(
+        &self,
+        volume: &Volume<H>,
+        directive: &Directive,
+        mut work: JoinHandle<Outcome>,
+        mut due: Instant,
+    ) -> Outcome {
+        loop {
+            match timeout_at(due, &mut work).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "an operation ended without a result");
+                    let unready =
+                        clause::failed(clause::INTERNAL, "the operation was lost; this is a defect");
+                    return Outcome::Failed(wire::FailedOutcome {
+                        unready: Some(unready),
+                        nothing_left: false,
+                    });
+                }
+                Err(_) => {
+                    let age = directive.received.elapsed();
+                    let message = volume.waits_for();
+                    tracing::warn!(?age, message, "past its deadline; going on");
+                    let pending = Outcome::Pending(wire::PendingOutcome {
+                        message,
+                        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+                    });
+                    metrics::directive(directive.ask.kind(), &pending);
+                    self.inner.outbox.push(directive.result(pending));
+                    due = Instant::now() + PENDING_AGAIN;
+                }
+            }
+        }
+    }
+}
+
+impl<H: Host> Node for Fleet<H> {
+    async fn inventory(&self) -> Result<Vec<wire::VolumeState>, String> {
+        self.sweep().await.map_err(|error| Causes(&error).to_string())?;
+        Ok(self.board().all())
+    }
+
+    fn submit(&self, directive: Directive) {
+        let volume = self.volume(&directive.volume);
+        let kind = directive.ask.kind();
+        let span = tracing::info_span!(
+            "directive",
+            kind = kind.as_str(),
+            volume = %directive.volume,
+            epoch = %directive.epoch,
+            operation = %directive.operation
+        );
+        match volume.operations.begin(&directive.operation, kind) {
+            Begin::Start => {
+                span.in_scope(|| tracing::info!("begins"));
+                let fleet = self.clone();
+                self.inner.tasks.spawn(fleet.carry_out(volume, directive).instrument(span));
+            }
+            Begin::Joined => {
+                span.in_scope(|| tracing::info!("came again; joined to the one that is running"))
+            }
+            Begin::Known(result) => {
+                span.in_scope(|| tracing::info!("came again; answered from memory"));
+                self.inner.outbox.push(*result);
+            }
+        }
+    }
+
+    fn board(&self) -> &Board {
+        &self.inner.shared.board
+    }
+}
+
+impl<H: Host> Volume<H> {
+    /// Lets a directive that changes what is wanted end the attach under way.
+    fn call_off(&self, directive: &Directive) {
+        let memory = self.memory();
+        let Some((epoch, token)) = &memory.attaching else { return };
+        let over = match directive.ask.kind() {
+            DirectiveKind::Detach | DirectiveKind::Revoke => directive.epoch >= *epoch,
+            DirectiveKind::Attach => directive.epoch > *epoch,
+            DirectiveKind::Verify => false,
+        };
+        if over {
+            token.cancel();
+        }
+    }
+
+    /// Does what a directive asks, in its turn.
+    async fn obey(&self, directive: &Directive) -> Outcome {
+        let what = format!("{} {}", directive.ask.kind().as_str(), directive.operation);
+        let mode = match &directive.ask {
+            Ask::Verify => return self.verify(directive.epoch).await,
+            Ask::Attach { grant, deadline } => {
+                let _pass = self.gate.enter(what).await;
+                return match self.attach(directive.epoch, grant, directive.received, *deadline).await {
+                    Ok(ready) => Outcome::Ready(ready),
+                    Err(error) => error.outcome(),
+                };
+            }
+            Ask::Detach { .. } => Mode::Detach,
+            Ask::Revoke { .. } => Mode::Revoke,
+        };
+        let _pass = self.gate.enter(what).await;
+        match self.end(directive.epoch, mode).await {
+            Ok(absent) => Outcome::Absent(absent),
+            Err(error) => error.outcome(),
+        }
+    }
+
+    /// What holds an operation of this volume up, for people.
+    fn waits_for(&self) -> String {
+        let holder = self.gate.holder().map(|holder| holder.to_string());
+        let state = self.shared.board.get(&self.id);
+        let controllers: Vec<String> = state
+            .iter()
+            .flat_map(|state| &state.paths)
+            .map(|path| format!("{} at {} ({})", path.controller, path.portal, path.state))
+            .collect();
+        let dialling: Vec<String> = self.dials.running().iter().map(ToString::to_string).collect();
+        let mut parts: Vec<String> = holder.into_iter().collect();
+        if !controllers.is_empty() {
+            parts.push(format!("controllers when last looked at: {}", controllers.join(", ")));
+        }
+        if !dialling.is_empty() {
+            parts.push(format!("connects in the kernel: {}", dialling.join(", ")));
+        }
+        parts.join("; ")
+    }
+
+    /// Reads the record where it is not known: a report without it would be half of one.
+    async fn known_before_report(&self) {
+        let unknown = self.memory().entry.is_none();
+        if unknown
+            && let Some(_pass) = self.gate.try_enter("reading of the ledger")
+            && let Err(error) = self.record().await
+        {
+            tracing::error!(volume = %self.id, error = %Causes(&error), "grants for this volume are refused");
+        }
+    }
+}
+
+fn log_result(directive: &Directive, result: &wire::DirectiveResult) {
+    let took = directive.received.elapsed();
+    match &result.outcome {
+        Some(outcome @ (Outcome::Ready(_) | Outcome::Absent(_))) => {
+            tracing::info!(outcome = metrics::outcome_name(outcome), ?took, "done");
+        }
+        Some(Outcome::Busy(busy)) => {
+            tracing::warn!(holders = busy.holders.join("; "), ?took, "refused: in use")
+        }
+        Some(Outcome::Failed(failed)) => {
+            let (clause, message) = match &failed.unready {
+                Some(unready) => (unready.clause.as_str(), unready.message.as_str()),
+                None => ("", ""),
+            };
+            tracing::warn!(clause, message, nothing_left = failed.nothing_left, ?took, "failed");
+        }
+        Some(outcome @ Outcome::StaleEpoch(_)) => {
+            tracing::warn!(outcome = metrics::outcome_name(outcome), seen = ?outcome, "refused: of the past");
+        }
+        Some(Outcome::Pending(_)) | None => {}
+    }
+}

@@ -1,0 +1,93 @@
+//! What operations ask of the machine: one trait, so that they run against a kernel made of memory in tests.
+//!
+//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` tells it. [`Linux`](super::linux::Linux) is the
+//! real one.
+//!
+//! Always holds: every call ends by a deadline of its own, and "could not look" is an error.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cleat_host::fabrics::{Fabrics, Pending};
+use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
+use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
+use cleat_host::{DevT, SubsystemNqn};
+
+/// An answer that comes later.
+pub type Later<'a, T> = Pending<'a, T>;
+
+/// Why the machine could not say, or could not do, what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct HostError {
+    what: String,
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl HostError {
+    /// An error with what was being done.
+    pub fn new(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what: what.into(), source: source.into() }
+    }
+
+    /// The error with all its causes, on one line.
+    pub fn line(&self) -> String {
+        cleat_runtime::exit::Causes(self).to_string()
+    }
+}
+
+/// What the readiness predicate says.
+pub type Checked = Result<ReadyFacts, Unready>;
+
+/// What is at a target path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AtTarget {
+    /// Nothing at all.
+    Nothing,
+    /// An empty plain file with nothing mounted on it: left by an earlier publish, or made for it.
+    Placeholder,
+    /// A mounted block device.
+    Device(DevT),
+    /// Something else, in words.
+    Other(String),
+}
+
+/// The machine, as far as operations on volumes need it.
+pub trait Host: Send + Sync + 'static {
+    /// Connects and deletes controllers.
+    fn fabrics(&self) -> &dyn Fabrics;
+
+    /// Reads all of sysfs that has to do with NVMe.
+    fn topology(&self) -> Later<'_, Result<Topology, SysfsError>>;
+
+    /// Reads what belongs to one subsystem.
+    fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>>;
+
+    /// Judges the whole predicate, direct reads included, within `deadline`.
+    fn check<'a>(
+        &'a self,
+        expectation: &'a Expectation,
+        deadline: Duration,
+    ) -> Later<'a, Result<Checked, HostError>>;
+
+    /// Who uses these devices: mounts in every mount namespace, open descriptors of every process, holders, loop
+    /// devices; each in words.
+    fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>>;
+
+    /// Flushes a device, within `deadline`.
+    fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>>;
+
+    /// Where a device is published, in this process's mount namespace.
+    fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>>;
+
+    /// What is at a path.
+    fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>>;
+
+    /// Bind-mounts the node of a device at a path, and verifies it there.
+    fn publish<'a>(&'a self, node: &'a Path, dev: DevT, target: &'a Path)
+    -> Later<'a, Result<(), HostError>>;
+
+    /// Takes away what is mounted at a path, and the file under it, and verifies that both are gone.
+    fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>>;
+}

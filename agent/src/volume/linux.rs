@@ -1,0 +1,194 @@
+//! The real machine.
+//!
+//! Comes in: names. Goes out: what `cleat_host` says. Always holds: one reading of sysfs serves everybody who asked
+//! before it began, so that many operations side by side do not read it many times over.
+
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_host::fabrics::Fabrics;
+use cleat_host::mounts::{Mounts, TargetState};
+use cleat_host::openers::{DeviceUser, Openers};
+use cleat_host::readiness::{CheckError, Checker, Expectation};
+use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
+use cleat_host::work::{self, Workers};
+use cleat_host::{DevT, SubsystemNqn, blockio};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::host::{AtTarget, Checked, Host, HostError, Later};
+use crate::args::Roots;
+
+/// Longest that one reading of sysfs may take: it does no device I/O, so past this something is badly wrong.
+const LOOK: Duration = Duration::from_secs(10);
+/// Longest that looking for users may take: every descriptor of every process is looked at.
+const USERS: Duration = Duration::from_secs(20);
+/// Longest that one mount or unmount may take.
+const MOUNT: Duration = Duration::from_secs(20);
+
+/// The machine that this process runs on.
+#[derive(Debug)]
+pub struct Linux {
+    fabrics: Arc<dyn Fabrics>,
+    sysfs: Sysfs,
+    /// The last reading and when it began; whoever waits for the lock may be served by who had it.
+    last: Mutex<Option<(Instant, Arc<Topology>)>>,
+    workers: Workers,
+    openers: Openers,
+    checker: Checker,
+    mounts: Mounts,
+    dev_root: PathBuf,
+}
+
+impl Linux {
+    /// The machine with its trees at `roots`.
+    pub fn new(fabrics: Arc<dyn Fabrics>, roots: &Roots) -> Self {
+        let sysfs = Sysfs::at(&roots.sysfs);
+        let workers = Workers::new();
+        let openers = Openers::at(&roots.proc, &roots.dev, sysfs.clone(), workers.clone());
+        let checker = Checker::at(&roots.dev, sysfs.clone(), workers.clone(), openers.clone());
+        let mounts = Mounts::new(workers.clone());
+        let dev_root = roots.dev.clone();
+        Self { fabrics, sysfs, last: Mutex::default(), workers, openers, checker, mounts, dev_root }
+    }
+
+    /// A reading that began after this was called.
+    async fn fresh(&self) -> Result<Arc<Topology>, SysfsError> {
+        let asked = Instant::now();
+        let mut last = self.last.lock().await;
+        if let Some((began, topology)) = &*last
+            && *began >= asked
+        {
+            return Ok(topology.clone());
+        }
+        let began = Instant::now();
+        let topology = Arc::new(self.sysfs.read(LOOK).await?);
+        *last = Some((began, topology.clone()));
+        Ok(topology)
+    }
+
+    async fn users_of(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
+        let mut users = Vec::new();
+        let mut blind = Vec::new();
+        for namespace in &view.namespaces {
+            let report = self.openers.look(namespace.dev, USERS).await;
+            users.extend(report.users.iter().map(describe));
+            blind.extend(report.blind.iter().map(ToString::to_string));
+        }
+        users.sort_unstable();
+        users.dedup();
+        if users.is_empty() && !blind.is_empty() {
+            let what = format!("could not look for users of {}", view.nqn);
+            return Err(HostError::new(what, blind.join("; ")));
+        }
+        Ok(users)
+    }
+}
+
+fn describe(user: &DeviceUser) -> String {
+    match user {
+        DeviceUser::NodeBind { mount_point, .. } => format!("still published at {}", mount_point.display()),
+        other => other.to_string(),
+    }
+}
+
+fn device_at(path: &Path) -> Option<DevT> {
+    let metadata = std::fs::symlink_metadata(path).ok()?;
+    metadata.file_type().is_block_device().then(|| DevT::from_raw(metadata.rdev()))
+}
+
+impl Host for Linux {
+    fn fabrics(&self) -> &dyn Fabrics {
+        self.fabrics.as_ref()
+    }
+
+    fn topology(&self) -> Later<'_, Result<Topology, SysfsError>> {
+        Box::pin(async { Ok(self.fresh().await?.as_ref().clone()) })
+    }
+
+    fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
+        Box::pin(async { Ok(self.fresh().await?.view(nqn)) })
+    }
+
+    fn check<'a>(
+        &'a self,
+        expectation: &'a Expectation,
+        deadline: Duration,
+    ) -> Later<'a, Result<Checked, HostError>> {
+        Box::pin(async move {
+            match self.checker.check(expectation, deadline).await {
+                Ok(facts) => Ok(Ok(facts)),
+                Err(CheckError::Unready(unready)) => Ok(Err(unready)),
+                Err(CheckError::Sysfs(error)) => {
+                    Err(HostError::new(format!("cannot judge {}", expectation.subsystem), error))
+                }
+            }
+        })
+    }
+
+    fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
+        Box::pin(self.users_of(view))
+    }
+
+    fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>> {
+        Box::pin(async move {
+            blockio::flush(&self.workers, &self.sysfs, &self.dev_root, dev, deadline)
+                .await
+                .map_err(|error| HostError::new("flush", error))
+        })
+    }
+
+    fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>> {
+        let mounts = self.mounts.clone();
+        let what = move || format!("cannot look where block device {dev} is published");
+        Box::pin(async move {
+            // Only nodes bound from a device file system are looked at: a stat elsewhere could ask a server.
+            let look = move || {
+                let entries = mounts.list()?.into_iter();
+                let nodes =
+                    entries.filter(|entry| entry.fs_type.ends_with("tmpfs") && entry.root != Path::new("/"));
+                let published = nodes.filter(|entry| device_at(&entry.mount_point) == Some(dev));
+                Ok::<_, cleat_host::mounts::MountError>(published.map(|entry| entry.mount_point).collect())
+            };
+            let looked = work::once("list mounts", MOUNT, look).await;
+            looked
+                .map_err(|error| HostError::new(what(), error))?
+                .map_err(|error| HostError::new(what(), error))
+        })
+    }
+
+    fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>> {
+        Box::pin(async move {
+            let found = self.mounts.state(target, MOUNT).await;
+            Ok(match found.map_err(|error| HostError::new("target_path", error))? {
+                TargetState::Missing => AtTarget::Nothing,
+                TargetState::EmptyFile => AtTarget::Placeholder,
+                TargetState::Device(dev) => AtTarget::Device(dev),
+                other @ (TargetState::Directory | TargetState::Other(_)) => {
+                    AtTarget::Other(other.to_string())
+                }
+            })
+        })
+    }
+
+    fn publish<'a>(
+        &'a self,
+        node: &'a Path,
+        dev: DevT,
+        target: &'a Path,
+    ) -> Later<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let done = self.mounts.bind_device(node, dev, target, MOUNT).await;
+            done.map_err(|error| HostError::new(format!("cannot publish {}", node.display()), error))
+        })
+    }
+
+    fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
+        Box::pin(async move {
+            let done = self.mounts.release_device(target, None, MOUNT).await;
+            done.map_err(|error| HostError::new(format!("cannot unpublish {}", target.display()), error))
+        })
+    }
+}

@@ -1,0 +1,296 @@
+//! One volume on this node: observe, plan, apply.
+//!
+//! Comes in: directives of the controller and calls of the kubelet. Goes out: outcomes, each with what was seen.
+//!
+//! Owns: the volume's gate (one operation at a time), its connects under way, its place in the ledger. Every
+//! operation looks at the kernel, plans purely ([`plan`]), does one step and looks again; what it remembers from
+//! before decides nothing but what to compare with.
+//!
+//! Always holds:
+//! - What permits a change is on disk before the change is made.
+//! - No operation of one volume waits for another volume.
+//! - Nothing is deleted but controllers of this volume's subsystem with this node's host NQN.
+
+mod attach;
+pub mod board;
+pub mod clause;
+pub mod dials;
+mod end;
+mod errors;
+pub mod fleet;
+pub mod gate;
+pub mod host;
+pub mod linux;
+mod operations;
+pub mod plan;
+mod publish;
+mod repair;
+pub mod state;
+mod verify;
+pub mod watch;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleat_host::fabrics::{ConnectOptions, ConnectRequest};
+use cleat_host::readiness::{Expectation, Unready};
+use cleat_host::sysfs::{SubsystemView, SysfsError};
+use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
+use cleat_proto::cleat::v1 as wire;
+use tokio_util::sync::CancellationToken;
+use wire::volume_state::Phase;
+
+use crate::ledger::{Entry, Grant, Ledger, LedgerError};
+use crate::metrics;
+use crate::name::{Epoch, NqnPrefix, VolumeId};
+use board::{Board, Change};
+use dials::Dials;
+use gate::Gate;
+use host::Host;
+use operations::Operations;
+use state::{Activity, Seen};
+
+pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
+pub use fleet::Fleet;
+
+/// As whom this node connects, and how.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Host NQN of every connect.
+    pub host_nqn: HostNqn,
+    /// Host identifier of every connect.
+    pub host_id: HostId,
+    /// The boot of this node.
+    pub boot_id: String,
+    /// Which subsystems are ours.
+    pub prefix: NqnPrefix,
+    /// How the kernel treats connections.
+    pub connect: ConnectOptions,
+}
+
+/// Times that operations keep to.
+#[derive(Debug, Clone, Copy)]
+pub struct Times {
+    /// Longest that one judgement of the whole predicate may take, direct reads included.
+    pub check: Duration,
+    /// How often an operation that waits for the kernel looks again when no event comes: events can be lost.
+    pub poll: Duration,
+    /// Once the policy is met: how long the other portals are still waited for.
+    pub stragglers: Duration,
+    /// Longest that a flush before a detach may take; what follows deletes the controllers all the same.
+    pub flush: Duration,
+    /// How long an operation waits for its turn before a CSI call answers Aborted.
+    pub turn: Duration,
+    /// How long NodeStageVolume waits for the device.
+    pub stage: Duration,
+    /// From one sweep that trusts no event to the next.
+    pub sweep: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            // Direct reads of two blocks take milliseconds; a path that is failing over, a few seconds.
+            check: Duration::from_secs(5),
+            poll: Duration::from_millis(250),
+            stragglers: Duration::from_secs(1),
+            flush: Duration::from_secs(5),
+            turn: Duration::from_secs(2),
+            stage: Duration::from_secs(10),
+            sweep: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What all volumes share.
+#[derive(Debug)]
+pub struct Shared<H> {
+    /// The machine.
+    pub host: Arc<H>,
+    /// Epochs on disk.
+    pub ledger: Ledger,
+    /// The latest states.
+    pub board: Board,
+    /// As whom this node connects.
+    pub identity: Identity,
+    /// Times that operations keep to.
+    pub times: Times,
+    /// Rises with every event of the kernel that may concern a volume.
+    pub events: tokio::sync::watch::Sender<u64>,
+}
+
+/// What is remembered of a volume between operations. Decides nothing that safety rests on.
+#[derive(Debug, Default)]
+struct Memory {
+    activity: Activity,
+    /// The epoch under which the volume was ready.
+    ready_under: Option<Epoch>,
+    /// Identity learned at the attach of a grant that named none.
+    learned: Option<NamespaceIdentity>,
+    /// What failed when the whole predicate was last judged.
+    failing: Option<Unready>,
+    /// The attach under way, to be called off by a later directive.
+    attaching: Option<(Epoch, CancellationToken)>,
+    /// The record as it was last read or written: for reports, never for rulings.
+    entry: Option<Result<Option<Entry>, String>>,
+    /// When a missing path may be connected again, and how long to wait after that.
+    repair: repair::Backoff,
+}
+
+/// One volume.
+#[derive(Debug)]
+pub struct Volume<H> {
+    id: VolumeId,
+    subsystem: SubsystemNqn,
+    shared: Arc<Shared<H>>,
+    gate: Gate,
+    dials: Dials,
+    operations: Operations,
+    memory: Mutex<Memory>,
+}
+
+impl<H: Host> Volume<H> {
+    /// A volume of which nothing has been looked at yet.
+    fn new(id: VolumeId, shared: Arc<Shared<H>>) -> Self {
+        let subsystem = shared.identity.prefix.subsystem(&id);
+        Self {
+            id,
+            subsystem,
+            shared,
+            gate: Gate::default(),
+            dials: Dials::default(),
+            operations: Operations::default(),
+            memory: Mutex::default(),
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        // Each change of it is a single assignment.
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn host_nqn(&self) -> &HostNqn {
+        &self.shared.identity.host_nqn
+    }
+
+    fn boot_id(&self) -> &str {
+        &self.shared.identity.boot_id
+    }
+
+    /// Reads what the kernel shows of the volume.
+    async fn look(&self) -> Result<SubsystemView, SysfsError> {
+        self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())
+    }
+
+    /// Reads the record. Only the holder of the gate rules by it.
+    async fn record(&self) -> Result<Option<Entry>, LedgerError> {
+        let read = self.shared.ledger.load(&self.id).await.inspect_err(|_| metrics::ledger_error());
+        self.memory().entry = Some(match &read {
+            Ok(entry) => Ok(entry.clone()),
+            Err(error) => Err(cleat_runtime::exit::Causes(error).to_string()),
+        });
+        read
+    }
+
+    /// Writes the record.
+    async fn keep(&self, entry: &Entry) -> Result<(), LedgerError> {
+        let kept = self.shared.ledger.store(&self.id, entry).await.inspect_err(|_| metrics::ledger_error());
+        match &kept {
+            Ok(()) => self.memory().entry = Some(Ok(Some(entry.clone()))),
+            // What is on disk is not known now: the next ruling reads it again.
+            Err(_) => self.memory().entry = None,
+        }
+        kept
+    }
+
+    /// What the device must be, by a grant and what was learned under it.
+    fn expectation(&self, grant: &Grant) -> Expectation {
+        let pinned = (!grant.identity.is_empty()).then_some(grant.identity).or(self.memory().learned);
+        Expectation {
+            subsystem: self.subsystem.clone(),
+            identity: pinned,
+            size_bytes: (grant.size_bytes != 0).then_some(grant.size_bytes),
+            read_only: grant.read_only,
+            host_nqn: self.host_nqn().clone(),
+            portals: grant.portals.clone(),
+            paths: grant.policy,
+            asked_holders: Vec::new(),
+        }
+    }
+
+    fn connect_request(&self, portal: Portal) -> ConnectRequest {
+        ConnectRequest {
+            subsystem: self.subsystem.clone(),
+            portal,
+            host_nqn: self.host_nqn().clone(),
+            host_id: self.shared.identity.host_id,
+            options: self.shared.identity.connect,
+        }
+    }
+
+    fn set_activity(&self, activity: Activity) {
+        self.memory().activity = activity;
+    }
+
+    /// The state that a view amounts to.
+    fn judge(&self, view: &SubsystemView) -> wire::VolumeState {
+        let memory = self.memory();
+        let entry = match &memory.entry {
+            Some(Ok(entry)) => Ok(entry.clone()),
+            Some(Err(error)) => Err(error.clone()),
+            None => Err("the ledger has not been read".to_owned()),
+        };
+        let epoch = entry.as_ref().ok().and_then(Option::as_ref).map(|entry| entry.epoch);
+        let was_ready = memory.ready_under.is_some() && memory.ready_under == epoch;
+        let (activity, failing) = (memory.activity, memory.failing.clone());
+        drop(memory);
+        let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
+        let expectation = grant.map(|grant| self.expectation(grant));
+        state::judge(&Seen {
+            volume: &self.id,
+            view,
+            host_nqn: self.host_nqn(),
+            entry: entry.as_ref().map(Option::as_ref).map_err(String::as_str),
+            expectation: expectation.as_ref(),
+            activity,
+            was_ready,
+            failing: failing.as_ref(),
+            boot_id: self.boot_id(),
+        })
+    }
+
+    /// Judges a view and puts the state on the board; what changed is logged and counted.
+    fn report(&self, view: &SubsystemView) -> wire::VolumeState {
+        let state = self.judge(view);
+        if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {
+            self.tell(before, &state);
+        }
+        state
+    }
+
+    fn tell(&self, before: Option<Phase>, state: &wire::VolumeState) {
+        let phase = state.phase();
+        if before == Some(phase) {
+            tracing::debug!(volume = %self.id, state = ?state, "volume changed");
+            return;
+        }
+        metrics::phase_changed(phase);
+        let from = before.map(metrics::phase_name).unwrap_or("unknown");
+        let live = state.paths.iter().filter(|path| path.state == "live").count();
+        let unready = state.unready.as_ref();
+        let clause = unready.map(|unready| unready.clause.as_str()).unwrap_or_default();
+        let message = unready.map(|unready| unready.message.as_str()).unwrap_or_default();
+        let (to, paths) = (metrics::phase_name(phase), state.paths.len());
+        let epoch = state.epoch.map(|epoch| format!("{}.{}", epoch.term, epoch.seq)).unwrap_or_default();
+        if matches!(phase, Phase::Degraded | Phase::Lost) {
+            tracing::warn!(volume = %self.id, epoch, from, to, live, paths, clause, message, "volume changed its phase");
+        } else {
+            tracing::info!(volume = %self.id, epoch, from, to, live, paths, clause, message, "volume changed its phase");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "volume_tests.rs"]
+mod tests;

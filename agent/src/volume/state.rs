@@ -1,0 +1,200 @@
+//! The state of a volume as it is reported: pure, from what the kernel shows, what the ledger says and what is going
+//! on.
+//!
+//! Always holds: Absent is said only of a subsystem without any controller of ours; Ready and Degraded only while the
+//! structural clauses hold now.
+
+use cleat_host::HostNqn;
+use cleat_host::fabrics::Target;
+use cleat_host::readiness::{Clause, Expectation, Selected, Unready, select};
+use cleat_host::sysfs::{Controller, Namespace, NamespaceKind, SubsystemView};
+use cleat_proto::cleat::v1 as wire;
+use wire::volume_state::Phase;
+
+use super::{clause, plan};
+use crate::ledger::Entry;
+use crate::name::VolumeId;
+
+/// What an operation of this agent is doing to the volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activity {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is being connected.
+    Connecting,
+    /// Its controllers are being deleted.
+    Detaching,
+}
+
+/// All that a state is made of.
+#[derive(Debug)]
+pub struct Seen<'a> {
+    /// The volume.
+    pub volume: &'a VolumeId,
+    /// What the kernel shows.
+    pub view: &'a SubsystemView,
+    /// Whose controllers count.
+    pub host_nqn: &'a HostNqn,
+    /// What the ledger says; an error text where it cannot be read.
+    pub entry: Result<Option<&'a Entry>, &'a str>,
+    /// What the volume must be, where a grant says so.
+    pub expectation: Option<&'a Expectation>,
+    /// What is being done.
+    pub activity: Activity,
+    /// Whether it was ready under this grant.
+    pub was_ready: bool,
+    /// What failed when the whole predicate was last judged, if it did.
+    pub failing: Option<&'a Unready>,
+    /// The boot of this node.
+    pub boot_id: &'a str,
+}
+
+/// Makes the state.
+pub fn judge(seen: &Seen<'_>) -> wire::VolumeState {
+    let mine: Vec<&Controller> = seen
+        .view
+        .controllers
+        .iter()
+        .filter(|one| Target::of(one, &seen.view.nqn, seen.host_nqn).is_some())
+        .collect();
+    let entry = seen.entry.ok().flatten();
+    let ended = entry.is_some_and(|entry| entry.ended);
+    let (phase, unready) = phase(seen, &mine, ended);
+    let namespace = device(seen.view);
+    wire::VolumeState {
+        volume_id: seen.volume.to_string(),
+        epoch: entry.map(|entry| entry.epoch.to_wire()),
+        epoch_ended: ended,
+        phase: phase.into(),
+        identity: namespace.map(identity),
+        paths: paths(&mine, &seen.view.namespaces),
+        unready,
+        openers: Vec::new(),
+        device: namespace.map(|namespace| namespace.name.clone()).unwrap_or_default(),
+        writes: namespace.map(|namespace| namespace.written().0).unwrap_or_default(),
+        absence: (phase == Phase::Absent)
+            .then(|| entry.and_then(|entry| entry.absence(seen.boot_id)))
+            .flatten(),
+    }
+}
+
+fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<wire::Unready>) {
+    if mine.is_empty() {
+        return match seen.activity {
+            Activity::Connecting => {
+                (Phase::Connecting, Some(clause::failed(clause::CONNECT, "no controller yet")))
+            }
+            _ if !seen.view.unreadable.is_empty() => {
+                let (path, error) = (&seen.view.unreadable[0].path, &seen.view.unreadable[0].error);
+                let message = format!("cannot read {}: {error}", path.display());
+                (Phase::Lost, Some(clause::failed(clause::LOOK, message)))
+            }
+            _ if !seen.view.controllers.is_empty() => {
+                let message = "the subsystem's only controllers have another host NQN than this node's";
+                (Phase::Connecting, Some(clause::failed(Clause::HostNqn.as_str(), message)))
+            }
+            _ if seen.was_ready && !ended => {
+                let message = "the kernel has given up every controller";
+                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
+            }
+            _ => (Phase::Absent, None),
+        };
+    }
+    if seen.activity == Activity::Detaching || ended {
+        return (Phase::Detaching, None);
+    }
+    let expectation = match (seen.entry, seen.expectation) {
+        (Err(error), _) => return (Phase::Connecting, Some(clause::failed(clause::LEDGER, error))),
+        (Ok(_), None) => {
+            let message = "this node knows of no grant for what its kernel holds";
+            return (Phase::Connecting, Some(clause::failed(clause::GRANT, message)));
+        }
+        (Ok(_), Some(expectation)) => expectation,
+    };
+    // While an attach is under way only its own full judgement says Ready.
+    if seen.activity == Activity::Connecting && !seen.was_ready {
+        let unready = select(seen.view, expectation).err();
+        return (Phase::Connecting, unready.as_ref().map(clause::unready));
+    }
+    match select(seen.view, expectation) {
+        Ok(selected) => standing(seen, expectation, &selected),
+        Err(unready) => {
+            let some_live = mine.iter().any(|one| one.state.is_live());
+            let phase = match unready.clause {
+                Clause::LivePaths if some_live && device(seen.view).is_some() => Phase::Degraded,
+                // A head is there: the namespace was scanned once, so it was in use or could have been.
+                _ if seen.was_ready || device(seen.view).is_some() => Phase::Lost,
+                _ => Phase::Connecting,
+            };
+            (phase, Some(clause::unready(&unready)))
+        }
+    }
+}
+
+/// The structural clauses hold.
+fn standing(
+    seen: &Seen<'_>,
+    expectation: &Expectation,
+    selected: &Selected,
+) -> (Phase, Option<wire::Unready>) {
+    if let Some(failing) = seen.failing {
+        let phase = if seen.was_ready { Phase::Lost } else { Phase::Connecting };
+        return (phase, Some(clause::unready(failing)));
+    }
+    if selected.live_paths.len() < expectation.portals.len() {
+        let live = |portal| selected.live_paths.iter().any(|path| path.portal == portal);
+        let dead: Vec<String> =
+            expectation.portals.iter().filter(|portal| !live(**portal)).map(ToString::to_string).collect();
+        let message = format!("no live path to {}", dead.join(", "));
+        return (Phase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
+    }
+    (Phase::Ready, None)
+}
+
+/// The device of a view: its head, or its first bare device.
+pub fn device(view: &SubsystemView) -> Option<&Namespace> {
+    let head = view.namespaces.iter().find(|one| matches!(one.kind, NamespaceKind::Head { .. }));
+    head.or_else(|| view.namespaces.first())
+}
+
+/// What a namespace says of itself, as the wire has it.
+pub fn identity(namespace: &Namespace) -> wire::Identity {
+    wire::Identity {
+        namespace_uuid: namespace.identity.uuid.map(|uuid| uuid.to_string()).unwrap_or_default(),
+        nguid: namespace.identity.nguid.map(|nguid| nguid.to_string()).unwrap_or_default(),
+        size_bytes: namespace.size_bytes,
+        block_size_bytes: namespace.logical_block_bytes.unwrap_or_default(),
+        read_only: namespace.read_only,
+    }
+}
+
+fn paths(mine: &[&Controller], namespaces: &[Namespace]) -> Vec<wire::Path> {
+    let ana = |controller: &Controller| {
+        namespaces.iter().find_map(|namespace| match &namespace.kind {
+            NamespaceKind::Head { paths } => paths
+                .iter()
+                .find(|path| path.controller == controller.name)
+                .and_then(|path| path.ana_state.as_ref()),
+            NamespaceKind::Bare { controller: name, ana_state } => {
+                (*name == controller.name).then_some(ana_state.as_ref()).flatten()
+            }
+        })
+    };
+    let mut paths: Vec<wire::Path> = mine
+        .iter()
+        .map(|controller| wire::Path {
+            portal: plan::portal_text(controller),
+            controller: controller.name.to_string(),
+            state: controller.state.to_string(),
+            ana_state: ana(controller).map(ToString::to_string).unwrap_or_default(),
+        })
+        .collect();
+    paths.sort_by(|a, b| (&a.portal, &a.controller).cmp(&(&b.portal, &b.controller)));
+    paths
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "state_tests.rs"]
+mod tests;

@@ -1,0 +1,91 @@
+//! Verify: a fresh look at one volume, and the judgement of the whole predicate.
+//!
+//! Comes in: an epoch. Goes out: the state, or why the volume is not usable. Changes nothing.
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use wire::directive_result::Outcome;
+use wire::volume_state::Phase;
+
+use super::attach::stale_outcome;
+use super::host::Host;
+use super::state::{Activity, device};
+use super::{Volume, clause};
+use crate::ledger::rules::may_end;
+use crate::ledger::{Entry, Grant};
+use crate::name::Epoch;
+
+impl<H: Host> Volume<H> {
+    /// Looks afresh. Needs no turn: an operation under way shows in the state.
+    pub(super) async fn verify(&self, epoch: Epoch) -> Outcome {
+        let failed =
+            |unready| Outcome::Failed(wire::FailedOutcome { unready: Some(unready), nothing_left: false });
+        let entry = match self.known().await {
+            Ok(entry) => entry,
+            Err(error) => return failed(clause::failed(clause::LEDGER, error)),
+        };
+        if let Err(stale) = may_end(entry.as_ref(), epoch) {
+            return stale_outcome(stale);
+        }
+        let grant = entry.as_ref().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
+        if let Some(grant) = grant {
+            self.judge_fully(&self.expectation(grant)).await;
+        }
+        let view = match self.look().await {
+            Ok(view) => view,
+            Err(error) => return failed(clause::failed(clause::LOOK, Causes(&error))),
+        };
+        let mut state = self.report(&view);
+        if device(&view).is_some() {
+            state.openers = match self.shared.host.users(&view).await {
+                Ok(users) => users,
+                Err(error) => vec![error.line()],
+            };
+        }
+        match state.phase() {
+            Phase::Ready | Phase::Degraded => {
+                Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: None })
+            }
+            Phase::Absent => Outcome::Absent(state.absence.unwrap_or_default()),
+            Phase::Unspecified | Phase::Connecting | Phase::Lost | Phase::Detaching => {
+                let nothing = || {
+                    clause::failed(clause::GRANT, "the grant has ended, and its controllers are still there")
+                };
+                failed(state.unready.unwrap_or_else(nothing))
+            }
+        }
+    }
+
+    /// The record, as it was last read or written; it is read where it was not. For reports only.
+    async fn known(&self) -> Result<Option<Entry>, String> {
+        if let Some(entry) = self.memory().entry.clone() {
+            return entry;
+        }
+        let _pass = self.gate.enter("reading of the ledger").await;
+        self.record().await.map_err(|error| Causes(&error).to_string())
+    }
+
+    /// The grant that is in force, if one is.
+    pub(super) async fn granted(&self) -> Option<Grant> {
+        self.known().await.ok().flatten().filter(|entry| !entry.ended).and_then(|entry| entry.grant)
+    }
+
+    /// Judges the whole predicate and remembers what failed.
+    pub(super) async fn judge_fully(&self, expectation: &cleat_host::readiness::Expectation) {
+        let epoch = self.memory().entry.as_ref().and_then(|read| Some(read.as_ref().ok()?.as_ref()?.epoch));
+        match self.shared.host.check(expectation, self.shared.times.check).await {
+            Ok(Ok(_)) => {
+                let mut memory = self.memory();
+                memory.failing = None;
+                // An attach under way says Ready by itself, after its own judgement.
+                if memory.activity == Activity::None {
+                    memory.ready_under = epoch;
+                }
+            }
+            Ok(Err(unready)) => self.memory().failing = Some(unready),
+            Err(error) => {
+                tracing::warn!(volume = %self.id, error = error.line(), "the predicate could not be judged");
+            }
+        }
+    }
+}

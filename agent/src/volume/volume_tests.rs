@@ -1,0 +1,482 @@
+//! What directives do, on a kernel made of memory.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use tokio::time::Instant;
+use wire::directive_result::Outcome;
+use wire::volume_state::Phase;
+
+use crate::ledger::Grant;
+use crate::session::directive::Ask;
+use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
+use crate::testing::kernel::{Answer, Kernel, SIZE, portal};
+
+const SOON: Duration = Duration::from_millis(400);
+const FOREIGN: &str = "nqn.2014-08.org.nvmexpress:uuid:99999999-9999-9999-9999-999999999999";
+
+struct Node {
+    kernel: Arc<Kernel>,
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn agent(&self) -> Agent {
+        Agent::start(&self.kernel, self.dir.path(), BOOT)
+    }
+}
+
+fn failed(outcome: Outcome) -> (String, String, bool) {
+    match outcome {
+        Outcome::Failed(failed) => {
+            let unready = failed.unready.unwrap();
+            (unready.clause, unready.message, failed.nothing_left)
+        }
+        other => panic!("did not fail: {other:?}"),
+    }
+}
+
+/// States at deletion by portal.
+fn absent(outcome: Outcome) -> Vec<(String, String)> {
+    match outcome {
+        Outcome::Absent(absent) => {
+            let mut deleted: Vec<_> =
+                absent.deleted.into_iter().map(|one| (one.portal, one.state_at_deletion)).collect();
+            deleted.sort();
+            deleted
+        }
+        other => panic!("not absent: {other:?}"),
+    }
+}
+
+fn states(expected: &[(u8, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(n, state)| (portal(*n).to_string(), (*state).to_owned())).collect()
+}
+
+#[tokio::test]
+async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
+    let node = Node::new();
+    let agent = node.agent();
+    let state = agent.ready(1, &[1, 2]).await;
+    assert_eq!(state.phase(), Phase::Ready);
+    assert_eq!(state.paths.len(), 2);
+    assert_eq!(state.identity.unwrap().size_bytes, SIZE);
+    assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
+}
+
+#[tokio::test]
+async fn a_repeated_attach_changes_nothing_and_a_missing_portal_is_added() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    agent.ready(1, &[1]).await;
+    assert_eq!(node.kernel.world().connects, [portal(1)]);
+    let state = agent.ready(1, &[1, 2]).await;
+    assert_eq!(state.paths.len(), 2);
+    assert_eq!(node.kernel.world().connects, [portal(1), portal(2)]);
+    assert!(node.kernel.world().deleted.is_empty());
+}
+
+#[tokio::test]
+async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    let state = agent.ready(1, &[1, 2]).await;
+    assert_eq!(state.phase(), Phase::Degraded);
+    assert!(state.unready.unwrap().message.contains("10.0.2.1"));
+    assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1)], "the other was never connected");
+    assert_eq!(absent(agent.detach(1).await), states(&[(1, "live")]));
+}
+
+#[tokio::test]
+async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    let all = Grant { policy: cleat_host::readiness::PathPolicy::All, ..grant(&[1, 2]) };
+    let began = Instant::now();
+    let (clause, message, nothing_left) = failed(agent.attach_by(1, all, SOON).await);
+    assert_eq!(clause, "live-paths");
+    assert!(message.contains("10.0.2.1:4420") && message.contains("cannot be reached"), "{message}");
+    assert!(nothing_left);
+    assert!(began.elapsed() >= SOON && began.elapsed() < SOON * 10);
+    assert!(node.kernel.world().controllers.is_empty());
+    assert_eq!(absent(agent.detach(1).await), [], "nothing was handed out, nothing is to be drained");
+}
+
+#[tokio::test]
+async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    let directive =
+        agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON * 20 });
+    agent.submit(&directive);
+    while node.kernel.world().connects.len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    node.kernel.change(|world| world.answers.clear());
+    let outcome = agent.result().await.outcome.unwrap();
+    assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn another_namespace_is_refused_without_waiting_for_the_deadline() {
+    let node = Node::new();
+    let agent = node.agent();
+    let other = "ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned();
+    node.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other.clone())));
+    let (clause, message, nothing_left) = failed(agent.attach(1, grant(&[1, 2])).await);
+    assert_eq!(clause, "namespace-identity");
+    assert!(message.contains(&other), "{message}");
+    assert!(nothing_left && node.kernel.world().controllers.is_empty());
+}
+
+#[tokio::test]
+async fn a_failed_attach_takes_away_only_what_it_made() {
+    let node = Node::new();
+    let before = node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
+    node.kernel.change(|world| world.reads_fail = true);
+    let agent = node.agent();
+    let (clause, _, nothing_left) = failed(agent.attach_by(1, grant(&[1, 2]), SOON).await);
+    assert_eq!(clause, "direct-read");
+    assert!(!nothing_left);
+    assert_eq!(node.kernel.world().of("v"), [before]);
+}
+
+#[tokio::test]
+async fn a_detach_deletes_exactly_its_controllers_and_names_their_states() {
+    let node = Node::new();
+    let boot_disk = node.kernel.world().connect("nqn.2014-08.org.boot:disk", 1, crate::testing::kernel::HOST);
+    let other_volume = node.kernel.world().connect("nqn.2026-01.io.cleat:w", 1, crate::testing::kernel::HOST);
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    node.kernel.change(|world| {
+        for one in world.controllers.iter_mut().filter(|one| one.portal() == Some(portal(2))) {
+            one.state = "connecting".parse().unwrap();
+        }
+    });
+    assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "connecting")]));
+    let world = node.kernel.world();
+    let left: Vec<_> = world.controllers.iter().map(|one| one.name.to_string()).collect();
+    assert_eq!(left, [boot_disk, other_volume]);
+    assert_eq!(world.flushed, 1);
+}
+
+#[tokio::test]
+async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    node.kernel.change(|world| world.users = vec!["process 312 (qemu-system-x86)".into()]);
+    match agent.detach(1).await {
+        Outcome::Busy(busy) => assert_eq!(busy.holders, ["process 312 (qemu-system-x86)"]),
+        other => panic!("{other:?}"),
+    }
+    assert!(!agent.entry().await.unwrap().ended);
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    node.kernel.change(|world| {
+        world.users.clear();
+        world.users_unknown = true;
+    });
+    match agent.detach(1).await {
+        Outcome::Busy(busy) => assert!(busy.holders[0].contains("could not look"), "{:?}", busy.holders),
+        other => panic!("{other:?}"),
+    }
+    assert!(node.kernel.world().deleted.is_empty());
+    node.kernel.change(|world| world.users = vec!["process 312 (qemu-system-x86)".into()]);
+    assert_eq!(absent(agent.revoke(1).await), states(&[(1, "live")]), "a revoke asks nobody");
+}
+
+#[tokio::test]
+async fn what_is_over_changes_nothing() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(2, &[1]).await;
+    for outcome in [agent.attach(1, grant(&[1])).await, agent.detach(1).await, agent.revoke(1).await] {
+        match outcome {
+            Outcome::StaleEpoch(stale) => {
+                assert_eq!(stale.highest, Some(epoch(2).to_wire()));
+                assert!(!stale.ended);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    agent.detach(2).await;
+    let late = agent.attach(2, grant(&[1])).await;
+    assert!(matches!(late, Outcome::StaleEpoch(ref stale) if stale.ended), "{late:?}");
+    assert!(node.kernel.world().controllers.is_empty());
+}
+
+#[tokio::test]
+async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    node.kernel.change(|world| world.set_state(2, "connecting"));
+    let first = absent(agent.detach(1).await);
+    assert_eq!(absent(agent.detach(1).await), first);
+    drop(agent);
+    let agent = node.agent();
+    let state = agent.state().await;
+    assert_eq!(state.phase(), Phase::Absent);
+    assert!(state.epoch_ended);
+    assert_eq!(absent(Outcome::Absent(state.absence.unwrap())), first);
+    assert_eq!(absent(agent.detach(1).await), first);
+}
+
+#[tokio::test]
+async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    node.kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(portal(2))));
+    assert_eq!(agent.state().await.phase(), Phase::Degraded);
+    node.kernel.change(|world| world.controllers.clear());
+    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    assert_eq!(absent(agent.detach(1).await), states(&[(1, "gone"), (2, "gone")]));
+}
+
+#[tokio::test]
+async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_again() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    node.kernel.change(|world| world.deletions_hang = true);
+    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
+    agent.submit(&detach);
+    match agent.result().await.outcome.unwrap() {
+        Outcome::Pending(pending) => {
+            assert!(
+                pending.message.contains("nvme0") && pending.message.contains("in progress"),
+                "{pending:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+
+    // The process is killed; the kernel finishes one deletion by itself.
+    drop(agent);
+    let node = Node { kernel: Arc::new(Kernel::default()), dir: node.dir };
+    node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
+    let agent = restarted(&node).await;
+    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    let again = agent.attach(1, grant(&[1, 2])).await;
+    assert!(matches!(again, Outcome::StaleEpoch(_)), "{again:?}");
+    assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "unknown")]));
+}
+
+/// The lock of a process that was killed is free at once; one that is dropped here has tasks that still end.
+async fn restarted(node: &Node) -> Agent {
+    let copy = tempfile::tempdir().unwrap();
+    let from = node.dir.path().join("ledger");
+    let to = copy.path().join("ledger");
+    std::fs::create_dir_all(&to).unwrap();
+    for file in std::fs::read_dir(from).unwrap().flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+    Agent::start(&node.kernel, &copy.keep(), BOOT)
+}
+
+#[tokio::test]
+async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    node.kernel.change(|world| world.deletions_hang = true);
+    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
+    agent.submit(&detach);
+    let pending = agent.result().await;
+    assert!(matches!(pending.outcome, Some(Outcome::Pending(_))), "{pending:?}");
+    agent.submit(&detach);
+    node.kernel.change(|world| world.deletions_hang = false);
+    let last = agent.result().await;
+    assert_eq!(last.operation_id, pending.operation_id);
+    assert_eq!(absent(last.outcome.unwrap()), states(&[(1, "live")]));
+    assert_eq!(
+        agent.outbox.len(),
+        2,
+        "one result of the attach, one of the detach: the repeated directive joined"
+    );
+}
+
+#[tokio::test]
+async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(1, Answer::Hang));
+    // The agent waits a moment for the connect to come back before it answers.
+    let (_, message, nothing_left) = failed(agent.attach_by(1, grant(&[1]), SOON).await);
+    assert!(message.contains("no answer yet"), "{message}");
+    assert!(!nothing_left, "the kernel may yet connect");
+    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(100) });
+    agent.submit(&detach);
+    let pending = agent.result().await.outcome.unwrap();
+    assert!(matches!(&pending, Outcome::Pending(p) if p.message.contains("10.0.1.1")), "{pending:?}");
+    node.kernel.change(|world| world.answers.clear());
+    absent(agent.result().await.outcome.unwrap());
+    assert!(node.kernel.world().controllers.is_empty());
+    assert_eq!(node.kernel.world().deleted.len(), 1, "what came late was taken away");
+}
+
+#[tokio::test]
+async fn a_detach_calls_off_the_attach_that_it_overtakes() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    let attach = agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON * 40 });
+    agent.submit(&attach);
+    while node.kernel.world().connects.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let began = Instant::now();
+    let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + SOON * 40 });
+    agent.submit(&detach);
+    let (first, second) = (agent.result().await, agent.result().await);
+    assert_eq!(first.operation_id, attach.operation.to_string());
+    assert_eq!(failed(first.outcome.unwrap()).0, "superseded");
+    absent(second.outcome.unwrap());
+    assert!(began.elapsed() < SOON * 20);
+}
+
+#[tokio::test]
+async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    let attach = agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON });
+    agent.submit(&attach);
+    failed(agent.result().await.outcome.unwrap());
+    node.kernel.change(|world| world.answers.clear());
+    agent.submit(&attach);
+    failed(agent.result().await.outcome.unwrap());
+    assert!(node.kernel.world().controllers.is_empty(), "the controller has heard that nothing is left");
+}
+
+#[tokio::test]
+async fn a_damaged_record_refuses_grants_and_says_which_file() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    drop(agent);
+    let file = node.dir.path().join("ledger/v.json");
+    std::fs::write(&file, "{").unwrap();
+    let agent = node.agent();
+    for outcome in [agent.attach(2, grant(&[1])).await, agent.detach(2).await] {
+        let (clause, message, nothing_left) = failed(outcome);
+        assert_eq!(clause, "ledger");
+        assert!(message.contains("v.json"), "{message}");
+        assert!(!nothing_left);
+    }
+    let state = agent.state().await;
+    assert_eq!(state.phase(), Phase::Connecting);
+    assert_eq!(state.paths.len(), 1, "what the kernel holds is reported all the same");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), "{");
+}
+
+#[tokio::test]
+async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(3, &[1, 2]).await;
+    drop(agent);
+    let agent = node.agent();
+    let state = agent.state().await;
+    assert_eq!((state.phase(), state.epoch), (Phase::Ready, Some(epoch(3).to_wire())));
+    assert_eq!(state.paths.len(), 2);
+    drop(agent);
+    // With the ledger lost as well, what the kernel holds is still told.
+    let node = Node { kernel: node.kernel, dir: tempfile::tempdir().unwrap() };
+    let agent = node.agent();
+    let state = agent.state().await;
+    assert_eq!((state.phase(), state.epoch), (Phase::Connecting, None));
+    assert_eq!(state.unready.unwrap().clause, "grant");
+    let detach = agent.detach(7).await;
+    assert_eq!(absent(detach), states(&[(1, "live"), (2, "live")]));
+    assert!(agent.entry().await.unwrap().ended);
+}
+
+#[tokio::test]
+async fn after_a_reboot_the_grant_is_connected_again_when_the_controller_says_so() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    drop(agent);
+    let node = Node { kernel: Arc::default(), dir: node.dir };
+    let agent = Agent::start(&node.kernel, node.dir.path(), "boot-2");
+    assert_eq!(agent.state().await.phase(), Phase::Absent);
+    assert_eq!(agent.state().await.absence, None, "what another boot did proves nothing here");
+    assert!(node.kernel.world().connects.is_empty());
+    agent.ready(1, &[1, 2]).await;
+    assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "live")]));
+}
+
+#[tokio::test]
+async fn a_controller_of_another_host_nqn_is_left_alone_and_no_absence_is_claimed() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    let other = node.kernel.world().connect("nqn.2026-01.io.cleat:v", 2, FOREIGN);
+    let (clause, message, nothing_left) = failed(agent.detach(1).await);
+    assert_eq!(clause, "host-nqn");
+    assert!(message.contains(&other), "{message}");
+    assert!(!nothing_left);
+    assert_eq!(node.kernel.world().of("v"), [other]);
+}
+
+#[tokio::test]
+async fn a_kernel_that_cannot_be_read_is_never_read_as_empty() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    node.kernel.change(|world| world.sysfs_broken = true);
+    let (clause, _, nothing_left) = failed(agent.detach(1).await);
+    assert_eq!((clause.as_str(), nothing_left), ("look", false));
+    assert!(!agent.entry().await.unwrap().ended);
+    use crate::session::Node as _;
+    assert!(agent.fleet.inventory().await.is_err());
+}
+
+#[tokio::test]
+async fn verify_looks_afresh_and_says_what_fails() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1]).await;
+    let ready = agent.ask(1, Ask::Verify).await;
+    assert!(matches!(ready, Outcome::Ready(_)), "{ready:?}");
+    node.kernel.change(|world| world.reads_fail = true);
+    assert_eq!(failed(agent.ask(1, Ask::Verify).await).0, "direct-read");
+    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    agent.detach(1).await;
+    absent(agent.ask(1, Ask::Verify).await);
+}
+
+#[tokio::test]
+async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller_is_there() {
+    let node = Node::new();
+    let agent = node.agent();
+    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    agent.ready(1, &[1, 2]).await;
+    node.kernel.change(|world| {
+        world.answers.clear();
+        world.connects.clear();
+    });
+    let volume = agent.fleet.volumes().into_iter().find(|one| one.id == volume()).unwrap();
+    volume.repair(crate::session::Link::Up).await;
+    assert!(node.kernel.world().connects.is_empty(), "what has just gone may come back by itself");
+    volume.memory().repair = super::repair::Backoff::overdue();
+    volume.repair(crate::session::Link::Down).await;
+    assert!(node.kernel.world().connects.is_empty());
+    volume.repair(crate::session::Link::Up).await;
+    assert_eq!(node.kernel.world().connects, [portal(2)]);
+    assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+}

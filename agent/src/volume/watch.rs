@@ -1,0 +1,137 @@
+//! The watch: what becomes of volumes when nobody asks.
+//!
+//! Comes in: events of the kernel, and the passing of time. Goes out: states on the board; those who wait for the
+//! kernel are woken.
+//!
+//! Always holds: an event is only a reason to look; from time to time everything is looked at without one, direct
+//! reads included, and missing paths are repaired. One volume's look never waits for another's device.
+
+use std::time::Duration;
+
+use cleat_host::uevents::{HostEvent, UeventListener};
+use cleat_runtime::exit::Causes;
+use futures_util::StreamExt as _;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::host::Host;
+use super::state::Activity;
+use super::{Fleet, Volume};
+use crate::session::Link;
+
+/// Shortest time between two looks for the sake of events, which come in storms: operations under way look by
+/// themselves.
+const CALM: Duration = Duration::from_millis(100);
+/// Volumes whose devices are read side by side in a sweep.
+const SIDE_BY_SIDE: usize = 8;
+
+/// What the watch needs.
+pub struct Watch<H> {
+    fleet: Fleet<H>,
+    events: Option<UeventListener>,
+}
+
+impl<H: Host> Watch<H> {
+    /// Watches by events and by time; without a listener by time alone.
+    pub fn new(fleet: Fleet<H>, events: Option<UeventListener>) -> Self {
+        Self { fleet, events }
+    }
+
+    /// Watches until told to stop.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut sweep = interval(self.fleet.shared().times.sweep);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look_at: Option<Instant> = None;
+        let mut looked = Instant::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                event = next(&mut self.events) => {
+                    if self.heard(event) {
+                        look_at.get_or_insert(Instant::now().max(looked + CALM));
+                    }
+                }
+                () = at(look_at) => {
+                    look_at = None;
+                    self.look().await;
+                    looked = Instant::now();
+                }
+                _ = sweep.tick() => {
+                    tokio::select! {
+                        () = self.sweep() => {}
+                        () = stop.cancelled() => return,
+                    }
+                    looked = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Takes an event; whether it may concern a volume.
+    fn heard(&mut self, event: Option<HostEvent>) -> bool {
+        let concerns = match event {
+            Some(HostEvent::Device(device)) => {
+                device.name.starts_with("nvme") || device.name.starts_with("dm-")
+            }
+            Some(HostEvent::Overrun) => true,
+            None => {
+                tracing::error!("no more events from the kernel: watching by time alone");
+                self.events = None;
+                false
+            }
+        };
+        if concerns {
+            self.fleet.shared().events.send_modify(|count| *count += 1);
+        }
+        concerns
+    }
+
+    async fn look(&self) {
+        if let Err(error) = self.fleet.sweep().await {
+            tracing::error!(error = %Causes(&error), "cannot look at the kernel's state");
+        }
+    }
+
+    /// Looks at everything, trusting nothing.
+    async fn sweep(&self) {
+        let link = self.fleet.link();
+        let volumes = futures_util::stream::iter(self.fleet.volumes());
+        volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
+        self.look().await;
+    }
+}
+
+impl<H: Host> Volume<H> {
+    /// Judges the whole predicate of a granted volume that nothing is being done to, and repairs its paths.
+    async fn examine(&self, link: Link) {
+        let idle = || self.memory().activity == Activity::None && self.gate.holder().is_none();
+        if !idle() {
+            return;
+        }
+        let Some(grant) = self.granted().await else { return };
+        let Ok(view) = self.look().await else { return };
+        if view.controllers.is_empty() || !idle() {
+            return;
+        }
+        self.judge_fully(&self.expectation(&grant)).await;
+        if view.controllers.len() < grant.portals.len() {
+            self.repair(link).await;
+        } else {
+            self.memory().repair = Default::default();
+        }
+    }
+}
+
+async fn next(events: &mut Option<UeventListener>) -> Option<HostEvent> {
+    match events {
+        Some(events) => events.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
