@@ -3,8 +3,10 @@
 //!
 //! * [`sequence`] is pure: records, where they lie, and the judge of what a device holds.
 //! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
+//! * [`demo`] is what `hack/demo` shows.
 //! * [`world`] boots an RDS and nodes, starts every part of Cleat, and has typed clients for all of them.
 
+pub mod demo;
 pub mod sequence;
 pub mod world;
 pub mod writer;

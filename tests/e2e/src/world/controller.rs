@@ -270,7 +270,7 @@ fn arguments(
     let mut put = |name: &str, value: String| words.extend([format!("--{name}"), value]);
     let path = |path: &Path| path.display().to_string();
     put("csi-socket", path(socket));
-    put("listen", address());
+    put("grpc-listen", address());
     put("store", format!("file:{}", path(&folder.join("controller-state"))));
     put("tls-cert", path(&certificates.controller.cert));
     put("tls-key", path(&certificates.controller.key));
@@ -279,10 +279,11 @@ fn arguments(
     put("rds-user", USER.to_owned());
     put("rds-password-file", path(password));
     put("rds-ca", path(&certificates.ca));
-    put("rds-base-path", BASE_PATH.to_owned());
-    put("rds-nqn-prefix", NQN_PREFIX.to_owned());
+    put("rds-files", BASE_PATH.to_owned());
+    put("nqn-prefix", NQN_PREFIX.to_owned());
+    put("host-acl", "list".to_owned());
     for network in Network::STORAGE {
-        put("portal", format!("{}:4420", network.address(RDS_NUMBER)));
+        put("rds-portal", format!("{}:4420", network.address(RDS_NUMBER)));
     }
     put("metrics-listen", format!("{}:{METRICS_PORT}", Network::Management.host_address()));
     put("log-filter", options.log_filter.clone());

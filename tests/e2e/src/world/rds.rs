@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use cleat_rig::{Command, Daemon, Machine, Network};
-use rds_sim::control::{DiskReport, StateReport};
+use rds_sim::control::{DiskReport, NewUuid, StateReport};
 use rds_sim::faults::Fault;
 use rds_sim::rds::Hold;
 use serde::Serialize;
@@ -207,6 +207,14 @@ impl Rds {
         self.post("portals/up", hold).await
     }
 
+    /// Gives a disk's namespace another UUID, or its own again: an identity that is not the expected one.
+    ///
+    /// # Errors
+    /// If rds-sim or its kernel refuses.
+    pub async fn set_uuid(&self, new: &NewUuid) -> anyhow::Result<()> {
+        self.post("uuid", new).await
+    }
+
     async fn post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
         let request = self.http.post(self.control(path)).timeout(Duration::from_secs(20)).json(body);
         let answer = request.send().await.with_context(|| format!("ask rds-sim for {path}"))?;
@@ -219,6 +227,30 @@ impl Rds {
 
     fn control(&self, path: &str) -> String {
         format!("http://{}:{CONTROL_PORT}/{path}", self.machine.address(Network::Management))
+    }
+
+    /// Sets a volume's host list over the REST API, as an administrator could: behind the controller's back.
+    ///
+    /// # Errors
+    /// If the RDS refuses, or does not answer.
+    pub async fn set_allowed_hosts(&self, volume_id: &str, host_nqns: &[String]) -> anyhow::Result<()> {
+        let id = self.disk(volume_id).await?.id;
+        let ca = std::fs::read(&self.certificates.ca).context("read the CA")?;
+        let client = reqwest::Client::builder()
+            .tls_certs_only([reqwest::Certificate::from_pem(&ca)?])
+            .timeout(Duration::from_secs(20))
+            .build()?;
+        let body = serde_json::json!({ "nvme-tcp-server-allow-host-name": host_nqns.join(",") });
+        let request = client
+            .patch(format!("{}/rest/disk/{id}", self.url()))
+            .basic_auth(USER, Some(PASSWORD))
+            .json(&body);
+        let answer = request.send().await.context("set a host list on the RDS")?;
+        if !answer.status().is_success() {
+            let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
+            bail!("the RDS refuses a host list: {status} {text}");
+        }
+        Ok(())
     }
 
     // ---- what the files hold ----

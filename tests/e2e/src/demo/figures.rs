@@ -1,0 +1,142 @@
+//! The demo's figures: how long each part of the job took, and where the time went.
+//!
+//! In: times of calls as the caller saw them, and the controller's own account of their parts (its metrics). Out: a
+//! table and JSON. What always holds: `other` is what is left of the caller's time, so parts always add up to it,
+//! and a part that was not measured is not there rather than zero.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::outcome::round_ms;
+use super::say::Say;
+use crate::world::Metrics;
+
+/// What parts of a figure are called, in the order of the table. `disconnect` is a detach's deletion of controllers.
+const PARTS: [&str; 7] = ["rds", "connect", "device", "checks", "flush", "disconnect", "other"];
+
+/// One figure, in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figure {
+    total: f64,
+    parts: BTreeMap<&'static str, f64>,
+}
+
+impl Figure {
+    /// A figure without parts.
+    #[must_use]
+    pub fn whole(total: Duration) -> Self {
+        Self { total: total.as_secs_f64() * 1000.0, parts: BTreeMap::new() }
+    }
+
+    /// With these parts, and `other` as what is left.
+    #[must_use]
+    pub fn with_parts(total: Duration, parts: BTreeMap<&'static str, f64>) -> Self {
+        let mut figure = Self { parts, ..Self::whole(total) };
+        let other = figure.total - figure.parts.values().sum::<f64>();
+        // Parts are measured by another clock reading than the total: never less than nothing.
+        figure.parts.insert("other", other.max(0.0));
+        figure
+    }
+
+    fn of_parts(parts: BTreeMap<&'static str, f64>) -> Self {
+        Self { total: parts.values().sum(), parts }
+    }
+}
+
+impl Serialize for Figure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = [("total", self.total)].into_iter().chain(self.parts.iter().map(|(name, ms)| (*name, *ms)));
+        serializer.collect_map(all.map(|(name, ms)| (name, round_ms(ms))))
+    }
+}
+
+/// All figures of a run.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Figures {
+    /// ControllerPublish to NodePublish: from nothing to a device that a pod can use.
+    pub attach: Figure,
+    /// The agent's share of it: from the directive to the proof that the device can be used.
+    pub ready: Figure,
+    /// From the source's last acknowledged write to the target's first.
+    pub switchover: Figure,
+    /// NodeUnpublish to ControllerUnpublish: to the proof that the node cannot write.
+    pub detach: Figure,
+}
+
+impl Figures {
+    /// Takes the attach's figures from what the caller saw and from the controller's account before and after.
+    pub(super) fn attached(&mut self, total: Duration, before: &Metrics, after: &Metrics) {
+        let parts = parts(before, after, "cleat_attach_seconds", &["rds", "connect", "device", "checks"]);
+        let agent: BTreeMap<&str, f64> =
+            parts.iter().filter(|(name, _)| **name != "rds").map(|(name, ms)| (*name, *ms)).collect();
+        self.ready = Figure::of_parts(agent);
+        self.attach = Figure::with_parts(total, parts);
+    }
+
+    /// The same of the detach.
+    pub(super) fn detached(&mut self, total: Duration, before: &Metrics, after: &Metrics) {
+        let mut parts = parts(before, after, "cleat_detach_seconds", &["rds", "checks", "flush", "delete"]);
+        if let Some(ms) = parts.remove("delete") {
+            parts.insert("disconnect", ms);
+        }
+        self.detach = Figure::with_parts(total, parts);
+    }
+
+    /// Prints the table.
+    pub(super) fn tell(&self, say: &mut Say) {
+        let rows = [
+            ("attach", &self.attach),
+            ("ready", &self.ready),
+            ("switchover gap", &self.switchover),
+            ("detach", &self.detach),
+        ];
+        say.plain("");
+        let heads: String =
+            PARTS.iter().map(|part| format!("{:>11}", if *part == "rds" { "RDS" } else { part })).collect();
+        say.plain(&format!("{:<16}{:>9}{heads}", "milliseconds", "total"));
+        for (name, figure) in rows {
+            let cells: String = PARTS.iter().map(|part| cell(figure, part)).collect();
+            say.plain(format!("{name:<16}{:>9.0}{cells}", figure.total).trim_end());
+        }
+    }
+}
+
+/// A part in milliseconds and as a share of its figure.
+fn cell(figure: &Figure, part: &str) -> String {
+    match figure.parts.get(part) {
+        Some(ms) if figure.total > 0.0 => format!("{:>6.0} {:>3.0}%", ms, ms / figure.total * 100.0),
+        _ => " ".repeat(11),
+    }
+}
+
+fn parts<'a>(
+    before: &Metrics,
+    after: &Metrics,
+    histogram: &str,
+    names: &[&'a str],
+) -> BTreeMap<&'a str, f64> {
+    let seen = names.iter().filter(|name| after.count_since(before, histogram, &[("part", name)]) > 0);
+    seen.map(|name| (*name, after.ms_since(before, histogram, &[("part", name)]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_add_up_to_the_total_and_what_was_not_measured_is_left_out() {
+        let sample = |part: &str, sum: f64| {
+            format!(
+                "cleat_attach_seconds_sum{{part=\"{part}\"}} {sum}\ncleat_attach_seconds_count{{part=\"{part}\"}} 1\n"
+            )
+        };
+        let after = Metrics::parse(&(sample("rds", 0.01) + &sample("connect", 0.06)));
+        let mut figures = Figures::default();
+        figures.attached(Duration::from_millis(100), &Metrics::default(), &after);
+        let json = serde_json::to_value(&figures.attach).expect("json");
+        assert_eq!(json, serde_json::json!({"total": 100.0, "rds": 10.0, "connect": 60.0, "other": 30.0}));
+        assert_eq!(figures.ready.total, 60.0);
+    }
+}
