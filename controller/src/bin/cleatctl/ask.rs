@@ -14,6 +14,8 @@ use wire::operator_client::OperatorClient;
 pub(crate) enum AskError {
     #[error("no controller is given: --controller HOST:PORT, or CLEAT_CONTROLLER")]
     NoController,
+    #[error("--plaintext and options for TLS are given: choose one")]
+    PlaintextAndTls,
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("controller {address}")]
@@ -50,6 +52,11 @@ impl Controller {
         timeout: Duration,
     ) -> Result<Self, AskError> {
         let address = address.to_owned();
+        // Clap does not see a conflict between options on different sides of the command; and TLS that was asked for
+        // is never left out.
+        if tls.plaintext && (tls.tls_ca.is_some() || tls.tls_cert.is_some() || tls.tls_key.is_some()) {
+            return Err(AskError::PlaintextAndTls);
+        }
         let transport = tls.load()?;
         let endpoint = grpc::endpoint(&address, &transport, Keepalive::default())
             .map_err(|source| AskError::Transport { address: address.clone(), source })?;

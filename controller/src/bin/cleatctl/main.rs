@@ -92,7 +92,8 @@ fn main() -> ExitCode {
         Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             output::complain(&Causes(&error).to_string());
-            let config = matches!(error, AskError::Tls(_) | AskError::NoController);
+            let config =
+                matches!(error, AskError::Tls(_) | AskError::NoController | AskError::PlaintextAndTls);
             ExitCode::from(if config { BAD_CONFIG } else { FAILED })
         }
     }

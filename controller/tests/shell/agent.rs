@@ -1,0 +1,322 @@
+//! An agent that follows a script: a host whose kernel outlives sessions, and sessions with the controller.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+use wire::agent_session_client::AgentSessionClient;
+use wire::directive_result::Outcome;
+use wire::volume_state::Phase;
+
+use crate::world::{PREFIX, eventually};
+
+/// What the host does when it is told to attach.
+#[derive(Clone, Debug)]
+pub enum OnAttach {
+    Ready,
+    /// Nothing, until it is told so.
+    Hold,
+    /// Fails with this clause, and leaves nothing behind.
+    Fail(&'static str),
+}
+
+/// What the host does when it is told to detach.
+#[derive(Clone, Debug)]
+pub enum OnDetach {
+    /// Deletes controllers in this state.
+    Absent(&'static str),
+    Busy(&'static str),
+    Hold,
+}
+
+/// A host. Its kernel keeps what it holds when the agent goes.
+pub struct Host {
+    pub hello: Mutex<wire::Hello>,
+    held: Mutex<BTreeMap<String, wire::VolumeState>>,
+    pub on_attach: Mutex<OnAttach>,
+    pub on_detach: Mutex<OnDetach>,
+    /// Every directive that came in, in order.
+    pub directives: Mutex<Vec<wire::to_agent::Kind>>,
+}
+
+impl Host {
+    /// A host with a number of its own, from which its identity is made.
+    pub fn new(name: &str, number: u8) -> Arc<Self> {
+        let uuid = Uuid::from_u128(u128::from(number));
+        let hello = wire::Hello {
+            protocol: cleat_proto::SESSION_PROTOCOL,
+            node_id: name.into(),
+            identity: Some(wire::NodeIdentity {
+                host_nqn: format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}"),
+                host_id: uuid.to_string(),
+                storage_addresses: vec![format!("10.0.1.{number}"), format!("10.0.2.{number}")],
+                boot_id: format!("boot-of-{name}"),
+            }),
+            capabilities: Some(wire::Capabilities {
+                kernel_release: "6.12.1".into(),
+                fabrics: "kernel".into(),
+                native_multipath: true,
+                nqn_prefix: PREFIX.into(),
+            }),
+            agent_version: "0.1.0".into(),
+        };
+        Arc::new(Self {
+            hello: Mutex::new(hello),
+            held: Mutex::default(),
+            on_attach: Mutex::new(OnAttach::Ready),
+            on_detach: Mutex::new(OnDetach::Absent("live")),
+            directives: Mutex::default(),
+        })
+    }
+
+    pub fn nqn(&self) -> String {
+        self.hello.lock().unwrap().identity.as_ref().unwrap().host_nqn.clone()
+    }
+
+    pub fn holds(&self, volume: &str) -> bool {
+        self.held.lock().unwrap().get(volume).is_some_and(|state| state.phase() != Phase::Absent)
+    }
+
+    /// The attaches that came in, with their operation and epoch.
+    pub fn attaches(&self) -> Vec<wire::Attach> {
+        let directives = self.directives.lock().unwrap();
+        let attaches = directives.iter().filter_map(|kind| match kind {
+            wire::to_agent::Kind::Attach(attach) => Some(attach.clone()),
+            _ => None,
+        });
+        attaches.collect()
+    }
+
+    fn set(&self, volume: &str, epoch: Option<wire::Epoch>, phase: Phase, live: usize) -> wire::VolumeState {
+        let path = |number: usize| wire::Path {
+            portal: format!("10.0.{number}.100:4420"),
+            controller: format!("nvme{number}"),
+            state: if number <= live { "live" } else { "connecting" }.into(),
+            ana_state: "optimized".into(),
+        };
+        let state = wire::VolumeState {
+            volume_id: volume.into(),
+            epoch,
+            epoch_ended: phase == Phase::Absent,
+            phase: phase.into(),
+            identity: Some(wire::Identity {
+                namespace_uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, volume.as_bytes()).to_string(),
+                ..Default::default()
+            }),
+            paths: if phase == Phase::Absent { vec![] } else { vec![path(1), path(2)] },
+            device: "nvme0n1".into(),
+            ..Default::default()
+        };
+        self.held.lock().unwrap().insert(volume.into(), state.clone());
+        state
+    }
+
+    /// The kernel has the volume in this phase, whoever asked for it.
+    pub fn hold(&self, volume: &str, epoch: wire::Epoch, phase: Phase) -> wire::VolumeState {
+        self.set(volume, Some(epoch), phase, 2)
+    }
+
+    fn attach(&self, attach: &wire::Attach) -> Option<Outcome> {
+        match *self.on_attach.lock().unwrap() {
+            OnAttach::Ready => Some(self.ready(attach)),
+            OnAttach::Hold => None,
+            OnAttach::Fail(clause) => Some(Outcome::Failed(wire::FailedOutcome {
+                unready: Some(wire::Unready { clause: clause.into(), message: "the facts".into() }),
+                nothing_left: true,
+            })),
+        }
+    }
+
+    fn ready(&self, attach: &wire::Attach) -> Outcome {
+        let state = self.set(&attach.volume_id, attach.epoch, Phase::Ready, 2);
+        let times = wire::AttachTimes { connect_us: 60_000, device_us: 20_000, checks_us: 5_000 };
+        Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: Some(times) })
+    }
+
+    fn detach(&self, detach: &wire::Detach) -> Option<Outcome> {
+        match *self.on_detach.lock().unwrap() {
+            OnDetach::Absent(state) => {
+                let held = self.holds(&detach.volume_id);
+                self.set(&detach.volume_id, detach.epoch, Phase::Absent, 0);
+                let gone = |controller: &str| wire::DeletedController {
+                    controller: controller.into(),
+                    portal: "10.0.1.100:4420".into(),
+                    state_at_deletion: state.into(),
+                };
+                let deleted = if held { vec![gone("nvme1"), gone("nvme2")] } else { vec![] };
+                let times = wire::DetachTimes { checks_us: 100, flush_us: 200, delete_us: 300 };
+                Some(Outcome::Absent(wire::AbsentOutcome { deleted, times: Some(times) }))
+            }
+            OnDetach::Busy(holder) => Some(Outcome::Busy(wire::BusyOutcome { holders: vec![holder.into()] })),
+            OnDetach::Hold => None,
+        }
+    }
+}
+
+/// One session of a host's agent.
+pub struct Agent {
+    pub host: Arc<Host>,
+    say: mpsc::Sender<wire::FromAgent>,
+    pub welcome: watch::Receiver<Option<wire::Welcome>>,
+    /// Whether the agent says heartbeats.
+    pub beating: watch::Sender<bool>,
+    ended: JoinHandle<Status>,
+}
+
+impl Agent {
+    /// Dials, and begins to talk.
+    pub async fn dial(channel: Channel, host: &Arc<Host>) -> Self {
+        let (say, queue) = mpsc::channel(64);
+        let hello = host.hello.lock().unwrap().clone();
+        say.send(from(wire::from_agent::Kind::Hello(hello))).await.unwrap();
+        let (welcomed, welcome) = watch::channel(None);
+        let (beating, beats) = watch::channel(true);
+        let mut client = AgentSessionClient::new(channel);
+        let talking = Talking { host: Arc::clone(host), say: say.clone(), welcomed, beats };
+        let ended = tokio::spawn(async move {
+            match client.session(ReceiverStream::new(queue)).await {
+                Ok(answer) => talking.talk(answer.into_inner()).await,
+                Err(status) => status,
+            }
+        });
+        Self { host: Arc::clone(host), say, welcome, beating, ended }
+    }
+
+    /// Waits until the controller has welcomed the agent.
+    pub async fn up(mut self) -> Self {
+        let welcomed = self.welcome.wait_for(Option::is_some);
+        tokio::time::timeout(Duration::from_secs(20), welcomed).await.expect("a Welcome").unwrap();
+        self
+    }
+
+    /// Says something unasked.
+    pub async fn say(&self, kind: wire::from_agent::Kind) {
+        self.say.send(from(kind)).await.expect("the session is up");
+    }
+
+    pub async fn delta(&self, volume: &str, phase: Phase, live: usize) {
+        let epoch = self.host.held.lock().unwrap().get(volume).and_then(|state| state.epoch);
+        let state = self.host.set(volume, epoch, phase, live);
+        self.say(wire::from_agent::Kind::Delta(state)).await;
+    }
+
+    /// Waits until an attach of the volume has come in, and gives it.
+    pub async fn told_to_attach(&self, volume: &str) -> wire::Attach {
+        let found = || self.host.attaches().into_iter().rfind(|attach| attach.volume_id == volume);
+        eventually("an Attach", async || found().is_some()).await;
+        found().unwrap()
+    }
+
+    /// Answers an attach that was held.
+    pub async fn answer_ready(&self, attach: &wire::Attach) {
+        let outcome = self.host.ready(attach);
+        self.say(wire::from_agent::Kind::Result(result(
+            &attach.operation_id,
+            &attach.volume_id,
+            attach.epoch,
+            outcome,
+        )))
+        .await;
+    }
+
+    /// The stream's end, and why.
+    pub async fn ended(self) -> Status {
+        let Self { ended, say, beating, .. } = self;
+        let status = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends").unwrap();
+        drop((say, beating));
+        status
+    }
+
+    /// Kills the agent: the stream is gone, and nothing was said.
+    pub fn kill(self) {
+        self.ended.abort();
+    }
+}
+
+struct Talking {
+    host: Arc<Host>,
+    say: mpsc::Sender<wire::FromAgent>,
+    welcomed: watch::Sender<Option<wire::Welcome>>,
+    beats: watch::Receiver<bool>,
+}
+
+impl Talking {
+    async fn talk(self, mut hear: Streaming<wire::ToAgent>) -> Status {
+        let mut beat = tokio::time::interval(Duration::from_millis(100));
+        let mut count = 0;
+        loop {
+            let message = tokio::select! {
+                _ = beat.tick(), if *self.beats.borrow() && self.welcomed.borrow().is_some() => {
+                    count += 1;
+                    self.tell(wire::from_agent::Kind::Heartbeat(wire::Heartbeat { count })).await;
+                    continue;
+                }
+                message = hear.message() => message,
+            };
+            match message {
+                Ok(Some(wire::ToAgent { kind: Some(kind) })) => self.obey(kind).await,
+                Ok(Some(_)) => return Status::internal("an empty message"),
+                Ok(None) => return Status::ok("closed"),
+                Err(status) => return status,
+            }
+        }
+    }
+
+    async fn obey(&self, kind: wire::to_agent::Kind) {
+        use wire::to_agent::Kind;
+        match &kind {
+            Kind::Heartbeat(_) => return,
+            Kind::Welcome(welcome) => {
+                let volumes = self.host.held.lock().unwrap().values().cloned().collect();
+                self.tell(wire::from_agent::Kind::Inventory(wire::Inventory { volumes })).await;
+                self.welcomed.send_replace(Some(welcome.clone()));
+            }
+            Kind::Attach(attach) => {
+                if let Some(outcome) = self.host.attach(attach) {
+                    self.answer(&attach.operation_id, &attach.volume_id, attach.epoch, outcome).await;
+                }
+            }
+            Kind::Detach(detach) => {
+                if let Some(outcome) = self.host.detach(detach) {
+                    self.answer(&detach.operation_id, &detach.volume_id, detach.epoch, outcome).await;
+                }
+            }
+            Kind::Revoke(_) | Kind::Verify(_) => {}
+        }
+        self.host.directives.lock().unwrap().push(kind);
+    }
+
+    async fn answer(&self, operation: &str, volume: &str, epoch: Option<wire::Epoch>, outcome: Outcome) {
+        self.tell(wire::from_agent::Kind::Result(result(operation, volume, epoch, outcome))).await;
+    }
+
+    async fn tell(&self, kind: wire::from_agent::Kind) {
+        // A stream that is over is seen by whoever reads it.
+        let _ = self.say.send(from(kind)).await;
+    }
+}
+
+fn result(
+    operation: &str,
+    volume: &str,
+    epoch: Option<wire::Epoch>,
+    outcome: Outcome,
+) -> wire::DirectiveResult {
+    wire::DirectiveResult {
+        operation_id: operation.into(),
+        volume_id: volume.into(),
+        epoch,
+        outcome: Some(outcome),
+    }
+}
+
+fn from(kind: wire::from_agent::Kind) -> wire::FromAgent {
+    wire::FromAgent { kind: Some(kind) }
+}

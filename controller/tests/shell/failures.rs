@@ -1,0 +1,171 @@
+//! What is not there, not reached, or broken: each told apart, and never success.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_controller::app::{AppError, Stored};
+use cleat_controller::clock::Clock;
+use cleat_controller::engine::EngineError;
+use cleat_controller::store::{Change, CommitError, Store};
+use tonic::Code;
+
+use crate::agent::Host;
+use crate::world::{RWO, World, eventually};
+
+#[tokio::test]
+async fn absent_and_unreachable_are_two_things() {
+    let world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    csi.create("pvc-2").await.unwrap();
+    let absent = csi.publish("pvc-3", "node-a", RWO).await.unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound, "{absent:?}");
+    csi.delete("pvc-3").await.unwrap();
+
+    world.rds.away.send_replace(true);
+    for (what, result) in [
+        ("publish", csi.publish("pvc-3", "node-a", RWO).await.map(drop)),
+        ("publish of one that is there", csi.publish("pvc-2", "node-a", RWO).await.map(drop)),
+        ("create", csi.create("pvc-4").await.map(drop)),
+        ("delete", csi.delete("pvc-2").await),
+    ] {
+        let error = result.expect_err(what);
+        assert_eq!(error.code(), Code::Unavailable, "{what}: {error:?}");
+        assert!(error.message().contains("unreachable"), "{what}: {error:?}");
+    }
+    csi.publish("pvc-1", "node-a", RWO).await.expect("a repeat finds its attachment without the RDS");
+    let detach = csi.unpublish("pvc-1", "node-a").await.unwrap_err();
+    assert_eq!(detach.code(), Code::Unavailable, "the host list is not known to be right: {detach:?}");
+
+    world.rds.away.send_replace(false);
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    csi.publish("pvc-2", "node-a", RWO).await.unwrap();
+    assert!(world.rds.has("pvc-2"), "a deletion that failed deleted nothing");
+}
+
+#[tokio::test]
+async fn a_node_without_a_session_is_unavailable_with_since_when() {
+    let world = World::started().await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let never = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
+    assert_eq!(never.code(), Code::Unavailable);
+    assert!(never.message().contains("node node-a has no session with the controller since 20"), "{never:?}");
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    agent.kill();
+    eventually("silence", async || {
+        csi.publish("pvc-1", "node-a", RWO).await.is_err_and(|error| error.code() == Code::Unavailable)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn sizes_and_room_are_told_apart() {
+    let world = World::started().await;
+    let csi = world.csi().await;
+    let made = csi.create_sized("pvc-1", 5000).await.unwrap();
+    assert_eq!(made.capacity_bytes, 8192, "whole blocks of 4096 bytes");
+    assert_eq!(csi.create_sized("pvc-1", 8000).await.unwrap().capacity_bytes, 8192);
+    let larger = csi.create_sized("pvc-1", 8193).await.unwrap_err();
+    assert_eq!(larger.code(), Code::AlreadyExists, "{larger:?}");
+    world.rds.full.send_replace(true);
+    let full = csi.create_sized("pvc-2", 4096).await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full:?}");
+}
+
+#[tokio::test]
+async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
+    let world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    type Tamper = fn(&mut cleat_controller::rds::Volume);
+    let cases: [(&str, Tamper, &str); 3] = [
+        ("pvc-1", |v| v.nqn = "nqn.2000-02.com.mikrotik:x".into(), "nqn.2000-02.com.mikrotik:x"),
+        ("pvc-2", |v| v.port = Some(4421), "4421"),
+        ("pvc-3", |v| v.mountable = true, "mount-filesystem=no"),
+    ];
+    for (volume, tamper, words) in cases {
+        csi.create(volume).await.unwrap();
+        world.rds.tamper(volume, tamper);
+        let refused = csi.publish(volume, "node-a", RWO).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition);
+        assert!(refused.message().contains(words), "{refused:?}");
+    }
+    assert!(host.attaches().is_empty());
+}
+
+#[tokio::test]
+async fn an_rds_that_never_answers_is_unreachable_after_its_deadline() {
+    let world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    world.rds.stuck.send_replace(true);
+    let hung = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
+    assert_eq!(hung.code(), Code::Unavailable);
+    assert!(hung.message().contains("no answer within 5s"), "{hung:?}");
+    world.rds.stuck.send_replace(false);
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_rds() {
+    let mut world = World::new();
+    world.rds.away.send_replace(true);
+    world.start().await;
+    eventually("the socket", async || tokio::net::UnixStream::connect(world.socket()).await.is_ok()).await;
+    assert!(!world.probe().await);
+    world.rds.away.send_replace(false);
+    eventually("ready", async || world.probe().await).await;
+}
+
+struct FullDisk;
+
+#[tonic::async_trait]
+impl Store for FullDisk {
+    async fn commit(&self, _: Vec<Change>) -> Result<(), CommitError> {
+        Err(CommitError::Closed)
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised() {
+    let mut world = World::new();
+    let stored = Stored { store: Arc::new(FullDisk), records: vec![], term: 1 };
+    world.start_with(stored, Clock::start()).await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let failed = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
+    assert!(matches!(failed.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{failed:?}");
+    let ended = world.end().await.unwrap_err();
+    assert!(matches!(ended, AppError::Engine(EngineError::Store(_))), "{ended:?}");
+    assert!(world.rds.log.lock().unwrap().is_empty(), "the RDS was asked for nothing");
+    assert!(host.attaches().is_empty(), "the agent was told nothing");
+}
+
+#[tokio::test]
+async fn a_stop_answers_those_who_wait_and_ends_in_time() {
+    let mut world = World::started().await;
+    let host = Host::new("node-a", 1);
+    *host.on_attach.lock().unwrap() = crate::agent::OnAttach::Hold;
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
+    agent.told_to_attach("pvc-1").await;
+    let began = std::time::Instant::now();
+    world.stop().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::Unavailable);
+    assert_eq!(agent.ended().await.code(), Code::Unavailable);
+    assert!(!world.socket().exists());
+}

@@ -1,0 +1,14 @@
+//! The controller as a whole, in process: a real store in a file, real gRPC over loopback and a Unix socket, an RDS
+//! that lives in memory, and agents that follow a script.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs, unreachable_pub)]
+
+mod agent;
+mod attach;
+mod failures;
+mod operators;
+mod process;
+mod rds;
+mod restart;
+mod sessions;
+mod world;

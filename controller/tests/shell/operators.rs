@@ -1,0 +1,142 @@
+//! What operators see, over the service and with `cleatctl` itself.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use tonic::{Code, Streaming};
+use wire::volume_state::Phase;
+use wire::watch_event::Kind;
+
+use crate::agent::{Host, OnAttach};
+use crate::world::{RWO, World};
+
+async fn next(events: &mut Streaming<wire::WatchEvent>) -> Kind {
+    let event = tokio::time::timeout(Duration::from_secs(20), events.message()).await.expect("an event");
+    event.unwrap().unwrap().kind.unwrap()
+}
+
+async fn notice(events: &mut Streaming<wire::WatchEvent>, reason: &str) -> wire::Notice {
+    loop {
+        if let Kind::Notice(notice) = next(events).await
+            && notice.reason == reason
+        {
+            return notice;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_sees_everything_as_it_is_and_then_what_changes() {
+    let mut world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    let mut events = world.operator().await.watch(wire::WatchRequest {}).await.unwrap().into_inner();
+    let Kind::Volume(volume) = next(&mut events).await else { panic!("the volume first") };
+    assert_eq!(volume.attachments[0].phase, "Ready");
+    assert_eq!(volume.attachments[0].reported.as_ref().unwrap().paths.len(), 2);
+    let Kind::Node(node) = next(&mut events).await else { panic!("then the node") };
+    assert_eq!((node.session.as_str(), node.standing.as_str()), ("connected", "Admitted"));
+    assert_eq!(next(&mut events).await, Kind::Synced(true));
+
+    agent.delta("pvc-1", Phase::Degraded, 1).await;
+    let degraded = notice(&mut events, "volume_degraded").await;
+    assert_eq!((degraded.volume_id.as_str(), degraded.node_id.as_str()), ("pvc-1", "node-a"));
+    assert!(degraded.message.contains("live paths: 1"), "{degraded:?}");
+    agent.delta("pvc-1", Phase::Ready, 2).await;
+    notice(&mut events, "volume_recovered").await;
+    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    assert_eq!(notice(&mut events, "refused").await.message, refused.message());
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    notice(&mut events, "detached").await;
+    csi.delete("pvc-1").await.unwrap();
+    loop {
+        if let Kind::VolumeGone(volume) = next(&mut events).await {
+            assert_eq!(volume, "pvc-1");
+            break;
+        }
+    }
+    world.stop().await.unwrap();
+    let end = loop {
+        match events.message().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert_eq!(end.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn what_is_not_known_is_said_so() {
+    let world = World::started().await;
+    let mut operator = world.operator().await;
+    let volume = |id: &str| wire::GetVolumeRequest { volume_id: id.into() };
+    assert_eq!(operator.get_volume(volume("pvc-1")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(operator.get_volume(volume("../x")).await.unwrap_err().code(), Code::InvalidArgument);
+    let node = wire::GetNodeRequest { node_id: "node-a".into() };
+    assert_eq!(operator.get_node(node).await.unwrap_err().code(), Code::NotFound);
+    let tickets = operator.list_tickets(wire::ListTicketsRequest {}).await.unwrap_err();
+    assert_eq!(tickets.code(), Code::Unimplemented, "an empty list would say that there are none");
+}
+
+/// Runs `cleatctl` against the world; gives exit code, standard output and standard error.
+async fn cleatctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cleatctl"))
+        .args(["--controller", &world.address().to_string(), "--plaintext"])
+        .args(words)
+        .stdin(Stdio::null())
+        .output();
+    let output = tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends").unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test]
+async fn cleatctl_tells_what_is_and_what_waits() {
+    let world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_one, two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    csi.publish("vm-1", "node-a", crate::world::RWX).await.unwrap();
+    *b.on_attach.lock().unwrap() = OnAttach::Hold;
+    let publishing = tokio::spawn({
+        let csi = csi.clone();
+        async move { csi.publish("vm-1", "node-b", crate::world::RWX).await }
+    });
+    two.told_to_attach("vm-1").await;
+
+    let (code, volumes, _) = cleatctl(&world, &["volumes"]).await;
+    assert_eq!(code, Some(0));
+    assert!(volumes.starts_with("VOLUME  ACCESS     SIZE"), "{volumes}");
+    assert!(volumes.contains("node-a  primary") && volumes.contains("node-b  migration-target"), "{volumes}");
+    let (_, nodes, _) = cleatctl(&world, &["nodes"]).await;
+    assert!(nodes.contains("node-b  connected") && nodes.contains("10.0.1.2,10.0.2.2"), "{nodes}");
+    let (_, migrations, _) = cleatctl(&world, &["migrations"]).await;
+    assert!(migrations.contains("vm-1    node-a  node-b  running"), "{migrations}");
+    let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
+    for words in [
+        "Volume vm-1 (RWX block)",
+        "Nodes node-a and node-b may write to it, and nobody else.",
+        "On node node-b (migration-target): Connecting since 20",
+        "waits for the agent of node node-b to connect and prove that it can use the device",
+        "path 10.0.1.100:4420 by nvme1: live, optimized",
+        "publish for node node-b, since 20",
+    ] {
+        assert!(explained.contains(words), "{words:?} is not in:\n{explained}");
+    }
+    let (_, json, _) = cleatctl(&world, &["explain", "vm-1", "--output", "json"]).await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["attachments"][1]["phase"], "Connecting");
+    assert_eq!(json["waiting"][0]["request"], "publish");
+
+    let (code, _, complaint) = cleatctl(&world, &["explain", "vm-2"]).await;
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("volume vm-2 is not tracked"), "{complaint}");
+    let (code, _, complaint) = cleatctl(&world, &["explain", "vm-1", "--tls-ca", "/none"]).await;
+    assert_eq!(code, Some(64), "{complaint}");
+    publishing.abort();
+}

@@ -1,0 +1,146 @@
+//! An RDS in memory. It can be away, full, or slow to answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use cleat_controller::rds::{
+    Admission, ByteSize, Cause, Freshness, Inventory, NewVolume, Priority, Rds, RdsError, SystemResource,
+    Volume, Way,
+};
+use cleat_core::{HostNqn, VolumeId};
+use tokio::sync::watch;
+
+use crate::world::PREFIX;
+
+pub struct FakeRds {
+    volumes: Mutex<BTreeMap<VolumeId, Volume>>,
+    /// Not reached while true.
+    pub away: watch::Sender<bool>,
+    /// Changes of a host list wait while true.
+    pub stuck: watch::Sender<bool>,
+    pub full: watch::Sender<bool>,
+    /// Every change that was asked for, in order.
+    pub log: Mutex<Vec<String>>,
+}
+
+impl FakeRds {
+    pub fn new() -> Arc<Self> {
+        let switch = || watch::channel(false).0;
+        Arc::new(Self {
+            volumes: Mutex::default(),
+            away: switch(),
+            stuck: switch(),
+            full: switch(),
+            log: Mutex::default(),
+        })
+    }
+
+    pub fn hosts(&self, id: &str) -> BTreeSet<String> {
+        let volumes = self.volumes.lock().unwrap();
+        volumes.get(&VolumeId::new(id).unwrap()).map(|v| v.hosts.clone()).unwrap_or_default()
+    }
+
+    pub fn has(&self, id: &str) -> bool {
+        self.volumes.lock().unwrap().contains_key(&VolumeId::new(id).unwrap())
+    }
+
+    /// Changes a volume behind the controller's back.
+    pub fn tamper(&self, id: &str, change: impl FnOnce(&mut Volume)) {
+        change(self.volumes.lock().unwrap().get_mut(&VolumeId::new(id).unwrap()).unwrap());
+    }
+
+    fn answers(&self, what: &str) -> Result<(), RdsError> {
+        if *self.away.borrow() {
+            let cause = Cause::new("connection refused");
+            return Err(RdsError::Unreachable { what: what.to_owned(), way: Way::Connect, cause });
+        }
+        Ok(())
+    }
+
+    async fn change_hosts(
+        &self,
+        id: &VolumeId,
+        line: String,
+        change: impl FnOnce(&mut BTreeSet<String>),
+    ) -> Result<Admission, RdsError> {
+        self.log.lock().unwrap().push(line);
+        self.stuck.subscribe().wait_for(|stuck| !stuck).await.unwrap();
+        self.answers("change hosts")?;
+        let mut volumes = self.volumes.lock().unwrap();
+        let volume =
+            volumes.get_mut(id).ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })?;
+        change(&mut volume.hosts);
+        Ok(Admission::Enforced)
+    }
+}
+
+#[tonic::async_trait]
+impl Rds for FakeRds {
+    async fn volumes(&self, _: Priority, _: Freshness) -> Result<Arc<Inventory>, RdsError> {
+        unreachable!("the controller asks for single volumes")
+    }
+
+    async fn volume(&self, id: &VolumeId, _: Priority, _: Freshness) -> Result<Volume, RdsError> {
+        self.answers("list disks")?;
+        let found = self.volumes.lock().unwrap().get(id).cloned();
+        found.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
+    }
+
+    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+        self.answers("create a volume")?;
+        let what = format!("add volume {}", new.id);
+        if *self.full.borrow() {
+            return Err(RdsError::Full { what, detail: "no space left".into() });
+        }
+        let NewVolume { id, size } = new.clone();
+        let mut volumes = self.volumes.lock().unwrap();
+        let made = Volume {
+            id: id.clone(),
+            item: "*1".into(),
+            size,
+            nqn: format!("{PREFIX}{id}"),
+            port: Some(4420),
+            exported: true,
+            mountable: false,
+            hosts: BTreeSet::new(),
+        };
+        let volume = volumes.entry(id.clone()).or_insert(made);
+        if volume.size != size {
+            let ByteSize(found) = volume.size;
+            return Err(RdsError::Conflict { volume: id, problem: format!("it exists with {found} bytes") });
+        }
+        Ok(volume.clone())
+    }
+
+    async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
+        self.answers("delete a volume")?;
+        self.log.lock().unwrap().push(format!("delete {id}"));
+        self.volumes.lock().unwrap().remove(id);
+        Ok(())
+    }
+
+    async fn allow(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
+        let name = host.to_string();
+        self.change_hosts(id, format!("allow {id} {host}"), |hosts| {
+            hosts.insert(name);
+        })
+        .await
+    }
+
+    async fn deny(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
+        let name = host.to_string();
+        self.change_hosts(id, format!("deny {id} {host}"), |hosts| {
+            hosts.remove(&name);
+        })
+        .await
+    }
+
+    async fn set_export(&self, _: &VolumeId, _: bool, _: Priority) -> Result<(), RdsError> {
+        unreachable!("nothing asks for it")
+    }
+
+    async fn resource(&self) -> Result<SystemResource, RdsError> {
+        self.answers("read the system resource")?;
+        Ok(SystemResource { version: "7.24".into(), board: "RDS".into() })
+    }
+}

@@ -1,0 +1,87 @@
+//! The controller killed and started again on its store: nothing granted twice, nothing forgotten.
+
+use tonic::Code;
+
+use crate::agent::{Host, OnAttach, OnDetach};
+use crate::world::{RWO, RWX, World, eventually};
+
+#[tokio::test]
+async fn killed_in_the_middle_of_an_attach_it_goes_on_under_the_same_epoch() {
+    let mut world = World::started().await;
+    let host = Host::new("node-a", 1);
+    *host.on_attach.lock().unwrap() = OnAttach::Hold;
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
+    let first = agent.told_to_attach("pvc-1").await;
+    let term = agent.welcome.borrow().clone().unwrap().term;
+    world.kill();
+    assert!(waiting.await.unwrap().is_err(), "what was not proven is not said");
+    drop(agent.ended().await);
+
+    world.start().await;
+    let stranger = Host::new("node-b", 2);
+    let _other = world.agent(&stranger).await;
+    let csi = world.csi().await;
+    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "the grant is not forgotten: {refused:?}");
+    *host.on_attach.lock().unwrap() = OnAttach::Ready;
+    let agent = world.agent(&host).await;
+    assert!(agent.welcome.borrow().clone().unwrap().term > term, "each start has a higher term");
+    let epoch = csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    let granted = first.epoch.unwrap();
+    assert_eq!(epoch, format!("{}.{}", granted.term, granted.seq), "nothing was granted twice");
+    assert!(stranger.attaches().is_empty());
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
+    let mut world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (one, two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    let epochs = [
+        csi.publish("vm-1", "node-a", RWX).await.unwrap(),
+        csi.publish("vm-1", "node-b", RWX).await.unwrap(),
+    ];
+    *a.on_detach.lock().unwrap() = OnDetach::Hold;
+    let waiting = tokio::spawn(async move { csi.unpublish("vm-1", "node-a").await });
+    let detaching = |kind: &cleat_proto::cleat::v1::to_agent::Kind| {
+        matches!(kind, cleat_proto::cleat::v1::to_agent::Kind::Detach(_))
+    };
+    eventually("a Detach", async || a.directives.lock().unwrap().iter().any(detaching)).await;
+    world.kill();
+    assert!(waiting.await.unwrap().is_err());
+    drop((one.ended().await, two.ended().await));
+
+    world.start().await;
+    let third = Host::new("node-c", 3);
+    let _three = world.agent(&third).await;
+    let csi = world.csi().await;
+    let two = world.agent(&b).await;
+    let refused = csi.publish("vm-1", "node-a", RWX).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable, "node-a is not heard: {refused:?}");
+    *a.on_detach.lock().unwrap() = OnDetach::Absent("live");
+    let _one = world.agent(&a).await;
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    assert!(!a.holds("vm-1") && b.holds("vm-1"));
+    assert_eq!(csi.publish("vm-1", "node-b", RWX).await.unwrap(), epochs[1], "the target keeps its grant");
+    let request = cleat_proto::cleat::v1::ListMigrationsRequest {};
+    let all = world.operator().await.list_migrations(request).await.unwrap().into_inner().migrations;
+    assert_eq!(all[0].result, "completed");
+    drop(two);
+}
+
+#[tokio::test]
+async fn a_damaged_store_is_refused_with_the_file_named() {
+    let mut world = World::started().await;
+    world.stop().await.unwrap();
+    std::fs::write(world.store(), "not a store\n").unwrap();
+    let clock = cleat_controller::clock::Clock::start();
+    let spec = cleat_controller::store::StoreSpec::File(world.store());
+    let Err(error) = cleat_controller::app::Stored::open(&spec, clock).await else { panic!("opened") };
+    let text = cleat_runtime::exit::Causes(&error).to_string();
+    assert!(text.contains(&world.store().display().to_string()), "{text}");
+}

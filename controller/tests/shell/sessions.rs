@@ -1,0 +1,168 @@
+//! Agents that come, go, lie, or fall silent.
+
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
+use tonic::Code;
+use wire::volume_state::Phase;
+
+use crate::agent::{Agent, Host};
+use crate::world::{RWO, World, eventually};
+
+async fn node(world: &World, name: &str) -> Option<wire::NodeInfo> {
+    let nodes =
+        world.operator().await.list_nodes(wire::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    nodes.into_iter().find(|node| node.node_id == name)
+}
+
+#[tokio::test]
+async fn an_agent_that_does_not_fit_is_told_why() {
+    let world = World::started().await;
+    type Spoil = fn(&mut wire::Hello);
+    let cases: [(Spoil, Code, &[&str]); 4] = [
+        (|h| h.protocol = 9, Code::FailedPrecondition, &["session protocol 9", "this controller speaks 1"]),
+        (
+            |h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.2020-01.org.other:".into(),
+            Code::FailedPrecondition,
+            &["nqn.2020-01.org.other:", "nqn.2026-01.io.cleat:"],
+        ),
+        (|h| h.node_id = "Node A".into(), Code::InvalidArgument, &["hello.node_id", "Node A"]),
+        (|h| h.identity = None, Code::InvalidArgument, &["hello.identity is missing"]),
+    ];
+    for (spoil, code, words) in cases {
+        let host = Host::new("node-a", 1);
+        spoil(&mut host.hello.lock().unwrap());
+        let status = Agent::dial(world.channel().await, &host).await.ended().await;
+        assert_eq!(status.code(), code, "{status:?}");
+        for word in words {
+            assert!(status.message().contains(word), "{status:?} should say {word}");
+        }
+    }
+    assert!(node(&world, "node-a").await.is_none());
+}
+
+#[tokio::test]
+async fn two_nodes_with_one_identity_are_told_apart_by_name() {
+    let world = World::started().await;
+    let _first = world.agent(&Host::new("node-a", 1)).await;
+    let second = Agent::dial(world.channel().await, &Host::new("node-b", 1)).await.ended().await;
+    assert_eq!(second.code(), Code::FailedPrecondition);
+    assert!(second.message().contains("node-a") && second.message().contains("node-b"), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_malformed_message_ends_the_session_with_the_field_and_nothing_else() {
+    let world = World::started().await;
+    let other = world.agent(&Host::new("node-b", 2)).await;
+    let bad_state = wire::VolumeState { volume_id: "../x".into(), phase: 1, ..Default::default() };
+    let no_outcome =
+        wire::DirectiveResult { operation_id: "op-1-1".into(), volume_id: "v".into(), ..Default::default() };
+    let cases = [
+        (wire::from_agent::Kind::Delta(bad_state), "../x"),
+        (wire::from_agent::Kind::Result(no_outcome), "result.outcome"),
+        (wire::from_agent::Kind::Hello(wire::Hello::default()), "second Hello"),
+    ];
+    for (message, words) in cases {
+        let agent = world.agent(&Host::new("node-a", 1)).await;
+        agent.say(message).await;
+        let status = agent.ended().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+        assert!(status.message().contains(words), "{status:?}");
+    }
+    assert_eq!(node(&world, "node-b").await.unwrap().session, "connected");
+    drop(other);
+}
+
+#[tokio::test]
+async fn a_new_session_takes_the_place_of_the_old_one() {
+    let world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let old = world.agent(&host).await;
+    let new = world.agent(&host).await;
+    let (first, second) = (old.welcome.borrow().clone(), new.welcome.borrow().clone());
+    assert_ne!(first.unwrap().session_id, second.unwrap().session_id);
+    let status = old.ended().await;
+    assert!(status.message().contains("new session"), "{status:?}");
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    assert_eq!(host.attaches().len(), 1);
+    drop(new);
+}
+
+#[tokio::test]
+async fn a_silent_agent_is_taken_for_lost_and_one_that_went_at_once() {
+    let mut world = World::new();
+    world.agents.silence_deadline = Duration::from_millis(700);
+    world.start().await;
+    let agent = world.agent(&Host::new("node-a", 1)).await;
+    assert_eq!(node(&world, "node-a").await.unwrap().session, "connected");
+    agent.beating.send_replace(false);
+    let status = agent.ended().await;
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(status.message().contains("nothing heard for 700ms"), "{status:?}");
+    eventually("silent", async || node(&world, "node-a").await.unwrap().session == "silent").await;
+
+    let agent = world.agent(&Host::new("node-b", 2)).await;
+    agent.kill();
+    eventually("silent", async || node(&world, "node-b").await.unwrap().session == "silent").await;
+}
+
+#[tokio::test]
+async fn a_volume_that_nobody_granted_is_a_ghost_that_keeps_others_out() {
+    let world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    a.hold("pvc-1", wire::Epoch { term: 1, seq: 1 }, Phase::Ready);
+    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.create("pvc-2").await.unwrap();
+    csi.publish("pvc-2", "node-b", RWO).await.unwrap();
+    let request = wire::GetVolumeRequest { volume_id: "pvc-1".into() };
+    let ghost = world.operator().await.get_volume(request).await.unwrap().into_inner();
+    assert_eq!(ghost.attachments[0].phase, "Ghost");
+    assert!(ghost.attachments[0].may_write);
+    let created = csi.create("pvc-1").await.unwrap_err();
+    assert_eq!(created.code(), Code::FailedPrecondition, "{created:?}");
+    assert!(created.message().contains("node-a"), "{created:?}");
+}
+
+#[tokio::test]
+async fn sessions_and_operators_go_over_mutual_tls() {
+    let mut world = World::new();
+    let made = rcgen::generate_simple_self_signed(["cleat.test".to_owned()]).unwrap();
+    let (cert, key) = (world.dir.path().join("cert.pem"), world.dir.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let server = ServerTlsArgs {
+        tls_cert: Some(cert.clone()),
+        tls_key: Some(key.clone()),
+        tls_client_ca: Some(cert.clone()),
+        plaintext: false,
+    };
+    let mut client = ClientTlsArgs {
+        tls_ca: Some(cert.clone()),
+        tls_cert: Some(cert),
+        tls_key: Some(key),
+        tls_server_name: Some("cleat.test".into()),
+        plaintext: false,
+    };
+    world.transport = server.load().unwrap();
+    world.client = client.load().unwrap();
+    world.start().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    assert_eq!(node(&world, "node-a").await.unwrap().session, "connected");
+
+    (client.tls_cert, client.tls_key) = (None, None);
+    for stranger in [client.load().unwrap(), ClientTransport::Plaintext] {
+        let address = world.address().to_string();
+        let endpoint = cleat_runtime::grpc::endpoint(&address, &stranger, Default::default()).unwrap();
+        let Ok(channel) = endpoint.connect().await else { continue };
+        let mut operator = wire::operator_client::OperatorClient::new(channel);
+        assert!(operator.list_nodes(wire::ListNodesRequest {}).await.is_err());
+    }
+}

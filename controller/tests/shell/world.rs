@@ -1,0 +1,288 @@
+//! One controller, which can be killed and started again on the same store, with everything that talks to it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_controller::agents::{PathPolicy, Settings};
+use cleat_controller::app::{self, AppError, Parts, Stored};
+use cleat_controller::clock::Clock;
+use cleat_controller::csi::Serving;
+use cleat_controller::store::StoreSpec;
+use cleat_proto::cleat::v1 as wire;
+use cleat_proto::csi::v1 as csi;
+use cleat_runtime::Context;
+use cleat_runtime::grpc::{Keepalive, endpoint, unix_endpoint};
+use cleat_runtime::tls::{ClientTransport, ServerTransport};
+use cleat_runtime::unix::UnixIncoming;
+use csi::controller_client::ControllerClient;
+use csi::identity_client::IdentityClient;
+use csi::volume_capability::access_mode::Mode;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tonic::Status;
+use tonic::transport::Channel;
+use wire::operator_client::OperatorClient;
+
+use crate::agent::{Agent, Host};
+use crate::rds::FakeRds;
+
+pub const PREFIX: &str = "nqn.2026-01.io.cleat:";
+
+/// Waits until something holds.
+pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds().await {
+        assert!(Instant::now() < deadline, "{what} did not come about");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub struct World {
+    pub dir: tempfile::TempDir,
+    pub rds: Arc<FakeRds>,
+    pub agents: Settings,
+    pub core: cleat_core::Config,
+    pub transport: ServerTransport,
+    pub client: ClientTransport,
+    running: Option<Running>,
+}
+
+struct Running {
+    runtime: tokio::runtime::Runtime,
+    grpc: SocketAddr,
+    context: Context,
+    ended: oneshot::Receiver<Result<(), AppError>>,
+}
+
+impl World {
+    /// Nothing runs yet.
+    pub fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            rds: FakeRds::new(),
+            agents: Settings {
+                nqn_prefix: PREFIX.into(),
+                path_policy: PathPolicy::Any,
+                attach_deadline: Duration::from_secs(20),
+                detach_deadline: Duration::from_secs(20),
+                heartbeat_interval: Duration::from_millis(100),
+                silence_deadline: Duration::from_secs(10),
+            },
+            core: cleat_core::Config {
+                detach_grace_ms: 10_000,
+                request_limit_ms: 20_000,
+                drain_bound_ms: 500,
+                retry_ms: 100,
+            },
+            transport: ServerTransport::Plaintext,
+            client: ClientTransport::Plaintext,
+            running: None,
+        }
+    }
+
+    /// With a controller that runs.
+    pub async fn started() -> Self {
+        let mut world = Self::new();
+        world.start().await;
+        world
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("csi.sock")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.dir.path().join("records")
+    }
+
+    /// Starts a controller on what is stored, as a process of its own would: on a runtime of its own.
+    pub async fn start(&mut self) {
+        assert!(self.running.is_none(), "it runs");
+        let clock = Clock::start();
+        // A killed controller's store is unlocked as soon as its last task is gone.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let stored = loop {
+            match Stored::open(&StoreSpec::File(self.store()), clock).await {
+                Ok(stored) => break stored,
+                Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        };
+        self.start_with(stored, clock).await;
+    }
+
+    pub async fn start_with(&mut self, stored: Stored, clock: Clock) {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let (socket, transport) = (self.socket(), self.transport.clone());
+        let (rds, agents, core) = (Arc::clone(&self.rds), self.agents.clone(), self.core.clone());
+        let context = Context::default();
+        let (addressed, address) = oneshot::channel();
+        let (tell, ended) = oneshot::channel();
+        let within = context.clone();
+        runtime.spawn(async move {
+            let grpc = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            // A socket of a controller that was killed a moment ago may still answer.
+            let csi = loop {
+                match UnixIncoming::bind(&socket).await {
+                    Ok(csi) => break csi,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            };
+            addressed.send(grpc.local_addr().unwrap()).unwrap();
+            let serving =
+                Serving { nqn_prefix: PREFIX.into(), portals: vec!["10.0.1.100:4420".parse().unwrap()] };
+            let parts = Parts {
+                stored,
+                rds,
+                rds_deadline: Duration::from_secs(5),
+                serving,
+                agents,
+                core,
+                driver_name: "cleat.io".into(),
+                csi,
+                grpc,
+                transport,
+            };
+            let _ = tell.send(app::serve(parts, clock, within).await);
+        });
+        let grpc = tokio::time::timeout(Duration::from_secs(10), address).await.unwrap().unwrap();
+        self.running = Some(Running { runtime, grpc, context, ended });
+        self.ready().await;
+    }
+
+    async fn ready(&self) {
+        if *self.rds.away.borrow() {
+            return;
+        }
+        eventually("ready", async || self.probe().await).await;
+    }
+
+    pub async fn probe(&self) -> bool {
+        let Ok(channel) = unix_endpoint(&self.socket(), Keepalive::default()).unwrap().connect().await else {
+            return false;
+        };
+        let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
+        answer.is_ok_and(|answer| answer.into_inner().ready == Some(true))
+    }
+
+    /// As `kill -9` would: nothing is said, nothing is finished.
+    pub fn kill(&mut self) {
+        self.running.take().expect("it runs").runtime.shutdown_background();
+    }
+
+    /// As SIGTERM would. Gives what the controller ended with.
+    pub async fn stop(&mut self) -> Result<(), AppError> {
+        let running = self.running.take().expect("it runs");
+        running.context.stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(10), running.ended).await;
+        running.runtime.shutdown_background();
+        ended.expect("it stops in time").expect("it does not panic")
+    }
+
+    /// Waits for a controller that ends by itself.
+    pub async fn end(&mut self) -> Result<(), AppError> {
+        let running = self.running.take().expect("it runs");
+        let ended = tokio::time::timeout(Duration::from_secs(10), running.ended).await;
+        running.runtime.shutdown_background();
+        ended.expect("it ends in time").expect("it does not panic")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.running.as_ref().expect("it runs").grpc
+    }
+
+    pub async fn channel(&self) -> Channel {
+        let address = self.address().to_string();
+        endpoint(&address, &self.client, Keepalive::default()).unwrap().connect().await.unwrap()
+    }
+
+    /// An agent that is up.
+    pub async fn agent(&self, host: &Arc<Host>) -> Agent {
+        Agent::dial(self.channel().await, host).await.up().await
+    }
+
+    pub async fn operator(&self) -> OperatorClient<Channel> {
+        OperatorClient::new(self.channel().await)
+    }
+
+    pub async fn csi(&self) -> Csi {
+        let channel = unix_endpoint(&self.socket(), Keepalive::default()).unwrap().connect().await.unwrap();
+        Csi { client: ControllerClient::new(channel) }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.runtime.shutdown_background();
+        }
+    }
+}
+
+/// A sidecar.
+#[derive(Clone)]
+pub struct Csi {
+    pub client: ControllerClient<Channel>,
+}
+
+pub fn block(mode: Mode) -> csi::VolumeCapability {
+    csi::VolumeCapability {
+        access_mode: Some(csi::volume_capability::AccessMode { mode: mode.into() }),
+        access_type: Some(csi::volume_capability::AccessType::Block(Default::default())),
+    }
+}
+
+pub fn publish_request(volume: &str, node: &str, mode: Mode) -> csi::ControllerPublishVolumeRequest {
+    csi::ControllerPublishVolumeRequest {
+        volume_id: volume.into(),
+        node_id: node.into(),
+        volume_capability: Some(block(mode)),
+        ..Default::default()
+    }
+}
+
+pub const RWX: Mode = Mode::MultiNodeMultiWriter;
+pub const RWO: Mode = Mode::SingleNodeWriter;
+
+impl Csi {
+    pub async fn create(&self, name: &str) -> Result<csi::Volume, Status> {
+        self.create_sized(name, 1 << 20).await
+    }
+
+    pub async fn create_sized(&self, name: &str, required_bytes: i64) -> Result<csi::Volume, Status> {
+        let request = csi::CreateVolumeRequest {
+            name: name.into(),
+            capacity_range: Some(csi::CapacityRange { required_bytes, limit_bytes: 0 }),
+            volume_capabilities: vec![block(RWX)],
+            ..Default::default()
+        };
+        Ok(self.client.clone().create_volume(request).await?.into_inner().volume.unwrap())
+    }
+
+    pub async fn delete(&self, volume: &str) -> Result<(), Status> {
+        let request = csi::DeleteVolumeRequest { volume_id: volume.into(), ..Default::default() };
+        self.client.clone().delete_volume(request).await.map(drop)
+    }
+
+    /// Publishes; gives the epoch of the PublishContext.
+    pub async fn publish(&self, volume: &str, node: &str, mode: Mode) -> Result<String, Status> {
+        let request = publish_request(volume, node, mode);
+        let answer = self.client.clone().controller_publish_volume(request).await?.into_inner();
+        let mut context = answer.publish_context;
+        assert_eq!(context["cleat.io/subsystem-nqn"], format!("{PREFIX}{volume}"));
+        assert_eq!(context["cleat.io/namespace-uuid"].len(), 36);
+        Ok(context.remove("cleat.io/epoch").unwrap())
+    }
+
+    pub async fn unpublish(&self, volume: &str, node: &str) -> Result<(), Status> {
+        let request = csi::ControllerUnpublishVolumeRequest {
+            volume_id: volume.into(),
+            node_id: node.into(),
+            ..Default::default()
+        };
+        self.client.clone().controller_unpublish_volume(request).await.map(drop)
+    }
+}
