@@ -13,7 +13,7 @@ use cleat_host::fabrics::{self, Fabrics};
 use cleat_host::identity::{HostIdentity, IdentitySource};
 use cleat_host::modules;
 use cleat_host::sysfs::{NativeMultipath, Sysfs};
-use cleat_host::uevents::{UeventListener, Uevents};
+use cleat_host::uevents::Uevents;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use cleat_runtime::unix::UnixIncoming;
@@ -79,10 +79,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         link,
         ready: context.readiness.flag("session with the controller"),
     };
-    // The monitor lives as long as the watch does.
-    let (_uevents, events) = listen();
-    let parts =
-        Parts { fleet, incoming, session, events, driver_name: config.driver_name, node_id: config.node_id };
+    let parts = Parts { fleet, incoming, session, driver_name: config.driver_name, node_id: config.node_id };
     parts.run(context.stop).await
 }
 
@@ -91,14 +88,13 @@ struct Parts<H> {
     fleet: Fleet<H>,
     incoming: UnixIncoming,
     session: Session<Fleet<H>>,
-    events: Option<UeventListener>,
     driver_name: String,
     node_id: crate::name::NodeId,
 }
 
 impl<H: Host> Parts<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
-        let watching = tokio::spawn(Watch::new(self.fleet.clone(), self.events).run(stop.clone()));
+        let watching = tokio::spawn(Watch::new(self.fleet.clone()).run(stop.clone()));
         let talking = tokio::spawn(self.session.run(stop.clone()));
         let (fleet, driver_name, node_id) = (self.fleet.clone(), self.driver_name, self.node_id);
         let served = csi::serve(self.incoming, driver_name, node_id, fleet, stop.clone()).await;
@@ -184,20 +180,15 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
             connect: config.connect,
         },
         times: Times { sweep: config.sweep_interval, stage: config.stage_wait, ..Times::default() },
-        events: watch::Sender::new(0),
+        uevents: listen(),
     }
 }
 
 /// Listens to the kernel. Without events everything still works, by looking from time to time.
-fn listen() -> (Option<Uevents>, Option<UeventListener>) {
-    match Uevents::start() {
-        Ok(uevents) => {
-            let listener = uevents.listen();
-            (Some(uevents), Some(listener))
-        }
-        Err(error) => {
-            tracing::error!(error = %Causes(&error), "no events from the kernel: watching by time alone");
-            (None, None)
-        }
-    }
+fn listen() -> Option<Uevents> {
+    Uevents::start()
+        .inspect_err(|error| {
+            tracing::error!(error = %Causes(error), "no events from the kernel: looking from time to time only");
+        })
+        .ok()
 }

@@ -73,7 +73,7 @@ impl Agent {
             board: Board::default(),
             identity,
             times,
-            events: watch::Sender::new(0),
+            uevents: None,
         };
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use wire::directive_result::Outcome;
 
 use super::dials::Dialled;
+use super::events::Interest;
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::Activity;
@@ -263,6 +264,8 @@ struct Run<'a, H> {
     /// Since when the structural clauses hold.
     device: Option<Instant>,
     contradicted: Option<Instant>,
+    /// Which events are worth a look. A connect that ends wakes the attach by itself.
+    interest: Interest,
 }
 
 struct Failure {
@@ -285,15 +288,15 @@ impl<'a, H: Host> Run<'a, H> {
             connected: None,
             device: None,
             contradicted: None,
+            interest: Interest::default(),
         }
     }
 
     async fn until_proven(&mut self, superseded: &CancellationToken) -> Result<Proven, Stopped> {
-        let mut events = self.volume.shared.events.subscribe();
+        // Heard from before the first look on, so that nothing falls between.
+        let mut events = self.volume.events();
         let mut dialled = self.volume.dials.changes();
         loop {
-            // Marked before the look: what happens during it wakes the wait.
-            events.mark_unchanged();
             dialled.mark_unchanged();
             let unready = match self.volume.look().await {
                 Ok(view) => match self.step(view).await {
@@ -308,7 +311,7 @@ impl<'a, H: Host> Run<'a, H> {
             }
             let wake = self.next_wake(now);
             tokio::select! {
-                _ = events.changed() => {}
+                () = events.concerning(&self.interest) => {}
                 _ = dialled.changed() => {}
                 () = sleep_until(wake) => {}
                 () = superseded.cancelled() => return Err(Stopped::Superseded),
@@ -320,6 +323,7 @@ impl<'a, H: Host> Run<'a, H> {
     async fn step(&mut self, view: SubsystemView) -> Result<Box<Proven>, NotYet> {
         self.note_ended();
         self.dial(&view);
+        self.interest = Interest::in_view(&view);
         self.volume.report(&view);
         let now = Instant::now();
         let running = self.volume.dials.running();

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep_until};
 use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
+use super::events::Interest;
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::{Activity, device};
@@ -226,7 +227,7 @@ impl<H: Host> Volume<H> {
 
     async fn prove_absent(&self, mut view: SubsystemView) -> Result<SubsystemView, EndError> {
         let until = Instant::now() + LINGER;
-        let mut events = self.shared.events.subscribe();
+        let mut events = self.events();
         loop {
             let foreign = plan(&view, self.host_nqn(), &Default::default(), Want::Gone).foreign;
             if !foreign.is_empty() {
@@ -245,8 +246,9 @@ impl<H: Host> Volume<H> {
                     unread.collect::<Vec<_>>().join("; ")
                 )));
             }
+            let interest = Interest::in_view(&view);
             tokio::select! {
-                _ = events.changed() => {}
+                () = events.concerning(&interest) => {}
                 () = sleep_until((now + Duration::from_millis(20)).min(until)) => {}
             }
             view = self.look().await?;

@@ -1,7 +1,7 @@
 //! The real machine.
 //!
-//! Comes in: names. Goes out: what `cleat_host` says. Always holds: one reading of sysfs serves everybody who asked
-//! before it began, so that many operations side by side do not read it many times over.
+//! Comes in: names. Goes out: what `cleat_host` says. Always holds: one reading of all of sysfs serves everybody who
+//! asked before it began.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -109,7 +109,7 @@ impl Host for Linux {
     }
 
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
-        Box::pin(async { Ok(self.fresh().await?.view(nqn)) })
+        Box::pin(self.sysfs.view(nqn, LOOK))
     }
 
     fn check<'a>(

@@ -17,6 +17,7 @@ pub mod clause;
 pub mod dials;
 mod end;
 mod errors;
+mod events;
 pub mod fleet;
 pub mod gate;
 pub mod host;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use cleat_host::fabrics::{ConnectOptions, ConnectRequest};
 use cleat_host::readiness::{Expectation, Unready};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
+use cleat_host::uevents::Uevents;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use tokio_util::sync::CancellationToken;
@@ -45,6 +47,7 @@ use crate::metrics;
 use crate::name::{Epoch, NqnPrefix, VolumeId};
 use board::{Board, Change};
 use dials::Dials;
+use events::Events;
 use gate::Gate;
 use host::Host;
 use operations::Operations;
@@ -115,8 +118,8 @@ pub struct Shared<H> {
     pub identity: Identity,
     /// Times that operations keep to.
     pub times: Times,
-    /// Rises with every event of the kernel that may concern a volume.
-    pub events: tokio::sync::watch::Sender<u64>,
+    /// Events of the kernel; `None` where they cannot be heard.
+    pub uevents: Option<Uevents>,
 }
 
 /// What is remembered of a volume between operations. Decides nothing that safety rests on.
@@ -226,6 +229,11 @@ impl<H: Host> Volume<H> {
             host_id: self.shared.identity.host_id,
             options: self.shared.identity.connect,
         }
+    }
+
+    /// Events from now on.
+    fn events(&self) -> Events {
+        Events::listen(self.shared.uevents.as_ref())
     }
 
     fn set_activity(&self, activity: Activity) {

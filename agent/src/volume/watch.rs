@@ -1,14 +1,13 @@
 //! The watch: what becomes of volumes when nobody asks.
 //!
-//! Comes in: events of the kernel, and the passing of time. Goes out: states on the board; those who wait for the
-//! kernel are woken.
+//! Comes in: events of the kernel, and the passing of time. Goes out: states on the board.
 //!
 //! Always holds: an event is only a reason to look; from time to time everything is looked at without one, direct
 //! reads included, and missing paths are repaired. One volume's look never waits for another's device.
 
 use std::time::Duration;
 
-use cleat_host::uevents::{HostEvent, UeventListener};
+use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
 use cleat_runtime::exit::Causes;
 use futures_util::StreamExt as _;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -19,9 +18,9 @@ use super::state::Activity;
 use super::{Fleet, Volume};
 use crate::session::Link;
 
-/// Shortest time between two looks for the sake of events, which come in storms: operations under way look by
-/// themselves.
-const CALM: Duration = Duration::from_millis(100);
+/// Shortest time between two looks for the sake of events, which come in storms, and how many times as long as a look
+/// it is at least: operations under way look by themselves, and are not to be slowed down.
+const CALM: (Duration, u32) = (Duration::from_millis(100), 10);
 /// Volumes whose devices are read side by side in a sweep.
 const SIDE_BY_SIDE: usize = 8;
 
@@ -32,8 +31,9 @@ pub struct Watch<H> {
 }
 
 impl<H: Host> Watch<H> {
-    /// Watches by events and by time; without a listener by time alone.
-    pub fn new(fleet: Fleet<H>, events: Option<UeventListener>) -> Self {
+    /// Watches by events and by time; where events cannot be heard, by time alone.
+    pub fn new(fleet: Fleet<H>) -> Self {
+        let events = fleet.shared().uevents.as_ref().map(Uevents::listen);
         Self { fleet, events }
     }
 
@@ -42,26 +42,26 @@ impl<H: Host> Watch<H> {
         let mut sweep = interval(self.fleet.shared().times.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look_at: Option<Instant> = None;
-        let mut looked = Instant::now();
+        let mut calm_until = Instant::now();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 event = next(&mut self.events) => {
                     if self.heard(event) {
-                        look_at.get_or_insert(Instant::now().max(looked + CALM));
+                        look_at.get_or_insert(Instant::now().max(calm_until));
                     }
                 }
                 () = at(look_at) => {
                     look_at = None;
+                    let began = Instant::now();
                     self.look().await;
-                    looked = Instant::now();
+                    calm_until = Instant::now() + CALM.0.max(began.elapsed() * CALM.1);
                 }
                 _ = sweep.tick() => {
                     tokio::select! {
                         () = self.sweep() => {}
                         () = stop.cancelled() => return,
                     }
-                    looked = Instant::now();
                 }
             }
         }
@@ -69,7 +69,7 @@ impl<H: Host> Watch<H> {
 
     /// Takes an event; whether it may concern a volume.
     fn heard(&mut self, event: Option<HostEvent>) -> bool {
-        let concerns = match event {
+        match event {
             Some(HostEvent::Device(device)) => {
                 device.name.starts_with("nvme") || device.name.starts_with("dm-")
             }
@@ -79,11 +79,7 @@ impl<H: Host> Watch<H> {
                 self.events = None;
                 false
             }
-        };
-        if concerns {
-            self.fleet.shared().events.send_modify(|count| *count += 1);
         }
-        concerns
     }
 
     async fn look(&self) {
