@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead as _, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -203,14 +203,14 @@ fn a_journal_that_is_mostly_history_is_rewritten_and_keeps_state_and_term() {
     let path = store_path(&dir);
     let (mut journal, loaded) = Journal::open(&path, 42).unwrap();
     let mut largest = 0;
-    for n in 0..4000 {
-        journal.commit(vec![put("k", json!({"n": n, "pad": "x".repeat(100)}))]).unwrap();
+    for n in 0..600 {
+        journal.commit(vec![put("k", json!({"n": n, "pad": "x".repeat(1000)}))]).unwrap();
         largest = largest.max(std::fs::metadata(&path).unwrap().len());
     }
     drop(journal);
     assert!(largest < 300 << 10, "{largest}");
     let again = load(&path).unwrap();
-    assert_eq!(again.records["k"]["n"], 3999);
+    assert_eq!(again.records["k"]["n"], 599);
     assert_eq!(again.term, loaded.term + 1);
     assert!(!dir.path().join("store.new").exists());
 }
@@ -225,10 +225,11 @@ fn what_a_crash_left_beside_the_store_does_not_count() {
     assert!(!dir.path().join("store.new").exists());
 }
 
-/// Counts syncs, and fails from the given one on.
+/// Counts syncs, fails from the given one on, and may wait in its first.
 struct Faulty {
     syncs: Arc<AtomicUsize>,
     good: usize,
+    hold: Option<mpsc::Receiver<()>>,
 }
 
 impl Write for Faulty {
@@ -243,22 +244,29 @@ impl Write for Faulty {
 
 impl Medium for Faulty {
     fn sync(&mut self) -> io::Result<()> {
+        if let Some(hold) = self.hold.take() {
+            hold.recv().unwrap();
+        }
         let before = self.syncs.fetch_add(1, Ordering::SeqCst);
         if before < self.good { Ok(()) } else { Err(io::Error::from_raw_os_error(5)) }
     }
 }
 
-fn faulty(dir: &tempfile::TempDir, good: usize) -> (FileStore, Arc<AtomicUsize>) {
+fn faulty(
+    dir: &tempfile::TempDir,
+    good: usize,
+    hold: Option<mpsc::Receiver<()>>,
+) -> (FileStore, Arc<AtomicUsize>) {
     let (mut journal, _) = Journal::open(&store_path(dir), 0).unwrap();
     let syncs = Arc::new(AtomicUsize::new(0));
-    journal.set_medium(Box::new(Faulty { syncs: Arc::clone(&syncs), good }));
+    journal.set_medium(Box::new(Faulty { syncs: Arc::clone(&syncs), good, hold }));
     (FileStore::start(journal), syncs)
 }
 
 #[tokio::test]
 async fn after_one_failed_fsync_nothing_more_is_written() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, syncs) = faulty(&dir, 1);
+    let (store, syncs) = faulty(&dir, 1, None);
     store.commit(vec![put("a", json!(1))]).await.unwrap();
     assert!(!store.failed().is_cancelled());
     for _ in 0..3 {
@@ -273,15 +281,21 @@ async fn after_one_failed_fsync_nothing_more_is_written() {
 #[tokio::test]
 async fn commits_at_once_share_fsyncs() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, syncs) = faulty(&dir, usize::MAX);
-    let commits = (0..200).map(|n| {
+    let (release, hold) = mpsc::channel();
+    let (store, syncs) = faulty(&dir, usize::MAX, Some(hold));
+    let commit = |n: u32| {
         let store = store.clone();
         async move { store.commit(vec![put(&format!("k{n}"), json!(n))]).await }
-    });
-    for result in futures_util::future::join_all(commits).await {
+    };
+    let mut all = Box::pin(futures_util::future::join_all((0..200).map(commit)));
+    assert!(futures_util::poll!(&mut all).is_pending(), "all are queued while the first fsync is under way");
+    release.send(()).unwrap();
+    for result in all.await {
         result.unwrap();
     }
-    assert!(syncs.load(Ordering::SeqCst) < 200, "{syncs:?}");
+    // The first takes what has come until then, the next all the rest.
+    let syncs = syncs.load(Ordering::SeqCst);
+    assert!(syncs <= 2, "{syncs}");
 }
 
 const CHILD: &str = "CLEAT_STORE_TEST_CHILD";

@@ -81,7 +81,7 @@ async fn a_volume_that_is_not_there_is_said_to_be_so() {
 
 #[tokio::test]
 async fn a_deny_is_not_proven_while_an_earlier_allow_may_still_land() {
-    let bench = Bench::with(|config| config.settle = Duration::from_secs(5)).await;
+    let bench = Bench::with(|config| config.settle = Duration::from_secs(6)).await;
     bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
     bench.allow("a").await.unwrap();
     let late = Arc::new(Notify::new());
@@ -95,7 +95,7 @@ async fn a_deny_is_not_proven_while_an_earlier_allow_may_still_land() {
     while !bench.shown("pvc-1").0.contains(":b") {
         tokio::task::yield_now().await;
     }
-    // It did land. Once nothing can land any more, the denial takes hold and is proven.
+    // It did land, and is seen to have: now the denial can be carried out and proven.
     let proven = async {
         while let Err(error) = bench.deny("b").await {
             assert!(matches!(error, RdsError::InDoubt { .. }), "{error}");

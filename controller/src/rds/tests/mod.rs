@@ -19,7 +19,7 @@ mod transport;
 mod volumes;
 
 /// The request deadline in these tests: long beside a loopback exchange, short beside a test.
-const TIMEOUT: Duration = Duration::from_millis(1500);
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 struct Bench {
     router: Arc<Router>,

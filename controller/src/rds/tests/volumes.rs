@@ -118,7 +118,7 @@ async fn delete_takes_export_disk_and_file_in_this_order_and_may_be_repeated() {
 
 #[tokio::test]
 async fn a_delete_that_was_interrupted_is_finished_by_the_retry() {
-    for begins in ["PATCH disk", "DELETE disk", "DELETE file"] {
+    let interrupted_at = async |begins: &'static str| {
         let bench = Bench::start().await;
         bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
         bench.rds.allow(&id("pvc-1"), &host("a"), Priority::Attach).await.unwrap();
@@ -127,7 +127,8 @@ async fn a_delete_that_was_interrupted_is_finished_by_the_retry() {
         bench.rds.delete(&id("pvc-1")).await.unwrap();
         assert!(bench.router.disk("pvc-1").is_none(), "{begins}");
         assert!(bench.router.files.lock().unwrap().is_empty(), "{begins}");
-    }
+    };
+    tokio::join!(interrupted_at("PATCH disk"), interrupted_at("DELETE disk"), interrupted_at("DELETE file"));
 }
 
 #[tokio::test]
