@@ -48,7 +48,7 @@ pub enum IdentityError {
         source: InvalidName,
     },
     /// Controllers are connected under the same host NQN with another host identifier, or the other way
-    /// round: since 6.4 the kernel refuses every further connect then.
+    /// round: newer kernels (6.12 does, 6.1 does not) refuse every further connect then.
     #[error(
         "{controller} is connected as host NQN {nqn} with host id {id}, but this host is {own_nqn} with host \
          id {own_id}; disconnect it, or make the files under /etc/nvme the same pair"

@@ -27,6 +27,9 @@ const SOCKET_BYTES: usize = 4 << 20;
 /// Events that a listener may lag behind before it gets an overrun instead.
 const LISTENER_EVENTS: usize = 1024;
 
+/// Failures of the socket in a row, without one event between, after which it is given up.
+const MAX_FAILURES: u32 = 1000;
+
 /// What the kernel did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -195,40 +198,54 @@ impl AsFd for BorrowedMonitor<'_> {
 /// Hands events on until `stopped` is closed.
 fn listen(monitor: &udev::MonitorSocket, stopped: &UnixStream, events: &broadcast::Sender<HostEvent>) {
     let borrowed = BorrowedMonitor(monitor);
-    loop {
+    let mut failures = 0;
+    while failures < MAX_FAILURES {
         let mut fds = [
             PollFd::new(borrowed.as_fd(), PollFlags::POLLIN),
             PollFd::new(stopped.as_fd(), PollFlags::POLLIN),
         ];
         match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => {}
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => {
                 tracing::error!(%error, "cannot wait for kernel events; no more of them will come");
                 return;
             }
+            Ok(_) if fds[1].revents().is_some_and(|events| !events.is_empty()) => return,
+            Ok(_) => {}
         }
-        let [_, stop] = &fds;
-        if stop.revents().is_some_and(|events| !events.is_empty()) {
-            return;
-        }
-        if drain(monitor, events) {
+        let drained = drain(monitor, events);
+        // Waking up for nothing is no failure: events of other subsystems are left out only on this side.
+        failures = if drained.lost && drained.events == 0 { failures + 1 } else { 0 };
+        if drained.lost {
             let _ = events.send(HostEvent::Overrun);
         }
     }
+    tracing::error!("the socket for kernel events only fails; no more of them will come");
 }
 
-/// Hands on what is in the socket; whether events were lost.
-fn drain(monitor: &udev::MonitorSocket, events: &broadcast::Sender<HostEvent>) -> bool {
+/// What came out of the socket.
+struct Drained {
+    events: usize,
+    lost: bool,
+}
+
+/// Hands on what is in the socket.
+fn drain(monitor: &udev::MonitorSocket, events: &broadcast::Sender<HostEvent>) -> Drained {
+    let mut drained = Drained { events: 0, lost: false };
     let mut iterator = monitor.iter();
-    loop {
-        match iterator.next() {
-            // Nobody listening is no error.
-            Some(event) => drop(typed(&event).map(|event| events.send(HostEvent::Device(event)))),
-            // libudev leaves its reason in errno: the socket is empty, or it overflowed.
-            None => return io::Error::last_os_error().raw_os_error() == Some(libc::ENOBUFS),
-        }
+    while drained.events < LISTENER_EVENTS {
+        let Some(event) = iterator.next() else {
+            // libudev leaves its reason in errno. An overflow (ENOBUFS) is told once, before the events that
+            // are still there (seen on 6.1); what else is not "empty" may have lost something as well.
+            let reason = io::Error::last_os_error();
+            drained.lost = reason.kind() != io::ErrorKind::WouldBlock;
+            break;
+        };
+        drained.events += 1;
+        // Nobody listening is no error.
+        drop(typed(&event).map(|event| events.send(HostEvent::Device(event))));
     }
+    drained
 }
 
 fn typed(event: &udev::Event) -> Option<DeviceEvent> {

@@ -225,8 +225,8 @@ pub(super) fn refused(sysfs: &Sysfs, request: &ConnectRequest, source: io::Error
     }
 }
 
-/// Since 6.4 the kernel refuses a host NQN that is already in use with another host identifier, and the
-/// other way round, with a bare EINVAL (`nvmf_host_add`).
+/// Newer kernels (6.12 does, 6.1 does not) refuse a host NQN that is already in use with another host
+/// identifier, and the other way round, with a bare EINVAL.
 fn identity_clash(sysfs: &Sysfs, request: &ConnectRequest) -> Option<String> {
     let topology = sysfs.read_blocking().ok()?;
     let host_id = request.host_id.to_string();

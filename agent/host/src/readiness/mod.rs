@@ -5,7 +5,7 @@
 //! facts in words.
 //!
 //! Always holds: [`evaluate`] is pure; the clauses are judged in the order of [`Clause`]; what could not be
-//! looked at fails its clause. [`check`] and [`wait`] observe and then call it.
+//! looked at fails its clause. a [`Checker`] observes and then calls it.
 
 mod clauses;
 mod interest;
