@@ -7,7 +7,6 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `args` | the options |
 //! | `client` | [`RestRds`]: access, probe |
 //! | `provision` | create, delete |
 //! | `access` | who may connect: the pure plan |
@@ -23,7 +22,6 @@ use std::sync::Arc;
 use cleat_core::{HostNqn, VolumeId};
 
 mod access;
-mod args;
 mod client;
 mod error;
 mod gate;
@@ -37,7 +35,6 @@ mod trust;
 mod volume;
 mod wire;
 
-pub use args::{ArgsError, RdsArgs};
 pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;

@@ -30,7 +30,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How to reach an RDS.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Its base URL, `https://HOST[:PORT]`.
+    /// Its base URL, `https://HOST` or `https://HOST:PORT`.
     pub url: Url,
     /// The RouterOS user.
     pub user: String,
