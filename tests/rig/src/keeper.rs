@@ -311,10 +311,11 @@ pub(crate) fn be_init(run: &RunDir) -> Result<std::convert::Infallible> {
     // Refused if the keeper died before the line above took effect.
     let mut link = Some(UnixStream::connect(&socket).map_err(Error::io("no keeper at", &socket))?);
     let _lock = run.lock()?;
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(failed("cannot make mounts private"))?;
-    // For the eyes of `ps` and `ls` only, and refused in some containers: the rig itself does without.
-    let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>);
+    // For the eyes of `ps` and `ls` only, and not to be had in some containers and chroots: the rig does without.
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    if mount(None::<&str>, "/", None::<&str>, private, None::<&str>).is_ok() {
+        let _ = mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>);
+    }
     let signals =
         SignalFd::with_flags(&handled(), SfdFlags::SFD_CLOEXEC).map_err(failed("cannot make a signalfd"))?;
     let program = next_stage("program", run)

@@ -138,6 +138,7 @@ pub struct Machine {
     /// QEMU's monitor takes one client at a time.
     monitor: Mutex<()>,
     forwards: AtomicU32,
+    boots: u32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -154,27 +155,27 @@ impl Machine {
             qemu: Mutex::new(None),
             monitor: Mutex::new(()),
             forwards: AtomicU32::new(0),
+            boots: 1,
         }
     }
 
     pub(crate) fn boot(run: &RunDir, spec: &MachineSpec) -> Result<Machine> {
         spec.check()?;
-        let machine = Machine::attached(run, &spec.name, spec.number);
+        let mut machine = Machine::attached(run, &spec.name, spec.number);
         net::make_taps(spec.number)?;
         let launch = machine.launch(spec)?;
-        let mut attempt = 1;
         loop {
             *locked(&machine.qemu) = Some(machine.start_qemu(&launch)?);
             match machine.wait_ready(None, BOOT) {
                 Ok(()) => return Ok(machine),
-                Err(error) if attempt == BOOT_ATTEMPTS => return Err(error),
+                Err(error) if machine.boots == BOOT_ATTEMPTS => return Err(error),
                 Err(_) => {
                     machine.end_qemu();
                     // The console of the failed attempt stays for whoever wonders why it took so long.
-                    let kept = machine.file(&format!("console.failed-{attempt}"));
+                    let kept = machine.file(&format!("console.failed-{}", machine.boots));
                     std::fs::rename(&launch.console, &kept)
                         .map_err(Error::io("cannot keep", &launch.console))?;
-                    attempt += 1;
+                    machine.boots += 1;
                 }
             }
         }
@@ -306,6 +307,13 @@ impl Machine {
     #[must_use]
     pub fn number(&self) -> u8 {
         self.guest.number
+    }
+
+    /// How often it was started until it came up, at most 3: more than 1 is worth a line in a test's output. The
+    /// consoles of the other attempts are in the run's folder.
+    #[must_use]
+    pub fn boots(&self) -> u32 {
+        self.boots
     }
 
     /// Its address in a network.
@@ -445,7 +453,7 @@ impl Machine {
     /// # Errors
     /// If the host's `ip` fails.
     pub fn cut_path(&self, network: Network) -> Result<()> {
-        net::set_taps(self.number(), &[network], false)
+        net::set_ports(self.number(), &[network], false)
     }
 
     /// Undoes [`Machine::cut_path`].
@@ -453,7 +461,7 @@ impl Machine {
     /// # Errors
     /// If the host's `ip` fails.
     pub fn restore_path(&self, network: Network) -> Result<()> {
-        net::set_taps(self.number(), &[network], true)
+        net::set_ports(self.number(), &[network], true)
     }
 
     /// Cuts it off storage and management at once. It runs on, and the rig still reaches it.
@@ -461,7 +469,7 @@ impl Machine {
     /// # Errors
     /// If the host's `ip` fails.
     pub fn cut_all(&self) -> Result<()> {
-        net::set_taps(self.number(), &Network::CUTTABLE, false)
+        net::set_ports(self.number(), &Network::CUTTABLE, false)
     }
 
     /// Undoes [`Machine::cut_all`].
@@ -469,7 +477,7 @@ impl Machine {
     /// # Errors
     /// If the host's `ip` fails.
     pub fn restore_all(&self) -> Result<()> {
-        net::set_taps(self.number(), &Network::CUTTABLE, true)
+        net::set_ports(self.number(), &Network::CUTTABLE, true)
     }
 
     /// Slows what the machine *sends* on a network, by its own kernel's netem (hosts often lack it).

@@ -126,12 +126,15 @@ pub(crate) fn remove_taps(machine: u8) -> Result<()> {
     ip(&Network::ALL.map(|network| format!("link del {}\n", network.tap(machine))).concat())
 }
 
-/// Takes the host's end of machine's interfaces up or down. Down, every packet is lost both ways and the machine
-/// is not told: its link stays up, as behind a switch that has failed.
-pub(crate) fn set_taps(machine: u8, networks: &[Network], up: bool) -> Result<()> {
-    let state = if up { "up" } else { "down" };
-    let lines = networks.iter().map(|n| format!("link set {} {state}\n", n.tap(machine)));
-    ip(&lines.collect::<String>())
+/// Opens or shuts the bridges' ports to a machine. Shut, every packet is lost both ways and the machine is not
+/// told: its link stays up, as behind a switch that has failed. At once in both directions: a tap that is taken
+/// down and up again forwards only when the kernel's link watch has come round, up to a second later.
+pub(crate) fn set_ports(machine: u8, networks: &[Network], open: bool) -> Result<()> {
+    // BR_STATE_DISABLED and BR_STATE_FORWARDING of linux/if_bridge.h
+    let state = if open { 3 } else { 0 };
+    let lines = networks.iter().map(|n| format!("link set dev {} state {state}\n", n.tap(machine)));
+    // Not `ip link … type bridge_slave state`, which reports success and changes nothing.
+    host::run_with_input("bridge", &["-batch", "-"], lines.collect::<String>().as_bytes()).map(drop)
 }
 
 fn ip(batch: &str) -> Result<()> {

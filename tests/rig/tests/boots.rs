@@ -82,6 +82,14 @@ fn on_every_kernel() -> Result<()> {
         ];
         let machines = run.boot_all(&specs)?;
         let boot = began.elapsed();
+        for machine in machines.iter().filter(|m| m.boots() > 1) {
+            say(&format!(
+                "boots: {}: {} was started {} times",
+                kernel.release(),
+                machine.name(),
+                machine.boots()
+            ));
+        }
         let [a, b] = &machines[..] else { bail!("two machines were asked for") };
         exercise(a, b, &kernel).with_context(|| format!("kernel {}", kernel.release()))?;
         say(&format!(
@@ -171,8 +179,7 @@ fn files_and_sockets_come_through(a: &Machine, b: &Machine) -> Result<()> {
     drop(forward);
     ensure!(!path.exists() && UnixStream::connect(&path).is_err(), "{} is still there", path.display());
     server.kill(9)?;
-    ensure!(b.exec(&Command::new("ping").args(["-c", "1", "-W", "5", "10.77.3.11"]))?.success());
-    Ok(())
+    reaches(b, "10.77.3.11")
 }
 
 fn echoed(path: &Path) -> Result<()> {
@@ -212,19 +219,29 @@ fn ping(a: &Machine, address: &str) -> Result<bool> {
     Ok(a.exec(&Command::new("ping").args(["-c", "1", "-W", "2", address]))?.success())
 }
 
+/// One lost packet on a busy host is no cut: it comes through within some tries, or it does not.
+fn reaches(a: &Machine, address: &str) -> Result<()> {
+    let what = format!("a ping from {} to {address}", a.name());
+    Ok(wait::until(&what, Duration::from_secs(15), LOOK, || {
+        Ok(ping(a, address).unwrap_or(false).then_some(()))
+    })?)
+}
+
 fn a_cut_path_is_silent_and_comes_back(a: &Machine) -> Result<()> {
     a.cut_path(Network::Storage1)?;
-    ensure!(!ping(a, "10.77.1.254")? && ping(a, "10.77.2.254")?, "only the first path is cut");
+    ensure!(!ping(a, "10.77.1.254")?, "the first path is cut");
+    reaches(a, "10.77.2.254")?;
+    ensure!(a.sh("cat /sys/class/net/eth1/carrier")? == "1", "the machine is not told");
     a.restore_path(Network::Storage1)?;
-    ensure!(ping(a, "10.77.1.254")?, "the first path is back");
+    reaches(a, "10.77.1.254")?;
     a.cut_all()?;
     ensure!(
         !ping(a, "10.77.3.254")? && !ping(a, "10.77.2.254")?,
         "all are cut, and commands still come through"
     );
     a.restore_all()?;
-    ensure!(ping(a, "10.77.3.254")? && ping(a, "10.77.2.254")?);
-    Ok(())
+    reaches(a, "10.77.3.254")?;
+    reaches(a, "10.77.2.254")
 }
 
 fn a_slow_path_is_slow(a: &Machine) -> Result<()> {
