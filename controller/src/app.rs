@@ -35,6 +35,8 @@ use crate::store::{FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
+/// The largest message of an agent: an inventory of some thirty thousand volumes.
+const AGENT_MESSAGE_BYTES: usize = 16 << 20;
 /// How often the health service looks at what is ready.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
@@ -179,7 +181,7 @@ async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<P
 pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), AppError> {
     let Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport } = parts;
     let Context { stop, readiness } = context;
-    let flags = (readiness.flag("store"), readiness.flag("rds"));
+    let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
     let (volumes, sessions, words) = (records.len(), Sessions::new(agents), LastWords::default());
     let stop_engine = CancellationToken::new();
@@ -188,14 +190,13 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
         term,
         records,
         store,
+        storing: stored_flag,
         rds: Arc::clone(&rds),
         rds_deadline,
         sessions: sessions.clone(),
         clock,
     };
     let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
-    let (store_flag, rds_flag) = flags;
-    store_flag.set(true);
     tracing::info!(term, volumes, "records read, term taken");
 
     let csi_socket = csi.path().display().to_string();
@@ -214,13 +215,16 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
     let (health, health_service) = tonic_health::server::health_reporter();
     let server = grpc::server(&transport, Keepalive::default())?
         .add_service(health_service)
-        .add_service(AgentSessionServer::new(AgentSessions::new(
-            engine.clone(),
-            sessions,
-            words.clone(),
-            term,
-            stop.clone(),
-        )))
+        .add_service(
+            AgentSessionServer::new(AgentSessions::new(
+                engine.clone(),
+                sessions,
+                words.clone(),
+                term,
+                stop.clone(),
+            ))
+            .max_decoding_message_size(AGENT_MESSAGE_BYTES),
+        )
         .add_service(OperatorServer::new(Operators::new(engine, words, stop.clone())))
         .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned());
     tracing::info!(csi_socket, address, ?transport, "serving");
@@ -244,7 +248,6 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
     stop_engine.cancel();
     engine_end.await?;
     watching.abort();
-    drop(store_flag);
     result
 }
 

@@ -33,7 +33,7 @@ pub struct Cli {
     csi_socket: PathBuf,
 
     /// Address on which agents and operators are served (port 0: any free one)
-    #[arg(long, alias = "listen", value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN")]
+    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN")]
     grpc_listen: SocketAddr,
 
     #[command(flatten)]
@@ -90,23 +90,23 @@ struct RdsOptions {
     rds_settle: Duration,
 
     /// Directory on the RDS for the volumes' files; nothing outside of it is touched
-    #[arg(long, alias = "rds-base-path", value_name = "PATH", env = "CLEAT_RDS_FILES")]
+    #[arg(long, value_name = "PATH", env = "CLEAT_RDS_FILES")]
     rds_files: String,
 
     /// Address and port at which the RDS serves volumes to hosts; once for each path. A volume is exported at one
     /// port on all addresses, so the ports must be the same
-    #[arg(long = "rds-portal", alias = "portal", value_name = "ADDR:PORT", required = true)]
+    #[arg(long = "rds-portal", value_name = "ADDR:PORT", required = true)]
     rds_portals: Vec<SocketAddr>,
 
     /// What precedes the volume id in a subsystem NQN; nothing else is ever touched. The agents' must be the same
-    #[arg(long, alias = "rds-nqn-prefix", value_name = "NQN", default_value = "nqn.2026-01.io.cleat:")]
+    #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:")]
     nqn_prefix: String,
 
     /// How the RDS limits which hosts may connect to a volume. `list` keeps the host NQNs of the volume's nodes on its
     /// disk; but whether RouterOS takes more than one there, and compares them with the host NQN, is not known until
     /// it has been probed on the device, and a list that is understood otherwise keeps the right nodes out. So the
     /// default is `none`: then whoever reaches a portal may connect, and the networks have to keep others away
-    #[arg(long, alias = "rds-host-acl", value_enum, default_value_t = HostAcl::None)]
+    #[arg(long, value_enum, default_value_t = HostAcl::None)]
     host_acl: HostAcl,
 }
 

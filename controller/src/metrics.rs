@@ -186,3 +186,54 @@ pub fn code_name(code: Code) -> &'static str {
 fn count(number: usize) -> f64 {
     f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics_exporter_prometheus::PrometheusBuilder;
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_what_dashboards_know() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, || {
+            let took = Duration::from_millis(3);
+            core_step(took);
+            engine_commit(took, 32);
+            waiting_requests(2);
+            rds_call(RdsCall::Allow, took, None);
+            rds_call(RdsCall::Deny, took, Some(&RdsError::Unreachable("x".into())));
+            attach_part(Part::Connect, took);
+            detach_part(Part::Flush, took);
+            phase_entered("Ready", took);
+            told("volume_degraded");
+            migration_ended("completed");
+            migration_step("target_ready", took);
+            sessions(3);
+            session_ended(Code::DeadlineExceeded);
+            csi_call("ControllerPublishVolume", took, Code::FailedPrecondition);
+        });
+        let text = recorder.handle().render();
+        for line in [
+            "cleat_core_step_seconds_count 1",
+            "cleat_engine_commit_seconds_count 1",
+            "cleat_engine_commit_records_sum 32",
+            "cleat_requests_waiting 2",
+            "cleat_rds_call_seconds_count{call=\"deny\",outcome=\"unreachable\"} 1",
+            "cleat_attach_seconds_count{part=\"rds\"} 1",
+            "cleat_attach_seconds_count{part=\"connect\"} 1",
+            "cleat_detach_seconds_count{part=\"rds\"} 1",
+            "cleat_detach_seconds_count{part=\"flush\"} 1",
+            "cleat_attachment_phase_seconds_count{entered=\"Ready\"} 1",
+            "cleat_notices_total{reason=\"volume_degraded\"} 1",
+            "cleat_migrations_total{result=\"completed\"} 1",
+            "cleat_migration_step_seconds_count{step=\"target_ready\"} 1",
+            "cleat_agent_sessions 3",
+            "cleat_agent_sessions_ended_total{code=\"DEADLINE_EXCEEDED\"} 1",
+            "cleat_csi_calls_total{rpc=\"ControllerPublishVolume\",code=\"FAILED_PRECONDITION\"} 1",
+            "cleat_csi_call_seconds_count{rpc=\"ControllerPublishVolume\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -52,16 +52,24 @@ impl Shared {
         volume: &VolumeId,
         freshness: Freshness,
     ) -> Result<Option<Volume>, CallError> {
-        let began = Instant::now();
-        let found = self.rds.volume(volume, Priority::Attach, freshness).await;
-        let error = found.as_ref().err().map(cleat_core::RdsError::from);
-        metrics::rds_call(RdsCall::Find, began.elapsed(), error.as_ref());
-        match found {
+        match measured(RdsCall::Find, self.rds.volume(volume, Priority::Attach, freshness)).await {
             Ok(found) => Ok(Some(found)),
             Err(RdsError::NotFound { .. }) => Ok(None),
             Err(source) => Err(CallError::Rds { volume: volume.clone(), source }),
         }
     }
+}
+
+/// Measures a call to the RDS.
+pub(super) async fn measured<T>(
+    call: RdsCall,
+    asking: impl Future<Output = Result<T, RdsError>>,
+) -> Result<T, RdsError> {
+    let began = Instant::now();
+    let answer = asking.await;
+    let error = answer.as_ref().err().map(cleat_core::RdsError::from);
+    metrics::rds_call(call, began.elapsed(), error.as_ref());
+    answer
 }
 
 /// The CSI Controller service.

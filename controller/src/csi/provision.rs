@@ -3,9 +3,10 @@
 use cleat_core::VolumeId;
 use cleat_proto::csi::v1 as csi;
 
-use super::controller::Shared;
+use super::controller::{Shared, measured};
 use super::request::Create;
 use super::status::CallError;
+use crate::metrics::RdsCall;
 use crate::rds::{ByteSize, Freshness, NewVolume, RdsError};
 
 /// Makes the volume, or finds it made with what was asked for.
@@ -26,7 +27,7 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
     };
     // Also where it was found: an earlier attempt may not have come to its end.
     let new = NewVolume { id: volume.clone(), size };
-    let made = shared.rds.create(&new).await.map_err(|source| match source {
+    let made = measured(RdsCall::Create, shared.rds.create(&new)).await.map_err(|source| match source {
         RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
         source => CallError::Rds { volume: volume.clone(), source },
     })?;
@@ -62,7 +63,7 @@ pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), Call
     shared.engine.delete_begins(volume.clone()).await?;
     // In a task of its own, so that the core hears of the end also after a panic.
     let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());
-    let deleted = tokio::spawn(async move { rds.delete(&id).await }).await;
+    let deleted = tokio::spawn(async move { measured(RdsCall::Delete, rds.delete(&id)).await }).await;
     // Only on the RDS's own word: with an answer lost, the volume may well be there, and its record stays.
     let gone = matches!(&deleted, Ok(Ok(()) | Err(RdsError::NotFound { .. })));
     shared.engine.delete_ended(volume.clone(), gone).await?;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cleat_core::{Effect, RequestId, UnixMillis};
+use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc};
 
 use super::handle::{Answer, Waiter};
@@ -20,11 +21,14 @@ use crate::clock::Clock;
 use crate::metrics;
 use crate::store::{Change as StoreChange, Store};
 
+/// A commit that takes longer is not normal on any disk.
+const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
 /// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
 const GROUP: usize = 256;
 
 pub(super) struct Executor {
     store: Arc<dyn Store>,
+    storing: ReadyFlag,
     lanes: Lanes,
     sessions: Sessions,
     changes: broadcast::Sender<Change>,
@@ -34,17 +38,18 @@ pub(super) struct Executor {
 
 impl Executor {
     pub(super) fn new(
-        store: Arc<dyn Store>,
+        (store, storing): (Arc<dyn Store>, ReadyFlag),
         lanes: Lanes,
         sessions: Sessions,
         changes: broadcast::Sender<Change>,
         clock: Clock,
     ) -> Self {
-        Self { store, lanes, sessions, changes, clock, waiters: HashMap::new() }
+        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new() }
     }
 
     /// Runs until no more steps can come.
     pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Step>) -> Result<(), EngineError> {
+        self.storing.set(true);
         let mut group = Vec::with_capacity(GROUP);
         while steps.recv_many(&mut group, GROUP).await > 0 {
             self.commit(records::changes(&group)?).await?;
@@ -63,7 +68,24 @@ impl Executor {
             return Ok(());
         }
         let (began, records) = (Instant::now(), changes.len());
-        self.store.commit(changes).await.map_err(EngineError::Store)?;
+        let mut commit = self.store.commit(changes);
+        let committed = loop {
+            match tokio::time::timeout(SLOW_COMMIT, &mut commit).await {
+                Ok(committed) => break committed,
+                // A disk that hangs cannot be helped from here; but everybody waits for it, and people should know.
+                Err(_) => {
+                    self.storing.set(false);
+                    let waited_s = began.elapsed().as_secs();
+                    tracing::error!(
+                        waited_s,
+                        records,
+                        "the store does not answer: nothing is granted meanwhile"
+                    );
+                }
+            }
+        };
+        committed.map_err(EngineError::Store)?;
+        self.storing.set(true);
         metrics::engine_commit(began.elapsed(), records);
         Ok(())
     }

@@ -43,6 +43,7 @@ struct Bench {
     permits: mpsc::UnboundedSender<bool>,
     steps: mpsc::Sender<Step>,
     orders: mpsc::Receiver<Order>,
+    readiness: cleat_runtime::readiness::Readiness,
     running: JoinHandle<Result<(), EngineError>>,
 }
 
@@ -121,8 +122,17 @@ fn bench() -> Bench {
     let (changes, _) = broadcast::channel(1024);
     let (steps, queue) = mpsc::channel(1024);
     let lanes = lanes(Duration::from_secs(1)).0;
-    let executor = Executor::new(Arc::new(store), lanes, sessions, changes, Clock::start());
-    Bench { log, permits, steps, orders, running: tokio::spawn(executor.run(queue)) }
+    let readiness = cleat_runtime::readiness::Readiness::default();
+    let executor =
+        Executor::new((Arc::new(store), readiness.flag("store")), lanes, sessions, changes, Clock::start());
+    Bench {
+        log,
+        permits,
+        steps,
+        orders,
+        readiness: readiness.clone(),
+        running: tokio::spawn(executor.run(queue)),
+    }
 }
 
 /// A step with these records, a directive with its own number, and a mark in the log when its effects have run.
@@ -229,6 +239,21 @@ async fn neither_records_nor_effects_ever_swap() {
         }
         assert_eq!((durable, ran), (written, 60), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_hangs_is_seen_in_the_readiness_and_holds_everything_back() {
+    let mut bench = bench();
+    let ready = || bench.readiness.missing().is_empty();
+    bench.steps.send(step(&bench, 0, &["a"])).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(ready());
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!ready());
+    assert!(bench.orders.try_recv().is_err());
+    bench.permits.send(true).unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert!(bench.readiness.missing().is_empty());
 }
 
 #[tokio::test]

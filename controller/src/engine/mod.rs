@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId, VolumeRecord};
+use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -68,6 +69,8 @@ pub struct Start {
     pub records: Vec<VolumeRecord>,
     /// Where records go.
     pub store: Arc<dyn Store>,
+    /// Up as long as the store takes what it is given in time.
+    pub storing: ReadyFlag,
     /// Where the RDS's host lists are changed.
     pub rds: Arc<dyn Rds>,
     /// How long a change of a host list may take, with all its requests and their turns.
@@ -124,7 +127,7 @@ pub fn start(
     start: Start,
     stop: CancellationToken,
 ) -> (Started, impl Future<Output = Result<(), EngineError>> + Send + 'static) {
-    let Start { config, term, records, store, rds, rds_deadline, sessions, clock } = start;
+    let Start { config, term, records, store, storing, rds, rds_deadline, sessions, clock } = start;
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
@@ -133,7 +136,8 @@ pub fn start(
     let term = core.term();
     let lanes = lanes::Lanes::new(rds, inbox, rds_deadline);
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
-    let carrying = tokio::spawn(carry_out::Executor::new(store, lanes, sessions, changes, clock).run(queue));
+    let carrying =
+        tokio::spawn(carry_out::Executor::new((store, storing), lanes, sessions, changes, clock).run(queue));
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.
         let carried = carrying.await.map_err(|source| EngineError::Panicked { task: "effects", source })?;

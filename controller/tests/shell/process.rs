@@ -1,38 +1,44 @@
-//! The binary itself: exit codes, signals, and a store that outlives `kill -9`.
+//! The binary itself: exit codes, signals, and a store that outlives `kill -9`; against the simulated RDS, over TLS.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use cleat_runtime::grpc::{Keepalive, endpoint};
+use cleat_runtime::tls::ClientTransport;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rds_sim::AclMode;
+use rds_sim::testing::{Sim, start_with};
+use tonic::Code;
 
-/// Ended with the test, whatever happens.
-struct Process(Child);
+use crate::agent::{Agent, Host, OnAttach};
+use crate::world::{Csi, RWO, RWX, eventually, probe};
+
+/// A controller in a process of its own. Ended with the test, whatever happens.
+struct Process {
+    child: Child,
+    log: PathBuf,
+}
 
 impl Drop for Process {
     fn drop(&mut self) {
         // Gone already is as good.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn controller(dir: &Path, more: &[&str]) -> Command {
+fn command(dir: &Path, more: &[&str]) -> Command {
     let path = |name: &str| dir.join(name).display().to_string();
-    let made = rcgen::generate_simple_self_signed(["rds".to_owned()]).unwrap();
-    std::fs::write(dir.join("ca.pem"), made.cert.pem()).unwrap();
-    std::fs::write(dir.join("password"), "secret").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cleat-controller"));
     command
         .args(["--csi-socket", &path("csi.sock"), "--grpc-listen", "127.0.0.1:0", "--plaintext"])
-        .args(["--store", &format!("file:{}", path("records"))])
-        // Nothing listens on the port of discard.
-        .args(["--rds-url", "https://127.0.0.1:9", "--rds-password-file", &path("password")])
-        .args(["--rds-ca", &path("ca.pem"), "--rds-files", "/pool/cleat"])
-        .args(["--rds-portal", "10.0.0.1:4420"])
+        .args(["--store", &format!("file:{}", path("records")), "--rds-password-file", &path("password")])
+        .args(["--rds-files", "/pool/cleat", "--host-acl", "list"])
+        .args(["--rds-portal", "10.77.1.1:4420", "--rds-portal", "10.77.2.1:4420"])
         .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -40,69 +46,158 @@ fn controller(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
-/// Starts it, and reads its log until it serves; gives the log so far.
-fn started(dir: &Path) -> (Process, BufReader<std::process::ChildStderr>, String) {
-    let mut process = Process(controller(dir, &[]).spawn().unwrap());
-    let mut log = BufReader::new(process.0.stderr.take().unwrap());
-    let mut said = String::new();
-    while !said.contains("serving") {
-        assert!(log.read_line(&mut said).unwrap() > 0, "it ended:\n{said}");
-    }
-    (process, log, said)
+/// An RDS that nobody answers for: nothing listens on the port of discard.
+const NOBODY: [&str; 4] = [
+    "--rds-url=https://127.0.0.1:9",
+    "--rds-fingerprint=0000000000000000000000000000000000000000000000000000000000000000",
+    "--heartbeat-interval=200ms",
+    "--drain-bound=500ms",
+];
+
+/// Starts it, and waits until it serves.
+async fn started(dir: &Path, more: &[&str]) -> Process {
+    let log = dir.join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let process = Process { child: command(dir, more).stderr(file).spawn().unwrap(), log };
+    eventually("serving", async || process.said().contains("serving ")).await;
+    process
 }
 
-fn term(said: &str) -> u64 {
-    let (_, rest) = said.split_once(" term=").expect("a term in the log");
-    rest.split(' ').next().unwrap().parse().unwrap()
+impl Process {
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// What the log says of a field.
+    fn field(&self, name: &str) -> String {
+        let said = self.said();
+        let (_, rest) = said.split_once(&format!(" {name}=")).expect("the field in the log");
+        rest.split_whitespace().next().unwrap().trim_matches('"').to_owned()
+    }
+
+    fn term(&self) -> u64 {
+        self.field("term").parse().unwrap()
+    }
+
+    async fn agent(&self, host: &std::sync::Arc<Host>) -> Agent {
+        let address: SocketAddr = self.field("address").parse().unwrap();
+        let endpoint = endpoint(&address.to_string(), &ClientTransport::Plaintext, Keepalive::default());
+        Agent::dial(endpoint.unwrap().connect().await.unwrap(), host).await.up().await
+    }
+
+    async fn exit(mut self, signal: Signal) -> (ExitStatus, String) {
+        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return (status, self.said());
+            }
+            assert!(Instant::now() < deadline, "it does not end:\n{}", self.said());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
 
 #[test]
 fn a_wrong_configuration_exits_64_naming_option_and_value_before_anything_is_bound() {
-    let dir = tempfile::tempdir().unwrap();
     for (words, says) in [
-        (&["--silence-deadline", "3s"][..], "--silence-deadline 3s"),
+        (&["--silence-deadline", "300ms"][..], "--silence-deadline 300ms"),
         (&["--rds-portal", "0.0.0.0:4420"], "--rds-portal 0.0.0.0:4420"),
         (&["--drain-bound", "soon"], "--drain-bound"),
-        (&["--rds-password-file", "/none"], "/none"),
+        (&["--nqn-prefix", "iqn.x:"], "iqn.x:"),
+        (&[], "password"),
     ] {
-        let words: Vec<&str> = words.iter().copied().chain(["--heartbeat-interval", "2s"]).collect();
-        let mut command = controller(dir.path(), &[]);
-        let given = words.clone();
-        // An option that is given twice counts once: the later one is the one that is wrong.
-        if words.contains(&"--rds-password-file") {
-            std::fs::remove_file(dir.path().join("password")).unwrap();
-        } else {
-            command.args(&given);
+        let dir = tempfile::tempdir().unwrap();
+        if !words.is_empty() {
+            std::fs::write(dir.path().join("password"), "secret").unwrap();
         }
-        let output = command.output().unwrap();
+        // An option that is given twice counts by its last.
+        let given: Vec<&str> = NOBODY[..3].iter().chain(words).copied().collect();
+        let output = command(dir.path(), &given).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(64), "{words:?}: {said}");
-        let says = if says == "/none" { "password" } else { says };
         assert!(said.contains(says), "{said} should say {says}");
         assert!(!dir.path().join("csi.sock").exists());
     }
 }
 
-#[test]
-fn sigterm_ends_it_cleanly_and_a_killed_one_is_followed_by_a_higher_term() {
+#[tokio::test]
+async fn sigterm_ends_it_cleanly_and_a_killed_one_is_followed_by_a_higher_term() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut first, _log, said) = started(dir.path());
-    let before = term(&said);
-    first.0.kill().unwrap();
-    assert_eq!(first.0.wait().unwrap().signal(), Some(9));
+    std::fs::write(dir.path().join("password"), "secret").unwrap();
+    let first = started(dir.path(), &NOBODY).await;
+    assert!(!probe(&dir.path().join("csi.sock")).await, "the RDS was not reached");
+    let before = first.term();
+    assert_eq!(first.exit(Signal::SIGKILL).await.0.signal(), Some(9));
 
-    let (mut second, mut log, said) = started(dir.path());
-    assert!(term(&said) > before, "{said}");
-    let twice = controller(dir.path(), &[]).output().unwrap();
+    let second = started(dir.path(), &NOBODY).await;
+    assert!(second.term() > before, "{}", second.said());
+    let twice = command(dir.path(), &NOBODY).output().unwrap();
     assert_eq!(twice.status.code(), Some(1), "a second one on the same store");
     assert!(String::from_utf8_lossy(&twice.stderr).contains("records"));
 
     let began = Instant::now();
-    kill(Pid::from_raw(i32::try_from(second.0.id()).unwrap()), Signal::SIGTERM).unwrap();
-    let status = second.0.wait().unwrap();
-    let mut rest = String::new();
-    log.read_to_string(&mut rest).unwrap();
-    assert_eq!(status.code(), Some(0), "{rest}");
+    let (status, said) = second.exit(Signal::SIGTERM).await;
+    assert_eq!(status.code(), Some(0), "{said}");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(!dir.path().join("csi.sock").exists());
+}
+
+/// The hosts that the target itself lets in to its only volume.
+fn admitted(sim: &Sim) -> Vec<String> {
+    let state = sim.state().unwrap();
+    let disk = state.disks.first().expect("a disk");
+    let subsystem = disk.subsystem.as_ref().filter(|_| !disk.linked.is_empty());
+    subsystem.map(|subsystem| subsystem.hosts.iter().cloned().collect()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_a_handoff_the_next_process_completes_it_on_the_rds() {
+    let sim = start_with(|options| options.acl = AclMode::List).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("password"), &sim.password).unwrap();
+    let (url, pin, user) = (
+        format!("--rds-url={}", sim.url),
+        format!("--rds-fingerprint={}", sim.fingerprint),
+        format!("--rds-user={}", sim.user),
+    );
+    let words = [url.as_str(), &pin, &user, "--heartbeat-interval=200ms", "--drain-bound=500ms"];
+    let socket = dir.path().join("csi.sock");
+    let process = started(dir.path(), &words).await;
+    eventually("ready", async || probe(&socket).await).await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let one = process.agent(&a).await;
+    let two = process.agent(&b).await;
+    let csi = Csi::dial(&socket).await;
+    let absent = csi.publish("vm-1", "node-a", RWX).await.unwrap_err();
+    assert_eq!(absent.code(), Code::NotFound, "{absent:?}");
+    csi.create("vm-1").await.unwrap();
+    assert!(admitted(&sim).is_empty(), "nobody yet");
+    csi.publish("vm-1", "node-a", RWX).await.unwrap();
+    assert_eq!(admitted(&sim), [a.nqn()]);
+    *b.on_attach.lock().unwrap() = OnAttach::Hold;
+    let waiting = tokio::spawn(async move { csi.publish("vm-1", "node-b", RWX).await });
+    let told = two.told_to_attach("vm-1").await;
+    assert_eq!(admitted(&sim).len(), 2);
+    process.exit(Signal::SIGKILL).await;
+    assert!(waiting.await.unwrap().is_err());
+    drop((one.ended().await, two.ended().await));
+
+    let process = started(dir.path(), &words).await;
+    eventually("ready", async || probe(&socket).await).await;
+    *b.on_attach.lock().unwrap() = OnAttach::Ready;
+    let (_one, _two) = (process.agent(&a).await, process.agent(&b).await);
+    let csi = Csi::dial(&socket).await;
+    let epoch = csi.publish("vm-1", "node-b", RWX).await.unwrap();
+    let granted = told.epoch.unwrap();
+    assert_eq!(epoch, format!("{}.{}", granted.term, granted.seq));
+    let other = csi.publish("vm-1", "node-b", RWO).await.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    assert_eq!(admitted(&sim), [b.nqn()]);
+    csi.unpublish("vm-1", "").await.unwrap();
+    assert!(admitted(&sim).is_empty());
+    csi.delete("vm-1").await.unwrap();
+    assert!(sim.state().unwrap().disks.is_empty());
+    assert_eq!(process.exit(Signal::SIGTERM).await.0.code(), Some(0));
 }

@@ -1,7 +1,7 @@
 //! One controller, which can be killed and started again on the same store, with everything that talks to it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,11 +161,7 @@ impl World {
     }
 
     pub async fn probe(&self) -> bool {
-        let Ok(channel) = unix_endpoint(&self.socket(), Keepalive::default()).unwrap().connect().await else {
-            return false;
-        };
-        let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
-        answer.is_ok_and(|answer| answer.into_inner().ready == Some(true))
+        probe(&self.socket()).await
     }
 
     /// As `kill -9` would: nothing is said, nothing is finished.
@@ -209,8 +205,7 @@ impl World {
     }
 
     pub async fn csi(&self) -> Csi {
-        let channel = unix_endpoint(&self.socket(), Keepalive::default()).unwrap().connect().await.unwrap();
-        Csi { client: ControllerClient::new(channel) }
+        Csi::dial(&self.socket()).await
     }
 }
 
@@ -220,6 +215,15 @@ impl Drop for World {
             running.runtime.shutdown_background();
         }
     }
+}
+
+/// Whether whoever serves the socket says that it is ready.
+pub async fn probe(socket: &Path) -> bool {
+    let Ok(channel) = unix_endpoint(socket, Keepalive::default()).unwrap().connect().await else {
+        return false;
+    };
+    let answer = IdentityClient::new(channel).probe(csi::ProbeRequest {}).await;
+    answer.is_ok_and(|answer| answer.into_inner().ready == Some(true))
 }
 
 /// A sidecar.
@@ -248,6 +252,11 @@ pub const RWX: Mode = Mode::MultiNodeMultiWriter;
 pub const RWO: Mode = Mode::SingleNodeWriter;
 
 impl Csi {
+    pub async fn dial(socket: &Path) -> Self {
+        let channel = unix_endpoint(socket, Keepalive::default()).unwrap().connect().await.unwrap();
+        Self { client: ControllerClient::new(channel) }
+    }
+
     pub async fn create(&self, name: &str) -> Result<csi::Volume, Status> {
         self.create_sized(name, 1 << 20).await
     }

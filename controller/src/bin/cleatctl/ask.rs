@@ -9,6 +9,9 @@ use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
 use wire::operator_client::OperatorClient;
 
+/// The largest answer that is read: everything about some fifty thousand volumes.
+const ANSWER_BYTES: usize = 128 << 20;
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
@@ -64,7 +67,8 @@ impl Controller {
             .await
             .map_err(|_| AskError::NoAnswer { address: address.clone(), timeout })?
             .map_err(|source| AskError::Unreachable { address: address.clone(), source })?;
-        Ok(Self { client: OperatorClient::new(channel), address, timeout })
+        let client = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
+        Ok(Self { client, address, timeout })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
