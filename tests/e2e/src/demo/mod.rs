@@ -46,6 +46,10 @@ pub enum Sabotage {
     AclNotCleared,
 }
 
+/// How long this RDS may hold a write that it has received: it is a local file here. What a node had in flight on a
+/// path that was lost may land for so long, and nobody else gets the volume's proof before. (60 s by default.)
+const DRAIN_BOUND: &str = "10s";
+
 /// Longest wait for anything that is none of a step's own figures.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -61,6 +65,7 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Outcome> 
         options.kernel
     ));
     let mut world_options = WorldOptions::on_kernel(&options.kernel);
+    world_options = world_options.controller_arg("--drain-bound").controller_arg(DRAIN_BOUND);
     if let Ok(filter) = std::env::var("CLEAT_LOG") {
         world_options.log_filter = filter;
     }

@@ -245,9 +245,11 @@ impl Checker {
         for (number, regions) in &self.found {
             *times.entry(*number).or_default() += regions.len() as u64;
         }
-        for (number, times) in times.into_iter().filter(|(_, times)| *times > 1) {
-            self.report.duplicates += times - 1;
-            self.word(|| format!("number {number} is there {times} times"));
+        let doubled: Vec<(u64, u64)> = times.into_iter().filter(|(_, times)| *times > 1).collect();
+        self.report.duplicates = doubled.iter().map(|(_, times)| times - 1).sum();
+        for range in doubled.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
+            let (from, to) = (range[0].0, range[range.len() - 1].0);
+            self.word(|| format!("numbers {from} to {to} are there more than once"));
         }
         let first = self.runs[0].start_sequence;
         let Some(last) = self.runs.iter().filter_map(|run| run.last_acked).max() else {

@@ -36,12 +36,12 @@ impl Demo<'_> {
             world.wait_session(node, PATIENCE).await?;
         }
         self.say.took("controller started again, all agents are back", begun.elapsed());
-        let unpublished =
-            wait_for("Unpublish of node-b, repeated as the attacher does", PATIENCE, async || {
-                Ok(Look::Yes(world.unpublish(&volume, source).await?.took))
-            })
-            .await?;
-        self.say.took("node-b's detach completes", unpublished);
+        let begun = Instant::now();
+        let waited_for = self.unpublish_until_done(&volume).await?;
+        self.say.took("node-b's detach, asked for again as the attacher does, completes", begun.elapsed());
+        if let Some(reason) = waited_for {
+            self.say.detail(&format!("it waited for {reason}"));
+        }
         self.check_gone(&volume, source).await?;
         self.check_shut_out(&volume, source).await?;
 
@@ -56,6 +56,31 @@ impl Demo<'_> {
             duration(Duration::from_micros(seen.counts.max_gap_us))
         ));
         Ok(())
+    }
+
+    /// Repeats node-b's Unpublish until it is done; what it waited for, if it did so for long enough to be seen.
+    async fn unpublish_until_done(&self, volume: &Volume) -> anyhow::Result<Option<String>> {
+        let (world, source) = (self.world, self.world.b());
+        let mut reason = None;
+        let unpublish = wait_for("Unpublish of node-b", PATIENCE, async || {
+            Ok(Look::Yes(drop(world.unpublish(volume, source).await?)))
+        });
+        let watch = async {
+            let seen = wait_for("a reason to wait", PATIENCE, async || {
+                let info = world.controller.volume(&volume.id).await?;
+                let waits =
+                    attachment(&info, source).map(|a| a.waits_for.clone()).filter(|text| !text.is_empty());
+                Ok(Look::some(waits, "none"))
+            });
+            // That it waits for nothing is no fault: then the detach ends first.
+            reason = seen.await.ok();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            done = unpublish => done?,
+            () = watch => {}
+        }
+        Ok(reason)
     }
 
     /// Kills the controller while it carries out node-b's Unpublish; in which phase that was.
