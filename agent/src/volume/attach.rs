@@ -20,6 +20,7 @@ use cleat_runtime::exit::Causes;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::directive_result::Outcome;
+use wire::volume_state::Phase;
 
 use super::dials::Dialled;
 use super::events::Interest;
@@ -143,9 +144,14 @@ impl<H: Host> Volume<H> {
 
     fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
         let token = CancellationToken::new();
+        let told = self.shared.board.get(&self.id);
+        let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
             memory.learned = None;
+        } else if was_usable {
+            // Told as ready by a look, if not by an attach of this process: it stays so while it is.
+            memory.ready_under = Some(epoch);
         }
         memory.failing = None;
         memory.attaching = Some((epoch, token.clone()));
@@ -348,7 +354,7 @@ impl<'a, H: Host> Run<'a, H> {
             )));
         }
         let limit = self.volume.shared.times.check.min(self.deadline.saturating_duration_since(now));
-        match self.volume.shared.host.check(&self.expectation, limit.max(Duration::from_millis(50))).await {
+        match self.volume.check(&self.expectation, limit).await {
             Ok(Ok(facts)) => Ok(Box::new(Proven {
                 view,
                 facts,

@@ -53,6 +53,14 @@ impl Board {
         }
     }
 
+    /// Forgets a volume of which there is nothing to say.
+    pub fn remove(&self, volume: &VolumeId) {
+        let mut states = self.lock();
+        if states.remove(volume).is_some() {
+            metrics::volumes(states.values());
+        }
+    }
+
     /// The state of one volume.
     pub fn get(&self, volume: &VolumeId) -> Option<VolumeState> {
         self.lock().get(volume).cloned()

@@ -126,7 +126,7 @@ impl<H: Host> Volume<H> {
         if view.namespaces.is_empty() {
             return Ok(());
         }
-        match self.shared.host.users(view).await {
+        match self.users(view).await {
             Ok(users) if users.is_empty() => Ok(()),
             Ok(users) => Err(EndError::Busy(users)),
             Err(error) => Err(EndError::Busy(vec![error.line()])),

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::SubsystemNqn;
-use cleat_host::sysfs::{SysfsError, Topology};
+use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
@@ -120,15 +120,38 @@ impl<H: Host> Fleet<H> {
     /// # Errors
     /// If sysfs cannot be read.
     pub async fn sweep(&self) -> Result<(), SysfsError> {
-        let topology = self.inner.shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
+        let mut topology = self.topology().await?;
+        if !topology.unreadable.is_empty() {
+            // Something that could not be read makes every volume doubtful, so it gets a second chance.
+            topology = self.topology().await?;
+        }
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }
         for volume in self.volumes() {
             volume.known_before_report().await;
-            volume.report(&topology.view(&volume.subsystem));
+            let view = topology.view(&volume.subsystem);
+            if volume.is_blank(&view) {
+                self.forget(volume);
+            } else {
+                volume.report(&view);
+            }
         }
         Ok(())
+    }
+
+    async fn topology(&self) -> Result<Topology, SysfsError> {
+        self.inner.shared.host.topology().await.inspect_err(|_| metrics::look_error())
+    }
+
+    /// Forgets a volume that neither the kernel nor the ledger knows: somebody has asked about it, no more.
+    fn forget(&self, volume: Arc<Volume<H>>) {
+        let mut volumes = self.lock();
+        // Two: the table's and ours. More would be somebody who is about to do something with it.
+        if Arc::strong_count(&volume) == 2 {
+            volumes.remove(&volume.id);
+            self.inner.shared.board.remove(&volume.id);
+        }
     }
 
     fn in_kernel(&self, topology: &Topology) -> BTreeSet<VolumeId> {
@@ -342,6 +365,16 @@ impl<H: Host> Volume<H> {
             parts.push(format!("connects in the kernel: {}", dialling.join(", ")));
         }
         parts.join("; ")
+    }
+
+    /// Whether there is nothing to say of the volume.
+    fn is_blank(&self, view: &SubsystemView) -> bool {
+        let unrecorded = matches!(self.memory().entry, Some(Ok(None)));
+        unrecorded
+            && view.controllers.is_empty()
+            && view.namespaces.is_empty()
+            && self.gate.holder().is_none()
+            && self.dials.running().is_empty()
     }
 
     /// Reads the record where it is not known: a report without it would be half of one.

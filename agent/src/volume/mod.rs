@@ -39,6 +39,7 @@ use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_host::uevents::Uevents;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use wire::volume_state::Phase;
 
@@ -49,12 +50,15 @@ use board::{Board, Change};
 use dials::Dials;
 use events::Events;
 use gate::Gate;
-use host::Host;
+use host::{Checked, Host, HostError};
 use operations::Operations;
 use state::{Activity, Seen};
 
 pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
 pub use fleet::Fleet;
+
+/// A judgement is given at least so long, however little is left of a deadline: one that succeeds takes milliseconds.
+const SHORTEST_CHECK: Duration = Duration::from_millis(50);
 
 /// As whom this node connects, and how.
 #[derive(Debug, Clone)]
@@ -88,6 +92,8 @@ pub struct Times {
     pub stage: Duration,
     /// From one sweep that trusts no event to the next.
     pub sweep: Duration,
+    /// Longest that the same judgement may take in a sweep: there it raises an alarm, and a busy machine is none.
+    pub sweep_check: Duration,
 }
 
 impl Default for Times {
@@ -101,6 +107,7 @@ impl Default for Times {
             turn: Duration::from_secs(2),
             stage: Duration::from_secs(10),
             sweep: Duration::from_secs(5),
+            sweep_check: Duration::from_secs(15),
         }
     }
 }
@@ -150,6 +157,11 @@ pub struct Volume<H> {
     dials: Dials,
     operations: Operations,
     memory: Mutex<Memory>,
+    /// One judgement at a time: two that read the device side by side would take each other for a device that does
+    /// not answer. Not the gate: a revoke does not wait for a device.
+    judging: tokio::sync::Mutex<()>,
+    /// One search for users at a time, for the same reason.
+    searching: tokio::sync::Mutex<()>,
 }
 
 impl<H: Host> Volume<H> {
@@ -164,6 +176,8 @@ impl<H: Host> Volume<H> {
             dials: Dials::default(),
             operations: Operations::default(),
             memory: Mutex::default(),
+            judging: tokio::sync::Mutex::default(),
+            searching: tokio::sync::Mutex::default(),
         }
     }
 
@@ -183,6 +197,22 @@ impl<H: Host> Volume<H> {
     /// Reads what the kernel shows of the volume.
     async fn look(&self) -> Result<SubsystemView, SysfsError> {
         self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())
+    }
+
+    /// Judges the whole predicate, direct reads included.
+    async fn check(&self, expectation: &Expectation, limit: Duration) -> Result<Checked, HostError> {
+        let until = Instant::now() + limit;
+        let Ok(_turn) = timeout_at(until, self.judging.lock()).await else {
+            return Err(HostError::new("the device cannot be judged", "an earlier judgement has not ended"));
+        };
+        let left = until.saturating_duration_since(Instant::now());
+        self.shared.host.check(expectation, left.max(SHORTEST_CHECK)).await
+    }
+
+    /// Who uses the devices of the volume.
+    async fn users(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
+        let _turn = self.searching.lock().await;
+        self.shared.host.users(view).await
     }
 
     /// Reads the record. Only the holder of the gate rules by it.

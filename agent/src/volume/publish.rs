@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use cleat_host::NamespaceIdentity;
 use cleat_host::readiness::ReadyFacts;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::gate::Pass;
@@ -133,8 +134,18 @@ impl<H: Host> Volume<H> {
                 return Err(waits.error(granted, began.elapsed(), link));
             }
             tokio::select! {
-                _ = changes.changed() => {}
+                () = self.news(&mut changes) => {}
                 () = sleep_until((now + self.shared.times.poll).min(until)) => {}
+            }
+        }
+    }
+
+    /// Waits until the board says something else of this volume.
+    async fn news(&self, changes: &mut watch::Receiver<u64>) {
+        let told = self.shared.board.get(&self.id);
+        while changes.changed().await.is_ok() {
+            if self.shared.board.get(&self.id) != told {
+                return;
             }
         }
     }
@@ -149,7 +160,7 @@ impl<H: Host> Volume<H> {
         let mut expectation = self.expectation(grant);
         let nguid = expectation.identity.and_then(|identity| identity.nguid);
         expectation.identity = Some(NamespaceIdentity { uuid: Some(granted.namespace), nguid });
-        match self.shared.host.check(&expectation, self.shared.times.check).await {
+        match self.check(&expectation, self.shared.times.check).await {
             Ok(Ok(facts)) => Ok(Ok(facts)),
             Ok(Err(unready)) => {
                 let clause = unready.clause.as_str().to_owned();

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::dials::Dialled;
 use super::host::Host;
@@ -21,8 +21,6 @@ use crate::session::Link;
 
 /// First and longest time between two attempts for a volume.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// How long an attempt holds the volume's turn; the connect itself goes on after that.
-const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// When the next attempt may be made.
 #[derive(Debug, Default, Clone, Copy)]
@@ -64,6 +62,7 @@ impl<H: Host> Volume<H> {
     /// Connects what is missing, if it is time to. Does nothing while an operation has the volume.
     pub(super) async fn repair(&self, link: Link) {
         let Some(_pass) = self.gate.try_enter("repair of paths") else { return };
+        self.tell_repairs();
         let Ok(view) = self.look().await else { return };
         let Ok(Some(mut entry)) = self.record().await else { return };
         let Some(grant) = entry.grant.clone().filter(|_| !entry.ended && entry.boot_id == self.boot_id())
@@ -97,13 +96,15 @@ impl<H: Host> Volume<H> {
                 return;
             }
         }
-        self.dials.take_ended();
         for portal in &missing {
             tracing::info!(volume = %self.id, %portal, "connecting a missing path");
             self.dials.start(&self.shared.host, self.connect_request(*portal));
         }
-        // Whether it was in time or not, the connects are known to whoever has the volume next.
-        let _ = timeout(ATTEMPT, self.dials.quiet()).await;
+    }
+
+    /// Tells how the connects of an earlier attempt have ended. They are not waited for: they hold nobody up, and
+    /// are known to whoever has the volume next.
+    fn tell_repairs(&self) {
         for (portal, dialled) in self.dials.take_ended() {
             let connected = !matches!(dialled, Dialled::Failed(_));
             metrics::path_repair(connected);

@@ -2,6 +2,9 @@
 //!
 //! Comes in: an epoch. Goes out: the state, or why the volume is not usable. Changes nothing.
 
+use std::time::Duration;
+
+use cleat_host::readiness::Expectation;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use wire::directive_result::Outcome;
@@ -11,8 +14,8 @@ use super::attach::stale_outcome;
 use super::host::Host;
 use super::state::{Activity, device};
 use super::{Volume, clause};
-use crate::ledger::rules::may_end;
-use crate::ledger::{Entry, Grant};
+use crate::ledger::rules::{ending, may_end};
+use crate::ledger::{Entry, Grant, deletions_to_wire};
 use crate::name::Epoch;
 
 impl<H: Host> Volume<H> {
@@ -29,7 +32,7 @@ impl<H: Host> Volume<H> {
         }
         let grant = entry.as_ref().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
         if let Some(grant) = grant {
-            self.judge_fully(&self.expectation(grant)).await;
+            self.judge_fully(&self.expectation(grant), self.shared.times.check).await;
         }
         let view = match self.look().await {
             Ok(view) => view,
@@ -37,7 +40,7 @@ impl<H: Host> Volume<H> {
         };
         let mut state = self.report(&view);
         if device(&view).is_some() {
-            state.openers = match self.shared.host.users(&view).await {
+            state.openers = match self.users(&view).await {
                 Ok(users) => users,
                 Err(error) => vec![error.line()],
             };
@@ -46,7 +49,14 @@ impl<H: Host> Volume<H> {
             Phase::Ready | Phase::Degraded => {
                 Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: None })
             }
-            Phase::Absent => Outcome::Absent(state.absence.unwrap_or_default()),
+            Phase::Absent => {
+                // Also where no deletion has ended the grant: what vanished by itself is named.
+                let seen = ending(entry.as_ref(), epoch, &[], self.boot_id());
+                Outcome::Absent(wire::AbsentOutcome {
+                    deleted: deletions_to_wire(&seen.deletions),
+                    times: None,
+                })
+            }
             Phase::Unspecified | Phase::Connecting | Phase::Lost | Phase::Detaching => {
                 let nothing = || {
                     clause::failed(clause::GRANT, "the grant has ended, and its controllers are still there")
@@ -71,9 +81,9 @@ impl<H: Host> Volume<H> {
     }
 
     /// Judges the whole predicate and remembers what failed.
-    pub(super) async fn judge_fully(&self, expectation: &cleat_host::readiness::Expectation) {
+    pub(super) async fn judge_fully(&self, expectation: &Expectation, limit: Duration) {
         let epoch = self.memory().entry.as_ref().and_then(|read| Some(read.as_ref().ok()?.as_ref()?.epoch));
-        match self.shared.host.check(expectation, self.shared.times.check).await {
+        match self.check(expectation, limit).await {
             Ok(Ok(_)) => {
                 let mut memory = self.memory();
                 memory.failing = None;

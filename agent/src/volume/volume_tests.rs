@@ -460,6 +460,37 @@ async fn verify_looks_afresh_and_says_what_fails() {
 }
 
 #[tokio::test]
+async fn a_volume_that_was_only_asked_about_is_forgotten() {
+    let node = Node::new();
+    let agent = node.agent();
+    absent(agent.ask(1, Ask::Verify).await);
+    use crate::session::Node as _;
+    assert_eq!(agent.fleet.inventory().await.unwrap(), []);
+    assert!(agent.fleet.volumes().is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    drop(agent);
+    let agent = node.agent();
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    // The controller would take any other word for a path that was lost, and its writes for undrained.
+    node.kernel.change(|world| world.reads_fail = true);
+    let again = agent.directive(1, Ask::Attach { grant: grant(&[1, 2]), deadline: Instant::now() + SOON });
+    agent.submit(&again);
+    while node.kernel.world().checks < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    node.kernel.change(|world| world.reads_fail = false);
+    let outcome = agent.result().await.outcome.unwrap();
+    assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller_is_there() {
     let node = Node::new();
     let agent = node.agent();
@@ -476,6 +507,7 @@ async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller
     volume.repair(crate::session::Link::Down).await;
     assert!(node.kernel.world().connects.is_empty());
     volume.repair(crate::session::Link::Up).await;
+    volume.dials.quiet().await;
     assert_eq!(node.kernel.world().connects, [portal(2)]);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
     assert_eq!(agent.state().await.phase(), Phase::Ready);

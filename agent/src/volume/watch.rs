@@ -109,7 +109,7 @@ impl<H: Host> Volume<H> {
         if view.controllers.is_empty() || !idle() {
             return;
         }
-        self.judge_fully(&self.expectation(&grant)).await;
+        self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
         if view.controllers.len() < grant.portals.len() {
             self.repair(link).await;
         } else {
