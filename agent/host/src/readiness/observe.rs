@@ -60,7 +60,7 @@ impl Checker {
         deadline: Duration,
     ) -> Result<ReadyFacts, CheckError> {
         let end = Instant::now() + deadline;
-        let before = self.sysfs.view(&expectation.subsystem, deadline).await?;
+        let before = self.sysfs.connected_view(&expectation.subsystem, None, deadline).await?;
         self.judge(&before, expectation, end).await
     }
 
@@ -74,7 +74,8 @@ impl Checker {
         let selected = select(before, expectation)?;
         let io = self.probe(&selected, left()).await;
         // A reading of sysfs takes a moment even when the device has used up the time.
-        let after = self.sysfs.view(&expectation.subsystem, left().max(SWEEP)).await?;
+        let after =
+            self.sysfs.connected_view(&expectation.subsystem, directory(before), left().max(SWEEP)).await?;
         Ok(evaluate(&after, expectation, &io)?)
     }
 
@@ -111,10 +112,12 @@ impl Checker {
         deadline: Duration,
     ) -> Result<ReadyFacts, CheckError> {
         let end = Instant::now() + deadline;
+        let mut known = None;
         loop {
             // What has arrived so far is covered by the look that follows.
             listener.clear();
-            let view = self.sysfs.view(&expectation.subsystem, deadline).await?;
+            let view = self.sysfs.connected_view(&expectation.subsystem, known, deadline).await?;
+            known = directory(&view);
             let interest = Interest::new(&view, expectation.portals.len());
             let last = match self.judge(&view, expectation, end).await {
                 Err(error) if error.may_heal() && Instant::now() < end => error,
@@ -127,6 +130,11 @@ impl Checker {
             }
         }
     }
+}
+
+/// Name of the subsystem's directory, for the next reading.
+fn directory(view: &SubsystemView) -> Option<String> {
+    view.controllers.iter().find_map(|controller| controller.subsystem.clone())
 }
 
 /// Waits for an event that concerns the volume; for ever when there are no events any more: the sweep alone

@@ -136,24 +136,47 @@ struct SubsystemDir {
     controllers: Vec<ControllerName>,
 }
 
-/// Reads everything, or with `only` just what belongs to that subsystem: with many volumes connected, the
-/// difference is most of the time of a readiness check.
-pub(super) fn read(root: &FsPath, only: Option<&SubsystemNqn>) -> Result<Topology, SysfsError> {
+/// How much is read. With many volumes connected, reading what is not asked for is most of the time of a
+/// readiness check.
+#[derive(Clone, Copy)]
+pub(super) enum Scope<'a> {
+    /// Everything.
+    All,
+    /// All that belongs to this subsystem, also controllers that are only being made.
+    Subsystem(&'a SubsystemNqn),
+    /// What is linked into the directory of this subsystem: controllers once they have been live. With the
+    /// directory's name, if it is still this subsystem's, no other is looked at.
+    Linked(&'a SubsystemNqn, Option<&'a str>),
+}
+
+impl Scope<'_> {
+    fn wants(self, nqn: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Subsystem(wanted) | Self::Linked(wanted, _) => *wanted == *nqn,
+        }
+    }
+}
+
+pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsError> {
     let mut unreadable = Vec::new();
-    let wanted = |nqn: &str| only.is_none_or(|only| *only == *nqn);
-    let subsystems = read_subsystems(root, wanted, &mut unreadable)?;
+    let subsystems = read_subsystems(root, scope, &mut unreadable)?;
     let mut subsystem_of: BTreeMap<&ControllerName, String> = BTreeMap::new();
     for subsystem in &subsystems {
         let name = subsystem.dir.file_name().unwrap_or_default().to_string_lossy();
         subsystem_of.extend(subsystem.controllers.iter().map(|c| (c, name.clone().into_owned())));
     }
     let class = root.join("class/nvme");
+    let names: Vec<ControllerName> = match scope {
+        Scope::Linked(..) => subsystem_of.keys().map(|name| (*name).clone()).collect(),
+        _ => listed(&class)?.iter().filter_map(|name| ControllerName::parse(name).ok()).collect(),
+    };
     let mut controllers = Vec::new();
-    for name in listed(&class)?.iter().filter_map(|name| ControllerName::parse(name).ok()) {
-        if only.is_some() {
+    for name in names {
+        if let Scope::Subsystem(_) = scope {
             let mut from = super::Attribute { dir: class.join(name.as_str()), unreadable: &mut unreadable };
             // One that was unreadable is listed as such by now.
-            if !from.text("subsysnqn").is_some_and(|nqn| wanted(&nqn)) {
+            if !from.text("subsysnqn").is_some_and(|nqn| scope.wants(&nqn)) {
                 continue;
             }
         }
@@ -183,23 +206,31 @@ fn read_multipath(root: &FsPath) -> NativeMultipath {
 
 fn read_subsystems(
     root: &FsPath,
-    wanted: impl Fn(&str) -> bool,
+    scope: Scope<'_>,
     unreadable: &mut Vec<Unreadable>,
 ) -> Result<Vec<SubsystemDir>, SysfsError> {
     let class = root.join("class/nvme-subsystem");
+    if let Scope::Linked(_, Some(name)) = scope
+        && let Some(found) = read_subsystem(class.join(name), scope, unreadable)?
+    {
+        return Ok(vec![found]);
+    }
     let mut subsystems = Vec::new();
     for name in listed(&class)? {
-        let dir = class.join(&name);
-        let Some(nqn) = (super::Attribute { dir: dir.clone(), unreadable }).text("subsysnqn") else {
-            continue;
-        };
-        if !wanted(&nqn) {
-            continue;
-        }
-        let controllers = listed(&dir)?.iter().filter_map(|name| ControllerName::parse(name).ok()).collect();
-        subsystems.push(SubsystemDir { nqn, dir, controllers });
+        subsystems.extend(read_subsystem(class.join(&name), scope, unreadable)?);
     }
     Ok(subsystems)
+}
+
+fn read_subsystem(
+    dir: PathBuf,
+    scope: Scope<'_>,
+    unreadable: &mut Vec<Unreadable>,
+) -> Result<Option<SubsystemDir>, SysfsError> {
+    let nqn = super::Attribute { dir: dir.clone(), unreadable }.text("subsysnqn");
+    let Some(nqn) = nqn.filter(|nqn| scope.wants(nqn)) else { return Ok(None) };
+    let controllers = listed(&dir)?.iter().filter_map(|name| ControllerName::parse(name).ok()).collect();
+    Ok(Some(SubsystemDir { nqn, dir, controllers }))
 }
 
 /// Heads lie in the subsystem's directory, paths and bare devices in their controller's.
