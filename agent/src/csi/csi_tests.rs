@@ -184,6 +184,25 @@ async fn a_stale_node_at_the_target_is_replaced_unless_it_is_in_use() {
 }
 
 #[tokio::test]
+async fn a_node_that_a_crash_left_behind_is_replaced_and_removed() {
+    let served = Served::start().await;
+    served.agent.ready(1, &[1]).await;
+    let leftover = AtTarget::Leftover(cleat_host::DevT { major: 259, minor: 0 });
+    let leave = |world: &mut crate::testing::kernel::World| {
+        world.targets.insert(TARGET.into(), leftover.clone());
+    };
+    served.agent.kernel.change(leave);
+    served.publish(TARGET, false).await.unwrap();
+    assert!(
+        matches!(served.at_target(), Some(AtTarget::Device(_))),
+        "even where its number is the right one"
+    );
+    served.agent.kernel.change(leave);
+    served.unpublish(TARGET).await.unwrap();
+    assert_eq!(served.at_target(), None);
+}
+
+#[tokio::test]
 async fn what_is_not_ours_at_a_target_is_left_alone() {
     let served = Served::start().await;
     served.agent.ready(1, &[1]).await;

@@ -49,6 +49,8 @@ pub enum AtTarget {
     Placeholder,
     /// A mounted block device.
     Device(DevT),
+    /// A device node with nothing mounted on it: left by a crash, and its number may be another disk's by now.
+    Leftover(DevT),
     /// Something else, in words.
     Other(String),
 }
@@ -88,6 +90,7 @@ pub trait Host: Send + Sync + 'static {
     fn publish<'a>(&'a self, node: &'a Path, dev: DevT, target: &'a Path)
     -> Later<'a, Result<(), HostError>>;
 
-    /// Takes away what is mounted at a path, and the file under it, and verifies that both are gone.
+    /// Takes away the device that is mounted at a path, and the file or leftover node there, and verifies that they
+    /// are gone. Anything else is left alone.
     fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>>;
 }

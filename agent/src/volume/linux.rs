@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_host::fabrics::Fabrics;
-use cleat_host::mounts::{Mounts, TargetState};
+use cleat_host::mounts::{MountError, Mounts, TargetState};
 use cleat_host::openers::{DeviceUser, Openers};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
@@ -69,6 +69,23 @@ impl Linux {
         Ok(topology)
     }
 
+    /// The number of a device node at a path, if there is one with nothing mounted on it.
+    async fn leftover(&self, target: &Path) -> Result<Option<DevT>, HostError> {
+        let what = || format!("cannot look at {}", target.display());
+        let (mounts, path) = (self.mounts.clone(), target.to_owned());
+        let look = move || {
+            let Some(dev) = device_at(&path) else { return Ok(None) };
+            // The mount table names real paths.
+            let real = path.parent().and_then(|parent| parent.canonicalize().ok()).zip(path.file_name());
+            let Some((parent, name)) = real else { return Ok(None) };
+            let real = parent.join(name);
+            let mounted = mounts.list()?.iter().any(|entry| entry.mount_point == real);
+            Ok::<_, MountError>((!mounted).then_some(dev))
+        };
+        let looked = work::once("look at target", MOUNT, look).await;
+        looked.map_err(|error| HostError::new(what(), error))?.map_err(|error| HostError::new(what(), error))
+    }
+
     async fn users_of(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
         let mut users = Vec::new();
         let mut blind = Vec::new();
@@ -85,6 +102,14 @@ impl Linux {
         }
         Ok(users)
     }
+}
+
+/// Removes a node. On something that is mounted this fails with EBUSY, and it never follows a link.
+async fn unlink(target: &Path) -> Result<(), HostError> {
+    let what = format!("unlink {}", target.display());
+    let path = target.to_owned();
+    let gone = work::once("unlink", MOUNT, move || std::fs::remove_file(path)).await;
+    gone.map_err(|error| HostError::new(what.clone(), error))?.map_err(|error| HostError::new(what, error))
 }
 
 fn describe(user: &DeviceUser) -> String {
@@ -150,7 +175,7 @@ impl Host for Linux {
                 let nodes =
                     entries.filter(|entry| entry.fs_type.ends_with("tmpfs") && entry.root != Path::new("/"));
                 let published = nodes.filter(|entry| device_at(&entry.mount_point) == Some(dev));
-                Ok::<_, cleat_host::mounts::MountError>(published.map(|entry| entry.mount_point).collect())
+                Ok::<_, MountError>(published.map(|entry| entry.mount_point).collect())
             };
             let looked = work::once("list mounts", MOUNT, look).await;
             looked
@@ -167,7 +192,10 @@ impl Host for Linux {
                 TargetState::EmptyFile => AtTarget::Placeholder,
                 TargetState::Device(dev) => AtTarget::Device(dev),
                 other @ (TargetState::Directory | TargetState::Other(_)) => {
-                    AtTarget::Other(other.to_string())
+                    match self.leftover(target).await? {
+                        Some(dev) => AtTarget::Leftover(dev),
+                        None => AtTarget::Other(other.to_string()),
+                    }
                 }
             })
         })
@@ -187,8 +215,16 @@ impl Host for Linux {
 
     fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
         Box::pin(async move {
+            if self.leftover(target).await?.is_some() {
+                return unlink(target).await;
+            }
             let done = self.mounts.release_device(target, None, MOUNT).await;
             done.map_err(|error| HostError::new(format!("cannot unpublish {}", target.display()), error))
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "linux_tests.rs"]
+mod tests;

@@ -66,7 +66,7 @@ impl<H: Host> Volume<H> {
         }
         match host.at_target(target).await? {
             AtTarget::Device(found) if found == dev => return Ok(()),
-            AtTarget::Device(found) => {
+            AtTarget::Device(found) | AtTarget::Leftover(found) => {
                 // The node of a device that went, perhaps with its number given to another disk since: never handed
                 // on. An unmount that is not forced fails while somebody has it open.
                 tracing::warn!(volume = %self.id, target = %target.display(), %found, expected = %dev,
@@ -96,7 +96,7 @@ impl<H: Host> Volume<H> {
         let (host, target) = (&self.shared.host, request.target.as_path());
         match host.at_target(target).await? {
             AtTarget::Nothing => return Ok(()),
-            AtTarget::Placeholder | AtTarget::Device(_) => {}
+            AtTarget::Placeholder | AtTarget::Device(_) | AtTarget::Leftover(_) => {}
             AtTarget::Other(found) => {
                 return Err(UnpublishError::Occupied { target: target.to_owned(), found });
             }
