@@ -201,6 +201,7 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
 
     let csi_socket = csi.path().display().to_string();
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
+    csi_health.set_service_status("", ServingStatus::NotServing).await;
     let csi_server = grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
         .add_service(csi_health_service)
         .add_service(IdentityServer::new(CsiIdentity::new(driver_name, readiness.clone())))
@@ -213,6 +214,7 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
     let address = grpc.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status("", ServingStatus::NotServing).await;
     let server = grpc::server(&transport, Keepalive::default())?
         .add_service(health_service)
         .add_service(

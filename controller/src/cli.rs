@@ -29,22 +29,22 @@ pub struct Cli {
     common: Common,
 
     /// Unix socket on which CSI Identity and Controller are served
-    #[arg(long, value_name = "PATH", env = "CLEAT_CSI_SOCKET")]
+    #[arg(long, value_name = "PATH", env = "CLEAT_CSI_SOCKET", help_heading = "Controller")]
     csi_socket: PathBuf,
 
     /// Address on which agents and operators are served (port 0: any free one)
-    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN")]
+    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN", help_heading = "Controller")]
     grpc_listen: SocketAddr,
 
     #[command(flatten)]
     tls: ServerTlsArgs,
 
     /// Where attachments are recorded: file:PATH, on a disk that keeps what was synced
-    #[arg(long, value_name = "file:PATH", env = "CLEAT_STORE")]
+    #[arg(long, value_name = "file:PATH", env = "CLEAT_STORE", help_heading = "Controller")]
     store: StoreSpec,
 
     /// Name of the CSI driver; the agents' must be the same
-    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name)]
+    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name, help_heading = "Controller")]
     driver_name: String,
 
     #[command(flatten)]

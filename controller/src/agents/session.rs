@@ -19,6 +19,9 @@ use super::wire as checked;
 use crate::engine::Ended;
 use crate::metrics::{self, Part};
 
+/// How long a message that came in while we stood still may take to reach us.
+const LAST_LOOK: Duration = Duration::from_millis(250);
+
 /// Why a session is over. Never success: sessions end only by something that ends them.
 #[derive(Debug)]
 pub(super) struct Ending(pub(super) Status);
@@ -137,24 +140,29 @@ impl Talk {
         loop {
             // Reading all of sysfs may take the agent a while, in which it says nothing.
             let silence = self.silence() * if line.inventoried { 1 } else { 2 };
+            // In this order: a flood from the agent must not keep it from hearing of us, and what it has said already
+            // counts before its silence does.
             let turn = tokio::select! {
+                biased;
                 () = self.shared.stop.cancelled() => Err(stopping()),
                 // The agent's side of the stream may be open long after its side for our answers is gone.
                 () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
-                () = tokio::time::sleep_until(line.heard + silence) => Err(silent("nothing heard", silence)),
-                message = self.inbound.message() => match message {
-                    Ok(Some(message)) => self.hear(&mut line, message).await,
-                    Ok(None) => Err(Status::cancelled("the agent closed the stream").into()),
-                    Err(status) => Err(status.into()),
-                },
+                _ = beats.tick() => {
+                    count += 1;
+                    self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
+                }
                 order = line.orders.recv() => match order {
                     Some(Order::Say(message)) => self.send(*message).await,
                     Some(Order::Refused(reason)) => Err(refused(reason)),
                     None => Err(cut_off()),
                 },
-                _ = beats.tick() => {
-                    count += 1;
-                    self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
+                message = self.inbound.message() => self.heard(&mut line, message).await,
+                () = tokio::time::sleep_until(line.heard + silence) => {
+                    // It may be us who stood still, with its words in our own buffers.
+                    match tokio::time::timeout(LAST_LOOK, self.inbound.message()).await {
+                        Ok(message) => self.heard(&mut line, message).await,
+                        Err(_) => Err(silent("nothing heard", silence)),
+                    }
                 }
             };
             if let Err(ending) = turn {
@@ -163,9 +171,25 @@ impl Talk {
         }
     }
 
+    async fn heard(
+        &self,
+        line: &mut Line,
+        message: Result<Option<wire::FromAgent>, Status>,
+    ) -> Result<(), Ending> {
+        match message {
+            Ok(Some(message)) => {
+                let result = self.hear(line, message).await;
+                // From here on: the time in which we kept it waiting is not its silence.
+                line.heard = Instant::now();
+                result
+            }
+            Ok(None) => Err(Status::cancelled("the agent closed the stream").into()),
+            Err(status) => Err(status.into()),
+        }
+    }
+
     async fn hear(&self, line: &mut Line, message: wire::FromAgent) -> Result<(), Ending> {
         use wire::from_agent::Kind;
-        line.heard = Instant::now();
         let kind = message.kind.ok_or(checked::Malformed::Missing("message.kind"))?;
         if !line.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
             return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
