@@ -39,7 +39,7 @@ impl Guest {
         Error::Guest { machine: self.name.clone(), request: request.to_owned(), what: what.to_string() }
     }
 
-    /// Connects and sends a request. `label` is what errors call it.
+    /// Connects, within `limit`, and sends a request. `label` is what errors call it.
     fn begin(&self, label: &str, request: &Request, limit: Duration) -> Result<Conversation> {
         let stream = TcpStream::connect_timeout(&self.address(), limit.min(ANSWER))
             .map_err(|e| self.error(label, format!("cannot reach its server: {e}")))?;
@@ -68,11 +68,11 @@ impl Guest {
         Ok((conversation, reply))
     }
 
-    /// The boot id of a guest whose server answers within `limit`.
-    pub(crate) fn ping(&self, limit: Duration) -> Result<String> {
-        match self.ask("ping", &Request::Ping, limit)? {
-            (_, Reply::Up { boot_id }) => Ok(boot_id),
-            (_, other) => Err(self.error("ping", format!("unexpected answer {other:?}"))),
+    /// The boot id of a guest whose server takes a connection within `connect` and answers within `answer`.
+    pub(crate) fn ping(&self, connect: Duration, answer: Duration) -> Result<String> {
+        match self.begin("ping", &Request::Ping, connect)?.reply(Instant::now() + answer)? {
+            Reply::Up { boot_id } => Ok(boot_id),
+            other => Err(self.error("ping", format!("unexpected answer {other:?}"))),
         }
     }
 

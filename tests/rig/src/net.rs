@@ -118,6 +118,10 @@ pub(crate) fn make_taps(machine: u8) -> Result<()> {
         let tap = network.tap(machine);
         batch += &format!("tuntap add dev {tap} mode tap\nlink set {tap} master {} up\n", network.name());
     }
+    // Known beforehand, so that the rig need not ask around (once a second) for a machine that is coming up.
+    let (control, mac) = (Network::Control, Network::Control.mac(machine));
+    let address = control.address(machine);
+    batch += &format!("neigh replace {address} lladdr {mac} dev {} nud permanent\n", control.name());
     ip(&batch)
 }
 

@@ -301,7 +301,10 @@ fn probe() -> Result<()> {
     let kernel =
         KernelImage::cached().pop().context("no kernel in the cache; get one with: hack/setup kernels")?;
     let image = Initramfs::for_kernel(&kernel).build()?;
-    let spec = MachineSpec::new("probe", 1, &kernel, &image).accelerator(Accelerator::Kvm);
+    let spec = MachineSpec::new("probe", 1, &kernel, &image)
+        .accelerator(Accelerator::Kvm)
+        // Where it works at all it takes seconds; where it does not, it hangs.
+        .boot_once_within(Duration::from_secs(30));
     let works = run.boot(&spec).and_then(|machine| machine.sh("uname -r"));
     Accelerator::remember_kvm(works.is_ok()).context("cannot write to the cache")?;
     match works {
