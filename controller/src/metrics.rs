@@ -11,9 +11,12 @@ use tonic::Code;
 /// Histograms whose buckets are not the runtime's default.
 pub const BUCKETS: &[cleat_runtime::http::Buckets] = &[
     ("cleat_core_step_seconds", MICROSECONDS),
-    ("cleat_engine_commit_records", &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0]),
+    ("cleat_engine_commit_records", GROUPS),
+    ("cleat_store_group_commits", GROUPS),
 ];
 
+/// How many share a commit.
+const GROUPS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 /// A pure function over maps: from 5 microseconds on.
 const MICROSECONDS: &[f64] =
     &[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025];

@@ -184,9 +184,9 @@ pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed>
         Said::Ready(ready) => {
             times = ready.times.map_or(Times::None, Times::Attach);
             let full = ready.state.ok_or(Malformed::Missing("result.ready.state"))?;
-            let identity = ready_identity(&full, &volume)?;
+            let outcome = proven(&full, &volume)?;
             state = Some(full);
-            Outcome::Ready { identity }
+            outcome
         }
         Said::Absent(absent) => {
             times = absent.times.map_or(Times::None, Times::Detach);
@@ -217,8 +217,9 @@ pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed>
     })
 }
 
-/// Ready without an identity proves nothing: there would be nothing to compare the other node's with.
-fn ready_identity(state: &wire::VolumeState, volume: &VolumeId) -> Result<Identity, Malformed> {
+/// What a ready device says of itself. Without a UUID there would be nothing to compare the other node's with, so that
+/// counts as the clause that it is; of this volume alone, for the session has others to look after.
+fn proven(state: &wire::VolumeState, volume: &VolumeId) -> Result<Outcome, Malformed> {
     if state.volume_id != volume.as_str() {
         return Err(field(
             "result.ready.state.volume_id",
@@ -227,11 +228,20 @@ fn ready_identity(state: &wire::VolumeState, volume: &VolumeId) -> Result<Identi
         ));
     }
     volume_state(state)?;
-    let identity = state.identity.as_ref().ok_or(Malformed::Missing("result.ready.state.identity"))?;
-    let namespace_uuid = Uuid::parse_str(&identity.namespace_uuid).map_err(|_| {
-        field("result.ready.state.identity.namespace_uuid", &identity.namespace_uuid, "a UUID")
-    })?;
-    Ok(Identity { namespace_uuid: namespace_uuid.to_string(), nguid: identity.nguid.clone() })
+    let identity = state.identity.clone().unwrap_or_default();
+    Ok(match Uuid::parse_str(&identity.namespace_uuid) {
+        Ok(uuid) if !uuid.is_nil() => {
+            Outcome::Ready { identity: Identity { namespace_uuid: uuid.to_string(), nguid: identity.nguid } }
+        }
+        _ => Outcome::Failed {
+            clause: "namespace-identity".to_owned(),
+            message: format!(
+                "the namespace gives {:?} for its UUID: the RDS has to give each one of its own",
+                identity.namespace_uuid
+            ),
+            nothing_left: false,
+        },
+    })
 }
 
 fn absence(absent: wire::AbsentOutcome) -> Absence {

@@ -109,9 +109,16 @@ fn ready_without_an_identity_is_not_ready() {
     let good = ready(Some(ready_state())).unwrap();
     let Outcome::Ready { identity } = good.outcome else { panic!("{:?}", good.outcome) };
     assert_eq!(identity.namespace_uuid, "00000000-0000-0000-0000-00000000000b");
-    let without = wire::VolumeState { identity: None, ..ready_state() };
+    let zero = wire::Identity { namespace_uuid: Uuid::nil().to_string(), ..Default::default() };
+    for identity in [None, Some(wire::Identity::default()), Some(zero)] {
+        let unknown = ready(Some(wire::VolumeState { identity, ..ready_state() })).unwrap();
+        assert!(
+            matches!(&unknown.outcome, Outcome::Failed { clause, nothing_left: false, .. } if clause == "namespace-identity"),
+            "{unknown:?}"
+        );
+    }
     let of_another = wire::VolumeState { volume_id: "w".into(), ..ready_state() };
-    for bad in [None, Some(without), Some(of_another)] {
+    for bad in [None, Some(of_another)] {
         assert!(ready(bad).is_err());
     }
 }
