@@ -8,7 +8,7 @@
 //! `statx` in a form that asks no server and triggers no automount.
 //!
 //! What it looks at: open files of all processes, mounts in all mount namespaces that have a process, bind
-//! mounts of the node, holders (and what sits on those in turn), loop devices, swap. Not visible to it:
+//! mounts of the node, partitions and holders (and what sits on those in turn), loop devices, swap. Not visible to it:
 //! users inside the kernel that open without a holder (an NVMe or SCSI target), and threads that do not
 //! share their process's open files.
 
@@ -25,6 +25,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 pub use loops::{KubeletLoop, LoopUse};
+
+use processes::{Scans, Snapshot};
 
 use crate::name::DevT;
 use crate::sysfs::{self, Holder, Sysfs, Unreadable};
@@ -188,6 +190,21 @@ impl fmt::Display for OpenersReport {
 pub struct Openers {
     places: Places,
     workers: Workers,
+    scans: Scans,
+}
+
+/// What block devices alone can tell, and which of them count as the one asked for.
+struct Blocks {
+    devices: BTreeSet<DevT>,
+    report: OpenersReport,
+}
+
+impl Blocks {
+    fn with(mut self, processes: &Snapshot) -> OpenersReport {
+        self.report.users.extend(processes.users_of(&self.devices));
+        self.report.blind.extend(processes.blind.iter().cloned());
+        self.report
+    }
 }
 
 /// Where to look, and how to tell a block device.
@@ -214,17 +231,28 @@ impl Openers {
         workers: Workers,
     ) -> Self {
         let (proc_root, dev_root) = (proc_root.into(), dev_root.into());
-        Self { places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev }, workers }
+        Self {
+            places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev },
+            workers,
+            scans: Scans::default(),
+        }
     }
 
     /// Looks for users of one device, at most for `deadline`. A deadline that passes is a report that says
-    /// so.
+    /// so. Calls side by side share their look at processes.
     pub async fn look(&self, dev: DevT, deadline: Duration) -> OpenersReport {
         let this = self.clone();
         let key = format!("openers of {dev}");
-        match self.workers.run(&key, deadline, move || this.look_blocking(dev)).await {
-            Ok(report) => report,
-            Err(error) => OpenersReport::unseen(dev, &key, error.to_string()),
+        let blocks = self.workers.run(&key, deadline, move || this.look_at_blocks(dev));
+        let (blocks, processes) = tokio::join!(blocks, self.scans.fresh(&self.places, deadline));
+        match (blocks, processes) {
+            (Ok(blocks), Ok(processes)) => blocks.with(&processes),
+            (Ok(blocks), Err(error)) => {
+                let mut report = blocks.report;
+                report.blind.push(Blind { what: "processes".to_owned(), why: error.to_string() });
+                report
+            }
+            (Err(error), _) => OpenersReport::unseen(dev, &key, error.to_string()),
         }
     }
 
@@ -247,6 +275,11 @@ impl Openers {
 
     /// As [`Openers::look`], on the calling thread.
     pub fn look_blocking(&self, dev: DevT) -> OpenersReport {
+        self.look_at_blocks(dev).with(&processes::scan(&self.places))
+    }
+
+    /// Everything but processes and mounts.
+    fn look_at_blocks(&self, dev: DevT) -> Blocks {
         let mut report = OpenersReport { dev, users: Vec::new(), blind: Vec::new() };
         let mut devices = BTreeSet::from([dev]);
         self.add_holders(&mut devices, &mut report);
@@ -254,16 +287,18 @@ impl Openers {
         devices.extend(loops.iter().map(|one| one.dev));
         report.users.extend(loops.into_iter().map(DeviceUser::Loop));
         self.add_swap(&devices, &mut report);
-        processes::find(&self.places, &devices, &mut report);
-        report
+        Blocks { devices, report }
     }
 
-    /// Follows holders upwards: what sits on a holder uses the device as well.
+    /// Follows partitions and holders upwards: what uses one of those uses the device as well.
     fn add_holders(&self, devices: &mut BTreeSet<DevT>, report: &mut OpenersReport) {
         let mut unlisted: Vec<DevT> = devices.iter().copied().collect();
         while let Some(dev) = unlisted.pop() {
-            let dir = self.places.sysfs.root().join("dev/block").join(dev.to_string()).join("holders");
-            let (holders, unreadable) = holders_in(&self.places.sysfs, &dir);
+            let dir = self.places.sysfs.root().join("dev/block").join(dev.to_string());
+            let (partitions, unreadable) = sysfs::partitions(&dir);
+            report.blind.extend(unreadable.into_iter().map(Blind::from));
+            unlisted.extend(partitions.into_iter().filter(|dev| devices.insert(*dev)));
+            let (holders, unreadable) = holders_in(&self.places.sysfs, &dir.join("holders"));
             report.blind.extend(unreadable.into_iter().map(Blind::from));
             for holder in holders {
                 match holder.dev {

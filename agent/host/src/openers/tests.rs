@@ -126,6 +126,54 @@ fn what_sits_on_a_holder_uses_the_device_as_well() {
 }
 
 #[test]
+fn a_file_system_with_a_number_of_its_own_is_found_by_its_source() {
+    let host = Host::new();
+    host.tree.write("host/proc/1/mountinfo", "9 1 0:44 / /data rw - btrfs /dev/nvme0n1 rw\n");
+    let report = host.look();
+    assert!(
+        matches!(&report.users[..], [DeviceUser::Mount { fs_type, .. }] if fs_type == "btrfs"),
+        "{report:?}"
+    );
+    host.tree.write("host/proc/1/mountinfo", "9 1 0:44 / /data rw - btrfs /dev/gone rw\n");
+    assert_eq!(host.look().verdict(), Verdict::Unknown);
+}
+
+#[test]
+fn a_partition_in_use_is_a_use_of_the_device() {
+    let host = Host::new();
+    host.tree.partition("nvme0n1", "nvme0n1p2", "259:2");
+    host.tree.write("host/dev/nvme0n1p2", "block 259:2");
+    host.process(20, "fsck", "mnt:[1]");
+    host.opens(20, 4, "nvme0n1p2");
+    host.tree.dm("dm-1", "253:1", "LVM-x", "vg-lv", &["nvme0n1p2"]);
+    let report = host.look();
+    let kinds = |user: &DeviceUser| match user {
+        DeviceUser::Holder(_) => "holder",
+        DeviceUser::Process(_) => "process",
+        _ => "other",
+    };
+    assert_eq!(report.users.iter().map(kinds).collect::<Vec<_>>(), ["holder", "process"], "{report:?}");
+}
+
+#[tokio::test]
+async fn many_looks_side_by_side_share_their_scans_and_see_what_was_there_before_they_began() {
+    let host = Host::new();
+    host.process(20, "user", "mnt:[1]");
+    host.opens(20, 4, "nvme0n1");
+    let other = DevT { major: 259, minor: 9 };
+    for _ in 0..20 {
+        let long = Duration::from_secs(20);
+        let (first, second, third) = tokio::join!(
+            host.openers.look(HEAD, long),
+            host.openers.look(other, long),
+            host.openers.look(DevT { major: 8, minor: 0 }, long)
+        );
+        assert_eq!(first.verdict(), Verdict::InUse, "{first:?}");
+        assert_eq!((second.verdict(), third.verdict()), (Verdict::Free, Verdict::Free));
+    }
+}
+
+#[test]
 fn the_kubelets_loop_is_told_from_others() {
     let host = Host::new();
     let base = "/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1";
@@ -209,6 +257,6 @@ async fn a_deadline_is_an_open_answer() {
     let host = Host::new();
     let report = host.openers.look(HEAD, Duration::ZERO).await;
     assert_ne!(report.verdict(), Verdict::InUse);
-    let blind = report.blind.iter().any(|blind| blind.what.contains("openers of 259:1"));
+    let blind = report.blind.iter().any(|blind| blind.what.contains("openers") || blind.what == "processes");
     assert!(blind || report.verdict() == Verdict::Free, "{report:?}");
 }

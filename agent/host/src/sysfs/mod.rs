@@ -123,6 +123,13 @@ pub(crate) fn read_holders(root: &std::path::Path, dir: &std::path::Path) -> (Ve
     (namespace::read_holders(root, dir, &mut unreadable), unreadable)
 }
 
+/// Numbers of a block device's partitions, and what could not be read of them.
+pub(crate) fn partitions(dir: &std::path::Path) -> (Vec<crate::name::DevT>, Vec<Unreadable>) {
+    let mut unreadable = Vec::new();
+    let partitions = namespace::read_partitions(dir, &mut unreadable);
+    (partitions.into_iter().map(|(_, dev)| dev).collect(), unreadable)
+}
+
 impl From<WorkError> for SysfsError {
     fn from(source: WorkError) -> Self {
         Self::Work { source }

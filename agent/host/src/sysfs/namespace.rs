@@ -198,7 +198,7 @@ pub struct Namespace {
     pub read_only: bool,
     /// Number that no other disk of this boot has had (since 5.15).
     pub disk_sequence: Option<u64>,
-    /// What sits on it.
+    /// What sits on it or on one of its partitions.
     pub holders: Vec<Holder>,
     /// Counters since it appeared. Those of a head count only where the kernel accounts for heads: on 6.1
     /// they stay zero, so that a reader adds up the paths' ([`Namespace::written`]).
@@ -251,7 +251,11 @@ pub(super) fn read(
     kind: NamespaceKind,
     unreadable: &mut Vec<Unreadable>,
 ) -> Option<Namespace> {
-    let holders = read_holders(root, &dir.join("holders"), unreadable);
+    let mut holders = read_holders(root, &dir.join("holders"), unreadable);
+    // A guest's disk has partitions, and the host's LVM may have found a volume group in one of them.
+    for (partition, _) in read_partitions(dir, unreadable) {
+        holders.extend(read_holders(root, &dir.join(partition).join("holders"), unreadable));
+    }
     let mut from = Attribute { dir: dir.to_owned(), unreadable };
     let dev: DevT = from.value("dev")?;
     let wwid = from.text("wwid");
@@ -311,6 +315,26 @@ fn read_identity(from: &mut Attribute<'_>, wwid: Option<&str>) -> NamespaceIdent
     let nguid = from.text("nguid").and_then(|text| Nguid::parse(&text).ok());
     let real_uuid = wwid.is_none_or(|wwid| wwid.starts_with("uuid."));
     NamespaceIdentity { uuid: uuid.filter(|_| real_uuid), nguid }
+}
+
+/// Partitions of a block device, by name and number.
+pub(super) fn read_partitions(dir: &FsPath, unreadable: &mut Vec<Unreadable>) -> Vec<(String, DevT)> {
+    let names = match list(dir) {
+        Ok(names) => names,
+        Err(error) => {
+            unreadable.push(Unreadable { path: dir.to_owned(), error: error.to_string() });
+            return Vec::new();
+        }
+    };
+    // Only a partition has an attribute of that name; names end with its number, which spares most looks.
+    let numbered = names.into_iter().filter(|name| name.ends_with(|c: char| c.is_ascii_digit()));
+    let partitions = numbered.filter(|name| dir.join(name).join("partition").is_file());
+    partitions
+        .filter_map(|name| {
+            let dev = Attribute { dir: dir.join(&name), unreadable }.value("dev")?;
+            Some((name, dev))
+        })
+        .collect()
 }
 
 pub(super) fn read_holders(root: &FsPath, dir: &FsPath, unreadable: &mut Vec<Unreadable>) -> Vec<Holder> {

@@ -114,6 +114,17 @@ fn holders_are_told_apart() {
 }
 
 #[test]
+fn what_sits_on_a_partition_sits_on_the_device() {
+    let tree = two_paths();
+    tree.partition("nvme0n1", "nvme0n1p3", "259:9");
+    tree.dm("dm-1", "253:1", "LVM-abcdef", "guest-root", &["nvme0n1p3"]);
+    let topology = read(&tree);
+    let names: Vec<_> = topology.namespaces[0].namespace.holders.iter().map(|h| h.name.as_str()).collect();
+    assert_eq!(names, ["dm-1"]);
+    assert_eq!(topology.namespaces.len(), 1, "a partition is no namespace");
+}
+
+#[test]
 fn an_nguid_in_the_place_of_the_uuid_is_not_taken_for_one() {
     let tree = two_paths();
     let head = "devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1";

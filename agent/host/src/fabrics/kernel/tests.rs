@@ -252,6 +252,12 @@ async fn a_deletion_that_hangs_goes_on_and_its_facts_wait_for_the_caller_who_com
         let error = fabrics.disconnect(&target, SHORT).await.expect_err("still detaching");
         assert!(matches!(error, DisconnectError::StillDetaching { .. }), "{error}");
     }
+    let asked = kernel.tree().root().join("class/nvme/nvme0/delete_controller");
+    let end = Instant::now() + LONG;
+    while std::fs::read(&asked).is_ok_and(|written| written.is_empty()) {
+        assert!(Instant::now() < end, "the deletion was never asked for");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     // The kernel shows it as on its way out by now; what counts is what it was at the beginning.
     kernel.tree().set(0, "state", "deleting");
     kernel.hold_deletes(false);
