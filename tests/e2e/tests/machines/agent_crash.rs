@@ -3,10 +3,11 @@
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, AgentStart, World};
 use cleat_proto::cleat::v1::volume_state::Phase;
+use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, controllers, delete, epoch_in, stop_unharmed, take_off, verified, wait_attachment,
-    wait_live,
+    self, LATER, SOON, controllers, delete, epoch_in, refused, stop_unharmed, take_off, verified,
+    wait_attachment, wait_live,
 };
 
 /// Nothing stops while it is away, and when it is back it knows all that it knew.
@@ -31,6 +32,9 @@ pub(crate) async fn a_killed_agent_disturbs_no_io_and_knows_everything_again(
     // Nothing is taken away and nothing given to others because an agent is not heard.
     let still = fixture::attachment(world, &one, node).await?.context("forgotten")?;
     ensure!(still.may_write, "{still:?}");
+    let wanted = fixture::volume(world, "agent-away", Access::RwoBlock).await?;
+    refused(world.publish(&wanted, node).await, Code::Unavailable, &["node-a", "since"])?;
+    delete(world, &wanted).await?;
 
     node.start_agent(AgentStart::default()).await?;
     world.wait_session(node, LATER).await?;

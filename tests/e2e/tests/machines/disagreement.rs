@@ -1,5 +1,7 @@
 //! The agent has done it, and the controller never heard: the management network was cut in between.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, World};
 use cleat_rig::Network;
@@ -9,6 +11,9 @@ use crate::fixture::{
     self, LATER, controllers, delete, freeze_agent, holds_nothing, publish_until_done, take_off, thaw_agent,
     unpublish_until_done, wait_attachment, wait_gone, wait_live,
 };
+
+/// How long the attacher waits for an answer: longer than the silence deadline, shorter than the controller waits.
+const CALL: Duration = Duration::from_secs(7);
 
 /// Lets node-a's agent have a directive in its socket, cuts its network, and lets it work.
 async fn cut_off_with_a_directive(
@@ -35,12 +40,15 @@ pub(crate) async fn an_attach_whose_answer_was_lost_is_the_same_attach_when_repe
         cut_off_with_a_directive(world, &volume, "Connecting").await?;
         wait_live(world.a(), &volume, 2).await
     };
-    let (answer, kernel) = tokio::join!(world.publish(&volume, world.a()), trouble);
+    let (answer, kernel) = tokio::join!(world.publish_within(&volume, world.a(), CALL), trouble);
     let kernel = kernel?;
     let status = answer.err().context("answered by an agent that was cut off")?;
     ensure!(is_not_final(status.code()), "{status:?}");
     let granted = fixture::attachment(world, &volume, world.a()).await?.context("forgotten")?;
-    ensure!(world.publish(&volume, world.b()).await.is_err(), "node-b was let in while node-a was in doubt");
+    ensure!(
+        world.publish_within(&volume, world.b(), CALL).await.is_err(),
+        "node-b was let in while node-a was in doubt"
+    );
 
     world.a().machine().restore_path(Network::Management)?;
     world.wait_session(world.a(), LATER).await?;
@@ -64,11 +72,14 @@ pub(crate) async fn a_detach_whose_answer_was_lost_is_proven_when_repeated(
         cut_off_with_a_directive(world, &volume, "Draining").await?;
         wait_gone(world.a(), &volume).await
     };
-    let (answer, gone) = tokio::join!(world.unpublish(&volume, world.a()), trouble);
+    let (answer, gone) = tokio::join!(world.unpublish_within(&volume, world.a(), CALL), trouble);
     gone?;
     let status = answer.err().context("answered by an agent that was cut off")?;
     ensure!(is_not_final(status.code()), "{status:?}");
-    ensure!(world.publish(&volume, world.b()).await.is_err(), "node-b was let in without a proof");
+    ensure!(
+        world.publish_within(&volume, world.b(), CALL).await.is_err(),
+        "node-b was let in without a proof"
+    );
 
     world.a().machine().restore_path(Network::Management)?;
     world.wait_session(world.a(), LATER).await?;

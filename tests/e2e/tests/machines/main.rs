@@ -34,7 +34,7 @@ use libtest_mimic::Arguments;
 use suite::{Suite, tests};
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
+    let (mut arguments, filters) = arguments(std::env::args());
     if std::env::var_os("CLEAT_MACHINES").is_none_or(|value| value != "1") && !arguments.list {
         let line =
             "machines: NOT RUN: they boot virtual machines; run them with CLEAT_MACHINES=1 (hack/test does)";
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{line}");
         return ExitCode::SUCCESS;
     }
-    let all = tests![
+    let mut all = tests![
         attach::both_paths_are_live_and_everybody_says_the_same,
         attach::a_repeated_attach_changes_nothing,
         attach::staging_again_while_in_use_changes_nothing,
@@ -57,6 +57,7 @@ fn main() -> ExitCode {
         admission::a_handoff_loses_no_write,
         admission::a_volume_that_is_attached_is_not_deleted,
         requests::an_unknown_volume_is_not_found,
+        requests::other_arguments_for_what_exists_already_are_refused,
         requests::what_is_wrong_with_a_request_is_named_with_its_value,
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write,
         target_trouble::another_namespace_under_the_same_name_is_refused,
@@ -79,12 +80,19 @@ fn main() -> ExitCode {
         disagreement::an_attach_whose_answer_was_lost_is_the_same_attach_when_repeated,
         disagreement::a_detach_whose_answer_was_lost_is_proven_when_repeated,
         old_epoch::directives_of_an_old_epoch_change_nothing,
+        old_epoch::a_publish_context_of_an_earlier_grant_is_refused,
         reboot::a_rebooted_node_gets_its_volume_back_under_the_same_epoch,
-        node_target::a_stale_device_node_at_the_target_is_not_taken_for_the_volume,
+        node_target::a_stale_device_at_the_target_is_not_taken_for_the_volume,
         node_target::removing_a_target_never_deletes_what_is_mounted_there,
         identity::a_second_node_with_the_same_host_identity_is_refused_with_both_names,
         transport::a_client_without_our_certificate_is_refused,
     ];
+    if !filters.is_empty() {
+        let chosen = |name: &str, filter: &String| {
+            if arguments.exact { name == filter } else { name.contains(filter) }
+        };
+        all.retain(|test| filters.iter().any(|filter| chosen(test.name, filter)));
+    }
     // One after the other: they share the world, and two emulated worlds are slower than one after the other.
     arguments.test_threads = Some(1);
     if arguments.list {
@@ -99,4 +107,20 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The options, and the filters: cargo's own harness takes any number of them, libtest-mimic one.
+fn arguments(words: impl Iterator<Item = String>) -> (Arguments, Vec<String>) {
+    let (mut options, mut filters) = (Vec::new(), Vec::new());
+    let mut is_value = true;
+    for word in words {
+        if is_value || word.starts_with('-') {
+            is_value = ["--skip", "--test-threads", "--logfile", "--color", "--format", "-Z"]
+                .contains(&word.as_str());
+            options.push(word);
+        } else {
+            filters.push(word);
+        }
+    }
+    (Arguments::from_iter(options), filters)
 }

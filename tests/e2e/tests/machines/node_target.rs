@@ -1,13 +1,14 @@
 //! The kubelet's target path: what lies there is not trusted, and not deleted.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, World};
+use tonic::Code;
 
-use crate::fixture::{self, delete, take_off};
+use crate::fixture::{self, delete, refused, take_off};
 
-/// A device node that a crash left behind: its number is now another disk's, and writing there would be that disk's
-/// end.
-pub(crate) async fn a_stale_device_node_at_the_target_is_not_taken_for_the_volume(
+/// What a crash left behind: its number is now another disk's, and writing there would be that disk's end. A mount as
+/// this driver makes it is replaced; a device node that it never makes is refused, and not deleted either.
+pub(crate) async fn a_stale_device_at_the_target_is_not_taken_for_the_volume(
     world: &World,
 ) -> anyhow::Result<()> {
     let node = world.a();
@@ -16,27 +17,37 @@ pub(crate) async fn a_stale_device_node_at_the_target_is_not_taken_for_the_volum
     let victim = world.attach(&other, node).await?;
     let context = world.publish(&volume, node).await?;
     node.stage(&volume, &context).await?;
-
     let number = |path: &str| format!("stat -L -c '%t %T' {path}");
     let target = node.target_path(&volume);
     let others = node.sh(&number(&victim.target_path)).await?;
-    // busybox' mknod wants decimal numbers, stat gives hexadecimal ones.
-    let make = format!("set -- {others}; mkdir -p $(dirname {target}); mknod {target} b $((0x$1)) $((0x$2))");
-    node.sh(&make).await?;
-    let published = node.publish(&volume, &context).await;
-    if published.is_err() {
-        // Refusing is as good, if what lies there is then taken away by Unpublish.
-        node.unpublish(&volume).await?;
-        node.publish(&volume, &context).await?;
-    }
+
+    node.sh(&format!(
+        "mkdir -p $(dirname {target}); : >{target}; mount --bind {} {target}",
+        victim.target_path
+    ))
+    .await?;
+    node.publish(&volume, &context).await.context("NodePublishVolume over a stale mount")?;
     let found = node.sh(&number(&target)).await?;
-    ensure!(found != others, "the target leads to the other disk ({others})");
     let device =
         fixture::attachment(world, &volume, node).await?.and_then(|a| a.reported).unwrap_or_default();
     let own = node.sh(&number(&format!("/dev/{}", device.device))).await?;
-    ensure!(found == own, "the target is {found}, the volume's device {own}");
-    // The other one is what it was.
-    ensure!(node.sh(&number(&victim.target_path)).await? == others);
+    ensure!(
+        found == own && found != others,
+        "the target is {found}, the volume {own}, the other disk {others}"
+    );
+    node.unpublish(&volume).await?;
+
+    // stat gives hexadecimal numbers, mknod wants decimal ones.
+    node.sh(&format!("set -- {others}; mknod {target} b $((0x$1)) $((0x$2))")).await?;
+    refused(node.publish(&volume, &context).await, Code::FailedPrecondition, &[&target])?;
+    refused(node.unpublish(&volume).await, Code::FailedPrecondition, &[&target])?;
+    ensure!(node.sh(&number(&target)).await? == others, "what was not ours was changed");
+    node.sh(&format!("rm {target}")).await?;
+
+    ensure!(
+        node.sh(&number(&victim.target_path)).await? == others,
+        "the other disk's own target was changed"
+    );
     for volume in [&volume, &other] {
         take_off(world, volume, node).await?;
         delete(world, volume).await?;

@@ -13,10 +13,10 @@ use cleat_rig::Network;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::fixture::{
-    self, LATER, SOON, controllers, delete, epoch_in, stop_unharmed, take_off, verified, wait_live,
+    self, LATER, SOON, controllers, delete, epoch_in, refused, stop_unharmed, take_off, verified, wait_live,
 };
 
 /// One agent's session with the impostor.
@@ -98,6 +98,22 @@ pub(crate) async fn directives_of_an_old_epoch_change_nothing(world: &World) -> 
     );
     let run = stop_unharmed(&mut writer).await?;
     verified(world, &volume, &[&run]).await?;
+    take_off(world, &volume, world.a()).await?;
+    delete(world, &volume).await
+}
+
+/// A kubelet that still has the PublishContext of a grant that is over: what it leads to may be another's by now.
+pub(crate) async fn a_publish_context_of_an_earlier_grant_is_refused(world: &World) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "old-context", Access::RwoBlock).await?;
+    let first = world.attach(&volume, world.a()).await?;
+    take_off(world, &volume, world.a()).await?;
+    let over = &["epoch"];
+    refused(world.a().stage(&volume, &first.context).await, Code::FailedPrecondition, over)?;
+    let second = world.attach(&volume, world.a()).await?;
+    ensure!(epoch_in(&second.context)? > epoch_in(&first.context)?, "the epoch does not rise");
+    refused(world.a().stage(&volume, &first.context).await, Code::FailedPrecondition, over)?;
+    refused(world.a().publish(&volume, &first.context).await, Code::FailedPrecondition, over)?;
+    world.a().publish(&volume, &second.context).await.context("the present PublishContext")?;
     take_off(world, &volume, world.a()).await?;
     delete(world, &volume).await
 }

@@ -25,13 +25,14 @@ fn unavailable<T>(call: &str, result: Result<T, Status>) -> anyhow::Result<()> {
 pub(crate) async fn an_rds_that_is_down_is_unavailable_until_it_is_back(world: &World) -> anyhow::Result<()> {
     let held = fixture::volume(world, "rds-down-held", Access::RwoBlock).await?;
     let wanted = fixture::volume(world, "rds-down-wanted", Access::RwoBlock).await?;
+    let unused = fixture::volume(world, "rds-down-unused", Access::RwoBlock).await?;
     let attached = world.attach(&held, world.a()).await?;
     let mut writer = world.a().write(&attached, 0, Some(1)).await?;
     writer.wait_writes(5, fixture::SOON).await?;
 
     world.rds.kill().await?;
     unavailable("Publish", world.publish(&wanted, world.b()).await)?;
-    unavailable("DeleteVolume", world.delete_volume(&wanted).await)?;
+    unavailable("DeleteVolume", world.delete_volume(&unused).await)?;
     unavailable("CreateVolume", world.create_volume("rds-down-new", Access::RwoBlock, 1 << 20).await)?;
     // What needs nothing of it goes on.
     ensure!(
@@ -50,19 +51,23 @@ pub(crate) async fn an_rds_that_is_down_is_unavailable_until_it_is_back(world: &
     publish_until_done(world, &wanted, world.b()).await?;
     wait_live(world.b(), &wanted, 2).await?;
     take_off(world, &wanted, world.b()).await?;
-    delete(world, &held).await?;
-    delete(world, &wanted).await
+    for volume in [&held, &wanted, &unused] {
+        delete(world, volume).await?;
+    }
+    Ok(())
 }
 
 /// It takes requests and answers none: each has its own deadline, and the call goes on when it comes back.
 pub(crate) async fn an_rds_that_hangs_is_unavailable_until_it_answers(world: &World) -> anyhow::Result<()> {
     let volume = fixture::volume(world, "rds-hangs", Access::RwoBlock).await?;
+    let unused = fixture::volume(world, "rds-hangs-unused", Access::RwoBlock).await?;
     world.rds.add_fault(&Fault::all(Action::Hang)).await?;
     let begun = std::time::Instant::now();
     unavailable("Publish", world.publish(&volume, world.a()).await)?;
     ensure!(begun.elapsed() < Duration::from_secs(30), "it took {:?}", begun.elapsed());
-    unavailable("DeleteVolume", world.delete_volume(&volume).await)?;
+    unavailable("DeleteVolume", world.delete_volume(&unused).await)?;
     world.rds.clear_faults().await?;
+    delete(world, &unused).await?;
     publish_until_done(world, &volume, world.a()).await?;
     wait_live(world.a(), &volume, 2).await?;
 

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 
+use anyhow::ensure;
 use cleat_e2e::world::{Access, NQN_PREFIX, Volume, World};
 use cleat_proto::csi::v1 as csi;
 use tonic::{Code, Status};
 
-use crate::fixture::refused;
+use crate::fixture::{self, delete, refused, take_off};
 
 /// NotFound only because the RDS itself has said that there is no such volume.
 pub(crate) async fn an_unknown_volume_is_not_found(world: &World) -> anyhow::Result<()> {
@@ -21,6 +22,32 @@ pub(crate) async fn an_unknown_volume_is_not_found(world: &World) -> anyhow::Res
     world.unpublish(&nobody, world.a()).await?;
     world.delete_volume(&nobody).await?;
     Ok(())
+}
+
+/// AlreadyExists: the same name or the same attachment, and not the same thing.
+pub(crate) async fn other_arguments_for_what_exists_already_are_refused(world: &World) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "other-arguments", Access::RwoBlock).await?;
+    let larger = world.create_volume("other-arguments", Access::RwoBlock, 2 * fixture::VOLUME_BYTES).await;
+    refused(larger, Code::AlreadyExists, &["other-arguments"])?;
+    let same = world.create_volume("other-arguments", Access::RwoBlock, fixture::VOLUME_BYTES).await?;
+    ensure!(same.value == volume, "{:?}, before {volume:?}", same.value);
+
+    let attached = world.attach(&volume, world.a()).await?;
+    let request = csi::ControllerPublishVolumeRequest {
+        volume_id: volume.id.clone(),
+        node_id: world.a().name().to_owned(),
+        volume_capability: Some(volume.access.capability()),
+        readonly: true,
+        ..Default::default()
+    };
+    let answer = world.controller.csi().controller_publish_volume(request).await;
+    refused(answer, Code::AlreadyExists, &[&volume.id, "node-a"])?;
+    ensure!(
+        world.publish(&volume, world.a()).await?.value == attached.context,
+        "the refusal changed something"
+    );
+    take_off(world, &volume, world.a()).await?;
+    delete(world, &volume).await
 }
 
 /// InvalidArgument, with the field and the value: at the controller and at the node.
