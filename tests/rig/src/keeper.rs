@@ -64,9 +64,12 @@ pub(crate) fn unblock_signals() -> Result<()> {
     handled().thread_unblock().map_err(failed("cannot unblock signals"))
 }
 
-/// What a terminal sends has reached the program as well as its parents: only the rest is passed on to it.
-fn is_passed_on(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGTERM | Signal::SIGHUP)
+/// A signal that was read, and whether a process sent it. What the kernel sends on a terminal's behalf has reached
+/// the program as well as its parents; only the rest is passed on to it.
+#[derive(Clone, Copy)]
+struct Received {
+    signal: Signal,
+    from_process: bool,
 }
 
 fn failed(what: &'static str) -> impl Fn(Errno) -> Error {
@@ -148,12 +151,13 @@ impl Keeper {
             if link_readable && self.handed_over() {
                 return 0;
             }
-            while let Ok(Some(signal)) = self.signals.read_signal_nonblocking() {
-                if signal != Signal::SIGCHLD {
-                    kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+            while let Ok(Some(received)) = self.signals.read_signal_nonblocking() {
+                if received.signal == Signal::SIGCHLD {
+                    continue;
                 }
-                if is_passed_on(signal) {
-                    let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+                kill_at.get_or_insert_with(|| Instant::now() + GRACE);
+                if received.from_process {
+                    let _ = kill(Pid::from_raw(self.child.id().cast_signed()), received.signal);
                 }
             }
             match self.child.try_wait() {
@@ -227,7 +231,9 @@ fn accept(listener: &UnixListener, signals: &SignalFd, child: &mut Child) -> Res
             return Err(Error::Namespace { what: "the run's first process did not answer".to_owned() });
         }
         // Signals this early end the run before it began.
-        if let Some(signal) = signals.read_signal_nonblocking()?.filter(|s| *s != Signal::SIGCHLD) {
+        if let Some(Received { signal, .. }) =
+            signals.read_signal_nonblocking()?.filter(|r| r.signal != Signal::SIGCHLD)
+        {
             let _ = child.kill();
             return Err(Error::Namespace { what: format!("{signal} came while it began") });
         }
@@ -235,17 +241,22 @@ fn accept(listener: &UnixListener, signals: &SignalFd, child: &mut Child) -> Res
 }
 
 trait ReadSignal {
-    fn read_signal_nonblocking(&self) -> Result<Option<Signal>>;
+    fn read_signal_nonblocking(&self) -> Result<Option<Received>>;
 }
 
 impl ReadSignal for SignalFd {
-    fn read_signal_nonblocking(&self) -> Result<Option<Signal>> {
+    fn read_signal_nonblocking(&self) -> Result<Option<Received>> {
         let mut watched = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
         if !matches!(poll(&mut watched, PollTimeout::ZERO), Ok(1)) {
             return Ok(None);
         }
         let info = self.read_signal().map_err(failed("cannot read a signal"))?;
-        Ok(info.and_then(|info| i32::try_from(info.ssi_signo).ok()).and_then(|n| Signal::try_from(n).ok()))
+        Ok(info.and_then(|info| {
+            let signal =
+                i32::try_from(info.ssi_signo).ok().and_then(|number| Signal::try_from(number).ok())?;
+            // SI_USER and its like are 0 and below, SI_KERNEL and its like above.
+            Some(Received { signal, from_process: info.ssi_code <= 0 })
+        }))
     }
 }
 
@@ -328,14 +339,12 @@ pub(crate) fn be_init(run: &RunDir) -> Result<std::convert::Infallible> {
         if wait_for(&signals, link.as_ref(), None) {
             exit(1);
         }
-        while let Some(signal) = signals.read_signal_nonblocking()? {
-            match signal {
+        while let Some(received) = signals.read_signal_nonblocking()? {
+            match received.signal {
                 Signal::SIGCHLD => {}
                 _ if link.is_none() => exit(0),
-                _ if asked => {}
-                signal => {
-                    asked = is_passed_on(signal) && kill(program_pid, signal).is_ok();
-                }
+                signal if received.from_process && !asked => asked = kill(program_pid, signal).is_ok(),
+                _ => {}
             }
         }
         if let Some(code) = reap(program_pid) {
