@@ -30,11 +30,13 @@ use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Started};
 use crate::operator::Operators;
-use crate::rds::{Rds, RestRds};
+use crate::rds::{HostAcl, Rds, RestRds};
 use crate::store::{FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
+/// How long connections get to close at a stop. Ours do at once; somebody's health watch need not.
+const CLOSING: Duration = Duration::from_secs(3);
 /// The largest message of an agent: an inventory of some thirty thousand volumes.
 const AGENT_MESSAGE_BYTES: usize = 16 << 20;
 /// How often the health service looks at what is ready.
@@ -147,6 +149,7 @@ pub enum AppError {
 /// What ended it, with the exit code that belongs to it.
 pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
     let settings = cli.settings().map_err(Failure::config)?;
+    warn_of(&settings);
     let clock = Clock::start();
     let rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
     let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
@@ -154,11 +157,25 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
     serve(parts, clock, context).await.map_err(Failure::failed)
 }
 
+/// What was asked for, and leaves a door open.
+fn warn_of(settings: &Settings) {
+    if settings.rds.host_acl == HostAcl::None {
+        tracing::warn!(
+            "--host-acl none: whoever reaches a portal of the RDS may connect to any volume; an attachment that has ended \
+             rests on its node's word alone"
+        );
+    }
+    if !settings.clients_known {
+        tracing::warn!("no --tls-client-ca: whoever reaches --grpc-listen may speak for any node");
+    }
+}
+
 async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<Parts, AppError> {
     let Settings {
         csi_socket,
         grpc_listen,
         transport,
+        clients_known: _,
         store: _,
         driver_name,
         rds: _,
@@ -238,6 +255,10 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
         csi.and(agents)
     };
     tokio::pin!(engine_end);
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(CLOSING).await;
+    };
     let result = tokio::select! {
         // Whatever else is under way: nothing may be done that is not durable.
         ended = &mut engine_end => {
@@ -246,6 +267,10 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
             return Err(after(ended));
         }
         served = served => served,
+        () = overdue => {
+            tracing::warn!("some connections were still open, and are cut");
+            Ok(())
+        }
     };
     stop_engine.cancel();
     engine_end.await?;

@@ -167,6 +167,8 @@ pub struct Settings {
     pub grpc_listen: SocketAddr,
     /// How agents and operators talk to us.
     pub transport: ServerTransport,
+    /// They prove who they are by a certificate.
+    pub clients_known: bool,
     /// Where records are kept.
     pub store: StoreSpec,
     /// Name of the CSI driver.
@@ -250,6 +252,7 @@ impl Cli {
         Ok(Settings {
             csi_socket,
             grpc_listen,
+            clients_known: tls.tls_client_ca.is_some(),
             transport: tls.load()?,
             store,
             driver_name,

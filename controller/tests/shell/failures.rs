@@ -162,9 +162,14 @@ async fn a_stop_answers_those_who_wait_and_ends_in_time() {
     csi.create("pvc-1").await.unwrap();
     let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
     agent.told_to_attach("pvc-1").await;
+    // As a load balancer would: a stream that nobody of ours ends.
+    let mut health = tonic_health::pb::health_client::HealthClient::new(world.channel().await);
+    let request = tonic_health::pb::HealthCheckRequest::default();
+    let mut watch = health.watch(request).await.unwrap().into_inner();
+    assert!(watch.message().await.unwrap().is_some());
     let began = std::time::Instant::now();
     world.stop().await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(began.elapsed() < Duration::from_secs(8));
     assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::Unavailable);
     assert_eq!(agent.ended().await.code(), Code::Unavailable);
     assert!(!world.socket().exists());
