@@ -235,20 +235,35 @@ impl Rds {
     /// If the RDS refuses, or does not answer.
     pub async fn set_allowed_hosts(&self, volume_id: &str, host_nqns: &[String]) -> anyhow::Result<()> {
         let id = self.disk(volume_id).await?.id;
+        let body = serde_json::json!({ "nvme-tcp-server-allow-host-name": host_nqns.join(",") });
+        self.rest(reqwest::Method::PATCH, &format!("disk/{id}"), &body).await
+    }
+
+    /// Makes a disk over the REST API, as an administrator could.
+    ///
+    /// # Errors
+    /// If the RDS refuses, or does not answer.
+    pub async fn put_disk(&self, properties: &serde_json::Value) -> anyhow::Result<()> {
+        self.rest(reqwest::Method::PUT, "disk", properties).await
+    }
+
+    async fn rest(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> anyhow::Result<()> {
         let ca = std::fs::read(&self.certificates.ca).context("read the CA")?;
         let client = reqwest::Client::builder()
             .tls_certs_only([reqwest::Certificate::from_pem(&ca)?])
             .timeout(Duration::from_secs(20))
             .build()?;
-        let body = serde_json::json!({ "nvme-tcp-server-allow-host-name": host_nqns.join(",") });
-        let request = client
-            .patch(format!("{}/rest/disk/{id}", self.url()))
-            .basic_auth(USER, Some(PASSWORD))
-            .json(&body);
-        let answer = request.send().await.context("set a host list on the RDS")?;
+        let url = format!("{}/rest/{path}", self.url());
+        let request = client.request(method, url).basic_auth(USER, Some(PASSWORD)).json(body);
+        let answer = request.send().await.with_context(|| format!("ask the RDS for {path}"))?;
         if !answer.status().is_success() {
             let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
-            bail!("the RDS refuses a host list: {status} {text}");
+            bail!("the RDS refuses {path}: {status} {text}");
         }
         Ok(())
     }

@@ -63,7 +63,8 @@ impl Demo<'_> {
         let (world, source) = (self.world, self.world.b());
         let mut reason = None;
         let unpublish = wait_for("Unpublish of node-b", PATIENCE, async || {
-            Ok(Look::Yes(drop(world.unpublish(volume, source).await?)))
+            world.unpublish(volume, source).await?;
+            Ok(Look::Yes(()))
         });
         let watch = async {
             let seen = wait_for("a reason to wait", PATIENCE, async || {
