@@ -59,9 +59,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Only if the run's own folder or runtime fails: what goes wrong in the demo is in the outcome.
 pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Outcome> {
     let mut say = Say::new();
+    let accelerator = match cleat_rig::Accelerator::choose() {
+        cleat_rig::Accelerator::Kvm => "KVM",
+        cleat_rig::Accelerator::Emulation => "emulated: slow, and the same everywhere",
+    };
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
     say.plain(&format!(
-        "Cleat demo: attach, hand off, detach. Linux {} in four virtual machines, {build} build.",
+        "Cleat demo: attach, hand off, detach, on Linux {} in four virtual machines ({accelerator}, {build} build)",
         options.kernel
     ));
     let mut world_options = WorldOptions::on_kernel(&options.kernel);
@@ -78,7 +82,8 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Outcome> 
             return Ok(Outcome::not_begun(say.elapsed()));
         }
     };
-    say.line("all up; each node's agent has proven who it is to the controller");
+    let release = world.a().sh("uname -r").await?;
+    say.line(&format!("all up on Linux {release}; each node's agent has its session with the controller"));
 
     let mut demo = Demo::new(&world, say, options.sabotage);
     let failed = demo.all_steps().await.err();

@@ -16,9 +16,13 @@ use super::outcome::{Outcome, StepOutcome, WriterOutcome};
 use super::say::Say;
 use super::{Figures, PATIENCE, Sabotage, Sequence};
 use crate::world::{Attached, Look, Node, Volume, World, Writer, wait_for};
+use crate::writer::WriteArgs;
 
 /// Size of the volumes: room for the regions of all runs. Only what is written takes place.
 const VOLUME_BYTES: u64 = 1 << 30;
+
+/// From one write to the next: so a region of 16384 lasts for a minute, longer than any run.
+const WRITE_INTERVAL_US: u64 = 4000;
 
 /// A demo under way.
 #[derive(Debug)]
@@ -108,6 +112,14 @@ impl<'w> Demo<'w> {
 
     fn volume(&self) -> anyhow::Result<Volume> {
         self.volume.clone().context("there is no volume yet")
+    }
+
+    /// A paced writer for a region of its own.
+    fn writer_on(attached: &Attached, node: &Node, region: u32) -> anyhow::Result<WriteArgs> {
+        let mut args =
+            WriteArgs::new(&attached.target_path, attached.volume.id.parse()?, node.name().parse()?, region);
+        args.interval_us = WRITE_INTERVAL_US;
+        Ok(args)
     }
 
     fn holder(&mut self) -> anyhow::Result<&mut Holder> {

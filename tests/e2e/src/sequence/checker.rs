@@ -249,7 +249,7 @@ impl Checker {
         self.report.duplicates = doubled.iter().map(|(_, times)| times - 1).sum();
         for range in doubled.chunk_by(|(a, _), (b, _)| a + 1 == *b) {
             let (from, to) = (range[0].0, range[range.len() - 1].0);
-            self.word(|| format!("numbers {from} to {to} are there more than once"));
+            self.word(|| format!("{} more than once on the device", range_is(from, to)));
         }
         let first = self.runs[0].start_sequence;
         let Some(last) = self.runs.iter().filter_map(|run| run.last_acked).max() else {
@@ -261,7 +261,7 @@ impl Checker {
             if number > expected {
                 self.report.gaps += number - expected;
                 let (from, to) = (expected, number - 1);
-                self.word(|| format!("numbers {from} to {to} are missing"));
+                self.word(|| format!("{} missing", range_is(from, to)));
             }
             expected = number + 1;
         }
@@ -280,6 +280,11 @@ impl Checker {
             self.report.findings.push(text());
         }
     }
+}
+
+/// `number 7 is` or `numbers 7 to 9 are`.
+fn range_is(from: u64, to: u64) -> String {
+    if from == to { format!("number {from} is") } else { format!("numbers {from} to {to} are") }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Demo, Holder, VOLUME_BYTES};
 use crate::demo::{PATIENCE, Sabotage};
 use crate::world::Access;
-use crate::writer::{Sabotage as WriterSabotage, WriteArgs};
+use crate::writer::Sabotage as WriterSabotage;
 
 /// Writes that are waited for before a step goes on: some tenths of a second of a running VM.
 pub(super) const SOME_WRITES: u64 = 50;
@@ -30,7 +30,7 @@ impl Demo<'_> {
         self.say.took("attached to node-a, a pod could start", total);
         self.tell_three_views(&volume, node).await?;
 
-        let mut args = WriteArgs::new(&attached.target_path, volume.id.parse()?, node.name().parse()?, 0);
+        let mut args = Self::writer_on(&attached, node, 0)?;
         args.start_seq = Some(1);
         args.sabotage = (self.sabotage == Some(Sabotage::SkipBlock)).then_some(WriterSabotage::SkipBlock);
         let mut writer = node.write_with(&args).await?;

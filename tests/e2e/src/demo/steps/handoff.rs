@@ -56,7 +56,7 @@ impl Demo<'_> {
         self.tell_three_views(&volume, target).await?;
 
         let region = self.sequence.next_region() + 1;
-        let mut next = target.write(&attached, region, None).await?;
+        let mut next = target.write_with(&Self::writer_on(&attached, target, region)?).await?;
         let Holder { mut writer, .. } = self.holder.take().context("no writer is running")?;
         let left_running = self.sabotage == Some(Sabotage::WriterLeftRunning) && region == 1;
         let stopped = if left_running { snapshot(&writer.seen())? } else { writer.stop().await? };
