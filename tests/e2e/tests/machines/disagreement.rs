@@ -85,8 +85,12 @@ pub(crate) async fn a_detach_whose_answer_was_lost_is_proven_when_repeated(
     world.wait_session(world.a(), LATER).await?;
     unpublish_until_done(world, &volume, world.a()).await?;
     holds_nothing(world, &volume, world.a()).await?;
+    // node-b's call went on after its caller had given up, and may have been granted by now.
+    unpublish_until_done(world, &volume, world.b()).await?;
+    holds_nothing(world, &volume, world.b()).await?;
     let info = world.controller.volume(&volume.id).await?;
-    let proof = info.past_evidence.first().context("no evidence is kept")?;
+    let proof =
+        info.past_evidence.iter().find(|proof| proof.node_id == "node-a").context("no evidence is kept")?;
     ensure!(proof.source == "AgentAbsent" && proof.verdict == "Fenced", "{proof:?}");
     ensure!(
         !proof.drained_by.is_empty() && proof.assumption.is_empty(),

@@ -2,12 +2,11 @@
 
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, World};
-use tonic::Code;
 
-use crate::fixture::{self, delete, refused, take_off};
+use crate::fixture::{self, delete, take_off};
 
-/// What a crash left behind: its number is now another disk's, and writing there would be that disk's end. A mount as
-/// this driver makes it is replaced; a device node that it never makes is refused, and not deleted either.
+/// What a crash left behind, as a mount or as a bare device node: its number is now another disk's, and writing there
+/// would be that disk's end.
 pub(crate) async fn a_stale_device_at_the_target_is_not_taken_for_the_volume(
     world: &World,
 ) -> anyhow::Result<()> {
@@ -20,29 +19,25 @@ pub(crate) async fn a_stale_device_at_the_target_is_not_taken_for_the_volume(
     let number = |path: &str| format!("stat -L -c '%t %T' {path}");
     let target = node.target_path(&volume);
     let others = node.sh(&number(&victim.target_path)).await?;
-
-    node.sh(&format!(
-        "mkdir -p $(dirname {target}); : >{target}; mount --bind {} {target}",
-        victim.target_path
-    ))
-    .await?;
-    node.publish(&volume, &context).await.context("NodePublishVolume over a stale mount")?;
-    let found = node.sh(&number(&target)).await?;
     let device =
         fixture::attachment(world, &volume, node).await?.and_then(|a| a.reported).unwrap_or_default();
     let own = node.sh(&number(&format!("/dev/{}", device.device))).await?;
-    ensure!(
-        found == own && found != others,
-        "the target is {found}, the volume {own}, the other disk {others}"
-    );
-    node.unpublish(&volume).await?;
+    ensure!(own != others, "two volumes with one device number: {own}");
 
+    let mounted = format!(": >{target}; mount --bind {} {target}", victim.target_path);
     // stat gives hexadecimal numbers, mknod wants decimal ones.
-    node.sh(&format!("set -- {others}; mknod {target} b $((0x$1)) $((0x$2))")).await?;
-    refused(node.publish(&volume, &context).await, Code::FailedPrecondition, &[&target])?;
-    refused(node.unpublish(&volume).await, Code::FailedPrecondition, &[&target])?;
-    ensure!(node.sh(&number(&target)).await? == others, "what was not ours was changed");
-    node.sh(&format!("rm {target}")).await?;
+    let bare = format!("set -- {others}; mknod {target} b $((0x$1)) $((0x$2))");
+    node.sh(&format!("mkdir -p $(dirname {target})")).await?;
+    for leave in [&mounted, &bare] {
+        node.sh(leave).await?;
+        node.publish(&volume, &context).await.with_context(|| format!("NodePublishVolume after {leave}"))?;
+        let found = node.sh(&number(&target)).await?;
+        ensure!(found == own, "the target is {found}, the volume {own}, the other disk {others}");
+        node.unpublish(&volume).await?;
+        node.sh(leave).await?;
+        node.unpublish(&volume).await.with_context(|| format!("NodeUnpublishVolume after {leave}"))?;
+        node.sh(&format!("test ! -e {target}")).await?;
+    }
 
     ensure!(
         node.sh(&number(&victim.target_path)).await? == others,
