@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::in_progress::InProgress;
+use super::overtaking::Publishes;
 use super::status::CallError;
 use super::{provision, publish, request};
 use crate::engine::{Ended, Engine};
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) rds: Arc<dyn Rds>,
     pub(super) serving: Serving,
     pub(super) in_progress: InProgress,
+    pub(super) publishes: Publishes,
 }
 
 impl Shared {
@@ -83,7 +85,13 @@ impl CsiController {
     /// next start.
     #[must_use]
     pub fn new(engine: Engine, rds: Arc<dyn Rds>, serving: Serving, stop: CancellationToken) -> Self {
-        let shared = Shared { engine, rds, serving, in_progress: InProgress::default() };
+        let shared = Shared {
+            engine,
+            rds,
+            serving,
+            in_progress: InProgress::default(),
+            publishes: Publishes::default(),
+        };
         Self { shared: Arc::new(shared), stop }
     }
 
@@ -197,8 +205,10 @@ impl Controller for CsiController {
             Call { rpc: "ControllerPublishVolume", volume: &request.volume_id, node: &request.node_id };
         self.call(call, |shared| {
             let publish = request::Publish::check(&request)?;
+            // Before anything is awaited: in the order of the calls.
+            let on_its_way = shared.publishes.begin(publish.volume.clone(), publish.node.clone());
             Ok(async move {
-                let publish_context = publish::publish(&shared, publish).await?;
+                let publish_context = publish::publish(&shared, publish, on_its_way).await?;
                 Ok(csi::ControllerPublishVolumeResponse { publish_context })
             })
         })

@@ -7,6 +7,7 @@
 mod controller;
 mod identity;
 mod in_progress;
+mod overtaking;
 mod provision;
 mod publish;
 mod request;

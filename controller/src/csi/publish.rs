@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use cleat_core::{Access, Phase, VolumeId, VolumeSpec};
 
 use super::controller::Shared;
+use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
 use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
+use crate::engine::Failed;
 use crate::rds::{Freshness, Volume};
 
 /// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
@@ -15,13 +17,18 @@ use crate::rds::{Freshness, Volume};
 const LOOKED_UP_WITHIN: Freshness = Freshness::Within(std::time::Duration::from_secs(2));
 
 /// Publishes a volume on a node; gives the PublishContext.
-pub(super) async fn publish(shared: &Shared, publish: Publish) -> Result<HashMap<String, String>, CallError> {
+pub(super) async fn publish(
+    shared: &Shared,
+    publish: Publish,
+    on_its_way: OnItsWay,
+) -> Result<HashMap<String, String>, CallError> {
     let Publish { volume, node, access, read_only } = publish;
     let spec = match attached_spec(shared, &volume, &node).await? {
         Some(spec) => VolumeSpec { access, ..spec },
         None => look_up(shared, &volume, access).await?,
     };
-    let grant = shared.engine.publish(node, spec, read_only).await?;
+    let publishing = on_its_way.hand_over(shared.engine.publish(node, spec, read_only)).await;
+    let grant = publishing.map_err(Failed::Refused)??.granted().await?;
     let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid).unwrap_or_default();
     Ok(HashMap::from([
         (EPOCH_KEY.to_owned(), grant.epoch.to_string()),
@@ -33,7 +40,9 @@ pub(super) async fn publish(shared: &Shared, publish: Publish) -> Result<HashMap
 /// Takes a volume off a node, or off all.
 pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
-    Ok(shared.engine.unpublish(volume, node).await?)
+    let handing_over = shared.engine.unpublish(volume.clone(), node.clone());
+    let unpublishing = shared.publishes.overtake(&volume, node.as_ref(), handing_over).await?;
+    Ok(unpublishing.proven().await?)
 }
 
 /// What is known of a volume that this very node has, or is getting: then the RDS is not asked.

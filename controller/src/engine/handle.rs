@@ -65,30 +65,29 @@ impl Engine {
         Self { inbox, changes, requests: Arc::default(), clock }
     }
 
-    /// Publishes a volume on a node; ends when the node has proven that it can use it, or with the refusal.
+    /// Hands a Publish to the core. It is with the core when this returns, whatever becomes of the answer.
     ///
     /// # Errors
-    /// The core's refusal, or that the engine has ended.
-    pub async fn publish(&self, node: NodeId, spec: VolumeSpec, read_only: bool) -> Result<Grant, Failed> {
+    /// If the engine has ended.
+    pub async fn publish(
+        &self,
+        node: NodeId,
+        spec: VolumeSpec,
+        read_only: bool,
+    ) -> Result<Publishing, Ended> {
         let (volume, to) = (spec.id.clone(), Some(node.clone()));
-        let reply = self.ask(volume, to, |request| Event::Publish { request, node, spec, read_only });
-        match reply.await? {
-            Reply::Published(grant) => Ok(*grant),
-            other => Err(mismatch("publish", &other)),
-        }
+        let asked = self.ask(volume, to, |request| Event::Publish { request, node, spec, read_only });
+        Ok(Publishing(asked.await?))
     }
 
-    /// Takes a volume off a node, or off all; ends when it is proven that they cannot write to it.
+    /// Hands an Unpublish to the core, from one node or (`None`) from all. It is with the core when this returns.
     ///
     /// # Errors
-    /// The core's refusal, or that the engine has ended.
-    pub async fn unpublish(&self, volume: VolumeId, node: Option<NodeId>) -> Result<(), Failed> {
-        let reply =
+    /// If the engine has ended.
+    pub async fn unpublish(&self, volume: VolumeId, node: Option<NodeId>) -> Result<Unpublishing, Ended> {
+        let asked =
             self.ask(volume.clone(), node.clone(), |request| Event::Unpublish { request, volume, node });
-        match reply.await? {
-            Reply::Unpublished => Ok(()),
-            other => Err(mismatch("unpublish", &other)),
-        }
+        Ok(Unpublishing(asked.await?))
     }
 
     /// Asks whether a volume may be deleted. If so, nobody is granted it until [`Engine::delete_ended`].
@@ -96,8 +95,8 @@ impl Engine {
     /// # Errors
     /// The core's refusal, or that the engine has ended.
     pub async fn delete_begins(&self, volume: VolumeId) -> Result<(), Failed> {
-        let reply = self.ask(volume.clone(), None, |request| Event::DeleteBegins { request, volume });
-        match reply.await? {
+        let asked = self.ask(volume.clone(), None, |request| Event::DeleteBegins { request, volume });
+        match asked.await?.answer().await? {
             Reply::MayDelete => Ok(()),
             other => Err(mismatch("delete", &other)),
         }
@@ -156,13 +155,59 @@ impl Engine {
         volume: VolumeId,
         node: Option<NodeId>,
         event: impl FnOnce(RequestId) -> Event,
-    ) -> Result<Reply, Failed> {
+    ) -> Result<Asked, Ended> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
         let waiter = Waiter { request, volume, node, answer };
         let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
         self.inbox.send(input).await.map_err(|_| Ended)?;
-        Ok(answered.await.map_err(|_| Ended)??)
+        Ok(Asked(answered))
+    }
+}
+
+/// A request that is with the core.
+#[derive(Debug)]
+struct Asked(oneshot::Receiver<Answer>);
+
+impl Asked {
+    async fn answer(self) -> Result<Reply, Failed> {
+        Ok(self.0.await.map_err(|_| Ended)??)
+    }
+}
+
+/// A Publish that is with the core.
+#[derive(Debug)]
+#[must_use = "the answer says whether the node has proven that it can use the volume"]
+pub struct Publishing(Asked);
+
+impl Publishing {
+    /// Waits until the node has proven that it can use the volume.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn granted(self) -> Result<Grant, Failed> {
+        match self.0.answer().await? {
+            Reply::Published(grant) => Ok(*grant),
+            other => Err(mismatch("publish", &other)),
+        }
+    }
+}
+
+/// An Unpublish that is with the core.
+#[derive(Debug)]
+#[must_use = "the answer says whether it is proven that the node cannot write"]
+pub struct Unpublishing(Asked);
+
+impl Unpublishing {
+    /// Waits until it is proven that the node cannot write to the volume.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn proven(self) -> Result<(), Failed> {
+        match self.0.answer().await? {
+            Reply::Unpublished => Ok(()),
+            other => Err(mismatch("unpublish", &other)),
+        }
     }
 }
 

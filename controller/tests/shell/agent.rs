@@ -1,13 +1,13 @@
 //! An agent that follows a script: a host whose kernel outlives sessions, and sessions with the controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
@@ -36,12 +36,41 @@ pub enum OnDetach {
     Hold,
 }
 
+/// The one place where all hosts' connections meet: who could write to what, and whether that was ever too many.
+pub struct Target {
+    /// How many hosts may have a volume at once.
+    limits: BTreeMap<String, usize>,
+    connected: Mutex<BTreeMap<String, BTreeSet<String>>>,
+    pub violations: Mutex<Vec<String>>,
+}
+
+impl Target {
+    pub fn new(limits: BTreeMap<String, usize>) -> Arc<Self> {
+        Arc::new(Self { limits, connected: Mutex::default(), violations: Mutex::default() })
+    }
+
+    fn changed(&self, volume: &str, host: &str, connected: bool) {
+        let mut all = self.connected.lock().unwrap();
+        let hosts = all.entry(volume.to_owned()).or_default();
+        if connected {
+            hosts.insert(host.to_owned())
+        } else {
+            hosts.remove(host)
+        };
+        if hosts.len() > self.limits[volume] {
+            self.violations.lock().unwrap().push(format!("{volume} on {hosts:?}"));
+        }
+    }
+}
+
 /// A host. Its kernel keeps what it holds when the agent goes.
 pub struct Host {
     pub hello: Mutex<wire::Hello>,
     held: Mutex<BTreeMap<String, wire::VolumeState>>,
     pub on_attach: Mutex<OnAttach>,
     pub on_detach: Mutex<OnDetach>,
+    /// What the target would see of all hosts, where a test wants it watched.
+    pub target: Mutex<Option<Arc<Target>>>,
     /// Every directive that came in, in order.
     pub directives: Mutex<Vec<wire::to_agent::Kind>>,
 }
@@ -72,6 +101,7 @@ impl Host {
             held: Mutex::default(),
             on_attach: Mutex::new(OnAttach::Ready),
             on_detach: Mutex::new(OnDetach::Absent("live")),
+            target: Mutex::default(),
             directives: Mutex::default(),
         })
     }
@@ -115,6 +145,9 @@ impl Host {
             ..Default::default()
         };
         self.held.lock().unwrap().insert(volume.into(), state.clone());
+        if let Some(target) = &*self.target.lock().unwrap() {
+            target.changed(volume, &self.nqn(), phase != Phase::Absent);
+        }
         state
     }
 
@@ -123,7 +156,21 @@ impl Host {
         self.set(volume, Some(epoch), phase, 2)
     }
 
+    /// As a ledger would have it: a higher epoch has been seen, or this one has ended.
+    fn stale(&self, volume: &str, epoch: Option<wire::Epoch>, attach: bool) -> Option<Outcome> {
+        let held = self.held.lock().unwrap();
+        let (state, epoch) = (held.get(volume)?, epoch?);
+        let highest = state.epoch?;
+        let (seen, asked) = ((highest.term, highest.seq), (epoch.term, epoch.seq));
+        let over = attach && seen == asked && state.epoch_ended;
+        let told = wire::StaleEpochOutcome { highest: Some(highest), ended: state.epoch_ended };
+        (seen > asked || over).then_some(Outcome::StaleEpoch(told))
+    }
+
     fn attach(&self, attach: &wire::Attach) -> Option<Outcome> {
+        if let Some(stale) = self.stale(&attach.volume_id, attach.epoch, true) {
+            return Some(stale);
+        }
         match *self.on_attach.lock().unwrap() {
             OnAttach::Ready => Some(self.ready(attach)),
             OnAttach::Hold => None,
@@ -141,6 +188,9 @@ impl Host {
     }
 
     fn detach(&self, detach: &wire::Detach) -> Option<Outcome> {
+        if let Some(stale) = self.stale(&detach.volume_id, detach.epoch, false) {
+            return Some(stale);
+        }
         match *self.on_detach.lock().unwrap() {
             OnDetach::Absent(state) => {
                 let held = self.holds(&detach.volume_id);
@@ -160,14 +210,14 @@ impl Host {
     }
 }
 
-/// One session of a host's agent.
+/// One session of a host's agent. Dropped, it is killed: the stream is gone, and nothing was said.
 pub struct Agent {
     pub host: Arc<Host>,
     say: mpsc::Sender<wire::FromAgent>,
     pub welcome: watch::Receiver<Option<wire::Welcome>>,
     /// Whether the agent says heartbeats.
     pub beating: watch::Sender<bool>,
-    ended: JoinHandle<Status>,
+    ended: AbortOnDropHandle<Status>,
 }
 
 impl Agent {
@@ -180,12 +230,12 @@ impl Agent {
         let (beating, beats) = watch::channel(true);
         let mut client = AgentSessionClient::new(channel);
         let talking = Talking { host: Arc::clone(host), say: say.clone(), welcomed, beats };
-        let ended = tokio::spawn(async move {
+        let ended = AbortOnDropHandle::new(tokio::spawn(async move {
             match client.session(ReceiverStream::new(queue)).await {
                 Ok(answer) => talking.talk(answer.into_inner()).await,
                 Err(status) => status,
             }
-        });
+        }));
         Self { host: Arc::clone(host), say, welcome, beating, ended }
     }
 
@@ -228,15 +278,15 @@ impl Agent {
 
     /// The stream's end, and why.
     pub async fn ended(self) -> Status {
-        let Self { ended, say, beating, .. } = self;
-        let status = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it ends").unwrap();
-        drop((say, beating));
-        status
+        tokio::time::timeout(Duration::from_secs(20), self.end()).await.expect("it ends")
     }
 
-    /// Kills the agent: the stream is gone, and nothing was said.
-    pub fn kill(self) {
-        self.ended.abort();
+    /// The stream's end, whenever that is.
+    pub async fn end(self) -> Status {
+        let Self { ended, say, beating, .. } = self;
+        let status = ended.await.unwrap();
+        drop((say, beating));
+        status
     }
 }
 

@@ -72,6 +72,29 @@ async fn publish_waits_for_the_proof_and_a_caller_that_gave_up_finds_it_by_repea
 }
 
 #[tokio::test]
+async fn a_publish_that_an_unpublish_overtook_on_its_way_attaches_nothing() {
+    let world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let looks = *world.rds.looks.borrow();
+    world.rds.slow.send_replace(true);
+    let early = tokio::spawn({
+        let csi = csi.clone();
+        async move { csi.publish("pvc-1", "node-a", RWO).await }
+    });
+    world.rds.looks.subscribe().wait_for(|now| *now > looks).await.unwrap();
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    world.rds.slow.send_replace(false);
+    let overtaken = early.await.unwrap().unwrap_err();
+    assert_eq!(overtaken.code(), Code::Aborted, "{overtaken:?}");
+    assert!(overtaken.message().contains("a detach was asked for"), "{overtaken:?}");
+    csi.publish("pvc-1", "node-b", RWO).await.expect("nobody else has it");
+    assert!(a.attaches().is_empty());
+}
+
+#[tokio::test]
 async fn the_same_publish_twice_at_once_is_one_attachment() {
     let world = World::started().await;
     let host = Host::new("node-a", 1);

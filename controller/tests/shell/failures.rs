@@ -57,7 +57,7 @@ async fn a_node_without_a_session_is_unavailable_with_since_when() {
     let host = Host::new("node-a", 1);
     let agent = world.agent(&host).await;
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
-    agent.kill();
+    drop(agent);
     eventually("silence", async || {
         csi.publish("pvc-1", "node-a", RWO).await.is_err_and(|error| error.code() == Code::Unavailable)
     })

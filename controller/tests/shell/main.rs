@@ -11,4 +11,5 @@ mod process;
 mod rds;
 mod restart;
 mod sessions;
+mod storm;
 mod world;

@@ -19,6 +19,10 @@ pub struct FakeRds {
     /// Changes of a host list wait while true.
     pub stuck: watch::Sender<bool>,
     pub full: watch::Sender<bool>,
+    /// Look-ups wait while true.
+    pub slow: watch::Sender<bool>,
+    /// How many look-ups have begun.
+    pub looks: watch::Sender<u64>,
     /// Every change that was asked for, in order.
     pub log: Mutex<Vec<String>>,
 }
@@ -31,6 +35,8 @@ impl FakeRds {
             away: switch(),
             stuck: switch(),
             full: switch(),
+            slow: switch(),
+            looks: watch::channel(0).0,
             log: Mutex::default(),
         })
     }
@@ -81,6 +87,8 @@ impl Rds for FakeRds {
     }
 
     async fn volume(&self, id: &VolumeId, _: Priority, _: Freshness) -> Result<Volume, RdsError> {
+        self.looks.send_modify(|looks| *looks += 1);
+        self.slow.subscribe().wait_for(|slow| !slow).await.unwrap();
         self.answers("list disks")?;
         let found = self.volumes.lock().unwrap().get(id).cloned();
         found.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })

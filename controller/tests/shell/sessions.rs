@@ -105,7 +105,7 @@ async fn a_silent_agent_is_taken_for_lost_and_one_that_went_at_once() {
     eventually("silent", async || node(&world, "node-a").await.unwrap().session == "silent").await;
 
     let agent = world.agent(&Host::new("node-b", 2)).await;
-    agent.kill();
+    drop(agent);
     eventually("silent", async || node(&world, "node-b").await.unwrap().session == "silent").await;
 }
 
