@@ -14,7 +14,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 
-use crate::agent::{Agent, Host, Target};
+use crate::agent::{Agent, Host, OnAttach, OnDetach, Target};
+use crate::rds::FakeRds;
 use crate::world::{Csi, RWO, RWX, World, eventually, publish_request};
 
 const VOLUMES: [(&str, Mode); 4] = [("rwo-1", RWO), ("rwo-2", RWO), ("rwx-1", RWX), ("rwx-2", RWX)];
@@ -62,6 +63,8 @@ async fn caller(
         let at = random.below(3);
         let (node, host) = (NODES[at as usize], &hosts[at as usize]);
         let deadline = random.millis(100, 600);
+        // As a sidecar's back-off: the storm is to be met at work, not only at the door.
+        tokio::time::sleep(random.millis(10, 100)).await;
         if random.below(2) == 0 {
             let mut request = tonic::Request::new(publish_request(volume, node, mode));
             request.set_timeout(deadline);
@@ -114,6 +117,38 @@ async fn agent(
     }
 }
 
+/// The RDS is slow, stuck or away, and hosts do not answer, for a moment at a time.
+async fn weather(
+    rds: Arc<FakeRds>,
+    hosts: Arc<[Arc<Host>]>,
+    calm: watch::Receiver<bool>,
+    mut random: Random,
+) {
+    while !*calm.borrow() {
+        let host = &hosts[random.below(3) as usize];
+        let kind = random.below(9);
+        for bad in [true, false] {
+            match kind {
+                0 | 1 => {
+                    rds.slow.send_replace(bad);
+                }
+                2 | 3 => {
+                    rds.stuck.send_replace(bad);
+                }
+                4 => {
+                    rds.away.send_replace(bad);
+                }
+                5 | 6 => *host.on_attach.lock().unwrap() = if bad { OnAttach::Hold } else { OnAttach::Ready },
+                _ => {
+                    *host.on_detach.lock().unwrap() =
+                        if bad { OnDetach::Hold } else { OnDetach::Absent("live") };
+                }
+            }
+            tokio::time::sleep(random.millis(20, 400)).await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_writes_who_must_not_whatever_comes_together() {
     for seed in [0x5eed_0001_u64, 0x5eed_0002] {
@@ -151,6 +186,8 @@ async fn storm(seed: u64) {
             tokio::spawn(caller(world.socket(), Arc::clone(&hosts), volume, mode, seeds(n)))
         })
         .collect();
+    let weather =
+        tokio::spawn(weather(Arc::clone(&world.rds), Arc::clone(&hosts), storming.clone(), seeds(400)));
     let mut random = seeds(300);
     for _ in 0..KILLS {
         tokio::time::sleep(random.millis(300, 1200)).await;
@@ -165,6 +202,7 @@ async fn storm(seed: u64) {
     for agent in agents {
         agent.await.unwrap();
     }
+    weather.await.unwrap();
     let violations = target.violations.lock().unwrap().clone();
     assert!(violations.is_empty(), "seed {seed:#x}: {violations:?}");
     settles(&world, &hosts, seed).await;
