@@ -67,7 +67,7 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
     told
 }
 
-/// Logs and counts a refused request; gives it in words.
+/// Counts a refused request; gives it in words.
 pub(super) fn refused(at: UnixMillis, volume: &VolumeId, node: Option<&NodeId>, refusal: &Refusal) -> Told {
     let told = Told {
         at,
@@ -79,7 +79,8 @@ pub(super) fn refused(at: UnixMillis, volume: &VolumeId, node: Option<&NodeId>, 
     };
     metrics::told(told.reason);
     let node = node.map_or("all", NodeId::as_str);
-    tracing::warn!(%volume, node, reason = told.reason, "{}", told.message);
+    // The edge that answers the caller logs it; this line is for the case that the caller has gone.
+    tracing::debug!(%volume, node, reason = told.reason, "{}", told.message);
     told
 }
 
