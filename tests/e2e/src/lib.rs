@@ -3,7 +3,7 @@
 //!
 //! * [`sequence`] is pure: records, where they lie, and the judge of what a device holds.
 //! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
-//! * [`bench`] is what `hack/bench` measures.
+//! * [`mod@bench`] is what `hack/bench` measures.
 //! * [`demo`] is what `hack/demo` shows.
 //! * [`world`] boots an RDS and nodes, starts every part of Cleat, and has typed clients for all of them.
 
