@@ -61,7 +61,7 @@ pub struct Cli {
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "RDS")]
 struct RdsOptions {
-    /// REST address of the RDS, https://HOST[:PORT]
+    /// REST address of the RDS, `https://HOST[:PORT]`
     #[arg(long, value_name = "URL", env = "CLEAT_RDS_URL")]
     rds_url: Url,
 
