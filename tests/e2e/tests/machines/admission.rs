@@ -94,11 +94,11 @@ pub(crate) async fn a_move_waits_for_the_detach_under_way_and_is_granted_at_once
 pub(crate) async fn a_handoff_loses_no_write(world: &World) -> anyhow::Result<()> {
     let volume = fixture::volume(world, "handoff", Access::RwxBlock).await?;
     let source = world.attach(&volume, world.a()).await?;
-    let mut before = world.a().write(&source, 0, Some(1)).await?;
+    let mut before = fixture::writer(world.a(), &source, 0, Some(1)).await?;
     before.wait_writes(20, SOON).await?;
     let target = world.attach(&volume, world.b()).await?;
     ensure!(epoch_in(&target.context)? > epoch_in(&source.context)?, "the target's epoch is not higher");
-    let mut after = world.b().write(&target, 1, None).await?;
+    let mut after = fixture::writer(world.b(), &target, 1, None).await?;
     let stopped = stop_unharmed(&mut before).await?;
     let last = stopped.counts.last_acked.context("the source acknowledged nothing")?;
     after.go(last + 1).await?;

@@ -22,7 +22,7 @@ pub(crate) async fn a_killed_agent_disturbs_no_io_and_knows_everything_again(
     let (first, second) = (world.attach(&one, node).await?, world.attach(&two, node).await?);
     let kernel = (wait_live(node, &one, 2).await?, wait_live(node, &two, 2).await?);
     let (mut writer, mut other) =
-        (node.write(&first, 0, Some(1)).await?, node.write(&second, 0, Some(1)).await?);
+        (fixture::writer(node, &first, 0, Some(1)).await?, fixture::writer(node, &second, 0, Some(1)).await?);
     writer.wait_writes(5, SOON).await?;
 
     node.kill_agent().await?;

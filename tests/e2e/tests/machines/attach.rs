@@ -42,7 +42,7 @@ pub(crate) async fn both_paths_are_live_and_everybody_says_the_same(world: &Worl
     ensure!(reported.identity.is_some_and(|identity| identity.namespace_uuid == uuid), "{seen:?}");
     ensure!(heads.contains(&reported.device), "the agent means {}, the kernel {heads:?}", reported.device);
 
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(20, SOON).await?;
     let run = stop_unharmed(&mut writer).await?;
     verified(world, &volume, &[&run]).await?;
@@ -93,7 +93,7 @@ pub(crate) async fn staging_again_while_in_use_changes_nothing(world: &World) ->
     let volume = fixture::volume(world, "staged-again", Access::RwxBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
     for _ in 0..3 {
         world.a().stage(&volume, &attached.context).await.context("NodeStageVolume, again")?;
@@ -126,7 +126,7 @@ pub(crate) async fn nvme_cli_does_the_same_as_the_kernels_interface(world: &Worl
     let kernel = wait_live(node, &volume, 2).await?;
     let said = node.sh(&format!("cat /sys/class/nvme/{}/hostnqn", kernel[0].name)).await?;
     ensure!(said == node.host_nqn().await?, "connected as {said}");
-    let mut writer = node.write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(node, &attached, 0, Some(1)).await?;
     writer.wait_writes(10, SOON).await?;
     stop_unharmed(&mut writer).await?;
     take_off(world, &volume, node).await?;

@@ -196,7 +196,7 @@ pub(crate) async fn killed_after_it_has_answered_an_attach(world: &World) -> any
     let volume = fixture::volume(world, "crash-answered", Access::RwoBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
     world.controller.kill().await?;
     writer.wait_progress(20, SOON).await?;

@@ -18,7 +18,7 @@ pub(crate) async fn is_refused_while_the_device_is_open_and_names_the_opener(
     let volume = fixture::volume(world, "in-use", Access::RwoBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
 
     let pid = writer.pid().to_string();
@@ -59,7 +59,7 @@ pub(crate) async fn removes_its_own_controllers_and_leaves_a_foreign_connection_
     let stays = world.attach(&staying, world.a()).await?;
     let (foreign, kept) = (foreign(world.a()).await?, wait_live(world.a(), &staying, 2).await?);
     ensure!(foreign.len() == 1 && foreign[0].ends_with("live"), "{foreign:?}");
-    let mut writer = world.a().write(&stays, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &stays, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
 
     take_off(world, &going, world.a()).await?;
@@ -140,7 +140,7 @@ pub(crate) async fn of_a_node_that_holds_nothing_succeeds_and_changes_nothing(
     let volume = fixture::volume(world, "not-yours", Access::RwoBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
 
     world.unpublish(&volume, world.b()).await.context("Unpublish of a node that holds nothing")?;

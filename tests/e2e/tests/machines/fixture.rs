@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use cleat_e2e::world::{
-    Access, Look, NQN_PREFIX, Node, PublishContext, Stopped, Volume, World, Writer, wait_for,
+    Access, Attached, Look, NQN_PREFIX, Node, PublishContext, Stopped, Volume, World, Writer, wait_for,
 };
+use cleat_e2e::writer::WriteArgs;
 use cleat_proto::cleat::v1::AttachmentInfo;
 use tonic::{Code, Status};
 
@@ -213,6 +214,19 @@ pub(crate) async fn wait_request(world: &World, kind: &str, before: u64) -> anyh
 /// How many requests of this kind (such as `PATCH /rest/disk/*`) have come in.
 pub(crate) async fn requests(world: &World, kind: &str) -> anyhow::Result<u64> {
     Ok(world.rds.state().await?.requests.by_path.get(kind).copied().unwrap_or(0))
+}
+
+/// Starts a writer at a pace that leaves an emulated CPU to the programs under test.
+pub(crate) async fn writer(
+    node: &Node,
+    attached: &Attached,
+    region: u32,
+    start: Option<u64>,
+) -> anyhow::Result<Writer> {
+    let (volume, name) = (attached.volume.id.parse()?, node.name().parse()?);
+    let mut options = WriteArgs::new(&attached.target_path, volume, name, region);
+    (options.start_seq, options.interval_us) = (start, 10_000);
+    node.write_with(&options).await
 }
 
 /// Stops a writer that must not have seen a failed write.

@@ -78,7 +78,7 @@ pub(crate) async fn directives_of_an_old_epoch_change_nothing(world: &World) -> 
     let volume = fixture::volume(world, "old-epoch", Access::RwxBlock).await?;
     let attached = world.attach(&volume, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
     let current = epoch_in(&attached.context)?;
 

@@ -17,7 +17,7 @@ pub(crate) async fn a_lost_path_degrades_and_comes_back_without_a_failed_write(
     let attached = world.attach(&volume, world.a()).await?;
     wait_live(world.a(), &volume, 2).await?;
     let watch = world.controller.watch().await?;
-    let mut writer = world.a().write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
     writer.wait_writes(5, SOON).await?;
 
     world.a().machine().cut_path(Network::Storage1)?;

@@ -15,7 +15,7 @@ pub(crate) async fn a_rebooted_node_gets_its_volume_back_under_the_same_epoch(
     let node = world.c();
     let volume = fixture::volume(world, "rebooted", Access::RwoBlock).await?;
     let attached = world.attach(&volume, node).await?;
-    let mut writer = node.write(&attached, 0, Some(1)).await?;
+    let mut writer = fixture::writer(node, &attached, 0, Some(1)).await?;
     writer.wait_writes(20, SOON).await?;
     let before = stop_unharmed(&mut writer).await?;
     let boot = tokio::task::block_in_place(|| node.machine().boot_id())?;
@@ -31,7 +31,7 @@ pub(crate) async fn a_rebooted_node_gets_its_volume_back_under_the_same_epoch(
 
     let again = world.attach(&volume, node).await?;
     ensure!(again.context == attached.context, "{:?}, before {:?}", again.context, attached.context);
-    let mut writer = node.write(&again, 1, before.facts.last_acked.map(|last| last + 1)).await?;
+    let mut writer = fixture::writer(node, &again, 1, before.facts.last_acked.map(|last| last + 1)).await?;
     writer.wait_writes(20, SOON).await?;
     let after = stop_unharmed(&mut writer).await?;
     verified(world, &volume, &[&before, &after]).await?;

@@ -73,7 +73,10 @@ impl Suite {
             Trial::test(test.name, move || suite.run_one(&test))
         };
         let conclusion = libtest_mimic::run(arguments, tests.into_iter().map(trial).collect());
-        drop(self.world.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(world) = world.filter(|_| std::env::var_os("CLEAT_KEEP_LOGS").is_some()) {
+            self.runtime.block_on(world.collect_logs("end"));
+        }
         self.tell_times(begun.elapsed());
         conclusion.exit_code()
     }
