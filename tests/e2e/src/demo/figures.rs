@@ -11,10 +11,12 @@ use serde::{Serialize, Serializer};
 
 use super::outcome::round_ms;
 use super::say::Say;
-use crate::world::Metrics;
+use crate::world::{AttachTimes, DetachTimes, Metrics};
 
-/// What parts of a figure are called, in the order of the table. `disconnect` is a detach's deletion of controllers.
-const PARTS: [&str; 7] = ["rds", "connect", "device", "checks", "flush", "disconnect", "other"];
+/// What parts of a figure are called, in the order of the table. `disconnect` is a detach's deletion of controllers,
+/// `node` what the kubelet asks of the node (Stage and Publish, and back), `other` what is left: the controller's own
+/// time, its store and the messages between the parts.
+const PARTS: [&str; 8] = ["rds", "connect", "device", "checks", "flush", "disconnect", "node", "other"];
 
 /// One figure, in milliseconds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -27,7 +29,7 @@ impl Figure {
     /// A figure without parts.
     #[must_use]
     pub fn whole(total: Duration) -> Self {
-        Self { total: total.as_secs_f64() * 1000.0, parts: BTreeMap::new() }
+        Self { total: ms(total), parts: BTreeMap::new() }
     }
 
     /// With these parts, and `other` as what is left.
@@ -67,21 +69,23 @@ pub struct Figures {
 
 impl Figures {
     /// Takes the attach's figures from what the caller saw and from the controller's account before and after.
-    pub(super) fn attached(&mut self, total: Duration, before: &Metrics, after: &Metrics) {
-        let parts = parts(before, after, "cleat_attach_seconds", &["rds", "connect", "device", "checks"]);
+    pub(super) fn attached(&mut self, times: AttachTimes, before: &Metrics, after: &Metrics) {
+        let mut parts = parts(before, after, "cleat_attach_seconds", &["rds", "connect", "device", "checks"]);
         let agent: BTreeMap<&str, f64> =
             parts.iter().filter(|(name, _)| **name != "rds").map(|(name, ms)| (*name, *ms)).collect();
         self.ready = Figure::of_parts(agent);
-        self.attach = Figure::with_parts(total, parts);
+        parts.insert("node", ms(times.stage + times.node_publish));
+        self.attach = Figure::with_parts(times.total(), parts);
     }
 
     /// The same of the detach.
-    pub(super) fn detached(&mut self, total: Duration, before: &Metrics, after: &Metrics) {
+    pub(super) fn detached(&mut self, times: DetachTimes, before: &Metrics, after: &Metrics) {
         let mut parts = parts(before, after, "cleat_detach_seconds", &["rds", "checks", "flush", "delete"]);
         if let Some(ms) = parts.remove("delete") {
             parts.insert("disconnect", ms);
         }
-        self.detach = Figure::with_parts(total, parts);
+        parts.insert("node", ms(times.node_unpublish + times.unstage));
+        self.detach = Figure::with_parts(times.total(), parts);
     }
 
     /// Prints the table.
@@ -101,6 +105,10 @@ impl Figures {
             say.plain(format!("{name:<16}{:>9.0}{cells}", figure.total).trim_end());
         }
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }
 
 /// A part in milliseconds and as a share of its figure.
@@ -134,9 +142,14 @@ mod tests {
         };
         let after = Metrics::parse(&(sample("rds", 0.01) + &sample("connect", 0.06)));
         let mut figures = Figures::default();
-        figures.attached(Duration::from_millis(100), &Metrics::default(), &after);
+        let part = Duration::from_millis;
+        let times = AttachTimes { publish: part(80), stage: part(15), node_publish: part(5) };
+        figures.attached(times, &Metrics::default(), &after);
         let json = serde_json::to_value(&figures.attach).expect("json");
-        assert_eq!(json, serde_json::json!({"total": 100.0, "rds": 10.0, "connect": 60.0, "other": 30.0}));
+        assert_eq!(
+            json,
+            serde_json::json!({"total": 100.0, "rds": 10.0, "connect": 60.0, "node": 20.0, "other": 10.0})
+        );
         assert_eq!(figures.ready.total, 60.0);
     }
 }

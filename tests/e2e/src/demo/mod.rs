@@ -10,6 +10,7 @@ mod say;
 mod sequence;
 mod steps;
 
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -109,14 +110,23 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Outcome> 
 
 fn keep(world: World, run: &Namespace, say: &mut Say) -> anyhow::Result<()> {
     let folder = world.folder().to_owned();
+    let options = world.controller.cleatctl_options().join(" ");
     let name = world.keep(run)?;
+    let cleatctl = folder.join("cleatctl");
+    let (rig, program) = (cleat_rig::program("rig")?, cleat_rig::program("cleatctl")?);
+    let script =
+        format!("#!/bin/sh\nexec {} host {name} -- {} {options} \"$@\"\n", rig.display(), program.display());
+    std::fs::write(&cleatctl, script).with_context(|| format!("write {}", cleatctl.display()))?;
+    std::fs::set_permissions(&cleatctl, std::fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("make {} a program", cleatctl.display()))?;
     say.plain("");
     say.plain("Everything is left running. To look inside:");
-    say.plain(&format!("  hack/rig sh {name} node-c        a shell on the node that has the volume"));
+    say.plain(&format!("  hack/rig sh {name} node-c    a shell on the node that has the volume"));
     say.plain(&format!(
-        "  hack/rig sh {name} rds           the target: ls /sys/kernel/config/nvmet/subsystems"
+        "  hack/rig sh {name} rds       the target, below /sys/kernel/config/nvmet/subsystems"
     ));
-    say.plain(&format!("  tail -f {}/controller.log", folder.display()));
-    say.plain(&format!("  hack/rig down {name}             ends it all"));
+    say.plain(&format!("  {} explain pvc-demo", cleatctl.display()));
+    say.plain(&format!("  less {}/controller.log", folder.display()));
+    say.plain(&format!("  hack/rig down {name}         ends it all"));
     Ok(())
 }

@@ -35,6 +35,7 @@ pub struct Controller {
     arguments: Vec<String>,
     socket: PathBuf,
     log: PathBuf,
+    cleatctl: Vec<String>,
     child: Mutex<Option<Child>>,
     csi: Channel,
     operator: Channel,
@@ -55,7 +56,13 @@ impl Controller {
         let csi = Endpoint::from_shared(format!("unix://{}", socket.display()))?.connect_lazy();
         let operator = operator_endpoint(&certificates)?.connect_lazy();
         let (log, child) = (folder.join("controller.log"), Mutex::new(None));
-        Ok(Self { arguments, socket, log, child, csi, operator })
+        let cleatctl = vec![
+            format!("--controller={}", address()),
+            format!("--tls-ca={}", certificates.ca.display()),
+            format!("--tls-cert={}", certificates.client.cert.display()),
+            format!("--tls-key={}", certificates.client.key.display()),
+        ];
+        Ok(Self { arguments, socket, log, cleatctl, child, csi, operator })
     }
 
     /// Starts it and waits until it answers on its CSI socket and its TLS port.
@@ -139,6 +146,12 @@ impl Controller {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         format!("the controller said last: {}", lines[lines.len().saturating_sub(5)..].join(" | "))
+    }
+
+    /// The options with which `cleatctl` reaches it from the run's network.
+    #[must_use]
+    pub fn cleatctl_options(&self) -> &[String] {
+        &self.cleatctl
     }
 
     /// Its CSI socket on the host.

@@ -1,7 +1,5 @@
 //! Step 1: a volume comes to be, is attached, and is written to.
 
-use std::time::Instant;
-
 use super::{Demo, Holder, VOLUME_BYTES};
 use crate::demo::{PATIENCE, Sabotage};
 use crate::world::Access;
@@ -23,11 +21,9 @@ impl Demo<'_> {
         self.volume = Some(volume.clone());
 
         let before = world.controller.metrics().await?;
-        let begun = Instant::now();
         let attached = world.attach(&volume, node).await?;
-        let total = begun.elapsed();
-        self.figures.attached(total, &before, &world.controller.metrics().await?);
-        self.say.took("attached to node-a, a pod could start", total);
+        self.figures.attached(attached.times, &before, &world.controller.metrics().await?);
+        self.say.took("attached to node-a, a pod could start", attached.times.total());
         self.tell_three_views(&volume, node).await?;
 
         let mut args = Self::writer_on(&attached, node, 0)?;

@@ -30,11 +30,9 @@ impl Demo<'_> {
             ..self.holder()?.attached.clone()
         };
         let before = world.controller.metrics().await?;
-        let begun = Instant::now();
-        world.detach(&attached, source).await?;
-        let total = begun.elapsed();
-        self.figures.detached(total, &before, &world.controller.metrics().await?);
-        self.say.took("node-a detached", total);
+        let times = world.detach(&attached, source).await?;
+        self.figures.detached(times, &before, &world.controller.metrics().await?);
+        self.say.took("node-a detached", times.total());
         self.check_gone(&volume, source).await?;
         if self.sabotage == Some(Sabotage::AclNotCleared) {
             let mut hosts = world.rds.allowed_hosts(&volume.id).await?;
