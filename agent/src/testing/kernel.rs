@@ -53,7 +53,6 @@ fn made(n: u32, subsystem: &SubsystemNqn, portal: Portal, host: &str, state: &st
         address: Some(Address {
             raw: format!("traddr={},trsvcid={}", portal.ip(), portal.port()),
             portal: Some(portal),
-            source: None,
         }),
         state: state.parse().unwrap(),
         cntlid: Some(1),

@@ -309,7 +309,7 @@ fn read_facts(sysfs: &Sysfs, dir: &PinnedDir) -> Option<DeletionFacts> {
     let mut unreadable = Vec::new();
     let in_flight = read_in_flight(dir);
     let mut from = Attribute { dir: dir.path(), unreadable: &mut unreadable };
-    let portal = from.text("address").and_then(|text| Address::parse(&text).portal);
+    let portal = from.text(Address::ATTRIBUTE).and_then(|text| Address::parse(&text)?.portal);
     // Last of all: the state counts at the moment of the write.
     let state = from.value("state")?;
     Some(DeletionFacts { state, in_flight, portal, took: Duration::ZERO, io_timeout: read_io_timeout(sysfs) })

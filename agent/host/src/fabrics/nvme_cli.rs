@@ -6,6 +6,8 @@
 //! - Its exit code and output are hints; what counts is what sysfs shows afterwards.
 //! - It opens block devices while it looks around, also those of other volumes: an opener found while it runs
 //!   may be it (seen with 2.3).
+//! - It reads the attribute `address` of every controller of the host, which can panic the kernel when it meets
+//!   one that goes (see [`crate::sysfs::Address`]): a reason to use the kernel's own interface where one can.
 //! - It is killed at its deadline or with its runtime, and its stderr is kept in the error.
 
 use std::io;

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::str::FromStr;
@@ -84,31 +84,37 @@ impl fmt::Display for ControllerState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Incarnation(pub u64);
 
-/// The kernel's `address` attribute, such as `traddr=10.0.0.1,trsvcid=4420,src_addr=10.0.0.7`.
+/// Where a controller connects to: the options that it was made with, as its `uevent` attribute shows them.
+///
+/// **Not the attribute `address`, which must never be read.** For nvme-tcp it asks the admin queue's socket for its
+/// own address, and since 6.1.118, 6.6.62 and 6.12 it looks whether the queue is live *before* it takes the queue's
+/// lock (`nvme_tcp_get_address` in drivers/nvme/host/tcp.c). A read that meets the end of that queue (a deletion, or
+/// the loss of a path) then uses a socket that was released: a NULL dereference in `kernel_getsockname`, and the
+/// node panics. Seen on 6.1 when a sweep met a detach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Address {
-    /// As it was read.
+    /// In words, such as `traddr=10.0.0.1,trsvcid=4420`.
     pub raw: String,
     /// Where it is connected to, when that is a TCP portal.
     pub portal: Option<Portal>,
-    /// The host's own address on that connection (since 6.1; absent while it is not connected).
-    pub source: Option<IpAddr>,
 }
 
 impl Address {
-    pub(crate) fn parse(raw: &str) -> Self {
+    /// The attribute that it is read from.
+    pub(crate) const ATTRIBUTE: &str = "uevent";
+
+    /// Reads the attribute's text (`nvme_class_uevent` in drivers/nvme/host/core.c); `None` for a controller that
+    /// was made with no address, as local ones are.
+    pub(crate) fn parse(uevent: &str) -> Option<Self> {
         let field = |name: &str| {
-            raw.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
+            uevent.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
         };
+        let (address, service) = (field("NVME_TRADDR")?, field("NVME_TRSVCID").unwrap_or("none"));
         let portal = || {
-            let ip: IpAddr = field("traddr")?.parse().ok()?;
-            Portal::from_address(SocketAddr::new(ip, field("trsvcid")?.parse().ok()?)).ok()
+            let portal = SocketAddr::new(address.parse().ok()?, service.parse().ok()?);
+            Portal::from_address(portal).ok()
         };
-        Self {
-            raw: raw.to_owned(),
-            portal: portal(),
-            source: field("src_addr").and_then(|text| text.parse().ok()),
-        }
+        Some(Self { raw: format!("traddr={address},trsvcid={service}"), portal: portal() })
     }
 }
 
@@ -175,7 +181,7 @@ pub(super) fn read(
         host_id: from.text("hostid"),
         transport: from.text("transport"),
         kind: from.text("cntrltype"),
-        address: from.text("address").map(|text| Address::parse(&text)),
+        address: from.text(Address::ATTRIBUTE).and_then(|text| Address::parse(&text)),
         state,
         cntlid: from.value("cntlid"),
         numa_node: from.value("numa_node"),
@@ -194,12 +200,17 @@ mod tests {
 
     #[test]
     fn addresses_of_both_families_are_read() {
-        let v4 = Address::parse("traddr=10.77.1.1,trsvcid=4420,src_addr=10.77.1.11");
-        assert_eq!(v4.portal, Portal::parse("10.77.1.1:4420").ok());
-        assert_eq!(v4.source, "10.77.1.11".parse().ok());
-        let v6 = Address::parse("traddr=fd00::1,trsvcid=4420");
-        assert_eq!(v6.portal, Portal::parse("[fd00::1]:4420").ok());
-        assert_eq!(Address::parse("0000:00:04.0").portal, None);
+        let made = |address: &str| {
+            Address::parse(&format!(
+                "MAJOR=242\nMINOR=0\nDEVNAME=nvme0\nNVME_TRTYPE=tcp\nNVME_TRADDR={address}\nNVME_TRSVCID=4420\n\
+                 NVME_HOST_TRADDR=none\nNVME_HOST_IFACE=none"
+            ))
+        };
+        let portal = |address: &str| made(address).and_then(|address| address.portal);
+        assert_eq!(portal("10.77.1.1"), Portal::parse("10.77.1.1:4420").ok());
+        assert_eq!(portal("fd00::1"), Portal::parse("[fd00::1]:4420").ok());
+        assert_eq!(made("10.77.1.1").expect("an address").raw, "traddr=10.77.1.1,trsvcid=4420");
+        assert_eq!(Address::parse("MAJOR=242\nMINOR=0\nDEVNAME=nvme0\nNVME_TRTYPE=pcie"), None);
     }
 
     #[test]

@@ -32,7 +32,6 @@ fn controller(instance: u32, ip: &str) -> Controller {
         address: Some(Address {
             raw: format!("traddr={ip},trsvcid=4420"),
             portal: format!("{ip}:4420").parse().ok(),
-            source: None,
         }),
         state: ControllerState::Live,
         cntlid: Some(1),
