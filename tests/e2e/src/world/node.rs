@@ -211,13 +211,15 @@ impl Node {
         self.sh("cat /data/nvme/hostid").await
     }
 
-    /// Every NVMe controller in the node's sysfs: `(name, subsystem NQN, address, state)`.
+    /// Every NVMe controller in the node's sysfs: `(name, subsystem NQN, address, state)`. The address is taken from
+    /// `uevent`: reading the attribute `address` while a controller goes can panic the kernel.
     ///
     /// # Errors
     /// If the machine does not answer.
     pub async fn nvme_controllers(&self) -> anyhow::Result<Vec<(String, String, String, String)>> {
         let script = "for c in /sys/class/nvme/nvme*; do [ -e $c/subsysnqn ] || continue; \
-                      echo ${c##*/}'|'$(cat $c/subsysnqn)'|'$(cat $c/address)'|'$(cat $c/state); done";
+                      a=$(sed -n 's/^NVME_TRADDR=/traddr=/p;s/^NVME_TRSVCID=/,trsvcid=/p' $c/uevent | tr -d '\n'); \
+                      echo ${c##*/}'|'$(cat $c/subsysnqn)'|'$a'|'$(cat $c/state); done";
         let text = self.sh(script).await?;
         let row = |line: &str| {
             let mut parts = line.splitn(4, '|').map(str::to_owned);
