@@ -39,6 +39,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// For how long a clause that does not heal by itself must go on failing before it is believed: sysfs shows a
 /// namespace in the making for some milliseconds.
 const CONTRADICTED: Duration = Duration::from_millis(300);
+/// How many times rarer an attach looks without an event while its connects are under way.
+const CONNECTING_POLL: u32 = 8;
 /// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
 const CALL_BACK: Duration = Duration::from_secs(1);
 
@@ -418,7 +420,10 @@ impl<'a, H: Host> Run<'a, H> {
         let stragglers = self.device.map(|device| device + self.volume.shared.times.stragglers);
         let retries = self.failures.values().map(|failure| failure.again);
         let contradicted = self.contradicted.map(|since| since + CONTRADICTED);
-        let poll = now + self.volume.shared.times.poll;
+        // While connects are in the kernel their end is what is waited for: looking meanwhile, for many volumes at
+        // once, only takes the CPU that they need.
+        let busy = self.device.is_none() && !self.volume.dials.running().is_empty();
+        let poll = now + self.volume.shared.times.poll * if busy { CONNECTING_POLL } else { 1 };
         let soonest = stragglers.into_iter().chain(retries).chain(contradicted).filter(|at| *at > now).min();
         soonest.map_or(poll, |at| at.min(poll)).min(self.deadline)
     }

@@ -99,8 +99,10 @@ struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.shared.table().running.remove(&self.portal);
-        self.shared.news();
+        let unsettled = self.shared.table().running.remove(&self.portal).is_some();
+        if unsettled {
+            self.shared.news();
+        }
     }
 }
 

@@ -100,7 +100,7 @@ impl<H: Host> Volume<H> {
         self.report(&view);
         let flush = if mode == Mode::Detach { self.flush(&view).await } else { Duration::ZERO };
         let began_deleting = Instant::now();
-        let removed = self.remove(epoch, &mut entry).await;
+        let removed = self.remove(epoch, &mut entry, view).await;
         drop(detaching);
         let view = removed?;
         self.keep(&entry).await?;
@@ -173,15 +173,28 @@ impl<H: Host> Volume<H> {
     }
 
     /// Deletes until a look finds nothing of ours, and notes how each controller went.
-    async fn remove(&self, epoch: Epoch, entry: &mut Entry) -> Result<SubsystemView, EndError> {
+    async fn remove(
+        &self,
+        epoch: Epoch,
+        entry: &mut Entry,
+        mut view: SubsystemView,
+    ) -> Result<SubsystemView, EndError> {
         let mut failures = Vec::new();
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             // A connect that sits in the kernel can make a controller yet; until it has ended nothing is proven.
+            let connecting = !self.dials.running().is_empty();
             self.dials.quiet().await;
-            let view = self.look().await?;
+            let fresh = round > 0 || connecting;
+            if fresh {
+                view = self.look().await?;
+            }
             let doomed = self.doomed(&view);
             if doomed.is_empty() {
-                return self.prove_absent(view).await;
+                if fresh {
+                    return self.prove_absent(view).await;
+                }
+                // What was seen before the grant was over is no proof.
+                continue;
             }
             let present: Vec<Present> = doomed.iter().map(Present::from).collect();
             let unseen = ending(Some(entry), epoch, &present, self.boot_id());
@@ -229,7 +242,11 @@ impl<H: Host> Volume<H> {
         let until = Instant::now() + LINGER;
         let mut events = self.events();
         loop {
-            let foreign = plan(&view, self.host_nqn(), &Default::default(), Want::Gone).foreign;
+            let plan = plan(&view, self.host_nqn(), &Default::default(), Want::Gone);
+            if !plan.steps.is_empty() {
+                return Err(EndError::Delete(vec!["a controller has come to be meanwhile".to_owned()]));
+            }
+            let foreign = plan.foreign;
             if !foreign.is_empty() {
                 return Err(EndError::Foreign(foreign));
             }

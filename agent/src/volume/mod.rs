@@ -92,7 +92,10 @@ pub struct Times {
     pub stage: Duration,
     /// From one sweep that trusts no event to the next.
     pub sweep: Duration,
-    /// Longest that the same judgement may take in a sweep: there it raises an alarm, and a busy machine is none.
+    /// From one judgement of the whole predicate of a volume in use to the next: the sweeps between look at all of
+    /// sysfs, but read no device.
+    pub judge: Duration,
+    /// Longest that such a judgement may take: it raises an alarm, and a busy machine is none.
     pub sweep_check: Duration,
 }
 
@@ -107,6 +110,7 @@ impl Default for Times {
             turn: Duration::from_secs(2),
             stage: Duration::from_secs(10),
             sweep: Duration::from_secs(5),
+            judge: Duration::from_secs(30),
             sweep_check: Duration::from_secs(15),
         }
     }
@@ -139,6 +143,8 @@ struct Memory {
     learned: Option<NamespaceIdentity>,
     /// What failed when the whole predicate was last judged.
     failing: Option<Unready>,
+    /// When the whole predicate was last judged.
+    judged: Option<Instant>,
     /// The attach under way, to be called off by a later directive.
     attaching: Option<(Epoch, CancellationToken)>,
     /// The record as it was last read or written: for reports, never for rulings.

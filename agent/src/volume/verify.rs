@@ -7,6 +7,7 @@ use std::time::Duration;
 use cleat_host::readiness::Expectation;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
+use tokio::time::Instant;
 use wire::directive_result::Outcome;
 use wire::volume_state::Phase;
 
@@ -83,7 +84,9 @@ impl<H: Host> Volume<H> {
     /// Judges the whole predicate and remembers what failed.
     pub(super) async fn judge_fully(&self, expectation: &Expectation, limit: Duration) {
         let epoch = self.memory().entry.as_ref().and_then(|read| Some(read.as_ref().ok()?.as_ref()?.epoch));
-        match self.check(expectation, limit).await {
+        let judged = self.check(expectation, limit).await;
+        self.memory().judged = Some(Instant::now());
+        match judged {
             Ok(Ok(_)) => {
                 let mut memory = self.memory();
                 memory.failing = None;

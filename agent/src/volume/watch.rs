@@ -2,8 +2,8 @@
 //!
 //! Comes in: events of the kernel, and the passing of time. Goes out: states on the board.
 //!
-//! Always holds: an event is only a reason to look; from time to time everything is looked at without one, direct
-//! reads included, and missing paths are repaired. One volume's look never waits for another's device.
+//! Always holds: an event is only a reason to look; from time to time everything is looked at without one, more
+//! rarely with direct reads, and missing paths are repaired. One volume's look never waits for another's device.
 
 use std::time::Duration;
 
@@ -90,10 +90,10 @@ impl<H: Host> Watch<H> {
 
     /// Looks at everything, trusting nothing.
     async fn sweep(&self) {
+        self.look().await;
         let link = self.fleet.link();
         let volumes = futures_util::stream::iter(self.fleet.volumes());
         volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
-        self.look().await;
     }
 }
 
@@ -105,12 +105,19 @@ impl<H: Host> Volume<H> {
             return;
         }
         let Some(grant) = self.granted().await else { return };
-        let Ok(view) = self.look().await else { return };
-        if view.controllers.is_empty() || !idle() {
+        // Of this very sweep.
+        let Some(told) = self.shared.board.get(&self.id) else { return };
+        if told.paths.is_empty() {
             return;
         }
-        self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
-        if view.controllers.len() < grant.portals.len() {
+        let judged = self.memory().judged;
+        if judged.is_none_or(|judged| judged.elapsed() >= self.shared.times.judge) {
+            self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
+            if let Ok(view) = self.look().await {
+                self.report(&view);
+            }
+        }
+        if told.paths.len() < grant.portals.len() {
             self.repair(link).await;
         } else {
             self.memory().repair = Default::default();
