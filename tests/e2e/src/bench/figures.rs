@@ -90,6 +90,15 @@ impl Series {
         detach.push(detach_ms);
     }
 
+    /// The last repetition in a few words: attach and detach of (a) to (d).
+    pub(super) fn latest(&self) -> String {
+        let direction = |direction: usize| {
+            let last = |way| self.of(way, direction).last().map_or("-".to_owned(), |ms| format!("{ms:.0}"));
+            format!("{} {} ms", DIRECTIONS[direction], Way::ALL.map(last).join(" / "))
+        };
+        format!("{}, {}", direction(0), direction(1))
+    }
+
     fn of(&self, way: Way, direction: usize) -> &[f64] {
         self.times.get(&way).map_or(&[], |times| &times[direction])
     }

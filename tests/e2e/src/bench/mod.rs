@@ -64,9 +64,10 @@ async fn measured(world: &World, options: &Options, began: Instant) -> anyhow::R
         for (volumes, _) in options.rounds.iter().filter(|(_, times)| repetition < *times) {
             bench.round(*volumes, repetition, figures.of(*volumes)).await?;
             say(&format!(
-                "{:>6.0} s  round {} with {volumes} volumes",
+                "{:>6.0} s  round {}, {volumes:>2} at once: {}",
                 began.elapsed().as_secs_f64(),
-                repetition + 1
+                repetition + 1,
+                figures.of(*volumes).latest()
             ));
         }
     }

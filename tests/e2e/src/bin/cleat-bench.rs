@@ -28,7 +28,7 @@ enum What {
         #[arg(long, value_name = "N,N", value_delimiter = ',', default_values_t = [1, 8, 32])]
         volumes: Vec<u8>,
         /// How often each is measured (with more than 8 volumes: half as often, rounded up)
-        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         repetitions: u8,
     },
 }
