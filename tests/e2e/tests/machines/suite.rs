@@ -11,9 +11,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use cleat_e2e::world::{Look, Node, World, WorldOptions, wait_for};
-use cleat_rig::Namespace;
+use cleat_rig::{Machine, Namespace};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
@@ -96,6 +96,10 @@ impl Suite {
         let begun = Instant::now();
         let outcome = self.runtime.block_on(attempt(&world, test));
         self.note(begun.elapsed(), test.name);
+        let outcome = match kernel_trouble(&world).join("; ") {
+            none if none.is_empty() => outcome,
+            trouble => Err(outcome.err().unwrap_or_else(|| anyhow!("the test passed")).context(trouble)),
+        };
         match outcome {
             Ok(()) => {
                 *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
@@ -166,6 +170,19 @@ async fn attempt(world: &World, test: &Test) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("not over after {TEST_LIMIT:?}"))??;
     nothing_is_left(world).await.context("the test passed, but it left something behind")
+}
+
+/// What the machines' kernels complain of on their consoles: a node that panics takes every VM on it along.
+fn kernel_trouble(world: &World) -> Vec<String> {
+    const WORDS: [&str; 5] = ["Kernel panic", "BUG: ", "Oops: ", "WARNING: CPU", " blocked for more than "];
+    let machines = world.nodes().iter().map(Node::machine).chain([world.rds.machine()]);
+    let complaint = |machine: &Machine| {
+        let text = std::fs::read(machine.console()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find(|line| WORDS.iter().any(|word| line.contains(word)))?;
+        Some(format!("the kernel of {} says: {}", machine.name(), line.trim()))
+    };
+    machines.filter_map(complaint).collect()
 }
 
 /// That the world is as it was before the test.
