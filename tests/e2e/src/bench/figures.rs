@@ -69,6 +69,8 @@ pub struct Series {
     pub(super) attach_parts: Vec<Parts>,
     /// Where the agent's time went.
     pub(super) detach_parts: Vec<Parts>,
+    /// Unpublishes that waited for the drain bound, because a path had been lost.
+    pub(super) drain_waits: usize,
     /// What the host lists took of a Publish and an Unpublish.
     pub(super) rds_ms: Vec<(f64, f64)>,
 }
@@ -200,6 +202,12 @@ impl Figures {
             if let (Some(attach), Some(detach)) = (median(&seen.0), median(&seen.1)) {
                 lines.push(format!(
                     "  (c) from outside, first directive sent to last result: {attach:.0} and {detach:.0} ms"
+                ));
+            }
+            if series.drain_waits > 0 {
+                lines.push(format!(
+                    "  (d) {} Unpublishes waited for the drain bound: a path had been lost, so writes might still land",
+                    series.drain_waits
                 ));
             }
             if let Some(error) = series.nvme_cli_errors.first() {

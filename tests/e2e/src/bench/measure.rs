@@ -122,6 +122,12 @@ impl<'w> Bench<'w> {
         }
         let unpublish = begun.elapsed();
         let after = world.controller.metrics().await?;
+        for volume in volumes {
+            let info = world.controller.volume(&volume.id).await?;
+            let last =
+                info.past_evidence.first().with_context(|| format!("no evidence for {}", volume.id))?;
+            into.drain_waits += usize::from(last.drained_by.contains("drain bound"));
+        }
         into.add(Way::Csi, publish.as_secs_f64() * 1000.0, unpublish.as_secs_f64() * 1000.0);
         into.rds_ms.push((
             rds_ms(&before, &between, "cleat_attach_seconds"),
@@ -144,6 +150,7 @@ impl<'w> Bench<'w> {
         }
         if connects {
             command = command.args(["--hostnqn", &self.host_nqn, "--hostid", &self.host_id]);
+            command = command.args(["--keep-alive-s".to_owned(), super::KEEP_ALIVE_S.to_string()]);
             for portal in self.world.rds.portals() {
                 command = command.args(["--portal".to_owned(), portal]);
             }

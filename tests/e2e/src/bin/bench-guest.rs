@@ -61,6 +61,9 @@ struct Connect {
     hostid: String,
     #[arg(long, default_value_t = 4)]
     nr_io_queues: u32,
+    /// Seconds after which the kernel takes a silent connection for lost
+    #[arg(long, default_value_t = 5)]
+    keep_alive_s: u32,
 }
 
 /// The result of one measurement.
@@ -174,8 +177,8 @@ fn write_fabrics(connect: &Connect, nqn: &str, portal: &str) -> io::Result<()> {
     let (address, port) = portal.rsplit_once(':').ok_or_else(|| other("no ADDRESS:PORT"))?;
     let options = format!(
         "transport=tcp,traddr={address},trsvcid={port},nqn={nqn},hostnqn={},hostid={},nr_io_queues={},\
-         reconnect_delay=1,ctrl_loss_tmo=600,keep_alive_tmo=5",
-        connect.hostnqn, connect.hostid, connect.nr_io_queues
+         reconnect_delay=1,ctrl_loss_tmo=600,keep_alive_tmo={}",
+        connect.hostnqn, connect.hostid, connect.nr_io_queues, connect.keep_alive_s
     );
     let mut fabrics = fs::OpenOptions::new().read(true).write(true).open(FABRICS)?;
     fabrics.write_all(options.as_bytes())?;
@@ -304,7 +307,7 @@ fn cli_connect(connect: &Connect) -> io::Result<Measured> {
         // As a driver that wraps it would: one portal of a volume after the other, volumes side by side.
         connect.portals.iter().try_for_each(|portal| {
             let (address, port) = portal.rsplit_once(':').ok_or("no ADDRESS:PORT")?;
-            let queues = connect.nr_io_queues.to_string();
+            let (queues, keep_alive) = (connect.nr_io_queues.to_string(), connect.keep_alive_s.to_string());
             nvme(
                 &[
                     "connect",
@@ -327,7 +330,7 @@ fn cli_connect(connect: &Connect) -> io::Result<Measured> {
                     "--ctrl-loss-tmo",
                     "600",
                     "--keep-alive-tmo",
-                    "5",
+                    &keep_alive,
                 ],
                 limit,
             )
