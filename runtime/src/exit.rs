@@ -25,18 +25,12 @@ pub struct Failure {
 impl Failure {
     /// The configuration is wrong: exit code 64.
     pub fn config(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            code: BAD_CONFIG,
-            source: source.into(),
-        }
+        Self { code: BAD_CONFIG, source: source.into() }
     }
 
     /// Something failed at run time: exit code 1.
     pub fn failed(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self {
-            code: FAILED,
-            source: source.into(),
-        }
+        Self { code: FAILED, source: source.into() }
     }
 
     /// The exit code of the process.

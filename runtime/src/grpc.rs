@@ -28,10 +28,7 @@ pub struct Keepalive {
 impl Default for Keepalive {
     /// A dead peer is noticed within 8 seconds: well inside the attacher's RPC timeout of 15 s.
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(4),
-            timeout: Duration::from_secs(4),
-        }
+        Self { interval: Duration::from_secs(4), timeout: Duration::from_secs(4) }
     }
 }
 
@@ -69,9 +66,9 @@ pub fn server(transport: &ServerTransport, keepalive: Keepalive) -> Result<Serve
         .tcp_nodelay(true);
     match transport {
         ServerTransport::Plaintext => Ok(server),
-        ServerTransport::Tls(config) => server
-            .tls_config(config.as_ref().clone())
-            .map_err(TransportError::Tls),
+        ServerTransport::Tls(config) => {
+            server.tls_config(config.as_ref().clone()).map_err(TransportError::Tls)
+        }
     }
 }
 
@@ -85,16 +82,14 @@ pub fn endpoint(
     keepalive: Keepalive,
 ) -> Result<Endpoint, TransportError> {
     let uri = format!("{}://{address}", transport.scheme());
-    let endpoint = Endpoint::from_shared(uri).map_err(|source| TransportError::Address {
-        address: address.to_owned(),
-        source,
-    })?;
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|source| TransportError::Address { address: address.to_owned(), source })?;
     let endpoint = with_keepalive(endpoint, keepalive);
     match transport {
         ClientTransport::Plaintext => Ok(endpoint),
-        ClientTransport::Tls(config) => endpoint
-            .tls_config(config.as_ref().clone())
-            .map_err(TransportError::Tls),
+        ClientTransport::Tls(config) => {
+            endpoint.tls_config(config.as_ref().clone()).map_err(TransportError::Tls)
+        }
     }
 }
 
@@ -103,9 +98,7 @@ pub fn endpoint(
 /// # Errors
 /// If the path is not absolute or not UTF-8.
 pub fn unix_endpoint(path: &Path, keepalive: Keepalive) -> Result<Endpoint, TransportError> {
-    let wrong = || TransportError::SocketPath {
-        path: path.to_owned(),
-    };
+    let wrong = || TransportError::SocketPath { path: path.to_owned() };
     let text = path.to_str().filter(|_| path.is_absolute()).ok_or_else(wrong)?;
     let endpoint = Endpoint::from_shared(format!("unix://{text}")).map_err(|_| wrong())?;
     Ok(with_keepalive(endpoint, keepalive))
@@ -132,10 +125,7 @@ mod tests {
 
     async fn answers(endpoint: Endpoint) -> bool {
         let channel = endpoint.connect().await.expect("connects");
-        HealthClient::new(channel)
-            .check(HealthCheckRequest::default())
-            .await
-            .is_ok()
+        HealthClient::new(channel).check(HealthCheckRequest::default()).await.is_ok()
     }
 
     #[tokio::test]
@@ -193,10 +183,7 @@ mod tests {
         let without = endpoint(&address, &client.load().expect("files"), Keepalive::default());
         let refused = match without.expect("endpoint").connect().await {
             Err(_) => true,
-            Ok(channel) => HealthClient::new(channel)
-                .check(HealthCheckRequest::default())
-                .await
-                .is_err(),
+            Ok(channel) => HealthClient::new(channel).check(HealthCheckRequest::default()).await.is_err(),
         };
         assert!(refused);
         serving.abort();

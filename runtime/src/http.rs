@@ -23,9 +23,8 @@ use crate::readiness::Readiness;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Buckets, in seconds, of every histogram that has none of its own: from a local call to a fencing drain.
-pub const DEFAULT_SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0,
-];
+pub const DEFAULT_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0];
 
 /// Options of the endpoint.
 #[derive(Args, Clone, Debug)]
@@ -80,9 +79,8 @@ fn builder(buckets: &[Buckets]) -> Result<PrometheusBuilder, BuildError> {
 /// # Errors
 /// If a bucket list is empty, or a recorder is installed already.
 pub fn install_recorder(buckets: &[Buckets]) -> Result<PrometheusHandle, HttpError> {
-    let handle = builder(buckets)
-        .and_then(PrometheusBuilder::install_recorder)
-        .map_err(HttpError::Recorder)?;
+    let handle =
+        builder(buckets).and_then(PrometheusBuilder::install_recorder).map_err(HttpError::Recorder)?;
     metrics::gauge!("cleat_build_info", "version" => crate::VERSION, "tree" => crate::GIT_DESCRIBE.unwrap_or("unknown"))
         .set(1.0);
     Ok(handle)
@@ -138,11 +136,7 @@ impl HttpListener {
         let app = axum::Router::new()
             .route("/metrics", get(serve_metrics))
             .with_state(metrics)
-            .merge(
-                axum::Router::new()
-                    .route("/readyz", get(serve_readyz))
-                    .with_state(readiness),
-            )
+            .merge(axum::Router::new().route("/readyz", get(serve_readyz)).with_state(readiness))
             .route("/healthz", get(async || "ok\n"));
         let serve = axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned());
         tokio::select! {
@@ -153,10 +147,7 @@ impl HttpListener {
 }
 
 async fn serve_metrics(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        metrics.render(),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }
 
 async fn serve_readyz(State(readiness): State<Readiness>) -> (StatusCode, String) {
@@ -164,10 +155,7 @@ async fn serve_readyz(State(readiness): State<Readiness>) -> (StatusCode, String
     if missing.is_empty() {
         (StatusCode::OK, "ready\n".to_owned())
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            format!("not ready: {}\n", missing.join(", ")),
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", missing.join(", ")))
     }
 }
 
@@ -188,9 +176,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_endpoint_tells_metrics_life_and_what_is_not_ready() {
-        let recorder = builder(&[("cleat_x_seconds", &[0.5])])
-            .expect("buckets")
-            .build_recorder();
+        let recorder = builder(&[("cleat_x_seconds", &[0.5])]).expect("buckets").build_recorder();
         metrics::with_local_recorder(&recorder, || {
             metrics::histogram!("cleat_x_seconds").record(0.2);
             metrics::histogram!("cleat_y_seconds").record(0.2);
@@ -198,29 +184,18 @@ mod tests {
         let readiness = Readiness::default();
         let flag = readiness.flag("rds");
         let stop = CancellationToken::new();
-        let listener = HttpListener::bind(([127, 0, 0, 1], 0).into())
-            .await
-            .expect("bind");
+        let listener = HttpListener::bind(([127, 0, 0, 1], 0).into()).await.expect("bind");
         let addr = listener.addr();
         let serving = tokio::spawn(listener.serve(recorder.handle(), readiness, stop.clone()));
 
         assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
         let answer = get(addr, "/readyz").await;
-        assert!(
-            answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: rds\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.ends_with("not ready: rds\n"), "{answer}");
         flag.set(true);
         assert!(get(addr, "/readyz").await.starts_with("HTTP/1.1 200"));
         let answer = get(addr, "/metrics").await;
-        assert!(
-            answer.contains("cleat_x_seconds_bucket{le=\"0.5\"} 1"),
-            "{answer}"
-        );
-        assert!(
-            answer.contains("cleat_y_seconds_bucket{le=\"0.25\"} 1"),
-            "{answer}"
-        );
+        assert!(answer.contains("cleat_x_seconds_bucket{le=\"0.5\"} 1"), "{answer}");
+        assert!(answer.contains("cleat_y_seconds_bucket{le=\"0.25\"} 1"), "{answer}");
 
         stop.cancel();
         serving.await.expect("no panic").expect("stops cleanly");
@@ -228,9 +203,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_in_use_is_named() {
-        let first = HttpListener::bind(([127, 0, 0, 1], 0).into())
-            .await
-            .expect("bind");
+        let first = HttpListener::bind(([127, 0, 0, 1], 0).into()).await.expect("bind");
         let error = HttpListener::bind(first.addr()).await.expect_err("in use");
         assert!(error.to_string().contains(&first.addr().to_string()), "{error}");
     }

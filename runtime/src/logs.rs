@@ -53,21 +53,12 @@ impl LogArgs {
     /// # Errors
     /// If the filter is not valid, or a subscriber is installed already.
     pub fn init(&self) -> Result<(), LogError> {
-        let filter = EnvFilter::try_new(&self.log_filter).map_err(|source| LogError::Filter {
-            filter: self.log_filter.clone(),
-            source,
-        })?;
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr);
+        let filter = EnvFilter::try_new(&self.log_filter)
+            .map_err(|source| LogError::Filter { filter: self.log_filter.clone(), source })?;
+        let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => lines.with_ansi(false).finish().try_init(),
-            LogFormat::Json => lines
-                .json()
-                .flatten_event(true)
-                .with_span_list(false)
-                .finish()
-                .try_init(),
+            LogFormat::Json => lines.json().flatten_event(true).with_span_list(false).finish().try_init(),
         }
         .map_err(LogError::AlreadySet)?;
         log_panics();
@@ -96,10 +87,7 @@ mod tests {
 
     #[test]
     fn a_bad_filter_is_refused_by_name_before_anything_is_set() {
-        let args = LogArgs {
-            log_format: LogFormat::Text,
-            log_filter: "cleat=loudest".into(),
-        };
+        let args = LogArgs { log_format: LogFormat::Text, log_filter: "cleat=loudest".into() };
         let error = args.init().expect_err("the filter is nonsense");
         assert!(error.to_string().contains("cleat=loudest"), "{error}");
     }

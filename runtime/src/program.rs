@@ -61,9 +61,7 @@ pub struct Context {
 /// # Errors
 /// If it is not a number, is negative or is too large.
 pub fn seconds(text: &str) -> Result<Duration, String> {
-    let number: f64 = text
-        .parse()
-        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
+    let number: f64 = text.parse().map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(number).map_err(|error| format!("{text:?} seconds: {error}"))
 }
 
@@ -104,10 +102,7 @@ where
     let common = args.common().clone();
     let started = async {
         let shutdown = Shutdown::listen(common.drain_timeout).map_err(Failure::failed)?;
-        let context = Context {
-            stop: shutdown.token(),
-            readiness: Readiness::default(),
-        };
+        let context = Context { stop: shutdown.token(), readiness: Readiness::default() };
         if let Some(addr) = common.http.metrics_listen {
             let listener = HttpListener::bind(addr).await.map_err(Failure::failed)?;
             let metrics = install_recorder(P::BUCKETS).map_err(Failure::failed)?;

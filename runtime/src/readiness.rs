@@ -25,19 +25,12 @@ impl Readiness {
     #[must_use = "a dropped flag stays down"]
     pub fn flag(&self, name: &'static str) -> ReadyFlag {
         self.lock().insert(name, false);
-        ReadyFlag {
-            name,
-            all: self.clone(),
-        }
+        ReadyFlag { name, all: self.clone() }
     }
 
     /// The names of the conditions that do not hold; empty means ready.
     pub fn missing(&self) -> Vec<&'static str> {
-        self.lock()
-            .iter()
-            .filter(|(_, up)| !**up)
-            .map(|(name, _)| *name)
-            .collect()
+        self.lock().iter().filter(|(_, up)| !**up).map(|(name, _)| *name).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, bool>> {

@@ -144,9 +144,7 @@ impl ServerTlsArgs {
             (true, ..) => return Ok(ServerTransport::Plaintext),
             (false, Some(cert), Some(key)) => (cert, key),
             (false, None, None) => {
-                return Err(TlsError::NotChosen {
-                    tls: "--tls-cert and --tls-key",
-                });
+                return Err(TlsError::NotChosen { tls: "--tls-cert and --tls-key" });
             }
             (false, Some(_), None) => return Err(incomplete("--tls-cert", "--tls-key")),
             (false, None, Some(_)) => return Err(incomplete("--tls-key", "--tls-cert")),
@@ -159,10 +157,7 @@ impl ServerTlsArgs {
         // Only the finished configuration shows whether key and certificate belong together.
         tonic::transport::Server::builder()
             .tls_config(config.clone())
-            .map_err(|source| TlsError::Config {
-                files: "--tls-cert, --tls-key, --tls-client-ca",
-                source,
-            })?;
+            .map_err(|source| TlsError::Config { files: "--tls-cert, --tls-key, --tls-client-ca", source })?;
         Ok(ServerTransport::Tls(Box::new(config)))
     }
 }
@@ -190,12 +185,9 @@ impl ClientTlsArgs {
         if let Some(name) = &self.tls_server_name {
             config = config.domain_name(name);
         }
-        tonic::transport::Endpoint::from_static("https://localhost")
-            .tls_config(config.clone())
-            .map_err(|source| TlsError::Config {
-                files: "--tls-ca, --tls-cert, --tls-key, --tls-server-name",
-                source,
-            })?;
+        tonic::transport::Endpoint::from_static("https://localhost").tls_config(config.clone()).map_err(
+            |source| TlsError::Config { files: "--tls-ca, --tls-cert, --tls-key, --tls-server-name", source },
+        )?;
         Ok(ClientTransport::Tls(Box::new(config)))
     }
 }
@@ -213,21 +205,13 @@ impl ClientTransport {
 // Keys must not reach a log by way of `{:?}`.
 impl fmt::Debug for ServerTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if matches!(self, Self::Plaintext) {
-            "Plaintext"
-        } else {
-            "Tls(..)"
-        })
+        f.write_str(if matches!(self, Self::Plaintext) { "Plaintext" } else { "Tls(..)" })
     }
 }
 
 impl fmt::Debug for ClientTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if matches!(self, Self::Plaintext) {
-            "Plaintext"
-        } else {
-            "Tls(..)"
-        })
+        f.write_str(if matches!(self, Self::Plaintext) { "Plaintext" } else { "Tls(..)" })
     }
 }
 
@@ -250,12 +234,7 @@ fn identity(cert: &Path, key: &Path) -> Result<Identity, TlsError> {
 /// Reads a PEM file and makes sure that it holds at least one certificate and nothing broken.
 fn certificates(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let pem = read(option, path)?;
-    let wrong = |source| TlsError::Pem {
-        option,
-        path: path.to_owned(),
-        what: "certificate",
-        source,
-    };
+    let wrong = |source| TlsError::Pem { option, path: path.to_owned(), what: "certificate", source };
     CertificateDer::from_pem_slice(&pem).map_err(wrong)?;
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         certificate.map_err(wrong)?;
@@ -264,11 +243,7 @@ fn certificates(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> 
 }
 
 fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|source| TlsError::Read {
-        option,
-        path: path.to_owned(),
-        source,
-    })
+    std::fs::read(path).map_err(|source| TlsError::Read { option, path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -291,18 +266,11 @@ mod tests {
 
     #[test]
     fn plaintext_is_never_a_default_and_never_beside_tls() {
-        let none = Cli::try_parse_from(["x"])
-            .expect("parses")
-            .tls
-            .load()
-            .expect_err("nothing chosen");
+        let none = Cli::try_parse_from(["x"]).expect("parses").tls.load().expect_err("nothing chosen");
         assert!(none.to_string().contains("--plaintext"), "{none}");
         assert!(Cli::try_parse_from(["x", "--plaintext", "--tls-cert", "a", "--tls-key", "b"]).is_err());
         assert!(Cli::try_parse_from(["x", "--tls-cert", "a"]).is_err());
-        let chosen = Cli::try_parse_from(["x", "--plaintext"])
-            .expect("parses")
-            .tls
-            .load();
+        let chosen = Cli::try_parse_from(["x", "--plaintext"]).expect("parses").tls.load();
         assert!(matches!(chosen, Ok(ServerTransport::Plaintext)));
     }
 
@@ -327,19 +295,9 @@ mod tests {
 
         assert_eq!(load(&cert, &key, Some(&cert)), Ok(()));
         let missing = load(&dir.path().join("none.pem"), &key, None).expect_err("missing");
-        assert!(
-            missing.contains("none.pem") && missing.contains("--tls-cert"),
-            "{missing}"
-        );
+        assert!(missing.contains("none.pem") && missing.contains("--tls-cert"), "{missing}");
         assert!(load(&cert, &junk, None).expect_err("no key").contains("junk.pem"));
-        assert!(
-            load(&cert, &key, Some(&junk))
-                .expect_err("no CA")
-                .contains("--tls-client-ca")
-        );
-        assert!(
-            load(&cert, &foreign, None).is_err(),
-            "a key of another certificate"
-        );
+        assert!(load(&cert, &key, Some(&junk)).expect_err("no CA").contains("--tls-client-ca"));
+        assert!(load(&cert, &foreign, None).is_err(), "a key of another certificate");
     }
 }

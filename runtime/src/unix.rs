@@ -97,9 +97,7 @@ impl Stream for UnixIncoming {
     type Item = io::Result<UnixStream>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener
-            .poll_accept(cx)
-            .map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+        self.listener.poll_accept(cx).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
     }
 }
 
@@ -123,18 +121,12 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// Removes a socket that nobody listens on; leaves everything else and says what it is.
 async fn remove_stale(path: &Path) -> Result<(), UnixError> {
-    let failed = |step, source| UnixError::Step {
-        step,
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |step, source| UnixError::Step { step, path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at", error)),
         Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(UnixError::NotASocket {
-                path: path.to_owned(),
-            });
+            return Err(UnixError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {}
     }
@@ -149,9 +141,7 @@ async fn remove_stale(path: &Path) -> Result<(), UnixError> {
         }
         // A full backlog (`WouldBlock`), like no answer in time, is a live owner that is busy.
         Ok(Err(error)) if error.kind() != ErrorKind::WouldBlock => Err(failed("probe", error)),
-        _ => Err(UnixError::InUse {
-            path: path.to_owned(),
-        }),
+        _ => Err(UnixError::InUse { path: path.to_owned() }),
     }
 }
 
@@ -166,18 +156,12 @@ mod tests {
         let first = UnixIncoming::bind(&path).await.expect("bind");
         let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(matches!(
-            UnixIncoming::bind(&path).await,
-            Err(UnixError::InUse { .. })
-        ));
+        assert!(matches!(UnixIncoming::bind(&path).await, Err(UnixError::InUse { .. })));
         drop(first);
         assert!(!path.exists());
 
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bind"));
-        assert!(
-            path.exists(),
-            "std leaves the socket behind, as a killed process does"
-        );
+        assert!(path.exists(), "std leaves the socket behind, as a killed process does");
         drop(UnixIncoming::bind(&path).await.expect("takes over"));
         assert!(!path.exists());
     }
@@ -187,10 +171,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("csi.sock");
         std::fs::write(&path, "data").expect("write");
-        assert!(matches!(
-            UnixIncoming::bind(&path).await,
-            Err(UnixError::NotASocket { .. })
-        ));
+        assert!(matches!(UnixIncoming::bind(&path).await, Err(UnixError::NotASocket { .. })));
         assert_eq!(std::fs::read(&path).expect("still there"), b"data");
         std::fs::remove_file(&path).expect("remove");
 

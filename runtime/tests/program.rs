@@ -44,11 +44,7 @@ async fn program(cli: Cli, context: Context) -> Result<(), Failure> {
 fn spawn(args: &[&str]) -> std::process::Child {
     let exe = std::env::current_exe().expect("own path");
     let mut command = Command::new(exe);
-    command
-        .args(args)
-        .env(CHILD, "1")
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
+    command.args(args).env(CHILD, "1").stdout(Stdio::null()).stderr(Stdio::piped());
     command.spawn().expect("spawn")
 }
 
@@ -61,11 +57,7 @@ fn run(args: &[&str], terminate: bool) -> (Option<i32>, String) {
         assert_ne!(stderr.read_line(&mut log).expect("logs"), 0, "ended early: {log}");
     }
     if terminate {
-        kill(
-            Pid::from_raw(child.id().try_into().expect("pid")),
-            Signal::SIGTERM,
-        )
-        .expect("signal");
+        kill(Pid::from_raw(child.id().try_into().expect("pid")), Signal::SIGTERM).expect("signal");
     }
     stderr.read_to_string(&mut log).expect("logs");
     (child.wait().expect("wait").code(), log)
@@ -81,11 +73,7 @@ fn main() -> ExitCode {
     let began = Instant::now();
     let (code, log) = run(&["--then", "hang", "--drain-timeout", "0.2"], true);
     assert_eq!(code, Some(70), "the drain deadline is hard: {log}");
-    assert!(
-        began.elapsed() < Duration::from_secs(10),
-        "took {:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(10), "took {:?}", began.elapsed());
 
     for wrong in [
         &["--no-such-option"][..],
