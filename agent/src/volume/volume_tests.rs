@@ -261,7 +261,13 @@ async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_aga
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    // The answer came at its deadline; on a busy machine the deletion may begin only after it.
+    let detaching = async {
+        while agent.state().await.phase() != Phase::Detaching {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), detaching).await.expect("the deletion begins");
 
     // The process is killed; the kernel finishes one deletion by itself.
     drop(agent);
