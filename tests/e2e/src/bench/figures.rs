@@ -206,7 +206,7 @@ impl Figures {
             }
             if series.drain_waits > 0 {
                 lines.push(format!(
-                    "  (d) {} Unpublishes waited for the drain bound: a path had been lost, so writes might still land",
+                    "  (d) {} Unpublishes waited for the drain bound: a path had been reported lost, so writes might still land",
                     series.drain_waits
                 ));
             }
