@@ -18,6 +18,7 @@ use wire::to_agent::Kind as Hear;
 use super::directive::{Parsed, parse};
 use super::{Node, Session};
 use crate::metrics::SessionEnd;
+use crate::name::VolumeId;
 use crate::volume::board::differs;
 
 /// How long the dial, the Welcome and the inventory may take, each.
@@ -127,7 +128,7 @@ async fn talk<N: Node>(
     session.outbox.rewind();
     *established = true;
     session.up(&welcome);
-    let mut stream = Stream { session, say, pace, told, heard: Instant::now(), beats: 0 };
+    let mut stream = Stream { session, say, pace, told, seen: 0, heard: Instant::now(), beats: 0 };
     stream.run(hear, changes).await
 }
 
@@ -151,6 +152,8 @@ struct Stream<'a, N> {
     pace: Pace,
     /// What the controller was last told of each volume.
     told: BTreeMap<String, wire::VolumeState>,
+    /// The version of the board up to which it was told.
+    seen: u64,
     heard: Instant,
     beats: u64,
 }
@@ -175,15 +178,17 @@ impl<N: Node> Stream<'_, N> {
                 result = self.session.outbox.next() => {
                     // A result may be older than the inventory, and carries the state of its time: what the
                     // volume is now is told again after it.
-                    self.told.remove(&result.volume_id);
+                    let volume = VolumeId::parse(&result.volume_id).ok();
                     self.bounded(silent, Say::Result(result)).await?;
-                    self.tell_changes(silent, false).await?;
+                    if let Some(state) = volume.and_then(|volume| self.session.node.board().get(&volume)) {
+                        self.tell(silent, state).await?;
+                    }
                 }
                 changed = changes.changed() => {
                     changed.map_err(|_| Ended::Stopping)?;
-                    self.tell_changes(silent, false).await?;
+                    self.tell_changes(silent).await?;
                 }
-                _ = minor.tick() => self.tell_changes(silent, true).await?,
+                _ = minor.tick() => self.tell_counters(silent).await?,
                 _ = heartbeat.tick() => {
                     self.beats += 1;
                     self.bounded(silent, Say::Heartbeat(wire::Heartbeat { count: self.beats })).await?;
@@ -226,15 +231,30 @@ impl<N: Node> Stream<'_, N> {
     }
 
     /// Tells every volume whose state is not what the controller was last told.
-    async fn tell_changes(&mut self, until: Instant, minor_too: bool) -> Result<(), Ended> {
-        for state in self.session.node.board().all() {
-            let told = self.told.get(&state.volume_id);
-            let news = told.is_none_or(|told| if minor_too { *told != state } else { differs(told, &state) });
-            if news {
-                self.bounded(until, Say::Delta(state.clone())).await?;
-                self.told.insert(state.volume_id.clone(), state);
+    async fn tell_changes(&mut self, until: Instant) -> Result<(), Ended> {
+        let (seen, states) = self.session.node.board().since(self.seen);
+        self.seen = seen;
+        for state in states {
+            if self.told.get(&state.volume_id).is_none_or(|told| differs(told, &state)) {
+                self.tell(until, state).await?;
             }
         }
+        Ok(())
+    }
+
+    /// The same with counters, which alone are not worth a message each time that they move.
+    async fn tell_counters(&mut self, until: Instant) -> Result<(), Ended> {
+        for state in self.session.node.board().all() {
+            if self.told.get(&state.volume_id) != Some(&state) {
+                self.tell(until, state).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell(&mut self, until: Instant, state: wire::VolumeState) -> Result<(), Ended> {
+        self.bounded(until, Say::Delta(state.clone())).await?;
+        self.told.insert(state.volume_id.clone(), state);
         Ok(())
     }
 }

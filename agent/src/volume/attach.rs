@@ -17,13 +17,14 @@ use cleat_host::readiness::{Expectation, ReadyFacts, Unready, select};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::directive_result::Outcome;
 use wire::volume_state::Phase;
 
 use super::dials::Dialled;
-use super::events::Interest;
+use super::events::{Events, Interest};
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::Activity;
@@ -41,6 +42,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const CONTRADICTED: Duration = Duration::from_millis(300);
 /// How many times rarer an attach looks without an event while its connects are under way.
 const CONNECTING_POLL: u32 = 8;
+/// Shortest time between two looks without an event: scanning a namespace takes the kernel some milliseconds.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(8);
 /// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
 const CALL_BACK: Duration = Duration::from_secs(1);
 
@@ -165,6 +168,7 @@ impl<H: Host> Volume<H> {
     fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> wire::AttachTimes {
         let mut memory = self.memory();
         memory.ready_under = Some(epoch);
+        memory.judged = Some(proven.checked);
         if grant.identity.is_empty() {
             memory.learned = Some(proven.facts.selected.identity);
         }
@@ -269,6 +273,8 @@ struct Run<'a, H> {
     failures: BTreeMap<Portal, Failure>,
     /// Since when no connect has been under way.
     connected: Option<Instant>,
+    /// When the first of several connects ended while others went on.
+    first_ended: Option<Instant>,
     /// Since when the structural clauses hold.
     device: Option<Instant>,
     contradicted: Option<Instant>,
@@ -294,6 +300,7 @@ impl<'a, H: Host> Run<'a, H> {
             made: Vec::new(),
             failures: BTreeMap::new(),
             connected: None,
+            first_ended: None,
             device: None,
             contradicted: None,
             interest: Interest::default(),
@@ -305,6 +312,8 @@ impl<'a, H: Host> Run<'a, H> {
         let mut events = self.volume.events();
         let mut dialled = self.volume.dials.changes();
         loop {
+            // The look covers what has happened so far.
+            events.clear();
             dialled.mark_unchanged();
             let unready = match self.volume.look().await {
                 Ok(view) => match self.step(view).await {
@@ -317,11 +326,30 @@ impl<'a, H: Host> Run<'a, H> {
             if now >= self.deadline || self.is_contradicted(now, unready.heals) {
                 return Err(Stopped::Failed(self.explain(unready)));
             }
-            let wake = self.next_wake(now);
+            self.rest(&mut events, &mut dialled, superseded).await?;
+        }
+    }
+
+    /// Waits until a look may show something new. While connects are in the kernel only their end does: looking
+    /// meanwhile, for many volumes at once, takes the CPU that they need.
+    async fn rest(
+        &mut self,
+        events: &mut Events,
+        dialled: &mut watch::Receiver<u64>,
+        superseded: &CancellationToken,
+    ) -> Result<(), Stopped> {
+        loop {
+            let connecting = !self.volume.dials.running().is_empty();
+            let wake = self.next_wake(Instant::now(), connecting);
             tokio::select! {
-                () = events.concerning(&self.interest) => {}
-                _ = dialled.changed() => {}
-                () = sleep_until(wake) => {}
+                () = events.concerning(&self.interest), if !connecting => return Ok(()),
+                _ = dialled.changed() => {
+                    if self.volume.dials.running().is_empty() {
+                        return Ok(());
+                    }
+                    self.first_ended.get_or_insert(Instant::now());
+                }
+                () = sleep_until(wake) => return Ok(()),
                 () = superseded.cancelled() => return Err(Stopped::Superseded),
             }
         }
@@ -349,7 +377,7 @@ impl<'a, H: Host> Run<'a, H> {
         };
         let device = *self.device.get_or_insert(now);
         let complete = selected.live_paths.len() == self.grant.portals.len();
-        if !complete && now < device + self.volume.shared.times.stragglers {
+        if !complete && now < self.patient_until(device) {
             return Err(NotYet::heals(clause::failed(
                 clause::CONNECT,
                 "the other portals are still waited for",
@@ -407,6 +435,23 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
+    /// How long to wait without an event. The kernel tells of a head, but not of a further path under it (hidden disks
+    /// have no events), so right after the last connect it is short, and grows with what has been waited.
+    fn pause(&self, now: Instant, connecting: bool) -> Duration {
+        let longest = self.volume.shared.times.poll;
+        match self.connected {
+            Some(connected) if !connecting => {
+                (now.saturating_duration_since(connected) / 2).clamp(SHORTEST_PAUSE.min(longest), longest)
+            }
+            _ => longest * CONNECTING_POLL,
+        }
+    }
+
+    /// Until when portals that are missing are waited for, once the device is there.
+    fn patient_until(&self, device: Instant) -> Instant {
+        self.first_ended.map_or(device, |first| first.min(device)) + self.volume.shared.times.stragglers
+    }
+
     fn is_contradicted(&mut self, now: Instant, heals: bool) -> bool {
         if heals || !self.volume.dials.running().is_empty() {
             self.contradicted = None;
@@ -416,14 +461,11 @@ impl<'a, H: Host> Run<'a, H> {
     }
 
     /// The next moment at which something may have to be done although nothing was heard.
-    fn next_wake(&self, now: Instant) -> Instant {
-        let stragglers = self.device.map(|device| device + self.volume.shared.times.stragglers);
+    fn next_wake(&self, now: Instant, connecting: bool) -> Instant {
+        let stragglers = self.device.or(self.first_ended).map(|device| self.patient_until(device));
         let retries = self.failures.values().map(|failure| failure.again);
         let contradicted = self.contradicted.map(|since| since + CONTRADICTED);
-        // While connects are in the kernel their end is what is waited for: looking meanwhile, for many volumes at
-        // once, only takes the CPU that they need.
-        let busy = self.device.is_none() && !self.volume.dials.running().is_empty();
-        let poll = now + self.volume.shared.times.poll * if busy { CONNECTING_POLL } else { 1 };
+        let poll = now + self.pause(now, connecting);
         let soonest = stragglers.into_iter().chain(retries).chain(contradicted).filter(|at| *at > now).min();
         soonest.map_or(poll, |at| at.min(poll)).min(self.deadline)
     }

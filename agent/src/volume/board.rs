@@ -19,8 +19,15 @@ use crate::name::VolumeId;
 /// The latest state of every volume.
 #[derive(Debug)]
 pub struct Board {
-    states: Mutex<BTreeMap<VolumeId, VolumeState>>,
+    states: Mutex<BTreeMap<VolumeId, Posted>>,
     version: watch::Sender<u64>,
+}
+
+/// A state and the version of the board since which it has been there.
+#[derive(Debug)]
+struct Posted {
+    since: u64,
+    state: VolumeState,
 }
 
 impl Default for Board {
@@ -30,7 +37,7 @@ impl Default for Board {
 }
 
 impl Board {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, VolumeState>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Posted>> {
         // Every operation on the map is whole before anything could panic.
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -38,14 +45,19 @@ impl Board {
     /// Replaces what is known of a volume; returns what it replaced, if that was different.
     pub fn put(&self, volume: &VolumeId, state: VolumeState) -> Change {
         let mut states = self.lock();
-        let before = states.insert(volume.clone(), state.clone());
-        if before.as_ref() == Some(&state) {
+        if states.get(volume).is_some_and(|posted| posted.state == state) {
             return Change::None;
         }
-        metrics::volumes(states.values());
-        drop(states);
-        self.version.send_modify(|version| *version += 1);
+        // Under the lock, so that versions and states rise together.
+        let since = *self.version.borrow() + 1;
+        let before = states.insert(volume.clone(), Posted { since, state: state.clone() });
+        let before = before.map(|posted| posted.state);
         let significant = before.as_ref().is_none_or(|before| differs(before, &state));
+        if significant {
+            metrics::volumes(states.values().map(|posted| &posted.state));
+        }
+        self.version.send_replace(since);
+        drop(states);
         if significant {
             Change::Significant { before: before.map(|state| state.phase()) }
         } else {
@@ -57,18 +69,25 @@ impl Board {
     pub fn remove(&self, volume: &VolumeId) {
         let mut states = self.lock();
         if states.remove(volume).is_some() {
-            metrics::volumes(states.values());
+            metrics::volumes(states.values().map(|posted| &posted.state));
         }
     }
 
     /// The state of one volume.
     pub fn get(&self, volume: &VolumeId) -> Option<VolumeState> {
-        self.lock().get(volume).cloned()
+        self.lock().get(volume).map(|posted| posted.state.clone())
+    }
+
+    /// States that were put since a version, and the version that is covered by them.
+    pub fn since(&self, version: u64) -> (u64, Vec<VolumeState>) {
+        let states = self.lock();
+        let news = states.values().filter(|posted| posted.since > version).map(|posted| posted.state.clone());
+        (*self.version.borrow(), news.collect())
     }
 
     /// All states.
     pub fn all(&self) -> Vec<VolumeState> {
-        self.lock().values().cloned().collect()
+        self.lock().values().map(|posted| posted.state.clone()).collect()
     }
 
     /// Hears of changes from now on.
@@ -115,7 +134,10 @@ mod tests {
         changes.changed().await.unwrap();
         assert_eq!(board.put(&volume, state(Phase::Ready, 1)), Change::None);
         assert!(!changes.has_changed().unwrap());
+        let (seen, news) = board.since(0);
+        assert_eq!((seen, news.len()), (1, 1));
         assert_eq!(board.put(&volume, state(Phase::Ready, 2)), Change::Minor);
+        assert_eq!(board.since(seen), (2, vec![state(Phase::Ready, 2)]));
         let lost = board.put(&volume, state(Phase::Lost, 2));
         assert_eq!(lost, Change::Significant { before: Some(Phase::Ready) });
     }

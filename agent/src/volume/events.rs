@@ -54,6 +54,13 @@ impl Events {
         Self(uevents.map(Uevents::listen))
     }
 
+    /// Drops what has arrived so far: for who is about to look anyway.
+    pub(super) fn clear(&mut self) {
+        if let Some(listener) = &mut self.0 {
+            listener.clear();
+        }
+    }
+
     /// Waits for an event that concerns the volume; for ever where there are none. Cancel safe.
     pub(super) async fn concerning(&mut self, interest: &Interest) {
         while let Some(listener) = &mut self.0 {

@@ -20,7 +20,7 @@ use crate::session::Link;
 
 /// Shortest time between two looks for the sake of events, which come in storms, and how many times as long as a look
 /// it is at least: operations under way look by themselves, and are not to be slowed down.
-const CALM: (Duration, u32) = (Duration::from_millis(100), 10);
+const CALM: (Duration, u32) = (Duration::from_millis(200), 20);
 /// Volumes whose devices are read side by side in a sweep.
 const SIDE_BY_SIDE: usize = 8;
 
