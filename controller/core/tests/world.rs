@@ -471,17 +471,17 @@ impl World {
         }
     }
 
-    /// The kernel loses a connection, with what was on its way; the agent sees it, and says so if it can. A path that
-    /// is lost *and back* while no session is up is a gap that is known: the inventory does not tell it.
+    /// The kernel loses a connection, with what was on its way; the agent sees it, and says so if it can.
     fn path_event(&mut self, v: &VolumeId, n: &NodeId, happen: impl FnOnce(&mut Host, &VolumeId) -> bool) {
         let host = self.hosts.get_mut(n).expect("a known host");
-        let Some(stream) = host.stream.as_ref().map(|s| s.id.clone()) else { return };
         if !happen(host, v) {
             return;
         }
-        let delta = Event::Delta { node: n.clone(), session: stream, observed: host.observe(v) };
-        if let Some(stream) = host.stream.as_mut() {
-            stream.to_controller.push_back(delta);
+        if let Some(session) = host.stream.as_ref().map(|s| s.id.clone()) {
+            let delta = Event::Delta { node: n.clone(), session, observed: host.observe(v) };
+            if let Some(stream) = host.stream.as_mut() {
+                stream.to_controller.push_back(delta);
+            }
         }
         if self.handed_out.contains(&(v.clone(), n.clone())) {
             self.in_flight.insert((v.clone(), n.clone()), self.now + self.config.drain_bound_ms);

@@ -75,6 +75,13 @@ impl Step<'_> {
         }
         known.observed = volumes.into_iter().map(|o| (o.volume.clone(), o)).collect();
         let listed: Vec<VolumeId> = known.observed.keys().cloned().collect();
+        // Nobody has heard of this node's paths since its last session: one may have been lost and come back, and what
+        // was on it then may still land.
+        for volume in self.volumes_about(node) {
+            if self.attachment_mut(&volume, node).is_some_and(|a| a.proven) {
+                self.may_still_land(&volume, node);
+            }
+        }
         for volume in self.volumes_about(node).into_iter().chain(listed) {
             self.reconcile(&volume, node);
             self.touched.insert(volume);

@@ -455,6 +455,13 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
     assert_eq!(roles, [("a", "primary"), ("bb", "migration-target")]);
     b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
     b.agent(absent("live"));
+    assert!(
+        b.rds_asked().is_none(),
+        "nobody watched its paths while the controller was away: {:?}",
+        b.effects
+    );
+    b.now += Config::default().drain_bound_ms;
+    b.event(Event::Tick);
     b.rds(Ok(()));
     let record = &b.core.volumes[&v()];
     let migration = record.migration.as_ref().expect("a record");
