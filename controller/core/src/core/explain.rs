@@ -39,8 +39,8 @@ impl Core {
             }
             Phase::Draining { evidence: Some(e), .. } => match e.drained {
                 Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => format!(
-                    "the drain bound of the target, until {}: node {node} has it no more, but not every controller \
-                     was live when it went, so writes may still be on their way",
+                    "the drain bound of the target, until {}: node {node} has it no more, but a connection may have \
+                     broken under its user, so writes may still be on their way",
                     when(until)
                 ),
                 _ => "the RDS to take the host off its list".into(),
