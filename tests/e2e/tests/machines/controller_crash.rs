@@ -11,9 +11,9 @@ use rds_sim::faults::{Action, Fault};
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, delete, epoch_in, freeze_agent, holds_nothing, publish_until_done, refused, requests,
-    stop_unharmed, take_off, thaw_agent, unpublish_until_done, wait_attachment, wait_gone, wait_live,
-    wait_request,
+    self, LATER, SOON, cut_off_with_a_directive, delete, epoch_in, freeze_agent, holds_nothing,
+    publish_until_done, refused, requests, stop_unharmed, take_off, thaw_agent, unpublish_until_done,
+    wait_attachment, wait_gone, wait_live, wait_request,
 };
 
 const SET_DISK: &str = "PATCH /rest/disk/*";
@@ -60,13 +60,13 @@ impl Held {
             Self::RdsDone => wait_listed(world, volume, call == Call::Attach).await,
             Self::AgentTold | Self::AgentDone => {
                 let phase = if call == Call::Attach { "Connecting" } else { "Draining" };
-                wait_attachment(world, volume, world.a(), phase, |a| a.phase == phase).await?;
                 if self == Self::AgentTold {
-                    return Ok(());
+                    return wait_attachment(world, volume, world.a(), phase, |a| a.phase == phase)
+                        .await
+                        .map(drop);
                 }
                 // What it was told is in its socket; what it answers stays there, too.
-                world.a().machine().cut_path(Network::Management)?;
-                thaw_agent(world.a()).await?;
+                cut_off_with_a_directive(world, volume, world.a(), phase).await?;
                 match call {
                     Call::Attach => wait_live(world.a(), volume, 2).await.map(drop),
                     Call::Detach => wait_gone(world.a(), volume).await,

@@ -8,23 +8,12 @@ use cleat_rig::Network;
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, controllers, delete, freeze_agent, holds_nothing, publish_until_done, take_off, thaw_agent,
-    unpublish_until_done, wait_attachment, wait_gone, wait_live,
+    self, LATER, controllers, cut_off_with_a_directive, delete, freeze_agent, holds_nothing,
+    publish_until_done, take_off, unpublish_until_done, wait_gone, wait_live,
 };
 
 /// How long the attacher waits for an answer: longer than the silence deadline, shorter than the controller waits.
 const CALL: Duration = Duration::from_secs(7);
-
-/// Lets node-a's agent have a directive in its socket, cuts its network, and lets it work.
-async fn cut_off_with_a_directive(
-    world: &World,
-    volume: &cleat_e2e::world::Volume,
-    phase: &str,
-) -> anyhow::Result<()> {
-    wait_attachment(world, volume, world.a(), phase, |a| a.phase == phase).await?;
-    world.a().machine().cut_path(Network::Management)?;
-    thaw_agent(world.a()).await
-}
 
 /// Unavailable, or still waiting: the caller is told to repeat, and that is what helps.
 fn is_not_final(code: Code) -> bool {
@@ -37,7 +26,7 @@ pub(crate) async fn an_attach_whose_answer_was_lost_is_the_same_attach_when_repe
     let volume = fixture::volume(world, "lost-attach", Access::RwoBlock).await?;
     freeze_agent(world.a()).await?;
     let trouble = async {
-        cut_off_with_a_directive(world, &volume, "Connecting").await?;
+        cut_off_with_a_directive(world, &volume, world.a(), "Connecting").await?;
         wait_live(world.a(), &volume, 2).await
     };
     let (answer, kernel) = tokio::join!(world.publish_within(&volume, world.a(), CALL), trouble);
@@ -69,7 +58,7 @@ pub(crate) async fn a_detach_whose_answer_was_lost_is_proven_when_repeated(
     wait_live(world.a(), &volume, 2).await?;
     freeze_agent(world.a()).await?;
     let trouble = async {
-        cut_off_with_a_directive(world, &volume, "Draining").await?;
+        cut_off_with_a_directive(world, &volume, world.a(), "Draining").await?;
         wait_gone(world.a(), &volume).await
     };
     let (answer, gone) = tokio::join!(world.unpublish_within(&volume, world.a(), CALL), trouble);

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use cleat_e2e::world::{
-    Access, Attached, Look, NQN_PREFIX, Node, PublishContext, Stopped, Volume, World, Writer, wait_for,
+    AGENT_PORT, Access, Attached, Look, NQN_PREFIX, Node, PublishContext, Stopped, Volume, World, Writer,
+    wait_for,
 };
 use cleat_e2e::writer::WriteArgs;
 use cleat_proto::cleat::v1::AttachmentInfo;
+use cleat_rig::Network;
 use tonic::{Code, Status};
 
 /// Large enough for three regions of a writer; the RDS keeps it sparse.
@@ -199,6 +201,42 @@ pub(crate) async fn freeze_agent(node: &Node) -> anyhow::Result<()> {
 /// Undoes [`freeze_agent`].
 pub(crate) async fn thaw_agent(node: &Node) -> anyhow::Result<()> {
     node.sh("kill -CONT $(pidof cleat-agent)").await.map(drop)
+}
+
+/// With the agent frozen: lets a directive that has made the attachment's phase be in its socket, cuts the agent off
+/// the controller, and lets it work.
+pub(crate) async fn cut_off_with_a_directive(
+    world: &World,
+    volume: &Volume,
+    node: &Node,
+    phase: &str,
+) -> anyhow::Result<()> {
+    wait_attachment(world, volume, node, phase, |a| a.phase == phase).await?;
+    // The phase is seen once the directive is on its way. What was sent before it may come first; the one after that,
+    // a heartbeat at the latest, comes behind it.
+    let mut waiting = unread(node).await?;
+    for _ in 0..2 {
+        waiting = wait_for(format!("the controller's next words to {}", node.name()), SOON, async || {
+            let now = unread(node).await?;
+            Ok(Look::some((now > waiting).then_some(now), format!("{now} bytes that nobody has read")))
+        })
+        .await?;
+    }
+    node.machine().cut_path(Network::Management)?;
+    thaw_agent(node).await
+}
+
+/// Bytes from the controller that wait in the sockets of a node's agent.
+async fn unread(node: &Node) -> anyhow::Result<u64> {
+    let port = format!("{AGENT_PORT:04X}");
+    let table = node.sh("cat /proc/net/tcp").await?;
+    let sockets = table.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace().skip(2);
+        let (remote, _state, queues) = (fields.next()?, fields.next()?, fields.next()?);
+        let to_controller = remote.split_once(':').is_some_and(|(_, found)| found == port);
+        to_controller.then(|| queues.split_once(':').map(|(_, unread)| unread.to_owned()))?
+    });
+    sockets.map(|bytes| Ok(u64::from_str_radix(&bytes, 16)?)).sum()
 }
 
 /// Waits until a request to the RDS's REST API of this kind has come in since `before`.
