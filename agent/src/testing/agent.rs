@@ -74,6 +74,7 @@ impl Agent {
             identity,
             times,
             uevents: None,
+            looks: Default::default(),
         };
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);

@@ -28,7 +28,7 @@ use super::events::{Events, Interest};
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::Activity;
-use super::{Volume, clause};
+use super::{Look, Volume, clause};
 use crate::ledger::rules::{AttachRuling, Stale, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPhase};
@@ -92,7 +92,7 @@ enum Stopped {
 
 /// What was proven, and when.
 struct Proven {
-    view: SubsystemView,
+    view: Look,
     facts: ReadyFacts,
     connected: Instant,
     device: Instant,
@@ -356,7 +356,7 @@ impl<'a, H: Host> Run<'a, H> {
     }
 
     /// One round: connect what is missing, judge what is there.
-    async fn step(&mut self, view: SubsystemView) -> Result<Box<Proven>, NotYet> {
+    async fn step(&mut self, view: Look) -> Result<Box<Proven>, NotYet> {
         self.note_ended();
         self.dial(&view);
         self.interest = Interest::in_view(&view);

@@ -23,7 +23,7 @@ use super::events::Interest;
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::{Activity, device};
-use super::{Volume, clause};
+use super::{Look, Volume, clause};
 use crate::ledger::rules::{Present, Stale, ending, may_end, note_deleted};
 use crate::ledger::{Deletion, Entry, LedgerError, STATE_GONE, deletions_to_wire};
 use crate::metrics::{self, DetachPhase};
@@ -173,12 +173,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// Deletes until a look finds nothing of ours, and notes how each controller went.
-    async fn remove(
-        &self,
-        epoch: Epoch,
-        entry: &mut Entry,
-        mut view: SubsystemView,
-    ) -> Result<SubsystemView, EndError> {
+    async fn remove(&self, epoch: Epoch, entry: &mut Entry, mut view: Look) -> Result<Look, EndError> {
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
             // A connect that sits in the kernel can make a controller yet; until it has ended nothing is proven.
@@ -238,7 +233,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    async fn prove_absent(&self, mut view: SubsystemView) -> Result<SubsystemView, EndError> {
+    async fn prove_absent(&self, mut view: Look) -> Result<Look, EndError> {
         let until = Instant::now() + LINGER;
         let mut events = self.events();
         loop {

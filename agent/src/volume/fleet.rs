@@ -27,7 +27,7 @@ use super::board::Board;
 use super::end::Mode;
 use super::host::Host;
 use super::operations::Begin;
-use super::{PublishError, Shared, StageError, UnpublishError, UnstageError, Volume, clause};
+use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume, clause};
 use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
 use crate::ledger::LedgerError;
 use crate::metrics::{self, DirectiveKind};
@@ -120,28 +120,32 @@ impl<H: Host> Fleet<H> {
     /// # Errors
     /// If sysfs cannot be read.
     pub async fn sweep(&self) -> Result<(), SysfsError> {
-        let mut topology = self.topology().await?;
+        let (mut number, mut topology) = self.topology().await?;
         if !topology.unreadable.is_empty() {
             // Something that could not be read makes every volume doubtful, so it gets a second chance.
-            topology = self.topology().await?;
+            (number, topology) = self.topology().await?;
         }
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }
         for volume in self.volumes() {
             volume.known_before_report().await;
-            let view = topology.view(&volume.subsystem);
-            if volume.is_blank(&view) {
+            let look = Look { number, view: Arc::new(topology.view(&volume.subsystem)) };
+            if volume.is_blank(&look) {
                 self.forget(volume);
             } else {
-                volume.report(&view);
+                volume.report(&look);
             }
         }
         Ok(())
     }
 
-    async fn topology(&self) -> Result<Topology, SysfsError> {
-        self.inner.shared.host.topology().await.inspect_err(|_| metrics::look_error())
+    /// All of sysfs, and the number of the look.
+    async fn topology(&self) -> Result<(u64, Topology), SysfsError> {
+        let shared = &self.inner.shared;
+        let number = shared.looks.next();
+        let topology = shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
+        Ok((number, topology))
     }
 
     /// Forgets a volume that neither the kernel nor the ledger knows: somebody has asked about it, no more.

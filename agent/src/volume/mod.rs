@@ -30,6 +30,8 @@ pub mod state;
 mod verify;
 pub mod watch;
 
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -131,6 +133,35 @@ pub struct Shared<H> {
     pub times: Times,
     /// Events of the kernel; `None` where they cannot be heard.
     pub uevents: Option<Uevents>,
+    /// Looks that have begun.
+    pub looks: Looks,
+}
+
+/// Numbers looks in the order in which they begin.
+#[derive(Debug, Default)]
+pub struct Looks(AtomicU64);
+
+impl Looks {
+    fn next(&self) -> u64 {
+        // Only the order among numbers counts.
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// What the kernel showed of a volume in one look. Reading takes time: of two looks the one that began later knows
+/// better, whichever ended first.
+#[derive(Debug, Clone)]
+struct Look {
+    number: u64,
+    view: Arc<SubsystemView>,
+}
+
+impl Deref for Look {
+    type Target = SubsystemView;
+
+    fn deref(&self) -> &SubsystemView {
+        &self.view
+    }
 }
 
 /// What is remembered of a volume between operations. Decides nothing that safety rests on.
@@ -163,6 +194,8 @@ pub struct Volume<H> {
     dials: Dials,
     operations: Operations,
     memory: Mutex<Memory>,
+    /// The latest look that was told.
+    told: Mutex<Option<Look>>,
     /// One judgement at a time: two that read the device side by side would take each other for a device that does
     /// not answer. Not the gate: a revoke does not wait for a device.
     judging: tokio::sync::Mutex<()>,
@@ -182,6 +215,7 @@ impl<H: Host> Volume<H> {
             dials: Dials::default(),
             operations: Operations::default(),
             memory: Mutex::default(),
+            told: Mutex::default(),
             judging: tokio::sync::Mutex::default(),
             searching: tokio::sync::Mutex::default(),
         }
@@ -201,8 +235,10 @@ impl<H: Host> Volume<H> {
     }
 
     /// Reads what the kernel shows of the volume.
-    async fn look(&self) -> Result<SubsystemView, SysfsError> {
-        self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())
+    async fn look(&self) -> Result<Look, SysfsError> {
+        let number = self.shared.looks.next();
+        let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
+        Ok(Look { number, view: Arc::new(view) })
     }
 
     /// Judges the whole predicate, direct reads included.
@@ -303,9 +339,16 @@ impl<H: Host> Volume<H> {
         })
     }
 
-    /// Judges a view and puts the state on the board; what changed is logged and counted.
-    fn report(&self, view: &SubsystemView) -> wire::VolumeState {
-        let state = self.judge(view);
+    /// Judges the latest look, which is this one or one that was told before and began later, and puts the state on
+    /// the board; what changed is logged and counted.
+    fn report(&self, look: &Look) -> wire::VolumeState {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = match told.take() {
+            Some(later) if later.number > look.number => later,
+            _ => look.clone(),
+        };
+        let state = self.judge(&latest);
+        *told = Some(latest);
         if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {
             self.tell(before, &state);
         }

@@ -83,6 +83,25 @@ async fn a_repeated_attach_changes_nothing_and_a_missing_portal_is_added() {
 }
 
 #[tokio::test]
+async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
+    let node = Node::new();
+    let agent = node.agent();
+    agent.ready(1, &[1, 2]).await;
+    let [volume] = &agent.fleet.volumes()[..] else { panic!("one volume") };
+
+    let both = node.kernel.world().controllers.clone();
+    node.kernel.change(|world| drop(world.controllers.pop()));
+    let early = volume.look().await.unwrap();
+    node.kernel.change(|world| world.controllers = both);
+    let late = volume.look().await.unwrap();
+
+    assert_eq!(volume.report(&early).phase(), Phase::Degraded);
+    assert_eq!(volume.report(&late).phase(), Phase::Ready);
+    assert_eq!(volume.report(&early).phase(), Phase::Ready, "of two looks the later knows better");
+    assert_eq!(agent.fleet.shared().board.get(&volume.id).unwrap().phase(), Phase::Ready);
+}
+
+#[tokio::test]
 async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
     let node = Node::new();
     let agent = node.agent();
