@@ -41,7 +41,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 /// namespace in the making for some milliseconds.
 const CONTRADICTED: Duration = Duration::from_millis(300);
 /// How many times rarer an attach looks without an event while its connects are under way.
-const CONNECTING_POLL: u32 = 8;
+const CONNECTING_POLL: u32 = 40;
 /// Shortest time between two looks without an event: scanning a namespace takes the kernel some milliseconds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(8);
 /// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
@@ -340,9 +340,13 @@ impl<'a, H: Host> Run<'a, H> {
     ) -> Result<(), Stopped> {
         loop {
             let connecting = !self.volume.dials.running().is_empty();
-            let wake = self.next_wake(Instant::now(), connecting);
+            let now = Instant::now();
+            let wake = self.next_wake(now, connecting);
+            // With a portal that does not answer, what the others have brought is enough after a while.
+            let listening =
+                !connecting || self.first_ended.is_some_and(|first| now >= self.patient_until(first));
             tokio::select! {
-                () = events.concerning(&self.interest), if !connecting => return Ok(()),
+                () = events.concerning(&self.interest), if listening => return Ok(()),
                 _ = dialled.changed() => {
                     if self.volume.dials.running().is_empty() {
                         return Ok(());
