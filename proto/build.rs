@@ -7,7 +7,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = ["csi/v1/csi.proto", "cleat/v1/session.proto", "cleat/v1/operator.proto"];
     let descriptors = protox::compile(files.map(|file| root.join(file)), [root])?;
     tonic_prost_build::configure()
-        // What a caller sends as `secrets` must not reach a log by way of a derived Debug.
+        // What a caller sends as `secrets`, and what agents authenticate with, must not reach a log by way of a
+        // derived Debug.
         .skip_debug([
             "csi.v1.CreateVolumeRequest",
             "csi.v1.DeleteVolumeRequest",
@@ -16,6 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "csi.v1.ValidateVolumeCapabilitiesRequest",
             "csi.v1.NodeStageVolumeRequest",
             "csi.v1.NodePublishVolumeRequest",
+            "cleat.v1.Attach",
+            "cleat.v1.Rekey",
         ])
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");

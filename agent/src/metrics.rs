@@ -136,6 +136,8 @@ pub fn outcome_name(outcome: &Outcome) -> &'static str {
         Outcome::Failed(_) => "failed",
         Outcome::StaleEpoch(_) => "stale_epoch",
         Outcome::Pending(_) => "pending",
+        Outcome::Preempted(_) => "preempted",
+        Outcome::Rekeyed(_) => "rekeyed",
     }
 }
 

@@ -162,6 +162,7 @@ async fn hello(
             fabrics: fabrics.to_owned(),
             native_multipath: topology.multipath == NativeMultipath::On,
             nqn_prefix: config.prefix.to_string(),
+            ..wire::Capabilities::default()
         }),
         agent_version: cleat_runtime::build_info(),
     })

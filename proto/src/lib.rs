@@ -19,6 +19,8 @@ pub mod cleat {
     /// `cleat.v1`: the agent session and the operators' service.
     #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
     pub mod v1 {
+        mod redacted;
+
         tonic::include_proto!("cleat.v1");
     }
 }

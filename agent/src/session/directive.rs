@@ -148,8 +148,14 @@ pub fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
             header(&m.operation_id, &m.volume_id, m.epoch, ask)
         }
         Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
+        Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, Err(not_known("preempt"))),
+        Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, Err(not_known("rekey"))),
         other @ (Kind::Welcome(_) | Kind::Heartbeat(_)) => Parsed::Other(other),
     }
+}
+
+fn not_known(field: &'static str) -> Invalid {
+    Invalid { field, problem: "this agent cannot do that".to_owned() }
 }
 
 fn by(deadline_ms: u32, received: Instant) -> Result<Instant, Invalid> {

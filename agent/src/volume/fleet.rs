@@ -396,7 +396,9 @@ impl<H: Host> Volume<H> {
 fn log_result(directive: &Directive, result: &wire::DirectiveResult) {
     let took = directive.received.elapsed();
     match &result.outcome {
-        Some(outcome @ (Outcome::Ready(_) | Outcome::Absent(_))) => {
+        Some(
+            outcome @ (Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Preempted(_) | Outcome::Rekeyed(_)),
+        ) => {
             tracing::info!(outcome = metrics::outcome_name(outcome), ?took, "done");
         }
         Some(Outcome::Busy(busy)) => {

@@ -69,7 +69,9 @@ impl Operations {
 fn is_final_failure(result: &DirectiveResult) -> bool {
     match &result.outcome {
         Some(Outcome::Failed(_) | Outcome::StaleEpoch(_)) => true,
-        Some(Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Busy(_) | Outcome::Pending(_)) | None => false,
+        Some(Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Busy(_) | Outcome::Pending(_))
+        | Some(Outcome::Preempted(_) | Outcome::Rekeyed(_))
+        | None => false,
     }
 }
 

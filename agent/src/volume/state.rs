@@ -76,6 +76,7 @@ pub fn judge(seen: &Seen<'_>) -> wire::VolumeState {
         absence: (phase == Phase::Absent)
             .then(|| entry.and_then(|entry| entry.absence(seen.boot_id)))
             .flatten(),
+        staging: Vec::new(),
     }
 }
 

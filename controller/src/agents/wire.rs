@@ -206,6 +206,9 @@ pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed>
             ended: stale.ended,
         },
         Said::Pending(pending) => Outcome::Pending { message: pending.message },
+        Said::Preempted(_) | Said::Rekeyed(_) => {
+            return Err(field("result.outcome", volume, "an outcome that was asked for"));
+        }
     };
     Ok(Answer {
         operation: OperationId::from_str(&operation_id).map_err(name("result.operation_id"))?,
@@ -280,6 +283,7 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
                 read_only: grant.read_only,
                 path_policy: settings.path_policy.to_wire().into(),
                 deadline_ms: millis(settings.attach_deadline),
+                ..wire::Attach::default()
             })
         }
         Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {

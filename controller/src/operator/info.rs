@@ -32,6 +32,7 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire
         past_evidence: record.past_evidence.iter().map(|e| evidence(e, now)).collect(),
         waiting: waiting.collect(),
         migration: record.migration.as_ref().map(|m| migration(id, m)),
+        ..wire::VolumeInfo::default()
     })
 }
 
@@ -70,6 +71,7 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
         reported: None,
         evidence: proof.map(|proof| evidence(proof, now)),
         waits_for,
+        ..wire::AttachmentInfo::default()
     }
 }
 
@@ -94,6 +96,7 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         drained_by: drained_by.to_owned(),
         assumption: e.assumption().unwrap_or_default().to_owned(),
         at_unix_ms: e.at.0,
+        ..wire::EvidenceInfo::default()
     }
 }
 

@@ -114,6 +114,24 @@ impl Operator for Operators {
         ))
     }
 
+    async fn fence(&self, _: Request<wire::FenceRequest>) -> Result<Response<wire::FenceResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn declare_gone(
+        &self,
+        _: Request<wire::DeclareGoneRequest>,
+    ) -> Result<Response<wire::DeclareGoneResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_ghosts(
+        &self,
+        _: Request<wire::ListGhostsRequest>,
+    ) -> Result<Response<wire::ListGhostsResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, events) = mpsc::channel(WATCH_QUEUE);
         let watch = watch::Watch::new(self.engine.clone(), self.words.clone(), out);

@@ -93,6 +93,7 @@ impl Host {
                 fabrics: "kernel".into(),
                 native_multipath: true,
                 nqn_prefix: PREFIX.into(),
+                ..Default::default()
             }),
             agent_version: "0.1.0".into(),
         };
@@ -338,7 +339,7 @@ impl Talking {
                     self.answer(&detach.operation_id, &detach.volume_id, detach.epoch, outcome).await;
                 }
             }
-            Kind::Revoke(_) | Kind::Verify(_) => {}
+            Kind::Revoke(_) | Kind::Verify(_) | Kind::Preempt(_) | Kind::Rekey(_) => {}
         }
         self.host.directives.lock().unwrap().push(kind);
     }
