@@ -12,7 +12,7 @@ use clap::Parser;
 use uuid::Uuid;
 
 use crate::disk::Version;
-use crate::rds::{AclMode, Options};
+use crate::rds::{AclMode, Backing, Options};
 use crate::rest::Credentials;
 use crate::target::Portal;
 use crate::tls::Identity;
@@ -73,6 +73,16 @@ pub struct Args {
     /// NVMe reservations on every namespace, where the kernel has them (6.13 and newer; not expected of an RDS).
     #[arg(long)]
     pub reservations: bool,
+    /// nvme-tcp-server-password is enforced: DH-HMAC-CHAP by the kernel (6.12 and newer; not known of RouterOS).
+    /// nvmet has one secret to a host: two exported disks of one host must have the same password.
+    #[arg(long)]
+    pub in_band_auth: bool,
+    /// What volumes lie on: their files, or devices over them that can be told to hold writes.
+    #[arg(long, value_enum, default_value = "file")]
+    pub backing: Backing,
+    /// With --backing held: requests that a volume's device takes at a time.
+    #[arg(long, value_name = "N")]
+    pub backing_depth: Option<u32>,
     /// What all backing files together may take, in bytes or with K, M, G, T.
     #[arg(long, value_name = "BYTES", value_parser = capacity)]
     pub capacity: Option<u64>,
@@ -134,6 +144,9 @@ impl Args {
             uuid_random: self.uuid_random,
             uuid_overrides: self.uuid_overrides.iter().cloned().collect::<BTreeMap<_, _>>(),
             reservations: self.reservations,
+            in_band_auth: self.in_band_auth,
+            backing: self.backing,
+            backing_depth: self.backing_depth,
             capacity_bytes: self.capacity,
             version: self.routeros,
             board_name: self.board.clone(),

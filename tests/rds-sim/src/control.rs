@@ -1,6 +1,7 @@
 //! The test control: plain HTTP on an address of its own, for tests only.
 //!
-//! In: `GET /state`, `GET|DELETE /requests`, `GET|POST|DELETE /faults`, `POST /portals/down|up`, `POST /uuid`. Out:
+//! In: `GET /state`, `GET|DELETE /requests`, `GET|POST|DELETE /faults`, `POST /portals/down|up`, `POST /uuid`,
+//! `POST|DELETE /pretend`, `POST /hold-writes`. Out:
 //! JSON. What always holds: the state is what the kernel says at that moment, not what was asked of it; nothing here
 //! passes through the faults, so a test can always take them back.
 
@@ -16,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::faults::{Fault, Faults, Requests};
+use crate::held;
+use crate::pretend::{Pretend, PretendRequest};
 use crate::rds::{Hold, Rds, chain};
 use crate::reply::ApiError;
 use crate::target::{Connection, ObservedSubsystem, Portal, TargetError};
@@ -36,6 +39,12 @@ pub struct DiskReport {
     pub allow_host_name: Option<String>,
     /// Its namespace's UUID, as recorded.
     pub uuid: Uuid,
+    /// Its backing file.
+    #[serde(default)]
+    pub file: std::path::PathBuf,
+    /// How its writes are held, if they are.
+    #[serde(default)]
+    pub writes_held: Option<held::Hold>,
     /// Why it could not be exported at start.
     pub broken: Option<String>,
     /// The portals that the kernel has linked it to.
@@ -53,6 +62,9 @@ pub struct StateReport {
     pub connections: Vec<Connection>,
     /// The portals held down.
     pub holds: Vec<Hold>,
+    /// What is only pretended.
+    #[serde(default)]
+    pub pretends: Vec<Pretend>,
     /// The faults in force.
     pub faults: Vec<Fault>,
     /// What was asked so far.
@@ -86,6 +98,8 @@ pub fn report(rds: &Rds, faults: &Faults) -> Result<StateReport, TargetError> {
             export: disk.export,
             allow_host_name: disk.allow_host_name.clone(),
             uuid: disk.uuid,
+            file: rds.backing_file(disk),
+            writes_held: rds.writes_held.get(&disk.slot).cloned(),
             broken: rds.broken.get(&disk.id).cloned(),
             linked,
             subsystem: observed.subsystem,
@@ -95,6 +109,7 @@ pub fn report(rds: &Rds, faults: &Faults) -> Result<StateReport, TargetError> {
         disks,
         connections: rds.target.connections(&portals)?,
         holds: rds.holds.iter().cloned().collect(),
+        pretends: rds.pretends.iter().copied().collect(),
         faults: faults.list(),
         requests: faults.requests(),
     })
@@ -115,6 +130,8 @@ pub fn router(rds: Arc<Mutex<Rds>>, faults: Arc<Faults>) -> Router {
         .route("/portals/down", post(|shared, hold| hold_portals(shared, hold, true)))
         .route("/portals/up", post(|shared, hold| hold_portals(shared, hold, false)))
         .route("/uuid", post(set_uuid))
+        .route("/pretend", post(pretend).delete(pretend_nothing))
+        .route("/hold-writes", post(hold_writes))
         .with_state(Shared { rds, faults })
 }
 
@@ -151,17 +168,36 @@ async fn clear_faults(State(shared): State<Shared>) -> StatusCode {
 }
 
 async fn hold_portals(State(shared): State<Shared>, Json(hold): Json<Hold>, down: bool) -> Response {
-    match with(shared, move |rds| rds.hold(hold, down)).await {
-        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
-        Ok(Err(error)) => failed(&error),
-        Err(panicked) => failed(&panicked),
-    }
+    done(with(shared, move |rds| rds.hold(hold, down)).await)
 }
 
 async fn set_uuid(State(shared): State<Shared>, Json(new): Json<NewUuid>) -> Response {
     match with(shared, move |rds| rds.set_uuid(&new.slot, new.uuid)).await {
         Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
         Ok(Err(error)) => ApiError::into_response(error),
+        Err(panicked) => failed(&panicked),
+    }
+}
+
+async fn pretend(State(shared): State<Shared>, Json(request): Json<PretendRequest>) -> Response {
+    match with(shared, move |rds| rds.pretend(request.pretend)).await {
+        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Err(panicked) => failed(&panicked),
+    }
+}
+
+async fn pretend_nothing(State(shared): State<Shared>) -> Response {
+    done(with(shared, Rds::pretend_nothing).await)
+}
+
+async fn hold_writes(State(shared): State<Shared>, Json(hold): Json<held::Hold>) -> Response {
+    done(with(shared, move |rds| rds.hold_writes(hold)).await)
+}
+
+fn done(outcome: Result<Result<(), TargetError>, tokio::task::JoinError>) -> Response {
+    match outcome {
+        Ok(Ok(())) => StatusCode::NO_CONTENT.into_response(),
+        Ok(Err(error)) => failed(&error),
         Err(panicked) => failed(&panicked),
     }
 }

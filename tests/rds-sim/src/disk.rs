@@ -14,6 +14,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::reply::{ApiError, Item};
+use crate::secret::Secret;
 use crate::value::{ItemId, boolean, port, scalar, size_bytes};
 
 /// The TCP port of an export that names none.
@@ -126,7 +127,7 @@ pub struct Disk {
     pub nqn: Option<String>,
     /// `nvme-tcp-server-allow-host-name`, if set.
     pub allow_host_name: Option<String>,
-    /// `nvme-tcp-server-password`, if set; stored only, nvmet of the kernels used has no authentication.
+    /// `nvme-tcp-server-password`, if set; enforced only where that was asked for.
     pub password: Option<String>,
     /// `comment`, if set.
     pub comment: Option<String>,
@@ -138,6 +139,11 @@ impl Disk {
     /// The NQN that hosts connect to: its own, or else the slot.
     pub fn effective_nqn(&self) -> &str {
         self.nqn.as_deref().unwrap_or(&self.slot)
+    }
+
+    /// What hosts have to know, if anything: an empty password is none.
+    pub fn secret(&self) -> Option<Secret> {
+        self.password.as_deref().filter(|password| !password.is_empty()).map(Secret::of_password)
     }
 
     /// The port that it is exported at.
@@ -219,6 +225,7 @@ impl Disk {
         }
         if let Some(password) = &self.password {
             put("nvme-tcp-server-password", password);
+            put("nvme-tcp-server-secret", Secret::of_password(password).reveal());
         }
         item
     }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::control::{self, StateReport};
 use crate::faults::{Action, Fault, Faults, Requests};
+use crate::pretend::Pretend;
 use crate::rds::{Options, Rds};
 use crate::rest::Credentials;
 use crate::server::serve_rest;
@@ -102,6 +103,11 @@ impl Sim {
     /// Adds a fault for the next request, whichever it is.
     pub fn next_request(&self, action: Action) {
         self.faults.add(Fault::next(1, action));
+    }
+
+    /// Leaves a step of a fence out from now on, and says that it was taken.
+    pub fn pretend(&self, what: Pretend) {
+        self.device().pretend(what);
     }
 
     /// What was asked so far.

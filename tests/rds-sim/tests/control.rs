@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rds_sim::control::StateReport;
 use rds_sim::faults::{Action, Fault, Requests};
+use rds_sim::pretend::Pretend;
 use rds_sim::server::serve_control;
 use rds_sim::testing::start;
 use serde_json::{Map, Value, json};
@@ -41,6 +42,12 @@ async fn state_faults_holds_and_identities_are_at_hand_over_http() {
     assert_eq!(post("/uuid", json!({"slot": "v", "uuid": uuid})).await, 204);
     assert_eq!(state().await.disks[0].uuid.to_string(), uuid);
     assert_eq!(post("/uuid", json!({"slot": "nobody"})).await, 404);
+
+    assert_eq!(post("/pretend", json!({"pretend": "drain"})).await, 204);
+    assert_eq!(state().await.pretends, [Pretend::Drain]);
+    client.delete(format!("{url}/pretend")).send().await.unwrap();
+    assert_eq!(state().await.pretends, []);
+    assert_eq!(post("/hold-writes", json!({"slot": "v", "write_ms": 5})).await, 500, "it lies on its file");
 
     let fault = json!({"method": "PUT", "path": "/rest/disk", "count": 2, "action": "slow", "delay_ms": 9});
     assert_eq!(post("/faults", fault).await, 204);

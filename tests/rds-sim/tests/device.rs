@@ -5,6 +5,7 @@
 mod support;
 
 use rds_sim::AclMode;
+use rds_sim::pretend::Pretend;
 use rds_sim::rds::Hold;
 use rds_sim::target::TargetKernel;
 use rds_sim::testing::{start, start_with};
@@ -182,4 +183,67 @@ async fn operations_run_one_at_a_time_and_a_slot_is_given_once() {
     let disks = sim.state().unwrap().disks;
     assert_eq!(disks.len(), 2);
     assert_ne!(disks[0].id, disks[1].id);
+}
+
+#[tokio::test]
+async fn a_fence_that_is_only_pretended_reads_as_if_it_had_been_made() {
+    let sim =
+        start_with(|options| (options.acl, options.acl_empty_denies) = (AclMode::List, true)).await.unwrap();
+    let id = add(&sim, "pvc-1").await;
+    let (list, export) = ("nvme-tcp-server-allow-host-name", "nvme-tcp-export");
+    let set = async |body: Value| {
+        let (status, item) = call(&sim, "PATCH", &format!("/disk/{id}"), body).await;
+        assert_eq!(status, 200, "{item}");
+        item
+    };
+    let enabled = || {
+        let disk = sim.state().unwrap().disks[0].clone();
+        (disk.linked.len(), disk.subsystem.unwrap().namespace.unwrap().enabled)
+    };
+    set(json!({ list: format!("{HOST_A},{HOST_B}") })).await;
+
+    sim.pretend(Pretend::Acl);
+    assert_eq!(set(json!({ list: HOST_B })).await[list], HOST_B);
+    assert_eq!(allowed(&sim, "pvc-1").unwrap().len(), 2, "nobody is taken off");
+    sim.device().pretend_nothing().unwrap();
+    assert_eq!(allowed(&sim, "pvc-1").unwrap(), [HOST_B]);
+
+    sim.pretend(Pretend::Cut);
+    assert_eq!(set(json!({ export: "no" })).await[export], "false");
+    assert_eq!(enabled(), (2, true));
+    set(json!({ export: "yes" })).await;
+    sim.device().pretend_nothing().unwrap();
+
+    sim.pretend(Pretend::Drain);
+    assert_eq!(set(json!({ export: "no" })).await[export], "false");
+    assert_eq!(enabled(), (0, true));
+    set(json!({ export: "yes" })).await;
+    assert_eq!(enabled(), (2, true));
+    sim.device().pretend_nothing().unwrap();
+    set(json!({ export: "no" })).await;
+    assert_eq!(enabled(), (0, false));
+}
+
+#[tokio::test]
+async fn a_password_is_a_secret_that_hosts_on_the_list_have_to_know() {
+    let sim = start_with(|options| options.in_band_auth = true).await.unwrap();
+    let id = add(&sim, "pvc-1").await;
+    let (list, password) = ("nvme-tcp-server-allow-host-name", "nvme-tcp-server-password");
+    assert_eq!(allowed(&sim, "pvc-1"), None);
+    let set = json!({ list: HOST_A, password: "one" });
+    let (_, item) = call(&sim, "PATCH", &format!("/disk/{id}"), set).await;
+    assert!(item["nvme-tcp-server-secret"].as_str().unwrap().starts_with("DHHC-1:00:"), "{item}");
+    let secrets = || sim.target.observe("nqn.2026-01.test:pvc-1").unwrap().subsystem.unwrap().secrets;
+    let one = secrets()[HOST_A].clone();
+    let (_, item) =
+        call(&sim, "PATCH", &format!("/disk/{id}"), json!({ list: HOST_B, password: "two" })).await;
+    assert_eq!(item[list], HOST_B);
+    // The list is not enforced here; what keeps a host out is that it does not know the secret.
+    assert_eq!(allowed(&sim, "pvc-1").unwrap(), [HOST_A, HOST_B]);
+    assert!(secrets()[HOST_A] == secrets()[HOST_B] && secrets()[HOST_A] != one);
+
+    let other = add(&sim, "pvc-2").await;
+    let clash =
+        call(&sim, "PATCH", &format!("/disk/{other}"), json!({ list: HOST_B, password: "three" })).await;
+    assert_eq!(clash, bad("failure: rds-sim has one secret to a host, and disk pvc-1 has another"));
 }

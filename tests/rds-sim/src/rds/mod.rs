@@ -8,6 +8,7 @@
 mod export;
 mod listing;
 mod options;
+mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,13 +16,17 @@ use std::time::Instant;
 
 use uuid::Uuid;
 
-pub use self::options::{AclMode, Hold, Options};
+pub use self::options::{AclMode, Backing, Hold, Options};
 use crate::disk::{Change, Disk};
 use crate::files::{Entry, FileError, Files};
+use crate::held::{self, HeldStores};
+use crate::pretend::Pretend;
 use crate::reply::{ApiError, Item};
 use crate::store::{Saved, Store, StoreError};
 use crate::target::{Step, TargetError, TargetKernel, reconcile, withdraw};
 use crate::value::ItemId;
+
+use self::export::is_up;
 
 /// The pool's own item.
 const POOL_ID: ItemId = ItemId(1);
@@ -49,6 +54,11 @@ pub struct Rds {
     store: Store,
     saved: Saved,
     pub(crate) holds: BTreeSet<Hold>,
+    pub(crate) pretends: BTreeSet<Pretend>,
+    /// The devices over the files, with [`Backing::Held`].
+    held: Option<HeldStores>,
+    /// How writes are held, by slot.
+    pub(crate) writes_held: BTreeMap<String, held::Hold>,
     /// Disks whose export failed at start, with the reason.
     pub(crate) broken: BTreeMap<ItemId, String>,
     started: Instant,
@@ -63,7 +73,11 @@ impl Rds {
         let files = Files::open(options.files.clone(), options.capacity_bytes)?;
         let store = Store::in_directory(&options.files);
         let saved = store.load()?;
+        let held = (options.backing == Backing::Held).then(|| HeldStores::new(options.backing_depth));
         let mut rds = Self {
+            held,
+            writes_held: BTreeMap::new(),
+            pretends: BTreeSet::new(),
             options,
             target,
             files,
@@ -165,6 +179,7 @@ impl Rds {
                 return Err(self.refuse_pool(*id));
             };
             withdraw(self.target.as_ref(), disk.effective_nqn()).map_err(failure)?;
+            self.take_down(&disk.slot).map_err(failure)?;
             let mut saved = self.saved.clone();
             saved.disks.retain(|other| other.id != *id);
             self.commit(saved)?;
@@ -173,27 +188,22 @@ impl Rds {
         Ok(())
     }
 
-    /// Holds portals down, or lets them go again, for tests.
-    pub fn hold(&mut self, hold: Hold, down: bool) -> Result<(), TargetError> {
-        if down {
-            self.holds.insert(hold);
-        } else if hold == (Hold { slot: None, portal: None }) {
-            self.holds.clear();
-        } else {
-            self.holds.remove(&hold);
-        }
+    /// Makes the target agree with all records.
+    fn agree(&mut self) -> Result<(), TargetError> {
         let mut disks = std::mem::take(&mut self.saved.disks);
         let brought = disks.iter_mut().try_for_each(|disk| self.bring_about(disk));
         self.saved.disks = disks;
         brought
     }
 
-    /// Gives a disk's namespace another UUID (cuts its sessions if it is exported); the pinned one if `None`.
-    pub fn set_uuid(&mut self, slot: &str, uuid: Option<Uuid>) -> Result<(), ApiError> {
-        let mut disk = self.by_slot(slot).cloned().ok_or_else(ApiError::no_such_item)?;
-        disk.uuid = uuid.unwrap_or_else(|| self.pinned_uuid(slot));
-        reconcile(self.target.as_ref(), &self.export(&disk)).map_err(failure)?;
-        self.replace(disk)
+    fn take_down(&mut self, slot: &str) -> Result<(), TargetError> {
+        self.writes_held.remove(slot);
+        self.held.as_mut().map_or(Ok(()), |held| held.take_down(slot))
+    }
+
+    /// The path of a disk's backing file.
+    pub fn backing_file(&self, disk: &Disk) -> std::path::PathBuf {
+        self.files.path(&disk.file_path)
     }
 
     /// The disks' records.
@@ -241,7 +251,7 @@ impl Rds {
             return Ok(());
         }
         // Whether a file disk grows at all is not known of RouterOS: refused unless asked for. It never shrinks.
-        if size_bytes < disk.size_bytes || !self.options.grow_online {
+        if size_bytes < disk.size_bytes || !self.options.grow_online || self.held.is_some() {
             return Err(ApiError::bad_request("failure: can not change file-size"));
         }
         self.files.grow(&disk.file_path, disk.size_bytes, size_bytes).map_err(refusal)?;
@@ -249,9 +259,13 @@ impl Rds {
         Ok(())
     }
 
-    fn undo_add(&self, disk: &Disk, new_file: bool) {
+    fn undo_add(&mut self, disk: &Disk, new_file: bool) {
         if let Err(error) = withdraw(self.target.as_ref(), disk.effective_nqn()) {
             tracing::error!(slot = disk.slot, error = chain(&error), "half-made export stays");
+            return;
+        }
+        if let Err(error) = self.take_down(&disk.slot) {
+            tracing::error!(slot = disk.slot, error = chain(&error), "device of a failed add stays");
             return;
         }
         let name = disk.file_path.clone();
@@ -281,16 +295,19 @@ impl Rds {
     }
 
     /// Makes the target agree with the record.
-    fn bring_about(&self, disk: &mut Disk) -> Result<(), TargetError> {
-        if self.options.uuid_random && disk.export && !self.is_up(disk)? {
+    fn bring_about(&mut self, disk: &mut Disk) -> Result<(), TargetError> {
+        if let Some(held) = self.held.as_mut().filter(|_| disk.export) {
+            held.bring_up(&disk.slot, &self.files.path(&disk.file_path), disk.size_bytes)?;
+        }
+        if self.options.uuid_random && disk.export && !is_up(&self.target.observe(disk.effective_nqn())?) {
             disk.uuid = Uuid::new_v4();
         }
-        reconcile(self.target.as_ref(), &self.export(disk))
+        self.reconciled(disk)
     }
 
-    fn is_up(&self, disk: &Disk) -> Result<bool, TargetError> {
-        let observed = self.target.observe(disk.effective_nqn())?;
-        Ok(observed.subsystem.and_then(|subsystem| subsystem.namespace).is_some_and(|found| found.enabled))
+    fn reconciled(&self, disk: &Disk) -> Result<(), TargetError> {
+        let now = self.target.observe(disk.effective_nqn())?;
+        reconcile(self.target.as_ref(), &self.export(disk, &now))
     }
 
     /// The wording of all three is assumed.
@@ -305,6 +322,25 @@ impl Rds {
         }
         if others().any(|other| other.effective_nqn() == disk.effective_nqn()) {
             return refuse("failure: already have disk with such nvme-tcp-server-nqn");
+        }
+        // Our own limit, and in our own words: nvmet has one secret to a host.
+        let hosts = |disk: &Disk| -> BTreeSet<String> {
+            let list = disk.allow_host_name.as_deref().unwrap_or("");
+            list.split(',').map(|host| host.trim().to_owned()).filter(|host| !host.is_empty()).collect()
+        };
+        let differs = |other: &&Disk| {
+            disk.export
+                && other.export
+                && other.secret() != disk.secret()
+                && !hosts(other).is_disjoint(&hosts(disk))
+        };
+        if self.options.in_band_auth
+            && let Some(other) = others().find(differs)
+        {
+            return refuse(&format!(
+                "failure: rds-sim has one secret to a host, and disk {} has another",
+                other.slot
+            ));
         }
         Ok(())
     }

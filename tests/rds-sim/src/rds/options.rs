@@ -21,6 +21,15 @@ pub enum AclMode {
     List,
 }
 
+/// What volumes lie on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backing {
+    /// Their files.
+    File,
+    /// Devices over their files that can be told to hold writes.
+    Held,
+}
+
 /// How the device is to behave.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -40,6 +49,12 @@ pub struct Options {
     pub uuid_overrides: BTreeMap<String, Uuid>,
     /// NVMe reservations, where the kernel has them.
     pub reservations: bool,
+    /// `nvme-tcp-server-password` is enforced by in-band authentication, where the kernel has it.
+    pub in_band_auth: bool,
+    /// What volumes lie on.
+    pub backing: Backing,
+    /// With [`Backing::Held`]: requests that a volume's device takes at a time; any number if `None`.
+    pub backing_depth: Option<u32>,
     /// What all backing files together may take; no limit if `None`.
     pub capacity_bytes: Option<u64>,
     /// The RouterOS version to be.
@@ -62,6 +77,9 @@ impl Options {
             uuid_random: false,
             uuid_overrides: BTreeMap::new(),
             reservations: false,
+            in_band_auth: false,
+            backing: Backing::File,
+            backing_depth: None,
             capacity_bytes: None,
             version: Version { major: 7, minor: 24 },
             board_name: "RDS2216".to_owned(),

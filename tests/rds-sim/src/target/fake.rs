@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::secret::Secret;
+
 use super::{
     Connection, Namespace, Observed, ObservedNamespace, ObservedPort, ObservedSubsystem, Portal, Step,
     TargetError, TargetKernel,
@@ -23,6 +25,7 @@ pub struct FakeTarget {
 struct State {
     ports: BTreeMap<u16, (Portal, BTreeSet<String>)>,
     subsystems: BTreeMap<String, ObservedSubsystem>,
+    secrets: BTreeMap<String, Secret>,
     taken: Vec<Step>,
     fail: Option<String>,
 }
@@ -65,7 +68,11 @@ impl TargetKernel for FakeTarget {
         };
         Ok(Observed {
             ports: state.ports.iter().map(port).collect(),
-            subsystem: state.subsystems.get(nqn).cloned(),
+            subsystem: state.subsystems.get(nqn).cloned().map(|subsystem| {
+                let known = |host: &String| Some((host.clone(), state.secrets.get(host)?.clone()));
+                let secrets = subsystem.hosts.iter().filter_map(known).collect();
+                ObservedSubsystem { secrets, ..subsystem }
+            }),
         })
     }
 
@@ -106,7 +113,12 @@ impl State {
                 if self.subsystems.contains_key(nqn) {
                     return Err(Error::EEXIST);
                 }
-                let fresh = ObservedSubsystem { any_host: false, hosts: BTreeSet::new(), namespace: None };
+                let fresh = ObservedSubsystem {
+                    any_host: false,
+                    hosts: BTreeSet::new(),
+                    secrets: BTreeMap::new(),
+                    namespace: None,
+                };
                 self.subsystems.insert(nqn.clone(), fresh);
             }
             Step::RemoveSubsystem(nqn) => {
@@ -149,6 +161,13 @@ impl State {
                 if !self.subsystem(nqn)?.hosts.remove(host) {
                     return Err(Error::ENOENT);
                 }
+                // The kernel's entry of a host goes with its last subsystem, and the secret with it.
+                if !self.subsystems.values().any(|subsystem| subsystem.hosts.contains(host)) {
+                    self.secrets.remove(host);
+                }
+            }
+            Step::SetSecret(host, secret) => {
+                self.secrets.insert(host.clone(), secret.clone());
             }
             Step::SetNamespace(nqn, namespace, _) => self.set_namespace(nqn, namespace)?,
             Step::EnableNamespace(nqn) => self.namespace(nqn)?.enabled = true,

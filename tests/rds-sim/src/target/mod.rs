@@ -24,6 +24,8 @@ use uuid::Uuid;
 pub use fake::FakeTarget;
 pub use nvmet::Nvmet;
 
+use crate::secret::Secret;
+
 /// An address and port that hosts connect to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -84,8 +86,12 @@ pub struct Export {
     pub reservations: bool,
     /// Who may connect.
     pub allow: Allow,
+    /// What the hosts on the list have to prove that they know; nvmet asks nobody where any host may connect.
+    pub secret: Option<Secret>,
     /// Linked to the portals with its namespace up; or neither.
     pub online: bool,
+    /// While not online the namespace stays up all the same: nothing waits for what is in flight.
+    pub keep_namespace: bool,
     /// The portals that it is linked to while online.
     pub portals: BTreeSet<Portal>,
 }
@@ -121,6 +127,8 @@ pub enum Step {
     SetAnyHost(String, bool),
     /// Put a host on the list. nvmet refuses while any host may connect.
     AllowHost(String, String),
+    /// What a host has to know, at every subsystem. Live controllers stay; new ones are asked.
+    SetSecret(String, Secret),
     /// Take a host off the list. Its live controllers stay: this alone is no fence.
     DisallowHost(String, String),
     /// Make namespace 1, or give the one that is down another file or identity; with reservations or without.
@@ -164,6 +172,9 @@ pub struct ObservedSubsystem {
     pub any_host: bool,
     /// The hosts on its list.
     pub hosts: BTreeSet<String>,
+    /// What those of them that have to know a secret have to know.
+    #[serde(default, skip)]
+    pub secrets: BTreeMap<String, Secret>,
     /// Namespace 1, if it exists.
     pub namespace: Option<ObservedNamespace>,
 }
@@ -226,6 +237,14 @@ pub enum TargetError {
         text: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// A device over a backing file could not be made, changed or taken away.
+    #[error("{command}: {outcome}")]
+    Backing {
+        /// What was run.
+        command: String,
+        /// What came of it.
+        outcome: String,
     },
     /// The steps were taken, and the state is still another one.
     #[error("subsystem {nqn}: after {taken} steps these were still to be taken: {left}")]

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use uuid::Uuid;
 
+use crate::secret::Secret;
+
 use super::{
     Connection, Namespace, Observed, ObservedNamespace, ObservedPort, ObservedSubsystem, Portal, Step,
     TargetError, TargetKernel,
@@ -59,6 +61,34 @@ impl Nvmet {
             make_dir(&known)?;
         }
         make_link(&known, &self.subsystem(nqn).join("allowed_hosts").join(host))
+    }
+
+    fn set_secret(&self, host: &str, secret: &Secret) -> Result<(), TargetError> {
+        let known = self.root.join("hosts").join(host);
+        if !known.exists() {
+            make_dir(&known)?;
+        }
+        let path = known.join("dhchap_key");
+        // Not by `write`, whose errors repeat the value.
+        OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|mut file| file.write_all(secret.reveal().as_bytes()))
+            .map_err(failed("write a secret to", &path))
+    }
+
+    /// The secrets of these hosts; none where the kernel has no in-band authentication.
+    fn secrets(&self, hosts: &BTreeSet<String>) -> Result<BTreeMap<String, Secret>, TargetError> {
+        let mut secrets = BTreeMap::new();
+        for host in hosts {
+            let path = self.root.join("hosts").join(host).join("dhchap_key");
+            if path.exists()
+                && let Some(secret) = Secret::shown(&read(&path)?)
+            {
+                secrets.insert(host.clone(), secret);
+            }
+        }
+        Ok(secrets)
     }
 
     fn disallow_host(&self, nqn: &str, host: &str) -> Result<(), TargetError> {
@@ -158,9 +188,11 @@ impl TargetKernel for Nvmet {
         if !dir.exists() {
             return Ok(Observed { ports, subsystem: None });
         }
+        let hosts: BTreeSet<String> = names(&dir.join("allowed_hosts"))?.into_iter().collect();
         let subsystem = ObservedSubsystem {
             any_host: read_flag(&dir.join("attr_allow_any_host"))?,
-            hosts: names(&dir.join("allowed_hosts"))?.into_iter().collect(),
+            secrets: self.secrets(&hosts)?,
+            hosts,
             namespace: self.observe_namespace(nqn)?,
         };
         Ok(Observed { ports, subsystem: Some(subsystem) })
@@ -178,6 +210,7 @@ impl TargetKernel for Nvmet {
             Step::RemoveSubsystem(nqn) => remove_dir(&self.subsystem(nqn)),
             Step::SetAnyHost(nqn, any) => write(&self.subsystem(nqn).join("attr_allow_any_host"), flag(*any)),
             Step::AllowHost(nqn, host) => self.allow_host(nqn, host),
+            Step::SetSecret(host, secret) => self.set_secret(host, secret),
             Step::DisallowHost(nqn, host) => self.disallow_host(nqn, host),
             Step::SetNamespace(nqn, namespace, resv) => self.set_namespace(nqn, namespace, *resv),
             Step::EnableNamespace(nqn) => self.enable(nqn),

@@ -36,7 +36,12 @@ pub fn export(observed: &Observed, want: &Export) -> Vec<Step> {
                 model: want.model.clone(),
             });
             // A new subsystem lets nobody in.
-            let fresh = ObservedSubsystem { any_host: false, hosts: Default::default(), namespace: None };
+            let fresh = ObservedSubsystem {
+                any_host: false,
+                hosts: Default::default(),
+                secrets: Default::default(),
+                namespace: None,
+            };
             access(&fresh, want, &mut steps);
             steps.push(Step::SetNamespace(nqn.clone(), want.namespace.clone(), want.reservations));
             steps.push(Step::EnableNamespace(nqn.clone()));
@@ -49,7 +54,7 @@ pub fn export(observed: &Observed, want: &Export) -> Vec<Step> {
     let same = subsystem.namespace.as_ref().is_some_and(|have| {
         have.namespace == want.namespace && have.reservations.is_none_or(|on| on == want.reservations)
     });
-    let down = enabled && (!want.online || !same);
+    let down = enabled && (!want.online && !want.keep_namespace || !same);
     for id in linked(observed, |portal| down || !want.online || !want.portals.contains(&portal)) {
         steps.push(Step::Unlink(id, nqn.clone()));
     }
@@ -99,10 +104,20 @@ fn access(subsystem: &ObservedSubsystem, want: &Export, steps: &mut Vec<Step>) {
             if subsystem.any_host {
                 steps.push(Step::SetAnyHost(nqn.clone(), false));
             }
-            let gone = subsystem.hosts.difference(wanted);
+            // A secret is taken back only together with its host: nvmet has no other way.
+            let stripped = |host: &&String| want.secret.is_none() && subsystem.secrets.contains_key(*host);
+            let gone = subsystem.hosts.iter().filter(|host| !wanted.contains(*host) || stripped(host));
             steps.extend(gone.map(|host| Step::DisallowHost(nqn.clone(), host.clone())));
-            let new = wanted.difference(&subsystem.hosts);
-            steps.extend(new.map(|host| Step::AllowHost(nqn.clone(), host.clone())));
+            for host in wanted {
+                if let Some(secret) =
+                    want.secret.as_ref().filter(|secret| subsystem.secrets.get(host) != Some(*secret))
+                {
+                    steps.push(Step::SetSecret(host.clone(), secret.clone()));
+                }
+                if !subsystem.hosts.contains(host) || stripped(&host) {
+                    steps.push(Step::AllowHost(nqn.clone(), host.clone()));
+                }
+            }
         }
     }
 }
@@ -144,7 +159,9 @@ mod tests {
             namespace: Namespace { path: "/f".into(), uuid: Uuid::from_u128(1), nguid: Uuid::from_u128(2) },
             reservations: false,
             allow: Allow::Any,
+            secret: None,
             online: true,
+            keep_namespace: false,
             portals: ["10.77.1.1:4420", "10.77.2.1:4420"].map(|p| p.parse().unwrap()).into(),
         }
     }
@@ -181,6 +198,40 @@ mod tests {
         let expected =
             vec![Step::EnableNamespace(nqn.clone()), Step::Link(1, nqn.clone()), Step::Link(2, nqn)];
         assert_eq!(target.take_steps(), expected);
+    }
+
+    #[test]
+    fn a_namespace_that_is_kept_stays_up_while_the_links_go_and_come() {
+        let target = FakeTarget::new();
+        let kept = Export { keep_namespace: true, ..want() };
+        reconcile(&target, &kept).unwrap();
+        target.take_steps();
+        reconcile(&target, &Export { online: false, ..kept.clone() }).unwrap();
+        reconcile(&target, &kept).unwrap();
+        let nqn = || NQN.to_owned();
+        let expected =
+            vec![Step::Unlink(1, nqn()), Step::Unlink(2, nqn()), Step::Link(1, nqn()), Step::Link(2, nqn())];
+        assert_eq!(target.take_steps(), expected);
+    }
+
+    #[test]
+    fn a_secret_is_in_force_before_its_host_is_let_in_and_goes_with_it() {
+        let target = FakeTarget::new();
+        let with = |secret: Option<&str>| Export {
+            allow: hosts(&["a"]),
+            secret: secret.map(crate::secret::Secret::of_password),
+            ..want()
+        };
+        reconcile(&target, &with(Some("one"))).unwrap();
+        let steps = target.take_steps();
+        let asked = steps.iter().position(|step| matches!(step, Step::SetSecret(..))).unwrap();
+        let allowed = steps.iter().position(|step| matches!(step, Step::AllowHost(..))).unwrap();
+        assert!(asked < allowed, "{steps:?}");
+        reconcile(&target, &with(Some("two"))).unwrap();
+        assert!(matches!(target.take_steps()[..], [Step::SetSecret(..)]), "a live host stays on the list");
+        reconcile(&target, &with(None)).unwrap();
+        assert!(matches!(target.take_steps()[..], [Step::DisallowHost(..), Step::AllowHost(..)]));
+        assert!(target.observe(NQN).unwrap().subsystem.unwrap().secrets.is_empty());
     }
 
     #[test]
