@@ -71,7 +71,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
 
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let session = Session {
-        endpoint: config.endpoint,
+        endpoint: Box::new(config.endpoint),
         hello,
         prefix: config.prefix,
         node: Arc::new(fleet.clone()),

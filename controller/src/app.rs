@@ -4,6 +4,7 @@
 //! is bound, and the stored state is read before anybody is served; the engine's end is the process's end; at a stop
 //! first the streams and calls end, then the engine, so that what was decided has been carried out.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,9 +19,12 @@ use cleat_runtime::readiness::{Readiness, ReadyFlag};
 use cleat_runtime::tls::ServerTransport;
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -42,8 +46,8 @@ const AGENT_MESSAGE_BYTES: usize = 16 << 20;
 /// How often the health service looks at what is ready.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
-/// Everything that a controller is made of.
-pub struct Parts {
+/// Everything that a controller is made of. `C` and `G` are where connections come from.
+pub struct Parts<C = UnixIncoming, G = TcpListenerStream> {
     /// What was stored, and where to store.
     pub stored: Stored,
     /// The RDS.
@@ -59,9 +63,9 @@ pub struct Parts {
     /// Name of the CSI driver.
     pub driver_name: String,
     /// Where CSI is served.
-    pub csi: UnixIncoming,
+    pub csi: C,
     /// Where agents and operators are served.
-    pub grpc: TcpListener,
+    pub grpc: G,
     /// How they talk.
     pub transport: ServerTransport,
 }
@@ -127,7 +131,7 @@ pub enum AppError {
         addr: std::net::SocketAddr,
         /// The kernel's answer.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A server cannot be set up.
     #[error(transparent)]
@@ -188,6 +192,9 @@ async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<P
     let grpc = TcpListener::bind(grpc_listen)
         .await
         .map_err(|source| AppError::Bind { addr: grpc_listen, source })?;
+    let address = grpc.local_addr().map(|address| address.to_string()).unwrap_or_default();
+    tracing::info!(csi_socket = %csi.path().display(), address, "listening");
+    let grpc = TcpListenerStream::new(grpc);
     Ok(Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport })
 }
 
@@ -195,7 +202,13 @@ async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<P
 ///
 /// # Errors
 /// What failed.
-pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), AppError> {
+pub async fn serve<C, G, S, T>(parts: Parts<C, G>, clock: Clock, context: Context) -> Result<(), AppError>
+where
+    C: Stream<Item = io::Result<S>>,
+    G: Stream<Item = io::Result<T>>,
+    S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport } = parts;
     let Context { stop, readiness } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
@@ -216,7 +229,6 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
     let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
     tracing::info!(term, volumes, "records read, term taken");
 
-    let csi_socket = csi.path().display().to_string();
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
     csi_health.set_service_status("", ServingStatus::NotServing).await;
     let csi_server = grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
@@ -229,7 +241,6 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
             stop.clone(),
         )))
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
-    let address = grpc.local_addr().map(|address| address.to_string()).unwrap_or_default();
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
     let server = grpc::server(&transport, Keepalive::default())?
@@ -245,8 +256,9 @@ pub async fn serve(parts: Parts, clock: Clock, context: Context) -> Result<(), A
             .max_decoding_message_size(AGENT_MESSAGE_BYTES),
         )
         .add_service(OperatorServer::new(Operators::new(engine, words, stop.clone())))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(grpc), stop.clone().cancelled_owned());
-    tracing::info!(csi_socket, address, ?transport, "serving");
+        .serve_with_incoming_shutdown(grpc, stop.clone().cancelled_owned());
+
+    tracing::info!(?transport, "serving");
 
     let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
     let served = async {

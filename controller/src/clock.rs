@@ -19,7 +19,13 @@ impl Clock {
     #[must_use]
     pub fn start() -> Self {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { start: UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)), began: Instant::now() }
+        Self::at(UnixMillis(u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)))
+    }
+
+    /// A clock that shows this time now.
+    #[must_use]
+    pub fn at(start: UnixMillis) -> Self {
+        Self { start, began: Instant::now() }
     }
 
     /// Now.

@@ -6,9 +6,10 @@
 //! would know: so no connection of ours is made without it.
 
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::tls::{ClientTransport, ServerTransport};
 
@@ -29,6 +30,21 @@ impl Default for Keepalive {
     /// A dead peer is noticed within 8 seconds: well inside the attacher's RPC timeout of 15 s.
     fn default() -> Self {
         Self { interval: Duration::from_secs(4), timeout: Duration::from_secs(4) }
+    }
+}
+
+/// Connects to one server: an [`Endpoint`] over the network, or what stands for the network in a simulation.
+pub trait Dial: Send + Sync {
+    /// Connects once.
+    fn dial(&self) -> Dialling<'_>;
+}
+
+/// A connect under way.
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send + 'a>>;
+
+impl Dial for Endpoint {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(self.connect())
     }
 }
 

@@ -55,6 +55,8 @@ pub enum WorkError {
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
     running: Arc<Mutex<HashMap<String, Instant>>>,
+    /// How long work takes that is done on the caller's own thread; `None`: each on a thread of its own.
+    in_place: Option<Duration>,
 }
 
 /// Takes the key out of the table when the work ends, also by panic.
@@ -73,6 +75,12 @@ impl Workers {
     /// An empty table.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// For simulations, in which no thread may run beside the simulated ones: work is done where it is asked for,
+    /// after `delay` of the runtime's own clock.
+    pub fn in_place(delay: Duration) -> Self {
+        Self { in_place: Some(delay), ..Self::default() }
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
@@ -105,6 +113,12 @@ impl Workers {
         F: FnOnce() -> T + Send + 'static,
     {
         let slot = self.claim(key)?;
+        if let Some(delay) = self.in_place {
+            tokio::time::sleep(delay).await;
+            let result = work();
+            drop(slot);
+            return Ok(result);
+        }
         let (sender, receiver) = oneshot::channel();
         spawn(key, move || {
             let result = work();

@@ -104,6 +104,14 @@ impl Ledger {
     /// # Errors
     /// If a directory cannot be made or read, or another process holds the lock.
     pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
+        Self::open_with(state_dir, Workers::new())
+    }
+
+    /// The same, with its records read and written by these workers.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn open_with(state_dir: &Path, workers: Workers) -> Result<Self, LedgerError> {
         let dir = state_dir.join("ledger");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
         for parent in [state_dir, dir.as_path()] {
@@ -121,7 +129,7 @@ impl Ledger {
             nix::errno::Errno::EWOULDBLOCK => LedgerError::Locked { path: path.clone() },
             other => LedgerError::Io { action: "lock", path: path.clone(), source: other.into() },
         })?;
-        Ok(Self { shared: Arc::new(Shared { dir, workers: Workers::new(), _lock: lock }) })
+        Ok(Self { shared: Arc::new(Shared { dir, workers, _lock: lock }) })
     }
 
     /// The volumes that have a record, readable or not.

@@ -18,10 +18,10 @@ use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
+use cleat_runtime::grpc::Dial;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Endpoint;
 
 use crate::metrics::{self, SessionEnd};
 use crate::name::NqnPrefix;
@@ -61,7 +61,7 @@ pub enum Link {
 /// All that a session needs.
 pub struct Session<N> {
     /// Where the controller is, with keepalive and TLS set.
-    pub endpoint: Endpoint,
+    pub endpoint: Box<dyn Dial>,
     /// Who this node is.
     pub hello: wire::Hello,
     /// Only volumes under it are ours.

@@ -127,7 +127,7 @@ impl Rig {
             Keepalive::default(),
         );
         let session = Session {
-            endpoint: endpoint.expect("an endpoint"),
+            endpoint: Box::new(endpoint.expect("an endpoint")),
             hello: wire::Hello { node_id: "node-a".into(), ..wire::Hello::default() },
             prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").expect("a prefix"),
             node: node.clone(),

@@ -102,7 +102,7 @@ async fn talk<N: Node>(
     established: &mut bool,
 ) -> Result<std::convert::Infallible, Ended> {
     let (say, queue) = mpsc::channel(QUEUE);
-    let channel = timeout(STEP, session.endpoint.connect())
+    let channel = timeout(STEP, session.endpoint.dial())
         .await
         .map_err(|_| Ended::NoAnswer("connection"))?
         .map_err(Ended::Unreachable)?;

@@ -21,6 +21,7 @@ use csi::identity_client::IdentityClient;
 use csi::volume_capability::access_mode::Mode;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::transport::Channel;
 use wire::operator_client::OperatorClient;
@@ -143,7 +144,7 @@ impl World {
                 core,
                 driver_name: "cleat.io".into(),
                 csi,
-                grpc,
+                grpc: TcpListenerStream::new(grpc),
                 transport,
             };
             let _ = tell.send(app::serve(parts, clock, within).await);
