@@ -3,7 +3,7 @@
 //! Owns: NVMe over fabrics connections ([`fabrics`]), the NVMe topology in sysfs ([`sysfs`]), the proof that
 //! a device can be used ([`readiness`]), who uses a device ([`openers`]), kernel events ([`uevents`]), this
 //! host's identity ([`identity`]), block device nodes ([`devnode`]), direct reads on them ([`blockio`]) and
-//! bind mounts of them ([`mounts`]).
+//! bind mounts of them ([`mounts`]), and who may write to a namespace ([`reservations`]).
 //!
 //! Comes in: what somebody wants connected, deleted, read or mounted, always by name (NQN, UUID, address).
 //! Goes out: what the kernel says, with its source; never an opinion kept from earlier.
@@ -26,6 +26,7 @@ pub mod mounts;
 pub mod name;
 pub mod openers;
 pub mod readiness;
+pub mod reservations;
 pub mod sysfs;
 pub mod uevents;
 pub mod work;

@@ -135,6 +135,12 @@ impl HostId {
         Self(Uuid::new_v4())
     }
 
+    /// The identifier in a structure of the target's; `None` for all zeros.
+    pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
+        let uuid = Uuid::from_bytes(bytes);
+        (!uuid.is_nil()).then_some(Self(uuid))
+    }
+
     /// The UUID itself.
     pub fn as_uuid(&self) -> &Uuid {
         &self.0

@@ -1,0 +1,318 @@
+//! Persistent reservations of a namespace: who is registered, who may write.
+//!
+//! Comes in: a device number, keys, a deadline. Goes out: what the target answered, above all its report
+//! ([`Report`]), which is the only proof of who may write.
+//!
+//! Always holds:
+//! - A command that was answered proves nothing by itself; callers read the report afterwards.
+//! - A conflict is an answer of its own ([`ReservationError::Conflict`]): somebody else's registration stands in
+//!   the way, or ours is gone.
+//! - Every command runs on a thread of its own with a deadline, one per device at a time. One that is overdue goes
+//!   on and may still take effect: the outcome is unknown, never "not done".
+//!
+//! A target may forget all of it when it restarts (Linux does: `ptpls` 0), and then anybody may write again.
+
+mod linux;
+mod report;
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use linux::BlockReservations;
+pub use report::{BadReport, Kind, Registrant, Report};
+
+use crate::devnode::DevNodeError;
+use crate::fabrics::Pending;
+use crate::name::DevT;
+use crate::work::WorkError;
+
+/// A registration's key. Never 0, which on the wire means "no key".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReservationKey(NonZeroU64);
+
+impl ReservationKey {
+    /// The key of that number; `None` for 0.
+    pub fn new(key: u64) -> Option<Self> {
+        NonZeroU64::new(key).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for ReservationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#018x}", self.0)
+    }
+}
+
+/// Which reservations a namespace can hold: the field RESCAP of Identify Namespace (NVM command set, byte 31).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Abilities {
+    /// The field as the target says it; 0 where it has no reservations at all.
+    pub rescap: u8,
+}
+
+impl Abilities {
+    /// Whether any kind of reservation can be held.
+    pub fn any(self) -> bool {
+        self.rescap & 0x7e != 0
+    }
+
+    /// Whether the namespace can be held Write Exclusive – All Registrants, the kind that Cleat uses.
+    pub fn write_exclusive_all_registrants(self) -> bool {
+        self.rescap & (1 << 5) != 0
+    }
+
+    /// Whether reservations can survive the target's loss of power.
+    pub fn persists(self) -> bool {
+        self.rescap & 1 != 0
+    }
+}
+
+/// A command of this module, for errors and logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Identify Namespace.
+    Identify,
+    /// Reservation Report.
+    Report,
+    /// Reservation Register, action register or replace.
+    Register,
+    /// Reservation Register, action unregister.
+    Unregister,
+    /// Reservation Acquire, action acquire.
+    Reserve,
+    /// Reservation Acquire, action preempt and abort.
+    PreemptAndAbort,
+    /// Reservation Release, action release.
+    Release,
+    /// Reservation Release, action clear.
+    Clear,
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Identify => "identify namespace",
+            Self::Report => "reservation report",
+            Self::Register => "reservation register",
+            Self::Unregister => "reservation unregister",
+            Self::Reserve => "reservation acquire",
+            Self::PreemptAndAbort => "reservation preempt-and-abort",
+            Self::Release => "reservation release",
+            Self::Clear => "reservation clear",
+        })
+    }
+}
+
+/// Why a command did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReservationError {
+    /// No node to open.
+    #[error("{command} on block device {dev}")]
+    Node {
+        /// The command.
+        command: Command,
+        /// The device.
+        dev: DevT,
+        /// The cause.
+        #[source]
+        source: DevNodeError,
+    },
+    /// Somebody else's registration or reservation stands in the way, or ours is not there.
+    #[error("{command} on {path}: reservation conflict")]
+    Conflict {
+        /// The command.
+        command: Command,
+        /// The node.
+        path: PathBuf,
+    },
+    /// The target or the kernel does not know this command.
+    #[error("{command} on {path}: not supported")]
+    Unsupported {
+        /// The command.
+        command: Command,
+        /// The node.
+        path: PathBuf,
+    },
+    /// The target answered with another NVMe status, or the kernel with a code of its own.
+    #[error("{command} on {path}: status {status:#x}")]
+    Status {
+        /// The command.
+        command: Command,
+        /// The node.
+        path: PathBuf,
+        /// What `ioctl` returned.
+        status: i32,
+    },
+    /// The kernel did not carry it out, or no path was there to do so.
+    #[error("{command} on {path}")]
+    Kernel {
+        /// The command.
+        command: Command,
+        /// The node.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The report cannot be read.
+    #[error("{command} on {path}")]
+    BadReport {
+        /// The command.
+        command: Command,
+        /// The node.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: BadReport,
+    },
+    /// Not in time, or no thread. The command may still take effect.
+    #[error("{command} on block device {dev}")]
+    Work {
+        /// The command.
+        command: Command,
+        /// The device.
+        dev: DevT,
+        /// The cause.
+        #[source]
+        source: WorkError,
+    },
+}
+
+impl ReservationError {
+    /// Whether it was refused by a conflict.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Conflict { .. })
+    }
+
+    /// Whether neither kernel nor target will ever do it.
+    pub fn is_unsupported(&self) -> bool {
+        matches!(self, Self::Unsupported { .. })
+    }
+}
+
+/// Reservation commands on a block device: a multipath head, a bare NVMe device, or a dm-multipath map.
+///
+/// A namespace knows this host by its host identifier: whichever path a command takes, it is the same registrant.
+pub trait Reservations: Send + Sync + fmt::Debug {
+    /// What the namespace can hold, by Identify Namespace.
+    ///
+    /// # Errors
+    /// [`ReservationError`].
+    fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>>;
+
+    /// Who is registered, and what is held.
+    ///
+    /// # Errors
+    /// [`ReservationError`].
+    fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>>;
+
+    /// Registers this host under `key`. `old` is the key that it has now, if the report shows one: it is replaced,
+    /// in one step.
+    ///
+    /// # Errors
+    /// [`ReservationError`]; `Conflict` where this host is registered under another key than `old`.
+    fn register(
+        &self,
+        dev: DevT,
+        old: Option<ReservationKey>,
+        key: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
+    /// Takes away this host's registration under `key`. With the last registrant the reservation goes as well.
+    ///
+    /// # Errors
+    /// [`ReservationError`]; `Conflict` where it is not registered under that key.
+    fn unregister(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
+    /// Takes the reservation Write Exclusive – All Registrants. `key` must be registered.
+    ///
+    /// # Errors
+    /// [`ReservationError`]; `Conflict` where anybody holds a reservation already, even of the same kind.
+    fn reserve(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
+    /// Takes away the registrations under `victim` and aborts their commands; the reservation stays with the
+    /// registrants that are left. `key` must be registered.
+    ///
+    /// Whether it waits for writes that the target has received from the victim depends on the target: Linux 7.2
+    /// waits, 6.18 answers at once and lands them later.
+    ///
+    /// # Errors
+    /// [`ReservationError`]; `Conflict` where `victim` is not registered (any more), or `key` is not.
+    fn preempt_and_abort(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        victim: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
+    /// Releases the reservation for everybody; registrations stay.
+    ///
+    /// # Errors
+    /// [`ReservationError`].
+    fn release(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
+    /// Takes away the reservation and everybody's registration. For tests and repairs by hand only.
+    ///
+    /// # Errors
+    /// [`ReservationError`].
+    fn clear(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abilities_are_read_bit_by_bit() {
+        // Linux's target says 0xfe: all kinds, no persistence, version 1.3 of ignoring keys.
+        let linux = Abilities { rescap: 0xfe };
+        assert!(linux.any() && linux.write_exclusive_all_registrants() && !linux.persists());
+        let none = Abilities { rescap: 0x80 };
+        assert!(!none.any(), "how keys are ignored says nothing about reservations");
+        assert!(!Abilities { rescap: 0b0000_0110 }.write_exclusive_all_registrants());
+    }
+
+    #[test]
+    fn a_key_is_never_zero_and_reads_as_one_number() {
+        assert_eq!(ReservationKey::new(0), None);
+        let key = ReservationKey::new(0x19_f3c0_0001).expect("not zero");
+        assert_eq!(key.to_string(), "0x00000019f3c00001");
+        let text = serde_json::to_string(&key).expect("serializes");
+        assert_eq!(serde_json::from_str::<ReservationKey>(&text).expect("reads"), key);
+        assert!(serde_json::from_str::<ReservationKey>("0").is_err());
+    }
+}
