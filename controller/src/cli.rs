@@ -299,6 +299,7 @@ impl TimeOptions {
             request_limit_ms: millis(request_limit),
             drain_bound_ms: millis(drain_bound),
             retry_ms: millis(retry_interval),
+            ..cleat_core::Config::default()
         })
     }
 }

@@ -26,8 +26,8 @@ use requests::Waiter;
 
 use crate::volume::Pending;
 use crate::{
-    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RequestId, UnixMillis, VolumeId,
-    VolumeRecord,
+    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RequestId, Target, UnixMillis,
+    VolumeId, VolumeRecord,
 };
 
 /// Times that decide, all in milliseconds.
@@ -41,11 +41,22 @@ pub struct Config {
     pub drain_bound_ms: u64,
     /// Between two tries of something that failed.
     pub retry_ms: u64,
+    /// How long a node that is being detached may be silent, or not get it done, before it is fenced.
+    pub fence_after_ms: u64,
+    /// What the target can do.
+    pub target: Target,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { detach_grace_ms: 30_000, request_limit_ms: 60_000, drain_bound_ms: 60_000, retry_ms: 2_000 }
+        Self {
+            detach_grace_ms: 30_000,
+            request_limit_ms: 60_000,
+            drain_bound_ms: 60_000,
+            retry_ms: 2_000,
+            fence_after_ms: 20_000,
+            target: Target::default(),
+        }
     }
 }
 
@@ -139,6 +150,14 @@ impl Core {
                 step.agent_done(&node, &session, operation, &volume, epoch, outcome);
             }
             Event::SessionLost { node, session } => step.session_lost(&node, &session),
+            Event::Fence { request, volume, node, .. } => {
+                let result = Err(crate::Refusal::NotAttached { volume, node });
+                step.effects.push(Effect::Reply { request, result });
+            }
+            Event::DeclareGone { request, node, .. } => {
+                let result = Err(crate::Refusal::NotGone { node, since: now });
+                step.effects.push(Effect::Reply { request, result });
+            }
             Event::Tick => step.tick(),
         }
         step.finish()

@@ -18,6 +18,27 @@ pub enum Source {
     },
     /// The node never got a directive to attach under this epoch.
     NeverAllowed,
+    /// The target refuses the host, and its sessions were cut after that.
+    TargetCut {
+        /// The list of hosts was read back without it.
+        acl: bool,
+        /// The secret that it does not know, by its generation.
+        secret: Option<Epoch>,
+    },
+    /// The report of registrations, read after the preemption, is without its key; and the host is off the list.
+    Reservation {
+        /// Whose agent preempted and read the report.
+        by: NodeId,
+    },
+    /// The export is off. Proves something only as long as it is.
+    ExportOff,
+    /// A person's word.
+    NodeGone {
+        /// Whose.
+        by: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
 }
 
 impl Source {
@@ -27,6 +48,10 @@ impl Source {
         match self {
             Self::AgentAbsent { .. } => "AgentAbsent",
             Self::NeverAllowed => "NeverAllowed",
+            Self::TargetCut { .. } => "TargetCut",
+            Self::Reservation { .. } => "Reservation",
+            Self::ExportOff => "ExportOff",
+            Self::NodeGone { .. } => "NodeGone",
         }
     }
 }
@@ -39,6 +64,10 @@ pub enum Drained {
     NeverHandedOut,
     /// Every controller was live when it was deleted: the kernel waits for what is in flight on a live one.
     LiveDeletion,
+    /// The target's namespace was taken down with no session left, which waits for every write it has received.
+    Barrier,
+    /// The target's preempt-and-abort waits for what is in flight.
+    Abort,
     /// Nothing better is known; the longest time that the backing store may hold a write has to pass first.
     /// This is an assumption about the target, and is named as one.
     Bound {
@@ -78,7 +107,9 @@ impl Evidence {
     #[must_use]
     pub fn verdict(&self, now: UnixMillis) -> Verdict {
         match self.drained {
-            Drained::NeverHandedOut | Drained::LiveDeletion => Verdict::Fenced,
+            Drained::NeverHandedOut | Drained::LiveDeletion | Drained::Barrier | Drained::Abort => {
+                Verdict::Fenced
+            }
             Drained::Bound { until } if now >= until => Verdict::Fenced,
             Drained::Bound { .. } => Verdict::Unknown,
         }
@@ -86,12 +117,34 @@ impl Evidence {
 
     /// What the proof takes for granted, for people; `None` where it rests on what was seen alone.
     #[must_use]
-    pub fn assumption(&self) -> Option<&'static str> {
-        match self.drained {
+    pub fn assumption(&self) -> Option<String> {
+        let source = match &self.source {
+            Source::AgentAbsent { .. } | Source::NeverAllowed => None,
+            Source::TargetCut { secret: Some(_), .. } => {
+                Some("the target refuses a host without the secret, and export off ends its sessions".into())
+            }
+            Source::TargetCut { .. } => Some(
+                "the target refuses a host that is not on its list, and export off ends its sessions".into(),
+            ),
+            Source::Reservation { .. } => Some(
+                "the target refuses writes without a registration, and a host that is not on its list".into(),
+            ),
+            Source::ExportOff => Some("export off ends all sessions, and nobody else turns it on".into()),
+            Source::NodeGone { by, reason } => Some(format!(
+                "{by} is right that the node is gone and stays so ({reason}); nothing proves it"
+            )),
+        };
+        let drained = match self.drained {
             Drained::Bound { .. } => {
                 Some("the target lands or drops every write it has received within the drain bound")
             }
+            Drained::Barrier => Some("the target's export off waits for every write it has received"),
+            Drained::Abort => Some("the target's preempt-and-abort waits for what is in flight"),
             Drained::NeverHandedOut | Drained::LiveDeletion => None,
+        };
+        match (source, drained) {
+            (Some(source), Some(drained)) => Some(format!("{source}; {drained}")),
+            (source, drained) => source.or_else(|| drained.map(str::to_owned)),
         }
     }
 }

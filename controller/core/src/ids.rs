@@ -134,6 +134,21 @@ pub struct Epoch {
     pub seq: u64,
 }
 
+impl Epoch {
+    /// How many low bits of a reservation key hold the `seq`; the rest hold the `term`, which is a wall clock in
+    /// milliseconds at most (41 bits until the year 2039).
+    const KEY_SEQ_BITS: u32 = 22;
+
+    /// The reservation key (NVMe Base Specification 2.0, section 8.19) under which the node of this grant registers.
+    /// Never 0, which stands for "no key". Keys of one volume differ: a term of 4 million grants would be needed
+    /// for two of them to meet.
+    #[must_use]
+    pub fn reservation_key(self) -> u64 {
+        let seq = self.seq & ((1 << Self::KEY_SEQ_BITS) - 1);
+        (self.term << Self::KEY_SEQ_BITS | seq).max(1)
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.term, self.seq)
@@ -244,5 +259,13 @@ mod tests {
         assert_eq!("2.1".parse::<Epoch>().expect("an epoch"), high);
         assert_eq!(high.to_string(), "2.1");
         assert!("2".parse::<Epoch>().is_err());
+    }
+
+    #[test]
+    fn a_reservation_key_is_never_none_and_tells_term_and_seq() {
+        assert_eq!(Epoch { term: 0, seq: 0 }.reservation_key(), 1);
+        assert_eq!(Epoch { term: 2, seq: 3 }.reservation_key(), (2 << 22) | 3);
+        let wall_clock = Epoch { term: 1_790_000_000_000, seq: 1 };
+        assert_eq!(wall_clock.reservation_key() >> 22, wall_clock.term, "no bit is lost");
     }
 }

@@ -108,6 +108,30 @@ pub enum Event {
         /// The stream.
         session: SessionId,
     },
+    /// A person wants a node fenced from a volume. Answered by one [`Effect::Reply`], when it is proven.
+    Fence {
+        /// The request.
+        request: RequestId,
+        /// From what.
+        volume: VolumeId,
+        /// Whom.
+        node: NodeId,
+        /// Who wants it.
+        by: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
+    /// A person says that a node is gone and stays so. Answered by one [`Effect::Reply`], when it is recorded.
+    DeclareGone {
+        /// The request.
+        request: RequestId,
+        /// Which node.
+        node: NodeId,
+        /// Who says so.
+        by: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
     /// Time passes.
     Tick,
 }
@@ -198,6 +222,13 @@ pub enum Outcome {
         /// What it waits for.
         message: String,
     },
+    /// The victims' registrations were preempted and aborted.
+    Preempted {
+        /// The keys that the report of registrations showed afterwards.
+        left: Vec<u64>,
+    },
+    /// The node knows the new secret, and its controllers use it.
+    Rekeyed,
 }
 
 /// What went wrong with the RDS. Five different things, and they stay different.
@@ -268,7 +299,7 @@ pub enum Effect {
     },
 }
 
-/// A change of the RDS's list of hosts. Both are idempotent.
+/// A change at the RDS of who can connect. All are idempotent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RdsRequest {
     /// The host may connect.
@@ -278,12 +309,31 @@ pub enum RdsRequest {
         /// Who.
         host_nqn: HostNqn,
     },
-    /// The host may not connect. This alone does not stop a host that is connected.
+    /// The host may not connect. This alone does not stop a host that is connected. Success means that the list
+    /// was read back without the host.
     Deny {
         /// To what.
         volume: VolumeId,
         /// Who.
         host_nqn: HostNqn,
+    },
+    /// The export off. Success means that it was read back as off; where the target drains, everything that it had
+    /// received has landed.
+    Hide {
+        /// What.
+        volume: VolumeId,
+    },
+    /// The export on, for those on the list.
+    Show {
+        /// What.
+        volume: VolumeId,
+    },
+    /// The secret of that generation is asked for at each new connection.
+    SetSecret {
+        /// Of what.
+        volume: VolumeId,
+        /// Which.
+        generation: Epoch,
     },
 }
 
@@ -302,6 +352,31 @@ pub enum Directive {
         /// Under which epoch.
         epoch: Epoch,
     },
+    /// Take it down even while it is in use: its user gets I/O errors.
+    Revoke {
+        /// What.
+        volume: VolumeId,
+        /// Under which epoch.
+        epoch: Epoch,
+    },
+    /// Preempt and abort the registrations of other grants, and report what is left.
+    Preempt {
+        /// What.
+        volume: VolumeId,
+        /// The agent's own grant.
+        epoch: Epoch,
+        /// The grants whose registrations go.
+        victims: Vec<Epoch>,
+    },
+    /// Use another secret from now on, in place.
+    Rekey {
+        /// What.
+        volume: VolumeId,
+        /// The agent's own grant.
+        epoch: Epoch,
+        /// The secret's generation.
+        generation: Epoch,
+    },
 }
 
 /// A volume granted to a node.
@@ -315,6 +390,10 @@ pub struct Grant {
     pub read_only: bool,
     /// What must be found, once it was learned.
     pub identity: Option<Identity>,
+    /// The generation of the secret to connect with, where the target asks for one.
+    pub secret: Option<Epoch>,
+    /// Register at the target under [`Epoch::reservation_key`].
+    pub reserve: bool,
 }
 
 /// A request's success.
@@ -326,6 +405,10 @@ pub enum Reply {
     Unpublished,
     /// Nobody has it, and nobody gets it until the deletion has ended.
     MayDelete,
+    /// It is proven that the node cannot write to it.
+    Fenced,
+    /// The person's word is recorded, and everything that it suffices for rests on it.
+    Declared,
 }
 
 /// Something that people want to know.

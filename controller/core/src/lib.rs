@@ -20,6 +20,7 @@
 
 mod core;
 mod evidence;
+mod fence;
 mod ids;
 mod io;
 mod migration;
@@ -29,6 +30,7 @@ mod volume;
 
 pub use crate::core::{Config, Core, Waiting};
 pub use evidence::{Drained, Evidence, Source, Verdict};
+pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{Epoch, HostNqn, IdError, NodeId, OperationId, RequestId, SessionId, UnixMillis, VolumeId};
 pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, Notice, Observed, ObservedPhase, Outcome, RdsError,
@@ -37,4 +39,4 @@ pub use io::{
 pub use migration::{Migration, MigrationResult, MigrationStep};
 pub use node::{Node, NodeIdentity, Session, Standing};
 pub use refusal::Refusal;
-pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, VolumeRecord, VolumeSpec};
+pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, Secret, VolumeRecord, VolumeSpec};

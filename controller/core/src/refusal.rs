@@ -1,6 +1,6 @@
 //! Why a request was not granted: what, on what, what it waits for, and what a person can do.
 
-use crate::{NodeId, RdsError, UnixMillis, VolumeId};
+use crate::{NodeId, RdsError, Tried, UnixMillis, VolumeId};
 
 /// A request's end without success. The shell maps each to a status code; the words are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -127,6 +127,65 @@ pub enum Refusal {
         /// Who has it.
         nodes: Vec<NodeId>,
     },
+    /// A node that may still write could not be fenced.
+    #[error(
+        "volume {volume}: node {node} may still write to it, and could not be fenced: {doubt}, being detached since \
+         {}. Tried: {}. It is tried again. If the node comes back it is detached as usual. If it is known to be off: \
+         cleatctl node declare-gone {node} --reason …, or the taint node.kubernetes.io/out-of-service. After \
+         changing the target: cleatctl fence {volume} {node} --reason …",
+        when(*since), rungs(tried)
+    )]
+    CannotFence {
+        /// The volume.
+        volume: VolumeId,
+        /// The node in doubt.
+        node: NodeId,
+        /// Since when it is being detached.
+        since: UnixMillis,
+        /// What is known of its agent, in words.
+        doubt: String,
+        /// The rungs of the ladder, each with its last result.
+        tried: Vec<Tried>,
+    },
+    /// The only fence was to take the export off, and it stays off until the fenced node is clean.
+    #[error(
+        "volume {volume} is not exported: node {node} was fenced by that alone at {}. It is exported again when the \
+         agent of {node} has shown that it holds none of it; if the node is known to be off for good: cleatctl node \
+         declare-gone {node} --reason …",
+        when(*since)
+    )]
+    ExportOff {
+        /// The volume.
+        volume: VolumeId,
+        /// The fenced node.
+        node: NodeId,
+        /// Since when.
+        since: UnixMillis,
+    },
+    /// Nothing to fence.
+    #[error("volume {volume} is not attached to node {node}: there is nothing to fence")]
+    NotAttached {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    },
+    /// A node that is heard is not gone.
+    #[error(
+        "node {node} is not gone: its agent has been connected since {}. Detach or fence its volumes instead",
+        when(*since)
+    )]
+    NotGone {
+        /// The node.
+        node: NodeId,
+        /// Since when it is heard.
+        since: UnixMillis,
+    },
+}
+
+fn rungs(tried: &[Tried]) -> String {
+    let words: Vec<String> = tried.iter().map(|t| format!("{} ({})", t.rung.name(), t.result)).collect();
+    if words.is_empty() { "nothing, for the target can do nothing".into() } else { words.join("; ") }
 }
 
 fn list(nodes: &[NodeId]) -> String {

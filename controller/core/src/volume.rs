@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, Evidence, HostNqn, Migration, NodeId, OperationId, SessionId, UnixMillis, VolumeId};
+use crate::{
+    Epoch, Evidence, Fence, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, SessionId, UnixMillis,
+    VolumeId,
+};
 
 /// How many nodes may have the volume at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -48,6 +51,9 @@ pub struct VolumeSpec {
     pub portals: Vec<String>,
     /// Exact size, in bytes.
     pub size_bytes: u64,
+    /// The weakest fence that suffices.
+    #[serde(default)]
+    pub min_fence: MinFence,
 }
 
 /// What the namespace says of itself; learned at the first attach, then pinned.
@@ -81,13 +87,27 @@ impl Role {
 }
 
 /// Why an attachment is being taken down.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DrainCause {
     /// A caller asked. If the node refuses because the device is in use, nothing has changed.
     Requested,
     /// The attach did not succeed and was never reported as done.
     Rollback,
+    /// A person wants the node fenced, whatever it is doing.
+    Forced {
+        /// Who.
+        by: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
+    /// A person has declared the node gone.
+    Gone {
+        /// Who.
+        by: String,
+        /// Why, in that person's words.
+        reason: String,
+    },
 }
 
 /// How far an attachment has come.
@@ -108,6 +128,9 @@ pub enum Phase {
         cause: DrainCause,
         /// The proof, once there is one. It may still be waiting for its drain bound.
         evidence: Option<Evidence>,
+        /// The fence under way, where the node's own proof does not come or does not suffice.
+        #[serde(default)]
+        fence: Option<Box<Fence>>,
     },
 }
 
@@ -172,6 +195,9 @@ pub struct Attachment {
     /// The device went away under its user without a deletion that waited (a reboot, a connection that the kernel
     /// gave up): until then, writes from before may still land, whatever has been attached and detached since.
     pub may_land_until: Option<UnixMillis>,
+    /// The generation of the volume's secret that the node was told last.
+    #[serde(default)]
+    pub secret: Option<Epoch>,
     /// The agent may have been told to attach under this epoch. False only where this very process made the grant
     /// and has not told it yet; after a restart nobody can know.
     #[serde(skip, default = "yes")]
@@ -214,6 +240,15 @@ impl Attachment {
     }
 }
 
+/// The in-band secret of a volume. The secret itself is derived from its generation, and is not known here.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Secret {
+    /// Which.
+    pub generation: Epoch,
+    /// The RDS has said that it asks for this one.
+    pub in_force: bool,
+}
+
 /// All that is kept of one volume: what is stored, and what a restart begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VolumeRecord {
@@ -225,6 +260,15 @@ pub struct VolumeRecord {
     pub attachments: Vec<Attachment>,
     /// The live migration under way, or the last one.
     pub migration: Option<Migration>,
+    /// Nodes that were fenced and have not shown yet that they hold nothing of it.
+    #[serde(default)]
+    pub fenced: Vec<Fenced>,
+    /// The export may be off at the RDS, by our doing: to be brought back as soon as no fence needs it off.
+    #[serde(default)]
+    pub hidden: bool,
+    /// The secret that the RDS asks hosts for.
+    #[serde(default)]
+    pub secret: Option<Secret>,
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
     pub past_evidence: Vec<Evidence>,
 }
@@ -234,7 +278,16 @@ impl VolumeRecord {
     pub const PAST_EVIDENCE: usize = 8;
 
     pub(crate) fn new(spec: VolumeSpec) -> Self {
-        Self { spec, identity: None, attachments: Vec::new(), migration: None, past_evidence: Vec::new() }
+        Self {
+            spec,
+            identity: None,
+            attachments: Vec::new(),
+            migration: None,
+            fenced: Vec::new(),
+            hidden: false,
+            secret: None,
+            past_evidence: Vec::new(),
+        }
     }
 
     /// The attachment on a node, if there is one.

@@ -129,6 +129,7 @@ fn spec(v: &VolumeId) -> VolumeSpec {
         subsystem_nqn: format!("nqn.2026-01.io.cleat:{v}"),
         portals: vec!["192.0.2.1:4420".into()],
         size_bytes: 1 << 30,
+        min_fence: cleat_core::MinFence::default(),
     }
 }
 
@@ -137,6 +138,8 @@ fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Ok(Reply::Published(_)) => "published",
         Ok(Reply::Unpublished) => "unpublished",
         Ok(Reply::MayDelete) => "may delete",
+        Ok(Reply::Fenced) => "fenced",
+        Ok(Reply::Declared) => "declared",
         Err(Refusal::AttachedElsewhere { .. }) => "attached elsewhere",
         Err(Refusal::MigrationLimit { .. }) => "migration limit",
         Err(Refusal::Silent { .. }) => "silent",
@@ -151,8 +154,13 @@ fn kind(result: &Result<Reply, Refusal>) -> &'static str {
 
 impl World {
     fn new() -> Self {
-        let config =
-            Config { detach_grace_ms: 5_000, request_limit_ms: 8_000, drain_bound_ms: 3_000, retry_ms: 500 };
+        let config = Config {
+            detach_grace_ms: 5_000,
+            request_limit_ms: 8_000,
+            drain_bound_ms: 3_000,
+            retry_ms: 500,
+            ..Config::default()
+        };
         let host = || Host {
             boot: 0,
             cut: false,
@@ -226,6 +234,8 @@ impl World {
                         Drained::NeverHandedOut => "never handed out",
                         Drained::LiveDeletion => "live deletion",
                         Drained::Bound { .. } => "bound",
+                        Drained::Barrier => "barrier",
+                        Drained::Abort => "abort",
                     };
                     *self.seen.entry(kind).or_default() += 1;
                 }
@@ -256,7 +266,7 @@ impl World {
                 assert!(self.proven.contains(&proof), "Publish({volume}, {node}) succeeded without a proof");
                 self.handed_out.insert((volume, node));
             }
-            Ok(Reply::MayDelete) | Err(_) => {}
+            Ok(Reply::MayDelete | Reply::Fenced | Reply::Declared) | Err(_) => {}
         }
     }
 
@@ -297,6 +307,9 @@ impl World {
         match request {
             RdsRequest::Allow { volume, host_nqn } => self.allowed.insert((volume.clone(), host_nqn.clone())),
             RdsRequest::Deny { volume, host_nqn } => self.allowed.remove(&(volume.clone(), host_nqn.clone())),
+            RdsRequest::Hide { .. } | RdsRequest::Show { .. } | RdsRequest::SetSecret { .. } => {
+                unreachable!("this target can do none of it")
+            }
         };
     }
 
@@ -356,13 +369,17 @@ impl World {
     fn agent_does(&mut self, n: &NodeId, (operation, directive): (OperationId, Directive)) {
         let (volume, epoch) = match &directive {
             Directive::Attach { grant } => (grant.spec.id.clone(), grant.epoch),
-            Directive::Detach { volume, epoch } => (volume.clone(), *epoch),
+            Directive::Detach { volume, epoch }
+            | Directive::Revoke { volume, epoch }
+            | Directive::Preempt { volume, epoch, .. }
+            | Directive::Rekey { volume, epoch, .. } => (volume.clone(), *epoch),
         };
         let allowed = self.allowed.contains(&(volume.clone(), nqn(n)));
         let host = self.hosts.get_mut(n).expect("a known host");
         let outcome = match directive {
             Directive::Attach { .. } => host.attach(&volume, epoch, allowed),
             Directive::Detach { .. } => host.detach(&volume, epoch),
+            _ => unreachable!("this target can do none of it"),
         };
         if let Outcome::Absent(absence) = &outcome
             && absence.deleted.iter().any(|d| d.state != "live")

@@ -74,6 +74,9 @@ impl Sessions {
         let (volume, epoch, kind) = match directive {
             Directive::Attach { grant } => (&grant.spec.id, grant.epoch, "attach"),
             Directive::Detach { volume, epoch } => (volume, *epoch, "detach"),
+            Directive::Revoke { volume, epoch } => (volume, *epoch, "revoke"),
+            Directive::Preempt { volume, epoch, .. } => (volume, *epoch, "preempt"),
+            Directive::Rekey { volume, epoch, .. } => (volume, *epoch, "rekey"),
         };
         tracing::info!(%volume, %node, %epoch, %operation, %session, kind, "directive");
         let message = wire::directive(operation, directive, &self.settings);

@@ -258,6 +258,8 @@ fn account(node: &NodeId, answer: &checked::Answer) {
         cleat_core::Outcome::Failed { .. } => "failed",
         cleat_core::Outcome::Stale { .. } => "stale",
         cleat_core::Outcome::Pending { .. } => "pending",
+        cleat_core::Outcome::Preempted { .. } => "preempted",
+        cleat_core::Outcome::Rekeyed => "rekeyed",
     };
     match times {
         checked::Times::None => {

@@ -206,9 +206,8 @@ pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed>
             ended: stale.ended,
         },
         Said::Pending(pending) => Outcome::Pending { message: pending.message },
-        Said::Preempted(_) | Said::Rekeyed(_) => {
-            return Err(field("result.outcome", volume, "an outcome that was asked for"));
-        }
+        Said::Preempted(preempted) => Outcome::Preempted { left: preempted.left_keys },
+        Said::Rekeyed(_) => Outcome::Rekeyed,
     };
     Ok(Answer {
         operation: OperationId::from_str(&operation_id).map_err(name("result.operation_id"))?,
@@ -290,6 +289,29 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(to_wire_epoch(*epoch)),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        Directive::Revoke { volume, epoch } => wire::to_agent::Kind::Revoke(wire::Revoke {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(to_wire_epoch(*epoch)),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        Directive::Preempt { volume, epoch, victims } => wire::to_agent::Kind::Preempt(wire::Preempt {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(to_wire_epoch(*epoch)),
+            reservation_key: epoch.reservation_key(),
+            victim_keys: victims.iter().map(|victim| victim.reservation_key()).collect(),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        // Without a secret, which this edge cannot derive yet: an agent refuses it.
+        Directive::Rekey { volume, epoch, generation } => wire::to_agent::Kind::Rekey(wire::Rekey {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(to_wire_epoch(*epoch)),
+            dhchap_secret: String::new(),
+            generation: Some(to_wire_epoch(*generation)),
             deadline_ms: millis(settings.detach_deadline),
         }),
     };

@@ -166,9 +166,12 @@ fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
             subsystem_nqn: format!("{PREFIX}v"),
             portals: vec!["10.0.0.1:4420".into()],
             size_bytes: 4096,
+            min_fence: cleat_core::MinFence::default(),
         },
         read_only: true,
         identity: Some(Identity { namespace_uuid: "u".into(), nguid: String::new() }),
+        secret: None,
+        reserve: false,
     };
     let operation = OperationId { term: 1, number: 5 };
     let attach = Directive::Attach { grant: Box::new(grant) };

@@ -81,6 +81,7 @@ async fn look_up(shared: &Shared, volume: &VolumeId, access: Access) -> Result<V
         subsystem_nqn: shared.serving.subsystem_nqn(volume),
         portals: shared.serving.portals.iter().map(ToString::to_string).collect(),
         size_bytes: found.size.0,
+        min_fence: cleat_core::MinFence::default(),
     })
 }
 

@@ -94,10 +94,15 @@ pub fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::MigrationLimit { .. }
         | Refusal::InUse { .. }
         | Refusal::StillAttached { .. }
+        | Refusal::NotAttached { .. }
+        | Refusal::NotGone { .. }
+        | Refusal::ExportOff { .. }
         | Refusal::Quarantined { .. } => Code::FailedPrecondition,
         Refusal::Incompatible { .. } => Code::AlreadyExists,
         // The agent may come back by itself.
         Refusal::Silent { .. } => Code::Unavailable,
+        // It is tried again, and the node may come back.
+        Refusal::CannotFence { .. } => Code::Unavailable,
         Refusal::NotReady { clause, .. } => clause_code(clause),
         Refusal::Rds { error, .. } => core_rds_code(error),
         // CSI's own code for "an operation is pending for this volume". The caller's deadline is not over, so it is

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use cleat_core::{NodeId, UnixMillis};
+use cleat_core::{NodeId, Rung, Tried, UnixMillis};
 
 use super::*;
 
@@ -83,6 +83,32 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             &["a detach was asked for"],
         ),
         (Refusal::Deleting { volume: volume() }, Code::Aborted, &["being deleted"]),
+        (
+            Refusal::CannotFence {
+                volume: volume(),
+                node: node("a"),
+                since: UnixMillis(951_782_400_000),
+                doubt: "its agent is silent".into(),
+                tried: vec![Tried { rung: Rung::Acl, result: "the target has no list".into() }],
+            },
+            Code::Unavailable,
+            &["node a may still write", "acl (the target has no list)", "declare-gone a", "cleatctl fence"],
+        ),
+        (
+            Refusal::ExportOff { volume: volume(), node: node("a"), since: UnixMillis(951_782_400_000) },
+            Code::FailedPrecondition,
+            &["not exported", "node a", "2000-02-29"],
+        ),
+        (
+            Refusal::NotAttached { volume: volume(), node: node("a") },
+            Code::FailedPrecondition,
+            &["not attached to node a"],
+        ),
+        (
+            Refusal::NotGone { node: node("a"), since: UnixMillis(951_782_400_000) },
+            Code::FailedPrecondition,
+            &["node a is not gone", "2000-02-29"],
+        ),
         (
             Refusal::StillAttached { volume: volume(), nodes: vec![node("a")] },
             Code::FailedPrecondition,
@@ -168,8 +194,12 @@ fn no_refusal_is_left_out() {
         Refusal::Overtaken { .. } => 9,
         Refusal::Deleting { .. } => 10,
         Refusal::StillAttached { .. } => 11,
+        Refusal::CannotFence { .. } => 12,
+        Refusal::ExportOff { .. } => 13,
+        Refusal::NotAttached { .. } => 14,
+        Refusal::NotGone { .. } => 15,
     };
     let seen: std::collections::BTreeSet<i32> =
         every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
-    assert_eq!(seen, (0..12).collect());
+    assert_eq!(seen, (0..16).collect());
 }

@@ -77,9 +77,10 @@ impl Decider {
 /// What an event changes beyond what its effects tell.
 fn change(event: &Event) -> Option<Change> {
     match event {
-        Event::SessionUp { node, .. } | Event::Inventory { node, .. } | Event::SessionLost { node, .. } => {
-            Some(Change::Node(node.clone()))
-        }
+        Event::SessionUp { node, .. }
+        | Event::Inventory { node, .. }
+        | Event::SessionLost { node, .. }
+        | Event::DeclareGone { node, .. } => Some(Change::Node(node.clone())),
         Event::Delta { observed, .. } => Some(Change::Volume(observed.volume.clone())),
         Event::AgentDone { volume, .. } => Some(Change::Volume(volume.clone())),
         Event::Publish { .. }
@@ -87,6 +88,7 @@ fn change(event: &Event) -> Option<Change> {
         | Event::DeleteBegins { .. }
         | Event::DeleteEnded { .. }
         | Event::RdsDone { .. }
+        | Event::Fence { .. }
         | Event::Tick => None,
     }
 }

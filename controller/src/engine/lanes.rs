@@ -34,7 +34,11 @@ impl Lanes {
     pub(super) fn begin(&mut self, operation: OperationId, request: RdsRequest) {
         self.last.retain(|_, work| !work.is_finished());
         let volume = match &request {
-            RdsRequest::Allow { volume, .. } | RdsRequest::Deny { volume, .. } => volume.clone(),
+            RdsRequest::Allow { volume, .. }
+            | RdsRequest::Deny { volume, .. }
+            | RdsRequest::Hide { volume }
+            | RdsRequest::Show { volume }
+            | RdsRequest::SetSecret { volume, .. } => volume.clone(),
         };
         let before = self.last.remove(&volume);
         let (rds, inbox, deadline) = (Arc::clone(&self.rds), self.inbox.clone(), self.deadline);
@@ -61,6 +65,9 @@ async fn ask(
     let (kind, volume, host_nqn) = match request {
         RdsRequest::Allow { volume, host_nqn } => (RdsCall::Allow, volume, host_nqn),
         RdsRequest::Deny { volume, host_nqn } => (RdsCall::Deny, volume, host_nqn),
+        RdsRequest::Hide { .. } | RdsRequest::Show { .. } | RdsRequest::SetSecret { .. } => {
+            return Err(RdsError::Refused("not supported yet".to_owned()));
+        }
     };
     let began = Instant::now();
     let call = {

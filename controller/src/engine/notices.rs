@@ -159,7 +159,7 @@ fn proof(evidence: &Evidence) -> String {
     );
     if let Some(assumption) = evidence.assumption() {
         message.push_str(", taking for granted that ");
-        message.push_str(assumption);
+        message.push_str(&assumption);
     }
     message
 }

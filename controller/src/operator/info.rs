@@ -81,6 +81,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         (_, Verdict::NotFenced | Verdict::Unknown) => "",
         (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
         (Drained::LiveDeletion, Verdict::Fenced) => "every controller was live when it was deleted",
+        (Drained::Barrier, Verdict::Fenced) => "the target took the namespace down, which waits for every write",
+        (Drained::Abort, Verdict::Fenced) => "the target's abort waits for what is in flight",
         (Drained::Bound { .. }, Verdict::Fenced) => "the drain bound has passed",
     };
     wire::EvidenceInfo {
@@ -94,7 +96,7 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         }
         .to_owned(),
         drained_by: drained_by.to_owned(),
-        assumption: e.assumption().unwrap_or_default().to_owned(),
+        assumption: e.assumption().unwrap_or_default(),
         at_unix_ms: e.at.0,
         ..wire::EvidenceInfo::default()
     }

@@ -147,7 +147,7 @@ impl Step<'_> {
         // does not: its directives are carried out in order, and the answer to the older one changes nothing.
         let abandoned = if a.pending.is_rds() { Pending::Nothing } else { std::mem::take(&mut a.pending) };
         self.forget_operation(&abandoned);
-        self.enter(volume, node, Phase::Draining { cause, evidence: None });
+        self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });
         self.dirty.insert(volume.clone());
         self.migration_step(volume, node, MigrationStep::Releasing);
     }

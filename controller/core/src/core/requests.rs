@@ -306,6 +306,7 @@ impl Step<'_> {
             directed: ghost.is_some(),
             boot_id: None,
             may_land_until: ghost.and_then(|g| g.may_land_until),
+            secret: None,
             pending: Pending::Nothing,
             trouble: None,
             retry_at: None,
@@ -380,5 +381,7 @@ pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment) -> Grant {
         spec: record.spec.clone(),
         read_only: a.read_only,
         identity: record.identity.clone(),
+        secret: a.secret,
+        reserve: false,
     }
 }

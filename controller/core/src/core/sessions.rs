@@ -147,10 +147,10 @@ impl Step<'_> {
             Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
             Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
             // It was proven gone, and is there: the proof is worth nothing any more.
-            Phase::Draining { cause, evidence: Some(_) } if held && phase != ObservedPhase::Detaching => {
-                let cause = *cause;
+            Phase::Draining { cause, evidence: Some(_), .. } if held && phase != ObservedPhase::Detaching => {
+                let cause = cause.clone();
                 self.dirty.insert(volume.clone());
-                self.enter(volume, node, Phase::Draining { cause, evidence: None });
+                self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });
             }
             Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost | Phase::Draining { .. } => {}
         }
@@ -179,6 +179,7 @@ impl Step<'_> {
                 subsystem_nqn: String::new(),
                 portals: Vec::new(),
                 size_bytes: 0,
+                min_fence: crate::MinFence::default(),
             })
         });
         let role = if record.attachments.is_empty() { Role::Primary } else { Role::MigrationTarget };
@@ -193,6 +194,7 @@ impl Step<'_> {
             proven: true,
             boot_id: None,
             may_land_until: None,
+            secret: None,
             directed: true,
             pending: Pending::Nothing,
             trouble: Some("held without a grant".into()),

@@ -41,6 +41,7 @@ fn spec(access: Access) -> VolumeSpec {
         subsystem_nqn: "nqn.2026-01.io.cleat:vol".into(),
         portals: vec!["192.0.2.100:4420".into()],
         size_bytes: 1 << 30,
+        min_fence: MinFence::default(),
     }
 }
 
@@ -144,7 +145,10 @@ impl Bench {
         let (node, operation, directive) = self.directed().expect("an agent was told something");
         let epoch = match directive {
             Directive::Attach { grant } => grant.epoch,
-            Directive::Detach { epoch, .. } => epoch,
+            Directive::Detach { epoch, .. }
+            | Directive::Revoke { epoch, .. }
+            | Directive::Preempt { epoch, .. }
+            | Directive::Rekey { epoch, .. } => epoch,
         };
         let session = self.session(node.as_str());
         self.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });

@@ -1,0 +1,193 @@
+//! Fencing: what a target can do, the ladder's rungs and steps, and the nodes that were cut off.
+//!
+//! A fence under way is part of the attachment that it takes down ([`crate::Phase::Draining`]) and is stored with it,
+//! so that every step can be asked for again after a crash. What a fence changes for the *volume* (the export is off,
+//! another secret is in force) is kept with the volume, and so is put right whatever becomes of the fence.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Epoch, Evidence, HostNqn, NodeId, OperationId, SessionId, UnixMillis};
+
+/// What the target was probed to do. What was not probed counts as not done: the default is nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Target {
+    /// A host that is not on the list cannot connect.
+    pub acl: bool,
+    /// Taking the export off ends the sessions that are live.
+    pub export_cuts: bool,
+    /// Taking the export off is answered only when every write that was received has landed.
+    pub export_drains: bool,
+    /// A host that does not know the volume's secret cannot connect.
+    pub secret: bool,
+    /// What its reservations are worth.
+    pub reservations: Reservations,
+}
+
+/// What a target's reservations are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reservations {
+    /// There are none.
+    #[default]
+    None,
+    /// They are held, but preempt-and-abort does not wait for what is in flight.
+    Held,
+    /// Preempt-and-abort answers only when what was in flight has landed.
+    AbortWaits,
+}
+
+/// The weakest fence that suffices for a volume. A node's own proof that it holds nothing always does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MinFence {
+    /// A person's word.
+    #[default]
+    NodeGone,
+    /// The export is off.
+    ExportOff,
+    /// The target lets only listed hosts connect.
+    Acl,
+    /// The target lets only hosts connect that know the secret.
+    Secret,
+    /// The target lets only registrants write.
+    Reservation,
+}
+
+impl MinFence {
+    /// The name by which people and StorageClasses know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NodeGone => "node-gone",
+            Self::ExportOff => "export-off",
+            Self::Acl => "acl",
+            Self::Secret => "secret",
+            Self::Reservation => "reservation",
+        }
+    }
+}
+
+/// A way to fence, strongest first: the order in which they are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Rung {
+    /// Another node preempts the registration; where the abort does not wait, cut and drain follow.
+    Reservation,
+    /// The host is taken off the list, then cut and drained.
+    Acl,
+    /// The secret is changed, the other nodes are told, then cut and drained.
+    Secret,
+    /// The export is off, and stays off until the node has shown that it holds nothing.
+    ExportOff,
+    /// A person has declared the node gone.
+    NodeGone,
+    /// Not a fence: the node holds nothing any more, and what it sent is drained by taking the export off and on.
+    Barrier,
+}
+
+impl Rung {
+    /// The name by which people and metrics know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reservation => "reservation",
+            Self::Acl => "acl",
+            Self::Secret => "secret",
+            Self::ExportOff => "export-off",
+            Self::NodeGone => "node-gone",
+            Self::Barrier => "barrier",
+        }
+    }
+}
+
+/// A step of a rung. Bringing the export back is not one of them: the volume remembers that it is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceStep {
+    /// The host is taken off the RDS's list, and the list read back without it.
+    Deny,
+    /// Another node preempts and aborts the registration of the grant.
+    Preempt,
+    /// The next generation of the secret is put in force at the RDS.
+    SetSecret,
+    /// The other nodes are told the new secret.
+    Rekey,
+    /// The export is taken off: sessions end, received writes land.
+    Hide,
+    /// No rung was left. Tried again after a while, or when somebody asks again.
+    Refused,
+}
+
+impl FenceStep {
+    /// The name by which people and metrics know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deny => "deny",
+            Self::Preempt => "preempt",
+            Self::SetSecret => "set-secret",
+            Self::Rekey => "rekey",
+            Self::Hide => "hide",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// A rung that could not be taken, or did not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tried {
+    /// Which.
+    pub rung: Rung,
+    /// What came of it, in words.
+    pub result: String,
+}
+
+/// A fence under way.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fence {
+    /// The rung that is being taken.
+    pub rung: Rung,
+    /// Its step that is being done; asked for again after a restart.
+    pub step: FenceStep,
+    /// The last result of each rung before it.
+    pub tried: Vec<Tried>,
+    /// When it began.
+    pub since: UnixMillis,
+    /// Something was changed at the target: the node cannot simply go on as if nothing had been.
+    pub touched: bool,
+    /// The RDS, to take the host off its list.
+    #[serde(skip)]
+    pub(crate) pending: Option<OperationId>,
+    /// Not before then is the next try.
+    #[serde(skip)]
+    pub(crate) retry_at: Option<UnixMillis>,
+}
+
+/// A node that was cut off from a volume. It is granted nothing until its own word shows that it holds none of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Fenced {
+    /// Who.
+    pub node: NodeId,
+    /// The host that was cut off.
+    pub host_nqn: HostNqn,
+    /// The grant that was ended.
+    pub epoch: Epoch,
+    /// On what proof.
+    pub evidence: Evidence,
+    /// Since when.
+    pub since: UnixMillis,
+    /// The agent, to revoke what it holds.
+    #[serde(skip)]
+    pub(crate) pending: Option<(OperationId, SessionId)>,
+    /// Not before then is the next try.
+    #[serde(skip)]
+    pub(crate) retry_at: Option<UnixMillis>,
+}
+
+impl Fenced {
+    /// The fence holds only while the export is off, so nobody else can be granted the volume.
+    #[must_use]
+    pub fn blocks(&self) -> bool {
+        matches!(self.evidence.source, crate::Source::ExportOff)
+    }
+}
