@@ -70,12 +70,14 @@ impl World {
                 detach_deadline: Duration::from_secs(20),
                 heartbeat_interval: Duration::from_millis(100),
                 silence_deadline: Duration::from_secs(10),
+                secrets: None,
             },
             core: cleat_core::Config {
                 detach_grace_ms: 10_000,
                 request_limit_ms: 20_000,
                 drain_bound_ms: 500,
                 retry_ms: 100,
+                ..cleat_core::Config::default()
             },
             transport: ServerTransport::Plaintext,
             client: ClientTransport::Plaintext,
