@@ -148,5 +148,6 @@ fn request(host: &Host, nqn: &SubsystemNqn, portal: Portal) -> ConnectRequest {
         host_nqn: host.identity.host_nqn.clone(),
         host_id: host.identity.host_id,
         options: ConnectOptions { nr_io_queues: Some(2), ..ConnectOptions::default() },
+        secret: None,
     }
 }

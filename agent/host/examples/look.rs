@@ -108,6 +108,7 @@ async fn connect(
         host_nqn: identity.host_nqn,
         host_id: identity.host_id,
         options: ConnectOptions { nr_io_queues: Some(1), ..ConnectOptions::default() },
+        secret: None,
     };
     let fabrics = KernelFabrics::new("/dev/nvme-fabrics", sysfs.clone());
     let result = fabrics.connect(&request, deadline).await;

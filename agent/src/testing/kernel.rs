@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
 use cleat_host::fabrics::{
-    ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DisconnectError,
-    Disconnected, Fabrics, Pending, Target,
+    ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DhchapSecret,
+    DisconnectError, Disconnected, Fabrics, Pending, RekeyError, Target,
 };
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::sysfs::{
@@ -96,6 +96,10 @@ pub(crate) struct World {
     pub(crate) mounts_busy: bool,
     pub(crate) connects: Vec<Portal>,
     pub(crate) deleted: Vec<String>,
+    /// The secret that the target asks for, if it asks for one.
+    pub(crate) wanted_secret: Option<DhchapSecret>,
+    /// Secrets of controllers, by name.
+    pub(crate) secrets: BTreeMap<String, DhchapSecret>,
     pub(crate) flushed: u32,
     pub(crate) checks: u32,
     next: u32,
@@ -243,10 +247,21 @@ fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected,
             hint: String::new(),
             source: std::io::Error::from_raw_os_error(111),
         })),
+        Answer::Accept if world.wanted_secret.is_some() && request.secret != world.wanted_secret => {
+            let (failure, number) = match request.secret {
+                Some(_) => (ConnectFailure::Authentication, 129),
+                None => (ConnectFailure::SecretRequired, 126),
+            };
+            let source = std::io::Error::from_raw_os_error(number);
+            Some(Err(ConnectError::Refused { subsystem: nqn, portal, failure, hint: String::new(), source }))
+        }
         Answer::Accept => {
             let one = made(world.next, &nqn, portal, request.host_nqn.as_str(), "live");
             world.next += 1;
             world.controllers.push(one.clone());
+            if let Some(secret) = &request.secret {
+                world.secrets.insert(one.name.to_string(), secret.clone());
+            }
             Some(Ok(Connected { controller: one, adopted: false, took: Duration::ZERO }))
         }
     }
@@ -302,6 +317,40 @@ impl Fabrics for Kernel {
                 io_timeout: Duration::from_secs(30),
             }))
         })
+    }
+
+    fn rekey<'a>(
+        &'a self,
+        target: &'a Target,
+        secret: &'a DhchapSecret,
+        _: Duration,
+    ) -> Pending<'a, Result<(), RekeyError>> {
+        Box::pin(async move {
+            let controller = target.controller.clone();
+            let mut world = self.world();
+            if !world.controllers.iter().any(|one| one.name == controller) {
+                return Err(RekeyError::Gone { controller });
+            }
+            match world.secrets.get_mut(controller.as_str()) {
+                Some(has) => {
+                    *has = secret.clone();
+                    Ok(())
+                }
+                None => Err(RekeyError::WithoutSecret { controller }),
+            }
+        })
+    }
+
+    fn secret<'a>(
+        &'a self,
+        target: &'a Target,
+        _: Duration,
+    ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
+        Box::pin(async move { Ok(self.world().secrets.get(target.controller.as_str()).cloned()) })
+    }
+
+    fn authenticates(&self) -> bool {
+        true
     }
 
     fn name(&self) -> &'static str {

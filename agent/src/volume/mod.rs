@@ -300,6 +300,7 @@ impl<H: Host> Volume<H> {
             host_nqn: self.host_nqn().clone(),
             host_id: self.shared.identity.host_id,
             options: self.shared.identity.connect,
+            secret: None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! What is common to both ways to connect: the check in sysfs, what the kernel's refusals mean.
 
 use std::io;
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use super::{ConnectRequest, Connected};
 use crate::name::{ControllerName, Portal, SubsystemNqn};
 use crate::sysfs::{Controller, SubsystemView, Sysfs, SysfsError};
 use crate::work::WorkError;
+
+/// How long a portal that refused is given to take a plain TCP connection.
+const REACH: Duration = Duration::from_secs(1);
 
 /// Why a connect failed. What it made, if anything, is taken away in the background: at once, or (`Overdue`)
 /// as soon as the kernel lets go; the next connect of the same subsystem, host and portal waits for that.
@@ -61,6 +65,17 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// A secret was given, and this way to the kernel cannot hide it.
+    #[error(
+        "connect to {subsystem} at {portal}: a secret is needed, and nvme-cli would show it to every process of this \
+         host; use the kernel's own interface (`--fabrics kernel`)"
+    )]
+    SecretUnsafe {
+        /// The subsystem.
+        subsystem: SubsystemNqn,
+        /// The portal.
+        portal: Portal,
+    },
     /// The kernel said that it has connected, and sysfs does not show what was asked for.
     #[error("connect to {subsystem} at {portal}: reported as done, but {found}")]
     NotAsAsked {
@@ -103,6 +118,12 @@ impl ConnectError {
             _ => None,
         }
     }
+
+    /// Whether it failed over in-band authentication: a secret that is missing, refused, or cannot be used here.
+    pub fn is_authentication(&self) -> bool {
+        let failure = self.failure();
+        matches!(self, Self::SecretUnsafe { .. }) || failure.is_some_and(ConnectFailure::is_authentication)
+    }
 }
 
 /// Kinds of refusals, each of which asks for something else to be done.
@@ -115,9 +136,15 @@ pub enum ConnectFailure {
     /// subsystem does not exist there.
     #[error("the target refused: this host is not on its access list, or it has no such subsystem")]
     Rejected,
-    /// In-band authentication failed or is required.
-    #[error("authentication failed or a secret is required")]
+    /// The target did not accept the secret.
+    #[error("authentication failed: the target did not accept the secret")]
     Authentication,
+    /// The target asks for a secret, and none was given ("Required key not available").
+    #[error("the target asks for authentication, and no secret was given for it")]
+    SecretRequired,
+    /// The target asks for a secret, and the kernel has no DH-HMAC-CHAP.
+    #[error("the target asks for authentication, which this kernel cannot do (CONFIG_NVME_HOST_AUTH)")]
+    NoAuthentication,
     /// The kernel did not take the options.
     #[error("the kernel did not accept the options")]
     Options,
@@ -133,6 +160,11 @@ pub enum ConnectFailure {
 }
 
 impl ConnectFailure {
+    /// Whether it is about in-band authentication.
+    pub fn is_authentication(self) -> bool {
+        matches!(self, Self::Authentication | Self::SecretRequired | Self::NoAuthentication)
+    }
+
     /// What an error number from `/dev/nvme-fabrics` means. NVMe status codes arrive as EIO
     /// (`drivers/nvme/host/tcp.c`, `nvme_tcp_create_ctrl`).
     pub(super) fn of(error: &io::Error) -> Self {
@@ -152,9 +184,9 @@ impl ConnectFailure {
                 | libc::EADDRNOTAVAIL,
             ) => Self::Unreachable,
             Some(libc::EIO) => Self::Rejected,
-            Some(libc::ENOKEY | libc::EKEYREJECTED | libc::EKEYEXPIRED | libc::EKEYREVOKED) => {
-                Self::Authentication
-            }
+            Some(libc::ENOKEY) => Self::SecretRequired,
+            Some(libc::EKEYREJECTED | libc::EKEYEXPIRED | libc::EKEYREVOKED) => Self::Authentication,
+            Some(libc::EPROTONOSUPPORT) => Self::NoAuthentication,
             Some(libc::EINVAL) => Self::Options,
             Some(libc::ENODEV | libc::EOPNOTSUPP | libc::ENXIO) => Self::NoTransport,
             Some(libc::EPERM | libc::EACCES) => Self::Permission,
@@ -209,11 +241,28 @@ pub(super) fn verify(
     }
 }
 
-/// A refusal as an error, with what the topology adds to it.
+/// A refusal as an error, with what the topology and the request add to it.
 pub(super) fn refused(sysfs: &Sysfs, request: &ConnectRequest, source: io::Error) -> ConnectError {
-    let failure = ConnectFailure::of(&source);
+    let authenticating = request.secret.is_some();
+    let failure = match ConnectFailure::of(&source) {
+        // Since 6.9 the kernel says "connection refused" of a secret that was not accepted, too
+        // (`drivers/nvme/host/auth.c`): then the portal itself takes connections.
+        ConnectFailure::Unreachable
+            if authenticating
+                && source.raw_os_error() == Some(libc::ECONNREFUSED)
+                && TcpStream::connect_timeout(&request.portal.address(), REACH).is_ok() =>
+        {
+            ConnectFailure::Authentication
+        }
+        failure => failure,
+    };
     let hint = match failure {
-        ConnectFailure::Options => identity_clash(sysfs, request).unwrap_or_default(),
+        ConnectFailure::Options => {
+            let auth = || authenticating.then(|| " (it may know no DH-HMAC-CHAP)".to_owned());
+            identity_clash(sysfs, request).or_else(auth).unwrap_or_default()
+        }
+        // Kernels before 6.9 say no more than this.
+        ConnectFailure::Rejected if authenticating => ", or it did not accept the secret".to_owned(),
         _ => String::new(),
     };
     ConnectError::Refused {

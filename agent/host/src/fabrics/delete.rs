@@ -267,7 +267,7 @@ fn still_there(sysfs: &Sysfs, target: &Target, life: Incarnation) -> bool {
 }
 
 /// Opens the controller's directory and compares its names; `None` when the one meant is gone.
-fn open_verified(
+pub(super) fn open_verified(
     sysfs: &Sysfs,
     target: &Target,
 ) -> Result<Option<(PinnedDir, Incarnation)>, DisconnectError> {

@@ -11,22 +11,33 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use zeroize::Zeroizing;
+
 use super::attempt::{self, Attempts, Outcome, Turn};
 use super::connect::{self, ConnectError};
 use super::delete::{self, Deletions, DisconnectError};
-use super::{ConnectRequest, Connected, Disconnected, Fabrics, LossTimeout, Pending, Target};
+use super::{
+    ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, LossTimeout, Pending, RekeyError, Target,
+    secret,
+};
 use crate::name::ControllerName;
 use crate::sysfs::Sysfs;
+use crate::work::Workers;
 
 /// How often a connect is written again when the kernel says that it exists already and sysfs shows none
 /// (the other one was on its way out), or when a signal interrupted it.
 const MAX_WRITES: u32 = 3;
+/// Room for the longest secret with the name of its option.
+const SECRET_ROOM: usize = 128;
 
 /// Where the option string goes. A trait so that tests stand in for the kernel.
 pub(crate) trait FabricsDevice: Send + Sync + std::fmt::Debug {
     /// Hands the option string over, waits for the kernel, returns its answer, such as
     /// `instance=3,cntlid=1`.
     fn submit(&self, options: &str) -> Result<String, SubmitError>;
+
+    /// The options that the kernel knows, as it says them; empty where it says none (before 5.17).
+    fn known_options(&self) -> io::Result<String>;
 }
 
 /// Why the kernel gave no answer.
@@ -59,6 +70,17 @@ impl FabricsDevice for CharacterDevice {
         device.take(4096).read_to_string(&mut answer).map_err(SubmitError::Read)?;
         Ok(answer)
     }
+
+    fn known_options(&self) -> io::Result<String> {
+        let mut options = String::new();
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&self.path)?
+            .take(4096)
+            .read_to_string(&mut options)?;
+        Ok(options)
+    }
 }
 
 /// [`Fabrics`] by the kernel's own interface. Any number of operations side by side.
@@ -68,6 +90,7 @@ pub struct KernelFabrics {
     device: Arc<dyn FabricsDevice>,
     attempts: Attempts,
     deletions: Deletions,
+    workers: Workers,
 }
 
 impl KernelFabrics {
@@ -78,7 +101,7 @@ impl KernelFabrics {
 
     pub(crate) fn with_device(device: Arc<dyn FabricsDevice>, sysfs: Sysfs) -> Self {
         let deletions = Deletions::new(sysfs.clone());
-        Self { sysfs, device, attempts: Attempts::default(), deletions }
+        Self { sysfs, device, attempts: Attempts::default(), deletions, workers: Workers::new() }
     }
 
     /// Whether the fabrics device at `device` can be opened for reading and writing.
@@ -108,6 +131,27 @@ impl Fabrics for KernelFabrics {
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         Box::pin(self.deletions.run(target, deadline, delete::kernel_means()))
+    }
+
+    fn rekey<'a>(
+        &'a self,
+        target: &'a Target,
+        secret: &'a DhchapSecret,
+        deadline: Duration,
+    ) -> Pending<'a, Result<(), RekeyError>> {
+        Box::pin(secret::rekey(&self.workers, &self.sysfs, target, secret, deadline))
+    }
+
+    fn secret<'a>(
+        &'a self,
+        target: &'a Target,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
+        Box::pin(secret::of(&self.workers, &self.sysfs, target, deadline))
+    }
+
+    fn authenticates(&self) -> bool {
+        self.device.known_options().is_ok_and(|options| options.contains("dhchap_secret="))
     }
 
     fn name(&self) -> &'static str {
@@ -194,9 +238,10 @@ fn read_answer(answer: &str) -> Option<ControllerName> {
     Some(ControllerName::from_instance(instance.parse().ok()?))
 }
 
-/// The option string (`drivers/nvme/host/fabrics.c`, `opt_tokens`). Names were validated to hold no comma.
-fn option_string(request: &ConnectRequest) -> String {
-    let ConnectRequest { subsystem, portal, host_nqn, host_id, options } = request;
+/// The option string (`drivers/nvme/host/fabrics.c`, `opt_tokens`). Names and secrets were validated to hold no
+/// comma. It may hold a secret: never to be printed, and wiped.
+fn option_string(request: &ConnectRequest) -> Zeroizing<String> {
+    let ConnectRequest { subsystem, portal, host_nqn, host_id, options, secret } = request;
     let mut text = format!(
         "nqn={subsystem},transport=tcp,traddr={},trsvcid={},hostnqn={host_nqn},hostid={host_id}",
         portal.ip(),
@@ -205,7 +250,13 @@ fn option_string(request: &ConnectRequest) -> String {
     for (name, value) in numeric_options(options) {
         text.push_str(&format!(",{name}={value}"));
     }
-    text
+    let Some(secret) = secret else { return Zeroizing::new(text) };
+    // In one piece, so that no copy of the secret is left behind by growing.
+    let mut whole = Zeroizing::new(String::with_capacity(text.len() + SECRET_ROOM));
+    for part in [&text, ",dhchap_secret=", secret.expose()] {
+        whole.push_str(part);
+    }
+    whole
 }
 
 /// Options that were set, by the kernel's names.

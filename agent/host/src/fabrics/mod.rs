@@ -22,6 +22,7 @@ mod connect;
 mod delete;
 mod kernel;
 mod nvme_cli;
+mod secret;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -36,6 +37,7 @@ pub use kernel::KernelFabrics;
 #[cfg(any(test, feature = "fixtures"))]
 pub(crate) use kernel::{FabricsDevice, SubmitError};
 pub use nvme_cli::{CliError, NvmeCli};
+pub use secret::{DhchapSecret, InvalidSecret, RekeyError};
 
 use crate::name::{ControllerName, HostId, HostNqn, Portal, SubsystemNqn};
 use crate::sysfs::{Controller, ControllerState, Incarnation};
@@ -72,6 +74,32 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>>;
 
+    /// Gives a controller another secret in place, under I/O, and reads it back. A controller that has it already is
+    /// left in peace. The next connection will use it; whether the target has accepted it shows only then.
+    ///
+    /// # Errors
+    /// [`RekeyError`]; after `Work` it may still be taken.
+    fn rekey<'a>(
+        &'a self,
+        target: &'a Target,
+        secret: &'a DhchapSecret,
+        deadline: Duration,
+    ) -> Pending<'a, Result<(), RekeyError>>;
+
+    /// The secret that a controller has; `None` where it was connected without one.
+    ///
+    /// # Errors
+    /// [`RekeyError`].
+    fn secret<'a>(
+        &'a self,
+        target: &'a Target,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>>;
+
+    /// Whether connects can authenticate in band: the kernel can, and its secret reaches it without being seen by
+    /// other processes.
+    fn authenticates(&self) -> bool;
+
     /// Which implementation this is, for logs: `kernel` or `nvme-cli`.
     fn name(&self) -> &'static str;
 }
@@ -89,6 +117,8 @@ pub struct ConnectRequest {
     pub host_id: HostId,
     /// How the kernel treats the connection.
     pub options: ConnectOptions,
+    /// With which secret to authenticate, where the target asks for one.
+    pub secret: Option<DhchapSecret>,
 }
 
 /// How the kernel treats a connection. `None` leaves the kernel's default (`drivers/nvme/host/fabrics.h`).

@@ -8,6 +8,7 @@
 //!   may be it (seen with 2.3).
 //! - It reads the attribute `address` of every controller of the host, which can panic the kernel when it meets
 //!   one that goes (see [`crate::sysfs::Address`]): a reason to use the kernel's own interface where one can.
+//! - It gets no secret: its command line is seen by every process of the host. A connect with one is refused.
 //! - It is killed at its deadline or with its runtime, and its stderr is kept in the error.
 
 use std::io;
@@ -25,9 +26,12 @@ use super::attempt::{self, Attempts, Outcome, Turn};
 use super::connect::{self, ConnectError};
 use super::delete::{Deletions, DisconnectError, Means};
 use super::kernel::numeric_options;
-use super::{ConnectRequest, Connected, Disconnected, Fabrics, Pending, Target};
+use super::{
+    ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, Pending, RekeyError, Target, secret,
+};
 use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, SubsystemView, Sysfs, SysfsError};
+use crate::work::Workers;
 
 /// How long one nvme-cli may run before it is killed, where the caller allows more.
 const LONGEST_RUN: Duration = Duration::from_secs(90);
@@ -48,6 +52,7 @@ pub struct NvmeCli {
     sysfs: Sysfs,
     attempts: Attempts,
     deletions: Deletions,
+    workers: Workers,
 }
 
 impl NvmeCli {
@@ -55,7 +60,7 @@ impl NvmeCli {
     pub fn new(program: impl Into<PathBuf>, sysfs: Sysfs) -> Self {
         let deletions = Deletions::new(sysfs.clone());
         let cli = Cli { program: program.into(), one_at_a_time: Arc::default() };
-        Self { cli, sysfs, attempts: Attempts::default(), deletions }
+        Self { cli, sysfs, attempts: Attempts::default(), deletions, workers: Workers::new() }
     }
 
     /// Whether the program runs and says that it is nvme-cli; returns its version line.
@@ -183,6 +188,10 @@ impl Fabrics for NvmeCli {
         request: &'a ConnectRequest,
         deadline: Duration,
     ) -> Pending<'a, Result<Connected, ConnectError>> {
+        if request.secret.is_some() {
+            let (subsystem, portal) = (request.subsystem.clone(), request.portal);
+            return Box::pin(async move { Err(ConnectError::SecretUnsafe { subsystem, portal }) });
+        }
         let (cli, sysfs, runtime) = (self.cli.clone(), self.sysfs.clone(), Handle::current());
         Box::pin(attempt::run(&self.attempts, request, deadline, move |request, turn| {
             dial(&cli, &runtime, sysfs, &request, deadline, turn)
@@ -203,6 +212,28 @@ impl Fabrics for NvmeCli {
             runtime.block_on(cli.run(arguments, LONGEST_RUN)).map(drop).map_err(io::Error::other)
         });
         Box::pin(self.deletions.run(target, deadline, means))
+    }
+
+    fn rekey<'a>(
+        &'a self,
+        target: &'a Target,
+        secret: &'a DhchapSecret,
+        deadline: Duration,
+    ) -> Pending<'a, Result<(), RekeyError>> {
+        // By sysfs: a controller that the kernel's own interface made before keeps its secret.
+        Box::pin(secret::rekey(&self.workers, &self.sysfs, target, secret, deadline))
+    }
+
+    fn secret<'a>(
+        &'a self,
+        target: &'a Target,
+        deadline: Duration,
+    ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
+        Box::pin(secret::of(&self.workers, &self.sysfs, target, deadline))
+    }
+
+    fn authenticates(&self) -> bool {
+        false
     }
 
     fn name(&self) -> &'static str {
@@ -324,13 +355,15 @@ fn judge(
 
 /// Errors of nvme-cli carry the kernel's reason as text only.
 fn as_io_error(error: CliError) -> io::Error {
-    const KNOWN: [(&str, i32); 8] = [
+    const KNOWN: [(&str, i32); 10] = [
         ("Connection refused", libc::ECONNREFUSED),
         ("No route to host", libc::EHOSTUNREACH),
         ("Network is unreachable", libc::ENETUNREACH),
         ("Connection timed out", libc::ETIMEDOUT),
         ("Input/output error", libc::EIO),
         ("Required key not available", libc::ENOKEY),
+        ("Key was rejected by service", libc::EKEYREJECTED),
+        ("Protocol not supported", libc::EPROTONOSUPPORT),
         ("Invalid argument", libc::EINVAL),
         ("Operation not permitted", libc::EPERM),
     ];

@@ -31,6 +31,7 @@ fn request(portal: &str) -> ConnectRequest {
         host_nqn: HostNqn::from_host_id(host_id),
         host_id,
         options: ConnectOptions::default(),
+        secret: None,
     }
 }
 
@@ -56,7 +57,7 @@ fn the_option_string_says_everything_that_was_asked_and_nothing_else() {
     let mut request = request("[fd00::1]:4420");
     let plain = option_string(&request);
     assert_eq!(
-        plain,
+        *plain,
         format!(
             "nqn={NQN},transport=tcp,traddr=fd00::1,trsvcid=4420,\
              hostnqn=nqn.2014-08.org.nvmexpress:uuid:{ID},hostid={ID}"
@@ -70,7 +71,7 @@ fn the_option_string_says_everything_that_was_asked_and_nothing_else() {
         fast_io_fail_tmo: Some(Duration::from_secs(7)),
     };
     assert_eq!(
-        option_string(&request).strip_prefix(&plain),
+        option_string(&request).strip_prefix(plain.as_str()),
         Some(",nr_io_queues=4,reconnect_delay=1,ctrl_loss_tmo=-1,keep_alive_tmo=5,fast_io_fail_tmo=7")
     );
 }
@@ -129,7 +130,7 @@ async fn refusals_say_what_kind_they_are() {
     for (number, expected) in [
         (libc::ECONNREFUSED, ConnectFailure::Unreachable),
         (libc::EIO, ConnectFailure::Rejected),
-        (libc::ENOKEY, ConnectFailure::Authentication),
+        (libc::ENOKEY, ConnectFailure::SecretRequired),
         (libc::EINVAL, ConnectFailure::Options),
     ] {
         kernel.answer(Answer::Refuse(number));
@@ -286,4 +287,66 @@ async fn a_missing_device_names_the_module() {
     let fabrics = KernelFabrics::new("/nowhere/nvme-fabrics", Tree::new().sysfs());
     let error = fabrics.connect(&request("10.77.1.1:4420"), LONG).await.expect_err("no device");
     assert!(error.to_string().contains("modprobe nvme-tcp"), "{error}");
+}
+
+fn secret() -> DhchapSecret {
+    DhchapSecret::parse(&format!("DHHC-1:00:{}:", "A".repeat(48))).expect("valid")
+}
+
+#[tokio::test]
+async fn a_secret_is_handed_to_the_kernel_and_shown_nowhere() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    assert!(fabrics.authenticates());
+    let request = ConnectRequest { secret: Some(secret()), ..request("10.77.1.1:4420") };
+    let connected = fabrics.connect(&request, LONG).await.expect("connects");
+    let submitted = kernel.submitted().pop().expect("submitted");
+    assert!(submitted.ends_with(&format!(",dhchap_secret=DHHC-1:00:{}:", "A".repeat(48))), "{submitted}");
+    assert!(!format!("{request:?}").contains("AAAA"), "{request:?}");
+    let of = fabrics.secret(&target(&request, &connected), LONG).await;
+    assert_eq!(of.expect("reads"), Some(secret()));
+}
+
+#[tokio::test]
+async fn failures_of_authentication_are_told_apart() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let with = ConnectRequest { secret: Some(secret()), ..request("10.77.1.1:4420") };
+    let cases = [
+        (libc::ENOKEY, request("10.77.1.1:4420"), Some(ConnectFailure::SecretRequired)),
+        (libc::EKEYREJECTED, with.clone(), Some(ConnectFailure::Authentication)),
+        (libc::EPROTONOSUPPORT, request("10.77.1.1:4420"), Some(ConnectFailure::NoAuthentication)),
+        (libc::EIO, with, Some(ConnectFailure::Rejected)),
+    ];
+    for (number, request, failure) in cases {
+        kernel.answer(Answer::Refuse(number));
+        let error = fabrics.connect(&request, LONG).await.expect_err("refused");
+        assert_eq!(error.failure(), failure, "{error}");
+        assert_eq!(error.is_authentication(), number != libc::EIO);
+        assert_eq!(
+            number == libc::EIO,
+            error.to_string().contains("or it did not accept the secret"),
+            "{error}"
+        );
+        assert!(!format!("{error:?}").contains("AAAA"), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_at_a_portal_that_takes_connections_is_a_refused_secret() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let portal = listener.local_addr().expect("an address").to_string();
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let with = ConnectRequest { secret: Some(secret()), ..request(&portal) };
+    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    let error = fabrics.connect(&with, LONG).await.expect_err("refused");
+    assert_eq!(error.failure(), Some(ConnectFailure::Authentication));
+    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    let error = fabrics.connect(&request(&portal), LONG).await.expect_err("refused");
+    assert_eq!(error.failure(), Some(ConnectFailure::Unreachable), "no secret was given");
+    drop(listener);
+    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    let error = fabrics.connect(&with, LONG).await.expect_err("refused");
+    assert_eq!(error.failure(), Some(ConnectFailure::Unreachable), "nobody listens");
 }

@@ -64,6 +64,7 @@ fn request() -> ConnectRequest {
         host_nqn: HostNqn::from_host_id(host_id),
         host_id,
         options: ConnectOptions::default(),
+        secret: None,
     }
 }
 
@@ -186,4 +187,15 @@ async fn a_disconnect_that_fails_keeps_stderr() {
     let error = cli.disconnect(&target, LONG).await.expect_err("still there");
     let source = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(source.contains("no such thing"), "{source}");
+}
+
+#[tokio::test]
+async fn a_secret_is_never_put_on_a_command_line() {
+    let (host, cli) = Host::new("exit 0");
+    let secret = DhchapSecret::parse(&format!("DHHC-1:00:{}:", "A".repeat(48))).expect("valid");
+    let request = ConnectRequest { secret: Some(secret), ..request() };
+    let error = cli.connect(&request, LONG).await.expect_err("refused");
+    assert!(matches!(error, ConnectError::SecretUnsafe { .. }) && error.is_authentication(), "{error}");
+    assert_eq!(host.ran(), "");
+    assert!(!cli.authenticates());
 }

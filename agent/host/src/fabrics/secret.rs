@@ -1,0 +1,305 @@
+//! The secret with which a host authenticates in band (DH-HMAC-CHAP), and giving another one to a controller that is
+//! connected.
+//!
+//! Always holds: a secret is printed nowhere: its `Debug` hides it, it has no `Display`, and no error of this crate
+//! carries it; it goes to the kernel's interface and to sysfs only, never onto a command line. Its memory is wiped.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::Target;
+use super::delete::{self, DisconnectError};
+use crate::name::ControllerName;
+use crate::sysfs::Sysfs;
+use crate::work::{WorkError, Workers};
+
+/// The attribute of a controller that holds its secret (`drivers/nvme/host/sysfs.c`; readable by root).
+const ATTRIBUTE: &str = "dhchap_secret";
+
+/// A secret in the form that the kernel takes: `DHHC-1:hh:<base64 of secret and CRC-32>:` (NVMe base specification,
+/// "DH-HMAC-CHAP Secret Representation"). Cheap to clone; all clones share one memory, which is wiped with the last.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DhchapSecret(Arc<Zeroizing<String>>);
+
+/// A text that is no secret. What it was is not said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a DH-HMAC-CHAP secret: {rule}")]
+pub struct InvalidSecret {
+    /// The rule that it breaks.
+    pub rule: &'static str,
+}
+
+impl DhchapSecret {
+    /// Checks a text. Its CRC-32 is left to the kernel, which checks it at every connect.
+    ///
+    /// # Errors
+    /// [`InvalidSecret`] with the rule that it breaks.
+    pub fn parse(text: &str) -> Result<Self, InvalidSecret> {
+        let broken = |rule| InvalidSecret { rule };
+        let rest = text.strip_prefix("DHHC-1:").ok_or(broken("it begins with DHHC-1:"))?;
+        let (hash, rest) = rest.split_once(':').ok_or(broken("a hash follows, then a colon"))?;
+        if !["00", "01", "02", "03"].contains(&hash) {
+            return Err(broken("the hash is 00, 01, 02 or 03"));
+        }
+        let secret = rest.strip_suffix(':').ok_or(broken("it ends with a colon"))?;
+        let digits = secret.trim_end_matches('=');
+        if !digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/') {
+            return Err(broken("the secret is base64"));
+        }
+        // 32, 48 or 64 bytes, and 4 of CRC-32.
+        match (secret.len(), secret.len() - digits.len()) {
+            (48, 0) | (72, 2) | (92, 1) => Ok(Self(Arc::new(Zeroizing::new(text.to_owned())))),
+            _ => Err(broken("the secret has 32, 48 or 64 bytes and a CRC-32")),
+        }
+    }
+
+    /// The text, for the kernel only.
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DhchapSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DhchapSecret(hidden)")
+    }
+}
+
+/// Why a controller has not got another secret.
+#[derive(Debug, thiserror::Error)]
+pub enum RekeyError {
+    /// The controller of that name is not the one meant: nothing was written.
+    #[error("{controller} is not the controller meant: {found}; its secret was not changed")]
+    NotTheTarget {
+        /// Its name.
+        controller: ControllerName,
+        /// What it is instead.
+        found: String,
+    },
+    /// It is not there any more.
+    #[error("{controller} is gone")]
+    Gone {
+        /// Its name.
+        controller: ControllerName,
+    },
+    /// It was connected without a secret, and the kernel adds none to it.
+    #[error("{controller} was connected without a secret; it has to be connected anew")]
+    WithoutSecret {
+        /// Its name.
+        controller: ControllerName,
+    },
+    /// The kernel knows no secrets.
+    #[error("{controller} has no {path}: this kernel cannot authenticate in band (CONFIG_NVME_HOST_AUTH)")]
+    NoAuthentication {
+        /// Its name.
+        controller: ControllerName,
+        /// What was looked for.
+        path: PathBuf,
+    },
+    /// It could not be read or written.
+    #[error("cannot give {controller} another secret ({path})")]
+    Io {
+        /// Its name.
+        controller: ControllerName,
+        /// The attribute.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// It was written, and sysfs shows another one.
+    #[error("{controller} did not take the secret")]
+    NotTaken {
+        /// Its name.
+        controller: ControllerName,
+    },
+    /// Not in time, or no thread. It may still be taken.
+    #[error("cannot give {controller} another secret")]
+    Work {
+        /// Its name.
+        controller: ControllerName,
+        /// The cause.
+        #[source]
+        source: WorkError,
+    },
+}
+
+/// Gives a controller another secret, through the directory that was verified to be its own. One that has it already
+/// is left in peace. Writing it makes a live controller authenticate anew, under I/O, in the background; one that is
+/// reconnecting uses it at its next attempt. A re-authentication that fails disturbs no live connection, so what is
+/// proven here is which secret the next connection will use, not that the target has accepted it.
+pub(super) async fn rekey(
+    workers: &Workers,
+    sysfs: &Sysfs,
+    target: &Target,
+    secret: &DhchapSecret,
+    deadline: Duration,
+) -> Result<(), RekeyError> {
+    let (owned_sysfs, owned, secret) = (sysfs.clone(), target.clone(), secret.clone());
+    let work = move || rekey_blocking(&owned_sysfs, &owned, &secret);
+    // Writing waits for an authentication that is under way (`nvme_auth_stop`).
+    let done = workers.run(&format!("rekey {}", target.controller), deadline, work).await;
+    done.unwrap_or_else(|source| Err(RekeyError::Work { controller: target.controller.clone(), source }))
+}
+
+fn rekey_blocking(sysfs: &Sysfs, target: &Target, secret: &DhchapSecret) -> Result<(), RekeyError> {
+    let controller = || target.controller.clone();
+    let attribute = Attribute::open(sysfs, target)?;
+    match attribute.read()? {
+        Some(current) if current.as_str() == secret.expose() => return Ok(()),
+        Some(_) => {}
+        None => return Err(RekeyError::WithoutSecret { controller: controller() }),
+    }
+    // Without a line feed: the kernel would keep it.
+    std::fs::write(attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
+    match attribute.read()? {
+        Some(now) if now.as_str() == secret.expose() => Ok(()),
+        _ => Err(RekeyError::NotTaken { controller: controller() }),
+    }
+}
+
+/// The secret that a controller has; `None` where it was connected without one.
+pub(super) async fn of(
+    workers: &Workers,
+    sysfs: &Sysfs,
+    target: &Target,
+    deadline: Duration,
+) -> Result<Option<DhchapSecret>, RekeyError> {
+    let (owned_sysfs, owned) = (sysfs.clone(), target.clone());
+    let work = move || {
+        let text = Attribute::open(&owned_sysfs, &owned)?.read()?;
+        Ok(text.and_then(|text| DhchapSecret::parse(&text).ok()))
+    };
+    let read = workers.run(&format!("read secret of {}", target.controller), deadline, work).await;
+    read.unwrap_or_else(|source| Err(RekeyError::Work { controller: target.controller.clone(), source }))
+}
+
+/// The attribute of one verified controller.
+struct Attribute {
+    dir: crate::sysfs::PinnedDir,
+    controller: ControllerName,
+    /// As people know it.
+    path: PathBuf,
+}
+
+impl Attribute {
+    fn open(sysfs: &Sysfs, target: &Target) -> Result<Self, RekeyError> {
+        let controller = target.controller.clone();
+        let path = sysfs.controller_dir(&controller).join(ATTRIBUTE);
+        match delete::open_verified(sysfs, target) {
+            Ok(Some((dir, _))) => Ok(Self { dir, controller, path }),
+            Ok(None) => Err(RekeyError::Gone { controller }),
+            Err(DisconnectError::NotTheTarget { controller, found }) => {
+                Err(RekeyError::NotTheTarget { controller, found })
+            }
+            Err(other) => Err(RekeyError::Io { controller, path, source: io::Error::other(other) }),
+        }
+    }
+
+    fn through(&self) -> PathBuf {
+        self.dir.path().join(ATTRIBUTE)
+    }
+
+    fn failed(&self, source: io::Error) -> RekeyError {
+        let (controller, path) = (self.controller.clone(), self.path.clone());
+        if source.kind() == io::ErrorKind::NotFound {
+            return RekeyError::NoAuthentication { controller, path };
+        }
+        RekeyError::Io { controller, path, source }
+    }
+
+    /// Reads it; `None` for a controller without one.
+    fn read(&self) -> Result<Option<Zeroizing<String>>, RekeyError> {
+        let text = std::fs::read_to_string(self.through()).map(Zeroizing::new);
+        let text = text.map_err(|source| self.failed(source))?;
+        let text = Zeroizing::new(text.trim_end().to_owned());
+        Ok((text.as_str() != "none" && !text.is_empty()).then_some(text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fabrics::Target;
+    use crate::fixtures::{ControllerSpec, Tree};
+    use crate::name::HostNqn;
+
+    const LONG: Duration = Duration::from_secs(20);
+    const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000011";
+    const NQN: &str = "nqn.2026-01.test:v1";
+
+    fn text(letter: char) -> String {
+        format!("DHHC-1:00:{}:", letter.to_string().repeat(48))
+    }
+
+    fn secret(letter: char) -> DhchapSecret {
+        DhchapSecret::parse(&text(letter)).expect("valid")
+    }
+
+    fn tree() -> (Tree, Target) {
+        let tree = Tree::new();
+        tree.subsystem(0, NQN);
+        let spec = ControllerSpec {
+            instance: 0,
+            subsystem: NQN,
+            host_nqn: HOST,
+            host_id: "00000000-0000-0000-0000-000000000011",
+            portal: ("10.77.1.1", 4420),
+            state: "live",
+        };
+        tree.controller(0, &spec);
+        let target = Target {
+            controller: ControllerName::from_instance(0),
+            subsystem: NQN.parse().expect("valid"),
+            host_nqn: HostNqn::parse(HOST).expect("valid"),
+            incarnation: None,
+        };
+        (tree, target)
+    }
+
+    #[test]
+    fn only_the_kernels_form_is_a_secret_and_none_is_ever_printed() {
+        assert_eq!(format!("{:?}", secret('A')), "DhchapSecret(hidden)");
+        for (length, padding) in [(48, ""), (70, "=="), (91, "=")] {
+            let text = format!("DHHC-1:01:{}{padding}:", "A".repeat(length));
+            assert!(DhchapSecret::parse(&text).is_ok(), "{length}");
+        }
+        for bad in ["", "secret", "DHHC-1:00:", "DHHC-1:09:A:", "DHHC-1:00:AAAA:", &text(','), &text('\n')] {
+            let error = DhchapSecret::parse(bad).expect_err("no secret").to_string();
+            assert!(bad.len() < 10 || !error.contains(bad), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connected_controller_gets_another_secret_and_is_read_back() {
+        let (tree, target) = tree();
+        tree.set(0, ATTRIBUTE, &text('A'));
+        let (workers, sysfs) = (Workers::new(), tree.sysfs());
+        assert_eq!(of(&workers, &sysfs, &target, LONG).await.expect("reads"), Some(secret('A')));
+        rekey(&workers, &sysfs, &target, &secret('B'), LONG).await.expect("taken");
+        assert_eq!(of(&workers, &sysfs, &target, LONG).await.expect("reads"), Some(secret('B')));
+        rekey(&workers, &sysfs, &target, &secret('B'), LONG).await.expect("has it already");
+    }
+
+    #[tokio::test]
+    async fn who_cannot_take_a_secret_says_why() {
+        let (tree, target) = tree();
+        let (workers, sysfs) = (Workers::new(), tree.sysfs());
+        let refused = async |target: &Target| {
+            rekey(&workers, &sysfs, target, &secret('A'), LONG).await.expect_err("refused")
+        };
+        assert!(matches!(refused(&target).await, RekeyError::NoAuthentication { .. }));
+        tree.set(0, ATTRIBUTE, "none");
+        assert!(matches!(refused(&target).await, RekeyError::WithoutSecret { .. }));
+        let other = Target { subsystem: "nqn.2026-01.test:v2".parse().expect("valid"), ..target.clone() };
+        let error = refused(&other).await;
+        assert!(matches!(error, RekeyError::NotTheTarget { .. }), "{error}");
+        let gone = Target { controller: ControllerName::from_instance(7), ..target };
+        assert!(matches!(refused(&gone).await, RekeyError::Gone { .. }));
+    }
+}
