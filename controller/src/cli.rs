@@ -284,6 +284,7 @@ impl AgentOptions {
             detach_deadline,
             heartbeat_interval,
             silence_deadline,
+            secrets: None,
         })
     }
 }

@@ -12,6 +12,7 @@
 //! | [`csi`] | CSI Identity and Controller |
 //! | [`operator`] | the operators' service |
 //! | [`rds`] | the RDS's REST API |
+//! | [`secret`] | the secrets of in-band authentication |
 //! | [`store`] | the durable records, in a journal |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
@@ -26,4 +27,5 @@ pub mod engine;
 pub mod metrics;
 pub mod operator;
 pub mod rds;
+pub mod secret;
 pub mod store;

@@ -28,6 +28,12 @@ pub enum RdsCall {
     Allow,
     /// A host may not connect.
     Deny,
+    /// The export goes off.
+    Hide,
+    /// The export goes on.
+    Show,
+    /// Another secret comes into force.
+    SetSecret,
     /// Looking a volume up.
     Find,
     /// Making a volume.
@@ -43,6 +49,9 @@ impl RdsCall {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Hide => "hide",
+            Self::Show => "show",
+            Self::SetSecret => "set_secret",
             Self::Find => "find",
             Self::Create => "create",
             Self::Delete => "delete",
@@ -112,7 +121,12 @@ pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsError>) 
     match call {
         RdsCall::Allow => attach_part(Part::Rds, took),
         RdsCall::Deny => detach_part(Part::Rds, took),
-        RdsCall::Find | RdsCall::Create | RdsCall::Delete => {}
+        RdsCall::Hide
+        | RdsCall::Show
+        | RdsCall::SetSecret
+        | RdsCall::Find
+        | RdsCall::Create
+        | RdsCall::Delete => {}
     }
 }
 

@@ -1,8 +1,12 @@
 //! What agents are told about time and paths, the same for all.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use cleat_core::{Epoch, VolumeId};
 use cleat_proto::cleat::v1 as wire;
+
+use crate::secret::MasterKey;
 
 /// How many of a volume's portals must have a live path for it to count as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -41,9 +45,28 @@ pub struct Settings {
     pub heartbeat_interval: Duration,
     /// A side that has heard nothing for so long takes the session for lost.
     pub silence_deadline: Duration,
+    /// From which the secrets of in-band authentication are made, where there are any.
+    pub secrets: Option<Arc<MasterKey>>,
 }
 
 /// Milliseconds, as the wire has them; more than 49 days are 49 days.
 pub(super) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+impl Settings {
+    /// The secret of a volume in a generation, as it goes to an agent; empty without a generation.
+    ///
+    /// Where there is a generation and no key, the agent gets none and says that the target wanted one: that is what
+    /// is wrong, and nothing better can be done here.
+    pub(super) fn secret(&self, volume: &VolumeId, generation: Option<Epoch>) -> String {
+        let Some(generation) = generation else { return String::new() };
+        match &self.secrets {
+            Some(key) => key.secret(volume, generation).reveal().to_owned(),
+            None => {
+                tracing::error!(%volume, %generation, "the volume has secrets, and there is no --secret-key-file");
+                String::new()
+            }
+        }
+    }
 }

@@ -282,7 +282,9 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
                 read_only: grant.read_only,
                 path_policy: settings.path_policy.to_wire().into(),
                 deadline_ms: millis(settings.attach_deadline),
-                ..wire::Attach::default()
+                dhchap_secret: settings.secret(&grant.spec.id, grant.secret),
+                reserve: grant.reserve,
+                reservation_key: grant.epoch.reservation_key(),
             })
         }
         Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {
@@ -305,14 +307,13 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
             victim_keys: victims.iter().map(|victim| victim.reservation_key()).collect(),
             deadline_ms: millis(settings.detach_deadline),
         }),
-        // Without a secret, which this edge cannot derive yet: an agent refuses it.
         Directive::Rekey { volume, epoch, generation } => wire::to_agent::Kind::Rekey(wire::Rekey {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(to_wire_epoch(*epoch)),
-            dhchap_secret: String::new(),
+            dhchap_secret: settings.secret(volume, Some(*generation)),
             generation: Some(to_wire_epoch(*generation)),
-            deadline_ms: millis(settings.detach_deadline),
+            deadline_ms: millis(settings.attach_deadline),
         }),
     };
     wire::ToAgent { kind: Some(kind) }

@@ -157,6 +157,7 @@ fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
         detach_deadline: std::time::Duration::from_secs(30),
         heartbeat_interval: std::time::Duration::from_secs(2),
         silence_deadline: std::time::Duration::from_secs(10),
+        secrets: None,
     };
     let grant = Grant {
         epoch: Epoch { term: 1, seq: 2 },

@@ -274,8 +274,9 @@ async fn validate(
         return Err(CallError::NoSuchVolume(volume));
     }
     let checked = request::capabilities(&request.volume_capabilities)
-        .and_then(|()| request::known_parameters("parameters", &request.parameters))
-        .and_then(|()| request::known_parameters("mutable_parameters", &request.mutable_parameters));
+        .and_then(|()| request::parameters("parameters", &request.parameters))
+        .and_then(|_| request::parameters("mutable_parameters", &request.mutable_parameters))
+        .map(drop);
     Ok(match checked {
         Ok(()) => csi::ValidateVolumeCapabilitiesResponse {
             confirmed: Some(csi::validate_volume_capabilities_response::Confirmed {

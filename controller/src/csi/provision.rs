@@ -3,6 +3,7 @@
 use cleat_core::VolumeId;
 use cleat_proto::csi::v1 as csi;
 
+use super::MIN_FENCE_KEY;
 use super::controller::{Shared, measured};
 use super::request::Create;
 use super::status::CallError;
@@ -11,7 +12,7 @@ use crate::rds::{ByteSize, Freshness, NewVolume, RdsError};
 
 /// Makes the volume, or finds it made with what was asked for.
 pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
-    let Create { volume, capacity } = create;
+    let Create { volume, capacity, min_fence } = create;
     let _begun = shared.in_progress.begin(&volume, "CreateVolume", shared.engine.now())?;
     let size = match shared.find(&volume, Freshness::Now).await? {
         None => {
@@ -35,6 +36,10 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
     Ok(csi::Volume {
         capacity_bytes: i64::try_from(made.size.0).unwrap_or(i64::MAX),
         volume_id: volume.to_string(),
+        volume_context: min_fence
+            .map(|fence| (MIN_FENCE_KEY.to_owned(), fence.name().to_owned()))
+            .into_iter()
+            .collect(),
         ..Default::default()
     })
 }

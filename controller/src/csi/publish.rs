@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cleat_core::{Access, Phase, VolumeId, VolumeSpec};
+use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeSpec};
 
 use super::controller::Shared;
 use super::overtaking::OnItsWay;
@@ -22,10 +22,10 @@ pub(super) async fn publish(
     publish: Publish,
     on_its_way: OnItsWay,
 ) -> Result<HashMap<String, String>, CallError> {
-    let Publish { volume, node, access, read_only } = publish;
+    let Publish { volume, node, access, read_only, min_fence } = publish;
     let spec = match attached_spec(shared, &volume, &node).await? {
-        Some(spec) => VolumeSpec { access, ..spec },
-        None => look_up(shared, &volume, access).await?,
+        Some(spec) => VolumeSpec { access, min_fence, ..spec },
+        None => look_up(shared, &volume, access, min_fence).await?,
     };
     let publishing = on_its_way.hand_over(shared.engine.publish(node, spec, read_only)).await;
     let grant = publishing.map_err(Failed::Refused)??.granted().await?;
@@ -68,7 +68,12 @@ async fn attached_spec(
     Ok(known.await?)
 }
 
-async fn look_up(shared: &Shared, volume: &VolumeId, access: Access) -> Result<VolumeSpec, CallError> {
+async fn look_up(
+    shared: &Shared,
+    volume: &VolumeId,
+    access: Access,
+    min_fence: MinFence,
+) -> Result<VolumeSpec, CallError> {
     let mut found = shared.find(volume, LOOKED_UP_WITHIN).await?;
     if found.is_none() {
         found = shared.find(volume, Freshness::Now).await?;
@@ -81,7 +86,7 @@ async fn look_up(shared: &Shared, volume: &VolumeId, access: Access) -> Result<V
         subsystem_nqn: shared.serving.subsystem_nqn(volume),
         portals: shared.serving.portals.iter().map(ToString::to_string).collect(),
         size_bytes: found.size.0,
-        min_fence: cleat_core::MinFence::default(),
+        min_fence,
     })
 }
 

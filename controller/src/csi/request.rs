@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 
-use cleat_core::{Access, NodeId, VolumeId};
+use cleat_core::{Access, MinFence, NodeId, VolumeId};
 use cleat_proto::csi::v1 as csi;
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 
 use super::status::{CallError, Invalid};
+use super::{MIN_FENCE, MIN_FENCE_KEY};
 
 /// Volumes are made of whole blocks of this size, so that no device of any host shows less than was asked for: the
 /// kernel's target rounds a file down to whole blocks, of at most 4096 bytes.
@@ -17,6 +18,9 @@ pub(super) const BLOCK_BYTES: u64 = 4096;
 pub(super) const DEFAULT_BYTES: u64 = 1 << 30;
 /// Parameters that the provisioner adds by itself, and that say nothing to us.
 const SIDECAR_PARAMETERS: &str = "csi.storage.k8s.io/";
+/// All that a volume may ask for, weakest first.
+const MIN_FENCES: [MinFence; 5] =
+    [MinFence::NodeGone, MinFence::ExportOff, MinFence::Acl, MinFence::Secret, MinFence::Reservation];
 /// Values in error messages are cut to this.
 const SHOWN: usize = 300;
 
@@ -25,6 +29,8 @@ const SHOWN: usize = 300;
 pub(super) struct Create {
     pub(super) volume: VolumeId,
     pub(super) capacity: Capacity,
+    /// As it was asked for, if it was.
+    pub(super) min_fence: Option<MinFence>,
 }
 
 /// How large a volume may be, in bytes.
@@ -45,6 +51,7 @@ pub(super) struct Publish {
     pub(super) node: NodeId,
     pub(super) access: Access,
     pub(super) read_only: bool,
+    pub(super) min_fence: MinFence,
 }
 
 /// ControllerUnpublishVolume.
@@ -58,7 +65,7 @@ impl Create {
     pub(super) fn check(request: &csi::CreateVolumeRequest) -> Result<Self, CallError> {
         let volume = volume("name", &request.name)?;
         capabilities(&request.volume_capabilities)?;
-        known_parameters("parameters", &request.parameters)?;
+        let min_fence = parameters("parameters", &request.parameters)?;
         if let Some(key) = request.mutable_parameters.keys().min() {
             return Err(invalid(
                 format!("mutable_parameters[{key:?}]"),
@@ -77,7 +84,7 @@ impl Create {
             ));
         }
         let capacity = Capacity::check(request.capacity_range.as_ref())?;
-        Ok(Self { volume, capacity })
+        Ok(Self { volume, capacity, min_fence })
     }
 }
 
@@ -123,7 +130,13 @@ impl Publish {
         let capability = request.volume_capability.as_ref();
         let capability = capability.ok_or_else(|| invalid("volume_capability", "must be given"))?;
         let (access, reader) = access("volume_capability", capability)?;
-        Ok(Self { volume, node, access, read_only: request.readonly || reader })
+        // Absent where the volume was made before there was such a thing, or by hand: the default then.
+        let min_fence = request.volume_context.get(MIN_FENCE_KEY);
+        let min_fence = min_fence
+            .map(|value| min_fence_named(&format!("volume_context[{MIN_FENCE_KEY:?}]"), value))
+            .transpose()?
+            .unwrap_or_default();
+        Ok(Self { volume, node, access, read_only: request.readonly || reader, min_fence })
     }
 }
 
@@ -160,12 +173,26 @@ pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<(), CallErro
     Ok(())
 }
 
-/// That every parameter is one that we know.
-pub(super) fn known_parameters(field: &str, parameters: &HashMap<String, String>) -> Result<(), CallError> {
-    match parameters.keys().filter(|key| !key.starts_with(SIDECAR_PARAMETERS)).min() {
-        None => Ok(()),
-        Some(key) => Err(invalid(format!("{field}[{key:?}]"), "not a parameter that this driver knows")),
+/// That every parameter is one that we know; gives the weakest fence that suffices, where it is among them.
+pub(super) fn parameters(
+    field: &str,
+    parameters: &HashMap<String, String>,
+) -> Result<Option<MinFence>, CallError> {
+    let known = |key: &&String| key.as_str() == MIN_FENCE || key.starts_with(SIDECAR_PARAMETERS);
+    if let Some(key) = parameters.keys().filter(|key| !known(key)).min() {
+        return Err(invalid(format!("{field}[{key:?}]"), "not a parameter that this driver knows"));
     }
+    let min_fence = parameters.get(MIN_FENCE);
+    min_fence.map(|value| min_fence_named(&format!("{field}[{MIN_FENCE:?}]"), value)).transpose()
+}
+
+/// A fence by its name.
+fn min_fence_named(field: &str, value: &str) -> Result<MinFence, CallError> {
+    let found = MIN_FENCES.into_iter().find(|fence| fence.name() == value);
+    found.ok_or_else(|| {
+        let names = MIN_FENCES.map(MinFence::name).join(", ");
+        invalid(field, format!("{:?} is none of {names}", shown(value)))
+    })
 }
 
 /// How many nodes may have a volume under a capability, and whether they only read. A mode that is not known to

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cleat_core::{Effect, RequestId, UnixMillis};
+use cleat_core::{Effect, RequestId, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc};
 
@@ -135,13 +135,14 @@ impl Executor {
             return;
         };
         if let Err(refusal) = &result {
-            let told = notices::refused(now, &waiter.volume, waiter.node.as_ref(), refusal);
+            let told = notices::refused(now, waiter.volume.as_ref(), waiter.node.as_ref(), refusal);
             self.tell(Change::Told(told.into()));
         }
         // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
         if waiter.answer.send(result).is_err() {
             let age_ms = self.clock.now().since(now);
-            tracing::debug!(volume = %waiter.volume, age_ms, "the caller did not wait for its answer");
+            let volume = waiter.volume.as_ref().map(VolumeId::as_str);
+            tracing::debug!(volume, age_ms, "the caller did not wait for its answer");
         }
     }
 

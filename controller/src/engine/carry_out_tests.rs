@@ -80,10 +80,16 @@ impl crate::rds::Rds for NoRds {
     ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
         std::future::pending().await
     }
-    async fn set_export(
+    async fn hide(&self, _: &VolumeId, _: crate::rds::Priority) -> Result<(), crate::rds::RdsError> {
+        unreachable!("not asked for here")
+    }
+    async fn show(&self, _: &VolumeId, _: crate::rds::Priority) -> Result<(), crate::rds::RdsError> {
+        unreachable!("not asked for here")
+    }
+    async fn set_secret(
         &self,
         _: &VolumeId,
-        _: bool,
+        _: &crate::secret::Secret,
         _: crate::rds::Priority,
     ) -> Result<(), crate::rds::RdsError> {
         unreachable!("not asked for here")
@@ -103,7 +109,7 @@ fn node() -> NodeId {
 
 fn lanes(deadline: Duration) -> (Lanes, mpsc::Receiver<super::super::handle::Input>) {
     let (inbox, events) = mpsc::channel(16);
-    (Lanes::new(Arc::new(NoRds), inbox, deadline), events)
+    (Lanes::new(Arc::new(NoRds), None, inbox, deadline), events)
 }
 
 fn bench() -> Bench {
@@ -117,6 +123,7 @@ fn bench() -> Bench {
         detach_deadline: Duration::from_secs(1),
         heartbeat_interval: Duration::from_secs(1),
         silence_deadline: Duration::from_secs(3),
+        secrets: None,
     });
     let orders = sessions.open(session(), node());
     let (changes, _) = broadcast::channel(1024);

@@ -23,7 +23,8 @@ type View = Box<dyn FnOnce(&Core, UnixMillis) -> Deliver + Send>;
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) request: RequestId,
-    pub(super) volume: VolumeId,
+    /// `None`: about all volumes of the node.
+    pub(super) volume: Option<VolumeId>,
     pub(super) node: Option<NodeId>,
     pub(super) answer: oneshot::Sender<Answer>,
 }
@@ -49,6 +50,15 @@ pub enum Failed {
     /// There is no core any more.
     #[error(transparent)]
     Ended(#[from] Ended),
+}
+
+/// Who wants something that only a person may want, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// Whose word it is.
+    pub by: String,
+    /// Why, in that person's words.
+    pub reason: String,
 }
 
 /// The engine, as the rest of the program sees it.
@@ -102,6 +112,39 @@ impl Engine {
         }
     }
 
+    /// Has a node fenced from a volume on a person's word; waits until it is proven that it cannot write.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn fence(&self, volume: VolumeId, node: NodeId, word: Word) -> Result<(), Failed> {
+        let Word { by, reason } = word;
+        let asked = self.ask(volume.clone(), Some(node.clone()), |request| Event::Fence {
+            request,
+            volume,
+            node,
+            by,
+            reason,
+        });
+        match asked.await?.answer().await? {
+            Reply::Fenced => Ok(()),
+            other => Err(mismatch("fence", &other)),
+        }
+    }
+
+    /// Takes a person's word that a node is gone; waits until it is recorded.
+    ///
+    /// # Errors
+    /// The core's refusal, or that the engine has ended.
+    pub async fn declare_gone(&self, node: NodeId, word: Word) -> Result<(), Failed> {
+        let Word { by, reason } = word;
+        let asked =
+            self.ask(None, Some(node.clone()), |request| Event::DeclareGone { request, node, by, reason });
+        match asked.await?.answer().await? {
+            Reply::Declared => Ok(()),
+            other => Err(mismatch("declare gone", &other)),
+        }
+    }
+
     /// Says that a deletion has ended.
     ///
     /// # Errors
@@ -152,13 +195,13 @@ impl Engine {
 
     async fn ask(
         &self,
-        volume: VolumeId,
+        volume: impl Into<Option<VolumeId>>,
         node: Option<NodeId>,
         event: impl FnOnce(RequestId) -> Event,
     ) -> Result<Asked, Ended> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        let waiter = Waiter { request, volume, node, answer };
+        let waiter = Waiter { request, volume: volume.into(), node, answer };
         let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
         self.inbox.send(input).await.map_err(|_| Ended)?;
         Ok(Asked(answered))

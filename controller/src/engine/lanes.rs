@@ -2,7 +2,8 @@
 //!
 //! In come [`RdsRequest`]s; out goes exactly one [`Event::RdsDone`] for each, within the deadline, whether the
 //! request succeeds, fails, hangs or panics. One at a time for each volume, because a volume's host list is read,
-//! changed and written as a whole, and because an allow must not land after the deny that followed it.
+//! changed and written as a whole, and because an allow must not land after the deny that followed it. A secret is
+//! made here from its generation, and goes to the RDS and nowhere else.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,10 +16,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::handle::{Input, unanswered};
 use crate::metrics::{self, RdsCall};
-use crate::rds::{Admission, Priority, Rds};
+use crate::rds::{self, Priority, Rds};
+use crate::secret::MasterKey;
 
 pub(super) struct Lanes {
     rds: Arc<dyn Rds>,
+    /// From which secrets are made, where there are any.
+    secrets: Option<Arc<MasterKey>>,
     inbox: mpsc::Sender<Input>,
     deadline: Duration,
     /// The last request of each volume that has one under way.
@@ -26,28 +30,28 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    pub(super) fn new(rds: Arc<dyn Rds>, inbox: mpsc::Sender<Input>, deadline: Duration) -> Self {
-        Self { rds, inbox, deadline, last: HashMap::new() }
+    pub(super) fn new(
+        rds: Arc<dyn Rds>,
+        secrets: Option<Arc<MasterKey>>,
+        inbox: mpsc::Sender<Input>,
+        deadline: Duration,
+    ) -> Self {
+        Self { rds, secrets, inbox, deadline, last: HashMap::new() }
     }
 
     /// Begins a request, after those of the same volume that were begun before.
     pub(super) fn begin(&mut self, operation: OperationId, request: RdsRequest) {
         self.last.retain(|_, work| !work.is_finished());
-        let volume = match &request {
-            RdsRequest::Allow { volume, .. }
-            | RdsRequest::Deny { volume, .. }
-            | RdsRequest::Hide { volume }
-            | RdsRequest::Show { volume }
-            | RdsRequest::SetSecret { volume, .. } => volume.clone(),
-        };
+        let volume = about(&request).clone();
         let before = self.last.remove(&volume);
         let (rds, inbox, deadline) = (Arc::clone(&self.rds), self.inbox.clone(), self.deadline);
+        let secrets = self.secrets.clone();
         let work = tokio::spawn(async move {
             if let Some(before) = before {
                 // Whether it ended well is told by its own event.
                 let _ = before.await;
             }
-            let result = ask(rds, operation, request, deadline).await;
+            let result = ask(rds, secrets, operation, request, deadline).await;
             let event = Box::new(Event::RdsDone { operation, result });
             // A closed inbox means that the process is ending.
             let _ = inbox.send(Input::Event { event, waiter: None }).await;
@@ -56,47 +60,77 @@ impl Lanes {
     }
 }
 
+fn about(request: &RdsRequest) -> &VolumeId {
+    match request {
+        RdsRequest::Allow { volume, .. }
+        | RdsRequest::Deny { volume, .. }
+        | RdsRequest::Hide { volume }
+        | RdsRequest::Show { volume }
+        | RdsRequest::SetSecret { volume, .. } => volume,
+    }
+}
+
+fn kind(request: &RdsRequest) -> RdsCall {
+    match request {
+        RdsRequest::Allow { .. } => RdsCall::Allow,
+        RdsRequest::Deny { .. } => RdsCall::Deny,
+        RdsRequest::Hide { .. } => RdsCall::Hide,
+        RdsRequest::Show { .. } => RdsCall::Show,
+        RdsRequest::SetSecret { .. } => RdsCall::SetSecret,
+    }
+}
+
+async fn call(
+    rds: Arc<dyn Rds>,
+    secrets: Option<Arc<MasterKey>>,
+    request: RdsRequest,
+) -> Result<(), RdsError> {
+    let done = |result: Result<(), rds::RdsError>| result.map_err(|error| RdsError::from(&error));
+    match request {
+        // Whether the list is enforced is for the core to know, by what the target was probed to do.
+        RdsRequest::Allow { volume, host_nqn } => {
+            done(rds.allow(&volume, &host_nqn, Priority::Attach).await.map(drop))
+        }
+        RdsRequest::Deny { volume, host_nqn } => {
+            done(rds.deny(&volume, &host_nqn, Priority::Detach).await.map(drop))
+        }
+        RdsRequest::Hide { volume } => done(rds.hide(&volume, Priority::Fence).await),
+        RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),
+        RdsRequest::SetSecret { volume, generation } => {
+            let key = secrets.ok_or_else(|| {
+                RdsError::Refused(
+                    "the volume has secrets, and this controller runs without --secret-key-file".to_owned(),
+                )
+            })?;
+            done(rds.set_secret(&volume, &key.secret(&volume, generation), Priority::Fence).await)
+        }
+    }
+}
+
 async fn ask(
     rds: Arc<dyn Rds>,
+    secrets: Option<Arc<MasterKey>>,
     operation: OperationId,
     request: RdsRequest,
     deadline: Duration,
 ) -> Result<(), RdsError> {
-    let (kind, volume, host_nqn) = match request {
-        RdsRequest::Allow { volume, host_nqn } => (RdsCall::Allow, volume, host_nqn),
-        RdsRequest::Deny { volume, host_nqn } => (RdsCall::Deny, volume, host_nqn),
-        RdsRequest::Hide { .. } | RdsRequest::Show { .. } | RdsRequest::SetSecret { .. } => {
-            return Err(RdsError::Refused("not supported yet".to_owned()));
-        }
-    };
+    let (kind, volume) = (kind(&request), about(&request).clone());
     let began = Instant::now();
-    let call = {
-        let (volume, host) = (volume.clone(), host_nqn.clone());
-        async move {
-            match kind {
-                RdsCall::Deny => rds.deny(&volume, &host, Priority::Detach).await,
-                _ => rds.allow(&volume, &host, Priority::Attach).await,
-            }
-        }
-    };
     // A task of its own, so that a panic becomes an answer; aborted when the deadline drops it.
-    let result = match tokio::time::timeout(deadline, AbortOnDropHandle::new(tokio::spawn(call))).await {
-        Ok(Ok(result)) => result.map_err(|error| RdsError::from(&error)),
+    let calling = AbortOnDropHandle::new(tokio::spawn(call(rds, secrets, request.clone())));
+    let result = match tokio::time::timeout(deadline, calling).await {
+        Ok(Ok(result)) => result,
         Ok(Err(panicked)) => Err(unanswered(format!("the request ended without an answer: {panicked}"))),
         Err(_) => Err(unanswered(format!("no answer within {}", humantime::format_duration(deadline)))),
     };
     let took = began.elapsed();
     metrics::rds_call(kind, took, result.as_ref().err());
     let (call, duration_ms) = (kind.name(), took.as_millis());
-    match result {
-        Ok(admission) => {
-            let enforced = admission == Admission::Enforced;
-            tracing::debug!(%volume, %host_nqn, %operation, call, enforced, duration_ms, "RDS answered");
-            Ok(())
-        }
+    match &result {
+        Ok(()) => tracing::debug!(%volume, ?request, %operation, call, duration_ms, "RDS answered"),
         Err(error) => {
-            tracing::warn!(%volume, %host_nqn, %operation, call, duration_ms, %error, "RDS request failed");
-            Err(error)
+            tracing::warn!(%volume, ?request, %operation, call, duration_ms, %error, "RDS request failed");
         }
     }
+    result
 }

@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::rds::Rds;
 use crate::store::{CommitError, Store};
 
-pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
+pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing, Word};
 pub use notices::Told;
 pub use records::{RecordError, read as read_records};
 
@@ -134,7 +134,8 @@ pub fn start(
     let engine = Engine::new(inbox.clone(), changes.clone(), clock);
     let (core, first) = Core::rebuild(config, term, records, clock.now());
     let term = core.term();
-    let lanes = lanes::Lanes::new(rds, inbox, rds_deadline);
+    let secrets = sessions.settings().secrets.clone();
+    let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline);
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
     let carrying =
         tokio::spawn(carry_out::Executor::new((store, storing), lanes, sessions, changes, clock).run(queue));

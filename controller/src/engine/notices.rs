@@ -18,8 +18,8 @@ pub struct Told {
     pub at: UnixMillis,
     /// A stable name, such as `volume_degraded`.
     pub reason: &'static str,
-    /// About which volume.
-    pub volume: VolumeId,
+    /// About which volume; `None`: about the node.
+    pub volume: Option<VolumeId>,
     /// On which node; `None`: no certain one.
     pub node: Option<NodeId>,
     /// In words.
@@ -68,19 +68,24 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
 }
 
 /// Counts a refused request; gives it in words.
-pub(super) fn refused(at: UnixMillis, volume: &VolumeId, node: Option<&NodeId>, refusal: &Refusal) -> Told {
+pub(super) fn refused(
+    at: UnixMillis,
+    volume: Option<&VolumeId>,
+    node: Option<&NodeId>,
+    refusal: &Refusal,
+) -> Told {
     let told = Told {
         at,
         reason: "refused",
-        volume: volume.clone(),
+        volume: volume.cloned(),
         node: node.cloned(),
         message: refusal.to_string(),
         migration: None,
     };
     metrics::told(told.reason);
-    let node = node.map_or("all", NodeId::as_str);
+    let (node, volume) = (node.map_or("all", NodeId::as_str), volume.map_or("all", VolumeId::as_str));
     // The edge that answers the caller logs it; this line is for the case that the caller has gone.
-    tracing::debug!(%volume, node, reason = told.reason, "{}", told.message);
+    tracing::debug!(volume, node, reason = told.reason, "{}", told.message);
     told
 }
 
@@ -100,7 +105,7 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
     let told = |reason, volume: &VolumeId, node: &NodeId, message: String| Told {
         at,
         reason,
-        volume: volume.clone(),
+        volume: Some(volume.clone()),
         node: Some(node.clone()),
         message,
         migration: None,

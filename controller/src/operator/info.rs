@@ -81,7 +81,9 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         (_, Verdict::NotFenced | Verdict::Unknown) => "",
         (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
         (Drained::LiveDeletion, Verdict::Fenced) => "every controller was live when it was deleted",
-        (Drained::Barrier, Verdict::Fenced) => "the target took the namespace down, which waits for every write",
+        (Drained::Barrier, Verdict::Fenced) => {
+            "the target took the namespace down, which waits for every write"
+        }
         (Drained::Abort, Verdict::Fenced) => "the target's abort waits for what is in flight",
         (Drained::Bound { .. }, Verdict::Fenced) => "the drain bound has passed",
     };
@@ -167,7 +169,7 @@ pub(super) fn notice(told: &Told) -> wire::Notice {
     wire::Notice {
         at_unix_ms: told.at.0,
         reason: told.reason.to_owned(),
-        volume_id: told.volume.to_string(),
+        volume_id: told.volume.as_ref().map(ToString::to_string).unwrap_or_default(),
         node_id: told.node.as_ref().map(ToString::to_string).unwrap_or_default(),
         message: told.message.clone(),
     }

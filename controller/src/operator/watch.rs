@@ -96,8 +96,8 @@ impl Watch {
                 Ok(Change::Node(id)) => self.node(id).await?,
                 Ok(Change::Told(told)) => {
                     self.send(Kind::Notice(info::notice(&told))).await?;
-                    if let Some(migration) = &told.migration {
-                        self.send(Kind::Migration(info::migration(&told.volume, migration))).await?;
+                    if let (Some(migration), Some(volume)) = (&told.migration, &told.volume) {
+                        self.send(Kind::Migration(info::migration(volume, migration))).await?;
                     }
                 }
                 Err(RecvError::Lagged(missed)) => {

@@ -2,15 +2,28 @@
 //!
 //! In come the volume as just read and a wish; out goes the next write, or none if the wish is met. What always
 //! holds, after each single step as well as at the end: no host is admitted that was not before, but the one
-//! that is to be. In particular an exported volume with an empty list would admit everybody, so the export goes
-//! off before the list is emptied, and on only when the list is not empty.
+//! that is to be. In particular an exported volume with an empty list would admit everybody, so no step ever empties
+//! a list: [`nobody`] is on each from the volume's making on, and hosts come and go beside it with one write each,
+//! the export being left as it is. A volume that was made without it gets it with the first step that touches its
+//! list, and is not exported before.
 
 use std::collections::BTreeSet;
 
-use cleat_core::HostNqn;
+use cleat_core::{HostNqn, VolumeId};
 use serde_json::{Map, Value};
 
 use super::volume::Volume;
+use crate::secret::Secret;
+
+/// What precedes the volume id in the host NQN that no host has, and that keeps the volume's list from being empty.
+///
+/// One for each volume: a target may keep one secret to a host NQN (Linux' does), and volumes have different ones.
+pub const NOBODY: &str = "nqn.2026-01.io.cleat:nobody.";
+
+/// The host NQN that no host has, on a volume's list.
+pub(super) fn nobody(volume: &VolumeId) -> String {
+    format!("{NOBODY}{volume}")
+}
 
 /// What is wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +32,8 @@ pub(super) enum Wish {
     Allow(HostNqn),
     /// This host may not connect.
     Deny(HostNqn),
-    /// The hosts on the list (or, without lists, all) may connect.
-    Export,
+    /// The hosts on the list may connect.
+    Show,
     /// Nobody may connect.
     Hide,
 }
@@ -32,34 +45,40 @@ pub(super) enum Step {
     Hosts(BTreeSet<String>),
     /// Switch the export.
     Export(bool),
+    /// Set the secret with which hosts have to authenticate.
+    Secret(Secret),
 }
-
-/// The export cannot go on: with an empty list everybody would be admitted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WouldAdmitEverybody;
 
 /// The next step, or `None` if the wish is met.
-pub(super) fn next_step(volume: &Volume, wish: &Wish) -> Result<Option<Step>, WouldAdmitEverybody> {
-    let (hosts, exported) = (&volume.hosts, volume.exported);
-    Ok(match wish {
-        Wish::Allow(host) if !hosts.contains(host.as_str()) => {
-            let mut hosts = hosts.clone();
+pub(super) fn next_step(volume: &Volume, wish: &Wish) -> Option<Step> {
+    let mut hosts = volume.hosts.clone();
+    match wish {
+        Wish::Hide => return volume.exported.then_some(Step::Export(false)),
+        // With an empty list, to show it would be to show it to everybody.
+        Wish::Show if hosts.is_empty() => {}
+        Wish::Show => return (!volume.exported).then_some(Step::Export(true)),
+        Wish::Allow(host) => {
             hosts.insert(host.as_str().to_owned());
-            Some(Step::Hosts(hosts))
         }
-        Wish::Export if !exported && hosts.is_empty() => return Err(WouldAdmitEverybody),
-        Wish::Allow(_) | Wish::Export => (!exported).then_some(Step::Export(true)),
-        Wish::Hide => exported.then_some(Step::Export(false)),
         Wish::Deny(host) => {
-            let others: BTreeSet<_> = hosts.iter().filter(|h| *h != host.as_str()).cloned().collect();
-            if others.is_empty() && exported {
-                Some(Step::Export(false))
-            } else {
-                (others != *hosts).then_some(Step::Hosts(others))
-            }
+            hosts.remove(host.as_str());
         }
-    })
+    }
+    hosts.insert(nobody(&volume.id));
+    if hosts != volume.hosts {
+        return Some(Step::Hosts(hosts));
+    }
+    (matches!(wish, Wish::Allow(_)) && !volume.exported).then_some(Step::Export(true))
 }
+
+/// The properties of a new volume that say who may connect: nobody.
+pub(super) fn nobody_yet(volume: &VolumeId) -> [(&'static str, String); 2] {
+    [(EXPORT, "yes".to_owned()), (HOSTS, nobody(volume))]
+}
+
+pub(super) const EXPORT: &str = "nvme-tcp-export";
+pub(super) const PASSWORD: &str = "nvme-tcp-server-password";
+const HOSTS: &str = "nvme-tcp-server-allow-host-name";
 
 impl Step {
     /// The properties to set.
@@ -67,9 +86,10 @@ impl Step {
         let (name, value) = match self {
             Self::Hosts(hosts) => {
                 let list: Vec<&str> = hosts.iter().map(String::as_str).collect();
-                ("nvme-tcp-server-allow-host-name", list.join(","))
+                (HOSTS, list.join(","))
             }
-            Self::Export(on) => ("nvme-tcp-export", if *on { "yes" } else { "no" }.to_owned()),
+            Self::Export(on) => (EXPORT, if *on { "yes" } else { "no" }.to_owned()),
+            Self::Secret(secret) => (PASSWORD, secret.reveal().to_owned()),
         };
         Map::from_iter([(name.to_owned(), Value::String(value))])
     }
@@ -79,34 +99,34 @@ impl Step {
         match self {
             Self::Hosts(hosts) => *hosts == volume.hosts,
             Self::Export(on) => *on == volume.exported,
+            // A volume is listed without its secret: that is read by itself.
+            Self::Secret(_) => false,
         }
     }
 
-    /// Whether the step, should it take effect late, could admit this host.
+    /// Whether the step, should it take effect late, could admit this host (`None`: anybody).
     pub(super) fn could_admit(&self, host: Option<&HostNqn>) -> bool {
         match (self, host) {
-            (Self::Export(on), _) => *on,
-            (Self::Hosts(hosts), Some(host)) => hosts.is_empty() || hosts.contains(host.as_str()),
+            (Self::Hosts(hosts), Some(host)) => hosts.contains(host.as_str()),
+            // A host that is off the list stays out, exported or not: no list is ever empty.
+            (Self::Export(_), Some(_)) => false,
+            (Self::Export(on), None) => *on,
             // Without an export nobody is admitted, whatever the list says.
             (Self::Hosts(_), None) => false,
+            // It lets in who knows it; but nobody who is off the list, or to what is not exported.
+            (Self::Secret(_), _) => false,
         }
-    }
-
-    /// Whether the step, should it take effect late, could open the volume to everybody.
-    pub(super) fn could_open(&self) -> bool {
-        matches!(self, Self::Hosts(hosts) if hosts.is_empty())
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::VolumeId;
-
     use super::super::volume::ByteSize;
     use super::*;
 
-    const NAMES: [&str; 3] = ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c"];
+    const V_NOBODY: &str = "nqn.2026-01.io.cleat:nobody.v";
+    const NAMES: [&str; 4] = ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c", V_NOBODY];
 
     fn host(name: &str) -> HostNqn {
         HostNqn::new(name).unwrap()
@@ -129,6 +149,7 @@ mod tests {
         match step {
             Step::Hosts(hosts) => volume.hosts = hosts,
             Step::Export(on) => volume.exported = on,
+            Step::Secret(_) => panic!("no wish is about secrets"),
         }
     }
 
@@ -137,50 +158,79 @@ mod tests {
         NAMES.into_iter().filter(|h| volume.exported && (all_if_empty || volume.hosts.contains(*h))).collect()
     }
 
-    /// Every state of three hosts and the export, every wish, every step in between: nobody gets in by accident.
+    /// Every state of three hosts, the placeholder and the export, every wish, every step in between: nobody gets in
+    /// by accident, and nothing that is still on its way to the RDS could let anybody in later.
     #[test]
     fn no_step_ever_admits_a_host_other_than_the_one_allowed() {
-        for bits in 0..16u8 {
-            let names: Vec<&str> = (0..3).filter(|i| bits >> i & 1 == 1).map(|i| NAMES[i]).collect();
-            let start = volume(&names, bits >> 3 & 1 == 1);
-            for wish in [Wish::Allow(host(NAMES[0])), Wish::Deny(host(NAMES[0])), Wish::Hide] {
+        for bits in 0..32u8 {
+            let names: Vec<&str> = (0..4).filter(|i| bits >> i & 1 == 1).map(|i| NAMES[i]).collect();
+            let start = volume(&names, bits >> 4 & 1 == 1);
+            for wish in [Wish::Allow(host(NAMES[0])), Wish::Deny(host(NAMES[0])), Wish::Hide, Wish::Show] {
                 let mut now = start.clone();
                 let mut steps = 0;
-                while let Some(step) = next_step(&now, &wish).unwrap() {
+                while let Some(step) = next_step(&now, &wish) {
+                    if let Step::Hosts(hosts) = &step {
+                        assert!(hosts.contains(V_NOBODY), "{start:?} {wish:?} {step:?}");
+                    }
                     apply(&mut now, step.clone());
                     assert!(step.taken(&now));
                     steps += 1;
                     assert!(steps <= 2, "{start:?} {wish:?}");
                     let mut may = admitted(&start);
-                    if matches!(wish, Wish::Allow(_)) {
-                        may.insert(NAMES[0]);
+                    match wish {
                         // On an export that was off, the list itself is the admission that somebody granted.
-                        may.extend(names.iter());
+                        Wish::Allow(_) => may.extend(names.iter().copied().chain([NAMES[0]])),
+                        Wish::Show => may.extend(names.iter()),
+                        Wish::Deny(_) | Wish::Hide => {}
                     }
+                    // Being no host, it may be admitted.
+                    may.insert(V_NOBODY);
                     assert!(admitted(&now).is_subset(&may), "{start:?} {wish:?} {step:?} {now:?}");
                 }
                 match wish {
                     Wish::Allow(_) => assert!(admitted(&now).contains(NAMES[0])),
                     Wish::Deny(_) => assert!(!admitted(&now).contains(NAMES[0])),
-                    _ => assert!(admitted(&now).is_empty()),
+                    Wish::Hide => assert!(admitted(&now).is_empty()),
+                    Wish::Show => assert!(now.exported && !now.hosts.is_empty()),
                 }
             }
         }
     }
 
     #[test]
-    fn the_last_host_goes_export_first_and_comes_list_first() {
-        let mut now = volume(&NAMES[..1], true);
+    fn a_host_comes_and_goes_with_one_write_each() {
+        let mut now = volume(&[V_NOBODY], true);
+        let allow = Wish::Allow(host(NAMES[0]));
+        assert_eq!(
+            next_step(&now, &allow),
+            Some(Step::Hosts([NAMES[0].to_owned(), V_NOBODY.to_owned()].into()))
+        );
+        now.hosts.insert(NAMES[0].to_owned());
+        assert_eq!(next_step(&now, &allow), None);
         let deny = Wish::Deny(host(NAMES[0]));
-        assert_eq!(next_step(&now, &deny), Ok(Some(Step::Export(false))));
-        now.exported = false;
-        assert_eq!(next_step(&now, &deny), Ok(Some(Step::Hosts(BTreeSet::new()))));
-        now.hosts.clear();
-        assert_eq!(next_step(&now, &deny), Ok(None));
-        assert_eq!(next_step(&now, &Wish::Export), Err(WouldAdmitEverybody));
-        let allow = Wish::Allow(host(NAMES[1]));
-        assert_eq!(next_step(&now, &allow), Ok(Some(Step::Hosts([NAMES[1].to_owned()].into()))));
-        now.hosts.insert(NAMES[1].to_owned());
-        assert_eq!(next_step(&now, &allow), Ok(Some(Step::Export(true))));
+        assert_eq!(next_step(&now, &deny), Some(Step::Hosts([V_NOBODY.to_owned()].into())));
+        now.hosts.remove(NAMES[0]);
+        assert_eq!(next_step(&now, &deny), None);
+    }
+
+    #[test]
+    fn a_volume_made_without_the_placeholder_gets_it_before_it_is_shown_to_anybody() {
+        let mut now = volume(&[], false);
+        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Hosts([V_NOBODY.to_owned()].into())));
+        now.hosts.insert(V_NOBODY.to_owned());
+        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Export(true)));
+        // One that is open to everybody is closed by the first step about anybody.
+        let open = volume(&[], true);
+        for wish in [Wish::Deny(host(NAMES[0])), Wish::Show] {
+            assert_eq!(next_step(&open, &wish), Some(Step::Hosts([V_NOBODY.to_owned()].into())), "{wish:?}");
+        }
+    }
+
+    #[test]
+    fn a_late_export_lets_nobody_in_who_was_taken_off_the_list() {
+        let a = host(NAMES[0]);
+        assert!(!Step::Export(true).could_admit(Some(&a)) && Step::Export(true).could_admit(None));
+        assert!(Step::Hosts([NAMES[0].to_owned()].into()).could_admit(Some(&a)));
+        assert!(!Step::Hosts([V_NOBODY.to_owned()].into()).could_admit(Some(&a)));
     }
 }

@@ -10,7 +10,7 @@ use cleat_core::{HostNqn, VolumeId};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::access::{Step, Wish, WouldAdmitEverybody, next_step};
+use super::access::{Step, Wish, next_step, nobody};
 use super::error::{RdsError, Way};
 use super::gate::Priority;
 use super::list::{Freshness, Lister};
@@ -19,6 +19,7 @@ use super::per_volume::{Held, PerVolume};
 use super::volume::{Inventory, Naming, Volume};
 use super::wire::{Endpoint, EndpointError, Request, Wire};
 use super::{Admission, HostAcl, NewVolume, Rds, SystemResource};
+use crate::secret::Secret;
 
 /// The longest way of [`next_step`] has two steps; more would mean that somebody else writes too.
 const STEPS_MAX: usize = 4;
@@ -69,6 +70,15 @@ impl RestRds {
         Ok(Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, host_acl, settle }) })
     }
 
+    async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {
+        let id = id.clone();
+        self.to_the_end("switch an export", async move |rds: Arc<Inner>| {
+            let mut held = rds.volumes.hold(&id).await;
+            rds.fulfil(&mut held, &id, &wish, priority).await.map(drop)
+        })
+        .await
+    }
+
     /// Runs an operation to its end, however long its caller waits.
     async fn to_the_end<T, F>(
         &self,
@@ -113,12 +123,18 @@ impl Rds for RestRds {
         self.to_the_end("deny a host", async move |rds: Arc<Inner>| rds.deny(&id, host, priority).await).await
     }
 
-    async fn set_export(&self, id: &VolumeId, on: bool, priority: Priority) -> Result<(), RdsError> {
-        let id = id.clone();
-        let wish = if on { Wish::Export } else { Wish::Hide };
-        self.to_the_end("switch an export", async move |rds: Arc<Inner>| {
-            let mut held = rds.volumes.hold(&id).await;
-            rds.fulfil(&mut held, &id, &wish, priority).await.map(drop)
+    async fn hide(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError> {
+        self.switch(id, Wish::Hide, priority).await
+    }
+
+    async fn show(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError> {
+        self.switch(id, Wish::Show, priority).await
+    }
+
+    async fn set_secret(&self, id: &VolumeId, secret: &Secret, priority: Priority) -> Result<(), RdsError> {
+        let (id, secret) = (id.clone(), secret.clone());
+        self.to_the_end("set a secret", async move |rds: Arc<Inner>| {
+            rds.set_secret(&id, secret, priority).await
         })
         .await
     }
@@ -132,7 +148,7 @@ impl Inner {
     async fn allow(&self, id: &VolumeId, host: HostNqn, priority: Priority) -> Result<Admission, RdsError> {
         let mut held = self.volumes.hold(id).await;
         let (wish, admission) = match self.host_acl {
-            HostAcl::None => (Wish::Export, Admission::NotEnforced),
+            HostAcl::None => (Wish::Show, Admission::NotEnforced),
             HostAcl::List => (Wish::Allow(host), Admission::Enforced),
         };
         self.fulfil(&mut held, id, &wish, priority).await?;
@@ -160,7 +176,7 @@ impl Inner {
         match wish {
             Wish::Deny(host) => held.cannot_admit(id, Some(host), self.settle)?,
             Wish::Hide => held.cannot_admit(id, None, self.settle)?,
-            Wish::Allow(_) | Wish::Export => self.check_name(&volume)?,
+            Wish::Allow(_) | Wish::Show => self.check_name(&volume)?,
         }
         Ok(volume)
     }
@@ -175,9 +191,6 @@ impl Inner {
     ) -> Result<Volume, RdsError> {
         let mut volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
         held.read(&volume);
-        if self.host_acl == HostAcl::List && matches!(wish, Wish::Allow(_) | Wish::Export) {
-            held.cannot_open(id, self.settle)?;
-        }
         for _ in 0..STEPS_MAX {
             let Some(step) = self.next_step(&volume, wish)? else {
                 return Ok(volume);
@@ -194,18 +207,22 @@ impl Inner {
 
     fn next_step(&self, volume: &Volume, wish: &Wish) -> Result<Option<Step>, RdsError> {
         match (self.host_acl, wish) {
-            // Without lists, exporting to everybody is what is meant.
-            (HostAcl::None, Wish::Export) => Ok((!volume.exported).then_some(Step::Export(true))),
-            _ => next_step(volume, wish).map_err(|WouldAdmitEverybody| {
-                RdsError::conflict(
+            // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
+            // fenced by it: to take it away is not for us to decide.
+            (HostAcl::None, Wish::Show) if volume.hosts.contains(&nobody(&volume.id)) => {
+                Err(RdsError::conflict(
                     &volume.id,
-                    "its list of hosts is empty: exported, it would admit everybody",
-                )
-            }),
+                    "its list of hosts is kept as under --host-acl list, and this controller runs without: run it with \
+                 --host-acl list, or clear nvme-tcp-server-allow-host-name on its disk once nobody is to be kept out",
+                ))
+            }
+            // Without lists, exporting to everybody is what is meant.
+            (HostAcl::None, Wish::Show) => Ok((!volume.exported).then_some(Step::Export(true))),
+            _ => Ok(next_step(volume, wish)),
         }
     }
 
-    async fn set(
+    pub(super) async fn set(
         &self,
         held: &mut Held,
         volume: &Volume,

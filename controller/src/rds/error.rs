@@ -87,6 +87,12 @@ pub enum RdsError {
         /// For how long it may still take effect.
         wait: Duration,
     },
+    /// A secret was to be sent where others could read it. It was not.
+    #[error("volume {volume}: its secret was not sent: the connection to the RDS is not encrypted")]
+    Cleartext {
+        /// Which volume.
+        volume: VolumeId,
+    },
 }
 
 /// How far a request came that the RDS did not answer.
@@ -155,7 +161,8 @@ impl RdsError {
             | Self::Refused { .. }
             | Self::Full { .. }
             | Self::Unauthorised { .. }
-            | Self::Conflict { .. } => false,
+            | Self::Conflict { .. }
+            | Self::Cleartext { .. } => false,
         }
     }
 
@@ -176,6 +183,7 @@ impl RdsError {
             Self::Malformed { .. } => "malformed",
             Self::Conflict { .. } => "conflict",
             Self::InDoubt { .. } => "in_doubt",
+            Self::Cleartext { .. } => "cleartext",
         }
     }
 
@@ -198,7 +206,9 @@ impl From<&RdsError> for cleat_core::RdsError {
         let text = cleat_runtime::exit::Causes(error).to_string();
         match error {
             RdsError::NotFound { .. } => Self::NotFound(text),
-            RdsError::Refused { .. } | RdsError::Conflict { .. } => Self::Refused(text),
+            RdsError::Refused { .. } | RdsError::Conflict { .. } | RdsError::Cleartext { .. } => {
+                Self::Refused(text)
+            }
             RdsError::Full { .. } => Self::Full(text),
             RdsError::Unauthorised { .. } => Self::Unauthorised(text),
             RdsError::Unreachable { .. } | RdsError::Malformed { .. } | RdsError::InDoubt { .. } => {

@@ -10,6 +10,7 @@
 //! | `client` | [`RestRds`]: access, probe |
 //! | `provision` | create, delete |
 //! | `access` | who may connect: the pure plan |
+//! | `password` | the secret of in-band authentication |
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
 //! | `volume` | what the list says, and what of it is ours |
@@ -21,12 +22,15 @@ use std::sync::Arc;
 
 use cleat_core::{HostNqn, VolumeId};
 
+use crate::secret::Secret;
+
 mod access;
 mod client;
 mod error;
 mod gate;
 mod list;
 mod metrics;
+mod password;
 mod per_volume;
 mod provision;
 #[cfg(test)]
@@ -35,6 +39,7 @@ mod trust;
 mod volume;
 mod wire;
 
+pub use access::NOBODY;
 pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;
@@ -120,19 +125,34 @@ pub trait Rds: Send + Sync + 'static {
     /// [`RdsError::NotFound`] if the RDS has said that there is no such volume.
     async fn allow(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
-    /// Keeps a host from connecting. This alone does not stop one that is connected, unless it is the last: with
-    /// nobody left on the list the export goes off.
+    /// Keeps a host from connecting. This alone does not stop one that is connected.
     ///
     /// # Errors
     /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
     /// earlier write without an answer could let it in again.
     async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
-    /// Switches the export on or off.
+    /// Switches the export off: nobody may connect.
     ///
     /// # Errors
-    /// [`RdsError::Conflict`] if it is to go on and, the list being empty, everybody would be admitted.
-    async fn set_export(&self, id: &VolumeId, on: bool, priority: Priority) -> Result<(), RdsError>;
+    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
+    /// earlier write without an answer could switch it on again.
+    async fn hide(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError>;
+
+    /// Switches the export on: those on the list (without lists, all) may connect.
+    ///
+    /// # Errors
+    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::Conflict`] if it exports
+    /// it under another name than ours.
+    async fn show(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError>;
+
+    /// Sets the secret with which hosts have to authenticate on new connections. Those that are up stay up.
+    ///
+    /// # Errors
+    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
+    /// earlier write without an answer could put another secret in its place; [`RdsError::Cleartext`] if the secret
+    /// would go over the network unencrypted.
+    async fn set_secret(&self, id: &VolumeId, secret: &Secret, priority: Priority) -> Result<(), RdsError>;
 
     /// What the RDS says of itself: also the way to see whether it can be reached and knows our user.
     ///

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::access::Step;
 use super::error::RdsError;
 use super::volume::Volume;
+use crate::secret::Secret;
 
 /// Doubts beyond this many per volume replace the oldest; each is worth some seconds of an unreachable RDS.
 const DOUBTS_MAX: usize = 64;
@@ -105,9 +106,20 @@ impl Memory {
         self.no_doubt(volume, settle, |step| step.could_admit(host))
     }
 
-    /// That no write in doubt could open the volume to everybody any more.
-    pub(super) fn cannot_open(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
-        self.no_doubt(volume, settle, Step::could_open)
+    /// That no write in doubt could put another secret in this one's place any more.
+    pub(super) fn cannot_rekey(
+        &mut self,
+        volume: &VolumeId,
+        secret: &Secret,
+        settle: Duration,
+    ) -> Result<(), RdsError> {
+        self.no_doubt(volume, settle, |step| matches!(step, Step::Secret(other) if other != secret))
+    }
+
+    /// The secret was read: like [`Memory::read`].
+    pub(super) fn read_secret(&mut self, shown: &Secret) {
+        let taken = |step: &Step| matches!(step, Step::Secret(secret) if secret == shown);
+        self.doubts.retain(|doubt| doubt.overwritten || !taken(&doubt.step));
     }
 
     fn no_doubt(
@@ -147,10 +159,15 @@ mod tests {
         held.doubt(Step::Hosts([a.as_str().to_owned()].into()));
         assert!(held.cannot_admit(&volume, Some(&a), settle).is_err());
         assert!(held.cannot_admit(&volume, Some(&b), settle).is_ok());
-        assert!(held.cannot_open(&volume, settle).is_ok());
-        held.doubt(Step::Hosts([].into()));
-        assert!(held.cannot_admit(&volume, Some(&b), settle).is_err());
-        assert!(held.cannot_open(&volume, settle).is_err());
+        assert!(held.cannot_admit(&volume, None, settle).is_ok());
+        held.doubt(Step::Export(true));
+        assert!(held.cannot_admit(&volume, None, settle).is_err());
+        let [old, new] = [1, 2].map(Secret::for_test);
+        held.doubt(Step::Secret(old.clone()));
+        assert!(held.cannot_rekey(&volume, &old, settle).is_ok());
+        assert!(held.cannot_rekey(&volume, &new, settle).is_err());
+        held.read_secret(&old);
+        assert!(held.cannot_rekey(&volume, &new, settle).is_ok());
         drop(held);
         all.tidy(settle);
         assert_eq!(all.lock().len(), 1);

@@ -8,7 +8,7 @@ use cleat_core::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::access::Wish;
+use super::access::{EXPORT, Wish, nobody_yet};
 use super::client::Inner;
 use super::error::RdsError;
 use super::gate::Priority;
@@ -29,8 +29,12 @@ impl Inner {
         let made = inventory.get(&new.id)?;
         self.check(made, new)?;
         match self.host_acl {
+            HostAcl::List if made.exported && made.hosts.is_empty() => {
+                // Its list was not taken, so it is open to everybody. It gets one, or this fails.
+                self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await
+            }
             HostAcl::List => Ok(made.clone()),
-            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Export, Priority::List).await,
+            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await,
         }
     }
 
@@ -50,19 +54,21 @@ impl Inner {
             );
             return Err(RdsError::conflict(id, problem));
         }
-        // With lists, nobody is on the list yet, so exporting now would admit everybody.
-        let export = if self.host_acl == HostAcl::None { "yes" } else { "no" };
+        let access = match self.host_acl {
+            HostAcl::None => vec![(EXPORT, "yes".to_owned())],
+            HostAcl::List => nobody_yet(id).into(),
+        };
         let properties = [
             ("type", "file".to_owned()),
             ("slot", id.to_string()),
             ("file-path", self.naming.file_path(id)),
             ("file-size", new.size.0.to_string()),
             ("mount-filesystem", "no".to_owned()),
-            ("nvme-tcp-export", export.to_owned()),
             ("nvme-tcp-server-port", self.port.to_string()),
             ("nvme-tcp-server-nqn", self.naming.nqn(id)),
         ];
-        let body = properties.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value)));
+        let body =
+            properties.into_iter().chain(access).map(|(name, value)| (name.to_owned(), Value::String(value)));
         let request = Request {
             op: Op::AddDisk,
             method: Method::PUT,

@@ -70,8 +70,7 @@ pub enum EndpointError {
     Client(#[source] reqwest::Error),
 }
 
-/// One request.
-#[derive(Debug)]
+/// One request. It may carry a secret, so there is no `Debug` of it.
 pub(super) struct Request {
     pub(super) op: Op,
     pub(super) method: Method,
@@ -144,6 +143,11 @@ impl Wire {
         let password = read_password(&endpoint)
             .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
         Ok(Self { client, endpoint, password: Mutex::new(password), gate: Gate::default() })
+    }
+
+    /// Whether what is sent can be read on the way by nobody else.
+    pub(super) fn encrypted(&self) -> bool {
+        !matches!(self.endpoint.trust, Trust::Plaintext)
     }
 
     /// Waits for the turn to send a request.

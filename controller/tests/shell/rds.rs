@@ -7,6 +7,7 @@ use cleat_controller::rds::{
     Admission, ByteSize, Cause, Freshness, Inventory, NewVolume, Priority, Rds, RdsError, SystemResource,
     Volume, Way,
 };
+use cleat_controller::secret::Secret;
 use cleat_core::{HostNqn, VolumeId};
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ pub struct FakeRds {
     pub slow: watch::Sender<bool>,
     /// How many look-ups have begun.
     pub looks: watch::Sender<u64>,
+    /// The secret that was set last for each volume.
+    pub secrets: Mutex<BTreeMap<VolumeId, String>>,
     /// Every change that was asked for, in order.
     pub log: Mutex<Vec<String>>,
 }
@@ -37,6 +40,7 @@ impl FakeRds {
             full: switch(),
             slow: switch(),
             looks: watch::channel(0).0,
+            secrets: Mutex::default(),
             log: Mutex::default(),
         })
     }
@@ -63,11 +67,11 @@ impl FakeRds {
         Ok(())
     }
 
-    async fn change_hosts(
+    async fn change(
         &self,
         id: &VolumeId,
         line: String,
-        change: impl FnOnce(&mut BTreeSet<String>),
+        change: impl FnOnce(&mut Volume),
     ) -> Result<Admission, RdsError> {
         self.log.lock().unwrap().push(line);
         self.stuck.subscribe().wait_for(|stuck| !stuck).await.unwrap();
@@ -75,7 +79,7 @@ impl FakeRds {
         let mut volumes = self.volumes.lock().unwrap();
         let volume =
             volumes.get_mut(id).ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })?;
-        change(&mut volume.hosts);
+        change(volume);
         Ok(Admission::Enforced)
     }
 }
@@ -129,22 +133,32 @@ impl Rds for FakeRds {
 
     async fn allow(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         let name = host.to_string();
-        self.change_hosts(id, format!("allow {id} {host}"), |hosts| {
-            hosts.insert(name);
+        self.change(id, format!("allow {id} {host}"), |volume| {
+            volume.hosts.insert(name);
         })
         .await
     }
 
     async fn deny(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         let name = host.to_string();
-        self.change_hosts(id, format!("deny {id} {host}"), |hosts| {
-            hosts.remove(&name);
+        self.change(id, format!("deny {id} {host}"), |volume| {
+            volume.hosts.remove(&name);
         })
         .await
     }
 
-    async fn set_export(&self, _: &VolumeId, _: bool, _: Priority) -> Result<(), RdsError> {
-        unreachable!("nothing asks for it")
+    async fn hide(&self, id: &VolumeId, _: Priority) -> Result<(), RdsError> {
+        self.change(id, format!("hide {id}"), |volume| volume.exported = false).await.map(drop)
+    }
+
+    async fn show(&self, id: &VolumeId, _: Priority) -> Result<(), RdsError> {
+        self.change(id, format!("show {id}"), |volume| volume.exported = true).await.map(drop)
+    }
+
+    async fn set_secret(&self, id: &VolumeId, secret: &Secret, _: Priority) -> Result<(), RdsError> {
+        self.change(id, format!("set the secret of {id}"), |_| ()).await?;
+        self.secrets.lock().unwrap().insert(id.clone(), secret.reveal().to_owned());
+        Ok(())
     }
 
     async fn resource(&self) -> Result<SystemResource, RdsError> {

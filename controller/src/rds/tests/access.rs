@@ -19,32 +19,123 @@ impl Bench {
     }
 }
 
+/// A list with these hosts, as the RDS has it.
+fn list(names: &[&str]) -> String {
+    let nobody = "nqn.2026-01.io.cleat:nobody.pvc-1".to_owned();
+    let hosts = names.iter().map(|name| format!("nqn.2026-01.test:{name}"));
+    [nobody].into_iter().chain(hosts).collect::<Vec<_>>().join(",")
+}
+
 #[tokio::test]
-async fn hosts_come_and_go_and_at_no_moment_is_everybody_admitted() {
+async fn hosts_come_and_go_with_one_write_each_and_at_no_moment_is_everybody_admitted() {
     let bench = bench_with_volume().await;
+    assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
+    let one_write = || {
+        let log = bench.router.log();
+        let writes: Vec<_> = log.iter().filter(|line| !line.starts_with("GET")).collect();
+        assert!(
+            matches!(writes[..], [only] if only.starts_with("PATCH disk/*1 nvme-tcp-server-allow")),
+            "{log:?}"
+        );
+    };
     assert_eq!(bench.allow("a").await.unwrap(), Admission::Enforced);
-    assert_eq!(bench.shown("pvc-1"), ("nqn.2026-01.test:a".into(), true));
+    one_write();
+    assert_eq!(bench.shown("pvc-1"), (list(&["a"]), true));
     bench.allow("b").await.unwrap();
-    assert_eq!(bench.shown("pvc-1").0, "nqn.2026-01.test:a,nqn.2026-01.test:b");
+    one_write();
+    assert_eq!(bench.shown("pvc-1").0, list(&["a", "b"]));
     bench.deny("a").await.unwrap();
-    assert_eq!(bench.shown("pvc-1"), ("nqn.2026-01.test:b".into(), true));
+    one_write();
+    assert_eq!(bench.shown("pvc-1"), (list(&["b"]), true));
     bench.deny("b").await.unwrap();
-    assert_eq!(bench.shown("pvc-1"), (String::new(), false));
+    one_write();
+    assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
     bench.deny("b").await.unwrap();
+    assert!(bench.router.log().iter().all(|line| line.starts_with("GET")));
     bench.allow("c").await.unwrap();
-    assert_eq!(bench.shown("pvc-1"), ("nqn.2026-01.test:c".into(), true));
+    assert_eq!(bench.shown("pvc-1"), (list(&["c"]), true));
     let admitted = bench.router.admitted.lock().unwrap().clone();
     assert!(!admitted.contains(&"EVERYBODY".to_owned()), "{admitted:?}");
 }
 
 #[tokio::test]
+async fn hidden_nobody_gets_in_and_shown_only_those_on_the_list() {
+    let bench = bench_with_volume().await;
+    bench.allow("a").await.unwrap();
+    for _ in 0..2 {
+        bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
+        assert_eq!(bench.shown("pvc-1"), (list(&["a"]), false));
+    }
+    bench.deny("a").await.unwrap();
+    assert_eq!(bench.shown("pvc-1"), (list(&[]), false), "a change of the list shows nothing");
+    for _ in 0..2 {
+        bench.rds.show(&id("pvc-1"), Priority::Fence).await.unwrap();
+        assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
+    }
+}
+
+/// As earlier versions made them, and left them after the last Unpublish.
+#[tokio::test]
+async fn a_volume_made_without_the_placeholder_is_adopted_by_whatever_comes_first() {
+    for (operation, hosts, shown) in
+        [("allow", list(&["a"]), true), ("deny", list(&[]), false), ("show", list(&[]), true)]
+    {
+        let bench = bench_with_volume().await;
+        {
+            let mut disks = bench.router.disks.lock().unwrap();
+            disks[0].insert("nvme-tcp-export".into(), json!("no"));
+            disks[0].insert("nvme-tcp-server-allow-host-name".into(), json!(""));
+        }
+        match operation {
+            "allow" => bench.allow("a").await.map(drop),
+            "deny" => bench.deny("a").await.map(drop),
+            _ => bench.rds.show(&id("pvc-1"), Priority::Fence).await,
+        }
+        .unwrap();
+        assert_eq!(bench.shown("pvc-1"), (hosts, shown), "{operation}");
+        let admitted = bench.router.admitted.lock().unwrap().clone();
+        assert!(!admitted.contains(&"EVERYBODY".to_owned()), "{operation}: {admitted:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_volume_open_to_everybody_is_closed_by_denying_one() {
     let bench = bench_with_volume().await;
-    bench.router.disks.lock().unwrap()[0].insert("nvme-tcp-export".into(), json!("yes"));
+    bench.router.disks.lock().unwrap()[0].insert("nvme-tcp-server-allow-host-name".into(), json!(""));
     bench.deny("a").await.unwrap();
-    assert_eq!(bench.shown("pvc-1"), (String::new(), false));
-    let on = bench.rds.set_export(&id("pvc-1"), true, Priority::Fence).await.unwrap_err();
-    assert!(matches!(on, RdsError::Conflict { .. }), "{on}");
+    assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
+}
+
+#[tokio::test]
+async fn a_hide_is_not_proven_while_an_earlier_show_may_still_land() {
+    let bench = bench_with_volume().await;
+    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
+    let late = Arc::new(Notify::new());
+    bench.router.fault("PATCH disk", Fault::Late(Arc::clone(&late)));
+    assert!(bench.rds.show(&id("pvc-1"), Priority::Fence).await.unwrap_err().outcome_unknown());
+    let doubtful = bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap_err();
+    assert!(matches!(doubtful, RdsError::InDoubt { .. }), "{doubtful}");
+    bench.deny("a").await.expect("an export that comes late lets nobody in who is off the list");
+}
+
+#[tokio::test]
+async fn without_lists_a_volume_that_a_list_keeps_everybody_out_of_is_said_to_be_so() {
+    let bench = bench_with_volume().await;
+    let mut config = config(&bench.url, &bench.dir);
+    config.host_acl = HostAcl::None;
+    let rds = RestRds::new(config).unwrap();
+    let refused = rds.allow(&id("pvc-1"), &host("a"), Priority::Attach).await.unwrap_err();
+    assert!(matches!(refused, RdsError::Conflict { .. }), "{refused}");
+    assert!(refused.to_string().contains("--host-acl list"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_secret_is_not_sent_in_clear() {
+    let bench = bench_with_volume().await;
+    let secret = Secret::for_test(1);
+    let error = bench.rds.set_secret(&id("pvc-1"), &secret, Priority::Fence).await.unwrap_err();
+    assert!(matches!(error, RdsError::Cleartext { .. }), "{error}");
+    assert!(bench.router.log().is_empty(), "nothing was asked at all");
 }
 
 #[tokio::test]
@@ -58,7 +149,7 @@ async fn changes_of_one_volume_at_once_lose_nothing() {
     for task in tasks {
         task.await.unwrap().unwrap();
     }
-    assert_eq!(bench.shown("pvc-1").0.split(',').count(), names.len());
+    assert_eq!(bench.shown("pvc-1").0, list(&names));
 }
 
 #[tokio::test]
@@ -67,7 +158,7 @@ async fn success_is_what_was_read_back_and_not_what_was_said() {
     bench.router.fault("PATCH disk", Fault::Answer(200, "{}"));
     let error = bench.allow("a").await.unwrap_err();
     assert!(matches!(error, RdsError::Malformed { .. }), "{error}");
-    assert_eq!(bench.shown("pvc-1").0, "");
+    assert_eq!(bench.shown("pvc-1").0, list(&[]));
     bench.allow("a").await.unwrap();
 }
 
@@ -103,18 +194,19 @@ async fn a_deny_is_not_proven_while_an_earlier_allow_may_still_land() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), proven).await.expect("settles");
-    assert_eq!(bench.shown("pvc-1"), ("nqn.2026-01.test:a".into(), true));
+    assert_eq!(bench.shown("pvc-1"), (list(&["a"]), true));
 }
 
 #[tokio::test]
 async fn an_allow_that_is_seen_to_have_landed_is_in_doubt_no_more() {
     let bench = bench_with_volume().await;
-    for begins in ["PATCH disk/*1 nvme-tcp-server-allow", "PATCH disk/*1 nvme-tcp-export"] {
-        bench.router.fault(begins, Fault::LoseAnswer);
-        assert!(bench.allow("a").await.unwrap_err().outcome_unknown());
-        bench.allow("a").await.unwrap();
-        bench.deny("a").await.expect("it was read before anything else was written");
-    }
+    bench.router.fault("PATCH disk/*1 nvme-tcp-server-allow", Fault::LoseAnswer);
+    assert!(bench.allow("a").await.unwrap_err().outcome_unknown());
+    bench.allow("a").await.unwrap();
+    bench.deny("a").await.expect("it was read before anything else was written");
+    bench.router.fault("PATCH disk/*1 nvme-tcp-export", Fault::LoseAnswer);
+    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap_err();
+    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
 }
 
 #[tokio::test]
@@ -128,9 +220,9 @@ async fn an_operation_goes_on_when_its_caller_has_gone() {
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
     hold.notify_one();
-    // The next operation on the volume waits for the one before, which has done both of its steps by then.
+    // The next operation on the volume waits for the one before, which has come to its end by then.
     bench.allow("b").await.unwrap();
-    assert_eq!(bench.shown("pvc-1"), ("nqn.2026-01.test:a,nqn.2026-01.test:b".into(), true));
+    assert_eq!(bench.shown("pvc-1"), (list(&["a", "b"]), true));
 }
 
 #[tokio::test]
@@ -147,7 +239,7 @@ async fn a_fence_overtakes_what_waits() {
             match operation {
                 "probe" => rds.resource().await.map(drop),
                 "attach" => rds.allow(&id("pvc-1"), &host("a"), Priority::Attach).await.map(drop),
-                _ => rds.set_export(&id("pvc-2"), false, Priority::Fence).await,
+                _ => rds.hide(&id("pvc-2"), Priority::Fence).await,
             }
         })
     };

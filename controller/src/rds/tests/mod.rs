@@ -25,6 +25,7 @@ struct Bench {
     router: Arc<Router>,
     rds: RestRds,
     dir: tempfile::TempDir,
+    url: String,
 }
 
 impl Bench {
@@ -37,9 +38,10 @@ impl Bench {
         *router.password.lock().unwrap() = "secret".into();
         let port = Arc::clone(&router).serve().await;
         let dir = tempfile::tempdir().unwrap();
-        let mut config = config(&format!("http://127.0.0.1:{port}"), &dir);
+        let url = format!("http://127.0.0.1:{port}");
+        let mut config = config(&url, &dir);
         change(&mut config);
-        Self { router, rds: RestRds::new(config).unwrap(), dir }
+        Self { router, rds: RestRds::new(config).unwrap(), dir, url }
     }
 
     fn password_file(&self) -> PathBuf {

@@ -5,10 +5,19 @@ use rds_sim::faults::{Action, Fault as SimFault};
 use rds_sim::testing::{Sim, start_with};
 
 use super::*;
+use crate::secret::Secret;
 
 /// A simulated RDS that enforces lists of hosts, and our client to it.
 async fn device() -> (Sim, RestRds, tempfile::TempDir) {
-    let sim = start_with(|options| options.acl = AclMode::List).await.unwrap();
+    device_with(|_| {}).await
+}
+
+async fn device_with(adjust: impl FnOnce(&mut rds_sim::rds::Options)) -> (Sim, RestRds, tempfile::TempDir) {
+    let adjust = |options: &mut rds_sim::rds::Options| {
+        options.acl = AclMode::List;
+        adjust(options);
+    };
+    let sim = start_with(adjust).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let mut config = config(&sim.url, &dir);
     std::fs::write(&config.endpoint.password_file, &sim.password).unwrap();
@@ -33,8 +42,9 @@ async fn a_volumes_whole_life() {
     assert!(version.starts_with("7."), "{version}");
     let volume = id("pvc-1");
     let made = rds.create(&new("pvc-1", 64 << 20)).await.unwrap();
-    assert_eq!((made.size, made.exported), (ByteSize(64 << 20), false));
-    assert_eq!(admitted(&sim), None, "nobody is on the list yet, so it is not exported");
+    assert_eq!((made.size, made.exported), (ByteSize(64 << 20), true));
+    let nobody = "nqn.2026-01.io.cleat:nobody.pvc-1";
+    assert_eq!(admitted(&sim).unwrap(), nobody);
 
     rds.allow(&volume, &host("a"), Priority::Attach).await.unwrap();
     rds.allow(&volume, &host("b"), Priority::Attach).await.unwrap();
@@ -43,8 +53,12 @@ async fn a_volumes_whole_life() {
     rds.deny(&volume, &host("a"), Priority::Detach).await.unwrap();
     let one = admitted(&sim).unwrap();
     assert!(!one.contains("test:a") && one.contains("test:b"), "{one}");
-    rds.deny(&volume, &host("b"), Priority::Detach).await.unwrap();
+    rds.hide(&volume, Priority::Fence).await.unwrap();
     assert_eq!(admitted(&sim), None);
+    rds.show(&volume, Priority::Fence).await.unwrap();
+    assert_eq!(admitted(&sim).unwrap(), one);
+    rds.deny(&volume, &host("b"), Priority::Detach).await.unwrap();
+    assert_eq!(admitted(&sim).unwrap(), nobody);
     rds.allow(&volume, &host("c"), Priority::Attach).await.unwrap();
     assert!(admitted(&sim).unwrap().contains("test:c"));
 
@@ -99,4 +113,43 @@ async fn each_failure_of_the_device_has_its_kind() {
     rds.create(&new("pvc-1", 1 << 20)).await.unwrap();
     let other = rds.create(&new("pvc-1", 1 << 19)).await.unwrap_err();
     assert!(matches!(other, RdsError::Conflict { .. }), "{other}");
+}
+
+#[tokio::test]
+async fn each_volume_gets_its_secret_which_is_read_back_and_replaced() {
+    let (sim, rds, _dir) = device_with(|options| options.in_band_auth = true).await;
+    let [first, second] = [1, 2].map(Secret::for_test);
+    for (name, secret) in [("pvc-1", &first), ("pvc-2", &second)] {
+        rds.create(&new(name, 1 << 20)).await.unwrap();
+        rds.set_secret(&id(name), secret, Priority::Attach).await.unwrap();
+    }
+    rds.allow(&id("pvc-1"), &host("a"), Priority::Attach).await.unwrap();
+    let writes = sim.count("PATCH /rest/disk/*");
+    rds.set_secret(&id("pvc-1"), &first, Priority::Fence).await.unwrap();
+    assert_eq!(sim.count("PATCH /rest/disk/*"), writes, "it is there already");
+    rds.set_secret(&id("pvc-1"), &second, Priority::Fence).await.unwrap();
+    rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
+    rds.show(&id("pvc-1"), Priority::Fence).await.unwrap();
+    let missing = rds.set_secret(&id("pvc-3"), &first, Priority::Fence).await.unwrap_err();
+    assert!(matches!(missing, RdsError::NotFound { .. }), "{missing}");
+}
+
+#[tokio::test]
+async fn a_secret_is_not_proven_while_an_earlier_one_may_still_take_its_place() {
+    let (sim, rds, _dir) = device().await;
+    rds.create(&new("pvc-1", 1 << 20)).await.unwrap();
+    let [old, new] = [1, 2].map(Secret::for_test);
+    sim.fault(SimFault::next(1, Action::Hang).only("PATCH", "/rest/disk"));
+    let lost = rds.set_secret(&id("pvc-1"), &old, Priority::Fence).await.unwrap_err();
+    assert!(lost.outcome_unknown(), "{lost}");
+    let doubtful = rds.set_secret(&id("pvc-1"), &new, Priority::Fence).await.unwrap_err();
+    assert!(matches!(doubtful, RdsError::InDoubt { .. }), "{doubtful}");
+    let said = format!("{lost} {lost:?} {doubtful} {doubtful:?}");
+    assert!(!said.contains(old.reveal()) && !said.contains(new.reveal()), "{said}");
+
+    sim.fault(SimFault::next(1, Action::LoseReply).only("PATCH", "/rest/disk"));
+    rds.create(&self::new("pvc-2", 1 << 20)).await.unwrap();
+    rds.set_secret(&id("pvc-2"), &old, Priority::Fence).await.unwrap_err();
+    rds.set_secret(&id("pvc-2"), &old, Priority::Fence).await.expect("it is seen to have been set");
+    rds.set_secret(&id("pvc-2"), &new, Priority::Fence).await.expect("and is in doubt no more");
 }

@@ -1,0 +1,96 @@
+//! The secret of a volume at the RDS: set, and read back.
+//!
+//! In comes a secret; out goes success once the RDS has shown that it is this one. What always holds: it goes over an
+//! encrypted connection or not at all, no error and no log line shows it, and nothing is proven while an earlier
+//! write without an answer could put another one in its place.
+
+use cleat_core::VolumeId;
+use reqwest::Method;
+use serde_json::Value;
+
+use super::access::{PASSWORD, Step};
+use super::client::Inner;
+use super::error::RdsError;
+use super::gate::Priority;
+use super::list::Freshness;
+use super::metrics::Op;
+use super::volume::Volume;
+use super::wire::Request;
+use crate::secret::Secret;
+
+/// Where RouterOS shows a password in the form in which hosts take it.
+const SHOWN_SECRET: &str = "nvme-tcp-server-secret";
+
+impl Inner {
+    pub(super) async fn set_secret(
+        &self,
+        id: &VolumeId,
+        secret: Secret,
+        priority: Priority,
+    ) -> Result<(), RdsError> {
+        if !self.wire.encrypted() {
+            return Err(RdsError::Cleartext { volume: id.clone() });
+        }
+        let mut held = self.volumes.hold(id).await;
+        let volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
+        if !self.shows(&mut held, &volume, &secret, priority).await? {
+            let set = self.set(&mut held, &volume, &Step::Secret(secret.clone()), priority).await;
+            set.map_err(|error| hushed(error, &secret))?;
+            if !self.shows(&mut held, &volume, &secret, priority).await? {
+                let what = format!("set the secret of volume {id}");
+                let problem = "it was said to be done, and the RDS shows another one or none";
+                return Err(RdsError::malformed(&what, problem));
+            }
+        }
+        held.cannot_rekey(id, &secret, self.settle)
+    }
+
+    /// Whether the RDS shows that this is the volume's secret.
+    async fn shows(
+        &self,
+        held: &mut super::per_volume::Held,
+        volume: &Volume,
+        secret: &Secret,
+        priority: Priority,
+    ) -> Result<bool, RdsError> {
+        let what = format!("read back the secret of volume {}", volume.id);
+        let request = Request {
+            op: Op::ListDisks,
+            method: Method::GET,
+            path: "disk".to_owned(),
+            query: vec![
+                ("slot", volume.id.to_string()),
+                (".proplist", format!(".id,slot,{PASSWORD},{SHOWN_SECRET}")),
+            ],
+            body: None,
+            what: what.clone(),
+        };
+        let turn = self.wire.turn(priority, request.op, &what).await?;
+        let answer = self.wire.send(&turn, &request).await?;
+        drop(turn);
+        let items = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
+        let text = |item: &Value, name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
+        let item = items.iter().find(|item| text(item, ".id").as_deref() == Some(volume.item.as_str()));
+        let item = item.ok_or_else(|| RdsError::malformed(&what, "the disk is not in it"))?;
+        let shown = [PASSWORD, SHOWN_SECRET].into_iter().filter_map(|name| text(item, name));
+        let shown: Vec<Secret> = shown.map(Secret::read_back).collect();
+        shown.iter().for_each(|shown| held.read_secret(shown));
+        Ok(shown.contains(secret))
+    }
+}
+
+/// An error without the secret: a device may repeat what it refuses.
+fn hushed(error: RdsError, secret: &Secret) -> RdsError {
+    match error {
+        RdsError::Refused { what, status, message, detail }
+            if detail.contains(secret.reveal()) || message.contains(secret.reveal()) =>
+        {
+            let detail = "its words repeat the secret, and are left out".to_owned();
+            RdsError::Refused { what, status, message: String::new(), detail }
+        }
+        RdsError::Malformed { what, problem } if problem.contains(secret.reveal()) => {
+            RdsError::malformed(&what, "it repeats the secret, and is left out")
+        }
+        error => error,
+    }
+}
