@@ -1,0 +1,181 @@
+//! What each [`Action`] does to the world.
+
+use cleat_core::{Event, RdsRequest};
+
+use crate::action::Action;
+use crate::check::Violation;
+use crate::host::Host;
+use crate::names::{N, V, node_id, volume_id, volume_of};
+use crate::world::World;
+
+/// The volume whose lane a request goes in.
+#[must_use]
+pub fn lane(request: &RdsRequest) -> V {
+    match request {
+        RdsRequest::Allow { volume, .. }
+        | RdsRequest::Deny { volume, .. }
+        | RdsRequest::Hide { volume }
+        | RdsRequest::Show { volume }
+        | RdsRequest::SetSecret { volume, .. } => volume_of(volume),
+    }
+}
+
+impl World {
+    pub(crate) fn act(&mut self, action: Action) {
+        match action {
+            Action::Publish(v, n) => self.publish(v, n),
+            Action::Unpublish(v, n) => self.unpublish(v, Some(n)),
+            Action::UnpublishAll(v) => self.unpublish(v, None),
+            Action::Rds(which, v, answer) => self.rds_answers(which, v, answer),
+            Action::ToAgent(n) => self.agent_hears(n, false),
+            Action::ToAgentMishap(n) => self.agent_hears(n, true),
+            Action::ToController(n) => self.controller_hears(n),
+            Action::LateDirective(n, i) => {
+                if i < self.hosts[n].late.len() {
+                    let (operation, directive) = self.host(n).late.remove(i);
+                    self.agent_does(n, operation, &directive, false);
+                }
+            }
+            Action::EchoDirective(n) => {
+                if let Some((operation, directive)) = self.hosts[n].heard.clone() {
+                    self.agent_does(n, operation, &directive, false);
+                }
+            }
+            Action::LateEvent(n) => {
+                let (term, event) = self.host(n).late_events.remove(0);
+                if let Some(which) = self.leader_of(term) {
+                    self.event(which, event);
+                }
+            }
+            Action::EchoAnswer(n) => self.echo_answer(n),
+            Action::Connect(n, which) => self.connect(n, which),
+            Action::Drop(n) => self.drop_stream(n),
+            Action::Cut(n) => self.cut(n),
+            Action::Mend(n) => self.host(n).cut = false,
+            Action::PathsDie(v, n) => self.path_dies(v, n),
+            Action::PathsReturn(v, n) => self.path_returns(v, n),
+            Action::KernelGivesUp(v, n) => {
+                self.host(n).held[v] = None;
+                self.may_land(v, n);
+                self.says_delta(n, v);
+            }
+            Action::Open(v, n) => self.set_open(v, n, true),
+            Action::Close(v, n) => self.set_open(v, n, false),
+            Action::Wedge(n) => self.host(n).wedged = true,
+            Action::Unwedge(n) => self.unwedge(n),
+            Action::PowerOff(n) => self.power_off(n),
+            Action::PowerOn(n) => {
+                let host = self.host(n);
+                host.off = false;
+                host.boot += 1;
+            }
+            Action::TakeOver { old_lives, rds_done } => self.take_over(old_lives, rds_done),
+            Action::DiesAfter(effects) => {
+                std::sync::Arc::make_mut(&mut self.leaders[0]).dies_after = Some(effects);
+            }
+            Action::TargetRestart => self.target_restarts(),
+            Action::Reassert(v, n) => self.registers(v, n),
+            Action::Fence(v, n) => self.fence(v, n),
+            Action::DeclareGone(n) => self.declare_gone(n),
+            Action::Tick => self.tick(),
+        }
+    }
+
+    pub(crate) fn agent_hears(&mut self, n: N, mishap: bool) {
+        let Some(stream) = self.host(n).stream.as_mut().filter(|s| !s.to_agent.is_empty()) else {
+            return;
+        };
+        let (operation, directive) = stream.to_agent.remove(0);
+        self.host(n).heard = Some((operation, directive.clone()));
+        self.agent_does(n, operation, &directive, mishap);
+    }
+
+    fn echo_answer(&mut self, n: N) {
+        let Some((operation, v, epoch, outcome)) = self.hosts[n].answered.clone() else {
+            return;
+        };
+        let Some((session, term)) = self.hosts[n].stream.as_ref().map(|s| (s.id.clone(), s.term)) else {
+            return;
+        };
+        if let Some(which) = self.leader_of(term) {
+            let (node, volume) = (node_id(n), volume_id(v));
+            self.event(which, Event::AgentDone { node, session, operation, volume, epoch, outcome });
+        }
+    }
+
+    fn set_open(&mut self, v: V, n: N, open: bool) {
+        if let Some(held) = &mut self.host(n).held[v] {
+            held.open = open;
+        }
+    }
+
+    fn cut(&mut self, n: N) {
+        self.host(n).cut = true;
+        for v in 0..self.setup.access.len() {
+            if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
+                self.path_dies(v, n);
+            }
+        }
+    }
+
+    /// A connection breaks: what the target has received lands some time, what the kernel still has stays queued.
+    pub(crate) fn path_dies(&mut self, v: V, n: N) {
+        let writes = self.told.handed_out[v][n];
+        if let Some(held) = &mut self.host(n).held[v] {
+            held.live = false;
+            held.queued |= writes;
+        }
+        self.may_land(v, n);
+        self.says_delta(n, v);
+    }
+
+    /// The kernel's own connect: queued writes are sent, under whatever grant they were made.
+    pub(crate) fn path_returns(&mut self, v: V, n: N) {
+        let Some(held) = &mut self.host(n).held[v] else {
+            return;
+        };
+        held.live = true;
+        let (queued, epoch) = (std::mem::take(&mut held.queued), held.epoch);
+        if queued && Some(epoch) <= self.told.over[v][n] && self.exports[v].lets_write(n) {
+            self.breaks(Violation::QueuedWritesLand { v, n });
+        }
+        self.says_delta(n, v);
+    }
+
+    fn unwedge(&mut self, n: N) {
+        self.host(n).wedged = false;
+        for v in 0..self.setup.access.len() {
+            let before = self.hosts[n].held[v].clone();
+            let Some(operation) = before.as_ref().and_then(|h| h.ending) else {
+                continue;
+            };
+            self.host(n).held[v] = None;
+            // A connection that died in the middle of the deletion: the agent sees how long it took, and does not
+            // call it live.
+            if before.as_ref().is_some_and(|h| !h.live)
+                && let Some(state) = self.host(n).ledger[v].deletions.last_mut()
+            {
+                *state = "unknown";
+            }
+            self.device_gone(v, n, before);
+            let outcome = self.hosts[n].absent(v);
+            if let Some(epoch) = self.hosts[n].ledger[v].epoch {
+                self.agent_answers(n, operation, v, epoch, outcome);
+            }
+        }
+    }
+
+    /// The kernel dies; what it had sent may still land. Disks stay.
+    fn power_off(&mut self, n: N) {
+        self.drop_stream(n);
+        for v in 0..self.setup.access.len() {
+            if self.host(n).held[v].take().is_some() {
+                self.may_land(v, n);
+            }
+        }
+        let host = self.host(n);
+        let (boot, ledger) = (host.boot, std::mem::take(&mut host.ledger));
+        let (proven, late_events) = (host.proven, std::mem::take(&mut host.late_events));
+        *host = Host { boot, off: true, ledger, proven, late_events, ..Host::default() };
+    }
+}

@@ -1,0 +1,366 @@
+//! What can happen next in a world, and what it costs.
+//!
+//! In comes a world; out come the [`Action`]s that are possible in it and change something. Faults cost one of the
+//! fault budget, requests of callers one of theirs, and the clock one of its own; all that heals or delivers is free.
+//! Nodes are alike, so one that nothing has happened to yet is taken only after those with lower numbers.
+
+use std::sync::Arc;
+
+use cleat_core::{Event, RdsError, RequestId};
+
+use crate::names::{N, NODES, V, node_id, volume_id};
+use crate::world::{Ask, QUANTUM_MS, World};
+
+/// How the RDS answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has done it.
+    Done,
+    /// It refuses.
+    Refused,
+    /// It has done it, and the answer is lost.
+    DoneUnheard,
+    /// It has not done it, and no answer comes.
+    UndoneUnheard,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A caller wants a volume on a node.
+    Publish(V, N),
+    /// A caller wants it off a node.
+    Unpublish(V, N),
+    /// A caller wants it off all nodes.
+    UnpublishAll(V),
+    /// The RDS answers a leader's oldest request about a volume.
+    Rds(usize, V, Answer),
+    /// The agent gets the next directive, and does it.
+    ToAgent(N),
+    /// The agent gets the next directive: it attaches, and something is wrong with the device.
+    ToAgentMishap(N),
+    /// A leader hears the next thing that an agent said.
+    ToController(N),
+    /// A directive of an older stream is carried out now.
+    LateDirective(N, usize),
+    /// The last directive is carried out once more.
+    EchoDirective(N),
+    /// Something that was said on an older stream is heard now.
+    LateEvent(N),
+    /// The last answer is heard once more, on the newest stream.
+    EchoAnswer(N),
+    /// The agent opens a stream to a leader.
+    Connect(N, usize),
+    /// The stream breaks.
+    Drop(N),
+    /// The node loses its connections to the target, and gets none.
+    Cut(N),
+    /// The network is mended; kernels connect again as far as the target lets them.
+    Mend(N),
+    /// One volume's connections break.
+    PathsDie(V, N),
+    /// A kernel's own attempt to connect again succeeds.
+    PathsReturn(V, N),
+    /// The kernel gives a dead connection up.
+    KernelGivesUp(V, N),
+    /// Somebody opens the device.
+    Open(V, N),
+    /// And closes it.
+    Close(V, N),
+    /// Deletions hang in the kernel.
+    Wedge(N),
+    /// And come to their end.
+    Unwedge(N),
+    /// The node loses power.
+    PowerOff(N),
+    /// It boots.
+    PowerOn(N),
+    /// The newest leader dies, or goes on without knowing of its successor; what it had asked was done or not.
+    TakeOver {
+        /// It goes on.
+        old_lives: bool,
+        /// What it had asked of the RDS is done.
+        rds_done: bool,
+    },
+    /// The newest leader will die after so many more effects.
+    DiesAfter(u8),
+    /// The target starts anew.
+    TargetRestart,
+    /// An agent registers again what the target has forgotten.
+    Reassert(V, N),
+    /// A person wants a node cut off from a volume.
+    Fence(V, N),
+    /// A person says, and is right, that a node is gone.
+    DeclareGone(N),
+    /// Time passes.
+    Tick,
+}
+
+impl World {
+    /// All that can happen next.
+    #[must_use]
+    pub fn actions(&self) -> Vec<Action> {
+        let mut all = Vec::new();
+        if self.broken.is_some() {
+            return all;
+        }
+        self.of_callers(&mut all);
+        self.of_messages(&mut all);
+        self.of_nodes(&mut all);
+        if self.budget.faults > 0 {
+            self.faults(&mut all);
+        }
+        if self.budget.ticks > 0 {
+            all.push(Action::Tick);
+        }
+        all
+    }
+
+    fn of_callers(&self, all: &mut Vec<Action>) {
+        if self.budget.requests == 0 {
+            return;
+        }
+        for v in 0..self.setup.access.len() {
+            for n in (0..self.setup.nodes).take_while(|n| *n == 0 || !self.is_fresh(n - 1)) {
+                let open = |ask| self.open.values().any(|o| *o == (v, Some(n), ask));
+                if !open(Ask::Publish) {
+                    all.push(Action::Publish(v, n));
+                }
+                if self.is_fresh(n) {
+                    continue;
+                }
+                if !open(Ask::Unpublish) {
+                    all.push(Action::Unpublish(v, n));
+                }
+                if self.setup.persons && !open(Ask::Fence) {
+                    all.push(Action::Fence(v, n));
+                }
+            }
+        }
+        if self.setup.persons {
+            let off = self.nodes().filter(|n| self.hosts[*n].off);
+            all.extend(off.map(Action::DeclareGone));
+        }
+    }
+
+    /// Nothing has happened to this node yet, as far as volumes go.
+    fn is_fresh(&self, n: N) -> bool {
+        let granted = self.told.granted.iter().any(|v| !v[n].is_empty());
+        let asked = self.open.values().any(|(_, node, _)| *node == Some(n));
+        let host = &self.hosts[n];
+        !granted && !asked && host.boot == 0 && !host.off && !host.cut && !host.wedged
+    }
+
+    fn of_messages(&self, all: &mut Vec<Action>) {
+        for (which, leader) in self.leaders.iter().enumerate() {
+            for v in 0..self.setup.access.len() {
+                if let Some(asked) = leader.asked.iter().find(|a| crate::act::lane(&a.request) == v) {
+                    all.push(Action::Rds(which, v, Answer::Done));
+                    if self.budget.faults > 0 && !asked.done {
+                        let unhappy = [Answer::Refused, Answer::DoneUnheard, Answer::UndoneUnheard];
+                        all.extend(unhappy.map(|answer| Action::Rds(which, v, answer)));
+                    }
+                }
+            }
+        }
+        for n in 0..self.setup.nodes {
+            let host = &self.hosts[n];
+            let stream = host.stream.as_ref();
+            if !host.off && stream.is_some_and(|s| !s.to_agent.is_empty()) {
+                all.push(Action::ToAgent(n));
+            }
+            if stream.is_some_and(|s| !s.to_controller.is_empty()) {
+                all.push(Action::ToController(n));
+            }
+            if !host.late_events.is_empty() {
+                all.push(Action::LateEvent(n));
+            }
+        }
+    }
+
+    fn of_nodes(&self, all: &mut Vec<Action>) {
+        for n in 0..self.setup.nodes {
+            let host = &self.hosts[n];
+            if host.off {
+                all.push(Action::PowerOn(n));
+                continue;
+            }
+            if host.stream.is_none() {
+                all.extend((0..self.leaders.len()).map(|which| Action::Connect(n, which)));
+            }
+            if host.cut {
+                all.push(Action::Mend(n));
+            }
+            if host.wedged {
+                all.push(Action::Unwedge(n));
+            }
+            for v in 0..self.setup.access.len() {
+                let Some(held) = &host.held[v] else { continue };
+                if held.open {
+                    all.push(Action::Close(v, n));
+                }
+                let forgotten = self.setup.truth.reservations && self.exports[v].keys[n].is_none();
+                if held.live && held.reserve && forgotten && !host.ledger[v].ended {
+                    all.push(Action::Reassert(v, n));
+                }
+                let accepted = self.exports[v].accepts(self.setup.truth, n, held.secret);
+                if !held.live && !host.cut && held.ending.is_none() && accepted {
+                    all.push(Action::PathsReturn(v, n));
+                }
+            }
+        }
+    }
+
+    fn faults(&self, all: &mut Vec<Action>) {
+        for n in (0..self.setup.nodes).filter(|n| !self.is_fresh(*n)) {
+            let host = &self.hosts[n];
+            all.extend((0..host.late.len()).map(|i| Action::LateDirective(n, i)));
+            if host.off {
+                continue;
+            }
+            if let Some(stream) = &host.stream {
+                all.push(Action::Drop(n));
+                let attach = |d: &cleat_core::Directive| matches!(d, cleat_core::Directive::Attach { .. });
+                if stream.to_agent.first().is_some_and(|(_, d)| attach(d)) {
+                    all.push(Action::ToAgentMishap(n));
+                }
+                if host.answered.is_some() {
+                    all.push(Action::EchoAnswer(n));
+                }
+                // An agent that was not heard to go: also to the older of two leaders.
+                all.extend((0..self.leaders.len()).map(|which| Action::Connect(n, which)));
+            }
+            if host.heard.is_some() {
+                all.push(Action::EchoDirective(n));
+            }
+            if !host.wedged {
+                all.push(Action::Wedge(n));
+            }
+            if host.held.iter().any(Option::is_some) {
+                all.push(Action::PowerOff(n));
+                if !host.cut {
+                    all.push(Action::Cut(n));
+                }
+            }
+            for v in 0..self.setup.access.len() {
+                let Some(held) = host.held[v].as_ref().filter(|h| h.ending.is_none()) else { continue };
+                if held.live {
+                    all.push(Action::PathsDie(v, n));
+                } else {
+                    all.push(Action::KernelGivesUp(v, n));
+                }
+                if !held.open && self.told.handed_out[v][n] {
+                    all.push(Action::Open(v, n));
+                }
+            }
+        }
+        for (old_lives, rds_done) in [(false, true), (false, false), (true, true), (true, false)] {
+            all.push(Action::TakeOver { old_lives, rds_done });
+        }
+        // Registrations alone, with no list of hosts, do not survive a restart of the target: known, and documented.
+        if self.setup.truth.acl || !self.setup.truth.reservations {
+            all.push(Action::TargetRestart);
+        }
+        if self.leaders[0].dies_after.is_none() {
+            all.extend((0..3).map(Action::DiesAfter));
+        }
+    }
+
+    fn costs(&self, action: Action) -> (u8, u8, u8) {
+        match action {
+            Action::Publish(..)
+            | Action::Unpublish(..)
+            | Action::UnpublishAll(_)
+            | Action::Fence(..)
+            | Action::DeclareGone(_) => (1, 0, 0),
+            Action::Tick => (0, 0, 1),
+            Action::Rds(_, _, Answer::Done)
+            | Action::ToAgent(_)
+            | Action::ToController(_)
+            | Action::LateEvent(_)
+            | Action::Mend(_)
+            | Action::PathsReturn(..)
+            | Action::Reassert(..)
+            | Action::Close(..)
+            | Action::Unwedge(_)
+            | Action::PowerOn(_) => (0, 0, 0),
+            Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
+            _ => (0, 1, 0),
+        }
+    }
+
+    /// The world after an action, checked.
+    #[must_use]
+    pub fn after(&self, action: Action) -> Self {
+        let mut next = self.clone();
+        let (requests, faults, ticks) = self.costs(action);
+        next.budget.requests = next.budget.requests.saturating_sub(requests);
+        next.budget.faults = next.budget.faults.saturating_sub(faults);
+        next.budget.ticks = next.budget.ticks.saturating_sub(ticks);
+        next.act(action);
+        if next.broken.is_none() {
+            next.check();
+        }
+        next
+    }
+
+    pub(crate) fn request(&mut self, v: V, about: Option<N>, ask: Ask) -> RequestId {
+        let request = RequestId(self.number());
+        Arc::make_mut(&mut self.open).insert(request, (v, about, ask));
+        request
+    }
+
+    pub(crate) fn publish(&mut self, v: V, n: N) {
+        let request = self.request(v, Some(n), Ask::Publish);
+        let spec = self.setup.spec(v);
+        self.event(0, Event::Publish { request, node: node_id(n), spec, read_only: false });
+    }
+
+    pub(crate) fn unpublish(&mut self, v: V, about: Option<N>) {
+        let request = self.request(v, about, Ask::Unpublish);
+        self.event(0, Event::Unpublish { request, volume: volume_id(v), node: about.map(node_id) });
+    }
+
+    pub(crate) fn fence(&mut self, v: V, n: N) {
+        let request = self.request(v, Some(n), Ask::Fence);
+        let (by, reason) = ("a person".into(), "the model".into());
+        self.event(0, Event::Fence { request, volume: volume_id(v), node: node_id(n), by, reason });
+    }
+
+    pub(crate) fn declare_gone(&mut self, n: N) {
+        let request = self.request(0, Some(n), Ask::Gone);
+        let (by, reason) = ("a person".into(), "it has no power".into());
+        self.event(0, Event::DeclareGone { request, node: node_id(n), by, reason });
+    }
+
+    pub(crate) fn tick(&mut self) {
+        self.now += QUANTUM_MS;
+        for which in (0..self.leaders.len()).rev() {
+            self.event(which, Event::Tick);
+        }
+    }
+
+    pub(crate) fn rds_answers(&mut self, which: usize, v: V, answer: Answer) {
+        let Some(leader) = self.leaders.get_mut(which).map(Arc::make_mut) else {
+            return;
+        };
+        let Some(at) = leader.asked.iter().position(|a| crate::act::lane(&a.request) == v) else {
+            return;
+        };
+        let asked = leader.asked.remove(at);
+        if matches!(answer, Answer::Done | Answer::DoneUnheard) && !asked.done {
+            self.rds_does(&asked.request);
+        }
+        let result = match answer {
+            Answer::Done => Ok(()),
+            Answer::Refused => Err(RdsError::Refused(String::new())),
+            Answer::DoneUnheard | Answer::UndoneUnheard => Err(RdsError::Unreachable(String::new())),
+        };
+        self.event(which, Event::RdsDone { operation: asked.operation, result });
+    }
+
+    /// Every node of the world, in order.
+    pub(crate) fn nodes(&self) -> std::ops::Range<N> {
+        0..self.setup.nodes.min(NODES)
+    }
+}

@@ -1,0 +1,195 @@
+//! Agents: their streams, what they do with directives, and what they say.
+//!
+//! In come directives as they arrive; out go changes of the node's kernel and of the target, and answers. What always
+//! holds: a stream delivers in order; what was on a stream that broke may still arrive, later, or never.
+
+use cleat_core::{Directive, Epoch, Event, Grant, OperationId, Outcome, SessionId};
+
+use crate::check::Violation;
+use crate::host::{Held, Reach, Stream, failed};
+use crate::names::{N, NODES, V, identity, node_id, volume_id, volume_of};
+use crate::world::World;
+
+impl World {
+    /// The agent opens a stream to a leader.
+    pub(crate) fn connect(&mut self, n: N, which: usize) {
+        self.drop_stream(n);
+        let id = SessionId::new(format!("s-{}", self.number())).expect("a session id");
+        let term = self.leaders[which].core.term();
+        let inventory =
+            Event::Inventory { node: node_id(n), session: id.clone(), volumes: self.hosts[n].inventory() };
+        let host = self.host(n);
+        let boot = host.boot;
+        host.stream =
+            Some(Stream { id: id.clone(), term, to_agent: Vec::new(), to_controller: vec![inventory] });
+        self.event(which, Event::SessionUp { node: node_id(n), session: id, identity: identity(n, boot) });
+        if self.setup.atomic_hello {
+            self.controller_hears(n);
+        }
+    }
+
+    /// The stream breaks. What was on it may still arrive, late.
+    pub(crate) fn drop_stream(&mut self, n: N) {
+        let Some(stream) = self.host(n).stream.take() else {
+            return;
+        };
+        let lost = Event::SessionLost { node: node_id(n), session: stream.id };
+        let alive = self.leader_of(stream.term).is_some();
+        let host = self.host(n);
+        host.late.extend(stream.to_agent);
+        // Two are enough to have one overtake the other.
+        let too_many = host.late.len().saturating_sub(2);
+        host.late.drain(..too_many);
+        if alive {
+            let unheard = stream.to_controller.into_iter().chain([lost]);
+            host.late_events.extend(unheard.map(|event| (stream.term, event)));
+        }
+    }
+
+    /// The controller hears the next thing that an agent said.
+    pub(crate) fn controller_hears(&mut self, n: N) {
+        let Some(stream) = self.host(n).stream.as_mut().filter(|s| !s.to_controller.is_empty()) else {
+            return;
+        };
+        let (term, event) = (stream.term, stream.to_controller.remove(0));
+        if let Some(which) = self.leader_of(term) {
+            self.event(which, event);
+        }
+    }
+
+    /// An agent says something, if there is a stream.
+    pub(crate) fn says(&mut self, n: N, event: impl FnOnce(SessionId) -> Event) {
+        if let Some(stream) = self.host(n).stream.as_mut() {
+            let id = stream.id.clone();
+            stream.to_controller.push(event(id));
+        }
+    }
+
+    pub(crate) fn says_delta(&mut self, n: N, v: V) {
+        let observed = self.hosts[n].observe(v);
+        self.says(n, |session| Event::Delta { node: node_id(n), session, observed });
+    }
+
+    /// Writes that the target has received from a host will land some time until the bound is over.
+    pub(crate) fn may_land(&mut self, v: V, n: N) {
+        if self.told.handed_out[v][n] {
+            let until = self.now + self.setup.config().drain_bound_ms;
+            self.export(v).lands_until[n] = until;
+        }
+    }
+
+    /// An agent carries out a directive and answers on the stream that it has.
+    pub(crate) fn agent_does(&mut self, n: N, operation: OperationId, directive: &Directive, mishap: bool) {
+        let (v, epoch, outcome) = match directive {
+            Directive::Attach { grant } => {
+                let v = volume_of(&grant.spec.id);
+                (v, grant.epoch, self.agent_attaches(n, v, grant, mishap))
+            }
+            Directive::Detach { volume, epoch } => {
+                let v = volume_of(volume);
+                (v, *epoch, self.agent_detaches(n, v, operation, *epoch, false))
+            }
+            Directive::Revoke { volume, epoch } => {
+                let v = volume_of(volume);
+                (v, *epoch, self.agent_detaches(n, v, operation, *epoch, true))
+            }
+            Directive::Preempt { volume, epoch, victims } => {
+                let v = volume_of(volume);
+                (v, *epoch, self.agent_preempts(n, v, *epoch, victims))
+            }
+            Directive::Rekey { volume, epoch, generation } => {
+                let v = volume_of(volume);
+                (v, *epoch, self.host(n).rekey(v, *epoch, *generation))
+            }
+        };
+        self.agent_answers(n, operation, v, epoch, outcome);
+    }
+
+    fn agent_detaches(&mut self, n: N, v: V, operation: OperationId, epoch: Epoch, force: bool) -> Outcome {
+        let before = self.hosts[n].held[v].clone();
+        let outcome = self.host(n).detach(v, operation, epoch, force);
+        self.device_gone(v, n, before);
+        outcome
+    }
+
+    /// A device was deleted. What was on a connection that is not live any more may still land; the kernel waits for
+    /// what is on a live one.
+    pub(crate) fn device_gone(&mut self, v: V, n: N, before: Option<Held>) {
+        if let Some(before) = before
+            && self.hosts[n].held[v].is_none()
+        {
+            if before.live {
+                self.export(v).unregister(n);
+            } else {
+                self.may_land(v, n);
+            }
+        }
+    }
+
+    fn agent_attaches(&mut self, n: N, v: V, grant: &Grant, mishap: bool) -> Outcome {
+        let connects = !self.hosts[n].cut && self.exports[v].accepts(self.setup.truth, n, grant.secret);
+        let held_before = self.hosts[n].held[v].is_some();
+        let reach = Reach { connects, secret: grant.secret, reserve: grant.reserve };
+        let outcome = self.host(n).attach(v, grant.epoch, reach, mishap);
+        if !held_before && self.hosts[n].held[v].is_some() && Some(grant.epoch) <= self.told.over[v][n] {
+            self.breaks(Violation::ConnectedUnderAnOldEpoch { v, n });
+        }
+        if matches!(outcome, Outcome::Ready { .. }) {
+            self.registers(v, n);
+        }
+        outcome
+    }
+
+    /// An agent registers its key, where it was told to; the first one takes the reservation.
+    pub(crate) fn registers(&mut self, v: V, n: N) {
+        let Some(held) = self.hosts[n].held[v].as_ref().filter(|h| h.live && h.reserve) else {
+            return;
+        };
+        if self.setup.truth.reservations {
+            let key = held.epoch.reservation_key();
+            let export = self.export(v);
+            export.keys[n] = Some(key);
+            export.reserved = true;
+        }
+    }
+
+    fn agent_preempts(&mut self, n: N, v: V, epoch: Epoch, victims: &[Epoch]) -> Outcome {
+        if let Some(refused) = self.hosts[n].speaks_for(v, epoch) {
+            return refused;
+        }
+        let registered = self.exports[v].keys[n].is_some();
+        if !registered || !self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
+            return failed("reservation", false);
+        }
+        for m in 0..NODES {
+            if self.exports[v].keys[m].is_some_and(|key| victims.iter().any(|e| e.reservation_key() == key)) {
+                self.export(v).keys[m] = None;
+                self.may_land(v, m);
+                if self.setup.truth.abort_waits {
+                    self.export(v).lands_until[m] = 0;
+                }
+            }
+        }
+        Outcome::Preempted { left: self.exports[v].keys.iter().flatten().copied().collect() }
+    }
+
+    pub(crate) fn agent_answers(
+        &mut self,
+        n: N,
+        operation: OperationId,
+        v: V,
+        epoch: Epoch,
+        outcome: Outcome,
+    ) {
+        self.host(n).answered = Some((operation, v, epoch, outcome.clone()));
+        self.says(n, |session| Event::AgentDone {
+            node: node_id(n),
+            session,
+            operation,
+            volume: volume_id(v),
+            epoch,
+            outcome,
+        });
+        self.says_delta(n, v);
+    }
+}

@@ -1,0 +1,272 @@
+//! When two worlds count as one: a fingerprint that leaves out what decides nothing.
+//!
+//! In comes a world; out goes 128 bits over its canonical text, which is the derived `Debug` text of the core and of
+//! everything else, read once with these changes (and no others, so a new field counts by itself):
+//! - numbers that are only compared for equality (operations, sessions, requests) are named by their first appearance;
+//!   requests stand in the order in which they came;
+//! - an epoch becomes its term and its rank among the epochs of its volume that occur: only their order decides;
+//! - a moment becomes its distance from now; how long ago something was counts up to the longest bound;
+//! - words for people, moments for people and the history of proofs are left out: nothing decides by them;
+//! - so are the counters, which only ever make a number that was never used, and the core's index of operations, which
+//!   repeats what each attachment waits for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::LazyLock;
+
+use cleat_core::Epoch;
+
+use crate::world::{EPOCH_MS, QUANTUM_MS, World};
+
+/// Fields whose value is left out.
+const LEFT_OUT: [&str; 18] = [
+    "config",
+    "last_seq",
+    "last_operation",
+    "operations",
+    "past_evidence",
+    "trouble",
+    "message",
+    "unready",
+    "reason",
+    "subsystem_nqn",
+    "portals",
+    "size_bytes",
+    "host_id",
+    "storage_addresses",
+    "controller",
+    "holders",
+    "at",
+    "began",
+];
+
+/// The longest time that anything is waited for, in quanta.
+const OLDEST: u64 = 4;
+
+/// A fingerprint.
+pub type Print = u128;
+
+static KEYS: LazyLock<(RandomState, RandomState)> =
+    LazyLock::new(|| (RandomState::new(), RandomState::new()));
+
+/// Two worlds with the same fingerprint count as one.
+#[must_use]
+pub fn print(world: &World) -> Print {
+    let text = text(world);
+    let one = |keys: &RandomState| {
+        let mut hasher = keys.build_hasher();
+        hasher.write(text.as_bytes());
+        u128::from(hasher.finish())
+    };
+    one(&KEYS.0) << 64 | one(&KEYS.1)
+}
+
+/// The canonical text of a world.
+#[must_use]
+pub fn text(world: &World) -> String {
+    let mut raw = String::with_capacity(16 << 10);
+    let _ = write!(raw, "{:?}", world.budget);
+    for leader in &world.leaders {
+        let _ = write!(raw, "{leader:?}");
+    }
+    let newest = world.leaders.first().map(|l| l.core.volumes());
+    for (id, record) in world.stored.iter() {
+        // Almost always the newest leader's own record, and then said already.
+        if newest.and_then(|n| n.get(id)) != Some(record) {
+            let _ = write!(raw, "{record:?}");
+        }
+    }
+    let _ = write!(raw, "{:?}{:?}{:?}{:?}", world.hosts, world.exports, world.open, world.told);
+    Reader { world, raw: raw.as_bytes(), at: 0, out: String::with_capacity(raw.len()), ..Reader::new(world) }
+        .run()
+}
+
+struct Reader<'a> {
+    world: &'a World,
+    raw: &'a [u8],
+    at: usize,
+    out: String,
+    names: HashMap<(&'static str, u64, u64), usize>,
+    ranks: BTreeMap<(usize, Epoch), usize>,
+    field: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn new(world: &'a World) -> Self {
+        let (raw, out, names) = (&[][..], String::new(), HashMap::new());
+        Self { world, raw, at: 0, out, names, ranks: BTreeMap::new(), field: raw }
+    }
+
+    fn run(mut self) -> String {
+        self.rank_epochs();
+        while self.at < self.raw.len() {
+            let byte = self.raw[self.at];
+            if byte.is_ascii_alphabetic() || byte == b'_' {
+                self.word();
+            } else if byte == b'"' {
+                let end = self.end_of_string(self.at);
+                self.copy(end);
+            } else if byte.is_ascii_digit() {
+                self.number();
+            } else {
+                self.copy(self.at + 1);
+            }
+        }
+        self.out
+    }
+
+    fn copy(&mut self, end: usize) {
+        self.out.push_str(&String::from_utf8_lossy(&self.raw[self.at..end]));
+        self.at = end;
+    }
+
+    fn word(&mut self) {
+        let start = self.at;
+        let rest = &self.raw[start..];
+        let length = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
+        let word = &rest[..length];
+        let after = start + length;
+        if self.raw[after..].starts_with(b": ") {
+            self.field = word;
+            // The result of a rung, in words; that of a migration is not in quotes, and decides.
+            let words = word == b"result" && self.raw[after + 2..].starts_with(b"\"");
+            if words || LEFT_OUT.iter().any(|left_out| left_out.as_bytes() == word) {
+                self.at = self.end_of_value(after + 2);
+                return;
+            }
+        }
+        match word {
+            b"Epoch" => self.epoch(after),
+            b"OperationId" => self.named("op", after),
+            b"RequestId" => self.named("request", after),
+            b"SessionId" => self.named("session", after),
+            b"UnixMillis" => self.moment(after),
+            _ => self.copy(after),
+        }
+    }
+
+    /// The numbers between here and the closing bracket.
+    fn numbers(&mut self, from: usize) -> [u64; 2] {
+        let mut found = [0; 2];
+        let (mut at, mut which, mut inside) = (from, 0, false);
+        while at < self.raw.len() && self.raw[at] != b'}' && self.raw[at] != b')' {
+            let byte = self.raw[at];
+            if byte.is_ascii_digit() {
+                found[which] = found[which] * 10 + u64::from(byte - b'0');
+                inside = true;
+            } else if inside {
+                (which, inside) = (1, false);
+            }
+            at += 1;
+        }
+        self.at = (at + 1).min(self.raw.len());
+        found
+    }
+
+    fn epoch(&mut self, after: usize) {
+        let [term, seq] = self.numbers(after);
+        self.put_epoch(Epoch { term, seq });
+    }
+
+    fn put_epoch(&mut self, epoch: Epoch) {
+        let v = self.world.epochs.get(&epoch).copied().unwrap_or(usize::MAX);
+        let rank = self.ranks.get(&(v, epoch)).copied().unwrap_or(usize::MAX);
+        let _ = write!(self.out, "E{}.{rank}", epoch.term);
+    }
+
+    fn named(&mut self, kind: &'static str, after: usize) {
+        let [a, b] = self.numbers(after);
+        let next = self.names.len();
+        let name = *self.names.entry((kind, a, b)).or_insert(next);
+        let _ = write!(self.out, "{kind}{name}");
+    }
+
+    fn moment(&mut self, after: usize) {
+        let [at, _] = self.numbers(after);
+        self.put_moment(at);
+    }
+
+    fn put_moment(&mut self, at: u64) {
+        let now = self.world.now;
+        let distance = if at > now {
+            format!("+{}", at - now)
+        } else {
+            format!("-{}", ((now - at) / QUANTUM_MS).min(OLDEST))
+        };
+        // When a step of a migration was, is for people; that it was, is not.
+        self.out.push_str(if self.field == b"steps" { "" } else { &distance });
+    }
+
+    fn number(&mut self) {
+        let start = self.at;
+        let rest = &self.raw[start..];
+        let length = rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len());
+        let value =
+            rest[..length].iter().fold(0u64, |n, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0')));
+        self.at = start + length;
+        if value >= EPOCH_MS {
+            self.put_moment(value);
+        } else if let Some(epoch) = key_of(value) {
+            self.put_epoch(epoch);
+        } else {
+            let _ = write!(self.out, "{value}");
+        }
+    }
+
+    fn end_of_string(&self, start: usize) -> usize {
+        let mut at = start + 1;
+        while at < self.raw.len() && self.raw[at] != b'"' {
+            at += if self.raw[at] == b'\\' { 2 } else { 1 };
+        }
+        (at + 1).min(self.raw.len())
+    }
+
+    /// Where the value that begins here ends: at the comma or bracket that is not its own.
+    fn end_of_value(&self, start: usize) -> usize {
+        let (mut at, mut depth) = (start, 0usize);
+        while at < self.raw.len() {
+            match self.raw[at] {
+                b'"' => {
+                    at = self.end_of_string(at);
+                    continue;
+                }
+                b'{' | b'[' | b'(' => depth += 1,
+                b'}' | b']' | b')' if depth == 0 => return at,
+                b'}' | b']' | b')' => depth -= 1,
+                b',' if depth == 0 => return at,
+                _ => {}
+            }
+            at += 1;
+        }
+        at
+    }
+
+    /// Finds every epoch that occurs, and ranks each among those of its volume.
+    fn rank_epochs(&mut self) {
+        let mut at = 0;
+        while at + 6 < self.raw.len() {
+            if self.raw[at] == b'E' && self.raw[at..].starts_with(b"Epoch {") {
+                let [term, seq] = self.numbers(at);
+                let epoch = Epoch { term, seq };
+                let v = self.world.epochs.get(&epoch).copied().unwrap_or(usize::MAX);
+                self.ranks.insert((v, epoch), 0);
+                at = self.at;
+            } else {
+                at += 1;
+            }
+        }
+        self.at = 0;
+        let mut last = (usize::MAX, 0);
+        for ((v, _), rank) in &mut self.ranks {
+            last = if last.0 == *v { (*v, last.1 + 1) } else { (*v, 0) };
+            *rank = last.1;
+        }
+    }
+}
+
+/// The epoch that a reservation key is made of.
+fn key_of(key: u64) -> Option<Epoch> {
+    let (term, seq) = (key >> 22, key & ((1 << 22) - 1));
+    (term > 0 && key < EPOCH_MS).then_some(Epoch { term, seq })
+}

@@ -1,0 +1,284 @@
+//! Goes through worlds: all of them within a budget, or many at random, and makes what it finds short.
+//!
+//! In comes a [`Setup`]; out goes a [`Report`] of what was reached, and the first [`Finding`]. Why not a library: the
+//! states are whole cores (ten kilobytes each), so a breadth-first frontier does not fit into memory, and stateright's
+//! depth-first search, when it is given a bound of depth, forgets at which depth it has seen a state, so that it would
+//! not be exhaustive; its fingerprints cannot leave out what decides nothing; and a finding of a depth-first search is
+//! long, so it has to be made short by taking actions out again. What always holds: `complete` is said only if every
+//! state within the budget was visited and every one of them was checked.
+
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::action::Action;
+use crate::canon::{Print, print};
+use crate::check::Violation;
+use crate::world::{Setup, World};
+
+/// An invariant that was broken, and how.
+#[derive(Debug, Clone)]
+pub struct Finding {
+    /// Which.
+    pub violation: Violation,
+    /// The shortest way found to it, from the beginning.
+    pub trace: Vec<Action>,
+    /// Everything worked again after the last action, and the violation came then.
+    pub healed: bool,
+}
+
+/// What was reached.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Different states, by fingerprint.
+    pub states: usize,
+    /// Actions that were carried out.
+    pub steps: u64,
+    /// The longest history.
+    pub depth: usize,
+    /// States from which it was tried whether all ends well.
+    pub healed: usize,
+    /// Everything within the budget was visited.
+    pub complete: bool,
+    /// The first violation.
+    pub finding: Option<Finding>,
+    /// What was seen on the way.
+    pub seen: std::collections::BTreeMap<&'static str, u64>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// How far to go.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Different states at most.
+    pub states: usize,
+    /// Time at most.
+    pub time: Duration,
+    /// Of so many states, one is tried for whether all ends well.
+    pub heal_one_in: u128,
+}
+
+/// The way to a state: the last action, and the way before.
+type Way = Option<Arc<Link>>;
+struct Link {
+    action: Action,
+    before: Way,
+    length: usize,
+}
+
+fn actions_of(way: &Way) -> Vec<Action> {
+    let mut actions = Vec::new();
+    let mut at = way.as_ref();
+    while let Some(link) = at {
+        actions.push(link.action);
+        at = link.before.as_ref();
+    }
+    actions.reverse();
+    actions
+}
+
+/// The world after an action; a panic of the core is a violation, too.
+fn after(world: &World, action: Action) -> World {
+    catch_unwind(AssertUnwindSafe(|| world.after(action))).unwrap_or_else(|panic| {
+        let mut broken = world.clone();
+        broken.broken = Some(Violation::Panicked { message: words_of(panic.as_ref()) });
+        broken
+    })
+}
+
+fn healed(world: &World) -> World {
+    catch_unwind(AssertUnwindSafe(|| world.healed())).unwrap_or_else(|panic| {
+        let mut broken = world.clone();
+        broken.broken = Some(Violation::Panicked { message: words_of(panic.as_ref()) });
+        broken
+    })
+}
+
+fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+}
+
+/// Visits every state within the budget, or as many as the limits allow.
+#[must_use]
+pub fn exhaustively(setup: Setup, limits: Limits) -> Report {
+    let began = Instant::now();
+    let setup = Arc::new(setup);
+    let mut report = Report::default();
+    let mut visited: HashSet<Print> = HashSet::new();
+    let first = World::new(&setup);
+    visited.insert(print(&first));
+    let mut open: Vec<(World, Way)> = vec![(first, None)];
+    while let Some((world, way)) = open.pop() {
+        if visited.len() >= limits.states || began.elapsed() >= limits.time {
+            open.push((world, way));
+            break;
+        }
+        let length = way.as_ref().map_or(0, |l| l.length) + 1;
+        for action in world.actions() {
+            let next = after(&world, action);
+            report.steps += 1;
+            if let Some(violation) = next.broken.clone() {
+                let way = Some(Arc::new(Link { action, before: way.clone(), length }));
+                report.finding = Some(shortened(&setup, actions_of(&way), violation, false));
+                report.states = visited.len();
+                report.took = began.elapsed();
+                return report;
+            }
+            let fingerprint = print(&next);
+            if !visited.insert(fingerprint) {
+                continue;
+            }
+            report.depth = report.depth.max(length);
+            let way = Some(Arc::new(Link { action, before: way.clone(), length }));
+            if fingerprint.is_multiple_of(limits.heal_one_in) {
+                report.healed += 1;
+                let end = healed(&next);
+                count(&mut report.seen, &end);
+                if let Some(violation) = end.broken {
+                    report.finding = Some(shortened(&setup, actions_of(&way), violation, true));
+                    report.states = visited.len();
+                    report.took = began.elapsed();
+                    return report;
+                }
+            }
+            open.push((next, way));
+        }
+    }
+    report.complete = open.is_empty();
+    report.states = visited.len();
+    report.took = began.elapsed();
+    report
+}
+
+fn count(seen: &mut std::collections::BTreeMap<&'static str, u64>, world: &World) {
+    for (kind, times) in world.seen.iter() {
+        *seen.entry(kind).or_default() += u64::from(*times);
+    }
+}
+
+/// A small generator of numbers: the same seed gives the same walk, on every machine (SplitMix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound.max(1)
+    }
+}
+
+/// How often an action is taken at random, against others.
+fn weight(action: Action, rarely: u64) -> u64 {
+    match action {
+        Action::Rds(_, _, crate::action::Answer::Done) | Action::ToAgent(_) | Action::ToController(_) => 24,
+        Action::Connect(..) | Action::LateEvent(_) => 16,
+        Action::Close(..) => 6,
+        Action::Publish(..) | Action::Unpublish(..) => 4,
+        Action::Mend(_) | Action::PowerOn(_) | Action::Unwedge(_) | Action::PathsReturn(..) => 3,
+        Action::Tick => 6,
+        _ => rarely,
+    }
+}
+
+/// Walks at random: so many walks of a length, from a first seed on. Each walk ends with everything working again.
+#[must_use]
+pub fn at_random(setup: &Setup, seeds: std::ops::Range<u64>, length: usize, time: Duration) -> Report {
+    let began = Instant::now();
+    let setup = Arc::new(setup.clone());
+    let mut report = Report::default();
+    for seed in seeds {
+        if began.elapsed() >= time {
+            break;
+        }
+        let (world, way) = walk(&setup, seed, length);
+        report.steps += way.len() as u64;
+        report.depth = report.depth.max(way.len());
+        report.states += 1;
+        let (end, was_healed) = if world.broken.is_some() { (world, false) } else { (healed(&world), true) };
+        report.healed += usize::from(was_healed);
+        count(&mut report.seen, &end);
+        if let Some(violation) = end.broken {
+            report.finding = Some(shortened(&setup, way, violation, was_healed));
+            break;
+        }
+    }
+    report.took = began.elapsed();
+    report
+}
+
+fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
+    let mut numbers = Numbers(seed);
+    let mut world = World::new(setup);
+    let mut way = Vec::new();
+    // Some walks are rough, some calm: histories get deep only if things succeed.
+    let rarely = 1 + numbers.below(3);
+    for _ in 0..length {
+        let actions = world.actions();
+        let total: u64 = actions.iter().map(|a| weight(*a, rarely)).sum();
+        let mut pick = numbers.below(total);
+        let Some(action) = actions.into_iter().find(|a| {
+            let weight = weight(*a, rarely);
+            let here = pick < weight;
+            pick = pick.saturating_sub(weight);
+            here
+        }) else {
+            break;
+        };
+        way.push(action);
+        world = after(&world, action);
+        if world.broken.is_some() {
+            break;
+        }
+    }
+    (world, way)
+}
+
+/// Follows a way as far as it is one, and says what it ends in.
+fn follow(setup: &Arc<Setup>, way: &[Action], heal: bool) -> Option<(Violation, usize)> {
+    let mut world = World::new(setup);
+    for (at, action) in way.iter().enumerate() {
+        if !world.actions().contains(action) {
+            return None;
+        }
+        world = after(&world, *action);
+        if let Some(violation) = world.broken {
+            return (!heal).then_some((violation, at + 1));
+        }
+    }
+    heal.then(|| healed(&world).broken.map(|violation| (violation, way.len()))).flatten()
+}
+
+/// Takes actions out as long as the same kind of violation comes.
+fn shortened(setup: &Arc<Setup>, mut way: Vec<Action>, mut violation: Violation, heal: bool) -> Finding {
+    let same = |found: &Violation| std::mem::discriminant(found) == std::mem::discriminant(&violation);
+    let mut shorter = true;
+    let mut last = violation.clone();
+    while shorter {
+        shorter = false;
+        for size in [8, 4, 2, 1] {
+            let mut at = 0;
+            while at + size <= way.len() {
+                let mut without = way.clone();
+                without.drain(at..at + size);
+                match follow(setup, &without, heal) {
+                    Some((found, length)) if same(&found) => {
+                        without.truncate(length);
+                        (way, last, shorter) = (without, found, true);
+                    }
+                    _ => at += 1,
+                }
+            }
+        }
+    }
+    violation = last;
+    Finding { violation, trace: way, healed: heal }
+}

@@ -1,0 +1,129 @@
+//! Invariant 5: once everything works again and goes on working, every request ends, and what is taken down is gone.
+//!
+//! In comes a world; out goes what it comes to when every message arrives, every answer of the RDS is "done", nobody
+//! has a device open and time passes; then everything is unpublished. That is one fair future of many, so this shows
+//! that a world is not stuck; the walks on the way show the others.
+
+use crate::action::Answer;
+use crate::check::Violation;
+use crate::world::{Budget, World};
+
+/// Rounds, each of a quantum: more than all bounds of the core together.
+const ROUNDS: usize = 24;
+
+impl World {
+    /// What this world comes to.
+    #[must_use]
+    pub fn healed(&self) -> Self {
+        let mut world = self.clone();
+        world.budget = Budget { requests: u8::MAX, faults: 0, ticks: u8::MAX };
+        world.leaders.truncate(1);
+        std::sync::Arc::make_mut(&mut world.leaders[0]).dies_after = None;
+        world.mend_all();
+        world.flow();
+        if world.broken.is_none() && !world.open.is_empty() {
+            let open = format!("{:?}", world.open);
+            world.breaks(Violation::NeverAnswered { open });
+        }
+        for v in 0..world.setup.access.len() {
+            world.unpublish(v, None);
+        }
+        world.flow();
+        if world.broken.is_none() {
+            world.check_nothing_left();
+        }
+        world
+    }
+
+    fn mend_all(&mut self) {
+        for n in self.nodes() {
+            let late_events = std::mem::take(&mut self.host(n).late_events);
+            let term = self.leaders[0].core.term();
+            for (_, event) in late_events.into_iter().filter(|(t, _)| *t == term) {
+                self.event(0, event);
+            }
+            let host = self.host(n);
+            host.late.clear();
+            (host.cut, host.off, host.boot) = (false, false, host.boot + u8::from(host.off));
+            for held in host.held.iter_mut().flatten() {
+                held.open = false;
+            }
+            if self.hosts[n].wedged {
+                self.act(crate::action::Action::Unwedge(n));
+            }
+            self.connect(n, 0);
+        }
+    }
+
+    fn flow(&mut self) {
+        for _ in 0..ROUNDS {
+            self.tick();
+            self.deliver_all();
+            if self.broken.is_none() {
+                self.check();
+            }
+            if self.broken.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn deliver_all(&mut self) {
+        // Each message begets few others; the bound is for a mistake in that.
+        for _ in 0..64 {
+            let mut quiet = true;
+            for v in 0..self.setup.access.len() {
+                if self.leaders[0].asked.iter().any(|a| crate::act::lane(&a.request) == v) {
+                    self.rds_answers(0, v, Answer::Done);
+                    quiet = false;
+                }
+            }
+            for n in self.nodes() {
+                quiet &= !self.node_goes_on(n);
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn node_goes_on(&mut self, n: usize) -> bool {
+        if self.hosts[n].stream.is_none() {
+            self.connect(n, 0);
+            return true;
+        }
+        for v in 0..self.setup.access.len() {
+            let Some(held) = &self.hosts[n].held[v] else { continue };
+            if !held.live
+                && held.ending.is_none()
+                && self.exports[v].accepts(self.setup.truth, n, held.secret)
+            {
+                self.path_returns(v, n);
+            }
+        }
+        let stream = self.hosts[n].stream.as_ref();
+        let (hears, is_heard) =
+            stream.map_or((false, false), |s| (!s.to_agent.is_empty(), !s.to_controller.is_empty()));
+        if hears {
+            self.agent_hears(n, false);
+        }
+        if is_heard {
+            self.controller_hears(n);
+        }
+        hears || is_heard
+    }
+
+    fn check_nothing_left(&mut self) {
+        let open = (!self.open.is_empty()).then(|| format!("not answered: {:?}", self.open));
+        let held =
+            self.hosts.iter().flat_map(|h| h.held.iter().flatten()).next().map(|h| format!("held: {h:?}"));
+        let allowed =
+            self.exports.iter().any(|e| e.allowed.contains(&true)).then(|| "a host on the list".into());
+        let hidden = self.exports.iter().any(|e| !e.on).then(|| "a volume that is not exported".to_owned());
+        let records = self.leaders[0].core.volumes().values();
+        let attached = records.flat_map(|r| &r.attachments).next().map(|a| format!("attached: {a:?}"));
+        if let Some(what) = attached.or(open).or(held).or(allowed).or(hidden) {
+            self.breaks(Violation::LeftBehind { what });
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! One node: its kernel, and its agent with the ledger on disk.
+//!
+//! In come directives and what befalls the node; out go the agent's answers. The ledger rules are those of
+//! `agent/src/ledger/rules.rs`: an epoch never goes down, an ended one is never taken up again, and what vanished by
+//! itself is named as gone when the grant ends. What always holds: a node does nothing for a directive that its
+//! ledger calls stale.
+
+use cleat_core::{
+    Absence, Deleted, Directive, Epoch, Event, Identity, Observed, ObservedPhase, OperationId, Outcome,
+    SessionId,
+};
+
+use crate::names::{V, VOLUMES, volume_id};
+
+/// A volume in a node's kernel: its controllers taken together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Held {
+    /// Connected to the target; otherwise the kernel goes on trying, with what was queued.
+    pub live: bool,
+    /// Somebody has the device open.
+    pub open: bool,
+    /// The highest grant under which this device was made or confirmed.
+    pub epoch: Epoch,
+    /// Writes wait in the kernel for the connection to come back.
+    pub queued: bool,
+    /// The secret that the kernel uses when it connects.
+    pub secret: Option<Epoch>,
+    /// The agent was told to register at the target.
+    pub reserve: bool,
+    /// A deletion that the kernel has not come to the end of, and what it answers.
+    pub ending: Option<OperationId>,
+}
+
+/// What the agent's disk knows of one volume.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ledger {
+    /// The highest epoch seen.
+    pub epoch: Option<Epoch>,
+    /// It has ended.
+    pub ended: bool,
+    /// The boot under which this was written.
+    pub boot: u8,
+    /// The node can have written under it.
+    pub may_have_written: bool,
+    /// States of what was deleted since the grant began.
+    pub deletions: Vec<&'static str>,
+}
+
+/// The agent's stream to a controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name.
+    pub id: SessionId,
+    /// The term of the controller at its other end.
+    pub term: u64,
+    /// Directives on their way, in order.
+    pub to_agent: Vec<(OperationId, Directive)>,
+    /// Events on their way, in order.
+    pub to_controller: Vec<Event>,
+}
+
+/// One node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Host {
+    /// How often it has booted.
+    pub boot: u8,
+    /// It has no power.
+    pub off: bool,
+    /// It cannot reach the target.
+    pub cut: bool,
+    /// Its kernel does not come to the end of deletions.
+    pub wedged: bool,
+    /// What its kernel holds.
+    pub held: [Option<Held>; VOLUMES],
+    /// What its agent's disk knows.
+    pub ledger: [Ledger; VOLUMES],
+    /// The grant under which its agent last proved that it can use the volume.
+    pub proven: [Option<Epoch>; VOLUMES],
+    /// The stream, if there is one.
+    pub stream: Option<Stream>,
+    /// Directives of streams that are over, which may still be carried out.
+    pub late: Vec<(OperationId, Directive)>,
+    /// Events of streams that are over, which may still be heard, with the term of who may hear them.
+    pub late_events: Vec<(u64, Event)>,
+    /// The last directive that was carried out.
+    pub heard: Option<(OperationId, Directive)>,
+    /// The last answer.
+    pub answered: Option<(OperationId, V, Epoch, Outcome)>,
+}
+
+/// What the target lets a host do at this moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// A new connection would be accepted, given this secret generation.
+    pub connects: bool,
+    /// The generation of the secret that the agent brings.
+    pub secret: Option<Epoch>,
+    /// It is to register.
+    pub reserve: bool,
+}
+
+/// The answer of an agent that could not do it.
+pub(crate) fn failed(clause: &str, nothing_left: bool) -> Outcome {
+    Outcome::Failed { clause: clause.into(), message: String::new(), nothing_left }
+}
+
+impl Host {
+    /// What the agent says of a volume.
+    #[must_use]
+    pub fn observe(&self, v: V) -> Observed {
+        let phase = match &self.held[v] {
+            None => ObservedPhase::Absent,
+            Some(held) if held.ending.is_some() => ObservedPhase::Detaching,
+            Some(held) if held.live => ObservedPhase::Ready,
+            Some(_) => ObservedPhase::Lost,
+        };
+        Observed {
+            volume: volume_id(v),
+            epoch: self.ledger[v].epoch,
+            ended: self.ledger[v].ended,
+            phase,
+            live_paths: u32::from(phase == ObservedPhase::Ready),
+            unready: String::new(),
+        }
+    }
+
+    /// Attach: the ledger first, then the kernel. `mishap`: it connects, but does not become ready.
+    pub fn attach(&mut self, v: V, epoch: Epoch, reach: Reach, mishap: bool) -> Outcome {
+        let boot = self.boot;
+        let ledger = &mut self.ledger[v];
+        match ledger.epoch {
+            Some(highest) if epoch < highest || (epoch == highest && ledger.ended) => {
+                return Outcome::Stale { highest, ended: ledger.ended };
+            }
+            Some(highest) if epoch == highest && ledger.boot == boot => {}
+            _ => {
+                let deletions = Vec::new();
+                *ledger =
+                    Ledger { epoch: Some(epoch), ended: false, boot, may_have_written: true, deletions };
+            }
+        }
+        match &mut self.held[v] {
+            Some(held) if held.ending.is_some() => return failed("detaching", false),
+            Some(held) => {
+                (held.epoch, held.secret, held.reserve) = (epoch, reach.secret, reach.reserve);
+                if !held.live {
+                    return failed("paths", false);
+                }
+            }
+            None if reach.connects => {
+                let Reach { secret, reserve, .. } = reach;
+                let (live, open, queued, ending) = (true, false, false, None);
+                self.held[v] = Some(Held { live, open, epoch, queued, secret, reserve, ending });
+            }
+            None => return failed("paths", true),
+        }
+        if mishap {
+            return failed("direct-read", false);
+        }
+        self.proven[v] = Some(epoch);
+        Outcome::Ready { identity: Identity { namespace_uuid: format!("uuid-{v}"), nguid: String::new() } }
+    }
+
+    /// Detach (`force`: Revoke, which takes it from under its user). Says what was deleted before it was live.
+    pub fn detach(&mut self, v: V, operation: OperationId, epoch: Epoch, force: bool) -> Outcome {
+        let ledger = &self.ledger[v];
+        if let Some(highest) = ledger.epoch.filter(|highest| epoch < *highest) {
+            return Outcome::Stale { highest, ended: ledger.ended };
+        }
+        if !force && self.held[v].as_ref().is_some_and(|h| h.open) {
+            return Outcome::Busy { holders: Vec::new() };
+        }
+        self.record_end(v, epoch);
+        if self.wedged
+            && let Some(held) = &mut self.held[v]
+        {
+            held.ending = Some(operation);
+            return Outcome::Pending { message: String::new() };
+        }
+        self.held[v] = None;
+        self.absent(v)
+    }
+
+    /// Whether a directive under this epoch may change what this node has; the answer if not.
+    pub(crate) fn speaks_for(&self, v: V, epoch: Epoch) -> Option<Outcome> {
+        let ledger = &self.ledger[v];
+        let highest = ledger.epoch?;
+        if epoch < highest || (epoch == highest && ledger.ended) {
+            return Some(Outcome::Stale { highest, ended: ledger.ended });
+        }
+        (epoch != highest || self.held[v].is_none()).then(|| failed("attached", self.held[v].is_none()))
+    }
+
+    /// Rekey: the kernel uses another secret from now on.
+    pub fn rekey(&mut self, v: V, epoch: Epoch, generation: Epoch) -> Outcome {
+        if let Some(refused) = self.speaks_for(v, epoch) {
+            return refused;
+        }
+        if let Some(held) = &mut self.held[v] {
+            held.secret = Some(generation);
+        }
+        Outcome::Rekeyed
+    }
+
+    fn record_end(&mut self, v: V, epoch: Epoch) {
+        let boot = self.boot;
+        let present = self.held[v].as_ref().filter(|h| h.ending.is_none());
+        let ledger = &mut self.ledger[v];
+        let this_boot = ledger.epoch.is_some() && ledger.boot == boot;
+        let mut deletions = Vec::new();
+        if this_boot && ledger.epoch == Some(epoch) {
+            deletions.append(&mut ledger.deletions);
+        }
+        match present {
+            Some(held) => deletions.push(if held.live { "live" } else { "connecting" }),
+            None if this_boot && !ledger.ended && ledger.may_have_written && deletions.is_empty() => {
+                deletions.push("gone");
+            }
+            None => {}
+        }
+        *ledger = Ledger { epoch: Some(epoch), ended: true, boot, may_have_written: false, deletions };
+    }
+
+    /// The proof that nothing of a volume is left.
+    #[must_use]
+    pub fn absent(&self, v: V) -> Outcome {
+        let deleted = |state: &&str| Deleted { controller: "nvme0".into(), state: (*state).into() };
+        Outcome::Absent(Absence { deleted: self.ledger[v].deletions.iter().map(deleted).collect() })
+    }
+
+    /// All that its agent says at the beginning of a stream.
+    #[must_use]
+    pub fn inventory(&self) -> Vec<Observed> {
+        let known = |v: &V| self.held[*v].is_some() || self.ledger[*v].epoch.is_some();
+        (0..VOLUMES).filter(known).map(|v| self.observe(v)).collect()
+    }
+}

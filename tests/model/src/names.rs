@@ -1,0 +1,67 @@
+//! The few volumes and nodes of the model, and their names.
+//!
+//! In come small indices; out go the core's validated names. What always holds: one name per index, and no other.
+
+use std::sync::LazyLock;
+
+use cleat_core::{HostNqn, NodeId, NodeIdentity, VolumeId};
+
+/// Nodes of the world.
+pub const NODES: usize = 3;
+/// The most volumes that a world has.
+pub const VOLUMES: usize = 2;
+
+/// A volume, by its index.
+pub type V = usize;
+/// A node, by its index.
+pub type N = usize;
+
+static VOLUME_IDS: LazyLock<Vec<VolumeId>> =
+    LazyLock::new(|| (0..VOLUMES).map(|v| VolumeId::new(format!("vol-{v}")).expect("a volume id")).collect());
+static NODE_IDS: LazyLock<Vec<NodeId>> =
+    LazyLock::new(|| (0..NODES).map(|n| NodeId::new(format!("node-{n}")).expect("a node id")).collect());
+static HOST_NQNS: LazyLock<Vec<HostNqn>> = LazyLock::new(|| {
+    let name = |n| format!("nqn.2014-08.org.nvmexpress:uuid:node-{n}");
+    (0..NODES).map(|n| HostNqn::new(name(n)).expect("a host NQN")).collect()
+});
+
+/// The core's name of a volume.
+#[must_use]
+pub fn volume_id(v: V) -> VolumeId {
+    VOLUME_IDS[v].clone()
+}
+
+/// The core's name of a node.
+#[must_use]
+pub fn node_id(n: N) -> NodeId {
+    NODE_IDS[n].clone()
+}
+
+/// Which volume a name is.
+#[must_use]
+pub fn volume_of(id: &VolumeId) -> V {
+    VOLUME_IDS.iter().position(|known| known == id).expect("a volume of this world")
+}
+
+/// Which node a name is.
+#[must_use]
+pub fn node_of(id: &NodeId) -> N {
+    NODE_IDS.iter().position(|known| known == id).expect("a node of this world")
+}
+
+/// Which node's host NQN this is.
+#[must_use]
+pub fn host_of(nqn: &HostNqn) -> N {
+    HOST_NQNS.iter().position(|known| known == nqn).expect("a host of this world")
+}
+
+/// What a node's agent says of itself.
+#[must_use]
+pub fn identity(n: N, boot: u8) -> NodeIdentity {
+    NodeIdentity {
+        host_nqn: HOST_NQNS[n].clone(),
+        host_id: node_id(n).to_string(),
+        storage_addresses: Vec::new(),
+        boot_id: format!("boot-{boot}"),
+    }
+}

@@ -1,0 +1,58 @@
+//! The RDS: requests, as it carries them out, and what they do to hosts.
+//!
+//! In come requests; out go changes of the target and of the hosts' connections.
+
+use cleat_core::RdsRequest;
+
+use crate::names::{NODES, V, host_of, volume_of};
+use crate::world::World;
+
+impl World {
+    /// The RDS carries a request out.
+    pub(crate) fn rds_does(&mut self, request: &RdsRequest) {
+        match request {
+            RdsRequest::Allow { volume, host_nqn } => {
+                let (v, n) = (volume_of(volume), host_of(host_nqn));
+                self.check_allow(v, n);
+                self.export(v).allowed[n] = true;
+            }
+            RdsRequest::Deny { volume, host_nqn } => {
+                self.export(volume_of(volume)).allowed[host_of(host_nqn)] = false;
+            }
+            RdsRequest::Hide { volume } => self.hides(volume_of(volume)),
+            RdsRequest::Show { volume } => self.export(volume_of(volume)).on = true,
+            RdsRequest::SetSecret { volume, generation } => {
+                self.export(volume_of(volume)).secret = Some(*generation);
+            }
+        }
+    }
+    /// Export off: sessions end and received writes land, as far as this target does that.
+    fn hides(&mut self, v: V) {
+        if self.setup.truth.cuts {
+            for n in 0..NODES {
+                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
+                    self.path_dies(v, n);
+                }
+            }
+        }
+        let drains = self.setup.truth.drains;
+        let export = self.export(v);
+        export.on = false;
+        if drains {
+            export.lands_until = [0; NODES];
+        }
+    }
+
+    /// The target starts anew: every session ends, registrations are forgotten, lists and secrets are not.
+    pub(crate) fn target_restarts(&mut self) {
+        for v in 0..self.setup.access.len() {
+            for n in 0..NODES {
+                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
+                    self.path_dies(v, n);
+                }
+            }
+            let export = self.export(v);
+            (export.keys, export.reserved) = ([None; NODES], false);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The controllers' shell: carries the effects of a core's step out, as the engine is held to.
+//!
+//! In come events for a leader; out goes what its effects do to the world. What always holds: effects go in their
+//! order; only the newest leader's records are stored, only its answers are heard and only its requests reach the RDS.
+
+use std::sync::Arc;
+
+use cleat_core::{
+    Core, Drained, Effect, Event, Notice, Phase, Refusal, Reply, RequestId, SessionId, UnixMillis,
+    VolumeRecord,
+};
+
+use crate::check::{Violation, kind};
+use crate::host::Stream;
+use crate::names::{N, NODES, V, node_id, node_of, volume_id, volume_of};
+use crate::world::{Ask, Asked, Leader, World};
+
+impl World {
+    /// A leader takes in an event, and its effects are carried out.
+    pub(crate) fn event(&mut self, which: usize, event: Event) {
+        let now = UnixMillis(self.now);
+        let leader = Arc::make_mut(&mut self.leaders[which]);
+        let effects = leader.core.step(now, event);
+        let term = leader.core.term();
+        self.carry_out(term, effects);
+    }
+
+    fn carry_out(&mut self, term: u64, effects: Vec<Effect>) {
+        for effect in effects {
+            let Some(which) = self.leader_of(term) else {
+                return;
+            };
+            if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
+                if *left == 0 {
+                    return self.take_over(false, true);
+                }
+                *left -= 1;
+            }
+            let has_claim = which == 0;
+            match effect {
+                Effect::Persist(_) | Effect::Forget(_) | Effect::StepDown { .. } if !has_claim => {
+                    self.leaders.remove(which);
+                }
+                Effect::Persist(record) => self.persist(*record),
+                Effect::Forget(volume) => {
+                    Arc::make_mut(&mut self.stored).remove(&volume);
+                }
+                Effect::Rds { operation, request } if has_claim => {
+                    let asked = Asked { operation, request, done: false };
+                    Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
+                }
+                Effect::Direct { node, session, operation, directive } => {
+                    let stream = self.host(node_of(&node)).stream.as_mut();
+                    if let Some(stream) = stream.filter(|s| s.id == session && s.term == term) {
+                        stream.to_agent.push((operation, directive));
+                    }
+                }
+                Effect::Reply { request, result } if has_claim => self.answered(request, result),
+                Effect::RefuseSession { session, .. } => self.refuse_session(term, &session),
+                Effect::StepDown { .. } => self.breaks(Violation::NewestSteppedDown),
+                Effect::Notice(notice) => self.noticed(&notice),
+                Effect::Rds { .. } | Effect::Reply { .. } => {}
+            }
+        }
+    }
+
+    fn persist(&mut self, record: VolumeRecord) {
+        let v = volume_of(&record.spec.id);
+        for attachment in &record.attachments {
+            let (n, epoch) = (node_of(&attachment.node), attachment.epoch);
+            if self.epochs.contains_key(&epoch) {
+                continue;
+            }
+            Arc::make_mut(&mut self.epochs).insert(epoch, v);
+            let granted = &mut self.told().granted[v][n];
+            granted.push(epoch);
+            let older = granted.len().saturating_sub(2);
+            granted.drain(..older);
+            if attachment.phase == Phase::Granting {
+                self.told().released[v][n] = false;
+                self.check_grant(n);
+            }
+        }
+        // A secret's generation is an epoch, too.
+        for generation in record.secret.iter().map(|s| s.generation) {
+            if !self.epochs.contains_key(&generation) {
+                Arc::make_mut(&mut self.epochs).insert(generation, v);
+            }
+        }
+        Arc::make_mut(&mut self.stored).insert(record.spec.id.clone(), record);
+    }
+
+    fn refuse_session(&mut self, term: u64, session: &SessionId) {
+        for n in 0..NODES {
+            if self.hosts[n].stream.as_ref().is_some_and(|s| s.id == *session && s.term == term) {
+                self.drop_stream(n);
+            }
+        }
+    }
+
+    fn answered(&mut self, request: RequestId, result: Result<Reply, Refusal>) {
+        let Some((v, about, _)) = Arc::make_mut(&mut self.open).remove(&request) else {
+            return self.breaks(Violation::AnsweredTwice);
+        };
+        self.saw(kind(&result));
+        match result {
+            Ok(Reply::Unpublished | Reply::Fenced) => {
+                for n in about.map_or(0..NODES, |n| n..n + 1) {
+                    self.released(v, n, request);
+                }
+            }
+            Ok(Reply::Published(grant)) => {
+                let n = about.expect("a Publish names its node");
+                if self.hosts[n].proven[v] != Some(grant.epoch) {
+                    self.breaks(Violation::PublishedWithoutProof { v, n });
+                }
+                self.told().handed_out[v][n] = true;
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Counts proofs, so that a rung that is never climbed does not go unnoticed.
+    fn noticed(&mut self, notice: &Notice) {
+        if let Notice::Detached { evidence, .. } = notice {
+            self.saw(evidence.source.name());
+            self.saw(match evidence.drained {
+                Drained::NeverHandedOut => "drained: never handed out",
+                Drained::LiveDeletion => "drained: live deletion",
+                Drained::Bound { .. } => "drained: bound",
+                Drained::Barrier => "drained: barrier",
+                Drained::Abort => "drained: abort",
+            });
+        }
+    }
+
+    /// A caller hears that a node cannot write. A later Publish may have been granted in the very same step.
+    fn released(&mut self, v: V, n: N, request: RequestId) {
+        if self.can_write(v, n) {
+            self.breaks(Violation::UnpublishedCanWrite { v, n });
+        }
+        let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
+        let current = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n))).map(|a| a.epoch);
+        let told = self.told();
+        told.handed_out[v][n] = false;
+        told.released[v][n] = current.is_none();
+        let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();
+        told.over[v][n] = told.over[v][n].max(over);
+    }
+
+    /// Another leader begins from what is stored: because the one before has died, or (`old_lives`) without its
+    /// knowledge. What the one before had asked of the RDS was carried out (`rds_done`), or never will be.
+    pub(crate) fn take_over(&mut self, old_lives: bool, rds_done: bool) {
+        self.leaders.truncate(1);
+        let mut old = self.leaders.remove(0);
+        Arc::make_mut(&mut self.open).clear();
+        let pending = std::mem::take(&mut Arc::make_mut(&mut old).asked);
+        let mut kept = Vec::new();
+        for asked in pending {
+            if rds_done && !asked.done {
+                self.rds_does(&asked.request);
+                kept.push(Asked { done: true, ..asked });
+            }
+        }
+        let term = old.core.term() + 1;
+        for n in 0..NODES {
+            let to_dead = |s: &Stream| !old_lives || s.term + 1 != term;
+            if self.hosts[n].stream.as_ref().is_some_and(to_dead) {
+                self.drop_stream(n);
+            }
+        }
+        let records = self.stored.values().map(reread).collect();
+        let (core, effects) = Core::rebuild(self.setup.config(), term, records, UnixMillis(self.now));
+        self.check_rebuilt(&core);
+        self.leaders.push(Arc::new(Leader { core, asked: Vec::new(), dies_after: None }));
+        if old_lives {
+            Arc::make_mut(&mut old).asked = kept;
+            Arc::make_mut(&mut old).dies_after = None;
+            self.leaders.push(old);
+        }
+        let term = self.leaders[0].core.term();
+        self.carry_out(term, effects);
+    }
+}
+
+/// A record as a restart reads it: through its stored form.
+fn reread(record: &VolumeRecord) -> VolumeRecord {
+    let json = serde_json::to_string(record).expect("a record is JSON");
+    serde_json::from_str(&json).expect("and reads back")
+}

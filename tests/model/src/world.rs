@@ -1,0 +1,230 @@
+//! The world: one or two leaders that run the shipped core, nodes, a target, and what is on its way between them.
+//!
+//! In come [`Action`](crate::action::Action)s; out goes the next world, or the invariant that it breaks. Nothing here
+//! asks the core for its opinion.
+//!
+//! What the shell is taken to keep (each a rule of the design, and so an assumption of every result):
+//! - effects of a step in their order; a crash may come before any of them;
+//! - one store, and only the newest leader writes to it: the older one's next commit fails, and it ends;
+//! - a leader whose claim is over tells callers nothing and asks nothing of the RDS; what it had asked has been done,
+//!   or never will be, when the next one begins;
+//! - requests to the RDS about one volume go one at a time; one that was not answered in time has been done, or never
+//!   will be, when that is told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cleat_core::{
+    Access, Config, Core, Epoch, MinFence, OperationId, RdsRequest, RequestId, UnixMillis, VolumeId,
+    VolumeRecord, VolumeSpec,
+};
+
+use crate::check::Violation;
+use crate::host::Host;
+use crate::names::{N, NODES, V, VOLUMES, volume_id};
+use crate::target::{Export, Truth};
+
+/// One unit of the abstract clock; every bound of the core is a small number of them.
+pub const QUANTUM_MS: u64 = 1_000;
+/// Where the clock begins: higher than any other number in a state.
+pub const EPOCH_MS: u64 = 1_000_000_000;
+
+/// How much may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Budget {
+    /// What callers may ask for.
+    pub requests: u8,
+    /// What may go wrong.
+    pub faults: u8,
+    /// How often the clock may go on.
+    pub ticks: u8,
+}
+
+/// What a world is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Its name in what is printed.
+    pub name: &'static str,
+    /// The volumes, by their access.
+    pub access: Vec<Access>,
+    /// How many nodes take part.
+    pub nodes: usize,
+    /// What the target does; the core is told the same.
+    pub truth: Truth,
+    /// How much may happen.
+    pub budget: Budget,
+    /// Persons fence nodes and declare them gone.
+    pub persons: bool,
+    /// An agent's Hello and inventory are heard at once. Fewer interleavings.
+    pub atomic_hello: bool,
+}
+
+impl Setup {
+    /// The core's settings: the bounds in quanta.
+    #[must_use]
+    pub fn config(&self) -> Config {
+        Config {
+            detach_grace_ms: 3 * QUANTUM_MS,
+            request_limit_ms: 4 * QUANTUM_MS,
+            drain_bound_ms: 2 * QUANTUM_MS,
+            retry_ms: QUANTUM_MS,
+            fence_after_ms: QUANTUM_MS,
+            target: self.truth.as_probed(),
+        }
+    }
+
+    /// A volume as callers describe it.
+    #[must_use]
+    pub fn spec(&self, v: V) -> VolumeSpec {
+        VolumeSpec {
+            id: volume_id(v),
+            access: self.access[v],
+            subsystem_nqn: String::new(),
+            portals: Vec::new(),
+            size_bytes: 1 << 30,
+            min_fence: MinFence::default(),
+        }
+    }
+}
+
+/// A request to the RDS that a leader has not been answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The answer carries it.
+    pub operation: OperationId,
+    /// What.
+    pub request: RdsRequest,
+    /// It was carried out already (the leader that asked has lost its claim since).
+    pub done: bool,
+}
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ask {
+    /// The volume on a node.
+    Publish,
+    /// The volume off a node, or all.
+    Unpublish,
+    /// A node cut off from a volume, now.
+    Fence,
+    /// A node taken for gone.
+    Gone,
+}
+
+/// A request that is not answered: the volume, the node (`None`: all), and what is asked for.
+pub type Open = (V, Option<N>, Ask);
+
+/// A running controller.
+#[derive(Debug, Clone)]
+pub struct Leader {
+    /// What ships.
+    pub core: Core,
+    /// Requests to the RDS, in order.
+    pub asked: Vec<Asked>,
+    /// It dies when it has carried out so many more effects.
+    pub dies_after: Option<u8>,
+}
+
+/// What callers were told and what was proven, by volume and node.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Told that it may use the volume, and not taken back since. Nobody writes before.
+    pub handed_out: [[bool; NODES]; VOLUMES],
+    /// Told that it cannot write, and not granted anew since.
+    pub released: [[bool; NODES]; VOLUMES],
+    /// The highest grant that was proven to be over.
+    pub over: [[Option<Epoch>; NODES]; VOLUMES],
+    /// The last two grants, oldest first.
+    pub granted: [[Vec<Epoch>; NODES]; VOLUMES],
+}
+
+/// One state of the world.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// What it is made of.
+    pub setup: Arc<Setup>,
+    /// The clock.
+    pub now: u64,
+    /// What may still happen.
+    pub budget: Budget,
+    /// Newest first; the second, if any, does not know yet that it is one no more.
+    pub leaders: Vec<Arc<Leader>>,
+    /// What is durable.
+    pub stored: Arc<BTreeMap<VolumeId, VolumeRecord>>,
+    /// The nodes.
+    pub hosts: [Arc<Host>; NODES],
+    /// The target's volumes.
+    pub exports: Arc<[Export; VOLUMES]>,
+    /// Requests of callers to the newest leader that are not answered: volume, node, and what is asked for.
+    pub open: Arc<BTreeMap<RequestId, Open>>,
+    /// What callers were told.
+    pub told: Arc<Told>,
+    /// Which volume each epoch was granted for. History: not a part of the state.
+    pub epochs: Arc<BTreeMap<Epoch, V>>,
+    /// Kinds of answers and proofs that were seen. History: not a part of the state.
+    pub seen: Arc<BTreeMap<&'static str, u32>>,
+    /// The invariant that was broken on the way here.
+    pub broken: Option<Violation>,
+    numbers: u64,
+}
+
+impl World {
+    /// The beginning: every agent is connected and has told what it holds, nothing is granted.
+    #[must_use]
+    pub fn new(setup: &Arc<Setup>) -> Self {
+        let (core, _) = Core::rebuild(setup.config(), 1, Vec::new(), UnixMillis(EPOCH_MS));
+        let leader = Leader { core, asked: Vec::new(), dies_after: None };
+        let mut world = Self {
+            setup: Arc::clone(setup),
+            now: EPOCH_MS,
+            budget: setup.budget,
+            leaders: vec![Arc::new(leader)],
+            stored: Arc::default(),
+            hosts: Default::default(),
+            exports: Arc::default(),
+            open: Arc::default(),
+            told: Arc::default(),
+            epochs: Arc::default(),
+            seen: Arc::default(),
+            broken: None,
+            numbers: 0,
+        };
+        for n in 0..setup.nodes {
+            world.connect(n, 0);
+            world.controller_hears(n);
+        }
+        world
+    }
+
+    /// A number that was never used before.
+    pub(crate) fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        self.numbers
+    }
+
+    pub(crate) fn host(&mut self, n: N) -> &mut Host {
+        Arc::make_mut(&mut self.hosts[n])
+    }
+
+    pub(crate) fn export(&mut self, v: V) -> &mut Export {
+        &mut Arc::make_mut(&mut self.exports)[v]
+    }
+
+    pub(crate) fn told(&mut self) -> &mut Told {
+        Arc::make_mut(&mut self.told)
+    }
+
+    pub(crate) fn saw(&mut self, kind: &'static str) {
+        *Arc::make_mut(&mut self.seen).entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn breaks(&mut self, violation: Violation) {
+        self.broken.get_or_insert(violation);
+    }
+
+    /// Which leader has this term, if it is still there.
+    #[must_use]
+    pub fn leader_of(&self, term: u64) -> Option<usize> {
+        self.leaders.iter().position(|l| l.core.term() == term)
+    }
+}
