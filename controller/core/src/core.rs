@@ -9,11 +9,17 @@
 //! - `drive`: the next thing to ask of the RDS or an agent for an attachment
 //! - `answers`: what the RDS and the agents answered
 //! - `sessions`: agents that come, go and say what they hold
+//! - `fencing`: the ladder, for a node whose own proof does not come
+//! - `export`: what is asked of the RDS for a volume as a whole
+//! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
 //! - `explain`: the words for people
 
 mod answers;
 mod drive;
 mod explain;
+mod export;
+mod fencing;
+mod quarantine;
 mod requests;
 mod sessions;
 #[cfg(test)]
@@ -74,7 +80,8 @@ pub struct Core {
     deleting: BTreeSet<VolumeId>,
     waiters: BTreeMap<VolumeId, BTreeMap<RequestId, Waiter>>,
     /// Whose attachment an operation that is not answered yet belongs to.
-    operations: BTreeMap<OperationId, (VolumeId, NodeId)>,
+    /// `None`: to the volume as a whole.
+    operations: BTreeMap<OperationId, (VolumeId, Option<NodeId>)>,
 }
 
 /// One step's work: the state, the time, and what comes of it.
@@ -100,7 +107,10 @@ impl Core {
         records: Vec<VolumeRecord>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let stored = records.iter().flat_map(|r| &r.attachments).map(|a| a.epoch.term).max().unwrap_or(0);
+        let granted = records.iter().flat_map(|r| &r.attachments).map(|a| a.epoch);
+        let ended = records.iter().flat_map(|r| &r.fenced).map(|f| f.epoch);
+        let secrets = records.iter().filter_map(|r| r.secret.as_ref()).map(|s| s.generation);
+        let stored = granted.chain(ended).chain(secrets).map(|epoch| epoch.term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
             last_seq: 0,
@@ -114,6 +124,12 @@ impl Core {
             config,
         };
         let bound = now.plus(core.config.drain_bound_ms);
+        for record in core.volumes.values_mut() {
+            (record.asked, record.hidden_heard, record.retry_at) = (None, false, None);
+            for entry in &mut record.fenced {
+                (entry.pending, entry.retry_at) = (None, None);
+            }
+        }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.
             attachment.directed = true;
@@ -122,6 +138,9 @@ impl Core {
             attachment.retry_at = None;
             // The wall clock may have been set since: a bound counts anew from here, on this process's clock.
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
+            if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
+                (fence.pending, fence.retry_at) = (None, None);
+            }
             if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase
                 && let Drained::Bound { until } = &mut evidence.drained
             {
@@ -150,14 +169,10 @@ impl Core {
                 step.agent_done(&node, &session, operation, &volume, epoch, outcome);
             }
             Event::SessionLost { node, session } => step.session_lost(&node, &session),
-            Event::Fence { request, volume, node, .. } => {
-                let result = Err(crate::Refusal::NotAttached { volume, node });
-                step.effects.push(Effect::Reply { request, result });
+            Event::Fence { request, volume, node, by, reason } => {
+                step.fence_asked(request, volume, node, by, reason);
             }
-            Event::DeclareGone { request, node, .. } => {
-                let result = Err(crate::Refusal::NotGone { node, since: now });
-                step.effects.push(Effect::Reply { request, result });
-            }
+            Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
             Event::Tick => step.tick(),
         }
         step.finish()
@@ -226,13 +241,13 @@ impl<'a> Step<'a> {
     fn next_operation(&mut self, volume: &VolumeId, node: &NodeId) -> OperationId {
         self.core.last_operation += 1;
         let operation = OperationId { term: self.core.term, number: self.core.last_operation };
-        self.core.operations.insert(operation, (volume.clone(), node.clone()));
+        self.core.operations.insert(operation, (volume.clone(), Some(node.clone())));
         operation
     }
 
     /// No answer to what this attachment was waiting for will change anything any more.
     fn forget_operation(&mut self, pending: &Pending) {
-        if let Pending::Allow(op) | Pending::Deny(op) | Pending::Agent(op, _) = pending {
+        if let Pending::Allow(op) | Pending::Deny(op) | Pending::Agent(op, ..) = pending {
             self.core.operations.remove(op);
         }
     }
@@ -241,17 +256,16 @@ impl<'a> Step<'a> {
         self.effects.push(Effect::Notice(notice));
     }
 
-    /// Volumes that have an attachment on a node or a request about it.
+    /// Volumes that have an attachment on a node or a request about it, or from which it was cut off.
     fn volumes_about(&self, node: &NodeId) -> BTreeSet<VolumeId> {
-        let attached =
-            self.core.volumes.values().filter(|v| v.attachment(node).is_some()).map(|v| &v.spec.id);
+        let attached = self.core.volumes.values().filter(|v| v.knows(node)).map(|v| &v.spec.id);
         let wanted =
             self.core.waiters.iter().filter(|(_, w)| w.values().any(|w| w.is_about(node))).map(|(v, _)| v);
         attached.chain(wanted).cloned().collect()
     }
 
     fn tick(&mut self) {
-        let tracked = self.core.volumes.iter().filter(|(_, v)| !v.attachments.is_empty()).map(|(id, _)| id);
+        let tracked = self.core.volumes.iter().filter(|(_, v)| !v.is_at_rest()).map(|(id, _)| id);
         self.touched = tracked.chain(self.core.waiters.keys()).cloned().collect();
     }
 }

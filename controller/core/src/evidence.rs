@@ -56,6 +56,18 @@ impl Source {
     }
 }
 
+impl Source {
+    /// The RDS's list was read back without the host on the way to this proof.
+    pub(crate) fn took_the_host_off_the_list(&self) -> bool {
+        matches!(self, Self::TargetCut { acl: true, .. } | Self::Reservation { .. })
+    }
+
+    /// It says that the node's kernel holds nothing, so a kernel that does contradicts it.
+    pub(crate) fn says_nothing_is_held(&self) -> bool {
+        matches!(self, Self::AgentAbsent { .. } | Self::NeverAllowed | Self::NodeGone { .. })
+    }
+}
+
 /// By what it is known that nothing the node wrote is still on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -103,6 +115,15 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether it says more than another proof about the same grant.
+    pub(crate) fn is_better_than(&self, old: &Self, now: UnixMillis) -> bool {
+        match (&self.drained, &old.drained) {
+            _ if old.verdict(now) == Verdict::Fenced => false,
+            (Drained::Bound { until }, Drained::Bound { until: before }) => until < before,
+            _ => true,
+        }
+    }
+
     /// What this proves at a given time.
     #[must_use]
     pub fn verdict(&self, now: UnixMillis) -> Verdict {

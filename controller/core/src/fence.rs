@@ -100,6 +100,61 @@ impl Rung {
     }
 }
 
+impl Rung {
+    /// In the order in which they are tried.
+    pub(crate) const LADDER: [Self; 5] =
+        [Self::Reservation, Self::Acl, Self::Secret, Self::ExportOff, Self::NodeGone];
+
+    pub(crate) fn suffices_for(self, min: MinFence) -> bool {
+        let strength = match self {
+            Self::Reservation => MinFence::Reservation,
+            Self::Secret => MinFence::Secret,
+            Self::Acl => MinFence::Acl,
+            Self::ExportOff => MinFence::ExportOff,
+            Self::NodeGone => MinFence::NodeGone,
+            // It adds to a proof that always suffices.
+            Self::Barrier => return true,
+        };
+        strength >= min
+    }
+
+    /// What has to be done, in this order.
+    pub(crate) fn steps(self, target: &Target) -> Vec<FenceStep> {
+        use FenceStep::{Deny, Hide, Preempt, Rekey, SetSecret};
+        match self {
+            // The list comes first: a target that restarts forgets its registrations, not its list.
+            Self::Reservation if target.reservations == Reservations::AbortWaits => vec![Deny, Preempt],
+            Self::Reservation => vec![Deny, Preempt, Hide],
+            Self::Acl => vec![Deny, Hide],
+            Self::Secret if target.acl => vec![Deny, SetSecret, Rekey, Hide],
+            Self::Secret => vec![SetSecret, Rekey, Hide],
+            Self::ExportOff | Self::Barrier => vec![Hide],
+            Self::NodeGone => Vec::new(),
+        }
+    }
+}
+
+impl Fence {
+    pub(crate) fn new(rung: Rung, now: UnixMillis) -> Self {
+        Self {
+            rung,
+            step: FenceStep::Refused,
+            tried: Vec::new(),
+            since: now,
+            touched: false,
+            preempted_by: None,
+            pending: None,
+            retry_at: None,
+        }
+    }
+
+    /// Keeps the last result of a rung.
+    pub(crate) fn note(&mut self, rung: Rung, result: String) {
+        self.tried.retain(|t| t.rung != rung);
+        self.tried.push(Tried { rung, result });
+    }
+}
+
 /// A step of a rung. Bringing the export back is not one of them: the volume remembers that it is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -153,8 +208,10 @@ pub struct Fence {
     pub tried: Vec<Tried>,
     /// When it began.
     pub since: UnixMillis,
-    /// Something was changed at the target: the node cannot simply go on as if nothing had been.
+    /// Something was asked of the target: the node cannot simply go on as if nothing had been.
     pub touched: bool,
+    /// Who preempted the registration, once that is done.
+    pub preempted_by: Option<NodeId>,
     /// The RDS, to take the host off its list.
     #[serde(skip)]
     pub(crate) pending: Option<OperationId>,
@@ -185,6 +242,11 @@ pub struct Fenced {
 }
 
 impl Fenced {
+    pub(crate) fn new(node: NodeId, host_nqn: HostNqn, evidence: Evidence, now: UnixMillis) -> Self {
+        let epoch = evidence.epoch;
+        Self { node, host_nqn, epoch, evidence, since: now, pending: None, retry_at: None }
+    }
+
     /// The fence holds only while the export is off, so nobody else can be granted the volume.
     #[must_use]
     pub fn blocks(&self) -> bool {

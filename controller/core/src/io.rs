@@ -1,8 +1,8 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, Evidence, HostNqn, Identity, Migration, MigrationStep, NodeId, NodeIdentity, OperationId, Refusal,
-    RequestId, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Epoch, Evidence, FenceStep, HostNqn, Identity, Migration, MigrationStep, NodeId, NodeIdentity,
+    OperationId, Refusal, RequestId, Rung, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// An event and the time at which it came.
@@ -323,7 +323,8 @@ pub enum RdsRequest {
         /// What.
         volume: VolumeId,
     },
-    /// The export on, for those on the list.
+    /// The export on, for those on the list. Success means that it was read back as on, and that nothing of a
+    /// [`RdsRequest::Hide`] before it is still under way.
     Show {
         /// What.
         volume: VolumeId,
@@ -475,6 +476,24 @@ pub enum Notice {
         node: NodeId,
         /// What is wrong, in words.
         message: String,
+    },
+    /// A fence has come to a step; `Refused`: no rung was left.
+    Fence {
+        /// What.
+        volume: VolumeId,
+        /// Who is fenced.
+        node: NodeId,
+        /// Which rung.
+        rung: Rung,
+        /// Which step of it.
+        step: FenceStep,
+    },
+    /// A node that was fenced from a volume has shown that it holds none of it.
+    Readmitted {
+        /// What.
+        volume: VolumeId,
+        /// Who.
+        node: NodeId,
     },
     /// A node's kernel holds a volume that it was not granted.
     GhostFound {

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Epoch, Evidence, Fence, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, SessionId, UnixMillis,
-    VolumeId,
+    Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, SessionId,
+    Source, UnixMillis, VolumeId,
 };
 
 /// How many nodes may have the volume at once.
@@ -110,6 +110,18 @@ pub enum DrainCause {
     },
 }
 
+impl DrainCause {
+    /// Whether it takes the place of the cause under which a taking down has begun.
+    pub(crate) fn outweighs(&self, before: &Self) -> bool {
+        let weight = |cause: &Self| match cause {
+            Self::Requested | Self::Rollback => 0,
+            Self::Forced { .. } => 1,
+            Self::Gone { .. } => 2,
+        };
+        weight(self) > weight(before)
+    }
+}
+
 /// How far an attachment has come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -161,8 +173,31 @@ pub(crate) enum Pending {
     Allow(OperationId),
     /// The RDS, to stop allowing the host.
     Deny(OperationId),
-    /// The agent, on that session.
-    Agent(OperationId, SessionId),
+    /// The agent, on that session, to do that.
+    Agent(OperationId, SessionId, Told),
+}
+
+/// What an agent was told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Told {
+    Attach,
+    Detach,
+    Revoke,
+    Rekey,
+    Preempt,
+}
+
+/// What the RDS was asked for a volume as a whole, and has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Asked {
+    Hide {
+        /// The fences that it is a step of. One that comes to this step later needs another.
+        of: Vec<NodeId>,
+        /// No earlier try can be under way still: the answer says that this one has drained.
+        fresh: bool,
+    },
+    Show,
+    SetSecret,
 }
 
 impl Pending {
@@ -271,6 +306,14 @@ pub struct VolumeRecord {
     pub secret: Option<Secret>,
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
     pub past_evidence: Vec<Evidence>,
+    #[serde(skip)]
+    pub(crate) asked: Option<(OperationId, Asked)>,
+    /// The RDS has said that the export is off.
+    #[serde(skip)]
+    pub(crate) hidden_heard: bool,
+    /// Not before then is the RDS asked again for the volume as a whole.
+    #[serde(skip)]
+    pub(crate) retry_at: Option<UnixMillis>,
 }
 
 impl VolumeRecord {
@@ -287,6 +330,9 @@ impl VolumeRecord {
             hidden: false,
             secret: None,
             past_evidence: Vec::new(),
+            asked: None,
+            hidden_heard: false,
+            retry_at: None,
         }
     }
 
@@ -298,6 +344,52 @@ impl VolumeRecord {
 
     pub(crate) fn attachment_mut(&mut self, node: &NodeId) -> Option<&mut Attachment> {
         self.attachments.iter_mut().find(|a| a.node == *node)
+    }
+
+    /// The fence under way against a node, if there is one.
+    #[must_use]
+    pub fn fence(&self, node: &NodeId) -> Option<&Fence> {
+        match &self.attachment(node)?.phase {
+            Phase::Draining { fence, .. } => fence.as_deref(),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn fence_mut(&mut self, node: &NodeId) -> Option<&mut Fence> {
+        match &mut self.attachment_mut(node)?.phase {
+            Phase::Draining { fence, .. } => fence.as_deref_mut(),
+            _ => None,
+        }
+    }
+
+    /// It has the volume, or was cut off from it.
+    pub(crate) fn knows(&self, node: &NodeId) -> bool {
+        self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
+    }
+
+    /// Nothing about it can change by time alone.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.attachments.is_empty() && self.fenced.is_empty() && !self.hidden
+    }
+
+    /// Everybody else who has it.
+    pub(crate) fn others<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a Attachment> {
+        self.attachments.iter().filter(move |a| a.node != *node)
+    }
+
+    /// The export has to stay off for now: a fence needs it, or rests on it.
+    pub(crate) fn kept_hidden(&self) -> bool {
+        let needed = |a: &Attachment| match &a.phase {
+            Phase::Draining { evidence: Some(e), .. } if e.source == Source::ExportOff => true,
+            Phase::Draining { fence: Some(fence), .. } => fence.step == FenceStep::Hide,
+            _ => false,
+        };
+        self.attachments.iter().any(needed) || self.fenced.iter().any(Fenced::blocks)
+    }
+
+    /// A new connection needs a secret that is not in force yet.
+    pub(crate) fn secret_unsettled(&self) -> bool {
+        self.secret.as_ref().is_some_and(|s| !s.in_force)
     }
 
     /// Those who have it, oldest first.

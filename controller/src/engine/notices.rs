@@ -60,7 +60,12 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
                 "{}", told.message
             );
         }
-        Notice::Trouble { volume, node, .. } | Notice::GhostFound { volume, node } => {
+        Notice::Readmitted { volume, node } => {
+            tracing::info!(%volume, %node, reason = told.reason, "{}", told.message);
+        }
+        Notice::Fence { volume, node, .. }
+        | Notice::Trouble { volume, node, .. }
+        | Notice::GhostFound { volume, node } => {
             tracing::warn!(%volume, %node, reason = told.reason, "{}", told.message);
         }
     }
@@ -138,6 +143,13 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
             let mut told = told("migration", volume, &migration.target, message);
             told.migration = Some(migration.clone());
             told
+        }
+        Notice::Fence { volume, node, rung, step } => {
+            let message = format!("fence by {}: {}", rung.name(), step.name());
+            told("fence", volume, node, message)
+        }
+        Notice::Readmitted { volume, node } => {
+            told("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
         }
         Notice::Trouble { volume, node, message } => told("trouble", volume, node, message.clone()),
         Notice::GhostFound { volume, node } => {

@@ -2,11 +2,11 @@
 //! for, from the session that speaks for the node, about the epoch that is granted; any other changes nothing.
 
 use super::Step;
-use crate::volume::Pending;
+use crate::volume::{Pending, Told};
 use crate::{
-    Absence, Attachment, DrainCause, Drained, Effect, Epoch, Identity, MigrationStep, NodeId, Notice,
-    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source, UnixMillis,
-    Verdict, VolumeId,
+    Absence, Attachment, DrainCause, Drained, Effect, Epoch, FenceStep, Identity, MigrationStep, NodeId,
+    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source,
+    UnixMillis, Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -14,6 +14,14 @@ impl Step<'_> {
         let Some((volume, node)) = self.core.operations.remove(&operation) else {
             return;
         };
+        let Some(node) = node else {
+            return self.export_done(&volume, operation, result);
+        };
+        if let Some(fence) = self.fence_mut(&volume, &node).filter(|f| f.pending == Some(operation)) {
+            fence.pending = None;
+            self.touched.insert(volume.clone());
+            return self.fence_denied(&volume, &node, result);
+        }
         let Some(a) = self.attachment_mut(&volume, &node) else {
             return;
         };
@@ -81,13 +89,15 @@ impl Step<'_> {
         epoch: Epoch,
         outcome: Outcome,
     ) {
-        if !self.core.nodes.get(node).is_some_and(|n| n.is_session(session)) {
+        if !self.core.nodes.get(node).is_some_and(|n| n.is_session(session))
+            || self.revoke_done(volume, node, operation, &outcome)
+        {
             return;
         }
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        if a.epoch != epoch || !matches!(&a.pending, Pending::Agent(op, _) if *op == operation) {
+        if a.epoch != epoch || a.pending.agent() != Some(&operation) {
             return;
         }
         if let Outcome::Pending { message } = outcome {
@@ -98,6 +108,14 @@ impl Step<'_> {
         let draining = a.phase.is_draining();
         self.forget_operation(&pending);
         self.touched.insert(volume.clone());
+        let helping = match &pending {
+            Pending::Agent(_, _, Told::Preempt) => Some(FenceStep::Preempt),
+            Pending::Agent(_, _, Told::Rekey) => Some(FenceStep::Rekey),
+            _ => None,
+        };
+        if let Some(step) = helping {
+            return self.helped(volume, node, step, outcome);
+        }
         match outcome {
             Outcome::Ready { identity } if !draining => self.ready(volume, node, identity),
             Outcome::Absent(absence) if draining => self.absent(volume, node, &absence),
@@ -115,6 +133,40 @@ impl Step<'_> {
                 self.later(volume, node, message);
             }
         }
+    }
+
+    /// The answer of a node that was told something for the sake of a fence against another.
+    fn helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
+        match (step, outcome) {
+            (FenceStep::Preempt, Outcome::Preempted { left }) => self.preempted(volume, by, &left),
+            (FenceStep::Rekey, Outcome::Rekeyed) => {
+                let generation =
+                    self.core.volumes.get(volume).and_then(|v| v.secret.as_ref()).map(|s| s.generation);
+                if let Some(a) = self.attachment_mut(volume, by) {
+                    a.secret = generation;
+                    self.dirty.insert(volume.clone());
+                }
+            }
+            (_, Outcome::Stale { highest, .. }) if highest.term > self.core.term => {
+                self.step_down(volume, by, highest);
+            }
+            (_, outcome) => {
+                let words = match outcome {
+                    Outcome::Failed { clause, message, .. } => format!("{clause}: {message}"),
+                    other => format!("an answer that does not fit: {other:?}"),
+                };
+                self.later(volume, by, words.clone());
+                self.helper_failed(volume, by, step, &words);
+            }
+        }
+    }
+
+    pub(super) fn step_down(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) {
+        let reason = format!(
+            "node {node} has seen epoch {highest} for volume {volume}: a controller with a later term than {} grants",
+            self.core.term
+        );
+        self.effects.push(Effect::StepDown { reason });
     }
 
     fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
@@ -204,7 +256,13 @@ impl Step<'_> {
         };
         let proven = a.proven;
         let words = format!("in use: {}", holders.join("; "));
-        if matches!(a.phase, Phase::Draining { cause: DrainCause::Requested, .. }) {
+        let untouched = match &a.phase {
+            Phase::Draining { cause: DrainCause::Requested, fence, .. } => {
+                fence.as_ref().is_none_or(|f| !f.touched)
+            }
+            _ => false,
+        };
+        if untouched {
             // The agent refused before touching anything: what was granted goes on as it was.
             self.enter(volume, node, if proven { Phase::Ready } else { Phase::Connecting });
             self.dirty.insert(volume.clone());
@@ -225,11 +283,7 @@ impl Step<'_> {
     /// The node knows a higher epoch, or the end of this one.
     fn stale(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch, ended: bool) {
         if highest.term > self.core.term {
-            let reason = format!(
-                "node {node} has seen epoch {highest} for volume {volume}: a controller with a later term than {} grants",
-                self.core.term
-            );
-            self.effects.push(Effect::StepDown { reason });
+            self.step_down(volume, node, highest);
             return;
         }
         let epoch = self.next_epoch();
@@ -263,7 +317,7 @@ impl Step<'_> {
         self.trouble(volume, node, message);
     }
 
-    fn trouble(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
+    pub(super) fn trouble(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
         if let Some(a) = self.attachment_mut(volume, node) {
             a.trouble = Some(message.clone());
         }

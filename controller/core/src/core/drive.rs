@@ -3,27 +3,37 @@
 
 use super::Step;
 use super::requests::grant_of;
-use crate::volume::Pending;
+use crate::volume::{Pending, Told};
 use crate::{
-    Directive, DrainCause, Drained, Effect, Evidence, MigrationStep, NodeId, Notice, OperationId, Phase,
-    RdsRequest, Role, SessionId, Source, Verdict, VolumeId,
+    Attachment, Directive, DrainCause, Drained, Effect, Evidence, FenceStep, MigrationStep, NodeId, Notice,
+    OperationId, Phase, RdsRequest, Reservations, Role, SessionId, Source, Verdict, VolumeId, VolumeRecord,
 };
 
 /// What an attachment needs next.
 enum Next {
     Allow,
-    Attach,
+    Tell(Told),
     NeverAllowed,
-    Detach,
     Deny,
+    /// The fence that proved it has taken the host off the list already.
+    Finish(Box<Evidence>),
 }
 
 impl Step<'_> {
     /// Lets every attachment of a volume go on. Says whether any did.
     pub(super) fn drive(&mut self, volume: &VolumeId) -> bool {
-        let holders = self.core.volumes.get(volume).map(crate::VolumeRecord::holders).unwrap_or_default();
+        let holders = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         // Every one of them has to be driven: no short circuit.
-        holders.iter().filter(|node| self.drive_one(volume, node)).count() > 0
+        let mut moved = false;
+        for node in &holders {
+            moved |= self.drive_one(volume, node);
+            moved |= self.drive_fence(volume, node);
+        }
+        let fenced = self.core.volumes.get(volume).into_iter().flat_map(|v| &v.fenced);
+        for node in fenced.map(|f| f.node.clone()).collect::<Vec<_>>() {
+            moved |= self.drive_revoke(volume, &node);
+        }
+        moved | self.drive_export(volume)
     }
 
     fn drive_one(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
@@ -33,25 +43,40 @@ impl Step<'_> {
         match next {
             Next::Allow => self.ask_rds(volume, node, true),
             Next::Deny => self.ask_rds(volume, node, false),
-            Next::Attach | Next::Detach => return self.ask_agent(volume, node, matches!(next, Next::Attach)),
+            Next::Tell(what) => return self.ask_agent(volume, node, what),
+            Next::Finish(evidence) => self.finish_attachment(volume, node, *evidence),
             Next::NeverAllowed => self.never_allowed(volume, node),
         }
         true
     }
 
     fn next(&self, volume: &VolumeId, node: &NodeId) -> Option<Next> {
-        let attachment = self.core.volumes.get(volume)?.attachment(node)?;
+        let record = self.core.volumes.get(volume)?;
+        let attachment = record.attachment(node)?;
         if attachment.pending.is_rds() || attachment.retry_at.is_some_and(|at| self.now < at) {
             return None;
         }
         match &attachment.phase {
+            Phase::Granting if record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
-            Phase::Connecting => Some(Next::Attach),
+            Phase::Connecting if record.hidden || record.secret_unsettled() => None,
+            Phase::Connecting => Some(Next::Tell(Told::Attach)),
+            Phase::Ready if knows_another_secret(record, attachment) => Some(Next::Tell(Told::Rekey)),
+            Phase::Ready if !self.victims(record, node).is_empty() => Some(Next::Tell(Told::Preempt)),
             Phase::Ready | Phase::Ghost => None,
-            Phase::Draining { evidence: None, .. } if !attachment.directed => Some(Next::NeverAllowed),
-            Phase::Draining { evidence: None, .. } => Some(Next::Detach),
-            Phase::Draining { evidence: Some(e), .. } => {
-                (e.verdict(self.now) == Verdict::Fenced).then_some(Next::Deny)
+            Phase::Draining { evidence: Some(e), .. } if e.verdict(self.now) == Verdict::Fenced => {
+                Some(if e.source.took_the_host_off_the_list() {
+                    Next::Finish(Box::new(e.clone()))
+                } else {
+                    Next::Deny
+                })
+            }
+            Phase::Draining { evidence: Some(_), .. } => None,
+            Phase::Draining { .. } if !attachment.directed => Some(Next::NeverAllowed),
+            Phase::Draining { cause, fence, .. } => {
+                let forced = matches!(cause, DrainCause::Forced { .. } | DrainCause::Gone { .. });
+                let told = forced || fence.as_ref().is_some_and(|f| f.touched);
+                Some(Next::Tell(if told { Told::Revoke } else { Told::Detach }))
             }
         }
     }
@@ -74,18 +99,21 @@ impl Step<'_> {
 
     /// Tells the agent, unless it was told on this very session. The operation keeps its number over sessions, so
     /// that an agent which is still at it joins the two.
-    fn ask_agent(&mut self, volume: &VolumeId, node: &NodeId, attach: bool) -> bool {
+    fn ask_agent(&mut self, volume: &VolumeId, node: &NodeId, what: Told) -> bool {
         let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
             return false;
         };
         let pending =
             self.core.volumes.get(volume).and_then(|v| v.attachment(node)).map(|a| a.pending.clone());
         let operation = match pending {
-            Some(Pending::Agent(_, told)) if told == session => return false,
-            Some(Pending::Agent(operation, _)) => operation,
-            _ => self.next_operation(volume, node),
+            Some(Pending::Agent(_, on, told)) if on == session && told == what => return false,
+            Some(Pending::Agent(operation, _, told)) if told == what => operation,
+            other => {
+                self.forget_operation(&other.unwrap_or_default());
+                self.next_operation(volume, node)
+            }
         };
-        self.direct(volume, node, session, operation, attach);
+        self.direct(volume, node, session, operation, what);
         true
     }
 
@@ -95,20 +123,32 @@ impl Step<'_> {
         node: &NodeId,
         session: SessionId,
         operation: OperationId,
-        attach: bool,
+        what: Told,
     ) {
+        let reserve = self.core.config.target.reservations != Reservations::None;
+        let victims = self.core.volumes.get(volume).map(|r| self.victims(r, node)).unwrap_or_default();
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
+        let generation = record.secret.as_ref().map(|s| s.generation);
         let Some(a) = record.attachment_mut(node) else {
             return;
         };
-        a.pending = Pending::Agent(operation, session.clone());
-        a.directed |= attach;
-        let epoch = a.epoch;
-        let directive = match record.attachment(node) {
-            Some(a) if attach => Directive::Attach { grant: Box::new(grant_of(record, a)) },
-            _ => Directive::Detach { volume: volume.clone(), epoch },
+        a.pending = Pending::Agent(operation, session.clone(), what);
+        if what == Told::Attach {
+            a.directed = true;
+            if a.secret != generation {
+                a.secret = generation;
+                self.dirty.insert(volume.clone());
+            }
+        }
+        let (epoch, id) = (a.epoch, volume.clone());
+        let directive = match (what, record.attachment(node), generation) {
+            (Told::Attach, Some(a), _) => Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) },
+            (Told::Preempt, ..) => Directive::Preempt { volume: id, epoch, victims },
+            (Told::Rekey, _, Some(generation)) => Directive::Rekey { volume: id, epoch, generation },
+            (Told::Revoke, ..) => Directive::Revoke { volume: id, epoch },
+            _ => Directive::Detach { volume: id, epoch },
         };
         self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });
     }
@@ -117,15 +157,24 @@ impl Step<'_> {
         self.prove(volume, node, Source::NeverAllowed, Drained::NeverHandedOut);
     }
 
-    /// Takes note of a proof about an attachment that is being taken down.
+    /// Takes note of a proof about an attachment that is being taken down. The better proof stays: one that is
+    /// drained, else the one whose bound passes first.
     pub(super) fn prove(&mut self, volume: &VolumeId, node: &NodeId, source: Source, drained: Drained) {
         let now = self.now;
         let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
         let epoch = a.epoch;
-        if let Phase::Draining { evidence, .. } = &mut a.phase {
-            *evidence = Some(Evidence { node: node.clone(), epoch, source, drained, at: now });
+        if let Phase::Draining { evidence, fence, .. } = &mut a.phase {
+            let new = Evidence { node: node.clone(), epoch, source, drained, at: now };
+            match evidence {
+                Some(old) if !new.is_better_than(old, now) => {}
+                _ => *evidence = Some(new),
+            }
+            if evidence.as_ref().is_some_and(|e| e.verdict(now) == Verdict::Fenced) {
+                // Whatever it had changed for the volume is put right by `export`.
+                *fence = None;
+            }
             a.trouble = None;
             a.retry_at = None;
             self.dirty.insert(volume.clone());
@@ -139,8 +188,15 @@ impl Step<'_> {
         let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
-        if a.phase.is_draining() {
+        if let Phase::Draining { cause: before, fence, .. } = &mut a.phase {
             a.retry_at = None;
+            if let Some(fence) = fence.as_mut().filter(|f| f.step == FenceStep::Refused) {
+                fence.retry_at = None;
+            }
+            if cause.outweighs(before) {
+                *before = cause;
+                self.dirty.insert(volume.clone());
+            }
             return;
         }
         // An answer of the RDS has to be waited for, so that the next request to it comes after; one of the agent
@@ -178,18 +234,22 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
-        record.attachments.retain(|a| a.node != *node);
+        let Some(at) = record.attachments.iter().position(|a| a.node == *node) else {
+            return;
+        };
+        let host_nqn = record.attachments.remove(at).host_nqn;
         if let Some(first) = record.attachments.first_mut() {
             first.role = Role::Primary;
         }
         record.past_evidence.insert(0, evidence.clone());
-        record.past_evidence.truncate(crate::VolumeRecord::PAST_EVIDENCE);
+        record.past_evidence.truncate(VolumeRecord::PAST_EVIDENCE);
         let ended = record.migration.as_mut().filter(|m| m.concerns(node, evidence.epoch)).map(|m| {
             m.end(node, now);
             m.clone()
         });
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
+        self.quarantine(volume, host_nqn, &evidence);
         self.notice(Notice::Detached { volume: volume.clone(), evidence: Box::new(evidence) });
         if let Some(migration) = ended {
             self.notice(Notice::Migration {
@@ -219,5 +279,13 @@ impl Step<'_> {
         let migration = Box::new(migration.clone());
         self.dirty.insert(volume.clone());
         self.notice(Notice::Migration { volume: volume.clone(), migration, step });
+    }
+}
+
+/// The volume's secret was changed under it.
+fn knows_another_secret(record: &VolumeRecord, a: &Attachment) -> bool {
+    match (&record.secret, a.secret) {
+        (Some(secret), Some(known)) => secret.in_force && secret.generation != known,
+        _ => false,
     }
 }

@@ -4,12 +4,12 @@ use super::Core;
 use super::requests::Want;
 use crate::refusal::when;
 use crate::volume::Pending;
-use crate::{Attachment, Drained, NodeId, Phase, Session, UnixMillis, VolumeId};
+use crate::{Attachment, Drained, Fence, FenceStep, NodeId, Phase, Rung, Session, UnixMillis, VolumeId};
 
 /// A request that has not been answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Waiting {
-    /// "publish" or "unpublish".
+    /// "publish", "unpublish" or "fence".
     pub request: &'static str,
     /// For which node; `None`: all.
     pub node: Option<NodeId>,
@@ -30,12 +30,25 @@ impl Core {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
             Phase::Granting => "the RDS to allow the host".into(),
+            Phase::Connecting if self.volumes.get(volume).is_some_and(|r| r.hidden) => {
+                "the RDS to bring the export back, which was taken off for a fence".into()
+            }
             Phase::Connecting => self.waits_for_agent(a, "to connect and prove that it can use the device"),
             Phase::Draining { evidence: None, .. } if matches!(a.pending, Pending::Allow(_)) => {
                 "the RDS's answer to the grant that is being taken back".into()
             }
+            Phase::Draining { evidence: None, fence: Some(fence), .. } => {
+                format!(
+                    "{}; and for its fence: {}",
+                    self.waits_for_agent(a, "to detach and prove that nothing of it is left"),
+                    fence_in_words(fence)
+                )
+            }
             Phase::Draining { evidence: None, .. } => {
                 self.waits_for_agent(a, "to detach and prove that nothing of it is left")
+            }
+            Phase::Draining { evidence: Some(_), fence: Some(fence), .. } if fence.rung == Rung::Barrier => {
+                format!("what node {node} wrote to be drained: {}", fence_in_words(fence))
             }
             Phase::Draining { evidence: Some(e), .. } => match e.drained {
                 Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => format!(
@@ -52,7 +65,7 @@ impl Core {
         Some(words)
     }
 
-    fn waits_for_agent(&self, a: &Attachment, to_do: &str) -> String {
+    pub(super) fn waits_for_agent(&self, a: &Attachment, to_do: &str) -> String {
         let node = &a.node;
         match self.nodes.get(node).map(|n| &n.session) {
             Some(Session::Up { inventoried: true, .. }) => format!("the agent of node {node} {to_do}"),
@@ -73,6 +86,7 @@ impl Core {
                 let (request, node) = match &waiter.want {
                     Want::Publish { node, .. } => ("publish", Some(node.clone())),
                     Want::Unpublish { node } => ("unpublish", node.clone()),
+                    Want::Fence { node } => ("fence", Some(node.clone())),
                 };
                 let waits_for = self.waits_for_in_words(volume, &waiter.want);
                 Waiting { request, node, since: waiter.since, waits_for }
@@ -92,9 +106,29 @@ impl Core {
         };
         match want {
             Want::Unpublish { node } => waits_for_holders(&|h| node.as_ref().is_none_or(|n| n == h)),
+            Want::Fence { node } => waits_for_holders(&|h| h == node),
             Want::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
             Want::Publish { node, .. } if holders.is_empty() => format!("the inventory of node {node}"),
             Want::Publish { .. } => waits_for_holders(&|_| true),
         }
     }
+}
+
+/// A fence's rung and step, and what was tried before, in words.
+fn fence_in_words(fence: &Fence) -> String {
+    let step = match fence.step {
+        FenceStep::Deny => "the RDS to take the host off its list",
+        FenceStep::Preempt => "another node to preempt the registration",
+        FenceStep::SetSecret => "the RDS to put another secret in force",
+        FenceStep::Rekey => "the other nodes to take over the new secret",
+        FenceStep::Hide => "the RDS to take the export off",
+        FenceStep::Refused => "nothing: no rung was left, and the ladder is tried again later",
+    };
+    let tried: Vec<String> =
+        fence.tried.iter().map(|t| format!("{} ({})", t.rung.name(), t.result)).collect();
+    let mut words = format!("rung {}, {step}", fence.rung.name());
+    if !tried.is_empty() {
+        words.push_str(&format!(", after {}", tried.join("; ")));
+    }
+    words
 }

@@ -7,9 +7,9 @@
 use super::Step;
 use crate::volume::Pending;
 use crate::{
-    Access, Attachment, DrainCause, Effect, Grant, Migration, MigrationResult, MigrationStep, Node, NodeId,
-    Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Role, Session, Standing, UnixMillis, VolumeId,
-    VolumeRecord, VolumeSpec,
+    Access, Attachment, DrainCause, Effect, FenceStep, Grant, Migration, MigrationResult, MigrationStep,
+    Node, NodeId, Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret,
+    Session, Standing, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -23,12 +23,13 @@ pub(super) struct Waiter {
 pub(super) enum Want {
     Publish { node: NodeId, spec: VolumeSpec, read_only: bool },
     Unpublish { node: Option<NodeId> },
+    Fence { node: NodeId },
 }
 
 impl Waiter {
     pub(super) fn is_about(&self, about: &NodeId) -> bool {
         match &self.want {
-            Want::Publish { node, .. } => node == about,
+            Want::Publish { node, .. } | Want::Fence { node } => node == about,
             Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
         }
     }
@@ -95,7 +96,7 @@ impl Step<'_> {
         self.touched.insert(volume);
     }
 
-    fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
+    pub(super) fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
         let waiter = Waiter { want, since: self.now };
         self.core.waiters.entry(volume.clone()).or_default().insert(request, waiter);
         self.touched.insert(volume);
@@ -178,10 +179,17 @@ impl Step<'_> {
         let (answer, limit_ms) = match &waiter.want {
             Want::Publish { node, spec, read_only } => self.answer_publish(node, spec, *read_only),
             Want::Unpublish { node } => {
-                (self.answer_unpublish(volume, node.as_ref()), self.core.config.request_limit_ms)
+                let answer = self.answer_detach(volume, node.as_ref(), Reply::Unpublished);
+                (answer, self.core.config.request_limit_ms)
+            }
+            Want::Fence { node } => {
+                (self.answer_detach(volume, Some(node), Reply::Fenced), self.core.config.request_limit_ms)
             }
         };
         let waited_ms = self.now.since(waiter.since);
+        if let (Answer::Wait, Some(refusal)) = (&answer, self.cannot_fence(volume, &waiter.want, waited_ms)) {
+            return Answer::Reply(Err(refusal));
+        }
         match answer {
             Answer::Wait if waited_ms >= limit_ms => Answer::Reply(Err(Refusal::StillWaiting {
                 volume: volume.clone(),
@@ -192,10 +200,31 @@ impl Step<'_> {
         }
     }
 
-    fn answer_unpublish(&self, volume: &VolumeId, node: Option<&NodeId>) -> Answer {
+    /// A node that this request waits for may still write, is not heard, and no rung of the ladder was left. One that
+    /// is heard gets its time first.
+    fn cannot_fence(&self, volume: &VolumeId, want: &Want, waited_ms: u64) -> Option<Refusal> {
+        let concerns = |node: &NodeId| match want {
+            Want::Publish { .. } | Want::Unpublish { node: None } => true,
+            Want::Unpublish { node: Some(about) } | Want::Fence { node: about } => about == node,
+        };
+        let record = self.core.volumes.get(volume)?;
+        record.attachments.iter().filter(|a| concerns(&a.node) && a.evidence().is_none()).find_map(|a| {
+            let fence = record.fence(&a.node).filter(|f| f.step == FenceStep::Refused)?;
+            let heard = self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
+            (!heard || waited_ms >= self.core.config.fence_after_ms).then(|| Refusal::CannotFence {
+                volume: volume.clone(),
+                node: a.node.clone(),
+                since: a.since,
+                doubt: self.core.waits_for_agent(a, "did not get it detached"),
+                tried: fence.tried.clone(),
+            })
+        })
+    }
+
+    fn answer_detach(&self, volume: &VolumeId, node: Option<&NodeId>, proven: Reply) -> Answer {
         let holders = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         let left = holders.iter().any(|h| node.is_none_or(|n| n == h));
-        if left { Answer::Wait } else { Answer::Reply(Ok(Reply::Unpublished)) }
+        if left { Answer::Wait } else { Answer::Reply(Ok(proven)) }
     }
 
     /// The one place that decides whether a node may have a volume; with how long the request may wait for it.
@@ -247,7 +276,8 @@ impl Step<'_> {
         let observed = self.core.nodes.get(&a.node).and_then(|n| n.observed.get(&spec.id));
         match observed {
             Some(o) if matches!(o.phase, ObservedPhase::Ready | ObservedPhase::Degraded) => {
-                Answer::Reply(Ok(Reply::Published(Box::new(grant_of(record, a)))))
+                let reserve = self.core.config.target.reservations != Reservations::None;
+                Answer::Reply(Ok(Reply::Published(Box::new(grant_of(record, a, reserve)))))
             }
             // Attached once, but the node says now that it cannot use it: "attached" would not be true.
             other => refuse(Refusal::NotReady {
@@ -292,6 +322,13 @@ impl Step<'_> {
         // A ghost of this node becomes a grant, and stays known as able to write all the while.
         let ghost =
             record.attachments.iter().position(|a| a.node == *node).map(|at| record.attachments.remove(at));
+        // A secret of its own for the set of grants that begins here. Those that have it already know theirs.
+        if self.core.config.target.secret
+            && record.attachments.is_empty()
+            && record.secret.as_ref().is_none_or(|s| !s.in_force)
+        {
+            record.secret = Some(Secret { generation: epoch, in_force: false });
+        }
         let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));
         let role = if first.is_some() { Role::MigrationTarget } else { Role::Primary };
         record.attachments.push(Attachment {
@@ -342,6 +379,10 @@ impl Step<'_> {
 
 /// Whether one more node may have the volume, given those who have it or may have it.
 fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &VolumeSpec) -> Admission {
+    if let Some(entry) = record.and_then(|r| r.fenced.iter().find(|f| f.blocks())) {
+        let (volume, node) = (spec.id.clone(), entry.node.clone());
+        return Admission::Refuse(Refusal::ExportOff { volume, node, since: entry.since });
+    }
     let others: Vec<&Attachment> =
         record.map(|r| r.attachments.iter().filter(|a| a.node != *node).collect()).unwrap_or_default();
     // What the holders were granted under counts as long as there are any.
@@ -375,13 +416,13 @@ fn difference(record: &VolumeRecord, a: &Attachment, spec: &VolumeSpec, read_onl
     None
 }
 
-pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment) -> Grant {
+pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment, reserve: bool) -> Grant {
     Grant {
         epoch: a.epoch,
         spec: record.spec.clone(),
         read_only: a.read_only,
         identity: record.identity.clone(),
         secret: a.secret,
-        reserve: false,
+        reserve,
     }
 }

@@ -5,7 +5,7 @@ use crate::node::clash_with;
 use crate::volume::Pending;
 use crate::{
     Access, Attachment, DrainCause, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
-    Phase, Role, Session, SessionId, Standing, VolumeId, VolumeRecord, VolumeSpec,
+    Phase, Role, Session, SessionId, Source, Standing, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 impl Step<'_> {
@@ -14,15 +14,18 @@ impl Step<'_> {
             self.effects.push(Effect::RefuseSession { session, reason });
             return;
         }
+        self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
+        self.not_gone(&node, &session);
         let up = Session::Up { id: session, since: self.now, inventoried: false };
         let replaced = self.core.nodes.remove(&node);
         if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
             let reason = format!("node {node} has opened a new session");
             self.effects.push(Effect::RefuseSession { session: id.clone(), reason });
         }
-        let standing = replaced.map_or(Standing::Admitted, |n| n.standing);
-        let known = Node { identity, session: up, standing, observed: Default::default() };
+        let known =
+            Node { identity, session: up, standing: Standing::Admitted, observed: Default::default() };
         self.core.nodes.insert(node.clone(), known);
+        self.refresh_standing(&node);
         self.touched.extend(self.volumes_about(&node));
     }
 
@@ -39,12 +42,8 @@ impl Step<'_> {
             // A host that was renamed: the old name holds nothing and is not heard.
             self.core.nodes.remove(&other);
         }
-        let granted = self.core.volumes.values().flat_map(|v| &v.attachments);
-        if let Some(a) = granted.clone().find(|a| a.node != *node && a.host_nqn == identity.host_nqn) {
-            return Some(format!(
-                "nodes {node} and {} both claim host NQN {}, and {} holds a volume under it",
-                a.node, identity.host_nqn, a.node
-            ));
+        if let Some(reason) = self.objection_of_records(node, identity) {
+            return Some(reason);
         }
         let known = self.core.nodes.get(node)?;
         let same_host =
@@ -62,8 +61,31 @@ impl Step<'_> {
         })
     }
 
+    /// What is granted, and what was cut off, belongs to a host: neither may pass to another one, for its proofs would
+    /// be about the wrong kernel.
+    fn objection_of_records(&self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
+        let granted =
+            self.core.volumes.values().flat_map(|v| &v.attachments).map(|a| (&a.node, &a.host_nqn, false));
+        let fenced = self.core.volumes.values().flat_map(|v| &v.fenced).map(|f| {
+            let gone = matches!(f.evidence.source, Source::NodeGone { .. });
+            (&f.node, &f.host_nqn, gone)
+        });
+        let mut claims = granted.chain(fenced);
+        let nqn = &identity.host_nqn;
+        claims.find_map(|(owner, owned, gone)| match (owner == node, owned == nqn) {
+            (false, true) => Some(format!(
+                "nodes {node} and {owner} both claim host NQN {nqn}, and {owner} holds a volume under it"
+            )),
+            (true, false) if !gone => Some(format!(
+                "two hosts claim to be node {node}: {nqn}, and {owned}, which may still hold a volume. If that one \
+                 is off for good: cleatctl node declare-gone {node} --reason …"
+            )),
+            _ => None,
+        })
+    }
+
     fn holds_anything(&self, node: &NodeId) -> bool {
-        self.core.volumes.values().any(|v| v.attachment(node).is_some())
+        self.core.volumes.values().any(|v| v.knows(node))
     }
 
     pub(super) fn inventory(&mut self, node: &NodeId, session: &SessionId, volumes: Vec<Observed>) {
@@ -123,8 +145,12 @@ impl Step<'_> {
         let phase = observed.as_ref().map_or(ObservedPhase::Absent, |o| o.phase);
         let held = phase != ObservedPhase::Absent;
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
-            if held {
-                self.adopt_ghost(volume, node);
+            let cut_off = self.core.volumes.get(volume).is_some_and(|v| v.knows(node));
+            match observed {
+                // It cannot write, and is told to take it down.
+                Some(observed) if cut_off => self.entry_observed(volume, node, &observed),
+                Some(_) if held => self.adopt_ghost(volume, node),
+                _ => {}
             }
             return;
         };
@@ -147,7 +173,9 @@ impl Step<'_> {
             Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
             Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
             // It was proven gone, and is there: the proof is worth nothing any more.
-            Phase::Draining { cause, evidence: Some(_), .. } if held && phase != ObservedPhase::Detaching => {
+            Phase::Draining { cause, evidence: Some(e), .. }
+                if held && phase != ObservedPhase::Detaching && e.source.says_nothing_is_held() =>
+            {
                 let cause = cause.clone();
                 self.dirty.insert(volume.clone());
                 self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });

@@ -1,0 +1,175 @@
+//! What is asked of the RDS for a volume as a whole: the export off and on, the secret in force.
+//!
+//! Each is an obligation that the record holds, so it is met whatever becomes of the fence that brought it about: an
+//! export that may be off comes back as soon as nothing keeps it off, a secret that was chosen is put in force, also
+//! by the next controller. One request at a time for each volume.
+
+use super::Step;
+use crate::volume::Asked;
+use crate::{
+    DrainCause, Effect, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal, VolumeId,
+    VolumeRecord,
+};
+
+impl Step<'_> {
+    /// Asks the RDS for the next thing that the volume needs as a whole. Says whether it did.
+    pub(super) fn drive_export(&mut self, volume: &VolumeId) -> bool {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return false;
+        };
+        if record.asked.is_some() || record.retry_at.is_some_and(|at| self.now < at) {
+            return false;
+        }
+        let Some(asked) = next(record) else {
+            return false;
+        };
+        self.core.last_operation += 1;
+        let operation = OperationId { term: self.core.term, number: self.core.last_operation };
+        self.core.operations.insert(operation, (volume.clone(), None));
+        let id = volume.clone();
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return false;
+        };
+        let request = match &asked {
+            Asked::Hide { .. } => {
+                // Durable before it is asked: whoever comes after this process knows that it may be off.
+                record.hidden = true;
+                record.hidden_heard = false;
+                RdsRequest::Hide { volume: id }
+            }
+            Asked::Show => RdsRequest::Show { volume: id },
+            Asked::SetSecret => match &record.secret {
+                Some(secret) => RdsRequest::SetSecret { volume: id, generation: secret.generation },
+                None => return false,
+            },
+        };
+        record.asked = Some((operation, asked));
+        self.dirty.insert(volume.clone());
+        self.effects.push(Effect::Rds { operation, request });
+        true
+    }
+
+    /// The RDS's answer about the volume as a whole.
+    pub(super) fn export_done(
+        &mut self,
+        volume: &VolumeId,
+        operation: OperationId,
+        result: Result<(), RdsError>,
+    ) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let Some((_, asked)) = record.asked.take_if(|(op, _)| *op == operation) else {
+            return;
+        };
+        record.retry_at = None;
+        self.touched.insert(volume.clone());
+        match asked {
+            Asked::Hide { of, fresh } => self.hide_done(volume, &of, fresh, result),
+            Asked::Show => self.show_done(volume, result),
+            Asked::SetSecret => self.set_secret_done(volume, result),
+        }
+    }
+
+    fn hide_done(&mut self, volume: &VolumeId, of: &[NodeId], fresh: bool, result: Result<(), RdsError>) {
+        let drained = fresh && result.is_ok();
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.hidden_heard = drained;
+        }
+        match result {
+            // A volume that is not there is not exported; but nobody has waited for what was on its way.
+            Ok(()) | Err(RdsError::NotFound(_)) => {
+                for node in of {
+                    self.fence_cut(volume, node, drained);
+                }
+            }
+            Err(error) if unknown(&error) => self.volume_later(volume, of, "take the export off", &error),
+            Err(error) => {
+                let words = format!("the RDS did not take the export off: {error}");
+                for node in of {
+                    self.rung_failed(volume, node, FenceStep::Hide, words.clone());
+                }
+            }
+        }
+    }
+
+    fn show_done(&mut self, volume: &VolumeId, result: Result<(), RdsError>) {
+        let everybody = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
+        match result {
+            Ok(()) | Err(RdsError::NotFound(_)) => {
+                if let Some(record) = self.core.volumes.get_mut(volume) {
+                    (record.hidden, record.hidden_heard) = (false, false);
+                    self.dirty.insert(volume.clone());
+                }
+            }
+            Err(error) => self.volume_later(volume, &everybody, "bring the export back", &error),
+        }
+    }
+
+    fn set_secret_done(&mut self, volume: &VolumeId, result: Result<(), RdsError>) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let Err(error) = result else {
+            if let Some(secret) = &mut record.secret {
+                secret.in_force = true;
+                self.dirty.insert(volume.clone());
+            }
+            return;
+        };
+        let everybody = record.holders();
+        let granting: Vec<NodeId> = record
+            .attachments
+            .iter()
+            .filter(|a| a.phase == Phase::Granting)
+            .map(|a| a.node.clone())
+            .collect();
+        self.volume_later(volume, &everybody, "put the secret in force", &error);
+        for node in granting {
+            self.refuse_publishes(volume, Some(&node), |volume, node| Refusal::Rds {
+                volume,
+                node,
+                error: error.clone(),
+            });
+            self.begin_drain(volume, &node, DrainCause::Rollback);
+        }
+        if !unknown(&error) {
+            for node in everybody {
+                let words = format!("the RDS did not put another secret in force: {error}");
+                self.rung_failed(volume, &node, FenceStep::SetSecret, words);
+            }
+        }
+    }
+
+    /// Nothing is concluded; it is asked again after a while.
+    fn volume_later(&mut self, volume: &VolumeId, about: &[NodeId], to_do: &str, error: &RdsError) {
+        let retry_at = self.now.plus(self.core.config.retry_ms);
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.retry_at = Some(retry_at);
+        }
+        for node in about {
+            self.trouble(volume, node, format!("the RDS did not {to_do}: {error}"));
+        }
+    }
+}
+
+/// What the RDS did is not known, or it did not even look at what was asked.
+pub(super) fn unknown(error: &RdsError) -> bool {
+    matches!(error, RdsError::Unreachable(_) | RdsError::Unauthorised(_))
+}
+
+fn next(record: &VolumeRecord) -> Option<Asked> {
+    let of: Vec<NodeId> = record
+        .attachments
+        .iter()
+        .filter(|a| record.fence(&a.node).is_some_and(|f| f.step == FenceStep::Hide))
+        .map(|a| a.node.clone())
+        .collect();
+    if !of.is_empty() {
+        return Some(Asked::Hide { of, fresh: !record.hidden || record.hidden_heard });
+    }
+    if record.hidden && !record.kept_hidden() {
+        return Some(Asked::Show);
+    }
+    (record.secret_unsettled() && !record.attachments.is_empty()).then_some(Asked::SetSecret)
+}

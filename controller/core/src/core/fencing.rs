@@ -1,0 +1,437 @@
+//! The fencing ladder: when a node that is being detached is fenced, rung by rung and step by step.
+//!
+//! A fence runs beside the agent's own detach, and whichever proves first ends the attachment. Each step is an effect
+//! that is asked for again until it is answered; the next one begins only after that, and is durable before it is
+//! asked for. A proof is given only after the last step of its rung. Where the RDS is not reached nothing is
+//! concluded: the step stays. Where it refuses, the next rung is tried; after the last one the fence is `Refused`,
+//! which the requests that wait for it are told with every rung and its result.
+
+use super::Step;
+use super::export::unknown;
+use super::requests::Want;
+use crate::volume::Pending;
+use crate::{
+    Attachment, DrainCause, Drained, Effect, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
+    Reservations, Rung, Secret, Source, Verdict, VolumeId, VolumeRecord,
+};
+
+impl Step<'_> {
+    /// Begins, or lets go on, the fence against one node. Says whether anything came of it.
+    pub(super) fn drive_fence(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return false;
+        };
+        let Some(a) = record.attachment(node) else {
+            return false;
+        };
+        // A grant that the RDS may still be carrying out would undo what the fence does.
+        if matches!(a.pending, Pending::Allow(_)) {
+            return false;
+        }
+        let Some(fence) = record.fence(node) else {
+            return self.begin_fence(volume, node);
+        };
+        if fence.pending.is_some() || fence.retry_at.is_some_and(|at| self.now < at) {
+            return false;
+        }
+        match fence.step {
+            FenceStep::Deny => self.fence_denies(volume, node),
+            FenceStep::Preempt => self.await_preempt(volume, node),
+            FenceStep::SetSecret => self.await_secret(volume, node),
+            FenceStep::Rekey => self.await_rekey(volume, node),
+            // Asked for by `drive_export`, for all fences that are there.
+            FenceStep::Hide => false,
+            FenceStep::Refused => self.wants(volume, a).is_some_and(|first| self.climb(volume, node, first)),
+        }
+    }
+
+    /// Which rung this attachment asks for now.
+    fn wants(&self, volume: &VolumeId, a: &Attachment) -> Option<Rung> {
+        let Phase::Draining { cause, evidence, .. } = &a.phase else {
+            return None;
+        };
+        let waited_for = self.is_waited_for(volume, &a.node);
+        match (evidence, cause) {
+            (Some(e), _) if e.verdict(self.now) == Verdict::Fenced => None,
+            // It holds nothing any more. What it sent can be drained without waiting for the bound, if that costs
+            // nobody anything.
+            (Some(e), _) if !matches!(e.source, Source::AgentAbsent { .. }) => None,
+            (Some(_), _) => {
+                let target = &self.core.config.target;
+                let alone = self.core.volumes.get(volume).is_some_and(|r| {
+                    // An export that may be off already comes back first: only one that was on is seen to drain.
+                    r.others(&a.node).next().is_none() && (!r.hidden || r.hidden_heard)
+                });
+                (waited_for && alone && target.export_cuts && target.export_drains).then_some(Rung::Barrier)
+            }
+            // Never told to attach: that is proof enough, and given at once.
+            (None, _) if !a.directed => None,
+            (None, DrainCause::Forced { .. } | DrainCause::Gone { .. }) => Some(Rung::Reservation),
+            (None, DrainCause::Rollback) if !waited_for => None,
+            (None, DrainCause::Requested | DrainCause::Rollback) => {
+                // After a restart agents need a moment to be heard again.
+                let waited_ms = self.now.since(a.since.max(self.core.began));
+                (waited_ms >= self.core.config.fence_after_ms).then_some(Rung::Reservation)
+            }
+        }
+    }
+
+    /// Whether a request waits for this node to be done with the volume.
+    fn is_waited_for(&self, volume: &VolumeId, about: &NodeId) -> bool {
+        self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
+            Want::Publish { node, .. } => node != about,
+            Want::Fence { node } => node == about,
+            Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
+        })
+    }
+
+    fn begin_fence(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
+            return false;
+        };
+        let Some(first) = self.wants(volume, a) else {
+            return false;
+        };
+        let now = self.now;
+        if let Some(Attachment { phase: Phase::Draining { fence, .. }, .. }) =
+            self.attachment_mut(volume, node)
+        {
+            *fence = Some(Box::new(Fence::new(first, now)));
+        }
+        self.climb(volume, node, first)
+    }
+
+    /// Takes the first rung from `first` on that there is; notes why those before it are not there.
+    fn climb(&mut self, volume: &VolumeId, node: &NodeId, first: Rung) -> bool {
+        let rungs: Vec<Rung> = match first {
+            Rung::Barrier => vec![Rung::Barrier],
+            first => Rung::LADDER.into_iter().filter(|rung| *rung >= first).collect(),
+        };
+        let mut missing = Vec::new();
+        let found = rungs.into_iter().find(|rung| match self.unavailable(volume, node, *rung) {
+            Some(why) => {
+                missing.push((*rung, why));
+                false
+            }
+            None => true,
+        });
+        let Some(fence) = self.fence_mut(volume, node) else {
+            return false;
+        };
+        for (rung, why) in missing {
+            fence.note(rung, why);
+        }
+        let Some(rung) = found else {
+            self.refuse_fence(volume, node);
+            return true;
+        };
+        fence.rung = rung;
+        fence.preempted_by = None;
+        self.next_step(volume, node, None);
+        true
+    }
+
+    /// Why a rung cannot be taken, in words; `None`: it can.
+    fn unavailable(&self, volume: &VolumeId, node: &NodeId, rung: Rung) -> Option<String> {
+        let target = &self.core.config.target;
+        let record = self.core.volumes.get(volume)?;
+        let min = record.spec.min_fence;
+        if !rung.suffices_for(min) {
+            return Some(format!("weaker than the volume's minFence, {}", min.name()));
+        }
+        let no_list = || (!target.acl).then(|| "the target has no list of hosts that it keeps to".to_owned());
+        let no_cut =
+            || (!target.export_cuts).then(|| "taking the export off is not known to end sessions".to_owned());
+        match rung {
+            Rung::Reservation if target.reservations == Reservations::None => {
+                Some("the target has none".into())
+            }
+            Rung::Reservation => no_list()
+                .or_else(|| (target.reservations == Reservations::Held).then(no_cut).flatten())
+                .or_else(|| self.helper(record, node).is_none().then(no_helper)),
+            Rung::Acl => no_list().or_else(no_cut),
+            Rung::Secret if !target.secret => Some("the target asks for none".into()),
+            Rung::Secret => no_cut().or_else(|| {
+                let heard = |a: &&Attachment| {
+                    self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some())
+                };
+                let lost = survivors(record, node).find(|a| a.secret.is_none() || !heard(a))?;
+                Some(format!("node {} uses the volume, and cannot be told another secret", lost.node))
+            }),
+            Rung::ExportOff => no_cut().or_else(|| {
+                let uses = |a: &&Attachment| a.evidence().is_none() && self.wants(volume, a).is_none();
+                let user = record.others(node).find(uses)?;
+                Some(format!("node {} may be using the volume", user.node))
+            }),
+            Rung::NodeGone => match &record.attachment(node)?.phase {
+                Phase::Draining { cause: DrainCause::Gone { .. }, .. } => None,
+                _ => Some("nobody has declared the node gone".into()),
+            },
+            Rung::Barrier => None,
+        }
+    }
+
+    /// A node that can preempt the registration of another: it has the volume, and its agent is heard.
+    fn helper<'r>(&self, record: &'r VolumeRecord, victim: &'r NodeId) -> Option<&'r Attachment> {
+        let heard =
+            |a: &&Attachment| self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
+        record.others(victim).filter(|a| a.phase == Phase::Ready).find(heard)
+    }
+
+    /// Goes on to the step after `done` (`None`: to the first), or gives the proof if that was the last.
+    fn next_step(&mut self, volume: &VolumeId, node: &NodeId, done: Option<FenceStep>) {
+        let Some(rung) = self.fence_mut(volume, node).map(|f| f.rung) else {
+            return;
+        };
+        let mut steps = rung.steps(&self.core.config.target).into_iter();
+        if let Some(done) = done {
+            // One that is not in the rung any more, after a change of settings, has nothing after it: start over.
+            if !steps.any(|step| step == done) {
+                self.refuse_fence(volume, node);
+                return;
+            }
+        }
+        let Some(step) = steps.next() else {
+            let drained = if rung == Rung::Reservation { Drained::Abort } else { self.drain_bound() };
+            self.fence_proven(volume, node, drained);
+            return;
+        };
+        if let Some(fence) = self.fence_mut(volume, node) {
+            fence.step = step;
+            fence.touched = true;
+            (fence.pending, fence.retry_at) = (None, None);
+        }
+        if step == FenceStep::SetSecret {
+            self.next_secret(volume);
+        }
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        self.notice(Notice::Fence { volume: volume.clone(), node: node.clone(), rung, step });
+    }
+
+    fn next_secret(&mut self, volume: &VolumeId) {
+        let generation = self.next_epoch();
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.secret = Some(Secret { generation, in_force: false });
+        }
+    }
+
+    fn fence_denies(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
+            return false;
+        };
+        let operation = self.next_operation(volume, node);
+        if let Some(fence) = self.fence_mut(volume, node) {
+            fence.pending = Some(operation);
+        }
+        let request = RdsRequest::Deny { volume: volume.clone(), host_nqn };
+        self.effects.push(Effect::Rds { operation, request });
+        true
+    }
+
+    /// The RDS's answer to the fence's own Deny.
+    pub(super) fn fence_denied(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+        let retry_at = self.now.plus(self.core.config.retry_ms);
+        match result {
+            // No volume, no access.
+            Ok(()) | Err(RdsError::NotFound(_)) => self.next_step(volume, node, Some(FenceStep::Deny)),
+            Err(error) => {
+                let words = format!("the RDS did not take the host off its list: {error}");
+                if unknown(&error) {
+                    if let Some(fence) = self.fence_mut(volume, node) {
+                        fence.retry_at = Some(retry_at);
+                    }
+                    self.trouble(volume, node, words);
+                } else {
+                    self.rung_failed(volume, node, FenceStep::Deny, words);
+                }
+            }
+        }
+    }
+
+    /// The helper is told by `drive`, which finds this fence; here only whether there is one still.
+    fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
+        if !helped {
+            self.rung_failed(volume, node, FenceStep::Preempt, no_helper());
+        }
+        !helped
+    }
+
+    /// Whose registrations this node is to preempt now.
+    pub(super) fn victims(&self, record: &VolumeRecord, by: &NodeId) -> Vec<crate::Epoch> {
+        let due = |a: &&Attachment| {
+            record.fence(&a.node).is_some_and(|f| f.step == FenceStep::Preempt)
+                && self.helper(record, &a.node).is_some_and(|helper| helper.node == *by)
+        };
+        record.others(by).filter(due).map(|a| a.epoch).collect()
+    }
+
+    /// A helper's report after the preemption. It proves something only if every key in it is one that we know to
+    /// belong to a node that may stay.
+    pub(super) fn preempted(&mut self, volume: &VolumeId, by: &NodeId, left: &[u64]) {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return;
+        };
+        let known: Vec<u64> = record
+            .attachments
+            .iter()
+            .filter(|a| !a.phase.is_draining())
+            .map(|a| a.epoch.reservation_key())
+            .collect();
+        let strange: Vec<String> =
+            left.iter().filter(|key| !known.contains(key)).map(|key| format!("{key:#x}")).collect();
+        let victims: Vec<NodeId> = self.at_step(volume, FenceStep::Preempt);
+        for node in victims {
+            if strange.is_empty() {
+                if let Some(fence) = self.fence_mut(volume, &node) {
+                    fence.preempted_by = Some(by.clone());
+                }
+                self.next_step(volume, &node, Some(FenceStep::Preempt));
+            } else {
+                let words = format!("after node {by} preempted, still registered: {}", strange.join(", "));
+                self.rung_failed(volume, &node, FenceStep::Preempt, words);
+            }
+        }
+    }
+
+    /// A helper could not do what it was told for a fence.
+    pub(super) fn helper_failed(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, words: &str) {
+        for node in self.at_step(volume, step) {
+            self.rung_failed(volume, &node, step, format!("node {by}: {words}"));
+        }
+    }
+
+    fn at_step(&self, volume: &VolumeId, step: FenceStep) -> Vec<NodeId> {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return Vec::new();
+        };
+        let there = |n: &NodeId| record.fence(n).is_some_and(|f| f.step == step);
+        record.holders().into_iter().filter(there).collect()
+    }
+
+    fn await_secret(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let in_force = self.core.volumes.get(volume).is_some_and(|r| !r.secret_unsettled());
+        if in_force {
+            self.next_step(volume, node, Some(FenceStep::SetSecret));
+        }
+        in_force
+    }
+
+    /// The others are told by `drive`; here only whether all of them know it, or one cannot be told.
+    fn await_rekey(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return false;
+        };
+        let generation = record.secret.as_ref().map(|s| s.generation);
+        let behind = survivors(record, node).find(|a| a.secret != generation).map(|a| a.node.clone());
+        let Some(behind) = behind else {
+            self.next_step(volume, node, Some(FenceStep::Rekey));
+            return true;
+        };
+        if self.core.nodes.get(&behind).is_some_and(|n| n.ready_session().is_some()) {
+            return false;
+        }
+        let words = format!("node {behind} uses the volume, and is not heard to be told the new secret");
+        self.rung_failed(volume, node, FenceStep::Rekey, words);
+        true
+    }
+
+    /// The export was taken off after every step before it: the last step of each rung that has it.
+    pub(super) fn fence_cut(&mut self, volume: &VolumeId, node: &NodeId, drained: bool) {
+        if self.fence_mut(volume, node).is_none_or(|f| f.step != FenceStep::Hide) {
+            return;
+        }
+        let barrier = drained && self.core.config.target.export_drains;
+        let drained = if barrier { Drained::Barrier } else { self.drain_bound() };
+        self.fence_proven(volume, node, drained);
+    }
+
+    fn drain_bound(&self) -> Drained {
+        Drained::Bound { until: self.now.plus(self.core.config.drain_bound_ms) }
+    }
+
+    fn fence_proven(&mut self, volume: &VolumeId, node: &NodeId, drained: Drained) {
+        let acl = self.core.config.target.acl;
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let secret = record.secret.as_ref().map(|s| s.generation);
+        let Some(a) = record.attachment_mut(node) else {
+            return;
+        };
+        let drained = if a.proven { drained } else { Drained::NeverHandedOut };
+        let Phase::Draining { cause, evidence, fence } = &mut a.phase else {
+            return;
+        };
+        let Some(ended) = fence.take() else {
+            return;
+        };
+        let source = match (ended.rung, cause) {
+            (Rung::Reservation, _) => ended
+                .preempted_by
+                .map_or(Source::TargetCut { acl, secret: None }, |by| Source::Reservation { by }),
+            (Rung::Acl, _) => Source::TargetCut { acl: true, secret: None },
+            (Rung::Secret, _) => Source::TargetCut { acl, secret },
+            (Rung::ExportOff, _) => Source::ExportOff,
+            (Rung::NodeGone, DrainCause::Gone { by, reason }) => {
+                Source::NodeGone { by: by.clone(), reason: reason.clone() }
+            }
+            // What proves that it holds nothing is known already; this proves that it is drained.
+            (Rung::Barrier, _) => match evidence.as_ref() {
+                Some(evidence) => evidence.source.clone(),
+                None => return,
+            },
+            (Rung::NodeGone, _) => return,
+        };
+        self.prove(volume, node, source, drained);
+    }
+
+    /// A rung did not hold at one of its steps: on to the next one.
+    pub(super) fn rung_failed(&mut self, volume: &VolumeId, node: &NodeId, at: FenceStep, result: String) {
+        let Some(fence) = self.fence_mut(volume, node).filter(|f| f.step == at) else {
+            return;
+        };
+        let rung = fence.rung;
+        fence.note(rung, result.clone());
+        self.trouble(volume, node, format!("fence by {}: {result}", rung.name()));
+        let next = Rung::LADDER.into_iter().find(|next| *next > rung && rung != Rung::Barrier);
+        match next {
+            Some(next) => drop(self.climb(volume, node, next)),
+            None => self.refuse_fence(volume, node),
+        }
+    }
+
+    /// No rung is left. Tried again after a while: what a target or an agent refuses it may do later.
+    fn refuse_fence(&mut self, volume: &VolumeId, node: &NodeId) {
+        let again = self.now.plus(self.core.config.fence_after_ms.max(self.core.config.retry_ms));
+        let Some(fence) = self.fence_mut(volume, node) else {
+            return;
+        };
+        (fence.step, fence.pending, fence.retry_at) = (FenceStep::Refused, None, Some(again));
+        let rung = fence.rung;
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        let step = FenceStep::Refused;
+        self.notice(Notice::Fence { volume: volume.clone(), node: node.clone(), rung, step });
+    }
+
+    pub(super) fn fence_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Fence> {
+        self.core.volumes.get_mut(volume)?.fence_mut(node)
+    }
+}
+
+fn no_helper() -> String {
+    "no other node that has the volume is heard to preempt it".into()
+}
+
+/// Nodes that go on using the volume when this one is fenced.
+fn survivors<'r>(record: &'r VolumeRecord, node: &'r NodeId) -> impl Iterator<Item = &'r Attachment> {
+    record.others(node).filter(|a| match &a.phase {
+        Phase::Ready | Phase::Ghost => true,
+        Phase::Connecting => a.proven,
+        // In use, it would go on; fenced itself, it would not.
+        Phase::Draining { cause: DrainCause::Requested, evidence: None, fence: None } => true,
+        Phase::Granting | Phase::Draining { .. } => false,
+    })
+}

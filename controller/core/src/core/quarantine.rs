@@ -1,0 +1,251 @@
+//! Nodes that were cut off, and the word of a person: durable, per volume, lifted by the node's own word alone.
+//!
+//! A node that was fenced by something else than its own proof stays on the volume's list until its agent shows that
+//! the volume is absent there *and* that the grant's end is recorded on the node, so that nothing which was told to
+//! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it.
+
+use super::Step;
+use super::requests::Want;
+use crate::volume::Pending;
+use crate::{
+    Directive, DrainCause, Effect, Evidence, Fenced, NodeId, Notice, Observed, ObservedPhase, OperationId,
+    Outcome, Phase, Refusal, Reply, RequestId, Session, SessionId, Source, Standing, VolumeId,
+};
+
+impl Step<'_> {
+    pub(super) fn fence_asked(
+        &mut self,
+        request: RequestId,
+        volume: VolumeId,
+        node: NodeId,
+        by: String,
+        reason: String,
+    ) {
+        let record = self.core.volumes.get(&volume);
+        let attached = record.is_some_and(|r| r.attachment(&node).is_some());
+        let fenced = record.is_some_and(|r| r.fenced.iter().any(|f| f.node == node));
+        if !attached && !fenced {
+            let result = Err(Refusal::NotAttached { volume, node });
+            self.effects.push(Effect::Reply { request, result });
+            return;
+        }
+        self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
+            volume,
+            node,
+            because: "a fence was asked for",
+        });
+        self.begin_drain(&volume, &node, DrainCause::Forced { by, reason });
+        self.wait(request, volume, Want::Fence { node });
+    }
+
+    /// Takes a person's word for it that a node is gone. It counts for what the node has now, and what was cut off
+    /// from it; it is taken back where the node is heard after all before its attachment is over.
+    pub(super) fn declare_gone(&mut self, request: RequestId, node: NodeId, by: String, reason: String) {
+        if let Some(Session::Up { since, .. }) = self.core.nodes.get(&node).map(|n| &n.session) {
+            let result = Err(Refusal::NotGone { node, since: *since });
+            self.effects.push(Effect::Reply { request, result });
+            return;
+        }
+        for volume in self.volumes_about(&node) {
+            self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
+                volume,
+                node,
+                because: "the node was declared gone",
+            });
+            let cause = DrainCause::Gone { by: by.clone(), reason: reason.clone() };
+            self.begin_drain(&volume, &node, cause);
+            self.entry_gone(&volume, &node, &by, &reason);
+            self.touched.insert(volume);
+        }
+        self.effects.push(Effect::Reply { request, result: Ok(Reply::Declared) });
+    }
+
+    /// A node that is gone needs no export to be kept off.
+    fn entry_gone(&mut self, volume: &VolumeId, node: &NodeId, by: &str, reason: &str) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let allowed = crate::Rung::NodeGone.suffices_for(record.spec.min_fence);
+        for entry in record.fenced.iter_mut().filter(|f| f.node == *node && (allowed || !f.blocks())) {
+            entry.evidence.source = Source::NodeGone { by: by.to_owned(), reason: reason.to_owned() };
+            entry.evidence.at = self.now;
+            self.dirty.insert(volume.clone());
+        }
+    }
+
+    /// The node whose attachment is over on this proof goes on the list, unless the proof is its own.
+    pub(super) fn quarantine(&mut self, volume: &VolumeId, host_nqn: crate::HostNqn, evidence: &Evidence) {
+        if matches!(evidence.source, Source::AgentAbsent { .. } | Source::NeverAllowed) {
+            return;
+        }
+        let node = evidence.node.clone();
+        let entry = Fenced::new(node.clone(), host_nqn, evidence.clone(), self.now);
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.fenced.retain(|f| f.node != node);
+            record.fenced.push(entry);
+        }
+        self.refresh_standing(&node);
+        let said = self.core.nodes.get(&node).filter(|n| n.ready_session().is_some());
+        if let Some(observed) = said.and_then(|n| n.observed.get(volume)).cloned() {
+            self.entry_observed(volume, &node, &observed);
+        }
+    }
+
+    /// What the node says of a volume that it was cut off from.
+    pub(super) fn entry_observed(&mut self, volume: &VolumeId, node: &NodeId, observed: &Observed) {
+        let clean = |entry: &Fenced| {
+            observed.phase == ObservedPhase::Absent
+                && observed.ended
+                && observed.epoch.is_some_and(|highest| highest >= entry.epoch)
+        };
+        if self.entry_mut(volume, node).is_some_and(|entry| clean(entry)) {
+            self.readmit(volume, node);
+        }
+    }
+
+    fn readmit(&mut self, volume: &VolumeId, node: &NodeId) {
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.fenced.retain(|f| f.node != *node);
+        }
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        self.refresh_standing(node);
+        self.notice(Notice::Readmitted { volume: volume.clone(), node: node.clone() });
+    }
+
+    /// Tells a node that is heard to take down what it was cut off from, once on each session.
+    pub(super) fn drive_revoke(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
+            return false;
+        };
+        let now = self.now;
+        let Some(entry) = self.entry_mut(volume, node) else {
+            return false;
+        };
+        let due = entry.retry_at.is_none_or(|at| now >= at);
+        let told = entry.pending.clone();
+        let epoch = entry.epoch;
+        let operation = match told {
+            Some((_, on)) if on == session => return false,
+            _ if !due => return false,
+            Some((operation, _)) => operation,
+            None => self.next_operation(volume, node),
+        };
+        if let Some(entry) = self.entry_mut(volume, node) {
+            entry.pending = Some((operation, session.clone()));
+        }
+        let directive = Directive::Revoke { volume: volume.clone(), epoch };
+        self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });
+        true
+    }
+
+    /// The agent's answer to a Revoke of what it was cut off from; false if it is none.
+    pub(super) fn revoke_done(
+        &mut self,
+        volume: &VolumeId,
+        node: &NodeId,
+        operation: OperationId,
+        outcome: &Outcome,
+    ) -> bool {
+        let retry_at = self.now.plus(self.core.config.retry_ms);
+        let term = self.core.term;
+        let next = self.core.last_seq + 1;
+        let Some(entry) = self.entry_mut(volume, node) else {
+            return false;
+        };
+        if entry.pending.as_ref().is_none_or(|(op, _)| *op != operation) {
+            return false;
+        }
+        if matches!(outcome, Outcome::Pending { .. }) {
+            return true;
+        }
+        entry.pending = None;
+        self.core.operations.remove(&operation);
+        self.touched.insert(volume.clone());
+        match outcome {
+            Outcome::Absent(_) => self.readmit(volume, node),
+            Outcome::Stale { highest, .. } if highest.term > term => self.step_down(volume, node, *highest),
+            other => {
+                if let Some(entry) = self.entry_mut(volume, node) {
+                    entry.retry_at = Some(retry_at);
+                    if matches!(other, Outcome::Stale { .. }) {
+                        // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.
+                        (entry.epoch, entry.retry_at) = (crate::Epoch { term, seq: next }, None);
+                        self.core.last_seq = next;
+                        self.dirty.insert(volume.clone());
+                    }
+                }
+            }
+        }
+        true
+    }
+
+    fn entry_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Fenced> {
+        self.core.volumes.get_mut(volume)?.fenced.iter_mut().find(|f| f.node == *node)
+    }
+
+    /// A node is quarantined exactly if some volume lists it.
+    pub(super) fn refresh_standing(&mut self, node: &NodeId) {
+        let entries = self.core.volumes.iter().flat_map(|(id, v)| v.fenced.iter().map(move |f| (id, f)));
+        let words: Vec<String> = entries
+            .filter(|(_, f)| f.node == *node)
+            .map(|(id, f)| {
+                format!(
+                    "it was fenced from volume {id} at {} ({}) and has not shown yet that it holds none of it",
+                    crate::refusal::when(f.since),
+                    f.evidence.source.name()
+                )
+            })
+            .collect();
+        let standing = if words.is_empty() {
+            Standing::Admitted
+        } else {
+            Standing::Quarantined { reason: words.join("; ") }
+        };
+        if let Some(known) = self.core.nodes.get_mut(node) {
+            known.standing = standing;
+        }
+    }
+
+    /// A node that is heard is not gone: where a proof still waits for its bound on that word, the word is taken back.
+    pub(super) fn not_gone(&mut self, node: &NodeId, heard: &SessionId) {
+        for volume in self.volumes_about(node) {
+            let Some(a) = self.attachment_mut(&volume, node) else {
+                continue;
+            };
+            let Phase::Draining { cause, evidence, .. } = &mut a.phase else {
+                continue;
+            };
+            if let DrainCause::Gone { by, reason } = cause {
+                *cause = DrainCause::Forced { by: by.clone(), reason: reason.clone() };
+                if evidence.as_ref().is_some_and(|e| matches!(e.source, Source::NodeGone { .. })) {
+                    *evidence = None;
+                }
+                self.dirty.insert(volume.clone());
+                self.trouble(&volume, node, format!("declared gone, and heard on session {heard}"));
+            }
+        }
+    }
+
+    /// A host that has taken over the name of one that was declared gone inherits nothing of it.
+    pub(super) fn drop_entries_of_other_hosts(&mut self, node: &NodeId, host_nqn: &crate::HostNqn) {
+        for (id, record) in &mut self.core.volumes {
+            let before = record.fenced.len();
+            record.fenced.retain(|f| f.node != *node || f.host_nqn == *host_nqn);
+            if record.fenced.len() != before {
+                self.dirty.insert(id.clone());
+                self.touched.insert(id.clone());
+            }
+        }
+    }
+}
+
+impl Pending {
+    /// The agent's operation, where it is one.
+    pub(super) fn agent(&self) -> Option<&OperationId> {
+        match self {
+            Self::Agent(operation, ..) => Some(operation),
+            _ => None,
+        }
+    }
+}
