@@ -3,6 +3,8 @@
 //! In comes text; out go checked [`Settings`], before any port is bound. Every option is named by what it is about,
 //! and an error names the option and the value.
 
+mod fencing;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +21,9 @@ use crate::csi::Serving;
 use crate::metrics;
 use crate::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
 use crate::store::StoreSpec;
+use fencing::{FenceOptions, Fencing};
+
+pub use fencing::FencingError;
 
 /// CSI controller for NVMe/TCP volumes of a MikroTik ROSE Data Server: says "attached" when a node has proven that it
 /// can use the device, and "detached" when it is proven that it cannot write to it any more
@@ -55,6 +60,9 @@ pub struct Cli {
 
     #[command(flatten)]
     times: TimeOptions,
+
+    #[command(flatten)]
+    fencing: FenceOptions,
 }
 
 /// Options for the RDS.
@@ -105,9 +113,10 @@ struct RdsOptions {
     /// How the RDS limits which hosts may connect to a volume. `list` keeps the host NQNs of the volume's nodes on its
     /// disk; but whether RouterOS takes more than one there, and compares them with the host NQN, is not known until
     /// it has been probed on the device, and a list that is understood otherwise keeps the right nodes out. So the
-    /// default is `none`: then whoever reaches a portal may connect, and the networks have to keep others away
-    #[arg(long, value_enum, default_value_t = HostAcl::None)]
-    host_acl: HostAcl,
+    /// default is what --rds-abilities say, and `none` without: then whoever reaches a portal may connect, and the
+    /// networks have to keep others away
+    #[arg(long, value_enum)]
+    host_acl: Option<HostAcl>,
 }
 
 /// Options for agents.
@@ -198,6 +207,9 @@ pub enum ConfigError {
         /// The rule that it breaks.
         rule: String,
     },
+    /// What fencing rests on.
+    #[error(transparent)]
+    Fencing(#[from] FencingError),
     /// Nothing says how to know the RDS.
     #[error("neither --rds-ca nor --rds-fingerprint is given: choose one")]
     NoTrust,
@@ -210,7 +222,8 @@ pub enum ConfigError {
 }
 
 /// One change of a host list is a read, at most two writes each read back, and each may wait its turn three times as
-/// long as it may take. The RDS client keeps to this by itself; this is the fence behind it.
+/// long as it may take; one that takes an export off may be answered as late as the RDS still carries it out. The RDS
+/// client keeps to this by itself; this is the fence behind it.
 const REQUESTS_OF_A_CHANGE: u32 = 5 * 4;
 
 impl Cli {
@@ -219,7 +232,8 @@ impl Cli {
     /// # Errors
     /// The first option that cannot be used, with its value.
     pub fn settings(self) -> Result<Settings, ConfigError> {
-        let Self { common: _, csi_socket, grpc_listen, tls, store, driver_name, rds, agents, times } = self;
+        let Self { common: _, csi_socket, grpc_listen, tls, store, driver_name, rds, agents, times, fencing } =
+            self;
         let RdsOptions {
             rds_url,
             rds_user,
@@ -248,19 +262,23 @@ impl Cli {
             timeout: rds_timeout,
         };
         let naming = Naming::new(&rds_files, &nqn_prefix)?;
+        let clients_known = tls.tls_client_ca.is_some();
+        let transport = tls.load()?;
+        let Fencing { host_acl, target, fence_after_ms, secrets } =
+            fencing.settings(&endpoint.url, host_acl, &transport)?;
         let rds = rds::Config { endpoint, naming, port, host_acl, settle: rds_settle };
         Ok(Settings {
             csi_socket,
             grpc_listen,
-            clients_known: tls.tls_client_ca.is_some(),
-            transport: tls.load()?,
+            clients_known,
+            transport,
             store,
             driver_name,
             rds,
             serving: Serving { nqn_prefix: nqn_prefix.clone(), portals: rds_portals },
-            agents: agents.settings(nqn_prefix)?,
-            core: times.config()?,
-            rds_deadline: rds_timeout * REQUESTS_OF_A_CHANGE,
+            agents: agents::Settings { secrets, ..agents.settings(nqn_prefix)? },
+            core: cleat_core::Config { target, fence_after_ms, ..times.config()? },
+            rds_deadline: rds_timeout * REQUESTS_OF_A_CHANGE + rds_settle,
         })
     }
 }

@@ -32,6 +32,8 @@ fn defaults_are_those_of_the_design() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.core.detach_grace_ms, 30_000);
     assert_eq!(settings.core.drain_bound_ms, 60_000);
+    assert_eq!(settings.core.fence_after_ms, 20_000);
+    assert_eq!(settings.core.target, cleat_core::Target::default());
     assert_eq!(settings.rds.host_acl, HostAcl::None);
     assert_eq!(settings.rds.port, 4420);
     assert_eq!(settings.agents.path_policy, PathPolicy::Any);
@@ -58,6 +60,9 @@ fn a_wrong_value_is_refused_with_the_option_and_the_value() {
         (&["--rds-fingerprint=ab"], &["--rds-fingerprint", "ab"]),
         (&["--store=/var/lib/x"], &["--store", "/var/lib/x", "file:PATH"]),
         (&["--request-limit=1ms"], &["--request-limit", "1ms"]),
+        (&["--fence-after=1ms"], &["--fence-after", "1ms"]),
+        (&["--rds-abilities=/nonexistent"], &["--rds-abilities", "/nonexistent"]),
+        (&["--secret-key-file=/nonexistent"], &["--secret-key-file", "/nonexistent"]),
     ];
     for (more, words) in cases {
         let error = settings(more).unwrap_err();
@@ -65,4 +70,30 @@ fn a_wrong_value_is_refused_with_the_option_and_the_value() {
             assert!(error.contains(word), "{more:?}: {error} should say {word}");
         }
     }
+}
+
+#[test]
+fn what_was_probed_is_what_the_core_relies_on_and_secrets_need_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        path.display().to_string()
+    };
+    let abilities = file(
+        "abilities",
+        r#"{"version":1,"rds":"https://rds","probed_at":"2026-11-20T10:00:00Z","host_acl":"list","export_cuts":true,
+        "export_cut_ms":40,"export_drains":"seen","uuid_kept":true,"password":true,"in_band_auth":true,
+        "reservations":"none","grow_online":false}"#,
+    );
+    let abilities = format!("--rds-abilities={abilities}");
+    let probed = settings(&[&abilities]).unwrap();
+    assert_eq!(probed.rds.host_acl, HostAcl::List);
+    let target = probed.core.target;
+    assert!(target.acl && target.export_cuts && target.export_drains && !target.secret, "{target:?}");
+    let key = format!("--secret-key-file={}", file("key", "0123456789abcdef0123456789abcdef"));
+    let clear = settings(&[&abilities, &key]).unwrap_err();
+    assert!(clear.contains("--secret-key-file") && clear.contains("TLS"), "{clear}");
 }

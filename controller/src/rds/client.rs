@@ -43,7 +43,7 @@ pub struct Config {
 /// An RDS over its REST API. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct RestRds {
-    inner: Arc<Inner>,
+    pub(super) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
@@ -176,7 +176,10 @@ impl Inner {
         match wish {
             Wish::Deny(host) => held.cannot_admit(id, Some(host), self.settle)?,
             Wish::Hide => held.cannot_admit(id, None, self.settle)?,
-            Wish::Allow(_) | Wish::Show => self.check_name(&volume)?,
+            Wish::Allow(_) | Wish::Show => {
+                held.cannot_hide(id, self.settle)?;
+                self.check_name(&volume)?;
+            }
         }
         Ok(volume)
     }
@@ -192,7 +195,7 @@ impl Inner {
         let mut volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
         held.read(&volume);
         for _ in 0..STEPS_MAX {
-            let Some(step) = self.next_step(&volume, wish)? else {
+            let Some(step) = self.next_step(held, &volume, wish)? else {
                 return Ok(volume);
             };
             self.set(held, &volume, &step, priority).await?;
@@ -205,8 +208,11 @@ impl Inner {
         Err(RdsError::conflict(id, format!("somebody else changes it too: {wish:?} did not come to rest")))
     }
 
-    fn next_step(&self, volume: &Volume, wish: &Wish) -> Result<Option<Step>, RdsError> {
+    fn next_step(&self, held: &Held, volume: &Volume, wish: &Wish) -> Result<Option<Step>, RdsError> {
         match (self.host_acl, wish) {
+            // Shown as off, perhaps by a request whose answer was lost and that still waits for writes to land. That
+            // it has waited is told by an answer alone, and a further request is answered after it.
+            (_, Wish::Hide) if !held.hid() => Ok(Some(Step::Export(false))),
             // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
             // fenced by it: to take it away is not for us to decide.
             (HostAcl::None, Wish::Show) if volume.hosts.contains(&nobody(&volume.id)) => {
@@ -237,12 +243,15 @@ impl Inner {
             body: Some(step.properties()),
             what: format!("set {step:?} on volume {}", volume.id),
         };
-        held.writing();
-        let written = self.write(priority, &request).await;
-        if let Err(error) = &written
-            && error.outcome_unknown()
-        {
-            held.doubt(step.clone());
+        held.writing(step);
+        // A fence rests on what a deletion has no use for: that the answer came after what hosts had written.
+        let waits = *step == Step::Export(false) && priority == Priority::Fence;
+        let patience = if waits { self.settle } else { Duration::ZERO };
+        let written = self.write_patiently(priority, &request, patience).await;
+        match &written {
+            Ok(_) => held.written(step),
+            Err(error) if error.outcome_unknown() => held.doubt(step.clone()),
+            Err(_) => {}
         }
         tracing::info!(volume = %volume.id, ?step, outcome = written.as_ref().err().map_or("ok", RdsError::label), "RDS disk set");
         written.map(drop)
@@ -250,9 +259,20 @@ impl Inner {
 
     /// Sends a write, and makes sure that no list begun before its end serves anybody after.
     pub(super) async fn write(&self, priority: Priority, request: &Request) -> Result<Value, RdsError> {
+        self.write_patiently(priority, request, Duration::ZERO).await
+    }
+
+    /// Sends a write whose answer may take longer than a request may otherwise: an export goes off only when what
+    /// hosts have written has landed. After the time of an ordinary request others have their turn.
+    async fn write_patiently(
+        &self,
+        priority: Priority,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<Value, RdsError> {
         let turn = self.wire.turn(priority, request.op, &request.what).await?;
         self.lister.wrote();
-        let answer = self.wire.send(&turn, request).await;
+        let answer = self.wire.send_patiently(turn, request, patience).await;
         self.lister.wrote();
         answer
     }

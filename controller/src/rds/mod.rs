@@ -9,8 +9,10 @@
 //! | --- | --- |
 //! | `client` | [`RestRds`]: access, probe |
 //! | `provision` | create, delete |
+//! | `abilities` | what the device was probed to do |
 //! | `access` | who may connect: the pure plan |
 //! | `password` | the secret of in-band authentication |
+//! | `raw` | properties as they are, for probing |
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
 //! | `volume` | what the list says, and what of it is ours |
@@ -24,6 +26,7 @@ use cleat_core::{HostNqn, VolumeId};
 
 use crate::secret::Secret;
 
+mod abilities;
 mod access;
 mod client;
 mod error;
@@ -33,12 +36,14 @@ mod metrics;
 mod password;
 mod per_volume;
 mod provision;
+mod raw;
 #[cfg(test)]
 mod tests;
 mod trust;
 mod volume;
 mod wire;
 
+pub use abilities::{Abilities, AbilitiesError, ProbedAcl, ProbedDrain};
 pub use access::NOBODY;
 pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};

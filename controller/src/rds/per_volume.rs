@@ -36,6 +36,8 @@ pub(super) type Held = OwnedMutexGuard<Memory>;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     doubts: Vec<Doubt>,
+    /// Our latest switch of the export was to off, and the RDS has answered it.
+    hid: bool,
 }
 
 /// A write whose answer was lost.
@@ -81,8 +83,20 @@ impl Memory {
     }
 
     /// Something is about to be written.
-    pub(super) fn writing(&mut self) {
+    pub(super) fn writing(&mut self, step: &Step) {
+        self.hid &= !matches!(step, Step::Export(_));
         self.doubts.iter_mut().for_each(|doubt| doubt.overwritten = true);
+    }
+
+    /// The RDS has answered that it has done this.
+    pub(super) fn written(&mut self, step: &Step) {
+        self.hid |= *step == Step::Export(false);
+    }
+
+    /// Whether the RDS has answered us that the export is off, and not only shown it so: what it shows may be ahead
+    /// of what it waits for before it answers.
+    pub(super) fn hid(&self) -> bool {
+        self.hid
     }
 
     /// The volume was read. A write in doubt that shows, with nothing written since, has taken effect, and does so
@@ -104,6 +118,11 @@ impl Memory {
         settle: Duration,
     ) -> Result<(), RdsError> {
         self.no_doubt(volume, settle, |step| step.could_admit(host))
+    }
+
+    /// That no write in doubt could switch the export off any more.
+    pub(super) fn cannot_hide(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
+        self.no_doubt(volume, settle, |step| *step == Step::Export(false))
     }
 
     /// That no write in doubt could put another secret in this one's place any more.

@@ -7,6 +7,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -160,9 +161,29 @@ impl Wire {
     }
 
     /// Sends the request in its turn, and reads its answer: `Null` where that is empty.
-    pub(super) async fn send(&self, turn: &Turn, request: &Request) -> Result<Value, RdsError> {
+    pub(super) async fn send(&self, _turn: &Turn, request: &Request) -> Result<Value, RdsError> {
+        self.measured(request, self.endpoint.timeout).await
+    }
+
+    /// The same for a request that may take as long as `patience`, where that is longer than any other may take; its
+    /// turn is over after the time of another.
+    pub(super) async fn send_patiently(
+        &self,
+        turn: Turn,
+        request: &Request,
+        patience: Duration,
+    ) -> Result<Value, RdsError> {
+        let mut answer = pin!(self.measured(request, self.endpoint.timeout.max(patience)));
+        tokio::select! {
+            answer = &mut answer => return answer,
+            () = tokio::time::sleep(self.endpoint.timeout) => drop(turn),
+        }
+        answer.await
+    }
+
+    async fn measured(&self, request: &Request, limit: Duration) -> Result<Value, RdsError> {
         let began = Instant::now();
-        let result = self.send_authorised(turn, request).await;
+        let result = self.send_authorised(request, limit).await;
         metrics::request(request.op, began.elapsed(), &result);
         if let Err(error) = &result {
             tracing::debug!(op = ?request.op, path = request.path, outcome = error.label(), "RDS request failed");
@@ -170,18 +191,18 @@ impl Wire {
         result
     }
 
-    async fn send_authorised(&self, turn: &Turn, request: &Request) -> Result<Value, RdsError> {
-        let mut exchange = self.exchange(turn, request).await;
+    async fn send_authorised(&self, request: &Request, limit: Duration) -> Result<Value, RdsError> {
+        let mut exchange = self.exchange(request, limit).await;
         let lost = matches!(&exchange, Exchange::Failed(RdsError::Unreachable { way: Way::Lost, .. }));
         if lost && request.method == Method::GET {
             // The RDS may just have closed an idle connection. Only a read may be repeated blindly.
-            exchange = self.exchange(turn, request).await;
+            exchange = self.exchange(request, limit).await;
         }
         if matches!(exchange, Exchange::Answer(StatusCode::UNAUTHORIZED, _))
             && self.reread_password(request)?
         {
             // What was not accepted was not carried out, so this may be repeated even if it is a write.
-            exchange = self.exchange(turn, request).await;
+            exchange = self.exchange(request, limit).await;
         }
         match exchange {
             Exchange::Failed(error) => Err(error),
@@ -205,14 +226,14 @@ impl Wire {
         Ok(changed)
     }
 
-    async fn exchange(&self, _turn: &Turn, request: &Request) -> Exchange {
+    async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut url = self.endpoint.url.clone();
         url.set_path(&format!("/rest/{}", request.path));
         let mut http = self
             .client
             .request(request.method.clone(), url)
-            .timeout(self.endpoint.timeout)
+            .timeout(limit)
             .basic_auth(&self.endpoint.user, Some(password));
         if !request.query.is_empty() {
             http = http.query(&request.query);

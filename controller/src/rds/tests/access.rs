@@ -106,6 +106,46 @@ async fn a_volume_open_to_everybody_is_closed_by_denying_one() {
     assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
 }
 
+/// A target that takes the export off answers when the last write has landed, and may show it as off before.
+#[tokio::test]
+async fn a_hide_waits_for_its_answer_and_lets_others_have_their_turn() {
+    let bench = bench_with_volume().await;
+    bench.rds.create(&new("pvc-2", 4096)).await.unwrap();
+    let landed = Arc::new(Notify::new());
+    bench.router.fault("PATCH disk/*1 nvme-tcp-export=no", Fault::Hold(Arc::clone(&landed)));
+    let rds = bench.rds.clone();
+    let hiding = tokio::spawn(async move { rds.hide(&id("pvc-1"), Priority::Fence).await });
+    bench.until_asked("PATCH disk/*1 nvme-tcp-export=no").await;
+    bench.router.disks.lock().unwrap()[0].insert("nvme-tcp-export".into(), json!("no"));
+    let began = tokio::time::Instant::now();
+    bench.rds.allow(&id("pvc-2"), &host("z"), Priority::Attach).await.unwrap();
+    assert!(began.elapsed() >= TIMEOUT - Duration::from_millis(500), "one request at a time, for so long");
+    assert!(!hiding.is_finished(), "it is answered for longer than other requests may take");
+    landed.notify_one();
+    hiding.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_export_that_somebody_else_took_off_is_taken_off_again_for_the_answer() {
+    let bench = bench_with_volume().await;
+    bench.router.disks.lock().unwrap()[0].insert("nvme-tcp-export".into(), json!("no"));
+    let writes = async || {
+        bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
+        bench.router.log().iter().filter(|line| line.starts_with("PATCH disk/*1 nvme-tcp-export=no")).count()
+    };
+    assert_eq!(writes().await, 1, "what is shown is not yet what has been waited for");
+}
+
+#[tokio::test]
+async fn a_show_is_not_proven_while_an_earlier_hide_may_still_land() {
+    let bench = Bench::with(|config| config.settle = Duration::from_secs(4)).await;
+    bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
+    bench.router.fault("PATCH disk", Fault::Late(Arc::new(Notify::new())));
+    assert!(bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap_err().outcome_unknown());
+    let doubtful = bench.rds.show(&id("pvc-1"), Priority::Fence).await.unwrap_err();
+    assert!(matches!(doubtful, RdsError::InDoubt { .. }), "{doubtful}");
+}
+
 #[tokio::test]
 async fn a_hide_is_not_proven_while_an_earlier_show_may_still_land() {
     let bench = bench_with_volume().await;
@@ -204,9 +244,6 @@ async fn an_allow_that_is_seen_to_have_landed_is_in_doubt_no_more() {
     assert!(bench.allow("a").await.unwrap_err().outcome_unknown());
     bench.allow("a").await.unwrap();
     bench.deny("a").await.expect("it was read before anything else was written");
-    bench.router.fault("PATCH disk/*1 nvme-tcp-export", Fault::LoseAnswer);
-    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap_err();
-    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
 }
 
 #[tokio::test]
