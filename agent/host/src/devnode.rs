@@ -94,6 +94,8 @@ pub enum OpenFor {
     DirectRead,
     /// Writing, for a flush; nothing is written.
     Flush,
+    /// Writing past the page cache: for those to whom every byte of the device belongs.
+    DirectWrite,
 }
 
 /// Opens a node and compares the number on the descriptor. May block when the device does not answer.
@@ -106,6 +108,7 @@ pub fn open(path: &Path, dev: DevT, purpose: OpenFor) -> Result<File, DevNodeErr
     match purpose {
         OpenFor::DirectRead => options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC),
         OpenFor::Flush => options.read(true).custom_flags(libc::O_CLOEXEC),
+        OpenFor::DirectWrite => options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC),
     };
     let file = match options.open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {

@@ -228,7 +228,7 @@ struct Clearing {
 /// `struct nvme_passthru_cmd`. A timeout of 0 is the kernel's own.
 #[repr(C)]
 #[derive(Debug, Default)]
-struct PassthroughCommand {
+pub(super) struct PassthroughCommand {
     opcode: u8,
     flags: u8,
     reserved: u16,
@@ -250,10 +250,10 @@ struct PassthroughCommand {
 }
 
 /// An open device, and what is being done to it.
-struct Device {
-    file: File,
-    path: PathBuf,
-    command: Command,
+pub(super) struct Device {
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) command: Command,
 }
 
 impl Device {
@@ -359,7 +359,11 @@ impl Device {
         self.answer(unsafe { ioctl::nvme_admin_cmd(self.fd(), &mut command) })
     }
 
-    fn io(&self, mut command: PassthroughCommand, data: &mut [u8]) -> Result<(), ReservationError> {
+    pub(super) fn io(
+        &self,
+        mut command: PassthroughCommand,
+        data: &mut [u8],
+    ) -> Result<(), ReservationError> {
         command.point_to(data);
         // SAFETY: as for an admin command.
         self.answer(unsafe { ioctl::nvme_io_cmd(self.fd(), &mut command) })
@@ -367,6 +371,11 @@ impl Device {
 }
 
 impl PassthroughCommand {
+    /// A command with one field of its own.
+    pub(super) fn new(opcode: u8, nsid: u32, cdw10: u32) -> Self {
+        Self { opcode, nsid, cdw10, ..Self::default() }
+    }
+
     /// Transfers from or to `data`, in whichever direction the opcode says.
     fn point_to(&mut self, data: &mut [u8]) {
         // Lossless: an address has at most 64 bits, and no buffer here has more than 64 KiB.

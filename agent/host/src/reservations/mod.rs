@@ -13,6 +13,7 @@
 //! A target may forget all of it when it restarts (Linux does: `ptpls` 0), and then anybody may write again.
 
 mod linux;
+mod one_path;
 mod report;
 
 use std::fmt;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use linux::BlockReservations;
+pub use one_path::PathReservations;
 pub use report::{BadReport, Kind, Registrant, Report};
 
 use crate::devnode::DevNodeError;
