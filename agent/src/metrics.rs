@@ -25,6 +25,7 @@ const SESSIONS: &str = "cleat_agent_sessions_total";
 const LEDGER_ERRORS: &str = "cleat_agent_ledger_errors_total";
 const LOOK_ERRORS: &str = "cleat_agent_look_errors_total";
 const PATH_REPAIRS: &str = "cleat_agent_path_repairs_total";
+const REASSERTIONS: &str = "cleat_agent_reservation_reassertions_total";
 
 /// Attach and detach take 60 ms to a few seconds when all is well (measured under emulation: 85 ms for one, 1.3 to
 /// 6 s for 32 at once); a phase of its own may take a millisecond.
@@ -50,6 +51,10 @@ pub fn describe() {
     describe_counter!(LEDGER_ERRORS, "Failures to read or write the ledger");
     describe_counter!(LOOK_ERRORS, "Failures to look at the kernel's state");
     describe_counter!(PATH_REPAIRS, "Attempts to connect a missing path of a volume in use, by result");
+    describe_counter!(
+        REASSERTIONS,
+        "Registrations of this node that a target had forgotten and that were asserted again, by result"
+    );
     session_up(false);
     counter!(LEDGER_ERRORS).absolute(0);
 }
@@ -113,6 +118,10 @@ pub enum DirectiveKind {
     Revoke,
     /// Verify.
     Verify,
+    /// Preempt.
+    Preempt,
+    /// Rekey.
+    Rekey,
 }
 
 impl DirectiveKind {
@@ -123,6 +132,8 @@ impl DirectiveKind {
             Self::Detach => "detach",
             Self::Revoke => "revoke",
             Self::Verify => "verify",
+            Self::Preempt => "preempt",
+            Self::Rekey => "rekey",
         }
     }
 }
@@ -144,6 +155,27 @@ pub fn outcome_name(outcome: &Outcome) -> &'static str {
 /// Counts an outcome of a directive.
 pub fn directive(kind: DirectiveKind, outcome: &Outcome) {
     counter!(DIRECTIVES, "kind" => kind.as_str(), "outcome" => outcome_name(outcome)).increment(1);
+}
+
+/// How asserting a forgotten registration again has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reassertion {
+    /// It holds again.
+    Done,
+    /// It came too late to be sure of the grant, and was taken back.
+    TakenBack,
+    /// It did not succeed.
+    Failed,
+}
+
+/// Counts a registration that was asserted again.
+pub fn reassertion(how: Reassertion) {
+    let result = match how {
+        Reassertion::Done => "done",
+        Reassertion::TakenBack => "taken_back",
+        Reassertion::Failed => "failed",
+    };
+    counter!(REASSERTIONS, "result" => result).increment(1);
 }
 
 /// The CSI methods that do work.

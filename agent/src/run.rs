@@ -49,7 +49,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let fabrics = open_fabrics(&config, &sysfs).await?;
     let addresses = storage_addresses(&config)?;
     let ledger = Ledger::open(&config.state_dir).map_err(Failure::failed)?;
-    let hello = hello(&config, &identity, &sysfs, fabrics.name(), &addresses).await?;
+    let hello = hello(&config, &identity, &sysfs, fabrics.as_ref(), &addresses).await?;
     tracing::info!(
         node = %config.node_id, host_nqn = %identity.host_nqn, host_id = %identity.host_id, fabrics = fabrics.name(),
         boot = identity.boot_id, kernel = identity.kernel_release, addresses = ?addresses, "this node"
@@ -144,7 +144,7 @@ async fn hello(
     config: &Config,
     identity: &HostIdentity,
     sysfs: &Sysfs,
-    fabrics: &str,
+    fabrics: &dyn Fabrics,
     addresses: &[IpAddr],
 ) -> Result<wire::Hello, Failure> {
     let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
@@ -159,10 +159,12 @@ async fn hello(
         }),
         capabilities: Some(wire::Capabilities {
             kernel_release: identity.kernel_release.clone(),
-            fabrics: fabrics.to_owned(),
+            fabrics: fabrics.name().to_owned(),
             native_multipath: topology.multipath == NativeMultipath::On,
             nqn_prefix: config.prefix.to_string(),
-            ..wire::Capabilities::default()
+            in_band_auth: fabrics.authenticates(),
+            // Linux has the generic ioctls for NVMe since 4.5; what a target can do shows at the attach.
+            reservations: true,
         }),
         agent_version: cleat_runtime::build_info(),
     })

@@ -14,6 +14,7 @@ pub mod files;
 pub mod rules;
 
 use cleat_host::readiness::PathPolicy;
+use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, Portal};
 use cleat_proto::cleat::v1 as wire;
 use serde::{Deserialize, Serialize};
@@ -40,6 +41,9 @@ pub struct Grant {
     pub read_only: bool,
     /// How many paths make it ready.
     pub policy: PathPolicy,
+    /// Under which key the namespace is reserved, where it is.
+    #[serde(default)]
+    pub reserve: Option<ReservationKey>,
 }
 
 /// One controller that was deleted, or found to be gone, when a grant ended.
@@ -83,6 +87,13 @@ pub struct Entry {
     pub may_have_written: Vec<Portal>,
     /// What has been deleted since the grant began.
     pub deletions: Vec<Deletion>,
+    /// The generation of the last reservation report that showed this node registered under the epoch; `None` where it
+    /// never was. By it a preemption is told from a target that has forgotten everybody.
+    #[serde(default)]
+    pub registered: Option<u32>,
+    /// The generation of the secret that a Rekey brought under the epoch. Never the secret itself.
+    #[serde(default)]
+    pub secret_generation: Option<Epoch>,
 }
 
 impl Entry {

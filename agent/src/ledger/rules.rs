@@ -69,6 +69,8 @@ pub fn on_attach(known: Option<&Entry>, epoch: Epoch, grant: &Grant, boot_id: &s
         Some(entry) if entry.epoch == epoch && entry.boot_id == boot_id => entry.deletions.clone(),
         _ => Vec::new(),
     };
+    // Of this epoch whatever the boot: a node that was preempted stays so when it has been restarted.
+    let same = known.filter(|entry| entry.epoch == epoch);
     let entry = Entry {
         epoch,
         ended: false,
@@ -76,6 +78,8 @@ pub fn on_attach(known: Option<&Entry>, epoch: Epoch, grant: &Grant, boot_id: &s
         grant: Some(grant.clone()),
         may_have_written: written,
         deletions,
+        registered: same.and_then(|entry| entry.registered),
+        secret_generation: same.and_then(|entry| entry.secret_generation),
     };
     if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(entry) }
 }
@@ -90,6 +94,11 @@ fn conflict(before: &Grant, now: &Grant) -> Option<String> {
         && let Some(what) = before.identity.contradiction(&now.identity)
     {
         return Some(format!("another namespace identity: {what}"));
+    }
+    if let (Some(before), Some(now)) = (before.reserve, now.reserve)
+        && before != now
+    {
+        return Some(format!("reservation key {before}, now {now}"));
     }
     if now.size_bytes != 0 && now.size_bytes < before.size_bytes {
         return Some(format!("size {} bytes, now {} bytes", before.size_bytes, now.size_bytes));
@@ -147,6 +156,8 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
         grant: known.filter(|entry| entry.epoch == epoch).and_then(|entry| entry.grant.clone()),
         may_have_written: Vec::new(),
         deletions,
+        registered: None,
+        secret_generation: None,
     }
 }
 

@@ -22,6 +22,7 @@ fn grant(portals: &[u8]) -> Grant {
         size_bytes: 0,
         read_only: false,
         policy: PathPolicy::Any,
+        reserve: None,
     }
 }
 

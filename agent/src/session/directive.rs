@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use cleat_host::fabrics::DhchapSecret;
 use cleat_host::readiness::PathPolicy;
+use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, Portal};
 use cleat_proto::cleat::v1 as wire;
 use tokio::time::Instant;
@@ -19,6 +21,8 @@ use crate::volume::clause;
 const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
 /// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
 const MOST_PORTALS: usize = 16;
+/// Most registrations that one Preempt may remove: a volume has a grant or two, and some of old.
+const MOST_VICTIMS: usize = 64;
 
 /// What a directive asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,8 @@ pub enum Ask {
     Attach {
         /// What is granted.
         grant: Grant,
+        /// The secret to connect with. Not a part of the grant: it is written down nowhere.
+        secret: Option<DhchapSecret>,
         /// By when.
         deadline: Instant,
     },
@@ -42,6 +48,24 @@ pub enum Ask {
     },
     /// Look afresh.
     Verify,
+    /// Remove other nodes' registrations.
+    Preempt {
+        /// This node's own key.
+        key: ReservationKey,
+        /// Whose registrations go.
+        victims: Vec<ReservationKey>,
+        /// By when.
+        deadline: Instant,
+    },
+    /// Give every controller another secret.
+    Rekey {
+        /// The secret.
+        secret: DhchapSecret,
+        /// Which one it is.
+        generation: Epoch,
+        /// By when.
+        deadline: Instant,
+    },
 }
 
 impl Ask {
@@ -52,6 +76,8 @@ impl Ask {
             Self::Detach { .. } => DirectiveKind::Detach,
             Self::Revoke { .. } => DirectiveKind::Revoke,
             Self::Verify => DirectiveKind::Verify,
+            Self::Preempt { .. } => DirectiveKind::Preempt,
+            Self::Rekey { .. } => DirectiveKind::Rekey,
         }
     }
 }
@@ -103,7 +129,7 @@ pub enum Parsed {
     /// One that cannot be carried out, answered at once.
     Refused(Box<wire::DirectiveResult>),
     /// No directive at all.
-    Other(wire::to_agent::Kind),
+    Other(Box<wire::to_agent::Kind>),
 }
 
 /// Checks a message of the controller.
@@ -148,14 +174,10 @@ pub fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
             header(&m.operation_id, &m.volume_id, m.epoch, ask)
         }
         Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
-        Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, Err(not_known("preempt"))),
-        Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, Err(not_known("rekey"))),
-        other @ (Kind::Welcome(_) | Kind::Heartbeat(_)) => Parsed::Other(other),
+        Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, preempt(&m, received)),
+        Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, rekey(&m, received)),
+        other @ (Kind::Welcome(_) | Kind::Heartbeat(_)) => Parsed::Other(Box::new(other)),
     }
-}
-
-fn not_known(field: &'static str) -> Invalid {
-    Invalid { field, problem: "this agent cannot do that".to_owned() }
 }
 
 fn by(deadline_ms: u32, received: Instant) -> Result<Instant, Invalid> {
@@ -202,8 +224,44 @@ fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Resu
         size_bytes: message.size_bytes,
         read_only: message.read_only,
         policy,
+        reserve: message.reserve.then(|| reservation_key(message.reservation_key)).transpose()?,
     };
-    Ok(Ask::Attach { grant, deadline: by(message.deadline_ms, received)? })
+    let secret = (!message.dhchap_secret.is_empty()).then(|| secret(&message.dhchap_secret)).transpose()?;
+    Ok(Ask::Attach { grant, secret, deadline: by(message.deadline_ms, received)? })
+}
+
+/// The error never says what the secret was.
+fn secret(text: &str) -> Result<DhchapSecret, Invalid> {
+    DhchapSecret::parse(text).map_err(|error| invalid("dhchap_secret")(&error))
+}
+
+fn reservation_key(key: u64) -> Result<ReservationKey, Invalid> {
+    ReservationKey::new(key).ok_or_else(|| invalid("reservation_key")(&"0 is no key"))
+}
+
+fn preempt(message: &wire::Preempt, received: Instant) -> Result<Ask, Invalid> {
+    let key = reservation_key(message.reservation_key)?;
+    let mut victims = Vec::new();
+    for victim in &message.victim_keys {
+        let victim = ReservationKey::new(*victim).ok_or_else(|| invalid("victim_keys")(&"0 is no key"))?;
+        victims.push(victim);
+    }
+    victims.sort_unstable();
+    victims.dedup();
+    if victims.is_empty() || victims.len() > MOST_VICTIMS {
+        let problem = format!("{} different victims, not 1 to {MOST_VICTIMS}", victims.len());
+        return Err(Invalid { field: "victim_keys", problem });
+    }
+    if victims.contains(&key) {
+        return Err(invalid("victim_keys")(&format_args!("{key} is this node's own")));
+    }
+    Ok(Ask::Preempt { key, victims, deadline: by(message.deadline_ms, received)? })
+}
+
+fn rekey(message: &wire::Rekey, received: Instant) -> Result<Ask, Invalid> {
+    let generation = Epoch::from_wire(message.generation).map_err(|error| invalid("generation")(&error))?;
+    let secret = secret(&message.dhchap_secret)?;
+    Ok(Ask::Rekey { secret, generation, deadline: by(message.deadline_ms, received)? })
 }
 
 fn optional<T, E: std::fmt::Display>(

@@ -222,10 +222,10 @@ impl<N: Node> Stream<'_, N> {
                 );
                 self.session.outbox.push(*result);
             }
-            Parsed::Other(Hear::Heartbeat(_)) => {}
-            Parsed::Other(other) => {
-                return Err(Ended::Protocol(format!("{other:?} in mid-session")));
-            }
+            Parsed::Other(other) => match *other {
+                Hear::Heartbeat(_) => {}
+                other => return Err(Ended::Protocol(format!("{other:?} in mid-session"))),
+            },
         }
         Ok(())
     }

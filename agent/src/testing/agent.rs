@@ -47,6 +47,7 @@ pub(crate) fn grant(portals: &[u8]) -> Grant {
         size_bytes: super::kernel::SIZE,
         read_only: false,
         policy: cleat_host::readiness::PathPolicy::Any,
+        reserve: None,
     }
 }
 
@@ -116,7 +117,7 @@ impl Agent {
     }
 
     pub(crate) async fn attach_by(&self, seq: u64, grant: Grant, by: Duration) -> Outcome {
-        self.ask(seq, Ask::Attach { grant, deadline: Instant::now() + by }).await
+        self.ask(seq, Ask::Attach { grant, secret: None, deadline: Instant::now() + by }).await
     }
 
     pub(crate) async fn detach(&self, seq: u64) -> Outcome {

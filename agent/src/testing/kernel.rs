@@ -13,6 +13,7 @@ use cleat_host::fabrics::{
     DisconnectError, Disconnected, Fabrics, Pending, RekeyError, Target,
 };
 use cleat_host::readiness::{Expectation, evaluate, select};
+use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{
     Address, AnaState, Controller, Incarnation, Namespace, NamespaceKind, NativeMultipath,
     SubsystemNamespace, SubsystemView, SysfsError, Topology,
@@ -20,6 +21,7 @@ use cleat_host::sysfs::{
 use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
 use tokio::sync::watch;
 
+use super::target::Reservation;
 use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
 
 pub(crate) const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111";
@@ -98,6 +100,8 @@ pub(crate) struct World {
     pub(crate) deleted: Vec<String>,
     /// The secret that the target asks for, if it asks for one.
     pub(crate) wanted_secret: Option<DhchapSecret>,
+    /// What the target holds for subsystem `v`.
+    pub(crate) reservation: Reservation,
     /// Secrets of controllers, by name.
     pub(crate) secrets: BTreeMap<String, DhchapSecret>,
     pub(crate) flushed: u32,
@@ -210,7 +214,7 @@ impl Kernel {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    async fn until<T>(&self, found: impl Fn(&mut World) -> Option<T>) -> T {
+    pub(super) async fn until<T>(&self, found: impl Fn(&mut World) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             if let Some(found) = found(&mut self.world()) {
@@ -360,6 +364,10 @@ impl Fabrics for Kernel {
 
 impl Host for Kernel {
     fn fabrics(&self) -> &dyn Fabrics {
+        self
+    }
+
+    fn reservations(&self) -> &dyn Reservations {
         self
     }
 

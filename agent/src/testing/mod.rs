@@ -4,3 +4,4 @@
 
 pub(crate) mod agent;
 pub(crate) mod kernel;
+pub(crate) mod target;

@@ -6,13 +6,14 @@
 //! Always holds:
 //! - The epoch is on disk before the first connect.
 //! - What existed before is reused and never taken away; what a failed attach made is taken away again.
-//! - Ready is said only after the whole predicate held on one look.
+//! - Ready is said only after the whole predicate held on one look, and, where the grant is reserved, after a report
+//!   that showed this node registered and the namespace held.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cleat_host::Portal;
-use cleat_host::fabrics::ConnectFailure;
+use cleat_host::fabrics::{ConnectFailure, DhchapSecret};
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready, select};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_proto::cleat::v1 as wire;
@@ -27,6 +28,7 @@ use super::dials::Dialled;
 use super::events::{Events, Interest};
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
+use super::reserve;
 use super::state::Activity;
 use super::{Look, Volume, clause};
 use crate::ledger::rules::{AttachRuling, Stale, on_attach};
@@ -94,6 +96,8 @@ enum Stopped {
 struct Proven {
     view: Look,
     facts: ReadyFacts,
+    /// The generation of the report that shows this node, where the grant is reserved.
+    registered: Option<u32>,
     connected: Instant,
     device: Instant,
     checked: Instant,
@@ -105,6 +109,7 @@ impl<H: Host> Volume<H> {
         &self,
         epoch: Epoch,
         grant: &Grant,
+        secret: Option<DhchapSecret>,
         received: Instant,
         deadline: Instant,
     ) -> Result<wire::ReadyOutcome, AttachError> {
@@ -118,16 +123,21 @@ impl<H: Host> Volume<H> {
                 Some(entry)
             }
         };
-        let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch));
-        let mut run = Run::new(self, grant, deadline);
+        let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch), secret);
+        self.bring_secret_up_to_date().await;
+        let registered = entry.as_ref().and_then(|entry| entry.registered);
+        let mut run = Run::new(self, grant, registered, deadline);
         let stopped = run.until_proven(&under_way.token).await;
         drop(under_way);
         let written_before = written_before(before.as_ref(), self.boot_id());
         match stopped {
             Ok(proven) => {
                 let times = self.proven(epoch, grant, received, &proven);
-                if let Some(entry) = entry {
-                    self.note_connected(entry, &proven.view, &written_before).await?;
+                if let Some(mut entry) = entry {
+                    // Before Ready is said: a preemption has to be told from a registration that never was.
+                    let registered = proven.registered.or(entry.registered);
+                    let changed = std::mem::replace(&mut entry.registered, registered) != registered;
+                    self.note_connected(entry, changed, &proven.view, &written_before).await?;
                 }
                 let state = self.report(&proven.view);
                 Ok(wire::ReadyOutcome { state: Some(state), times: Some(times) })
@@ -138,6 +148,9 @@ impl<H: Host> Volume<H> {
             }
             Err(Stopped::Failed(unready)) => {
                 let made = std::mem::take(&mut run.made);
+                if written_before.is_empty() && run.reserving {
+                    self.give_back_unused(grant).await;
+                }
                 let nothing_left = self.undo(made).await;
                 if nothing_left && let Some(entry) = entry {
                     self.note_unused(entry, written_before).await;
@@ -147,13 +160,20 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
+    fn begin_attach(
+        &self,
+        epoch: Epoch,
+        before: Option<Epoch>,
+        secret: Option<DhchapSecret>,
+    ) -> UnderWay<'_, H> {
+        self.take_secret(secret, before != Some(epoch));
         let token = CancellationToken::new();
         let told = self.shared.board.get(&self.id);
         let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
             memory.learned = None;
+            memory.registration = reserve::Registration::default();
         } else if was_usable {
             // Told as ready by a look, if not by an attach of this process: it stays so while it is.
             memory.ready_under = Some(epoch);
@@ -163,6 +183,24 @@ impl<H: Host> Volume<H> {
         memory.activity = Activity::Connecting;
         drop(memory);
         UnderWay { volume: self, token }
+    }
+
+    /// Controllers that exist already and have another secret get the one of the grant: it may have changed while this
+    /// node could not be told.
+    async fn bring_secret_up_to_date(&self) {
+        let Some(secret) = self.memory().secret.clone() else { return };
+        // A failed look or gift shows in what follows.
+        let Ok(view) = self.look().await else { return };
+        for (live, error) in self.give_secret(&view, &secret).await {
+            tracing::warn!(volume = %self.id, live, error = %Causes(&error), "a controller keeps another secret");
+        }
+    }
+
+    /// A failed attach leaves no registration of a node that was told nothing.
+    async fn give_back_unused(&self, grant: &Grant) {
+        if let Ok(view) = self.look().await {
+            self.give_back(Some(grant), &view).await;
+        }
     }
 
     fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> wire::AttachTimes {
@@ -191,6 +229,7 @@ impl<H: Host> Volume<H> {
     async fn note_connected(
         &self,
         mut entry: Entry,
+        changed: bool,
         view: &SubsystemView,
         written_before: &BTreeSet<Portal>,
     ) -> Result<(), LedgerError> {
@@ -199,7 +238,7 @@ impl<H: Host> Volume<H> {
         written.retain(|portal| entry.may_have_written.contains(portal));
         written.extend(written_before);
         let written: Vec<Portal> = written.into_iter().collect();
-        if entry.may_have_written == written {
+        if entry.may_have_written == written && !changed {
             return Ok(());
         }
         entry.may_have_written = written;
@@ -208,6 +247,9 @@ impl<H: Host> Volume<H> {
 
     /// After a failure that left nothing: nobody was told to use the device.
     async fn note_unused(&self, mut entry: Entry, written_before: BTreeSet<Portal>) {
+        if written_before.is_empty() {
+            entry.registered = None;
+        }
         entry.may_have_written = written_before.into_iter().collect();
         if let Err(error) = self.keep(&entry).await {
             // The record then claims more than can have been written: safe, and told at the detach.
@@ -265,6 +307,10 @@ impl<H: Host> Drop for UnderWay<'_, H> {
 struct Run<'a, H> {
     volume: &'a Volume<H>,
     grant: &'a Grant,
+    /// Up to which generation this node was registered under the epoch, before this attach.
+    registered: Option<u32>,
+    /// Whether the target was asked to register this node.
+    reserving: bool,
     expectation: Expectation,
     deadline: Instant,
     /// Connects that were under way before: what they make is not this attach's.
@@ -284,16 +330,20 @@ struct Run<'a, H> {
 
 struct Failure {
     text: String,
+    /// Whether it was over the secret.
+    authentication: bool,
     pause: Duration,
     again: Instant,
 }
 
 impl<'a, H: Host> Run<'a, H> {
-    fn new(volume: &'a Volume<H>, grant: &'a Grant, deadline: Instant) -> Self {
+    fn new(volume: &'a Volume<H>, grant: &'a Grant, registered: Option<u32>, deadline: Instant) -> Self {
         volume.dials.take_ended();
         Self {
             volume,
             grant,
+            registered,
+            reserving: false,
             expectation: volume.expectation(grant),
             deadline,
             inherited: volume.dials.running(),
@@ -390,6 +440,7 @@ impl<'a, H: Host> Run<'a, H> {
         let limit = self.volume.shared.times.check.min(self.deadline.saturating_duration_since(now));
         match self.volume.check(&self.expectation, limit).await {
             Ok(Ok(facts)) => Ok(Box::new(Proven {
+                registered: self.reserve(&facts).await?,
                 view,
                 facts,
                 connected: self.connected.unwrap_or(device).min(device),
@@ -398,6 +449,19 @@ impl<'a, H: Host> Run<'a, H> {
             })),
             Ok(Err(unready)) => Err(NotYet::from(unready)),
             Err(error) => Err(NotYet::heals(clause::failed(clause::LOOK, error.line()))),
+        }
+    }
+
+    /// Registers and holds where the grant says so; the generation of the report that shows it.
+    async fn reserve(&mut self, facts: &ReadyFacts) -> Result<Option<u32>, NotYet> {
+        let Some(key) = self.grant.reserve else { return Ok(None) };
+        self.reserving = true;
+        match self.volume.hold(facts.selected.dev, key, self.registered).await {
+            Ok(report) => {
+                self.volume.note_held();
+                Ok(Some(report.generation))
+            }
+            Err(error) => Err(NotYet { unready: reserve::unready(&error), heals: error.may_heal() }),
         }
     }
 
@@ -419,7 +483,9 @@ impl<'a, H: Host> Run<'a, H> {
                         Some(ConnectFailure::Unreachable | ConnectFailure::Rejected) | None => pause,
                         Some(_) => RETRY.1,
                     };
-                    self.failures.insert(portal, Failure { text, pause, again: Instant::now() + pause });
+                    let authentication = error.is_authentication();
+                    let again = Instant::now() + pause;
+                    self.failures.insert(portal, Failure { text, authentication, pause, again });
                 }
             }
             self.inherited.remove(&portal);
@@ -480,6 +546,10 @@ impl<'a, H: Host> Run<'a, H> {
         let running = self.volume.dials.running();
         reasons.extend(running.iter().map(|portal| format!("connect to {portal}: no answer yet")));
         let mut unready = unready.unready;
+        let none_live = self.connected.is_some() && self.device.is_none() && self.made.is_empty();
+        if none_live && !self.failures.is_empty() && self.failures.values().all(|one| one.authentication) {
+            unready.clause = clause::AUTHENTICATION.to_owned();
+        }
         if !reasons.is_empty() {
             unready.message = format!("{}; {}", unready.message, reasons.join("; "));
         }

@@ -13,6 +13,10 @@ pub const LEDGER: &str = "ledger";
 pub const GRANT: &str = "grant";
 /// No portal could be connected.
 pub const CONNECT: &str = "connect";
+/// The target asks for a secret that this node does not have, or refuses the one that it has.
+pub const AUTHENTICATION: &str = "authentication";
+/// The namespace is not reserved for this node as it should be.
+pub const RESERVATION: &str = "reservation";
 /// Another directive took its place.
 pub const SUPERSEDED: &str = "superseded";
 /// The kernel's state could not be read.

@@ -6,6 +6,7 @@
 //! Always holds:
 //! - A Detach that finds a user, or could not look for one, has touched nothing.
 //! - That the epoch has ended is on disk before the first deletion, and the states are on disk before Absent is said.
+//! - A registration is given back before the deletion, as far as the target answers in time.
 //! - Absent is said only after a look that found no controller and could read everything.
 
 use std::time::Duration;
@@ -99,6 +100,7 @@ impl<H: Host> Volume<H> {
         let detaching = Detaching::begin(self);
         self.report(&view);
         let flush = if mode == Mode::Detach { self.flush(&view).await } else { Duration::ZERO };
+        self.give_back(known.as_ref().and_then(|entry| entry.grant.as_ref()), &view).await;
         let began_deleting = Instant::now();
         let removed = self.remove(epoch, &mut entry, view).await;
         drop(detaching);
@@ -148,6 +150,9 @@ impl<H: Host> Volume<H> {
         memory.ready_under = None;
         memory.learned = None;
         memory.failing = None;
+        memory.secret = None;
+        memory.rekeyed = false;
+        memory.registration = Default::default();
         Ok(entry)
     }
 

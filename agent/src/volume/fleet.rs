@@ -12,8 +12,8 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_host::SubsystemNqn;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
+use cleat_host::{ControllerName, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
@@ -77,6 +77,11 @@ impl<H: Host> Fleet<H> {
     /// Whether a session with the controller is up.
     pub fn link(&self) -> Link {
         *self.inner.link.borrow()
+    }
+
+    /// The same, as it is at any later moment.
+    pub(super) fn link_now(&self) -> &watch::Receiver<Link> {
+        &self.inner.link
     }
 
     /// Learns of every volume that the ledger or the kernel knows.
@@ -146,6 +151,19 @@ impl<H: Host> Fleet<H> {
         let number = shared.looks.next();
         let topology = shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
         Ok((number, topology))
+    }
+
+    /// Something has happened to a controller: whoever has it among his paths looks at his registration again.
+    pub(super) fn doubt_registration(&self, controller: &str) {
+        if controller.parse::<ControllerName>().is_err() {
+            return;
+        }
+        let has = |state: &wire::VolumeState| state.paths.iter().any(|path| path.controller == controller);
+        for volume in self.volumes() {
+            if self.board().get(&volume.id).as_ref().is_some_and(has) {
+                volume.doubt_registration();
+            }
+        }
     }
 
     /// Forgets a volume that neither the kernel nor the ledger knows: somebody has asked about it, no more.
@@ -225,7 +243,10 @@ impl<H: Host> Fleet<H> {
         volume.call_off(&directive);
         let due = match directive.ask {
             Ask::Attach { deadline, .. } => deadline + UNDOING,
-            Ask::Detach { deadline } | Ask::Revoke { deadline } => deadline,
+            Ask::Detach { deadline }
+            | Ask::Revoke { deadline }
+            | Ask::Preempt { deadline, .. }
+            | Ask::Rekey { deadline, .. } => deadline,
             Ask::Verify => directive.received + PENDING_AGAIN,
         };
         let work = tokio::spawn({
@@ -322,7 +343,7 @@ impl<H: Host> Volume<H> {
         let over = match directive.ask.kind() {
             DirectiveKind::Detach | DirectiveKind::Revoke => directive.epoch >= *epoch,
             DirectiveKind::Attach => directive.epoch > *epoch,
-            DirectiveKind::Verify => false,
+            DirectiveKind::Verify | DirectiveKind::Preempt | DirectiveKind::Rekey => false,
         };
         if over {
             token.cancel();
@@ -334,12 +355,21 @@ impl<H: Host> Volume<H> {
         let what = format!("{} {}", directive.ask.kind().as_str(), directive.operation);
         let mode = match &directive.ask {
             Ask::Verify => return self.verify(directive.epoch).await,
-            Ask::Attach { grant, deadline } => {
+            Ask::Attach { grant, secret, deadline } => {
                 let _pass = self.gate.enter(what).await;
-                return match self.attach(directive.epoch, grant, directive.received, *deadline).await {
+                let (epoch, received) = (directive.epoch, directive.received);
+                return match self.attach(epoch, grant, secret.clone(), received, *deadline).await {
                     Ok(ready) => Outcome::Ready(ready),
                     Err(error) => error.outcome(),
                 };
+            }
+            Ask::Preempt { key, victims, .. } => {
+                let _pass = self.gate.enter(what).await;
+                return self.preempt(directive.epoch, *key, victims).await;
+            }
+            Ask::Rekey { secret, generation, .. } => {
+                let _pass = self.gate.enter(what).await;
+                return self.rekey(directive.epoch, secret, *generation).await;
             }
             Ask::Detach { .. } => Mode::Detach,
             Ask::Revoke { .. } => Mode::Revoke,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use cleat_host::fabrics::{Fabrics, Pending};
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
+use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, SubsystemNqn};
 
@@ -59,6 +60,9 @@ pub enum AtTarget {
 pub trait Host: Send + Sync + 'static {
     /// Connects and deletes controllers.
     fn fabrics(&self) -> &dyn Fabrics;
+
+    /// Registers with, and reserves, namespaces.
+    fn reservations(&self) -> &dyn Reservations;
 
     /// Reads all of sysfs that has to do with NVMe.
     fn topology(&self) -> Later<'_, Result<Topology, SysfsError>>;

@@ -12,6 +12,7 @@ use cleat_host::fabrics::Fabrics;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
 use cleat_host::openers::{DeviceUser, Openers};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
+use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
 use cleat_host::{DevT, SubsystemNqn, blockio};
@@ -39,6 +40,7 @@ pub struct Linux {
     openers: Openers,
     checker: Checker,
     mounts: Mounts,
+    reservations: BlockReservations,
     dev_root: PathBuf,
 }
 
@@ -50,8 +52,19 @@ impl Linux {
         let openers = Openers::at(&roots.proc, &roots.dev, sysfs.clone(), workers.clone());
         let checker = Checker::at(&roots.dev, sysfs.clone(), workers.clone(), openers.clone());
         let mounts = Mounts::new(workers.clone());
+        let reservations = BlockReservations::at(&roots.dev, sysfs.clone(), workers.clone());
         let dev_root = roots.dev.clone();
-        Self { fabrics, sysfs, last: Mutex::default(), workers, openers, checker, mounts, dev_root }
+        Self {
+            fabrics,
+            sysfs,
+            last: Mutex::default(),
+            workers,
+            openers,
+            checker,
+            mounts,
+            reservations,
+            dev_root,
+        }
     }
 
     /// A reading that began after this was called.
@@ -127,6 +140,10 @@ fn device_at(path: &Path) -> Option<DevT> {
 impl Host for Linux {
     fn fabrics(&self) -> &dyn Fabrics {
         self.fabrics.as_ref()
+    }
+
+    fn reservations(&self) -> &dyn Reservations {
+        &self.reservations
     }
 
     fn topology(&self) -> Later<'_, Result<Topology, SysfsError>> {

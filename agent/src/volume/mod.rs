@@ -24,8 +24,11 @@ pub mod host;
 pub mod linux;
 mod operations;
 pub mod plan;
+mod preempt;
 mod publish;
+mod rekey;
 mod repair;
+mod reserve;
 pub mod state;
 mod verify;
 pub mod watch;
@@ -35,7 +38,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_host::fabrics::{ConnectOptions, ConnectRequest};
+use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret};
 use cleat_host::readiness::{Expectation, Unready};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_host::uevents::Uevents;
@@ -176,12 +179,18 @@ struct Memory {
     failing: Option<Unready>,
     /// When the whole predicate was last judged.
     judged: Option<Instant>,
-    /// The attach under way, to be called off by a later directive.
+    /// The attach or preemption under way, to be called off by a later directive.
     attaching: Option<(Epoch, CancellationToken)>,
     /// The record as it was last read or written: for reports, never for rulings.
     entry: Option<Result<Option<Entry>, String>>,
     /// When a missing path may be connected again, and how long to wait after that.
     repair: repair::Backoff,
+    /// With which secret connects authenticate.
+    secret: Option<DhchapSecret>,
+    /// Whether it came by a Rekey under this epoch.
+    rekeyed: bool,
+    /// What is known of this node's registration.
+    registration: reserve::Registration,
 }
 
 /// One volume.
@@ -300,7 +309,7 @@ impl<H: Host> Volume<H> {
             host_nqn: self.host_nqn().clone(),
             host_id: self.shared.identity.host_id,
             options: self.shared.identity.connect,
-            secret: None,
+            secret: self.memory().secret.clone(),
         }
     }
 
@@ -324,6 +333,7 @@ impl<H: Host> Volume<H> {
         let epoch = entry.as_ref().ok().and_then(Option::as_ref).map(|entry| entry.epoch);
         let was_ready = memory.ready_under.is_some() && memory.ready_under == epoch;
         let (activity, failing) = (memory.activity, memory.failing.clone());
+        let unregistered = memory.registration.missing.clone();
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));
@@ -336,6 +346,7 @@ impl<H: Host> Volume<H> {
             activity,
             was_ready,
             failing: failing.as_ref(),
+            unregistered: unregistered.as_deref(),
             boot_id: self.boot_id(),
         })
     }

@@ -96,6 +96,7 @@ impl<H: Host> Volume<H> {
                 return;
             }
         }
+        self.learn_secret(&view).await;
         for portal in &missing {
             tracing::info!(volume = %self.id, %portal, "connecting a missing path");
             self.dials.start(&self.shared.host, self.connect_request(*portal));

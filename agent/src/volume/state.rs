@@ -46,6 +46,8 @@ pub struct Seen<'a> {
     pub was_ready: bool,
     /// What failed when the whole predicate was last judged, if it did.
     pub failing: Option<&'a Unready>,
+    /// Why the reservation does not hold, where it should and was found not to.
+    pub unregistered: Option<&'a str>,
     /// The boot of this node.
     pub boot_id: &'a str,
 }
@@ -139,9 +141,11 @@ fn standing(
     expectation: &Expectation,
     selected: &Selected,
 ) -> (Phase, Option<wire::Unready>) {
-    if let Some(failing) = seen.failing {
+    let failing = seen.failing.map(clause::unready);
+    let unregistered = seen.unregistered.map(|why| clause::failed(clause::RESERVATION, why));
+    if let Some(failing) = failing.or(unregistered) {
         let phase = if seen.was_ready { Phase::Lost } else { Phase::Connecting };
-        return (phase, Some(clause::unready(failing)));
+        return (phase, Some(failing));
     }
     if selected.live_paths.len() < expectation.portals.len() {
         let live = |portal| selected.live_paths.iter().any(|path| path.portal == portal);

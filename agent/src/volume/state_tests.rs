@@ -16,6 +16,7 @@ fn entry(ended: bool) -> Entry {
         size_bytes: 0,
         read_only: false,
         policy: PathPolicy::Any,
+        reserve: None,
     };
     let mut entry = ending(None, "1.1".parse().unwrap(), &[], BOOT);
     entry.ended = ended;
@@ -66,6 +67,7 @@ impl Case {
             activity: self.activity,
             was_ready: self.was_ready,
             failing: None,
+            unregistered: None,
             boot_id: BOOT,
         })
     }

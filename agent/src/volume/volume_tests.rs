@@ -134,8 +134,8 @@ async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
     let node = Node::new();
     let agent = node.agent();
     node.kernel.change(|world| world.answer(1, Answer::Refuse));
-    let directive =
-        agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON * 20 });
+    let directive = agent
+        .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 20 });
     agent.submit(&directive);
     while node.kernel.world().connects.len() < 2 {
         tokio::task::yield_now().await;
@@ -357,7 +357,8 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
     let node = Node::new();
     let agent = node.agent();
     node.kernel.change(|world| world.answer(1, Answer::Refuse));
-    let attach = agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON * 40 });
+    let attach = agent
+        .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 40 });
     agent.submit(&attach);
     while node.kernel.world().connects.is_empty() {
         tokio::task::yield_now().await;
@@ -377,7 +378,8 @@ async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
     let node = Node::new();
     let agent = node.agent();
     node.kernel.change(|world| world.answer(1, Answer::Refuse));
-    let attach = agent.directive(1, Ask::Attach { grant: grant(&[1]), deadline: Instant::now() + SOON });
+    let attach =
+        agent.directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON });
     agent.submit(&attach);
     failed(agent.result().await.outcome.unwrap());
     node.kernel.change(|world| world.answers.clear());
@@ -504,7 +506,8 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     assert_eq!(agent.state().await.phase(), Phase::Ready);
     // The controller would take any other word for a path that was lost, and its writes for undrained.
     node.kernel.change(|world| world.reads_fail = true);
-    let again = agent.directive(1, Ask::Attach { grant: grant(&[1, 2]), deadline: Instant::now() + SOON });
+    let again = agent
+        .directive(1, Ask::Attach { grant: grant(&[1, 2]), secret: None, deadline: Instant::now() + SOON });
     agent.submit(&again);
     while node.kernel.world().checks < 3 {
         tokio::task::yield_now().await;

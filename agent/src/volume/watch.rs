@@ -10,6 +10,7 @@ use std::time::Duration;
 use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
 use cleat_runtime::exit::Causes;
 use futures_util::StreamExt as _;
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +56,7 @@ impl<H: Host> Watch<H> {
                     look_at = None;
                     let began = Instant::now();
                     self.look().await;
+                    self.after_events().await;
                     calm_until = Instant::now() + CALM.0.max(began.elapsed() * CALM.1);
                 }
                 _ = sweep.tick() => {
@@ -71,9 +73,13 @@ impl<H: Host> Watch<H> {
     fn heard(&mut self, event: Option<HostEvent>) -> bool {
         match event {
             Some(HostEvent::Device(device)) => {
+                self.fleet.doubt_registration(&device.name);
                 device.name.starts_with("nvme") || device.name.starts_with("dm-")
             }
-            Some(HostEvent::Overrun) => true,
+            Some(HostEvent::Overrun) => {
+                self.fleet.volumes().iter().for_each(|volume| volume.doubt_registration());
+                true
+            }
             None => {
                 tracing::error!("no more events from the kernel: watching by time alone");
                 self.events = None;
@@ -88,10 +94,23 @@ impl<H: Host> Watch<H> {
         }
     }
 
+    /// What must not wait for the next sweep: a target that has been restarted admits whoever connects until its
+    /// registrants have come back.
+    async fn after_events(&self) {
+        let link = self.fleet.link_now();
+        let doubtful = self.fleet.volumes().into_iter().filter(|volume| volume.registration_is_doubtful());
+        futures_util::stream::iter(doubtful)
+            .for_each_concurrent(
+                SIDE_BY_SIDE,
+                |volume| async move { volume.look_after_registration(link).await },
+            )
+            .await;
+    }
+
     /// Looks at everything, trusting nothing.
     async fn sweep(&self) {
         self.look().await;
-        let link = self.fleet.link();
+        let link = self.fleet.link_now();
         let volumes = futures_util::stream::iter(self.fleet.volumes());
         volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
     }
@@ -99,7 +118,7 @@ impl<H: Host> Watch<H> {
 
 impl<H: Host> Volume<H> {
     /// Judges the whole predicate of a granted volume that nothing is being done to, and repairs its paths.
-    async fn examine(&self, link: Link) {
+    async fn examine(&self, link: &watch::Receiver<Link>) {
         let idle = || self.memory().activity == Activity::None && self.gate.holder().is_none();
         if !idle() {
             return;
@@ -117,6 +136,10 @@ impl<H: Host> Volume<H> {
                 self.report(&view);
             }
         }
+        if grant.reserve.is_some() && self.registration_is_due(self.shared.times.judge) {
+            self.look_after_registration(link).await;
+        }
+        let link = *link.borrow();
         if told.paths.len() < grant.portals.len() {
             self.repair(link).await;
         } else {

@@ -1,0 +1,143 @@
+//! The secret of a volume's connections: where it is kept, and how controllers get another one.
+//!
+//! Comes in: the secret of an Attach, or of a Rekey with its generation. Goes out: connects that use it, and proof
+//! that every controller has it.
+//!
+//! Always holds: a secret is in this process's memory and the kernel's, never in the ledger or a log; of two
+//! generations the older one changes nothing; a secret that came by Rekey is not replaced by an Attach of the same
+//! epoch, which may be older.
+
+use std::time::Duration;
+
+use cleat_host::fabrics::{DhchapSecret, RekeyError, Target};
+use cleat_host::sysfs::{Controller, SubsystemView};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::exit::Causes;
+use futures_util::future::join_all;
+use wire::directive_result::Outcome;
+
+use super::attach::stale_outcome;
+use super::host::Host;
+use super::{Volume, clause};
+use crate::ledger::rules::may_end;
+use crate::name::Epoch;
+
+/// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
+const GIVE: Duration = Duration::from_secs(10);
+/// How often the volume is looked at for controllers without the secret: connects under way can make more.
+const ROUNDS: u32 = 5;
+
+impl<H: Host> Volume<H> {
+    /// Takes the secret of an Attach in. `anew` says that its epoch is a new one.
+    pub(super) fn take_secret(&self, secret: Option<DhchapSecret>, anew: bool) {
+        let mut memory = self.memory();
+        if anew || !memory.rekeyed {
+            memory.secret = secret;
+            memory.rekeyed = false;
+        }
+    }
+
+    /// Learns the secret from a controller that has it, where this process does not know it: the agent was restarted.
+    pub(super) async fn learn_secret(&self, view: &SubsystemView) {
+        if self.memory().secret.is_some() {
+            return;
+        }
+        for (controller, target) in self.own(view) {
+            let read = self.shared.host.fabrics().secret(&target, GIVE).await;
+            if let Ok(Some(secret)) = read
+                && controller.state.is_live()
+            {
+                self.memory().secret.get_or_insert(secret);
+                return;
+            }
+        }
+    }
+
+    /// Gives every controller of ours the secret; what failed, by controller and whether it was live.
+    pub(super) async fn give_secret(
+        &self,
+        view: &SubsystemView,
+        secret: &DhchapSecret,
+    ) -> Vec<(bool, RekeyError)> {
+        let given = self.own(view).into_iter().map(|(controller, target)| async move {
+            let given = self.shared.host.fabrics().rekey(&target, secret, GIVE).await;
+            (controller.state.is_live(), given)
+        });
+        let given = join_all(given).await.into_iter();
+        given
+            .filter_map(|(live, given)| match given {
+                Ok(()) | Err(RekeyError::Gone { .. }) => None,
+                Err(error) => Some((live, error)),
+            })
+            .collect()
+    }
+
+    fn own<'a>(&self, view: &'a SubsystemView) -> Vec<(&'a Controller, Target)> {
+        let own = view.controllers.iter().filter(|one| !one.state.is_going());
+        own.filter_map(|one| Some((one, Target::of(one, &self.subsystem, self.host_nqn())?))).collect()
+    }
+
+    /// Rekey. The caller holds the gate.
+    pub(super) async fn rekey(&self, epoch: Epoch, secret: &DhchapSecret, generation: Epoch) -> Outcome {
+        let failed = |clause, message: String| {
+            let unready = Some(clause::failed(clause, message));
+            Outcome::Failed(wire::FailedOutcome { unready, nothing_left: false })
+        };
+        let known = match self.record().await {
+            Ok(known) => known,
+            Err(error) => return failed(clause::LEDGER, Causes(&error).to_string()),
+        };
+        if let Err(stale) = may_end(known.as_ref(), epoch) {
+            return stale_outcome(stale);
+        }
+        let in_force = known.filter(|entry| entry.epoch == epoch && !entry.ended);
+        let Some(mut entry) = in_force.filter(|entry| entry.boot_id == self.boot_id()) else {
+            return failed(clause::GRANT, format!("this node has no grant {epoch} of the volume in force"));
+        };
+        if let Some(has) = entry.secret_generation.filter(|has| *has > generation) {
+            let message = format!("this node has the secret of generation {has}, newer than {generation}");
+            return failed(clause::SUPERSEDED, message);
+        }
+        if entry.secret_generation != Some(generation) {
+            entry.secret_generation = Some(generation);
+            if let Err(error) = self.keep(&entry).await {
+                return failed(clause::LEDGER, Causes(&error).to_string());
+            }
+        }
+        {
+            let mut memory = self.memory();
+            // From here on every connect uses it.
+            memory.secret = Some(secret.clone());
+            memory.rekeyed = true;
+            // A path that was lost over the old secret is tried again soon.
+            memory.repair = super::repair::Backoff::default();
+        }
+        match self.spread(secret).await {
+            Ok(()) => Outcome::Rekeyed(wire::RekeyedOutcome {}),
+            Err((clause, message)) => failed(clause, message),
+        }
+    }
+
+    /// Gives the secret to every controller until a look finds none without it.
+    async fn spread(&self, secret: &DhchapSecret) -> Result<(), (&'static str, String)> {
+        for _ in 0..ROUNDS {
+            // A connect that began before uses the old secret, and what it makes has to get the new one, too.
+            let connecting = !self.dials.running().is_empty();
+            let view = self.look().await.map_err(|error| (clause::LOOK, Causes(&error).to_string()))?;
+            let (live, others): (Vec<_>, Vec<_>) =
+                self.give_secret(&view, secret).await.into_iter().partition(|(live, _)| *live);
+            for (_, error) in others {
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "a controller that is not live did not take the secret");
+            }
+            if !live.is_empty() {
+                let problems: Vec<String> = live.iter().map(|(_, error)| Causes(error).to_string()).collect();
+                return Err((clause::AUTHENTICATION, problems.join("; ")));
+            }
+            if !connecting {
+                return Ok(());
+            }
+            self.dials.quiet().await;
+        }
+        Err((clause::AUTHENTICATION, "connects with an older secret kept coming".to_owned()))
+    }
+}

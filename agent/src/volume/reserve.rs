@@ -1,0 +1,326 @@
+//! The reservation of a volume: registered and held before Ready is said, looked after while the grant stands, given
+//! back at its end, and used to remove others'.
+//!
+//! Comes in: the key of a grant. Goes out: what the target's report says afterwards.
+//!
+//! Always holds:
+//! - A registration that was once held under an epoch and is gone is asserted again only where the target has
+//!   forgotten everybody's (its generation went back, as at a restart). Else somebody has preempted it: this node has
+//!   been fenced, whatever message may say otherwise, and a message can be old.
+//! - Without a directive it is asserted again only while the session with the controller is up, before and after.
+//! - What could not be read is neither "held" nor "gone".
+
+use std::time::Duration;
+
+use cleat_host::reservations::{Kind, Report, ReservationError, ReservationKey};
+use cleat_host::sysfs::SubsystemView;
+use cleat_host::{DevT, HostId};
+use cleat_runtime::exit::Causes;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+
+use super::host::Host;
+use super::state::device;
+use super::{Volume, clause};
+use crate::ledger::{Entry, Grant};
+use crate::metrics::{self, Reassertion};
+use crate::session::Link;
+
+/// Longest that a command may take that waits for nobody's writes.
+const COMMAND: Duration = Duration::from_secs(5);
+/// Longest that giving a registration back may hold the end of a grant up: a target that does not answer must not.
+const GIVING_BACK: Duration = Duration::from_secs(3);
+/// Longest that asserting one again without a directive may take from the look at the session to the proof: past it
+/// this process may have been stopped in between, and the session says nothing any more.
+const UNINTERRUPTED: Duration = Duration::from_secs(2);
+/// How often the report is read and acted upon before it is given up: others may act in between.
+const ROUNDS: u32 = 4;
+
+/// What is known of this node's registration under the grant.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Registration {
+    /// Why it does not hold, when last looked at.
+    pub(super) missing: Option<String>,
+    /// Something has happened to a controller since it was last looked at.
+    pub(super) doubtful: bool,
+    /// When it was last looked at.
+    looked: Option<Instant>,
+}
+
+/// What a report means for a registration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// This node is registered, and the namespace is held.
+    Held,
+    /// It may register: it never was under this epoch, or the target has forgotten everybody.
+    MayRegister,
+    /// It was registered, and somebody has taken that away.
+    Preempted,
+}
+
+/// Judges a report. `registered` is the generation of the last report that showed this node under the epoch.
+pub(super) fn standing(
+    report: &Report,
+    host: HostId,
+    key: ReservationKey,
+    registered: Option<u32>,
+) -> Standing {
+    if report.admits(host, key) {
+        return Standing::Held;
+    }
+    match registered {
+        // Registered still, and the reservation gone: released, with everybody's registration left alone.
+        Some(_) if report.key_of(host) == Some(key) => Standing::MayRegister,
+        Some(generation) if report.generation >= generation => Standing::Preempted,
+        Some(_) | None => Standing::MayRegister,
+    }
+}
+
+/// Why the namespace is not held for this node.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReserveError {
+    #[error(transparent)]
+    Command(#[from] ReservationError),
+    #[error(
+        "the namespace cannot be held Write Exclusive - All Registrants (RESCAP {0:#04x}); the volume must not be \
+         granted with a reservation"
+    )]
+    Incapable(u8),
+    #[error("the namespace is held {0} by somebody else's doing")]
+    OtherKind(Kind),
+    #[error(
+        "this node was registered under {0} and is not any more, while the target has not forgotten others: it has \
+         been preempted"
+    )]
+    Preempted(ReservationKey),
+    #[error("others changed the registrations each time that they were read")]
+    Restless,
+}
+
+impl ReserveError {
+    /// Whether it may get better by itself.
+    pub(super) fn may_heal(&self) -> bool {
+        match self {
+            Self::Command(error) => !error.is_unsupported(),
+            Self::Restless => true,
+            Self::Incapable(_) | Self::OtherKind(_) | Self::Preempted(_) => false,
+        }
+    }
+}
+
+impl<H: Host> Volume<H> {
+    pub(super) fn host_id(&self) -> HostId {
+        self.shared.identity.host_id
+    }
+
+    /// Registers the key and holds the namespace, unless the report shows both; returns the report that shows them.
+    pub(super) async fn hold(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        registered: Option<u32>,
+    ) -> Result<Report, ReserveError> {
+        let (target, host) = (self.shared.host.reservations(), self.host_id());
+        let mut asked_abilities = registered.is_some();
+        for _ in 0..ROUNDS {
+            if !asked_abilities {
+                let abilities = target.abilities(dev, COMMAND).await?;
+                if !abilities.write_exclusive_all_registrants() {
+                    return Err(ReserveError::Incapable(abilities.rescap));
+                }
+                asked_abilities = true;
+            }
+            let report = target.report(dev, COMMAND).await?;
+            match standing(&report, host, key, registered) {
+                Standing::Held => return Ok(report),
+                Standing::Preempted => return Err(ReserveError::Preempted(key)),
+                Standing::MayRegister => {}
+            }
+            if let Some(kind) = report.kind
+                && !report.is_held()
+            {
+                return Err(ReserveError::OtherKind(kind));
+            }
+            let own = report.key_of(host);
+            let done = if own == Some(key) {
+                target.reserve(dev, key, COMMAND).await
+            } else {
+                target.register(dev, own, key, COMMAND).await
+            };
+            match done {
+                // A conflict means that the report is old; the next one tells.
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        let report = target.report(dev, COMMAND).await?;
+        if report.admits(host, key) { Ok(report) } else { Err(ReserveError::Restless) }
+    }
+
+    /// Remembers that the report shows this node.
+    pub(super) fn note_held(&self) {
+        let looked = Some(Instant::now());
+        self.memory().registration = Registration { missing: None, doubtful: false, looked };
+    }
+
+    /// Gives this node's registration back, whatever its key, where the grant had one and the target can be reached.
+    /// A failure is told and no more: what ends the grant is the deletion that follows.
+    pub(super) async fn give_back(&self, grant: Option<&Grant>, view: &SubsystemView) {
+        let reserved = grant.is_some_and(|grant| grant.reserve.is_some());
+        let live = view.controllers.iter().any(|one| one.state.is_live());
+        let (true, true, Some(namespace)) = (reserved, live, device(view)) else { return };
+        let (target, dev) = (self.shared.host.reservations(), namespace.dev);
+        let work = async {
+            let report = target.report(dev, GIVING_BACK).await?;
+            match report.key_of(self.host_id()) {
+                Some(key) => target.unregister(dev, key, GIVING_BACK).await,
+                None => Ok(()),
+            }
+        };
+        match timeout(GIVING_BACK, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) if error.is_conflict() => {}
+            Ok(Err(error)) => {
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "this node's registration was not given back");
+            }
+            Err(_) => {
+                tracing::warn!(volume = %self.id, "this node's registration was not given back in time");
+            }
+        }
+        self.memory().registration = Registration::default();
+    }
+
+    /// Something has happened to a controller: the target may have been restarted.
+    pub(super) fn doubt_registration(&self) {
+        self.memory().registration.doubtful = true;
+    }
+
+    /// Whether something has happened to a controller since it was looked at.
+    pub(super) fn registration_is_doubtful(&self) -> bool {
+        let memory = self.memory();
+        let grant = memory
+            .entry
+            .as_ref()
+            .and_then(|read| read.as_ref().ok()?.as_ref())
+            .and_then(|entry| entry.grant.as_ref());
+        memory.registration.doubtful && grant.is_some_and(|grant| grant.reserve.is_some())
+    }
+
+    /// Whether the registration is to be looked at: now and then, and after anything that happened to a controller.
+    pub(super) fn registration_is_due(&self, every: Duration) -> bool {
+        let memory = self.memory();
+        let looked = memory.registration.looked;
+        memory.registration.doubtful || looked.is_none_or(|looked| looked.elapsed() >= every)
+    }
+
+    /// Looks after the registration of a standing grant: reads the report, and asserts it again where the target has
+    /// forgotten it and the session with the controller is up. Does nothing while an operation has the volume.
+    pub(super) async fn look_after_registration(&self, link: &watch::Receiver<Link>) {
+        let Some(_pass) = self.gate.try_enter("look at the reservation") else { return };
+        let Ok(Some(entry)) = self.record().await else { return };
+        let Some(key) = standing_key(&entry, self.boot_id()) else { return };
+        let Ok(view) = self.look().await else { return };
+        let live = view.controllers.iter().any(|one| one.state.is_live());
+        let (true, Some(namespace)) = (live, device(&view)) else { return };
+        let dev = namespace.dev;
+        let missing = match self.shared.host.reservations().report(dev, COMMAND).await {
+            Ok(report) => match standing(&report, self.host_id(), key, entry.registered) {
+                Standing::Held => {
+                    self.note_generation(entry, report.generation).await;
+                    None
+                }
+                Standing::MayRegister => self.assert_again(dev, key, entry, link).await,
+                Standing::Preempted => Some(ReserveError::Preempted(key).to_string()),
+            },
+            Err(error) => {
+                // Neither held nor gone; what cannot be reached shows in the paths.
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "the reservation could not be looked at");
+                return;
+            }
+        };
+        let before = std::mem::replace(
+            &mut self.memory().registration,
+            Registration { missing: missing.clone(), doubtful: false, looked: Some(Instant::now()) },
+        );
+        if before.missing != missing {
+            match &missing {
+                Some(missing) => {
+                    tracing::error!(volume = %self.id, %key, missing, "the reservation does not hold")
+                }
+                None => tracing::info!(volume = %self.id, %key, "the reservation holds"),
+            }
+        }
+        self.report(&view);
+    }
+
+    /// Registers and holds anew; what is still missing then.
+    async fn assert_again(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        entry: Entry,
+        link: &watch::Receiver<Link>,
+    ) -> Option<String> {
+        let up = || *link.borrow() == Link::Up;
+        if !up() {
+            return Some(
+                "the target has forgotten this node's registration, and without a session with the controller it is \
+                 not known whether the grant stands"
+                    .to_owned(),
+            );
+        }
+        let began = Instant::now();
+        let held = self.hold(dev, key, entry.registered).await;
+        let took = began.elapsed();
+        match held {
+            Ok(report) if up() && took <= UNINTERRUPTED => {
+                tracing::warn!(volume = %self.id, %key, "the target had forgotten this node's registration; it is asserted again");
+                metrics::reassertion(Reassertion::Done);
+                self.note_generation(entry, report.generation).await;
+                None
+            }
+            Ok(_) => {
+                // The session may have been over before the command went out: then the grant may have been, too.
+                metrics::reassertion(Reassertion::TakenBack);
+                let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
+                let result = back.err().map(|error| Causes(&error).to_string());
+                tracing::error!(volume = %self.id, %key, ?took, ?result, "a registration that came late was taken back");
+                Some(
+                    "the registration was asserted too late after the look at the session, and taken back"
+                        .to_owned(),
+                )
+            }
+            Err(error) => {
+                metrics::reassertion(Reassertion::Failed);
+                Some(Causes(&error).to_string())
+            }
+        }
+    }
+
+    /// Writes down up to which generation this node was seen registered.
+    async fn note_generation(&self, mut entry: Entry, generation: u32) {
+        if entry.registered == Some(generation) {
+            return;
+        }
+        entry.registered = Some(generation);
+        if let Err(error) = self.keep(&entry).await {
+            tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note that this node is registered");
+        }
+    }
+}
+
+/// The key of a grant that stands.
+fn standing_key(entry: &Entry, boot_id: &str) -> Option<ReservationKey> {
+    let grant = entry.grant.as_ref().filter(|_| !entry.ended && entry.boot_id == boot_id)?;
+    grant.reserve
+}
+
+/// What failed, as the wire has it.
+pub(super) fn unready(error: &ReserveError) -> cleat_proto::cleat::v1::Unready {
+    clause::failed(clause::RESERVATION, Causes(error))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "reserve_tests.rs"]
+mod tests;

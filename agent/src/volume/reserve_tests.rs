@@ -1,0 +1,386 @@
+//! Reservations and secrets, on a kernel and a target made of memory.
+
+use std::sync::Arc;
+
+use cleat_host::fabrics::DhchapSecret;
+use cleat_host::reservations::Command;
+use cleat_proto::cleat::v1 as wire;
+use wire::directive_result::Outcome;
+use wire::volume_state::Phase;
+
+use super::*;
+use crate::session::Node as _;
+use crate::session::directive::Ask;
+use crate::testing::agent::{Agent, BOOT, grant};
+use crate::testing::kernel::{HOST_ID, Kernel};
+use crate::testing::target::{OTHER_HOST, host, key};
+
+struct Machine {
+    kernel: Arc<Kernel>,
+    dir: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new() -> Self {
+        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn agent(&self) -> Agent {
+        Agent::start(&self.kernel, self.dir.path(), BOOT)
+    }
+
+    fn keys(&self) -> Vec<u64> {
+        self.kernel.world().reservation.keys()
+    }
+}
+
+fn reserved() -> Grant {
+    Grant { reserve: Some(key(1)), ..grant(&[1, 2]) }
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
+}
+
+fn failed(outcome: Outcome) -> (String, String) {
+    match outcome {
+        Outcome::Failed(failed) => failed.unready.map(|unready| (unready.clause, unready.message)).unwrap(),
+        other => panic!("did not fail: {other:?}"),
+    }
+}
+
+fn left(outcome: Outcome) -> Vec<u64> {
+    match outcome {
+        Outcome::Preempted(preempted) => preempted.left_keys,
+        other => panic!("not preempted: {other:?}"),
+    }
+}
+
+async fn look_after(agent: &Agent, link: Link) {
+    let (_sender, link) = watch::channel(link);
+    for volume in agent.fleet.volumes() {
+        volume.look_after_registration(&link).await;
+    }
+}
+
+#[tokio::test]
+async fn ready_is_said_only_once_the_report_shows_this_node() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    {
+        let world = machine.kernel.world();
+        assert!(world.reservation.held);
+        assert_eq!(world.reservation.registrants, [(host(HOST_ID), 1)]);
+        assert_eq!(world.reservation.done, [Command::Register, Command::Reserve]);
+    }
+    assert_eq!(agent.entry().await.unwrap().registered, Some(2));
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    assert_eq!(machine.kernel.world().reservation.done.len(), 2, "a repeated attach changes nothing");
+}
+
+#[tokio::test]
+async fn a_second_registrant_joins_what_the_first_holds() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    assert_eq!(machine.kernel.world().reservation.done, [Command::Register]);
+    assert_eq!(machine.keys(), [7, 1]);
+}
+
+#[tokio::test]
+async fn a_key_of_an_older_grant_is_replaced() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.join(HOST_ID, 9);
+    assert!(matches!(machine.agent().attach(1, reserved()).await, Outcome::Ready(_)));
+    assert_eq!(machine.keys(), [1]);
+}
+
+#[tokio::test]
+async fn what_happens_between_a_report_and_a_command_is_seen() {
+    let machine = Machine::new();
+    // Another node takes the reservation right after this one has read that nobody has it.
+    machine.kernel.world().reservation.interferes = Some(|target| target.join(OTHER_HOST, 7));
+    assert!(matches!(machine.agent().attach(1, reserved()).await, Outcome::Ready(_)));
+    assert_eq!(machine.keys(), [7, 1]);
+}
+
+#[tokio::test]
+async fn a_target_without_reservations_is_named_and_nothing_is_left() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.incapable = true;
+    let agent = machine.agent();
+    let (clause, message) = failed(agent.attach(1, reserved()).await);
+    assert_eq!(clause, clause::RESERVATION);
+    assert!(message.contains("RESCAP 0x00"), "{message}");
+    assert!(machine.kernel.world().controllers.is_empty());
+}
+
+#[tokio::test]
+async fn the_end_of_a_grant_gives_the_registration_back() {
+    for revoke in [false, true] {
+        let machine = Machine::new();
+        machine.kernel.world().reservation.join(OTHER_HOST, 7);
+        let agent = machine.agent();
+        assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+        let ended = if revoke { agent.revoke(1).await } else { agent.detach(1).await };
+        assert!(matches!(ended, Outcome::Absent(_)), "{ended:?}");
+        assert_eq!(machine.keys(), [7]);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_does_not_keep_a_grant_from_ending() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.change(|world| world.reservation.hangs = true);
+    assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
+    assert_eq!(machine.keys(), [1], "which is told, and is the fence's to remove");
+}
+
+#[tokio::test]
+async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.lose(1);
+    look_after(&agent, Link::Up).await;
+    let state = agent.state().await;
+    assert_eq!(state.phase(), Phase::Lost);
+    assert_eq!(state.unready.unwrap().clause, clause::RESERVATION);
+    // A message that had been waiting while this node was stopped, also for an agent that was restarted, and also when
+    // the one that preempted has gone.
+    machine.kernel.world().reservation.lose(7);
+    for agent in [&agent, &{ drop_and_start(&machine) }] {
+        let (clause, message) = failed(agent.attach(1, reserved()).await);
+        assert_eq!(clause, clause::RESERVATION);
+        assert!(message.contains("preempted"), "{message}");
+        assert_eq!(machine.keys(), Vec::<u64>::new());
+    }
+}
+
+/// A second process on the same machine, with a copy of the ledger: the first one holds its lock.
+fn drop_and_start(machine: &Machine) -> Agent {
+    let copy = machine.dir.path().join("copy/ledger");
+    std::fs::create_dir_all(&copy).unwrap();
+    for file in std::fs::read_dir(machine.dir.path().join("ledger")).unwrap().flatten() {
+        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
+    }
+    Agent::start(&machine.kernel, &machine.dir.path().join("copy"), BOOT)
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_target_the_registration_is_asserted_again_while_the_session_is_up() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.forget();
+    look_after(&agent, Link::Down).await;
+    let state = agent.state().await;
+    assert_eq!(state.phase(), Phase::Lost);
+    assert!(state.unready.unwrap().message.contains("forgotten"));
+    assert_eq!(machine.keys(), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
+    look_after(&agent, Link::Up).await;
+    assert_eq!(machine.keys(), [1]);
+    assert!(machine.kernel.world().reservation.held);
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+}
+
+#[tokio::test]
+async fn a_registration_that_may_have_come_too_late_is_taken_back() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.forget();
+    let (sender, link) = watch::channel(Link::Up);
+    machine.kernel.change(|world| world.reservation.hangs = true);
+    let volumes = agent.fleet.volumes();
+    let looking = volumes[0].look_after_registration(&link);
+    let meanwhile = async {
+        tokio::task::yield_now().await;
+        // The first report comes, and the session goes before the registration does.
+        machine.kernel.change(|world| {
+            world.reservation.hangs = false;
+            world.reservation.interferes = Some(|target| target.hangs = true);
+        });
+        while !machine.kernel.world().reservation.hangs {
+            tokio::task::yield_now().await;
+        }
+        sender.send_replace(Link::Down);
+        machine.kernel.change(|world| world.reservation.hangs = false);
+    };
+    tokio::join!(looking, meanwhile);
+    assert_eq!(machine.keys(), Vec::<u64>::new());
+    assert_eq!(agent.state().await.phase(), Phase::Lost);
+}
+
+#[tokio::test]
+async fn victims_are_preempted_and_the_report_says_who_is_left() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let ask = || Ask::Preempt { key: key(1), victims: vec![key(7), key(8)], deadline: soon() };
+    assert_eq!(left(agent.ask(1, ask()).await), [1]);
+    assert_eq!(left(agent.ask(1, ask()).await), [1], "done before");
+    let preempted = machine
+        .kernel
+        .world()
+        .reservation
+        .done
+        .iter()
+        .filter(|one| **one == Command::PreemptAndAbort)
+        .count();
+    assert_eq!(preempted, 1);
+}
+
+#[tokio::test]
+async fn a_helper_whose_grant_is_not_reserved_registers_first_and_gives_it_back_in_the_end() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    let agent = machine.agent();
+    agent.ready(1, &[1, 2]).await;
+    let ask = Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() };
+    assert_eq!(left(agent.ask(1, ask).await), [1]);
+    assert!(matches!(agent.detach(1).await, Outcome::Absent(_)));
+    assert_eq!(machine.keys(), Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn only_a_node_with_a_standing_grant_and_a_live_path_preempts() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    let ask = || Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() };
+    assert_eq!(failed(agent.ask(1, ask()).await).0, clause::GRANT);
+    assert!(matches!(agent.attach(2, reserved()).await, Outcome::Ready(_)));
+    assert!(matches!(agent.ask(1, ask()).await, Outcome::StaleEpoch(_)));
+    let other = Ask::Preempt { key: key(3), victims: vec![key(7)], deadline: soon() };
+    assert_eq!(failed(agent.ask(2, other).await).0, clause::GRANT);
+    machine.kernel.change(|world| {
+        world.set_state(1, "connecting");
+        world.set_state(2, "connecting");
+    });
+    assert_eq!(failed(agent.ask(2, ask()).await).0, clause::RESERVATION);
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_a_preemption_that_takes_its_time() {
+    let machine = Machine::new();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, Grant { reserve: None, ..reserved() }).await, Outcome::Ready(_)));
+    machine.kernel.change(|world| world.reservation.hangs = true);
+    let preempt = agent.directive(1, Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() });
+    agent.submit(&preempt);
+    let volume = agent.fleet.volumes().remove(0);
+    while volume.memory().attaching.is_none() {
+        tokio::task::yield_now().await;
+    }
+    agent.submit(&agent.directive(1, Ask::Revoke { deadline: soon() }));
+    let first = agent.result().await;
+    assert_eq!(failed(first.outcome.unwrap()).0, clause::SUPERSEDED);
+    machine.kernel.change(|world| world.reservation.hangs = false);
+    assert!(matches!(agent.result().await.outcome, Some(Outcome::Absent(_))));
+}
+
+fn secret(letter: char) -> DhchapSecret {
+    DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
+}
+
+async fn attach_with(agent: &Agent, seq: u64, letter: Option<char>) -> Outcome {
+    let ask = Ask::Attach {
+        grant: grant(&[1, 2]),
+        secret: letter.map(secret),
+        deadline: Instant::now() + Duration::from_millis(300),
+    };
+    agent.ask(seq, ask).await
+}
+
+fn secrets(machine: &Machine) -> Vec<DhchapSecret> {
+    machine.kernel.world().secrets.values().cloned().collect()
+}
+
+async fn rekey(agent: &Agent, letter: char, generation: u64) -> Outcome {
+    let generation = crate::testing::agent::epoch(generation);
+    agent.ask(1, Ask::Rekey { secret: secret(letter), generation, deadline: soon() }).await
+}
+
+#[tokio::test]
+async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
+    let machine = Machine::new();
+    machine.kernel.world().wanted_secret = Some(secret('A'));
+    let agent = machine.agent();
+    let (clause, message) = failed(attach_with(&agent, 1, None).await);
+    assert_eq!(clause, clause::AUTHENTICATION);
+    assert!(message.contains("no secret was given"), "{message}");
+    let (clause, message) = failed(attach_with(&agent, 2, Some('B')).await);
+    assert_eq!(clause, clause::AUTHENTICATION);
+    assert!(message.contains("did not accept the secret") && !message.contains("BBBB"), "{message}");
+    assert!(matches!(attach_with(&agent, 3, Some('A')).await, Outcome::Ready(_)));
+    let record = std::fs::read_dir(machine.dir.path().join("ledger")).unwrap().flatten();
+    for file in record {
+        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
+        assert!(!text.contains("AAAA") && !text.contains("DHHC"), "a secret on disk: {text}");
+    }
+}
+
+#[tokio::test]
+async fn every_controller_gets_a_new_secret_and_an_older_one_changes_nothing() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)), "idempotent");
+    assert_eq!(failed(rekey(&agent, 'A', 4).await).0, clause::SUPERSEDED);
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)), "which may be an old one");
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+}
+
+#[tokio::test]
+async fn a_controller_without_a_secret_cannot_be_rekeyed_and_is_named() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, None).await, Outcome::Ready(_)));
+    let (clause, message) = failed(rekey(&agent, 'B', 5).await);
+    assert_eq!(clause, clause::AUTHENTICATION);
+    assert!(message.contains("nvme0") && message.contains("without a secret"), "{message}");
+}
+
+#[tokio::test]
+async fn a_repeated_attach_brings_controllers_up_to_date() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    drop(agent);
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, Some('B')).await, Outcome::Ready(_)));
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_agent_a_missing_path_is_repaired_with_the_kernels_secret() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    drop(agent);
+    machine.kernel.change(|world| {
+        world.wanted_secret = Some(secret('A'));
+        let gone = world.controllers.remove(1);
+        world.secrets.remove(gone.name.as_str());
+    });
+    let agent = machine.agent();
+    agent.fleet.inventory().await.unwrap();
+    let volume = &agent.fleet.volumes()[0];
+    volume.memory().repair = crate::volume::repair::Backoff::overdue();
+    volume.repair(Link::Up).await;
+    let until = Instant::now() + Duration::from_secs(20);
+    while machine.kernel.world().controllers.len() < 2 {
+        assert!(Instant::now() < until, "the path was not repaired");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(secrets(&machine), [secret('A'), secret('A')]);
+}
