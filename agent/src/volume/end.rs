@@ -307,3 +307,8 @@ impl<H: Host> Drop for Detaching<'_, H> {
         self.0.set_activity(Activity::None);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "revoke_tests.rs"]
+mod tests;
