@@ -9,9 +9,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use cleat_e2e::writer::census::census;
 use cleat_e2e::writer::engine::Engine;
 use cleat_e2e::writer::verify::verify;
-use cleat_e2e::writer::{StopReason, VerifyArgs, WriteArgs};
+use cleat_e2e::writer::{CensusArgs, StopReason, VerifyArgs, WriteArgs};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Writes successive 4 KiB records to a volume, or reads them back and checks them.
@@ -28,12 +29,15 @@ enum Command {
     Write(WriteArgs),
     /// Read all regions back; prints one JSON object
     Verify(VerifyArgs),
+    /// Count what is there, run by run; prints one JSON object
+    Census(CensusArgs),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Write(args) => write(args),
         Command::Verify(args) => judge(&args),
+        Command::Census(args) => count(&args),
     };
     outcome.unwrap_or_else(|error| {
         let mut text = error.to_string();
@@ -76,6 +80,13 @@ fn listen(engine: &Engine) {
             _ => {}
         }
     }
+}
+
+fn count(args: &CensusArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let mut out = io::stdout();
+    serde_json::to_writer(&mut out, &census(args)?)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn judge(args: &VerifyArgs) -> Result<ExitCode, Box<dyn Error>> {

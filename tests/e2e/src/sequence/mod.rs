@@ -8,10 +8,12 @@
 //! In: blocks as a target holds them, and what each run said of itself. Out: a [`Report`]. Nothing here does I/O
 //! but [`scan`].
 
+pub mod census;
 pub mod checker;
 pub mod record;
 pub mod scan;
 
+pub use census::{Census, RunCensus};
 pub use checker::{Checker, Report, RunFacts};
 pub use record::{BLOCK_BYTES, Block, Name, Record};
 

@@ -127,6 +127,12 @@ impl Record {
         block
     }
 
+    /// The checksum that a block of a whole record carries.
+    #[must_use]
+    pub fn checksum(block: &Block) -> u64 {
+        u64_at(block, CHECKSUM)
+    }
+
     /// What a block of a device is.
     #[must_use]
     pub fn decode(block: &Block) -> Decoded {

@@ -1,5 +1,6 @@
 //! The RDS machine: rds-sim in it, its test control, and the judge of what its files hold.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use rds_sim::control::{DiskReport, NewUuid, StateReport};
 use rds_sim::faults::Fault;
 use rds_sim::rds::Hold;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::certificates::Certificates;
 use super::{Look, START, Volume, WorldOptions, blocking, record_name, wait_for};
-use crate::sequence::{Report, RunFacts};
+use crate::sequence::{Census, Report, RunFacts};
 
 /// rds-sim's log in its machine.
 pub(super) const LOG: &str = "/run/rds-sim.log";
@@ -25,6 +27,8 @@ pub(super) const BASE_PATH: &str = "storage-pool/cleat";
 /// Where rds-sim keeps them in its machine.
 const FILES: &str = "/data/rds";
 const CONTROL_PORT: u16 = 8081;
+/// An answer that waits until writes have landed comes late.
+pub(super) const SLOW_ANSWER: Duration = Duration::from_secs(90);
 /// Reading a volume back takes seconds under emulation, and a minute on a bad day.
 const VERIFY: Duration = Duration::from_secs(120);
 
@@ -32,10 +36,10 @@ const VERIFY: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Rds {
     machine: Arc<Machine>,
-    certificates: Certificates,
-    arguments: Vec<String>,
+    pub(super) certificates: Certificates,
+    arguments: Mutex<Vec<String>>,
     daemon: Mutex<Option<Daemon>>,
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
 }
 
 impl Rds {
@@ -43,7 +47,7 @@ impl Rds {
         Self {
             machine,
             certificates: certificates.clone(),
-            arguments: options.rds_args.clone(),
+            arguments: Mutex::new(options.rds_args.clone()),
             daemon: Mutex::new(None),
             http: reqwest::Client::new(),
         }
@@ -76,12 +80,12 @@ impl Rds {
     /// # Errors
     /// With the end of its log if it does not.
     pub async fn start(&self) -> anyhow::Result<()> {
-        let read =
-            |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
         let (cert, key) = (read(&self.certificates.rds.cert)?, read(&self.certificates.rds.key)?);
         let (machine, command) = (Arc::clone(&self.machine), self.command());
         let daemon = blocking(move || {
-            machine.sh(&format!("modprobe nvmet && modprobe nvmet-tcp && mkdir -p {FILES}"))?;
+            // The modules after the first two are for stores that hold writes.
+            machine.sh(&format!("modprobe -a nvmet nvmet-tcp loop dm-mod dm-delay && mkdir -p {FILES}"))?;
             machine.upload("/etc/rds/cert.pem", &cert, 0o644)?;
             machine.upload("/etc/rds/key.pem", &key, 0o600)?;
             machine.upload("/etc/rds/password", PASSWORD.as_bytes(), 0o600)?;
@@ -112,7 +116,7 @@ impl Rds {
         for portal in self.portals() {
             command = command.args(["--portal".to_owned(), portal]);
         }
-        command.args(self.arguments.iter().cloned())
+        command.args(self.arguments.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned())
     }
 
     async fn log_end(&self) -> String {
@@ -133,6 +137,16 @@ impl Rds {
             daemon.wait(Duration::from_secs(10)).map(drop)
         })
         .await
+    }
+
+    /// Kills rds-sim and starts it again with these further arguments in place of the last. It should have no disks.
+    ///
+    /// # Errors
+    /// As [`Rds::kill`] and [`Rds::start`].
+    pub async fn restart_with(&self, arguments: Vec<String>) -> anyhow::Result<()> {
+        self.kill().await?;
+        *self.arguments.lock().unwrap_or_else(PoisonError::into_inner) = arguments;
+        self.start().await
     }
 
     // ---- the test control ----
@@ -169,7 +183,11 @@ impl Rds {
         let subsystem = self.disk(volume_id).await?.subsystem;
         match subsystem {
             Some(subsystem) if subsystem.any_host => bail!("any host may connect to {volume_id}"),
-            Some(subsystem) => Ok(subsystem.hosts.into_iter().collect()),
+            Some(subsystem) => {
+                // The controller keeps a host NQN that nobody has on every list.
+                let nobody = |host: &String| host.starts_with("nqn.2026-01.io.cleat:nobody.");
+                Ok(subsystem.hosts.into_iter().filter(|host| !nobody(host)).collect())
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -215,8 +233,8 @@ impl Rds {
         self.post("uuid", new).await
     }
 
-    async fn post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
-        let request = self.http.post(self.control(path)).timeout(Duration::from_secs(20)).json(body);
+    pub(super) async fn post(&self, path: &str, body: &impl Serialize) -> anyhow::Result<()> {
+        let request = self.http.post(self.control(path)).timeout(SLOW_ANSWER).json(body);
         let answer = request.send().await.with_context(|| format!("ask rds-sim for {path}"))?;
         if !answer.status().is_success() {
             let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
@@ -225,47 +243,8 @@ impl Rds {
         Ok(())
     }
 
-    fn control(&self, path: &str) -> String {
+    pub(super) fn control(&self, path: &str) -> String {
         format!("http://{}:{CONTROL_PORT}/{path}", self.machine.address(Network::Management))
-    }
-
-    /// Sets a volume's host list over the REST API, as an administrator could: behind the controller's back.
-    ///
-    /// # Errors
-    /// If the RDS refuses, or does not answer.
-    pub async fn set_allowed_hosts(&self, volume_id: &str, host_nqns: &[String]) -> anyhow::Result<()> {
-        let id = self.disk(volume_id).await?.id;
-        let body = serde_json::json!({ "nvme-tcp-server-allow-host-name": host_nqns.join(",") });
-        self.rest(reqwest::Method::PATCH, &format!("disk/{id}"), &body).await
-    }
-
-    /// Makes a disk over the REST API, as an administrator could.
-    ///
-    /// # Errors
-    /// If the RDS refuses, or does not answer.
-    pub async fn put_disk(&self, properties: &serde_json::Value) -> anyhow::Result<()> {
-        self.rest(reqwest::Method::PUT, "disk", properties).await
-    }
-
-    async fn rest(
-        &self,
-        method: reqwest::Method,
-        path: &str,
-        body: &serde_json::Value,
-    ) -> anyhow::Result<()> {
-        let ca = std::fs::read(&self.certificates.ca).context("read the CA")?;
-        let client = reqwest::Client::builder()
-            .tls_certs_only([reqwest::Certificate::from_pem(&ca)?])
-            .timeout(Duration::from_secs(20))
-            .build()?;
-        let url = format!("{}/rest/{path}", self.url());
-        let request = client.request(method, url).basic_auth(USER, Some(PASSWORD)).json(body);
-        let answer = request.send().await.with_context(|| format!("ask the RDS for {path}"))?;
-        if !answer.status().is_success() {
-            let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
-            bail!("the RDS refuses {path}: {status} {text}");
-        }
-        Ok(())
     }
 
     // ---- what the files hold ----
@@ -281,8 +260,7 @@ impl Rds {
         region_bytes: u64,
     ) -> anyhow::Result<Report> {
         let disk = self.disk(&volume.id).await?;
-        let namespace = disk.subsystem.and_then(|subsystem| subsystem.namespace);
-        let file = namespace.context("the volume has no namespace at the target")?.namespace.path;
+        let file = disk.file;
         let mut command = Command::new("cleat-writer")
             .args([
                 "verify",
@@ -296,14 +274,33 @@ impl Rds {
         for run in runs {
             command = command.args(["--run".to_owned(), serde_json::to_string(run)?]);
         }
-        let machine = Arc::clone(&self.machine);
+        self.asked(command).await
+    }
+
+    /// What a volume's backing file holds at this moment, run by run.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn census(&self, file: &Path) -> anyhow::Result<Census> {
+        let words = ["census", "--file", &file.to_string_lossy()];
+        self.asked(Command::new("cleat-writer").args(words).deadline(VERIFY)).await
+    }
+
+    /// Runs something in the machine that prints one JSON object.
+    async fn asked<T: DeserializeOwned>(&self, command: Command) -> anyhow::Result<T> {
+        let (machine, label) = (Arc::clone(&self.machine), command.to_string());
         let output = blocking(move || machine.exec(&command)).await?;
         serde_json::from_slice(&output.stdout).with_context(|| {
-            format!(
-                "cleat-writer verify on the RDS machine: {}: {}",
-                output.exit,
-                output.stderr_text().trim()
-            )
+            format!("{label} on the RDS machine: {}: {}", output.exit, output.stderr_text().trim())
         })
+    }
+
+    /// Runs a shell script in the machine that must succeed; what it printed.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn sh(&self, script: &str) -> anyhow::Result<String> {
+        let (machine, script) = (Arc::clone(&self.machine), script.to_owned());
+        blocking(move || machine.sh(&script)).await
     }
 }

@@ -87,6 +87,14 @@ pub struct VerifyArgs {
     pub runs: Vec<RunFacts>,
 }
 
+/// `cleat-writer census`.
+#[derive(Debug, Clone, Args)]
+pub struct CensusArgs {
+    /// The target's backing file, or a device
+    #[arg(long, visible_alias = "device", value_name = "PATH")]
+    pub file: PathBuf,
+}
+
 fn run_facts(text: &str) -> Result<RunFacts, String> {
     serde_json::from_str(text).map_err(|error| error.to_string())
 }

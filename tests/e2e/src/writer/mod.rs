@@ -6,9 +6,10 @@
 //! with anything but its one record.
 
 pub mod args;
+pub mod census;
 pub mod engine;
 pub mod event;
 pub mod verify;
 
-pub use args::{Sabotage, VerifyArgs, WriteArgs};
+pub use args::{CensusArgs, Sabotage, VerifyArgs, WriteArgs};
 pub use event::{Event, StopReason};
