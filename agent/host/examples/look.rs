@@ -1,7 +1,10 @@
 //! Single steps of this crate on a real kernel, for looking at what it sees and does there.
 //!
 //! `look topology | openers MAJOR:MINOR | watch SECONDS | bind NODE TARGET | release TARGET |
-//! connect NQN ADDRESS:PORT MILLISECONDS | disconnect NQN MILLISECONDS | flush MAJOR:MINOR`
+//! connect NQN ADDRESS:PORT MILLISECONDS [SECRET] | rekey NQN SECRET | disconnect NQN MILLISECONDS |
+//! flush MAJOR:MINOR`
+//!
+//! A secret on a command line is for tests only.
 
 // A tool for a terminal.
 #![allow(clippy::print_stdout)]
@@ -11,7 +14,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cleat_host::fabrics::{ConnectOptions, ConnectRequest, Fabrics, KernelFabrics, Target};
+use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret, Fabrics, KernelFabrics, Target};
 use cleat_host::identity::IdentitySource;
 use cleat_host::mounts::Mounts;
 use cleat_host::openers::Openers;
@@ -71,8 +74,16 @@ async fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
             cleat_host::blockio::flush(&workers, &sysfs, Path::new("/dev"), dev, DEADLINE).await?;
         }
         ["connect", nqn, portal, deadline] => {
-            connect(&sysfs, &SubsystemNqn::parse(nqn)?, Portal::parse(portal)?, milliseconds(deadline)?)
-                .await?;
+            let (nqn, portal) = (SubsystemNqn::parse(nqn)?, Portal::parse(portal)?);
+            connect(&sysfs, &nqn, portal, milliseconds(deadline)?, None).await?;
+        }
+        ["connect", nqn, portal, deadline, secret] => {
+            let (nqn, portal) = (SubsystemNqn::parse(nqn)?, Portal::parse(portal)?);
+            let secret = Some(DhchapSecret::parse(secret)?);
+            connect(&sysfs, &nqn, portal, milliseconds(deadline)?, secret).await?;
+        }
+        ["rekey", nqn, secret] => {
+            rekey(&sysfs, &SubsystemNqn::parse(nqn)?, &DhchapSecret::parse(secret)?).await?;
         }
         ["disconnect", nqn, deadline] => {
             disconnect(&sysfs, &SubsystemNqn::parse(nqn)?, milliseconds(deadline)?).await?;
@@ -100,6 +111,7 @@ async fn connect(
     nqn: &SubsystemNqn,
     portal: Portal,
     deadline: Duration,
+    secret: Option<DhchapSecret>,
 ) -> Result<(), Box<dyn Error>> {
     let identity = IdentitySource::default().load_or_make()?;
     let request = ConnectRequest {
@@ -108,10 +120,13 @@ async fn connect(
         host_nqn: identity.host_nqn,
         host_id: identity.host_id,
         options: ConnectOptions { nr_io_queues: Some(1), ..ConnectOptions::default() },
-        secret: None,
+        secret,
     };
     let fabrics = KernelFabrics::new("/dev/nvme-fabrics", sysfs.clone());
     let result = fabrics.connect(&request, deadline).await;
+    if let Err(error) = &result {
+        println!("{}; about authentication: {}", chain(error), error.is_authentication());
+    }
     println!("{:?}", result.as_ref().map(|connected| (&connected.controller.name, connected.adopted)));
     if result.is_err() {
         // Whatever comes late is taken away again; wait for its end.
@@ -120,6 +135,24 @@ async fn connect(
             "again: {}",
             again.map_or_else(|error| chain(&error), |done| format!("{:?}", done.controller.name))
         );
+    }
+    Ok(())
+}
+
+async fn rekey(sysfs: &Sysfs, nqn: &SubsystemNqn, secret: &DhchapSecret) -> Result<(), Box<dyn Error>> {
+    let identity = IdentitySource::default().load_or_make()?;
+    let fabrics = KernelFabrics::new("/dev/nvme-fabrics", sysfs.clone());
+    println!("authenticates: {}", fabrics.authenticates());
+    for controller in sysfs.view(nqn, DEADLINE).await?.controllers {
+        let Some(target) = Target::of(&controller, nqn, &identity.host_nqn) else {
+            println!("{} is not ours", controller.name);
+            continue;
+        };
+        let began = Instant::now();
+        match fabrics.rekey(&target, secret, DEADLINE).await {
+            Ok(()) => println!("{} took it in {} ms", controller.name, began.elapsed().as_millis()),
+            Err(error) => println!("{}", chain(&error)),
+        }
     }
     Ok(())
 }

@@ -41,7 +41,7 @@ impl Reservation {
     pub(crate) fn join(&mut self, id: &str, number: u64) {
         self.registrants.push((host(id), number));
         self.held = true;
-        self.generation += 2;
+        self.generation += 1;
     }
 
     /// Takes a registration away, as another host's preemption does.
@@ -105,7 +105,9 @@ impl Kernel {
             }
             let done = run(&mut world.reservation);
             if done.is_ok() && !matches!(command, Command::Identify | Command::Report) {
-                world.reservation.generation += 1;
+                // As the standard has it: not by taking or releasing the reservation.
+                let counts = !matches!(command, Command::Reserve | Command::Release);
+                world.reservation.generation += u32::from(counts);
                 world.reservation.done.push(command);
             }
             done

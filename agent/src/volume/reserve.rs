@@ -58,7 +58,9 @@ pub(super) enum Standing {
     Preempted,
 }
 
-/// Judges a report. `registered` is the generation of the last report that showed this node under the epoch.
+/// Judges a report. `registered` is the generation of the last report that showed this node under the epoch. Whatever
+/// takes a registration away makes the generation rise (base specification, "Reservation Report", field GEN; seen with
+/// Linux 6.18); a target that restarts begins at 0 again.
 pub(super) fn standing(
     report: &Report,
     host: HostId,
@@ -71,7 +73,7 @@ pub(super) fn standing(
     match registered {
         // Registered still, and the reservation gone: released, with everybody's registration left alone.
         Some(_) if report.key_of(host) == Some(key) => Standing::MayRegister,
-        Some(generation) if report.generation >= generation => Standing::Preempted,
+        Some(generation) if report.generation > generation => Standing::Preempted,
         Some(_) | None => Standing::MayRegister,
     }
 }

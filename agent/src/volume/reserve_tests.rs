@@ -74,7 +74,7 @@ async fn ready_is_said_only_once_the_report_shows_this_node() {
         assert_eq!(world.reservation.registrants, [(host(HOST_ID), 1)]);
         assert_eq!(world.reservation.done, [Command::Register, Command::Reserve]);
     }
-    assert_eq!(agent.entry().await.unwrap().registered, Some(2));
+    assert_eq!(agent.entry().await.unwrap().registered, Some(1));
     assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
     assert_eq!(machine.kernel.world().reservation.done.len(), 2, "a repeated attach changes nothing");
 }
@@ -187,6 +187,18 @@ async fn after_a_restart_of_the_target_the_registration_is_asserted_again_while_
     assert_eq!(machine.keys(), [1]);
     assert!(machine.kernel.world().reservation.held);
     assert_eq!(agent.state().await.phase(), Phase::Ready);
+}
+
+#[tokio::test]
+async fn after_a_restart_of_the_target_it_does_not_matter_who_comes_back_first() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    machine.kernel.world().reservation.forget();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    look_after(&agent, Link::Up).await;
+    assert_eq!(machine.keys(), [7, 1]);
 }
 
 #[tokio::test]
