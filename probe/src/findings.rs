@@ -1,0 +1,166 @@
+//! The answers, and what of them the controller may rely on.
+//!
+//! In come answers, each found or not; out go [`Abilities`]. What always holds: what was not found out is never a yes.
+
+use std::time::Duration;
+
+use cleat_controller::rds::{Abilities, ProbedAcl, ProbedDrain};
+use cleat_core::Reservations;
+
+/// An answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer<T> {
+    /// It was seen.
+    Found(T),
+    /// It could not be found out, because of this.
+    Unknown(String),
+}
+
+impl<T> Answer<T> {
+    /// What was seen.
+    pub fn found(&self) -> Option<&T> {
+        match self {
+            Self::Found(found) => Some(found),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// An answer that needs a further word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remarked<T> {
+    /// The answer.
+    pub is: T,
+    /// Words to go with it, without a full stop; may be empty.
+    pub remark: String,
+}
+
+impl<T> Remarked<T> {
+    /// With words to go with it.
+    pub fn new(is: T, remark: impl Into<String>) -> Self {
+        Self { is, remark: remark.into() }
+    }
+}
+
+/// What becomes of live sessions when the export is taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// All of them end, the last one so long after the request.
+    After(Duration),
+    /// They stay, and writes go on.
+    Stays,
+}
+
+/// What was found out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings {
+    /// What the list of hosts does.
+    pub host_acl: Answer<Remarked<ProbedAcl>>,
+    /// Taking a host off the list ends its live session.
+    pub removal_cuts: Answer<bool>,
+    /// Taking the export off.
+    pub cut: Answer<Cut>,
+    /// The namespace keeps its UUID; the remark is what became of the host that was connected.
+    pub uuid_kept: Answer<Remarked<bool>>,
+    /// Taking the export off waits for writes in flight.
+    pub drains: Answer<Remarked<bool>>,
+    /// What reservations are worth.
+    pub reservations: Answer<Remarked<Reservations>>,
+    /// A disk grows under a connected host.
+    pub grow_online: Answer<Remarked<bool>>,
+    /// A disk takes a password.
+    pub password: Answer<Remarked<bool>>,
+    /// Hosts have to authenticate with it.
+    pub in_band_auth: Answer<Remarked<bool>>,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self {
+            host_acl: not_asked(),
+            removal_cuts: not_asked(),
+            cut: not_asked(),
+            uuid_kept: not_asked(),
+            drains: not_asked(),
+            reservations: not_asked(),
+            grow_online: not_asked(),
+            password: not_asked(),
+            in_band_auth: not_asked(),
+        }
+    }
+}
+
+fn not_asked<T>() -> Answer<T> {
+    Answer::Unknown("it was not asked".to_owned())
+}
+
+impl Findings {
+    /// What the controller may rely on at the device `rds`, probed at `at` (RFC 3339).
+    #[must_use]
+    pub fn abilities(&self, rds: String, at: String, assume_drains: bool) -> Abilities {
+        let yes = |answer: &Answer<Remarked<bool>>| answer.found().is_some_and(|found| found.is);
+        let mut abilities = Abilities::nothing(rds, at);
+        if let Some(acl) = self.host_acl.found() {
+            abilities.host_acl = acl.is;
+        }
+        if let Some(Cut::After(time)) = self.cut.found() {
+            abilities.export_cuts = true;
+            abilities.export_cut_ms = Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        }
+        abilities.export_drains = self.probed_drain(assume_drains);
+        abilities.uuid_kept = yes(&self.uuid_kept);
+        abilities.password = yes(&self.password);
+        abilities.in_band_auth = yes(&self.in_band_auth);
+        if let Some(reservations) = self.reservations.found() {
+            abilities.reservations = reservations.is;
+        }
+        abilities.grow_online = yes(&self.grow_online);
+        abilities
+    }
+
+    /// What is known of the drain, with what may be assumed.
+    #[must_use]
+    pub fn probed_drain(&self, assume_drains: bool) -> ProbedDrain {
+        match (&self.drains, &self.cut) {
+            (Answer::Found(Remarked { is: true, .. }), _) => ProbedDrain::Seen,
+            (Answer::Found(_), _) => ProbedDrain::No,
+            // A namespace that does not even go away waits for nothing.
+            (Answer::Unknown(_), Answer::Found(Cut::After(_))) if assume_drains => ProbedDrain::Assumed,
+            (Answer::Unknown(_), _) => ProbedDrain::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn abilities(findings: &Findings, assume: bool) -> Abilities {
+        findings.abilities("https://rds".into(), "2026-11-21T00:00:00Z".into(), assume)
+    }
+
+    #[test]
+    fn what_is_not_known_is_never_a_yes() {
+        let nothing = Abilities::nothing("https://rds".into(), "2026-11-21T00:00:00Z".into());
+        assert_eq!(abilities(&Findings::default(), false), nothing);
+        assert_eq!(
+            abilities(&Findings::default(), true),
+            nothing,
+            "no assumption without a cut that was seen"
+        );
+    }
+
+    #[test]
+    fn the_drain_is_assumed_only_where_asked_for_where_the_cut_was_seen_and_nothing_speaks_against_it() {
+        let cut = Answer::Found(Cut::After(Duration::from_millis(40)));
+        let mut findings = Findings { cut, ..Findings::default() };
+        assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Unknown);
+        assert_eq!(abilities(&findings, true).export_drains, ProbedDrain::Assumed);
+        findings.drains = Answer::Found(Remarked::new(false, "a write landed later"));
+        assert_eq!(abilities(&findings, true).export_drains, ProbedDrain::No);
+        findings.drains = Answer::Found(Remarked::new(true, ""));
+        assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Seen);
+        findings.cut = Answer::Found(Cut::Stays);
+        assert_eq!(abilities(&findings, false).export_cut_ms, None);
+    }
+}

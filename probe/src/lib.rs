@@ -1,0 +1,34 @@
+//! Finds out what an RDS can do, by trying it on a scratch disk from one node: `cleatctl rds probe`.
+//!
+//! In come the address of an RDS and of its portals; out go an account in plain words and the file that
+//! `cleat-controller --rds-abilities` reads. It is a program of its own because it is the one thing that needs both
+//! the controller's RDS client and the agent's way to the kernel, which never import each other.
+//!
+//! Always holds:
+//! - Nothing is touched but one disk with a fresh name, and connections to it under host identities that were made a
+//!   moment ago: never the node's own, and no other volume's.
+//! - Every question ends within a bounded time. "Could not be found out" is an answer of its own, with its reason, and
+//!   is never taken for a yes.
+//! - Disk, file and connections are taken away at the end, whatever that end is; where that fails, it is said what is
+//!   left and how to remove it.
+//!
+//! | module | owns |
+//! | --- | --- |
+//! | [`cli`] | the command line |
+//! | [`run`] | the order of the questions, the end, what is written |
+//! | [`scratch`] | the disk on the RDS |
+//! | [`node`] | this node's connections to it |
+//! | [`pulse`], [`volley`] | writes that go on, and writes that are on their way |
+//! | `questions` | one file each: what is tried, and what its outcome means |
+//! | [`findings`], [`words`] | the answers, and how they are said |
+
+pub mod cli;
+pub mod findings;
+pub mod node;
+pub mod pulse;
+mod questions;
+pub mod run;
+pub mod scratch;
+pub mod trouble;
+pub mod volley;
+pub mod words;

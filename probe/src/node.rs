@@ -1,0 +1,303 @@
+//! This node's connections to the scratch disk.
+//!
+//! In come host identities that were made a moment ago; out go connections under them, and what the kernel shows. What
+//! always holds: only controllers of the scratch disk's subsystem **and** of an identity made here are ever deleted;
+//! the node's own identity is not even read.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cleat_host::devnode::{self, OpenFor};
+use cleat_host::fabrics::{
+    ConnectFailure, ConnectOptions, ConnectRequest, DhchapSecret, Fabrics, KernelFabrics, LossTimeout, Target,
+};
+use cleat_host::reservations::{BlockReservations, PathReservations};
+use cleat_host::sysfs::{Controller, SubsystemView, Sysfs};
+use cleat_host::work::Workers;
+use cleat_host::{DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn, modules};
+
+use crate::trouble::{Trouble, until};
+
+/// A connect to a target that answers is a matter of milliseconds; the kernel makes one at a time.
+const CONNECT: Duration = Duration::from_secs(30);
+/// From a connection to its block device.
+const DEVICE: Duration = Duration::from_secs(20);
+/// A deletion fails what is in flight, or waits for it.
+const DISCONNECT: Duration = Duration::from_secs(45);
+/// Reading sysfs asks nobody but the kernel.
+const SYSFS: Duration = Duration::from_secs(10);
+const FABRICS_DEVICE: &str = "/dev/nvme-fabrics";
+const DEV: &str = "/dev";
+
+/// A host that did not exist a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its name.
+    pub nqn: HostNqn,
+    /// Its identifier.
+    pub id: HostId,
+}
+
+/// What a target says to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trial {
+    /// It was let in (and has gone again).
+    Admitted,
+    /// It was refused.
+    Refused(ConnectFailure),
+}
+
+/// The scratch disk as a block device here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Its number.
+    pub dev: DevT,
+    /// What identifies the namespace.
+    pub identity: NamespaceIdentity,
+    /// Its number at the target.
+    pub nsid: u32,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// Its logical block size in bytes.
+    pub block_bytes: usize,
+}
+
+/// This node, as far as the scratch disk goes.
+#[derive(Debug)]
+pub struct Node {
+    sysfs: Sysfs,
+    fabrics: KernelFabrics,
+    workers: Workers,
+    reservations: BlockReservations,
+    subsystem: SubsystemNqn,
+    portals: Vec<Portal>,
+    /// Every identity that was ever connected as.
+    identities: Mutex<Vec<Identity>>,
+}
+
+impl Node {
+    /// Opens the kernel's interfaces.
+    ///
+    /// # Errors
+    /// If this kernel has no NVMe/TCP, or the caller is not root.
+    pub async fn open(nqn: &str, portals: Vec<Portal>) -> Result<Self, Trouble> {
+        let unusable = |error: &(dyn std::error::Error + 'static)| {
+            Trouble::unclear(cleat_runtime::exit::Causes(error).to_string())
+        };
+        let sysfs = Sysfs::default();
+        modules::ensure_nvme_tcp(&sysfs, Path::new(FABRICS_DEVICE), Path::new("modprobe"))
+            .await
+            .map_err(|error| unusable(&error))?;
+        let workers = Workers::new();
+        Ok(Self {
+            fabrics: KernelFabrics::new(FABRICS_DEVICE, sysfs.clone()),
+            reservations: BlockReservations::at(DEV, sysfs.clone(), workers.clone()),
+            subsystem: SubsystemNqn::parse(nqn).map_err(|error| unusable(&error))?,
+            sysfs,
+            workers,
+            portals,
+            identities: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// A host that nobody has heard of.
+    pub fn fresh_host(&self) -> Identity {
+        let id = HostId::random();
+        let identity = Identity { nqn: HostNqn::from_host_id(id), id };
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner).push(identity.clone());
+        identity
+    }
+
+    /// Whether this kernel can authenticate in band.
+    pub fn authenticates(&self) -> bool {
+        self.fabrics.authenticates()
+    }
+
+    /// Work on threads of its own.
+    pub fn workers(&self) -> &Workers {
+        &self.workers
+    }
+
+    /// Reservation commands on the block device.
+    pub fn reservations(&self) -> &BlockReservations {
+        &self.reservations
+    }
+
+    fn request(&self, host: &Identity, portal: Portal, secret: Option<&DhchapSecret>) -> ConnectRequest {
+        ConnectRequest {
+            subsystem: self.subsystem.clone(),
+            portal,
+            host_nqn: host.nqn.clone(),
+            host_id: host.id,
+            options: ConnectOptions {
+                nr_io_queues: Some(1),
+                reconnect_delay: Some(Duration::from_secs(1)),
+                // What a killed probe has left goes by itself soon after the disk.
+                ctrl_loss_tmo: Some(LossTimeout::After(Duration::from_secs(60))),
+                keep_alive_tmo: Some(Duration::from_secs(5)),
+                fast_io_fail_tmo: None,
+            },
+            secret: secret.cloned(),
+        }
+    }
+
+    /// Tries whether the target lets a host in at the first portal; it has gone again afterwards.
+    ///
+    /// # Errors
+    /// If the target said neither yes nor no.
+    pub async fn trial(&self, host: &Identity, secret: Option<&DhchapSecret>) -> Result<Trial, Trouble> {
+        let portal = self.portals.first().copied().ok_or_else(|| Trouble::unclear("no portal"))?;
+        let connected = self.fabrics.connect(&self.request(host, portal, secret), CONNECT).await;
+        match connected {
+            Ok(_) => {
+                self.disconnect(host).await?;
+                Ok(Trial::Admitted)
+            }
+            Err(error) => match error.failure() {
+                Some(ConnectFailure::Rejected) => Ok(Trial::Refused(ConnectFailure::Rejected)),
+                Some(failure) if failure.is_authentication() => Ok(Trial::Refused(failure)),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Connects a host at every portal, and waits for the device with a path through each.
+    ///
+    /// # Errors
+    /// If one is not let in, or the device does not come.
+    pub async fn connect(&self, host: &Identity) -> Result<Device, Trouble> {
+        for portal in &self.portals {
+            self.fabrics.connect(&self.request(host, *portal, None), CONNECT).await?;
+        }
+        until("the scratch disk's block device", DEVICE, async || self.device(host).await).await
+    }
+
+    /// The device, once all of the host's controllers are live and have a path to it.
+    async fn device(&self, host: &Identity) -> Result<Option<Device>, Trouble> {
+        let view = self.view().await?;
+        let ours: Vec<&Controller> = controllers_of(&view, host).collect();
+        let [namespace] = &view.namespaces[..] else { return Ok(None) };
+        let reached = ours.iter().all(|controller| {
+            let path = namespace.paths().iter().any(|path| path.controller == controller.name);
+            controller.state.is_live() && (path || namespace.paths().is_empty())
+        });
+        let (Some(nsid), Some(block)) = (namespace.nsid, namespace.logical_block_bytes) else {
+            return Ok(None);
+        };
+        let there = devnode::find(&self.sysfs, Path::new(DEV), namespace.dev).is_ok();
+        if ours.len() < self.portals.len() || !reached || namespace.size_bytes == 0 || !there {
+            return Ok(None);
+        }
+        Ok(Some(Device {
+            dev: namespace.dev,
+            identity: namespace.identity,
+            nsid,
+            size_bytes: namespace.size_bytes,
+            block_bytes: block as usize,
+        }))
+    }
+
+    /// What the kernel shows of the scratch disk.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn view(&self) -> Result<SubsystemView, Trouble> {
+        Ok(self.sysfs.view(&self.subsystem, SYSFS).await?)
+    }
+
+    /// How many controllers of a host are live, and how many there are.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn live(&self, host: &Identity) -> Result<(usize, usize), Trouble> {
+        let view = self.view().await?;
+        let live = controllers_of(&view, host).filter(|controller| controller.state.is_live()).count();
+        Ok((live, controllers_of(&view, host).count()))
+    }
+
+    /// How many connections a host has when all is well.
+    pub fn paths(&self) -> usize {
+        self.portals.len()
+    }
+
+    /// Opens the device for writing past the page cache.
+    ///
+    /// # Errors
+    /// If its node is another device's, or it does not open in time.
+    pub async fn open_device(&self, device: &Device) -> Result<Arc<std::fs::File>, Trouble> {
+        let (sysfs, dev) = (self.sysfs.clone(), device.dev);
+        let key = format!("open {dev}");
+        let opened = self.workers.run(&key, DEVICE, move || {
+            let path: PathBuf = devnode::find(&sysfs, Path::new(DEV), dev)?;
+            devnode::open(&path, dev, OpenFor::DirectWrite)
+        });
+        Ok(Arc::new(opened.await??))
+    }
+
+    /// Reservation commands as one host: the head of a kernel that is two hosts takes either's path.
+    ///
+    /// # Errors
+    /// If that host is not connected.
+    pub async fn path_reservations(
+        &self,
+        host: &Identity,
+        device: &Device,
+    ) -> Result<PathReservations, Trouble> {
+        let view = self.view().await?;
+        let controller = controllers_of(&view, host).find(|controller| controller.state.is_live());
+        let target = controller.and_then(|found| Target::of(found, &self.subsystem, &host.nqn));
+        let target = target.ok_or_else(|| Trouble::unclear("the host has no live connection"))?;
+        Ok(PathReservations::at(DEV, self.sysfs.clone(), self.workers.clone(), target, device.nsid))
+    }
+
+    /// Takes a host's connections away.
+    ///
+    /// # Errors
+    /// If one does not go in time.
+    pub async fn disconnect(&self, host: &Identity) -> Result<(), Trouble> {
+        let view = self.view().await?;
+        let targets: Vec<Target> = controllers_of(&view, host)
+            .filter_map(|controller| Target::of(controller, &self.subsystem, &host.nqn))
+            .collect();
+        let gone = targets.iter().map(|target| self.fabrics.disconnect(target, DISCONNECT));
+        for gone in futures_util::future::join_all(gone).await {
+            gone?;
+        }
+        Ok(())
+    }
+
+    /// Takes every connection away that was made here, and makes sure of it.
+    ///
+    /// # Errors
+    /// If one does not go in time.
+    pub async fn disconnect_all(&self) -> Result<(), Trouble> {
+        let hosts = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        // By what the kernel has, not by what was noted: a late connect is among it.
+        for host in &hosts {
+            self.disconnect(host).await?;
+        }
+        until("the end of the probe's connections", DISCONNECT, async || {
+            let view = self.view().await?;
+            let left = hosts.iter().any(|host| controllers_of(&view, host).next().is_some());
+            Ok((!left).then_some(()))
+        })
+        .await
+    }
+
+    /// The names of controllers that are still there.
+    pub async fn left(&self) -> Vec<String> {
+        let hosts = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Ok(view) = self.view().await else { return vec!["(sysfs cannot be read)".to_owned()] };
+        let left = view.controllers.iter().filter(|found| hosts.iter().any(|host| is_of(found, host)));
+        left.map(|controller| controller.name.to_string()).collect()
+    }
+}
+
+fn is_of(controller: &Controller, host: &Identity) -> bool {
+    controller.host_nqn.as_deref() == Some(host.nqn.as_str())
+}
+
+fn controllers_of<'v>(view: &'v SubsystemView, host: &'v Identity) -> impl Iterator<Item = &'v Controller> {
+    view.controllers.iter().filter(|controller| is_of(controller, host))
+}

@@ -1,0 +1,79 @@
+//! Does taking the export off wait for writes that the RDS has received?
+//!
+//! Seen only where a write takes its time: then it is still on its way when the export goes off. Its host is taken
+//! away before the export is back, so that nothing of it is sent again; another host reads what has landed.
+
+use std::time::{Duration, Instant};
+
+use super::{Bench, fresh_stamp, landed, landed_after};
+use crate::findings::Remarked;
+use crate::node::Identity;
+use crate::trouble::{Trouble, until};
+use crate::volley::{Seen, Verdict, Volley, WRITES};
+
+/// Until the sessions end. An export that waits with its sessions up takes as long as the writes.
+const CUT: Duration = Duration::from_secs(90);
+/// Beyond twice the usual time nothing of a volley is expected any more.
+const SPARE: Duration = Duration::from_secs(3);
+
+pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
+    let (writer, device, file) = bench.opened(&[]).await?;
+    let usual = bench.slow_enough(&device, &file).await?;
+    let volley = Volley::send(&file, device.block_bytes, fresh_stamp())?;
+    drop(file);
+    // Received, and far from landed.
+    tokio::time::sleep(usual / 4).await;
+    if !volley.ended().is_empty() {
+        return Err(Trouble::unclear("a write went through faster than those before"));
+    }
+    let hidden = async {
+        let begun = Instant::now();
+        bench.scratch.hide().await.map(|()| begun.elapsed())
+    };
+    let (hide_took, taken_away) = tokio::join!(hidden, take_away(bench, &writer));
+    let hide_took = hide_took?;
+    taken_away?;
+    let shown = Instant::now();
+    bench.scratch.show().await?;
+    let waited = hide_took + shown.elapsed();
+    let (_, device, file) = bench.opened(&[]).await?;
+    let landed_before = landed(bench, &device, &file, volley.stamp).await?;
+    let first_read = volley.begun.elapsed();
+    let late = 2 * usual + SPARE;
+    let landed_after = landed_after(bench, &device, &file, (volley.stamp, landed_before), late).await?;
+    let seen = Seen { usual, first_read, waited, landed_before, landed_after };
+    tracing::debug!(?seen, "taking the export off under writes in flight");
+    answer(&seen)
+}
+
+/// Waits for the end of the host's sessions, and takes its connections away: what they have not sent is never sent.
+async fn take_away(bench: &Bench, writer: &Identity) -> Result<(), Trouble> {
+    until("the end of the sessions", CUT, async || {
+        let (live, _) = bench.node.live(writer).await?;
+        Ok((live == 0).then_some(()))
+    })
+    .await?;
+    bench.node.disconnect(writer).await
+}
+
+fn answer(seen: &Seen) -> Result<Remarked<bool>, Trouble> {
+    match seen.verdict() {
+        Verdict::Waited => {
+            let remark = format!(
+                "writes that take {} ms were on their way; it took {} ms, and {} of {WRITES} had landed by then and none later",
+                seen.usual.as_millis(),
+                seen.waited.as_millis(),
+                seen.landed_before
+            );
+            Ok(Remarked::new(true, remark))
+        }
+        Verdict::LandedAfter(after) => {
+            let remark = format!(
+                "a write that was on its way landed {} ms after the export was back and another host had read",
+                after.as_millis()
+            );
+            Ok(Remarked::new(false, remark))
+        }
+        Verdict::Unclear(why) => Err(Trouble::unclear(why)),
+    }
+}

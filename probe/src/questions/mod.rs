@@ -1,0 +1,150 @@
+//! The questions: what is tried, and what its outcome means.
+//!
+//! In comes a [`Bench`] with nobody connected and nobody on the disk's list; out goes an answer, or the trouble that
+//! stood in its way. A question leaves connections behind: [`Bench::clear`] takes them away before the next.
+
+pub(crate) mod acl;
+pub(crate) mod auth;
+pub(crate) mod drain;
+pub(crate) mod grow;
+pub(crate) mod reservations;
+pub(crate) mod toggle;
+
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::node::{Device, Identity, Node};
+use crate::pulse::Pulse;
+use crate::scratch::Scratch;
+use crate::trouble::{Trouble, until};
+use crate::volley::Volley;
+
+/// A first write to a disk that was just connected.
+const FIRST_WRITE: Duration = Duration::from_secs(30);
+/// A store that takes longer to write than this is not waited for.
+const SLOWEST: Duration = Duration::from_secs(60);
+/// From so slow on it can be seen whether something waits for a write: looking has its own delays.
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
+
+/// The scratch disk, and this node's way to it.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) node: Node,
+    pub(crate) scratch: Scratch,
+    /// How long a volley's fastest write took when nothing disturbed it.
+    usual: Mutex<Option<Duration>>,
+}
+
+/// A host that is connected and writes.
+pub(crate) struct Writer {
+    pub(crate) host: Identity,
+    pub(crate) device: Device,
+    pub(crate) pulse: Pulse,
+}
+
+impl Bench {
+    pub(crate) fn new(node: Node, scratch: Scratch) -> Self {
+        Self { node, scratch, usual: Mutex::new(None) }
+    }
+
+    /// Nobody connected, nobody on the list, the export on.
+    pub(crate) async fn clear(&self) -> Result<(), Trouble> {
+        self.node.disconnect_all().await?;
+        self.scratch.admit(&[]).await?;
+        self.scratch.show().await?;
+        Ok(())
+    }
+
+    /// A fresh host on the list, connected and writing.
+    pub(crate) async fn writer(&self) -> Result<Writer, Trouble> {
+        let host = self.node.fresh_host();
+        self.scratch.admit(&[&host]).await?;
+        let device = self.node.connect(&host).await?;
+        let pulse = Pulse::start(self.node.open_device(&device).await?, device.block_bytes)?;
+        until("a first write", FIRST_WRITE, async || match pulse.beats() {
+            beats if beats.written > 0 => Ok(Some(())),
+            beats => {
+                beats.failed.map_or(Ok(None), |error| Err(Trouble::unclear(format!("no write: {error}"))))
+            }
+        })
+        .await?;
+        Ok(Writer { host, device, pulse })
+    }
+
+    /// A fresh host on the list beside these others, connected; its device, open.
+    pub(crate) async fn opened(
+        &self,
+        others: &[&Identity],
+    ) -> Result<(Identity, Device, Arc<File>), Trouble> {
+        let host = self.node.fresh_host();
+        let hosts: Vec<&Identity> = others.iter().copied().chain([&host]).collect();
+        self.scratch.admit(&hosts).await?;
+        let device = self.node.connect(&host).await?;
+        let file = self.node.open_device(&device).await?;
+        Ok((host, device, file))
+    }
+
+    /// How long a write takes here when nothing disturbs it: the fastest of a volley. Measured once.
+    pub(crate) async fn usual(&self, device: &Device, file: &Arc<File>) -> Result<Duration, Trouble> {
+        if let Some(usual) = *self.usual.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(usual);
+        }
+        let ended = Volley::send(file, device.block_bytes, fresh_stamp())?.all_ended(SLOWEST).await?;
+        if ended.iter().any(|ended| !ended.well) {
+            return Err(Trouble::unclear("a write failed although nothing was done to the disk"));
+        }
+        let usual = ended.iter().map(|ended| ended.took).min().unwrap_or_default();
+        *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = Some(usual);
+        Ok(usual)
+    }
+
+    /// As [`Bench::usual`], where that is slow enough to see something by.
+    pub(crate) async fn slow_enough(&self, device: &Device, file: &Arc<File>) -> Result<Duration, Trouble> {
+        let usual = self.usual(device, file).await?;
+        if usual >= SLOW {
+            return Ok(usual);
+        }
+        Err(Trouble::unclear(format!(
+            "writes land within {} ms here, too soon to be seen on their way; they would have to take {} s",
+            usual.as_millis().max(1),
+            SLOW.as_secs()
+        )))
+    }
+}
+
+/// A stamp that no volley has had.
+pub(crate) fn fresh_stamp() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().0
+}
+
+/// Reads the places again and again for `time`; when the first took the stamp that had not had it, counted from now.
+pub(crate) async fn landed_after(
+    bench: &Bench,
+    device: &Device,
+    file: &Arc<File>,
+    (stamp, before): (u64, usize),
+    time: Duration,
+) -> Result<Option<Duration>, Trouble> {
+    let begun = Instant::now();
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while begun.elapsed() < time {
+        pace.tick().await;
+        if landed(bench, device, file, stamp).await? > before {
+            return Ok(Some(begun.elapsed()));
+        }
+    }
+    Ok(None)
+}
+
+/// How many places hold the stamp.
+pub(crate) async fn landed(
+    bench: &Bench,
+    device: &Device,
+    file: &Arc<File>,
+    stamp: u64,
+) -> Result<usize, Trouble> {
+    let stamps = crate::volley::read(bench.node.workers(), file, device.block_bytes).await?;
+    Ok(stamps.iter().filter(|found| **found == stamp).count())
+}

@@ -1,0 +1,111 @@
+//! What ends a live session: taking its host off the list, taking the export off; and whether the namespace is the same
+//! one when the export is back.
+//!
+//! Writes are issued all the time. A cut is seen by the kernel: no connection is live any more. That there is none is
+//! seen by writes that began after the RDS had confirmed the step, and went through.
+
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use super::{Bench, Writer};
+use crate::findings::{Cut, Remarked};
+use crate::trouble::{Trouble, until};
+
+/// Twice the keep-alive time, and some: a session that has lost its other end has noticed by then.
+const NOTICED: Duration = Duration::from_secs(12);
+/// Until it is clear what has become of a session.
+const CLEAR: Duration = Duration::from_secs(30);
+/// Until a host is back after its export is.
+const BACK: Duration = Duration::from_secs(40);
+
+/// Takes a writing host off the list; whether that ends its session.
+pub(crate) async fn removal(bench: &Bench) -> Result<bool, Trouble> {
+    let writer = bench.writer().await?;
+    let begun = Instant::now();
+    bench.scratch.admit(&[]).await?;
+    let confirmed = OnceLock::from(Instant::now());
+    Ok(matches!(session(bench, &writer, begun, &confirmed).await?, Cut::After(_)))
+}
+
+/// Takes the export off under a writing host, and puts it on again.
+pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>, Trouble>), Trouble> {
+    let writer = bench.writer().await?;
+    let (begun, confirmed) = (Instant::now(), OnceLock::new());
+    let hide = async {
+        let hidden = bench.scratch.hide().await;
+        confirmed.get_or_init(Instant::now);
+        hidden
+    };
+    let (hidden, cut) = tokio::join!(hide, session(bench, &writer, begun, &confirmed));
+    hidden?;
+    let cut = cut?;
+    let identity = identity(bench, &writer).await;
+    Ok((cut, identity))
+}
+
+/// Waits until it is clear whether the session ends. `confirmed`: when the RDS had shown that the step was taken.
+async fn session(
+    bench: &Bench,
+    writer: &Writer,
+    begun: Instant,
+    confirmed: &OnceLock<Instant>,
+) -> Result<Cut, Trouble> {
+    // The step itself has its own bound: from its confirmation on it has to become clear.
+    let limit = CLEAR + Duration::from_secs(90);
+    until("an end of the session, or a write after it should have ended", limit, async || {
+        let (live, _) = bench.node.live(&writer.host).await?;
+        if live == 0 {
+            return Ok(Some(Cut::After(begun.elapsed())));
+        }
+        let Some(confirmed) = confirmed.get() else { return Ok(None) };
+        let beats = writer.pulse.beats();
+        if live == bench.node.paths() && beats.written_since(*confirmed + NOTICED) {
+            return Ok(Some(Cut::Stays));
+        }
+        if confirmed.elapsed() > CLEAR {
+            let why = beats.failed.unwrap_or_else(|| "writes neither failed nor went through".to_owned());
+            let paths = bench.node.paths();
+            return Err(Trouble::unclear(format!("{live} of {paths} connections stayed live, and {why}")));
+        }
+        Ok(None)
+    })
+    .await
+}
+
+/// Puts the export on again; whether the namespace is the same one, and what has become of the host.
+async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, Trouble> {
+    let shown = Instant::now();
+    bench.scratch.show().await?;
+    let back = until("the connected host", BACK, async || {
+        let (live, all) = bench.node.live(&writer.host).await?;
+        let beats = writer.pulse.beats();
+        if let Some(error) = beats.failed {
+            return Ok(Some(format!("the host that was connected got an error ({error})")));
+        }
+        if all == 0 {
+            return Ok(Some("the host that was connected gave up".to_owned()));
+        }
+        let back = live == bench.node.paths() && beats.written_since(shown);
+        Ok(back.then(|| {
+            format!(
+                "the host that was connected went on by itself without an error, after {} ms at the longest",
+                beats.longest.as_millis()
+            )
+        }))
+    })
+    .await;
+    let back = match back {
+        Ok(words) => words,
+        Err(Trouble::InVain { limit, .. }) => {
+            format!("the host that was connected was not back after {} s", limit.as_secs())
+        }
+        Err(trouble) => return Err(trouble),
+    };
+    bench.node.disconnect(&writer.host).await?;
+    let after = bench.node.connect(&writer.host).await?;
+    let before = &writer.device.identity;
+    if before.uuid.is_none() {
+        return Ok(Remarked::new(false, format!("the namespace has no UUID; {back}")));
+    }
+    Ok(Remarked::new(before.uuid == after.identity.uuid, back))
+}

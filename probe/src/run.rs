@@ -1,0 +1,292 @@
+//! One probe from beginning to end.
+//!
+//! In come settings; out go the account on standard output and the file of abilities. What always holds: once the
+//! scratch disk may exist, it and the probe's connections are taken away, however this ends (an answer, an error, a
+//! panic, a signal, the time limit); the file is written only if every question was asked, whole or not at all.
+
+use std::fs::File;
+use std::future::Future;
+use std::io::Write as _;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use cleat_controller::rds::{Abilities, ProbedAcl, RdsError};
+use cleat_runtime::exit::Causes;
+use futures_util::FutureExt as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::cli::Settings;
+use crate::findings::{Answer, Cut, Findings, Remarked};
+use crate::node::Node;
+use crate::questions::{Bench, acl, auth, drain, grow, reservations, toggle};
+use crate::scratch::Scratch;
+use crate::trouble::Trouble;
+use crate::words;
+
+/// No question takes nearly as long, unless something hangs.
+const QUESTION: Duration = Duration::from_secs(240);
+/// Taking connections away before the next question, with what the kernel may still have to wait for.
+const CLEARING: Duration = Duration::from_secs(120);
+
+/// Why a probe ended without its file, or left something behind.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It could not begin.
+    #[error("cannot probe")]
+    Begin(#[source] Trouble),
+    /// The RDS did not answer, or does not know the user.
+    #[error("cannot probe")]
+    Rds(#[from] RdsError),
+    /// Somebody stopped it.
+    #[error("stopped by {0}; nothing was written")]
+    Stopped(&'static str),
+    /// It took too long.
+    #[error("not over after {}: nothing was written (--limit)", humantime::format_duration(*.0))]
+    Limit(Duration),
+    /// A defect of this program.
+    #[error("a defect of this program ended it; nothing was written")]
+    Panicked,
+    /// The file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something is left; what, and how to remove it, has been said.
+    #[error("not everything could be removed: see above")]
+    Left,
+}
+
+/// Probes, says what came of it, and writes it.
+///
+/// # Errors
+/// [`RunError`].
+pub async fn run(settings: Settings) -> Result<(), RunError> {
+    // Before anything is made: a signal that comes earlier ends the program the usual way.
+    let mut stops =
+        Stops::watch().map_err(|source| RunError::Begin(Trouble::Io { what: "watch", source }))?;
+    let scratch = Scratch::new(settings.rds.clone()).map_err(RunError::Begin)?;
+    let node = Node::open(&scratch.nqn(), settings.portals.clone()).await.map_err(RunError::Begin)?;
+    let device = scratch.resource().await?;
+    say(&format!("Probing {}: {} RouterOS {}", settings.url, device.board, device.version));
+    say(&format!("Scratch disk {}, file {}, NQN {}.", scratch.slot(), scratch.file(), scratch.nqn()));
+    say("If this program is killed, remove it by hand:");
+    by_hand(&scratch).iter().for_each(|line| say(line));
+    let bench = Bench::new(node, scratch);
+    let findings = Mutex::new(Findings::default());
+    let asking = AssertUnwindSafe(ask_all(&bench, &findings)).catch_unwind();
+    let ended = tokio::select! {
+        asked = asking => match asked {
+            Ok(asked) => asked.map_err(RunError::Begin),
+            Err(_) => Err(RunError::Panicked),
+        },
+        name = stops.next() => Err(RunError::Stopped(name)),
+        () = tokio::time::sleep(settings.limit) => Err(RunError::Limit(settings.limit)),
+    };
+    say("Removing the scratch disk and the connections to it.");
+    let clean = clean_up(&bench).await;
+    if ended.is_ok() {
+        let findings = findings.into_inner().unwrap_or_else(PoisonError::into_inner);
+        conclude(&settings, &findings)?;
+    }
+    ended?;
+    if clean { Ok(()) } else { Err(RunError::Left) }
+}
+
+/// All questions, each with nobody connected before it.
+async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Trouble> {
+    bench.scratch.make().await?;
+    let note = |change: &dyn Fn(&mut Findings)| {
+        change(&mut findings.lock().unwrap_or_else(PoisonError::into_inner));
+    };
+    let host_acl = ask(bench, "the host list", acl::ask(bench)).await;
+    if let Answer::Found(Remarked { is, .. }) = &host_acl {
+        bench.scratch.learn(*is);
+    }
+    let enforced = host_acl.found().is_some_and(|acl| acl.is != ProbedAcl::Ignored);
+    note(&|findings| findings.host_acl = host_acl.clone());
+
+    let removal_cuts = if enforced {
+        ask(bench, "taking a host off the list", toggle::removal(bench)).await
+    } else {
+        Answer::Unknown("the list is not enforced".to_owned())
+    };
+    note(&|findings| findings.removal_cuts = removal_cuts.clone());
+
+    let (cut, uuid_kept) = match ask(bench, "taking the export off", toggle::export(bench)).await {
+        Answer::Found((cut, identity)) => (Answer::Found(cut), answered(identity)),
+        Answer::Unknown(why) => (Answer::Unknown(why.clone()), Answer::Unknown(why)),
+    };
+    note(&|findings| {
+        findings.cut = cut.clone();
+        findings.uuid_kept = uuid_kept.clone();
+    });
+
+    let drains = match &cut {
+        Answer::Found(Cut::Stays) => {
+            Answer::Unknown("taking the export off does not end sessions".to_owned())
+        }
+        _ => ask(bench, "writes in flight when the export goes off", drain::ask(bench)).await,
+    };
+    note(&|findings| findings.drains = drains.clone());
+    let worth = ask(bench, "reservations", reservations::ask(bench)).await;
+    note(&|findings| findings.reservations = worth.clone());
+    let grows = ask(bench, "growing a disk that is in use", grow::ask(bench)).await;
+    note(&|findings| findings.grow_online = grows.clone());
+    // The last: a password that cannot be taken away again would keep everybody out.
+    let (password, in_band) = match ask(bench, "password and authentication", auth::ask(bench)).await {
+        Answer::Found(answers) => answers,
+        Answer::Unknown(why) => (Answer::Unknown(why.clone()), Answer::Unknown(why)),
+    };
+    note(&|findings| {
+        findings.password = password.clone();
+        findings.in_band_auth = in_band.clone();
+    });
+    Ok(())
+}
+
+/// One question, from a clear bench, within its time.
+async fn ask<T>(bench: &Bench, about: &str, question: impl Future<Output = Result<T, Trouble>>) -> Answer<T> {
+    say(&format!("Asking about {about} ..."));
+    let cleared = tokio::time::timeout(CLEARING, bench.clear()).await;
+    match cleared {
+        Ok(Ok(())) => {}
+        Ok(Err(trouble)) => {
+            return Answer::Unknown(format!(
+                "the question before could not be cleared away: {}",
+                Causes(&trouble)
+            ));
+        }
+        Err(_) => return Answer::Unknown("the question before could not be cleared away in time".to_owned()),
+    }
+    match tokio::time::timeout(QUESTION, question).await {
+        Ok(outcome) => answered(outcome),
+        Err(_) => Answer::Unknown(format!("it took longer than {} s", QUESTION.as_secs())),
+    }
+}
+
+fn answered<T>(outcome: Result<T, Trouble>) -> Answer<T> {
+    match outcome {
+        Ok(found) => Answer::Found(found),
+        Err(trouble) => Answer::Unknown(Causes(&trouble).to_string()),
+    }
+}
+
+/// Takes everything away; whether nothing is left. What is left is said, and how to remove it.
+async fn clean_up(bench: &Bench) -> bool {
+    let mut clean = true;
+    // First, so that nothing is in flight when the disk goes; again below, whatever becomes of it here.
+    let _ = tokio::time::timeout(CLEARING, bench.node.disconnect_all()).await;
+    if let Err(error) = bench.scratch.remove().await {
+        clean = false;
+        say(&format!("LEFT BEHIND: scratch disk {} ({})", bench.scratch.slot(), Causes(&error)));
+        by_hand(&bench.scratch).iter().for_each(|line| say(line));
+    }
+    // A connect that came late can no longer succeed now, but one that just did is seen.
+    let gone = tokio::time::timeout(CLEARING, bench.node.disconnect_all()).await;
+    if !matches!(gone, Ok(Ok(()))) {
+        clean = false;
+        let left = bench.node.left().await;
+        say(&format!("LEFT BEHIND: connections {} to {}", left.join(", "), bench.scratch.nqn()));
+        say("    They end by themselves within a minute or so of the disk's end, or now, on this node:");
+        say(&format!("    nvme disconnect -n {}", bench.scratch.nqn()));
+    }
+    clean
+}
+
+/// How to remove the scratch disk by hand.
+fn by_hand(scratch: &Scratch) -> Vec<String> {
+    vec![
+        format!("    /disk/set [find slot={}] nvme-tcp-export=no", scratch.slot()),
+        format!("    /disk/remove [find slot={}]", scratch.slot()),
+        format!("    /file/remove [find name=\"{}\"]", scratch.file()),
+    ]
+}
+
+fn conclude(settings: &Settings, findings: &Findings) -> Result<(), RunError> {
+    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let abilities = findings.abilities(settings.url.clone(), now, settings.assume_drains);
+    say("");
+    words::account(findings, settings.assume_drains).iter().for_each(|line| say(line));
+    write_whole(&settings.out, &abilities)
+        .map_err(|source| RunError::Write { path: settings.out.clone(), source })?;
+    say("");
+    say("Settings for cleat-controller:");
+    words::settings(&abilities, &settings.out.display().to_string()).iter().for_each(|line| say(line));
+    Ok(())
+}
+
+/// Writes beside the file, and puts it in its place when it is whole and on the disk.
+fn write_whole(path: &Path, abilities: &Abilities) -> std::io::Result<()> {
+    let mut text = serde_json::to_string_pretty(abilities)?;
+    text.push('\n');
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or_else(|| std::io::Error::other("it has no name"))?;
+    let beside = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
+    let written = (|| {
+        let mut file = File::create(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        std::fs::rename(&beside, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if written.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    written
+}
+
+/// One line for a person. A reader who has gone away stops nothing: the disk is removed all the same.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The signals that ask to stop. From the first on they have no other effect.
+struct Stops {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Stops {
+    fn watch() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "an interrupt",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.hangup.recv() => "the end of its terminal",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_file_is_replaced_whole_and_can_be_read_by_the_controller() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rds.json");
+        std::fs::write(&path, "old").expect("written");
+        let url = "https://rds.example.org";
+        let findings =
+            Findings { cut: Answer::Found(Cut::After(Duration::from_millis(41))), ..Findings::default() };
+        let abilities = findings.abilities(url.to_owned(), "2026-11-21T00:00:00Z".to_owned(), true);
+        write_whole(&path, &abilities).expect("written");
+        assert_eq!(Abilities::read(&path, url).expect("readable"), abilities);
+        assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 1, "nothing beside it");
+        assert!(write_whole(&folder.path().join("none/rds.json"), &abilities).is_err());
+    }
+}

@@ -1,0 +1,216 @@
+//! The scratch disk on the RDS.
+//!
+//! In come wishes about one disk with a fresh name; out go requests to the RDS about that disk. What always holds: its
+//! name is a random one that was not there before, so it can be no volume; its NQN has a prefix that no agent takes
+//! for a volume's; removing it removes its file, and may be repeated.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use cleat_controller::rds::{
+    ByteSize, Config, Freshness, Naming, NewVolume, Priority, ProbedAcl, Rds as _, RdsError, RestRds,
+    SystemResource,
+};
+use cleat_controller::secret::{MasterKey, Secret};
+use cleat_core::{Epoch, VolumeId};
+use uuid::Uuid;
+
+use crate::node::Identity;
+use crate::trouble::Trouble;
+
+/// Room for the volley and the pulse, and small enough to be made in no time.
+const SIZE: ByteSize = ByteSize(64 << 20);
+/// Between two tries to remove the disk, doubled each time.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Tries to remove the disk: with what lies between them, about a minute of an RDS that does not answer.
+const TRIES: u32 = 6;
+const HOSTS: &str = "nvme-tcp-server-allow-host-name";
+const PASSWORD: &str = "nvme-tcp-server-password";
+
+/// The scratch disk.
+#[derive(Debug)]
+pub struct Scratch {
+    rds: RestRds,
+    id: VolumeId,
+    naming: Naming,
+    size: AtomicU64,
+    /// Something may be there: it was asked for.
+    asked_for: AtomicBool,
+    /// How the list of hosts is written.
+    acl: Mutex<Option<ProbedAcl>>,
+    key: MasterKey,
+}
+
+impl Scratch {
+    /// Prepares a disk with a fresh name; nothing is asked of the RDS yet.
+    ///
+    /// # Errors
+    /// [`Trouble::Unclear`] if the URL, the CA file or the password file cannot be used.
+    pub fn new(config: Config) -> Result<Self, Trouble> {
+        let naming = config.naming.clone();
+        let rds = RestRds::new(config)
+            .map_err(|error| Trouble::unclear(cleat_runtime::exit::Causes(&error).to_string()))?;
+        let id = format!("cleat-probe-{}", Uuid::new_v4().simple());
+        let id = VolumeId::new(id).map_err(|error| Trouble::unclear(error.to_string()))?;
+        let mut key = [0; 32];
+        key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
+        key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
+        Ok(Self {
+            rds,
+            id,
+            naming,
+            size: AtomicU64::new(SIZE.0),
+            asked_for: AtomicBool::new(false),
+            acl: Mutex::new(None),
+            key: MasterKey::passing(&key),
+        })
+    }
+
+    /// Its slot.
+    #[must_use]
+    pub fn slot(&self) -> &str {
+        self.id.as_str()
+    }
+
+    /// Its subsystem NQN.
+    #[must_use]
+    pub fn nqn(&self) -> String {
+        self.naming.nqn(&self.id)
+    }
+
+    /// Its backing file, as the RDS names it.
+    #[must_use]
+    pub fn file(&self) -> String {
+        self.naming.file_name(&self.id)
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// What the RDS says of itself.
+    ///
+    /// # Errors
+    /// If it does not answer properly.
+    pub async fn resource(&self) -> Result<SystemResource, RdsError> {
+        self.rds.resource().await
+    }
+
+    /// Makes the disk, exported, with nobody on its list.
+    ///
+    /// # Errors
+    /// If the RDS does not make it; [`Trouble::Unclear`] if there is one of its name.
+    pub async fn make(&self) -> Result<(), Trouble> {
+        let inventory = self.rds.volumes(Priority::List, Freshness::Now).await?;
+        if inventory.find(&self.id)?.is_some() {
+            return Err(Trouble::unclear(format!("the RDS has a disk {} already", self.id)));
+        }
+        self.asked_for.store(true, Ordering::Release);
+        self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE }).await?;
+        Ok(())
+    }
+
+    /// How the list of hosts is written from now on.
+    pub fn learn(&self, acl: ProbedAcl) {
+        *self.acl.lock().unwrap_or_else(PoisonError::into_inner) = Some(acl);
+    }
+
+    /// Puts these hosts on the list in place of whoever is on it. A list that takes one gets the last.
+    ///
+    /// # Errors
+    /// If the RDS does not take it.
+    pub async fn admit(&self, hosts: &[&Identity]) -> Result<(), RdsError> {
+        let acl = *self.acl.lock().unwrap_or_else(PoisonError::into_inner);
+        let names: Vec<&str> = hosts.iter().map(|host| host.nqn.as_str()).collect();
+        match (acl, names.last()) {
+            (_, None) => self.set_list(&self.nobody()).await,
+            (Some(ProbedAcl::List | ProbedAcl::Ignored), _) => self.set_list(&names.join(",")).await,
+            (_, Some(last)) => self.set_list(last).await,
+        }
+    }
+
+    /// Puts exactly this where the list is.
+    ///
+    /// # Errors
+    /// If the RDS does not take it.
+    pub async fn set_list(&self, value: &str) -> Result<(), RdsError> {
+        self.rds.set_properties(&self.id, &[(HOSTS, value)]).await
+    }
+
+    /// A host NQN that no host has.
+    fn nobody(&self) -> String {
+        format!("{}{}", cleat_controller::rds::NOBODY, self.id)
+    }
+
+    /// Takes the export off, and reads that back.
+    ///
+    /// # Errors
+    /// If the RDS does not.
+    pub async fn hide(&self) -> Result<(), RdsError> {
+        self.rds.hide(&self.id, Priority::List).await
+    }
+
+    /// Puts the export on again, and reads that back.
+    ///
+    /// # Errors
+    /// If the RDS does not.
+    pub async fn show(&self) -> Result<(), RdsError> {
+        self.rds.show(&self.id, Priority::List).await
+    }
+
+    /// Asks for a larger disk.
+    ///
+    /// # Errors
+    /// [`RdsError::Refused`] where it does not grow.
+    pub async fn grow_to(&self, bytes: u64) -> Result<(), RdsError> {
+        self.rds.set_properties(&self.id, &[("file-size", &bytes.to_string())]).await?;
+        self.size.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A secret that is kept nowhere; another number is another secret.
+    #[must_use]
+    pub fn secret(&self, number: u64) -> Secret {
+        self.key.secret(&self.id, Epoch { term: 1, seq: number })
+    }
+
+    /// Sets the secret that hosts have to authenticate with, as the controller does, and reads it back.
+    ///
+    /// # Errors
+    /// If the RDS does not take or show it.
+    pub async fn set_secret(&self, secret: &Secret) -> Result<(), RdsError> {
+        self.rds.set_secret(&self.id, secret, Priority::List).await
+    }
+
+    /// Takes the password away.
+    ///
+    /// # Errors
+    /// If the RDS does not.
+    pub async fn clear_password(&self) -> Result<(), RdsError> {
+        self.rds.set_properties(&self.id, &[(PASSWORD, "")]).await
+    }
+
+    /// Removes disk and file, trying again for about a minute. Nothing was asked for: nothing is done.
+    ///
+    /// # Errors
+    /// The last try's.
+    pub async fn remove(&self) -> Result<(), RdsError> {
+        if !self.asked_for.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut pause = AGAIN;
+        for _ in 1..TRIES {
+            match self.rds.delete(&self.id).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "removing again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+        self.rds.delete(&self.id).await
+    }
+}

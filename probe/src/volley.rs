@@ -1,0 +1,181 @@
+//! Writes that are on their way: some at once, each to a place of its own, with a stamp by which it is known again.
+//!
+//! In comes an open device; out go how long each took and how it ended, and what the places hold at a moment. What
+//! always holds: nothing here waits for a write; a place holds a volley's stamp only if its write has landed.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cleat_host::work::Workers;
+
+use crate::pulse::Aligned;
+use crate::trouble::{Trouble, until};
+
+/// Writes at once.
+pub const WRITES: usize = 16;
+/// From one place to the next.
+const STRIDE: u64 = 64 << 10;
+/// Reading sixteen blocks; a target that is at its writes may be slow.
+const READ: Duration = Duration::from_secs(20);
+
+/// How a write ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// How long it took.
+    pub took: Duration,
+    /// It went through.
+    pub well: bool,
+}
+
+/// Writes that were sent.
+#[derive(Debug)]
+pub struct Volley {
+    /// What its writes carry.
+    pub stamp: u64,
+    /// When the first began.
+    pub begun: Instant,
+    ended: Arc<Mutex<Vec<Ended>>>,
+}
+
+impl Volley {
+    /// Sends them.
+    ///
+    /// # Errors
+    /// If there is no thread for one of them.
+    pub fn send(device: &Arc<File>, block_bytes: usize, stamp: u64) -> Result<Self, Trouble> {
+        let ended = Arc::new(Mutex::new(Vec::new()));
+        let begun = Instant::now();
+        for place in 0..WRITES {
+            let (device, ended) = (Arc::clone(device), Arc::clone(&ended));
+            let write = move || {
+                let mut block = Aligned::new(block_bytes);
+                block.get_mut()[..8].copy_from_slice(&stamp.to_le_bytes());
+                let well = device.write_all_at(block.get(), place as u64 * STRIDE).is_ok();
+                let took = begun.elapsed();
+                ended.lock().unwrap_or_else(PoisonError::into_inner).push(Ended { took, well });
+            };
+            std::thread::Builder::new()
+                .name("probe volley".to_owned())
+                .spawn(write)
+                .map_err(|source| Trouble::Io { what: "start to write", source })?;
+        }
+        Ok(Self { stamp, begun, ended })
+    }
+
+    /// Those that have ended.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Ended> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until all have ended.
+    ///
+    /// # Errors
+    /// If they have not in time.
+    pub async fn all_ended(&self, limit: Duration) -> Result<Vec<Ended>, Trouble> {
+        until("the end of the writes", limit, async || {
+            let ended = self.ended();
+            Ok((ended.len() == WRITES).then_some(ended))
+        })
+        .await
+    }
+}
+
+/// The stamps that the places hold now.
+///
+/// # Errors
+/// If one cannot be read.
+pub async fn read(workers: &Workers, device: &Arc<File>, block_bytes: usize) -> Result<Vec<u64>, Trouble> {
+    let device = Arc::clone(device);
+    let read = workers.run("read the scratch disk", READ, move || {
+        let mut block = Aligned::new(block_bytes);
+        let mut stamps = Vec::with_capacity(WRITES);
+        for place in 0..WRITES {
+            device.read_exact_at(block.get_mut(), place as u64 * STRIDE)?;
+            let mut stamp = [0; 8];
+            stamp.copy_from_slice(&block.get()[..8]);
+            stamps.push(u64::from_le_bytes(stamp));
+        }
+        Ok(stamps)
+    });
+    read.await?.map_err(|source| Trouble::Io { what: "read", source })
+}
+
+/// What was seen of a volley around something that may have waited for it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// How long such a write takes when nothing disturbs it.
+    pub usual: Duration,
+    /// When the places were first read afterwards, counted from the volley's beginning.
+    pub first_read: Duration,
+    /// How long what may have waited took.
+    pub waited: Duration,
+    /// Places with the volley's stamp at that first reading.
+    pub landed_before: usize,
+    /// The first place that took the stamp only afterwards, counted from that first reading.
+    pub landed_after: Option<Duration>,
+}
+
+/// What that says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It waited: the writes had landed, at a time at which without waiting they would still have been on their way.
+    Waited,
+    /// A write landed after it had answered.
+    LandedAfter(Duration),
+    /// Neither, because of this.
+    Unclear(&'static str),
+}
+
+impl Seen {
+    /// What it says: pure.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        if let Some(after) = self.landed_after {
+            return Verdict::LandedAfter(after);
+        }
+        if self.landed_before == 0 {
+            return Verdict::Unclear(
+                "none of the writes in flight ever landed, so nothing had to be waited for",
+            );
+        }
+        if self.first_read.saturating_sub(self.waited) >= self.usual {
+            return Verdict::Unclear("looking took so long that the writes may have landed by themselves");
+        }
+        Verdict::Waited
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(first_read_ms: u64, waited_ms: u64, before: usize, after: Option<u64>) -> Verdict {
+        let ms = Duration::from_millis;
+        let landed_after = after.map(ms);
+        let (first_read, waited) = (ms(first_read_ms), ms(waited_ms));
+        Seen { usual: ms(4000), first_read, waited, landed_before: before, landed_after }.verdict()
+    }
+
+    #[test]
+    fn a_barrier_is_believed_only_if_without_it_the_writes_would_still_have_been_on_their_way() {
+        assert_eq!(seen(5000, 3000, WRITES, None), Verdict::Waited);
+        assert_eq!(seen(2000, 50, 0, Some(2100)), Verdict::LandedAfter(Duration::from_millis(2100)));
+        assert_eq!(seen(5000, 3000, 15, Some(1)), Verdict::LandedAfter(Duration::from_millis(1)));
+        assert!(matches!(seen(5000, 50, WRITES, None), Verdict::Unclear(_)));
+        assert!(matches!(seen(5000, 3000, 0, None), Verdict::Unclear(_)));
+    }
+
+    #[tokio::test]
+    async fn places_hold_a_stamp_once_its_write_has_landed() {
+        let file = Arc::new(tempfile::tempfile().expect("a file"));
+        file.set_len(STRIDE * WRITES as u64).expect("room");
+        assert_eq!(read(&Workers::new(), &file, 4096).await.expect("read"), vec![0; WRITES]);
+        let volley = Volley::send(&file, 4096, 7).expect("sent");
+        let ended = volley.all_ended(Duration::from_secs(20)).await.expect("ended");
+        assert!(ended.iter().all(|ended| ended.well));
+        assert_eq!(read(&Workers::new(), &file, 4096).await.expect("read"), vec![7; WRITES]);
+    }
+}
