@@ -5,8 +5,8 @@ use super::Step;
 use crate::volume::{Pending, Told};
 use crate::{
     Absence, Attachment, DrainCause, Drained, Effect, Epoch, FenceStep, Identity, MigrationStep, NodeId,
-    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, SessionId, Source,
-    UnixMillis, Verdict, VolumeId,
+    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, Reservations, SessionId,
+    Source, UnixMillis, Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -243,10 +243,20 @@ impl Step<'_> {
         let boot_id = self.boot_id(node);
         let now = self.now;
         let bound = now.plus(self.core.config.drain_bound_ms);
-        let Some(a) = self.attachment_mut(volume, node) else {
+        let Some(record) = self.core.volumes.get(volume) else {
             return;
         };
-        let drained = drained(a, absence, now, bound, &boot_id);
+        let Some(a) = record.attachment(node) else {
+            return;
+        };
+        // A session may have been cut, or its commands aborted, after the agent had noted that it was live.
+        let aborts = self.core.config.target.reservations != Reservations::None;
+        let shaken = record.hidden || (aborts && record.fence(node).is_some_and(|f| f.touched));
+        let drained = match drained(a, absence, now, bound, &boot_id) {
+            Drained::NeverHandedOut => Drained::NeverHandedOut,
+            _ if shaken => Drained::Bound { until: bound },
+            drained => drained,
+        };
         self.prove(volume, node, Source::AgentAbsent { boot_id }, drained);
     }
 

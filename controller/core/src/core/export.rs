@@ -73,6 +73,9 @@ impl Step<'_> {
 
     fn hide_done(&mut self, volume: &VolumeId, of: &[NodeId], fresh: bool, result: Result<(), RdsError>) {
         let drained = fresh && result.is_ok();
+        if !(drained && self.core.config.target.export_drains) {
+            self.cut_without_drain(volume);
+        }
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.hidden_heard = drained;
         }
@@ -90,6 +93,17 @@ impl Step<'_> {
                     self.rung_failed(volume, node, FenceStep::Hide, words.clone());
                 }
             }
+        }
+    }
+
+    /// The sessions of everybody were cut, and nothing has waited for what they had sent.
+    fn cut_without_drain(&mut self, volume: &VolumeId) {
+        let Some(record) = self.core.volumes.get(volume) else {
+            return;
+        };
+        let used = record.attachments.iter().filter(|a| a.proven).map(|a| a.node.clone());
+        for node in used.collect::<Vec<_>>() {
+            self.may_still_land(volume, &node);
         }
     }
 

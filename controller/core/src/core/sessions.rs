@@ -144,6 +144,7 @@ impl Step<'_> {
         let observed = self.core.nodes.get(node).and_then(|n| n.observed.get(volume)).cloned();
         let phase = observed.as_ref().map_or(ObservedPhase::Absent, |o| o.phase);
         let held = phase != ObservedPhase::Absent;
+        let ended = observed.as_ref().is_some_and(|o| o.ended);
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             let cut_off = self.core.volumes.get(volume).is_some_and(|v| v.knows(node));
             match observed {
@@ -156,9 +157,9 @@ impl Step<'_> {
         };
         // A path that is down may have had a write on it, which the target lands whenever it does; the kernel's own
         // repeat on another path does not call it back.
-        let broken =
-            matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
-                || (!held && !a.phase.is_draining());
+        let broken = matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
+                // Gone with its end recorded is a detach; gone without is the kernel's own doing.
+                || (!held && !(a.phase.is_draining() && ended));
         if a.proven && broken {
             self.may_still_land(volume, node);
         }

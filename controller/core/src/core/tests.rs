@@ -446,6 +446,22 @@ fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
 }
 
 #[test]
+fn a_device_that_the_kernel_gave_up_and_made_again_during_a_detach_is_not_drained_at_once() {
+    let mut b = Bench::new();
+    b.up("a", "boot", vec![]);
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    let told = b.effects.clone();
+    for phase in [ObservedPhase::Absent, ObservedPhase::Ready] {
+        let (session, observed) = (b.session("a"), b.observed(phase));
+        b.event(Event::Delta { node: n("a"), session, observed });
+    }
+    b.effects = told;
+    b.agent(absent("live"));
+    assert!(b.rds_asked().is_none(), "what the first connection carried may still land: {:?}", b.effects);
+}
+
+#[test]
 fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
