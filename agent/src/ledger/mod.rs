@@ -13,6 +13,8 @@
 pub mod files;
 pub mod rules;
 
+use std::path::PathBuf;
+
 use cleat_host::readiness::PathPolicy;
 use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, Portal};
@@ -91,6 +93,9 @@ pub struct Entry {
     /// never was. By it a preemption is told from a target that has forgotten everybody.
     #[serde(default)]
     pub registered: Option<u32>,
+    /// Where the volume was published and has not been unpublished: where to look, not what is there.
+    #[serde(default)]
+    pub published: Vec<PathBuf>,
     /// The generation of the secret that a Rekey brought under the epoch. Never the secret itself.
     #[serde(default)]
     pub secret_generation: Option<Epoch>,

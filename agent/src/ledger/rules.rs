@@ -40,7 +40,7 @@ pub enum AttachRuling {
     /// The same grant is recorded already; go on.
     Recorded,
     /// Write this entry, then go on.
-    Record(Entry),
+    Record(Box<Entry>),
 }
 
 /// Rules on an Attach of `epoch` for `grant`.
@@ -78,10 +78,11 @@ pub fn on_attach(known: Option<&Entry>, epoch: Epoch, grant: &Grant, boot_id: &s
         grant: Some(grant.clone()),
         may_have_written: written,
         deletions,
+        published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: same.and_then(|entry| entry.registered),
         secret_generation: same.and_then(|entry| entry.secret_generation),
     };
-    if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(entry) }
+    if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(Box::new(entry)) }
 }
 
 /// What differs between two grants of one epoch that may not differ.
@@ -156,6 +157,7 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
         grant: known.filter(|entry| entry.epoch == epoch).and_then(|entry| entry.grant.clone()),
         may_have_written: Vec::new(),
         deletions,
+        published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: None,
         secret_generation: None,
     }

@@ -28,7 +28,7 @@ fn grant(portals: &[u8]) -> Grant {
 
 fn recorded(ruling: AttachRuling) -> Entry {
     match ruling {
-        AttachRuling::Record(entry) => entry,
+        AttachRuling::Record(entry) => *entry,
         other => panic!("not recorded: {other:?}"),
     }
 }
@@ -126,7 +126,7 @@ proptest! {
             let before = known.clone();
             match message {
                 Message::Attach(seq) => match on_attach(known.as_ref(), epoch(seq), &grant(&[1]), BOOT) {
-                    AttachRuling::Record(entry) => known = Some(entry),
+                    AttachRuling::Record(entry) => known = Some(*entry),
                     AttachRuling::Recorded => {}
                     AttachRuling::Stale(_) => continue,
                     AttachRuling::Conflict(text) => prop_assert!(false, "{}", text),

@@ -96,6 +96,8 @@ pub(crate) struct World {
     pub(crate) deletions_hang: bool,
     pub(crate) targets: BTreeMap<PathBuf, AtTarget>,
     pub(crate) mounts_busy: bool,
+    /// Disks that are no volume's.
+    pub(crate) disks: BTreeMap<DevT, String>,
     pub(crate) connects: Vec<Portal>,
     pub(crate) deleted: Vec<String>,
     /// The secret that the target asks for, if it asks for one.
@@ -431,6 +433,10 @@ impl Host for Kernel {
             let published = world.targets.iter().filter(|(_, at)| **at == AtTarget::Device(dev));
             Ok(published.map(|(target, _)| target.clone()).collect())
         })
+    }
+
+    fn device_name(&self, dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
+        Box::pin(async move { Ok(self.world().disks.get(&dev).cloned()) })
     }
 
     fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>> {

@@ -120,7 +120,7 @@ impl<H: Host> Volume<H> {
             AttachRuling::Recorded => before.clone(),
             AttachRuling::Record(entry) => {
                 self.keep(&entry).await?;
-                Some(entry)
+                Some(*entry)
             }
         };
         let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch), secret);

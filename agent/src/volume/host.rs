@@ -90,6 +90,12 @@ pub trait Host: Send + Sync + 'static {
     /// What is at a path.
     fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>>;
 
+    /// The name of the block device that has this number now; `None` where none has. A machine whose only disks are
+    /// its volumes' need not say more.
+    fn device_name(&self, _dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Bind-mounts the node of a device at a path, and verifies it there.
     fn publish<'a>(&'a self, node: &'a Path, dev: DevT, target: &'a Path)
     -> Later<'a, Result<(), HostError>>;

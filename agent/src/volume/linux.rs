@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cleat_host::devnode::{self, DevNodeError};
 use cleat_host::fabrics::Fabrics;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
 use cleat_host::openers::{DeviceUser, Openers};
@@ -198,6 +199,24 @@ impl Host for Linux {
             looked
                 .map_err(|error| HostError::new(what(), error))?
                 .map_err(|error| HostError::new(what(), error))
+        })
+    }
+
+    fn device_name(&self, dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
+        let (sysfs, dev_root) = (self.sysfs.clone(), self.dev_root.clone());
+        Box::pin(async move {
+            let what = || format!("cannot look which block device {dev} is");
+            let look = move || match devnode::find(&sysfs, &dev_root, dev) {
+                Ok(path) => Ok(Some(path)),
+                Err(DevNodeError::NoDevice { .. }) => Ok(None),
+                // It exists, whatever is wrong with its node.
+                Err(DevNodeError::Missing { path } | DevNodeError::Wrong { path, .. }) => Ok(Some(path)),
+                Err(error @ DevNodeError::Access { .. }) => Err(error),
+            };
+            let found = work::once("look at device", LOOK, look).await;
+            let found = found.map_err(|error| HostError::new(what(), error))?;
+            let path = found.map_err(|error| HostError::new(what(), error))?;
+            Ok(path.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned())))
         })
     }
 

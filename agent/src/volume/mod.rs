@@ -29,6 +29,7 @@ mod publish;
 mod rekey;
 mod repair;
 mod reserve;
+mod staging;
 pub mod state;
 mod verify;
 pub mod watch;
@@ -191,6 +192,8 @@ struct Memory {
     rekeyed: bool,
     /// What is known of this node's registration.
     registration: reserve::Registration,
+    /// What was seen where it is published.
+    staged: staging::Staged,
 }
 
 /// One volume.
@@ -334,6 +337,7 @@ impl<H: Host> Volume<H> {
         let was_ready = memory.ready_under.is_some() && memory.ready_under == epoch;
         let (activity, failing) = (memory.activity, memory.failing.clone());
         let unregistered = memory.registration.missing.clone();
+        let staging = memory.staged.seen.clone();
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));
@@ -347,6 +351,7 @@ impl<H: Host> Volume<H> {
             was_ready,
             failing: failing.as_ref(),
             unregistered: unregistered.as_deref(),
+            staging: &staging,
             boot_id: self.boot_id(),
         })
     }

@@ -65,7 +65,10 @@ impl<H: Host> Volume<H> {
             return Err(PublishError::Writable);
         }
         match host.at_target(target).await? {
-            AtTarget::Device(found) if found == dev => return Ok(()),
+            AtTarget::Device(found) if found == dev => {
+                self.note_published(target).await;
+                return Ok(());
+            }
             AtTarget::Device(found) | AtTarget::Leftover(found) => {
                 // The node of a device that went, perhaps with its number given to another disk since: never handed
                 // on. An unmount that is not forced fails while somebody has it open.
@@ -84,7 +87,10 @@ impl<H: Host> Volume<H> {
         }
         host.publish(&facts.node, dev, target).await?;
         match host.at_target(target).await? {
-            AtTarget::Device(found) if found == dev => Ok(()),
+            AtTarget::Device(found) if found == dev => {
+                self.note_published(target).await;
+                Ok(())
+            }
             other => Err(PublishError::Occupied { target: target.to_owned(), found: format!("{other:?}") }),
         }
     }
@@ -95,7 +101,10 @@ impl<H: Host> Volume<H> {
         let _pass = self.gate.enter_by("NodeUnpublishVolume", until).await?;
         let (host, target) = (&self.shared.host, request.target.as_path());
         match host.at_target(target).await? {
-            AtTarget::Nothing => return Ok(()),
+            AtTarget::Nothing => {
+                self.note_unpublished(target).await;
+                return Ok(());
+            }
             AtTarget::Placeholder | AtTarget::Device(_) | AtTarget::Leftover(_) => {}
             AtTarget::Other(found) => {
                 return Err(UnpublishError::Occupied { target: target.to_owned(), found });
@@ -103,7 +112,10 @@ impl<H: Host> Volume<H> {
         }
         host.unpublish(target).await?;
         match host.at_target(target).await? {
-            AtTarget::Nothing => Ok(()),
+            AtTarget::Nothing => {
+                self.note_unpublished(target).await;
+                Ok(())
+            }
             other => Err(UnpublishError::Left { target: target.to_owned(), found: format!("{other:?}") }),
         }
     }

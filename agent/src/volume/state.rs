@@ -48,6 +48,8 @@ pub struct Seen<'a> {
     pub failing: Option<&'a Unready>,
     /// Why the reservation does not hold, where it should and was found not to.
     pub unregistered: Option<&'a str>,
+    /// What was seen where the volume is published.
+    pub staging: &'a [wire::Staging],
     /// The boot of this node.
     pub boot_id: &'a str,
 }
@@ -78,7 +80,7 @@ pub fn judge(seen: &Seen<'_>) -> wire::VolumeState {
         absence: (phase == Phase::Absent)
             .then(|| entry.and_then(|entry| entry.absence(seen.boot_id)))
             .flatten(),
-        staging: Vec::new(),
+        staging: seen.staging.to_vec(),
     }
 }
 

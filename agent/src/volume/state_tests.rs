@@ -68,6 +68,7 @@ impl Case {
             was_ready: self.was_ready,
             failing: None,
             unregistered: None,
+            staging: &[],
             boot_id: BOOT,
         })
     }
