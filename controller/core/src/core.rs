@@ -18,6 +18,8 @@ mod answers;
 mod drive;
 mod explain;
 mod export;
+#[cfg(test)]
+mod fence_tests;
 mod fencing;
 mod quarantine;
 mod requests;

@@ -11,7 +11,7 @@
 //!   later effect of that step begins, and if they cannot be made durable the process ends;
 //! - an answer to each RDS effect ([`Event::RdsDone`]), and a [`Event::Tick`] at least every second.
 //!
-//! What always holds (checked over the *world* in `tests/world.rs`, not over this crate's opinion):
+//! What always holds (checked over the *world* in `tests/world/`, not over this crate's opinion):
 //! 1. RWO: never two nodes that can write. RWX block: never three.
 //! 2. A successful Unpublish of a node means that it cannot write and that nothing it wrote is still on its way.
 //! 3. No old epoch, doubled or reordered message changes who can write.

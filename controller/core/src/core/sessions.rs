@@ -157,9 +157,11 @@ impl Step<'_> {
         };
         // A path that is down may have had a write on it, which the target lands whenever it does; the kernel's own
         // repeat on another path does not call it back.
-        let broken = matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
-                // Gone with its end recorded is a detach; gone without is the kernel's own doing.
-                || (!held && !(a.phase.is_draining() && ended));
+        // Gone with its end recorded is a detach; gone without is the kernel's own doing.
+        let taken_down = a.phase.is_draining() && ended;
+        let broken =
+            matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
+                || !(held || taken_down);
         if a.proven && broken {
             self.may_still_land(volume, node);
         }

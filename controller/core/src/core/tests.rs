@@ -3,29 +3,32 @@
 use super::*;
 use crate::*;
 
-struct Bench {
-    core: Core,
-    now: u64,
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) now: u64,
+    config: Config,
+    /// Of every volume that is published.
+    pub(super) min_fence: MinFence,
     requests: u64,
     sessions: u64,
     /// As a store would have it.
-    stored: BTreeMap<VolumeId, VolumeRecord>,
-    effects: Vec<Effect>,
+    pub(super) stored: BTreeMap<VolumeId, VolumeRecord>,
+    pub(super) effects: Vec<Effect>,
 }
 
-fn v() -> VolumeId {
+pub(super) fn v() -> VolumeId {
     VolumeId::new("vol").expect("a volume id")
 }
 
-fn n(name: &str) -> NodeId {
+pub(super) fn n(name: &str) -> NodeId {
     NodeId::new(name).expect("a node id")
 }
 
-fn nqn(name: &str) -> HostNqn {
+pub(super) fn nqn(name: &str) -> HostNqn {
     HostNqn::new(format!("nqn.2014-08.org.nvmexpress:uuid:{name}")).expect("a host NQN")
 }
 
-fn identity(name: &str, boot: &str) -> NodeIdentity {
+pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {
     NodeIdentity {
         host_nqn: nqn(name),
         host_id: format!("id-{name}"),
@@ -45,24 +48,54 @@ fn spec(access: Access) -> VolumeSpec {
     }
 }
 
-fn ready() -> Outcome {
+pub(super) fn ready() -> Outcome {
     Outcome::Ready { identity: Identity { namespace_uuid: "u".into(), nguid: String::new() } }
 }
 
-fn absent(state: &str) -> Outcome {
+pub(super) fn absent(state: &str) -> Outcome {
     let deleted = vec![Deleted { controller: "nvme0".into(), state: state.into() }];
     Outcome::Absent(Absence { deleted })
 }
 
+pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
+    Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
+}
+
 impl Bench {
-    fn new() -> Self {
-        let (core, effects) = Core::rebuild(Config::default(), 7, Vec::new(), UnixMillis(0));
+    pub(super) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let (core, effects) = Core::rebuild(config.clone(), 7, Vec::new(), UnixMillis(0));
         assert!(effects.is_empty());
-        Self { core, now: 0, requests: 0, sessions: 0, stored: BTreeMap::new(), effects: Vec::new() }
+        Self {
+            core,
+            now: 0,
+            config,
+            min_fence: MinFence::default(),
+            requests: 0,
+            sessions: 0,
+            stored: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.event(Event::Tick);
+    }
+
+    pub(super) fn all_rds_asked(&self) -> Vec<RdsRequest> {
+        let asked = |e: &Effect| match e {
+            Effect::Rds { request, .. } => Some(request.clone()),
+            _ => None,
+        };
+        self.effects.iter().filter_map(asked).collect()
     }
 
     /// Takes the event in; `self.effects` are what came of it.
-    fn event(&mut self, event: Event) {
+    pub(super) fn event(&mut self, event: Event) {
         self.now += 1;
         self.effects = self.core.step(UnixMillis(self.now), event);
         for effect in &self.effects {
@@ -76,62 +109,68 @@ impl Bench {
         }
     }
 
-    fn restart(&mut self) {
+    pub(super) fn restart(&mut self) {
         let records = self.stored.values().cloned().collect();
-        let (core, effects) = Core::rebuild(Config::default(), 8, records, UnixMillis(self.now));
+        let (core, effects) =
+            Core::rebuild(self.config.clone(), self.core.term() + 1, records, UnixMillis(self.now));
         (self.core, self.effects) = (core, effects);
     }
 
-    fn session(&self, name: &str) -> SessionId {
+    pub(super) fn session(&self, name: &str) -> SessionId {
         match &self.core.nodes[&n(name)].session {
             Session::Up { id, .. } => id.clone(),
             Session::Silent { .. } => SessionId::new("gone").expect("a session id"),
         }
     }
 
-    fn hello(&mut self, name: &str, identity: NodeIdentity) {
+    pub(super) fn hello(&mut self, name: &str, identity: NodeIdentity) {
         self.sessions += 1;
         let session = SessionId::new(format!("s{}", self.sessions)).expect("a session id");
         self.event(Event::SessionUp { node: n(name), session, identity });
     }
 
-    fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {
+    pub(super) fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {
         self.hello(name, identity(name, boot));
         self.event(Event::Inventory { node: n(name), session: self.session(name), volumes });
     }
 
-    fn silent(&mut self, name: &str) {
+    pub(super) fn silent(&mut self, name: &str) {
         let session = self.session(name);
         self.event(Event::SessionLost { node: n(name), session });
     }
 
-    fn publish(&mut self, name: &str, access: Access) -> RequestId {
+    pub(super) fn publish(&mut self, name: &str, access: Access) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
-        self.event(Event::Publish { request, node: n(name), spec: spec(access), read_only: false });
+        self.event(Event::Publish {
+            request,
+            node: n(name),
+            spec: VolumeSpec { min_fence: self.min_fence, ..spec(access) },
+            read_only: false,
+        });
         request
     }
 
-    fn unpublish(&mut self, name: &str) -> RequestId {
+    pub(super) fn unpublish(&mut self, name: &str) -> RequestId {
         self.requests += 1;
         let request = RequestId(self.requests);
         self.event(Event::Unpublish { request, volume: v(), node: Some(n(name)) });
         request
     }
 
-    fn rds(&mut self, result: Result<(), RdsError>) {
+    pub(super) fn rds(&mut self, result: Result<(), RdsError>) {
         let operation = self.rds_asked().expect("the RDS was asked").0;
         self.event(Event::RdsDone { operation, result });
     }
 
-    fn rds_asked(&self) -> Option<(OperationId, RdsRequest)> {
+    pub(super) fn rds_asked(&self) -> Option<(OperationId, RdsRequest)> {
         self.effects.iter().find_map(|e| match e {
             Effect::Rds { operation, request } => Some((*operation, request.clone())),
             _ => None,
         })
     }
 
-    fn directed(&self) -> Option<(NodeId, OperationId, Directive)> {
+    pub(super) fn directed(&self) -> Option<(NodeId, OperationId, Directive)> {
         self.effects.iter().find_map(|e| match e {
             Effect::Direct { node, operation, directive, .. } => {
                 Some((node.clone(), *operation, directive.clone()))
@@ -141,7 +180,7 @@ impl Bench {
     }
 
     /// The agent answers what it was told in the last step.
-    fn agent(&mut self, outcome: Outcome) {
+    pub(super) fn agent(&mut self, outcome: Outcome) {
         let (node, operation, directive) = self.directed().expect("an agent was told something");
         let epoch = match directive {
             Directive::Attach { grant } => grant.epoch,
@@ -154,31 +193,31 @@ impl Bench {
         self.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
     }
 
-    fn reply(&self, request: RequestId) -> Option<Result<Reply, Refusal>> {
+    pub(super) fn reply(&self, request: RequestId) -> Option<Result<Reply, Refusal>> {
         self.effects.iter().find_map(|e| match e {
             Effect::Reply { request: r, result } if *r == request => Some(result.clone()),
             _ => None,
         })
     }
 
-    fn refusal(&self, request: RequestId) -> Refusal {
+    pub(super) fn refusal(&self, request: RequestId) -> Refusal {
         self.reply(request).expect("an answer").expect_err("a refusal")
     }
 
-    fn attach(&mut self, name: &str, access: Access) {
+    pub(super) fn attach(&mut self, name: &str, access: Access) {
         let request = self.publish(name, access);
         self.rds(Ok(()));
         self.agent(ready());
         assert!(matches!(self.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", self.effects);
     }
 
-    fn phase(&self, name: &str) -> Option<&'static str> {
+    pub(super) fn phase(&self, name: &str) -> Option<&'static str> {
         self.core.volumes.get(&v())?.attachment(&n(name)).map(|a| a.phase.name())
     }
 
-    fn observed(&self, phase: ObservedPhase) -> Observed {
+    pub(super) fn observed(&self, phase: ObservedPhase) -> Observed {
         let epoch = self.core.volumes[&v()].attachments.first().map(|a| a.epoch);
-        Observed { volume: v(), epoch, ended: false, phase, live_paths: 2, unready: String::new() }
+        Observed { epoch, ..observed_of(phase) }
     }
 }
 

@@ -1,0 +1,486 @@
+//! Fencing, one event at a time: which steps in which order, what proves, what is refused in which words.
+
+use super::tests::*;
+use super::*;
+use crate::*;
+
+/// A target that lets only listed hosts connect, and whose export off cuts and drains.
+fn able() -> Target {
+    Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() }
+}
+
+/// Nodes a, bb and ccc are heard; the target can do this.
+fn bench(target: Target) -> Bench {
+    let mut b = Bench::with(Config { target, ..Config::default() });
+    for name in ["a", "bb", "ccc"] {
+        b.up(name, "boot", vec![]);
+    }
+    b
+}
+
+/// What the RDS was asked last.
+fn asked(b: &Bench) -> &'static str {
+    match b.rds_asked() {
+        None => "nothing",
+        Some((_, RdsRequest::Allow { .. })) => "allow",
+        Some((_, RdsRequest::Deny { .. })) => "deny",
+        Some((_, RdsRequest::Hide { .. })) => "hide",
+        Some((_, RdsRequest::Show { .. })) => "show",
+        Some((_, RdsRequest::SetSecret { .. })) => "set secret",
+    }
+}
+
+/// The node falls silent, is unpublished, and the time after which it is fenced passes.
+fn overdue(b: &mut Bench, name: &str) -> RequestId {
+    b.silent(name);
+    let request = b.unpublish(name);
+    assert_eq!(asked(b), "nothing", "it gets its time first");
+    b.pass(Config::default().fence_after_ms);
+    request
+}
+
+fn revoked(b: &Bench) -> bool {
+    matches!(b.directed(), Some((_, _, Directive::Revoke { .. })))
+}
+
+fn fenced(b: &Bench) -> Vec<&'static str> {
+    b.core.volumes[&v()].fenced.iter().map(|f| f.evidence.source.name()).collect()
+}
+
+#[test]
+fn a_silent_node_is_taken_off_the_list_then_cut_and_drained_and_the_export_comes_back() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let request = overdue(&mut b, "a");
+    assert_eq!(asked(&b), "deny");
+    assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before anything is asked");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "hide", "only after the list was read back");
+    assert!(b.core.volumes[&v()].hidden && b.stored[&v()].hidden, "that it may be off outlives a crash");
+    assert!(b.reply(request).is_none());
+    b.rds(Ok(()));
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+    assert_eq!(asked(&b), "show", "the survivor waits for it");
+    let evidence = &b.core.volumes[&v()].past_evidence[0];
+    assert_eq!(evidence.source, Source::TargetCut { acl: true, secret: None });
+    assert_eq!(evidence.drained, Drained::Barrier);
+    b.rds(Ok(()));
+    assert!(!b.core.volumes[&v()].hidden);
+    assert_eq!(b.phase("bb"), Some("Ready"));
+}
+
+#[test]
+fn a_target_that_is_not_known_to_drain_has_the_bound_waited_for_from_the_cut_on() {
+    let mut b = bench(Target { export_drains: false, ..able() });
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "show");
+    assert!(b.reply(request).is_none(), "cut is not drained");
+    b.rds(Ok(()));
+    b.pass(Config::default().drain_bound_ms);
+    assert_eq!(fenced(&b), ["TargetCut"]);
+    assert!(matches!(b.core.volumes[&v()].past_evidence[0].drained, Drained::Bound { .. }));
+}
+
+#[test]
+fn every_step_is_asked_for_again_after_a_restart_and_the_export_comes_back_then_too() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    b.restart();
+    assert_eq!(asked(&b), "deny");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "hide");
+    b.restart();
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "show");
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned();
+    let drained = evidence.expect("a proof").drained;
+    assert!(
+        matches!(drained, Drained::Bound { .. }),
+        "the first Hide may be at it still, so no barrier: {drained:?}"
+    );
+    b.restart();
+    assert_eq!(asked(&b), "show");
+    b.rds(Ok(()));
+    assert!(!b.stored[&v()].hidden);
+}
+
+#[test]
+fn a_node_that_comes_back_in_mid_fence_may_end_it_by_its_own_proof_and_the_export_still_comes_back() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    let hide = b.rds_asked().expect("the export is to go off").0;
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Lost)]);
+    assert!(revoked(&b), "its user gets errors already: {:?}", b.effects);
+    b.agent(absent("live"));
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("its own proof");
+    assert!(matches!(evidence.source, Source::AgentAbsent { .. }));
+    assert_ne!(evidence.verdict(UnixMillis(b.now)), Verdict::Fenced, "it may have been cut in mid-deletion");
+    b.event(Event::RdsDone { operation: hide, result: Ok(()) });
+    assert_eq!(asked(&b), "show");
+}
+
+#[test]
+fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    for step in ["deny", "hide"] {
+        assert_eq!(asked(&b), step);
+        b.rds(Err(RdsError::Unreachable("timed out".into())));
+        assert!(b.reply(request).is_none() && asked(&b) == "nothing", "{:?}", b.effects);
+        b.pass(Config::default().retry_ms);
+        assert_eq!(asked(&b), step);
+        b.rds(Ok(()));
+    }
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a proof");
+    assert!(matches!(evidence.drained, Drained::Bound { .. }), "nobody knows what the first Hide waited for");
+}
+
+#[test]
+fn no_rung_left_is_refused_naming_node_time_rungs_and_what_a_person_can_do() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    let refusal = b.refusal(request);
+    assert!(matches!(refusal, Refusal::CannotFence { .. }), "{refusal}");
+    let words = refusal.to_string();
+    for part in [
+        "the agent of node a, silent since 1970",
+        "reservation (the target has none)",
+        "acl (the target has no list",
+        "secret (the target asks for none)",
+        "export-off (taking the export off is not known to end sessions)",
+        "cleatctl node declare-gone a",
+        "out-of-service",
+        "cleatctl fence vol a",
+    ] {
+        assert!(words.contains(part), "{part:?} is missing: {words}");
+    }
+    assert_eq!(b.phase("a"), Some("Draining"));
+    // Nothing was touched, so a device in use that comes back goes on as it was.
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    b.agent(Outcome::Busy { holders: vec!["pid 312 (qemu)".into()] });
+    assert_eq!(b.phase("a"), Some("Ready"));
+}
+
+#[test]
+fn a_device_in_use_on_a_node_that_is_off_the_list_does_not_go_on_as_if_nothing_had_been() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    b.rds(Err(RdsError::Unreachable("timed out".into())));
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    b.agent(Outcome::Busy { holders: vec!["pid 312 (qemu)".into()] });
+    assert_eq!(b.phase("a"), Some("Draining"));
+}
+
+#[test]
+fn a_publish_elsewhere_that_waits_is_granted_on_the_proof_and_attaches_once_the_export_is_back() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    b.unpublish("a");
+    let elsewhere = b.publish("bb", Access::Rwo);
+    b.pass(Config::default().fence_after_ms);
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    let requests: Vec<_> = b.all_rds_asked();
+    assert!(
+        matches!(
+            requests[..],
+            [RdsRequest::Show { .. }, RdsRequest::Allow { .. }]
+                | [RdsRequest::Allow { .. }, RdsRequest::Show { .. }]
+        ),
+        "{requests:?}"
+    );
+    let (mut show, mut allow) = (None, None);
+    for effect in &b.effects {
+        match effect {
+            Effect::Rds { operation, request: RdsRequest::Show { .. } } => show = Some(*operation),
+            Effect::Rds { operation, request: RdsRequest::Allow { .. } } => allow = Some(*operation),
+            _ => {}
+        }
+    }
+    b.event(Event::RdsDone { operation: allow.expect("asked"), result: Ok(()) });
+    assert!(b.directed().is_none(), "there is nothing to connect to yet");
+    b.event(Event::RdsDone { operation: show.expect("asked"), result: Ok(()) });
+    b.agent(ready());
+    assert!(matches!(b.reply(elsewhere), Some(Ok(Reply::Published(_)))));
+}
+
+#[test]
+fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_alone() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    b.restart();
+    b.pass(24 * 3_600_000);
+    assert_eq!(fenced(&b), ["TargetCut"], "no time lifts it");
+    let held = Observed { epoch: Some(Epoch { term: 7, seq: 1 }), ..observed_of(ObservedPhase::Lost) };
+    b.up("a", "boot", vec![held]);
+    assert!(revoked(&b), "{:?}", b.effects);
+    let told = b.effects.clone();
+    let request = b.publish("a", Access::Rwo);
+    let words = b.refusal(request).to_string();
+    assert!(words.contains("fenced from volume vol") && words.contains("TargetCut"), "{words}");
+    let session = b.session("a");
+    b.event(Event::Delta { node: n("a"), session, observed: observed_of(ObservedPhase::Absent) });
+    assert_eq!(
+        fenced(&b),
+        ["TargetCut"],
+        "gone for now: what it was told before could make it connect again"
+    );
+    b.effects = told;
+    b.agent(absent("connecting"));
+    assert!(fenced(&b).is_empty());
+    b.attach("a", Access::Rwo);
+}
+
+#[test]
+fn export_off_alone_keeps_everybody_out_until_the_node_has_shown_that_it_is_clean() {
+    let mut b = bench(Target { acl: false, ..able() });
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "deny", "and it stays off");
+    b.rds(Ok(()));
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+    let elsewhere = b.publish("bb", Access::Rwo);
+    let refusal = b.refusal(elsewhere);
+    assert!(matches!(&refusal, Refusal::ExportOff { node, .. } if *node == n("a")), "{refusal}");
+    b.restart();
+    assert_eq!(asked(&b), "nothing", "also after a restart");
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
+    b.agent(absent("connecting"));
+    assert_eq!(asked(&b), "show");
+}
+
+#[test]
+fn export_off_is_not_taken_while_another_node_may_use_the_volume() {
+    let mut b = bench(Target { acl: false, ..able() });
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let request = overdue(&mut b, "a");
+    let words = b.refusal(request).to_string();
+    assert!(words.contains("export-off (node bb may be using the volume)"), "{words}");
+    assert_eq!(asked(&b), "nothing");
+}
+
+#[test]
+fn min_fence_leaves_out_what_is_weaker() {
+    let mut b = bench(able());
+    b.min_fence = MinFence::Secret;
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    let words = b.refusal(request).to_string();
+    assert!(words.contains("acl (weaker than the volume's minFence, secret)"), "{words}");
+    b.event(Event::DeclareGone {
+        request: RequestId(90),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "unplugged".into(),
+    });
+    assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
+    assert!(b.core.volumes[&v()].attachments[0].evidence().is_none(), "a word is weaker than that, too");
+}
+
+#[test]
+fn a_persons_word_is_recorded_with_who_and_why_counts_last_and_is_taken_back_when_the_node_is_heard() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    let gone = |request| Event::DeclareGone {
+        request: RequestId(request),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "unplugged".into(),
+    };
+    b.event(gone(90));
+    assert!(matches!(b.refusal(RequestId(90)), Refusal::NotGone { .. }), "it is heard");
+    b.silent("a");
+    b.event(gone(91));
+    assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Declared)));
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a word");
+    let assumption = evidence.assumption().expect("it rests on a word");
+    assert!(assumption.contains("ann") && assumption.contains("unplugged"), "{assumption}");
+    assert_ne!(evidence.verdict(UnixMillis(b.now)), Verdict::Fenced, "what it wrote may still land");
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    assert!(b.core.volumes[&v()].attachments[0].evidence().is_none());
+    assert!(revoked(&b), "{:?}", b.effects);
+    b.silent("a");
+    b.event(gone(92));
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!(fenced(&b), ["NodeGone"]);
+}
+
+#[test]
+fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let fence = |request, name: &str| Event::Fence {
+        request: RequestId(request),
+        volume: v(),
+        node: n(name),
+        by: "ann".into(),
+        reason: "it writes nonsense".into(),
+    };
+    b.event(fence(90, "ccc"));
+    assert!(matches!(b.refusal(RequestId(90)), Refusal::NotAttached { .. }));
+    b.event(fence(91, "a"));
+    assert_eq!(asked(&b), "deny");
+    assert!(b.directed().is_some_and(|(node, _, d)| node == n("a") && matches!(d, Directive::Revoke { .. })));
+    b.rds(Ok(()));
+    assert!(b.reply(RequestId(91)).is_none());
+    b.rds(Ok(()));
+    assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Fenced)));
+}
+
+#[test]
+fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_proves_alone_where_the_abort_waits() {
+    let mut b = bench(Target { reservations: Reservations::AbortWaits, ..able() });
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let request = overdue(&mut b, "a");
+    assert_eq!(asked(&b), "deny", "a target that restarts forgets registrations, not its list");
+    b.rds(Ok(()));
+    let Some((node, _, Directive::Preempt { victims, .. })) = b.directed() else { panic!("{:?}", b.effects) };
+    let epochs: Vec<Epoch> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch).collect();
+    assert_eq!((node, victims), (n("bb"), vec![epochs[0]]));
+    b.agent(Outcome::Preempted { left: vec![epochs[1].reservation_key()] });
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+    let evidence = &b.core.volumes[&v()].past_evidence[0];
+    assert_eq!(
+        (&evidence.source, &evidence.drained),
+        (&Source::Reservation { by: n("bb") }, &Drained::Abort)
+    );
+}
+
+#[test]
+fn a_report_that_still_shows_a_key_proves_nothing_and_the_next_rung_is_taken() {
+    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    let victim = b.core.volumes[&v()].attachments[0].epoch.reservation_key();
+    b.agent(Outcome::Preempted { left: vec![victim] });
+    let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
+    assert_eq!((fence.rung, fence.step), (Rung::Acl, FenceStep::Deny));
+    assert!(fence.tried[0].result.contains(&format!("{victim:#x}")), "{:?}", fence.tried);
+}
+
+#[test]
+fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
+    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    b.publish("a", Access::RwxBlock);
+    assert_eq!(asked(&b), "set secret", "before anybody connects");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "allow");
+    b.rds(Ok(()));
+    b.agent(ready());
+    b.attach("bb", Access::RwxBlock);
+    let first = b.core.volumes[&v()].secret.as_ref().expect("a secret").generation;
+    overdue(&mut b, "a");
+    assert_eq!(asked(&b), "set secret");
+    b.rds(Ok(()));
+    let Some((node, _, Directive::Rekey { generation, .. })) = b.directed() else {
+        panic!("{:?}", b.effects)
+    };
+    assert!(node == n("bb") && generation > first);
+    assert_eq!(asked(&b), "nothing", "the survivor would be lost");
+    b.agent(Outcome::Rekeyed);
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a proof");
+    assert_eq!(evidence.source, Source::TargetCut { acl: false, secret: Some(generation) });
+}
+
+#[test]
+fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
+    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    b.publish("a", Access::RwxBlock);
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    b.agent(ready());
+    b.attach("bb", Access::RwxBlock);
+    b.silent("bb");
+    let request = overdue(&mut b, "a");
+    let words = b.refusal(request).to_string();
+    assert!(words.contains("secret (node bb uses the volume, and cannot be told another secret)"), "{words}");
+}
+
+#[test]
+fn dead_controllers_are_drained_by_the_barrier_when_somebody_waits_and_nobody_else_has_the_volume() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    let request = b.unpublish("a");
+    b.agent(absent("connecting"));
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "deny");
+    assert_eq!(b.all_rds_asked().len(), 2, "and the export comes back: {:?}", b.effects);
+    let deny = b.rds_asked().expect("asked").0;
+    b.event(Event::RdsDone { operation: deny, result: Ok(()) });
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+    assert_eq!(b.core.volumes[&v()].past_evidence[0].drained, Drained::Barrier);
+    assert!(fenced(&b).is_empty(), "its own proof quarantines nobody");
+}
+
+#[test]
+fn with_a_survivor_dead_controllers_wait_for_the_bound() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    b.unpublish("a");
+    b.agent(absent("connecting"));
+    assert_eq!(asked(&b), "nothing");
+}
+
+#[test]
+fn a_host_that_takes_over_the_name_of_one_that_may_still_write_is_refused_until_a_person_decides() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    b.restart();
+    b.hello("a", identity("zzzz", "boot-9"));
+    let Some(Effect::RefuseSession { reason, .. }) = b.effects.first() else { panic!("{:?}", b.effects) };
+    assert!(reason.contains("two hosts claim to be node a") && reason.contains("declare-gone a"), "{reason}");
+    b.event(Event::DeclareGone {
+        request: RequestId(90),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "scrapped".into(),
+    });
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!(fenced(&b), ["NodeGone"]);
+    b.hello("a", identity("zzzz", "boot-9"));
+    assert!(fenced(&b).is_empty(), "the other host inherits nothing");
+}
+
+#[test]
+fn a_volume_that_a_quarantined_node_still_holds_is_no_ghost_and_others_may_have_it() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    for _ in 0..3 {
+        b.rds(Ok(()));
+    }
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
+    assert_eq!(b.phase("a"), None, "it cannot write");
+    b.attach("bb", Access::Rwo);
+}
