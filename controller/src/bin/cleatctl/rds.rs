@@ -30,7 +30,8 @@ pub(crate) enum RdsCommand {
 /// Becomes the other program; returns only if there is none.
 pub(crate) fn hand_over(command: RdsCommand) -> ExitCode {
     let RdsCommand::Probe { words } = command;
-    let beside = std::env::current_exe().ok().map(|own| own.with_file_name(PROBE)).filter(|file| file.is_file());
+    let beside =
+        std::env::current_exe().ok().map(|own| own.with_file_name(PROBE)).filter(|file| file.is_file());
     let program = beside.unwrap_or_else(|| PathBuf::from(PROBE));
     let error = Command::new(&program).args(words).exec();
     output::complain(&format!(
