@@ -269,6 +269,32 @@ fn export_off_alone_keeps_everybody_out_until_the_node_has_shown_that_it_is_clea
 }
 
 #[test]
+fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
+    for deleted in [false, true] {
+        let mut b = bench(Target { acl: false, ..able() });
+        b.attach("a", Access::Rwo);
+        overdue(&mut b, "a");
+        b.rds(Ok(()));
+        b.rds(Ok(()));
+        if deleted {
+            b.event(Event::DeleteBegins { request: RequestId(90), volume: v() });
+            assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::MayDelete)));
+            b.event(Event::DeleteEnded { volume: v(), deleted: true });
+            assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
+        } else {
+            b.event(Event::DeclareGone {
+                request: RequestId(90),
+                node: n("a"),
+                by: "ann".into(),
+                reason: "scrapped".into(),
+            });
+            assert_eq!(asked(&b), "show");
+            assert_eq!(fenced(&b), ["NodeGone"], "and it stays quarantined");
+        }
+    }
+}
+
+#[test]
 fn export_off_is_not_taken_while_another_node_may_use_the_volume() {
     let mut b = bench(Target { acl: false, ..able() });
     b.attach("a", Access::RwxBlock);

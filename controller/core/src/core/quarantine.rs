@@ -21,6 +21,12 @@ impl Step<'_> {
         by: String,
         reason: String,
     ) {
+        // One that is still queued would bring back what this is about to take away.
+        self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
+            volume,
+            node,
+            because: "a fence was asked for",
+        });
         let record = self.core.volumes.get(&volume);
         let attached = record.is_some_and(|r| r.attachment(&node).is_some());
         let fenced = record.is_some_and(|r| r.fenced.iter().any(|f| f.node == node));
@@ -29,11 +35,8 @@ impl Step<'_> {
             self.effects.push(Effect::Reply { request, result });
             return;
         }
-        self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
-            volume,
-            node,
-            because: "a fence was asked for",
-        });
+        let message = format!("{by} wants it fenced: {reason}");
+        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
         self.begin_drain(&volume, &node, DrainCause::Forced { by, reason });
         self.wait(request, volume, Want::Fence { node });
     }
@@ -52,6 +55,8 @@ impl Step<'_> {
                 node,
                 because: "the node was declared gone",
             });
+            let message = format!("{by} has declared the node gone: {reason}");
+            self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
             let cause = DrainCause::Gone { by: by.clone(), reason: reason.clone() };
             self.begin_drain(&volume, &node, cause);
             self.entry_gone(&volume, &node, &by, &reason);

@@ -90,8 +90,12 @@ impl Step<'_> {
         self.core.deleting.remove(&volume);
         let unused = self.core.volumes.get(&volume).is_some_and(|v| v.attachments.is_empty());
         if deleted && unused {
-            self.core.volumes.remove(&volume);
+            let fenced = self.core.volumes.remove(&volume).map(|r| r.fenced).unwrap_or_default();
             self.forgotten.insert(volume.clone());
+            // There is nothing left that they could write to.
+            for entry in fenced {
+                self.refresh_standing(&entry.node);
+            }
         }
         self.touched.insert(volume);
     }
