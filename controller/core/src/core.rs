@@ -9,7 +9,7 @@
 //! - `drive`: the next thing to ask of the RDS or an agent for an attachment
 //! - `answers`: what the RDS and the agents answered
 //! - `sessions`: agents that come, go and say what they hold
-//! - `fencing`: the ladder, for a node whose own proof does not come
+//! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
 //! - `explain`: the words for people
@@ -21,6 +21,7 @@ mod export;
 #[cfg(test)]
 mod fence_tests;
 mod fencing;
+mod ladder;
 mod quarantine;
 mod requests;
 mod sessions;

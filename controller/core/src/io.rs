@@ -1,8 +1,8 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, Evidence, FenceStep, HostNqn, Identity, Migration, MigrationStep, NodeId, NodeIdentity,
-    OperationId, Refusal, RequestId, Rung, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Epoch, Identity, NodeId, NodeIdentity, Notice, OperationId, RdsError, RdsRequest, Refusal, RequestId,
+    SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// An event and the time at which it came.
@@ -231,26 +231,6 @@ pub enum Outcome {
     Rekeyed,
 }
 
-/// What went wrong with the RDS. Five different things, and they stay different.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum RdsError {
-    /// It said that there is no such volume.
-    #[error("not found: {0}")]
-    NotFound(String),
-    /// It refused.
-    #[error("refused: {0}")]
-    Refused(String),
-    /// It has no room.
-    #[error("full: {0}")]
-    Full(String),
-    /// It was not reached, or did not answer in time: what it did is not known.
-    #[error("unreachable: {0}")]
-    Unreachable(String),
-    /// It did not accept our user or password.
-    #[error("unauthorised: {0}")]
-    Unauthorised(String),
-}
-
 /// Something to be done in the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
@@ -296,45 +276,6 @@ pub enum Effect {
     StepDown {
         /// How it is known.
         reason: String,
-    },
-}
-
-/// A change at the RDS of who can connect. All are idempotent.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum RdsRequest {
-    /// The host may connect.
-    Allow {
-        /// To what.
-        volume: VolumeId,
-        /// Who.
-        host_nqn: HostNqn,
-    },
-    /// The host may not connect. This alone does not stop a host that is connected. Success means that the list
-    /// was read back without the host.
-    Deny {
-        /// To what.
-        volume: VolumeId,
-        /// Who.
-        host_nqn: HostNqn,
-    },
-    /// The export off. Success means that it was read back as off; where the target drains, everything that it had
-    /// received has landed.
-    Hide {
-        /// What.
-        volume: VolumeId,
-    },
-    /// The export on, for those on the list. Success means that it was read back as on, and that nothing of a
-    /// [`RdsRequest::Hide`] before it is still under way.
-    Show {
-        /// What.
-        volume: VolumeId,
-    },
-    /// The secret of that generation is asked for at each new connection.
-    SetSecret {
-        /// Of what.
-        volume: VolumeId,
-        /// Which.
-        generation: Epoch,
     },
 }
 
@@ -410,96 +351,4 @@ pub enum Reply {
     Fenced,
     /// The person's word is recorded, and everything that it suffices for rests on it.
     Declared,
-}
-
-/// Something that people want to know.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Notice {
-    /// A node was granted a volume.
-    Granted {
-        /// What.
-        volume: VolumeId,
-        /// Where.
-        node: NodeId,
-        /// Under which epoch.
-        epoch: Epoch,
-    },
-    /// An attachment has come to a phase.
-    Phase {
-        /// What.
-        volume: VolumeId,
-        /// Where.
-        node: NodeId,
-        /// Under which epoch.
-        epoch: Epoch,
-        /// Which.
-        phase: &'static str,
-        /// How long it was in the phase before, in milliseconds.
-        after_ms: u64,
-    },
-    /// What a node's kernel holds has changed: Degraded, Recovered, Lost.
-    Health {
-        /// What.
-        volume: VolumeId,
-        /// Where.
-        node: NodeId,
-        /// Before.
-        from: ObservedPhase,
-        /// Now.
-        to: ObservedPhase,
-        /// Live paths now.
-        live_paths: u32,
-        /// The clause that fails, if one does.
-        unready: String,
-    },
-    /// An attachment is over, on this proof.
-    Detached {
-        /// What.
-        volume: VolumeId,
-        /// The proof.
-        evidence: Box<Evidence>,
-    },
-    /// A step of a migration.
-    Migration {
-        /// What.
-        volume: VolumeId,
-        /// The record so far.
-        migration: Box<Migration>,
-        /// The newest step.
-        step: MigrationStep,
-    },
-    /// Something does not go on.
-    Trouble {
-        /// What.
-        volume: VolumeId,
-        /// Where.
-        node: NodeId,
-        /// What is wrong, in words.
-        message: String,
-    },
-    /// A fence has come to a step; `Refused`: no rung was left.
-    Fence {
-        /// What.
-        volume: VolumeId,
-        /// Who is fenced.
-        node: NodeId,
-        /// Which rung.
-        rung: Rung,
-        /// Which step of it.
-        step: FenceStep,
-    },
-    /// A node that was fenced from a volume has shown that it holds none of it.
-    Readmitted {
-        /// What.
-        volume: VolumeId,
-        /// Who.
-        node: NodeId,
-    },
-    /// A node's kernel holds a volume that it was not granted.
-    GhostFound {
-        /// What.
-        volume: VolumeId,
-        /// Where.
-        node: NodeId,
-    },
 }

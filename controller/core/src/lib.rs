@@ -25,6 +25,8 @@ mod ids;
 mod io;
 mod migration;
 mod node;
+mod notice;
+mod rds;
 mod refusal;
 mod volume;
 
@@ -33,10 +35,11 @@ pub use evidence::{Drained, Evidence, Source, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{Epoch, HostNqn, IdError, NodeId, OperationId, RequestId, SessionId, UnixMillis, VolumeId};
 pub use io::{
-    Absence, Deleted, Directive, Effect, Event, Grant, Notice, Observed, ObservedPhase, Outcome, RdsError,
-    RdsRequest, Reply, Timed,
+    Absence, Deleted, Directive, Effect, Event, Grant, Observed, ObservedPhase, Outcome, Reply, Timed,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
 pub use node::{Node, NodeIdentity, Session, Standing};
+pub use notice::Notice;
+pub use rds::{RdsError, RdsRequest};
 pub use refusal::Refusal;
 pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, Secret, VolumeRecord, VolumeSpec};

@@ -1,4 +1,4 @@
-//! The fencing ladder: when a node that is being detached is fenced, rung by rung and step by step.
+//! A fence, step by step. Which rung of the ladder it takes is `ladder`'s.
 //!
 //! A fence runs beside the agent's own detach, and whichever proves first ends the attachment. Each step is an effect
 //! that is asked for again until it is answered; the next one begins only after that, and is durable before it is
@@ -8,11 +8,11 @@
 
 use super::Step;
 use super::export::unknown;
-use super::requests::Want;
+use super::ladder::{no_helper, survivors};
 use crate::volume::Pending;
 use crate::{
     Attachment, DrainCause, Drained, Effect, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
-    Reservations, Rung, Secret, Source, Verdict, VolumeId, VolumeRecord,
+    Rung, Secret, Source, VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -45,141 +45,8 @@ impl Step<'_> {
         }
     }
 
-    /// Which rung this attachment asks for now.
-    fn wants(&self, volume: &VolumeId, a: &Attachment) -> Option<Rung> {
-        let Phase::Draining { cause, evidence, .. } = &a.phase else {
-            return None;
-        };
-        let waited_for = self.is_waited_for(volume, &a.node);
-        match (evidence, cause) {
-            (Some(e), _) if e.verdict(self.now) == Verdict::Fenced => None,
-            // It holds nothing any more. What it sent can be drained without waiting for the bound, if that costs
-            // nobody anything.
-            (Some(e), _) if !matches!(e.source, Source::AgentAbsent { .. }) => None,
-            (Some(_), _) => {
-                let target = &self.core.config.target;
-                let alone = self.core.volumes.get(volume).is_some_and(|r| {
-                    // An export that may be off already comes back first: only one that was on is seen to drain.
-                    r.others(&a.node).next().is_none() && (!r.hidden || r.hidden_heard)
-                });
-                (waited_for && alone && target.export_cuts && target.export_drains).then_some(Rung::Barrier)
-            }
-            // Never told to attach: that is proof enough, and given at once.
-            (None, _) if !a.directed => None,
-            (None, DrainCause::Forced { .. } | DrainCause::Gone { .. }) => Some(Rung::Reservation),
-            (None, DrainCause::Rollback) if !waited_for => None,
-            (None, DrainCause::Requested | DrainCause::Rollback) => {
-                // After a restart agents need a moment to be heard again.
-                let waited_ms = self.now.since(a.since.max(self.core.began));
-                (waited_ms >= self.core.config.fence_after_ms).then_some(Rung::Reservation)
-            }
-        }
-    }
-
-    /// Whether a request waits for this node to be done with the volume.
-    fn is_waited_for(&self, volume: &VolumeId, about: &NodeId) -> bool {
-        self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
-            Want::Publish { node, .. } => node != about,
-            Want::Fence { node } => node == about,
-            Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
-        })
-    }
-
-    fn begin_fence(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
-        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
-            return false;
-        };
-        let Some(first) = self.wants(volume, a) else {
-            return false;
-        };
-        let now = self.now;
-        if let Some(Attachment { phase: Phase::Draining { fence, .. }, .. }) =
-            self.attachment_mut(volume, node)
-        {
-            *fence = Some(Box::new(Fence::new(first, now)));
-        }
-        self.climb(volume, node, first)
-    }
-
-    /// Takes the first rung from `first` on that there is; notes why those before it are not there.
-    fn climb(&mut self, volume: &VolumeId, node: &NodeId, first: Rung) -> bool {
-        let rungs: Vec<Rung> = match first {
-            Rung::Barrier => vec![Rung::Barrier],
-            first => Rung::LADDER.into_iter().filter(|rung| *rung >= first).collect(),
-        };
-        let mut missing = Vec::new();
-        let found = rungs.into_iter().find(|rung| match self.unavailable(volume, node, *rung) {
-            Some(why) => {
-                missing.push((*rung, why));
-                false
-            }
-            None => true,
-        });
-        let Some(fence) = self.fence_mut(volume, node) else {
-            return false;
-        };
-        for (rung, why) in missing {
-            fence.note(rung, why);
-        }
-        let Some(rung) = found else {
-            self.refuse_fence(volume, node);
-            return true;
-        };
-        fence.rung = rung;
-        fence.preempted_by = None;
-        self.next_step(volume, node, None);
-        true
-    }
-
-    /// Why a rung cannot be taken, in words; `None`: it can.
-    fn unavailable(&self, volume: &VolumeId, node: &NodeId, rung: Rung) -> Option<String> {
-        let target = &self.core.config.target;
-        let record = self.core.volumes.get(volume)?;
-        let min = record.spec.min_fence;
-        if !rung.suffices_for(min) {
-            return Some(format!("weaker than the volume's minFence, {}", min.name()));
-        }
-        let no_list = || (!target.acl).then(|| "the target has no list of hosts that it keeps to".to_owned());
-        let no_cut =
-            || (!target.export_cuts).then(|| "taking the export off is not known to end sessions".to_owned());
-        match rung {
-            Rung::Reservation if target.reservations == Reservations::None => {
-                Some("the target has none".into())
-            }
-            Rung::Reservation => no_list()
-                .or_else(|| (target.reservations == Reservations::Held).then(no_cut).flatten())
-                .or_else(|| self.helper(record, node).is_none().then(no_helper)),
-            Rung::Acl => no_list().or_else(no_cut),
-            Rung::Secret if !target.secret => Some("the target asks for none".into()),
-            Rung::Secret => no_cut().or_else(|| {
-                let heard = |a: &&Attachment| {
-                    self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some())
-                };
-                let lost = survivors(record, node).find(|a| a.secret.is_none() || !heard(a))?;
-                Some(format!("node {} uses the volume, and cannot be told another secret", lost.node))
-            }),
-            Rung::ExportOff => no_cut().or_else(|| {
-                let uses = |a: &&Attachment| a.evidence().is_none() && self.wants(volume, a).is_none();
-                let user = record.others(node).find(uses)?;
-                Some(format!("node {} may be using the volume", user.node))
-            }),
-            Rung::NodeGone => match &record.attachment(node)?.phase {
-                Phase::Draining { cause: DrainCause::Gone { .. }, .. } => None,
-                _ => Some("nobody has declared the node gone".into()),
-            },
-            Rung::Barrier => None,
-        }
-    }
-
-    /// A node that can preempt the registration of another: it has the volume, and its agent is heard.
-    fn helper<'r>(&self, record: &'r VolumeRecord, victim: &'r NodeId) -> Option<&'r Attachment> {
-        let heard =
-            |a: &&Attachment| self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
-        record.others(victim).filter(|a| a.phase == Phase::Ready).find(heard)
-    }
-
     /// Goes on to the step after `done` (`None`: to the first), or gives the proof if that was the last.
-    fn next_step(&mut self, volume: &VolumeId, node: &NodeId, done: Option<FenceStep>) {
+    pub(super) fn next_step(&mut self, volume: &VolumeId, node: &NodeId, done: Option<FenceStep>) {
         let Some(rung) = self.fence_mut(volume, node).map(|f| f.rung) else {
             return;
         };
@@ -387,51 +254,7 @@ impl Step<'_> {
         self.prove(volume, node, source, drained);
     }
 
-    /// A rung did not hold at one of its steps: on to the next one.
-    pub(super) fn rung_failed(&mut self, volume: &VolumeId, node: &NodeId, at: FenceStep, result: String) {
-        let Some(fence) = self.fence_mut(volume, node).filter(|f| f.step == at) else {
-            return;
-        };
-        let rung = fence.rung;
-        fence.note(rung, result.clone());
-        self.trouble(volume, node, format!("fence by {}: {result}", rung.name()));
-        let next = Rung::LADDER.into_iter().find(|next| *next > rung && rung != Rung::Barrier);
-        match next {
-            Some(next) => drop(self.climb(volume, node, next)),
-            None => self.refuse_fence(volume, node),
-        }
-    }
-
-    /// No rung is left. Tried again after a while: what a target or an agent refuses it may do later.
-    fn refuse_fence(&mut self, volume: &VolumeId, node: &NodeId) {
-        let again = self.now.plus(self.core.config.fence_after_ms.max(self.core.config.retry_ms));
-        let Some(fence) = self.fence_mut(volume, node) else {
-            return;
-        };
-        (fence.step, fence.pending, fence.retry_at) = (FenceStep::Refused, None, Some(again));
-        let rung = fence.rung;
-        self.dirty.insert(volume.clone());
-        self.touched.insert(volume.clone());
-        let step = FenceStep::Refused;
-        self.notice(Notice::Fence { volume: volume.clone(), node: node.clone(), rung, step });
-    }
-
     pub(super) fn fence_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Fence> {
         self.core.volumes.get_mut(volume)?.fence_mut(node)
     }
-}
-
-fn no_helper() -> String {
-    "no other node that has the volume is heard to preempt it".into()
-}
-
-/// Nodes that go on using the volume when this one is fenced.
-fn survivors<'r>(record: &'r VolumeRecord, node: &'r NodeId) -> impl Iterator<Item = &'r Attachment> {
-    record.others(node).filter(|a| match &a.phase {
-        Phase::Ready | Phase::Ghost => true,
-        Phase::Connecting => a.proven,
-        // In use, it would go on; fenced itself, it would not.
-        Phase::Draining { cause: DrainCause::Requested, evidence: None, fence: None } => true,
-        Phase::Granting | Phase::Draining { .. } => false,
-    })
 }

@@ -176,12 +176,12 @@ impl Step<'_> {
             Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
             Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
             // It was proven gone, and is there: the proof is worth nothing any more.
-            Phase::Draining { cause, evidence: Some(e), .. }
+            Phase::Draining { cause, evidence: Some(e), fence }
                 if held && phase != ObservedPhase::Detaching && e.source.says_nothing_is_held() =>
             {
-                let cause = cause.clone();
+                let (cause, fence) = (cause.clone(), fence.clone());
                 self.dirty.insert(volume.clone());
-                self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });
+                self.enter(volume, node, Phase::Draining { cause, evidence: None, fence });
             }
             Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost | Phase::Draining { .. } => {}
         }

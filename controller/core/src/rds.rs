@@ -1,0 +1,62 @@
+//! What is asked of the RDS, and what can come of it.
+
+use crate::{Epoch, HostNqn, VolumeId};
+
+/// A change at the RDS of who can connect. All are idempotent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum RdsRequest {
+    /// The host may connect.
+    Allow {
+        /// To what.
+        volume: VolumeId,
+        /// Who.
+        host_nqn: HostNqn,
+    },
+    /// The host may not connect. This alone does not stop a host that is connected. Success means that the list
+    /// was read back without the host.
+    Deny {
+        /// To what.
+        volume: VolumeId,
+        /// Who.
+        host_nqn: HostNqn,
+    },
+    /// The export off. Success means that it was read back as off; where the target drains, everything that it had
+    /// received has landed.
+    Hide {
+        /// What.
+        volume: VolumeId,
+    },
+    /// The export on, for those on the list. Success means that it was read back as on, and that nothing of a
+    /// [`RdsRequest::Hide`] before it is still under way.
+    Show {
+        /// What.
+        volume: VolumeId,
+    },
+    /// The secret of that generation is asked for at each new connection.
+    SetSecret {
+        /// Of what.
+        volume: VolumeId,
+        /// Which.
+        generation: Epoch,
+    },
+}
+
+/// What went wrong with the RDS. Five different things, and they stay different.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum RdsError {
+    /// It said that there is no such volume.
+    #[error("not found: {0}")]
+    NotFound(String),
+    /// It refused.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// It has no room.
+    #[error("full: {0}")]
+    Full(String),
+    /// It was not reached, or did not answer in time: what it did is not known.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// It did not accept our user or password.
+    #[error("unauthorised: {0}")]
+    Unauthorised(String),
+}
