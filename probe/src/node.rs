@@ -142,24 +142,27 @@ impl Node {
         }
     }
 
-    /// Tries whether the target lets a host in at the first portal; it has gone again afterwards.
+    /// Tries whether the target lets a host in at any portal; it has gone again afterwards.
     ///
     /// # Errors
     /// If the target said neither yes nor no.
     pub async fn trial(&self, host: &Identity, secret: Option<&DhchapSecret>) -> Result<Trial, Trouble> {
-        let portal = self.portals.first().copied().ok_or_else(|| Trouble::unclear("no portal"))?;
-        let connected = self.fabrics.connect(&self.request(host, portal, secret), CONNECT).await;
-        match connected {
-            Ok(_) => {
-                self.disconnect(host).await?;
-                Ok(Trial::Admitted)
+        let mut said = None;
+        for portal in &self.portals {
+            match self.fabrics.connect(&self.request(host, *portal, secret), CONNECT).await {
+                Ok(_) => {
+                    self.disconnect(host).await?;
+                    return Ok(Trial::Admitted);
+                }
+                Err(error) => match error.failure() {
+                    Some(failure) if failure == ConnectFailure::Rejected || failure.is_authentication() => {
+                        said = Some(Trial::Refused(failure));
+                    }
+                    _ => return Err(error.into()),
+                },
             }
-            Err(error) => match error.failure() {
-                Some(ConnectFailure::Rejected) => Ok(Trial::Refused(ConnectFailure::Rejected)),
-                Some(failure) if failure.is_authentication() => Ok(Trial::Refused(failure)),
-                _ => Err(error.into()),
-            },
         }
+        said.ok_or_else(|| Trouble::unclear("no portal"))
     }
 
     /// Connects a host at every portal, and waits for the device with a path through each.

@@ -142,7 +142,8 @@ impl Scratch {
     }
 
     /// A host NQN that no host has.
-    fn nobody(&self) -> String {
+    #[must_use]
+    pub fn nobody(&self) -> String {
         format!("{}{}", cleat_controller::rds::NOBODY, self.id)
     }
 

@@ -14,7 +14,7 @@ struct Shown {
     one: (bool, bool),
     /// With a longer NQN that begins with the host's: that host.
     longer: bool,
-    /// With two NQNs and a comma: the first, the second, a stranger.
+    /// With several NQNs and commas: the first, the second, a stranger.
     two: (bool, bool, bool),
     /// With nothing: a stranger.
     none: bool,
@@ -34,7 +34,8 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<ProbedAcl>, Trouble> {
         ));
     }
     let longer = format!("{own}0");
-    let both = format!("{own},{}", b.nqn);
+    // As the controller writes it while a VM migrates: both hosts, and the name that no host has.
+    let both = format!("{own},{},{}", b.nqn, bench.scratch.nobody());
     let shown = Shown {
         one,
         longer: enters(&longer, &a).await?,
@@ -64,10 +65,10 @@ fn verdict(shown: Shown) -> Result<Remarked<ProbedAcl>, &'static str> {
         }
         Shown { two: (false, false, false), .. } => Ok(Remarked::new(ProbedAcl::Single, empty)),
         Shown { two: (first, _, false), .. } => {
-            let which = if first { "first" } else { "last" };
+            let which = if first { "first" } else { "second" };
             Ok(Remarked::new(
                 ProbedAcl::Single,
-                format!("of two hosts with a comma it takes the {which}; {empty}"),
+                format!("of several with commas it takes the {which}; {empty}"),
             ))
         }
     }

@@ -15,6 +15,8 @@ use crate::trouble::{Trouble, until};
 const NOTICED: Duration = Duration::from_secs(12);
 /// Until it is clear what has become of a session.
 const CLEAR: Duration = Duration::from_secs(30);
+/// A host that lost its sessions tries again each second.
+const TRIED_AGAIN: Duration = Duration::from_secs(4);
 /// Until a host is back after its export is.
 const BACK: Duration = Duration::from_secs(40);
 
@@ -40,7 +42,28 @@ pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>,
     hidden?;
     let cut = cut?;
     let identity = identity(bench, &writer).await;
+    if let Cut::After(_) = cut {
+        stays_out(bench).await?;
+    }
     Ok((cut, identity))
+}
+
+/// Takes the export off once more, and looks whether the host stays out: sessions may have ended for another reason, and
+/// a host that is back while the export is off was not cut.
+async fn stays_out(bench: &Bench) -> Result<(), Trouble> {
+    bench.clear().await?;
+    let writer = bench.writer().await?;
+    bench.scratch.hide().await?;
+    let hidden = Instant::now();
+    until("the end of the session, at the second time", CLEAR, async || {
+        Ok((bench.node.live(&writer.host).await?.0 == 0).then_some(()))
+    })
+    .await?;
+    until("a host to stay out", CLEAR, async || match bench.node.live(&writer.host).await? {
+        (0, _) => Ok((hidden.elapsed() > TRIED_AGAIN).then_some(())),
+        _ => Err(Trouble::unclear("its session ended, but a host was back while the export was off")),
+    })
+    .await
 }
 
 /// Waits until it is clear whether the session ends. `confirmed`: when the RDS had shown that the step was taken.
