@@ -6,7 +6,7 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the node's kernel and `CLEAT_TARGET_KERNEL` the target's (the node's without it); what only
-//! newer kernels have is expected only of those. Names given as arguments filter as with `cargo test`.
+//! newer kernels have is expected only of those. `CLEAT_SAID=1` shows what each probe said. Names given as arguments filter as with `cargo test`.
 
 mod answers;
 mod probing;

@@ -3,7 +3,7 @@
 //! In: further options. Out: a [`Probe`] that runs, then a [`Probed`]. What always holds: the command is the one that
 //! docs/operating.md shows, `cleatctl rds probe`.
 
-use std::sync::Arc;
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -125,7 +125,10 @@ impl<'w> Probe<'w> {
         let exit = blocking(move || daemon.wait(END)).await;
         let said = self.said().await?;
         let exit = exit.with_context(|| format!("it said: {said}"))?.to_string();
-        let machine = Arc::clone(&self.world.a().shared_machine());
+        if std::env::var_os("CLEAT_SAID").is_some() {
+            let _ = writeln!(std::io::stderr(), "\n{said}");
+        }
+        let machine = self.world.a().shared_machine();
         let file = blocking(move || machine.sh(&format!("cat {FILE} 2>/dev/null || true"))).await?;
         let file = if file.trim().is_empty() { None } else { Some(serde_json::from_str(&file)?) };
         Ok(Probed { file, said, exit })
