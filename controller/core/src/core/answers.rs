@@ -233,7 +233,9 @@ impl Step<'_> {
         }
         self.trouble(volume, node, words);
         self.begin_drain(volume, node, DrainCause::Rollback);
-        if nothing_left {
+        // The end is not recorded on the node, so what was told to it could still make it connect: that nothing is left
+        // now is a proof only where the target lets nobody in who is off its list. Elsewhere a Detach follows.
+        if nothing_left && self.core.config.target.acl {
             let boot_id = self.boot_id(node);
             self.prove(volume, node, Source::AgentAbsent { boot_id }, Drained::NeverHandedOut);
         }

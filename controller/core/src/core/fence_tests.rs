@@ -236,7 +236,9 @@ fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_a
     let words = b.refusal(request).to_string();
     assert!(words.contains("fenced from volume vol") && words.contains("TargetCut"), "{words}");
     let session = b.session("a");
-    b.event(Event::Delta { node: n("a"), session, observed: observed_of(ObservedPhase::Absent) });
+    let absent_for_now =
+        Observed { epoch: Some(Epoch { term: 7, seq: 1 }), ..observed_of(ObservedPhase::Absent) };
+    b.event(Event::Delta { node: n("a"), session, observed: absent_for_now });
     assert_eq!(
         fenced(&b),
         ["TargetCut"],
@@ -509,4 +511,55 @@ fn a_volume_that_a_quarantined_node_still_holds_is_no_ghost_and_others_may_have_
     b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
     assert_eq!(b.phase("a"), None, "it cannot write");
     b.attach("bb", Access::Rwo);
+}
+
+#[test]
+fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
+    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let request = overdue(&mut b, "a");
+    b.rds(Ok(()));
+    let survivor = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
+    b.agent(Outcome::Preempted { left: vec![survivor] });
+    assert!(b.reply(request).is_none(), "what it aborted may still land");
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+    let evidence = &b.core.volumes[&v()].past_evidence[0];
+    assert_eq!(
+        (&evidence.source, &evidence.drained),
+        (&Source::Reservation { by: n("bb") }, &Drained::Barrier)
+    );
+}
+
+#[test]
+fn a_live_deletion_is_not_drained_where_a_fence_may_have_aborted_or_cut_it() {
+    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    b.pass(Config::default().drain_bound_ms);
+    assert!(b.core.volumes[&v()].fence(&n("a")).is_some_and(|f| f.touched));
+    let session = b.session("a");
+    let a = b.core.volumes[&v()].attachments[0].clone();
+    let operation = *a.pending.agent().expect("it was told to revoke");
+    let outcome = absent("live");
+    b.event(Event::AgentDone { node: n("a"), session, operation, volume: v(), epoch: a.epoch, outcome });
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("its own proof");
+    assert!(matches!(evidence.drained, Drained::Bound { .. }), "{evidence:?}");
+}
+
+#[test]
+fn a_proof_of_absence_is_worth_nothing_once_the_node_holds_the_volume() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    b.agent(absent("connecting"));
+    assert!(b.core.volumes[&v()].attachments[0].evidence().is_some());
+    let (session, observed) = (b.session("a"), b.observed(ObservedPhase::Ready));
+    b.event(Event::Delta { node: n("a"), session, observed });
+    assert!(b.core.volumes[&v()].attachments[0].evidence().is_none());
+    assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
 }

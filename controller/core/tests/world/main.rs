@@ -17,12 +17,12 @@ fn action() -> impl Strategy<Value = Action> {
     let v = || 0..VOLUMES;
     let n = || 0..NODES;
     prop_oneof![
-        8 => (v(), n()).prop_map(|(v, n)| Action::Publish(v, n)),
+        12 => (v(), n()).prop_map(|(v, n)| Action::Publish(v, n)),
         5 => (v(), n()).prop_map(|(v, n)| Action::Unpublish(v, n)),
         1 => v().prop_map(Action::UnpublishAll),
         1 => (v(), n()).prop_map(|(v, n)| Action::Fence(v, n)),
-        1 => n().prop_map(Action::DeclareGone),
-        1 => (n(), any::<bool>()).prop_map(|(n, on)| Action::Power(n, on)),
+        2 => n().prop_map(Action::DeclareGone),
+        2 => (n(), prop::bool::weighted(0.75)).prop_map(|(n, on)| Action::Power(n, on)),
         8 => prop_oneof![
             8 => Just(RdsAnswer::Done),
             1 => Just(RdsAnswer::Refused),
@@ -37,18 +37,20 @@ fn action() -> impl Strategy<Value = Action> {
         1 => n().prop_map(Action::Late),
         2 => n().prop_map(Action::EchoAnswer),
         1 => n().prop_map(Action::AgentRestart),
+        3 => (n(), prop::bool::weighted(0.35)).prop_map(|(n, mute)| Action::Mute(n, mute)),
+        1 => n().prop_map(Action::Partition),
         1 => n().prop_map(Action::Reboot),
         1 => (v(), n()).prop_map(|(v, n)| Action::PathsDie(v, n)),
         2 => (v(), n()).prop_map(|(v, n)| Action::PathsReturn(v, n)),
         1 => (v(), n()).prop_map(|(v, n)| Action::KernelGivesUp(v, n)),
-        1 => (n(), any::<bool>()).prop_map(|(n, cut)| Action::Cut(n, cut)),
-        1 => (v(), n()).prop_map(|(v, n)| Action::Open(v, n)),
+        2 => (n(), prop::bool::weighted(0.35)).prop_map(|(n, cut)| Action::Cut(n, cut)),
+        6 => (v(), n()).prop_map(|(v, n)| Action::Open(v, n)),
         2 => (v(), n()).prop_map(|(v, n)| Action::Close(v, n)),
         1 => (v(), n(), any::<bool>()).prop_map(|(v, n, wedged)| Action::Wedge(v, n, wedged)),
         1 => Just(Action::TargetRestart),
         1 => (0..4u8).prop_map(Action::Crash),
         4 => (1..4_000u32).prop_map(Action::Pass),
-        10 => (1..8u8).prop_map(Action::Flow),
+        16 => (1..8u8).prop_map(Action::Flow),
     ]
 }
 
@@ -66,18 +68,55 @@ fn setup() -> impl Strategy<Value = Setup> {
         1 => Just(MinFence::Reservation),
     ];
     let often = || prop::bool::weighted(0.75);
-    (often(), often(), often(), any::<bool>(), reservations, min_fence).prop_map(
-        |(acl, export_cuts, export_drains, secret, reservations, min_fence)| Setup {
-            nodes: NODES,
-            volumes: VOLUMES,
-            target: Target { acl, export_cuts, export_drains, secret, reservations },
-            min_fence,
+    let any_target = (often(), often(), often(), any::<bool>(), reservations).prop_map(
+        |(acl, export_cuts, export_drains, secret, reservations)| Target {
+            acl,
+            export_cuts,
+            export_drains,
+            secret,
+            reservations,
         },
-    )
+    );
+    // Each rung where it is the first one that there is, as often as all the mixtures.
+    let cuts = Target { export_cuts: true, export_drains: true, ..Target::default() };
+    let acl = Target { acl: true, ..cuts.clone() };
+    let target = prop_oneof![
+        5 => any_target,
+        1 => Just(Target { secret: true, ..cuts.clone() }),
+        1 => Just(Target { reservations: Reservations::Held, ..acl.clone() }),
+        2 => Just(Target { reservations: Reservations::AbortWaits, ..acl.clone() }),
+        1 => Just(acl),
+        1 => Just(cuts),
+    ];
+    (target, min_fence).prop_map(|(target, min_fence)| Setup {
+        nodes: NODES,
+        volumes: VOLUMES,
+        target,
+        min_fence,
+    })
+}
+
+/// How histories begin. Random ones seldom come by themselves to where a fence begins.
+fn beginning() -> impl Strategy<Value = Vec<Action>> {
+    let silence = prop_oneof![Just(Action::Mute(0, true)), Just(Action::Partition(0))];
+    let detached = |volume, before: Vec<Action>| {
+        move |silence| {
+            let after = [silence, Action::Unpublish(volume, 0), Action::Pass(2_000)];
+            before.iter().cloned().chain(after).collect::<Vec<_>>()
+        }
+    };
+    let alone = |volume| vec![Action::Publish(volume, 0), Action::Flow(4)];
+    let migration = [alone(1), vec![Action::Publish(1, 1), Action::Flow(4)]].concat();
+    prop_oneof![
+        3 => Just(Vec::new()),
+        1 => silence.clone().prop_map(detached(0, alone(0))),
+        2 => silence.prop_map(detached(1, migration)),
+    ]
 }
 
 fn history() -> impl Strategy<Value = (Setup, Vec<Action>)> {
-    (setup(), prop::collection::vec(action(), 1..160))
+    let actions = (beginning(), prop::collection::vec(action(), 1..160));
+    (setup(), actions.prop_map(|(first, then)| [first, then].concat()))
 }
 
 /// How many histories: enough to find each of the mistakes that were tried by hand; more with `CLEAT_HISTORIES`.
@@ -125,7 +164,7 @@ proptest! {
 fn histories_reach_every_kind_of_answer() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let mut seen: BTreeMap<&'static str, u32> = BTreeMap::new();
-    for _ in 0..400 {
+    for _ in 0..600 {
         let (setup, actions) = history().new_tree(&mut runner).expect("a history").current();
         let world = live_through(setup, actions).expect("nothing that must not be seen");
         for (kind, count) in world.seen.0 {
@@ -154,6 +193,8 @@ fn histories_reach_every_kind_of_answer() {
         "barrier",
         "AgentAbsent",
         "TargetCut",
+        "ExportOff",
+        "Reservation",
         "NodeGone",
         "readmitted",
         "acl",
@@ -162,4 +203,5 @@ fn histories_reach_every_kind_of_answer() {
     ] {
         assert!(seen.get(kind).is_some_and(|n| *n >= 5), "{kind} was hardly ever seen: {seen:?}");
     }
+    assert!(seen.contains_key("abort"), "no abort that waits was ever seen to prove: {seen:?}");
 }

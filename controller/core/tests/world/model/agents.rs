@@ -90,7 +90,7 @@ impl World {
     pub(super) fn connect(&mut self, n: &NodeId) {
         self.drop_session(n);
         let host = self.hosts.get_mut(n).expect("a known host");
-        if host.off {
+        if host.off || host.mute {
             return;
         }
         self.sessions += 1;
@@ -199,9 +199,9 @@ impl World {
         let hit: Vec<NodeId> =
             export.registered.iter().filter(|(_, key)| keys.contains(key)).map(|(n, _)| n.clone()).collect();
         for victim in &hit {
-            export_of(self, volume).registered.remove(victim);
             // What it had sent before that.
             self.breaks(volume, victim);
+            export_of(self, volume).registered.remove(victim);
         }
         let export = &self.exports[volume];
         if target.reservations == Reservations::AbortWaits && export.drains(now) {
@@ -212,7 +212,7 @@ impl World {
 
     /// A connection with a user breaks: what was on its way may land for as long as the backing store may hold it.
     pub(super) fn breaks(&mut self, v: &VolumeId, n: &NodeId) {
-        if self.handed_out.contains(&(v.clone(), n.clone())) {
+        if self.handed_out.contains(&(v.clone(), n.clone())) && self.exports[v].takes_writes_of(n) {
             let until = self.now + self.config.drain_bound_ms;
             export_of(self, v).in_flight.insert(n.clone(), until);
         }

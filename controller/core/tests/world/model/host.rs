@@ -36,6 +36,7 @@ pub(crate) struct Host {
     pub(crate) boot: u32,
     pub(crate) off: bool,
     pub(crate) cut: bool,
+    pub(crate) mute: bool,
     pub(crate) kernel: BTreeMap<VolumeId, Connection>,
     pub(crate) ledger: BTreeMap<VolumeId, Ledger>,
     pub(crate) stream: Option<Stream>,

@@ -205,6 +205,19 @@ impl World {
             Action::ToController(n) => self.controller_hears(&node(n)),
             Action::Connect(n) | Action::AgentRestart(n) => self.connect(&node(n)),
             Action::Drop(n) => self.drop_session(&node(n)),
+            Action::Mute(n, mute) => {
+                if mute {
+                    self.drop_session(&node(n));
+                }
+                self.host(&node(n)).mute = mute;
+            }
+            Action::Partition(n) => {
+                self.happen(Action::Mute(n, true));
+                self.host(&node(n)).cut = true;
+                for volume in self.exports.keys().cloned().collect::<Vec<_>>() {
+                    self.path_dies(&volume, &node(n), false);
+                }
+            }
             Action::Crash(after) => self.crash_after = Some(after.into()),
             Action::Pass(ms) => {
                 self.now += u64::from(ms);
@@ -216,8 +229,9 @@ impl World {
             Action::Flow(rounds) => (0..rounds).for_each(|_| self.flow()),
             Action::TargetRestart => {
                 for volume in self.exports.keys().cloned().collect::<Vec<_>>() {
-                    let ended = agents::export_of(self, &volume).restarts();
+                    let ended = std::mem::take(&mut agents::export_of(self, &volume).sessions);
                     self.sessions_end(&volume, ended);
+                    agents::export_of(self, &volume).restarts();
                 }
             }
             other => self.happen_to_node(other),
@@ -296,6 +310,7 @@ impl World {
         for n in 0..self.setup.nodes {
             self.act(Action::Power(n, true))?;
             self.act(Action::Cut(n, false))?;
+            self.act(Action::Mute(n, false))?;
             self.connect(&node(n));
         }
         for _ in 0..200 {

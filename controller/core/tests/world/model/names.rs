@@ -40,6 +40,10 @@ pub(crate) enum Action {
     /// An answer that the controller has had already comes once more, on the newest session.
     EchoAnswer(u8),
     AgentRestart(u8),
+    /// The agent does not reach the controller, or does again.
+    Mute(u8, bool),
+    /// The node reaches neither the controller nor the target.
+    Partition(u8),
     Reboot(u8),
     PathsDie(u8, u8),
     /// The network is back: what the kernel holds connects again where the target lets it, and its queue is sent.

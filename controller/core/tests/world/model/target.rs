@@ -81,10 +81,9 @@ impl Export {
         BTreeSet::new()
     }
 
-    /// The namespace is made anew.
-    pub(crate) fn restarts(&mut self) -> BTreeSet<NodeId> {
+    /// The namespace is made anew, after all sessions have ended.
+    pub(crate) fn restarts(&mut self) {
         self.registered.clear();
         self.reserved = false;
-        std::mem::take(&mut self.sessions)
     }
 }
