@@ -126,7 +126,7 @@ pub fn settings(abilities: &Abilities, file: &str) -> Vec<String> {
     }
     if !abilities.uuid_kept {
         advise(
-            "The namespace's identity is not known to survive a cut: volumes that survive one may need to be attached anew",
+            "The namespace's identity does not survive a cut, or is not known to: a volume may have to be attached anew after one",
         );
     }
     lines

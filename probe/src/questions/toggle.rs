@@ -17,6 +17,8 @@ const NOTICED: Duration = Duration::from_secs(12);
 const CLEAR: Duration = Duration::from_secs(30);
 /// A host that lost its sessions tries again each second.
 const TRIED_AGAIN: Duration = Duration::from_secs(4);
+/// A host that is back looks at the namespace again, and drops one that is another: writes are counted after that.
+const SETTLED: Duration = Duration::from_secs(4);
 /// Until a host is back after its export is.
 const BACK: Duration = Duration::from_secs(40);
 
@@ -108,7 +110,7 @@ async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, Trou
         if all == 0 {
             return Ok(Some("the host that was connected gave up".to_owned()));
         }
-        let back = live == bench.node.paths() && beats.written_since(shown);
+        let back = live == bench.node.paths() && beats.written_since(shown + SETTLED);
         Ok(back.then(|| {
             format!(
                 "the host that was connected went on by itself without an error, after {} ms at the longest",
