@@ -5,7 +5,7 @@
 //! can be answered now is answered (`requests`). So a request is never answered by the part that happens to bring
 //! its last condition about, but by one rule that reads the state.
 //!
-//! - `requests`: Publish, Unpublish, Delete; admission; who waits for what
+//! - `requests`: Publish, Unpublish, Delete; who waits for what; `admission`: who may have a volume
 //! - `drive`: the next thing to ask of the RDS or an agent for an attachment
 //! - `answers`: what the RDS and the agents answered
 //! - `sessions`: agents that come, go and say what they hold
@@ -14,6 +14,7 @@
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
 //! - `explain`: the words for people
 
+mod admission;
 mod answers;
 mod drive;
 mod explain;

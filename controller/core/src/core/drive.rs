@@ -2,7 +2,7 @@
 //! idempotent: what is asked for already and not answered is not asked again, unless the agent has a new session.
 
 use super::Step;
-use super::requests::grant_of;
+use super::admission::grant_of;
 use crate::volume::{Pending, Told};
 use crate::{
     Attachment, Directive, DrainCause, Drained, Effect, Evidence, FenceStep, MigrationStep, NodeId, Notice,

@@ -5,11 +5,12 @@
 //! same way.
 
 use super::Step;
+use super::admission::{Admission, admission, difference, grant_of};
 use crate::volume::Pending;
 use crate::{
-    Access, Attachment, DrainCause, Effect, FenceStep, Grant, Migration, MigrationResult, MigrationStep,
-    Node, NodeId, Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret,
-    Session, Standing, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node, NodeId,
+    Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret, Session, Standing,
+    UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -40,14 +41,6 @@ enum Answer {
     Reply(Result<Reply, Refusal>),
     Grant,
     Wait,
-}
-
-/// What admission says to a node that wants a volume.
-enum Admission {
-    Admit,
-    /// Somebody is being detached; it is worth waiting for.
-    WaitForDetach,
-    Refuse(Refusal),
 }
 
 impl Step<'_> {
@@ -378,55 +371,5 @@ impl Step<'_> {
             migration: Box::new(migration),
             step: MigrationStep::Granted,
         });
-    }
-}
-
-/// Whether one more node may have the volume, given those who have it or may have it.
-fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &VolumeSpec) -> Admission {
-    if let Some(entry) = record.and_then(|r| r.fenced.iter().find(|f| f.blocks())) {
-        let (volume, node) = (spec.id.clone(), entry.node.clone());
-        return Admission::Refuse(Refusal::ExportOff { volume, node, since: entry.since });
-    }
-    let others: Vec<&Attachment> =
-        record.map(|r| r.attachments.iter().filter(|a| a.node != *node).collect()).unwrap_or_default();
-    // What the holders were granted under counts as long as there are any.
-    let access = match record {
-        Some(record) if !others.is_empty() && record.spec.access == Access::Rwo => Access::Rwo,
-        _ => spec.access,
-    };
-    if others.len() < access.limit() {
-        return Admission::Admit;
-    }
-    if others.iter().filter(|a| !a.phase.is_draining()).count() < access.limit() {
-        return Admission::WaitForDetach;
-    }
-    let nodes: Vec<NodeId> = others.iter().map(|a| a.node.clone()).collect();
-    Admission::Refuse(match (access, nodes.first()) {
-        (Access::Rwo, Some(node)) => {
-            Refusal::AttachedElsewhere { volume: spec.id.clone(), node: node.clone() }
-        }
-        _ => Refusal::MigrationLimit { volume: spec.id.clone(), nodes },
-    })
-}
-
-/// Which argument of a repeated Publish is not that of the attachment, in words.
-fn difference(record: &VolumeRecord, a: &Attachment, spec: &VolumeSpec, read_only: bool) -> Option<String> {
-    if a.read_only != read_only {
-        return Some(format!("readonly is {}, asked for {read_only}", a.read_only));
-    }
-    if record.spec.access != spec.access {
-        return Some(format!("access is {}, asked for {}", record.spec.access.name(), spec.access.name()));
-    }
-    None
-}
-
-pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment, reserve: bool) -> Grant {
-    Grant {
-        epoch: a.epoch,
-        spec: record.spec.clone(),
-        read_only: a.read_only,
-        identity: record.identity.clone(),
-        secret: a.secret,
-        reserve,
     }
 }
