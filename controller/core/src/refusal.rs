@@ -170,6 +170,14 @@ pub enum Refusal {
         /// The node.
         node: NodeId,
     },
+    /// Nothing is known of the node.
+    #[error(
+        "node {node} has no volume, and no agent of that name was heard since the controller began: is the name right?"
+    )]
+    UnknownNode {
+        /// The node.
+        node: NodeId,
+    },
     /// A node that is heard is not gone.
     #[error(
         "node {node} is not gone: its agent has been connected since {}. Detach or fence its volumes instead",

@@ -96,6 +96,7 @@ pub fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::StillAttached { .. }
         | Refusal::NotAttached { .. }
         | Refusal::NotGone { .. }
+        | Refusal::UnknownNode { .. }
         | Refusal::ExportOff { .. }
         | Refusal::Quarantined { .. } => Code::FailedPrecondition,
         Refusal::Incompatible { .. } => Code::AlreadyExists,

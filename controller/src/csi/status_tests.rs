@@ -105,6 +105,11 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             &["not attached to node a"],
         ),
         (
+            Refusal::UnknownNode { node: node("a") },
+            Code::FailedPrecondition,
+            &["node a has no volume", "is the name right?"],
+        ),
+        (
             Refusal::NotGone { node: node("a"), since: UnixMillis(951_782_400_000) },
             Code::FailedPrecondition,
             &["node a is not gone", "2000-02-29"],
@@ -198,8 +203,9 @@ fn no_refusal_is_left_out() {
         Refusal::ExportOff { .. } => 13,
         Refusal::NotAttached { .. } => 14,
         Refusal::NotGone { .. } => 15,
+        Refusal::UnknownNode { .. } => 16,
     };
     let seen: std::collections::BTreeSet<i32> =
         every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
-    assert_eq!(seen, (0..16).collect());
+    assert_eq!(seen, (0..17).collect());
 }

@@ -337,6 +337,9 @@ fn a_persons_word_is_recorded_with_who_and_why_counts_last_and_is_taken_back_whe
     };
     b.event(gone(90));
     assert!(matches!(b.refusal(RequestId(90)), Refusal::NotGone { .. }), "it is heard");
+    let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
+    b.event(Event::DeclareGone { request: RequestId(95), node: n("aa"), by, reason });
+    assert!(matches!(b.refusal(RequestId(95)), Refusal::UnknownNode { .. }), "nobody knows it");
     b.silent("a");
     b.event(gone(91));
     assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Declared)));

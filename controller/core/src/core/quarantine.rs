@@ -49,12 +49,21 @@ impl Step<'_> {
             self.effects.push(Effect::Reply { request, result });
             return;
         }
-        for volume in self.volumes_about(&node) {
+        let volumes = self.volumes_about(&node);
+        if volumes.is_empty() && !self.core.nodes.contains_key(&node) {
+            // Most likely a name that was not typed right: a yes would be taken for one about another node.
+            self.effects.push(Effect::Reply { request, result: Err(Refusal::UnknownNode { node }) });
+            return;
+        }
+        for volume in volumes {
             self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
                 volume,
                 node,
                 because: "the node was declared gone",
             });
+            if !self.core.volumes.get(&volume).is_some_and(|v| v.knows(&node)) {
+                continue;
+            }
             let message = format!("{by} has declared the node gone: {reason}");
             self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
             let cause = DrainCause::Gone { by: by.clone(), reason: reason.clone() };

@@ -294,6 +294,9 @@ impl World {
         let host = self.host(n);
         host.boot += 1;
         host.stuck.clear();
+        // What was said to the machine before died with its sockets.
+        host.heard.clear();
+        host.late.clear();
         let held = std::mem::take(&mut host.kernel);
         for ledger in host.ledger.values_mut() {
             ledger.deleted.clear();

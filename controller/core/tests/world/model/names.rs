@@ -129,6 +129,7 @@ pub(crate) fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Err(Refusal::ExportOff { .. }) => "export off",
         Err(Refusal::NotAttached { .. }) => "not attached",
         Err(Refusal::NotGone { .. }) => "not gone",
+        Err(Refusal::UnknownNode { .. }) => "unknown node",
         Err(_) => "other",
     }
 }
