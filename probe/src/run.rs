@@ -134,10 +134,11 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
         _ => ask(bench, "writes in flight when the export goes off", drain::ask(bench)).await,
     };
     note(&|findings| findings.drains = drains.clone());
-    let worth = ask(bench, "reservations", reservations::ask(bench)).await;
-    note(&|findings| findings.reservations = worth.clone());
     let grows = ask(bench, "growing a disk that is in use", grow::ask(bench)).await;
     note(&|findings| findings.grow_online = grows.clone());
+    // After everything that writes: the disk stays reserved, and other hosts' writes are refused.
+    let worth = ask(bench, "reservations", reservations::ask(bench)).await;
+    note(&|findings| findings.reservations = worth.clone());
     // The last: a password that cannot be taken away again would keep everybody out.
     let (password, in_band) = match ask(bench, "password and authentication", auth::ask(bench)).await {
         Answer::Found(answers) => answers,
