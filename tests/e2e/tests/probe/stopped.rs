@@ -26,7 +26,7 @@ pub(crate) async fn an_rds_that_goes_away_is_told_with_what_is_left(
     world: &World,
     _: Kernels,
 ) -> anyhow::Result<()> {
-    let probe = Probe::start(world, &[], &["--rds-timeout", "2s"]).await?;
+    let probe = Probe::start(world, &[], &[]).await?;
     let scratch = probe.scratch().await?;
     world.rds.kill().await?;
     probe.signal(SIGINT).await?;
