@@ -136,11 +136,14 @@ impl World {
         let outcome = match &directive {
             Directive::Attach { grant } => {
                 let admitted = self.exports[&volume].admits(&self.setup.target, n, grant.secret);
-                let outcome = self.host(n).attach(grant, admitted);
+                let mut outcome = self.host(n).attach(grant, admitted);
                 if matches!(outcome, Outcome::Ready { .. }) {
-                    let export = self.exports.get_mut(&volume).expect("a volume");
-                    export.sessions.insert(n.clone());
-                    export.register(&self.setup.target, n, epoch.reservation_key());
+                    export_of(self, &volume).sessions.insert(n.clone());
+                    if !self.registers(n, &volume) {
+                        outcome = failed("preempted", false);
+                    }
+                }
+                if matches!(outcome, Outcome::Ready { .. }) {
                     self.proven.insert((volume.clone(), n.clone(), epoch));
                 }
                 outcome
@@ -182,6 +185,28 @@ impl World {
         outcome
     }
 
+    /// The agent registers under the epoch of its grant: once, and again only at a target that has forgotten
+    /// everybody. Says whether it is registered, or need not be.
+    fn registers(&mut self, n: &NodeId, volume: &VolumeId) -> bool {
+        if self.setup.target.reservations == Reservations::None {
+            return true;
+        }
+        let export = self.exports.get_mut(volume).expect("a volume");
+        let host = self.hosts.get_mut(n).expect("a known host");
+        let Some(ledger) = host.ledger.get_mut(volume).filter(|l| !l.ended) else {
+            return false;
+        };
+        let (Some(epoch), generation) = (ledger.epoch, export.generation) else {
+            return false;
+        };
+        if ledger.registered != Some(generation) {
+            ledger.registered = Some(generation);
+            export.registered.insert(n.clone(), epoch.reservation_key());
+            export.reserved = true;
+        }
+        export.registered.contains_key(n)
+    }
+
     /// Preempt-and-abort, and the report after it. Where the abort waits, so does the answer.
     fn preempts(&mut self, n: &NodeId, volume: &VolumeId, epoch: Epoch, victims: &[Epoch]) -> Outcome {
         let now = self.now;
@@ -189,22 +214,22 @@ impl World {
         if ledger.epoch != Some(epoch) || ledger.ended {
             return Outcome::Stale { highest: ledger.epoch.unwrap_or(epoch), ended: ledger.ended };
         }
-        let target = self.setup.target.clone();
-        let export = self.exports.get_mut(volume).expect("a volume");
-        if !export.sessions.contains(n) {
-            return failed("not connected", false);
+        if !self.exports[volume].sessions.contains(n) || !self.registers(n, volume) {
+            return failed("not connected, or preempted", false);
         }
-        export.register(&target, n, epoch.reservation_key());
+        let export = &self.exports[volume];
         let keys: Vec<u64> = victims.iter().map(|v| v.reservation_key()).collect();
         let hit: Vec<NodeId> =
             export.registered.iter().filter(|(_, key)| keys.contains(key)).map(|(n, _)| n.clone()).collect();
         for victim in &hit {
             // What it had sent before that.
-            self.breaks(volume, victim);
+            if self.exports[volume].sessions.contains(victim) {
+                self.breaks(volume, victim);
+            }
             export_of(self, volume).registered.remove(victim);
         }
         let export = &self.exports[volume];
-        if target.reservations == Reservations::AbortWaits && export.drains(now) {
+        if self.setup.target.reservations == Reservations::AbortWaits && export.drains(now) {
             return Outcome::Pending { message: "the abort waits".into() };
         }
         Outcome::Preempted { left: export.registered.values().copied().collect() }
@@ -260,14 +285,8 @@ impl World {
         if self.hosts[n].cut || !self.exports[v].admits(&self.setup.target, n, secret) {
             return;
         }
-        let ledger = self.hosts[n].ledger.get(v).cloned().unwrap_or_default();
-        let target = self.setup.target.clone();
-        let export = export_of(self, v);
-        export.sessions.insert(n.clone());
-        if let Some(epoch) = ledger.epoch.filter(|_| !ledger.ended) {
-            // The agent registers again, under the same key: a target that restarted has forgotten it.
-            export.register(&target, n, epoch.reservation_key());
-        }
+        export_of(self, v).sessions.insert(n.clone());
+        self.registers(n, v);
         if let Some(c) = self.host(n).kernel.get_mut(v) {
             c.live = true;
         }

@@ -12,6 +12,9 @@ pub(crate) struct Ledger {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) ended: bool,
     pub(crate) deleted: Vec<Deleted>,
+    /// The target's generation at which this node registered under the epoch. One that is gone within the same
+    /// generation was preempted, and is not asserted again.
+    pub(crate) registered: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -76,7 +79,7 @@ impl Host {
                 return Outcome::Stale { highest, ended: ledger.ended };
             }
             Some(highest) if epoch == highest => {}
-            _ => *ledger = Ledger { epoch: Some(epoch), ended: false, deleted: Vec::new() },
+            _ => *ledger = Ledger { epoch: Some(epoch), ..Ledger::default() },
         }
         match self.kernel.get_mut(volume) {
             Some(c) if c.live => {}

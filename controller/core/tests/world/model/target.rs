@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cleat_core::{Epoch, HostNqn, NodeId, RdsRequest, Reservations, Target};
+use cleat_core::{Epoch, HostNqn, NodeId, RdsRequest, Target};
 
 use super::names::nqn;
 
@@ -19,6 +19,8 @@ pub(crate) struct Export {
     /// Keys of hosts; once there is one, only registrants write.
     pub(crate) registered: BTreeMap<NodeId, u64>,
     pub(crate) reserved: bool,
+    /// Changes when the target forgets everybody.
+    pub(crate) generation: u32,
 }
 
 impl Default for Export {
@@ -31,6 +33,7 @@ impl Default for Export {
             in_flight: BTreeMap::new(),
             registered: BTreeMap::new(),
             reserved: false,
+            generation: 0,
         }
     }
 }
@@ -57,13 +60,6 @@ impl Export {
         self.in_flight.values().any(|until| *until > now)
     }
 
-    pub(crate) fn register(&mut self, target: &Target, node: &NodeId, key: u64) {
-        if target.reservations != Reservations::None {
-            self.registered.insert(node.clone(), key);
-            self.reserved = true;
-        }
-    }
-
     /// Does what the RDS was asked; gives the sessions that end by it.
     pub(crate) fn does(&mut self, target: &Target, request: &RdsRequest) -> BTreeSet<NodeId> {
         match request {
@@ -85,5 +81,6 @@ impl Export {
     pub(crate) fn restarts(&mut self) {
         self.registered.clear();
         self.reserved = false;
+        self.generation += 1;
     }
 }
