@@ -2,9 +2,9 @@
 
 use cleat_core::{Event, RdsRequest};
 
-use crate::action::Action;
 use crate::check::Violation;
 use crate::host::Host;
+use crate::kinds::Action;
 use crate::names::{N, V, node_id, volume_id, volume_of};
 use crate::world::World;
 
@@ -42,8 +42,8 @@ impl World {
                 }
             }
             Action::LateEvent(n) => {
-                let (term, event) = self.host(n).late_events.remove(0);
-                if let Some(which) = self.leader_of(term) {
+                let (process, event) = self.host(n).late_events.remove(0);
+                if let Some(which) = self.leader_of(process) {
                     self.event(which, event);
                 }
             }
@@ -52,11 +52,11 @@ impl World {
             Action::Drop(n) => self.drop_stream(n),
             Action::Cut(n) => self.cut(n),
             Action::Mend(n) => self.host(n).cut = false,
-            Action::PathsDie(v, n) => self.path_dies(v, n),
+            Action::PathsDie(v, n) => self.path_dies(v, n, true),
             Action::PathsReturn(v, n) => self.path_returns(v, n),
             Action::KernelGivesUp(v, n) => {
-                self.host(n).held[v] = None;
-                self.may_land(v, n);
+                let before = self.host(n).held[v].take();
+                self.device_gone(v, n, before);
                 self.says_delta(n, v);
             }
             Action::Open(v, n) => self.set_open(v, n, true),
@@ -74,7 +74,9 @@ impl World {
                 std::sync::Arc::make_mut(&mut self.leaders[0]).dies_after = Some(effects);
             }
             Action::TargetRestart => self.target_restarts(),
-            Action::Reassert(v, n) => self.registers(v, n),
+            Action::Reassert(v, n) => {
+                self.registers(v, n);
+            }
             Action::Fence(v, n) => self.fence(v, n),
             Action::DeclareGone(n) => self.declare_gone(n),
             Action::Tick => self.tick(),
@@ -90,17 +92,13 @@ impl World {
         self.agent_does(n, operation, &directive, mishap);
     }
 
+    /// Streams deliver in order, so the doubled answer comes after all that was said before.
     fn echo_answer(&mut self, n: N) {
         let Some((operation, v, epoch, outcome)) = self.hosts[n].answered.clone() else {
             return;
         };
-        let Some((session, term)) = self.hosts[n].stream.as_ref().map(|s| (s.id.clone(), s.term)) else {
-            return;
-        };
-        if let Some(which) = self.leader_of(term) {
-            let (node, volume) = (node_id(n), volume_id(v));
-            self.event(which, Event::AgentDone { node, session, operation, volume, epoch, outcome });
-        }
+        let (node, volume) = (node_id(n), volume_id(v));
+        self.says(n, |session| Event::AgentDone { node, session, operation, volume, epoch, outcome });
     }
 
     fn set_open(&mut self, v: V, n: N, open: bool) {
@@ -113,19 +111,21 @@ impl World {
         self.host(n).cut = true;
         for v in 0..self.setup.access.len() {
             if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
-                self.path_dies(v, n);
+                self.path_dies(v, n, true);
             }
         }
     }
 
     /// A connection breaks: what the target has received lands some time, what the kernel still has stays queued.
-    pub(crate) fn path_dies(&mut self, v: V, n: N) {
-        let writes = self.told.handed_out[v][n];
+    /// `half_open`: the target has not noticed.
+    pub(crate) fn path_dies(&mut self, v: V, n: N, half_open: bool) {
         if let Some(held) = &mut self.host(n).held[v] {
-            held.live = false;
-            held.queued |= writes;
+            (held.live, held.half_open) = (false, half_open);
+            held.queued |= held.used;
+            if held.used {
+                self.may_land(v, n);
+            }
         }
-        self.may_land(v, n);
         self.says_delta(n, v);
     }
 
@@ -134,7 +134,7 @@ impl World {
         let Some(held) = &mut self.host(n).held[v] else {
             return;
         };
-        held.live = true;
+        (held.live, held.half_open) = (true, false);
         let (queued, epoch) = (std::mem::take(&mut held.queued), held.epoch);
         if queued && Some(epoch) <= self.told.over[v][n] && self.exports[v].lets_write(n) {
             self.breaks(Violation::QueuedWritesLand { v, n });
@@ -169,7 +169,7 @@ impl World {
     fn power_off(&mut self, n: N) {
         self.drop_stream(n);
         for v in 0..self.setup.access.len() {
-            if self.host(n).held[v].take().is_some() {
+            if self.host(n).held[v].take().is_some_and(|h| h.used && (h.live || h.half_open)) {
                 self.may_land(v, n);
             }
         }

@@ -8,93 +8,9 @@ use std::sync::Arc;
 
 use cleat_core::{Event, RdsError, RequestId};
 
+use crate::kinds::{Action, Answer};
 use crate::names::{N, NODES, V, node_id, volume_id};
 use crate::world::{Ask, QUANTUM_MS, World};
-
-/// How the RDS answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
-    /// It has done it.
-    Done,
-    /// It refuses.
-    Refused,
-    /// It has done it, and the answer is lost.
-    DoneUnheard,
-    /// It has not done it, and no answer comes.
-    UndoneUnheard,
-}
-
-/// Something that happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// A caller wants a volume on a node.
-    Publish(V, N),
-    /// A caller wants it off a node.
-    Unpublish(V, N),
-    /// A caller wants it off all nodes.
-    UnpublishAll(V),
-    /// The RDS answers a leader's oldest request about a volume.
-    Rds(usize, V, Answer),
-    /// The agent gets the next directive, and does it.
-    ToAgent(N),
-    /// The agent gets the next directive: it attaches, and something is wrong with the device.
-    ToAgentMishap(N),
-    /// A leader hears the next thing that an agent said.
-    ToController(N),
-    /// A directive of an older stream is carried out now.
-    LateDirective(N, usize),
-    /// The last directive is carried out once more.
-    EchoDirective(N),
-    /// Something that was said on an older stream is heard now.
-    LateEvent(N),
-    /// The last answer is heard once more, on the newest stream.
-    EchoAnswer(N),
-    /// The agent opens a stream to a leader.
-    Connect(N, usize),
-    /// The stream breaks.
-    Drop(N),
-    /// The node loses its connections to the target, and gets none.
-    Cut(N),
-    /// The network is mended; kernels connect again as far as the target lets them.
-    Mend(N),
-    /// One volume's connections break.
-    PathsDie(V, N),
-    /// A kernel's own attempt to connect again succeeds.
-    PathsReturn(V, N),
-    /// The kernel gives a dead connection up.
-    KernelGivesUp(V, N),
-    /// Somebody opens the device.
-    Open(V, N),
-    /// And closes it.
-    Close(V, N),
-    /// Deletions hang in the kernel.
-    Wedge(N),
-    /// And come to their end.
-    Unwedge(N),
-    /// The node loses power.
-    PowerOff(N),
-    /// It boots.
-    PowerOn(N),
-    /// The newest leader dies, or goes on without knowing of its successor; what it had asked was done or not.
-    TakeOver {
-        /// It goes on.
-        old_lives: bool,
-        /// What it had asked of the RDS is done.
-        rds_done: bool,
-    },
-    /// The newest leader will die after so many more effects.
-    DiesAfter(u8),
-    /// The target starts anew.
-    TargetRestart,
-    /// An agent registers again what the target has forgotten.
-    Reassert(V, N),
-    /// A person wants a node cut off from a volume.
-    Fence(V, N),
-    /// A person says, and is right, that a node is gone.
-    DeclareGone(N),
-    /// Time passes.
-    Tick,
-}
 
 impl World {
     /// All that can happen next.
@@ -186,7 +102,9 @@ impl World {
                 continue;
             }
             if host.stream.is_none() {
-                all.extend((0..self.leaders.len()).map(|which| Action::Connect(n, which)));
+                // A node that was declared gone "stays so": it is not heard by who has not heard of that.
+                let leaders = if self.told.gone[n] { 1 } else { self.leaders.len() };
+                all.extend((0..leaders).map(|which| Action::Connect(n, which)));
             }
             if host.cut {
                 all.push(Action::Mend(n));
@@ -199,8 +117,11 @@ impl World {
                 if held.open {
                     all.push(Action::Close(v, n));
                 }
-                let forgotten = self.setup.truth.reservations && self.exports[v].keys[n].is_none();
-                if held.live && held.reserve && forgotten && !host.ledger[v].ended {
+                let export = &self.exports[v];
+                let ledger = &host.ledger[v];
+                let forgotten =
+                    export.keys[n].is_none() && ledger.registered.is_some_and(|at| at < export.restarts);
+                if held.live && held.reserve && forgotten && !ledger.ended && host.stream.is_some() {
                     all.push(Action::Reassert(v, n));
                 }
                 let accepted = self.exports[v].accepts(self.setup.truth, n, held.secret);
@@ -228,7 +149,8 @@ impl World {
                     all.push(Action::EchoAnswer(n));
                 }
                 // An agent that was not heard to go: also to the older of two leaders.
-                all.extend((0..self.leaders.len()).map(|which| Action::Connect(n, which)));
+                let leaders = if self.told.gone[n] { 1 } else { self.leaders.len() };
+                all.extend((0..leaders).map(|which| Action::Connect(n, which)));
             }
             if host.heard.is_some() {
                 all.push(Action::EchoDirective(n));
@@ -238,9 +160,9 @@ impl World {
             }
             if host.held.iter().any(Option::is_some) {
                 all.push(Action::PowerOff(n));
-                if !host.cut {
-                    all.push(Action::Cut(n));
-                }
+            }
+            if !host.cut {
+                all.push(Action::Cut(n));
             }
             for v in 0..self.setup.access.len() {
                 let Some(held) = host.held[v].as_ref().filter(|h| h.ending.is_none()) else { continue };
@@ -249,7 +171,7 @@ impl World {
                 } else {
                     all.push(Action::KernelGivesUp(v, n));
                 }
-                if !held.open && self.told.handed_out[v][n] {
+                if !held.open && held.used {
                     all.push(Action::Open(v, n));
                 }
             }
@@ -349,7 +271,7 @@ impl World {
         };
         let asked = leader.asked.remove(at);
         if matches!(answer, Answer::Done | Answer::DoneUnheard) && !asked.done {
-            self.rds_does(&asked.request);
+            self.rds_does(&asked.request, answer == Answer::Done);
         }
         let result = match answer {
             Answer::Done => Ok(()),

@@ -15,13 +15,13 @@ impl World {
     pub(crate) fn connect(&mut self, n: N, which: usize) {
         self.drop_stream(n);
         let id = SessionId::new(format!("s-{}", self.number())).expect("a session id");
-        let term = self.leaders[which].core.term();
+        let process = self.leaders[which].process;
         let inventory =
             Event::Inventory { node: node_id(n), session: id.clone(), volumes: self.hosts[n].inventory() };
         let host = self.host(n);
         let boot = host.boot;
         host.stream =
-            Some(Stream { id: id.clone(), term, to_agent: Vec::new(), to_controller: vec![inventory] });
+            Some(Stream { id: id.clone(), process, to_agent: Vec::new(), to_controller: vec![inventory] });
         self.event(which, Event::SessionUp { node: node_id(n), session: id, identity: identity(n, boot) });
         if self.setup.atomic_hello {
             self.controller_hears(n);
@@ -34,7 +34,7 @@ impl World {
             return;
         };
         let lost = Event::SessionLost { node: node_id(n), session: stream.id };
-        let alive = self.leader_of(stream.term).is_some();
+        let alive = self.leader_of(stream.process).is_some();
         let host = self.host(n);
         host.late.extend(stream.to_agent);
         // Two are enough to have one overtake the other.
@@ -42,7 +42,7 @@ impl World {
         host.late.drain(..too_many);
         if alive {
             let unheard = stream.to_controller.into_iter().chain([lost]);
-            host.late_events.extend(unheard.map(|event| (stream.term, event)));
+            host.late_events.extend(unheard.map(|event| (stream.process, event)));
         }
     }
 
@@ -51,8 +51,8 @@ impl World {
         let Some(stream) = self.host(n).stream.as_mut().filter(|s| !s.to_controller.is_empty()) else {
             return;
         };
-        let (term, event) = (stream.term, stream.to_controller.remove(0));
-        if let Some(which) = self.leader_of(term) {
+        let (process, event) = (stream.process, stream.to_controller.remove(0));
+        if let Some(which) = self.leader_of(process) {
             self.event(which, event);
         }
     }
@@ -72,10 +72,8 @@ impl World {
 
     /// Writes that the target has received from a host will land some time until the bound is over.
     pub(crate) fn may_land(&mut self, v: V, n: N) {
-        if self.told.handed_out[v][n] {
-            let until = self.now + self.setup.config().drain_bound_ms;
-            self.export(v).lands_until[n] = until;
-        }
+        let until = self.now + self.setup.config().drain_bound_ms;
+        self.export(v).lands_until[n] = until;
     }
 
     /// An agent carries out a directive and answers on the stream that it has.
@@ -112,15 +110,16 @@ impl World {
         outcome
     }
 
-    /// A device was deleted. What was on a connection that is not live any more may still land; the kernel waits for
-    /// what is on a live one.
+    /// A device was deleted. The kernel waits for what is on a live connection; what is on one that has broken may
+    /// still land, unless the target had ended it.
     pub(crate) fn device_gone(&mut self, v: V, n: N, before: Option<Held>) {
         if let Some(before) = before
             && self.hosts[n].held[v].is_none()
         {
             if before.live {
                 self.export(v).unregister(n);
-            } else {
+                self.export(v).aborted_until[n] = 0;
+            } else if before.half_open && before.used {
                 self.may_land(v, n);
             }
         }
@@ -129,28 +128,41 @@ impl World {
     fn agent_attaches(&mut self, n: N, v: V, grant: &Grant, mishap: bool) -> Outcome {
         let connects = !self.hosts[n].cut && self.exports[v].accepts(self.setup.truth, n, grant.secret);
         let held_before = self.hosts[n].held[v].is_some();
-        let reach = Reach { connects, secret: grant.secret, reserve: grant.reserve };
+        let used = self.told.handed_out[v][n] == Some(grant.epoch);
+        let reach = Reach { connects, secret: grant.secret, reserve: grant.reserve, used };
         let outcome = self.host(n).attach(v, grant.epoch, reach, mishap);
         if !held_before && self.hosts[n].held[v].is_some() && Some(grant.epoch) <= self.told.over[v][n] {
             self.breaks(Violation::ConnectedUnderAnOldEpoch { v, n });
         }
-        if matches!(outcome, Outcome::Ready { .. }) {
-            self.registers(v, n);
+        if !matches!(outcome, Outcome::Ready { .. }) {
+            return outcome;
         }
+        if grant.reserve && !self.registers(v, n) {
+            return failed("reservation", false);
+        }
+        let host = self.host(n);
+        host.proven[v] = Some((grant.epoch, host.boot));
         outcome
     }
 
-    /// An agent registers its key, where it was told to; the first one takes the reservation.
-    pub(crate) fn registers(&mut self, v: V, n: N) {
-        let Some(held) = self.hosts[n].held[v].as_ref().filter(|h| h.live && h.reserve) else {
-            return;
+    /// An agent registers its key, and takes the reservation if nobody has; false if it may not: it was registered under
+    /// this grant before and is no more, although the target has not started anew since, so somebody has preempted it.
+    pub(crate) fn registers(&mut self, v: V, n: N) -> bool {
+        let restarts = self.exports[v].restarts;
+        let Some(held) = self.hosts[n].held[v].as_ref().filter(|h| h.live) else {
+            return false;
         };
-        if self.setup.truth.reservations {
-            let key = held.epoch.reservation_key();
-            let export = self.export(v);
-            export.keys[n] = Some(key);
-            export.reserved = true;
+        let key = held.epoch.reservation_key();
+        let preempted =
+            self.exports[v].keys[n] != Some(key) && self.hosts[n].ledger[v].registered == Some(restarts);
+        if preempted {
+            return false;
         }
+        self.host(n).ledger[v].registered = Some(restarts);
+        let export = self.export(v);
+        export.keys[n] = Some(key);
+        export.reserved = true;
+        true
     }
 
     fn agent_preempts(&mut self, n: N, v: V, epoch: Epoch, victims: &[Epoch]) -> Outcome {
@@ -164,9 +176,11 @@ impl World {
         for m in 0..NODES {
             if self.exports[v].keys[m].is_some_and(|key| victims.iter().any(|e| e.reservation_key() == key)) {
                 self.export(v).keys[m] = None;
-                self.may_land(v, m);
                 if self.setup.truth.abort_waits {
                     self.export(v).lands_until[m] = 0;
+                } else if self.hosts[m].held[v].as_ref().is_some_and(|h| h.used) {
+                    let until = self.now + self.setup.config().drain_bound_ms;
+                    self.export(v).aborted_until[m] = until;
                 }
             }
         }

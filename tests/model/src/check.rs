@@ -4,7 +4,7 @@
 //! it and the target would carry its writes out, now or once the kernel has connected again by itself, or if writes
 //! of it that the target has received may still land.
 
-use cleat_core::{Core, Refusal, Reply};
+use cleat_core::{Access, Core, Refusal, Reply};
 
 use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
 use crate::world::World;
@@ -128,16 +128,24 @@ pub fn kind(result: &Result<Reply, Refusal>) -> &'static str {
     }
 }
 
+/// How many nodes at once: the design's numbers, not the core's.
+fn may_write(access: Access) -> usize {
+    match access {
+        Access::Rwo => 1,
+        Access::RwxBlock => 2,
+    }
+}
+
 impl World {
     /// Whether a node could write to a volume.
     #[must_use]
     pub fn can_write(&self, v: V, n: N) -> bool {
         let export = &self.exports[v];
-        if export.lands_until[n] > self.now {
+        if export.lands_until[n].max(export.aborted_until[n]) > self.now {
             return true;
         }
         self.hosts[n].held[v].as_ref().is_some_and(|held| {
-            let connected = held.live || export.accepts(self.setup.truth, n, held.secret);
+            let connected = held.live || held.half_open || export.accepts(self.setup.truth, n, held.secret);
             connected && export.lets_write(n)
         })
     }
@@ -152,7 +160,7 @@ impl World {
             let released = writers.iter().find(|n| self.told.released[v][**n]);
             let violation = if let Some(&n) = released {
                 Violation::UnpublishedCanWrite { v, n }
-            } else if writers.len() > self.setup.access[v].limit() {
+            } else if writers.len() > may_write(self.setup.access[v]) {
                 Violation::TooManyWriters { v, writers }
             } else if let Some(&n) = unknown {
                 Violation::NotStored { v, n }

@@ -12,14 +12,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::action::Action;
 use crate::canon::{Print, print};
 use crate::check::Violation;
+use crate::kinds::{Action, Manner};
+use crate::names::{V, VOLUMES};
 use crate::world::{Setup, World};
 
 /// An invariant that was broken, and how.
 #[derive(Debug, Clone)]
 pub struct Finding {
+    /// In which world.
+    pub setup: Arc<Setup>,
     /// Which.
     pub violation: Violation,
     /// The shortest way found to it, from the beginning.
@@ -176,16 +179,45 @@ impl Numbers {
     }
 }
 
-/// How often an action is taken at random, against others.
-fn weight(action: Action, rarely: u64) -> u64 {
-    match action {
-        Action::Rds(_, _, crate::action::Answer::Done) | Action::ToAgent(_) | Action::ToController(_) => 24,
-        Action::Connect(..) | Action::LateEvent(_) => 16,
-        Action::Close(..) => 6,
-        Action::Publish(..) | Action::Unpublish(..) => 4,
-        Action::Mend(_) | Action::PowerOn(_) | Action::Unwedge(_) | Action::PathsReturn(..) => 3,
-        Action::Tick => 6,
-        _ => rarely,
+/// How often each kind of action is taken in one walk. Every walk has a taste of its own: it leaves some kinds of
+/// faults out, takes others often, and may keep to one volume, because histories get deep only if few things happen
+/// much, and not everything a little.
+struct Taste {
+    of_kind: Vec<u64>,
+    only_volume: Option<V>,
+}
+
+impl Taste {
+    fn new(numbers: &mut Numbers) -> Self {
+        let pick = |numbers: &mut Numbers, from: [u64; 4]| from[numbers.below(4) as usize];
+        let of_kind = (0..Action::KINDS)
+            .map(|kind| match Action::manner(kind) {
+                Manner::Message => 24,
+                Manner::Mending => pick(numbers, [3, 6, 12, 24]),
+                Manner::Caller => pick(numbers, [2, 4, 8, 16]),
+                Manner::Clock => pick(numbers, [1, 3, 6, 12]),
+                Manner::Fault => pick(numbers, [0, 0, 2, 8]),
+            })
+            .collect();
+        let only_volume = (numbers.below(2) == 0).then(|| numbers.below(VOLUMES as u64) as V);
+        Self { of_kind, only_volume }
+    }
+
+    fn weight(&self, world: &World, action: Action) -> u64 {
+        let weight = 8 * self.of_kind[action.kind()];
+        let rather = |condition: bool, otherwise: u64| if condition { weight } else { weight / otherwise };
+        let other = |v: V| self.only_volume.is_some_and(|only| only != v);
+        match action {
+            Action::Publish(v, _) | Action::Unpublish(v, _) | Action::Fence(v, _) if other(v) => 0,
+            // What would only be refused, or changes nothing, is tried as well, but not most of the time.
+            Action::Publish(v, n) => {
+                rather(world.hosts[n].stream.is_some() && world.told.handed_out[v][n].is_none(), 8)
+            }
+            Action::Unpublish(v, n) | Action::Fence(v, n) => {
+                rather(world.told.handed_out[v][n].is_some() || world.hosts[n].held[v].is_some(), 8)
+            }
+            _ => weight,
+        }
     }
 }
 
@@ -219,14 +251,13 @@ fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
     let mut numbers = Numbers(seed);
     let mut world = World::new(setup);
     let mut way = Vec::new();
-    // Some walks are rough, some calm: histories get deep only if things succeed.
-    let rarely = 1 + numbers.below(3);
+    let taste = Taste::new(&mut numbers);
     for _ in 0..length {
         let actions = world.actions();
-        let total: u64 = actions.iter().map(|a| weight(*a, rarely)).sum();
+        let total: u64 = actions.iter().map(|a| taste.weight(&world, *a)).sum();
         let mut pick = numbers.below(total);
         let Some(action) = actions.into_iter().find(|a| {
-            let weight = weight(*a, rarely);
+            let weight = taste.weight(&world, *a);
             let here = pick < weight;
             pick = pick.saturating_sub(weight);
             here
@@ -257,6 +288,25 @@ fn follow(setup: &Arc<Setup>, way: &[Action], heal: bool) -> Option<(Violation, 
     heal.then(|| healed(&world).broken.map(|violation| (violation, way.len()))).flatten()
 }
 
+/// The way to a finding, with every event and effect of the leaders, for people.
+#[must_use]
+pub fn narrated(finding: &Finding) -> Vec<String> {
+    let mut world = World::new(&finding.setup);
+    let mut lines = Vec::new();
+    for (at, action) in finding.trace.iter().enumerate() {
+        lines.push(format!("{:3}  {action:?}", at + 1));
+        world.told_in_words = Some(Vec::new());
+        world = after(&world, *action);
+        lines.extend(world.told_in_words.take().into_iter().flatten());
+    }
+    if finding.healed && world.broken.is_none() {
+        lines.push("     then everything works again, and all is unpublished".into());
+        world.told_in_words = Some(Vec::new());
+        lines.extend(healed(&world).told_in_words.into_iter().flatten());
+    }
+    lines
+}
+
 /// Takes actions out as long as the same kind of violation comes.
 fn shortened(setup: &Arc<Setup>, mut way: Vec<Action>, mut violation: Violation, heal: bool) -> Finding {
     let same = |found: &Violation| std::mem::discriminant(found) == std::mem::discriminant(&violation);
@@ -280,5 +330,5 @@ fn shortened(setup: &Arc<Setup>, mut way: Vec<Action>, mut violation: Violation,
         }
     }
     violation = last;
-    Finding { violation, trace: way, healed: heal }
+    Finding { setup: Arc::clone(setup), violation, trace: way, healed: heal }
 }

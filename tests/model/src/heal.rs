@@ -4,8 +4,8 @@
 //! has a device open and time passes; then everything is unpublished. That is one fair future of many, so this shows
 //! that a world is not stuck; the walks on the way show the others.
 
-use crate::action::Answer;
 use crate::check::Violation;
+use crate::kinds::Answer;
 use crate::world::{Budget, World};
 
 /// Rounds, each of a quantum: more than all bounds of the core together.
@@ -38,8 +38,8 @@ impl World {
     fn mend_all(&mut self) {
         for n in self.nodes() {
             let late_events = std::mem::take(&mut self.host(n).late_events);
-            let term = self.leaders[0].core.term();
-            for (_, event) in late_events.into_iter().filter(|(t, _)| *t == term) {
+            let process = self.leaders[0].process;
+            for (_, event) in late_events.into_iter().filter(|(to, _)| *to == process) {
                 self.event(0, event);
             }
             let host = self.host(n);
@@ -49,7 +49,7 @@ impl World {
                 held.open = false;
             }
             if self.hosts[n].wedged {
-                self.act(crate::action::Action::Unwedge(n));
+                self.act(crate::kinds::Action::Unwedge(n));
             }
             self.connect(n, 0);
         }

@@ -17,6 +17,12 @@ use crate::names::{V, VOLUMES, volume_id};
 pub struct Held {
     /// Connected to the target; otherwise the kernel goes on trying, with what was queued.
     pub live: bool,
+    /// The last look found the device usable.
+    pub ready: bool,
+    /// Not live, and the target does not know: what the host's socket still holds may yet reach it.
+    pub half_open: bool,
+    /// A caller was told of it: from then on somebody may be writing.
+    pub used: bool,
     /// Somebody has the device open.
     pub open: bool,
     /// The highest grant under which this device was made or confirmed.
@@ -42,6 +48,8 @@ pub struct Ledger {
     pub boot: u8,
     /// The node can have written under it.
     pub may_have_written: bool,
+    /// It was registered under it, at the target as it was after so many restarts.
+    pub registered: Option<u8>,
     /// States of what was deleted since the grant began.
     pub deletions: Vec<&'static str>,
 }
@@ -51,8 +59,8 @@ pub struct Ledger {
 pub struct Stream {
     /// Its name.
     pub id: SessionId,
-    /// The term of the controller at its other end.
-    pub term: u64,
+    /// The controller at its other end.
+    pub process: u64,
     /// Directives on their way, in order.
     pub to_agent: Vec<(OperationId, Directive)>,
     /// Events on their way, in order.
@@ -74,13 +82,13 @@ pub struct Host {
     pub held: [Option<Held>; VOLUMES],
     /// What its agent's disk knows.
     pub ledger: [Ledger; VOLUMES],
-    /// The grant under which its agent last proved that it can use the volume.
-    pub proven: [Option<Epoch>; VOLUMES],
+    /// The grant and the boot under which its agent last proved that it can use the volume.
+    pub proven: [Option<(Epoch, u8)>; VOLUMES],
     /// The stream, if there is one.
     pub stream: Option<Stream>,
     /// Directives of streams that are over, which may still be carried out.
     pub late: Vec<(OperationId, Directive)>,
-    /// Events of streams that are over, which may still be heard, with the term of who may hear them.
+    /// Events of streams that are over, which may still be heard, with the controller that may hear them.
     pub late_events: Vec<(u64, Event)>,
     /// The last directive that was carried out.
     pub heard: Option<(OperationId, Directive)>,
@@ -97,6 +105,8 @@ pub struct Reach {
     pub secret: Option<Epoch>,
     /// It is to register.
     pub reserve: bool,
+    /// A caller was told of this grant before.
+    pub used: bool,
 }
 
 /// The answer of an agent that could not do it.
@@ -111,7 +121,8 @@ impl Host {
         let phase = match &self.held[v] {
             None => ObservedPhase::Absent,
             Some(held) if held.ending.is_some() => ObservedPhase::Detaching,
-            Some(held) if held.live => ObservedPhase::Ready,
+            Some(held) if held.live && held.ready => ObservedPhase::Ready,
+            Some(held) if held.live => ObservedPhase::Connecting,
             Some(_) => ObservedPhase::Lost,
         };
         Observed {
@@ -134,30 +145,40 @@ impl Host {
             }
             Some(highest) if epoch == highest && ledger.boot == boot => {}
             _ => {
-                let deletions = Vec::new();
-                *ledger =
-                    Ledger { epoch: Some(epoch), ended: false, boot, may_have_written: true, deletions };
+                *ledger = Ledger { epoch: Some(epoch), boot, may_have_written: true, ..Ledger::default() };
             }
         }
         match &mut self.held[v] {
             Some(held) if held.ending.is_some() => return failed("detaching", false),
             Some(held) => {
                 (held.epoch, held.secret, held.reserve) = (epoch, reach.secret, reach.reserve);
+                held.ready = !mishap;
                 if !held.live {
                     return failed("paths", false);
                 }
             }
             None if reach.connects => {
-                let Reach { secret, reserve, .. } = reach;
-                let (live, open, queued, ending) = (true, false, false, None);
-                self.held[v] = Some(Held { live, open, epoch, queued, secret, reserve, ending });
+                let Reach { secret, reserve, used, .. } = reach;
+                let (live, half_open, open, queued, ending) = (true, false, false, false, None);
+                let held = Held {
+                    live,
+                    ready: !mishap,
+                    half_open,
+                    used,
+                    open,
+                    epoch,
+                    queued,
+                    secret,
+                    reserve,
+                    ending,
+                };
+                self.held[v] = Some(held);
             }
             None => return failed("paths", true),
         }
         if mishap {
             return failed("direct-read", false);
         }
-        self.proven[v] = Some(epoch);
         Outcome::Ready { identity: Identity { namespace_uuid: format!("uuid-{v}"), nguid: String::new() } }
     }
 
@@ -218,7 +239,7 @@ impl Host {
             }
             None => {}
         }
-        *ledger = Ledger { epoch: Some(epoch), ended: true, boot, may_have_written: false, deletions };
+        *ledger = Ledger { epoch: Some(epoch), ended: true, boot, deletions, ..Ledger::default() };
     }
 
     /// The proof that nothing of a volume is left.

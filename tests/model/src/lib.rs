@@ -20,6 +20,7 @@ pub mod check;
 pub mod explore;
 pub mod heal;
 pub mod host;
+pub mod kinds;
 pub mod names;
 mod rds;
 pub mod setups;

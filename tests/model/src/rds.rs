@@ -8,8 +8,8 @@ use crate::names::{NODES, V, host_of, volume_of};
 use crate::world::World;
 
 impl World {
-    /// The RDS carries a request out.
-    pub(crate) fn rds_does(&mut self, request: &RdsRequest) {
+    /// The RDS carries a request out. `heard`: whoever asked waits until it is done with all of it.
+    pub(crate) fn rds_does(&mut self, request: &RdsRequest, heard: bool) {
         match request {
             RdsRequest::Allow { volume, host_nqn } => {
                 let (v, n) = (volume_of(volume), host_of(host_nqn));
@@ -19,7 +19,7 @@ impl World {
             RdsRequest::Deny { volume, host_nqn } => {
                 self.export(volume_of(volume)).allowed[host_of(host_nqn)] = false;
             }
-            RdsRequest::Hide { volume } => self.hides(volume_of(volume)),
+            RdsRequest::Hide { volume } => self.hides(volume_of(volume), heard),
             RdsRequest::Show { volume } => self.export(volume_of(volume)).on = true,
             RdsRequest::SetSecret { volume, generation } => {
                 self.export(volume_of(volume)).secret = Some(*generation);
@@ -27,19 +27,23 @@ impl World {
         }
     }
     /// Export off: sessions end and received writes land, as far as this target does that.
-    fn hides(&mut self, v: V) {
+    /// To take off what is off already waits for nothing.
+    fn hides(&mut self, v: V, heard: bool) {
+        if !self.exports[v].on {
+            return;
+        }
         if self.setup.truth.cuts {
             for n in 0..NODES {
-                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
-                    self.path_dies(v, n);
+                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live || h.half_open) {
+                    self.path_dies(v, n, false);
                 }
             }
         }
-        let drains = self.setup.truth.drains;
+        let drains = self.setup.truth.drains && heard;
         let export = self.export(v);
         export.on = false;
         if drains {
-            export.lands_until = [0; NODES];
+            (export.lands_until, export.aborted_until) = ([0; NODES], [0; NODES]);
         }
     }
 
@@ -47,12 +51,13 @@ impl World {
     pub(crate) fn target_restarts(&mut self) {
         for v in 0..self.setup.access.len() {
             for n in 0..NODES {
-                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
-                    self.path_dies(v, n);
+                if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live || h.half_open) {
+                    self.path_dies(v, n, false);
                 }
             }
             let export = self.export(v);
             (export.keys, export.reserved) = ([None; NODES], false);
+            export.restarts += 1;
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cleat_core::{
-    Core, Drained, Effect, Event, Notice, Phase, Refusal, Reply, RequestId, SessionId, UnixMillis,
+    Attachment, Core, Drained, Effect, Event, Notice, Phase, Refusal, Reply, RequestId, UnixMillis,
     VolumeRecord,
 };
 
@@ -19,15 +19,21 @@ impl World {
     /// A leader takes in an event, and its effects are carried out.
     pub(crate) fn event(&mut self, which: usize, event: Event) {
         let now = UnixMillis(self.now);
+        let words = self.told_in_words.is_some().then(|| format!("{event:?}"));
         let leader = Arc::make_mut(&mut self.leaders[which]);
         let effects = leader.core.step(now, event);
-        let term = leader.core.term();
-        self.carry_out(term, effects);
+        let process = leader.process;
+        if let (Some(told), Some(words)) = (&mut self.told_in_words, words) {
+            told.push(format!("  leader {process} <- {words}"));
+            let effects = effects.iter().filter(|e| !matches!(e, Effect::Notice(_)));
+            told.extend(effects.map(|e| format!("  leader {process} -> {}", in_words(e))));
+        }
+        self.carry_out(process, effects);
     }
 
-    fn carry_out(&mut self, term: u64, effects: Vec<Effect>) {
+    fn carry_out(&mut self, process: u64, effects: Vec<Effect>) {
         for effect in effects {
-            let Some(which) = self.leader_of(term) else {
+            let Some(which) = self.leader_of(process) else {
                 return;
             };
             if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
@@ -40,6 +46,7 @@ impl World {
             match effect {
                 Effect::Persist(_) | Effect::Forget(_) | Effect::StepDown { .. } if !has_claim => {
                     self.leaders.remove(which);
+                    self.drop_streams(|stream| stream.process == process);
                 }
                 Effect::Persist(record) => self.persist(*record),
                 Effect::Forget(volume) => {
@@ -51,12 +58,14 @@ impl World {
                 }
                 Effect::Direct { node, session, operation, directive } => {
                     let stream = self.host(node_of(&node)).stream.as_mut();
-                    if let Some(stream) = stream.filter(|s| s.id == session && s.term == term) {
+                    if let Some(stream) = stream.filter(|s| s.id == session && s.process == process) {
                         stream.to_agent.push((operation, directive));
                     }
                 }
                 Effect::Reply { request, result } if has_claim => self.answered(request, result),
-                Effect::RefuseSession { session, .. } => self.refuse_session(term, &session),
+                Effect::RefuseSession { session, .. } => {
+                    self.drop_streams(|s| s.id == session && s.process == process)
+                }
                 Effect::StepDown { .. } => self.breaks(Violation::NewestSteppedDown),
                 Effect::Notice(notice) => self.noticed(&notice),
                 Effect::Rds { .. } | Effect::Reply { .. } => {}
@@ -90,9 +99,9 @@ impl World {
         Arc::make_mut(&mut self.stored).insert(record.spec.id.clone(), record);
     }
 
-    fn refuse_session(&mut self, term: u64, session: &SessionId) {
+    fn drop_streams(&mut self, which: impl Fn(&Stream) -> bool) {
         for n in 0..NODES {
-            if self.hosts[n].stream.as_ref().is_some_and(|s| s.id == *session && s.term == term) {
+            if self.hosts[n].stream.as_ref().is_some_and(&which) {
                 self.drop_stream(n);
             }
         }
@@ -111,12 +120,23 @@ impl World {
             }
             Ok(Reply::Published(grant)) => {
                 let n = about.expect("a Publish names its node");
-                if self.hosts[n].proven[v] != Some(grant.epoch) {
+                // Of a boot that has been followed by another one *that it has heard of*, nothing counts any more.
+                let host = &self.hosts[n];
+                let heard = host.stream.as_ref().is_some_and(|s| s.process == self.leaders[0].process);
+                let counts = |(epoch, boot)| epoch == grant.epoch && (boot == host.boot || !heard);
+                if !host.proven[v].is_some_and(counts) {
                     self.breaks(Violation::PublishedWithoutProof { v, n });
                 }
-                self.told().handed_out[v][n] = true;
+                self.told().handed_out[v][n] = Some(grant.epoch);
+                if let Some(held) = &mut self.host(n).held[v] {
+                    held.used = true;
+                }
             }
-            Ok(_) | Err(_) => {}
+            Ok(Reply::Declared) => {
+                let n = about.expect("a declaration names its node");
+                self.told().gone[n] = true;
+            }
+            Ok(Reply::MayDelete) | Err(_) => {}
         }
     }
 
@@ -142,7 +162,7 @@ impl World {
         let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
         let current = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n))).map(|a| a.epoch);
         let told = self.told();
-        told.handed_out[v][n] = false;
+        told.handed_out[v][n] = None;
         told.released[v][n] = current.is_none();
         let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();
         told.over[v][n] = told.over[v][n].max(over);
@@ -158,29 +178,34 @@ impl World {
         let mut kept = Vec::new();
         for asked in pending {
             if rds_done && !asked.done {
-                self.rds_does(&asked.request);
+                self.rds_does(&asked.request, false);
                 kept.push(Asked { done: true, ..asked });
             }
         }
-        let term = old.core.term() + 1;
-        for n in 0..NODES {
-            let to_dead = |s: &Stream| !old_lives || s.term + 1 != term;
-            if self.hosts[n].stream.as_ref().is_some_and(to_dead) {
-                self.drop_stream(n);
-            }
-        }
+        let (process, term) = (old.process + 1, old.core.term() + 1);
+        self.drop_streams(|s| !old_lives || s.process + 1 != process);
         let records = self.stored.values().map(reread).collect();
         let (core, effects) = Core::rebuild(self.setup.config(), term, records, UnixMillis(self.now));
         self.check_rebuilt(&core);
-        self.leaders.push(Arc::new(Leader { core, asked: Vec::new(), dies_after: None }));
+        self.leaders.push(Arc::new(Leader { process, core, asked: Vec::new(), dies_after: None }));
         if old_lives {
             Arc::make_mut(&mut old).asked = kept;
             Arc::make_mut(&mut old).dies_after = None;
             self.leaders.push(old);
         }
-        let term = self.leaders[0].core.term();
-        self.carry_out(term, effects);
+        self.carry_out(process, effects);
     }
+}
+
+fn in_words(effect: &Effect) -> String {
+    let Effect::Persist(record) = effect else {
+        return format!("{effect:?}");
+    };
+    let attachment = |a: &Attachment| format!("{} {} {:?}", a.node, a.epoch, a.phase);
+    let attachments: Vec<String> = record.attachments.iter().map(attachment).collect();
+    let fenced: Vec<String> = record.fenced.iter().map(|f| format!("{} {}", f.node, f.epoch)).collect();
+    let VolumeRecord { hidden, secret, .. } = &**record;
+    format!("persist {}: {attachments:?} fenced {fenced:?} hidden {hidden} {secret:?}", record.spec.id)
 }
 
 /// A record as a restart reads it: through its stored form.

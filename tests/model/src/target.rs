@@ -50,10 +50,15 @@ pub struct Export {
     pub secret: Option<Epoch>,
     /// A Write Exclusive - All Registrants reservation is held.
     pub reserved: bool,
+    /// How often the target has started anew; with each start it forgets registrations.
+    pub restarts: u8,
     /// Registered keys, by host.
     pub keys: [Option<u64>; NODES],
     /// Until when writes of a host that were received may land; 0: none.
     pub lands_until: [u64; NODES],
+    /// The same of writes on a connection that is live, whose host has lost its registration: its own deletion still
+    /// waits for them, because the target completes none of them to the host before it has landed.
+    pub aborted_until: [u64; NODES],
 }
 
 impl Default for Export {
@@ -63,8 +68,10 @@ impl Default for Export {
             on: true,
             secret: None,
             reserved: false,
+            restarts: 0,
             keys: [None; NODES],
             lands_until: [0; NODES],
+            aborted_until: [0; NODES],
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The world: one or two leaders that run the shipped core, nodes, a target, and what is on its way between them.
 //!
-//! In come [`Action`](crate::action::Action)s; out goes the next world, or the invariant that it breaks. Nothing here
+//! In come [`Action`](crate::kinds::Action)s; out goes the next world, or the invariant that it breaks. Nothing here
 //! asks the core for its opinion.
 //!
 //! What the shell is taken to keep (each a rule of the design, and so an assumption of every result):
@@ -117,6 +117,8 @@ pub type Open = (V, Option<N>, Ask);
 /// A running controller.
 #[derive(Debug, Clone)]
 pub struct Leader {
+    /// Which process it is; the world's own number, so that a term that is used twice does not confuse it.
+    pub process: u64,
     /// What ships.
     pub core: Core,
     /// Requests to the RDS, in order.
@@ -128,10 +130,13 @@ pub struct Leader {
 /// What callers were told and what was proven, by volume and node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Told {
-    /// Told that it may use the volume, and not taken back since. Nobody writes before.
-    pub handed_out: [[bool; NODES]; VOLUMES],
+    /// Told that it may use the volume, under this grant. Nobody writes before; and a device that was made under a
+    /// later grant is nobody's until that one is told.
+    pub handed_out: [[Option<Epoch>; NODES]; VOLUMES],
     /// Told that it cannot write, and not granted anew since.
     pub released: [[bool; NODES]; VOLUMES],
+    /// Declared gone: evidence that rests on "and stays so".
+    pub gone: [bool; NODES],
     /// The highest grant that was proven to be over.
     pub over: [[Option<Epoch>; NODES]; VOLUMES],
     /// The last two grants, oldest first.
@@ -163,6 +168,8 @@ pub struct World {
     pub epochs: Arc<BTreeMap<Epoch, V>>,
     /// Kinds of answers and proofs that were seen. History: not a part of the state.
     pub seen: Arc<BTreeMap<&'static str, u32>>,
+    /// What happened, in words, where somebody wants to read it. History: not a part of the state.
+    pub told_in_words: Option<Vec<String>>,
     /// The invariant that was broken on the way here.
     pub broken: Option<Violation>,
     numbers: u64,
@@ -173,7 +180,7 @@ impl World {
     #[must_use]
     pub fn new(setup: &Arc<Setup>) -> Self {
         let (core, _) = Core::rebuild(setup.config(), 1, Vec::new(), UnixMillis(EPOCH_MS));
-        let leader = Leader { core, asked: Vec::new(), dies_after: None };
+        let leader = Leader { process: 1, core, asked: Vec::new(), dies_after: None };
         let mut world = Self {
             setup: Arc::clone(setup),
             now: EPOCH_MS,
@@ -186,6 +193,7 @@ impl World {
             told: Arc::default(),
             epochs: Arc::default(),
             seen: Arc::default(),
+            told_in_words: None,
             broken: None,
             numbers: 0,
         };
@@ -222,9 +230,9 @@ impl World {
         self.broken.get_or_insert(violation);
     }
 
-    /// Which leader has this term, if it is still there.
+    /// Which leader is this process, if it is still there.
     #[must_use]
-    pub fn leader_of(&self, term: u64) -> Option<usize> {
-        self.leaders.iter().position(|l| l.core.term() == term)
+    pub fn leader_of(&self, process: u64) -> Option<usize> {
+        self.leaders.iter().position(|l| l.process == process)
     }
 }

@@ -1,5 +1,7 @@
 //! Runs the model: `cargo test -p cleat-model`; with `CLEAT_MODEL=full` to deeper bounds; with `CLEAT_MODEL=mutant`
-//! until the first violation or a minute is over (for `hack/mutations`). Prints what was reached, and ends with 1 if
+//! until the first violation or a minute is over (for `hack/mutations`; `CLEAT_MODEL_SECONDS` and `CLEAT_MODEL_SEED`
+//! say how long and from which seed). `CLEAT_MODEL_WORLD=NAME` keeps to one world, `CLEAT_MODEL_NARRATE=1` adds every
+//! event and effect of the leaders to a finding. Prints what was reached, and ends with 1 if
 //! anything was found.
 
 #![allow(clippy::print_stdout)] // This is what a person runs to see what was checked.
@@ -7,15 +9,18 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cleat_model::explore::{Finding, Report, at_random, exhaustively};
-use cleat_model::setups;
+use cleat_model::explore::{Finding, Report, at_random, exhaustively, narrated};
+use cleat_model::{canon, setups};
 
 fn main() -> ExitCode {
     // A panic of the core is a finding, and told as one.
     std::panic::set_hook(Box::new(|_| {}));
     let mode = std::env::var("CLEAT_MODEL").unwrap_or_default();
+    if mode != "mutant" && !reductions_are_sound(if mode == "full" { 50_000 } else { 500 }) {
+        return ExitCode::FAILURE;
+    }
     let found = match mode.as_str() {
-        "mutant" => until_found(Duration::from_secs(60)),
+        "mutant" => until_found(number("CLEAT_MODEL_SECONDS", 60), number("CLEAT_MODEL_SEED", 0)),
         mode => everything(mode == "full"),
     };
     match found {
@@ -27,8 +32,27 @@ fn main() -> ExitCode {
     }
 }
 
+/// What counts as one state really is one.
+fn reductions_are_sound(states: usize) -> bool {
+    for exhaustive in setups::exhaustive(false).into_iter().filter(|e| chosen(e.setup.name)) {
+        let name = exhaustive.setup.name;
+        match canon::merges_are_sound(exhaustive.setup, states) {
+            Ok(compared) => {
+                println!("reductions  {name}: {compared} pairs of states that count as one compared")
+            }
+            Err(difference) => {
+                println!(
+                    "UNSOUND reduction in {name}: two states that count as one differ after {difference}"
+                );
+                return false;
+            }
+        }
+    }
+    true
+}
+
 fn everything(full: bool) -> Option<Finding> {
-    for exhaustive in setups::exhaustive(full) {
+    for exhaustive in setups::exhaustive(full).into_iter().filter(|e| chosen(e.setup.name)) {
         let name = exhaustive.setup.name;
         let budget = exhaustive.setup.budget;
         let report = exhaustively(exhaustive.setup, exhaustive.limits);
@@ -48,8 +72,8 @@ fn everything(full: bool) -> Option<Finding> {
             return report.finding;
         }
     }
-    let (walks, seconds) = if full { (200_000, 300) } else { (2_000, 6) };
-    for setup in setups::walks() {
+    let (walks, seconds) = if full { (200_000, 60) } else { (400, 2) };
+    for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
         let report = at_random(&setup, 0..walks, 250, Duration::from_secs(seconds));
         tell_walks(setup.name, &report);
         if report.finding.is_some() {
@@ -70,28 +94,53 @@ fn tell_walks(name: &str, report: &Report) {
     );
 }
 
-fn until_found(time: Duration) -> Option<Finding> {
+/// Only worlds of this name, where somebody wants only those.
+fn chosen(name: &str) -> bool {
+    std::env::var("CLEAT_MODEL_WORLD").map_or(true, |wanted| wanted == name)
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|n| n.parse().ok()).unwrap_or(default)
+}
+
+fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
+    let mut seed = first_seed;
     let began = std::time::Instant::now();
-    let mut seed = 0;
+    let time = Duration::from_secs(seconds);
+    for mut exhaustive in setups::exhaustive(false).into_iter().filter(|e| chosen(e.setup.name)) {
+        exhaustive.limits.time = (time / 15).min(time.saturating_sub(began.elapsed()));
+        let report = exhaustively(exhaustive.setup, exhaustive.limits);
+        if report.finding.is_some() {
+            return report.finding;
+        }
+    }
     while began.elapsed() < time {
-        for setup in setups::walks() {
-            let report = at_random(&setup, seed..seed + 200, 250, time.saturating_sub(began.elapsed()));
+        for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
+            let report = at_random(&setup, seed..seed + 50, 250, time.saturating_sub(began.elapsed()));
             if report.finding.is_some() {
                 return report.finding;
             }
         }
-        seed += 200;
+        seed += 50;
     }
-    println!("nothing found in {seed} walks of each world");
+    println!("nothing found in {} walks of each world", seed - first_seed);
     None
 }
 
 fn tell_finding(finding: &Finding) {
-    println!("VIOLATION of {}: {:?}", finding.violation.invariant(), finding.violation);
+    let (world, violation) = (finding.setup.name, &finding.violation);
+    println!(
+        "VIOLATION of {}: {violation:?}, in {world}, after {} actions:",
+        violation.invariant(),
+        finding.trace.len()
+    );
     for (at, action) in finding.trace.iter().enumerate() {
         println!("  {:3}  {action:?}", at + 1);
     }
     if finding.healed {
         println!("       then everything works again, and all is unpublished");
+    }
+    if std::env::var_os("CLEAT_MODEL_NARRATE").is_some() {
+        narrated(finding).iter().for_each(|line| println!("{line}"));
     }
 }

@@ -1,0 +1,161 @@
+//! Everything that can happen, by name; and what sort of thing each is.
+
+use crate::names::{N, V};
+
+/// How the RDS answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It has done it.
+    Done,
+    /// It refuses.
+    Refused,
+    /// It has done it, and the answer is lost.
+    DoneUnheard,
+    /// It has not done it, and no answer comes.
+    UndoneUnheard,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// A caller wants a volume on a node.
+    Publish(V, N),
+    /// A caller wants it off a node.
+    Unpublish(V, N),
+    /// A caller wants it off all nodes.
+    UnpublishAll(V),
+    /// The RDS answers a leader's oldest request about a volume.
+    Rds(usize, V, Answer),
+    /// The agent gets the next directive, and does it.
+    ToAgent(N),
+    /// The agent gets the next directive: it attaches, and something is wrong with the device.
+    ToAgentMishap(N),
+    /// A leader hears the next thing that an agent said.
+    ToController(N),
+    /// A directive of an older stream is carried out now.
+    LateDirective(N, usize),
+    /// The last directive is carried out once more.
+    EchoDirective(N),
+    /// Something that was said on an older stream is heard now.
+    LateEvent(N),
+    /// The last answer is said once more, on the newest stream.
+    EchoAnswer(N),
+    /// The agent opens a stream to a leader.
+    Connect(N, usize),
+    /// The stream breaks.
+    Drop(N),
+    /// The node loses its connections to the target, and gets none.
+    Cut(N),
+    /// The network is mended; kernels connect again as far as the target lets them.
+    Mend(N),
+    /// One volume's connections break.
+    PathsDie(V, N),
+    /// A kernel's own attempt to connect again succeeds.
+    PathsReturn(V, N),
+    /// The kernel gives a dead connection up.
+    KernelGivesUp(V, N),
+    /// Somebody opens the device.
+    Open(V, N),
+    /// And closes it.
+    Close(V, N),
+    /// Deletions hang in the kernel.
+    Wedge(N),
+    /// And come to their end.
+    Unwedge(N),
+    /// The node loses power.
+    PowerOff(N),
+    /// It boots.
+    PowerOn(N),
+    /// The newest leader dies, or goes on without knowing of its successor; what it had asked was done or not.
+    TakeOver {
+        /// It goes on.
+        old_lives: bool,
+        /// What it had asked of the RDS is done.
+        rds_done: bool,
+    },
+    /// The newest leader will die after so many more effects.
+    DiesAfter(u8),
+    /// The target starts anew.
+    TargetRestart,
+    /// An agent registers again what the target has forgotten.
+    Reassert(V, N),
+    /// A person wants a node cut off from a volume.
+    Fence(V, N),
+    /// A person says, and is right, that a node is gone.
+    DeclareGone(N),
+    /// Time passes.
+    Tick,
+}
+
+/// What sort of thing an action is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Something on its way arrives.
+    Message,
+    /// Something works again.
+    Mending,
+    /// A caller or a person asks.
+    Caller,
+    /// Time passes.
+    Clock,
+    /// Something goes wrong.
+    Fault,
+}
+
+impl Action {
+    /// How many kinds there are.
+    pub const KINDS: usize = 34;
+
+    /// The kind, as a number below [`Action::KINDS`].
+    #[must_use]
+    pub fn kind(self) -> usize {
+        match self {
+            Self::Rds(_, _, Answer::Done) => 0,
+            Self::ToAgent(_) => 1,
+            Self::ToController(_) => 2,
+            Self::LateEvent(_) => 3,
+            Self::Connect(..) => 4,
+            Self::Mend(_) => 5,
+            Self::PathsReturn(..) => 6,
+            Self::Close(..) => 7,
+            Self::Unwedge(_) => 8,
+            Self::PowerOn(_) => 9,
+            Self::Reassert(..) => 10,
+            Self::Publish(..) => 11,
+            Self::Unpublish(..) => 12,
+            Self::UnpublishAll(_) => 13,
+            Self::Fence(..) => 14,
+            Self::DeclareGone(_) => 15,
+            Self::Tick => 16,
+            Self::Rds(_, _, Answer::Refused) => 17,
+            Self::Rds(_, _, Answer::DoneUnheard) => 18,
+            Self::Rds(_, _, Answer::UndoneUnheard) => 19,
+            Self::ToAgentMishap(_) => 20,
+            Self::LateDirective(..) => 21,
+            Self::EchoDirective(_) => 22,
+            Self::EchoAnswer(_) => 23,
+            Self::Drop(_) => 24,
+            Self::Cut(_) => 25,
+            Self::PathsDie(..) => 26,
+            Self::KernelGivesUp(..) => 27,
+            Self::Open(..) => 28,
+            Self::Wedge(_) => 29,
+            Self::PowerOff(_) => 30,
+            Self::TakeOver { .. } => 31,
+            Self::DiesAfter(_) => 32,
+            Self::TargetRestart => 33,
+        }
+    }
+
+    /// What sort of thing a kind is.
+    #[must_use]
+    pub fn manner(kind: usize) -> Manner {
+        match kind {
+            0..=3 => Manner::Message,
+            4..=10 => Manner::Mending,
+            11..=15 => Manner::Caller,
+            16 => Manner::Clock,
+            _ => Manner::Fault,
+        }
+    }
+}
