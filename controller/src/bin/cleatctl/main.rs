@@ -7,6 +7,7 @@ mod ask;
 mod explain;
 mod json;
 mod output;
+mod rds;
 mod table;
 mod watch;
 
@@ -20,6 +21,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 
 use ask::{AskError, Controller};
 use output::{Format, Output};
+use rds::RdsCommand;
 
 /// Shows what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
 #[derive(Parser, Debug)]
@@ -59,6 +61,9 @@ enum Command {
     },
     /// What happens, as it happens, until interrupted
     Watch,
+    /// About an RDS
+    #[command(subcommand)]
+    Rds(RdsCommand),
 }
 
 /// The options may stand on either side of the command.
@@ -78,6 +83,10 @@ fn main() -> ExitCode {
                 _ => ExitCode::from(BAD_CONFIG),
             };
         }
+    };
+    let cli = match cli {
+        Cli { command: Command::Rds(command), .. } => return rds::hand_over(command),
+        cli => cli,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -122,5 +131,7 @@ async fn run(cli: Cli) -> Result<(), AskError> {
             out.show(|| json::volume(&volume), || explain::volume(&volume))
         }
         Command::Watch => watch::run(&mut controller, &mut out).await,
+        // Handed over before a controller was asked for.
+        Command::Rds(_) => Ok(()),
     }
 }
