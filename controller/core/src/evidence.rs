@@ -148,7 +148,9 @@ impl Evidence {
                 "the target refuses a host that is not on its list, and export off ends its sessions".into(),
             ),
             Source::Reservation { .. } => Some(
-                "the target refuses writes without a registration, and a host that is not on its list".into(),
+                "the target refuses writes without a registration, and a host that is not on its list; \
+                 and the node's agent does not register again where it was preempted"
+                    .into(),
             ),
             Source::ExportOff => Some("export off ends all sessions, and nobody else turns it on".into()),
             Source::NodeGone { by, reason } => Some(format!(

@@ -7,7 +7,7 @@
 //! never asked. Messages are delayed, lost with their session and doubled; everything fails at any point; what was
 //! stored is all that a restarted controller begins with.
 
-// Each test that uses the model uses another part of it.
+// Another test takes it in with `#[path = "../world/model/mod.rs"] mod model;`. Each test that uses the model uses another part of it.
 #![allow(dead_code)]
 
 mod agents;
