@@ -33,7 +33,7 @@ use crate::cli::{Cli, Settings};
 use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Started};
-use crate::operator::Operators;
+use crate::operator::{self, Operators};
 use crate::rds::{HostAcl, Rds, RestRds};
 use crate::store::{FileStore, OpenError, Store, StoreSpec};
 
@@ -255,12 +255,13 @@ where
             ))
             .max_decoding_message_size(AGENT_MESSAGE_BYTES),
         )
-        .add_service(OperatorServer::new(Operators::new(engine, words, stop.clone())))
+        .add_service(OperatorServer::new(Operators::new(engine.clone(), words.clone(), stop.clone())))
         .serve_with_incoming_shutdown(grpc, stop.clone().cancelled_owned());
 
     tracing::info!(?transport, "serving");
 
     let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
+    let looking = tokio::spawn(operator::keep_looking(engine, words, stop.clone()));
     let served = async {
         let (csi, agents) =
             tokio::join!(ended("CSI", csi_server, &stop), ended("agents' and operators'", server, &stop));
@@ -287,6 +288,7 @@ where
     stop_engine.cancel();
     engine_end.await?;
     watching.abort();
+    looking.abort();
     result
 }
 

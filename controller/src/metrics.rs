@@ -91,6 +91,32 @@ impl Part {
     }
 }
 
+/// What has become of a fence, or of a rung of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceResult {
+    /// The node cannot write, and nothing that it wrote is on its way.
+    Proven,
+    /// The rung could not be taken, or did not hold.
+    Failed,
+    /// No rung was left.
+    Refused,
+    /// The node proved by itself that it holds nothing, or goes on as before.
+    Overtaken,
+}
+
+impl FenceResult {
+    /// The label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::Failed => "failed",
+            Self::Refused => "refused",
+            Self::Overtaken => "overtaken",
+        }
+    }
+}
+
 /// One step of the core.
 pub(crate) fn core_step(took: Duration) {
     histogram!("cleat_core_step_seconds").record(took);
@@ -143,6 +169,28 @@ pub(crate) fn detach_part(part: Part, took: Duration) {
 /// An attachment has entered a phase (a stable name of the core) after so long in the one before.
 pub(crate) fn phase_entered(entered: &'static str, after: Duration) {
     histogram!("cleat_attachment_phase_seconds", "entered" => entered).record(after);
+}
+
+/// A result of a rung (a stable name of the core).
+pub(crate) fn fence(rung: &'static str, result: FenceResult) {
+    counter!("cleat_fences_total", "rung" => rung, "result" => result.name()).increment(1);
+}
+
+/// A fence has ended after so long.
+pub(crate) fn fence_ended(rung: &'static str, result: FenceResult, after: Duration) {
+    fence(rung, result);
+    histogram!("cleat_fence_seconds", "rung" => rung, "result" => result.name()).record(after);
+}
+
+/// Fences that have not ended, and nodes that are quarantined.
+pub(crate) fn fences(under_way: usize, quarantined: usize) {
+    gauge!("cleat_fences_under_way").set(count(under_way));
+    gauge!("cleat_nodes_quarantined").set(count(quarantined));
+}
+
+/// Things that are not where they should be, by kind.
+pub(crate) fn ghosts(kind: &'static str, found: usize) {
+    gauge!("cleat_ghosts", "kind" => kind).set(count(found));
 }
 
 /// Something that people were told, by its stable name.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cleat_core::{NodeId, VolumeId};
 use cleat_proto::cleat::v1::{Capabilities, VolumeState};
+use tokio::time::Instant;
 
 /// What one agent said last.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +16,8 @@ pub struct Words {
     pub agent_version: String,
     /// Its volumes, as it last described them.
     pub volumes: BTreeMap<VolumeId, VolumeState>,
+    /// When an agent of that name was turned away last, and why; none since one was let in.
+    pub refused: Option<(Instant, String)>,
 }
 
 /// What all agents said last. Cheap to clone.
@@ -41,6 +44,18 @@ impl LastWords {
         let words = nodes.entry(node.clone()).or_default();
         words.capabilities = Some(capabilities);
         words.agent_version = agent_version;
+        words.refused = None;
+    }
+
+    /// The core does not let an agent speak for that node.
+    pub(super) fn refused(&self, node: &NodeId, reason: &str) {
+        self.lock().entry(node.clone()).or_default().refused = Some((Instant::now(), reason.to_owned()));
+    }
+
+    /// Everything that was last said, by node.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<NodeId, Words> {
+        self.lock().iter().map(|(node, words)| (node.clone(), words.clone())).collect()
     }
 
     /// An inventory replaces everything said before.

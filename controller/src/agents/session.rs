@@ -110,7 +110,10 @@ impl Talk {
         // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
         self.shared.engine.view(|_, _| ()).await?;
         match line.orders.try_recv() {
-            Ok(Order::Refused(reason)) => return Err(refused(reason)),
+            Ok(Order::Refused(reason)) => {
+                self.shared.words.refused(&line.node, &reason);
+                return Err(refused(reason));
+            }
             Ok(Order::Say(_)) => {
                 return Err(Status::internal("a directive before the inventory").into());
             }

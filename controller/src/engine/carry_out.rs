@@ -9,10 +9,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cleat_core::{Effect, RequestId, UnixMillis, VolumeId};
+use cleat_core::{Effect, NodeId, RequestId, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc};
 
+use super::fences::Fences;
 use super::handle::{Answer, Waiter};
 use super::lanes::Lanes;
 use super::{Change, EngineError, Step, notices, records};
@@ -34,6 +35,7 @@ pub(super) struct Executor {
     changes: broadcast::Sender<Change>,
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
+    fences: Fences,
 }
 
 impl Executor {
@@ -43,8 +45,9 @@ impl Executor {
         sessions: Sessions,
         changes: broadcast::Sender<Change>,
         clock: Clock,
+        fences: Fences,
     ) -> Self {
-        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new() }
+        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences }
     }
 
     /// Runs until no more steps can come.
@@ -111,8 +114,14 @@ impl Executor {
     fn begin(&mut self, now: UnixMillis, effect: Effect) -> ControlFlow<EngineError> {
         match effect {
             // Durable already; only watchers are still to be told.
-            Effect::Persist(record) => self.tell(Change::Volume(record.spec.id)),
-            Effect::Forget(volume) => self.tell(Change::Volume(volume)),
+            Effect::Persist(record) => {
+                let nodes = self.fences.recorded(now, &record);
+                self.recorded(record.spec.id, nodes);
+            }
+            Effect::Forget(volume) => {
+                let nodes = self.fences.forgotten(&volume);
+                self.recorded(volume, nodes);
+            }
             Effect::Rds { operation, request } => self.lanes.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
                 self.sessions.direct(&node, &session, operation, &directive)
@@ -126,6 +135,13 @@ impl Executor {
             Effect::StepDown { reason } => return ControlFlow::Break(EngineError::SteppedDown { reason }),
         }
         ControlFlow::Continue(())
+    }
+
+    fn recorded(&self, volume: VolumeId, nodes: Vec<NodeId>) {
+        self.tell(Change::Volume(volume));
+        for node in nodes {
+            self.tell(Change::Node(node));
+        }
     }
 
     fn reply(&mut self, now: UnixMillis, request: RequestId, result: Answer) {

@@ -130,8 +130,14 @@ fn bench() -> Bench {
     let (steps, queue) = mpsc::channel(1024);
     let lanes = lanes(Duration::from_secs(1)).0;
     let readiness = cleat_runtime::readiness::Readiness::default();
-    let executor =
-        Executor::new((Arc::new(store), readiness.flag("store")), lanes, sessions, changes, Clock::start());
+    let executor = Executor::new(
+        (Arc::new(store), readiness.flag("store")),
+        lanes,
+        sessions,
+        changes,
+        Clock::start(),
+        Fences::default(),
+    );
     Bench {
         log,
         permits,

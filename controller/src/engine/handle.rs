@@ -11,7 +11,9 @@ use cleat_core::{
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::Change;
+use super::notices::Told;
 use crate::clock::Clock;
+use crate::metrics;
 
 /// The answer to a request.
 pub(super) type Answer = Result<Reply, Refusal>;
@@ -143,6 +145,13 @@ impl Engine {
             Reply::Declared => Ok(()),
             other => Err(mismatch("declare gone", &other)),
         }
+    }
+
+    /// Tells watchers something that did not come from the core.
+    pub(crate) fn tell(&self, told: Told) {
+        metrics::told(told.reason);
+        // An error means that nobody watches.
+        let _ = self.changes.send(Change::Told(Arc::new(told)));
     }
 
     /// Says that a deletion has ended.

@@ -19,6 +19,7 @@
 
 mod carry_out;
 mod decide;
+mod fences;
 mod handle;
 mod lanes;
 mod notices;
@@ -132,13 +133,15 @@ pub fn start(
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock);
+    let fences = fences::Fences::new(&records);
     let (core, first) = Core::rebuild(config, term, records, clock.now());
     let term = core.term();
     let secrets = sessions.settings().secrets.clone();
     let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline);
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
-    let carrying =
-        tokio::spawn(carry_out::Executor::new((store, storing), lanes, sessions, changes, clock).run(queue));
+    let carrying = tokio::spawn(
+        carry_out::Executor::new((store, storing), lanes, sessions, changes, clock, fences).run(queue),
+    );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.
         let carried = carrying.await.map_err(|source| EngineError::Panicked { task: "effects", source })?;

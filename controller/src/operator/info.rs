@@ -1,8 +1,8 @@
 //! The core's records and the agents' last words as messages for people.
 
 use cleat_core::{
-    Attachment, Core, Drained, Epoch, Evidence, Migration, Node, NodeId, Session, Standing, UnixMillis,
-    Verdict, VolumeId, VolumeRecord,
+    Attachment, Core, DrainCause, Drained, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase,
+    Session, Source, Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
 };
 use cleat_proto::cleat::v1 as wire;
 
@@ -32,7 +32,8 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire
         past_evidence: record.past_evidence.iter().map(|e| evidence(e, now)).collect(),
         waiting: waiting.collect(),
         migration: record.migration.as_ref().map(|m| migration(id, m)),
-        ..wire::VolumeInfo::default()
+        fenced: record.fenced.iter().map(|f| fenced_from(id, f, now)).collect(),
+        min_fence: record.spec.min_fence.name().to_owned(),
     })
 }
 
@@ -71,12 +72,53 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
         reported: None,
         evidence: proof.map(|proof| evidence(proof, now)),
         waits_for,
-        ..wire::AttachmentInfo::default()
+        cause: match &a.phase {
+            Phase::Draining { cause, .. } => cause_in_words(cause),
+            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost => String::new(),
+        },
+        fence: record.fence(&a.node).map(fence),
+    }
+}
+
+fn cause_in_words(cause: &DrainCause) -> String {
+    match cause {
+        DrainCause::Requested => "a detach was asked for".to_owned(),
+        DrainCause::Rollback => "the attach did not succeed, or was given up".to_owned(),
+        DrainCause::Forced { by, reason } => format!("forced by {by}: {reason}"),
+        DrainCause::Gone { by, reason } => format!("the node was declared gone by {by}: {reason}"),
+    }
+}
+
+fn fence(fence: &Fence) -> wire::FenceInfo {
+    let tried = fence
+        .tried
+        .iter()
+        .map(|tried| wire::TriedRung { rung: tried.rung.name().to_owned(), result: tried.result.clone() });
+    wire::FenceInfo {
+        rung: fence.rung.name().to_owned(),
+        step: fence.step.name().to_owned(),
+        tried: tried.collect(),
+        since_unix_ms: fence.since.0,
+    }
+}
+
+fn fenced_from(volume: &VolumeId, fenced: &Fenced, now: UnixMillis) -> wire::FencedInfo {
+    wire::FencedInfo {
+        node_id: fenced.node.to_string(),
+        host_nqn: fenced.host_nqn.to_string(),
+        epoch: Some(epoch(fenced.epoch)),
+        evidence: Some(evidence(&fenced.evidence, now)),
+        since_unix_ms: fenced.since.0,
+        volume_id: volume.to_string(),
     }
 }
 
 fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
     let verdict = e.verdict(now);
+    let (by, reason) = match &e.source {
+        Source::NodeGone { by, reason } => (by.clone(), reason.clone()),
+        _ => Default::default(),
+    };
     let drained_by = match (&e.drained, verdict) {
         (_, Verdict::NotFenced | Verdict::Unknown) => "",
         (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
@@ -100,7 +142,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         drained_by: drained_by.to_owned(),
         assumption: e.assumption().unwrap_or_default(),
         at_unix_ms: e.at.0,
-        ..wire::EvidenceInfo::default()
+        by,
+        reason,
     }
 }
 
@@ -127,8 +170,20 @@ pub(super) fn migrations(core: &Core) -> Vec<wire::MigrationInfo> {
     recorded.map(|(id, m)| migration(id, m)).collect()
 }
 
+/// Every node, without the agents' words.
+pub(super) fn nodes(core: &Core, now: UnixMillis) -> Vec<wire::NodeInfo> {
+    core.nodes().iter().map(|(id, known)| describe(core, id, known, now)).collect()
+}
+
 /// One node, without its agent's words.
-pub(super) fn node(id: &NodeId, node: &Node) -> wire::NodeInfo {
+pub(super) fn node(core: &Core, id: &NodeId, now: UnixMillis) -> Option<wire::NodeInfo> {
+    core.nodes().get(id).map(|known| describe(core, id, known, now))
+}
+
+fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::NodeInfo {
+    let records = core.volumes().values();
+    let entries = records.flat_map(|record| record.fenced.iter().map(move |f| (&record.spec.id, f)));
+    let fenced = entries.filter(|(_, f)| f.node == *id).map(|(volume, f)| fenced_from(volume, f, now));
     let (session, since) = match &node.session {
         Session::Up { since, .. } => ("connected", *since),
         Session::Silent { since } => ("silent", *since),
@@ -150,6 +205,7 @@ pub(super) fn node(id: &NodeId, node: &Node) -> wire::NodeInfo {
         session_since_unix_ms: since.0,
         standing: standing.to_owned(),
         standing_reason: reason.to_owned(),
+        fenced: fenced.collect(),
         ..Default::default()
     }
 }

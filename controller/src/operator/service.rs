@@ -10,9 +10,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{info, watch};
+use super::{ghosts, info, watch};
 use crate::agents::LastWords;
-use crate::engine::{Ended, Engine};
+use crate::csi::refusal_code;
+use crate::engine::{Ended, Engine, Failed, Word};
 
 /// Events that may wait for one watcher.
 const WATCH_QUEUE: usize = 64;
@@ -39,6 +40,32 @@ pub(super) fn ended(ended: Ended) -> Status {
 
 fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
     move |error| Status::invalid_argument(format!("{field}: {error}"))
+}
+
+/// The longest that a name or a reason may be; both are kept with every evidence that rests on them.
+const WORDS_BYTES: usize = 500;
+
+/// Whose word it is, and why. Neither may be left out: that is all there will be to ask about later.
+fn word(by: String, reason: String) -> Result<Word, Status> {
+    for (field, text) in [("by", &by), ("reason", &reason)] {
+        if text.trim().is_empty() || text.len() > WORDS_BYTES || text.chars().any(char::is_control) {
+            return Err(Status::invalid_argument(format!(
+                "{field}: must be given, as one line of at most {WORDS_BYTES} bytes"
+            )));
+        }
+    }
+    Ok(Word { by: by.trim().to_owned(), reason: reason.trim().to_owned() })
+}
+
+fn panicked(error: tokio::task::JoinError) -> Status {
+    Status::internal(format!("the operation ended without an answer: {error}"))
+}
+
+fn refused(failed: Failed) -> Status {
+    match failed {
+        Failed::Refused(refusal) => Status::new(refusal_code(&refusal), refusal.to_string()),
+        Failed::Ended(end) => ended(end),
+    }
 }
 
 #[tonic::async_trait]
@@ -74,10 +101,7 @@ impl Operator for Operators {
         &self,
         _: Request<wire::ListNodesRequest>,
     ) -> Result<Response<wire::ListNodesResponse>, Status> {
-        let nodes = self
-            .engine
-            .view(|core, _| core.nodes().iter().map(|(id, node)| info::node(id, node)).collect::<Vec<_>>());
-        let nodes = nodes.await.map_err(ended)?;
+        let nodes = self.engine.view(info::nodes).await.map_err(ended)?;
         let nodes = nodes.into_iter().map(|node| info::node_with_words(node, &self.words)).collect();
         Ok(Response::new(wire::ListNodesResponse { nodes }))
     }
@@ -88,7 +112,7 @@ impl Operator for Operators {
     ) -> Result<Response<wire::NodeInfo>, Status> {
         let node = NodeId::new(request.into_inner().node_id).map_err(invalid("node_id"))?;
         let id = node.clone();
-        let found = self.engine.view(move |core, _| core.nodes().get(&id).map(|node| info::node(&id, node)));
+        let found = self.engine.view(move |core, now| info::node(core, &id, now));
         let found = found.await.map_err(ended)?;
         let found = found.ok_or_else(|| {
             Status::not_found(format!("node {node} has not been heard since this controller started"))
@@ -114,22 +138,46 @@ impl Operator for Operators {
         ))
     }
 
-    async fn fence(&self, _: Request<wire::FenceRequest>) -> Result<Response<wire::FenceResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+    async fn fence(
+        &self,
+        request: Request<wire::FenceRequest>,
+    ) -> Result<Response<wire::FenceResponse>, Status> {
+        let wire::FenceRequest { volume_id, node_id, by, reason } = request.into_inner();
+        let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
+        let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
+        let word = word(by, reason)?;
+        tracing::warn!(%volume, %node, by = word.by, reason = word.reason, "a person wants a fence");
+        let (engine, id) = (self.engine.clone(), volume.clone());
+        // In a task of its own: it goes on when the caller has gone.
+        let fencing = tokio::spawn(async move { engine.fence(id, node, word).await });
+        fencing.await.map_err(panicked)?.map_err(refused)?;
+        let found =
+            self.engine.view(move |core, now| info::volume(core, &volume, now)).await.map_err(ended)?;
+        let volume = found.map(|found| info::with_words(found, &self.words));
+        Ok(Response::new(wire::FenceResponse { volume }))
     }
 
     async fn declare_gone(
         &self,
-        _: Request<wire::DeclareGoneRequest>,
+        request: Request<wire::DeclareGoneRequest>,
     ) -> Result<Response<wire::DeclareGoneResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let wire::DeclareGoneRequest { node_id, by, reason } = request.into_inner();
+        let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
+        let word = word(by, reason)?;
+        tracing::warn!(%node, by = word.by, reason = word.reason, "a person says that a node is gone");
+        let engine = self.engine.clone();
+        let declaring = tokio::spawn(async move { engine.declare_gone(node, word).await });
+        declaring.await.map_err(panicked)?.map_err(refused)?;
+        Ok(Response::new(wire::DeclareGoneResponse {}))
     }
 
     async fn list_ghosts(
         &self,
         _: Request<wire::ListGhostsRequest>,
     ) -> Result<Response<wire::ListGhostsResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let ghosts = ghosts::look(&self.engine, &self.words).await.map_err(ended)?;
+        let ghosts = ghosts.into_iter().map(ghosts::Ghost::into_wire).collect();
+        Ok(Response::new(wire::ListGhostsResponse { ghosts }))
     }
 
     async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

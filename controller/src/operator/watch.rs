@@ -72,8 +72,7 @@ impl Watch {
     /// Sends everything.
     async fn sync(&self) -> Result<(), Over> {
         let look = |core: &Core, now: UnixMillis| {
-            let nodes: Vec<_> = core.nodes().iter().map(|(id, node)| info::node(id, node)).collect();
-            (info::volumes(core, now), nodes, info::migrations(core))
+            (info::volumes(core, now), info::nodes(core, now), info::migrations(core))
         };
         let (volumes, nodes, migrations) = self.engine.view(look).await?;
         for volume in volumes {
@@ -120,7 +119,7 @@ impl Watch {
     }
 
     async fn node(&self, id: NodeId) -> Result<(), Over> {
-        let now = self.engine.view(move |core, _| core.nodes().get(&id).map(|node| info::node(&id, node)));
+        let now = self.engine.view(move |core, now| info::node(core, &id, now));
         match now.await? {
             Some(node) => self.send(Kind::Node(info::node_with_words(node, &self.words))).await,
             // A node that was refused; there is nothing to show.

@@ -71,6 +71,8 @@ pub struct Host {
     pub on_detach: Mutex<OnDetach>,
     /// What the target would see of all hosts, where a test wants it watched.
     pub target: Mutex<Option<Arc<Target>>>,
+    /// The keys that a report of registrations would show.
+    pub registered: Mutex<Vec<u64>>,
     /// Every directive that came in, in order.
     pub directives: Mutex<Vec<wire::to_agent::Kind>>,
 }
@@ -103,6 +105,7 @@ impl Host {
             on_attach: Mutex::new(OnAttach::Ready),
             on_detach: Mutex::new(OnDetach::Absent("live")),
             target: Mutex::default(),
+            registered: Mutex::default(),
             directives: Mutex::default(),
         })
     }
@@ -186,6 +189,17 @@ impl Host {
         let state = self.set(&attach.volume_id, attach.epoch, Phase::Ready, 2);
         let times = wire::AttachTimes { connect_us: 60_000, device_us: 20_000, checks_us: 5_000 };
         Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: Some(times) })
+    }
+
+    /// Takes it down even under its user.
+    fn revoke(&self, volume: &str, epoch: Option<wire::Epoch>) -> Outcome {
+        self.set(volume, epoch, Phase::Absent, 0);
+        Outcome::Absent(wire::AbsentOutcome::default())
+    }
+
+    /// The directives of one kind that came in.
+    pub fn told<T>(&self, pick: impl Fn(&wire::to_agent::Kind) -> Option<T>) -> Vec<T> {
+        self.directives.lock().unwrap().iter().filter_map(pick).collect()
     }
 
     fn detach(&self, detach: &wire::Detach) -> Option<Outcome> {
@@ -339,7 +353,23 @@ impl Talking {
                     self.answer(&detach.operation_id, &detach.volume_id, detach.epoch, outcome).await;
                 }
             }
-            Kind::Revoke(_) | Kind::Verify(_) | Kind::Preempt(_) | Kind::Rekey(_) => {}
+            Kind::Revoke(revoke) => {
+                let (operation, volume) = (&revoke.operation_id, &revoke.volume_id);
+                let outcome = self.host.revoke(volume, revoke.epoch);
+                self.answer(operation, volume, revoke.epoch, outcome).await;
+            }
+            Kind::Preempt(preempt) => {
+                let left_keys = self.host.registered.lock().unwrap().clone();
+                let left_keys =
+                    left_keys.into_iter().filter(|key| !preempt.victim_keys.contains(key)).collect();
+                let outcome = Outcome::Preempted(wire::PreemptedOutcome { left_keys });
+                self.answer(&preempt.operation_id, &preempt.volume_id, preempt.epoch, outcome).await;
+            }
+            Kind::Rekey(rekey) => {
+                let outcome = Outcome::Rekeyed(wire::RekeyedOutcome {});
+                self.answer(&rekey.operation_id, &rekey.volume_id, rekey.epoch, outcome).await;
+            }
+            Kind::Verify(_) => {}
         }
         self.host.directives.lock().unwrap().push(kind);
     }

@@ -6,6 +6,7 @@
 mod agent;
 mod attach;
 mod failures;
+mod fencing;
 mod operators;
 mod process;
 mod rds;

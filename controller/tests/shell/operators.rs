@@ -83,7 +83,7 @@ async fn what_is_not_known_is_said_so() {
 }
 
 /// Runs `cleatctl` against the world; gives exit code, standard output and standard error.
-async fn cleatctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
+pub async fn cleatctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cleatctl"))
         .args(["--controller", &world.address().to_string(), "--plaintext"])
         .args(words)

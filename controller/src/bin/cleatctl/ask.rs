@@ -37,6 +37,10 @@ pub(crate) enum AskError {
     NoAnswer { address: String, timeout: Duration },
     #[error("controller {address}: {} ({:?})", status.message(), status.code())]
     Refused { address: String, status: Box<Status> },
+    #[error("{0} things are not where they should be")]
+    Ghosts(usize),
+    #[error("--by is not given, and who you are is not known here")]
+    Nameless,
     #[error("the answer cannot be written")]
     Output(#[source] std::io::Error),
 }
@@ -91,6 +95,30 @@ impl Controller {
         let request = self.request(wire::GetVolumeRequest { volume_id });
         let answer = self.client.get_volume(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    /// Has a node fenced; waits for the proof, which may take longer than an answer may otherwise.
+    pub(crate) async fn fence(
+        &mut self,
+        fence: wire::FenceRequest,
+        wait: Duration,
+    ) -> Result<Option<wire::VolumeInfo>, AskError> {
+        let mut request = Request::new(fence);
+        request.set_timeout(wait);
+        let answer = self.client.fence(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().volume)
+    }
+
+    pub(crate) async fn declare_gone(&mut self, gone: wire::DeclareGoneRequest) -> Result<(), AskError> {
+        let request = self.request(gone);
+        let answer = self.client.declare_gone(request).await;
+        answer.map(drop).map_err(|status| self.refused(status))
+    }
+
+    pub(crate) async fn ghosts(&mut self) -> Result<Vec<wire::GhostInfo>, AskError> {
+        let request = self.request(wire::ListGhostsRequest {});
+        let answer = self.client.list_ghosts(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().ghosts)
     }
 
     pub(crate) async fn nodes(&mut self) -> Result<Vec<wire::NodeInfo>, AskError> {

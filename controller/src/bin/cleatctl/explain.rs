@@ -22,6 +22,9 @@ fn write_volume(text: &mut String, volume: &wire::VolumeInfo) -> std::fmt::Resul
         }
         None => writeln!(text, "  namespace not known yet: learned at the first attach")?,
     }
+    if !volume.min_fence.is_empty() {
+        writeln!(text, "  a node is fenced from it by nothing weaker than: {}", volume.min_fence)?;
+    }
     let writers: Vec<&str> =
         volume.attachments.iter().filter(|a| a.may_write).map(|a| a.node_id.as_str()).collect();
     match writers[..] {
@@ -33,6 +36,7 @@ fn write_volume(text: &mut String, volume: &wire::VolumeInfo) -> std::fmt::Resul
         writeln!(text)?;
         write_attachment(text, attachment)?;
     }
+    write_fenced(text, &volume.fenced)?;
     write_waiting(text, &volume.waiting)?;
     if let Some(migration) = &volume.migration {
         writeln!(
@@ -56,6 +60,12 @@ fn write_attachment(text: &mut String, attachment: &wire::AttachmentInfo) -> std
     let wire::AttachmentInfo { node_id, role, phase, since_unix_ms, .. } = attachment;
     writeln!(text, "On node {node_id} ({role}): {phase} since {}", time(*since_unix_ms))?;
     writeln!(text, "  epoch {}", epoch(attachment.epoch.as_ref()))?;
+    if !attachment.cause.is_empty() {
+        writeln!(text, "  being taken down: {}", attachment.cause)?;
+    }
+    if let Some(fence) = &attachment.fence {
+        write_fence(text, fence)?;
+    }
     if attachment.waits_for.is_empty() {
         writeln!(text, "  waits for nothing")?;
     } else {
@@ -81,6 +91,38 @@ fn write_evidence(text: &mut String, indent: &str, evidence: &wire::EvidenceInfo
     if !assumption.is_empty() {
         writeln!(text, "{indent}taken for granted: {assumption}")?;
     }
+    if !evidence.by.is_empty() {
+        writeln!(text, "{indent}on the word of {}: {}", evidence.by, evidence.reason)?;
+    }
+    Ok(())
+}
+
+fn write_fence(text: &mut String, fence: &wire::FenceInfo) -> std::fmt::Result {
+    let wire::FenceInfo { rung, step, tried, since_unix_ms } = fence;
+    if step == "refused" {
+        writeln!(text, "  fence since {}: no way is left, it is tried again", time(*since_unix_ms))?;
+    } else {
+        writeln!(text, "  fence since {}: by {rung}, step {step}", time(*since_unix_ms))?;
+    }
+    for tried in tried {
+        writeln!(text, "    tried {}: {}", tried.rung, tried.result)?;
+    }
+    Ok(())
+}
+
+fn write_fenced(text: &mut String, fenced: &[wire::FencedInfo]) -> std::fmt::Result {
+    if fenced.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\nFenced, and quarantined until their own inventory shows nothing of it")?;
+    for fenced in fenced {
+        let (node, epoch, since) =
+            (&fenced.node_id, epoch(fenced.epoch.as_ref()), time(fenced.since_unix_ms));
+        writeln!(text, "  node {node} ({}), epoch {epoch}, since {since}", fenced.host_nqn)?;
+        if let Some(evidence) = &fenced.evidence {
+            write_evidence(text, "    ", evidence)?;
+        }
+    }
     Ok(())
 }
 
@@ -94,6 +136,9 @@ fn write_state(text: &mut String, state: &wire::VolumeState) -> std::fmt::Result
     }
     if let Some(unready) = &state.unready {
         writeln!(text, "    not ready: {}: {}", unready.clause, unready.message)?;
+    }
+    for staging in state.staging.iter().filter(|staging| !staging.same) {
+        writeln!(text, "    staged at {} is ANOTHER device: {}", staging.path, staging.device)?;
     }
     for opener in &state.openers {
         writeln!(text, "    used by {opener}")?;
@@ -178,6 +223,55 @@ mod tests {
             "taken for granted: the target lands what it has",
             "waits for nothing",
             "unpublish for node a, since 2000-02-29T00:00:00Z: the drain bound",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_fence_is_told_with_what_was_tried_and_a_word_with_whose_it_is() {
+        let evidence = wire::EvidenceInfo {
+            source: "NodeGone".into(),
+            verdict: "Fenced".into(),
+            drained_by: "the drain bound has passed".into(),
+            by: "alice".into(),
+            reason: "rack 4 burnt".into(),
+            ..Default::default()
+        };
+        let fencing = wire::AttachmentInfo {
+            node_id: "b".into(),
+            phase: "Draining".into(),
+            may_write: true,
+            cause: "forced by alice: hangs".into(),
+            fence: Some(wire::FenceInfo {
+                rung: "acl".into(),
+                step: "hide".into(),
+                tried: vec![wire::TriedRung { rung: "reservation".into(), result: "no other node".into() }],
+                since_unix_ms: 951_782_400_000,
+            }),
+            ..Default::default()
+        };
+        let info = wire::VolumeInfo {
+            volume_id: "vm-1".into(),
+            access: "RWO".into(),
+            attachments: vec![fencing],
+            fenced: vec![wire::FencedInfo {
+                node_id: "a".into(),
+                host_nqn: "nqn.2026-01.test:a".into(),
+                evidence: Some(evidence),
+                ..Default::default()
+            }],
+            min_fence: "acl".into(),
+            ..Default::default()
+        };
+        let text = volume(&info);
+        for line in [
+            "a node is fenced from it by nothing weaker than: acl",
+            "being taken down: forced by alice: hangs",
+            "fence since 2000-02-29T00:00:00Z: by acl, step hide",
+            "tried reservation: no other node",
+            "node a (nqn.2026-01.test:a)",
+            "on the word of alice: rack 4 burnt",
         ] {
             assert!(text.contains(line), "{line:?} is not in:\n{text}");
         }

@@ -37,6 +37,39 @@ pub(crate) fn volume(v: &wire::VolumeInfo) -> Value {
             "waits_for": w.waits_for,
         })),
         "migration": v.migration.as_ref().map(migration),
+        "fenced": list(&v.fenced, fenced),
+        "min_fence": v.min_fence,
+    })
+}
+
+fn fenced(f: &wire::FencedInfo) -> Value {
+    json!({
+        "volume_id": f.volume_id,
+        "node_id": f.node_id,
+        "host_nqn": f.host_nqn,
+        "epoch": epoch(f.epoch.as_ref()),
+        "evidence": f.evidence.as_ref().map(evidence),
+        "since_unix_ms": f.since_unix_ms,
+    })
+}
+
+fn fence(f: &wire::FenceInfo) -> Value {
+    json!({
+        "rung": f.rung,
+        "step": f.step,
+        "tried": list(&f.tried, |t| json!({"rung": t.rung, "result": t.result})),
+        "since_unix_ms": f.since_unix_ms,
+    })
+}
+
+pub(crate) fn ghosts(ghosts: &[wire::GhostInfo]) -> Value {
+    list(ghosts, |g| {
+        json!({
+            "kind": g.kind,
+            "node_id": g.node_id,
+            "volume_id": g.volume_id,
+            "message": g.message,
+        })
     })
 }
 
@@ -51,6 +84,8 @@ fn attachment(a: &wire::AttachmentInfo) -> Value {
         "reported": a.reported.as_ref().map(state),
         "evidence": a.evidence.as_ref().map(evidence),
         "waits_for": a.waits_for,
+        "cause": a.cause,
+        "fence": a.fence.as_ref().map(fence),
     })
 }
 
@@ -63,6 +98,8 @@ fn evidence(e: &wire::EvidenceInfo) -> Value {
         "drained_by": e.drained_by,
         "assumption": e.assumption,
         "at_unix_ms": e.at_unix_ms,
+        "by": e.by,
+        "reason": e.reason,
     })
 }
 
@@ -93,6 +130,7 @@ fn state(s: &wire::VolumeState) -> Value {
         "openers": s.openers,
         "device": s.device,
         "writes": s.writes,
+        "staging": list(&s.staging, |s| json!({"path": s.path, "device": s.device, "same": s.same})),
     })
 }
 
@@ -110,6 +148,8 @@ pub(crate) fn node(n: &wire::NodeInfo) -> Value {
             "fabrics": c.fabrics,
             "native_multipath": c.native_multipath,
             "nqn_prefix": c.nqn_prefix,
+            "in_band_auth": c.in_band_auth,
+            "reservations": c.reservations,
         })),
         "session": n.session,
         "session_since_unix_ms": n.session_since_unix_ms,
@@ -117,6 +157,7 @@ pub(crate) fn node(n: &wire::NodeInfo) -> Value {
         "standing_reason": n.standing_reason,
         "volumes": list(&n.volumes, state),
         "agent_version": n.agent_version,
+        "fenced": list(&n.fenced, fenced),
     })
 }
 

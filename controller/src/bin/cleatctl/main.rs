@@ -1,7 +1,7 @@
 //! `cleatctl`: what the controller knows, for people and for scripts.
 //!
 //! In come a command and the controller's address; out goes, on standard output, a table or JSON, and on standard
-//! error what went wrong. It only asks: nothing that it does changes anything.
+//! error what went wrong. But for `fence` and `node declare-gone`, which need a reason and a name, it only asks.
 
 mod ask;
 mod explain;
@@ -10,6 +10,7 @@ mod output;
 mod rds;
 mod table;
 mod watch;
+mod word;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 use ask::{AskError, Controller};
 use output::{Format, Output};
 use rds::RdsCommand;
+use word::{Fence, NodeCommand};
 
 /// Shows what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
 #[derive(Parser, Debug)]
@@ -61,6 +63,14 @@ enum Command {
     },
     /// What happens, as it happens, until interrupted
     Watch,
+    /// What is where it should not be: sessions without a grant, grants without a session, other devices staged, two
+    /// nodes of one identity. Exits with 1 if there is anything
+    Doctor,
+    /// Makes a node unable to write to a volume, whatever it is doing, and waits for the proof
+    Fence(Fence),
+    /// About one node
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// About an RDS
     #[command(subcommand)]
     Rds(RdsCommand),
@@ -131,6 +141,13 @@ async fn run(cli: Cli) -> Result<(), AskError> {
             out.show(|| json::volume(&volume), || explain::volume(&volume))
         }
         Command::Watch => watch::run(&mut controller, &mut out).await,
+        Command::Doctor => {
+            let ghosts = controller.ghosts().await?;
+            out.show(|| json::ghosts(&ghosts), || table::ghosts(&ghosts))?;
+            if ghosts.is_empty() { Ok(()) } else { Err(AskError::Ghosts(ghosts.len())) }
+        }
+        Command::Fence(fence) => word::fence(&mut controller, &mut out, fence).await,
+        Command::Node(command) => word::node(&mut controller, &mut out, command).await,
         // Handed over before a controller was asked for.
         Command::Rds(_) => Ok(()),
     }

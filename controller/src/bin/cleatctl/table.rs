@@ -34,7 +34,16 @@ pub(crate) fn volumes(volumes: &[wire::VolumeInfo]) -> String {
     for volume in volumes {
         let size = volume.identity.as_ref().map(|i| bytes(i.size_bytes)).unwrap_or_default();
         let head = vec![volume.volume_id.clone(), volume.access.clone(), size];
-        if volume.attachments.is_empty() {
+        for fenced in &volume.fenced {
+            let mut row = head.clone();
+            let source = fenced.evidence.as_ref().map(|evidence| evidence.source.clone()).unwrap_or_default();
+            let until = "its inventory to show nothing of it".to_owned();
+            let phase = format!("fenced ({source})");
+            let epoch = epoch(fenced.epoch.as_ref());
+            row.extend([fenced.node_id.clone(), String::new(), phase, epoch, String::new(), until]);
+            rows.push(row);
+        }
+        if volume.attachments.is_empty() && volume.fenced.is_empty() {
             let mut row = head.clone();
             row.extend(["", "", "detached", "", "", ""].map(String::from));
             rows.push(row);
@@ -44,7 +53,7 @@ pub(crate) fn volumes(volumes: &[wire::VolumeInfo]) -> String {
             row.extend([
                 attachment.node_id.clone(),
                 attachment.role.clone(),
-                attachment.phase.clone(),
+                phase(attachment),
                 epoch(attachment.epoch.as_ref()),
                 attachment.reported.as_ref().map(paths).unwrap_or_default(),
                 attachment.waits_for.clone(),
@@ -53,6 +62,29 @@ pub(crate) fn volumes(volumes: &[wire::VolumeInfo]) -> String {
         }
     }
     table(&["VOLUME", "ACCESS", "SIZE", "NODE", "ROLE", "PHASE", "EPOCH", "PATHS", "WAITS FOR"], &rows)
+}
+
+/// The phase, and the fence within it: `Draining (fence: acl, hide)`.
+fn phase(attachment: &wire::AttachmentInfo) -> String {
+    match &attachment.fence {
+        None => attachment.phase.clone(),
+        Some(fence) if fence.step == "refused" => format!("{} (fence: refused)", attachment.phase),
+        Some(fence) => format!("{} (fence: {}, {})", attachment.phase, fence.rung, fence.step),
+    }
+}
+
+pub(crate) fn ghosts(ghosts: &[wire::GhostInfo]) -> String {
+    if ghosts.is_empty() {
+        return "Nothing is where it should not be.".to_owned();
+    }
+    let rows: Vec<Vec<String>> = ghosts
+        .iter()
+        .map(|ghost| {
+            let wire::GhostInfo { kind, node_id, volume_id, message } = ghost.clone();
+            vec![kind, node_id, volume_id, message]
+        })
+        .collect();
+    table(&["WHAT", "NODE", "VOLUME", "AND WHAT TO DO"], &rows)
 }
 
 pub(crate) fn nodes(nodes: &[wire::NodeInfo]) -> String {

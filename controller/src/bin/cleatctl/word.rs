@@ -1,0 +1,107 @@
+//! What is done on a person's word: to fence a node, to declare one gone.
+//!
+//! In come a node, a reason and a name; out goes the controller's answer. Both are kept with the evidence that rests
+//! on them, so neither is ever left out: without `--by` it is the login name.
+
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+
+use super::ask::{AskError, Controller};
+use super::output::Output;
+use super::{explain, json};
+
+/// Who wants it, and why.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Word {
+    /// Why: kept with the evidence, and shown wherever that is
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+
+    /// Who says so [default: the login name]
+    #[arg(long, value_name = "NAME")]
+    by: Option<String>,
+}
+
+/// What to fence from what.
+#[derive(clap::Args, Debug)]
+pub(crate) struct Fence {
+    /// The volume's id
+    volume: String,
+
+    /// The node that must not write to it any more
+    node: String,
+
+    #[command(flatten)]
+    word: Word,
+
+    /// How long to wait for the proof
+    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = humantime::parse_duration)]
+    wait: Duration,
+}
+
+/// Things about one node.
+#[derive(clap::Subcommand, Debug)]
+pub(crate) enum NodeCommand {
+    /// Says that a node is gone for good, or off and kept off: whatever waits for a proof that it cannot write goes on
+    /// without one. If it is running after all, it can destroy what another node writes
+    DeclareGone {
+        /// The node
+        node: String,
+
+        #[command(flatten)]
+        word: Word,
+    },
+}
+
+impl Word {
+    fn spoken(self) -> Result<(String, String), AskError> {
+        let Self { reason, by } = self;
+        let by = by.or_else(login_name).ok_or(AskError::Nameless)?;
+        Ok((by, reason))
+    }
+}
+
+/// Who is logged in: behind sudo, who called it.
+fn login_name() -> Option<String> {
+    let called = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
+    called.or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name))
+}
+
+pub(crate) async fn fence(
+    controller: &mut Controller,
+    out: &mut Output,
+    fence: Fence,
+) -> Result<(), AskError> {
+    let Fence { volume, node, word, wait } = fence;
+    let (by, reason) = word.spoken()?;
+    let request = wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), by, reason };
+    let after = controller.fence(request, wait).await?;
+    out.show(
+        || serde_json::json!({"fenced": true, "volume": after.as_ref().map(json::volume)}),
+        || {
+            let after = after.as_ref().map(|volume| format!("\n\n{}", explain::volume(volume)));
+            format!(
+                "It is proven that node {node} cannot write to volume {volume}.{}",
+                after.unwrap_or_default()
+            )
+        },
+    )
+}
+
+pub(crate) async fn node(
+    controller: &mut Controller,
+    out: &mut Output,
+    command: NodeCommand,
+) -> Result<(), AskError> {
+    match command {
+        NodeCommand::DeclareGone { node, word } => {
+            let (by, reason) = word.spoken()?;
+            controller.declare_gone(wire::DeclareGoneRequest { node_id: node.clone(), by, reason }).await?;
+            out.show(
+                || serde_json::json!({"declared_gone": node}),
+                || format!("Recorded: node {node} is gone. It is quarantined until its own agent shows otherwise."),
+            )
+        }
+    }
+}

@@ -1,0 +1,97 @@
+#![allow(clippy::unwrap_used)]
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use serde_json::{Value, json};
+
+use super::*;
+
+fn record(attachments: Value, fenced: Value) -> VolumeRecord {
+    let record = json!({
+        "spec": {"id": "v", "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+        "identity": null, "attachments": attachments, "migration": null, "fenced": fenced, "past_evidence": [],
+    });
+    serde_json::from_value(record).unwrap()
+}
+
+fn draining(step: &str, tried: Value) -> Value {
+    json!([{
+        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": {"term": 1, "seq": 1}, "role": "primary",
+        "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
+        "phase": {"draining": {"cause": "requested", "evidence": null, "fence": {
+            "rung": "acl", "step": step, "tried": tried, "since": 1000, "touched": true, "preempted_by": null,
+        }}},
+    }])
+}
+
+fn fenced(source: Value) -> Value {
+    json!([{
+        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": {"term": 1, "seq": 1}, "since": 3000,
+        "evidence": {"node": "a", "epoch": {"term": 1, "seq": 1}, "source": source, "drained": "barrier", "at": 3000},
+    }])
+}
+
+fn measured(run: impl FnOnce()) -> String {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    ::metrics::with_local_recorder(&recorder, run);
+    recorder.handle().render()
+}
+
+#[test]
+fn a_fence_is_counted_with_its_rung_its_result_and_how_long_it_took() {
+    let node = NodeId::new("a").unwrap();
+    let text = measured(|| {
+        let mut fences = Fences::default();
+        let begun = record(draining("deny", json!([])), json!([]));
+        assert!(fences.recorded(UnixMillis(1000), &begun).is_empty());
+        let tried = json!([{"rung": "reservation", "result": "no other node"}]);
+        for _ in 0..2 {
+            fences.recorded(UnixMillis(2000), &record(draining("hide", tried.clone()), json!([])));
+        }
+        let cut = record(json!([]), fenced(json!({"target-cut": {"acl": true, "secret": null}})));
+        assert_eq!(fences.recorded(UnixMillis(3000), &cut), std::slice::from_ref(&node));
+        assert_eq!(fences.recorded(UnixMillis(9000), &record(json!([]), json!([]))), [node]);
+        assert!(fences.volumes.is_empty(), "nothing is kept of what is over");
+    });
+    for line in [
+        "cleat_fences_total{rung=\"reservation\",result=\"failed\"} 1",
+        "cleat_fences_total{rung=\"acl\",result=\"proven\"} 1",
+        "cleat_fence_seconds_sum{rung=\"acl\",result=\"proven\"} 2",
+        "cleat_fences_under_way 0",
+        "cleat_nodes_quarantined 0",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_fence_that_is_refused_and_goes_on_after_a_restart_is_counted_once() {
+    let text = measured(|| {
+        let stored = record(draining("refused", json!([])), json!([]));
+        let mut fences = Fences::new(std::slice::from_ref(&stored));
+        fences.recorded(UnixMillis(2000), &stored);
+        let gone = json!({"node-gone": {"by": "alice", "reason": "it burnt"}});
+        fences.recorded(UnixMillis(5000), &record(json!([]), fenced(gone)));
+    });
+    assert!(!text.contains("refused"), "that was counted by the process before:\n{text}");
+    assert!(text.contains("cleat_fences_total{rung=\"node-gone\",result=\"proven\"} 1"), "{text}");
+    assert!(text.contains("cleat_nodes_quarantined 1"), "{text}");
+}
+
+#[test]
+fn a_node_that_proves_its_absence_itself_ends_its_fence() {
+    let text = measured(|| {
+        let mut fences = Fences::default();
+        fences.recorded(UnixMillis(1000), &record(draining("refused", json!([])), json!([])));
+        let mut over = record(json!([]), json!([]));
+        let proof = json!({"node": "a", "epoch": {"term": 1, "seq": 1}, "source": {"agent-absent": {"boot_id": "b"}},
+            "drained": "live-deletion", "at": 3000});
+        over.past_evidence.push(serde_json::from_value(proof).unwrap());
+        fences.recorded(UnixMillis(3000), &over);
+    });
+    for line in [
+        "cleat_fences_total{rung=\"acl\",result=\"refused\"} 1",
+        "cleat_fences_total{rung=\"acl\",result=\"overtaken\"} 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}

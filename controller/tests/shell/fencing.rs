@@ -1,0 +1,297 @@
+//! Nodes that are cut off at the target, and people's words: what the RDS, agents, callers and operators see of it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_controller::secret::MasterKey;
+use cleat_core::{Reservations, Target};
+use cleat_proto::cleat::v1 as wire;
+use cleat_proto::csi::v1 as csi;
+use tonic::Code;
+use wire::to_agent::Kind;
+use wire::volume_state::Phase;
+
+use crate::agent::{Agent, Host};
+use crate::operators::cleatctl;
+use crate::world::{Csi, RWO, RWX, World, block, eventually, publish_request};
+
+const ACL: Target = Target {
+    acl: true,
+    export_cuts: true,
+    export_drains: true,
+    secret: false,
+    reservations: Reservations::None,
+};
+
+/// A controller that fences soon, at a target that can do this.
+async fn world(target: Target) -> World {
+    let mut world = World::new();
+    world.core.target = target;
+    world.core.fence_after_ms = 300;
+    world.core.request_limit_ms = 4_000;
+    world.start().await;
+    world
+}
+
+/// Two nodes that are heard, and a volume on the first.
+async fn attached(world: &World, csi: &Csi) -> [(Arc<Host>, Agent); 2] {
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let nodes = [(Arc::clone(&a), world.agent(&a).await), (Arc::clone(&b), world.agent(&b).await)];
+    csi.create("vm-1").await.unwrap();
+    csi.publish("vm-1", "node-a", RWX).await.unwrap();
+    nodes
+}
+
+async fn volume(world: &World) -> wire::VolumeInfo {
+    let request = wire::GetVolumeRequest { volume_id: "vm-1".into() };
+    world.operator().await.get_volume(request).await.unwrap().into_inner()
+}
+
+async fn node(world: &World, name: &str) -> wire::NodeInfo {
+    let request = wire::GetNodeRequest { node_id: name.into() };
+    world.operator().await.get_node(request).await.unwrap().into_inner()
+}
+
+fn changes(world: &World) -> Vec<String> {
+    world.rds.log.lock().unwrap().clone()
+}
+
+#[tokio::test]
+async fn a_silent_node_is_taken_off_the_list_cut_and_drained_and_comes_back_by_its_own_inventory() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let [(a, gone), (_b, _two)] = attached(&world, &csi).await;
+    drop(gone);
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let asked: Vec<String> = changes(&world).into_iter().skip(1).collect();
+    let deny = format!("deny vm-1 {}", a.nqn());
+    assert_eq!(asked[..2], [deny, "hide vm-1".into()], "first the list, then the cut: {asked:?}");
+    eventually("the export is back", async || changes(&world).contains(&"show vm-1".to_owned())).await;
+
+    let after = volume(&world).await;
+    let proof = &after.past_evidence[0];
+    assert_eq!((proof.source.as_str(), proof.verdict.as_str()), ("TargetCut", "Fenced"));
+    assert!(proof.drained_by.contains("namespace"), "{proof:?}");
+    assert!(proof.assumption.contains("waits for every write"), "{proof:?}");
+    assert_eq!((after.fenced[0].node_id.as_str(), after.fenced[0].host_nqn.as_str()), ("node-a", &*a.nqn()));
+    let quarantined = node(&world, "node-a").await;
+    assert_eq!(quarantined.standing, "Quarantined");
+    assert_eq!(quarantined.fenced[0].volume_id, "vm-1");
+    csi.publish("vm-1", "node-b", RWX).await.expect("another node is free to have it");
+
+    // It comes back from its partition with the volume in its kernel, and is told to give it up.
+    let _one = world.agent(&a).await;
+    eventually("readmitted", async || node(&world, "node-a").await.standing == "Admitted").await;
+    let revoked = a.told(|kind| match kind {
+        Kind::Revoke(revoke) => Some(revoke.volume_id.clone()),
+        _ => None,
+    });
+    assert_eq!(revoked, ["vm-1"]);
+    assert!(!a.holds("vm-1") && volume(&world).await.fenced.is_empty());
+}
+
+#[tokio::test]
+async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_can_do() {
+    let world = world(Target::default()).await;
+    let csi = world.csi().await;
+    let [(_a, gone), _b] = attached(&world, &csi).await;
+    drop(gone);
+    let refused = csi.unpublish("vm-1", "node-a").await.unwrap_err();
+    for words in ["node-a", "cleatctl node declare-gone node-a", "out-of-service", "acl", "export-off"] {
+        assert!(refused.message().contains(words), "{words} is not in {}", refused.message());
+    }
+    let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
+    for words in ["no way is left", "tried acl: the target has no list", "Node node-a may write to it"] {
+        assert!(explained.contains(words), "{words:?} is not in:\n{explained}");
+    }
+    let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
+    assert!(volumes.contains("Draining (fence: refused)"), "{volumes}");
+
+    let declare = ["node", "declare-gone", "node-a", "--reason", "rack 4 burnt", "--by", "alice"];
+    let (code, said, complaint) = cleatctl(&world, &declare).await;
+    assert_eq!(code, Some(0), "{said}{complaint}");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let proof = volume(&world).await.past_evidence[0].clone();
+    assert_eq!((proof.source.as_str(), proof.by.as_str()), ("NodeGone", "alice"));
+    assert_eq!(proof.reason, "rack 4 burnt");
+    let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
+    assert!(explained.contains("on the word of alice: rack 4 burnt"), "{explained}");
+}
+
+#[tokio::test]
+async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reason() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let [(a, _one), _b] = attached(&world, &csi).await;
+    *a.on_detach.lock().unwrap() = crate::agent::OnDetach::Busy("pid 7 (qemu)");
+    let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs", "--by", "bob"];
+    let (code, said, complaint) = cleatctl(&world, &fence).await;
+    assert_eq!(code, Some(0), "{said}{complaint}");
+    assert!(said.contains("It is proven that node node-a cannot write to volume vm-1."), "{said}");
+    let (code, _, complaint) = cleatctl(&world, &["fence", "vm-2", "node-a", "--reason", "x"]).await;
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(complaint.contains("there is nothing to fence"), "{complaint}");
+    let request =
+        wire::FenceRequest { volume_id: "vm-1".into(), node_id: "node-a".into(), ..Default::default() };
+    let nameless = world.operator().await.fence(request).await.unwrap_err();
+    assert_eq!(nameless.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_node_that_is_heard_is_not_gone() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let _nodes = attached(&world, &csi).await;
+    let declare = ["node", "declare-gone", "node-a", "--reason", "so I heard"];
+    let (code, _, complaint) = cleatctl(&world, &declare).await;
+    assert_eq!(code, Some(1));
+    assert!(complaint.contains("node node-a is not gone"), "{complaint}");
+    assert!(volume(&world).await.attachments[0].may_write);
+}
+
+#[tokio::test]
+async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor() {
+    let mut world = World::new();
+    let key = world.dir.path().join("key");
+    std::fs::write(&key, [7; 32]).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    world.agents.secrets = Some(Arc::new(MasterKey::load(&key).unwrap()));
+    world.core.target = Target { secret: true, acl: false, ..ACL };
+    world.core.fence_after_ms = 300;
+    world.start().await;
+    let csi = world.csi().await;
+    let [(a, gone), (b, _two)] = attached(&world, &csi).await;
+    csi.publish("vm-1", "node-b", RWX).await.unwrap();
+    let at_rds = || world.rds.secrets.lock().unwrap().values().next().cloned().unwrap();
+    let first = at_rds();
+    assert!(first.starts_with("DHHC-1:00:") && first.ends_with(':'), "the form that hosts take");
+    assert_eq!(a.attaches()[0].dhchap_secret, first);
+    assert_eq!(b.attaches()[0].dhchap_secret, first);
+
+    drop(gone);
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let second = at_rds();
+    assert_ne!(second, first);
+    let told = b.told(|kind| match kind {
+        Kind::Rekey(rekey) => Some(rekey.dhchap_secret.clone()),
+        _ => None,
+    });
+    assert_eq!(told, std::slice::from_ref(&second), "the survivor was told, once");
+    let asked = changes(&world);
+    let place = |line: &str| asked.iter().rposition(|asked| asked == line).unwrap();
+    assert!(place("set the secret of vm-1") < place("hide vm-1"), "{asked:?}");
+    let proof = volume(&world).await.past_evidence[0].clone();
+    assert!(proof.assumption.contains("without the secret"), "{proof:?}");
+    // No secret is in what is stored, nor in what operators see.
+    let stored = std::fs::read_to_string(world.store()).unwrap();
+    let (_, shown, _) = cleatctl(&world, &["explain", "vm-1", "-o", "json"]).await;
+    assert!(![&first, &second].iter().any(|secret| stored.contains(*secret) || shown.contains(*secret)));
+}
+
+#[tokio::test]
+async fn another_node_preempts_the_registration_of_a_silent_one() {
+    let world = world(Target { reservations: Reservations::AbortWaits, ..ACL }).await;
+    let csi = world.csi().await;
+    let [(a, gone), (b, _two)] = attached(&world, &csi).await;
+    csi.publish("vm-1", "node-b", RWX).await.unwrap();
+    let (first, second) = (&a.attaches()[0], &b.attaches()[0]);
+    assert!(first.reserve && second.reserve);
+    let epoch = first.epoch.unwrap();
+    assert_eq!(first.reservation_key, epoch.term << 22 | epoch.seq);
+    *b.registered.lock().unwrap() = vec![first.reservation_key, second.reservation_key];
+    drop(gone);
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let preempts = b.told(|kind| match kind {
+        Kind::Preempt(preempt) => Some((preempt.reservation_key, preempt.victim_keys.clone())),
+        _ => None,
+    });
+    assert_eq!(preempts, [(second.reservation_key, vec![first.reservation_key])]);
+    let proof = volume(&world).await.past_evidence[0].clone();
+    assert_eq!(proof.source, "Reservation", "{proof:?}");
+    assert!(!changes(&world).contains(&"hide vm-1".to_owned()), "its abort waits: nothing has to be cut");
+}
+
+#[tokio::test]
+async fn a_fence_goes_on_where_a_killed_controller_left_it() {
+    let mut world = world(ACL).await;
+    let csi = world.csi().await;
+    let [(_a, gone), _b] = attached(&world, &csi).await;
+    drop(gone);
+    world.rds.stuck.send_replace(true);
+    let asking = csi.clone();
+    let waiting = tokio::spawn(async move { asking.unpublish("vm-1", "node-a").await });
+    eventually("the fence has begun", async || changes(&world).iter().any(|line| line.starts_with("deny")))
+        .await;
+    world.kill();
+    assert!(waiting.await.unwrap().is_err());
+    world.rds.stuck.send_replace(false);
+    world.start().await;
+    world.csi().await.unpublish("vm-1", "node-a").await.unwrap();
+    assert_eq!(volume(&world).await.past_evidence[0].source, "TargetCut");
+}
+
+#[tokio::test]
+async fn what_must_suffice_travels_from_create_to_the_fence() {
+    let world = world(Target { acl: false, ..ACL }).await;
+    let csi = world.csi().await;
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    let request = |min_fence: &str| csi::CreateVolumeRequest {
+        name: "vm-1".into(),
+        volume_capabilities: vec![block(RWO)],
+        parameters: HashMap::from([("minFence".to_owned(), min_fence.to_owned())]),
+        ..Default::default()
+    };
+    let wrong = csi.client.clone().create_volume(request("strong")).await.unwrap_err();
+    assert_eq!(wrong.code(), Code::InvalidArgument);
+    for words in ["minFence", "strong", "node-gone, export-off, acl, secret, reservation"] {
+        assert!(wrong.message().contains(words), "{words} is not in {}", wrong.message());
+    }
+    let made = csi.client.clone().create_volume(request("acl")).await.unwrap().into_inner().volume.unwrap();
+    assert_eq!(made.volume_context["cleat.io/min-fence"], "acl");
+    let publish = csi::ControllerPublishVolumeRequest {
+        volume_context: made.volume_context,
+        ..publish_request("vm-1", "node-a", RWO)
+    };
+    csi.client.clone().controller_publish_volume(publish).await.unwrap();
+    assert_eq!(volume(&world).await.min_fence, "acl");
+    drop(agent);
+    let refused = csi.unpublish("vm-1", "node-a").await.unwrap_err();
+    assert!(refused.message().contains("weaker than the volume's minFence, acl"), "{}", refused.message());
+    assert!(!changes(&world).contains(&"hide vm-1".to_owned()));
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_not_where_it_should_be() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let (code, said, _) = cleatctl(&world, &["doctor"]).await;
+    assert_eq!((code, said.trim()), (Some(0), "Nothing is where it should not be."));
+    let [(a, one), (b, two)] = attached(&world, &csi).await;
+    // A grant without a session, another device staged, a session without a grant, and two hosts of one identity.
+    one.delta("vm-1", Phase::Absent, 0).await;
+    csi.create("vm-2").await.unwrap();
+    let mut elsewhere = b.hold("vm-2", wire::Epoch { term: 1, seq: 1 }, Phase::Ready);
+    let staging = wire::Staging { path: "/staging/vm-2".into(), device: "8:16".into(), same: false };
+    elsewhere.staging.push(staging);
+    two.say(wire::from_agent::Kind::Delta(elsewhere)).await;
+    let twin = Host::new("node-c", 1);
+    let turned_away = Agent::dial(world.channel().await, &twin).await.ended().await;
+    assert_eq!(turned_away.code(), Code::FailedPrecondition);
+    let expected = [
+        ("session-without-grant", "node-b"),
+        ("staging-elsewhere", "node-b"),
+        ("duplicate-identity", "node-c"),
+    ];
+    eventually("the ghosts are seen", async || {
+        let ghosts = world.operator().await.list_ghosts(wire::ListGhostsRequest {}).await.unwrap();
+        let ghosts = ghosts.into_inner().ghosts;
+        expected.iter().all(|(kind, node)| ghosts.iter().any(|g| g.kind == *kind && g.node_id == *node))
+    })
+    .await;
+    let (code, said, complaint) = cleatctl(&world, &["doctor"]).await;
+    assert_eq!(code, Some(1), "{complaint}");
+    assert!(said.contains("/staging/vm-2") && said.contains("8:16") && said.contains(&a.nqn()), "{said}");
+    tokio::time::sleep(Duration::ZERO).await;
+}
