@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     // A panic of the core is a finding, and told as one.
     std::panic::set_hook(Box::new(|_| {}));
     let mode = std::env::var("CLEAT_MODEL").unwrap_or_default();
-    if mode != "mutant" && !reductions_are_sound(if mode == "full" { 50_000 } else { 500 }) {
+    if mode != "mutant" && !reductions_are_sound(if mode == "full" { 5_000 } else { 500 }) {
         return ExitCode::FAILURE;
     }
     let found = match mode.as_str() {
@@ -72,7 +72,7 @@ fn everything(full: bool) -> Option<Finding> {
             return report.finding;
         }
     }
-    let (walks, seconds) = if full { (200_000, 60) } else { (400, 2) };
+    let (walks, seconds) = if full { (200_000, 30) } else { (400, 2) };
     for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
         let report = at_random(&setup, 0..walks, 250, Duration::from_secs(seconds));
         tell_walks(setup.name, &report);
