@@ -31,8 +31,8 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Answers, Trouble> {
     match bench.scratch.set_secret(&right).await {
         Ok(()) => {}
         Err(refused @ (RdsError::Refused { .. } | RdsError::Malformed { .. })) => {
-            let no = || Answer::Found(Remarked::new(false, refused.to_string()));
-            return Ok((no(), Answer::Found(Remarked::new(false, "a disk takes no password"))));
+            let password = Answer::Found(Remarked::new(false, refused.to_string()));
+            return Ok((password, Answer::Unknown("no password could be set and read back".to_owned())));
         }
         Err(error) => return Err(error.into()),
     }
