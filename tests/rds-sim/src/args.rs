@@ -20,7 +20,7 @@ use crate::value;
 
 /// A ROSE Data Server for tests: RouterOS' REST API over this kernel's NVMe/TCP target.
 #[derive(Debug, Parser)]
-#[command(name = "rds-sim", version)]
+#[command(name = "rds-sim", version, args_override_self = true)]
 pub struct Args {
     /// Where the REST API listens (HTTPS).
     #[arg(long, default_value = "127.0.0.1:443", value_name = "ADDR:PORT")]

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -21,7 +22,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 
 use super::certificates::Certificates;
 use super::rds::{BASE_PATH, PASSWORD, USER};
-use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, Watch, WorldOptions, wait_for};
+use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, TargetView, Watch, WorldOptions, wait_for};
 
 /// Where the controller serves agents and operators, on the management network.
 pub const AGENT_PORT: u16 = 7000;
@@ -33,6 +34,9 @@ const DYING: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Controller {
     arguments: Vec<String>,
+    folder: PathBuf,
+    /// What it is told of the target, as arguments.
+    target: std::sync::Mutex<Vec<String>>,
     socket: PathBuf,
     log: PathBuf,
     cleatctl: Vec<String>,
@@ -62,7 +66,9 @@ impl Controller {
             format!("--tls-cert={}", certificates.client.cert.display()),
             format!("--tls-key={}", certificates.client.key.display()),
         ];
-        Ok(Self { arguments, socket, log, cleatctl, child, csi, operator })
+        let target = std::sync::Mutex::new(options.target.controller_args(folder)?);
+        let folder = folder.to_owned();
+        Ok(Self { arguments, folder, target, socket, log, cleatctl, child, csi, operator })
     }
 
     /// Starts it and waits until it answers on its CSI socket and its TLS port.
@@ -97,6 +103,7 @@ impl Controller {
         let log: File = log.with_context(|| format!("open {}", self.log.display()))?;
         let program = cleat_rig::program("cleat-controller")?;
         let started = Command::new(&program)
+            .args(self.target.lock().unwrap_or_else(PoisonError::into_inner).iter())
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().context("share the log")?)
@@ -116,6 +123,20 @@ impl Controller {
         child.start_kill().context("kill the controller")?;
         tokio::time::timeout(DYING, child.wait()).await.context("the controller does not die")?.map(drop)?;
         Ok(())
+    }
+
+    /// Has it think of the target so from its next start on.
+    ///
+    /// # Errors
+    /// If the files that tell it cannot be written.
+    pub fn view(&self, target: &TargetView) -> anyhow::Result<()> {
+        *self.target.lock().unwrap_or_else(PoisonError::into_inner) = target.controller_args(&self.folder)?;
+        Ok(())
+    }
+
+    pub(super) async fn stop_if_running(&self) -> anyhow::Result<()> {
+        let runs = self.child.lock().await.is_some();
+        if runs { self.kill().await } else { Ok(()) }
     }
 
     /// Kills it with -9 and starts it again over the same state.
@@ -294,10 +315,6 @@ fn arguments(
     put("rds-ca", path(&certificates.ca));
     put("rds-files", BASE_PATH.to_owned());
     put("nqn-prefix", NQN_PREFIX.to_owned());
-    put("host-acl", "list".to_owned());
-    for network in Network::STORAGE {
-        put("rds-portal", format!("{}:4420", network.address(RDS_NUMBER)));
-    }
     put("metrics-listen", format!("{}:{METRICS_PORT}", Network::Management.host_address()));
     put("log-filter", options.log_filter.clone());
     words.extend(options.controller_args.iter().cloned());

@@ -160,11 +160,26 @@ impl World {
         access: Access,
         size_bytes: u64,
     ) -> Result<Timed<Volume>, Status> {
+        self.create_volume_with(name, access, size_bytes, &[]).await
+    }
+
+    /// CreateVolume with parameters, as a StorageClass has them.
+    ///
+    /// # Errors
+    /// The controller's.
+    pub async fn create_volume_with(
+        &self,
+        name: &str,
+        access: Access,
+        size_bytes: u64,
+        parameters: &[(&str, &str)],
+    ) -> Result<Timed<Volume>, Status> {
         let size = i64::try_from(size_bytes).map_err(|_| Status::invalid_argument("a size beyond CSI's"))?;
         let message = CreateVolumeRequest {
             name: name.to_owned(),
             capacity_range: Some(CapacityRange { required_bytes: size, limit_bytes: 0 }),
             volume_capabilities: vec![access.capability()],
+            parameters: parameters.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
             ..CreateVolumeRequest::default()
         };
         timed(async {

@@ -42,6 +42,7 @@ mod options;
 mod raw;
 mod rds;
 mod rds_orders;
+mod target_view;
 mod wait;
 mod watch;
 mod writer;
@@ -65,6 +66,7 @@ pub use options::WorldOptions;
 pub use raw::{Connect, RawHost, RawVolume};
 pub use rds::Rds;
 pub use rds_orders::Burden;
+pub use target_view::TargetView;
 pub use wait::{Look, NotInTime, wait_for};
 pub use watch::{Heard, Watch};
 pub use writer::{Seen, Stopped, Writer, gap};
@@ -143,6 +145,26 @@ impl World {
         for outcome in futures_of(self.nodes.iter().map(|node| node.start_agent(AgentStart::default()))).await
         {
             outcome?;
+        }
+        for node in &self.nodes {
+            self.wait_session(node, START).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts RDS and controller anew with another view of the target. There should be no volume.
+    ///
+    /// # Errors
+    /// If either does not come up, or an agent does not find the controller again.
+    pub async fn view_target(&self, view: &TargetView) -> anyhow::Result<()> {
+        self.controller.stop_if_running().await?;
+        self.rds.view(view).await?;
+        self.controller.view(view)?;
+        self.controller.start().await?;
+        for node in &self.nodes {
+            if !node.agent_runs().await {
+                node.start_agent(AgentStart::default()).await?;
+            }
         }
         for node in &self.nodes {
             self.wait_session(node, START).await?;
@@ -277,7 +299,9 @@ fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
         .program(program("cleat-writer")?)
         .build()?;
     let mut for_nodes = Initramfs::for_kernel(&kernel).program(program("cleat-agent")?);
-    for name in ["cleat-writer", "bench-guest"] {
+    for name in
+        ["cleat-writer", "bench-guest"].into_iter().chain(options.node_programs.iter().map(String::as_str))
+    {
         for_nodes = for_nodes.program(program(name)?);
     }
     let for_nodes = for_nodes.build()?;

@@ -158,6 +158,13 @@ impl Node {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Whether the agent was started and has not ended.
+    pub async fn agent_runs(&self) -> bool {
+        let daemon = self.daemon.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(daemon) = daemon else { return false };
+        matches!(blocking(move || daemon.exit()).await, Ok(None))
+    }
+
     /// Kills the agent with -9 and waits until it is gone. Connections and I/O are the kernel's and go on.
     ///
     /// # Errors

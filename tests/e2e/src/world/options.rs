@@ -2,6 +2,8 @@
 
 use anyhow::bail;
 
+use super::TargetView;
+
 /// Kernels that tests are asked to run on; any other that `hack/setup kernels` has fetched works, too.
 const DEFAULT_KERNEL: &str = "6.1";
 
@@ -21,14 +23,16 @@ pub struct WorldOptions {
     pub node_cpus: u8,
     /// Words for the nodes' kernel command line.
     pub node_kernel_arguments: Vec<String>,
+    /// Further programs of this workspace that the nodes have.
+    pub node_programs: Vec<String>,
     /// Memory of the RDS.
     pub rds_memory_mib: u32,
     /// CPUs of the RDS.
     pub rds_cpus: u8,
     /// Disk of the RDS, where volumes' files lie (sparse on the host).
     pub rds_disk_mib: u32,
-    /// Further arguments of `rds-sim`.
-    pub rds_args: Vec<String>,
+    /// What the RDS does, and is known to do.
+    pub target: TargetView,
     /// Further arguments of `cleat-controller`.
     pub controller_args: Vec<String>,
     /// Further arguments of `cleat-agent`.
@@ -48,10 +52,11 @@ impl WorldOptions {
             node_memory_mib: 256,
             node_cpus: 1,
             node_kernel_arguments: Vec::new(),
+            node_programs: Vec::new(),
             rds_memory_mib: 512,
             rds_cpus: 1,
             rds_disk_mib: 8192,
-            rds_args: Vec::new(),
+            target: TargetView::default(),
             controller_args: Vec::new(),
             agent_args: Vec::new(),
             log_filter: "info".to_owned(),
@@ -99,7 +104,7 @@ impl WorldOptions {
     /// With one more argument of the RDS.
     #[must_use]
     pub fn rds_arg(mut self, word: impl Into<String>) -> Self {
-        self.rds_args.push(word.into());
+        self.target.rds_args.push(word.into());
         self
     }
 }

@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::certificates::Certificates;
-use super::{Look, START, Volume, WorldOptions, blocking, record_name, wait_for};
+use super::{Look, START, TargetView, Volume, WorldOptions, blocking, record_name, wait_for};
 use crate::sequence::{Census, Report, RunFacts};
 
 /// rds-sim's log in its machine.
@@ -37,7 +37,7 @@ const VERIFY: Duration = Duration::from_secs(120);
 pub struct Rds {
     machine: Arc<Machine>,
     pub(super) certificates: Certificates,
-    arguments: Mutex<Vec<String>>,
+    view: Mutex<TargetView>,
     daemon: Mutex<Option<Daemon>>,
     pub(super) http: reqwest::Client,
 }
@@ -47,7 +47,7 @@ impl Rds {
         Self {
             machine,
             certificates: certificates.clone(),
-            arguments: Mutex::new(options.rds_args.clone()),
+            view: Mutex::new(options.target.clone()),
             daemon: Mutex::new(None),
             http: reqwest::Client::new(),
         }
@@ -65,8 +65,20 @@ impl Rds {
 
     /// The portals, `ADDRESS:PORT`.
     #[must_use]
-    pub fn portals(&self) -> [String; 2] {
-        Network::STORAGE.map(|network| format!("{}:4420", self.machine.address(network)))
+    pub fn portals(&self) -> Vec<String> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).portal_names().collect()
+    }
+
+    /// The account for the REST API: name and password.
+    #[must_use]
+    pub fn account(&self) -> (&'static str, &'static str) {
+        (USER, PASSWORD)
+    }
+
+    /// The CA of its certificate, PEM.
+    #[must_use]
+    pub fn ca(&self) -> &Path {
+        &self.certificates.ca
     }
 
     /// The address of the REST API.
@@ -110,13 +122,16 @@ impl Rds {
             .args(["--listen", &format!("{management}:443")])
             .args(["--control", &format!("{management}:{CONTROL_PORT}")])
             .args(["--files", FILES, "--user", USER, "--password-file", "/etc/rds/password"])
-            .args(["--tls-cert", "/etc/rds/cert.pem", "--tls-key", "/etc/rds/key.pem"])
-            // Hosts are let in one by one, and an empty list lets nobody in: as far as RouterOS may go.
-            .args(["--acl", "list", "--acl-empty-denies"]);
+            .args(["--tls-cert", "/etc/rds/cert.pem", "--tls-key", "/etc/rds/key.pem"]);
         for portal in self.portals() {
             command = command.args(["--portal".to_owned(), portal]);
         }
-        command.args(self.arguments.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned())
+        let arguments = self.view.lock().unwrap_or_else(PoisonError::into_inner).rds_args.clone();
+        if !arguments.iter().any(|word| word == "--acl") {
+            // Hosts are let in one by one, and an empty list lets nobody in: as far as RouterOS may go.
+            command = command.args(["--acl", "list", "--acl-empty-denies"]);
+        }
+        command.args(arguments)
     }
 
     async fn log_end(&self) -> String {
@@ -139,13 +154,13 @@ impl Rds {
         .await
     }
 
-    /// Kills rds-sim and starts it again with these further arguments in place of the last. It should have no disks.
+    /// Kills rds-sim and starts it again as another kind of device. It should have no disks.
     ///
     /// # Errors
     /// As [`Rds::kill`] and [`Rds::start`].
-    pub async fn restart_with(&self, arguments: Vec<String>) -> anyhow::Result<()> {
+    pub async fn view(&self, view: &TargetView) -> anyhow::Result<()> {
         self.kill().await?;
-        *self.arguments.lock().unwrap_or_else(PoisonError::into_inner) = arguments;
+        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = view.clone();
         self.start().await
     }
 

@@ -1,13 +1,16 @@
 //! Negative controls: fences that are believed in this field and let a write land later. A test here passes if its
 //! fence is seen to fail; should a kernel one day make one hold, the test says so by failing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cleat_e2e::world::World;
 use rds_sim::pretend::Pretend;
 
 use crate::figures::figure;
 use crate::flood::{Flood, held, held_and_narrow, held_with_reservations};
+
+/// A host has noticed that it is cut off, and has deleted its controllers, before this.
+const UNTIL_NOTICED: Duration = Duration::from_secs(16);
 
 /// Host list, then all sessions cut by taking the portals away, and nothing that waits.
 pub(crate) async fn a_plain_cut_lets_a_write_land_later(world: &World) -> anyhow::Result<()> {
@@ -51,7 +54,7 @@ pub(crate) async fn an_abort_that_does_not_wait_lets_a_write_land_later(world: &
 
 /// A host that is cut off deletes its dead controllers and truthfully says that it has none.
 pub(crate) async fn deleting_dead_controllers_lets_a_write_land_later(world: &World) -> anyhow::Result<()> {
-    let flood = Flood::begin(world, "control-absent", held()).await?;
+    let flood = Flood::begin_held_for(world, "control-absent", UNTIL_NOTICED).await?;
     flood.wait_burden("the target to have received the writes", |burden| burden.in_flight >= 100).await?;
     let begun = Instant::now();
     for network in cleat_rig::Network::STORAGE {

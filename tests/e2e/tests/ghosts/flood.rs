@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use cleat_e2e::sequence::Census;
-use cleat_e2e::world::{Burden, Connect, Look, Node, RawHost, RawVolume, World, Writer, wait_for};
+use cleat_e2e::world::{
+    Burden, Connect, Look, Node, RawHost, RawVolume, TargetView, World, Writer, wait_for,
+};
 use cleat_e2e::writer::WriteArgs;
 use uuid::Uuid;
 
@@ -46,6 +48,8 @@ pub(crate) struct Flood<'w> {
     _writer: Writer,
     /// Its run.
     run: Uuid,
+    /// How long the store holds its writes.
+    hold: Duration,
     file: std::path::PathBuf,
 }
 
@@ -53,7 +57,12 @@ impl<'w> Flood<'w> {
     /// Makes the volume on an RDS with these arguments, connects both hosts, and lets the first write 200 blocks at
     /// once, which the store then holds.
     pub(crate) async fn begin(world: &'w World, slot: &str, arguments: Vec<String>) -> anyhow::Result<Self> {
-        Self::begin_with(world, slot, arguments, false).await
+        Self::begin_with(world, slot, arguments, HOLD, false).await
+    }
+
+    /// The same, on a store that holds writes for so long.
+    pub(crate) async fn begin_held_for(world: &'w World, slot: &str, hold: Duration) -> anyhow::Result<Self> {
+        Self::begin_with(world, slot, held(), hold, false).await
     }
 
     /// The same, with both hosts registered (keys 0xa and 0xb) and the namespace reserved for registrants.
@@ -62,16 +71,17 @@ impl<'w> Flood<'w> {
         slot: &str,
         arguments: Vec<String>,
     ) -> anyhow::Result<Self> {
-        Self::begin_with(world, slot, arguments, true).await
+        Self::begin_with(world, slot, arguments, HOLD, true).await
     }
 
     async fn begin_with(
         world: &'w World,
         slot: &str,
         arguments: Vec<String>,
+        hold: Duration,
         reserved: bool,
     ) -> anyhow::Result<Self> {
-        world.rds.restart_with(arguments).await?;
+        world.rds.view(&TargetView { rds_args: arguments, ..TargetView::default() }).await?;
         let (a, b) = (RawHost::on(world.a()), RawHost::on(world.b()));
         let volume = RawVolume::make(&world.rds, slot, VOLUME_BYTES, &[a.nqn(), b.nqn()]).await?;
         // A short keep-alive, so that a host that is cut off soon notices it.
@@ -83,12 +93,12 @@ impl<'w> Flood<'w> {
             b.register(&b_device, 0xb).await?;
             a.reserve(&a_device, 0xa).await?;
         }
-        world.rds.hold_writes(slot, HOLD, REGION_BYTES).await?;
+        world.rds.hold_writes(slot, hold, REGION_BYTES).await?;
         let mut writer = write(a.node(), &a_device, slot, 0, 200, 0).await?;
         let seen = writer.wait("to begin", SOON, |seen| seen.facts.is_some()).await?;
         let run = seen.facts.context("a run")?.nonce;
         let file = world.rds.disk(slot).await?.file;
-        Ok(Self { world, volume, a, b, b_device, _writer: writer, run, file })
+        Ok(Self { world, volume, a, b, b_device, _writer: writer, run, hold, file })
     }
 
     /// Waits until the target has this much of it on its hands.
@@ -114,7 +124,7 @@ impl<'w> Flood<'w> {
     pub(crate) async fn seen_to_fail(&self, then: &Census) -> anyhow::Result<u64> {
         let what =
             "a write of the fenced host to land: this control must be seen to fail, and its fence held";
-        wait_for(what, HOLD + SETTLE, async || {
+        wait_for(what, self.hold + SETTLE, async || {
             let late = self.census().await?.landed_since(then, self.run);
             Ok(Look::some(Some(late).filter(|late| *late > 0), "no write that landed late"))
         })
@@ -124,7 +134,7 @@ impl<'w> Flood<'w> {
 
     /// Looks on for longer than the store holds a write: none of the first host may land.
     pub(crate) async fn seen_to_hold(&self, then: &Census) -> anyhow::Result<()> {
-        let watched = wait_for("a late write", HOLD + SETTLE, async || {
+        let watched = wait_for("a late write", self.hold + SETTLE, async || {
             let late = self.census().await?.landed_since(then, self.run);
             Ok(Look::some(Some(late).filter(|late| *late > 0), "none"))
         })
