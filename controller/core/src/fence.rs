@@ -71,7 +71,7 @@ impl MinFence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Rung {
-    /// Another node preempts the registration; where the abort does not wait, cut and drain follow.
+    /// The host is taken off the list, another node preempts its registration, then cut and drained.
     Reservation,
     /// The host is taken off the list, then cut and drained.
     Acl,
@@ -123,7 +123,8 @@ impl Rung {
         use FenceStep::{Deny, Hide, Preempt, Rekey, SetSecret};
         match self {
             // The list comes first: a target that restarts forgets its registrations, not its list.
-            Self::Reservation if target.reservations == Reservations::AbortWaits => vec![Deny, Preempt],
+            // And the cut last: registrations hold only as long as somebody else stays registered, and a host whose
+            // session is up can register again.
             Self::Reservation => vec![Deny, Preempt, Hide],
             Self::Acl => vec![Deny, Hide],
             Self::Secret if target.acl => vec![Deny, SetSecret, Rekey, Hide],

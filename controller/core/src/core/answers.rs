@@ -123,9 +123,7 @@ impl Step<'_> {
             Outcome::Failed { clause, message, .. } if draining => {
                 self.detach_failed(volume, node, clause, message);
             }
-            Outcome::Failed { clause, message, nothing_left } => {
-                self.attach_failed(volume, node, clause, message, nothing_left);
-            }
+            Outcome::Failed { clause, message, .. } => self.attach_failed(volume, node, clause, message),
             Outcome::Stale { highest, ended } => self.stale(volume, node, highest, ended),
             other => {
                 let message =
@@ -179,7 +177,7 @@ impl Step<'_> {
                 "the namespace is not the one that was attached before: UUID {} and NGUID {:?}, expected {} and {:?}",
                 identity.namespace_uuid, identity.nguid, pinned.namespace_uuid, pinned.nguid
             );
-            self.attach_failed(volume, node, "identity".into(), message, false);
+            self.attach_failed(volume, node, "identity".into(), message);
             return;
         }
         record.identity = Some(identity);
@@ -211,14 +209,7 @@ impl Step<'_> {
         self.migration_step(volume, node, MigrationStep::TargetReady);
     }
 
-    fn attach_failed(
-        &mut self,
-        volume: &VolumeId,
-        node: &NodeId,
-        clause: String,
-        message: String,
-        nothing_left: bool,
-    ) {
+    fn attach_failed(&mut self, volume: &VolumeId, node: &NodeId, clause: String, message: String) {
         self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
             volume,
             node,
@@ -233,12 +224,8 @@ impl Step<'_> {
         }
         self.trouble(volume, node, words);
         self.begin_drain(volume, node, DrainCause::Rollback);
-        // The end is not recorded on the node, so what was told to it could still make it connect: that nothing is left
-        // now is a proof only where the target lets nobody in who is off its list. Elsewhere a Detach follows.
-        if nothing_left && self.core.config.target.acl {
-            let boot_id = self.boot_id(node);
-            self.prove(volume, node, Source::AgentAbsent { boot_id }, Drained::NeverHandedOut);
-        }
+        // That nothing is left now proves nothing: the end is not recorded on the node, so what was told to it could
+        // still make it connect, also between now and the Deny. A Detach follows, which records it.
     }
 
     fn absent(&mut self, volume: &VolumeId, node: &NodeId, absence: &Absence) {

@@ -381,8 +381,9 @@ fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
 }
 
 #[test]
-fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_proves_alone_where_the_abort_waits() {
-    let mut b = bench(Target { reservations: Reservations::AbortWaits, ..able() });
+fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_before_the_cut() {
+    let target = Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() };
+    let mut b = bench(target);
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     let request = overdue(&mut b, "a");
@@ -392,6 +393,9 @@ fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_proves_alone_wh
     let epochs: Vec<Epoch> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch).collect();
     assert_eq!((node, victims), (n("bb"), vec![epochs[0]]));
     b.agent(Outcome::Preempted { left: vec![epochs[1].reservation_key()] });
+    assert!(b.reply(request).is_none(), "it would write again when the last registrant has gone");
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
     assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
     assert_eq!(

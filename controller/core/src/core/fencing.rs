@@ -12,7 +12,7 @@ use super::ladder::{no_helper, survivors};
 use crate::volume::Pending;
 use crate::{
     Attachment, DrainCause, Drained, Effect, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
-    Rung, Secret, Source, VolumeId, VolumeRecord,
+    Reservations, Rung, Secret, Source, VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -59,8 +59,8 @@ impl Step<'_> {
             }
         }
         let Some(step) = steps.next() else {
-            let drained = if rung == Rung::Reservation { Drained::Abort } else { self.drain_bound() };
-            self.fence_proven(volume, node, drained);
+            let bound = self.drain_bound();
+            self.fence_proven(volume, node, bound);
             return;
         };
         if let Some(fence) = self.fence_mut(volume, node) {
@@ -210,8 +210,23 @@ impl Step<'_> {
             return;
         }
         let barrier = drained && self.core.config.target.export_drains;
-        let drained = if barrier { Drained::Barrier } else { self.drain_bound() };
+        let aborted = self.core.config.target.reservations == Reservations::AbortWaits
+            && self.fence_mut(volume, node).is_some_and(|f| f.preempted_by.is_some())
+            && self.helper_stays(volume, node);
+        let drained = match (barrier, aborted) {
+            (true, _) => Drained::Barrier,
+            (false, true) => Drained::Abort,
+            (false, false) => self.drain_bound(),
+        };
         self.fence_proven(volume, node, drained);
+    }
+
+    /// Who preempted is still registered: nothing of the loser's was taken since.
+    fn helper_stays(&self, volume: &VolumeId, node: &NodeId) -> bool {
+        self.core.volumes.get(volume).is_some_and(|record| {
+            let by = record.fence(node).and_then(|f| f.preempted_by.as_ref());
+            by.and_then(|by| record.attachment(by)).is_some_and(|a| !a.phase.is_draining())
+        })
     }
 
     fn drain_bound(&self) -> Drained {

@@ -110,9 +110,9 @@ impl Step<'_> {
             Rung::Reservation if target.reservations == Reservations::None => {
                 Some("the target has none".into())
             }
-            Rung::Reservation => no_list()
-                .or_else(|| (target.reservations == Reservations::Held).then(no_cut).flatten())
-                .or_else(|| self.helper(record, node).is_none().then(no_helper)),
+            Rung::Reservation => {
+                no_list().or_else(no_cut).or_else(|| self.helper(record, node).is_none().then(no_helper))
+            }
             Rung::Acl => no_list().or_else(no_cut),
             Rung::Secret if !target.secret => Some("the target asks for none".into()),
             Rung::Secret => no_cut().or_else(|| {

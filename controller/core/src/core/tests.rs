@@ -368,30 +368,18 @@ fn a_controller_that_was_not_live_when_deleted_is_not_drained_until_the_bound_ha
 }
 
 #[test]
-fn an_attach_that_fails_without_a_list_of_hosts_is_ended_on_the_node_before_anybody_else_has_the_volume() {
+fn an_attach_that_fails_is_refused_with_its_clause_and_ended_on_the_node_before_anybody_else_has_the_volume()
+{
     let mut b = Bench::new();
-    b.up("a", "boot", vec![]);
-    b.publish("a", Access::Rwo);
-    b.rds(Ok(()));
-    let (clause, message) = ("paths".to_owned(), "0 of 2 portals are live".to_owned());
-    b.agent(Outcome::Failed { clause, message, nothing_left: true });
-    assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
-    assert!(b.rds_asked().is_none(), "{:?}", b.effects);
-    b.agent(Outcome::Absent(Absence::default()));
-    b.rds(Ok(()));
-    assert_eq!(b.phase("a"), None);
-}
-
-#[test]
-fn an_attach_that_fails_is_refused_with_its_clause_and_leaves_nothing_behind() {
-    let target = Target { acl: true, ..Target::default() };
-    let mut b = Bench::with(Config { target, ..Config::default() });
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     let (clause, message) = ("paths".to_owned(), "0 of 2 portals are live".to_owned());
     b.agent(Outcome::Failed { clause, message, nothing_left: true });
     assert!(b.refusal(request).to_string().contains("paths: 0 of 2 portals are live"));
+    assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
+    assert!(b.rds_asked().is_none(), "what it was told could still make it connect: {:?}", b.effects);
+    b.agent(Outcome::Absent(Absence::default()));
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { .. }))), "the host is taken off the list");
     b.rds(Ok(()));
     assert_eq!(b.phase("a"), None);

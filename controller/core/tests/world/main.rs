@@ -84,7 +84,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         5 => any_target,
         1 => Just(Target { secret: true, ..cuts.clone() }),
         1 => Just(Target { reservations: Reservations::Held, ..acl.clone() }),
-        2 => Just(Target { reservations: Reservations::AbortWaits, ..acl.clone() }),
+        2 => Just(Target { reservations: Reservations::AbortWaits, export_drains: false, ..acl.clone() }),
         1 => Just(acl),
         1 => Just(cuts),
     ];

@@ -181,6 +181,8 @@ impl World {
             let export = self.exports.get_mut(volume).expect("a volume");
             export.sessions.remove(n);
             export.registered.remove(n);
+            // The last registrant's leaving releases the reservation: everybody who is connected writes again.
+            export.reserved = !export.registered.is_empty();
         }
         outcome
     }
