@@ -72,8 +72,11 @@ impl World {
 
     /// Writes that the target has received from a host will land some time until the bound is over.
     pub(crate) fn may_land(&mut self, v: V, n: N) {
-        let until = self.now + self.setup.config().drain_bound_ms;
-        self.export(v).lands_until[n] = until;
+        // Whose writes the target refuses has none on their way, but for those that an abort did not wait for.
+        if self.exports[v].lets_write(n) || self.exports[v].aborted_until[n] > self.now {
+            let until = self.now + self.setup.config().drain_bound_ms;
+            self.export(v).lands_until[n] = until;
+        }
     }
 
     /// An agent carries out a directive and answers on the stream that it has.

@@ -42,6 +42,10 @@ pub fn targets() -> Vec<(&'static str, Truth)> {
         ("cut, drain", toggles),
         ("cut", Truth { cuts: true, ..none }),
         ("list, reservations that wait", Truth { acl: true, reservations: true, abort_waits: true, ..none }),
+        (
+            "list, reservations that wait, cut",
+            Truth { acl: true, reservations: true, abort_waits: true, cuts: true, ..none },
+        ),
         ("reservations that wait", Truth { reservations: true, abort_waits: true, ..none }),
         ("list, reservations, cut, drain", Truth { acl: true, reservations: true, ..toggles }),
     ]
