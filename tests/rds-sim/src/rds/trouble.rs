@@ -35,7 +35,7 @@ impl Rds {
         self.agree()
     }
 
-    /// Holds the writes to a disk, or lets them go. Only with [`Backing::Held`].
+    /// Holds the writes to a disk, or lets them go. Only with a backing store that can (`--backing held`).
     pub fn hold_writes(&mut self, hold: held::Hold) -> Result<(), TargetError> {
         let none = || TargetError::Backing {
             command: "hold writes".to_owned(),
