@@ -1,0 +1,181 @@
+//! Controller and agent, put together as their own `main` would, on what is simulated.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_agent::ledger::Ledger;
+use cleat_agent::name::NqnPrefix;
+use cleat_agent::session::outbox::Outbox;
+use cleat_agent::session::{Link, Session};
+use cleat_agent::volume::board::Board;
+use cleat_agent::volume::watch::Watch;
+use cleat_agent::volume::{Fleet, Identity, Shared, Times};
+use cleat_controller::agents::{PathPolicy, Settings};
+use cleat_controller::app::{self, Parts, Stored};
+use cleat_controller::clock::Clock;
+use cleat_controller::csi::Serving;
+use cleat_controller::engine::read_records;
+use cleat_controller::secret::MasterKey;
+use cleat_core::{Config, Target, UnixMillis};
+use cleat_host::fabrics::ConnectOptions;
+use cleat_host::uevents::Uevents;
+use cleat_host::work::Workers;
+use cleat_host::{HostId, HostNqn};
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::Context;
+use cleat_runtime::grpc::{Keepalive, endpoint};
+use cleat_runtime::tls::{ClientTransport, ServerTransport};
+use tokio::sync::watch;
+use tonic::transport::Endpoint;
+
+use crate::disk::MemoryStore;
+use crate::host::Machine;
+use crate::net::{self, Dialler};
+use crate::rds::SimulatedRds;
+use crate::world::{self, EPOCH_MS, NODES, NodeIx, PORTALS, Universe};
+
+/// The controller's host.
+pub const CONTROLLER: &str = "controller";
+/// Where it serves CSI.
+pub const CSI_PORT: u16 = 9_000;
+/// Where it serves agents.
+pub const AGENTS_PORT: u16 = 7_000;
+/// The longest that a write is taken to be held, in ms.
+const DRAIN_BOUND: u64 = 4_000;
+
+/// What dials the controller.
+#[must_use]
+pub fn controller_endpoint() -> Endpoint {
+    endpoint(CONTROLLER, &ClientTransport::Plaintext, Keepalive::default()).unwrap()
+}
+
+fn config(target: Target) -> Config {
+    Config {
+        detach_grace_ms: 5_000,
+        request_limit_ms: 3_000,
+        drain_bound_ms: DRAIN_BOUND,
+        retry_ms: 400,
+        fence_after_ms: 2_500,
+        target,
+    }
+}
+
+fn settings(secrets: Option<Arc<MasterKey>>) -> Settings {
+    Settings {
+        nqn_prefix: world::PREFIX.into(),
+        path_policy: PathPolicy::Any,
+        attach_deadline: Duration::from_millis(3_500),
+        detach_deadline: Duration::from_secs(2),
+        heartbeat_interval: Duration::from_millis(500),
+        silence_deadline: Duration::from_millis(2_000),
+        secrets,
+    }
+}
+
+/// Runs a controller until it is killed.
+///
+/// # Errors
+/// If it ends by itself.
+pub async fn controller(universe: Universe) -> turmoil::Result {
+    let (now, target, key) = {
+        let mut world = universe.lock();
+        world.note("controller starts");
+        (world.now, world.probed.target(), world.probed.key()?)
+    };
+    let (store, term, records) = MemoryStore::open(&universe);
+    let stored = Stored { store: Arc::new(store), records: read_records(records)?, term };
+    let portals = (0..PORTALS).map(|at| world::portal(at).parse()).collect::<Result<_, _>>()?;
+    let parts = Parts {
+        stored,
+        rds: Arc::new(SimulatedRds::new(universe)),
+        rds_deadline: Duration::from_secs(6),
+        serving: Serving { nqn_prefix: world::PREFIX.into(), portals },
+        agents: settings(key),
+        core: config(target),
+        driver_name: "cleat.io".into(),
+        csi: net::listen(CSI_PORT).await?,
+        grpc: net::listen(AGENTS_PORT).await?,
+        transport: ServerTransport::Plaintext,
+    };
+    app::serve(parts, Clock::at(UnixMillis(EPOCH_MS + now)), Context::default()).await?;
+    Ok(())
+}
+
+/// Runs a node's agent until it is killed.
+///
+/// # Errors
+/// If it ends by itself.
+pub async fn agent(universe: Universe, node: NodeIx, state_dir: &Path) -> turmoil::Result {
+    let (uevents, events) = Uevents::scripted();
+    let boot = {
+        let mut world = universe.lock();
+        world.note(format_args!("agent of {} starts", NODES[node]));
+        world.nodes[node].events = Some(events);
+        world.nodes[node].kernel.boot
+    };
+    let prefix = NqnPrefix::parse(world::PREFIX)?;
+    let identity = Identity {
+        host_nqn: HostNqn::parse(&world::host_nqn(node))?,
+        host_id: HostId::parse(&world::host_id(node))?,
+        boot_id: format!("boot-{boot}"),
+        prefix: prefix.clone(),
+        connect: ConnectOptions::default(),
+    };
+    let hello = hello(node, &identity);
+    let times = Times {
+        stragglers: Duration::from_millis(300),
+        sweep: Duration::from_secs(1),
+        judge: Duration::from_secs(5),
+        ..Times::default()
+    };
+    let shared = Shared {
+        host: Arc::new(Machine::new(universe, node)),
+        ledger: Ledger::open_with(state_dir, Workers::in_place(Duration::from_millis(2)))?,
+        board: Board::default(),
+        identity,
+        times,
+        uevents: Some(uevents),
+        looks: Default::default(),
+    };
+    let context = Context::default();
+    let outbox = Arc::new(Outbox::default());
+    let (link, linked) = watch::channel(Link::Down);
+    let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);
+    fleet.load()?;
+    fleet.sweep().await?;
+    let session = Session {
+        endpoint: Box::new(Dialler::new(controller_endpoint(), CONTROLLER, AGENTS_PORT)),
+        hello,
+        prefix,
+        node: Arc::new(fleet.clone()),
+        outbox,
+        link,
+        ready: context.readiness.flag("session with the controller"),
+    };
+    let watching = tokio::spawn(Watch::new(fleet).run(context.stop.clone()));
+    session.run(context.stop).await;
+    watching.await?;
+    Ok(())
+}
+
+fn hello(node: NodeIx, identity: &Identity) -> wire::Hello {
+    wire::Hello {
+        protocol: cleat_proto::SESSION_PROTOCOL,
+        node_id: NODES[node].into(),
+        identity: Some(wire::NodeIdentity {
+            host_nqn: identity.host_nqn.to_string(),
+            host_id: identity.host_id.to_string(),
+            storage_addresses: vec![format!("10.0.1.{}", node + 1)],
+            boot_id: identity.boot_id.clone(),
+        }),
+        capabilities: Some(wire::Capabilities {
+            kernel_release: "6.18".into(),
+            fabrics: "simulated".into(),
+            native_multipath: true,
+            nqn_prefix: world::PREFIX.into(),
+            ..Default::default()
+        }),
+        agent_version: "simulated".into(),
+    }
+}

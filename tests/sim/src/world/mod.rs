@@ -1,0 +1,334 @@
+//! The world: what is really there, whatever anybody thinks of it, and its time.
+//!
+//! Owns: the target, the nodes with their kernels, the controller's disk, what clients were told. Everything in the
+//! simulation that is not a program under test or the network between them is in here, behind one lock that one
+//! thread takes.
+//!
+//! Comes in: time ([`World::advance`]), and what programs do to kernels, RDS and disk. Goes out: what they see; the
+//! trace; the first violation of an invariant.
+
+pub mod kernel;
+pub mod probed;
+pub mod rules;
+pub mod target;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
+use tokio::sync::broadcast;
+
+use crate::chance::Chance;
+use crate::disk::Disk;
+use kernel::Kernel;
+use probed::Probed;
+use rules::Told;
+use target::Target;
+
+/// A node by its number.
+pub type NodeIx = usize;
+/// A volume by its number.
+pub type VolumeIx = usize;
+
+/// The nodes.
+pub const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
+/// How many volumes there are; those with an odd number are shared.
+pub const VOLUMES: usize = 4;
+/// How many portals the target has.
+pub const PORTALS: usize = 2;
+/// Size of every volume, in bytes.
+pub const SIZE: u64 = 1 << 30;
+/// What precedes a volume's id in its subsystem's NQN.
+pub const PREFIX: &str = "nqn.2026-01.io.cleat:";
+/// The wall clock when the simulation begins, in ms since 1970.
+pub const EPOCH_MS: u64 = 1_700_000_000_000;
+
+/// Something that is wrong on purpose, to see it caught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Planted {
+    /// An agent says that a controller is deleted, and it is not.
+    AgentLies,
+    /// The target has a list of hosts and does not look at it.
+    AclIgnored,
+    /// The backing store holds writes longer than the drain bound says.
+    HeldTooLong,
+    /// The controller's disk forgets what it said to have written.
+    DiskForgets,
+    /// Taking an export away waits for nothing, and the RDS was probed to wait.
+    DrainPretended,
+    /// Taking an export away ends no session.
+    CutPretended,
+    /// Preempt-and-abort waits for nothing.
+    AbortPretended,
+}
+
+impl Planted {
+    /// All of them, with the names by which they are asked for.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("agent-lies", Self::AgentLies),
+        ("acl-ignored", Self::AclIgnored),
+        ("held-too-long", Self::HeldTooLong),
+        ("disk-forgets", Self::DiskForgets),
+        ("drain-pretended", Self::DrainPretended),
+        ("cut-pretended", Self::CutPretended),
+        ("abort-pretended", Self::AbortPretended),
+    ];
+}
+
+/// How the RDS's management answers.
+#[derive(Debug, Default)]
+pub struct Management {
+    /// Not reached.
+    pub away: bool,
+    /// Additional time for each answer, in ms.
+    pub slow_ms: u64,
+    /// So many answers in a hundred are lost.
+    pub loses: u64,
+}
+
+/// A node.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// Its kernel.
+    pub kernel: Kernel,
+    /// Whether it reaches the target, over each portal.
+    pub links: [bool; PORTALS],
+    /// Where its agent hears of events.
+    pub events: Option<broadcast::Sender<HostEvent>>,
+}
+
+/// The world.
+#[derive(Debug)]
+pub struct World {
+    /// The time since the beginning, in ms.
+    pub now: u64,
+    /// Since when nothing fails any more.
+    pub healed_at: Option<u64>,
+    /// Chance of the world's own.
+    pub chance: Chance,
+    /// The target.
+    pub target: Target,
+    /// The RDS's management.
+    pub rds: Management,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// The controller's disk.
+    pub disk: Disk,
+    /// What is wrong on purpose.
+    pub planted: Option<Planted>,
+    /// What the controller was told that the target can do.
+    pub probed: Probed,
+    /// Kernels take a controller away that the target refuses.
+    pub gives_up_when_refused: bool,
+    /// The longest that the backing store may ever hold a write, in ms.
+    pub longest_hold_ms: u64,
+    /// The longest that it holds one while nothing is wrong with it, in ms.
+    pub usual_hold_ms: u64,
+    told: Told,
+    seen: BTreeMap<&'static str, u64>,
+    trace: Vec<String>,
+    hash: u64,
+    violation: Option<String>,
+}
+
+/// The world, as everybody holds it.
+#[derive(Debug, Clone)]
+pub struct Universe(Arc<Mutex<World>>);
+
+impl Universe {
+    /// A world of a seed.
+    #[must_use]
+    pub fn new(world: World) -> Self {
+        Self(Arc::new(Mutex::new(world)))
+    }
+
+    /// The world. One thread runs everything, so nobody ever waits here.
+    pub fn lock(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The id of a volume.
+#[must_use]
+pub fn volume_id(volume: VolumeIx) -> String {
+    format!("{}-{volume}", if is_shared(volume) { "rwx" } else { "rwo" })
+}
+
+/// The volume of an id.
+#[must_use]
+pub fn volume_of(id: &str) -> Option<VolumeIx> {
+    (0..VOLUMES).find(|volume| volume_id(*volume) == id)
+}
+
+/// Whether two nodes may have a volume.
+#[must_use]
+pub fn is_shared(volume: VolumeIx) -> bool {
+    volume % 2 == 1
+}
+
+/// The UUID of a volume's namespace.
+#[must_use]
+pub fn namespace_uuid(volume: VolumeIx) -> String {
+    format!("00000000-0000-4000-8000-{:012x}", volume + 1)
+}
+
+/// The host id of a node.
+#[must_use]
+pub fn host_id(node: NodeIx) -> String {
+    format!("11111111-1111-4111-8111-{:012x}", node + 1)
+}
+
+/// The host NQN of a node.
+#[must_use]
+pub fn host_nqn(node: NodeIx) -> String {
+    format!("nqn.2014-08.org.nvmexpress:uuid:{}", host_id(node))
+}
+
+/// The address of a portal.
+#[must_use]
+pub fn portal(portal: usize) -> String {
+    format!("10.0.{}.100:4420", portal + 1)
+}
+
+impl World {
+    /// The world of a seed, with nothing wrong but what is planted.
+    #[must_use]
+    pub fn new(seed: u64, planted: Option<Planted>) -> Self {
+        let mut chance = Chance::new(seed, "world");
+        let probed = Probed::of(&mut chance, planted);
+        let abilities = probed.true_abilities(planted);
+        // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
+        let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
+        let node = || Node { links: [true; PORTALS], ..Node::default() };
+        Self {
+            now: 0,
+            healed_at: None,
+            target: Target::new(VOLUMES, abilities, usual_hold_ms),
+            rds: Management::default(),
+            nodes: NODES.iter().map(|_| node()).collect(),
+            disk: Disk::default(),
+            planted,
+            probed,
+            gives_up_when_refused: chance.percent(50),
+            longest_hold_ms: if planted == Some(Planted::HeldTooLong) { 12_000 } else { 3_000 },
+            usual_hold_ms,
+            told: Told::default(),
+            seen: BTreeMap::new(),
+            trace: Vec::new(),
+            hash: 0xcbf2_9ce4_8422_2325,
+            violation: None,
+            chance,
+        }
+    }
+
+    /// The id of a volume.
+    #[must_use]
+    pub fn volume(&self, volume: VolumeIx) -> String {
+        volume_id(volume)
+    }
+
+    /// Lets everything in the world come up to `now`, and judges it.
+    pub fn advance(&mut self, now: u64) {
+        self.now = now;
+        self.expire_sessions();
+        for volume in 0..self.target.luns.len() {
+            let late = std::mem::take(&mut self.target.luns[volume].late);
+            for (at, change) in late {
+                if at <= now {
+                    self.note(format_args!("rds: {} {change:?}, late", self.volume(volume)));
+                    self.target.change(volume, &change);
+                } else {
+                    self.target.luns[volume].late.push((at, change));
+                }
+            }
+            for landed in self.target.land(volume, now) {
+                self.count("writes landed");
+                self.answer(volume, &landed);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.run_kernel(node);
+        }
+        self.judge();
+    }
+
+    /// A node's machine is switched off and on: its kernel forgets everything, its agent was killed before.
+    pub fn reboot(&mut self, node: NodeIx) {
+        let kernel = &mut self.nodes[node].kernel;
+        let boot = kernel.boot + 1;
+        *kernel = Kernel::default();
+        kernel.boot = boot;
+    }
+
+    /// Opens a device and writes to it from now on; nothing if there is none.
+    pub fn open(&mut self, node: NodeIx, volume: VolumeIx) {
+        if let Some(device) = self.nodes[node].kernel.devices.get_mut(&volume) {
+            device.open = true;
+            self.note(format_args!("{} opens {}", NODES[node], volume_id(volume)));
+        }
+    }
+
+    /// Stops writing and closes, once what is under way has been answered or failed.
+    pub fn close(&mut self, node: NodeIx, volume: VolumeIx) {
+        if let Some(device) = self.nodes[node].kernel.devices.get_mut(&volume)
+            && device.open
+        {
+            device.open = false;
+            self.note(format_args!("{} closes {}", NODES[node], volume_id(volume)));
+        }
+    }
+
+    /// Tells a node's agent of an event.
+    fn event(&mut self, node: NodeIx, instance: u32) {
+        let event = DeviceEvent {
+            action: Action::Change,
+            kind: DeviceKind::NvmeController,
+            name: format!("nvme{instance}"),
+            dev: None,
+            sequence: 1,
+            nvme_event: None,
+        };
+        if let Some(events) = &self.nodes[node].events {
+            // An error means that nobody listens just now.
+            let _ = events.send(HostEvent::Device(event));
+        }
+    }
+
+    /// Takes a line into the trace.
+    pub fn note(&mut self, line: impl fmt::Display) {
+        let line = format!("{:>7} {line}", self.now);
+        for byte in line.bytes() {
+            // FNV-1a.
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        self.trace.push(line);
+    }
+
+    /// Counts something that has happened, so that a simulation which sees nothing can be told from one that finds
+    /// nothing.
+    pub fn count(&mut self, what: &'static str) {
+        *self.seen.entry(what).or_default() += 1;
+    }
+
+    /// Something that must never be is.
+    pub fn violated(&mut self, invariant: &str, what: impl fmt::Display) {
+        if self.violation.is_none() {
+            let text = format!("invariant {invariant}: {what}");
+            self.note(format_args!("VIOLATION {text}"));
+            self.violation = Some(text);
+        }
+    }
+
+    /// The first violation.
+    #[must_use]
+    pub fn violation(&self) -> Option<&str> {
+        self.violation.as_deref()
+    }
+
+    /// The trace so far, its hash, and what was counted.
+    #[must_use]
+    pub fn record(&self) -> (&[String], u64, &BTreeMap<&'static str, u64>) {
+        (&self.trace, self.hash, &self.seen)
+    }
+}
