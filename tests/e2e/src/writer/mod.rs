@@ -11,5 +11,5 @@ pub mod engine;
 pub mod event;
 pub mod verify;
 
-pub use args::{CensusArgs, Sabotage, VerifyArgs, WriteArgs};
+pub use args::{CensusArgs, OnError, Sabotage, VerifyArgs, WriteArgs};
 pub use event::{Event, StopReason};

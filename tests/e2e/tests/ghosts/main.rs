@@ -8,10 +8,10 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the hosts' kernel and `CLEAT_TARGET_KERNEL` the target's (the hosts' without it); a test
-//! that a target cannot be part of is listed as ignored. `CLEAT_GHOSTS=all` runs those too that only repeat a test
-//! in other circumstances. Names given as arguments filter as with `cargo test`.
+//! that a target cannot be part of is listed as ignored. Names given as arguments filter as with `cargo test`.
 
 mod controls;
+mod fenced;
 mod figures;
 mod flood;
 mod ladder;
@@ -41,6 +41,12 @@ fn main() -> ExitCode {
         ladder::taking_the_namespace_down_waits_for_what_was_received, Need::Nothing;
         ladder::with_full_sockets_nothing_lands_after_the_namespace_was_down, Need::Nothing;
         ladder::an_abort_that_waits_is_a_barrier, Need::WaitingAbort;
+        fenced::a_partitioned_writer_lands_nothing_after_the_proof, Need::Nothing;
+        fenced::a_survivor_stalls_once_and_sees_no_error, Need::Nothing;
+        fenced::without_lists_nobody_gets_the_volume_until_the_node_is_clean, Need::Nothing;
+        fenced::a_writer_whose_agent_is_stopped_lands_nothing_after_the_proof, Need::Nothing;
+        fenced::a_writer_whose_agent_is_dead_lands_nothing_after_the_proof, Need::Nothing;
+        fenced::a_frozen_machine_that_goes_on_lands_nothing_after_the_proof, Need::Nothing;
     ];
     // One after the other: they share the machines.
     arguments.test_threads = Some(1);

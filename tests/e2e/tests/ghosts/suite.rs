@@ -139,6 +139,21 @@ fn failed(error: anyhow::Error) -> Failed {
 
 fn options() -> anyhow::Result<WorldOptions> {
     let mut options = WorldOptions::from_env()?.nodes(2);
+    // What production waits for, shortened to what an emulated machine needs.
+    let controller = [
+        ["--drain-bound", "3s"],
+        ["--silence-deadline", "5s"],
+        ["--heartbeat-interval", "1s"],
+        ["--fence-after", "3s"],
+        ["--request-limit", "25s"],
+        ["--retry-interval", "500ms"],
+    ];
+    for word in controller.into_iter().flatten() {
+        options = options.controller_arg(word);
+    }
+    for word in ["--keep-alive", "3"] {
+        options = options.agent_arg(word);
+    }
     match std::env::var("CLEAT_TARGET_KERNEL") {
         Ok(kernel) if !kernel.is_empty() => options.rds_kernel = Some(kernel),
         _ => {}
