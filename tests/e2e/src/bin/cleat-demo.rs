@@ -3,13 +3,19 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
+use cleat_e2e::demo::fence::{self, FenceOptions, FenceSabotage};
 use cleat_e2e::demo::{self, Options, Sabotage};
+use cleat_rig::Namespace;
+use serde::Serialize;
+use tokio::runtime::Runtime;
 
 /// Shows the main job on real kernels: four virtual machines, one volume, a writer that moves.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Print one JSON object as the last line
     #[arg(long)]
     json: bool,
@@ -22,6 +28,23 @@ struct Cli {
     /// Break something on purpose: the run must end with an error
     #[arg(long, value_enum, value_name = "MODE")]
     sabotage: Option<Sabotage>,
+}
+
+/// What else can be shown.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Fence a writing node, let it come back, and look for a write that landed after the proof
+    Fence {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// A step of the fence that the target only pretends to take: the run must end with an error
+        #[arg(long, value_enum, value_name = "MODE")]
+        sabotage: Option<FenceSabotage>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -37,14 +60,32 @@ fn main() -> ExitCode {
 
 fn ran(cli: &Cli) -> anyhow::Result<ExitCode> {
     // Before any thread: see Namespace::enter.
-    let run = cleat_rig::Namespace::enter("demo")?;
-    let options = Options { kernel: cli.kernel.clone(), keep: cli.keep, sabotage: cli.sabotage };
+    let run = Namespace::enter("demo")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(demo::run(&run, &options))?;
-    if cli.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&outcome)?)?;
-    }
+    let ok = match &cli.other {
+        None => main_job(cli, &run, &runtime)?,
+        Some(Other::Fence { json, kernel, sabotage }) => {
+            let options = FenceOptions { kernel: kernel.clone(), sabotage: *sabotage };
+            let outcome = runtime.block_on(fence::run(&run, &options))?;
+            print_json(*json, &outcome)?;
+            outcome.ok
+        }
+    };
     // Threads that follow machines may still wait for a line.
     runtime.shutdown_background();
-    Ok(if outcome.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn main_job(cli: &Cli, run: &Namespace, runtime: &Runtime) -> anyhow::Result<bool> {
+    let options = Options { kernel: cli.kernel.clone(), keep: cli.keep, sabotage: cli.sabotage };
+    let outcome = runtime.block_on(demo::run(run, &options))?;
+    print_json(cli.json, &outcome)?;
+    Ok(outcome.ok)
+}
+
+fn print_json(wanted: bool, outcome: &impl Serialize) -> anyhow::Result<()> {
+    if wanted {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(outcome)?)?;
+    }
+    Ok(())
 }

@@ -4,6 +4,7 @@
 //! What always holds: every step ends with a check of its own that can fail; a step that failed ends the run with
 //! its reason, and the outcome is then not ok.
 
+pub mod fence;
 mod figures;
 mod outcome;
 mod say;

@@ -1,0 +1,321 @@
+//! One rung of the fencing demo, from a writer on node-a to the proof, and on until node-a is let in again.
+//!
+//! In: a world whose RDS has no disk. Out: lines, and what came of it, also where it broke off. What always holds:
+//! the writes of node-a that landed after the proof are counted whether or not the rest went well.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cleat_rig::Network;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::super::say::{Say, duration};
+use super::{FenceSabotage, RungOutcome};
+use crate::sequence::Census;
+use crate::world::{Access, Attached, Look, Node, TargetView, Volume, World, Writer, wait_for};
+use crate::writer::{OnError, WriteArgs};
+
+const VOLUME_BYTES: u64 = 192 << 20;
+const SOON: Duration = Duration::from_secs(20);
+/// Silence, the ladder and its drain on emulated machines.
+const FENCED: Duration = Duration::from_secs(60);
+/// A session, the Revoke, and the kernel's own reconnects.
+const READMITTED: Duration = Duration::from_secs(60);
+/// How long the target's store holds node-a's writes from just before it is cut off.
+const HOLD: Duration = Duration::from_secs(4);
+/// How long the target is watched after node-a is back: longer than it holds a write.
+const WATCHED: Duration = Duration::from_secs(6);
+/// The writer's region on the volume is the first of this size or larger; only that is held.
+const HELD_BYTES: u64 = 64 << 20;
+
+/// By what node-a is fenced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    /// Off the host list, its sessions cut, the namespace taken down; a survivor on node-b goes on.
+    Acl,
+    /// The target ignores host lists: the export stays off until node-a holds nothing.
+    ExportOff,
+}
+
+impl Rung {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Acl => "acl",
+            Self::ExportOff => "export-off",
+        }
+    }
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Acl => "Fence by host list, cut and drain, beside a survivor on node-b (RWX)",
+            Self::ExportOff => "Fence by taking the export off, on a target that ignores host lists",
+        }
+    }
+
+    pub(super) fn nothing_yet(self) -> RungOutcome {
+        RungOutcome {
+            name: self.name(),
+            proof_ms: None,
+            survivor_max_stall_ms: None,
+            survivor_rest_ms: None,
+            late_writes: None,
+            survivor_errors: None,
+            evidence: None,
+        }
+    }
+
+    fn source(self) -> &'static str {
+        match self {
+            Self::Acl => "TargetCut",
+            Self::ExportOff => "ExportOff",
+        }
+    }
+
+    fn view(self) -> TargetView {
+        let host_acl = if self == Self::Acl { "list" } else { "ignored" };
+        let abilities = json!({
+            "host_acl": host_acl, "export_cuts": true, "export_cut_ms": 100, "export_drains": "assumed",
+            "uuid_kept": true, "password": false, "in_band_auth": false, "reservations": "none",
+            "grow_online": false,
+        });
+        let mut rds_args = vec!["--backing".to_owned(), "held".to_owned()];
+        if self == Self::ExportOff {
+            rds_args.extend(["--acl".to_owned(), "ignored".to_owned()]);
+        }
+        TargetView { abilities: Some(abilities), rds_args, ..TargetView::default() }
+    }
+}
+
+/// A rung under way.
+pub(super) struct Climb<'c> {
+    world: &'c World,
+    rung: Rung,
+    sabotage: Option<FenceSabotage>,
+    say: &'c mut Say,
+    came: RungOutcome,
+    readmitted: bool,
+}
+
+/// What is followed of node-a's run.
+struct Doubted {
+    volume: Volume,
+    run: Uuid,
+    file: PathBuf,
+}
+
+impl<'c> Climb<'c> {
+    pub(super) fn new(
+        world: &'c World,
+        rung: Rung,
+        sabotage: Option<FenceSabotage>,
+        say: &'c mut Say,
+    ) -> Self {
+        Self { world, rung, sabotage, say, came: rung.nothing_yet(), readmitted: false }
+    }
+
+    pub(super) fn into_parts(self) -> (RungOutcome, bool) {
+        (self.came, self.readmitted)
+    }
+
+    pub(super) async fn all(&mut self) -> anyhow::Result<()> {
+        let world = self.world;
+        world.view_target(&self.rung.view()).await?;
+        let access = if self.rung == Rung::Acl { Access::RwxBlock } else { Access::RwoBlock };
+        let name = format!("fence-{}", self.rung.name());
+        let volume = world.create_volume(&name, access, VOLUME_BYTES).await.context("CreateVolume")?.value;
+        let mut writer = self.start_writer(&volume, world.a(), 0, 16).await?;
+        let run = writer.seen().facts.context("a writer without a run")?.nonce;
+        let mut survivor = match self.rung {
+            Rung::Acl => Some(self.start_writer(&volume, world.b(), 1, 1).await?),
+            Rung::ExportOff => None,
+        };
+        let file = world.rds.disk(&volume.id).await?.file;
+        let doubted = Doubted { volume, run, file };
+        self.came.survivor_rest_ms = survivor.as_ref().map(longest_gap_ms);
+        self.cut_off(&doubted).await?;
+        let then = self.fence(&doubted).await?;
+        if let Some(survivor) = &mut survivor {
+            survivor.wait_progress(50, SOON).await?;
+            let (longest, rest) = (longest_gap_ms(survivor), self.came.survivor_rest_ms.unwrap_or(0));
+            self.say.line(&format!("node-b writes on; its longest stall {longest} ms ({rest} ms at rest)"));
+        } else {
+            self.refused_elsewhere(&doubted).await?;
+        }
+        world.a().machine().restore_all()?;
+        self.say.line("the network heals");
+        let back = self.wait_readmitted().await;
+        let judged = self.judge(&doubted, &then).await;
+        if let Some(survivor) = &mut survivor {
+            let stopped = survivor.stop().await?;
+            self.came.survivor_errors = Some(stopped.counts.errors);
+            self.came.survivor_max_stall_ms = Some(stopped.counts.max_gap_us / 1000);
+            ensure!(stopped.counts.errors == 0, "writes of the survivor failed: {:?}", stopped.errors);
+        }
+        judged.and(back)?;
+        // It may have ended by itself: its device is gone.
+        let _ = writer.stop().await;
+        self.go_on_and_end(&doubted.volume).await
+    }
+
+    async fn start_writer(
+        &mut self,
+        volume: &Volume,
+        node: &Node,
+        region: u32,
+        depth: u16,
+    ) -> anyhow::Result<Writer> {
+        let attached = self.world.attach(volume, node).await?;
+        let writer = write(&attached, node, region, depth).await?;
+        self.say.line(&format!("{} is attached and writes, {depth} at a time", node.name()));
+        Ok(writer)
+    }
+
+    /// Lets the target hold what node-a writes, and cuts node-a off with that in flight.
+    async fn cut_off(&mut self, doubted: &Doubted) -> anyhow::Result<()> {
+        let rds = &self.world.rds;
+        if let Some(sabotage) = self.sabotage {
+            rds.pretend(sabotage.pretend()).await?;
+            self.say.line(&format!("sabotage: the target only pretends ({:?})", sabotage.pretend()));
+        }
+        rds.hold_writes(&doubted.volume.id, HOLD, HELD_BYTES).await?;
+        let burden = wait_for("the target to hold writes of node-a", SOON, async || {
+            let burden = rds.burden().await?;
+            let seen = format!("{burden:?}");
+            Ok(Look::some(Some(burden).filter(|burden| burden.in_flight >= 8), seen))
+        })
+        .await?;
+        let machine = self.world.a().machine();
+        let from = if self.sabotage.is_some() {
+            machine.cut_path(Network::Management)?;
+            "the management network; its kernel writes on"
+        } else {
+            machine.cut_all()?;
+            "all networks"
+        };
+        self.say.line(&format!(
+            "node-a is cut off from {from}; {} of its writes in flight at the target",
+            burden.in_flight
+        ));
+        Ok(())
+    }
+
+    /// Unpublishes from node-a until that succeeds; what the target then holds.
+    async fn fence(&mut self, doubted: &Doubted) -> anyhow::Result<Census> {
+        let world = self.world;
+        let begun = Instant::now();
+        self.say.line("ControllerUnpublishVolume of node-a is asked for");
+        let mut told = String::new();
+        let say = &mut *self.say;
+        wait_for("ControllerUnpublishVolume of a silent node", FENCED, async || {
+            match world.unpublish(&doubted.volume, world.a()).await {
+                Ok(_) => Ok(Look::Yes(())),
+                Err(status) => {
+                    if told != status.message() {
+                        status.message().clone_into(&mut told);
+                        say.line(&format!("not yet: {:?}: {told}", status.code()));
+                    }
+                    Ok(Look::Not(status.to_string()))
+                }
+            }
+        })
+        .await?;
+        let took = begun.elapsed();
+        let then = world.rds.census(&doubted.file).await?;
+        self.came.proof_ms = u64::try_from(took.as_millis()).ok();
+        self.say.line(&format!("fenced: Unpublish succeeds after {}", duration(took)));
+        let info = world.controller.volume(&doubted.volume.id).await?;
+        let proof = info.past_evidence.into_iter().find(|proof| proof.node_id == "node-a");
+        let proof = proof.context("no evidence is kept")?;
+        let words = format!("{}, {}: {}", proof.verdict, proof.source, proof.drained_by);
+        self.say.detail(&format!("proof: {words}"));
+        if !proof.assumption.is_empty() {
+            self.say.detail(&format!("rests on: {}", proof.assumption));
+        }
+        self.came.evidence = Some(words);
+        ensure!(proof.source == self.rung.source() && proof.verdict == "Fenced", "not this rung: {proof:?}");
+        Ok(then)
+    }
+
+    /// Nobody gets the volume while its fence is the export that is off.
+    async fn refused_elsewhere(&mut self, doubted: &Doubted) -> anyhow::Result<()> {
+        let status = self.world.publish_within(&doubted.volume, self.world.b(), SOON).await.err();
+        let status = status.context("node-b was let in while node-a could come back")?;
+        ensure!(status.message().contains("node-a"), "the refusal does not name the node: {status:?}");
+        self.say.line(&format!("node-b is refused: {}", status.message()));
+        Ok(())
+    }
+
+    /// node-a is granted nothing until its agent has shown that it holds nothing.
+    async fn wait_readmitted(&mut self) -> anyhow::Result<()> {
+        let world = self.world;
+        let mut told = String::new();
+        let say = &mut *self.say;
+        wait_for("node-a to be re-admitted", READMITTED, async || {
+            let nodes = world.controller.nodes().await?;
+            let node = nodes.into_iter().find(|node| node.node_id == "node-a").context("no node-a")?;
+            let now = format!("node-a is {} and {}: {}", node.session, node.standing, node.standing_reason);
+            if told != now {
+                say.line(now.trim_end_matches([':', ' ']));
+                told.clone_from(&now);
+            }
+            Ok(Look::holds(node.session == "connected" && node.standing == "Admitted", now))
+        })
+        .await?;
+        let left = world.a().nvme_controllers().await?;
+        ensure!(left.is_empty(), "re-admitted with {left:?} in its kernel");
+        self.say.line("node-a is re-admitted: what it held is revoked, its kernel has no controller left");
+        self.readmitted = true;
+        Ok(())
+    }
+
+    /// Looks for writes of node-a that landed since the proof, and for a while for one that still does.
+    async fn judge(&mut self, doubted: &Doubted, then: &Census) -> anyhow::Result<()> {
+        let rds = &self.world.rds;
+        let late = wait_for("a late write", WATCHED, async || {
+            let late = rds.census(&doubted.file).await?.landed_since(then, doubted.run);
+            Ok(Look::some(Some(late).filter(|late| *late > 0), "none"))
+        })
+        .await;
+        // One last look that can fail: a census that could not be taken is not "none".
+        let late = match late {
+            Ok(late) => late,
+            Err(_) => rds.census(&doubted.file).await?.landed_since(then, doubted.run),
+        };
+        self.came.late_writes = Some(late);
+        ensure!(late == 0, "{late} writes of node-a landed after the proof");
+        self.say.line("nothing of node-a has landed since the proof");
+        Ok(())
+    }
+
+    /// Where nobody survived, node-b gets the volume now; then everything is taken away.
+    async fn go_on_and_end(&mut self, volume: &Volume) -> anyhow::Result<()> {
+        let world = self.world;
+        if self.rung == Rung::ExportOff {
+            let mut successor = self.start_writer(volume, world.b(), 1, 1).await?;
+            successor.stop().await?;
+        }
+        for node in world.nodes() {
+            node.unpublish(volume).await.with_context(|| format!("NodeUnpublish on {}", node.name()))?;
+            node.unstage(volume).await.with_context(|| format!("NodeUnstage on {}", node.name()))?;
+            world.unpublish(volume, node).await.context("ControllerUnpublish")?;
+        }
+        world.delete_volume(volume).await.context("DeleteVolume")?;
+        Ok(())
+    }
+}
+
+async fn write(attached: &Attached, node: &Node, region: u32, depth: u16) -> anyhow::Result<Writer> {
+    let (volume, name) = (attached.volume.id.parse()?, node.name().parse()?);
+    let mut options = WriteArgs::new(&attached.target_path, volume, name, region);
+    (options.start_seq, options.interval_us, options.queue_depth) = (Some(0), 5_000, depth);
+    options.on_error = OnError::Retry;
+    let mut writer = node.write_with(&options).await?;
+    writer.wait_writes(50, SOON).await?;
+    Ok(writer)
+}
+
+fn longest_gap_ms(writer: &Writer) -> u64 {
+    writer.seen().counts.max_gap_us / 1000
+}
