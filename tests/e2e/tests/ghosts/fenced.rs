@@ -178,10 +178,13 @@ impl<'w> Writing<'w> {
             Ok(Look::some(Some(late).filter(|late| *late > 0), "none"))
         })
         .await;
-        match late {
-            Ok(late) => anyhow::bail!("{late} writes of the fenced node landed after the proof"),
-            Err(_) => Ok(()),
-        }
+        // Not seen is not enough: a look may have failed each time. The last one has to succeed.
+        let late = match late {
+            Ok(late) => late,
+            Err(_) => self.census().await?.landed_since(then, self.run),
+        };
+        ensure!(late == 0, "{late} writes of the fenced node landed after the proof");
+        Ok(())
     }
 
     /// Takes the volume off the nodes' file systems and away.
