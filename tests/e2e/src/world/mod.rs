@@ -66,7 +66,7 @@ pub use options::WorldOptions;
 pub use raw::{Connect, RawHost, RawVolume};
 pub use rds::Rds;
 pub use rds_orders::Burden;
-pub use target_view::TargetView;
+pub use target_view::{KernelVersion, Kernels, Rung, TargetView};
 pub use wait::{Look, NotInTime, wait_for};
 pub use watch::{Heard, Watch};
 pub use writer::{Seen, Stopped, Writer, gap};

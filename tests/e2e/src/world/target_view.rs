@@ -1,7 +1,8 @@
 //! What the RDS is made to do, and what the controller is told that it was probed to do.
 //!
-//! In: a choice. Out: arguments of rds-sim and of the controller, and the file that `cleatctl rds probe` would have
-//! written. What always holds: both ends are of one choice, so a test fences on the rung that it means to.
+//! In: a choice, such as a [`Rung`] of the ladder of fences. Out: arguments of rds-sim and of the controller, and the
+//! file that `cleatctl rds probe` would have written. What always holds: both ends are of one choice, and a volume
+//! made with its rung's parameters is fenced by nothing weaker, so a test fences on the rung that it means to.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,7 @@ use anyhow::Context;
 use cleat_rig::Network;
 use serde_json::{Value, json};
 
-use super::RDS_NUMBER;
+use super::{RDS_NUMBER, WorldOptions};
 
 /// The key of all secrets in a test: 32 bytes.
 const SECRET_KEY: &[u8; 32] = b"a key for tests, of thirty-two b";
@@ -35,6 +36,12 @@ impl Default for TargetView {
 }
 
 impl TargetView {
+    /// The same over so many portals, 1 or 2.
+    #[must_use]
+    pub fn over_portals(self, portals: usize) -> Self {
+        Self { portals, ..self }
+    }
+
     /// The portals, `ADDRESS:PORT`.
     pub(super) fn portal_names(&self) -> impl Iterator<Item = String> {
         Network::STORAGE
@@ -63,5 +70,170 @@ impl TargetView {
         words.extend(["--rds-abilities".to_owned(), file.display().to_string()]);
         words.extend(["--secret-key-file".to_owned(), key.display().to_string()]);
         Ok(words)
+    }
+}
+
+/// A kernel's version, such as `(6, 18)`.
+pub type KernelVersion = (u32, u32);
+
+/// nvmet and the host have in-band authentication; Debian's cloud kernels before this one were built without.
+const HAS_AUTHENTICATION: KernelVersion = (6, 12);
+/// nvmet has reservations.
+const HAS_RESERVATIONS: KernelVersion = (6, 13);
+/// nvmet's preempt-and-abort waits for what it aborts: seen of this one, and of 6.18 that it does not.
+const ABORT_WAITS: KernelVersion = (7, 2);
+
+/// The kernels of a world's machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kernels {
+    /// Of the nodes.
+    pub nodes: KernelVersion,
+    /// Of the RDS.
+    pub target: KernelVersion,
+}
+
+impl Kernels {
+    /// Of the world that these options ask for.
+    ///
+    /// # Errors
+    /// If a version is not two numbers with a dot between.
+    pub fn of(options: &WorldOptions) -> anyhow::Result<Self> {
+        let numbers = |version: &str| {
+            let numbers = version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            numbers.with_context(|| format!("kernel {version:?} is not a version such as 6.12"))
+        };
+        let nodes = numbers(&options.kernel)?;
+        let target = options.rds_kernel.as_deref().map_or(Ok(nodes), numbers)?;
+        Ok(Self { nodes, target })
+    }
+
+    /// Whether the target's preempt-and-abort answers only when what it aborts has landed; `None` where it has no
+    /// reservations.
+    #[must_use]
+    pub fn abort_waits(self) -> Option<bool> {
+        (self.target >= HAS_RESERVATIONS).then_some(self.target >= ABORT_WAITS)
+    }
+}
+
+/// A rung of the ladder by which Cleat fences, and the target on which it is the one that is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// A survivor preempts the node's registration; the host is off the list, its sessions cut.
+    Reservation,
+    /// The host is off the list, its sessions cut, the namespace taken down.
+    Acl,
+    /// Another secret is in force, the survivors know it, sessions are cut, the namespace taken down.
+    Secret,
+    /// The export is off until the node has shown that it holds nothing.
+    ExportOff,
+}
+
+impl Rung {
+    /// All of them, strongest first.
+    pub const ALL: [Self; 4] = [Self::Reservation, Self::Acl, Self::Secret, Self::ExportOff];
+
+    /// Its name, as `minFence` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reservation => "reservation",
+            Self::Acl => "acl",
+            Self::Secret => "secret",
+            Self::ExportOff => "export-off",
+        }
+    }
+
+    /// Whether these kernels can do it.
+    #[must_use]
+    pub fn runs_on(self, kernels: Kernels) -> bool {
+        match self {
+            Self::Reservation => kernels.abort_waits().is_some(),
+            Self::Secret => kernels.nodes >= HAS_AUTHENTICATION && kernels.target >= HAS_AUTHENTICATION,
+            Self::Acl | Self::ExportOff => true,
+        }
+    }
+
+    /// Whether it needs a second node that has the volume.
+    #[must_use]
+    pub fn needs_survivor(self) -> bool {
+        self == Self::Reservation
+    }
+
+    /// The `source` of the evidence that it ends with.
+    #[must_use]
+    pub fn source(self) -> &'static str {
+        match self {
+            Self::Reservation => "Reservation",
+            Self::Acl | Self::Secret => "TargetCut",
+            Self::ExportOff => "ExportOff",
+        }
+    }
+
+    /// A target on which Cleat fences so, over two portals, whose stores can be told to hold writes.
+    ///
+    /// nvmet keeps one secret to a host, not one to a volume: with [`Rung::Secret`] a node may have one volume at a
+    /// time.
+    #[must_use]
+    pub fn view(self, kernels: Kernels) -> TargetView {
+        // Without lists that the controller knows of, the secret alone has to hold (nvmet itself asks for secrets
+        // only where there is a list, so rds-sim keeps to them all the same).
+        let host_acl = if matches!(self, Self::Reservation | Self::Acl) { "list" } else { "ignored" };
+        let reservations = match (self, kernels.abort_waits()) {
+            (Self::Reservation, Some(true)) => "abort-waits",
+            (Self::Reservation, Some(false)) => "held",
+            _ => "none",
+        };
+        let secret = self == Self::Secret;
+        let abilities = json!({
+            "host_acl": host_acl, "export_cuts": true, "export_cut_ms": 100, "export_drains": "assumed",
+            "uuid_kept": true, "password": secret, "in_band_auth": secret, "reservations": reservations,
+            "grow_online": false,
+        });
+        let answers: &[&str] = match self {
+            Self::Reservation => &["--reservations"],
+            Self::Acl => &[],
+            Self::Secret => &["--in-band-auth"],
+            Self::ExportOff => &["--acl", "ignored"],
+        };
+        let rds_args = ["--backing", "held"].iter().chain(answers).map(|word| (*word).to_owned()).collect();
+        TargetView { abilities: Some(abilities), rds_args, ..TargetView::default() }
+    }
+
+    /// CreateVolume's parameters of a volume that is to be fenced so, or stronger.
+    #[must_use]
+    pub fn volume_parameters(self) -> [(&'static str, &'static str); 1] {
+        [("minFence", self.name())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rung_is_taken_only_where_the_kernels_can_and_the_target_is_described_as_it_is() {
+        let all = |nodes, target| {
+            let kernels = Kernels { nodes, target };
+            Rung::ALL.map(|rung| rung.runs_on(kernels))
+        };
+        assert_eq!(all((6, 1), (6, 1)), [false, true, false, true]);
+        assert_eq!(all((6, 12), (6, 12)), [false, true, true, true]);
+        assert_eq!(all((6, 1), (6, 18)), [true, true, false, true]);
+        assert_eq!(all((7, 2), (7, 2)), [true; 4]);
+        for (target, worth) in [((6, 18), "held"), ((7, 2), "abort-waits")] {
+            let view = Rung::Reservation.view(Kernels { nodes: target, target });
+            assert_eq!(view.abilities.expect("abilities")["reservations"], worth);
+            assert!(view.rds_args.contains(&"--reservations".to_owned()));
+        }
+    }
+
+    #[test]
+    fn kernels_are_the_options() {
+        let mut options = WorldOptions::on_kernel("6.18");
+        assert_eq!(Kernels::of(&options).expect("6.18"), Kernels { nodes: (6, 18), target: (6, 18) });
+        options.rds_kernel = Some("7.2".to_owned());
+        assert_eq!(Kernels::of(&options).expect("7.2").target, (7, 2));
+        options.kernel = "six".to_owned();
+        assert!(Kernels::of(&options).is_err());
     }
 }
