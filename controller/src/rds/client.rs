@@ -11,6 +11,7 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::access::{Step, Wish, next_step, nobody};
+use super::carrier::Carrier;
 use super::error::{RdsError, Way};
 use super::gate::Priority;
 use super::list::{Freshness, Lister};
@@ -63,11 +64,25 @@ impl RestRds {
     /// # Errors
     /// If the URL, the CA file or the password file cannot be used.
     pub fn new(config: Config) -> Result<Self, EndpointError> {
-        let Config { endpoint, naming, port, host_acl, settle } = config;
-        let wire = Arc::new(Wire::new(endpoint)?);
+        let wire = Wire::new(config.endpoint.clone())?;
+        Ok(Self::over(wire, config))
+    }
+
+    /// The same to somebody who plays an RDS.
+    ///
+    /// # Errors
+    /// If the password file cannot be used.
+    pub fn played(config: Config, carrier: Arc<dyn Carrier>) -> Result<Self, EndpointError> {
+        let wire = Wire::carried(config.endpoint.clone(), carrier)?;
+        Ok(Self::over(wire, config))
+    }
+
+    fn over(wire: Wire, config: Config) -> Self {
+        let Config { endpoint: _, naming, port, host_acl, settle } = config;
+        let wire = Arc::new(wire);
         let lister = Arc::new(Lister::new(Arc::clone(&wire), naming.clone()));
         let volumes = PerVolume::default();
-        Ok(Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, host_acl, settle }) })
+        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, host_acl, settle }) }
     }
 
     async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {

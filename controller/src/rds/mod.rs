@@ -16,6 +16,7 @@
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
 //! | `volume` | what the list says, and what of it is ours |
+//! | `carrier` | who plays an RDS |
 //! | `wire` | one request, its deadline and its errors |
 //! | `gate` | one request at a time, the most urgent first |
 //! | `trust` | CA or pinned certificate |
@@ -28,6 +29,7 @@ use crate::secret::Secret;
 
 mod abilities;
 mod access;
+mod carrier;
 mod client;
 mod error;
 mod gate;
@@ -45,6 +47,7 @@ mod wire;
 
 pub use abilities::{Abilities, AbilitiesError, ProbedAcl, ProbedDrain};
 pub use access::NOBODY;
+pub use carrier::{Carrier, Outgoing};
 pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;

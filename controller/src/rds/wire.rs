@@ -3,12 +3,12 @@
 //! In come method, path and properties; out goes JSON, or an error whose kind is certain (see [`RdsError`]).
 //! What always holds: requests go one at a time over one kept-alive connection; each has a deadline; nothing
 //! that could have been carried out is ever sent twice; the password is read from its file, and again when
-//! the RDS does not accept it.
+//! the RDS does not accept it. Where somebody plays the RDS (a [`Carrier`]), all of this but HTTP itself is the same.
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode, Url};
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::carrier::{Carrier, Outgoing};
 use super::error::{RdsError, Way};
 use super::gate::{Gate, Priority, Turn};
 use super::metrics::{self, Op};
@@ -86,10 +87,17 @@ pub(super) struct Request {
 /// Sends requests.
 #[derive(Debug)]
 pub(super) struct Wire {
-    client: Client,
+    line: Line,
     endpoint: Endpoint,
     password: Mutex<String>,
     gate: Gate,
+}
+
+/// What carries requests.
+#[derive(Debug)]
+enum Line {
+    Http(Client),
+    Played(Arc<dyn Carrier>),
 }
 
 /// RouterOS' error body.
@@ -141,9 +149,18 @@ impl Wire {
             builder = builder.https_only(true).tls_backend_preconfigured(tls);
         }
         let client = builder.build().map_err(EndpointError::Client)?;
+        Self::on(Line::Http(client), endpoint)
+    }
+
+    /// Over a carrier; only the endpoint's user, password, trust and deadline count then.
+    pub(super) fn carried(endpoint: Endpoint, carrier: Arc<dyn Carrier>) -> Result<Self, EndpointError> {
+        Self::on(Line::Played(carrier), endpoint)
+    }
+
+    fn on(line: Line, endpoint: Endpoint) -> Result<Self, EndpointError> {
         let password = read_password(&endpoint)
             .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
-        Ok(Self { client, endpoint, password: Mutex::new(password), gate: Gate::default() })
+        Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default() })
     }
 
     /// Whether what is sent can be read on the way by nobody else.
@@ -227,11 +244,31 @@ impl Wire {
     }
 
     async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
+        match &self.line {
+            Line::Http(client) => self.exchange_http(client, request, limit).await,
+            Line::Played(carrier) => {
+                let outgoing = Outgoing {
+                    method: request.method.as_str(),
+                    path: &request.path,
+                    query: &request.query,
+                    body: request.body.as_ref(),
+                };
+                let carried = tokio::time::timeout(limit, carrier.carry(outgoing)).await;
+                let lost = |way| Exchange::Failed(RdsError::unreachable(&request.what, way, "played"));
+                match carried {
+                    Ok(Ok((status, body))) => Exchange::Answer(status, body),
+                    Ok(Err(way)) => lost(way),
+                    Err(_) => lost(Way::Timeout),
+                }
+            }
+        }
+    }
+
+    async fn exchange_http(&self, client: &Client, request: &Request, limit: Duration) -> Exchange {
         let password = self.password.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut url = self.endpoint.url.clone();
         url.set_path(&format!("/rest/{}", request.path));
-        let mut http = self
-            .client
+        let mut http = client
             .request(request.method.clone(), url)
             .timeout(limit)
             .basic_auth(&self.endpoint.user, Some(password));
