@@ -122,7 +122,8 @@ pub enum Rung {
     Reservation,
     /// The host is off the list, its sessions cut, the namespace taken down.
     Acl,
-    /// Another secret is in force, the survivors know it, sessions are cut, the namespace taken down.
+    /// The host is off the list, another secret is in force, the survivors know it, sessions are cut, the namespace
+    /// taken down.
     Secret,
     /// The export is off until the node has shown that it holds nothing.
     ExportOff,
@@ -175,9 +176,7 @@ impl Rung {
     /// time.
     #[must_use]
     pub fn view(self, kernels: Kernels) -> TargetView {
-        // Without lists that the controller knows of, the secret alone has to hold (nvmet itself asks for secrets
-        // only where there is a list, so rds-sim keeps to them all the same).
-        let host_acl = if matches!(self, Self::Reservation | Self::Acl) { "list" } else { "ignored" };
+        let host_acl = if self == Self::ExportOff { "ignored" } else { "list" };
         let reservations = match (self, kernels.abort_waits()) {
             (Self::Reservation, Some(true)) => "abort-waits",
             (Self::Reservation, Some(false)) => "held",
