@@ -88,6 +88,7 @@ pub struct World {
     /// The controller.
     pub controller: Controller,
     nodes: Vec<Node>,
+    kernels: Kernels,
     folder: PathBuf,
     collected: AtomicU32,
 }
@@ -125,6 +126,7 @@ impl World {
         let rds_address = Network::Management.address(RDS_NUMBER).to_string();
         let certificates = Certificates::make(&folder, &host, &rds_address)?;
         let controller = Controller::new(run.run_dir().path(), &folder, certificates.clone(), options)?;
+        let kernels = Kernels::of(options)?;
 
         // The namespace's own threads boot them side by side; meanwhile this thread has nothing else to do.
         let specs = tokio::task::block_in_place(|| machine_specs(options))?;
@@ -135,7 +137,7 @@ impl World {
             .enumerate()
             .map(|(index, machine)| Node::new(node_name(index)?, machine, &certificates, options))
             .collect::<anyhow::Result<Vec<Node>>>()?;
-        Ok(Self { rds, controller, nodes, folder, collected: AtomicU32::new(0) })
+        Ok(Self { rds, controller, nodes, kernels, folder, collected: AtomicU32::new(0) })
     }
 
     async fn start(&self, options: &WorldOptions) -> anyhow::Result<()> {
@@ -203,6 +205,12 @@ impl World {
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The kernels of its machines.
+    #[must_use]
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
     }
 
     /// The folder of this world on the host: certificates, the controller's state and log.
@@ -294,10 +302,12 @@ fn node_name(index: usize) -> anyhow::Result<String> {
 fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
     let kernel = KernelImage::find(&options.kernel)?;
     let rds_kernel = KernelImage::find(options.rds_kernel.as_ref().unwrap_or(&options.kernel))?;
-    let for_rds = Initramfs::for_kernel(&rds_kernel)
-        .program(program("rds-sim")?)
-        .program(program("cleat-writer")?)
-        .build()?;
+    let mut for_rds = Initramfs::for_kernel(&rds_kernel);
+    for name in ["rds-sim", "cleat-writer"].into_iter().chain(options.rds_programs.iter().map(String::as_str))
+    {
+        for_rds = for_rds.program(program(name)?);
+    }
+    let for_rds = for_rds.build()?;
     let mut for_nodes = Initramfs::for_kernel(&kernel).program(program("cleat-agent")?);
     for name in
         ["cleat-writer", "bench-guest"].into_iter().chain(options.node_programs.iter().map(String::as_str))

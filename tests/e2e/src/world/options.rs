@@ -25,6 +25,8 @@ pub struct WorldOptions {
     pub node_kernel_arguments: Vec<String>,
     /// Further programs of this workspace that the nodes have.
     pub node_programs: Vec<String>,
+    /// Further programs of this workspace that the RDS has.
+    pub rds_programs: Vec<String>,
     /// Memory of the RDS.
     pub rds_memory_mib: u32,
     /// CPUs of the RDS.
@@ -53,6 +55,7 @@ impl WorldOptions {
             node_cpus: 1,
             node_kernel_arguments: Vec::new(),
             node_programs: Vec::new(),
+            rds_programs: Vec::new(),
             rds_memory_mib: 512,
             rds_cpus: 1,
             rds_disk_mib: 8192,

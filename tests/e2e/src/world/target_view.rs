@@ -200,8 +200,13 @@ impl Rung {
 
     /// CreateVolume's parameters of a volume that is to be fenced so, or stronger.
     #[must_use]
-    pub fn volume_parameters(self) -> [(&'static str, &'static str); 1] {
-        [("minFence", self.name())]
+    pub fn volume_parameters(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Reservation => &[("minFence", "reservation")],
+            Self::Acl => &[("minFence", "acl")],
+            Self::Secret => &[("minFence", "secret")],
+            Self::ExportOff => &[("minFence", "export-off")],
+        }
     }
 }
 
