@@ -137,6 +137,11 @@ impl Dials {
         self.shared.table().running.keys().copied().collect()
     }
 
+    /// Whether any connect, or its undoing, is under way.
+    pub fn are_running(&self) -> bool {
+        !self.shared.table().running.is_empty()
+    }
+
     /// Takes out how attempts ended since the last call.
     pub fn take_ended(&self) -> BTreeMap<Portal, Dialled> {
         std::mem::take(&mut self.shared.table().ended)
@@ -158,7 +163,7 @@ impl Dials {
     pub async fn quiet(&self) {
         let mut changes = self.changes();
         // The sender lives in `self`, so this can only end by the condition.
-        while !self.shared.table().running.is_empty() {
+        while self.are_running() {
             if changes.changed().await.is_err() {
                 return;
             }

@@ -104,8 +104,10 @@ impl<H: Host> Volume<H> {
         let began_deleting = Instant::now();
         let removed = self.remove(epoch, &mut entry, view).await;
         drop(detaching);
+        // Also where something is left: what is known of those that went is not to be lost.
+        let kept = self.keep(&entry).await;
         let view = removed?;
-        self.keep(&entry).await?;
+        kept?;
         let delete = began_deleting.elapsed();
         self.report(&view);
 
@@ -177,23 +179,23 @@ impl<H: Host> Volume<H> {
         began.elapsed()
     }
 
-    /// Deletes until a look finds nothing of ours, and notes how each controller went.
+    /// Deletes until a look finds nothing of ours, and notes how each controller went. What is there goes at once,
+    /// also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
+    /// proven.
     async fn remove(&self, epoch: Epoch, entry: &mut Entry, mut view: Look) -> Result<Look, EndError> {
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
-            // A connect that sits in the kernel can make a controller yet; until it has ended nothing is proven.
-            let connecting = !self.dials.running().is_empty();
-            self.dials.quiet().await;
-            let fresh = round > 0 || connecting;
+            // What was seen before the grant was over is no proof.
+            let fresh = round > 0;
             if fresh {
                 view = self.look().await?;
             }
             let doomed = self.doomed(&view);
             if doomed.is_empty() {
-                if fresh {
+                if fresh && !view.connecting {
                     return self.prove_absent(view).await;
                 }
-                // What was seen before the grant was over is no proof.
+                self.dials.quiet().await;
                 continue;
             }
             let present: Vec<Present> = doomed.iter().map(Present::from).collect();
@@ -209,6 +211,9 @@ impl<H: Host> Volume<H> {
                     Err(error) => failures.push(format!("{}: {}", doomed.target.controller, Causes(&error))),
                 }
             }
+        }
+        if failures.is_empty() {
+            failures.push(format!("controllers kept coming, {ROUNDS} times"));
         }
         Err(EndError::Delete(failures))
     }

@@ -125,6 +125,13 @@ impl<H: Host> Fleet<H> {
     /// # Errors
     /// If sysfs cannot be read.
     pub async fn sweep(&self) -> Result<(), SysfsError> {
+        // Before the reading: what ends in the middle of it may or may not be in it.
+        let connecting: BTreeSet<VolumeId> = self
+            .volumes()
+            .iter()
+            .filter(|volume| volume.dials.are_running())
+            .map(|volume| volume.id.clone())
+            .collect();
         let (mut number, mut topology) = self.topology().await?;
         if !topology.unreadable.is_empty() {
             // Something that could not be read makes every volume doubtful, so it gets a second chance.
@@ -135,7 +142,8 @@ impl<H: Host> Fleet<H> {
         }
         for volume in self.volumes() {
             volume.known_before_report().await;
-            let look = Look { number, view: Arc::new(topology.view(&volume.subsystem)) };
+            let view = Arc::new(topology.view(&volume.subsystem));
+            let look = Look { number, view, connecting: connecting.contains(&volume.id) };
             if volume.is_blank(&look) {
                 self.forget(volume);
             } else {
@@ -408,7 +416,7 @@ impl<H: Host> Volume<H> {
             && view.controllers.is_empty()
             && view.namespaces.is_empty()
             && self.gate.holder().is_none()
-            && self.dials.running().is_empty()
+            && !self.dials.are_running()
     }
 
     /// Reads the record where it is not known: a report without it would be half of one.

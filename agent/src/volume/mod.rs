@@ -158,6 +158,8 @@ impl Looks {
 struct Look {
     number: u64,
     view: Arc<SubsystemView>,
+    /// Whether a connect was in the kernel when the look began: it can have made a controller since.
+    connecting: bool,
 }
 
 impl Deref for Look {
@@ -248,9 +250,9 @@ impl<H: Host> Volume<H> {
 
     /// Reads what the kernel shows of the volume.
     async fn look(&self) -> Result<Look, SysfsError> {
-        let number = self.shared.looks.next();
+        let (number, connecting) = (self.shared.looks.next(), self.dials.are_running());
         let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
-        Ok(Look { number, view: Arc::new(view) })
+        Ok(Look { number, view: Arc::new(view), connecting })
     }
 
     /// Judges the whole predicate, direct reads included.
@@ -326,7 +328,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// The state that a view amounts to.
-    fn judge(&self, view: &SubsystemView) -> wire::VolumeState {
+    fn judge(&self, look: &Look) -> wire::VolumeState {
         let memory = self.memory();
         let entry = match &memory.entry {
             Some(Ok(entry)) => Ok(entry.clone()),
@@ -343,7 +345,8 @@ impl<H: Host> Volume<H> {
         let expectation = grant.map(|grant| self.expectation(grant));
         state::judge(&Seen {
             volume: &self.id,
-            view,
+            view: look,
+            connecting: look.connecting,
             host_nqn: self.host_nqn(),
             entry: entry.as_ref().map(Option::as_ref).map_err(String::as_str),
             expectation: expectation.as_ref(),
@@ -398,3 +401,6 @@ impl<H: Host> Volume<H> {
 #[allow(clippy::unwrap_used)]
 #[path = "volume_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod wedged_tests;

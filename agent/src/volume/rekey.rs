@@ -122,7 +122,7 @@ impl<H: Host> Volume<H> {
     async fn spread(&self, secret: &DhchapSecret) -> Result<(), (&'static str, String)> {
         for _ in 0..ROUNDS {
             // A connect that began before uses the old secret, and what it makes has to get the new one, too.
-            let connecting = !self.dials.running().is_empty();
+            let connecting = self.dials.are_running();
             let view = self.look().await.map_err(|error| (clause::LOOK, Causes(&error).to_string()))?;
             let (live, others): (Vec<_>, Vec<_>) =
                 self.give_secret(&view, secret).await.into_iter().partition(|(live, _)| *live);

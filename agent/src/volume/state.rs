@@ -1,8 +1,8 @@
 //! The state of a volume as it is reported: pure, from what the kernel shows, what the ledger says and what is going
 //! on.
 //!
-//! Always holds: Absent is said only of a subsystem without any controller of ours; Ready and Degraded only while the
-//! structural clauses hold now.
+//! Always holds: Absent is said only of a subsystem without any controller of ours and without a connect that could
+//! make one; Ready and Degraded only while the structural clauses hold now.
 
 use cleat_host::HostNqn;
 use cleat_host::fabrics::Target;
@@ -34,6 +34,8 @@ pub struct Seen<'a> {
     pub volume: &'a VolumeId,
     /// What the kernel shows.
     pub view: &'a SubsystemView,
+    /// Whether a connect was in the kernel when the look began.
+    pub connecting: bool,
     /// Whose controllers count.
     pub host_nqn: &'a HostNqn,
     /// What the ledger says; an error text where it cannot be read.
@@ -102,6 +104,13 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<w
             _ if seen.was_ready && !ended => {
                 let message = "the kernel has given up every controller";
                 (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
+            }
+            _ if seen.connecting && (ended || seen.activity == Activity::Detaching) => {
+                (Phase::Detaching, None)
+            }
+            _ if seen.connecting => {
+                let message = "no controller, and a connect is still in the kernel";
+                (Phase::Connecting, Some(clause::failed(clause::CONNECT, message)))
             }
             _ => (Phase::Absent, None),
         };

@@ -61,6 +61,7 @@ impl Case {
         judge(&Seen {
             volume: &VolumeId::parse("v").unwrap(),
             view: &view,
+            connecting: false,
             host_nqn: &host,
             entry: Ok(self.entry.as_ref()),
             expectation: self.entry.as_ref().map(|_| &expectation),
