@@ -89,6 +89,12 @@ pub(crate) struct World {
     pub(crate) sizes: BTreeMap<String, u64>,
     pub(crate) read_only: bool,
     pub(crate) reads_fail: bool,
+    /// Judgements of the device wait until this is false.
+    pub(crate) reads_hang: bool,
+    /// Looks for users wait until this is false.
+    pub(crate) users_hang: bool,
+    /// Flushes wait until this is false.
+    pub(crate) flushes_hang: bool,
     pub(crate) users: Vec<String>,
     pub(crate) users_unknown: bool,
     pub(crate) sysfs_broken: bool,
@@ -387,6 +393,7 @@ impl Host for Kernel {
         _: Duration,
     ) -> Later<'a, Result<Checked, HostError>> {
         Box::pin(async {
+            self.until(|world| (!world.reads_hang).then_some(())).await;
             let mut world = self.world();
             world.checks += 1;
             let view = world.topology().view(&expectation.subsystem);
@@ -412,6 +419,7 @@ impl Host for Kernel {
 
     fn users<'a>(&'a self, _: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
         Box::pin(async {
+            self.until(|world| (!world.users_hang).then_some(())).await;
             let world = self.world();
             match world.users_unknown {
                 true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
@@ -422,6 +430,7 @@ impl Host for Kernel {
 
     fn flush(&self, _: DevT, _: Duration) -> Later<'_, Result<(), HostError>> {
         Box::pin(async {
+            self.until(|world| (!world.flushes_hang).then_some(())).await;
             self.world().flushed += 1;
             Ok(())
         })

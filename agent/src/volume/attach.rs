@@ -20,13 +20,13 @@ use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::sync::CancellationToken;
 use wire::directive_result::Outcome;
 use wire::volume_state::Phase;
 
 use super::dials::Dialled;
 use super::events::{Events, Interest};
 use super::host::Host;
+use super::overtake::Overtaken;
 use super::plan::{Doomed, Step, Want, plan};
 use super::reserve;
 use super::state::Activity;
@@ -58,6 +58,8 @@ pub(super) enum AttachError {
     Conflict(String),
     #[error("the grant could not be recorded")]
     Ledger(#[from] LedgerError),
+    #[error("a later directive took its place")]
+    Superseded,
     #[error("not ready: {}: {}", .unready.clause, .unready.message)]
     NotReady { unready: wire::Unready, nothing_left: bool },
 }
@@ -71,6 +73,7 @@ impl AttachError {
             Self::Stale(stale) => stale_outcome(stale),
             Self::Conflict(text) => failed(clause::failed(clause::GRANT, text), false),
             Self::Ledger(error) => failed(clause::failed(clause::LEDGER, Causes(&error)), false),
+            Self::Superseded => failed(clause::failed(clause::SUPERSEDED, self), false),
             Self::NotReady { unready, nothing_left } => failed(unready, nothing_left),
         }
     }
@@ -82,14 +85,6 @@ pub(super) fn stale_outcome(stale: Stale) -> Outcome {
         highest: Some(stale.highest.to_wire()),
         ended: stale.ended,
     })
-}
-
-/// Why connecting stopped.
-enum Stopped {
-    /// The deadline passed, or a clause that does not heal fails.
-    Failed(wire::Unready),
-    /// A later directive took its place.
-    Superseded,
 }
 
 /// What was proven, and when.
@@ -124,14 +119,18 @@ impl<H: Host> Volume<H> {
             }
         };
         let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch), secret);
-        self.bring_secret_up_to_date().await;
         let registered = entry.as_ref().and_then(|entry| entry.registered);
         let mut run = Run::new(self, grant, registered, deadline);
-        let stopped = run.until_proven(&under_way.token).await;
+        let stopped = self
+            .unless_overtaken(epoch, async {
+                self.bring_secret_up_to_date().await;
+                run.until_proven().await
+            })
+            .await;
         drop(under_way);
         let written_before = written_before(before.as_ref(), self.boot_id());
         match stopped {
-            Ok(proven) => {
+            Ok(Ok(proven)) => {
                 let times = self.proven(epoch, grant, received, &proven);
                 if let Some(mut entry) = entry {
                     // Before Ready is said: a preemption has to be told from a registration that never was.
@@ -142,16 +141,18 @@ impl<H: Host> Volume<H> {
                 let state = self.report(&proven.view);
                 Ok(wire::ReadyOutcome { state: Some(state), times: Some(times) })
             }
-            Err(Stopped::Superseded) => {
-                let unready = clause::failed(clause::SUPERSEDED, "a later directive took its place");
-                Err(AttachError::NotReady { unready, nothing_left: false })
-            }
-            Err(Stopped::Failed(unready)) => {
+            // What it made is taken away, or used, by who took its place.
+            Err(Overtaken) => Err(AttachError::Superseded),
+            Ok(Err(unready)) => {
                 let made = std::mem::take(&mut run.made);
-                if written_before.is_empty() && run.reserving {
-                    self.give_back_unused(grant).await;
-                }
-                let nothing_left = self.undo(made).await;
+                let give_back = written_before.is_empty() && run.reserving;
+                let undone = self.unless_overtaken(epoch, async {
+                    if give_back {
+                        self.give_back_unused(grant).await;
+                    }
+                    self.undo(made).await
+                });
+                let Ok(nothing_left) = undone.await else { return Err(AttachError::Superseded) };
                 if nothing_left && let Some(entry) = entry {
                     self.note_unused(entry, written_before).await;
                 }
@@ -167,7 +168,6 @@ impl<H: Host> Volume<H> {
         secret: Option<DhchapSecret>,
     ) -> UnderWay<'_, H> {
         self.take_secret(secret, before != Some(epoch));
-        let token = CancellationToken::new();
         let told = self.shared.board.get(&self.id);
         let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
@@ -179,10 +179,9 @@ impl<H: Host> Volume<H> {
             memory.ready_under = Some(epoch);
         }
         memory.failing = None;
-        memory.attaching = Some((epoch, token.clone()));
         memory.activity = Activity::Connecting;
         drop(memory);
-        UnderWay { volume: self, token }
+        UnderWay { volume: self }
     }
 
     /// Controllers that exist already and have another secret get the one of the grant: it may have changed while this
@@ -289,17 +288,14 @@ fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// While it lives, the volume counts as being connected, and a later directive can call the attach off.
+/// While it lives, the volume counts as being connected.
 struct UnderWay<'a, H: Host> {
     volume: &'a Volume<H>,
-    token: CancellationToken,
 }
 
 impl<H: Host> Drop for UnderWay<'_, H> {
     fn drop(&mut self) {
-        let mut memory = self.volume.memory();
-        memory.attaching = None;
-        memory.activity = Activity::None;
+        self.volume.set_activity(Activity::None);
     }
 }
 
@@ -357,7 +353,9 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    async fn until_proven(&mut self, superseded: &CancellationToken) -> Result<Proven, Stopped> {
+    /// Goes on until the whole predicate holds; else the clause that failed, at the deadline or once it is clear that
+    /// it does not heal. Cancel safe: connects go on by themselves and are not lost sight of.
+    async fn until_proven(&mut self) -> Result<Proven, wire::Unready> {
         // Heard from before the first look on, so that nothing falls between.
         let mut events = self.volume.events();
         let mut dialled = self.volume.dials.changes();
@@ -374,20 +372,15 @@ impl<'a, H: Host> Run<'a, H> {
             };
             let now = Instant::now();
             if now >= self.deadline || self.is_contradicted(now, unready.heals) {
-                return Err(Stopped::Failed(self.explain(unready)));
+                return Err(self.explain(unready));
             }
-            self.rest(&mut events, &mut dialled, superseded).await?;
+            self.rest(&mut events, &mut dialled).await;
         }
     }
 
     /// Waits until a look may show something new. While connects are in the kernel only their end does: looking
     /// meanwhile, for many volumes at once, takes the CPU that they need.
-    async fn rest(
-        &mut self,
-        events: &mut Events,
-        dialled: &mut watch::Receiver<u64>,
-        superseded: &CancellationToken,
-    ) -> Result<(), Stopped> {
+    async fn rest(&mut self, events: &mut Events, dialled: &mut watch::Receiver<u64>) {
         loop {
             let connecting = !self.volume.dials.running().is_empty();
             let now = Instant::now();
@@ -396,15 +389,14 @@ impl<'a, H: Host> Run<'a, H> {
             let listening =
                 !connecting || self.first_ended.is_some_and(|first| now >= self.patient_until(first));
             tokio::select! {
-                () = events.concerning(&self.interest), if listening => return Ok(()),
+                () = events.concerning(&self.interest), if listening => return,
                 _ = dialled.changed() => {
-                    if self.volume.dials.running().is_empty() {
-                        return Ok(());
+                    if !self.volume.dials.are_running() {
+                        return;
                     }
                     self.first_ended.get_or_insert(Instant::now());
                 }
-                () = sleep_until(wake) => return Ok(()),
-                () = superseded.cancelled() => return Err(Stopped::Superseded),
+                () = sleep_until(wake) => return,
             }
         }
     }

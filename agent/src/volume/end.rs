@@ -55,6 +55,8 @@ pub(super) enum EndError {
     Stale(#[source] Stale),
     #[error("in use: {}", .0.join("; "))]
     Busy(Vec<String>),
+    #[error("a revoke took its place")]
+    Superseded,
     #[error("that the grant has ended could not be recorded")]
     Ledger(#[from] LedgerError),
     #[error("the kernel's state could not be read")]
@@ -72,6 +74,7 @@ impl EndError {
         let clause = match self {
             Self::Stale(stale) => return stale_outcome(stale),
             Self::Busy(holders) => return Outcome::Busy(wire::BusyOutcome { holders }),
+            Self::Superseded => clause::SUPERSEDED,
             Self::Ledger(_) => clause::LEDGER,
             Self::Look(_) | Self::Unseen(_) => clause::LOOK,
             Self::Delete(_) => clause::DELETE,
@@ -90,7 +93,8 @@ impl<H: Host> Volume<H> {
         may_end(known.as_ref(), epoch).map_err(EndError::Stale)?;
         let view = self.look().await?;
         if mode == Mode::Detach {
-            self.refuse_if_used(&view).await?;
+            let looked = self.unless_revoked(Some(epoch), self.refuse_if_used(&view)).await;
+            looked.map_err(|_| EndError::Superseded)??;
         }
         let checks = began.elapsed();
 
@@ -99,8 +103,7 @@ impl<H: Host> Volume<H> {
         let mut entry = self.record_end(known.as_ref(), epoch, &view).await?;
         let detaching = Detaching::begin(self);
         self.report(&view);
-        let flush = if mode == Mode::Detach { self.flush(&view).await } else { Duration::ZERO };
-        self.give_back(known.as_ref().and_then(|entry| entry.grant.as_ref()), &view).await;
+        let flush = self.leave_in_order(epoch, mode, known.as_ref(), &view).await;
         let began_deleting = Instant::now();
         let removed = self.remove(epoch, &mut entry, view).await;
         drop(detaching);
@@ -124,6 +127,29 @@ impl<H: Host> Volume<H> {
                 delete_us: micros(delete),
             }),
         })
+    }
+
+    /// Flushes the device and gives the registration back; the time that the flush took. A Revoke flushes nothing,
+    /// and a Detach is not waited for by one.
+    async fn leave_in_order(
+        &self,
+        epoch: Epoch,
+        mode: Mode,
+        known: Option<&Entry>,
+        view: &SubsystemView,
+    ) -> Duration {
+        let grant = known.and_then(|entry| entry.grant.as_ref());
+        if mode == Mode::Revoke {
+            self.give_back(grant, view).await;
+            return Duration::ZERO;
+        }
+        let leave = async {
+            let flush = self.flush(view).await;
+            self.give_back(grant, view).await;
+            flush
+        };
+        // Overtaken: what follows is what the Revoke is about to do.
+        self.unless_revoked(Some(epoch), leave).await.unwrap_or_default()
     }
 
     async fn refuse_if_used(&self, view: &SubsystemView) -> Result<(), EndError> {

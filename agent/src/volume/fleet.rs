@@ -27,11 +27,12 @@ use super::board::Board;
 use super::end::Mode;
 use super::host::Host;
 use super::operations::Begin;
+use super::overtake::Arrival;
 use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume, clause};
 use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
 use crate::ledger::LedgerError;
-use crate::metrics::{self, DirectiveKind};
-use crate::name::VolumeId;
+use crate::metrics;
+use crate::name::{Epoch, VolumeId};
 use crate::session::directive::{Ask, Directive};
 use crate::session::outbox::Outbox;
 use crate::session::{Link, Node};
@@ -246,9 +247,8 @@ impl<H: Host> Fleet<H> {
     }
 
     /// Carries a directive out and delivers its result.
-    async fn carry_out(self, volume: Arc<Volume<H>>, directive: Directive) {
+    async fn carry_out(self, volume: Arc<Volume<H>>, directive: Directive, arrival: Arrival) {
         let kind = directive.ask.kind();
-        volume.call_off(&directive);
         let due = match directive.ask {
             Ask::Attach { deadline, .. } => deadline + UNDOING,
             Ask::Detach { deadline }
@@ -259,7 +259,7 @@ impl<H: Host> Fleet<H> {
         };
         let work = tokio::spawn({
             let (volume, directive) = (volume.clone(), directive.clone());
-            async move { volume.obey(&directive).await }.in_current_span()
+            async move { volume.obey(&directive, arrival).await }.in_current_span()
         });
         let outcome = self.outcome(&volume, &directive, work, due).await;
         metrics::directive(kind, &outcome);
@@ -325,8 +325,9 @@ impl<H: Host> Node for Fleet<H> {
         match volume.operations.begin(&directive.operation, kind) {
             Begin::Start => {
                 span.in_scope(|| tracing::info!("begins"));
-                let fleet = self.clone();
-                self.inner.tasks.spawn(fleet.carry_out(volume, directive).instrument(span));
+                // Known to who has the volume now, before anything else of it is begun.
+                let (fleet, arrival) = (self.clone(), volume.orders.arrive(&directive));
+                self.inner.tasks.spawn(fleet.carry_out(volume, directive, arrival).instrument(span));
             }
             Begin::Joined => {
                 span.in_scope(|| tracing::info!("came again; joined to the one that is running"))
@@ -344,46 +345,33 @@ impl<H: Host> Node for Fleet<H> {
 }
 
 impl<H: Host> Volume<H> {
-    /// Lets a directive that changes what is wanted end the attach under way.
-    fn call_off(&self, directive: &Directive) {
-        let memory = self.memory();
-        let Some((epoch, token)) = &memory.attaching else { return };
-        let over = match directive.ask.kind() {
-            DirectiveKind::Detach | DirectiveKind::Revoke => directive.epoch >= *epoch,
-            DirectiveKind::Attach => directive.epoch > *epoch,
-            DirectiveKind::Verify | DirectiveKind::Preempt | DirectiveKind::Rekey => false,
-        };
-        if over {
-            token.cancel();
+    /// Does what a directive asks, in its turn.
+    async fn obey(&self, directive: &Directive, arrival: Arrival) -> Outcome {
+        if let Ask::Verify = &directive.ask {
+            return self.verify(directive.epoch).await;
+        }
+        let _pass =
+            self.gate.enter(format!("{} {}", directive.ask.kind().as_str(), directive.operation)).await;
+        // Over before the turn is given back: who comes next is not overtaken by what has ended.
+        let _arrival = arrival;
+        let epoch = directive.epoch;
+        match &directive.ask {
+            Ask::Verify => self.verify(epoch).await,
+            Ask::Attach { grant, secret, deadline } => {
+                match self.attach(epoch, grant, secret.clone(), directive.received, *deadline).await {
+                    Ok(ready) => Outcome::Ready(ready),
+                    Err(error) => error.outcome(),
+                }
+            }
+            Ask::Preempt { key, victims, .. } => self.preempt(epoch, *key, victims).await,
+            Ask::Rekey { secret, generation, .. } => self.rekey(epoch, secret, *generation).await,
+            Ask::Detach { .. } => self.ended(epoch, Mode::Detach).await,
+            Ask::Revoke { .. } => self.ended(epoch, Mode::Revoke).await,
         }
     }
 
-    /// Does what a directive asks, in its turn.
-    async fn obey(&self, directive: &Directive) -> Outcome {
-        let what = format!("{} {}", directive.ask.kind().as_str(), directive.operation);
-        let mode = match &directive.ask {
-            Ask::Verify => return self.verify(directive.epoch).await,
-            Ask::Attach { grant, secret, deadline } => {
-                let _pass = self.gate.enter(what).await;
-                let (epoch, received) = (directive.epoch, directive.received);
-                return match self.attach(epoch, grant, secret.clone(), received, *deadline).await {
-                    Ok(ready) => Outcome::Ready(ready),
-                    Err(error) => error.outcome(),
-                };
-            }
-            Ask::Preempt { key, victims, .. } => {
-                let _pass = self.gate.enter(what).await;
-                return self.preempt(directive.epoch, *key, victims).await;
-            }
-            Ask::Rekey { secret, generation, .. } => {
-                let _pass = self.gate.enter(what).await;
-                return self.rekey(directive.epoch, secret, *generation).await;
-            }
-            Ask::Detach { .. } => Mode::Detach,
-            Ask::Revoke { .. } => Mode::Revoke,
-        };
-        let _pass = self.gate.enter(what).await;
-        match self.end(directive.epoch, mode).await {
+    async fn ended(&self, epoch: Epoch, mode: Mode) -> Outcome {
+        match self.end(epoch, mode).await {
             Ok(absent) => Outcome::Absent(absent),
             Err(error) => error.outcome(),
         }

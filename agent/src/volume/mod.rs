@@ -23,6 +23,7 @@ pub mod gate;
 pub mod host;
 pub mod linux;
 mod operations;
+mod overtake;
 pub mod plan;
 mod preempt;
 mod publish;
@@ -46,7 +47,6 @@ use cleat_host::uevents::Uevents;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 use wire::volume_state::Phase;
 
 use crate::ledger::{Entry, Grant, Ledger, LedgerError};
@@ -58,6 +58,7 @@ use events::Events;
 use gate::Gate;
 use host::{Checked, Host, HostError};
 use operations::Operations;
+use overtake::Orders;
 use state::{Activity, Seen};
 
 pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
@@ -182,8 +183,6 @@ struct Memory {
     failing: Option<Unready>,
     /// When the whole predicate was last judged.
     judged: Option<Instant>,
-    /// The attach or preemption under way, to be called off by a later directive.
-    attaching: Option<(Epoch, CancellationToken)>,
     /// The record as it was last read or written: for reports, never for rulings.
     entry: Option<Result<Option<Entry>, String>>,
     /// When a missing path may be connected again, and how long to wait after that.
@@ -207,6 +206,7 @@ pub struct Volume<H> {
     gate: Gate,
     dials: Dials,
     operations: Operations,
+    orders: Orders,
     memory: Mutex<Memory>,
     /// The latest look that was told.
     told: Mutex<Option<Look>>,
@@ -228,6 +228,7 @@ impl<H: Host> Volume<H> {
             gate: Gate::default(),
             dials: Dials::default(),
             operations: Operations::default(),
+            orders: Orders::default(),
             memory: Mutex::default(),
             told: Mutex::default(),
             judging: tokio::sync::Mutex::default(),

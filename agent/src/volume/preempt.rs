@@ -12,11 +12,11 @@ use cleat_host::DevT;
 use cleat_host::reservations::{Report, ReservationError, ReservationKey};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
-use tokio_util::sync::CancellationToken;
 use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
 use super::host::Host;
+use super::overtake::Overtaken;
 use super::reserve::{self, ReserveError};
 use super::state::device;
 use super::{Volume, clause};
@@ -55,6 +55,12 @@ enum PreemptError {
     Look(#[from] cleat_host::sysfs::SysfsError),
 }
 
+impl From<Overtaken> for PreemptError {
+    fn from(_: Overtaken) -> Self {
+        Self::Superseded
+    }
+}
+
 impl PreemptError {
     fn clause(&self) -> &'static str {
         match self {
@@ -64,16 +70,6 @@ impl PreemptError {
             Self::Look(_) => clause::LOOK,
             Self::NoDevice | Self::Own(_) | Self::Command(_) | Self::Left(_) => clause::RESERVATION,
         }
-    }
-}
-
-/// While it lives, a later directive can call the preemption off.
-struct Revocable<'a, H: Host>(&'a Volume<H>);
-
-impl<H: Host> Drop for Revocable<'_, H> {
-    fn drop(&mut self) {
-        // Nobody else sets it meanwhile: attach and preemption have the gate.
-        self.0.memory().attaching = None;
     }
 }
 
@@ -92,10 +88,7 @@ impl<H: Host> Volume<H> {
         if let Err(stale) = may_end(known.as_ref(), epoch) {
             return stale_outcome(stale);
         }
-        let superseded = CancellationToken::new();
-        self.memory().attaching = Some((epoch, superseded.clone()));
-        let _revocable = Revocable(self);
-        match self.preempt_under(known, epoch, key, victims, &superseded).await {
+        match self.preempt_under(known, epoch, key, victims).await {
             Ok(report) => Outcome::Preempted(wire::PreemptedOutcome { left_keys: report.keys() }),
             Err(error) => outcome(&error),
         }
@@ -107,7 +100,6 @@ impl<H: Host> Volume<H> {
         epoch: Epoch,
         key: ReservationKey,
         victims: &[ReservationKey],
-        superseded: &CancellationToken,
     ) -> Result<Report, PreemptError> {
         let in_force =
             |entry: &Entry| entry.epoch == epoch && !entry.ended && entry.boot_id == self.boot_id();
@@ -128,19 +120,13 @@ impl<H: Host> Volume<H> {
         let live = view.controllers.iter().any(|one| one.state.is_live());
         let dev = device(&view).filter(|_| live).ok_or(PreemptError::NoDevice)?.dev;
         // Only what the target is asked is left to itself when something later comes: a record is always finished.
-        let held = tokio::select! {
-            held = self.hold(dev, key, entry.registered) => held?,
-            () = superseded.cancelled() => return Err(PreemptError::Superseded),
-        };
+        let held = self.unless_overtaken(epoch, self.hold(dev, key, entry.registered)).await??;
         self.note_held();
         if entry.registered != Some(held.generation) {
             entry.registered = Some(held.generation);
             self.keep(&entry).await?;
         }
-        tokio::select! {
-            removed = self.remove_victims(dev, key, victims, held) => removed,
-            () = superseded.cancelled() => Err(PreemptError::Superseded),
-        }
+        self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await?
     }
 
     /// Preempts each victim that a report shows, until one shows none.

@@ -7,6 +7,7 @@
 //! - A device is handed out only while the whole predicate holds under the very epoch of PublishContext.
 //! - A target is taken away by unmount and unlink, never by anything that could reach into what is mounted.
 
+use std::future::Future;
 use std::time::Duration;
 
 use cleat_host::NamespaceIdentity;
@@ -20,6 +21,7 @@ use super::{PublishError, StageError, UnpublishError, UnstageError, Volume, clau
 use crate::csi::request::{Granted, Publish, Stage, Unpublish};
 use crate::ledger::rules::Stale;
 use crate::ledger::{Entry, Grant};
+use crate::name::Epoch;
 use crate::session::Link;
 
 /// What is waited for.
@@ -50,7 +52,8 @@ impl<H: Host> Volume<H> {
         let view = self.look().await?;
         let mut left = Vec::new();
         for namespace in &view.namespaces {
-            left.extend(self.shared.host.publications(namespace.dev).await?);
+            let published = self.shared.host.publications(namespace.dev);
+            left.extend(self.unless_revoked(None, published).await??);
         }
         left.sort_unstable();
         if left.is_empty() { Ok(()) } else { Err(UnstageError::Published(left)) }
@@ -64,7 +67,8 @@ impl<H: Host> Volume<H> {
         if request.read_only && !facts.selected.read_only {
             return Err(PublishError::Writable);
         }
-        match host.at_target(target).await? {
+        let epoch = request.granted.epoch;
+        match self.for_pod(epoch, host.at_target(target)).await?? {
             AtTarget::Device(found) if found == dev => {
                 self.note_published(target).await;
                 return Ok(());
@@ -74,7 +78,8 @@ impl<H: Host> Volume<H> {
                 // on. An unmount that is not forced fails while somebody has it open.
                 tracing::warn!(volume = %self.id, target = %target.display(), %found, expected = %dev,
                     "replacing a stale device at the target");
-                host.unpublish(target).await.map_err(|source| PublishError::OtherDevice {
+                let gone = self.for_pod(epoch, host.unpublish(target)).await?;
+                gone.map_err(|source| PublishError::OtherDevice {
                     target: target.to_owned(),
                     found: found.to_string(),
                     source,
@@ -85,8 +90,8 @@ impl<H: Host> Volume<H> {
                 return Err(PublishError::Occupied { target: target.to_owned(), found });
             }
         }
-        host.publish(&facts.node, dev, target).await?;
-        match host.at_target(target).await? {
+        self.for_pod(epoch, host.publish(&facts.node, dev, target)).await??;
+        match self.for_pod(epoch, host.at_target(target)).await?? {
             AtTarget::Device(found) if found == dev => {
                 self.note_published(target).await;
                 Ok(())
@@ -100,7 +105,7 @@ impl<H: Host> Volume<H> {
         let until = Instant::now() + self.shared.times.turn;
         let _pass = self.gate.enter_by("NodeUnpublishVolume", until).await?;
         let (host, target) = (&self.shared.host, request.target.as_path());
-        match host.at_target(target).await? {
+        match self.unless_revoked(None, host.at_target(target)).await?? {
             AtTarget::Nothing => {
                 self.note_unpublished(target).await;
                 return Ok(());
@@ -110,14 +115,20 @@ impl<H: Host> Volume<H> {
                 return Err(UnpublishError::Occupied { target: target.to_owned(), found });
             }
         }
-        host.unpublish(target).await?;
-        match host.at_target(target).await? {
+        self.unless_revoked(None, host.unpublish(target)).await??;
+        match self.unless_revoked(None, host.at_target(target)).await?? {
             AtTarget::Nothing => {
                 self.note_unpublished(target).await;
                 Ok(())
             }
             other => Err(UnpublishError::Left { target: target.to_owned(), found: format!("{other:?}") }),
         }
+    }
+
+    /// Waits for what is done at a pod's target, until the volume is revoked. What was begun there ends by itself, and
+    /// is looked at when the kubelet asks again.
+    async fn for_pod<T>(&self, epoch: Epoch, work: impl Future<Output = T>) -> Result<T, PublishError> {
+        self.unless_revoked(Some(epoch), work).await.map_err(|revoked| StageError::from(revoked).into())
     }
 
     /// Waits, at most for `patience`, until the whole predicate holds under the grant; then nothing else happens to
@@ -175,7 +186,8 @@ impl<H: Host> Volume<H> {
         if let Some(why) = self.memory().registration.missing.clone().filter(|_| grant.reserve.is_some()) {
             return Ok(Err(Waits::Device { clause: clause::RESERVATION.to_owned(), message: why }));
         }
-        match self.check(&expectation, self.shared.times.check).await {
+        let check = self.check(&expectation, self.shared.times.check);
+        match self.unless_revoked(Some(granted.epoch), check).await? {
             Ok(Ok(facts)) => Ok(Ok(facts)),
             Ok(Err(unready)) => {
                 let clause = unready.clause.as_str().to_owned();

@@ -18,6 +18,7 @@ use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
 use super::host::Host;
+use super::overtake::Overtaken;
 use super::{Volume, clause};
 use crate::ledger::rules::may_end;
 use crate::name::Epoch;
@@ -112,9 +113,10 @@ impl<H: Host> Volume<H> {
             // A path that was lost over the old secret is tried again soon.
             memory.repair = super::repair::Backoff::default();
         }
-        match self.spread(secret).await {
-            Ok(()) => Outcome::Rekeyed(wire::RekeyedOutcome {}),
-            Err((clause, message)) => failed(clause, message),
+        match self.unless_overtaken(epoch, self.spread(secret)).await {
+            Ok(Ok(())) => Outcome::Rekeyed(wire::RekeyedOutcome {}),
+            Ok(Err((clause, message))) => failed(clause, message),
+            Err(Overtaken) => failed(clause::SUPERSEDED, "a later directive took its place".to_owned()),
         }
     }
 

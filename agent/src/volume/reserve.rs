@@ -20,10 +20,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::host::Host;
+use super::overtake::Overtaken;
 use super::state::device;
 use super::{Volume, clause};
 use crate::ledger::{Entry, Grant};
 use crate::metrics::{self, Reassertion};
+use crate::name::Epoch;
 use crate::session::Link;
 
 /// Longest that a command may take that waits for nobody's writes.
@@ -224,26 +226,28 @@ impl<H: Host> Volume<H> {
         let Ok(view) = self.look().await else { return };
         let live = view.controllers.iter().any(|one| one.state.is_live());
         let (true, Some(namespace)) = (live, device(&view)) else { return };
-        let dev = namespace.dev;
-        let missing = match self.shared.host.reservations().report(dev, COMMAND).await {
-            Ok(report) => match standing(&report, self.host_id(), key, entry.registered) {
-                Standing::Held => {
-                    self.note_generation(entry, report.generation).await;
-                    None
-                }
-                Standing::MayRegister => self.assert_again(dev, key, entry, link).await,
-                Standing::Preempted => Some(ReserveError::Preempted(key).to_string()),
-            },
-            Err(error) => {
-                // Neither held nor gone; what cannot be reached shows in the paths.
-                tracing::warn!(volume = %self.id, error = %Causes(&error), "the reservation could not be looked at");
-                return;
-            }
+        // What happens from here on is doubted anew.
+        self.memory().registration.doubtful = false;
+        let (epoch, dev) = (entry.epoch, namespace.dev);
+        let Some(stands) = self.registration(epoch, dev, key, entry.registered, link).await else {
+            // Neither held nor gone; what cannot be reached shows in the paths.
+            self.doubt_registration();
+            return;
         };
-        let before = std::mem::replace(
-            &mut self.memory().registration,
-            Registration { missing: missing.clone(), doubtful: false, looked: Some(Instant::now()) },
-        );
+        let missing = match stands {
+            Ok(report) => {
+                self.note_generation(entry, report.generation).await;
+                None
+            }
+            Err(missing) => Some(missing),
+        };
+        let before = {
+            let mut memory = self.memory();
+            let doubtful = memory.registration.doubtful;
+            let looked = Some(Instant::now());
+            let now = Registration { missing: missing.clone(), doubtful, looked };
+            std::mem::replace(&mut memory.registration, now)
+        };
         if before.missing != missing {
             match &missing {
                 Some(missing) => {
@@ -255,31 +259,58 @@ impl<H: Host> Volume<H> {
         self.report(&view);
     }
 
+    /// The report that shows this node's registration, asserted again where it may be; else what is missing. `None`
+    /// where it could not be looked at, or a directive came that ends the grant.
+    async fn registration(
+        &self,
+        epoch: Epoch,
+        dev: DevT,
+        key: ReservationKey,
+        registered: Option<u32>,
+        link: &watch::Receiver<Link>,
+    ) -> Option<Result<Report, String>> {
+        let look = async {
+            let report = self.shared.host.reservations().report(dev, COMMAND).await?;
+            Ok::<_, ReservationError>(match standing(&report, self.host_id(), key, registered) {
+                Standing::Held => Ok(report),
+                Standing::MayRegister => self.assert_again(dev, key, registered, link).await,
+                Standing::Preempted => Err(ReserveError::Preempted(key).to_string()),
+            })
+        };
+        match self.unless_overtaken(epoch, look).await {
+            Ok(Ok(stands)) => Some(stands),
+            Ok(Err(error)) => {
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "the reservation could not be looked at");
+                None
+            }
+            Err(Overtaken) => None,
+        }
+    }
+
     /// Registers and holds anew; what is still missing then.
     async fn assert_again(
         &self,
         dev: DevT,
         key: ReservationKey,
-        entry: Entry,
+        registered: Option<u32>,
         link: &watch::Receiver<Link>,
-    ) -> Option<String> {
+    ) -> Result<Report, String> {
         let up = || *link.borrow() == Link::Up;
         if !up() {
-            return Some(
+            return Err(
                 "the target has forgotten this node's registration, and without a session with the controller it is \
                  not known whether the grant stands"
                     .to_owned(),
             );
         }
         let began = Instant::now();
-        let held = self.hold(dev, key, entry.registered).await;
+        let held = self.hold(dev, key, registered).await;
         let took = began.elapsed();
         match held {
             Ok(report) if up() && took <= UNINTERRUPTED => {
                 tracing::warn!(volume = %self.id, %key, "the target had forgotten this node's registration; it is asserted again");
                 metrics::reassertion(Reassertion::Done);
-                self.note_generation(entry, report.generation).await;
-                None
+                Ok(report)
             }
             Ok(_) => {
                 // The session may have been over before the command went out: then the grant may have been, too.
@@ -287,14 +318,12 @@ impl<H: Host> Volume<H> {
                 let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
                 let result = back.err().map(|error| Causes(&error).to_string());
                 tracing::error!(volume = %self.id, %key, ?took, ?result, "a registration that came late was taken back");
-                Some(
-                    "the registration was asserted too late after the look at the session, and taken back"
-                        .to_owned(),
-                )
+                Err("the registration was asserted too late after the look at the session, and taken back"
+                    .to_owned())
             }
             Err(error) => {
                 metrics::reassertion(Reassertion::Failed);
-                Some(Causes(&error).to_string())
+                Err(Causes(&error).to_string())
             }
         }
     }

@@ -288,7 +288,7 @@ async fn a_revoke_does_not_wait_for_a_preemption_that_takes_its_time() {
     let preempt = agent.directive(1, Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() });
     agent.submit(&preempt);
     let volume = agent.fleet.volumes().remove(0);
-    while volume.memory().attaching.is_none() {
+    while volume.gate.holder().is_none() {
         tokio::task::yield_now().await;
     }
     agent.submit(&agent.directive(1, Ask::Revoke { deadline: soon() }));

@@ -4,14 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cleat_host::NamespaceUuid;
+use cleat_host::fabrics::DhchapSecret;
 use cleat_proto::cleat::v1 as wire;
 use tokio::time::Instant;
 use wire::directive_result::Outcome;
 use wire::volume_state::Phase;
 
+use super::clause;
+use super::state::Activity;
+use crate::csi::request::{Granted, Stage};
+use crate::ledger::Grant;
+use crate::session::Link;
 use crate::session::directive::Ask;
-use crate::testing::agent::{Agent, BOOT, grant};
-use crate::testing::kernel::{Answer, Kernel, World, portal};
+use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
+use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
+use crate::testing::target::key;
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
@@ -93,4 +101,151 @@ async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel()
     let absent = agent.result().await.outcome.unwrap();
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
     assert!(machine.kernel.world().controllers.is_empty());
+}
+
+/// Waits until an operation has the volume.
+async fn holder(agent: &Agent, what: &str) {
+    let volume = agent.fleet.volumes().remove(0);
+    let end = Instant::now() + LONG;
+    while !volume.gate.holder().is_some_and(|holder| holder.what.starts_with(what)) {
+        assert!(Instant::now() < end, "no {what}: {:?}", volume.gate.holder());
+        tokio::task::yield_now().await;
+    }
+}
+
+fn failed(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Failed(failed) => failed.unready.unwrap().clause,
+        other => panic!("did not fail: {other:?}"),
+    }
+}
+
+/// Revokes, and expects what had the volume to have given it up.
+async fn revoked(machine: &Machine, agent: &Agent, superseded: usize) {
+    agent.submit(&agent.directive(1, revoke(LONG)));
+    for _ in 0..superseded {
+        assert_eq!(failed(agent.result().await.outcome.unwrap()), clause::SUPERSEDED);
+    }
+    let absent = agent.result().await.outcome.unwrap();
+    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    assert!(machine.kernel.world().controllers.is_empty());
+}
+
+fn secret(letter: char) -> DhchapSecret {
+    DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
+}
+
+fn attach(grant: Grant) -> Ask {
+    Ask::Attach { grant, secret: None, deadline: Instant::now() + LONG }
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    machine.kernel.change(|world| world.answer(2, Answer::Hang));
+    let (grant, deadline) = (grant(&[1, 2]), Instant::now() + LONG);
+    let ready = agent.ask(1, Ask::Attach { grant, secret: Some(secret('A')), deadline }).await;
+    assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
+    let rekey = Ask::Rekey { secret: secret('B'), generation: epoch(5), deadline };
+    agent.submit(&agent.directive(1, rekey));
+    until(&machine, "no secret was given", |world| world.secrets.values().any(|one| *one == secret('B')))
+        .await;
+    agent.submit(&agent.directive(1, revoke(SOON)));
+    assert_eq!(failed(agent.result().await.outcome.unwrap()), clause::SUPERSEDED);
+    until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
+    let pending = agent.result().await.outcome.unwrap();
+    assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
+    machine.kernel.change(|world| world.answers.clear());
+    let absent = agent.result().await.outcome.unwrap();
+    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_an_attach_whose_device_or_target_does_not_answer() {
+    type Wedge = fn(&mut World);
+    let wedges: [(Grant, Wedge); 2] = [
+        (grant(&[1]), |world| world.reads_hang = true),
+        (Grant { reserve: Some(key(1)), ..grant(&[1]) }, |world| world.reservation.hangs = true),
+    ];
+    for (grant, wedge) in wedges {
+        let machine = Machine::new();
+        let agent = machine.agent();
+        machine.kernel.change(wedge);
+        agent.submit(&agent.directive(1, attach(grant)));
+        until(&machine, "it connects", |world| !world.controllers.is_empty()).await;
+        revoked(&machine, &agent, 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_behind_others_that_wait_for_their_turn() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    agent.ready(1, &[1]).await;
+    machine.kernel.change(|world| {
+        world.reads_hang = true;
+        world.users_hang = true;
+    });
+    for _ in 0..3 {
+        agent.submit(&agent.directive(1, attach(grant(&[1]))));
+    }
+    holder(&agent, "attach").await;
+    agent.submit(&agent.directive(1, detach(LONG)));
+    revoked(&machine, &agent, 4).await;
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
+    let wedges: [fn(&mut World); 2] = [|world| world.users_hang = true, |world| world.flushes_hang = true];
+    for (wedge, superseded) in wedges.into_iter().zip([1, 0]) {
+        let machine = Machine::new();
+        let agent = machine.agent();
+        agent.ready(1, &[1]).await;
+        machine.kernel.change(wedge);
+        agent.submit(&agent.directive(1, detach(LONG)));
+        holder(&agent, "detach").await;
+        if superseded == 0 {
+            let volume = agent.fleet.volumes().remove(0);
+            let begins = async {
+                while volume.memory().activity != Activity::Detaching {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(LONG, begins).await.expect("the detach begins");
+            agent.submit(&agent.directive(1, revoke(LONG)));
+            let absent = agent.result().await.outcome.unwrap();
+            assert!(matches!(&absent, Outcome::Absent(_)), "the detach itself goes on: {absent:?}");
+        }
+        revoked(&machine, &agent, superseded).await;
+    }
+}
+
+#[tokio::test]
+async fn a_revoke_does_not_wait_for_the_kubelet_nor_for_a_look_at_the_reservation() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    let reserved = Grant { reserve: Some(key(1)), ..grant(&[1]) };
+    assert!(matches!(agent.attach(1, reserved).await, Outcome::Ready(_)));
+    machine.kernel.change(|world| world.reservation.hangs = true);
+    let (_sender, link) = tokio::sync::watch::channel(Link::Up);
+    let known = agent.fleet.volumes().remove(0);
+    let look = tokio::spawn(async move { known.look_after_registration(&link).await });
+    holder(&agent, "look at the reservation").await;
+    // Giving the registration back is tried for a moment.
+    revoked(&machine, &agent, 0).await;
+    look.await.unwrap();
+
+    let machine = Machine::new();
+    let agent = machine.agent();
+    agent.ready(1, &[1]).await;
+    machine.kernel.change(|world| world.reads_hang = true);
+    let namespace = NamespaceUuid::parse(UUID).unwrap();
+    let stage = Stage { volume: volume(), granted: Granted { epoch: epoch(1), namespace } };
+    let fleet = agent.fleet.clone();
+    let staging = tokio::spawn(async move { fleet.stage(stage).await });
+    holder(&agent, "NodeStageVolume").await;
+    revoked(&machine, &agent, 0).await;
+    let error = staging.await.unwrap().unwrap_err();
+    assert_eq!(error.code(), tonic::Code::Aborted, "{error}");
 }
