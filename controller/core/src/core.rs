@@ -23,8 +23,12 @@ mod export;
 mod fence_tests;
 mod fencing;
 mod ladder;
+#[cfg(test)]
+mod operator_tests;
 mod quarantine;
 mod requests;
+#[cfg(test)]
+mod secret_tests;
 mod sessions;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, SessionId,
-    Source, UnixMillis, VolumeId,
+    Source, UnixMillis, VolumeId, Word,
 };
 
 /// How many nodes may have the volume at once.
@@ -111,6 +111,16 @@ pub enum DrainCause {
 }
 
 impl DrainCause {
+    /// The person's who wants it, where one does.
+    pub(crate) fn word(&self) -> Option<Word> {
+        match self {
+            Self::Requested | Self::Rollback => None,
+            Self::Forced { by, reason } | Self::Gone { by, reason } => {
+                Some(Word { by: by.clone(), reason: reason.clone() })
+            }
+        }
+    }
+
     /// Whether it takes the place of the cause under which a taking down has begun.
     pub(crate) fn outweighs(&self, before: &Self) -> bool {
         let weight = |cause: &Self| match cause {
@@ -177,13 +187,13 @@ pub(crate) enum Pending {
     Agent(OperationId, SessionId, Told),
 }
 
-/// What an agent was told to do.
+/// What an agent was told to do, and with which generation of the secret: another one is another thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Told {
-    Attach,
+    Attach(Option<Epoch>),
     Detach,
     Revoke,
-    Rekey,
+    Rekey(Epoch),
     Preempt,
 }
 
@@ -197,7 +207,8 @@ pub(crate) enum Asked {
         fresh: bool,
     },
     Show,
-    SetSecret,
+    /// Of this generation.
+    SetSecret(Epoch),
 }
 
 impl Pending {

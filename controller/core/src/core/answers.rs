@@ -108,13 +108,12 @@ impl Step<'_> {
         let draining = a.phase.is_draining();
         self.forget_operation(&pending);
         self.touched.insert(volume.clone());
-        let helping = match &pending {
-            Pending::Agent(_, _, Told::Preempt) => Some(FenceStep::Preempt),
-            Pending::Agent(_, _, Told::Rekey) => Some(FenceStep::Rekey),
-            _ => None,
-        };
-        if let Some(step) = helping {
-            return self.helped(volume, node, step, outcome);
+        match pending {
+            Pending::Agent(_, _, Told::Preempt) => return self.preempt_answered(volume, node, outcome),
+            Pending::Agent(_, _, Told::Rekey(generation)) => {
+                return self.rekey_answered(volume, node, generation, outcome);
+            }
+            _ => {}
         }
         match outcome {
             Outcome::Ready { identity } if !draining => self.ready(volume, node, identity),
@@ -133,30 +132,38 @@ impl Step<'_> {
         }
     }
 
-    /// The answer of a node that was told something for the sake of a fence against another.
-    fn helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
-        match (step, outcome) {
-            (FenceStep::Preempt, Outcome::Preempted { left }) => self.preempted(volume, by, &left),
-            (FenceStep::Rekey, Outcome::Rekeyed) => {
-                let generation =
-                    self.core.volumes.get(volume).and_then(|v| v.secret.as_ref()).map(|s| s.generation);
-                if let Some(a) = self.attachment_mut(volume, by) {
-                    a.secret = generation;
+    /// The answer of a node that was told to preempt another.
+    fn preempt_answered(&mut self, volume: &VolumeId, by: &NodeId, outcome: Outcome) {
+        match outcome {
+            Outcome::Preempted { left } => self.preempted(volume, by, &left),
+            outcome => self.not_helped(volume, by, FenceStep::Preempt, outcome),
+        }
+    }
+
+    /// The answer of a node that was told another secret.
+    fn rekey_answered(&mut self, volume: &VolumeId, node: &NodeId, generation: Epoch, outcome: Outcome) {
+        match outcome {
+            Outcome::Rekeyed => {
+                if let Some(a) = self.attachment_mut(volume, node) {
+                    a.secret = Some(generation);
                     self.dirty.insert(volume.clone());
                 }
             }
-            (_, Outcome::Stale { highest, .. }) if highest.term > self.core.term => {
-                self.step_down(volume, by, highest);
-            }
-            (_, outcome) => {
-                let words = match outcome {
-                    Outcome::Failed { clause, message, .. } => format!("{clause}: {message}"),
-                    other => format!("an answer that does not fit: {other:?}"),
-                };
-                self.later(volume, by, words.clone());
-                self.helper_failed(volume, by, step, &words);
-            }
+            outcome => self.not_helped(volume, node, FenceStep::Rekey, outcome),
         }
+    }
+
+    /// A node could not do what it was told for the sake of a fence against another.
+    fn not_helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
+        let words = match outcome {
+            Outcome::Stale { highest, .. } if highest.term > self.core.term => {
+                return self.step_down(volume, by, highest);
+            }
+            Outcome::Failed { clause, message, .. } => format!("{clause}: {message}"),
+            other => format!("an answer that does not fit: {other:?}"),
+        };
+        self.later(volume, by, words.clone());
+        self.helper_failed(volume, by, step, &words);
     }
 
     pub(super) fn step_down(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) {

@@ -5,8 +5,9 @@ use super::Step;
 use super::admission::grant_of;
 use crate::volume::{Pending, Told};
 use crate::{
-    Attachment, Directive, DrainCause, Drained, Effect, Evidence, FenceStep, MigrationStep, NodeId, Notice,
-    OperationId, Phase, RdsRequest, Reservations, Role, SessionId, Source, Verdict, VolumeId, VolumeRecord,
+    Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, MigrationStep, NodeId,
+    Notice, OperationId, Phase, RdsRequest, Reservations, Role, SessionId, Source, Verdict, VolumeId,
+    VolumeRecord,
 };
 
 /// What an attachment needs next.
@@ -60,10 +61,12 @@ impl Step<'_> {
             Phase::Granting if record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
             Phase::Connecting if record.hidden || record.secret_unsettled() => None,
-            Phase::Connecting => Some(Next::Tell(Told::Attach)),
-            Phase::Ready if knows_another_secret(record, attachment) => Some(Next::Tell(Told::Rekey)),
-            Phase::Ready if !self.victims(record, node).is_empty() => Some(Next::Tell(Told::Preempt)),
-            Phase::Ready | Phase::Ghost => None,
+            Phase::Connecting => Some(Next::Tell(Told::Attach(record.secret.as_ref().map(|s| s.generation)))),
+            Phase::Ready => match another_secret(record, attachment) {
+                Some(generation) => Some(Next::Tell(Told::Rekey(generation))),
+                None => (!self.victims(record, node).is_empty()).then_some(Next::Tell(Told::Preempt)),
+            },
+            Phase::Ghost => None,
             Phase::Draining { evidence: Some(e), .. } if e.verdict(self.now) == Verdict::Fenced => {
                 Some(if e.source.took_the_host_off_the_list() {
                     Next::Finish(Box::new(e.clone()))
@@ -130,12 +133,11 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
-        let generation = record.secret.as_ref().map(|s| s.generation);
         let Some(a) = record.attachment_mut(node) else {
             return;
         };
         a.pending = Pending::Agent(operation, session.clone(), what);
-        if what == Told::Attach {
+        if let Told::Attach(generation) = what {
             a.directed = true;
             if a.secret != generation {
                 a.secret = generation;
@@ -143,12 +145,12 @@ impl Step<'_> {
             }
         }
         let (epoch, id) = (a.epoch, volume.clone());
-        let directive = match (what, record.attachment(node), generation) {
-            (Told::Attach, Some(a), _) => Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) },
-            (Told::Preempt, ..) => Directive::Preempt { volume: id, epoch, victims },
-            (Told::Rekey, _, Some(generation)) => Directive::Rekey { volume: id, epoch, generation },
-            (Told::Revoke, ..) => Directive::Revoke { volume: id, epoch },
-            _ => Directive::Detach { volume: id, epoch },
+        let directive = match (what, record.attachment(node)) {
+            (Told::Attach(_), Some(a)) => Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) },
+            (Told::Preempt, _) => Directive::Preempt { volume: id, epoch, victims },
+            (Told::Rekey(generation), _) => Directive::Rekey { volume: id, epoch, generation },
+            (Told::Revoke, _) => Directive::Revoke { volume: id, epoch },
+            (Told::Detach, _) | (Told::Attach(_), None) => Directive::Detach { volume: id, epoch },
         };
         self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });
     }
@@ -166,7 +168,7 @@ impl Step<'_> {
         };
         let epoch = a.epoch;
         if let Phase::Draining { evidence, fence, .. } = &mut a.phase {
-            let new = Evidence { node: node.clone(), epoch, source, drained, at: now };
+            let new = Evidence { node: node.clone(), epoch, source, drained, at: now, word: None };
             match evidence {
                 Some(old) if !new.is_better_than(old, now) => {}
                 _ => *evidence = Some(new),
@@ -228,7 +230,7 @@ impl Step<'_> {
     }
 
     /// The RDS no longer allows the host and the proof holds: the attachment is over.
-    pub(super) fn finish_attachment(&mut self, volume: &VolumeId, node: &NodeId, evidence: Evidence) {
+    pub(super) fn finish_attachment(&mut self, volume: &VolumeId, node: &NodeId, mut evidence: Evidence) {
         self.migration_step(volume, node, MigrationStep::Evidence);
         let now = self.now;
         let Some(record) = self.core.volumes.get_mut(volume) else {
@@ -237,7 +239,10 @@ impl Step<'_> {
         let Some(at) = record.attachments.iter().position(|a| a.node == *node) else {
             return;
         };
-        let host_nqn = record.attachments.remove(at).host_nqn;
+        let Attachment { host_nqn, phase, .. } = record.attachments.remove(at);
+        if let Phase::Draining { cause, .. } = phase {
+            evidence.word = cause.word();
+        }
         if let Some(first) = record.attachments.first_mut() {
             first.role = Role::Primary;
         }
@@ -282,10 +287,8 @@ impl Step<'_> {
     }
 }
 
-/// The volume's secret was changed under it.
-fn knows_another_secret(record: &VolumeRecord, a: &Attachment) -> bool {
-    match (&record.secret, a.secret) {
-        (Some(secret), Some(known)) => secret.in_force && secret.generation != known,
-        _ => false,
-    }
+/// The generation of the volume's secret, where it was changed under this attachment.
+fn another_secret(record: &VolumeRecord, a: &Attachment) -> Option<Epoch> {
+    let secret = record.secret.as_ref().filter(|secret| secret.in_force)?;
+    (a.secret? != secret.generation).then_some(secret.generation)
 }

@@ -7,8 +7,8 @@
 use super::Step;
 use crate::volume::Asked;
 use crate::{
-    DrainCause, Effect, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal, VolumeId,
-    VolumeRecord,
+    DrainCause, Effect, Epoch, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal,
+    VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -38,10 +38,7 @@ impl Step<'_> {
                 RdsRequest::Hide { volume: id }
             }
             Asked::Show => RdsRequest::Show { volume: id },
-            Asked::SetSecret => match &record.secret {
-                Some(secret) => RdsRequest::SetSecret { volume: id, generation: secret.generation },
-                None => return false,
-            },
+            Asked::SetSecret(generation) => RdsRequest::SetSecret { volume: id, generation: *generation },
         };
         record.asked = Some((operation, asked));
         self.dirty.insert(volume.clone());
@@ -67,7 +64,7 @@ impl Step<'_> {
         match asked {
             Asked::Hide { of, fresh } => self.hide_done(volume, &of, fresh, result),
             Asked::Show => self.show_done(volume, result),
-            Asked::SetSecret => self.set_secret_done(volume, result),
+            Asked::SetSecret(generation) => self.set_secret_done(volume, generation, result),
         }
     }
 
@@ -120,10 +117,14 @@ impl Step<'_> {
         }
     }
 
-    fn set_secret_done(&mut self, volume: &VolumeId, result: Result<(), RdsError>) {
+    fn set_secret_done(&mut self, volume: &VolumeId, generation: Epoch, result: Result<(), RdsError>) {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
+        // Another one was chosen meanwhile: it is asked for next, and says for itself how that went.
+        if record.secret.as_ref().is_none_or(|secret| secret.generation != generation) {
+            return;
+        }
         let Err(error) = result else {
             if let Some(secret) = &mut record.secret {
                 secret.in_force = true;
@@ -185,5 +186,7 @@ fn next(record: &VolumeRecord) -> Option<Asked> {
     if record.hidden && !record.kept_hidden() {
         return Some(Asked::Show);
     }
-    (record.secret_unsettled() && !record.attachments.is_empty()).then_some(Asked::SetSecret)
+    let secret =
+        record.secret.as_ref().filter(|secret| !secret.in_force && !record.attachments.is_empty())?;
+    Some(Asked::SetSecret(secret.generation))
 }

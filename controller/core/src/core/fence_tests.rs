@@ -5,12 +5,12 @@ use super::*;
 use crate::*;
 
 /// A target that lets only listed hosts connect, and whose export off cuts and drains.
-fn able() -> Target {
+pub(super) fn able() -> Target {
     Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() }
 }
 
 /// Nodes a, bb and ccc are heard; the target can do this.
-fn bench(target: Target) -> Bench {
+pub(super) fn bench(target: Target) -> Bench {
     let mut b = Bench::with(Config { target, ..Config::default() });
     for name in ["a", "bb", "ccc"] {
         b.up(name, "boot", vec![]);
@@ -19,7 +19,7 @@ fn bench(target: Target) -> Bench {
 }
 
 /// What the RDS was asked last.
-fn asked(b: &Bench) -> &'static str {
+pub(super) fn asked(b: &Bench) -> &'static str {
     match b.rds_asked() {
         None => "nothing",
         Some((_, RdsRequest::Allow { .. })) => "allow",
@@ -31,7 +31,7 @@ fn asked(b: &Bench) -> &'static str {
 }
 
 /// The node falls silent, is unpublished, and the time after which it is fenced passes.
-fn overdue(b: &mut Bench, name: &str) -> RequestId {
+pub(super) fn overdue(b: &mut Bench, name: &str) -> RequestId {
     b.silent(name);
     let request = b.unpublish(name);
     assert_eq!(asked(b), "nothing", "it gets its time first");
