@@ -147,14 +147,13 @@ impl<H: Host> Volume<H> {
                 let made = std::mem::take(&mut run.made);
                 let give_back = written_before.is_empty() && run.reserving;
                 let undone = self.unless_overtaken(epoch, async {
-                    if give_back {
-                        self.give_back_unused(grant).await;
-                    }
-                    self.undo(made).await
+                    (give_back && self.give_back_unused(grant).await, self.undo(made).await)
                 });
-                let Ok(nothing_left) = undone.await else { return Err(AttachError::Superseded) };
-                if nothing_left && let Some(entry) = entry {
-                    self.note_unused(entry, written_before).await;
+                let Ok((given_back, nothing_left)) = undone.await else {
+                    return Err(AttachError::Superseded);
+                };
+                if let Some(entry) = entry {
+                    self.note_failed(entry, given_back, nothing_left.then_some(written_before)).await;
                 }
                 Err(AttachError::NotReady { unready, nothing_left })
             }
@@ -196,9 +195,10 @@ impl<H: Host> Volume<H> {
     }
 
     /// A failed attach leaves no registration of a node that was told nothing.
-    async fn give_back_unused(&self, grant: &Grant) {
-        if let Ok(view) = self.look().await {
-            self.give_back(Some(grant), &view).await;
+    async fn give_back_unused(&self, grant: &Grant) -> bool {
+        match self.look().await {
+            Ok(view) => self.give_back(Some(grant), &view).await,
+            Err(_) => false,
         }
     }
 
@@ -244,15 +244,22 @@ impl<H: Host> Volume<H> {
         self.keep(&entry).await
     }
 
-    /// After a failure that left nothing: nobody was told to use the device.
-    async fn note_unused(&self, mut entry: Entry, written_before: BTreeSet<Portal>) {
-        if written_before.is_empty() {
-            entry.registered = None;
+    /// After a failure. Where it left nothing, nothing was written over what it had made: nobody was told to use the
+    /// device. That this node was registered once is forgotten only where it took that back itself: what somebody
+    /// else took away is a preemption, and stays one.
+    async fn note_failed(&self, entry: Entry, given_back: bool, written: Option<BTreeSet<Portal>>) {
+        let mut noted = entry.clone();
+        if given_back {
+            noted.registered = None;
         }
-        entry.may_have_written = written_before.into_iter().collect();
-        if let Err(error) = self.keep(&entry).await {
-            // The record then claims more than can have been written: safe, and told at the detach.
-            tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note that nothing was written");
+        if let Some(written) = written {
+            noted.may_have_written = written.into_iter().collect();
+        }
+        if noted != entry
+            && let Err(error) = self.keep(&noted).await
+        {
+            // The record then claims more than can have been written, or a preemption that was none: safe.
+            tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note how the attach failed");
         }
     }
 

@@ -168,30 +168,34 @@ impl<H: Host> Volume<H> {
     }
 
     /// Gives this node's registration back, whatever its key, where the grant had one and the target can be reached.
-    /// A failure is told and no more: what ends the grant is the deletion that follows.
-    pub(super) async fn give_back(&self, grant: Option<&Grant>, view: &SubsystemView) {
+    /// A failure is told and no more: what ends the grant is the deletion that follows. Says whether this very call
+    /// has taken a registration away.
+    pub(super) async fn give_back(&self, grant: Option<&Grant>, view: &SubsystemView) -> bool {
         let reserved = grant.is_some_and(|grant| grant.reserve.is_some());
         let live = view.controllers.iter().any(|one| one.state.is_live());
-        let (true, true, Some(namespace)) = (reserved, live, device(view)) else { return };
+        let (true, true, Some(namespace)) = (reserved, live, device(view)) else { return false };
         let (target, dev) = (self.shared.host.reservations(), namespace.dev);
         let work = async {
             let report = target.report(dev, GIVING_BACK).await?;
             match report.key_of(self.host_id()) {
-                Some(key) => target.unregister(dev, key, GIVING_BACK).await,
-                None => Ok(()),
+                Some(key) => target.unregister(dev, key, GIVING_BACK).await.map(|()| true),
+                None => Ok(false),
             }
         };
-        match timeout(GIVING_BACK, work).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) if error.is_conflict() => {}
+        let given_back = match timeout(GIVING_BACK, work).await {
+            Ok(Ok(given_back)) => given_back,
+            Ok(Err(error)) if error.is_conflict() => false,
             Ok(Err(error)) => {
                 tracing::warn!(volume = %self.id, error = %Causes(&error), "this node's registration was not given back");
+                false
             }
             Err(_) => {
                 tracing::warn!(volume = %self.id, "this node's registration was not given back in time");
+                false
             }
-        }
+        };
         self.memory().registration = Registration::default();
+        given_back
     }
 
     /// Something has happened to a controller: the target may have been restarted.

@@ -162,6 +162,26 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
     }
 }
 
+#[tokio::test]
+async fn a_preempted_node_that_was_restarted_stays_preempted_however_often_it_is_told_to_attach() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.change(|world| {
+        world.reservation.lose(1);
+        world.controllers.clear();
+    });
+    drop(agent);
+    let agent = Agent::start(&machine.kernel, machine.dir.path(), "boot-2");
+    for _ in 0..3 {
+        let (clause, message) = failed(agent.attach(1, reserved()).await);
+        assert_eq!(clause, clause::RESERVATION);
+        assert!(message.contains("preempted"), "{message}");
+        assert_eq!(machine.keys(), [7]);
+    }
+}
+
 /// A second process on the same machine, with a copy of the ledger: the first one holds its lock.
 fn drop_and_start(machine: &Machine) -> Agent {
     let copy = machine.dir.path().join("copy/ledger");
@@ -303,12 +323,11 @@ fn secret(letter: char) -> DhchapSecret {
 }
 
 async fn attach_with(agent: &Agent, seq: u64, letter: Option<char>) -> Outcome {
-    let ask = Ask::Attach {
-        grant: grant(&[1, 2]),
-        secret: letter.map(secret),
-        deadline: Instant::now() + Duration::from_millis(300),
-    };
-    agent.ask(seq, ask).await
+    attach_by(agent, seq, letter, soon()).await
+}
+
+async fn attach_by(agent: &Agent, seq: u64, letter: Option<char>, deadline: Instant) -> Outcome {
+    agent.ask(seq, Ask::Attach { grant: grant(&[1, 2]), secret: letter.map(secret), deadline }).await
 }
 
 fn secrets(machine: &Machine) -> Vec<DhchapSecret> {
@@ -325,10 +344,11 @@ async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
     let machine = Machine::new();
     machine.kernel.world().wanted_secret = Some(secret('A'));
     let agent = machine.agent();
-    let (clause, message) = failed(attach_with(&agent, 1, None).await);
+    let at_once = || Instant::now() + Duration::from_millis(300);
+    let (clause, message) = failed(attach_by(&agent, 1, None, at_once()).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("no secret was given"), "{message}");
-    let (clause, message) = failed(attach_with(&agent, 2, Some('B')).await);
+    let (clause, message) = failed(attach_by(&agent, 2, Some('B'), at_once()).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("did not accept the secret") && !message.contains("BBBB"), "{message}");
     assert!(matches!(attach_with(&agent, 3, Some('A')).await, Outcome::Ready(_)));
