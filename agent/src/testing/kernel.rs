@@ -78,6 +78,8 @@ pub(crate) enum Answer {
     Refuse,
     /// Holds the connect in the kernel until the answer changes.
     Hang,
+    /// The same, and nobody waits for it any more: what it makes is undone.
+    Overdue,
 }
 
 #[derive(Debug, Default)]
@@ -252,6 +254,9 @@ fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected,
     }
     match world.answers.get(&portal).copied().unwrap_or(Answer::Accept) {
         Answer::Hang => None,
+        Answer::Overdue => {
+            Some(Err(ConnectError::Overdue { subsystem: nqn, portal, deadline: Duration::from_secs(180) }))
+        }
         Answer::Refuse => Some(Err(ConnectError::Refused {
             subsystem: nqn,
             portal,
@@ -291,6 +296,11 @@ impl Fabrics for Kernel {
             self.changed.send_modify(|count| *count += 1);
             dialled
         })
+    }
+
+    fn settled<'a>(&'a self, request: &'a ConnectRequest) -> Pending<'a, ()> {
+        let overdue = |world: &mut World| world.answers.get(&request.portal) == Some(&Answer::Overdue);
+        Box::pin(self.until(move |world| (!overdue(world)).then_some(())))
     }
 
     fn disconnect<'a>(

@@ -20,8 +20,8 @@ use tokio::sync::watch;
 
 use super::host::Host;
 
-/// The kernel gives a connect up after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), each portal
-/// after the other; past this it is stuck, and undone by the fabrics layer should it ever succeed.
+/// The kernel gives a connect up after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), all connects
+/// of the host one after the other; what comes later than this is undone by the fabrics layer, and waited for.
 const LONGEST_CONNECT: Duration = Duration::from_secs(180);
 /// One wait for the deletion of a controller that was called back; repeated until it is gone.
 const UNDO_SLICE: Duration = Duration::from_secs(30);
@@ -179,7 +179,14 @@ async fn connect(host: &impl Host, request: &ConnectRequest) -> Dialled {
             // The fabrics layer verifies names before it says connected.
             None => Dialled::Adopted,
         },
-        Err(error) => Dialled::Failed(Arc::new(error)),
+        Err(error) => {
+            if matches!(error, ConnectError::Overdue { .. } | ConnectError::EarlierAttempt { .. }) {
+                // The kernel is still at it, behind other connects of this host, and can make a controller yet.
+                tracing::warn!(error = %Causes(&error), "waiting for the kernel to let go of a connect");
+                host.fabrics().settled(request).await;
+            }
+            Dialled::Failed(Arc::new(error))
+        }
     }
 }
 

@@ -315,7 +315,12 @@ impl From<&Doomed> for Present {
 fn deletion(doomed: &Doomed, done: &Disconnected) -> Deletion {
     let state = match &done.how {
         Went::Deleted(facts) if facts.state.is_live() && !facts.drained() => {
-            format!("live, but it took {:?}, longer than the I/O timeout", facts.took)
+            let requests = match facts.in_flight {
+                Some(0) => "nothing".to_owned(),
+                Some(count) => format!("{count} requests"),
+                None => "an unknown number of requests".to_owned(),
+            };
+            format!("live, but with {requests} in flight it took {:?}", facts.took)
         }
         Went::Deleted(facts) => facts.state.to_string(),
         Went::AlreadyGone => STATE_GONE.to_owned(),

@@ -249,3 +249,18 @@ async fn a_revoke_does_not_wait_for_the_kubelet_nor_for_a_look_at_the_reservatio
     let error = staging.await.unwrap().unwrap_err();
     assert_eq!(error.code(), tonic::Code::Aborted, "{error}");
 }
+
+#[tokio::test]
+async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    machine.kernel.change(|world| world.answer(1, Answer::Overdue));
+    let failed = agent.attach_by(1, grant(&[1]), SOON).await;
+    assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
+    agent.submit(&agent.directive(1, revoke(SOON)));
+    let pending = agent.result().await.outcome.unwrap();
+    assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
+    machine.kernel.change(|world| world.answers.clear());
+    let absent = agent.result().await.outcome.unwrap();
+    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+}

@@ -31,23 +31,31 @@ pub(super) struct Attempts {
 }
 
 impl Attempts {
+    fn turn(&self, request: &ConnectRequest) -> Arc<tokio::sync::Mutex<()>> {
+        let key = (request.subsystem.clone(), request.portal, request.host_nqn.clone());
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        // Keys nobody holds or waits for any more; the table stays as small as what is under way.
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(key).or_default())
+    }
+
+    /// Waits until no attempt of the same key is under way.
+    pub(super) async fn settled(&self, request: &ConnectRequest) {
+        drop(self.turn(request).lock_owned().await);
+    }
+
     /// Waits until no other attempt of the same key is under way, at most for `deadline`.
     pub(super) async fn begin(
         &self,
         request: &ConnectRequest,
         deadline: Duration,
     ) -> Result<Turn, ConnectError> {
-        let key = (request.subsystem.clone(), request.portal, request.host_nqn.clone());
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            // Keys nobody holds or waits for any more; the table stays as small as what is under way.
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            Arc::clone(turns.entry(key).or_default())
-        };
-        tokio::time::timeout(deadline, turn.lock_owned()).await.map_err(|_| ConnectError::EarlierAttempt {
-            subsystem: request.subsystem.clone(),
-            portal: request.portal,
-            deadline,
+        tokio::time::timeout(deadline, self.turn(request).lock_owned()).await.map_err(|_| {
+            ConnectError::EarlierAttempt {
+                subsystem: request.subsystem.clone(),
+                portal: request.portal,
+                deadline,
+            }
         })
     }
 }

@@ -217,9 +217,21 @@ fn unstarted(target: &Target, error: &WorkError) -> DisconnectError {
     DisconnectError::Work { controller: target.controller.clone(), reason: error.to_string() }
 }
 
-/// Which life of a controller's name sysfs shows now.
+/// Which life of a controller's name sysfs shows now; `None` where it shows none, or that cannot be told.
 pub(super) fn incarnation(sysfs: &Sysfs, name: &ControllerName) -> Option<Incarnation> {
-    PinnedDir::open(&sysfs.controller_dir(name)).and_then(|dir| dir.incarnation()).ok()
+    life(sysfs, name).ok().flatten()
+}
+
+/// The same, where "cannot be told" is an error: a process without a descriptor left sees nothing.
+fn life(sysfs: &Sysfs, name: &ControllerName) -> io::Result<Option<Incarnation>> {
+    let opened = PinnedDir::open(&sysfs.controller_dir(name)).and_then(|dir| dir.incarnation());
+    match opened {
+        Ok(life) => Ok(Some(life)),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO)) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Deletes by the kernel's interface on the calling thread, for what nobody waits for.
@@ -234,9 +246,23 @@ fn run(
     means: Means,
     asked: impl FnOnce(ControllerState),
 ) -> Result<Disconnected, DisconnectError> {
+    run_for(sysfs, target, means, asked, FOLLOW)
+}
+
+/// The same, following the deletion for so long.
+fn run_for(
+    sysfs: &Sysfs,
+    target: &Target,
+    means: Means,
+    asked: impl FnOnce(ControllerState),
+    follow: Duration,
+) -> Result<Disconnected, DisconnectError> {
     let gone = || Disconnected { controller: target.controller.clone(), how: Deletion::AlreadyGone };
     let Some((dir, incarnation)) = open_verified(sysfs, target)? else { return Ok(gone()) };
-    let Some(mut facts) = read_facts(sysfs, &dir) else { return Ok(gone()) };
+    let mut facts = read_facts(sysfs, &dir);
+    if facts.state == unreadable_state() && !still_there(sysfs, target, incarnation) {
+        return Ok(gone());
+    }
     asked(facts.state.clone());
     let since = Instant::now();
     let answer = means(&dir, &target.controller);
@@ -251,7 +277,7 @@ fn run(
     }
     let mut pause = LOOK.0;
     while still_there(sysfs, target, incarnation) {
-        if since.elapsed() > FOLLOW {
+        if since.elapsed() > follow {
             let (controller, state) = (target.controller.clone(), Some(facts.state));
             return Err(DisconnectError::StillDetaching { controller, state, since: since.elapsed() });
         }
@@ -262,8 +288,9 @@ fn run(
     Ok(Disconnected { controller: target.controller.clone(), how: Deletion::Deleted(facts) })
 }
 
-fn still_there(sysfs: &Sysfs, target: &Target, life: Incarnation) -> bool {
-    incarnation(sysfs, &target.controller) == Some(life)
+/// Also where that cannot be told.
+fn still_there(sysfs: &Sysfs, target: &Target, meant: Incarnation) -> bool {
+    life(sysfs, &target.controller).map_or(true, |found| found == Some(meant))
 }
 
 /// Opens the controller's directory and compares its names; `None` when the one meant is gone.
@@ -304,25 +331,37 @@ pub(super) fn open_verified(
     Ok(Some((dir, life)))
 }
 
-/// What is to be remembered of a controller before it goes; `None` when it went meanwhile.
-fn read_facts(sysfs: &Sysfs, dir: &PinnedDir) -> Option<DeletionFacts> {
+/// The state of a controller that does not say it: not live, so nothing is concluded from it.
+fn unreadable_state() -> ControllerState {
+    ControllerState::Other("unreadable".to_owned())
+}
+
+/// What is to be remembered of a controller before it goes.
+fn read_facts(sysfs: &Sysfs, dir: &PinnedDir) -> DeletionFacts {
     let mut unreadable = Vec::new();
     let in_flight = read_in_flight(dir);
     let mut from = Attribute { dir: dir.path(), unreadable: &mut unreadable };
     let portal = from.text(Address::ATTRIBUTE).and_then(|text| Address::parse(&text)?.portal);
     // Last of all: the state counts at the moment of the write.
-    let state = from.value("state")?;
-    Some(DeletionFacts { state, in_flight, portal, took: Duration::ZERO, io_timeout: read_io_timeout(sysfs) })
+    let state = from.value("state").unwrap_or_else(unreadable_state);
+    DeletionFacts { state, in_flight, portal, took: Duration::ZERO, io_timeout: read_io_timeout(sysfs) }
 }
 
-/// Requests in flight on the controller's path devices (or bare devices), both directions together.
+/// Requests in flight on the controller's path devices (or bare devices), both directions together. `None` where
+/// there is no such device, or one that does not say: the kernel counts only while it keeps the statistics.
 fn read_in_flight(dir: &PinnedDir) -> Option<u64> {
     let names = list(&dir.path()).ok()?;
-    let counts = names.iter().filter(|name| name.starts_with("nvme")).filter_map(|name| {
-        let text = std::fs::read_to_string(dir.path().join(name).join("inflight")).ok()?;
-        Some(text.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).sum::<u64>())
-    });
-    counts.reduce(|a, b| a + b)
+    let mut devices = names.iter().filter(|name| name.starts_with("nvme")).peekable();
+    devices.peek()?;
+    let count = |name: &String| -> Option<u64> {
+        let device = dir.path().join(name);
+        if std::fs::read_to_string(device.join("queue/iostats")).is_ok_and(|counted| counted.trim() == "0") {
+            return None;
+        }
+        let text = std::fs::read_to_string(device.join("inflight")).ok()?;
+        text.split_whitespace().map(|word| word.parse::<u64>().ok()).sum()
+    };
+    devices.map(count).sum()
 }
 
 fn read_io_timeout(sysfs: &Sysfs) -> Duration {

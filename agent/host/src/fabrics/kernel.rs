@@ -125,6 +125,10 @@ impl Fabrics for KernelFabrics {
         }))
     }
 
+    fn settled<'a>(&'a self, request: &'a ConnectRequest) -> Pending<'a, ()> {
+        Box::pin(self.attempts.settled(request))
+    }
+
     fn disconnect<'a>(
         &'a self,
         target: &'a Target,

@@ -198,6 +198,10 @@ impl Fabrics for NvmeCli {
         }))
     }
 
+    fn settled<'a>(&'a self, request: &'a ConnectRequest) -> Pending<'a, ()> {
+        Box::pin(self.attempts.settled(request))
+    }
+
     fn disconnect<'a>(
         &'a self,
         target: &'a Target,

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,10 @@ use crate::work::{WorkError, Workers};
 
 /// The attribute of a controller that holds its secret (`drivers/nvme/host/sysfs.c`; readable by root).
 const ATTRIBUTE: &str = "dhchap_secret";
+
+/// What the kernel refuses as no secret, but only after it has waited for an authentication that is under way
+/// (`nvme_ctrl_dhchap_secret_store`: the wait in `nvme_auth_stop` comes before the look at the text).
+const NO_SECRET: &str = "DHHC-1:";
 
 /// A secret in the form that the kernel takes: `DHHC-1:hh:<base64 of secret and CRC-32>:` (NVMe base specification,
 /// "DH-HMAC-CHAP Secret Representation"). Cheap to clone; all clones share one memory, which is wiped with the last.
@@ -118,6 +122,14 @@ pub enum RekeyError {
         /// Its name.
         controller: ControllerName,
     },
+    /// The kernel took for a secret what is none, so there is no way to wait for its authentication.
+    #[error(
+        "whether the authentication of {controller} is over cannot be told: its kernel takes any text for a secret"
+    )]
+    NotSettled {
+        /// Its name.
+        controller: ControllerName,
+    },
     /// Not in time, or no thread. It may still be taken.
     #[error("cannot give {controller} another secret")]
     Work {
@@ -133,6 +145,9 @@ pub enum RekeyError {
 /// is left in peace. Writing it makes a live controller authenticate anew, under I/O, in the background; one that is
 /// reconnecting uses it at its next attempt. A re-authentication that fails disturbs no live connection, so what is
 /// proven here is which secret the next connection will use, not that the target has accepted it.
+///
+/// It is over when no authentication is under way any more: a controller that is cut off in the middle of one stays
+/// `resetting` and is never connected again (seen on Linux 6.18), and a cut is what comes next in a fence.
 pub(super) async fn rekey(
     workers: &Workers,
     sysfs: &Sysfs,
@@ -141,22 +156,45 @@ pub(super) async fn rekey(
     deadline: Duration,
 ) -> Result<(), RekeyError> {
     let (owned_sysfs, owned, secret) = (sysfs.clone(), target.clone(), secret.clone());
-    let work = move || rekey_blocking(&owned_sysfs, &owned, &secret);
+    let work = move || rekey_blocking(&owned_sysfs, &owned, &secret, write);
     // Writing waits for an authentication that is under way (`nvme_auth_stop`).
     let done = workers.run(&format!("rekey {}", target.controller), deadline, work).await;
     done.unwrap_or_else(|source| Err(RekeyError::Work { controller: target.controller.clone(), source }))
 }
 
-fn rekey_blocking(sysfs: &Sysfs, target: &Target, secret: &DhchapSecret) -> Result<(), RekeyError> {
+/// Writes an attribute of sysfs; what stands in for the kernel in tests has its own.
+type Write = fn(&Path, &str) -> io::Result<()>;
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    std::fs::write(path, text)
+}
+
+fn rekey_blocking(
+    sysfs: &Sysfs,
+    target: &Target,
+    secret: &DhchapSecret,
+    write: Write,
+) -> Result<(), RekeyError> {
     let controller = || target.controller.clone();
     let attribute = Attribute::open(sysfs, target)?;
     match attribute.read()? {
-        Some(current) if current.as_str() == secret.expose() => return Ok(()),
-        Some(_) => {}
+        Some(current) if current.as_str() == secret.expose() => {}
+        // Without a line feed: the kernel would keep it.
+        Some(_) => {
+            write(&attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
+        }
         None => return Err(RekeyError::WithoutSecret { controller: controller() }),
     }
-    // Without a line feed: the kernel would keep it.
-    std::fs::write(attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
+    // Also where it had the secret already: an earlier write that was not waited for may have begun one.
+    match write(&attribute.through(), NO_SECRET) {
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+        Err(source) => return Err(attribute.failed(source)),
+        Ok(()) => {
+            // Taken for one: it must not stay.
+            write(&attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
+            return Err(RekeyError::NotSettled { controller: controller() });
+        }
+    }
     match attribute.read()? {
         Some(now) if now.as_str() == secret.expose() => Ok(()),
         _ => Err(RekeyError::NotTaken { controller: controller() }),
@@ -275,15 +313,52 @@ mod tests {
         }
     }
 
+    /// As the kernel takes it: what is no secret is refused and changes nothing. What was written is kept beside it.
+    fn as_the_kernel(path: &Path, text: &str) -> io::Result<()> {
+        let log = path.with_extension("written");
+        let before = std::fs::read_to_string(&log).unwrap_or_default();
+        std::fs::write(&log, format!("{before}{text}\n"))?;
+        if DhchapSecret::parse(text).is_err() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        std::fs::write(path, text)
+    }
+
     #[tokio::test]
     async fn a_connected_controller_gets_another_secret_and_is_read_back() {
         let (tree, target) = tree();
         tree.set(0, ATTRIBUTE, &text('A'));
         let (workers, sysfs) = (Workers::new(), tree.sysfs());
         assert_eq!(of(&workers, &sysfs, &target, LONG).await.expect("reads"), Some(secret('A')));
-        rekey(&workers, &sysfs, &target, &secret('B'), LONG).await.expect("taken");
+        rekey_blocking(&sysfs, &target, &secret('B'), as_the_kernel).expect("taken");
         assert_eq!(of(&workers, &sysfs, &target, LONG).await.expect("reads"), Some(secret('B')));
-        rekey(&workers, &sysfs, &target, &secret('B'), LONG).await.expect("has it already");
+        rekey_blocking(&sysfs, &target, &secret('B'), as_the_kernel).expect("has it already");
+    }
+
+    /// A controller that is cut off while it authenticates is never connected again.
+    #[test]
+    fn a_rekey_is_over_only_when_the_authentication_that_it_began_is() {
+        let (tree, target) = tree();
+        tree.set(0, ATTRIBUTE, &text('A'));
+        let written = || {
+            let attribute = tree.sysfs().controller_dir(&target.controller).join(ATTRIBUTE);
+            std::fs::read_to_string(attribute.with_extension("written")).expect("something was written")
+        };
+        rekey_blocking(&tree.sysfs(), &target, &secret('B'), as_the_kernel).expect("taken");
+        assert_eq!(written(), format!("{}\n{NO_SECRET}\n", text('B')));
+        // One that is told again waits, too: the first may have been given up while the kernel was at it.
+        rekey_blocking(&tree.sysfs(), &target, &secret('B'), as_the_kernel).expect("has it already");
+        assert_eq!(written(), format!("{}\n{NO_SECRET}\n{NO_SECRET}\n", text('B')));
+    }
+
+    #[test]
+    fn a_kernel_that_takes_any_text_is_left_with_the_secret_and_told_of() {
+        let (tree, target) = tree();
+        tree.set(0, ATTRIBUTE, &text('A'));
+        let error = rekey_blocking(&tree.sysfs(), &target, &secret('B'), write).expect_err("no way to wait");
+        assert!(matches!(error, RekeyError::NotSettled { .. }), "{error}");
+        let attribute = tree.sysfs().controller_dir(&target.controller).join(ATTRIBUTE);
+        assert_eq!(std::fs::read_to_string(attribute).expect("reads"), text('B'));
     }
 
     #[tokio::test]

@@ -166,7 +166,11 @@ async fn a_connect_that_comes_late_leaves_nothing_behind_and_the_retry_is_not_hi
     assert!(matches!(overdue, ConnectError::Overdue { .. }), "{overdue}");
     let waiting = fabrics.connect(&request, SHORT).await.expect_err("its turn has not come");
     assert!(matches!(waiting, ConnectError::EarlierAttempt { .. }), "{waiting}");
+    let settled = tokio::time::timeout(SHORT, fabrics.settled(&request)).await;
+    assert!(settled.is_err(), "the kernel is still at it");
     release.send(()).expect("the attempt waits");
+    tokio::time::timeout(LONG, fabrics.settled(&request)).await.expect("undone");
+    until_controllers(&kernel, 0).await;
     let retried = fabrics.connect(&request, LONG).await.expect("connects");
     assert!(!retried.adopted, "the late one was undone before");
     until_controllers(&kernel, 1).await;
