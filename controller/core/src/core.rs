@@ -20,6 +20,8 @@ mod drive;
 mod explain;
 mod export;
 #[cfg(test)]
+mod export_tests;
+#[cfg(test)]
 mod fence_tests;
 mod fencing;
 mod ladder;

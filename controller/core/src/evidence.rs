@@ -112,6 +112,18 @@ pub struct Evidence {
     pub drained: Drained,
     /// When it was given.
     pub at: UnixMillis,
+    /// The person who wanted the node off the volume, whatever it was doing. Set when the attachment is over.
+    #[serde(default)]
+    pub word: Option<Box<Word>>,
+}
+
+/// What a person has said, and answers for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Word {
+    /// Who.
+    pub by: String,
+    /// Why, in that person's words.
+    pub reason: String,
 }
 
 impl Evidence {

@@ -31,7 +31,7 @@ mod refusal;
 mod volume;
 
 pub use crate::core::{Config, Core, Waiting};
-pub use evidence::{Drained, Evidence, Source, Verdict};
+pub use evidence::{Drained, Evidence, Source, Verdict, Word};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{Epoch, HostNqn, IdError, NodeId, OperationId, RequestId, SessionId, UnixMillis, VolumeId};
 pub use io::{

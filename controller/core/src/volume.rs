@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, SessionId,
-    Source, UnixMillis, VolumeId, Word,
+    Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, Rung,
+    SessionId, Source, UnixMillis, VolumeId, Word,
 };
 
 /// How many nodes may have the volume at once.
@@ -276,6 +276,17 @@ impl Attachment {
         match &self.phase {
             Phase::Draining { evidence, .. } => evidence.as_ref(),
             _ => None,
+        }
+    }
+
+    /// Nothing but the export keeps the node out, or is about to.
+    pub(crate) fn is_fenced_by_export(&self) -> bool {
+        match &self.phase {
+            Phase::Draining { evidence: Some(e), .. } if e.source == Source::ExportOff => true,
+            Phase::Draining { fence: Some(fence), .. } => {
+                fence.rung == Rung::ExportOff && fence.step == FenceStep::Hide
+            }
+            _ => false,
         }
     }
 

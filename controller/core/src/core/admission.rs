@@ -16,6 +16,10 @@ pub(super) fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &Vol
         let (volume, node) = (spec.id.clone(), entry.node.clone());
         return Admission::Refuse(Refusal::ExportOff { volume, node, since: entry.since });
     }
+    // For whoever is let in, the export is on: the node that is being fenced by that alone would connect again.
+    if record.is_some_and(|r| r.others(node).any(|a| a.is_fenced_by_export())) {
+        return Admission::WaitForDetach;
+    }
     let others: Vec<&Attachment> =
         record.map(|r| r.attachments.iter().filter(|a| a.node != *node).collect()).unwrap_or_default();
     // What the holders were granted under counts as long as there are any.

@@ -58,7 +58,8 @@ impl Step<'_> {
             return None;
         }
         match &attachment.phase {
-            Phase::Granting if record.secret_unsettled() => None,
+            // To let a host in brings the export back, also for one that only the export keeps out.
+            Phase::Granting if record.hidden || record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
             Phase::Connecting if record.hidden || record.secret_unsettled() => None,
             Phase::Connecting => Some(Next::Tell(Told::Attach(record.secret.as_ref().map(|s| s.generation)))),
@@ -241,7 +242,7 @@ impl Step<'_> {
         };
         let Attachment { host_nqn, phase, .. } = record.attachments.remove(at);
         if let Phase::Draining { cause, .. } = phase {
-            evidence.word = cause.word();
+            evidence.word = cause.word().map(Box::new);
         }
         if let Some(first) = record.attachments.first_mut() {
             first.role = Role::Primary;

@@ -4,7 +4,10 @@ use super::Core;
 use super::requests::Want;
 use crate::refusal::when;
 use crate::volume::Pending;
-use crate::{Attachment, Drained, Fence, FenceStep, NodeId, Phase, Rung, Session, UnixMillis, VolumeId};
+use crate::{
+    Attachment, Drained, Fence, FenceStep, NodeId, Phase, Rung, Session, Source, UnixMillis, VolumeId,
+    VolumeRecord,
+};
 
 /// A request that has not been answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +26,15 @@ impl Core {
     /// What a volume's attachment on a node waits for, in words; `None` if for nothing.
     #[must_use]
     pub fn waits_for(&self, volume: &VolumeId, node: &NodeId) -> Option<String> {
-        let a = self.volumes.get(volume)?.attachment(node)?;
+        let record = self.volumes.get(volume)?;
+        let a = record.attachment(node)?;
         let mut words = match &a.phase {
             Phase::Ready => return None,
             Phase::Ghost => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
+            Phase::Granting | Phase::Connecting if record.hidden => export_off_in_words(record),
             Phase::Granting => "the RDS to allow the host".into(),
-            Phase::Connecting if self.volumes.get(volume).is_some_and(|r| r.hidden) => {
-                "the RDS to bring the export back, which was taken off for a fence".into()
-            }
             Phase::Connecting => self.waits_for_agent(a, "to connect and prove that it can use the device"),
             Phase::Draining { evidence: None, .. } if matches!(a.pending, Pending::Allow(_)) => {
                 "the RDS's answer to the grant that is being taken back".into()
@@ -51,11 +53,19 @@ impl Core {
                 format!("what node {node} wrote to be drained: {}", fence_in_words(fence))
             }
             Phase::Draining { evidence: Some(e), .. } => match e.drained {
-                Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => format!(
-                    "the drain bound of the target, until {}: node {node} has it no more, but a connection may have \
-                     broken under its user, so writes may still be on their way",
-                    when(until)
-                ),
+                Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => {
+                    let why = match &e.source {
+                        Source::AgentAbsent { .. } | Source::NeverAllowed => {
+                            "has it no more, but a connection may have broken under its user"
+                        }
+                        Source::NodeGone { .. } => "was declared gone",
+                        _ => "was cut off, by a target that is not known to wait for what it has received",
+                    };
+                    format!(
+                        "the drain bound of the target, until {}: node {node} {why}, so writes may still be on their way",
+                        when(until)
+                    )
+                }
                 _ => "the RDS to take the host off its list".into(),
             },
         };
@@ -94,8 +104,14 @@ impl Core {
             .collect()
     }
 
+    /// Its agent has said Hello, and not yet what its kernel holds.
+    fn awaits_inventory(&self, node: &NodeId) -> bool {
+        let session = self.nodes.get(node).map(|n| &n.session);
+        matches!(session, Some(Session::Up { inventoried: false, .. }))
+    }
+
     pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want) -> String {
-        let holders = self.volumes.get(volume).map(crate::VolumeRecord::holders).unwrap_or_default();
+        let holders = self.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
             let words: Vec<String> = holders
                 .iter()
@@ -107,11 +123,34 @@ impl Core {
         match want {
             Want::Unpublish { node } => waits_for_holders(&|h| node.as_ref().is_none_or(|n| n == h)),
             Want::Fence { node } => waits_for_holders(&|h| h == node),
+            Want::Publish { node, .. } if self.awaits_inventory(node) => {
+                format!("the inventory of node {node}")
+            }
             Want::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
             Want::Publish { node, .. } if holders.is_empty() => format!("the inventory of node {node}"),
             Want::Publish { .. } => waits_for_holders(&|_| true),
         }
     }
+}
+
+/// Why the export is off, and what brings it back.
+fn export_off_in_words(record: &VolumeRecord) -> String {
+    let id = &record.spec.id;
+    if let Some(entry) = record.fenced.iter().find(|f| f.blocks()) {
+        let (node, since) = (&entry.node, when(entry.since));
+        return format!(
+            "the agent of node {node} to show that it holds none of volume {id}: it was fenced by taking the export off \
+             alone, at {since}, which stays off until then"
+        );
+    }
+    let of = record.attachments.iter().filter_map(|a| Some((a, record.fence(&a.node)?)));
+    let fences: Vec<String> = of
+        .map(|(a, fence)| {
+            format!("the fence of node {} (rung {}, since {})", a.node, fence.rung.name(), when(fence.since))
+        })
+        .collect();
+    let whose = if fences.is_empty() { "a fence that is over".to_owned() } else { fences.join(" and ") };
+    format!("the RDS to bring the export of volume {id} back, which was taken off for {whose}")
 }
 
 /// A fence's rung and step, and what was tried before, in words.

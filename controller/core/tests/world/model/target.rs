@@ -63,7 +63,11 @@ impl Export {
     /// Does what the RDS was asked; gives the sessions that end by it.
     pub(crate) fn does(&mut self, target: &Target, request: &RdsRequest) -> BTreeSet<NodeId> {
         match request {
-            RdsRequest::Allow { host_nqn, .. } => drop(self.allowed.insert(host_nqn.clone())),
+            // Whoever is allowed is to get in: an export that is off goes on.
+            RdsRequest::Allow { host_nqn, .. } => {
+                self.allowed.insert(host_nqn.clone());
+                self.on = true;
+            }
             RdsRequest::Deny { host_nqn, .. } => drop(self.allowed.remove(host_nqn)),
             RdsRequest::Hide { .. } => {
                 self.on = false;
