@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId, VolumeSpec,
+    Core, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId, VolumeSpec, Word,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -52,15 +52,6 @@ pub enum Failed {
     /// There is no core any more.
     #[error(transparent)]
     Ended(#[from] Ended),
-}
-
-/// Who wants something that only a person may want, and why.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Word {
-    /// Whose word it is.
-    pub by: String,
-    /// Why, in that person's words.
-    pub reason: String,
 }
 
 /// The engine, as the rest of the program sees it.

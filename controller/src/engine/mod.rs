@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::rds::Rds;
 use crate::store::{CommitError, Store};
 
-pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing, Word};
+pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
 pub use notices::Told;
 pub use records::{RecordError, read as read_records};
 

@@ -178,6 +178,9 @@ fn proof(evidence: &Evidence) -> String {
         message.push_str(", taking for granted that ");
         message.push_str(&assumption);
     }
+    if let Some(word) = &evidence.word {
+        message.push_str(&format!("; forced by {}: {}", word.by, word.reason));
+    }
     message
 }
 

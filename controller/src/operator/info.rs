@@ -119,6 +119,7 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         Source::NodeGone { by, reason } => (by.clone(), reason.clone()),
         _ => Default::default(),
     };
+    let wanted = e.word.as_deref();
     let drained_by = match (&e.drained, verdict) {
         (_, Verdict::NotFenced | Verdict::Unknown) => "",
         (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
@@ -144,6 +145,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         at_unix_ms: e.at.0,
         by,
         reason,
+        wanted_by: wanted.map(|word| word.by.clone()).unwrap_or_default(),
+        wanted_because: wanted.map(|word| word.reason.clone()).unwrap_or_default(),
     }
 }
 

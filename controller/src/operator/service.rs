@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use cleat_core::{IdError, NodeId, VolumeId};
+use cleat_core::{IdError, NodeId, VolumeId, Word};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::operator_server::Operator;
 use tokio::sync::mpsc;
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::{ghosts, info, watch};
 use crate::agents::LastWords;
 use crate::csi::refusal_code;
-use crate::engine::{Ended, Engine, Failed, Word};
+use crate::engine::{Ended, Engine, Failed};
 
 /// Events that may wait for one watcher.
 const WATCH_QUEUE: usize = 64;

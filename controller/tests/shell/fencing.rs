@@ -128,6 +128,11 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     let (code, said, complaint) = cleatctl(&world, &fence).await;
     assert_eq!(code, Some(0), "{said}{complaint}");
     assert!(said.contains("It is proven that node node-a cannot write to volume vm-1."), "{said}");
+    // And afterwards, by the record.
+    let proof = volume(&world).await.past_evidence[0].clone();
+    assert_eq!((proof.wanted_by.as_str(), proof.wanted_because.as_str()), ("bob", "its guest hangs"));
+    let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
+    assert!(explained.contains("forced by bob: its guest hangs"), "{explained}");
     let (code, _, complaint) = cleatctl(&world, &["fence", "vm-2", "node-a", "--reason", "x"]).await;
     assert_eq!(code, Some(1), "{complaint}");
     assert!(complaint.contains("there is nothing to fence"), "{complaint}");

@@ -94,6 +94,10 @@ fn write_evidence(text: &mut String, indent: &str, evidence: &wire::EvidenceInfo
     if !evidence.by.is_empty() {
         writeln!(text, "{indent}on the word of {}: {}", evidence.by, evidence.reason)?;
     }
+    // Who declared a node gone has said so in the line above.
+    if !evidence.wanted_by.is_empty() && evidence.by.is_empty() {
+        writeln!(text, "{indent}forced by {}: {}", evidence.wanted_by, evidence.wanted_because)?;
+    }
     Ok(())
 }
 
@@ -238,6 +242,13 @@ mod tests {
             reason: "rack 4 burnt".into(),
             ..Default::default()
         };
+        let forced = wire::EvidenceInfo {
+            node_id: "c".into(),
+            source: "TargetCut".into(),
+            wanted_by: "bob".into(),
+            wanted_because: "its guest hangs".into(),
+            ..Default::default()
+        };
         let fencing = wire::AttachmentInfo {
             node_id: "b".into(),
             phase: "Draining".into(),
@@ -262,6 +273,7 @@ mod tests {
                 ..Default::default()
             }],
             min_fence: "acl".into(),
+            past_evidence: vec![forced],
             ..Default::default()
         };
         let text = volume(&info);
@@ -272,6 +284,7 @@ mod tests {
             "tried reservation: no other node",
             "node a (nqn.2026-01.test:a)",
             "on the word of alice: rack 4 burnt",
+            "forced by bob: its guest hangs",
         ] {
             assert!(text.contains(line), "{line:?} is not in:\n{text}");
         }

@@ -100,6 +100,8 @@ fn evidence(e: &wire::EvidenceInfo) -> Value {
         "at_unix_ms": e.at_unix_ms,
         "by": e.by,
         "reason": e.reason,
+        "wanted_by": e.wanted_by,
+        "wanted_because": e.wanted_because,
     })
 }
 
