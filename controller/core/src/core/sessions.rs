@@ -4,8 +4,8 @@ use super::Step;
 use crate::node::clash_with;
 use crate::volume::Pending;
 use crate::{
-    Access, Attachment, DrainCause, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
-    Phase, Role, Session, SessionId, Source, Standing, VolumeId, VolumeRecord, VolumeSpec,
+    Access, Attachment, DrainCause, Drained, Effect, Node, NodeId, NodeIdentity, Notice, Observed,
+    ObservedPhase, Phase, Role, Session, SessionId, Source, Standing, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 impl Step<'_> {
@@ -155,6 +155,14 @@ impl Step<'_> {
             }
             return;
         };
+        let by_another_hand =
+            |o: &Observed| o.epoch != Some(a.epoch) || (o.ended && o.phase != ObservedPhase::Detaching);
+        if held && !a.proven && observed.as_ref().is_some_and(by_another_hand) {
+            self.held_otherwise(volume, node);
+        }
+        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
+            return;
+        };
         // A path that is down may have had a write on it, which the target lands whenever it does; the kernel's own
         // repeat on another path does not call it back.
         // Gone with its end recorded is a detach; gone without is the kernel's own doing.
@@ -187,6 +195,22 @@ impl Step<'_> {
         }
     }
 
+    /// A node holds the volume that it is being granted, and not by that grant, or its ledger would say so: somebody
+    /// has connected it by hand, and may be using it. That it was never told, or never proven, is worth nothing then.
+    fn held_otherwise(&mut self, volume: &VolumeId, node: &NodeId) {
+        let until = self.now.plus(self.core.config.drain_bound_ms);
+        if let Some(a) = self.attachment_mut(volume, node) {
+            (a.directed, a.proven) = (true, true);
+            if let Phase::Draining { evidence: Some(evidence), .. } = &mut a.phase
+                && evidence.drained == Drained::NeverHandedOut
+            {
+                evidence.drained = Drained::Bound { until };
+            }
+        }
+        self.may_still_land(volume, node);
+        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+    }
+
     /// The device has gone from under its user: what was on its way then may land until the drain bound has passed.
     pub(super) fn may_still_land(&mut self, volume: &VolumeId, node: &NodeId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
@@ -203,6 +227,8 @@ impl Step<'_> {
         };
         let epoch = self.next_epoch();
         let now = self.now;
+        // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
+        let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
         let record = self.core.volumes.entry(volume.clone()).or_insert_with(|| {
             VolumeRecord::new(VolumeSpec {
                 id: volume.clone(),
@@ -224,7 +250,7 @@ impl Step<'_> {
             since: now,
             proven: true,
             boot_id: None,
-            may_land_until: None,
+            may_land_until,
             secret: None,
             directed: true,
             pending: Pending::Nothing,
@@ -235,3 +261,7 @@ impl Step<'_> {
         self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
     }
 }
+
+#[cfg(test)]
+#[path = "ghost_tests.rs"]
+mod tests;

@@ -1,0 +1,110 @@
+//! Volumes that somebody has connected by hand, on nodes that are being granted them or were not granted them at all.
+//! Each was found by the model, and is here as short as it gets.
+
+use crate::core::tests::{Bench, absent, identity, n, observed_of, v};
+use crate::*;
+
+/// Shorter than any request may wait.
+const DRAIN_BOUND_MS: u64 = 5_000;
+
+fn bench(target: Target) -> Bench {
+    Bench::with(Config { drain_bound_ms: DRAIN_BOUND_MS, target, ..Config::default() })
+}
+
+/// As an agent says it of what its ledger knows nothing of.
+fn by_hand(phase: ObservedPhase) -> Observed {
+    observed_of(phase)
+}
+
+fn says(b: &mut Bench, name: &str, observed: Observed) {
+    let session = b.session(name);
+    b.event(Event::Delta { node: n(name), session, observed });
+}
+
+#[test]
+fn a_node_that_was_not_told_to_attach_yet_and_holds_the_volume_has_to_detach_it() {
+    let mut b = bench(Target::default());
+    b.up("a", "boot", vec![]);
+    b.publish("a", Access::Rwo);
+    let (allow, _) = b.rds_asked().expect("the RDS is asked to allow the host");
+    says(&mut b, "a", by_hand(ObservedPhase::Ready));
+    let request = b.unpublish("a");
+    b.event(Event::RdsDone { operation: allow, result: Ok(()) });
+    assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
+    b.agent(absent("live"));
+    assert!(b.rds_asked().is_none(), "what was on its way before it was heard of may still land");
+    b.pass(DRAIN_BOUND_MS);
+    b.rds(Ok(()));
+    assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
+}
+
+#[test]
+fn a_path_that_breaks_before_the_attach_has_taken_the_device_over_is_remembered() {
+    let mut b = bench(Target::default());
+    b.up("a", "boot", vec![]);
+    let request = b.publish("a", Access::Rwo);
+    b.rds(Ok(()));
+    let (_, operation, directive) = b.directed().expect("the agent is told to attach");
+    let Directive::Attach { grant } = directive else { panic!("{directive:?}") };
+    for phase in [ObservedPhase::Ready, ObservedPhase::Lost, ObservedPhase::Ready] {
+        says(&mut b, "a", by_hand(phase));
+    }
+    let outcome = Outcome::Ready { identity: Identity { namespace_uuid: "u".into(), nguid: String::new() } };
+    let (node, session, epoch) = (n("a"), b.session("a"), grant.epoch);
+    b.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
+    assert!(matches!(b.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", b.effects);
+    b.unpublish("a");
+    b.agent(absent("live"));
+    assert!(b.rds_asked().is_none(), "not drained before the bound has passed");
+    b.pass(DRAIN_BOUND_MS);
+    assert!(b.rds_asked().is_some());
+}
+
+#[test]
+fn a_grants_end_that_the_node_has_recorded_does_not_speak_for_a_device_made_since() {
+    let mut b = bench(Target::default());
+    b.up("a", "boot", vec![]);
+    b.publish("a", Access::Rwo);
+    b.rds(Ok(()));
+    b.unpublish("a");
+    let epoch = Some(b.core.volumes[&v()].attachments[0].epoch);
+    says(&mut b, "a", Observed { epoch, ended: true, ..by_hand(ObservedPhase::Ready) });
+    let a = &b.stored[&v()].attachments[0];
+    assert!(a.proven && a.may_land_until.is_some(), "{a:?}");
+}
+
+#[test]
+fn a_fence_of_a_node_that_nobody_was_told_of_drains_once_it_is_heard_to_hold_the_volume() {
+    let target = Target { export_cuts: true, ..Target::default() };
+    let mut b = bench(target);
+    b.up("a", "boot", vec![]);
+    b.publish("a", Access::Rwo);
+    b.rds(Ok(()));
+    b.silent("a");
+    b.event(Event::Fence {
+        request: RequestId(99),
+        volume: v(),
+        node: n("a"),
+        by: "a person".into(),
+        reason: "a test".into(),
+    });
+    b.rds(Ok(())); // The export is off.
+    let (deny, _) = b.rds_asked().expect("nobody was told that it may use it: the RDS is asked at once");
+    b.up("a", "boot", vec![by_hand(ObservedPhase::Lost)]);
+    b.event(Event::RdsDone { operation: deny, result: Ok(()) });
+    assert!(b.reply(RequestId(99)).is_none(), "somebody did use it: {:?}", b.effects);
+    b.pass(DRAIN_BOUND_MS);
+    b.rds(Ok(()));
+    assert_eq!(b.reply(RequestId(99)), Some(Ok(Reply::Fenced)));
+}
+
+#[test]
+fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
+    let mut b = bench(Target::default());
+    b.up("a", "boot", vec![]);
+    b.attach("a", Access::RwxBlock);
+    b.hello("bb", identity("bb", "boot"));
+    b.publish("bb", Access::RwxBlock);
+    let waiting = b.core.waiting(&v());
+    assert_eq!(waiting[0].waits_for, "the inventory of node bb");
+}
