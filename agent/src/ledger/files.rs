@@ -2,30 +2,34 @@
 //!
 //! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why that cannot be told.
 //!
-//! A file is two lines of JSON: the record, and the SHA-256 of that line, so that a torn or altered file is known for
-//! one. It is written beside, synced, renamed over the old one, and the directory is synced: after a crash either
-//! the old or the new record is there, whole.
+//! A record goes once its grant has been over for long: what has to outlive it, the highest epoch among all that
+//! went, is kept in one file for all of them ([`Ledger::forgotten`]). A directive about a volume without a record is
+//! of the past unless its epoch is higher: epochs rise over all volumes, so a grant that came after the ones that
+//! were let go has a higher one.
 //!
-//! Always holds: a missing file means that no grant was ever seen; every other failure to read is an error, never
-//! "no grant". One process at a time holds the directory's lock.
+//! Always holds: a missing record means that no grant was ever seen but such as are not higher than
+//! [`Ledger::forgotten`]; every other failure to read is an error, never "no grant". One process at a time holds the
+//! directory's lock.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cleat_host::work::{WorkError, Workers};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 use super::Entry;
-use crate::name::VolumeId;
+use super::sealed::{self, sync_dir};
+use crate::name::{Epoch, VolumeId};
 
 /// Version of the record; another one is refused by name.
 const FORMAT: u32 = 1;
+/// Where the highest epoch of all records that were let go is kept, beside their directory.
+const FORGOTTEN: &str = "forgotten.json";
 /// How long one record may take to reach the disk. A healthy one takes milliseconds; past this the grant is refused
 /// rather than kept waiting, and the caller is told why.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
@@ -80,9 +84,11 @@ struct Record {
     entry: Entry,
 }
 
+/// What is kept of all records that were let go.
 #[derive(Serialize, Deserialize)]
-struct Seal {
-    sha256: String,
+struct Forgotten {
+    format: u32,
+    highest: Epoch,
 }
 
 /// The ledger of this node. Cheap to clone.
@@ -93,8 +99,12 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct Shared {
+    state_dir: PathBuf,
     dir: PathBuf,
     workers: Workers,
+    /// What is on disk of it; written by one at a time.
+    forgotten: tokio::sync::Mutex<()>,
+    highest_forgotten: Mutex<Option<Epoch>>,
     _lock: Flock<File>,
 }
 
@@ -114,7 +124,9 @@ impl Ledger {
     pub fn open_with(state_dir: &Path, workers: Workers) -> Result<Self, LedgerError> {
         let dir = state_dir.join("ledger");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
-        for parent in [state_dir, dir.as_path()] {
+        // What was made has to be there after a crash, from the top down.
+        let above = state_dir.parent().filter(|above| !above.as_os_str().is_empty());
+        for parent in above.into_iter().chain([state_dir, dir.as_path()]) {
             sync_dir(parent)?;
         }
         let path = state_dir.join("lock");
@@ -129,7 +141,17 @@ impl Ledger {
             nix::errno::Errno::EWOULDBLOCK => LedgerError::Locked { path: path.clone() },
             other => LedgerError::Io { action: "lock", path: path.clone(), source: other.into() },
         })?;
-        Ok(Self { shared: Arc::new(Shared { dir, workers, _lock: lock }) })
+        let highest = read_forgotten(&state_dir.join(FORGOTTEN))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                state_dir: state_dir.to_owned(),
+                dir,
+                workers,
+                forgotten: tokio::sync::Mutex::default(),
+                highest_forgotten: Mutex::new(highest),
+                _lock: lock,
+            }),
+        })
     }
 
     /// The volumes that have a record, readable or not.
@@ -164,11 +186,42 @@ impl Ledger {
     pub async fn store(&self, volume: &VolumeId, entry: &Entry) -> Result<(), LedgerError> {
         let record = Record { format: FORMAT, volume: volume.clone(), entry: entry.clone() };
         let dir = self.shared.dir.clone();
-        self.on_disk(volume, move || write(&dir, &record)).await
+        self.on_disk(volume, move || sealed::write(&dir, &name(&record.volume), &record)).await
+    }
+
+    /// The highest epoch among the records that were let go: of a volume without a record, nothing up to it is new.
+    pub fn forgotten(&self) -> Option<Epoch> {
+        *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the record of a volume go, of which `epoch` is the highest seen. Whether it may go is the caller's to
+    /// know: nothing of the volume is left on this node, and nobody is about to write the record.
+    ///
+    /// # Errors
+    /// [`LedgerError`]; then the record may be there or not, and its epoch is refused either way.
+    pub async fn forget(&self, volume: &VolumeId, epoch: Epoch) -> Result<(), LedgerError> {
+        self.raise_forgotten(epoch).await?;
+        let (dir, name) = (self.shared.dir.clone(), name(volume));
+        self.on_disk(volume, move || sealed::remove(&dir, &name)).await
+    }
+
+    /// Durable before the first record goes that rests on it.
+    async fn raise_forgotten(&self, epoch: Epoch) -> Result<(), LedgerError> {
+        let _one_at_a_time = self.shared.forgotten.lock().await;
+        if self.forgotten() >= Some(epoch) {
+            return Ok(());
+        }
+        let state_dir = self.shared.state_dir.clone();
+        let stuck = |source| LedgerError::Stuck { path: self.shared.state_dir.clone(), source };
+        let write =
+            move || sealed::write(&state_dir, FORGOTTEN, &Forgotten { format: FORMAT, highest: epoch });
+        self.shared.workers.run("ledger's forgotten", WRITE_DEADLINE, write).await.map_err(stuck)??;
+        *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch);
+        Ok(())
     }
 
     fn path(&self, volume: &VolumeId) -> PathBuf {
-        self.shared.dir.join(format!("{volume}.json"))
+        self.shared.dir.join(name(volume))
     }
 
     /// Runs a file operation off the async threads; at most one per volume, so that records keep their order.
@@ -182,69 +235,36 @@ impl Ledger {
     }
 }
 
-fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
     let path = path.to_owned();
     move |source| LedgerError::Io { action, path, source }
 }
 
-fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
-}
-
-fn digest(line: &str) -> String {
-    Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+fn name(volume: &VolumeId) -> String {
+    format!("{volume}.json")
 }
 
 fn read(path: &Path, volume: &VolumeId) -> Result<Option<Entry>, LedgerError> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(LedgerError::Damaged { path: path.to_owned(), reason: "it is not text".into() });
-        }
-        Err(error) => return Err(io_error("read", path)(error)),
-    };
-    decode(&text, volume).map(Some).map_err(|reason| LedgerError::Damaged { path: path.to_owned(), reason })
-}
-
-fn decode(text: &str, volume: &VolumeId) -> Result<Entry, String> {
-    let mut lines = text.split_inclusive('\n');
-    let (Some(line), Some(seal), None) = (lines.next(), lines.next(), lines.next()) else {
-        return Err("it does not have two lines".into());
-    };
-    let seal: Seal =
-        serde_json::from_str(seal).map_err(|error| format!("its seal cannot be read: {error}"))?;
-    if seal.sha256 != digest(line) {
-        return Err("its checksum is wrong".into());
-    }
-    let record: Record = serde_json::from_str(line).map_err(|error| format!("it cannot be read: {error}"))?;
+    let Some(record) = sealed::read::<Record>(path)? else { return Ok(None) };
+    let damaged = |reason| Err(LedgerError::Damaged { path: path.to_owned(), reason });
     if record.format != FORMAT {
-        return Err(format!("it has format {}, this agent reads {FORMAT}", record.format));
+        return damaged(format!("it has format {}, this agent reads {FORMAT}", record.format));
     }
     if record.volume != *volume {
-        return Err(format!("it is about volume {}", record.volume));
+        return damaged(format!("it is about volume {}", record.volume));
     }
-    Ok(record.entry)
+    Ok(Some(record.entry))
 }
 
-fn write(dir: &Path, record: &Record) -> Result<(), LedgerError> {
-    let path = dir.join(format!("{}.json", record.volume));
-    let beside = dir.join(format!(".{}.tmp", record.volume));
-    let encoded = || -> Result<String, serde_json::Error> {
-        let line = serde_json::to_string(record)? + "\n";
-        let seal = serde_json::to_string(&Seal { sha256: digest(&line) })?;
-        Ok(format!("{line}{seal}\n"))
-    };
-    let text = encoded().map_err(|error| io_error("encode", &path)(error.into()))?;
-    let written = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    written().map_err(io_error("write", &beside))?;
-    fs::rename(&beside, &path).map_err(io_error("replace", &path))?;
-    sync_dir(dir)
+fn read_forgotten(path: &Path) -> Result<Option<Epoch>, LedgerError> {
+    match sealed::read::<Forgotten>(path)? {
+        Some(Forgotten { format: FORMAT, highest }) => Ok(Some(highest)),
+        Some(Forgotten { format, .. }) => {
+            let reason = format!("it has format {format}, this agent reads {FORMAT}");
+            Err(LedgerError::Damaged { path: path.to_owned(), reason })
+        }
+        None => Ok(None),
+    }
 }
 
 #[cfg(test)]
@@ -302,6 +322,29 @@ mod tests {
         fs::write(dir.path().join("ledger/pvc-2.json"), text).unwrap();
         let error = ledger.load(&VolumeId::parse("pvc-2").unwrap()).await.unwrap_err().to_string();
         assert!(error.contains("about volume pvc-1"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn of_records_that_were_let_go_the_highest_epoch_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        assert_eq!(ledger.forgotten(), None);
+        for (volume, seq) in [("pvc-1", 7), ("pvc-2", 9), ("pvc-3", 8)] {
+            let (volume, epoch) = (VolumeId::parse(volume).unwrap(), Epoch::new(1, seq).unwrap());
+            ledger.store(&volume, &ending(None, epoch, &[], "boot")).await.unwrap();
+            ledger.forget(&volume, epoch).await.unwrap();
+            assert_eq!(ledger.load(&volume).await.unwrap(), None);
+        }
+        drop(ledger);
+        let ledger = Ledger::open(dir.path()).unwrap();
+        assert_eq!(ledger.volumes().unwrap(), []);
+        assert_eq!(ledger.forgotten(), Epoch::new(1, 9).ok());
+        drop(ledger);
+        let file = dir.path().join("forgotten.json");
+        let text = fs::read_to_string(&file).unwrap();
+        fs::write(file, text.replacen("1.9", "1.1", 1)).unwrap();
+        let error = Ledger::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("forgotten.json") && error.contains("checksum"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The ledger: the highest epoch that this node has seen per volume, on disk, so that no message of an older grant
 //! ever changes who can write.
 //!
-//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`]). Comes in: the epochs of
+//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], [`sealed`]). Comes in: the epochs of
 //! Attach, Detach and Revoke. Goes out: a ruling, and a durable record made before the thing it permits.
 //!
 //! Always holds:
@@ -12,6 +12,7 @@
 
 pub mod files;
 pub mod rules;
+mod sealed;
 
 use std::path::PathBuf;
 

@@ -43,6 +43,18 @@ pub enum AttachRuling {
     Record(Box<Entry>),
 }
 
+/// Rules on a directive about a volume without a record: `forgotten` is the highest epoch among the records that were
+/// let go, and one of them may have been this volume's.
+///
+/// # Errors
+/// [`Stale`] where the epoch may be one that has ended.
+pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) -> Result<(), Stale> {
+    match (known, forgotten) {
+        (None, Some(highest)) if epoch <= highest => Err(Stale { highest, ended: true }),
+        _ => Ok(()),
+    }
+}
+
 /// Rules on an Attach of `epoch` for `grant`.
 ///
 /// Within one epoch the portals and the policy may change (they say how the device is reached), what the device is

@@ -3,7 +3,7 @@
 //! Order on the stream: Hello → Welcome → Inventory → anything. Comes in: messages of the controller. Goes out: why
 //! the session ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
@@ -244,7 +244,11 @@ impl<N: Node> Stream<'_, N> {
 
     /// The same with counters, which alone are not worth a message each time that they move.
     async fn tell_counters(&mut self, until: Instant) -> Result<(), Ended> {
-        for state in self.session.node.board().all() {
+        let states = self.session.node.board().all();
+        // What the node has forgotten is not kept for the length of the session.
+        let known: BTreeSet<&str> = states.iter().map(|state| state.volume_id.as_str()).collect();
+        self.told.retain(|volume, _| known.contains(volume.as_str()));
+        for state in states {
             if self.told.get(&state.volume_id) != Some(&state) {
                 self.tell(until, state).await?;
             }

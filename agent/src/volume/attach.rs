@@ -31,7 +31,7 @@ use super::plan::{Doomed, Step, Want, plan};
 use super::reserve;
 use super::state::Activity;
 use super::{Look, Volume, clause};
-use crate::ledger::rules::{AttachRuling, Stale, on_attach};
+use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPhase};
 use crate::name::Epoch;
@@ -109,6 +109,7 @@ impl<H: Host> Volume<H> {
         deadline: Instant,
     ) -> Result<wire::ReadyOutcome, AttachError> {
         let before = self.record().await?;
+        may_begin(before.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(AttachError::Stale)?;
         let entry = match on_attach(before.as_ref(), epoch, grant, self.boot_id()) {
             AttachRuling::Stale(stale) => return Err(AttachError::Stale(stale)),
             AttachRuling::Conflict(text) => return Err(AttachError::Conflict(text)),

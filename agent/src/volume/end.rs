@@ -25,7 +25,7 @@ use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::{Activity, device};
 use super::{Look, Volume, clause};
-use crate::ledger::rules::{Present, Stale, ending, may_end, note_deleted};
+use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
 use crate::ledger::{Deletion, Entry, LedgerError, STATE_GONE, deletions_to_wire};
 use crate::metrics::{self, DetachPhase};
 use crate::name::Epoch;
@@ -90,6 +90,7 @@ impl<H: Host> Volume<H> {
     pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<wire::AbsentOutcome, EndError> {
         let began = Instant::now();
         let known = self.record().await?;
+        may_begin(known.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(EndError::Stale)?;
         may_end(known.as_ref(), epoch).map_err(EndError::Stale)?;
         let view = self.look().await?;
         if mode == Mode::Detach {

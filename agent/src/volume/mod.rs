@@ -30,6 +30,7 @@ mod publish;
 mod rekey;
 mod repair;
 mod reserve;
+mod retire;
 mod staging;
 pub mod state;
 mod verify;
@@ -102,6 +103,9 @@ pub struct Times {
     /// From one judgement of the whole predicate of a volume in use to the next: the sweeps between look at all of
     /// sysfs, but read no device.
     pub judge: Duration,
+    /// For how long the record of a grant that is over is kept: a controller that has not heard its answer asks again
+    /// within minutes.
+    pub retain: Duration,
     /// Longest that such a judgement may take: it raises an alarm, and a busy machine is none.
     pub sweep_check: Duration,
 }
@@ -118,6 +122,7 @@ impl Default for Times {
             stage: Duration::from_secs(10),
             sweep: Duration::from_secs(5),
             judge: Duration::from_secs(30),
+            retain: Duration::from_secs(3600),
             sweep_check: Duration::from_secs(15),
         }
     }
@@ -185,6 +190,8 @@ struct Memory {
     judged: Option<Instant>,
     /// The record as it was last read or written: for reports, never for rulings.
     entry: Option<Result<Option<Entry>, String>>,
+    /// The epoch that is over, and since when that is known here.
+    over: Option<(Epoch, Instant)>,
     /// When a missing path may be connected again, and how long to wait after that.
     repair: repair::Backoff,
     /// With which secret connects authenticate.

@@ -123,6 +123,7 @@ impl<H: Host> Volume<H> {
         if !idle() {
             return;
         }
+        self.retire(self.shared.times.retain).await;
         self.look_at_staging(self.shared.times.judge).await;
         let Some(grant) = self.granted().await else { return };
         // Of this very sweep.

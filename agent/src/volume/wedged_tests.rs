@@ -61,8 +61,14 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     agent.submit(&agent.directive(1, detach(SOON)));
     let pending = agent.result().await.outcome.unwrap();
     assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
-    let state = agent.state().await;
-    assert!(state.epoch_ended);
+    // The answer came at its deadline; on a busy machine the end may be on record only after it.
+    let end = Instant::now() + LONG;
+    let mut state = agent.state().await;
+    while !state.epoch_ended {
+        assert!(Instant::now() < end, "the grant does not end");
+        assert_eq!(state.phase(), Phase::Connecting);
+        state = agent.state().await;
+    }
     assert_eq!(
         (state.phase(), state.absence),
         (Phase::Detaching, None),

@@ -1,0 +1,90 @@
+//! Files that are known for whole or torn, and replaced whole.
+//!
+//! Comes in: a record. Goes out: the record that is on disk, or why it cannot be trusted.
+//!
+//! A file is two lines of JSON: the record, and the SHA-256 of that line. It is written beside, synced, renamed over
+//! the old one, and the directory is synced: after a crash either the old or the new record is there, whole.
+//!
+//! Always holds: a missing file is told from every other failure to read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::files::{LedgerError, io_error};
+
+#[derive(Serialize, Deserialize)]
+struct Seal {
+    sha256: String,
+}
+
+fn digest(line: &str) -> String {
+    Sha256::digest(line.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Reads a record; `None` where there is no file.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
+    let damaged = |reason: String| LedgerError::Damaged { path: path.to_owned(), reason };
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(damaged("it is not text".into()));
+        }
+        Err(error) => return Err(io_error("read", path)(error)),
+    };
+    decode(&text).map(Some).map_err(damaged)
+}
+
+fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut lines = text.split_inclusive('\n');
+    let (Some(line), Some(seal), None) = (lines.next(), lines.next(), lines.next()) else {
+        return Err("it does not have two lines".into());
+    };
+    let seal: Seal =
+        serde_json::from_str(seal).map_err(|error| format!("its seal cannot be read: {error}"))?;
+    if seal.sha256 != digest(line) {
+        return Err("its checksum is wrong".into());
+    }
+    serde_json::from_str(line).map_err(|error| format!("it cannot be read: {error}"))
+}
+
+/// Replaces the file `name` in `dir`. After `Ok` the record survives a crash of the machine.
+pub(super) fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> Result<(), LedgerError> {
+    let (path, beside) = (dir.join(name), dir.join(format!(".{name}.tmp")));
+    let encoded = || -> Result<String, serde_json::Error> {
+        let line = serde_json::to_string(record)? + "\n";
+        let seal = serde_json::to_string(&Seal { sha256: digest(&line) })?;
+        Ok(format!("{line}{seal}\n"))
+    };
+    let text = encoded().map_err(|error| io_error("encode", &path)(error.into()))?;
+    let written = || -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    written().map_err(io_error("write", &beside))?;
+    fs::rename(&beside, &path).map_err(io_error("replace", &path))?;
+    sync_dir(dir)
+}
+
+/// Removes the file `name` in `dir`, if it is there. After `Ok` it stays removed.
+pub(super) fn remove(dir: &Path, name: &str) -> Result<(), LedgerError> {
+    let path = dir.join(name);
+    match fs::remove_file(&path) {
+        Ok(()) => sync_dir(dir),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io_error("remove", &path)(error)),
+    }
+}
+
+/// Makes what happened to a directory's entries durable.
+pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
+}
