@@ -1,11 +1,11 @@
 //! What each [`Action`] does to the world.
 
-use cleat_core::{Event, RdsRequest};
+use cleat_core::{Epoch, Event, RdsRequest};
 
 use crate::check::Violation;
-use crate::host::Host;
+use crate::host::{Held, Host, Path};
 use crate::kinds::Action;
-use crate::names::{N, V, node_id, volume_id, volume_of};
+use crate::names::{N, P, PORTALS, V, node_id, volume_id, volume_of};
 use crate::world::World;
 
 /// The volume whose lane a request goes in.
@@ -52,13 +52,10 @@ impl World {
             Action::Drop(n) => self.drop_stream(n),
             Action::Cut(n) => self.cut(n),
             Action::Mend(n) => self.host(n).cut = false,
-            Action::PathsDie(v, n) => self.path_dies(v, n, true),
-            Action::PathsReturn(v, n) => self.path_returns(v, n),
-            Action::KernelGivesUp(v, n) => {
-                let before = self.host(n).held[v].take();
-                self.device_gone(v, n, before);
-                self.says_delta(n, v);
-            }
+            Action::PathDies(v, n, p) => self.paths_die(v, n, |path| path == p, Path::HalfOpen),
+            Action::PathReturns(v, n, p) => self.path_returns(v, n, p),
+            Action::KernelGivesUp(v, n) => self.kernel_gives_up(v, n),
+            Action::Ghost(v, n) => self.ghost_comes(v, n),
             Action::Open(v, n) => self.set_open(v, n, true),
             Action::Close(v, n) => self.set_open(v, n, false),
             Action::Wedge(n) => self.host(n).wedged = true,
@@ -110,18 +107,29 @@ impl World {
     fn cut(&mut self, n: N) {
         self.host(n).cut = true;
         for v in 0..self.setup.access.len() {
-            if self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
-                self.path_dies(v, n, true);
-            }
+            self.paths_die(v, n, |_| true, Path::HalfOpen);
         }
     }
 
-    /// A connection breaks: what the target has received lands some time, what the kernel still has stays queued.
-    /// `half_open`: the target has not noticed.
-    pub(crate) fn path_dies(&mut self, v: V, n: N, half_open: bool) {
+    /// Connections break: what the target has received lands some time; what the kernel still has it repeats on another
+    /// path, or keeps. `to` says whether the target has noticed.
+    pub(crate) fn paths_die(&mut self, v: V, n: N, which: impl Fn(P) -> bool, to: Path) {
+        let hit = |(p, path): (P, &Path)| match path {
+            Path::Live => which(p),
+            Path::HalfOpen => which(p) && to != Path::HalfOpen,
+            _ => false,
+        };
+        let held = self.hosts[n].held[v].as_ref();
+        if !held.is_some_and(|held| held.paths.iter().enumerate().any(hit)) {
+            return;
+        }
         if let Some(held) = &mut self.host(n).held[v] {
-            (held.live, held.half_open) = (false, half_open);
-            held.queued |= held.used;
+            for p in 0..held.paths.len() {
+                if hit((p, &held.paths[p])) {
+                    held.paths[p] = to;
+                }
+            }
+            held.queued |= held.used && !held.live();
             if held.used {
                 self.may_land(v, n);
             }
@@ -130,16 +138,58 @@ impl World {
     }
 
     /// The kernel's own connect: queued writes are sent, under whatever grant they were made.
-    pub(crate) fn path_returns(&mut self, v: V, n: N) {
+    pub(crate) fn path_returns(&mut self, v: V, n: N, p: P) {
         let Some(held) = &mut self.host(n).held[v] else {
             return;
         };
-        (held.live, held.half_open) = (true, false);
-        let (queued, epoch) = (std::mem::take(&mut held.queued), held.epoch);
-        if queued && Some(epoch) <= self.told.over[v][n] && self.exports[v].lets_write(n) {
+        held.paths[p] = Path::Live;
+        let (queued, epoch, ghost) = (std::mem::take(&mut held.queued), held.epoch, held.ghost);
+        let over = !ghost && Some(epoch) <= self.told.over[v][n];
+        if queued && over && self.exports[v].lets_write(n) {
             self.breaks(Violation::QueuedWritesLand { v, n });
         }
         self.says_delta(n, v);
+    }
+
+    /// Where another path is live the device stays.
+    fn kernel_gives_up(&mut self, v: V, n: N) {
+        let host = self.host(n);
+        let Some(held) = host.held[v].as_mut() else {
+            return;
+        };
+        if held.live() {
+            let lost = held.used && held.paths.contains(&Path::HalfOpen);
+            for path in held.paths.iter_mut().filter(|path| matches!(path, Path::Down | Path::HalfOpen)) {
+                *path = Path::Gone;
+            }
+            if lost {
+                self.may_land(v, n);
+            }
+        } else {
+            let before = host.held[v].take();
+            self.device_gone(v, n, before);
+        }
+        self.says_delta(n, v);
+    }
+
+    /// Somebody connects a volume on a node by hand and uses it. It cannot be known before the agent has said it.
+    fn ghost_comes(&mut self, v: V, n: N) {
+        let paths = self.paths_at(v, n, None);
+        let held = Held { ghost: true, used: true, ..Held::new(paths, Epoch { term: 0, seq: 0 }) };
+        self.host(n).held[v] = Some(held);
+        let older = self.hosts[n].stream.as_ref().map_or(0, |s| s.to_controller.len());
+        (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (true, Some(older));
+        self.says_delta(n, v);
+    }
+
+    /// What would become of new connections of a host, by portal.
+    pub(crate) fn paths_at(&self, v: V, n: N, secret: Option<Epoch>) -> [Path; PORTALS] {
+        let (export, truth) = (&self.exports[v], self.setup.truth);
+        std::array::from_fn(|p| match p < self.setup.portals {
+            false => Path::Unused,
+            true if !self.hosts[n].cut && export.accepts_at(p, truth, n, secret) => Path::Live,
+            true => Path::Gone,
+        })
     }
 
     fn unwedge(&mut self, n: N) {
@@ -152,7 +202,7 @@ impl World {
             self.host(n).held[v] = None;
             // A connection that died in the middle of the deletion: the agent sees how long it took, and does not
             // call it live.
-            if before.as_ref().is_some_and(|h| !h.live)
+            if before.as_ref().is_some_and(|h| !h.whole())
                 && let Some(state) = self.host(n).ledger[v].deletions.last_mut()
             {
                 *state = "unknown";
@@ -169,7 +219,7 @@ impl World {
     fn power_off(&mut self, n: N) {
         self.drop_stream(n);
         for v in 0..self.setup.access.len() {
-            if self.host(n).held[v].take().is_some_and(|h| h.used && (h.live || h.half_open)) {
+            if self.host(n).held[v].take().is_some_and(|h| h.used && h.reaches()) {
                 self.may_land(v, n);
             }
         }

@@ -6,10 +6,11 @@
 
 use std::sync::Arc;
 
-use cleat_core::{Event, RdsError, RequestId};
+use cleat_core::{Event, RdsError, RdsRequest, RequestId};
 
+use crate::host::Path;
 use crate::kinds::{Action, Answer};
-use crate::names::{N, NODES, V, node_id, volume_id};
+use crate::names::{N, NODES, P, PORTALS, V, node_id, volume_id};
 use crate::world::{Ask, QUANTUM_MS, World};
 
 impl World {
@@ -62,9 +63,10 @@ impl World {
     /// Nothing has happened to this node yet, as far as volumes go.
     fn is_fresh(&self, n: N) -> bool {
         let granted = self.told.granted.iter().any(|v| !v[n].is_empty());
+        let held = self.hosts[n].held.iter().any(Option::is_some);
         let asked = self.open.values().any(|(_, node, _)| *node == Some(n));
         let host = &self.hosts[n];
-        !granted && !asked && host.boot == 0 && !host.off && !host.cut && !host.wedged
+        !granted && !asked && !held && host.boot == 0 && !host.off && !host.cut && !host.wedged
     }
 
     fn of_messages(&self, all: &mut Vec<Action>) {
@@ -75,6 +77,12 @@ impl World {
                     if self.budget.faults > 0 && !asked.done {
                         let unhappy = [Answer::Refused, Answer::DoneUnheard, Answer::UndoneUnheard];
                         all.extend(unhappy.map(|answer| Action::Rds(which, v, answer)));
+                        let everywhere =
+                            |r: &RdsRequest| matches!(r, RdsRequest::Hide { .. } | RdsRequest::Show { .. });
+                        if self.setup.portals > 1 && everywhere(&asked.request) {
+                            let half = [Answer::HalfRefused, Answer::HalfUnheard];
+                            all.extend(half.map(|answer| Action::Rds(which, v, answer)));
+                        }
                     }
                 }
             }
@@ -121,15 +129,25 @@ impl World {
                 let ledger = &host.ledger[v];
                 let forgotten =
                     export.keys[n].is_none() && ledger.registered.is_some_and(|at| at < export.restarts);
-                if held.live && held.reserve && forgotten && !ledger.ended && host.stream.is_some() {
+                if held.live() && held.reserve && forgotten && !ledger.ended && host.stream.is_some() {
                     all.push(Action::Reassert(v, n));
                 }
-                let accepted = self.exports[v].accepts(self.setup.truth, n, held.secret);
-                if !held.live && !host.cut && held.ending.is_none() && accepted {
-                    all.push(Action::PathsReturn(v, n));
-                }
+                all.extend(self.returning(v, n).map(|p| Action::PathReturns(v, n, p)));
             }
         }
+    }
+
+    /// The portals at which a kernel's own attempt to connect again would succeed. What it has given up, the agent's
+    /// repair connects again under a grant that has not ended.
+    pub(crate) fn returning(&self, v: V, n: N) -> impl Iterator<Item = P> {
+        let (host, export) = (&self.hosts[n], &self.exports[v]);
+        let held = host.held[v].as_ref().filter(|h| h.ending.is_none() && !host.cut);
+        held.into_iter().flat_map(move |held| {
+            let repaired = !held.ghost && !host.ledger[v].ended && host.ledger[v].epoch == Some(held.epoch);
+            let by_itself = move |p: &P| held.paths[*p] != Path::Gone || repaired;
+            let accepted = move |p: &P| export.accepts_at(*p, self.setup.truth, n, held.secret);
+            held.broken().filter(by_itself).filter(accepted)
+        })
     }
 
     fn faults(&self, all: &mut Vec<Action>) {
@@ -165,10 +183,14 @@ impl World {
                 all.push(Action::Cut(n));
             }
             for v in 0..self.setup.access.len() {
+                if self.setup.ghosts && host.held[v].is_none() && !self.told.said_gone[n] {
+                    let finds = self.paths_at(v, n, None).contains(&Path::Live);
+                    all.extend(finds.then_some(Action::Ghost(v, n)));
+                }
                 let Some(held) = host.held[v].as_ref().filter(|h| h.ending.is_none()) else { continue };
-                if held.live {
-                    all.push(Action::PathsDie(v, n));
-                } else {
+                let live = (0..PORTALS).filter(|p| held.paths[*p] == Path::Live);
+                all.extend(live.map(|p| Action::PathDies(v, n, p)));
+                if held.paths.iter().any(|path| matches!(path, Path::Down | Path::HalfOpen)) {
                     all.push(Action::KernelGivesUp(v, n));
                 }
                 if !held.open && held.used {
@@ -201,7 +223,7 @@ impl World {
             | Action::ToController(_)
             | Action::LateEvent(_)
             | Action::Mend(_)
-            | Action::PathsReturn(..)
+            | Action::PathReturns(..)
             | Action::Reassert(..)
             | Action::Close(..)
             | Action::Unwedge(_)
@@ -222,6 +244,9 @@ impl World {
         next.act(action);
         if next.broken.is_none() {
             next.check();
+        }
+        if next.broken.is_none() {
+            next.check_names();
         }
         next
     }
@@ -250,6 +275,7 @@ impl World {
     }
 
     pub(crate) fn declare_gone(&mut self, n: N) {
+        self.told().said_gone[n] = true;
         let request = self.request(0, Some(n), Ask::Gone);
         let (by, reason) = ("a person".into(), "it has no power".into());
         self.event(0, Event::DeclareGone { request, node: node_id(n), by, reason });
@@ -273,10 +299,15 @@ impl World {
         if matches!(answer, Answer::Done | Answer::DoneUnheard) && !asked.done {
             self.rds_does(&asked.request, answer == Answer::Done);
         }
+        if matches!(answer, Answer::HalfRefused | Answer::HalfUnheard) && !asked.done {
+            self.rds_does_half(&asked.request);
+        }
         let result = match answer {
             Answer::Done => Ok(()),
-            Answer::Refused => Err(RdsError::Refused(String::new())),
-            Answer::DoneUnheard | Answer::UndoneUnheard => Err(RdsError::Unreachable(String::new())),
+            Answer::Refused | Answer::HalfRefused => Err(RdsError::Refused(String::new())),
+            Answer::DoneUnheard | Answer::UndoneUnheard | Answer::HalfUnheard => {
+                Err(RdsError::Unreachable(String::new()))
+            }
         };
         self.event(which, Event::RdsDone { operation: asked.operation, result });
     }

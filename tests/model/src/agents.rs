@@ -3,11 +3,11 @@
 //! In come directives as they arrive; out go changes of the node's kernel and of the target, and answers. What always
 //! holds: a stream delivers in order; what was on a stream that broke may still arrive, later, or never.
 
-use cleat_core::{Directive, Epoch, Event, Grant, OperationId, Outcome, SessionId};
+use cleat_core::{Directive, Epoch, Event, Grant, Observed, ObservedPhase, OperationId, Outcome, SessionId};
 
 use crate::check::Violation;
-use crate::host::{Held, Reach, Stream, failed};
-use crate::names::{N, NODES, V, identity, node_id, volume_id, volume_of};
+use crate::host::{Held, Path, Reach, Stream, failed};
+use crate::names::{N, NODES, V, VOLUMES, identity, node_id, volume_id, volume_of};
 use crate::world::World;
 
 impl World {
@@ -16,6 +16,9 @@ impl World {
         self.drop_stream(n);
         let id = SessionId::new(format!("s-{}", self.number())).expect("a session id");
         let process = self.leaders[which].process;
+        for v in (0..VOLUMES).filter(|v| self.told.unheard_ghost[*v][n].is_some()).collect::<Vec<_>>() {
+            self.told().unheard_ghost[v][n] = Some(0);
+        }
         let inventory =
             Event::Inventory { node: node_id(n), session: id.clone(), volumes: self.hosts[n].inventory() };
         let host = self.host(n);
@@ -52,8 +55,30 @@ impl World {
             return;
         };
         let (process, event) = (stream.process, stream.to_controller.remove(0));
-        if let Some(which) = self.leader_of(process) {
-            self.event(which, event);
+        let held = match &event {
+            Event::Inventory { volumes, .. } => volumes.clone(),
+            Event::Delta { observed, .. } => vec![observed.clone()],
+            _ => Vec::new(),
+        };
+        let Some(which) = self.leader_of(process) else {
+            return;
+        };
+        self.event(which, event);
+        // From now on it can be known that somebody has it who was not granted it.
+        let newest = which == 0 && self.leaders[0].process == process;
+        for v in 0..self.setup.access.len() {
+            let Some(older) = self.told.unheard_ghost[v][n] else { continue };
+            // One that an Attach has taken over meanwhile looks like any other device under its grant.
+            let record = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n)));
+            let granted = |o: &Observed| !o.ended && record.is_some_and(|a| o.epoch == Some(a.epoch));
+            let of_it =
+                |o: &Observed| o.phase != ObservedPhase::Absent && o.volume == volume_id(v) && !granted(o);
+            // Of one that is cut off already nothing can be called back, and nothing more was promised.
+            let fenced =
+                self.stored.get(&volume_id(v)).is_some_and(|r| r.fenced.iter().any(|f| f.node == node_id(n)));
+            let cut_off = fenced && !self.could_send(v, n);
+            let heard = older == 0 && newest && !cut_off && held.iter().any(of_it);
+            self.told().unheard_ghost[v][n] = (!heard).then_some(older.saturating_sub(1));
         }
     }
 
@@ -119,20 +144,22 @@ impl World {
         if let Some(before) = before
             && self.hosts[n].held[v].is_none()
         {
-            if before.live {
+            if before.live() {
                 self.export(v).unregister(n);
+            }
+            if before.whole() {
                 self.export(v).aborted_until[n] = 0;
-            } else if before.half_open && before.used {
+            } else if before.paths.contains(&Path::HalfOpen) && before.used {
                 self.may_land(v, n);
             }
         }
     }
 
     fn agent_attaches(&mut self, n: N, v: V, grant: &Grant, mishap: bool) -> Outcome {
-        let connects = !self.hosts[n].cut && self.exports[v].accepts(self.setup.truth, n, grant.secret);
+        let paths = self.paths_at(v, n, grant.secret);
         let held_before = self.hosts[n].held[v].is_some();
         let used = self.told.handed_out[v][n] == Some(grant.epoch);
-        let reach = Reach { connects, secret: grant.secret, reserve: grant.reserve, used };
+        let reach = Reach { paths, secret: grant.secret, reserve: grant.reserve, used };
         let outcome = self.host(n).attach(v, grant.epoch, reach, mishap);
         if !held_before && self.hosts[n].held[v].is_some() && Some(grant.epoch) <= self.told.over[v][n] {
             self.breaks(Violation::ConnectedUnderAnOldEpoch { v, n });
@@ -152,7 +179,7 @@ impl World {
     /// this grant before and is no more, although the target has not started anew since, so somebody has preempted it.
     pub(crate) fn registers(&mut self, v: V, n: N) -> bool {
         let restarts = self.exports[v].restarts;
-        let Some(held) = self.hosts[n].held[v].as_ref().filter(|h| h.live) else {
+        let Some(held) = self.hosts[n].held[v].as_ref().filter(|h| h.live()) else {
             return false;
         };
         let key = held.epoch.reservation_key();
@@ -173,7 +200,7 @@ impl World {
             return refused;
         }
         let registered = self.exports[v].keys[n].is_some();
-        if !registered || !self.hosts[n].held[v].as_ref().is_some_and(|h| h.live) {
+        if !registered || !self.hosts[n].held[v].as_ref().is_some_and(Held::live) {
             return failed("reservation", false);
         }
         for m in 0..NODES {

@@ -4,8 +4,9 @@
 //! it and the target would carry its writes out, now or once the kernel has connected again by itself, or if writes
 //! of it that the target has received may still land.
 
-use cleat_core::{Access, Core, Refusal, Reply};
+use cleat_core::{Access, Core, Directive, MinFence, OperationId, Refusal, Reply};
 
+use crate::host::Held;
 use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
 use crate::world::World;
 
@@ -18,6 +19,24 @@ pub enum Violation {
         v: V,
         /// Who can.
         writers: Vec<N>,
+    },
+    /// 1, and what is granted: one more node is let in beside somebody who is known to have been able to write without
+    /// a grant.
+    GrantedBesideAGhost {
+        /// The volume.
+        v: V,
+        /// Who was granted it.
+        n: N,
+    },
+    /// 2: a node that is said to be cut off neither has shown its own end of it nor is kept off by anything as strong
+    /// as the volume's owner demands.
+    TooWeaklyFenced {
+        /// The volume.
+        v: V,
+        /// Who.
+        n: N,
+        /// What keeps it off.
+        by: Option<MinFence>,
     },
     /// 2: a successful Unpublish of a node that can write, then or later, with no Publish between.
     UnpublishedCanWrite {
@@ -59,6 +78,16 @@ pub enum Violation {
         /// Which requests, in words.
         open: String,
     },
+    /// 5: a request waits and does not say for what, or was refused without a reason.
+    NamesNothing {
+        /// Which request, and what was said of it.
+        what: String,
+    },
+    /// 5: a request says that it waits for something that is not outstanding.
+    NamesSomethingElse {
+        /// Its words.
+        what: String,
+    },
     /// 5: something is left of attachments that were all taken down.
     LeftBehind {
         /// What.
@@ -90,11 +119,16 @@ impl Violation {
     #[must_use]
     pub fn invariant(&self) -> &'static str {
         match self {
-            Self::TooManyWriters { .. } => "invariant 1",
-            Self::UnpublishedCanWrite { .. } | Self::QueuedWritesLand { .. } => "invariant 2",
+            Self::TooManyWriters { .. } | Self::GrantedBesideAGhost { .. } => "invariant 1",
+            Self::UnpublishedCanWrite { .. }
+            | Self::QueuedWritesLand { .. }
+            | Self::TooWeaklyFenced { .. } => "invariant 2",
             Self::ConnectedUnderAnOldEpoch { .. } | Self::NewestSteppedDown => "invariant 3",
             Self::NotStored { .. } | Self::RebuiltOtherwise { .. } => "invariant 4",
-            Self::NeverAnswered { .. } | Self::LeftBehind { .. } => "invariant 5",
+            Self::NeverAnswered { .. }
+            | Self::NamesNothing { .. }
+            | Self::NamesSomethingElse { .. }
+            | Self::LeftBehind { .. } => "invariant 5",
             Self::GrantedInQuarantine { .. } => "the quarantine",
             Self::PublishedWithoutProof { .. } => "the meaning of attached",
             Self::AnsweredTwice | Self::Panicked { .. } => "the core's promises",
@@ -144,31 +178,103 @@ impl World {
         if export.lands_until[n].max(export.aborted_until[n]) > self.now {
             return true;
         }
+        self.could_send(v, n)
+    }
+
+    /// Whether the target would take writes of a node now, or once its kernel has connected again by itself.
+    pub(crate) fn could_send(&self, v: V, n: N) -> bool {
         self.hosts[n].held[v].as_ref().is_some_and(|held| {
-            let connected = held.live || held.half_open || export.accepts(self.setup.truth, n, held.secret);
-            connected && export.lets_write(n)
+            (held.reaches() || self.would_connect(v, n, held)) && self.exports[v].lets_write(n)
         })
+    }
+
+    /// Its kernel would come to be connected with no hand of anybody's but the network's.
+    fn would_connect(&self, v: V, n: N, held: &Held) -> bool {
+        let export = &self.exports[v];
+        held.broken().any(|p| export.accepts_at(p, self.setup.truth, n, held.secret))
+    }
+
+    /// Can write, and it is nobody's secret: a volume that was connected by hand a moment ago is one.
+    fn writes_and_is_known(&self, v: V, n: N) -> bool {
+        self.can_write(v, n) && self.told.unheard_ghost[v][n].is_none()
     }
 
     /// Checks what has to hold at every moment.
     pub fn check(&mut self) {
+        self.forget_ghosts();
         for v in 0..self.setup.access.len() {
-            let writers: Vec<N> = (0..self.setup.nodes).filter(|n| self.can_write(v, *n)).collect();
+            let writers: Vec<N> = (0..self.setup.nodes).filter(|n| self.writes_and_is_known(v, *n)).collect();
             let record = self.stored.get(&volume_id(v));
-            let unknown =
-                writers.iter().find(|n| record.is_none_or(|r| r.attachment(&node_id(**n)).is_none()));
+            // What somebody had sent by hand, and took away again before it was heard of, nobody can know of.
+            let unknown = writers
+                .iter()
+                .filter(|n| !self.told.by_hand[v][**n] || self.could_send(v, **n))
+                .find(|n| record.is_none_or(|r| r.attachment(&node_id(**n)).is_none()));
             let released = writers.iter().find(|n| self.told.released[v][**n]);
             let violation = if let Some(&n) = released {
                 Violation::UnpublishedCanWrite { v, n }
-            } else if writers.len() > may_write(self.setup.access[v]) {
+            } else if writers.iter().filter(|n| !self.told.by_hand[v][**n]).count()
+                > may_write(self.setup.access[v])
+            {
                 Violation::TooManyWriters { v, writers }
             } else if let Some(&n) = unknown {
                 Violation::NotStored { v, n }
+            } else if let Some((n, by)) = self.too_weakly_fenced(v) {
+                Violation::TooWeaklyFenced { v, n, by }
             } else {
                 continue;
             };
             return self.breaks(violation);
         }
+    }
+
+    /// One that an Attach has taken over before it was heard of is a secret still.
+    fn forget_ghosts(&mut self) {
+        for v in 0..self.setup.access.len() {
+            for n in self.nodes().filter(|n| self.told.by_hand[v][*n]).collect::<Vec<_>>() {
+                let export = &self.exports[v];
+                let lands = export.lands_until[n].max(export.aborted_until[n]) > self.now;
+                let held = self.hosts[n].held[v].as_ref();
+                let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
+                if !lands && !held.is_some_and(|h| h.ghost || (h.used && !granted(h.epoch))) {
+                    (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (false, None);
+                }
+            }
+        }
+    }
+
+    /// A node that was said to be cut off, by less than it has to be. Its own word suffices, and so does never having
+    /// been told to attach; anything else is kept up at the target until it has given it.
+    fn too_weakly_fenced(&self, v: V) -> Option<(N, Option<MinFence>)> {
+        let min = if self.told.specified[v] { self.setup.min_fence } else { MinFence::default() };
+        let released = (0..self.setup.nodes)
+            .filter(|n| self.told.released[v][*n] && self.told.unheard_ghost[v][*n].is_none())
+            .filter(|n| !self.has_ended(v, *n));
+        for n in released {
+            let knows = self.hosts[n].held[v].as_ref().and_then(|held| held.secret);
+            let gone = self.told.gone[n].then_some(MinFence::NodeGone);
+            let by = self.exports[v].guard(self.setup.truth, n, knows).or(gone);
+            if by.is_none_or(|by| by < min) {
+                return Some((n, by));
+            }
+        }
+        None
+    }
+
+    /// The node holds nothing, and nothing that it was told or may still hear of can make it: by its own ledger.
+    fn has_ended(&self, v: V, n: N) -> bool {
+        let (host, Some(over)) = (&self.hosts[n], self.told.over[v][n]) else {
+            return true;
+        };
+        let ledger = &host.ledger[v];
+        let ended = ledger.epoch.is_some_and(|at| at > over || (at == over && ledger.ended));
+        let tells = |(_, directive): &(OperationId, Directive)| match directive {
+            Directive::Attach { grant } => grant.spec.id == volume_id(v) && grant.epoch == over,
+            _ => false,
+        };
+        let on_its_way = host.stream.iter().flat_map(|s| &s.to_agent).chain(&host.late).any(tells);
+        let never = ledger.epoch.is_none_or(|at| at < over) && !on_its_way;
+        host.held[v].is_none() && (ended || never)
     }
 
     /// A host is put on the list: it has to be stored before, or a crash would leave it there for ever.
@@ -178,14 +284,19 @@ impl World {
         }
     }
 
-    /// A node is granted something: it must not hold what it was fenced from.
-    pub(crate) fn check_grant(&mut self, n: N) {
+    /// A node is granted a volume: it must not hold what it was fenced from, and of the others there must not be as
+    /// many already that are known to be able to write.
+    pub(crate) fn check_grant(&mut self, v: V, n: N) {
         let fenced_from = |v: V| {
-            let held = self.hosts[n].held[v].as_ref().filter(|h| h.ending.is_none());
+            let held = self.hosts[n].held[v].as_ref().filter(|h| h.ending.is_none() && !h.ghost);
             held.is_some_and(|h| Some(h.epoch) <= self.told.over[v][n])
         };
         if (0..VOLUMES).any(fenced_from) {
             self.breaks(Violation::GrantedInQuarantine { n });
+        }
+        let others = self.nodes().filter(|m| *m != n && self.writes_and_is_known(v, *m)).count();
+        if others >= may_write(self.setup.access[v]) {
+            self.breaks(Violation::GrantedBesideAGhost { v, n });
         }
     }
 

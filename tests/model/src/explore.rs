@@ -91,8 +91,13 @@ fn after(world: &World, action: Action) -> World {
     })
 }
 
+/// What it comes to if nothing is mended, and, where that is as it should be, if everything is.
 fn healed(world: &World) -> World {
-    catch_unwind(AssertUnwindSafe(|| world.healed())).unwrap_or_else(|panic| {
+    catch_unwind(AssertUnwindSafe(|| {
+        let waited = world.left_alone();
+        if waited.broken.is_some() { waited } else { world.healed() }
+    }))
+    .unwrap_or_else(|panic| {
         let mut broken = world.clone();
         broken.broken = Some(Violation::Panicked { message: words_of(panic.as_ref()) });
         broken
@@ -208,7 +213,11 @@ impl Taste {
         let rather = |condition: bool, otherwise: u64| if condition { weight } else { weight / otherwise };
         let other = |v: V| self.only_volume.is_some_and(|only| only != v);
         match action {
-            Action::Publish(v, _) | Action::Unpublish(v, _) | Action::Fence(v, _) if other(v) => 0,
+            Action::Publish(v, _) | Action::Unpublish(v, _) | Action::Fence(v, _) | Action::Ghost(v, _)
+                if other(v) =>
+            {
+                0
+            }
             // What would only be refused, or changes nothing, is tried as well, but not most of the time.
             Action::Publish(v, n) => {
                 rather(world.hosts[n].stream.is_some() && world.told.handed_out[v][n].is_none(), 8)

@@ -2,7 +2,8 @@
 //!
 //! In comes a world; out goes what it comes to when every message arrives, every answer of the RDS is "done", nobody
 //! has a device open and time passes; then everything is unpublished. That is one fair future of many, so this shows
-//! that a world is not stuck; the walks on the way show the others.
+//! that a world is not stuck; the walks on the way show the others. What comes of requests where nothing is mended is
+//! `patience`'s.
 
 use crate::check::Violation;
 use crate::kinds::Answer;
@@ -94,11 +95,10 @@ impl World {
         }
         for v in 0..self.setup.access.len() {
             let Some(held) = &self.hosts[n].held[v] else { continue };
-            if !held.live
-                && held.ending.is_none()
-                && self.exports[v].accepts(self.setup.truth, n, held.secret)
-            {
-                self.path_returns(v, n);
+            if !held.whole() {
+                for p in self.returning(v, n).collect::<Vec<_>>() {
+                    self.path_returns(v, n, p);
+                }
             }
         }
         let stream = self.hosts[n].stream.as_ref();
@@ -119,7 +119,11 @@ impl World {
             self.hosts.iter().flat_map(|h| h.held.iter().flatten()).next().map(|h| format!("held: {h:?}"));
         let allowed =
             self.exports.iter().any(|e| e.allowed.contains(&true)).then(|| "a host on the list".into());
-        let hidden = self.exports.iter().any(|e| !e.on).then(|| "a volume that is not exported".to_owned());
+        let hidden = self
+            .exports
+            .iter()
+            .any(|e| e.on.contains(&false))
+            .then(|| "a volume that is not exported".to_owned());
         let records = self.leaders[0].core.volumes().values();
         let attached = records.flat_map(|r| &r.attachments).next().map(|a| format!("attached: {a:?}"));
         if let Some(what) = attached.or(open).or(held).or(allowed).or(hidden) {

@@ -10,17 +10,34 @@ use cleat_core::{
     SessionId,
 };
 
-use crate::names::{V, VOLUMES, volume_id};
+use crate::names::{P, PORTALS, V, VOLUMES, volume_id};
 
-/// A volume in a node's kernel: its controllers taken together.
+/// One path of a volume: the controller to one portal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Path {
+    /// The target has no such portal.
+    #[default]
+    Unused,
+    /// Connected to the target.
+    Live,
+    /// Not connected, and the target knows; the kernel goes on trying.
+    Down,
+    /// Not connected, and the target does not know: what the host's socket still holds may yet reach it.
+    HalfOpen,
+    /// The kernel has no controller for it (any more).
+    Gone,
+}
+
+/// A volume in a node's kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
-    /// Connected to the target; otherwise the kernel goes on trying, with what was queued.
-    pub live: bool,
+    /// Its controllers, by portal. While one is live, the kernel repeats on it what broke off on another; while none
+    /// is, it keeps what its users wrote, for as long as it goes on trying.
+    pub paths: [Path; PORTALS],
     /// The last look found the device usable.
     pub ready: bool,
-    /// Not live, and the target does not know: what the host's socket still holds may yet reach it.
-    pub half_open: bool,
+    /// Somebody has connected it by hand, without a grant.
+    pub ghost: bool,
     /// A caller was told of it: from then on somebody may be writing.
     pub used: bool,
     /// Somebody has the device open.
@@ -35,6 +52,40 @@ pub struct Held {
     pub reserve: bool,
     /// A deletion that the kernel has not come to the end of, and what it answers.
     pub ending: Option<OperationId>,
+}
+
+impl Held {
+    /// A device as it is right after it was connected.
+    #[must_use]
+    pub fn new(paths: [Path; PORTALS], epoch: Epoch) -> Self {
+        let (ready, ghost, used, open, queued, reserve) = (true, false, false, false, false, false);
+        let (secret, ending) = (None, None);
+        Self { paths, ready, ghost, used, open, epoch, queued, secret, reserve, ending }
+    }
+
+    /// Some path is connected.
+    #[must_use]
+    pub fn live(&self) -> bool {
+        self.paths.contains(&Path::Live)
+    }
+
+    /// Every path that there is.
+    #[must_use]
+    pub fn whole(&self) -> bool {
+        self.paths.iter().all(|path| matches!(path, Path::Unused | Path::Live))
+    }
+
+    /// The target takes what comes from it on some path.
+    #[must_use]
+    pub fn reaches(&self) -> bool {
+        self.live() || self.paths.contains(&Path::HalfOpen)
+    }
+
+    /// The portals to which the kernel, or the agent's repair, would connect again by itself.
+    pub fn broken(&self) -> impl Iterator<Item = P> {
+        let broken = |path| matches!(path, Path::Down | Path::HalfOpen | Path::Gone);
+        self.paths.into_iter().enumerate().filter(move |(_, path)| broken(*path)).map(|(p, _)| p)
+    }
 }
 
 /// What the agent's disk knows of one volume.
@@ -99,8 +150,8 @@ pub struct Host {
 /// What the target lets a host do at this moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Reach {
-    /// A new connection would be accepted, given this secret generation.
-    pub connects: bool,
+    /// What becomes of a new connection to each portal, given this secret generation.
+    pub paths: [Path; PORTALS],
     /// The generation of the secret that the agent brings.
     pub secret: Option<Epoch>,
     /// It is to register.
@@ -121,16 +172,23 @@ impl Host {
         let phase = match &self.held[v] {
             None => ObservedPhase::Absent,
             Some(held) if held.ending.is_some() => ObservedPhase::Detaching,
-            Some(held) if held.live && held.ready => ObservedPhase::Ready,
-            Some(held) if held.live => ObservedPhase::Connecting,
+            Some(held) if held.live() && held.ready && held.whole() => ObservedPhase::Ready,
+            Some(held) if held.live() && held.ready => ObservedPhase::Degraded,
+            Some(held) if held.live() => ObservedPhase::Connecting,
             Some(_) => ObservedPhase::Lost,
+        };
+        let live_paths = match (&self.held[v], phase) {
+            (Some(held), ObservedPhase::Ready | ObservedPhase::Degraded) => {
+                held.paths.iter().filter(|path| **path == Path::Live).count()
+            }
+            _ => 0,
         };
         Observed {
             volume: volume_id(v),
             epoch: self.ledger[v].epoch,
             ended: self.ledger[v].ended,
             phase,
-            live_paths: u32::from(phase == ObservedPhase::Ready),
+            live_paths: u32::try_from(live_paths).unwrap_or(u32::MAX),
             unready: String::new(),
         }
     }
@@ -152,26 +210,15 @@ impl Host {
             Some(held) if held.ending.is_some() => return failed("detaching", false),
             Some(held) => {
                 (held.epoch, held.secret, held.reserve) = (epoch, reach.secret, reach.reserve);
-                held.ready = !mishap;
-                if !held.live {
+                (held.ready, held.ghost) = (!mishap, false);
+                if !held.live() {
                     return failed("paths", false);
                 }
             }
-            None if reach.connects => {
-                let Reach { secret, reserve, used, .. } = reach;
-                let (live, half_open, open, queued, ending) = (true, false, false, false, None);
-                let held = Held {
-                    live,
-                    ready: !mishap,
-                    half_open,
-                    used,
-                    open,
-                    epoch,
-                    queued,
-                    secret,
-                    reserve,
-                    ending,
-                };
+            // Any path will do: of the policies that there are, the one under which the most can happen.
+            None if reach.paths.contains(&Path::Live) => {
+                let Reach { secret, reserve, used, paths } = reach;
+                let held = Held { ready: !mishap, used, secret, reserve, ..Held::new(paths, epoch) };
                 self.held[v] = Some(held);
             }
             None => return failed("paths", true),
@@ -232,11 +279,15 @@ impl Host {
         if this_boot && ledger.epoch == Some(epoch) {
             deletions.append(&mut ledger.deletions);
         }
+        let vanished = this_boot && !ledger.ended && ledger.may_have_written;
         match present {
-            Some(held) => deletions.push(if held.live { "live" } else { "connecting" }),
-            None if this_boot && !ledger.ended && ledger.may_have_written && deletions.is_empty() => {
-                deletions.push("gone");
-            }
+            Some(held) => deletions.extend(held.paths.iter().filter_map(|path| match path {
+                Path::Live => Some("live"),
+                Path::Down | Path::HalfOpen => Some("connecting"),
+                Path::Gone => vanished.then_some("gone"),
+                Path::Unused => None,
+            })),
+            None if vanished && deletions.is_empty() => deletions.push("gone"),
             None => {}
         }
         *ledger = Ledger { epoch: Some(epoch), ended: true, boot, deletions, ..Ledger::default() };

@@ -1,6 +1,6 @@
 //! Everything that can happen, by name; and what sort of thing each is.
 
-use crate::names::{N, V};
+use crate::names::{N, P, V};
 
 /// How the RDS answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,10 @@ pub enum Answer {
     DoneUnheard,
     /// It has not done it, and no answer comes.
     UndoneUnheard,
+    /// It has done it at one portal, and refuses the rest.
+    HalfRefused,
+    /// It has done it at one portal, and the answer is lost.
+    HalfUnheard,
 }
 
 /// Something that happens.
@@ -48,12 +52,14 @@ pub enum Action {
     Cut(N),
     /// The network is mended; kernels connect again as far as the target lets them.
     Mend(N),
-    /// One volume's connections break.
-    PathsDie(V, N),
+    /// One volume's connection to one portal breaks.
+    PathDies(V, N, P),
     /// A kernel's own attempt to connect again succeeds.
-    PathsReturn(V, N),
-    /// The kernel gives a dead connection up.
+    PathReturns(V, N, P),
+    /// The kernel gives dead connections up.
     KernelGivesUp(V, N),
+    /// Somebody connects a volume by hand.
+    Ghost(V, N),
     /// Somebody opens the device.
     Open(V, N),
     /// And closes it.
@@ -104,7 +110,7 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 34;
+    pub const KINDS: usize = 37;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -116,7 +122,7 @@ impl Action {
             Self::LateEvent(_) => 3,
             Self::Connect(..) => 4,
             Self::Mend(_) => 5,
-            Self::PathsReturn(..) => 6,
+            Self::PathReturns(..) => 6,
             Self::Close(..) => 7,
             Self::Unwedge(_) => 8,
             Self::PowerOn(_) => 9,
@@ -136,7 +142,7 @@ impl Action {
             Self::EchoAnswer(_) => 23,
             Self::Drop(_) => 24,
             Self::Cut(_) => 25,
-            Self::PathsDie(..) => 26,
+            Self::PathDies(..) => 26,
             Self::KernelGivesUp(..) => 27,
             Self::Open(..) => 28,
             Self::Wedge(_) => 29,
@@ -144,6 +150,9 @@ impl Action {
             Self::TakeOver { .. } => 31,
             Self::DiesAfter(_) => 32,
             Self::TargetRestart => 33,
+            Self::Ghost(..) => 34,
+            Self::Rds(_, _, Answer::HalfRefused) => 35,
+            Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The few volumes and nodes of the model, and their names.
+//! The few volumes, nodes and portals of the model, and their names.
 //!
 //! In come small indices; out go the core's validated names. What always holds: one name per index, and no other.
 
@@ -11,10 +11,15 @@ pub const NODES: usize = 3;
 /// The most volumes that a world has.
 pub const VOLUMES: usize = 2;
 
+/// The most portals that a target has.
+pub const PORTALS: usize = 2;
+
 /// A volume, by its index.
 pub type V = usize;
 /// A node, by its index.
 pub type N = usize;
+/// A portal, by its index.
+pub type P = usize;
 
 static VOLUME_IDS: LazyLock<Vec<VolumeId>> =
     LazyLock::new(|| (0..VOLUMES).map(|v| VolumeId::new(format!("vol-{v}")).expect("a volume id")).collect());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cleat_core::Access;
+use cleat_core::{Access, MinFence};
 
 use crate::explore::Limits;
 use crate::target::Truth;
@@ -24,7 +24,9 @@ fn limits(states: usize, seconds: u64) -> Limits {
 fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], truth: Truth) -> Setup {
     let [requests, faults, ticks] = budget;
     let budget = Budget { requests, faults, ticks };
-    Setup { name, access: access.to_vec(), nodes, truth, budget, persons: false, atomic_hello: true }
+    let (portals, min_fence, ghosts, persons, atomic_hello) = (1, MinFence::default(), false, false, true);
+    let access = access.to_vec();
+    Setup { name, access, nodes, truth, portals, min_fence, ghosts, budget, persons, atomic_hello }
 }
 
 /// The targets on which everything is tried, by what they can do.
@@ -48,6 +50,20 @@ pub fn targets() -> Vec<(&'static str, Truth)> {
         ),
         ("reservations that wait", Truth { reservations: true, abort_waits: true, ..none }),
         ("list, reservations, cut, drain", Truth { acl: true, reservations: true, ..toggles }),
+    ]
+}
+
+/// Targets whose volumes demand more of a fence than a person's word, each on a target that has weaker ones, too.
+#[must_use]
+pub fn demands() -> Vec<(&'static str, Truth, MinFence)> {
+    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
+    let list = Truth { acl: true, ..toggles };
+    vec![
+        ("export off demanded", toggles, MinFence::ExportOff),
+        ("a list demanded, and there is none", toggles, MinFence::Acl),
+        ("a list demanded", list, MinFence::Acl),
+        ("a secret demanded", Truth { secret: true, ..list }, MinFence::Secret),
+        ("a reservation demanded", Truth { reservations: true, ..list }, MinFence::Reservation),
     ]
 }
 
@@ -75,7 +91,47 @@ pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
         let budget = if full { [2, 1, 2] } else { [2, 0, 2] };
         all.push(Setup { persons: true, ..setup(name, &[RwxBlock], 2, budget, truth) });
     }
+    // Agents whose inventory comes some time after they have said Hello.
+    let hello = setup("rwx, slow inventories", &[RwxBlock], 2, if full { [3, 1, 1] } else { [2, 1, 0] }, acl);
+    all.push(Setup { atomic_hello: false, ..hello });
+    all.extend(two_portals(full));
+    all.extend(ghosts(full));
+    for (name, truth, min_fence) in demands() {
+        let budget = if full { [2, 1, 2] } else { [2, 0, 2] };
+        all.push(Setup { persons: true, min_fence, ..setup(name, &[RwxBlock], 2, budget, truth) });
+    }
     all.into_iter().map(|setup| Exhaustive { setup, limits: limits(states, seconds) }).collect()
+}
+
+/// Two paths to a volume: one breaks and the other does not, one is cut and the other is not (yet).
+fn two_portals(full: bool) -> Vec<Setup> {
+    use Access::{Rwo, RwxBlock};
+    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
+    let acl = Truth { acl: true, ..toggles };
+    let more = u8::from(full);
+    [
+        ("two portals", Rwo, [2, 1 + more, 1], Truth::default()),
+        ("two portals: list, cut, drain", RwxBlock, [2, 1, 1 + more], acl),
+        ("two portals: list, cut", RwxBlock, [2, 1, 1 + more], Truth { drains: false, ..acl }),
+        ("two portals: cut, drain", Rwo, [2, 1, 1 + more], toggles),
+    ]
+    .map(|(name, access, budget, truth)| Setup { portals: 2, ..setup(name, &[access], 2, budget, truth) })
+    .to_vec()
+}
+
+/// Volumes that somebody connects by hand.
+fn ghosts(full: bool) -> Vec<Setup> {
+    use Access::{Rwo, RwxBlock};
+    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
+    let more = u8::from(full);
+    [
+        ("ghosts", Rwo, [2, 2, more], Truth::default()),
+        ("ghosts: rwx", RwxBlock, [2, 1 + more, 0], Truth::default()),
+        ("ghosts: cut, drain", Rwo, [1 + more, 1, 1 + more], toggles),
+        ("ghosts: list, cut, drain", Rwo, [2, 1 + more, 0], Truth { acl: true, ..toggles }),
+    ]
+    .map(|(name, access, budget, truth)| Setup { ghosts: true, ..setup(name, &[access], 2, budget, truth) })
+    .to_vec()
 }
 
 /// What is walked through at random: two volumes, three nodes, two leaders, many requests and faults.
@@ -88,5 +144,18 @@ pub fn walks() -> Vec<Setup> {
         persons: true,
         ..setup(name, &access, 3, budget, truth)
     };
-    targets().into_iter().map(walk).collect()
+    let two_paths = |setup: Setup, name| Setup { name, portals: 2, ghosts: true, ..setup };
+    let named = |of: &str| targets().into_iter().find(|(name, _)| *name == of);
+    let twice = [
+        ("two portals, ghosts: nothing probed", "nothing probed"),
+        ("two portals, ghosts: list, cut, drain", "list, cut, drain"),
+        ("two portals, ghosts: secret, cut, drain", "secret, cut, drain"),
+        ("two portals, ghosts: cut", "cut"),
+        ("two portals, ghosts: list, reservations, cut, drain", "list, reservations, cut, drain"),
+    ];
+    let twice = twice.into_iter().filter_map(|(name, of)| Some(two_paths(walk(named(of)?), name)));
+    let demands = demands();
+    let demanding =
+        demands.into_iter().map(|(name, truth, min_fence)| Setup { min_fence, ..walk((name, truth)) });
+    targets().into_iter().map(walk).chain(twice).chain(demanding).collect()
 }

@@ -85,9 +85,14 @@ impl World {
             granted.push(epoch);
             let older = granted.len().saturating_sub(2);
             granted.drain(..older);
-            if attachment.phase == Phase::Granting {
-                self.told().released[v][n] = false;
-                self.check_grant(n);
+            match attachment.phase {
+                Phase::Granting => {
+                    let told = self.told();
+                    (told.released[v][n], told.specified[v]) = (false, true);
+                    self.check_grant(v, n);
+                }
+                Phase::Ghost => self.told().released[v][n] = false,
+                Phase::Connecting | Phase::Ready | Phase::Draining { .. } => {}
             }
         }
         // A secret's generation is an epoch, too.
@@ -112,6 +117,7 @@ impl World {
             return self.breaks(Violation::AnsweredTwice);
         };
         self.saw(kind(&result));
+        self.check_reason(&result);
         match result {
             Ok(Reply::Unpublished | Reply::Fenced) => {
                 for n in about.map_or(0..NODES, |n| n..n + 1) {
@@ -124,7 +130,8 @@ impl World {
                 let host = &self.hosts[n];
                 let heard = host.stream.as_ref().is_some_and(|s| s.process == self.leaders[0].process);
                 let counts = |(epoch, boot)| epoch == grant.epoch && (boot == host.boot || !heard);
-                if !host.proven[v].is_some_and(counts) {
+                // What was connected by hand under a grant that goes on is watched, and found ready, like any other.
+                if !host.proven[v].is_some_and(counts) && !self.told.by_hand[v][n] {
                     self.breaks(Violation::PublishedWithoutProof { v, n });
                 }
                 self.told().handed_out[v][n] = Some(grant.epoch);
@@ -156,14 +163,15 @@ impl World {
 
     /// A caller hears that a node cannot write. A later Publish may have been granted in the very same step.
     fn released(&mut self, v: V, n: N, request: RequestId) {
-        if self.can_write(v, n) {
+        if self.can_write(v, n) && self.told.unheard_ghost[v][n].is_none() {
             self.breaks(Violation::UnpublishedCanWrite { v, n });
         }
         let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
         let current = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n))).map(|a| a.epoch);
         let told = self.told();
         told.handed_out[v][n] = None;
-        told.released[v][n] = current.is_none();
+        // Of what was connected by hand, and not heard of, nothing was promised.
+        told.released[v][n] = current.is_none() && told.unheard_ghost[v][n].is_none();
         let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();
         told.over[v][n] = told.over[v][n].max(over);
     }

@@ -4,9 +4,9 @@
 //! a list of hosts matters to new connections only, and a write that was received lands, whatever happens to its
 //! host, unless the namespace was taken down in between and the target waits for it (`drains`), or its bound is over.
 
-use cleat_core::{Epoch, Reservations, Target};
+use cleat_core::{Epoch, MinFence, Reservations, Target};
 
-use crate::names::{N, NODES};
+use crate::names::{N, NODES, P, PORTALS};
 
 /// What a target really does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,8 +44,8 @@ impl Truth {
 pub struct Export {
     /// The list of hosts.
     pub allowed: [bool; NODES],
-    /// It is exported.
-    pub on: bool,
+    /// It is exported, by portal.
+    pub on: [bool; PORTALS],
     /// The generation of the secret in force.
     pub secret: Option<Epoch>,
     /// A Write Exclusive - All Registrants reservation is held.
@@ -65,7 +65,7 @@ impl Default for Export {
     fn default() -> Self {
         Self {
             allowed: [false; NODES],
-            on: true,
+            on: [true; PORTALS],
             secret: None,
             reserved: false,
             restarts: 0,
@@ -77,12 +77,33 @@ impl Default for Export {
 }
 
 impl Export {
-    /// Whether a new connection of a host with this secret would be accepted.
+    /// Whether a new connection of a host with this secret would be accepted at a portal.
     #[must_use]
-    pub fn accepts(&self, truth: Truth, n: N, secret: Option<Epoch>) -> bool {
-        self.on
+    pub fn accepts_at(&self, p: P, truth: Truth, n: N, secret: Option<Epoch>) -> bool {
+        self.on[p]
             && (!truth.acl || self.allowed[n])
             && (!truth.secret || self.secret.is_none() || self.secret == secret)
+    }
+
+    /// Whether it would be at any of them.
+    #[must_use]
+    pub fn accepts(&self, truth: Truth, n: N, secret: Option<Epoch>) -> bool {
+        (0..PORTALS).any(|p| self.accepts_at(p, truth, n, secret))
+    }
+
+    /// The strongest thing by which the target itself keeps a host with this secret from writing.
+    #[must_use]
+    pub fn guard(&self, truth: Truth, n: N, secret: Option<Epoch>) -> Option<MinFence> {
+        let off_the_list = truth.acl && !self.allowed[n];
+        if truth.reservations && off_the_list && self.keys[n].is_none() {
+            Some(MinFence::Reservation)
+        } else if truth.secret && self.secret.is_some() && self.secret != secret {
+            Some(MinFence::Secret)
+        } else if off_the_list {
+            Some(MinFence::Acl)
+        } else {
+            (!self.on.contains(&true)).then_some(MinFence::ExportOff)
+        }
     }
 
     /// Whether a write of a host with a connection would be carried out.

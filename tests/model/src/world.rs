@@ -51,6 +51,12 @@ pub struct Setup {
     pub nodes: usize,
     /// What the target does; the core is told the same.
     pub truth: Truth,
+    /// How many portals it has.
+    pub portals: usize,
+    /// The weakest fence that suffices for its volumes.
+    pub min_fence: MinFence,
+    /// People connect volumes by hand.
+    pub ghosts: bool,
     /// How much may happen.
     pub budget: Budget,
     /// Persons fence nodes and declare them gone.
@@ -82,7 +88,7 @@ impl Setup {
             subsystem_nqn: String::new(),
             portals: Vec::new(),
             size_bytes: 1 << 30,
-            min_fence: MinFence::default(),
+            min_fence: self.min_fence,
         }
     }
 }
@@ -137,10 +143,20 @@ pub struct Told {
     pub released: [[bool; NODES]; VOLUMES],
     /// Declared gone: evidence that rests on "and stays so".
     pub gone: [bool; NODES],
+    /// A person has said so, heard or not: nobody connects anything by hand there.
+    pub said_gone: [bool; NODES],
     /// The highest grant that was proven to be over.
     pub over: [[Option<Epoch>; NODES]; VOLUMES],
     /// The last two grants, oldest first.
     pub granted: [[Vec<Epoch>; NODES]; VOLUMES],
+    /// Somebody has connected it there by hand, so that it is nobody's fault that it can write: until it cannot any
+    /// more, with all that it wrote, or until it is handed out there.
+    pub by_hand: [[bool; NODES]; VOLUMES],
+    /// Somebody has connected it there by hand, and the newest leader has not heard of that: it can do nothing about it.
+    /// So many older messages of the node come first.
+    pub unheard_ghost: [[Option<usize>; NODES]; VOLUMES],
+    /// It was granted once, so that what its owner demands of a fence is known.
+    pub specified: [bool; VOLUMES],
 }
 
 /// One state of the world.
