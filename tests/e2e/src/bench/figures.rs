@@ -240,7 +240,8 @@ impl Serialize for Figures {
     }
 }
 
-fn median(times: &[f64]) -> Option<f64> {
+/// The middle of these times, or the mean of the two in the middle.
+pub(super) fn median(times: &[f64]) -> Option<f64> {
     let mut sorted = times.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;

@@ -1,4 +1,5 @@
-//! `hack/bench attach`: what attach and detach cost, as ratios to what the kernel alone takes, in one run.
+//! `hack/bench attach`: what attach and detach cost, as ratios to what the kernel alone takes, in one run. What fences
+//! cost is [`fence`]'s.
 //!
 //! In: kernel, volume counts, repetitions. Out: a table with targets said to be reached or not, and JSON. What
 //! always holds: all four ways are measured in the same machine against the same target, interleaved, with all
@@ -6,6 +7,7 @@
 
 mod directives;
 mod disks;
+pub mod fence;
 mod figures;
 mod measure;
 
@@ -77,7 +79,7 @@ async fn measured(world: &World, options: &Options, began: Instant) -> anyhow::R
     }
     say("");
     say(&conditions(&release, &options.rounds, began.elapsed()));
-    say(&competition());
+    say(&competition(NODE_CPUS));
     for line in figures.tell() {
         say(&line);
     }
@@ -88,25 +90,33 @@ fn conditions(release: &str, rounds: &[(usize, usize)], took: Duration) -> Strin
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let times: Vec<String> =
         rounds.iter().map(|(volumes, times)| format!("{volumes} volumes x {times}")).collect();
-    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
-    let accelerator = match cleat_rig::Accelerator::choose() {
-        cleat_rig::Accelerator::Kvm => "KVM",
-        cleat_rig::Accelerator::Emulation => "emulated",
-    };
     format!(
-        "Linux {release}, {accelerator}, node with {NODE_CPUS} CPUs and RDS with 1 on {cores} host cores, {build} build; \
+        "Linux {release}, {}, node with {NODE_CPUS} CPUs and RDS with 1 on {cores} host cores, {} build; \
          keep-alive {KEEP_ALIVE_S} s; {}; {:.0} s in all",
+        accelerator(),
+        build(),
         times.join(", "),
         took.as_secs_f64()
     )
 }
 
-/// What else runs on the host: the host's own load average, which our machines are part of.
-fn competition() -> String {
+fn accelerator() -> &'static str {
+    match cleat_rig::Accelerator::choose() {
+        cleat_rig::Accelerator::Kvm => "KVM",
+        cleat_rig::Accelerator::Emulation => "emulated",
+    }
+}
+
+fn build() -> &'static str {
+    if cfg!(debug_assertions) { "debug" } else { "release" }
+}
+
+/// What else runs on the host: the host's own load average, which our machines with so many busy CPUs are part of.
+fn competition(own: u8) -> String {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load = load.split(' ').next().unwrap_or("?");
     format!(
-        "load average {load} (our own machines make up to {NODE_CPUS} of it; with more, do not trust the figures)"
+        "load average {load} (our own machines make up to {own} of it; with more, do not trust the figures)"
     )
 }
 

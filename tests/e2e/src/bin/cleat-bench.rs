@@ -4,7 +4,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use cleat_e2e::bench::{self, Options};
+use cleat_e2e::bench::{self, Options, fence};
+use cleat_e2e::world::Rung;
+use cleat_rig::Namespace;
+use serde::Serialize;
+use tokio::runtime::Runtime;
 
 /// Measures Cleat on real kernels.
 #[derive(Debug, Parser)]
@@ -31,15 +35,34 @@ enum What {
         #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
         repetitions: u8,
     },
+    /// What a fence costs on each rung, as ratios to the raw commands of that rung
+    Fence {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it; rungs that it cannot do are left out
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.18")]
+        kernel: String,
+        /// Rungs, in this order
+        #[arg(long, value_name = "RUNG,RUNG", value_delimiter = ',', value_parser = rung,
+              default_value = "reservation,acl,secret,export-off")]
+        rungs: Vec<Rung>,
+        /// How often each is measured, both ways in turn
+        #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u8).range(1..))]
+        repetitions: u8,
+        /// How often each is measured with a store that holds the fenced host's writes
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        held: u8,
+    },
+}
+
+fn rung(text: &str) -> Result<Rung, String> {
+    let names = || Rung::ALL.map(Rung::name).join(", ");
+    Rung::ALL.into_iter().find(|rung| rung.name() == text).ok_or_else(|| format!("one of {}", names()))
 }
 
 fn main() -> ExitCode {
-    let What::Attach { json, kernel, volumes, repetitions } = Cli::parse().what;
-    let rounds = volumes.into_iter().filter(|volumes| *volumes > 0).map(|volumes| {
-        let times = if volumes > 8 { repetitions.div_ceil(2) } else { repetitions };
-        (usize::from(volumes), usize::from(times))
-    });
-    match ran(&Options { kernel, rounds: rounds.collect() }, json) {
+    match ran(Cli::parse().what) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "hack/bench: {error:#}");
@@ -48,14 +71,36 @@ fn main() -> ExitCode {
     }
 }
 
-fn ran(options: &Options, json: bool) -> anyhow::Result<()> {
+fn ran(what: What) -> anyhow::Result<()> {
     // Before any thread: see Namespace::enter.
-    let run = cleat_rig::Namespace::enter("bench")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let figures = runtime.block_on(bench::run(&run, options))?;
-    if json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&figures)?)?;
+    let run = Namespace::enter("bench")?;
+    let runtime = Runtime::new()?;
+    match what {
+        What::Attach { json, kernel, volumes, repetitions } => {
+            let options = Options { kernel, rounds: rounds(volumes, repetitions) };
+            print_json(json, &runtime.block_on(bench::run(&run, &options))?)?;
+        }
+        What::Fence { json, kernel, rungs, repetitions, held } => {
+            let (repetitions, held_repetitions) = (usize::from(repetitions), usize::from(held));
+            let options = fence::Options { kernel, rungs, repetitions, held_repetitions };
+            print_json(json, &runtime.block_on(fence::run(&run, &options))?)?;
+        }
     }
     runtime.shutdown_background();
+    Ok(())
+}
+
+fn rounds(volumes: Vec<u8>, repetitions: u8) -> Vec<(usize, usize)> {
+    let rounds = volumes.into_iter().filter(|volumes| *volumes > 0).map(|volumes| {
+        let times = if volumes > 8 { repetitions.div_ceil(2) } else { repetitions };
+        (usize::from(volumes), usize::from(times))
+    });
+    rounds.collect()
+}
+
+fn print_json(wanted: bool, figures: &impl Serialize) -> anyhow::Result<()> {
+    if wanted {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(figures)?)?;
+    }
     Ok(())
 }

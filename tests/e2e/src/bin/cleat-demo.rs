@@ -38,8 +38,8 @@ enum Other {
         /// Print one JSON object as the last line
         #[arg(long)]
         json: bool,
-        /// Kernel of the machines, as hack/setup kernels has fetched it
-        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        /// Kernel of the machines, as hack/setup kernels has fetched it; rungs that it cannot do are left out
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.18")]
         kernel: String,
         /// A step of the fence that the target only pretends to take: the run must end with an error
         #[arg(long, value_enum, value_name = "MODE")]

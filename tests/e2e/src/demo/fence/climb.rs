@@ -7,22 +7,21 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cleat_rig::Network;
-use serde_json::json;
 use uuid::Uuid;
 
 use super::super::say::{Say, duration};
-use super::{FenceSabotage, RungOutcome};
+use super::silence::Silence;
+use super::{FENCE_AFTER, FenceSabotage, RungOutcome};
 use crate::sequence::Census;
-use crate::world::{Access, Attached, Look, Node, TargetView, Volume, World, Writer, wait_for};
+use crate::world::{Access, Attached, Kernels, Look, Node, Rung, Volume, World, Writer, wait_for};
 use crate::writer::{OnError, WriteArgs};
 
 const VOLUME_BYTES: u64 = 192 << 20;
 const SOON: Duration = Duration::from_secs(20);
 /// Silence, the ladder and its drain on emulated machines.
 const FENCED: Duration = Duration::from_secs(60);
-/// A session, the Revoke, and the kernel's own reconnects.
-const READMITTED: Duration = Duration::from_secs(60);
+/// A session, the Revoke, and the kernel's own reconnects and deletions.
+const READMITTED: Duration = Duration::from_secs(150);
 /// How long the target's store holds node-a's writes from just before it is cut off.
 const HOLD: Duration = Duration::from_secs(4);
 /// How long the target is watched after node-a is back: longer than it holds a write.
@@ -30,62 +29,21 @@ const WATCHED: Duration = Duration::from_secs(6);
 /// The writer's region on the volume is the first of this size or larger; only that is held.
 const HELD_BYTES: u64 = 64 << 20;
 
-/// By what node-a is fenced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rung {
-    /// Off the host list, its sessions cut, the namespace taken down; a survivor on node-b goes on.
-    Acl,
-    /// The target ignores host lists: the export stays off until node-a holds nothing.
-    ExportOff,
+/// What is shown on a rung, as a headline.
+pub(super) fn title(rung: Rung) -> &'static str {
+    match rung {
+        Rung::Reservation => {
+            "Fence by reservation: a survivor on node-b preempts node-a's registration (RWX)"
+        }
+        Rung::Acl => "Fence by host list, cut and drain, beside a survivor on node-b (RWX)",
+        Rung::Secret => "Fence by another in-band secret, which only the survivor on node-b is told (RWX)",
+        Rung::ExportOff => "Fence by taking the export off, on a target that ignores host lists",
+    }
 }
 
-impl Rung {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Acl => "acl",
-            Self::ExportOff => "export-off",
-        }
-    }
-
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Acl => "Fence by host list, cut and drain, beside a survivor on node-b (RWX)",
-            Self::ExportOff => "Fence by taking the export off, on a target that ignores host lists",
-        }
-    }
-
-    pub(super) fn nothing_yet(self) -> RungOutcome {
-        RungOutcome {
-            name: self.name(),
-            proof_ms: None,
-            survivor_max_stall_ms: None,
-            survivor_rest_ms: None,
-            late_writes: None,
-            survivor_errors: None,
-            evidence: None,
-        }
-    }
-
-    fn source(self) -> &'static str {
-        match self {
-            Self::Acl => "TargetCut",
-            Self::ExportOff => "ExportOff",
-        }
-    }
-
-    fn view(self) -> TargetView {
-        let host_acl = if self == Self::Acl { "list" } else { "ignored" };
-        let abilities = json!({
-            "host_acl": host_acl, "export_cuts": true, "export_cut_ms": 100, "export_drains": "assumed",
-            "uuid_kept": true, "password": false, "in_band_auth": false, "reservations": "none",
-            "grow_online": false,
-        });
-        let mut rds_args = vec!["--backing".to_owned(), "held".to_owned()];
-        if self == Self::ExportOff {
-            rds_args.extend(["--acl".to_owned(), "ignored".to_owned()]);
-        }
-        TargetView { abilities: Some(abilities), rds_args, ..TargetView::default() }
-    }
+/// Whether node-b has the volume, too, and is to go on with it.
+fn survives(rung: Rung) -> bool {
+    rung != Rung::ExportOff
 }
 
 /// A rung under way.
@@ -112,24 +70,26 @@ impl<'c> Climb<'c> {
         sabotage: Option<FenceSabotage>,
         say: &'c mut Say,
     ) -> Self {
-        Self { world, rung, sabotage, say, came: rung.nothing_yet(), readmitted: false }
+        Self { world, rung, sabotage, say, came: RungOutcome::nothing_yet(rung), readmitted: false }
     }
 
     pub(super) fn into_parts(self) -> (RungOutcome, bool) {
         (self.came, self.readmitted)
     }
 
-    pub(super) async fn all(&mut self) -> anyhow::Result<()> {
+    pub(super) async fn all(&mut self, kernels: Kernels) -> anyhow::Result<()> {
         let world = self.world;
-        world.view_target(&self.rung.view()).await?;
-        let access = if self.rung == Rung::Acl { Access::RwxBlock } else { Access::RwoBlock };
+        world.view_target(&self.rung.view(kernels)).await?;
+        let access = if survives(self.rung) { Access::RwxBlock } else { Access::RwoBlock };
         let name = format!("fence-{}", self.rung.name());
-        let volume = world.create_volume(&name, access, VOLUME_BYTES).await.context("CreateVolume")?.value;
+        let parameters = self.rung.volume_parameters();
+        let created = world.create_volume_with(&name, access, VOLUME_BYTES, parameters);
+        let volume = created.await.context("CreateVolume")?.value;
         let mut writer = self.start_writer(&volume, world.a(), 0, 16).await?;
         let run = writer.seen().facts.context("a writer without a run")?.nonce;
-        let mut survivor = match self.rung {
-            Rung::Acl => Some(self.start_writer(&volume, world.b(), 1, 1).await?),
-            Rung::ExportOff => None,
+        let mut survivor = match survives(self.rung) {
+            true => Some(self.start_writer(&volume, world.b(), 1, 1).await?),
+            false => None,
         };
         let file = world.rds.disk(&volume.id).await?.file;
         let doubted = Doubted { volume, run, file };
@@ -143,8 +103,7 @@ impl<'c> Climb<'c> {
         } else {
             self.refused_elsewhere(&doubted).await?;
         }
-        world.a().machine().restore_all()?;
-        self.say.line("the network heals");
+        self.heal().await?;
         let back = self.wait_readmitted().await;
         let judged = self.judge(&doubted, &then).await;
         if let Some(survivor) = &mut survivor {
@@ -186,18 +145,26 @@ impl<'c> Climb<'c> {
             Ok(Look::some(Some(burden).filter(|burden| burden.in_flight >= 8), seen))
         })
         .await?;
-        let machine = self.world.a().machine();
-        let from = if self.sabotage.is_some() {
-            machine.cut_path(Network::Management)?;
-            "the management network; its kernel writes on"
-        } else {
-            machine.cut_all()?;
-            "all networks"
-        };
+        let silence = Silence::of(self.rung);
+        silence.begin(self.world.a())?;
         self.say.line(&format!(
-            "node-a is cut off from {from}; {} of its writes in flight at the target",
+            "node-a is cut off from {}; {} of its writes in flight at the target",
+            silence.in_words(),
             burden.in_flight
         ));
+        Ok(())
+    }
+
+    /// Lets the partition last until node-a's kernel knows of it, and ends it.
+    async fn heal(&mut self) -> anyhow::Result<()> {
+        let node = self.world.a();
+        match Silence::of(self.rung).sunk_in(node).await {
+            Ok(()) => self.say.line("node-a's kernel has noticed that its connections are gone"),
+            // Then it has to be fenced all the same, and its clearing up only takes longer.
+            Err(error) => self.say.line(&error.to_string()),
+        }
+        node.machine().restore_all()?;
+        self.say.line("the network heals");
         Ok(())
     }
 
@@ -224,7 +191,11 @@ impl<'c> Climb<'c> {
         let took = begun.elapsed();
         let then = world.rds.census(&doubted.file).await?;
         self.came.proof_ms = u64::try_from(took.as_millis()).ok();
-        self.say.line(&format!("fenced: Unpublish succeeds after {}", duration(took)));
+        self.say.line(&format!(
+            "fenced: Unpublish succeeds after {}, of which {} are --fence-after",
+            duration(took),
+            duration(FENCE_AFTER)
+        ));
         let info = world.controller.volume(&doubted.volume.id).await?;
         let proof = info.past_evidence.into_iter().find(|proof| proof.node_id == "node-a");
         let proof = proof.context("no evidence is kept")?;
@@ -292,6 +263,8 @@ impl<'c> Climb<'c> {
     /// Where nobody survived, node-b gets the volume now; then everything is taken away.
     async fn go_on_and_end(&mut self, volume: &Volume) -> anyhow::Result<()> {
         let world = self.world;
+        // A detach flushes, which a store that holds writes makes wait as well: longer than FENCE_AFTER.
+        world.rds.hold_writes(&volume.id, Duration::ZERO, HELD_BYTES).await?;
         if self.rung == Rung::ExportOff {
             let mut successor = self.start_writer(volume, world.b(), 1, 1).await?;
             successor.stop().await?;
