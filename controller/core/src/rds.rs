@@ -19,6 +19,8 @@ pub enum RdsRequest {
         volume: VolumeId,
         /// Who.
         host_nqn: HostNqn,
+        /// It is a step of a fence, and goes before everything else.
+        fence: bool,
     },
     /// The export off. Success means that it was read back as off; where the target drains, everything that it had
     /// received has landed.

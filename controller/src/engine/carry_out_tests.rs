@@ -300,7 +300,10 @@ async fn the_rds_always_answers_also_by_panic_and_by_silence() {
     let host_nqn = || cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap();
     let operation = |number| OperationId { term: 1, number };
     lanes.begin(operation(1), cleat_core::RdsRequest::Allow { volume: volume(), host_nqn: host_nqn() });
-    lanes.begin(operation(2), cleat_core::RdsRequest::Deny { volume: volume(), host_nqn: host_nqn() });
+    lanes.begin(
+        operation(2),
+        cleat_core::RdsRequest::Deny { volume: volume(), host_nqn: host_nqn(), fence: false },
+    );
     for (number, words) in [(1, "ended without an answer"), (2, "no answer within 100ms")] {
         let input = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
         let super::super::handle::Input::Event { event, .. } = input else { panic!("not an event") };

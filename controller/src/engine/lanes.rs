@@ -91,8 +91,9 @@ async fn call(
         RdsRequest::Allow { volume, host_nqn } => {
             done(rds.allow(&volume, &host_nqn, Priority::Attach).await.map(drop))
         }
-        RdsRequest::Deny { volume, host_nqn } => {
-            done(rds.deny(&volume, &host_nqn, Priority::Detach).await.map(drop))
+        RdsRequest::Deny { volume, host_nqn, fence } => {
+            let priority = if fence { Priority::Fence } else { Priority::Detach };
+            done(rds.deny(&volume, &host_nqn, priority).await.map(drop))
         }
         RdsRequest::Hide { volume } => done(rds.hide(&volume, Priority::Fence).await),
         RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cleat_controller::rds::Priority;
 use cleat_controller::secret::MasterKey;
 use cleat_core::{Reservations, Target};
 use cleat_proto::cleat::v1 as wire;
@@ -78,6 +79,8 @@ async fn a_silent_node_is_taken_off_the_list_cut_and_drained_and_comes_back_by_i
     assert_eq!(quarantined.standing, "Quarantined");
     assert_eq!(quarantined.fenced[0].volume_id, "vm-1");
     csi.publish("vm-1", "node-b", RWX).await.expect("another node is free to have it");
+    csi.unpublish("vm-1", "node-b").await.unwrap();
+    assert_eq!(*world.rds.denied_as.lock().unwrap(), [Priority::Fence, Priority::Detach]);
 
     // It comes back from its partition with the volume in its kernel, and is told to give it up.
     let _one = world.agent(&a).await;

@@ -28,6 +28,8 @@ pub struct FakeRds {
     pub secrets: Mutex<BTreeMap<VolumeId, String>>,
     /// Every change that was asked for, in order.
     pub log: Mutex<Vec<String>>,
+    /// How urgent each Deny was.
+    pub denied_as: Mutex<Vec<Priority>>,
 }
 
 impl FakeRds {
@@ -42,6 +44,7 @@ impl FakeRds {
             looks: watch::channel(0).0,
             secrets: Mutex::default(),
             log: Mutex::default(),
+            denied_as: Mutex::default(),
         })
     }
 
@@ -139,8 +142,9 @@ impl Rds for FakeRds {
         .await
     }
 
-    async fn deny(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
+    async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
         let name = host.to_string();
+        self.denied_as.lock().unwrap().push(priority);
         self.change(id, format!("deny {id} {host}"), |volume| {
             volume.hosts.remove(&name);
         })

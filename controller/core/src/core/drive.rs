@@ -96,7 +96,7 @@ impl Step<'_> {
             RdsRequest::Allow { volume, host_nqn }
         } else {
             a.pending = Pending::Deny(operation);
-            RdsRequest::Deny { volume, host_nqn }
+            RdsRequest::Deny { volume, host_nqn, fence: false }
         };
         self.effects.push(Effect::Rds { operation, request });
     }

@@ -91,7 +91,7 @@ impl Step<'_> {
         if let Some(fence) = self.fence_mut(volume, node) {
             fence.pending = Some(operation);
         }
-        let request = RdsRequest::Deny { volume: volume.clone(), host_nqn };
+        let request = RdsRequest::Deny { volume: volume.clone(), host_nqn, fence: true };
         self.effects.push(Effect::Rds { operation, request });
         true
     }
