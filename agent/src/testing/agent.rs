@@ -63,6 +63,7 @@ impl Agent {
         };
         let times = Times {
             poll: Duration::from_millis(5),
+            sweep: Duration::from_millis(20),
             stragglers: Duration::from_millis(50),
             stage: Duration::from_millis(300),
             turn: Duration::from_millis(200),

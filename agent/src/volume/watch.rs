@@ -3,8 +3,10 @@
 //! Comes in: events of the kernel, and the passing of time. Goes out: states on the board.
 //!
 //! Always holds: an event is only a reason to look; from time to time everything is looked at without one, more
-//! rarely with direct reads, and missing paths are repaired. One volume's look never waits for another's device.
+//! rarely with direct reads, and missing paths are repaired. No look waits for a device or a target.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::time::Duration;
 
 use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
@@ -44,6 +46,9 @@ impl<H: Host> Watch<H> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut look_at: Option<Instant> = None;
         let mut calm_until = Instant::now();
+        // What asks devices and targets is not waited for: one that does not answer would keep what happens
+        // elsewhere from being seen.
+        let (mut examining, mut reasserting) = (Beside::default(), Beside::default());
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -56,15 +61,15 @@ impl<H: Host> Watch<H> {
                     look_at = None;
                     let began = Instant::now();
                     self.look().await;
-                    self.after_events().await;
                     calm_until = Instant::now() + CALM.0.max(began.elapsed() * CALM.1);
+                    reasserting.begin(|| after_events(self.fleet.clone()));
                 }
                 _ = sweep.tick() => {
-                    tokio::select! {
-                        () = self.sweep() => {}
-                        () = stop.cancelled() => return,
-                    }
+                    self.look().await;
+                    examining.begin(|| examine_all(self.fleet.clone()));
                 }
+                () = examining.end() => {}
+                () = reasserting.end() => {}
             }
         }
     }
@@ -93,26 +98,42 @@ impl<H: Host> Watch<H> {
             tracing::error!(error = %Causes(&error), "cannot look at the kernel's state");
         }
     }
+}
 
-    /// What must not wait for the next sweep: a target that has been restarted admits whoever connects until its
-    /// registrants have come back.
-    async fn after_events(&self) {
-        let link = self.fleet.link_now();
-        let doubtful = self.fleet.volumes().into_iter().filter(|volume| volume.registration_is_doubtful());
-        futures_util::stream::iter(doubtful)
-            .for_each_concurrent(
-                SIDE_BY_SIDE,
-                |volume| async move { volume.look_after_registration(link).await },
-            )
-            .await;
+/// What must not wait for the next sweep: a target that has been restarted admits whoever connects until its
+/// registrants have come back.
+async fn after_events<H: Host>(fleet: Fleet<H>) {
+    let link = fleet.link_now();
+    let doubtful = fleet.volumes().into_iter().filter(|volume| volume.registration_is_doubtful());
+    futures_util::stream::iter(doubtful)
+        .for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.look_after_registration(link).await })
+        .await;
+}
+
+/// What no event tells: whether devices can still be read, paths that are missing, records that may go.
+async fn examine_all<H: Host>(fleet: Fleet<H>) {
+    let link = fleet.link_now();
+    let volumes = futures_util::stream::iter(fleet.volumes());
+    volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
+}
+
+/// Something that goes on beside the watch, one of its kind at a time.
+#[derive(Default)]
+struct Beside(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Beside {
+    /// Begins it, unless it is going on.
+    fn begin<F: Future<Output = ()> + Send + 'static>(&mut self, begin: impl FnOnce() -> F) {
+        self.0.get_or_insert_with(|| Box::pin(begin()));
     }
 
-    /// Looks at everything, trusting nothing.
-    async fn sweep(&self) {
-        self.look().await;
-        let link = self.fleet.link_now();
-        let volumes = futures_util::stream::iter(self.fleet.volumes());
-        volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
+    /// Waits for its end; for ever where it is not going on. Cancel safe.
+    async fn end(&mut self) {
+        match &mut self.0 {
+            Some(going_on) => going_on.await,
+            None => std::future::pending().await,
+        }
+        self.0 = None;
     }
 }
 
@@ -161,5 +182,43 @@ async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use cleat_proto::cleat::v1::volume_state::Phase;
+
+    use super::*;
+    use crate::testing::agent::{Agent, BOOT, volume};
+    use crate::testing::kernel::Kernel;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn what_happens_is_seen_while_a_device_that_is_judged_does_not_answer() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(1, &[1, 2]).await;
+        let known = agent.fleet.volumes().remove(0);
+        known.memory().judged = None;
+        kernel.change(|world| world.reads_hang = true);
+        let stop = CancellationToken::new();
+        let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
+        let seen = async {
+            while known.judging.try_lock().is_ok() {
+                tokio::task::yield_now().await;
+            }
+            kernel.change(|world| world.set_state(2, "connecting"));
+            while agent.fleet.shared().board.get(&volume()).unwrap().phase() != Phase::Degraded {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, seen).await.expect("the path that was lost is seen");
+        stop.cancel();
+        tokio::time::timeout(LONG, watching).await.expect("it stops").unwrap();
     }
 }
