@@ -15,6 +15,8 @@
 //! - `explain`: the words for people
 
 mod admission;
+#[cfg(test)]
+mod alone_tests;
 mod answers;
 mod drive;
 mod explain;

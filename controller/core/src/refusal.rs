@@ -1,6 +1,6 @@
 //! Why a request was not granted: what, on what, what it waits for, and what a person can do.
 
-use crate::{NodeId, RdsError, Tried, UnixMillis, VolumeId};
+use crate::{MinFence, NodeId, RdsError, Tried, UnixMillis, VolumeId};
 
 /// A request's end without success. The shell maps each to a status code; the words are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -130,10 +130,8 @@ pub enum Refusal {
     /// A node that may still write could not be fenced.
     #[error(
         "volume {volume}: node {node} may still write to it, and could not be fenced: {doubt}, being detached since \
-         {}. Tried: {}. It is tried again. If the node comes back it is detached as usual. If it is known to be off: \
-         cleatctl node declare-gone {node} --reason …, or the taint node.kubernetes.io/out-of-service. After \
-         changing the target: cleatctl fence {volume} {node} --reason …",
-        when(*since), rungs(tried)
+         {}. Tried: {}. It is tried again. {}. After changing the target: cleatctl fence {volume} {node} --reason …",
+        when(*since), rungs(tried), way_out(*min_fence, node)
     )]
     CannotFence {
         /// The volume.
@@ -146,6 +144,8 @@ pub enum Refusal {
         doubt: String,
         /// The rungs of the ladder, each with its last result.
         tried: Vec<Tried>,
+        /// The weakest fence that would do.
+        min_fence: MinFence,
     },
     /// The only fence was to take the export off, and it stays off until the fenced node is clean.
     #[error(
@@ -189,6 +189,26 @@ pub enum Refusal {
         /// Since when it is heard.
         since: UnixMillis,
     },
+}
+
+/// What a person can do about a node that could not be fenced.
+fn way_out(min_fence: MinFence, node: &NodeId) -> String {
+    let unless = match min_fence {
+        MinFence::NodeGone => {
+            return format!(
+                "If the node comes back it is detached as usual. If it is known to be off: cleatctl node declare-gone \
+                 {node} --reason …, or the taint node.kubernetes.io/out-of-service"
+            );
+        }
+        MinFence::Reservation => {
+            "; or, where two nodes may have it, attach the volume to a second node, which can preempt this one"
+        }
+        MinFence::ExportOff | MinFence::Acl | MinFence::Secret => "",
+    };
+    let min = min_fence.name();
+    format!(
+        "Bring its agent back: its own proof always does, and a person's word does not for a minFence of {min}{unless}"
+    )
 }
 
 fn rungs(tried: &[Tried]) -> String {

@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use cleat_core::{NodeId, Rung, Tried, UnixMillis};
+use cleat_core::{MinFence, NodeId, Rung, Tried, UnixMillis};
 
 use super::*;
 
@@ -90,6 +90,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
                 since: UnixMillis(951_782_400_000),
                 doubt: "its agent is silent".into(),
                 tried: vec![Tried { rung: Rung::Acl, result: "the target has no list".into() }],
+                min_fence: MinFence::NodeGone,
             },
             Code::Unavailable,
             &["node a may still write", "acl (the target has no list)", "declare-gone a", "cleatctl fence"],

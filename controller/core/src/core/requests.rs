@@ -200,11 +200,13 @@ impl Step<'_> {
     /// A node that this request waits for may still write, is not heard, and no rung of the ladder was left. One that
     /// is heard gets its time first.
     fn cannot_fence(&self, volume: &VolumeId, want: &Want, waited_ms: u64) -> Option<Refusal> {
+        let record = self.core.volumes.get(volume)?;
         let concerns = |node: &NodeId| match want {
+            // One that is granted already waits for nobody else.
+            Want::Publish { node: about, .. } if record.attachment(about).is_some() => about == node,
             Want::Publish { .. } | Want::Unpublish { node: None } => true,
             Want::Unpublish { node: Some(about) } | Want::Fence { node: about } => about == node,
         };
-        let record = self.core.volumes.get(volume)?;
         record.attachments.iter().filter(|a| concerns(&a.node) && a.evidence().is_none()).find_map(|a| {
             let fence = record.fence(&a.node).filter(|f| f.step == FenceStep::Refused)?;
             let heard = self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
@@ -214,6 +216,7 @@ impl Step<'_> {
                 since: a.since,
                 doubt: self.core.waits_for_agent(a, "did not get it detached"),
                 tried: fence.tried.clone(),
+                min_fence: record.spec.min_fence,
             })
         })
     }

@@ -1,0 +1,82 @@
+//! `minFence=reservation` with nobody else attached, one event at a time: docs/decisions/0005.
+
+use super::fence_tests::{able, asked, bench, overdue};
+use super::tests::*;
+use super::*;
+use crate::*;
+
+fn reserving() -> Target {
+    Target { reservations: Reservations::AbortWaits, ..able() }
+}
+
+#[test]
+fn with_nobody_else_attached_the_next_rung_is_taken_where_it_suffices_and_the_first_is_named() {
+    let mut b = bench(reserving());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    assert_eq!(asked(&b), "deny");
+    let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence").clone();
+    assert_eq!((fence.rung, fence.tried[0].rung), (Rung::Acl, Rung::Reservation));
+    assert_eq!(fence.tried[0].result, "no other node that has the volume is heard to preempt it");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    let source = b.core.volumes[&v()].past_evidence[0].source.clone();
+    assert_eq!(source, Source::TargetCut { acl: true, secret: None }, "and it is not called a reservation");
+}
+
+#[test]
+fn where_nothing_but_a_reservation_suffices_nobody_else_attached_is_a_refusal_and_no_weaker_fence() {
+    let mut b = bench(reserving());
+    b.min_fence = MinFence::Reservation;
+    b.attach("a", Access::Rwo);
+    let request = overdue(&mut b, "a");
+    assert_eq!(asked(&b), "nothing");
+    let words = b.refusal(request).to_string();
+    for part in [
+        "node a may still write",
+        "reservation (no other node that has the volume is heard to preempt it)",
+        "acl (weaker than the volume's minFence, reservation)",
+        "node-gone (weaker than the volume's minFence, reservation)",
+        "Bring its agent back",
+        "attach the volume to a second node",
+        "cleatctl fence vol a",
+    ] {
+        assert!(words.contains(part), "{part:?} is missing: {words}");
+    }
+    assert!(!words.contains("declare-gone"), "it would change nothing: {words}");
+    let (by, reason) = ("ann".to_owned(), "it burnt".to_owned());
+    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.pass(24 * 3_600_000);
+    assert_eq!((b.phase("a"), asked(&b)), (Some("Draining"), "nothing"), "no word and no time weakens it");
+    let elsewhere = b.publish("bb", Access::Rwo);
+    assert!(matches!(b.refusal(elsewhere), Refusal::CannotFence { .. }));
+    // Its own proof always does.
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    b.agent(absent("live"));
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!(b.phase("a"), None);
+}
+
+#[test]
+fn a_second_node_of_an_rwx_volume_is_let_in_beside_one_that_cannot_be_fenced_and_preempts_it_then() {
+    let mut b = bench(reserving());
+    b.min_fence = MinFence::Reservation;
+    b.attach("a", Access::RwxBlock);
+    let request = overdue(&mut b, "a");
+    assert!(matches!(b.refusal(request), Refusal::CannotFence { .. }));
+    let second = b.publish("bb", Access::RwxBlock);
+    assert!(b.reply(second).is_none(), "it does not wait for node a: {:?}", b.effects);
+    b.rds(Ok(()));
+    b.agent(ready());
+    assert!(matches!(b.reply(second), Some(Ok(Reply::Published(_)))));
+    b.pass(Config::default().fence_after_ms);
+    assert_eq!(asked(&b), "deny");
+    b.rds(Ok(()));
+    let Some((node, _, Directive::Preempt { .. })) = b.directed() else { panic!("{:?}", b.effects) };
+    assert_eq!(node, n("bb"));
+    let left = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
+    b.agent(Outcome::Preempted { left: vec![left] });
+    b.rds(Ok(()));
+    assert_eq!(b.core.volumes[&v()].past_evidence[0].source, Source::Reservation { by: n("bb") });
+}
