@@ -155,7 +155,10 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
     let settings = cli.settings().map_err(Failure::config)?;
     warn_of(&settings);
     let clock = Clock::start();
-    let rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
+    let mut rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
+    if let Some(ports) = settings.volume_ports.clone() {
+        rds = rds.with_volume_ports(ports);
+    }
     let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
     let parts = bind(settings, Arc::new(rds), stored).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
@@ -183,6 +186,7 @@ async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<P
         store: _,
         driver_name,
         rds: _,
+        volume_ports: _,
         serving,
         agents,
         core,

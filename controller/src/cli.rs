@@ -19,7 +19,7 @@ use reqwest::Url;
 use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
 use crate::metrics;
-use crate::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
+use crate::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use crate::store::StoreSpec;
 use fencing::{FenceOptions, Fencing};
 
@@ -106,6 +106,13 @@ struct RdsOptions {
     #[arg(long = "rds-portal", value_name = "ADDR:PORT", required = true)]
     rds_portals: Vec<SocketAddr>,
 
+    /// Ports of which each volume that is made gets one for itself; without, all are exported at the portals' port.
+    /// A fence takes a volume's export off for a moment, and a node that goes on using the volume keeps it over that
+    /// only where nothing else is exported at the same port: else kernels from 6.10 on are told not to come back, and
+    /// the node gets I/O errors
+    #[arg(long, value_name = "FIRST-LAST")]
+    rds_volume_ports: Option<VolumePorts>,
+
     /// What precedes the volume id in a subsystem NQN; nothing else is ever touched. The agents' must be the same
     #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:")]
     nqn_prefix: String,
@@ -184,6 +191,8 @@ pub struct Settings {
     pub driver_name: String,
     /// The RDS.
     pub rds: rds::Config,
+    /// Ports of which each volume gets its own.
+    pub volume_ports: Option<VolumePorts>,
     /// How volumes are served to hosts.
     pub serving: Serving,
     /// What agents are told.
@@ -244,6 +253,7 @@ impl Cli {
             rds_settle,
             rds_files,
             rds_portals,
+            rds_volume_ports,
             nqn_prefix,
             host_acl,
         } = rds;
@@ -275,6 +285,7 @@ impl Cli {
             store,
             driver_name,
             rds,
+            volume_ports: rds_volume_ports,
             serving: Serving { nqn_prefix: nqn_prefix.clone(), portals: rds_portals },
             agents: agents::Settings { secrets, ..agents.settings(nqn_prefix)? },
             core: cleat_core::Config { target, fence_after_ms, ..times.config()? },

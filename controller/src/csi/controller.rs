@@ -36,6 +36,12 @@ impl Serving {
     pub(super) fn subsystem_nqn(&self, volume: &VolumeId) -> String {
         format!("{}{volume}", self.nqn_prefix)
     }
+
+    /// Where a volume is served: at its own port, on all addresses.
+    pub(super) fn portals(&self, volume: &Volume) -> Vec<SocketAddr> {
+        let at = |portal: &SocketAddr| SocketAddr::new(portal.ip(), volume.port.unwrap_or(portal.port()));
+        self.portals.iter().map(at).collect()
+    }
 }
 
 /// What every call needs.

@@ -84,24 +84,18 @@ async fn look_up(
         id: volume.clone(),
         access,
         subsystem_nqn: shared.serving.subsystem_nqn(volume),
-        portals: shared.serving.portals.iter().map(ToString::to_string).collect(),
+        portals: shared.serving.portals(&found).iter().map(ToString::to_string).collect(),
         size_bytes: found.size.0,
         min_fence,
     })
 }
 
-/// That agents will find the volume under the name and at the port that they are told, and that nobody but its user
-/// writes to it.
+/// That agents will find the volume under the name that they are told, and that nobody but its user writes to it.
 fn usable(shared: &Shared, found: &Volume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
     let nqn = shared.serving.subsystem_nqn(&found.id);
     if !found.nqn.is_empty() && found.nqn != nqn {
         return unusable(format!("the RDS exports it as {}, not as {nqn} (--nqn-prefix)", found.nqn));
-    }
-    if let Some(port) = found.port
-        && shared.serving.portals.iter().any(|portal| portal.port() != port)
-    {
-        return unusable(format!("the RDS exports it at port {port}, which is not that of --rds-portal"));
     }
     if found.mountable {
         return unusable(

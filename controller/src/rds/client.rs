@@ -17,6 +17,7 @@ use super::gate::Priority;
 use super::list::{Freshness, Lister};
 use super::metrics::Op;
 use super::per_volume::{Held, PerVolume};
+use super::ports::{Ports, VolumePorts};
 use super::volume::{Inventory, Naming, Volume};
 use super::wire::{Endpoint, EndpointError, Request, Wire};
 use super::{Admission, HostAcl, NewVolume, Rds, SystemResource};
@@ -54,6 +55,8 @@ pub(super) struct Inner {
     pub(super) volumes: PerVolume,
     pub(super) naming: Naming,
     pub(super) port: u16,
+    /// Each volume that is made gets its own, if given.
+    pub(super) ports: Option<Ports>,
     pub(super) host_acl: HostAcl,
     pub(super) settle: Duration,
 }
@@ -82,7 +85,19 @@ impl RestRds {
         let wire = Arc::new(wire);
         let lister = Arc::new(Lister::new(Arc::clone(&wire), naming.clone()));
         let volumes = PerVolume::default();
-        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, host_acl, settle }) }
+        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, ports: None, host_acl, settle }) }
+    }
+
+    /// Gives each volume that is made from now on a port of its own.
+    ///
+    /// To be said before the first operation.
+    #[must_use]
+    pub fn with_volume_ports(self, range: VolumePorts) -> Self {
+        let Inner { wire, lister, volumes: _, naming, port, ports: _, host_acl, settle } = &*self.inner;
+        let (wire, lister, naming) = (Arc::clone(wire), Arc::clone(lister), naming.clone());
+        let (volumes, ports) = (PerVolume::default(), Some(Ports::of(range)));
+        let (port, host_acl, settle) = (*port, *host_acl, *settle);
+        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, ports, host_acl, settle }) }
     }
 
     async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {

@@ -37,6 +37,7 @@ mod list;
 mod metrics;
 mod password;
 mod per_volume;
+mod ports;
 mod provision;
 mod raw;
 #[cfg(test)]
@@ -52,6 +53,7 @@ pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;
 pub use list::Freshness;
+pub use ports::{NotAPortRange, VolumePorts};
 pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
 pub use volume::{ByteSize, Inventory, Naming, NamingError, Volume};
 pub use wire::{Endpoint, EndpointError};

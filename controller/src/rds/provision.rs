@@ -54,6 +54,13 @@ impl Inner {
             );
             return Err(RdsError::conflict(id, problem));
         }
+        let port = match &self.ports {
+            None => self.port,
+            Some(ports) => ports.give(id, inventory.ports()).ok_or_else(|| RdsError::Full {
+                what: format!("give volume {id} a port of its own"),
+                detail: "all of --rds-volume-ports are taken".to_owned(),
+            })?,
+        };
         let access = match self.host_acl {
             HostAcl::None => vec![(EXPORT, "yes".to_owned())],
             HostAcl::List => nobody_yet(id).into(),
@@ -64,7 +71,7 @@ impl Inner {
             ("file-path", self.naming.file_path(id)),
             ("file-size", new.size.0.to_string()),
             ("mount-filesystem", "no".to_owned()),
-            ("nvme-tcp-server-port", self.port.to_string()),
+            ("nvme-tcp-server-port", port.to_string()),
             ("nvme-tcp-server-nqn", self.naming.nqn(id)),
         ];
         let body =
@@ -95,7 +102,8 @@ impl Inner {
         if found.size != new.size {
             return conflict(format!("it exists with {}, not {}", found.size, new.size));
         }
-        if let Some(port) = found.port.filter(|port| *port != self.port) {
+        // One that was made before, or after, volumes had ports of their own goes on at its own.
+        if let Some(port) = found.port.filter(|port| self.ports.is_none() && *port != self.port) {
             return conflict(format!("it exists with port {port}, not {}", self.port));
         }
         if found.mountable {
@@ -144,6 +152,9 @@ impl Inner {
             }
         }
         held.clear();
+        if let Some(ports) = &self.ports {
+            ports.take_back(id);
+        }
         Ok(())
     }
 

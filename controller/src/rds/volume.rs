@@ -14,6 +14,8 @@ use serde_json::{Map, Value};
 
 use super::error::RdsError;
 
+/// The TCP port of an export.
+const PORT: &str = "nvme-tcp-server-port";
 /// The properties that a list asks for; passwords and secrets are not among them.
 pub(super) const PROPERTIES: &str = ".id,slot,type,file-path,size,mount-filesystem,nvme-tcp-export,\
 nvme-tcp-server-port,nvme-tcp-server-nqn,nvme-tcp-server-allow-host-name";
@@ -116,13 +118,16 @@ pub struct Inventory {
     foreign: BTreeMap<String, Option<String>>,
     /// Disks of ours that cannot be understood, and why.
     unreadable: BTreeMap<VolumeId, String>,
+    /// The ports of all disks, ours or not.
+    ports: BTreeSet<u16>,
 }
 
 /// What an RDS with these volumes, and no other disks, would list: for those who play one.
 impl FromIterator<Volume> for Inventory {
     fn from_iter<I: IntoIterator<Item = Volume>>(volumes: I) -> Self {
-        let volumes = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
-        Self { volumes, ..Self::default() }
+        let volumes: BTreeMap<_, _> = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
+        let ports = volumes.values().filter_map(|volume| volume.port).collect();
+        Self { volumes, ports, ..Self::default() }
     }
 }
 
@@ -163,6 +168,11 @@ impl Inventory {
         self.find(id)?.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
     }
 
+    /// The ports of all disks, ours or not.
+    pub(super) fn ports(&self) -> &BTreeSet<u16> {
+        &self.ports
+    }
+
     /// The slot of a foreign disk that is backed by this file (no leading slash), if there is one.
     pub(super) fn foreign_user_of(&self, file_name: &str) -> Option<&str> {
         let mut users = self.foreign.iter().filter(|(_, file)| file.as_deref() == Some(file_name));
@@ -178,6 +188,7 @@ impl Inventory {
             // A disk may be without a slot, but not without a number: then this is no list of disks.
             let number = text(fields, ".id").ok_or_else(|| malformed(format!("{item} has no .id")))?;
             let slot = text(fields, "slot").unwrap_or(number);
+            inventory.ports.extend(text(fields, PORT).and_then(|port| port.parse::<u16>().ok()));
             let file = text(fields, "file-path").map(|path| path.trim_start_matches('/').to_owned());
             let ours = VolumeId::new(slot).ok().filter(|id| file.as_ref() == Some(&naming.file_name(id)));
             match ours {
@@ -224,7 +235,7 @@ fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming) -> Result<V
         return Err(format!("its .id is {item:?}"));
     }
     let size = wanted("size")?;
-    let port = text(fields, "nvme-tcp-server-port");
+    let port = text(fields, PORT);
     let exported = flag("nvme-tcp-export")?;
     let nqn = match text(fields, "nvme-tcp-server-nqn") {
         Some(nqn) => nqn.to_owned(),

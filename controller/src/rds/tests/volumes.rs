@@ -31,6 +31,25 @@ async fn a_volume_is_made_once_with_exact_properties_and_found_again() {
 }
 
 #[tokio::test]
+async fn each_volume_gets_a_port_of_its_own_where_there_are_ports_for_that() {
+    let bench = Bench::start().await;
+    bench.rds.create(&new("pvc-0", 4096)).await.unwrap();
+    let ports = "4420-4422".parse().unwrap();
+    let rds = bench.rds.clone().with_volume_ports(ports);
+    let (pvc_1, pvc_2) = (new("pvc-1", 4096), new("pvc-2", 4096));
+    let (one, two) = tokio::join!(rds.create(&pvc_1), rds.create(&pvc_2));
+    let both = [one.unwrap().port, two.unwrap().port];
+    assert!(both == [Some(4421), Some(4422)] || both == [Some(4422), Some(4421)], "{both:?}");
+    // A repeated call finds what it has made, and what was made before is as good.
+    assert_eq!(rds.create(&new("pvc-1", 4096)).await.unwrap().port, both[0]);
+    assert_eq!(rds.create(&new("pvc-0", 4096)).await.unwrap().port, Some(4420));
+    let full = rds.create(&new("pvc-3", 4096)).await.unwrap_err();
+    assert!(matches!(full, RdsError::Full { .. }), "{full}");
+    rds.delete(&id("pvc-2")).await.unwrap();
+    assert_eq!(rds.create(&new("pvc-3", 4096)).await.unwrap().port, both[1]);
+}
+
+#[tokio::test]
 async fn without_lists_a_volume_is_exported_at_once() {
     let bench = Bench::with(|config| config.host_acl = HostAcl::None).await;
     assert!(bench.rds.create(&new("pvc-1", 4096)).await.unwrap().exported);
