@@ -126,7 +126,9 @@ impl<H: Host> Volume<H> {
             entry.registered = Some(held.generation);
             self.keep(&entry).await?;
         }
-        self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await?
+        let left = self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await??;
+        self.note_peers(&left);
+        Ok(left)
     }
 
     /// Preempts each victim that a report shows, until one shows none.

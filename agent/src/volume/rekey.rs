@@ -14,6 +14,7 @@ use cleat_host::sysfs::{Controller, SubsystemView};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
+use tokio::time::sleep;
 use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
@@ -25,6 +26,11 @@ use crate::name::Epoch;
 
 /// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
 const GIVE: Duration = Duration::from_secs(10);
+/// How long a live controller is given to authenticate anew before the secret counts as taken. The kernel does it in
+/// the background and tells nobody of its end (seen: 20 ms, on a busy emulated machine 150 ms). If the session is cut
+/// meanwhile, which is what comes next in a fence, the controller hangs in its error recovery: its authentication
+/// waits for a queue that the recovery brings back only after it (seen with 6.18: the path stayed `resetting`).
+const AUTHENTICATED_ANEW: Duration = Duration::from_secs(1);
 /// How often the volume is looked at for controllers without the secret: connects under way can make more.
 const ROUNDS: u32 = 5;
 
@@ -136,6 +142,9 @@ impl<H: Host> Volume<H> {
                 return Err((clause::AUTHENTICATION, problems.join("; ")));
             }
             if !connecting {
+                if self.own(&view).iter().any(|(controller, _)| controller.state.is_live()) {
+                    sleep(AUTHENTICATED_ANEW).await;
+                }
                 return Ok(());
             }
             self.dials.quiet().await;

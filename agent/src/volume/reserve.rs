@@ -8,8 +8,11 @@
 //!   forgotten everybody's (its generation went back, as at a restart). Else somebody has preempted it: this node has
 //!   been fenced, whatever message may say otherwise, and a message can be old.
 //! - Without a directive it is asserted again only while the session with the controller is up, before and after.
+//! - Without a directive the namespace is held again only once everybody who was registered before is back, or has had
+//!   the time for it: who is not registered yet has its writes refused from that moment on, and its users get errors.
 //! - What could not be read is neither "held" nor "gone".
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cleat_host::reservations::{Kind, Report, ReservationError, ReservationKey};
@@ -35,6 +38,10 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 /// Longest that asserting one again without a directive may take from the look at the session to the proof: past it
 /// this process may have been stopped in between, and the session says nothing any more.
 const UNINTERRUPTED: Duration = Duration::from_secs(2);
+/// How long those who were registered before a restart of the target may take to come back before the namespace is
+/// held without them: their kernels try once a second, and their agents look at once. No fence rests on registrations
+/// alone, so nothing is lost by waiting.
+const PATIENCE: Duration = Duration::from_secs(15);
 /// How often the report is read and acted upon before it is given up: others may act in between.
 const ROUNDS: u32 = 4;
 
@@ -47,6 +54,20 @@ pub(super) struct Registration {
     pub(super) doubtful: bool,
     /// When it was last looked at.
     looked: Option<Instant>,
+    /// Who was registered in the last report that showed the namespace held; `None` if this process has read none.
+    peers: Option<BTreeSet<HostId>>,
+    /// Since when this node is registered again, and others are not.
+    waiting: Option<Instant>,
+}
+
+/// How a registration stands after a look at it.
+enum Stands {
+    /// The report shows it, and the namespace held.
+    Held(Report),
+    /// The report shows it; the namespace is not held before others are back.
+    Joined { generation: u32, missing: String },
+    /// It is not there.
+    Missing(String),
 }
 
 /// What a report means for a registration.
@@ -136,7 +157,10 @@ impl<H: Host> Volume<H> {
             }
             let report = target.report(dev, COMMAND).await?;
             match standing(&report, host, key, registered) {
-                Standing::Held => return Ok(report),
+                Standing::Held => {
+                    self.note_peers(&report);
+                    return Ok(report);
+                }
                 Standing::Preempted => return Err(ReserveError::Preempted(key)),
                 Standing::MayRegister => {}
             }
@@ -158,13 +182,73 @@ impl<H: Host> Volume<H> {
             }
         }
         let report = target.report(dev, COMMAND).await?;
-        if report.admits(host, key) { Ok(report) } else { Err(ReserveError::Restless) }
+        if !report.admits(host, key) {
+            return Err(ReserveError::Restless);
+        }
+        self.note_peers(&report);
+        Ok(report)
+    }
+
+    /// Registers the key where the target has forgotten it, and holds the namespace once the others are back.
+    async fn rejoin(
+        &self,
+        dev: DevT,
+        key: ReservationKey,
+        registered: Option<u32>,
+    ) -> Result<Stands, ReserveError> {
+        let (target, host) = (self.shared.host.reservations(), self.host_id());
+        let mut report = target.report(dev, COMMAND).await?;
+        if standing(&report, host, key, registered) == Standing::MayRegister && !report.is_held() {
+            let own = report.key_of(host);
+            if own != Some(key) {
+                match target.register(dev, own, key, COMMAND).await {
+                    // A conflict means that the report is old; the next one tells.
+                    Err(error) if !error.is_conflict() => return Err(error.into()),
+                    Ok(()) | Err(_) => report = target.report(dev, COMMAND).await?,
+                }
+            }
+            if report.key_of(host) == Some(key)
+                && !report.is_held()
+                && let Some(missing) = self.waits_for_others(&report)
+            {
+                return Ok(Stands::Joined { generation: report.generation, missing });
+            }
+        }
+        self.hold(dev, key, registered).await.map(Stands::Held)
+    }
+
+    /// Who is still waited for before the namespace is held again; `None` if nobody.
+    fn waits_for_others(&self, report: &Report) -> Option<String> {
+        let mut memory = self.memory();
+        let registration = &mut memory.registration;
+        let absent = registration
+            .peers
+            .as_ref()
+            .map(|peers| peers.iter().filter(|peer| report.key_of(**peer).is_none()).count());
+        let since = *registration.waiting.get_or_insert_with(Instant::now);
+        if absent == Some(0) || since.elapsed() >= PATIENCE {
+            return None;
+        }
+        let whom =
+            absent.map_or("others that may have been".to_owned(), |absent| format!("{absent} that were"));
+        Some(format!(
+            "the target has forgotten all registrations; this node is registered again, and the namespace is held again \
+             once {whom} are back, too"
+        ))
+    }
+
+    /// Remembers who is registered: they are waited for should the target forget them.
+    pub(super) fn note_peers(&self, report: &Report) {
+        let peers = report.registrants.iter().filter_map(|one| one.host).collect();
+        let registration = &mut self.memory().registration;
+        (registration.peers, registration.waiting) = (Some(peers), None);
     }
 
     /// Remembers that the report shows this node.
     pub(super) fn note_held(&self) {
-        let looked = Some(Instant::now());
-        self.memory().registration = Registration { missing: None, doubtful: false, looked };
+        let registration = &mut self.memory().registration;
+        (registration.missing, registration.doubtful) = (None, false);
+        registration.looked = Some(Instant::now());
     }
 
     /// Gives this node's registration back, whatever its key, where the grant had one and the target can be reached.
@@ -239,20 +323,25 @@ impl<H: Host> Volume<H> {
             return;
         };
         let missing = match stands {
-            Ok(report) => {
+            Stands::Held(report) => {
+                self.note_peers(&report);
                 self.note_generation(entry, report.generation).await;
                 None
             }
-            Err(missing) => Some(missing),
+            Stands::Joined { generation, missing } => {
+                // What takes it away from now on is a preemption; and whether the others are back is looked at soon.
+                self.note_generation(entry, generation).await;
+                self.doubt_registration();
+                Some(missing)
+            }
+            Stands::Missing(missing) => Some(missing),
         };
         let before = {
             let mut memory = self.memory();
-            let doubtful = memory.registration.doubtful;
-            let looked = Some(Instant::now());
-            let now = Registration { missing: missing.clone(), doubtful, looked };
-            std::mem::replace(&mut memory.registration, now)
+            memory.registration.looked = Some(Instant::now());
+            std::mem::replace(&mut memory.registration.missing, missing.clone())
         };
-        if before.missing != missing {
+        if before != missing {
             match &missing {
                 Some(missing) => {
                     tracing::error!(volume = %self.id, %key, missing, "the reservation does not hold")
@@ -263,8 +352,7 @@ impl<H: Host> Volume<H> {
         self.report(&view);
     }
 
-    /// The report that shows this node's registration, asserted again where it may be; else what is missing. `None`
-    /// where it could not be looked at, or a directive came that ends the grant.
+    /// How this node's registration stands, asserted again where it may be. `None` where it could not be looked at, or a directive came that ends the grant.
     async fn registration(
         &self,
         epoch: Epoch,
@@ -272,13 +360,13 @@ impl<H: Host> Volume<H> {
         key: ReservationKey,
         registered: Option<u32>,
         link: &watch::Receiver<Link>,
-    ) -> Option<Result<Report, String>> {
+    ) -> Option<Stands> {
         let look = async {
             let report = self.shared.host.reservations().report(dev, COMMAND).await?;
             Ok::<_, ReservationError>(match standing(&report, self.host_id(), key, registered) {
-                Standing::Held => Ok(report),
+                Standing::Held => Stands::Held(report),
                 Standing::MayRegister => self.assert_again(dev, key, registered, link).await,
-                Standing::Preempted => Err(ReserveError::Preempted(key).to_string()),
+                Standing::Preempted => Stands::Missing(ReserveError::Preempted(key).to_string()),
             })
         };
         match self.unless_overtaken(epoch, look).await {
@@ -291,30 +379,31 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Registers and holds anew; what is still missing then.
+    /// Registers and holds anew.
     async fn assert_again(
         &self,
         dev: DevT,
         key: ReservationKey,
         registered: Option<u32>,
         link: &watch::Receiver<Link>,
-    ) -> Result<Report, String> {
+    ) -> Stands {
         let up = || *link.borrow() == Link::Up;
         if !up() {
-            return Err(
+            return Stands::Missing(
                 "the target has forgotten this node's registration, and without a session with the controller it is \
                  not known whether the grant stands"
                     .to_owned(),
             );
         }
         let began = Instant::now();
-        let held = self.hold(dev, key, registered).await;
+        let held = self.rejoin(dev, key, registered).await;
         let took = began.elapsed();
         match held {
-            Ok(report) if up() && took <= UNINTERRUPTED => {
+            Ok(joined @ Stands::Joined { .. }) if up() && took <= UNINTERRUPTED => joined,
+            Ok(held) if up() && took <= UNINTERRUPTED => {
                 tracing::warn!(volume = %self.id, %key, "the target had forgotten this node's registration; it is asserted again");
                 metrics::reassertion(Reassertion::Done);
-                Ok(report)
+                held
             }
             Ok(_) => {
                 // The session may have been over before the command went out: then the grant may have been, too.
@@ -322,12 +411,14 @@ impl<H: Host> Volume<H> {
                 let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
                 let result = back.err().map(|error| Causes(&error).to_string());
                 tracing::error!(volume = %self.id, %key, ?took, ?result, "a registration that came late was taken back");
-                Err("the registration was asserted too late after the look at the session, and taken back"
-                    .to_owned())
+                Stands::Missing(
+                    "the registration was asserted too late after the look at the session, and taken back"
+                        .to_owned(),
+                )
             }
             Err(error) => {
                 metrics::reassertion(Reassertion::Failed);
-                Err(Causes(&error).to_string())
+                Stands::Missing(Causes(&error).to_string())
             }
         }
     }

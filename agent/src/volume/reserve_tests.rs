@@ -221,6 +221,62 @@ async fn after_a_restart_of_the_target_it_does_not_matter_who_comes_back_first()
     assert_eq!(machine.keys(), [7, 1]);
 }
 
+/// Who is not registered while the namespace is held has its writes refused.
+#[tokio::test]
+async fn after_a_restart_of_the_target_the_namespace_is_not_held_before_the_others_are_back() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    look_after(&agent, Link::Up).await;
+    machine.kernel.world().reservation.forget();
+    look_after(&agent, Link::Up).await;
+    assert_eq!(machine.keys(), [1]);
+    assert!(!machine.kernel.world().reservation.held, "the other one would get errors");
+    assert!(agent.state().await.unready.unwrap().message.contains("1 that were are back"));
+    // It comes back without holding either, and this node is the last to be there.
+    machine.kernel.world().reservation.registrants.push((host(OTHER_HOST), 7));
+    machine.kernel.world().reservation.generation += 1;
+    look_after(&agent, Link::Up).await;
+    assert!(machine.kernel.world().reservation.held);
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
+}
+
+#[tokio::test]
+async fn one_that_does_not_come_back_is_not_waited_for_for_ever() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    look_after(&agent, Link::Up).await;
+    machine.kernel.world().reservation.forget();
+    look_after(&agent, Link::Up).await;
+    assert!(!machine.kernel.world().reservation.held);
+    for volume in agent.fleet.volumes() {
+        volume.memory().registration.waiting = Instant::now().checked_sub(PATIENCE);
+    }
+    look_after(&agent, Link::Up).await;
+    assert!(machine.kernel.world().reservation.held);
+    assert_eq!(machine.keys(), [1]);
+}
+
+/// The preemption comes between the new registration and the hold.
+#[tokio::test]
+async fn who_is_preempted_while_others_are_waited_for_does_not_register_again() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    look_after(&agent, Link::Up).await;
+    machine.kernel.world().reservation.forget();
+    look_after(&agent, Link::Up).await;
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    machine.kernel.world().reservation.lose(1);
+    look_after(&agent, Link::Up).await;
+    assert_eq!(machine.keys(), [7]);
+    assert!(agent.state().await.unready.unwrap().message.contains("preempted"));
+}
+
 #[tokio::test]
 async fn a_registration_that_may_have_come_too_late_is_taken_back() {
     let machine = Machine::new();
@@ -337,6 +393,17 @@ fn secrets(machine: &Machine) -> Vec<DhchapSecret> {
 async fn rekey(agent: &Agent, letter: char, generation: u64) -> Outcome {
     let generation = crate::testing::agent::epoch(generation);
     agent.ask(1, Ask::Rekey { secret: secret(letter), generation, deadline: soon() }).await
+}
+
+#[tokio::test]
+async fn a_live_controller_gets_the_time_to_authenticate_anew_before_its_session_may_be_cut() {
+    let machine = Machine::new();
+    machine.kernel.world().wanted_secret = Some(secret('A'));
+    let agent = machine.agent();
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    let began = Instant::now();
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
