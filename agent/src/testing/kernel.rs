@@ -102,6 +102,8 @@ pub(crate) struct World {
     pub(crate) sysfs_broken: bool,
     /// Deletions wait until this is false.
     pub(crate) deletions_hang: bool,
+    /// Deletions of this subsystem do.
+    pub(crate) wedged: Option<String>,
     pub(crate) targets: BTreeMap<PathBuf, AtTarget>,
     pub(crate) mounts_busy: bool,
     /// Disks that are no volume's.
@@ -319,7 +321,9 @@ impl Fabrics for Kernel {
             );
             assert_eq!(found.host_nqn.as_deref(), Some(target.host_nqn.as_str()), "another's controller");
             let state = found.state.clone();
-            let free = self.until(|world| (!world.deletions_hang).then_some(()));
+            let subsystem = target.subsystem.as_str();
+            let hangs = |world: &World| world.deletions_hang || world.wedged.as_deref() == Some(subsystem);
+            let free = self.until(|world| (!hangs(world)).then_some(()));
             if tokio::time::timeout(deadline, free).await.is_err() {
                 return Err(DisconnectError::StillDetaching {
                     controller: target.controller.clone(),

@@ -15,8 +15,9 @@ use super::clause;
 use super::state::Activity;
 use crate::csi::request::{Granted, Stage};
 use crate::ledger::Grant;
+use crate::name::VolumeId;
 use crate::session::Link;
-use crate::session::directive::Ask;
+use crate::session::directive::{Ask, Directive};
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
 use crate::testing::target::key;
@@ -269,4 +270,45 @@ async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
     machine.kernel.change(|world| world.answers.clear());
     let absent = agent.result().await.outcome.unwrap();
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+}
+
+#[tokio::test]
+async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and_go() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    agent.ready(1, &[1, 2]).await;
+    machine.kernel.change(|world| {
+        world.wedged = Some("nqn.2026-01.io.cleat:v".into());
+        world.set_state(1, "connecting");
+    });
+    let wedged = agent.directive(1, revoke(SOON));
+    agent.submit(&wedged);
+    let Outcome::Pending(pending) = agent.result().await.outcome.unwrap() else { panic!("not pending") };
+    assert!(pending.age_ms >= 50 && pending.message.contains("revoke"), "{pending:?}");
+    for seq in 2..5 {
+        for ask in [attach(grant(&[3])), detach(LONG)] {
+            let other = Directive { volume: VolumeId::parse("w").unwrap(), ..agent.directive(seq, ask) };
+            agent.submit(&other);
+            let result = agent.result().await;
+            assert_eq!(result.operation_id, other.operation.to_string());
+            let done = matches!(result.outcome, Some(Outcome::Ready(_) | Outcome::Absent(_)));
+            assert!(done, "{result:?}");
+        }
+    }
+    let end = Instant::now() + LONG;
+    while agent.state().await.phase() != Phase::Detaching {
+        assert!(Instant::now() < end, "it is not told");
+    }
+    // What comes for it waits, and is told for whom.
+    agent.submit(
+        &agent.directive(6, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() }),
+    );
+    let waits = agent.result().await.outcome.unwrap();
+    assert!(matches!(&waits, Outcome::Pending(waits) if waits.message.contains("revoke op-1-")), "{waits:?}");
+    machine.kernel.change(|world| world.wedged = None);
+    let last = agent.result().await;
+    assert_eq!(last.operation_id, wedged.operation.to_string());
+    let Some(Outcome::Absent(absent)) = last.outcome else { panic!("{last:?}") };
+    let states: Vec<_> = absent.deleted.iter().map(|one| one.state_at_deletion.as_str()).collect();
+    assert_eq!(states, ["connecting", "live"]);
 }

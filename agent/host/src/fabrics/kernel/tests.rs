@@ -276,6 +276,31 @@ async fn a_deletion_that_hangs_goes_on_and_its_facts_wait_for_the_caller_who_com
 }
 
 #[tokio::test]
+async fn a_deletion_that_blocks_in_the_kernel_is_told_with_its_age_and_holds_nobody_up() {
+    let kernel = kernel();
+    let fabrics = kernel.fabrics();
+    let (a, b) = (request("10.77.1.1:4420"), request("10.77.2.1:4420"));
+    let wedged = target(&a, &fabrics.connect(&a, LONG).await.expect("connects"));
+    kernel.block_delete(0, true);
+    let still = fabrics.disconnect(&wedged, SHORT).await.expect_err("blocked");
+    let DisconnectError::StillDetaching { since, .. } = still else { panic!("{still}") };
+    assert!(since >= SHORT, "{since:?}");
+    for _ in 0..3 {
+        let free = target(&b, &fabrics.connect(&b, LONG).await.expect("connects"));
+        let gone = fabrics.disconnect(&free, LONG).await.expect("deleted");
+        assert!(gone.drained(), "{gone:?}");
+    }
+    let still = fabrics.disconnect(&wedged, SHORT).await.expect_err("blocked");
+    let DisconnectError::StillDetaching { state, since: later, .. } = still else { panic!("{still}") };
+    assert!(later > since && state.is_some_and(|state| state.is_live()), "the one that was begun first");
+    until_controllers(&kernel, 1).await;
+    kernel.block_delete(0, false);
+    let gone = fabrics.disconnect(&wedged, LONG).await.expect("the kernel has let go");
+    assert!(matches!(gone.how, Deletion::Deleted(_)), "{gone:?}");
+    until_controllers(&kernel, 0).await;
+}
+
+#[tokio::test]
 async fn a_controller_that_was_not_live_is_gone_but_not_drained() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
