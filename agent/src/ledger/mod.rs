@@ -97,7 +97,7 @@ pub struct Entry {
     /// Where the volume was published and has not been unpublished: where to look, not what is there.
     #[serde(default)]
     pub published: Vec<PathBuf>,
-    /// The generation of the secret that a Rekey brought under the epoch. Never the secret itself.
+    /// The generation of the newest secret that came under the epoch. Never the secret itself.
     #[serde(default)]
     pub secret_generation: Option<Epoch>,
 }

@@ -58,8 +58,15 @@ pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) 
 /// Rules on an Attach of `epoch` for `grant`.
 ///
 /// Within one epoch the portals and the policy may change (they say how the device is reached), what the device is
-/// and whether it may be written may not.
-pub fn on_attach(known: Option<&Entry>, epoch: Epoch, grant: &Grant, boot_id: &str) -> AttachRuling {
+/// and whether it may be written may not. `secret_generation` is that of the secret that came with it; of those that
+/// came under one epoch the newest is kept.
+pub fn on_attach(
+    known: Option<&Entry>,
+    epoch: Epoch,
+    grant: &Grant,
+    secret_generation: Option<Epoch>,
+    boot_id: &str,
+) -> AttachRuling {
     let mut written: Vec<Portal> = grant.portals.clone();
     if let Some(entry) = known {
         if epoch < entry.epoch || (epoch == entry.epoch && entry.ended) {
@@ -92,7 +99,7 @@ pub fn on_attach(known: Option<&Entry>, epoch: Epoch, grant: &Grant, boot_id: &s
         deletions,
         published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: same.and_then(|entry| entry.registered),
-        secret_generation: same.and_then(|entry| entry.secret_generation),
+        secret_generation: same.and_then(|entry| entry.secret_generation).max(secret_generation),
     };
     if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(Box::new(entry)) }
 }

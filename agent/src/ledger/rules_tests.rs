@@ -34,7 +34,7 @@ fn recorded(ruling: AttachRuling) -> Entry {
 }
 
 fn attached(seq: u64, portals: &[u8]) -> Entry {
-    recorded(on_attach(None, epoch(seq), &grant(portals), BOOT))
+    recorded(on_attach(None, epoch(seq), &grant(portals), None, BOOT))
 }
 
 fn present(n: u8) -> Present {
@@ -48,13 +48,13 @@ fn states(entry: &Entry) -> Vec<&str> {
 #[test]
 fn a_repeated_attach_needs_no_second_record() {
     let entry = attached(1, &[1, 2]);
-    assert_eq!(on_attach(Some(&entry), epoch(1), &grant(&[1, 2]), BOOT), AttachRuling::Recorded);
+    assert_eq!(on_attach(Some(&entry), epoch(1), &grant(&[1, 2]), None, BOOT), AttachRuling::Recorded);
 }
 
 #[test]
 fn an_attach_that_arrives_after_its_own_detach_is_of_the_past() {
     let entry = ending(Some(&attached(4, &[1])), epoch(4), &[present(1)], BOOT);
-    let ruling = on_attach(Some(&entry), epoch(4), &grant(&[1]), BOOT);
+    let ruling = on_attach(Some(&entry), epoch(4), &grant(&[1]), None, BOOT);
     assert_eq!(ruling, AttachRuling::Stale(Stale { highest: epoch(4), ended: true }));
 }
 
@@ -91,16 +91,19 @@ fn what_another_boot_held_is_not_claimed_by_this_one() {
 fn the_end_of_a_grant_never_seen_is_recorded_as_ended() {
     let entry = ending(None, epoch(9), &[], BOOT);
     assert!(entry.ended);
-    let late = on_attach(Some(&entry), epoch(9), &grant(&[1]), BOOT);
+    let late = on_attach(Some(&entry), epoch(9), &grant(&[1]), None, BOOT);
     assert!(matches!(late, AttachRuling::Stale(_)), "{late:?}");
 }
 
 #[test]
 fn one_epoch_may_change_its_paths_but_not_its_device_nor_its_right_to_write() {
     let entry = attached(1, &[1]);
-    assert_eq!(recorded(on_attach(Some(&entry), epoch(1), &grant(&[1, 2]), BOOT)).may_have_written.len(), 2);
+    assert_eq!(
+        recorded(on_attach(Some(&entry), epoch(1), &grant(&[1, 2]), None, BOOT)).may_have_written.len(),
+        2
+    );
     let read_only = Grant { read_only: true, ..grant(&[1]) };
-    let ruling = on_attach(Some(&entry), epoch(1), &read_only, BOOT);
+    let ruling = on_attach(Some(&entry), epoch(1), &read_only, None, BOOT);
     assert!(matches!(&ruling, AttachRuling::Conflict(text) if text.contains("read_only")), "{ruling:?}");
 }
 
@@ -125,7 +128,7 @@ proptest! {
         for message in messages {
             let before = known.clone();
             match message {
-                Message::Attach(seq) => match on_attach(known.as_ref(), epoch(seq), &grant(&[1]), BOOT) {
+                Message::Attach(seq) => match on_attach(known.as_ref(), epoch(seq), &grant(&[1]), None, BOOT) {
                     AttachRuling::Record(entry) => known = Some(*entry),
                     AttachRuling::Recorded => {}
                     AttachRuling::Stale(_) => continue,

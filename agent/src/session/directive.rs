@@ -32,7 +32,7 @@ pub enum Ask {
         /// What is granted.
         grant: Grant,
         /// The secret to connect with. Not a part of the grant: it is written down nowhere.
-        secret: Option<DhchapSecret>,
+        secret: Option<Given>,
         /// By when.
         deadline: Instant,
     },
@@ -66,6 +66,15 @@ pub enum Ask {
         /// By when.
         deadline: Instant,
     },
+}
+
+/// A secret that came with an Attach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The secret.
+    pub secret: DhchapSecret,
+    /// Which of the volume's it is, where that was said.
+    pub generation: Option<Epoch>,
 }
 
 impl Ask {
@@ -226,8 +235,14 @@ fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Resu
         policy,
         reserve: message.reserve.then(|| reservation_key(message.reservation_key)).transpose()?,
     };
-    let secret = (!message.dhchap_secret.is_empty()).then(|| secret(&message.dhchap_secret)).transpose()?;
+    let secret = (!message.dhchap_secret.is_empty()).then(|| given(message)).transpose()?;
     Ok(Ask::Attach { grant, secret, deadline: by(message.deadline_ms, received)? })
+}
+
+fn given(message: &wire::Attach) -> Result<Given, Invalid> {
+    let generation = message.secret_generation.map(|generation| Epoch::from_wire(Some(generation)));
+    let generation = generation.transpose().map_err(|error| invalid("secret_generation")(&error))?;
+    Ok(Given { secret: secret(&message.dhchap_secret)?, generation })
 }
 
 /// The error never says what the secret was.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cleat_host::Portal;
-use cleat_host::fabrics::{ConnectFailure, DhchapSecret};
+use cleat_host::fabrics::ConnectFailure;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready, select};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_proto::cleat::v1 as wire;
@@ -35,6 +35,7 @@ use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPhase};
 use crate::name::Epoch;
+use crate::session::directive::Given;
 
 /// First and longest pause before a portal that failed is tried again: a target that restarts, or whose access list
 /// is just being changed, is met soon; one that is down is not flooded.
@@ -104,13 +105,14 @@ impl<H: Host> Volume<H> {
         &self,
         epoch: Epoch,
         grant: &Grant,
-        secret: Option<DhchapSecret>,
+        given: Option<Given>,
         received: Instant,
         deadline: Instant,
     ) -> Result<wire::ReadyOutcome, AttachError> {
         let before = self.record().await?;
         may_begin(before.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(AttachError::Stale)?;
-        let entry = match on_attach(before.as_ref(), epoch, grant, self.boot_id()) {
+        let generation = given.as_ref().and_then(|given| given.generation);
+        let entry = match on_attach(before.as_ref(), epoch, grant, generation, self.boot_id()) {
             AttachRuling::Stale(stale) => return Err(AttachError::Stale(stale)),
             AttachRuling::Conflict(text) => return Err(AttachError::Conflict(text)),
             AttachRuling::Recorded => before.clone(),
@@ -119,12 +121,15 @@ impl<H: Host> Volume<H> {
                 Some(*entry)
             }
         };
-        let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch), secret);
+        let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch));
+        let anew = before.as_ref().is_none_or(|before| before.epoch != epoch);
+        self.take_secret(given, anew, entry.as_ref().and_then(|entry| entry.secret_generation));
         let registered = entry.as_ref().and_then(|entry| entry.registered);
+        let dated = entry.as_ref().is_some_and(|entry| entry.secret_generation.is_some());
         let mut run = Run::new(self, grant, registered, deadline);
         let stopped = self
             .unless_overtaken(epoch, async {
-                self.bring_secret_up_to_date().await;
+                self.bring_secret_up_to_date(dated).await;
                 run.until_proven().await
             })
             .await;
@@ -161,13 +166,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    fn begin_attach(
-        &self,
-        epoch: Epoch,
-        before: Option<Epoch>,
-        secret: Option<DhchapSecret>,
-    ) -> UnderWay<'_, H> {
-        self.take_secret(secret, before != Some(epoch));
+    fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
         let told = self.shared.board.get(&self.id);
         let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
@@ -186,10 +185,15 @@ impl<H: Host> Volume<H> {
 
     /// Controllers that exist already and have another secret get the one of the grant: it may have changed while this
     /// node could not be told.
-    async fn bring_secret_up_to_date(&self) {
-        let Some(secret) = self.memory().secret.clone() else { return };
+    async fn bring_secret_up_to_date(&self, dated: bool) {
+        if !dated && self.memory().secret.is_none() {
+            return;
+        }
         // A failed look or gift shows in what follows.
         let Ok(view) = self.look().await else { return };
+        // One that is outdated was not taken, and a process that has just started knows of none.
+        self.learn_secret(&view).await;
+        let Some(secret) = self.memory().secret.clone() else { return };
         for (live, error) in self.give_secret(&view, &secret).await {
             tracing::warn!(volume = %self.id, live, error = %Causes(&error), "a controller keeps another secret");
         }

@@ -180,7 +180,7 @@ impl<H: Host> Volume<H> {
         memory.learned = None;
         memory.failing = None;
         memory.secret = None;
-        memory.rekeyed = false;
+        memory.secret_is_dated = false;
         memory.registration = Default::default();
         Ok(entry)
     }

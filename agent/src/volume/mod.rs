@@ -196,8 +196,8 @@ struct Memory {
     repair: repair::Backoff,
     /// With which secret connects authenticate.
     secret: Option<DhchapSecret>,
-    /// Whether it came by a Rekey under this epoch.
-    rekeyed: bool,
+    /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.
+    secret_is_dated: bool,
     /// What is known of this node's registration.
     registration: reserve::Registration,
     /// What was seen where it is published.

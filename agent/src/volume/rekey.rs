@@ -23,6 +23,7 @@ use super::overtake::Overtaken;
 use super::{Volume, clause};
 use crate::ledger::rules::may_end;
 use crate::name::Epoch;
+use crate::session::directive::Given;
 
 /// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
 const GIVE: Duration = Duration::from_secs(10);
@@ -36,11 +37,17 @@ const ROUNDS: u32 = 5;
 
 impl<H: Host> Volume<H> {
     /// Takes the secret of an Attach in. `anew` says that its epoch is a new one.
-    pub(super) fn take_secret(&self, secret: Option<DhchapSecret>, anew: bool) {
+    /// `newest` is the newest generation that came under it, this one included.
+    pub(super) fn take_secret(&self, given: Option<Given>, anew: bool, newest: Option<Epoch>) {
+        let generation = given.as_ref().and_then(|given| given.generation);
         let mut memory = self.memory();
-        if anew || !memory.rekeyed {
-            memory.secret = secret;
-            memory.rekeyed = false;
+        let outdated = match generation {
+            Some(generation) => Some(generation) < newest,
+            None => memory.secret_is_dated || newest.is_some(),
+        };
+        if anew || !outdated {
+            memory.secret = given.map(|given| given.secret);
+            memory.secret_is_dated = generation.is_some();
         }
     }
 
@@ -115,7 +122,7 @@ impl<H: Host> Volume<H> {
             let mut memory = self.memory();
             // From here on every connect uses it.
             memory.secret = Some(secret.clone());
-            memory.rekeyed = true;
+            memory.secret_is_dated = true;
             // A path that was lost over the old secret is tried again soon.
             memory.repair = super::repair::Backoff::default();
         }

@@ -10,7 +10,7 @@ use wire::volume_state::Phase;
 
 use super::*;
 use crate::session::Node as _;
-use crate::session::directive::Ask;
+use crate::session::directive::{Ask, Given};
 use crate::testing::agent::{Agent, BOOT, grant};
 use crate::testing::kernel::{HOST_ID, Kernel};
 use crate::testing::target::{OTHER_HOST, host, key};
@@ -383,7 +383,15 @@ async fn attach_with(agent: &Agent, seq: u64, letter: Option<char>) -> Outcome {
 }
 
 async fn attach_by(agent: &Agent, seq: u64, letter: Option<char>, deadline: Instant) -> Outcome {
-    agent.ask(seq, Ask::Attach { grant: grant(&[1, 2]), secret: letter.map(secret), deadline }).await
+    let secret = letter.map(|letter| Given { secret: secret(letter), generation: None });
+    agent.ask(seq, Ask::Attach { grant: grant(&[1, 2]), secret, deadline }).await
+}
+
+async fn attach_dated(agent: &Agent, letter: char, generation: u64) -> Outcome {
+    let generation = Some(crate::testing::agent::epoch(generation));
+    let secret = Some(Given { secret: secret(letter), generation });
+    let deadline = Instant::now() + Duration::from_secs(2);
+    agent.ask(1, Ask::Attach { grant: grant(&[1, 2]), secret, deadline }).await
 }
 
 fn secrets(machine: &Machine) -> Vec<DhchapSecret> {
@@ -411,7 +419,7 @@ async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
     let machine = Machine::new();
     machine.kernel.world().wanted_secret = Some(secret('A'));
     let agent = machine.agent();
-    let at_once = || Instant::now() + Duration::from_millis(300);
+    let at_once = || Instant::now() + Duration::from_millis(1500);
     let (clause, message) = failed(attach_by(&agent, 1, None, at_once()).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("no secret was given"), "{message}");
@@ -436,6 +444,51 @@ async fn every_controller_gets_a_new_secret_and_an_older_one_changes_nothing() {
     assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)), "idempotent");
     assert_eq!(failed(rekey(&agent, 'A', 4).await).0, clause::SUPERSEDED);
     assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)), "which may be an old one");
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+}
+
+#[tokio::test]
+async fn a_newer_secret_of_a_repeated_attach_replaces_one_that_came_by_rekey() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    // The secret changed while the device was lost.
+    machine.kernel.change(|world| {
+        world.controllers.clear();
+        world.secrets.clear();
+        world.wanted_secret = Some(secret('C'));
+    });
+    let ready = attach_dated(&agent, 'C', 6).await;
+    assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
+    assert_eq!(secrets(&machine), [secret('C'), secret('C')]);
+    assert_eq!(failed(rekey(&agent, 'B', 5).await).0, clause::SUPERSEDED);
+}
+
+#[tokio::test]
+async fn an_older_secret_of_a_doubled_attach_changes_nothing_also_for_an_agent_that_was_restarted() {
+    let machine = Machine::new();
+    let agent = machine.agent();
+    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+    drop(agent);
+    let agent = machine.agent();
+    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)), "of unknown generation");
+    assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
+    // A path that it has to make anew gets the newer one, too.
+    machine.kernel.change(|world| {
+        world.wanted_secret = Some(secret('B'));
+        let gone = world.controllers.remove(1);
+        world.secrets.remove(gone.name.as_str());
+    });
+    let ready = attach_dated(&agent, 'A', 4).await;
+    assert!(
+        matches!(&ready, Outcome::Ready(ready) if ready.state.as_ref().unwrap().paths.len() == 2),
+        "{ready:?}"
+    );
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
 }
 

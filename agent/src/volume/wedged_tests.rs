@@ -17,7 +17,7 @@ use crate::csi::request::{Granted, Stage};
 use crate::ledger::Grant;
 use crate::name::VolumeId;
 use crate::session::Link;
-use crate::session::directive::{Ask, Directive};
+use crate::session::directive::{Ask, Directive, Given};
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
 use crate::testing::target::key;
@@ -68,6 +68,7 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     while !state.epoch_ended {
         assert!(Instant::now() < end, "the grant does not end");
         assert_eq!(state.phase(), Phase::Connecting);
+        tokio::task::yield_now().await;
         state = agent.state().await;
     }
     assert_eq!(
@@ -138,6 +139,10 @@ async fn revoked(machine: &Machine, agent: &Agent, superseded: usize) {
     assert!(machine.kernel.world().controllers.is_empty());
 }
 
+fn given(letter: char) -> Given {
+    Given { secret: secret(letter), generation: None }
+}
+
 fn secret(letter: char) -> DhchapSecret {
     DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
 }
@@ -152,7 +157,7 @@ async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
     let agent = machine.agent();
     machine.kernel.change(|world| world.answer(2, Answer::Hang));
     let (grant, deadline) = (grant(&[1, 2]), Instant::now() + LONG);
-    let ready = agent.ask(1, Ask::Attach { grant, secret: Some(secret('A')), deadline }).await;
+    let ready = agent.ask(1, Ask::Attach { grant, secret: Some(given('A')), deadline }).await;
     assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
     let rekey = Ask::Rekey { secret: secret('B'), generation: epoch(5), deadline };
     agent.submit(&agent.directive(1, rekey));
@@ -298,6 +303,7 @@ async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and
     let end = Instant::now() + LONG;
     while agent.state().await.phase() != Phase::Detaching {
         assert!(Instant::now() < end, "it is not told");
+        tokio::task::yield_now().await;
     }
     // What comes for it waits, and is told for whom.
     agent.submit(

@@ -285,6 +285,7 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
                 dhchap_secret: settings.secret(&grant.spec.id, grant.secret),
                 reserve: grant.reserve,
                 reservation_key: grant.epoch.reservation_key(),
+                secret_generation: grant.secret.map(to_wire_epoch),
             })
         }
         Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {

@@ -25,6 +25,7 @@ impl Debug for Attach {
             .field("dhchap_secret", &presence(&self.dhchap_secret))
             .field("reserve", &self.reserve)
             .field("reservation_key", &self.reservation_key)
+            .field("secret_generation", &self.secret_generation)
             .finish()
     }
 }
