@@ -14,6 +14,7 @@ use cleat_host::identity::{HostIdentity, IdentitySource};
 use cleat_host::modules;
 use cleat_host::sysfs::{NativeMultipath, Sysfs};
 use cleat_host::uevents::Uevents;
+use cleat_host::work;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use cleat_runtime::unix::UnixIncoming;
@@ -36,6 +37,9 @@ use crate::{addresses, csi, metrics};
 const SETTLE: Duration = Duration::from_secs(10);
 /// How long the first look at the kernel may take.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// How long the fabrics device may take to answer: it waits for a connect that sits in the kernel, which the process
+/// before this one can have left there.
+const FABRICS_ANSWER: Duration = Duration::from_secs(120);
 
 /// Runs the agent until it is told to stop.
 ///
@@ -49,7 +53,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let fabrics = open_fabrics(&config, &sysfs).await?;
     let addresses = storage_addresses(&config)?;
     let ledger = Ledger::open(&config.state_dir).map_err(Failure::failed)?;
-    let hello = hello(&config, &identity, &sysfs, fabrics.as_ref(), &addresses).await?;
+    let hello = hello(&config, &identity, &sysfs, &fabrics, &addresses).await?;
     tracing::info!(
         node = %config.node_id, host_nqn = %identity.host_nqn, host_id = %identity.host_id, fabrics = fabrics.name(),
         boot = identity.boot_id, kernel = identity.kernel_release, addresses = ?addresses, "this node"
@@ -144,10 +148,15 @@ async fn hello(
     config: &Config,
     identity: &HostIdentity,
     sysfs: &Sysfs,
-    fabrics: &dyn Fabrics,
+    fabrics: &Arc<dyn Fabrics>,
     addresses: &[IpAddr],
 ) -> Result<wire::Hello, Failure> {
     let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
+    let asked = Arc::clone(fabrics);
+    let in_band_auth =
+        work::once("ask for in-band authentication", FABRICS_ANSWER, move || asked.authenticates())
+            .await
+            .map_err(Failure::failed)?;
     Ok(wire::Hello {
         protocol: cleat_proto::SESSION_PROTOCOL,
         node_id: config.node_id.to_string(),
@@ -162,7 +171,7 @@ async fn hello(
             fabrics: fabrics.name().to_owned(),
             native_multipath: topology.multipath == NativeMultipath::On,
             nqn_prefix: config.prefix.to_string(),
-            in_band_auth: fabrics.authenticates(),
+            in_band_auth,
             // Linux has the generic ioctls for NVMe since 4.5; what a target can do shows at the attach.
             reservations: true,
         }),
