@@ -100,7 +100,9 @@ impl Step<'_> {
         };
         let used = record.attachments.iter().filter(|a| a.proven).map(|a| a.node.clone());
         for node in used.collect::<Vec<_>>() {
-            self.may_still_land(volume, &node);
+            if !self.is_aborted(volume, &node) {
+                self.may_still_land(volume, &node);
+            }
         }
     }
 

@@ -210,15 +210,24 @@ impl Step<'_> {
             return;
         }
         let barrier = drained && self.core.config.target.export_drains;
-        let aborted = self.core.config.target.reservations == Reservations::AbortWaits
-            && self.fence_mut(volume, node).is_some_and(|f| f.preempted_by.is_some())
-            && self.helper_stays(volume, node);
+        // An abort waits for what the registrant's own sessions have in flight. What was on a session that broke before,
+        // or of a registrant that had taken its key off itself, it may not know of.
+        let now = self.now;
+        let lands = |a: &mut Attachment| a.may_land_until.is_some_and(|until| until > now);
+        let aborted = self.is_aborted(volume, node) && !self.attachment_mut(volume, node).is_some_and(lands);
         let drained = match (barrier, aborted) {
             (true, _) => Drained::Barrier,
             (false, true) => Drained::Abort,
             (false, false) => self.drain_bound(),
         };
         self.fence_proven(volume, node, drained);
+    }
+
+    /// What it had in flight was waited for when its registration was preempted, and nothing of it was taken since.
+    pub(super) fn is_aborted(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        self.core.config.target.reservations == Reservations::AbortWaits
+            && self.fence_mut(volume, node).is_some_and(|f| f.preempted_by.is_some())
+            && self.helper_stays(volume, node)
     }
 
     /// Who preempted is still registered: nothing of the loser's was taken since.
@@ -273,3 +282,7 @@ impl Step<'_> {
         self.core.volumes.get_mut(volume)?.fence_mut(node)
     }
 }
+
+#[cfg(test)]
+#[path = "abort_tests.rs"]
+mod tests;
