@@ -64,6 +64,9 @@ impl Attacher {
             if self.ended() {
                 return;
             }
+            if self.gone(node) {
+                continue;
+            }
             self.publish(node, None).await;
             self.work(node, 300).await;
             self.retire(node).await;
@@ -72,6 +75,11 @@ impl Attacher {
 
     fn over(&self) -> bool {
         self.universe.lock().healed_at.is_some()
+    }
+
+    /// A machine that is not there any more is not waited for.
+    fn gone(&self, node: NodeIx) -> bool {
+        self.universe.lock().nodes[node].gone
     }
 
     /// A violation ends everything.
@@ -94,7 +102,8 @@ impl Attacher {
             0 => self.retire(node).await,
             1 => self.force_off(node).await,
             2 => self.move_to(node, next).await,
-            _ if world::is_shared(self.volume) => self.migrate(node, next).await,
+            3 if world::is_shared(self.volume) => self.migrate(node, next).await,
+            _ if world::is_shared(self.volume) => self.lose_one_of_two(node, next).await,
             _ => {
                 // Force-detached while its pod is started elsewhere.
                 let mut other = self.other();
@@ -139,6 +148,18 @@ impl Attacher {
         }
     }
 
+    /// Two nodes write, and one of them is detached under its writer; the other one goes on.
+    async fn lose_one_of_two(&mut self, lost: NodeIx, stays: NodeIx) {
+        if self.publish(stays, Some(8)).await {
+            let length = self.chance.within(200, 4_000);
+            self.work(stays, length).await;
+        }
+        self.force_off(lost).await;
+        let length = self.chance.within(0, 500);
+        self.work(stays, length).await;
+        self.retire(stays).await;
+    }
+
     /// Writes for a while.
     async fn work(&mut self, node: NodeIx, length_ms: u64) {
         self.universe.lock().open(node, self.volume);
@@ -169,6 +190,7 @@ impl Attacher {
             volume_id: world::volume_id(self.volume),
             node_id: NODES[node].into(),
             volume_capability: Some(capability(self.volume)),
+            volume_context: self.universe.lock().context(self.volume),
             ..Default::default()
         };
         let what = format!("Publish of {} on {}", request.volume_id, request.node_id);
@@ -188,7 +210,7 @@ impl Attacher {
                 Err(status) => {
                     self.patience(&what, &status);
                     // After the last fault nobody gives up any more: then it has to succeed.
-                    if self.ended() || tries.is_some_and(|tries| tried >= tries) {
+                    if self.ended() || self.gone(node) || tries.is_some_and(|tries| tried >= tries) {
                         return false;
                     }
                 }
@@ -229,7 +251,7 @@ impl Attacher {
 
     fn patience(&self, what: &str, status: &Status) {
         let mut world = self.universe.lock();
-        world.refused();
+        world.refused(what, self.volume, status.code(), status.message());
         if let Some(healed_at) = world.healed_at {
             let healed_for = world.now - healed_at;
             world.judge_patience(what, healed_for, status.message());

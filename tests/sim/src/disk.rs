@@ -16,6 +16,8 @@ pub struct Disk {
     records: BTreeMap<String, Value>,
     /// Who is on record for each volume: attached, or fenced and not seen to be gone.
     on_record: BTreeMap<String, Vec<String>>,
+    /// Who is fenced from each volume, since which epoch, by what.
+    fenced: BTreeMap<String, BTreeMap<(String, String), &'static str>>,
 }
 
 impl Disk {
@@ -25,7 +27,8 @@ impl Disk {
         self.on_record.get(volume).is_some_and(|nodes| nodes.iter().any(|known| known == node))
     }
 
-    fn apply(&mut self, change: Change) {
+    /// Gives by what nodes were fenced with it.
+    fn apply(&mut self, change: Change) -> Vec<&'static str> {
         let key = match &change {
             Change::Put(key, _) | Change::Delete(key) => key.clone(),
         };
@@ -33,11 +36,18 @@ impl Disk {
             Change::Put(key, value) => drop(self.records.insert(key, value)),
             Change::Delete(key) => drop(self.records.remove(&key)),
         }
-        let Some(volume) = key.strip_prefix("volume/") else { return };
+        let Some(volume) = key.strip_prefix("volume/") else { return Vec::new() };
         let record = self.records.get(&key).cloned();
         let record: Option<VolumeRecord> = record.and_then(|value| serde_json::from_value(value).ok());
-        let nodes = record.map(|record| on_record(&record)).unwrap_or_default();
+        let nodes = record.as_ref().map(on_record).unwrap_or_default();
         self.on_record.insert(volume.to_owned(), nodes);
+        let fenced = record.map(|record| record.fenced).unwrap_or_default();
+        let fenced: BTreeMap<_, _> = fenced
+            .iter()
+            .map(|it| ((it.node.to_string(), it.epoch.to_string()), it.evidence.source.name()))
+            .collect();
+        let before = self.fenced.insert(volume.to_owned(), fenced.clone()).unwrap_or_default();
+        fenced.into_iter().filter(|(which, by)| before.get(which) != Some(by)).map(|(_, by)| by).collect()
     }
 }
 
@@ -77,7 +87,9 @@ impl Store for MemoryStore {
         if !forgets {
             let mut world = self.0.lock();
             for change in changes {
-                world.disk.apply(change);
+                for by in world.disk.apply(change) {
+                    world.count(format!("fenced by {by}"));
+                }
             }
         }
         // Durable, and the controller does not know it yet: it may die in between.

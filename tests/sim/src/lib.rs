@@ -4,16 +4,18 @@
 //! between them ([turmoil]), faults in all of it, and clients that publish and unpublish as Kubernetes would. Comes
 //! in: a seed. Goes out: whether the invariants of the design held at every moment of the world, and a trace.
 //!
-//! What runs in it is the code that ships: the controller from its listeners to its store, the agent from its session
-//! to its ledger, and their gRPC. What is simulated: time, network, kernels (the agent's `Host`), the RDS and its
-//! target (the controller's `Rds`), the disk under the controller's store.
+//! What runs in it is the code that ships: the controller from its listeners to its store and its client to the RDS, the
+//! agent from its session to its ledger, and their gRPC. What is simulated: time, network, kernels (the agent's
+//! `Host`), the RDS and its target (under the controller's REST client, which has somebody else for HTTP), the disk
+//! under the controller's store. Programs die, stand still and go on (also a whole machine); machines burn down, and
+//! others take their place; a person fences, and says that a node is gone where it is.
 //!
-//! Not simulated, and proven elsewhere or not at all: two controllers at once, and the store in Kubernetes (one
-//! controller is killed and started again); TLS; the RDS's own language and its login (the controller's `Rds` is
-//! replaced whole); creating, growing and deleting volumes; ghosts; the node's CSI service and mounts; people's own
-//! words (fence, declare-gone, the out-of-service taint) and `minFence`; frozen processes and clocks that jump; a
-//! ledger that is lost or torn (it is a real file, written where it stands); the order and content of blocks (a write is
-//! on its way or has landed); more than one thread, so races within a program.
+//! Not simulated, and proven elsewhere or not at all: two controllers at once, but as a planted fault (what protects
+//! is the lock on the store, and one that stands still keeps it); the store in Kubernetes; TLS and HTTP; creating,
+//! growing and deleting volumes; the node's CSI service and mounts; the out-of-service taint; wall clocks that jump; a
+//! ledger that is torn (it is a real file; it is lost with its machine); the order and content of blocks (a write is on
+//! its way or has landed); more than one thread, so races within a program, and a program that stands still between
+//! two calls to its kernel that are one step here.
 //!
 //! Always holds:
 //! - One thread runs everything, and every chance comes from the seed: the same seed gives the same trace, in a
@@ -24,11 +26,14 @@
 //! | --- | --- |
 //! | [`world`] | the world and its time |
 //! | [`host`], `reservations` | the agent's view of its machine |
-//! | [`rds`] | the controller's view of the RDS |
+//! | [`rds`] | the RDS under the controller's client to it |
 //! | [`disk`] | the controller's store |
 //! | [`net`] | gRPC over the simulated network |
+//! | [`process`] | a program that can be killed and stand still |
 //! | [`programs`] | controller and agents, put together |
+//! | [`machines`] | which program runs where |
 //! | [`attacher`] | the clients |
+//! | [`operator`] | a person's words |
 //! | [`faults`] | what goes wrong, and when |
 //! | [`run`](mod@run) | one seed from begin to end |
 //! | [`chance`], [`entropy`] | where randomness comes from |
@@ -42,7 +47,10 @@ pub mod disk;
 pub mod entropy;
 pub mod faults;
 pub mod host;
+pub mod machines;
 pub mod net;
+pub mod operator;
+pub mod process;
 pub mod programs;
 pub mod rds;
 mod reservations;

@@ -1,6 +1,6 @@
 //! Controller and agent, put together as their own `main` would, on what is simulated.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +31,9 @@ use tonic::transport::Endpoint;
 
 use crate::disk::MemoryStore;
 use crate::host::Machine;
-use crate::net::{self, Dialler};
-use crate::rds::SimulatedRds;
+use crate::net::{Dialler, Nic};
+use crate::process::Ended;
+use crate::rds;
 use crate::world::{self, EPOCH_MS, NODES, NodeIx, PORTALS, Universe};
 
 /// The controller's host.
@@ -77,7 +78,7 @@ fn settings(secrets: Option<Arc<MasterKey>>) -> Settings {
 ///
 /// # Errors
 /// If it ends by itself.
-pub async fn controller(universe: Universe) -> turmoil::Result {
+pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
     let (now, target, key) = {
         let mut world = universe.lock();
         world.note("controller starts");
@@ -88,14 +89,15 @@ pub async fn controller(universe: Universe) -> turmoil::Result {
     let portals = (0..PORTALS).map(|at| world::portal(at).parse()).collect::<Result<_, _>>()?;
     let parts = Parts {
         stored,
-        rds: Arc::new(SimulatedRds::new(universe)),
-        rds_deadline: Duration::from_secs(6),
+        rds: Arc::new(rds::client(universe, &disk, target.acl)?),
+        // As the command line makes it.
+        rds_deadline: rds::TIMEOUT * 20 + rds::SETTLE,
         serving: Serving { nqn_prefix: world::PREFIX.into(), portals },
         agents: settings(key),
         core: config(target),
         driver_name: "cleat.io".into(),
-        csi: net::listen(CSI_PORT).await?,
-        grpc: net::listen(AGENTS_PORT).await?,
+        csi: Box::pin(nic.listen(CSI_PORT)),
+        grpc: Box::pin(nic.listen(AGENTS_PORT)),
         transport: ServerTransport::Plaintext,
     };
     app::serve(parts, Clock::at(UnixMillis(EPOCH_MS + now)), Context::default()).await?;
@@ -106,7 +108,7 @@ pub async fn controller(universe: Universe) -> turmoil::Result {
 ///
 /// # Errors
 /// If it ends by itself.
-pub async fn agent(universe: Universe, node: NodeIx, state_dir: &Path) -> turmoil::Result {
+pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) -> Ended {
     let (uevents, events) = Uevents::scripted();
     let boot = {
         let mut world = universe.lock();
@@ -131,7 +133,7 @@ pub async fn agent(universe: Universe, node: NodeIx, state_dir: &Path) -> turmoi
     };
     let shared = Shared {
         host: Arc::new(Machine::new(universe, node)),
-        ledger: Ledger::open_with(state_dir, Workers::in_place(Duration::from_millis(2)))?,
+        ledger: Ledger::open_with(&disk, Workers::in_place(Duration::from_millis(2)))?,
         board: Board::default(),
         identity,
         times,
@@ -145,7 +147,7 @@ pub async fn agent(universe: Universe, node: NodeIx, state_dir: &Path) -> turmoi
     fleet.load()?;
     fleet.sweep().await?;
     let session = Session {
-        endpoint: Box::new(Dialler::new(controller_endpoint(), CONTROLLER, AGENTS_PORT)),
+        endpoint: Box::new(Dialler::through(nic, controller_endpoint(), CONTROLLER, AGENTS_PORT)),
         hello,
         prefix,
         node: Arc::new(fleet.clone()),

@@ -1,168 +1,146 @@
-//! The RDS as the controller sees it: the controller's `Rds` over the world's target, with a management that can be
-//! away, slow, or lose answers.
+//! The RDS as the controller's own client sees it: RouterOS' REST API over the world's target, with a management that
+//! can be away, slow, lose answers, or carry requests out long after they were sent.
 //!
-//! Always holds what the trait promises: success means that the change is in force, and a change whose answer was
-//! lost can come into force later, until when everything else about its volume is answered as in doubt.
+//! Comes in: requests, as they would go out by HTTP. Goes out: answers. What the client makes of them (what it reads
+//! back, what it takes to be in doubt) is the client that ships.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_controller::rds::{
-    Admission, ByteSize, Cause, Freshness, Inventory, NewVolume, Priority, Rds, RdsError, SystemResource,
-    Volume, Way,
+    Carrier, Config, Endpoint, Fingerprint, HostAcl, Naming, Outgoing, RestRds, Trust, Way,
 };
-use cleat_controller::secret::Secret;
-use cleat_core::{HostNqn, VolumeId};
-use cleat_host::fabrics::DhchapSecret;
+use serde_json::{Map, Value, json};
+use tokio::time::sleep;
+use tonic::codegen::http::StatusCode;
 
 use crate::world::target::Change;
-use crate::world::{self, Universe, VolumeIx, World};
+use crate::world::{self, Universe, VOLUMES, VolumeIx};
 
-/// How long a request without an answer is waited for, in ms.
-const TIMEOUT: u64 = 1_500;
-/// How much later than it was sent a change without an answer may come into force, in ms.
-const LATE: u64 = 2_500;
+/// How long a request without an answer is waited for.
+pub const TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long such a request is taken to be able to come into force; longer than [`world::management::LATE`].
+pub const SETTLE: Duration = Duration::from_millis(8_000);
+/// Between two looks at the world of who waits for it.
+const LOOK: Duration = Duration::from_millis(10);
+/// Where the volumes' files are.
+const BASE: &str = "/pool/cleat";
 
-/// The RDS.
+/// The controller's client to it.
+///
+/// # Errors
+/// If its password cannot be written.
+pub fn client(
+    universe: Universe,
+    scratch: &Path,
+    acl: bool,
+) -> Result<RestRds, Box<dyn std::error::Error + Send + Sync>> {
+    let password_file = scratch.join("rds-password");
+    std::fs::write(&password_file, "simulated")?;
+    let fingerprint: Fingerprint = ["00"; 32].join(":").parse()?;
+    let config = Config {
+        endpoint: Endpoint {
+            url: "https://rds".parse()?,
+            user: "cleat".into(),
+            password_file,
+            trust: Trust::Pinned(fingerprint),
+            timeout: TIMEOUT,
+        },
+        naming: Naming::new(BASE, world::PREFIX)?,
+        port: 4420,
+        host_acl: if acl { HostAcl::List } else { HostAcl::None },
+        settle: SETTLE,
+    };
+    Ok(RestRds::played(config, Arc::new(RouterOs(universe)))?)
+}
+
+/// RouterOS.
 #[derive(Debug)]
-pub struct SimulatedRds(Universe);
+struct RouterOs(Universe);
 
-impl SimulatedRds {
-    /// The RDS of a world.
-    #[must_use]
-    pub fn new(universe: Universe) -> Self {
-        Self(universe)
-    }
-
-    /// What it takes to be answered.
-    async fn answered(&self, what: &str) -> Result<(), RdsError> {
-        let (takes, away) = {
+impl RouterOs {
+    /// Reads, somewhere between question and answer.
+    async fn read(&self, what: impl FnOnce(&Self) -> Value) -> Result<Value, Way> {
+        let (there, back) = {
             let mut world = self.0.lock();
-            (world.chance.within(5, 30) + world.rds.slow_ms, world.rds.away)
+            if world.rds.away {
+                return Err(Way::Connect);
+            }
+            let takes = world.chance.within(2, 15) + world.rds.slow_ms;
+            let there = world.chance.within(0, takes);
+            (there, takes - there)
         };
-        tokio::time::sleep(Duration::from_millis(takes)).await;
-        if away || self.0.lock().rds.away {
-            return Err(unreachable(what, Way::Connect));
-        }
-        Ok(())
+        sleep(Duration::from_millis(there)).await;
+        let read = what(self);
+        sleep(Duration::from_millis(back)).await;
+        if self.0.lock().rds.away { Err(Way::Lost) } else { Ok(read) }
     }
 
-    async fn change(&self, id: &VolumeId, change: Change) -> Result<(), RdsError> {
-        let volume = known(id)?;
-        let what = format!("change {id}: {change:?}");
-        self.answered(&what).await?;
-        let lost = {
+    fn list(&self, query: &[(&'static str, String)]) -> Value {
+        let slot = query.iter().find(|(name, _)| *name == "slot").map(|(_, slot)| slot.as_str());
+        let volumes = (0..VOLUMES).filter(|volume| slot.is_none_or(|slot| slot == world::volume_id(*volume)));
+        volumes.map(|volume| self.item(volume)).collect()
+    }
+
+    fn item(&self, volume: VolumeIx) -> Value {
+        let world = self.0.lock();
+        let lun = &world.target.luns[volume];
+        let (id, flag) = (world::volume_id(volume), |on| if on { "true" } else { "false" });
+        let hosts: Vec<&str> = lun.hosts.iter().map(String::as_str).collect();
+        let secret = lun.secret.as_ref().map(|secret| secret.text.clone()).unwrap_or_default();
+        json!({
+            ".id": format!("*{:X}", volume + 1),
+            "slot": id,
+            "type": "file",
+            "file-path": format!("{BASE}/{id}.img"),
+            "size": world::SIZE.to_string(),
+            "mount-filesystem": "false",
+            "nvme-tcp-export": flag(lun.exported),
+            "nvme-tcp-server-port": "4420",
+            "nvme-tcp-server-nqn": format!("{}{id}", world::PREFIX),
+            "nvme-tcp-server-allow-host-name": hosts.join(","),
+            "nvme-tcp-server-password": secret,
+        })
+    }
+
+    async fn set(&self, volume: VolumeIx, properties: &Map<String, Value>) -> Result<Value, Way> {
+        let changes: Option<Vec<Change>> =
+            properties.iter().map(|(name, value)| Change::of(name, value.as_str()?)).collect();
+        // What the world does not know would be lost in silence.
+        let changes = changes.unwrap_or_else(|| panic!("properties that are not simulated: {properties:?}"));
+        let hides = changes.contains(&Change::Export(false));
+        let fate = {
             let mut world = self.0.lock();
-            doubt(&world, id, volume)?;
-            if is_met(&world, volume, &change) {
-                return Ok(());
+            if world.rds.away {
+                return Err(Way::Connect);
             }
-            let lost = world.chance.below(100) < world.rds.loses;
-            world.note(format_args!("rds: {id} {change:?}{}", if lost { ", answer lost" } else { "" }));
-            match (lost, world.chance.index(3)) {
-                (false, _) | (true, 0) => world.target.change(volume, &change),
-                (true, 1) => {
-                    let at = world.now + world.chance.within(1, LATE);
-                    world.target.luns[volume].late.push((at, change));
-                }
-                (true, _) => {}
-            }
-            lost
+            world.send(volume, changes)
         };
-        if lost {
-            tokio::time::sleep(Duration::from_millis(TIMEOUT)).await;
-            return Err(unreachable(&what, Way::Timeout));
+        let Some(number) = fate.number else { return std::future::pending().await };
+        // Whoever asks gives up before this could take for ever.
+        while self.0.lock().on_its_way(number) || (hides && self.0.lock().target.still_drains(volume)) {
+            sleep(LOOK).await;
         }
-        Ok(())
-    }
-}
-
-fn unreachable(what: &str, way: Way) -> RdsError {
-    RdsError::Unreachable { what: what.to_owned(), way, cause: Cause::new("simulated") }
-}
-
-fn known(id: &VolumeId) -> Result<VolumeIx, RdsError> {
-    world::volume_of(id.as_str()).ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
-}
-
-/// Refuses while an earlier change without an answer may still come into force.
-fn doubt(world: &World, id: &VolumeId, volume: VolumeIx) -> Result<(), RdsError> {
-    let Some((at, earlier)) = world.target.luns[volume].late.first() else { return Ok(()) };
-    Err(RdsError::InDoubt {
-        volume: id.clone(),
-        earlier: format!("{earlier:?}"),
-        wait: Duration::from_millis(at.saturating_sub(world.now)),
-    })
-}
-
-fn is_met(world: &World, volume: VolumeIx, change: &Change) -> bool {
-    let lun = &world.target.luns[volume];
-    match change {
-        Change::Add(host) => lun.hosts.contains(host),
-        Change::Remove(host) => !lun.hosts.contains(host),
-        Change::Export(on) => lun.exported == *on,
-        Change::Secret(secret) => lun.secret.as_ref() == Some(secret),
+        if !fate.answered {
+            return std::future::pending().await;
+        }
+        if self.0.lock().rds.away { Err(Way::Lost) } else { Ok(self.item(volume)) }
     }
 }
 
 #[tonic::async_trait]
-impl Rds for SimulatedRds {
-    async fn volumes(&self, _: Priority, _: Freshness) -> Result<Arc<Inventory>, RdsError> {
-        self.answered("list disks").await?;
-        let world = self.0.lock();
-        let volumes = world.target.luns.iter().enumerate().map(|(volume, lun)| Volume {
-            id: VolumeId::new(world::volume_id(volume)).unwrap(),
-            item: format!("*{volume}"),
-            size: ByteSize(world::SIZE),
-            nqn: format!("{}{}", world::PREFIX, world::volume_id(volume)),
-            port: Some(4420),
-            exported: lun.exported,
-            mountable: false,
-            hosts: lun.hosts.clone(),
-        });
-        Ok(Arc::new(volumes.collect()))
-    }
-
-    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
-        self.volume(&new.id, Priority::Attach, Freshness::Now).await
-    }
-
-    async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
-        Err(RdsError::Conflict { volume: id.clone(), problem: "not simulated".to_owned() })
-    }
-
-    async fn allow(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
-        self.change(id, Change::Add(host.to_string())).await?;
-        self.change(id, Change::Export(true)).await?;
-        Ok(Admission::Enforced)
-    }
-
-    async fn deny(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
-        self.change(id, Change::Remove(host.to_string())).await?;
-        Ok(Admission::Enforced)
-    }
-
-    async fn hide(&self, id: &VolumeId, _: Priority) -> Result<(), RdsError> {
-        let volume = known(id)?;
-        self.change(id, Change::Export(false)).await?;
-        // Whoever asks gives up before this could take for ever.
-        while self.0.lock().target.still_drains(volume) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
-    }
-
-    async fn show(&self, id: &VolumeId, _: Priority) -> Result<(), RdsError> {
-        self.change(id, Change::Export(true)).await
-    }
-
-    async fn set_secret(&self, id: &VolumeId, secret: &Secret, _: Priority) -> Result<(), RdsError> {
-        let secret = DhchapSecret::parse(secret.reveal()).unwrap();
-        self.change(id, Change::Secret(secret)).await
-    }
-
-    async fn resource(&self) -> Result<SystemResource, RdsError> {
-        self.answered("read the system resource").await?;
-        Ok(SystemResource { version: "7.24".into(), board: "simulated".into() })
+impl Carrier for RouterOs {
+    async fn carry(&self, request: Outgoing<'_>) -> Result<(StatusCode, Vec<u8>), Way> {
+        let item = request.path.strip_prefix("disk/*").and_then(|at| usize::from_str_radix(at, 16).ok());
+        let answer = match (request.method, request.path, item) {
+            ("GET", "disk", _) => self.read(|rds| rds.list(request.query)).await?,
+            ("GET", "system/resource", _) => {
+                self.read(|_| json!({"version": "7.24 (simulated)", "board-name": "simulated"})).await?
+            }
+            ("PATCH", _, Some(item)) => self.set(item - 1, request.body.unwrap_or(&Map::new())).await?,
+            (method, path, _) => panic!("a request that is not simulated: {method} {path}"),
+        };
+        Ok((StatusCode::OK, answer.to_string().into_bytes()))
     }
 }

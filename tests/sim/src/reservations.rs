@@ -170,7 +170,11 @@ impl Reservations for Machine {
         let commanded = self.command(dev, Command::PreemptAndAbort, deadline, Box::new(does));
         Box::pin(async move {
             let victims = commanded.await?;
-            let waits = self.universe.lock().target.abilities.abort_waits;
+            let waits = {
+                let mut world = self.universe.lock();
+                world.count("preempted and aborted");
+                world.target.abilities.abort_waits
+            };
             if waits
                 && tokio::time::timeout(deadline, self.aborted(dev.minor as usize, &victims)).await.is_err()
             {

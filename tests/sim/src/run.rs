@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::attacher::Attacher;
 use crate::faults::{FAULTS_END, Plan};
-use crate::programs::{self, CONTROLLER};
+use crate::machines::Machines;
+use crate::operator::Operator;
 use crate::world::rules::ENDS_WITHIN;
-use crate::world::{NODES, Planted, Universe, VOLUMES, World};
+use crate::world::{Planted, Universe, VOLUMES, World};
 
 /// Resolution of the simulation: messages are delivered, and the world goes on, so often.
 const TICK: Duration = Duration::from_millis(10);
@@ -31,6 +32,8 @@ pub struct Report {
     pub trace_hash: String,
     /// Simulated time, in ms.
     pub simulated_ms: u64,
+    /// What the target was probed to do.
+    pub target: String,
     /// What has happened, and how often.
     pub seen: BTreeMap<String, u64>,
 }
@@ -59,54 +62,56 @@ pub fn run(seed: u64, planted: Option<Planted>) -> (Report, Vec<String>) {
         violation: world.violation().map(str::to_owned),
         trace_hash: format!("{hash:016x}"),
         simulated_ms: world.now,
-        seen: seen.iter().map(|(what, count)| ((*what).to_owned(), *count)).collect(),
+        target: world.probed.name().to_owned(),
+        seen: seen.clone(),
     };
     (report, trace.to_vec())
 }
 
 fn simulate(seed: u64, universe: &Universe) -> turmoil::Result {
-    let ledgers = ledgers()?;
+    let scratch = scratch()?;
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .tick_duration(TICK)
         .min_message_latency(Duration::from_millis(1))
         .max_message_latency(Duration::from_millis(60))
         .simulation_duration(Duration::from_millis(LONGEST))
+        // A machine that is held back gets all of it at once.
+        .tcp_capacity(4096)
         .enable_random_order()
         .build();
-    sim.host(CONTROLLER, {
-        let universe = universe.clone();
-        move || programs::controller(universe.clone())
-    });
-    for (node, name) in NODES.iter().enumerate() {
-        let (universe, dir) = (universe.clone(), ledgers.path().join(name));
-        std::fs::create_dir(&dir)?;
-        sim.host(*name, move || {
-            let (universe, dir) = (universe.clone(), dir.clone());
-            async move { programs::agent(universe, node, &dir).await }
-        });
-    }
+    let mut machines = Machines::new(universe, scratch.path(), seed, &mut sim)?;
     sim.client("attacher", {
         let universe = universe.clone();
         async move {
             let clients = (0..VOLUMES).map(|volume| Attacher::new(universe.clone(), volume, seed).run());
             futures_util::future::join_all(clients).await;
+            universe.lock().put_away = true;
             Ok(())
         }
     });
-    let mut plan = Plan::new(seed);
+    sim.client("operator", {
+        let universe = universe.clone();
+        async move {
+            Operator::new(universe, seed).run().await;
+            Ok(())
+        }
+    });
+    let mut plan = Plan::new(seed, universe.lock().planted);
     loop {
         let now = u64::try_from(sim.elapsed().as_millis())?;
         universe.lock().advance(now);
-        plan.apply(now, universe, &mut sim);
-        if sim.step()? || universe.lock().violation().is_some() {
+        plan.apply(now, universe, &mut machines, &mut sim)?;
+        let over = sim.step()?;
+        machines.run(u64::try_from(sim.elapsed().as_millis())?)?;
+        if over || universe.lock().violation().is_some() {
             return Ok(());
         }
     }
 }
 
-/// Where the agents keep their ledgers: in memory if there is a place for it, since each record is synced.
-fn ledgers() -> std::io::Result<tempfile::TempDir> {
+/// Where machines have their disks: in memory if there is a place for it, since each record is synced.
+fn scratch() -> std::io::Result<tempfile::TempDir> {
     let memory = PathBuf::from("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }
 }

@@ -169,6 +169,9 @@ impl Device {
 impl World {
     /// Lets one node's kernel come up to now.
     pub(super) fn run_kernel(&mut self, node: NodeIx) {
+        if self.nodes[node].stands_still {
+            return;
+        }
         let instances: Vec<u32> =
             self.nodes[node].kernel.controllers.iter().map(|one| one.instance).collect();
         for instance in instances {
@@ -257,7 +260,7 @@ impl World {
             self.event(node, one.instance);
         } else {
             let secret_is_wrong = self.target.admits(one.volume, &host, one.secret.as_ref())
-                != self.target.admits(one.volume, &host, self.target.luns[one.volume].secret.as_ref());
+                != self.target.admits(one.volume, &host, self.target.secret(one.volume));
             let failure =
                 if secret_is_wrong { ConnectFailure::Authentication } else { ConnectFailure::Rejected };
             self.note(format_args!(
@@ -372,7 +375,7 @@ impl World {
     pub(super) fn answer(&mut self, volume: VolumeIx, landed: &Received) {
         let Some(session) = self.target.luns[volume].sessions.get(&landed.session) else { return };
         let state = &mut self.nodes[landed.node];
-        if !state.links[session.portal] || session.boot != state.kernel.boot {
+        if !state.links[session.portal] || session.boot != state.kernel.boot || state.stands_still {
             return;
         }
         if let Some(device) = state.kernel.devices.get_mut(&volume) {
@@ -387,7 +390,8 @@ impl World {
         for lun in luns {
             lun.sessions.retain(|_, session| {
                 let node = &nodes[session.node];
-                let heard = node.links[session.portal] && node.kernel.boot == session.boot;
+                let heard =
+                    node.links[session.portal] && node.kernel.boot == session.boot && !node.stands_still;
                 session.silent_since = if heard { None } else { session.silent_since.or(Some(now)) };
                 session.silent_since.is_none_or(|since| now < since + KEEP_ALIVE + 500)
             });

@@ -8,20 +8,24 @@
 //! trace; the first violation of an invariant.
 
 pub mod kernel;
+pub mod management;
 pub mod probed;
 pub mod rules;
 pub mod target;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cleat_controller::csi::MIN_FENCE_KEY;
+use cleat_core::MinFence;
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 use tokio::sync::broadcast;
 
 use crate::chance::Chance;
 use crate::disk::Disk;
 use kernel::Kernel;
+use management::Management;
 use probed::Probed;
 use rules::Told;
 use target::Target;
@@ -61,11 +65,23 @@ pub enum Planted {
     CutPretended,
     /// Preempt-and-abort waits for nothing.
     AbortPretended,
+    /// Hosts connect with any secret, and the RDS was probed to ask for one.
+    SecretIgnored,
+    /// Requests to the RDS come into force after a controller that did not send them has been started.
+    OutlivesSender,
+    /// Requests to the RDS come into force later than they were said to be able to.
+    LandsTooLate,
+    /// A target that restarts exports everything and lets everybody in, until it is told again.
+    RestartForgets,
+    /// Nodes are declared gone that only do not answer.
+    WordFalse,
+    /// A controller takes over a store whose last owner only stands still.
+    LockIgnored,
 }
 
 impl Planted {
     /// All of them, with the names by which they are asked for.
-    pub const ALL: [(&'static str, Self); 7] = [
+    pub const ALL: [(&'static str, Self); 13] = [
         ("agent-lies", Self::AgentLies),
         ("acl-ignored", Self::AclIgnored),
         ("held-too-long", Self::HeldTooLong),
@@ -73,18 +89,13 @@ impl Planted {
         ("drain-pretended", Self::DrainPretended),
         ("cut-pretended", Self::CutPretended),
         ("abort-pretended", Self::AbortPretended),
+        ("secret-ignored", Self::SecretIgnored),
+        ("outlives-sender", Self::OutlivesSender),
+        ("lands-too-late", Self::LandsTooLate),
+        ("restart-forgets", Self::RestartForgets),
+        ("word-false", Self::WordFalse),
+        ("lock-ignored", Self::LockIgnored),
     ];
-}
-
-/// How the RDS's management answers.
-#[derive(Debug, Default)]
-pub struct Management {
-    /// Not reached.
-    pub away: bool,
-    /// Additional time for each answer, in ms.
-    pub slow_ms: u64,
-    /// So many answers in a hundred are lost.
-    pub loses: u64,
 }
 
 /// A node.
@@ -94,6 +105,10 @@ pub struct Node {
     pub kernel: Kernel,
     /// Whether it reaches the target, over each portal.
     pub links: [bool; PORTALS],
+    /// The whole machine stands still.
+    pub stands_still: bool,
+    /// It was destroyed, and nothing has taken its place.
+    pub gone: bool,
     /// Where its agent hears of events.
     pub events: Option<broadcast::Sender<HostEvent>>,
 }
@@ -105,6 +120,8 @@ pub struct World {
     pub now: u64,
     /// Since when nothing fails any more.
     pub healed_at: Option<u64>,
+    /// The clients have put everything away.
+    pub put_away: bool,
     /// Chance of the world's own.
     pub chance: Chance,
     /// The target.
@@ -119,6 +136,8 @@ pub struct World {
     pub planted: Option<Planted>,
     /// What the controller was told that the target can do.
     pub probed: Probed,
+    /// The weakest fence that suffices for each volume.
+    min_fences: Vec<MinFence>,
     /// Kernels take a controller away that the target refuses.
     pub gives_up_when_refused: bool,
     /// The longest that the backing store may ever hold a write, in ms.
@@ -126,7 +145,7 @@ pub struct World {
     /// The longest that it holds one while nothing is wrong with it, in ms.
     pub usual_hold_ms: u64,
     told: Told,
-    seen: BTreeMap<&'static str, u64>,
+    seen: BTreeMap<String, u64>,
     trace: Vec<String>,
     hash: u64,
     violation: Option<String>,
@@ -200,17 +219,21 @@ impl World {
         let abilities = probed.true_abilities(planted);
         // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
         let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
+        // Somebody has to be there still when it comes.
+        let late = matches!(planted, Some(Planted::OutlivesSender | Planted::LandsTooLate));
         let node = || Node { links: [true; PORTALS], ..Node::default() };
         Self {
             now: 0,
             healed_at: None,
-            target: Target::new(VOLUMES, abilities, usual_hold_ms),
+            put_away: false,
+            target: Target::new(VOLUMES, probed.target().acl, abilities, usual_hold_ms),
             rds: Management::default(),
             nodes: NODES.iter().map(|_| node()).collect(),
             disk: Disk::default(),
             planted,
             probed,
-            gives_up_when_refused: chance.percent(50),
+            min_fences: (0..VOLUMES).map(|_| probed.min_fence(&mut chance)).collect(),
+            gives_up_when_refused: chance.percent(50) && !late,
             longest_hold_ms: if planted == Some(Planted::HeldTooLong) { 12_000 } else { 3_000 },
             usual_hold_ms,
             told: Told::default(),
@@ -228,20 +251,19 @@ impl World {
         volume_id(volume)
     }
 
+    /// What CreateVolume has said of a volume.
+    #[must_use]
+    pub fn context(&self, volume: VolumeIx) -> HashMap<String, String> {
+        let least = self.min_fences[volume];
+        [(MIN_FENCE_KEY.to_owned(), least.name().to_owned())].into()
+    }
+
     /// Lets everything in the world come up to `now`, and judges it.
     pub fn advance(&mut self, now: u64) {
         self.now = now;
         self.expire_sessions();
+        self.land_requests();
         for volume in 0..self.target.luns.len() {
-            let late = std::mem::take(&mut self.target.luns[volume].late);
-            for (at, change) in late {
-                if at <= now {
-                    self.note(format_args!("rds: {} {change:?}, late", self.volume(volume)));
-                    self.target.change(volume, &change);
-                } else {
-                    self.target.luns[volume].late.push((at, change));
-                }
-            }
             for landed in self.target.land(volume, now) {
                 self.count("writes landed");
                 self.answer(volume, &landed);
@@ -255,6 +277,7 @@ impl World {
 
     /// A node's machine is switched off and on: its kernel forgets everything, its agent was killed before.
     pub fn reboot(&mut self, node: NodeIx) {
+        self.nodes[node].stands_still = false;
         let kernel = &mut self.nodes[node].kernel;
         let boot = kernel.boot + 1;
         *kernel = Kernel::default();
@@ -307,8 +330,8 @@ impl World {
 
     /// Counts something that has happened, so that a simulation which sees nothing can be told from one that finds
     /// nothing.
-    pub fn count(&mut self, what: &'static str) {
-        *self.seen.entry(what).or_default() += 1;
+    pub fn count(&mut self, what: impl Into<String>) {
+        *self.seen.entry(what.into()).or_default() += 1;
     }
 
     /// Something that must never be is.
@@ -328,7 +351,7 @@ impl World {
 
     /// The trace so far, its hash, and what was counted.
     #[must_use]
-    pub fn record(&self) -> (&[String], u64, &BTreeMap<&'static str, u64>) {
+    pub fn record(&self) -> (&[String], u64, &BTreeMap<String, u64>) {
         (&self.trace, self.hash, &self.seen)
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
 use cleat_controller::secret::MasterKey;
-use cleat_core::{Reservations, Target};
+use cleat_core::{MinFence, Reservations, Target};
 
 use super::Planted;
 use super::target::Abilities;
@@ -32,28 +32,61 @@ pub enum Probed {
     AbortWithoutDrain,
     /// Reservations whose abort does not wait, and a list.
     Held,
+    /// The same, with an export that does not wait: the bound.
+    HeldWithoutDrain,
 }
 
+/// How often each is met, in a hundred seeds. Those with more rungs have more that can go wrong.
+const WEIGHTS: [(Probed, u64); 9] = [
+    (Probed::Nothing, 8),
+    (Probed::List, 18),
+    (Probed::ListWithoutDrain, 9),
+    (Probed::Secrets, 16),
+    (Probed::ExportOnly, 12),
+    (Probed::Abort, 13),
+    (Probed::AbortWithoutDrain, 8),
+    (Probed::Held, 10),
+    (Probed::HeldWithoutDrain, 6),
+];
+
 impl Probed {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::List => "list",
+            Self::ListWithoutDrain => "list, no drain",
+            Self::Secrets => "secrets",
+            Self::ExportOnly => "export only",
+            Self::Abort => "reservations, abort waits",
+            Self::AbortWithoutDrain => "reservations, abort waits, no drain",
+            Self::Held => "reservations held",
+            Self::HeldWithoutDrain => "reservations held, no drain",
+        }
+    }
+
     /// By chance, or the one that a planted fault needs.
     pub(super) fn of(chance: &mut Chance, planted: Option<Planted>) -> Self {
-        use Probed::{Abort, AbortWithoutDrain, ExportOnly, Held, List, ListWithoutDrain, Nothing, Secrets};
-        let by_chance = [
-            Nothing,
-            List,
-            List,
-            List,
-            ListWithoutDrain,
-            Secrets,
-            ExportOnly,
-            Abort,
-            AbortWithoutDrain,
-            Held,
-        ][chance.index(10)];
+        let mut at = chance.below(WEIGHTS.iter().map(|(_, weight)| weight).sum());
+        let by_chance = WEIGHTS.iter().find(|(_, weight)| {
+            let found = at < *weight;
+            at = at.saturating_sub(*weight);
+            found
+        });
         match planted {
-            Some(Planted::AclIgnored | Planted::DrainPretended | Planted::CutPretended) => List,
-            Some(Planted::AbortPretended) => AbortWithoutDrain,
-            _ => by_chance,
+            Some(
+                Planted::AclIgnored
+                | Planted::DrainPretended
+                | Planted::CutPretended
+                | Planted::OutlivesSender
+                | Planted::LandsTooLate,
+            ) => Self::List,
+            Some(Planted::AbortPretended) => Self::AbortWithoutDrain,
+            Some(Planted::SecretIgnored) => Self::Secrets,
+            // Reservations are forgotten at a restart anyway: what is left is the list.
+            Some(Planted::RestartForgets) => Self::Abort,
+            _ => by_chance.map_or(Self::List, |(probed, _)| *probed),
         }
     }
 
@@ -68,7 +101,7 @@ impl Probed {
             secret: self == Self::Secrets,
             reservations: match self {
                 Self::Abort | Self::AbortWithoutDrain => Reservations::AbortWaits,
-                Self::Held => Reservations::Held,
+                Self::Held | Self::HeldWithoutDrain => Reservations::Held,
                 _ => Reservations::None,
             },
         }
@@ -76,7 +109,17 @@ impl Probed {
 
     /// Whether taking the export away waits for nothing, and is known not to.
     fn lacks_drain(self) -> bool {
-        matches!(self, Self::ListWithoutDrain | Self::AbortWithoutDrain)
+        matches!(self, Self::ListWithoutDrain | Self::AbortWithoutDrain | Self::HeldWithoutDrain)
+    }
+
+    /// A volume's least fence: mostly the least there is, else one that this target can do by itself.
+    pub(super) fn min_fence(self, chance: &mut Chance) -> MinFence {
+        match self {
+            _ if chance.percent(75) => MinFence::NodeGone,
+            Self::Nothing | Self::ExportOnly => MinFence::NodeGone,
+            Self::Secrets => MinFence::Secret,
+            _ => MinFence::Acl,
+        }
     }
 
     /// As the target is.
@@ -86,7 +129,8 @@ impl Probed {
             acl: told.acl && planted != Some(Planted::AclIgnored),
             cuts: planted != Some(Planted::CutPretended),
             drains: !self.lacks_drain() && planted != Some(Planted::DrainPretended),
-            asks_secret: told.secret,
+            asks_secret: told.secret && planted != Some(Planted::SecretIgnored),
+            forgets: planted == Some(Planted::RestartForgets),
             reservations: told.reservations != Reservations::None,
             abort_waits: told.reservations == Reservations::AbortWaits
                 && planted != Some(Planted::AbortPretended),
@@ -97,7 +141,7 @@ impl Probed {
     ///
     /// # Errors
     /// If its file cannot be written or read.
-    pub fn key(self) -> Result<Option<Arc<MasterKey>>, Box<dyn std::error::Error>> {
+    pub fn key(self) -> Result<Option<Arc<MasterKey>>, Box<dyn std::error::Error + Send + Sync>> {
         if self != Self::Secrets {
             return Ok(None);
         }

@@ -8,8 +8,13 @@
 //!    clients are never told of more holders than there may be.
 //! 4. Whoever could write is in the controller's durable records.
 //! 5. After faults stop, every request ends within a bound.
+//! 6. Who is refused, or told to wait, is told about what.
+//!
+//! A person's fence is an Unpublish to rule 2, unless somebody asks for the volume on that node at the same time.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use tonic::Code;
 
 use super::{NodeIx, VolumeIx, World};
 
@@ -28,12 +33,43 @@ pub struct Told {
     last: BTreeMap<(VolumeIx, NodeIx), ((u64, u64), bool)>,
     /// Given out: to whom.
     epochs: BTreeMap<(VolumeIx, (u64, u64)), NodeIx>,
+    /// How often each was asked for, and whether the last time has not come to its end.
+    asked: BTreeMap<(VolumeIx, NodeIx), (u64, bool)>,
 }
 
 impl World {
     /// A client is about to ask for a volume on a node.
     pub fn asks(&mut self, volume: VolumeIx, node: NodeIx) {
         self.told.unpublished.remove(&(volume, node));
+        let asked = self.told.asked.entry((volume, node)).or_default();
+        *asked = (asked.0 + 1, true);
+    }
+
+    /// What clients have been told that they have.
+    #[must_use]
+    pub fn in_use(&self) -> Vec<(VolumeIx, NodeIx)> {
+        self.told.published.keys().copied().collect()
+    }
+
+    /// A person is about to fence a node: from now on another one may be told that it has the volume. Gives how often
+    /// the volume was asked for there.
+    pub fn fence_asked(&mut self, volume: VolumeIx, node: NodeIx) -> u64 {
+        self.told.published.remove(&(volume, node));
+        self.told.asked.get(&(volume, node)).map_or(0, |(asked, _)| *asked)
+    }
+
+    /// The person was told that it is fenced.
+    pub fn fenced(&mut self, volume: VolumeIx, node: NodeIx, asked_before: u64) {
+        self.count("fenced on a person's word");
+        let asked = self.told.asked.get(&(volume, node)).copied().unwrap_or_default();
+        if asked == (asked_before, false) {
+            self.over(volume, node);
+        }
+    }
+
+    /// A person is about to say that a node is gone: another one may be told that it has what it had.
+    pub fn said_to_be_gone(&mut self, node: NodeIx) {
+        self.told.published.retain(|(_, of), _| *of != node);
     }
 
     /// A client is about to give a volume back from a node: from now on another one may be told that it has it.
@@ -47,6 +83,9 @@ impl World {
         let may_write = self.may_write(volume);
         let told = &mut self.told;
         let mut wrong = None;
+        if let Some((_, open)) = told.asked.get_mut(&(volume, node)) {
+            *open = false;
+        }
         told.published.insert((volume, node), epoch);
         let owner = *told.epochs.entry((volume, epoch)).or_insert(node);
         if owner != node {
@@ -70,6 +109,14 @@ impl World {
     /// A client was told that a node cannot write to a volume any more.
     pub fn unpublished(&mut self, volume: VolumeIx, node: NodeIx) {
         self.count("unpublished");
+        if let Some((_, open)) = self.told.asked.get_mut(&(volume, node)) {
+            *open = false;
+        }
+        self.over(volume, node);
+    }
+
+    /// From now on the node must not be able to write.
+    fn over(&mut self, volume: VolumeIx, node: NodeIx) {
         self.told.unpublished.insert((volume, node));
         if let Some((_, ended)) = self.told.last.get_mut(&(volume, node)) {
             *ended = true;
@@ -78,8 +125,14 @@ impl World {
     }
 
     /// A client was told to wait, or that it may not.
-    pub fn refused(&mut self) {
+    pub fn refused(&mut self, what: &str, volume: VolumeIx, code: Code, words: &str) {
         self.count("refused");
+        let by_the_core = matches!(code, Code::Aborted | Code::FailedPrecondition | Code::AlreadyExists);
+        let named =
+            super::NODES.iter().any(|node| words.contains(node)) || words.contains(&self.volume(volume));
+        if by_the_core && !named {
+            self.violated("6", format!("{what}: {code:?} about nothing: {words:?}"));
+        }
     }
 
     fn may_write(&self, volume: VolumeIx) -> usize {

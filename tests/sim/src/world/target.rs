@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cleat_controller::rds::NOBODY;
 use cleat_host::fabrics::DhchapSecret;
 
 use super::{NodeIx, VolumeIx};
@@ -21,6 +22,8 @@ pub struct Abilities {
     pub drains: bool,
     /// Connects need the secret, where one is set.
     pub asks_secret: bool,
+    /// A restart switches every export on, and lists are not looked at until they are set again.
+    pub forgets: bool,
     /// It keeps reservations, until it restarts.
     pub reservations: bool,
     /// Preempt-and-abort waits for what the victim has on its way.
@@ -58,10 +61,12 @@ pub struct Received {
 pub struct Lun {
     /// Hosts can see it.
     pub exported: bool,
-    /// Host NQNs that may connect; nobody if empty.
+    /// The list is shown and not looked at until it is set again.
+    pub list_forgotten: bool,
+    /// Host NQNs that may connect; everybody if empty.
     pub hosts: BTreeSet<String>,
     /// The secret that connects need.
-    pub secret: Option<DhchapSecret>,
+    pub secret: Option<Secret>,
     /// Who is registered, and under which key.
     pub registrants: BTreeMap<NodeIx, u64>,
     /// Held Write Exclusive – All Registrants.
@@ -72,21 +77,26 @@ pub struct Lun {
     pub sessions: BTreeMap<u64, Session>,
     /// Writes on their way, in the order of their receipt.
     pub received: Vec<Received>,
-    /// Changes asked for by a request that was not answered: when they come into force.
-    pub late: Vec<(u64, Change)>,
+}
+
+/// A secret, as the RDS is told it and as hosts have it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// The RDS's form.
+    pub text: String,
+    /// The hosts'.
+    pub secret: DhchapSecret,
 }
 
 /// A change of one property of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// Put a host on the list.
-    Add(String),
-    /// Take it off.
-    Remove(String),
+    /// Set the list of hosts to exactly this.
+    Hosts(BTreeSet<String>),
     /// Switch the export.
     Export(bool),
     /// Set the secret.
-    Secret(DhchapSecret),
+    Secret(Secret),
 }
 
 /// The target.
@@ -104,20 +114,31 @@ pub struct Target {
 }
 
 impl Target {
-    /// A target with so many volumes, exported and with nobody on their lists, that holds writes so long.
+    /// A target with so many volumes, exported and (where they were made with lists) with nobody on them, that holds
+    /// writes so long.
     #[must_use]
-    pub fn new(volumes: usize, abilities: Abilities, holds_ms: u64) -> Self {
-        let lun = Lun { exported: true, ..Lun::default() };
-        Self { up: true, abilities, luns: vec![lun; volumes], holds_ms, sessions: 0 }
+    pub fn new(volumes: usize, lists: bool, abilities: Abilities, holds_ms: u64) -> Self {
+        let nobody = |volume| lists.then(|| format!("{NOBODY}{}", super::volume_id(volume)));
+        let lun =
+            |volume| Lun { exported: true, hosts: nobody(volume).into_iter().collect(), ..Lun::default() };
+        Self { up: true, abilities, luns: (0..volumes).map(lun).collect(), holds_ms, sessions: 0 }
     }
 
     /// Whether a host would be let in now.
     #[must_use]
     pub fn admits(&self, volume: VolumeIx, host_nqn: &str, secret: Option<&DhchapSecret>) -> bool {
         let lun = &self.luns[volume];
-        let listed = !self.abilities.acl || lun.hosts.contains(host_nqn);
-        let known = !self.abilities.asks_secret || lun.secret.is_none() || lun.secret.as_ref() == secret;
+        let enforced = self.abilities.acl && !lun.list_forgotten && !lun.hosts.is_empty();
+        let listed = !enforced || lun.hosts.contains(host_nqn);
+        let needed = lun.secret.as_ref().filter(|_| self.abilities.asks_secret);
+        let known = needed.is_none_or(|needed| secret == Some(&needed.secret));
         self.up && lun.exported && listed && known
+    }
+
+    /// The secret that a volume asks for, as hosts have it.
+    #[must_use]
+    pub fn secret(&self, volume: VolumeIx) -> Option<&DhchapSecret> {
+        self.luns[volume].secret.as_ref().map(|secret| &secret.secret)
     }
 
     /// Whether a write of a node that is connected would be taken.
@@ -140,8 +161,10 @@ impl Target {
         let cuts = self.abilities.cuts;
         let lun = &mut self.luns[volume];
         match change {
-            Change::Add(host) => drop(lun.hosts.insert(host.clone())),
-            Change::Remove(host) => drop(lun.hosts.remove(host)),
+            Change::Hosts(hosts) => {
+                lun.hosts.clone_from(hosts);
+                lun.list_forgotten = false;
+            }
             Change::Secret(secret) => lun.secret = Some(secret.clone()),
             Change::Export(on) => {
                 lun.exported = *on;
@@ -165,6 +188,9 @@ impl Target {
             lun.sessions.clear();
             lun.registrants.clear();
             (lun.held, lun.generation) = (false, 0);
+            if self.abilities.forgets {
+                (lun.list_forgotten, lun.exported) = (true, true);
+            }
         }
     }
 
