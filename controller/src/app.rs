@@ -9,7 +9,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::VolumeRecord;
 use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
@@ -32,7 +31,7 @@ use crate::agents::{self, AgentSessions, LastWords, Sessions};
 use crate::cli::{Cli, Settings};
 use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
-use crate::engine::{self, EngineError, RecordError, Started};
+use crate::engine::{self, EngineError, RecordError, Records, Started};
 use crate::operator::{self, Operators};
 use crate::rds::{HostAcl, Rds, RestRds};
 use crate::store::{FileStore, OpenError, Store, StoreSpec};
@@ -75,7 +74,7 @@ pub struct Stored {
     /// Where records go.
     pub store: Arc<dyn Store>,
     /// What was there.
-    pub records: Vec<VolumeRecord>,
+    pub records: Records,
     /// The term, higher than any before, and durable.
     pub term: u64,
 }
@@ -217,7 +216,7 @@ where
     let Context { stop, readiness } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
-    let (volumes, sessions, words) = (records.len(), Sessions::new(agents), LastWords::default());
+    let (volumes, sessions, words) = (records.volumes.len(), Sessions::new(agents), LastWords::default());
     let stop_engine = CancellationToken::new();
     let start = engine::Start {
         config: core,

@@ -16,6 +16,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::fences::Fences;
 use super::handle::{Answer, Waiter};
 use super::lanes::Lanes;
+use super::unsettled::Unsettled;
 use super::{Change, EngineError, Step, notices, records};
 use crate::agents::Sessions;
 use crate::clock::Clock;
@@ -36,6 +37,7 @@ pub(super) struct Executor {
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
     fences: Fences,
+    unsettled: Unsettled,
 }
 
 impl Executor {
@@ -45,9 +47,9 @@ impl Executor {
         sessions: Sessions,
         changes: broadcast::Sender<Change>,
         clock: Clock,
-        fences: Fences,
+        (fences, unsettled): (Fences, Unsettled),
     ) -> Self {
-        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences }
+        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences, unsettled }
     }
 
     /// Runs until no more steps can come.
@@ -55,11 +57,20 @@ impl Executor {
         self.storing.set(true);
         let mut group = Vec::with_capacity(GROUP);
         while steps.recv_many(&mut group, GROUP).await > 0 {
-            self.commit(records::changes(&group)?).await?;
+            let mut changes = self.unsettled.asking(&group);
+            changes.extend(records::changes(&group)?);
+            if !changes.is_empty() {
+                changes.extend(self.unsettled.settled());
+            }
+            self.commit(changes).await?;
             for step in group.drain(..) {
                 if let ControlFlow::Break(error) = self.carry_out(step) {
                     return Err(error);
                 }
+            }
+            // Nobody waits for this: it is done when nothing else is to be.
+            if steps.is_empty() {
+                self.commit(self.unsettled.settled()).await?;
             }
         }
         Ok(())

@@ -97,6 +97,9 @@ impl crate::rds::Rds for NoRds {
     async fn resource(&self) -> Result<crate::rds::SystemResource, crate::rds::RdsError> {
         unreachable!("not asked for here")
     }
+    fn settle(&self) -> Duration {
+        Duration::from_secs(60)
+    }
 }
 
 fn session() -> SessionId {
@@ -107,9 +110,13 @@ fn node() -> NodeId {
     NodeId::new("node-a").unwrap()
 }
 
+fn unsettled() -> Unsettled {
+    Unsettled::new([], Duration::from_secs(60), Duration::from_secs(1))
+}
+
 fn lanes(deadline: Duration) -> (Lanes, mpsc::Receiver<super::super::handle::Input>) {
     let (inbox, events) = mpsc::channel(16);
-    (Lanes::new(Arc::new(NoRds), None, inbox, deadline), events)
+    (Lanes::new(Arc::new(NoRds), None, inbox, deadline, unsettled()), events)
 }
 
 fn bench() -> Bench {
@@ -136,7 +143,7 @@ fn bench() -> Bench {
         sessions,
         changes,
         Clock::start(),
-        Fences::default(),
+        (Fences::default(), unsettled()),
     );
     Bench {
         log,

@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::handle::{Input, unanswered};
+use super::unsettled::Unsettled;
 use crate::metrics::{self, RdsCall};
 use crate::rds::{self, Priority, Rds};
 use crate::secret::MasterKey;
@@ -25,6 +26,7 @@ pub(super) struct Lanes {
     secrets: Option<Arc<MasterKey>>,
     inbox: mpsc::Sender<Input>,
     deadline: Duration,
+    unsettled: Unsettled,
     /// The last request of each volume that has one under way.
     last: HashMap<VolumeId, JoinHandle<()>>,
 }
@@ -35,8 +37,9 @@ impl Lanes {
         secrets: Option<Arc<MasterKey>>,
         inbox: mpsc::Sender<Input>,
         deadline: Duration,
+        unsettled: Unsettled,
     ) -> Self {
-        Self { rds, secrets, inbox, deadline, last: HashMap::new() }
+        Self { rds, secrets, inbox, deadline, unsettled, last: HashMap::new() }
     }
 
     /// Begins a request, after those of the same volume that were begun before.
@@ -45,13 +48,16 @@ impl Lanes {
         let volume = about(&request).clone();
         let before = self.last.remove(&volume);
         let (rds, inbox, deadline) = (Arc::clone(&self.rds), self.inbox.clone(), self.deadline);
-        let secrets = self.secrets.clone();
+        let (secrets, unsettled) = (self.secrets.clone(), self.unsettled.clone());
         let work = tokio::spawn(async move {
             if let Some(before) = before {
                 // Whether it ended well is told by its own event.
                 let _ = before.await;
             }
+            let (of, asked) = (about(&request).clone(), request.clone());
             let result = ask(rds, secrets, operation, request, deadline).await;
+            unsettled.answered(&of, !matches!(result, Err(RdsError::Unreachable(_))));
+            let result = unsettled.proven(&asked, result);
             let event = Box::new(Event::RdsDone { operation, result });
             // A closed inbox means that the process is ending.
             let _ = inbox.send(Input::Event { event, waiter: None }).await;
@@ -60,7 +66,7 @@ impl Lanes {
     }
 }
 
-fn about(request: &RdsRequest) -> &VolumeId {
+pub(super) fn about(request: &RdsRequest) -> &VolumeId {
     match request {
         RdsRequest::Allow { volume, .. }
         | RdsRequest::Deny { volume, .. }

@@ -24,11 +24,12 @@ mod handle;
 mod lanes;
 mod notices;
 mod records;
+mod unsettled;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId, VolumeRecord};
+use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ use crate::store::{CommitError, Store};
 
 pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
 pub use notices::Told;
-pub use records::{RecordError, read as read_records};
+pub use records::{RecordError, Records, read as read_records};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
 const INBOX: usize = 1024;
@@ -67,7 +68,7 @@ pub struct Start {
     /// The term, taken and durable already.
     pub term: u64,
     /// What was stored.
-    pub records: Vec<VolumeRecord>,
+    pub records: Records,
     /// Where records go.
     pub store: Arc<dyn Store>,
     /// Up as long as the store takes what it is given in time.
@@ -133,14 +134,17 @@ pub fn start(
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock);
+    let Records { volumes: records, unsettled } = records;
+    let unsettled = unsettled::Unsettled::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
     let (core, first) = Core::rebuild(config, term, records, clock.now());
     let term = core.term();
     let secrets = sessions.settings().secrets.clone();
-    let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline);
+    let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new((store, storing), lanes, sessions, changes, clock, fences).run(queue),
+        carry_out::Executor::new((store, storing), lanes, sessions, changes, clock, (fences, unsettled))
+            .run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.

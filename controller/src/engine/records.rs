@@ -1,6 +1,7 @@
-//! Volume records as the store keeps them: one key for each volume, `volume/ID`, with the record as JSON.
+//! What the store keeps: `volume/ID` with each volume's record as JSON, and `rds/ID` for each volume of which the RDS
+//! may still be carrying out something (`unsettled`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cleat_core::{Effect, VolumeId, VolumeRecord};
 use serde_json::Value;
@@ -9,6 +10,16 @@ use super::{EngineError, Step};
 use crate::store::Change;
 
 const VOLUMES: &str = "volume/";
+const UNSETTLED: &str = "rds/";
+
+/// All that was stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Records {
+    /// What is kept of each volume.
+    pub volumes: Vec<VolumeRecord>,
+    /// Volumes of which the RDS may still be carrying out something that an earlier process has asked.
+    pub unsettled: BTreeSet<VolumeId>,
+}
 
 /// What is stored cannot be read. Nothing may be granted then: somebody may still write who would be forgotten.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +55,14 @@ pub enum RecordError {
 ///
 /// # Errors
 /// The first record that cannot be read.
-pub fn read(stored: BTreeMap<String, Value>) -> Result<Vec<VolumeRecord>, RecordError> {
-    let read = |(key, value): (String, Value)| {
+pub fn read(stored: BTreeMap<String, Value>) -> Result<Records, RecordError> {
+    let mut records = Records::default();
+    for (key, value) in stored {
+        if let Some(id) = key.strip_prefix(UNSETTLED) {
+            let Ok(volume) = VolumeId::new(id) else { return Err(RecordError::Unknown { key }) };
+            records.unsettled.insert(volume);
+            continue;
+        }
         let Some(id) = key.strip_prefix(VOLUMES) else { return Err(RecordError::Unknown { key }) };
         let record: VolumeRecord = match serde_json::from_value(value) {
             Ok(record) => record,
@@ -54,9 +71,19 @@ pub fn read(stored: BTreeMap<String, Value>) -> Result<Vec<VolumeRecord>, Record
         if record.spec.id.as_str() != id {
             return Err(RecordError::Misplaced { key, volume: record.spec.id });
         }
-        Ok(record)
-    };
-    stored.into_iter().map(read).collect()
+        records.volumes.push(record);
+    }
+    Ok(records)
+}
+
+/// The RDS may be carrying out something for the volume.
+pub(super) fn mark(volume: &VolumeId) -> Change {
+    Change::Put(format!("{UNSETTLED}{volume}"), Value::Bool(true))
+}
+
+/// It is not any more.
+pub(super) fn unmark(volume: &VolumeId) -> Change {
+    Change::Delete(format!("{UNSETTLED}{volume}"))
 }
 
 fn key(volume: &VolumeId) -> String {
@@ -94,7 +121,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused_by_its_key() {
         let stored = |key: &str, value| BTreeMap::from([(key.to_owned(), value)]);
-        assert_eq!(read(stored("volume/v", record())).unwrap()[0].spec.id.as_str(), "v");
+        assert_eq!(read(stored("volume/v", record())).unwrap().volumes[0].spec.id.as_str(), "v");
+        assert!(read(stored("rds/v", json!(true))).unwrap().unsettled.iter().any(|v| v.as_str() == "v"));
         for (key, value, words) in [
             ("ticket/1", json!({}), "newer"),
             ("volume/v", json!({"spec": 1}), "cannot be read"),

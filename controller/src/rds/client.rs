@@ -172,6 +172,10 @@ impl Rds for RestRds {
     async fn resource(&self) -> Result<SystemResource, RdsError> {
         self.inner.resource().await
     }
+
+    fn settle(&self) -> Duration {
+        self.inner.settle
+    }
 }
 
 impl Inner {

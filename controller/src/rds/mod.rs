@@ -22,6 +22,7 @@
 //! | `trust` | CA or pinned certificate |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cleat_core::{HostNqn, VolumeId};
 
@@ -169,4 +170,7 @@ pub trait Rds: Send + Sync + 'static {
     /// # Errors
     /// If it does not answer properly.
     async fn resource(&self) -> Result<SystemResource, RdsError>;
+
+    /// How long a write without an answer may still take effect.
+    fn settle(&self) -> Duration;
 }

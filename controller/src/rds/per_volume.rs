@@ -4,8 +4,7 @@
 //! write whose answer was lost may have been queued inside the RDS and take effect after later writes, so until
 //! that can no longer be, nothing that it could undo is proven.
 //!
-//! The memory ends with the process: after a restart, a write of the process before may be in doubt unnoticed.
-//! The operation that it belonged to was not acknowledged either, and is repeated and read back.
+//! The memory ends with the process: what the process before has left on its way is known to `engine::unsettled`.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

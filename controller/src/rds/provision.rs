@@ -22,7 +22,8 @@ impl Inner {
     pub(super) async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
         let mut held = self.volumes.hold(&new.id).await;
         let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
-        if inventory.find(&new.id)?.is_none() {
+        let missing = inventory.find(&new.id)?.is_none();
+        if missing {
             self.add_disk(new, &inventory).await?;
         }
         let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
@@ -33,7 +34,9 @@ impl Inner {
                 // Its list was not taken, so it is open to everybody. It gets one, or this fails.
                 self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await
             }
+            // Off, an export may be what keeps a fenced node out: whoever is granted the volume brings it back.
             HostAcl::List => Ok(made.clone()),
+            HostAcl::None if !missing => Ok(made.clone()),
             HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await,
         }
     }

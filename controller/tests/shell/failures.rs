@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cleat_controller::app::{AppError, Stored};
 use cleat_controller::clock::Clock;
-use cleat_controller::engine::EngineError;
+use cleat_controller::engine::{EngineError, Records};
 use cleat_controller::store::{Change, CommitError, Store};
 use tonic::Code;
 
@@ -138,7 +138,7 @@ impl Store for FullDisk {
 #[tokio::test]
 async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised() {
     let mut world = World::new();
-    let stored = Stored { store: Arc::new(FullDisk), records: vec![], term: 1 };
+    let stored = Stored { store: Arc::new(FullDisk), records: Records::default(), term: 1 };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cleat_controller::rds::{
     Admission, ByteSize, Cause, Freshness, Inventory, NewVolume, Priority, Rds, RdsError, SystemResource,
@@ -12,6 +13,8 @@ use cleat_core::{HostNqn, VolumeId};
 use tokio::sync::watch;
 
 use crate::world::PREFIX;
+
+type Late = Box<dyn FnOnce(&mut Volume) + Send>;
 
 pub struct FakeRds {
     volumes: Mutex<BTreeMap<VolumeId, Volume>>,
@@ -28,6 +31,11 @@ pub struct FakeRds {
     pub secrets: Mutex<BTreeMap<VolumeId, String>>,
     /// Every change that was asked for, in order.
     pub log: Mutex<Vec<String>>,
+    /// While true, changes are received and neither done nor answered: [`FakeRds::land`] does them.
+    pub late: watch::Sender<bool>,
+    received: Mutex<Vec<(VolumeId, Late)>>,
+    /// How long a change without an answer may still be done.
+    pub settle: Mutex<Duration>,
     /// How urgent each Deny was.
     pub denied_as: Mutex<Vec<Priority>>,
 }
@@ -44,6 +52,9 @@ impl FakeRds {
             looks: watch::channel(0).0,
             secrets: Mutex::default(),
             log: Mutex::default(),
+            late: switch(),
+            received: Mutex::default(),
+            settle: Mutex::new(Duration::from_millis(300)),
             denied_as: Mutex::default(),
         })
     }
@@ -62,6 +73,13 @@ impl FakeRds {
         change(self.volumes.lock().unwrap().get_mut(&VolumeId::new(id).unwrap()).unwrap());
     }
 
+    /// Does what was received and not done, whoever asked for it.
+    pub fn land(&self) {
+        for (id, change) in std::mem::take(&mut *self.received.lock().unwrap()) {
+            change(self.volumes.lock().unwrap().get_mut(&id).unwrap());
+        }
+    }
+
     fn answers(&self, what: &str) -> Result<(), RdsError> {
         if *self.away.borrow() {
             let cause = Cause::new("connection refused");
@@ -74,9 +92,13 @@ impl FakeRds {
         &self,
         id: &VolumeId,
         line: String,
-        change: impl FnOnce(&mut Volume),
+        change: impl FnOnce(&mut Volume) + Send + 'static,
     ) -> Result<Admission, RdsError> {
         self.log.lock().unwrap().push(line);
+        if *self.late.borrow() {
+            self.received.lock().unwrap().push((id.clone(), Box::new(change)));
+            return std::future::pending().await;
+        }
         self.stuck.subscribe().wait_for(|stuck| !stuck).await.unwrap();
         self.answers("change hosts")?;
         let mut volumes = self.volumes.lock().unwrap();
@@ -136,7 +158,7 @@ impl Rds for FakeRds {
 
     async fn allow(&self, id: &VolumeId, host: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         let name = host.to_string();
-        self.change(id, format!("allow {id} {host}"), |volume| {
+        self.change(id, format!("allow {id} {host}"), move |volume| {
             volume.hosts.insert(name);
         })
         .await
@@ -145,7 +167,7 @@ impl Rds for FakeRds {
     async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
         let name = host.to_string();
         self.denied_as.lock().unwrap().push(priority);
-        self.change(id, format!("deny {id} {host}"), |volume| {
+        self.change(id, format!("deny {id} {host}"), move |volume| {
             volume.hosts.remove(&name);
         })
         .await
@@ -168,5 +190,9 @@ impl Rds for FakeRds {
     async fn resource(&self) -> Result<SystemResource, RdsError> {
         self.answers("read the system resource")?;
         Ok(SystemResource { version: "7.24".into(), board: "RDS".into() })
+    }
+
+    fn settle(&self) -> Duration {
+        *self.settle.lock().unwrap()
     }
 }

@@ -1,5 +1,7 @@
 //! The controller killed and started again on its store: nothing granted twice, nothing forgotten.
 
+use std::time::Duration;
+
 use tonic::Code;
 
 use crate::agent::{Host, OnAttach, OnDetach};
@@ -72,6 +74,43 @@ async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
     let all = world.operator().await.list_migrations(request).await.unwrap().into_inner().migrations;
     assert_eq!(all[0].result, "completed");
     drop(two);
+}
+
+/// The RDS may do what a controller has asked after that controller has died, and after the next one has looked.
+#[tokio::test]
+async fn what_a_killed_controller_has_asked_of_the_rds_undoes_no_proof_of_the_next_one() {
+    let mut world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (one, two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    for volume in ["vm-1", "vm-2"] {
+        csi.create(volume).await.unwrap();
+        csi.publish(volume, "node-a", RWX).await.unwrap();
+    }
+    world.rds.late.send_replace(true);
+    let waiting = tokio::spawn(async move { csi.publish("vm-1", "node-b", RWX).await });
+    let asked = format!("allow vm-1 {}", b.nqn());
+    eventually("the RDS has it", async || world.rds.log.lock().unwrap().contains(&asked)).await;
+    world.kill();
+    assert!(waiting.await.unwrap().is_err());
+    drop((one.ended().await, two.ended().await));
+    world.rds.late.send_replace(false);
+    *world.rds.settle.lock().unwrap() = Duration::from_secs(3);
+
+    world.start().await;
+    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.unpublish("vm-2", "node-a").await.expect("nothing was on its way for this one");
+    let refused = csi.unpublish("vm-1", "node-b").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    for words in ["vm-1", "node-b", "not proven yet", "the controller before this one", "ask again in"] {
+        assert!(refused.message().contains(words), "{words} is not in {}", refused.message());
+    }
+    assert!(!world.rds.hosts("vm-1").contains(&b.nqn()), "although it was read without the host");
+    world.rds.land();
+    assert!(world.rds.hosts("vm-1").contains(&b.nqn()));
+    eventually("it is proven", async || csi.unpublish("vm-1", "node-b").await.is_ok()).await;
+    assert!(!world.rds.hosts("vm-1").contains(&b.nqn()));
 }
 
 #[tokio::test]

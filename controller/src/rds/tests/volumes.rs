@@ -59,6 +59,16 @@ async fn without_lists_a_volume_is_exported_at_once() {
     assert!(bench.shown("pvc-1").1);
 }
 
+/// A repeated CreateVolume must not bring back what a fence rests on.
+#[tokio::test]
+async fn without_lists_an_export_that_is_off_stays_off_when_the_volume_is_created_again() {
+    let bench = Bench::with(|config| config.host_acl = HostAcl::None).await;
+    bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
+    bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
+    assert!(!bench.rds.create(&new("pvc-1", 4096)).await.unwrap().exported);
+    assert!(!bench.shown("pvc-1").1);
+}
+
 #[tokio::test]
 async fn a_lost_answer_to_create_leaves_one_volume_after_the_retry() {
     let bench = Bench::start().await;

@@ -1,0 +1,193 @@
+//! Volumes of which the RDS may still be carrying out something that it was asked and has not answered.
+//!
+//! In come requests as they begin and as they are answered; out go marks in the store, and for a process that begins,
+//! what its proofs have to wait for. A request whose answer was lost may take effect late, as long as the RDS goes on
+//! with a request (`settle`). Within a process the RDS's client remembers those. But a process that dies leaves
+//! requests on their way, and to one of them what its successor reads back can say nothing: a list that lets a host in
+//! lands after it was read without that host. So a mark is made durable *with* the step that asks, before it asks; it
+//! is taken away some time after the answer; and where one is found at the start, nothing that was asked before can
+//! land once `settle` has passed: until then what is read back is not taken for proof.
+//!
+//! What holds: no request is on its way for a volume without a mark in the store.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cleat_core::{Effect, RdsError, RdsRequest, VolumeId};
+use tokio::time::Instant;
+
+use super::Step;
+use super::lanes::about;
+use super::records::{mark, unmark};
+use crate::store::Change;
+
+/// The marks, and what is behind each. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Unsettled {
+    marked: Arc<Mutex<HashMap<VolumeId, Mark>>>,
+    /// No request of the process before takes effect after this.
+    began_settled: Instant,
+    /// How long the mark stays after an answer that leaves open what was done.
+    lingers: Duration,
+}
+
+/// Why a volume is marked.
+#[derive(Debug, Default)]
+struct Mark {
+    /// An earlier process has left it.
+    inherited: bool,
+    /// Requests without an answer.
+    under_way: usize,
+    /// What was done is not known, and may come late.
+    lingers_until: Option<Instant>,
+}
+
+impl Unsettled {
+    /// `settle`: how long the RDS may go on with a request; `deadline`: how long this process may.
+    pub(super) fn new(
+        inherited: impl IntoIterator<Item = VolumeId>,
+        settle: Duration,
+        deadline: Duration,
+    ) -> Self {
+        let marks = inherited.into_iter().map(|volume| (volume, Mark { inherited: true, ..Mark::default() }));
+        Self {
+            marked: Arc::new(Mutex::new(marks.collect())),
+            began_settled: Instant::now() + settle,
+            lingers: settle + deadline,
+        }
+    }
+
+    /// What has to be durable before these steps ask the RDS. They count as under way from here on.
+    pub(super) fn asking(&self, steps: &[Step]) -> Vec<Change> {
+        let mut marked = self.lock();
+        let asked = steps.iter().flat_map(|step| &step.effects).filter_map(|effect| match effect {
+            Effect::Rds { request, .. } => Some(about(request)),
+            _ => None,
+        });
+        let mut changes = Vec::new();
+        for volume in asked {
+            if !marked.contains_key(volume) {
+                changes.push(mark(volume));
+            }
+            marked.entry(volume.clone()).or_default().under_way += 1;
+        }
+        changes
+    }
+
+    /// One of them was answered; `certain`: it is known what was done.
+    pub(super) fn answered(&self, volume: &VolumeId, certain: bool) {
+        let lingers_until = Instant::now() + self.lingers;
+        if let Some(mark) = self.lock().get_mut(volume) {
+            mark.under_way = mark.under_way.saturating_sub(1);
+            if !certain {
+                mark.lingers_until = Some(lingers_until);
+            }
+        }
+    }
+
+    /// Marks that nothing is behind any more. They count as gone from here on.
+    pub(super) fn settled(&self) -> Vec<Change> {
+        let now = Instant::now();
+        let mut changes = Vec::new();
+        self.lock().retain(|volume, mark| {
+            let still = mark.under_way > 0
+                || mark.lingers_until.is_some_and(|until| now < until)
+                || (mark.inherited && now < self.began_settled);
+            if !still {
+                changes.push(unmark(volume));
+            }
+            still
+        });
+        changes
+    }
+
+    /// What the RDS has said to this request, as far as it is proof already.
+    pub(super) fn proven(&self, request: &RdsRequest, result: Result<(), RdsError>) -> Result<(), RdsError> {
+        // Who was let in and is kept out again fails to connect, and says so. Everything else is relied on unseen.
+        if matches!(request, RdsRequest::Allow { .. }) || result.is_err() {
+            return result;
+        }
+        let left = self.began_settled.saturating_duration_since(Instant::now());
+        let inherited = self.lock().get(about(request)).is_some_and(|mark| mark.inherited);
+        if !inherited || left.is_zero() {
+            return result;
+        }
+        Err(RdsError::Unreachable(format!(
+            "done, and not proven yet: the controller before this one has asked it for something that it did not answer, \
+             which may still take effect; ask again in {} s",
+            left.as_secs() + 1
+        )))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Mark>> {
+        // Each change under this lock is whole by itself.
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cleat_core::{HostNqn, OperationId, UnixMillis};
+
+    use super::*;
+
+    const SETTLE: Duration = Duration::from_secs(60);
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    fn v(name: &str) -> VolumeId {
+        VolumeId::new(name).unwrap()
+    }
+
+    fn hide(volume: &str) -> RdsRequest {
+        RdsRequest::Hide { volume: v(volume) }
+    }
+
+    fn asks(volumes: &[&str]) -> Step {
+        let operation = OperationId { term: 1, number: 1 };
+        let effects = volumes.iter().map(|volume| Effect::Rds { operation, request: hide(volume) }).collect();
+        Step { now: UnixMillis(0), waiter: None, effects, changed: None, view: None }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mark_is_there_before_the_request_and_goes_after_the_last_certain_answer() {
+        let all = Unsettled::new([], SETTLE, DEADLINE);
+        assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [mark(&v("a")), mark(&v("b"))]);
+        all.answered(&v("a"), true);
+        all.answered(&v("b"), true);
+        assert_eq!(all.settled(), [unmark(&v("b"))], "one more about a is under way");
+        assert_eq!(all.asking(&[asks(&["a"])]), [], "it is marked");
+        all.answered(&v("a"), true);
+        all.answered(&v("a"), true);
+        assert_eq!(all.settled(), [unmark(&v("a"))]);
+        assert_eq!(all.asking(&[asks(&["a"])]), [mark(&v("a"))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_leaves_it_open_keeps_the_mark_for_as_long_as_something_may_come_of_it() {
+        let all = Unsettled::new([], SETTLE, DEADLINE);
+        all.asking(&[asks(&["a", "a"])]);
+        all.answered(&v("a"), false);
+        all.answered(&v("a"), true);
+        assert_eq!(all.settled(), []);
+        tokio::time::advance(SETTLE + DEADLINE).await;
+        assert_eq!(all.settled(), [unmark(&v("a"))]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_a_mark_was_found_nothing_is_proven_before_what_was_asked_has_settled() {
+        let all = Unsettled::new([v("a")], SETTLE, DEADLINE);
+        let refused = all.proven(&hide("a"), Ok(())).unwrap_err().to_string();
+        assert!(refused.contains("not proven yet") && refused.contains("ask again in 61 s"), "{refused}");
+        assert_eq!(all.proven(&hide("b"), Ok(())), Ok(()), "of this one nothing was on its way");
+        let gone = || Err(RdsError::NotFound("no such volume".into()));
+        assert_eq!(all.proven(&hide("a"), gone()), gone());
+        let host_nqn = HostNqn::new("nqn.2026-01.test:a").unwrap();
+        assert_eq!(all.proven(&RdsRequest::Allow { volume: v("a"), host_nqn }, Ok(())), Ok(()));
+        assert_eq!(all.settled(), []);
+        tokio::time::advance(SETTLE).await;
+        assert_eq!(all.proven(&hide("a"), Ok(())), Ok(()));
+        assert_eq!(all.settled(), [unmark(&v("a"))]);
+    }
+}
