@@ -70,7 +70,10 @@ impl World {
             let Some(older) = self.told.unheard_ghost[v][n] else { continue };
             // One that an Attach has taken over meanwhile looks like any other device under its grant.
             let record = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n)));
-            let granted = |o: &Observed| !o.ended && record.is_some_and(|a| o.epoch == Some(a.epoch));
+            let granted = |o: &Observed| {
+                let goes_on = !o.ended || o.phase == ObservedPhase::Detaching;
+                goes_on && record.is_some_and(|a| o.epoch == Some(a.epoch))
+            };
             let of_it =
                 |o: &Observed| o.phase != ObservedPhase::Absent && o.volume == volume_id(v) && !granted(o);
             // Of one that is cut off already nothing can be called back, and nothing more was promised.

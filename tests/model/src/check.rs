@@ -20,9 +20,8 @@ pub enum Violation {
         /// Who can.
         writers: Vec<N>,
     },
-    /// 1, and what is granted: one more node is let in beside somebody who is known to have been able to write without
-    /// a grant.
-    GrantedBesideAGhost {
+    /// 1, at the moment of a grant: as many others as may can write already, with or without a grant, and it is known.
+    OneGrantTooMany {
         /// The volume.
         v: V,
         /// Who was granted it.
@@ -119,7 +118,7 @@ impl Violation {
     #[must_use]
     pub fn invariant(&self) -> &'static str {
         match self {
-            Self::TooManyWriters { .. } | Self::GrantedBesideAGhost { .. } => "invariant 1",
+            Self::TooManyWriters { .. } | Self::OneGrantTooMany { .. } => "invariant 1",
             Self::UnpublishedCanWrite { .. }
             | Self::QueuedWritesLand { .. }
             | Self::TooWeaklyFenced { .. } => "invariant 2",
@@ -296,7 +295,7 @@ impl World {
         }
         let others = self.nodes().filter(|m| *m != n && self.writes_and_is_known(v, *m)).count();
         if others >= may_write(self.setup.access[v]) {
-            self.breaks(Violation::GrantedBesideAGhost { v, n });
+            self.breaks(Violation::OneGrantTooMany { v, n });
         }
     }
 

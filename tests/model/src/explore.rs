@@ -25,7 +25,7 @@ pub struct Finding {
     pub setup: Arc<Setup>,
     /// Which.
     pub violation: Violation,
-    /// The shortest way found to it, from the beginning.
+    /// The way to it, from the beginning.
     pub trace: Vec<Action>,
     /// Everything worked again after the last action, and the violation came then.
     pub healed: bool,
@@ -130,7 +130,7 @@ pub fn exhaustively(setup: Setup, limits: Limits) -> Report {
             report.steps += 1;
             if let Some(violation) = next.broken.clone() {
                 let way = Some(Arc::new(Link { action, before: way.clone(), length }));
-                report.finding = Some(shortened(&setup, actions_of(&way), violation, false));
+                report.finding = Some(found(&setup, actions_of(&way), violation, false));
                 report.states = visited.len();
                 report.took = began.elapsed();
                 return report;
@@ -146,7 +146,7 @@ pub fn exhaustively(setup: Setup, limits: Limits) -> Report {
                 let end = healed(&next);
                 count(&mut report.seen, &end);
                 if let Some(violation) = end.broken {
-                    report.finding = Some(shortened(&setup, actions_of(&way), violation, true));
+                    report.finding = Some(found(&setup, actions_of(&way), violation, true));
                     report.states = visited.len();
                     report.took = began.elapsed();
                     return report;
@@ -248,7 +248,7 @@ pub fn at_random(setup: &Setup, seeds: std::ops::Range<u64>, length: usize, time
         report.healed += usize::from(was_healed);
         count(&mut report.seen, &end);
         if let Some(violation) = end.broken {
-            report.finding = Some(shortened(&setup, way, violation, was_healed));
+            report.finding = Some(found(&setup, way, violation, was_healed));
             break;
         }
     }
@@ -316,28 +316,35 @@ pub fn narrated(finding: &Finding) -> Vec<String> {
     lines
 }
 
-/// Takes actions out as long as the same kind of violation comes.
-fn shortened(setup: &Arc<Setup>, mut way: Vec<Action>, mut violation: Violation, heal: bool) -> Finding {
-    let same = |found: &Violation| std::mem::discriminant(found) == std::mem::discriminant(&violation);
-    let mut shorter = true;
-    let mut last = violation.clone();
-    while shorter {
-        shorter = false;
-        for size in [8, 4, 2, 1] {
-            let mut at = 0;
-            while at + size <= way.len() {
-                let mut without = way.clone();
-                without.drain(at..at + size);
-                match follow(setup, &without, heal) {
-                    Some((found, length)) if same(&found) => {
-                        without.truncate(length);
-                        (way, last, shorter) = (without, found, true);
+fn found(setup: &Arc<Setup>, trace: Vec<Action>, violation: Violation, healed: bool) -> Finding {
+    Finding { setup: Arc::clone(setup), violation, trace, healed }
+}
+
+impl Finding {
+    /// Takes actions out as long as the same kind of violation comes.
+    #[must_use]
+    pub fn shortened(self) -> Self {
+        let Self { setup, violation, trace: mut way, healed: heal } = self;
+        let same = |found: &Violation| std::mem::discriminant(found) == std::mem::discriminant(&violation);
+        let mut shorter = true;
+        let mut last = violation.clone();
+        while shorter {
+            shorter = false;
+            for size in [8, 4, 2, 1] {
+                let mut at = 0;
+                while at + size <= way.len() {
+                    let mut without = way.clone();
+                    without.drain(at..at + size);
+                    match follow(&setup, &without, heal) {
+                        Some((found, length)) if same(&found) => {
+                            without.truncate(length);
+                            (way, last, shorter) = (without, found, true);
+                        }
+                        _ => at += 1,
                     }
-                    _ => at += 1,
                 }
             }
         }
+        found(&setup, way, last, heal)
     }
-    violation = last;
-    Finding { setup: Arc::clone(setup), violation, trace: way, healed: heal }
 }
