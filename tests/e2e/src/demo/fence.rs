@@ -119,10 +119,11 @@ pub(crate) fn left_out(rung: Rung, kernels: Kernels) -> Option<String> {
     let version = |(major, minor): (u32, u32)| format!("{major}.{minor}");
     let (nodes, target) = (version(kernels.nodes), version(kernels.target));
     (!rung.runs_on(kernels)).then(|| match rung {
-        Rung::Reservation => format!("the target's Linux {target} has no NVMe reservations (6.13 and newer have)"),
-        Rung::Secret => {
-            format!("Linux {nodes} or {target} was built without NVMe in-band authentication (6.12 and newer have it)")
+        Rung::Reservation => {
+            format!("the target's Linux {target} has no NVMe reservations (6.13 and newer have)")
         }
+        Rung::Secret if nodes == target => format!("Linux {nodes} was built without in-band authentication"),
+        Rung::Secret => format!("Linux {nodes} or {target} was built without in-band authentication"),
         Rung::Acl | Rung::ExportOff => format!("not on Linux {nodes} with a target on {target}"),
     })
 }

@@ -84,9 +84,8 @@ impl Scene<'_> {
             }
             (Rung::Acl, _) => steps.extend(run(target, &["deny", "--nqn", nqn, "--host", &a])?),
             (Rung::Secret, _) => {
-                // A fence by secret alone: the target holds another one for everybody, and only the survivor learns it.
-                let words = ["secret", "--host", &a, "--host", &b, "--secret", secret];
-                steps.extend(run(target, &words)?);
+                steps.extend(run(target, &["deny", "--nqn", nqn, "--host", &a])?);
+                steps.extend(run(target, &["secret", "--host", &b, "--secret", secret])?);
                 steps.extend(run(host, &["rekey", "--nqn", nqn, "--secret", secret])?);
             }
             (Rung::Reservation | Rung::ExportOff, _) => {}

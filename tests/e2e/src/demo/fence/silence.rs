@@ -10,7 +10,7 @@ use cleat_rig::Network;
 use crate::world::{Look, Node, NotInTime, Rung, wait_for};
 
 /// The kernel finds out by its keep-alive (3 s here) and some seconds of patience.
-const NOTICED: Duration = Duration::from_secs(30);
+const NOTICED: Duration = Duration::from_secs(15);
 
 /// What node-a is cut off from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
