@@ -1,11 +1,9 @@
 //! All volumes of this node.
 //!
-//! Comes in: directives, calls of the kubelet, readings of the kernel. Goes out: results into the outbox, states onto
-//! the board.
+//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `obey`). Goes out: states onto the
+//! board.
 //!
-//! Always holds:
-//! - Every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
-//! - Every directive ends in a result; one that takes longer than its deadline is reported as Pending until then.
+//! Always holds: every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -17,30 +15,19 @@ use cleat_host::{ControllerName, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
-use wire::directive_result::Outcome;
 
 use super::board::Board;
-use super::end::Mode;
 use super::host::Host;
-use super::operations::Begin;
-use super::overtake::Arrival;
-use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume, clause};
+use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume};
 use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
 use crate::ledger::LedgerError;
 use crate::metrics;
-use crate::name::{Epoch, VolumeId};
-use crate::session::directive::{Ask, Directive};
+use crate::name::VolumeId;
+use crate::session::directive::Directive;
 use crate::session::outbox::Outbox;
 use crate::session::{Link, Node};
-
-/// How often a directive that has outlived its deadline is reported as pending again.
-const PENDING_AGAIN: Duration = Duration::from_secs(30);
-/// An attach answers by itself at its deadline, once it has taken away what it made; only past this is it pending.
-const UNDOING: Duration = Duration::from_secs(2);
 
 /// All volumes of this node. Cheap to clone.
 #[derive(Debug)]
@@ -107,11 +94,19 @@ impl<H: Host> Fleet<H> {
         }
     }
 
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.inner.tasks
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.inner.outbox
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Volume<H>>>> {
         self.inner.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn volume(&self, id: &VolumeId) -> Arc<Volume<H>> {
+    pub(super) fn volume(&self, id: &VolumeId) -> Arc<Volume<H>> {
         let mut volumes = self.lock();
         let new = || Arc::new(Volume::new(id.clone(), self.inner.shared.clone()));
         volumes.entry(id.clone()).or_insert_with(new).clone()
@@ -245,65 +240,6 @@ impl<H: Host> Fleet<H> {
     async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         self.inner.tasks.spawn(work).await.ok()
     }
-
-    /// Carries a directive out and delivers its result.
-    async fn carry_out(self, volume: Arc<Volume<H>>, directive: Directive, arrival: Arrival) {
-        let kind = directive.ask.kind();
-        let due = match directive.ask {
-            Ask::Attach { deadline, .. } => deadline + UNDOING,
-            Ask::Detach { deadline }
-            | Ask::Revoke { deadline }
-            | Ask::Preempt { deadline, .. }
-            | Ask::Rekey { deadline, .. } => deadline,
-            Ask::Verify => directive.received + PENDING_AGAIN,
-        };
-        let work = tokio::spawn({
-            let (volume, directive) = (volume.clone(), directive.clone());
-            async move { volume.obey(&directive, arrival).await }.in_current_span()
-        });
-        let outcome = self.outcome(&volume, &directive, work, due).await;
-        metrics::directive(kind, &outcome);
-        let result = directive.result(outcome);
-        log_result(&directive, &result);
-        volume.operations.end(&directive.operation, kind, &result);
-        self.inner.outbox.push(result);
-    }
-
-    /// Waits for the outcome; says Pending each time that it is overdue.
-    async fn outcome(
-        &self,
-        volume: &Volume<H>,
-        directive: &Directive,
-        mut work: JoinHandle<Outcome>,
-        mut due: Instant,
-    ) -> Outcome {
-        loop {
-            match timeout_at(due, &mut work).await {
-                Ok(Ok(outcome)) => return outcome,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, "an operation ended without a result");
-                    let unready =
-                        clause::failed(clause::INTERNAL, "the operation was lost; this is a defect");
-                    return Outcome::Failed(wire::FailedOutcome {
-                        unready: Some(unready),
-                        nothing_left: false,
-                    });
-                }
-                Err(_) => {
-                    let age = directive.received.elapsed();
-                    let message = volume.waits_for();
-                    tracing::warn!(?age, message, "past its deadline; going on");
-                    let pending = Outcome::Pending(wire::PendingOutcome {
-                        message,
-                        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                    });
-                    metrics::directive(directive.ask.kind(), &pending);
-                    self.inner.outbox.push(directive.result(pending));
-                    due = Instant::now() + PENDING_AGAIN;
-                }
-            }
-        }
-    }
 }
 
 impl<H: Host> Node for Fleet<H> {
@@ -313,30 +249,7 @@ impl<H: Host> Node for Fleet<H> {
     }
 
     fn submit(&self, directive: Directive) {
-        let volume = self.volume(&directive.volume);
-        let kind = directive.ask.kind();
-        let span = tracing::info_span!(
-            "directive",
-            kind = kind.as_str(),
-            volume = %directive.volume,
-            epoch = %directive.epoch,
-            operation = %directive.operation
-        );
-        match volume.operations.begin(&directive.operation, kind) {
-            Begin::Start => {
-                span.in_scope(|| tracing::info!("begins"));
-                // Known to who has the volume now, before anything else of it is begun.
-                let (fleet, arrival) = (self.clone(), volume.orders.arrive(&directive));
-                self.inner.tasks.spawn(fleet.carry_out(volume, directive, arrival).instrument(span));
-            }
-            Begin::Joined => {
-                span.in_scope(|| tracing::info!("came again; joined to the one that is running"))
-            }
-            Begin::Known(result) => {
-                span.in_scope(|| tracing::info!("came again; answered from memory"));
-                self.inner.outbox.push(*result);
-            }
-        }
+        self.begin(directive);
     }
 
     fn board(&self) -> &Board {
@@ -345,58 +258,6 @@ impl<H: Host> Node for Fleet<H> {
 }
 
 impl<H: Host> Volume<H> {
-    /// Does what a directive asks, in its turn.
-    async fn obey(&self, directive: &Directive, arrival: Arrival) -> Outcome {
-        if let Ask::Verify = &directive.ask {
-            return self.verify(directive.epoch).await;
-        }
-        let _pass =
-            self.gate.enter(format!("{} {}", directive.ask.kind().as_str(), directive.operation)).await;
-        // Over before the turn is given back: who comes next is not overtaken by what has ended.
-        let _arrival = arrival;
-        let epoch = directive.epoch;
-        match &directive.ask {
-            Ask::Verify => self.verify(epoch).await,
-            Ask::Attach { grant, secret, deadline } => {
-                match self.attach(epoch, grant, secret.clone(), directive.received, *deadline).await {
-                    Ok(ready) => Outcome::Ready(ready),
-                    Err(error) => error.outcome(),
-                }
-            }
-            Ask::Preempt { key, victims, .. } => self.preempt(epoch, *key, victims).await,
-            Ask::Rekey { secret, generation, .. } => self.rekey(epoch, secret, *generation).await,
-            Ask::Detach { .. } => self.ended(epoch, Mode::Detach).await,
-            Ask::Revoke { .. } => self.ended(epoch, Mode::Revoke).await,
-        }
-    }
-
-    async fn ended(&self, epoch: Epoch, mode: Mode) -> Outcome {
-        match self.end(epoch, mode).await {
-            Ok(absent) => Outcome::Absent(absent),
-            Err(error) => error.outcome(),
-        }
-    }
-
-    /// What holds an operation of this volume up, for people.
-    fn waits_for(&self) -> String {
-        let holder = self.gate.holder().map(|holder| holder.to_string());
-        let state = self.shared.board.get(&self.id);
-        let controllers: Vec<String> = state
-            .iter()
-            .flat_map(|state| &state.paths)
-            .map(|path| format!("{} at {} ({})", path.controller, path.portal, path.state))
-            .collect();
-        let dialling: Vec<String> = self.dials.running().iter().map(ToString::to_string).collect();
-        let mut parts: Vec<String> = holder.into_iter().collect();
-        if !controllers.is_empty() {
-            parts.push(format!("controllers when last looked at: {}", controllers.join(", ")));
-        }
-        if !dialling.is_empty() {
-            parts.push(format!("connects in the kernel: {}", dialling.join(", ")));
-        }
-        parts.join("; ")
-    }
-
     /// Whether there is nothing to say of the volume.
     fn is_blank(&self, view: &SubsystemView) -> bool {
         let unrecorded = matches!(self.memory().entry, Some(Ok(None)));
@@ -416,30 +277,5 @@ impl<H: Host> Volume<H> {
         {
             tracing::error!(volume = %self.id, error = %Causes(&error), "grants for this volume are refused");
         }
-    }
-}
-
-fn log_result(directive: &Directive, result: &wire::DirectiveResult) {
-    let took = directive.received.elapsed();
-    match &result.outcome {
-        Some(
-            outcome @ (Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Preempted(_) | Outcome::Rekeyed(_)),
-        ) => {
-            tracing::info!(outcome = metrics::outcome_name(outcome), ?took, "done");
-        }
-        Some(Outcome::Busy(busy)) => {
-            tracing::warn!(holders = busy.holders.join("; "), ?took, "refused: in use")
-        }
-        Some(Outcome::Failed(failed)) => {
-            let (clause, message) = match &failed.unready {
-                Some(unready) => (unready.clause.as_str(), unready.message.as_str()),
-                None => ("", ""),
-            };
-            tracing::warn!(clause, message, nothing_left = failed.nothing_left, ?took, "failed");
-        }
-        Some(outcome @ Outcome::StaleEpoch(_)) => {
-            tracing::warn!(outcome = metrics::outcome_name(outcome), seen = ?outcome, "refused: of the past");
-        }
-        Some(Outcome::Pending(_)) | None => {}
     }
 }

@@ -22,10 +22,13 @@ pub mod fleet;
 pub mod gate;
 pub mod host;
 pub mod linux;
+mod look;
+mod obey;
 mod operations;
 mod overtake;
 pub mod plan;
 mod preempt;
+mod proof;
 mod publish;
 mod rekey;
 mod repair;
@@ -36,14 +39,12 @@ pub mod state;
 mod verify;
 pub mod watch;
 
-use std::ops::Deref;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret};
 use cleat_host::readiness::{Expectation, Unready};
-use cleat_host::sysfs::{SubsystemView, SysfsError};
+use cleat_host::sysfs::SubsystemView;
 use cleat_host::uevents::Uevents;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
@@ -58,12 +59,14 @@ use dials::Dials;
 use events::Events;
 use gate::Gate;
 use host::{Checked, Host, HostError};
+use look::Look;
 use operations::Operations;
 use overtake::Orders;
 use state::{Activity, Seen};
 
 pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
 pub use fleet::Fleet;
+pub use look::Looks;
 
 /// A judgement is given at least so long, however little is left of a deadline: one that succeeds takes milliseconds.
 const SHORTEST_CHECK: Duration = Duration::from_millis(50);
@@ -147,35 +150,6 @@ pub struct Shared<H> {
     pub looks: Looks,
 }
 
-/// Numbers looks in the order in which they begin.
-#[derive(Debug, Default)]
-pub struct Looks(AtomicU64);
-
-impl Looks {
-    fn next(&self) -> u64 {
-        // Only the order among numbers counts.
-        self.0.fetch_add(1, Ordering::Relaxed)
-    }
-}
-
-/// What the kernel showed of a volume in one look. Reading takes time: of two looks the one that began later knows
-/// better, whichever ended first.
-#[derive(Debug, Clone)]
-struct Look {
-    number: u64,
-    view: Arc<SubsystemView>,
-    /// Whether a connect was in the kernel when the look began: it can have made a controller since.
-    connecting: bool,
-}
-
-impl Deref for Look {
-    type Target = SubsystemView;
-
-    fn deref(&self) -> &SubsystemView {
-        &self.view
-    }
-}
-
 /// What is remembered of a volume between operations. Decides nothing that safety rests on.
 #[derive(Debug, Default)]
 struct Memory {
@@ -254,13 +228,6 @@ impl<H: Host> Volume<H> {
 
     fn boot_id(&self) -> &str {
         &self.shared.identity.boot_id
-    }
-
-    /// Reads what the kernel shows of the volume.
-    async fn look(&self) -> Result<Look, SysfsError> {
-        let (number, connecting) = (self.shared.looks.next(), self.dials.are_running());
-        let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
-        Ok(Look { number, view: Arc::new(view), connecting })
     }
 
     /// Judges the whole predicate, direct reads included.
