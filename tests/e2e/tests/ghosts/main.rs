@@ -8,20 +8,25 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the hosts' kernel and `CLEAT_TARGET_KERNEL` the target's (the hosts' without it); a test
-//! that a target cannot be part of is listed as ignored. Names given as arguments filter as with `cargo test`.
+//! that the kernels cannot be part of is listed as ignored, and named at the end with what it needs. `CLEAT_GHOSTS=all`
+//! adds the other ways to fall silent on each rung. Names given as arguments filter as with `cargo test`.
 
 mod controls;
 mod fenced;
 mod figures;
 mod flood;
 mod ladder;
+mod own_ground;
+mod scene;
 mod suite;
 
 use std::io::Write;
 use std::process::ExitCode;
 
+use cleat_e2e::world::Rung::{Acl, ExportOff, Reservation, Secret};
 use libtest_mimic::Arguments;
 
+use scene::Silence::{AgentDead, AgentStopped, MachineFrozen, Partition};
 use suite::{Need, Suite, tests};
 
 fn main() -> ExitCode {
@@ -33,7 +38,7 @@ fn main() -> ExitCode {
         let _ = writeln!(std::io::stderr(), "{line}");
         return ExitCode::SUCCESS;
     }
-    let all = tests![
+    let mut all = tests![
         controls::a_plain_cut_lets_a_write_land_later, Need::Nothing;
         controls::an_abort_that_does_not_wait_lets_a_write_land_later, Need::HastyAbort;
         controls::deleting_dead_controllers_lets_a_write_land_later, Need::Nothing;
@@ -41,13 +46,35 @@ fn main() -> ExitCode {
         ladder::taking_the_namespace_down_waits_for_what_was_received, Need::Nothing;
         ladder::with_full_sockets_nothing_lands_after_the_namespace_was_down, Need::Nothing;
         ladder::an_abort_that_waits_is_a_barrier, Need::WaitingAbort;
-        fenced::a_partitioned_writer_lands_nothing_after_the_proof, Need::Nothing;
-        fenced::a_survivor_stalls_once_and_sees_no_error, Need::Nothing;
-        fenced::without_lists_nobody_gets_the_volume_until_the_node_is_clean, Need::Nothing;
-        fenced::a_writer_whose_agent_is_stopped_lands_nothing_after_the_proof, Need::Nothing;
-        fenced::a_writer_whose_agent_is_dead_lands_nothing_after_the_proof, Need::Nothing;
-        fenced::a_frozen_machine_that_goes_on_lands_nothing_after_the_proof, Need::Nothing;
+        fenced::with_a_successor(Acl, Partition) "_partition", Need::Rung(Acl);
+        fenced::beside_a_survivor(Acl, Partition, 2) "_acl_partition", Need::Rung(Acl);
+        fenced::beside_a_survivor(Acl, AgentStopped, 2) "_acl_agent_stopped", Need::Rung(Acl);
+        fenced::beside_a_survivor(Acl, AgentDead, 2) "_acl_agent_dead", Need::Rung(Acl);
+        fenced::beside_a_survivor(Acl, MachineFrozen, 2) "_acl_machine_frozen", Need::Rung(Acl);
+        fenced::beside_a_survivor(Acl, Partition, 1) "_acl_partition_one_portal", Need::Rung(Acl);
+        fenced::with_the_export_off(Partition, 2) "_partition", Need::Rung(ExportOff);
+        fenced::with_the_export_off(Partition, 1) "_partition_one_portal", Need::Rung(ExportOff);
+        fenced::beside_a_survivor(Secret, AgentStopped, 2) "_secret_agent_stopped", Need::Rung(Secret);
+        own_ground::the_old_secret_lets_nobody_back_in, Need::Rung(Secret);
+        fenced::beside_a_survivor(Reservation, Partition, 2) "_reservation_partition", Need::Rung(Reservation);
+        fenced::beside_a_survivor(Reservation, AgentStopped, 2) "_reservation_agent_stopped", Need::Rung(Reservation);
+        own_ground::a_reservation_that_the_target_forgot_is_asserted_again, Need::Rung(Reservation);
+        own_ground::an_abort_that_waits_drains, Need::WaitingAbort;
     ];
+    if std::env::var_os("CLEAT_GHOSTS").is_some_and(|value| value == "all") {
+        all.extend(tests![
+            fenced::with_the_export_off(AgentStopped, 2) "_agent_stopped", Need::Rung(ExportOff);
+            fenced::with_the_export_off(AgentDead, 2) "_agent_dead", Need::Rung(ExportOff);
+            fenced::with_the_export_off(MachineFrozen, 2) "_machine_frozen", Need::Rung(ExportOff);
+            fenced::beside_a_survivor(Secret, Partition, 2) "_secret_partition", Need::Rung(Secret);
+            fenced::beside_a_survivor(Secret, AgentDead, 2) "_secret_agent_dead", Need::Rung(Secret);
+            fenced::beside_a_survivor(Secret, MachineFrozen, 2) "_secret_machine_frozen", Need::Rung(Secret);
+            fenced::beside_a_survivor(Secret, Partition, 1) "_secret_partition_one_portal", Need::Rung(Secret);
+            fenced::beside_a_survivor(Reservation, AgentDead, 2) "_reservation_agent_dead", Need::Rung(Reservation);
+            fenced::beside_a_survivor(Reservation, MachineFrozen, 2) "_reservation_machine_frozen", Need::Rung(Reservation);
+            fenced::beside_a_survivor(Reservation, Partition, 1) "_reservation_partition_one_portal", Need::Rung(Reservation);
+        ]);
+    }
     // One after the other: they share the machines.
     arguments.test_threads = Some(1);
     if arguments.list {

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use cleat_e2e::world::{Look, World, WorldOptions, wait_for};
+use cleat_e2e::world::{Kernels, Look, Rung, World, WorldOptions, wait_for};
 use cleat_rig::Namespace;
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
@@ -26,7 +26,7 @@ const TIDY_LIMIT: Duration = Duration::from_secs(90);
 
 type Outcome<'w> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'w>>;
 
-/// What a test needs of the target's kernel.
+/// What a test needs of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Any will do.
@@ -35,15 +35,28 @@ pub(crate) enum Need {
     HastyAbort,
     /// Reservations, with a preempt-and-abort that waits for what it aborts.
     WaitingAbort,
+    /// What this rung of the ladder needs.
+    Rung(Rung),
 }
 
 impl Need {
-    fn met_by(self, target: (u32, u32)) -> bool {
-        // nvmet has reservations since 6.13; that its abort waits was seen of 7.2, and of 6.18 that it does not.
+    fn met_by(self, kernels: Kernels) -> bool {
         match self {
             Self::Nothing => true,
-            Self::HastyAbort => ((6, 13)..(7, 0)).contains(&target),
-            Self::WaitingAbort => target >= (7, 2),
+            Self::HastyAbort => kernels.abort_waits() == Some(false),
+            Self::WaitingAbort => kernels.abort_waits() == Some(true),
+            Self::Rung(rung) => rung.runs_on(kernels),
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::HastyAbort => "a target whose preempt-and-abort does not wait (6.13 and newer, before 7.2)",
+            Self::WaitingAbort => "a target whose preempt-and-abort waits (7.2 and newer)",
+            Self::Rung(Rung::Reservation) => "a target with reservations (6.13 and newer)",
+            Self::Rung(Rung::Secret) => "in-band authentication at both ends (6.12 and newer)",
+            Self::Rung(Rung::Acl | Rung::ExportOff) => "nothing",
         }
     }
 }
@@ -55,13 +68,14 @@ pub(crate) struct Test {
     pub(crate) body: for<'w> fn(&'w World) -> Outcome<'w>,
 }
 
-/// Makes a list of [`Test`]s from paths of `async fn(&World) -> anyhow::Result<()>`, each with its need.
+/// Makes a list of [`Test`]s from paths of `async fn(&World, …) -> anyhow::Result<()>`, each with what it is called
+/// with and with its need. The name is the path, and what stands behind the arguments where several have one path.
 macro_rules! tests {
-    ($($module:ident :: $name:ident, $need:expr;)*) => {
+    ($($module:ident :: $name:ident $(($($argument:expr),*) $suffix:literal)?, $need:expr;)*) => {
         vec![$($crate::suite::Test {
-            name: concat!(stringify!($module), "::", stringify!($name)),
+            name: concat!(stringify!($module), "::", stringify!($name) $(, $suffix)?),
             need: $need,
-            body: |world| Box::pin($crate::$module::$name(world)),
+            body: |world| Box::pin($crate::$module::$name(world $($(, $argument)*)?)),
         }),*]
     };
 }
@@ -79,7 +93,7 @@ pub(crate) struct Suite {
     run: Namespace,
     runtime: Runtime,
     options: WorldOptions,
-    target: (u32, u32),
+    kernels: Kernels,
     world: Mutex<Option<World>>,
 }
 
@@ -89,21 +103,27 @@ impl Suite {
         let run = Namespace::enter("ghosts")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let options = options()?;
-        let version = options.rds_kernel.as_ref().unwrap_or(&options.kernel);
-        let numbers = version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-        let target = numbers.with_context(|| format!("CLEAT_TARGET_KERNEL is {version:?}"))?;
-        Ok(Arc::new(Self { run, runtime, options, target, world: Mutex::default() }))
+        let kernels = Kernels::of(&options)?;
+        Ok(Arc::new(Self { run, runtime, options, kernels, world: Mutex::default() }))
     }
 
     /// Runs all tests that the arguments choose.
     pub(crate) fn run(self: Arc<Self>, arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
+        let mut left_out = Vec::new();
         let trial = |test: Test| {
-            let (suite, ignored) = (Arc::clone(&self), !test.need.met_by(self.target));
+            let ignored = !test.need.met_by(self.kernels);
+            if ignored {
+                left_out.push(format!("{}: needs {}", test.name, test.need.in_words()));
+            }
+            let suite = Arc::clone(&self);
             Trial::test(test.name, move || suite.run_one(&test)).with_ignored_flag(ignored)
         };
-        let conclusion = libtest_mimic::run(arguments, tests.into_iter().map(trial).collect());
-        let (major, minor) = self.target;
-        figures::tell(&format!("hosts on {}, target on {major}.{minor}", self.options.kernel));
+        let trials = tests.into_iter().map(trial).collect();
+        let conclusion = libtest_mimic::run(arguments, trials);
+        let (major, minor) = self.kernels.target;
+        let kernels = format!("hosts on {}, target on {major}.{minor}", self.options.kernel);
+        figures::tell(&kernels);
+        figures::tell_left_out(&kernels, &left_out);
         self.world.lock().unwrap_or_else(PoisonError::into_inner).take();
         conclusion.exit_code()
     }
@@ -144,9 +164,11 @@ fn options() -> anyhow::Result<WorldOptions> {
         ["--drain-bound", "3s"],
         ["--silence-deadline", "5s"],
         ["--heartbeat-interval", "1s"],
-        ["--fence-after", "3s"],
+        ["--fence-after", "2s"],
         ["--request-limit", "25s"],
         ["--retry-interval", "500ms"],
+        // What is exported at one port with others leaves no survivor its device.
+        ["--rds-volume-ports", "4421-4499"],
     ];
     for word in controller.into_iter().flatten() {
         options = options.controller_arg(word);
