@@ -1,8 +1,8 @@
 //! The ledger: the highest epoch that this node has seen per volume, on disk, so that no message of an older grant
 //! ever changes who can write.
 //!
-//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], [`sealed`]). Comes in: the epochs of
-//! Attach, Detach and Revoke. Goes out: a ruling, and a durable record made before the thing it permits.
+//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], each sealed). Comes in: the
+//! epochs of Attach, Detach and Revoke. Goes out: a ruling, and a durable record made before the thing it permits.
 //!
 //! Always holds:
 //! - An epoch never goes down, and an ended one never becomes un-ended.

@@ -238,7 +238,7 @@ impl DeletionFacts {
     ///
     /// - Nothing was in flight when it began: whatever came since has run into no timeout in less than that time.
     /// - Something was, and how old it was is not known: only a deletion that was over at once counts. What this
-    ///   cannot see is a request within [`AT_ONCE`] of its timeout.
+    ///   cannot see is a request that was within a second of its timeout.
     pub fn drained(&self) -> bool {
         let limit = if self.in_flight == Some(0) { self.io_timeout } else { AT_ONCE.min(self.io_timeout) };
         self.state.is_live() && self.took < limit
