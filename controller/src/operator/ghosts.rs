@@ -163,21 +163,27 @@ fn compare(
         );
         return Some((Kind::SessionWithoutGrant, message));
     }
-    match attachment.map(|attachment| &attachment.phase) {
-        Some(Phase::Ghost) => Some((
+    let attachment = attachment?;
+    match &attachment.phase {
+        Phase::Ghost => Some((
             Kind::SessionWithoutGrant,
             format!(
                 "node {node} holds volume {volume} without a grant, and counts as writing to it: publish it there, or \
                  unpublish it from there"
             ),
         )),
-        Some(Phase::Ready) if heard && !held => Some((
-            Kind::GrantWithoutSession,
-            format!(
-                "volume {volume} is granted to node {node}, whose kernel holds no controller of it: publish it there \
-                 again, or unpublish it from there"
-            ),
-        )),
+        // The core has its agent connect it again. Where that is done at once, nobody sees it here twice.
+        Phase::Ready | Phase::Connecting if attachment.proven && heard && !held => {
+            let trouble =
+                attachment.trouble().map(|trouble| format!(" (last: {trouble})")).unwrap_or_default();
+            Some((
+                Kind::GrantWithoutSession,
+                format!(
+                    "volume {volume} is granted to node {node}, whose kernel holds no controller of it{trouble}: its \
+                     agent is told to connect it again; repair what keeps it from that, or unpublish it from there"
+                ),
+            ))
+        }
         _ => None,
     }
 }

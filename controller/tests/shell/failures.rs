@@ -85,9 +85,8 @@ async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
     type Tamper = fn(&mut cleat_controller::rds::Volume);
-    let cases: [(&str, Tamper, &str); 3] = [
+    let cases: [(&str, Tamper, &str); 2] = [
         ("pvc-1", |v| v.nqn = "nqn.2000-02.com.mikrotik:x".into(), "nqn.2000-02.com.mikrotik:x"),
-        ("pvc-2", |v| v.port = Some(4421), "4421"),
         ("pvc-3", |v| v.mountable = true, "mount-filesystem=no"),
     ];
     for (volume, tamper, words) in cases {
@@ -98,6 +97,11 @@ async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
         assert!(refused.message().contains(words), "{refused:?}");
     }
     assert!(host.attaches().is_empty());
+    // A port is not a mistake: a volume may have its own, and hosts are sent there.
+    csi.create("pvc-2").await.unwrap();
+    world.rds.tamper("pvc-2", |v| v.port = Some(4421));
+    csi.publish("pvc-2", "node-a", RWO).await.unwrap();
+    assert_eq!(host.attaches()[0].portals, ["10.0.1.100:4421"]);
 }
 
 #[tokio::test]

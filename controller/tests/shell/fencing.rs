@@ -304,3 +304,31 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     assert_eq!(code, Some(1), "{complaint}");
     assert!(said.contains("/staging/vm-2") && said.contains("8:16") && said.contains(&a.nqn()), "{said}");
 }
+
+#[tokio::test]
+async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let [(a, one), _b] = attached(&world, &csi).await;
+    // Its kernel has lost the device, and does not get it again.
+    *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Fail("connect");
+    let mut gone = a.hold("vm-1", a.attaches()[0].epoch.unwrap(), Phase::Connecting);
+    gone.set_phase(Phase::Absent);
+    one.say(wire::from_agent::Kind::Delta(gone)).await;
+    let ghosts = async || {
+        let ghosts = world.operator().await.list_ghosts(wire::ListGhostsRequest {}).await.unwrap();
+        ghosts.into_inner().ghosts
+    };
+    eventually("it is seen", async || !ghosts().await.is_empty()).await;
+    let found = &ghosts().await[0];
+    let named = (found.kind.as_str(), found.node_id.as_str(), found.volume_id.as_str());
+    assert_eq!(named, ("grant-without-session", "node-a", "vm-1"));
+    let (code, said, _) = cleatctl(&world, &["doctor"]).await;
+    assert_eq!(code, Some(1));
+    assert!(said.contains("whose kernel holds no controller of it"), "{said}");
+    assert!(said.contains("connect: the facts"), "and why it does not get it: {said}");
+    // It is the agent's to have it again, and then nothing is wrong.
+    *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Ready;
+    eventually("it is there again", async || ghosts().await.is_empty()).await;
+    csi.publish("vm-1", "node-a", RWX).await.expect("the grant stands");
+}

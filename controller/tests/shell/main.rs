@@ -5,6 +5,7 @@
 
 mod agent;
 mod attach;
+mod export_off;
 mod failures;
 mod fencing;
 mod operators;

@@ -1,0 +1,52 @@
+//! A fence that rests on the export alone: what callers are told while it is off, and that nothing brings it back early.
+
+use cleat_core::Target;
+use cleat_proto::cleat::v1 as wire;
+use tonic::Code;
+
+use crate::agent::Host;
+use crate::world::{RWX, World, eventually};
+
+#[tokio::test]
+async fn a_second_node_is_told_what_it_waits_for_and_does_not_bring_back_an_export_that_fences() {
+    let mut world = World::new();
+    world.core.target = Target { export_cuts: true, export_drains: true, ..Target::default() };
+    (world.core.fence_after_ms, world.core.detach_grace_ms) = (300, 500);
+    world.start().await;
+    let csi = world.csi().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (gone, _two) = (world.agent(&a).await, world.agent(&b).await);
+    csi.create("vm-1").await.unwrap();
+    csi.publish("vm-1", "node-a", RWX).await.unwrap();
+    let asked = |line: String| world.rds.log.lock().unwrap().contains(&line);
+
+    drop(gone);
+    world.rds.stuck.send_replace(true);
+    let unpublishing = tokio::spawn({
+        let csi = csi.clone();
+        async move { csi.unpublish("vm-1", "node-a").await }
+    });
+    eventually("the export goes off", async || asked("hide vm-1".into())).await;
+    let waits = csi.publish("vm-1", "node-b", RWX).await.unwrap_err();
+    assert_eq!(waits.code(), Code::Aborted);
+    for words in ["volume vm-1", "node-a", "rung export-off", "the RDS to take the export off"] {
+        assert!(waits.message().contains(words), "{words} is not in {}", waits.message());
+    }
+    world.rds.stuck.send_replace(false);
+    unpublishing.await.unwrap().unwrap();
+    let refused = csi.publish("vm-1", "node-b", RWX).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    for words in ["vm-1 is not exported", "node-a was fenced by that alone", "declare-gone node-a"] {
+        assert!(refused.message().contains(words), "{words} is not in {}", refused.message());
+    }
+    assert!(!asked(format!("allow vm-1 {}", b.nqn())) && !asked("show vm-1".into()));
+
+    let _one = world.agent(&a).await;
+    let request = wire::GetNodeRequest { node_id: "node-a".into() };
+    eventually("readmitted", async || {
+        world.operator().await.get_node(request.clone()).await.unwrap().into_inner().standing == "Admitted"
+    })
+    .await;
+    csi.publish("vm-1", "node-b", RWX).await.expect("the export is back");
+    assert!(asked("show vm-1".into()));
+}
