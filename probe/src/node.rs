@@ -224,10 +224,11 @@ impl Node {
         self.portals.len()
     }
 
-    /// Opens the device for writing past the page cache.
+    /// Opens the device for writing past the page cache. What is opened is the scratch disk: a number cannot pass to
+    /// another disk while it is open, and the kernel shows it as the scratch disk's afterwards.
     ///
     /// # Errors
-    /// If its node is another device's, or it does not open in time.
+    /// If its node is another device's, the number is another disk's by now, or it does not open in time.
     pub async fn open_device(&self, device: &Device) -> Result<Arc<std::fs::File>, Trouble> {
         let (sysfs, dev) = (self.sysfs.clone(), device.dev);
         let key = format!("open {dev}");
@@ -235,7 +236,12 @@ impl Node {
             let path: PathBuf = devnode::find(&sysfs, Path::new(DEV), dev)?;
             devnode::open(&path, dev, OpenFor::DirectWrite)
         });
-        Ok(Arc::new(opened.await??))
+        let opened = Arc::new(opened.await??);
+        let view = self.view().await?;
+        if !view.namespaces.iter().any(|one| one.dev == dev && one.identity == device.identity) {
+            return Err(Trouble::unclear(format!("block device {dev} is not the scratch disk any more")));
+        }
+        Ok(opened)
     }
 
     /// Reservation commands as one host: the head of a kernel that is two hosts takes either's path.
