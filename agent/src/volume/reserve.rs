@@ -37,7 +37,7 @@ const COMMAND: Duration = Duration::from_secs(5);
 const GIVING_BACK: Duration = Duration::from_secs(3);
 /// Longest that asserting one again without a directive may take from the look at the session to the proof: past it
 /// this process may have been stopped in between, and the session says nothing any more.
-const UNINTERRUPTED: Duration = Duration::from_secs(2);
+const UNINTERRUPTED: Duration = Duration::from_secs(4);
 /// How long those who were registered before a restart of the target may take to come back before the namespace is
 /// held without them: their kernels try once a second, and their agents look at once. No fence rests on registrations
 /// alone, so nothing is lost by waiting.
@@ -66,6 +66,8 @@ enum Stands {
     Held(Report),
     /// The report shows it; the namespace is not held before others are back.
     Joined { generation: u32, missing: String },
+    /// It was there again, and this node has taken it back itself: nobody has preempted it.
+    TakenBack(String),
     /// It is not there.
     Missing(String),
 }
@@ -334,6 +336,11 @@ impl<H: Host> Volume<H> {
                 self.doubt_registration();
                 Some(missing)
             }
+            Stands::TakenBack(missing) => {
+                self.note_registered(entry, None).await;
+                self.doubt_registration();
+                Some(missing)
+            }
             Stands::Missing(missing) => Some(missing),
         };
         let before = {
@@ -409,9 +416,10 @@ impl<H: Host> Volume<H> {
                 // The session may have been over before the command went out: then the grant may have been, too.
                 metrics::reassertion(Reassertion::TakenBack);
                 let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
+                let stands = if back.is_ok() { Stands::TakenBack } else { Stands::Missing };
                 let result = back.err().map(|error| Causes(&error).to_string());
                 tracing::error!(volume = %self.id, %key, ?took, ?result, "a registration that came late was taken back");
-                Stands::Missing(
+                stands(
                     "the registration was asserted too late after the look at the session, and taken back"
                         .to_owned(),
                 )
@@ -424,11 +432,15 @@ impl<H: Host> Volume<H> {
     }
 
     /// Writes down up to which generation this node was seen registered.
-    async fn note_generation(&self, mut entry: Entry, generation: u32) {
-        if entry.registered == Some(generation) {
+    async fn note_generation(&self, entry: Entry, generation: u32) {
+        self.note_registered(entry, Some(generation)).await;
+    }
+
+    async fn note_registered(&self, mut entry: Entry, registered: Option<u32>) {
+        if entry.registered == registered {
             return;
         }
-        entry.registered = Some(generation);
+        entry.registered = registered;
         if let Err(error) = self.keep(&entry).await {
             tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note that this node is registered");
         }

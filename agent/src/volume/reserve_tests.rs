@@ -303,6 +303,12 @@ async fn a_registration_that_may_have_come_too_late_is_taken_back() {
     tokio::join!(looking, meanwhile);
     assert_eq!(machine.keys(), Vec::<u64>::new());
     assert_eq!(agent.state().await.phase(), Phase::Lost);
+    // That was nobody's preemption: with the session back it registers again, whoever has come meanwhile.
+    machine.kernel.world().reservation.join(OTHER_HOST, 7);
+    machine.kernel.world().reservation.join("33333333-3333-3333-3333-333333333333", 9);
+    look_after(&agent, Link::Up).await;
+    assert_eq!(machine.keys(), [7, 9, 1]);
+    assert_eq!(agent.state().await.phase(), Phase::Ready);
 }
 
 #[tokio::test]
