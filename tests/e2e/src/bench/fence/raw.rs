@@ -58,6 +58,13 @@ impl Scene<'_> {
         }
         load.end().await;
         world.rds.remove_disk(&slot).await?;
+        // rds-sim knows nothing of what was done past it: a host that is left here would keep its secret.
+        for host in [&fenced, &survivor] {
+            world
+                .rds
+                .sh(&format!("rmdir /sys/kernel/config/nvmet/hosts/{} 2>/dev/null; true", host.nqn()))
+                .await?;
+        }
         let proof_ms =
             steps.iter().filter(|(name, _)| !AFTERWARDS.contains(&name.as_str())).map(|(_, ms)| ms).sum();
         Ok(Sample { proof_ms, stall_ms, rest_ms, steps })
