@@ -6,7 +6,6 @@
 //! rarely with direct reads, and missing paths are repaired. No look waits for a device or a target.
 
 use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
@@ -15,6 +14,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::host::Host;
 use super::state::Activity;
@@ -117,23 +117,29 @@ async fn examine_all<H: Host>(fleet: Fleet<H>) {
     volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
 }
 
-/// Something that goes on beside the watch, one of its kind at a time.
+/// Something that goes on beside the watch in a task of its own, one of its kind at a time; it ends with the watch.
 #[derive(Default)]
-struct Beside(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+struct Beside(Option<AbortOnDropHandle<()>>);
 
 impl Beside {
     /// Begins it, unless it is going on.
     fn begin<F: Future<Output = ()> + Send + 'static>(&mut self, begin: impl FnOnce() -> F) {
-        self.0.get_or_insert_with(|| Box::pin(begin()));
+        self.0.get_or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(begin())));
     }
 
     /// Waits for its end; for ever where it is not going on. Cancel safe.
     async fn end(&mut self) {
-        match &mut self.0 {
+        let ended = match &mut self.0 {
             Some(going_on) => going_on.await,
             None => std::future::pending().await,
-        }
+        };
         self.0 = None;
+        if let Err(error) = ended
+            && let Ok(panic) = error.try_into_panic()
+        {
+            // A watch that has lost a part of itself is none: the agent ends, and is started again.
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 
