@@ -18,6 +18,8 @@ mod admission;
 #[cfg(test)]
 mod alone_tests;
 mod answers;
+#[cfg(test)]
+mod bench;
 mod drive;
 mod explain;
 mod export;
@@ -31,6 +33,8 @@ mod ladder;
 mod operator_tests;
 mod quarantine;
 mod requests;
+#[cfg(test)]
+mod rung_tests;
 #[cfg(test)]
 mod secret_tests;
 mod sessions;

@@ -1,6 +1,6 @@
 //! People's words, one event at a time: what they bring about, and that who and why stay with what came of it.
 
-use super::fence_tests::{able, asked, bench};
+use super::fence_tests::{able, asked, bench, fenced, overdue, revoked};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -76,4 +76,107 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
     b.rds(Ok(()));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
     assert_eq!((evidence.source.name(), evidence.word.clone()), ("TargetCut", word("ann", "unplugged")));
+}
+
+#[test]
+fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
+    for deleted in [false, true] {
+        let mut b = bench(Target { acl: false, ..able() });
+        b.attach("a", Access::Rwo);
+        overdue(&mut b, "a");
+        b.rds(Ok(()));
+        b.rds(Ok(()));
+        if deleted {
+            b.event(Event::DeleteBegins { request: RequestId(90), volume: v() });
+            assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::MayDelete)));
+            b.event(Event::DeleteEnded { volume: v(), deleted: true });
+            assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
+        } else {
+            b.event(Event::DeclareGone {
+                request: RequestId(90),
+                node: n("a"),
+                by: "ann".into(),
+                reason: "scrapped".into(),
+            });
+            assert_eq!(asked(&b), "show");
+            assert_eq!(fenced(&b), ["NodeGone"], "and it stays quarantined");
+        }
+    }
+}
+
+#[test]
+fn a_persons_word_is_recorded_with_who_and_why_counts_last_and_is_taken_back_when_the_node_is_heard() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    let gone = |request| Event::DeclareGone {
+        request: RequestId(request),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "unplugged".into(),
+    };
+    b.event(gone(90));
+    assert!(matches!(b.refusal(RequestId(90)), Refusal::NotGone { .. }), "it is heard");
+    let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
+    b.event(Event::DeclareGone { request: RequestId(95), node: n("aa"), by, reason });
+    assert!(matches!(b.refusal(RequestId(95)), Refusal::UnknownNode { .. }), "nobody knows it");
+    b.silent("a");
+    b.event(gone(91));
+    assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Declared)));
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a word");
+    let assumption = evidence.assumption().expect("it rests on a word");
+    assert!(assumption.contains("ann") && assumption.contains("unplugged"), "{assumption}");
+    assert_ne!(evidence.verdict(UnixMillis(b.now)), Verdict::Fenced, "what it wrote may still land");
+    b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
+    assert!(b.core.volumes[&v()].attachments[0].evidence().is_none());
+    assert!(revoked(&b), "{:?}", b.effects);
+    b.silent("a");
+    b.event(gone(92));
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!(fenced(&b), ["NodeGone"]);
+}
+
+#[test]
+fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    let fence = |request, name: &str| Event::Fence {
+        request: RequestId(request),
+        volume: v(),
+        node: n(name),
+        by: "ann".into(),
+        reason: "it writes nonsense".into(),
+    };
+    b.event(fence(90, "ccc"));
+    assert!(matches!(b.refusal(RequestId(90)), Refusal::NotAttached { .. }));
+    b.event(fence(91, "a"));
+    assert_eq!(asked(&b), "deny");
+    assert!(b.directed().is_some_and(|(node, _, d)| node == n("a") && matches!(d, Directive::Revoke { .. })));
+    b.rds(Ok(()));
+    assert!(b.reply(RequestId(91)).is_none());
+    b.rds(Ok(()));
+    assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Fenced)));
+}
+
+#[test]
+fn a_host_that_takes_over_the_name_of_one_that_may_still_write_is_refused_until_a_person_decides() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    b.restart();
+    b.hello("a", identity("zzzz", "boot-9"));
+    let Some(Effect::RefuseSession { reason, .. }) = b.effects.first() else { panic!("{:?}", b.effects) };
+    assert!(reason.contains("two hosts claim to be node a") && reason.contains("declare-gone a"), "{reason}");
+    b.event(Event::DeclareGone {
+        request: RequestId(90),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "scrapped".into(),
+    });
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!(fenced(&b), ["NodeGone"]);
+    b.hello("a", identity("zzzz", "boot-9"));
+    assert!(fenced(&b).is_empty(), "the other host inherits nothing");
 }

@@ -1,0 +1,222 @@
+//! A core and what a test does to it, one event at a time, without a world.
+
+use super::*;
+use crate::*;
+
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) now: u64,
+    pub(super) config: Config,
+    /// Of every volume that is published.
+    pub(super) min_fence: MinFence,
+    requests: u64,
+    sessions: u64,
+    /// As a store would have it.
+    pub(super) stored: BTreeMap<VolumeId, VolumeRecord>,
+    pub(super) effects: Vec<Effect>,
+}
+
+pub(super) fn v() -> VolumeId {
+    VolumeId::new("vol").expect("a volume id")
+}
+
+pub(super) fn n(name: &str) -> NodeId {
+    NodeId::new(name).expect("a node id")
+}
+
+pub(super) fn nqn(name: &str) -> HostNqn {
+    HostNqn::new(format!("nqn.2014-08.org.nvmexpress:uuid:{name}")).expect("a host NQN")
+}
+
+pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {
+    NodeIdentity {
+        host_nqn: nqn(name),
+        host_id: format!("id-{name}"),
+        storage_addresses: vec![format!("192.0.2.{}", name.len())],
+        boot_id: boot.into(),
+    }
+}
+
+pub(super) fn spec(access: Access) -> VolumeSpec {
+    VolumeSpec {
+        id: v(),
+        access,
+        subsystem_nqn: "nqn.2026-01.io.cleat:vol".into(),
+        portals: vec!["192.0.2.100:4420".into()],
+        size_bytes: 1 << 30,
+        min_fence: MinFence::default(),
+    }
+}
+
+pub(super) fn ready() -> Outcome {
+    Outcome::Ready { identity: Identity { namespace_uuid: "u".into(), nguid: String::new() } }
+}
+
+pub(super) fn absent(state: &str) -> Outcome {
+    let deleted = vec![Deleted { controller: "nvme0".into(), state: state.into() }];
+    Outcome::Absent(Absence { deleted })
+}
+
+pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
+    Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
+}
+
+impl Bench {
+    pub(super) fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    pub(super) fn with(config: Config) -> Self {
+        let (core, effects) = Core::rebuild(config.clone(), 7, Vec::new(), UnixMillis(0));
+        assert!(effects.is_empty());
+        Self {
+            core,
+            now: 0,
+            config,
+            min_fence: MinFence::default(),
+            requests: 0,
+            sessions: 0,
+            stored: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    pub(super) fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        self.event(Event::Tick);
+    }
+
+    pub(super) fn all_rds_asked(&self) -> Vec<RdsRequest> {
+        let asked = |e: &Effect| match e {
+            Effect::Rds { request, .. } => Some(request.clone()),
+            _ => None,
+        };
+        self.effects.iter().filter_map(asked).collect()
+    }
+
+    /// Takes the event in; `self.effects` are what came of it.
+    pub(super) fn event(&mut self, event: Event) {
+        self.now += 1;
+        self.effects = self.core.step(UnixMillis(self.now), event);
+        for effect in &self.effects {
+            match effect {
+                Effect::Persist(record) => {
+                    drop(self.stored.insert(record.spec.id.clone(), (**record).clone()))
+                }
+                Effect::Forget(volume) => drop(self.stored.remove(volume)),
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn restart(&mut self) {
+        let records = self.stored.values().cloned().collect();
+        let (core, effects) =
+            Core::rebuild(self.config.clone(), self.core.term() + 1, records, UnixMillis(self.now));
+        (self.core, self.effects) = (core, effects);
+    }
+
+    pub(super) fn session(&self, name: &str) -> SessionId {
+        match &self.core.nodes[&n(name)].session {
+            Session::Up { id, .. } => id.clone(),
+            Session::Silent { .. } => SessionId::new("gone").expect("a session id"),
+        }
+    }
+
+    pub(super) fn hello(&mut self, name: &str, identity: NodeIdentity) {
+        self.sessions += 1;
+        let session = SessionId::new(format!("s{}", self.sessions)).expect("a session id");
+        self.event(Event::SessionUp { node: n(name), session, identity });
+    }
+
+    pub(super) fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {
+        self.hello(name, identity(name, boot));
+        self.event(Event::Inventory { node: n(name), session: self.session(name), volumes });
+    }
+
+    pub(super) fn silent(&mut self, name: &str) {
+        let session = self.session(name);
+        self.event(Event::SessionLost { node: n(name), session });
+    }
+
+    pub(super) fn publish(&mut self, name: &str, access: Access) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.event(Event::Publish {
+            request,
+            node: n(name),
+            spec: VolumeSpec { min_fence: self.min_fence, ..spec(access) },
+            read_only: false,
+        });
+        request
+    }
+
+    pub(super) fn unpublish(&mut self, name: &str) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        self.event(Event::Unpublish { request, volume: v(), node: Some(n(name)) });
+        request
+    }
+
+    pub(super) fn rds(&mut self, result: Result<(), RdsError>) {
+        let operation = self.rds_asked().expect("the RDS was asked").0;
+        self.event(Event::RdsDone { operation, result });
+    }
+
+    pub(super) fn rds_asked(&self) -> Option<(OperationId, RdsRequest)> {
+        self.effects.iter().find_map(|e| match e {
+            Effect::Rds { operation, request } => Some((*operation, request.clone())),
+            _ => None,
+        })
+    }
+
+    pub(super) fn directed(&self) -> Option<(NodeId, OperationId, Directive)> {
+        self.effects.iter().find_map(|e| match e {
+            Effect::Direct { node, operation, directive, .. } => {
+                Some((node.clone(), *operation, directive.clone()))
+            }
+            _ => None,
+        })
+    }
+
+    /// The agent answers what it was told in the last step.
+    pub(super) fn agent(&mut self, outcome: Outcome) {
+        let (node, operation, directive) = self.directed().expect("an agent was told something");
+        let epoch = match directive {
+            Directive::Attach { grant } => grant.epoch,
+            Directive::Detach { epoch, .. }
+            | Directive::Revoke { epoch, .. }
+            | Directive::Preempt { epoch, .. }
+            | Directive::Rekey { epoch, .. } => epoch,
+        };
+        let session = self.session(node.as_str());
+        self.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
+    }
+
+    pub(super) fn reply(&self, request: RequestId) -> Option<Result<Reply, Refusal>> {
+        self.effects.iter().find_map(|e| match e {
+            Effect::Reply { request: r, result } if *r == request => Some(result.clone()),
+            _ => None,
+        })
+    }
+
+    pub(super) fn refusal(&self, request: RequestId) -> Refusal {
+        self.reply(request).expect("an answer").expect_err("a refusal")
+    }
+
+    pub(super) fn attach(&mut self, name: &str, access: Access) {
+        let request = self.publish(name, access);
+        self.rds(Ok(()));
+        self.agent(ready());
+        assert!(matches!(self.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", self.effects);
+    }
+
+    pub(super) fn phase(&self, name: &str) -> Option<&'static str> {
+        self.core.volumes.get(&v())?.attachment(&n(name)).map(|a| a.phase.name())
+    }
+
+    pub(super) fn observed(&self, phase: ObservedPhase) -> Observed {
+        let epoch = self.core.volumes[&v()].attachments.first().map(|a| a.epoch);
+        Observed { epoch, ..observed_of(phase) }
+    }
+}
