@@ -14,7 +14,6 @@ use cleat_host::sysfs::{Controller, SubsystemView};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
-use tokio::time::sleep;
 use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
@@ -27,11 +26,6 @@ use crate::session::directive::Given;
 
 /// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
 const GIVE: Duration = Duration::from_secs(10);
-/// How long a live controller is given to authenticate anew before the secret counts as taken. The kernel does it in
-/// the background and tells nobody of its end (seen: 20 ms, on a busy emulated machine 150 ms). If the session is cut
-/// meanwhile, which is what comes next in a fence, the controller hangs in its error recovery: its authentication
-/// waits for a queue that the recovery brings back only after it (seen with 6.18: the path stayed `resetting`).
-const AUTHENTICATED_ANEW: Duration = Duration::from_secs(1);
 /// How often the volume is looked at for controllers without the secret: connects under way can make more.
 const ROUNDS: u32 = 5;
 
@@ -133,7 +127,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Gives the secret to every controller until a look finds none without it.
+    /// Gives the secret to every controller until a look finds none without it. Each has ended the authentication that
+    /// the gift begins (`fabrics::secret`): cut in the middle of it, as a fence does next, it would not come back.
     async fn spread(&self, secret: &DhchapSecret) -> Result<(), (&'static str, String)> {
         for _ in 0..ROUNDS {
             // A connect that began before uses the old secret, and what it makes has to get the new one, too.
@@ -149,9 +144,6 @@ impl<H: Host> Volume<H> {
                 return Err((clause::AUTHENTICATION, problems.join("; ")));
             }
             if !connecting {
-                if self.own(&view).iter().any(|(controller, _)| controller.state.is_live()) {
-                    sleep(AUTHENTICATED_ANEW).await;
-                }
                 return Ok(());
             }
             self.dials.quiet().await;
