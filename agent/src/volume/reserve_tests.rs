@@ -410,17 +410,6 @@ async fn rekey(agent: &Agent, letter: char, generation: u64) -> Outcome {
 }
 
 #[tokio::test]
-async fn a_live_controller_gets_the_time_to_authenticate_anew_before_its_session_may_be_cut() {
-    let machine = Machine::new();
-    machine.kernel.world().wanted_secret = Some(secret('A'));
-    let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
-    let began = Instant::now();
-    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
-    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
-}
-
-#[tokio::test]
 async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
     let machine = Machine::new();
     machine.kernel.world().wanted_secret = Some(secret('A'));
