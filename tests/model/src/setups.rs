@@ -116,10 +116,7 @@ fn two_portals(full: bool) -> Vec<Setup> {
         ("two portals: list, cut", RwxBlock, [2, 1, 1], Truth { drains: false, ..acl }),
         ("two portals: cut, drain", Rwo, [2, 1, 1], toggles),
     ]
-    .map(|(name, access, budget, truth)| {
-        // What one node's paths do needs no other node; what a second one sees of it is for the longer run.
-        Setup { portals: 2, ..setup(name, &[access], if full { 2 } else { 1 }, budget, truth) }
-    })
+    .map(|(name, access, budget, truth)| Setup { portals: 2, ..setup(name, &[access], 2, budget, truth) })
     .to_vec()
 }
 
