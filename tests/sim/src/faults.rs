@@ -105,7 +105,7 @@ impl Plan {
             !matches!(fault.kind, Kind::Destroy(_)) || destroyed == Some(at - 1)
         });
         to_begin.sort_by_key(|fault| fault.from);
-        let follows_up = matches!(planted, Some(Planted::OutlivesSender | Planted::LandsTooLate));
+        let follows_up = planted == Some(Planted::LandsTooLate);
         let (under_way, armed, for_good) = Default::default();
         Self { to_begin, under_way, armed, for_good, chance, follows_up }
     }
@@ -175,7 +175,9 @@ impl Plan {
     fn follow_up(&mut self, after: u64, node: Option<NodeIx>) {
         let Some(node) = node.filter(|_| self.follows_up || self.chance.percent(50)) else { return };
         let from = after + self.chance.within(700, 2_000);
-        let until = (from + self.chance.within(4_000, 9_000)).min(FAULTS_END);
+        // What comes later than anything is waited for is waited for here.
+        let (least, most) = if self.follows_up { (13_000, 15_000) } else { (4_000, 9_000) };
+        let until = (from + self.chance.within(least, most)).min(FAULTS_END);
         let kind = Kind::Freeze(Program::Agent(node), AtItsEnd::GoesOn);
         if from < until {
             self.to_begin.push(Fault { from, until, kind });
@@ -223,9 +225,16 @@ fn fault(chance: &mut Chance, kind: Kind, longest: u64) -> Fault {
 fn occasions(chance: &mut Chance, planted: Option<Planted>) -> Vec<Fault> {
     let node = chance.index(NODES.len());
     let kinds = match planted {
-        Some(Planted::OutlivesSender | Planted::LandsTooLate) => {
+        Some(Planted::LandsTooLate) => {
             let kind = Kind::KillMidRequest { lets_in: true };
-            return [2_000, 8_000, 14_000].map(|from| Fault { from, until: from + 400, kind }).into();
+            return [2_500, 5_000, 8_000].map(|from| Fault { from, until: from + 400, kind }).into();
+        }
+        Some(Planted::BreaksUnseen) => {
+            // What was held for long when the connection broke; afterwards nothing is.
+            let at = [3_000, 7_000, 11_000, 15_000, 19_000].map(|at| at + chance.within(0, 1_500));
+            let holds = |at| Fault { from: at, until: at + 1_500, kind: Kind::Holds };
+            let restart = |at| Fault { from: at + 1_400, until: at + 1_450, kind: Kind::TargetRestart };
+            return at.iter().flat_map(|at| [holds(*at), restart(*at)]).collect();
         }
         Some(Planted::RestartForgets) => {
             [(Kind::TargetRestart, 300), (Kind::TargetRestart, 300), (Kind::Isolate(node), 9_000)]

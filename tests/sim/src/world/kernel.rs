@@ -13,8 +13,12 @@ use super::{NodeIx, PORTALS, VolumeIx, World};
 
 /// Time without an answer after which either side takes a connection for lost.
 const KEEP_ALIVE: u64 = 2_000;
-/// Between two attempts to get a connection back.
-const RECONNECT: u64 = 500;
+/// Between two attempts to get a connection back: longer than an agent takes to look again by itself, and than it may
+/// be silent, so that it sees each break, or is heard anew after it.
+pub(super) const RECONNECT: u64 = 2_600;
+/// The same where a connection is back before anybody has looked. Linux tells nobody of the break, and of the
+/// connection only that it is there.
+pub(super) const RECONNECT_UNSEEN: u64 = 400;
 /// After which the kernel gives a connection up.
 const LOSS: u64 = 15_000;
 /// How long a connect waits for an answer.
@@ -187,6 +191,7 @@ impl World {
         let now = self.now;
         let Some(one) = self.nodes[node].kernel.controller(instance).cloned() else { return };
         let reachable = self.target.up && self.nodes[node].links[one.portal];
+        let reconnect = self.reconnect_ms;
         match one.state {
             State::New { asks_at, gives_up_at } => {
                 if now >= asks_at && reachable {
@@ -213,7 +218,7 @@ impl World {
                     }
                     self.set_state(node, instance, |state| {
                         if let State::Connecting { retries_at, .. } = state {
-                            *retries_at = now + RECONNECT;
+                            *retries_at = now + reconnect;
                         }
                     });
                 }
@@ -282,7 +287,7 @@ impl World {
         let now = self.now;
         let kernel = &mut self.nodes[node].kernel;
         let Some(one) = kernel.controllers.iter_mut().find(|one| one.instance == instance) else { return };
-        one.state = State::Connecting { since: now, retries_at: now + RECONNECT };
+        one.state = State::Connecting { since: now, retries_at: now + self.reconnect_ms };
         one.session = None;
         if let Some(device) = kernel.devices.get_mut(&one.volume) {
             device.give_back(instance);

@@ -15,7 +15,7 @@ use super::{NODES, NodeIx, Planted, VolumeIx, World, host_nqn};
 /// with RouterOS.
 pub const LATE: u64 = 7_500;
 /// The same where that is longer than anybody was told.
-const TOO_LATE: u64 = 20_000;
+const TOO_LATE: (u64, u64) = (9_500, 14_000);
 
 /// How the RDS's management answers.
 #[derive(Debug, Default)]
@@ -115,8 +115,9 @@ impl World {
     }
 
     fn late(&mut self) -> u64 {
-        let longest = if self.planted == Some(Planted::LandsTooLate) { TOO_LATE } else { LATE };
-        self.chance.within(1, longest)
+        let too_late = self.planted == Some(Planted::LandsTooLate);
+        let (least, most) = if too_late { TOO_LATE } else { (1, LATE) };
+        self.chance.within(least, most)
     }
 
     /// Whether a request has not come into force yet.
@@ -142,11 +143,10 @@ impl World {
         })
     }
 
-    /// Who sent them is dead: what is on its way takes its time, or comes to its end before another one is there.
+    /// Who sent them is dead: what is on its way takes its time.
     pub fn forsaken(&mut self) {
-        let outlives = matches!(self.planted, Some(Planted::OutlivesSender | Planted::LandsTooLate));
         for at in 0..self.rds.writes.len() {
-            let after = if outlives { self.late() } else { 0 };
+            let after = self.late();
             let (volume, lets_in) = (self.rds.writes[at].volume, self.lets_in(&self.rds.writes[at]));
             self.rds.suspect = lets_in.map(|node| (volume, node)).or(self.rds.suspect);
             let write = &mut self.rds.writes[at];

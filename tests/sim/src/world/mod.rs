@@ -67,14 +67,14 @@ pub enum Planted {
     AbortPretended,
     /// Hosts connect with any secret, and the RDS was probed to ask for one.
     SecretIgnored,
-    /// Requests to the RDS come into force after a controller that did not send them has been started.
-    OutlivesSender,
     /// Requests to the RDS come into force later than they were said to be able to.
     LandsTooLate,
     /// A target that restarts exports everything and lets everybody in, until it is told again.
     RestartForgets,
     /// Nodes are declared gone that only do not answer.
     WordFalse,
+    /// Connections break and are back before the agent has looked. (Known to be missed: nothing counts breaks.)
+    BreaksUnseen,
     /// A controller takes over a store whose last owner only stands still.
     LockIgnored,
 }
@@ -90,10 +90,10 @@ impl Planted {
         ("cut-pretended", Self::CutPretended),
         ("abort-pretended", Self::AbortPretended),
         ("secret-ignored", Self::SecretIgnored),
-        ("outlives-sender", Self::OutlivesSender),
         ("lands-too-late", Self::LandsTooLate),
         ("restart-forgets", Self::RestartForgets),
         ("word-false", Self::WordFalse),
+        ("breaks-unseen", Self::BreaksUnseen),
         ("lock-ignored", Self::LockIgnored),
     ];
 }
@@ -140,6 +140,8 @@ pub struct World {
     min_fences: Vec<MinFence>,
     /// Kernels take a controller away that the target refuses.
     pub gives_up_when_refused: bool,
+    /// Between two attempts of a kernel to get a connection back, in ms.
+    pub reconnect_ms: u64,
     /// The longest that the backing store may ever hold a write, in ms.
     pub longest_hold_ms: u64,
     /// The longest that it holds one while nothing is wrong with it, in ms.
@@ -219,8 +221,9 @@ impl World {
         let abilities = probed.true_abilities(planted);
         // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
         let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
+        let unseen = planted == Some(Planted::BreaksUnseen);
         // Somebody has to be there still when it comes.
-        let late = matches!(planted, Some(Planted::OutlivesSender | Planted::LandsTooLate));
+        let late = planted == Some(Planted::LandsTooLate);
         let node = || Node { links: [true; PORTALS], ..Node::default() };
         Self {
             now: 0,
@@ -234,6 +237,7 @@ impl World {
             probed,
             min_fences: (0..VOLUMES).map(|_| probed.min_fence(&mut chance)).collect(),
             gives_up_when_refused: chance.percent(50) && !late,
+            reconnect_ms: if unseen { kernel::RECONNECT_UNSEEN } else { kernel::RECONNECT },
             longest_hold_ms: if planted == Some(Planted::HeldTooLong) { 12_000 } else { 3_000 },
             usual_hold_ms,
             told: Told::default(),

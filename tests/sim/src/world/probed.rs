@@ -76,11 +76,7 @@ impl Probed {
         });
         match planted {
             Some(
-                Planted::AclIgnored
-                | Planted::DrainPretended
-                | Planted::CutPretended
-                | Planted::OutlivesSender
-                | Planted::LandsTooLate,
+                Planted::AclIgnored | Planted::DrainPretended | Planted::CutPretended | Planted::LandsTooLate,
             ) => Self::List,
             Some(Planted::AbortPretended) => Self::AbortWithoutDrain,
             Some(Planted::SecretIgnored) => Self::Secrets,
