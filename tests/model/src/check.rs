@@ -251,7 +251,7 @@ impl World {
             .filter(|n| !self.has_ended(v, *n));
         for n in released {
             let knows = self.hosts[n].held[v].as_ref().and_then(|held| held.secret);
-            let gone = self.told.gone[n].then_some(MinFence::NodeGone);
+            let gone = self.told.said_gone[n].then_some(MinFence::NodeGone);
             let by = self.exports[v].guard(self.setup.truth, n, knows).or(gone);
             if by.is_none_or(|by| by < min) {
                 return Some((n, by));
