@@ -194,6 +194,7 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
         times: Times { sweep: config.sweep_interval, stage: config.stage_wait, ..Times::default() },
         uevents: listen(),
         looks: Default::default(),
+        breaks: Default::default(),
     }
 }
 

@@ -171,6 +171,12 @@ fn warn_of(settings: &Settings) {
              rests on its node's word alone"
         );
     }
+    if settings.core.target.export_cuts && settings.volume_ports.is_none() {
+        tracing::warn!(
+            "no --rds-volume-ports: new volumes share a port, and a node with a kernel from 6.10 on that goes on using a \
+             volume loses its device when another node is fenced from it and the export is off for a second or more"
+        );
+    }
     if !settings.clients_known {
         tracing::warn!("no --tls-client-ca: whoever reaches --grpc-listen may speak for any node");
     }

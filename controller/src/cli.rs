@@ -160,8 +160,8 @@ struct TimeOptions {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     detach_grace_period: Duration,
 
-    /// The longest that the RDS may hold a write that it has received before it lands: waited out where nothing better
-    /// proves that nothing is on its way any more
+    /// The longest that the RDS may hold a write that it has received before it lands, at most 5min: waited out where
+    /// nothing better proves that nothing is on its way any more
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     drain_bound: Duration,
 
@@ -322,6 +322,8 @@ impl TimeOptions {
     fn config(self) -> Result<cleat_core::Config, ConfigError> {
         let Self { detach_grace_period, drain_bound, request_limit, retry_interval } = self;
         at_least("--request-limit", request_limit, Duration::from_secs(1))?;
+        // For so long an agent remembers that a connection had broken (`agent/src/volume/breaks.rs`).
+        at_most("--drain-bound", drain_bound, Duration::from_secs(300))?;
         at_least("--retry-interval", retry_interval, Duration::from_millis(100))?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         Ok(cleat_core::Config {

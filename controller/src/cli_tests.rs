@@ -46,6 +46,7 @@ fn defaults_are_those_of_the_design() {
 fn a_wrong_value_is_refused_with_the_option_and_the_value() {
     let cases: &[(&[&str], &[&str])] = &[
         (&["--drain-bound=soon"], &["--drain-bound", "soon"]),
+        (&["--drain-bound=6m"], &["--drain-bound", "6m", "at most 5m"]),
         (&["--heartbeat-interval=1ms"], &["--heartbeat-interval", "1ms", "at least 20ms"]),
         (&["--heartbeat-interval=6s"], &["--silence-deadline", "10s", "at least 12s"]),
         (&["--attach-deadline=2h"], &["--attach-deadline", "2h", "at most 1h"]),

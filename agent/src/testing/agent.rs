@@ -77,6 +77,7 @@ impl Agent {
             times,
             uevents: None,
             looks: Default::default(),
+            breaks: Default::default(),
         };
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);

@@ -260,7 +260,10 @@ impl<H: Host> Volume<H> {
     async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
-                Ok(done) => return Ok(deletion(doomed, &done)),
+                Ok(done) => {
+                    let broken = self.shared.breaks.lately(&doomed.target.controller.to_string());
+                    return Ok(deletion(doomed, &done, broken));
+                }
                 // The fabrics layer follows a deletion for a bounded time; then it answers otherwise.
                 Err(DisconnectError::StillDetaching { controller, state, since }) => {
                     tracing::warn!(volume = %self.id, %controller, ?state, ?since, "still detaching");
@@ -313,7 +316,7 @@ impl From<&Doomed> for Present {
 
 /// How a controller went, as the ledger keeps it. "live" is said only where the deletion proves that nothing of the
 /// controller is still on its way.
-fn deletion(doomed: &Doomed, done: &Disconnected) -> Deletion {
+fn deletion(doomed: &Doomed, done: &Disconnected, broken: Option<&str>) -> Deletion {
     let state = match &done.how {
         Went::Deleted(facts) if facts.state.is_live() && !facts.drained() => {
             let requests = match facts.in_flight {
@@ -323,7 +326,10 @@ fn deletion(doomed: &Doomed, done: &Disconnected) -> Deletion {
             };
             format!("live, but with {requests} in flight it took {:?}", facts.took)
         }
-        Went::Deleted(facts) => facts.state.to_string(),
+        Went::Deleted(facts) => match broken {
+            Some(why) if facts.state.is_live() => format!("live, but {why}"),
+            _ => facts.state.to_string(),
+        },
         Went::AlreadyGone => STATE_GONE.to_owned(),
     };
     Deletion { controller: doomed.target.controller.to_string(), portal: doomed.portal.clone(), state }

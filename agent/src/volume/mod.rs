@@ -13,6 +13,7 @@
 
 mod attach;
 pub mod board;
+mod breaks;
 pub mod clause;
 pub mod dials;
 mod end;
@@ -64,6 +65,7 @@ use operations::Operations;
 use overtake::Orders;
 use state::{Activity, Seen};
 
+pub use breaks::Breaks;
 pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
 pub use fleet::Fleet;
 pub use look::Looks;
@@ -148,6 +150,8 @@ pub struct Shared<H> {
     pub uevents: Option<Uevents>,
     /// Looks that have begun.
     pub looks: Looks,
+    /// Connections that broke and came back.
+    pub breaks: Breaks,
 }
 
 /// What is remembered of a volume between operations. Decides nothing that safety rests on.

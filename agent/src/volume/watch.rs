@@ -44,6 +44,9 @@ impl<H: Host> Watch<H> {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut sweep = interval(self.fleet.shared().times.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // In a task of its own: it must not be behind when a controller is deleted.
+        let shared = self.fleet.shared();
+        let _hearing = shared.breaks.hear(shared.uevents.as_ref());
         let mut look_at: Option<Instant> = None;
         let mut calm_until = Instant::now();
         // What asks devices and targets is not waited for: one that does not answer would keep what happens

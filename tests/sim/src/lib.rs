@@ -17,10 +17,6 @@
 //! its way or has landed); more than one thread, so races within a program, and a program that stands still between
 //! two calls to its kernel that are one step here.
 //!
-//! Known to be wrong in what is simulated, and left out of the world until it is not: a connection that breaks and is
-//! back between two looks of the agent, and outside of any silence, is not heard of, so what was on its way when it
-//! broke is taken to have landed (`breaks-unseen` among the planted faults).
-//!
 //! Always holds:
 //! - One thread runs everything, and every chance comes from the seed: the same seed gives the same trace, in a
 //!   process of its own (see [`entropy`]).

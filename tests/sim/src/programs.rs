@@ -139,6 +139,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         times,
         uevents: Some(uevents),
         looks: Default::default(),
+        breaks: Default::default(),
     };
     let context = Context::default();
     let outbox = Arc::new(Outbox::default());

@@ -78,7 +78,7 @@ pub struct LeftOut {
 pub struct RungOutcome {
     /// As `minFence` has it: `reservation`, `acl`, `secret` or `export-off`.
     pub name: &'static str,
-    /// From the first ControllerUnpublishVolume to the one that succeeded, milliseconds; [`FENCE_AFTER`] of it is the
+    /// From the first ControllerUnpublishVolume to the one that succeeded, milliseconds; `FENCE_AFTER` of it is the
     /// wait for the node's own answer.
     pub proof_ms: Option<u64>,
     /// The survivor's longest time between two acknowledged writes, milliseconds.

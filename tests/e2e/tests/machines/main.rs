@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         requests::other_arguments_for_what_exists_already_are_refused,
         requests::what_is_wrong_with_a_request_is_named_with_its_value,
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write,
+        paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken,
         target_trouble::another_namespace_under_the_same_name_is_refused,
         target_trouble::a_target_that_cannot_be_reached_leaves_nothing_behind,
         target_trouble::a_target_that_refuses_leaves_nothing_behind,

@@ -1,6 +1,6 @@
 //! A storage path that goes and comes back, under a writer.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, World};
 use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_rig::Network;
@@ -43,5 +43,28 @@ pub(crate) async fn a_lost_path_degrades_and_comes_back_without_a_failed_write(
     verified(world, &volume, &[&run]).await?;
     // A write may have been on the path that went: until the drain bound has passed, nobody can say "drained".
     take_off(world, &volume, world.a()).await?;
+    delete(world, &volume).await
+}
+
+/// The kernel says nothing of a connection that breaks, and has it back in a moment. What was on its way then may still
+/// land, so a detach that follows is not drained by the deletion of a live controller, as it otherwise is.
+pub(crate) async fn a_connection_that_was_back_at_once_is_not_taken_for_unbroken(
+    world: &World,
+) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "reconnected", Access::RwoBlock).await?;
+    for breaks in [false, true] {
+        world.attach(&volume, world.a()).await?;
+        let kernel = wait_live(world.a(), &volume, 2).await?;
+        if breaks {
+            let first = &kernel.first().context("no controller")?.name;
+            world.a().sh(&format!("echo 1 > /sys/class/nvme/{first}/reset_controller")).await?;
+            wait_live(world.a(), &volume, 2).await?;
+        }
+        take_off(world, &volume, world.a()).await?;
+        let info = world.controller.volume(&volume.id).await?;
+        let proof = info.past_evidence.first().context("no evidence is kept")?;
+        ensure!(proof.source == "AgentAbsent" && proof.verdict == "Fenced", "{proof:?}");
+        ensure!(proof.assumption.contains("drain bound") == breaks, "broken: {breaks}; {proof:?}");
+    }
     delete(world, &volume).await
 }

@@ -7,18 +7,16 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cleat_host::fabrics::{ConnectFailure, DhchapSecret};
+use cleat_host::uevents::Action;
 
 use super::target::Received;
 use super::{NodeIx, PORTALS, VolumeIx, World};
 
 /// Time without an answer after which either side takes a connection for lost.
 const KEEP_ALIVE: u64 = 2_000;
-/// Between two attempts to get a connection back: longer than an agent takes to look again by itself, and than it may
-/// be silent, so that it sees each break, or is heard anew after it.
-pub(super) const RECONNECT: u64 = 2_600;
-/// The same where a connection is back before anybody has looked. Linux tells nobody of the break, and of the
-/// connection only that it is there.
-pub(super) const RECONNECT_UNSEEN: u64 = 400;
+/// Between two attempts to get a connection back: less than an agent takes to look again by itself. Linux tells nobody
+/// of the break, and of the connection only that it is there.
+pub(super) const RECONNECT: u64 = 400;
 /// After which the kernel gives a connection up.
 const LOSS: u64 = 15_000;
 /// How long a connect waits for an answer.
@@ -191,7 +189,7 @@ impl World {
         let now = self.now;
         let Some(one) = self.nodes[node].kernel.controller(instance).cloned() else { return };
         let reachable = self.target.up && self.nodes[node].links[one.portal];
-        let reconnect = self.reconnect_ms;
+        let reconnect = RECONNECT;
         match one.state {
             State::New { asks_at, gives_up_at } => {
                 if now >= asks_at && reachable {
@@ -262,7 +260,11 @@ impl World {
                 one.instance,
                 self.volume(one.volume)
             ));
-            self.event(node, one.instance);
+            if first {
+                self.event(node, one.instance, Action::Add, None);
+            }
+            let heard = !self.breaks_are_unheard;
+            self.event(node, one.instance, Action::Change, heard.then_some("connected"));
         } else {
             let secret_is_wrong = self.target.admits(one.volume, &host, one.secret.as_ref())
                 != self.target.admits(one.volume, &host, self.target.secret(one.volume));
@@ -287,7 +289,7 @@ impl World {
         let now = self.now;
         let kernel = &mut self.nodes[node].kernel;
         let Some(one) = kernel.controllers.iter_mut().find(|one| one.instance == instance) else { return };
-        one.state = State::Connecting { since: now, retries_at: now + self.reconnect_ms };
+        one.state = State::Connecting { since: now, retries_at: now + RECONNECT };
         one.session = None;
         if let Some(device) = kernel.devices.get_mut(&one.volume) {
             device.give_back(instance);
@@ -320,7 +322,7 @@ impl World {
             self.target.luns[one.volume].sessions.remove(&session);
         }
         self.note(format_args!("{} nvme{instance} of {} gone", name(node), self.volume(one.volume)));
-        self.event(node, instance);
+        self.event(node, instance, Action::Remove, None);
     }
 
     fn run_device(&mut self, node: NodeIx, volume: VolumeIx) {

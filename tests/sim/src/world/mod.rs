@@ -73,7 +73,7 @@ pub enum Planted {
     RestartForgets,
     /// Nodes are declared gone that only do not answer.
     WordFalse,
-    /// Connections break and are back before the agent has looked. (Known to be missed: nothing counts breaks.)
+    /// Connections break and are back before the agent has looked, and the kernel does not say so.
     BreaksUnseen,
     /// A controller takes over a store whose last owner only stands still.
     LockIgnored,
@@ -140,8 +140,8 @@ pub struct World {
     min_fences: Vec<MinFence>,
     /// Kernels take a controller away that the target refuses.
     pub gives_up_when_refused: bool,
-    /// Between two attempts of a kernel to get a connection back, in ms.
-    pub reconnect_ms: u64,
+    /// Kernels do not say that a connection is back.
+    pub breaks_are_unheard: bool,
     /// The longest that the backing store may ever hold a write, in ms.
     pub longest_hold_ms: u64,
     /// The longest that it holds one while nothing is wrong with it, in ms.
@@ -221,7 +221,6 @@ impl World {
         let abilities = probed.true_abilities(planted);
         // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
         let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
-        let unseen = planted == Some(Planted::BreaksUnseen);
         // Somebody has to be there still when it comes.
         let late = planted == Some(Planted::LandsTooLate);
         let node = || Node { links: [true; PORTALS], ..Node::default() };
@@ -237,7 +236,7 @@ impl World {
             probed,
             min_fences: (0..VOLUMES).map(|_| probed.min_fence(&mut chance)).collect(),
             gives_up_when_refused: chance.percent(50) && !late,
-            reconnect_ms: if unseen { kernel::RECONNECT_UNSEEN } else { kernel::RECONNECT },
+            breaks_are_unheard: planted == Some(Planted::BreaksUnseen),
             longest_hold_ms: if planted == Some(Planted::HeldTooLong) { 12_000 } else { 3_000 },
             usual_hold_ms,
             told: Told::default(),
@@ -307,14 +306,14 @@ impl World {
     }
 
     /// Tells a node's agent of an event.
-    fn event(&mut self, node: NodeIx, instance: u32) {
+    fn event(&mut self, node: NodeIx, instance: u32, action: Action, nvme_event: Option<&str>) {
         let event = DeviceEvent {
-            action: Action::Change,
+            action,
             kind: DeviceKind::NvmeController,
             name: format!("nvme{instance}"),
             dev: None,
             sequence: 1,
-            nvme_event: None,
+            nvme_event: nvme_event.map(str::to_owned),
         };
         if let Some(events) = &self.nodes[node].events {
             // An error means that nobody listens just now.
