@@ -118,7 +118,14 @@ async fn kill_during_attach(world: &World, name: &str, held: Held) -> anyhow::Re
     holds_once(world, &volume, &context).await?;
     refused(world.publish(&volume, world.b()).await, Code::FailedPrecondition, &["node-a"])?;
     world.a().stage(&volume, &context).await?;
-    take_off(world, &volume, world.a()).await?;
+    world.a().unpublish(&volume).await?;
+    world.a().unstage(&volume).await?;
+    if let Err(status) = world.unpublish(&volume, world.a()).await {
+        // What the dead controller asked of the RDS may still land: taken off, and said not to be proven yet.
+        refused::<()>(Err(status), Code::Unavailable, &["node-a", "not proven yet"])?;
+    }
+    unpublish_until_done(world, &volume, world.a()).await?;
+    holds_nothing(world, &volume, world.a()).await?;
     delete(world, &volume).await
 }
 
