@@ -200,6 +200,12 @@ impl Core {
         self.term
     }
 
+    /// What the target was probed to do.
+    #[must_use]
+    pub fn target(&self) -> &Target {
+        &self.config.target
+    }
+
     /// Every node that was heard in this term.
     #[must_use]
     pub fn nodes(&self) -> &BTreeMap<NodeId, Node> {

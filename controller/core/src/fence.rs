@@ -4,6 +4,8 @@
 //! so that every step can be asked for again after a crash. What a fence changes for the *volume* (the export is off,
 //! another secret is in force) is kept with the volume, and so is put right whatever becomes of the fence.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Epoch, Evidence, HostNqn, NodeId, OperationId, SessionId, UnixMillis};
@@ -21,6 +23,22 @@ pub struct Target {
     pub secret: bool,
     /// What its reservations are worth.
     pub reservations: Reservations,
+}
+
+impl Target {
+    /// Whether the target is known to do a fence that suffices for a volume.
+    ///
+    /// # Errors
+    ///
+    /// Every fence that would suffice, with what the target lacks for it.
+    pub fn meets(&self, min: MinFence) -> Result<(), Vec<Tried>> {
+        let mut lacking = Vec::new();
+        for rung in Rung::LADDER.into_iter().filter(|rung| rung.suffices_for(min)) {
+            let Some(lack) = rung.lacks(self) else { return Ok(()) };
+            lacking.push(Tried { rung, result: lack.to_owned() });
+        }
+        Err(lacking)
+    }
 }
 
 /// What a target's reservations are worth.
@@ -118,6 +136,19 @@ impl Rung {
         strength >= min
     }
 
+    /// What the target is not known to do for it, in words; `None`: nothing is missing there.
+    pub(crate) fn lacks(self, target: &Target) -> Option<&'static str> {
+        let no_list = || (!target.acl).then_some("the target has no list of hosts that it keeps to");
+        let no_cut = || (!target.export_cuts).then_some("taking the export off is not known to end sessions");
+        match self {
+            Self::Reservation if target.reservations == Reservations::None => Some("the target has none"),
+            Self::Reservation | Self::Acl => no_list().or_else(no_cut),
+            Self::Secret if !target.secret => Some("the target asks for none"),
+            Self::Secret | Self::ExportOff => no_cut(),
+            Self::NodeGone | Self::Barrier => None,
+        }
+    }
+
     /// What has to be done, in this order.
     pub(crate) fn steps(self, target: &Target) -> Vec<FenceStep> {
         use FenceStep::{Deny, Hide, Preempt, Rekey, SetSecret};
@@ -198,6 +229,12 @@ pub struct Tried {
     pub result: String,
 }
 
+impl fmt::Display for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.rung.name(), self.result)
+    }
+}
+
 /// A fence under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Fence {
@@ -252,5 +289,31 @@ impl Fenced {
     #[must_use]
     pub fn blocks(&self) -> bool {
         matches!(self.evidence.source, crate::Source::ExportOff)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_meets_what_it_can_do_or_better_and_says_what_it_lacks() {
+        let acl = Target { acl: true, export_cuts: true, ..Target::default() };
+        assert_eq!(Target::default().meets(MinFence::NodeGone), Ok(()), "a person can always say so");
+        for min in [MinFence::ExportOff, MinFence::Acl] {
+            assert_eq!(acl.meets(min), Ok(()));
+        }
+        let said = |lacking: Result<(), Vec<Tried>>| {
+            lacking.err().unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            said(acl.meets(MinFence::Secret)),
+            ["reservation (the target has none)", "secret (the target asks for none)"]
+        );
+        let reserves = Target { reservations: Reservations::AbortWaits, ..Target::default() };
+        assert_eq!(
+            said(reserves.meets(MinFence::Reservation)),
+            ["reservation (the target has no list of hosts that it keeps to)"]
+        );
     }
 }

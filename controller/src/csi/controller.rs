@@ -280,7 +280,7 @@ async fn validate(
         return Err(CallError::NoSuchVolume(volume));
     }
     let checked = request::capabilities(&request.volume_capabilities)
-        .and_then(|()| request::parameters("parameters", &request.parameters))
+        .and_then(|_| request::parameters("parameters", &request.parameters))
         .and_then(|_| request::parameters("mutable_parameters", &request.mutable_parameters))
         .map(drop);
     Ok(match checked {

@@ -14,6 +14,11 @@ use crate::rds::{ByteSize, Freshness, NewVolume, RdsError};
 pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
     let Create { volume, capacity, min_fence } = create;
     let _begun = shared.in_progress.begin(&volume, "CreateVolume", shared.engine.now())?;
+    if let Some(min_fence) = min_fence {
+        // Told now, and not when a node is silent and nothing suffices.
+        let met = shared.engine.view(move |core, _| core.target().meets(min_fence)).await?;
+        met.map_err(|lacking| CallError::NoSuchFence { min_fence, lacking })?;
+    }
     let size = match shared.find(&volume, Freshness::Now).await? {
         None => {
             nobody_has_it(shared, &volume).await?;

@@ -64,8 +64,15 @@ pub(super) struct Unpublish {
 impl Create {
     pub(super) fn check(request: &csi::CreateVolumeRequest) -> Result<Self, CallError> {
         let volume = volume("name", &request.name)?;
-        capabilities(&request.volume_capabilities)?;
+        let most = capabilities(&request.volume_capabilities)?;
         let min_fence = parameters("parameters", &request.parameters)?;
+        if min_fence == Some(MinFence::Reservation) && most == Access::Rwo {
+            return Err(invalid(
+                format!("parameters[{MIN_FENCE:?}]"),
+                "reservation is for volumes that two nodes may have (RWX): of one node alone there is nobody to \
+                 preempt the reservation, and nothing else would suffice. Use acl or secret.",
+            ));
+        }
         if let Some(key) = request.mutable_parameters.keys().min() {
             return Err(invalid(
                 format!("mutable_parameters[{key:?}]"),
@@ -162,15 +169,18 @@ fn node(id: &str) -> Result<NodeId, CallError> {
     NodeId::new(shown(id)).map_err(|error| invalid("node_id", error.to_string()))
 }
 
-/// That there are capabilities, and that each can be served.
-pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<(), CallError> {
+/// That there are capabilities, and that each can be served; gives the widest access among them.
+pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<Access, CallError> {
     if all.is_empty() {
         return Err(invalid("volume_capabilities", "must be given"));
     }
+    let mut most = Access::Rwo;
     for (place, capability) in all.iter().enumerate() {
-        access(&format!("volume_capabilities[{place}]"), capability)?;
+        if let (Access::RwxBlock, _) = access(&format!("volume_capabilities[{place}]"), capability)? {
+            most = Access::RwxBlock;
+        }
     }
-    Ok(())
+    Ok(most)
 }
 
 /// That every parameter is one that we know; gives the weakest fence that suffices, where it is among them.

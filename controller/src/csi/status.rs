@@ -3,9 +3,10 @@
 //! What callers do with the codes decides the choice: a sidecar takes `Aborted`, `Unavailable`, `DeadlineExceeded` and
 //! `ResourceExhausted` for "may still be under way, repeat", anything else for "over".
 
-use cleat_core::{RdsError as CoreRdsError, Refusal, VolumeId};
+use cleat_core::{MinFence, RdsError as CoreRdsError, Refusal, Tried, VolumeId};
 use tonic::{Code, Status};
 
+use super::MIN_FENCE;
 use crate::engine::{Ended, Failed};
 use crate::rds::RdsError;
 
@@ -31,6 +32,13 @@ pub(super) enum CallError {
     /// The capacity range cannot be met.
     #[error("capacity_range: {0}")]
     OutOfRange(String),
+    /// A volume asks for a fence that this target is not known to do.
+    #[error(
+        "parameters[{MIN_FENCE:?}]: {} or stronger is nothing that this RDS is known to do: {}. Ask for less, or find out \
+         what it does (cleatctl rds probe) and give the controller the result (--rds-abilities)",
+        min_fence.name(), words(lacking)
+    )]
+    NoSuchFence { min_fence: MinFence, lacking: Vec<Tried> },
     /// The engine refused, or has ended.
     #[error(transparent)]
     Engine(#[from] Failed),
@@ -71,7 +79,7 @@ impl CallError {
             Self::Rds { source, .. } => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
-            Self::Unusable { .. } => Code::FailedPrecondition,
+            Self::Unusable { .. } | Self::NoSuchFence { .. } => Code::FailedPrecondition,
             Self::InProgress { .. } => Code::Aborted,
             // What it did is not known.
             Self::Panicked(_) => Code::Internal,
@@ -83,6 +91,10 @@ impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         Self::new(error.code(), error.to_string())
     }
+}
+
+fn words(lacking: &[Tried]) -> String {
+    lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The status of a refusal of the core.

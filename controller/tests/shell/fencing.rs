@@ -8,6 +8,7 @@ use cleat_controller::secret::MasterKey;
 use cleat_core::{Reservations, Target};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::csi::v1 as csi;
+use csi::volume_capability::access_mode::Mode;
 use tonic::Code;
 use wire::to_agent::Kind;
 use wire::volume_state::Phase;
@@ -242,25 +243,29 @@ async fn a_fence_goes_on_where_a_killed_controller_left_it() {
     assert_eq!(volume(&world).await.past_evidence[0].source, "TargetCut");
 }
 
+fn create_request(min_fence: &str, mode: Mode) -> csi::CreateVolumeRequest {
+    csi::CreateVolumeRequest {
+        name: "vm-1".into(),
+        volume_capabilities: vec![block(mode)],
+        parameters: HashMap::from([("minFence".to_owned(), min_fence.to_owned())]),
+        ..Default::default()
+    }
+}
+
 #[tokio::test]
 async fn what_must_suffice_travels_from_create_to_the_fence() {
-    let world = world(Target { acl: false, ..ACL }).await;
+    let mut world = world(ACL).await;
+    let csi = world.csi().await;
+    let made = csi.client.clone().create_volume(create_request("acl", RWO)).await.unwrap().into_inner();
+    let made = made.volume.unwrap();
+    assert_eq!(made.volume_context["cleat.io/min-fence"], "acl");
+    // The RDS is set up anew, or exchanged: it keeps to no lists any more.
+    world.kill();
+    world.core.target.acl = false;
+    world.start().await;
     let csi = world.csi().await;
     let host = Host::new("node-a", 1);
     let agent = world.agent(&host).await;
-    let request = |min_fence: &str| csi::CreateVolumeRequest {
-        name: "vm-1".into(),
-        volume_capabilities: vec![block(RWO)],
-        parameters: HashMap::from([("minFence".to_owned(), min_fence.to_owned())]),
-        ..Default::default()
-    };
-    let wrong = csi.client.clone().create_volume(request("strong")).await.unwrap_err();
-    assert_eq!(wrong.code(), Code::InvalidArgument);
-    for words in ["minFence", "strong", "node-gone, export-off, acl, secret, reservation"] {
-        assert!(wrong.message().contains(words), "{words} is not in {}", wrong.message());
-    }
-    let made = csi.client.clone().create_volume(request("acl")).await.unwrap().into_inner().volume.unwrap();
-    assert_eq!(made.volume_context["cleat.io/min-fence"], "acl");
     let publish = csi::ControllerPublishVolumeRequest {
         volume_context: made.volume_context,
         ..publish_request("vm-1", "node-a", RWO)
@@ -271,6 +276,30 @@ async fn what_must_suffice_travels_from_create_to_the_fence() {
     let refused = csi.unpublish("vm-1", "node-a").await.unwrap_err();
     assert!(refused.message().contains("weaker than the volume's minFence, acl"), "{}", refused.message());
     assert!(!changes(&world).contains(&"hide vm-1".to_owned()));
+}
+
+#[tokio::test]
+async fn a_volume_is_not_made_for_a_fence_that_nobody_could_do() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let refused = async |min_fence: &str, mode: Mode, code: Code, words: &[&str]| {
+        let request = create_request(min_fence, mode);
+        let refused = csi.client.clone().create_volume(request).await.unwrap_err();
+        assert_eq!(refused.code(), code);
+        for word in words {
+            assert!(refused.message().contains(word), "{word} is not in {}", refused.message());
+        }
+    };
+    let names = "node-gone, export-off, acl, secret, reservation";
+    refused("strong", RWO, Code::InvalidArgument, &["minFence", "strong", names]).await;
+    refused("reservation", RWO, Code::InvalidArgument, &["minFence", "two nodes", "Use acl or secret"]).await;
+    let asks_none = "secret (the target asks for none)";
+    refused("secret", RWO, Code::FailedPrecondition, &["minFence", asks_none, "cleatctl rds probe"]).await;
+    refused("reservation", RWX, Code::FailedPrecondition, &["reservation (the target has none)"]).await;
+    assert!(changes(&world).is_empty(), "{:?}", changes(&world));
+    for met in ["node-gone", "export-off", "acl"] {
+        csi.client.clone().create_volume(create_request(met, RWO)).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use super::Step;
 use super::requests::Want;
 use crate::{
-    Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Reservations, Rung, Source, Verdict,
-    VolumeId, VolumeRecord,
+    Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Rung, Source, Verdict, VolumeId,
+    VolumeRecord,
 };
 
 impl Step<'_> {
@@ -103,35 +103,28 @@ impl Step<'_> {
         if !rung.suffices_for(min) {
             return Some(format!("weaker than the volume's minFence, {}", min.name()));
         }
-        let no_list = || (!target.acl).then(|| "the target has no list of hosts that it keeps to".to_owned());
-        let no_cut =
-            || (!target.export_cuts).then(|| "taking the export off is not known to end sessions".to_owned());
+        if let Some(lack) = rung.lacks(target) {
+            return Some(lack.to_owned());
+        }
         match rung {
-            Rung::Reservation if target.reservations == Reservations::None => {
-                Some("the target has none".into())
-            }
-            Rung::Reservation => {
-                no_list().or_else(no_cut).or_else(|| self.helper(record, node).is_none().then(no_helper))
-            }
-            Rung::Acl => no_list().or_else(no_cut),
-            Rung::Secret if !target.secret => Some("the target asks for none".into()),
-            Rung::Secret => no_cut().or_else(|| {
+            Rung::Reservation => self.helper(record, node).is_none().then(no_helper),
+            Rung::Acl | Rung::Barrier => None,
+            Rung::Secret => {
                 let heard = |a: &&Attachment| {
                     self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some())
                 };
                 let lost = survivors(record, node).find(|a| a.secret.is_none() || !heard(a))?;
                 Some(format!("node {} uses the volume, and cannot be told another secret", lost.node))
-            }),
-            Rung::ExportOff => no_cut().or_else(|| {
+            }
+            Rung::ExportOff => {
                 let uses = |a: &&Attachment| a.evidence().is_none() && self.wants(volume, a).is_none();
                 let user = record.others(node).find(uses)?;
                 Some(format!("node {} may be using the volume", user.node))
-            }),
+            }
             Rung::NodeGone => match &record.attachment(node)?.phase {
                 Phase::Draining { cause: DrainCause::Gone { .. }, .. } => None,
                 _ => Some("nobody has declared the node gone".into()),
             },
-            Rung::Barrier => None,
         }
     }
 
