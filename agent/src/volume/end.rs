@@ -11,6 +11,7 @@
 
 use std::time::Duration;
 
+use cleat_host::ControllerName;
 use cleat_host::fabrics::{Deletion as Went, DisconnectError, Disconnected};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_proto::cleat::v1 as wire;
@@ -258,6 +259,7 @@ impl<H: Host> Volume<H> {
     }
 
     async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
+        let _in_the_kernel = Deleting::begin(self, &doomed.target.controller);
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
                 Ok(done) => {
@@ -348,6 +350,25 @@ impl<'a, H: Host> Detaching<'a, H> {
 impl<H: Host> Drop for Detaching<'_, H> {
     fn drop(&mut self) {
         self.0.set_activity(Activity::None);
+    }
+}
+
+/// While it lives, the kernel is deleting this controller.
+struct Deleting<'a, H: Host> {
+    volume: &'a Volume<H>,
+    controller: &'a ControllerName,
+}
+
+impl<'a, H: Host> Deleting<'a, H> {
+    fn begin(volume: &'a Volume<H>, controller: &'a ControllerName) -> Self {
+        volume.memory().deleting.insert(controller.clone(), Instant::now());
+        Self { volume, controller }
+    }
+}
+
+impl<H: Host> Drop for Deleting<'_, H> {
+    fn drop(&mut self) {
+        self.volume.memory().deleting.remove(self.controller);
     }
 }
 

@@ -40,6 +40,7 @@ pub mod state;
 mod verify;
 pub mod watch;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -47,7 +48,7 @@ use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret};
 use cleat_host::readiness::{Expectation, Unready};
 use cleat_host::sysfs::SubsystemView;
 use cleat_host::uevents::Uevents;
-use cleat_host::{HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
+use cleat_host::{ControllerName, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use tokio::time::{Instant, timeout_at};
 use wire::volume_state::Phase;
@@ -158,6 +159,8 @@ pub struct Shared<H> {
 #[derive(Debug, Default)]
 struct Memory {
     activity: Activity,
+    /// Deletions that the kernel is at, and since when.
+    deleting: BTreeMap<ControllerName, Instant>,
     /// The epoch under which the volume was ready.
     ready_under: Option<Epoch>,
     /// Identity learned at the attach of a grant that named none.

@@ -161,6 +161,9 @@ impl<H: Host> Volume<H> {
             .collect();
         let dialling: Vec<String> = self.dials.running().iter().map(ToString::to_string).collect();
         let mut parts: Vec<String> = holder.into_iter().collect();
+        parts.extend(self.memory().deleting.iter().map(|(controller, since)| {
+            format!("the kernel has been deleting {controller} for {:.1} s", since.elapsed().as_secs_f64())
+        }));
         if !controllers.is_empty() {
             parts.push(format!("controllers when last looked at: {}", controllers.join(", ")));
         }

@@ -290,6 +290,10 @@ async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and
     agent.submit(&wedged);
     let Outcome::Pending(pending) = agent.result().await.outcome.unwrap() else { panic!("not pending") };
     assert!(pending.age_ms >= 50 && pending.message.contains("revoke"), "{pending:?}");
+    for controller in ["nvme0", "nvme1"] {
+        let said = format!("the kernel has been deleting {controller} for 0.");
+        assert!(pending.message.contains(&said), "{pending:?}");
+    }
     for seq in 2..5 {
         for ask in [attach(grant(&[3])), detach(LONG)] {
             let other = Directive { volume: VolumeId::parse("w").unwrap(), ..agent.directive(seq, ask) };
