@@ -26,7 +26,19 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
     let budget = Budget { requests, faults, ticks };
     let (portals, min_fence, ghosts, persons, atomic_hello) = (1, MinFence::default(), false, false, true);
     let access = access.to_vec();
-    Setup { name, access, nodes, truth, portals, min_fence, ghosts, budget, persons, atomic_hello }
+    Setup {
+        name,
+        access,
+        nodes,
+        truth,
+        portals,
+        min_fence,
+        ghosts,
+        budget,
+        persons,
+        atomic_hello,
+        only: None,
+    }
 }
 
 /// The targets on which everything is tried, by what they can do.

@@ -1,7 +1,7 @@
 //! Runs the model: `cargo test -p cleat-model`; with `CLEAT_MODEL=full` to deeper bounds, in less than twenty minutes; with
 //! `CLEAT_MODEL=mutant` until the first violation or a minute is over (for `hack/mutations`; `CLEAT_MODEL_SECONDS` and
-//! `CLEAT_MODEL_SEED` say how long and from which seed, and `CLEAT_MODEL_AS_FOUND=1` spares the time in which a finding
-//! is made short). `CLEAT_MODEL_WORLD=NAME` keeps to one world, `CLEAT_MODEL_NARRATE=1` adds every event and effect of
+//! `CLEAT_MODEL_SEED` say how long and from which seed, `CLEAT_MODEL_INVARIANT=N` looks at no other invariant than that,
+//! and `CLEAT_MODEL_AS_FOUND=1` spares the time in which a finding is made short). `CLEAT_MODEL_WORLD=NAME` keeps to one world, `CLEAT_MODEL_NARRATE=1` adds every event and effect of
 //! the leaders to a finding. Prints what was reached, and ends with 1 if anything was found.
 
 #![allow(clippy::print_stdout)] // This is what a person runs to see what was checked.
@@ -110,11 +110,13 @@ fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
     let began = std::time::Instant::now();
     let time = Duration::from_secs(seconds);
     let left = || time.saturating_sub(began.elapsed()).max(Duration::from_secs(1));
+    let only = std::env::var("CLEAT_MODEL_INVARIANT").ok().and_then(|n| n.parse().ok());
     // On a machine that is busy with something else so much time may be very little.
     while began.elapsed() < time || seed - first_seed < 5 * seconds {
         let first = seed == first_seed;
         let walks = if first { 10 } else { 50 };
-        for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
+        for mut setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
+            setup.only = only;
             let report = at_random(&setup, seed..seed + walks, 250, left());
             if report.finding.is_some() {
                 return report.finding;
@@ -125,6 +127,7 @@ fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
         {
             // By states, so that how busy the machine is does not decide what is found.
             (exhaustive.limits.states, exhaustive.limits.time) = (60_000, time);
+            exhaustive.setup.only = only;
             let report = exhaustively(exhaustive.setup, exhaustive.limits);
             if report.finding.is_some() {
                 return report.finding;
