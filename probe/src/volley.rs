@@ -112,6 +112,8 @@ pub struct Seen {
     pub first_read: Duration,
     /// How long what may have waited took.
     pub waited: Duration,
+    /// How long the same takes when there is nothing to wait for.
+    pub idle: Duration,
     /// Places with the volley's stamp at that first reading.
     pub landed_before: usize,
     /// The first place that took the stamp only afterwards, counted from that first reading.
@@ -141,8 +143,13 @@ impl Seen {
                 "none of the writes in flight ever landed, so nothing had to be waited for",
             );
         }
-        if self.first_read.saturating_sub(self.waited) >= self.usual {
+        let for_writes = self.waited.saturating_sub(self.idle);
+        if self.first_read.saturating_sub(for_writes) >= self.usual {
             return Verdict::Unclear("looking took so long that the writes may have landed by themselves");
+        }
+        // How long a write takes is known from other writes only.
+        if for_writes < self.usual / 2 {
+            return Verdict::Unclear("it was over so soon that it cannot have waited for them");
         }
         Verdict::Waited
     }
@@ -156,7 +163,8 @@ mod tests {
         let ms = Duration::from_millis;
         let landed_after = after.map(ms);
         let (first_read, waited) = (ms(first_read_ms), ms(waited_ms));
-        Seen { usual: ms(4000), first_read, waited, landed_before: before, landed_after }.verdict()
+        Seen { usual: ms(4000), first_read, waited, idle: ms(60), landed_before: before, landed_after }
+            .verdict()
     }
 
     #[test]
@@ -166,6 +174,22 @@ mod tests {
         assert_eq!(seen(5000, 3000, 15, Some(1)), Verdict::LandedAfter(Duration::from_millis(1)));
         assert!(matches!(seen(5000, 50, WRITES, None), Verdict::Unclear(_)));
         assert!(matches!(seen(5000, 3000, 0, None), Verdict::Unclear(_)));
+    }
+
+    #[test]
+    fn what_is_over_soon_has_waited_for_nothing_however_long_such_writes_should_take() {
+        // The machine was busy when it was measured how long a write takes, and not when it mattered.
+        assert!(matches!(seen(3900, 55, WRITES, None), Verdict::Unclear(_)));
+        // A device that takes its time for this anyway.
+        let slow = Seen {
+            usual: Duration::from_secs(4),
+            first_read: Duration::from_millis(5500),
+            waited: Duration::from_secs(4),
+            idle: Duration::from_millis(3900),
+            landed_before: WRITES,
+            landed_after: None,
+        };
+        assert!(matches!(slow.verdict(), Verdict::Unclear(_)));
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ const CUT: Duration = Duration::from_secs(90);
 const SPARE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
+    let (idler, ..) = bench.opened(&[]).await?;
+    let idle = off_and_on(bench, &idler).await?;
     let (writer, device, file) = bench.opened(&[]).await?;
     let usual = bench.slow_enough(&device, &file).await?;
     let volley = Volley::send(&file, device.block_bytes, fresh_stamp())?;
@@ -26,24 +28,29 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
     if !volley.ended().is_empty() {
         return Err(Trouble::unclear("a write went through faster than those before"));
     }
-    let hidden = async {
-        let begun = Instant::now();
-        bench.scratch.hide().await.map(|()| begun.elapsed())
-    };
-    let (hide_took, taken_away) = tokio::join!(hidden, take_away(bench, &writer));
-    let hide_took = hide_took?;
-    taken_away?;
-    let shown = Instant::now();
-    bench.scratch.show().await?;
-    let waited = hide_took + shown.elapsed();
+    let waited = off_and_on(bench, &writer).await?;
     let (_, device, file) = bench.opened(&[]).await?;
     let landed_before = landed(bench, &device, &file, volley.stamp).await?;
     let first_read = volley.begun.elapsed();
     let late = 2 * usual + SPARE;
     let landed_after = landed_after(bench, &device, &file, (volley.stamp, landed_before), late).await?;
-    let seen = Seen { usual, first_read, waited, landed_before, landed_after };
+    let seen = Seen { usual, first_read, waited, idle, landed_before, landed_after };
     tracing::debug!(?seen, "taking the export off under writes in flight");
     answer(&seen)
+}
+
+/// Takes the export off, the host away and brings the export back; how long the two requests took.
+async fn off_and_on(bench: &Bench, host: &Identity) -> Result<Duration, Trouble> {
+    let hidden = async {
+        let begun = Instant::now();
+        bench.scratch.hide().await.map(|()| begun.elapsed())
+    };
+    let (hide_took, taken_away) = tokio::join!(hidden, take_away(bench, host));
+    let hide_took = hide_took?;
+    taken_away?;
+    let shown = Instant::now();
+    bench.scratch.show().await?;
+    Ok(hide_took + shown.elapsed())
 }
 
 /// Waits for the end of the host's sessions, and takes its connections away: what they have not sent is never sent.
@@ -60,9 +67,11 @@ fn answer(seen: &Seen) -> Result<Remarked<bool>, Trouble> {
     match seen.verdict() {
         Verdict::Waited => {
             let remark = format!(
-                "writes that take {} ms were on their way; it took {} ms, and {} of {WRITES} had landed by then and none later",
+                "writes that take {} ms were on their way; it took {} ms ({} ms without them), and {} of \
+                 {WRITES} had landed by then and none later",
                 seen.usual.as_millis(),
                 seen.waited.as_millis(),
+                seen.idle.as_millis(),
                 seen.landed_before
             );
             Ok(Remarked::new(true, remark))

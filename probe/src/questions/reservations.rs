@@ -47,7 +47,10 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
     bench.scratch.admit(&[&victim, &successor]).await?;
     bench.node.connect(&successor).await?;
     let path = bench.node.path_reservations(&successor, &device).await?;
+    // A command that waits for nothing.
+    let begun = Instant::now();
     path.register(successors, COMMAND).await?;
+    let idle = begun.elapsed();
     let in_flight = volley.ended().is_empty();
     let begun = Instant::now();
     path.preempt_and_abort(successors, mine, COMMAND).await?;
@@ -58,7 +61,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
     let gone = !block.report(device.dev, COMMAND).await?.has(mine);
     let watched = (volley.stamp, landed_before);
     let landed_after = landed_after(bench, &device, &file, watched, 2 * usual + SPARE).await?;
-    let seen = Seen { usual, first_read, waited, landed_before, landed_after };
+    let seen = Seen { usual, first_read, waited, idle, landed_before, landed_after };
     tracing::debug!(?seen, in_flight, "preempt-and-abort");
     if !gone || !refused(bench, &successor, &device, &file).await? {
         let remark = "a host that was preempted went on writing";
@@ -119,6 +122,7 @@ mod tests {
             usual: ms(4000),
             first_read: ms(4200),
             waited: ms(3000),
+            idle: ms(10),
             landed_before: 16,
             landed_after: None,
         };
