@@ -173,6 +173,19 @@ fn no_rung_left_is_refused_naming_node_time_rungs_and_what_a_person_can_do() {
 }
 
 #[test]
+fn a_node_that_is_heard_and_does_not_get_it_detached_is_refused_with_what_its_agent_last_said() {
+    let mut b = bench(Target::default());
+    b.attach("a", Access::Rwo);
+    let request = b.unpublish("a");
+    b.agent(Outcome::Pending { message: "the kernel has been deleting nvme0 for 12.0 s".into() });
+    b.pass(Config::default().fence_after_ms);
+    let words = b.refusal(request).to_string();
+    for part in ["did not get it detached", "(last: the kernel has been deleting nvme0 for 12.0 s)"] {
+        assert!(words.contains(part), "{part:?} is missing: {words}");
+    }
+}
+
+#[test]
 fn a_device_in_use_on_a_node_that_is_off_the_list_does_not_go_on_as_if_nothing_had_been() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);

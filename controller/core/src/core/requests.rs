@@ -210,11 +210,13 @@ impl Step<'_> {
         record.attachments.iter().filter(|a| concerns(&a.node) && a.evidence().is_none()).find_map(|a| {
             let fence = record.fence(&a.node).filter(|f| f.step == FenceStep::Refused)?;
             let heard = self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
+            let doubt = self.core.waits_for_agent(a, "did not get it detached");
+            let last = a.trouble().map(|trouble| format!(" (last: {trouble})")).unwrap_or_default();
             (!heard || waited_ms >= self.core.config.fence_after_ms).then(|| Refusal::CannotFence {
                 volume: volume.clone(),
                 node: a.node.clone(),
                 since: a.since,
-                doubt: self.core.waits_for_agent(a, "did not get it detached"),
+                doubt: doubt + &last,
                 tried: fence.tried.clone(),
                 min_fence: record.spec.min_fence,
             })
