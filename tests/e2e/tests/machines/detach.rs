@@ -2,12 +2,14 @@
 
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, AgentStart, Node, World};
+use cleat_proto::cleat::v1::AttachmentInfo;
 use cleat_proto::csi::v1::ControllerUnpublishVolumeRequest;
+use cleat_rig::Network;
 use tonic::Code;
 
 use crate::fixture::{
-    self, SOON, attachment, controllers, delete, holds_nothing, refused, stop_unharmed, take_off, verified,
-    wait_live,
+    self, SOON, attachment, controllers, delete, holds_nothing, publish_until_done, refused, stop_unharmed,
+    take_off, unpublish_until_done, verified, wait_attachment, wait_live,
 };
 
 /// The caller's word that nobody uses the volume any more is not taken: Kubernetes' force detach says it of nodes
@@ -37,6 +39,48 @@ pub(crate) async fn is_refused_while_the_device_is_open_and_names_the_opener(
     verified(world, &volume, &[&run]).await?;
     take_off(world, &volume, world.a()).await?;
     delete(world, &volume).await
+}
+
+/// A kernel whose target is gone does not let go of a connection for a minute and more. That is said with its age,
+/// holds up nothing else, and ends when the kernel does.
+pub(crate) async fn that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else(
+    world: &World,
+) -> anyhow::Result<()> {
+    let wedged = fixture::volume(world, "wedged", Access::RwoBlock).await?;
+    let other = fixture::volume(world, "not-wedged", Access::RwoBlock).await?;
+    publish_until_done(world, &wedged, world.a()).await?;
+    wait_live(world.a(), &wedged, 2).await?;
+    for network in Network::STORAGE {
+        world.a().machine().cut_path(network)?;
+    }
+    let beside = async {
+        let at_it = |a: &AttachmentInfo| a.phase == "Draining" && a.waits_for.contains("has been deleting");
+        let told = wait_attachment(world, &wedged, world.a(), "told to be wedged", at_it).await?;
+        ensure!(told.evidence.is_none() && told.may_write, "{told:?}");
+        // The same agent is asked for another volume, and finds that it cannot reach it either; another one can.
+        refused(world.publish(&other, world.a()).await, Code::Unavailable, &["node-a"])?;
+        unpublish_until_done(world, &other, world.a()).await?;
+        holds_nothing(world, &other, world.a()).await?;
+        publish_until_done(world, &other, world.b()).await?;
+        take_off(world, &other, world.b()).await?;
+        world.wait_session(world.a(), SOON).await?;
+        ensure!(
+            !controllers(world.a(), &wedged).await?.is_empty(),
+            "the kernel was done before it was looked at"
+        );
+        Ok(())
+    };
+    let (answer, beside) = tokio::join!(world.unpublish(&wedged, world.a()), beside);
+    beside?;
+    let status = answer.err().context("a volume that the kernel still holds was said to be detached")?;
+    ensure!(status.message().contains("has been deleting"), "{status:?}");
+    for network in Network::STORAGE {
+        world.a().machine().restore_path(network)?;
+    }
+    unpublish_until_done(world, &wedged, world.a()).await?;
+    holds_nothing(world, &wedged, world.a()).await?;
+    delete(world, &wedged).await?;
+    delete(world, &other).await
 }
 
 /// Another subsystem over the same network, by the same host: a node may boot from NVMe/TCP.

@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         attach::nvme_cli_does_the_same_as_the_kernels_interface,
         detach::is_refused_while_the_device_is_open_and_names_the_opener,
         detach::removes_its_own_controllers_and_leaves_a_foreign_connection_alone,
+        detach::that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else,
         detach::without_a_node_id_takes_the_volume_off_all_nodes,
         detach::of_a_node_that_holds_nothing_succeeds_and_changes_nothing,
         admission::a_second_node_is_refused_an_rwo_volume_with_a_hint,
