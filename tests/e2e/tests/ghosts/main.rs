@@ -3,8 +3,8 @@
 //! A target lands what it has received, whatever has become of the host. The first tests show, without any part of
 //! Cleat, that fences which do not wait for that let a write land later ([`controls`]: a test there passes if the
 //! fence is *seen to fail*), and that the ladder which takes the namespace down holds ([`ladder`]). The others fence
-//! a writing node by Cleat, on every rung, with its agent dead or stopped or its machine frozen, let it come back,
-//! and look for a block that landed after the proof.
+//! a writing node by Cleat, on every rung, with its agent dead or stopped or its machine frozen, let it come back, and
+//! look for a block that landed after the proof; in [`crashes`] another program dies in the middle of the fence.
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the hosts' kernel and `CLEAT_TARGET_KERNEL` the target's (the hosts' without it); a test
@@ -12,6 +12,7 @@
 //! adds the other ways to fall silent on each rung. Names given as arguments filter as with `cargo test`.
 
 mod controls;
+mod crashes;
 mod fenced;
 mod figures;
 mod flood;
@@ -26,6 +27,7 @@ use std::process::ExitCode;
 use cleat_e2e::world::Rung::{Acl, ExportOff, Reservation, Secret};
 use libtest_mimic::Arguments;
 
+use crashes::Who::{Controller, Rds, SurvivorsAgent};
 use scene::Silence::{AgentDead, AgentStopped, MachineFrozen, Partition};
 use suite::{Need, Suite, tests};
 
@@ -60,6 +62,9 @@ fn main() -> ExitCode {
         fenced::beside_a_survivor(Reservation, AgentStopped, 2) "_reservation_agent_stopped", Need::Rung(Reservation);
         own_ground::a_reservation_that_the_target_forgot_is_asserted_again, Need::Rung(Reservation);
         own_ground::an_abort_that_waits_drains, Need::WaitingAbort;
+        crashes::fence_goes_on(Acl, &[("deny", Controller), ("hide", Controller)]) "_acl_controller", Need::Rung(Acl);
+        crashes::fence_goes_on(Secret, &[("set-secret", Controller), ("hide", Rds)]) "_secret_controller_rds", Need::Rung(Secret);
+        crashes::fence_goes_on(Reservation, &[("preempt", SurvivorsAgent), ("hide", Controller)]) "_reservation_agent_controller", Need::Rung(Reservation);
     ];
     if std::env::var_os("CLEAT_GHOSTS").is_some_and(|value| value == "all") {
         all.extend(tests![
@@ -70,6 +75,10 @@ fn main() -> ExitCode {
             fenced::beside_a_survivor(Secret, AgentDead, 2) "_secret_agent_dead", Need::Rung(Secret);
             fenced::beside_a_survivor(Secret, MachineFrozen, 2) "_secret_machine_frozen", Need::Rung(Secret);
             fenced::beside_a_survivor(Secret, Partition, 1) "_secret_partition_one_portal", Need::Rung(Secret);
+            crashes::fence_goes_on(Acl, &[("deny", Rds), ("hide", Rds)]) "_acl_rds", Need::Rung(Acl);
+            crashes::fence_goes_on(Secret, &[("rekey", Controller), ("hide", Controller)]) "_secret_controller", Need::Rung(Secret);
+            crashes::fence_goes_on(Secret, &[("rekey", SurvivorsAgent)]) "_secret_agent", Need::Rung(Secret);
+            crashes::fence_goes_on(Reservation, &[("preempt", Controller), ("hide", Rds)]) "_reservation_controller_rds", Need::Rung(Reservation);
             fenced::beside_a_survivor(Reservation, AgentDead, 2) "_reservation_agent_dead", Need::Rung(Reservation);
             fenced::beside_a_survivor(Reservation, MachineFrozen, 2) "_reservation_machine_frozen", Need::Rung(Reservation);
             fenced::beside_a_survivor(Reservation, Partition, 1) "_reservation_partition_one_portal", Need::Rung(Reservation);

@@ -161,10 +161,13 @@ fn options() -> anyhow::Result<WorldOptions> {
     let mut options = WorldOptions::from_env()?.nodes(2);
     // What production waits for, shortened to what an emulated machine needs.
     let controller = [
-        ["--drain-bound", "3s"],
+        // Longer than the target's store holds a write: else it bounds nothing.
+        ["--drain-bound", "6s"],
         ["--silence-deadline", "5s"],
         ["--heartbeat-interval", "1s"],
         ["--fence-after", "2s"],
+        // A request that holds writes takes 4 s; nothing goes on for longer.
+        ["--rds-settle", "5s"],
         ["--request-limit", "25s"],
         ["--retry-interval", "500ms"],
         // What is exported at one port with others leaves no survivor its device.
