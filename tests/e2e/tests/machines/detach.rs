@@ -1,5 +1,7 @@
 //! Detach: never under a user, exactly what is ours, and only where it was asked for.
 
+use std::time::Duration;
+
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, AgentStart, Node, World};
 use cleat_proto::cleat::v1::AttachmentInfo;
@@ -9,7 +11,7 @@ use tonic::Code;
 
 use crate::fixture::{
     self, SOON, attachment, controllers, delete, holds_nothing, publish_until_done, refused, stop_unharmed,
-    take_off, unpublish_until_done, verified, wait_attachment, wait_live,
+    take_off, unpublish_until_done, until_done, verified, wait_attachment, wait_live,
 };
 
 /// The caller's word that nobody uses the volume any more is not taken: Kubernetes' force detach says it of nodes
@@ -40,6 +42,9 @@ pub(crate) async fn is_refused_while_the_device_is_open_and_names_the_opener(
     take_off(world, &volume, world.a()).await?;
     delete(world, &volume).await
 }
+
+/// How long a kernel may be at it: seen are 2 s (6.1) and 60 s (6.12, for the shutdown) after the network is back.
+const LETS_GO: Duration = Duration::from_secs(120);
 
 /// A kernel whose target is gone does not let go of a connection for a minute and more. That is said with its age,
 /// holds up nothing else, and ends when the kernel does.
@@ -77,7 +82,8 @@ pub(crate) async fn that_the_kernel_does_not_finish_is_told_with_its_age_and_hol
     for network in Network::STORAGE {
         world.a().machine().restore_path(network)?;
     }
-    unpublish_until_done(world, &wedged, world.a()).await?;
+    let what = "ControllerUnpublishVolume once the network is back";
+    until_done(what, LETS_GO, async || world.unpublish(&wedged, world.a()).await.map(drop)).await?;
     holds_nothing(world, &wedged, world.a()).await?;
     delete(world, &wedged).await?;
     delete(world, &other).await
