@@ -86,7 +86,7 @@ pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
     let none = Truth::default();
     let acl = Truth { acl: true, ..none };
     // In the longer run so long that all of them, with the walks, are done in about twenty minutes.
-    let (states, seconds) = if full { (20_000_000, 30) } else { (200_000, 12) };
+    let (states, seconds) = if full { (20_000_000, 30) } else { (200_000, 25) };
     let mut all = vec![
         setup("rwo", &[Rwo], 2, if full { [4, 0, 3] } else { [3, 0, 1] }, none),
         setup("rwx, three nodes", &[RwxBlock], 3, if full { [4, 0, 1] } else { [3, 0, 0] }, none),
