@@ -229,6 +229,14 @@ pub struct Tried {
     pub result: String,
 }
 
+impl Tried {
+    /// Several of them, as people read them.
+    #[must_use]
+    pub fn list(all: &[Self]) -> String {
+        all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    }
+}
+
 impl fmt::Display for Tried {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.rung.name(), self.result)
@@ -303,17 +311,15 @@ mod tests {
         for min in [MinFence::ExportOff, MinFence::Acl] {
             assert_eq!(acl.meets(min), Ok(()));
         }
-        let said = |lacking: Result<(), Vec<Tried>>| {
-            lacking.err().unwrap_or_default().iter().map(ToString::to_string).collect::<Vec<_>>()
-        };
+        let said = |lacking: Result<(), Vec<Tried>>| Tried::list(&lacking.err().unwrap_or_default());
         assert_eq!(
             said(acl.meets(MinFence::Secret)),
-            ["reservation (the target has none)", "secret (the target asks for none)"]
+            "reservation (the target has none); secret (the target asks for none)"
         );
         let reserves = Target { reservations: Reservations::AbortWaits, ..Target::default() };
         assert_eq!(
             said(reserves.meets(MinFence::Reservation)),
-            ["reservation (the target has no list of hosts that it keeps to)"]
+            "reservation (the target has no list of hosts that it keeps to)"
         );
     }
 }

@@ -212,8 +212,7 @@ fn way_out(min_fence: MinFence, node: &NodeId) -> String {
 }
 
 fn rungs(tried: &[Tried]) -> String {
-    let words: Vec<String> = tried.iter().map(ToString::to_string).collect();
-    if words.is_empty() { "nothing, for the target can do nothing".into() } else { words.join("; ") }
+    if tried.is_empty() { "nothing, for the target can do nothing".into() } else { Tried::list(tried) }
 }
 
 fn list(nodes: &[NodeId]) -> String {

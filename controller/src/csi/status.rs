@@ -36,7 +36,7 @@ pub(super) enum CallError {
     #[error(
         "parameters[{MIN_FENCE:?}]: {} or stronger is nothing that this RDS is known to do: {}. Ask for less, or find out \
          what it does (cleatctl rds probe) and give the controller the result (--rds-abilities)",
-        min_fence.name(), words(lacking)
+        min_fence.name(), Tried::list(lacking)
     )]
     NoSuchFence { min_fence: MinFence, lacking: Vec<Tried> },
     /// The engine refused, or has ended.
@@ -91,10 +91,6 @@ impl From<CallError> for Status {
     fn from(error: CallError) -> Self {
         Self::new(error.code(), error.to_string())
     }
-}
-
-fn words(lacking: &[Tried]) -> String {
-    lacking.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// The status of a refusal of the core.

@@ -17,7 +17,8 @@ use crate::world::PREFIX;
 type Late = Box<dyn FnOnce(&mut Volume) + Send>;
 
 pub struct FakeRds {
-    volumes: Mutex<BTreeMap<VolumeId, Volume>>,
+    /// What there is.
+    pub volumes: Mutex<BTreeMap<VolumeId, Volume>>,
     /// Not reached while true.
     pub away: watch::Sender<bool>,
     /// Changes of a host list wait while true.

@@ -211,6 +211,14 @@ impl Bench {
         assert!(matches!(self.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", self.effects);
     }
 
+    /// As [`Self::attach`], of a volume that gets its first secret before anybody connects.
+    pub(super) fn attach_with_secret(&mut self, name: &str, access: Access) {
+        self.publish(name, access);
+        self.rds(Ok(()));
+        self.rds(Ok(()));
+        self.agent(ready());
+    }
+
     pub(super) fn phase(&self, name: &str) -> Option<&'static str> {
         self.core.volumes.get(&v())?.attachment(&n(name)).map(|a| a.phase.name())
     }

@@ -73,10 +73,7 @@ fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
 #[test]
 fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
-    b.publish("a", Access::RwxBlock);
-    b.rds(Ok(()));
-    b.rds(Ok(()));
-    b.agent(ready());
+    b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     b.silent("bb");
     let request = overdue(&mut b, "a");

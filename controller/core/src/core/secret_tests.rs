@@ -19,10 +19,7 @@ fn told(b: &Bench) -> (NodeId, OperationId, Epoch) {
 /// Nodes a and bb have the volume; a is being fenced, and its fence has begun to change the secret.
 fn changing() -> Bench {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
-    b.publish("a", Access::RwxBlock);
-    b.rds(Ok(()));
-    b.rds(Ok(()));
-    b.agent(ready());
+    b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     overdue(&mut b, "a");
     assert_eq!(asked(&b), "set secret");

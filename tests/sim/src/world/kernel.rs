@@ -16,7 +16,7 @@ use super::{NodeIx, PORTALS, VolumeIx, World};
 const KEEP_ALIVE: u64 = 2_000;
 /// Between two attempts to get a connection back: less than an agent takes to look again by itself. Linux tells nobody
 /// of the break, and of the connection only that it is there.
-pub(super) const RECONNECT: u64 = 400;
+const RECONNECT: u64 = 400;
 /// After which the kernel gives a connection up.
 const LOSS: u64 = 15_000;
 /// How long a connect waits for an answer.
@@ -189,7 +189,6 @@ impl World {
         let now = self.now;
         let Some(one) = self.nodes[node].kernel.controller(instance).cloned() else { return };
         let reachable = self.target.up && self.nodes[node].links[one.portal];
-        let reconnect = RECONNECT;
         match one.state {
             State::New { asks_at, gives_up_at } => {
                 if now >= asks_at && reachable {
@@ -216,7 +215,7 @@ impl World {
                     }
                     self.set_state(node, instance, |state| {
                         if let State::Connecting { retries_at, .. } = state {
-                            *retries_at = now + reconnect;
+                            *retries_at = now + RECONNECT;
                         }
                     });
                 }
