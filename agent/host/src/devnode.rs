@@ -94,6 +94,8 @@ pub enum OpenFor {
     DirectRead,
     /// Writing, for a flush; nothing is written.
     Flush,
+    /// Reading, while nothing in the kernel and no other exclusive opener has it: fails with EBUSY otherwise.
+    Claim,
     /// Writing past the page cache: for those to whom every byte of the device belongs.
     DirectWrite,
 }
@@ -108,6 +110,7 @@ pub fn open(path: &Path, dev: DevT, purpose: OpenFor) -> Result<File, DevNodeErr
     match purpose {
         OpenFor::DirectRead => options.read(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC),
         OpenFor::Flush => options.read(true).custom_flags(libc::O_CLOEXEC),
+        OpenFor::Claim => options.read(true).custom_flags(libc::O_EXCL | libc::O_CLOEXEC),
         OpenFor::DirectWrite => options.read(true).write(true).custom_flags(libc::O_DIRECT | libc::O_CLOEXEC),
     };
     let file = match options.open(path) {

@@ -21,6 +21,8 @@ pub const RESERVATION: &str = "reservation";
 pub const SUPERSEDED: &str = "superseded";
 /// The kernel's state could not be read.
 pub const LOOK: &str = "look";
+/// Who uses the device could not be seen, and nothing was touched.
+pub const USERS: &str = "users";
 /// A controller could not be deleted.
 pub const DELETE: &str = "delete";
 /// A defect of the agent.

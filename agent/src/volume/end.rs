@@ -1,7 +1,7 @@
 //! Detach and Revoke: end a grant, and prove that no controller of it is left.
 //!
 //! Comes in: an epoch. Goes out: Absent with what was deleted and in which state each controller was at that moment,
-//! Busy with who uses the device, or why it could not be done.
+//! Busy with who uses the device, Failed where that could not be seen, or why it could not be done.
 //!
 //! Always holds:
 //! - A Detach that finds a user, or could not look for one, has touched nothing.
@@ -22,7 +22,7 @@ use wire::directive_result::Outcome;
 
 use super::attach::stale_outcome;
 use super::events::Interest;
-use super::host::Host;
+use super::host::{Host, HostError};
 use super::plan::{Doomed, Step, Want, plan};
 use super::state::{Activity, device};
 use super::{Look, Volume, clause};
@@ -56,6 +56,8 @@ pub(super) enum EndError {
     Stale(#[source] Stale),
     #[error("in use: {}", .0.join("; "))]
     Busy(Vec<String>),
+    #[error("who uses the device cannot be seen, and nothing was touched")]
+    Users(#[source] HostError),
     #[error("a revoke took its place")]
     Superseded,
     #[error("that the grant has ended could not be recorded")]
@@ -75,6 +77,7 @@ impl EndError {
         let clause = match self {
             Self::Stale(stale) => return stale_outcome(stale),
             Self::Busy(holders) => return Outcome::Busy(wire::BusyOutcome { holders }),
+            Self::Users(_) => clause::USERS,
             Self::Superseded => clause::SUPERSEDED,
             Self::Ledger(_) => clause::LEDGER,
             Self::Look(_) | Self::Unseen(_) => clause::LOOK,
@@ -158,10 +161,11 @@ impl<H: Host> Volume<H> {
         if view.namespaces.is_empty() {
             return Ok(());
         }
-        match self.users(view).await {
+        match self.users_to_end(view).await {
             Ok(users) if users.is_empty() => Ok(()),
             Ok(users) => Err(EndError::Busy(users)),
-            Err(error) => Err(EndError::Busy(vec![error.line()])),
+            // Nobody was seen, so nobody is named as a user: what goes on from here is the controller's to decide.
+            Err(error) => Err(EndError::Users(error)),
         }
     }
 

@@ -81,6 +81,12 @@ pub trait Host: Send + Sync + 'static {
     /// devices; each in words.
     fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>>;
 
+    /// As [`Host::users`], for whoever is about to take the devices away: also what has claimed them inside the kernel,
+    /// and without whoever only looks at every device for a moment.
+    fn users_to_end<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
+        self.users(view)
+    }
+
     /// Flushes a device, within `deadline`.
     fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>>;
 

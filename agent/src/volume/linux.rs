@@ -27,6 +27,8 @@ use crate::args::Roots;
 const LOOK: Duration = Duration::from_secs(10);
 /// Longest that looking for users may take: every descriptor of every process is looked at.
 const USERS: Duration = Duration::from_secs(20);
+/// Most users, and most things that could not be looked at, that an answer names.
+const NAMED: usize = 64;
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
 
@@ -100,11 +102,14 @@ impl Linux {
         looked.map_err(|error| HostError::new(what(), error))?.map_err(|error| HostError::new(what(), error))
     }
 
-    async fn users_of(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
+    async fn users_of(&self, view: &SubsystemView, to_end: bool) -> Result<Vec<String>, HostError> {
         let mut users = Vec::new();
         let mut blind = Vec::new();
         for namespace in &view.namespaces {
-            let report = self.openers.look(namespace.dev, USERS).await;
+            let report = match to_end {
+                true => self.openers.look_to_end(namespace.dev, USERS).await,
+                false => self.openers.look(namespace.dev, USERS).await,
+            };
             users.extend(report.users.iter().map(describe));
             blind.extend(report.blind.iter().map(ToString::to_string));
         }
@@ -112,9 +117,9 @@ impl Linux {
         users.dedup();
         if users.is_empty() && !blind.is_empty() {
             let what = format!("could not look for users of {}", view.nqn);
-            return Err(HostError::new(what, blind.join("; ")));
+            return Err(HostError::new(what, at_most(blind, NAMED, "more").join("; ")));
         }
-        Ok(users)
+        Ok(at_most(users, NAMED, "other users"))
     }
 }
 
@@ -124,6 +129,14 @@ async fn unlink(target: &Path) -> Result<(), HostError> {
     let path = target.to_owned();
     let gone = work::once("unlink", MOUNT, move || std::fs::remove_file(path)).await;
     gone.map_err(|error| HostError::new(what.clone(), error))?.map_err(|error| HostError::new(what, error))
+}
+
+/// The first of them, and the number of the rest: an answer has to fit into a message whatever runs on the node.
+fn at_most(mut all: Vec<String>, most: usize, rest: &str) -> Vec<String> {
+    let left = all.len().saturating_sub(most);
+    all.truncate(most);
+    all.extend((left > 0).then(|| format!("{left} {rest}")));
+    all
 }
 
 fn describe(user: &DeviceUser) -> String {
@@ -172,7 +185,11 @@ impl Host for Linux {
     }
 
     fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
-        Box::pin(self.users_of(view))
+        Box::pin(self.users_of(view, false))
+    }
+
+    fn users_to_end<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
+        Box::pin(self.users_of(view, true))
     }
 
     fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>> {

@@ -253,6 +253,12 @@ impl<H: Host> Volume<H> {
         self.shared.host.users(view).await
     }
 
+    /// Who uses the devices of the volume, before they are taken away.
+    async fn users_to_end(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
+        let _turn = self.searching.lock().await;
+        self.shared.host.users_to_end(view).await
+    }
+
     /// Reads the record. Only the holder of the gate rules by it.
     async fn record(&self) -> Result<Option<Entry>, LedgerError> {
         let read = self.shared.ledger.load(&self.id).await.inspect_err(|_| metrics::ledger_error());

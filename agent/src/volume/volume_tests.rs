@@ -205,9 +205,15 @@ async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
         world.users_unknown = true;
     });
     match agent.detach(1).await {
-        Outcome::Busy(busy) => assert!(busy.holders[0].contains("could not look"), "{:?}", busy.holders),
+        // Nobody is known to use it: the controller may begin to fence.
+        Outcome::Failed(failed) => {
+            let unready = failed.unready.unwrap();
+            assert!(unready.message.contains("could not look"), "{unready:?}");
+            assert_eq!((unready.clause.as_str(), failed.nothing_left), ("users", false));
+        }
         other => panic!("{other:?}"),
     }
+    assert!(!agent.entry().await.unwrap().ended);
     assert!(node.kernel.world().deleted.is_empty());
     node.kernel.change(|world| world.users = vec!["process 312 (qemu-system-x86)".into()]);
     assert_eq!(absent(agent.revoke(1).await), states(&[(1, "live")]), "a revoke asks nobody");

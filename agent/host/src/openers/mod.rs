@@ -8,10 +8,12 @@
 //! `statx` in a form that asks no server and triggers no automount.
 //!
 //! What it looks at: open files of all processes, mounts in all mount namespaces that have a process, bind
-//! mounts of the node, partitions and holders (and what sits on those in turn), loop devices, swap. Not visible to it:
-//! users inside the kernel that open without a holder (an NVMe or SCSI target), and threads that do not
+//! mounts of the node, partitions and holders (and what sits on those in turn), loop devices, swap. Whoever is about
+//! to take the device away asks with [`Openers::look_to_end`], which also finds what has claimed it inside the kernel.
+//! Not visible to it: users inside the kernel that open without a claim (an NVMe target), and threads that do not
 //! share their process's open files.
 
+mod claim;
 mod loops;
 mod processes;
 mod stat;
@@ -23,14 +25,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 pub use loops::{KubeletLoop, LoopUse};
 
+use claim::Claim;
 use processes::{Scans, Snapshot};
 
 use crate::name::DevT;
 use crate::sysfs::{self, Holder, Sysfs, Unreadable};
 use crate::work::{WorkError, Workers};
+
+/// How long a process may have the device open before it counts as a user: udev's `blkid`, `pvs` and `lsblk` look at
+/// every device for some tens of milliseconds.
+const PASSING: Duration = Duration::from_millis(500);
+/// How long one that may be passing is waited for before the next look.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// One user of a device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,12 +77,33 @@ pub enum DeviceUser {
         /// The device.
         dev: DevT,
     },
+    /// Something in the kernel that has the device, or a part of it, exclusively.
+    Claim {
+        /// The device.
+        dev: DevT,
+        /// What it is, as far as the kernel names it.
+        by: Vec<String>,
+    },
 }
 
 impl DeviceUser {
     /// Whether it is the kubelet's own loop device, which it keeps over every mapped block volume.
     pub fn is_kubelet_loop(&self) -> bool {
         matches!(self, Self::Loop(LoopUse { kubelet: Some(_), .. }))
+    }
+
+    /// Whether it is of a kind that may be gone in a moment: a process that looks at every device, or one that had it
+    /// exclusively and was not seen.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Process(_) => true,
+            Self::Claim { by, .. } => by.is_empty(),
+            Self::Mount { .. }
+            | Self::NodeBind { .. }
+            | Self::Holder(_)
+            | Self::Loop(_)
+            | Self::Swap { .. } => false,
+        }
     }
 }
 
@@ -109,6 +140,13 @@ impl fmt::Display for DeviceUser {
             Self::Holder(holder) => write!(f, "held by {holder}"),
             Self::Loop(one) => write!(f, "{one}"),
             Self::Swap { dev } => write!(f, "swap on {dev}"),
+            Self::Claim { dev, by } if by.is_empty() => write!(
+                f,
+                "claimed in the kernel, block device {dev}, by what no process and no mount table shows (a file \
+                 system that was unmounted lazily or is mounted in a pinned mount namespace, an external journal, a \
+                 member of a btrfs or ZFS pool)"
+            ),
+            Self::Claim { by, .. } => write!(f, "claimed in the kernel by {}", by.join(", ")),
         }
     }
 }
@@ -215,6 +253,8 @@ struct Places {
     sysfs: Sysfs,
     /// Device number of the block device at a path; tests have no block devices.
     rdev: fn(&Path) -> io::Result<Option<DevT>>,
+    /// Asks for a block device exclusively.
+    claim: fn(&Self, DevT) -> Claim,
 }
 
 impl Openers {
@@ -232,7 +272,7 @@ impl Openers {
     ) -> Self {
         let (proc_root, dev_root) = (proc_root.into(), dev_root.into());
         Self {
-            places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev },
+            places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev, claim: claim::ask },
             workers,
             scans: Scans::default(),
         }
@@ -253,6 +293,41 @@ impl Openers {
                 report
             }
             (Err(error), _) => OpenersReport::unseen(dev, &key, error.to_string()),
+        }
+    }
+
+    /// As [`Openers::look`], for whoever is about to take the device away: what has claimed it inside the kernel is
+    /// found too, and a process counts only once it has had the device open for half a second. The claim that is made
+    /// for a moment would make somebody's mount fail that came just then: never ask this of a device that is to stay.
+    pub async fn look_to_end(&self, dev: DevT, deadline: Duration) -> OpenersReport {
+        let (end, settled) = (Instant::now() + deadline, Instant::now() + PASSING);
+        let left = || end.saturating_duration_since(Instant::now());
+        loop {
+            let mut report = self.look(dev, left()).await;
+            if report.users.is_empty() {
+                self.add_claim(dev, left(), &mut report).await;
+            }
+            let passing = !report.users.is_empty() && report.users.iter().all(DeviceUser::may_pass);
+            if !passing || Instant::now() >= settled {
+                return report;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    async fn add_claim(&self, dev: DevT, deadline: Duration, report: &mut OpenersReport) {
+        let places = self.places.clone();
+        let key = format!("claim on {dev}");
+        let work = move || {
+            let claim = (places.claim)(&places, dev);
+            let by = if claim == Claim::Somebody { claim::claimants(&places, dev) } else { Vec::new() };
+            (claim, by)
+        };
+        match self.workers.run(&key, deadline, work).await {
+            Ok((Claim::Nobody | Claim::Gone, _)) => {}
+            Ok((Claim::Somebody, by)) => report.users.push(DeviceUser::Claim { dev, by }),
+            Ok((Claim::Unknown(why), _)) => report.blind.push(Blind { what: key, why }),
+            Err(error) => report.blind.push(Blind { what: key, why: error.to_string() }),
         }
     }
 

@@ -7,6 +7,7 @@ use super::*;
 use crate::fixtures::{NamespaceSpec, Tree};
 
 const HEAD: DevT = DevT { major: 259, minor: 1 };
+const LONG: Duration = Duration::from_secs(20);
 const POD: &str = "3b0c5a0e-6a5f-4f5e-9d3e-0d8a2b8c1f11";
 
 struct Host {
@@ -31,6 +32,7 @@ impl Host {
         let at = |name: &str| tree.root().join("host").join(name);
         let mut openers = Openers::at(at("proc"), at("dev"), tree.sysfs(), Workers::new());
         openers.places.rdev = told_by_content;
+        openers.places.claim = claim::nobody;
         let host = Self { tree, openers };
         host.link("proc/self/ns/pid", "pid:[4026531836]");
         host.process(1, "init", "mnt:[1]");
@@ -259,4 +261,50 @@ async fn a_deadline_is_an_open_answer() {
     assert_ne!(report.verdict(), Verdict::InUse);
     let blind = report.blind.iter().any(|blind| blind.what.contains("openers") || blind.what == "processes");
     assert!(blind || report.verdict() == Verdict::Free, "{report:?}");
+}
+
+#[tokio::test]
+async fn what_the_kernel_has_claimed_is_named_to_whoever_ends_the_device() {
+    let mut host = Host::new();
+    host.openers.places.claim = |_, _| Claim::Somebody;
+    assert_eq!(host.look().verdict(), Verdict::Free, "a look for a report claims nothing");
+    let unnamed = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(unnamed.verdict(), Verdict::InUse);
+    assert!(unnamed.to_string().contains("unmounted lazily"), "{unnamed}");
+    for (name, said) in [
+        ("fs/ext4/nvme0n1/errors_count", "ext4 on nvme0n1"),
+        ("fs/btrfs/0a1b/devices/nvme0n1", "btrfs 0a1b on nvme0n1"),
+        ("host/proc/fs/jbd2/nvme0n1/info", "an external journal on nvme0n1"),
+    ] {
+        host.tree.write(name, "");
+        let named = host.openers.look_to_end(HEAD, LONG).await;
+        assert!(named.to_string().contains(said), "{named}");
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_could_not_be_asked_for_leaves_the_answer_open() {
+    let mut host = Host::new();
+    host.openers.places.claim = claim::ask;
+    let report = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(report.verdict(), Verdict::Unknown, "a file is no device: {report}");
+    fs::remove_file(host.tree.root().join("dev/block/259:1")).expect("removed");
+    let gone = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(gone.verdict(), Verdict::Free, "{gone}");
+}
+
+#[tokio::test]
+async fn a_process_that_closes_the_device_within_half_a_second_is_no_user() {
+    let host = Host::new();
+    host.process(20, "systemd-udevd", "mnt:[1]");
+    host.opens(20, 4, "nvme0n1");
+    let fd = host.tree.root().join("host/proc/20/fd/4");
+    let (report, ()) = tokio::join!(host.openers.look_to_end(HEAD, LONG), async {
+        assert_eq!(host.openers.look(HEAD, LONG).await.verdict(), Verdict::InUse);
+        fs::remove_file(fd).expect("closed");
+    });
+    assert_eq!(report.verdict(), Verdict::Free, "{report}");
+    host.opens(20, 4, "nvme0n1");
+    let stays = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(stays.to_string(), "process 20 (systemd-udevd)");
 }

@@ -132,6 +132,13 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
             HolderKind::DmMultipath { map } => write!(f, "{} (dm-multipath map {map})", self.name),
+            HolderKind::Dm { map, uuid } if uuid.starts_with("LVM-") => write!(
+                f,
+                "{} (LVM volume {map}, activated on this node: deactivate it with `vgchange -an {}`, and keep LVM off \
+                 Cleat's devices with a filter)",
+                self.name,
+                volume_group(map)
+            ),
             HolderKind::Dm { map, uuid } => {
                 let maker = uuid.split('-').next().unwrap_or_default();
                 write!(f, "{} (device-mapper {map}, made by {maker:?})", self.name)
@@ -140,6 +147,19 @@ impl fmt::Display for Holder {
             HolderKind::Other => f.write_str(&self.name),
         }
     }
+}
+
+/// The group in the name of a map that LVM has made: `GROUP-VOLUME`, where a dash in either is written twice.
+fn volume_group(map: &str) -> String {
+    let mut group = String::new();
+    let mut letters = map.chars().peekable();
+    while let Some(letter) = letters.next() {
+        if letter == '-' && letters.next_if_eq(&'-').is_none() {
+            break;
+        }
+        group.push(letter);
+    }
+    group
 }
 
 /// One way from a multipath head to the target.
@@ -375,6 +395,14 @@ mod tests {
         for name in ["nvme0c1n1", "nvme0n1p1", "nvme0", "ng0n1", "nvme0n"] {
             assert!(!is_namespace(name), "{name}");
         }
+    }
+
+    #[test]
+    fn an_activated_volume_group_is_named_with_its_cure() {
+        let map = "my--vg-data--1".to_owned();
+        let kind = HolderKind::Dm { map, uuid: "LVM-x".to_owned() };
+        let holder = Holder { dev: None, kind, name: "dm-3".to_owned() };
+        assert!(holder.to_string().contains("vgchange -an my-vg`"), "{holder}");
     }
 
     #[test]
