@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
+use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_runtime::grpc::{self, Keepalive, TransportError};
 use cleat_runtime::program::{Common, seconds};
 use cleat_runtime::tls::{ClientTlsArgs, TlsError};
@@ -39,7 +40,7 @@ pub struct Args {
     csi_socket: PathBuf,
 
     /// Name of the CSI driver; must be the controller's
-    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name)]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_DRIVER_NAME, value_parser = driver_name)]
     driver_name: String,
 
     /// Where the controller serves agents
@@ -253,15 +254,8 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
     if path.is_absolute() { Ok(path) } else { Err("not an absolute path".into()) }
 }
 
-/// CSI: a name in domain name notation, at most 63 characters, beginning and ending with a letter or digit.
 fn driver_name(text: &str) -> Result<String, String> {
-    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
-    let bytes = text.as_bytes();
-    let good = bytes.len() <= 63
-        && edge(bytes.first())
-        && edge(bytes.last())
-        && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'));
-    if good { Ok(text.to_owned()) } else { Err("not a domain name of at most 63 characters".into()) }
+    DriverName::parse(text).map(String::from).map_err(|error| format!("it {}; {}", error.rule, error.action))
 }
 
 /// The kernel takes these times in whole seconds, at least one.

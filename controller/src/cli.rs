@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_runtime::tls::{ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
 use humantime::{format_duration, parse_duration};
@@ -49,7 +50,7 @@ pub struct Cli {
     store: StoreSpec,
 
     /// Name of the CSI driver; the agents' must be the same
-    #[arg(long, value_name = "NAME", default_value = "cleat.io", value_parser = driver_name, help_heading = "Controller")]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_DRIVER_NAME, value_parser = driver_name, help_heading = "Controller")]
     driver_name: String,
 
     #[command(flatten)]
@@ -384,14 +385,8 @@ fn common_port(portals: &[SocketAddr]) -> Result<u16, ConfigError> {
     }
 }
 
-/// A CSI driver's name (CSI specification, GetPluginInfo).
-fn driver_name(name: &str) -> Result<String, &'static str> {
-    let good = !name.is_empty()
-        && name.len() <= 63
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
-        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && name.ends_with(|c: char| c.is_ascii_alphanumeric());
-    if good { Ok(name.to_owned()) } else { Err("1 to 63 letters, digits, - and ., not at either end") }
+fn driver_name(name: &str) -> Result<String, String> {
+    DriverName::parse(name).map(String::from).map_err(|error| format!("it {}; {}", error.rule, error.action))
 }
 
 impl Program for Cli {

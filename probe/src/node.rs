@@ -17,6 +17,8 @@ use cleat_host::sysfs::{Controller, SubsystemView, Sysfs};
 use cleat_host::work::Workers;
 use cleat_host::{DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn, modules};
 
+use uuid::Uuid;
+
 use crate::trouble::{Trouble, until};
 
 /// A connect to a target that answers is a matter of milliseconds; the kernel makes one at a time.
@@ -103,7 +105,11 @@ impl Node {
 
     /// A host that nobody has heard of.
     pub fn fresh_host(&self) -> Identity {
-        let id = HostId::random();
+        let id = loop {
+            if let Some(id) = HostId::from_bytes(Uuid::new_v4().into_bytes()) {
+                break id;
+            }
+        };
         let identity = Identity { nqn: HostNqn::from_host_id(id), id };
         self.identities.lock().unwrap_or_else(PoisonError::into_inner).push(identity.clone());
         identity

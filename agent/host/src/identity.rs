@@ -141,7 +141,7 @@ impl IdentitySource {
             return Ok((nqn.clone(), id));
         }
         let new_id =
-            id.or_else(|| nqn.as_ref().and_then(HostNqn::embedded_uuid)).unwrap_or_else(HostId::random);
+            id.or_else(|| nqn.as_ref().and_then(HostNqn::embedded_uuid)).unwrap_or_else(random_host_id);
         let new_nqn = nqn.clone().unwrap_or_else(|| HostNqn::from_host_id(new_id));
         make_directory(&self.etc_nvme)?;
         // The identifier first: a crash in between leaves the one from which the other follows.
@@ -271,6 +271,14 @@ pub fn source_address(portal: Portal) -> Result<IpAddr, IdentityError> {
         path: PathBuf::from(portal.to_string()),
         source,
     })
+}
+
+fn random_host_id() -> HostId {
+    loop {
+        if let Some(id) = HostId::from_bytes(uuid::Uuid::new_v4().into_bytes()) {
+            return id;
+        }
+    }
 }
 
 #[cfg(test)]

@@ -13,12 +13,7 @@ use csi::volume_capability::access_mode::Mode;
 
 use crate::name::{Epoch, NqnPrefix, VolumeId};
 
-/// PublishContext: the epoch of the grant, `TERM.SEQ`.
-pub const EPOCH_KEY: &str = "cleat.io/epoch";
-/// PublishContext: NQN of the volume's subsystem.
-pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
-/// PublishContext: UUID of the volume's namespace.
-pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
+pub use cleat_ids::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 
 /// Longest path that is taken: the kernel's `PATH_MAX`, without the terminating NUL.
 const LONGEST_PATH: usize = 4095;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::ledger::Grant;
 use crate::metrics::DirectiveKind;
-use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
+use crate::name::{Epoch, EpochOnWire as _, NqnPrefix, OperationId, VolumeId};
 use crate::volume::clause;
 
 /// Shortest and longest time that a directive may be given; outside it is a mistake of the sender.

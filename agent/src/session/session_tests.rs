@@ -205,14 +205,14 @@ async fn directives_are_handed_on_and_bad_ones_answered_by_name() {
     let mut side = rig.session().await;
     side.welcome(10_000).await;
     let detach = wire::Detach {
-        operation_id: "op-7".into(),
+        operation_id: "op-1-7".into(),
         volume_id: "v".into(),
         epoch: Some(wire::Epoch { term: 1, seq: 2 }),
         deadline_ms: 1000,
     };
     side.say(Hear::Detach(wire::Detach { volume_id: "../v".into(), ..detach.clone() })).await;
     match side.next().await {
-        Say::Result(result) => assert_eq!(result.operation_id, "op-7"),
+        Say::Result(result) => assert_eq!(result.operation_id, "op-1-7"),
         other => panic!("{other:?}"),
     }
     side.say(Hear::Detach(detach)).await;

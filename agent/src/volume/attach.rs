@@ -29,7 +29,7 @@ use super::{Volume, clause, reserve};
 use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPhase};
-use crate::name::Epoch;
+use crate::name::{Epoch, EpochOnWire as _};
 use crate::session::directive::Given;
 
 /// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.

@@ -53,7 +53,7 @@ impl Operations {
         {
             return Begin::Known(Box::new(result.clone()));
         }
-        if table.running.insert(operation.clone()) { Begin::Start } else { Begin::Joined }
+        if table.running.insert(*operation) { Begin::Start } else { Begin::Joined }
     }
 
     pub(super) fn end(&self, operation: &OperationId, kind: DirectiveKind, result: &DirectiveResult) {
@@ -62,7 +62,7 @@ impl Operations {
         if table.ended.len() >= REMEMBERED {
             table.ended.pop_front();
         }
-        table.ended.push_back((operation.clone(), kind, result.clone()));
+        table.ended.push_back((*operation, kind, result.clone()));
     }
 }
 

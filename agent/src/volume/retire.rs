@@ -75,6 +75,7 @@ mod tests {
     use wire::directive_result::Outcome;
 
     use super::*;
+    use crate::name::EpochOnWire as _;
     use crate::session::Node as _;
     use crate::testing::agent::{Agent, BOOT, epoch, grant};
     use crate::testing::kernel::{HOST, Kernel};

@@ -13,7 +13,7 @@ use wire::volume_state::Phase;
 
 use super::{clause, plan};
 use crate::ledger::Entry;
-use crate::name::VolumeId;
+use crate::name::{EpochOnWire as _, VolumeId};
 
 /// What an operation of this agent is doing to the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -9,6 +9,7 @@ use wire::directive_result::Outcome;
 use wire::volume_state::Phase;
 
 use crate::ledger::Grant;
+use crate::name::EpochOnWire as _;
 use crate::session::directive::Ask;
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, SIZE, portal};

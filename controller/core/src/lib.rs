@@ -33,7 +33,10 @@ mod volume;
 pub use crate::core::{Config, Core, Waiting};
 pub use evidence::{Drained, Evidence, Source, Verdict, Word};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
-pub use ids::{Epoch, HostNqn, IdError, NodeId, OperationId, RequestId, SessionId, UnixMillis, VolumeId};
+pub use ids::{
+    BootId, Epoch, HostId, HostNqn, IdError, NodeId, OperationId, Portal, RequestId, SessionId,
+    StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
+};
 pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, Observed, ObservedPhase, Outcome, Reply, Timed,
 };

@@ -17,13 +17,6 @@ pub use controller::{CsiController, Serving};
 pub use identity::CsiIdentity;
 pub use status::refusal_code;
 
-/// In a PublishContext: the epoch of the grant, `TERM.SEQ`.
-pub const EPOCH_KEY: &str = "cleat.io/epoch";
-/// In a PublishContext: the NQN of the volume's subsystem.
-pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
-/// In a PublishContext: the UUID of the volume's namespace.
-pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
-/// In a volume's context: the weakest fence that suffices for it, as CreateVolume was told by [`MIN_FENCE`].
-pub const MIN_FENCE_KEY: &str = "cleat.io/min-fence";
-/// The CreateVolume parameter: the weakest fence that suffices.
-pub const MIN_FENCE: &str = "minFence";
+pub use cleat_ids::{
+    EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY,
+};

@@ -26,7 +26,7 @@ static VOLUME_IDS: LazyLock<Vec<VolumeId>> =
 static NODE_IDS: LazyLock<Vec<NodeId>> =
     LazyLock::new(|| (0..NODES).map(|n| NodeId::new(format!("node-{n}")).expect("a node id")).collect());
 static HOST_NQNS: LazyLock<Vec<HostNqn>> = LazyLock::new(|| {
-    let name = |n| format!("nqn.2014-08.org.nvmexpress:uuid:node-{n}");
+    let name = |n| format!("nqn.2026-01.test:node-{n}");
     (0..NODES).map(|n| HostNqn::new(name(n)).expect("a host NQN")).collect()
 });
 

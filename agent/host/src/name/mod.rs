@@ -1,4 +1,5 @@
-//! Validated names of the NVMe world: built once at the edge, never wrong afterwards.
+//! Names of the NVMe world: those that all programs share come from `cleat-ids`, those that only the kernel
+//! gives are made here.
 //!
 //! Comes in: text from a directive, a file or sysfs. Goes out: a type that cannot hold an invalid value, or
 //! [`InvalidName`] that says which rule was broken and by what.
@@ -7,36 +8,17 @@
 //! without changing its meaning.
 
 mod device;
-mod nqn;
-mod portal;
 
-pub use device::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Nguid};
-pub use nqn::{HostId, HostNqn, SubsystemNqn};
-pub use portal::Portal;
+pub use cleat_ids::{
+    HostId, HostNqn, IdError as InvalidName, NamespaceIdentity, NamespaceUuid, Nguid, Portal, SubsystemNqn,
+};
+pub use device::{ControllerName, DevT};
 
-/// Why a text is not the name it was meant to be.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{kind} {value:?} is not valid: {rule}")]
-pub struct InvalidName {
-    /// What it was meant to be, such as "host NQN".
-    pub kind: &'static str,
-    /// The text as it came in, cut to 300 characters.
-    pub value: String,
-    /// The rule that it breaks.
-    pub rule: &'static str,
-}
-
-impl InvalidName {
-    pub(crate) fn new(kind: &'static str, value: &str, rule: &'static str) -> Self {
-        Self { kind, value: value.chars().take(300).collect(), rule }
-    }
-}
-
-/// Implements `Display`, `FromStr`, `TryFrom<String>` and serde (as text) for a newtype with `parse` and `as_str`-like display.
+/// Implements `FromStr` and serde (as text) for a newtype with `parse` and `Display`.
 macro_rules! text_name {
     ($name:ident) => {
         impl std::str::FromStr for $name {
-            type Err = $crate::name::InvalidName;
+            type Err = cleat_ids::IdError;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 Self::parse(text)
             }

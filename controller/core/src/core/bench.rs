@@ -25,7 +25,7 @@ pub(super) fn n(name: &str) -> NodeId {
 }
 
 pub(super) fn nqn(name: &str) -> HostNqn {
-    HostNqn::new(format!("nqn.2014-08.org.nvmexpress:uuid:{name}")).expect("a host NQN")
+    HostNqn::new(format!("nqn.2026-01.test:{name}")).expect("a host NQN")
 }
 
 pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {

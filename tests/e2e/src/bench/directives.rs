@@ -110,7 +110,7 @@ impl Directives {
             let epoch = Epoch { term: self.term, seq: self.sequence };
             self.epochs.insert(index, epoch);
             directives.push(to_agent::Kind::Attach(Attach {
-                operation_id: format!("attach-{}", self.sequence),
+                operation_id: format!("op-1-{}", self.sequence),
                 volume_id: disks::id(index),
                 epoch: Some(epoch),
                 subsystem_nqn: disks::nqn(index),
@@ -135,8 +135,9 @@ impl Directives {
         let deadline_ms = u32::try_from(DIRECTIVE.as_millis())?;
         let mut directives = Vec::new();
         for index in 0..count {
+            self.sequence += 1;
             directives.push(to_agent::Kind::Detach(Detach {
-                operation_id: format!("detach-{index}-{}", self.sequence),
+                operation_id: format!("op-1-{}", self.sequence),
                 volume_id: disks::id(index),
                 epoch: self.epochs.get(&index).copied(),
                 deadline_ms,

@@ -89,7 +89,7 @@ pub(crate) fn node(n: u8) -> NodeId {
 }
 
 pub(crate) fn nqn(node: &NodeId) -> HostNqn {
-    HostNqn::new(format!("nqn.2014-08.org.nvmexpress:uuid:{node}")).expect("a host NQN")
+    HostNqn::new(format!("nqn.2026-01.test:{node}")).expect("a host NQN")
 }
 
 /// How many nodes may write to a volume.

@@ -1,0 +1,60 @@
+//! The driver's name, and the keys under which controller and agent hand each other a grant through CSI.
+//!
+//! The keys are an interface: they are stored in VolumeAttachments and PersistentVolumes.
+
+use crate::text::checked_text;
+
+/// In a PublishContext: the epoch of the grant, `TERM.SEQ`.
+pub const EPOCH_KEY: &str = "cleat.io/epoch";
+/// In a PublishContext: the NQN of the volume's subsystem.
+pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
+/// In a PublishContext: the UUID of the volume's namespace.
+pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
+/// In a volume's context: the weakest fence that suffices for it, as CreateVolume was told by
+/// [`MIN_FENCE_PARAMETER`].
+pub const MIN_FENCE_KEY: &str = "cleat.io/min-fence";
+/// The CreateVolume parameter: the weakest fence that suffices.
+pub const MIN_FENCE_PARAMETER: &str = "minFence";
+
+/// The CSI driver's name where none is given.
+pub const DEFAULT_DRIVER_NAME: &str = "cleat.io";
+
+checked_text!(
+    /// A CSI driver's name (CSI specification, `GetPluginInfoResponse.name`): domain name notation, at most 63
+    /// characters, with a letter or digit at both ends.
+    DriverName,
+    "driver name",
+    |value| {
+        let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+        let bytes = value.as_bytes();
+        if bytes.is_empty() {
+            return Err("is empty");
+        }
+        if bytes.len() > 63 {
+            return Err("is longer than 63 characters");
+        }
+        if !bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b".-".contains(byte)) {
+            return Err("has a character that is not a letter, a digit, - or .");
+        }
+        if !edge(bytes.first()) || !edge(bytes.last()) {
+            return Err("does not begin and end with a letter or digit");
+        }
+        Ok(())
+    },
+    "use a domain name of at most 63 letters, digits, - and ., such as cleat.io"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_name_is_in_domain_name_notation() {
+        for good in [DEFAULT_DRIVER_NAME, "a", "Block.Example-1.org", &"x".repeat(63)] {
+            assert!(DriverName::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "-a", "a.", "a/b", "a_b", "a b", &"x".repeat(64)] {
+            assert!(DriverName::new(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Identifiers that all of Cleat's programs share, checked once when they come in.
+//!
+//! Comes in: text and numbers from a message, a file, the command line or the kernel. Goes out: a type that
+//! cannot hold an invalid value, or [`IdError`] with the value, the rule it breaks and what to use instead.
+//!
+//! Always holds:
+//! - What is written is read back as the same value, as text and by serde alike (serde writes the text).
+//! - A volume id and a node id can stand in a file name, a URI, a certificate, a metric's label and a log line
+//!   without changing their meaning; a volume id also in an NQN.
+//! - An NQN or a portal can be put into the kernel's comma-separated option string as it is.
+//! - No I/O, no clock, no randomness.
+
+mod context;
+mod epoch;
+mod error;
+mod namespace;
+mod node;
+mod nqn;
+mod operation;
+mod portal;
+mod text;
+mod volume;
+
+pub use context::{
+    DEFAULT_DRIVER_NAME, DriverName, EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER, NAMESPACE_KEY,
+    SUBSYSTEM_KEY,
+};
+pub use epoch::Epoch;
+pub use error::IdError;
+pub use namespace::{NamespaceIdentity, NamespaceUuid, Nguid};
+pub use node::{BootId, NodeId, SessionId};
+pub use nqn::{HostId, HostNqn, NqnPrefix, SubsystemNqn};
+pub use operation::{OperationId, RequestId};
+pub use portal::{Portal, StorageAddress};
+pub use volume::VolumeId;
