@@ -24,6 +24,7 @@ const SESSION_UP: &str = "cleat_agent_session_up";
 const SESSIONS: &str = "cleat_agent_sessions_total";
 const LEDGER_ERRORS: &str = "cleat_agent_ledger_errors_total";
 const LOOK_ERRORS: &str = "cleat_agent_look_errors_total";
+const SILENT_ADDRESSES: &str = "cleat_agent_silent_storage_addresses";
 const PATH_REPAIRS: &str = "cleat_agent_path_repairs_total";
 const REASSERTIONS: &str = "cleat_agent_reservation_reassertions_total";
 
@@ -50,12 +51,14 @@ pub fn describe() {
     describe_counter!(SESSIONS, "Sessions that ended, by reason");
     describe_counter!(LEDGER_ERRORS, "Failures to read or write the ledger");
     describe_counter!(LOOK_ERRORS, "Failures to look at the kernel's state");
+    describe_gauge!(SILENT_ADDRESSES, "Storage addresses that volumes want and that do not answer");
     describe_counter!(PATH_REPAIRS, "Attempts to connect a missing path of a volume in use, by result");
     describe_counter!(
         REASSERTIONS,
         "Registrations of this node that a target had forgotten and that were asserted again, by result"
     );
     session_up(false);
+    silent_addresses(0);
     counter!(LEDGER_ERRORS).absolute(0);
 }
 
@@ -289,6 +292,11 @@ pub fn ledger_error() {
 /// Counts a failure to look at the kernel.
 pub fn look_error() {
     counter!(LOOK_ERRORS).increment(1);
+}
+
+/// Says how many storage addresses do not answer.
+pub fn silent_addresses(count: usize) {
+    gauge!(SILENT_ADDRESSES).set(u32::try_from(count).map_or(f64::INFINITY, f64::from));
 }
 
 /// Counts an attempt to connect a missing path of a volume in use.

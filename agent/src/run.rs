@@ -195,6 +195,8 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
         uevents: listen(),
         looks: Default::default(),
         breaks: Default::default(),
+        portals: Default::default(),
+        queue: Default::default(),
     }
 }
 

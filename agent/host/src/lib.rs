@@ -25,6 +25,7 @@ pub mod mountinfo;
 pub mod mounts;
 pub mod name;
 pub mod openers;
+pub mod reach;
 pub mod readiness;
 pub mod reservations;
 pub mod sysfs;

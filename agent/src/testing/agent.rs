@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_host::fabrics::ConnectOptions;
+use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
 use cleat_proto::cleat::v1 as wire;
 use tokio::sync::watch;
@@ -54,13 +55,6 @@ pub(crate) fn grant(portals: &[u8]) -> Grant {
 impl Agent {
     /// A new process on a machine: `kernel` and `dir` are what survives one.
     pub(crate) fn start(kernel: &Arc<Kernel>, dir: &Path, boot: &str) -> Self {
-        let identity = Identity {
-            host_nqn: HostNqn::parse(HOST).unwrap(),
-            host_id: HostId::parse(HOST_ID).unwrap(),
-            boot_id: boot.to_owned(),
-            prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
-            connect: ConnectOptions::default(),
-        };
         let times = Times {
             poll: Duration::from_millis(5),
             sweep: Duration::from_millis(20),
@@ -69,15 +63,34 @@ impl Agent {
             turn: Duration::from_millis(200),
             ..Times::default()
         };
+        Self::begin(kernel, Ledger::open(dir).unwrap(), times, boot)
+    }
+
+    /// One with the times of the real one, for tests whose clock is stopped: no thread runs beside it.
+    pub(crate) fn with_stopped_clock(kernel: &Arc<Kernel>, dir: &Path) -> Self {
+        let workers = Workers::in_place(Duration::from_millis(1));
+        Self::begin(kernel, Ledger::open_with(dir, workers).unwrap(), Times::default(), BOOT)
+    }
+
+    fn begin(kernel: &Arc<Kernel>, ledger: Ledger, times: Times, boot: &str) -> Self {
+        let identity = Identity {
+            host_nqn: HostNqn::parse(HOST).unwrap(),
+            host_id: HostId::parse(HOST_ID).unwrap(),
+            boot_id: boot.to_owned(),
+            prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
+            connect: ConnectOptions::default(),
+        };
         let shared = Shared {
             host: kernel.clone(),
-            ledger: Ledger::open(dir).unwrap(),
+            ledger,
             board: Board::default(),
             identity,
             times,
             uevents: None,
             looks: Default::default(),
             breaks: Default::default(),
+            portals: Default::default(),
+            queue: Default::default(),
         };
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);

@@ -12,6 +12,7 @@ use cleat_host::fabrics::{
     ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DhchapSecret,
     DisconnectError, Disconnected, Fabrics, Pending, RekeyError, Target,
 };
+use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{
@@ -28,6 +29,9 @@ pub(crate) const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-111
 pub(crate) const HOST_ID: &str = "11111111-1111-1111-1111-111111111111";
 pub(crate) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 pub(crate) const SIZE: u64 = 64 << 20;
+
+/// How long the kernel is at a connect whose packets are dropped.
+const DROPPED: Duration = Duration::from_secs(3);
 
 pub(crate) fn portal(n: u8) -> Portal {
     Portal::parse(&format!("10.0.{n}.1:4420")).unwrap()
@@ -78,7 +82,9 @@ pub(crate) enum Answer {
     Refuse,
     /// Holds the connect in the kernel until the answer changes.
     Hang,
-    /// The same, and nobody waits for it any more: what it makes is undone.
+    /// Drops packets: whoever asks hears nothing, and the kernel is at a connect for 3 s.
+    Drop,
+    /// As `Hang`, and nobody waits for it any more: what it makes is undone.
     Overdue,
 }
 
@@ -109,6 +115,10 @@ pub(crate) struct World {
     /// Disks that are no volume's.
     pub(crate) disks: BTreeMap<DevT, String>,
     pub(crate) connects: Vec<Portal>,
+    /// Portals that were asked from user space.
+    pub(crate) asked: Vec<Portal>,
+    /// As the real one makes them: connects one after the other, each of which takes this long.
+    pub(crate) serial: Option<Duration>,
     pub(crate) deleted: Vec<String>,
     /// The secret that the target asks for, if it asks for one.
     pub(crate) wanted_secret: Option<DhchapSecret>,
@@ -208,11 +218,13 @@ impl World {
 pub(crate) struct Kernel {
     world: Mutex<World>,
     changed: watch::Sender<u64>,
+    /// The kernel's own lock around a connect.
+    one_connect: tokio::sync::Mutex<()>,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { world: Mutex::default(), changed: watch::Sender::new(0) }
+        Self { world: Mutex::default(), changed: watch::Sender::new(0), one_connect: Default::default() }
     }
 }
 
@@ -226,7 +238,7 @@ impl Kernel {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    pub(super) async fn until<T>(&self, found: impl Fn(&mut World) -> Option<T>) -> T {
+    pub(crate) async fn until<T>(&self, found: impl Fn(&mut World) -> Option<T>) -> T {
         let mut changed = self.changed.subscribe();
         loop {
             if let Some(found) = found(&mut self.world()) {
@@ -234,6 +246,10 @@ impl Kernel {
             }
             changed.changed().await.unwrap();
         }
+    }
+
+    fn answer_of(&self, portal: Portal) -> Answer {
+        self.world().answers.get(&portal).copied().unwrap_or(Answer::Accept)
     }
 
     fn broken(&self) -> Result<(), SysfsError> {
@@ -259,7 +275,7 @@ fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected,
         Answer::Overdue => {
             Some(Err(ConnectError::Overdue { subsystem: nqn, portal, deadline: Duration::from_secs(180) }))
         }
-        Answer::Refuse => Some(Err(ConnectError::Refused {
+        Answer::Refuse | Answer::Drop => Some(Err(ConnectError::Refused {
             subsystem: nqn,
             portal,
             failure: ConnectFailure::Unreachable,
@@ -293,7 +309,19 @@ impl Fabrics for Kernel {
         _: Duration,
     ) -> Pending<'a, Result<Connected, ConnectError>> {
         Box::pin(async move {
-            self.world().connects.push(request.portal);
+            self.change(|world| world.connects.push(request.portal));
+            let serial = self.world().serial;
+            let _turn = match serial {
+                Some(takes) => {
+                    let turn = self.one_connect.lock().await;
+                    tokio::time::sleep(takes).await;
+                    Some(turn)
+                }
+                None => None,
+            };
+            if self.answer_of(request.portal) == Answer::Drop {
+                tokio::time::sleep(DROPPED).await;
+            }
             let dialled = self.until(|world| dial(world, request)).await;
             self.changed.send_modify(|count| *count += 1);
             dialled
@@ -387,6 +415,17 @@ impl Fabrics for Kernel {
 impl Host for Kernel {
     fn fabrics(&self) -> &dyn Fabrics {
         self
+    }
+
+    fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
+        Box::pin(async move {
+            self.world().asked.push(portal);
+            if self.answer_of(portal) != Answer::Drop {
+                return Reached::Answers;
+            }
+            tokio::time::sleep(patience).await;
+            Reached::Silent("no answer to TCP".into())
+        })
     }
 
     fn reservations(&self) -> &dyn Reservations {

@@ -1,13 +1,14 @@
 //! Connects under way for one volume, so that none is ever lost sight of.
 //!
-//! A connect can sit in the kernel for more than a minute (TCP, the first exchange, the Connect command, one after
-//! the other for all connects of the host), longer than any operation waits. So each runs in a task of its own that
-//! outlives the operation, and whoever ends the grant calls them back.
+//! A connect waits until its portal has answered and its turn in the queue of this node has come; then it can sit in
+//! the kernel for more than a minute (TCP, the first exchange, the Connect command), longer than any operation waits.
+//! So each runs in a task of its own that outlives the operation, and whoever ends the grant calls them back.
 //!
 //! Comes in: portals to connect. Goes out: how each attempt ended, and the portals still under way.
 //!
 //! Always holds: a connect that was called back leaves no controller behind, and counts as under way until that is
-//! proven; a controller that existed before is never taken away by it.
+//! proven; one that the kernel has not been given yet is over at once; a controller that existed before is never taken
+//! away by it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,8 +18,12 @@ use cleat_host::Portal;
 use cleat_host::fabrics::{ConnectError, ConnectRequest, DisconnectError, Target};
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::Shared;
 use super::host::Host;
+use super::queue::{Place, Purpose};
+use crate::session::Link;
 
 /// The kernel gives a connect up after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), all connects
 /// of the host one after the other; what comes later than this is undone by the fabrics layer, and waited for.
@@ -39,32 +44,60 @@ pub enum Dialled {
     Failed(Arc<ConnectError>),
 }
 
+/// On whose behalf a connect is made.
+#[derive(Debug, Clone)]
+pub(super) enum Why {
+    /// An attach waits for it.
+    Attach,
+    /// A path is missing; given to the kernel only while there is a session with the controller.
+    Repair(watch::Receiver<Link>),
+}
+
+/// How far a connect has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The kernel has not been given it.
+    Waiting,
+    /// The kernel has it, since then.
+    InKernel(Instant),
+    /// What it made is being taken away.
+    Undone(Instant),
+}
+
 /// Connects under way and how the last ones ended.
 #[derive(Debug, Clone)]
 pub struct Dials {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     table: Mutex<Table>,
     changed: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Under way; the value says whether it was called back.
-    running: BTreeMap<Portal, bool>,
+    running: BTreeMap<Portal, Attempt>,
     ended: BTreeMap<Portal, Dialled>,
+    begun: u64,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    number: u64,
+    request: ConnectRequest,
+    stage: Stage,
+    called_back: bool,
 }
 
 impl Default for Dials {
     fn default() -> Self {
-        Self { shared: Arc::new(Shared { table: Mutex::default(), changed: watch::Sender::new(0) }) }
+        Self { shared: Arc::new(Inner { table: Mutex::default(), changed: watch::Sender::new(0) }) }
     }
 }
 
-impl Shared {
+impl Inner {
     fn table(&self) -> MutexGuard<'_, Table> {
         // Every operation on the table is whole before anything could panic.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,14 +107,31 @@ impl Shared {
         self.changed.send_modify(|count| *count += 1);
     }
 
+    /// The kernel is about to be given an attempt. False if it was called back.
+    fn hand_over(&self, portal: Portal, number: u64) -> bool {
+        match self.table().running.get_mut(&portal).filter(|attempt| attempt.number == number) {
+            Some(attempt) => {
+                attempt.stage = Stage::InKernel(Instant::now());
+                true
+            }
+            None => false,
+        }
+    }
+
     /// Takes an attempt's end in. `None` if it was called back: then it is still under way, and has to be undone.
-    fn settle(&self, portal: Portal, dialled: Dialled) -> Option<()> {
+    fn settle(&self, portal: Portal, number: u64, dialled: Dialled) -> Option<()> {
         let mut table = self.table();
-        let called_back = table.running.get(&portal).copied().unwrap_or(false);
+        let attempt = table.running.get_mut(&portal).filter(|attempt| attempt.number == number);
+        let called_back = attempt.is_none_or(|attempt| {
+            if attempt.called_back && matches!(dialled, Dialled::Made(_)) {
+                attempt.stage = Stage::Undone(Instant::now());
+            }
+            attempt.called_back
+        });
         if called_back && matches!(dialled, Dialled::Made(_)) {
             return None;
         }
-        table.running.remove(&portal);
+        table.forget(portal, number);
         if !called_back {
             table.ended.insert(portal, dialled);
         }
@@ -89,18 +139,38 @@ impl Shared {
         self.news();
         Some(())
     }
+
+    /// Waits until an attempt is not under way any more.
+    async fn over(&self, portal: Portal, number: u64) {
+        let mut changed = self.changed.subscribe();
+        while self.table().running.get(&portal).is_some_and(|attempt| attempt.number == number) {
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
 }
 
-/// Takes a portal out of the running ones whatever becomes of its task.
+impl Table {
+    fn forget(&mut self, portal: Portal, number: u64) -> bool {
+        let found = self.running.get(&portal).is_some_and(|attempt| attempt.number == number);
+        if found {
+            self.running.remove(&portal);
+        }
+        found
+    }
+}
+
+/// Takes an attempt out of the running ones whatever becomes of its task.
 struct Running {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
     portal: Portal,
+    number: u64,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let unsettled = self.shared.table().running.remove(&self.portal).is_some();
-        if unsettled {
+        if self.shared.table().forget(self.portal, self.number) {
             self.shared.news();
         }
     }
@@ -108,27 +178,22 @@ impl Drop for Running {
 
 impl Dials {
     /// Begins to connect a portal, unless that is under way. False if it is.
-    pub fn start<H: Host>(&self, host: &Arc<H>, request: ConnectRequest) -> bool {
+    pub(super) fn start<H: Host>(&self, node: &Arc<Shared<H>>, request: ConnectRequest, why: Why) -> bool {
         let portal = request.portal;
-        {
+        let number = {
             let mut table = self.shared.table();
             if table.running.contains_key(&portal) {
                 return false;
             }
-            table.running.insert(portal, false);
+            table.begun += 1;
+            let number = table.begun;
+            let (request, stage) = (request.clone(), Stage::Waiting);
+            table.running.insert(portal, Attempt { number, request, stage, called_back: false });
             table.ended.remove(&portal);
-        }
-        let running = Running { shared: self.shared.clone(), portal };
-        let host = host.clone();
-        tokio::spawn(async move {
-            let shared = &running.shared;
-            let dialled = connect(host.as_ref(), &request).await;
-            if shared.settle(portal, dialled.clone()).is_none()
-                && let Dialled::Made(target) = dialled
-            {
-                undo(host.as_ref(), &target).await;
-            }
-        });
+            number
+        };
+        let running = Running { shared: self.shared.clone(), portal, number };
+        tokio::spawn(run(node.clone(), running, request, why));
         true
     }
 
@@ -152,11 +217,52 @@ impl Dials {
         self.shared.changed.subscribe()
     }
 
-    /// Calls back every connect that is under way.
+    /// Calls back every connect that is under way. What the kernel has not been given is over with this.
     pub fn call_back(&self) {
-        for called_back in self.shared.table().running.values_mut() {
-            *called_back = true;
+        {
+            let mut table = self.shared.table();
+            table.running.retain(|_, attempt| attempt.stage != Stage::Waiting);
+            for attempt in table.running.values_mut() {
+                attempt.called_back = true;
+            }
         }
+        self.shared.news();
+    }
+
+    /// An attach takes over what is under way: what waits gives way to its own connects, and what was called back and
+    /// sits in the kernel is wanted again if it is just what the attach would ask for. Those portals come out.
+    pub(super) fn take_over(&self, wanted: impl Fn(Portal) -> Option<ConnectRequest>) -> BTreeSet<Portal> {
+        let mut again = BTreeSet::new();
+        {
+            let mut table = self.shared.table();
+            table.running.retain(|_, attempt| attempt.stage != Stage::Waiting);
+            for (portal, attempt) in &mut table.running {
+                let same = || wanted(*portal).is_some_and(|wanted| wanted == attempt.request);
+                if attempt.called_back && matches!(attempt.stage, Stage::InKernel(_)) && same() {
+                    attempt.called_back = false;
+                    again.insert(*portal);
+                }
+            }
+        }
+        self.shared.news();
+        again
+    }
+
+    /// What is under way, each in words.
+    pub(super) fn in_words(&self) -> Vec<String> {
+        let table = self.shared.table();
+        let words = |(portal, attempt): (&Portal, &Attempt)| match attempt.stage {
+            Stage::Waiting => format!("connect to {portal}: waits for its turn"),
+            Stage::InKernel(since) => format!(
+                "connect to {portal}: no answer yet, in the kernel for {:.1} s",
+                since.elapsed().as_secs_f64()
+            ),
+            Stage::Undone(since) => format!(
+                "connect to {portal}: came late, and is being undone for {:.1} s",
+                since.elapsed().as_secs_f64()
+            ),
+        };
+        table.running.iter().map(words).collect()
     }
 
     /// Waits until nothing is under way. Cancel safe.
@@ -169,6 +275,54 @@ impl Dials {
             }
         }
     }
+}
+
+/// One attempt from its beginning to its end.
+async fn run<H: Host>(node: Arc<Shared<H>>, running: Running, request: ConnectRequest, why: Why) {
+    let (table, portal, number) = (running.shared.clone(), running.portal, running.number);
+    let ready = tokio::select! {
+        biased;
+        () = table.over(portal, number) => return,
+        ready = turn(&node, portal, &why) => ready,
+    };
+    let place = match ready {
+        Ok(place) => place,
+        Err(reason) => {
+            let subsystem = request.subsystem;
+            let silent = ConnectError::Silent { subsystem, portal, reason };
+            table.settle(portal, number, Dialled::Failed(Arc::new(silent)));
+            return;
+        }
+    };
+    let permitted = match &why {
+        Why::Attach => true,
+        Why::Repair(link) => *link.borrow() == Link::Up,
+    };
+    if !permitted || !table.hand_over(portal, number) {
+        return;
+    }
+    let began = Instant::now();
+    let dialled = connect(node.host.as_ref(), &request).await;
+    node.portals.note_connect(portal, began.elapsed(), !matches!(dialled, Dialled::Failed(_)));
+    drop(place);
+    if table.settle(portal, number, dialled.clone()).is_none()
+        && let Dialled::Made(target) = dialled
+    {
+        undo(node.host.as_ref(), &target).await;
+    }
+}
+
+/// Waits until the portal has answered and the kernel may be given the connect.
+async fn turn<H: Host>(node: &Shared<H>, portal: Portal, why: &Why) -> Result<Place, String> {
+    node.portals.ask(&node.host, portal).await?;
+    let purpose = match why {
+        Why::Attach => Purpose::Attach,
+        Why::Repair(_) => Purpose::Repair,
+    };
+    let place = node.queue.place(purpose, node.portals.is_slow(portal)).await;
+    // The turn may have come long after the answer.
+    node.portals.ask(&node.host, portal).await?;
+    Ok(place)
 }
 
 async fn connect(host: &impl Host, request: &ConnectRequest) -> Dialled {

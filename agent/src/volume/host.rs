@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cleat_host::fabrics::{Fabrics, Pending};
+use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
-use cleat_host::{DevT, SubsystemNqn};
+use cleat_host::{DevT, Portal, SubsystemNqn};
 
 /// An answer that comes later.
 pub type Later<'a, T> = Pending<'a, T>;
@@ -60,6 +61,12 @@ pub enum AtTarget {
 pub trait Host: Send + Sync + 'static {
     /// Connects and deletes controllers.
     fn fabrics(&self) -> &dyn Fabrics;
+
+    /// Whether anything at a portal's address answers to TCP, within `patience`. A machine without a network of its own
+    /// has portals that answer.
+    fn reach(&self, _portal: Portal, _patience: Duration) -> Later<'_, Reached> {
+        Box::pin(std::future::ready(Reached::Answers))
+    }
 
     /// Registers with, and reserves, namespaces.
     fn reservations(&self) -> &dyn Reservations;

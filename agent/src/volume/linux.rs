@@ -12,11 +12,12 @@ use cleat_host::devnode::{self, DevNodeError};
 use cleat_host::fabrics::Fabrics;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
 use cleat_host::openers::{DeviceUser, Openers};
+use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
-use cleat_host::{DevT, SubsystemNqn, blockio};
+use cleat_host::{DevT, Portal, SubsystemNqn, blockio};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -154,6 +155,10 @@ fn device_at(path: &Path) -> Option<DevT> {
 impl Host for Linux {
     fn fabrics(&self) -> &dyn Fabrics {
         self.fabrics.as_ref()
+    }
+
+    fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
+        Box::pin(reach::reach(portal, patience))
     }
 
     fn reservations(&self) -> &dyn Reservations {

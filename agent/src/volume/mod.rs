@@ -28,9 +28,11 @@ mod obey;
 mod operations;
 mod overtake;
 pub mod plan;
+pub mod portals;
 mod preempt;
 mod proof;
 mod publish;
+pub mod queue;
 mod rekey;
 mod repair;
 mod reserve;
@@ -64,6 +66,8 @@ use host::{Checked, Host, HostError};
 use look::Look;
 use operations::Operations;
 use overtake::Orders;
+use portals::Portals;
+use queue::Queue;
 use state::{Activity, Seen};
 
 pub use breaks::Breaks;
@@ -153,6 +157,10 @@ pub struct Shared<H> {
     pub looks: Looks,
     /// Connections that broke and came back.
     pub breaks: Breaks,
+    /// Storage addresses that answer, and those that do not.
+    pub portals: Portals,
+    /// Connects that wait for the kernel.
+    pub queue: Queue,
 }
 
 /// What is remembered of a volume between operations. Decides nothing that safety rests on.
@@ -331,6 +339,9 @@ impl<H: Host> Volume<H> {
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));
+        let wanted = expectation.iter().flat_map(|expectation| &expectation.portals);
+        let silent =
+            wanted.filter_map(|portal| Some((*portal, self.shared.portals.silence(*portal)?))).collect();
         state::judge(&Seen {
             volume: &self.id,
             view: look,
@@ -343,6 +354,7 @@ impl<H: Host> Volume<H> {
             failing: failing.as_ref(),
             unregistered: unregistered.as_deref(),
             staging: &staging,
+            silent: &silent,
             boot_id: self.boot_id(),
         })
     }
@@ -385,6 +397,9 @@ impl<H: Host> Volume<H> {
     }
 }
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod dead_portal_tests;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 #[path = "volume_tests.rs"]

@@ -159,7 +159,6 @@ impl<H: Host> Volume<H> {
             .flat_map(|state| &state.paths)
             .map(|path| format!("{} at {} ({})", path.controller, path.portal, path.state))
             .collect();
-        let dialling: Vec<String> = self.dials.running().iter().map(ToString::to_string).collect();
         let mut parts: Vec<String> = holder.into_iter().collect();
         parts.extend(self.memory().deleting.iter().map(|(controller, since)| {
             format!("the kernel has been deleting {controller} for {:.1} s", since.elapsed().as_secs_f64())
@@ -167,9 +166,7 @@ impl<H: Host> Volume<H> {
         if !controllers.is_empty() {
             parts.push(format!("controllers when last looked at: {}", controllers.join(", ")));
         }
-        if !dialling.is_empty() {
-            parts.push(format!("connects in the kernel: {}", dialling.join(", ")));
-        }
+        parts.extend(self.dials.in_words());
         parts.join("; ")
     }
 }

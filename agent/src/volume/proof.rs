@@ -18,7 +18,7 @@ use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::dials::Dialled;
+use super::dials::{Dialled, Why};
 use super::events::{Events, Interest};
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
@@ -89,6 +89,9 @@ impl<'a, H: Host> Run<'a, H> {
         deadline: Instant,
     ) -> Self {
         volume.dials.take_ended();
+        // What an attach before this one has called back is wanted again, as this one's own.
+        let asked = |portal| grant.portals.contains(&portal).then(|| volume.connect_request(portal));
+        let again = volume.dials.take_over(asked);
         Self {
             volume,
             grant,
@@ -96,7 +99,7 @@ impl<'a, H: Host> Run<'a, H> {
             reserving: false,
             expectation: volume.expectation(grant),
             deadline,
-            inherited: volume.dials.running(),
+            inherited: volume.dials.running().difference(&again).copied().collect(),
             made: Vec::new(),
             failures: BTreeMap::new(),
             connected: None,
@@ -221,8 +224,12 @@ impl<'a, H: Host> Run<'a, H> {
                 Dialled::Made(_) | Dialled::Adopted => drop(self.failures.remove(&portal)),
                 Dialled::Failed(error) => {
                     let text = Causes(error.as_ref()).to_string();
-                    tracing::warn!(volume = %self.volume.id, %portal, error = text, "cannot connect");
                     let before = self.failures.get(&portal).map(|failure| failure.pause);
+                    if before.is_none() {
+                        tracing::warn!(volume = %self.volume.id, %portal, error = text, "cannot connect");
+                    } else {
+                        tracing::debug!(volume = %self.volume.id, %portal, error = text, "cannot connect");
+                    }
                     let pause = before.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1));
                     // What will not change by itself soon is not hurried.
                     let pause = match error.failure() {
@@ -247,7 +254,7 @@ impl<'a, H: Host> Run<'a, H> {
             if self.failures.get(&portal).is_some_and(|failure| now < failure.again) {
                 continue;
             }
-            self.volume.dials.start(&self.volume.shared.host, self.volume.connect_request(portal));
+            self.volume.dials.start(&self.volume.shared, self.volume.connect_request(portal), Why::Attach);
         }
     }
 
@@ -289,8 +296,11 @@ impl<'a, H: Host> Run<'a, H> {
     /// The failed clause with what is known about the portals that could not be connected.
     fn explain(&self, unready: NotYet) -> wire::Unready {
         let mut reasons: Vec<String> = self.failures.values().map(|failure| failure.text.clone()).collect();
-        let running = self.volume.dials.running();
-        reasons.extend(running.iter().map(|portal| format!("connect to {portal}: no answer yet")));
+        reasons.extend(self.volume.dials.in_words());
+        let queued = self.volume.shared.queue.length();
+        if queued > 0 {
+            reasons.push(format!("{queued} connects of this node wait for the kernel"));
+        }
         let mut unready = unready.unready;
         let none_live = self.connected.is_some() && self.device.is_none() && self.made.is_empty();
         if none_live && !self.failures.is_empty() && self.failures.values().all(|one| one.authentication) {

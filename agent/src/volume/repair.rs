@@ -5,15 +5,17 @@
 //! repaired from time to time.
 //!
 //! Always holds: only while a session with the controller is up (a node that has been fenced has lost it, or has been
-//! told), only under a grant that has not ended, only next to a live path, and the portal is on record before it is
+//! told; looked at again when the kernel is given the connect), only under a grant that has not ended, only next to a live path, and the portal is on record before it is
 //! connected.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use cleat_host::Portal;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::dials::Dialled;
+use super::dials::{Dialled, Why};
 use super::host::Host;
 use super::plan::{Step, Want, plan};
 use super::{Volume, metrics};
@@ -60,7 +62,7 @@ impl Backoff {
 
 impl<H: Host> Volume<H> {
     /// Connects what is missing, if it is time to. Does nothing while an operation has the volume.
-    pub(super) async fn repair(&self, link: Link) {
+    pub(super) async fn repair(&self, link: &watch::Receiver<Link>) {
         let Some(_pass) = self.gate.try_enter("repair of paths") else { return };
         self.tell_repairs();
         let Ok(view) = self.look().await else { return };
@@ -78,13 +80,19 @@ impl<H: Host> Volume<H> {
                     Step::Delete(_) => None,
                 })
                 .collect();
+        let (silent, missing): (Vec<Portal>, Vec<Portal>) =
+            missing.into_iter().partition(|portal| self.shared.portals.is_silent_and_wanted(*portal));
         if missing.is_empty() {
+            if !silent.is_empty() {
+                tracing::debug!(volume = %self.id, ?silent, "paths are missing at addresses that do not answer");
+            }
+            // Asked for by one task for all volumes; once there is an answer, the pause begins anew.
             return self.memory().repair.reset();
         }
         let live = view.controllers.iter().any(|controller| {
             controller.state.is_live() && controller.host_nqn.as_deref() == Some(self.host_nqn().as_str())
         });
-        if link == Link::Down || !live || !self.memory().repair.due(Instant::now()) {
+        if *link.borrow() == Link::Down || !live || !self.memory().repair.due(Instant::now()) {
             return;
         }
         let mut written: BTreeSet<_> = entry.may_have_written.iter().copied().collect();
@@ -99,7 +107,7 @@ impl<H: Host> Volume<H> {
         self.learn_secret(&view).await;
         for portal in &missing {
             tracing::info!(volume = %self.id, %portal, "connecting a missing path");
-            self.dials.start(&self.shared.host, self.connect_request(*portal));
+            self.dials.start(&self.shared, self.connect_request(*portal), Why::Repair(link.clone()));
         }
     }
 

@@ -523,7 +523,7 @@ async fn after_a_restart_of_the_agent_a_missing_path_is_repaired_with_the_kernel
     agent.fleet.inventory().await.unwrap();
     let volume = &agent.fleet.volumes()[0];
     volume.memory().repair = crate::volume::repair::Backoff::overdue();
-    volume.repair(Link::Up).await;
+    volume.repair(&watch::channel(Link::Up).1).await;
     let until = Instant::now() + Duration::from_secs(20);
     while machine.kernel.world().controllers.len() < 2 {
         assert!(Instant::now() < until, "the path was not repaired");

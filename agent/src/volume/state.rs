@@ -4,10 +4,12 @@
 //! Always holds: Absent is said only of a subsystem without any controller of ours and without a connect that could
 //! make one; Ready and Degraded only while the structural clauses hold now.
 
-use cleat_host::HostNqn;
+use std::collections::BTreeMap;
+
 use cleat_host::fabrics::Target;
 use cleat_host::readiness::{Clause, Expectation, Selected, Unready, select};
 use cleat_host::sysfs::{Controller, Namespace, NamespaceKind, SubsystemView};
+use cleat_host::{HostNqn, Portal};
 use cleat_proto::cleat::v1 as wire;
 use wire::volume_state::Phase;
 
@@ -52,6 +54,8 @@ pub struct Seen<'a> {
     pub unregistered: Option<&'a str>,
     /// What was seen where the volume is published.
     pub staging: &'a [wire::Staging],
+    /// Portals whose address does not answer, with that in words.
+    pub silent: &'a BTreeMap<Portal, String>,
     /// The boot of this node.
     pub boot_id: &'a str,
 }
@@ -160,8 +164,12 @@ fn standing(
     }
     if selected.live_paths.len() < expectation.portals.len() {
         let live = |portal| selected.live_paths.iter().any(|path| path.portal == portal);
+        let why = |portal: &Portal| match seen.silent.get(portal) {
+            Some(silent) => format!("{portal} ({silent})"),
+            None => portal.to_string(),
+        };
         let dead: Vec<String> =
-            expectation.portals.iter().filter(|portal| !live(**portal)).map(ToString::to_string).collect();
+            expectation.portals.iter().filter(|portal| !live(**portal)).map(why).collect();
         let message = format!("no live path to {}", dead.join(", "));
         return (Phase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
     }

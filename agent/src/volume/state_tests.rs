@@ -1,5 +1,7 @@
 //! Which state follows from what is seen.
 
+use std::collections::BTreeMap;
+
 use cleat_host::readiness::PathPolicy;
 
 use super::*;
@@ -70,6 +72,7 @@ impl Case {
             failing: None,
             unregistered: None,
             staging: &[],
+            silent: &BTreeMap::new(),
             boot_id: BOOT,
         })
     }

@@ -536,12 +536,15 @@ async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller
         world.connects.clear();
     });
     let volume = agent.fleet.volumes().into_iter().find(|one| one.id == volume()).unwrap();
-    volume.repair(crate::session::Link::Up).await;
+    let (link, linked) = tokio::sync::watch::channel(crate::session::Link::Up);
+    volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty(), "what has just gone may come back by itself");
     volume.memory().repair = super::repair::Backoff::overdue();
-    volume.repair(crate::session::Link::Down).await;
+    link.send_replace(crate::session::Link::Down);
+    volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty());
-    volume.repair(crate::session::Link::Up).await;
+    link.send_replace(crate::session::Link::Up);
+    volume.repair(&linked).await;
     volume.dials.quiet().await;
     assert_eq!(node.kernel.world().connects, [portal(2)]);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);

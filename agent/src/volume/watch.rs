@@ -171,7 +171,6 @@ impl<H: Host> Volume<H> {
         if grant.reserve.is_some() && self.registration_is_due(self.shared.times.judge) {
             self.look_after_registration(link).await;
         }
-        let link = *link.borrow();
         if told.paths.len() < grant.portals.len() {
             self.repair(link).await;
         } else {

@@ -140,6 +140,8 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         uevents: Some(uevents),
         looks: Default::default(),
         breaks: Default::default(),
+        portals: Default::default(),
+        queue: Default::default(),
     };
     let context = Context::default();
     let outbox = Arc::new(Outbox::default());

@@ -33,6 +33,19 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The portal's address does not answer, so the kernel was not asked: it would have held up every other connect of
+    /// this host for seconds.
+    #[error(
+        "connect to {subsystem} at {portal}: the portal cannot be reached ({reason}); the kernel was not asked"
+    )]
+    Silent {
+        /// The subsystem.
+        subsystem: SubsystemNqn,
+        /// The portal.
+        portal: Portal,
+        /// What was seen.
+        reason: String,
+    },
     /// Not connected in time; goes on in the background and is undone if it succeeds late.
     #[error("connect to {subsystem} at {portal}: no answer within {deadline:?}")]
     Overdue {
@@ -115,6 +128,7 @@ impl ConnectError {
     pub fn failure(&self) -> Option<ConnectFailure> {
         match self {
             Self::Refused { failure, .. } => Some(*failure),
+            Self::Silent { .. } => Some(ConnectFailure::Unreachable),
             _ => None,
         }
     }
