@@ -12,11 +12,10 @@ use std::time::Duration;
 use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
-use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::grpc::{DialError, Keepalive, Renewing};
 use cleat_runtime::program::{Common, seconds};
-use cleat_runtime::tls::{ClientTlsArgs, TlsError};
+use cleat_runtime::tls::ClientTlsArgs;
 use cleat_runtime::{Failure, Program};
-use tonic::transport::Endpoint;
 
 use crate::metrics;
 use crate::name::{NodeId, NqnPrefix};
@@ -137,7 +136,7 @@ pub struct Config {
     /// Name of the CSI driver.
     pub driver_name: String,
     /// How the controller is dialled.
-    pub endpoint: Endpoint,
+    pub dial: Renewing,
     /// Where the ledger is kept.
     pub state_dir: PathBuf,
     /// Where this host's NVMe identity is kept.
@@ -161,12 +160,9 @@ pub struct Config {
 /// What is wrong with a command line beyond its single values.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The TLS files.
-    #[error("the controller cannot be dialled")]
-    Tls(#[from] TlsError),
-    /// The controller's address, or TLS with it.
-    #[error("--controller")]
-    Endpoint(#[from] TransportError),
+    /// The controller's address, or the TLS files.
+    #[error("the controller cannot be dialled (--controller)")]
+    Dial(#[from] DialError),
     /// The controller's address has no port.
     #[error("--controller {0:?} is not HOST:PORT")]
     Controller(String),
@@ -224,12 +220,12 @@ impl Args {
         {
             return Err(ConfigError::Loss { loss, delay: reconnect_delay });
         }
-        let endpoint = grpc::endpoint(&controller, &tls.load()?, Keepalive::default())?;
+        let dial = Renewing::new(&controller, &tls, Keepalive::default())?;
         Ok(Config {
             node_id,
             csi_socket,
             driver_name,
-            endpoint,
+            dial,
             state_dir,
             nvme_dir,
             fabrics,

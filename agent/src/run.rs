@@ -75,7 +75,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
 
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let session = Session {
-        endpoint: Box::new(config.endpoint),
+        endpoint: Box::new(config.dial),
         hello,
         prefix: config.prefix,
         node: Arc::new(fleet.clone()),

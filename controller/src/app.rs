@@ -13,22 +13,23 @@ use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
 use cleat_proto::csi::v1::identity_server::IdentityServer;
-use cleat_runtime::grpc::{self, Keepalive, TransportError};
+use cleat_runtime::grpc::{self, Keepalive};
+use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
-use cleat_runtime::tls::ServerTransport;
+use cleat_runtime::tls::{Kind, ServerTransport};
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::agents::{self, AgentSessions, LastWords, Sessions};
 use crate::cli::{Cli, Settings};
+use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Records, Started};
@@ -45,8 +46,8 @@ const AGENT_MESSAGE_BYTES: usize = 16 << 20;
 /// How often the health service looks at what is ready.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
-/// Everything that a controller is made of. `C` and `G` are where connections come from.
-pub struct Parts<C = UnixIncoming, G = TcpListenerStream> {
+/// Everything that a controller is made of. `C`, `A` and `O` are where connections come from.
+pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     /// What was stored, and where to store.
     pub stored: Stored,
     /// The RDS.
@@ -63,10 +64,12 @@ pub struct Parts<C = UnixIncoming, G = TcpListenerStream> {
     pub driver_name: String,
     /// Where CSI is served.
     pub csi: C,
-    /// Where agents and operators are served.
-    pub grpc: G,
-    /// How they talk.
-    pub transport: ServerTransport,
+    /// Where agents are served.
+    pub agents_at: A,
+    /// Where operators are served.
+    pub operators_at: O,
+    /// How both are known.
+    pub clients: Clients,
 }
 
 /// An opened store.
@@ -123,18 +126,17 @@ pub enum AppError {
     /// The CSI socket cannot be served.
     #[error("--csi-socket")]
     Csi(#[from] UnixError),
-    /// The listener cannot be bound.
-    #[error("cannot listen on {addr} (--grpc-listen)")]
+    /// A listener cannot be bound.
+    #[error("cannot listen on {addr} ({option})")]
     Bind {
+        /// The option that names the address.
+        option: &'static str,
         /// The address.
         addr: std::net::SocketAddr,
         /// The kernel's answer.
         #[source]
         source: io::Error,
     },
-    /// A server cannot be set up.
-    #[error(transparent)]
-    Transport(#[from] TransportError),
     /// A server failed.
     #[error("the {server} server failed")]
     Serve {
@@ -159,7 +161,7 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
         rds = rds.with_volume_ports(ports);
     }
     let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
-    let parts = bind(settings, Arc::new(rds), stored).await.map_err(Failure::failed)?;
+    let parts = bind(settings, Arc::new(rds), stored, &context).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
 }
 
@@ -177,17 +179,27 @@ fn warn_of(settings: &Settings) {
              volume loses its device when another node is fenced from it and the export is off for a second or more"
         );
     }
-    if !settings.clients_known {
-        tracing::warn!("no --tls-client-ca: whoever reaches --grpc-listen may speak for any node");
+    if matches!(settings.agent_transport, ServerTransport::Plaintext) {
+        tracing::warn!(
+            agent_listen = %settings.agent_listen, operator_listen = %settings.operator_listen,
+            "--plaintext: INSECURE. Whoever reaches these addresses is taken for whatever node or operator it says it is, \
+             and can read, attach, fence and destroy every volume. For tests only"
+        );
     }
 }
 
-async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<Parts, AppError> {
+async fn bind(
+    settings: Settings,
+    rds: Arc<dyn Rds>,
+    stored: Stored,
+    context: &Context,
+) -> Result<Parts, AppError> {
     let Settings {
         csi_socket,
-        grpc_listen,
-        transport,
-        clients_known: _,
+        agent_listen,
+        agent_transport,
+        operator_listen,
+        operator_transport,
         store: _,
         driver_name,
         rds: _,
@@ -198,27 +210,66 @@ async fn bind(settings: Settings, rds: Arc<dyn Rds>, stored: Stored) -> Result<P
         rds_deadline,
     } = settings;
     let csi = UnixIncoming::bind(csi_socket).await?;
-    let grpc = TcpListener::bind(grpc_listen)
-        .await
-        .map_err(|source| AppError::Bind { addr: grpc_listen, source })?;
-    let address = grpc.local_addr().map(|address| address.to_string()).unwrap_or_default();
-    tracing::info!(csi_socket = %csi.path().display(), address, "listening");
-    let grpc = TcpListenerStream::new(grpc);
-    Ok(Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport })
+    let clients = Clients::from(&agent_transport);
+    let listen =
+        async |name, kind: Kind, addr, transport| {
+            Listener::bind(name, addr, transport, Limits::of_process())
+                .await
+                .map_err(|source| AppError::Bind { option: kind.listen_option(), addr, source })
+        };
+    let agents_at = listen("agents", Kind::Node, agent_listen, agent_transport).await?;
+    let operators_at = listen("operators", Kind::Operator, operator_listen, operator_transport).await?;
+    tracing::info!(
+        csi_socket = %csi.path().display(), agents = %agents_at.address(), operators = %operators_at.address(),
+        "listening"
+    );
+    let (agents_at, operators_at) =
+        (agents_at.incoming(context.stop.clone()), operators_at.incoming(context.stop.clone()));
+    Ok(Parts {
+        stored,
+        rds,
+        rds_deadline,
+        serving,
+        agents,
+        core,
+        driver_name,
+        csi,
+        agents_at,
+        operators_at,
+        clients,
+    })
 }
 
 /// Serves until `context.stop` is cancelled, or until something that the controller cannot do without has failed.
 ///
 /// # Errors
 /// What failed.
-pub async fn serve<C, G, S, T>(parts: Parts<C, G>, clock: Clock, context: Context) -> Result<(), AppError>
+pub async fn serve<C, A, O, S, T, U>(
+    parts: Parts<C, A, O>,
+    clock: Clock,
+    context: Context,
+) -> Result<(), AppError>
 where
     C: Stream<Item = io::Result<S>>,
-    G: Stream<Item = io::Result<T>>,
+    A: Stream<Item = io::Result<T>>,
+    O: Stream<Item = io::Result<U>>,
     S: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     T: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    U: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
-    let Parts { stored, rds, rds_deadline, serving, agents, core, driver_name, csi, grpc, transport } = parts;
+    let Parts {
+        stored,
+        rds,
+        rds_deadline,
+        serving,
+        agents,
+        core,
+        driver_name,
+        csi,
+        agents_at,
+        operators_at,
+        clients,
+    } = parts;
     let Context { stop, readiness } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
@@ -240,7 +291,7 @@ where
 
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
     csi_health.set_service_status("", ServingStatus::NotServing).await;
-    let csi_server = grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
+    let csi_server = grpc::server(Keepalive::default())
         .add_service(csi_health_service)
         .add_service(IdentityServer::new(CsiIdentity::new(driver_name, readiness.clone())))
         .add_service(ControllerServer::new(CsiController::new(
@@ -252,29 +303,30 @@ where
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
-    let server = grpc::server(&transport, Keepalive::default())?
+    let agent_sessions = AgentSessions::new(engine.clone(), sessions, words.clone(), term, stop.clone());
+    let agent_sessions =
+        AgentSessionServer::new(agent_sessions).max_decoding_message_size(AGENT_MESSAGE_BYTES);
+    let agent_server = grpc::server(Keepalive::default())
+        .add_service(health_service.clone())
+        .add_service(InterceptedService::new(agent_sessions, clients.admit(Kind::Node)))
+        .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
+    let operators = Operators::new(engine.clone(), words.clone(), stop.clone());
+    let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
-        .add_service(
-            AgentSessionServer::new(AgentSessions::new(
-                engine.clone(),
-                sessions,
-                words.clone(),
-                term,
-                stop.clone(),
-            ))
-            .max_decoding_message_size(AGENT_MESSAGE_BYTES),
-        )
-        .add_service(OperatorServer::new(Operators::new(engine.clone(), words.clone(), stop.clone())))
-        .serve_with_incoming_shutdown(grpc, stop.clone().cancelled_owned());
+        .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))
+        .serve_with_incoming_shutdown(operators_at, stop.clone().cancelled_owned());
 
-    tracing::info!(?transport, "serving");
+    tracing::info!(?clients, "serving");
 
     let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
     let looking = tokio::spawn(operator::keep_looking(engine, words, stop.clone()));
     let served = async {
-        let (csi, agents) =
-            tokio::join!(ended("CSI", csi_server, &stop), ended("agents' and operators'", server, &stop));
-        csi.and(agents)
+        let (csi, agents, operators) = tokio::join!(
+            ended("CSI", csi_server, &stop),
+            ended("agents'", agent_server, &stop),
+            ended("operators'", operator_server, &stop)
+        );
+        csi.and(agents).and(operators)
     };
     tokio::pin!(engine_end);
     let overdue = async {

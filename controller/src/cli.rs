@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
-use cleat_runtime::tls::{ServerTlsArgs, ServerTransport, TlsError};
+use cleat_runtime::tls::{Kind, ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
 use humantime::{format_duration, parse_duration};
 use reqwest::Url;
@@ -38,9 +38,13 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", env = "CLEAT_CSI_SOCKET", help_heading = "Controller")]
     csi_socket: PathBuf,
 
-    /// Address on which agents and operators are served (port 0: any free one)
-    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_GRPC_LISTEN", help_heading = "Controller")]
-    grpc_listen: SocketAddr,
+    /// Address on which agents are served (port 0: any free one)
+    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_AGENT_LISTEN", help_heading = "Controller")]
+    agent_listen: SocketAddr,
+
+    /// Address on which operators are served: cleatctl (port 0: any free one)
+    #[arg(long, value_name = "ADDR:PORT", env = "CLEAT_OPERATOR_LISTEN", help_heading = "Controller")]
+    operator_listen: SocketAddr,
 
     #[command(flatten)]
     tls: ServerTlsArgs,
@@ -180,12 +184,14 @@ struct TimeOptions {
 pub struct Settings {
     /// Where CSI is served.
     pub csi_socket: PathBuf,
-    /// Where agents and operators are served.
-    pub grpc_listen: SocketAddr,
-    /// How agents and operators talk to us.
-    pub transport: ServerTransport,
-    /// They prove who they are by a certificate.
-    pub clients_known: bool,
+    /// Where agents are served.
+    pub agent_listen: SocketAddr,
+    /// How agents talk to us.
+    pub agent_transport: ServerTransport,
+    /// Where operators are served.
+    pub operator_listen: SocketAddr,
+    /// How operators talk to us.
+    pub operator_transport: ServerTransport,
     /// Where records are kept.
     pub store: StoreSpec,
     /// Name of the CSI driver.
@@ -242,8 +248,19 @@ impl Cli {
     /// # Errors
     /// The first option that cannot be used, with its value.
     pub fn settings(self) -> Result<Settings, ConfigError> {
-        let Self { common: _, csi_socket, grpc_listen, tls, store, driver_name, rds, agents, times, fencing } =
-            self;
+        let Self {
+            common: _,
+            csi_socket,
+            agent_listen,
+            operator_listen,
+            tls,
+            store,
+            driver_name,
+            rds,
+            agents,
+            times,
+            fencing,
+        } = self;
         let RdsOptions {
             rds_url,
             rds_user,
@@ -273,16 +290,17 @@ impl Cli {
             timeout: rds_timeout,
         };
         let naming = Naming::new(&rds_files, &nqn_prefix)?;
-        let clients_known = tls.tls_client_ca.is_some();
-        let transport = tls.load()?;
+        let agent_transport = tls.load(Kind::Node, agent_listen)?;
+        let operator_transport = tls.load(Kind::Operator, operator_listen)?;
         let Fencing { host_acl, target, fence_after_ms, secrets } =
-            fencing.settings(&endpoint.url, host_acl, &transport)?;
+            fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
         let rds = rds::Config { endpoint, naming, port, host_acl, settle: rds_settle };
         Ok(Settings {
             csi_socket,
-            grpc_listen,
-            clients_known,
-            transport,
+            agent_listen,
+            agent_transport,
+            operator_listen,
+            operator_transport,
             store,
             driver_name,
             rds,

@@ -8,7 +8,8 @@ fn settings(more: &[&str]) -> Result<Settings, String> {
     let base = [
         "cleat-controller",
         "--csi-socket=/run/csi.sock",
-        "--grpc-listen=127.0.0.1:0",
+        "--agent-listen=127.0.0.1:0",
+        "--operator-listen=127.0.0.1:0",
         "--plaintext",
         "--rds-url=https://rds",
         "--rds-password-file=/secret",

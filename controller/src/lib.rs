@@ -21,6 +21,7 @@
 pub mod agents;
 pub mod app;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 pub mod csi;
 pub mod engine;

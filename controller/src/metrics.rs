@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use cleat_core::RdsError;
+use cleat_runtime::tls::Kind;
 use metrics::{counter, gauge, histogram};
 use tonic::Code;
 
@@ -216,6 +217,11 @@ pub(crate) fn sessions(open: usize) {
 /// An agent session has ended.
 pub(crate) fn session_ended(code: Code) {
     counter!("cleat_agent_sessions_ended_total", "code" => code_name(code)).increment(1);
+}
+
+/// A client was refused, on the listener for this kind.
+pub(crate) fn client_refused(kind: Kind) {
+    counter!("cleat_clients_refused_total", "listener" => kind.word()).increment(1);
 }
 
 /// A CSI call has been answered.

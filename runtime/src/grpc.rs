@@ -11,10 +11,15 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint, Server};
 
-use crate::tls::{ClientTransport, ServerTransport};
+use crate::tls::{ClientTlsArgs, ClientTransport, TlsError};
 
 /// How long a connect may take; a caller's own deadline is usually shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Calls that one connection may have under way: the sidecars' have some, one for each volume that moves.
+const STREAMS: u32 = 1024;
+/// All headers of one call.
+const HEADER_BYTES: u32 = 16 << 10;
 
 /// HTTP/2 keepalive: a ping each `interval`, also while nothing is under way; the connection is dropped when
 /// one is not answered within `timeout`.
@@ -40,11 +45,62 @@ pub trait Dial: Send + Sync {
 }
 
 /// A connect under way.
-pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, tonic::transport::Error>> + Send + 'a>>;
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, DialError>> + Send + 'a>>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The files of our own side cannot be used (any more).
+    #[error("our certificates")]
+    Tls(#[from] TlsError),
+    /// They can be read, but do not make a configuration.
+    #[error(transparent)]
+    Transport(#[from] TransportError),
+    /// The other side cannot be reached, or is not who it should be.
+    #[error(transparent)]
+    Connect(#[from] tonic::transport::Error),
+}
 
 impl Dial for Endpoint {
     fn dial(&self) -> Dialling<'_> {
-        Box::pin(self.connect())
+        Box::pin(async { Ok(self.connect().await?) })
+    }
+}
+
+/// An endpoint whose certificates are read again for each connection, as they may have been renewed. No TLS session
+/// is carried from one connection to the next.
+#[derive(Clone, Debug)]
+pub struct Renewing {
+    address: String,
+    tls: ClientTlsArgs,
+    keepalive: Keepalive,
+}
+
+impl Renewing {
+    /// For `address`, which is `HOST:PORT`.
+    ///
+    /// # Errors
+    /// If it cannot be dialled so as things are now.
+    pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, DialError> {
+        let dial = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
+        dial.endpoint()?;
+        Ok(dial)
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, DialError> {
+        Ok(endpoint(&self.address, &self.tls.load()?, self.keepalive)?)
+    }
+}
+
+impl Dial for Renewing {
+    fn dial(&self) -> Dialling<'_> {
+        Box::pin(async {
+            let own = self.clone();
+            let read = tokio::task::spawn_blocking(move || own.endpoint()).await;
+            // The task can only have panicked; the next dial tries again.
+            let endpoint = read.unwrap_or_else(|_| self.endpoint())?;
+            Ok(endpoint.connect().await?)
+        })
     }
 }
 
@@ -71,21 +127,15 @@ pub enum TransportError {
     },
 }
 
-/// A server with keepalive. Requests of one connection do not wait for each other.
-///
-/// # Errors
-/// If the TLS configuration does not work.
-pub fn server(transport: &ServerTransport, keepalive: Keepalive) -> Result<Server, TransportError> {
-    let server = Server::builder()
+/// A server with keepalive, and with limits on what one connection can hold open. Requests of one connection do not
+/// wait for each other. TLS, where there is any, is the listener's (see [`crate::listen`]).
+#[must_use]
+pub fn server(keepalive: Keepalive) -> Server {
+    Server::builder()
         .http2_keepalive_interval(Some(keepalive.interval))
         .http2_keepalive_timeout(Some(keepalive.timeout))
-        .tcp_nodelay(true);
-    match transport {
-        ServerTransport::Plaintext => Ok(server),
-        ServerTransport::Tls(config) => {
-            server.tls_config(config.as_ref().clone()).map_err(TransportError::Tls)
-        }
-    }
+        .http2_max_header_list_size(HEADER_BYTES)
+        .max_concurrent_streams(STREAMS)
 }
 
 /// An endpoint with keepalive for `address`, which is `HOST:PORT`.
@@ -136,7 +186,6 @@ mod tests {
     use tonic_health::pb::health_client::HealthClient;
 
     use super::*;
-    use crate::tls::{ClientTlsArgs, ServerTlsArgs};
     use crate::unix::UnixIncoming;
 
     async fn answers(endpoint: Endpoint) -> bool {
@@ -152,8 +201,7 @@ mod tests {
         let stop = CancellationToken::new();
         let (_, health) = tonic_health::server::health_reporter();
         let serving = tokio::spawn(
-            server(&ServerTransport::Plaintext, Keepalive::default())
-                .expect("server")
+            server(Keepalive::default())
                 .add_service(health)
                 .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()),
         );
@@ -162,46 +210,5 @@ mod tests {
         serving.await.expect("no panic").expect("stops cleanly");
         assert!(!path.exists());
         assert!(unix_endpoint(Path::new("relative.sock"), Keepalive::default()).is_err());
-    }
-
-    #[tokio::test]
-    async fn mutual_tls_admits_only_a_client_with_a_certificate() {
-        let dir = tempfile::tempdir().expect("dir");
-        let made = rcgen::generate_simple_self_signed(["cleat.test".to_owned()]).expect("certificate");
-        let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
-        std::fs::write(&cert, made.cert.pem()).expect("write");
-        std::fs::write(&key, made.signing_key.serialize_pem()).expect("write");
-        let tls = ServerTlsArgs {
-            tls_cert: Some(cert.clone()),
-            tls_key: Some(key.clone()),
-            tls_client_ca: Some(cert.clone()),
-            plaintext: false,
-        };
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
-        let address = listener.local_addr().expect("address").to_string();
-        let (_, health) = tonic_health::server::health_reporter();
-        let serving = tokio::spawn(
-            server(&tls.load().expect("files"), Keepalive::default())
-                .expect("server")
-                .add_service(health)
-                .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)),
-        );
-        let mut client = ClientTlsArgs {
-            tls_ca: Some(cert.clone()),
-            tls_cert: Some(cert),
-            tls_key: Some(key),
-            tls_server_name: Some("cleat.test".into()),
-            plaintext: false,
-        };
-        let with = endpoint(&address, &client.load().expect("files"), Keepalive::default());
-        assert!(answers(with.expect("endpoint")).await);
-        (client.tls_cert, client.tls_key) = (None, None);
-        let without = endpoint(&address, &client.load().expect("files"), Keepalive::default());
-        let refused = match without.expect("endpoint").connect().await {
-            Err(_) => true,
-            Ok(channel) => HealthClient::new(channel).check(HealthCheckRequest::default()).await.is_err(),
-        };
-        assert!(refused);
-        serving.abort();
     }
 }

@@ -8,6 +8,8 @@
 pub mod exit;
 pub mod grpc;
 pub mod http;
+pub mod hush;
+pub mod listen;
 pub mod logs;
 pub mod program;
 pub mod readiness;

@@ -9,8 +9,7 @@ pub mod request;
 
 use cleat_proto::csi::v1::identity_server::IdentityServer;
 use cleat_proto::csi::v1::node_server::NodeServer;
-use cleat_runtime::grpc::{self, Keepalive, TransportError};
-use cleat_runtime::tls::ServerTransport;
+use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::unix::UnixIncoming;
 use tokio_util::sync::CancellationToken;
 
@@ -21,16 +20,10 @@ use crate::volume::host::Host;
 pub use identity::Identity;
 pub use node::Node;
 
-/// Why CSI is not served (any more).
+/// Why CSI is not served any more.
 #[derive(Debug, thiserror::Error)]
-pub enum ServeError {
-    /// The server cannot be configured.
-    #[error("the CSI server cannot be set up")]
-    Setup(#[from] TransportError),
-    /// The server failed.
-    #[error("the CSI server failed")]
-    Serve(#[from] tonic::transport::Error),
-}
+#[error("the CSI server failed")]
+pub struct ServeError(#[from] tonic::transport::Error);
 
 /// Serves until told to stop; calls that are under way are answered first.
 ///
@@ -46,7 +39,7 @@ pub async fn serve<H: Host>(
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<NodeServer<Node<H>>>().await;
     reporter.set_serving::<IdentityServer<Identity>>().await;
-    grpc::server(&ServerTransport::Plaintext, Keepalive::default())?
+    grpc::server(Keepalive::default())
         .add_service(health)
         .add_service(IdentityServer::new(Identity::new(driver_name)))
         .add_service(NodeServer::new(Node::new(node_id, fleet)))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::agent_session_client::AgentSessionClient;
+use cleat_runtime::grpc::DialError;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,7 +35,7 @@ const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     #[error("the controller cannot be reached")]
-    Unreachable(#[source] tonic::transport::Error),
+    Unreachable(#[source] DialError),
     #[error("the controller did not accept the session: {} ({:?})", .0.message(), .0.code())]
     Refused(tonic::Status),
     #[error("the controller gave no {0} in time")]

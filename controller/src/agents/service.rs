@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{Ending, Talk};
 use super::{LastWords, Sessions};
+use crate::clients::Caller;
 use crate::engine::Engine;
 use crate::metrics;
 
@@ -70,9 +71,9 @@ impl AgentSession for AgentSessions {
         &self,
         request: Request<Streaming<wire::FromAgent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let from = request.remote_addr().map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        let caller = Caller::of(&request)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
-        tokio::spawn(supervise(Arc::clone(&self.shared), request.into_inner(), out, from));
+        tokio::spawn(supervise(Arc::clone(&self.shared), request.into_inner(), out, caller));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
@@ -82,10 +83,11 @@ async fn supervise(
     shared: Arc<Shared>,
     inbound: Streaming<wire::FromAgent>,
     out: mpsc::Sender<Result<wire::ToAgent, Status>>,
-    from: String,
+    caller: Caller,
 ) {
     let (known, mut introduced) = mpsc::unbounded_channel::<(NodeId, SessionId)>();
-    let talk = Talk::new(Arc::clone(&shared), inbound, out.clone(), known);
+    let from = caller.name();
+    let talk = Talk::new(Arc::clone(&shared), inbound, out.clone(), caller, known);
     let ending = tokio::spawn(talk.run())
         .await
         .unwrap_or_else(|panicked| Ending(Status::internal(format!("the session's task ended: {panicked}"))));

@@ -4,7 +4,7 @@
 //! status that says why, always: malformed message, silence, refused by the core, cut off, shutdown.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cleat_core::{Event, NodeId, SessionId};
 use cleat_proto::cleat::v1 as wire;
@@ -16,6 +16,7 @@ use super::registry::Order;
 use super::service::Shared;
 use super::settings::millis;
 use super::wire as checked;
+use crate::clients::Caller;
 use crate::engine::Ended;
 use crate::metrics::{self, Part};
 
@@ -54,6 +55,8 @@ pub(super) struct Talk {
     shared: Arc<Shared>,
     inbound: Streaming<wire::FromAgent>,
     out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    /// Whose certificate the stream came with.
+    caller: Caller,
     /// Told once, as soon as the core may know of the session.
     known: mpsc::UnboundedSender<(NodeId, SessionId)>,
 }
@@ -72,9 +75,10 @@ impl Talk {
         shared: Arc<Shared>,
         inbound: Streaming<wire::FromAgent>,
         out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+        caller: Caller,
         known: mpsc::UnboundedSender<(NodeId, SessionId)>,
     ) -> Self {
-        Self { shared, inbound, out, known }
+        Self { shared, inbound, out, caller, known }
     }
 
     pub(super) async fn run(mut self) -> Ending {
@@ -98,6 +102,7 @@ impl Talk {
             return Err(Status::invalid_argument("the first message of a session must be Hello").into());
         };
         let introduced = checked::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
+        self.may_speak_for(&introduced.node)?;
         let (node, session) = (introduced.node, self.shared.next_id());
         let boot_id = introduced.identity.boot_id.clone();
         let orders = self.shared.sessions.open(session.clone(), node.clone());
@@ -136,7 +141,21 @@ impl Talk {
         Ok(line)
     }
 
+    /// A node is what its certificate says; what Hello says of it has to be the same.
+    fn may_speak_for(&self, node: &NodeId) -> Result<(), Ending> {
+        match &self.caller {
+            Caller::Known { name, .. } if name != node.as_str() => Err(Status::permission_denied(format!(
+                "the certificate is that of node {name} (cleat://node/{name}), and Hello says node {node}: give this \
+                 agent --node-id {name}, or a certificate with the URI cleat://node/{node}"
+            ))
+            .into()),
+            Caller::Known { .. } | Caller::Anybody { .. } => Ok(()),
+        }
+    }
+
     async fn talk(&mut self, mut line: Line) -> Ending {
+        let over = proof_is_over(self.caller.clone());
+        tokio::pin!(over);
         let mut beats = tokio::time::interval(self.shared.sessions.settings().heartbeat_interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0;
@@ -148,6 +167,7 @@ impl Talk {
             let turn = tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => Err(stopping()),
+                ending = &mut over => Err(ending),
                 // The agent's side of the stream may be open long after its side for our answers is gone.
                 () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
                 _ = beats.tick() => {
@@ -291,6 +311,19 @@ fn account(node: &NodeId, answer: &checked::Answer) {
             }
         }
     }
+}
+
+/// Returns when what proves the other end's name has expired.
+async fn proof_is_over(caller: Caller) -> Ending {
+    let Caller::Known { name, until: Some(until) } = caller else {
+        return std::future::pending().await;
+    };
+    tokio::time::sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
+    Status::unauthenticated(format!(
+        "a certificate of this session has expired, that of cleat://node/{name} or the controller's: dial again with one \
+         that is valid"
+    ))
+    .into()
 }
 
 fn stopping() -> Ending {

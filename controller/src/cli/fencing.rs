@@ -56,8 +56,8 @@ pub enum FencingError {
     SecretKey(#[from] KeyError),
     /// Secrets would go over the network in clear.
     #[error(
-        "--secret-key-file with --plaintext: secrets go to agents over TLS only. Give --tls-cert, --tls-key and \
-         --tls-client-ca, or leave the key out"
+        "--secret-key-file with --plaintext: secrets go to agents over TLS only. Give --tls-cert, --tls-key, \
+         --agent-client-ca and --operator-client-ca, or leave the key out"
     )]
     SecretsInClear,
     /// Lists are asked for, and the probe has found that they are none.

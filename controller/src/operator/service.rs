@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::{ghosts, info, watch};
 use crate::agents::LastWords;
+use crate::clients::Caller;
 use crate::csi::refusal_code;
 use crate::engine::{Ended, Engine, Failed};
 
@@ -42,19 +43,18 @@ fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
     move |error| Status::invalid_argument(format!("{field}: {error}"))
 }
 
-/// The longest that a name or a reason may be; both are kept with every evidence that rests on them.
+/// The longest that a reason may be; it is kept with every evidence that rests on it.
 const WORDS_BYTES: usize = 500;
 
-/// Whose word it is, and why. Neither may be left out: that is all there will be to ask about later.
-fn word(by: String, reason: String) -> Result<Word, Status> {
-    for (field, text) in [("by", &by), ("reason", &reason)] {
-        if text.trim().is_empty() || text.len() > WORDS_BYTES || text.chars().any(char::is_control) {
-            return Err(Status::invalid_argument(format!(
-                "{field}: must be given, as one line of at most {WORDS_BYTES} bytes"
-            )));
-        }
+/// Whose word it is, and why: the first is what the caller's certificate says, the second may not be left out. That is
+/// all there will be to ask about later.
+fn word(caller: &Caller, reason: String) -> Result<Word, Status> {
+    if reason.trim().is_empty() || reason.len() > WORDS_BYTES || reason.chars().any(char::is_control) {
+        return Err(Status::invalid_argument(format!(
+            "reason {reason:?}: must be given, as one line of at most {WORDS_BYTES} bytes"
+        )));
     }
-    Ok(Word { by: by.trim().to_owned(), reason: reason.trim().to_owned() })
+    Ok(Word { by: caller.name(), reason: reason.trim().to_owned() })
 }
 
 fn panicked(error: tokio::task::JoinError) -> Status {
@@ -142,10 +142,11 @@ impl Operator for Operators {
         &self,
         request: Request<wire::FenceRequest>,
     ) -> Result<Response<wire::FenceResponse>, Status> {
-        let wire::FenceRequest { volume_id, node_id, by, reason } = request.into_inner();
+        let caller = Caller::of(&request)?;
+        let wire::FenceRequest { volume_id, node_id, reason } = request.into_inner();
         let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
-        let word = word(by, reason)?;
+        let word = word(&caller, reason)?;
         tracing::warn!(%volume, %node, by = word.by, reason = word.reason, "a person wants a fence");
         let (engine, id) = (self.engine.clone(), volume.clone());
         // In a task of its own: it goes on when the caller has gone.
@@ -161,9 +162,10 @@ impl Operator for Operators {
         &self,
         request: Request<wire::DeclareGoneRequest>,
     ) -> Result<Response<wire::DeclareGoneResponse>, Status> {
-        let wire::DeclareGoneRequest { node_id, by, reason } = request.into_inner();
+        let caller = Caller::of(&request)?;
+        let wire::DeclareGoneRequest { node_id, reason } = request.into_inner();
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
-        let word = word(by, reason)?;
+        let word = word(&caller, reason)?;
         tracing::warn!(%node, by = word.by, reason = word.reason, "a person says that a node is gone");
         let engine = self.engine.clone();
         let declaring = tokio::spawn(async move { engine.declare_gone(node, word).await });

@@ -7,10 +7,11 @@ use cleat_controller::app::{AppError, Stored};
 use cleat_controller::clock::Clock;
 use cleat_controller::engine::{EngineError, Records};
 use cleat_controller::store::{Change, CommitError, Store};
+use cleat_runtime::tls::ClientTransport;
 use tonic::Code;
 
 use crate::agent::Host;
-use crate::world::{RWO, World, eventually};
+use crate::world::{RWO, World, dial, eventually};
 
 #[tokio::test]
 async fn absent_and_unreachable_are_two_things() {
@@ -167,7 +168,9 @@ async fn a_stop_answers_those_who_wait_and_ends_in_time() {
     let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
     agent.told_to_attach("pvc-1").await;
     // As a load balancer would: a stream that nobody of ours ends.
-    let mut health = tonic_health::pb::health_client::HealthClient::new(world.channel().await);
+    let mut health = tonic_health::pb::health_client::HealthClient::new(
+        dial(world.operators_at(), &ClientTransport::Plaintext).await,
+    );
     let request = tonic_health::pb::HealthCheckRequest::default();
     let mut watch = health.watch(request).await.unwrap().into_inner();
     assert!(watch.message().await.unwrap().is_some());

@@ -14,7 +14,7 @@ use wire::to_agent::Kind;
 use wire::volume_state::Phase;
 
 use crate::agent::{Agent, Host};
-use crate::operators::cleatctl;
+use crate::operators::{cleatctl, cleatctl_of};
 use crate::world::{Csi, RWO, RWX, World, block, eventually, publish_request};
 
 const ACL: Target = Target {
@@ -28,6 +28,7 @@ const ACL: Target = Target {
 /// A controller that fences soon, at a target that can do this.
 async fn world(target: Target) -> World {
     let mut world = World::new();
+    world.secure();
     world.core.target = target;
     world.core.fence_after_ms = 300;
     world.core.request_limit_ms = 4_000;
@@ -111,7 +112,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_ca
     let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
     assert!(volumes.contains("Draining (fence: refused)"), "{volumes}");
 
-    let declare = ["node", "declare-gone", "node-a", "--reason", "rack 4 burnt", "--by", "alice"];
+    let declare = ["node", "declare-gone", "node-a", "--reason", "rack 4 burnt"];
     let (code, said, complaint) = cleatctl(&world, &declare).await;
     assert_eq!(code, Some(0), "{said}{complaint}");
     csi.unpublish("vm-1", "node-a").await.unwrap();
@@ -128,8 +129,8 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     let csi = world.csi().await;
     let [(a, _one), _b] = attached(&world, &csi).await;
     *a.on_detach.lock().unwrap() = crate::agent::OnDetach::Busy("pid 7 (qemu)");
-    let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs", "--by", "bob"];
-    let (code, said, complaint) = cleatctl(&world, &fence).await;
+    let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs"];
+    let (code, said, complaint) = cleatctl_of(&world, "bob", &fence).await;
     assert_eq!(code, Some(0), "{said}{complaint}");
     assert!(said.contains("It is proven that node node-a cannot write to volume vm-1."), "{said}");
     // And afterwards, by the record.
@@ -318,7 +319,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     elsewhere.staging.push(staging);
     two.say(wire::from_agent::Kind::Delta(elsewhere)).await;
     let twin = Host::new("node-c", 1);
-    let turned_away = Agent::dial(world.channel().await, &twin).await.ended().await;
+    let turned_away = world.dial(&twin).await.ended().await;
     assert_eq!(turned_away.code(), Code::FailedPrecondition);
     let expected = [
         ("session-without-grant", "node-b"),

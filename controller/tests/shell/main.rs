@@ -5,6 +5,7 @@
 
 mod agent;
 mod attach;
+mod certificates;
 mod export_off;
 mod failures;
 mod fencing;
@@ -14,4 +15,5 @@ mod rds;
 mod restart;
 mod sessions;
 mod storm;
+mod trust;
 mod world;

@@ -84,8 +84,16 @@ async fn what_is_not_known_is_said_so() {
 
 /// Runs `cleatctl` against the world; gives exit code, standard output and standard error.
 pub async fn cleatctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
+    cleatctl_of(world, "alice", words).await
+}
+
+/// The same as this operator, where there is TLS.
+pub async fn cleatctl_of(world: &World, name: &str, words: &[&str]) -> (Option<i32>, String, String) {
+    let certificates = world.certificates.as_ref();
+    let tls = certificates.map_or_else(|| vec!["--plaintext".to_owned()], |made| made.cleatctl(name));
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cleatctl"))
-        .args(["--controller", &world.address().to_string(), "--plaintext"])
+        .args(["--controller", &world.operators_at().to_string()])
+        .args(tls)
         .args(words)
         .stdin(Stdio::null())
         .output();

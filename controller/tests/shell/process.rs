@@ -36,7 +36,8 @@ fn command(dir: &Path, more: &[&str]) -> Command {
     let path = |name: &str| dir.join(name).display().to_string();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cleat-controller"));
     command
-        .args(["--csi-socket", &path("csi.sock"), "--grpc-listen", "127.0.0.1:0", "--plaintext"])
+        .args(["--csi-socket", &path("csi.sock"), "--agent-listen", "127.0.0.1:0"])
+        .args(["--operator-listen", "127.0.0.1:0", "--plaintext"])
         .args(["--store", &format!("file:{}", path("records")), "--rds-password-file", &path("password")])
         .args(["--rds-files", "/pool/cleat", "--host-acl", "list"])
         .args(["--rds-portal", "10.77.1.1:4420", "--rds-portal", "10.77.2.1:4420"])
@@ -81,7 +82,7 @@ impl Process {
     }
 
     async fn agent(&self, host: &std::sync::Arc<Host>) -> Agent {
-        let address: SocketAddr = self.field("address").parse().unwrap();
+        let address: SocketAddr = self.field("agents").parse().unwrap();
         let endpoint = endpoint(&address.to_string(), &ClientTransport::Plaintext, Keepalive::default());
         Agent::dial(endpoint.unwrap().connect().await.unwrap(), host).await.up().await
     }

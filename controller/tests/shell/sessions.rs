@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
-use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
 use tonic::Code;
 use wire::volume_state::Phase;
 
-use crate::agent::{Agent, Host};
+use crate::agent::Host;
 use crate::world::{RWO, World, eventually};
 
 async fn node(world: &World, name: &str) -> Option<wire::NodeInfo> {
@@ -33,7 +32,7 @@ async fn an_agent_that_does_not_fit_is_told_why() {
     for (spoil, code, words) in cases {
         let host = Host::new("node-a", 1);
         spoil(&mut host.hello.lock().unwrap());
-        let status = Agent::dial(world.channel().await, &host).await.ended().await;
+        let status = world.dial(&host).await.ended().await;
         assert_eq!(status.code(), code, "{status:?}");
         for word in words {
             assert!(status.message().contains(word), "{status:?} should say {word}");
@@ -46,7 +45,7 @@ async fn an_agent_that_does_not_fit_is_told_why() {
 async fn two_nodes_with_one_identity_are_told_apart_by_name() {
     let world = World::started().await;
     let _first = world.agent(&Host::new("node-a", 1)).await;
-    let second = Agent::dial(world.channel().await, &Host::new("node-b", 1)).await.ended().await;
+    let second = world.dial(&Host::new("node-b", 1)).await.ended().await;
     assert_eq!(second.code(), Code::FailedPrecondition);
     assert!(second.message().contains("node-a") && second.message().contains("node-b"), "{second:?}");
 }
@@ -125,44 +124,4 @@ async fn a_volume_that_nobody_granted_is_a_ghost_that_keeps_others_out() {
     let created = csi.create("pvc-1").await.unwrap_err();
     assert_eq!(created.code(), Code::FailedPrecondition, "{created:?}");
     assert!(created.message().contains("node-a"), "{created:?}");
-}
-
-#[tokio::test]
-async fn sessions_and_operators_go_over_mutual_tls() {
-    let mut world = World::new();
-    let made = rcgen::generate_simple_self_signed(["cleat.test".to_owned()]).unwrap();
-    let (cert, key) = (world.dir.path().join("cert.pem"), world.dir.path().join("key.pem"));
-    std::fs::write(&cert, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let server = ServerTlsArgs {
-        tls_cert: Some(cert.clone()),
-        tls_key: Some(key.clone()),
-        tls_client_ca: Some(cert.clone()),
-        plaintext: false,
-    };
-    let mut client = ClientTlsArgs {
-        tls_ca: Some(cert.clone()),
-        tls_cert: Some(cert),
-        tls_key: Some(key),
-        tls_server_name: Some("cleat.test".into()),
-        plaintext: false,
-    };
-    world.transport = server.load().unwrap();
-    world.client = client.load().unwrap();
-    world.start().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
-    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
-    assert_eq!(node(&world, "node-a").await.unwrap().session, "connected");
-
-    (client.tls_cert, client.tls_key) = (None, None);
-    for stranger in [client.load().unwrap(), ClientTransport::Plaintext] {
-        let address = world.address().to_string();
-        let endpoint = cleat_runtime::grpc::endpoint(&address, &stranger, Default::default()).unwrap();
-        let Ok(channel) = endpoint.connect().await else { continue };
-        let mut operator = wire::operator_client::OperatorClient::new(channel);
-        assert!(operator.list_nodes(wire::ListNodesRequest {}).await.is_err());
-    }
 }

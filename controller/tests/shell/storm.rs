@@ -171,7 +171,7 @@ async fn storm(seed: u64) {
     for (volume, _) in VOLUMES {
         csi.create(volume).await.unwrap();
     }
-    let (moved, address) = watch::channel(world.address());
+    let (moved, address) = watch::channel(world.agents_at());
     let (calm, storming) = watch::channel(false);
     let seeds = |number: u64| Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(number));
     let agents: Vec<_> = hosts
@@ -193,7 +193,7 @@ async fn storm(seed: u64) {
         tokio::time::sleep(random.millis(300, 1200)).await;
         world.kill();
         world.start().await;
-        moved.send_replace(world.address());
+        moved.send_replace(world.agents_at());
     }
     for caller in callers {
         caller.await.unwrap_or_else(|error| panic!("seed {seed:#x}: {error}"));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cleat_controller::agents::{PathPolicy, Settings};
 use cleat_controller::app::{self, AppError, Parts, Stored};
+use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::store::StoreSpec;
@@ -14,19 +15,20 @@ use cleat_proto::cleat::v1 as wire;
 use cleat_proto::csi::v1 as csi;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint, unix_endpoint};
-use cleat_runtime::tls::{ClientTransport, ServerTransport};
+use cleat_runtime::listen::{Limits, Listener};
+use cleat_runtime::tls::{ClientTransport, Kind, ServerTlsArgs, ServerTransport};
 use cleat_runtime::unix::UnixIncoming;
 use csi::controller_client::ControllerClient;
 use csi::identity_client::IdentityClient;
 use csi::volume_capability::access_mode::Mode;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Status;
 use tonic::transport::Channel;
 use wire::operator_client::OperatorClient;
 
 use crate::agent::{Agent, Host};
+use crate::certificates::Certificates;
 use crate::rds::FakeRds;
 
 pub const PREFIX: &str = "nqn.2026-01.io.cleat:";
@@ -45,14 +47,17 @@ pub struct World {
     pub rds: Arc<FakeRds>,
     pub agents: Settings,
     pub core: cleat_core::Config,
-    pub transport: ServerTransport,
-    pub client: ClientTransport,
+    /// What the controller is told of TLS. Without, there is none, and everybody is taken for who it says it is.
+    pub server: Option<ServerTlsArgs>,
+    /// What everybody else dials with.
+    pub certificates: Option<Certificates>,
     running: Option<Running>,
 }
 
 struct Running {
     runtime: tokio::runtime::Runtime,
-    grpc: SocketAddr,
+    agents: SocketAddr,
+    operators: SocketAddr,
     context: Context,
     ended: oneshot::Receiver<Result<(), AppError>>,
 }
@@ -79,10 +84,17 @@ impl World {
                 retry_ms: 100,
                 ..cleat_core::Config::default()
             },
-            transport: ServerTransport::Plaintext,
-            client: ClientTransport::Plaintext,
+            server: None,
+            certificates: None,
             running: None,
         }
+    }
+
+    /// From its start on everybody is who a certificate says.
+    pub fn secure(&mut self) -> &Certificates {
+        let made = Certificates::make(self.dir.path());
+        self.server = Some(made.server());
+        self.certificates.insert(made)
     }
 
     /// With a controller that runs.
@@ -119,14 +131,23 @@ impl World {
     pub async fn start_with(&mut self, stored: Stored, clock: Clock) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let (socket, transport) = (self.socket(), self.transport.clone());
+        let socket = self.socket();
+        let transport = |kind| match &self.server {
+            None => ServerTransport::Plaintext,
+            Some(tls) => tls.load(kind, ([127, 0, 0, 1], 0).into()).unwrap(),
+        };
+        let transports = [transport(Kind::Node), transport(Kind::Operator)];
         let (rds, agents, core) = (Arc::clone(&self.rds), self.agents.clone(), self.core.clone());
         let context = Context::default();
         let (addressed, address) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
         let within = context.clone();
         runtime.spawn(async move {
-            let grpc = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let clients = Clients::from(&transports[0]);
+            let [agents_at, operators_at] = transports.map(|transport| {
+                Listener::bind("test", ([127, 0, 0, 1], 0).into(), transport, Limits::of_process())
+            });
+            let (agents_at, operators_at) = (agents_at.await.unwrap(), operators_at.await.unwrap());
             // A socket of a controller that was killed a moment ago may still answer.
             let csi = loop {
                 match UnixIncoming::bind(&socket).await {
@@ -134,7 +155,7 @@ impl World {
                     Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
                 }
             };
-            addressed.send(grpc.local_addr().unwrap()).unwrap();
+            addressed.send((agents_at.address(), operators_at.address())).unwrap();
             let serving =
                 Serving { nqn_prefix: PREFIX.into(), portals: vec!["10.0.1.100:4420".parse().unwrap()] };
             let parts = Parts {
@@ -146,13 +167,15 @@ impl World {
                 core,
                 driver_name: "cleat.io".into(),
                 csi,
-                grpc: TcpListenerStream::new(grpc),
-                transport,
+                agents_at: agents_at.incoming(within.stop.clone()),
+                operators_at: operators_at.incoming(within.stop.clone()),
+                clients,
             };
             let _ = tell.send(app::serve(parts, clock, within).await);
         });
-        let grpc = tokio::time::timeout(Duration::from_secs(10), address).await.unwrap().unwrap();
-        self.running = Some(Running { runtime, grpc, context, ended });
+        let address = tokio::time::timeout(Duration::from_secs(10), address).await.unwrap().unwrap();
+        let (agents, operators) = address;
+        self.running = Some(Running { runtime, agents, operators, context, ended });
         self.ready().await;
     }
 
@@ -189,22 +212,36 @@ impl World {
         ended.expect("it ends in time").expect("it does not panic")
     }
 
-    pub fn address(&self) -> SocketAddr {
-        self.running.as_ref().expect("it runs").grpc
+    pub fn agents_at(&self) -> SocketAddr {
+        self.running.as_ref().expect("it runs").agents
     }
 
-    pub async fn channel(&self) -> Channel {
-        let address = self.address().to_string();
-        endpoint(&address, &self.client, Keepalive::default()).unwrap().connect().await.unwrap()
+    pub fn operators_at(&self) -> SocketAddr {
+        self.running.as_ref().expect("it runs").operators
+    }
+
+    /// A channel for the agent of a host, which dials with its own certificate.
+    pub async fn channel(&self, host: &Host) -> Channel {
+        let name = host.hello.lock().unwrap().node_id.clone();
+        let certificates = self.certificates.as_ref();
+        dial(self.agents_at(), &certificates.map_or(ClientTransport::Plaintext, |made| made.node(&name)))
+            .await
+    }
+
+    /// The agent of a host, whatever comes of it.
+    pub async fn dial(&self, host: &Arc<Host>) -> Agent {
+        Agent::dial(self.channel(host).await, host).await
     }
 
     /// An agent that is up.
     pub async fn agent(&self, host: &Arc<Host>) -> Agent {
-        Agent::dial(self.channel().await, host).await.up().await
+        self.dial(host).await.up().await
     }
 
     pub async fn operator(&self) -> OperatorClient<Channel> {
-        OperatorClient::new(self.channel().await)
+        let certificates = self.certificates.as_ref();
+        let transport = certificates.map_or(ClientTransport::Plaintext, |made| made.operator("alice"));
+        OperatorClient::new(dial(self.operators_at(), &transport).await)
     }
 
     pub async fn csi(&self) -> Csi {
@@ -218,6 +255,10 @@ impl Drop for World {
             running.runtime.shutdown_background();
         }
     }
+}
+
+pub async fn dial(address: SocketAddr, transport: &ClientTransport) -> Channel {
+    endpoint(&address.to_string(), transport, Keepalive::default()).unwrap().connect().await.unwrap()
 }
 
 /// Whether whoever serves the socket says that it is ready.

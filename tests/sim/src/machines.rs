@@ -11,7 +11,7 @@ use turmoil::Sim;
 use crate::chance::Chance;
 use crate::net::Nic;
 use crate::process::Process;
-use crate::programs::{self, AGENTS_PORT, CONTROLLER, CSI_PORT};
+use crate::programs::{self, AGENTS_PORT, CONTROLLER, CSI_PORT, OPERATORS_PORT};
 use crate::world::{NODES, NodeIx, Planted, Universe};
 
 /// A program.
@@ -58,7 +58,7 @@ impl Machines {
             });
             std::io::Result::Ok(Machine { nic, disk, process: None })
         };
-        let controller = machine(CONTROLLER, &[CSI_PORT, AGENTS_PORT], sim)?;
+        let controller = machine(CONTROLLER, &[CSI_PORT, AGENTS_PORT, OPERATORS_PORT], sim)?;
         let agents = NODES.iter().map(|name| machine(name, &[], sim)).collect::<Result<_, _>>()?;
         let (universe, scratch) = (universe.clone(), scratch.to_owned());
         let chance = Chance::new(seed, "machines");

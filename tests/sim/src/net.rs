@@ -181,14 +181,14 @@ impl Dial for Dialler {
                 let connector = tower::service_fn(move |_: Uri| async move {
                     TcpStream::connect((host, port)).await.map(TokioIo::new)
                 });
-                Box::pin(self.endpoint.connect_with_connector(connector))
+                Box::pin(async move { Ok(self.endpoint.connect_with_connector(connector).await?) })
             }
             Some(nic) => {
                 let connector = tower::service_fn(move |_: Uri| {
                     let nic = nic.clone();
                     async move { nic.dial(host, port).await.map(TokioIo::new) }
                 });
-                Box::pin(self.endpoint.connect_with_connector(connector))
+                Box::pin(async move { Ok(self.endpoint.connect_with_connector(connector).await?) })
             }
         }
     }

@@ -16,7 +16,7 @@ use wire::operator_client::OperatorClient;
 use crate::chance::Chance;
 use crate::faults::FAULTS_END;
 use crate::net::Dialler;
-use crate::programs::{AGENTS_PORT, CONTROLLER, controller_endpoint};
+use crate::programs::{CONTROLLER, OPERATORS_PORT, controller_endpoint};
 use crate::world::{NODES, NodeIx, Planted, Universe, VOLUMES, VolumeIx, volume_id};
 
 /// How long one call may take.
@@ -40,7 +40,7 @@ impl Operator {
     #[must_use]
     pub fn new(universe: Universe, seed: u64) -> Self {
         let chance = Chance::new(seed, "operator");
-        let dialler = Dialler::new(controller_endpoint(), CONTROLLER, AGENTS_PORT);
+        let dialler = Dialler::new(controller_endpoint(), CONTROLLER, OPERATORS_PORT);
         Self { universe, chance, dialler, channel: None }
     }
 
@@ -110,7 +110,6 @@ impl Operator {
         let request = wire::FenceRequest {
             volume_id: volume_id(volume),
             node_id: NODES[node].into(),
-            by: "operator".into(),
             reason: "it behaves oddly".into(),
         };
         for _ in 0..TRIES {
@@ -127,11 +126,8 @@ impl Operator {
     async fn declare_gone(&mut self, node: NodeIx) {
         let what = format!("{} is gone", NODES[node]);
         self.universe.lock().said_to_be_gone(node);
-        let request = wire::DeclareGoneRequest {
-            node_id: NODES[node].into(),
-            by: "operator".into(),
-            reason: "it burnt down".into(),
-        };
+        let request =
+            wire::DeclareGoneRequest { node_id: NODES[node].into(), reason: "it burnt down".into() };
         // It is said again before long, whatever the answer.
         let said =
             self.call(&what, async |client| client.declare_gone(request.clone()).await.map(drop)).await;

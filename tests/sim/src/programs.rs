@@ -13,6 +13,7 @@ use cleat_agent::volume::watch::Watch;
 use cleat_agent::volume::{Fleet, Identity, Shared, Times};
 use cleat_controller::agents::{PathPolicy, Settings};
 use cleat_controller::app::{self, Parts, Stored};
+use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::engine::read_records;
@@ -25,7 +26,7 @@ use cleat_host::{HostId, HostNqn};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint};
-use cleat_runtime::tls::{ClientTransport, ServerTransport};
+use cleat_runtime::tls::ClientTransport;
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
@@ -42,6 +43,8 @@ pub const CONTROLLER: &str = "controller";
 pub const CSI_PORT: u16 = 9_000;
 /// Where it serves agents.
 pub const AGENTS_PORT: u16 = 7_000;
+/// Where it serves the operator.
+pub const OPERATORS_PORT: u16 = 7_001;
 /// The longest that a write is taken to be held, in ms.
 const DRAIN_BOUND: u64 = 4_000;
 
@@ -97,8 +100,9 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
         core: config(target),
         driver_name: "cleat.io".into(),
         csi: Box::pin(nic.listen(CSI_PORT)),
-        grpc: Box::pin(nic.listen(AGENTS_PORT)),
-        transport: ServerTransport::Plaintext,
+        agents_at: Box::pin(nic.listen(AGENTS_PORT)),
+        operators_at: Box::pin(nic.listen(OPERATORS_PORT)),
+        clients: Clients::Anybody,
     };
     app::serve(parts, Clock::at(UnixMillis(EPOCH_MS + now)), Context::default()).await?;
     Ok(())

@@ -39,8 +39,6 @@ pub(crate) enum AskError {
     Refused { address: String, status: Box<Status> },
     #[error("{0} things are not where they should be")]
     Ghosts(usize),
-    #[error("--by is not given, and who you are is not known here")]
-    Nameless,
     #[error("the answer cannot be written")]
     Output(#[source] std::io::Error),
 }

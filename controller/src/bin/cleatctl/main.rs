@@ -1,7 +1,7 @@
 //! `cleatctl`: what the controller knows, for people and for scripts.
 //!
 //! In come a command and the controller's address; out goes, on standard output, a table or JSON, and on standard
-//! error what went wrong. But for `fence` and `node declare-gone`, which need a reason and a name, it only asks.
+//! error what went wrong. But for `fence` and `node declare-gone`, which need a reason, it only asks.
 
 mod ask;
 mod explain;
@@ -29,7 +29,7 @@ use word::{Fence, NodeCommand};
 #[derive(Parser, Debug)]
 #[command(name = "cleatctl", version = cleat_runtime::VERSION)]
 struct Cli {
-    /// The controller's address for agents and operators
+    /// The controller's address for operators (its --operator-listen)
     #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
     controller: Option<String>,
 

@@ -1,7 +1,7 @@
 //! What is done on a person's word: to fence a node, to declare one gone.
 //!
-//! In come a node, a reason and a name; out goes the controller's answer. Both are kept with the evidence that rests
-//! on them, so neither is ever left out: without `--by` it is the login name.
+//! In come a node and a reason; out goes the controller's answer. The reason is kept with the evidence that rests on it,
+//! and so is who gave it: the name in the certificate with which the controller was called, never one that is typed.
 
 use std::time::Duration;
 
@@ -11,16 +11,12 @@ use super::ask::{AskError, Controller};
 use super::output::Output;
 use super::{explain, json};
 
-/// Who wants it, and why.
+/// Why it is wanted. Who wants it is what the certificate says.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Word {
     /// Why: kept with the evidence, and shown wherever that is
     #[arg(long, value_name = "TEXT")]
     reason: String,
-
-    /// Who says so [default: the login name]
-    #[arg(long, value_name = "NAME")]
-    by: Option<String>,
 }
 
 /// What to fence from what.
@@ -54,28 +50,14 @@ pub(crate) enum NodeCommand {
     },
 }
 
-impl Word {
-    fn spoken(self) -> Result<(String, String), AskError> {
-        let Self { reason, by } = self;
-        let by = by.or_else(login_name).ok_or(AskError::Nameless)?;
-        Ok((by, reason))
-    }
-}
-
-/// Who is logged in: behind sudo, who called it.
-fn login_name() -> Option<String> {
-    let called = std::env::var("SUDO_USER").ok().filter(|name| !name.is_empty());
-    called.or_else(|| nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name))
-}
-
 pub(crate) async fn fence(
     controller: &mut Controller,
     out: &mut Output,
     fence: Fence,
 ) -> Result<(), AskError> {
     let Fence { volume, node, word, wait } = fence;
-    let (by, reason) = word.spoken()?;
-    let request = wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), by, reason };
+    let request =
+        wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), reason: word.reason };
     let after = controller.fence(request, wait).await?;
     out.show(
         || serde_json::json!({"fenced": true, "volume": after.as_ref().map(json::volume)}),
@@ -96,8 +78,8 @@ pub(crate) async fn node(
 ) -> Result<(), AskError> {
     match command {
         NodeCommand::DeclareGone { node, word } => {
-            let (by, reason) = word.spoken()?;
-            controller.declare_gone(wire::DeclareGoneRequest { node_id: node.clone(), by, reason }).await?;
+            let request = wire::DeclareGoneRequest { node_id: node.clone(), reason: word.reason };
+            controller.declare_gone(request).await?;
             out.show(
                 || serde_json::json!({"declared_gone": node}),
                 || format!("Recorded: node {node} is gone. It is quarantined until its own agent shows otherwise."),

@@ -24,8 +24,9 @@ use super::certificates::Certificates;
 use super::rds::{BASE_PATH, PASSWORD, USER};
 use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, TargetView, Watch, WorldOptions, wait_for};
 
-/// Where the controller serves agents and operators, on the management network.
+/// Where the controller serves agents, on the management network.
 pub const AGENT_PORT: u16 = 7000;
+const OPERATOR_PORT: u16 = 7001;
 const METRICS_PORT: u16 = 9101;
 /// A signal that nothing survives has its effect within this time.
 const DYING: Duration = Duration::from_secs(10);
@@ -61,10 +62,10 @@ impl Controller {
         let operator = operator_endpoint(&certificates)?.connect_lazy();
         let (log, child) = (folder.join("controller.log"), Mutex::new(None));
         let cleatctl = vec![
-            format!("--controller={}", address()),
+            format!("--controller={}", address(OPERATOR_PORT)),
             format!("--tls-ca={}", certificates.ca.display()),
-            format!("--tls-cert={}", certificates.client.cert.display()),
-            format!("--tls-key={}", certificates.client.key.display()),
+            format!("--tls-cert={}", certificates.operator.cert.display()),
+            format!("--tls-key={}", certificates.operator.key.display()),
         ];
         let target = std::sync::Mutex::new(options.target.controller_args(folder)?);
         let folder = folder.to_owned();
@@ -181,10 +182,16 @@ impl Controller {
         &self.socket
     }
 
-    /// The address at which agents and operators dial it.
+    /// The address at which agents dial it.
     #[must_use]
     pub fn address(&self) -> String {
-        address()
+        address(AGENT_PORT)
+    }
+
+    /// The address at which operators dial it.
+    #[must_use]
+    pub fn operator_address(&self) -> String {
+        address(OPERATOR_PORT)
     }
 
     /// A CSI Controller client. It connects again by itself after a restart.
@@ -274,8 +281,8 @@ impl Drop for Controller {
     }
 }
 
-fn address() -> String {
-    format!("{}:{AGENT_PORT}", Network::Management.host_address())
+fn address(port: u16) -> String {
+    format!("{}:{port}", Network::Management.host_address())
 }
 
 fn operator_endpoint(certificates: &Certificates) -> anyhow::Result<Endpoint> {
@@ -284,8 +291,8 @@ fn operator_endpoint(certificates: &Certificates) -> anyhow::Result<Endpoint> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let tls = ClientTlsConfig::new()
         .ca_certificate(Certificate::from_pem(read(&certificates.ca)?))
-        .identity(Identity::from_pem(read(&certificates.client.cert)?, read(&certificates.client.key)?));
-    let endpoint = Endpoint::from_shared(format!("https://{}", address()))?.tls_config(tls)?;
+        .identity(Identity::from_pem(read(&certificates.operator.cert)?, read(&certificates.operator.key)?));
+    let endpoint = Endpoint::from_shared(format!("https://{}", address(OPERATOR_PORT)))?.tls_config(tls)?;
     Ok(endpoint
         .connect_timeout(Duration::from_secs(5))
         .http2_keep_alive_interval(Duration::from_secs(4))
@@ -304,11 +311,13 @@ fn arguments(
     let mut put = |name: &str, value: String| words.extend([format!("--{name}"), value]);
     let path = |path: &Path| path.display().to_string();
     put("csi-socket", path(socket));
-    put("grpc-listen", address());
+    put("agent-listen", address(AGENT_PORT));
+    put("operator-listen", address(OPERATOR_PORT));
     put("store", format!("file:{}", path(&folder.join("controller-state"))));
     put("tls-cert", path(&certificates.controller.cert));
     put("tls-key", path(&certificates.controller.key));
-    put("tls-client-ca", path(&certificates.ca));
+    put("agent-client-ca", path(&certificates.agent_ca));
+    put("operator-client-ca", path(&certificates.operator_ca));
     put("rds-url", format!("https://{}", Network::Management.address(RDS_NUMBER)));
     put("rds-user", USER.to_owned());
     put("rds-password-file", path(password));

@@ -124,7 +124,9 @@ impl World {
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let host = Network::Management.host_address().to_string();
         let rds_address = Network::Management.address(RDS_NUMBER).to_string();
-        let certificates = Certificates::make(&folder, &host, &rds_address)?;
+        let names = (0..options.nodes).map(node_name).collect::<anyhow::Result<Vec<_>>>()?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let certificates = Certificates::make(&folder, &host, &rds_address, &names)?;
         let controller = Controller::new(run.run_dir().path(), &folder, certificates.clone(), options)?;
         let kernels = Kernels::of(options)?;
 
@@ -134,8 +136,10 @@ impl World {
         let mut machines = booted.into_iter().map(Arc::new);
         let rds = Rds::new(machines.next().context("no RDS machine")?, &certificates, options);
         let nodes = machines
-            .enumerate()
-            .map(|(index, machine)| Node::new(node_name(index)?, machine, &certificates, options))
+            .zip(names.iter().zip(&certificates.nodes))
+            .map(|(machine, (name, pair))| {
+                Node::new((*name).to_owned(), machine, &certificates, pair.clone(), options)
+            })
             .collect::<anyhow::Result<Vec<Node>>>()?;
         Ok(Self { rds, controller, nodes, kernels, folder, collected: AtomicU32::new(0) })
     }

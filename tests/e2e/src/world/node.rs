@@ -1,5 +1,6 @@
 //! A node machine: the agent in it, its CSI socket, and what a pod on it would do.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use cleat_proto::csi::v1::node_client::NodeClient;
 use cleat_rig::{Command, Daemon, Forward, Machine, Network};
 use tonic::transport::{Channel, Endpoint};
 
-use super::certificates::Certificates;
+use super::certificates::{Certificates, Pair};
 use super::writer::Writer;
 use super::{
     AGENT_PORT, Attached, Look, Metrics, NQN_PREFIX, START, Volume, WorldOptions, blocking, record_name,
@@ -35,7 +36,9 @@ pub struct AgentStart {
 pub struct Node {
     name: String,
     machine: Arc<Machine>,
-    certificates: Certificates,
+    /// The CA of the controller's certificate.
+    ca: PathBuf,
+    pair: Pair,
     arguments: Vec<String>,
     daemon: Mutex<Option<Daemon>>,
     // Held for as long as the channel may dial it.
@@ -48,14 +51,15 @@ impl Node {
         name: String,
         machine: Arc<Machine>,
         certificates: &Certificates,
+        pair: Pair,
         options: &WorldOptions,
     ) -> anyhow::Result<Self> {
         let forward = machine.forward_unix(SOCKET)?;
         let csi = Endpoint::from_shared(format!("unix://{}", forward.path().display()))?.connect_lazy();
         let mut arguments = vec!["--log-filter".to_owned(), options.log_filter.clone()];
         arguments.extend(options.agent_args.iter().cloned());
-        let (certificates, daemon) = (certificates.clone(), Mutex::new(None));
-        Ok(Self { name, machine, certificates, arguments, daemon, _forward: forward, csi })
+        let (ca, daemon) = (certificates.ca.clone(), Mutex::new(None));
+        Ok(Self { name, machine, ca, pair, arguments, daemon, _forward: forward, csi })
     }
 
     /// Its name, which is its CSI node id.
@@ -99,9 +103,9 @@ impl Node {
         let read =
             |path: &std::path::Path| std::fs::read(path).with_context(|| format!("read {}", path.display()));
         let files = [
-            ("/etc/cleat/ca.pem", read(&self.certificates.ca)?),
-            ("/etc/cleat/client.pem", read(&self.certificates.client.cert)?),
-            ("/etc/cleat/client-key.pem", read(&self.certificates.client.key)?),
+            ("/etc/cleat/ca.pem", read(&self.ca)?),
+            ("/etc/cleat/client.pem", read(&self.pair.cert)?),
+            ("/etc/cleat/client-key.pem", read(&self.pair.key)?),
         ];
         let (machine, command) = (Arc::clone(&self.machine), self.command(&how));
         let daemon = blocking(move || {

@@ -66,7 +66,6 @@ impl Scene<'_> {
         let request = FenceRequest {
             volume_id: volume.id.clone(),
             node_id: node.name().to_owned(),
-            by: "hack/bench".to_owned(),
             reason: "to see what it costs".to_owned(),
         };
         let begun = Instant::now();

@@ -1,0 +1,168 @@
+//! Who may say what: nobody's word reaches further than who said it, and that is what a certificate says.
+
+use std::time::Duration;
+
+use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
+use tonic::Code;
+use wire::operator_client::OperatorClient;
+
+use crate::agent::{Agent, Host};
+use crate::certificates::{Certificates, SERVER, uri};
+use crate::operators::cleatctl_of;
+use crate::world::{RWO, World, dial, eventually};
+
+async fn world() -> World {
+    let mut world = World::new();
+    world.secure();
+    world.start().await;
+    world
+}
+
+fn made(world: &World) -> &Certificates {
+    world.certificates.as_ref().unwrap()
+}
+
+async fn session(world: &World, name: &str) -> String {
+    let request = wire::GetNodeRequest { node_id: name.into() };
+    world.operator().await.get_node(request).await.unwrap().into_inner().session
+}
+
+#[tokio::test]
+async fn a_full_copy_of_a_nodes_identity_does_not_get_its_session() {
+    let world = world().await;
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+
+    let thief = Host::new("node-a", 1);
+    let channel = dial(world.agents_at(), &made(&world).node("node-b")).await;
+    let refused = Agent::dial(channel, &thief).await.ended().await;
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    for words in ["cleat://node/node-b", "node-a", "--node-id"] {
+        assert!(refused.message().contains(words), "{words} is not in {refused:?}");
+    }
+    assert_eq!(session(&world, "node-a").await, "connected");
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    assert!(thief.attaches().is_empty());
+    drop(agent);
+}
+
+#[tokio::test]
+async fn a_certificate_at_the_wrong_door_is_refused_by_name() {
+    let world = world().await;
+    let node = made(&world).node("node-a");
+    let mut operator = OperatorClient::new(dial(world.operators_at(), &node).await);
+    let refused = operator.list_nodes(wire::ListNodesRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    for words in ["cleat://node/node-a", "--agent-listen", "cleat://operator/NAME"] {
+        assert!(refused.message().contains(words), "{words} is not in {refused:?}");
+    }
+    let channel = dial(world.agents_at(), &made(&world).operator("alice")).await;
+    let refused = Agent::dial(channel, &Host::new("alice", 1)).await.ended().await;
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    for words in ["cleat://operator/alice", "--operator-listen", "cleat://node/NAME"] {
+        assert!(refused.message().contains(words), "{words} is not in {refused:?}");
+    }
+    // And neither service is at the other's door.
+    let mut other = OperatorClient::new(dial(world.agents_at(), &node).await);
+    let none = other.list_nodes(wire::ListNodesRequest {}).await.unwrap_err();
+    assert_eq!(none.code(), Code::Unimplemented, "{none:?}");
+}
+
+#[tokio::test]
+async fn a_name_counts_only_by_the_ca_of_its_kind() {
+    let world = world().await;
+    let made = made(&world);
+    for (ca, names, words) in [
+        (&made.operators, uri("cleat://node/node-a"), "--operator-client-ca"),
+        (&made.agents, uri("https://node-a.test"), "has no URI"),
+        (&made.agents, [uri("cleat://node/node-a"), uri("cleat://node/node-b")].concat(), "node-b"),
+    ] {
+        let channel = dial(world.agents_at(), &made.odd(ca, names)).await;
+        let refused = Agent::dial(channel, &Host::new("node-a", 1)).await.ended().await;
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+        assert!(refused.message().contains(words), "{words} is not in {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_a_certificate_of_ours_nobody_is_served() {
+    let world = world().await;
+    let made = made(&world);
+    let foreign = made.odd(&made.servers, uri("cleat://operator/alice"));
+    for stranger in [made.stranger(), foreign, ClientTransport::Plaintext] {
+        let address = world.operators_at().to_string();
+        let endpoint = cleat_runtime::grpc::endpoint(&address, &stranger, Default::default()).unwrap();
+        let Ok(channel) = endpoint.connect().await else { continue };
+        assert!(OperatorClient::new(channel).list_nodes(wire::ListNodesRequest {}).await.is_err());
+    }
+    let (code, nodes, complaint) = cleatctl_of(&world, "alice", &["nodes"]).await;
+    assert_eq!(code, Some(0), "{nodes}{complaint}");
+}
+
+#[tokio::test]
+async fn a_session_ends_no_later_than_its_certificate() {
+    let world = world().await;
+    let made = made(&world);
+    let pair = made.agents.sign(
+        &made.folder,
+        "short",
+        uri("cleat://node/node-a"),
+        // Certificates count whole seconds.
+        Duration::from_secs(4),
+    );
+    let transport = made.options(Some(pair)).load().unwrap();
+    let agent = Agent::dial(dial(world.agents_at(), &transport).await, &Host::new("node-a", 1)).await;
+    let ended = agent.up().await.ended().await;
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
+    assert!(ended.message().contains("cleat://node/node-a"), "{ended:?}");
+    eventually("silent", async || session(&world, "node-a").await == "silent").await;
+    // Neither anew, nor by what is left of the old session.
+    let endpoint =
+        cleat_runtime::grpc::endpoint(&world.agents_at().to_string(), &transport, Default::default());
+    if let Ok(channel) = endpoint.unwrap().connect().await {
+        let refused = Agent::dial(channel, &Host::new("node-a", 1)).await.ended().await;
+        assert_ne!(refused.code(), Code::Ok);
+    }
+    assert_eq!(session(&world, "node-a").await, "silent");
+}
+
+/// What docs/operating.md says about openssl is what is run here.
+#[tokio::test]
+async fn certificates_made_as_the_documentation_says_are_accepted() {
+    let docs = include_str!("../../../docs/operating.md");
+    let (_, rest) = docs.split_once("ca() {").expect("the example");
+    let (example, _) = rest.split_once("\n```").expect("its end");
+    let script = format!("set -e\nca() {{{example}").replace("controller.example.org", SERVER);
+    let dir = tempfile::tempdir().unwrap();
+    let made = tokio::process::Command::new("bash").args(["-c", &script]).current_dir(dir.path()).output();
+    let made = made.await.expect("bash and openssl");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let path = |name: &str| Some(dir.path().join(name));
+    let server = ServerTlsArgs {
+        tls_cert: path("controller.pem"),
+        tls_key: path("controller.key"),
+        agent_client_ca: path("agent-ca.pem"),
+        operator_client_ca: path("operator-ca.pem"),
+        ..Default::default()
+    };
+    let client = |name: &str| ClientTlsArgs {
+        tls_ca: path("server-ca.pem"),
+        tls_cert: path(&format!("{name}.pem")),
+        tls_key: path(&format!("{name}.key")),
+        tls_server_name: Some(SERVER.into()),
+        plaintext: false,
+    };
+    let mut world = World::new();
+    world.server = Some(server);
+    world.start().await;
+    let channel = dial(world.agents_at(), &client("worker-1").load().unwrap()).await;
+    let _agent = Agent::dial(channel, &Host::new("worker-1", 1)).await.up().await;
+    let mut operator =
+        OperatorClient::new(dial(world.operators_at(), &client("alice").load().unwrap()).await);
+    let nodes = operator.list_nodes(wire::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    assert_eq!(nodes[0].node_id, "worker-1");
+}

@@ -1,0 +1,354 @@
+//! TLS for both sides of our gRPC: options, files, and the configurations made of them.
+//!
+//! In come file names; out goes a [`ServerTransport`] for each listener, or a [`ClientTransport`]. Plaintext is never a
+//! default: it has to be asked for by name, and a command line that asks for neither is an error. Every file is read
+//! and parsed here, so that a wrong one is named at start and not at the first connection.
+
+mod peer;
+mod server;
+
+use std::fmt;
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+use zeroize::Zeroizing;
+
+pub use peer::{Kind, Peer, Subject, Who};
+pub use server::{ServerFiles, ServerTls};
+
+/// Permissions of a private key's file that are too many: anything for others, and writing for the group (which may
+/// read, as it does where the kubelet hands a Secret to a group).
+const TOO_OPEN: u32 = 0o027;
+
+/// Makes aws-lc-rs the process's rustls provider. May be called any number of times.
+pub fn install_provider() {
+    // An error means that one is installed; this workspace has no other.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// Options for the two TLS listeners.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "TLS")]
+pub struct ServerTlsArgs {
+    /// Certificate chain of this server, PEM; read again when it changes, as all these files are
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of this server, PEM; nobody but its owner, and its group for reading, may have access
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// CA of the agents' certificates, PEM: an agent is the node that its certificate names (cleat://node/NAME)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub agent_client_ca: Option<PathBuf>,
+
+    /// CA of the operators' certificates, PEM, and another one: an operator is who the certificate names
+    /// (cleat://operator/NAME)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub operator_client_ca: Option<PathBuf>,
+
+    /// Serve without TLS, for tests: whoever connects is taken for whatever node or operator it says it is. Only on
+    /// loopback addresses
+    #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "agent_client_ca", "operator_client_ca"])]
+    pub plaintext: bool,
+
+    /// With --plaintext: on any address. Whoever reaches it can read, attach and destroy every volume
+    #[arg(long, requires = "plaintext")]
+    pub insecure_any_address: bool,
+}
+
+/// Options for a TLS client.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "TLS")]
+pub struct ClientTlsArgs {
+    /// CA that signed the server's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+
+    /// Certificate chain of this client, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["tls_key", "tls_ca"])]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of this client, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Name that the server's certificate must carry, if it is not the host that is dialled
+    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    pub tls_server_name: Option<String>,
+
+    /// Dial without TLS: for tests and for networks that nobody else can reach
+    #[arg(long, conflicts_with_all = ["tls_ca", "tls_cert", "tls_key", "tls_server_name"])]
+    pub plaintext: bool,
+}
+
+/// Why a TLS configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// Neither TLS nor plaintext was chosen.
+    #[error("neither {tls} nor --plaintext is given: choose one")]
+    NotChosen {
+        /// The options that would choose TLS.
+        tls: &'static str,
+    },
+    /// One of two options that belong together is missing.
+    #[error("{given} needs {missing}")]
+    Incomplete {
+        /// The option that is there.
+        given: &'static str,
+        /// The option that is not.
+        missing: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {} ({option})", path.display())]
+    Read {
+        /// The option that names it.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{} ({option}) holds no usable PEM {what}", path.display())]
+    Pem {
+        /// The option that names it.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What it should hold.
+        what: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The files are well-formed one by one but do not work together (say, a key of another certificate).
+    #[error("TLS files do not work together ({files})")]
+    Config {
+        /// The options concerned.
+        files: &'static str,
+        /// What rustls said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The same for a client.
+    #[error("TLS files do not work together ({files})")]
+    ClientConfig {
+        /// The options concerned.
+        files: &'static str,
+        /// What tonic said.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// Others than its owner have access to a private key.
+    #[error(
+        "private key {} ({option}) has mode {mode:04o}: others may read or change it; do chmod 600",
+        path.display()
+    )]
+    Open {
+        /// The option that names it.
+        option: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Agents and operators would be told apart by nothing that a signer of agents' certificates cannot make.
+    #[error(
+        "--agent-client-ca {} and --operator-client-ca {} share a certificate: give each a CA of its own, for whoever \
+         makes agents' certificates could make operators'",
+        agents.display(), operators.display()
+    )]
+    SameCa {
+        /// The one.
+        agents: PathBuf,
+        /// The other.
+        operators: PathBuf,
+    },
+    /// Without TLS, and not on loopback.
+    #[error(
+        "--plaintext with {option} {address}: without TLS whoever reaches it is every node and every operator. Give \
+         --tls-cert, --tls-key, --agent-client-ca and --operator-client-ca, a loopback address, or \
+         --insecure-any-address"
+    )]
+    PlaintextBeyondLoopback {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// How a server talks.
+#[derive(Clone, Debug)]
+pub enum ServerTransport {
+    /// Without TLS.
+    Plaintext,
+    /// With TLS, and clients with a certificate.
+    Tls(ServerTls),
+}
+
+/// How a client talks.
+#[derive(Clone)]
+pub enum ClientTransport {
+    /// Without TLS.
+    Plaintext,
+    /// With TLS.
+    Tls(Box<ClientTlsConfig>),
+}
+
+impl ServerTlsArgs {
+    /// Reads and checks the files, for the listener of one kind at `address`.
+    ///
+    /// # Errors
+    /// If nothing was chosen, a file is missing or wrong, or clients would not be known on an address that others
+    /// reach; the error names option and file.
+    pub fn load(&self, kind: Kind, address: SocketAddr) -> Result<ServerTransport, TlsError> {
+        if self.plaintext {
+            return if address.ip().is_loopback() || self.insecure_any_address {
+                Ok(ServerTransport::Plaintext)
+            } else {
+                Err(TlsError::PlaintextBeyondLoopback { option: kind.listen_option(), address })
+            };
+        }
+        let given = [
+            ("--tls-cert", &self.tls_cert),
+            ("--tls-key", &self.tls_key),
+            ("--agent-client-ca", &self.agent_client_ca),
+            ("--operator-client-ca", &self.operator_client_ca),
+        ];
+        let Some((first, _)) = given.iter().find(|(_, file)| file.is_some()) else {
+            let tls = "--tls-cert, --tls-key, --agent-client-ca and --operator-client-ca";
+            return Err(TlsError::NotChosen { tls });
+        };
+        let file = |at: usize| {
+            let (missing, file) = given[at];
+            file.clone().ok_or_else(|| incomplete(first, missing))
+        };
+        let files = ServerFiles { cert: file(0)?, key: file(1)?, agent_ca: file(2)?, operator_ca: file(3)? };
+        Ok(ServerTransport::Tls(ServerTls::load(kind, files)?))
+    }
+}
+
+impl ClientTlsArgs {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    /// If nothing was chosen, or a file is missing or wrong; the error names option and file.
+    pub fn load(&self) -> Result<ClientTransport, TlsError> {
+        let ca = match (self.plaintext, &self.tls_ca) {
+            (true, _) => return Ok(ClientTransport::Plaintext),
+            (false, Some(ca)) => ca,
+            (false, None) => return Err(TlsError::NotChosen { tls: "--tls-ca" }),
+        };
+        install_provider();
+        let ca = Certificate::from_pem(certificates("--tls-ca", ca)?);
+        let mut config = ClientTlsConfig::new().ca_certificate(ca);
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => config = config.identity(identity(cert, key)?),
+            (None, None) => {}
+            (Some(_), None) => return Err(incomplete("--tls-cert", "--tls-key")),
+            (None, Some(_)) => return Err(incomplete("--tls-key", "--tls-cert")),
+        }
+        if let Some(name) = &self.tls_server_name {
+            config = config.domain_name(name);
+        }
+        tonic::transport::Endpoint::from_static("https://localhost").tls_config(config.clone()).map_err(
+            |source| TlsError::ClientConfig {
+                files: "--tls-ca, --tls-cert, --tls-key, --tls-server-name",
+                source,
+            },
+        )?;
+        Ok(ClientTransport::Tls(Box::new(config)))
+    }
+}
+
+impl ClientTransport {
+    /// The URI scheme that goes with it.
+    pub fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plaintext => "http",
+            Self::Tls(_) => "https",
+        }
+    }
+}
+
+// Keys must not reach a log by way of `{:?}`.
+impl fmt::Debug for ClientTransport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Plaintext) { "Plaintext" } else { "Tls(..)" })
+    }
+}
+
+fn incomplete(given: &'static str, missing: &'static str) -> TlsError {
+    TlsError::Incomplete { given, missing }
+}
+
+fn identity(cert: &Path, key_file: &Path) -> Result<Identity, TlsError> {
+    let chain = certificates("--tls-cert", cert)?;
+    let hidden = key(key_file)?;
+    hidden.parsed(key_file)?;
+    Ok(Identity::from_pem(chain, &*hidden.0))
+}
+
+/// A private key's file, which is shown to nobody and not left in memory.
+#[derive(PartialEq)]
+struct Hidden(Zeroizing<Vec<u8>>);
+
+impl Hidden {
+    fn parsed(&self, path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+        PrivateKeyDer::from_pem_slice(&self.0).map_err(|source| TlsError::Pem {
+            option: "--tls-key",
+            path: path.to_owned(),
+            what: "private key",
+            source,
+        })
+    }
+}
+
+/// Reads a private key's file, if nobody else can.
+fn key(path: &Path) -> Result<Hidden, TlsError> {
+    let option = "--tls-key";
+    let failed = |source| TlsError::Read { option, path: path.to_owned(), source };
+    let mut file = std::fs::File::open(path).map_err(failed)?;
+    // Of the open file: what is checked is what is read.
+    let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+    if mode & TOO_OPEN != 0 {
+        return Err(TlsError::Open { option, path: path.to_owned(), mode });
+    }
+    let mut pem = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut pem).map_err(failed)?;
+    Ok(Hidden(pem))
+}
+
+/// The certificates of a file that has been checked.
+fn parsed(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
+}
+
+/// Reads a PEM file and makes sure that it holds at least one certificate and nothing broken.
+fn certificates(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    let pem = read(option, path)?;
+    let wrong = |source| TlsError::Pem { option, path: path.to_owned(), what: "certificate", source };
+    CertificateDer::from_pem_slice(&pem).map_err(wrong)?;
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        certificate.map_err(wrong)?;
+    }
+    Ok(pem)
+}
+
+fn read(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|source| TlsError::Read { option, path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "tests.rs"]
+mod tests;

@@ -1,0 +1,232 @@
+//! Who is at the other end: what a client's certificate says of its holder.
+//!
+//! In come the certificates of a handshake; out goes a [`Peer`]. What always holds: a name counts only where the
+//! certificate carries it as a URI (`cleat://node/NAME`, `cleat://operator/NAME`), exactly one, and only on the
+//! listener that is for this kind; everything else is a refusal that names what was shown and what is needed.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// What precedes kind and name in the URI of a certificate.
+const SCHEME: &str = "cleat://";
+/// The longest name, in bytes: that of a host (RFC 1035).
+const NAME_BYTES: usize = 253;
+
+/// What a client is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The agent of a node: `cleat://node/NAME`.
+    Node,
+    /// A person, or a program that acts for one: `cleat://operator/NAME`.
+    Operator,
+}
+
+impl Kind {
+    /// The kind as it is in a URI.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Node => "node",
+            Self::Operator => "operator",
+        }
+    }
+
+    /// The option that names the CA of this kind's certificates.
+    #[must_use]
+    pub fn ca_option(self) -> &'static str {
+        match self {
+            Self::Node => "--agent-client-ca",
+            Self::Operator => "--operator-client-ca",
+        }
+    }
+
+    /// The option that names the listener for this kind.
+    #[must_use]
+    pub fn listen_option(self) -> &'static str {
+        match self {
+            Self::Node => "--agent-listen",
+            Self::Operator => "--operator-listen",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Node => Self::Operator,
+            Self::Operator => Self::Node,
+        }
+    }
+}
+
+/// A name that a certificate proves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// What it is.
+    pub kind: Kind,
+    /// Its name among its kind.
+    pub name: String,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{SCHEME}{}/{}", self.kind.word(), self.name)
+    }
+}
+
+/// What is known of who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// Nothing: there is no TLS.
+    Anybody,
+    /// A certificate proves it, and it is of the kind that this listener is for.
+    Known(Subject),
+    /// It may not do anything here, and this is why.
+    Refused(String),
+}
+
+/// The other end of a connection, as every request on it finds it among its extensions.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// From where it came.
+    pub address: SocketAddr,
+    /// Who it is.
+    pub who: Who,
+    /// When the first certificate of the connection ends, theirs or ours; with it ends the connection.
+    pub until: Option<SystemTime>,
+}
+
+/// What a certificate says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Said {
+    /// Its distinguished name, for people.
+    pub(super) subject: String,
+    /// All its URIs of ours, as they are.
+    pub(super) uris: Vec<String>,
+    /// Its last moment.
+    pub(super) not_after: SystemTime,
+}
+
+/// Reads a certificate; `None` if it is none.
+pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let names = match parsed.subject_alternative_name() {
+        Ok(Some(names)) => names.value.general_names.clone(),
+        Ok(None) => Vec::new(),
+        // Twice, or broken: nothing in it counts.
+        Err(_) => return None,
+    };
+    let uris = names.into_iter().filter_map(|name| match name {
+        GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(uri.to_owned()),
+        _ => None,
+    });
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
+    Some(Said {
+        subject: parsed.subject().to_string(),
+        uris: uris.collect(),
+        not_after: UNIX_EPOCH + Duration::from_secs(seconds),
+    })
+}
+
+/// The last moment at which all of these are valid.
+pub(super) fn until(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
+    chain.iter().map(|certificate| read(certificate).map_or(UNIX_EPOCH, |said| said.not_after)).min()
+}
+
+/// The subject of a URI.
+fn subject(uri: &str) -> Option<Subject> {
+    let (kind, name) = uri.strip_prefix(SCHEME)?.split_once('/')?;
+    let kind = [Kind::Node, Kind::Operator].into_iter().find(|known| known.word() == kind)?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'@');
+    let good = (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(plain);
+    good.then(|| Subject { kind, name: name.to_owned() })
+}
+
+/// Who holds this certificate, on the listener for `kind`. `ours`: its signature is of the CA of this kind.
+pub(super) fn judge(kind: Kind, ours: bool, certificate: &CertificateDer<'_>) -> Who {
+    let needed = format!(
+        "here one of {} with the URI {SCHEME}{}/NAME is needed (subjectAltName; see docs/operating.md)",
+        kind.ca_option(),
+        kind.word()
+    );
+    let Some(said) = read(certificate) else {
+        return Who::Refused(format!("the certificate cannot be read; {needed}"));
+    };
+    let [uri] = said.uris.as_slice() else {
+        let shown = if said.uris.is_empty() { "no".to_owned() } else { said.uris.join(" and ") };
+        return Who::Refused(format!(
+            "the certificate of {:?} has {shown} URI of the form {SCHEME}KIND/NAME; {needed}",
+            said.subject
+        ));
+    };
+    let Some(subject) = subject(uri) else {
+        return Who::Refused(format!("the certificate's URI {uri:?} names nobody; {needed}"));
+    };
+    if subject.kind != kind {
+        let other = kind.other();
+        return Who::Refused(format!(
+            "{subject} is the certificate of another kind: {}s are served at {}; {needed}",
+            other.word(),
+            other.listen_option()
+        ));
+    }
+    if !ours {
+        return Who::Refused(format!(
+            "{subject} is signed by the CA of {}; {needed}",
+            kind.other().ca_option()
+        ));
+    }
+    Who::Known(subject)
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+
+    fn certificate(uris: &[&str]) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["host.test".to_owned()]).expect("params");
+        for uri in uris {
+            params.subject_alt_names.push(SanType::URI((*uri).try_into().expect("ascii")));
+        }
+        let key = KeyPair::generate().expect("key");
+        params.self_signed(&key).expect("certificate").der().clone()
+    }
+
+    #[test]
+    fn a_name_counts_as_its_kind_and_only_by_its_own_ca() {
+        let node = certificate(&["https://elsewhere.test/x", "cleat://node/worker-1"]);
+        let known = Subject { kind: Kind::Node, name: "worker-1".into() };
+        assert_eq!(judge(Kind::Node, true, &node), Who::Known(known));
+        for (kind, ours, words) in [
+            (Kind::Node, false, ["cleat://node/worker-1", "--operator-client-ca"]),
+            (Kind::Operator, true, ["cleat://node/worker-1", "--agent-listen"]),
+            (Kind::Operator, false, ["cleat://node/worker-1", "cleat://operator/NAME"]),
+        ] {
+            let Who::Refused(why) = judge(kind, ours, &node) else { panic!("let in: {words:?}") };
+            assert!(words.iter().all(|word| why.contains(word)), "{why}");
+        }
+    }
+
+    #[test]
+    fn no_name_two_names_and_no_name_at_all_are_refused() {
+        for (uris, said) in [
+            (&[][..], "has no URI"),
+            (&["cleat://node/a", "cleat://node/b"], "cleat://node/a and cleat://node/b"),
+            (&["cleat://node/a", "cleat://operator/a"], "cleat://operator/a"),
+            (&["cleat://node/"], "names nobody"),
+            (&["cleat://node/a/b"], "names nobody"),
+            (&["cleat://node/a%20b"], "names nobody"),
+            (&["cleat://cluster/a"], "names nobody"),
+        ] {
+            let who = judge(Kind::Node, true, &certificate(uris));
+            let Who::Refused(why) = who else { panic!("{uris:?} is let in as {who:?}") };
+            assert!(why.contains(said) && why.contains("--agent-client-ca"), "{why}");
+        }
+        assert!(matches!(judge(Kind::Node, true, &CertificateDer::from(vec![1, 2])), Who::Refused(_)));
+    }
+}
