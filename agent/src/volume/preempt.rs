@@ -1,10 +1,11 @@
 //! Preempt: removes other nodes' registrations, under this node's own grant.
 //!
 //! Comes in: this node's key and the victims'. Goes out: the keys of a report that was read afterwards, in which no
-//! victim is left.
+//! victim is left, and the keys that were aborted.
 //!
 //! Always holds: nothing of this node's is touched; a victim that is not registered is done; success is what the
-//! report says, not what a command answered. A later Detach or Revoke does not wait for a target that takes its time.
+//! report says, not what a command answered; only a victim that a report showed, and whose preemption the target then
+//! answered with success, is called aborted. A later Detach or Revoke does not wait for a target that takes its time.
 
 use std::time::Duration;
 
@@ -89,7 +90,10 @@ impl<H: Host> Volume<H> {
             return stale_outcome(stale);
         }
         match self.preempt_under(known, epoch, key, victims).await {
-            Ok(report) => Outcome::Preempted(wire::PreemptedOutcome { left_keys: report.keys() }),
+            Ok((report, aborted)) => {
+                let aborted_keys = aborted.into_iter().map(ReservationKey::get).collect();
+                Outcome::Preempted(wire::PreemptedOutcome { left_keys: report.keys(), aborted_keys })
+            }
             Err(error) => outcome(&error),
         }
     }
@@ -100,7 +104,7 @@ impl<H: Host> Volume<H> {
         epoch: Epoch,
         key: ReservationKey,
         victims: &[ReservationKey],
-    ) -> Result<Report, PreemptError> {
+    ) -> Result<(Report, Vec<ReservationKey>), PreemptError> {
         let in_force =
             |entry: &Entry| entry.epoch == epoch && !entry.ended && entry.boot_id == self.boot_id();
         let mut entry = known.filter(in_force).ok_or(PreemptError::NoGrant(epoch))?;
@@ -126,27 +130,30 @@ impl<H: Host> Volume<H> {
             entry.registered = Some(held.generation);
             self.keep(&entry).await?;
         }
-        let left = self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await??;
+        let (left, aborted) =
+            self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await??;
         self.note_peers(&left);
-        Ok(left)
+        Ok((left, aborted))
     }
 
-    /// Preempts each victim that a report shows, until one shows none.
+    /// Preempts each victim that a report shows, until one shows none; says with it which were aborted.
     async fn remove_victims(
         &self,
         dev: DevT,
         key: ReservationKey,
         victims: &[ReservationKey],
         mut report: Report,
-    ) -> Result<Report, PreemptError> {
+    ) -> Result<(Report, Vec<ReservationKey>), PreemptError> {
         let target = self.shared.host.reservations();
+        let mut aborted = Vec::new();
         for _ in 0..ROUNDS {
             for victim in registered(&report, victims) {
                 tracing::info!(volume = %self.id, %key, %victim, "preempting and aborting");
                 match target.preempt_and_abort(dev, key, victim, LONGEST).await {
-                    // A conflict means that the report is old; the next one tells.
-                    Err(error) if !error.is_conflict() => return Err(error.into()),
-                    Ok(()) | Err(_) => {}
+                    Ok(()) => aborted.push(victim),
+                    // A conflict means that the report is old, and that nothing was aborted; the next one tells.
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) => return Err(error.into()),
                 }
             }
             report = target.report(dev, REPORT).await?;
@@ -154,7 +161,7 @@ impl<H: Host> Volume<H> {
                 return Err(ReserveError::Preempted(key).into());
             }
             if registered(&report, victims).is_empty() {
-                return Ok(report);
+                return Ok((report, aborted));
             }
         }
         Err(PreemptError::Left(registered(&report, victims)))

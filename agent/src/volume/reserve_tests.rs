@@ -50,8 +50,12 @@ fn failed(outcome: Outcome) -> (String, String) {
 }
 
 fn left(outcome: Outcome) -> Vec<u64> {
+    left_and_aborted(outcome).0
+}
+
+fn left_and_aborted(outcome: Outcome) -> (Vec<u64>, Vec<u64>) {
     match outcome {
-        Outcome::Preempted(preempted) => preempted.left_keys,
+        Outcome::Preempted(preempted) => (preempted.left_keys, preempted.aborted_keys),
         other => panic!("not preempted: {other:?}"),
     }
 }
@@ -318,8 +322,14 @@ async fn victims_are_preempted_and_the_report_says_who_is_left() {
     let agent = machine.agent();
     assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
     let ask = || Ask::Preempt { key: key(1), victims: vec![key(7), key(8)], deadline: soon() };
-    assert_eq!(left(agent.ask(1, ask()).await), [1]);
-    assert_eq!(left(agent.ask(1, ask()).await), [1], "done before");
+    let (left, aborted) = left_and_aborted(agent.ask(1, ask()).await);
+    assert_eq!(
+        (&left[..], &aborted[..]),
+        (&[1][..], &[7][..]),
+        "8 was not registered: nothing of it was aborted"
+    );
+    let (left, aborted) = left_and_aborted(agent.ask(1, ask()).await);
+    assert_eq!((&left[..], &aborted[..]), (&[1][..], &[][..]), "done before");
     let preempted = machine
         .kernel
         .world()

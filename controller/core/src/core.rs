@@ -14,12 +14,16 @@
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
 //! - `explain`: the words for people
 
+#[cfg(test)]
+mod absent_tests;
 mod admission;
 #[cfg(test)]
 mod alone_tests;
 mod answers;
 #[cfg(test)]
 mod bench;
+#[cfg(test)]
+mod delete_tests;
 mod drive;
 mod explain;
 mod export;
@@ -28,6 +32,8 @@ mod export_tests;
 #[cfg(test)]
 mod fence_tests;
 mod fencing;
+#[cfg(test)]
+mod gone_tests;
 mod ladder;
 #[cfg(test)]
 mod operator_tests;
@@ -48,8 +54,8 @@ use requests::Waiter;
 
 use crate::volume::Pending;
 use crate::{
-    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RequestId, Target, UnixMillis,
-    VolumeId, VolumeRecord,
+    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RdsRequest, RequestId, Target,
+    UnixMillis, VolumeId, VolumeRecord,
 };
 
 /// Times that decide, all in milliseconds.
@@ -92,11 +98,11 @@ pub struct Core {
     began: UnixMillis,
     nodes: BTreeMap<NodeId, Node>,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
-    /// Volumes that are being deleted at the RDS: nobody is granted them meanwhile.
+    /// Volumes for which a deletion is under way in this process. That one was begun is kept with the volume.
     deleting: BTreeSet<VolumeId>,
     waiters: BTreeMap<VolumeId, BTreeMap<RequestId, Waiter>>,
-    /// Whose attachment an operation that is not answered yet belongs to.
-    /// `None`: to the volume as a whole.
+    /// What each request to the RDS that is not answered yet is about; `None`: the volume as a whole. Each is answered,
+    /// so none stays. An agent may never answer, and what it is to answer stands with the attachment alone.
     operations: BTreeMap<OperationId, (VolumeId, Option<NodeId>)>,
 }
 
@@ -176,7 +182,7 @@ impl Core {
             Event::Publish { request, node, spec, read_only } => step.publish(request, node, spec, read_only),
             Event::Unpublish { request, volume, node } => step.unpublish(request, volume, node),
             Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
-            Event::DeleteEnded { volume, deleted } => step.delete_ended(volume, deleted),
+            Event::DeleteEnded { volume, deletion } => step.delete_ended(volume, deletion),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
             Event::SessionUp { node, session, identity } => step.session_up(node, session, identity),
             Event::Inventory { node, session, volumes } => step.inventory(&node, &session, volumes),
@@ -260,18 +266,22 @@ impl<'a> Step<'a> {
         Epoch { term: self.core.term, seq: self.core.last_seq }
     }
 
-    fn next_operation(&mut self, volume: &VolumeId, node: &NodeId) -> OperationId {
+    fn next_operation(&mut self) -> OperationId {
         self.core.last_operation += 1;
-        let operation = OperationId { term: self.core.term, number: self.core.last_operation };
-        self.core.operations.insert(operation, (volume.clone(), Some(node.clone())));
-        operation
+        OperationId { term: self.core.term, number: self.core.last_operation }
     }
 
-    /// No answer to what this attachment was waiting for will change anything any more.
-    fn forget_operation(&mut self, pending: &Pending) {
-        if let Pending::Allow(op) | Pending::Deny(op) | Pending::Agent(op, ..) = pending {
-            self.core.operations.remove(op);
-        }
+    /// Asks the RDS, for an attachment or (`None`) for the volume as a whole.
+    fn ask_rds(
+        &mut self,
+        node: Option<&NodeId>,
+        request: impl FnOnce(VolumeId) -> RdsRequest,
+        volume: &VolumeId,
+    ) -> OperationId {
+        let operation = self.next_operation();
+        self.core.operations.insert(operation, (volume.clone(), node.cloned()));
+        self.effects.push(Effect::Rds { operation, request: request(volume.clone()) });
+        operation
     }
 
     fn notice(&mut self, notice: Notice) {

@@ -145,7 +145,11 @@ impl Rung {
             Self::Reservation | Self::Acl => no_list().or_else(no_cut),
             Self::Secret if !target.secret => Some("the target asks for none"),
             Self::Secret | Self::ExportOff => no_cut(),
-            Self::NodeGone | Self::Barrier => None,
+            Self::Barrier if !target.export_drains => {
+                Some("taking the export off is not known to wait for what was received")
+            }
+            Self::Barrier => no_cut(),
+            Self::NodeGone => None,
         }
     }
 
@@ -164,6 +168,11 @@ impl Rung {
             Self::NodeGone => Vec::new(),
         }
     }
+
+    /// It proves nothing without the host having been taken off the list.
+    pub(crate) fn needs_the_list(self) -> bool {
+        matches!(self, Self::Reservation | Self::Acl)
+    }
 }
 
 impl Fence {
@@ -174,7 +183,9 @@ impl Fence {
             tried: Vec::new(),
             since: now,
             touched: false,
+            denied: false,
             preempted_by: None,
+            aborted: false,
             pending: None,
             retry_at: None,
         }
@@ -256,8 +267,14 @@ pub struct Fence {
     pub since: UnixMillis,
     /// Something was asked of the target: the node cannot simply go on as if nothing had been.
     pub touched: bool,
+    /// The RDS has read its list back without the host, in this fence.
+    #[serde(default)]
+    pub denied: bool,
     /// Who preempted the registration, once that is done.
     pub preempted_by: Option<NodeId>,
+    /// It was there to be aborted, and the target is one whose abort waits for what is in flight.
+    #[serde(default)]
+    pub aborted: bool,
     /// The RDS, to take the host off its list.
     #[serde(skip)]
     pub(crate) pending: Option<OperationId>,
@@ -279,6 +296,9 @@ pub struct Fenced {
     pub evidence: Evidence,
     /// Since when.
     pub since: UnixMillis,
+    /// A person has said that the node is gone, so another host may take over its name.
+    #[serde(default)]
+    pub gone: bool,
     /// The agent, to revoke what it holds.
     #[serde(skip)]
     pub(crate) pending: Option<(OperationId, SessionId)>,
@@ -290,7 +310,7 @@ pub struct Fenced {
 impl Fenced {
     pub(crate) fn new(node: NodeId, host_nqn: HostNqn, evidence: Evidence, now: UnixMillis) -> Self {
         let epoch = evidence.epoch;
-        Self { node, host_nqn, epoch, evidence, since: now, pending: None, retry_at: None }
+        Self { node, host_nqn, epoch, evidence, since: now, gone: false, pending: None, retry_at: None }
     }
 
     /// The fence holds only while the export is off, so nobody else can be granted the volume.

@@ -49,8 +49,8 @@ pub enum Event {
     DeleteEnded {
         /// What.
         volume: VolumeId,
-        /// The RDS has it no more.
-        deleted: bool,
+        /// What is known of it.
+        deletion: Deletion,
     },
     /// The RDS's answer to [`Effect::Rds`].
     RdsDone {
@@ -134,6 +134,18 @@ pub enum Event {
     },
     /// Time passes.
     Tick,
+}
+
+/// How a deletion has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Deletion {
+    /// The RDS has it no more.
+    Done,
+    /// The RDS has it, and nothing that was asked of it can still take effect.
+    NotDone,
+    /// An answer was lost: it may be gone, or go at any time. The volume counts as being deleted until a repeat has
+    /// come to its end.
+    Unknown,
 }
 
 /// What an agent says of one volume.
@@ -226,6 +238,9 @@ pub enum Outcome {
     Preempted {
         /// The keys that the report of registrations showed afterwards.
         left: Vec<u64>,
+        /// The victims' keys that were registered, and whose preemption the target has answered. A victim that was not
+        /// registered is not among them: nothing of it was aborted.
+        aborted: Vec<u64>,
     },
     /// The node knows the new secret, and its controllers use it.
     Rekeyed,
@@ -272,11 +287,6 @@ pub enum Effect {
     },
     /// Tell people.
     Notice(Notice),
-    /// Another controller with a higher term has granted: this one must stop.
-    StepDown {
-        /// How it is known.
-        reason: String,
-    },
 }
 
 /// What an agent is told.

@@ -38,7 +38,8 @@ pub use ids::{
     StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
-    Absence, Deleted, Directive, Effect, Event, Grant, Observed, ObservedPhase, Outcome, Reply, Timed,
+    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, Observed, ObservedPhase, Outcome, Reply,
+    Timed,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
 pub use node::{Node, NodeIdentity, Session, Standing};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{HostNqn, NodeId, Observed, SessionId, UnixMillis, VolumeId};
+use crate::{Epoch, HostNqn, NodeId, Observed, SessionId, UnixMillis, VolumeId};
 
 /// What tells one host from another. Two nodes must not share any of it but the boot id's absence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,9 +75,22 @@ pub struct Node {
     pub standing: Standing,
     /// What its kernel holds by its own last word, by volume.
     pub observed: BTreeMap<VolumeId, Observed>,
+    /// Epochs of a later term than ours that it says to have seen, on this session: it obeys nothing of our term.
+    pub ahead: BTreeMap<VolumeId, Epoch>,
 }
 
 impl Node {
+    /// A node that has just said Hello.
+    pub(crate) fn new(identity: NodeIdentity, session: Session) -> Self {
+        Self {
+            identity,
+            session,
+            standing: Standing::Admitted,
+            observed: BTreeMap::new(),
+            ahead: BTreeMap::new(),
+        }
+    }
+
     /// The session that may be given directives, if any.
     pub(crate) fn ready_session(&self) -> Option<&SessionId> {
         match &self.session {

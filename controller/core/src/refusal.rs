@@ -114,7 +114,10 @@ pub enum Refusal {
         because: &'static str,
     },
     /// The volume is being deleted.
-    #[error("volume {volume} is being deleted")]
+    #[error(
+        "volume {volume} is being deleted: nobody gets it before the RDS itself has said that it is gone. Where the answer \
+         was lost, repeat DeleteVolume"
+    )]
     Deleting {
         /// The volume.
         volume: VolumeId,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, Rung,
-    SessionId, Source, UnixMillis, VolumeId, Word,
+    SessionId, Source, UnixMillis, Verdict, VolumeId, Word,
 };
 
 /// How many nodes may have the volume at once.
@@ -256,6 +256,12 @@ pub struct Attachment {
     /// Not before then is the next try.
     #[serde(skip)]
     pub(crate) retry_at: Option<UnixMillis>,
+    /// The RDS, asked to take the host off its list, has said that it has no such volume.
+    #[serde(skip)]
+    pub(crate) unlisted: bool,
+    /// It was never granted: the node held the volume when it was heard.
+    #[serde(default)]
+    pub ghost: bool,
 }
 
 fn yes() -> bool {
@@ -263,6 +269,35 @@ fn yes() -> bool {
 }
 
 impl Attachment {
+    /// What a node holds, or may hold, that this controller has not handed out: it counts as used.
+    pub(crate) fn found(
+        node: NodeId,
+        host_nqn: HostNqn,
+        epoch: Epoch,
+        phase: Phase,
+        now: UnixMillis,
+    ) -> Self {
+        Self {
+            node,
+            host_nqn,
+            epoch,
+            role: Role::Primary,
+            read_only: false,
+            phase,
+            since: now,
+            proven: true,
+            boot_id: None,
+            may_land_until: None,
+            secret: None,
+            directed: true,
+            pending: Pending::Nothing,
+            trouble: None,
+            retry_at: None,
+            unlisted: false,
+            ghost: false,
+        }
+    }
+
     pub(crate) fn enter(&mut self, phase: Phase, now: UnixMillis) {
         self.phase = phase;
         self.since = now;
@@ -277,6 +312,17 @@ impl Attachment {
             Phase::Draining { evidence, .. } => evidence.as_ref(),
             _ => None,
         }
+    }
+
+    /// The node's own word proves that it is over, and only the RDS's list is not read back: the RDS has no such volume.
+    /// The host may be on it when the volume is back, so nobody else is let in before; but a caller that wants the
+    /// node off need not wait for a volume that somebody has removed for good.
+    pub(crate) fn is_over_but_for_the_list(&self, now: UnixMillis) -> bool {
+        self.unlisted
+            && self.evidence().is_some_and(|e| {
+                matches!(e.source, Source::AgentAbsent { .. } | Source::NeverAllowed)
+                    && e.verdict(now) == Verdict::Fenced
+            })
     }
 
     /// Nothing but the export keeps the node out, or is about to.
@@ -326,6 +372,10 @@ pub struct VolumeRecord {
     /// The secret that the RDS asks hosts for.
     #[serde(default)]
     pub secret: Option<Secret>,
+    /// Its deletion was begun, and may take effect at any time: nobody is granted it before the RDS itself has said that
+    /// it is gone, or that it is not.
+    #[serde(default)]
+    pub deleting: bool,
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
     pub past_evidence: Vec<Evidence>,
     #[serde(skip)]
@@ -351,11 +401,30 @@ impl VolumeRecord {
             fenced: Vec::new(),
             hidden: false,
             secret: None,
+            deleting: false,
             past_evidence: Vec::new(),
             asked: None,
             hidden_heard: false,
             retry_at: None,
         }
+    }
+
+    /// Of a volume that was never granted: what it is nobody has said, so the narrowest is assumed.
+    pub(crate) fn unknown(id: VolumeId) -> Self {
+        Self::new(VolumeSpec {
+            id,
+            access: Access::Rwo,
+            subsystem_nqn: String::new(),
+            portals: Vec::new(),
+            size_bytes: 0,
+            min_fence: MinFence::default(),
+        })
+    }
+
+    /// One more node that has it, or may.
+    pub(crate) fn join(&mut self, mut attachment: Attachment) {
+        attachment.role = if self.attachments.is_empty() { Role::Primary } else { Role::MigrationTarget };
+        self.attachments.push(attachment);
     }
 
     /// The attachment on a node, if there is one.

@@ -206,7 +206,9 @@ pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed>
             ended: stale.ended,
         },
         Said::Pending(pending) => Outcome::Pending { message: pending.message },
-        Said::Preempted(preempted) => Outcome::Preempted { left: preempted.left_keys },
+        Said::Preempted(preempted) => {
+            Outcome::Preempted { left: preempted.left_keys, aborted: preempted.aborted_keys }
+        }
         Said::Rekeyed(_) => Outcome::Rekeyed,
     };
     Ok(Answer {

@@ -1,6 +1,6 @@
 //! CreateVolume and DeleteVolume: the volume on the RDS, and the core's word on whether it may go.
 
-use cleat_core::VolumeId;
+use cleat_core::{Deletion, VolumeId};
 use cleat_proto::csi::v1 as csi;
 
 use super::MIN_FENCE_KEY;
@@ -74,10 +74,15 @@ pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), Call
     // In a task of its own, so that the core hears of the end also after a panic.
     let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());
     let deleted = tokio::spawn(async move { measured(RdsCall::Delete, rds.delete(&id)).await }).await;
-    // Only on the RDS's own word: with an answer lost, the volume may well be there, and its record stays.
-    let gone = matches!(&deleted, Ok(Ok(()) | Err(RdsError::NotFound { .. })));
-    shared.engine.delete_ended(volume.clone(), gone).await?;
-    if gone {
+    // Only on the RDS's own word: with an answer lost the volume may well be there, or go at any time, and it goes on
+    // counting as being deleted.
+    let deletion = match &deleted {
+        Ok(Ok(()) | Err(RdsError::NotFound { .. })) => Deletion::Done,
+        Ok(Err(RdsError::Refused { .. } | RdsError::Conflict { .. })) => Deletion::NotDone,
+        Ok(Err(_)) | Err(_) => Deletion::Unknown,
+    };
+    shared.engine.delete_ended(volume.clone(), deletion).await?;
+    if deletion == Deletion::Done {
         tracing::info!(%volume, "volume deleted");
         return Ok(());
     }

@@ -143,7 +143,6 @@ impl Executor {
                 let told = notices::tell(now, &notice);
                 self.tell(Change::Told(told.into()));
             }
-            Effect::StepDown { reason } => return ControlFlow::Break(EngineError::SteppedDown { reason }),
         }
         ControlFlow::Continue(())
     }

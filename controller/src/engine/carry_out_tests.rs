@@ -288,19 +288,6 @@ async fn after_a_commit_that_failed_nothing_is_carried_out() {
 }
 
 #[tokio::test]
-async fn stepping_down_ends_the_engine_in_its_place_in_the_order() {
-    let mut bench = bench();
-    let mut last = step(&bench, 0, &[]);
-    last.effects.push(Effect::StepDown { reason: "term 9 grants".into() });
-    bench.steps.send(last).await.unwrap();
-    bench.steps.send(step(&bench, 1, &[])).await.unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
-    let error = bench.running.await.unwrap().unwrap_err();
-    assert!(error.to_string().contains("term 9 grants"), "{error}");
-    assert!(bench.orders.recv().await.is_none(), "nothing after it");
-}
-
-#[tokio::test]
 async fn the_rds_always_answers_also_by_panic_and_by_silence() {
     let (mut lanes, mut events) = lanes(Duration::from_millis(100));
     let volume = || VolumeId::new("v").unwrap();

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId, VolumeSpec, Word,
+    Core, Deletion, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId,
+    VolumeSpec, Word,
 };
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -149,8 +150,8 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub async fn delete_ended(&self, volume: VolumeId, deleted: bool) -> Result<(), Ended> {
-        self.submit(Event::DeleteEnded { volume, deleted }).await
+    pub async fn delete_ended(&self, volume: VolumeId, deletion: Deletion) -> Result<(), Ended> {
+        self.submit(Event::DeleteEnded { volume, deletion }).await
     }
 
     /// Hands an event that needs no answer to the core. Events of one caller arrive in their order.

@@ -360,9 +360,9 @@ impl Talking {
             }
             Kind::Preempt(preempt) => {
                 let left_keys = self.host.registered.lock().unwrap().clone();
-                let left_keys =
-                    left_keys.into_iter().filter(|key| !preempt.victim_keys.contains(key)).collect();
-                let outcome = Outcome::Preempted(wire::PreemptedOutcome { left_keys });
+                let (aborted_keys, left_keys) =
+                    left_keys.into_iter().partition(|key| preempt.victim_keys.contains(key));
+                let outcome = Outcome::Preempted(wire::PreemptedOutcome { left_keys, aborted_keys });
                 self.answer(&preempt.operation_id, &preempt.volume_id, preempt.epoch, outcome).await;
             }
             Kind::Rekey(rekey) => {

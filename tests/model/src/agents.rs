@@ -206,8 +206,11 @@ impl World {
         if !registered || !self.hosts[n].held[v].as_ref().is_some_and(Held::live) {
             return failed("reservation", false);
         }
+        let mut aborted = Vec::new();
         for m in 0..NODES {
-            if self.exports[v].keys[m].is_some_and(|key| victims.iter().any(|e| e.reservation_key() == key)) {
+            let hit = |key: &u64| victims.iter().any(|e| e.reservation_key() == *key);
+            if let Some(key) = self.exports[v].keys[m].filter(hit) {
+                aborted.push(key);
                 self.export(v).keys[m] = None;
                 if self.setup.truth.abort_waits {
                     self.export(v).lands_until[m] = 0;
@@ -217,7 +220,8 @@ impl World {
                 }
             }
         }
-        Outcome::Preempted { left: self.exports[v].keys.iter().flatten().copied().collect() }
+        let left = self.exports[v].keys.iter().flatten().copied().collect();
+        Outcome::Preempted { left, aborted }
     }
 
     pub(crate) fn agent_answers(

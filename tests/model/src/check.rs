@@ -58,8 +58,8 @@ pub enum Violation {
         /// Which node.
         n: N,
     },
-    /// 3: an old leader's epoch made the newest one give up.
-    NewestSteppedDown,
+    /// 3: a node has seen an epoch of an old leader that is higher than any of the newest one's.
+    NewestIsBehind,
     /// 4: somebody can write, or is let in, of whom nothing is stored: a crash now would forget it.
     NotStored {
         /// The volume.
@@ -122,7 +122,7 @@ impl Violation {
             Self::UnpublishedCanWrite { .. }
             | Self::QueuedWritesLand { .. }
             | Self::TooWeaklyFenced { .. } => "invariant 2",
-            Self::ConnectedUnderAnOldEpoch { .. } | Self::NewestSteppedDown => "invariant 3",
+            Self::ConnectedUnderAnOldEpoch { .. } | Self::NewestIsBehind => "invariant 3",
             Self::NotStored { .. } | Self::RebuiltOtherwise { .. } => "invariant 4",
             Self::NeverAnswered { .. }
             | Self::NamesNothing { .. }

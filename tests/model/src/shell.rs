@@ -28,6 +28,10 @@ impl World {
             let effects = effects.iter().filter(|e| !matches!(e, Effect::Notice(_)));
             told.extend(effects.map(|e| format!("  leader {process} -> {}", in_words(e))));
         }
+        let core = &self.leaders[which].core;
+        if which == 0 && core.nodes().values().any(|known| !known.ahead.is_empty()) {
+            self.breaks(Violation::NewestIsBehind);
+        }
         self.carry_out(process, effects);
     }
 
@@ -44,7 +48,7 @@ impl World {
             }
             let has_claim = which == 0;
             match effect {
-                Effect::Persist(_) | Effect::Forget(_) | Effect::StepDown { .. } if !has_claim => {
+                Effect::Persist(_) | Effect::Forget(_) if !has_claim => {
                     self.leaders.remove(which);
                     self.drop_streams(|stream| stream.process == process);
                 }
@@ -66,7 +70,6 @@ impl World {
                 Effect::RefuseSession { session, .. } => {
                     self.drop_streams(|s| s.id == session && s.process == process)
                 }
-                Effect::StepDown { .. } => self.breaks(Violation::NewestSteppedDown),
                 Effect::Notice(notice) => self.noticed(&notice),
                 Effect::Rds { .. } | Effect::Reply { .. } => {}
             }

@@ -1,7 +1,7 @@
 //! What an abort that waits does not wait for. Found by the model: a node had detached by itself, and so taken its key
 //! off, when the preemption came, and what a cut before that had left on its way landed after the "proof".
 
-use crate::core::fence_tests::{able, asked, bench};
+use crate::core::fence_tests::{able, asked, bench, overdue};
 use crate::core::tests::{Bench, n, v};
 use crate::*;
 
@@ -13,10 +13,11 @@ fn aborting() -> Bench {
 }
 
 /// The list, the preemption, the cut: all of them succeed.
-fn goes_through(b: &mut Bench) {
+fn goes_through(b: &mut Bench, registered: bool) {
     b.rds(Ok(()));
-    let survivor = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
-    b.agent(Outcome::Preempted { left: vec![survivor] });
+    let keys: Vec<u64> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch.reservation_key()).collect();
+    let aborted = if registered { vec![keys[0]] } else { vec![] };
+    b.agent(Outcome::Preempted { left: vec![keys[1]], aborted });
     assert_eq!(asked(b), "hide");
     b.rds(Ok(()));
 }
@@ -36,8 +37,21 @@ fn an_abort_does_not_speak_for_a_path_that_broke_before_it() {
         by: "a person".into(),
         reason: "a test".into(),
     });
-    goes_through(&mut b);
+    goes_through(&mut b, true);
     assert!(b.reply(RequestId(99)).is_none(), "what was on the broken path may still land");
     let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a proof");
     assert!(matches!(evidence.drained, Drained::Bound { .. }), "{evidence:?}");
+}
+
+#[test]
+fn a_victim_that_was_not_registered_is_not_drained_by_its_preemption() {
+    for registered in [false, true] {
+        let mut b = aborting();
+        overdue(&mut b, "a");
+        goes_through(&mut b, registered);
+        let record = &b.core.volumes[&v()];
+        let evidence = record.attachments[0].evidence().or(record.past_evidence.first()).expect("a proof");
+        let bound = matches!(evidence.drained, Drained::Bound { .. });
+        assert_eq!(bound, !registered, "{evidence:?}");
+    }
 }

@@ -76,7 +76,7 @@ fn a_second_node_of_an_rwx_volume_is_let_in_beside_one_that_cannot_be_fenced_and
     let Some((node, _, Directive::Preempt { .. })) = b.directed() else { panic!("{:?}", b.effects) };
     assert_eq!(node, n("bb"));
     let left = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
-    b.agent(Outcome::Preempted { left: vec![left] });
+    b.agent(Outcome::Preempted { left: vec![left], aborted: vec![] });
     b.rds(Ok(()));
     assert_eq!(b.core.volumes[&v()].past_evidence[0].source, Source::Reservation { by: n("bb") });
 }

@@ -4,9 +4,9 @@
 use super::Step;
 use crate::volume::{Pending, Told};
 use crate::{
-    Absence, Attachment, DrainCause, Drained, Effect, Epoch, FenceStep, Identity, MigrationStep, NodeId,
-    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, Reservations, SessionId,
-    Source, UnixMillis, Verdict, VolumeId,
+    Absence, Attachment, DrainCause, Drained, Epoch, FenceStep, Identity, MigrationStep, NodeId, Notice,
+    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, Reservations, SessionId, Source,
+    UnixMillis, Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -65,17 +65,17 @@ impl Step<'_> {
         };
         let proof = a.evidence().filter(|e| e.verdict(now) == Verdict::Fenced).cloned();
         match (result, proof) {
-            // No volume, no access: both answers mean that the host is not allowed.
-            (Ok(()) | Err(RdsError::NotFound(_)), Some(evidence)) => {
-                self.finish_attachment(volume, node, evidence)
-            }
+            (Ok(()), Some(evidence)) => self.finish_attachment(volume, node, evidence),
             // The proof was taken back while the RDS was asked.
             (_, None) => {}
             (Err(error), Some(_)) => {
                 a.retry_at = Some(retry_at);
+                a.unlisted = matches!(error, RdsError::NotFound(_));
                 self.trouble(volume, node, format!("the RDS did not take the host off its list: {error}"));
-                let refusal = Refusal::Rds { volume: volume.clone(), node: node.clone(), error };
-                self.refuse_unpublishes(volume, node, &refusal);
+                if !self.attachment_mut(volume, node).is_some_and(|a| a.is_over_but_for_the_list(now)) {
+                    let refusal = Refusal::Rds { volume: volume.clone(), node: node.clone(), error };
+                    self.refuse_unpublishes(volume, node, &refusal);
+                }
             }
         }
     }
@@ -106,7 +106,6 @@ impl Step<'_> {
         }
         let pending = std::mem::take(&mut a.pending);
         let draining = a.phase.is_draining();
-        self.forget_operation(&pending);
         self.touched.insert(volume.clone());
         match pending {
             Pending::Agent(_, _, Told::Preempt) => return self.preempt_answered(volume, node, outcome),
@@ -135,7 +134,7 @@ impl Step<'_> {
     /// The answer of a node that was told to preempt another.
     fn preempt_answered(&mut self, volume: &VolumeId, by: &NodeId, outcome: Outcome) {
         match outcome {
-            Outcome::Preempted { left } => self.preempted(volume, by, &left),
+            Outcome::Preempted { left, aborted } => self.preempted(volume, by, &left, &aborted),
             outcome => self.not_helped(volume, by, FenceStep::Preempt, outcome),
         }
     }
@@ -157,7 +156,7 @@ impl Step<'_> {
     fn not_helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
         let words = match outcome {
             Outcome::Stale { highest, .. } if highest.term > self.core.term => {
-                return self.step_down(volume, by, highest);
+                self.is_ahead(volume, by, highest)
             }
             Outcome::Failed { clause, message, .. } => format!("{clause}: {message}"),
             other => format!("an answer that does not fit: {other:?}"),
@@ -166,12 +165,14 @@ impl Step<'_> {
         self.helper_failed(volume, by, step, &words);
     }
 
-    pub(super) fn step_down(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) {
-        let reason = format!(
-            "node {node} has seen epoch {highest} for volume {volume}: a controller with a later term than {} grants",
-            self.core.term
-        );
-        self.effects.push(Effect::StepDown { reason });
+    /// A node says that it has seen an epoch of a later term. Who leads is decided by the store alone, so this is
+    /// about the node: it obeys nothing of this term, and is granted nothing. Gives the words for people.
+    pub(super) fn is_ahead(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) -> String {
+        if let Some(known) = self.core.nodes.get_mut(node) {
+            known.ahead.insert(volume.clone(), highest);
+        }
+        self.refresh_standing(node);
+        ahead_in_words(volume, highest, self.core.term)
     }
 
     fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
@@ -260,7 +261,7 @@ impl Step<'_> {
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let proven = a.proven;
+        let (proven, ghost) = (a.proven, a.ghost);
         let words = format!("in use: {}", holders.join("; "));
         let untouched = match &a.phase {
             Phase::Draining { cause: DrainCause::Requested, fence, .. } => {
@@ -269,8 +270,14 @@ impl Step<'_> {
             _ => false,
         };
         if untouched {
-            // The agent refused before touching anything: what was granted goes on as it was.
-            self.enter(volume, node, if proven { Phase::Ready } else { Phase::Connecting });
+            // The agent refused before touching anything: what was granted goes on as it was, and what never was
+            // stays so.
+            let before = match (ghost, proven) {
+                (true, _) => Phase::Ghost,
+                (false, true) => Phase::Ready,
+                (false, false) => Phase::Connecting,
+            };
+            self.enter(volume, node, before);
             self.dirty.insert(volume.clone());
             self.trouble(volume, node, words);
         } else {
@@ -288,17 +295,21 @@ impl Step<'_> {
 
     /// The node knows a higher epoch, or the end of this one.
     fn stale(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch, ended: bool) {
-        if highest.term > self.core.term {
-            self.step_down(volume, node, highest);
+        let ahead = (highest.term > self.core.term).then(|| self.is_ahead(volume, node, highest));
+        let draining = self.attachment_mut(volume, node).is_some_and(|a| a.phase.is_draining());
+        if let Some(words) = ahead.clone().filter(|_| draining) {
+            // It ends nothing for this term: a fence has to.
+            self.later(volume, node, words);
             return;
         }
         let epoch = self.next_epoch();
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let words =
-            format!("the node has seen epoch {highest}{}, not {}", if ended { " end" } else { "" }, a.epoch);
-        if a.phase.is_draining() {
+        let words = ahead.unwrap_or_else(|| {
+            format!("the node has seen epoch {highest}{}, not {}", if ended { " end" } else { "" }, a.epoch)
+        });
+        if draining {
             // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.
             a.epoch = epoch;
             self.dirty.insert(volume.clone());
@@ -337,6 +348,14 @@ impl Step<'_> {
     fn boot_id(&self, node: &NodeId) -> String {
         self.core.nodes.get(node).map(|n| n.identity.boot_id.clone()).unwrap_or_default()
     }
+}
+
+/// What it means that a node has seen an epoch of a later term, and what to do.
+pub(super) fn ahead_in_words(volume: &VolumeId, highest: Epoch, term: u64) -> String {
+    format!(
+        "it has seen epoch {highest} of volume {volume}, and this controller's term is only {term}: another controller          grants, or this one's clock was set back and its store lost or an older one restored. Stop the other \
+         controller, or set the clock and restart this one; restart the agent if its state is wrong"
+    )
 }
 
 /// By what it is known that nothing this attachment wrote is still on its way, given what its node deleted.

@@ -42,8 +42,8 @@ impl Step<'_> {
             return false;
         };
         match next {
-            Next::Allow => self.ask_rds(volume, node, true),
-            Next::Deny => self.ask_rds(volume, node, false),
+            Next::Allow => self.allow(volume, node),
+            Next::Deny => self.deny(volume, node),
             Next::Tell(what) => return self.ask_agent(volume, node, what),
             Next::Finish(evidence) => self.finish_attachment(volume, node, *evidence),
             Next::NeverAllowed => self.never_allowed(volume, node),
@@ -85,20 +85,26 @@ impl Step<'_> {
         }
     }
 
-    fn ask_rds(&mut self, volume: &VolumeId, node: &NodeId, allow: bool) {
-        let operation = self.next_operation(volume, node);
-        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
+    fn allow(&mut self, volume: &VolumeId, node: &NodeId) {
+        let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
             return;
         };
-        let (volume, host_nqn) = (volume.clone(), a.host_nqn.clone());
-        let request = if allow {
+        let request = |volume| RdsRequest::Allow { volume, host_nqn };
+        let operation = self.ask_rds(Some(node), request, volume);
+        if let Some(a) = self.attachment_mut(volume, node) {
             a.pending = Pending::Allow(operation);
-            RdsRequest::Allow { volume, host_nqn }
-        } else {
-            a.pending = Pending::Deny(operation);
-            RdsRequest::Deny { volume, host_nqn, fence: false }
+        }
+    }
+
+    fn deny(&mut self, volume: &VolumeId, node: &NodeId) {
+        let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
+            return;
         };
-        self.effects.push(Effect::Rds { operation, request });
+        let request = |volume| RdsRequest::Deny { volume, host_nqn, fence: false };
+        let operation = self.ask_rds(Some(node), request, volume);
+        if let Some(a) = self.attachment_mut(volume, node) {
+            a.pending = Pending::Deny(operation);
+        }
     }
 
     /// Tells the agent, unless it was told on this very session. The operation keeps its number over sessions, so
@@ -112,10 +118,7 @@ impl Step<'_> {
         let operation = match pending {
             Some(Pending::Agent(_, on, told)) if on == session && told == what => return false,
             Some(Pending::Agent(operation, _, told)) if told == what => operation,
-            other => {
-                self.forget_operation(&other.unwrap_or_default());
-                self.next_operation(volume, node)
-            }
+            _ => self.next_operation(),
         };
         self.direct(volume, node, session, operation, what);
         true
@@ -204,8 +207,9 @@ impl Step<'_> {
         }
         // An answer of the RDS has to be waited for, so that the next request to it comes after; one of the agent
         // does not: its directives are carried out in order, and the answer to the older one changes nothing.
-        let abandoned = if a.pending.is_rds() { Pending::Nothing } else { std::mem::take(&mut a.pending) };
-        self.forget_operation(&abandoned);
+        if !a.pending.is_rds() {
+            a.pending = Pending::Nothing;
+        }
         self.enter(volume, node, Phase::Draining { cause, evidence: None, fence: None });
         self.dirty.insert(volume.clone());
         self.migration_step(volume, node, MigrationStep::Releasing);

@@ -7,8 +7,8 @@
 use super::Step;
 use crate::volume::Asked;
 use crate::{
-    DrainCause, Effect, Epoch, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal,
-    VolumeId, VolumeRecord,
+    DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal, VolumeId,
+    VolumeRecord,
 };
 
 impl Step<'_> {
@@ -23,26 +23,20 @@ impl Step<'_> {
         let Some(asked) = next(record) else {
             return false;
         };
-        self.core.last_operation += 1;
-        let operation = OperationId { term: self.core.term, number: self.core.last_operation };
-        self.core.operations.insert(operation, (volume.clone(), None));
-        let id = volume.clone();
-        let Some(record) = self.core.volumes.get_mut(volume) else {
-            return false;
+        let request = |volume| match &asked {
+            Asked::Hide { .. } => RdsRequest::Hide { volume },
+            Asked::Show => RdsRequest::Show { volume },
+            Asked::SetSecret(generation) => RdsRequest::SetSecret { volume, generation: *generation },
         };
-        let request = match &asked {
-            Asked::Hide { .. } => {
+        let operation = self.ask_rds(None, request, volume);
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            if matches!(asked, Asked::Hide { .. }) {
                 // Durable before it is asked: whoever comes after this process knows that it may be off.
-                record.hidden = true;
-                record.hidden_heard = false;
-                RdsRequest::Hide { volume: id }
+                (record.hidden, record.hidden_heard) = (true, false);
             }
-            Asked::Show => RdsRequest::Show { volume: id },
-            Asked::SetSecret(generation) => RdsRequest::SetSecret { volume: id, generation: *generation },
-        };
-        record.asked = Some((operation, asked));
+            record.asked = Some((operation, asked));
+        }
         self.dirty.insert(volume.clone());
-        self.effects.push(Effect::Rds { operation, request });
         true
     }
 
@@ -77,8 +71,7 @@ impl Step<'_> {
             record.hidden_heard = drained;
         }
         match result {
-            // A volume that is not there is not exported; but nobody has waited for what was on its way.
-            Ok(()) | Err(RdsError::NotFound(_)) => {
+            Ok(()) => {
                 for node in of {
                     self.fence_cut(volume, node, drained);
                 }
@@ -109,7 +102,7 @@ impl Step<'_> {
     fn show_done(&mut self, volume: &VolumeId, result: Result<(), RdsError>) {
         let everybody = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         match result {
-            Ok(()) | Err(RdsError::NotFound(_)) => {
+            Ok(()) => {
                 if let Some(record) = self.core.volumes.get_mut(volume) {
                     (record.hidden, record.hidden_heard) = (false, false);
                     self.dirty.insert(volume.clone());
@@ -170,9 +163,10 @@ impl Step<'_> {
     }
 }
 
-/// What the RDS did is not known, or it did not even look at what was asked.
+/// What the RDS did is not known, or it did not even look at what was asked. That it does not list the volume says
+/// nothing of the volume: a list may lack it for a moment, and it comes back with the hosts and the export it had.
 pub(super) fn unknown(error: &RdsError) -> bool {
-    matches!(error, RdsError::Unreachable(_) | RdsError::Unauthorised(_))
+    matches!(error, RdsError::Unreachable(_) | RdsError::Unauthorised(_) | RdsError::NotFound(_))
 }
 
 fn next(record: &VolumeRecord) -> Option<Asked> {

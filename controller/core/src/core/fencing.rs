@@ -11,7 +11,7 @@ use super::export::unknown;
 use super::ladder::{no_helper, survivors};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Drained, Effect, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
+    Attachment, DrainCause, Drained, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
     Reservations, Rung, Secret, Source, VolumeId, VolumeRecord,
 };
 
@@ -39,8 +39,7 @@ impl Step<'_> {
             FenceStep::Preempt => self.await_preempt(volume, node),
             FenceStep::SetSecret => self.await_secret(volume, node),
             FenceStep::Rekey => self.await_rekey(volume, node),
-            // Asked for by `drive_export`, for all fences that are there.
-            FenceStep::Hide => false,
+            FenceStep::Hide => self.holds_no_more(volume, node),
             FenceStep::Refused => self.wants(volume, a).is_some_and(|first| self.climb(volume, node, first)),
         }
     }
@@ -76,6 +75,24 @@ impl Step<'_> {
         self.notice(Notice::Fence { volume: volume.clone(), node: node.clone(), rung, step });
     }
 
+    /// Before the last step, which `drive_export` asks for: whether the rung still proves anything. The target may have
+    /// been probed anew since its first step, and a proof rests on what its own steps did.
+    fn holds_no_more(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
+        let target = &self.core.config.target;
+        let Some(fence) = self.core.volumes.get(volume).and_then(|record| record.fence(node)) else {
+            return false;
+        };
+        let lack = fence.rung.lacks(target).or_else(|| {
+            let unread = fence.rung.needs_the_list() && !fence.denied;
+            unread.then_some("the list of hosts was not read back without the node")
+        });
+        let Some(lack) = lack.map(str::to_owned) else {
+            return false;
+        };
+        self.rung_failed(volume, node, FenceStep::Hide, lack);
+        true
+    }
+
     fn next_secret(&mut self, volume: &VolumeId) {
         let generation = self.next_epoch();
         if let Some(record) = self.core.volumes.get_mut(volume) {
@@ -87,12 +104,11 @@ impl Step<'_> {
         let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
             return false;
         };
-        let operation = self.next_operation(volume, node);
+        let request = |volume| RdsRequest::Deny { volume, host_nqn, fence: true };
+        let operation = self.ask_rds(Some(node), request, volume);
         if let Some(fence) = self.fence_mut(volume, node) {
             fence.pending = Some(operation);
         }
-        let request = RdsRequest::Deny { volume: volume.clone(), host_nqn, fence: true };
-        self.effects.push(Effect::Rds { operation, request });
         true
     }
 
@@ -100,8 +116,12 @@ impl Step<'_> {
     pub(super) fn fence_denied(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
         let retry_at = self.now.plus(self.core.config.retry_ms);
         match result {
-            // No volume, no access.
-            Ok(()) | Err(RdsError::NotFound(_)) => self.next_step(volume, node, Some(FenceStep::Deny)),
+            Ok(()) => {
+                if let Some(fence) = self.fence_mut(volume, node) {
+                    fence.denied = true;
+                }
+                self.next_step(volume, node, Some(FenceStep::Deny));
+            }
             Err(error) => {
                 let words = format!("the RDS did not take the host off its list: {error}");
                 if unknown(&error) {
@@ -136,7 +156,8 @@ impl Step<'_> {
 
     /// A helper's report after the preemption. It proves something only if every key in it is one that we know to
     /// belong to a node that may stay.
-    pub(super) fn preempted(&mut self, volume: &VolumeId, by: &NodeId, left: &[u64]) {
+    pub(super) fn preempted(&mut self, volume: &VolumeId, by: &NodeId, left: &[u64], aborted: &[u64]) {
+        let waits = self.core.config.target.reservations == Reservations::AbortWaits;
         let Some(record) = self.core.volumes.get(volume) else {
             return;
         };
@@ -151,8 +172,12 @@ impl Step<'_> {
         let victims: Vec<NodeId> = self.at_step(volume, FenceStep::Preempt);
         for node in victims {
             if strange.is_empty() {
+                let key = self.attachment_mut(volume, &node).map(|a| a.epoch.reservation_key());
                 if let Some(fence) = self.fence_mut(volume, &node) {
                     fence.preempted_by = Some(by.clone());
+                    // One that was not registered had nothing aborted: what it sent before it took its key off, or
+                    // before the target forgot it, may still land.
+                    fence.aborted = waits && key.is_some_and(|key| aborted.contains(&key));
                 }
                 self.next_step(volume, &node, Some(FenceStep::Preempt));
             } else {
@@ -191,8 +216,16 @@ impl Step<'_> {
             return false;
         };
         let generation = record.secret.as_ref().map(|s| s.generation);
-        let behind = survivors(record, node).find(|a| a.secret != generation).map(|a| a.node.clone());
-        let Some(behind) = behind else {
+        let behind: Vec<(NodeId, bool)> = survivors(record, node)
+            .filter(|a| a.secret != generation)
+            .map(|a| (a.node.clone(), a.phase == Phase::Ghost))
+            .collect();
+        if let Some((ghost, _)) = behind.iter().find(|(_, ghost)| *ghost) {
+            let words = format!("node {ghost} holds the volume without a grant, and cannot be told a secret");
+            self.rung_failed(volume, node, FenceStep::Rekey, words);
+            return true;
+        }
+        let Some((behind, _)) = behind.into_iter().next() else {
             self.next_step(volume, node, Some(FenceStep::Rekey));
             return true;
         };
@@ -226,7 +259,7 @@ impl Step<'_> {
     /// What it had in flight was waited for when its registration was preempted, and nothing of it was taken since.
     pub(super) fn is_aborted(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         self.core.config.target.reservations == Reservations::AbortWaits
-            && self.fence_mut(volume, node).is_some_and(|f| f.preempted_by.is_some())
+            && self.fence_mut(volume, node).is_some_and(|f| f.aborted)
             && self.helper_stays(volume, node)
     }
 
@@ -243,7 +276,7 @@ impl Step<'_> {
     }
 
     fn fence_proven(&mut self, volume: &VolumeId, node: &NodeId, drained: Drained) {
-        let acl = self.core.config.target.acl;
+        let keeps_to_list = self.core.config.target.acl;
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
@@ -258,11 +291,12 @@ impl Step<'_> {
         let Some(ended) = fence.take() else {
             return;
         };
+        let acl = ended.denied && keeps_to_list;
         let source = match (ended.rung, cause) {
             (Rung::Reservation, _) => ended
                 .preempted_by
                 .map_or(Source::TargetCut { acl, secret: None }, |by| Source::Reservation { by }),
-            (Rung::Acl, _) => Source::TargetCut { acl: true, secret: None },
+            (Rung::Acl, _) => Source::TargetCut { acl, secret: None },
             (Rung::Secret, _) => Source::TargetCut { acl, secret },
             (Rung::ExportOff, _) => Source::ExportOff,
             (Rung::NodeGone, DrainCause::Gone { by, reason }) => {

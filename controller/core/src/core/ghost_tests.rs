@@ -108,3 +108,40 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
     let waiting = b.core.waiting(&v());
     assert_eq!(waiting[0].waits_for, "the inventory of node bb");
 }
+
+#[test]
+fn a_ghost_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
+    let mut b = bench(Target::default());
+    b.up("a", "boot", vec![by_hand(ObservedPhase::Ready)]);
+    let request = b.unpublish("a");
+    b.agent(Outcome::Busy { holders: vec!["qemu (12)".into()] });
+    assert!(matches!(b.refusal(request), Refusal::InUse { .. }));
+    assert_eq!(b.phase("a"), Some("Ghost"));
+    let request = b.publish("a", Access::Rwo);
+    assert!(b.reply(request).is_none(), "it has to be allowed and attached first: {:?}", b.effects);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
+}
+
+#[test]
+fn what_agents_never_answer_is_not_kept_for_ever() {
+    let mut b = bench(Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() });
+    b.up("a", "boot", vec![]);
+    for _ in 0..3 {
+        b.attach("a", Access::Rwo);
+        b.unpublish("a");
+        assert!(b.directed().is_some(), "told to detach, which it never answers");
+        b.event(Event::Fence {
+            request: RequestId(99),
+            volume: v(),
+            node: n("a"),
+            by: "a person".into(),
+            reason: "a test".into(),
+        });
+        while b.rds_asked().is_some() {
+            b.rds(Ok(()));
+        }
+        let epoch = b.core.volumes[&v()].past_evidence.first().map(|e| e.epoch);
+        says(&mut b, "a", Observed { epoch, ended: true, ..by_hand(ObservedPhase::Absent) });
+    }
+    assert!(b.core.operations.is_empty(), "{:?}", b.core.operations);
+}

@@ -90,7 +90,7 @@ impl Step<'_> {
             return true;
         };
         fence.rung = rung;
-        fence.preempted_by = None;
+        (fence.preempted_by, fence.aborted) = (None, false);
         self.next_step(volume, node, None);
         true
     }

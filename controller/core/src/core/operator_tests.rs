@@ -89,7 +89,7 @@ fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
         if deleted {
             b.event(Event::DeleteBegins { request: RequestId(90), volume: v() });
             assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::MayDelete)));
-            b.event(Event::DeleteEnded { volume: v(), deleted: true });
+            b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
             assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
         } else {
             b.event(Event::DeclareGone {

@@ -5,11 +5,12 @@
 //! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it.
 
 use super::Step;
+use super::answers::ahead_in_words;
 use super::requests::Want;
 use crate::volume::Pending;
 use crate::{
-    Directive, DrainCause, Effect, Evidence, Fenced, NodeId, Notice, Observed, ObservedPhase, OperationId,
-    Outcome, Phase, Refusal, Reply, RequestId, Session, SessionId, Source, Standing, VolumeId,
+    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, NodeId, Notice, Observed, ObservedPhase,
+    OperationId, Outcome, Phase, Refusal, Reply, RequestId, Session, SessionId, Source, Standing, VolumeId,
 };
 
 impl Step<'_> {
@@ -74,15 +75,18 @@ impl Step<'_> {
         self.effects.push(Effect::Reply { request, result: Ok(Reply::Declared) });
     }
 
-    /// A node that is gone needs no export to be kept off.
+    /// A node that is gone needs no export to be kept off. Where the target keeps it out, that stays the proof.
     fn entry_gone(&mut self, volume: &VolumeId, node: &NodeId, by: &str, reason: &str) {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
         let allowed = crate::Rung::NodeGone.suffices_for(record.spec.min_fence);
         for entry in record.fenced.iter_mut().filter(|f| f.node == *node && (allowed || !f.blocks())) {
-            entry.evidence.source = Source::NodeGone { by: by.to_owned(), reason: reason.to_owned() };
-            entry.evidence.at = self.now;
+            entry.gone = true;
+            if entry.blocks() {
+                entry.evidence.source = Source::NodeGone { by: by.to_owned(), reason: reason.to_owned() };
+                entry.evidence.at = self.now;
+            }
             self.dirty.insert(volume.clone());
         }
     }
@@ -143,7 +147,7 @@ impl Step<'_> {
             Some((_, on)) if on == session => return false,
             _ if !due => return false,
             Some((operation, _)) => operation,
-            None => self.next_operation(volume, node),
+            None => self.next_operation(),
         };
         if let Some(entry) = self.entry_mut(volume, node) {
             entry.pending = Some((operation, session.clone()));
@@ -174,11 +178,16 @@ impl Step<'_> {
             return true;
         }
         entry.pending = None;
-        self.core.operations.remove(&operation);
         self.touched.insert(volume.clone());
         match outcome {
             Outcome::Absent(_) => self.readmit(volume, node),
-            Outcome::Stale { highest, .. } if highest.term > term => self.step_down(volume, node, *highest),
+            Outcome::Stale { highest, .. } if highest.term > term => {
+                if let Some(entry) = self.entry_mut(volume, node) {
+                    entry.retry_at = Some(retry_at);
+                }
+                let message = self.is_ahead(volume, node, *highest);
+                self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+            }
             other => {
                 if let Some(entry) = self.entry_mut(volume, node) {
                     entry.retry_at = Some(retry_at);
@@ -198,9 +207,11 @@ impl Step<'_> {
         self.core.volumes.get_mut(volume)?.fenced.iter_mut().find(|f| f.node == *node)
     }
 
-    /// A node is quarantined exactly if some volume lists it.
+    /// A node is quarantined exactly if some volume lists it, or it obeys nothing of this term.
     pub(super) fn refresh_standing(&mut self, node: &NodeId) {
         let entries = self.core.volumes.iter().flat_map(|(id, v)| v.fenced.iter().map(move |f| (id, f)));
+        let ahead = self.core.nodes.get(node).into_iter().flat_map(|known| &known.ahead);
+        let ahead = ahead.map(|(volume, highest)| ahead_in_words(volume, *highest, self.core.term));
         let words: Vec<String> = entries
             .filter(|(_, f)| f.node == *node)
             .map(|(id, f)| {
@@ -210,6 +221,7 @@ impl Step<'_> {
                     f.evidence.source.name()
                 )
             })
+            .chain(ahead)
             .collect();
         let standing = if words.is_empty() {
             Standing::Admitted
@@ -239,6 +251,39 @@ impl Step<'_> {
                 self.trouble(&volume, node, format!("declared gone, and heard on session {heard}"));
             }
         }
+    }
+
+    /// A node that was cut off by nothing but a person's word, and is heard, may be writing all the while: it counts as a
+    /// holder again, until there is evidence of another kind, and drained.
+    pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
+        let until = self.now.plus(self.core.config.drain_bound_ms);
+        for volume in self.volumes_about(node) {
+            let Some(record) = self.core.volumes.get_mut(&volume) else {
+                continue;
+            };
+            let word = |f: &Fenced| match &f.evidence.source {
+                Source::NodeGone { by, reason } if f.node == *node => Some((by.clone(), reason.clone())),
+                _ => None,
+            };
+            let Some(at) = record.fenced.iter().position(|f| word(f).is_some()) else {
+                continue;
+            };
+            let entry = record.fenced.remove(at);
+            let Some((by, reason)) = word(&entry).filter(|_| record.attachment(node).is_none()) else {
+                continue;
+            };
+            let cause = DrainCause::Forced { by, reason };
+            let phase = Phase::Draining { cause, evidence: None, fence: None };
+            let mut back = Attachment::found(node.clone(), entry.host_nqn, entry.epoch, phase, self.now);
+            back.may_land_until = Some(until);
+            record.join(back);
+            self.dirty.insert(volume.clone());
+            self.touched.insert(volume.clone());
+            let words =
+                format!("declared gone, and heard on session {heard}: it counts as able to write again");
+            self.trouble(&volume, node, words);
+        }
+        self.refresh_standing(node);
     }
 
     /// A host that has taken over the name of one that was declared gone inherits nothing of it.

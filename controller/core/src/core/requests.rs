@@ -8,9 +8,9 @@ use super::Step;
 use super::admission::{Admission, admission, difference, grant_of};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node, NodeId,
-    Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret, Session, Standing,
-    UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, Deletion, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node,
+    NodeId, Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret, Session,
+    Standing, UnixMillis, Verdict, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -67,10 +67,14 @@ impl Step<'_> {
     }
 
     pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
-        let nodes = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
+        let nodes = self.in_the_way_of_deletion(&volume);
         let result = if !nodes.is_empty() {
             Err(Refusal::StillAttached { volume, nodes })
         } else if self.core.deleting.insert(volume.clone()) {
+            // Durable before anything is asked of the RDS: what was asked and not heard of may come at any time.
+            let unknown = || VolumeRecord::unknown(volume.clone());
+            self.core.volumes.entry(volume.clone()).or_insert_with(unknown).deleting = true;
+            self.dirty.insert(volume.clone());
             self.touched.insert(volume);
             Ok(Reply::MayDelete)
         } else {
@@ -79,10 +83,27 @@ impl Step<'_> {
         self.effects.push(Effect::Reply { request, result });
     }
 
-    pub(super) fn delete_ended(&mut self, volume: VolumeId, deleted: bool) {
+    /// Nodes that may write to it, or whose proof is not complete. What was proven and waits for the RDS's list alone
+    /// is not in the way: the RDS has no such volume.
+    fn in_the_way_of_deletion(&self, volume: &VolumeId) -> Vec<NodeId> {
+        let holders = self.core.volumes.get(volume).into_iter().flat_map(|v| &v.attachments);
+        let now = self.now;
+        let proven =
+            |a: &Attachment| a.unlisted && a.evidence().is_some_and(|e| e.verdict(now) == Verdict::Fenced);
+        holders.filter(|a| !proven(a)).map(|a| a.node.clone()).collect()
+    }
+
+    pub(super) fn delete_ended(&mut self, volume: VolumeId, deletion: Deletion) {
         self.core.deleting.remove(&volume);
-        let unused = self.core.volumes.get(&volume).is_some_and(|v| v.attachments.is_empty());
-        if deleted && unused {
+        let known = self.core.volumes.contains_key(&volume);
+        let unused = known && self.in_the_way_of_deletion(&volume).is_empty();
+        if deletion == Deletion::NotDone
+            && let Some(record) = self.core.volumes.get_mut(&volume)
+        {
+            record.deleting = false;
+            self.dirty.insert(volume.clone());
+        }
+        if deletion == Deletion::Done && unused {
             let fenced = self.core.volumes.remove(&volume).map(|r| r.fenced).unwrap_or_default();
             self.forgotten.insert(volume.clone());
             // There is nothing left that they could write to.
@@ -224,8 +245,9 @@ impl Step<'_> {
     }
 
     fn answer_detach(&self, volume: &VolumeId, node: Option<&NodeId>, proven: Reply) -> Answer {
-        let holders = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
-        let left = holders.iter().any(|h| node.is_none_or(|n| n == h));
+        let mut holders = self.core.volumes.get(volume).into_iter().flat_map(|v| &v.attachments);
+        let left =
+            holders.any(|a| node.is_none_or(|n| *n == a.node) && !a.is_over_but_for_the_list(self.now));
         if left { Answer::Wait } else { Answer::Reply(Ok(proven)) }
     }
 
@@ -233,7 +255,7 @@ impl Step<'_> {
     fn answer_publish(&self, node: &NodeId, spec: &VolumeSpec, read_only: bool) -> (Answer, u64) {
         let config = &self.core.config;
         let refuse = |refusal| (Answer::Reply(Err(refusal)), 0);
-        if self.core.deleting.contains(&spec.id) {
+        if self.core.volumes.get(&spec.id).is_some_and(|record| record.deleting) {
             return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
         match self.may_be_granted(node) {
@@ -349,6 +371,8 @@ impl Step<'_> {
             pending: Pending::Nothing,
             trouble: None,
             retry_at: None,
+            unlisted: false,
+            ghost: false,
         });
         self.dirty.insert(volume.clone());
         self.notice(Notice::Granted { volume: volume.clone(), node: node.clone(), epoch });

@@ -18,7 +18,10 @@ fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_before_the_cut(
     let Some((node, _, Directive::Preempt { victims, .. })) = b.directed() else { panic!("{:?}", b.effects) };
     let epochs: Vec<Epoch> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch).collect();
     assert_eq!((node, victims), (n("bb"), vec![epochs[0]]));
-    b.agent(Outcome::Preempted { left: vec![epochs[1].reservation_key()] });
+    b.agent(Outcome::Preempted {
+        left: vec![epochs[1].reservation_key()],
+        aborted: vec![epochs[0].reservation_key()],
+    });
     assert!(b.reply(request).is_none(), "it would write again when the last registrant has gone");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
@@ -38,7 +41,7 @@ fn a_report_that_still_shows_a_key_proves_nothing_and_the_next_rung_is_taken() {
     overdue(&mut b, "a");
     b.rds(Ok(()));
     let victim = b.core.volumes[&v()].attachments[0].epoch.reservation_key();
-    b.agent(Outcome::Preempted { left: vec![victim] });
+    b.agent(Outcome::Preempted { left: vec![victim], aborted: vec![] });
     let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
     assert_eq!((fence.rung, fence.step), (Rung::Acl, FenceStep::Deny));
     assert!(fence.tried[0].result.contains(&format!("{victim:#x}")), "{:?}", fence.tried);
@@ -129,7 +132,7 @@ fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     let survivor = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
-    b.agent(Outcome::Preempted { left: vec![survivor] });
+    b.agent(Outcome::Preempted { left: vec![survivor], aborted: vec![] });
     assert!(b.reply(request).is_none(), "what it aborted may still land");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));

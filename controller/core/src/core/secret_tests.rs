@@ -68,3 +68,19 @@ fn an_rds_that_has_put_an_older_secret_in_force_is_asked_for_the_newer_one() {
     assert_eq!(asked_for, generation(&b));
     assert!(!b.core.volumes[&v()].secret.as_ref().expect("a secret").in_force);
 }
+
+#[test]
+fn a_ghost_that_appears_while_the_others_are_told_a_secret_does_not_hold_the_fence_up() {
+    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    b.attach_with_secret("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
+    assert_eq!(fence.step, FenceStep::Rekey);
+    let (session, observed) = (b.session("ccc"), observed_of(ObservedPhase::Ready));
+    b.event(Event::Delta { node: n("ccc"), session, observed });
+    let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
+    let secret = fence.tried.iter().find(|t| t.rung == Rung::Secret).expect("it is told why");
+    assert!(secret.result.contains("node ccc"), "{secret:?}");
+}

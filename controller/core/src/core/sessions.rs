@@ -2,10 +2,9 @@
 
 use super::Step;
 use crate::node::clash_with;
-use crate::volume::Pending;
 use crate::{
-    Access, Attachment, DrainCause, Drained, Effect, Node, NodeId, NodeIdentity, Notice, Observed,
-    ObservedPhase, Phase, Role, Session, SessionId, Source, Standing, VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, DrainCause, Drained, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
+    Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -16,15 +15,14 @@ impl Step<'_> {
         }
         self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
         self.not_gone(&node, &session);
+        self.not_cut_off(&node, &session);
         let up = Session::Up { id: session, since: self.now, inventoried: false };
         let replaced = self.core.nodes.remove(&node);
         if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
             let reason = format!("node {node} has opened a new session");
             self.effects.push(Effect::RefuseSession { session: id.clone(), reason });
         }
-        let known =
-            Node { identity, session: up, standing: Standing::Admitted, observed: Default::default() };
-        self.core.nodes.insert(node.clone(), known);
+        self.core.nodes.insert(node.clone(), Node::new(identity, up));
         self.refresh_standing(&node);
         self.touched.extend(self.volumes_about(&node));
     }
@@ -67,7 +65,7 @@ impl Step<'_> {
         let granted =
             self.core.volumes.values().flat_map(|v| &v.attachments).map(|a| (&a.node, &a.host_nqn, false));
         let fenced = self.core.volumes.values().flat_map(|v| &v.fenced).map(|f| {
-            let gone = matches!(f.evidence.source, Source::NodeGone { .. });
+            let gone = f.gone || matches!(f.evidence.source, Source::NodeGone { .. });
             (&f.node, &f.host_nqn, gone)
         });
         let mut claims = granted.chain(fenced);
@@ -229,34 +227,12 @@ impl Step<'_> {
         let now = self.now;
         // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
         let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
-        let record = self.core.volumes.entry(volume.clone()).or_insert_with(|| {
-            VolumeRecord::new(VolumeSpec {
-                id: volume.clone(),
-                access: Access::Rwo,
-                subsystem_nqn: String::new(),
-                portals: Vec::new(),
-                size_bytes: 0,
-                min_fence: crate::MinFence::default(),
-            })
-        });
-        let role = if record.attachments.is_empty() { Role::Primary } else { Role::MigrationTarget };
-        record.attachments.push(Attachment {
-            node: node.clone(),
-            host_nqn,
-            epoch,
-            role,
-            read_only: false,
-            phase: Phase::Ghost,
-            since: now,
-            proven: true,
-            boot_id: None,
-            may_land_until,
-            secret: None,
-            directed: true,
-            pending: Pending::Nothing,
-            trouble: Some("held without a grant".into()),
-            retry_at: None,
-        });
+        let record =
+            self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
+        let mut ghost = Attachment::found(node.clone(), host_nqn, epoch, Phase::Ghost, now);
+        (ghost.ghost, ghost.may_land_until) = (true, may_land_until);
+        ghost.trouble = Some("held without a grant".into());
+        record.join(ghost);
         self.dirty.insert(volume.clone());
         self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
     }

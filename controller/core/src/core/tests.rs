@@ -360,13 +360,24 @@ fn two_nodes_with_one_identity_are_refused_with_both_names() {
 }
 
 #[test]
-fn a_later_controllers_epoch_makes_this_one_step_down() {
+fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
-    b.publish("a", Access::Rwo);
+    b.up("bb", "boot", vec![]);
+    let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     b.agent(Outcome::Stale { highest: Epoch { term: 99, seq: 1 }, ended: false });
-    assert!(b.effects.iter().any(|e| matches!(e, Effect::StepDown { .. })), "{:?}", b.effects);
+    let words = b.refusal(request).to_string();
+    for part in ["epoch 99", "term is only 7", "clock", "store"] {
+        assert!(words.contains(part), "{part:?} is not in: {words}");
+    }
+    assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
+    // It obeys no Detach either: nothing is concluded.
+    b.agent(Outcome::Stale { highest: Epoch { term: 99, seq: 1 }, ended: false });
+    assert_eq!(b.phase("a"), Some("Draining"));
+    let request = b.publish("a", Access::Rwo);
+    assert!(matches!(b.refusal(request), Refusal::Quarantined { .. }));
+    assert_eq!(b.core.nodes[&n("bb")].standing, Standing::Admitted);
 }
 
 #[test]
@@ -383,6 +394,6 @@ fn a_volume_is_deleted_only_when_nobody_has_it_and_nobody_gets_it_meanwhile() {
     assert_eq!(b.reply(RequestId(101)), Some(Ok(Reply::MayDelete)));
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.refusal(request), Refusal::Deleting { .. }));
-    b.event(Event::DeleteEnded { volume: v(), deleted: true });
+    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
     assert_eq!(b.effects, vec![Effect::Forget(v())]);
 }

@@ -228,13 +228,16 @@ impl World {
             if self.exports[volume].sessions.contains(victim) {
                 self.breaks(volume, victim);
             }
-            export_of(self, volume).registered.remove(victim);
+            let export = export_of(self, volume);
+            let key = export.registered.remove(victim);
+            export.aborted.extend(key);
         }
         let export = &self.exports[volume];
         if self.setup.target.reservations == Reservations::AbortWaits && export.drains(now) {
             return Outcome::Pending { message: "the abort waits".into() };
         }
-        Outcome::Preempted { left: export.registered.values().copied().collect() }
+        let aborted = keys.into_iter().filter(|key| export.aborted.contains(key)).collect();
+        Outcome::Preempted { left: export.registered.values().copied().collect(), aborted }
     }
 
     /// A connection with a user breaks: what was on its way may land for as long as the backing store may hold it.

@@ -49,9 +49,6 @@ impl World {
                     }
                 }
                 Effect::Notice(notice) => self.noticed(&notice),
-                Effect::StepDown { reason } => {
-                    self.violated(format!("one controller alone stepped down: {reason}"));
-                }
             }
         }
     }

@@ -19,6 +19,8 @@ pub(crate) struct Export {
     /// Keys of hosts; once there is one, only registrants write.
     pub(crate) registered: BTreeMap<NodeId, u64>,
     pub(crate) reserved: bool,
+    /// The keys that were aborted since everybody was forgotten.
+    pub(crate) aborted: BTreeSet<u64>,
     /// Changes when the target forgets everybody.
     pub(crate) generation: u32,
 }
@@ -33,6 +35,7 @@ impl Default for Export {
             in_flight: BTreeMap::new(),
             registered: BTreeMap::new(),
             reserved: false,
+            aborted: BTreeSet::new(),
             generation: 0,
         }
     }
@@ -84,6 +87,7 @@ impl Export {
     /// The namespace is made anew, after all sessions have ended.
     pub(crate) fn restarts(&mut self) {
         self.registered.clear();
+        self.aborted.clear();
         self.reserved = false;
         self.generation += 1;
     }

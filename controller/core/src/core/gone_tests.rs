@@ -1,0 +1,90 @@
+//! Nodes that were declared gone, and are heard after all: a person's word keeps nobody from writing.
+
+use super::fence_tests::{able, asked, bench, fenced, overdue, revoked};
+use super::tests::*;
+use super::*;
+use crate::*;
+
+fn gone(b: &mut Bench, name: &str) {
+    let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
+    b.event(Event::DeclareGone { request: RequestId(90), node: n(name), by, reason });
+}
+
+/// On a target that can do nothing: the word, the bound, the list.
+fn taken_for_gone(b: &mut Bench) {
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    gone(b, "a");
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!((b.phase("a"), fenced(b)), (None, vec!["NodeGone"]));
+}
+
+#[test]
+fn a_node_that_was_declared_gone_and_is_heard_counts_as_a_writer_before_it_says_what_it_holds() {
+    let mut b = bench(Target::default());
+    taken_for_gone(&mut b);
+    b.hello("a", identity("a", "boot"));
+    assert_eq!(b.phase("a"), Some("Draining"));
+    assert_eq!(b.stored[&v()].attachments.len(), 1, "also after a restart");
+    let publish = b.publish("bb", Access::Rwo);
+    let words = b.refusal(publish).to_string();
+    assert!(words.contains("node a may still write to it"), "{words}");
+    let unpublish = b.unpublish("a");
+    assert!(matches!(b.refusal(unpublish), Refusal::CannotFence { .. }));
+    let session = b.session("a");
+    b.event(Event::Inventory { node: n("a"), session, volumes: vec![observed_of(ObservedPhase::Ready)] });
+    let publish = b.publish("bb", Access::Rwo);
+    b.pass(1_000);
+    assert!(b.reply(publish).is_none() && b.phase("bb").is_none());
+}
+
+#[test]
+fn a_node_that_was_declared_gone_is_let_in_again_by_its_own_word_once_that_is_drained() {
+    let mut b = bench(Target::default());
+    taken_for_gone(&mut b);
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
+    assert!(revoked(&b), "{:?}", b.effects);
+    b.agent(absent("live"));
+    assert_eq!(
+        (b.phase("a"), asked(&b)),
+        (Some("Draining"), "nothing"),
+        "nobody heard of its paths meanwhile"
+    );
+    b.pass(Config::default().drain_bound_ms);
+    b.rds(Ok(()));
+    assert_eq!((b.phase("a"), fenced(&b)), (None, vec![]));
+}
+
+#[test]
+fn beside_a_node_that_was_let_in_meanwhile_nobody_else_is_and_both_are_named() {
+    let mut b = bench(Target::default());
+    taken_for_gone(&mut b);
+    b.attach("bb", Access::Rwo);
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
+    assert_eq!((b.phase("a"), b.phase("bb")), (Some("Draining"), Some("Ready")));
+    assert_eq!(b.core.volumes[&v()].holders(), [n("bb"), n("a")]);
+    let third = b.publish("ccc", Access::Rwo);
+    let words = b.refusal(third).to_string();
+    assert!(words.contains("node bb"), "{words}");
+    b.unpublish("bb");
+    b.agent(absent("live"));
+    b.rds(Ok(()));
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a")]);
+    let third = b.publish("ccc", Access::Rwo);
+    b.pass(1_000);
+    assert!(b.reply(third).is_none() && b.phase("ccc").is_none());
+}
+
+#[test]
+fn a_word_about_a_node_that_the_target_keeps_out_does_not_weaken_that_proof() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    gone(&mut b, "a");
+    assert_eq!(fenced(&b), ["TargetCut"]);
+    b.hello("a", identity("zzzz", "boot-9"));
+    assert!(fenced(&b).is_empty(), "another host may take over the name, and inherits nothing");
+}
