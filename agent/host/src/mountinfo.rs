@@ -1,4 +1,7 @@
 //! `/proc/PID/mountinfo`, parsed (`Documentation/filesystems/proc.rst`, section 3.5).
+//!
+//! Always holds: what is a name in it (paths, sources, types) may be any bytes. That is why it is parsed here: the
+//! crate `procfs` reads text, and a mount of an ordinary user whose name is none would make all others unreadable.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -50,12 +53,12 @@ fn entry(line: &[u8]) -> Option<MountEntry> {
     let dev = DevT::parse(text(fields.next()?)?).ok()?;
     let root = path(fields.next()?);
     let mount_point = path(fields.next()?);
-    let options = text(fields.next()?)?;
-    let read_only = options.split(',').any(|option| option == "ro");
+    let read_only = fields.next()?.split(|byte| *byte == b',').any(|option| option == b"ro");
     // Optional fields end at a single dash.
     fields.by_ref().find(|field| *field == b"-")?;
-    let fs_type = text(fields.next()?)?.to_owned();
-    let source = path(fields.next().unwrap_or_default()).to_string_lossy().into_owned();
+    let name = |field: &[u8]| path(field).to_string_lossy().into_owned();
+    let fs_type = name(fields.next()?);
+    let source = name(fields.next().unwrap_or_default());
     Some(MountEntry { id, dev, root, mount_point, fs_type, source, read_only })
 }
 
@@ -103,6 +106,13 @@ mod tests {
         assert!(entries[1].read_only && !entries[0].read_only);
         assert_eq!(entries[1].root, PathBuf::from("/nvme0n1"));
         assert_eq!(entries[2].fs_type, "tmpfs");
+    }
+
+    #[test]
+    fn names_may_be_any_bytes() {
+        let entries = parse(b"36 35 0:44 / /m\xff rw - fuse.\xff s\xfe rw\n").expect("valid");
+        assert_eq!(entries[0].mount_point.as_os_str().len(), 3);
+        assert_eq!((entries[0].fs_type.as_str(), entries[0].source.as_str()), ("fuse.\u{fffd}", "s\u{fffd}"));
     }
 
     #[test]

@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Blind, Places};
+use super::scans::{Key, Looking};
+use super::{Blind, Places, mounts};
 use crate::name::DevT;
 use crate::sysfs::{Attribute, list};
 
@@ -46,30 +47,53 @@ impl fmt::Display for LoopUse {
     }
 }
 
-/// Finds loop devices over any of `devices`.
-pub(super) fn find(places: &Places, devices: &BTreeSet<DevT>, blind: &mut Vec<Blind>) -> Vec<LoopUse> {
+/// Every loop device in use.
+#[derive(Debug, Default)]
+pub(super) struct LoopTable {
+    /// Those over a block device, with its number.
+    over: Vec<(DevT, LoopUse)>,
+    /// What could not be looked at.
+    pub(super) blind: Vec<Blind>,
+}
+
+impl LoopTable {
+    /// Loop devices over any of `devices`.
+    pub(super) fn over<'a>(&'a self, devices: &'a BTreeSet<DevT>) -> impl Iterator<Item = LoopUse> + 'a {
+        self.over.iter().filter(|(backing, _)| devices.contains(backing)).map(|(_, one)| one.clone())
+    }
+}
+
+/// Looks at all loop devices. One over a file of a dead server does not answer, and holds up no other.
+pub(super) fn scan(places: &Places, looking: &Looking) -> LoopTable {
     let class = places.sysfs.root().join("class/block");
+    let mut found = LoopTable::default();
     let names = match list(&class) {
         Ok(names) => names,
         Err(error) => {
-            blind.push(Blind { what: class.display().to_string(), why: error.to_string() });
-            return Vec::new();
+            found.blind.push(Blind::at(&class, error));
+            return found;
         }
     };
-    let mut found = Vec::new();
     for name in names.into_iter().filter(|name| name.starts_with("loop")) {
         let mut unreadable = Vec::new();
         let mut from = Attribute { dir: class.join(&name), unreadable: &mut unreadable };
         // Only a loop device in use has this directory.
         let backing = from.text("loop/backing_file").zip(from.value::<DevT>("dev"));
-        blind.extend(unreadable.into_iter().map(Blind::from));
+        found.blind.extend(unreadable.into_iter().map(Blind::from));
         let Some((backing_file, dev)) = backing else { continue };
-        match backing_device(places, &name, dev, &backing_file) {
-            Ok(Some(backing)) if devices.contains(&backing) => {
-                found.push(LoopUse { kubelet: kubelet(&backing_file), name, dev, backing_file });
+        let asked =
+            looking.call(&Key::Loop(name.clone()), || backing_device(places, &name, dev, &backing_file));
+        match asked.map_err(|stuck| stuck.to_string()).and_then(|asked| asked) {
+            Ok(Some(backing)) => {
+                found
+                    .over
+                    .push((backing, LoopUse { kubelet: kubelet(&backing_file), name, dev, backing_file }));
             }
-            Ok(_) => {}
-            Err(why) => blind.push(Blind { what: format!("backing file {backing_file} of {name}"), why }),
+            Ok(None) => {}
+            Err(_) if mounts::host_says_remote(places, Path::new(&backing_file)) => {}
+            Err(why) => {
+                found.blind.push(Blind { what: format!("backing file {backing_file} of {name}"), why })
+            }
         }
     }
     found

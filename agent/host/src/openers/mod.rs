@@ -5,23 +5,29 @@
 //!
 //! Always holds: [`Verdict::Free`] is said only when everything was looked at; what is missing makes it
 //! [`Verdict::Unknown`]. Our own process is left out. Nothing is opened or changed: files are looked at with
-//! `statx` in a form that asks no server and triggers no automount.
+//! `statx` in a form that asks no server and triggers no automount, and a call that does not come back holds up neither
+//! this look for long nor the next one at all.
 //!
-//! What it looks at: open files of all processes, mounts in all mount namespaces that have a process, bind
+//! What it looks at: open and mapped files of all processes, mounts in all mount namespaces that have a process, bind
 //! mounts of the node, partitions and holders (and what sits on those in turn), loop devices, swap. Whoever is about
 //! to take the device away asks with [`Openers::look_to_end`], which also finds what has claimed it inside the kernel.
-//! Not visible to it: users inside the kernel that open without a claim (an NVMe target), and threads that do not
-//! share their process's open files.
+//! Not visible to it: users inside the kernel that open without a claim (an NVMe target), threads that do not share
+//! their process's open files, descriptors on their way through a socket or registered with an io_uring alone, and
+//! a device that was opened through a node on a network file system whose server is silent now.
 
 mod claim;
+mod files;
 mod loops;
+mod mounts;
 mod processes;
+mod scans;
 mod stat;
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -30,7 +36,9 @@ use tokio::time::{Instant, sleep};
 pub use loops::{KubeletLoop, LoopUse};
 
 use claim::Claim;
-use processes::{Scans, Snapshot};
+use loops::LoopTable;
+use processes::Snapshot;
+use scans::{Scans, StuckCalls};
 
 use crate::name::DevT;
 use crate::sysfs::{self, Holder, Sysfs, Unreadable};
@@ -118,6 +126,8 @@ pub struct ProcessUse {
     pub comm: String,
     /// Number of descriptors.
     pub descriptors: usize,
+    /// Number of memory maps; they outlive the descriptor.
+    pub maps: usize,
     /// Its cgroup, if readable.
     pub cgroup: Option<String>,
     /// UID of the Kubernetes pod that it belongs to, read from its cgroup.
@@ -129,6 +139,7 @@ impl fmt::Display for DeviceUser {
         match self {
             Self::Process(process) => {
                 write!(f, "process {} ({})", process.pid, process.comm)?;
+                f.write_str(if process.descriptors == 0 { " by a memory map" } else { "" })?;
                 process.pod_uid.as_ref().map_or(Ok(()), |uid| write!(f, " of pod {uid}"))
             }
             Self::Mount { mount_point, fs_type, seen_by_pid, .. } => {
@@ -164,6 +175,17 @@ impl fmt::Display for Blind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.what, self.why)
     }
+}
+
+impl Blind {
+    fn at(path: &Path, error: io::Error) -> Self {
+        Self { what: path.display().to_string(), why: error.to_string() }
+    }
+}
+
+/// Whether an error means that the process (or its descriptor) has gone.
+fn has_gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
 }
 
 /// Everything that was found about one device.
@@ -206,11 +228,6 @@ impl OpenersReport {
             Verdict::Unknown
         }
     }
-
-    /// A report that only says that nothing could be looked at.
-    fn unseen(dev: DevT, what: &str, why: String) -> Self {
-        Self { dev, users: Vec::new(), blind: vec![Blind { what: what.to_owned(), why }] }
-    }
 }
 
 impl fmt::Display for OpenersReport {
@@ -228,7 +245,8 @@ impl fmt::Display for OpenersReport {
 pub struct Openers {
     places: Places,
     workers: Workers,
-    scans: Scans,
+    loops: Scans<LoopTable>,
+    processes: Scans<Snapshot>,
 }
 
 /// What block devices alone can tell, and which of them count as the one asked for.
@@ -238,9 +256,27 @@ struct Blocks {
 }
 
 impl Blocks {
-    fn with(mut self, processes: &Snapshot) -> OpenersReport {
+    fn with(mut self, places: &Places, loops: &LoopTable, processes: &Snapshot) -> Found {
+        let over: Vec<LoopUse> = loops.over(&self.devices).collect();
+        self.devices.extend(over.iter().map(|one| one.dev));
+        self.report.users.extend(over.into_iter().map(DeviceUser::Loop));
+        self.report.blind.extend(loops.blind.iter().cloned());
+        add_swap(places, &self.devices, &mut self.report);
         self.report.users.extend(processes.users_of(&self.devices));
         self.report.blind.extend(processes.blind.iter().cloned());
+        Found { report: self.report, blind_to_mounts: processes.blind_to_mounts.clone() }
+    }
+}
+
+/// A report, and apart from it what of the mounts could not be looked at.
+struct Found {
+    report: OpenersReport,
+    blind_to_mounts: Vec<Blind>,
+}
+
+impl Found {
+    fn whole(mut self) -> OpenersReport {
+        self.report.blind.extend(self.blind_to_mounts);
         self.report
     }
 }
@@ -271,51 +307,73 @@ impl Openers {
         workers: Workers,
     ) -> Self {
         let (proc_root, dev_root) = (proc_root.into(), dev_root.into());
+        let stuck = StuckCalls::default();
         Self {
+            loops: Scans::new("look at all loop devices", &stuck, loops::scan),
+            processes: Scans::new("look at all processes", &stuck, processes::scan),
             places: Places { proc_root, dev_root, sysfs, rdev: stat::block_rdev, claim: claim::ask },
             workers,
-            scans: Scans::default(),
         }
     }
 
     /// Looks for users of one device, at most for `deadline`. A deadline that passes is a report that says
-    /// so. Calls side by side share their look at processes.
+    /// so. Calls side by side share their look at processes and loop devices.
     pub async fn look(&self, dev: DevT, deadline: Duration) -> OpenersReport {
+        self.find(dev, deadline).await.whole()
+    }
+
+    async fn find(&self, dev: DevT, deadline: Duration) -> Found {
         let this = self.clone();
         let key = format!("openers of {dev}");
         let blocks = self.workers.run(&key, deadline, move || this.look_at_blocks(dev));
-        let (blocks, processes) = tokio::join!(blocks, self.scans.fresh(&self.places, deadline));
-        match (blocks, processes) {
-            (Ok(blocks), Ok(processes)) => blocks.with(&processes),
-            (Ok(blocks), Err(error)) => {
-                let mut report = blocks.report;
-                report.blind.push(Blind { what: "processes".to_owned(), why: error.to_string() });
-                report
+        let loops = self.loops.fresh(&self.places, deadline);
+        let (blocks, loops, processes) =
+            tokio::join!(blocks, loops, self.processes.fresh(&self.places, deadline));
+        let unseen = |what: &str, error: WorkError| Blind { what: what.to_owned(), why: error.to_string() };
+        let (loops, no_loops) = match loops {
+            Ok(loops) => (loops, None),
+            Err(error) => (Arc::default(), Some(unseen("loop devices", error))),
+        };
+        let (processes, no_processes) = match processes {
+            Ok(processes) => (processes, None),
+            Err(error) => (Arc::default(), Some(unseen("processes", error))),
+        };
+        let mut found = match blocks {
+            Ok(blocks) => blocks.with(&self.places, &loops, &processes),
+            Err(error) => {
+                let report = OpenersReport { dev, users: Vec::new(), blind: vec![unseen(&key, error)] };
+                Found { report, blind_to_mounts: Vec::new() }
             }
-            (Err(error), _) => OpenersReport::unseen(dev, &key, error.to_string()),
-        }
+        };
+        found.report.blind.extend(no_loops.into_iter().chain(no_processes));
+        found
     }
 
     /// As [`Openers::look`], for whoever is about to take the device away: what has claimed it inside the kernel is
     /// found too, and a process counts only once it has had the device open for half a second. The claim that is made
     /// for a moment would make somebody's mount fail that came just then: never ask this of a device that is to stay.
     pub async fn look_to_end(&self, dev: DevT, deadline: Duration) -> OpenersReport {
-        let (end, settled) = (Instant::now() + deadline, Instant::now() + PASSING);
+        let (end, mut first_seen) = (Instant::now() + deadline, None);
         let left = || end.saturating_duration_since(Instant::now());
         loop {
-            let mut report = self.look(dev, left()).await;
-            if report.users.is_empty() {
-                self.add_claim(dev, left(), &mut report).await;
+            let mut found = self.find(dev, left()).await;
+            if found.report.users.is_empty() && self.add_claim(dev, left(), &mut found.report).await {
+                // A file system that is mounted anywhere would have claimed it.
+                found.blind_to_mounts.clear();
             }
+            let report = found.whole();
             let passing = !report.users.is_empty() && report.users.iter().all(DeviceUser::may_pass);
-            if !passing || Instant::now() >= settled {
+            let now = Instant::now();
+            let settled = *first_seen.get_or_insert(now) + PASSING;
+            if !passing || now >= settled.min(end) {
                 return report;
             }
             sleep(AGAIN).await;
         }
     }
 
-    async fn add_claim(&self, dev: DevT, deadline: Duration, report: &mut OpenersReport) {
+    /// Whether nobody has claimed it, for certain.
+    async fn add_claim(&self, dev: DevT, deadline: Duration, report: &mut OpenersReport) -> bool {
         let places = self.places.clone();
         let key = format!("claim on {dev}");
         let work = move || {
@@ -324,11 +382,12 @@ impl Openers {
             (claim, by)
         };
         match self.workers.run(&key, deadline, work).await {
-            Ok((Claim::Nobody | Claim::Gone, _)) => {}
+            Ok((Claim::Nobody | Claim::Gone, _)) => return true,
             Ok((Claim::Somebody, by)) => report.users.push(DeviceUser::Claim { dev, by }),
             Ok((Claim::Unknown(why), _)) => report.blind.push(Blind { what: key, why }),
             Err(error) => report.blind.push(Blind { what: key, why: error.to_string() }),
         }
+        false
     }
 
     /// Loop devices over one device, for the readiness check.
@@ -340,28 +399,21 @@ impl Openers {
         dev: DevT,
         deadline: Duration,
     ) -> Result<(Vec<LoopUse>, Vec<Blind>), WorkError> {
-        let places = self.places.clone();
-        let work = move || {
-            let mut blind = Vec::new();
-            (loops::find(&places, &BTreeSet::from([dev]), &mut blind), blind)
-        };
-        self.workers.run(&format!("loops over {dev}"), deadline, work).await
+        let table = self.loops.fresh(&self.places, deadline).await?;
+        Ok((table.over(&BTreeSet::from([dev])).collect(), table.blind.clone()))
     }
 
     /// As [`Openers::look`], on the calling thread.
     pub fn look_blocking(&self, dev: DevT) -> OpenersReport {
-        self.look_at_blocks(dev).with(&processes::scan(&self.places))
+        let (loops, processes) = (self.loops.alone(&self.places), self.processes.alone(&self.places));
+        self.look_at_blocks(dev).with(&self.places, &loops, &processes).whole()
     }
 
-    /// Everything but processes and mounts.
+    /// Partitions and holders.
     fn look_at_blocks(&self, dev: DevT) -> Blocks {
         let mut report = OpenersReport { dev, users: Vec::new(), blind: Vec::new() };
         let mut devices = BTreeSet::from([dev]);
         self.add_holders(&mut devices, &mut report);
-        let loops = loops::find(&self.places, &devices, &mut report.blind);
-        devices.extend(loops.iter().map(|one| one.dev));
-        report.users.extend(loops.into_iter().map(DeviceUser::Loop));
-        self.add_swap(&devices, &mut report);
         Blocks { devices, report }
     }
 
@@ -387,24 +439,21 @@ impl Openers {
             }
         }
     }
+}
 
-    fn add_swap(&self, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
-        let path = self.places.proc_root.join("swaps");
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            // A kernel without swap has no such file.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
-            Err(error) => {
-                let (what, why) = (path.display().to_string(), error.to_string());
-                return report.blind.push(Blind { what, why });
-            }
-        };
-        let paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
-        for path in paths.filter(|path| path.starts_with("/dev/")) {
-            let rdev = (self.places.rdev)(Path::new(path)).ok().flatten();
-            if let Some(dev) = rdev.filter(|dev| devices.contains(dev)) {
-                report.users.push(DeviceUser::Swap { dev });
-            }
+fn add_swap(places: &Places, devices: &BTreeSet<DevT>, report: &mut OpenersReport) {
+    let path = places.proc_root.join("swaps");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        // A kernel without swap has no such file.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) => return report.blind.push(Blind::at(&path, error)),
+    };
+    let paths = text.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+    for path in paths.filter(|path| path.starts_with("/dev/")) {
+        let rdev = (places.rdev)(Path::new(path)).ok().flatten();
+        if let Some(dev) = rdev.filter(|dev| devices.contains(dev)) {
+            report.users.push(DeviceUser::Swap { dev });
         }
     }
 }

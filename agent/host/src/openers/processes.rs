@@ -1,29 +1,31 @@
-//! Open block devices and mounts of all processes, for whoever asks about one device.
+//! Block devices that processes and mounts of the whole host use, at one moment.
 //!
-//! A scan of a busy host costs thousands of system calls, whatever it looks for. So it notes every block
-//! device that is in use, and the callers that came before it began share it ([`Scans`]).
+//! Always holds: our own process is left out. A process that was forked while others were looked at is looked at too:
+//! one that is missed has to come of a parent that was not looked at before it had closed the device, and again in
+//! each of [`ROUNDS`] rounds.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::path::Path;
 
-use tokio::sync::watch;
-
+use super::files::{self, Mapped, Uses};
+use super::mounts::MountTable;
+use super::scans::Looking;
 use super::{Blind, DeviceUser, Places, ProcessUse};
-use crate::mountinfo::{self, MountEntry};
 use crate::name::DevT;
-use crate::work::{self, WorkError};
 
 /// Inode number of the first PID namespace (`include/linux/proc_ns.h`, `PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
+/// How often processes are listed until no new one is among them.
+const ROUNDS: usize = 4;
 
 /// Every use of any block device by a process or a mount, at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     users: Vec<(DevT, DeviceUser)>,
+    /// What of the processes could not be looked at.
     pub(super) blind: Vec<Blind>,
+    /// What of the mounts could not be looked at.
+    pub(super) blind_to_mounts: Vec<Blind>,
 }
 
 impl Snapshot {
@@ -36,137 +38,105 @@ impl Snapshot {
     }
 }
 
-type Pending = watch::Receiver<Option<Arc<Snapshot>>>;
-
-/// Scans under way: at most one that runs and one that waits for its end.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Scans {
-    running: Arc<Mutex<()>>,
-    /// The scan that has not begun yet, and can still be joined.
-    pending: Arc<Mutex<Option<Pending>>>,
-}
-
-impl Scans {
-    /// The result of a scan that begins after this call.
-    pub(super) async fn fresh(
-        &self,
-        places: &Places,
-        deadline: Duration,
-    ) -> Result<Arc<Snapshot>, WorkError> {
-        const WHAT: &str = "look at all processes";
-        let mut scan = self.join_or_start(places, WHAT)?;
-        let done = scan.wait_for(Option::is_some);
-        match tokio::time::timeout(deadline, done).await {
-            Ok(Ok(snapshot)) => snapshot.clone().ok_or_else(|| WorkError::Lost { what: WHAT.to_owned() }),
-            Ok(Err(_)) => Err(WorkError::Lost { what: WHAT.to_owned() }),
-            Err(_) => Err(WorkError::Overdue { what: WHAT.to_owned(), deadline }),
-        }
-    }
-
-    fn join_or_start(&self, places: &Places, what: &str) -> Result<Pending, WorkError> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(scan) = pending.as_ref() {
-            return Ok(scan.clone());
-        }
-        let (sender, receiver) = watch::channel(None);
-        let (scans, places) = (self.clone(), places.clone());
-        work::spawn(what, move || {
-            let _turn = scans.running.lock().unwrap_or_else(PoisonError::into_inner);
-            // From here on it is too late to join.
-            scans.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
-            sender.send_replace(Some(Arc::new(scan(&places))));
-        })?;
-        *pending = Some(receiver.clone());
-        Ok(receiver)
-    }
-}
-
 /// Looks at every process but our own, and at every mount namespace.
-pub(super) fn scan(places: &Places) -> Snapshot {
+pub(super) fn scan(places: &Places, looking: &Looking) -> Snapshot {
     let mut found = Snapshot::default();
-    let proc_root = &places.proc_root;
-    check_pid_namespace(proc_root, &mut found);
-    let pids = match super::sysfs::list(proc_root) {
-        Ok(names) => names.into_iter().filter_map(|name| name.parse::<u32>().ok()),
-        Err(error) => {
-            blind(&mut found, proc_root.clone(), error);
-            return found;
+    check_pid_namespace(places, &mut found);
+    let (mut seen, mut mounts, mut known) = (BTreeSet::new(), MountTable::default(), Mapped::new());
+    for _ in 0..ROUNDS {
+        let pids = match crate::sysfs::list(&places.proc_root) {
+            Ok(names) => names.into_iter().filter_map(|name| name.parse::<u32>().ok()),
+            Err(error) => {
+                found.blind.push(Blind::at(&places.proc_root, error));
+                break;
+            }
+        };
+        let new: Vec<u32> = pids.filter(|pid| seen.insert(*pid)).collect();
+        if new.is_empty() || looking.is_left_behind() {
+            break;
         }
-    };
-    let mut namespaces = BTreeMap::new();
-    for pid in pids {
-        let dir = proc_root.join(pid.to_string());
-        let own = pid == std::process::id();
-        if !own {
-            add_open_files(places, &dir, pid, &mut found);
+        // Mounts first: what a descriptor lies on decides whether it may be looked at.
+        for pid in &new {
+            mounts.add(places, looking, &places.proc_root.join(pid.to_string()), *pid);
         }
-        add_mounts(places, &dir, pid, &mut namespaces, &mut found);
+        for pid in new.into_iter().filter(|pid| *pid != std::process::id()) {
+            add_process(places, looking, &mounts, pid, &mut known, &mut found);
+        }
     }
-    // A namespace of which no process could be read may hide a mount.
-    found.blind.extend(namespaces.into_values().flatten());
+    mounts.finish();
+    found.users.append(&mut mounts.users);
+    found.blind_to_mounts = mounts.blind;
     found
 }
 
 /// In a PID namespace of our own, other processes are not even listed.
-fn check_pid_namespace(proc_root: &Path, found: &mut Snapshot) {
-    let path = proc_root.join("self/ns/pid");
+fn check_pid_namespace(places: &Places, found: &mut Snapshot) {
+    let path = places.proc_root.join("self/ns/pid");
     match std::fs::read_link(&path) {
         Ok(name) if name == Path::new(FIRST_PID_NAMESPACE) => {}
         Ok(name) => found.blind.push(Blind {
             what: "processes of the host".to_owned(),
             why: format!("we are in PID namespace {}, not the host's (hostPID is needed)", name.display()),
         }),
-        Err(error) => blind(found, path, error),
+        Err(error) => found.blind.push(Blind::at(&path, error)),
     }
 }
 
-fn blind(found: &mut Snapshot, what: PathBuf, error: io::Error) {
-    found.blind.push(Blind { what: what.display().to_string(), why: error.to_string() });
-}
-
-/// Whether an error means that the process (or its descriptor) has gone.
-fn has_gone(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
-}
-
-fn add_open_files(places: &Places, dir: &Path, pid: u32, found: &mut Snapshot) {
-    let fds = dir.join("fd");
-    let entries = match std::fs::read_dir(&fds) {
-        Ok(entries) => entries,
-        Err(error) if has_gone(&error) => return,
-        Err(error) => return blind(found, fds, error),
-    };
-    let mut open: BTreeMap<DevT, usize> = BTreeMap::new();
-    for entry in entries {
-        let rdev = entry.and_then(|entry| {
-            let target = std::fs::read_link(entry.path())?;
-            // Sockets, pipes and the like (`socket:[1]`) have no path and are no block devices.
-            if !target.has_root() { Ok(None) } else { (places.rdev)(&entry.path()) }
-        });
-        match rdev {
-            Ok(Some(dev)) => *open.entry(dev).or_default() += 1,
-            Ok(None) => {}
-            Err(error) if has_gone(&error) => {}
-            Err(error) => return blind(found, fds, error),
+fn add_process(
+    places: &Places,
+    looking: &Looking,
+    mounts: &MountTable,
+    pid: u32,
+    known: &mut Mapped,
+    found: &mut Snapshot,
+) {
+    let dir = places.proc_root.join(pid.to_string());
+    let blind = &mut found.blind;
+    let mut open = files::open(places, looking, mounts, &dir, blind);
+    let mut mapped = files::mapped(places, looking, mounts, (&dir, pid), known, blind);
+    if open.is_none() && mapped.is_empty() {
+        // The first thread may have ended before the others, which then have what is open and mapped.
+        let others = crate::sysfs::list(&dir.join("task")).unwrap_or_default();
+        let others =
+            others.into_iter().filter_map(|name| name.parse::<u32>().ok()).filter(|task| *task != pid);
+        for task in others {
+            let dir = dir.join("task").join(task.to_string());
+            open = files::open(places, looking, mounts, &dir, blind);
+            mapped = files::mapped(places, looking, mounts, (&dir, task), known, blind);
+            if open.is_some() || !mapped.is_empty() {
+                break;
+            }
         }
     }
-    for (dev, descriptors) in open {
-        found.users.push((dev, DeviceUser::Process(describe(dir, pid, dev, descriptors))));
+    let (open, mapped) = (open.unwrap_or_default(), mapped);
+    let devices: BTreeSet<DevT> = open.keys().chain(mapped.keys()).copied().collect();
+    for dev in devices {
+        let count = |uses: &Uses| uses.get(&dev).copied().unwrap_or_default();
+        let process = describe(&dir, pid, dev, count(&open), count(&mapped));
+        found.users.push((dev, DeviceUser::Process(process)));
     }
 }
 
-fn describe(dir: &Path, pid: u32, dev: DevT, descriptors: usize) -> ProcessUse {
-    let read = |name: &str| std::fs::read_to_string(dir.join(name)).ok();
-    let comm = read("comm").map_or_else(|| "?".to_owned(), |text| text.trim_end().to_owned());
+fn describe(dir: &Path, pid: u32, dev: DevT, descriptors: usize, maps: usize) -> ProcessUse {
+    // A program calls itself what it likes.
+    let read = |name: &str| {
+        let bytes = std::fs::read(dir.join(name)).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    };
+    let comm = read("comm").map_or_else(|| "?".to_owned(), |text| plain(text.trim_end()));
     // Version 2 has one line `0::/…`; of version 1 the longest says most.
     let cgroup = read("cgroup").and_then(|text| {
-        text.lines()
-            .filter_map(|line| line.splitn(3, ':').nth(2))
-            .max_by_key(|path| path.len())
-            .map(str::to_owned)
+        text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).max_by_key(|path| path.len()).map(plain)
     });
     let pod_uid = cgroup.as_deref().and_then(pod_uid);
-    ProcessUse { dev, pid, comm, descriptors, cgroup, pod_uid }
+    ProcessUse { dev, pid, comm, descriptors, maps, cgroup, pod_uid }
+}
+
+/// Without control characters, which would reach the terminal of whoever reads it.
+fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
+        .collect()
 }
 
 /// UID of a pod in a cgroup path: `…/pod3b0c5a0e-…/…`, or with underscores and prefixes in systemd's form.
@@ -176,91 +146,6 @@ fn pod_uid(cgroup: &str) -> Option<String> {
         let uid = uid.replace('_', "-");
         uuid::Uuid::try_parse(&uid).ok().map(|uid| uid.as_hyphenated().to_string())
     })
-}
-
-/// Mount namespaces met so far: read (`None`), or why not.
-type Namespaces = BTreeMap<PathBuf, Option<Blind>>;
-
-fn add_mounts(places: &Places, dir: &Path, pid: u32, namespaces: &mut Namespaces, found: &mut Snapshot) {
-    let link = dir.join("ns/mnt");
-    let namespace = match std::fs::read_link(&link) {
-        Ok(namespace) => namespace,
-        // Gone, or a zombie: neither has a mount namespace.
-        Err(error) if has_gone(&error) => return,
-        Err(error) => return blind(found, link, error),
-    };
-    if matches!(namespaces.get(&namespace), Some(None)) {
-        return;
-    }
-    let path = dir.join("mountinfo");
-    let read = std::fs::read(&path).map_err(|error| (has_gone(&error), error.to_string()));
-    let entries = read.and_then(|bytes| mountinfo::parse(&bytes).map_err(|error| (false, error.to_string())));
-    match entries {
-        Ok(entries) => {
-            namespaces.insert(namespace, None);
-            for entry in entries {
-                add_mount(places, dir, pid, entry, found);
-            }
-        }
-        // Zombies answer EINVAL or nothing; another process of the namespace may still be readable.
-        Err((true, _)) => {}
-        Err((false, why)) => {
-            namespaces.entry(namespace).or_insert(Some(Blind { what: path.display().to_string(), why }));
-        }
-    }
-}
-
-fn add_mount(places: &Places, dir: &Path, pid: u32, entry: MountEntry, found: &mut Snapshot) {
-    let MountEntry { dev, mount_point, fs_type, source, root, .. } = entry;
-    // Anonymous file systems have major number 0, all others lie on the block device of that number.
-    if dev.major != 0 {
-        found.users.push((dev, DeviceUser::Mount { dev, mount_point, fs_type, seen_by_pid: pid }));
-        return;
-    }
-    if matches!(fs_type.as_str(), "btrfs" | "bcachefs") {
-        add_sources(places, dir, pid, &source, &mount_point, &fs_type, found);
-    }
-    // A bound device node shows the file system that the node lies in, and a root that is not "/".
-    let may_hold_nodes = matches!(fs_type.as_str(), "devtmpfs" | "tmpfs" | "ramfs" | "rootfs");
-    if !may_hold_nodes || root == Path::new("/") {
-        return;
-    }
-    let inside = dir.join("root").join(mount_point.strip_prefix("/").unwrap_or(&mount_point));
-    match (places.rdev)(&inside) {
-        Ok(Some(dev)) => {
-            found.users.push((dev, DeviceUser::NodeBind { dev, mount_point, seen_by_pid: pid }));
-        }
-        Ok(None) => {}
-        // Covered by another mount, or gone with its process.
-        Err(error) if has_gone(&error) || error.raw_os_error() == Some(libc::ENOTDIR) => {}
-        Err(error) => blind(found, inside, error),
-    }
-}
-
-/// Btrfs and its like span devices and have a number of their own: what they lie on is in the source, one
-/// path, or several with colons between.
-fn add_sources(
-    places: &Places,
-    dir: &Path,
-    pid: u32,
-    source: &str,
-    mount_point: &Path,
-    fs_type: &str,
-    found: &mut Snapshot,
-) {
-    for path in source.split(':') {
-        let inside = dir.join("root").join(path.trim_start_matches('/'));
-        let outside = places.dev_root.join(path.trim_start_matches("/dev/"));
-        match (places.rdev)(&inside).or_else(|_| (places.rdev)(&outside)) {
-            Ok(Some(dev)) => {
-                let (mount_point, fs_type) = (mount_point.to_owned(), fs_type.to_owned());
-                found.users.push((dev, DeviceUser::Mount { dev, mount_point, fs_type, seen_by_pid: pid }));
-            }
-            Ok(None) => {}
-            // The name given to mount may have been a link that is gone. Other members may be unknown too.
-            Err(error) => blind(found, inside, error),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -280,5 +165,10 @@ mod tests {
             assert_eq!(pod_uid(&path).as_deref(), Some(uid), "{path}");
         }
         assert_eq!(pod_uid("/system.slice/podman.service"), None);
+    }
+
+    #[test]
+    fn a_programs_name_cannot_reach_a_terminal() {
+        assert_eq!(plain("\u{1b}[2Jx\u{9b}é"), "\\u{1b}[2Jx\\u{9b}é");
     }
 }

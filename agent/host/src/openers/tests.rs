@@ -15,9 +15,14 @@ struct Host {
     openers: Openers,
 }
 
-/// A block device is a file that begins with `block MAJOR:MINOR`.
+/// A block device is a file that begins with `block MAJOR:MINOR`. One that says `silent` does not answer for as long as
+/// it says so.
 fn told_by_content(path: &Path) -> io::Result<Option<DevT>> {
-    let text = fs::read_to_string(path)?;
+    let mut text = fs::read_to_string(path)?;
+    while text == "silent" {
+        std::thread::park_timeout(Duration::from_millis(5));
+        text = fs::read_to_string(path)?;
+    }
     Ok(text.strip_prefix("block ").and_then(|number| DevT::parse(number.trim()).ok()))
 }
 
@@ -53,7 +58,19 @@ impl Host {
     }
 
     fn opens(&self, pid: u32, fd: u32, node: &str) {
+        self.opens_with(pid, fd, node, "flags:\t0100002\nmnt_id:\t1\n");
+    }
+
+    fn opens_with(&self, pid: u32, fd: u32, node: &str, info: &str) {
         self.link(&format!("proc/{pid}/fd/{fd}"), self.tree.root().join("host/dev").join(node));
+        self.tree.write(&format!("host/proc/{pid}/fdinfo/{fd}"), info);
+    }
+
+    fn maps(&self, pid: u32, node: &str) {
+        let line = "00400000-00401000 rw-s 00000000 00:06 323    /dev/nvme0n1\n";
+        self.tree.write(&format!("host/proc/{pid}/maps"), line);
+        let device = self.tree.root().join("host/dev").join(node);
+        self.link(&format!("proc/{pid}/map_files/400000-401000"), device);
     }
 
     fn look(&self) -> OpenersReport {
@@ -259,8 +276,9 @@ async fn a_deadline_is_an_open_answer() {
     let host = Host::new();
     let report = host.openers.look(HEAD, Duration::ZERO).await;
     assert_ne!(report.verdict(), Verdict::InUse);
-    let blind = report.blind.iter().any(|blind| blind.what.contains("openers") || blind.what == "processes");
-    assert!(blind || report.verdict() == Verdict::Free, "{report:?}");
+    let free = report.verdict() == Verdict::Free;
+    let said = |what: &str| report.blind.iter().any(|blind| blind.what.contains(what));
+    assert!(free || said("openers") || said("processes") || said("loop devices"), "{report:?}");
 }
 
 #[tokio::test]
@@ -295,16 +313,133 @@ async fn a_claim_that_could_not_be_asked_for_leaves_the_answer_open() {
 
 #[tokio::test]
 async fn a_process_that_closes_the_device_within_half_a_second_is_no_user() {
-    let host = Host::new();
+    let mut host = Host::new();
     host.process(20, "systemd-udevd", "mnt:[1]");
     host.opens(20, 4, "nvme0n1");
-    let fd = host.tree.root().join("host/proc/20/fd/4");
-    let (report, ()) = tokio::join!(host.openers.look_to_end(HEAD, LONG), async {
-        assert_eq!(host.openers.look(HEAD, LONG).await.verdict(), Verdict::InUse);
-        fs::remove_file(fd).expect("closed");
-    });
+    // Once it was looked at, the descriptor is closed.
+    host.openers.places.rdev = |path| {
+        let device = told_by_content(path);
+        if path.ends_with("20/fd/4") {
+            fs::remove_file(path)?;
+        }
+        device
+    };
+    let report = host.openers.look_to_end(HEAD, LONG).await;
     assert_eq!(report.verdict(), Verdict::Free, "{report}");
+    host.openers.places.rdev = told_by_content;
     host.opens(20, 4, "nvme0n1");
     let stays = host.openers.look_to_end(HEAD, LONG).await;
     assert_eq!(stays.to_string(), "process 20 (systemd-udevd)");
+}
+
+#[test]
+fn a_memory_map_without_a_descriptor_is_named_with_its_process() {
+    let host = Host::new();
+    host.process(31, "database", "mnt:[1]");
+    host.maps(31, "nvme0n1");
+    let report = host.look();
+    assert_eq!(report.to_string(), "process 31 (database) by a memory map", "{report:?}");
+}
+
+#[test]
+fn what_only_threads_have_open_once_the_first_has_ended_is_found() {
+    let host = Host::new();
+    host.process(32, "worker", "mnt:[1]");
+    host.opens(33, 4, "nvme0n1");
+    let of = |pid: u32| host.tree.root().join(format!("host/proc/{pid}"));
+    fs::create_dir_all(of(32).join("task/32")).expect("made");
+    fs::rename(of(33), of(32).join("task/33")).expect("moved");
+    assert_eq!(host.look().to_string(), "process 32 (worker)");
+}
+
+#[test]
+fn a_descriptor_that_only_names_the_device_is_no_use_of_it() {
+    let host = Host::new();
+    host.process(20, "stat", "mnt:[1]");
+    host.opens_with(20, 4, "nvme0n1", "flags:\t012100000\nmnt_id:\t1\n");
+    assert_eq!(host.look().verdict(), Verdict::Free);
+}
+
+#[tokio::test]
+async fn a_silent_server_holds_up_no_look_and_hides_nothing_else() {
+    let host = Host::new();
+    let silent = host.tree.write("host/dev/on-a-server", "silent");
+    let info = "1 0 0:1 / / rw - ext4 /dev/root rw\n42 1 0:50 / /mnt rw - nfs4 server:/x rw\n";
+    host.tree.write("host/proc/1/mountinfo", info);
+    host.process(20, "reader", "mnt:[1]");
+    host.opens_with(20, 4, "on-a-server", "flags:\t0100000\nmnt_id:\t42\n");
+    let first = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(first.verdict(), Verdict::Free, "{first}");
+    // Neither does a loop device over a file there.
+    host.tree.write("class/block/loop0/dev", "7:0");
+    host.tree.write("class/block/loop0/loop/backing_file", &silent.display().to_string());
+    let info =
+        format!("42 1 0:50 / {} rw - nfs4 server:/x rw\n", silent.parent().expect("a folder").display());
+    host.tree.write("host/proc/1/mountinfo", &info);
+    let second = host.openers.look_to_end(HEAD, LONG).await;
+    assert_eq!(second.verdict(), Verdict::Free, "{second}");
+    host.process(21, "user", "mnt:[1]");
+    host.opens(21, 4, "nvme0n1");
+    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.to_string(), "process 21 (user)");
+    fs::write(silent, "").expect("the server is back");
+}
+
+#[tokio::test]
+async fn what_is_silent_on_a_mount_that_nothing_shows_is_named_and_the_look_goes_on() {
+    let host = Host::new();
+    let silent = host.tree.write("host/dev/somewhere", "silent");
+    host.process(20, "reader", "mnt:[1]");
+    host.opens_with(20, 4, "somewhere", "flags:\t0100000\nmnt_id:\t99\n");
+    for _ in 0..2 {
+        let report = host.openers.look_to_end(HEAD, LONG).await;
+        assert_eq!(report.verdict(), Verdict::Unknown);
+        assert!(report.to_string().contains("mount 99"), "{report}");
+    }
+    fs::write(silent, "").expect("it answers again");
+    let deadline = std::time::Instant::now() + LONG;
+    while host.openers.look_to_end(HEAD, LONG).await.verdict() != Verdict::Free {
+        assert!(std::time::Instant::now() < deadline, "it is still taken for silent");
+    }
+}
+
+#[tokio::test]
+async fn what_of_the_mounts_cannot_be_seen_matters_only_where_the_kernel_cannot_be_asked() {
+    let mut host = Host::new();
+    host.process(20, "user", "mnt:[2]");
+    host.tree.write("host/proc/20/mountinfo", "garbage\n");
+    assert_eq!(host.look().verdict(), Verdict::Unknown);
+    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), Verdict::Free);
+    host.openers.places.claim = |_, _| Claim::Unknown("Input/output error".to_owned());
+    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), Verdict::Unknown);
+}
+
+#[test]
+fn a_bound_node_behind_a_users_fuse_mount_is_not_walked_to() {
+    let host = Host::new();
+    host.process(20, "user", "mnt:[2]");
+    let info = "8 1 0:60 / /f rw - fuse x rw\n9 8 0:61 /node /f/x rw - tmpfs x rw\n";
+    host.tree.write("host/proc/20/mountinfo", info);
+    host.tree.write("host/proc/20/root/f/x", "silent");
+    let report = host.look();
+    assert!(report.to_string().contains("FUSE daemon"), "{report}");
+}
+
+#[test]
+fn a_process_that_is_forked_while_others_are_looked_at_is_looked_at_too() {
+    let mut host = Host::new();
+    // Looked at, this file shows the process that came to be meanwhile.
+    host.openers.places.rdev = |path| {
+        let born = path.ancestors().nth(3).expect("in a process").join("21");
+        if path.ends_with("20/fd/4") && !born.exists() {
+            fs::rename(born.with_file_name("unborn"), born).expect("born");
+        }
+        told_by_content(path)
+    };
+    host.process(20, "parent", "mnt:[1]");
+    host.opens(20, 4, "null");
+    host.process(21, "child", "mnt:[1]");
+    host.opens(21, 4, "nvme0n1");
+    let of = |name: &str| host.tree.root().join("host/proc").join(name);
+    fs::rename(of("21"), of("unborn")).expect("hidden");
+    assert_eq!(host.look().to_string(), "process 21 (child)");
 }
