@@ -35,7 +35,7 @@ use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Records, Started};
 use crate::operator::{self, Operators};
 use crate::rds::{HostAcl, Rds, RestRds};
-use crate::store::{FileStore, OpenError, Store, StoreSpec};
+use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -97,23 +97,35 @@ pub enum StoredError {
         #[source]
         source: RecordError,
     },
+    /// It does not give a term.
+    #[error("--store file:{}: cannot take a term", path.display())]
+    Term {
+        /// The file.
+        path: PathBuf,
+        /// What is in the way.
+        #[source]
+        source: CommitError,
+    },
     /// The task that opens it panicked.
     #[error("opening the store ended without an answer")]
     Panicked(#[from] tokio::task::JoinError),
 }
 
 impl Stored {
-    /// Opens a store, and takes a new term in it.
+    /// Opens a store, and takes a term in it: higher than any of those before, that of any grant on record included, and
+    /// not below the wall clock in milliseconds, so that it rises even if the store was lost in between.
     ///
     /// # Errors
     /// What is in the way, with the file.
     pub async fn open(spec: &StoreSpec, clock: Clock) -> Result<Self, StoredError> {
         let StoreSpec::File(path) = spec.clone();
-        let (opened, now) = (path.clone(), clock.now());
-        let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&opened, now.0)).await??;
-        let records =
-            engine::read_records(loaded.records).map_err(|source| StoredError::Record { path, source })?;
-        Ok(Self { store: Arc::new(store), records, term: loaded.term })
+        let opened = path.clone();
+        let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&opened)).await??;
+        let records = engine::read_records(loaded.entries)
+            .map_err(|source| StoredError::Record { path: path.clone(), source })?;
+        let least = clock.now().0.max(records.highest_term().saturating_add(1));
+        let term = store.take_term(least).await.map_err(|source| StoredError::Term { path, source })?;
+        Ok(Self { store: Arc::new(store), records, term })
     }
 }
 

@@ -129,6 +129,16 @@ pub(crate) fn engine_commit(took: Duration, records: usize) {
     histogram!("cleat_engine_commit_records").record(count(records));
 }
 
+/// Whether the store takes nothing now, so that everything waits.
+pub(crate) fn store_stalled(stalled: bool) {
+    gauge!("cleat_store_stalled").set(if stalled { 1.0 } else { 0.0 });
+}
+
+/// A volume's record was written by somebody else.
+pub(crate) fn volume_set_aside() {
+    counter!("cleat_volumes_set_aside_total").increment(1);
+}
+
 /// Requests that the core has not answered yet.
 pub(crate) fn waiting_requests(waiting: usize) {
     gauge!("cleat_requests_waiting").set(count(waiting));
@@ -272,6 +282,8 @@ mod tests {
             core_step(took);
             engine_commit(took, 32);
             waiting_requests(2);
+            store_stalled(true);
+            volume_set_aside();
             rds_call(RdsCall::Allow, took, None);
             rds_call(RdsCall::Deny, took, Some(&RdsError::Unreachable("x".into())));
             attach_part(Part::Connect, took);
@@ -290,6 +302,8 @@ mod tests {
             "cleat_engine_commit_seconds_count 1",
             "cleat_engine_commit_records_sum 32",
             "cleat_requests_waiting 2",
+            "cleat_store_stalled 1",
+            "cleat_volumes_set_aside_total 1",
             "cleat_rds_call_seconds_count{call=\"deny\",outcome=\"unreachable\"} 1",
             "cleat_attach_seconds_count{part=\"rds\"} 1",
             "cleat_attach_seconds_count{part=\"connect\"} 1",

@@ -121,7 +121,8 @@ struct Step<'a> {
 impl Core {
     /// Begins from what was stored. All that was granted stays granted; nobody is admitted, nobody forgotten.
     ///
-    /// `term` must be higher than that of any controller before; it is raised where a record shows a higher one.
+    /// `term` has been stored, and is higher than that of any controller before and of any record
+    /// ([`VolumeRecord::highest_term`]); where it is not, it is raised, and nobody has stored what it is raised to.
     #[must_use]
     pub fn rebuild(
         config: Config,
@@ -129,10 +130,7 @@ impl Core {
         records: Vec<VolumeRecord>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let granted = records.iter().flat_map(|r| &r.attachments).map(|a| a.epoch);
-        let ended = records.iter().flat_map(|r| &r.fenced).map(|f| f.epoch);
-        let secrets = records.iter().filter_map(|r| r.secret.as_ref()).map(|s| s.generation);
-        let stored = granted.chain(ended).chain(secrets).map(|epoch| epoch.term).max().unwrap_or(0);
+        let stored = records.iter().map(VolumeRecord::highest_term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
             last_seq: 0,

@@ -331,6 +331,20 @@ pub enum Directive {
     },
 }
 
+impl Directive {
+    /// What it is about.
+    #[must_use]
+    pub fn volume(&self) -> &VolumeId {
+        match self {
+            Self::Attach { grant } => &grant.spec.id,
+            Self::Detach { volume, .. }
+            | Self::Revoke { volume, .. }
+            | Self::Preempt { volume, .. }
+            | Self::Rekey { volume, .. } => volume,
+        }
+    }
+}
+
 /// A volume granted to a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Grant {

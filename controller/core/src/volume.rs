@@ -427,6 +427,15 @@ impl VolumeRecord {
         self.attachments.push(attachment);
     }
 
+    /// The highest term under which anything of it was granted or ended.
+    #[must_use]
+    pub fn highest_term(&self) -> u64 {
+        let granted = self.attachments.iter().map(|a| a.epoch);
+        let ended = self.fenced.iter().map(|f| f.epoch);
+        let secret = self.secret.as_ref().map(|s| s.generation);
+        granted.chain(ended).chain(secret).map(|epoch| epoch.term).max().unwrap_or(0)
+    }
+
     /// The attachment on a node, if there is one.
     #[must_use]
     pub fn attachment(&self, node: &NodeId) -> Option<&Attachment> {

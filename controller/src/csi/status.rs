@@ -76,6 +76,9 @@ impl CallError {
             Self::Engine(Failed::Refused(refusal)) => refusal_code(refusal),
             // The controller is stopping; its successor joins what was begun.
             Self::Engine(Failed::Ended(_)) => Code::Unavailable,
+            // Repeated, until there is room again.
+            Self::Engine(Failed::Stalled { .. }) => Code::Unavailable,
+            Self::Engine(Failed::SetAside { .. }) => Code::Internal,
             Self::Rds { source, .. } => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,

@@ -143,6 +143,8 @@ fn every_other_failure_has_its_code() {
         (CallError::Invalid(Invalid::new("name", "x")), Code::InvalidArgument),
         (CallError::OutOfRange("x".into()), Code::OutOfRange),
         (CallError::Engine(Failed::Ended(Ended)), Code::Unavailable),
+        (CallError::Engine(Failed::Stalled { reason: "x".into() }), Code::Unavailable),
+        (CallError::Engine(Failed::SetAside { volume: volume(), reason: "x".into() }), Code::Internal),
         (CallError::NoSuchVolume(volume()), Code::NotFound),
         (CallError::Exists { volume: volume(), difference: "size".into() }, Code::AlreadyExists),
         (CallError::Unusable { volume: volume(), problem: "x".into() }, Code::FailedPrecondition),

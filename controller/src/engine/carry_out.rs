@@ -2,7 +2,9 @@
 //!
 //! In come steps; out go one commit for all steps that wait, and then their effects. What always holds: no effect
 //! of a step begins before its records and those of all steps before it are durable; effects begin in the order of
-//! the steps; after a failed commit nothing is carried out any more.
+//! the steps. A store that cannot take something now (a full disk) is asked again until it does, and everything waits; one
+//! that says that a volume's record was written by somebody else sets that volume aside; after any other failure nothing
+//! is carried out any more.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -11,26 +13,42 @@ use std::time::Instant;
 
 use cleat_core::{Effect, NodeId, RequestId, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::fences::Fences;
-use super::handle::{Answer, Waiter};
-use super::lanes::Lanes;
+use super::handle::{Answer, Stalled, Waiter};
+use super::lanes::{Lanes, about};
+use super::records::Book;
 use super::unsettled::Unsettled;
-use super::{Change, EngineError, Step, notices, records};
+use super::{Change, EngineError, Failed, Step, notices};
 use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
-use crate::store::{Change as StoreChange, Store};
+use crate::store::{CommitError, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
 const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// Between two tries of a store that cannot take something now.
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+/// So often it is said again that it does not.
+const SAY_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
 const GROUP: usize = 256;
 
+/// Where records go, and who is told how that goes.
+pub(super) struct Storing {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) book: Book,
+    pub(super) ready: ReadyFlag,
+    /// Why the store takes nothing now.
+    pub(super) stalled: watch::Sender<Stalled>,
+    /// Ends the waiting for a store that takes nothing.
+    pub(super) stop: CancellationToken,
+}
+
 pub(super) struct Executor {
-    store: Arc<dyn Store>,
-    storing: ReadyFlag,
+    storing: Storing,
     lanes: Lanes,
     sessions: Sessions,
     changes: broadcast::Sender<Change>,
@@ -42,27 +60,27 @@ pub(super) struct Executor {
 
 impl Executor {
     pub(super) fn new(
-        (store, storing): (Arc<dyn Store>, ReadyFlag),
+        storing: Storing,
         lanes: Lanes,
         sessions: Sessions,
         changes: broadcast::Sender<Change>,
         clock: Clock,
         (fences, unsettled): (Fences, Unsettled),
     ) -> Self {
-        Self { store, storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences, unsettled }
+        Self { storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences, unsettled }
     }
 
     /// Runs until no more steps can come.
     pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Step>) -> Result<(), EngineError> {
-        self.storing.set(true);
+        self.storing.ready.set(true);
         let mut group = Vec::with_capacity(GROUP);
         while steps.recv_many(&mut group, GROUP).await > 0 {
-            let mut changes = self.unsettled.asking(&group);
-            changes.extend(records::changes(&group)?);
-            if !changes.is_empty() {
-                changes.extend(self.unsettled.settled());
+            let asked = self.unsettled.asking(&group);
+            let mut writes = self.storing.book.writes(&group, &asked, &[])?;
+            if !writes.is_empty() {
+                writes = self.storing.book.writes(&group, &asked, &self.unsettled.settled())?;
             }
-            self.commit(changes).await?;
+            self.storing.commit(writes).await?;
             for step in group.drain(..) {
                 if let ControlFlow::Break(error) = self.carry_out(step) {
                     return Err(error);
@@ -70,37 +88,10 @@ impl Executor {
             }
             // Nobody waits for this: it is done when nothing else is to be.
             if steps.is_empty() {
-                self.commit(self.unsettled.settled()).await?;
+                let writes = self.storing.book.writes(&[], &[], &self.unsettled.settled())?;
+                self.storing.commit(writes).await?;
             }
         }
-        Ok(())
-    }
-
-    /// Makes records durable, in their order, with one commit.
-    async fn commit(&self, changes: Vec<StoreChange>) -> Result<(), EngineError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
-        let (began, records) = (Instant::now(), changes.len());
-        let mut commit = self.store.commit(changes);
-        let committed = loop {
-            match tokio::time::timeout(SLOW_COMMIT, &mut commit).await {
-                Ok(committed) => break committed,
-                // A disk that hangs cannot be helped from here; but everybody waits for it, and people should know.
-                Err(_) => {
-                    self.storing.set(false);
-                    let waited_s = began.elapsed().as_secs();
-                    tracing::error!(
-                        waited_s,
-                        records,
-                        "the store does not answer: nothing is granted meanwhile"
-                    );
-                }
-            }
-        };
-        committed.map_err(EngineError::Store)?;
-        self.storing.set(true);
-        metrics::engine_commit(began.elapsed(), records);
         Ok(())
     }
 
@@ -110,7 +101,11 @@ impl Executor {
             self.waiters.insert(waiter.request, waiter);
         }
         for effect in effects {
-            self.begin(now, effect)?;
+            match self.set_aside(&effect) {
+                None => self.begin(now, effect)?,
+                // What was decided rests on a record that is not ours any more.
+                Some(failed) => self.leave(effect, failed),
+            }
         }
         if let Some(change) = changed {
             self.tell(change);
@@ -147,6 +142,28 @@ impl Executor {
         ControlFlow::Continue(())
     }
 
+    /// Why an effect must not be carried out, where it is about a volume that was set aside.
+    fn set_aside(&self, effect: &Effect) -> Option<Failed> {
+        let volume = match effect {
+            Effect::Persist(record) => &record.spec.id,
+            Effect::Forget(volume) => volume,
+            Effect::Rds { request, .. } => about(request),
+            Effect::Direct { directive, .. } => directive.volume(),
+            Effect::Reply { request, .. } => self.waiters.get(request)?.volume.as_ref()?,
+            Effect::RefuseSession { .. } | Effect::Notice(_) => return None,
+        };
+        let reason = self.storing.book.is_set_aside(volume)?.to_owned();
+        Some(Failed::SetAside { volume: volume.clone(), reason })
+    }
+
+    fn leave(&mut self, effect: Effect, failed: Failed) {
+        let Effect::Reply { request, .. } = effect else { return };
+        if let Some(waiter) = self.waiters.remove(&request) {
+            // The caller may have gone.
+            let _ = waiter.answer.send(Err(failed));
+        }
+    }
+
     fn recorded(&self, volume: VolumeId, nodes: Vec<NodeId>) {
         self.tell(Change::Volume(volume));
         for node in nodes {
@@ -165,7 +182,7 @@ impl Executor {
             self.tell(Change::Told(told.into()));
         }
         // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
-        if waiter.answer.send(result).is_err() {
+        if waiter.answer.send(result.map_err(Failed::Refused)).is_err() {
             let age_ms = self.clock.now().since(now);
             let volume = waiter.volume.as_ref().map(VolumeId::as_str);
             tracing::debug!(volume, age_ms, "the caller did not wait for its answer");
@@ -175,6 +192,101 @@ impl Executor {
     fn tell(&self, change: Change) {
         // An error means that nobody watches.
         let _ = self.changes.send(change);
+    }
+}
+
+impl Storing {
+    /// Makes records durable. Returns when each is, or its volume was set aside.
+    async fn commit(&mut self, mut writes: Vec<Write>) -> Result<(), EngineError> {
+        let (began, records) = (Instant::now(), writes.len());
+        let mut said: Option<(Instant, String)> = None;
+        while !writes.is_empty() {
+            let answers = self.ask(writes.clone(), began).await;
+            let Some(reason) = self.take(&mut writes, answers)? else { break };
+            self.stall(Some(reason.clone()));
+            let again =
+                said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN);
+            if again {
+                let waited_s = began.elapsed().as_secs();
+                tracing::error!(waited_s, records, "the store takes nothing now: {reason}");
+                said = Some((Instant::now(), reason.clone()));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                // What was decided and is not durable was not decided.
+                () = self.stop.cancelled() => return Err(EngineError::Store(CommitError::Retry { reason })),
+            }
+        }
+        if records > 0 {
+            self.stall(None);
+            self.ready.set(true);
+            metrics::engine_commit(began.elapsed(), records);
+        }
+        Ok(())
+    }
+
+    /// Waits for the answers, as long as that takes.
+    async fn ask(&self, writes: Vec<Write>, began: Instant) -> Vec<Result<Version, CommitError>> {
+        let records = writes.len();
+        let mut commit = self.store.commit(writes);
+        loop {
+            match tokio::time::timeout(SLOW_COMMIT, &mut commit).await {
+                Ok(answers) => return answers,
+                // A disk that hangs cannot be helped from here; but everybody waits for it, and people should know.
+                Err(_) => {
+                    let waited_s = began.elapsed().as_secs();
+                    self.stall(Some("its disk does not answer".into()));
+                    tracing::error!(
+                        waited_s,
+                        records,
+                        "the store does not answer: nothing is granted meanwhile"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Takes in answers, and leaves in `writes` those that are to be tried again, with the reason why.
+    fn take(
+        &mut self,
+        writes: &mut Vec<Write>,
+        answers: Vec<Result<Version, CommitError>>,
+    ) -> Result<Option<String>, EngineError> {
+        let mut why = None;
+        let mut again = Vec::new();
+        for (write, answer) in std::mem::take(writes).into_iter().zip(answers) {
+            match answer {
+                Ok(version) => self.book.written(write, version),
+                Err(error @ CommitError::Conflict { .. }) => {
+                    tracing::error!(key = %write.key, "{error}: nothing more is done for it before a restart");
+                    metrics::volume_set_aside();
+                    self.book.set_aside(&write.key, error.to_string());
+                }
+                Err(CommitError::Retry { reason }) => {
+                    why = Some(reason);
+                    again.push(write);
+                }
+                Err(error @ (CommitError::LostClaim { .. } | CommitError::Fatal { .. })) => {
+                    return Err(EngineError::Store(error));
+                }
+            }
+        }
+        *writes = again;
+        Ok(why)
+    }
+
+    /// Says whether the store takes what it is given: readiness, metric, and whoever waits for an answer.
+    fn stall(&self, reason: Option<String>) {
+        if reason.is_some() {
+            self.ready.set(false);
+        }
+        let stalled: Stalled = reason.map(Into::into);
+        metrics::store_stalled(stalled.is_some());
+        self.stalled.send_if_modified(|before| {
+            let changed = *before != stalled;
+            *before = stalled;
+            changed
+        });
     }
 }
 

@@ -11,36 +11,58 @@ use tokio::time::timeout;
 use super::super::handle::Deliver;
 use super::*;
 use crate::agents::{Order, PathPolicy, Settings};
-use crate::store::CommitError;
 
 /// What happened, in its order: "commit a b" by the store, "ran 3" by the effects of step 3.
 type Log = Arc<Mutex<Vec<String>>>;
 
+/// What a commit is to come to.
+enum Permit {
+    Take,
+    Refuse(CommitError),
+    /// Of that volume; the others are taken.
+    Conflict(&'static str),
+}
+
 /// A store whose commits wait for a permit each, and fail where the permit says so.
 struct GatedStore {
-    permits: tokio::sync::Mutex<mpsc::UnboundedReceiver<bool>>,
+    permits: tokio::sync::Mutex<mpsc::UnboundedReceiver<Permit>>,
     log: Log,
 }
 
 #[tonic::async_trait]
 impl Store for GatedStore {
-    async fn commit(&self, changes: Vec<StoreChange>) -> Result<(), CommitError> {
-        if !self.permits.lock().await.recv().await.unwrap() {
-            return Err(CommitError::Closed);
+    async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
+        Ok(at_least)
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
+        let permit = self.permits.lock().await.recv().await.unwrap();
+        if let Permit::Refuse(error) = permit {
+            return writes.iter().map(|_| Err(error.clone())).collect();
         }
-        let names = changes.iter().map(|change| match change {
-            StoreChange::Put(key, _) => key.replace("volume/", ""),
-            StoreChange::Delete(key) => format!("-{key}"),
+        let mut names = Vec::new();
+        let answers = writes.iter().map(|write| match &permit {
+            Permit::Conflict(name) if *name == write.key.name => {
+                let (key, expected) = (write.key.clone(), write.expected);
+                Err(CommitError::Conflict { key, expected, found: Some(Version(77)) })
+            }
+            _ => {
+                let size = write.value.as_ref().map(|value| value["record"]["spec"]["size_bytes"].clone());
+                names.push(format!("{}={}", write.key.name, size.unwrap_or_default()));
+                Ok(Version(write.expected.map_or(1, |version| version.0 + 1)))
+            }
         });
-        let line = format!("commit {}", names.collect::<Vec<_>>().join(" "));
-        self.log.lock().unwrap().push(line);
-        Ok(())
+        let answers = answers.collect();
+        self.log.lock().unwrap().push(format!("commit {}", names.join(" ")));
+        answers
     }
 }
 
 struct Bench {
     log: Log,
-    permits: mpsc::UnboundedSender<bool>,
+    permits: mpsc::UnboundedSender<Permit>,
+    stalled: watch::Receiver<Stalled>,
+    stop: CancellationToken,
     steps: mpsc::Sender<Step>,
     orders: mpsc::Receiver<Order>,
     readiness: cleat_runtime::readiness::Readiness,
@@ -137,17 +159,22 @@ fn bench() -> Bench {
     let (steps, queue) = mpsc::channel(1024);
     let lanes = lanes(Duration::from_secs(1)).0;
     let readiness = cleat_runtime::readiness::Readiness::default();
-    let executor = Executor::new(
-        (Arc::new(store), readiness.flag("store")),
-        lanes,
-        sessions,
-        changes,
-        Clock::start(),
-        (Fences::default(), unsettled()),
-    );
+    let (stalling, stalled) = watch::channel(None);
+    let stop = CancellationToken::new();
+    let storing = Storing {
+        store: Arc::new(store),
+        book: Book::default(),
+        ready: readiness.flag("store"),
+        stalled: stalling,
+        stop: stop.clone(),
+    };
+    let executor =
+        Executor::new(storing, lanes, sessions, changes, Clock::start(), (Fences::default(), unsettled()));
     Bench {
         log,
         permits,
+        stalled,
+        stop,
         steps,
         orders,
         readiness: readiness.clone(),
@@ -173,8 +200,13 @@ fn step(bench: &Bench, number: u64, writes: &[&str]) -> Step {
 }
 
 fn persist(volume: &str) -> Effect {
+    numbered(volume, 4096)
+}
+
+/// Told apart by its size.
+fn numbered(volume: &str, size: u64) -> Effect {
     let record: VolumeRecord = serde_json::from_value(serde_json::json!({
-        "spec": {"id": volume, "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+        "spec": {"id": volume, "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": size},
         "identity": null, "attachments": [], "migration": null, "past_evidence": [],
     }))
     .unwrap();
@@ -201,10 +233,10 @@ async fn steps_that_wait_share_a_commit_and_nothing_runs_before_its_own() {
         bench.steps.send(step(&bench, number, &[&format!("v{number}")])).await.unwrap();
     }
     assert!(timeout(Duration::from_millis(50), bench.orders.recv()).await.is_err(), "before its commit");
-    bench.permits.send(true).unwrap();
+    bench.permits.send(Permit::Take).unwrap();
     assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
     assert!(timeout(Duration::from_millis(50), bench.orders.recv()).await.is_err(), "before their commit");
-    bench.permits.send(true).unwrap();
+    bench.permits.send(Permit::Take).unwrap();
     for number in 1..=32 {
         let order = timeout(Duration::from_secs(10), bench.orders.recv()).await.unwrap().unwrap();
         assert_eq!(operation(order), format!("op-1-{number}"));
@@ -212,13 +244,18 @@ async fn steps_that_wait_share_a_commit_and_nothing_runs_before_its_own() {
     drop(bench.steps);
     bench.running.await.unwrap().unwrap();
     let log = bench.log.lock().unwrap();
-    let volumes: Vec<String> = (1..=32).map(|n| format!("v{n}")).collect();
-    assert_eq!(log[..3], ["commit a".to_owned(), "ran 0".into(), format!("commit {}", volumes.join(" "))]);
+    let mut names: Vec<String> = (1..=32).map(|n| format!("v{n}")).collect();
+    names.sort();
+    let volumes: Vec<String> = names.iter().map(|name| format!("{name}=4096")).collect();
+    assert_eq!(
+        log[..3],
+        ["commit a=4096".to_owned(), "ran 0".into(), format!("commit {}", volumes.join(" "))]
+    );
     assert_eq!(log.len(), 3 + 32, "two commits for 33 steps");
 }
 
-/// Whatever mix of steps comes at whatever pace: records in the order of the steps, effects in the order of the
-/// steps, and each step's effects after all of its records and of those before.
+/// Whatever mix of steps comes at whatever pace: each step's effects run in the order of the steps, and after a commit
+/// that has its record, or a later one of the same volume, and those of every step before.
 #[tokio::test]
 async fn neither_records_nor_effects_ever_swap() {
     for seed in 1..=20_u64 {
@@ -230,35 +267,99 @@ async fn neither_records_nor_effects_ever_swap() {
             random ^= random << 17;
             random % below
         };
-        let mut written = Vec::new();
-        let mut expected = Vec::new();
+        let mut needs: Vec<HashMap<String, u64>> = vec![HashMap::new()];
         for number in 0..60 {
-            let volumes: Vec<String> = (0..next(3)).map(|_| format!("v{}", next(4))).collect();
-            let names: Vec<&str> = volumes.iter().map(String::as_str).collect();
-            bench.steps.send(step(&bench, number, &names)).await.unwrap();
-            written.extend(volumes.clone());
-            expected.push((number, written.len()));
-            bench.permits.send(true).unwrap();
+            let mut step = step(&bench, number, &[]);
+            let mut state = needs.last().unwrap().clone();
+            for _ in 0..next(3) {
+                let volume = format!("v{}", next(4));
+                step.effects.insert(0, numbered(&volume, 4096 + number));
+                state.insert(volume, 4096 + number);
+            }
+            needs.push(state);
+            bench.steps.send(step).await.unwrap();
+            bench.permits.send(Permit::Take).unwrap();
             for _ in 0..next(4) {
                 tokio::task::yield_now().await;
             }
         }
         drop(bench.steps);
         timeout(Duration::from_secs(20), bench.running).await.unwrap().unwrap().unwrap();
-        let (mut durable, mut ran) = (Vec::new(), 0);
+        let (mut durable, mut ran) = (HashMap::new(), 0);
         for line in bench.log.lock().unwrap().iter() {
             match line.split_once(' ').unwrap() {
-                ("commit", names) => durable.extend(names.split(' ').map(str::to_owned)),
+                ("commit", written) => durable.extend(written.split(' ').map(|written| {
+                    let (volume, size) = written.split_once('=').unwrap();
+                    (volume.to_owned(), size.parse::<u64>().unwrap())
+                })),
                 (_, number) => {
-                    let (expected, needs) = expected[ran];
-                    assert_eq!(number, expected.to_string(), "seed {seed}");
-                    assert!(durable.len() >= needs, "seed {seed}: step {number} ran before its records");
+                    assert_eq!(number, ran.to_string(), "seed {seed}");
                     ran += 1;
+                    for (volume, size) in &needs[ran] {
+                        assert!(
+                            durable[volume] >= *size,
+                            "seed {seed}: step {number} ran before its records"
+                        );
+                    }
                 }
             }
         }
-        assert_eq!((durable, ran), (written, 60), "seed {seed}");
+        assert_eq!((&durable, ran), (&needs[60], 60), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_holds_everything_back_says_so_and_ends_by_itself() {
+    let mut bench = bench();
+    bench.steps.send(step(&bench, 0, &["a"])).await.unwrap();
+    for _ in 0..3 {
+        let refusal = CommitError::Retry { reason: "no room".into() };
+        bench.permits.send(Permit::Refuse(refusal)).unwrap();
+    }
+    bench.stalled.wait_for(Option::is_some).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.readiness.missing(), ["store"]);
+    assert!(bench.orders.try_recv().is_err(), "nothing is done that is not durable");
+    bench.permits.send(Permit::Take).unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert!(bench.readiness.missing().is_empty());
+    assert_eq!(*bench.stalled.borrow(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_controller_that_is_stopped_does_not_wait_for_room() {
+    let bench = bench();
+    bench.steps.send(step(&bench, 0, &["a"])).await.unwrap();
+    bench.permits.send(Permit::Refuse(CommitError::Retry { reason: "no room".into() })).unwrap();
+    bench.stop.cancel();
+    let error = bench.running.await.unwrap().unwrap_err();
+    assert!(matches!(&error, EngineError::Store(CommitError::Retry { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() {
+    let mut bench = bench();
+    bench.permits.send(Permit::Conflict("v")).unwrap();
+    let (answer, answered) = tokio::sync::oneshot::channel();
+    let mut first = step(&bench, 0, &["v", "w"]);
+    let volume = Some(VolumeId::new("v").unwrap());
+    first.waiter = Some(Waiter { request: RequestId(5), volume, node: None, answer });
+    first.effects.push(Effect::Reply { request: RequestId(5), result: Ok(cleat_core::Reply::Unpublished) });
+    bench.steps.send(first).await.unwrap();
+    let refused = answered.await.unwrap().unwrap_err().to_string();
+    assert!(refused.contains("set aside") && refused.contains("version 77"), "{refused}");
+    bench.steps.send(step(&bench, 1, &["v"])).await.unwrap();
+    // Another volume's directive goes out; those of the first one, of both steps, have not.
+    let mut other = step(&bench, 2, &["w2"]);
+    for effect in &mut other.effects {
+        if let Effect::Direct { directive: Directive::Detach { volume, .. }, .. } = effect {
+            *volume = VolumeId::new("w2").unwrap();
+        }
+    }
+    bench.permits.send(Permit::Take).unwrap();
+    bench.steps.send(other).await.unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-2");
+    assert_eq!(bench.log.lock().unwrap()[0], "commit w=4096");
 }
 
 #[tokio::test(start_paused = true)]
@@ -271,7 +372,7 @@ async fn a_disk_that_hangs_is_seen_in_the_readiness_and_holds_everything_back() 
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!ready());
     assert!(bench.orders.try_recv().is_err());
-    bench.permits.send(true).unwrap();
+    bench.permits.send(Permit::Take).unwrap();
     assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
     assert!(bench.readiness.missing().is_empty());
 }
@@ -280,7 +381,8 @@ async fn a_disk_that_hangs_is_seen_in_the_readiness_and_holds_everything_back() 
 async fn after_a_commit_that_failed_nothing_is_carried_out() {
     let mut bench = bench();
     bench.steps.send(step(&bench, 0, &["a"])).await.unwrap();
-    bench.permits.send(false).unwrap();
+    let refusal = CommitError::Fatal { reason: "the disk is gone".into() };
+    bench.permits.send(Permit::Refuse(refusal)).unwrap();
     let error = bench.running.await.unwrap().unwrap_err();
     assert!(matches!(&error, EngineError::Store(_)), "{error}");
     assert!(bench.log.lock().unwrap().is_empty());

@@ -9,7 +9,7 @@ use cleat_core::{
     Core, Deletion, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId,
     VolumeSpec, Word,
 };
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::Change;
 use super::notices::Told;
@@ -29,7 +29,7 @@ pub(super) struct Waiter {
     /// `None`: about all volumes of the node.
     pub(super) volume: Option<VolumeId>,
     pub(super) node: Option<NodeId>,
-    pub(super) answer: oneshot::Sender<Answer>,
+    pub(super) answer: oneshot::Sender<Result<Reply, Failed>>,
 }
 
 pub(super) enum Input {
@@ -53,7 +53,30 @@ pub enum Failed {
     /// There is no core any more.
     #[error(transparent)]
     Ended(#[from] Ended),
+    /// The store takes nothing now.
+    #[error(
+        "the controller cannot store anything now, so it does and promises nothing: {reason}. What was begun goes \
+             on when it can; repeat the call"
+    )]
+    Stalled {
+        /// What is in the way.
+        reason: Arc<str>,
+    },
+    /// The volume's record was written by somebody else.
+    #[error(
+        "volume {volume} was set aside: {reason}. Let only one controller use the store, and restart it: it then \
+             begins from what is stored"
+    )]
+    SetAside {
+        /// The volume.
+        volume: VolumeId,
+        /// What was found.
+        reason: String,
+    },
 }
+
+/// Why the store takes nothing now; `None`: it takes what it is given.
+pub(super) type Stalled = Option<Arc<str>>;
 
 /// The engine, as the rest of the program sees it.
 #[derive(Clone, Debug)]
@@ -62,11 +85,17 @@ pub struct Engine {
     changes: broadcast::Sender<Change>,
     requests: Arc<AtomicU64>,
     clock: Clock,
+    stalled: watch::Receiver<Stalled>,
 }
 
 impl Engine {
-    pub(super) fn new(inbox: mpsc::Sender<Input>, changes: broadcast::Sender<Change>, clock: Clock) -> Self {
-        Self { inbox, changes, requests: Arc::default(), clock }
+    pub(super) fn new(
+        inbox: mpsc::Sender<Input>,
+        changes: broadcast::Sender<Change>,
+        clock: Clock,
+        stalled: watch::Receiver<Stalled>,
+    ) -> Self {
+        Self { inbox, changes, requests: Arc::default(), clock, stalled }
     }
 
     /// Hands a Publish to the core. It is with the core when this returns, whatever becomes of the answer.
@@ -202,20 +231,41 @@ impl Engine {
     ) -> Result<Asked, Ended> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
+        let asked = Asked { answered, stalled: self.stalled.clone() };
+        if self.stalled.borrow().is_some() {
+            // It is not handed on: what waits for the store must not grow with those who repeat their calls.
+            return Ok(asked);
+        }
         let waiter = Waiter { request, volume: volume.into(), node, answer };
         let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
         self.inbox.send(input).await.map_err(|_| Ended)?;
-        Ok(Asked(answered))
+        Ok(asked)
     }
 }
 
 /// A request that is with the core.
 #[derive(Debug)]
-struct Asked(oneshot::Receiver<Answer>);
+struct Asked {
+    answered: oneshot::Receiver<Result<Reply, Failed>>,
+    stalled: watch::Receiver<Stalled>,
+}
 
 impl Asked {
     async fn answer(self) -> Result<Reply, Failed> {
-        Ok(self.0.await.map_err(|_| Ended)??)
+        let Self { answered, mut stalled } = self;
+        let stalled = async {
+            match stalled.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+                Ok(Some(reason)) => reason,
+                // The engine has ended, which the answer says.
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            // In this order: one that was not handed on has no answer but this.
+            biased;
+            reason = stalled => Err(Failed::Stalled { reason }),
+            answer = answered => answer.map_err(|_| Ended)?,
+        }
     }
 }
 

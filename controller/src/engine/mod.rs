@@ -15,7 +15,9 @@
 //! - so a crash at any point leaves the world as if the steps whose effects did not run had never been taken, or
 //!   as if their messages had been lost, and the core is made for both;
 //! - views are answered from the same queue: nobody is shown a state that a crash could take back;
-//! - a store that fails ends the engine, and with it the process: what is not durable must not be acted on.
+//! - while the store cannot take something (a full disk) everything waits, and callers are told so; a store that was
+//!   taken over or can be relied on no more ends the engine, and with it the process: what is not durable must not be
+//!   acted on. A volume whose record somebody else has written is set aside, and ends nobody else.
 
 mod carry_out;
 mod decide;
@@ -31,7 +33,7 @@ use std::time::Duration;
 
 use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Sessions;
@@ -65,7 +67,7 @@ pub enum Change {
 pub struct Start {
     /// Times that decide.
     pub config: Config,
-    /// The term, taken and durable already.
+    /// The term: taken in the store, and higher than any that the records show.
     pub term: u64,
     /// What was stored.
     pub records: Records,
@@ -87,7 +89,7 @@ pub struct Start {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// What was decided cannot be made durable.
-    #[error("the store failed: nothing may be done that is not durable, so the controller ends")]
+    #[error("nothing may be done that is not durable, so the controller ends")]
     Store(#[source] CommitError),
     /// A record cannot be written down. A defect: every record can.
     #[error("the record of volume {volume} cannot be written down")]
@@ -133,18 +135,25 @@ pub fn start(
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
-    let engine = Engine::new(inbox.clone(), changes.clone(), clock);
-    let Records { volumes: records, unsettled } = records;
+    let (stalling, stalled) = watch::channel(None);
+    let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
+    let Records { volumes: records, unsettled, kept } = records;
     let unsettled = unsettled::Unsettled::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
     let (core, first) = Core::rebuild(config, term, records, clock.now());
     let term = core.term();
     let secrets = sessions.settings().secrets.clone();
     let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
+    let storing = carry_out::Storing {
+        store,
+        book: records::Book::new(kept),
+        ready: storing,
+        stalled: stalling,
+        stop: stop.clone(),
+    };
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new((store, storing), lanes, sessions, changes, clock, (fences, unsettled))
-            .run(queue),
+        carry_out::Executor::new(storing, lanes, sessions, changes, clock, (fences, unsettled)).run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.

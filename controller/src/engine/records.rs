@@ -1,16 +1,18 @@
-//! What the store keeps: `volume/ID` with each volume's record as JSON, and `rds/ID` for each volume of which the RDS
-//! may still be carrying out something (`unsettled`).
+//! What the store keeps of each volume, and in which version: its record as JSON, and in the same record whether the
+//! RDS may still be carrying out something for it (`unsettled`).
+//!
+//! In come steps, in their order; out go writes, one for each volume that they change, against the version that this
+//! process has seen last. What holds: a volume whose record somebody else has written is *set aside*: nothing more is
+//! done or answered for it until a new start has read what is there. The others go on.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use cleat_core::{Effect, VolumeId, VolumeRecord};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{EngineError, Step};
-use crate::store::Change;
-
-const VOLUMES: &str = "volume/";
-const UNSETTLED: &str = "rds/";
+use crate::store::{Entry, Key, Kind, Version, Write};
 
 /// All that was stored.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,33 +21,52 @@ pub struct Records {
     pub volumes: Vec<VolumeRecord>,
     /// Volumes of which the RDS may still be carrying out something that an earlier process has asked.
     pub unsettled: BTreeSet<VolumeId>,
+    /// As it is in the store, by volume.
+    pub(super) kept: HashMap<VolumeId, Kept>,
+}
+
+/// What the store has of a volume.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Kept {
+    version: Option<Version>,
+    record: Option<Value>,
+    unsettled: bool,
+}
+
+/// A volume's record as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    /// `null`: nothing is kept of it but the mark.
+    record: Option<Value>,
+    unsettled: bool,
 }
 
 /// What is stored cannot be read. Nothing may be granted then: somebody may still write who would be forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// A kind of record that this version does not know.
+    /// The name is nobody's.
     #[error(
-        "the store has {key:?}, which this version does not know: it was written by a newer one, run that"
+        "the store has a record of {key}, which is no name that this version knows: was it written by another?"
     )]
     Unknown {
         /// The key.
-        key: String,
+        key: Key,
     },
     /// The record is not one.
-    #[error("the store's {key:?} cannot be read: was it written by another version?")]
+    #[error("the store's record of {key} cannot be read: was it written by another version?")]
     Unreadable {
         /// The key.
-        key: String,
+        key: Key,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
     /// The record is another volume's.
-    #[error("the store's {key:?} is the record of volume {volume}")]
+    #[error("the store's record of {key} is that of volume {volume}")]
     Misplaced {
         /// The key.
-        key: String,
+        key: Key,
         /// Whose it is.
         volume: VolumeId,
     },
@@ -55,53 +76,128 @@ pub enum RecordError {
 ///
 /// # Errors
 /// The first record that cannot be read.
-pub fn read(stored: BTreeMap<String, Value>) -> Result<Records, RecordError> {
+pub fn read(stored: Vec<Entry>) -> Result<Records, RecordError> {
     let mut records = Records::default();
-    for (key, value) in stored {
-        if let Some(id) = key.strip_prefix(UNSETTLED) {
-            let Ok(volume) = VolumeId::new(id) else { return Err(RecordError::Unknown { key }) };
-            records.unsettled.insert(volume);
-            continue;
-        }
-        let Some(id) = key.strip_prefix(VOLUMES) else { return Err(RecordError::Unknown { key }) };
-        let record: VolumeRecord = match serde_json::from_value(value) {
-            Ok(record) => record,
-            Err(source) => return Err(RecordError::Unreadable { key, source }),
+    for Entry { key, version, value } in stored {
+        let (Kind::Volume, Ok(volume)) = (key.kind, VolumeId::new(&key.name)) else {
+            return Err(RecordError::Unknown { key });
         };
-        if record.spec.id.as_str() != id {
-            return Err(RecordError::Misplaced { key, volume: record.spec.id });
+        let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
+        let Written { record, unsettled } = serde_json::from_value(value).map_err(unreadable)?;
+        if let Some(record) = record.clone() {
+            let record: VolumeRecord = serde_json::from_value(record).map_err(unreadable)?;
+            if record.spec.id != volume {
+                return Err(RecordError::Misplaced { key, volume: record.spec.id });
+            }
+            records.volumes.push(record);
         }
-        records.volumes.push(record);
+        if unsettled {
+            records.unsettled.insert(volume.clone());
+        }
+        records.kept.insert(volume, Kept { version: Some(version), record, unsettled });
     }
     Ok(records)
 }
 
-/// The RDS may be carrying out something for the volume.
-pub(super) fn mark(volume: &VolumeId) -> Change {
-    Change::Put(format!("{UNSETTLED}{volume}"), Value::Bool(true))
+impl Records {
+    /// The highest term under which any of them was granted or ended; 0 if there is none.
+    #[must_use]
+    pub fn highest_term(&self) -> u64 {
+        self.volumes.iter().map(VolumeRecord::highest_term).max().unwrap_or(0)
+    }
 }
 
-/// It is not any more.
-pub(super) fn unmark(volume: &VolumeId) -> Change {
-    Change::Delete(format!("{UNSETTLED}{volume}"))
+/// What the store has of every volume, and which of them are set aside.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    kept: HashMap<VolumeId, Kept>,
+    set_aside: HashMap<VolumeId, String>,
 }
 
-fn key(volume: &VolumeId) -> String {
-    format!("{VOLUMES}{volume}")
+impl Book {
+    pub(super) fn new(kept: HashMap<VolumeId, Kept>) -> Self {
+        Self { kept, set_aside: HashMap::new() }
+    }
+
+    /// What has to be durable before the effects of these steps: a volume's last record among them, and the marks of
+    /// those in `asked`. Those in `settled` need theirs no more.
+    pub(super) fn writes(
+        &mut self,
+        group: &[Step],
+        asked: &[VolumeId],
+        settled: &[VolumeId],
+    ) -> Result<Vec<Write>, EngineError> {
+        let mut changed: BTreeMap<VolumeId, Kept> = BTreeMap::new();
+        let kept = &self.kept;
+        let mut change = |volume: &VolumeId, change: &mut dyn FnMut(&mut Kept)| {
+            let entry = changed.entry(volume.clone());
+            change(entry.or_insert_with(|| kept.get(volume).cloned().unwrap_or_default()));
+        };
+        for effect in group.iter().flat_map(|step| &step.effects) {
+            match effect {
+                Effect::Persist(record) => {
+                    let volume = &record.spec.id;
+                    let value = serde_json::to_value(record)
+                        .map_err(|source| EngineError::Record { volume: volume.clone(), source })?;
+                    change(volume, &mut |kept| kept.record = Some(value.clone()));
+                }
+                Effect::Forget(volume) => change(volume, &mut |kept| kept.record = None),
+                _ => {}
+            }
+        }
+        for volume in settled {
+            change(volume, &mut |kept| kept.unsettled = false);
+        }
+        for volume in asked {
+            change(volume, &mut |kept| kept.unsettled = true);
+        }
+        let mut writes = Vec::new();
+        for (volume, is) in changed {
+            let was = self.kept.get(&volume).cloned().unwrap_or_default();
+            if self.set_aside.contains_key(&volume) || is == was {
+                continue;
+            }
+            let key = Key::volume(volume.as_str());
+            let value =
+                is.value().map_err(|source| EngineError::Record { volume: volume.clone(), source })?;
+            writes.push(Write { key, expected: was.version, value });
+        }
+        Ok(writes)
+    }
+
+    /// A write is durable.
+    pub(super) fn written(&mut self, write: Write, version: Version) {
+        let Ok(volume) = VolumeId::new(&write.key.name) else { return };
+        let written = write.value.and_then(|value| serde_json::from_value::<Written>(value).ok());
+        match written {
+            Some(Written { record, unsettled }) => {
+                drop(self.kept.insert(volume, Kept { version: Some(version), record, unsettled }));
+            }
+            None => drop(self.kept.remove(&volume)),
+        }
+    }
+
+    /// Somebody else has written the record: nothing more is done for the volume.
+    pub(super) fn set_aside(&mut self, key: &Key, reason: String) {
+        if let Ok(volume) = VolumeId::new(&key.name) {
+            self.set_aside.insert(volume, reason);
+        }
+    }
+
+    /// Why nothing is done for the volume, if so.
+    pub(super) fn is_set_aside(&self, volume: &VolumeId) -> Option<&str> {
+        self.set_aside.get(volume).map(String::as_str)
+    }
 }
 
-/// The records of all steps, in their order. A volume's may be among them more than once: the last one counts.
-pub(super) fn changes(group: &[Step]) -> Result<Vec<Change>, EngineError> {
-    let effects = group.iter().flat_map(|step| &step.effects);
-    let change = |effect: &Effect| match effect {
-        Effect::Persist(record) => Some(match serde_json::to_value(record) {
-            Ok(value) => Ok(Change::Put(key(&record.spec.id), value)),
-            Err(source) => Err(EngineError::Record { volume: record.spec.id.clone(), source }),
-        }),
-        Effect::Forget(volume) => Some(Ok(Change::Delete(key(volume)))),
-        _ => None,
-    };
-    effects.filter_map(change).collect()
+impl Kept {
+    /// As it is written down; `None`: nothing is.
+    fn value(&self) -> Result<Option<Value>, serde_json::Error> {
+        if self.record.is_none() && !self.unsettled {
+            return Ok(None);
+        }
+        serde_json::to_value(Written { record: self.record.clone(), unsettled: self.unsettled }).map(Some)
+    }
 }
 
 #[cfg(test)]
@@ -118,18 +214,44 @@ mod tests {
         })
     }
 
+    fn stored(name: &str, value: Value) -> Vec<Entry> {
+        vec![Entry { key: Key::volume(name), version: Version(3), value }]
+    }
+
     #[test]
     fn what_cannot_be_read_is_refused_by_its_key() {
-        let stored = |key: &str, value| BTreeMap::from([(key.to_owned(), value)]);
-        assert_eq!(read(stored("volume/v", record())).unwrap().volumes[0].spec.id.as_str(), "v");
-        assert!(read(stored("rds/v", json!(true))).unwrap().unsettled.iter().any(|v| v.as_str() == "v"));
-        for (key, value, words) in [
-            ("ticket/1", json!({}), "newer"),
-            ("volume/v", json!({"spec": 1}), "cannot be read"),
-            ("volume/w", record(), "record of volume v"),
+        let whole = json!({"record": record(), "unsettled": true});
+        let read_back = read(stored("v", whole.clone())).unwrap();
+        assert_eq!(read_back.volumes[0].spec.id.as_str(), "v");
+        assert!(read_back.unsettled.iter().any(|v| v.as_str() == "v"));
+        for (name, value, words) in [
+            ("no name/", whole.clone(), "no name"),
+            ("v", json!({"record": {"spec": 1}, "unsettled": false}), "cannot be read"),
+            ("v", json!({"record": null, "unsettled": false, "newer": 1}), "cannot be read"),
+            ("w", whole, "of volume v"),
         ] {
-            let error = read(stored(key, value)).unwrap_err().to_string();
-            assert!(error.contains(key) && error.contains(words), "{error}");
+            let error = read(stored(name, value)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(words), "{error}");
         }
+    }
+
+    #[test]
+    fn a_mark_and_the_record_are_one_write_against_the_version_that_was_seen() {
+        let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
+        let mut book = Book::new(read_back.kept);
+        let v = VolumeId::new("v").unwrap();
+        let asked = book.writes(&[], std::slice::from_ref(&v), &[]).unwrap();
+        let marked = json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true});
+        assert_eq!(
+            asked,
+            [Write { key: Key::volume("v"), expected: Some(Version(3)), value: Some(marked.clone()) }]
+        );
+        book.written(asked[0].clone(), Version(4));
+        assert_eq!(book.writes(&[], std::slice::from_ref(&v), &[]).unwrap(), [], "it is marked");
+        let settled = book.writes(&[], &[], std::slice::from_ref(&v)).unwrap();
+        assert_eq!(settled[0].expected, Some(Version(4)));
+        book.set_aside(&Key::volume("v"), "somebody else".into());
+        assert_eq!(book.writes(&[], &[], std::slice::from_ref(&v)).unwrap(), []);
+        assert_eq!(book.is_set_aside(&v), Some("somebody else"));
     }
 }

@@ -19,8 +19,6 @@ use tokio::time::Instant;
 
 use super::Step;
 use super::lanes::about;
-use super::records::{mark, unmark};
-use crate::store::Change;
 
 /// The marks, and what is behind each. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -58,21 +56,21 @@ impl Unsettled {
         }
     }
 
-    /// What has to be durable before these steps ask the RDS. They count as under way from here on.
-    pub(super) fn asking(&self, steps: &[Step]) -> Vec<Change> {
+    /// Whose mark has to be durable before these steps ask the RDS. They count as under way from here on.
+    pub(super) fn asking(&self, steps: &[Step]) -> Vec<VolumeId> {
         let mut marked = self.lock();
         let asked = steps.iter().flat_map(|step| &step.effects).filter_map(|effect| match effect {
             Effect::Rds { request, .. } => Some(about(request)),
             _ => None,
         });
-        let mut changes = Vec::new();
+        let mut unmarked = Vec::new();
         for volume in asked {
             if !marked.contains_key(volume) {
-                changes.push(mark(volume));
+                unmarked.push(volume.clone());
             }
             marked.entry(volume.clone()).or_default().under_way += 1;
         }
-        changes
+        unmarked
     }
 
     /// One of them was answered; `certain`: it is known what was done.
@@ -86,20 +84,20 @@ impl Unsettled {
         }
     }
 
-    /// Marks that nothing is behind any more. They count as gone from here on.
-    pub(super) fn settled(&self) -> Vec<Change> {
+    /// Volumes whose mark nothing is behind any more. They count as unmarked from here on.
+    pub(super) fn settled(&self) -> Vec<VolumeId> {
         let now = Instant::now();
-        let mut changes = Vec::new();
+        let mut settled = Vec::new();
         self.lock().retain(|volume, mark| {
             let still = mark.under_way > 0
                 || mark.lingers_until.is_some_and(|until| now < until)
                 || (mark.inherited && now < self.began_settled);
             if !still {
-                changes.push(unmark(volume));
+                settled.push(volume.clone());
             }
             still
         });
-        changes
+        settled
     }
 
     /// What the RDS has said to this request, as far as it is proof already.
@@ -153,15 +151,15 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_mark_is_there_before_the_request_and_goes_after_the_last_certain_answer() {
         let all = Unsettled::new([], SETTLE, DEADLINE);
-        assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [mark(&v("a")), mark(&v("b"))]);
+        assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [v("a"), v("b")]);
         all.answered(&v("a"), true);
         all.answered(&v("b"), true);
-        assert_eq!(all.settled(), [unmark(&v("b"))], "one more about a is under way");
+        assert_eq!(all.settled(), [v("b")], "one more about a is under way");
         assert_eq!(all.asking(&[asks(&["a"])]), [], "it is marked");
         all.answered(&v("a"), true);
         all.answered(&v("a"), true);
-        assert_eq!(all.settled(), [unmark(&v("a"))]);
-        assert_eq!(all.asking(&[asks(&["a"])]), [mark(&v("a"))]);
+        assert_eq!(all.settled(), [v("a")]);
+        assert_eq!(all.asking(&[asks(&["a"])]), [v("a")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -172,7 +170,7 @@ mod tests {
         all.answered(&v("a"), true);
         assert_eq!(all.settled(), []);
         tokio::time::advance(SETTLE + DEADLINE).await;
-        assert_eq!(all.settled(), [unmark(&v("a"))]);
+        assert_eq!(all.settled(), [v("a")]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -188,6 +186,6 @@ mod tests {
         assert_eq!(all.settled(), []);
         tokio::time::advance(SETTLE).await;
         assert_eq!(all.proven(&hide("a"), Ok(())), Ok(()));
-        assert_eq!(all.settled(), [unmark(&v("a"))]);
+        assert_eq!(all.settled(), [v("a")]);
     }
 }

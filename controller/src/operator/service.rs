@@ -65,6 +65,8 @@ fn refused(failed: Failed) -> Status {
     match failed {
         Failed::Refused(refusal) => Status::new(refusal_code(&refusal), refusal.to_string()),
         Failed::Ended(end) => ended(end),
+        stalled @ Failed::Stalled { .. } => Status::unavailable(stalled.to_string()),
+        aside @ Failed::SetAside { .. } => Status::internal(aside.to_string()),
     }
 }
 

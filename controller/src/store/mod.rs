@@ -1,72 +1,165 @@
-//! Where the controller keeps what it must not forget: attachments and what belongs to them, by key.
+//! Where the controller keeps what it must not forget: one record for each volume and each node, with a version.
 //!
-//! In come changes; out goes, at the next start, the state that they made, and a term higher than any before.
-//! What always holds: a commit that has returned success survives a crash of process or machine; a commit that
-//! has not may be there whole or not at all; and after the first failure nothing more is accepted, because what
-//! a disk holds after a failed write or fsync is not known.
+//! In come writes, each for one record and against the version that the writer has seen; out goes, for each, its new
+//! version or why it was not made durable. What always holds: a write that has returned a version survives a crash of
+//! process or machine; a write that has not may be there whole or not at all; records of different keys do not depend
+//! on each other, so the trouble of one is nobody else's.
+//!
+//! | file | owns |
+//! | --- | --- |
+//! | `database` | the SQLite file: opened, checked, migrated, written, opened again after an I/O error |
+//! | `file` | [`FileStore`]: its thread, and what shares a transaction |
+//! | `lock` | one process at a time |
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+mod database;
 mod file;
-mod journal;
-mod record;
+mod lock;
 #[cfg(test)]
 mod tests;
 
+pub use database::{Damage, OpenError, StepError};
 pub use file::FileStore;
-pub use journal::{OpenError, WriteError};
-pub use record::Damage;
 
-/// One change of what is stored.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Change {
-    /// The key has this value now.
-    Put(String, Value),
-    /// The key has none.
-    Delete(String),
+/// What a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// A volume.
+    Volume,
+    /// A node.
+    Node,
+}
+
+/// Which record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// About what.
+    pub kind: Kind,
+    /// Whose: the volume's or node's name.
+    pub name: String,
+}
+
+impl Key {
+    /// A volume's.
+    pub fn volume(name: impl Into<String>) -> Self {
+        Self { kind: Kind::Volume, name: name.into() }
+    }
+
+    /// A node's.
+    pub fn node(name: impl Into<String>) -> Self {
+        Self { kind: Kind::Node, name: name.into() }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Volume => "volume",
+            Kind::Node => "node",
+        };
+        write!(f, "{kind} {}", self.name)
+    }
+}
+
+/// How often a record was written. It is compared, and nothing else is made of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+/// A record as it is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Which.
+    pub key: Key,
+    /// Of which version.
+    pub version: Version,
+    /// What it says.
+    pub value: Value,
+}
+
+/// One write of one record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Write {
+    /// Which record.
+    pub key: Key,
+    /// The version that is to be there before; `None`: that there is none.
+    pub expected: Option<Version>,
+    /// What it is to say; `None`: it is to go.
+    pub value: Option<Value>,
 }
 
 /// What was stored when the store was opened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Default)]
 pub struct Loaded {
-    /// The term of this run: higher than that of any run before on this store, and not below the wall clock in
-    /// milliseconds, so that it rises even if the store was lost in between. Durable.
+    /// The highest term that was ever taken in this store; 0 if none.
     pub term: u64,
-    /// The values by key.
-    pub records: BTreeMap<String, Value>,
+    /// All records.
+    pub entries: Vec<Entry>,
 }
 
-/// Why a commit was not made durable.
-#[derive(Clone, Debug, thiserror::Error)]
+/// Why a write was not made durable. Four different things, and they stay different.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
-    /// Writing failed. The store takes nothing more; the process has to end.
-    #[error("the store has failed and takes nothing more")]
-    Failed(#[source] std::sync::Arc<WriteError>),
-    /// The store is closed, or its thread has gone. What became of the commit is not known.
-    #[error("the store is closed")]
-    Closed,
+    /// The record is not of the version that was expected: somebody else has written it. Only this record is in doubt.
+    #[error(
+        "the record of {key} has version {}, not {}: somebody else has written it",
+        version(*found), version(*expected)
+    )]
+    Conflict {
+        /// Which.
+        key: Key,
+        /// The version that was to be there.
+        expected: Option<Version>,
+        /// The version that is there.
+        found: Option<Version>,
+    },
+    /// Another controller has taken a higher term: this one must do nothing more.
+    #[error("the store was taken over: {reason}")]
+    LostClaim {
+        /// By whom, as far as it is known.
+        reason: String,
+    },
+    /// Not now: the same write may succeed later, and nothing of it was done.
+    #[error("{reason}")]
+    Retry {
+        /// What is in the way, and what ends it.
+        reason: String,
+    },
+    /// The store can be relied on no more: the process has to end.
+    #[error("{reason}")]
+    Fatal {
+        /// What it found.
+        reason: String,
+    },
 }
 
-/// A place that keeps changes.
+fn version(version: Option<Version>) -> String {
+    version.map_or_else(|| "none".to_owned(), |version| version.0.to_string())
+}
+
+/// A place that keeps records.
 #[tonic::async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Makes the changes durable, all or none, in their order.
+    /// Takes a term, durably: higher than any that was taken in this store, and not below `at_least`. Nothing may be
+    /// granted under a term that was not taken, and whoever holds an earlier one has lost its claim.
     ///
     /// # Errors
-    /// If they are not known to be durable. The caller must stop: nothing later will be accepted.
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError>;
+    /// If it is not known to be durable.
+    async fn take_term(&self, at_least: u64) -> Result<u64, CommitError>;
+
+    /// Makes writes durable, at most one for each key, each by itself. Gives an answer for each, in their order: its
+    /// new version, or why it was not made.
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>>;
 }
 
 /// Which store to use, as the command line says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreSpec {
-    /// `file:PATH`: a journal in one file.
+    /// `file:PATH`: a SQLite database in one file, with files beside it that belong to it.
     File(PathBuf),
 }
 

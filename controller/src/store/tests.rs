@@ -1,346 +1,447 @@
-//! The store against crashes, torn writes, damage and failing disks.
+//! The store against crashes, full disks, damage, other programs' files and other hands.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead as _, BufReader, Write};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::process::{Child, Command, Stdio};
 
-use proptest::prelude::*;
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 
-use super::journal::{Journal, Medium};
+use super::database::{Damage, Database, OpenError};
 use super::*;
-
-type Records = BTreeMap<String, Value>;
-
-fn put(key: &str, value: Value) -> Change {
-    Change::Put(key.into(), value)
-}
 
 fn store_path(dir: &tempfile::TempDir) -> PathBuf {
     dir.path().join("store")
 }
 
-/// Opens, reads and closes.
-fn load(path: &Path) -> Result<Loaded, OpenError> {
-    Journal::open(path, 0).map(|(_, loaded)| loaded)
+fn write(name: &str, expected: Option<u64>, value: impl Into<Option<Value>>) -> Write {
+    Write { key: Key::volume(name), expected: expected.map(Version), value: value.into() }
 }
 
-fn damage(path: &Path) -> Damage {
-    match load(path) {
-        Err(OpenError::Damaged { damage, .. }) => damage,
-        other => panic!("{other:?}"),
-    }
+/// Opens, reads and closes.
+fn load(path: &Path) -> Result<Loaded, OpenError> {
+    Database::open(path).map(|(_, loaded)| loaded)
+}
+
+fn by_name(loaded: &Loaded) -> BTreeMap<&str, (u64, &Value)> {
+    loaded.entries.iter().map(|e| (e.key.name.as_str(), (e.version.0, &e.value))).collect()
+}
+
+fn opened(path: &Path) -> Database {
+    let (mut database, _) = Database::open(path).unwrap();
+    database.take_term(1).unwrap();
+    database
+}
+
+fn committed(database: &mut Database, write: Write) -> Version {
+    database.commit(&[write]).remove(0).unwrap()
 }
 
 #[tokio::test]
 async fn what_was_committed_is_there_again_under_a_higher_term() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    let (store, loaded) = FileStore::open(&path, 1000).unwrap();
-    assert_eq!(loaded, Loaded { term: 1000, records: Records::new() });
-    store.commit(vec![put("a", json!(1)), put("b", json!({"x": [1, null, "\n"]}))]).await.unwrap();
-    store.commit(vec![Change::Delete("a".into())]).await.unwrap();
+    let (store, loaded) = FileStore::open(&path).unwrap();
+    assert_eq!(loaded, Loaded::default());
+    assert_eq!(store.take_term(1000).await, Ok(1000));
+    let both = vec![write("a", None, json!(1)), write("b", None, json!({"x": [1, null, "\n", "ü"]}))];
+    assert_eq!(store.commit(both).await, [Ok(Version(1)), Ok(Version(1))]);
+    assert_eq!(store.commit(vec![write("a", Some(1), None)]).await, [Ok(Version(2))]);
+    let node = Write { key: Key::node("b"), expected: None, value: Some(json!("a node")) };
+    assert_eq!(store.commit(vec![node]).await, [Ok(Version(1))], "a node may have a volume's name");
     drop(store);
-    let (store, loaded) = FileStore::open(&path, 500).unwrap();
-    assert_eq!(loaded.term, 1001, "the clock has gone back, the term has not");
-    assert_eq!(loaded.records, Records::from([("b".into(), json!({"x": [1, null, "\n"]}))]));
-    drop(store);
-    assert_eq!(FileStore::open(&path, 5000).unwrap().1.term, 5000);
+    let (store, loaded) = FileStore::open(&path).unwrap();
+    assert_eq!(loaded.term, 1000);
+    assert_eq!(loaded.entries.len(), 2);
+    assert_eq!(loaded.entries[0].value, json!({"x": [1, null, "\n", "ü"]}));
+    assert_eq!(store.take_term(500).await, Ok(1001), "the clock has gone back, the term has not");
 }
 
 #[test]
-fn two_controllers_cannot_share_a_store() {
+fn two_controllers_cannot_share_a_store_and_the_holder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    let (first, _) = FileStore::open(&path, 0).unwrap();
-    let refused = FileStore::open(&path, 0).unwrap_err();
-    let own_pid = format!("pid {}", std::process::id());
-    assert!(matches!(&refused, OpenError::Locked { holder, .. } if *holder == own_pid), "{refused}");
+    let (first, _) = FileStore::open(&path).unwrap();
+    let refused = FileStore::open(&path).unwrap_err();
+    let own_pid = format!("pid {} on ", std::process::id());
+    assert!(
+        matches!(&refused, OpenError::Locked { holder, .. } if holder.starts_with(&own_pid)),
+        "{refused}"
+    );
     drop(first);
-    FileStore::open(&path, 0).unwrap();
+    FileStore::open(&path).unwrap();
 }
 
 #[test]
-fn another_version_and_another_file_are_refused_by_name_and_left_alone() {
+fn what_is_not_a_store_of_ours_is_refused_by_name_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    load(&path).unwrap();
-    let text = std::fs::read_to_string(&path).unwrap().replacen("cleat-store 1", "cleat-store 2", 1);
-    for (text, expected) in [
-        (text.as_str(), Damage::OtherVersion { found: 2 }),
-        ("", Damage::NotAStore),
-        ("#!/bin/sh\n", Damage::NotAStore),
-        ("cleat-store 1 nonsense\n", Damage::NotAStore),
+    let other = dir.path().join("other");
+    let foreign = rusqlite::Connection::open(&other).unwrap();
+    foreign.execute_batch("CREATE TABLE t (x)").unwrap();
+    foreign.close().unwrap();
+    let newer = dir.path().join("newer");
+    load(&newer).unwrap();
+    let connection = rusqlite::Connection::open(&newer).unwrap();
+    connection.pragma_update(None, "user_version", 77).unwrap();
+    connection.pragma_update(None, "journal_mode", "DELETE").unwrap();
+    connection.close().unwrap();
+    for (bytes, words) in [
+        (b"cleat-store 1 6f9619ff-8b86-d011-b42d-00c04fc964ff\n".to_vec(), "journal of a version before"),
+        (Vec::new(), "it is empty"),
+        (b"#!/bin/sh\n".to_vec(), "does not begin like a SQLite database"),
+        (std::fs::read(&other).unwrap(), "another program's"),
+        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 1"),
     ] {
-        std::fs::write(&path, text).unwrap();
-        assert_eq!(damage(&path), expected);
-        let message = cleat_runtime::exit::Causes(&load(&path).unwrap_err()).to_string();
+        std::fs::write(&path, &bytes).unwrap();
+        let error = load(&path).unwrap_err();
+        let message = cleat_runtime::exit::Causes(&error).to_string();
+        assert!(message.contains(words), "{message}");
         assert!(message.contains(&path.display().to_string()), "{message}");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-    }
-}
-
-/// A journal of three commits: its bytes, and where each of its lines begins.
-fn three_commits(path: &Path) -> (Vec<u8>, Vec<usize>) {
-    let (mut journal, _) = Journal::open(path, 7).unwrap();
-    for n in 0..3 {
-        journal.commit(vec![put(&format!("k{n}"), json!({"n": n, "text": "x".repeat(20)}))]).unwrap();
-    }
-    drop(journal);
-    let bytes = std::fs::read(path).unwrap();
-    let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
-    let begins = std::iter::once(0).chain(ends).filter(|at| *at < bytes.len()).collect();
-    (bytes, begins)
-}
-
-#[test]
-fn damage_anywhere_in_what_was_durable_is_refused_with_its_offset() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = store_path(&dir);
-    let (bytes, begins) = three_commits(&path);
-    let last = bytes.len() - 1;
-    for at in 0..last {
-        let mut damaged = bytes.clone();
-        damaged[at] ^= 0x41;
-        if damaged[at] == 0 {
-            continue; // a hole, which is another case
-        }
-        std::fs::write(&path, &damaged).unwrap();
-        let line = begins.iter().rev().find(|begin| **begin <= at).copied().unwrap();
-        match damage(&path) {
-            Damage::Corrupt { offset, .. } => assert_eq!(offset, line as u64, "byte {at}"),
-            Damage::NotAStore | Damage::OtherVersion { .. } => assert_eq!(line, 0, "byte {at}"),
-        }
-        assert_eq!(std::fs::read(&path).unwrap(), damaged, "left alone");
-    }
-    // A line that is missing, and one that is there twice.
-    let (second, third) = (begins[2], begins[3]);
-    let missing = [&bytes[..second], &bytes[third..]].concat();
-    let twice = [&bytes[..third], &bytes[second..third], &bytes[third..]].concat();
-    for (damaged, at) in [(missing, second), (twice, third)] {
-        std::fs::write(&path, damaged).unwrap();
-        assert!(matches!(damage(&path), Damage::Corrupt { offset, .. } if offset == at as u64));
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "left alone");
+        assert!(!message.contains("backup"), "a backup forgets what was granted after it: {message}");
     }
 }
 
 #[test]
-fn holes_are_a_torn_write_at_the_end_and_damage_before_it() {
+fn a_log_without_its_database_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    let (bytes, begins) = three_commits(&path);
-    let last = *begins.last().unwrap();
-    let mut torn = bytes.clone();
-    torn[last..last + 16].fill(0);
-    let zeros = [bytes.as_slice(), &[0; 512]].concat();
-    for (tail, expected) in [(torn, 2), (zeros, 3)] {
-        std::fs::write(&path, tail).unwrap();
-        assert_eq!(load(&path).unwrap().records.len(), expected);
-        assert_eq!(load(&path).unwrap().records.len(), expected, "and it can be appended to");
-    }
-    let mut holed = bytes.clone();
-    holed[begins[2]..begins[2] + 16].fill(0);
-    std::fs::write(&path, holed).unwrap();
-    assert!(matches!(damage(&path), Damage::Corrupt { .. }));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
-
-    /// Whatever was committed, and wherever the file is cut off: what is read is a prefix of the commits, whole.
-    #[test]
-    fn a_file_cut_anywhere_holds_a_prefix_of_the_commits(
-        commits in prop::collection::vec(prop::collection::vec(change(), 1..4), 1..8),
-        compact in any::<bool>(),
-    ) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = store_path(&dir);
-        let (mut journal, _) = Journal::open(&path, 7).unwrap();
-        if compact {
-            journal.set_compact_at(400);
-        }
-        let mut history = vec![Records::new()];
-        for commit in &commits {
-            journal.commit(commit.clone()).unwrap();
-            let mut state = history.last().unwrap().clone();
-            commit.iter().for_each(|change| record::apply(&mut state, change.clone()));
-            history.push(state);
-        }
-        drop(journal);
-        let whole = std::fs::read(&path).unwrap();
-        prop_assert_eq!(&load(&path).unwrap().records, history.last().unwrap());
-        if compact {
-            return Ok(()); // a compacted journal begins with a state, not with the first commit
-        }
-        let header = record::scan(&whole).map(|scan| record::header(scan.id).len()).unwrap();
-        let mut seen = 0;
-        for cut in header..=whole.len() {
-            let scan = record::scan(&whole[..cut]).unwrap();
-            // States may repeat, so the longest prefix that fits is not told apart from a shorter one by its state.
-            let at = (seen..history.len()).find(|at| history[*at] == scan.records);
-            prop_assert!(at.is_some(), "cut at {} of {}", cut, whole.len());
-            seen = at.unwrap();
-            prop_assert!(scan.valid_bytes <= cut as u64);
-        }
-        prop_assert_eq!(&record::scan(&whole).unwrap().records, history.last().unwrap());
-    }
-}
-
-fn change() -> impl Strategy<Value = Change> {
-    let key = prop::sample::select(vec!["a", "b", "volume/pvc-1", "ü\n\""]);
-    prop_oneof![
-        3 => (key.clone(), any::<i64>(), ".{0,12}").prop_map(|(key, n, text)| put(key, json!({"n": n, "t": text}))),
-        1 => key.prop_map(|key| Change::Delete(key.into())),
-    ]
+    std::fs::write(dir.path().join("store-wal"), "left").unwrap();
+    assert!(load(&path).unwrap_err().to_string().contains("its log"));
+    assert!(!path.exists());
 }
 
 #[test]
-fn a_journal_that_is_mostly_history_is_rewritten_and_keeps_state_and_term() {
+fn an_older_schema_is_migrated_and_keeps_its_records() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    let (mut journal, loaded) = Journal::open(&path, 42).unwrap();
-    let mut largest = 0;
-    for n in 0..600 {
-        journal.commit(vec![put("k", json!({"n": n, "pad": "x".repeat(1000)}))]).unwrap();
-        largest = largest.max(std::fs::metadata(&path).unwrap().len());
-    }
-    drop(journal);
-    assert!(largest < 300 << 10, "{largest}");
-    let again = load(&path).unwrap();
-    assert_eq!(again.records["k"]["n"], 599);
-    assert_eq!(again.term, loaded.term + 1);
-    assert!(!dir.path().join("store.new").exists());
+    committed(&mut opened(&path), write("v", None, json!(1)));
+    let next = ["", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
+    let (database, loaded) = Database::open_with(&path, &next).unwrap();
+    assert_eq!(by_name(&loaded), BTreeMap::from([("v", (1, &json!(1)))]));
+    drop(database);
+    assert!(matches!(
+        load(&path).unwrap_err(),
+        OpenError::Damaged { damage: Damage::Newer { found: 2, known: 1 }, .. }
+    ));
+    // A migration that fails changes nothing.
+    let broken = ["", "", "CREATE TABLE half (x); SELECT nonsense"];
+    assert!(Database::open_with(&path, &broken).is_err());
+    Database::open_with(&path, &next).unwrap();
 }
 
 #[test]
-fn what_a_crash_left_beside_the_store_does_not_count() {
+fn damage_in_the_database_is_refused_and_not_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    three_commits(&path);
-    std::fs::write(dir.path().join("store.new"), "half a rewr").unwrap();
-    assert_eq!(load(&path).unwrap().records.len(), 3);
-    assert!(!dir.path().join("store.new").exists());
-}
-
-/// Counts syncs, fails from the given one on, and may wait in its first.
-struct Faulty {
-    syncs: Arc<AtomicUsize>,
-    good: usize,
-    hold: Option<mpsc::Receiver<()>>,
-}
-
-impl Write for Faulty {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(bytes.len())
+    let mut database = opened(&path);
+    for n in 0..200 {
+        committed(&mut database, write(&format!("v{n}"), None, json!("x".repeat(100))));
     }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    drop(database);
+    // Folded into the database when it is opened.
+    load(&path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let page = 4096 * 3;
+    bytes[page..page + 64].fill(0xa5);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = load(&path).unwrap_err();
+    assert!(matches!(&error, OpenError::Damaged { damage: Damage::Corrupt { .. }, .. }), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
 }
 
-impl Medium for Faulty {
-    fn sync(&mut self) -> io::Result<()> {
-        if let Some(hold) = self.hold.take() {
-            hold.recv().unwrap();
-        }
-        let before = self.syncs.fetch_add(1, Ordering::SeqCst);
-        if before < self.good { Ok(()) } else { Err(io::Error::from_raw_os_error(5)) }
-    }
-}
-
-fn faulty(
-    dir: &tempfile::TempDir,
-    good: usize,
-    hold: Option<mpsc::Receiver<()>>,
-) -> (FileStore, Arc<AtomicUsize>) {
-    let (mut journal, _) = Journal::open(&store_path(dir), 0).unwrap();
-    let syncs = Arc::new(AtomicUsize::new(0));
-    journal.set_medium(Box::new(Faulty { syncs: Arc::clone(&syncs), good, hold }));
-    (FileStore::start(journal), syncs)
-}
-
-#[tokio::test]
-async fn after_one_failed_fsync_nothing_more_is_written() {
+#[test]
+fn a_write_against_another_version_is_a_conflict_of_its_own_alone() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, syncs) = faulty(&dir, 1, None);
-    store.commit(vec![put("a", json!(1))]).await.unwrap();
-    assert!(!store.failed().is_cancelled());
-    for _ in 0..3 {
-        let error = store.commit(vec![put("a", json!(2))]).await.unwrap_err();
-        let text = cleat_runtime::exit::Causes(&error).to_string();
-        assert!(text.contains("fsync") && text.contains("store"), "{text}");
-    }
-    assert_eq!(syncs.load(Ordering::SeqCst), 2);
-    assert!(store.failed().is_cancelled());
-}
-
-#[tokio::test]
-async fn commits_at_once_share_fsyncs() {
-    let dir = tempfile::tempdir().unwrap();
-    let (release, hold) = mpsc::channel();
-    let (store, syncs) = faulty(&dir, usize::MAX, Some(hold));
-    let commit = |n: u32| {
-        let store = store.clone();
-        async move { store.commit(vec![put(&format!("k{n}"), json!(n))]).await }
+    let mut database = opened(&store_path(&dir));
+    committed(&mut database, write("a", None, json!(1)));
+    let answers = database.commit(&[
+        write("a", None, json!(2)),
+        write("b", None, json!(2)),
+        write("c", Some(5), None),
+        write("a2", Some(1), json!(2)),
+    ]);
+    let conflict = |name: &str, expected: Option<u64>, found: Option<u64>| {
+        let (key, expected, found) = (Key::volume(name), expected.map(Version), found.map(Version));
+        Err(CommitError::Conflict { key, expected, found })
     };
-    // Few enough that one poll queues them all: tokio makes a task yield after 128 operations.
-    let mut all = Box::pin(futures_util::future::join_all((0..30).map(commit)));
-    assert!(futures_util::poll!(&mut all).is_pending(), "all are queued while the first fsync is under way");
-    release.send(()).unwrap();
-    for result in all.await {
-        result.unwrap();
-    }
-    // The first takes what has come until then, the next all the rest.
-    let syncs = syncs.load(Ordering::SeqCst);
-    assert!(syncs <= 2, "{syncs}");
+    assert_eq!(answers[0], conflict("a", None, Some(1)));
+    assert_eq!(answers[1], Ok(Version(1)), "the others are written");
+    assert_eq!(answers[3], conflict("a2", Some(1), None));
+    assert_eq!(answers[2], Ok(Version(6)), "gone is gone");
+    assert_eq!(committed(&mut database, write("a", Some(1), json!(3))), Version(2));
 }
+
+#[test]
+fn a_write_whose_answer_was_lost_is_the_same_write_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut database = opened(&store_path(&dir));
+    for again in 0..2 {
+        assert_eq!(committed(&mut database, write("a", None, json!(1))), Version(1), "{again}");
+    }
+    for again in 0..2 {
+        assert_eq!(committed(&mut database, write("a", Some(1), json!(2))), Version(2), "{again}");
+    }
+    for again in 0..2 {
+        assert_eq!(committed(&mut database, write("a", Some(2), None)), Version(3), "{again}");
+    }
+}
+
+#[test]
+fn after_another_took_a_term_nothing_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let mut database = opened(&path);
+    database.break_connection();
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute("UPDATE claim SET term = 9", []).unwrap();
+    other.close().unwrap();
+    let answers = database.commit(&[write("a", None, json!(1))]);
+    assert!(
+        matches!(&answers[0], Err(CommitError::LostClaim { reason }) if reason.contains("term 9")),
+        "{answers:?}"
+    );
+    drop(database);
+    assert_eq!(load(&path).unwrap().entries, []);
+}
+
+#[test]
+fn terms_end_where_sqlite_has_no_higher_number() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut database, _) = Database::open(&store_path(&dir)).unwrap();
+    assert_eq!(database.take_term(i64::MAX as u64), Ok(i64::MAX as u64));
+    assert!(
+        matches!(database.take_term(1), Err(CommitError::Fatal { reason }) if reason.contains("no higher one"))
+    );
+}
+
+#[test]
+fn after_an_io_error_it_is_read_again_and_goes_on_if_all_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut database = opened(&store_path(&dir));
+    committed(&mut database, write("a", None, json!(1)));
+    database.break_connection();
+    assert_eq!(committed(&mut database, write("a", Some(1), json!(2))), Version(2));
+}
+
+#[test]
+fn what_was_acknowledged_and_is_gone_after_an_io_error_ends_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let mut database = opened(&path);
+    committed(&mut database, write("a", None, json!(1)));
+    database.break_connection();
+    // As a disk would that had not kept what it synced.
+    std::fs::remove_file(dir.path().join("store-wal")).unwrap();
+    let answers = database.commit(&[write("b", None, json!(2))]);
+    let lost = "version 1 of the record of volume a was acknowledged as durable and is not there";
+    assert!(
+        matches!(&answers[0], Err(CommitError::Fatal { reason }) if reason.contains(lost)),
+        "{answers:?}"
+    );
+}
+
+#[test]
+fn commits_that_wait_share_a_transaction_but_never_two_of_one_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let database = opened(&path);
+    let (send, asked) = mpsc::channel(64);
+    let mut answers = Vec::new();
+    let mut commit = |write| {
+        let (done, answer) = oneshot::channel();
+        assert!(send.try_send(file::Asked::Commit { writes: vec![write], done }).is_ok());
+        answers.push(answer);
+    };
+    for n in 0..30 {
+        commit(write(&format!("v{n}"), None, json!(n)));
+    }
+    commit(write("v0", Some(1), json!("again")));
+    drop(send);
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || file::write_all(database, asked));
+    for (n, mut answer) in answers.into_iter().enumerate() {
+        assert_eq!(answer.try_recv().unwrap(), [Ok(Version(if n < 30 { 1 } else { 2 }))], "{n}");
+    }
+    let text = recorder.handle().render();
+    for line in ["cleat_store_group_commits_sum 31", "cleat_store_group_commits_count 2"] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert_eq!(load(&path).unwrap().entries.len(), 30);
+}
+
+// Processes of their own: killed in the middle, or with a disk that is full.
 
 const CHILD: &str = "CLEAT_STORE_TEST_CHILD";
 
-/// Not a test of its own: the process that `a_killed_process_loses_nothing_it_was_told_is_durable` kills.
+/// What a child of this test program does with the store: its role, and where.
+fn child() -> Option<(String, PathBuf)> {
+    let text = std::env::var(CHILD).ok()?;
+    let (role, path) = text.split_once('=')?;
+    Some((role.to_owned(), path.into()))
+}
+
+fn spawn(role: &str, path: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("{}::child_process", module()), "--nocapture"])
+        .env(CHILD, format!("{role}={}", path.display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Lines that the child says for us.
+fn said(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    lines.map_while(Result::ok).filter_map(|line| line.strip_prefix("> ").map(str::to_owned))
+}
+
+fn say(text: &str) {
+    let mut out = std::io::stdout();
+    writeln!(out, "> {text}").unwrap();
+    out.flush().unwrap();
+}
+
+/// Not a test of its own: what the tests below start as a process.
 #[test]
-fn child_that_commits_until_killed() {
-    let Some(path) = std::env::var_os(CHILD) else { return };
-    let (store, _) = FileStore::open(Path::new(&path), 0).unwrap();
-    let mut out = io::stdout();
-    for n in 0..u64::MAX {
-        store.commit_blocking(vec![put("n", json!(n)), put("twin", json!(n))]).unwrap();
-        writeln!(out, "durable {n}").unwrap();
-        out.flush().unwrap();
+fn child_process() {
+    let Some((role, path)) = child() else { return };
+    match role.as_str() {
+        "commit" => commit_until_killed(&path),
+        "fill" => fill_the_disk(&path),
+        other => panic!("{other}"),
     }
 }
 
+const TRANSACTIONS: u64 = 1_000;
+
+/// Each transaction writes two records with the same number, and goes on from what is there.
+fn commit_until_killed(path: &Path) {
+    let (mut database, loaded) = Database::open(path).unwrap();
+    database.take_term(1).unwrap();
+    let there: Vec<(u64, u64)> =
+        loaded.entries.iter().map(|e| (e.version.0, e.value["n"].as_u64().unwrap())).collect();
+    let mut version = there.first().map(|(version, _)| *version);
+    let first = there.first().map_or(0, |(_, n)| *n);
+    for n in first + 1..=first + TRANSACTIONS {
+        let value = |pad: usize| json!({"n": n, "pad": "x".repeat(pad)});
+        let both = [write("a", version, value(700)), write("b", version, value(n as usize % 5_000))];
+        let answers = database.commit(&both);
+        version = Some(answers[0].clone().unwrap().0);
+        assert_eq!(answers[0], answers[1]);
+        say(&n.to_string());
+    }
+    say("all");
+}
+
 #[test]
-fn a_killed_process_loses_nothing_it_was_told_is_durable() {
+fn a_process_killed_anywhere_in_1000_commits_loses_nothing_acknowledged() {
+    let seed = std::env::var("CLEAT_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1_u64);
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
-    for round in 0..3u64 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", &format!("{}::child_that_commits_until_killed", module()), "--nocapture"])
-            .env(CHILD, &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut acknowledged = None;
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        for line in lines.map_while(Result::ok) {
-            let Some(n) = line.strip_prefix("durable ").and_then(|n| n.parse::<u64>().ok()) else { continue };
-            if n == 20 * (round + 1) {
+    let mut before = 0;
+    for round in 0..12_u64 {
+        let (after, micros) = (next(300), next(3_000));
+        let mut child = spawn("commit", &path);
+        let mut acknowledged = before;
+        for line in said(&mut child) {
+            let n: u64 = line.parse().unwrap_or_else(|_| panic!("seed {seed}: it said {line:?}"));
+            acknowledged = n;
+            if n == before + 1 + after {
+                // Anywhere in what comes next, an opening of the log included.
+                let until = std::time::Instant::now() + std::time::Duration::from_micros(micros);
+                while std::time::Instant::now() < until {
+                    std::hint::spin_loop();
+                }
                 child.kill().unwrap();
             }
-            acknowledged = Some(n);
         }
         child.wait().unwrap();
         let loaded = load(&path).unwrap();
-        let n = loaded.records["n"].as_u64().unwrap();
-        assert!(Some(n) >= acknowledged, "{acknowledged:?} was acknowledged, {n} is there");
-        assert_eq!(loaded.records["n"], loaded.records["twin"], "all or none");
-        assert_eq!(loaded.term, 2 * round + 2, "one term for each run");
+        let there = by_name(&loaded);
+        let n = there["a"].1["n"].as_u64().unwrap();
+        assert!(
+            n >= acknowledged,
+            "seed {seed}, round {round}: {acknowledged} was acknowledged, {n} is there"
+        );
+        assert!(n <= acknowledged + 1, "seed {seed}, round {round}: one was under way");
+        assert_eq!(there["b"].1["n"], n, "seed {seed}, round {round}: all or none");
+        assert_eq!((there["a"].0, there["b"].0), (n, n), "seed {seed}, round {round}");
+        assert_eq!(loaded.term, round + 1, "one term for each run");
+        before = n;
     }
+}
+
+/// In a namespace of its own, with a disk of 1 MiB: writes until it is full, goes on trying, and says what it is told.
+fn fill_the_disk(path: &Path) {
+    let ballast = path.with_file_name("ballast");
+    let mut database = opened(path);
+    let mut version = None;
+    let mut written = 0;
+    let mut full = 0;
+    for n in 0..10_000_u64 {
+        let value = json!({"n": n, "pad": "x".repeat(9_000)});
+        match database.commit(&[write(&format!("v{written}"), None, value)]).remove(0) {
+            Ok(made) => {
+                version = Some(made);
+                written += 1;
+                if full > 0 {
+                    break;
+                }
+                if written == 3 {
+                    // Somebody else takes most of what is left.
+                    std::fs::write(&ballast, vec![1; 500 << 10]).unwrap();
+                }
+            }
+            Err(CommitError::Retry { reason }) => {
+                assert!(reason.contains("no room") || reason.contains("check the disk"), "{reason}");
+                full += 1;
+                if full == 20 {
+                    say(&format!("full: {reason}"));
+                    std::fs::remove_file(&ballast).unwrap();
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(full >= 20 && version.is_some(), "{full}");
+    drop(database);
+    assert_eq!(load(path).unwrap().entries.len(), written);
+    say("it ended by itself");
+}
+
+#[test]
+fn a_full_disk_refuses_until_there_is_room_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = std::env::current_exe().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=1m none '{dir}' && exec '{program}' --exact {module}::child_process --nocapture",
+        dir = dir.path().display(),
+        program = program.display(),
+        module = module()
+    );
+    let mut child = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .env(CHILD, format!("fill={}", store_path(&dir).display()))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines: Vec<String> = said(&mut child).collect();
+    assert!(child.wait().unwrap().success(), "{lines:?}");
+    assert!(lines[0].starts_with("full: no room on the disk"), "{lines:?}");
+    assert_eq!(lines[1], "it ended by itself");
 }
 
 /// This module's path as the test runner knows it: without the crate.

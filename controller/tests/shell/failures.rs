@@ -1,12 +1,13 @@
 //! What is not there, not reached, or broken: each told apart, and never success.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cleat_controller::app::{AppError, Stored};
 use cleat_controller::clock::Clock;
 use cleat_controller::engine::{EngineError, Records};
-use cleat_controller::store::{Change, CommitError, Store};
+use cleat_controller::store::{CommitError, Store, Version, Write};
 use cleat_runtime::tls::ClientTransport;
 use tonic::Code;
 
@@ -131,19 +132,58 @@ async fn readiness_waits_for_the_rds() {
     eventually("ready", async || world.probe().await).await;
 }
 
-struct FullDisk;
+/// A store that takes nothing: for good, or until there is room.
+struct FullDisk {
+    room: Option<Arc<AtomicBool>>,
+}
 
 #[tonic::async_trait]
 impl Store for FullDisk {
-    async fn commit(&self, _: Vec<Change>) -> Result<(), CommitError> {
-        Err(CommitError::Closed)
+    async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
+        Ok(at_least)
     }
+
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
+        let answer = |write: &Write| match &self.room {
+            None => Err(CommitError::Fatal { reason: "the disk is gone".into() }),
+            Some(room) if room.load(Ordering::SeqCst) => {
+                Ok(Version(write.expected.map_or(1, |version| version.0 + 1)))
+            }
+            Some(_) => Err(CommitError::Retry { reason: "no room on the disk of store x".into() }),
+        };
+        writes.iter().map(answer).collect()
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_fails_calls_by_name_and_ends_by_itself_when_there_is_room() {
+    let mut world = World::new();
+    let room = Arc::new(AtomicBool::new(false));
+    let store = FullDisk { room: Some(Arc::clone(&room)) };
+    let stored = Stored { store: Arc::new(store), records: Records::default(), term: 1 };
+    world.start_with(stored, Clock::start()).await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    for _ in 0..2 {
+        let failed = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable);
+        for words in ["no room on the disk of store x", "repeat the call"] {
+            assert!(failed.message().contains(words), "{failed:?}");
+        }
+    }
+    assert!(!world.probe().await, "not ready");
+    assert!(world.rds.log.lock().unwrap().is_empty(), "the RDS was asked for nothing");
+    room.store(true, Ordering::SeqCst);
+    eventually("room", async || csi.publish("pvc-1", "node-a", RWO).await.is_ok()).await;
+    eventually("ready", async || world.probe().await).await;
 }
 
 #[tokio::test]
 async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised() {
     let mut world = World::new();
-    let stored = Stored { store: Arc::new(FullDisk), records: Records::default(), term: 1 };
+    let stored = Stored { store: Arc::new(FullDisk { room: None }), records: Records::default(), term: 1 };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cleat_controller::store::{Change, CommitError, Store};
+use cleat_controller::store::{CommitError, Entry, Key, Kind, Store, Version, Write};
 use cleat_core::VolumeRecord;
-use serde_json::Value;
 
-use crate::world::{EPOCH_MS, Planted, Universe};
+use crate::world::{Planted, Universe};
 
 /// What is on the disk.
 #[derive(Debug, Default, Clone)]
 pub struct Disk {
     term: u64,
-    records: BTreeMap<String, Value>,
+    records: BTreeMap<Key, Entry>,
     /// Who is on record for each volume: attached, or fenced and not seen to be gone.
     on_record: BTreeMap<String, Vec<String>>,
     /// Who is fenced from each volume, since which epoch, by what.
@@ -28,26 +27,35 @@ impl Disk {
     }
 
     /// Gives by what nodes were fenced with it.
-    fn apply(&mut self, change: Change) -> Vec<&'static str> {
-        let key = match &change {
-            Change::Put(key, _) | Change::Delete(key) => key.clone(),
-        };
-        match change {
-            Change::Put(key, value) => drop(self.records.insert(key, value)),
-            Change::Delete(key) => drop(self.records.remove(&key)),
+    fn apply(&mut self, write: Write) -> Result<(Version, Vec<&'static str>), CommitError> {
+        let Write { key, expected, value } = write;
+        let found = self.records.get(&key).map(|entry| entry.version);
+        if found != expected {
+            return Err(CommitError::Conflict { key, expected, found });
         }
-        let Some(volume) = key.strip_prefix("volume/") else { return Vec::new() };
-        let record = self.records.get(&key).cloned();
+        let version = Version(found.map_or(1, |found| found.0 + 1));
+        match value {
+            Some(value) => {
+                drop(self.records.insert(key.clone(), Entry { key: key.clone(), version, value }));
+            }
+            None => drop(self.records.remove(&key)),
+        }
+        if key.kind != Kind::Volume {
+            return Ok((version, Vec::new()));
+        }
+        let volume = key.name.clone();
+        let record = self.records.get(&key).map(|entry| entry.value["record"].clone());
         let record: Option<VolumeRecord> = record.and_then(|value| serde_json::from_value(value).ok());
         let nodes = record.as_ref().map(on_record).unwrap_or_default();
-        self.on_record.insert(volume.to_owned(), nodes);
+        self.on_record.insert(volume.clone(), nodes);
         let fenced = record.map(|record| record.fenced).unwrap_or_default();
         let fenced: BTreeMap<_, _> = fenced
             .iter()
             .map(|it| ((it.node.to_string(), it.epoch.to_string()), it.evidence.source.name()))
             .collect();
-        let before = self.fenced.insert(volume.to_owned(), fenced.clone()).unwrap_or_default();
-        fenced.into_iter().filter(|(which, by)| before.get(which) != Some(by)).map(|(_, by)| by).collect()
+        let before = self.fenced.insert(volume, fenced.clone()).unwrap_or_default();
+        let new = fenced.into_iter().filter(|(which, by)| before.get(which) != Some(by)).map(|(_, by)| by);
+        Ok((version, new.collect()))
     }
 }
 
@@ -61,22 +69,24 @@ fn on_record(record: &VolumeRecord) -> Vec<String> {
 pub struct MemoryStore(Universe);
 
 impl MemoryStore {
-    /// Opens the disk: the store, a term higher than any before, and what is on it.
+    /// Opens the disk: the store, and what is on it.
     #[must_use]
-    pub fn open(universe: &Universe) -> (Self, u64, BTreeMap<String, Value>) {
-        let mut world = universe.lock();
-        let now = EPOCH_MS + world.now;
-        let disk = &mut world.disk;
-        disk.term = (disk.term + 1).max(now);
-        let (term, records) = (disk.term, disk.records.clone());
-        drop(world);
-        (Self(universe.clone()), term, records)
+    pub fn open(universe: &Universe) -> (Self, Vec<Entry>) {
+        let records = universe.lock().disk.records.values().cloned().collect();
+        (Self(universe.clone()), records)
     }
 }
 
 #[tonic::async_trait]
 impl Store for MemoryStore {
-    async fn commit(&self, changes: Vec<Change>) -> Result<(), CommitError> {
+    async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
+        let mut world = self.0.lock();
+        let disk = &mut world.disk;
+        disk.term = (disk.term + 1).max(at_least);
+        Ok(disk.term)
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
         let (before, after, forgets) = {
             let mut world = self.0.lock();
             let slow = if world.chance.percent(2) { 300 } else { 0 };
@@ -84,16 +94,27 @@ impl Store for MemoryStore {
             (world.chance.within(1, 5) + slow, world.chance.within(1, 3), forgets)
         };
         tokio::time::sleep(Duration::from_millis(before)).await;
-        if !forgets {
+        let mut answers = Vec::new();
+        {
             let mut world = self.0.lock();
-            for change in changes {
-                for by in world.disk.apply(change) {
-                    world.count(format!("fenced by {by}"));
+            for write in writes {
+                if forgets {
+                    answers.push(Ok(Version(write.expected.map_or(1, |version| version.0 + 1))));
+                    continue;
+                }
+                match world.disk.apply(write) {
+                    Ok((version, fenced)) => {
+                        answers.push(Ok(version));
+                        for by in fenced {
+                            world.count(format!("fenced by {by}"));
+                        }
+                    }
+                    Err(error) => answers.push(Err(error)),
                 }
             }
         }
         // Durable, and the controller does not know it yet: it may die in between.
         tokio::time::sleep(Duration::from_millis(after)).await;
-        Ok(())
+        answers
     }
 }

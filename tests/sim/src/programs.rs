@@ -18,6 +18,7 @@ use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::engine::read_records;
 use cleat_controller::secret::MasterKey;
+use cleat_controller::store::Store as _;
 use cleat_core::{Config, Target, UnixMillis};
 use cleat_host::fabrics::ConnectOptions;
 use cleat_host::uevents::Uevents;
@@ -87,8 +88,11 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
         world.note("controller starts");
         (world.now, world.probed.target(), world.probed.key()?)
     };
-    let (store, term, records) = MemoryStore::open(&universe);
-    let stored = Stored { store: Arc::new(store), records: read_records(records)?, term };
+    let (store, entries) = MemoryStore::open(&universe);
+    let records = read_records(entries)?;
+    // As the program does it.
+    let term = store.take_term((EPOCH_MS + now).max(records.highest_term() + 1)).await?;
+    let stored = Stored { store: Arc::new(store), records, term };
     let portals = (0..PORTALS).map(|at| world::portal(at).parse()).collect::<Result<_, _>>()?;
     let parts = Parts {
         stored,
