@@ -63,7 +63,7 @@ async fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         ["bind", node, target] => {
             let dev = DevT::from_raw(std::fs::metadata(node)?.rdev());
             let mounts = Mounts::new(workers);
-            mounts.bind_device(Path::new(node), dev, Path::new(target), DEADLINE).await?;
+            mounts.bind_device(Path::new(node), dev, Path::new(target), false, DEADLINE).await?;
             println!("{:?}", mounts.state(Path::new(target), DEADLINE).await?);
         }
         ["release", target] => {

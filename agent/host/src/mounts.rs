@@ -156,8 +156,9 @@ impl Mounts {
         mountinfo::parse(&bytes).map_err(|source| MountError::MountInfo { path: path(), source })
     }
 
-    /// Binds a device node on a target file, which is made if it is missing (its directory must exist).
-    /// Repeating it with the same device is a success that changes nothing.
+    /// Binds a device node on a target file, which is made if it is missing (its directory must exist). With
+    /// `read_only` the mount says so; that keeps nobody from writing to the device, whose node is no file of the file
+    /// system that it lies in. Repeating it with the same device is a success that changes nothing.
     ///
     /// # Errors
     /// [`MountError`]; `Occupied` when another device is there, also one whose number has been reused.
@@ -166,10 +167,25 @@ impl Mounts {
         node: &Path,
         dev: DevT,
         target: &Path,
+        read_only: bool,
         deadline: Duration,
     ) -> Result<(), MountError> {
         let node = node.to_owned();
-        self.work(target, deadline, move |this, target| this.bind(&node, dev, target)).await
+        self.work(target, deadline, move |this, target| this.bind(&node, dev, target, read_only)).await
+    }
+
+    /// Whether the mount at a target says that it is read-only; nothing mounted there says no.
+    ///
+    /// # Errors
+    /// [`MountError`] when it could not be looked at.
+    pub async fn is_read_only(&self, target: &Path, deadline: Duration) -> Result<bool, MountError> {
+        self.work(target, deadline, |this, target| {
+            let target = resolve_parent(target)?;
+            // Of several on one target the last is on top.
+            let top = this.list()?.into_iter().rfind(|entry| entry.mount_point == target);
+            Ok(top.is_some_and(|entry| entry.read_only))
+        })
+        .await
     }
 
     /// Takes off whatever device node is mounted on a target, and removes the file. A target that is missing
@@ -221,7 +237,7 @@ impl Mounts {
         })
     }
 
-    fn bind(&self, node: &Path, dev: DevT, target: &Path) -> Result<(), MountError> {
+    fn bind(&self, node: &Path, dev: DevT, target: &Path, read_only: bool) -> Result<(), MountError> {
         devnode::verify(node, dev).map_err(|source| MountError::Node { source })?;
         match self.look(target)? {
             TargetState::Device(found) if found == dev => return Ok(()),
@@ -235,6 +251,19 @@ impl Mounts {
         }
         let mounted = nix::mount::mount(Some(node), target, None::<&str>, MsFlags::MS_BIND, None::<&str>);
         call("mount --bind", target, mounted.map_err(io::Error::from))?;
+        if read_only {
+            // What a bind mount says of itself is set by mounting it again. A node needs neither of the other two.
+            let flags = MsFlags::MS_BIND
+                | MsFlags::MS_REMOUNT
+                | MsFlags::MS_RDONLY
+                | MsFlags::MS_NOSUID
+                | MsFlags::MS_NOEXEC;
+            let mounted = nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
+            if let Err(error) = mounted {
+                let _ = nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW);
+                return call("mount -o remount,bind,ro", target, Err(error.into()));
+            }
+        }
         match self.look(target)? {
             TargetState::Device(found) if found == dev => Ok(()),
             found => {

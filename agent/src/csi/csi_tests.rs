@@ -214,10 +214,42 @@ async fn what_is_not_ours_at_a_target_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_read_only_publication_needs_a_device_that_cannot_be_written() {
+async fn a_pod_that_only_reads_gets_a_device_that_was_granted_for_writing() {
     let served = Served::start().await;
     served.agent.ready(1, &[1]).await;
-    refused(served.publish(TARGET, true).await, Code::FailedPrecondition, "read-only");
+    for _ in 0..2 {
+        served.publish(TARGET, true).await.unwrap();
+    }
+    assert!(served.agent.kernel.world().read_only_targets.contains(std::path::Path::new(TARGET)));
+    refused(served.publish(TARGET, false).await, Code::AlreadyExists, "readonly true, asked for false");
+    let beside = "/pods/b/volumeDevices/v";
+    served.publish(beside, false).await.expect("another pod may write");
+    refused(served.publish(beside, true).await, Code::AlreadyExists, "readonly false, asked for true");
+    served.unpublish(TARGET).await.unwrap();
+    served.publish(TARGET, false).await.expect("as another publication");
+}
+
+#[tokio::test]
+async fn a_publication_that_was_not_finished_takes_the_mode_that_is_asked_for() {
+    let served = Served::start().await;
+    served.agent.ready(1, &[1]).await;
+    served.publish(TARGET, false).await.unwrap();
+    let mounted = served.at_target().unwrap();
+    served.unpublish(TARGET).await.unwrap();
+    served.agent.kernel.change(|world| drop(world.targets.insert(TARGET.into(), mounted)));
+    served.publish(TARGET, true).await.unwrap();
+    assert!(served.agent.kernel.world().read_only_targets.contains(std::path::Path::new(TARGET)));
+}
+
+#[tokio::test]
+async fn a_single_reader_of_a_read_only_grant_is_published() {
+    let served = Served::start().await;
+    let granted = crate::ledger::Grant { read_only: true, ..grant(&[1]) };
+    let outcome = served.agent.attach(1, granted).await;
+    assert!(matches!(outcome, cleat_proto::cleat::v1::directive_result::Outcome::Ready(_)), "{outcome:?}");
+    served.stage("1.1").await.unwrap();
+    served.publish(TARGET, true).await.unwrap();
+    assert!(matches!(served.at_target(), Some(AtTarget::Device(_))));
 }
 
 #[tokio::test]

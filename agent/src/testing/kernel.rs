@@ -111,6 +111,8 @@ pub(crate) struct World {
     /// Deletions of this subsystem do.
     pub(crate) wedged: Option<String>,
     pub(crate) targets: BTreeMap<PathBuf, AtTarget>,
+    /// Those that say that they are read-only.
+    pub(crate) read_only_targets: BTreeSet<PathBuf>,
     pub(crate) mounts_busy: bool,
     /// Disks that are no volume's.
     pub(crate) disks: BTreeMap<DevT, String>,
@@ -505,11 +507,26 @@ impl Host for Kernel {
         Box::pin(async move { Ok(self.world().targets.get(target).cloned().unwrap_or(AtTarget::Nothing)) })
     }
 
-    fn publish<'a>(&'a self, _: &'a Path, dev: DevT, target: &'a Path) -> Later<'a, Result<(), HostError>> {
+    fn publish<'a>(
+        &'a self,
+        _: &'a Path,
+        dev: DevT,
+        target: &'a Path,
+        read_only: bool,
+    ) -> Later<'a, Result<(), HostError>> {
         Box::pin(async move {
-            self.change(|world| drop(world.targets.insert(target.to_owned(), AtTarget::Device(dev))));
+            self.change(|world| {
+                world.targets.insert(target.to_owned(), AtTarget::Device(dev));
+                if read_only {
+                    world.read_only_targets.insert(target.to_owned());
+                }
+            });
             Ok(())
         })
+    }
+
+    fn is_read_only<'a>(&'a self, target: &'a Path) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async move { Ok(self.world().read_only_targets.contains(target)) })
     }
 
     fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
@@ -518,7 +535,10 @@ impl Host for Kernel {
                 let busy = std::io::Error::from_raw_os_error(16);
                 return Err(HostError::new(format!("umount {}", target.display()), busy));
             }
-            self.change(|world| drop(world.targets.remove(target)));
+            self.change(|world| {
+                world.targets.remove(target);
+                world.read_only_targets.remove(target);
+            });
             Ok(())
         })
     }

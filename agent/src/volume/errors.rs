@@ -137,12 +137,18 @@ pub enum PublishError {
     /// The staging path is missing, for which the specification has a code of its own.
     #[error("staging_target_path must be given: this driver stages volumes")]
     NotStaged,
-    /// A read-only publication of a device that can be written.
+    /// The volume is published there already, in the other mode.
     #[error(
-        "the device can be written, and a read-only mount of its node would not keep anybody from it; grant the \
-         volume read-only"
+        "readonly: the volume is published at {} with readonly {read_only}, asked for {}; unpublish it there first",
+        target.display(),
+        !read_only
     )]
-    Writable,
+    OtherMode {
+        /// The target.
+        target: PathBuf,
+        /// Whether it is read-only there.
+        read_only: bool,
+    },
     /// There is something else at the target.
     #[error("target_path {} holds {found}, which is not ours to replace", target.display())]
     Occupied {
@@ -172,9 +178,8 @@ impl PublishError {
     pub fn code(&self) -> Code {
         match self {
             Self::Device(error) => error.code(),
-            Self::NotStaged | Self::Writable | Self::Occupied { .. } | Self::OtherDevice { .. } => {
-                Code::FailedPrecondition
-            }
+            Self::NotStaged | Self::Occupied { .. } | Self::OtherDevice { .. } => Code::FailedPrecondition,
+            Self::OtherMode { .. } => Code::AlreadyExists,
             Self::Host(_) => Code::Internal,
         }
     }
@@ -266,7 +271,11 @@ mod tests {
             (over.into(), Code::FailedPrecondition, "6.1"),
             (not_granted.into(), Code::Unavailable, "Attach of epoch 5.2"),
             (StageError::Lost.into(), Code::Internal, "defect"),
-            (PublishError::Writable.into(), Code::FailedPrecondition, "read-only"),
+            (
+                PublishError::OtherMode { target: "/t".into(), read_only: true }.into(),
+                Code::AlreadyExists,
+                "readonly true, asked for false",
+            ),
             (PublishError::NotStaged.into(), Code::FailedPrecondition, "staging_target_path"),
             (PublishError::from(StageError::from(in_progress())).into(), Code::Aborted, "attach op-1"),
             (PublishError::from(host()).into(), Code::Internal, "umount /x"),

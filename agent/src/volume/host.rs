@@ -109,9 +109,17 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
-    /// Bind-mounts the node of a device at a path, and verifies it there.
-    fn publish<'a>(&'a self, node: &'a Path, dev: DevT, target: &'a Path)
-    -> Later<'a, Result<(), HostError>>;
+    /// Bind-mounts the node of a device at a path, and verifies it there; a read-only mount says so to who looks at it.
+    fn publish<'a>(
+        &'a self,
+        node: &'a Path,
+        dev: DevT,
+        target: &'a Path,
+        read_only: bool,
+    ) -> Later<'a, Result<(), HostError>>;
+
+    /// Whether what is mounted at a path says that it is read-only.
+    fn is_read_only<'a>(&'a self, target: &'a Path) -> Later<'a, Result<bool, HostError>>;
 
     /// Takes away the device that is mounted at a path, and the file or leftover node there, and verifies that they
     /// are gone. Anything else is left alone.

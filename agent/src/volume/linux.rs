@@ -264,10 +264,18 @@ impl Host for Linux {
         node: &'a Path,
         dev: DevT,
         target: &'a Path,
+        read_only: bool,
     ) -> Later<'a, Result<(), HostError>> {
         Box::pin(async move {
-            let done = self.mounts.bind_device(node, dev, target, MOUNT).await;
+            let done = self.mounts.bind_device(node, dev, target, read_only, MOUNT).await;
             done.map_err(|error| HostError::new(format!("cannot publish {}", node.display()), error))
+        })
+    }
+
+    fn is_read_only<'a>(&'a self, target: &'a Path) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async move {
+            let looked = self.mounts.is_read_only(target, MOUNT).await;
+            looked.map_err(|error| HostError::new("target_path", error))
         })
     }
 

@@ -5,6 +5,8 @@
 //! Always holds:
 //! - Nothing here connects or disconnects: the device comes and goes with the controller's grants.
 //! - A device is handed out only while the whole predicate holds under the very epoch of PublishContext.
+//! - Read-only is said by the mount of the node, and enforced by the container's device cgroup, which the container
+//!   runtime makes of it. The device itself is never made read-only: other pods and the other side of a migration share it.
 //! - A target is taken away by unmount and unlink, never by anything that could reach into what is mounted.
 
 use std::future::Future;
@@ -64,14 +66,19 @@ impl<H: Host> Volume<H> {
         let (_pass, facts) =
             self.usable("NodePublishVolume", &request.granted, self.shared.times.turn, link).await?;
         let (host, target, dev) = (&self.shared.host, request.target.as_path(), facts.selected.dev);
-        if request.read_only && !facts.selected.read_only {
-            return Err(PublishError::Writable);
-        }
         let epoch = request.granted.epoch;
         match self.for_pod(epoch, host.at_target(target)).await?? {
             AtTarget::Device(found) if found == dev => {
-                self.note_published(target).await;
-                return Ok(());
+                let read_only = self.for_pod(epoch, host.is_read_only(target)).await??;
+                if read_only == request.read_only {
+                    self.note_published(target).await;
+                    return Ok(());
+                }
+                if self.is_noted(target).await {
+                    return Err(PublishError::OtherMode { target: target.to_owned(), read_only });
+                }
+                // Left by a process that died before it had said what is mounted there.
+                self.for_pod(epoch, host.unpublish(target)).await??;
             }
             AtTarget::Device(found) | AtTarget::Leftover(found) => {
                 // The node of a device that went, perhaps with its number given to another disk since: never handed
@@ -90,7 +97,7 @@ impl<H: Host> Volume<H> {
                 return Err(PublishError::Occupied { target: target.to_owned(), found });
             }
         }
-        self.for_pod(epoch, host.publish(&facts.node, dev, target)).await??;
+        self.for_pod(epoch, host.publish(&facts.node, dev, target, request.read_only)).await??;
         match self.for_pod(epoch, host.at_target(target)).await?? {
             AtTarget::Device(found) if found == dev => {
                 self.note_published(target).await;

@@ -46,6 +46,11 @@ impl<H: Host> Volume<H> {
         .await;
     }
 
+    /// Whether the record says that the volume is published there. The caller holds the gate.
+    pub(super) async fn is_noted(&self, target: &Path) -> bool {
+        matches!(self.record().await, Ok(Some(entry)) if entry.published.iter().any(|known| known == target))
+    }
+
     /// Forgets a target at which nothing is any more. The caller holds the gate.
     pub(super) async fn note_unpublished(&self, target: &Path) {
         self.note_targets(|targets| targets.retain(|known| known != target)).await;

@@ -392,8 +392,12 @@ impl Host for Machine {
         Box::pin(async { Ok(AtTarget::Nothing) })
     }
 
-    fn publish<'a>(&'a self, _: &'a Path, _: DevT, _: &'a Path) -> Later<'a, Result<(), HostError>> {
+    fn publish<'a>(&'a self, _: &'a Path, _: DevT, _: &'a Path, _: bool) -> Later<'a, Result<(), HostError>> {
         Box::pin(async { Err(HostError::new("publish", "not simulated")) })
+    }
+
+    fn is_read_only<'a>(&'a self, _: &'a Path) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async { Ok(false) })
     }
 
     fn unpublish<'a>(&'a self, _: &'a Path) -> Later<'a, Result<(), HostError>> {

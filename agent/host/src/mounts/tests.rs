@@ -67,7 +67,7 @@ async fn a_node_that_is_not_the_device_is_not_published() {
     let dir = tempfile::tempdir().expect("a directory");
     let (node, target) = (dir.path().join("node"), dir.path().join("target"));
     std::fs::write(&node, "").expect("written");
-    let error = mounts().bind_device(&node, dev(), &target, LONG).await.expect_err("no device");
+    let error = mounts().bind_device(&node, dev(), &target, false, LONG).await.expect_err("no device");
     assert!(matches!(error, MountError::Node { .. }), "{error}");
     assert!(!target.exists(), "nothing is made for it");
 }
