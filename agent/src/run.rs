@@ -13,7 +13,7 @@ use cleat_host::fabrics::{self, Fabrics};
 use cleat_host::identity::{HostIdentity, IdentitySource};
 use cleat_host::modules;
 use cleat_host::sysfs::{NativeMultipath, Sysfs};
-use cleat_host::uevents::Uevents;
+use cleat_host::uevents::{Uevents, tells_connections};
 use cleat_host::work;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
@@ -37,6 +37,8 @@ use crate::{addresses, csi, metrics};
 const SETTLE: Duration = Duration::from_secs(10);
 /// How long the first look at the kernel may take.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
+/// How long a kernel event that was asked for may take: a healthy one takes milliseconds.
+const EVENT: Duration = Duration::from_secs(5);
 /// How long the fabrics device may take to answer: it waits for a connect that sits in the kernel, which the process
 /// before this one can have left there.
 const FABRICS_ANSWER: Duration = Duration::from_secs(120);
@@ -62,6 +64,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let outbox = Arc::new(Outbox::default());
     let (link, linked) = watch::channel(Link::Down);
     let shared = Arc::new(shared(&config, &identity, ledger, Linux::new(fabrics, &config.roots)));
+    prove_events(&shared, &config.roots.sysfs, &identity.kernel_release).await;
     let fleet = Fleet::new(shared, outbox.clone(), linked);
     let known = context.readiness.flag("kernel and ledger");
     let looked = async {
@@ -197,6 +200,23 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
         breaks: Default::default(),
         portals: Default::default(),
         queue: Default::default(),
+    }
+}
+
+/// Finds out whether the kernel's events can be relied on. Where not, detaches wait for the drain bound.
+async fn prove_events<H>(shared: &Shared<H>, sysfs: &Path, kernel_release: &str) {
+    let Some(uevents) = &shared.uevents else { return };
+    match uevents.prove(sysfs, EVENT).await {
+        Ok(()) if tells_connections(kernel_release) => shared.breaks.events_arrive(),
+        Ok(()) => tracing::warn!(
+            kernel = kernel_release,
+            "this kernel may not say when a controller connects (5.18 and newer do): unless it is heard to, no \
+             connection counts as unbroken, and detaches wait for the drain bound"
+        ),
+        Err(error) => tracing::error!(
+            error = %Causes(&error),
+            "kernel events were not shown to arrive: detaches of what was attached before wait for the drain bound"
+        ),
     }
 }
 

@@ -15,12 +15,15 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::broadcast;
 
 use crate::name::DevT;
+use crate::work;
 
 /// Room in the socket for events that have not been read: a few thousand of them.
 const SOCKET_BYTES: usize = 4 << 20;
@@ -52,6 +55,8 @@ pub enum DeviceKind {
     NvmeSubsystem,
     /// A block device, such as `nvme0n1`, also `dm-0` and `loop0`.
     Block,
+    /// The device by which controllers are made: it says something only when it is asked to ([`Uevents::prove`]).
+    FabricsControl,
 }
 
 /// One event about one device.
@@ -67,7 +72,7 @@ pub struct DeviceEvent {
     pub dev: Option<DevT>,
     /// The kernel's number of the event, rising by one.
     pub sequence: u64,
-    /// `NVME_EVENT` of a controller, such as `connected` (since 5.17).
+    /// `NVME_EVENT` of a controller, such as `connected` (since 5.18).
     pub nvme_event: Option<String>,
 }
 
@@ -92,6 +97,37 @@ pub enum UeventError {
         #[source]
         source: io::Error,
     },
+    /// The kernel could not be asked for an event.
+    #[error("cannot write to {path}")]
+    Ask {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel was asked for an event, and none came.
+    #[error(
+        "no kernel event arrived within {waited:?} after one was asked for by {path}: kernel events reach only the \
+         host's network namespace; run the agent with hostNetwork"
+    )]
+    Silent {
+        /// The file by which it was asked.
+        path: PathBuf,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+
+/// Whether a kernel of this release says when a controller has connected (`NVME_EVENT=connected`): since 5.18.
+/// Vendors' kernels with older numbers may, too; that shows when one is heard.
+#[must_use]
+pub fn tells_connections(kernel_release: &str) -> bool {
+    let mut numbers = kernel_release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 18),
+        _ => false,
+    }
 }
 
 /// The monitor. Listening ends when it is dropped.
@@ -141,6 +177,35 @@ impl Uevents {
         UeventListener { receiver: self.sender.subscribe() }
     }
 
+    /// Shows that events arrive: asks the kernel for one of the fabrics device, which nobody else acts on, and waits
+    /// for it. `sysfs` is where sysfs is mounted.
+    ///
+    /// # Errors
+    /// [`UeventError::Ask`] and [`UeventError::Silent`].
+    pub async fn prove(&self, sysfs: &Path, patience: Duration) -> Result<(), UeventError> {
+        let path = sysfs.join("class/nvme-fabrics/ctl/uevent");
+        let mut listener = self.listen();
+        let file = path.clone();
+        let asked =
+            work::once("ask for a kernel event", patience, move || std::fs::write(file, "change")).await;
+        asked
+            .map_err(io::Error::other)
+            .and_then(|written| written)
+            .map_err(|source| UeventError::Ask { path: path.clone(), source })?;
+        let heard = async {
+            while let Some(event) = listener.next().await {
+                if matches!(&event, HostEvent::Device(device) if device.kind == DeviceKind::FabricsControl) {
+                    return true;
+                }
+            }
+            false
+        };
+        match tokio::time::timeout(patience, heard).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(UeventError::Silent { path, waited: patience }),
+        }
+    }
+
     /// A source without a kernel, for tests: what is sent to the second part arrives at listeners.
     #[cfg(any(test, feature = "fixtures"))]
     pub fn scripted() -> (Self, broadcast::Sender<HostEvent>) {
@@ -173,6 +238,7 @@ fn open_monitor() -> Result<udev::MonitorSocket, UeventError> {
         .and_then(|builder| builder.match_subsystem("nvme"))
         .and_then(|builder| builder.match_subsystem("nvme-subsystem"))
         .and_then(|builder| builder.match_subsystem("block"))
+        .and_then(|builder| builder.match_subsystem("nvme-fabrics"))
         .map_err(setup("monitor"))?;
     let monitor = builder.listen().map_err(setup("receiving"))?;
     // Beyond the system's limit only with CAP_NET_ADMIN; less room only means an overrun sooner.
@@ -259,6 +325,7 @@ fn typed(event: &udev::Event) -> Option<DeviceEvent> {
         "nvme" => DeviceKind::NvmeController,
         "nvme-subsystem" => DeviceKind::NvmeSubsystem,
         "block" => DeviceKind::Block,
+        "nvme-fabrics" => DeviceKind::FabricsControl,
         _ => return None,
     };
     let property = |name: &str| event.property_value(name).and_then(|value| value.to_str());
@@ -301,6 +368,50 @@ mod tests {
         drop((uevents, source));
         listener.clear();
         assert_eq!(listener.next().await, None);
+    }
+
+    #[tokio::test]
+    async fn that_events_arrive_is_shown_by_one_that_was_asked_for() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (uevents, source) = Uevents::scripted();
+        let patience = Duration::from_millis(50);
+        let error = uevents.prove(dir.path(), patience).await.expect_err("no such file");
+        assert!(matches!(&error, UeventError::Ask { .. }), "{error}");
+        let device = dir.path().join("class/nvme-fabrics/ctl");
+        std::fs::create_dir_all(&device).expect("made");
+        std::fs::write(device.join("uevent"), "").expect("made");
+        let error = uevents.prove(dir.path(), patience).await.expect_err("silence");
+        assert!(error.to_string().contains("hostNetwork"), "{error}");
+        assert_eq!(std::fs::read_to_string(device.join("uevent")).ok().as_deref(), Some("change"));
+        let proof = uevents.prove(dir.path(), Duration::from_secs(20));
+        let answer = async {
+            loop {
+                let control = DeviceEvent {
+                    action: Action::Change,
+                    kind: DeviceKind::FabricsControl,
+                    name: "ctl".to_owned(),
+                    dev: None,
+                    sequence: 1,
+                    nvme_event: None,
+                };
+                let _ = source.send(HostEvent::Device(control));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            proven = proof => assert!(proven.is_ok(), "{proven:?}"),
+            () = answer => {}
+        }
+    }
+
+    #[test]
+    fn only_kernels_from_5_18_on_are_known_to_tell_connections() {
+        for release in ["5.18.0", "6.1.0-43-cloud-amd64", "6.18.15+deb13-amd64", "7.3-rc1"] {
+            assert!(tells_connections(release), "{release}");
+        }
+        for release in ["5.15.0-100-generic", "5.17.9", "4.18.0-553.el8_10.x86_64", "", "x"] {
+            assert!(!tells_connections(release), "{release}");
+        }
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_host::fabrics::ConnectOptions;
+use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
 use cleat_proto::cleat::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 use wire::directive_result::Outcome;
 
 use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
@@ -30,6 +32,7 @@ pub(crate) struct Agent {
     pub(crate) fleet: Fleet<Kernel>,
     pub(crate) outbox: Arc<Outbox>,
     _link: watch::Sender<Link>,
+    _hearing: (Uevents, AbortOnDropHandle<()>),
     operations: std::sync::atomic::AtomicU32,
 }
 
@@ -92,11 +95,22 @@ impl Agent {
             portals: Default::default(),
             queue: Default::default(),
         };
+        let (uevents, events) = Uevents::scripted();
+        kernel.heard_by(events);
+        shared.breaks.events_arrive();
+        let hearing = shared.breaks.hear(Some(&uevents));
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);
         let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);
         fleet.load().unwrap();
-        Self { kernel: kernel.clone(), fleet, outbox, _link: link, operations: Default::default() }
+        Self {
+            kernel: kernel.clone(),
+            fleet,
+            outbox,
+            _link: link,
+            _hearing: (uevents, hearing),
+            operations: Default::default(),
+        }
     }
 
     pub(crate) fn directive(&self, seq: u64, ask: Ask) -> Directive {

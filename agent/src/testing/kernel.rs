@@ -19,8 +19,9 @@ use cleat_host::sysfs::{
     Address, AnaState, Controller, Incarnation, Namespace, NamespaceKind, NativeMultipath,
     SubsystemNamespace, SubsystemView, SysfsError, Topology,
 };
+use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use super::target::Reservation;
 use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
@@ -222,11 +223,18 @@ pub(crate) struct Kernel {
     changed: watch::Sender<u64>,
     /// The kernel's own lock around a connect.
     one_connect: tokio::sync::Mutex<()>,
+    /// Where the agent hears of controllers.
+    events: Mutex<Option<broadcast::Sender<HostEvent>>>,
 }
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { world: Mutex::default(), changed: watch::Sender::new(0), one_connect: Default::default() }
+        Self {
+            world: Mutex::default(),
+            changed: watch::Sender::new(0),
+            one_connect: Default::default(),
+            events: Mutex::default(),
+        }
     }
 }
 
@@ -252,6 +260,26 @@ impl Kernel {
 
     fn answer_of(&self, portal: Portal) -> Answer {
         self.world().answers.get(&portal).copied().unwrap_or(Answer::Accept)
+    }
+
+    /// From now on its events are heard there.
+    pub(crate) fn heard_by(&self, events: broadcast::Sender<HostEvent>) {
+        *self.events.lock().unwrap() = Some(events);
+    }
+
+    /// Tells who listens of a controller.
+    pub(crate) fn tell(&self, controller: &ControllerName, action: Action, nvme_event: Option<&str>) {
+        let event = DeviceEvent {
+            action,
+            kind: DeviceKind::NvmeController,
+            name: controller.to_string(),
+            dev: None,
+            sequence: 1,
+            nvme_event: nvme_event.map(str::to_owned),
+        };
+        if let Some(events) = &*self.events.lock().unwrap() {
+            let _ = events.send(HostEvent::Device(event));
+        }
     }
 
     fn broken(&self) -> Result<(), SysfsError> {
@@ -325,6 +353,10 @@ impl Fabrics for Kernel {
                 tokio::time::sleep(DROPPED).await;
             }
             let dialled = self.until(|world| dial(world, request)).await;
+            if let Ok(Connected { controller, adopted: false, .. }) = &dialled {
+                self.tell(&controller.name, Action::Add, None);
+                self.tell(&controller.name, Action::Change, Some("connected"));
+            }
             self.changed.send_modify(|count| *count += 1);
             dialled
         })
@@ -365,6 +397,7 @@ impl Fabrics for Kernel {
                 world.controllers.retain(|one| one.name != target.controller);
                 world.deleted.push(target.controller.to_string());
             });
+            self.tell(&target.controller, Action::Remove, None);
             gone(Deletion::Deleted(DeletionFacts {
                 state,
                 in_flight: Some(0),

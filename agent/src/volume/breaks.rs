@@ -4,46 +4,83 @@
 //!
 //! The kernel sends no event when a controller loses its connection, and may have a new one before anybody has looked.
 //! What was on its way is repeated on the new one, so the controller is live and its writes succeed; but the target may
-//! land the first copies later. What the kernel does send is `connected`, each time: from the second one in the life of
-//! a controller on, a connection had broken. For as long as a target may hold writes ([`LATELY`]) the deletion of such
-//! a controller does not prove that nothing is on its way.
+//! land the first copies later. What the kernel does send (since 5.18) is `connected`, each time: from the second one
+//! in the life of a controller on, a connection had broken. For as long as a target may hold writes ([`LATELY`]) the
+//! deletion of such a controller does not prove that nothing is on its way.
 //!
-//! Always holds: what could not be heard counts as a break.
+//! Silence proves nothing: a kernel before 5.18 does not say `connected`, and in a wrong network namespace no event
+//! arrives at all. So a connection counts as unbroken only where it was heard to be made (`add`, then one `connected`),
+//! or, for a controller that was there before this process, where events were shown to arrive
+//! ([`Breaks::events_arrive`]).
+//!
+//! Always holds: what could not be heard counts as a break; a life is judged only once its `remove` was heard, so that
+//! every event before it, which the kernel sends in order, has been taken in.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent, Uevents};
-use tokio::time::Instant;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 /// For how long a break counts: the longest drain bound that a controller accepts (`--drain-bound`).
 const LATELY: Duration = Duration::from_secs(300);
+/// How long the event of a removal is waited for. The kernel sends it before the controller has left sysfs, so it is
+/// in the socket by then.
+const REMOVAL: Duration = Duration::from_secs(2);
 
 /// What was heard of the connections of this node. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct Breaks(Arc<Mutex<Heard>>);
+pub struct Breaks(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    heard: Mutex<Heard>,
+    /// A controller was removed, or no more events come.
+    news: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Heard {
-    controllers: HashMap<String, Life>,
+    controllers: HashMap<String, Name>,
     /// Events were lost: any connection may have broken then.
     overrun: Option<Instant>,
     /// No events come.
     deaf: bool,
+    /// Events arrive, and this kernel says when a controller has connected.
+    arrive: bool,
 }
 
-/// The life of one controller, from its `add` on.
+/// A name that controllers have, one after the other.
+#[derive(Debug, Default)]
+struct Name {
+    life: Life,
+    /// The one before, which was removed.
+    last: Life,
+    removals: u64,
+}
+
+/// The life of one controller.
 #[derive(Debug, Default)]
 struct Life {
+    /// Its beginning was heard.
+    added: bool,
     connected: bool,
     broke: Option<Instant>,
 }
 
+/// A controller that is about to be deleted.
+#[derive(Debug)]
+pub(super) struct Doomed {
+    name: String,
+    removals: u64,
+}
+
 impl Breaks {
     /// Hears events until the handle is dropped; where there are none to be heard, every connection may have broken.
-    pub(super) fn hear(&self, uevents: Option<&Uevents>) -> AbortOnDropHandle<()> {
+    pub(crate) fn hear(&self, uevents: Option<&Uevents>) -> AbortOnDropHandle<()> {
         let (heard, listener) = (self.clone(), uevents.map(Uevents::listen));
         AbortOnDropHandle::new(tokio::spawn(async move {
             if let Some(mut listener) = listener {
@@ -52,27 +89,50 @@ impl Breaks {
                 }
             }
             heard.lock().deaf = true;
+            heard.0.news.notify_waiters();
         }))
     }
 
-    /// Why a deletion of this controller would not prove that nothing is on its way, if it would not.
-    pub(super) fn lately(&self, controller: &str) -> Option<&'static str> {
-        let heard = self.lock();
-        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < LATELY);
-        if heard.deaf {
-            return Some("the kernel's events cannot be heard, so its connection may have broken");
+    /// It was shown that the kernel's events arrive here and that it says when a controller has connected. What broke
+    /// before this process began to hear is not this process's to say: the controller has not heard this agent then.
+    pub fn events_arrive(&self) {
+        self.lock().arrive = true;
+    }
+
+    /// To be called before a controller is deleted.
+    pub(super) fn doom(&self, controller: &str) -> Doomed {
+        let removals = self.lock().controllers.get(controller).map_or(0, |name| name.removals);
+        Doomed { name: controller.to_owned(), removals }
+    }
+
+    /// Why the deletion of this controller does not prove that nothing is on its way, if it does not. To be called once
+    /// it has gone.
+    pub(super) async fn lately(&self, doomed: &Doomed) -> Option<&'static str> {
+        let until = Instant::now() + REMOVAL;
+        loop {
+            let news = self.0.news.notified();
+            tokio::pin!(news);
+            // From here on no news is missed.
+            news.as_mut().enable();
+            if let Some(judged) = self.lock().judge(doomed) {
+                return judged;
+            }
+            if timeout_at(until, news).await.is_err() {
+                return Some(
+                    "the kernel's event of its removal was not heard, so its connection may have broken",
+                );
+            }
         }
-        if recent(heard.controllers.get(controller).and_then(|life| life.broke)) {
-            return Some("its connection had broken shortly before");
-        }
-        recent(heard.overrun).then_some("events were lost shortly before, so its connection may have broken")
     }
 
     fn take(&self, event: &HostEvent) {
         match event {
             HostEvent::Overrun => self.lock().overrun = Some(Instant::now()),
             HostEvent::Device(device) if device.kind == DeviceKind::NvmeController => {
-                self.lock().take(device)
+                self.lock().take(device);
+                if device.action == Action::Remove {
+                    self.0.news.notify_waiters();
+                }
             }
             HostEvent::Device(_) => {}
         }
@@ -80,23 +140,59 @@ impl Breaks {
 
     fn lock(&self) -> MutexGuard<'_, Heard> {
         // Each change under this lock is whole by itself.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Heard {
     fn take(&mut self, device: &DeviceEvent) {
-        if device.action == Action::Add {
-            // A name is used again. That of a removed one is kept until then: its deletion may be under judgement.
-            self.controllers.insert(device.name.clone(), Life::default());
-        } else if device.nvme_event.as_deref() == Some("connected") {
-            // One that was there before this process had its first connection then.
-            let before = Life { connected: true, broke: None };
-            let life = self.controllers.entry(device.name.clone()).or_insert(before);
-            if std::mem::replace(&mut life.connected, true) {
-                life.broke = Some(Instant::now());
+        let name = self.controllers.entry(device.name.clone()).or_default();
+        match device.action {
+            Action::Add => name.life = Life { added: true, ..Life::default() },
+            Action::Remove => {
+                name.last = std::mem::take(&mut name.life);
+                name.removals += 1;
             }
+            Action::Change | Action::Other if device.nvme_event.as_deref() == Some("connected") => {
+                // One that was there before this process had its first connection then.
+                if std::mem::replace(&mut name.life.connected, true) || !name.life.added {
+                    name.life.broke = Some(Instant::now());
+                }
+                self.arrive = true;
+            }
+            Action::Change | Action::Other => {}
         }
+    }
+
+    /// `None` while its removal has not been heard.
+    fn judge(&self, doomed: &Doomed) -> Option<Option<&'static str>> {
+        if self.deaf {
+            return Some(Some("the kernel's events cannot be heard, so its connection may have broken"));
+        }
+        let name = self.controllers.get(&doomed.name).filter(|name| name.removals > doomed.removals)?;
+        Some(self.broken(&name.last))
+    }
+
+    fn broken(&self, life: &Life) -> Option<&'static str> {
+        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < LATELY);
+        if recent(life.broke) {
+            return Some("its connection had broken shortly before");
+        }
+        if recent(self.overrun) {
+            return Some("events were lost shortly before, so its connection may have broken");
+        }
+        if life.added && !life.connected {
+            return Some(
+                "this kernel does not say when a controller connects, so its connection may have broken",
+            );
+        }
+        if !life.added && !self.arrive {
+            return Some(
+                "it was there before this agent, and that the kernel's events arrive was not shown, so its \
+                 connection may have broken",
+            );
+        }
+        None
     }
 }
 
@@ -119,40 +215,107 @@ mod tests {
         says(breaks, name, Action::Change, Some("connected"));
     }
 
+    /// A controller that is made while this process hears.
+    fn made(breaks: &Breaks, name: &str) {
+        says(breaks, name, Action::Add, None);
+        connected(breaks, name);
+    }
+
+    async fn deleted(breaks: &Breaks, name: &str) -> Option<&'static str> {
+        let doomed = breaks.doom(name);
+        says(breaks, name, Action::Remove, None);
+        breaks.lately(&doomed).await
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_second_connection_of_a_life_is_a_break_and_counts_for_as_long_as_a_write_may_be_held() {
+    async fn one_connection_in_a_whole_life_is_unbroken() {
+        let breaks = Breaks::default();
+        made(&breaks, "nvme0");
+        says(&breaks, "nvme0", Action::Change, Some("rediscover"));
+        assert_eq!(deleted(&breaks, "nvme0").await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_second_connection_of_a_life_is_a_break() {
+        let breaks = Breaks::default();
+        made(&breaks, "nvme0");
+        made(&breaks, "nvme1");
+        connected(&breaks, "nvme0");
+        assert!(deleted(&breaks, "nvme0").await.is_some_and(|why| why.contains("had broken")));
+        assert_eq!(deleted(&breaks, "nvme1").await, None);
+        made(&breaks, "nvme0");
+        assert_eq!(deleted(&breaks, "nvme0").await, None, "another one of that name");
+        made(&breaks, "nvme0");
+        connected(&breaks, "nvme0");
+        tokio::time::advance(LATELY).await;
+        assert_eq!(deleted(&breaks, "nvme0").await, None, "as long as a write may be held, and no longer");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kernel_that_never_says_connected_proves_nothing() {
         let breaks = Breaks::default();
         says(&breaks, "nvme0", Action::Add, None);
-        connected(&breaks, "nvme0");
-        says(&breaks, "nvme0", Action::Change, Some("rediscover"));
-        assert_eq!(breaks.lately("nvme0"), None);
-        connected(&breaks, "nvme0");
-        assert!(breaks.lately("nvme0").is_some() && breaks.lately("nvme1").is_none());
-        says(&breaks, "nvme0", Action::Remove, None);
-        assert!(breaks.lately("nvme0").is_some(), "its deletion is judged after it has gone");
-        tokio::time::advance(LATELY).await;
-        assert_eq!(breaks.lately("nvme0"), None);
-        connected(&breaks, "nvme0");
-        assert!(breaks.lately("nvme0").is_some());
-        says(&breaks, "nvme0", Action::Add, None);
-        connected(&breaks, "nvme0");
-        assert_eq!(breaks.lately("nvme0"), None, "another one of that name");
+        tokio::time::advance(LATELY * 2).await;
+        assert!(deleted(&breaks, "nvme0").await.is_some_and(|why| why.contains("does not say")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn where_no_event_arrives_nothing_is_proven() {
+        let breaks = Breaks::default();
+        let (uevents, _source) = Uevents::scripted();
+        let _hearing = breaks.hear(Some(&uevents));
+        let doomed = breaks.doom("nvme0");
+        assert!(breaks.lately(&doomed).await.is_some_and(|why| why.contains("removal was not heard")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_from_before_this_process_needs_events_that_were_shown_to_arrive() {
+        let breaks = Breaks::default();
+        assert!(deleted(&breaks, "nvme3").await.is_some_and(|why| why.contains("not shown")));
+        made(&breaks, "nvme0");
+        assert_eq!(deleted(&breaks, "nvme3").await, None, "the kernel was heard to say so of another");
+        let breaks = Breaks::default();
+        breaks.events_arrive();
+        assert_eq!(deleted(&breaks, "nvme3").await, None);
+        connected(&breaks, "nvme3");
+        assert!(deleted(&breaks, "nvme3").await.is_some(), "it had one before");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_told_just_before_the_removal_counts() {
+        let (breaks, (uevents, source)) = (Breaks::default(), Uevents::scripted());
+        let _hearing = breaks.hear(Some(&uevents));
+        made(&breaks, "nvme0");
+        let doomed = breaks.doom("nvme0");
+        // In the socket, and not taken in when the deletion has ended.
+        for (action, nvme_event) in [(Action::Change, Some("connected")), (Action::Remove, None)] {
+            let event = DeviceEvent {
+                action,
+                kind: DeviceKind::NvmeController,
+                name: "nvme0".into(),
+                dev: None,
+                sequence: 1,
+                nvme_event: nvme_event.map(str::to_owned),
+            };
+            assert!(source.send(HostEvent::Device(event)).is_ok());
+        }
+        assert!(breaks.lately(&doomed).await.is_some_and(|why| why.contains("had broken")));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_was_not_heard_counts_as_a_break() {
         let breaks = Breaks::default();
-        connected(&breaks, "nvme3");
-        assert!(breaks.lately("nvme3").is_some(), "it was there before");
-        assert_eq!(breaks.lately("nvme0"), None);
+        made(&breaks, "nvme0");
+        made(&breaks, "nvme1");
         breaks.take(&HostEvent::Overrun);
-        assert!(breaks.lately("nvme0").is_some());
+        assert!(deleted(&breaks, "nvme0").await.is_some_and(|why| why.contains("lost")));
         tokio::time::advance(LATELY).await;
-        assert_eq!(breaks.lately("nvme0"), None);
+        assert_eq!(deleted(&breaks, "nvme1").await, None);
+        made(&breaks, "nvme0");
         let (uevents, source) = Uevents::scripted();
         let hearing = breaks.hear(Some(&uevents));
         drop((uevents, source));
         assert!(hearing.await.is_ok());
-        assert!(breaks.lately("nvme0").is_some(), "no more events come");
+        assert!(deleted(&breaks, "nvme0").await.is_some(), "no more events come");
     }
 }

@@ -264,10 +264,15 @@ impl<H: Host> Volume<H> {
 
     async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
         let _in_the_kernel = Deleting::begin(self, &doomed.target.controller);
+        let heard = self.shared.breaks.doom(doomed.target.controller.as_str());
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
                 Ok(done) => {
-                    let broken = self.shared.breaks.lately(&doomed.target.controller.to_string());
+                    // Where it proves nothing anyway, no event is waited for.
+                    let broken = match done.drained() {
+                        true => self.shared.breaks.lately(&heard).await,
+                        false => None,
+                    };
                     return Ok(deletion(doomed, &done, broken));
                 }
                 // The fabrics layer follows a deletion for a bounded time; then it answers otherwise.

@@ -151,6 +151,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         portals: Default::default(),
         queue: Default::default(),
     };
+    shared.breaks.events_arrive();
     let context = Context::default();
     let outbox = Arc::new(Outbox::default());
     let (link, linked) = watch::channel(Link::Down);

@@ -37,6 +37,7 @@ impl Interest {
                     self.controllers.iter().any(|own| own.as_str() == event.name)
                         || (self.incomplete && event.action != Action::Remove)
                 }
+                DeviceKind::FabricsControl => false,
                 DeviceKind::NvmeSubsystem => self.subsystems.contains(&event.name),
                 DeviceKind::Block => self.concerns_block(event),
             },

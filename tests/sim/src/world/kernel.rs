@@ -262,7 +262,7 @@ impl World {
             if first {
                 self.event(node, one.instance, Action::Add, None);
             }
-            let heard = !self.breaks_are_unheard;
+            let heard = first || !self.breaks_are_unheard;
             self.event(node, one.instance, Action::Change, heard.then_some("connected"));
         } else {
             let secret_is_wrong = self.target.admits(one.volume, &host, one.secret.as_ref())
