@@ -112,11 +112,17 @@ impl Core {
 
     pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want) -> String {
         let holders = self.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
+        let detaches = matches!(want, Want::Unpublish { .. } | Want::Fence { .. });
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
             let words: Vec<String> = holders
                 .iter()
                 .filter(|h| pick(h))
-                .filter_map(|h| self.waits_for(volume, h).map(|w| format!("on node {h}: waits for {w}")))
+                .filter_map(|h| match self.waits_for(volume, h) {
+                    Some(words) => Some(format!("on node {h}: waits for {words}")),
+                    // A detach from everywhere tells those who had it; this one was let in after it was asked for.
+                    None => detaches
+                        .then(|| format!("on node {h}: it was granted there since: unpublish it from there")),
+                })
                 .collect();
             words.join("; ")
         };
