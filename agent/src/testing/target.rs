@@ -1,4 +1,4 @@
-//! The reservations of a target made of memory: one namespace, as Linux's target keeps them.
+//! The reservations of a target made of memory: one namespace, kept by `cleat_world::reservations`.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use cleat_host::reservations::{
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
+use cleat_world::reservations::Conflict;
 
 use super::kernel::{HOST_ID, Kernel};
 
@@ -23,9 +24,8 @@ pub(crate) fn host(id: &str) -> HostId {
 
 #[derive(Debug, Default)]
 pub(crate) struct Reservation {
-    pub(crate) registrants: Vec<(HostId, u64)>,
-    pub(crate) held: bool,
-    pub(crate) generation: u32,
+    /// Who is registered, by the rules that every target of a test keeps.
+    pub(crate) kept: Kept,
     /// The target knows no reservations.
     pub(crate) incapable: bool,
     /// Commands wait until this is false.
@@ -39,47 +39,53 @@ pub(crate) struct Reservation {
 impl Reservation {
     /// Another host registers, and takes the reservation if nobody has it.
     pub(crate) fn join(&mut self, id: &str, number: u64) {
-        self.registrants.push((host(id), number));
-        self.held = true;
-        self.generation += 1;
+        self.join_without_holding(id, number);
+        if !self.kept.is_held() {
+            self.kept.reserve(host(id), number).expect("it is registered");
+        }
+    }
+
+    /// Another host registers, and leaves it at that.
+    pub(crate) fn join_without_holding(&mut self, id: &str, number: u64) {
+        self.kept.register(host(id), None, number).expect("it is not registered");
     }
 
     /// Takes a registration away, as another host's preemption does.
     pub(crate) fn lose(&mut self, number: u64) {
-        self.registrants.retain(|(_, key)| *key != number);
-        self.held &= !self.registrants.is_empty();
-        self.generation += 1;
+        let registered = self.kept.registrants().iter();
+        let by = registered.copied().find(|(_, key)| *key != number);
+        let of = self.kept.registrants().iter().copied().find(|(_, key)| *key == number);
+        match (by, of) {
+            (Some((by, key)), _) => drop(self.kept.preempt(by, key, number)),
+            (None, Some((last, key))) => drop(self.kept.unregister(last, key)),
+            (None, None) => {}
+        }
     }
 
     /// The target restarts: everything is forgotten.
     pub(crate) fn forget(&mut self) {
-        (self.registrants, self.held, self.generation) = (Vec::new(), false, 0);
+        self.kept.forget();
     }
 
     pub(crate) fn keys(&self) -> Vec<u64> {
-        self.registrants.iter().map(|(_, key)| *key).collect()
-    }
-
-    fn key_of(&self, host: HostId) -> Option<u64> {
-        self.registrants.iter().find(|(id, _)| *id == host).map(|(_, key)| *key)
+        self.kept.registrants().iter().map(|(_, key)| *key).collect()
     }
 
     fn report(&self) -> Report {
-        let registrants = self.registrants.iter();
+        let registrants = self.kept.registrants().iter();
+        let holds = self.kept.is_held();
         Report {
-            generation: self.generation,
-            kind: self.held.then_some(Kind::WriteExclusiveAllRegistrants),
+            generation: self.kept.generation(),
+            kind: holds.then_some(Kind::WriteExclusiveAllRegistrants),
             persists: false,
             registrants: registrants
-                .map(|(host, key)| Registrant { key: *key, host: Some(*host), holds: self.held })
+                .map(|(host, key)| Registrant { key: *key, host: Some(*host), holds })
                 .collect(),
         }
     }
 }
 
-fn conflict(command: Command) -> ReservationError {
-    ReservationError::Conflict { command, path: "/dev/nvme0n1".into() }
-}
+type Kept = cleat_world::reservations::Reservations<HostId>;
 
 impl Kernel {
     fn command<T: Send>(
@@ -105,12 +111,23 @@ impl Kernel {
             }
             let done = run(&mut world.reservation);
             if done.is_ok() && !matches!(command, Command::Identify | Command::Report) {
-                // As the standard has it: not by taking or releasing the reservation.
-                let counts = !matches!(command, Command::Reserve | Command::Release);
-                world.reservation.generation += u32::from(counts);
                 world.reservation.done.push(command);
             }
             done
+        })
+    }
+
+    /// A command by the rules of the target.
+    fn change_reservation(
+        &self,
+        dev: DevT,
+        command: Command,
+        deadline: Duration,
+        change: impl FnOnce(&mut Kept, HostId) -> Result<(), Conflict> + Send + 'static,
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.command(dev, command, deadline, move |target| {
+            let refused = |Conflict| ReservationError::Conflict { command, path: "/dev/nvme0n1".into() };
+            change(&mut target.kept, host(HOST_ID)).map_err(refused)
         })
     }
 }
@@ -139,13 +156,8 @@ impl Reservations for Kernel {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::Register, deadline, move |target| {
-            if target.key_of(host(HOST_ID)) != old.map(ReservationKey::get) {
-                return Err(conflict(Command::Register));
-            }
-            target.registrants.retain(|(id, _)| *id != host(HOST_ID));
-            target.registrants.push((host(HOST_ID), key.get()));
-            Ok(())
+        self.change_reservation(dev, Command::Register, deadline, move |kept, own| {
+            kept.register(own, old.map(ReservationKey::get), key.get())
         })
     }
 
@@ -155,13 +167,8 @@ impl Reservations for Kernel {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::Unregister, deadline, move |target| {
-            if target.key_of(host(HOST_ID)) != Some(key.get()) {
-                return Err(conflict(Command::Unregister));
-            }
-            target.registrants.retain(|(id, _)| *id != host(HOST_ID));
-            target.held &= !target.registrants.is_empty();
-            Ok(())
+        self.change_reservation(dev, Command::Unregister, deadline, move |kept, own| {
+            kept.unregister(own, key.get())
         })
     }
 
@@ -171,12 +178,8 @@ impl Reservations for Kernel {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::Reserve, deadline, move |target| {
-            if target.held || target.key_of(host(HOST_ID)) != Some(key.get()) {
-                return Err(conflict(Command::Reserve));
-            }
-            target.held = true;
-            Ok(())
+        self.change_reservation(dev, Command::Reserve, deadline, move |kept, own| {
+            kept.reserve(own, key.get())
         })
     }
 
@@ -187,38 +190,28 @@ impl Reservations for Kernel {
         victim: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::PreemptAndAbort, deadline, move |target| {
-            let own = target.key_of(host(HOST_ID)) == Some(key.get());
-            if !own || !target.keys().contains(&victim.get()) {
-                return Err(conflict(Command::PreemptAndAbort));
-            }
-            target.registrants.retain(|(_, key)| *key != victim.get());
-            Ok(())
+        self.change_reservation(dev, Command::PreemptAndAbort, deadline, move |kept, own| {
+            kept.preempt(own, key.get(), victim.get()).map(drop)
         })
     }
 
     fn release(
         &self,
         dev: DevT,
-        _: ReservationKey,
+        key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::Release, deadline, |target| {
-            target.held = false;
-            Ok(())
+        self.change_reservation(dev, Command::Release, deadline, move |kept, own| {
+            kept.release(own, key.get())
         })
     }
 
     fn clear(
         &self,
         dev: DevT,
-        _: ReservationKey,
+        key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, Command::Clear, deadline, |target| {
-            target.registrants.clear();
-            target.held = false;
-            Ok(())
-        })
+        self.change_reservation(dev, Command::Clear, deadline, move |kept, own| kept.clear(own, key.get()))
     }
 }

@@ -74,8 +74,8 @@ async fn ready_is_said_only_once_the_report_shows_this_node() {
     assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
     {
         let world = machine.kernel.world();
-        assert!(world.reservation.held);
-        assert_eq!(world.reservation.registrants, [(host(HOST_ID), 1)]);
+        assert!(world.reservation.kept.is_held());
+        assert_eq!(world.reservation.kept.registrants(), [(host(HOST_ID), 1)]);
         assert_eq!(world.reservation.done, [Command::Register, Command::Reserve]);
     }
     assert_eq!(agent.entry().await.unwrap().registered, Some(1));
@@ -209,7 +209,7 @@ async fn after_a_restart_of_the_target_the_registration_is_asserted_again_while_
     assert_eq!(machine.keys(), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
     look_after(&agent, Link::Up).await;
     assert_eq!(machine.keys(), [1]);
-    assert!(machine.kernel.world().reservation.held);
+    assert!(machine.kernel.world().reservation.kept.is_held());
     assert_eq!(agent.state().await.phase(), Phase::Ready);
 }
 
@@ -236,13 +236,12 @@ async fn after_a_restart_of_the_target_the_namespace_is_not_held_before_the_othe
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Up).await;
     assert_eq!(machine.keys(), [1]);
-    assert!(!machine.kernel.world().reservation.held, "the other one would get errors");
+    assert!(!machine.kernel.world().reservation.kept.is_held(), "the other one would get errors");
     assert!(agent.state().await.unready.unwrap().message.contains("1 that were are back"));
     // It comes back without holding either, and this node is the last to be there.
-    machine.kernel.world().reservation.registrants.push((host(OTHER_HOST), 7));
-    machine.kernel.world().reservation.generation += 1;
+    machine.kernel.world().reservation.join_without_holding(OTHER_HOST, 7);
     look_after(&agent, Link::Up).await;
-    assert!(machine.kernel.world().reservation.held);
+    assert!(machine.kernel.world().reservation.kept.is_held());
     assert_eq!(agent.state().await.phase(), Phase::Ready);
 }
 
@@ -255,12 +254,12 @@ async fn one_that_does_not_come_back_is_not_waited_for_for_ever() {
     look_after(&agent, Link::Up).await;
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Up).await;
-    assert!(!machine.kernel.world().reservation.held);
+    assert!(!machine.kernel.world().reservation.kept.is_held());
     for volume in agent.fleet.volumes() {
         volume.memory().registration.waiting = Instant::now().checked_sub(PATIENCE);
     }
     look_after(&agent, Link::Up).await;
-    assert!(machine.kernel.world().reservation.held);
+    assert!(machine.kernel.world().reservation.kept.is_held());
     assert_eq!(machine.keys(), [1]);
 }
 

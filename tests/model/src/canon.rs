@@ -17,10 +17,10 @@ use std::sync::LazyLock;
 
 use cleat_core::Epoch;
 
-use crate::world::{EPOCH_MS, QUANTUM_MS, World};
+use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 17] = [
+const LEFT_OUT: [&str; 18] = [
     "config",
     "last_seq",
     "last_operation",
@@ -38,6 +38,8 @@ const LEFT_OUT: [&str; 17] = [
     "controller",
     "holders",
     "at",
+    // How often registrations have changed: agents of this world remember restarts in its place.
+    "changes",
 ];
 
 /// The longest time that anything is waited for, in quanta.
@@ -89,12 +91,16 @@ struct Reader<'a> {
     names: HashMap<(&'static str, u64, u64), usize>,
     ranks: BTreeMap<(usize, Epoch), usize>,
     field: &'a [u8],
+    /// How far the clock of a leader is from the world's, in quanta.
+    ahead: u64,
 }
 
 impl<'a> Reader<'a> {
     fn new(world: &'a World) -> Self {
+        let ahead =
+            world.leaders.iter().map(|l| l.ahead.unsigned_abs().div_ceil(QUANTUM_MS)).max().unwrap_or(0);
         let (raw, out, names) = (&[][..], String::new(), HashMap::new());
-        Self { world, raw, at: 0, out, names, ranks: BTreeMap::new(), field: raw }
+        Self { world, raw, at: 0, out, names, ranks: BTreeMap::new(), field: raw, ahead }
     }
 
     fn run(mut self) -> String {
@@ -191,7 +197,7 @@ impl<'a> Reader<'a> {
         let distance = if at > now {
             format!("+{}", at - now)
         } else {
-            format!("-{}", ((now - at) / QUANTUM_MS).min(OLDEST))
+            format!("-{}", ((now - at) / QUANTUM_MS).min(OLDEST + self.ahead))
         };
         // When a step of a migration was, is for people; that it was, is not.
         self.out.push_str(if self.field == b"steps" { "" } else { &distance });
@@ -276,7 +282,7 @@ fn key_of(key: u64) -> Option<Epoch> {
 ///
 /// # Errors
 /// The action, and both canonical texts after it.
-pub fn merges_are_sound(setup: crate::world::Setup, states: usize) -> Result<usize, String> {
+pub fn merges_are_sound(setup: cleat_world::world::Setup, states: usize) -> Result<usize, String> {
     let first = World::new(&std::sync::Arc::new(setup));
     let mut known: HashMap<Print, World> = HashMap::from([(print(&first), first.clone())]);
     let (mut open, mut compared) = (vec![first], 0);

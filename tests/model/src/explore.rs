@@ -13,10 +13,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::canon::{Print, print};
-use crate::check::Violation;
-use crate::kinds::{Action, Manner};
-use crate::names::{V, VOLUMES};
-use crate::world::{Setup, World};
+use cleat_world::check::Violation;
+use cleat_world::kinds::{Action, Manner};
+use cleat_world::names::{V, VOLUMES};
+use cleat_world::world::{Setup, World};
 
 /// An invariant that was broken, and how.
 #[derive(Debug, Clone)]

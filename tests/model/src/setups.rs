@@ -5,8 +5,8 @@ use std::time::Duration;
 use cleat_core::{Access, MinFence};
 
 use crate::explore::Limits;
-use crate::target::Truth;
-use crate::world::{Budget, Setup};
+use cleat_world::target::Abilities;
+use cleat_world::world::{Budget, Dangers, Setup};
 
 /// A world to go through exhaustively.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ fn limits(states: usize, seconds: u64) -> Limits {
     Limits { states, time: Duration::from_secs(seconds), heal_one_in: 61 }
 }
 
-fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], truth: Truth) -> Setup {
+fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], truth: Abilities) -> Setup {
     let [requests, faults, ticks] = budget;
     let budget = Budget { requests, faults, ticks };
     let (portals, min_fence, ghosts, persons, atomic_hello) = (1, MinFence::default(), false, false, true);
@@ -36,6 +36,7 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
         ghosts,
         budget,
         persons,
+        dangers: Dangers::default(),
         atomic_hello,
         only: None,
     }
@@ -43,39 +44,42 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
 
 /// The targets on which everything is tried, by what they can do.
 #[must_use]
-pub fn targets() -> Vec<(&'static str, Truth)> {
-    let none = Truth::default();
-    let toggles = Truth { cuts: true, drains: true, ..none };
+pub fn targets() -> Vec<(&'static str, Abilities)> {
+    let none = Abilities::default();
+    let toggles = Abilities { cuts: true, drains: true, ..none };
     vec![
         ("nothing probed", none),
-        ("list, cut, drain", Truth { acl: true, ..toggles }),
-        ("list, cut", Truth { acl: true, cuts: true, ..none }),
-        ("list alone", Truth { acl: true, ..none }),
-        ("secret, cut, drain", Truth { secret: true, ..toggles }),
-        ("list, secret, cut, drain", Truth { acl: true, secret: true, ..toggles }),
+        ("list, cut, drain", Abilities { acl: true, ..toggles }),
+        ("list, cut", Abilities { acl: true, cuts: true, ..none }),
+        ("list alone", Abilities { acl: true, ..none }),
+        ("secret, cut, drain", Abilities { secret: true, ..toggles }),
+        ("list, secret, cut, drain", Abilities { acl: true, secret: true, ..toggles }),
         ("cut, drain", toggles),
-        ("cut", Truth { cuts: true, ..none }),
-        ("list, reservations that wait", Truth { acl: true, reservations: true, abort_waits: true, ..none }),
+        ("cut", Abilities { cuts: true, ..none }),
+        (
+            "list, reservations that wait",
+            Abilities { acl: true, reservations: true, abort_waits: true, ..none },
+        ),
         (
             "list, reservations that wait, cut",
-            Truth { acl: true, reservations: true, abort_waits: true, cuts: true, ..none },
+            Abilities { acl: true, reservations: true, abort_waits: true, cuts: true, ..none },
         ),
-        ("reservations that wait", Truth { reservations: true, abort_waits: true, ..none }),
-        ("list, reservations, cut, drain", Truth { acl: true, reservations: true, ..toggles }),
+        ("reservations that wait", Abilities { reservations: true, abort_waits: true, ..none }),
+        ("list, reservations, cut, drain", Abilities { acl: true, reservations: true, ..toggles }),
     ]
 }
 
 /// Targets whose volumes demand more of a fence than a person's word, each on a target that has weaker ones, too.
 #[must_use]
-pub fn demands() -> Vec<(&'static str, Truth, MinFence)> {
-    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
-    let list = Truth { acl: true, ..toggles };
+pub fn demands() -> Vec<(&'static str, Abilities, MinFence)> {
+    let toggles = Abilities { cuts: true, drains: true, ..Abilities::default() };
+    let list = Abilities { acl: true, ..toggles };
     vec![
         ("export off demanded", toggles, MinFence::ExportOff),
         ("a list demanded, and there is none", toggles, MinFence::Acl),
         ("a list demanded", list, MinFence::Acl),
-        ("a secret demanded", Truth { secret: true, ..list }, MinFence::Secret),
-        ("a reservation demanded", Truth { reservations: true, ..list }, MinFence::Reservation),
+        ("a secret demanded", Abilities { secret: true, ..list }, MinFence::Secret),
+        ("a reservation demanded", Abilities { reservations: true, ..list }, MinFence::Reservation),
     ]
 }
 
@@ -83,8 +87,8 @@ pub fn demands() -> Vec<(&'static str, Truth, MinFence)> {
 #[must_use]
 pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
     use Access::{Rwo, RwxBlock};
-    let none = Truth::default();
-    let acl = Truth { acl: true, ..none };
+    let none = Abilities::default();
+    let acl = Abilities { acl: true, ..none };
     // In the longer run so long that all of them, with the walks, are done in about twenty minutes.
     let (states, seconds) = if full { (20_000_000, 30) } else { (200_000, 25) };
     let mut all = vec![
@@ -121,13 +125,13 @@ pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
 /// Two paths to a volume: one breaks and the other does not, one is cut and the other is not (yet).
 fn two_portals(full: bool) -> Vec<Setup> {
     use Access::{Rwo, RwxBlock};
-    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
-    let acl = Truth { acl: true, ..toggles };
+    let toggles = Abilities { cuts: true, drains: true, ..Abilities::default() };
+    let acl = Abilities { acl: true, ..toggles };
     let more = u8::from(full);
     [
-        ("two portals", Rwo, [2, 1 + more, 1], Truth::default()),
+        ("two portals", Rwo, [2, 1 + more, 1], Abilities::default()),
         ("two portals: list, cut, drain", RwxBlock, [2, 1, 1], acl),
-        ("two portals: list, cut", RwxBlock, [2, 1, 1], Truth { drains: false, ..acl }),
+        ("two portals: list, cut", RwxBlock, [2, 1, 1], Abilities { drains: false, ..acl }),
         ("two portals: cut, drain", Rwo, [2, 1, 1], toggles),
     ]
     .map(|(name, access, budget, truth)| Setup { portals: 2, ..setup(name, &[access], 2, budget, truth) })
@@ -137,16 +141,71 @@ fn two_portals(full: bool) -> Vec<Setup> {
 /// Volumes that somebody connects by hand.
 fn ghosts(full: bool) -> Vec<Setup> {
     use Access::{Rwo, RwxBlock};
-    let toggles = Truth { cuts: true, drains: true, ..Truth::default() };
+    let toggles = Abilities { cuts: true, drains: true, ..Abilities::default() };
     let more = u8::from(full);
     [
-        ("ghosts", Rwo, [2, 1 + more, 1], Truth::default()),
-        ("ghosts: rwx", RwxBlock, [2, 1 + more, 0], Truth::default()),
+        ("ghosts", Rwo, [2, 1 + more, 1], Abilities::default()),
+        ("ghosts: rwx", RwxBlock, [2, 1 + more, 0], Abilities::default()),
         ("ghosts: cut, drain", Rwo, [1 + more, 1, 1 + more], toggles),
-        ("ghosts: list, cut, drain", Rwo, [2, 1 + more, 0], Truth { acl: true, ..toggles }),
+        ("ghosts: list, cut, drain", Rwo, [2, 1 + more, 0], Abilities { acl: true, ..toggles }),
     ]
     .map(|(name, access, budget, truth)| Setup { ghosts: true, ..setup(name, &[access], 2, budget, truth) })
     .to_vec()
+}
+
+/// What real worlds do besides, each in a small world of its own.
+#[must_use]
+pub fn dangers(full: bool) -> Vec<Exhaustive> {
+    use Access::{Rwo, RwxBlock};
+    let none = Dangers::default();
+    let cut = Abilities { acl: true, cuts: true, ..Abilities::default() };
+    let drains = Abilities { drains: true, ..cut };
+    let aborts = Abilities { reservations: true, abort_waits: true, ..cut };
+    let more = u8::from(full);
+    let lists = Dangers { lists_lack: true, ..none };
+    let unregisters = Dangers { unregisters_first: true, ..none };
+    let words = Dangers { wrong_words: true, ..none };
+    let clocks = Dangers { clocks_jump: true, ..none };
+    let deletes = Dangers { deletes: true, ..none };
+    [
+        ("lists that lack a volume for a while", Rwo, [2 + more, 1, more], drains, lists),
+        ("a fence beside a survivor", RwxBlock, [3, 1, more], aborts, unregisters),
+        ("a fence beside a survivor: list, cut, drain", RwxBlock, [3, 1, 0], drains, unregisters),
+        (
+            "a node that was declared gone and lives",
+            Rwo,
+            [3 + more, 0, 2 + more],
+            Abilities::default(),
+            words,
+        ),
+        ("clocks that jump", Rwo, [2, 1 + more, 2], cut, clocks),
+        ("deletes", Rwo, [3 + more, 1, 0], drains, deletes),
+    ]
+    .map(|(name, access, budget, truth, dangers)| Exhaustive {
+        setup: Setup { persons: true, dangers, ..setup(name, &[access], 2, budget, truth) },
+        limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 240 } else { 25 }),
+    })
+    .to_vec()
+}
+
+/// Walks among all that real worlds do besides.
+#[must_use]
+pub fn dangerous_walks() -> Vec<Setup> {
+    let dangers = Dangers {
+        lists_lack: true,
+        unregisters_first: true,
+        wrong_words: true,
+        deletes: true,
+        clocks_jump: true,
+    };
+    let names =
+        ["dangers: list, cut, drain", "dangers: list, cut", "dangers: list, reservations that wait, cut"];
+    let of = |name: &'static str| {
+        let target = name.trim_start_matches("dangers: ");
+        let setup = walks().into_iter().find(|setup| setup.name == target)?;
+        Some(Setup { name, dangers, ..setup })
+    };
+    names.into_iter().filter_map(of).collect()
 }
 
 /// What is walked through at random: two volumes, three nodes, two leaders, many requests and faults.

@@ -1,4 +1,5 @@
 //! Runs the model: `cargo test -p cleat-model`; with `CLEAT_MODEL=full` to deeper bounds, too, in about twenty minutes;
+//! with `CLEAT_MODEL=dangers` through what real worlds do besides, all of it, whatever is found;
 //! with `CLEAT_MODEL=mutant` until the first violation or a minute is over (for `hack/mutations`; `CLEAT_MODEL_SECONDS`
 //! and `CLEAT_MODEL_SEED` say how long and from which seed, `CLEAT_MODEL_INVARIANT=N` looks at no other invariant than
 //! that, and `CLEAT_MODEL_AS_FOUND=1` spares the time in which a finding is made short). `CLEAT_MODEL_WORLD=NAME` keeps to
@@ -17,6 +18,9 @@ fn main() -> ExitCode {
     // A panic of the core is a finding, and told as one.
     std::panic::set_hook(Box::new(|_| {}));
     let mode = std::env::var("CLEAT_MODEL").unwrap_or_default();
+    if mode == "dangers" {
+        return dangers();
+    }
     if mode != "mutant" && !reductions_are_sound(if mode == "full" { 5_000 } else { 500 }) {
         return ExitCode::FAILURE;
     }
@@ -32,6 +36,30 @@ fn main() -> ExitCode {
         }
         None => ExitCode::SUCCESS,
     }
+}
+
+/// What real worlds do besides, each in its own: goes on after a finding, so that one run tells all.
+fn dangers() -> ExitCode {
+    let mut clean = true;
+    for exhaustive in setups::dangers(false).into_iter().filter(|e| chosen(e.setup.name)) {
+        let name = exhaustive.setup.name;
+        let report = exhaustively(exhaustive.setup, exhaustive.limits);
+        let (states, complete) = (report.states, if report.complete { "complete" } else { "NOT complete" });
+        println!("dangers     {name}: {states} states, {complete}, {:.1} s", report.took.as_secs_f64());
+        if let Some(finding) = report.finding {
+            clean = false;
+            tell_finding(&finding.shortened());
+        }
+    }
+    for setup in setups::dangerous_walks().into_iter().filter(|setup| chosen(setup.name)) {
+        let report = at_random(&setup, 0..400, 250, Duration::from_secs(10));
+        tell_walks(setup.name, &report);
+        if let Some(finding) = report.finding {
+            clean = false;
+            tell_finding(&finding.shortened());
+        }
+    }
+    if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// What counts as one state really is one.
@@ -119,7 +147,8 @@ fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
     while began.elapsed() < time || seed - first_seed < 5 * seconds {
         let first = seed == first_seed;
         let walks = if first { 10 } else { 50 };
-        for mut setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
+        let all = setups::walks().into_iter().chain(setups::dangerous_walks());
+        for mut setup in all.filter(|setup| chosen(setup.name)) {
             setup.only = only;
             let report = at_random(&setup, seed..seed + walks, 250, left());
             if report.finding.is_some() {
@@ -127,8 +156,8 @@ fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
             }
         }
         seed += walks;
-        for mut exhaustive in setups::exhaustive(false).into_iter().filter(|e| first && chosen(e.setup.name))
-        {
+        let all = setups::exhaustive(false).into_iter().chain(setups::dangers(false));
+        for mut exhaustive in all.filter(|e| first && chosen(e.setup.name)) {
             // By states, so that how busy the machine is does not decide what is found.
             (exhaustive.limits.states, exhaustive.limits.time) = (60_000, time);
             exhaustive.setup.only = only;

@@ -87,8 +87,8 @@ impl RouterOs {
         let world = self.0.lock();
         let lun = &world.target.luns[volume];
         let (id, flag) = (world::volume_id(volume), |on| if on { "true" } else { "false" });
-        let hosts: Vec<&str> = lun.hosts.iter().map(String::as_str).collect();
-        let secret = lun.secret.as_ref().map(|secret| secret.text.clone()).unwrap_or_default();
+        let hosts = lun.hosts();
+        let secret = lun.volume.secret.as_ref().map(|secret| secret.text.clone()).unwrap_or_default();
         json!({
             ".id": format!("*{:X}", volume + 1),
             "slot": id,
@@ -96,7 +96,7 @@ impl RouterOs {
             "file-path": format!("{BASE}/{id}.img"),
             "size": world::SIZE.to_string(),
             "mount-filesystem": "false",
-            "nvme-tcp-export": flag(lun.exported),
+            "nvme-tcp-export": flag(lun.volume.is_on()),
             "nvme-tcp-server-port": "4420",
             "nvme-tcp-server-nqn": format!("{}{id}", world::PREFIX),
             "nvme-tcp-server-allow-host-name": hosts.join(","),

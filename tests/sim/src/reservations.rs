@@ -1,7 +1,7 @@
 //! Persistent reservations as an agent gives them: the host's `Reservations` over the world's target.
 //!
-//! They behave as Linux' target does: keyed by host, forgotten when it restarts, and preempt-and-abort waits for what
-//! the victim has on its way only where the target is such a one.
+//! What they do is `cleat_world::reservations`'; here is how long it takes, whether the target is reached, and that
+//! preempt-and-abort waits for what the victim has on its way only where the target is such a one.
 
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use cleat_host::reservations::{
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
+use cleat_world::reservations::Conflict;
 
 use crate::host::Machine;
-use crate::world::target::Lun;
 use crate::world::{self, NODES, NodeIx, VolumeIx};
 
 /// How long a command takes.
@@ -23,22 +23,24 @@ fn path(volume: VolumeIx) -> std::path::PathBuf {
     format!("/dev/nvme{volume}n1").into()
 }
 
-fn report(lun: &Lun) -> Report {
-    let registrants = lun.registrants.iter().map(|(node, key)| Registrant {
+type Kept = cleat_world::reservations::Reservations<NodeIx>;
+
+fn report(kept: &Kept) -> Report {
+    let registrants = kept.registrants().iter().map(|(node, key)| Registrant {
         key: *key,
         host: HostId::parse(&world::host_id(*node)).ok(),
-        holds: lun.held,
+        holds: kept.is_held(),
     });
     Report {
-        generation: lun.generation,
-        kind: lun.held.then_some(Kind::WriteExclusiveAllRegistrants),
+        generation: kept.generation(),
+        kind: kept.is_held().then_some(Kind::WriteExclusiveAllRegistrants),
         persists: false,
         registrants: registrants.collect(),
     }
 }
 
 /// What a command does to a volume: its answer, or a conflict.
-type Does<T> = Box<dyn FnOnce(&mut Lun, NodeIx) -> Option<T> + Send>;
+type Does<T> = Box<dyn FnOnce(&mut Kept, NodeIx) -> Result<T, Conflict> + Send>;
 
 impl Machine {
     fn command<T: Send + 'static>(
@@ -57,30 +59,26 @@ impl Machine {
                 return Err(ReservationError::Work { command, dev, source });
             }
             let mut world = self.universe.lock();
-            if !world.target.abilities.reservations {
-                return match command {
-                    Command::Identify => does(&mut world.target.luns[volume], node)
-                        .ok_or(ReservationError::Conflict { command, path: path(volume) }),
-                    _ => Err(ReservationError::Unsupported { command, path: path(volume) }),
-                };
+            let conflict = |Conflict| ReservationError::Conflict { command, path: path(volume) };
+            if !world.target.abilities.reservations && command != Command::Identify {
+                return Err(ReservationError::Unsupported { command, path: path(volume) });
             }
-            let lun = &mut world.target.luns[volume];
-            let before = (lun.registrants.clone(), lun.held);
-            let done = does(lun, node);
-            if before != (lun.registrants.clone(), lun.held) {
-                lun.generation += 1;
-                let (of, keys) = (world::volume_id(volume), lun.registrants.clone());
+            let kept = &mut world.target.luns[volume].volume.reservations;
+            let before = kept.clone();
+            let done = does(kept, node);
+            if before != *kept {
+                let (of, keys) = (world::volume_id(volume), kept.registrants().to_vec());
                 world.note(format_args!("{}: {command} on {of}: {keys:x?}", NODES[node]));
             }
-            done.ok_or(ReservationError::Conflict { command, path: path(volume) })
+            done.map_err(conflict)
         })
     }
 
     /// Waits until nothing of these nodes is on its way to a volume.
     async fn aborted(&self, volume: VolumeIx, victims: &[NodeIx]) {
         self.until(|world| {
-            let mut received = world.target.luns[volume].received.iter();
-            (!received.any(|write| victims.contains(&write.node))).then_some(())
+            let mut received = world.target.luns[volume].volume.received.iter();
+            (!received.any(|write| victims.contains(&write.host))).then_some(())
         })
         .await;
     }
@@ -89,11 +87,11 @@ impl Machine {
 impl Reservations for Machine {
     fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>> {
         let rescap = if self.universe.lock().target.abilities.reservations { 0xfe } else { 0 };
-        self.command(dev, Command::Identify, deadline, Box::new(move |_, _| Some(Abilities { rescap })))
+        self.command(dev, Command::Identify, deadline, Box::new(move |_, _| Ok(Abilities { rescap })))
     }
 
     fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>> {
-        self.command(dev, Command::Report, deadline, Box::new(|lun, _| Some(report(lun))))
+        self.command(dev, Command::Report, deadline, Box::new(|kept, _| Ok(report(kept))))
     }
 
     fn register(
@@ -103,13 +101,8 @@ impl Reservations for Machine {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |lun: &mut Lun, node| {
-            if lun.registrants.get(&node).copied() != old.map(ReservationKey::get) {
-                return None;
-            }
-            lun.registrants.insert(node, key.get());
-            Some(())
-        };
+        let old = old.map(ReservationKey::get);
+        let does = move |kept: &mut Kept, node| kept.register(node, old, key.get());
         self.command(dev, Command::Register, deadline, Box::new(does))
     }
 
@@ -119,14 +112,7 @@ impl Reservations for Machine {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |lun: &mut Lun, node| {
-            if lun.registrants.get(&node) != Some(&key.get()) {
-                return None;
-            }
-            lun.registrants.remove(&node);
-            lun.held &= !lun.registrants.is_empty();
-            Some(())
-        };
+        let does = move |kept: &mut Kept, node| kept.unregister(node, key.get());
         self.command(dev, Command::Unregister, deadline, Box::new(does))
     }
 
@@ -136,13 +122,7 @@ impl Reservations for Machine {
         key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |lun: &mut Lun, node| {
-            if lun.held || lun.registrants.get(&node) != Some(&key.get()) {
-                return None;
-            }
-            lun.held = true;
-            Some(())
-        };
+        let does = move |kept: &mut Kept, node| kept.reserve(node, key.get());
         self.command(dev, Command::Reserve, deadline, Box::new(does))
     }
 
@@ -153,20 +133,7 @@ impl Reservations for Machine {
         victim: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |lun: &mut Lun, node| {
-            let own = lun.registrants.get(&node) == Some(&key.get());
-            let victims: Vec<NodeIx> = lun
-                .registrants
-                .iter()
-                .filter(|(_, it)| **it == victim.get())
-                .map(|(node, _)| *node)
-                .collect();
-            if !own || victims.is_empty() {
-                return None;
-            }
-            lun.registrants.retain(|_, it| *it != victim.get());
-            Some(victims)
-        };
+        let does = move |kept: &mut Kept, node| kept.preempt(node, key.get(), victim.get());
         let commanded = self.command(dev, Command::PreemptAndAbort, deadline, Box::new(does));
         Box::pin(async move {
             let victims = commanded.await?;
@@ -189,27 +156,20 @@ impl Reservations for Machine {
     fn release(
         &self,
         dev: DevT,
-        _: ReservationKey,
+        key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = |lun: &mut Lun, _| {
-            lun.held = false;
-            Some(())
-        };
+        let does = move |kept: &mut Kept, node| kept.release(node, key.get());
         self.command(dev, Command::Release, deadline, Box::new(does))
     }
 
     fn clear(
         &self,
         dev: DevT,
-        _: ReservationKey,
+        key: ReservationKey,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = |lun: &mut Lun, _| {
-            lun.registrants.clear();
-            lun.held = false;
-            Some(())
-        };
+        let does = move |kept: &mut Kept, node| kept.clear(node, key.get());
         self.command(dev, Command::Clear, deadline, Box::new(does))
     }
 }

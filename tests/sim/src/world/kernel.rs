@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use cleat_host::fabrics::{ConnectFailure, DhchapSecret};
 use cleat_host::uevents::Action;
 
-use super::target::Received;
+use super::target::{Received, Sent};
 use super::{NodeIx, PORTALS, VolumeIx, World};
 
 /// Time without an answer after which either side takes a connection for lost.
@@ -276,7 +276,7 @@ impl World {
                 self.volume(one.volume)
             ));
             // Whoever is refused for good is taken away by its kernel; an export that is off refuses for now.
-            let for_good = self.target.luns[one.volume].exported;
+            let for_good = self.target.luns[one.volume].volume.is_on();
             if first || (for_good && self.gives_up_when_refused) {
                 self.remove(node, one.instance, Some(failure));
             }
@@ -374,18 +374,21 @@ impl World {
         io.received = Some(session);
         let write = io.write;
         let lands_at = self.now + 5 + self.chance.below(self.target.holds_ms.max(1));
-        self.target.luns[volume].received.push(Received { node, write, session, lands_at });
+        let sent = Received { host: node, lands_at, write: Sent { write, session } };
+        self.target.luns[volume].volume.received.push(sent);
     }
 
     /// A write has landed: its user hears of it if the connection still stands.
     pub(super) fn answer(&mut self, volume: VolumeIx, landed: &Received) {
-        let Some(session) = self.target.luns[volume].sessions.get(&landed.session) else { return };
-        let state = &mut self.nodes[landed.node];
+        let Some(session) = self.target.luns[volume].sessions.get(&landed.write.session) else { return };
+        let state = &mut self.nodes[landed.host];
         if !state.links[session.portal] || session.boot != state.kernel.boot || state.stands_still {
             return;
         }
         if let Some(device) = state.kernel.devices.get_mut(&volume) {
-            device.under_way.retain(|io| io.write != landed.write || io.received != Some(landed.session));
+            device
+                .under_way
+                .retain(|io| io.write != landed.write.write || io.received != Some(landed.write.session));
         }
     }
 

@@ -137,7 +137,7 @@ impl World {
         write.changes.iter().find_map(|change| match change {
             Change::Hosts(hosts) => (0..NODES.len()).find(|node| {
                 let host = host_nqn(*node);
-                hosts.contains(&host) && !self.target.luns[write.volume].hosts.contains(&host)
+                hosts.contains(&host) && !self.target.luns[write.volume].hosts().contains(&host.as_str())
             }),
             Change::Export(_) | Change::Secret(_) => None,
         })

@@ -221,6 +221,8 @@ impl World {
         let abilities = probed.true_abilities(planted);
         // What ends with a fence by reservation has something on its way then, or nothing is seen of it.
         let usual_hold_ms = if planted == Some(Planted::AbortPretended) { 3_000 } else { 50 };
+        let mut target = Target::new(VOLUMES, probed.target().acl, abilities, usual_hold_ms);
+        target.forgets = planted == Some(Planted::RestartForgets);
         // Somebody has to be there still when it comes.
         let late = planted == Some(Planted::LandsTooLate);
         let node = || Node { links: [true; PORTALS], ..Node::default() };
@@ -228,7 +230,7 @@ impl World {
             now: 0,
             healed_at: None,
             put_away: false,
-            target: Target::new(VOLUMES, probed.target().acl, abilities, usual_hold_ms),
+            target,
             rds: Management::default(),
             nodes: NODES.iter().map(|_| node()).collect(),
             disk: Disk::default(),

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use cleat_controller::secret::MasterKey;
 use cleat_core::{MinFence, Reservations, Target};
+use cleat_world::target::Abilities;
 
 use super::Planted;
-use super::target::Abilities;
 use crate::chance::Chance;
 
 /// A profile.
@@ -125,8 +125,7 @@ impl Probed {
             acl: told.acl && planted != Some(Planted::AclIgnored),
             cuts: planted != Some(Planted::CutPretended),
             drains: !self.lacks_drain() && planted != Some(Planted::DrainPretended),
-            asks_secret: told.secret && planted != Some(Planted::SecretIgnored),
-            forgets: planted == Some(Planted::RestartForgets),
+            secret: told.secret && planted != Some(Planted::SecretIgnored),
             reservations: told.reservations != Reservations::None,
             abort_waits: told.reservations == Reservations::AbortWaits
                 && planted != Some(Planted::AbortPretended),

@@ -145,7 +145,7 @@ impl World {
             let can: BTreeSet<NodeIx> =
                 (0..self.nodes.len()).filter(|node| self.could_write(*node, volume)).collect();
             let mut writers = can.clone();
-            writers.extend(self.target.luns[volume].received.iter().map(|write| write.node));
+            writers.extend(self.target.luns[volume].volume.received.iter().map(|write| write.host));
             if writers.len() > self.may_write(volume) {
                 let names: Vec<_> = writers.iter().map(|node| super::NODES[*node]).collect();
                 self.violated("1", format!("{}: {} can write", self.volume(volume), names.join(" and ")));
@@ -167,7 +167,7 @@ impl World {
         if self.could_write(node, volume) {
             self.violated("2", format!("{of} was unpublished from {name}, which can write"));
         }
-        if self.target.luns[volume].received.iter().any(|write| write.node == node) {
+        if self.target.luns[volume].volume.lands_last(node).is_some() {
             self.violated("2", format!("{of} was unpublished from {name}, whose write is on its way"));
         }
     }

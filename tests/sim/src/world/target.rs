@@ -1,34 +1,15 @@
 //! The storage target: who may connect, who is connected, what was received and lands later.
 //!
-//! It behaves as Linux was measured to: an access list is asked at connects only; taking an export away ends its
-//! sessions; a write that was received lands, whatever has become of its host; taking a namespace down waits for what
-//! is on its way.
+//! What a target does is `cleat_world::target`'s, the one that the core is explored against; here are names, sessions and
+//! single writes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cleat_controller::rds::NOBODY;
 use cleat_host::fabrics::DhchapSecret;
+use cleat_world::target::{self, Abilities, List, Volume};
 
 use super::{NodeIx, VolumeIx};
-
-/// What the target does. A planted fault changes one of them behind the controller's back.
-#[derive(Debug, Clone, Copy)]
-pub struct Abilities {
-    /// The list of hosts is enforced at connects.
-    pub acl: bool,
-    /// Taking an export away ends its sessions.
-    pub cuts: bool,
-    /// And waits for what was received.
-    pub drains: bool,
-    /// Connects need the secret, where one is set.
-    pub asks_secret: bool,
-    /// A restart switches every export on, and lists are not looked at until they are set again.
-    pub forgets: bool,
-    /// It keeps reservations, until it restarts.
-    pub reservations: bool,
-    /// Preempt-and-abort waits for what the victim has on its way.
-    pub abort_waits: bool,
-}
 
 /// A connection, as the target sees it.
 #[derive(Debug, Clone)]
@@ -43,40 +24,25 @@ pub struct Session {
     pub silent_since: Option<u64>,
 }
 
-/// A write that was received and has not landed.
+/// Which write it is that was received.
 #[derive(Debug, Clone)]
-pub struct Received {
-    /// Whose.
-    pub node: NodeIx,
-    /// Which of that node's writes to the volume.
+pub struct Sent {
+    /// Which of its node's writes to the volume.
     pub write: u64,
     /// Over which session.
     pub session: u64,
-    /// When it lands.
-    pub lands_at: u64,
 }
 
+/// A write that was received and has not landed.
+pub type Received = target::Received<NodeIx, Sent>;
+
 /// One volume.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Lun {
-    /// Hosts can see it.
-    pub exported: bool,
-    /// The list is shown and not looked at until it is set again.
-    pub list_forgotten: bool,
-    /// Host NQNs that may connect; everybody if empty.
-    pub hosts: BTreeSet<String>,
-    /// The secret that connects need.
-    pub secret: Option<Secret>,
-    /// Who is registered, and under which key.
-    pub registrants: BTreeMap<NodeIx, u64>,
-    /// Held Write Exclusive – All Registrants.
-    pub held: bool,
-    /// Counts changes of the reservation.
-    pub generation: u32,
+    /// As every target has it. This one has no switch for one portal alone.
+    pub volume: Volume<String, NodeIx, Secret, Sent, 1>,
     /// Connections by number.
     pub sessions: BTreeMap<u64, Session>,
-    /// Writes on their way, in the order of their receipt.
-    pub received: Vec<Received>,
 }
 
 /// A secret, as the RDS is told it and as hosts have it.
@@ -104,8 +70,10 @@ pub enum Change {
 pub struct Target {
     /// Serves at all.
     pub up: bool,
-    /// What it does.
+    /// What it does. A planted fault changes one of them behind the controller's back.
     pub abilities: Abilities,
+    /// A restart switches every export on, and lists are not looked at until they are set again.
+    pub forgets: bool,
     /// Its volumes.
     pub luns: Vec<Lun>,
     /// The longest that its backing store holds a write now, in ms.
@@ -119,33 +87,35 @@ impl Target {
     #[must_use]
     pub fn new(volumes: usize, lists: bool, abilities: Abilities, holds_ms: u64) -> Self {
         let nobody = |volume| lists.then(|| format!("{NOBODY}{}", super::volume_id(volume)));
-        let lun =
-            |volume| Lun { exported: true, hosts: nobody(volume).into_iter().collect(), ..Lun::default() };
-        Self { up: true, abilities, luns: (0..volumes).map(lun).collect(), holds_ms, sessions: 0 }
+        let lun = |volume| Lun {
+            volume: Volume::new(list(nobody(volume).into_iter().collect())),
+            sessions: BTreeMap::new(),
+        };
+        let luns = (0..volumes).map(lun).collect();
+        Self { up: true, abilities, forgets: false, luns, holds_ms, sessions: 0 }
     }
 
     /// Whether a host would be let in now.
     #[must_use]
     pub fn admits(&self, volume: VolumeIx, host_nqn: &str, secret: Option<&DhchapSecret>) -> bool {
-        let lun = &self.luns[volume];
-        let enforced = self.abilities.acl && !lun.list_forgotten && !lun.hosts.is_empty();
-        let listed = !enforced || lun.hosts.contains(host_nqn);
-        let needed = lun.secret.as_ref().filter(|_| self.abilities.asks_secret);
-        let known = needed.is_none_or(|needed| secret == Some(&needed.secret));
-        self.up && lun.exported && listed && known
+        let lun = &self.luns[volume].volume;
+        let known = match (secret, &lun.secret) {
+            (Some(secret), Some(needed)) if *secret == needed.secret => Some(needed),
+            _ => None,
+        };
+        self.up && lun.accepts_at(0, self.abilities, host_nqn, known)
     }
 
     /// The secret that a volume asks for, as hosts have it.
     #[must_use]
     pub fn secret(&self, volume: VolumeIx) -> Option<&DhchapSecret> {
-        self.luns[volume].secret.as_ref().map(|secret| &secret.secret)
+        self.luns[volume].volume.secret.as_ref().map(|secret| &secret.secret)
     }
 
     /// Whether a write of a node that is connected would be taken.
     #[must_use]
     pub fn takes_writes(&self, volume: VolumeIx, node: NodeIx) -> bool {
-        let lun = &self.luns[volume];
-        !lun.held || lun.registrants.contains_key(&node)
+        self.luns[volume].volume.reservations.lets_write(node)
     }
 
     /// Lets a node in; gives the session's number.
@@ -162,13 +132,14 @@ impl Target {
         let lun = &mut self.luns[volume];
         match change {
             Change::Hosts(hosts) => {
-                lun.hosts.clone_from(hosts);
-                lun.list_forgotten = false;
+                lun.volume.list = list(hosts.clone());
+                lun.volume.list_ignored = false;
             }
-            Change::Secret(secret) => lun.secret = Some(secret.clone()),
-            Change::Export(on) => {
-                lun.exported = *on;
-                if !on && cuts {
+            Change::Secret(secret) => lun.volume.secret = Some(secret.clone()),
+            Change::Export(true) => lun.volume.show(),
+            Change::Export(false) => {
+                lun.volume.hide();
+                if cuts {
                     lun.sessions.clear();
                 }
             }
@@ -178,7 +149,8 @@ impl Target {
     /// Whether taking the export away is still waiting for what was received.
     #[must_use]
     pub fn still_drains(&self, volume: VolumeIx) -> bool {
-        self.abilities.drains && !self.luns[volume].exported && !self.luns[volume].received.is_empty()
+        let lun = &self.luns[volume].volume;
+        self.abilities.drains && !lun.is_on() && !lun.received.is_empty()
     }
 
     /// Goes down: no session survives it, and no reservation. What was received is in the backing store's hands.
@@ -186,19 +158,32 @@ impl Target {
         self.up = false;
         for lun in &mut self.luns {
             lun.sessions.clear();
-            lun.registrants.clear();
-            (lun.held, lun.generation) = (false, 0);
-            if self.abilities.forgets {
-                (lun.list_forgotten, lun.exported) = (true, true);
+            lun.volume.restart();
+            if self.forgets {
+                lun.volume.list_ignored = true;
+                lun.volume.show();
             }
         }
     }
 
     /// What lands until now, in the order of receipt.
     pub fn land(&mut self, volume: VolumeIx, now: u64) -> Vec<Received> {
-        let received = std::mem::take(&mut self.luns[volume].received);
-        let (landed, left) = received.into_iter().partition(|write| write.lands_at <= now);
-        self.luns[volume].received = left;
-        landed
+        self.luns[volume].volume.land(now)
+    }
+}
+
+/// As RouterOS takes it: an empty list lets everybody in.
+fn list(hosts: BTreeSet<String>) -> List<String> {
+    if hosts.is_empty() { List::Everybody } else { List::Only(hosts) }
+}
+
+impl Lun {
+    /// The hosts on the list; none if everybody may connect.
+    #[must_use]
+    pub fn hosts(&self) -> Vec<&str> {
+        match &self.volume.list {
+            List::Everybody => Vec::new(),
+            List::Only(hosts) => hosts.iter().map(String::as_str).collect(),
+        }
     }
 }

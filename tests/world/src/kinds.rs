@@ -89,8 +89,22 @@ pub enum Action {
     Fence(V, N),
     /// A person says, and is right, that a node is gone.
     DeclareGone(N),
+    /// A caller wants a volume deleted.
+    Delete(V),
+    /// The RDS answers a DELETE.
+    Deleted(V, Answer),
+    /// A DELETE that nobody waits for any more lands.
+    DeletesLate(V),
+    /// The RDS's lists lack a volume from now on.
+    Lacks(V),
+    /// And have it again.
+    HasAgain(V),
+    /// The newest leader dies, and the next one's clock is so many quanta ahead of the world's.
+    TakeOverAt(i8),
     /// Time passes.
     Tick,
+    /// So many milliseconds pass. Nobody who goes through everything takes it: there is no end of those.
+    Pass(u16),
 }
 
 /// What sort of thing an action is.
@@ -110,7 +124,7 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 37;
+    pub const KINDS: usize = 44;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -132,7 +146,7 @@ impl Action {
             Self::UnpublishAll(_) => 13,
             Self::Fence(..) => 14,
             Self::DeclareGone(_) => 15,
-            Self::Tick => 16,
+            Self::Tick | Self::Pass(_) => 16,
             Self::Rds(_, _, Answer::Refused) => 17,
             Self::Rds(_, _, Answer::DoneUnheard) => 18,
             Self::Rds(_, _, Answer::UndoneUnheard) => 19,
@@ -151,6 +165,13 @@ impl Action {
             Self::DiesAfter(_) => 32,
             Self::TargetRestart => 33,
             Self::Ghost(..) => 34,
+            Self::Deleted(_, Answer::Done) => 37,
+            Self::HasAgain(_) => 38,
+            Self::DeletesLate(_) => 39,
+            Self::Delete(_) => 40,
+            Self::Lacks(_) => 41,
+            Self::Deleted(..) => 42,
+            Self::TakeOverAt(_) => 43,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -160,9 +181,9 @@ impl Action {
     #[must_use]
     pub fn manner(kind: usize) -> Manner {
         match kind {
-            0..=3 => Manner::Message,
-            4..=10 => Manner::Mending,
-            11..=15 => Manner::Caller,
+            0..=3 | 37 => Manner::Message,
+            4..=10 | 38 | 39 => Manner::Mending,
+            11..=15 | 40 => Manner::Caller,
             16 => Manner::Clock,
             _ => Manner::Fault,
         }

@@ -104,6 +104,13 @@ pub enum Violation {
         /// Where.
         n: N,
     },
+    /// A volume was deleted while somebody used it.
+    DeletedUnderUser {
+        /// The volume.
+        v: V,
+        /// Who.
+        n: N,
+    },
     /// A request was answered twice.
     AnsweredTwice,
     /// The core panicked.
@@ -129,7 +136,7 @@ impl Violation {
             | Self::NamesSomethingElse { .. }
             | Self::LeftBehind { .. } => "invariant 5",
             Self::GrantedInQuarantine { .. } => "the quarantine",
-            Self::PublishedWithoutProof { .. } => "the meaning of attached",
+            Self::PublishedWithoutProof { .. } | Self::DeletedUnderUser { .. } => "the meaning of attached",
             Self::AnsweredTwice | Self::Panicked { .. } => "the core's promises",
         }
     }
@@ -174,7 +181,7 @@ impl World {
     #[must_use]
     pub fn can_write(&self, v: V, n: N) -> bool {
         let export = &self.exports[v];
-        if export.lands_until[n].max(export.aborted_until[n]) > self.now {
+        if export.lands(n, self.now) {
             return true;
         }
         self.could_send(v, n)
@@ -227,15 +234,30 @@ impl World {
         }
     }
 
+    /// A person says of a node that lives that it is gone. Until its own agent is heard again that is that person's fault,
+    /// and nobody's after.
+    pub(crate) fn said_wrongly(&mut self, n: N) {
+        self.told().wrongly_gone[n] = true;
+        let older = self.hosts[n].stream.as_ref().map_or(0, |s| s.to_controller.len());
+        for v in 0..self.setup.access.len() {
+            if self.can_write(v, n) {
+                let told = self.told();
+                (told.by_hand[v][n], told.unheard_ghost[v][n]) = (true, Some(older));
+                told.released[v][n] = false;
+            }
+        }
+    }
+
     /// One that an Attach has taken over before it was heard of is a secret still.
     fn forget_ghosts(&mut self) {
         for v in 0..self.setup.access.len() {
             for n in self.nodes().filter(|n| self.told.by_hand[v][*n]).collect::<Vec<_>>() {
                 let export = &self.exports[v];
-                let lands = export.lands_until[n].max(export.aborted_until[n]) > self.now;
+                let lands = export.lands(n, self.now);
                 let held = self.hosts[n].held[v].as_ref();
                 let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
-                if !lands && !held.is_some_and(|h| h.ghost || (h.used && !granted(h.epoch))) {
+                let lives = self.told.wrongly_gone[n] && self.could_send(v, n);
+                if !lands && !lives && !held.is_some_and(|h| h.ghost || (h.used && !granted(h.epoch))) {
                     (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (false, None);
                 }
             }

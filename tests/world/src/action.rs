@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use cleat_core::{Event, RdsError, RdsRequest, RequestId};
 
+use crate::export::Deletion;
 use crate::host::Path;
 use crate::kinds::{Action, Answer};
 use crate::names::{N, NODES, P, PORTALS, V, node_id, volume_id};
-use crate::world::{Ask, QUANTUM_MS, World};
+use crate::world::{Ask, World};
 
 impl World {
     /// All that can happen next.
@@ -31,6 +32,15 @@ impl World {
             all.push(Action::Tick);
         }
         all
+    }
+
+    /// Whether it can happen next. What ends the day of callers is theirs alone, so it always can.
+    #[must_use]
+    pub fn can_happen(&self, action: Action) -> bool {
+        match action {
+            Action::Pass(_) | Action::UnpublishAll(_) => self.broken.is_none(),
+            action => self.actions().contains(&action),
+        }
     }
 
     fn of_callers(&self, all: &mut Vec<Action>) {
@@ -55,8 +65,16 @@ impl World {
             }
         }
         if self.setup.persons {
-            let off = self.nodes().filter(|n| self.hosts[*n].off);
-            all.extend(off.map(Action::DeclareGone));
+            let wrong =
+                |n: &N| self.setup.dangers.wrong_words && !self.told.said_gone[*n] && !self.is_fresh(*n);
+            let gone = self.nodes().filter(|n| self.hosts[*n].off || wrong(n));
+            all.extend(gone.map(Action::DeclareGone));
+        }
+        if self.setup.dangers.deletes {
+            let free = |v: &V| self.exports[*v].deletion.is_none() && self.told.specified[*v];
+            let asked = |v: &V| self.open.values().any(|o| *o == (*v, None, Ask::Delete));
+            let volumes = 0..self.setup.access.len();
+            all.extend(volumes.filter(|v| free(v) && !asked(v)).map(Action::Delete));
         }
     }
 
@@ -85,6 +103,22 @@ impl World {
                         }
                     }
                 }
+            }
+        }
+        for v in 0..self.setup.access.len() {
+            match self.exports[v].deletion {
+                Some(Deletion::Asked) => {
+                    all.push(Action::Deleted(v, Answer::Done));
+                    if self.budget.faults > 0 {
+                        let unhappy = [Answer::Refused, Answer::DoneUnheard, Answer::UndoneUnheard];
+                        all.extend(unhappy.map(|answer| Action::Deleted(v, answer)));
+                    }
+                }
+                Some(Deletion::Late) => all.push(Action::DeletesLate(v)),
+                None => {}
+            }
+            if self.exports[v].lacking {
+                all.push(Action::HasAgain(v));
             }
         }
         for n in 0..self.setup.nodes {
@@ -128,7 +162,7 @@ impl World {
                 let export = &self.exports[v];
                 let ledger = &host.ledger[v];
                 let forgotten =
-                    export.keys[n].is_none() && ledger.registered.is_some_and(|at| at < export.restarts);
+                    export.key_of(n).is_none() && ledger.registered.is_some_and(|at| at < export.restarts);
                 if held.live() && held.reserve && forgotten && !ledger.ended && host.stream.is_some() {
                     all.push(Action::Reassert(v, n));
                 }
@@ -198,6 +232,13 @@ impl World {
                 }
             }
         }
+        if self.setup.dangers.lists_lack {
+            let there = (0..self.setup.access.len()).filter(|v| !self.exports[*v].lacking);
+            all.extend(there.map(Action::Lacks));
+        }
+        if self.setup.dangers.clocks_jump {
+            all.extend([-3, 3].map(Action::TakeOverAt));
+        }
         for (old_lives, rds_done) in [(false, true), (false, false), (true, true), (true, false)] {
             all.push(Action::TakeOver { old_lives, rds_done });
         }
@@ -216,8 +257,9 @@ impl World {
             | Action::Unpublish(..)
             | Action::UnpublishAll(_)
             | Action::Fence(..)
+            | Action::Delete(_)
             | Action::DeclareGone(_) => (1, 0, 0),
-            Action::Tick => (0, 0, 1),
+            Action::Tick | Action::Pass(_) => (0, 0, 1),
             Action::Rds(_, _, Answer::Done)
             | Action::ToAgent(_)
             | Action::ToController(_)
@@ -227,6 +269,9 @@ impl World {
             | Action::Reassert(..)
             | Action::Close(..)
             | Action::Unwedge(_)
+            | Action::Deleted(_, Answer::Done)
+            | Action::DeletesLate(_)
+            | Action::HasAgain(_)
             | Action::PowerOn(_) => (0, 0, 0),
             Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
             _ => (0, 1, 0),
@@ -276,13 +321,20 @@ impl World {
 
     pub(crate) fn declare_gone(&mut self, n: N) {
         self.told().said_gone[n] = true;
+        if !self.hosts[n].off {
+            self.said_wrongly(n);
+        }
         let request = self.request(0, Some(n), Ask::Gone);
         let (by, reason) = ("a person".into(), "it has no power".into());
         self.event(0, Event::DeclareGone { request, node: node_id(n), by, reason });
     }
 
-    pub(crate) fn tick(&mut self) {
-        self.now += QUANTUM_MS;
+    pub(crate) fn pass(&mut self, ms: u64) {
+        self.now += ms;
+        for v in 0..self.setup.access.len() {
+            let now = self.now;
+            self.export(v).volume.land(now);
+        }
         for which in (0..self.leaders.len()).rev() {
             self.event(which, Event::Tick);
         }
@@ -296,6 +348,11 @@ impl World {
             return;
         };
         let asked = leader.asked.remove(at);
+        let v = crate::act::lane(&asked.request);
+        if self.exports[v].lacking && !asked.done && answer != Answer::UndoneUnheard {
+            let result = Err(RdsError::NotFound(String::new()));
+            return self.event(which, Event::RdsDone { operation: asked.operation, result });
+        }
         if matches!(answer, Answer::Done | Answer::DoneUnheard) && !asked.done {
             self.rds_does(&asked.request, answer == Answer::Done);
         }

@@ -6,7 +6,7 @@ use crate::check::Violation;
 use crate::host::{Held, Host, Path};
 use crate::kinds::Action;
 use crate::names::{N, P, PORTALS, V, node_id, volume_id, volume_of};
-use crate::world::World;
+use crate::world::{QUANTUM_MS, World};
 
 /// The volume whose lane a request goes in.
 #[must_use]
@@ -66,7 +66,17 @@ impl World {
                 host.off = false;
                 host.boot += 1;
             }
-            Action::TakeOver { old_lives, rds_done } => self.take_over(old_lives, rds_done),
+            Action::TakeOver { old_lives, rds_done } => {
+                self.take_over(old_lives, rds_done, self.leaders[0].ahead);
+            }
+            Action::TakeOverAt(quanta) => {
+                self.take_over(false, true, i64::from(quanta) * QUANTUM_MS.cast_signed());
+            }
+            Action::Delete(v) => self.delete(v),
+            Action::Deleted(v, answer) => self.delete_answered(v, answer),
+            Action::DeletesLate(v) => self.is_deleted(v),
+            Action::Lacks(v) => self.export(v).lacking = true,
+            Action::HasAgain(v) => self.export(v).lacking = false,
             Action::DiesAfter(effects) => {
                 std::sync::Arc::make_mut(&mut self.leaders[0]).dies_after = Some(effects);
             }
@@ -76,7 +86,8 @@ impl World {
             }
             Action::Fence(v, n) => self.fence(v, n),
             Action::DeclareGone(n) => self.declare_gone(n),
-            Action::Tick => self.tick(),
+            Action::Tick => self.pass(QUANTUM_MS),
+            Action::Pass(ms) => self.pass(ms.into()),
         }
     }
 

@@ -10,7 +10,7 @@ use cleat_core::{Refusal, Reply};
 use crate::check::Violation;
 use crate::kinds::Answer;
 use crate::names::{N, V, node_id, volume_id};
-use crate::world::{Ask, Budget, World};
+use crate::world::{Ask, Budget, QUANTUM_MS, World};
 
 /// Rounds, each of a quantum: more than any request may wait.
 const ROUNDS: usize = 8;
@@ -42,7 +42,7 @@ impl World {
             Ask::Publish => "publish",
             Ask::Unpublish => "unpublish",
             Ask::Fence => "fence",
-            Ask::Gone => return None,
+            Ask::Gone | Ask::Delete => return None,
         };
         let node = about.map(node_id);
         let waiting = self.leaders[0].core.waiting(&volume_id(v));
@@ -62,7 +62,8 @@ impl World {
 
     /// What this world comes to if time passes, what is on its way arrives, the RDS does what it is asked, and nothing
     /// that is broken is mended.
-    pub(crate) fn left_alone(&self) -> Self {
+    #[must_use]
+    pub fn left_alone(&self) -> Self {
         let mut world = self.clone();
         if world.open.is_empty() {
             return world;
@@ -79,7 +80,7 @@ impl World {
             if world.broken.is_some() || world.open.is_empty() {
                 return world;
             }
-            world.tick();
+            world.pass(QUANTUM_MS);
         }
         let open = format!("{:?}", world.open);
         world.breaks(Violation::NeverAnswered { open });

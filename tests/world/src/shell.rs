@@ -11,6 +11,7 @@ use cleat_core::{
 };
 
 use crate::check::{Violation, kind};
+use crate::export::Deletion;
 use crate::host::Stream;
 use crate::names::{N, NODES, V, node_id, node_of, volume_id, volume_of};
 use crate::world::{Ask, Asked, Leader, World};
@@ -18,7 +19,7 @@ use crate::world::{Ask, Asked, Leader, World};
 impl World {
     /// A leader takes in an event, and its effects are carried out.
     pub(crate) fn event(&mut self, which: usize, event: Event) {
-        let now = UnixMillis(self.now);
+        let now = self.now_of(which);
         let words = self.told_in_words.is_some().then(|| format!("{event:?}"));
         let leader = Arc::make_mut(&mut self.leaders[which]);
         let effects = leader.core.step(now, event);
@@ -42,7 +43,7 @@ impl World {
             };
             if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
                 if *left == 0 {
-                    return self.take_over(false, true);
+                    return self.take_over(false, true, self.leaders[which].ahead);
                 }
                 *left -= 1;
             }
@@ -146,12 +147,18 @@ impl World {
                 let n = about.expect("a declaration names its node");
                 self.told().gone[n] = true;
             }
-            Ok(Reply::MayDelete) | Err(_) => {}
+            Ok(Reply::MayDelete) => self.export(v).deletion = Some(Deletion::Asked),
+            Err(_) => {}
         }
     }
 
     /// Counts proofs, so that a rung that is never climbed does not go unnoticed.
     fn noticed(&mut self, notice: &Notice) {
+        match notice {
+            Notice::Fence { rung, .. } => self.saw(rung_name(rung.name())),
+            Notice::Readmitted { .. } => self.saw("readmitted"),
+            _ => {}
+        }
         if let Notice::Detached { evidence, .. } = notice {
             self.saw(evidence.source.name());
             self.saw(match evidence.drained {
@@ -181,7 +188,8 @@ impl World {
 
     /// Another leader begins from what is stored: because the one before has died, or (`old_lives`) without its
     /// knowledge. What the one before had asked of the RDS was carried out (`rds_done`), or never will be.
-    pub(crate) fn take_over(&mut self, old_lives: bool, rds_done: bool) {
+    /// Its clock is so many ms ahead.
+    pub(crate) fn take_over(&mut self, old_lives: bool, rds_done: bool, ahead: i64) {
         self.leaders.truncate(1);
         let mut old = self.leaders.remove(0);
         Arc::make_mut(&mut self.open).clear();
@@ -193,18 +201,38 @@ impl World {
                 kept.push(Asked { done: true, ..asked });
             }
         }
-        let (process, term) = (old.process + 1, old.core.term() + 1);
+        // A term comes from the clock, too: one that was set back gives a lower one than any before.
+        let term = if ahead < 0 { 1 } else { old.core.term() + 1 };
+        let process = old.process + 1;
         self.drop_streams(|s| !old_lives || s.process + 1 != process);
+        // What the one before had asked to be deleted may be gone at any time now.
+        for v in 0..self.setup.access.len() {
+            if self.exports[v].deletion == Some(Deletion::Asked) {
+                self.export(v).deletion = Some(Deletion::Late);
+            }
+        }
         let records = self.stored.values().map(reread).collect();
-        let (core, effects) = Core::rebuild(self.setup.config(), term, records, UnixMillis(self.now));
+        let at = UnixMillis(self.now.saturating_add_signed(ahead));
+        let (core, effects) = Core::rebuild(self.setup.config(), term, records, at);
         self.check_rebuilt(&core);
-        self.leaders.push(Arc::new(Leader { process, core, asked: Vec::new(), dies_after: None }));
+        self.leaders.push(Arc::new(Leader { process, core, asked: Vec::new(), ahead, dies_after: None }));
         if old_lives {
             Arc::make_mut(&mut old).asked = kept;
             Arc::make_mut(&mut old).dies_after = None;
             self.leaders.push(old);
         }
         self.carry_out(process, effects);
+    }
+}
+
+fn rung_name(name: &str) -> &'static str {
+    match name {
+        "reservation" => "rung: reservation",
+        "acl" => "rung: acl",
+        "secret" => "rung: secret",
+        "export-off" => "rung: export-off",
+        "node-gone" => "rung: node-gone",
+        _ => "rung: barrier",
     }
 }
 

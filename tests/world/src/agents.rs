@@ -6,8 +6,9 @@
 use cleat_core::{Directive, Epoch, Event, Grant, Observed, ObservedPhase, OperationId, Outcome, SessionId};
 
 use crate::check::Violation;
+use crate::export::Over;
 use crate::host::{Held, Path, Reach, Stream, failed};
-use crate::names::{N, NODES, V, VOLUMES, identity, node_id, volume_id, volume_of};
+use crate::names::{N, V, VOLUMES, identity, node_id, volume_id, volume_of};
 use crate::world::World;
 
 impl World {
@@ -101,9 +102,9 @@ impl World {
     /// Writes that the target has received from a host will land some time until the bound is over.
     pub(crate) fn may_land(&mut self, v: V, n: N) {
         // Whose writes the target refuses has none on their way, but for those that an abort did not wait for.
-        if self.exports[v].lets_write(n) || self.exports[v].aborted_until[n] > self.now {
+        if self.exports[v].lets_write(n) || self.exports[v].lands_over(n, Over::Aborted, self.now) {
             let until = self.now + self.setup.config().drain_bound_ms;
-            self.export(v).lands_until[n] = until;
+            self.export(v).receives(n, Over::Ended, until);
         }
     }
 
@@ -137,8 +138,26 @@ impl World {
     fn agent_detaches(&mut self, n: N, v: V, operation: OperationId, epoch: Epoch, force: bool) -> Outcome {
         let before = self.hosts[n].held[v].clone();
         let outcome = self.host(n).detach(v, operation, epoch, force);
+        let ends = matches!(outcome, Outcome::Absent(_) | Outcome::Pending { .. });
+        if ends && self.setup.dangers.unregisters_first {
+            self.takes_its_key_off(v, n, before.as_ref());
+        }
         self.device_gone(v, n, before);
         outcome
+    }
+
+    /// The end of a grant begins with the registration. What the target has received before it lands all the same; the
+    /// deletion waits for what is on a live connection, if it comes to its end.
+    fn takes_its_key_off(&mut self, v: V, n: N, before: Option<&Held>) {
+        if let Some(before) = before.filter(|before| before.live())
+            && self.exports[v].key_of(n).is_some()
+        {
+            let until = self.now + self.setup.config().drain_bound_ms;
+            self.export(v).unregister(n);
+            if before.used {
+                self.export(v).receives(n, Over::Aborted, until);
+            }
+        }
     }
 
     /// A device was deleted. The kernel waits for what is on a live connection; what is on one that has broken may
@@ -151,7 +170,7 @@ impl World {
                 self.export(v).unregister(n);
             }
             if before.whole() {
-                self.export(v).aborted_until[n] = 0;
+                self.export(v).lets_go_of(n, Over::Aborted);
             } else if before.paths.contains(&Path::HalfOpen) && before.used {
                 self.may_land(v, n);
             }
@@ -187,41 +206,43 @@ impl World {
         };
         let key = held.epoch.reservation_key();
         let preempted =
-            self.exports[v].keys[n] != Some(key) && self.hosts[n].ledger[v].registered == Some(restarts);
+            self.exports[v].key_of(n) != Some(key) && self.hosts[n].ledger[v].registered == Some(restarts);
         if preempted {
             return false;
         }
         self.host(n).ledger[v].registered = Some(restarts);
-        let export = self.export(v);
-        export.keys[n] = Some(key);
-        export.reserved = true;
-        true
+        let reservations = &mut self.export(v).volume.reservations;
+        let old = reservations.key_of(n).filter(|old| *old != key);
+        let registered = reservations.key_of(n) == Some(key) || reservations.register(n, old, key).is_ok();
+        registered && (reservations.is_held() || reservations.reserve(n, key).is_ok())
     }
 
     fn agent_preempts(&mut self, n: N, v: V, epoch: Epoch, victims: &[Epoch]) -> Outcome {
         if let Some(refused) = self.hosts[n].speaks_for(v, epoch) {
             return refused;
         }
-        let registered = self.exports[v].keys[n].is_some();
-        if !registered || !self.hosts[n].held[v].as_ref().is_some_and(Held::live) {
+        let Some(own) = self.exports[v].key_of(n) else {
+            return failed("reservation", false);
+        };
+        if !self.hosts[n].held[v].as_ref().is_some_and(Held::live) {
             return failed("reservation", false);
         }
         let mut aborted = Vec::new();
-        for m in 0..NODES {
-            let hit = |key: &u64| victims.iter().any(|e| e.reservation_key() == *key);
-            if let Some(key) = self.exports[v].keys[m].filter(hit) {
-                aborted.push(key);
-                self.export(v).keys[m] = None;
+        for victim in victims {
+            let key = victim.reservation_key();
+            let preempted = self.export(v).volume.reservations.preempt(n, own, key);
+            aborted.extend(preempted.is_ok().then_some(key));
+            for m in preempted.into_iter().flatten() {
                 if self.setup.truth.abort_waits {
-                    self.export(v).lands_until[m] = 0;
+                    self.export(v).lets_go_of(m, Over::Ended);
                 } else if self.hosts[m].held[v].as_ref().is_some_and(|h| h.used) {
                     let until = self.now + self.setup.config().drain_bound_ms;
-                    self.export(v).aborted_until[m] = until;
+                    self.export(v).receives(m, Over::Aborted, until);
                 }
             }
         }
-        let left = self.exports[v].keys.iter().flatten().copied().collect();
-        Outcome::Preempted { left, aborted }
+        let left = self.exports[v].volume.reservations.registrants().iter();
+        Outcome::Preempted { left: left.map(|(_, key)| *key).collect(), aborted }
     }
 
     pub(crate) fn agent_answers(

@@ -6,8 +6,9 @@
 //! `patience`'s.
 
 use crate::check::Violation;
+use crate::export::Deletion;
 use crate::kinds::Answer;
-use crate::world::{Budget, World};
+use crate::world::{Budget, QUANTUM_MS, World};
 
 /// Rounds, each of a quantum: more than all bounds of the core together.
 const ROUNDS: usize = 24;
@@ -58,7 +59,7 @@ impl World {
 
     fn flow(&mut self) {
         for _ in 0..ROUNDS {
-            self.tick();
+            self.pass(QUANTUM_MS);
             self.deliver_all();
             if self.broken.is_none() {
                 self.check();
@@ -74,6 +75,12 @@ impl World {
         for _ in 0..64 {
             let mut quiet = true;
             for v in 0..self.setup.access.len() {
+                self.export(v).lacking = false;
+                match self.exports[v].deletion {
+                    Some(Deletion::Asked) => self.delete_answered(v, Answer::Done),
+                    Some(Deletion::Late) => self.is_deleted(v),
+                    None => {}
+                }
                 if self.leaders[0].asked.iter().any(|a| crate::act::lane(&a.request) == v) {
                     self.rds_answers(0, v, Answer::Done);
                     quiet = false;
@@ -117,15 +124,16 @@ impl World {
         let open = (!self.open.is_empty()).then(|| format!("not answered: {:?}", self.open));
         let held =
             self.hosts.iter().flat_map(|h| h.held.iter().flatten()).next().map(|h| format!("held: {h:?}"));
-        let allowed =
-            self.exports.iter().any(|e| e.allowed.contains(&true)).then(|| "a host on the list".into());
+        let allowed = self.exports.iter().any(|e| e.lists_anybody()).then(|| "a host on the list".into());
         let hidden = self
             .exports
             .iter()
-            .any(|e| e.on.contains(&false))
+            .any(|e| e.volume.on.contains(&false))
             .then(|| "a volume that is not exported".to_owned());
-        let records = self.leaders[0].core.volumes().values();
-        let attached = records.flat_map(|r| &r.attachments).next().map(|a| format!("attached: {a:?}"));
+        let records = || self.leaders[0].core.volumes().values();
+        let attached = records().flat_map(|r| &r.attachments).next().map(|a| format!("attached: {a:?}"));
+        let fenced = records().flat_map(|r| &r.fenced).next().map(|f| format!("fenced: {f:?}"));
+        let attached = attached.or(fenced);
         if let Some(what) = attached.or(open).or(held).or(allowed).or(hidden) {
             self.breaks(Violation::LeftBehind { what });
         }

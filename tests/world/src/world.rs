@@ -20,9 +20,10 @@ use cleat_core::{
 };
 
 use crate::check::Violation;
+use crate::export::{Export, as_probed};
 use crate::host::Host;
 use crate::names::{N, NODES, V, VOLUMES, volume_id};
-use crate::target::{Export, Truth};
+use crate::target::Abilities;
 
 /// One unit of the abstract clock; every bound of the core is a small number of them.
 pub const QUANTUM_MS: u64 = 1_000;
@@ -40,6 +41,22 @@ pub struct Budget {
     pub ticks: u8,
 }
 
+/// What real worlds do, and what a world is spared that is about something else: each costs states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dangers {
+    /// The RDS's lists lack a volume for a while, and every request about it is answered "not found"; then it is there
+    /// again, with the hosts that it had.
+    pub lists_lack: bool,
+    /// The end of a grant takes the node's registration off before its controllers are deleted, which may take long.
+    pub unregisters_first: bool,
+    /// A person says of a node that lives, and goes on writing, that it is gone.
+    pub wrong_words: bool,
+    /// Volumes are deleted, and a DELETE that is lost may land late.
+    pub deletes: bool,
+    /// A new leader's clock is not where the old one's was.
+    pub clocks_jump: bool,
+}
+
 /// What a world is made of.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -50,7 +67,7 @@ pub struct Setup {
     /// How many nodes take part.
     pub nodes: usize,
     /// What the target does; the core is told the same.
-    pub truth: Truth,
+    pub truth: Abilities,
     /// How many portals it has.
     pub portals: usize,
     /// The weakest fence that suffices for its volumes.
@@ -61,6 +78,8 @@ pub struct Setup {
     pub budget: Budget,
     /// Persons fence nodes and declare them gone.
     pub persons: bool,
+    /// What happens besides.
+    pub dangers: Dangers,
     /// An agent's Hello and inventory are heard at once. Fewer interleavings.
     pub atomic_hello: bool,
     /// Only this invariant of the design (1 to 5) is looked at, to see that it can fail; all without it.
@@ -77,7 +96,7 @@ impl Setup {
             drain_bound_ms: 2 * QUANTUM_MS,
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
-            target: self.truth.as_probed(),
+            target: as_probed(self.truth),
         }
     }
 
@@ -117,6 +136,8 @@ pub enum Ask {
     Fence,
     /// A node taken for gone.
     Gone,
+    /// The volume deleted.
+    Delete,
 }
 
 /// A request that is not answered: the volume, the node (`None`: all), and what is asked for.
@@ -131,6 +152,8 @@ pub struct Leader {
     pub core: Core,
     /// Requests to the RDS, in order.
     pub asked: Vec<Asked>,
+    /// How much its clock is ahead of the world's; in ms.
+    pub ahead: i64,
     /// It dies when it has carried out so many more effects.
     pub dies_after: Option<u8>,
 }
@@ -145,6 +168,8 @@ pub struct Told {
     pub released: [[bool; NODES]; VOLUMES],
     /// Declared gone: evidence that rests on "and stays so".
     pub gone: [bool; NODES],
+    /// A person has said so of a node that lived.
+    pub wrongly_gone: [bool; NODES],
     /// A person has said so, heard or not: nobody connects anything by hand there.
     pub said_gone: [bool; NODES],
     /// The highest grant that was proven to be over.
@@ -198,7 +223,7 @@ impl World {
     #[must_use]
     pub fn new(setup: &Arc<Setup>) -> Self {
         let (core, _) = Core::rebuild(setup.config(), 1, Vec::new(), UnixMillis(EPOCH_MS));
-        let leader = Leader { process: 1, core, asked: Vec::new(), dies_after: None };
+        let leader = Leader { process: 1, core, asked: Vec::new(), ahead: 0, dies_after: None };
         let mut world = Self {
             setup: Arc::clone(setup),
             now: EPOCH_MS,
@@ -249,6 +274,12 @@ impl World {
         if self.setup.only.is_none() || self.setup.only == number {
             self.broken.get_or_insert(violation);
         }
+    }
+
+    /// What a leader's clock says.
+    #[must_use]
+    pub fn now_of(&self, which: usize) -> UnixMillis {
+        UnixMillis(self.now.saturating_add_signed(self.leaders[which].ahead))
     }
 
     /// Which leader is this process, if it is still there.
