@@ -19,6 +19,7 @@
 pub mod blockio;
 pub mod devnode;
 pub mod fabrics;
+pub mod head;
 pub mod identity;
 pub mod modules;
 pub mod mountinfo;

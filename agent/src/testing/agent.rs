@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_host::fabrics::ConnectOptions;
+use cleat_host::fabrics::{ConnectOptions, LossTimeout};
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
@@ -66,22 +66,44 @@ impl Agent {
             turn: Duration::from_millis(200),
             ..Times::default()
         };
-        Self::begin(kernel, Ledger::open(dir).unwrap(), times, boot)
+        Self::begin(kernel, Ledger::open(dir).unwrap(), times, boot, ConnectOptions::default())
+    }
+
+    /// One whose connections have these times, in seconds.
+    pub(crate) fn with_times(kernel: &Arc<Kernel>, dir: &Path, reconnect: u64, loss: u64) -> Self {
+        let connect = ConnectOptions {
+            reconnect_delay: Some(Duration::from_secs(reconnect)),
+            ctrl_loss_tmo: Some(LossTimeout::After(Duration::from_secs(loss))),
+            ..ConnectOptions::default()
+        };
+        Self::begin(kernel, Ledger::open(dir).unwrap(), Times::default(), BOOT, connect)
     }
 
     /// One with the times of the real one, for tests whose clock is stopped: no thread runs beside it.
     pub(crate) fn with_stopped_clock(kernel: &Arc<Kernel>, dir: &Path) -> Self {
         let workers = Workers::in_place(Duration::from_millis(1));
-        Self::begin(kernel, Ledger::open_with(dir, workers).unwrap(), Times::default(), BOOT)
+        Self::begin(
+            kernel,
+            Ledger::open_with(dir, workers).unwrap(),
+            Times::default(),
+            BOOT,
+            ConnectOptions::default(),
+        )
     }
 
-    fn begin(kernel: &Arc<Kernel>, ledger: Ledger, times: Times, boot: &str) -> Self {
+    fn begin(
+        kernel: &Arc<Kernel>,
+        ledger: Ledger,
+        times: Times,
+        boot: &str,
+        connect: ConnectOptions,
+    ) -> Self {
         let identity = Identity {
             host_nqn: HostNqn::parse(HOST).unwrap(),
             host_id: HostId::parse(HOST_ID).unwrap(),
             boot_id: boot.to_owned(),
             prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
-            connect: ConnectOptions::default(),
+            connect,
         };
         let shared = Shared {
             host: kernel.clone(),

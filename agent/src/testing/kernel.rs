@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
 use cleat_host::fabrics::{
-    ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DhchapSecret,
-    DisconnectError, Disconnected, Fabrics, Pending, RekeyError, Target,
+    ConnectError, ConnectFailure, ConnectOptions, ConnectRequest, Connected, Deletion, DeletionFacts,
+    DhchapSecret, DisconnectError, Disconnected, Fabrics, LossTimeout, Pending, RekeyError, Target,
+    TimeoutsError,
 };
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
@@ -129,6 +130,14 @@ pub(crate) struct World {
     pub(crate) reservation: Reservation,
     /// Secrets of controllers, by name.
     pub(crate) secrets: BTreeMap<String, DhchapSecret>,
+    /// Heads stay when their last controller goes, until this is taken back.
+    pub(crate) delayed_removal: bool,
+    /// It cannot be taken back.
+    pub(crate) delay_is_stuck: bool,
+    /// Heads without a controller.
+    pub(crate) heads: Vec<SubsystemNamespace>,
+    /// Controllers whose times were set.
+    pub(crate) retimed: u32,
     pub(crate) flushed: u32,
     pub(crate) checks: u32,
     next: u32,
@@ -206,6 +215,7 @@ impl World {
             .filter_map(|nqn| {
                 Some(SubsystemNamespace { subsystem_nqn: nqn.to_owned(), namespace: self.device(nqn)? })
             })
+            .chain(self.heads.iter().cloned())
             .collect();
         Topology {
             multipath: NativeMultipath::On,
@@ -394,7 +404,15 @@ impl Fabrics for Kernel {
                 });
             }
             self.change(|world| {
+                let head = world.device(subsystem);
                 world.controllers.retain(|one| one.name != target.controller);
+                if world.delayed_removal
+                    && world.device(subsystem).is_none()
+                    && let Some(mut namespace) = head
+                {
+                    namespace.kind = NamespaceKind::Head { paths: Vec::new() };
+                    world.heads.push(SubsystemNamespace { subsystem_nqn: subsystem.to_owned(), namespace });
+                }
                 world.deleted.push(target.controller.to_string());
             });
             self.tell(&target.controller, Action::Remove, None);
@@ -427,6 +445,27 @@ impl Fabrics for Kernel {
                 }
                 None => Err(RekeyError::WithoutSecret { controller }),
             }
+        })
+    }
+
+    fn set_timeouts<'a>(
+        &'a self,
+        target: &'a Target,
+        options: &'a ConnectOptions,
+        _: Duration,
+    ) -> Pending<'a, Result<bool, TimeoutsError>> {
+        Box::pin(async move {
+            let mut world = self.world();
+            world.retimed += 1;
+            for one in world.controllers.iter_mut().filter(|one| one.name == target.controller) {
+                one.reconnect_delay_s =
+                    options.reconnect_delay.and_then(|time| time.as_secs().try_into().ok());
+                one.ctrl_loss_tmo = options.ctrl_loss_tmo.map(|limit| match limit {
+                    LossTimeout::After(time) => time.as_secs().to_string(),
+                    LossTimeout::Never => "off".to_owned(),
+                });
+            }
+            Ok(true)
         })
     }
 
@@ -513,6 +552,27 @@ impl Host for Kernel {
                 true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
                 false => Ok(world.users.clone()),
             }
+        })
+    }
+
+    fn users_of_device(&self, _: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
+        Box::pin(async {
+            let world = self.world();
+            match world.users_unknown {
+                true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
+                false => Ok(world.users.clone()),
+            }
+        })
+    }
+
+    fn go_with_last_path(&self, _: DevT) -> Later<'_, Result<(), HostError>> {
+        Box::pin(async {
+            let mut world = self.world();
+            if world.delay_is_stuck {
+                return Err(HostError::new("the multipath head may outlive its paths", "Input/output error"));
+            }
+            world.delayed_removal = false;
+            Ok(())
         })
     }
 

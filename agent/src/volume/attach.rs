@@ -86,6 +86,9 @@ impl<H: Host> Volume<H> {
         let before = self.record().await?;
         let generation = given.as_ref().and_then(|given| given.generation);
         let entry = self.put_on_record(before.as_ref(), epoch, grant, generation).await?;
+        if before.as_ref().is_some_and(|before| before.epoch == epoch) {
+            self.refuse_beside_a_dead_device(entry.as_ref()).await?;
+        }
         let under_way = self.begin_attach(epoch, before.as_ref().map(|entry| entry.epoch));
         let anew = before.as_ref().is_none_or(|before| before.epoch != epoch);
         self.take_secret(given, anew, entry.as_ref().and_then(|entry| entry.secret_generation));
@@ -102,6 +105,7 @@ impl<H: Host> Volume<H> {
         let written_before = written_before(before.as_ref(), self.boot_id());
         match stopped {
             Ok(Ok(proven)) => {
+                self.bring_times_up_to_date(&proven.view).await;
                 let times = self.proven(epoch, grant, received, &proven);
                 if let Some(mut entry) = entry {
                     // Before Ready is said: a preemption has to be told from a registration that never was.
@@ -151,6 +155,31 @@ impl<H: Host> Volume<H> {
         }
     }
 
+    /// What is made again under the same grant must not be there beside a device that somebody still has.
+    async fn refuse_beside_a_dead_device(&self, entry: Option<&Entry>) -> Result<(), AttachError> {
+        let ready_under = self.memory().ready_under;
+        let known = |entry: &&Entry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
+        let Some(entry) = entry.filter(known) else { return Ok(()) };
+        // A look that failed shows in what follows.
+        let Ok(view) = self.look().await else { return Ok(()) };
+        if !view.controllers.is_empty() {
+            return Ok(());
+        }
+        let users = self.users_of_dead(entry, &view).await;
+        self.report(&view);
+        if users.is_empty() {
+            // What comes back is not ready before it is proven.
+            self.memory().ready_under = None;
+            return Ok(());
+        }
+        let message = format!(
+            "the kernel has given the device up, and it is still in use: {}; stop that, and it is made again",
+            users.join("; ")
+        );
+        let unready = clause::failed(clause::DEAD_DEVICE, message);
+        Err(AttachError::NotReady { unready, nothing_left: false })
+    }
+
     fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
         let told = self.shared.board.get(&self.id);
         let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
@@ -158,6 +187,7 @@ impl<H: Host> Volume<H> {
         if before != Some(epoch) {
             memory.learned = None;
             memory.registration = reserve::Registration::default();
+            memory.dead = Default::default();
         } else if was_usable {
             // Told as ready by a look, if not by an attach of this process: it stays so while it is.
             memory.ready_under = Some(epoch);

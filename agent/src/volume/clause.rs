@@ -23,6 +23,8 @@ pub const SUPERSEDED: &str = "superseded";
 pub const LOOK: &str = "look";
 /// Who uses the device could not be seen, and nothing was touched.
 pub const USERS: &str = "users";
+/// A device of the volume that is gone is still in use.
+pub const DEAD_DEVICE: &str = "dead-device";
 /// A controller could not be deleted.
 pub const DELETE: &str = "delete";
 /// A defect of the agent.

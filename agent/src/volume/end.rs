@@ -36,8 +36,7 @@ const SLICE: Duration = Duration::from_secs(30);
 /// How often a deletion is tried after a failure, and how many rounds of looking and deleting there are: a connect
 /// that was under way may still have made a controller.
 const ROUNDS: u32 = 5;
-/// How long a namespace may linger after its last controller before that is no longer waited for: without a
-/// controller nothing can be written through it.
+/// How long a namespace may linger after its last controller before the volume is said not to be absent.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// How a grant is ended.
@@ -109,6 +108,7 @@ impl<H: Host> Volume<H> {
         let detaching = Detaching::begin(self);
         self.report(&view);
         let flush = self.leave_in_order(epoch, mode, known.as_ref(), &view).await;
+        self.let_heads_go(&view).await;
         let began_deleting = Instant::now();
         let removed = self.remove(epoch, &mut entry, view).await;
         drop(detaching);
@@ -187,6 +187,7 @@ impl<H: Host> Volume<H> {
         memory.secret = None;
         memory.secret_is_dated = false;
         memory.registration = Default::default();
+        memory.dead = Default::default();
         Ok(entry)
     }
 
@@ -209,6 +210,16 @@ impl<H: Host> Volume<H> {
             tracing::warn!(volume = %self.id, device = namespace.name, error = error.line(), "flush failed; detaching");
         }
         began.elapsed()
+    }
+
+    /// Has heads go with their last path. Where that fails the controllers are deleted all the same, and a head that
+    /// stays keeps the volume from being absent.
+    async fn let_heads_go(&self, view: &SubsystemView) {
+        for namespace in &view.namespaces {
+            if let Err(error) = self.shared.host.go_with_last_path(namespace.dev).await {
+                tracing::error!(volume = %self.id, device = namespace.name, error = error.line(), "deleting all the same");
+            }
+        }
     }
 
     /// Deletes until a look finds nothing of ours, and notes how each controller went. What is there goes at once,
@@ -298,8 +309,15 @@ impl<H: Host> Volume<H> {
             }
             let now = Instant::now();
             let clear = view.unreadable.is_empty();
-            if clear && (view.namespaces.is_empty() || now >= until) {
+            if clear && view.namespaces.is_empty() {
                 return Ok(view);
+            }
+            if now >= until && clear {
+                let heads: Vec<&str> = view.namespaces.iter().map(|one| one.name.as_str()).collect();
+                return Err(EndError::Unseen(format!(
+                    "{} is still there without a controller: it would queue writes, and send them once it has one again",
+                    heads.join(", ")
+                )));
             }
             if now >= until {
                 let unread =

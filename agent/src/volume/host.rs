@@ -94,6 +94,17 @@ pub trait Host: Send + Sync + 'static {
         self.users(view)
     }
 
+    /// Who uses a device by its number, which no disk need have any more. A machine whose only disks are its volumes'
+    /// need not say more.
+    fn users_of_device(&self, _dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    /// Has a multipath head go with its last path. A machine whose kernel keeps none has nothing to do.
+    fn go_with_last_path(&self, _dev: DevT) -> Later<'_, Result<(), HostError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Flushes a device, within `deadline`.
     fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>>;
 

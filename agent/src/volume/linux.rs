@@ -17,7 +17,7 @@ use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
 use cleat_host::sysfs::{SubsystemView, Sysfs, SysfsError, Topology};
 use cleat_host::work::{self, Workers};
-use cleat_host::{DevT, Portal, SubsystemNqn, blockio};
+use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(10);
 const USERS: Duration = Duration::from_secs(20);
 /// Most users, and most things that could not be looked at, that an answer names.
 const NAMED: usize = 64;
+/// Longest that a detach waits for a head's attribute: it is a number in memory.
+const HEAD: Duration = Duration::from_secs(2);
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
 
@@ -195,6 +197,26 @@ impl Host for Linux {
 
     fn users_to_end<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
         Box::pin(self.users_of(view, true))
+    }
+
+    fn users_of_device(&self, dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
+        Box::pin(async move {
+            let report = self.openers.look(dev, USERS).await;
+            let users: Vec<String> = report.users.iter().map(describe).collect();
+            if users.is_empty() && !report.blind.is_empty() {
+                let blind = report.blind.iter().map(ToString::to_string).collect();
+                let what = format!("could not look for users of block device {dev}");
+                return Err(HostError::new(what, at_most(blind, NAMED, "more").join("; ")));
+            }
+            Ok(at_most(users, NAMED, "other users"))
+        })
+    }
+
+    fn go_with_last_path(&self, dev: DevT) -> Later<'_, Result<(), HostError>> {
+        Box::pin(async move {
+            let done = head::go_with_last_path(&self.workers, &self.sysfs, dev, HEAD).await;
+            done.map_err(|error| HostError::new("the multipath head may outlive its paths", error))
+        })
     }
 
     fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>> {

@@ -11,6 +11,7 @@
 //! - No operation of one volume waits for another volume.
 //! - Nothing is deleted but controllers of this volume's subsystem with this node's host NQN.
 
+mod adopt;
 mod attach;
 pub mod board;
 mod breaks;
@@ -37,6 +38,7 @@ mod rekey;
 mod repair;
 mod reserve;
 mod retire;
+mod revive;
 mod staging;
 pub mod state;
 mod verify;
@@ -183,6 +185,8 @@ struct Memory {
     over: Option<(Epoch, Instant)>,
     /// When a missing path may be connected again, and how long to wait after that.
     repair: repair::Backoff,
+    /// A device of the volume that is gone.
+    dead: revive::Dead,
     /// With which secret connects authenticate.
     secret: Option<DhchapSecret>,
     /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.
@@ -336,6 +340,7 @@ impl<H: Host> Volume<H> {
         let (activity, failing) = (memory.activity, memory.failing.clone());
         let unregistered = memory.registration.missing.clone();
         let staging = memory.staged.seen.clone();
+        let dead_users = memory.dead.users.clone();
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));
@@ -355,6 +360,7 @@ impl<H: Host> Volume<H> {
             unregistered: unregistered.as_deref(),
             staging: &staging,
             silent: &silent,
+            dead_users: &dead_users,
             boot_id: self.boot_id(),
         })
     }
@@ -367,6 +373,7 @@ impl<H: Host> Volume<H> {
             Some(later) if later.number > look.number => later,
             _ => look.clone(),
         };
+        self.note_device(&latest);
         let state = self.judge(&latest);
         *told = Some(latest);
         if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {

@@ -29,6 +29,8 @@ use crate::metrics;
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// For how long an answer counts.
 const FRESH: Duration = Duration::from_secs(1);
+/// For how long it is known that a portal has answered once.
+const KEPT: Duration = Duration::from_secs(600);
 /// First and longest pause before what does not answer is asked again.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// What no volume has wanted for this long is not asked any more.
@@ -199,6 +201,7 @@ impl Portals {
     fn take(&self, portal: Portal, reached: Reached) -> Option<(Place, Instant)> {
         let (ip, now) = (portal.ip(), Instant::now());
         let mut table = self.table();
+        table.answered.retain(|_, at| at.elapsed() < KEPT);
         let begun = match reached {
             Reached::Answers => {
                 table.answered.insert(portal, now);

@@ -121,3 +121,36 @@ async fn a_controller_that_the_kernel_removed_by_itself_is_absent_and_not_draine
     assert_eq!(agent.state().await.phase(), Phase::Lost);
     assert_eq!(absent(agent.revoke(1).await), at(&[(1, "gone"), (2, "gone")]));
 }
+
+#[tokio::test]
+async fn a_head_that_outlives_its_controllers_is_not_absent() {
+    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&kernel, dir.path(), BOOT);
+    agent.ready(1, &[1]).await;
+    kernel.change(|world| {
+        world.delayed_removal = true;
+        world.delay_is_stuck = true;
+    });
+    let outcome = agent.revoke(1).await;
+    let Outcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
+    let message = failed.unready.unwrap().message;
+    assert!(message.contains("nvme0n1 is still there without a controller"), "{message}");
+    assert!(kernel.world().controllers.is_empty(), "what can write goes all the same");
+    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    kernel.change(|world| world.heads.clear());
+    assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
+    assert_eq!(agent.state().await.phase(), Phase::Absent);
+}
+
+#[tokio::test]
+async fn a_delay_of_the_heads_removal_is_taken_back_before_the_deletion() {
+    for revoke in [true, false] {
+        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(1, &[1, 2]).await;
+        kernel.change(|world| world.delayed_removal = true);
+        let outcome = if revoke { agent.revoke(1).await } else { agent.detach(1).await };
+        assert!(matches!(outcome, Outcome::Absent(_)), "{outcome:?}");
+        assert!(kernel.world().heads.is_empty());
+    }
+}

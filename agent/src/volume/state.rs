@@ -56,6 +56,8 @@ pub struct Seen<'a> {
     pub staging: &'a [wire::Staging],
     /// Portals whose address does not answer, with that in words.
     pub silent: &'a BTreeMap<Portal, String>,
+    /// Who has a device of the volume that is gone.
+    pub dead_users: &'a [String],
     /// The boot of this node.
     pub boot_id: &'a str,
 }
@@ -105,8 +107,18 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<w
                 let message = "the subsystem's only controllers have another host NQN than this node's";
                 (Phase::Connecting, Some(clause::failed(Clause::HostNqn.as_str(), message)))
             }
-            _ if seen.was_ready && !ended => {
-                let message = "the kernel has given up every controller";
+            _ if !seen.view.namespaces.is_empty() && (ended || seen.activity == Activity::Detaching) => {
+                (Phase::Detaching, None)
+            }
+            _ if (seen.was_ready || !seen.dead_users.is_empty()) && !ended => {
+                let users = seen.dead_users.join("; ");
+                let message = match users.is_empty() {
+                    true => "the kernel has given up every controller".to_owned(),
+                    false => format!(
+                        "the kernel has given up every controller, and the dead device is still in use: {users}; stop \
+                         that, and it is made again"
+                    ),
+                };
                 (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
             }
             _ if seen.connecting && (ended || seen.activity == Activity::Detaching) => {
@@ -115,6 +127,12 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<w
             _ if seen.connecting => {
                 let message = "no controller, and a connect is still in the kernel";
                 (Phase::Connecting, Some(clause::failed(clause::CONNECT, message)))
+            }
+            // A head that outlives its controllers queues writes, and sends them once it has one again.
+            _ if !seen.view.namespaces.is_empty() => {
+                let heads: Vec<&str> = seen.view.namespaces.iter().map(|one| one.name.as_str()).collect();
+                let message = format!("{} is there without a controller", heads.join(", "));
+                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
             }
             _ => (Phase::Absent, None),
         };

@@ -73,6 +73,7 @@ impl Case {
             unregistered: None,
             staging: &[],
             silent: &BTreeMap::new(),
+            dead_users: &[],
             boot_id: BOOT,
         })
     }

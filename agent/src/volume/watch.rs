@@ -159,12 +159,13 @@ impl<H: Host> Volume<H> {
         // Of this very sweep.
         let Some(told) = self.shared.board.get(&self.id) else { return };
         if told.paths.is_empty() {
-            return;
+            return self.revive(link).await;
         }
         let judged = self.memory().judged;
         if judged.is_none_or(|judged| judged.elapsed() >= self.shared.times.judge) {
             self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
             if let Ok(view) = self.look().await {
+                self.bring_times_up_to_date(&view).await;
                 self.report(&view);
             }
         }

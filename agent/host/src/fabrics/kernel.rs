@@ -17,8 +17,8 @@ use super::attempt::{self, Attempts, Outcome, Turn};
 use super::connect::{self, ConnectError};
 use super::delete::{self, Deletions, DisconnectError};
 use super::{
-    ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, LossTimeout, Pending, RekeyError, Target,
-    secret,
+    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, LossTimeout, Pending,
+    RekeyError, Target, TimeoutsError, secret, timeouts,
 };
 use crate::name::ControllerName;
 use crate::sysfs::Sysfs;
@@ -146,6 +146,15 @@ impl Fabrics for KernelFabrics {
         Box::pin(secret::rekey(&self.workers, &self.sysfs, target, secret, deadline))
     }
 
+    fn set_timeouts<'a>(
+        &'a self,
+        target: &'a Target,
+        options: &'a ConnectOptions,
+        deadline: Duration,
+    ) -> Pending<'a, Result<bool, TimeoutsError>> {
+        Box::pin(timeouts::set(&self.workers, &self.sysfs, target, options, deadline))
+    }
+
     fn secret<'a>(
         &'a self,
         target: &'a Target,
@@ -264,7 +273,7 @@ fn option_string(request: &ConnectRequest) -> Zeroizing<String> {
 }
 
 /// Options that were set, by the kernel's names.
-pub(super) fn numeric_options(options: &super::ConnectOptions) -> Vec<(&'static str, i64)> {
+pub(super) fn numeric_options(options: &ConnectOptions) -> Vec<(&'static str, i64)> {
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::from(i32::MAX));
     let loss = |limit| match limit {
         LossTimeout::After(time) => seconds(time),

@@ -23,6 +23,7 @@ mod delete;
 mod kernel;
 mod nvme_cli;
 mod secret;
+mod timeouts;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,6 +39,7 @@ pub use kernel::KernelFabrics;
 pub(crate) use kernel::{FabricsDevice, SubmitError};
 pub use nvme_cli::{CliError, NvmeCli};
 pub use secret::{DhchapSecret, InvalidSecret, RekeyError};
+pub use timeouts::TimeoutsError;
 
 use crate::name::{ControllerName, HostId, HostNqn, Portal, SubsystemNqn};
 use crate::sysfs::{Controller, ControllerState, Incarnation};
@@ -92,6 +94,20 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
         secret: &'a DhchapSecret,
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>>;
+
+    /// Gives a controller that exists the times of `options` for getting its connection back, and reads them back; true
+    /// if it had others. What keeps no such times has nothing to change.
+    ///
+    /// # Errors
+    /// [`TimeoutsError`] with what it keeps.
+    fn set_timeouts<'a>(
+        &'a self,
+        _target: &'a Target,
+        _options: &'a ConnectOptions,
+        _deadline: Duration,
+    ) -> Pending<'a, Result<bool, TimeoutsError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
 
     /// The secret that a controller has; `None` where it was connected without one.
     ///

@@ -27,7 +27,8 @@ use super::connect::{self, ConnectError};
 use super::delete::{Deletions, DisconnectError, Means};
 use super::kernel::numeric_options;
 use super::{
-    ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, Pending, RekeyError, Target, secret,
+    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, Pending, RekeyError,
+    Target, TimeoutsError, secret, timeouts,
 };
 use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, SubsystemView, Sysfs, SysfsError};
@@ -226,6 +227,15 @@ impl Fabrics for NvmeCli {
     ) -> Pending<'a, Result<(), RekeyError>> {
         // By sysfs: a controller that the kernel's own interface made before keeps its secret.
         Box::pin(secret::rekey(&self.workers, &self.sysfs, target, secret, deadline))
+    }
+
+    fn set_timeouts<'a>(
+        &'a self,
+        target: &'a Target,
+        options: &'a ConnectOptions,
+        deadline: Duration,
+    ) -> Pending<'a, Result<bool, TimeoutsError>> {
+        Box::pin(timeouts::set(&self.workers, &self.sysfs, target, options, deadline))
     }
 
     fn secret<'a>(
