@@ -292,7 +292,7 @@ impl Cli {
         let naming = Naming::new(&rds_files, &nqn_prefix)?;
         let agent_transport = tls.load(Kind::Node, agent_listen)?;
         let operator_transport = tls.load(Kind::Operator, operator_listen)?;
-        let Fencing { host_acl, target, fence_after_ms, secrets } =
+        let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
             fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
         let rds = rds::Config { endpoint, naming, port, host_acl, settle: rds_settle };
         Ok(Settings {
@@ -307,7 +307,7 @@ impl Cli {
             volume_ports: rds_volume_ports,
             serving: Serving { nqn_prefix: nqn_prefix.clone(), portals: rds_portals },
             agents: agents::Settings { secrets, ..agents.settings(nqn_prefix)? },
-            core: cleat_core::Config { target, fence_after_ms, ..times.config()? },
+            core: cleat_core::Config { target, fence_after_ms, fence_heard_after_ms, ..times.config()? },
             rds_deadline: rds_timeout * REQUESTS_OF_A_CHANGE + rds_settle,
         })
     }

@@ -71,6 +71,9 @@ pub struct Config {
     pub retry_ms: u64,
     /// How long a node that is being detached may be silent, or not get it done, before it is fenced.
     pub fence_after_ms: u64,
+    /// The same for a node whose agent is heard and is at it: a kernel that is slow to let go of a dead path is none
+    /// that has to be fenced.
+    pub fence_heard_after_ms: u64,
     /// What the target can do.
     pub target: Target,
 }
@@ -83,6 +86,7 @@ impl Default for Config {
             drain_bound_ms: 60_000,
             retry_ms: 2_000,
             fence_after_ms: 20_000,
+            fence_heard_after_ms: 180_000,
             target: Target::default(),
         }
     }

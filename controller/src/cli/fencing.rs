@@ -35,6 +35,11 @@ pub(super) struct FenceOptions {
     /// the RDS
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
     fence_after: Duration,
+
+    /// The same for a node whose agent is heard and is at it. Kernels take up to about 100 s to let go of a path that
+    /// drops packets
+    #[arg(long, value_name = "DURATION", default_value = "3min", value_parser = parse_duration)]
+    fence_heard_after: Duration,
 }
 
 /// What is made of them.
@@ -42,6 +47,7 @@ pub(super) struct Fencing {
     pub(super) host_acl: HostAcl,
     pub(super) target: Target,
     pub(super) fence_after_ms: u64,
+    pub(super) fence_heard_after_ms: u64,
     pub(super) secrets: Option<Arc<MasterKey>>,
 }
 
@@ -69,6 +75,17 @@ pub enum FencingError {
     /// Too short to mean anything.
     #[error("--fence-after {}: at least 100ms", humantime::format_duration(*.0))]
     FenceAfter(Duration),
+    /// A node that is heard would be fenced before one that is silent.
+    #[error(
+        "--fence-heard-after {} is shorter than --fence-after {}",
+        humantime::format_duration(*heard), humantime::format_duration(*silent)
+    )]
+    FenceHeardAfter {
+        /// The one.
+        heard: Duration,
+        /// The other.
+        silent: Duration,
+    },
 }
 
 impl FenceOptions {
@@ -78,9 +95,12 @@ impl FenceOptions {
         host_acl: Option<HostAcl>,
         transport: &ServerTransport,
     ) -> Result<Fencing, FencingError> {
-        let Self { rds_abilities, secret_key_file, fence_after } = self;
+        let Self { rds_abilities, secret_key_file, fence_after, fence_heard_after } = self;
         if fence_after < Duration::from_millis(100) {
             return Err(FencingError::FenceAfter(fence_after));
+        }
+        if fence_heard_after < fence_after {
+            return Err(FencingError::FenceHeardAfter { heard: fence_heard_after, silent: fence_after });
         }
         let abilities = rds_abilities.map(|path| Abilities::read(&path, rds.as_str())).transpose()?;
         let host_acl = lists(host_acl, abilities.as_ref())?;
@@ -92,6 +112,7 @@ impl FenceOptions {
             host_acl,
             target: target(host_acl, abilities.as_ref(), secrets.is_some()),
             fence_after_ms: u64::try_from(fence_after.as_millis()).unwrap_or(u64::MAX),
+            fence_heard_after_ms: u64::try_from(fence_heard_after.as_millis()).unwrap_or(u64::MAX),
             secrets,
         })
     }

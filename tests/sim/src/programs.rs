@@ -62,6 +62,7 @@ fn config(target: Target) -> Config {
         drain_bound_ms: DRAIN_BOUND,
         retry_ms: 400,
         fence_after_ms: 2_500,
+        fence_heard_after_ms: 5_000,
         target,
     }
 }

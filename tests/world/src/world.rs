@@ -96,6 +96,7 @@ impl Setup {
             drain_bound_ms: 2 * QUANTUM_MS,
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
+            fence_heard_after_ms: QUANTUM_MS,
             target: as_probed(self.truth),
         }
     }

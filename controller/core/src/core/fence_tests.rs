@@ -173,11 +173,61 @@ fn no_rung_left_is_refused_naming_node_time_rungs_and_what_a_person_can_do() {
 }
 
 #[test]
+fn a_node_that_is_heard_and_is_at_it_is_not_fenced_for_being_slow() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    let config = Config::default();
+    let request = b.unpublish("a");
+    let (node, operation, directive) = b.directed().expect("a detach");
+    let Directive::Detach { epoch, .. } = directive else { panic!("{directive:?}") };
+    let session = b.session("a");
+    let done = |outcome| Event::AgentDone {
+        node: node.clone(),
+        session: session.clone(),
+        operation,
+        volume: v(),
+        epoch,
+        outcome,
+    };
+    b.pass(config.fence_after_ms);
+    assert_eq!(asked(&b), "nothing");
+    b.event(done(Outcome::Pending { message: "the kernel has been deleting nvme0 for 20.0 s".into() }));
+    b.pass(config.request_limit_ms - config.fence_after_ms);
+    assert!(b.refusal(request).to_string().contains("deleting nvme0 for 20.0 s"));
+    assert_eq!(asked(&b), "nothing", "the caller is told what it waits for, and the node is let finish");
+    let again = b.unpublish("a");
+    b.event(done(absent("live")));
+    b.rds(Ok(()));
+    assert_eq!(b.reply(again), Some(Ok(Reply::Unpublished)));
+    assert!(fenced(&b).iter().all(|source| *source == "AgentAbsent"), "{:?}", fenced(&b));
+}
+
+#[test]
+fn a_node_that_is_heard_is_fenced_once_it_falls_silent_or_takes_far_too_long() {
+    let config = Config::default();
+    for silent in [true, false] {
+        let mut b = bench(able());
+        b.attach("a", Access::Rwo);
+        b.unpublish("a");
+        b.pass(config.fence_after_ms);
+        assert_eq!(asked(&b), "nothing");
+        if silent {
+            b.silent("a");
+        } else {
+            b.pass(config.fence_heard_after_ms - config.fence_after_ms);
+        }
+        assert_eq!(asked(&b), "deny", "silent: {silent}");
+    }
+}
+
+#[test]
 fn a_node_that_is_heard_and_does_not_get_it_detached_is_refused_with_what_its_agent_last_said() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
+    b.unpublish("a");
     b.agent(Outcome::Pending { message: "the kernel has been deleting nvme0 for 12.0 s".into() });
+    b.pass(Config::default().fence_heard_after_ms);
+    let request = b.unpublish("a");
     b.pass(Config::default().fence_after_ms);
     let words = b.refusal(request).to_string();
     for part in ["did not get it detached", "(last: the kernel has been deleting nvme0 for 12.0 s)"] {

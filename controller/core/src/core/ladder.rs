@@ -3,6 +3,7 @@
 
 use super::Step;
 use super::requests::Want;
+use crate::volume::{Pending, Told};
 use crate::{
     Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Rung, Source, Verdict, VolumeId,
     VolumeRecord,
@@ -35,9 +36,20 @@ impl Step<'_> {
             (None, DrainCause::Requested | DrainCause::Rollback) => {
                 // After a restart agents need a moment to be heard again.
                 let waited_ms = self.now.since(a.since.max(self.core.began));
-                (waited_ms >= self.core.config.fence_after_ms).then_some(Rung::Reservation)
+                (waited_ms >= self.patience_with(a)).then_some(Rung::Reservation)
             }
         }
+    }
+
+    /// How long a node may take to be done with a detach before it is fenced. One whose agent is heard, has been told
+    /// and has not given it up gets longer: its kernel may be slow to let go of a path that is dead.
+    fn patience_with(&self, a: &Attachment) -> u64 {
+        let config = &self.core.config;
+        let session = self.core.nodes.get(&a.node).and_then(|node| node.ready_session());
+        let at_it = session.is_some_and(
+            |session| matches!(&a.pending, Pending::Agent(_, on, Told::Detach) if on == session),
+        );
+        if at_it { config.fence_heard_after_ms.max(config.fence_after_ms) } else { config.fence_after_ms }
     }
 
     /// Whether a request waits for this node to be done with the volume.
