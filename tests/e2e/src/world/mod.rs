@@ -340,7 +340,7 @@ fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
 }
 
 /// Runs futures side by side on this task; their outcomes in order.
-pub(crate) async fn futures_of<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
+pub async fn futures_of<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {
         let mut all = true;

@@ -12,6 +12,7 @@ mod admission;
 mod agent_crash;
 mod attach;
 mod controller_crash;
+mod dead_portal;
 mod detach;
 mod disagreement;
 mod fixture;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         requests::what_is_wrong_with_a_request_is_named_with_its_value,
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write,
         paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken,
+        dead_portal::holds_up_neither_attaches_nor_detaches_and_fences_nobody,
         target_trouble::another_namespace_under_the_same_name_is_refused,
         target_trouble::a_target_that_cannot_be_reached_leaves_nothing_behind,
         target_trouble::a_target_that_refuses_leaves_nothing_behind,
