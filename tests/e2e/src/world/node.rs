@@ -20,7 +20,6 @@ use crate::writer::WriteArgs;
 
 /// The agent's log in its machine.
 pub(super) const LOG: &str = "/run/cleat-agent.log";
-const SOCKET: &str = "/run/cleat-csi.sock";
 const METRICS_PORT: u16 = 9100;
 const KUBELET: &str = "/var/lib/kubelet/plugins/kubernetes.io/csi/volumeDevices";
 
@@ -47,6 +46,9 @@ pub struct Node {
 }
 
 impl Node {
+    /// The agent's CSI socket, in its machine.
+    pub const CSI_SOCKET: &str = "/run/cleat-csi.sock";
+
     pub(super) fn new(
         name: String,
         machine: Arc<Machine>,
@@ -54,7 +56,7 @@ impl Node {
         pair: Pair,
         options: &WorldOptions,
     ) -> anyhow::Result<Self> {
-        let forward = machine.forward_unix(SOCKET)?;
+        let forward = machine.forward_unix(Self::CSI_SOCKET)?;
         let csi = Endpoint::from_shared(format!("unix://{}", forward.path().display()))?.connect_lazy();
         let mut arguments = vec!["--log-filter".to_owned(), options.log_filter.clone()];
         arguments.extend(options.agent_args.iter().cloned());
@@ -134,7 +136,7 @@ impl Node {
 
     fn command(&self, how: &AgentStart) -> Command {
         let mut command = Command::new("cleat-agent")
-            .args(["--node-id", &self.name, "--csi-socket", SOCKET])
+            .args(["--node-id", &self.name, "--csi-socket", Self::CSI_SOCKET])
             .args(["--controller", &format!("{}:{AGENT_PORT}", Network::Management.host_address())])
             .args(["--tls-ca", "/etc/cleat/ca.pem", "--tls-cert", "/etc/cleat/client.pem"])
             .args(["--tls-key", "/etc/cleat/client-key.pem"])
