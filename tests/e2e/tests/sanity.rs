@@ -181,7 +181,10 @@ fn judge(specs: Vec<Spec>, mut listed: BTreeMap<String, String>) -> anyhow::Resu
                 Some(reason) => known.push(format!("not built yet: {name}: {reason}")),
                 None => {
                     let message = spec.failure.map(|failure| failure.message).unwrap_or_default();
-                    wrong.push(format!("{state}: {name}: {message}"));
+                    // Go's whole value follows in braces: the words are before it.
+                    let words: Vec<&str> =
+                        message.lines().map(str::trim).take_while(|line| *line != "{").collect();
+                    wrong.push(format!("{state}: {name}: {}", words.join(" ")));
                 }
             },
         }
