@@ -168,18 +168,12 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
     let clocks = Dangers { clocks_jump: true, ..none };
     let deletes = Dangers { deletes: true, ..none };
     [
-        ("lists that lack a volume for a while", Rwo, [2 + more, 1, more], drains, lists),
-        ("a fence beside a survivor", RwxBlock, [3, 1, more], aborts, unregisters),
-        ("a fence beside a survivor: list, cut, drain", RwxBlock, [3, 1, 0], drains, unregisters),
-        (
-            "a node that was declared gone and lives",
-            Rwo,
-            [3 + more, 0, 2 + more],
-            Abilities::default(),
-            words,
-        ),
-        ("clocks that jump", Rwo, [2, 1 + more, 2], cut, clocks),
-        ("deletes", Rwo, [3 + more, 1, 0], drains, deletes),
+        ("lists that lack a volume for a while", Rwo, [2, 1, more], drains, lists),
+        ("a fence beside a survivor", RwxBlock, [3, more, 0], aborts, unregisters),
+        ("a fence beside a survivor: list, cut, drain", RwxBlock, [3, more, 0], drains, unregisters),
+        ("a node that was declared gone and lives", Rwo, [3, more, 2], Abilities::default(), words),
+        ("clocks that jump", Rwo, [2, 1, 1 + more], cut, clocks),
+        ("deletes", Rwo, [3, more, 0], drains, deletes),
     ]
     .map(|(name, access, budget, truth, dangers)| Exhaustive {
         setup: Setup { persons: true, dangers, ..setup(name, &[access], 2, budget, truth) },

@@ -8,7 +8,7 @@ use crate::check::Violation;
 use crate::export::{Deletion, Export};
 use crate::host::Path;
 use crate::kinds::Answer;
-use crate::names::{N, NODES, P, V, host_of, volume_id, volume_of};
+use crate::names::{NODES, P, V, host_of, volume_id, volume_of};
 use crate::world::{Ask, World};
 
 impl World {
@@ -99,10 +99,13 @@ impl World {
 
     /// The volume is gone. Somebody makes another of the same name at once.
     pub(crate) fn is_deleted(&mut self, v: V) {
-        let used = |n: &N| self.told.handed_out[v][*n].is_some() || self.could_send(v, *n);
-        let user = self.nodes().find(|n| used(n) && !self.told.by_hand[v][*n]);
+        let user = self.nodes().find(|n| self.could_send(v, *n) && !self.told.by_hand[v][*n]);
         if let Some(n) = user {
             self.breaks(Violation::DeletedUnderUser { v, n });
+        }
+        // Whatever a kernel still has of it is a device of nothing.
+        for n in self.nodes() {
+            self.host(n).held[v] = None;
         }
         let restarts = self.exports[v].restarts + 1;
         *self.export(v) = Export { restarts, ..Export::default() };
