@@ -152,6 +152,7 @@ impl Core {
             (record.asked, record.hidden_heard, record.retry_at) = (None, false, None);
             for entry in &mut record.fenced {
                 (entry.pending, entry.retry_at) = (None, None);
+                entry.since = entry.since.min(now);
             }
         }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
@@ -162,8 +163,11 @@ impl Core {
             attachment.retry_at = None;
             // The wall clock may have been set since: a bound counts anew from here, on this process's clock.
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
+            // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
+            attachment.since = attachment.since.min(now);
             if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
                 (fence.pending, fence.retry_at) = (None, None);
+                fence.since = fence.since.min(now);
             }
             if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase
                 && let Drained::Bound { until } = &mut evidence.drained
