@@ -77,6 +77,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     known.set(true);
 
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
+    let incoming = incoming.or_stop(context.stop.clone());
     let session = Session {
         endpoint: Box::new(config.dial),
         hello,

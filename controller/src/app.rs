@@ -221,7 +221,7 @@ async fn bind(
         core,
         rds_deadline,
     } = settings;
-    let csi = UnixIncoming::bind(csi_socket).await?;
+    let csi = UnixIncoming::bind(csi_socket).await?.or_stop(context.stop.clone());
     let clients = Clients::from(&agent_transport);
     let listen =
         async |name, kind: Kind, addr, transport| {

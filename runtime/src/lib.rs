@@ -5,6 +5,7 @@
 //! checked before anything is bound or started, and every error names the option, file or address it is
 //! about.
 
+pub mod authority;
 pub mod exit;
 pub mod grpc;
 pub mod http;

@@ -12,10 +12,16 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+
+use crate::authority::AnyAuthority;
 
 /// How long a socket's owner may take to accept before it counts as there but busy.
 const PROBE: Duration = Duration::from_secs(1);
+/// How often it is looked whether the socket's file is still ours.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 128;
 /// Only our own user may connect: the sidecars run as the same one.
@@ -50,12 +56,17 @@ pub enum UnixError {
 }
 
 /// Connections to a Unix socket. Removes the socket when dropped.
+///
+/// A socket file that somebody removes is bound again within seconds: nobody could connect any more, and the
+/// connections that are open would hide it. One that somebody puts something else in place of is given up.
 #[derive(Debug)]
 pub struct UnixIncoming {
     listener: UnixListener,
     path: PathBuf,
     /// Device and inode of our socket, to know it again.
     ours: (u64, u64),
+    look: Interval,
+    given_up: Option<CancellationToken>,
 }
 
 impl UnixIncoming {
@@ -65,10 +76,6 @@ impl UnixIncoming {
     /// If somebody answers there, something else is there, or the kernel refuses a step.
     pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, UnixError> {
         let path = path.into();
-        let failed = |step| {
-            let path = path.clone();
-            move |source| UnixError::Step { step, path, source }
-        };
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             std::fs::create_dir_all(dir).map_err(|source| UnixError::Step {
                 step: "make directory",
@@ -77,14 +84,17 @@ impl UnixIncoming {
             })?;
         }
         remove_stale(&path).await?;
-        let socket = UnixSocket::new_stream().map_err(failed("make a socket for"))?;
-        socket.bind(&path).map_err(failed("bind"))?;
-        // Before `listen`, a connect is refused: so nobody gets in ahead of the mode.
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(MODE))
-            .map_err(failed("set the mode of"))?;
-        let ours = identity(&path).map_err(failed("look at"))?;
-        let listener = socket.listen(BACKLOG).map_err(failed("listen on"))?;
-        Ok(Self { listener, path, ours })
+        let (listener, ours) = listen(&path)?;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self { listener, path, ours, look, given_up: None })
+    }
+
+    /// Cancels `stop` when something else has taken the socket's place, so that the program ends and is started again.
+    #[must_use]
+    pub fn or_stop(mut self, stop: CancellationToken) -> Self {
+        self.given_up = Some(stop);
+        self
     }
 
     /// The socket's path.
@@ -93,12 +103,68 @@ impl UnixIncoming {
     }
 }
 
+impl UnixIncoming {
+    /// Whether the socket can be reached by its path; binds it again where its file is gone.
+    fn reachable(&mut self) -> bool {
+        let path = self.path.display();
+        match identity(&self.path) {
+            Ok(found) if found == self.ours => true,
+            Ok(_) => {
+                tracing::error!(%path, "something else has taken the place of our socket: giving up");
+                false
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                match listen(&self.path) {
+                    Ok((listener, ours)) => {
+                        tracing::warn!(%path, "our socket was removed; it is bound again");
+                        (self.listener, self.ours) = (listener, ours);
+                    }
+                    // Its directory may be gone, too: it is tried again.
+                    Err(error) => {
+                        let error = crate::exit::Causes(&error).to_string();
+                        tracing::error!(%path, error, "our socket was removed, and cannot be bound again yet");
+                    }
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%path, %error, "cannot look at our socket");
+                true
+            }
+        }
+    }
+}
+
 impl Stream for UnixIncoming {
-    type Item = io::Result<UnixStream>;
+    type Item = io::Result<AnyAuthority<UnixStream>>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.listener.poll_accept(cx).map(|accepted| Some(accepted.map(|(stream, _)| stream)))
+        let this = self.get_mut();
+        while this.look.poll_tick(cx).is_ready() {
+            if !this.reachable() {
+                if let Some(stop) = &this.given_up {
+                    stop.cancel();
+                }
+                return Poll::Ready(None);
+            }
+        }
+        this.listener
+            .poll_accept(cx)
+            .map(|accepted| Some(accepted.map(|(stream, _)| AnyAuthority::new(stream))))
     }
+}
+
+/// A listener on a path where nothing is, and what it is known by.
+fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), UnixError> {
+    let failed = |step| move |source| UnixError::Step { step, path: path.to_owned(), source };
+    let socket = UnixSocket::new_stream().map_err(failed("make a socket for"))?;
+    socket.bind(path).map_err(failed("bind"))?;
+    // Before `listen`, a connect is refused: so nobody gets in ahead of the mode.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))
+        .map_err(failed("set the mode of"))?;
+    let ours = identity(path).map_err(failed("look at"))?;
+    let listener = socket.listen(BACKLOG).map_err(failed("listen on"))?;
+    Ok((listener, ours))
 }
 
 impl Drop for UnixIncoming {
@@ -147,6 +213,8 @@ async fn remove_stale(path: &Path) -> Result<(), UnixError> {
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::StreamExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -164,6 +232,35 @@ mod tests {
         assert!(path.exists(), "std leaves the socket behind, as a killed process does");
         drop(UnixIncoming::bind(&path).await.expect("takes over"));
         assert!(!path.exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_socket_is_bound_again() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("csi.sock");
+        let mut incoming = UnixIncoming::bind(&path).await.expect("bind");
+        std::fs::remove_file(&path).expect("remove");
+        tokio::select! {
+            biased;
+            _ = incoming.next() => panic!("nobody has connected"),
+            () = async { while !path.exists() { tokio::time::sleep(LOOK_EVERY).await } } => {}
+        }
+        let (accepted, dialled) = tokio::join!(incoming.next(), UnixStream::connect(&path));
+        assert!(accepted.expect("goes on").is_ok() && dialled.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_socket_whose_place_is_taken_ends_the_program() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("csi.sock");
+        let stop = CancellationToken::new();
+        let mut incoming = UnixIncoming::bind(&path).await.expect("bind").or_stop(stop.clone());
+        std::fs::rename(&path, dir.path().join("moved")).expect("rename");
+        let _other = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        assert!(incoming.next().await.is_none());
+        assert!(stop.is_cancelled());
+        drop(incoming);
+        assert!(path.exists(), "what is there is not ours to remove");
     }
 
     #[tokio::test]
