@@ -86,18 +86,22 @@ fn namespaces<'a>(observed: &'a SubsystemView, expectation: &Expectation) -> Jud
     Ok(meant)
 }
 
+/// At least as large as it should be, and the same on every path: a larger one is what somebody has grown.
 fn size(namespaces: &[&Namespace], expectation: &Expectation, on_device: Option<u64>) -> Judged<()> {
-    let first = namespaces.first().map(|namespace| namespace.size_bytes);
-    let Some(expected) = expectation.size_bytes.or(first) else { return Ok(()) };
+    let Some(first) = namespaces.first() else { return Ok(()) };
+    let wrong = |facts| never(Clause::Size, facts);
     for namespace in namespaces {
-        if namespace.size_bytes != expected {
-            let (name, found) = (&namespace.name, namespace.size_bytes);
-            return never(Clause::Size, format!("{name} has {found} bytes, expected {expected}"));
+        let (name, found) = (&namespace.name, namespace.size_bytes);
+        if let Some(expected) = expectation.size_bytes.filter(|expected| found < *expected) {
+            return wrong(format!("{name} has {found} bytes, expected at least {expected}"));
+        }
+        if found != first.size_bytes {
+            return wrong(format!("{name} has {found} bytes, and {} has {}", first.name, first.size_bytes));
         }
     }
     match on_device {
-        Some(found) if found != expected => {
-            never(Clause::Size, format!("the open device has {found} bytes, expected {expected}"))
+        Some(found) if found != first.size_bytes => {
+            wrong(format!("the open device has {found} bytes, expected {} as in sysfs", first.size_bytes))
         }
         _ => Ok(()),
     }

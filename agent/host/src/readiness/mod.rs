@@ -30,7 +30,7 @@ pub struct Expectation {
     /// Identity of its namespace, pinned at the first attach; `None` at that first attach, when the one
     /// namespace of the subsystem is taken and its identity reported.
     pub identity: Option<NamespaceIdentity>,
-    /// Exact size in bytes; `None` where nobody knows it (it is then reported).
+    /// Smallest size in bytes; `None` where nobody knows it (it is then reported).
     pub size_bytes: Option<u64>,
     /// How the device will be used. Writable use (`false`) needs a device that is not read-only; read-only
     /// use (`true`) takes either.
@@ -79,7 +79,7 @@ pub enum Clause {
     Subsystem,
     /// The namespace is there, and is the one that was pinned.
     NamespaceIdentity,
-    /// Its size is the expected one, in sysfs and on the open device.
+    /// Its size is the expected one or larger, and the same in sysfs and on the open device.
     Size,
     /// It is not read-only where it is to be written, in sysfs and on the open device.
     ReadOnly,

@@ -155,7 +155,7 @@ fn each_clause_fails_by_its_own_name_and_says_what_was_seen() {
                 v.namespaces[0].identity = NamespaceIdentity::default();
             }),
         ),
-        (Clause::Size, "expected 4096", fails(|_, e, _| e.size_bytes = Some(4096))),
+        (Clause::Size, "expected at least", fails(|_, e, _| e.size_bytes = Some(SIZE + 1))),
         (Clause::Size, "open device has 512", fails(|_, _, io| io.size_bytes = Some(512))),
         (Clause::ReadOnly, "read-only", fails(|v, _, _| v.namespaces[0].read_only = true)),
         (Clause::ReadOnly, "open device", fails(|_, _, io| io.read_only = Some(true))),
@@ -228,7 +228,7 @@ fn the_first_failing_clause_is_named_in_the_order_of_the_list() {
     judge(&view, &expectation);
     view.namespaces[0].read_only = true;
     judge(&view, &expectation);
-    expectation.size_bytes = Some(1);
+    expectation.size_bytes = Some(u64::MAX);
     judge(&view, &expectation);
     expectation.identity = Some(NamespaceIdentity::default());
     judge(&view, &expectation);
@@ -355,6 +355,12 @@ fn the_kubelets_loop_and_holders_that_were_asked_for_are_known() {
     view.namespaces[0].holders.push(held("dm-3", HolderKind::Dm { map, uuid }));
     let asked = Expectation { asked_holders: vec!["dm-3".to_owned()], ..expectation() };
     evaluate(&view, &asked, &facts).expect("ready");
+}
+
+#[test]
+fn a_device_larger_than_expected_is_ready_if_all_agree() {
+    let expectation = Expectation { size_bytes: Some(SIZE - 4096), ..expectation() };
+    assert_eq!(evaluate(&view(), &expectation, &io(HEAD)).expect("ready").selected.size_bytes, SIZE);
 }
 
 #[test]
