@@ -14,6 +14,9 @@ use crate::{IdError, VolumeId};
 
 /// Longest NQN in bytes, without the terminating NUL.
 const MAX_BYTES: usize = 223;
+/// Begins every name that keeps a volume's list of hosts from being empty, and that no host may have: whoever took one
+/// for its own would be let in where nobody is meant to be.
+pub(crate) const PLACEHOLDER_PREFIX: &str = "nqn.2026-01.io.cleat:nobody.";
 /// NQNs of this form carry a UUID and nothing else.
 const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
 
@@ -47,11 +50,22 @@ fn check(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// A host's: any but those that stand for nobody.
+fn check_host(text: &str) -> Result<(), &'static str> {
+    check(text)?;
+    // However it is written: some targets may compare names without regard to case.
+    let reserved = text.get(..PLACEHOLDER_PREFIX.len());
+    if reserved.is_some_and(|reserved| reserved.eq_ignore_ascii_case(PLACEHOLDER_PREFIX)) {
+        return Err("begins with nqn.2026-01.io.cleat:nobody., which stands for no host at all");
+    }
+    Ok(())
+}
+
 checked_text!(
     /// Name of an NVMe host, as a target's access list knows it.
     HostNqn,
     "host NQN",
-    check,
+    check_host,
     "use nqn.yyyy-mm.DOMAIN:NAME or nqn.2014-08.org.nvmexpress:uuid:UUID"
 );
 checked_text!(
@@ -194,6 +208,15 @@ mod tests {
         ] {
             assert_eq!(SubsystemNqn::parse(text).map(|n| n.to_string()), Ok(text.to_owned()));
         }
+    }
+
+    #[test]
+    fn no_host_may_take_a_name_that_stands_for_nobody() {
+        for text in ["nqn.2026-01.io.cleat:nobody.pvc-1", "nqn.2026-01.IO.cleat:Nobody.pvc-1.0a"] {
+            let error = HostNqn::parse(text).expect_err(text).to_string();
+            assert!(error.contains("stands for no host"), "{error}");
+        }
+        assert!(HostNqn::parse("nqn.2026-01.io.cleat:nobody").is_ok());
     }
 
     #[test]

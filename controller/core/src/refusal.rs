@@ -175,7 +175,8 @@ pub enum Refusal {
     },
     /// Nothing is known of the node.
     #[error(
-        "node {node} has no volume, and no agent of that name was heard since the controller began: is the name right?"
+        "node {node} is unknown: it has no volume, and no agent of that name was heard since the controller began. Check \
+         the name, and that cleat-agent runs there"
     )]
     UnknownNode {
         /// The node.

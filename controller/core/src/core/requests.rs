@@ -321,7 +321,12 @@ impl Step<'_> {
             waits_for: "its agent has to connect and prove that it can use the volume".into(),
         };
         let Some(known) = self.core.nodes.get(node) else {
-            return Err(silent(self.core.began));
+            // Known from records, it may come back; of any other, most likely the name is not right.
+            return Err(if self.core.volumes.values().any(|v| v.knows(node)) {
+                silent(self.core.began)
+            } else {
+                Refusal::UnknownNode { node: node.clone() }
+            });
         };
         if let Standing::Quarantined { reason } = &known.standing {
             return Err(Refusal::Quarantined { node: node.clone(), reason: reason.clone() });

@@ -24,10 +24,15 @@ fn publish_allows_the_host_then_tells_the_agent_and_answers_when_the_agent_has_p
 }
 
 #[test]
-fn publish_to_a_node_without_a_session_says_since_when() {
+fn publish_to_a_node_never_heard_of_says_that_it_is_unknown() {
     let mut b = Bench::new();
     let request = b.publish("a", Access::Rwo);
-    assert!(matches!(b.refusal(request), Refusal::Silent { since: UnixMillis(0), .. }));
+    assert!(matches!(b.refusal(request), Refusal::UnknownNode { .. }));
+}
+
+#[test]
+fn publish_to_a_silent_node_says_since_when() {
+    let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.silent("a");
     let since = b.now;
