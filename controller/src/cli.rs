@@ -20,7 +20,7 @@ use reqwest::Url;
 use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
 use crate::metrics;
-use crate::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
+use crate::rds::{self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use crate::store::StoreSpec;
 use fencing::{FenceOptions, Fencing};
 
@@ -98,13 +98,20 @@ struct RdsOptions {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     rds_timeout: Duration,
 
-    /// How long a write without an answer may still take effect (RouterOS gives up a REST command after 60 s)
+    /// How long a write without an answer may still take effect once the RDS has received it (RouterOS gives up a REST
+    /// command after 60 s); what was not received within --rds-timeout is dropped by the kernel
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     rds_settle: Duration,
 
     /// Directory on the RDS for the volumes' files; nothing outside of it is touched
     #[arg(long, value_name = "PATH", env = "CLEAT_RDS_FILES")]
     rds_files: String,
+
+    /// The name of this cluster, which no other cluster on the same RDS may have. Each volume that is made is marked with
+    /// it on the RDS, and no other is listed, changed or deleted. It must stay the same: under another name the
+    /// volumes would be somebody else's
+    #[arg(long, value_name = "ID", env = "CLEAT_CLUSTER_ID")]
+    cluster_id: ClusterId,
 
     /// Address and port at which the RDS serves volumes to hosts; once for each path. A volume is exported at one
     /// port on all addresses, so the ports must be the same
@@ -241,6 +248,9 @@ pub enum ConfigError {
 /// long as it may take; one that takes an export off may be answered as late as the RDS still carries it out. The RDS
 /// client keeps to this by itself; this is the fence behind it.
 const REQUESTS_OF_A_CHANGE: u32 = 5 * 4;
+/// Between two denials of a volume that the RDS's list lacks, of which it takes three: a list that is rebuilt is not
+/// wrong for as long.
+const ABSENCE_PAUSE: Duration = Duration::from_secs(2);
 
 impl Cli {
     /// Checks what was asked for.
@@ -270,6 +280,7 @@ impl Cli {
             rds_timeout,
             rds_settle,
             rds_files,
+            cluster_id,
             rds_portals,
             rds_volume_ports,
             nqn_prefix,
@@ -289,12 +300,19 @@ impl Cli {
             trust,
             timeout: rds_timeout,
         };
-        let naming = Naming::new(&rds_files, &nqn_prefix)?;
+        let naming = Naming::new(&rds_files, &nqn_prefix, cluster_id)?;
         let agent_transport = tls.load(Kind::Node, agent_listen)?;
         let operator_transport = tls.load(Kind::Operator, operator_listen)?;
         let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
             fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
-        let rds = rds::Config { endpoint, naming, port, host_acl, settle: rds_settle };
+        let rds = rds::Config {
+            endpoint,
+            naming,
+            port,
+            host_acl,
+            settle: rds_settle,
+            absence_pause: ABSENCE_PAUSE,
+        };
         Ok(Settings {
             csi_socket,
             agent_listen,

@@ -15,6 +15,7 @@ fn settings(more: &[&str]) -> Result<Settings, String> {
         "--rds-password-file=/secret",
         "--rds-ca=/ca.pem",
         "--rds-files=/pool/cleat",
+        "--cluster-id=one",
         "--rds-portal=10.0.0.1:4420",
     ];
     let store = ["--store=file:/var/lib/cleat/records"];

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use cleat_controller::rds::{self, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
+use cleat_controller::rds::{
+    self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, NotAClusterId, Trust,
+};
 use cleat_host::{InvalidName, Portal};
 use humantime::parse_duration;
 use reqwest::Url;
@@ -16,6 +18,10 @@ use reqwest::Url;
 const NQN_PREFIX: &str = "nqn.2026-01.io.cleat.probe:";
 /// MikroTik documents that a REST command is given up after 60 s.
 const SETTLE: Duration = Duration::from_secs(60);
+/// Whose the scratch disk is: no cluster's.
+const OWNER: &str = "cleat-probe";
+/// Between two denials of the scratch disk.
+const ABSENCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Finds out, on a scratch disk that is removed again, what a ROSE Data Server does that Cleat could fence with: run it
 /// as root on a node that reaches the RDS and its portals. Prints the answers and the settings to use, and writes the
@@ -98,6 +104,9 @@ pub enum SettingsError {
     /// A portal.
     #[error("--portal")]
     Portal(#[from] InvalidName),
+    /// The scratch disk's mark.
+    #[error(transparent)]
+    Owner(#[from] NotAClusterId),
     /// Portals with different ports.
     #[error("--portal {0}: another port than the portal before: the RDS exports a disk at one port")]
     Ports(Portal),
@@ -151,11 +160,18 @@ impl Cli {
         if !folder.is_dir() {
             return Err(SettingsError::NoFolder { out, folder });
         }
-        let naming = Naming::new(&files, NQN_PREFIX)?;
+        let naming = Naming::new(&files, NQN_PREFIX, ClusterId::new(OWNER)?)?;
         let port = checked.first().map_or(0, Portal::port);
         let endpoint = Endpoint { url: rds.clone(), user, password_file, trust, timeout: rds_timeout };
         Ok(Settings {
-            rds: rds::Config { endpoint, naming, port, host_acl: HostAcl::List, settle: SETTLE },
+            rds: rds::Config {
+                endpoint,
+                naming,
+                port,
+                host_acl: HostAcl::List,
+                settle: SETTLE,
+                absence_pause: ABSENCE_PAUSE,
+            },
             url: rds.as_str().trim_end_matches('/').to_owned(),
             portals: checked,
             out,

@@ -110,7 +110,7 @@ impl Scratch {
             return Err(Trouble::unclear(format!("the RDS has a disk {} already", self.id)));
         }
         self.asked_for.store(true, Ordering::Release);
-        self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE }).await?;
+        self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE, min_fence: None }).await?;
         Ok(())
     }
 

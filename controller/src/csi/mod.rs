@@ -7,6 +7,7 @@
 mod controller;
 mod identity;
 mod in_progress;
+mod name;
 mod overtaking;
 mod provision;
 mod publish;

@@ -3,12 +3,12 @@
 use cleat_core::{Deletion, VolumeId};
 use cleat_proto::csi::v1 as csi;
 
-use super::MIN_FENCE_KEY;
 use super::controller::{Shared, measured};
 use super::request::Create;
 use super::status::CallError;
+use super::{MIN_FENCE, MIN_FENCE_KEY};
 use crate::metrics::RdsCall;
-use crate::rds::{ByteSize, Freshness, NewVolume, RdsError};
+use crate::rds::{ByteSize, NewVolume, Priority, RdsError};
 
 /// Makes the volume, or finds it made with what was asked for.
 pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
@@ -19,20 +19,29 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
         let met = shared.engine.view(move |core, _| core.target().meets(min_fence)).await?;
         met.map_err(|lacking| CallError::NoSuchFence { min_fence, lacking })?;
     }
-    let size = match shared.find(&volume, Freshness::Now).await? {
+    let found = measured(RdsCall::Find, shared.rds.listed(&volume, Priority::Attach)).await;
+    let found = found.map_err(|source| CallError::Rds { volume: volume.clone(), source })?;
+    let min_fence_name = min_fence.map(|fence| fence.name().to_owned());
+    let size = match found {
         None => {
             nobody_has_it(shared, &volume).await?;
             ByteSize(capacity.wanted_bytes)
         }
+        Some(found) if found.min_fence != min_fence_name => {
+            let named = |fence: Option<String>| fence.unwrap_or_else(|| "none".to_owned());
+            let (made, asked) = (named(found.min_fence), named(min_fence_name));
+            let difference = format!("parameters[{MIN_FENCE:?}]: it was made with {made}, asked for {asked}");
+            return Err(CallError::Exists { volume, difference });
+        }
         Some(found) if capacity.admits(found.size.0) => found.size,
         Some(found) => {
             let difference =
-                format!("it exists with {}, which the capacity range does not admit", found.size);
+                format!("capacity_range: it exists with {}, which the range does not admit", found.size);
             return Err(CallError::Exists { volume, difference });
         }
     };
     // Also where it was found: an earlier attempt may not have come to its end.
-    let new = NewVolume { id: volume.clone(), size };
+    let new = NewVolume { id: volume.clone(), size, min_fence: min_fence_name };
     let made = measured(RdsCall::Create, shared.rds.create(&new)).await.map_err(|source| match source {
         RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
         source => CallError::Rds { volume: volume.clone(), source },

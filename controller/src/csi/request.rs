@@ -63,7 +63,7 @@ pub(super) struct Unpublish {
 
 impl Create {
     pub(super) fn check(request: &csi::CreateVolumeRequest) -> Result<Self, CallError> {
-        let volume = volume("name", &request.name)?;
+        let volume = super::name::volume_of(&request.name)?;
         let most = capabilities(&request.volume_capabilities)?;
         let min_fence = parameters("parameters", &request.parameters)?;
         if min_fence == Some(MinFence::Reservation) && most == Access::Rwo {

@@ -59,7 +59,14 @@ pub(super) enum CallError {
     InProgress { volume: VolumeId, operation: &'static str, since: String },
     /// The operation's task panicked.
     #[error("the operation ended without an answer: {0}")]
-    Panicked(#[from] tokio::task::JoinError),
+    Panicked(#[source] tokio::task::JoinError),
+}
+
+impl From<tokio::task::JoinError> for CallError {
+    /// Only the end of the process cancels an operation.
+    fn from(ended: tokio::task::JoinError) -> Self {
+        if ended.is_cancelled() { Ended.into() } else { Self::Panicked(ended) }
+    }
 }
 
 impl From<Ended> for CallError {
@@ -107,9 +114,10 @@ pub fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::StillAttached { .. }
         | Refusal::NotAttached { .. }
         | Refusal::NotGone { .. }
-        | Refusal::UnknownNode { .. }
         | Refusal::ExportOff { .. }
         | Refusal::Quarantined { .. } => Code::FailedPrecondition,
+        // CSI's code for a node that does not exist: for whoever asks, another node may do.
+        Refusal::UnknownNode { .. } => Code::NotFound,
         Refusal::Incompatible { .. } => Code::AlreadyExists,
         // The agent may come back by itself.
         Refusal::Silent { .. } => Code::Unavailable,

@@ -105,11 +105,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             Code::FailedPrecondition,
             &["not attached to node a"],
         ),
-        (
-            Refusal::UnknownNode { node: node("a") },
-            Code::FailedPrecondition,
-            &["node a has no volume", "is the name right?"],
-        ),
+        (Refusal::UnknownNode { node: node("a") }, Code::NotFound, &["node a is unknown", "Check the name"]),
         (
             Refusal::NotGone { node: node("a"), since: UnixMillis(951_782_400_000) },
             Code::FailedPrecondition,

@@ -3,7 +3,7 @@
 //! In come the volume as just read and a wish; out goes the next write, or none if the wish is met. What always
 //! holds, after each single step as well as at the end: no host is admitted that was not before, but the one
 //! that is to be. In particular an exported volume with an empty list would admit everybody, so no step ever empties
-//! a list: [`nobody`] is on each from the volume's making on, and hosts come and go beside it with one write each,
+//! a list: [`somebody_else`] is on each from the volume's making on, and hosts come and go beside it with one write each,
 //! the export being left as it is. A volume that was made without it gets it with the first step that touches its
 //! list, and is not exported before.
 
@@ -16,13 +16,26 @@ use super::volume::Volume;
 use crate::secret::Secret;
 
 /// What precedes the volume id in the host NQN that no host has, and that keeps the volume's list from being empty.
+/// No host may name itself so.
 ///
 /// One for each volume: a target may keep one secret to a host NQN (Linux' does), and volumes have different ones.
+/// After the id comes a random part, which the volume's own list keeps and nothing else: whoever could guess the name
+/// would be let in.
 pub const NOBODY: &str = "nqn.2026-01.io.cleat:nobody.";
+const RANDOM_DIGITS: usize = 32;
 
-/// The host NQN that no host has, on a volume's list.
+/// A new host NQN that no host has, for a volume's list.
 pub(super) fn nobody(volume: &VolumeId) -> String {
-    format!("{NOBODY}{volume}")
+    format!("{NOBODY}{volume}.{}", uuid::Uuid::new_v4().simple())
+}
+
+/// Whether this is such a host NQN of the volume, with its random part.
+fn is_nobody(volume: &VolumeId, host: &str) -> bool {
+    let random =
+        host.strip_prefix(NOBODY).and_then(|rest| rest.strip_prefix(volume.as_str())?.strip_prefix('.'));
+    random.is_some_and(|random| {
+        random.len() == RANDOM_DIGITS && random.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 /// What is wanted.
@@ -49,13 +62,15 @@ pub(super) enum Step {
     Secret(Secret),
 }
 
-/// The next step, or `None` if the wish is met.
-pub(super) fn next_step(volume: &Volume, wish: &Wish) -> Option<Step> {
+/// The next step, or `None` if the wish is met. `fresh` is a new host NQN of nobody, for a list without one.
+pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<Step> {
     let mut hosts = volume.hosts.clone();
+    let kept = hosts.iter().find(|host| is_nobody(&volume.id, host)).cloned();
+    hosts.retain(|host| !host.starts_with(NOBODY));
     match wish {
         Wish::Hide => return volume.exported.then_some(Step::Export(false)),
-        // With an empty list, to show it would be to show it to everybody.
-        Wish::Show if hosts.is_empty() => {}
+        // With an empty list, to show it would be to show it to everybody; with one whose nobody can be guessed, too.
+        Wish::Show if kept.is_none() => {}
         Wish::Show => return (!volume.exported).then_some(Step::Export(true)),
         Wish::Allow(host) => {
             hosts.insert(host.as_str().to_owned());
@@ -64,7 +79,7 @@ pub(super) fn next_step(volume: &Volume, wish: &Wish) -> Option<Step> {
             hosts.remove(host.as_str());
         }
     }
-    hosts.insert(nobody(&volume.id));
+    hosts.insert(kept.unwrap_or_else(|| fresh.to_owned()));
     if hosts != volume.hosts {
         return Some(Step::Hosts(hosts));
     }
@@ -125,8 +140,16 @@ mod tests {
     use super::super::volume::ByteSize;
     use super::*;
 
-    const V_NOBODY: &str = "nqn.2026-01.io.cleat:nobody.v";
-    const NAMES: [&str; 4] = ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c", V_NOBODY];
+    const V_NOBODY: &str = "nqn.2026-01.io.cleat:nobody.v.0123456789abcdef0123456789abcdef";
+    const FRESH: &str = "nqn.2026-01.io.cleat:nobody.v.ffffffffffffffffffffffffffffffff";
+    /// As earlier versions had it.
+    const GUESSED: &str = "nqn.2026-01.io.cleat:nobody.v";
+    const NAMES: [&str; 6] =
+        ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c", V_NOBODY, GUESSED, FRESH];
+
+    fn next_step(volume: &Volume, wish: &Wish) -> Option<Step> {
+        super::next_step(volume, wish, FRESH)
+    }
 
     fn host(name: &str) -> HostNqn {
         HostNqn::new(name).unwrap()
@@ -142,6 +165,7 @@ mod tests {
             exported,
             mountable: false,
             hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
+            min_fence: None,
         }
     }
 
@@ -162,15 +186,19 @@ mod tests {
     /// by accident, and nothing that is still on its way to the RDS could let anybody in later.
     #[test]
     fn no_step_ever_admits_a_host_other_than_the_one_allowed() {
-        for bits in 0..32u8 {
-            let names: Vec<&str> = (0..4).filter(|i| bits >> i & 1 == 1).map(|i| NAMES[i]).collect();
-            let start = volume(&names, bits >> 4 & 1 == 1);
+        for bits in 0..64u8 {
+            let names: Vec<&str> = (0..5).filter(|i| bits >> i & 1 == 1).map(|i| NAMES[i]).collect();
+            let start = volume(&names, bits >> 5 & 1 == 1);
             for wish in [Wish::Allow(host(NAMES[0])), Wish::Deny(host(NAMES[0])), Wish::Hide, Wish::Show] {
                 let mut now = start.clone();
                 let mut steps = 0;
                 while let Some(step) = next_step(&now, &wish) {
                     if let Step::Hosts(hosts) = &step {
-                        assert!(hosts.contains(V_NOBODY), "{start:?} {wish:?} {step:?}");
+                        assert!(
+                            hosts.contains(V_NOBODY) != hosts.contains(FRESH),
+                            "{start:?} {wish:?} {step:?}"
+                        );
+                        assert!(!hosts.contains(GUESSED), "{start:?} {wish:?} {step:?}");
                     }
                     apply(&mut now, step.clone());
                     assert!(step.taken(&now));
@@ -184,13 +212,14 @@ mod tests {
                         Wish::Deny(_) | Wish::Hide => {}
                     }
                     // Being no host, it may be admitted.
-                    may.insert(V_NOBODY);
+                    may.extend([V_NOBODY, FRESH]);
                     assert!(admitted(&now).is_subset(&may), "{start:?} {wish:?} {step:?} {now:?}");
                 }
                 match wish {
                     Wish::Allow(_) => assert!(admitted(&now).contains(NAMES[0])),
                     Wish::Deny(_) => assert!(!admitted(&now).contains(NAMES[0])),
                     Wish::Hide => assert!(admitted(&now).is_empty()),
+                    Wish::Show if start.exported && names.contains(&V_NOBODY) => {}
                     Wish::Show => assert!(now.exported && !now.hosts.is_empty()),
                 }
             }
@@ -216,14 +245,23 @@ mod tests {
     #[test]
     fn a_volume_made_without_the_placeholder_gets_it_before_it_is_shown_to_anybody() {
         let mut now = volume(&[], false);
-        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Hosts([V_NOBODY.to_owned()].into())));
-        now.hosts.insert(V_NOBODY.to_owned());
+        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Hosts([FRESH.to_owned()].into())));
+        now.hosts.insert(FRESH.to_owned());
         assert_eq!(next_step(&now, &Wish::Show), Some(Step::Export(true)));
         // One that is open to everybody is closed by the first step about anybody.
         let open = volume(&[], true);
         for wish in [Wish::Deny(host(NAMES[0])), Wish::Show] {
-            assert_eq!(next_step(&open, &wish), Some(Step::Hosts([V_NOBODY.to_owned()].into())), "{wish:?}");
+            assert_eq!(next_step(&open, &wish), Some(Step::Hosts([FRESH.to_owned()].into())), "{wish:?}");
         }
+    }
+
+    #[test]
+    fn nobody_of_a_volume_cannot_be_guessed() {
+        let id = VolumeId::new("v").unwrap();
+        let (one, two) = (nobody(&id), nobody(&id));
+        assert_ne!(one, two);
+        assert!(is_nobody(&id, &one) && !is_nobody(&id, GUESSED));
+        assert!(!is_nobody(&VolumeId::new("v-2").unwrap(), &one));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use cleat_core::{HostNqn, VolumeId};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::access::{Step, Wish, next_step, nobody};
+use super::access::{NOBODY, Step, Wish, next_step, nobody};
 use super::carrier::Carrier;
 use super::error::{RdsError, Way};
 use super::gate::Priority;
@@ -37,9 +37,11 @@ pub struct Config {
     pub port: u16,
     /// How it limits which hosts may connect.
     pub host_acl: HostAcl,
-    /// How long a write without an answer may still take effect. MikroTik documents that a REST command is
-    /// given up after 60 s.
+    /// How long a write without an answer may still take effect once the RDS has received it. MikroTik documents that
+    /// a REST command is given up after 60 s.
     pub settle: Duration,
+    /// Between two denials of a volume that the list lacks.
+    pub absence_pause: Duration,
 }
 
 /// An RDS over its REST API. Cheap to clone.
@@ -58,7 +60,9 @@ pub(super) struct Inner {
     /// Each volume that is made gets its own, if given.
     pub(super) ports: Option<Ports>,
     pub(super) host_acl: HostAcl,
+    /// How long after it was given up a write may still take effect.
     pub(super) settle: Duration,
+    pub(super) absence_pause: Duration,
 }
 
 impl RestRds {
@@ -81,11 +85,15 @@ impl RestRds {
     }
 
     fn over(wire: Wire, config: Config) -> Self {
-        let Config { endpoint: _, naming, port, host_acl, settle } = config;
+        let Config { endpoint: _, naming, port, host_acl, settle, absence_pause } = config;
+        // First the kernel may still deliver it, then the RDS may still carry it out.
+        let settle = settle + wire.delivers_for();
         let wire = Arc::new(wire);
         let lister = Arc::new(Lister::new(Arc::clone(&wire), naming.clone()));
         let volumes = PerVolume::default();
-        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, ports: None, host_acl, settle }) }
+        let inner =
+            Inner { wire, lister, volumes, naming, port, ports: None, host_acl, settle, absence_pause };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Gives each volume that is made from now on a port of its own.
@@ -93,11 +101,13 @@ impl RestRds {
     /// To be said before the first operation.
     #[must_use]
     pub fn with_volume_ports(self, range: VolumePorts) -> Self {
-        let Inner { wire, lister, volumes: _, naming, port, ports: _, host_acl, settle } = &*self.inner;
+        let Inner { wire, lister, volumes: _, naming, port, ports: _, host_acl, settle, absence_pause } =
+            &*self.inner;
         let (wire, lister, naming) = (Arc::clone(wire), Arc::clone(lister), naming.clone());
         let (volumes, ports) = (PerVolume::default(), Some(Ports::of(range)));
-        let (port, host_acl, settle) = (*port, *host_acl, *settle);
-        Self { inner: Arc::new(Inner { wire, lister, volumes, naming, port, ports, host_acl, settle }) }
+        let (port, host_acl, settle, absence_pause) = (*port, *host_acl, *settle, *absence_pause);
+        let inner = Inner { wire, lister, volumes, naming, port, ports, host_acl, settle, absence_pause };
+        Self { inner: Arc::new(inner) }
     }
 
     async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {
@@ -130,6 +140,19 @@ impl RestRds {
 impl Rds for RestRds {
     async fn volumes(&self, priority: Priority, freshness: Freshness) -> Result<Arc<Inventory>, RdsError> {
         self.inner.lister.get(priority, freshness).await
+    }
+
+    async fn volume(
+        &self,
+        id: &VolumeId,
+        priority: Priority,
+        freshness: Freshness,
+    ) -> Result<Volume, RdsError> {
+        self.inner.look(id, priority, freshness).await
+    }
+
+    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<Volume>, RdsError> {
+        Ok(self.inner.lister.get(priority, Freshness::Now).await?.find(id)?.cloned())
     }
 
     async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
@@ -206,6 +229,9 @@ impl Inner {
         wish: &Wish,
         priority: Priority,
     ) -> Result<Volume, RdsError> {
+        if matches!(wish, Wish::Allow(_) | Wish::Show) {
+            held.cannot_vanish(id, self.settle)?;
+        }
         let volume = self.bring_about(held, id, wish, priority).await?;
         match wish {
             Wish::Deny(host) => held.cannot_admit(id, Some(host), self.settle)?,
@@ -226,14 +252,14 @@ impl Inner {
         wish: &Wish,
         priority: Priority,
     ) -> Result<Volume, RdsError> {
-        let mut volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
+        let mut volume = self.look(id, priority, Freshness::Now).await?;
         held.read(&volume);
         for _ in 0..STEPS_MAX {
             let Some(step) = self.next_step(held, &volume, wish)? else {
                 return Ok(volume);
             };
             self.set(held, &volume, &step, priority).await?;
-            volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
+            volume = self.look(id, priority, Freshness::Now).await?;
             if !step.taken(&volume) {
                 let problem = format!("it was said to be done, and the RDS shows {volume:?}");
                 return Err(RdsError::malformed(&format!("set {step:?} on volume {id}"), problem));
@@ -249,7 +275,7 @@ impl Inner {
             (_, Wish::Hide) if !held.hid() => Ok(Some(Step::Export(false))),
             // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
             // fenced by it: to take it away is not for us to decide.
-            (HostAcl::None, Wish::Show) if volume.hosts.contains(&nobody(&volume.id)) => {
+            (HostAcl::None, Wish::Show) if volume.hosts.iter().any(|host| host.starts_with(NOBODY)) => {
                 Err(RdsError::conflict(
                     &volume.id,
                     "its list of hosts is kept as under --host-acl list, and this controller runs without: run it with \
@@ -258,7 +284,7 @@ impl Inner {
             }
             // Without lists, exporting to everybody is what is meant.
             (HostAcl::None, Wish::Show) => Ok((!volume.exported).then_some(Step::Export(true))),
-            _ => Ok(next_step(volume, wish)),
+            _ => Ok(next_step(volume, wish, &nobody(&volume.id))),
         }
     }
 

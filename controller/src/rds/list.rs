@@ -5,19 +5,25 @@
 //! caller never gets a list that was begun before it called (if it asked for `Now`), nor one that was begun
 //! before our latest write had ended.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cleat_core::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::error::{RdsError, Way};
-use super::gate::Priority;
-use super::metrics::Op;
+use super::gate::{Priority, Turn};
+use super::metrics::{self, Op};
 use super::volume::{Inventory, Naming, PROPERTIES};
 use super::wire::{Request, Wire};
+
+/// How often an empty list is asked for again, and after what pause.
+const AGAIN: u32 = 2;
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// How old an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,8 @@ struct State {
     /// How many of our writes have begun or ended. A list counts only while this stands where it stood.
     writes: u64,
     latest: Option<(Begun, Arc<Inventory>)>,
+    /// The number of each volume that a list has shown and that was not denied since.
+    numbers: BTreeMap<VolumeId, String>,
     flights: Vec<Flight>,
     flights_ever: u64,
 }
@@ -71,6 +79,16 @@ impl Lister {
     /// Marks that a write is about to be sent, or has just ended: no list begun before serves anybody after.
     pub(super) fn wrote(&self) {
         self.lock().writes += 1;
+    }
+
+    /// The number of a volume's disk, if a list has shown it and it was not denied since.
+    pub(super) fn number(&self, id: &VolumeId) -> Option<String> {
+        self.lock().numbers.get(id).cloned()
+    }
+
+    /// The RDS has denied the volume.
+    pub(super) fn forget(&self, id: &VolumeId) {
+        self.lock().numbers.remove(id);
     }
 
     /// The list.
@@ -133,10 +151,8 @@ impl Lister {
                     body: None,
                     what: what.to_owned(),
                 };
-                let answer = self.wire.send(&turn, &request).await.and_then(|value| match value {
-                    Value::Array(items) => Inventory::parse(&items, &self.naming).map(Arc::new),
-                    _ => Err(RdsError::malformed(what, "it is not a list")),
-                });
+                let answer = self.whole_list(&turn, &request).await;
+                let answer = answer.and_then(|items| Inventory::parse(&items, &self.naming).map(Arc::new));
                 if let Ok(inventory) = &answer {
                     self.keep(begun, inventory);
                 }
@@ -145,6 +161,23 @@ impl Lister {
         };
         drop(landing);
         tell.send_replace(Some(answer));
+    }
+
+    /// The items. An empty list is never believed: there is at least the disk that the volumes' files are on.
+    async fn whole_list(&self, turn: &Turn, request: &Request) -> Result<Vec<Value>, RdsError> {
+        for again in 0..=AGAIN {
+            match self.wire.send(turn, request).await? {
+                Value::Array(items) if !items.is_empty() => return Ok(items),
+                Value::Array(_) => {
+                    metrics::doubtful_list();
+                    tracing::warn!(again, "the RDS's list of disks is empty, which cannot be");
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                _ => return Err(RdsError::malformed(&request.what, "it is not a list")),
+            }
+        }
+        let problem = "it is empty, and not even the disk that the volumes' files are on is in it";
+        Err(RdsError::malformed(&request.what, problem))
     }
 
     fn begin(&self, number: u64) -> Begun {
@@ -158,6 +191,7 @@ impl Lister {
 
     fn keep(&self, begun: Begun, inventory: &Arc<Inventory>) {
         let mut state = self.lock();
+        state.numbers.extend(inventory.volumes().map(|volume| (volume.id.clone(), volume.item.clone())));
         if state.latest.as_ref().is_none_or(|(latest, _)| latest.at <= begun.at) {
             state.latest = Some((begun, Arc::clone(inventory)));
         }

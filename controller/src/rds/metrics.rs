@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{gauge, histogram};
+use metrics::{counter, gauge, histogram};
 
 use super::error::RdsError;
 
@@ -41,6 +41,11 @@ pub(super) fn request<T>(op: Op, took: Duration, result: &Result<T, RdsError>) {
 /// How long a request waited for its turn.
 pub(super) fn queued(op: Op, waited: Duration) {
     histogram!("cleat_rds_queue_seconds", "op" => op.label()).record(waited);
+}
+
+/// A list of disks was empty, or lacked one that is there.
+pub(super) fn doubtful_list() {
+    counter!("cleat_rds_doubtful_lists_total").increment(1);
 }
 
 /// How many requests wait for their turn.

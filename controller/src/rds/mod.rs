@@ -11,6 +11,8 @@
 //! | `provision` | create, delete |
 //! | `abilities` | what the device was probed to do |
 //! | `access` | who may connect: the pure plan |
+//! | `absence` | whether a volume is there that the list lacks |
+//! | `owner` | the mark that says whose a volume is |
 //! | `password` | the secret of in-band authentication |
 //! | `raw` | properties as they are, for probing |
 //! | `per_volume` | one operation at a time, and writes in doubt |
@@ -29,6 +31,7 @@ use cleat_core::{HostNqn, VolumeId};
 use crate::secret::Secret;
 
 mod abilities;
+mod absence;
 mod access;
 mod carrier;
 mod client;
@@ -36,6 +39,7 @@ mod error;
 mod gate;
 mod list;
 mod metrics;
+mod owner;
 mod password;
 mod per_volume;
 mod ports;
@@ -54,6 +58,7 @@ pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;
 pub use list::Freshness;
+pub use owner::{ClusterId, NotAClusterId};
 pub use ports::{NotAPortRange, VolumePorts};
 pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
 pub use volume::{ByteSize, Inventory, Naming, NamingError, Volume};
@@ -85,6 +90,8 @@ pub struct NewVolume {
     pub id: VolumeId,
     /// Its size: exactly this is made.
     pub size: ByteSize,
+    /// The weakest fence that suffices for it, where that was said.
+    pub min_fence: Option<String>,
 }
 
 /// What the RDS says of itself.
@@ -116,6 +123,18 @@ pub trait Rds: Send + Sync + 'static {
         freshness: Freshness,
     ) -> Result<Volume, RdsError> {
         self.volumes(priority, freshness).await?.get(id).cloned()
+    }
+
+    /// One volume, or `None` if the list lacks it, which proves little: enough to try to make it.
+    ///
+    /// # Errors
+    /// If the RDS did not give a list that can be read, or something that is not ours is in its place.
+    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<Volume>, RdsError> {
+        match self.volume(id, priority, Freshness::Now).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(RdsError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Makes a volume. One that is there already with the same size is success.

@@ -37,6 +37,8 @@ pub(super) struct Memory {
     doubts: Vec<Doubt>,
     /// Our latest switch of the export was to off, and the RDS has answered it.
     hid: bool,
+    /// When a removal of the disk was given up without an answer.
+    removal: Option<Instant>,
 }
 
 /// A write whose answer was lost.
@@ -62,7 +64,7 @@ impl PerVolume {
             Some(memory) => {
                 let memory = memory.get_mut();
                 memory.settle(settle);
-                !memory.doubts.is_empty()
+                !memory.doubts.is_empty() || memory.removal.is_some()
             }
         });
     }
@@ -107,6 +109,20 @@ impl Memory {
     /// The volume is gone, and its doubts with it.
     pub(super) fn clear(&mut self) {
         self.doubts.clear();
+        self.removal = None;
+    }
+
+    /// Remembers a removal of the disk whose answer was lost.
+    pub(super) fn doubt_removal(&mut self) {
+        self.removal = Some(Instant::now());
+    }
+
+    /// That no removal in doubt could take the disk away under a host that is let in.
+    pub(super) fn cannot_vanish(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
+        self.settle(settle);
+        let Some(at) = self.removal else { return Ok(()) };
+        let (earlier, wait) = ("remove its disk".to_owned(), settle.saturating_sub(at.elapsed()));
+        Err(RdsError::InDoubt { volume: volume.clone(), earlier, wait })
     }
 
     /// That no write in doubt could admit the host (`None`: anybody) any more.
@@ -159,6 +175,7 @@ impl Memory {
 
     fn settle(&mut self, settle: Duration) {
         self.doubts.retain(|doubt| doubt.at.elapsed() < settle);
+        self.removal = self.removal.filter(|at| at.elapsed() < settle);
     }
 }
 

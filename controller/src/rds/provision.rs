@@ -4,9 +4,12 @@
 //! is there already and is not exactly what would be made is left alone; a volume's file is deleted only after
 //! its disk, and only if no other disk uses it; and both may be repeated after any interruption.
 
+use std::time::Duration;
+
 use cleat_core::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::access::{EXPORT, Wish, nobody_yet};
 use super::client::Inner;
@@ -14,9 +17,13 @@ use super::error::RdsError;
 use super::gate::Priority;
 use super::list::Freshness;
 use super::metrics::Op;
+use super::per_volume::Held;
 use super::volume::{Inventory, Volume, item_shaped};
 use super::wire::Request;
 use super::{HostAcl, NewVolume};
+
+/// Between two tries to remove a disk.
+const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Inner {
     pub(super) async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
@@ -76,6 +83,7 @@ impl Inner {
             ("mount-filesystem", "no".to_owned()),
             ("nvme-tcp-server-port", port.to_string()),
             ("nvme-tcp-server-nqn", self.naming.nqn(id)),
+            ("comment", self.naming.mark(new.min_fence.clone()).comment()),
         ];
         let body =
             properties.into_iter().chain(access).map(|(name, value)| (name.to_owned(), Value::String(value)));
@@ -102,8 +110,16 @@ impl Inner {
     fn check(&self, found: &Volume, new: &NewVolume) -> Result<(), RdsError> {
         let conflict = |problem: String| Err(RdsError::conflict(&new.id, problem));
         self.check_name(found)?;
-        if found.size != new.size {
+        if found.size < new.size {
             return conflict(format!("it exists with {}, not {}", found.size, new.size));
+        }
+        if found.min_fence != new.min_fence {
+            let named = |fence: &Option<String>| fence.clone().unwrap_or_else(|| "none".to_owned());
+            return conflict(format!(
+                "it was made with minFence {}, not {}",
+                named(&found.min_fence),
+                named(&new.min_fence)
+            ));
         }
         // One that was made before, or after, volumes had ports of their own goes on at its own.
         if let Some(port) = found.port.filter(|port| self.ports.is_none() && *port != self.port) {
@@ -126,20 +142,19 @@ impl Inner {
 
     pub(super) async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {
         let mut held = self.volumes.hold(id).await;
-        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+        let mut inventory = self.look_around(id, Priority::List).await?;
         let file_name = self.naming.file_name(id);
         if inventory.find(id)?.is_some() {
             // What is in doubt does not matter here: it cannot take effect on a disk that is gone.
             let volume = self.bring_about(&mut held, id, &Wish::Hide, Priority::List).await?;
-            self.remove(Op::RemoveDisk, "disk", &volume.item, &format!("remove the disk of volume {id}"))
-                .await?;
-        }
-        let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
-        if inventory.find(id)?.is_some() {
-            return Err(RdsError::malformed(
-                &format!("remove volume {id}"),
-                "it was said to be removed, and is there",
-            ));
+            self.remove_disk(&mut held, &volume).await?;
+            inventory = self.lister.get(Priority::List, Freshness::Now).await?;
+            if inventory.find(id)?.is_some() {
+                return Err(RdsError::malformed(
+                    &format!("remove volume {id}"),
+                    "it was said to be removed, and is there",
+                ));
+            }
         }
         if let Some(slot) = inventory.foreign_user_of(&file_name) {
             return Err(RdsError::conflict(
@@ -159,6 +174,37 @@ impl Inner {
             ports.take_back(id);
         }
         Ok(())
+    }
+
+    /// Removes the disk until the RDS says that it is gone. A removal whose answer was lost is sent again, for as long
+    /// as it could still take effect: what then lands late finds nothing under its number. Until it is known, nobody
+    /// is let in ([`Held::cannot_vanish`](super::per_volume::Memory::cannot_vanish)).
+    async fn remove_disk(&self, held: &mut Held, volume: &Volume) -> Result<(), RdsError> {
+        let what = format!("remove the disk of volume {}", volume.id);
+        let began = Instant::now();
+        let mut lost = None;
+        loop {
+            match self.remove(Op::RemoveDisk, "disk", &volume.item, &what).await {
+                Ok(()) => {
+                    self.lister.forget(&volume.id);
+                    return Ok(());
+                }
+                Err(error) if error.outcome_unknown() => {
+                    held.doubt_removal();
+                    tracing::warn!(volume = %volume.id, %error, "removing its disk again");
+                    lost = Some(error);
+                }
+                // Not sent, or refused: nothing comes of this one, but of one before it may.
+                Err(error) if lost.is_none() => return Err(error),
+                Err(error) => tracing::warn!(volume = %volume.id, %error, "removing its disk again"),
+            }
+            if began.elapsed() >= self.settle
+                && let Some(lost) = lost.take()
+            {
+                return Err(lost);
+            }
+            tokio::time::sleep(REMOVE_AGAIN_AFTER).await;
+        }
     }
 
     /// Deletes an item; one that is gone already is as good (the caller looks afterwards in any case).

@@ -59,7 +59,7 @@ impl Inner {
         what: String,
     ) -> Result<(), RdsError> {
         let _held = self.volumes.hold(id).await;
-        let item = self.lister.get(Priority::List, Freshness::Now).await?.get(id)?.item.clone();
+        let item = self.look(id, Priority::List, Freshness::Now).await?.item;
         let request = Request {
             op: Op::SetDisk,
             method: Method::PATCH,

@@ -1,9 +1,9 @@
 //! Volumes as the RDS describes them, and which of its disks are ours.
 //!
 //! In come disk items as RouterOS lists them (every value a string); out go [`Volume`]s with exact sizes. A disk
-//! is ours only if its slot has the shape of a volume id **and** its backing file is the one that this id has
-//! under our base path: everything else on the RDS is foreign, is only remembered by its slot and file, and is
-//! never touched. A disk of ours whose description cannot be read is neither there nor absent: asking for it
+//! is ours only if its slot has the shape of a volume id, its backing file is the one that this id has under our
+//! base path, **and** it carries our cluster's mark: everything else on the RDS is foreign, is only remembered by its
+//! slot, file and owner, and is never touched. A disk of ours whose description cannot be read is neither there nor absent: asking for it
 //! is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,12 +13,13 @@ use cleat_core::VolumeId;
 use serde_json::{Map, Value};
 
 use super::error::RdsError;
+use super::owner::{ClusterId, Mark};
 
 /// The TCP port of an export.
 const PORT: &str = "nvme-tcp-server-port";
 /// The properties that a list asks for; passwords and secrets are not among them.
 pub(super) const PROPERTIES: &str = ".id,slot,type,file-path,size,mount-filesystem,nvme-tcp-export,\
-nvme-tcp-server-port,nvme-tcp-server-nqn,nvme-tcp-server-allow-host-name";
+nvme-tcp-server-port,nvme-tcp-server-nqn,nvme-tcp-server-allow-host-name,comment";
 
 /// The suffix of backing files.
 const FILE_SUFFIX: &str = ".img";
@@ -39,6 +40,8 @@ pub struct Naming {
     /// Without slashes around it.
     base_path: String,
     nqn_prefix: String,
+    /// Whose volumes they are.
+    cluster: ClusterId,
 }
 
 /// Why a base path or NQN prefix was not accepted.
@@ -51,11 +54,11 @@ pub struct NamingError {
 }
 
 impl Naming {
-    /// Checks both: the directory of the backing files, and what precedes the volume id in an NQN.
+    /// Checks the directory of the backing files, and what precedes the volume id in an NQN.
     ///
     /// # Errors
     /// Names the value and the rule that it breaks.
-    pub fn new(base_path: &str, nqn_prefix: &str) -> Result<Self, NamingError> {
+    pub fn new(base_path: &str, nqn_prefix: &str, cluster: ClusterId) -> Result<Self, NamingError> {
         let wrong = |what, value: &str, rule| Err(NamingError { what, value: value.to_owned(), rule });
         let trimmed = base_path.trim_matches('/');
         let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(',');
@@ -69,12 +72,17 @@ impl Naming {
         if !nqn_prefix.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',' && byte != b'/') {
             return wrong("NQN prefix", nqn_prefix, "visible ASCII without commas and slashes");
         }
-        Ok(Self { base_path: trimmed.to_owned(), nqn_prefix: nqn_prefix.to_owned() })
+        Ok(Self { base_path: trimmed.to_owned(), nqn_prefix: nqn_prefix.to_owned(), cluster })
     }
 
     /// The subsystem NQN of a volume.
     pub fn nqn(&self, volume: &VolumeId) -> String {
         format!("{}{volume}", self.nqn_prefix)
+    }
+
+    /// The mark of a volume that is made with this.
+    pub(super) fn mark(&self, min_fence: Option<String>) -> Mark {
+        Mark { cluster: self.cluster.clone(), min_fence }
     }
 
     /// The backing file as `/rest/disk` names it: with a leading slash.
@@ -108,14 +116,37 @@ pub struct Volume {
     pub mountable: bool,
     /// The host NQNs that may connect. Empty means **every** host, as long as it is exported.
     pub hosts: BTreeSet<String>,
+    /// The weakest fence that suffices, as it was made with.
+    pub min_fence: Option<String>,
+}
+
+/// Whose a disk is that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owner {
+    /// It has the place and the name of a volume of ours, and nobody's mark.
+    Nobody,
+    /// It has the mark of another cluster.
+    Other(ClusterId),
+    /// It is no volume of this place.
+    Elsewhere,
+}
+
+/// A disk that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Foreign {
+    /// Its backing file, if it has one (no leading slash).
+    file: Option<String>,
+    owner: Owner,
 }
 
 /// All that one list says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     volumes: BTreeMap<VolumeId, Volume>,
-    /// Slots of disks that are not ours, with their backing file if they have one (no leading slash).
-    foreign: BTreeMap<String, Option<String>>,
+    /// Disks that are not ours, by their slots.
+    foreign: BTreeMap<String, Foreign>,
+    /// Our own mark, for people to put on what they give us.
+    mark: String,
     /// Disks of ours that cannot be understood, and why.
     unreadable: BTreeMap<VolumeId, String>,
     /// The ports of all disks, ours or not.
@@ -150,12 +181,18 @@ impl Inventory {
         if let Some(problem) = self.unreadable.get(id) {
             return Err(RdsError::malformed(&format!("the list of disks, about volume {id}"), problem));
         }
-        if let Some(file) = self.foreign.get(id.as_str()) {
+        if let Some(Foreign { file, owner }) = self.foreign.get(id.as_str()) {
             let file = file.as_deref().unwrap_or("no file");
-            return Err(RdsError::conflict(
-                id,
-                format!("its slot on the RDS is taken by a disk that is not ours (backed by {file})"),
-            ));
+            let whose = match owner {
+                Owner::Elsewhere => format!("a disk that is not ours (backed by {file})"),
+                Owner::Other(cluster) => format!("a volume of cluster {cluster}, which is left alone"),
+                Owner::Nobody => format!(
+                    "a disk without an owner's mark (backed by {file}), which is left alone. If it is this cluster's, \
+                     give it the mark: /disk set [find slot={id}] comment=\"{}\"",
+                    self.mark
+                ),
+            };
+            return Err(RdsError::conflict(id, format!("its slot on the RDS is taken by {whose}")));
         }
         Ok(self.volumes.get(id))
     }
@@ -175,14 +212,14 @@ impl Inventory {
 
     /// The slot of a foreign disk that is backed by this file (no leading slash), if there is one.
     pub(super) fn foreign_user_of(&self, file_name: &str) -> Option<&str> {
-        let mut users = self.foreign.iter().filter(|(_, file)| file.as_deref() == Some(file_name));
+        let mut users = self.foreign.iter().filter(|(_, disk)| disk.file.as_deref() == Some(file_name));
         users.next().map(|(slot, _)| slot.as_str())
     }
 
     /// Reads the answer to a list.
     pub(super) fn parse(items: &[Value], naming: &Naming) -> Result<Self, RdsError> {
         let malformed = |problem: String| RdsError::malformed("the list of disks", problem);
-        let mut inventory = Self::default();
+        let mut inventory = Self { mark: naming.mark(None).comment(), ..Self::default() };
         for item in items {
             let fields = item.as_object().ok_or_else(|| malformed(format!("{item} is not an item")))?;
             // A disk may be without a slot, but not without a number: then this is no list of disks.
@@ -190,23 +227,29 @@ impl Inventory {
             let slot = text(fields, "slot").unwrap_or(number);
             inventory.ports.extend(text(fields, PORT).and_then(|port| port.parse::<u16>().ok()));
             let file = text(fields, "file-path").map(|path| path.trim_start_matches('/').to_owned());
-            let ours = VolumeId::new(slot).ok().filter(|id| file.as_ref() == Some(&naming.file_name(id)));
-            match ours {
-                None => {
-                    inventory.foreign.insert(slot.to_owned(), file);
+            let here = VolumeId::new(slot).ok().filter(|id| file.as_ref() == Some(&naming.file_name(id)));
+            let mark = text(fields, "comment").and_then(Mark::read);
+            let owner = match (here, mark) {
+                (Some(id), Some(mark)) if mark.cluster == naming.cluster => {
+                    inventory.add(id, fields, naming, mark);
+                    continue;
                 }
-                Some(id) => inventory.add(id, fields, naming),
-            }
+                (Some(_), Some(mark)) => Owner::Other(mark.cluster),
+                (Some(_), None) => Owner::Nobody,
+                (None, Some(mark)) if mark.cluster != naming.cluster => Owner::Other(mark.cluster),
+                (None, _) => Owner::Elsewhere,
+            };
+            inventory.foreign.insert(slot.to_owned(), Foreign { file, owner });
         }
         Ok(inventory)
     }
 
-    fn add(&mut self, id: VolumeId, fields: &Map<String, Value>, naming: &Naming) {
+    fn add(&mut self, id: VolumeId, fields: &Map<String, Value>, naming: &Naming, mark: Mark) {
         if self.volumes.remove(&id).is_some() {
             self.unreadable.insert(id, "two disks have its slot".to_owned());
             return;
         }
-        match read(&id, fields, naming) {
+        match read(&id, fields, naming, mark) {
             Ok(volume) => {
                 self.volumes.insert(id, volume);
             }
@@ -222,7 +265,7 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming) -> Result<Volume, String> {
+fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming, mark: Mark) -> Result<Volume, String> {
     let wanted = |name: &str| text(fields, name).ok_or_else(|| format!("it has no {name}"));
     let flag = |name: &str| match text(fields, name) {
         None => Ok(false),
@@ -251,6 +294,7 @@ fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming) -> Result<V
         exported,
         mountable: flag("mount-filesystem")?,
         hosts: hosts(text(fields, "nvme-tcp-server-allow-host-name").unwrap_or_default()),
+        min_fence: mark.min_fence,
     })
 }
 
@@ -273,14 +317,18 @@ mod tests {
     use super::*;
 
     fn naming() -> Naming {
-        Naming::new("/pool/cleat", "nqn.2000-02.com.mikrotik:").unwrap()
+        Naming::new("/pool/cleat", "nqn.2000-02.com.mikrotik:", cluster()).unwrap()
+    }
+
+    fn cluster() -> ClusterId {
+        ClusterId::new("one").unwrap()
     }
 
     fn disk(slot: &str) -> Value {
         json!({".id": "*1F", "slot": slot, "type": "file", "file-path": format!("/pool/cleat/{slot}.img"),
             "size": "1073745920", "mount-filesystem": "false", "nvme-tcp-export": "true",
             "nvme-tcp-server-port": "4420", "nvme-tcp-server-nqn": format!("nqn.2000-02.com.mikrotik:{slot}"),
-            "nvme-tcp-server-allow-host-name": "nqn.a:1, nqn.b:2,"})
+            "nvme-tcp-server-allow-host-name": "nqn.a:1, nqn.b:2,", "comment": "cleat cluster=one min-fence=acl"})
     }
 
     #[test]
@@ -290,6 +338,7 @@ mod tests {
         assert_eq!(volume.size, ByteSize(1_073_745_920));
         assert_eq!(volume.hosts, BTreeSet::from(["nqn.a:1".to_owned(), "nqn.b:2".to_owned()]));
         assert!(volume.exported && !volume.mountable);
+        assert_eq!(volume.min_fence.as_deref(), Some("acl"));
         let absent = inventory.get(&VolumeId::new("pvc-2").unwrap());
         assert!(matches!(absent, Err(RdsError::NotFound { .. })));
     }
@@ -304,6 +353,28 @@ mod tests {
         let found = inventory.find(&VolumeId::new("pvc-1").unwrap());
         assert!(matches!(found, Err(RdsError::Conflict { .. })), "{found:?}");
         assert_eq!(inventory.foreign_user_of("pool/other/pvc-1.img"), Some("pvc-1"));
+    }
+
+    #[test]
+    fn a_disk_of_another_cluster_or_of_nobody_is_foreign_and_named() {
+        let id = VolumeId::new("pvc-1").unwrap();
+        for (comment, words) in [
+            ("cleat cluster=two", "a volume of cluster two"),
+            ("mine", "comment=\"cleat cluster=one\""),
+            ("", "without an owner's mark"),
+        ] {
+            let mut theirs = disk("pvc-1");
+            theirs["comment"] = json!(comment);
+            let inventory = Inventory::parse(&[theirs], &naming()).unwrap();
+            assert_eq!(
+                (inventory.volumes().count(), inventory.unreadable().count()),
+                (0, 0),
+                "it is not listed"
+            );
+            let refused = inventory.find(&id).unwrap_err();
+            assert!(matches!(refused, RdsError::Conflict { .. }), "{refused}");
+            assert!(refused.to_string().contains(words), "{refused}");
+        }
     }
 
     #[test]
@@ -331,9 +402,10 @@ mod tests {
             ("/a", "iqn.2000-02.com.mikrotik:"),
             ("/a", "nqn.2000-02.com.mik rotik:"),
         ] {
-            assert!(Naming::new(path, prefix).is_err(), "{path} {prefix}");
+            assert!(Naming::new(path, prefix, cluster()).is_err(), "{path} {prefix}");
         }
         let id = VolumeId::new("v").unwrap();
-        assert_eq!(Naming::new("pool/", "nqn.2000-02.com.mikrotik:").unwrap().file_path(&id), "/pool/v.img");
+        let naming = Naming::new("pool/", "nqn.2000-02.com.mikrotik:", cluster()).unwrap();
+        assert_eq!(naming.file_path(&id), "/pool/v.img");
     }
 }

@@ -141,6 +141,7 @@ impl Wire {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .tcp_nodelay(true)
+            .tcp_user_timeout(endpoint.timeout)
             .tcp_keepalive(IDLE / 2)
             .pool_max_idle_per_host(1)
             .pool_idle_timeout(IDLE)
@@ -161,6 +162,15 @@ impl Wire {
         let password = read_password(&endpoint)
             .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
         Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default() })
+    }
+
+    /// How long after a request was given up the kernel may still deliver it: what a peer has not acknowledged within
+    /// TCP_USER_TIMEOUT is dropped, also where the connection is closed already.
+    pub(super) fn delivers_for(&self) -> Duration {
+        match &self.line {
+            Line::Http(_) => self.endpoint.timeout,
+            Line::Played(_) => Duration::ZERO,
+        }
     }
 
     /// Whether what is sent can be read on the way by nobody else.

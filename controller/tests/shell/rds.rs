@@ -130,7 +130,7 @@ impl Rds for FakeRds {
         if *self.full.borrow() {
             return Err(RdsError::Full { what, detail: "no space left".into() });
         }
-        let NewVolume { id, size } = new.clone();
+        let NewVolume { id, size, min_fence } = new.clone();
         let mut volumes = self.volumes.lock().unwrap();
         let made = Volume {
             id: id.clone(),
@@ -141,9 +141,10 @@ impl Rds for FakeRds {
             exported: true,
             mountable: false,
             hosts: BTreeSet::new(),
+            min_fence,
         };
         let volume = volumes.entry(id.clone()).or_insert(made);
-        if volume.size != size {
+        if volume.size < size {
             let ByteSize(found) = volume.size;
             return Err(RdsError::Conflict { volume: id, problem: format!("it exists with {found} bytes") });
         }

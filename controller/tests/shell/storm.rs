@@ -46,7 +46,7 @@ fn expected(status: &Status) -> bool {
         // Its own deadline, the connection to a controller that was killed.
         Code::Cancelled | Code::DeadlineExceeded | Code::Unknown
         // The core.
-        | Code::Unavailable | Code::Aborted | Code::FailedPrecondition
+        | Code::Unavailable | Code::Aborted | Code::FailedPrecondition | Code::NotFound
     )
 }
 

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{convert::Infallible, sync::Arc};
 
 use axum::body::{Body, Bytes, HttpBody};
@@ -44,6 +44,11 @@ pub enum Action {
     Drop,
     /// Do it, then drop the connection: the reply is lost.
     LoseReply,
+    /// Do it, and leave the item of this slot out of the answer; one that was asked for alone is `no such item`.
+    Lack {
+        /// The slot.
+        slot: String,
+    },
 }
 
 /// A rule: which requests, how many, and what happens to them.
@@ -58,6 +63,9 @@ pub struct Fault {
     /// Only so many more; all if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u32>,
+    /// Only for so many milliseconds from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_ms: Option<u64>,
     /// What happens to them.
     #[serde(flatten)]
     pub action: Action,
@@ -66,17 +74,22 @@ pub struct Fault {
 impl Fault {
     /// The next `count` requests, whichever they are.
     pub fn next(count: u32, action: Action) -> Self {
-        Self { method: None, path: None, count: Some(count), action }
+        Self { method: None, path: None, count: Some(count), for_ms: None, action }
     }
 
     /// All requests until the faults are cleared.
     pub fn all(action: Action) -> Self {
-        Self { method: None, path: None, count: None, action }
+        Self { method: None, path: None, count: None, for_ms: None, action }
     }
 
     /// Only requests of this method to paths that begin so.
     pub fn only(self, method: &str, path: &str) -> Self {
         Self { method: Some(method.to_owned()), path: Some(path.to_owned()), ..self }
+    }
+
+    /// Only for so long.
+    pub fn lasting(self, time: Duration) -> Self {
+        Self { for_ms: u64::try_from(time.as_millis()).ok(), ..self }
     }
 
     fn matches(&self, method: &Method, path: &str) -> bool {
@@ -97,7 +110,8 @@ pub struct Requests {
 /// The rules in force and the counts.
 #[derive(Debug)]
 pub struct Faults {
-    rules: Mutex<VecDeque<Fault>>,
+    /// Each with when it began.
+    rules: Mutex<VecDeque<(Fault, Instant)>>,
     requests: Mutex<(Requests, u64)>,
     generation: watch::Sender<u64>,
 }
@@ -111,7 +125,7 @@ impl Default for Faults {
 impl Faults {
     /// Adds a rule after those in force.
     pub fn add(&self, fault: Fault) {
-        lock(&self.rules).push_back(fault);
+        lock(&self.rules).push_back((fault, Instant::now()));
     }
 
     /// Takes all rules away and lets held requests go.
@@ -122,7 +136,7 @@ impl Faults {
 
     /// The rules in force.
     pub fn list(&self) -> Vec<Fault> {
-        lock(&self.rules).iter().cloned().collect()
+        lock(&self.rules).iter().filter(|rule| in_force(rule)).map(|(fault, _)| fault.clone()).collect()
     }
 
     /// What was asked so far.
@@ -137,9 +151,10 @@ impl Faults {
 
     fn take(&self, method: &Method, path: &str) -> Option<Action> {
         let mut rules = lock(&self.rules);
-        let place = rules.iter().position(|fault| fault.matches(method, path))?;
-        let action = rules[place].action.clone();
-        if let Some(count) = &mut rules[place].count {
+        rules.retain(in_force);
+        let place = rules.iter().position(|(fault, _)| fault.matches(method, path))?;
+        let action = rules[place].0.action.clone();
+        if let Some(count) = &mut rules[place].0.count {
             *count = count.saturating_sub(1);
             if *count == 0 {
                 rules.remove(place);
@@ -157,6 +172,10 @@ impl Faults {
         requests.0.max_in_flight = requests.0.max_in_flight.max(requests.1);
         InFlight(Arc::clone(self))
     }
+}
+
+fn in_force((fault, began): &(Fault, Instant)) -> bool {
+    fault.for_ms.is_none_or(|time| began.elapsed() < Duration::from_millis(time))
 }
 
 /// One request under way.
@@ -225,15 +244,33 @@ where
                     return Err(Dropped);
                 }
                 Some(Action::Slow { delay_ms }) => tokio::time::sleep(Duration::from_millis(delay_ms)).await,
-                Some(Action::LoseReply) | None => {}
+                Some(Action::LoseReply | Action::Lack { .. }) | None => {}
             }
             let answered: Result<_, Infallible> = router.call(request.map(Body::new)).await;
             match (action, answered) {
                 (Some(Action::LoseReply), _) => Err(Dropped),
+                (Some(Action::Lack { slot }), Ok(response)) => Ok(lacking(response, &slot).await),
                 (_, Ok(response)) => Ok(response),
                 (_, Err(never)) => match never {},
             }
         })
+    }
+}
+
+/// The answer without the item of a slot.
+async fn lacking(response: Response<Body>, slot: &str) -> Response<Body> {
+    let status = response.status().as_u16();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap_or_default();
+    let its = |item: &Value| item.get("slot").and_then(Value::as_str) == Some(slot);
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Array(items)) => {
+            failed(status, &items.into_iter().filter(|item| !its(item)).collect::<Vec<_>>().into())
+        }
+        Ok(item) if its(&item) => {
+            failed(404, &serde_json::json!({"error": 404, "message": "Not Found", "detail": "no such item"}))
+        }
+        Ok(other) => failed(status, &other),
+        Err(_) => failed(status, &Value::Null),
     }
 }
 

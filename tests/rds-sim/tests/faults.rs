@@ -45,3 +45,28 @@ async fn faults_fail_slow_drop_hang_and_lose_replies_and_requests_are_counted() 
     sim.faults.reset_requests();
     assert_eq!(sim.count("GET /rest/disk"), 0);
 }
+
+#[tokio::test]
+async fn an_answer_can_lack_a_disk_and_a_fault_ends_by_itself() {
+    let sim = start().await.unwrap();
+    call(&sim, "PUT", "/disk", volume("pvc-1")).await;
+    let listed = async || {
+        let (status, all) = call(&sim, "GET", "/disk", Value::Null).await;
+        assert_eq!(status, 200);
+        all.as_array().unwrap().iter().filter(|disk| disk["slot"] == "pvc-1").count()
+    };
+    assert_eq!(listed().await, 1);
+    let lack = Fault::all(Action::Lack { slot: "pvc-1".into() }).only("GET", "/rest/disk");
+    sim.fault(lack.clone());
+    assert_eq!(listed().await, 0);
+    let (status, body) = call(&sim, "GET", "/disk/*2", Value::Null).await;
+    assert_eq!((status, body["detail"].as_str()), (404, Some("no such item")));
+    assert_eq!(sim.state().unwrap().disks.len(), 1, "it is there all the while");
+    sim.faults.clear();
+    sim.fault(lack.lasting(Duration::from_millis(50)));
+    let end = std::time::Instant::now() + Duration::from_secs(10);
+    while listed().await == 0 {
+        assert!(std::time::Instant::now() < end, "it does not end");
+    }
+    assert_eq!(sim.faults.list(), vec![]);
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_controller::rds::{
-    Carrier, Config, Endpoint, Fingerprint, HostAcl, Naming, Outgoing, RestRds, Trust, Way,
+    Carrier, ClusterId, Config, Endpoint, Fingerprint, HostAcl, Naming, Outgoing, RestRds, Trust, Way,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
@@ -26,6 +26,8 @@ pub const SETTLE: Duration = Duration::from_millis(8_000);
 const LOOK: Duration = Duration::from_millis(10);
 /// Where the volumes' files are.
 const BASE: &str = "/pool/cleat";
+/// Whose they are.
+const CLUSTER: &str = "simulated";
 
 /// The controller's client to it.
 ///
@@ -47,10 +49,11 @@ pub fn client(
             trust: Trust::Pinned(fingerprint),
             timeout: TIMEOUT,
         },
-        naming: Naming::new(BASE, world::PREFIX)?,
+        naming: Naming::new(BASE, world::PREFIX, ClusterId::new(CLUSTER)?)?,
         port: 4420,
         host_acl: if acl { HostAcl::List } else { HostAcl::None },
         settle: SETTLE,
+        absence_pause: Duration::from_millis(200),
     };
     Ok(RestRds::played(config, Arc::new(RouterOs(universe)))?)
 }
@@ -101,6 +104,7 @@ impl RouterOs {
             "nvme-tcp-server-nqn": format!("{}{id}", world::PREFIX),
             "nvme-tcp-server-allow-host-name": hosts.join(","),
             "nvme-tcp-server-password": secret,
+            "comment": format!("cleat cluster={CLUSTER}"),
         })
     }
 
@@ -135,6 +139,7 @@ impl Carrier for RouterOs {
         let item = request.path.strip_prefix("disk/*").and_then(|at| usize::from_str_radix(at, 16).ok());
         let answer = match (request.method, request.path, item) {
             ("GET", "disk", _) => self.read(|rds| rds.list(request.query)).await?,
+            ("GET", _, Some(item)) => self.read(|rds| rds.item(item - 1)).await?,
             ("GET", "system/resource", _) => {
                 self.read(|_| json!({"version": "7.24 (simulated)", "board-name": "simulated"})).await?
             }

@@ -19,9 +19,9 @@ impl Bench {
     }
 }
 
-/// A list with these hosts, as the RDS has it.
+/// A list with these hosts, as [`Bench::shown`] gives it.
 fn list(names: &[&str]) -> String {
-    let nobody = "nqn.2026-01.io.cleat:nobody.pvc-1".to_owned();
+    let nobody = "nqn.2026-01.io.cleat:nobody.pvc-1.RANDOM".to_owned();
     let hosts = names.iter().map(|name| format!("nqn.2026-01.test:{name}"));
     [nobody].into_iter().chain(hosts).collect::<Vec<_>>().join(",")
 }

@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use super::*;
 use router::{Fault, Router};
 
+mod absence;
 mod access;
+mod owners;
 mod router;
 mod sim;
 mod transport;
@@ -48,11 +50,18 @@ impl Bench {
         self.dir.path().join("password")
     }
 
-    /// The hosts on the volume's list, and whether it is exported.
+    /// The hosts on the volume's list, the random part of nobody's name left out; and whether it is exported.
     fn shown(&self, slot: &str) -> (String, bool) {
         let disk = self.router.disk(slot).unwrap();
         let list = disk.get("nvme-tcp-server-allow-host-name").and_then(|list| list.as_str());
-        (list.unwrap_or_default().to_owned(), disk["nvme-tcp-export"] == "yes")
+        let plain = |host: &str| match host.rsplit_once('.') {
+            Some((nobody, random)) if host.starts_with(NOBODY) && random.len() == 32 => {
+                format!("{nobody}.RANDOM")
+            }
+            _ => host.to_owned(),
+        };
+        let list: Vec<String> = list.unwrap_or_default().split(',').map(plain).collect();
+        (list.join(","), disk["nvme-tcp-export"] == "yes")
     }
 
     async fn until_asked(&self, begins: &str) {
@@ -80,10 +89,12 @@ fn config(url: &str, dir: &tempfile::TempDir) -> Config {
             trust: Trust::Plaintext,
             timeout: TIMEOUT,
         },
-        naming: Naming::new("/pool/cleat", "nqn.2000-02.com.mikrotik:").unwrap(),
+        naming: Naming::new("/pool/cleat", "nqn.2000-02.com.mikrotik:", ClusterId::new("one").unwrap())
+            .unwrap(),
         port: 4420,
         host_acl: HostAcl::List,
         settle: Duration::from_secs(60),
+        absence_pause: Duration::from_millis(20),
     }
 }
 
@@ -96,5 +107,5 @@ fn host(name: &str) -> HostNqn {
 }
 
 fn new(name: &str, size: u64) -> NewVolume {
-    NewVolume { id: id(name), size: ByteSize(size) }
+    NewVolume { id: id(name), size: ByteSize(size), min_fence: None }
 }

@@ -31,6 +31,8 @@ pub(super) struct Router {
     pub(super) log: Mutex<Vec<String>>,
     /// After each write: who could connect to each volume, by the rule that an empty list admits all.
     pub(super) admitted: Mutex<Vec<String>>,
+    /// Slots that the list of disks lacks, although the disks are there.
+    pub(super) lacking: Mutex<Vec<String>>,
     faults: Mutex<Vec<(&'static str, Fault)>>,
     ids: Mutex<u32>,
     pub(super) arrived: Notify,
@@ -111,15 +113,33 @@ impl Router {
         let items = if menu == "disk" { &self.disks } else { &self.files };
         let mut items = items.lock().unwrap();
         let Some(item) = item else {
-            let name = query.split('&').find_map(|pair| pair.strip_prefix("name="));
-            let name = name.map(|name| name.replace("%2F", "/"));
-            let found: Vec<_> =
-                items.iter().filter(|item| name.as_ref().is_none_or(|name| item["name"] == **name)).collect();
+            let asked = |key: &str| {
+                let value = query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='));
+                value.map(|value| value.replace("%2F", "/"))
+            };
+            let (name, slot) = (asked("name"), asked("slot"));
+            let is = |item: &Map<String, Value>, key: &str, value: &Option<String>| {
+                value.as_ref().is_none_or(|value| item.get(key).and_then(Value::as_str) == Some(value))
+            };
+            let mut found: Vec<_> = items
+                .iter()
+                .filter(|item| is(item, "name", &name) && is(item, "slot", &slot))
+                .cloned()
+                .collect();
+            if menu == "disk" && slot.is_none() {
+                let lacking = self.lacking.lock().unwrap();
+                found.retain(|disk| !lacking.iter().any(|slot| disk["slot"] == **slot));
+                // What the files are on.
+                found.extend(json!({".id": "*FF", "slot": "pool", "type": "raid"}).as_object().cloned());
+            }
             return axum::Json(&found).into_response();
         };
         let Some(place) = items.iter().position(|found| found[".id"] == item) else {
             return error(404, "no such item");
         };
+        if *method == Method::GET {
+            return axum::Json(&items[place]).into_response();
+        }
         if *method == Method::DELETE {
             items.remove(place);
             return StatusCode::NO_CONTENT.into_response();

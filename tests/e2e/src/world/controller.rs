@@ -21,7 +21,7 @@ use tokio::sync::Mutex;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use super::certificates::Certificates;
-use super::rds::{BASE_PATH, PASSWORD, USER};
+use super::rds::{BASE_PATH, CLUSTER, PASSWORD, USER};
 use super::{Look, Metrics, NQN_PREFIX, RDS_NUMBER, START, TargetView, Watch, WorldOptions, wait_for};
 
 /// Where the controller serves agents, on the management network.
@@ -323,6 +323,7 @@ fn arguments(
     put("rds-password-file", path(password));
     put("rds-ca", path(&certificates.ca));
     put("rds-files", BASE_PATH.to_owned());
+    put("cluster-id", CLUSTER.to_owned());
     put("nqn-prefix", NQN_PREFIX.to_owned());
     put("metrics-listen", format!("{}:{METRICS_PORT}", Network::Management.host_address()));
     put("log-filter", options.log_filter.clone());

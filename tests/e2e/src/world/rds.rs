@@ -22,6 +22,8 @@ pub(super) const LOG: &str = "/run/rds-sim.log";
 pub(super) const USER: &str = "cleat";
 /// Its password, which protects nothing.
 pub(super) const PASSWORD: &str = "demo-only";
+/// Whose the volumes are.
+pub(super) const CLUSTER: &str = "machines";
 /// Where volumes' files lie, as RouterOS says it.
 pub(super) const BASE_PATH: &str = "storage-pool/cleat";
 /// Where rds-sim keeps them in its machine.

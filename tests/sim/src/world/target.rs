@@ -86,7 +86,8 @@ impl Target {
     /// writes so long.
     #[must_use]
     pub fn new(volumes: usize, lists: bool, abilities: Abilities, holds_ms: u64) -> Self {
-        let nobody = |volume| lists.then(|| format!("{NOBODY}{}", super::volume_id(volume)));
+        let nobody =
+            |volume| lists.then(|| format!("{NOBODY}{}.{}", super::volume_id(volume), "0".repeat(32)));
         let lun = |volume| Lun {
             volume: Volume::new(list(nobody(volume).into_iter().collect())),
             sessions: BTreeMap::new(),
