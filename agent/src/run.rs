@@ -125,11 +125,15 @@ async fn host_identity(config: &Config, sysfs: &Sysfs) -> Result<HostIdentity, F
         );
     }
     let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
-    identity.check_against(&topology).map_err(Failure::failed)?;
+    if let Err(clash) = identity.check_against(&topology) {
+        // Of that volume only: what else is attached has to be told and detached all the same.
+        tracing::error!(error = %Causes(&clash), "attaches of the volume that it has are refused");
+    }
     if topology.multipath != NativeMultipath::On {
         tracing::warn!(
             multipath = ?topology.multipath,
-            "native multipath is off: a volume with several paths needs a dm-multipath map to become ready"
+            "native multipath is off: attaches of volumes with several portals are refused; boot with \
+             nvme_core.multipath=Y"
         );
     }
     Ok(identity)

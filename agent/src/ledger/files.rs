@@ -57,7 +57,7 @@ pub enum LedgerError {
     /// A record that cannot be trusted.
     #[error(
         "{} is damaged ({reason}): grants for this volume are refused, since an old one could not be told from a new \
-         one; restore the file, or remove it once no older grant of the volume can arrive any more",
+         one; detach the volume from this node (that works), or restore the file",
         path.display()
     )]
     Damaged {
@@ -186,7 +186,14 @@ impl Ledger {
     pub async fn store(&self, volume: &VolumeId, entry: &Entry) -> Result<(), LedgerError> {
         let record = Record { format: FORMAT, volume: volume.clone(), entry: entry.clone() };
         let dir = self.shared.dir.clone();
-        self.on_disk(volume, move || sealed::write(&dir, &name(&record.volume), &record)).await
+        let write = move || {
+            // A grant is given only where its end can be recorded, too.
+            if !record.entry.ended {
+                sealed::keep_room(&dir, &name(&record.volume))?;
+            }
+            sealed::write(&dir, &name(&record.volume), &record)
+        };
+        self.on_disk(volume, write).await
     }
 
     /// The highest epoch among the records that were let go: of a volume without a record, nothing up to it is new.

@@ -6,7 +6,8 @@
 //!
 //! Always holds:
 //! - An epoch never goes down, and an ended one never becomes un-ended.
-//! - What cannot be read is never taken for "nothing seen": the volume is refused until a person has looked.
+//! - What cannot be read is never taken for "nothing seen": no grant of the volume is taken on. A grant's end needs no
+//!   disk: it only takes a writer away.
 //! - `may_have_written` is at all times a superset of the portals over which this node can have written under the
 //!   grant, so that a controller that vanished by itself is not forgotten when the grant ends.
 

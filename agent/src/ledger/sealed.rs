@@ -5,18 +5,24 @@
 //! A file is two lines of JSON: the record, and the SHA-256 of that line. It is written beside, synced, renamed over
 //! the old one, and the directory is synced: after a crash either the old or the new record is there, whole.
 //!
+//! Room can be kept for a record ([`keep_room`]): a file of blocks that the disk has given already. Where the disk gives
+//! no more, the record is written into it.
+//!
 //! Always holds: a missing file is told from every other failure to read.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::files::{LedgerError, io_error};
+
+/// Room that is kept for a record. One is some 500 to 800 bytes of text, and more where much is published.
+const ROOM_BYTES: u64 = 8 << 10;
 
 #[derive(Serialize, Deserialize)]
 struct Seal {
@@ -69,14 +75,49 @@ pub(super) fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> Result<
         file.write_all(text.as_bytes())?;
         file.sync_all()
     };
-    written().map_err(io_error("write", &beside))?;
-    fs::rename(&beside, &path).map_err(io_error("replace", &path))?;
+    let replacement = match written() {
+        Ok(()) => beside,
+        Err(error) => {
+            let room = room(dir, name);
+            // What is missing is room on the disk, so that is the error to tell.
+            write_into(&room, &text).map_err(|_| io_error("write", &beside)(error))?;
+            room
+        }
+    };
+    fs::rename(&replacement, &path).map_err(io_error("replace", &path))?;
     sync_dir(dir)
+}
+
+fn room(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!(".{name}.room"))
+}
+
+fn write_into(room: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(room)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(u64::try_from(text.len()).map_err(io::Error::other)?)?;
+    file.sync_all()
+}
+
+/// Keeps room for the record `name` in `dir`, so that it can be written once more when the disk is full.
+pub(super) fn keep_room(dir: &Path, name: &str) -> Result<(), LedgerError> {
+    let path = room(dir, name);
+    if fs::metadata(&path).is_ok_and(|there| there.len() >= ROOM_BYTES) {
+        return Ok(());
+    }
+    let made = || -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path)?;
+        nix::fcntl::posix_fallocate(&file, 0, i64::try_from(ROOM_BYTES).map_err(io::Error::other)?)?;
+        Ok(())
+    };
+    made().map_err(io_error("keep room in", &path))
 }
 
 /// Removes the file `name` in `dir`, if it is there. After `Ok` it stays removed.
 pub(super) fn remove(dir: &Path, name: &str) -> Result<(), LedgerError> {
     let path = dir.join(name);
+    // Not worth an error: it holds nothing.
+    let _ = fs::remove_file(room(dir, name));
     match fs::remove_file(&path) {
         Ok(()) => sync_dir(dir),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -87,4 +128,31 @@ pub(super) fn remove(dir: &Path, name: &str) -> Result<(), LedgerError> {
 /// Makes what happened to a directory's entries durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "v.json";
+
+    #[test]
+    fn where_the_disk_gives_nothing_more_the_room_that_was_kept_is_used() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), NAME, &1).unwrap();
+        keep_room(dir.path(), NAME).unwrap();
+        // A file cannot be made there now.
+        fs::create_dir(dir.path().join(".v.json.tmp")).unwrap();
+        write(dir.path(), NAME, &2).unwrap();
+        assert_eq!(read::<u32>(&dir.path().join(NAME)).unwrap(), Some(2));
+        let error = write(dir.path(), NAME, &3).unwrap_err().to_string();
+        assert!(error.contains(".v.json.tmp"), "the room is used up: {error}");
+        assert_eq!(read::<u32>(&dir.path().join(NAME)).unwrap(), Some(2), "and nothing is torn");
+        keep_room(dir.path(), NAME).unwrap();
+        write(dir.path(), NAME, &4).unwrap();
+        assert_eq!(read::<u32>(&dir.path().join(NAME)).unwrap(), Some(4));
+        remove(dir.path(), NAME).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "only what the test made is left");
+    }
 }

@@ -11,6 +11,8 @@ pub const REQUEST: &str = "request";
 pub const LEDGER: &str = "ledger";
 /// The same epoch was granted for something else, or no grant is known.
 pub const GRANT: &str = "grant";
+/// The volume has several portals, and this kernel does not make one device of them.
+pub const MULTIPATH: &str = "multipath";
 /// No portal could be connected.
 pub const CONNECT: &str = "connect";
 /// The target asks for a secret that this node does not have, or refuses the one that it has.

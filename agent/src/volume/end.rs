@@ -5,7 +5,9 @@
 //!
 //! Always holds:
 //! - A Detach that finds a user, or could not look for one, has touched nothing.
-//! - That the epoch has ended is on disk before the first deletion, and the states are on disk before Absent is said.
+//! - That the epoch has ended is on disk before the first deletion, and the states are on disk before Absent is said,
+//!   where the disk takes it. Where it does not, the grant ends all the same (a full disk on a node must not keep a
+//!   writer there), its end is owed to the record, and nothing is claimed to be drained.
 //! - A registration is given back before the deletion, as far as the target answers in time.
 //! - Absent is said only after a look that found no controller and could read everything.
 
@@ -24,13 +26,18 @@ use super::attach::stale_outcome;
 use super::events::Interest;
 use super::host::{Host, HostError};
 use super::plan::{Doomed, Step, Want, plan};
+use super::record::{OnRecord, anything_before};
 use super::state::{Activity, device};
 use super::{Look, Volume, clause};
 use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
-use crate::ledger::{Deletion, Entry, LedgerError, STATE_GONE, deletions_to_wire};
+use crate::ledger::{Deletion, Entry, STATE_GONE, deletions_to_wire};
 use crate::metrics::{self, DetachPhase};
 use crate::name::Epoch;
 
+/// How long the disk may take, each time, before a grant ends without it. A Detach is asked again where it fails; a
+/// Revoke is a fence.
+const DETACH_DISK: Duration = Duration::from_secs(6);
+const REVOKE_DISK: Duration = Duration::from_secs(2);
 /// One wait for a deletion; repeated while the kernel is at it. The answer Pending comes from outside.
 const SLICE: Duration = Duration::from_secs(30);
 /// How often a deletion is tried after a failure, and how many rounds of looking and deleting there are: a connect
@@ -48,6 +55,15 @@ pub(super) enum Mode {
     Revoke,
 }
 
+impl Mode {
+    fn disk(self) -> Duration {
+        match self {
+            Self::Detach => DETACH_DISK,
+            Self::Revoke => REVOKE_DISK,
+        }
+    }
+}
+
 /// Why a grant could not be ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndError {
@@ -59,8 +75,6 @@ pub(super) enum EndError {
     Users(#[source] HostError),
     #[error("a revoke took its place")]
     Superseded,
-    #[error("that the grant has ended could not be recorded")]
-    Ledger(#[from] LedgerError),
     #[error("the kernel's state could not be read")]
     Look(#[from] SysfsError),
     #[error("{0}")]
@@ -78,7 +92,6 @@ impl EndError {
             Self::Busy(holders) => return Outcome::Busy(wire::BusyOutcome { holders }),
             Self::Users(_) => clause::USERS,
             Self::Superseded => clause::SUPERSEDED,
-            Self::Ledger(_) => clause::LEDGER,
             Self::Look(_) | Self::Unseen(_) => clause::LOOK,
             Self::Delete(_) => clause::DELETE,
             Self::Foreign(_) => cleat_host::readiness::Clause::HostNqn.as_str(),
@@ -92,9 +105,11 @@ impl<H: Host> Volume<H> {
     /// Ends the grant of an epoch. The caller holds the gate.
     pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<wire::AbsentOutcome, EndError> {
         let began = Instant::now();
-        let known = self.record().await?;
-        may_begin(known.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(EndError::Stale)?;
-        may_end(known.as_ref(), epoch).map_err(EndError::Stale)?;
+        let known = self.record_within(mode.disk()).await;
+        if let OnRecord::Known(entry) = &known {
+            may_begin(entry.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(EndError::Stale)?;
+            may_end(entry.as_ref(), epoch).map_err(EndError::Stale)?;
+        }
         let view = self.look().await?;
         if mode == Mode::Detach {
             let looked = self.unless_revoked(Some(epoch), self.refuse_if_used(&view)).await;
@@ -104,18 +119,17 @@ impl<H: Host> Volume<H> {
 
         // From here on the grant is over, whatever happens to this process.
         self.dials.call_back();
-        let mut entry = self.record_end(known.as_ref(), epoch, &view).await?;
+        let mut entry = self.record_end(&known, epoch, &view, mode.disk()).await;
         let detaching = Detaching::begin(self);
         self.report(&view);
-        let flush = self.leave_in_order(epoch, mode, known.as_ref(), &view).await;
+        let flush = self.leave_in_order(epoch, mode, known.entry(), &view).await;
         self.let_heads_go(&view).await;
         let began_deleting = Instant::now();
-        let removed = self.remove(epoch, &mut entry, view).await;
+        let removed = self.remove(epoch, &mut entry, view, mode.disk()).await;
         drop(detaching);
         // Also where something is left: what is known of those that went is not to be lost.
-        let kept = self.keep(&entry).await;
+        let kept = self.keep_end(&entry, mode.disk()).await;
         let view = removed?;
-        kept?;
         let delete = began_deleting.elapsed();
         self.report(&view);
 
@@ -125,7 +139,7 @@ impl<H: Host> Volume<H> {
         metrics::detach_seconds(DetachPhase::Total, began.elapsed());
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(wire::AbsentOutcome {
-            deleted: deletions_to_wire(&entry.deletions),
+            deleted: deletions_to_wire(&if kept { entry.deletions } else { not_recorded(&entry.deletions) }),
             times: Some(wire::DetachTimes {
                 checks_us: micros(checks),
                 flush_us: micros(flush),
@@ -171,14 +185,18 @@ impl<H: Host> Volume<H> {
 
     async fn record_end(
         &self,
-        known: Option<&Entry>,
+        known: &OnRecord,
         epoch: Epoch,
         view: &SubsystemView,
-    ) -> Result<Entry, EndError> {
+        disk: Duration,
+    ) -> Entry {
         let present: Vec<Present> = self.doomed(view).iter().map(Present::from).collect();
-        let entry = ending(known, epoch, &present, self.boot_id());
-        if known != Some(&entry) {
-            self.keep(&entry).await?;
+        let mut entry = ending(known.entry(), epoch, &present, self.boot_id());
+        if let OnRecord::Unreadable = known {
+            entry.deletions.push(anything_before());
+        }
+        if known.entry() != Some(&entry) {
+            self.keep_end(&entry, disk).await;
         }
         let mut memory = self.memory();
         memory.ready_under = None;
@@ -188,7 +206,8 @@ impl<H: Host> Volume<H> {
         memory.secret_is_dated = false;
         memory.registration = Default::default();
         memory.dead = Default::default();
-        Ok(entry)
+        drop(memory);
+        entry
     }
 
     fn doomed(&self, view: &SubsystemView) -> Vec<Doomed> {
@@ -225,7 +244,13 @@ impl<H: Host> Volume<H> {
     /// Deletes until a look finds nothing of ours, and notes how each controller went. What is there goes at once,
     /// also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
     /// proven.
-    async fn remove(&self, epoch: Epoch, entry: &mut Entry, mut view: Look) -> Result<Look, EndError> {
+    async fn remove(
+        &self,
+        epoch: Epoch,
+        entry: &mut Entry,
+        mut view: Look,
+        disk: Duration,
+    ) -> Result<Look, EndError> {
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
             // What was seen before the grant was over is no proof.
@@ -245,7 +270,7 @@ impl<H: Host> Volume<H> {
             let unseen = ending(Some(entry), epoch, &present, self.boot_id());
             if unseen != *entry {
                 *entry = unseen;
-                self.keep(entry).await?;
+                self.keep_end(entry, disk).await;
             }
             failures.clear();
             for (doomed, gone) in self.delete(doomed).await {
@@ -362,6 +387,13 @@ fn deletion(doomed: &Doomed, done: &Disconnected, broken: Option<&str>) -> Delet
         Went::AlreadyGone => STATE_GONE.to_owned(),
     };
     Deletion { controller: doomed.target.controller.to_string(), portal: doomed.portal.clone(), state }
+}
+
+/// Deletions that are not on disk: an agent that is started again knows less, so no more is claimed.
+fn not_recorded(deletions: &[Deletion]) -> Vec<Deletion> {
+    let weaker =
+        |one: &Deletion| Deletion { state: format!("{}, but not recorded", one.state), ..one.clone() };
+    deletions.iter().map(weaker).collect()
 }
 
 /// While it lives, the volume counts as being detached.

@@ -34,6 +34,7 @@ mod preempt;
 mod proof;
 mod publish;
 pub mod queue;
+mod record;
 mod rekey;
 mod repair;
 mod reserve;
@@ -41,6 +42,7 @@ mod retire;
 mod revive;
 mod staging;
 pub mod state;
+mod unfit;
 mod verify;
 pub mod watch;
 
@@ -57,7 +59,7 @@ use cleat_proto::cleat::v1 as wire;
 use tokio::time::{Instant, timeout_at};
 use wire::volume_state::Phase;
 
-use crate::ledger::{Entry, Grant, Ledger, LedgerError};
+use crate::ledger::{Entry, Grant, Ledger};
 use crate::metrics;
 use crate::name::{Epoch, NqnPrefix, VolumeId};
 use board::{Board, Change};
@@ -181,6 +183,8 @@ struct Memory {
     judged: Option<Instant>,
     /// The record as it was last read or written: for reports, never for rulings.
     entry: Option<Result<Option<Entry>, String>>,
+    /// What is known of the record, and what is owed to it.
+    record: record::Record,
     /// The epoch that is over, and since when that is known here.
     over: Option<(Epoch, Instant)>,
     /// When a missing path may be connected again, and how long to wait after that.
@@ -269,27 +273,6 @@ impl<H: Host> Volume<H> {
     async fn users_to_end(&self, view: &SubsystemView) -> Result<Vec<String>, HostError> {
         let _turn = self.searching.lock().await;
         self.shared.host.users_to_end(view).await
-    }
-
-    /// Reads the record. Only the holder of the gate rules by it.
-    async fn record(&self) -> Result<Option<Entry>, LedgerError> {
-        let read = self.shared.ledger.load(&self.id).await.inspect_err(|_| metrics::ledger_error());
-        self.memory().entry = Some(match &read {
-            Ok(entry) => Ok(entry.clone()),
-            Err(error) => Err(cleat_runtime::exit::Causes(error).to_string()),
-        });
-        read
-    }
-
-    /// Writes the record.
-    async fn keep(&self, entry: &Entry) -> Result<(), LedgerError> {
-        let kept = self.shared.ledger.store(&self.id, entry).await.inspect_err(|_| metrics::ledger_error());
-        match &kept {
-            Ok(()) => self.memory().entry = Some(Ok(Some(entry.clone()))),
-            // What is on disk is not known now: the next ruling reads it again.
-            Err(_) => self.memory().entry = None,
-        }
-        kept
     }
 
     /// What the device must be, by a grant and what was learned under it.

@@ -22,6 +22,7 @@ use super::dials::{Dialled, Why};
 use super::events::{Events, Interest};
 use super::host::Host;
 use super::plan::{Doomed, Step, Want, plan};
+use super::unfit::unfit;
 use super::{Look, Volume, clause, reserve};
 use crate::ledger::Grant;
 
@@ -160,6 +161,11 @@ impl<'a, H: Host> Run<'a, H> {
 
     /// One round: connect what is missing, judge what is there.
     async fn step(&mut self, view: Look) -> Result<Box<Proven>, NotYet> {
+        let identity = &self.volume.shared.identity;
+        if let Some(unready) = unfit(&view, self.grant, &identity.host_nqn, identity.host_id) {
+            self.volume.report(&view);
+            return Err(NotYet { unready, heals: false });
+        }
         self.note_ended();
         self.dial(&view);
         self.interest = Interest::in_view(&view);

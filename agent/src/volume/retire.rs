@@ -22,6 +22,7 @@ impl<H: Host> Volume<H> {
     /// Lets the record go where its grant has been known to be over for `retain`. Does nothing while an operation has
     /// the volume.
     pub(super) async fn retire(&self, retain: Duration) {
+        self.write_owed_if_idle().await;
         if !self.has_been_over_for(retain) {
             return;
         }

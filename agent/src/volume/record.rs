@@ -1,0 +1,257 @@
+//! The volume's place in the ledger.
+//!
+//! Comes in: an [`Entry`] to keep. Goes out: the entry that is in force.
+//!
+//! A grant is taken on only with its record on disk. Its end is not held up by a disk that is full, read-only or does
+//! not answer: the record is then owed ([`Record::owed`]), stands in for what the disk says, and is written as soon as
+//! that can be done. A record that cannot be read counts as "anything may have been": what was deleted is proven, that
+//! nothing else was there before is not.
+//!
+//! Always holds: this process never goes back behind an end that it has carried out.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::Volume;
+use super::host::Host;
+use crate::ledger::{Deletion, Entry, LedgerError, STATE_UNKNOWN};
+use crate::metrics;
+
+/// What this process knows of the record.
+#[derive(Debug, Default)]
+pub(super) struct Record {
+    /// As it was last read or written; nobody else writes it.
+    last: Option<Option<Entry>>,
+    /// An end that is carried out and not on disk.
+    owed: Option<Entry>,
+}
+
+/// What is on record when a grant is about to end.
+#[derive(Debug)]
+pub(super) enum OnRecord {
+    /// This.
+    Known(Option<Entry>),
+    /// It cannot be read, and this process has never read it.
+    Unreadable,
+}
+
+impl OnRecord {
+    pub(super) fn entry(&self) -> Option<&Entry> {
+        match self {
+            Self::Known(entry) => entry.as_ref(),
+            Self::Unreadable => None,
+        }
+    }
+}
+
+impl<H: Host> Volume<H> {
+    /// Reads the record. Only the holder of the gate rules by it.
+    pub(super) async fn record(&self) -> Result<Option<Entry>, LedgerError> {
+        if let Some(owed) = self.owed() {
+            // What the disk says is older.
+            self.write_owed().await;
+            return Ok(Some(owed));
+        }
+        let read = self.shared.ledger.load(&self.id).await.inspect_err(|_| metrics::ledger_error());
+        let mut memory = self.memory();
+        memory.entry = Some(match &read {
+            Ok(entry) => Ok(entry.clone()),
+            Err(error) => Err(cleat_runtime::exit::Causes(error).to_string()),
+        });
+        if let Ok(entry) = &read {
+            memory.record.last = Some(entry.clone());
+        }
+        read
+    }
+
+    /// Writes the record.
+    pub(super) async fn keep(&self, entry: &Entry) -> Result<(), LedgerError> {
+        let kept = self.shared.ledger.store(&self.id, entry).await.inspect_err(|_| metrics::ledger_error());
+        let mut memory = self.memory();
+        match &kept {
+            Ok(()) => {
+                memory.entry = Some(Ok(Some(entry.clone())));
+                memory.record = Record { last: Some(Some(entry.clone())), owed: None };
+            }
+            // What is on disk is not known now: the next ruling reads it again, or goes by what is owed.
+            Err(_) => memory.entry = memory.record.owed.clone().map(|owed| Ok(Some(owed))),
+        }
+        kept
+    }
+
+    /// What is on record, as far as the disk says it in time.
+    pub(super) async fn record_within(&self, patience: Duration) -> OnRecord {
+        let reason = match timeout(patience, self.record()).await {
+            Ok(Ok(entry)) => return OnRecord::Known(entry),
+            Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
+            Err(_) => format!("the disk has not answered within {patience:?}"),
+        };
+        tracing::error!(volume = %self.id, reason, "cannot read the record; the grant ends without it");
+        match self.memory().record.last.clone() {
+            Some(entry) => OnRecord::Known(entry),
+            None => OnRecord::Unreadable,
+        }
+    }
+
+    /// Writes the end of a grant, as far as the disk takes it in time; whether it did. Where not, it is owed.
+    pub(super) async fn keep_end(&self, entry: &Entry, patience: Duration) -> bool {
+        let reason = match timeout(patience, self.keep(entry)).await {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
+            Err(_) => format!("the disk has not answered within {patience:?}"),
+        };
+        tracing::error!(
+            volume = %self.id, epoch = %entry.epoch, reason,
+            "cannot record that the grant has ended; it ends all the same, and is recorded once the disk takes it"
+        );
+        let mut memory = self.memory();
+        memory.record.owed = Some(entry.clone());
+        memory.entry = Some(Ok(Some(entry.clone())));
+        false
+    }
+
+    fn owed(&self) -> Option<Entry> {
+        self.memory().record.owed.clone()
+    }
+
+    /// Writes what is owed. The caller holds the gate.
+    pub(super) async fn write_owed(&self) {
+        let Some(owed) = self.owed() else { return };
+        match self.keep(&owed).await {
+            Ok(()) => {
+                tracing::info!(volume = %self.id, epoch = %owed.epoch, "the end of the grant is recorded now")
+            }
+            Err(error) => {
+                let error = cleat_runtime::exit::Causes(&error);
+                tracing::warn!(volume = %self.id, %error, "still cannot record that the grant has ended");
+            }
+        }
+    }
+
+    /// The same, where nobody has the gate.
+    pub(super) async fn write_owed_if_idle(&self) {
+        if self.owed().is_some()
+            && let Some(_pass) = self.gate.try_enter("recording that the grant has ended")
+        {
+            self.write_owed().await;
+        }
+    }
+}
+
+/// That controllers may have been there before of which nothing is known. No state of it is "live", so it keeps the
+/// whole from counting as drained.
+pub(super) fn anything_before() -> Deletion {
+    Deletion { controller: String::new(), portal: String::new(), state: STATE_UNKNOWN.to_owned() }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use cleat_proto::cleat::v1 as wire;
+    use wire::directive_result::Outcome;
+    use wire::volume_state::Phase;
+
+    use super::*;
+    use crate::testing::agent::{Agent, BOOT, grant};
+    use crate::testing::kernel::Kernel;
+
+    /// No record of volume `v` can be written.
+    fn fill(dir: &Path) {
+        let ledger = dir.join("ledger");
+        std::fs::create_dir(ledger.join(".v.json.tmp")).unwrap();
+        let _ = std::fs::remove_file(ledger.join(".v.json.room"));
+        std::fs::create_dir(ledger.join(".v.json.room")).unwrap();
+    }
+
+    fn make_room(dir: &Path) {
+        std::fs::remove_dir(dir.join("ledger/.v.json.tmp")).unwrap();
+        std::fs::remove_dir(dir.join("ledger/.v.json.room")).unwrap();
+    }
+
+    fn states(outcome: &Outcome) -> Vec<&str> {
+        let Outcome::Absent(absent) = outcome else { panic!("not absent: {outcome:?}") };
+        absent.deleted.iter().map(|one| one.state_at_deletion.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_keeps_no_grant_from_ending() {
+        for revoke in [false, true] {
+            let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+            let agent = Agent::start(&kernel, dir.path(), BOOT);
+            agent.ready(4, &[1, 2]).await;
+            fill(dir.path());
+            let outcome = if revoke { agent.revoke(4).await } else { agent.detach(4).await };
+            let states = states(&outcome);
+            assert!(states.len() == 2 && states.iter().all(|one| one.contains("not recorded")), "{states:?}");
+            assert!(kernel.world().of("v").is_empty());
+            assert_eq!(agent.state().await.phase(), Phase::Absent);
+            assert!(agent.state().await.epoch_ended);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_that_is_not_recorded_is_not_gone_behind() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1]).await;
+        fill(dir.path());
+        agent.revoke(4).await;
+        let late = agent.attach(4, grant(&[1])).await;
+        assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
+        let next = agent.attach(5, grant(&[1])).await;
+        assert!(matches!(next, Outcome::Failed(_)), "a grant needs the disk: {next:?}");
+        assert!(kernel.world().of("v").is_empty() && !agent.entry().await.unwrap().ended);
+    }
+
+    #[tokio::test]
+    async fn an_end_is_recorded_once_the_disk_has_room_again() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1]).await;
+        fill(dir.path());
+        agent.detach(4).await;
+        make_room(dir.path());
+        for volume in agent.fleet.volumes() {
+            volume.retire(Duration::from_secs(3600)).await;
+        }
+        assert!(agent.entry().await.unwrap().ended);
+        agent.ready(5, &[1]).await;
+    }
+
+    #[tokio::test]
+    async fn with_the_room_that_was_kept_the_end_is_recorded_on_a_full_disk() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1]).await;
+        std::fs::create_dir(dir.path().join("ledger/.v.json.tmp")).unwrap();
+        assert!(matches!(agent.revoke(4).await, Outcome::Absent(_)));
+        assert!(agent.entry().await.unwrap().ended);
+    }
+
+    #[tokio::test]
+    async fn an_emptied_record_costs_the_proof_and_not_the_detach() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1, 2]).await;
+        drop(agent);
+        std::fs::write(dir.path().join("ledger/v.json"), "").unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let refused = agent.attach(4, grant(&[1, 2])).await;
+        assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
+        kernel.change(|world| world.users = vec!["pid 312 (qemu) has it open".into()]);
+        assert!(matches!(agent.detach(4).await, Outcome::Busy(_)), "a user counts as ever");
+        kernel.change(|world| world.users.clear());
+        let outcome = agent.detach(4).await;
+        let mut states = states(&outcome);
+        states.sort_unstable();
+        assert_eq!(states, ["live", "live", STATE_UNKNOWN], "what was before is not known");
+        // From now on there is a record again.
+        assert!(agent.entry().await.unwrap().ended);
+        assert!(matches!(agent.attach(4, grant(&[1])).await, Outcome::StaleEpoch(_)));
+        agent.ready(5, &[1]).await;
+    }
+}
