@@ -29,6 +29,8 @@ pub enum RdsCall {
     Allow,
     /// A host may not connect.
     Deny,
+    /// The last host off the list and the export off.
+    Close,
     /// The export goes off.
     Hide,
     /// The export goes on.
@@ -50,6 +52,7 @@ impl RdsCall {
         match self {
             Self::Allow => "allow",
             Self::Deny => "deny",
+            Self::Close => "close",
             Self::Hide => "hide",
             Self::Show => "show",
             Self::SetSecret => "set_secret",
@@ -157,7 +160,7 @@ pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsError>) 
     histogram!("cleat_rds_call_seconds", "call" => call.name(), "outcome" => outcome).record(took);
     match call {
         RdsCall::Allow => attach_part(Part::Rds, took),
-        RdsCall::Deny => detach_part(Part::Rds, took),
+        RdsCall::Deny | RdsCall::Close => detach_part(Part::Rds, took),
         RdsCall::Hide
         | RdsCall::Show
         | RdsCall::SetSecret

@@ -12,6 +12,7 @@
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
+//! - `index`: which volumes a node, a host or the time is about
 //! - `explain`: the words for people
 
 #[cfg(test)]
@@ -34,11 +35,14 @@ mod fence_tests;
 mod fencing;
 #[cfg(test)]
 mod gone_tests;
+mod index;
 mod ladder;
 #[cfg(test)]
 mod operator_tests;
 mod quarantine;
 mod requests;
+#[cfg(test)]
+mod rest_tests;
 #[cfg(test)]
 mod rung_tests;
 #[cfg(test)]
@@ -50,6 +54,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use explain::Waiting;
+use index::Index;
 use requests::Waiter;
 
 use crate::volume::Pending;
@@ -108,6 +113,7 @@ pub struct Core {
     /// What each request to the RDS that is not answered yet is about; `None`: the volume as a whole. Each is answered,
     /// so none stays. An agent may never answer, and what it is to answer stands with the attachment alone.
     operations: BTreeMap<OperationId, (VolumeId, Option<NodeId>)>,
+    index: Index,
 }
 
 /// One step's work: the state, the time, and what comes of it.
@@ -145,6 +151,7 @@ impl Core {
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
             operations: BTreeMap::new(),
+            index: Index::default(),
             config,
         };
         let bound = now.plus(core.config.drain_bound_ms);
@@ -247,6 +254,7 @@ impl<'a> Step<'a> {
     fn finish(mut self) -> Vec<Effect> {
         while let Some(volume) = self.touched.pop_first() {
             self.settle(&volume);
+            self.core.index.update(&volume, self.core.volumes.get(&volume), self.now);
         }
         let forget = self.forgotten.iter().cloned().map(Effect::Forget);
         let persist = self.dirty.iter().filter_map(|id| self.core.volumes.get(id));
@@ -296,14 +304,16 @@ impl<'a> Step<'a> {
 
     /// Volumes that have an attachment on a node or a request about it, or from which it was cut off.
     fn volumes_about(&self, node: &NodeId) -> BTreeSet<VolumeId> {
-        let attached = self.core.volumes.values().filter(|v| v.knows(node)).map(|v| &v.spec.id);
+        let known = |v: &&VolumeId| self.core.volumes.get(*v).is_some_and(|record| record.knows(node));
+        // What this step has changed is not in the index yet.
+        let attached = self.core.index.of_node(node).chain(&self.touched).filter(known);
         let wanted =
             self.core.waiters.iter().filter(|(_, w)| w.values().any(|w| w.is_about(node))).map(|(v, _)| v);
         attached.chain(wanted).cloned().collect()
     }
 
     fn tick(&mut self) {
-        let tracked = self.core.volumes.iter().filter(|(_, v)| !v.is_at_rest()).map(|(id, _)| id);
-        self.touched = tracked.chain(self.core.waiters.keys()).cloned().collect();
+        // What nothing of waits for a moment is not looked at.
+        self.touched = self.core.index.awake().chain(self.core.waiters.keys()).cloned().collect();
     }
 }

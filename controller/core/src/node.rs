@@ -1,6 +1,6 @@
 //! Nodes: who they are, whether their agent is heard, and whether they may be granted anything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// What this identity has in common with another's that it must not, in words.
+    /// What this identity has in common with another's that it must not, but for addresses, in words.
     pub(crate) fn clash(&self, other: &Self) -> Option<String> {
         if self.host_nqn == other.host_nqn {
             return Some(format!("host NQN {}", self.host_nqn));
@@ -28,8 +28,7 @@ impl NodeIdentity {
         if self.host_id == other.host_id {
             return Some(format!("host id {}", self.host_id));
         }
-        let shared = self.storage_addresses.iter().find(|a| other.storage_addresses.contains(a))?;
-        Some(format!("storage address {shared}"))
+        None
     }
 }
 
@@ -110,8 +109,14 @@ pub(crate) fn clash_with<'a>(
     node: &NodeId,
     identity: &NodeIdentity,
 ) -> Option<(&'a NodeId, String)> {
-    nodes
-        .iter()
-        .filter(|(id, _)| *id != node)
-        .find_map(|(id, other)| other.identity.clash(identity).map(|what| (id, what)))
+    // Looked up, not compared one by one: an agent may name many addresses.
+    let addresses: BTreeSet<&String> = identity.storage_addresses.iter().collect();
+    let address = |other: &NodeIdentity| {
+        let shared = other.storage_addresses.iter().find(|a| addresses.contains(a));
+        shared.map(|shared| format!("storage address {shared}"))
+    };
+    nodes.iter().filter(|(id, _)| *id != node).find_map(|(id, other)| {
+        let other = &other.identity;
+        other.clash(identity).or_else(|| address(other)).map(|what| (id, what))
+    })
 }

@@ -5,7 +5,8 @@ use crate::{Epoch, HostNqn, VolumeId};
 /// A change at the RDS of who can connect. All are idempotent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RdsRequest {
-    /// The host may connect.
+    /// The host may connect, and the export is on. Success means that both were read back, and that nothing of a
+    /// [`RdsRequest::Hide`] or a [`RdsRequest::Close`] that this process has asked for before is still under way.
     Allow {
         /// To what.
         volume: VolumeId,
@@ -21,6 +22,14 @@ pub enum RdsRequest {
         host_nqn: HostNqn,
         /// It is a step of a fence, and goes before everything else.
         fence: bool,
+    },
+    /// The last host may not connect, and with nobody left that has the volume the export goes off: both in one.
+    /// Success means what it does for [`RdsRequest::Deny`] and for [`RdsRequest::Hide`].
+    Close {
+        /// What.
+        volume: VolumeId,
+        /// Who.
+        host_nqn: HostNqn,
     },
     /// The export off. Success means that it was read back as off; where the target drains, everything that it had
     /// received has landed.

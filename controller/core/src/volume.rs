@@ -1,5 +1,7 @@
 //! Volumes, and their attachments: what is granted to whom, and how far that has come.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -183,6 +185,9 @@ pub(crate) enum Pending {
     Allow(OperationId),
     /// The RDS, to stop allowing the host.
     Deny(OperationId),
+    /// The RDS, to stop allowing the host and to take the export off, for nobody else has the volume; `true`: no earlier
+    /// try can be under way still.
+    Close(OperationId, bool),
     /// The agent, on that session, to do that.
     Agent(OperationId, SessionId, Told),
 }
@@ -213,7 +218,7 @@ pub(crate) enum Asked {
 
 impl Pending {
     pub(crate) fn is_rds(&self) -> bool {
-        matches!(self, Self::Allow(_) | Self::Deny(_))
+        matches!(self, Self::Allow(_) | Self::Deny(_) | Self::Close(..))
     }
 }
 
@@ -366,7 +371,8 @@ pub struct VolumeRecord {
     /// Nodes that were fenced and have not shown yet that they hold nothing of it.
     #[serde(default)]
     pub fenced: Vec<Fenced>,
-    /// The export may be off at the RDS, by our doing: to be brought back as soon as no fence needs it off.
+    /// The export may be off at the RDS, by our doing: it is while nobody has the volume, and while a fence needs it. To be
+    /// brought back as soon as somebody needs it and no fence keeps it off.
     #[serde(default)]
     pub hidden: bool,
     /// The secret that the RDS asks hosts for.
@@ -467,9 +473,20 @@ impl VolumeRecord {
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }
 
-    /// Nothing about it can change by time alone.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.attachments.is_empty() && self.fenced.is_empty() && !self.hidden
+    /// Something about it may change by time alone: a try after a while, a bound that passes, a fence that is due. A try
+    /// that is due already has been made, or waits for something that will be heard of.
+    pub(crate) fn waits_for_time(&self, now: UnixMillis) -> bool {
+        let later = |at: Option<UnixMillis>| at.is_some_and(|at| now < at);
+        later(self.retry_at)
+            || self.fenced.iter().any(|f| later(f.retry_at))
+            || self.attachments.iter().any(|a| a.phase.is_draining() || later(a.retry_at))
+    }
+
+    /// Every node and host that has it, or was cut off from it.
+    pub(crate) fn hosts(&self) -> BTreeSet<(NodeId, HostNqn)> {
+        let attached = self.attachments.iter().map(|a| (&a.node, &a.host_nqn));
+        let fenced = self.fenced.iter().map(|f| (&f.node, &f.host_nqn));
+        attached.chain(fenced).map(|(node, host)| (node.clone(), host.clone())).collect()
     }
 
     /// Everybody else who has it.
@@ -478,13 +495,31 @@ impl VolumeRecord {
     }
 
     /// The export has to stay off for now: a fence needs it, or rests on it.
-    pub(crate) fn kept_hidden(&self) -> bool {
+    pub(crate) fn kept_hidden_by_a_fence(&self) -> bool {
         let needed = |a: &Attachment| match &a.phase {
             Phase::Draining { evidence: Some(e), .. } if e.source == Source::ExportOff => true,
             Phase::Draining { fence: Some(fence), .. } => fence.step == FenceStep::Hide,
             _ => false,
         };
         self.attachments.iter().any(needed) || self.fenced.iter().any(Fenced::blocks)
+    }
+
+    /// Somebody has it, or goes on having it if its detach is refused, and cannot do without the export. Who is only
+    /// being let in gets it with that.
+    pub(crate) fn needs_the_export(&self) -> bool {
+        self.attachments.iter().any(|a| match &a.phase {
+            Phase::Connecting | Phase::Ready | Phase::Ghost => true,
+            Phase::Draining { cause: DrainCause::Requested, evidence: None, fence } => {
+                fence.as_ref().is_none_or(|f| !f.touched)
+            }
+            Phase::Granting | Phase::Draining { .. } => false,
+        })
+    }
+
+    /// Nobody may be let in now: that would bring the export back under a fence, or under somebody who waits for it
+    /// to come back first.
+    pub(crate) fn shut(&self) -> bool {
+        self.hidden && (self.kept_hidden_by_a_fence() || self.needs_the_export() || self.asked.is_some())
     }
 
     /// A new connection needs a secret that is not in force yet.

@@ -102,6 +102,14 @@ impl crate::rds::Rds for NoRds {
     ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
         std::future::pending().await
     }
+    async fn close(
+        &self,
+        _: &VolumeId,
+        _: &cleat_core::HostNqn,
+        _: crate::rds::Priority,
+    ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
+        unreachable!("not asked for here")
+    }
     async fn hide(&self, _: &VolumeId, _: crate::rds::Priority) -> Result<(), crate::rds::RdsError> {
         unreachable!("not asked for here")
     }

@@ -70,6 +70,7 @@ pub(super) fn about(request: &RdsRequest) -> &VolumeId {
     match request {
         RdsRequest::Allow { volume, .. }
         | RdsRequest::Deny { volume, .. }
+        | RdsRequest::Close { volume, .. }
         | RdsRequest::Hide { volume }
         | RdsRequest::Show { volume }
         | RdsRequest::SetSecret { volume, .. } => volume,
@@ -80,6 +81,7 @@ fn kind(request: &RdsRequest) -> RdsCall {
     match request {
         RdsRequest::Allow { .. } => RdsCall::Allow,
         RdsRequest::Deny { .. } => RdsCall::Deny,
+        RdsRequest::Close { .. } => RdsCall::Close,
         RdsRequest::Hide { .. } => RdsCall::Hide,
         RdsRequest::Show { .. } => RdsCall::Show,
         RdsRequest::SetSecret { .. } => RdsCall::SetSecret,
@@ -100,6 +102,9 @@ async fn call(
         RdsRequest::Deny { volume, host_nqn, fence } => {
             let priority = if fence { Priority::Fence } else { Priority::Detach };
             done(rds.deny(&volume, &host_nqn, priority).await.map(drop))
+        }
+        RdsRequest::Close { volume, host_nqn } => {
+            done(rds.close(&volume, &host_nqn, Priority::Detach).await.map(drop))
         }
         RdsRequest::Hide { volume } => done(rds.hide(&volume, Priority::Fence).await),
         RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),

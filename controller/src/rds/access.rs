@@ -45,6 +45,8 @@ pub(super) enum Wish {
     Allow(HostNqn),
     /// This host may not connect.
     Deny(HostNqn),
+    /// This host may not connect, and with it the export goes off: it was the last one.
+    Close(HostNqn),
     /// The hosts on the list may connect.
     Show,
     /// Nobody may connect.
@@ -58,6 +60,8 @@ pub(super) enum Step {
     Hosts(BTreeSet<String>),
     /// Switch the export.
     Export(bool),
+    /// Both in one.
+    HostsAndExport(BTreeSet<String>, bool),
     /// Set the secret with which hosts have to authenticate.
     Secret(Secret),
 }
@@ -75,13 +79,23 @@ pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<Ste
         Wish::Allow(host) => {
             hosts.insert(host.as_str().to_owned());
         }
-        Wish::Deny(host) => {
+        Wish::Deny(host) | Wish::Close(host) => {
             hosts.remove(host.as_str());
         }
     }
+    let sound = kept.is_some();
     hosts.insert(kept.unwrap_or_else(|| fresh.to_owned()));
     if hosts != volume.hosts {
-        return Some(Step::Hosts(hosts));
+        // In whichever order the RDS takes the two: with the list as it was, or with the export off, nobody gets in who
+        // did not before. An empty list, or one whose nobody can be guessed, would let others in for that moment.
+        return Some(match wish {
+            Wish::Close(_) if volume.exported => Step::HostsAndExport(hosts, false),
+            Wish::Allow(_) if !volume.exported && sound => Step::HostsAndExport(hosts, true),
+            _ => Step::Hosts(hosts),
+        });
+    }
+    if matches!(wish, Wish::Close(_)) {
+        return volume.exported.then_some(Step::Export(false));
     }
     (matches!(wish, Wish::Allow(_)) && !volume.exported).then_some(Step::Export(true))
 }
@@ -98,15 +112,23 @@ const HOSTS: &str = "nvme-tcp-server-allow-host-name";
 impl Step {
     /// The properties to set.
     pub(super) fn properties(&self) -> Map<String, Value> {
-        let (name, value) = match self {
-            Self::Hosts(hosts) => {
-                let list: Vec<&str> = hosts.iter().map(String::as_str).collect();
-                (HOSTS, list.join(","))
-            }
-            Self::Export(on) => (EXPORT, if *on { "yes" } else { "no" }.to_owned()),
-            Self::Secret(secret) => (PASSWORD, secret.reveal().to_owned()),
+        let list = |hosts: &BTreeSet<String>| hosts.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        let switch = |on: &bool| if *on { "yes" } else { "no" }.to_owned();
+        let set = match self {
+            Self::Hosts(hosts) => vec![(HOSTS, list(hosts))],
+            Self::Export(on) => vec![(EXPORT, switch(on))],
+            Self::HostsAndExport(hosts, on) => vec![(HOSTS, list(hosts)), (EXPORT, switch(on))],
+            Self::Secret(secret) => vec![(PASSWORD, secret.reveal().to_owned())],
         };
-        Map::from_iter([(name.to_owned(), Value::String(value))])
+        set.into_iter().map(|(name, value)| (name.to_owned(), Value::String(value))).collect()
+    }
+
+    /// Whether it switches the export, and to what.
+    pub(super) fn switches(&self) -> Option<bool> {
+        match self {
+            Self::Export(on) | Self::HostsAndExport(_, on) => Some(*on),
+            Self::Hosts(_) | Self::Secret(_) => None,
+        }
     }
 
     /// Whether the volume, read back, shows what this step has set.
@@ -114,6 +136,7 @@ impl Step {
         match self {
             Self::Hosts(hosts) => *hosts == volume.hosts,
             Self::Export(on) => *on == volume.exported,
+            Self::HostsAndExport(hosts, on) => *hosts == volume.hosts && *on == volume.exported,
             // A volume is listed without its secret: that is read by itself.
             Self::Secret(_) => false,
         }
@@ -122,10 +145,12 @@ impl Step {
     /// Whether the step, should it take effect late, could admit this host (`None`: anybody).
     pub(super) fn could_admit(&self, host: Option<&HostNqn>) -> bool {
         match (self, host) {
-            (Self::Hosts(hosts), Some(host)) => hosts.contains(host.as_str()),
+            (Self::Hosts(hosts) | Self::HostsAndExport(hosts, _), Some(host)) => {
+                hosts.contains(host.as_str())
+            }
             // A host that is off the list stays out, exported or not: no list is ever empty.
             (Self::Export(_), Some(_)) => false,
-            (Self::Export(on), None) => *on,
+            (Self::Export(on) | Self::HostsAndExport(_, on), None) => *on,
             // Without an export nobody is admitted, whatever the list says.
             (Self::Hosts(_), None) => false,
             // It lets in who knows it; but nobody who is off the list, or to what is not exported.
@@ -173,6 +198,7 @@ mod tests {
         match step {
             Step::Hosts(hosts) => volume.hosts = hosts,
             Step::Export(on) => volume.exported = on,
+            Step::HostsAndExport(hosts, on) => (volume.hosts, volume.exported) = (hosts, on),
             Step::Secret(_) => panic!("no wish is about secrets"),
         }
     }
@@ -189,11 +215,12 @@ mod tests {
         for bits in 0..64u8 {
             let names: Vec<&str> = (0..5).filter(|i| bits >> i & 1 == 1).map(|i| NAMES[i]).collect();
             let start = volume(&names, bits >> 5 & 1 == 1);
-            for wish in [Wish::Allow(host(NAMES[0])), Wish::Deny(host(NAMES[0])), Wish::Hide, Wish::Show] {
+            let a = || host(NAMES[0]);
+            for wish in [Wish::Allow(a()), Wish::Deny(a()), Wish::Close(a()), Wish::Hide, Wish::Show] {
                 let mut now = start.clone();
                 let mut steps = 0;
                 while let Some(step) = next_step(&now, &wish) {
-                    if let Step::Hosts(hosts) = &step {
+                    if let Step::Hosts(hosts) | Step::HostsAndExport(hosts, _) = &step {
                         assert!(
                             hosts.contains(V_NOBODY) != hosts.contains(FRESH),
                             "{start:?} {wish:?} {step:?}"
@@ -209,7 +236,7 @@ mod tests {
                         // On an export that was off, the list itself is the admission that somebody granted.
                         Wish::Allow(_) => may.extend(names.iter().copied().chain([NAMES[0]])),
                         Wish::Show => may.extend(names.iter()),
-                        Wish::Deny(_) | Wish::Hide => {}
+                        Wish::Deny(_) | Wish::Close(_) | Wish::Hide => {}
                     }
                     // Being no host, it may be admitted.
                     may.extend([V_NOBODY, FRESH]);
@@ -218,6 +245,7 @@ mod tests {
                 match wish {
                     Wish::Allow(_) => assert!(admitted(&now).contains(NAMES[0])),
                     Wish::Deny(_) => assert!(!admitted(&now).contains(NAMES[0])),
+                    Wish::Close(_) => assert!(admitted(&now).is_empty() && !now.hosts.contains(NAMES[0])),
                     Wish::Hide => assert!(admitted(&now).is_empty()),
                     Wish::Show if start.exported && names.contains(&V_NOBODY) => {}
                     Wish::Show => assert!(now.exported && !now.hosts.is_empty()),
@@ -240,6 +268,19 @@ mod tests {
         assert_eq!(next_step(&now, &deny), Some(Step::Hosts([V_NOBODY.to_owned()].into())));
         now.hosts.remove(NAMES[0]);
         assert_eq!(next_step(&now, &deny), None);
+    }
+
+    #[test]
+    fn the_last_host_and_the_export_go_and_come_with_one_write_each() {
+        let mut now = volume(&[NAMES[0], V_NOBODY], true);
+        let close = Wish::Close(host(NAMES[0]));
+        assert_eq!(next_step(&now, &close), Some(Step::HostsAndExport([V_NOBODY.to_owned()].into(), false)));
+        let step = next_step(&now, &close).unwrap();
+        apply(&mut now, step);
+        assert_eq!(next_step(&now, &close), None);
+        let allow = Wish::Allow(host(NAMES[1]));
+        let both = [NAMES[1].to_owned(), V_NOBODY.to_owned()];
+        assert_eq!(next_step(&now, &allow), Some(Step::HostsAndExport(both.into(), true)));
     }
 
     #[test]

@@ -176,6 +176,14 @@ impl Rds for RestRds {
         self.to_the_end("deny a host", async move |rds: Arc<Inner>| rds.deny(&id, host, priority).await).await
     }
 
+    async fn close(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let (id, host) = (id.clone(), host.clone());
+        self.to_the_end("deny the last host", async move |rds: Arc<Inner>| {
+            rds.close(&id, host, priority).await
+        })
+        .await
+    }
+
     async fn hide(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError> {
         self.switch(id, Wish::Hide, priority).await
     }
@@ -221,6 +229,16 @@ impl Inner {
         Ok(Admission::Enforced)
     }
 
+    async fn close(&self, id: &VolumeId, host: HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let mut held = self.volumes.hold(id).await;
+        let (wish, admission) = match self.host_acl {
+            HostAcl::None => (Wish::Hide, Admission::NotEnforced),
+            HostAcl::List => (Wish::Close(host), Admission::Enforced),
+        };
+        self.fulfil(&mut held, id, &wish, priority).await?;
+        Ok(admission)
+    }
+
     /// Brings the wish about, and makes sure that no write in doubt can undo it; gives the volume as last read.
     pub(super) async fn fulfil(
         &self,
@@ -235,6 +253,10 @@ impl Inner {
         let volume = self.bring_about(held, id, wish, priority).await?;
         match wish {
             Wish::Deny(host) => held.cannot_admit(id, Some(host), self.settle)?,
+            Wish::Close(host) => {
+                held.cannot_admit(id, Some(host), self.settle)?;
+                held.cannot_admit(id, None, self.settle)?;
+            }
             Wish::Hide => held.cannot_admit(id, None, self.settle)?,
             Wish::Allow(_) | Wish::Show => {
                 held.cannot_hide(id, self.settle)?;
@@ -273,6 +295,9 @@ impl Inner {
             // Shown as off, perhaps by a request whose answer was lost and that still waits for writes to land. That
             // it has waited is told by an answer alone, and a further request is answered after it.
             (_, Wish::Hide) if !held.hid() => Ok(Some(Step::Export(false))),
+            (_, Wish::Close(_)) if !held.hid() => {
+                Ok(next_step(volume, wish, &nobody(&volume.id)).or(Some(Step::Export(false))))
+            }
             // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
             // fenced by it: to take it away is not for us to decide.
             (HostAcl::None, Wish::Show) if volume.hosts.iter().any(|host| host.starts_with(NOBODY)) => {
@@ -304,8 +329,8 @@ impl Inner {
             what: format!("set {step:?} on volume {}", volume.id),
         };
         held.writing(step);
-        // A fence rests on what a deletion has no use for: that the answer came after what hosts had written.
-        let waits = *step == Step::Export(false) && priority == Priority::Fence;
+        // A fence and a detach rest on what a deletion has no use for: that the answer came after what hosts had written.
+        let waits = step.switches() == Some(false) && priority != Priority::List;
         let patience = if waits { self.settle } else { Duration::ZERO };
         let written = self.write_patiently(priority, &request, patience).await;
         match &written {

@@ -162,6 +162,12 @@ pub trait Rds: Send + Sync + 'static {
     /// earlier write without an answer could let it in again.
     async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
+    /// Keeps the last host from connecting, and switches the export off with it: as [`Rds::deny`] and [`Rds::hide`].
+    ///
+    /// # Errors
+    /// As theirs.
+    async fn close(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
+
     /// Switches the export off: nobody may connect.
     ///
     /// # Errors

@@ -85,13 +85,13 @@ impl Memory {
 
     /// Something is about to be written.
     pub(super) fn writing(&mut self, step: &Step) {
-        self.hid &= !matches!(step, Step::Export(_));
+        self.hid &= step.switches().is_none();
         self.doubts.iter_mut().for_each(|doubt| doubt.overwritten = true);
     }
 
     /// The RDS has answered that it has done this.
     pub(super) fn written(&mut self, step: &Step) {
-        self.hid |= *step == Step::Export(false);
+        self.hid |= step.switches() == Some(false);
     }
 
     /// Whether the RDS has answered us that the export is off, and not only shown it so: what it shows may be ahead
@@ -137,7 +137,7 @@ impl Memory {
 
     /// That no write in doubt could switch the export off any more.
     pub(super) fn cannot_hide(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
-        self.no_doubt(volume, settle, |step| *step == Step::Export(false))
+        self.no_doubt(volume, settle, |step| step.switches() == Some(false))
     }
 
     /// That no write in doubt could put another secret in this one's place any more.

@@ -48,5 +48,5 @@ async fn a_second_node_is_told_what_it_waits_for_and_does_not_bring_back_an_expo
     })
     .await;
     csi.publish("vm-1", "node-b", RWX).await.expect("the export is back");
-    assert!(asked("show vm-1".into()));
+    assert!(asked(format!("allow vm-1 {}", b.nqn())), "which brings it back");
 }

@@ -162,6 +162,7 @@ impl Rds for FakeRds {
         let name = host.to_string();
         self.change(id, format!("allow {id} {host}"), move |volume| {
             volume.hosts.insert(name);
+            volume.exported = true;
         })
         .await
     }
@@ -171,6 +172,16 @@ impl Rds for FakeRds {
         self.denied_as.lock().unwrap().push(priority);
         self.change(id, format!("deny {id} {host}"), move |volume| {
             volume.hosts.remove(&name);
+        })
+        .await
+    }
+
+    async fn close(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError> {
+        let name = host.to_string();
+        self.denied_as.lock().unwrap().push(priority);
+        self.change(id, format!("close {id} {host}"), move |volume| {
+            volume.hosts.remove(&name);
+            volume.exported = false;
         })
         .await
     }

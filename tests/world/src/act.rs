@@ -14,6 +14,7 @@ pub fn lane(request: &RdsRequest) -> V {
     match request {
         RdsRequest::Allow { volume, .. }
         | RdsRequest::Deny { volume, .. }
+        | RdsRequest::Close { volume, .. }
         | RdsRequest::Hide { volume }
         | RdsRequest::Show { volume }
         | RdsRequest::SetSecret { volume, .. } => volume_of(volume),

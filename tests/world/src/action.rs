@@ -95,8 +95,10 @@ impl World {
                     if self.budget.faults > 0 && !asked.done {
                         let unhappy = [Answer::Refused, Answer::DoneUnheard, Answer::UndoneUnheard];
                         all.extend(unhappy.map(|answer| Action::Rds(which, v, answer)));
-                        let everywhere =
-                            |r: &RdsRequest| matches!(r, RdsRequest::Hide { .. } | RdsRequest::Show { .. });
+                        let everywhere = |r: &RdsRequest| {
+                            use RdsRequest::{Close, Hide, Show};
+                            matches!(r, Hide { .. } | Close { .. } | Show { .. })
+                        };
                         if self.setup.portals > 1 && everywhere(&asked.request) {
                             let half = [Answer::HalfRefused, Answer::HalfUnheard];
                             all.extend(half.map(|answer| Action::Rds(which, v, answer)));

@@ -125,16 +125,17 @@ impl World {
         let held =
             self.hosts.iter().flat_map(|h| h.held.iter().flatten()).next().map(|h| format!("held: {h:?}"));
         let allowed = self.exports.iter().any(|e| e.lists_anybody()).then(|| "a host on the list".into());
-        let hidden = self
-            .exports
-            .iter()
-            .any(|e| e.volume.on.contains(&false))
-            .then(|| "a volume that is not exported".to_owned());
+        let core = &self.leaders[0].core;
+        let tracked = |v: &usize| core.volumes().contains_key(&crate::names::volume_id(*v));
+        let exported = (0..self.setup.access.len())
+            .filter(tracked)
+            .any(|v| self.exports[v].volume.on.contains(&true))
+            .then(|| "a volume that is exported, and nobody has it".to_owned());
         let records = || self.leaders[0].core.volumes().values();
         let attached = records().flat_map(|r| &r.attachments).next().map(|a| format!("attached: {a:?}"));
         let fenced = records().flat_map(|r| &r.fenced).next().map(|f| format!("fenced: {f:?}"));
         let attached = attached.or(fenced);
-        if let Some(what) = attached.or(open).or(held).or(allowed).or(hidden) {
+        if let Some(what) = attached.or(open).or(held).or(allowed).or(exported) {
             self.breaks(Violation::LeftBehind { what });
         }
     }

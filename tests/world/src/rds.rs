@@ -26,6 +26,10 @@ impl World {
             RdsRequest::Deny { volume, host_nqn, .. } => {
                 self.export(volume_of(volume)).set_listed(host_of(host_nqn), false);
             }
+            RdsRequest::Close { volume, host_nqn } => {
+                self.export(volume_of(volume)).set_listed(host_of(host_nqn), false);
+                self.hides(volume_of(volume), heard);
+            }
             RdsRequest::Hide { volume } => self.hides(volume_of(volume), heard),
             RdsRequest::Show { volume } => self.export(volume_of(volume)).volume.show(),
             RdsRequest::SetSecret { volume, generation } => {
@@ -37,7 +41,7 @@ impl World {
     /// The RDS comes only as far as the first portal with a request that is about all of them.
     pub(crate) fn rds_does_half(&mut self, request: &RdsRequest) {
         match request {
-            RdsRequest::Hide { volume } => {
+            RdsRequest::Hide { volume } | RdsRequest::Close { volume, .. } => {
                 let v = volume_of(volume);
                 self.cuts(v, |p| p == 0);
                 self.export(v).volume.on[0] = false;

@@ -25,18 +25,34 @@ impl Step<'_> {
         let Some(a) = self.attachment_mut(&volume, &node) else {
             return;
         };
-        let allowed = match a.pending {
-            Pending::Allow(op) if op == operation => true,
-            Pending::Deny(op) if op == operation => false,
-            _ => return,
+        let pending = a.pending.clone();
+        let (Pending::Allow(op) | Pending::Deny(op) | Pending::Close(op, _)) = pending else {
+            return;
         };
+        if op != operation {
+            return;
+        }
         a.pending = Pending::Nothing;
         self.touched.insert(volume.clone());
-        if allowed { self.allow_done(&volume, &node, result) } else { self.deny_done(&volume, &node, result) }
+        match pending {
+            Pending::Allow(_) => self.allow_done(&volume, &node, result),
+            Pending::Close(_, fresh) => {
+                self.closed(&volume, fresh && result.is_ok());
+                self.deny_done(&volume, &node, true, result);
+            }
+            _ => self.deny_done(&volume, &node, false, result),
+        }
     }
 
     fn allow_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
         let granting = self.attachment_mut(volume, node).is_some_and(|a| a.phase == Phase::Granting);
+        if let Some(record) = self.core.volumes.get_mut(volume).filter(|r| r.hidden && result.is_ok()) {
+            // What this process has heard to be off is on now. What another one has asked for may still come: then
+            // the export is asked for by itself, whose answer speaks for that, too.
+            record.hidden = !record.hidden_heard;
+            record.hidden_heard = false;
+            self.dirty.insert(volume.clone());
+        }
         match result {
             // A detach was asked for meanwhile; it goes on now that the RDS has answered.
             _ if !granting => {}
@@ -57,14 +73,20 @@ impl Step<'_> {
         }
     }
 
-    fn deny_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+    fn deny_done(&mut self, volume: &VolumeId, node: &NodeId, close: bool, result: Result<(), RdsError>) {
         let now = self.now;
         let retry_at = now.plus(self.core.config.retry_ms);
-        let Some(a) = self.attachment_mut(volume, node) else {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        // Somebody else was proven to be done meanwhile, and nobody has it any more: the export has to go off, too.
+        let stays_on = !close && record.others(node).next().is_none();
+        let Some(a) = record.attachment_mut(node) else {
             return;
         };
         let proof = a.evidence().filter(|e| e.verdict(now) == Verdict::Fenced).cloned();
         match (result, proof) {
+            (Ok(()), Some(_)) if stays_on => {}
             (Ok(()), Some(evidence)) => self.finish_attachment(volume, node, evidence),
             // The proof was taken back while the RDS was asked.
             (_, None) => {}

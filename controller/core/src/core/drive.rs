@@ -16,6 +16,8 @@ enum Next {
     Tell(Told),
     NeverAllowed,
     Deny,
+    /// Nobody else has it: the export goes off with it.
+    Close,
     /// The fence that proved it has taken the host off the list already.
     Finish(Box<Evidence>),
 }
@@ -43,7 +45,8 @@ impl Step<'_> {
         };
         match next {
             Next::Allow => self.allow(volume, node),
-            Next::Deny => self.deny(volume, node),
+            Next::Deny => self.deny(volume, node, false),
+            Next::Close => self.deny(volume, node, true),
             Next::Tell(what) => return self.ask_agent(volume, node, what),
             Next::Finish(evidence) => self.finish_attachment(volume, node, *evidence),
             Next::NeverAllowed => self.never_allowed(volume, node),
@@ -59,7 +62,7 @@ impl Step<'_> {
         }
         match &attachment.phase {
             // To let a host in brings the export back, also for one that only the export keeps out.
-            Phase::Granting if record.hidden || record.secret_unsettled() => None,
+            Phase::Granting if record.shut() || record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
             Phase::Connecting if record.hidden || record.secret_unsettled() => None,
             Phase::Connecting => Some(Next::Tell(Told::Attach(record.secret.as_ref().map(|s| s.generation)))),
@@ -69,8 +72,16 @@ impl Step<'_> {
             },
             Phase::Ghost => None,
             Phase::Draining { evidence: Some(e), .. } if e.verdict(self.now) == Verdict::Fenced => {
-                Some(if e.source.took_the_host_off_the_list() {
+                let last = record.others(node).next().is_none();
+                if last && record.asked.is_some() {
+                    return None;
+                }
+                Some(if last && !(record.hidden && record.hidden_heard) {
+                    Next::Close
+                } else if e.source.took_the_host_off_the_list() {
                     Next::Finish(Box::new(e.clone()))
+                } else if last {
+                    Next::Close
                 } else {
                     Next::Deny
                 })
@@ -96,14 +107,26 @@ impl Step<'_> {
         }
     }
 
-    fn deny(&mut self, volume: &VolumeId, node: &NodeId) {
+    fn deny(&mut self, volume: &VolumeId, node: &NodeId, close: bool) {
         let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
             return;
         };
-        let request = |volume| RdsRequest::Deny { volume, host_nqn, fence: false };
+        let request = |volume| match close {
+            true => RdsRequest::Close { volume, host_nqn },
+            false => RdsRequest::Deny { volume, host_nqn, fence: false },
+        };
         let operation = self.ask_rds(Some(node), request, volume);
-        if let Some(a) = self.attachment_mut(volume, node) {
-            a.pending = Pending::Deny(operation);
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let fresh = !record.hidden || record.hidden_heard;
+        if close {
+            // Durable before it is asked: whoever comes after this process knows that it may be off.
+            (record.hidden, record.hidden_heard) = (true, false);
+            self.dirty.insert(volume.clone());
+        }
+        if let Some(a) = record.attachment_mut(node) {
+            a.pending = if close { Pending::Close(operation, fresh) } else { Pending::Deny(operation) };
         }
     }
 

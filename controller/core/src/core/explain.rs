@@ -33,7 +33,8 @@ impl Core {
             Phase::Ghost => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
-            Phase::Granting | Phase::Connecting if record.hidden => export_off_in_words(record),
+            Phase::Granting if record.shut() => export_off_in_words(record),
+            Phase::Connecting if record.hidden => export_off_in_words(record),
             Phase::Granting => "the RDS to allow the host".into(),
             Phase::Connecting => self.waits_for_agent(a, "to connect and prove that it can use the device"),
             Phase::Draining { evidence: None, .. } if matches!(a.pending, Pending::Allow(_)) => {
@@ -53,7 +54,7 @@ impl Core {
                 format!("what node {node} wrote to be drained: {}", fence_in_words(fence))
             }
             Phase::Draining { evidence: Some(e), .. } => match e.drained {
-                Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_)) => {
+                Drained::Bound { until } if !matches!(a.pending, Pending::Deny(_) | Pending::Close(..)) => {
                     let why = match &e.source {
                         Source::AgentAbsent { .. } | Source::NeverAllowed => {
                             "has it no more, but a connection may have broken under its user"

@@ -1,7 +1,9 @@
 //! What is asked of the RDS for a volume as a whole: the export off and on, the secret in force.
 //!
-//! Each is an obligation that the record holds, so it is met whatever becomes of the fence that brought it about: an
-//! export that may be off comes back as soon as nothing keeps it off, a secret that was chosen is put in force, also
+//! While nobody has a volume its export is off: it goes off with the last host (`drive`), and comes back with the next
+//! one that is let in. What is asked for here is an obligation that the record holds, so it is met whatever becomes of
+//! the fence that brought it about: an export that may be off comes back as soon as somebody needs it and nothing
+//! keeps it off, a secret that was chosen is put in force, also
 //! by the next controller. One request at a time for each volume.
 
 use super::Step;
@@ -83,6 +85,16 @@ impl Step<'_> {
                     self.rung_failed(volume, node, FenceStep::Hide, words.clone());
                 }
             }
+        }
+    }
+
+    /// The export went off with the last host. Who was found to hold the volume meanwhile was cut, too.
+    pub(super) fn closed(&mut self, volume: &VolumeId, drained: bool) {
+        if !(drained && self.core.config.target.export_drains) {
+            self.cut_without_drain(volume);
+        }
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.hidden_heard = drained;
         }
     }
 
@@ -179,7 +191,7 @@ fn next(record: &VolumeRecord) -> Option<Asked> {
     if !of.is_empty() {
         return Some(Asked::Hide { of, fresh: !record.hidden || record.hidden_heard });
     }
-    if record.hidden && !record.kept_hidden() {
+    if record.hidden && record.needs_the_export() && !record.kept_hidden_by_a_fence() {
         return Some(Asked::Show);
     }
     let secret =

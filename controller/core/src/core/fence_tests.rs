@@ -24,6 +24,7 @@ pub(super) fn asked(b: &Bench) -> &'static str {
         None => "nothing",
         Some((_, RdsRequest::Allow { .. })) => "allow",
         Some((_, RdsRequest::Deny { .. })) => "deny",
+        Some((_, RdsRequest::Close { .. })) => "close",
         Some((_, RdsRequest::Hide { .. })) => "hide",
         Some((_, RdsRequest::Show { .. })) => "show",
         Some((_, RdsRequest::SetSecret { .. })) => "set secret",
@@ -77,9 +78,8 @@ fn a_target_that_is_not_known_to_drain_has_the_bound_waited_for_from_the_cut_on(
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
-    assert_eq!(asked(&b), "show");
+    assert_eq!(asked(&b), "nothing", "nobody needs the export");
     assert!(b.reply(request).is_none(), "cut is not drained");
-    b.rds(Ok(()));
     b.pass(Config::default().drain_bound_ms);
     assert_eq!(fenced(&b), ["TargetCut"]);
     assert!(matches!(b.core.volumes[&v()].past_evidence[0].drained, Drained::Bound { .. }));
@@ -88,7 +88,8 @@ fn a_target_that_is_not_known_to_drain_has_the_bound_waited_for_from_the_cut_on(
 #[test]
 fn every_step_is_asked_for_again_after_a_restart_and_the_export_comes_back_then_too() {
     let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
     overdue(&mut b, "a");
     b.restart();
     assert_eq!(asked(&b), "deny");
@@ -256,13 +257,7 @@ fn a_publish_elsewhere_that_waits_is_granted_on_the_proof_and_attaches_once_the_
     b.pass(Config::default().fence_after_ms);
     b.rds(Ok(()));
     b.rds(Ok(()));
-    assert_eq!(
-        (asked(&b), b.all_rds_asked().len()),
-        ("show", 1),
-        "to let a host in would bring the export back, too"
-    );
-    b.rds(Ok(()));
-    assert_eq!(asked(&b), "allow");
+    assert_eq!((asked(&b), b.all_rds_asked().len()), ("allow", 1), "which brings the export back, too");
     b.rds(Ok(()));
     b.agent(ready());
     assert!(matches!(b.reply(elsewhere), Some(Ok(Reply::Published(_)))));
@@ -273,7 +268,6 @@ fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_a
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
-    b.rds(Ok(()));
     b.rds(Ok(()));
     b.rds(Ok(()));
     b.restart();
@@ -298,7 +292,13 @@ fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_a
     b.effects = told;
     b.agent(absent("connecting"));
     assert!(fenced(&b).is_empty());
-    b.attach("a", Access::Rwo);
+    let request = b.publish("a", Access::Rwo);
+    for step in ["allow", "show"] {
+        assert_eq!(asked(&b), step);
+        b.rds(Ok(()));
+    }
+    b.agent(ready());
+    assert!(matches!(b.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", b.effects);
 }
 
 #[test]
@@ -308,7 +308,7 @@ fn export_off_alone_keeps_everybody_out_until_the_node_has_shown_that_it_is_clea
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
-    assert_eq!(asked(&b), "deny", "and it stays off");
+    assert_eq!(asked(&b), "close", "and it stays off");
     b.rds(Ok(()));
     assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
     let elsewhere = b.publish("bb", Access::Rwo);
@@ -318,7 +318,11 @@ fn export_off_alone_keeps_everybody_out_until_the_node_has_shown_that_it_is_clea
     assert_eq!(asked(&b), "nothing", "also after a restart");
     b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
     b.agent(absent("connecting"));
-    assert_eq!(asked(&b), "show");
+    b.publish("bb", Access::Rwo);
+    assert_eq!(asked(&b), "nothing", "not heard since the restart");
+    b.up("bb", "boot", vec![]);
+    b.publish("bb", Access::Rwo);
+    assert_eq!(asked(&b), "allow");
 }
 
 #[test]

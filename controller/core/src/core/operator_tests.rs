@@ -98,7 +98,9 @@ fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
                 by: "ann".into(),
                 reason: "scrapped".into(),
             });
-            assert_eq!(asked(&b), "show");
+            assert_eq!(asked(&b), "nothing", "nobody needs the export");
+            b.publish("bb", Access::Rwo);
+            assert_eq!(asked(&b), "allow", "nothing keeps it off any more");
             assert_eq!(fenced(&b), ["NodeGone"], "and it stays quarantined");
         }
     }

@@ -4,6 +4,8 @@
 //! the volume is absent there *and* that the grant's end is recorded on the node, so that nothing which was told to
 //! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it.
 
+use std::collections::BTreeSet;
+
 use super::Step;
 use super::answers::ahead_in_words;
 use super::requests::Want;
@@ -209,7 +211,9 @@ impl Step<'_> {
 
     /// A node is quarantined exactly if some volume lists it, or it obeys nothing of this term.
     pub(super) fn refresh_standing(&mut self, node: &NodeId) {
-        let entries = self.core.volumes.iter().flat_map(|(id, v)| v.fenced.iter().map(move |f| (id, f)));
+        let about: BTreeSet<&VolumeId> = self.core.index.of_node(node).chain(&self.touched).collect();
+        let entries = about.into_iter().filter_map(|id| Some((id, self.core.volumes.get(id)?)));
+        let entries = entries.flat_map(|(id, v)| v.fenced.iter().map(move |f| (id, f)));
         let ahead = self.core.nodes.get(node).into_iter().flat_map(|known| &known.ahead);
         let ahead = ahead.map(|(volume, highest)| ahead_in_words(volume, *highest, self.core.term));
         let words: Vec<String> = entries
@@ -288,7 +292,11 @@ impl Step<'_> {
 
     /// A host that has taken over the name of one that was declared gone inherits nothing of it.
     pub(super) fn drop_entries_of_other_hosts(&mut self, node: &NodeId, host_nqn: &crate::HostNqn) {
-        for (id, record) in &mut self.core.volumes {
+        let of_node: Vec<VolumeId> = self.core.index.of_node(node).cloned().collect();
+        for id in &of_node {
+            let Some(record) = self.core.volumes.get_mut(id) else {
+                continue;
+            };
             let before = record.fenced.len();
             record.fenced.retain(|f| f.node != *node || f.host_nqn == *host_nqn);
             if record.fenced.len() != before {

@@ -92,8 +92,8 @@ fn dead_controllers_are_drained_by_the_barrier_when_somebody_waits_and_nobody_el
     b.agent(absent("connecting"));
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
-    assert_eq!(asked(&b), "deny");
-    assert_eq!(b.all_rds_asked().len(), 2, "and the export comes back: {:?}", b.effects);
+    assert_eq!(asked(&b), "close");
+    assert_eq!(b.all_rds_asked().len(), 1, "and the export stays off: {:?}", b.effects);
     let deny = b.rds_asked().expect("asked").0;
     b.event(Event::RdsDone { operation: deny, result: Ok(()) });
     assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)));
@@ -116,7 +116,7 @@ fn a_volume_that_a_quarantined_node_still_holds_is_no_ghost_and_others_may_have_
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
-    for _ in 0..3 {
+    for _ in 0..2 {
         b.rds(Ok(()));
     }
     b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);

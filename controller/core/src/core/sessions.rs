@@ -62,9 +62,11 @@ impl Step<'_> {
     /// What is granted, and what was cut off, belongs to a host: neither may pass to another one, for its proofs would
     /// be about the wrong kernel.
     fn objection_of_records(&self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
-        let granted =
-            self.core.volumes.values().flat_map(|v| &v.attachments).map(|a| (&a.node, &a.host_nqn, false));
-        let fenced = self.core.volumes.values().flat_map(|v| &v.fenced).map(|f| {
+        let index = &self.core.index;
+        let about = index.of_node(node).chain(index.of_host(&identity.host_nqn));
+        let records: Vec<&VolumeRecord> = about.filter_map(|id| self.core.volumes.get(id)).collect();
+        let granted = records.iter().flat_map(|v| &v.attachments).map(|a| (&a.node, &a.host_nqn, false));
+        let fenced = records.iter().flat_map(|v| &v.fenced).map(|f| {
             let gone = f.gone || matches!(f.evidence.source, Source::NodeGone { .. });
             (&f.node, &f.host_nqn, gone)
         });
@@ -83,7 +85,7 @@ impl Step<'_> {
     }
 
     fn holds_anything(&self, node: &NodeId) -> bool {
-        self.core.volumes.values().any(|v| v.knows(node))
+        self.core.index.of_node(node).next().is_some()
     }
 
     pub(super) fn inventory(&mut self, node: &NodeId, session: &SessionId, volumes: Vec<Observed>) {

@@ -148,7 +148,7 @@ fn a_controller_that_was_not_live_when_deleted_is_not_drained_until_the_bound_ha
     b.event(Event::Tick);
     let words = b.refusal(request).to_string();
     assert!(words.contains("it goes on, and a repeated call joins it"), "{words}");
-    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { .. }))));
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))));
     b.rds(Ok(()));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
     assert!(matches!(evidence.drained, Drained::Bound { .. }));
@@ -168,7 +168,7 @@ fn an_attach_that_fails_is_refused_with_its_clause_and_ended_on_the_node_before_
     assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
     assert!(b.rds_asked().is_none(), "what it was told could still make it connect: {:?}", b.effects);
     b.agent(Outcome::Absent(Absence::default()));
-    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { .. }))), "the host is taken off the list");
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "the host is taken off the list");
     b.rds(Ok(()));
     assert_eq!(b.phase("a"), None);
 }
@@ -180,7 +180,7 @@ fn an_rds_that_cannot_be_reached_is_said_so_and_the_grant_is_taken_back_before_i
     let request = b.publish("a", Access::Rwo);
     b.rds(Err(RdsError::Unreachable("timed out".into())));
     assert!(matches!(b.refusal(request), Refusal::Rds { error: RdsError::Unreachable(_), .. }));
-    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { .. }))), "it may have been done");
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "it may have been done");
     b.rds(Ok(()));
     assert_eq!(b.phase("a"), None);
     b.attach("a", Access::Rwo);

@@ -1,0 +1,87 @@
+//! Which volumes a node, a host or the time is about, so that none of them makes every volume be looked at.
+//!
+//! Says nothing that the records do not say: it is brought up to date for each volume that an event has touched, when
+//! that volume has been settled, and is no part of what makes two cores the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use crate::{HostNqn, NodeId, UnixMillis, VolumeId, VolumeRecord};
+
+/// The volumes by what they are about.
+#[derive(Clone, Default)]
+pub(super) struct Index {
+    by_node: BTreeMap<NodeId, BTreeSet<VolumeId>>,
+    by_host: BTreeMap<HostNqn, BTreeSet<VolumeId>>,
+    /// As it was put in, to be taken out again.
+    about: BTreeMap<VolumeId, BTreeSet<(NodeId, HostNqn)>>,
+    /// Something about them waits for a moment.
+    awake: BTreeSet<VolumeId>,
+}
+
+impl Index {
+    /// Takes note of a volume as it is now; `None`: it is not tracked any more.
+    pub(super) fn update(&mut self, volume: &VolumeId, record: Option<&VolumeRecord>, now: UnixMillis) {
+        let about: BTreeSet<(NodeId, HostNqn)> = record.map(VolumeRecord::hosts).unwrap_or_default();
+        let before = self.about.remove(volume).unwrap_or_default();
+        for (node, host) in before.difference(&about) {
+            remove(&mut self.by_node, node, volume);
+            remove(&mut self.by_host, host, volume);
+        }
+        for (node, host) in &about {
+            self.by_node.entry(node.clone()).or_default().insert(volume.clone());
+            self.by_host.entry(host.clone()).or_default().insert(volume.clone());
+        }
+        if !about.is_empty() {
+            self.about.insert(volume.clone(), about);
+        }
+        if record.is_some_and(|record| record.waits_for_time(now)) {
+            self.awake.insert(volume.clone());
+        } else {
+            self.awake.remove(volume);
+        }
+    }
+
+    /// Volumes that a node has, or was cut off from.
+    pub(super) fn of_node(&self, node: &NodeId) -> impl Iterator<Item = &VolumeId> {
+        self.by_node.get(node).into_iter().flatten()
+    }
+
+    /// Volumes that were granted to a host, or from which it was cut off.
+    pub(super) fn of_host(&self, host: &HostNqn) -> impl Iterator<Item = &VolumeId> {
+        self.by_host.get(host).into_iter().flatten()
+    }
+
+    /// Volumes about which something waits for a moment.
+    pub(super) fn awake(&self) -> impl Iterator<Item = &VolumeId> {
+        self.awake.iter()
+    }
+}
+
+fn remove<K: Ord>(map: &mut BTreeMap<K, BTreeSet<VolumeId>>, key: &K, volume: &VolumeId) {
+    if let Some(volumes) = map.get_mut(key) {
+        volumes.remove(volume);
+        if volumes.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+impl PartialEq for Index {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Index {}
+
+impl Hash for Index {
+    fn hash<H: Hasher>(&self, _: &mut H) {}
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Index")
+    }
+}
