@@ -6,10 +6,11 @@
 //! Always holds:
 //! - One thread per piece of work: a call in D state costs one thread, never a place in a pool.
 //! - At most one piece of work per key: a wedged device cannot collect threads, the second caller is told
-//!   since when the first has been running.
+//!   since when the first has been running. Work without a key is bounded by its name.
 //! - A thread whose caller has gone away finishes; what it returns is dropped on its own thread.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -134,23 +135,82 @@ impl Workers {
     }
 }
 
-/// Runs `work` on a thread of its own, without a key: for work whose number is bounded in another way.
+/// Most pieces of work of one name without a key that may be overdue at once.
+const MOST_OVERDUE: usize = 8;
+
+/// Names of work without a key that is overdue: how many threads are at it, and since when.
+static OVERDUE: Mutex<BTreeMap<String, (usize, Instant)>> = Mutex::new(BTreeMap::new());
+
+fn overdue() -> std::sync::MutexGuard<'static, BTreeMap<String, (usize, Instant)>> {
+    OVERDUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A thread without a key. Whoever comes second, its end or its deadline, sees that the other has been there.
+#[derive(Default)]
+struct Counted {
+    met: AtomicBool,
+}
+
+impl Counted {
+    fn is_late(&self, what: &str) {
+        let mut overdue = overdue();
+        if !self.met.swap(true, Ordering::AcqRel) {
+            overdue.entry(what.to_owned()).or_insert((0, Instant::now())).0 += 1;
+        }
+    }
+
+    fn has_ended(&self, what: &str) {
+        let mut overdue = overdue();
+        if self.met.swap(true, Ordering::AcqRel)
+            && let Some((count, _)) = overdue.get_mut(what)
+        {
+            *count -= 1;
+            if *count == 0 {
+                overdue.remove(what);
+            }
+        }
+    }
+}
+
+/// Counts the end of a thread, also by panic.
+struct Ends {
+    of: Arc<Counted>,
+    what: String,
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.of.has_ended(&self.what);
+    }
+}
+
+/// Runs `work` on a thread of its own, without a key: work of one name runs side by side. Where eight of a name are
+/// overdue, no more are begun, so that a kernel that does not answer cannot collect threads.
 ///
 /// # Errors
-/// [`WorkError`] as for [`Workers::run`], but never `Busy`.
+/// [`WorkError`] as for [`Workers::run`].
 pub async fn once<T, F>(what: &str, deadline: Duration, work: F) -> Result<T, WorkError>
 where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
+    if let Some((_, since)) = overdue().get(what).filter(|(count, _)| *count >= MOST_OVERDUE) {
+        return Err(WorkError::Busy { what: what.to_owned(), running: since.elapsed() });
+    }
     let (sender, receiver) = oneshot::channel();
+    let late = Arc::new(Counted::default());
+    let ends = Ends { of: Arc::clone(&late), what: what.to_owned() };
     spawn(what, move || {
+        let _ends = ends;
         let _ = sender.send(work());
     })?;
     match tokio::time::timeout(deadline, receiver).await {
         Ok(Ok(result)) => Ok(result),
         Ok(Err(_)) => Err(WorkError::Lost { what: what.to_owned() }),
-        Err(_) => Err(WorkError::Overdue { what: what.to_owned(), deadline }),
+        Err(_) => {
+            late.is_late(what);
+            Err(WorkError::Overdue { what: what.to_owned(), deadline })
+        }
     }
 }
 
@@ -197,5 +257,26 @@ mod tests {
         let lost = workers.run("fails", LONG, || panic!("on purpose")).await;
         assert!(matches!(lost, Err(WorkError::Lost { .. })));
         assert_eq!(workers.run("fails", LONG, || 1).await.expect("free again"), 1);
+    }
+
+    #[tokio::test]
+    async fn work_without_a_key_that_hangs_is_not_begun_for_ever() {
+        let what = "hangs on purpose";
+        let (release, blocked) = mpsc::channel::<()>();
+        let blocked = Arc::new(Mutex::new(blocked));
+        for _ in 0..MOST_OVERDUE {
+            let blocked = Arc::clone(&blocked);
+            let late = once(what, SHORT, move || blocked.lock().is_ok_and(|b| b.recv().is_ok())).await;
+            assert!(matches!(late, Err(WorkError::Overdue { .. })), "{late:?}");
+        }
+        let refused = once(what, LONG, || true).await;
+        assert!(matches!(refused, Err(WorkError::Busy { .. })), "{refused:?}");
+        assert!(once("another name", LONG, || true).await.expect("is free"));
+        drop(release);
+        let deadline = Instant::now() + LONG;
+        while once(what, LONG, || true).await.is_err() {
+            assert!(Instant::now() < deadline, "none was ever begun again");
+            tokio::task::yield_now().await;
+        }
     }
 }

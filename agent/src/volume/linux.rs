@@ -11,7 +11,7 @@ use std::time::Duration;
 use cleat_host::devnode::{self, DevNodeError};
 use cleat_host::fabrics::Fabrics;
 use cleat_host::mounts::{MountError, Mounts, TargetState};
-use cleat_host::openers::{DeviceUser, Openers};
+use cleat_host::openers::{DeviceUser, Openers, plain};
 use cleat_host::reach::{self, Reached};
 use cleat_host::readiness::{CheckError, Checker, Expectation};
 use cleat_host::reservations::{BlockReservations, Reservations};
@@ -113,8 +113,8 @@ impl Linux {
                 true => self.openers.look_to_end(namespace.dev, USERS).await,
                 false => self.openers.look(namespace.dev, USERS).await,
             };
-            users.extend(report.users.iter().map(describe));
-            blind.extend(report.blind.iter().map(ToString::to_string));
+            users.extend(report.users.iter().map(|user| plain(&describe(user))));
+            blind.extend(report.blind.iter().map(|blind| plain(&blind.to_string())));
         }
         users.sort_unstable();
         users.dedup();

@@ -5,7 +5,8 @@
 //! Without it a node would keep the record of every volume that was ever on it: a block of the disk each (some 500 to
 //! 800 bytes of text), about 130 bytes of every inventory, and a look at it in every sweep.
 //!
-//! Always holds: a record goes only once its grant has ended, nothing is published of the volume any more, and a look
+//! Always holds: a record goes only once its grant has ended, a look at each target that it names has found no device
+//! there (a pod that went with a reboot is never unpublished), and a look
 //! that could read everything found nothing of it in the kernel, with no connect under way. What its epoch refused is
 //! refused without it ([`Ledger::forgotten`](crate::ledger::Ledger::forgotten)). What goes with it is the proof of how
 //! its controllers were deleted: a controller that has not heard of it by then waits for its drain bound instead.
@@ -28,7 +29,7 @@ impl<H: Host> Volume<H> {
         }
         let Some(_pass) = self.gate.try_enter("letting go of the record") else { return };
         let Ok(Some(entry)) = self.record().await else { return };
-        if !entry.ended || !entry.published.is_empty() {
+        if !entry.ended || self.may_be_published(&entry).await {
             return;
         }
         let Ok(view) = self.look().await else { return };
@@ -69,6 +70,7 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use cleat_host::DevT;
     use std::path::Path;
     use std::sync::Arc;
 
@@ -80,6 +82,7 @@ mod tests {
     use crate::session::Node as _;
     use crate::testing::agent::{Agent, BOOT, epoch, grant};
     use crate::testing::kernel::{HOST, Kernel};
+    use crate::volume::host::AtTarget;
 
     async fn retire(agent: &Agent) {
         for volume in agent.fleet.volumes() {
@@ -119,10 +122,13 @@ mod tests {
         agent.ready(1, &[1]).await;
         let volume = agent.fleet.volumes().remove(0);
         volume.note_published(Path::new("/pods/a/volume")).await;
+        let device = AtTarget::Device(DevT { major: 259, minor: 0 });
+        kernel.change(|world| drop(world.targets.insert("/pods/a/volume".into(), device)));
         agent.revoke(1).await;
         retire(&agent).await;
-        assert!(agent.entry().await.is_some(), "something may still be published");
-        volume.note_unpublished(Path::new("/pods/a/volume")).await;
+        assert!(agent.entry().await.is_some(), "something is still published");
+        // The pod has gone with its folder, and nobody has ever unpublished the volume.
+        kernel.change(|world| world.targets.clear());
         kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 2, HOST)));
         retire(&agent).await;
         assert!(agent.entry().await.is_some(), "the kernel holds something of it");

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::Volume;
 use super::host::{AtTarget, Host, HostError};
 use super::state::device;
+use crate::ledger::Entry;
 
 /// Most targets of one volume that are kept track of: a block volume of one pod has one.
 const MOST: usize = 32;
@@ -49,6 +50,17 @@ impl<H: Host> Volume<H> {
     /// Whether the record says that the volume is published there. The caller holds the gate.
     pub(super) async fn is_noted(&self, target: &Path) -> bool {
         matches!(self.record().await, Ok(Some(entry)) if entry.published.iter().any(|known| known == target))
+    }
+
+    /// Whether a device is at one of the targets that a record names, or that cannot be told.
+    pub(super) async fn may_be_published(&self, entry: &Entry) -> bool {
+        for target in &entry.published {
+            match self.shared.host.at_target(target).await {
+                Ok(AtTarget::Nothing | AtTarget::Placeholder) => {}
+                Ok(AtTarget::Device(_) | AtTarget::Leftover(_) | AtTarget::Other(_)) | Err(_) => return true,
+            }
+        }
+        false
     }
 
     /// Forgets a target at which nothing is any more. The caller holds the gate.

@@ -183,6 +183,14 @@ impl Blind {
     }
 }
 
+/// Text with its control characters escaped: programs call themselves, and users their folders, what they like, and
+/// somebody reads it at a terminal.
+pub fn plain(text: &str) -> String {
+    text.chars()
+        .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
+        .collect()
+}
+
 /// Whether an error means that the process (or its descriptor) has gone.
 fn has_gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))

@@ -10,7 +10,7 @@ use std::path::Path;
 use super::files::{self, Mapped, Uses};
 use super::mounts::MountTable;
 use super::scans::Looking;
-use super::{Blind, DeviceUser, Places, ProcessUse};
+use super::{Blind, DeviceUser, Places, ProcessUse, plain};
 use crate::name::DevT;
 
 /// Inode number of the first PID namespace (`include/linux/proc_ns.h`, `PROC_PID_INIT_INO`).
@@ -130,13 +130,6 @@ fn describe(dir: &Path, pid: u32, dev: DevT, descriptors: usize, maps: usize) ->
     });
     let pod_uid = cgroup.as_deref().and_then(pod_uid);
     ProcessUse { dev, pid, comm, descriptors, maps, cgroup, pod_uid }
-}
-
-/// Without control characters, which would reach the terminal of whoever reads it.
-fn plain(text: &str) -> String {
-    text.chars()
-        .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
-        .collect()
 }
 
 /// UID of a pod in a cgroup path: `…/pod3b0c5a0e-…/…`, or with underscores and prefixes in systemd's form.

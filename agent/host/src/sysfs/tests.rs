@@ -39,9 +39,21 @@ fn read(tree: &Tree) -> Topology {
 #[test]
 fn a_host_without_nvme_has_an_empty_topology() {
     let nothing = tempfile::tempdir().expect("a directory");
-    let topology = Sysfs::at(nothing.path()).read_blocking().expect("an empty tree is no error");
+    std::fs::create_dir(nothing.path().join("class")).expect("made");
+    let topology = Sysfs::at(nothing.path()).read_blocking().expect("no NVMe is no error");
     assert!(topology.controllers.is_empty() && topology.namespaces.is_empty());
     assert_eq!(topology.multipath, NativeMultipath::Absent);
+}
+
+#[test]
+fn a_tree_that_is_not_there_is_no_proof_that_nothing_is_connected() {
+    let nothing = tempfile::tempdir().expect("a directory");
+    let empty = Sysfs::at(nothing.path()).read_blocking().expect_err("no sysfs");
+    assert!(empty.to_string().contains("class"), "{empty}");
+    let tree = Tree::new();
+    std::fs::remove_dir(tree.root().join("class/nvme")).expect("removed");
+    let lost = tree.sysfs().read_blocking().expect_err("the module is there");
+    assert!(lost.to_string().contains("class/nvme"), "{lost}");
 }
 
 #[test]

@@ -159,6 +159,7 @@ impl Scope<'_> {
 }
 
 pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsError> {
+    check_that_it_is_there(root)?;
     let mut unreadable = Vec::new();
     let subsystems = read_subsystems(root, scope, &mut unreadable)?;
     let mut subsystem_of: BTreeMap<&ControllerName, String> = BTreeMap::new();
@@ -190,6 +191,14 @@ pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsErr
         }
     }
     Ok(Topology { multipath: read_multipath(root), controllers, namespaces, unreadable })
+}
+
+/// A kernel without NVMe has no class of it, and no controllers. Where the module is there and the class is not, or
+/// nothing is, this is not the kernel's tree, and says nothing of controllers.
+fn check_that_it_is_there(root: &FsPath) -> Result<(), SysfsError> {
+    let wanted = if root.join("module/nvme_core").exists() { "class/nvme" } else { "class" };
+    let path = root.join(wanted);
+    std::fs::metadata(&path).map(drop).map_err(|source| SysfsError::List { path, source })
 }
 
 fn listed(dir: &FsPath) -> Result<Vec<String>, SysfsError> {

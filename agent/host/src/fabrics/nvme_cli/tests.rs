@@ -116,7 +116,8 @@ async fn stderr_is_kept_and_tells_the_kind() {
 
 #[tokio::test]
 async fn a_missing_program_is_named() {
-    let cli = NvmeCli::new("/nowhere/nvme", Tree::new().sysfs());
+    let tree = Tree::new();
+    let cli = NvmeCli::new("/nowhere/nvme", tree.sysfs());
     let error = cli.connect(&request(), LONG).await.expect_err("no program");
     assert!(error.to_string().contains("/nowhere/nvme"), "{error}");
     assert!(NvmeCli::probe(Path::new("/nowhere/nvme")).await.is_err());
