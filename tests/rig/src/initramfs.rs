@@ -21,8 +21,8 @@ use crate::modules::{Selection, WANTED, uncompressed};
 /// Tools of the host that every machine has.
 const TOOLS: [&str; 4] = ["nvme", "dmsetup", "ip", "tc"];
 /// Tools that a machine has where the host has them: busybox's own losetup, mount and umount know too little for
-/// a kubelet.
-const EXTRA_TOOLS: [&str; 3] = ["losetup", "mount", "umount"];
+/// a kubelet, and its mke2fs makes no journals.
+const EXTRA_TOOLS: [&str; 4] = ["losetup", "mount", "umount", "mke2fs"];
 /// So many archives are kept; the ones that were not used for longest go.
 const KEPT: usize = 24;
 /// Raise it when the layout changes in a way that the inputs do not show.

@@ -17,6 +17,7 @@ pub(crate) const WANTED: &[&str] = &[
     "ext4",
     "loop",
     "overlay",
+    "fuse",
     // NVMe over TCP, both ends, with in-band authentication
     "nvme-core",
     "nvme-fabrics",

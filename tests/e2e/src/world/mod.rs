@@ -313,8 +313,9 @@ fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
     }
     let for_rds = for_rds.build()?;
     let mut for_nodes = Initramfs::for_kernel(&kernel).program(program("cleat-agent")?);
-    for name in
-        ["cleat-writer", "bench-guest"].into_iter().chain(options.node_programs.iter().map(String::as_str))
+    for name in ["cleat-writer", "bench-guest", "use-guest"]
+        .into_iter()
+        .chain(options.node_programs.iter().map(String::as_str))
     {
         for_nodes = for_nodes.program(program(name)?);
     }

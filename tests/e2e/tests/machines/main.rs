@@ -17,6 +17,7 @@ mod detach;
 mod disagreement;
 mod fixture;
 mod identity;
+mod in_use;
 mod node_target;
 mod old_epoch;
 mod paths;
@@ -53,6 +54,11 @@ fn main() -> ExitCode {
         detach::that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else,
         detach::without_a_node_id_takes_the_volume_off_all_nodes,
         detach::of_a_node_that_holds_nothing_succeeds_and_changes_nothing,
+        in_use::an_external_journal_is_refused_as_in_use,
+        in_use::a_file_system_that_was_unmounted_lazily_is_refused_as_in_use,
+        in_use::a_mount_in_a_namespace_without_a_process_is_refused_as_in_use,
+        in_use::a_memory_map_without_a_descriptor_is_refused_with_its_process,
+        in_use::a_users_fuse_mount_does_not_keep_a_volume_from_being_detached,
         admission::a_second_node_is_refused_an_rwo_volume_with_a_hint,
         admission::a_third_node_is_refused_an_rwx_volume_with_both_holders_named,
         admission::a_move_waits_for_the_detach_under_way_and_is_granted_at_once,
