@@ -17,6 +17,7 @@ use cleat_host::uevents::{Uevents, tells_connections};
 use cleat_host::work;
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
+use cleat_runtime::tls::renew;
 use cleat_runtime::unix::UnixIncoming;
 use cleat_runtime::{Context, Failure};
 use tokio::sync::watch;
@@ -76,6 +77,9 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         .map_err(|_| Failure::failed("the kernel's state and the ledger could not be read in time"))??;
     known.set(true);
 
+    if let Some(files) = config.dial.files() {
+        tokio::spawn(renew::keep_fresh(files, context.stop.clone()));
+    }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let incoming = incoming.or_stop(context.stop.clone());
     let session = Session {

@@ -16,7 +16,7 @@ use cleat_proto::csi::v1::identity_server::IdentityServer;
 use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
-use cleat_runtime::tls::{Kind, ServerTransport};
+use cleat_runtime::tls::{Kind, ServerTls, ServerTransport, renew};
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -41,8 +41,6 @@ use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
 /// How long connections get to close at a stop. Ours do at once; somebody's health watch need not.
 const CLOSING: Duration = Duration::from_secs(3);
-/// The largest message of an agent: an inventory of some thirty thousand volumes.
-const AGENT_MESSAGE_BYTES: usize = 16 << 20;
 /// How often the health service looks at what is ready.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
 
@@ -70,6 +68,8 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     pub operators_at: O,
     /// How both are known.
     pub clients: Clients,
+    /// Whose files are read again while it runs, and complained of before they end.
+    pub certificates: Vec<ServerTls>,
 }
 
 /// An opened store.
@@ -223,6 +223,8 @@ async fn bind(
     } = settings;
     let csi = UnixIncoming::bind(csi_socket).await?.or_stop(context.stop.clone());
     let clients = Clients::from(&agent_transport);
+    let certificates = [&agent_transport, &operator_transport].into_iter().filter_map(ServerTransport::tls);
+    let certificates = certificates.cloned().collect();
     let listen =
         async |name, kind: Kind, addr, transport| {
             Listener::bind(name, addr, transport, Limits::of_process())
@@ -249,6 +251,7 @@ async fn bind(
         agents_at,
         operators_at,
         clients,
+        certificates,
     })
 }
 
@@ -281,6 +284,7 @@ where
         agents_at,
         operators_at,
         clients,
+        certificates,
     } = parts;
     let Context { stop, readiness } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
@@ -317,12 +321,16 @@ where
     health.set_service_status("", ServingStatus::NotServing).await;
     let agent_sessions = AgentSessions::new(engine.clone(), sessions, words.clone(), term, stop.clone());
     let agent_sessions =
-        AgentSessionServer::new(agent_sessions).max_decoding_message_size(AGENT_MESSAGE_BYTES);
+        AgentSessionServer::new(agent_sessions).max_decoding_message_size(agents::MESSAGE_BYTES);
     let agent_server = grpc::server(Keepalive::default())
         .add_service(health_service.clone())
         .add_service(InterceptedService::new(agent_sessions, clients.admit(Kind::Node)))
         .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
-    let operators = Operators::new(engine.clone(), words.clone(), stop.clone());
+    for files in &certificates {
+        tokio::spawn(renew::keep_fresh(files.clone(), stop.clone()));
+    }
+    let own = certificates.into_iter().next();
+    let operators = Operators::new(engine.clone(), words.clone(), own, stop.clone());
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
         .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))

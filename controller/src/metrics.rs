@@ -232,6 +232,11 @@ pub(crate) fn session_ended(code: Code) {
     counter!("cleat_agent_sessions_ended_total", "code" => code_name(code)).increment(1);
 }
 
+/// An agent said something about a volume that its node was not granted.
+pub(crate) fn fact_refused() {
+    counter!("cleat_agent_facts_refused_total").increment(1);
+}
+
 /// A client was refused, on the listener for this kind.
 pub(crate) fn client_refused(kind: Kind) {
     counter!("cleat_clients_refused_total", "listener" => kind.word()).increment(1);

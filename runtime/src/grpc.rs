@@ -87,6 +87,12 @@ impl Renewing {
         Ok(dial)
     }
 
+    /// The files that are read for each connection, where there are any.
+    #[must_use]
+    pub fn files(&self) -> Option<ClientTlsArgs> {
+        (!self.tls.plaintext).then(|| self.tls.clone())
+    }
+
     fn endpoint(&self) -> Result<Endpoint, DialError> {
         Ok(endpoint(&self.address, &self.tls.load()?, self.keepalive)?)
     }

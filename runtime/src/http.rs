@@ -6,6 +6,7 @@
 //! more than volumes, nodes and counts.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -13,12 +14,25 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use clap::Args;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::hush::Hush;
+use crate::listen::pause_after;
 use crate::readiness::Readiness;
 
+/// Connections at once: scrapers and probes.
+const CONNECTIONS: usize = 32;
+/// How long the head of a request may take, and its size.
+const HEADER_TIME: Duration = Duration::from_secs(5);
+const HEADER_BYTES: usize = 16 << 10;
+/// How long one connection may last, whatever happens on it.
+const CONNECTION_TIME: Duration = Duration::from_secs(300);
 /// How often the recorder folds what histograms have collected; without it they grow between scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -50,15 +64,6 @@ pub enum HttpError {
     /// The recorder cannot be installed.
     #[error("cannot set up metrics")]
     Recorder(#[source] BuildError),
-    /// The listener failed.
-    #[error("metrics and health endpoint on {addr} failed")]
-    Serve {
-        /// The address it listened on.
-        addr: SocketAddr,
-        /// What failed.
-        #[source]
-        source: std::io::Error,
-    },
 }
 
 /// A histogram's name and its buckets.
@@ -138,11 +143,45 @@ impl HttpListener {
             .with_state(metrics)
             .merge(axum::Router::new().route("/readyz", get(serve_readyz)).with_state(readiness))
             .route("/healthz", get(async || "ok\n"));
-        let serve = axum::serve(self.listener, app).with_graceful_shutdown(stop.cancelled_owned());
+        tracing::debug!(%addr, "metrics and health endpoint serves");
         tokio::select! {
             () = upkeep => Ok(()),
-            served = serve.into_future() => served.map_err(|source| HttpError::Serve { addr, source }),
+            () = accept(self.listener, app) => Ok(()),
+            () = stop.cancelled() => Ok(()),
         }
+    }
+}
+
+/// Serves whoever comes, with limits: no request is large, and nobody who is slow holds anything for long.
+async fn accept(listener: TcpListener, app: axum::Router) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let hush = Hush::default();
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                hush.warn(|skipped| tracing::warn!(%error, skipped, "cannot accept a request for metrics"));
+                pause_after(&error).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            hush.warn(|skipped| {
+                tracing::warn!(%from, skipped, "more than {CONNECTIONS} connections for metrics: this one is closed");
+            });
+            continue;
+        };
+        let service = TowerToHyperService::new(app.clone());
+        tokio::spawn(async move {
+            let serving = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIME)
+                .max_buf_size(HEADER_BYTES)
+                .serve_connection(TokioIo::new(stream), service);
+            // Whatever ends it, it is over.
+            let _ = tokio::time::timeout(CONNECTION_TIME, serving).await;
+            drop(place);
+        });
     }
 }
 
@@ -199,6 +238,25 @@ mod tests {
 
         stop.cancel();
         serving.await.expect("no panic").expect("stops cleanly");
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_is_cut_off_and_the_next_is_served() {
+        let recorder = builder(&[]).expect("buckets").build_recorder();
+        let listener = HttpListener::bind(([127, 0, 0, 1], 0).into()).await.expect("bind");
+        let addr = listener.addr();
+        let stop = CancellationToken::new();
+        tokio::spawn(listener.serve(recorder.handle(), Readiness::default(), stop));
+        let mut mute = Vec::new();
+        for _ in 0..2 * CONNECTIONS {
+            mute.push(tokio::net::TcpStream::connect(addr).await.expect("connect"));
+        }
+        for mut stream in mute {
+            let mut said = Vec::new();
+            // Reset or closed.
+            let _ = stream.read_to_end(&mut said).await;
+        }
+        assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
     }
 
     #[tokio::test]

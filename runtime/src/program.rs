@@ -80,6 +80,7 @@ where
         return ExitCode::from(BAD_CONFIG);
     }
     tls::install_provider();
+    prepare_process();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -92,6 +93,20 @@ where
     // Not `drop`: that waits without end for blocking work, and a detach may be asleep in the kernel.
     runtime.shutdown_timeout(BLOCKING_GRACE);
     code
+}
+
+/// Takes as many descriptors as we may have, since limits of connections follow from them; and keeps what is in memory,
+/// which is keys and passwords, out of core dumps and from other processes of the same user.
+fn prepare_process() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of descriptors: fewer connections are held");
+    }
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        tracing::warn!(%error, "cannot keep other processes from reading this one's memory");
+    }
 }
 
 async fn supervise<P, F>(args: P, program: impl FnOnce(P, Context) -> F) -> ExitCode

@@ -8,15 +8,16 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior, Sleep, sleep};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
 use crate::authority::AnyAuthority;
+use crate::listen::{PAUSE, is_shortage};
 
 /// How long a socket's owner may take to accept before it counts as there but busy.
 const PROBE: Duration = Duration::from_secs(1);
@@ -67,6 +68,8 @@ pub struct UnixIncoming {
     ours: (u64, u64),
     look: Interval,
     given_up: Option<CancellationToken>,
+    /// The loop rests: the process or the machine was out of something.
+    rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl UnixIncoming {
@@ -87,7 +90,7 @@ impl UnixIncoming {
         let (listener, ours) = listen(&path)?;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { listener, path, ours, look, given_up: None })
+        Ok(Self { listener, path, ours, look, given_up: None, rest: None })
     }
 
     /// Cancels `stop` when something else has taken the socket's place, so that the program ends and is started again.
@@ -148,9 +151,21 @@ impl Stream for UnixIncoming {
                 return Poll::Ready(None);
             }
         }
-        this.listener
-            .poll_accept(cx)
-            .map(|accepted| Some(accepted.map(|(stream, _)| AnyAuthority::new(stream))))
+        loop {
+            if let Some(rest) = &mut this.rest {
+                ready!(rest.as_mut().poll(cx));
+                this.rest = None;
+            }
+            match ready!(this.listener.poll_accept(cx)) {
+                Ok((stream, _)) => return Poll::Ready(Some(Ok(AnyAuthority::new(stream)))),
+                Err(error) if is_shortage(&error) => {
+                    tracing::warn!(path = %this.path.display(), %error, "cannot accept a connection: trying again");
+                    this.rest = Some(Box::pin(sleep(PAUSE)));
+                }
+                // One connection that was gone before we took it.
+                Err(_) => {}
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! it; a directive reaches the session it was meant for or nobody; nothing that an agent sends can panic us.
 
 mod last_words;
+mod limits;
 mod registry;
 mod service;
 mod session;
@@ -13,6 +14,7 @@ mod settings;
 mod wire;
 
 pub use last_words::{LastWords, Words};
+pub(crate) use limits::MESSAGE_BYTES;
 #[cfg(test)]
 pub(crate) use registry::Order;
 pub use registry::Sessions;

@@ -3,15 +3,18 @@
 //! In come the agent's messages, the core's orders, and time; out go events and messages. A session ends with a
 //! status that says why, always: malformed message, silence, refused by the core, cut off, shutdown.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleat_core::{Event, NodeId, SessionId};
+use cleat_core::{Event, NodeId, SessionId, VolumeId};
 use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::hush::Hush;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, Streaming};
 
+use super::limits::Pace;
 use super::registry::Order;
 use super::service::Shared;
 use super::settings::millis;
@@ -68,6 +71,10 @@ struct Line {
     orders: mpsc::Receiver<Order>,
     inventoried: bool,
     heard: Instant,
+    /// Volumes about which this session was told something.
+    told: HashSet<VolumeId>,
+    pace: Pace,
+    hush: Hush,
 }
 
 impl Talk {
@@ -111,7 +118,16 @@ impl Talk {
         let up =
             Event::SessionUp { node: node.clone(), session: session.clone(), identity: introduced.identity };
         self.shared.engine.submit(up).await?;
-        let mut line = Line { node, session, orders, inventoried: false, heard: Instant::now() };
+        let mut line = Line {
+            node,
+            session,
+            orders,
+            inventoried: false,
+            heard: Instant::now(),
+            told: HashSet::new(),
+            pace: Pace::new(),
+            hush: Hush::default(),
+        };
         // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
         self.shared.engine.view(|_, _| ()).await?;
         match line.orders.try_recv() {
@@ -125,7 +141,11 @@ impl Talk {
             Err(mpsc::error::TryRecvError::Disconnected) => return Err(cut_off()),
             Err(mpsc::error::TryRecvError::Empty) => {}
         }
-        self.shared.words.hello(&line.node, introduced.capabilities, introduced.agent_version.clone());
+        let until = match &self.caller {
+            Caller::Known { until, .. } => *until,
+            Caller::Anybody { .. } => None,
+        };
+        self.shared.words.hello(&line.node, introduced.capabilities, introduced.agent_version.clone(), until);
         tracing::info!(
             node = %line.node, session = %line.session, boot_id, agent_version = introduced.agent_version,
             "agent session up"
@@ -175,7 +195,10 @@ impl Talk {
                     self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
                 }
                 order = line.orders.recv() => match order {
-                    Some(Order::Say(message)) => self.send(*message).await,
+                    Some(Order::Say(message)) => {
+                        line.told.extend(checked::volume_of(&message));
+                        self.send(*message).await
+                    }
                     Some(Order::Refused(reason)) => Err(refused(reason)),
                     None => Err(cut_off()),
                 },
@@ -214,6 +237,7 @@ impl Talk {
     async fn hear(&self, line: &mut Line, message: wire::FromAgent) -> Result<(), Ending> {
         use wire::from_agent::Kind;
         let kind = message.kind.ok_or(checked::Malformed::Missing("message.kind"))?;
+        tokio::time::sleep(line.pace.take()).await;
         if !line.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
             return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
         }
@@ -228,16 +252,29 @@ impl Talk {
                 line.inventoried = true;
                 Event::Inventory { node, session, volumes }
             }
+            // Also of a volume that the node was not granted: that its kernel holds one is something that only it can
+            // see, and the core takes it for what it is worth.
             Kind::Delta(state) => {
-                let observed = checked::volume_state(&state)?;
-                self.shared.words.volume(&node, observed.volume.clone(), state);
+                let (observed, state) = checked::delta(state)?;
+                self.shared.words.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
             Kind::Result(result) => {
                 let answer = checked::result(result)?;
+                if !self.is_its_own(line, &answer.volume).await? {
+                    metrics::fact_refused();
+                    line.hush.warn(|skipped| {
+                        let (volume, operation) = (&answer.volume, &answer.operation);
+                        tracing::warn!(
+                            %volume, %node, %session, %operation, skipped,
+                            "result refused: the volume was not granted to this node"
+                        );
+                    });
+                    return Ok(());
+                }
                 account(&node, &answer);
                 if let Some(state) = answer.state {
-                    self.shared.words.volume(&node, answer.volume.clone(), state);
+                    self.shared.words.volume(&node, answer.volume.clone(), state)?;
                 }
                 Event::AgentDone {
                     node,
@@ -250,6 +287,21 @@ impl Talk {
             }
         };
         Ok(self.shared.engine.submit(event).await?)
+    }
+
+    /// Whether the node was granted the volume, or was cut off from it: only then its word on it counts.
+    async fn is_its_own(&self, line: &Line, volume: &VolumeId) -> Result<bool, Ending> {
+        if line.told.contains(volume) {
+            return Ok(true);
+        }
+        let (node, volume) = (line.node.clone(), volume.clone());
+        let known = self.shared.engine.view(move |core, _| {
+            core.volumes().get(&volume).is_some_and(|record| {
+                record.attachments.iter().any(|attachment| attachment.node == node)
+                    || record.fenced.iter().any(|fenced| fenced.node == node)
+            })
+        });
+        Ok(known.await?)
     }
 
     async fn say(&self, kind: wire::to_agent::Kind) -> Result<(), Ending> {

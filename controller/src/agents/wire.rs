@@ -15,6 +15,7 @@ use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as wire;
 use uuid::Uuid;
 
+use super::limits;
 use super::settings::{Settings, millis};
 
 /// Something that an agent must not say. The session ends with it.
@@ -30,6 +31,9 @@ pub(super) enum Malformed {
     /// A field with another fault.
     #[error("{field} {value:?}: {rule}")]
     Field { field: &'static str, value: String, rule: &'static str },
+    /// More of something than one agent can make us keep.
+    #[error("{field}: {found}, and at most {most} are taken from one node; see what this agent does")]
+    TooMany { field: &'static str, found: usize, most: usize },
     /// A field that must be there.
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -53,7 +57,9 @@ impl Malformed {
 }
 
 fn field(field: &'static str, value: impl Into<String>, rule: &'static str) -> Malformed {
-    Malformed::Field { field, value: value.into(), rule }
+    let mut value = value.into();
+    limits::name(&mut value);
+    Malformed::Field { field, value, rule }
 }
 
 fn name(field: &'static str) -> impl Fn(IdError) -> Malformed {
@@ -69,7 +75,8 @@ pub(super) struct Introduced {
     pub(super) agent_version: String,
 }
 
-pub(super) fn hello(hello: wire::Hello, prefix: &str) -> Result<Introduced, Malformed> {
+pub(super) fn hello(mut hello: wire::Hello, prefix: &str) -> Result<Introduced, Malformed> {
+    limits::hello(&mut hello)?;
     let wire::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
     if protocol != SESSION_PROTOCOL {
         return Err(Malformed::Protocol { agent: protocol });
@@ -98,9 +105,11 @@ fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed
             Err(_) => Err(field("hello.identity.storage_addresses", address, "IP addresses without port")),
         })
         .collect::<Result<_, _>>()?;
-    if boot_id.trim().is_empty() {
-        return Err(Malformed::Missing("hello.identity.boot_id"));
-    }
+    // As Linux gives it in /proc/sys/kernel/random/boot_id.
+    let boot_id = match Uuid::parse_str(&boot_id) {
+        Ok(boot_id) if !boot_id.is_nil() => boot_id.to_string(),
+        _ => return Err(field("hello.identity.boot_id", boot_id, "a UUID that is not zero")),
+    };
     Ok(NodeIdentity {
         host_nqn: HostNqn::new(host_nqn).map_err(name("hello.identity.host_nqn"))?,
         host_id: host_id.to_string(),
@@ -111,8 +120,9 @@ fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed
 
 /// An inventory, as the core sees it and in full.
 pub(super) fn inventory(
-    inventory: wire::Inventory,
+    mut inventory: wire::Inventory,
 ) -> Result<(Vec<Observed>, BTreeMap<VolumeId, wire::VolumeState>), Malformed> {
+    limits::inventory(&mut inventory)?;
     let mut observed = Vec::with_capacity(inventory.volumes.len());
     let mut full = BTreeMap::new();
     for state in inventory.volumes {
@@ -123,6 +133,12 @@ pub(super) fn inventory(
         observed.push(seen);
     }
     Ok((observed, full))
+}
+
+/// A change of one volume's state, as the core sees it and in full.
+pub(super) fn delta(mut state: wire::VolumeState) -> Result<(Observed, wire::VolumeState), Malformed> {
+    limits::state(&mut state)?;
+    Ok((volume_state(&state)?, state))
 }
 
 /// One volume's state, as the core sees it.
@@ -174,8 +190,9 @@ pub(super) enum Times {
     Detach(wire::DetachTimes),
 }
 
-pub(super) fn result(result: wire::DirectiveResult) -> Result<Answer, Malformed> {
+pub(super) fn result(mut result: wire::DirectiveResult) -> Result<Answer, Malformed> {
     use wire::directive_result::Outcome as Said;
+    limits::result(&mut result)?;
     let wire::DirectiveResult { operation_id, volume_id, epoch: said_epoch, outcome } = result;
     let volume = VolumeId::new(volume_id).map_err(name("result.volume_id"))?;
     let mut state = None;
@@ -264,6 +281,20 @@ fn epoch(epoch: wire::Epoch) -> Epoch {
 /// A core epoch on the wire.
 pub(crate) fn to_wire_epoch(epoch: Epoch) -> wire::Epoch {
     wire::Epoch { term: epoch.term, seq: epoch.seq }
+}
+
+/// The volume that a message to an agent is about.
+pub(super) fn volume_of(message: &wire::ToAgent) -> Option<VolumeId> {
+    use wire::to_agent::Kind;
+    let id = match message.kind.as_ref()? {
+        Kind::Attach(attach) => &attach.volume_id,
+        Kind::Detach(detach) => &detach.volume_id,
+        Kind::Revoke(revoke) => &revoke.volume_id,
+        Kind::Preempt(preempt) => &preempt.volume_id,
+        Kind::Rekey(rekey) => &rekey.volume_id,
+        Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
+    };
+    VolumeId::new(id.as_str()).ok()
 }
 
 /// A directive as it is sent.

@@ -15,7 +15,7 @@ fn good_hello() -> wire::Hello {
             host_nqn: "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-00000000000a".into(),
             host_id: "00000000-0000-0000-0000-00000000000a".into(),
             storage_addresses: vec!["10.0.0.1".into(), "fd00:0:0::1".into()],
-            boot_id: "b".into(),
+            boot_id: "0b7c1d1e-9f59-4c3a-8a43-6c0a3a3a4c5d".into(),
         }),
         capabilities: Some(wire::Capabilities { nqn_prefix: PREFIX.into(), ..Default::default() }),
         agent_version: "1".into(),
@@ -61,7 +61,7 @@ fn a_bad_hello_is_refused_with_the_field_and_the_value() {
     let _ = identity;
     let cases: &[(Spoil, &[&str])] = &[
         (|h| h.protocol = 7, &["7", "protocol"]),
-        (|h| h.node_id = "Node_A".into(), &["hello.node_id", "Node_A"]),
+        (|h| h.node_id = "Node A".into(), &["hello.node_id", "Node A"]),
         (|h| h.identity = None, &["hello.identity"]),
         (|h| h.capabilities = None, &["hello.capabilities"]),
         (|h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.other:".into(), &["nqn.other:", PREFIX]),
@@ -69,7 +69,12 @@ fn a_bad_hello_is_refused_with_the_field_and_the_value() {
         (|h| h.identity.as_mut().unwrap().host_id = "x".into(), &["host_id", "\"x\""]),
         (|h| h.identity.as_mut().unwrap().host_id = Uuid::nil().to_string(), &["host_id", "not zero"]),
         (|h| h.identity.as_mut().unwrap().storage_addresses[0] = "10.0.0.1:1".into(), &["10.0.0.1:1"]),
-        (|h| h.identity.as_mut().unwrap().boot_id = " ".into(), &["boot_id"]),
+        (|h| h.identity.as_mut().unwrap().boot_id = " ".into(), &["boot_id", "a UUID"]),
+        (|h| h.identity.as_mut().unwrap().boot_id = "boot-1".into(), &["boot_id", "boot-1"]),
+        (
+            |h| h.identity.as_mut().unwrap().storage_addresses = vec!["10.0.0.1".into(); 17],
+            &["storage_addresses", "17", "at most 16"],
+        ),
     ];
     for (spoil, words) in cases {
         let mut spoiled = good_hello();

@@ -5,10 +5,11 @@
 //! already. What always holds: of two looks at the same state, both find the same.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
 use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::tls::renew::{Expiry, SOON};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +22,7 @@ const EVERY: Duration = Duration::from_secs(5);
 /// An agent that is turned away dials again within seconds. One that has not for so long is not there any more.
 const TURNED_AWAY: Duration = Duration::from_secs(120);
 
-/// The four comparisons.
+/// The comparisons.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A node's kernel holds controllers of a volume that it is not granted.
@@ -32,14 +33,17 @@ pub(super) enum Kind {
     StagingElsewhere,
     /// Two nodes say that they are the same host.
     DuplicateIdentity,
+    /// The certificate that a node's session rests on ends soon.
+    CertificateExpires,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [
+    const ALL: [Self; 5] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
         Self::DuplicateIdentity,
+        Self::CertificateExpires,
     ];
 
     fn name(self) -> &'static str {
@@ -48,6 +52,7 @@ impl Kind {
             Self::GrantWithoutSession => "grant-without-session",
             Self::StagingElsewhere => "staging-elsewhere",
             Self::DuplicateIdentity => "duplicate-identity",
+            Self::CertificateExpires => "certificate-expires",
         }
     }
 
@@ -58,6 +63,7 @@ impl Kind {
             Self::GrantWithoutSession => "ghost_grant",
             Self::StagingElsewhere => "ghost_staging",
             Self::DuplicateIdentity => "ghost_identity",
+            Self::CertificateExpires => "certificate_expires",
         }
     }
 }
@@ -80,6 +86,12 @@ impl Ghost {
             message: self.message,
         }
     }
+}
+
+/// A certificate of this controller that ends soon: an outage that is not one yet.
+pub(super) fn expires(expiry: Expiry) -> Option<wire::GhostInfo> {
+    let message = expiry.complaint()?;
+    Some(wire::GhostInfo { kind: "certificate-expires".to_owned(), message, ..Default::default() })
 }
 
 /// All there are now.
@@ -189,6 +201,17 @@ fn compare(
 }
 
 fn of_words(node: &NodeId, words: &Words, ghosts: &mut Vec<Ghost>) {
+    if let Some(left) =
+        words.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default())
+        && left < SOON
+    {
+        let left = humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600));
+        let message = format!(
+            "the session of node {node} came with a certificate, its own or the controller's, that ends in {left} or \
+             less than an hour more: renew it (--tls-cert)"
+        );
+        ghosts.push(Ghost { kind: Kind::CertificateExpires, node: node.clone(), volume: None, message });
+    }
     for (volume, state) in &words.volumes {
         for staging in state.staging.iter().filter(|staging| !staging.same) {
             let message = format!(

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use cleat_core::{IdError, NodeId, VolumeId, Word};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::operator_server::Operator;
+use cleat_runtime::tls::ServerTls;
+use cleat_runtime::tls::renew::Renewable;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -24,14 +26,20 @@ const WATCH_QUEUE: usize = 64;
 pub struct Operators {
     engine: Engine,
     words: LastWords,
+    certificates: Option<ServerTls>,
     stop: CancellationToken,
 }
 
 impl Operators {
     /// The service; every open watch ends when `stop` is cancelled.
     #[must_use]
-    pub fn new(engine: Engine, words: LastWords, stop: CancellationToken) -> Self {
-        Self { engine, words, stop }
+    pub fn new(
+        engine: Engine,
+        words: LastWords,
+        certificates: Option<ServerTls>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { engine, words, certificates, stop }
     }
 }
 
@@ -180,7 +188,9 @@ impl Operator for Operators {
         _: Request<wire::ListGhostsRequest>,
     ) -> Result<Response<wire::ListGhostsResponse>, Status> {
         let ghosts = ghosts::look(&self.engine, &self.words).await.map_err(ended)?;
-        let ghosts = ghosts.into_iter().map(ghosts::Ghost::into_wire).collect();
+        let expiries = self.certificates.iter().flat_map(Renewable::expiries);
+        let mut ghosts: Vec<_> = ghosts.into_iter().map(ghosts::Ghost::into_wire).collect();
+        ghosts.extend(expiries.filter_map(ghosts::expires));
         Ok(Response::new(wire::ListGhostsResponse { ghosts }))
     }
 

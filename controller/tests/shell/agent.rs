@@ -88,7 +88,7 @@ impl Host {
                 host_nqn: format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}"),
                 host_id: uuid.to_string(),
                 storage_addresses: vec![format!("10.0.1.{number}"), format!("10.0.2.{number}")],
-                boot_id: format!("boot-of-{name}"),
+                boot_id: Uuid::new_v5(&Uuid::NAMESPACE_DNS, name.as_bytes()).to_string(),
             }),
             capabilities: Some(wire::Capabilities {
                 kernel_release: "6.12.1".into(),

@@ -54,7 +54,7 @@ pub struct Certificates {
     pub operators: Ca,
 }
 
-pub const LONG: Duration = Duration::from_secs(86_400);
+pub const LONG: Duration = Duration::from_secs(30 * 86_400);
 
 pub fn uri(uri: &str) -> Vec<SanType> {
     vec![SanType::URI(uri.try_into().unwrap())]

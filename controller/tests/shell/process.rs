@@ -20,9 +20,9 @@ use crate::agent::{Agent, Host, OnAttach};
 use crate::world::{Csi, RWO, RWX, eventually, probe};
 
 /// A controller in a process of its own. Ended with the test, whatever happens.
-struct Process {
-    child: Child,
-    log: PathBuf,
+pub struct Process {
+    pub child: Child,
+    pub log: PathBuf,
 }
 
 impl Drop for Process {
@@ -33,15 +33,29 @@ impl Drop for Process {
     }
 }
 
-fn command(dir: &Path, more: &[&str]) -> Command {
+/// What every controller here is told, but for TLS.
+pub fn arguments(dir: &Path) -> Vec<String> {
     let path = |name: &str| dir.join(name).display().to_string();
+    let words = [
+        ["--csi-socket", &path("csi.sock")],
+        ["--agent-listen", "127.0.0.1:0"],
+        ["--operator-listen", "127.0.0.1:0"],
+        ["--store", &format!("file:{}", path("records"))],
+        ["--rds-password-file", &path("password")],
+        ["--rds-files", "/pool/cleat"],
+        ["--host-acl", "list"],
+        ["--cluster-id", "one"],
+        ["--rds-portal", "10.77.1.1:4420"],
+        ["--rds-portal", "10.77.2.1:4420"],
+    ];
+    words.as_flattened().iter().map(ToString::to_string).collect()
+}
+
+fn command(dir: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cleat-controller"));
     command
-        .args(["--csi-socket", &path("csi.sock"), "--agent-listen", "127.0.0.1:0"])
-        .args(["--operator-listen", "127.0.0.1:0", "--plaintext"])
-        .args(["--store", &format!("file:{}", path("records")), "--rds-password-file", &path("password")])
-        .args(["--rds-files", "/pool/cleat", "--host-acl", "list", "--cluster-id", "one"])
-        .args(["--rds-portal", "10.77.1.1:4420", "--rds-portal", "10.77.2.1:4420"])
+        .args(arguments(dir))
+        .arg("--plaintext")
         .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -67,12 +81,12 @@ async fn started(dir: &Path, more: &[&str]) -> Process {
 }
 
 impl Process {
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
     /// What the log says of a field.
-    fn field(&self, name: &str) -> String {
+    pub fn field(&self, name: &str) -> String {
         let said = self.said();
         let (_, rest) = said.split_once(&format!(" {name}=")).expect("the field in the log");
         rest.split_whitespace().next().unwrap().trim_matches('"').to_owned()

@@ -1,8 +1,10 @@
 //! Who may say what: nobody's word reaches further than who said it, and that is what a certificate says.
 
+use std::path::Path;
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::grpc::{Dial as _, Renewing};
 use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
 use tonic::Code;
 use wire::operator_client::OperatorClient;
@@ -165,4 +167,68 @@ async fn certificates_made_as_the_documentation_says_are_accepted() {
         OperatorClient::new(dial(world.operators_at(), &client("alice").load().unwrap()).await);
     let nodes = operator.list_nodes(wire::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(nodes[0].node_id, "worker-1");
+}
+
+/// Renews as the kubelet does: new files in a new folder, and a symlink that is swapped.
+fn swap(folder: &Path, new: &Path) {
+    let fresh = folder.join("..fresh");
+    std::os::unix::fs::symlink(new, &fresh).unwrap();
+    std::fs::rename(fresh, folder.join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn certificates_replaced_by_a_symlink_swap_are_used_and_the_old_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Certificates::make(dir.path());
+    let mount = dir.path().join("mount");
+    let renewed = |name: &str, valid: Duration| {
+        let folder = mount.join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        let server = vec![rcgen::SanType::DnsName(SERVER.try_into().unwrap())];
+        made.servers.sign(&folder, "controller", server, valid);
+        made.agents.sign(&folder, "node-a", uri("cleat://node/node-a"), valid);
+        swap(&mount, &folder);
+    };
+    let short = Duration::from_secs(10);
+    renewed("1", short);
+    let path = |name: &str| Some(mount.join("..data").join(name));
+    let mut world = World::new();
+    world.server = Some(ServerTlsArgs {
+        tls_cert: path("controller.pem"),
+        tls_key: path("controller.key"),
+        ..made.server()
+    });
+    world.start().await;
+    let options =
+        ClientTlsArgs { tls_cert: path("node-a.pem"), tls_key: path("node-a.key"), ..made.options(None) };
+    let renewing = Renewing::new(&world.agents_at().to_string(), &options, Default::default()).unwrap();
+    let old = options.load().unwrap();
+    let host = Host::new("node-a", 1);
+    let first = Agent::dial(renewing.dial().await.unwrap(), &host).await.up().await;
+    let doctor = OperatorClient::new(dial(world.operators_at(), &made.operator("alice")).await)
+        .list_ghosts(wire::ListGhostsRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .ghosts;
+    let told = |words: &str| doctor.iter().any(|ghost| ghost.message.contains(words));
+    assert!(told("--tls-cert") && told("node node-a"), "{doctor:?}");
+
+    renewed("2", Duration::from_secs(30 * 86_400));
+    let ended = first.ended().await;
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
+    let again = Agent::dial(renewing.dial().await.unwrap(), &host).await.up().await;
+    // What has expired is nobody's any more.
+    let endpoint = cleat_runtime::grpc::endpoint(&world.agents_at().to_string(), &old, Default::default());
+    if let Ok(channel) = endpoint.unwrap().connect().await {
+        let refused = Agent::dial(channel, &host).await.ended().await;
+        assert_ne!(refused.code(), Code::Ok, "{refused:?}");
+    }
+    assert!(again.welcome.borrow().is_some());
+    let mut operator = OperatorClient::new(dial(world.operators_at(), &made.operator("alice")).await);
+    let node =
+        operator.get_node(wire::GetNodeRequest { node_id: "node-a".into() }).await.unwrap().into_inner();
+    assert_eq!(node.session, "connected");
+    let ghosts = operator.list_ghosts(wire::ListGhostsRequest {}).await.unwrap().into_inner().ghosts;
+    assert_eq!(ghosts, [], "renewed");
 }

@@ -144,6 +144,7 @@ impl World {
         let within = context.clone();
         runtime.spawn(async move {
             let clients = Clients::from(&transports[0]);
+            let certificates = transports.iter().filter_map(ServerTransport::tls).cloned().collect();
             let [agents_at, operators_at] = transports.map(|transport| {
                 Listener::bind("test", ([127, 0, 0, 1], 0).into(), transport, Limits::of_process())
             });
@@ -170,6 +171,7 @@ impl World {
                 agents_at: agents_at.incoming(within.stop.clone()),
                 operators_at: operators_at.incoming(within.stop.clone()),
                 clients,
+                certificates,
             };
             let _ = tell.send(app::serve(parts, clock, within).await);
         });

@@ -5,6 +5,7 @@
 //! and parsed here, so that a wrong one is named at start and not at the first connection.
 
 mod peer;
+pub mod renew;
 mod server;
 
 use std::fmt;
@@ -267,6 +268,17 @@ impl ClientTlsArgs {
             },
         )?;
         Ok(ClientTransport::Tls(Box::new(config)))
+    }
+}
+
+impl ServerTransport {
+    /// Its TLS, where there is any.
+    #[must_use]
+    pub fn tls(&self) -> Option<&ServerTls> {
+        match self {
+            Self::Plaintext => None,
+            Self::Tls(tls) => Some(tls),
+        }
     }
 }
 

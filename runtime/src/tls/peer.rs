@@ -14,6 +14,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// What precedes kind and name in the URI of a certificate.
 const SCHEME: &str = "cleat://";
+/// The year 9999, after which no certificate can say anything.
+const MOST_SECONDS: u64 = 253_402_300_800;
 /// The longest name, in bytes: that of a host (RFC 1035).
 const NAME_BYTES: usize = 253;
 
@@ -127,7 +129,8 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
     Some(Said {
         subject: parsed.subject().to_string(),
         uris: uris.collect(),
-        not_after: UNIX_EPOCH + Duration::from_secs(seconds),
+        // The second that is named is a part of it (RFC 5280, 4.1.2.5).
+        not_after: UNIX_EPOCH + Duration::from_secs(seconds.saturating_add(1).min(MOST_SECONDS)),
     })
 }
 

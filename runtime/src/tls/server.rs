@@ -19,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::peer::{self, Kind, Who};
+use super::renew::Expiry;
 use super::{TlsError, certificates, key};
 
 /// The files of a listener.
@@ -90,13 +91,17 @@ impl ServerTls {
         self.current().until
     }
 
-    /// When the first of the CAs ends.
-    #[must_use]
-    pub fn cas_until(&self) -> Option<SystemTime> {
+    /// When the CAs of clients end.
+    pub(super) fn cas(&self) -> Vec<Expiry> {
         let current = self.current();
-        let parse = |pem: &[u8]| super::parsed(pem);
-        let both = [&current.read.agent_ca, &current.read.operator_ca];
-        both.into_iter().filter_map(|pem| peer::until(&parse(pem))).min()
+        let files = [
+            ("agent-ca", Kind::Node.ca_option(), &current.read.agent_ca),
+            ("operator-ca", Kind::Operator.ca_option(), &current.read.operator_ca),
+        ];
+        let ends = files.into_iter().filter_map(|(of, option, pem)| {
+            Some(Expiry { of, option, at: peer::until(&super::parsed(pem))? })
+        });
+        ends.collect()
     }
 
     fn current(&self) -> Arc<Loaded> {

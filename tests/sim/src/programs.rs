@@ -108,6 +108,7 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
         agents_at: Box::pin(nic.listen(AGENTS_PORT)),
         operators_at: Box::pin(nic.listen(OPERATORS_PORT)),
         clients: Clients::Anybody,
+        certificates: Vec::new(),
     };
     app::serve(parts, Clock::at(UnixMillis(EPOCH_MS + now)), Context::default()).await?;
     Ok(())
@@ -129,7 +130,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
     let identity = Identity {
         host_nqn: HostNqn::parse(&world::host_nqn(node))?,
         host_id: HostId::parse(&world::host_id(node))?,
-        boot_id: format!("boot-{boot}"),
+        boot_id: uuid::Uuid::from_u128(u128::from(boot) + 1).to_string(),
         prefix: prefix.clone(),
         connect: ConnectOptions::default(),
     };

@@ -49,7 +49,7 @@ impl Output {
 
     fn line(&mut self, text: &str) -> Result<(), AskError> {
         let mut out = std::io::stdout().lock();
-        let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
+        let written = writeln!(out, "{}", harmless(text.trim_end_matches('\n'))).and_then(|()| out.flush());
         written.map_err(AskError::Output)
     }
 }
@@ -57,5 +57,34 @@ impl Output {
 /// Says on standard error what went wrong.
 pub(crate) fn complain(text: &str) {
     // If that cannot be written either, the exit code still says it.
-    let _ = writeln!(std::io::stderr(), "cleatctl: {text}");
+    let _ = writeln!(std::io::stderr(), "cleatctl: {}", harmless(text));
+}
+
+/// A text without anything that a terminal would act on but the ends of lines: what nodes, processes and the RDS say is
+/// shown to people, and not carried out by their terminals.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            // They turn a line around.
+            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(c.escape_default());
+            }
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_what_is_shown() {
+        assert_eq!(harmless("pid 7 (\u{1b}[2J)\nß\u{9b}x"), "pid 7 (\\u{1b}[2J)\nß\\u{9b}x");
+        assert_eq!(harmless("a\u{202e}b"), "a\\u{202e}b");
+    }
 }

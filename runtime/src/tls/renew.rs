@@ -1,0 +1,157 @@
+//! Certificates that are renewed while we run, and how long those that we have are good for.
+//!
+//! In come the files of a side; out go its newest certificates, a metric, and a line in the log while there is still time
+//! to do something. What always holds: a file that cannot be used changes nothing that works; a renewal by rename or by
+//! symlink swap, as the kubelet does it, is seen within [`EVERY`].
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{ClientTlsArgs, ServerTls, TlsError};
+use crate::exit::Causes;
+
+/// From one look at the files to the next.
+pub const EVERY: Duration = Duration::from_secs(2);
+/// So long before its end a certificate is complained of.
+pub const SOON: Duration = Duration::from_secs(7 * 86_400);
+/// How often.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
+
+/// A certificate, or a file of CAs, that has an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expiry {
+    /// What it is for, as the metric's label says it.
+    pub of: &'static str,
+    /// The option that names its file.
+    pub option: &'static str,
+    /// Its last moment.
+    pub at: SystemTime,
+}
+
+impl Expiry {
+    /// How long it is still good for; zero if it is over.
+    #[must_use]
+    pub fn left(&self) -> Duration {
+        self.at.duration_since(SystemTime::now()).unwrap_or_default()
+    }
+
+    /// What to do, where that is soon; `None` while there is time.
+    #[must_use]
+    pub fn complaint(&self) -> Option<String> {
+        let left = Duration::from_secs(self.left().as_secs());
+        let when = humantime::format_rfc3339_seconds(self.at);
+        let Self { of, option, .. } = self;
+        match left {
+            Duration::ZERO => {
+                Some(format!("the {of} certificate ({option}) expired at {when}: renew it now"))
+            }
+            left if left < SOON => Some(format!(
+                "the {of} certificate ({option}) expires at {when}, in {}: renew it, which needs no restart",
+                humantime::format_duration(left)
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// What has certificates in files.
+pub trait Renewable: Clone + Send + 'static {
+    /// Reads the files again; whether anything was new. Blocks for as long as the disk does.
+    ///
+    /// # Errors
+    /// If a file cannot be used.
+    fn refresh(&self) -> Result<bool, TlsError>;
+
+    /// When what was read last ends.
+    fn expiries(&self) -> Vec<Expiry>;
+}
+
+impl Renewable for ServerTls {
+    fn refresh(&self) -> Result<bool, TlsError> {
+        Self::refresh(self)
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        let own = self.until().map(|at| Expiry { of: "server", option: "--tls-cert", at });
+        own.into_iter().chain(self.cas()).collect()
+    }
+}
+
+impl Renewable for ClientTlsArgs {
+    /// Each dial reads the files, so there is nothing to be kept.
+    fn refresh(&self) -> Result<bool, TlsError> {
+        self.load().map(|_| false)
+    }
+
+    fn expiries(&self) -> Vec<Expiry> {
+        let files = [("client", "--tls-cert", &self.tls_cert), ("server-ca", "--tls-ca", &self.tls_ca)];
+        let read = files.into_iter().filter_map(|(of, option, file)| {
+            let pem = super::certificates(option, file.as_ref()?).ok()?;
+            Some(Expiry { of, option, at: super::peer::until(&super::parsed(&pem))? })
+        });
+        read.collect()
+    }
+}
+
+/// Looks at the files again and again, until `stop`.
+pub async fn keep_fresh(files: impl Renewable, stop: CancellationToken) {
+    let mut complained: Option<tokio::time::Instant> = None;
+    let mut trouble = String::new();
+    loop {
+        let looked = {
+            let files = files.clone();
+            tokio::task::spawn_blocking(move || {
+                (files.refresh().map_err(|e| Causes(&e).to_string()), files.expiries())
+            })
+        };
+        // A look that panicked is a look that was not made.
+        if let Ok((refreshed, expiries)) = looked.await {
+            match &refreshed {
+                Ok(true) => tracing::info!("certificates, keys or CAs were renewed: read"),
+                Ok(false) if !trouble.is_empty() => tracing::info!("TLS files can be used again"),
+                Err(error) if *error != trouble => {
+                    tracing::error!(%error, "TLS files cannot be used: going on with what was read before");
+                }
+                Ok(false) | Err(_) => {}
+            }
+            trouble = refreshed.err().unwrap_or_default();
+            complain(&expiries, &mut complained);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+fn complain(expiries: &[Expiry], complained: &mut Option<tokio::time::Instant>) {
+    for expiry in expiries {
+        let at = expiry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        metrics::gauge!("cleat_certificate_expiry_timestamp_seconds", "use" => expiry.of).set(at);
+    }
+    if complained.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
+        return;
+    }
+    let complaints: Vec<String> = expiries.iter().filter_map(Expiry::complaint).collect();
+    *complained = (!complaints.is_empty()).then(tokio::time::Instant::now);
+    for complaint in complaints {
+        tracing::warn!("{complaint}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_complained_of_days_before_it_comes() {
+        let end =
+            |left: Duration| Expiry { of: "server", option: "--tls-cert", at: SystemTime::now() + left };
+        assert_eq!(end(Duration::from_secs(8 * 86_400)).complaint(), None);
+        let soon = end(Duration::from_secs(3 * 86_400)).complaint().expect("soon");
+        assert!(soon.contains("--tls-cert") && soon.contains("in 2days"), "{soon}");
+        let over = Expiry { of: "client", option: "--tls-cert", at: UNIX_EPOCH }.complaint().expect("over");
+        assert!(over.contains("expired at 1970-01-01T00:00:00Z"), "{over}");
+    }
+}
