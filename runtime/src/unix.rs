@@ -258,7 +258,7 @@ mod tests {
         tokio::select! {
             biased;
             _ = incoming.next() => panic!("nobody has connected"),
-            () = async { while !path.exists() { tokio::time::sleep(LOOK_EVERY).await } } => {}
+            () = async { while !path.exists() { sleep(LOOK_EVERY).await } } => {}
         }
         let (accepted, dialled) = tokio::join!(incoming.next(), UnixStream::connect(&path));
         assert!(accepted.expect("goes on").is_ok() && dialled.is_ok());

@@ -107,8 +107,9 @@ impl<H: Host> Volume<H> {
         let began = Instant::now();
         let known = self.record_within(mode.disk()).await;
         if let OnRecord::Known(entry) = &known {
-            may_begin(entry.as_ref(), self.shared.ledger.forgotten(), epoch).map_err(EndError::Stale)?;
-            may_end(entry.as_ref(), epoch).map_err(EndError::Stale)?;
+            may_begin(entry.as_ref().as_ref(), self.shared.ledger.forgotten(), epoch)
+                .map_err(EndError::Stale)?;
+            may_end(entry.as_ref().as_ref(), epoch).map_err(EndError::Stale)?;
         }
         let view = self.look().await?;
         if mode == Mode::Detach {

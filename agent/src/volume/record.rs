@@ -31,7 +31,7 @@ pub(super) struct Record {
 #[derive(Debug)]
 pub(super) enum OnRecord {
     /// This.
-    Known(Option<Entry>),
+    Known(Box<Option<Entry>>),
     /// It cannot be read, and this process has never read it.
     Unreadable,
 }
@@ -39,7 +39,7 @@ pub(super) enum OnRecord {
 impl OnRecord {
     pub(super) fn entry(&self) -> Option<&Entry> {
         match self {
-            Self::Known(entry) => entry.as_ref(),
+            Self::Known(entry) => entry.as_ref().as_ref(),
             Self::Unreadable => None,
         }
     }
@@ -83,13 +83,13 @@ impl<H: Host> Volume<H> {
     /// What is on record, as far as the disk says it in time.
     pub(super) async fn record_within(&self, patience: Duration) -> OnRecord {
         let reason = match timeout(patience, self.record()).await {
-            Ok(Ok(entry)) => return OnRecord::Known(entry),
+            Ok(Ok(entry)) => return OnRecord::Known(Box::new(entry)),
             Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
             Err(_) => format!("the disk has not answered within {patience:?}"),
         };
         tracing::error!(volume = %self.id, reason, "cannot read the record; the grant ends without it");
         match self.memory().record.last.clone() {
-            Some(entry) => OnRecord::Known(entry),
+            Some(entry) => OnRecord::Known(Box::new(entry)),
             None => OnRecord::Unreadable,
         }
     }
