@@ -16,7 +16,7 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
     let _begun = shared.in_progress.begin(&volume, "CreateVolume", shared.engine.now())?;
     if let Some(min_fence) = min_fence {
         // Told now, and not when a node is silent and nothing suffices.
-        let met = shared.engine.view(move |core, _| core.target().meets(min_fence)).await?;
+        let met = shared.engine.consult(move |core, _| core.target().meets(min_fence)).await?;
         met.map_err(|lacking| CallError::NoSuchFence { min_fence, lacking })?;
     }
     let found = measured(RdsCall::Find, shared.rds.listed(&volume, Priority::Attach)).await;
@@ -62,7 +62,7 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
 /// with other data under the same name.
 async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallError> {
     let id = volume.clone();
-    let holders = shared.engine.view(move |core, _| {
+    let holders = shared.engine.consult(move |core, _| {
         core.volumes().get(&id).map(cleat_core::VolumeRecord::holders).unwrap_or_default()
     });
     let holders: Vec<String> = holders.await?.iter().map(ToString::to_string).collect();

@@ -57,7 +57,7 @@ async fn attached_spec(
     node: &cleat_core::NodeId,
 ) -> Result<Option<VolumeSpec>, CallError> {
     let (volume, node) = (volume.clone(), node.clone());
-    let known = shared.engine.view(move |core, _| {
+    let known = shared.engine.consult(move |core, _| {
         let record = core.volumes().get(&volume)?;
         let attachment = record.attachment(&node)?;
         match attachment.phase {

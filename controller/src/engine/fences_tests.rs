@@ -15,7 +15,7 @@ fn record(attachments: Value, fenced: Value) -> VolumeRecord {
 
 fn draining(step: &str, tried: Value) -> Value {
     json!([{
-        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": {"term": 1, "seq": 1}, "role": "primary",
+        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary",
         "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
         "phase": {"draining": {"cause": "requested", "evidence": null, "fence": {
             "rung": "acl", "step": step, "tried": tried, "since": 1000, "touched": true, "preempted_by": null,
@@ -25,8 +25,8 @@ fn draining(step: &str, tried: Value) -> Value {
 
 fn fenced(source: Value) -> Value {
     json!([{
-        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": {"term": 1, "seq": 1}, "since": 3000,
-        "evidence": {"node": "a", "epoch": {"term": 1, "seq": 1}, "source": source, "drained": "barrier", "at": 3000},
+        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "since": 3000,
+        "evidence": {"node": "a", "epoch": "1.1", "source": source, "drained": "barrier", "at": 3000},
     }])
 }
 
@@ -83,7 +83,7 @@ fn a_node_that_proves_its_absence_itself_ends_its_fence() {
         let mut fences = Fences::default();
         fences.recorded(UnixMillis(1000), &record(draining("refused", json!([])), json!([])));
         let mut over = record(json!([]), json!([]));
-        let proof = json!({"node": "a", "epoch": {"term": 1, "seq": 1}, "source": {"agent-absent": {"boot_id": "b"}},
+        let proof = json!({"node": "a", "epoch": "1.1", "source": {"agent-absent": {"boot_id": "b"}},
             "drained": "live-deletion", "at": 3000});
         over.past_evidence.push(serde_json::from_value(proof).unwrap());
         fences.recorded(UnixMillis(3000), &over);

@@ -211,6 +211,22 @@ impl Engine {
         answered.await.map_err(|_| Ended)
     }
 
+    /// [`Engine::view`] for a caller who is told why, while the store takes nothing.
+    ///
+    /// # Errors
+    /// If the store takes nothing, or the engine has ended.
+    pub(crate) async fn consult<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, Failed> {
+        tokio::select! {
+            // In this order: what waits for the store must not grow.
+            biased;
+            reason = stalled(self.stalled.clone()) => Err(Failed::Stalled { reason }),
+            seen = self.view(look) => Ok(seen?),
+        }
+    }
+
     /// Everything that changes from now on.
     #[must_use]
     pub fn changes(&self) -> broadcast::Receiver<Change> {
@@ -243,6 +259,15 @@ impl Engine {
     }
 }
 
+/// Ends, with the reason, once the store takes nothing.
+async fn stalled(mut watched: watch::Receiver<Stalled>) -> Arc<str> {
+    match watched.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+        Ok(Some(reason)) => reason,
+        // The engine has ended, which the answer says.
+        _ => std::future::pending().await,
+    }
+}
+
 /// A request that is with the core.
 #[derive(Debug)]
 struct Asked {
@@ -252,14 +277,8 @@ struct Asked {
 
 impl Asked {
     async fn answer(self) -> Result<Reply, Failed> {
-        let Self { answered, mut stalled } = self;
-        let stalled = async {
-            match stalled.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
-                Ok(Some(reason)) => reason,
-                // The engine has ended, which the answer says.
-                _ => std::future::pending().await,
-            }
-        };
+        let Self { answered, stalled: watched } = self;
+        let stalled = stalled(watched);
         tokio::select! {
             // In this order: one that was not handed on has no answer but this.
             biased;

@@ -196,9 +196,21 @@ async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor(
     let proof = volume(&world).await.past_evidence[0].clone();
     assert!(proof.assumption.contains("without the secret"), "{proof:?}");
     // No secret is in what is stored, nor in what operators see.
-    let stored = std::fs::read_to_string(world.store()).unwrap();
+    let stored = stored(&world);
     let (_, shown, _) = cleatctl(&world, &["explain", "vm-1", "-o", "json"]).await;
     assert!(![&first, &second].iter().any(|secret| stored.contains(*secret) || shown.contains(*secret)));
+}
+
+/// All that the store has on disk, its log of changes included.
+fn stored(world: &World) -> String {
+    let store = world.store();
+    let files = std::fs::read_dir(store.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path());
+    let name = store.file_name().unwrap().to_string_lossy().into_owned();
+    let ours = files.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with(&name));
+    let text: String =
+        ours.map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap()).into_owned()).collect();
+    assert!(text.contains("vm-1"), "the store's files are not where they are looked for");
+    text
 }
 
 #[tokio::test]

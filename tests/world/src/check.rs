@@ -4,7 +4,7 @@
 //! it and the target would carry its writes out, now or once the kernel has connected again by itself, or if writes
 //! of it that the target has received may still land.
 
-use cleat_core::{Access, Core, Directive, MinFence, OperationId, Refusal, Reply};
+use cleat_core::{Access, Core, Directive, MinFence, OperationId, Refusal, Reply, UnixMillis, Verdict};
 
 use crate::host::Held;
 use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
@@ -321,17 +321,20 @@ impl World {
         }
     }
 
-    /// A core that begins anew admits nobody that was not admitted, and forgets nobody.
-    pub(crate) fn check_rebuilt(&mut self, core: &Core) {
+    /// A core that begins anew admits nobody that was not admitted, and forgets nobody whose end was not proven: one
+    /// that was may end as soon as nothing of the RDS is waited for any more.
+    pub(crate) fn check_rebuilt(&mut self, core: &Core, now: UnixMillis) {
         for v in 0..VOLUMES {
             let id = volume_id(v);
-            let mut has = [[false; NODES]; 2];
-            for (which, record) in [self.stored.get(&id), core.volumes().get(&id)].into_iter().enumerate() {
-                for a in record.iter().flat_map(|r| &r.attachments) {
-                    has[which][node_of(&a.node)] = true;
-                }
+            let (mut had, mut proven, mut has) = ([false; NODES], [false; NODES], [false; NODES]);
+            for a in self.stored.get(&id).iter().flat_map(|r| &r.attachments) {
+                let n = node_of(&a.node);
+                (had[n], proven[n]) = (true, a.evidence().is_some_and(|e| e.verdict(now) == Verdict::Fenced));
             }
-            if has[0] != has[1] {
+            for a in core.volumes().get(&id).iter().flat_map(|r| &r.attachments) {
+                has[node_of(&a.node)] = true;
+            }
+            if (0..NODES).any(|n| if proven[n] { has[n] && !had[n] } else { has[n] != had[n] }) {
                 self.breaks(Violation::RebuiltOtherwise { v });
             }
         }

@@ -201,8 +201,8 @@ impl World {
                 kept.push(Asked { done: true, ..asked });
             }
         }
-        // A term comes from the clock, too: one that was set back gives a lower one than any before.
-        let term = if ahead < 0 { 1 } else { old.core.term() + 1 };
+        // The store keeps the term by itself: also where the clock was set back and no record tells of it any more.
+        let term = old.core.term() + 1;
         let process = old.process + 1;
         self.drop_streams(|s| !old_lives || s.process + 1 != process);
         // What the one before had asked to be deleted may be gone at any time now.
@@ -214,7 +214,7 @@ impl World {
         let records = self.stored.values().map(reread).collect();
         let at = UnixMillis(self.now.saturating_add_signed(ahead));
         let (core, effects) = Core::rebuild(self.setup.config(), term, records, at);
-        self.check_rebuilt(&core);
+        self.check_rebuilt(&core, at);
         self.leaders.push(Arc::new(Leader { process, core, asked: Vec::new(), ahead, dies_after: None }));
         if old_lives {
             Arc::make_mut(&mut old).asked = kept;
