@@ -99,8 +99,9 @@ pub(super) enum Cause {
 
 /// What a person can do about a store that cannot be read. Losing it costs time, and no data: a start without
 /// records takes whoever the RDS lists and whoever has not been heard for somebody who may write.
-const START_ANEW: &str = "set the files aside and start without them: what is attached is then found out from the \
-                          RDS and the agents, and nodes that are not heard have to be fenced before their volumes move";
+const START_ANEW: &str = "do not start without it, and do not restore an older copy, while a node that is not heard may \
+                          have a volume: what was granted is then forgotten, and a second writer can be let in; detach \
+                          everything or power off the silent nodes first";
 
 /// What is wrong with a store's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
