@@ -85,7 +85,7 @@ pub(crate) async fn a_file_system_that_was_unmounted_lazily_is_refused_as_in_use
     let (volume, device) = attached(world, "lazily").await?;
     let script = format!(
         "set -e; /usr/sbin/mke2fs -q -F -t ext4 {device}; mkdir -p /run/fs; mount -t ext4 {device} /run/fs
-        sleep 600 >/run/fs/open </dev/null 2>/dev/null & echo $! >/run/holder; umount -l /run/fs"
+        exec 3>/run/fs/open; sleep 600 >/dev/null </dev/null 2>&1 & echo $! >/run/holder; exec 3>&-; umount -l /run/fs"
     );
     world.a().sh(&script).await?;
     is_refused(world, &volume, &["claimed in the kernel by ext4 on nvme"]).await?;
