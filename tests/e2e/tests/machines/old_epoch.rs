@@ -182,7 +182,7 @@ async fn old_directives(line: &mut Line, volume_id: &str, current: (u64, u64)) -
     let earlier = Some(Epoch { term: current.0, seq: current.1 - 1 });
     let volume_id = || volume_id.to_owned();
     for (place, epoch) in [old, earlier].into_iter().enumerate() {
-        let id = |what: &str| format!("op-1-{place}{what}");
+        let id = |what: &str| format!("op-1-{}{what}", place + 1);
         let attach = Attach {
             operation_id: id("1"),
             volume_id: volume_id(),
