@@ -5,7 +5,7 @@
 //! The kernel makes one connect at a time, in the order in which it was given them, and takes none back. So it is
 //! given few, and the others wait here, where they can be called off at once.
 //!
-//! Always holds: at most [`IN_KERNEL`] places are taken; a repair gets one only while no attach waits, and one at a
+//! Always holds: at most `IN_KERNEL` places are taken; a repair gets one only while no attach waits, and one at a
 //! time; portals that have held the kernel up come last.
 
 use std::collections::BTreeMap;

@@ -39,7 +39,7 @@ pub struct Certificates {
     pub rds: Pair,
     /// For the agents, by the number of their node.
     pub nodes: Vec<Pair>,
-    /// For [`OPERATOR`].
+    /// For an operator, by the name that the tests give.
     pub operator: Pair,
 }
 

@@ -125,7 +125,7 @@ async fn impersonate(world: &World, volume_id: &str, current: (u64, u64)) -> any
     };
     let tls = ServerTlsConfig::new()
         .identity(Identity::from_pem(read("controller.pem")?, read("controller-key.pem")?))
-        .client_ca_root(Certificate::from_pem(read("ca.pem")?));
+        .client_ca_root(Certificate::from_pem(read("agent-ca.pem")?));
     let (lines, mut begun) = mpsc::channel(16);
     let server = Server::builder().tls_config(tls)?.add_service(AgentSessionServer::new(Impostor { lines }));
     let address = std::net::SocketAddr::from((Network::Management.host_address(), AGENT_PORT));

@@ -113,7 +113,7 @@ type Case<T> = (fn(&mut T), Vec<&'static str>);
 fn creations() -> Vec<Case<csi::CreateVolumeRequest>> {
     vec![
         (|r| r.name = String::new(), vec!["name"]),
-        (|r| r.name = "a\nb".into(), vec!["name", "control character"]),
+        (|r| r.name = "a\u{7}b".into(), vec!["name", "control character"]),
         (|r| r.capacity_range = Some(csi::CapacityRange { required_bytes: -5, limit_bytes: 0 }), vec!["-5"]),
         (|r| r.volume_capabilities.clear(), vec!["volume_capabilities"]),
         (|r| r.volume_capabilities = vec![Access::RwxFilesystem.capability()], vec!["volume_capabilities"]),
