@@ -12,6 +12,7 @@
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
+//! - `found`: what the RDS lists, held against the records
 //! - `index`: which volumes a node, a host or the time is about
 //! - `explain`: the words for people
 
@@ -33,6 +34,7 @@ mod export_tests;
 #[cfg(test)]
 mod fence_tests;
 mod fencing;
+mod found;
 #[cfg(test)]
 mod gone_tests;
 mod index;
@@ -54,13 +56,15 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use explain::Waiting;
+use found::Look;
+pub use found::Remembered;
 use index::Index;
 use requests::Waiter;
 
 use crate::volume::Pending;
 use crate::{
-    Drained, Effect, Epoch, Event, Node, NodeId, Notice, OperationId, Phase, RdsRequest, RequestId, Target,
-    UnixMillis, VolumeId, VolumeRecord,
+    Drained, Effect, Epoch, Event, Node, NodeId, NodeRecord, Notice, OperationId, Phase, RdsRequest,
+    RequestId, Target, UnixMillis, VolumeId, VolumeRecord,
 };
 
 /// Times that decide, all in milliseconds.
@@ -106,6 +110,9 @@ pub struct Core {
     last_operation: u64,
     began: UnixMillis,
     nodes: BTreeMap<NodeId, Node>,
+    /// Every node that was ever heard, and who it is: kept, so that it is known on a list when it is silent.
+    registry: BTreeMap<NodeId, NodeRecord>,
+    look: Look,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes for which a deletion is under way in this process. That one was begun is kept with the volume.
     deleting: BTreeSet<VolumeId>,
@@ -124,6 +131,8 @@ struct Step<'a> {
     /// Volumes whose record has to be durable before any effect of this step.
     dirty: BTreeSet<VolumeId>,
     forgotten: BTreeSet<VolumeId>,
+    dirty_nodes: BTreeSet<NodeId>,
+    forgotten_nodes: BTreeSet<NodeId>,
     /// Volumes to settle.
     touched: BTreeSet<VolumeId>,
 }
@@ -137,9 +146,10 @@ impl Core {
     pub fn rebuild(
         config: Config,
         term: u64,
-        records: Vec<VolumeRecord>,
+        remembered: impl Into<Remembered>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
+        let Remembered { volumes: records, nodes, look_first } = remembered.into();
         let stored = records.iter().map(VolumeRecord::highest_term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
@@ -147,6 +157,8 @@ impl Core {
             last_operation: 0,
             began: now,
             nodes: BTreeMap::new(),
+            registry: nodes.into_iter().map(|n| (n.node.clone(), n)).collect(),
+            look: Look::new(look_first),
             volumes: records.into_iter().map(|r| (r.spec.id.clone(), r)).collect(),
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -165,6 +177,7 @@ impl Core {
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.
             attachment.directed = true;
+            attachment.unasked = look_first && attachment.phase == Phase::Granting;
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;
@@ -196,6 +209,8 @@ impl Core {
             Event::Unpublish { request, volume, node } => step.unpublish(request, volume, node),
             Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
             Event::DeleteEnded { volume, deletion } => step.delete_ended(volume, deletion),
+            Event::RdsListed { volumes, whole } => step.rds_listed(volumes, whole),
+            Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
             Event::SessionUp { node, session, identity } => step.session_up(node, session, identity),
             Event::Inventory { node, session, volumes } => step.inventory(&node, &session, volumes),
@@ -231,6 +246,12 @@ impl Core {
         &self.nodes
     }
 
+    /// Every node that was ever heard, and who it is.
+    #[must_use]
+    pub fn registry(&self) -> &BTreeMap<NodeId, NodeRecord> {
+        &self.registry
+    }
+
     /// Every volume that is tracked.
     #[must_use]
     pub fn volumes(&self) -> &BTreeMap<VolumeId, VolumeRecord> {
@@ -246,6 +267,8 @@ impl<'a> Step<'a> {
             effects: Vec::new(),
             dirty: BTreeSet::new(),
             forgotten: BTreeSet::new(),
+            dirty_nodes: BTreeSet::new(),
+            forgotten_nodes: BTreeSet::new(),
             touched: BTreeSet::new(),
         }
     }
@@ -256,7 +279,10 @@ impl<'a> Step<'a> {
             self.settle(&volume);
             self.core.index.update(&volume, self.core.volumes.get(&volume), self.now);
         }
+        let nodes = self.dirty_nodes.iter().filter_map(|id| self.core.registry.get(id));
+        let nodes = nodes.map(|record| Effect::PersistNode(Box::new(record.clone())));
         let forget = self.forgotten.iter().cloned().map(Effect::Forget);
+        let forget = forget.chain(self.forgotten_nodes.iter().cloned().map(Effect::ForgetNode)).chain(nodes);
         let persist = self.dirty.iter().filter_map(|id| self.core.volumes.get(id));
         let mut effects: Vec<Effect> =
             forget.chain(persist.map(|record| Effect::Persist(Box::new(record.clone())))).collect();

@@ -1,8 +1,8 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, Identity, NodeId, NodeIdentity, Notice, OperationId, RdsError, RdsRequest, Refusal, RequestId,
-    SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Epoch, HostNqn, Identity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsError, RdsRequest,
+    Refusal, RequestId, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// An event and the time at which it came.
@@ -51,6 +51,18 @@ pub enum Event {
         volume: VolumeId,
         /// What is known of it.
         deletion: Deletion,
+    },
+    /// The RDS has listed volumes, with the hosts that may connect to them.
+    RdsListed {
+        /// Which.
+        volumes: Vec<Listed>,
+        /// They are all that it has.
+        whole: bool,
+    },
+    /// The RDS was asked for its list of volumes, and gave none.
+    RdsNotListed {
+        /// Why.
+        error: String,
     },
     /// The RDS's answer to [`Effect::Rds`].
     RdsDone {
@@ -146,6 +158,21 @@ pub enum Deletion {
     /// An answer was lost: it may be gone, or go at any time. The volume counts as being deleted until a repeat has
     /// come to its end.
     Unknown,
+}
+
+/// What the RDS says of who may connect to a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Listed {
+    /// Which.
+    pub volume: VolumeId,
+    /// Who.
+    pub hosts: Vec<HostNqn>,
+    /// Somebody may.
+    pub exported: bool,
+    /// Hosts are kept on a list: who is not on it was not let in.
+    pub keeps_list: bool,
+    /// Why it cannot be understood, in words.
+    pub problem: Option<String>,
 }
 
 /// What an agent says of one volume.
@@ -253,6 +280,10 @@ pub enum Effect {
     Persist(Box<VolumeRecord>),
     /// Forget what was stored of a volume; durable like [`Effect::Persist`].
     Forget(VolumeId),
+    /// Keep who a node is; durable like [`Effect::Persist`].
+    PersistNode(Box<NodeRecord>),
+    /// Forget a node; durable like [`Effect::Persist`].
+    ForgetNode(NodeId),
     /// Ask the RDS; answered by [`Event::RdsDone`].
     Rds {
         /// Comes back with the answer.

@@ -30,7 +30,7 @@ mod rds;
 mod refusal;
 mod volume;
 
-pub use crate::core::{Config, Core, Waiting};
+pub use crate::core::{Config, Core, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Verdict, Word};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{
@@ -38,11 +38,11 @@ pub use ids::{
     StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
-    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, Observed, ObservedPhase, Outcome, Reply,
-    Timed,
+    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, Listed, Observed, ObservedPhase, Outcome,
+    Reply, Timed,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
-pub use node::{Node, NodeIdentity, Session, Standing};
+pub use node::{Node, NodeIdentity, NodeRecord, Session, Standing};
 pub use notice::Notice;
 pub use rds::{RdsError, RdsRequest};
 pub use refusal::Refusal;

@@ -30,6 +30,21 @@ impl NodeIdentity {
         }
         None
     }
+
+    /// A storage address of this that is among others', in words.
+    pub(crate) fn shared_address(&self, others: &BTreeSet<&String>) -> Option<String> {
+        let shared = self.storage_addresses.iter().find(|a| others.contains(a))?;
+        Some(format!("storage address {shared}"))
+    }
+}
+
+/// What is kept of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Which.
+    pub node: NodeId,
+    /// Who it is, by its own last word.
+    pub identity: NodeIdentity,
 }
 
 /// Whether the agent is heard.
@@ -101,22 +116,4 @@ impl Node {
     pub(crate) fn is_session(&self, session: &SessionId) -> bool {
         matches!(&self.session, Session::Up { id, .. } if id == session)
     }
-}
-
-/// Two nodes that claim the same identity.
-pub(crate) fn clash_with<'a>(
-    nodes: &'a BTreeMap<NodeId, Node>,
-    node: &NodeId,
-    identity: &NodeIdentity,
-) -> Option<(&'a NodeId, String)> {
-    // Looked up, not compared one by one: an agent may name many addresses.
-    let addresses: BTreeSet<&String> = identity.storage_addresses.iter().collect();
-    let address = |other: &NodeIdentity| {
-        let shared = other.storage_addresses.iter().find(|a| addresses.contains(a));
-        shared.map(|shared| format!("storage address {shared}"))
-    };
-    nodes.iter().filter(|(id, _)| *id != node).find_map(|(id, other)| {
-        let other = &other.identity;
-        other.clash(identity).or_else(|| address(other)).map(|what| (id, what))
-    })
 }

@@ -264,6 +264,10 @@ pub struct Attachment {
     /// The RDS, asked to take the host off its list, has said that it has no such volume.
     #[serde(skip)]
     pub(crate) unlisted: bool,
+    /// Its host is not let in before the caller asks again: this process has it from a record that may be older than
+    /// what the caller was told since.
+    #[serde(skip)]
+    pub(crate) unasked: bool,
     /// It was never granted: the node held the volume when it was heard.
     #[serde(default)]
     pub ghost: bool,
@@ -299,6 +303,7 @@ impl Attachment {
             trouble: None,
             retry_at: None,
             unlisted: false,
+            unasked: false,
             ghost: false,
         }
     }

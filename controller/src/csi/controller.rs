@@ -61,9 +61,23 @@ impl Shared {
         freshness: Freshness,
     ) -> Result<Option<Volume>, CallError> {
         match measured(RdsCall::Find, self.rds.volume(volume, Priority::Attach, freshness)).await {
-            Ok(found) => Ok(Some(found)),
+            Ok(found) => {
+                // Also so that the core holds who may connect against what is on record.
+                self.engine.listed(&found).await?;
+                Ok(Some(found))
+            }
             Err(RdsError::NotFound { .. }) => Ok(None),
             Err(source) => Err(CallError::Rds { volume: volume.clone(), source }),
+        }
+    }
+
+    /// Has the core hold who may connect to a volume, by the RDS's list of now, against what is on record. What one list
+    /// lacks the core does not take for absent.
+    pub(super) async fn compare_with_list(&self, volume: &VolumeId) -> Result<(), CallError> {
+        let listed = measured(RdsCall::Find, self.rds.listed(volume, Priority::Detach)).await;
+        match listed.map_err(|source| CallError::Rds { volume: volume.clone(), source })? {
+            Some(listed) => Ok(self.engine.listed(&listed).await?),
+            None => Ok(()),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 /// All Publishes on their way to the core. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Publishes {
-    /// Held while a request is handed to the core, so that mark and request are one.
+    /// Held while a Publish is handed to the core, so that it is either marked or there.
     door: Arc<Mutex<()>>,
     under_way: Arc<StdMutex<HashMap<u64, Mark>>>,
     count: Arc<AtomicU64>,
@@ -43,18 +43,12 @@ impl Publishes {
         OnItsWay { all: self.clone(), number }
     }
 
-    /// Hands an Unpublish to the core, past every Publish that was called before.
-    pub(super) async fn overtake<T>(
-        &self,
-        volume: &VolumeId,
-        node: Option<&NodeId>,
-        hand_over: impl Future<Output = T>,
-    ) -> T {
+    /// Lets an Unpublish pass every Publish that was called before. Those that are with the core already are before it.
+    pub(super) async fn overtake(&self, volume: &VolumeId, node: Option<&NodeId>) {
         let _door = self.door.lock().await;
         for mark in self.lock().values_mut() {
             mark.overtaken |= mark.volume == *volume && node.is_none_or(|node| mark.node == *node);
         }
-        hand_over.await
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Mark>> {
@@ -95,7 +89,7 @@ mod tests {
         let node = |name| NodeId::new(name).unwrap();
         let begin = |v, n| publishes.begin(id(v), node(n));
         let (one, other_node, other_volume) = (begin("v", "a"), begin("v", "b"), begin("w", "a"));
-        assert_eq!(publishes.overtake(&id("v"), Some(&node("a")), async { 7 }).await, 7);
+        publishes.overtake(&id("v"), Some(&node("a"))).await;
         let later = begin("v", "a");
         assert!(matches!(one.hand_over(async {}).await, Err(Refusal::Overtaken { .. })));
         for untouched in [other_node, other_volume, later] {
@@ -103,7 +97,7 @@ mod tests {
         }
         let (all, gone) = (begin("v", "b"), begin("v", "c"));
         drop(gone);
-        publishes.overtake(&id("v"), None, async {}).await;
+        publishes.overtake(&id("v"), None).await;
         assert!(all.hand_over(async {}).await.is_err());
         assert!(publishes.lock().is_empty());
     }

@@ -46,6 +46,7 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
         RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
         source => CallError::Rds { volume: volume.clone(), source },
     })?;
+    shared.engine.listed(&made).await?;
     tracing::info!(%volume, size_bytes = made.size.0, "volume made");
     Ok(csi::Volume {
         capacity_bytes: i64::try_from(made.size.0).unwrap_or(i64::MAX),
@@ -79,6 +80,8 @@ async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallErr
 /// Deletes the volume, if the core says that nobody has it.
 pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), CallError> {
     let _begun = shared.in_progress.begin(&volume, "DeleteVolume", shared.engine.now())?;
+    // Who may connect is compared with what is on record, before anything is decided.
+    shared.compare_with_list(&volume).await?;
     shared.engine.delete_begins(volume.clone()).await?;
     // In a task of its own, so that the core hears of the end also after a panic.
     let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());

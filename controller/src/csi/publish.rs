@@ -40,8 +40,13 @@ pub(super) async fn publish(
 /// Takes a volume off a node, or off all.
 pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
-    let handing_over = shared.engine.unpublish(volume.clone(), node.clone());
-    let unpublishing = shared.publishes.overtake(&volume, node.as_ref(), handing_over).await?;
+    shared.publishes.overtake(&volume, node.as_ref()).await;
+    // What is not on record may be on the RDS's list all the same: a store may be lost.
+    let about = volume.clone();
+    if !shared.engine.consult(move |core, _| core.volumes().contains_key(&about)).await? {
+        shared.compare_with_list(&volume).await?;
+    }
+    let unpublishing = shared.engine.unpublish(volume, node).await?;
     Ok(unpublishing.proven().await?)
 }
 

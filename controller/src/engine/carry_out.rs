@@ -25,7 +25,7 @@ use super::{Change, EngineError, Failed, Step, notices};
 use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
-use crate::store::{CommitError, Store, Version, Write};
+use crate::store::{CommitError, Kind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
 const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -128,6 +128,8 @@ impl Executor {
                 let nodes = self.fences.forgotten(&volume);
                 self.recorded(volume, nodes);
             }
+            // Durable already; watchers hear of the node by its session.
+            Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
             Effect::Rds { operation, request } => self.lanes.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
                 self.sessions.direct(&node, &session, operation, &directive)
@@ -150,7 +152,10 @@ impl Executor {
             Effect::Rds { request, .. } => about(request),
             Effect::Direct { directive, .. } => directive.volume(),
             Effect::Reply { request, .. } => self.waiters.get(request)?.volume.as_ref()?,
-            Effect::RefuseSession { .. } | Effect::Notice(_) => return None,
+            Effect::RefuseSession { .. }
+            | Effect::Notice(_)
+            | Effect::PersistNode(_)
+            | Effect::ForgetNode(_) => return None,
         };
         let reason = self.storing.book.is_set_aside(volume)?.to_owned();
         Some(Failed::SetAside { volume: volume.clone(), reason })
@@ -254,9 +259,15 @@ impl Storing {
     ) -> Result<Option<String>, EngineError> {
         let mut why = None;
         let mut again = Vec::new();
-        for (write, answer) in std::mem::take(writes).into_iter().zip(answers) {
+        for (mut write, answer) in std::mem::take(writes).into_iter().zip(answers) {
             match answer {
                 Ok(version) => self.book.written(write, version),
+                // Who a node is its own agent says: whoever hears it last is right.
+                Err(error @ CommitError::Conflict { found, .. }) if write.key.kind == Kind::Node => {
+                    why = Some(error.to_string());
+                    write.expected = found;
+                    again.push(write);
+                }
                 Err(error @ CommitError::Conflict { .. }) => {
                     tracing::error!(key = %write.key, "{error}: nothing more is done for it before a restart");
                     metrics::volume_set_aside();

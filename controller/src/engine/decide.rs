@@ -89,6 +89,8 @@ fn change(event: &Event) -> Option<Change> {
         | Event::DeleteEnded { .. }
         | Event::RdsDone { .. }
         | Event::Fence { .. }
+        | Event::RdsListed { .. }
+        | Event::RdsNotListed { .. }
         | Event::Tick => None,
     }
 }

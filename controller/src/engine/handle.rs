@@ -175,6 +175,15 @@ impl Engine {
         let _ = self.changes.send(Change::Told(Arc::new(told)));
     }
 
+    /// Hands on what the RDS says of a volume: who may connect to it is compared with what is on record.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn listed(&self, volume: &crate::rds::Volume) -> Result<(), Ended> {
+        let volumes = vec![super::look::listed(volume)];
+        self.submit(Event::RdsListed { volumes, whole: false }).await
+    }
+
     /// Says that a deletion has ended.
     ///
     /// # Errors

@@ -24,6 +24,7 @@ mod decide;
 mod fences;
 mod handle;
 mod lanes;
+mod look;
 mod notices;
 mod records;
 mod unsettled;
@@ -31,7 +32,7 @@ mod unsettled;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Config, Core, NodeId, UnixMillis, VolumeId};
+use cleat_core::{Config, Core, NodeId, Remembered, UnixMillis, VolumeId};
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,15 @@ pub enum EngineError {
         #[source]
         source: serde_json::Error,
     },
+    /// Likewise of a node.
+    #[error("the record of node {node} cannot be written down")]
+    Node {
+        /// The node.
+        node: NodeId,
+        /// What is in the way.
+        #[source]
+        source: serde_json::Error,
+    },
     /// Another controller has granted under a higher term.
     #[error("another controller has taken over: {reason}")]
     SteppedDown {
@@ -137,16 +147,22 @@ pub fn start(
     let (changes, _) = broadcast::channel(CHANGES);
     let (stalling, stalled) = watch::channel(None);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
-    let Records { volumes: records, unsettled, kept } = records;
+    let Records { volumes: records, unsettled, nodes, kept } = records;
     let unsettled = unsettled::Unsettled::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
-    let (core, first) = Core::rebuild(config, term, records, clock.now());
+    let remembered = Remembered {
+        volumes: records,
+        nodes: nodes.values().map(|n| n.record.clone()).collect(),
+        look_first: true,
+    };
+    let (core, first) = Core::rebuild(config, term, remembered, clock.now());
     let term = core.term();
     let secrets = sessions.settings().secrets.clone();
+    tokio::spawn(look::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
     let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = carry_out::Storing {
         store,
-        book: records::Book::new(kept),
+        book: records::Book::new(kept, nodes),
         ready: storing,
         stalled: stalling,
         stop: stop.clone(),

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use cleat_core::{Effect, VolumeId, VolumeRecord};
+use cleat_core::{Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -21,8 +21,17 @@ pub struct Records {
     pub volumes: Vec<VolumeRecord>,
     /// Volumes of which the RDS may still be carrying out something that an earlier process has asked.
     pub unsettled: BTreeSet<VolumeId>,
+    /// What is kept of each node.
+    pub(super) nodes: HashMap<NodeId, KeptNode>,
     /// As it is in the store, by volume.
     pub(super) kept: HashMap<VolumeId, Kept>,
+}
+
+/// What the store has of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct KeptNode {
+    version: Version,
+    pub(super) record: NodeRecord,
 }
 
 /// What the store has of a volume.
@@ -79,7 +88,13 @@ pub enum RecordError {
 pub fn read(stored: Vec<Entry>) -> Result<Records, RecordError> {
     let mut records = Records::default();
     for Entry { key, version, value } in stored {
-        let (Kind::Volume, Ok(volume)) = (key.kind, VolumeId::new(&key.name)) else {
+        if key.kind == Kind::Node {
+            let record: NodeRecord = serde_json::from_value(value)
+                .map_err(|source| RecordError::Unreadable { key: key.clone(), source })?;
+            records.nodes.insert(record.node.clone(), KeptNode { version, record });
+            continue;
+        }
+        let Ok(volume) = VolumeId::new(&key.name) else {
             return Err(RecordError::Unknown { key });
         };
         let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
@@ -111,12 +126,13 @@ impl Records {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     kept: HashMap<VolumeId, Kept>,
+    nodes: HashMap<NodeId, KeptNode>,
     set_aside: HashMap<VolumeId, String>,
 }
 
 impl Book {
-    pub(super) fn new(kept: HashMap<VolumeId, Kept>) -> Self {
-        Self { kept, set_aside: HashMap::new() }
+    pub(super) fn new(kept: HashMap<VolumeId, Kept>, nodes: HashMap<NodeId, KeptNode>) -> Self {
+        Self { kept, nodes, set_aside: HashMap::new() }
     }
 
     /// What has to be durable before the effects of these steps: a volume's last record among them, and the marks of
@@ -151,7 +167,7 @@ impl Book {
         for volume in asked {
             change(volume, &mut |kept| kept.unsettled = true);
         }
-        let mut writes = Vec::new();
+        let mut writes = self.node_writes(group)?;
         for (volume, is) in changed {
             let was = self.kept.get(&volume).cloned().unwrap_or_default();
             if self.set_aside.contains_key(&volume) || is == was {
@@ -165,8 +181,42 @@ impl Book {
         Ok(writes)
     }
 
+    /// The last record of each node among the steps, where it is another than the store has.
+    fn node_writes(&self, group: &[Step]) -> Result<Vec<Write>, EngineError> {
+        let mut changed: BTreeMap<&NodeId, Option<&NodeRecord>> = BTreeMap::new();
+        for effect in group.iter().flat_map(|step| &step.effects) {
+            match effect {
+                Effect::PersistNode(record) => drop(changed.insert(&record.node, Some(record))),
+                Effect::ForgetNode(node) => drop(changed.insert(node, None)),
+                _ => {}
+            }
+        }
+        let mut writes = Vec::new();
+        for (node, is) in changed {
+            let was = self.nodes.get(node);
+            if was.map(|was| &was.record) == is {
+                continue;
+            }
+            let value = is.map(serde_json::to_value).transpose();
+            let value = value.map_err(|source| EngineError::Node { node: node.clone(), source })?;
+            writes.push(Write { key: Key::node(node.as_str()), expected: was.map(|was| was.version), value });
+        }
+        Ok(writes)
+    }
+
     /// A write is durable.
     pub(super) fn written(&mut self, write: Write, version: Version) {
+        if write.key.kind == Kind::Node {
+            let record = write.value.and_then(|value| serde_json::from_value::<NodeRecord>(value).ok());
+            match (record, NodeId::new(&write.key.name)) {
+                (Some(record), _) => {
+                    drop(self.nodes.insert(record.node.clone(), KeptNode { version, record }));
+                }
+                (None, Ok(node)) => drop(self.nodes.remove(&node)),
+                (None, Err(_)) => {}
+            }
+            return;
+        }
         let Ok(volume) = VolumeId::new(&write.key.name) else { return };
         let written = write.value.and_then(|value| serde_json::from_value::<Written>(value).ok());
         match written {
@@ -238,7 +288,7 @@ mod tests {
     #[test]
     fn a_mark_and_the_record_are_one_write_against_the_version_that_was_seen() {
         let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
-        let mut book = Book::new(read_back.kept);
+        let mut book = Book::new(read_back.kept, read_back.nodes);
         let v = VolumeId::new("v").unwrap();
         let asked = book.writes(&[], std::slice::from_ref(&v), &[]).unwrap();
         let marked = json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true});

@@ -97,11 +97,10 @@ pub(super) enum Cause {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// What a person can do about a store that cannot be read. Losing it costs time, and no data: a start without
-/// records takes whoever the RDS lists and whoever has not been heard for somebody who may write.
-const START_ANEW: &str = "do not start without it, and do not restore an older copy, while a node that is not heard may \
-                          have a volume: what was granted is then forgotten, and a second writer can be let in; detach \
-                          everything or power off the silent nodes first";
+/// What a person can do about a store that cannot be read. A start without records takes whoever the RDS lists for
+/// somebody who may write.
+const START_ANEW: &str = "move PATH and PATH-wal away and start again: what is lost is time, while the RDS's lists and the \
+                          nodes say who may write (docs/operating.md has two cases in which it is more)";
 
 /// What is wrong with a store's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -124,3 +124,70 @@ async fn a_damaged_store_is_refused_with_the_file_named() {
     let text = cleat_runtime::exit::Causes(&error).to_string();
     assert!(text.contains(&world.store().display().to_string()), "{text}");
 }
+
+/// One node has the volume and is not heard; the controller begins with a store that does not know of that.
+async fn forgotten(rolled_back: bool) -> (World, std::sync::Arc<Host>) {
+    let mut world = World::started().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (one, _two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    let files = ["records", "records-wal"].map(|name| world.dir.path().join(name));
+    if rolled_back {
+        // At rest on record, and no grant of node-a after that.
+        csi.publish("vm-1", "node-b", RWO).await.unwrap();
+        csi.unpublish("vm-1", "node-b").await.unwrap();
+        world.stop().await.unwrap();
+        for file in files.iter().filter(|file| file.exists()) {
+            std::fs::copy(file, file.with_extension("backup")).unwrap();
+        }
+        world.start().await;
+        drop(one);
+        let one = world.agent(&a).await;
+        world.csi().await.publish("vm-1", "node-a", RWO).await.unwrap();
+        drop(one);
+    } else {
+        csi.publish("vm-1", "node-a", RWO).await.unwrap();
+        drop(one);
+    }
+    assert!(world.rds.hosts("vm-1").contains(&a.nqn()) && a.holds("vm-1"));
+    world.stop().await.unwrap();
+    for file in files.iter().filter(|file| file.exists()) {
+        std::fs::remove_file(file).unwrap();
+        if file.with_extension("backup").exists() {
+            std::fs::rename(file.with_extension("backup"), file).unwrap();
+        }
+    }
+    world.core.request_limit_ms = 1_000;
+    world.start().await;
+    (world, b)
+}
+
+#[tokio::test]
+async fn a_store_set_aside_or_rolled_back_lets_no_second_writer_in() {
+    for rolled_back in [false, true] {
+        let (world, b) = forgotten(rolled_back).await;
+        let _two = world.agent(&b).await;
+        let csi = world.csi().await;
+        let unpublish =
+            csi.unpublish("vm-1", "node-a").await.expect_err("node-a may write, and is not heard");
+        assert_ne!(unpublish.code(), Code::NotFound, "{unpublish:?}");
+        let publish = csi.publish("vm-1", "node-b", RWO).await.expect_err("node-a may write");
+        assert_ne!(publish.code(), Code::NotFound, "{publish:?}");
+        assert!(!b.holds("vm-1"), "{rolled_back}");
+    }
+}
+
+#[tokio::test]
+async fn while_the_rds_is_away_a_start_answers_nothing_as_done() {
+    let mut world = World::started().await;
+    world.stop().await.unwrap();
+    world.core.request_limit_ms = 500;
+    world.rds.away.send_replace(true);
+    world.start().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    let unpublish = csi.unpublish("vm-1", "node-a").await.unwrap_err();
+    assert_eq!(unpublish.code(), Code::Unavailable, "{unpublish:?}");
+}

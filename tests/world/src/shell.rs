@@ -71,6 +71,8 @@ impl World {
                 Effect::RefuseSession { session, .. } => {
                     self.drop_streams(|s| s.id == session && s.process == process)
                 }
+                // The store is lost by no fault here, and nothing is read of it but volumes.
+                Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
                 Effect::Notice(notice) => self.noticed(&notice),
                 Effect::Rds { .. } | Effect::Reply { .. } => {}
             }
@@ -211,7 +213,7 @@ impl World {
                 self.export(v).deletion = Some(Deletion::Late);
             }
         }
-        let records = self.stored.values().map(reread).collect();
+        let records: Vec<_> = self.stored.values().map(reread).collect();
         let at = UnixMillis(self.now.saturating_add_signed(ahead));
         let (core, effects) = Core::rebuild(self.setup.config(), term, records, at);
         self.check_rebuilt(&core, at);

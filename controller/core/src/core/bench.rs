@@ -110,7 +110,7 @@ impl Bench {
     }
 
     pub(super) fn restart(&mut self) {
-        let records = self.stored.values().cloned().collect();
+        let records: Vec<VolumeRecord> = self.stored.values().cloned().collect();
         let (core, effects) =
             Core::rebuild(self.config.clone(), self.core.term() + 1, records, UnixMillis(self.now));
         (self.core, self.effects) = (core, effects);

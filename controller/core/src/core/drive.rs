@@ -61,7 +61,10 @@ impl Step<'_> {
             return None;
         }
         match &attachment.phase {
+            // Somebody else may still write, or nobody has looked yet.
+            Phase::Granting | Phase::Connecting if !self.may_go_on(record) => None,
             // To let a host in brings the export back, also for one that only the export keeps out.
+            Phase::Granting if attachment.unasked => None,
             Phase::Granting if record.shut() || record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
             Phase::Connecting if record.hidden || record.secret_unsettled() => None,

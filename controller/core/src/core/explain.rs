@@ -33,6 +33,9 @@ impl Core {
             Phase::Ghost => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
+            Phase::Granting if a.unasked => {
+                format!("a Publish on node {node}: it was being granted when the controller was started")
+            }
             Phase::Granting if record.shut() => export_off_in_words(record),
             Phase::Connecting if record.hidden => export_off_in_words(record),
             Phase::Granting => "the RDS to allow the host".into(),
@@ -99,7 +102,7 @@ impl Core {
                     Want::Unpublish { node } => ("unpublish", node.clone()),
                     Want::Fence { node } => ("fence", Some(node.clone())),
                 };
-                let waits_for = self.waits_for_in_words(volume, &waiter.want);
+                let waits_for = self.waits_for_in_words(volume, &waiter.want, self.began);
                 Waiting { request, node, since: waiter.since, waits_for }
             })
             .collect()
@@ -111,7 +114,10 @@ impl Core {
         matches!(session, Some(Session::Up { inventoried: false, .. }))
     }
 
-    pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want) -> String {
+    pub(super) fn waits_for_in_words(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> String {
+        if let Some(words) = self.must_look(volume, want, now) {
+            return words;
+        }
         let holders = self.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         let detaches = matches!(want, Want::Unpublish { .. } | Want::Fence { .. });
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
@@ -128,7 +134,9 @@ impl Core {
             words.join("; ")
         };
         match want {
-            Want::Unpublish { node } => waits_for_holders(&|h| node.as_ref().is_none_or(|n| n == h)),
+            Want::Unpublish { node } => {
+                waits_for_holders(&|h| node.as_ref().is_none_or(|n| self.may_be(h, n)))
+            }
             Want::Fence { node } => waits_for_holders(&|h| h == node),
             Want::Publish { node, .. } if self.awaits_inventory(node) => {
                 format!("the inventory of node {node}")

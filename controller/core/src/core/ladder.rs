@@ -57,7 +57,7 @@ impl Step<'_> {
         self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
             Want::Publish { node, .. } => node != about,
             Want::Fence { node } => node == about,
-            Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
+            Want::Unpublish { node } => node.as_ref().is_none_or(|n| self.core.may_be(about, n)),
         })
     }
 

@@ -53,7 +53,7 @@ impl Step<'_> {
             return;
         }
         let volumes = self.volumes_about(&node);
-        if volumes.is_empty() && !self.core.nodes.contains_key(&node) {
+        if volumes.is_empty() && !self.core.knows_of(&node) {
             // Most likely a name that was not typed right: a yes would be taken for one about another node.
             self.effects.push(Effect::Reply { request, result: Err(Refusal::UnknownNode { node }) });
             return;
@@ -74,6 +74,7 @@ impl Step<'_> {
             self.entry_gone(&volume, &node, &by, &reason);
             self.touched.insert(volume);
         }
+        self.forget_node(&node);
         self.effects.push(Effect::Reply { request, result: Ok(Reply::Declared) });
     }
 

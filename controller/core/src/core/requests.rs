@@ -47,7 +47,7 @@ impl Step<'_> {
     pub(super) fn publish(&mut self, request: RequestId, node: NodeId, spec: VolumeSpec, read_only: bool) {
         let volume = spec.id.clone();
         if let Some(attachment) = self.core.volumes.get_mut(&volume).and_then(|v| v.attachment_mut(&node)) {
-            attachment.retry_at = None;
+            (attachment.retry_at, attachment.unasked) = (None, false);
         }
         self.wait(request, volume, Want::Publish { node, spec, read_only });
     }
@@ -60,13 +60,22 @@ impl Step<'_> {
             because: "a detach was asked for",
         });
         let holders = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
-        for holder in holders.iter().filter(|h| node.as_ref().is_none_or(|n| n == *h)) {
+        for holder in &holders {
+            if node.as_ref().is_some_and(|n| !self.core.may_be(holder, n)) {
+                continue;
+            }
             self.begin_drain(&volume, holder, DrainCause::Requested);
         }
         self.wait(request, volume, Want::Unpublish { node });
     }
 
     pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
+        let all = Want::Unpublish { node: None };
+        if let Some(waits_for) = self.core.must_look(&volume, &all, self.now) {
+            let result = Err(Refusal::StillWaiting { volume, waits_for, waited_ms: 0 });
+            self.effects.push(Effect::Reply { request, result });
+            return;
+        }
         let nodes = self.in_the_way_of_deletion(&volume);
         let result = if !nodes.is_empty() {
             Err(Refusal::StillAttached { volume, nodes })
@@ -177,7 +186,9 @@ impl Step<'_> {
     /// Refuses every Unpublish of a volume that waits for this node.
     pub(super) fn refuse_unpublishes(&mut self, volume: &VolumeId, about: &NodeId, refusal: &Refusal) {
         for (request, _) in self.waiting_nodes(volume, |want| match want {
-            Want::Unpublish { node } if node.as_ref().is_none_or(|n| n == about) => Some(node.clone()),
+            Want::Unpublish { node } if node.as_ref().is_none_or(|n| self.core.may_be(about, n)) => {
+                Some(node.clone())
+            }
             _ => None,
         }) {
             self.reply(volume, request, Err(refusal.clone()));
@@ -205,13 +216,17 @@ impl Step<'_> {
             }
         };
         let waited_ms = self.now.since(waiter.since);
+        let (answer, limit_ms) = match self.core.must_look(volume, &waiter.want, self.now) {
+            Some(_) => (Answer::Wait, self.core.config.request_limit_ms),
+            None => (answer, limit_ms),
+        };
         if let (Answer::Wait, Some(refusal)) = (&answer, self.cannot_fence(volume, &waiter.want, waited_ms)) {
             return Answer::Reply(Err(refusal));
         }
         match answer {
             Answer::Wait if waited_ms >= limit_ms => Answer::Reply(Err(Refusal::StillWaiting {
                 volume: volume.clone(),
-                waits_for: self.core.waits_for_in_words(volume, &waiter.want),
+                waits_for: self.core.waits_for_in_words(volume, &waiter.want, self.now),
                 waited_ms,
             })),
             answer => answer,
@@ -226,7 +241,9 @@ impl Step<'_> {
             // One that is granted already waits for nobody else.
             Want::Publish { node: about, .. } if record.attachment(about).is_some() => about == node,
             Want::Publish { .. } | Want::Unpublish { node: None } => true,
-            Want::Unpublish { node: Some(about) } | Want::Fence { node: about } => about == node,
+            Want::Unpublish { node: Some(about) } | Want::Fence { node: about } => {
+                self.core.may_be(node, about)
+            }
         };
         record.attachments.iter().filter(|a| concerns(&a.node) && a.evidence().is_none()).find_map(|a| {
             let fence = record.fence(&a.node).filter(|f| f.step == FenceStep::Refused)?;
@@ -246,8 +263,9 @@ impl Step<'_> {
 
     fn answer_detach(&self, volume: &VolumeId, node: Option<&NodeId>, proven: Reply) -> Answer {
         let mut holders = self.core.volumes.get(volume).into_iter().flat_map(|v| &v.attachments);
-        let left =
-            holders.any(|a| node.is_none_or(|n| *n == a.node) && !a.is_over_but_for_the_list(self.now));
+        let left = holders.any(|a| {
+            node.is_none_or(|n| self.core.may_be(&a.node, n)) && !a.is_over_but_for_the_list(self.now)
+        });
         if left { Answer::Wait } else { Answer::Reply(Ok(proven)) }
     }
 
@@ -377,9 +395,11 @@ impl Step<'_> {
             trouble: None,
             retry_at: None,
             unlisted: false,
+            unasked: false,
             ghost: false,
         });
         self.dirty.insert(volume.clone());
+        self.no_doubt(&volume);
         self.notice(Notice::Granted { volume: volume.clone(), node: node.clone(), epoch });
         if let Some(source) = first {
             self.begin_migration(&volume, source, (node.clone(), epoch));

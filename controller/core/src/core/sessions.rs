@@ -1,11 +1,31 @@
 //! Agents that come, go, and say what their kernels hold.
 
-use super::Step;
-use crate::node::clash_with;
+use std::collections::BTreeSet;
+
+use super::found::is_unknown_host;
+use super::{Core, Step};
 use crate::{
     Attachment, DrainCause, Drained, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
     Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
 };
+
+/// Another node that claims what only one may have. A storage address is a hint: one that a silent node had may have
+/// been given to another host, and a host is told from another by its NQN and its id alone.
+fn clash_with<'c>(core: &'c Core, node: &NodeId, identity: &NodeIdentity) -> Option<(&'c NodeId, String)> {
+    let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
+    let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
+    // Looked up, not compared one by one: an agent may name many addresses.
+    let addresses: BTreeSet<&String> = identity.storage_addresses.iter().collect();
+    let silent = &Session::Silent { since: core.began };
+    let known = known.chain(registered.map(|(id, record)| (id, &record.identity, silent)));
+    known.filter(|(id, ..)| *id != node).find_map(|(id, other, session)| {
+        let what = other.clash(identity).or_else(|| match session {
+            Session::Up { .. } => other.shared_address(&addresses),
+            Session::Silent { .. } => None,
+        })?;
+        Some((id, what))
+    })
+}
 
 impl Step<'_> {
     pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
@@ -14,6 +34,8 @@ impl Step<'_> {
             return;
         }
         self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
+        self.recognise(&node, &identity.host_nqn);
+        self.register(&node, &identity);
         self.not_gone(&node, &session);
         self.not_cut_off(&node, &session);
         let up = Session::Up { id: session, since: self.now, inventoried: false };
@@ -29,8 +51,14 @@ impl Step<'_> {
 
     /// Why this agent may not speak for this node, naming both sides.
     fn objection(&mut self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
-        if let Some((other, what)) = clash_with(&self.core.nodes, node, identity) {
-            let silent = matches!(self.core.nodes[other].session, Session::Silent { .. });
+        if is_unknown_host(node) {
+            return Some(format!(
+                "no node may be called {node}: so are hosts that no node is known to be. Give it another --node-id"
+            ));
+        }
+        if let Some((other, what)) = clash_with(self.core, node, identity) {
+            let silent =
+                self.core.nodes.get(other).is_none_or(|n| matches!(n.session, Session::Silent { .. }));
             let other = other.clone();
             if !silent || self.holds_anything(&other) {
                 return Some(format!(
@@ -70,7 +98,8 @@ impl Step<'_> {
             let gone = f.gone || matches!(f.evidence.source, Source::NodeGone { .. });
             (&f.node, &f.host_nqn, gone)
         });
-        let mut claims = granted.chain(fenced);
+        // A host that no node was known to be is whoever is heard with its NQN.
+        let mut claims = granted.chain(fenced).filter(|(owner, ..)| !is_unknown_host(owner));
         let nqn = &identity.host_nqn;
         claims.find_map(|(owner, owned, gone)| match (owner == node, owned == nqn) {
             (false, true) => Some(format!(
@@ -140,7 +169,7 @@ impl Step<'_> {
     }
 
     /// Brings what is granted and what the node's kernel holds together.
-    fn reconcile(&mut self, volume: &VolumeId, node: &NodeId) {
+    pub(super) fn reconcile(&mut self, volume: &VolumeId, node: &NodeId) {
         let observed = self.core.nodes.get(node).and_then(|n| n.observed.get(volume)).cloned();
         let phase = observed.as_ref().map_or(ObservedPhase::Absent, |o| o.phase);
         let held = phase != ObservedPhase::Absent;
@@ -153,6 +182,13 @@ impl Step<'_> {
                 Some(_) if held => self.adopt_ghost(volume, node),
                 _ => {}
             }
+            return;
+        };
+        let granted = matches!(a.phase, Phase::Granting | Phase::Connecting | Phase::Ready);
+        if granted && observed.as_ref().is_some_and(|o| o.epoch > Some(a.epoch)) {
+            self.record_is_older(volume, node, "the node has had a later grant of it");
+        }
+        let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             return;
         };
         let by_another_hand =

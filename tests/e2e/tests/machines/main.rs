@@ -24,6 +24,7 @@ mod paths;
 mod rds_trouble;
 mod reboot;
 mod requests;
+mod store_lost;
 mod suite;
 mod target_trouble;
 mod transport;
@@ -87,6 +88,7 @@ fn main() -> ExitCode {
         controller_crash::killed_after_the_agent_has_detached,
         controller_crash::killed_after_the_rds_has_taken_the_host_off,
         controller_crash::killed_after_it_has_answered_a_detach,
+        store_lost::a_silent_writer_keeps_others_out,
         disagreement::an_attach_whose_answer_was_lost_is_the_same_attach_when_repeated,
         disagreement::a_detach_whose_answer_was_lost_is_proven_when_repeated,
         old_epoch::directives_of_an_old_epoch_change_nothing,

@@ -1,0 +1,391 @@
+//! What the RDS lists, held against what is on record. A store may be lost, or older than the last grants; so after a
+//! start whoever may connect by the RDS's own lists counts as able to write until it is proven that it cannot.
+//!
+//! In come lists ([`Event::RdsListed`](crate::Event)); out go attachments of hosts that are on one and on no record.
+//! They are `Ghost`s like what a node's own inventory shows, and go the same way: proven absent by their agent, or
+//! fenced. A host that no node is known to be gets a name of its own ([`unknown_host`]) until its node is heard. What
+//! holds: nothing is granted, let in, or answered as done for a volume before it was looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::requests::Want;
+use super::{Core, Step};
+use crate::refusal::when;
+use crate::{
+    Attachment, DrainCause, HostNqn, Listed, NodeId, NodeRecord, Notice, Phase, UnixMillis, VolumeId,
+    VolumeRecord,
+};
+
+/// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
+const ABSENT_FOR_MS: u64 = 10_000;
+/// What precedes the name of a host that no node is known to be. No node may call itself so.
+const UNKNOWN_HOST: &str = "unknown-host.";
+
+/// What a rebuilt core begins with.
+#[derive(Debug, Clone, Default)]
+pub struct Remembered {
+    /// What was stored of each volume.
+    pub volumes: Vec<VolumeRecord>,
+    /// What was stored of each node.
+    pub nodes: Vec<NodeRecord>,
+    /// Nothing is granted or answered as done before the RDS's lists were read ([`crate::Event::RdsListed`]).
+    pub look_first: bool,
+}
+
+/// For those who know that nobody else is on any list.
+impl From<Vec<VolumeRecord>> for Remembered {
+    fn from(volumes: Vec<VolumeRecord>) -> Self {
+        Self { volumes, nodes: Vec::new(), look_first: false }
+    }
+}
+
+/// What is known of the RDS's lists.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Look {
+    /// They matter: else all is known.
+    needed: bool,
+    /// When the first and the last whole list came.
+    first: Option<UnixMillis>,
+    last: Option<UnixMillis>,
+    /// Why the last try gave none.
+    trouble: Option<String>,
+    /// Volumes that were on one.
+    seen: BTreeSet<VolumeId>,
+    /// Volumes of which the list does not say who may write.
+    doubts: BTreeMap<VolumeId, Doubt>,
+    /// Nodes whose word is not waited for: a person has said that they are gone, and they were not heard since.
+    gone: BTreeSet<NodeId>,
+}
+
+/// Why a list does not say who may write.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Doubt {
+    /// Off without a record. `listed`: hosts are kept on lists, and nobody is on this one.
+    Off { listed: bool },
+    /// The RDS keeps no list of hosts, and there is no record.
+    NoList,
+    /// On, and by its record it is off and nobody has it: the record is older than what was done.
+    On,
+    /// What it says cannot be understood.
+    Unreadable(String),
+}
+
+impl Look {
+    pub(super) fn new(needed: bool) -> Self {
+        Self { needed, ..Self::default() }
+    }
+}
+
+/// The name under which a host is kept that no node is known to be.
+pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
+    let mut name: String = nqn
+        .as_str()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .take(180)
+        .collect();
+    while name.contains("..") {
+        name = name.replace("..", ".-");
+    }
+    // FNV-1a: two NQNs whose names come out the same are told apart.
+    let hash = nqn
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    NodeId::new(format!("{UNKNOWN_HOST}{name}-{hash:016x}")).ok()
+}
+
+pub(super) fn is_unknown_host(node: &NodeId) -> bool {
+    node.as_str().starts_with(UNKNOWN_HOST)
+}
+
+impl Core {
+    /// Whether what is kept under `holder` may be this node.
+    pub(super) fn may_be(&self, holder: &NodeId, node: &NodeId) -> bool {
+        holder == node || (is_unknown_host(holder) && !self.registry.contains_key(node))
+    }
+
+    /// What a request waits for before anything about the volume can be granted or answered as done, in words.
+    pub(super) fn must_look(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> Option<String> {
+        let look = &self.look;
+        if !look.needed {
+            return None;
+        }
+        let began = when(self.began);
+        let trouble = || look.trouble.as_ref().map(|error| format!(" (last: {error})")).unwrap_or_default();
+        let Some(first) = look.first else {
+            return Some(format!(
+                "the RDS to list its volumes with the hosts that may connect to them, which it has not since the \
+                 controller began at {began}{}",
+                trouble()
+            ));
+        };
+        if !look.seen.contains(volume) {
+            let listed_for_ms = look.last.unwrap_or(first).since(first);
+            return (listed_for_ms < ABSENT_FOR_MS).then(|| {
+                format!(
+                    "the RDS to list volume {volume}, or to go on lacking it for {} s: a list may lack a volume for a \
+                     moment{}",
+                    ABSENT_FOR_MS / 1000,
+                    trouble()
+                )
+            });
+        }
+        let doubt = look.doubts.get(volume)?;
+        // With its own word a node speaks for itself alone; a grant needs that of all.
+        let about = match want {
+            Want::Unpublish { node: Some(node) } | Want::Fence { node } => Some(node),
+            Want::Unpublish { node: None } | Want::Publish { .. } => None,
+        };
+        let held = |node: &NodeId| {
+            self.volumes.get(volume).is_some_and(|r| r.attachments.iter().any(|a| self.may_be(&a.node, node)))
+        };
+        if about.is_some_and(held) && !matches!(doubt, Doubt::Unreadable(_)) {
+            // It has to be proven gone first, which says more.
+            return None;
+        }
+        let why = match doubt {
+            Doubt::Unreadable(problem) => {
+                return Some(format!("the RDS to say who may connect to volume {volume}: {problem}"));
+            }
+            Doubt::Off { .. } => "its export was found off, and nothing is on record of that",
+            Doubt::On => "by its record its export is off, and it was found on",
+            Doubt::NoList => "nothing is on record of it, and the RDS keeps no list of who may connect",
+        };
+        let heard = |node: &NodeId| self.nodes.get(node).is_some_and(|n| n.ready_session().is_some());
+        let unheard: Vec<&str> = match about {
+            Some(node) => {
+                (!heard(node) && !look.gone.contains(node)).then_some(node.as_str()).into_iter().collect()
+            }
+            None => self.registry.keys().filter(|node| !heard(node)).map(NodeId::as_str).collect(),
+        };
+        if unheard.is_empty() {
+            return None;
+        }
+        let target = &self.config.target;
+        let until = self.began.plus(self.config.drain_bound_ms);
+        if *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts {
+            // Nobody is on its list, and that it is off has ended all sessions: what is left is what was on its way.
+            return (now < until).then(|| {
+                format!("the drain bound of the target, until {}: volume {volume}: {why}", when(until))
+            });
+        }
+        Some(format!("the agent of {} to say what it holds of volume {volume}: {why}", unheard.join(", ")))
+    }
+
+    /// Whether a node is known by name: heard, kept, or asked about.
+    pub(super) fn knows_of(&self, node: &NodeId) -> bool {
+        let asked_about = |want: &Want| match want {
+            Want::Unpublish { node: about } => about.as_ref() == Some(node),
+            Want::Publish { .. } | Want::Fence { .. } => false,
+        };
+        self.nodes.contains_key(node)
+            || self.registry.contains_key(node)
+            || self.waiters.values().flat_map(|waiting| waiting.values()).any(|w| asked_about(&w.want))
+    }
+
+    /// Who has a host NQN, as far as it is known.
+    fn owner(&self, record: Option<&VolumeRecord>, nqn: &HostNqn) -> Option<NodeId> {
+        let fenced = record.into_iter().flat_map(|r| &r.fenced);
+        let heard = self.nodes.iter().find(|(_, n)| n.identity.host_nqn == *nqn).map(|(id, _)| id);
+        heard
+            .or_else(|| self.registry.iter().find(|(_, n)| n.identity.host_nqn == *nqn).map(|(id, _)| id))
+            .or_else(|| fenced.filter(|f| f.host_nqn == *nqn).map(|f| &f.node).next())
+            .cloned()
+    }
+}
+
+impl Step<'_> {
+    /// The RDS has listed volumes: `whole`: all that it has.
+    pub(super) fn rds_listed(&mut self, volumes: Vec<Listed>, whole: bool) {
+        for listed in volumes {
+            self.compare(listed);
+        }
+        if whole {
+            let look = &mut self.core.look;
+            look.first.get_or_insert(self.now);
+            (look.last, look.trouble) = (Some(self.now), None);
+            self.touched.extend(self.core.volumes.keys().cloned());
+            self.touched.extend(self.core.waiters.keys().cloned());
+        }
+    }
+
+    /// The RDS has not listed its volumes.
+    pub(super) fn rds_not_listed(&mut self, error: String) {
+        self.core.look.trouble = Some(error);
+    }
+
+    fn compare(&mut self, listed: Listed) {
+        let Listed { volume, hosts, exported, keeps_list, problem } = listed;
+        let look = &mut self.core.look;
+        // What was seen once is what this process has changed itself since.
+        if !look.needed || (look.seen.contains(&volume) && !look.doubts.contains_key(&volume)) {
+            return;
+        }
+        self.touched.insert(volume.clone());
+        let known = self.core.volumes.get(&volume);
+        let off_without_record = !exported && known.is_none_or(|r| !r.hidden && r.attachments.is_empty());
+        let doubt = match problem {
+            Some(problem) => Some(Doubt::Unreadable(problem)),
+            None if exported && known.is_some_and(|r| r.hidden && r.attachments.is_empty()) => {
+                Some(Doubt::On)
+            }
+            None if off_without_record => Some(Doubt::Off { listed: keeps_list }),
+            None if !keeps_list && known.is_none() => Some(Doubt::NoList),
+            None => None,
+        };
+        let listed_hosts: BTreeSet<HostNqn> = hosts.into_iter().collect();
+        let unknown =
+            |nqn: &&HostNqn| known.is_none_or(|r| r.attachments.iter().all(|a| a.host_nqn != **nqn));
+        let strangers: Vec<HostNqn> = listed_hosts.iter().filter(unknown).cloned().collect();
+        let look = &mut self.core.look;
+        match doubt {
+            Some(doubt) => drop(look.doubts.insert(volume.clone(), doubt)),
+            None => drop(look.doubts.remove(&volume)),
+        }
+        look.seen.insert(volume.clone());
+        if keeps_list {
+            self.not_on_its_list(&volume, &listed_hosts);
+        }
+        for nqn in strangers {
+            self.adopt(&volume, nqn);
+        }
+    }
+
+    /// Who was let in by its record and is not on the list: its grant was ended after that record.
+    fn not_on_its_list(&mut self, volume: &VolumeId, listed: &BTreeSet<HostNqn>) {
+        let attachments = self.core.volumes.get(volume).into_iter().flat_map(|r| &r.attachments);
+        let let_in = attachments.filter(|a| matches!(a.phase, Phase::Connecting | Phase::Ready));
+        let off: Vec<NodeId> =
+            let_in.filter(|a| !listed.contains(&a.host_nqn)).map(|a| a.node.clone()).collect();
+        for node in off {
+            self.record_is_older(volume, &node, "its host is not on the RDS's list any more");
+        }
+    }
+
+    /// An attachment is on a record that is older than what was done since: the grant that it tells of is over, and
+    /// nobody knows what came after. The node counts as able to write until it is proven that it cannot; a Publish
+    /// grants anew.
+    pub(super) fn record_is_older(&mut self, volume: &VolumeId, node: &NodeId, why: &str) {
+        let epoch = self.next_epoch();
+        let now = self.now;
+        let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
+        let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
+            return;
+        };
+        a.enter(Phase::Ghost, now);
+        (a.epoch, a.ghost, a.proven, a.directed) = (epoch, true, true, true);
+        (a.may_land_until, a.trouble) = (may_land_until, Some(format!("the record is older: {why}")));
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+    }
+
+    /// A host is on the list, and on no record: from now on it counts as able to write.
+    fn adopt(&mut self, volume: &VolumeId, host_nqn: HostNqn) {
+        let record = self.core.volumes.get(volume);
+        let has_another = |node: &NodeId| record.is_some_and(|r| r.attachment(node).is_some());
+        let owner = self.core.owner(record, &host_nqn).filter(|node| !has_another(node));
+        let Some(node) = owner.or_else(|| unknown_host(&host_nqn)) else {
+            return;
+        };
+        let epoch = self.next_epoch();
+        let now = self.now;
+        let record =
+            self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
+        let mut ghost = Attachment::found(node.clone(), host_nqn, epoch, Phase::Ghost, now);
+        // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
+        ghost.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
+        ghost.ghost = true;
+        ghost.trouble = Some("on the RDS's list of hosts without a record".into());
+        record.join(ghost);
+        self.dirty.insert(volume.clone());
+        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+        if self.core.nodes.get(&node).is_some_and(|n| n.ready_session().is_some()) {
+            self.reconcile(volume, &node);
+        }
+        let wanted_off =
+            self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
+                Want::Unpublish { node: about } => about.as_ref().is_none_or(|n| self.core.may_be(&node, n)),
+                Want::Publish { .. } | Want::Fence { .. } => false,
+            });
+        if wanted_off {
+            self.begin_drain(volume, &node, DrainCause::Requested);
+        }
+    }
+
+    /// It was granted: from here on its record says who may write.
+    pub(super) fn no_doubt(&mut self, volume: &VolumeId) {
+        self.core.look.doubts.remove(volume);
+    }
+
+    /// A node is heard whose host was known by its NQN alone: what was kept of the host is the node's.
+    pub(super) fn recognise(&mut self, node: &NodeId, host_nqn: &HostNqn) {
+        let Some(unknown) = unknown_host(host_nqn) else {
+            return;
+        };
+        for (id, record) in &mut self.core.volumes {
+            if !record.knows(&unknown) || record.attachment(node).is_some() {
+                continue;
+            }
+            for attachment in record.attachments.iter_mut().filter(|a| a.node == unknown) {
+                attachment.node = node.clone();
+                if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase {
+                    evidence.node = node.clone();
+                }
+            }
+            for entry in record.fenced.iter_mut().filter(|f| f.node == unknown) {
+                entry.node = node.clone();
+                entry.evidence.node = node.clone();
+            }
+            self.dirty.insert(id.clone());
+            self.touched.insert(id.clone());
+        }
+        for (_, about) in self.core.operations.values_mut() {
+            if about.as_ref() == Some(&unknown) {
+                *about = Some(node.clone());
+            }
+        }
+    }
+
+    /// Keeps who a node is, so that it can be recognised on a list when it is not heard.
+    pub(super) fn register(&mut self, node: &NodeId, identity: &crate::NodeIdentity) {
+        self.core.look.gone.remove(node);
+        let registry = &mut self.core.registry;
+        let renamed: Vec<NodeId> = registry
+            .iter()
+            .filter(|(id, known)| *id != node && known.identity.host_nqn == identity.host_nqn)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for old in renamed {
+            registry.remove(&old);
+            self.forgotten_nodes.insert(old);
+        }
+        let record = NodeRecord { node: node.clone(), identity: identity.clone() };
+        if registry.get(node) != Some(&record) {
+            registry.insert(node.clone(), record);
+            self.dirty_nodes.insert(node.clone());
+        }
+    }
+
+    /// A person has said that the node is gone: nobody waits for its word any more. It is kept again once it is heard.
+    pub(super) fn forget_node(&mut self, node: &NodeId) {
+        if self.core.registry.remove(node).is_some() {
+            self.forgotten_nodes.insert(node.clone());
+        }
+        self.core.look.gone.insert(node.clone());
+        self.touched.extend(self.core.waiters.keys().cloned());
+    }
+
+    /// Whether one that is granted may go on to the device: not before the lists were read, and not beside more of those
+    /// who may write than the volume allows.
+    pub(super) fn may_go_on(&self, record: &VolumeRecord) -> bool {
+        let look = &self.core.look;
+        let looked = !look.needed || (look.first.is_some() && look.seen.contains(&record.spec.id));
+        looked && record.attachments.len() <= record.spec.access.limit()
+    }
+}
+
+#[cfg(test)]
+#[path = "found_tests.rs"]
+mod tests;

@@ -1,0 +1,351 @@
+use super::super::bench::*;
+use super::*;
+use crate::*;
+
+fn listed(hosts: &[&str], exported: bool) -> Listed {
+    let hosts = hosts.iter().map(|name| nqn(name)).collect();
+    Listed { volume: v(), hosts, exported, keeps_list: true, problem: None }
+}
+
+impl Bench {
+    /// A restart whose store has these records of volumes (`true`: what was stored) and of nodes.
+    fn restart_with(&mut self, volumes: bool, nodes: bool) {
+        let volumes = if volumes { self.stored.values().cloned().collect() } else { Vec::new() };
+        let nodes = if nodes { self.core.registry.values().cloned().collect() } else { Vec::new() };
+        let remembered = Remembered { volumes, nodes, look_first: true };
+        let term = self.core.term() + 1;
+        (self.core, self.effects) =
+            Core::rebuild(self.config.clone(), term, remembered, UnixMillis(self.now));
+    }
+
+    fn list(&mut self, volumes: Vec<Listed>) {
+        self.event(Event::RdsListed { volumes, whole: true });
+    }
+
+    fn waits_for(&self) -> String {
+        self.core.waiting(&v()).first().map(|w| w.waits_for.clone()).unwrap_or_default()
+    }
+}
+
+fn fencing() -> Bench {
+    let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
+    Bench::with(Config { target, ..Config::default() })
+}
+
+/// Attached on `a`, whose agent is silent from then on; then a start of the controller.
+fn attached_and_restarted(volumes: bool, nodes: bool) -> Bench {
+    let mut b = fencing();
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    b.restart_with(volumes, nodes);
+    b
+}
+
+#[test]
+fn before_the_rds_has_listed_nothing_is_answered_as_done() {
+    let mut b = attached_and_restarted(false, false);
+    b.up("b", "1", vec![]);
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    b.event(Event::RdsNotListed { error: "connection refused".into() });
+    let words = b.waits_for();
+    assert!(words.contains("the RDS to list its volumes") && words.contains("connection refused"), "{words}");
+    let publish = b.publish("b", Access::Rwo);
+    assert_eq!(b.reply(publish), None);
+    b.event(Event::DeleteBegins { request: RequestId(99), volume: v() });
+    assert!(matches!(b.refusal(RequestId(99)), Refusal::StillWaiting { .. }));
+    b.pass(b.config.request_limit_ms);
+    let refused = b.refusal(publish).to_string();
+    assert!(refused.contains("the RDS to list its volumes"), "{refused}");
+    assert_eq!(b.rds_asked(), None);
+}
+
+#[test]
+fn with_the_store_lost_a_listed_host_is_fenced_before_its_detach_is_answered() {
+    let mut b = attached_and_restarted(false, false);
+    b.list(vec![listed(&["a"], true)]);
+    let holders: Vec<String> = b.core.volumes[&v()].holders().iter().map(ToString::to_string).collect();
+    assert!(holders[0].starts_with("unknown-host."), "{holders:?}");
+    b.up("bb", "1", vec![]);
+    let publish = b.publish("bb", Access::Rwo);
+    assert!(matches!(b.refusal(publish), Refusal::AttachedElsewhere { .. }), "another host may write");
+    // The node is not known, so that host may be it.
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    b.pass(b.config.fence_after_ms + 1);
+    assert!(
+        matches!(b.rds_asked(), Some((_, RdsRequest::Deny { host_nqn, fence: true, .. })) if host_nqn == nqn("a"))
+    );
+    b.rds(Ok(()));
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Hide { .. }))));
+    b.rds(Ok(()));
+    assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
+    // It is quarantined under its own name once it is heard.
+    b.hello("a", identity("a", "1"));
+    assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
+}
+
+#[test]
+fn a_node_in_the_registry_is_known_on_the_list_while_it_is_silent() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![listed(&["a"], true)]);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a")]);
+    // Another node is not it.
+    let other = b.unpublish("c");
+    assert_eq!(b.reply(other), Some(Ok(Reply::Unpublished)), "the one host on the list is a's");
+    assert_eq!(b.phase("a"), Some("Ghost"));
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    b.up("a", "1", vec![]);
+    b.agent(absent("live"));
+    assert_eq!(b.reply(unpublish), None, "nobody knows whether a path had broken before");
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    assert_eq!(b.core.volumes[&v()].holders(), []);
+}
+
+#[test]
+fn a_store_rolled_back_to_before_a_grant_lets_nobody_in_beside_it() {
+    let mut b = fencing();
+    b.up("a", "1", vec![]);
+    b.up("bb", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    let backup = b.stored.clone();
+    let unpublish = b.unpublish("a");
+    b.agent(absent("live"));
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    let _ = unpublish;
+    b.attach("bb", Access::Rwo);
+    b.stored = backup;
+    b.restart_with(true, true);
+    // By its record a has it, and by the list bb.
+    b.up("a", "2", vec![]);
+    assert_eq!(b.directed(), None, "nothing is attached before the lists were read");
+    b.list(vec![listed(&["bb"], true)]);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a"), n("bb")]);
+    assert_eq!((b.rds_asked(), b.directed()), (None, None), "and not beside bb");
+    let unpublish = b.unpublish("bb");
+    assert_eq!(b.reply(unpublish), None);
+    b.pass(b.config.fence_after_ms + 1);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { host_nqn, .. })) if host_nqn == nqn("bb")));
+}
+
+#[test]
+fn what_a_list_lacks_for_a_moment_is_not_absent() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![]);
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    assert!(b.waits_for().contains("a list may lack a volume for a moment"), "{}", b.waits_for());
+    b.list(vec![listed(&["a"], true)]);
+    assert_eq!(b.phase("a"), Some("Draining"), "the request finds it");
+    assert_eq!(b.reply(unpublish), None);
+    // One that no list has over the whole time is not there.
+    let gone = VolumeId::new("gone").expect("it is valid");
+    b.event(Event::Unpublish { request: RequestId(90), volume: gone, node: Some(n("a")) });
+    assert_eq!(b.reply(RequestId(90)), None);
+    b.pass(ABSENT_FOR_MS);
+    assert_eq!(b.reply(RequestId(90)), None, "time alone lists nothing");
+    b.list(vec![]);
+    assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Unpublished)));
+}
+
+#[test]
+fn an_export_found_off_without_a_record_waits_for_every_node_or_the_bound() {
+    for enforced in [true, false] {
+        let mut b = attached_and_restarted(false, true);
+        b.core.config.target.acl = enforced;
+        b.list(vec![listed(&[], false)]);
+        b.up("bb", "1", vec![]);
+        let publish = b.publish("bb", Access::Rwo);
+        assert_eq!(b.reply(publish), None);
+        let words = b.waits_for();
+        assert!(words.contains("found off"), "{words}");
+        if enforced {
+            b.pass(b.config.drain_bound_ms + 1);
+        } else {
+            assert!(words.contains("the agent of a to say"), "{words}");
+            b.up("a", "1", vec![]);
+            b.pass(1);
+        }
+        let asked = b.rds_asked();
+        assert!(matches!(asked, Some((_, RdsRequest::Allow { .. }))), "{enforced}: {asked:?}");
+    }
+}
+
+#[test]
+fn an_export_found_on_that_is_off_by_its_record_waits_for_every_node_that_is_not_gone() {
+    let mut b = fencing();
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    b.agent(absent("live"));
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    b.restart_with(true, true);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.up("bb", "1", vec![]);
+    let publish = b.publish("bb", Access::Rwo);
+    assert_eq!(b.reply(publish), None);
+    assert!(b.waits_for().contains("the agent of a to say"), "{}", b.waits_for());
+    let (by, reason) = ("a person".to_owned(), "it burnt down".to_owned());
+    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
+}
+
+#[test]
+fn who_is_let_in_by_its_record_and_is_on_no_list_is_granted_nothing_by_it() {
+    let mut b = attached_and_restarted(true, true);
+    let first = b.core.volumes[&v()].attachments[0].epoch;
+    b.list(vec![listed(&[], true)]);
+    assert_eq!((b.phase("a"), b.rds_asked(), b.directed()), (Some("Ghost"), None, None));
+    assert!(b.core.volumes[&v()].attachments[0].epoch > first, "the old grant is over");
+    b.up("a", "1", vec![]);
+    assert_eq!(b.phase("a"), Some("Draining"), "the node says that it holds nothing");
+}
+
+#[test]
+fn who_was_being_let_in_before_a_start_is_let_in_when_asked_again() {
+    let mut b = fencing();
+    b.up("a", "1", vec![]);
+    b.publish("a", Access::Rwo);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
+    b.restart_with(true, true);
+    b.up("a", "1", vec![]);
+    b.list(vec![listed(&[], true)]);
+    assert_eq!((b.phase("a"), b.rds_asked()), (Some("Granting"), None), "the record may be older");
+    b.publish("a", Access::Rwo);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
+}
+
+#[test]
+fn who_has_had_a_later_grant_than_its_record_has_is_granted_nothing_by_it() {
+    for phase in [ObservedPhase::Ready, ObservedPhase::Absent] {
+        let mut b = attached_and_restarted(true, true);
+        let first = b.core.volumes[&v()].attachments[0].epoch;
+        b.list(vec![listed(&["a"], true)]);
+        let epoch = Some(Epoch { term: first.term, seq: first.seq + 5 });
+        let ended = phase == ObservedPhase::Absent;
+        b.up("a", "1", vec![Observed { epoch, ended, ..observed_of(phase) }]);
+        assert_ne!(b.phase("a"), Some("Ready"));
+        let publish = b.publish("a", Access::Rwo);
+        let again = b.publish("a", Access::Rwo);
+        for request in [publish, again] {
+            assert!(!matches!(b.reply(request), Some(Ok(Reply::Published(grant))) if grant.epoch == first));
+        }
+    }
+}
+
+#[test]
+fn where_no_lists_are_kept_the_ghost_of_one_node_says_nothing_of_another() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
+    assert_eq!(b.phase("bb"), Some("Ghost"));
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
+}
+
+#[test]
+fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
+    b.up("a", "1", vec![]);
+    assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
+}
+
+#[test]
+fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
+    let mut b = attached_and_restarted(false, false);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    let gone = |name: &str| Event::DeclareGone {
+        request: RequestId(90),
+        node: n(name),
+        by: "a person".into(),
+        reason: "it burnt down".into(),
+    };
+    b.event(gone("aa"));
+    assert!(matches!(b.refusal(RequestId(90)), Refusal::UnknownNode { .. }), "a name not typed right");
+    b.event(gone("a"));
+    assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
+}
+
+#[test]
+fn a_list_that_cannot_be_read_is_waited_for_until_it_can() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![Listed { problem: Some("two disks of that name".into()), ..listed(&[], true) }]);
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    assert!(b.waits_for().contains("two disks of that name"));
+    b.list(vec![listed(&[], true)]);
+    assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)), "nobody is on its list");
+}
+
+#[test]
+fn a_node_is_kept_when_first_heard_and_not_written_again() {
+    let mut b = Bench::new();
+    b.hello("a", identity("a", "1"));
+    let kept = |b: &Bench| {
+        b.effects.iter().any(|e| matches!(e, Effect::PersistNode(record) if record.node == n("a")))
+    };
+    assert!(kept(&b));
+    b.hello("a", identity("a", "1"));
+    assert!(!kept(&b));
+    b.hello("unknown-host.x", identity("x", "1"));
+    assert!(matches!(&b.effects[0], Effect::RefuseSession { reason, .. } if reason.contains("unknown-host")));
+}
+
+#[test]
+fn a_clock_set_back_over_a_restart_does_not_put_off_a_fence() {
+    let mut b = fencing();
+    b.now = 100_000_000;
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    b.silent("a");
+    // A day back.
+    b.now -= 86_400_000;
+    b.restart();
+    let record = &b.core.volumes[&v()];
+    assert!(record.attachments[0].since <= UnixMillis(b.now));
+    b.unpublish("a");
+    b.pass(b.config.fence_after_ms + 1);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { fence: true, .. }))), "{:?}", b.effects);
+}
+
+#[test]
+fn a_silent_nodes_address_may_be_another_hosts_now_but_not_its_nqn_or_id() {
+    let mut b = attached_and_restarted(true, true);
+    let refused = |b: &Bench| b.effects.iter().any(|e| matches!(e, Effect::RefuseSession { .. }));
+    let mut new = identity("bb", "1");
+    new.storage_addresses = identity("a", "1").storage_addresses;
+    b.hello("bb", new.clone());
+    assert!(!refused(&b), "{:?}", b.effects);
+    for same_id in [true, false] {
+        let mut clone = identity("ccc", "1");
+        if same_id {
+            clone.host_id = identity("a", "1").host_id;
+        } else {
+            clone.host_nqn = nqn("a");
+        }
+        b.hello("ccc", clone);
+        assert!(refused(&b), "{same_id}");
+    }
+    // Two that are heard do not share one.
+    let mut third = identity("dddd", "1");
+    third.storage_addresses = new.storage_addresses;
+    b.hello("dddd", third);
+    assert!(refused(&b));
+}

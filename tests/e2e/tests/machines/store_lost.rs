@@ -1,0 +1,61 @@
+//! A controller that is started over a store which was lost: who may write is read from the RDS's lists.
+
+use anyhow::{bail, ensure};
+use cleat_e2e::world::{Access, World};
+use tonic::Code;
+
+use crate::fixture::{
+    self, LATER, SOON, delete, freeze_agent, holds_nothing, stop_unharmed, take_off, thaw_agent,
+    unpublish_until_done, verified,
+};
+
+/// The node is not heard, and goes on writing: nobody is let in beside it, and its detach is not answered as done.
+pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::Result<()> {
+    let volume = fixture::volume(world, "store-lost", Access::RwoBlock).await?;
+    let attached = world.attach(&volume, world.a()).await?;
+    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
+    writer.wait_writes(5, SOON).await?;
+
+    freeze_agent(world.a()).await?;
+    world.controller.kill().await?;
+    for file in ["controller-state", "controller-state-wal"] {
+        let path = world.folder().join(file);
+        if path.exists() {
+            std::fs::rename(&path, path.with_extension("lost"))?;
+        }
+    }
+    world.controller.start().await?;
+    world.wait_session(world.b(), LATER).await?;
+
+    let Err(published) = world.publish(&volume, world.b()).await else {
+        bail!("node-b was let in beside a node that writes")
+    };
+    ensure!(published.code() == Code::FailedPrecondition, "{published:?}");
+    let Err(unpublished) = world.unpublish(&volume, world.a()).await else {
+        bail!("the detach of a node that writes was answered as done")
+    };
+    // It waits for the agent, and then cannot be fenced: this target is not known to cut.
+    ensure!(matches!(unpublished.code(), Code::Aborted | Code::Unavailable), "{unpublished:?}");
+    holds_nothing_but_the_list(world, &volume).await?;
+    writer.wait_progress(5, SOON).await?;
+    let run = stop_unharmed(&mut writer).await?;
+
+    // Heard again, it is known by its host NQN, and says itself what it holds.
+    thaw_agent(world.a()).await?;
+    world.wait_session(world.a(), LATER).await?;
+    world.a().unpublish(&volume).await?;
+    world.a().unstage(&volume).await?;
+    unpublish_until_done(world, &volume, world.a()).await?;
+    holds_nothing(world, &volume, world.a()).await?;
+    verified(world, &volume, &[&run]).await?;
+    world.attach(&volume, world.b()).await?;
+    take_off(world, &volume, world.b()).await?;
+    delete(world, &volume).await
+}
+
+/// Of all nodes only the first is on the RDS's list.
+async fn holds_nothing_but_the_list(world: &World, volume: &cleat_e2e::world::Volume) -> anyhow::Result<()> {
+    let allowed = world.rds.allowed_hosts(&volume.id).await?;
+    ensure!(allowed.len() == 1, "on the list: {allowed:?}");
+    Ok(())
+}
