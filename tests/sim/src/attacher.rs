@@ -209,6 +209,10 @@ impl Attacher {
                 }
                 Err(status) => {
                     self.patience(&what, &status);
+                    let left_over = self.universe.lock().not_wanted(self.volume, status.message());
+                    for other in left_over.into_iter().filter(|other| *other != node) {
+                        self.unpublish(other).await;
+                    }
                     // After the last fault nobody gives up any more: then it has to succeed.
                     if self.ended() || self.gone(node) || tries.is_some_and(|tries| tried >= tries) {
                         return false;

@@ -1,4 +1,5 @@
-//! The disk under the controller's store: what was committed is there after a crash, and takes its time.
+//! The disk under the controller's store: what was committed is there after a crash, and takes its time. Somebody may
+//! set it back to what it had earlier, or to nothing.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use cleat_controller::store::{CommitError, Entry, Key, Kind, Store, Version, Write};
 use cleat_core::VolumeRecord;
 
+use crate::chance::Chance;
 use crate::world::{Planted, Universe};
 
 /// What is on the disk.
@@ -17,6 +19,10 @@ pub struct Disk {
     on_record: BTreeMap<String, Vec<String>>,
     /// Who is fenced from each volume, since which epoch, by what.
     fenced: BTreeMap<String, BTreeMap<(String, String), &'static str>>,
+    /// What it had after each change.
+    earlier: Vec<BTreeMap<Key, Entry>>,
+    /// Somebody has set it back: what it does not know it may have known.
+    pub set_back: bool,
 }
 
 impl Disk {
@@ -24,6 +30,22 @@ impl Disk {
     #[must_use]
     pub fn knows(&self, volume: &str, node: &str) -> bool {
         self.on_record.get(volume).is_some_and(|nodes| nodes.iter().any(|known| known == node))
+    }
+
+    /// Sets it back to what it had, or to nothing. Not in the middle of a fence: decision 0010 says what that costs. The
+    /// term is not of it: controllers take theirs from the clock as well.
+    ///
+    /// Where the target keeps no lists, nothing tells an older store from the last: then it loses all.
+    ///
+    /// Gives whether it did.
+    pub fn set_back(&mut self, chance: &mut Chance, lists: bool) -> bool {
+        if self.records.values().any(in_a_fence) {
+            return false;
+        }
+        let to = chance.index(self.earlier.len() * 3 / 2 + 1);
+        self.records = self.earlier.get(to).filter(|_| lists).cloned().unwrap_or_default();
+        self.set_back = true;
+        true
     }
 
     /// Gives by what nodes were fenced with it.
@@ -40,6 +62,7 @@ impl Disk {
             }
             None => drop(self.records.remove(&key)),
         }
+        self.earlier.push(self.records.clone());
         if key.kind != Kind::Volume {
             return Ok((version, Vec::new()));
         }
@@ -57,6 +80,11 @@ impl Disk {
         let new = fenced.into_iter().filter(|(which, by)| before.get(which) != Some(by)).map(|(_, by)| by);
         Ok((version, new.collect()))
     }
+}
+
+fn in_a_fence(entry: &Entry) -> bool {
+    let record = serde_json::from_value::<VolumeRecord>(entry.value["record"].clone());
+    record.is_ok_and(|record| record.attachments.iter().any(|it| record.fence(&it.node).is_some()))
 }
 
 fn on_record(record: &VolumeRecord) -> Vec<String> {

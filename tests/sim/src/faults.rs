@@ -10,7 +10,7 @@ use turmoil::Sim;
 use crate::chance::Chance;
 use crate::machines::{Machines, Program};
 use crate::programs::CONTROLLER;
-use crate::world::{NODES, NodeIx, PORTALS, Planted, Universe};
+use crate::world::{NODES, NodeIx, PORTALS, Planted, Universe, World};
 
 /// When the last fault ends, in ms.
 pub const FAULTS_END: u64 = 25_000;
@@ -18,6 +18,8 @@ pub const FAULTS_END: u64 = 25_000;
 const FAULTS_BEGIN: u64 = 1_500;
 /// How long it is waited for a moment in which a request is on its way, in ms.
 const ARMED: u64 = 3_000;
+/// How long it takes to set a store back, in ms: more than a request may be on its way.
+const SET_BACK: u64 = 13_000;
 
 /// One kind of trouble.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,8 @@ enum Kind {
         /// Not any request: one that lets a host in.
         lets_in: bool,
     },
+    /// It is, and somebody sets its store back before it is started again, when nothing of it is on its way any more.
+    SetBack,
     /// A program stands still; at the end it goes on, or is killed and started again.
     Freeze(Program, AtItsEnd),
     /// A whole machine stands still, its kernel and all.
@@ -190,7 +194,7 @@ fn by_chance(chance: &mut Chance) -> Fault {
     let node = chance.index(NODES.len());
     let links = [[true, false], [false, true], [false, false]][chance.index(3)];
     let at_its_end = if chance.percent(30) { AtItsEnd::IsKilled } else { AtItsEnd::GoesOn };
-    let (kind, longest) = match chance.index(25) {
+    let (kind, longest) = match chance.index(26) {
         0 => (Kind::Cut(node), 9_000),
         1 => (Kind::Hold(node), 4_000),
         2 | 3 => (Kind::Unlink(node, links), 7_000),
@@ -209,6 +213,10 @@ fn by_chance(chance: &mut Chance) -> Fault {
         19 | 20 => (Kind::Freeze(Program::Controller, at_its_end), 9_000),
         21 | 22 => (Kind::Freeze(Program::Agent(node), at_its_end), 9_000),
         23 => (Kind::FreezeMachine(node), 8_000),
+        24 => {
+            let from = chance.within(FAULTS_BEGIN, FAULTS_END - SET_BACK);
+            return Fault { from, until: from + SET_BACK, kind: Kind::SetBack };
+        }
         // Without an end in time, without an end at all.
         _ => (Kind::Destroy(node), 30_000),
     };
@@ -266,6 +274,7 @@ fn clash(one: Kind, other: Kind) -> bool {
         Kind::DeletionsHang(node) => (Some(node), 8),
         Kind::Kill(Program::Controller)
         | Kind::Freeze(Program::Controller, _)
+        | Kind::SetBack
         | Kind::KillMidRequest { .. } => (None, 16),
         Kind::RdsAway | Kind::RdsSlow | Kind::RdsLoses | Kind::RdsLags => (None, 32),
         Kind::TargetRestart => (None, 64),
@@ -314,6 +323,7 @@ impl Scene<'_, '_> {
             }
             Kind::Kill(_)
             | Kind::KillMidRequest { .. }
+            | Kind::SetBack
             | Kind::Freeze(..)
             | Kind::FreezeMachine(_)
             | Kind::Reboot(_)
@@ -335,6 +345,16 @@ impl Scene<'_, '_> {
                 universe.lock().forsaken();
             }
             (Kind::Kill(program), false) => self.machines.start(program, now)?,
+            (Kind::SetBack, true) => self.machines.kill(Program::Controller),
+            (Kind::SetBack, false) => {
+                let mut world = universe.lock();
+                let World { disk, chance, probed, .. } = &mut *world;
+                if disk.set_back(chance, probed.target().acl) {
+                    world.count("store set back");
+                }
+                drop(world);
+                self.machines.start(Program::Controller, now)?;
+            }
             (Kind::KillMidRequest { .. }, false) => self.machines.start(Program::Controller, now)?,
             (Kind::Freeze(program, _), true) => self.machines.freeze(program, now)?,
             (Kind::Freeze(program, AtItsEnd::GoesOn), false) => self.machines.thaw(program, now),
@@ -377,6 +397,7 @@ fn name(kind: Kind) -> &'static str {
         Kind::Kill(Program::Controller) => "kill controller",
         Kind::Kill(Program::Agent(_)) => "kill agent",
         Kind::KillMidRequest { .. } => "kill mid request",
+        Kind::SetBack => "set back",
         Kind::Freeze(Program::Controller, _) => "freeze controller",
         Kind::Freeze(Program::Agent(_), _) => "freeze agent",
         Kind::FreezeMachine(_) => "freeze machine",

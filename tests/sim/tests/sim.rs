@@ -19,7 +19,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 const CHILD: &str = "CLEAT_SIM_CHILD";
 const SEEDS: u64 = 200;
 /// Seeds in which a planted fault has to be caught at least once.
-const TO_CATCH: u64 = 40;
+const TO_CATCH: u64 = 160;
 /// Lines of the trace that are shown of a seed that failed.
 const SHOWN: usize = 60;
 

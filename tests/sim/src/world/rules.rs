@@ -45,6 +45,16 @@ impl World {
         *asked = (asked.0 + 1, true);
     }
 
+    /// Nodes that are named as having a volume which nobody wants there any more: a store that was set back tells of
+    /// attachments that have ended since, and only who knows what is wanted can have them detached.
+    #[must_use]
+    pub fn not_wanted(&self, volume: VolumeIx, words: &str) -> Vec<NodeIx> {
+        let named = |node: &NodeIx| words.contains(super::NODES[*node]);
+        let not_wanted = |node: &NodeIx| self.told.unpublished.contains(&(volume, *node));
+        let all = 0..super::NODES.len();
+        all.filter(|node| self.disk.set_back && named(node) && not_wanted(node)).collect()
+    }
+
     /// What clients have been told that they have.
     #[must_use]
     pub fn in_use(&self) -> Vec<(VolumeIx, NodeIx)> {
@@ -151,7 +161,7 @@ impl World {
                 self.violated("1", format!("{}: {} can write", self.volume(volume), names.join(" and ")));
             }
             for node in can {
-                if !self.disk.knows(&self.volume(volume), super::NODES[node]) {
+                if !self.disk.set_back && !self.disk.knows(&self.volume(volume), super::NODES[node]) {
                     let (volume, node) = (self.volume(volume), super::NODES[node]);
                     self.violated("4", format!("{volume}: {node} can write and is in no record"));
                 }
