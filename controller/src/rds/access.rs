@@ -3,8 +3,8 @@
 //! In come the volume as just read and a wish; out goes the next write, or none if the wish is met. What always
 //! holds, after each single step as well as at the end: no host is admitted that was not before, but the one
 //! that is to be. In particular an exported volume with an empty list would admit everybody, so no step ever empties
-//! a list: [`somebody_else`] is on each from the volume's making on, and hosts come and go beside it with one write each,
-//! the export being left as it is. A volume that was made without it gets it with the first step that touches its
+//! a list: a host NQN of nobody is on each from the volume's making on, and hosts come and go beside it with one write
+//! each, the export being left as it is. A volume that was made without it gets it with the first step that touches its
 //! list, and is not exported before.
 
 use std::collections::BTreeSet;
