@@ -1,14 +1,22 @@
 //! CreateVolume and DeleteVolume: the volume on the RDS, and the core's word on whether it may go.
 
-use cleat_core::{Deletion, VolumeId};
+use std::time::Duration;
+
+use cleat_core::{Deletion, Refusal, VolumeId};
 use cleat_proto::csi::v1 as csi;
+use tokio::time::Instant;
 
 use super::controller::{Shared, measured};
 use super::request::Create;
 use super::status::CallError;
 use super::{MIN_FENCE, MIN_FENCE_KEY};
+use crate::engine::Failed;
 use crate::metrics::RdsCall;
 use crate::rds::{ByteSize, NewVolume, Priority, RdsError};
+
+/// How long a deletion waits for them: more than the core lets a list lack a volume.
+const WAITS_FOR_LISTS: Duration = Duration::from_secs(15);
+const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Makes the volume, or finds it made with what was asked for.
 pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
@@ -77,12 +85,25 @@ async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallErr
     Err(CallError::Unusable { volume: volume.clone(), problem })
 }
 
+/// Asks the core. Shortly after a start it says to wait, as nobody knows who has what before the RDS has listed it.
+async fn delete_begins(shared: &Shared, volume: &VolumeId) -> Result<(), CallError> {
+    let began = Instant::now();
+    loop {
+        match shared.engine.delete_begins(volume.clone()).await {
+            Err(Failed::Refused(Refusal::StillWaiting { .. })) if began.elapsed() < WAITS_FOR_LISTS => {
+                tokio::time::sleep(LOOKS_AGAIN_AFTER).await;
+            }
+            begun => return Ok(begun?),
+        }
+    }
+}
+
 /// Deletes the volume, if the core says that nobody has it.
 pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), CallError> {
     let _begun = shared.in_progress.begin(&volume, "DeleteVolume", shared.engine.now())?;
     // Who may connect is compared with what is on record, before anything is decided.
     shared.compare_with_list(&volume).await?;
-    shared.engine.delete_begins(volume.clone()).await?;
+    delete_begins(shared, &volume).await?;
     // In a task of its own, so that the core hears of the end also after a panic.
     let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());
     let deleted = tokio::spawn(async move { measured(RdsCall::Delete, rds.delete(&id)).await }).await;

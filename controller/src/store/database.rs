@@ -99,8 +99,9 @@ pub(super) enum Cause {
 
 /// What a person can do about a store that cannot be read. A start without records takes whoever the RDS lists for
 /// somebody who may write.
-const START_ANEW: &str = "move PATH and PATH-wal away and start again: what is lost is time, while the RDS's lists and the \
-                          nodes say who may write (docs/operating.md has two cases in which it is more)";
+const START_ANEW: &str = "move PATH and PATH-wal away and start again, and do not restore an older copy: what is lost is \
+                          time, while the RDS's lists and the nodes say who may write (docs/operating.md says when it is \
+                          more)";
 
 /// What is wrong with a store's content.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -102,7 +102,8 @@ pub(super) fn is_unknown_host(node: &NodeId) -> bool {
 impl Core {
     /// Whether what is kept under `holder` may be this node.
     pub(super) fn may_be(&self, holder: &NodeId, node: &NodeId) -> bool {
-        holder == node || (is_unknown_host(holder) && !self.registry.contains_key(node))
+        // Of a node that was heard it is known which host it is; what is kept of another may be older than its host.
+        holder == node || (is_unknown_host(holder) && !self.nodes.contains_key(node))
     }
 
     /// What a request waits for before anything about the volume can be granted or answered as done, in words.
@@ -159,13 +160,12 @@ impl Core {
             }
             None => self.registry.keys().filter(|node| !heard(node)).map(NodeId::as_str).collect(),
         };
-        if unheard.is_empty() {
-            return None;
-        }
         let target = &self.config.target;
         let until = self.began.plus(self.config.drain_bound_ms);
-        if *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts {
-            // Nobody is on its list, and that it is off has ended all sessions: what is left is what was on its way.
+        let cut = *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts;
+        // Nobody is on its list and that it is off has ended all sessions, or all have said what they hold: what is left is
+        // what was on its way.
+        if cut || unheard.is_empty() {
             return (now < until).then(|| {
                 format!("the drain bound of the target, until {}: volume {volume}: {why}", when(until))
             });
@@ -241,7 +241,13 @@ impl Step<'_> {
         let look = &mut self.core.look;
         match doubt {
             Some(doubt) => drop(look.doubts.insert(volume.clone(), doubt)),
-            None => drop(look.doubts.remove(&volume)),
+            // A doubt about everybody is not settled by a record about one node.
+            None if (keeps_list && exported)
+                || matches!(look.doubts.get(&volume), Some(Doubt::Unreadable(_))) =>
+            {
+                drop(look.doubts.remove(&volume));
+            }
+            None => {}
         }
         look.seen.insert(volume.clone());
         if keeps_list {
@@ -346,6 +352,15 @@ impl Step<'_> {
                 *about = Some(node.clone());
             }
         }
+        // Whoever waits for the host waits for the node from now on.
+        for waiter in self.core.waiters.values_mut().flat_map(|waiting| waiting.values_mut()) {
+            match &mut waiter.want {
+                Want::Unpublish { node: Some(about) } | Want::Fence { node: about } if *about == unknown => {
+                    *about = node.clone();
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Keeps who a node is, so that it can be recognised on a list when it is not heard.
@@ -381,7 +396,9 @@ impl Step<'_> {
     /// who may write than the volume allows.
     pub(super) fn may_go_on(&self, record: &VolumeRecord) -> bool {
         let look = &self.core.look;
-        let looked = !look.needed || (look.first.is_some() && look.seen.contains(&record.spec.id));
+        let readable = !matches!(look.doubts.get(&record.spec.id), Some(Doubt::Unreadable(_)));
+        let looked =
+            !look.needed || (look.first.is_some() && look.seen.contains(&record.spec.id) && readable);
         looked && record.attachments.len() <= record.spec.access.limit()
     }
 }

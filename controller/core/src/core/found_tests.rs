@@ -135,6 +135,39 @@ fn a_store_rolled_back_to_before_a_grant_lets_nobody_in_beside_it() {
 }
 
 #[test]
+fn a_fence_of_an_unknown_host_goes_on_as_its_nodes_when_that_is_heard() {
+    let mut b = attached_and_restarted(false, false);
+    b.list(vec![listed(&["a"], true)]);
+    let host = b.core.volumes[&v()].holders()[0].clone();
+    let (by, reason) = ("a person".to_owned(), "it behaves oddly".to_owned());
+    b.event(Event::Fence { request: RequestId(80), volume: v(), node: host, by, reason });
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    assert!(b.core.volumes[&v()].attachment(&n("a")).is_some());
+    assert_eq!(b.reply(RequestId(80)), None, "the node may write");
+}
+
+#[test]
+fn a_silent_nodes_record_does_not_say_that_it_is_not_an_unknown_host() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![listed(&["bb"], true)]);
+    // It may have been made anew since, with another host NQN.
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+}
+
+#[test]
+fn a_ghost_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
+    let mut b = attached_and_restarted(false, true);
+    let unlisted = || vec![Listed { keeps_list: false, ..listed(&[], true) }];
+    b.list(unlisted());
+    b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
+    b.list(unlisted());
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
+}
+
+#[test]
 fn what_a_list_lacks_for_a_moment_is_not_absent() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![]);
@@ -170,7 +203,9 @@ fn an_export_found_off_without_a_record_waits_for_every_node_or_the_bound() {
         } else {
             assert!(words.contains("the agent of a to say"), "{words}");
             b.up("a", "1", vec![]);
-            b.pass(1);
+            // All have said that they hold nothing; what they had on its way before may land yet.
+            assert!(b.waits_for().contains("the drain bound"), "{}", b.waits_for());
+            b.pass(b.config.drain_bound_ms + 1);
         }
         let asked = b.rds_asked();
         assert!(matches!(asked, Some((_, RdsRequest::Allow { .. }))), "{enforced}: {asked:?}");
@@ -196,6 +231,7 @@ fn an_export_found_on_that_is_off_by_its_record_waits_for_every_node_that_is_not
     let (by, reason) = ("a person".to_owned(), "it burnt down".to_owned());
     b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
     assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
+    b.pass(b.config.drain_bound_ms + 1);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
 }
 
@@ -261,6 +297,8 @@ fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
     assert_eq!(b.reply(unpublish), None);
     assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
     b.up("a", "1", vec![]);
+    assert_eq!(b.reply(unpublish), None, "what it had on its way may land yet");
+    b.pass(b.config.drain_bound_ms + 1);
     assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
 }
 
@@ -279,6 +317,7 @@ fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
     b.event(gone("aa"));
     assert!(matches!(b.refusal(RequestId(90)), Refusal::UnknownNode { .. }), "a name not typed right");
     b.event(gone("a"));
+    b.pass(b.config.drain_bound_ms + 1);
     assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
 }
 
