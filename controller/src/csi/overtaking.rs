@@ -1,7 +1,7 @@
 //! Publishes that have not reached the core yet, and Unpublishes that overtake them.
 //!
 //! A Publish asks the RDS first, which may take seconds; its caller may have given up and sent an Unpublish meanwhile,
-//! which asks nobody. If the Publish reached the core after it, the volume would be attached again with nobody left
+//! which may be quicker. If the Publish reached the core after it, the volume would be attached again with nobody left
 //! to detach it. So: an Unpublish marks every Publish of its volume and node that was called before and is not yet
 //! with the core, and those are refused. What was called later is not touched.
 

@@ -14,7 +14,7 @@ use crate::engine::Failed;
 use crate::metrics::RdsCall;
 use crate::rds::{ByteSize, NewVolume, Priority, RdsError};
 
-/// How long a deletion waits for them: more than the core lets a list lack a volume.
+/// How long a deletion waits for the RDS's lists after a start: more than the core lets a list lack a volume.
 const WAITS_FOR_LISTS: Duration = Duration::from_secs(15);
 const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 

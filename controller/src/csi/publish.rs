@@ -55,7 +55,7 @@ pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(
 /// That is safe because nothing is decided by the answer. The core joins this call to the attachment, whose epoch,
 /// size and identity stand; a volume that is tracked so cannot have been deleted through us; and if somebody else
 /// deleted it, its paths are gone, which the agent sees and the core says. It is useful because a repeated call
-/// must find its operation also while the RDS is away.
+/// must find its operation also while the RDS is away (but for the time before its first list after a start).
 async fn attached_spec(
     shared: &Shared,
     volume: &VolumeId,

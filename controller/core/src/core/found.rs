@@ -92,7 +92,10 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
         .as_str()
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    NodeId::new(format!("{UNKNOWN_HOST}{name}-{hash:016x}")).ok()
+    // Nobody is left out because of a name: where the NQN makes none, its hash does.
+    NodeId::new(format!("{UNKNOWN_HOST}{name}-{hash:016x}"))
+        .or_else(|_| NodeId::new(format!("{UNKNOWN_HOST}{hash:016x}")))
+        .ok()
 }
 
 pub(super) fn is_unknown_host(node: &NodeId) -> bool {

@@ -36,7 +36,7 @@ pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::R
     };
     // It waits for the agent, and then cannot be fenced: this target is not known to cut.
     ensure!(matches!(unpublished.code(), Code::Aborted | Code::Unavailable), "{unpublished:?}");
-    holds_nothing_but_the_list(world, &volume).await?;
+    one_host_is_on_the_list(world, &volume).await?;
     writer.wait_progress(5, SOON).await?;
     let run = stop_unharmed(&mut writer).await?;
 
@@ -53,8 +53,8 @@ pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::R
     delete(world, &volume).await
 }
 
-/// Of all nodes only the first is on the RDS's list.
-async fn holds_nothing_but_the_list(world: &World, volume: &cleat_e2e::world::Volume) -> anyhow::Result<()> {
+/// Nobody was put on the RDS's list beside the one who was there.
+async fn one_host_is_on_the_list(world: &World, volume: &cleat_e2e::world::Volume) -> anyhow::Result<()> {
     let allowed = world.rds.allowed_hosts(&volume.id).await?;
     ensure!(allowed.len() == 1, "on the list: {allowed:?}");
     Ok(())
