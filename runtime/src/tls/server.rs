@@ -1,7 +1,7 @@
 //! TLS of one listener: which certificates it admits, its own, and both read again when their files change.
 //!
 //! In come file names and the kind of client that the listener is for; out goes, for each connection, a stream and its
-//! [`Peer`]. What always holds: a client without a certificate of a CA that is given gets no further than the
+//! [`Peer`](peer::Peer). What always holds: a client without a certificate of a CA that is given gets no further than the
 //! handshake; no session is resumed, so that no connection outlives what proved it; files that cannot be used change
 //! nothing, and are complained of until they can.
 
