@@ -78,7 +78,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     known.set(true);
 
     if let Some(files) = config.dial.files() {
-        tokio::spawn(renew::keep_fresh(files, context.stop.clone()));
+        tokio::spawn(renew::keep_fresh(Arc::new(files), context.stop.clone()));
     }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let incoming = incoming.or_stop(context.stop.clone());

@@ -16,7 +16,8 @@ use cleat_proto::csi::v1::identity_server::IdentityServer;
 use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
-use cleat_runtime::tls::{Kind, ServerTls, ServerTransport, renew};
+use cleat_runtime::tls::renew::{self, Renewable};
+use cleat_runtime::tls::{Kind, ServerTransport};
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -69,7 +70,7 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     /// How both are known.
     pub clients: Clients,
     /// Whose files are read again while it runs, and complained of before they end.
-    pub certificates: Vec<ServerTls>,
+    pub certificates: Vec<Arc<dyn Renewable>>,
 }
 
 /// An opened store.
@@ -173,7 +174,7 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
         rds = rds.with_volume_ports(ports);
     }
     let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
-    let parts = bind(settings, Arc::new(rds), stored, &context).await.map_err(Failure::failed)?;
+    let parts = bind(settings, rds, stored, &context).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
 }
 
@@ -202,7 +203,7 @@ fn warn_of(settings: &Settings) {
 
 async fn bind(
     settings: Settings,
-    rds: Arc<dyn Rds>,
+    rds: RestRds,
     stored: Stored,
     context: &Context,
 ) -> Result<Parts, AppError> {
@@ -223,8 +224,9 @@ async fn bind(
     } = settings;
     let csi = UnixIncoming::bind(csi_socket).await?.or_stop(context.stop.clone());
     let clients = Clients::from(&agent_transport);
-    let certificates = [&agent_transport, &operator_transport].into_iter().filter_map(ServerTransport::tls);
-    let certificates = certificates.cloned().collect();
+    let listeners = [&agent_transport, &operator_transport].into_iter().filter_map(ServerTransport::tls);
+    let mut certificates: Vec<Arc<dyn Renewable>> = vec![rds.certificates()];
+    certificates.extend(listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>));
     let listen =
         async |name, kind: Kind, addr, transport| {
             Listener::bind(name, addr, transport, Limits::of_process())
@@ -241,7 +243,7 @@ async fn bind(
         (agents_at.incoming(context.stop.clone()), operators_at.incoming(context.stop.clone()));
     Ok(Parts {
         stored,
-        rds,
+        rds: Arc::new(rds),
         rds_deadline,
         serving,
         agents,
@@ -327,10 +329,9 @@ where
         .add_service(InterceptedService::new(agent_sessions, clients.admit(Kind::Node)))
         .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
     for files in &certificates {
-        tokio::spawn(renew::keep_fresh(files.clone(), stop.clone()));
+        tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
     }
-    let own = certificates.into_iter().next();
-    let operators = Operators::new(engine.clone(), words.clone(), own, stop.clone());
+    let operators = Operators::new(engine.clone(), words.clone(), certificates, stop.clone());
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
         .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))

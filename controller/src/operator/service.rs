@@ -1,12 +1,12 @@
 //! The RPCs.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use cleat_core::{IdError, NodeId, VolumeId, Word};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::operator_server::Operator;
-use cleat_runtime::tls::ServerTls;
-use cleat_runtime::tls::renew::Renewable;
+use cleat_runtime::tls::renew::{Expiry, Renewable};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -22,11 +22,11 @@ use crate::engine::{Ended, Engine, Failed};
 const WATCH_QUEUE: usize = 64;
 
 /// The `Operator` service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Operators {
     engine: Engine,
     words: LastWords,
-    certificates: Option<ServerTls>,
+    certificates: Vec<Arc<dyn Renewable>>,
     stop: CancellationToken,
 }
 
@@ -36,7 +36,7 @@ impl Operators {
     pub fn new(
         engine: Engine,
         words: LastWords,
-        certificates: Option<ServerTls>,
+        certificates: Vec<Arc<dyn Renewable>>,
         stop: CancellationToken,
     ) -> Self {
         Self { engine, words, certificates, stop }
@@ -188,9 +188,15 @@ impl Operator for Operators {
         _: Request<wire::ListGhostsRequest>,
     ) -> Result<Response<wire::ListGhostsResponse>, Status> {
         let ghosts = ghosts::look(&self.engine, &self.words).await.map_err(ended)?;
-        let expiries = self.certificates.iter().flat_map(Renewable::expiries);
+        let mut expiries: Vec<Expiry> = Vec::new();
+        for expiry in self.certificates.iter().flat_map(|renewed| renewed.expiries()) {
+            // Both listeners have the same files.
+            if !expiries.contains(&expiry) {
+                expiries.push(expiry);
+            }
+        }
         let mut ghosts: Vec<_> = ghosts.into_iter().map(ghosts::Ghost::into_wire).collect();
-        ghosts.extend(expiries.filter_map(ghosts::expires));
+        ghosts.extend(expiries.into_iter().filter_map(ghosts::expires));
         Ok(Response::new(wire::ListGhostsResponse { ghosts }))
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{HostNqn, VolumeId};
+use cleat_runtime::tls::renew::Renewable;
 use reqwest::Method;
 use serde_json::Value;
 
@@ -108,6 +109,12 @@ impl RestRds {
         let (port, host_acl, settle, absence_pause) = (*port, *host_acl, *settle, *absence_pause);
         let inner = Inner { wire, lister, volumes, naming, port, ports, host_acl, settle, absence_pause };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The files and certificates that this rests on.
+    #[must_use]
+    pub fn certificates(&self) -> Arc<dyn Renewable> {
+        self.inner.wire.certificates()
     }
 
     async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {

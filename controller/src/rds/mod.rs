@@ -19,6 +19,7 @@
 //! | `list` | the shared list of disks |
 //! | `volume` | what the list says, and what of it is ours |
 //! | `carrier` | who plays an RDS |
+//! | `dial` | the HTTP client, and the CA that it goes by |
 //! | `wire` | one request, its deadline and its errors |
 //! | `gate` | one request at a time, the most urgent first |
 //! | `trust` | CA or pinned certificate |
@@ -35,6 +36,7 @@ mod absence;
 mod access;
 mod carrier;
 mod client;
+mod dial;
 mod error;
 mod gate;
 mod list;

@@ -1,15 +1,19 @@
 //! Whom to take for the RDS: a CA's word, or one certificate known by its fingerprint.
 //!
-//! In come a PEM file or a SHA-256 fingerprint; out goes a rustls configuration. A pinned certificate need not
+//! In come a PEM file or a SHA-256 fingerprint; out go a rustls configuration, and until when the RDS's certificate is
+//! good. A pinned certificate need not
 //! be signed by anybody, carry the right name or be in its time: it is known. But the handshake's signature is
 //! verified all the same, for a certificate is public and only its private key proves who is there.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
+use cleat_runtime::tls::renew::Expiry;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -97,35 +101,113 @@ pub enum TrustError {
 }
 
 impl Trust {
-    /// The TLS configuration, or `None` for plaintext.
-    ///
-    /// # Errors
-    /// If the CA file cannot be used.
-    pub fn tls_config(&self) -> Result<Option<ClientConfig>, TrustError> {
+    /// The CAs in the file, where there is one.
+    pub(super) fn read(&self) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+        let Self::Ca(path) = self else { return Ok(Vec::new()) };
+        let unusable = |source| TrustError::File { path: path.to_owned(), source };
+        let read: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(unusable)?.collect();
+        let cas = read.map_err(unusable)?;
+        if cas.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(cas) }
+    }
+
+    /// The TLS configuration with these CAs, or `None` for plaintext. Whom it lets through is noted in `shown`.
+    pub(super) fn tls_config(
+        &self,
+        cas: &[CertificateDer<'static>],
+        shown: &Arc<Shown>,
+    ) -> Result<Option<ClientConfig>, TrustError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
         let mut config = match self {
             Self::Plaintext => return Ok(None),
-            Self::Ca(path) => builder.with_root_certificates(roots(path)?),
+            Self::Ca(_) => {
+                let of_ca = verifier(cas, provider)?;
+                let verifier = Noting { of_ca, shown: Arc::clone(shown) };
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
             Self::Pinned(fingerprint) => {
                 let verifier = PinnedVerifier { fingerprint: *fingerprint, provider };
                 builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
             }
         }
         .with_no_client_auth();
+        // A resumed session shows no certificate, and would outlive it.
+        config.resumption = Resumption::disabled();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(Some(config))
     }
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TrustError> {
-    let unusable = |source| TrustError::File { path: path.to_owned(), source };
+fn verifier(
+    cas: &[CertificateDer<'static>],
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(unusable)? {
-        roots.add(certificate.map_err(unusable)?)?;
+    for certificate in cas {
+        roots.add(certificate.clone())?;
     }
-    if roots.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(roots) }
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| TrustError::Config(rustls::Error::General(error.to_string())))
+}
+
+/// Until when the certificate is good that the RDS showed last, and that was accepted for a CA's word. A pinned one
+/// need not be in its time.
+#[derive(Debug, Default)]
+pub(super) struct Shown(Mutex<Option<SystemTime>>);
+
+impl Shown {
+    pub(super) fn until(&self) -> Option<SystemTime> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A CA's word, and a note of whom it let through.
+#[derive(Debug)]
+struct Noting {
+    of_ca: Arc<WebPkiServerVerifier>,
+    shown: Arc<Shown>,
+}
+
+impl ServerCertVerifier for Noting {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            self.of_ca.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        // The others of the chain need not be those that the way to the CA went by.
+        let until = Expiry::of_first("rds", "", std::slice::from_ref(end_entity));
+        *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = until.map(|expiry| expiry.at);
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.of_ca.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.of_ca.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.of_ca.supported_verify_schemes()
+    }
 }
 
 #[derive(Debug)]
@@ -209,7 +291,7 @@ mod tests {
             if let Some(text) = text {
                 std::fs::write(&path, text).unwrap();
             }
-            let error = Trust::Ca(path.clone()).tls_config().expect_err("unusable").to_string();
+            let error = Trust::Ca(path.clone()).read().expect_err("unusable").to_string();
             assert!(error.contains("ca.pem"), "{error}");
         }
     }

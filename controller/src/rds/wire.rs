@@ -11,12 +11,14 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cleat_runtime::tls::renew::Renewable;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::carrier::{Carrier, Outgoing};
+use super::dial::{Dial, Nothing};
 use super::error::{RdsError, Way};
 use super::gate::{Gate, Priority, Turn};
 use super::metrics::{self, Op};
@@ -26,8 +28,6 @@ use super::trust::{Trust, TrustError};
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 /// A request waits for its turn at most so many times its own deadline.
 const QUEUE_DEADLINES: u32 = 3;
-/// Idle connections are closed by us before a peer or firewall forgets them.
-const IDLE: Duration = Duration::from_secs(30);
 
 /// How to reach an RDS.
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ pub(super) struct Wire {
 /// What carries requests.
 #[derive(Debug)]
 enum Line {
-    Http(Client),
+    Http(Arc<Dial>),
     Played(Arc<dyn Carrier>),
 }
 
@@ -135,22 +135,8 @@ impl Wire {
                 "only scheme, host and port; /rest is added, user and password have options of their own",
             ));
         }
-        let mut builder = Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .tcp_nodelay(true)
-            .tcp_user_timeout(endpoint.timeout)
-            .tcp_keepalive(IDLE / 2)
-            .pool_max_idle_per_host(1)
-            .pool_idle_timeout(IDLE)
-            .connect_timeout(endpoint.timeout / 2);
-        if let Some(tls) = endpoint.trust.tls_config()? {
-            builder = builder.https_only(true).tls_backend_preconfigured(tls);
-        }
-        let client = builder.build().map_err(EndpointError::Client)?;
-        Self::on(Line::Http(client), endpoint)
+        let dial = Dial::new(endpoint.trust.clone(), endpoint.timeout)?;
+        Self::on(Line::Http(Arc::new(dial)), endpoint)
     }
 
     /// Over a carrier; only the endpoint's user, password, trust and deadline count then.
@@ -170,6 +156,14 @@ impl Wire {
         match &self.line {
             Line::Http(_) => self.endpoint.timeout,
             Line::Played(_) => Duration::ZERO,
+        }
+    }
+
+    /// What is renewed while we run.
+    pub(super) fn certificates(&self) -> Arc<dyn Renewable> {
+        match &self.line {
+            Line::Http(dial) => Arc::clone(dial) as Arc<dyn Renewable>,
+            Line::Played(_) => Arc::new(Nothing),
         }
     }
 
@@ -255,7 +249,7 @@ impl Wire {
 
     async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
         match &self.line {
-            Line::Http(client) => self.exchange_http(client, request, limit).await,
+            Line::Http(dial) => self.exchange_http(&dial.client(), request, limit).await,
             Line::Played(carrier) => {
                 let outgoing = Outgoing {
                     method: request.method.as_str(),

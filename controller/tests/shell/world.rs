@@ -16,6 +16,7 @@ use cleat_proto::csi::v1 as csi;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint, unix_endpoint};
 use cleat_runtime::listen::{Limits, Listener};
+use cleat_runtime::tls::renew::Renewable;
 use cleat_runtime::tls::{ClientTransport, Kind, ServerTlsArgs, ServerTransport};
 use cleat_runtime::unix::UnixIncoming;
 use csi::controller_client::ControllerClient;
@@ -144,7 +145,8 @@ impl World {
         let within = context.clone();
         runtime.spawn(async move {
             let clients = Clients::from(&transports[0]);
-            let certificates = transports.iter().filter_map(ServerTransport::tls).cloned().collect();
+            let listeners = transports.iter().filter_map(ServerTransport::tls);
+            let certificates = listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>).collect();
             let [agents_at, operators_at] = transports.map(|transport| {
                 Listener::bind("test", ([127, 0, 0, 1], 0).into(), transport, Limits::of_process())
             });

@@ -4,11 +4,13 @@
 //! to do something. What always holds: a file that cannot be used changes nothing that works; a renewal by rename or by
 //! symlink swap, as the kubelet does it, is seen within [`EVERY`].
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustls::pki_types::CertificateDer;
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientTlsArgs, ServerTls, TlsError};
+use super::{ClientTlsArgs, ServerTls};
 use crate::exit::Causes;
 
 /// From one look at the files to the next.
@@ -23,13 +25,23 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
 pub struct Expiry {
     /// What it is for, as the metric's label says it.
     pub of: &'static str,
-    /// The option that names its file.
+    /// The option that names its file, or who shows it.
     pub option: &'static str,
     /// Its last moment.
     pub at: SystemTime,
 }
 
 impl Expiry {
+    /// When the first of these certificates ends; `None` if there are none.
+    #[must_use]
+    pub fn of_first(
+        of: &'static str,
+        option: &'static str,
+        certificates: &[CertificateDer<'_>],
+    ) -> Option<Self> {
+        Some(Self { of, option, at: super::peer::until(certificates)? })
+    }
+
     /// How long it is still good for; zero if it is over.
     #[must_use]
     pub fn left(&self) -> Duration {
@@ -55,21 +67,24 @@ impl Expiry {
     }
 }
 
+/// Why files that have changed cannot be used.
+pub type Unusable = Box<dyn std::error::Error + Send + Sync>;
+
 /// What has certificates in files.
-pub trait Renewable: Clone + Send + 'static {
+pub trait Renewable: Send + Sync + 'static {
     /// Reads the files again; whether anything was new. Blocks for as long as the disk does.
     ///
     /// # Errors
     /// If a file cannot be used.
-    fn refresh(&self) -> Result<bool, TlsError>;
+    fn refresh(&self) -> Result<bool, Unusable>;
 
     /// When what was read last ends.
     fn expiries(&self) -> Vec<Expiry>;
 }
 
 impl Renewable for ServerTls {
-    fn refresh(&self) -> Result<bool, TlsError> {
-        Self::refresh(self)
+    fn refresh(&self) -> Result<bool, Unusable> {
+        Ok(Self::refresh(self)?)
     }
 
     fn expiries(&self) -> Vec<Expiry> {
@@ -80,29 +95,30 @@ impl Renewable for ServerTls {
 
 impl Renewable for ClientTlsArgs {
     /// Each dial reads the files, so there is nothing to be kept.
-    fn refresh(&self) -> Result<bool, TlsError> {
-        self.load().map(|_| false)
+    fn refresh(&self) -> Result<bool, Unusable> {
+        self.load()?;
+        Ok(false)
     }
 
     fn expiries(&self) -> Vec<Expiry> {
         let files = [("client", "--tls-cert", &self.tls_cert), ("server-ca", "--tls-ca", &self.tls_ca)];
         let read = files.into_iter().filter_map(|(of, option, file)| {
             let pem = super::certificates(option, file.as_ref()?).ok()?;
-            Some(Expiry { of, option, at: super::peer::until(&super::parsed(&pem))? })
+            Expiry::of_first(of, option, &super::parsed(&pem))
         });
         read.collect()
     }
 }
 
 /// Looks at the files again and again, until `stop`.
-pub async fn keep_fresh(files: impl Renewable, stop: CancellationToken) {
+pub async fn keep_fresh(files: Arc<dyn Renewable>, stop: CancellationToken) {
     let mut complained: Option<tokio::time::Instant> = None;
     let mut trouble = String::new();
     loop {
         let looked = {
-            let files = files.clone();
+            let files = Arc::clone(&files);
             tokio::task::spawn_blocking(move || {
-                (files.refresh().map_err(|e| Causes(&e).to_string()), files.expiries())
+                (files.refresh().map_err(|error| Causes(error.as_ref()).to_string()), files.expiries())
             })
         };
         // A look that panicked is a look that was not made.

@@ -98,9 +98,9 @@ impl ServerTls {
             ("agent-ca", Kind::Node.ca_option(), &current.read.agent_ca),
             ("operator-ca", Kind::Operator.ca_option(), &current.read.operator_ca),
         ];
-        let ends = files.into_iter().filter_map(|(of, option, pem)| {
-            Some(Expiry { of, option, at: peer::until(&super::parsed(pem))? })
-        });
+        let ends = files
+            .into_iter()
+            .filter_map(|(of, option, pem)| Expiry::of_first(of, option, &super::parsed(pem)));
         ends.collect()
     }
 

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use cleat_runtime::tls::renew;
+
 use super::*;
 
 async fn way(rds: &RestRds) -> Way {
@@ -91,8 +93,16 @@ async fn requests_share_one_connection() {
 
 /// An HTTPS router: its address, its certificate in PEM, and the certificate's fingerprint.
 async fn https() -> (SocketAddr, String, Fingerprint) {
+    https_for(Duration::from_secs(30 * 86_400)).await
+}
+
+/// The same with a certificate that is good for so long.
+async fn https_for(valid: Duration) -> (SocketAddr, String, Fingerprint) {
     cleat_runtime::tls::install_provider();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params.not_after = (std::time::SystemTime::now() + valid).into();
+    let signing_key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertifiedKey { cert: params.self_signed(&signing_key).unwrap(), signing_key };
     let tls = axum_server::tls_rustls::RustlsConfig::from_pem(
         made.cert.pem().into_bytes(),
         made.signing_key.serialize_pem().into_bytes(),
@@ -126,6 +136,73 @@ async fn the_rds_is_known_by_its_ca_or_its_pinned_certificate_and_by_nothing_els
     let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let wrong = Trust::Pinned(Fingerprint::of(other.cert.der()));
     assert_eq!(way(&with("localhost", wrong)).await, Way::Tls);
+}
+
+/// An RDS over TLS that is known by a CA file in a folder that is swapped as the kubelet does it.
+fn by_ca(address: SocketAddr, dir: &tempfile::TempDir) -> RestRds {
+    let mut config = config(&format!("https://localhost:{}", address.port()), dir);
+    config.endpoint.trust = Trust::Ca(dir.path().join("..data").join("ca.pem"));
+    RestRds::new(config).unwrap()
+}
+
+fn swap(dir: &tempfile::TempDir, name: &str, pem: &str) {
+    let (folder, fresh) = (dir.path().join(name), dir.path().join("..fresh"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("ca.pem"), pem).unwrap();
+    std::os::unix::fs::symlink(&folder, &fresh).unwrap();
+    std::fs::rename(fresh, dir.path().join("..data")).unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_file_that_is_swapped_counts_for_connections_that_are_there() {
+    let (address, pem, _) = https().await;
+    let dir = tempfile::tempdir().unwrap();
+    swap(&dir, "1", &pem);
+    let rds = by_ca(address, &dir);
+    let files = rds.certificates();
+    rds.resource().await.unwrap();
+    assert!(!files.refresh().unwrap(), "nothing is new");
+    let ends = files.expiries();
+    assert_eq!(ends.iter().map(|end| end.of).collect::<Vec<_>>(), ["rds-ca", "rds"]);
+    assert!(ends[0].option == "--rds-ca" && ends[0].at == ends[1].at, "{ends:?}");
+
+    swap(&dir, "2", "junk");
+    let unusable = files.refresh().unwrap_err().to_string();
+    assert!(unusable.contains("ca.pem"), "{unusable}");
+    rds.resource().await.expect("what was read before stays");
+
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    swap(&dir, "3", &other.cert.pem());
+    assert!(files.refresh().unwrap());
+    assert_eq!(way(&rds).await, Way::Tls, "the connection that was there rested on another CA");
+    swap(&dir, "4", &pem);
+    assert!(files.refresh().unwrap());
+    rds.resource().await.unwrap();
+}
+
+#[tokio::test]
+async fn no_connection_to_the_rds_outlives_its_certificate() {
+    // Certificates count whole seconds.
+    let (address, pem, _) = https_for(Duration::from_secs(5)).await;
+    let dir = tempfile::tempdir().unwrap();
+    swap(&dir, "1", &pem);
+    let rds = by_ca(address, &dir);
+    let files = rds.certificates();
+    rds.resource().await.unwrap();
+    assert!(files.expiries().iter().all(|end| end.complaint().is_some()), "{:?}", files.expiries());
+    let over = async {
+        while rds.resource().await.is_ok() {
+            files.refresh().unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), over).await.expect("an end");
+    assert_eq!(way(&rds).await, Way::Tls);
+    let said: Vec<String> = files.expiries().iter().filter_map(renew::Expiry::complaint).collect();
+    assert!(
+        said.iter().any(|said| said.contains("shown by the RDS") && said.contains("expired")),
+        "{said:?}"
+    );
 }
 
 #[tokio::test]
