@@ -178,6 +178,8 @@ impl Core {
             // What the process before had asked for, and whether it was done, cannot be known any more.
             attachment.directed = true;
             attachment.unasked = look_first && attachment.phase == Phase::Granting;
+            attachment.old_proof = look_first && attachment.evidence().is_some();
+            attachment.used_since = look_first && !attachment.proven;
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;

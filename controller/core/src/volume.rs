@@ -268,6 +268,12 @@ pub struct Attachment {
     /// what the caller was told since.
     #[serde(skip)]
     pub(crate) unasked: bool,
+    /// Its proof is of a record that may be older than what was granted since: it counts once the RDS's list was read.
+    #[serde(skip)]
+    pub(crate) old_proof: bool,
+    /// By its record nobody was told to use it, and the record may be older than that.
+    #[serde(skip)]
+    pub(crate) used_since: bool,
     /// It was never granted: the node held the volume when it was heard.
     #[serde(default)]
     pub ghost: bool,
@@ -304,6 +310,8 @@ impl Attachment {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            old_proof: false,
+            used_since: false,
             ghost: false,
         }
     }
@@ -313,6 +321,11 @@ impl Attachment {
         self.since = now;
         self.trouble = None;
         self.retry_at = None;
+    }
+
+    /// Somebody may have been using it: what was written may still be on its way.
+    pub(crate) fn may_have_written(&self) -> bool {
+        self.proven || self.used_since
     }
 
     /// The proof that it is over, where there is one.

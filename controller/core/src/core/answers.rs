@@ -386,7 +386,7 @@ fn drained(a: &Attachment, absence: &Absence, now: UnixMillis, bound: UnixMillis
     let other_boot = a.boot_id.as_deref().is_some_and(|proven| proven != boot_id);
     match &absence.deleted[..] {
         // Nobody was told that it may use it.
-        [] if !a.proven => Drained::NeverHandedOut,
+        [] if !a.may_have_written() => Drained::NeverHandedOut,
         // It was there once, and is gone without a deletion that this boot knows of: the kernel that held it died.
         [] => Drained::Bound { until: bound },
         _ if other_boot => Drained::Bound { until: bound },

@@ -74,6 +74,12 @@ impl Step<'_> {
                 None => (!self.victims(record, node).is_empty()).then_some(Next::Tell(Told::Preempt)),
             },
             Phase::Ghost => None,
+            // What it proves may be of an earlier grant than the one that the RDS's list tells of.
+            Phase::Draining { evidence: Some(_), .. }
+                if attachment.old_proof && !self.was_looked_up(volume) =>
+            {
+                None
+            }
             Phase::Draining { evidence: Some(e), .. } if e.verdict(self.now) == Verdict::Fenced => {
                 let last = record.others(node).next().is_none();
                 if last && record.asked.is_some() {
@@ -200,9 +206,10 @@ impl Step<'_> {
         if let Phase::Draining { evidence, fence, .. } = &mut a.phase {
             let new = Evidence { node: node.clone(), epoch, source, drained, at: now, word: None };
             match evidence {
-                Some(old) if !new.is_better_than(old, now) => {}
+                Some(old) if !a.old_proof && !new.is_better_than(old, now) => {}
                 _ => *evidence = Some(new),
             }
+            a.old_proof = false;
             if evidence.as_ref().is_some_and(|e| e.verdict(now) == Verdict::Fenced) {
                 // Whatever it had changed for the volume is put right by `export`.
                 *fence = None;

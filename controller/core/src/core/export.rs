@@ -19,7 +19,8 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get(volume) else {
             return false;
         };
-        if record.asked.is_some() || record.retry_at.is_some_and(|at| self.now < at) {
+        let later = record.retry_at.is_some_and(|at| self.now < at);
+        if record.asked.is_some() || later || !self.was_looked_up(volume) {
             return false;
         }
         let Some(asked) = next(record) else {
@@ -103,7 +104,7 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get(volume) else {
             return;
         };
-        let used = record.attachments.iter().filter(|a| a.proven).map(|a| a.node.clone());
+        let used = record.attachments.iter().filter(|a| a.may_have_written()).map(|a| a.node.clone());
         for node in used.collect::<Vec<_>>() {
             if !self.is_aborted(volume, &node) {
                 self.may_still_land(volume, &node);

@@ -24,8 +24,9 @@ impl Step<'_> {
         let Some(a) = record.attachment(node) else {
             return false;
         };
-        // A grant that the RDS may still be carrying out would undo what the fence does.
-        if matches!(a.pending, Pending::Allow(_)) {
+        // A grant that the RDS may still be carrying out would undo what the fence does. And whom the fence would cut
+        // besides is not known before the lists were read.
+        if matches!(a.pending, Pending::Allow(_)) || !self.was_looked_up(volume) {
             return false;
         }
         let Some(fence) = record.fence(node) else {
@@ -284,7 +285,7 @@ impl Step<'_> {
         let Some(a) = record.attachment_mut(node) else {
             return;
         };
-        let drained = if a.proven { drained } else { Drained::NeverHandedOut };
+        let drained = if a.may_have_written() { drained } else { Drained::NeverHandedOut };
         let Phase::Draining { cause, evidence, fence } = &mut a.phase else {
             return;
         };

@@ -12,8 +12,8 @@ use super::requests::Want;
 use super::{Core, Step};
 use crate::refusal::when;
 use crate::{
-    Attachment, DrainCause, HostNqn, Listed, NodeId, NodeRecord, Notice, Phase, UnixMillis, VolumeId,
-    VolumeRecord,
+    Attachment, DrainCause, FenceStep, HostNqn, Listed, NodeId, NodeRecord, Notice, Phase, UnixMillis,
+    VolumeId, VolumeRecord,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -227,6 +227,7 @@ impl Step<'_> {
         }
         self.touched.insert(volume.clone());
         let known = self.core.volumes.get(&volume);
+        let readable = problem.is_none();
         let off_without_record = !exported && known.is_none_or(|r| !r.hidden && r.attachments.is_empty());
         let doubt = match problem {
             Some(problem) => Some(Doubt::Unreadable(problem)),
@@ -256,6 +257,11 @@ impl Step<'_> {
         if keeps_list {
             self.not_on_its_list(&volume, &listed_hosts);
         }
+        if readable {
+            self.proven_of_another_time(&volume, |a| {
+                exported && (!keeps_list || listed_hosts.contains(&a.host_nqn))
+            });
+        }
         for nqn in strangers {
             self.adopt(&volume, nqn);
         }
@@ -269,6 +275,32 @@ impl Step<'_> {
             let_in.filter(|a| !listed.contains(&a.host_nqn)).map(|a| a.node.clone()).collect();
         for node in off {
             self.record_is_older(volume, &node, "its host is not on the RDS's list any more");
+        }
+    }
+
+    /// Proofs, and fences half done, are on a record from before this process. Of a host that may connect they may tell
+    /// of an earlier grant: it was let in again since, and they are begun anew.
+    fn proven_of_another_time(&mut self, volume: &VolumeId, may_connect: impl Fn(&Attachment) -> bool) {
+        let may_land_until = Some(self.now.plus(self.core.config.drain_bound_ms));
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        for a in &mut record.attachments {
+            let old = std::mem::take(&mut a.old_proof);
+            let connects = may_connect(a);
+            let Phase::Draining { evidence, fence, .. } = &mut a.phase else {
+                continue;
+            };
+            let begun = fence.as_ref().is_some_and(|f| f.pending.is_none() && f.step != FenceStep::Deny);
+            if !connects || !(old || begun) {
+                continue;
+            }
+            (*evidence, *fence) = (None, None);
+            (a.used_since, a.may_land_until) = (true, may_land_until);
+            a.trouble = Some(
+                "what is on record of its end may be older than the RDS's list, which its host is on".into(),
+            );
+            self.dirty.insert(volume.clone());
         }
     }
 
@@ -393,6 +425,15 @@ impl Step<'_> {
         }
         self.core.look.gone.insert(node.clone());
         self.touched.extend(self.core.waiters.keys().cloned());
+    }
+
+    /// Whether it is known what the RDS lists of the volume: a list had it, or lists went on lacking it.
+    pub(super) fn was_looked_up(&self, volume: &VolumeId) -> bool {
+        let look = &self.core.look;
+        let readable = !matches!(look.doubts.get(volume), Some(Doubt::Unreadable(_)));
+        let lacked_for_ms = look.first.zip(look.last).map(|(first, last)| last.since(first));
+        let lacked = lacked_for_ms.is_some_and(|ms| ms >= ABSENT_FOR_MS);
+        !look.needed || (readable && (look.seen.contains(volume) || lacked))
     }
 
     /// Whether one that is granted may go on to the device: not before the lists were read, and not beside more of those

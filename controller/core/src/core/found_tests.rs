@@ -396,3 +396,89 @@ fn a_silent_nodes_address_may_be_another_hosts_now_but_not_its_nqn_or_id() {
     b.hello("dddd", third);
     assert!(refused(&b));
 }
+
+/// A restart with a store from when `a` was being detached. Whatever came after that only the RDS's list can tell.
+fn restarted_in_a_detach(end: impl Fn(&mut Bench)) -> Bench {
+    let mut b = fencing();
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    b.unpublish("a");
+    end(&mut b);
+    assert_eq!(b.phase("a"), Some("Draining"));
+    b.restart_with(true, true);
+    b
+}
+
+#[test]
+fn a_proof_on_record_is_worth_nothing_for_a_host_that_may_connect() {
+    for controller in ["live", "dead"] {
+        let mut b = restarted_in_a_detach(|b| b.agent(absent(controller)));
+        b.pass(b.config.drain_bound_ms + 1);
+        assert_eq!(b.rds_asked(), None, "{controller}: nobody is taken off a list that was not read");
+        b.list(vec![listed(&["a"], true)]);
+        let asked = b.rds_asked();
+        assert!(matches!(asked, Some((_, RdsRequest::Deny { fence: true, .. }))), "{controller}: {asked:?}");
+        let unpublish = b.unpublish("a");
+        b.pass(1);
+        assert_eq!(b.reply(unpublish), None, "{controller}");
+        assert!(b.core.volumes[&v()].attachments[0].evidence().is_none(), "{controller}");
+    }
+}
+
+#[test]
+fn a_proof_on_record_holds_for_a_host_that_is_off_the_list() {
+    let mut b = restarted_in_a_detach(|b| b.agent(absent("live")));
+    let unpublish = b.unpublish("a");
+    assert_eq!(b.reply(unpublish), None);
+    b.list(vec![listed(&[], true)]);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "{:?}", b.effects);
+    b.rds(Ok(()));
+    assert_eq!(b.phase("a"), None);
+}
+
+#[test]
+fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
+    let mut b = restarted_in_a_detach(|b| {
+        b.silent("a");
+        b.pass(b.config.fence_after_ms + 1);
+        b.rds(Ok(()));
+        assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Hide { .. }))), "{:?}", b.effects);
+        b.up("a", "1", vec![]);
+        b.agent(absent("live"));
+    });
+    assert_eq!(b.rds_asked(), None);
+    b.list(vec![listed(&["a"], true)]);
+    b.unpublish("a");
+    b.pass(b.config.fence_after_ms + 1);
+    let first = b.rds_asked();
+    assert!(
+        matches!(first, Some((_, RdsRequest::Deny { fence: true, .. }))),
+        "not cut on an old word: {first:?}"
+    );
+}
+
+#[test]
+fn who_was_not_told_by_its_record_may_have_been_since() {
+    let target = Target { acl: true, export_cuts: true, ..Target::default() };
+    let mut b = Bench::with(Config { target, ..Config::default() });
+    b.up("a", "1", vec![]);
+    b.publish("a", Access::Rwo);
+    b.rds(Ok(()));
+    let backup = b.stored.clone();
+    b.agent(ready());
+    b.silent("a");
+    b.stored = backup;
+    b.restart_with(true, true);
+    b.list(vec![listed(&["a"], true)]);
+    let unpublish = b.unpublish("a");
+    b.pass(b.config.fence_after_ms + 1);
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    assert_eq!(b.reply(unpublish), None, "what it wrote may still be on its way");
+    b.pass(b.config.drain_bound_ms + 1);
+    let evidence = b.core.volumes[&v()]
+        .past_evidence
+        .first()
+        .or(b.core.volumes[&v()].attachments.first().and_then(|a| a.evidence()));
+    assert!(matches!(evidence.map(|e| &e.drained), Some(Drained::Bound { .. })), "{evidence:?}");
+}

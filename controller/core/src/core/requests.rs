@@ -396,6 +396,8 @@ impl Step<'_> {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            old_proof: false,
+            used_since: false,
             ghost: false,
         });
         self.dirty.insert(volume.clone());

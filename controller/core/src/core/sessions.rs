@@ -129,7 +129,7 @@ impl Step<'_> {
         // Nobody has heard of this node's paths since its last session: one may have been lost and come back, and what
         // was on it then may still land.
         for volume in self.volumes_about(node) {
-            if self.attachment_mut(&volume, node).is_some_and(|a| a.proven) {
+            if self.attachment_mut(&volume, node).is_some_and(|a| a.may_have_written()) {
                 self.may_still_land(&volume, node);
             }
         }
@@ -206,7 +206,7 @@ impl Step<'_> {
         let broken =
             matches!(phase, ObservedPhase::Degraded | ObservedPhase::Lost | ObservedPhase::Connecting)
                 || !(held || taken_down);
-        if a.proven && broken {
+        if a.may_have_written() && broken {
             self.may_still_land(volume, node);
         }
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
