@@ -212,6 +212,7 @@ impl Core {
             Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
             Event::DeleteEnded { volume, deletion } => step.delete_ended(volume, deletion),
             Event::RdsListed { volumes, whole } => step.rds_listed(volumes, whole),
+            Event::RdsMade { volume } => step.rds_made(volume),
             Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
             Event::SessionUp { node, session, identity } => step.session_up(node, session, identity),

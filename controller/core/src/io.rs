@@ -59,6 +59,11 @@ pub enum Event {
         /// They are all that it has.
         whole: bool,
     },
+    /// This process has made a volume just now: nobody can have it.
+    RdsMade {
+        /// Which.
+        volume: VolumeId,
+    },
     /// The RDS was asked for its list of volumes, and gave none.
     RdsNotListed {
         /// Why.

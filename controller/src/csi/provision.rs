@@ -12,7 +12,7 @@ use super::status::CallError;
 use super::{MIN_FENCE, MIN_FENCE_KEY};
 use crate::engine::Failed;
 use crate::metrics::RdsCall;
-use crate::rds::{ByteSize, NewVolume, Priority, RdsError};
+use crate::rds::{ByteSize, Made, NewVolume, Priority, RdsError};
 
 /// How long a deletion waits for the RDS's lists after a start: more than the core lets a list lack a volume.
 const WAITS_FOR_LISTS: Duration = Duration::from_secs(15);
@@ -50,11 +50,15 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
     };
     // Also where it was found: an earlier attempt may not have come to its end.
     let new = NewVolume { id: volume.clone(), size, min_fence: min_fence_name };
-    let made = measured(RdsCall::Create, shared.rds.create(&new)).await.map_err(|source| match source {
-        RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
-        source => CallError::Rds { volume: volume.clone(), source },
-    })?;
-    shared.engine.listed(&made).await?;
+    let Made { volume: made, added } =
+        measured(RdsCall::Create, shared.rds.create(&new)).await.map_err(|source| match source {
+            RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
+            source => CallError::Rds { volume: volume.clone(), source },
+        })?;
+    match added {
+        true => shared.engine.made(volume.clone()).await?,
+        false => shared.engine.listed(&made).await?,
+    }
     tracing::info!(%volume, size_bytes = made.size.0, "volume made");
     Ok(csi::Volume {
         capacity_bytes: i64::try_from(made.size.0).unwrap_or(i64::MAX),

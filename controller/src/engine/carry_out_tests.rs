@@ -80,7 +80,7 @@ impl crate::rds::Rds for NoRds {
     ) -> Result<Arc<crate::rds::Inventory>, crate::rds::RdsError> {
         Ok(Arc::default())
     }
-    async fn create(&self, _: &crate::rds::NewVolume) -> Result<crate::rds::Volume, crate::rds::RdsError> {
+    async fn create(&self, _: &crate::rds::NewVolume) -> Result<crate::rds::Made, crate::rds::RdsError> {
         unreachable!("not asked for here")
     }
     async fn delete(&self, _: &VolumeId) -> Result<(), crate::rds::RdsError> {

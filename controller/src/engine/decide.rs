@@ -90,6 +90,7 @@ fn change(event: &Event) -> Option<Change> {
         | Event::RdsDone { .. }
         | Event::Fence { .. }
         | Event::RdsListed { .. }
+        | Event::RdsMade { .. }
         | Event::RdsNotListed { .. }
         | Event::Tick => None,
     }

@@ -184,6 +184,14 @@ impl Engine {
         self.submit(Event::RdsListed { volumes, whole: false }).await
     }
 
+    /// Says that a volume was made by this very process.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn made(&self, volume: VolumeId) -> Result<(), Ended> {
+        self.submit(Event::RdsMade { volume }).await
+    }
+
     /// Says that a deletion has ended.
     ///
     /// # Errors

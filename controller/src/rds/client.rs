@@ -21,7 +21,7 @@ use super::per_volume::{Held, PerVolume};
 use super::ports::{Ports, VolumePorts};
 use super::volume::{Inventory, Naming, Volume};
 use super::wire::{Endpoint, EndpointError, Request, Wire};
-use super::{Admission, HostAcl, NewVolume, Rds, SystemResource};
+use super::{Admission, HostAcl, Made, NewVolume, Rds, SystemResource};
 use crate::secret::Secret;
 
 /// The longest way of [`next_step`] has two steps; more would mean that somebody else writes too.
@@ -162,7 +162,7 @@ impl Rds for RestRds {
         Ok(self.inner.lister.get(priority, Freshness::Now).await?.find(id)?.cloned())
     }
 
-    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+    async fn create(&self, new: &NewVolume) -> Result<Made, RdsError> {
         let new = new.clone();
         self.to_the_end("create a volume", async move |rds: Arc<Inner>| rds.create(&new).await).await
     }

@@ -96,6 +96,15 @@ pub struct NewVolume {
     pub min_fence: Option<String>,
 }
 
+/// A volume that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// As the RDS lists it now.
+    pub volume: Volume,
+    /// This call has added it: nobody can have had it before.
+    pub added: bool,
+}
+
 /// What the RDS says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemResource {
@@ -143,7 +152,7 @@ pub trait Rds: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`RdsError::Conflict`] if something else is there: another size, a foreign disk, a file left behind.
-    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError>;
+    async fn create(&self, new: &NewVolume) -> Result<Made, RdsError>;
 
     /// Deletes a volume and its data. One that is not there is success.
     ///

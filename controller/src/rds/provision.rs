@@ -20,13 +20,13 @@ use super::metrics::Op;
 use super::per_volume::Held;
 use super::volume::{Inventory, Volume, item_shaped};
 use super::wire::Request;
-use super::{HostAcl, NewVolume};
+use super::{HostAcl, Made, NewVolume};
 
 /// Between two tries to remove a disk.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Inner {
-    pub(super) async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+    pub(super) async fn create(&self, new: &NewVolume) -> Result<Made, RdsError> {
         let mut held = self.volumes.hold(&new.id).await;
         let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
         let missing = inventory.find(&new.id)?.is_none();
@@ -36,16 +36,17 @@ impl Inner {
         let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
         let made = inventory.get(&new.id)?;
         self.check(made, new)?;
-        match self.host_acl {
+        let volume = match self.host_acl {
             HostAcl::List if made.exported && made.hosts.is_empty() => {
                 // Its list was not taken, so it is open to everybody. It gets one, or this fails.
-                self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await
+                self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await?
             }
             // Off, an export may be what keeps a fenced node out: whoever is granted the volume brings it back.
-            HostAcl::List => Ok(made.clone()),
-            HostAcl::None if !missing => Ok(made.clone()),
-            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await,
-        }
+            HostAcl::List => made.clone(),
+            HostAcl::None if !missing => made.clone(),
+            HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await?,
+        };
+        Ok(Made { volume, added: missing })
     }
 
     /// Adds the disk item, unless something is in its place.

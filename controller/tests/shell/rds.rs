@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cleat_controller::rds::{
-    Admission, ByteSize, Cause, Freshness, Inventory, NewVolume, Priority, Rds, RdsError, SystemResource,
-    Volume, Way,
+    Admission, ByteSize, Cause, Freshness, Inventory, Made, NewVolume, Priority, Rds, RdsError,
+    SystemResource, Volume, Way,
 };
 use cleat_controller::secret::Secret;
 use cleat_core::{HostNqn, VolumeId};
@@ -125,7 +125,7 @@ impl Rds for FakeRds {
         found.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
     }
 
-    async fn create(&self, new: &NewVolume) -> Result<Volume, RdsError> {
+    async fn create(&self, new: &NewVolume) -> Result<Made, RdsError> {
         self.answers("create a volume")?;
         let what = format!("add volume {}", new.id);
         if *self.full.borrow() {
@@ -144,12 +144,13 @@ impl Rds for FakeRds {
             hosts: BTreeSet::new(),
             min_fence,
         };
+        let added = !volumes.contains_key(&id);
         let volume = volumes.entry(id.clone()).or_insert(made);
         if volume.size < size {
             let ByteSize(found) = volume.size;
             return Err(RdsError::Conflict { volume: id, problem: format!("it exists with {found} bytes") });
         }
-        Ok(volume.clone())
+        Ok(Made { volume: volume.clone(), added })
     }
 
     async fn delete(&self, id: &VolumeId) -> Result<(), RdsError> {

@@ -213,6 +213,22 @@ impl Step<'_> {
         }
     }
 
+    /// A volume was made: nobody is on its list. Where there are no lists that is kept, for nothing else would say so to
+    /// whoever comes after this process.
+    pub(super) fn rds_made(&mut self, volume: VolumeId) {
+        if self.core.volumes.contains_key(&volume) {
+            return;
+        }
+        let look = &mut self.core.look;
+        look.doubts.remove(&volume);
+        look.seen.insert(volume.clone());
+        if !self.core.config.target.acl {
+            self.core.volumes.insert(volume.clone(), VolumeRecord::unknown(volume.clone()));
+            self.dirty.insert(volume.clone());
+        }
+        self.touched.insert(volume);
+    }
+
     /// The RDS has not listed its volumes.
     pub(super) fn rds_not_listed(&mut self, error: String) {
         self.core.look.trouble = Some(error);

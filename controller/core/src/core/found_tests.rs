@@ -482,3 +482,27 @@ fn who_was_not_told_by_its_record_may_have_been_since() {
         .or(b.core.volumes[&v()].attachments.first().and_then(|a| a.evidence()));
     assert!(matches!(evidence.map(|e| &e.drained), Some(Drained::Bound { .. })), "{evidence:?}");
 }
+
+#[test]
+fn where_no_lists_are_kept_a_volume_made_is_known_to_be_nobodys() {
+    for restarted in [false, true] {
+        let mut b = Bench::with(Config::default());
+        b.up("a", "1", vec![]);
+        b.up("bb", "1", vec![]);
+        b.silent("bb");
+        b.restart_with(false, true);
+        b.list(vec![]);
+        b.event(Event::RdsMade { volume: v() });
+        if restarted {
+            b.restart_with(true, true);
+        }
+        b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+        b.up("a", "2", vec![]);
+        b.publish("a", Access::Rwo);
+        assert!(
+            matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))),
+            "{restarted}: {}",
+            b.waits_for()
+        );
+    }
+}

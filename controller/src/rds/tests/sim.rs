@@ -41,7 +41,7 @@ async fn a_volumes_whole_life() {
     let version = rds.resource().await.unwrap().version;
     assert!(version.starts_with("7."), "{version}");
     let volume = id("pvc-1");
-    let made = rds.create(&new("pvc-1", 64 << 20)).await.unwrap();
+    let made = rds.create(&new("pvc-1", 64 << 20)).await.unwrap().volume;
     assert_eq!((made.size, made.exported), (ByteSize(64 << 20), true));
     let nobody = admitted(&sim).unwrap();
     assert!(nobody.starts_with("nqn.2026-01.io.cleat:nobody.pvc-1."), "{nobody}");

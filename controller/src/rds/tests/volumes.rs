@@ -5,7 +5,8 @@ use super::*;
 #[tokio::test]
 async fn a_volume_is_made_once_with_exact_properties_and_found_again() {
     let bench = Bench::start().await;
-    let made = bench.rds.create(&new("pvc-1", 1_073_745_920)).await.unwrap();
+    let Made { volume: made, added } = bench.rds.create(&new("pvc-1", 1_073_745_920)).await.unwrap();
+    assert!(added);
     assert_eq!(made.size, ByteSize(1_073_745_920));
     assert_eq!(made.nqn, "nqn.2000-02.com.mikrotik:pvc-1");
     let disk = bench.router.disk("pvc-1").unwrap();
@@ -23,10 +24,11 @@ async fn a_volume_is_made_once_with_exact_properties_and_found_again() {
     }
     assert_eq!(bench.shown("pvc-1").0, "nqn.2026-01.io.cleat:nobody.pvc-1.RANDOM");
     bench.router.log();
-    assert_eq!(bench.rds.create(&new("pvc-1", 1_073_745_920)).await.unwrap(), made);
+    let again = Made { volume: made, added: false };
+    assert_eq!(bench.rds.create(&new("pvc-1", 1_073_745_920)).await.unwrap(), again);
     assert!(bench.router.log().iter().all(|line| line.starts_with("GET")));
 
-    assert_eq!(bench.rds.create(&new("pvc-1", 4096)).await.unwrap(), made, "larger than asked for is fine");
+    assert_eq!(bench.rds.create(&new("pvc-1", 4096)).await.unwrap(), again, "larger than asked for is fine");
     let other = bench.rds.create(&new("pvc-1", 2 << 30)).await.unwrap_err();
     assert!(matches!(other, RdsError::Conflict { .. }), "{other}");
     assert!(other.to_string().contains("1073745920"), "{other}");
@@ -43,21 +45,21 @@ async fn each_volume_gets_a_port_of_its_own_where_there_are_ports_for_that() {
     let rds = bench.rds.clone().with_volume_ports(ports);
     let (pvc_1, pvc_2) = (new("pvc-1", 4096), new("pvc-2", 4096));
     let (one, two) = tokio::join!(rds.create(&pvc_1), rds.create(&pvc_2));
-    let both = [one.unwrap().port, two.unwrap().port];
+    let both = [one.unwrap().volume.port, two.unwrap().volume.port];
     assert!(both == [Some(4421), Some(4422)] || both == [Some(4422), Some(4421)], "{both:?}");
     // A repeated call finds what it has made, and what was made before is as good.
-    assert_eq!(rds.create(&new("pvc-1", 4096)).await.unwrap().port, both[0]);
-    assert_eq!(rds.create(&new("pvc-0", 4096)).await.unwrap().port, Some(4420));
+    assert_eq!(rds.create(&new("pvc-1", 4096)).await.unwrap().volume.port, both[0]);
+    assert_eq!(rds.create(&new("pvc-0", 4096)).await.unwrap().volume.port, Some(4420));
     let full = rds.create(&new("pvc-3", 4096)).await.unwrap_err();
     assert!(matches!(full, RdsError::Full { .. }), "{full}");
     rds.delete(&id("pvc-2")).await.unwrap();
-    assert_eq!(rds.create(&new("pvc-3", 4096)).await.unwrap().port, both[1]);
+    assert_eq!(rds.create(&new("pvc-3", 4096)).await.unwrap().volume.port, both[1]);
 }
 
 #[tokio::test]
 async fn without_lists_a_volume_is_exported_at_once() {
     let bench = Bench::with(|config| config.host_acl = HostAcl::None).await;
-    assert!(bench.rds.create(&new("pvc-1", 4096)).await.unwrap().exported);
+    assert!(bench.rds.create(&new("pvc-1", 4096)).await.unwrap().volume.exported);
     let (volume, a) = (id("pvc-1"), host("a"));
     assert_eq!(bench.rds.allow(&volume, &a, Priority::Attach).await.unwrap(), Admission::NotEnforced);
     assert_eq!(bench.rds.deny(&volume, &a, Priority::Detach).await.unwrap(), Admission::NotEnforced);
@@ -70,7 +72,7 @@ async fn without_lists_an_export_that_is_off_stays_off_when_the_volume_is_create
     let bench = Bench::with(|config| config.host_acl = HostAcl::None).await;
     bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
     bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
-    assert!(!bench.rds.create(&new("pvc-1", 4096)).await.unwrap().exported);
+    assert!(!bench.rds.create(&new("pvc-1", 4096)).await.unwrap().volume.exported);
     assert!(!bench.shown("pvc-1").1);
 }
 
