@@ -55,3 +55,18 @@ fn a_victim_that_was_not_registered_is_not_drained_by_its_preemption() {
         assert_eq!(bound, !registered, "{evidence:?}");
     }
 }
+
+#[test]
+fn an_abort_does_not_count_once_the_node_that_preempted_is_going() {
+    let mut b = aborting();
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    let keys: Vec<u64> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch.reservation_key()).collect();
+    b.agent(Outcome::Preempted { left: vec![keys[1]], aborted: vec![keys[0]] });
+    let hide = b.rds_asked().expect("the export is to go off").0;
+    b.unpublish("bb");
+    b.event(Event::RdsDone { operation: hide, result: Ok(()) });
+    let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a proof");
+    let bound = matches!(evidence.drained, Drained::Bound { .. });
+    assert!(bound, "with nobody registered the target takes what node a sends: {evidence:?}");
+}

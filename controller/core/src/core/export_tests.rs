@@ -52,3 +52,47 @@ fn a_second_node_waits_by_name_for_a_fence_by_the_export_alone_and_is_refused_on
     let late = b.publish("bb", Access::RwxBlock);
     assert!(matches!(b.refusal(late), Refusal::ExportOff { node, .. } if node == n("a")));
 }
+
+#[test]
+fn an_export_that_is_refused_to_come_back_is_asked_for_again() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    b.rds(Ok(()));
+    assert_eq!(asked(&b), "show");
+    b.rds(Err(RdsError::Refused("no such portal".into())));
+    assert!(b.core.volumes[&v()].hidden && b.stored[&v()].hidden, "it is off still");
+    b.pass(Config::default().retry_ms);
+    assert_eq!(asked(&b), "show");
+}
+
+#[test]
+fn an_export_that_may_have_been_off_already_has_drained_nobody() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    overdue(&mut b, "a");
+    b.rds(Ok(()));
+    b.rds(Err(RdsError::Unreachable("timed out".into())));
+    b.pass(Config::default().retry_ms);
+    let second = b.rds_asked().expect("the export is to go off").0;
+    b.event(Event::Fence {
+        request: RequestId(90),
+        volume: v(),
+        node: n("bb"),
+        by: "ann".into(),
+        reason: "it is on fire".into(),
+    });
+    assert_eq!(asked(&b), "deny");
+    b.rds(Ok(()));
+    b.event(Event::RdsDone { operation: second, result: Ok(()) });
+    assert_eq!(asked(&b), "hide");
+    b.rds(Ok(()));
+    let record = &b.core.volumes[&v()];
+    let proofs = record.attachments.iter().filter_map(Attachment::evidence).chain(&record.past_evidence);
+    let drained: Vec<&Drained> = proofs.map(|e| &e.drained).collect();
+    let bounds = drained.iter().filter(|d| matches!(d, Drained::Bound { .. })).count();
+    assert_eq!(bounds, 2, "the first try cut both, and nobody knows what it waited for: {drained:?}");
+}

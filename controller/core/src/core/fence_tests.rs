@@ -353,3 +353,22 @@ fn min_fence_leaves_out_what_is_weaker() {
     assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_none(), "a word is weaker than that, too");
 }
+
+#[test]
+fn a_fence_begins_only_after_the_rds_has_answered_whether_it_lets_the_node_in() {
+    let mut b = bench(able());
+    b.publish("a", Access::Rwo);
+    b.restart();
+    assert_eq!(asked(&b), "allow", "it may have been told to attach by the process before");
+    let allow = b.rds_asked().expect("asked").0;
+    b.event(Event::Fence {
+        request: RequestId(90),
+        volume: v(),
+        node: n("a"),
+        by: "ann".into(),
+        reason: "it is on fire".into(),
+    });
+    assert_eq!(asked(&b), "nothing", "what lets it in could come after what keeps it out");
+    b.event(Event::RdsDone { operation: allow, result: Ok(()) });
+    assert_eq!(asked(&b), "deny");
+}

@@ -405,3 +405,17 @@ fn a_volume_is_deleted_only_when_nobody_has_it_and_nobody_gets_it_meanwhile() {
     b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
     assert_eq!(b.effects, vec![Effect::Forget(v())]);
 }
+
+#[test]
+fn a_term_that_is_lower_than_a_stored_grants_is_raised_above_it() {
+    let mut b = Bench::new();
+    b.up("a", "boot", vec![]);
+    b.attach("a", Access::RwxBlock);
+    let records: Vec<VolumeRecord> = b.stored.values().cloned().collect();
+    let granted = records[0].attachments[0].epoch;
+    (b.core, b.effects) = Core::rebuild(b.config.clone(), 3, records, UnixMillis(b.now));
+    b.up("bb", "boot", vec![]);
+    b.publish("bb", Access::RwxBlock);
+    let later = b.core.volumes[&v()].attachments[1].epoch;
+    assert!(later > granted, "a node obeys nothing below what it has seen: {later} after {granted}");
+}
