@@ -36,6 +36,7 @@ use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Records, Started};
 use crate::operator::{self, Operators};
 use crate::rds::{HostAcl, Rds, RestRds};
+use crate::secret::Keys;
 use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.
@@ -107,6 +108,15 @@ pub enum StoredError {
         #[source]
         source: CommitError,
     },
+    /// It does not take the key of secrets.
+    #[error("--store file:{}: cannot note which key secrets are made with", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is in the way.
+        #[source]
+        source: CommitError,
+    },
     /// The task that opens it panicked.
     #[error("opening the store ended without an answer")]
     Panicked(#[from] tokio::task::JoinError),
@@ -127,6 +137,26 @@ impl Stored {
         let least = clock.now().0.max(records.highest_term().saturating_add(1));
         let term = store.take_term(least).await.map_err(|source| StoredError::Term { path, source })?;
         Ok(Self { store: Arc::new(store), records, term })
+    }
+
+    /// Notes in the store what secrets are made with from now on, and says which volumes have secrets of another key.
+    ///
+    /// # Errors
+    /// What is in the way, with the file.
+    pub async fn take_key(&self, spec: &StoreSpec, keys: &Keys) -> Result<Keys, StoredError> {
+        let StoreSpec::File(path) = spec.clone();
+        let noted = self.store.take_key(keys.current(), keys.before()).await;
+        let keys = keys.clone().in_eras(noted.map_err(|source| StoredError::Key { path, source })?);
+        let mut old = 0_u32;
+        for record in &self.records.volumes {
+            let Some(secret) = &record.secret else { continue };
+            old += u32::from(keys.is_old(secret.generation));
+            if let Err(missing) = keys.secret(&record.spec.id, secret.generation) {
+                tracing::error!("{missing}");
+            }
+        }
+        tracing::info!(key = %keys.current(), volumes_of_older_keys = old, "secrets are made with this key from now on");
+        Ok(keys)
     }
 }
 
@@ -166,7 +196,7 @@ pub enum AppError {
 /// # Errors
 /// What ended it, with the exit code that belongs to it.
 pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
-    let settings = cli.settings().map_err(Failure::config)?;
+    let mut settings = cli.settings().map_err(Failure::config)?;
     warn_of(&settings);
     let clock = Clock::start();
     let mut rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
@@ -174,6 +204,10 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
         rds = rds.with_volume_ports(ports);
     }
     let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
+    if let Some(keys) = &settings.agents.secrets {
+        let noted = stored.take_key(&settings.store, keys).await.map_err(Failure::failed)?;
+        settings.agents.secrets = Some(Arc::new(noted));
+    }
     let parts = bind(settings, rds, stored, &context).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
 }

@@ -15,6 +15,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cleat_core::{Epoch, VolumeId};
 
+mod keys;
+
+pub use keys::{Era, KeyId, Keys, NoKey, NotAKeyId};
+
 /// As much as a secret has itself: less would make all of them weaker than they look.
 const KEY_BYTES_MIN: usize = 32;
 /// Nobody needs more; a device file or a disk image given by mistake is not read to its end.
@@ -53,7 +57,8 @@ pub enum KeyError {
     },
 }
 
-/// The key from which all secrets are made.
+/// A key from which secrets are made.
+#[derive(Clone)]
 pub struct MasterKey(hmac::Key);
 
 impl MasterKey {
@@ -88,6 +93,14 @@ impl MasterKey {
     #[must_use]
     pub fn passing(key: &[u8; KEY_BYTES_MIN]) -> Self {
         Self::new(key)
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn id(&self) -> KeyId {
+        let mut id = [0; 8];
+        id.copy_from_slice(&hmac::sign(&self.0, b"cleat key id 1\0").as_ref()[..8]);
+        KeyId(id)
     }
 
     /// The secret of a volume in a generation.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cleat_core::{Epoch, VolumeId};
 use cleat_proto::cleat::v1 as wire;
 
-use crate::secret::MasterKey;
+use crate::secret::Keys;
 
 /// How many of a volume's portals must have a live path for it to count as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -46,7 +46,7 @@ pub struct Settings {
     /// A side that has heard nothing for so long takes the session for lost.
     pub silence_deadline: Duration,
     /// From which the secrets of in-band authentication are made, where there are any.
-    pub secrets: Option<Arc<MasterKey>>,
+    pub secrets: Option<Arc<Keys>>,
 }
 
 /// Milliseconds, as the wire has them; more than 49 days are 49 days.
@@ -61,12 +61,14 @@ impl Settings {
     /// is wrong, and nothing better can be done here.
     pub(super) fn secret(&self, volume: &VolumeId, generation: Option<Epoch>) -> String {
         let Some(generation) = generation else { return String::new() };
-        match &self.secrets {
-            Some(key) => key.secret(volume, generation).reveal().to_owned(),
-            None => {
-                tracing::error!(%volume, %generation, "the volume has secrets, and there is no --secret-key-file");
-                String::new()
-            }
-        }
+        let why = match &self.secrets {
+            Some(keys) => match keys.secret(volume, generation) {
+                Ok(secret) => return secret.reveal().to_owned(),
+                Err(missing) => missing.to_string(),
+            },
+            None => "the volume has secrets, and there is no --secret-key-file".to_owned(),
+        };
+        tracing::error!(%volume, %generation, "{why}");
+        String::new()
     }
 }

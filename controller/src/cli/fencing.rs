@@ -14,7 +14,7 @@ use humantime::parse_duration;
 use reqwest::Url;
 
 use crate::rds::{Abilities, AbilitiesError, HostAcl, ProbedAcl};
-use crate::secret::{KeyError, MasterKey};
+use crate::secret::{KeyError, Keys, MasterKey};
 
 /// Options for fencing.
 #[derive(clap::Args, Clone, Debug)]
@@ -27,9 +27,14 @@ pub(super) struct FenceOptions {
 
     /// Key from which the secrets of in-band authentication (DH-HMAC-CHAP) are made, one for each volume: a file of at
     /// least 32 random bytes that only we may read. Used where --rds-abilities say that the RDS asks hosts for them.
-    /// It has to stay the same, and needs TLS towards the agents
+    /// Needs TLS towards the agents
     #[arg(long, value_name = "FILE", env = "CLEAT_SECRET_KEY_FILE")]
     secret_key_file: Option<PathBuf>,
+
+    /// The key that --secret-key-file had before: volumes that are attached keep the secret that was made with it, until
+    /// nobody has them
+    #[arg(long, value_name = "FILE", env = "CLEAT_OLD_SECRET_KEY_FILE", requires = "secret_key_file")]
+    old_secret_key_file: Option<PathBuf>,
 
     /// How long a node from which a volume is being detached may be silent, or not get it done, before it is fenced at
     /// the RDS
@@ -48,7 +53,7 @@ pub(super) struct Fencing {
     pub(super) target: Target,
     pub(super) fence_after_ms: u64,
     pub(super) fence_heard_after_ms: u64,
-    pub(super) secrets: Option<Arc<MasterKey>>,
+    pub(super) secrets: Option<Arc<Keys>>,
 }
 
 /// Why the options for fencing make no configuration.
@@ -59,7 +64,15 @@ pub enum FencingError {
     Abilities(#[from] AbilitiesError),
     /// No key for secrets.
     #[error("--secret-key-file")]
-    SecretKey(#[from] KeyError),
+    SecretKey(#[source] KeyError),
+    /// No key for secrets from before.
+    #[error("--old-secret-key-file")]
+    OldSecretKey(#[source] KeyError),
+    /// Nothing was changed.
+    #[error(
+        "--old-secret-key-file holds the same key as --secret-key-file: put the key from before into it, or leave it out"
+    )]
+    SameKey,
     /// Secrets would go over the network in clear.
     #[error(
         "--secret-key-file with --plaintext: secrets go to agents over TLS only. Give --tls-cert, --tls-key, \
@@ -95,7 +108,8 @@ impl FenceOptions {
         host_acl: Option<HostAcl>,
         transport: &ServerTransport,
     ) -> Result<Fencing, FencingError> {
-        let Self { rds_abilities, secret_key_file, fence_after, fence_heard_after } = self;
+        let Self { rds_abilities, secret_key_file, old_secret_key_file, fence_after, fence_heard_after } =
+            self;
         if fence_after < Duration::from_millis(100) {
             return Err(FencingError::FenceAfter(fence_after));
         }
@@ -104,7 +118,7 @@ impl FenceOptions {
         }
         let abilities = rds_abilities.map(|path| Abilities::read(&path, rds.as_str())).transpose()?;
         let host_acl = lists(host_acl, abilities.as_ref())?;
-        let secrets = secret_key_file.map(|path| MasterKey::load(&path)).transpose()?.map(Arc::new);
+        let secrets = keys(secret_key_file, old_secret_key_file)?.map(Arc::new);
         if secrets.is_some() && matches!(transport, ServerTransport::Plaintext) {
             return Err(FencingError::SecretsInClear);
         }
@@ -116,6 +130,16 @@ impl FenceOptions {
             secrets,
         })
     }
+}
+
+fn keys(current: Option<PathBuf>, old: Option<PathBuf>) -> Result<Option<Keys>, FencingError> {
+    let Some(current) = current else { return Ok(None) };
+    let current = MasterKey::load(&current).map_err(FencingError::SecretKey)?;
+    let old = old.map(|old| MasterKey::load(&old)).transpose().map_err(FencingError::OldSecretKey)?;
+    if old.as_ref().is_some_and(|old| old.id() == current.id()) {
+        return Err(FencingError::SameKey);
+    }
+    Ok(Some(Keys::new(current, old)))
 }
 
 /// Whether host lists are kept: as asked for, else as probed, else not.

@@ -31,6 +31,14 @@ struct GatedStore {
 
 #[tonic::async_trait]
 impl Store for GatedStore {
+    async fn take_key(
+        &self,
+        _: crate::secret::KeyId,
+        before: crate::secret::KeyId,
+    ) -> Result<Vec<crate::secret::Era>, CommitError> {
+        Ok(vec![crate::secret::Era { first_term: 0, key: before }])
+    }
+
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         Ok(at_least)
     }

@@ -18,12 +18,12 @@ use super::handle::{Input, unanswered};
 use super::unsettled::Unsettled;
 use crate::metrics::{self, RdsCall};
 use crate::rds::{self, Priority, Rds};
-use crate::secret::MasterKey;
+use crate::secret::Keys;
 
 pub(super) struct Lanes {
     rds: Arc<dyn Rds>,
     /// From which secrets are made, where there are any.
-    secrets: Option<Arc<MasterKey>>,
+    secrets: Option<Arc<Keys>>,
     inbox: mpsc::Sender<Input>,
     deadline: Duration,
     unsettled: Unsettled,
@@ -34,7 +34,7 @@ pub(super) struct Lanes {
 impl Lanes {
     pub(super) fn new(
         rds: Arc<dyn Rds>,
-        secrets: Option<Arc<MasterKey>>,
+        secrets: Option<Arc<Keys>>,
         inbox: mpsc::Sender<Input>,
         deadline: Duration,
         unsettled: Unsettled,
@@ -88,11 +88,7 @@ fn kind(request: &RdsRequest) -> RdsCall {
     }
 }
 
-async fn call(
-    rds: Arc<dyn Rds>,
-    secrets: Option<Arc<MasterKey>>,
-    request: RdsRequest,
-) -> Result<(), RdsError> {
+async fn call(rds: Arc<dyn Rds>, secrets: Option<Arc<Keys>>, request: RdsRequest) -> Result<(), RdsError> {
     let done = |result: Result<(), rds::RdsError>| result.map_err(|error| RdsError::from(&error));
     match request {
         // Whether the list is enforced is for the core to know, by what the target was probed to do.
@@ -109,19 +105,21 @@ async fn call(
         RdsRequest::Hide { volume } => done(rds.hide(&volume, Priority::Fence).await),
         RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),
         RdsRequest::SetSecret { volume, generation } => {
-            let key = secrets.ok_or_else(|| {
+            let keys = secrets.ok_or_else(|| {
                 RdsError::Refused(
                     "the volume has secrets, and this controller runs without --secret-key-file".to_owned(),
                 )
             })?;
-            done(rds.set_secret(&volume, &key.secret(&volume, generation), Priority::Fence).await)
+            let secret =
+                keys.secret(&volume, generation).map_err(|missing| RdsError::Refused(missing.to_string()))?;
+            done(rds.set_secret(&volume, &secret, Priority::Fence).await)
         }
     }
 }
 
 async fn ask(
     rds: Arc<dyn Rds>,
-    secrets: Option<Arc<MasterKey>>,
+    secrets: Option<Arc<Keys>>,
     operation: OperationId,
     request: RdsRequest,
     deadline: Duration,

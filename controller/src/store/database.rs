@@ -30,6 +30,7 @@ use serde_json::Value;
 
 use super::lock::lock;
 use super::{CommitError, Entry, Key, Kind, Loaded, Version, Write};
+use crate::secret::{Era, KeyId};
 
 /// Only our own user may read it: volumes' secrets may come to be in it.
 pub(super) const MODE: u32 = 0o600;
@@ -42,7 +43,7 @@ const SQLITE_MAGIC: &[u8] = b"SQLite format 3\0";
 const CHECKPOINT_BYTES: u64 = 4 << 20;
 
 /// What makes a database of version N from one of version N-1; the first makes one from nothing.
-const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE claim (one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER NOT NULL) STRICT;
     INSERT INTO claim VALUES (1, 0);
     CREATE TABLE volumes (
@@ -51,6 +52,8 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE nodes (
         name TEXT PRIMARY KEY, version INTEGER NOT NULL CHECK (version > 0), record TEXT NOT NULL
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE TABLE secret_keys (first_term INTEGER PRIMARY KEY CHECK (first_term >= 0), id TEXT NOT NULL) STRICT;
 "];
 
 /// Why a store cannot be opened. Nothing that was durable has been changed.
@@ -219,6 +222,48 @@ impl Database {
         Ok(term)
     }
 
+    /// Notes from which term on secrets are made with a key.
+    pub(super) fn take_key(&mut self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        self.ensure_open()?;
+        let claim = self.claim;
+        let connection = self.connection.as_mut().ok_or_else(closed)?;
+        let result = (|| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let term = read_term(&transaction)?;
+            if term != claim {
+                return Ok(Err(term));
+            }
+            let mut noted = read_keys(&transaction)?;
+            let mut note = |first_term: u64, id: String| {
+                let sql = "INSERT OR REPLACE INTO secret_keys (first_term, id) VALUES (?1, ?2)";
+                transaction.execute(sql, (first_term, &id))?;
+                noted.push((first_term, id));
+                Ok::<_, rusqlite::Error>(())
+            };
+            if read_keys(&transaction)?.is_empty() {
+                note(0, before.to_string())?;
+            }
+            if read_keys(&transaction)?.last().is_none_or(|(_, id)| *id != key.to_string()) {
+                note(claim, key.to_string())?;
+            }
+            transaction.commit()?;
+            Ok::<_, rusqlite::Error>(Ok(noted))
+        })();
+        let noted = match result {
+            Ok(Ok(noted)) => noted,
+            Ok(Err(term)) => return Err(lost_claim(term, claim)),
+            Err(error) => return Err(self.trouble(&error)),
+        };
+        let era = |(first_term, id): (u64, String)| {
+            let key = id.parse().map_err(|error| {
+                let problem = format!("the key of term {first_term}: {error}");
+                fatal(&self.path, &Damage::Corrupt { problem })
+            })?;
+            Ok(Era { first_term, key })
+        };
+        noted.into_iter().map(era).collect()
+    }
+
     /// Makes writes durable with one transaction. A conflict is its own write's alone.
     pub(super) fn commit(&mut self, writes: &[Write]) -> Vec<Result<Version, CommitError>> {
         let tried = self.ensure_open().and_then(|()| self.try_commit(writes));
@@ -263,9 +308,7 @@ impl Database {
                 self.fold();
                 Ok(results)
             }
-            Ok(Err(term)) => Err(CommitError::LostClaim {
-                reason: format!("term {term} was taken in it, this controller has term {claim}"),
-            }),
+            Ok(Err(term)) => Err(lost_claim(term, claim)),
             Err(error) => Err(self.trouble(&error)),
         }
     }
@@ -564,6 +607,16 @@ fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenError> {
 
 fn read_term(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT term FROM claim WHERE one = 1", [], |row| row.get(0))
+}
+
+fn read_keys(connection: &Connection) -> rusqlite::Result<Vec<(u64, String)>> {
+    let mut select = connection.prepare("SELECT first_term, id FROM secret_keys ORDER BY first_term")?;
+    select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+}
+
+fn lost_claim(term: u64, claim: u64) -> CommitError {
+    let reason = format!("term {term} was taken in it, this controller has term {claim}");
+    CommitError::LostClaim { reason }
 }
 
 fn table(kind: Kind) -> &'static str {

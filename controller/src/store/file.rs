@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::database::{Database, OpenError};
 use super::{CommitError, Key, Loaded, Store, Version, Write};
+use crate::secret::{Era, KeyId};
 
 /// Commits that may wait for the thread, and thus be in one transaction.
 const QUEUE: usize = 1024;
@@ -36,6 +37,7 @@ struct Shared {
 
 pub(super) enum Asked {
     Term { at_least: u64, done: oneshot::Sender<Result<u64, CommitError>> },
+    Key { key: KeyId, before: KeyId, done: oneshot::Sender<Result<Vec<Era>, CommitError>> },
     Commit { writes: Vec<Write>, done: oneshot::Sender<Answers> },
 }
 
@@ -73,6 +75,10 @@ impl Store for FileStore {
         self.ask(|done| Asked::Term { at_least, done }).await.unwrap_or_else(|| Err(gone()))
     }
 
+    async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        self.ask(|done| Asked::Key { key, before, done }).await.unwrap_or_else(|| Err(gone()))
+    }
+
     async fn commit(&self, writes: Vec<Write>) -> Answers {
         let count = writes.len();
         let answers = self.ask(|done| Asked::Commit { writes, done }).await;
@@ -98,6 +104,10 @@ pub(super) fn write_all(mut database: Database, mut asked: mpsc::Receiver<Asked>
             Asked::Term { at_least, done } => {
                 // A caller that has gone does not want to know; likewise below.
                 let _ = done.send(database.take_term(at_least));
+                continue;
+            }
+            Asked::Key { key, before, done } => {
+                let _ = done.send(database.take_key(key, before));
                 continue;
             }
             Asked::Commit { writes, done } => (writes, done),

@@ -17,6 +17,8 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::secret::{Era, KeyId};
+
 mod database;
 mod file;
 mod lock;
@@ -150,6 +152,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// If it is not known to be durable.
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError>;
+
+    /// Notes, durably, that secrets are made with this key from the term on that was taken, and with `before` until
+    /// then if nothing was noted yet. Gives all that is noted.
+    ///
+    /// # Errors
+    /// If it is not known to be durable.
+    async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError>;
 
     /// Makes writes durable, at most one for each key, each by itself. Gives an answer for each, in their order: its
     /// new version, or why it was not made.

@@ -10,8 +10,9 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Damage, Database, OpenError};
+use super::database::{Damage, Database, MIGRATIONS, OpenError};
 use super::*;
+use crate::secret::{Era, MasterKey};
 
 fn store_path(dir: &tempfile::TempDir) -> PathBuf {
     dir.path().join("store")
@@ -94,7 +95,7 @@ fn what_is_not_a_store_of_ours_is_refused_by_name_and_left_alone() {
         (Vec::new(), "it is empty"),
         (b"#!/bin/sh\n".to_vec(), "does not begin like a SQLite database"),
         (std::fs::read(&other).unwrap(), "another program's"),
-        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 1"),
+        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 2"),
     ] {
         std::fs::write(&path, &bytes).unwrap();
         let error = load(&path).unwrap_err();
@@ -120,18 +121,55 @@ fn an_older_schema_is_migrated_and_keeps_its_records() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
     committed(&mut opened(&path), write("v", None, json!(1)));
-    let next = ["", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
+    let next = ["", "", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
     let (database, loaded) = Database::open_with(&path, &next).unwrap();
     assert_eq!(by_name(&loaded), BTreeMap::from([("v", (1, &json!(1)))]));
     drop(database);
     assert!(matches!(
         load(&path).unwrap_err(),
-        OpenError::Damaged { damage: Damage::Newer { found: 2, known: 1 }, .. }
+        OpenError::Damaged { damage: Damage::Newer { found: 3, known: 2 }, .. }
     ));
     // A migration that fails changes nothing.
-    let broken = ["", "", "CREATE TABLE half (x); SELECT nonsense"];
+    let broken = ["", "", "", "CREATE TABLE half (x); SELECT nonsense"];
     assert!(Database::open_with(&path, &broken).is_err());
     Database::open_with(&path, &next).unwrap();
+}
+
+#[tokio::test]
+async fn the_term_from_which_a_key_makes_secrets_is_there_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let [a, b] = [1, 2].map(|key| MasterKey::passing(&[key; 32]).id());
+    let era = |first_term, key| Era { first_term, key };
+    let mut expected = vec![era(0, a)];
+    for (term, key, before) in [(10, a, a), (20, b, a), (30, b, a), (40, a, b)] {
+        let (store, _) = FileStore::open(&path).unwrap();
+        assert_eq!(store.take_term(term).await, Ok(term));
+        if expected.last().unwrap().key != key {
+            expected.push(era(term, key));
+        }
+        assert_eq!(store.take_key(key, before).await, Ok(expected.clone()));
+    }
+    let unmarked = dir.path().join("unmarked");
+    let (store, _) = FileStore::open(&unmarked).unwrap();
+    store.take_term(10).await.unwrap();
+    let noted = store.take_key(b, a).await;
+    assert_eq!(noted, Ok(vec![era(0, a), era(10, b)]), "what there was before was made with the old one");
+}
+
+#[test]
+fn a_store_from_before_keys_were_noted_is_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let (mut database, _) = Database::open_with(&path, &MIGRATIONS[..1]).unwrap();
+    database.take_term(1).unwrap();
+    committed(&mut database, write("v", None, json!(1)));
+    drop(database);
+    let (mut database, loaded) = Database::open(&path).unwrap();
+    assert_eq!(by_name(&loaded), BTreeMap::from([("v", (1, &json!(1)))]));
+    let key = MasterKey::passing(&[1; 32]).id();
+    database.take_term(2).unwrap();
+    assert_eq!(database.take_key(key, key), Ok(vec![Era { first_term: 0, key }]));
 }
 
 #[test]

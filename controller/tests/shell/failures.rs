@@ -209,6 +209,14 @@ struct FullDisk {
 
 #[tonic::async_trait]
 impl Store for FullDisk {
+    async fn take_key(
+        &self,
+        _: cleat_controller::secret::KeyId,
+        before: cleat_controller::secret::KeyId,
+    ) -> Result<Vec<cleat_controller::secret::Era>, CommitError> {
+        Ok(vec![cleat_controller::secret::Era { first_term: 0, key: before }])
+    }
+
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         Ok(at_least)
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cleat_controller::rds::Priority;
-use cleat_controller::secret::MasterKey;
+use cleat_controller::secret::{Keys, MasterKey};
 use cleat_core::{Reservations, Target};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::csi::v1 as csi;
@@ -165,10 +165,7 @@ async fn a_node_that_is_heard_is_not_gone() {
 #[tokio::test]
 async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor() {
     let mut world = World::new();
-    let key = world.dir.path().join("key");
-    std::fs::write(&key, [7; 32]).unwrap();
-    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-    world.agents.secrets = Some(Arc::new(MasterKey::load(&key).unwrap()));
+    world.agents.secrets = Some(Arc::new(Keys::new(MasterKey::passing(&[7; 32]), None)));
     world.core.target = Target { secret: true, acl: false, ..ACL };
     world.core.fence_after_ms = 300;
     world.start().await;
@@ -199,6 +196,44 @@ async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor(
     let stored = stored(&world);
     let (_, shown, _) = cleatctl(&world, &["explain", "vm-1", "-o", "json"]).await;
     assert!(![&first, &second].iter().any(|secret| stored.contains(*secret) || shown.contains(*secret)));
+}
+
+#[tokio::test]
+async fn an_attached_volume_keeps_its_secret_when_the_master_key_changes() {
+    let [before, today] = [[7; 32], [8; 32]].map(|key| MasterKey::passing(&key));
+    let mut world = World::new();
+    world.agents.secrets = Some(Arc::new(Keys::new(before.clone(), None)));
+    world.core.target = Target { secret: true, acl: false, ..ACL };
+    world.start().await;
+    let csi = world.csi().await;
+    let [(a, one), (b, two)] = attached(&world, &csi).await;
+    let told = |host: &Host| {
+        let attach = host.attaches().last().cloned().unwrap();
+        let said = attach.secret_generation.unwrap();
+        (attach.dhchap_secret, cleat_core::Epoch { term: said.term, seq: said.seq })
+    };
+    let (first, generation) = told(&a);
+    let vm = cleat_core::VolumeId::new("vm-1").unwrap();
+    assert_eq!(first, before.secret(&vm, generation).reveal());
+
+    // Changed, and changed again by a restart that changes nothing.
+    for _ in 0..2 {
+        world.stop().await.unwrap();
+        world.agents.secrets = Some(Arc::new(Keys::new(today.clone(), Some(before.clone()))));
+        world.start().await;
+    }
+    drop((one, two));
+    let _agents = [world.agent(&a).await, world.agent(&b).await];
+    let csi = world.csi().await;
+    csi.publish("vm-1", "node-b", RWX).await.unwrap();
+    assert_eq!(told(&b), (first.clone(), generation), "as node-a and the RDS have it");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    csi.unpublish("vm-1", "node-b").await.unwrap();
+    csi.publish("vm-1", "node-a", RWX).await.unwrap();
+    let (second, generation) = told(&a);
+    assert_eq!(second, today.secret(&vm, generation).reveal(), "and with nobody left, of the key of today");
+    assert_eq!(world.rds.secrets.lock().unwrap().values().next(), Some(&second));
+    assert_ne!(second, first);
 }
 
 /// All that the store has on disk, its log of changes included.

@@ -126,6 +126,10 @@ impl World {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
+        if let Some(keys) = &self.agents.secrets {
+            let noted = stored.take_key(&StoreSpec::File(self.store()), keys).await.unwrap();
+            self.agents.secrets = Some(Arc::new(noted));
+        }
         self.start_with(stored, clock).await;
     }
 

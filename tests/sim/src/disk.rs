@@ -107,6 +107,14 @@ impl MemoryStore {
 
 #[tonic::async_trait]
 impl Store for MemoryStore {
+    async fn take_key(
+        &self,
+        _: cleat_controller::secret::KeyId,
+        before: cleat_controller::secret::KeyId,
+    ) -> Result<Vec<cleat_controller::secret::Era>, CommitError> {
+        Ok(vec![cleat_controller::secret::Era { first_term: 0, key: before }])
+    }
+
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         let mut world = self.0.lock();
         let disk = &mut world.disk;

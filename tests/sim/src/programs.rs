@@ -17,7 +17,7 @@ use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::engine::read_records;
-use cleat_controller::secret::MasterKey;
+use cleat_controller::secret::Keys;
 use cleat_controller::store::Store as _;
 use cleat_core::{Config, Target, UnixMillis};
 use cleat_host::fabrics::ConnectOptions;
@@ -67,7 +67,7 @@ fn config(target: Target) -> Config {
     }
 }
 
-fn settings(secrets: Option<Arc<MasterKey>>) -> Settings {
+fn settings(secrets: Option<Arc<Keys>>) -> Settings {
     Settings {
         nqn_prefix: world::PREFIX.into(),
         path_policy: PathPolicy::Any,

@@ -369,11 +369,9 @@ impl Step<'_> {
         // A ghost of this node becomes a grant, and stays known as able to write all the while.
         let ghost =
             record.attachments.iter().position(|a| a.node == *node).map(|at| record.attachments.remove(at));
-        // A secret of its own for the set of grants that begins here. Those that have it already know theirs.
-        if self.core.config.target.secret
-            && record.attachments.is_empty()
-            && record.secret.as_ref().is_none_or(|s| !s.in_force)
-        {
+        // A secret of its own for the set of grants that begins here, so that whoever had the volume before does not know
+        // it. Those that have it already know theirs.
+        if self.core.config.target.secret && record.attachments.is_empty() {
             record.secret = Some(Secret { generation: epoch, in_force: false });
         }
         let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));

@@ -48,6 +48,23 @@ fn a_survivor_that_was_at_an_older_secret_is_told_the_one_in_force() {
 }
 
 #[test]
+fn a_node_that_gave_the_volume_back_does_not_know_its_next_secret() {
+    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    b.attach_with_secret("a", Access::RwxBlock);
+    let first = generation(&b);
+    b.unpublish("a");
+    b.agent(absent("live"));
+    b.rds(Ok(()));
+    assert_eq!(b.phase("a"), None, "{:?}", b.effects);
+    b.publish("bb", Access::RwxBlock);
+    let Some((_, RdsRequest::SetSecret { generation: asked_for, .. })) = b.rds_asked() else {
+        panic!("node bb is let in under the secret that node a knows: {:?}", b.effects)
+    };
+    assert!(asked_for > first && asked_for == generation(&b));
+    assert!(!b.core.volumes[&v()].secret.as_ref().expect("a secret").in_force);
+}
+
+#[test]
 fn an_rds_that_has_put_an_older_secret_in_force_is_asked_for_the_newer_one() {
     let mut b = changing();
     let older = b.rds_asked().expect("asked").0;

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use cleat_controller::secret::MasterKey;
+use cleat_controller::secret::{Keys, MasterKey};
 use cleat_core::{MinFence, Reservations, Target};
 use cleat_world::target::Abilities;
 
@@ -136,13 +136,13 @@ impl Probed {
     ///
     /// # Errors
     /// If its file cannot be written or read.
-    pub fn key(self) -> Result<Option<Arc<MasterKey>>, Box<dyn std::error::Error + Send + Sync>> {
+    pub fn key(self) -> Result<Option<Arc<Keys>>, Box<dyn std::error::Error + Send + Sync>> {
         if self != Self::Secrets {
             return Ok(None);
         }
         let mut file = tempfile::NamedTempFile::new()?;
         file.write_all(&[7; 32])?;
         file.as_file().set_permissions(std::fs::Permissions::from_mode(0o600))?;
-        Ok(Some(Arc::new(MasterKey::load(file.path())?)))
+        Ok(Some(Arc::new(Keys::new(MasterKey::load(file.path())?, None))))
     }
 }

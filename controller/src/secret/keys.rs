@@ -1,0 +1,155 @@
+//! Which master key a generation's secret is made with: the key can be changed while volumes are attached.
+//!
+//! In come the key of today, the one before it, and from which term on each was used, as the store has it; out goes the
+//! secret of a volume in a generation, or the name of the key that is missing. What always holds: a generation's secret
+//! stays what it was when the generation was chosen, or is not given at all.
+
+use std::fmt;
+use std::str::FromStr;
+
+use cleat_core::{Epoch, VolumeId};
+
+use super::{MasterKey, Secret};
+
+/// What a key is called: made of the key, and telling nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyId(pub(super) [u8; 8]);
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why a text is no key id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key id {0:?} is not 16 hexadecimal digits")]
+pub struct NotAKeyId(String);
+
+impl FromStr for KeyId {
+    type Err = NotAKeyId;
+
+    fn from_str(text: &str) -> Result<Self, NotAKeyId> {
+        let number = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        number.map(|number| Self(number.to_be_bytes())).ok_or_else(|| NotAKeyId(text.to_owned()))
+    }
+}
+
+/// From which term on a key was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Era {
+    /// The first term whose generations are made with it.
+    pub first_term: u64,
+    /// The key.
+    pub key: KeyId,
+}
+
+/// A generation whose key is not there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the secret of volume {volume} was made with key {key}, which is neither the one in --secret-key-file nor in \
+     --old-secret-key-file: give that key, or detach the volume from all nodes, after which it gets another secret"
+)]
+pub struct NoKey {
+    /// Whose.
+    pub volume: VolumeId,
+    /// Which is missing.
+    pub key: KeyId,
+}
+
+/// The keys that there are, and when each was used.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    current: MasterKey,
+    old: Option<MasterKey>,
+    /// By their first terms.
+    eras: Vec<Era>,
+}
+
+impl Keys {
+    /// The key of today and the one before it; as if no other than `current` had ever been used.
+    #[must_use]
+    pub fn new(current: MasterKey, old: Option<MasterKey>) -> Self {
+        let eras = vec![Era { first_term: 0, key: current.id() }];
+        Self { current, old, eras }
+    }
+
+    /// What new secrets are made with.
+    #[must_use]
+    pub fn current(&self) -> KeyId {
+        self.current.id()
+    }
+
+    /// What secrets were made with of which nothing was noted.
+    #[must_use]
+    pub fn before(&self) -> KeyId {
+        self.old.as_ref().unwrap_or(&self.current).id()
+    }
+
+    /// The same keys, used as was noted.
+    #[must_use]
+    pub fn in_eras(mut self, mut eras: Vec<Era>) -> Self {
+        eras.sort_by_key(|era| era.first_term);
+        self.eras = eras;
+        self
+    }
+
+    /// Whether a generation's secret is of another key than new ones are.
+    #[must_use]
+    pub fn is_old(&self, generation: Epoch) -> bool {
+        self.of(generation) != self.current.id()
+    }
+
+    fn of(&self, generation: Epoch) -> KeyId {
+        let era = self.eras.iter().rfind(|era| era.first_term <= generation.term);
+        era.map_or_else(|| self.before(), |era| era.key)
+    }
+
+    /// The secret of a volume in a generation.
+    ///
+    /// # Errors
+    /// If the key that it was made with is not there.
+    pub fn secret(&self, volume: &VolumeId, generation: Epoch) -> Result<Secret, NoKey> {
+        let id = self.of(generation);
+        let key = [Some(&self.current), self.old.as_ref()].into_iter().flatten().find(|key| key.id() == id);
+        let key = key.ok_or_else(|| NoKey { volume: volume.clone(), key: id })?;
+        Ok(key.secret(volume, generation))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn key(byte: u8) -> MasterKey {
+        MasterKey::passing(&[byte; 32])
+    }
+
+    fn at(term: u64) -> Epoch {
+        Epoch { term, seq: 3 }
+    }
+
+    #[test]
+    fn a_generation_keeps_its_key_when_another_is_used() {
+        let volume = VolumeId::new("v").unwrap();
+        let eras = [(0, 1), (100, 2), (200, 1), (300, 3)]
+            .map(|(first_term, byte)| Era { first_term, key: key(byte).id() });
+        let keys = Keys::new(key(3), Some(key(1))).in_eras(eras.to_vec());
+        for (term, byte) in [(1, 1), (99, 1), (200, 1), (299, 1), (300, 3), (900, 3)] {
+            assert_eq!(keys.secret(&volume, at(term)), Ok(key(byte).secret(&volume, at(term))), "{term}");
+            assert_eq!(keys.is_old(at(term)), byte != 3);
+        }
+        let missing = keys.secret(&volume, at(150)).unwrap_err().to_string();
+        assert!(missing.contains(&key(2).id().to_string()) && missing.contains("volume v"), "{missing}");
+    }
+
+    #[test]
+    fn a_key_id_is_read_as_it_was_written_and_differs_by_key() {
+        assert_eq!(key(1).id().to_string().parse(), Ok(key(1).id()));
+        assert_ne!(key(1).id(), key(2).id());
+        for bad in ["", "0123", "0123456789abcdeg", "+123456789abcdef0"] {
+            assert!(bad.parse::<KeyId>().is_err(), "{bad}");
+        }
+    }
+}
