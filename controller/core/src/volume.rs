@@ -410,6 +410,10 @@ pub struct VolumeRecord {
     /// Not before then is the RDS asked again for the volume as a whole.
     #[serde(skip)]
     pub(crate) retry_at: Option<UnixMillis>,
+    /// Hosts that can be connected, where that is known for certain: this process has heard that the export was off, which
+    /// ended every session, and that the target keeps to its list; these it has let in since.
+    #[serde(skip)]
+    pub(crate) let_in: Option<BTreeSet<HostNqn>>,
 }
 
 impl VolumeRecord {
@@ -430,6 +434,7 @@ impl VolumeRecord {
             asked: None,
             hidden_heard: false,
             retry_at: None,
+            let_in: None,
         }
     }
 
@@ -487,6 +492,11 @@ impl VolumeRecord {
     }
 
     /// It has the volume, or was cut off from it.
+    /// All sessions were ended, and hosts come in by the list alone: those that are on it now.
+    pub(crate) fn nobody_else_is_in(&mut self) {
+        self.let_in = Some(self.attachments.iter().map(|a| a.host_nqn.clone()).collect());
+    }
+
     pub(crate) fn knows(&self, node: &NodeId) -> bool {
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }

@@ -109,6 +109,9 @@ impl Step<'_> {
         let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
             return;
         };
+        if let Some(let_in) = self.core.volumes.get_mut(volume).and_then(|record| record.let_in.as_mut()) {
+            let_in.insert(host_nqn.clone());
+        }
         let request = |volume| RdsRequest::Allow { volume, host_nqn };
         let operation = self.ask_rds(Some(node), request, volume);
         if let Some(a) = self.attachment_mut(volume, node) {

@@ -70,9 +70,7 @@ impl Step<'_> {
         if !(drained && self.core.config.target.export_drains) {
             self.cut_without_drain(volume);
         }
-        if let Some(record) = self.core.volumes.get_mut(volume) {
-            record.hidden_heard = drained;
-        }
+        self.off_heard(volume, drained);
         match result {
             Ok(()) => {
                 for node in of {
@@ -94,8 +92,18 @@ impl Step<'_> {
         if !(drained && self.core.config.target.export_drains) {
             self.cut_without_drain(volume);
         }
+        self.off_heard(volume, drained);
+    }
+
+    /// What is known of the export, after it was asked to go off. `off`: the RDS has said so, of this very request.
+    fn off_heard(&mut self, volume: &VolumeId, off: bool) {
+        let target = &self.core.config.target;
+        let by_the_list = target.acl && target.export_cuts;
         if let Some(record) = self.core.volumes.get_mut(volume) {
-            record.hidden_heard = drained;
+            record.hidden_heard = off;
+            if off && by_the_list {
+                record.nobody_else_is_in();
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Volumes that somebody has connected by hand, on nodes that are being granted them or were not granted them at all.
 //! Each was found by the model, and is here as short as it gets.
 
-use crate::core::tests::{Bench, absent, identity, n, observed_of, v};
+use crate::core::tests::{Bench, absent, identity, n, observed_of, ready, v};
 use crate::*;
 
 /// Shorter than any request may wait.
@@ -144,4 +144,47 @@ fn what_agents_never_answer_is_not_kept_for_ever() {
         says(&mut b, "a", Observed { epoch, ended: true, ..by_hand(ObservedPhase::Absent) });
     }
     assert!(b.core.operations.is_empty(), "{:?}", b.core.operations);
+}
+
+#[test]
+fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
+    let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
+    let mut b = Bench::with(Config { target, ..Config::default() });
+    b.up("a", "1", vec![]);
+    b.up("bb", "1", vec![]);
+    b.attach("a", Access::RwxBlock);
+    let lies = |name: &str, b: &mut Bench| b.up(name, "1", vec![observed_of(ObservedPhase::Ready)]);
+    // Nobody has seen the export off since this process began: whoever says so may be connected.
+    lies("ccc", &mut b);
+    assert_eq!(b.phase("ccc"), Some("Ghost"));
+    for node in ["ccc", "a"] {
+        b.unpublish(node);
+        b.agent(absent("live"));
+        while b.rds_asked().is_some() {
+            b.rds(Ok(()));
+        }
+    }
+    assert_eq!(b.core.volumes[&v()].holders(), []);
+    b.publish("a", Access::RwxBlock);
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    b.agent(ready());
+    lies("dddd", &mut b);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a")], "all sessions were ended before a was let in");
+    let told = b.directed();
+    assert!(matches!(&told, Some((node, _, Directive::Revoke { .. })) if *node == n("dddd")), "{told:?}");
+    let Standing::Quarantined { reason } = &b.core.nodes[&n("dddd")].standing else {
+        panic!("it is granted nothing");
+    };
+    assert!(reason.contains("which it was not let in to"), "{reason}");
+    // Others go on as if nothing had been said.
+    b.attach("bb", Access::RwxBlock);
+    // One that was let in since is another matter: that it is absent was its own word.
+    b.unpublish("bb");
+    b.agent(absent("live"));
+    b.rds(Ok(()));
+    assert_eq!(b.phase("bb"), None);
+    lies("bb", &mut b);
+    assert_eq!(b.phase("bb"), Some("Ghost"));
 }

@@ -219,12 +219,17 @@ impl Step<'_> {
         let ahead = ahead.map(|(volume, highest)| ahead_in_words(volume, *highest, self.core.term));
         let words: Vec<String> = entries
             .filter(|(_, f)| f.node == *node)
-            .map(|(id, f)| {
-                format!(
+            .map(|(id, f)| match f.evidence.source {
+                Source::NeverAllowed => format!(
+                    "it says that it holds volume {id}, which it was not let in to, and has not shown since {} that it \
+                     does not: look at it with nvme list-subsys, and at its agent",
+                    crate::refusal::when(f.since)
+                ),
+                _ => format!(
                     "it was fenced from volume {id} at {} ({}) and has not shown yet that it holds none of it",
                     crate::refusal::when(f.since),
                     f.evidence.source.name()
-                )
+                ),
             })
             .chain(ahead)
             .collect();

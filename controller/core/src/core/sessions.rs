@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::found::is_unknown_host;
 use super::{Core, Step};
 use crate::{
-    Attachment, DrainCause, Drained, Effect, Node, NodeId, NodeIdentity, Notice, Observed, ObservedPhase,
-    Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
+    Attachment, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice, Observed,
+    ObservedPhase, Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
 };
 
 /// Another node that claims what only one may have. A storage address is a hint: one that a silent node had may have
@@ -179,6 +179,7 @@ impl Step<'_> {
             match observed {
                 // It cannot write, and is told to take it down.
                 Some(observed) if cut_off => self.entry_observed(volume, node, &observed),
+                Some(_) if held && self.cannot_be_in(volume, node) => self.claims_too_much(volume, node),
                 Some(_) if held => self.adopt_ghost(volume, node),
                 _ => {}
             }
@@ -254,6 +255,34 @@ impl Step<'_> {
             a.may_land_until = Some(until);
             self.dirty.insert(volume.clone());
         }
+    }
+
+    /// The target has ended all sessions since this node could have had one, and has not let its host in again.
+    fn cannot_be_in(&self, volume: &VolumeId, node: &NodeId) -> bool {
+        let host = self.core.nodes.get(node).map(|n| &n.identity.host_nqn);
+        let let_in = self.core.volumes.get(volume).and_then(|record| record.let_in.as_ref());
+        host.zip(let_in).is_some_and(|(host, let_in)| !let_in.contains(host))
+    }
+
+    /// A node says that it holds what it cannot be connected to. It keeps nobody else out by that; it is told to revoke
+    /// it, and is granted nothing until it has shown that it does not hold it.
+    fn claims_too_much(&mut self, volume: &VolumeId, node: &NodeId) {
+        let Some(host_nqn) = self.core.nodes.get(node).map(|n| n.identity.host_nqn.clone()) else {
+            return;
+        };
+        let (epoch, at) = (self.next_epoch(), self.now);
+        let (source, drained) = (Source::NeverAllowed, Drained::NeverHandedOut);
+        let evidence = Evidence { node: node.clone(), epoch, source, drained, at, word: None };
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.fenced.push(Fenced::new(node.clone(), host_nqn, evidence, at));
+        }
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        self.refresh_standing(node);
+        let message =
+            "it says that it holds the volume, and the RDS has ended all sessions since and not let it in"
+                .into();
+        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
     }
 
     /// A node holds a volume that it was not granted: from now on it counts as able to write.
