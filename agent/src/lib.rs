@@ -10,6 +10,7 @@
 pub mod addresses;
 pub mod args;
 pub mod csi;
+pub mod identity;
 pub mod ledger;
 pub mod metrics;
 pub mod name;

@@ -1,7 +1,7 @@
 //! The agent put together: from the command line to its end.
 //!
-//! Comes in: the arguments and the context of the process. Goes out: nothing but what its parts do. Start: identity,
-//! modules, ledger, a first look at the kernel, and only then the socket and the session. Stop: neither connects nor
+//! Comes in: the arguments and the context of the process. Goes out: nothing but what its parts do. Start: ledger,
+//! identity, modules, a first look at the kernel, and only then the socket and the session. Stop: neither connects nor
 //! disconnects anything; operations under way get a moment to end.
 
 use std::net::IpAddr;
@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Config};
+use crate::identity::{Held, Names};
 use crate::ledger::Ledger;
 use crate::session::outbox::Outbox;
 use crate::session::{Link, Session};
@@ -52,10 +53,13 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let config = args.into_config()?;
     metrics::describe();
     let sysfs = Sysfs::at(&config.roots.sysfs);
-    let identity = host_identity(&config, &sysfs).await?;
+    let free = context.readiness.flag("state directory");
+    let opened = Ledger::open_once_free(&config.state_dir, &config.roots.proc, &context.stop).await;
+    let Some(ledger) = opened.map_err(Failure::failed)? else { return Ok(()) };
+    free.set(true);
+    let identity = host_identity(&config, &sysfs, &ledger).await?;
     let fabrics = open_fabrics(&config, &sysfs).await?;
     let addresses = storage_addresses(&config)?;
-    let ledger = Ledger::open(&config.state_dir).map_err(Failure::failed)?;
     let hello = hello(&config, &identity, &sysfs, &fabrics, &addresses).await?;
     tracing::info!(
         node = %config.node_id, host_nqn = %identity.host_nqn, host_id = %identity.host_id, fabrics = fabrics.name(),
@@ -69,7 +73,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let fleet = Fleet::new(shared, outbox.clone(), linked);
     let known = context.readiness.flag("kernel and ledger");
     let looked = async {
-        fleet.load().map_err(Failure::failed)?;
+        fleet.load();
         fleet.sweep().await.map_err(Failure::failed)
     };
     tokio::time::timeout(FIRST_LOOK, looked)
@@ -119,16 +123,23 @@ impl<H: Host> Parts<H> {
     }
 }
 
-async fn host_identity(config: &Config, sysfs: &Sysfs) -> Result<HostIdentity, Failure> {
+async fn host_identity(config: &Config, sysfs: &Sysfs, ledger: &Ledger) -> Result<HostIdentity, Failure> {
+    let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
+    let held = Held::look(&topology, ledger, &config.prefix).await;
     let source = IdentitySource::at(&config.nvme_dir, &config.roots.proc);
-    let identity = source.load_or_make().map_err(Failure::failed)?;
+    let names = Names {
+        source: &source,
+        nvme_dir: &config.nvme_dir,
+        state_dir: &config.state_dir,
+        node: &config.node_id,
+    };
+    let identity = names.settle(&held).map_err(Failure::failed)?;
     if identity.uuid_differs {
         tracing::warn!(
             host_nqn = %identity.host_nqn, host_id = %identity.host_id,
             "the host NQN carries another UUID than the host id; they are used as they are"
         );
     }
-    let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
     if let Err(clash) = identity.check_against(&topology) {
         // Of that volume only: what else is attached has to be told and detached all the same.
         tracing::error!(error = %Causes(&clash), "attaches of the volume that it has are refused");

@@ -113,7 +113,17 @@ impl IdentitySource {
     /// # Errors
     /// [`IdentityError`].
     pub fn load_or_make(&self) -> Result<HostIdentity, IdentityError> {
-        let (host_nqn, host_id) = self.load_or_make_names()?;
+        let names = self.names()?.completed();
+        self.keep(&names)?;
+        self.identity(names)
+    }
+
+    /// The identity of these names, as of this boot.
+    ///
+    /// # Errors
+    /// [`IdentityError::File`] when `/proc` cannot be read.
+    pub fn identity(&self, names: HostNames) -> Result<HostIdentity, IdentityError> {
+        let HostNames { host_nqn, host_id } = names;
         let uuid_differs = host_nqn.embedded_uuid().is_some_and(|uuid| uuid != host_id);
         Ok(HostIdentity {
             host_nqn,
@@ -132,26 +142,80 @@ impl IdentitySource {
         }
     }
 
-    fn load_or_make_names(&self) -> Result<(HostNqn, HostId), IdentityError> {
-        let nqn_path = self.etc_nvme.join("hostnqn");
-        let id_path = self.etc_nvme.join("hostid");
-        let nqn = read_name(&nqn_path, HostNqn::parse)?;
-        let id = read_name(&id_path, HostId::parse)?;
-        if let (Some(nqn), Some(id)) = (&nqn, id) {
-            return Ok((nqn.clone(), id));
+    /// What the two files hold. Nothing is made.
+    ///
+    /// # Errors
+    /// [`IdentityError`] for a file that is there and cannot be read or is not valid.
+    pub fn names(&self) -> Result<FoundNames, IdentityError> {
+        Ok(FoundNames {
+            host_nqn: read_name(&self.etc_nvme.join("hostnqn"), HostNqn::parse)?,
+            host_id: read_name(&self.etc_nvme.join("hostid"), HostId::parse)?,
+        })
+    }
+
+    /// Writes what is missing of these names, durably. A file that is there is left as it is.
+    ///
+    /// # Errors
+    /// [`IdentityError`]; then one of the two may be written.
+    pub fn keep(&self, names: &HostNames) -> Result<(), IdentityError> {
+        let found = self.names()?;
+        if found.whole().is_some() {
+            return Ok(());
         }
-        let new_id =
-            id.or_else(|| nqn.as_ref().and_then(HostNqn::embedded_uuid)).unwrap_or_else(random_host_id);
-        let new_nqn = nqn.clone().unwrap_or_else(|| HostNqn::from_host_id(new_id));
         make_directory(&self.etc_nvme)?;
         // The identifier first: a crash in between leaves the one from which the other follows.
-        if id.is_none() {
-            write_durably(&id_path, &format!("{new_id}\n"))?;
+        if found.host_id.is_none() {
+            write_durably(&self.etc_nvme.join("hostid"), &format!("{}\n", names.host_id))?;
         }
-        if nqn.is_none() {
-            write_durably(&nqn_path, &format!("{new_nqn}\n"))?;
+        if found.host_nqn.is_none() {
+            write_durably(&self.etc_nvme.join("hostnqn"), &format!("{}\n", names.host_nqn))?;
         }
-        Ok((new_nqn, new_id))
+        Ok(())
+    }
+}
+
+/// The two names of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostNames {
+    /// Its name to a target.
+    pub host_nqn: HostNqn,
+    /// Its identifier to a target.
+    pub host_id: HostId,
+}
+
+impl std::fmt::Display for HostNames {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "host NQN {} with host id {}", self.host_nqn, self.host_id)
+    }
+}
+
+/// What the two files hold; `None` for one that is missing or empty.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundNames {
+    /// `hostnqn`.
+    pub host_nqn: Option<HostNqn>,
+    /// `hostid`.
+    pub host_id: Option<HostId>,
+}
+
+impl FoundNames {
+    /// Both, where both are there.
+    pub fn whole(&self) -> Option<HostNames> {
+        Some(HostNames { host_nqn: self.host_nqn.clone()?, host_id: self.host_id? })
+    }
+
+    /// Whether nothing that is there is another name than these.
+    pub fn fit(&self, names: &HostNames) -> bool {
+        self.host_nqn.as_ref().is_none_or(|nqn| *nqn == names.host_nqn)
+            && self.host_id.is_none_or(|id| id == names.host_id)
+    }
+
+    /// Both: what is missing follows from the other where that carries a UUID, else from a new one.
+    pub fn completed(&self) -> HostNames {
+        let embedded = || self.host_nqn.as_ref().and_then(HostNqn::embedded_uuid);
+        let host_id = self.host_id.or_else(embedded).unwrap_or_else(random_host_id);
+        let host_nqn = self.host_nqn.clone().unwrap_or_else(|| HostNqn::from_host_id(host_id));
+        HostNames { host_nqn, host_id }
     }
 }
 

@@ -7,22 +7,27 @@
 //! of the past unless its epoch is higher: epochs rise over all volumes, so a grant that came after the ones that
 //! were let go has a higher one.
 //!
+//! A disk that takes nothing, or a file of it that is damaged, keeps no agent from starting: what this node has can be
+//! told and given up without it. What needs the disk is refused one by one.
+//!
 //! Always holds: a missing record means that no grant was ever seen but such as are not higher than
 //! [`Ledger::forgotten`]; every other failure to read is an error, never "no grant". One process at a time holds the
 //! directory's lock.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cleat_host::work::{WorkError, Workers};
-use nix::fcntl::{Flock, FlockArg};
+use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::Entry;
+use super::lock::Lock;
 use super::sealed::{self, sync_dir};
 use crate::name::{Epoch, VolumeId};
 
@@ -33,6 +38,10 @@ const FORGOTTEN: &str = "forgotten.json";
 /// How long one record may take to reach the disk. A healthy one takes milliseconds; past this the grant is refused
 /// rather than kept waiting, and the caller is told why.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
+/// From one try to take the state directory of another process to the next.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How many tries are made before it is said again that it is waited for.
+const TRIES_PER_WORD: u32 = 60;
 
 /// Why the ledger could not say, or could not keep, what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -49,11 +58,24 @@ pub enum LedgerError {
         source: io::Error,
     },
     /// Another process holds the ledger.
-    #[error("{} is locked: another agent with the same --state-dir is running", path.display())]
+    #[error(
+        "cannot use {}: {holder} has it; two agents must not share a --state-dir, and one that has ended keeps it \
+         until the kernel has let its last thread go",
+        path.display()
+    )]
     Locked {
-        /// The lock file.
+        /// What is locked.
         path: PathBuf,
+        /// Who has it.
+        holder: String,
     },
+    /// What is kept of the records that were let go cannot be trusted.
+    #[error(
+        "cannot tell an old grant from a new one for a volume without a record: {}; restore the file, or remove it if \
+         no controller from before today can reach this node any more (what is attached can be detached all the same)",
+        .0
+    )]
+    Forgotten(String),
     /// A record that cannot be trusted.
     #[error(
         "{} is damaged ({reason}): grants for this volume are refused, since an old one could not be told from a new \
@@ -104,15 +126,16 @@ struct Shared {
     workers: Workers,
     /// What is on disk of it; written by one at a time.
     forgotten: tokio::sync::Mutex<()>,
-    highest_forgotten: Mutex<Option<Epoch>>,
-    _lock: Flock<File>,
+    /// `None` where the file cannot be read or trusted.
+    highest_forgotten: Mutex<Option<Option<Epoch>>>,
+    _lock: Lock,
 }
 
 impl Ledger {
     /// Opens the ledger under `state_dir`, making what is missing. Blocks on the disk; for start-up.
     ///
     /// # Errors
-    /// If a directory cannot be made or read, or another process holds the lock.
+    /// If there is no such directory and none can be made, or another process has it.
     pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
         Self::open_with(state_dir, Workers::new())
     }
@@ -122,36 +145,72 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::open`].
     pub fn open_with(state_dir: &Path, workers: Workers) -> Result<Self, LedgerError> {
-        let dir = state_dir.join("ledger");
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(io_error("create", &dir))?;
-        // What was made has to be there after a crash, from the top down.
-        let above = state_dir.parent().filter(|above| !above.as_os_str().is_empty());
-        for parent in above.into_iter().chain([state_dir, dir.as_path()]) {
-            sync_dir(parent)?;
+        Self::open_among(state_dir, workers, Path::new("/proc"))
+    }
+
+    /// The same, once no other process has the directory; `None` when it was told to stop before that.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`], but for another process.
+    pub async fn open_once_free(
+        state_dir: &Path,
+        proc_root: &Path,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, LedgerError> {
+        for tries in 0_u32.. {
+            match Self::open_among(state_dir, Workers::new(), proc_root) {
+                Err(error @ LedgerError::Locked { .. }) => {
+                    if tries.is_multiple_of(TRIES_PER_WORD) {
+                        tracing::error!(error = %Causes(&error), "waiting for the state directory");
+                    }
+                }
+                opened => return opened.map(Some),
+            }
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+            }
         }
-        let path = state_dir.join("lock");
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io_error("open", &path))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EWOULDBLOCK => LedgerError::Locked { path: path.clone() },
-            other => LedgerError::Io { action: "lock", path: path.clone(), source: other.into() },
-        })?;
-        let highest = read_forgotten(&state_dir.join(FORGOTTEN))?;
+        Ok(None)
+    }
+
+    fn open_among(state_dir: &Path, workers: Workers, proc_root: &Path) -> Result<Self, LedgerError> {
+        if let Err(error) = make(state_dir)
+            && !state_dir.is_dir()
+        {
+            return Err(error);
+        }
+        let lock = Lock::take(state_dir, proc_root)?;
+        let dir = state_dir.join("ledger");
+        if let Err(error) = make_durably(state_dir, &dir) {
+            tracing::error!(error = %Causes(&error), "records cannot be kept: attaches will be refused");
+        }
+        let highest = read_forgotten(&state_dir.join(FORGOTTEN))
+            .inspect_err(|error| tracing::error!(error = %Causes(error), "attaches will be refused"));
         Ok(Self {
             shared: Arc::new(Shared {
                 state_dir: state_dir.to_owned(),
                 dir,
                 workers,
                 forgotten: tokio::sync::Mutex::default(),
-                highest_forgotten: Mutex::new(highest),
+                highest_forgotten: Mutex::new(highest.ok()),
                 _lock: lock,
             }),
         })
+    }
+
+    /// The volumes whose grant has not ended by their record, or whose record cannot be read.
+    ///
+    /// # Errors
+    /// If the directory cannot be read.
+    pub async fn unended(&self) -> Result<Vec<VolumeId>, LedgerError> {
+        let mut unended = Vec::new();
+        for volume in self.volumes()? {
+            if !matches!(self.load(&volume).await, Ok(Some(Entry { ended: true, .. }) | None)) {
+                unended.push(volume);
+            }
+        }
+        Ok(unended)
     }
 
     /// The volumes that have a record, readable or not.
@@ -161,7 +220,13 @@ impl Ledger {
     pub fn volumes(&self) -> Result<Vec<VolumeId>, LedgerError> {
         let dir = &self.shared.dir;
         let mut volumes = Vec::new();
-        for entry in fs::read_dir(dir).map_err(io_error("read", dir))? {
+        let listed = match fs::read_dir(dir) {
+            Ok(listed) => listed,
+            // It could not be made, so there is no record.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(volumes),
+            Err(error) => return Err(io_error("read", dir)(error)),
+        };
+        for entry in listed {
             let name = entry.map_err(io_error("read", dir))?.file_name();
             let volume = name.to_str().and_then(|name| name.strip_suffix(".json"));
             volumes.extend(volume.and_then(|volume| VolumeId::parse(volume).ok()));
@@ -185,8 +250,11 @@ impl Ledger {
     /// [`LedgerError`]; what is on disk is then not known until it has been loaded again.
     pub async fn store(&self, volume: &VolumeId, entry: &Entry) -> Result<(), LedgerError> {
         let record = Record { format: FORMAT, volume: volume.clone(), entry: entry.clone() };
-        let dir = self.shared.dir.clone();
+        let (state_dir, dir) = (self.shared.state_dir.clone(), self.shared.dir.clone());
         let write = move || {
+            if !dir.is_dir() {
+                make_durably(&state_dir, &dir)?;
+            }
             // A grant is given only where its end can be recorded, too.
             if !record.entry.ended {
                 sealed::keep_room(&dir, &name(&record.volume))?;
@@ -197,7 +265,30 @@ impl Ledger {
     }
 
     /// The highest epoch among the records that were let go: of a volume without a record, nothing up to it is new.
-    pub fn forgotten(&self) -> Option<Epoch> {
+    ///
+    /// # Errors
+    /// [`LedgerError::Forgotten`] where that cannot be told; it is read again each time.
+    pub async fn forgotten(&self) -> Result<Option<Epoch>, LedgerError> {
+        if let Some(known) = self.known_forgotten() {
+            return Ok(known);
+        }
+        let _one_at_a_time = self.shared.forgotten.lock().await;
+        let path = self.shared.state_dir.join(FORGOTTEN);
+        let stuck = |source| LedgerError::Stuck { path: self.shared.state_dir.clone(), source };
+        let read = move || read_forgotten(&path);
+        let read =
+            self.shared.workers.run("ledger's forgotten", WRITE_DEADLINE, read).await.map_err(stuck)?;
+        let highest = read.map_err(|error| match error {
+            LedgerError::Damaged { path, reason } => {
+                LedgerError::Forgotten(format!("{} is damaged ({reason})", path.display()))
+            }
+            other => LedgerError::Forgotten(Causes(&other).to_string()),
+        })?;
+        *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(highest);
+        Ok(highest)
+    }
+
+    fn known_forgotten(&self) -> Option<Option<Epoch>> {
         *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -214,8 +305,10 @@ impl Ledger {
 
     /// Durable before the first record goes that rests on it.
     async fn raise_forgotten(&self, epoch: Epoch) -> Result<(), LedgerError> {
+        // What cannot be read is not written over: its epoch may be higher.
+        self.forgotten().await?;
         let _one_at_a_time = self.shared.forgotten.lock().await;
-        if self.forgotten() >= Some(epoch) {
+        if self.known_forgotten().flatten() >= Some(epoch) {
             return Ok(());
         }
         let state_dir = self.shared.state_dir.clone();
@@ -223,7 +316,7 @@ impl Ledger {
         let write =
             move || sealed::write(&state_dir, FORGOTTEN, &Forgotten { format: FORMAT, highest: epoch });
         self.shared.workers.run("ledger's forgotten", WRITE_DEADLINE, write).await.map_err(stuck)??;
-        *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(epoch);
+        *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner) = Some(Some(epoch));
         Ok(())
     }
 
@@ -245,6 +338,17 @@ impl Ledger {
 pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
     let path = path.to_owned();
     move |source| LedgerError::Io { action, path, source }
+}
+
+fn make(dir: &Path) -> Result<(), LedgerError> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))
+}
+
+/// What was made has to be there after a crash, from the top down.
+fn make_durably(state_dir: &Path, dir: &Path) -> Result<(), LedgerError> {
+    make(dir)?;
+    let above = state_dir.parent().filter(|above| !above.as_os_str().is_empty());
+    above.into_iter().chain([state_dir, dir]).try_for_each(sync_dir)
 }
 
 fn name(volume: &VolumeId) -> String {
@@ -335,7 +439,7 @@ mod tests {
     async fn of_records_that_were_let_go_the_highest_epoch_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
-        assert_eq!(ledger.forgotten(), None);
+        assert_eq!(ledger.forgotten().await.unwrap(), None);
         for (volume, seq) in [("pvc-1", 7), ("pvc-2", 9), ("pvc-3", 8)] {
             let (volume, epoch) = (VolumeId::parse(volume).unwrap(), Epoch::new(1, seq).unwrap());
             ledger.store(&volume, &ending(None, epoch, &[], "boot")).await.unwrap();
@@ -345,13 +449,43 @@ mod tests {
         drop(ledger);
         let ledger = Ledger::open(dir.path()).unwrap();
         assert_eq!(ledger.volumes().unwrap(), []);
-        assert_eq!(ledger.forgotten(), Epoch::new(1, 9).ok());
+        assert_eq!(ledger.forgotten().await.unwrap(), Epoch::new(1, 9).ok());
         drop(ledger);
         let file = dir.path().join("forgotten.json");
         let text = fs::read_to_string(&file).unwrap();
-        fs::write(file, text.replacen("1.9", "1.1", 1)).unwrap();
-        let error = Ledger::open(dir.path()).unwrap_err().to_string();
+        let damaged = text.replacen("1.9", "1.1", 1);
+        fs::write(&file, &damaged).unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let error = ledger.forgotten().await.unwrap_err().to_string();
         assert!(error.contains("forgotten.json") && error.contains("checksum"), "{error}");
+        ledger.forget(&volume(), Epoch::new(2, 1).unwrap()).await.unwrap_err();
+        assert_eq!(fs::read_to_string(&file).unwrap(), damaged, "it is not written over");
+        fs::write(&file, text).unwrap();
+        assert_eq!(ledger.forgotten().await.unwrap(), Epoch::new(1, 9).ok());
+    }
+
+    #[tokio::test]
+    async fn without_a_place_for_records_nothing_is_kept_and_all_else_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("ledger"), "in the way").unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let error = ledger.store(&volume(), &entry()).await.unwrap_err().to_string();
+        assert!(error.contains("ledger"), "{error}");
+        fs::remove_file(dir.path().join("ledger")).unwrap();
+        assert_eq!(ledger.volumes().unwrap(), []);
+        ledger.store(&volume(), &entry()).await.unwrap();
+        assert_eq!(ledger.load(&volume()).await.unwrap(), Some(entry()));
+    }
+
+    #[tokio::test]
+    async fn grants_that_have_not_ended_and_damaged_records_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let (open, damaged) = (VolumeId::parse("pvc-2").unwrap(), VolumeId::parse("pvc-3").unwrap());
+        ledger.store(&volume(), &entry()).await.unwrap();
+        ledger.store(&open, &Entry { ended: false, ..entry() }).await.unwrap();
+        fs::write(dir.path().join("ledger/pvc-3.json"), "").unwrap();
+        assert_eq!(ledger.unended().await.unwrap(), [open, damaged]);
     }
 
     #[test]
@@ -360,5 +494,22 @@ mod tests {
         let _first = Ledger::open(dir.path()).unwrap();
         let error = Ledger::open(dir.path()).unwrap_err();
         assert!(matches!(error, LedgerError::Locked { .. }), "{error}");
+        let own = format!("process {} ", std::process::id());
+        assert!(error.to_string().contains(&own), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_state_directory_of_one_that_has_not_gone_yet_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (proc, stop) = (Path::new("/proc"), CancellationToken::new());
+        let first = Ledger::open(dir.path()).unwrap();
+        let mut waiting = Box::pin(Ledger::open_once_free(dir.path(), proc, &stop));
+        let early = std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_ready()));
+        assert!(!early.await, "the first has it");
+        drop(first);
+        let second = waiting.await.unwrap();
+        assert!(second.is_some());
+        stop.cancel();
+        assert!(Ledger::open_once_free(dir.path(), proc, &stop).await.unwrap().is_none(), "told to stop");
     }
 }

@@ -12,8 +12,9 @@
 //!   grant, so that a controller that vanished by itself is not forgotten when the grant ends.
 
 pub mod files;
+mod lock;
 pub mod rules;
-mod sealed;
+pub(crate) mod sealed;
 
 use std::path::PathBuf;
 

@@ -34,7 +34,7 @@ fn digest(line: &str) -> String {
 }
 
 /// Reads a record; `None` where there is no file.
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, LedgerError> {
     let damaged = |reason: String| LedgerError::Damaged { path: path.to_owned(), reason };
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -61,7 +61,7 @@ fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 /// Replaces the file `name` in `dir`. After `Ok` the record survives a crash of the machine.
-pub(super) fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> Result<(), LedgerError> {
+pub(crate) fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> Result<(), LedgerError> {
     let (path, beside) = (dir.join(name), dir.join(format!(".{name}.tmp")));
     let encoded = || -> Result<String, serde_json::Error> {
         let line = serde_json::to_string(record)? + "\n";

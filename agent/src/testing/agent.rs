@@ -124,7 +124,7 @@ impl Agent {
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);
         let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);
-        fleet.load().unwrap();
+        fleet.load();
         Self {
             kernel: kernel.clone(),
             fleet,

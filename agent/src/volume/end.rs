@@ -107,7 +107,7 @@ impl<H: Host> Volume<H> {
         let began = Instant::now();
         let known = self.record_within(mode.disk()).await;
         if let OnRecord::Known(entry) = &known {
-            may_begin(entry.as_ref().as_ref(), self.shared.ledger.forgotten(), epoch)
+            may_begin(entry.as_ref().as_ref(), self.forgotten_within(mode.disk()).await, epoch)
                 .map_err(EndError::Stale)?;
             may_end(entry.as_ref().as_ref(), epoch).map_err(EndError::Stale)?;
         }

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{ControllerName, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -22,7 +24,6 @@ use super::board::Board;
 use super::host::Host;
 use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume};
 use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
-use crate::ledger::LedgerError;
 use crate::metrics;
 use crate::name::VolumeId;
 use crate::session::directive::Directive;
@@ -48,13 +49,17 @@ struct Inner<H> {
     outbox: Arc<Outbox>,
     link: watch::Receiver<Link>,
     tasks: TaskTracker,
+    /// Whether the ledger's volumes are known.
+    listed: AtomicBool,
 }
 
 impl<H: Host> Fleet<H> {
     /// A fleet that knows of no volume yet.
     pub fn new(shared: Arc<Shared<H>>, outbox: Arc<Outbox>, link: watch::Receiver<Link>) -> Self {
         let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { shared, volumes, outbox, link, tasks }) }
+        Self {
+            inner: Arc::new(Inner { shared, volumes, outbox, link, tasks, listed: AtomicBool::new(false) }),
+        }
     }
 
     /// What all volumes share.
@@ -72,15 +77,19 @@ impl<H: Host> Fleet<H> {
         &self.inner.link
     }
 
-    /// Learns of every volume that the ledger or the kernel knows.
-    ///
-    /// # Errors
-    /// If the ledger's directory cannot be listed; a damaged record is logged and refused when it is needed.
-    pub fn load(&self) -> Result<(), LedgerError> {
-        for volume in self.inner.shared.ledger.volumes()? {
-            self.volume(&volume);
+    /// Learns of every volume that the ledger knows. Where it cannot be listed, the sweeps try again, and meanwhile
+    /// only what the kernel has is told; a damaged record is logged and refused when it is needed.
+    pub fn load(&self) {
+        match self.inner.shared.ledger.volumes() {
+            Ok(volumes) => {
+                volumes.iter().for_each(|volume| drop(self.volume(volume)));
+                self.inner.listed.store(true, Ordering::Release);
+            }
+            Err(error) => {
+                metrics::ledger_error();
+                tracing::error!(error = %Causes(&error), "volumes of which only the ledger knows are not told");
+            }
         }
-        Ok(())
     }
 
     /// Waits until no operation is running, at most for `patience`.
@@ -121,6 +130,9 @@ impl<H: Host> Fleet<H> {
     /// # Errors
     /// If sysfs cannot be read.
     pub async fn sweep(&self) -> Result<(), SysfsError> {
+        if !self.inner.listed.load(Ordering::Acquire) {
+            self.load();
+        }
         // Before the reading: what ends in the middle of it may or may not be in it.
         let connecting: BTreeSet<VolumeId> = self
             .volumes()
@@ -136,8 +148,10 @@ impl<H: Host> Fleet<H> {
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }
-        for volume in self.volumes() {
-            volume.known_before_report().await;
+        let volumes = self.volumes();
+        // Side by side: each waits for its own record where the disk does not answer.
+        join_all(volumes.iter().map(|volume| volume.known_before_report())).await;
+        for volume in volumes {
             let view = Arc::new(topology.view(&volume.subsystem));
             let look = Look { number, view, connecting: connecting.contains(&volume.id) };
             if volume.is_blank(&look) {

@@ -17,6 +17,7 @@ use super::Volume;
 use super::host::Host;
 use crate::ledger::{Deletion, Entry, LedgerError, STATE_UNKNOWN};
 use crate::metrics;
+use crate::name::Epoch;
 
 /// What this process knows of the record.
 #[derive(Debug, Default)]
@@ -92,6 +93,18 @@ impl<H: Host> Volume<H> {
             Some(entry) => OnRecord::Known(Box::new(entry)),
             None => OnRecord::Unreadable,
         }
+    }
+
+    /// The highest epoch among the records that were let go, as far as the disk says it in time. Where it does not, an
+    /// end goes on: without a record there is no later grant that it could end.
+    pub(super) async fn forgotten_within(&self, patience: Duration) -> Option<Epoch> {
+        let reason = match timeout(patience, self.shared.ledger.forgotten()).await {
+            Ok(Ok(highest)) => return highest,
+            Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
+            Err(_) => format!("the disk has not answered within {patience:?}"),
+        };
+        tracing::error!(volume = %self.id, reason, "cannot tell an old directive from a new one; the grant ends");
+        None
     }
 
     /// Writes the end of a grant, as far as the disk takes it in time; whether it did. Where not, it is owed.
@@ -252,6 +265,35 @@ mod tests {
         // From now on there is a record again.
         assert!(agent.entry().await.unwrap().ended);
         assert!(matches!(agent.attach(4, grant(&[1])).await, Outcome::StaleEpoch(_)));
+        agent.ready(5, &[1]).await;
+    }
+
+    #[tokio::test]
+    async fn damaged_state_keeps_no_agent_from_telling_and_detaching() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1, 2]).await;
+        drop(agent);
+        // Nothing of the state directory can be read or written.
+        std::fs::remove_dir_all(dir.path().join("ledger")).unwrap();
+        std::fs::write(dir.path().join("ledger"), "in the way").unwrap();
+        std::fs::write(dir.path().join("forgotten.json"), "").unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let told = agent.state().await;
+        assert!(told.paths.len() == 2, "{told:?}");
+        let refused = agent.attach(5, grant(&[1, 2])).await;
+        assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
+        let outcome = agent.detach(4).await;
+        assert!(states(&outcome).iter().all(|one| one.contains("not recorded")), "{outcome:?}");
+        assert!(kernel.world().of("v").is_empty());
+        drop(agent);
+        // Now there is a place for records, and still nothing tells an old grant from a new one.
+        std::fs::remove_file(dir.path().join("ledger")).unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let Outcome::Failed(refused) = agent.attach(5, grant(&[1])).await else { panic!("attached") };
+        let said = refused.unready.unwrap().message;
+        assert!(said.contains("forgotten.json") && said.contains("restore"), "{said}");
+        std::fs::remove_file(dir.path().join("forgotten.json")).unwrap();
         agent.ready(5, &[1]).await;
     }
 }

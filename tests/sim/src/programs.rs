@@ -158,7 +158,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
     let outbox = Arc::new(Outbox::default());
     let (link, linked) = watch::channel(Link::Down);
     let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);
-    fleet.load()?;
+    fleet.load();
     fleet.sweep().await?;
     let session = Session {
         endpoint: Box::new(Dialler::through(nic, controller_endpoint(), CONTROLLER, AGENTS_PORT)),
