@@ -443,8 +443,6 @@ fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
         b.pass(b.config.fence_after_ms + 1);
         b.rds(Ok(()));
         assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Hide { .. }))), "{:?}", b.effects);
-        b.up("a", "1", vec![]);
-        b.agent(absent("live"));
     });
     assert_eq!(b.rds_asked(), None);
     b.list(vec![listed(&["a"], true)]);
