@@ -14,6 +14,7 @@ use router::{Fault, Router};
 
 mod absence;
 mod access;
+mod late;
 mod owners;
 mod router;
 mod sim;
