@@ -14,6 +14,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cleat_core::{Epoch, VolumeId};
+use zeroize::Zeroizing;
 
 mod keys;
 
@@ -75,7 +76,8 @@ impl MasterKey {
         if mode & OTHERS != 0 {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
-        let mut key = Vec::new();
+        // As large as it can become: what grows is copied, and copies are left behind.
+        let mut key = Zeroizing::new(Vec::with_capacity(KEY_BYTES_MAX + 1));
         if metadata.is_file() {
             file.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
         }
@@ -129,18 +131,20 @@ impl fmt::Debug for MasterKey {
 /// drivers/nvme/common/auth.c): a key of 32, 48 or 64 bytes, its CRC-32 (that of zlib) in little-endian order behind
 /// it, both in base64; `00` means that the key is used as it is.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     fn from_key(key: &[u8]) -> Self {
-        let mut bytes = key.to_vec();
+        let mut bytes = Zeroizing::new(Vec::with_capacity(key.len() + 4));
+        bytes.extend(key);
         bytes.extend(crc32(key).to_le_bytes());
-        Self(format!("DHHC-1:00:{}:", STANDARD.encode(bytes)))
+        let text = Zeroizing::new(STANDARD.encode(&*bytes));
+        Self(Zeroizing::new(format!("DHHC-1:00:{}:", *text)))
     }
 
     /// What a device shows, to be compared.
     pub(crate) fn read_back(shown: String) -> Self {
-        Self(shown)
+        Self(Zeroizing::new(shown))
     }
 
     /// The secret itself: for the wire, and for nothing that is kept.

@@ -15,6 +15,7 @@ pub mod logs;
 pub mod program;
 pub mod readiness;
 pub mod shutdown;
+pub mod text;
 pub mod tls;
 pub mod unix;
 

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::text::is_harmful;
 use tokio::time::Instant;
 
 use super::wire::Malformed;
@@ -37,17 +38,13 @@ fn few(field: &'static str, found: usize, most: usize) -> Result<(), Malformed> 
 /// A text as it may be shown: without anything that a terminal acts on or that turns a line around, and not longer than
 /// `most` bytes.
 fn tidy(text: &mut String, most: usize) {
-    let bad = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    if text.len() <= most && !text.contains(bad) {
+    if text.len() <= most && !text.contains(is_harmful) {
         return;
     }
     let mut shown = String::new();
     for c in text.chars() {
         let at = shown.len();
-        if bad(c) {
+        if is_harmful(c) {
             shown.extend(c.escape_default())
         } else {
             shown.push(c)

@@ -133,6 +133,12 @@ impl Cause {
     }
 }
 
+impl Cause {
+    pub(super) fn as_error(&self) -> &(dyn Error + 'static) {
+        self.0.as_ref()
+    }
+}
+
 impl fmt::Debug for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -5,12 +5,13 @@
 //! write without an answer could put another one in its place.
 
 use cleat_core::VolumeId;
+use cleat_runtime::exit::Causes;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::access::{PASSWORD, Step};
 use super::client::Inner;
-use super::error::RdsError;
+use super::error::{Cause, RdsError};
 use super::gate::Priority;
 use super::list::Freshness;
 use super::metrics::Op;
@@ -20,6 +21,8 @@ use crate::secret::Secret;
 
 /// Where RouterOS shows a password in the form in which hosts take it.
 const SHOWN_SECRET: &str = "nvme-tcp-server-secret";
+/// In place of words that would show it.
+const HUSHED: &str = "(its words repeat the secret, and are left out)";
 
 impl Inner {
     pub(super) async fn set_secret(
@@ -28,21 +31,24 @@ impl Inner {
         secret: Secret,
         priority: Priority,
     ) -> Result<(), RdsError> {
+        self.put_in_force(id, &secret, priority).await.map_err(|error| hushed(error, &secret))
+    }
+
+    async fn put_in_force(&self, id: &VolumeId, secret: &Secret, priority: Priority) -> Result<(), RdsError> {
         if !self.wire.encrypted() {
             return Err(RdsError::Cleartext { volume: id.clone() });
         }
         let mut held = self.volumes.hold(id).await;
         let volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
-        if !self.shows(&mut held, &volume, &secret, priority).await? {
-            let set = self.set(&mut held, &volume, &Step::Secret(secret.clone()), priority).await;
-            set.map_err(|error| hushed(error, &secret))?;
-            if !self.shows(&mut held, &volume, &secret, priority).await? {
+        if !self.shows(&mut held, &volume, secret, priority).await? {
+            self.set(&mut held, &volume, &Step::Secret(secret.clone()), priority).await?;
+            if !self.shows(&mut held, &volume, secret, priority).await? {
                 let what = format!("set the secret of volume {id}");
                 let problem = "it was said to be done, and the RDS shows another one or none";
                 return Err(RdsError::malformed(&what, problem));
             }
         }
-        held.cannot_rekey(id, &secret, self.settle)
+        held.cannot_rekey(id, secret, self.settle)
     }
 
     /// Whether the RDS shows that this is the volume's secret.
@@ -79,18 +85,63 @@ impl Inner {
     }
 }
 
-/// An error without the secret: a device may repeat what it refuses.
-fn hushed(error: RdsError, secret: &Secret) -> RdsError {
-    match error {
-        RdsError::Refused { what, status, message, detail }
-            if detail.contains(secret.reveal()) || message.contains(secret.reveal()) =>
-        {
-            let detail = "its words repeat the secret, and are left out".to_owned();
-            RdsError::Refused { what, status, message: String::new(), detail }
+/// An error without the secret: a device may repeat what it was sent, in any answer.
+fn hushed(mut error: RdsError, secret: &Secret) -> RdsError {
+    let repeats = |text: &str| text.contains(secret.reveal());
+    let hush = |text: &mut String| {
+        if repeats(text) {
+            *text = HUSHED.to_owned();
         }
-        RdsError::Malformed { what, problem } if problem.contains(secret.reveal()) => {
-            RdsError::malformed(&what, "it repeats the secret, and is left out")
+    };
+    match &mut error {
+        RdsError::NotFound { what } => hush(what),
+        RdsError::Refused { what, message, detail, .. } => [what, message, detail].into_iter().for_each(hush),
+        RdsError::Full { what, detail } | RdsError::Unauthorised { what, detail, .. } => {
+            [what, detail].into_iter().for_each(hush)
         }
-        error => error,
+        RdsError::Malformed { what, problem } => [what, problem].into_iter().for_each(hush),
+        RdsError::Conflict { problem, .. } => hush(problem),
+        RdsError::InDoubt { earlier, .. } => hush(earlier),
+        RdsError::Unreachable { what, cause, .. } => {
+            hush(what);
+            if repeats(&Causes(cause.as_error()).to_string()) {
+                *cause = Cause::new(HUSHED);
+            }
+        }
+        RdsError::Cleartext { .. } => {}
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rds::Way;
+
+    #[test]
+    fn no_kind_of_error_repeats_the_secret() {
+        let secret = Secret::for_test(7);
+        let said = || format!("bad value {}", secret.reveal());
+        let volume = VolumeId::new("v").expect("an id");
+        let kinds = [
+            RdsError::NotFound { what: said() },
+            RdsError::Refused { what: said(), status: 400, message: said(), detail: said() },
+            RdsError::Full { what: said(), detail: said() },
+            RdsError::unreachable(&said(), Way::Timeout, said()),
+            RdsError::Unauthorised { what: said(), user: "cleat".into(), detail: said() },
+            RdsError::malformed(&said(), said()),
+            RdsError::conflict(&volume, said()),
+            RdsError::InDoubt { volume: volume.clone(), earlier: said(), wait: Duration::ZERO },
+            RdsError::Cleartext { volume },
+        ];
+        for kind in kinds {
+            let quiet = hushed(kind, &secret);
+            let told = format!("{} {quiet:?}", Causes(&quiet));
+            assert!(!told.contains(secret.reveal()), "{told}");
+        }
+        let other = hushed(RdsError::malformed("ask", "it is not a list"), &secret).to_string();
+        assert!(other.contains("it is not a list"), "what does not repeat it is told: {other}");
     }
 }

@@ -11,11 +11,13 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cleat_runtime::text::harmless;
 use cleat_runtime::tls::renew::Renewable;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
+use zeroize::Zeroizing;
 
 use super::carrier::{Carrier, Outgoing};
 use super::dial::{Dial, Nothing};
@@ -89,7 +91,7 @@ pub(super) struct Request {
 pub(super) struct Wire {
     line: Line,
     endpoint: Endpoint,
-    password: Mutex<String>,
+    password: Mutex<Zeroizing<String>>,
     gate: Gate,
 }
 
@@ -275,7 +277,7 @@ impl Wire {
         let mut http = client
             .request(request.method.clone(), url)
             .timeout(limit)
-            .basic_auth(&self.endpoint.user, Some(password));
+            .basic_auth(&self.endpoint.user, Some(password.as_str()));
         if !request.query.is_empty() {
             http = http.query(&request.query);
         }
@@ -313,7 +315,11 @@ impl Wire {
                 .map_err(|error| RdsError::malformed(&request.what, format!("it is not JSON: {error}")));
         }
         let error: Option<ErrorBody> = serde_json::from_slice(body).ok();
-        let error = error.filter(|error| error.error == status.as_u16());
+        let error = error.filter(|error| error.error == status.as_u16()).map(|error| ErrorBody {
+            message: harmless(&error.message, &[]),
+            detail: harmless(&error.detail, &[]),
+            ..error
+        });
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             let detail = error
                 .map_or_else(|| status.to_string(), |error| format!("{} {}", error.message, error.detail));
@@ -381,7 +387,7 @@ fn in_tls(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// The password, without the line's end that editors add. A small file, mounted from a secret: read in place.
-fn read_password(endpoint: &Endpoint) -> std::io::Result<String> {
-    let text = std::fs::read_to_string(&endpoint.password_file)?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+fn read_password(endpoint: &Endpoint) -> std::io::Result<Zeroizing<String>> {
+    let text = Zeroizing::new(std::fs::read_to_string(&endpoint.password_file)?);
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }

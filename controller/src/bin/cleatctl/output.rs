@@ -63,19 +63,7 @@ pub(crate) fn complain(text: &str) {
 /// A text without anything that a terminal would act on but the ends of lines: what nodes, processes and the RDS say is
 /// shown to people, and not carried out by their terminals.
 fn harmless(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            // They turn a line around.
-            '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
-                shown.extend(c.escape_default());
-            }
-            c => shown.push(c),
-        }
-    }
-    shown
+    cleat_runtime::text::harmless(text, &['\n'])
 }
 
 #[cfg(test)]
