@@ -10,17 +10,21 @@ fn settings(more: &[&str]) -> Result<Settings, String> {
         "--csi-socket=/run/csi.sock",
         "--agent-listen=127.0.0.1:0",
         "--operator-listen=127.0.0.1:0",
-        "--plaintext",
         "--rds-url=https://rds",
         "--rds-password-file=/secret",
         "--rds-ca=/ca.pem",
         "--rds-files=/pool/cleat",
-        "--cluster-id=one",
         "--rds-portal=10.0.0.1:4420",
     ];
-    let store = ["--store=file:/var/lib/cleat/records"];
-    let store = if more.iter().any(|word| word.starts_with("--store")) { &[] } else { &store[..] };
-    let cli = Cli::try_parse_from(base.iter().chain(store).chain(more)).map_err(|error| error.to_string())?;
+    let [store, cluster, plaintext] = [
+        ("--store", "--store=file:/var/lib/cleat/records"),
+        ("--cluster-id", "--cluster-id=one"),
+        ("--tls-cert", "--plaintext"),
+    ]
+    .map(|(unless, word)| (!more.iter().any(|given| given.starts_with(unless))).then_some(word));
+    let usual = [store, cluster, plaintext].into_iter().flatten();
+    let cli = Cli::try_parse_from(base.into_iter().chain(usual).chain(more.iter().copied()))
+        .map_err(|error| error.to_string())?;
     cli.settings().map_err(|error| cleat_runtime::exit::Causes(&error).to_string())
 }
 
@@ -66,6 +70,7 @@ fn a_wrong_value_is_refused_with_the_option_and_the_value() {
         (&["--fence-after=1ms"], &["--fence-after", "1ms"]),
         (&["--rds-abilities=/nonexistent"], &["--rds-abilities", "/nonexistent"]),
         (&["--secret-key-file=/nonexistent"], &["--secret-key-file", "/nonexistent"]),
+        (&["--cluster-id=cleat-probe"], &["--cluster-id", "cleat-probe", "rds probe"]),
     ];
     for (more, words) in cases {
         let error = settings(more).unwrap_err();
@@ -99,4 +104,10 @@ fn what_was_probed_is_what_the_core_relies_on_and_secrets_need_tls() {
     let key = format!("--secret-key-file={}", file("key", "0123456789abcdef0123456789abcdef"));
     let clear = settings(&[&abilities, &key]).unwrap_err();
     assert!(clear.contains("--secret-key-file") && clear.contains("TLS"), "{clear}");
+    let anybody = settings(&[&abilities, &key, "--tls-cert=/c.pem", "--tls-key=/c.key"]).unwrap_err();
+    assert!(anybody.contains("--agent-client-ca"), "{anybody}");
+    // The same file as the one before is none.
+    let same = key.replace("--secret-key-file", "--old-secret-key-file");
+    let same = settings(&[&abilities, &key, &same]).unwrap_err();
+    assert!(same.contains("--old-secret-key-file holds the same key"), "{same}");
 }

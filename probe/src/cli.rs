@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use cleat_controller::rds::{
-    self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, NotAClusterId, Trust,
-};
+use cleat_controller::rds::{self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
 use cleat_host::{InvalidName, Portal};
 use humantime::parse_duration;
 use reqwest::Url;
@@ -18,8 +16,6 @@ use reqwest::Url;
 const NQN_PREFIX: &str = "nqn.2026-01.io.cleat.probe:";
 /// MikroTik documents that a REST command is given up after 60 s.
 const SETTLE: Duration = Duration::from_secs(60);
-/// Whose the scratch disk is: no cluster's.
-const OWNER: &str = "cleat-probe";
 /// Between two denials of the scratch disk.
 const ABSENCE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -104,9 +100,6 @@ pub enum SettingsError {
     /// A portal.
     #[error("--portal")]
     Portal(#[from] InvalidName),
-    /// The scratch disk's mark.
-    #[error(transparent)]
-    Owner(#[from] NotAClusterId),
     /// Portals with different ports.
     #[error("--portal {0}: another port than the portal before: the RDS exports a disk at one port")]
     Ports(Portal),
@@ -160,7 +153,7 @@ impl Cli {
         if !folder.is_dir() {
             return Err(SettingsError::NoFolder { out, folder });
         }
-        let naming = Naming::new(&files, NQN_PREFIX, ClusterId::new(OWNER)?)?;
+        let naming = Naming::new(&files, NQN_PREFIX, ClusterId::of_probes())?;
         let port = checked.first().map_or(0, Portal::port);
         let endpoint = Endpoint { url: rds.clone(), user, password_file, trust, timeout: rds_timeout };
         Ok(Settings {

@@ -9,6 +9,8 @@ use std::fmt;
 const MARK: &str = "cleat";
 const CLUSTER: &str = "cluster";
 const MIN_FENCE: &str = "min-fence";
+/// The owner of what a probe makes and removes again: no cluster may have this name.
+const PROBES: &str = "cleat-probe";
 
 /// A cluster, by the name that no other cluster on the same RDS has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,13 +18,27 @@ pub struct ClusterId(String);
 
 /// Why a cluster id was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "cluster id {0:?} is not valid: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
-)]
-pub struct NotAClusterId(String);
+pub enum NotAClusterId {
+    /// It cannot be written into a mark.
+    #[error(
+        "cluster id {0:?} is not valid: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
+    )]
+    Form(String),
+    /// It is taken.
+    #[error(
+        "cluster id {PROBES:?} is not valid: it marks what cleatctl rds probe makes and removes; use another name"
+    )]
+    Probes,
+}
 
 impl ClusterId {
-    /// Checks it.
+    /// The owner of what probes make.
+    #[must_use]
+    pub fn of_probes() -> Self {
+        Self(PROBES.to_owned())
+    }
+
+    /// Checks its form; what a cluster may be called is checked where it is given (`FromStr`).
     ///
     /// # Errors
     /// Names the value and the rule.
@@ -31,7 +47,7 @@ impl ClusterId {
             && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
             && !id.starts_with('-')
             && !id.ends_with('-');
-        if good { Ok(Self(id.to_owned())) } else { Err(NotAClusterId(id.to_owned())) }
+        if good { Ok(Self(id.to_owned())) } else { Err(NotAClusterId::Form(id.to_owned())) }
     }
 }
 
@@ -39,7 +55,7 @@ impl std::str::FromStr for ClusterId {
     type Err = NotAClusterId;
 
     fn from_str(id: &str) -> Result<Self, NotAClusterId> {
-        Self::new(id)
+        if id == PROBES { Err(NotAClusterId::Probes) } else { Self::new(id) }
     }
 }
 
@@ -114,5 +130,7 @@ mod tests {
             let error = ClusterId::new(bad).unwrap_err().to_string();
             assert!(error.contains(&format!("{bad:?}")) && error.contains("a-z"), "{error}");
         }
+        let probes = "cleat-probe".parse::<ClusterId>().unwrap_err().to_string();
+        assert!(probes.contains("\"cleat-probe\"") && probes.contains("cleatctl rds probe"), "{probes}");
     }
 }
