@@ -15,7 +15,7 @@ const CHILD: &str = "CLEAT_TEST_CHILD";
 struct Cli {
     #[command(flatten)]
     common: Common,
-    /// What to do: stop when asked, `hang`, refuse the configuration, or fail
+    /// What to do: stop when asked, `hang`, look whether it is `private`, refuse the configuration, or fail
     #[arg(long, default_value = "stop")]
     then: String,
 }
@@ -32,6 +32,11 @@ async fn program(cli: Cli, context: Context) -> Result<(), Failure> {
     tracing::info!("up");
     match cli.then.as_str() {
         "config" => return Err(Failure::config("the file is wrong")),
+        "private" => {
+            let dumpable = nix::sys::prctl::get_dumpable();
+            assert_eq!(dumpable, Ok(false), "others of this user could read keys and passwords from memory");
+            return Ok(());
+        }
         "fail" => return Err(Failure::failed("the disk is gone")),
         _ => context.stop.cancelled().await,
     }
@@ -69,6 +74,9 @@ fn main() -> ExitCode {
     }
     let (code, log) = run(&[], true);
     assert_eq!(code, Some(0), "stops cleanly at SIGTERM: {log}");
+
+    let (code, log) = run(&["--then", "private"], false);
+    assert_eq!(code, Some(0), "no core dump and no other process shows its memory: {log}");
 
     let began = Instant::now();
     let (code, log) = run(&["--then", "hang", "--drain-timeout", "0.2"], true);

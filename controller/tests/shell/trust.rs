@@ -53,6 +53,51 @@ async fn a_full_copy_of_a_nodes_identity_does_not_get_its_session() {
 }
 
 #[tokio::test]
+async fn a_result_about_a_volume_that_the_node_was_not_granted_is_refused() {
+    let world = world().await;
+    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_one, two) = (world.agent(&a).await, world.agent(&b).await);
+    let csi = world.csi().await;
+    for volume in ["pvc-1", "pvc-2"] {
+        csi.create(volume).await.unwrap();
+    }
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    let granted = a.attaches()[0].clone();
+    let staging = wire::Staging { path: "/elsewhere".into(), ..Default::default() };
+    let said = |volume: &str| wire::VolumeState {
+        staging: vec![staging.clone()],
+        ..b.hold(volume, granted.epoch.unwrap(), wire::volume_state::Phase::Ready)
+    };
+    let ready = wire::ReadyOutcome { state: Some(said("pvc-1")), ..Default::default() };
+    two.say(wire::from_agent::Kind::Result(wire::DirectiveResult {
+        operation_id: granted.operation_id.clone(),
+        volume_id: "pvc-1".into(),
+        epoch: granted.epoch,
+        outcome: Some(wire::directive_result::Outcome::Ready(ready)),
+    }))
+    .await;
+    // What its kernel holds is for it to say, and is heard; by then the result has been, too.
+    two.say(wire::from_agent::Kind::Delta(said("pvc-2"))).await;
+    let mut operator = world.operator().await;
+    let elsewhere = |ghosts: &[wire::GhostInfo]| -> Vec<String> {
+        let of_b =
+            ghosts.iter().filter(|ghost| ghost.kind == "staging-elsewhere" && ghost.node_id == "node-b");
+        of_b.map(|ghost| ghost.volume_id.clone()).collect()
+    };
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let told = loop {
+        let ghosts = operator.list_ghosts(wire::ListGhostsRequest {}).await.unwrap().into_inner().ghosts;
+        let told = elsewhere(&ghosts);
+        if !told.is_empty() || tokio::time::Instant::now() > deadline {
+            break told;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(told, ["pvc-2"]);
+    assert_eq!(session(&world, "node-b").await, "connected", "a late result is no reason to end a session");
+}
+
+#[tokio::test]
 async fn a_certificate_at_the_wrong_door_is_refused_by_name() {
     let world = world().await;
     let node = made(&world).node("node-a");

@@ -88,6 +88,7 @@ async fn inside() {
     };
     let turn = wire.turn(Priority::Attach, Op::SetDisk, "let everybody in").await.unwrap();
     let lost = wire.send(&turn, &request).await.unwrap_err();
+    drop(turn);
     assert!(lost.outcome_unknown(), "{lost}");
     let given_up = Instant::now();
     // The same by somebody who leaves the kernel to it, which delivers what it could not before.
