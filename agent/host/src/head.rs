@@ -1,8 +1,9 @@
 //! For how long the kernel keeps a multipath head that has lost its last path.
 //!
 //! Kernels from about 6.16 have `delayed_removal_secs` on a head. While such a head lives without a path it queues
-//! writes, and sends them as soon as there is a path again: by then the volume may be another node's. So it is set to
-//! zero before paths are taken away on purpose.
+//! writes, and sends them as soon as there is a path again. Under a grant that is what its user wants: the device that
+//! comes back is the one that he has open. After a grant the volume may be another node's, so it is set to zero before
+//! paths are taken away on purpose.
 
 use std::io;
 use std::time::Duration;
@@ -15,19 +16,23 @@ use crate::work::{WorkError, Workers};
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// The attribute could not be read or written.
-    #[error("cannot set {path} to 0")]
+    #[error("cannot set {path} to {seconds}")]
     Attribute {
         /// The attribute.
         path: String,
+        /// What it was to be.
+        seconds: u64,
         /// The cause.
         #[source]
         source: io::Error,
     },
     /// It was written, and reads otherwise.
-    #[error("{path} was set to 0 and is {found:?}")]
+    #[error("{path} was set to {seconds} and is {found:?}")]
     NotTaken {
         /// The attribute.
         path: String,
+        /// What it was set to.
+        seconds: u64,
         /// What it reads.
         found: String,
     },
@@ -36,36 +41,39 @@ pub enum HeadError {
     Work(#[from] WorkError),
 }
 
-/// Has a head go with its last path. Where the kernel knows no delay, or the head is gone, there is nothing to do.
+/// Has a head stay for so long without a path (whole seconds), or go with its last path for zero; whether the kernel
+/// knows such a time at all. Where it does not, or the head is gone, there is nothing to do.
 ///
 /// # Errors
-/// [`HeadError`]; the head may then outlive its paths.
-pub async fn go_with_last_path(
+/// [`HeadError`]; the head may then stay for another time.
+pub async fn stay_without_paths(
     workers: &Workers,
     sysfs: &Sysfs,
     dev: DevT,
+    stay: Duration,
     deadline: Duration,
-) -> Result<(), HeadError> {
-    let sysfs = sysfs.clone();
-    workers.run(&format!("removal delay of {dev}"), deadline, move || set(&sysfs, dev)).await?
+) -> Result<bool, HeadError> {
+    let (sysfs, seconds) = (sysfs.clone(), stay.as_secs());
+    workers.run(&format!("removal delay of {dev}"), deadline, move || set(&sysfs, dev, seconds)).await?
 }
 
-fn set(sysfs: &Sysfs, dev: DevT) -> Result<(), HeadError> {
+fn set(sysfs: &Sysfs, dev: DevT, seconds: u64) -> Result<bool, HeadError> {
     let path = sysfs.root().join("dev/block").join(dev.to_string()).join("delayed_removal_secs");
     let name = || path.display().to_string();
     let gone =
         |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO));
-    let failed = |source| HeadError::Attribute { path: name(), source };
+    let failed = |source| HeadError::Attribute { path: name(), seconds, source };
+    let wanted = seconds.to_string();
     match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim() == "0" => return Ok(()),
+        Ok(text) if text.trim() == wanted => return Ok(true),
         Ok(_) => {}
-        Err(error) if gone(&error) => return Ok(()),
+        Err(error) if gone(&error) => return Ok(false),
         Err(error) => return Err(failed(error)),
     }
-    match std::fs::write(&path, "0").and_then(|()| std::fs::read_to_string(&path)) {
-        Ok(text) if text.trim() == "0" => Ok(()),
-        Ok(text) => Err(HeadError::NotTaken { path: name(), found: text.trim().to_owned() }),
-        Err(error) if gone(&error) => Ok(()),
+    match std::fs::write(&path, &wanted).and_then(|()| std::fs::read_to_string(&path)) {
+        Ok(text) if text.trim() == wanted => Ok(true),
+        Ok(text) => Err(HeadError::NotTaken { path: name(), seconds, found: text.trim().to_owned() }),
+        Err(error) if gone(&error) => Ok(false),
         Err(error) => Err(failed(error)),
     }
 }
@@ -76,20 +84,29 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_delay_is_taken_back_and_read_and_none_is_no_error() {
+    async fn the_time_is_set_and_read_back_and_none_is_no_error() {
         let dir = tempfile::tempdir().unwrap();
         let (sysfs, dev) = (Sysfs::at(dir.path()), DevT { major: 259, minor: 3 });
-        let go = || async { go_with_last_path(&Workers::new(), &sysfs, dev, Duration::from_secs(20)).await };
-        go().await.unwrap();
+        let stay = |seconds| {
+            let sysfs = sysfs.clone();
+            async move {
+                let (stay, deadline) = (Duration::from_secs(seconds), Duration::from_secs(20));
+                stay_without_paths(&Workers::new(), &sysfs, dev, stay, deadline).await
+            }
+        };
+        assert!(!stay(0).await.unwrap());
         let device = dir.path().join("dev/block/259:3");
         std::fs::create_dir_all(&device).unwrap();
-        go().await.unwrap();
-        std::fs::write(device.join("delayed_removal_secs"), "60\n").unwrap();
-        go().await.unwrap();
-        assert_eq!(std::fs::read_to_string(device.join("delayed_removal_secs")).unwrap(), "0");
-        std::fs::remove_file(device.join("delayed_removal_secs")).unwrap();
-        std::fs::create_dir(device.join("delayed_removal_secs")).unwrap();
-        let error = go().await.unwrap_err().to_string();
-        assert!(error.contains("259:3/delayed_removal_secs"), "{error}");
+        assert!(!stay(30).await.unwrap(), "a kernel that knows no such time");
+        let attribute = device.join("delayed_removal_secs");
+        std::fs::write(&attribute, "60\n").unwrap();
+        for seconds in [0, 30, 0] {
+            assert!(stay(seconds).await.unwrap());
+            assert_eq!(std::fs::read_to_string(&attribute).unwrap(), seconds.to_string());
+        }
+        std::fs::remove_file(&attribute).unwrap();
+        std::fs::create_dir(&attribute).unwrap();
+        let error = stay(30).await.unwrap_err().to_string();
+        assert!(error.contains("259:3/delayed_removal_secs to 30"), "{error}");
     }
 }

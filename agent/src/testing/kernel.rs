@@ -130,15 +130,21 @@ pub(crate) struct World {
     pub(crate) reservation: Reservation,
     /// Secrets of controllers, by name.
     pub(crate) secrets: BTreeMap<String, DhchapSecret>,
-    /// Heads stay when their last controller goes, until this is taken back.
+    /// It can have heads stay when their last controller goes.
+    pub(crate) knows_delay: bool,
+    /// Heads stay then, until this is taken back.
     pub(crate) delayed_removal: bool,
     /// It cannot be taken back.
     pub(crate) delay_is_stuck: bool,
+    /// Subsystems whose namespace the kernel does not show.
+    pub(crate) hidden: BTreeSet<String>,
     /// Heads without a controller.
     pub(crate) heads: Vec<SubsystemNamespace>,
     /// Controllers whose times were set.
     pub(crate) retimed: u32,
     pub(crate) flushed: u32,
+    /// Readings of what belongs to one volume.
+    pub(crate) views: u32,
     pub(crate) checks: u32,
     next: u32,
 }
@@ -179,8 +185,12 @@ impl World {
     fn device(&self, subsystem: &str) -> Option<Namespace> {
         let own: Vec<&Controller> =
             self.controllers.iter().filter(|one| one.subsystem_nqn.as_deref() == Some(subsystem)).collect();
-        let first = own.first()?;
-        let number: u32 = first.name.as_str().trim_start_matches("nvme").parse().unwrap();
+        let first = own.first().filter(|_| !self.hidden.contains(subsystem))?;
+        let kept = self.heads.iter().find(|head| head.subsystem_nqn == subsystem);
+        let number: u32 = match kept {
+            Some(kept) => kept.namespace.dev.minor,
+            None => first.name.as_str().trim_start_matches("nvme").parse().unwrap(),
+        };
         let paths = own
             .iter()
             .map(|one| cleat_host::sysfs::Path {
@@ -207,6 +217,22 @@ impl World {
         })
     }
 
+    fn is_without_a_path(&self, subsystem: &str) -> bool {
+        self.controllers.iter().all(|one| one.subsystem_nqn.as_deref() != Some(subsystem))
+    }
+
+    /// The kernel gives up all controllers; a head that may stay does.
+    pub(crate) fn give_up(&mut self) {
+        if self.delayed_removal {
+            let mut heads = self.topology().namespaces;
+            for head in &mut heads {
+                head.namespace.kind = NamespaceKind::Head { paths: Vec::new() };
+            }
+            self.heads = heads;
+        }
+        self.controllers.clear();
+    }
+
     pub(crate) fn topology(&self) -> Topology {
         let nqns: BTreeSet<&str> =
             self.controllers.iter().filter_map(|one| one.subsystem_nqn.as_deref()).collect();
@@ -215,7 +241,7 @@ impl World {
             .filter_map(|nqn| {
                 Some(SubsystemNamespace { subsystem_nqn: nqn.to_owned(), namespace: self.device(nqn)? })
             })
-            .chain(self.heads.iter().cloned())
+            .chain(self.heads.iter().filter(|head| self.is_without_a_path(&head.subsystem_nqn)).cloned())
             .collect();
         Topology {
             multipath: NativeMultipath::On,
@@ -406,8 +432,12 @@ impl Fabrics for Kernel {
             self.change(|world| {
                 let head = world.device(subsystem);
                 world.controllers.retain(|one| one.name != target.controller);
+                let last = world.is_without_a_path(subsystem);
+                if last {
+                    world.heads.retain(|head| head.subsystem_nqn != subsystem);
+                }
                 if world.delayed_removal
-                    && world.device(subsystem).is_none()
+                    && last
                     && let Some(mut namespace) = head
                 {
                     namespace.kind = NamespaceKind::Head { paths: Vec::new() };
@@ -511,7 +541,12 @@ impl Host for Kernel {
     }
 
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
-        Box::pin(async { self.broken().map(|()| self.world().topology().view(nqn)) })
+        Box::pin(async {
+            let mut world = self.world();
+            world.views += 1;
+            drop(world);
+            self.broken().map(|()| self.world().topology().view(nqn))
+        })
     }
 
     fn check<'a>(
@@ -565,14 +600,14 @@ impl Host for Kernel {
         })
     }
 
-    fn go_with_last_path(&self, _: DevT) -> Later<'_, Result<(), HostError>> {
-        Box::pin(async {
+    fn stay_without_paths(&self, _: DevT, stay: Duration) -> Later<'_, Result<bool, HostError>> {
+        Box::pin(async move {
             let mut world = self.world();
             if world.delay_is_stuck {
                 return Err(HostError::new("the multipath head may outlive its paths", "Input/output error"));
             }
-            world.delayed_removal = false;
-            Ok(())
+            world.delayed_removal = world.knows_delay && !stay.is_zero();
+            Ok(world.knows_delay)
         })
     }
 

@@ -106,6 +106,7 @@ impl<H: Host> Volume<H> {
         match stopped {
             Ok(Ok(proven)) => {
                 self.bring_times_up_to_date(&proven.view).await;
+                self.let_heads_stay(&proven.view).await;
                 let times = self.proven(epoch, grant, received, &proven);
                 if let Some(mut entry) = entry {
                     // Before Ready is said: a preemption has to be told from a registration that never was.
@@ -119,6 +120,7 @@ impl<H: Host> Volume<H> {
             // What it made is taken away, or used, by who took its place.
             Err(Overtaken) => Err(AttachError::Superseded),
             Ok(Err(unready)) => {
+                let unready = self.name_the_double(unready, grant).await;
                 let made = std::mem::take(&mut run.made);
                 let give_back = written_before.is_empty() && run.reserving;
                 let undone = self.unless_overtaken(epoch, async {
@@ -175,7 +177,7 @@ impl<H: Host> Volume<H> {
             return Ok(());
         }
         let message = format!(
-            "the kernel has given the device up, and it is still in use: {}; stop that, and it is made again",
+            "lost while held: the kernel has given the device up, and it is still in use: {}; stop that, and it is made again",
             users.join("; ")
         );
         let unready = clause::failed(clause::DEAD_DEVICE, message);

@@ -124,9 +124,9 @@ impl<H: Host> Volume<H> {
         let detaching = Detaching::begin(self);
         self.report(&view);
         let flush = self.leave_in_order(epoch, mode, known.entry(), &view).await;
-        self.let_heads_go(&view).await;
+        let linger = LINGER + self.let_heads_go(&view).await;
         let began_deleting = Instant::now();
-        let removed = self.remove(epoch, &mut entry, view, mode.disk()).await;
+        let removed = self.remove(epoch, &mut entry, view, mode.disk(), linger).await;
         drop(detaching);
         // Also where something is left: what is known of those that went is not to be lost.
         let kept = self.keep_end(&entry, mode.disk()).await;
@@ -232,16 +232,6 @@ impl<H: Host> Volume<H> {
         began.elapsed()
     }
 
-    /// Has heads go with their last path. Where that fails the controllers are deleted all the same, and a head that
-    /// stays keeps the volume from being absent.
-    async fn let_heads_go(&self, view: &SubsystemView) {
-        for namespace in &view.namespaces {
-            if let Err(error) = self.shared.host.go_with_last_path(namespace.dev).await {
-                tracing::error!(volume = %self.id, device = namespace.name, error = error.line(), "deleting all the same");
-            }
-        }
-    }
-
     /// Deletes until a look finds nothing of ours, and notes how each controller went. What is there goes at once,
     /// also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
     /// proven.
@@ -251,6 +241,7 @@ impl<H: Host> Volume<H> {
         entry: &mut Entry,
         mut view: Look,
         disk: Duration,
+        linger: Duration,
     ) -> Result<Look, EndError> {
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
@@ -262,7 +253,7 @@ impl<H: Host> Volume<H> {
             let doomed = self.doomed(&view);
             if doomed.is_empty() {
                 if fresh && !view.connecting {
-                    return self.prove_absent(view).await;
+                    return self.prove_absent(view, linger).await;
                 }
                 self.dials.quiet().await;
                 continue;
@@ -321,8 +312,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    async fn prove_absent(&self, mut view: Look) -> Result<Look, EndError> {
-        let until = Instant::now() + LINGER;
+    async fn prove_absent(&self, mut view: Look, linger: Duration) -> Result<Look, EndError> {
+        let until = Instant::now() + linger;
         let mut events = self.events();
         loop {
             let plan = plan(&view, self.host_nqn(), &Default::default(), Want::Gone);

@@ -100,9 +100,10 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Has a multipath head go with its last path. A machine whose kernel keeps none has nothing to do.
-    fn go_with_last_path(&self, _dev: DevT) -> Later<'_, Result<(), HostError>> {
-        Box::pin(std::future::ready(Ok(())))
+    /// Has a multipath head stay for so long without a path; for zero it goes with its last path. Whether the kernel
+    /// knows such a time. A machine whose kernel knows none has nothing to do.
+    fn stay_without_paths(&self, _head: DevT, _stay: Duration) -> Later<'_, Result<bool, HostError>> {
+        Box::pin(std::future::ready(Ok(false)))
     }
 
     /// Flushes a device, within `deadline`.

@@ -212,10 +212,14 @@ impl Host for Linux {
         })
     }
 
-    fn go_with_last_path(&self, dev: DevT) -> Later<'_, Result<(), HostError>> {
+    fn stay_without_paths(&self, head: DevT, stay: Duration) -> Later<'_, Result<bool, HostError>> {
         Box::pin(async move {
-            let done = head::go_with_last_path(&self.workers, &self.sysfs, dev, HEAD).await;
-            done.map_err(|error| HostError::new("the multipath head may outlive its paths", error))
+            let done = head::stay_without_paths(&self.workers, &self.sysfs, head, stay, HEAD).await;
+            let what = || match stay.is_zero() {
+                true => "the multipath head may outlive its paths",
+                false => "the multipath head may go with its last path",
+            };
+            done.map_err(|error| HostError::new(what(), error))
         })
     }
 

@@ -17,16 +17,19 @@ pub mod board;
 mod breaks;
 pub mod clause;
 pub mod dials;
+mod double;
 mod end;
 mod errors;
 mod events;
 pub mod fleet;
 pub mod gate;
 pub mod host;
+mod leftover;
 pub mod linux;
 mod look;
 mod obey;
 mod operations;
+mod outlast;
 mod overtake;
 pub mod plan;
 pub mod portals;
@@ -54,7 +57,7 @@ use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret};
 use cleat_host::readiness::{Expectation, Unready};
 use cleat_host::sysfs::SubsystemView;
 use cleat_host::uevents::Uevents;
-use cleat_host::{ControllerName, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
+use cleat_host::{ControllerName, DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
 use cleat_proto::cleat::v1 as wire;
 use tokio::time::{Instant, timeout_at};
 use wire::volume_state::Phase;
@@ -191,6 +194,10 @@ struct Memory {
     repair: repair::Backoff,
     /// A device of the volume that is gone.
     dead: revive::Dead,
+    /// Not before then is it tried again to take away what is left of a grant that has ended.
+    leftovers_again: Option<Instant>,
+    /// Heads that stay for a while without a path.
+    staying: Vec<DevT>,
     /// With which secret connects authenticate.
     secret: Option<DhchapSecret>,
     /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.

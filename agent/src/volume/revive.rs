@@ -28,7 +28,7 @@ use crate::session::Link;
 /// How long the device gets to come back before it is tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// From a try that failed to the next one.
-const PAUSE: Duration = Duration::from_secs(10);
+pub(super) const PAUSE: Duration = Duration::from_secs(10);
 
 /// What is known of a device that is gone.
 #[derive(Debug, Default)]
@@ -200,6 +200,40 @@ mod tests {
         given.link.send_replace(Link::Up);
         let state = given.revive().await;
         assert_eq!((state.phase(), state.paths.len()), (Phase::Ready, 2));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_stays_gets_its_paths_back_under_whoever_has_it_open() {
+        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+        kernel.change(|world| world.knows_delay = true);
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let before = agent.ready(1, &[1, 2]).await.device;
+        assert!(kernel.world().delayed_removal, "set at the attach");
+        kernel.change(|world| {
+            world.users = vec!["process 312 (qemu)".into()];
+            world.give_up();
+        });
+        let given = Given { kernel, dir, agent, link: watch::Sender::new(Link::Up) };
+        let state = given.revive().await;
+        assert_eq!((state.phase(), state.paths.len(), state.device), (Phase::Ready, 2, before));
+        // One that a process before this one attached stays, too.
+        let Given { kernel, dir, agent, link } = given;
+        kernel.change(|world| {
+            world.delayed_removal = false;
+            world.users.clear();
+        });
+        drop(agent);
+        let given = Given { agent: Agent::start(&kernel, dir.path(), BOOT), kernel, dir, link };
+        given.agent.state().await;
+        let volume = given.agent.fleet.volumes().remove(0);
+        let view = volume.look().await.unwrap();
+        volume.let_found_heads_stay(&view).await;
+        assert!(given.kernel.world().delayed_removal);
+        let gone = given.agent.detach(1).await;
+        assert!(matches!(gone, Outcome::Absent(_)), "{gone:?}");
+        assert!(given.kernel.world().heads.is_empty() && !given.kernel.world().delayed_removal);
+        volume.let_found_heads_stay(&view).await;
+        assert!(!given.kernel.world().delayed_removal, "not after the grant");
     }
 
     #[tokio::test]

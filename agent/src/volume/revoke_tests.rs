@@ -148,9 +148,25 @@ async fn a_delay_of_the_heads_removal_is_taken_back_before_the_deletion() {
         let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         agent.ready(1, &[1, 2]).await;
-        kernel.change(|world| world.delayed_removal = true);
+        kernel.change(|world| (world.knows_delay, world.delayed_removal) = (true, true));
         let outcome = if revoke { agent.revoke(1).await } else { agent.detach(1).await };
         assert!(matches!(outcome, Outcome::Absent(_)), "{outcome:?}");
         assert!(kernel.world().heads.is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_head_whose_time_runs_is_waited_for_and_is_no_failure() {
+    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+    kernel.change(|world| world.knows_delay = true);
+    let agent = Agent::start(&kernel, dir.path(), BOOT);
+    agent.ready(1, &[1]).await;
+    kernel.change(|world| world.give_up());
+    let revoke = agent.directive(1, revoke(SHORT));
+    agent.submit(&revoke);
+    let pending = agent.result().await.outcome.unwrap();
+    assert!(matches!(pending, Outcome::Pending(_)), "it would send what it has queued: {pending:?}");
+    kernel.change(|world| world.heads.clear());
+    let last = agent.result().await.outcome.unwrap();
+    assert!(matches!(last, Outcome::Absent(_)), "{last:?}");
 }

@@ -7,6 +7,7 @@
 //! device number that no disk has any more is no other disk, and is told only while the volume has a device of its own.
 
 use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use cleat_host::DevT;
@@ -91,12 +92,15 @@ impl<H: Host> Volume<H> {
         if targets.is_empty() && self.memory().staged.seen.is_empty() {
             return;
         }
-        let Ok(view) = self.look().await else { return };
-        let own = device(&view).map(|namespace| namespace.dev);
+        // What was told last is of the sweep that this belongs to: no look of its own only to find that there is
+        // nothing to do.
+        let own = self.device_told();
         let fresh = |(looked, with): (Instant, Option<DevT>)| looked.elapsed() < every && with == own;
         if self.memory().staged.looked.is_some_and(fresh) {
             return;
         }
+        let Ok(view) = self.look().await else { return };
+        let own = device(&view).map(|namespace| namespace.dev);
         let mut seen = Vec::new();
         for target in targets {
             match self.staging(&target, &view).await {
@@ -114,6 +118,12 @@ impl<H: Host> Volume<H> {
         }
         self.memory().staged = Staged { seen, looked: Some((Instant::now(), own)) };
         self.report(&view);
+    }
+
+    /// The device of the volume in the look that was told last.
+    fn device_told(&self) -> Option<DevT> {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(device(told.as_ref()?)?.dev)
     }
 
     /// What is at one target; nothing to tell where nothing is there.
@@ -184,6 +194,42 @@ mod tests {
         assert_eq!(staging(&agent).await, told("nvme9n1", false));
         agent.fleet.volumes()[0].note_unpublished(target).await;
         assert!(staging(&agent).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_looked_at_before_its_time_has_come() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(1, &[1]).await;
+        let target = Path::new("/pods/a/volume");
+        let at = |minor| {
+            let found = AtTarget::Device(DevT { major: 259, minor });
+            kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
+        };
+        at(0);
+        let volume = agent.fleet.volumes().remove(0);
+        volume.note_published(target).await;
+        let views = || kernel.world().views;
+        let often = Duration::from_secs(3600);
+        volume.look_at_staging(often).await;
+        let first = views();
+        for _ in 0..10 {
+            agent.state().await;
+            volume.look_at_staging(often).await;
+        }
+        assert_eq!(
+            views(),
+            first,
+            "each sweep has one reading of everything, and none of one volume besides"
+        );
+        // The volume's device is another one now: that does not wait.
+        kernel.change(|world| {
+            world.controllers.clear();
+            drop(world.connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST));
+        });
+        agent.state().await;
+        volume.look_at_staging(often).await;
+        assert_eq!(views(), first + 1);
     }
 
     #[tokio::test]

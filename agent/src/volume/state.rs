@@ -115,8 +115,8 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<w
                 let message = match users.is_empty() {
                     true => "the kernel has given up every controller".to_owned(),
                     false => format!(
-                        "the kernel has given up every controller, and the dead device is still in use: {users}; stop \
-                         that, and it is made again"
+                        "lost while held: the kernel has given up every controller, and the dead device is still in \
+                         use: {users}; stop that, and it is made again"
                     ),
                 };
                 (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))

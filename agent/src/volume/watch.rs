@@ -116,6 +116,12 @@ async fn after_events<H: Host>(fleet: Fleet<H>) {
 /// What no event tells: whether devices can still be read, paths that are missing, records that may go.
 async fn examine_all<H: Host>(fleet: Fleet<H>) {
     let link = fleet.link_now();
+    for volume in fleet.volumes() {
+        // The kernel may be at a deletion for long: nothing else waits for it.
+        if volume.has_leftovers() {
+            fleet.tasks().spawn(volume.take_leftovers_away());
+        }
+    }
     let volumes = futures_util::stream::iter(fleet.volumes());
     volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
 }
@@ -166,6 +172,7 @@ impl<H: Host> Volume<H> {
             self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
             if let Ok(view) = self.look().await {
                 self.bring_times_up_to_date(&view).await;
+                self.let_found_heads_stay(&view).await;
                 self.report(&view);
             }
         }
