@@ -66,7 +66,7 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
         node_id: a.node.to_string(),
         epoch: Some(epoch(a.epoch)),
         role: a.role.name().to_owned(),
-        phase: a.phase.name().to_owned(),
+        phase: core.phase_shown(&record.spec.id, a).to_owned(),
         since_unix_ms: a.since.0,
         may_write: proof.is_none_or(|proof| proof.verdict(now) != Verdict::Fenced),
         reported: None,

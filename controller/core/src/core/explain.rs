@@ -5,8 +5,8 @@ use super::requests::Want;
 use crate::refusal::when;
 use crate::volume::Pending;
 use crate::{
-    Attachment, Drained, Fence, FenceStep, NodeId, Phase, Rung, Session, Source, UnixMillis, VolumeId,
-    VolumeRecord,
+    Attachment, Drained, Fence, FenceStep, NodeId, ObservedPhase, Phase, Rung, Session, Source, UnixMillis,
+    VolumeId, VolumeRecord,
 };
 
 /// A request that has not been answered yet.
@@ -29,7 +29,10 @@ impl Core {
         let record = self.volumes.get(volume)?;
         let a = record.attachment(node)?;
         let mut words = match &a.phase {
-            Phase::Ready => return None,
+            Phase::Ready => {
+                let why = self.lost(volume, a)?;
+                format!("node {node} to have its device back ({why})")
+            }
             Phase::Ghost => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
@@ -77,6 +80,20 @@ impl Core {
             words.push_str(&format!(" (last: {trouble})"));
         }
         Some(words)
+    }
+
+    /// The phase of a volume's attachment as it is to be shown: one whose node says that it cannot use the device is not
+    /// Ready, whatever was proven before. The grant stands, and the node may write again at any moment.
+    #[must_use]
+    pub fn phase_shown(&self, volume: &VolumeId, a: &Attachment) -> &'static str {
+        if self.lost(volume, a).is_some() { "Lost" } else { a.phase.name() }
+    }
+
+    /// Why a node that was ready cannot use the device, if its agent says so.
+    fn lost(&self, volume: &VolumeId, a: &Attachment) -> Option<&str> {
+        let observed = self.nodes.get(&a.node)?.observed.get(volume)?;
+        let unusable = matches!(observed.phase, ObservedPhase::Lost | ObservedPhase::Connecting);
+        (a.phase == Phase::Ready && unusable).then_some(observed.unready.as_str())
     }
 
     pub(super) fn waits_for_agent(&self, a: &Attachment, to_do: &str) -> String {

@@ -280,6 +280,29 @@ fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
 }
 
 #[test]
+fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
+    let mut b = Bench::new();
+    b.up("a", "boot", vec![]);
+    b.attach("a", Access::Rwo);
+    let shown =
+        |b: &Bench| b.core.phase_shown(&v(), b.core.volumes[&v()].attachment(&n("a")).expect("granted"));
+    let tell = |b: &mut Bench, phase, unready: &str| {
+        let (session, observed) = (b.session("a"), Observed { unready: unready.into(), ..b.observed(phase) });
+        b.event(Event::Delta { node: n("a"), session, observed });
+    };
+    assert_eq!((shown(&b), b.core.waits_for(&v(), &n("a"))), ("Ready", None));
+    tell(&mut b, ObservedPhase::Degraded, "");
+    assert_eq!(shown(&b), "Ready", "it can be used");
+    tell(&mut b, ObservedPhase::Lost, "live-paths: lost while held by qemu");
+    assert_eq!(shown(&b), "Lost");
+    let words = b.core.waits_for(&v(), &n("a")).expect("words");
+    assert!(words.contains("lost while held by qemu"), "{words}");
+    assert_eq!(b.phase("a"), Some("Ready"), "the grant stands: it may write again at any moment");
+    tell(&mut b, ObservedPhase::Ready, "");
+    assert_eq!((shown(&b), b.core.waits_for(&v(), &n("a"))), ("Ready", None));
+}
+
+#[test]
 fn a_device_that_the_kernel_gave_up_and_made_again_during_a_detach_is_not_drained_at_once() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
