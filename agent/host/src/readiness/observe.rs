@@ -1,6 +1,8 @@
 //! Observing and judging: once, or until it holds.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -34,6 +36,9 @@ pub struct Checker {
     dev_root: PathBuf,
     workers: Workers,
     openers: Openers,
+    /// Where each volume's subsystem was seen last: with its directory's name no other has to be looked at, so that a
+    /// check of each of many volumes does not read all of them each time. The NQN there is compared with each reading.
+    directories: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Checker {
@@ -44,7 +49,7 @@ impl Checker {
 
     /// Checks in other trees, for tests.
     pub fn at(dev_root: impl Into<PathBuf>, sysfs: Sysfs, workers: Workers, openers: Openers) -> Self {
-        Self { sysfs, dev_root: dev_root.into(), workers, openers }
+        Self { sysfs, dev_root: dev_root.into(), workers, openers, directories: Arc::default() }
     }
 
     /// Observes and judges once; I/O has until `deadline`.
@@ -60,8 +65,18 @@ impl Checker {
         deadline: Duration,
     ) -> Result<ReadyFacts, CheckError> {
         let end = Instant::now() + deadline;
-        let before = self.sysfs.connected_view(&expectation.subsystem, None, deadline).await?;
+        let nqn = &expectation.subsystem;
+        let known = self.directories().get(nqn.as_str()).cloned();
+        let before = self.sysfs.connected_view(nqn, known, deadline).await?;
+        match directory(&before) {
+            Some(name) => drop(self.directories().insert(nqn.to_string(), name)),
+            None => drop(self.directories().remove(nqn.as_str())),
+        }
         self.judge(&before, expectation, end).await
+    }
+
+    fn directories(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.directories.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn judge(

@@ -15,7 +15,7 @@ struct Fixture {
     kernel: FakeKernel,
     checker: Checker,
     expectation: Expectation,
-    _dev: tempfile::TempDir,
+    dev: tempfile::TempDir,
 }
 
 fn fixture() -> Fixture {
@@ -40,7 +40,7 @@ fn fixture() -> Fixture {
         paths: PathPolicy::All,
         asked_holders: Vec::new(),
     };
-    Fixture { kernel, checker, expectation, _dev: dev }
+    Fixture { kernel, checker, expectation, dev }
 }
 
 fn connect(kernel: &FakeKernel, host: &str) {
@@ -52,6 +52,22 @@ fn clause(result: Result<ReadyFacts, CheckError>) -> Clause {
         Err(CheckError::Unready(unready)) => unready.clause,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_second_check_looks_at_no_other_volumes_subsystem() {
+    let fixture = fixture();
+    connect(&fixture.kernel, "nqn.2026-01.test:host");
+    let check = async || clause(fixture.checker.check(&fixture.expectation, LONG).await);
+    let first = check().await;
+    // Whoever reads it from now on says so.
+    let other = fixture.kernel.tree().root().join("class/nvme-subsystem/nvme-subsys9/subsysnqn");
+    std::fs::create_dir_all(&other).expect("made");
+    assert_eq!(check().await, first);
+    let (sysfs, workers) = (fixture.kernel.tree().sysfs(), Workers::new());
+    let openers = Openers::at("/proc", fixture.dev.path(), sysfs.clone(), workers.clone());
+    let fresh = Checker::at(fixture.dev.path(), sysfs, workers, openers);
+    assert_ne!(clause(fresh.check(&fixture.expectation, LONG).await), first, "it reads all of them once");
 }
 
 #[tokio::test]
