@@ -62,7 +62,7 @@ impl Agent {
             poll: Duration::from_millis(5),
             sweep: Duration::from_millis(20),
             stragglers: Duration::from_millis(50),
-            stage: Duration::from_millis(300),
+            stage: Duration::from_secs(2),
             turn: Duration::from_millis(200),
             ..Times::default()
         };
