@@ -504,3 +504,13 @@ fn where_no_lists_are_kept_a_volume_made_is_known_to_be_nobodys() {
         );
     }
 }
+
+#[test]
+fn nobody_is_fenced_before_it_is_known_whom_else_that_would_cut() {
+    let mut b = restarted_in_a_detach(|b| b.silent("a"));
+    b.unpublish("a");
+    b.pass(b.config.fence_after_ms + 1);
+    assert_eq!((b.rds_asked(), b.core.volumes[&v()].fence(&n("a"))), (None, None));
+    b.list(vec![listed(&["a"], true)]);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { fence: true, .. }))), "{:?}", b.effects);
+}
