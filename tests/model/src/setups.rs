@@ -167,6 +167,8 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
     let words = Dangers { wrong_words: true, ..none };
     let clocks = Dangers { clocks_jump: true, ..none };
     let deletes = Dangers { deletes: true, ..none };
+    let late = Dangers { requests_land_late: true, ..none };
+    let secret = Abilities { secret: true, ..drains };
     [
         ("lists that lack a volume for a while", Rwo, [2, 1, more], drains, lists),
         ("a fence beside a survivor", RwxBlock, [3, more, 0], aborts, unregisters),
@@ -174,6 +176,8 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
         ("a node that was declared gone and lives", Rwo, [3, more, 2], Abilities::default(), words),
         ("clocks that jump", Rwo, [2, 1, 1 + more], cut, clocks),
         ("deletes", Rwo, [3, more, 0], drains, deletes),
+        ("requests that land late", RwxBlock, [2, 1, more], drains, late),
+        ("requests that land late: secret, cut, drain", RwxBlock, [2, 1, more], secret, late),
     ]
     .map(|(name, access, budget, truth, dangers)| Exhaustive {
         setup: Setup { persons: true, dangers, ..setup(name, &[access], 2, budget, truth) },
@@ -191,6 +195,7 @@ pub fn dangerous_walks() -> Vec<Setup> {
         wrong_words: true,
         deletes: true,
         clocks_jump: true,
+        requests_land_late: true,
     };
     let names =
         ["dangers: list, cut, drain", "dangers: list, cut", "dangers: list, reservations that wait, cut"];

@@ -78,6 +78,7 @@ impl World {
             Action::DeletesLate(v) => self.is_deleted(v),
             Action::Lacks(v) => self.export(v).lacking = true,
             Action::HasAgain(v) => self.export(v).lacking = false,
+            Action::LandsLate(v) => self.lands_late(v),
             Action::DiesAfter(effects) => {
                 std::sync::Arc::make_mut(&mut self.leaders[0]).dies_after = Some(effects);
             }

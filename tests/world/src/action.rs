@@ -122,6 +122,9 @@ impl World {
             if self.exports[v].lacking {
                 all.push(Action::HasAgain(v));
             }
+            if !self.exports[v].late.is_empty() {
+                all.push(Action::LandsLate(v));
+            }
         }
         for n in 0..self.setup.nodes {
             let host = &self.hosts[n];
@@ -274,6 +277,7 @@ impl World {
             | Action::Deleted(_, Answer::Done)
             | Action::DeletesLate(_)
             | Action::HasAgain(_)
+            | Action::LandsLate(_)
             | Action::PowerOn(_) => (0, 0, 0),
             Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
             _ => (0, 1, 0),
@@ -335,7 +339,9 @@ impl World {
         self.now += ms;
         for v in 0..self.setup.access.len() {
             let now = self.now;
-            self.export(v).volume.land(now);
+            let export = self.export(v);
+            export.volume.land(now);
+            export.late.retain(|late| late.until > now);
         }
         for which in (0..self.leaders.len()).rev() {
             self.event(which, Event::Tick);
@@ -361,7 +367,11 @@ impl World {
         if matches!(answer, Answer::HalfRefused | Answer::HalfUnheard) && !asked.done {
             self.rds_does_half(&asked.request);
         }
+        if answer == Answer::UndoneUnheard && !asked.done {
+            self.may_land_late(&asked.request);
+        }
         let result = match answer {
+            Answer::Done if self.is_in_doubt(&asked.request) => Err(RdsError::Unreachable(String::new())),
             Answer::Done => Ok(()),
             Answer::Refused | Answer::HalfRefused => Err(RdsError::Refused(String::new())),
             Answer::DoneUnheard | Answer::UndoneUnheard | Answer::HalfUnheard => {

@@ -186,6 +186,12 @@ impl World {
         if !held_before && self.hosts[n].held[v].is_some() && Some(grant.epoch) <= self.told.over[v][n] {
             self.breaks(Violation::ConnectedUnderAnOldEpoch { v, n });
         }
+        // Told by somebody who has not heard that a person says it is gone: that person's fault, too.
+        let newest = self.leaders[0].process;
+        let unheard = self.hosts[n].stream.as_ref().is_none_or(|s| s.process != newest);
+        if self.told.wrongly_gone[n] && unheard && self.hosts[n].held[v].is_some() {
+            (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (true, Some(0));
+        }
         if !matches!(outcome, Outcome::Ready { .. }) {
             return outcome;
         }

@@ -240,7 +240,7 @@ impl World {
         self.told().wrongly_gone[n] = true;
         let older = self.hosts[n].stream.as_ref().map_or(0, |s| s.to_controller.len());
         for v in 0..self.setup.access.len() {
-            if self.can_write(v, n) {
+            if self.can_write(v, n) || self.is_told_to_attach(v, n) {
                 let told = self.told();
                 (told.by_hand[v][n], told.unheard_ghost[v][n]) = (true, Some(older));
                 told.released[v][n] = false;
@@ -256,7 +256,8 @@ impl World {
                 let lands = export.lands(n, self.now);
                 let held = self.hosts[n].held[v].as_ref();
                 let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
-                let lives = self.told.wrongly_gone[n] && self.could_send(v, n);
+                let could_come = self.could_send(v, n) || self.is_told_to_attach(v, n);
+                let lives = self.told.wrongly_gone[n] && could_come;
                 if !lands && !lives && !held.is_some_and(|h| h.ghost || (h.used && !granted(h.epoch))) {
                     (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (false, None);
                 }
@@ -296,6 +297,14 @@ impl World {
         let on_its_way = host.stream.iter().flat_map(|s| &s.to_agent).chain(&host.late).any(tells);
         let never = ledger.epoch.is_none_or(|at| at < over) && !on_its_way;
         host.held[v].is_none() && (ended || never)
+    }
+
+    /// An Attach is on its way to the node.
+    fn is_told_to_attach(&self, v: V, n: N) -> bool {
+        let host = &self.hosts[n];
+        host.stream.iter().flat_map(|s| &s.to_agent).chain(&host.late).any(|(_, directive)| {
+            matches!(directive, Directive::Attach { grant } if grant.spec.id == volume_id(v))
+        })
     }
 
     /// A host is put on the list: it has to be stored before, or a crash would leave it there for ever.

@@ -38,6 +38,19 @@ pub enum Deletion {
     Late,
 }
 
+/// A request to the RDS that outlives whoever asked: what it sets if it is carried out. The list is written whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// Who is on the list.
+    pub hosts: Option<BTreeSet<N>>,
+    /// The export.
+    pub on: Option<bool>,
+    /// The secret.
+    pub secret: Option<Epoch>,
+    /// It is carried out before then, or never.
+    pub until: u64,
+}
+
 /// One exported volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
@@ -49,11 +62,14 @@ pub struct Export {
     pub lacking: bool,
     /// A deletion is on its way.
     pub deletion: Option<Deletion>,
+    /// What is still on its way of requests that nobody waits for.
+    pub late: Vec<Late>,
 }
 
 impl Default for Export {
     fn default() -> Self {
-        Self { volume: Volume::new(List::Only(BTreeSet::new())), restarts: 0, lacking: false, deletion: None }
+        let volume = Volume::new(List::Only(BTreeSet::new()));
+        Self { volume, restarts: 0, lacking: false, deletion: None, late: Vec::new() }
     }
 }
 

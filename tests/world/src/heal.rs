@@ -76,6 +76,9 @@ impl World {
             let mut quiet = true;
             for v in 0..self.setup.access.len() {
                 self.export(v).lacking = false;
+                while !self.exports[v].late.is_empty() {
+                    self.lands_late(v);
+                }
                 match self.exports[v].deletion {
                     Some(Deletion::Asked) => self.delete_answered(v, Answer::Done),
                     Some(Deletion::Late) => self.is_deleted(v),

@@ -99,6 +99,8 @@ pub enum Action {
     Lacks(V),
     /// And have it again.
     HasAgain(V),
+    /// A request that nobody waits for any more is carried out.
+    LandsLate(V),
     /// The newest leader dies, and the next one's clock is so many quanta ahead of the world's.
     TakeOverAt(i8),
     /// Time passes.
@@ -124,7 +126,7 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 44;
+    pub const KINDS: usize = 45;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -172,6 +174,7 @@ impl Action {
             Self::Lacks(_) => 41,
             Self::Deleted(..) => 42,
             Self::TakeOverAt(_) => 43,
+            Self::LandsLate(_) => 44,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -182,7 +185,7 @@ impl Action {
     pub fn manner(kind: usize) -> Manner {
         match kind {
             0..=3 | 37 => Manner::Message,
-            4..=10 | 38 | 39 => Manner::Mending,
+            4..=10 | 38 | 39 | 44 => Manner::Mending,
             11..=15 | 40 => Manner::Caller,
             16 => Manner::Clock,
             _ => Manner::Fault,

@@ -2,14 +2,17 @@
 //!
 //! In come requests; out go changes of the target and of the hosts' connections.
 
+use std::collections::BTreeSet;
+
 use cleat_core::{Event, RdsRequest};
 
 use crate::check::Violation;
-use crate::export::{Deletion, Export};
+use crate::export::{Deletion, Export, Late};
 use crate::host::Path;
 use crate::kinds::Answer;
-use crate::names::{NODES, P, V, host_of, volume_id, volume_of};
-use crate::world::{Ask, World};
+use crate::names::{N, NODES, P, V, host_of, volume_id, volume_of};
+use crate::target::List;
+use crate::world::{Ask, QUANTUM_MS, World};
 
 impl World {
     /// The RDS carries a request out. `heard`: whoever asked waits until it is done with all of it.
@@ -76,6 +79,77 @@ impl World {
         }
     }
 
+    /// Whoever has asked for this has given up, and it is on its way still.
+    pub(crate) fn may_land_late(&mut self, request: &RdsRequest) {
+        if !self.setup.dangers.requests_land_late {
+            return;
+        }
+        let v = crate::act::lane(request);
+        let hosts = |n: Option<(N, bool)>| {
+            let mut hosts = match &self.exports[v].volume.list {
+                List::Only(hosts) => hosts.clone(),
+                List::Everybody => BTreeSet::new(),
+            };
+            if let Some((n, listed)) = n {
+                if listed {
+                    hosts.insert(n)
+                } else {
+                    hosts.remove(&n)
+                };
+            }
+            Some(hosts)
+        };
+        let (hosts, on, secret) = match request {
+            RdsRequest::Allow { host_nqn, .. } => (hosts(Some((host_of(host_nqn), true))), Some(true), None),
+            RdsRequest::Deny { host_nqn, .. } => (hosts(Some((host_of(host_nqn), false))), None, None),
+            RdsRequest::Close { host_nqn, .. } => {
+                (hosts(Some((host_of(host_nqn), false))), Some(false), None)
+            }
+            RdsRequest::Hide { .. } => (None, Some(false), None),
+            RdsRequest::Show { .. } => (None, Some(true), None),
+            RdsRequest::SetSecret { generation, .. } => (None, None, Some(*generation)),
+        };
+        let until = self.now + QUANTUM_MS;
+        self.export(v).late.push(Late { hosts, on, secret, until });
+    }
+
+    /// Whether something on its way could undo what was asked for: then that is not answered as done.
+    pub(crate) fn is_in_doubt(&self, request: &RdsRequest) -> bool {
+        self.exports[crate::act::lane(request)].late.iter().any(|late| {
+            let admits = |n: N| late.hosts.as_ref().is_some_and(|hosts| hosts.contains(&n));
+            match request {
+                RdsRequest::Deny { host_nqn, .. } => admits(host_of(host_nqn)),
+                RdsRequest::Close { host_nqn, .. } => admits(host_of(host_nqn)) || late.on == Some(true),
+                RdsRequest::Hide { .. } => late.on == Some(true),
+                RdsRequest::Allow { .. } | RdsRequest::Show { .. } => late.on == Some(false),
+                RdsRequest::SetSecret { generation, .. } => {
+                    late.secret.is_some_and(|late| late != *generation)
+                }
+            }
+        })
+    }
+
+    /// The oldest request that nobody waits for is carried out.
+    pub(crate) fn lands_late(&mut self, v: V) {
+        if self.exports[v].late.is_empty() {
+            return;
+        }
+        let Late { hosts, on, secret, .. } = self.export(v).late.remove(0);
+        if let Some(hosts) = hosts {
+            for n in self.nodes() {
+                self.export(v).set_listed(n, hosts.contains(&n));
+            }
+        }
+        if secret.is_some() {
+            self.export(v).volume.secret = secret;
+        }
+        match on {
+            Some(true) => self.export(v).volume.show(),
+            Some(false) => self.hides(v, false),
+            None => {}
+        }
+    }
+
     /// A caller wants a volume deleted.
     pub(crate) fn delete(&mut self, v: V) {
         let request = self.request(v, None, Ask::Delete);
@@ -101,7 +175,7 @@ impl World {
         self.event(0, Event::DeleteEnded { volume: volume_id(v), deletion });
     }
 
-    /// The volume is gone. Somebody makes another of the same name at once.
+    /// The volume is gone. Somebody makes another of the same name at once, which is not exported before somebody has it.
     pub(crate) fn is_deleted(&mut self, v: V) {
         let user = self.nodes().find(|n| self.could_send(v, *n) && !self.told.by_hand[v][*n]);
         if let Some(n) = user {
@@ -113,6 +187,7 @@ impl World {
         }
         let restarts = self.exports[v].restarts + 1;
         *self.export(v) = Export { restarts, ..Export::default() };
+        self.export(v).volume.hide();
     }
 
     /// The target starts anew: every session ends, registrations are forgotten, lists and secrets are not.

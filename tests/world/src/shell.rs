@@ -13,7 +13,7 @@ use cleat_core::{
 use crate::check::{Violation, kind};
 use crate::export::Deletion;
 use crate::host::Stream;
-use crate::names::{N, NODES, V, node_id, node_of, volume_id, volume_of};
+use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id, volume_of};
 use crate::world::{Ask, Asked, Leader, World};
 
 impl World {
@@ -196,11 +196,15 @@ impl World {
         let mut old = self.leaders.remove(0);
         Arc::make_mut(&mut self.open).clear();
         let pending = std::mem::take(&mut Arc::make_mut(&mut old).asked);
-        let mut kept = Vec::new();
+        let (mut kept, mut late) = (Vec::new(), [false; VOLUMES]);
         for asked in pending {
             if rds_done && !asked.done {
                 self.rds_does(&asked.request, false);
                 kept.push(Asked { done: true, ..asked });
+            } else if !asked.done && !late[crate::act::lane(&asked.request)] {
+                // One at a time: those behind it were not sent.
+                late[crate::act::lane(&asked.request)] = true;
+                self.may_land_late(&asked.request);
             }
         }
         // The store keeps the term by itself: also where the clock was set back and no record tells of it any more.

@@ -9,7 +9,8 @@
 //! - a leader whose claim is over tells callers nothing and asks nothing of the RDS; what it had asked has been done,
 //!   or never will be, when the next one begins;
 //! - requests to the RDS about one volume go one at a time; one that was not answered in time has been done, or never
-//!   will be, when that is told.
+//!   will be, when that is told. Where requests land late, that is so a quantum later; and until then nothing is
+//!   answered as done that it could undo.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -55,6 +56,8 @@ pub struct Dangers {
     pub deletes: bool,
     /// A new leader's clock is not where the old one's was.
     pub clocks_jump: bool,
+    /// A request to the RDS that was not answered is carried out some time later, also after its leader has died.
+    pub requests_land_late: bool,
 }
 
 /// What a world is made of.
