@@ -54,6 +54,10 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/etc/nvme", value_parser = absolute)]
     nvme_dir: PathBuf,
 
+    /// Where the kubelet keeps its pods' volumes (its --root-dir): volumes are published only below it
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute)]
+    kubelet_dir: PathBuf,
+
     /// How connections are made
     #[arg(long, value_name = "kernel|nvme-cli|auto", default_value = "auto")]
     fabrics: Choice,
@@ -141,6 +145,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Where this host's NVMe identity is kept.
     pub nvme_dir: PathBuf,
+    /// Where volumes are published.
+    pub kubelet_dir: PathBuf,
     /// How connections are made.
     pub fabrics: Choice,
     /// Which subsystems are ours.
@@ -196,6 +202,7 @@ impl Args {
             controller,
             state_dir,
             nvme_dir,
+            kubelet_dir,
             fabrics,
             nqn_prefix: prefix,
             storage_address: storage_addresses,
@@ -228,6 +235,7 @@ impl Args {
             dial,
             state_dir,
             nvme_dir,
+            kubelet_dir,
             fabrics,
             prefix,
             storage_addresses,
@@ -305,6 +313,7 @@ mod tests {
     fn a_wrong_value_is_named_with_its_flag() {
         for (flag, value) in [
             ("--csi-socket", "csi.sock"),
+            ("--kubelet-dir", "kubelet"),
             ("--nqn-prefix", "nqn.2026-01.io.cleat"),
             ("--storage-address", "eth0"),
             ("--fabrics", "magic"),

@@ -68,7 +68,8 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
 
     let outbox = Arc::new(Outbox::default());
     let (link, linked) = watch::channel(Link::Down);
-    let shared = Arc::new(shared(&config, &identity, ledger, Linux::new(fabrics, &config.roots)));
+    let shared =
+        Arc::new(shared(&config, &identity, ledger, Linux::new(fabrics, &config.roots, &config.kubelet_dir)));
     prove_events(&shared, &config.roots.sysfs, &identity.kernel_release).await;
     let fleet = Fleet::new(shared, outbox.clone(), linked);
     let known = context.readiness.flag("kernel and ledger");

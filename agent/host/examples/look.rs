@@ -62,12 +62,12 @@ async fn run(arguments: &[&str]) -> Result<(), Box<dyn Error>> {
         ["watch", seconds] => watch(Duration::from_secs(seconds.parse()?)).await?,
         ["bind", node, target] => {
             let dev = DevT::from_raw(std::fs::metadata(node)?.rdev());
-            let mounts = Mounts::new(workers);
+            let mounts = Mounts::new(workers, "/");
             mounts.bind_device(Path::new(node), dev, Path::new(target), false, DEADLINE).await?;
             println!("{:?}", mounts.state(Path::new(target), DEADLINE).await?);
         }
         ["release", target] => {
-            Mounts::new(workers).release_device(Path::new(target), None, DEADLINE).await?;
+            Mounts::new(workers, "/").release_device(Path::new(target), None, DEADLINE).await?;
         }
         ["flush", dev] => {
             let dev = DevT::parse(dev)?;

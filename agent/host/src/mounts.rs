@@ -3,24 +3,26 @@
 //! Comes in: a device node with its number, and a target path. Goes out: what is at the target now.
 //!
 //! Always holds:
-//! - Nothing is removed but one empty regular file or one empty directory, by `unlink` or `rmdir`: never
-//!   recursively, never while something is mounted there.
-//! - Success means that the target was looked at afterwards.
+//! - Nothing is removed but one empty regular file, one device node or one empty directory, by `unlink` or `rmdir`:
+//!   never recursively, never while something is mounted there.
+//! - Nothing outside the kubelet's directory is touched, and no link is followed below it (`mounts/target.rs`).
+//! - Success means that the target was looked at afterwards, also from where the kubelet sees it.
 //! - A target with another device on it is never taken over: it is named in the error.
 //! - Everything runs on a thread of its own with a deadline, one per target at a time.
 
-use std::fs::OpenOptions;
+mod target;
+
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MsFlags;
 
 use crate::devnode::{self, DevNodeError};
 use crate::mountinfo::{self, MountEntry, UnexpectedLine};
 use crate::name::DevT;
 use crate::work::{WorkError, Workers};
+use target::Spot;
 
 /// How many mounts stacked on one target are taken off in one call.
 const MAX_STACK: usize = 8;
@@ -36,6 +38,8 @@ pub enum TargetState {
     Directory,
     /// A block device node is mounted there.
     Device(DevT),
+    /// A block device node with nothing mounted on it: left by a crash.
+    Node(DevT),
     /// Something else, in words: mounted or not, it is not ours to touch.
     Other(String),
 }
@@ -60,6 +64,30 @@ pub enum MountError {
         /// The cause.
         #[source]
         source: UnexpectedLine,
+    },
+    /// The target is not where targets are.
+    #[error(
+        "{target} is not below {below}, where this agent publishes volumes; set --kubelet-dir to the kubelet's \
+         --root-dir"
+    )]
+    Outside {
+        /// The target.
+        target: PathBuf,
+        /// Where it should be.
+        below: PathBuf,
+    },
+    /// It is mounted here, and the kubelet does not see it.
+    #[error(
+        "{target} was mounted in the agent's own mount namespace, and the machine sees {found} there: mount {below} \
+         into the agent with mountPropagation: Bidirectional (a shared mount)"
+    )]
+    Unseen {
+        /// The target.
+        target: PathBuf,
+        /// What process 1 sees there.
+        found: String,
+        /// What has to be shared.
+        below: PathBuf,
     },
     /// There is another device on the target, or something that is not ours.
     #[error("{target} holds {found}, expected {expected}")]
@@ -113,14 +141,20 @@ pub enum MountError {
 /// Works on targets in our own mount namespace.
 #[derive(Debug, Clone)]
 pub struct Mounts {
-    mountinfo: PathBuf,
+    below: PathBuf,
+    init: PathBuf,
     workers: Workers,
 }
 
 impl Mounts {
-    /// Uses `/proc/self/mountinfo`.
-    pub fn new(workers: Workers) -> Self {
-        Self { mountinfo: PathBuf::from("/proc/self/mountinfo"), workers }
+    /// Works below this directory only, and looks at what it made as process 1 sees it.
+    pub fn new(workers: Workers, below: impl Into<PathBuf>) -> Self {
+        Self { below: below.into(), init: PathBuf::from("/proc/1"), workers }
+    }
+
+    /// The directory that targets have to be in.
+    pub fn below(&self) -> &Path {
+        &self.below
     }
 
     async fn work<T: Send + 'static>(
@@ -150,9 +184,9 @@ impl Mounts {
     /// # Errors
     /// [`MountError`] when the list could not be read.
     pub fn list(&self) -> Result<Vec<MountEntry>, MountError> {
-        let path = || self.mountinfo.clone();
-        let bytes =
-            std::fs::read(&self.mountinfo).map_err(|source| MountError::Look { path: path(), source })?;
+        // Of this very thread, whatever namespace the others are in.
+        let path = || PathBuf::from("/proc/thread-self/mountinfo");
+        let bytes = std::fs::read(path()).map_err(|source| MountError::Look { path: path(), source })?;
         mountinfo::parse(&bytes).map_err(|source| MountError::MountInfo { path: path(), source })
     }
 
@@ -161,7 +195,8 @@ impl Mounts {
     /// system that it lies in. Repeating it with the same device is a success that changes nothing.
     ///
     /// # Errors
-    /// [`MountError`]; `Occupied` when another device is there, also one whose number has been reused.
+    /// [`MountError`]; `Occupied` when another device is there, also one whose number has been reused; `Unseen` when
+    /// the machine does not see what was mounted, which is then taken off again.
     pub async fn bind_device(
         &self,
         node: &Path,
@@ -174,21 +209,21 @@ impl Mounts {
         self.work(target, deadline, move |this, target| this.bind(&node, dev, target, read_only)).await
     }
 
-    /// Whether the mount at a target says that it is read-only; nothing mounted there says no.
+    /// Whether the mount at a target says that it is read-only; nothing there says no.
     ///
     /// # Errors
     /// [`MountError`] when it could not be looked at.
     pub async fn is_read_only(&self, target: &Path, deadline: Duration) -> Result<bool, MountError> {
         self.work(target, deadline, |this, target| {
-            let target = resolve_parent(target)?;
-            // Of several on one target the last is on top.
-            let top = this.list()?.into_iter().rfind(|entry| entry.mount_point == target);
-            Ok(top.is_some_and(|entry| entry.read_only))
+            let Some(found) = this.spot(target)?.map(|spot| spot.look()).transpose()?.flatten() else {
+                return Ok(false);
+            };
+            Ok(this.list()?.into_iter().any(|entry| entry.id == found.mount && entry.read_only))
         })
         .await
     }
 
-    /// Takes off whatever device node is mounted on a target, and removes the file. A target that is missing
+    /// Takes off whatever device node is mounted on a target, and removes the file or node. A target that is missing
     /// is a success. With `expected`, a device of another number is left alone.
     ///
     /// # Errors
@@ -207,68 +242,75 @@ impl Mounts {
     /// # Errors
     /// [`MountError`]; `Occupied` when it is mounted or no directory; `Call` when it is not empty.
     pub async fn remove_directory(&self, target: &Path, deadline: Duration) -> Result<(), MountError> {
-        self.work(target, deadline, |this, target| match this.look(target)? {
-            TargetState::Missing => Ok(()),
-            TargetState::Directory => call("rmdir", target, std::fs::remove_dir(target)),
-            found => Err(occupied(target, &found, "an empty directory")),
+        self.work(target, deadline, |this, target| {
+            let Some(spot) = this.spot(target)? else { return Ok(()) };
+            match spot.state()? {
+                TargetState::Missing => Ok(()),
+                TargetState::Directory => call("rmdir", target, spot.rmdir()),
+                found => Err(occupied(target, &found, "an empty directory")),
+            }
         })
         .await
     }
 
-    fn is_mounted(&self, target: &Path) -> Result<bool, MountError> {
-        Ok(self.list()?.iter().any(|entry| entry.mount_point == target))
+    fn spot(&self, target: &Path) -> Result<Option<Spot>, MountError> {
+        Spot::open(target, &self.below)
     }
 
     fn look(&self, target: &Path) -> Result<TargetState, MountError> {
-        let target = &resolve_parent(target)?;
-        let metadata = match std::fs::symlink_metadata(target) {
-            Ok(metadata) => metadata,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TargetState::Missing),
-            Err(source) => return Err(MountError::Look { path: target.clone(), source }),
-        };
-        let kind = metadata.file_type();
-        Ok(match self.is_mounted(target)? {
-            true if kind.is_block_device() => TargetState::Device(DevT::from_raw(metadata.rdev())),
-            true => TargetState::Other(format!("a mount with {}", devnode::describe(&metadata))),
-            false if kind.is_dir() => TargetState::Directory,
-            false if kind.is_file() && metadata.len() == 0 => TargetState::EmptyFile,
-            false if kind.is_symlink() => TargetState::Other("a symbolic link".to_owned()),
-            false => TargetState::Other(format!("{} (not a mount)", devnode::describe(&metadata))),
-        })
+        self.spot(target)?.map_or(Ok(TargetState::Missing), |spot| spot.state())
     }
 
     fn bind(&self, node: &Path, dev: DevT, target: &Path, read_only: bool) -> Result<(), MountError> {
         devnode::verify(node, dev).map_err(|source| MountError::Node { source })?;
-        match self.look(target)? {
-            TargetState::Device(found) if found == dev => return Ok(()),
-            TargetState::EmptyFile => {}
-            TargetState::Missing => {
-                // Exclusive: never through a link that somebody put there meanwhile.
-                let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target);
-                call("create", target, made.map(drop))?;
+        let Some(spot) = self.spot(target)? else {
+            return call("open the directory of", target, Err(io::ErrorKind::NotFound.into()));
+        };
+        match spot.state()? {
+            TargetState::Device(found) if found == dev => {
+                return target::is_seen_by(&self.init, target, &self.below, dev);
             }
+            TargetState::EmptyFile => {}
+            TargetState::Missing => call("create", target, spot.create())?,
             found => return Err(occupied(target, &found, &format!("block device {dev}"))),
         }
-        let mounted = nix::mount::mount(Some(node), target, None::<&str>, MsFlags::MS_BIND, None::<&str>);
-        call("mount --bind", target, mounted.map_err(io::Error::from))?;
-        if read_only {
+        self.mount(node, &spot, target)?;
+        let finished = self.finish(&spot, dev, target, read_only);
+        if finished.is_err() {
+            // Nothing is left that nobody was told of.
+            let _ = spot.unmount();
+        }
+        finished
+    }
+
+    fn mount(&self, node: &Path, spot: &Spot, target: &Path) -> Result<(), MountError> {
+        let file = target::node(node).map_err(|source| MountError::Look { path: node.to_owned(), source })?;
+        let Some(place) = spot.look()? else {
+            return call("mount --bind", target, Err(io::ErrorKind::NotFound.into()));
+        };
+        let (source, onto) = (target::by_descriptor(&file), place.path());
+        let mounted = nix::mount::mount(Some(&source), &onto, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        call("mount --bind", target, mounted.map_err(io::Error::from))
+    }
+
+    /// What has to hold of a mount before it is told.
+    fn finish(&self, spot: &Spot, dev: DevT, target: &Path, read_only: bool) -> Result<(), MountError> {
+        if read_only && let Some(mounted) = spot.look()? {
             // What a bind mount says of itself is set by mounting it again. A node needs neither of the other two.
             let flags = MsFlags::MS_BIND
                 | MsFlags::MS_REMOUNT
                 | MsFlags::MS_RDONLY
                 | MsFlags::MS_NOSUID
                 | MsFlags::MS_NOEXEC;
-            let mounted = nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>);
-            if let Err(error) = mounted {
-                let _ = nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW);
-                return call("mount -o remount,bind,ro", target, Err(error.into()));
-            }
+            let done = nix::mount::mount(None::<&str>, &mounted.path(), None::<&str>, flags, None::<&str>);
+            call("mount -o remount,bind,ro", target, done.map_err(io::Error::from))?;
         }
-        match self.look(target)? {
-            TargetState::Device(found) if found == dev => Ok(()),
+        match spot.state()? {
+            TargetState::Device(found) if found == dev => {
+                target::is_seen_by(&self.init, target, &self.below, dev)
+            }
+            // The node was replaced between the check and the mount.
             found => {
-                // The node was replaced between the check and the mount: take off what was put on.
-                let _ = nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW);
                 let (found, expected) = (found.to_string(), format!("block device {dev}"));
                 Err(MountError::NotAsDone { target: target.to_owned(), found, expected })
             }
@@ -276,14 +318,14 @@ impl Mounts {
     }
 
     fn release(&self, target: &Path, expected: Option<DevT>) -> Result<(), MountError> {
+        let Some(spot) = self.spot(target)? else { return Ok(()) };
+        let ours = |found: DevT| expected.is_none_or(|dev| dev == found);
         for _ in 0..MAX_STACK {
-            match self.look(target)? {
+            match spot.state()? {
                 TargetState::Missing => return Ok(()),
-                TargetState::EmptyFile => return call("unlink", target, std::fs::remove_file(target)),
-                TargetState::Device(found) if expected.is_none_or(|dev| dev == found) => {
-                    let done = nix::mount::umount2(target, MntFlags::UMOUNT_NOFOLLOW);
-                    call("umount", target, done.map_err(io::Error::from))?;
-                }
+                TargetState::EmptyFile => return call("unlink", target, spot.unlink()),
+                TargetState::Node(found) if ours(found) => return call("unlink", target, spot.unlink()),
+                TargetState::Device(found) if ours(found) => call("umount", target, spot.unmount())?,
                 found => {
                     let expected =
                         expected.map_or_else(|| "a device node".to_owned(), |d| format!("block device {d}"));
@@ -293,20 +335,6 @@ impl Mounts {
         }
         let (found, expected) = (format!("more than {MAX_STACK} mounts"), "nothing".to_owned());
         Err(MountError::NotAsDone { target: target.to_owned(), found, expected })
-    }
-}
-
-/// The mount table names real paths: links in the directories above the target are followed first.
-fn resolve_parent(target: &Path) -> Result<PathBuf, MountError> {
-    let (Some(parent), Some(name)) = (target.parent(), target.file_name()) else {
-        let source = io::Error::from(io::ErrorKind::InvalidInput);
-        return Err(MountError::Look { path: target.to_owned(), source });
-    };
-    match parent.canonicalize() {
-        Ok(parent) => Ok(parent.join(name)),
-        // Then the target is missing as well, which looking at it will say.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(target.to_owned()),
-        Err(source) => Err(MountError::Look { path: parent.to_owned(), source }),
     }
 }
 
@@ -326,6 +354,7 @@ impl std::fmt::Display for TargetState {
             Self::EmptyFile => f.write_str("an empty file"),
             Self::Directory => f.write_str("a directory"),
             Self::Device(dev) => write!(f, "block device {dev}"),
+            Self::Node(dev) => write!(f, "block device {dev} (not a mount)"),
             Self::Other(what) => f.write_str(what),
         }
     }

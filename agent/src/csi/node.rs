@@ -1,12 +1,14 @@
 //! CSI Node: check the request, hand it to the volume, map the error.
 
+use std::path::Path;
+
 use cleat_proto::csi::v1 as csi;
 use csi::node_server::Node as Service;
 use csi::node_service_capability::{Rpc, Type as Capability, rpc};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use super::request::{InvalidRequest, Publish, Stage, Unpublish, Unstage};
+use super::request::{InvalidRequest, Publish, Stage, Unpublish, Unstage, below};
 use crate::metrics::{self, CsiMethod};
 use crate::name::NodeId;
 use crate::volume::host::Host;
@@ -35,7 +37,8 @@ impl<H: Host> Node<H> {
     }
 
     async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), PublishError> {
-        let checked = Publish::check(&request, &self.fleet.shared().identity.prefix);
+        let checked = Publish::check(&request, &self.fleet.shared().identity.prefix)
+            .and_then(|checked| self.is_below(&checked.target).map(|()| checked));
         let request = checked.map_err(|error| match error {
             InvalidRequest::Missing { field: "staging_target_path" } => PublishError::NotStaged,
             other => StageError::from(other).into(),
@@ -44,7 +47,13 @@ impl<H: Host> Node<H> {
     }
 
     async fn unpublish(&self, request: csi::NodeUnpublishVolumeRequest) -> Result<(), UnpublishError> {
-        self.fleet.unpublish(Unpublish::check(&request)?).await
+        let request = Unpublish::check(&request)?;
+        self.is_below(&request.target)?;
+        self.fleet.unpublish(request).await
+    }
+
+    fn is_below(&self, target: &Path) -> Result<(), InvalidRequest> {
+        below(target, self.fleet.shared().host.kubelet_dir())
     }
 }
 

@@ -148,6 +148,23 @@ impl Unpublish {
     }
 }
 
+/// Refuses a target that is not below the directory in which this agent publishes.
+///
+/// # Errors
+/// [`InvalidRequest::Value`].
+pub fn below(target: &Path, kubelet_dir: Option<&Path>) -> Result<(), InvalidRequest> {
+    match kubelet_dir {
+        Some(dir) if target == dir || !target.starts_with(dir) => {
+            let problem = format!(
+                "not below {}, where this agent publishes volumes; set --kubelet-dir to the kubelet's --root-dir",
+                dir.display()
+            );
+            Err(wrong("target_path", &target.to_string_lossy(), problem))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn volume(id: &str) -> Result<VolumeId, InvalidRequest> {
     if id.is_empty() {
         return Err(missing("volume_id"));
@@ -273,6 +290,19 @@ mod tests {
             ..publish()
         };
         assert!(Publish::check(&reader, &prefix()).unwrap().read_only);
+    }
+
+    #[test]
+    fn a_target_outside_the_kubelets_directory_is_named_with_the_option() {
+        let kubelet = Some(Path::new("/var/lib/kubelet"));
+        below(Path::new("/var/lib/kubelet/pods/x"), kubelet).unwrap();
+        below(Path::new("/anywhere"), None).unwrap();
+        for target in ["/etc/x", "/var/lib/kubelet", "/var/lib/kubelet-2/pods"] {
+            let error = below(Path::new(target), kubelet).unwrap_err().to_string();
+            for part in ["target_path", target, "/var/lib/kubelet", "--kubelet-dir"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
     }
 
     #[test]

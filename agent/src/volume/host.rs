@@ -112,6 +112,11 @@ pub trait Host: Send + Sync + 'static {
     /// Where a device is published, in this process's mount namespace.
     fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>>;
 
+    /// The directory that targets have to be in; `None` on a machine that publishes anywhere, such as one of memory.
+    fn kubelet_dir(&self) -> Option<&Path> {
+        None
+    }
+
     /// What is at a path.
     fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>>;
 

@@ -51,13 +51,13 @@ pub struct Linux {
 }
 
 impl Linux {
-    /// The machine with its trees at `roots`.
-    pub fn new(fabrics: Arc<dyn Fabrics>, roots: &Roots) -> Self {
+    /// The machine with its trees at `roots`; volumes are published below `kubelet_dir` only.
+    pub fn new(fabrics: Arc<dyn Fabrics>, roots: &Roots, kubelet_dir: &Path) -> Self {
         let sysfs = Sysfs::at(&roots.sysfs);
         let workers = Workers::new();
         let openers = Openers::at(&roots.proc, &roots.dev, sysfs.clone(), workers.clone());
         let checker = Checker::at(&roots.dev, sysfs.clone(), workers.clone(), openers.clone());
-        let mounts = Mounts::new(workers.clone());
+        let mounts = Mounts::new(workers.clone(), kubelet_dir);
         let reservations = BlockReservations::at(&roots.dev, sysfs.clone(), workers.clone());
         let dev_root = roots.dev.clone();
         Self {
@@ -88,23 +88,6 @@ impl Linux {
         Ok(topology)
     }
 
-    /// The number of a device node at a path, if there is one with nothing mounted on it.
-    async fn leftover(&self, target: &Path) -> Result<Option<DevT>, HostError> {
-        let what = || format!("cannot look at {}", target.display());
-        let (mounts, path) = (self.mounts.clone(), target.to_owned());
-        let look = move || {
-            let Some(dev) = device_at(&path) else { return Ok(None) };
-            // The mount table names real paths.
-            let real = path.parent().and_then(|parent| parent.canonicalize().ok()).zip(path.file_name());
-            let Some((parent, name)) = real else { return Ok(None) };
-            let real = parent.join(name);
-            let mounted = mounts.list()?.iter().any(|entry| entry.mount_point == real);
-            Ok::<_, MountError>((!mounted).then_some(dev))
-        };
-        let looked = work::once("look at target", MOUNT, look).await;
-        looked.map_err(|error| HostError::new(what(), error))?.map_err(|error| HostError::new(what(), error))
-    }
-
     async fn users_of(&self, view: &SubsystemView, to_end: bool) -> Result<Vec<String>, HostError> {
         let mut users = Vec::new();
         let mut blind = Vec::new();
@@ -124,14 +107,6 @@ impl Linux {
         }
         Ok(at_most(users, NAMED, "other users"))
     }
-}
-
-/// Removes a node. On something that is mounted this fails with EBUSY, and it never follows a link.
-async fn unlink(target: &Path) -> Result<(), HostError> {
-    let what = format!("unlink {}", target.display());
-    let path = target.to_owned();
-    let gone = work::once("unlink", MOUNT, move || std::fs::remove_file(path)).await;
-    gone.map_err(|error| HostError::new(what.clone(), error))?.map_err(|error| HostError::new(what, error))
 }
 
 /// The first of them, and the number of the rest: an answer has to fit into a message whatever runs on the node.
@@ -268,6 +243,10 @@ impl Host for Linux {
         })
     }
 
+    fn kubelet_dir(&self) -> Option<&Path> {
+        Some(self.mounts.below())
+    }
+
     fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>> {
         Box::pin(async move {
             let found = self.mounts.state(target, MOUNT).await;
@@ -275,11 +254,9 @@ impl Host for Linux {
                 TargetState::Missing => AtTarget::Nothing,
                 TargetState::EmptyFile => AtTarget::Placeholder,
                 TargetState::Device(dev) => AtTarget::Device(dev),
+                TargetState::Node(dev) => AtTarget::Leftover(dev),
                 other @ (TargetState::Directory | TargetState::Other(_)) => {
-                    match self.leftover(target).await? {
-                        Some(dev) => AtTarget::Leftover(dev),
-                        None => AtTarget::Other(other.to_string()),
-                    }
+                    AtTarget::Other(other.to_string())
                 }
             })
         })
@@ -307,9 +284,6 @@ impl Host for Linux {
 
     fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
         Box::pin(async move {
-            if self.leftover(target).await?.is_some() {
-                return unlink(target).await;
-            }
             let done = self.mounts.release_device(target, None, MOUNT).await;
             done.map_err(|error| HostError::new(format!("cannot unpublish {}", target.display()), error))
         })

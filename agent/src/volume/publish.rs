@@ -71,6 +71,8 @@ impl<H: Host> Volume<H> {
             AtTarget::Device(found) if found == dev => {
                 let read_only = self.for_pod(epoch, host.is_read_only(target)).await??;
                 if read_only == request.read_only {
+                    // Changes nothing, and says whether the machine sees it: whoever mounted it may have died before.
+                    self.for_pod(epoch, host.publish(&facts.node, dev, target, read_only)).await??;
                     self.note_published(target).await;
                     return Ok(());
                 }

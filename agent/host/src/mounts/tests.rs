@@ -1,12 +1,15 @@
-//! What can be shown without a mount: looking, and refusing. Mounting itself needs a device and is shown in
+//! Looking and refusing; and, where this is root, mounting in a namespace of one's own. Publishing a volume is shown in
 //! a machine.
+
+use std::io::Write;
+use std::os::unix::fs::symlink;
 
 use super::*;
 
 const LONG: Duration = Duration::from_secs(20);
 
 fn mounts() -> Mounts {
-    Mounts::new(Workers::new())
+    Mounts::new(Workers::new(), "/")
 }
 
 fn dev() -> DevT {
@@ -19,7 +22,7 @@ async fn targets_are_told_apart() {
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("empty"), "").expect("written");
     std::fs::write(at("full"), "x").expect("written");
-    std::os::unix::fs::symlink(at("empty"), at("link")).expect("linked");
+    symlink(at("empty"), at("link")).expect("linked");
     for (path, expected) in [
         (at("missing"), "nothing"),
         (at("missing/below"), "nothing"),
@@ -70,4 +73,105 @@ async fn a_node_that_is_not_the_device_is_not_published() {
     let error = mounts().bind_device(&node, dev(), &target, false, LONG).await.expect_err("no device");
     assert!(matches!(error, MountError::Node { .. }), "{error}");
     assert!(!target.exists(), "nothing is made for it");
+}
+
+#[tokio::test]
+async fn a_target_outside_the_kubelets_directory_is_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kubelet, outside) = (dir.path().join("kubelet"), dir.path().join("outside"));
+    std::fs::create_dir(&kubelet).expect("made");
+    std::fs::write(&outside, "").expect("written");
+    let mounts = Mounts::new(Workers::new(), &kubelet);
+    for target in [outside.clone(), kubelet.clone(), kubelet.join("../outside")] {
+        let error = mounts.release_device(&target, None, LONG).await.expect_err("outside");
+        assert!(matches!(error, MountError::Outside { .. }), "{error}");
+        assert!(error.to_string().contains("--kubelet-dir"), "{error}");
+    }
+    assert!(outside.exists());
+}
+
+#[tokio::test]
+async fn no_link_below_the_kubelets_directory_is_followed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (kubelet, outside) = (dir.path().join("kubelet"), dir.path().join("outside"));
+    std::fs::create_dir(&kubelet).expect("made");
+    std::fs::create_dir(&outside).expect("made");
+    std::fs::write(outside.join("file"), "").expect("written");
+    symlink(&outside, kubelet.join("pod")).expect("linked");
+    // Also one that leads to a place inside.
+    symlink(".", kubelet.join("same")).expect("linked");
+    std::fs::write(kubelet.join("file"), "").expect("written");
+    let mounts = Mounts::new(Workers::new(), &kubelet);
+    for target in ["pod/file", "same/file"] {
+        let target = kubelet.join(target);
+        mounts.state(&target, LONG).await.expect_err("a link in the way");
+        mounts.release_device(&target, None, LONG).await.expect_err("a link in the way");
+    }
+    assert!(outside.join("file").exists() && kubelet.join("file").exists());
+    // What lies above is the operator's word.
+    symlink(&kubelet, dir.path().join("link")).expect("linked");
+    let mounts = Mounts::new(Workers::new(), dir.path().join("link"));
+    mounts.release_device(&dir.path().join("link/file"), None, LONG).await.expect("an empty file goes");
+    assert!(!kubelet.join("file").exists());
+}
+
+/// Runs on a thread with mounts of its own, with a node of a device at `node`; nothing is shared with the machine.
+/// Only root can.
+fn apart(check: impl AsyncFnOnce(&Path) + Send + 'static) {
+    if !nix::unistd::geteuid().is_root() {
+        let _ = writeln!(io::stderr(), "NOT RUN: only root can mount");
+        return;
+    }
+    let run = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("mounts of one's own");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private");
+        let dir = tempfile::tempdir().expect("a directory");
+        nix::mount::mount(Some("tmpfs"), dir.path(), Some("tmpfs"), MsFlags::empty(), None::<&str>)
+            .expect("tmpfs");
+        let (kind, mode) = (nix::sys::stat::SFlag::S_IFBLK, nix::sys::stat::Mode::S_IRUSR);
+        nix::sys::stat::mknod(&dir.path().join("node"), kind, mode, nix::sys::stat::makedev(259, 1))
+            .expect("a node");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(check(dir.path()));
+        nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).expect("unmounted");
+    };
+    std::thread::spawn(run).join().expect("the check");
+}
+
+#[test]
+fn a_device_is_bound_and_released_with_all_that_was_made_for_it() {
+    apart(async |dir: &Path| {
+        let (node, target) = (dir.join("node"), dir.join("pods/target"));
+        std::fs::create_dir(dir.join("pods")).expect("made");
+        // The machine's own view is this thread's.
+        let mounts = Mounts { init: "/proc/thread-self".into(), ..Mounts::new(Workers::new(), dir) };
+        for read_only in [false, true] {
+            for _again in 0..2 {
+                mounts.bind_device(&node, dev(), &target, read_only, LONG).await.expect("bound");
+            }
+            let state = mounts.state(&target, LONG).await.expect("looked at");
+            assert_eq!(state, TargetState::Device(dev()));
+            assert_eq!(mounts.is_read_only(&target, LONG).await.expect("looked at"), read_only);
+            mounts.release_device(&target, None, LONG).await.expect("released");
+            assert!(!target.exists());
+        }
+        let (kind, mode) = (nix::sys::stat::SFlag::S_IFBLK, nix::sys::stat::Mode::S_IRUSR);
+        nix::sys::stat::mknod(&target, kind, mode, nix::sys::stat::makedev(259, 1)).expect("a node");
+        assert_eq!(mounts.state(&target, LONG).await.expect("looked at"), TargetState::Node(dev()));
+        mounts.release_device(&target, None, LONG).await.expect("a node that is left goes");
+        assert!(!target.exists());
+    });
+}
+
+#[test]
+fn a_mount_that_the_machine_does_not_see_is_no_success_and_is_taken_off() {
+    apart(async |dir: &Path| {
+        let (node, target) = (dir.join("node"), dir.join("target"));
+        let mounts = Mounts { init: "/proc/self".into(), ..Mounts::new(Workers::new(), dir) };
+        let error = mounts.bind_device(&node, dev(), &target, false, LONG).await.expect_err("unseen");
+        assert!(matches!(error, MountError::Unseen { .. }), "{error}");
+        assert!(error.to_string().contains("Bidirectional"), "{error}");
+        assert_eq!(mounts.state(&target, LONG).await.expect("looked at"), TargetState::EmptyFile);
+    });
 }

@@ -1,9 +1,30 @@
-//! Two nodes that say they are the same host: cloned machines do.
+//! Who a node is to the RDS: an identity that is lost, and one that two nodes have, as cloned machines do.
 
 use anyhow::ensure;
 use cleat_e2e::world::{Access, AgentStart, Look, World, wait_for};
 
-use crate::fixture::{self, LATER, delete, take_off};
+use crate::fixture::{self, LATER, controllers, delete, take_off, wait_live};
+
+/// An `/etc/nvme` that does not outlive a restart: under a new name the node could not detach what it has.
+pub(crate) async fn that_is_lost_while_attached_comes_back_and_everything_goes_on(
+    world: &World,
+) -> anyhow::Result<()> {
+    let node = world.a();
+    let (nqn, id) = (node.host_nqn().await?, node.host_id().await?);
+    let volume = fixture::volume(world, "identity-lost", Access::RwoBlock).await?;
+    let attached = world.attach(&volume, node).await?;
+    let kernel = wait_live(node, &volume, 2).await?;
+    node.kill_agent().await?;
+    node.sh("rm /data/nvme/hostnqn /data/nvme/hostid").await?;
+    node.start_agent(AgentStart::default()).await?;
+    world.wait_session(node, LATER).await?;
+    let now = (node.host_nqn().await?, node.host_id().await?);
+    ensure!(now == (nqn.clone(), id), "another identity: {now:?}, before {nqn}");
+    ensure!(controllers(node, &volume).await? == kernel, "the connections changed");
+    node.publish(&volume, &attached.context).await?;
+    take_off(world, &volume, node).await?;
+    delete(world, &volume).await
+}
 
 /// With one host NQN for two, no host list and no reservation tells them apart: the second is not let in.
 pub(crate) async fn a_second_node_with_the_same_host_identity_is_refused_with_both_names(

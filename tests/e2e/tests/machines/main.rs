@@ -96,6 +96,7 @@ fn main() -> ExitCode {
         reboot::a_rebooted_node_gets_its_volume_back_under_the_same_epoch,
         node_target::a_stale_device_at_the_target_is_not_taken_for_the_volume,
         node_target::removing_a_target_never_deletes_what_is_mounted_there,
+        identity::that_is_lost_while_attached_comes_back_and_everything_goes_on,
         identity::a_second_node_with_the_same_host_identity_is_refused_with_both_names,
         transport::a_client_without_our_certificate_is_refused,
     ];
