@@ -26,13 +26,20 @@ impl Core {
     /// What a volume's attachment on a node waits for, in words; `None` if for nothing.
     #[must_use]
     pub fn waits_for(&self, volume: &VolumeId, node: &NodeId) -> Option<String> {
+        let lost = self.volumes.get(volume)?.attachment(node).and_then(|a| self.lost(volume, a));
+        match lost {
+            Some(why) => Some(format!("node {node} to have its device back ({why})")),
+            None => self.next_step_waits_for(volume, node),
+        }
+    }
+
+    /// The same of what the core itself has to do next: it does nothing for a device that was lost, and nothing that was
+    /// asked waits for that one.
+    fn next_step_waits_for(&self, volume: &VolumeId, node: &NodeId) -> Option<String> {
         let record = self.volumes.get(volume)?;
         let a = record.attachment(node)?;
         let mut words = match &a.phase {
-            Phase::Ready => {
-                let why = self.lost(volume, a)?;
-                format!("node {node} to have its device back ({why})")
-            }
+            Phase::Ready => return None,
             Phase::Ghost => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
@@ -141,7 +148,7 @@ impl Core {
             let words: Vec<String> = holders
                 .iter()
                 .filter(|h| pick(h))
-                .filter_map(|h| match self.waits_for(volume, h) {
+                .filter_map(|h| match self.next_step_waits_for(volume, h) {
                     Some(words) => Some(format!("on node {h}: waits for {words}")),
                     // A detach from everywhere tells those who had it; this one was let in after it was asked for.
                     None => detaches
