@@ -86,7 +86,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         tokio::spawn(renew::keep_fresh(Arc::new(files), context.stop.clone()));
     }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
-    let incoming = incoming.or_stop(context.stop.clone());
+    let incoming = incoming.or_give_up(context.giving_up.clone());
     let session = Session {
         endpoint: Box::new(config.dial),
         hello,

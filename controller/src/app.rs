@@ -256,7 +256,7 @@ async fn bind(
         core,
         rds_deadline,
     } = settings;
-    let csi = UnixIncoming::bind(csi_socket).await?.or_stop(context.stop.clone());
+    let csi = UnixIncoming::bind(csi_socket).await?.or_give_up(context.giving_up.clone());
     let clients = Clients::from(&agent_transport);
     let listeners = [&agent_transport, &operator_transport].into_iter().filter_map(ServerTransport::tls);
     let mut certificates: Vec<Arc<dyn Renewable>> = vec![rds.certificates()];
@@ -322,7 +322,7 @@ where
         clients,
         certificates,
     } = parts;
-    let Context { stop, readiness } = context;
+    let Context { stop, readiness, giving_up: _ } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
     let (volumes, sessions, words) = (records.volumes.len(), Sessions::new(agents), LastWords::default());

@@ -4,6 +4,7 @@
 //! command line ends with 64 before any socket is bound.
 
 use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::Args;
@@ -50,10 +51,41 @@ pub trait Program: clap::Parser {
 /// What a running program gets from its surroundings.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// Cancelled when the program must stop; the program may cancel it itself.
+    /// Cancelled when the program must stop; the program may cancel it itself, where that is no failure.
     pub stop: CancellationToken,
     /// Where the program says what it is still waiting for.
     pub readiness: Readiness,
+    /// How a part that has no caller ends the program.
+    pub giving_up: GivingUp,
+}
+
+/// Ends the program without success, from a part that has nobody to give its error to.
+#[derive(Clone, Debug, Default)]
+pub struct GivingUp {
+    stop: CancellationToken,
+    why: Arc<OnceLock<Failure>>,
+}
+
+impl GivingUp {
+    /// One that cancels `stop`.
+    #[must_use]
+    pub fn by(stop: CancellationToken) -> Self {
+        Self { stop, why: Arc::default() }
+    }
+
+    /// Stops the program, which ends with this failure even if everything else of it ends well. The first counts.
+    pub fn because(&self, failure: Failure) {
+        tracing::error!(error = %failure, "giving up");
+        // A second one is often the first one's doing.
+        let _ = self.why.set(failure);
+        self.stop.cancel();
+    }
+
+    /// Why the program was given up, if it was.
+    #[must_use]
+    pub fn why(&self) -> Option<&Failure> {
+        self.why.get()
+    }
 }
 
 /// Parses a duration given as a number of seconds (fractions allowed), for clap's `value_parser`.
@@ -117,7 +149,8 @@ where
     let common = args.common().clone();
     let started = async {
         let shutdown = Shutdown::listen(common.drain_timeout).map_err(Failure::failed)?;
-        let context = Context { stop: shutdown.token(), readiness: Readiness::default() };
+        let (stop, readiness) = (shutdown.token(), Readiness::default());
+        let context = Context { giving_up: GivingUp::by(stop.clone()), stop, readiness };
         if let Some(addr) = common.http.metrics_listen {
             let listener = HttpListener::bind(addr).await.map_err(Failure::failed)?;
             let metrics = install_recorder(P::BUCKETS).map_err(Failure::failed)?;
@@ -135,10 +168,12 @@ where
         Ok(started) => started,
         Err(failure) => return end(&failure),
     };
+    let giving_up = context.giving_up.clone();
     tokio::select! {
-        ended = program(args, context) => match ended {
-            Ok(()) => { tracing::info!("stopped"); ExitCode::SUCCESS }
-            Err(failure) => end(&failure),
+        ended = program(args, context) => match (ended, giving_up.why()) {
+            (Err(failure), _) => end(&failure),
+            (Ok(()), Some(failure)) => end(failure),
+            (Ok(()), None) => { tracing::info!("stopped"); ExitCode::SUCCESS }
         },
         () = shutdown.deadline() => ExitCode::from(DRAIN_TIMED_OUT),
     }
@@ -166,6 +201,39 @@ fn eprint_line(line: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Idle {
+        #[command(flatten)]
+        common: Common,
+    }
+
+    impl Program for Idle {
+        const NAME: &'static str = "idle";
+
+        fn common(&self) -> &Common {
+            &self.common
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_gives_up_ends_with_an_error_code_however_it_stops() {
+        let idle = || <Idle as clap::Parser>::parse_from(["idle"]);
+        let until_stopped = async |_, context: Context| {
+            context.stop.cancelled().await;
+            Ok(())
+        };
+        let stopped = supervise(idle(), |args, context: Context| {
+            context.stop.cancel();
+            until_stopped(args, context)
+        });
+        assert_eq!(stopped.await, ExitCode::SUCCESS);
+        let gave_up = supervise(idle(), |args, context: Context| {
+            context.giving_up.because(Failure::failed("its socket is gone"));
+            until_stopped(args, context)
+        });
+        assert_eq!(gave_up.await, ExitCode::from(crate::exit::FAILED));
+    }
 
     #[test]
     fn seconds_may_be_fractions_but_not_negative_or_words() {

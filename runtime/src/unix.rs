@@ -14,10 +14,11 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixSocket, UnixStream};
 use tokio::time::{Interval, MissedTickBehavior, Sleep, sleep};
 use tokio_stream::Stream;
-use tokio_util::sync::CancellationToken;
 
 use crate::authority::AnyAuthority;
+use crate::exit::Failure;
 use crate::listen::{PAUSE, is_shortage};
+use crate::program::GivingUp;
 
 /// How long a socket's owner may take to accept before it counts as there but busy.
 const PROBE: Duration = Duration::from_secs(1);
@@ -54,6 +55,16 @@ pub enum UnixError {
         /// What is there.
         path: PathBuf,
     },
+    /// Something else has come to its place.
+    #[error(
+        "cannot serve {} any more: something else was put in its place; stop the program that did that, or give one of \
+         the two another path, and start this one again",
+        path.display()
+    )]
+    Taken {
+        /// Where ours was.
+        path: PathBuf,
+    },
 }
 
 /// Connections to a Unix socket. Removes the socket when dropped.
@@ -67,7 +78,7 @@ pub struct UnixIncoming {
     /// Device and inode of our socket, to know it again.
     ours: (u64, u64),
     look: Interval,
-    given_up: Option<CancellationToken>,
+    giving_up: Option<GivingUp>,
     /// The loop rests: the process or the machine was out of something.
     rest: Option<Pin<Box<Sleep>>>,
 }
@@ -90,13 +101,13 @@ impl UnixIncoming {
         let (listener, ours) = listen(&path)?;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { listener, path, ours, look, given_up: None, rest: None })
+        Ok(Self { listener, path, ours, look, giving_up: None, rest: None })
     }
 
-    /// Cancels `stop` when something else has taken the socket's place, so that the program ends and is started again.
+    /// Ends the program, with an error, when something else has taken the socket's place: nobody could reach it.
     #[must_use]
-    pub fn or_stop(mut self, stop: CancellationToken) -> Self {
-        self.given_up = Some(stop);
+    pub fn or_give_up(mut self, giving_up: GivingUp) -> Self {
+        self.giving_up = Some(giving_up);
         self
     }
 
@@ -112,10 +123,7 @@ impl UnixIncoming {
         let path = self.path.display();
         match identity(&self.path) {
             Ok(found) if found == self.ours => true,
-            Ok(_) => {
-                tracing::error!(%path, "something else has taken the place of our socket: giving up");
-                false
-            }
+            Ok(_) => false,
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match listen(&self.path) {
                     Ok((listener, ours)) => {
@@ -145,8 +153,10 @@ impl Stream for UnixIncoming {
         let this = self.get_mut();
         while this.look.poll_tick(cx).is_ready() {
             if !this.reachable() {
-                if let Some(stop) = &this.given_up {
-                    stop.cancel();
+                let taken = UnixError::Taken { path: this.path.clone() };
+                match &this.giving_up {
+                    Some(giving_up) => giving_up.because(Failure::failed(taken)),
+                    None => tracing::error!("{taken}"),
                 }
                 return Poll::Ready(None);
             }
@@ -229,6 +239,7 @@ async fn remove_stale(path: &Path) -> Result<(), UnixError> {
 #[cfg(test)]
 mod tests {
     use tokio_stream::StreamExt as _;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -265,15 +276,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_socket_whose_place_is_taken_ends_the_program() {
+    async fn a_socket_whose_place_is_taken_ends_the_program_with_an_error() {
         let dir = tempfile::tempdir().expect("dir");
         let path = dir.path().join("csi.sock");
         let stop = CancellationToken::new();
-        let mut incoming = UnixIncoming::bind(&path).await.expect("bind").or_stop(stop.clone());
+        let giving_up = GivingUp::by(stop.clone());
+        let mut incoming = UnixIncoming::bind(&path).await.expect("bind").or_give_up(giving_up.clone());
         std::fs::rename(&path, dir.path().join("moved")).expect("rename");
         let _other = std::os::unix::net::UnixListener::bind(&path).expect("bind");
         assert!(incoming.next().await.is_none());
         assert!(stop.is_cancelled());
+        let failure = giving_up.why().expect("a reason");
+        let said = failure.to_string();
+        assert_ne!(failure.code(), 0);
+        assert!(said.starts_with("cannot serve /") && said.contains("start this one again"), "{said}");
         drop(incoming);
         assert!(path.exists(), "what is there is not ours to remove");
     }
