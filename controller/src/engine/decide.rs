@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cleat_core::{Core, Effect, Event};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Input;
@@ -28,15 +28,12 @@ pub(super) async fn run(mut decider: Decider, first: Vec<Effect>, stop: Cancella
     if decider.steps.send(first).await.is_err() {
         return;
     }
-    let mut ticks = tokio::time::interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = Turns::new();
     loop {
-        // In this order: a flood of events must not keep the core from the time.
         let input = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            _ = ticks.tick() => Input::Event { event: Box::new(Event::Tick), waiter: None },
-            input = decider.events.recv() => match input {
+            input = turns.next(&mut decider.events) => match input {
                 Some(input) => input,
                 None => return,
             },
@@ -44,6 +41,42 @@ pub(super) async fn run(mut decider: Decider, first: Vec<Effect>, stop: Cancella
         let Some(step) = decider.take(input) else { continue };
         if decider.steps.send(step).await.is_err() {
             return;
+        }
+    }
+}
+
+/// Whose turn it is, the time's or the events'. Neither keeps the other waiting for more than one input: a flood of events
+/// does not stop the time, and a core that needs longer for a tick than ticks are apart still hears everybody.
+struct Turns {
+    ticks: Interval,
+    ticked: bool,
+}
+
+impl Turns {
+    fn new() -> Self {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { ticks, ticked: false }
+    }
+
+    async fn next(&mut self, events: &mut mpsc::Receiver<Input>) -> Option<Input> {
+        let tick = if self.ticked {
+            tokio::select! {
+                biased;
+                input = events.recv() => Err(input),
+                _ = self.ticks.tick() => Ok(()),
+            }
+        } else {
+            tokio::select! {
+                biased;
+                _ = self.ticks.tick() => Ok(()),
+                input = events.recv() => Err(input),
+            }
+        };
+        self.ticked = tick.is_ok();
+        match tick {
+            Ok(()) => Some(Input::Event { event: Box::new(Event::Tick), waiter: None }),
+            Err(input) => input,
         }
     }
 }
@@ -93,5 +126,40 @@ fn change(event: &Event) -> Option<Change> {
         | Event::RdsMade { .. }
         | Event::RdsNotListed { .. }
         | Event::Tick => None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn is_tick(input: &Input) -> bool {
+        matches!(input, Input::Event { event, .. } if matches!(**event, Event::Tick))
+    }
+
+    /// Takes so many inputs, each of which needs `each`, with events always waiting; how many of them were ticks.
+    async fn ticks_among(inputs: usize, each: Duration) -> usize {
+        let (send, mut events) = mpsc::channel(inputs);
+        for _ in 0..inputs {
+            assert!(send.try_send(Input::View(Box::new(|_, _| Box::new(|| {})))).is_ok());
+        }
+        let mut turns = Turns::new();
+        let mut ticks = 0;
+        for _ in 0..inputs {
+            ticks += usize::from(is_tick(&turns.next(&mut events).await.unwrap()));
+            tokio::time::advance(each).await;
+        }
+        ticks
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_are_taken_however_long_a_tick_needs() {
+        assert_eq!(ticks_among(100, 4 * TICK).await, 50);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_is_told_however_many_events_wait() {
+        assert_eq!(ticks_among(100, TICK / 10).await, 10);
     }
 }
