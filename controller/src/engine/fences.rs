@@ -4,6 +4,7 @@
 //! counts and durations by rung and result, and the nodes whose quarantine has changed. Nothing decides by it. What
 //! always holds: a fence is counted once when it ends, whether it began under this process or under one before.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -17,6 +18,10 @@ use crate::metrics::{self, FenceResult};
 #[derive(Debug, Default)]
 pub(super) struct Fences {
     volumes: BTreeMap<VolumeId, Known>,
+    /// Fences under way, over all volumes. Counted along, so that one record does not make all be looked at.
+    under_way: usize,
+    /// From how many volumes each node is cut off.
+    cut_off: BTreeMap<NodeId, usize>,
 }
 
 /// What was last seen of a volume.
@@ -42,7 +47,7 @@ impl Fences {
     pub(super) fn new(records: &[VolumeRecord]) -> Self {
         let mut fences = Self::default();
         for record in records {
-            fences.volumes.insert(record.spec.id.clone(), Known::of(record));
+            fences.put(&record.spec.id, Known::of(record));
         }
         fences.show();
         fences
@@ -51,7 +56,7 @@ impl Fences {
     /// A record has become durable. Gives the nodes whose quarantine it changes.
     pub(super) fn recorded(&mut self, now: UnixMillis, record: &VolumeRecord) -> Vec<NodeId> {
         let is = Known::of(record);
-        let was = self.volumes.remove(&record.spec.id).unwrap_or_default();
+        let was = self.take(&record.spec.id);
         for (node, fence) in &is.under_way {
             fence.count_trouble(was.under_way.get(node).filter(|before| before.epoch == fence.epoch));
         }
@@ -62,25 +67,45 @@ impl Fences {
             }
         }
         let changed = was.quarantined.symmetric_difference(&is.quarantined).cloned().collect();
-        if !is.under_way.is_empty() || !is.quarantined.is_empty() {
-            self.volumes.insert(record.spec.id.clone(), is);
-        }
+        self.put(&record.spec.id, is);
         self.show();
         changed
     }
 
     /// A record is gone, and whatever was in it.
     pub(super) fn forgotten(&mut self, volume: &VolumeId) -> Vec<NodeId> {
-        let was = self.volumes.remove(volume).unwrap_or_default();
+        let was = self.take(volume);
         self.show();
         was.quarantined.into_iter().collect()
     }
 
+    fn put(&mut self, volume: &VolumeId, known: Known) {
+        if known.under_way.is_empty() && known.quarantined.is_empty() {
+            return;
+        }
+        self.under_way += known.under_way.len();
+        for node in &known.quarantined {
+            *self.cut_off.entry(node.clone()).or_default() += 1;
+        }
+        self.volumes.insert(volume.clone(), known);
+    }
+
+    fn take(&mut self, volume: &VolumeId) -> Known {
+        let known = self.volumes.remove(volume).unwrap_or_default();
+        self.under_way -= known.under_way.len();
+        for node in &known.quarantined {
+            if let Entry::Occupied(mut volumes) = self.cut_off.entry(node.clone()) {
+                *volumes.get_mut() -= 1;
+                if *volumes.get() == 0 {
+                    volumes.remove();
+                }
+            }
+        }
+        known
+    }
+
     fn show(&self) {
-        let under_way = self.volumes.values().map(|known| known.under_way.len()).sum();
-        let quarantined: BTreeSet<&NodeId> =
-            self.volumes.values().flat_map(|known| &known.quarantined).collect();
-        metrics::fences(under_way, quarantined.len());
+        metrics::fences(self.under_way, self.cut_off.len());
     }
 }
 

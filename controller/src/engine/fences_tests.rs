@@ -95,3 +95,38 @@ fn a_node_that_proves_its_absence_itself_ends_its_fence() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
 }
+
+#[test]
+fn the_counts_stay_those_of_all_volumes_whatever_comes_and_goes() {
+    let on = |volume: usize, attachments: Value, fenced: Value| {
+        let mut record = record(attachments, fenced);
+        record.spec.id = VolumeId::new(format!("v{volume}")).unwrap();
+        record
+    };
+    measured(|| {
+        let mut fences = Fences::default();
+        let mut random = 1_u64;
+        for _ in 0..500 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let volume = (random % 5) as usize;
+            let cut = fenced(json!({"target-cut": {"acl": true, "secret": null}}));
+            let next = match random / 8 % 4 {
+                0 => on(volume, draining("deny", json!([])), json!([])),
+                1 => on(volume, json!([]), cut),
+                2 => on(volume, json!([]), json!([])),
+                _ => {
+                    fences.forgotten(&on(volume, json!([]), json!([])).spec.id);
+                    continue;
+                }
+            };
+            fences.recorded(UnixMillis(1), &next);
+            let under_way: usize = fences.volumes.values().map(|known| known.under_way.len()).sum();
+            let cut_off: BTreeSet<&NodeId> =
+                fences.volumes.values().flat_map(|known| &known.quarantined).collect();
+            assert_eq!(fences.under_way, under_way);
+            assert_eq!(fences.cut_off.keys().collect::<BTreeSet<_>>(), cut_off);
+        }
+    });
+}
