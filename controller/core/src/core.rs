@@ -260,6 +260,11 @@ impl Core {
     pub fn volumes(&self) -> &BTreeMap<VolumeId, VolumeRecord> {
         &self.volumes
     }
+
+    /// The volumes that a node has, or was cut off from: found without a look at the others.
+    pub fn volumes_of(&self, node: &NodeId) -> impl Iterator<Item = &VolumeRecord> {
+        self.index.of_node(node).filter_map(|volume| self.volumes.get(volume))
+    }
 }
 
 impl<'a> Step<'a> {

@@ -4,17 +4,18 @@
 //! by kind, and as notices. Nothing here changes anything: a ghost that could write counts as a writer in the core
 //! already. What always holds: of two looks at the same state, both find the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
 use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::tls::renew::{Expiry, SOON};
+use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::{LastWords, Words};
-use crate::engine::{Ended, Engine, Told};
+use crate::engine::{Change, Ended, Engine, Told};
 use crate::metrics;
 
 /// Between two looks.
@@ -96,7 +97,8 @@ pub(super) fn expires(expiry: Expiry) -> Option<wire::GhostInfo> {
 
 /// All there are now.
 pub(super) async fn look(engine: &Engine, words: &LastWords) -> Result<Vec<Ghost>, Ended> {
-    let mut ghosts = engine.view(|core, _| of_records(core)).await?;
+    let mut ghosts =
+        engine.view(|core, _| of_records(core).into_values().flatten().collect::<Vec<_>>()).await?;
     for (node, words) in words.all() {
         of_words(&node, &words, &mut ghosts);
     }
@@ -110,13 +112,33 @@ pub async fn keep_looking(engine: Engine, words: LastWords, stop: CancellationTo
     let (mut seen, mut told) = (BTreeSet::new(), BTreeSet::new());
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut changes = engine.changes();
+    let mut records = Records::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
+            change = changes.recv() => match change {
+                Ok(change) => {
+                    records.stale.note(change);
+                    continue;
+                }
+                Err(RecvError::Lagged(_)) => {
+                    records.stale = Stale::All;
+                    continue;
+                }
+                Err(RecvError::Closed) => return,
+            },
             _ = every.tick() => {}
         }
-        let Ok(ghosts) = look(&engine, &words).await else { return };
-        let now: BTreeSet<Ghost> = ghosts.into_iter().collect();
+        if records.catch_up(&engine).await.is_err() {
+            return;
+        }
+        let mut now: BTreeSet<Ghost> = records.found.values().flatten().cloned().collect();
+        for (node, words) in words.all() {
+            let mut ghosts = Vec::new();
+            of_words(&node, &words, &mut ghosts);
+            now.extend(ghosts);
+        }
         for kind in Kind::ALL {
             metrics::ghosts(kind.name(), now.iter().filter(|ghost| ghost.kind == kind).count());
         }
@@ -131,6 +153,67 @@ pub async fn keep_looking(engine: Engine, words: LastWords, stop: CancellationTo
     }
 }
 
+/// What the records show, kept up to date by what changes: the core's task is not made to compare what is at rest.
+#[derive(Default)]
+struct Records {
+    found: Found,
+    stale: Stale,
+}
+
+/// Ghosts by their volume, where there are any.
+type Found = BTreeMap<VolumeId, Vec<Ghost>>;
+
+/// What has to be compared again.
+enum Stale {
+    All,
+    Some { volumes: BTreeSet<VolumeId>, nodes: BTreeSet<NodeId> },
+}
+
+impl Default for Stale {
+    /// Nothing was compared yet.
+    fn default() -> Self {
+        Self::All
+    }
+}
+
+impl Stale {
+    const NOTHING: Self = Self::Some { volumes: BTreeSet::new(), nodes: BTreeSet::new() };
+
+    fn note(&mut self, change: Change) {
+        if let Self::Some { volumes, nodes } = self {
+            match change {
+                Change::Volume(volume) => drop(volumes.insert(volume)),
+                Change::Node(node) => drop(nodes.insert(node)),
+                Change::Told(_) => {}
+            }
+        }
+    }
+}
+
+impl Records {
+    async fn catch_up(&mut self, engine: &Engine) -> Result<(), Ended> {
+        match std::mem::replace(&mut self.stale, Stale::NOTHING) {
+            Stale::All => self.found = engine.view(|core, _| of_records(core)).await?,
+            Stale::Some { volumes, nodes } if volumes.is_empty() && nodes.is_empty() => {}
+            Stale::Some { volumes, nodes } => {
+                let compared = engine.view(move |core, _| of_changed(core, volumes, &nodes)).await?;
+                self.take(compared);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, compared: Vec<(VolumeId, Vec<Ghost>)>) {
+        for (volume, ghosts) in compared {
+            if ghosts.is_empty() {
+                self.found.remove(&volume);
+            } else {
+                self.found.insert(volume, ghosts);
+            }
+        }
+    }
+}
+
 fn tell(engine: &Engine, ghost: Ghost) {
     let Ghost { kind, node, volume, message } = ghost;
     let about = volume.as_ref().map(VolumeId::as_str);
@@ -139,18 +222,41 @@ fn tell(engine: &Engine, ghost: Ghost) {
     engine.tell(Told { at, reason, volume, node: Some(node), message, migration: None });
 }
 
-fn of_records(core: &Core) -> Vec<Ghost> {
-    let mut ghosts = Vec::new();
-    for (id, record) in core.volumes() {
-        for (node, known) in core.nodes() {
-            let heard = matches!(known.session, Session::Up { inventoried: true, .. });
-            let observed = known.observed.get(id).map_or(ObservedPhase::Absent, |observed| observed.phase);
-            if let Some((kind, message)) = compare(record, node, observed, heard) {
-                ghosts.push(Ghost { kind, node: node.clone(), volume: Some(id.clone()), message });
-            }
-        }
-    }
-    ghosts
+/// Compares everything.
+fn of_records(core: &Core) -> Found {
+    let compared = core.volumes().values().map(|record| (record.spec.id.clone(), of_record(core, record)));
+    compared.filter(|(_, ghosts)| !ghosts.is_empty()).collect()
+}
+
+/// Compares these volumes, and those that the nodes have or were cut off from. A volume that is gone has no ghosts.
+fn of_changed(
+    core: &Core,
+    mut volumes: BTreeSet<VolumeId>,
+    nodes: &BTreeSet<NodeId>,
+) -> Vec<(VolumeId, Vec<Ghost>)> {
+    let theirs = nodes.iter().flat_map(|node| core.volumes_of(node));
+    volumes.extend(theirs.map(|record| record.spec.id.clone()));
+    let ghosts = |id: &VolumeId| core.volumes().get(id).map(|record| of_record(core, record));
+    let compared = volumes.into_iter().map(|id| {
+        let ghosts = ghosts(&id).unwrap_or_default();
+        (id, ghosts)
+    });
+    compared.collect()
+}
+
+/// Compares a volume's record with each node that it names: no other node can be a ghost of it.
+fn of_record(core: &Core, record: &VolumeRecord) -> Vec<Ghost> {
+    let attached = record.attachments.iter().map(|attachment| &attachment.node);
+    let named: BTreeSet<&NodeId> = attached.chain(record.fenced.iter().map(|fenced| &fenced.node)).collect();
+    let id = &record.spec.id;
+    let ghost = |node: &NodeId| {
+        let known = core.nodes().get(node)?;
+        let heard = matches!(known.session, Session::Up { inventoried: true, .. });
+        let observed = known.observed.get(id).map_or(ObservedPhase::Absent, |observed| observed.phase);
+        let (kind, message) = compare(record, node, observed, heard)?;
+        Some(Ghost { kind, node: node.clone(), volume: Some(id.clone()), message })
+    };
+    named.into_iter().filter_map(ghost).collect()
 }
 
 /// What a volume's record says of a node, against what the node's kernel holds.
@@ -228,5 +334,101 @@ fn of_words(node: &NodeId, words: &Words, ghosts: &mut Vec<Ghost>) {
     {
         let message = format!("an agent that calls itself node {node} is turned away: {reason}");
         ghosts.push(Ghost { kind: Kind::DuplicateIdentity, node: node.clone(), volume: None, message });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cleat_core::{Config, Epoch, Event, HostNqn, NodeIdentity, Observed, SessionId, UnixMillis};
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn volume(n: usize) -> VolumeId {
+        VolumeId::new(format!("v{n}")).unwrap()
+    }
+
+    /// Each volume is granted to one of ten nodes, and proven there.
+    fn record(n: usize) -> VolumeRecord {
+        let node = format!("node{}", n % 10);
+        serde_json::from_value(json!({
+            "spec": {"id": format!("v{n}"), "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+            "identity": null, "migration": null, "fenced": [], "past_evidence": [], "attachments": [{
+                "node": node, "host_nqn": format!("nqn.2026-01.test:{node}"), "epoch": "1.1", "role": "primary",
+                "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
+                "phase": "ready",
+            }],
+        }))
+        .unwrap()
+    }
+
+    fn core_of(volumes: usize) -> Core {
+        let records: Vec<VolumeRecord> = (0..volumes).map(record).collect();
+        Core::rebuild(Config::default(), 2, records, UnixMillis(1)).0
+    }
+
+    /// Its agent says that it holds these, and nothing else.
+    fn hear(core: &mut Core, name: &str, holds: &[usize]) {
+        let session = SessionId::new(format!("{name}-{}", holds.len())).unwrap();
+        let identity = NodeIdentity {
+            host_nqn: HostNqn::new(format!("nqn.2026-01.test:{name}")).unwrap(),
+            host_id: name.into(),
+            storage_addresses: Vec::new(),
+            boot_id: "b".into(),
+        };
+        let observed = |n: &usize| Observed {
+            volume: volume(*n),
+            epoch: Some(Epoch { term: 1, seq: 1 }),
+            ended: false,
+            phase: ObservedPhase::Ready,
+            live_paths: 2,
+            unready: String::new(),
+        };
+        let volumes = holds.iter().map(observed).collect();
+        core.step(UnixMillis(2), Event::SessionUp { node: node(name), session: session.clone(), identity });
+        core.step(UnixMillis(3), Event::Inventory { node: node(name), session, volumes });
+    }
+
+    #[test]
+    fn what_is_compared_again_is_what_has_changed_and_the_rest_stays_true() {
+        let mut core = core_of(1_000);
+        let mut records = Records { found: of_records(&core), stale: Stale::NOTHING };
+        assert!(records.found.is_empty(), "nobody was heard");
+        for name in ["node0", "node1"] {
+            hear(&mut core, name, &[]);
+            let compared = of_changed(&core, BTreeSet::new(), &BTreeSet::from([node(name)]));
+            assert_eq!(compared.len(), 100, "those of the node, of a thousand");
+            records.take(compared);
+            assert_eq!(records.found, of_records(&core));
+        }
+        assert!(records.found.values().flatten().all(|ghost| ghost.kind == Kind::GrantWithoutSession));
+        assert_eq!(records.found.len(), 200);
+        let all: Vec<usize> = (0..100).map(|n| 10 * n).collect();
+        hear(&mut core, "node0", &all);
+        for n in all {
+            let compared = of_changed(&core, BTreeSet::from([volume(n)]), &BTreeSet::new());
+            assert_eq!(compared.len(), 1);
+            records.take(compared);
+        }
+        assert_eq!(records.found, of_records(&core));
+        assert_eq!(records.found.len(), 100);
+    }
+
+    #[test]
+    fn a_change_is_noted_once_and_not_where_all_is_compared_anyway() {
+        let mut stale = Stale::All;
+        stale.note(Change::Volume(volume(1)));
+        assert!(matches!(stale, Stale::All));
+        let mut stale = Stale::NOTHING;
+        for _ in 0..3 {
+            stale.note(Change::Volume(volume(1)));
+            stale.note(Change::Node(node("a")));
+        }
+        assert!(matches!(stale, Stale::Some { volumes, nodes } if volumes.len() == 1 && nodes.len() == 1));
     }
 }

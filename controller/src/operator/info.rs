@@ -184,8 +184,8 @@ pub(super) fn node(core: &Core, id: &NodeId, now: UnixMillis) -> Option<wire::No
 }
 
 fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::NodeInfo {
-    let records = core.volumes().values();
-    let entries = records.flat_map(|record| record.fenced.iter().map(move |f| (&record.spec.id, f)));
+    let entries =
+        core.volumes_of(id).flat_map(|record| record.fenced.iter().map(move |f| (&record.spec.id, f)));
     let fenced = entries.filter(|(_, f)| f.node == *id).map(|(volume, f)| fenced_from(volume, f, now));
     let (session, since) = match &node.session {
         Session::Up { since, .. } => ("connected", *since),
