@@ -142,6 +142,11 @@ pub(crate) fn volume_set_aside() {
     counter!("cleat_volumes_set_aside_total").increment(1);
 }
 
+/// A node's record was written by somebody else as often as by us.
+pub(crate) fn node_set_aside() {
+    counter!("cleat_nodes_set_aside_total").increment(1);
+}
+
 /// Requests that the core has not answered yet.
 pub(crate) fn waiting_requests(waiting: usize) {
     gauge!("cleat_requests_waiting").set(count(waiting));
@@ -292,6 +297,7 @@ mod tests {
             waiting_requests(2);
             store_stalled(true);
             volume_set_aside();
+            node_set_aside();
             rds_call(RdsCall::Allow, took, None);
             rds_call(RdsCall::Deny, took, Some(&RdsError::Unreachable("x".into())));
             attach_part(Part::Connect, took);
@@ -312,6 +318,7 @@ mod tests {
             "cleat_requests_waiting 2",
             "cleat_store_stalled 1",
             "cleat_volumes_set_aside_total 1",
+            "cleat_nodes_set_aside_total 1",
             "cleat_rds_call_seconds_count{call=\"deny\",outcome=\"unreachable\"} 1",
             "cleat_attach_seconds_count{part=\"rds\"} 1",
             "cleat_attach_seconds_count{part=\"connect\"} 1",

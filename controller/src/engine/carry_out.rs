@@ -3,7 +3,8 @@
 //! In come steps; out go one commit for all steps that wait, and then their effects. What always holds: no effect
 //! of a step begins before its records and those of all steps before it are durable; effects begin in the order of
 //! the steps. A store that cannot take something now (a full disk) is asked again until it does, and everything waits; one
-//! that says that a volume's record was written by somebody else sets that volume aside; after any other failure nothing
+//! that says that a volume's record was written by somebody else sets that volume aside (a node's is written over it, a few
+//! times); after any other failure nothing
 //! is carried out any more.
 
 use std::collections::HashMap;
@@ -25,7 +26,7 @@ use super::{Change, EngineError, Failed, Step, notices};
 use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
-use crate::store::{CommitError, Kind, Store, Version, Write};
+use crate::store::{CommitError, Key, Kind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
 const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -33,6 +34,8 @@ const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 /// So often it is said again that it does not.
 const SAY_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
+/// A node's record that somebody else writes as often as we do is left to them.
+const NODE_TRIES: u32 = 5;
 /// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
 const GROUP: usize = 256;
 
@@ -205,9 +208,11 @@ impl Storing {
     async fn commit(&mut self, mut writes: Vec<Write>) -> Result<(), EngineError> {
         let (began, records) = (Instant::now(), writes.len());
         let mut said: Option<(Instant, String)> = None;
+        let mut conflicts = HashMap::new();
         while !writes.is_empty() {
             let answers = self.ask(writes.clone(), began).await;
-            let Some(reason) = self.take(&mut writes, answers)? else { break };
+            // Without a reason to wait there is nothing left, or a node's record to be written over another's at once.
+            let Some(reason) = self.take(&mut writes, answers, &mut conflicts)? else { continue };
             self.stall(Some(reason.clone()));
             let again =
                 said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN);
@@ -251,11 +256,13 @@ impl Storing {
         }
     }
 
-    /// Takes in answers, and leaves in `writes` those that are to be tried again, with the reason why.
+    /// Takes in answers, and leaves in `writes` those that are to be tried again; gives the reason if not at once.
+    /// `conflicts` counts those of each node's record.
     fn take(
         &mut self,
         writes: &mut Vec<Write>,
         answers: Vec<Result<Version, CommitError>>,
+        conflicts: &mut HashMap<Key, u32>,
     ) -> Result<Option<String>, EngineError> {
         let mut why = None;
         let mut again = Vec::new();
@@ -264,9 +271,22 @@ impl Storing {
                 Ok(version) => self.book.written(write, version),
                 // Who a node is its own agent says: whoever hears it last is right.
                 Err(error @ CommitError::Conflict { found, .. }) if write.key.kind == Kind::Node => {
-                    why = Some(error.to_string());
-                    write.expected = found;
-                    again.push(write);
+                    let tries = conflicts.entry(write.key.clone()).or_default();
+                    *tries += 1;
+                    if *tries < NODE_TRIES {
+                        write.expected = found;
+                        again.push(write);
+                        continue;
+                    }
+                    // What rests on it is only whether the node is known after a restart before it is heard. Who is on
+                    // one of the RDS's lists and not known then counts as a writer.
+                    tracing::error!(
+                        key = %write.key, tries,
+                        "cannot write the record of {}: {error}, {tries} times in a row; it is left as it is until a \
+                         restart; find what else writes to the store, and end it", write.key
+                    );
+                    metrics::node_set_aside();
+                    self.book.set_aside(&write.key, error.to_string());
                 }
                 Err(error @ CommitError::Conflict { .. }) => {
                     tracing::error!(key = %write.key, "{error}: nothing more is done for it before a restart");

@@ -378,6 +378,48 @@ async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() 
     assert_eq!(bench.log.lock().unwrap()[0], "commit w=4096");
 }
 
+fn node_record(boot: &str) -> Effect {
+    let identity = cleat_core::NodeIdentity {
+        host_nqn: cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap(),
+        host_id: "a".into(),
+        storage_addresses: Vec::new(),
+        boot_id: boot.into(),
+    };
+    Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity }))
+}
+
+#[tokio::test]
+async fn a_nodes_record_that_is_always_another_is_left_after_a_few_tries() {
+    let mut bench = bench();
+    for _ in 0..NODE_TRIES {
+        bench.permits.send(Permit::Conflict("node-a")).unwrap();
+    }
+    let mut first = step(&bench, 0, &["a"]);
+    first.effects.insert(0, node_record("b1"));
+    bench.steps.send(first).await.unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0", "nobody waits for it");
+    assert_eq!(*bench.stalled.borrow(), None);
+    let mut second = step(&bench, 1, &[]);
+    second.effects.insert(0, node_record("b2"));
+    bench.steps.send(second).await.unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-1", "no commit: it has no permit");
+    let log = bench.log.lock().unwrap();
+    let commits: Vec<&String> = log.iter().filter(|line| line.starts_with("commit")).collect();
+    assert_eq!(commits.len(), NODE_TRIES as usize, "{log:?}");
+}
+
+#[tokio::test]
+async fn a_nodes_record_that_another_wrote_once_is_written_over_it() {
+    let mut bench = bench();
+    bench.permits.send(Permit::Conflict("node-a")).unwrap();
+    bench.permits.send(Permit::Take).unwrap();
+    let mut first = step(&bench, 0, &[]);
+    first.effects.insert(0, node_record("b1"));
+    bench.steps.send(first).await.unwrap();
+    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert_eq!(*bench.log.lock().unwrap(), ["commit ", "commit node-a=null", "ran 0"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_hangs_is_seen_in_the_readiness_and_holds_everything_back() {
     let mut bench = bench();

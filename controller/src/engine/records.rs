@@ -5,7 +5,7 @@
 //! process has seen last. What holds: a volume whose record somebody else has written is *set aside*: nothing more is
 //! done or answered for it until a new start has read what is there. The others go on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cleat_core::{Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use serde::{Deserialize, Serialize};
@@ -128,11 +128,13 @@ pub(super) struct Book {
     kept: HashMap<VolumeId, Kept>,
     nodes: HashMap<NodeId, KeptNode>,
     set_aside: HashMap<VolumeId, String>,
+    /// Nodes whose records are left to whoever else writes them.
+    nodes_set_aside: HashSet<NodeId>,
 }
 
 impl Book {
     pub(super) fn new(kept: HashMap<VolumeId, Kept>, nodes: HashMap<NodeId, KeptNode>) -> Self {
-        Self { kept, nodes, set_aside: HashMap::new() }
+        Self { kept, nodes, ..Self::default() }
     }
 
     /// What has to be durable before the effects of these steps: a volume's last record among them, and the marks of
@@ -194,7 +196,7 @@ impl Book {
         let mut writes = Vec::new();
         for (node, is) in changed {
             let was = self.nodes.get(node);
-            if was.map(|was| &was.record) == is {
+            if self.nodes_set_aside.contains(node) || was.map(|was| &was.record) == is {
                 continue;
             }
             let value = is.map(serde_json::to_value).transpose();
@@ -227,9 +229,11 @@ impl Book {
         }
     }
 
-    /// Somebody else has written the record: nothing more is done for the volume.
+    /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.
     pub(super) fn set_aside(&mut self, key: &Key, reason: String) {
-        if let Ok(volume) = VolumeId::new(&key.name) {
+        if key.kind == Kind::Node {
+            self.nodes_set_aside.extend(NodeId::new(&key.name));
+        } else if let Ok(volume) = VolumeId::new(&key.name) {
             self.set_aside.insert(volume, reason);
         }
     }
