@@ -13,7 +13,6 @@
 //! | [`operator`] | the operators' service |
 //! | [`rds`] | the RDS's REST API |
 //! | [`secret`] | the secrets of in-band authentication |
-//! | [`store`] | the durable records, in a journal |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
 //! | [`clock`] | time that never goes back |

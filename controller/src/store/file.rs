@@ -13,7 +13,8 @@ use std::time::Instant;
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Database, OpenError};
+use super::database::Database;
+use super::refusal::OpenError;
 use super::{CommitError, Key, Loaded, Store, Version, Write};
 use crate::secret::{Era, KeyId};
 

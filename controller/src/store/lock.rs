@@ -11,7 +11,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::database::{MODE, OpenError, beside, failed};
+use super::opening::{MODE, beside};
+use super::refusal::{OpenError, failed};
 
 pub(super) fn lock(path: &Path) -> Result<Flock<File>, OpenError> {
     let lock_path = beside(path, ".lock");

@@ -7,7 +7,10 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `database` | the SQLite file: opened, checked, migrated, written, opened again after an I/O error |
+//! | `database` | the SQLite file: written, and opened anew after an I/O error |
+//! | `opening` | from a path to a database that can be believed |
+//! | `rows` | records and the term as rows |
+//! | `refusal` | why a store is not opened |
 //! | `file` | [`FileStore`]: its thread, and what shares a transaction |
 //! | `lock` | one process at a time |
 
@@ -22,11 +25,14 @@ use crate::secret::{Era, KeyId};
 mod database;
 mod file;
 mod lock;
+mod opening;
+mod refusal;
+mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use database::{Damage, OpenError, StepError};
 pub use file::FileStore;
+pub use refusal::{Damage, OpenError, StepError};
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,7 +10,8 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::database::{Damage, Database, MIGRATIONS, OpenError};
+use super::database::Database;
+use super::opening::MIGRATIONS;
 use super::*;
 use crate::secret::{Era, MasterKey};
 
