@@ -18,8 +18,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 /// In a process of its own: which seed, and what is planted.
 const CHILD: &str = "CLEAT_SIM_CHILD";
 const SEEDS: u64 = 200;
-/// Seeds in which a planted fault has to be caught at least once.
-const TO_CATCH: u64 = 160;
+/// Seeds in which a planted fault has to be caught at least once; the first that does ends the search.
+const TO_CATCH: u64 = 320;
 /// Lines of the trace that are shown of a seed that failed.
 const SHOWN: usize = 60;
 
