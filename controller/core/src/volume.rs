@@ -491,12 +491,12 @@ impl VolumeRecord {
         }
     }
 
-    /// It has the volume, or was cut off from it.
     /// All sessions were ended, and hosts come in by the list alone: those that are on it now.
     pub(crate) fn nobody_else_is_in(&mut self) {
         self.let_in = Some(self.attachments.iter().map(|a| a.host_nqn.clone()).collect());
     }
 
+    /// It has the volume, or was cut off from it.
     pub(crate) fn knows(&self, node: &NodeId) -> bool {
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }
