@@ -1,11 +1,13 @@
 //! Serving on a Unix socket, as CSI wants it.
 //!
 //! In comes a path; out goes a stream of connections for tonic. A socket that a dead process left behind is
-//! taken over, one that somebody answers on is not; nobody can connect before the mode is set; and what is
-//! removed at the end is our own socket, not the one that a successor has put in its place.
+//! taken over, one that somebody answers on is not; nobody can connect before the mode is set; what is
+//! removed at the end is our own socket, not the one that a successor has put in its place; and none is served in a
+//! directory to which others may write, for whoever may can put a socket of theirs in the place of ours, and say to
+//! whoever calls that a volume is attached, or detached.
 
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -28,6 +30,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 128;
 /// Only our own user may connect: the sidecars run as the same one.
 const MODE: u32 = 0o600;
+/// Of its directory, where we make it.
+const DIRECTORY_MODE: u32 = 0o700;
+/// Of its directory: whoever may write to it can put another socket in the place of ours; where it is sticky, as soon
+/// as ours is gone.
+const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// Why a Unix socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +55,23 @@ pub enum UnixError {
     InUse {
         /// The socket.
         path: PathBuf,
+    },
+    /// Others can put another socket in its place.
+    #[error(
+        "cannot serve a socket in {} (mode {mode:04o}, owner {owner}): others than root and user {us} may write to it, and \
+         put a socket of theirs in the place of this one; take that right away (chown {us}, chmod go-w), or name a path in \
+         a directory that does not exist yet: it is made for this program alone",
+        dir.display()
+    )]
+    Shared {
+        /// The directory.
+        dir: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+        /// Whose it is.
+        owner: u32,
+        /// Who we are.
+        us: u32,
     },
     /// There is something else in its place.
     #[error("{} exists and is not a socket", path.display())]
@@ -87,16 +111,18 @@ impl UnixIncoming {
     /// Binds `path`, makes its directory if that is missing, and removes what a dead process left there.
     ///
     /// # Errors
-    /// If somebody answers there, something else is there, or the kernel refuses a step.
+    /// If others may write to the directory, somebody answers there, something else is there, or the kernel refuses a
+    /// step.
     pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, UnixError> {
         let path = path.into();
-        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
-            std::fs::create_dir_all(dir).map_err(|source| UnixError::Step {
-                step: "make directory",
-                path: dir.to_owned(),
-                source,
-            })?;
-        }
+        let dir = directory(&path);
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(DIRECTORY_MODE)
+            .create(dir)
+            .map_err(|source| UnixError::Step { step: "make directory", path: dir.to_owned(), source })?;
+        // What others have put there is not even dialled.
+        check_directory(dir)?;
         remove_stale(&path).await?;
         let (listener, ours) = listen(&path)?;
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -182,6 +208,8 @@ impl Stream for UnixIncoming {
 /// A listener on a path where nothing is, and what it is known by.
 fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), UnixError> {
     let failed = |step| move |source| UnixError::Step { step, path: path.to_owned(), source };
+    // Also when it is bound again: the directory may be another one by then.
+    check_directory(directory(path))?;
     let socket = UnixSocket::new_stream().map_err(failed("make a socket for"))?;
     socket.bind(path).map_err(failed("bind"))?;
     // Before `listen`, a connect is refused: so nobody gets in ahead of the mode.
@@ -204,6 +232,32 @@ impl Drop for UnixIncoming {
             Err(error) => tracing::debug!(path = %self.path.display(), %error, "our socket is gone already"),
         }
     }
+}
+
+/// Where a socket lies.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Refuses a directory to which others may write. A sticky one keeps ours from being removed, and nobody from taking its
+/// place once we have ended; it is refused, too.
+fn check_directory(dir: &Path) -> Result<(), UnixError> {
+    let found = std::fs::metadata(dir).map_err(|source| UnixError::Step {
+        step: "look at directory",
+        path: dir.to_owned(),
+        source,
+    })?;
+    let (mode, owner) = (found.permissions().mode() & 0o7777, found.uid());
+    let us = nix::unistd::geteuid().as_raw();
+    if is_shared(mode, owner, us) {
+        return Err(UnixError::Shared { dir: dir.to_owned(), mode, owner, us });
+    }
+    Ok(())
+}
+
+/// Whether others than root and ourselves may write to a directory, or let themselves do so.
+fn is_shared(mode: u32, owner: u32, us: u32) -> bool {
+    mode & OTHERS_MAY_WRITE != 0 || (owner != 0 && owner != us)
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -250,6 +304,10 @@ mod tests {
         let first = UnixIncoming::bind(&path).await.expect("bind");
         let mode = std::fs::metadata(&path).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        for made in ["deep", "deep/er"] {
+            let mode = std::fs::metadata(dir.path().join(made)).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o700, "{made} is nobody else's");
+        }
         assert!(matches!(UnixIncoming::bind(&path).await, Err(UnixError::InUse { .. })));
         drop(first);
         assert!(!path.exists());
@@ -258,6 +316,50 @@ mod tests {
         assert!(path.exists(), "std leaves the socket behind, as a killed process does");
         drop(UnixIncoming::bind(&path).await.expect("takes over"));
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_others_may_write_to_is_refused_by_name() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("csi.sock");
+        // A live socket of somebody else in it changes nothing: it is not asked who answers.
+        let squatter = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let set =
+            |mode| std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(mode)).expect("mode");
+        for mode in [0o777, 0o707, 0o770, 0o1777, 0o2770, 0o720] {
+            set(mode);
+            let said = UnixIncoming::bind(&path).await.expect_err("refused").to_string();
+            let name = dir.path().display().to_string();
+            let all = [name, format!("mode {mode:04o}"), "owner ".to_owned(), "chmod go-w".to_owned()];
+            assert!(all.iter().all(|part| said.contains(part)), "{mode:o}: {said}");
+        }
+        drop(squatter);
+        // As the kubelet makes its plugins' directories.
+        for mode in [0o750, 0o755, 0o700] {
+            set(mode);
+            drop(UnixIncoming::bind(&path).await.expect("bind"));
+        }
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_shared_whatever_its_mode() {
+        assert!(is_shared(0o700, 1000, 0), "its owner may write, or let others do so");
+        assert!(is_shared(0o500, 1000, 1001));
+        assert!(!is_shared(0o750, 0, 1000) && !is_shared(0o700, 1000, 1000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_socket_is_not_bound_again_where_others_may_write_by_now() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("csi.sock");
+        let mut incoming = UnixIncoming::bind(&path).await.expect("bind");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).expect("mode");
+        std::fs::remove_file(&path).expect("remove");
+        let accepts = tokio::time::timeout(3 * LOOK_EVERY, incoming.next()).await;
+        assert!(accepts.is_err() && !path.exists());
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).expect("mode");
+        let accepts = tokio::time::timeout(3 * LOOK_EVERY, incoming.next()).await;
+        assert!(accepts.is_err() && path.exists());
     }
 
     #[tokio::test(start_paused = true)]

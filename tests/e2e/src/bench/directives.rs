@@ -187,7 +187,7 @@ impl Directives {
 async fn start_agent(node: &Node) -> anyhow::Result<Daemon> {
     let machine = node.shared_machine();
     let mut command = Command::new("cleat-agent")
-        .args(["--node-id", "bench", "--csi-socket", "/run/bench-csi.sock", "--plaintext"])
+        .args(["--node-id", "bench", "--csi-socket", "/run/bench/csi.sock", "--plaintext"])
         .args(["--controller", &format!("{}:{PORT}", Network::Management.host_address())])
         .args(["--state-dir", "/data/bench", "--nvme-dir", "/data/nvme", "--nqn-prefix", disks::PREFIX])
         .args(["--log-filter", "warn", "--keep-alive", &super::KEEP_ALIVE_S.to_string()]);

@@ -47,7 +47,7 @@ pub struct Node {
 
 impl Node {
     /// The agent's CSI socket, in its machine.
-    pub const CSI_SOCKET: &str = "/run/cleat-csi.sock";
+    pub const CSI_SOCKET: &str = "/run/cleat/csi.sock";
 
     pub(super) fn new(
         name: String,
