@@ -4,9 +4,10 @@
 //! scratch disk may exist, it and the probe's connections are taken away, however this ends (an answer, an error, a
 //! panic, a signal, the time limit); the file is written only if every question was asked, whole or not at all.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::future::Future;
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -222,24 +223,24 @@ fn conclude(settings: &Settings, findings: &Findings) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Writes beside the file, and puts it in its place when it is whole and on the disk.
+/// As others may read it: nothing in it is secret, and the controller may run as another user.
+const FILE_MODE: u32 = 0o644;
+
+/// Writes beside the file, and puts it in its place when it is whole and on the disk. Under a name that nobody can have
+/// guessed, and a file that was not there before: this may run as root in a directory of others.
 fn write_whole(path: &Path, abilities: &Abilities) -> std::io::Result<()> {
     let mut text = serde_json::to_string_pretty(abilities)?;
     text.push('\n');
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or_else(|| std::io::Error::other("it has no name"))?;
-    let beside = folder.join(format!(".{}.{}", name.to_string_lossy(), std::process::id()));
-    let written = (|| {
-        let mut file = File::create(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&beside, path)?;
-        File::open(folder)?.sync_all()
-    })();
-    if written.is_err() {
-        let _ = std::fs::remove_file(&beside);
-    }
-    written
+    let mut file = tempfile::Builder::new()
+        .prefix(&format!(".{}.", name.to_string_lossy()))
+        .permissions(Permissions::from_mode(FILE_MODE))
+        .tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    file.as_file().sync_all()?;
+    file.persist(path).map_err(|error| error.error)?;
+    File::open(folder)?.sync_all()
 }
 
 /// One line for a person. A reader who has gone away stops nothing: the disk is removed all the same.
@@ -275,6 +276,26 @@ impl Stops {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_planted_beside_the_file_is_not_written_through() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, theirs] = ["rds.json", "theirs"].map(|name| folder.path().join(name));
+        std::fs::write(&theirs, "theirs").expect("written");
+        let id = std::process::id();
+        for name in [format!(".rds.json.{id}"), ".rds.json".to_owned(), "rds.json".to_owned()] {
+            std::os::unix::fs::symlink(&theirs, folder.path().join(name)).expect("planted");
+        }
+        let url = "https://rds.example.org";
+        let abilities =
+            Findings::default().abilities(url.to_owned(), "2026-11-21T00:00:00Z".to_owned(), true);
+        write_whole(&path, &abilities).expect("written");
+        assert_eq!(std::fs::read_to_string(&theirs).expect("readable"), "theirs");
+        assert_eq!(Abilities::read(&path, url).expect("readable"), abilities);
+        let found = std::fs::symlink_metadata(&path).expect("there");
+        assert!(found.is_file());
+        assert_eq!(found.permissions().mode() & 0o022, 0, "nobody else may write to it");
+    }
 
     #[test]
     fn the_file_is_replaced_whole_and_can_be_read_by_the_controller() {

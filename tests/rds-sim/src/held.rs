@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -110,14 +111,17 @@ impl HeldStores {
         if held < device.sectors {
             table += &format!("{held} {} linear {below} {held}\n", device.sectors - held);
         }
-        // A table with several lines is read from a file.
-        let file = std::env::temp_dir().join(format!("{name}.table"));
-        fs::write(&file, table).map_err(|source| TargetError::Configfs {
-            action: "write".to_owned(),
-            path: file.clone(),
+        // A table with several lines is read from a file: one whose name nobody has guessed, for this runs as root.
+        let file = tempfile::NamedTempFile::new().and_then(|mut file| {
+            file.write_all(table.as_bytes())?;
+            Ok(file)
+        });
+        let file = file.map_err(|source| TargetError::Configfs {
+            action: "write a table in".to_owned(),
+            path: std::env::temp_dir(),
             source,
         })?;
-        dmsetup(&["reload", &name, &file.to_string_lossy()])?;
+        dmsetup(&["reload", &name, &file.path().to_string_lossy()])?;
         dmsetup(&["suspend", "--nolockfs", &name])?;
         dmsetup(&["resume", &name])
     }
