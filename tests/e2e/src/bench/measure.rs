@@ -38,7 +38,7 @@ pub(super) struct Bench<'w> {
 }
 
 impl<'w> Bench<'w> {
-    /// Makes so many volumes twice: for the controller, and for what goes past it.
+    /// Makes so many volumes for each: the controller, the agent past it, and the kernel without either.
     pub(super) async fn prepare(world: &'w World, most: usize) -> anyhow::Result<Self> {
         let node = world.a();
         disks::make(world, node, most).await?;
@@ -146,7 +146,7 @@ impl<'w> Bench<'w> {
         let mut command = Command::new("bench-guest").arg(what).deadline(GUEST);
         command = command.args(["--deadline-s".to_owned(), deadline_s.to_string()]);
         for index in 0..volumes {
-            command = command.args(["--nqn".to_owned(), disks::nqn(index)]);
+            command = command.args(["--nqn".to_owned(), disks::bare_nqn(index)]);
         }
         if connects {
             command = command.args(["--hostnqn", &self.host_nqn, "--hostid", &self.host_id]);
