@@ -29,10 +29,13 @@ use crate::volume::board::Board;
 use directive::Directive;
 use outbox::Outbox;
 
-/// Delay before the first redial; doubled each time that no session was established.
+/// Delay before the first redial; doubled each time that no session stood.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Longest delay between two dials: a controller that comes back should not wait long for its nodes.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// For how long a session has to be established to have stood. One that a controller ends at once each time costs both
+/// sides a whole inventory, so it is not begun again and again without a pause.
+const STANDS: Duration = Duration::from_secs(5);
 
 /// What the session needs of the rest of the agent.
 pub trait Node: Send + Sync + 'static {
@@ -79,22 +82,19 @@ pub struct Session<N> {
 impl<N: Node> Session<N> {
     /// Keeps a session with the controller until told to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut delay = FIRST_DELAY;
+        let mut delays = Delays::default();
         while !stop.is_cancelled() {
-            let mut established = false;
+            let mut established = None;
             let ended = tokio::select! {
                 ended = stream::once(&self, &mut established) => ended,
                 () = stop.cancelled() => stream::Ended::stopping(),
             };
             self.down(&ended);
-            if established {
-                delay = FIRST_DELAY;
-            }
+            let delay = delays.after(established.map(|since| since.elapsed()));
             tokio::select! {
                 () = tokio::time::sleep(jittered(delay)) => {}
                 () = stop.cancelled() => break,
             }
-            delay = (delay * 2).min(LONGEST_DELAY);
         }
     }
 
@@ -122,6 +122,22 @@ impl<N: Node> Session<N> {
             }
             _ => tracing::warn!(reason = %Causes(ended), "no session with the controller"),
         }
+    }
+}
+
+/// Delays before the next dials.
+#[derive(Debug, Default)]
+struct Delays {
+    last: Option<Duration>,
+}
+
+impl Delays {
+    /// The delay after a dial whose session was established for so long, if it was.
+    fn after(&mut self, stood: Option<Duration>) -> Duration {
+        let before = self.last.filter(|_| stood.is_none_or(|stood| stood < STANDS));
+        let delay = before.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
+        self.last = Some(delay);
+        delay
     }
 }
 

@@ -158,6 +158,18 @@ fn result(operation: &str) -> wire::DirectiveResult {
     wire::DirectiveResult { operation_id: operation.into(), volume_id: "v".into(), ..Default::default() }
 }
 
+#[test]
+fn dials_become_rarer_until_a_session_has_stood() {
+    let mut delays = Delays::default();
+    let millis = |delay: Duration| delay.as_millis();
+    let failed: Vec<_> = (0..7).map(|_| millis(delays.after(None))).collect();
+    assert_eq!(failed, [200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(millis(delays.after(Some(Duration::from_secs(60)))), 200);
+    // A controller that takes each session and ends it at once.
+    let ended: Vec<_> = (0..6).map(|_| millis(delays.after(Some(Duration::from_millis(50))))).collect();
+    assert_eq!(ended, [400, 800, 1600, 3200, 5000, 5000]);
+}
+
 #[tokio::test]
 async fn the_inventory_comes_first_and_changes_follow() {
     use wire::volume_state::Phase;

@@ -90,8 +90,8 @@ impl Pace {
     }
 }
 
-/// Runs one session to its end. `established` becomes true once its inventory is on the stream.
-pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut bool) -> Ended {
+/// Runs one session to its end. `established` says since when its inventory is on the stream.
+pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
     match talk(session, established).await {
         Err(ended) => ended,
         Ok(never) => match never {},
@@ -100,7 +100,7 @@ pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut bool) 
 
 async fn talk<N: Node>(
     session: &Session<N>,
-    established: &mut bool,
+    established: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Ended> {
     let (say, queue) = mpsc::channel(QUEUE);
     let channel = timeout(STEP, session.endpoint.dial())
@@ -127,7 +127,7 @@ async fn talk<N: Node>(
     let told = volumes.iter().map(|state| (state.volume_id.clone(), state.clone())).collect();
     send(&say, Say::Inventory(wire::Inventory { volumes })).await?;
     session.outbox.rewind();
-    *established = true;
+    *established = Some(Instant::now());
     session.up(&welcome);
     let mut stream = Stream { session, say, pace, told, seen: 0, heard: Instant::now(), beats: 0 };
     stream.run(hear, changes).await
