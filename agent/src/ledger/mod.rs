@@ -102,6 +102,10 @@ pub struct Entry {
     /// The generation of the newest secret that came under the epoch. Never the secret itself.
     #[serde(default)]
     pub secret_generation: Option<Epoch>,
+    /// It was written by the end of a grant where what had been seen of the volume before could not be read: `epoch`
+    /// need not be the highest then.
+    #[serde(default)]
+    pub uncertain: bool,
 }
 
 impl Entry {

@@ -43,14 +43,16 @@ pub enum AttachRuling {
     Record(Box<Entry>),
 }
 
-/// Rules on a directive about a volume without a record: `forgotten` is the highest epoch among the records that were
-/// let go, and one of them may have been this volume's.
+/// Rules on a directive about a volume without a record, or with one that is uncertain: `forgotten` is the highest epoch
+/// among the records that were let go, and one of them may have been this volume's.
 ///
 /// # Errors
 /// [`Stale`] where the epoch may be one that has ended.
 pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) -> Result<(), Stale> {
-    match (known, forgotten) {
-        (None, Some(highest)) if epoch <= highest => Err(Stale { highest, ended: true }),
+    match forgotten {
+        Some(highest) if epoch <= highest && known.is_none_or(|entry| entry.uncertain) => {
+            Err(Stale { highest, ended: true })
+        }
         _ => Ok(()),
     }
 }
@@ -100,6 +102,8 @@ pub fn on_attach(
         published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: same.and_then(|entry| entry.registered),
         secret_generation: same.and_then(|entry| entry.secret_generation).max(secret_generation),
+        // What the record does not say has been asked for, or there would be no ruling.
+        uncertain: false,
     };
     if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(Box::new(entry)) }
 }
@@ -179,6 +183,7 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
         published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: None,
         secret_generation: None,
+        uncertain: known.is_some_and(|entry| entry.uncertain),
     }
 }
 

@@ -145,8 +145,8 @@ impl<H: Host> Volume<H> {
         grant: &Grant,
         generation: Option<Epoch>,
     ) -> Result<Option<Entry>, AttachError> {
-        if before.is_none() {
-            may_begin(None, self.shared.ledger.forgotten().await?, epoch).map_err(AttachError::Stale)?;
+        if before.is_none_or(|before| before.uncertain) {
+            may_begin(before, self.shared.ledger.forgotten().await?, epoch).map_err(AttachError::Stale)?;
         }
         match on_attach(before, epoch, grant, generation, self.boot_id()) {
             AttachRuling::Stale(stale) => Err(AttachError::Stale(stale)),

@@ -106,11 +106,15 @@ impl<H: Host> Volume<H> {
     pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<wire::AbsentOutcome, EndError> {
         let began = Instant::now();
         let known = self.record_within(mode.disk()).await;
-        if let OnRecord::Known(entry) = &known {
-            may_begin(entry.as_ref().as_ref(), self.forgotten_within(mode.disk()).await, epoch)
-                .map_err(EndError::Stale)?;
-            may_end(entry.as_ref().as_ref(), epoch).map_err(EndError::Stale)?;
-        }
+        may_end(known.entry(), epoch).map_err(EndError::Stale)?;
+        let uncertain = match (&known, known.entry()) {
+            (_, Some(_)) => false,
+            (OnRecord::Unreadable, None) => true,
+            (OnRecord::Known(_), None) => match self.forgotten_within(mode.disk()).await {
+                Some(highest) => may_begin(None, highest, epoch).map(|()| false).map_err(EndError::Stale)?,
+                None => true,
+            },
+        };
         let view = self.look().await?;
         if mode == Mode::Detach {
             let looked = self.unless_revoked(Some(epoch), self.refuse_if_used(&view)).await;
@@ -120,7 +124,7 @@ impl<H: Host> Volume<H> {
 
         // From here on the grant is over, whatever happens to this process.
         self.dials.call_back();
-        let mut entry = self.record_end(&known, epoch, &view, mode.disk()).await;
+        let mut entry = self.record_end(&known, uncertain, epoch, &view, mode.disk()).await;
         let detaching = Detaching::begin(self);
         self.report(&view);
         let flush = self.leave_in_order(epoch, mode, known.entry(), &view).await;
@@ -187,12 +191,14 @@ impl<H: Host> Volume<H> {
     async fn record_end(
         &self,
         known: &OnRecord,
+        uncertain: bool,
         epoch: Epoch,
         view: &SubsystemView,
         disk: Duration,
     ) -> Entry {
         let present: Vec<Present> = self.doomed(view).iter().map(Present::from).collect();
         let mut entry = ending(known.entry(), epoch, &present, self.boot_id());
+        entry.uncertain |= uncertain;
         if let OnRecord::Unreadable = known {
             entry.deletions.push(anything_before());
         }

@@ -95,11 +95,14 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// The highest epoch among the records that were let go, as far as the disk says it in time. Where it does not, an
-    /// end goes on: without a record there is no later grant that it could end.
-    pub(super) async fn forgotten_within(&self, patience: Duration) -> Option<Epoch> {
+    /// The highest epoch among the records that were let go, as far as the disk says it in time; `None` where it does
+    /// not. An end goes on then, for two reasons. A grant that stands has a record, which says that an older end is of
+    /// the past; so where there is none, no later grant is ended by it, however late it comes. And to leave a writer is
+    /// the worse mistake. But the record that it leaves does not say what was seen before it, and says so: it must not
+    /// let an Attach in that the record of old refused.
+    pub(super) async fn forgotten_within(&self, patience: Duration) -> Option<Option<Epoch>> {
         let reason = match timeout(patience, self.shared.ledger.forgotten()).await {
-            Ok(Ok(highest)) => return highest,
+            Ok(Ok(highest)) => return Some(highest),
             Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
             Err(_) => format!("the disk has not answered within {patience:?}"),
         };
@@ -266,6 +269,50 @@ mod tests {
         assert!(agent.entry().await.unwrap().ended);
         assert!(matches!(agent.attach(4, grant(&[1])).await, Outcome::StaleEpoch(_)));
         agent.ready(5, &[1]).await;
+    }
+
+    #[tokio::test]
+    async fn an_end_that_cannot_tell_what_was_seen_before_lets_no_old_attach_in() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(4, &[1]).await;
+        agent.detach(4).await;
+        agent.fleet.volumes().remove(0).retire(Duration::ZERO).await;
+        assert_eq!(agent.entry().await, None);
+        drop(agent);
+        let file = dir.path().join("forgotten.json");
+        let kept = std::fs::read(&file).unwrap();
+        std::fs::write(&file, "").unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        assert!(matches!(agent.revoke(2).await, Outcome::Absent(_)), "it only takes a writer away");
+        let late = agent.attach(4, grant(&[1])).await;
+        assert!(matches!(late, Outcome::Failed(_)), "epoch 4 has ended, which cannot be read: {late:?}");
+        assert_eq!(kernel.world().connects.len(), 1);
+        // Also a later end, and a later process.
+        assert!(matches!(agent.detach(3).await, Outcome::Absent(_)));
+        drop(agent);
+        std::fs::write(&file, kept).unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let late = agent.attach(4, grant(&[1])).await;
+        assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
+        assert!(matches!(agent.revoke(3).await, Outcome::Absent(_)), "what is on record can be ended again");
+        agent.ready(5, &[1]).await;
+        assert!(!agent.entry().await.unwrap().uncertain);
+    }
+
+    #[tokio::test]
+    async fn an_old_end_ends_no_later_grant_whatever_of_the_past_cannot_be_read() {
+        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(6, &[1]).await;
+        drop(agent);
+        std::fs::write(dir.path().join("forgotten.json"), "").unwrap();
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        for late in [agent.revoke(5).await, agent.detach(5).await] {
+            assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
+        }
+        assert_eq!(kernel.world().of("v").len(), 1);
+        assert!(matches!(agent.detach(6).await, Outcome::Absent(_)));
     }
 
     #[tokio::test]
