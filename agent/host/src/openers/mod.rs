@@ -398,16 +398,17 @@ impl Openers {
         false
     }
 
-    /// Loop devices over one device, for the readiness check.
+    /// Loop devices over one device, for the readiness check: by a look at all of them that began at `since` or later.
     ///
     /// # Errors
     /// [`WorkError`] when they could not be looked for in time; what could not be read is in the second part.
     pub async fn loops(
         &self,
         dev: DevT,
+        since: Instant,
         deadline: Duration,
     ) -> Result<(Vec<LoopUse>, Vec<Blind>), WorkError> {
-        let table = self.loops.fresh(&self.places, deadline).await?;
+        let table = self.loops.since(&self.places, since.into_std(), deadline).await?;
         Ok((table.over(&BTreeSet::from([dev])).collect(), table.blind.clone()))
     }
 

@@ -1,9 +1,10 @@
 //! Looks at the whole host that many callers share, and that one dead server cannot hold up.
 //!
-//! Comes in: what to look at. Goes out: a result of a look that began after it was asked for.
+//! Comes in: what to look at. Goes out: a result of a look that began after it was asked for, or after a moment that the
+//! caller names.
 //!
 //! A look at a busy host costs thousands of system calls, whatever it looks for. So callers that came before it began
-//! share it. Some of these calls can block for ever (a file on a server that is gone, the memory map of a process that
+//! share it, and whoever says since when it may have begun gets the last one that did. Some of these calls can block for ever (a file on a server that is gone, the memory map of a process that
 //! hangs in the kernel). Each of those has a [`Key`]; when one does not come back, the look that made it is left
 //! behind, a new one begins, and whatever has that key is answered with [`Stuck`] until the call has come back.
 //!
@@ -161,17 +162,27 @@ struct State<T> {
     pending: Option<(Found<T>, Looking)>,
     /// The look that runs.
     running: Option<Looking>,
+    /// The last look that ended, and when it began.
+    last: Option<(Instant, Arc<T>)>,
 }
 
 impl<T> Turn<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// One that was left behind may end after those that came later.
+    fn keep(&self, began: Instant, found: &Arc<T>) {
+        let mut state = self.state();
+        if state.last.as_ref().is_none_or(|(last, _)| *last < began) {
+            state.last = Some((began, Arc::clone(found)));
+        }
+    }
 }
 
 impl<T: Send + Sync + 'static> Scans<T> {
     pub(super) fn new(what: &'static str, stuck: &StuckCalls, scan: fn(&Places, &Looking) -> T) -> Self {
-        let state = Mutex::new(State { pending: None, running: None });
+        let state = Mutex::new(State { pending: None, running: None, last: None });
         Self { scan, what, stuck: stuck.clone(), turn: Arc::new(Turn { state, free: Condvar::new() }) }
     }
 
@@ -198,6 +209,20 @@ impl<T: Send + Sync + 'static> Scans<T> {
         }
     }
 
+    /// The result of a look that began at `since` or later.
+    pub(super) async fn since(
+        &self,
+        places: &Places,
+        since: Instant,
+        deadline: Duration,
+    ) -> Result<Arc<T>, WorkError> {
+        let last = self.turn.state().last.clone();
+        match last {
+            Some((began, found)) if began >= since => Ok(found),
+            _ => self.fresh(places, deadline).await,
+        }
+    }
+
     /// As [`Scans::fresh`], on the calling thread and shared with nobody.
     pub(super) fn alone(&self, places: &Places) -> T {
         (self.scan)(places, &Looking { stuck: self.stuck.clone(), at: Arc::default() })
@@ -221,8 +246,10 @@ impl<T: Send + Sync + 'static> Scans<T> {
         let (scans, places, own) = (self.clone(), places.clone(), looking.clone());
         work::spawn(self.what, move || {
             let _running = Running::begin(&scans.turn, &own);
-            let found = (scans.scan)(&places, &own);
-            sender.send_replace(Some(Arc::new(found)));
+            let began = Instant::now();
+            let found = Arc::new((scans.scan)(&places, &own));
+            scans.turn.keep(began, &found);
+            sender.send_replace(Some(found));
         })?;
         state.pending = Some((receiver.clone(), looking.clone()));
         Ok((receiver, looking))

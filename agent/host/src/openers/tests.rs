@@ -210,6 +210,24 @@ fn the_kubelets_loop_is_told_from_others() {
     assert!(report.to_string().contains("the kubelet's loop0 for volume pvc-1"), "{report}");
 }
 
+#[tokio::test]
+async fn one_look_at_the_loop_devices_serves_whoever_names_a_moment_before_it() {
+    let host = Host::new();
+    let plain = host.tree.write("host/elsewhere", "block 259:1");
+    let add = |name: &str, dev: &str| {
+        host.tree.write(&format!("class/block/{name}/dev"), dev);
+        host.tree.write(&format!("class/block/{name}/loop/backing_file"), &plain.display().to_string());
+    };
+    let count = async |since| host.openers.loops(HEAD, since, LONG).await.expect("looked").0.len();
+    add("loop0", "7:0");
+    let round = Instant::now();
+    assert_eq!(count(round).await, 1);
+    add("loop1", "7:1");
+    assert_eq!(count(round).await, 1, "the look that is there");
+    assert_eq!(count(Instant::now()).await, 2);
+    assert_eq!(count(round).await, 2, "the last one that there was");
+}
+
 #[test]
 fn a_loop_whose_backing_file_cannot_be_looked_at_leaves_the_answer_open() {
     let host = Host::new();

@@ -64,6 +64,21 @@ impl Checker {
         expectation: &Expectation,
         deadline: Duration,
     ) -> Result<ReadyFacts, CheckError> {
+        self.check_since(expectation, Instant::now(), deadline).await
+    }
+
+    /// As [`Checker::check`] for one of many that are judged together: what takes a look at the whole machine (its loop
+    /// devices) may have been looked at for another one, at `since` or later. The device and its paths are looked at
+    /// now.
+    ///
+    /// # Errors
+    /// [`CheckError`].
+    pub async fn check_since(
+        &self,
+        expectation: &Expectation,
+        since: Instant,
+        deadline: Duration,
+    ) -> Result<ReadyFacts, CheckError> {
         let end = Instant::now() + deadline;
         let nqn = &expectation.subsystem;
         let known = self.directories().get(nqn.as_str()).cloned();
@@ -72,7 +87,7 @@ impl Checker {
             Some(name) => drop(self.directories().insert(nqn.to_string(), name)),
             None => drop(self.directories().remove(nqn.as_str())),
         }
-        self.judge(&before, expectation, end).await
+        self.judge(&before, expectation, since, end).await
     }
 
     fn directories(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
@@ -83,20 +98,21 @@ impl Checker {
         &self,
         before: &SubsystemView,
         expectation: &Expectation,
+        since: Instant,
         end: Instant,
     ) -> Result<ReadyFacts, CheckError> {
         let left = || end.saturating_duration_since(Instant::now());
         let selected = select(before, expectation)?;
-        let io = self.probe(&selected, left()).await;
+        let io = self.probe(&selected, since, left()).await;
         // A reading of sysfs takes a moment even when the device has used up the time.
         let after =
             self.sysfs.connected_view(&expectation.subsystem, directory(before), left().max(SWEEP)).await?;
         Ok(evaluate(&after, expectation, &io)?)
     }
 
-    async fn probe(&self, selected: &Selected, deadline: Duration) -> IoFacts {
+    async fn probe(&self, selected: &Selected, since: Instant, deadline: Duration) -> IoFacts {
         let reading = blockio::probe(&self.workers, &self.sysfs, &self.dev_root, selected.dev, deadline);
-        let looking = self.openers.loops(selected.dev, deadline);
+        let looking = self.openers.loops(selected.dev, since, deadline);
         let (mut facts, loops) = tokio::join!(reading, looking);
         match loops {
             Ok((loops, blind)) => {
@@ -134,7 +150,7 @@ impl Checker {
             let view = self.sysfs.connected_view(&expectation.subsystem, known, deadline).await?;
             known = directory(&view);
             let interest = Interest::new(&view, expectation.portals.len());
-            let last = match self.judge(&view, expectation, end).await {
+            let last = match self.judge(&view, expectation, Instant::now(), end).await {
                 Err(error) if error.may_heal() && Instant::now() < end => error,
                 result => return result,
             };
