@@ -85,6 +85,12 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = whole_seconds)]
     keep_alive: Duration,
 
+    /// Seconds that a device stays which the kernel has given up, for a path that comes back (kernels from about 6.16)
+    ///
+    /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0: it goes at once.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = stay)]
+    lost_device_stay: Duration,
+
     /// I/O queues of each connection; each is a TCP connection and a part of the connect time
     #[arg(long, value_name = "NUMBER", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=128))]
     nr_io_queues: u32,
@@ -159,6 +165,8 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// How long NodeStageVolume waits for the device.
     pub stage_wait: Duration,
+    /// How long a device stays that has lost its last path.
+    pub lost_device_stay: Duration,
     /// Where the trees of the kernel are.
     pub roots: Roots,
 }
@@ -212,6 +220,7 @@ impl Args {
             nr_io_queues,
             sweep_interval,
             stage_wait,
+            lost_device_stay,
             sysfs_root,
             proc_root,
             dev_root,
@@ -248,6 +257,7 @@ impl Args {
             },
             sweep_interval,
             stage_wait,
+            lost_device_stay,
             roots: Roots { sysfs: sysfs_root, proc: proc_root, dev: dev_root },
         })
     }
@@ -267,6 +277,14 @@ fn whole_seconds(text: &str) -> Result<Duration, String> {
     match text.parse::<u32>() {
         Ok(number) if (1..=86_400).contains(&number) => Ok(Duration::from_secs(number.into())),
         _ => Err("not a whole number of seconds from 1 to 86400".into()),
+    }
+}
+
+/// Whole seconds as well; none at all is a choice.
+fn stay(text: &str) -> Result<Duration, String> {
+    match text.parse::<u32>() {
+        Ok(number) if number <= 3600 => Ok(Duration::from_secs(number.into())),
+        _ => Err("not a whole number of seconds from 0 to 3600".into()),
     }
 }
 
@@ -306,6 +324,7 @@ mod tests {
         assert_eq!(config.node_id.as_str(), "node-a");
         assert_eq!(config.connect.ctrl_loss_tmo, Some(LossTimeout::Never));
         assert_eq!(config.connect.nr_io_queues, Some(4));
+        assert_eq!(config.lost_device_stay, Duration::from_secs(30));
         assert_eq!(config.prefix.as_str(), "nqn.2026-01.io.cleat:");
     }
 
@@ -319,6 +338,8 @@ mod tests {
             ("--fabrics", "magic"),
             ("--ctrl-loss-timeout", "-1"),
             ("--reconnect-delay", "0"),
+            ("--lost-device-stay", "1.5"),
+            ("--lost-device-stay", "3601"),
             ("--nr-io-queues", "0"),
             ("--sweep-interval", "0"),
             ("--driver-name", "cleat io"),

@@ -215,7 +215,12 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
             prefix: config.prefix.clone(),
             connect: config.connect,
         },
-        times: Times { sweep: config.sweep_interval, stage: config.stage_wait, ..Times::default() },
+        times: Times {
+            sweep: config.sweep_interval,
+            stage: config.stage_wait,
+            stay: config.lost_device_stay,
+            ..Times::default()
+        },
         uevents: listen(),
         looks: Default::default(),
         breaks: Default::default(),

@@ -4,6 +4,10 @@
 //! writes, and sends them as soon as there is a path again. Under a grant that is what its user wants: the device that
 //! comes back is the one that he has open. After a grant the volume may be another node's, so it is set to zero before
 //! paths are taken away on purpose.
+//!
+//! What is written counts for the next time that the last path goes (`nvme_mpath_remove_disk`). A head that is without
+//! a path already stays for the time that was set then: writing the attribute changes the number and no more
+//! (`delayed_removal_secs_store`), and only a path that comes back calls the removal off (`nvme_init_ns_head`).
 
 use std::io;
 use std::time::Duration;
@@ -41,8 +45,8 @@ pub enum HeadError {
     Work(#[from] WorkError),
 }
 
-/// Has a head stay for so long without a path (whole seconds), or go with its last path for zero; whether the kernel
-/// knows such a time at all. Where it does not, or the head is gone, there is nothing to do.
+/// Has a head stay for so long without a path (whole seconds), or go with its last path for zero; the time that was set
+/// before. `None` where the kernel knows no such time or the head is gone: there is nothing to do.
 ///
 /// # Errors
 /// [`HeadError`]; the head may then stay for another time.
@@ -52,28 +56,28 @@ pub async fn stay_without_paths(
     dev: DevT,
     stay: Duration,
     deadline: Duration,
-) -> Result<bool, HeadError> {
+) -> Result<Option<Duration>, HeadError> {
     let (sysfs, seconds) = (sysfs.clone(), stay.as_secs());
     workers.run(&format!("removal delay of {dev}"), deadline, move || set(&sysfs, dev, seconds)).await?
 }
 
-fn set(sysfs: &Sysfs, dev: DevT, seconds: u64) -> Result<bool, HeadError> {
+fn set(sysfs: &Sysfs, dev: DevT, seconds: u64) -> Result<Option<Duration>, HeadError> {
     let path = sysfs.root().join("dev/block").join(dev.to_string()).join("delayed_removal_secs");
     let name = || path.display().to_string();
     let gone =
         |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO));
     let failed = |source| HeadError::Attribute { path: name(), seconds, source };
     let wanted = seconds.to_string();
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text.trim() == wanted => return Ok(true),
-        Ok(_) => {}
-        Err(error) if gone(&error) => return Ok(false),
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) if text.trim() == wanted => return Ok(Some(Duration::from_secs(seconds))),
+        Ok(text) => text.trim().parse().map(Duration::from_secs).unwrap_or_default(),
+        Err(error) if gone(&error) => return Ok(None),
         Err(error) => return Err(failed(error)),
-    }
+    };
     match std::fs::write(&path, &wanted).and_then(|()| std::fs::read_to_string(&path)) {
-        Ok(text) if text.trim() == wanted => Ok(true),
+        Ok(text) if text.trim() == wanted => Ok(Some(before)),
         Ok(text) => Err(HeadError::NotTaken { path: name(), seconds, found: text.trim().to_owned() }),
-        Err(error) if gone(&error) => Ok(false),
+        Err(error) if gone(&error) => Ok(None),
         Err(error) => Err(failed(error)),
     }
 }
@@ -94,14 +98,14 @@ mod tests {
                 stay_without_paths(&Workers::new(), &sysfs, dev, stay, deadline).await
             }
         };
-        assert!(!stay(0).await.unwrap());
+        assert_eq!(stay(0).await.unwrap(), None);
         let device = dir.path().join("dev/block/259:3");
         std::fs::create_dir_all(&device).unwrap();
-        assert!(!stay(30).await.unwrap(), "a kernel that knows no such time");
+        assert_eq!(stay(30).await.unwrap(), None, "a kernel that knows no such time");
         let attribute = device.join("delayed_removal_secs");
         std::fs::write(&attribute, "60\n").unwrap();
-        for seconds in [0, 30, 0] {
-            assert!(stay(seconds).await.unwrap());
+        for (seconds, before) in [(0, 60), (30, 0), (0, 30)] {
+            assert_eq!(stay(seconds).await.unwrap(), Some(Duration::from_secs(before)));
             assert_eq!(std::fs::read_to_string(&attribute).unwrap(), seconds.to_string());
         }
         std::fs::remove_file(&attribute).unwrap();

@@ -2,20 +2,15 @@
 //!
 //! It plays `cleat_host`'s part, so what it shows has the real types, and the real predicate judges it.
 
+mod fabrics;
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
-use cleat_host::fabrics::{
-    ConnectError, ConnectFailure, ConnectOptions, ConnectRequest, Connected, Deletion, DeletionFacts,
-    DhchapSecret, DisconnectError, Disconnected, Fabrics, LossTimeout, Pending, RekeyError, Target,
-    TimeoutsError,
-};
-use cleat_host::reach::Reached;
-use cleat_host::readiness::{Expectation, evaluate, select};
-use cleat_host::reservations::Reservations;
+use cleat_host::fabrics::DhchapSecret;
 use cleat_host::sysfs::{
     Address, AnaState, Controller, Incarnation, Namespace, NamespaceKind, NativeMultipath,
     SubsystemNamespace, SubsystemView, SysfsError, Topology,
@@ -23,17 +18,15 @@ use cleat_host::sysfs::{
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
 use tokio::sync::{broadcast, watch};
+use tokio::time::Instant;
 
 use super::target::Reservation;
-use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
+use crate::volume::host::AtTarget;
 
 pub(crate) const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:11111111-1111-1111-1111-111111111111";
 pub(crate) const HOST_ID: &str = "11111111-1111-1111-1111-111111111111";
 pub(crate) const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
 pub(crate) const SIZE: u64 = 64 << 20;
-
-/// How long the kernel is at a connect whose packets are dropped.
-const DROPPED: Duration = Duration::from_secs(3);
 
 pub(crate) fn portal(n: u8) -> Portal {
     Portal::parse(&format!("10.0.{n}.1:4420")).unwrap()
@@ -134,6 +127,8 @@ pub(crate) struct World {
     pub(crate) knows_delay: bool,
     /// Heads stay then, until this is taken back.
     pub(crate) delayed_removal: bool,
+    /// For how long.
+    pub(crate) stay: Duration,
     /// It cannot be taken back.
     pub(crate) delay_is_stuck: bool,
     /// Subsystems whose namespace the kernel does not show.
@@ -145,6 +140,11 @@ pub(crate) struct World {
     pub(crate) flushed: u32,
     /// Readings of what belongs to one volume.
     pub(crate) views: u32,
+    /// Readings of everything.
+    pub(crate) topologies: u32,
+    /// Looks at the whole machine for the sake of judgements, and when the last one was.
+    pub(crate) scans: u32,
+    scanned: Option<Instant>,
     pub(crate) checks: u32,
     next: u32,
 }
@@ -323,351 +323,5 @@ impl Kernel {
             false => Ok(()),
             true => Err(SysfsError::List { path: "/sys".into(), source: std::io::Error::other("broken") }),
         }
-    }
-}
-
-fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected, ConnectError>> {
-    let (portal, nqn) = (request.portal, request.subsystem.clone());
-    let there = world.controllers.iter().find(|one| {
-        one.portal() == Some(portal)
-            && one.subsystem_nqn.as_deref() == Some(nqn.as_str())
-            && one.host_nqn.as_deref() == Some(request.host_nqn.as_str())
-    });
-    if let Some(there) = there {
-        return Some(Ok(Connected { controller: there.clone(), adopted: true, took: Duration::ZERO }));
-    }
-    match world.answers.get(&portal).copied().unwrap_or(Answer::Accept) {
-        Answer::Hang => None,
-        Answer::Overdue => {
-            Some(Err(ConnectError::Overdue { subsystem: nqn, portal, deadline: Duration::from_secs(180) }))
-        }
-        Answer::Refuse | Answer::Drop => Some(Err(ConnectError::Refused {
-            subsystem: nqn,
-            portal,
-            failure: ConnectFailure::Unreachable,
-            hint: String::new(),
-            source: std::io::Error::from_raw_os_error(111),
-        })),
-        Answer::Accept if world.wanted_secret.is_some() && request.secret != world.wanted_secret => {
-            let (failure, number) = match request.secret {
-                Some(_) => (ConnectFailure::Authentication, 129),
-                None => (ConnectFailure::SecretRequired, 126),
-            };
-            let source = std::io::Error::from_raw_os_error(number);
-            Some(Err(ConnectError::Refused { subsystem: nqn, portal, failure, hint: String::new(), source }))
-        }
-        Answer::Accept => {
-            let one = made(world.next, &nqn, portal, request.host_nqn.as_str(), "live");
-            world.next += 1;
-            world.controllers.push(one.clone());
-            if let Some(secret) = &request.secret {
-                world.secrets.insert(one.name.to_string(), secret.clone());
-            }
-            Some(Ok(Connected { controller: one, adopted: false, took: Duration::ZERO }))
-        }
-    }
-}
-
-impl Fabrics for Kernel {
-    fn connect<'a>(
-        &'a self,
-        request: &'a ConnectRequest,
-        _: Duration,
-    ) -> Pending<'a, Result<Connected, ConnectError>> {
-        Box::pin(async move {
-            self.change(|world| world.connects.push(request.portal));
-            let serial = self.world().serial;
-            let _turn = match serial {
-                Some(takes) => {
-                    let turn = self.one_connect.lock().await;
-                    tokio::time::sleep(takes).await;
-                    Some(turn)
-                }
-                None => None,
-            };
-            if self.answer_of(request.portal) == Answer::Drop {
-                tokio::time::sleep(DROPPED).await;
-            }
-            let dialled = self.until(|world| dial(world, request)).await;
-            if let Ok(Connected { controller, adopted: false, .. }) = &dialled {
-                self.tell(&controller.name, Action::Add, None);
-                self.tell(&controller.name, Action::Change, Some("connected"));
-            }
-            self.changed.send_modify(|count| *count += 1);
-            dialled
-        })
-    }
-
-    fn settled<'a>(&'a self, request: &'a ConnectRequest) -> Pending<'a, ()> {
-        let overdue = |world: &mut World| world.answers.get(&request.portal) == Some(&Answer::Overdue);
-        Box::pin(self.until(move |world| (!overdue(world)).then_some(())))
-    }
-
-    fn disconnect<'a>(
-        &'a self,
-        target: &'a Target,
-        deadline: Duration,
-    ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
-        Box::pin(async move {
-            let found = self.world().controllers.iter().find(|one| one.name == target.controller).cloned();
-            let gone = |how| Ok(Disconnected { controller: target.controller.clone(), how });
-            let Some(found) = found else { return gone(Deletion::AlreadyGone) };
-            assert_eq!(
-                found.subsystem_nqn.as_deref(),
-                Some(target.subsystem.as_str()),
-                "another's controller"
-            );
-            assert_eq!(found.host_nqn.as_deref(), Some(target.host_nqn.as_str()), "another's controller");
-            let state = found.state.clone();
-            let subsystem = target.subsystem.as_str();
-            let hangs = |world: &World| world.deletions_hang || world.wedged.as_deref() == Some(subsystem);
-            let free = self.until(|world| (!hangs(world)).then_some(()));
-            if tokio::time::timeout(deadline, free).await.is_err() {
-                return Err(DisconnectError::StillDetaching {
-                    controller: target.controller.clone(),
-                    state: Some(state),
-                    since: deadline,
-                });
-            }
-            self.change(|world| {
-                let head = world.device(subsystem);
-                world.controllers.retain(|one| one.name != target.controller);
-                let last = world.is_without_a_path(subsystem);
-                if last {
-                    world.heads.retain(|head| head.subsystem_nqn != subsystem);
-                }
-                if world.delayed_removal
-                    && last
-                    && let Some(mut namespace) = head
-                {
-                    namespace.kind = NamespaceKind::Head { paths: Vec::new() };
-                    world.heads.push(SubsystemNamespace { subsystem_nqn: subsystem.to_owned(), namespace });
-                }
-                world.deleted.push(target.controller.to_string());
-            });
-            self.tell(&target.controller, Action::Remove, None);
-            gone(Deletion::Deleted(DeletionFacts {
-                state,
-                in_flight: Some(0),
-                portal: found.portal(),
-                took: Duration::ZERO,
-                io_timeout: Duration::from_secs(30),
-            }))
-        })
-    }
-
-    fn rekey<'a>(
-        &'a self,
-        target: &'a Target,
-        secret: &'a DhchapSecret,
-        _: Duration,
-    ) -> Pending<'a, Result<(), RekeyError>> {
-        Box::pin(async move {
-            let controller = target.controller.clone();
-            let mut world = self.world();
-            if !world.controllers.iter().any(|one| one.name == controller) {
-                return Err(RekeyError::Gone { controller });
-            }
-            match world.secrets.get_mut(controller.as_str()) {
-                Some(has) => {
-                    *has = secret.clone();
-                    Ok(())
-                }
-                None => Err(RekeyError::WithoutSecret { controller }),
-            }
-        })
-    }
-
-    fn set_timeouts<'a>(
-        &'a self,
-        target: &'a Target,
-        options: &'a ConnectOptions,
-        _: Duration,
-    ) -> Pending<'a, Result<bool, TimeoutsError>> {
-        Box::pin(async move {
-            let mut world = self.world();
-            world.retimed += 1;
-            for one in world.controllers.iter_mut().filter(|one| one.name == target.controller) {
-                one.reconnect_delay_s =
-                    options.reconnect_delay.and_then(|time| time.as_secs().try_into().ok());
-                one.ctrl_loss_tmo = options.ctrl_loss_tmo.map(|limit| match limit {
-                    LossTimeout::After(time) => time.as_secs().to_string(),
-                    LossTimeout::Never => "off".to_owned(),
-                });
-            }
-            Ok(true)
-        })
-    }
-
-    fn secret<'a>(
-        &'a self,
-        target: &'a Target,
-        _: Duration,
-    ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
-        Box::pin(async move { Ok(self.world().secrets.get(target.controller.as_str()).cloned()) })
-    }
-
-    fn authenticates(&self) -> bool {
-        true
-    }
-
-    fn name(&self) -> &'static str {
-        "memory"
-    }
-}
-
-impl Host for Kernel {
-    fn fabrics(&self) -> &dyn Fabrics {
-        self
-    }
-
-    fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
-        Box::pin(async move {
-            self.world().asked.push(portal);
-            if self.answer_of(portal) != Answer::Drop {
-                return Reached::Answers;
-            }
-            tokio::time::sleep(patience).await;
-            Reached::Silent("no answer to TCP".into())
-        })
-    }
-
-    fn reservations(&self) -> &dyn Reservations {
-        self
-    }
-
-    fn topology(&self) -> Later<'_, Result<Topology, SysfsError>> {
-        Box::pin(async { self.broken().map(|()| self.world().topology()) })
-    }
-
-    fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>> {
-        Box::pin(async {
-            let mut world = self.world();
-            world.views += 1;
-            drop(world);
-            self.broken().map(|()| self.world().topology().view(nqn))
-        })
-    }
-
-    fn check<'a>(
-        &'a self,
-        expectation: &'a Expectation,
-        _: Duration,
-    ) -> Later<'a, Result<Checked, HostError>> {
-        Box::pin(async {
-            self.until(|world| (!world.reads_hang).then_some(())).await;
-            let mut world = self.world();
-            world.checks += 1;
-            let view = world.topology().view(&expectation.subsystem);
-            let selected = match select(&view, expectation) {
-                Ok(selected) => selected,
-                Err(unready) => return Ok(Err(unready)),
-            };
-            let read = || match world.reads_fail {
-                true => ReadFact::Failed { error: "Input/output error".into() },
-                false => ReadFact::Done { took: Duration::ZERO },
-            };
-            let path = PathBuf::from("/dev").join(&selected.device);
-            let io = IoFacts {
-                size_bytes: Some(selected.size_bytes),
-                read_only: Some(selected.read_only),
-                first_read: read(),
-                last_read: read(),
-                ..IoFacts::none(NodeFact::Verified { path, dev: selected.dev })
-            };
-            Ok(evaluate(&view, expectation, &io))
-        })
-    }
-
-    fn users<'a>(&'a self, _: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
-        Box::pin(async {
-            self.until(|world| (!world.users_hang).then_some(())).await;
-            let world = self.world();
-            match world.users_unknown {
-                true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
-                false => Ok(world.users.clone()),
-            }
-        })
-    }
-
-    fn users_of_device(&self, _: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
-        Box::pin(async {
-            let world = self.world();
-            match world.users_unknown {
-                true => Err(HostError::new("could not look for users", "/proc/1/fd: Permission denied")),
-                false => Ok(world.users.clone()),
-            }
-        })
-    }
-
-    fn stay_without_paths(&self, _: DevT, stay: Duration) -> Later<'_, Result<bool, HostError>> {
-        Box::pin(async move {
-            let mut world = self.world();
-            if world.delay_is_stuck {
-                return Err(HostError::new("the multipath head may outlive its paths", "Input/output error"));
-            }
-            world.delayed_removal = world.knows_delay && !stay.is_zero();
-            Ok(world.knows_delay)
-        })
-    }
-
-    fn flush(&self, _: DevT, _: Duration) -> Later<'_, Result<(), HostError>> {
-        Box::pin(async {
-            self.until(|world| (!world.flushes_hang).then_some(())).await;
-            self.world().flushed += 1;
-            Ok(())
-        })
-    }
-
-    fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>> {
-        Box::pin(async move {
-            let world = self.world();
-            let published = world.targets.iter().filter(|(_, at)| **at == AtTarget::Device(dev));
-            Ok(published.map(|(target, _)| target.clone()).collect())
-        })
-    }
-
-    fn device_name(&self, dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
-        Box::pin(async move { Ok(self.world().disks.get(&dev).cloned()) })
-    }
-
-    fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>> {
-        Box::pin(async move { Ok(self.world().targets.get(target).cloned().unwrap_or(AtTarget::Nothing)) })
-    }
-
-    fn publish<'a>(
-        &'a self,
-        _: &'a Path,
-        dev: DevT,
-        target: &'a Path,
-        read_only: bool,
-    ) -> Later<'a, Result<(), HostError>> {
-        Box::pin(async move {
-            self.change(|world| {
-                world.targets.insert(target.to_owned(), AtTarget::Device(dev));
-                if read_only {
-                    world.read_only_targets.insert(target.to_owned());
-                }
-            });
-            Ok(())
-        })
-    }
-
-    fn is_read_only<'a>(&'a self, target: &'a Path) -> Later<'a, Result<bool, HostError>> {
-        Box::pin(async move { Ok(self.world().read_only_targets.contains(target)) })
-    }
-
-    fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>> {
-        Box::pin(async move {
-            if self.world().mounts_busy {
-                let busy = std::io::Error::from_raw_os_error(16);
-                return Err(HostError::new(format!("umount {}", target.display()), busy));
-            }
-            self.change(|world| {
-                world.targets.remove(target);
-                world.read_only_targets.remove(target);
-            });
-            Ok(())
-        })
     }
 }

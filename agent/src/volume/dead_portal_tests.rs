@@ -155,7 +155,7 @@ async fn a_detach_waits_for_no_connect_that_the_kernel_has_not_been_given() {
     machine.until("the kernel is busy", |world| world.connects.contains(&portal(3))).await;
     machine.answer(2, Answer::Accept);
     let volume = machine.volume(0);
-    volume.memory().repair = super::repair::Backoff::overdue();
+    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
     let (_link, linked) = tokio::sync::watch::channel(Link::Up);
     volume.repair(&linked).await;
     assert!(volume.dials.are_running());
@@ -182,7 +182,7 @@ async fn a_repair_that_waits_is_dropped_with_the_session() {
     machine.answer(2, Answer::Accept);
     let given = machine.given_to_the_kernel(2);
     let volume = machine.volume(0);
-    volume.memory().repair = super::repair::Backoff::overdue();
+    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
     let (link, linked) = tokio::sync::watch::channel(Link::Up);
     volume.repair(&linked).await;
     link.send_replace(Link::Down);

@@ -14,6 +14,7 @@ use cleat_host::readiness::{Expectation, ReadyFacts, Unready};
 use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
+use tokio::time::Instant;
 
 /// An answer that comes later.
 pub type Later<'a, T> = Pending<'a, T>;
@@ -84,6 +85,18 @@ pub trait Host: Send + Sync + 'static {
         deadline: Duration,
     ) -> Later<'a, Result<Checked, HostError>>;
 
+    /// As [`Host::check`] for one volume of many that are judged together: what takes a look at the whole machine may
+    /// have been looked at for another one, at `since` or later. A machine that has nothing of the kind need not say
+    /// more.
+    fn check_since<'a>(
+        &'a self,
+        expectation: &'a Expectation,
+        _since: Instant,
+        deadline: Duration,
+    ) -> Later<'a, Result<Checked, HostError>> {
+        self.check(expectation, deadline)
+    }
+
     /// Who uses these devices: mounts in every mount namespace, open descriptors of every process, holders, loop
     /// devices; each in words.
     fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>>;
@@ -100,10 +113,14 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Has a multipath head stay for so long without a path; for zero it goes with its last path. Whether the kernel
-    /// knows such a time. A machine whose kernel knows none has nothing to do.
-    fn stay_without_paths(&self, _head: DevT, _stay: Duration) -> Later<'_, Result<bool, HostError>> {
-        Box::pin(std::future::ready(Ok(false)))
+    /// Has a multipath head stay for so long without a path; for zero it goes with its last path. The time that was set
+    /// before; `None` from a kernel that knows none. A machine with such a kernel has nothing to do.
+    fn stay_without_paths(
+        &self,
+        _head: DevT,
+        _stay: Duration,
+    ) -> Later<'_, Result<Option<Duration>, HostError>> {
+        Box::pin(std::future::ready(Ok(None)))
     }
 
     /// Flushes a device, within `deadline`.

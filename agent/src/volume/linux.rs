@@ -155,8 +155,17 @@ impl Host for Linux {
         expectation: &'a Expectation,
         deadline: Duration,
     ) -> Later<'a, Result<Checked, HostError>> {
+        self.check_since(expectation, Instant::now(), deadline)
+    }
+
+    fn check_since<'a>(
+        &'a self,
+        expectation: &'a Expectation,
+        since: Instant,
+        deadline: Duration,
+    ) -> Later<'a, Result<Checked, HostError>> {
         Box::pin(async move {
-            match self.checker.check(expectation, deadline).await {
+            match self.checker.check_since(expectation, since, deadline).await {
                 Ok(facts) => Ok(Ok(facts)),
                 Err(CheckError::Unready(unready)) => Ok(Err(unready)),
                 Err(CheckError::Sysfs(error)) => {
@@ -187,7 +196,11 @@ impl Host for Linux {
         })
     }
 
-    fn stay_without_paths(&self, head: DevT, stay: Duration) -> Later<'_, Result<bool, HostError>> {
+    fn stay_without_paths(
+        &self,
+        head: DevT,
+        stay: Duration,
+    ) -> Later<'_, Result<Option<Duration>, HostError>> {
         Box::pin(async move {
             let done = head::stay_without_paths(&self.workers, &self.sysfs, head, stay, HEAD).await;
             let what = || match stay.is_zero() {

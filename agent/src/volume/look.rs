@@ -6,8 +6,8 @@
 //! the kernel says so.
 
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 
@@ -52,5 +52,10 @@ impl<H: Host> Volume<H> {
         let (number, connecting) = (self.shared.looks.next(), self.dials.are_running());
         let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
         Ok(Look { number, view: Arc::new(view), connecting })
+    }
+
+    /// What was told last: in a sweep, its own reading of everything. No look for one volume, of which there are many.
+    pub(super) fn last_told(&self) -> Option<Look> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

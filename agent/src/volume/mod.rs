@@ -13,6 +13,7 @@
 
 mod adopt;
 mod attach;
+mod backoff;
 pub mod board;
 mod breaks;
 pub mod clause;
@@ -123,6 +124,8 @@ pub struct Times {
     /// For how long the record of a grant that is over is kept: a controller that has not heard its answer asks again
     /// within minutes.
     pub retain: Duration,
+    /// How long a device stays that has lost its last path, where the kernel can have it stay; for zero it goes.
+    pub stay: Duration,
     /// Longest that such a judgement may take: it raises an alarm, and a busy machine is none.
     pub sweep_check: Duration,
 }
@@ -140,6 +143,7 @@ impl Default for Times {
             sweep: Duration::from_secs(5),
             judge: Duration::from_secs(30),
             retain: Duration::from_secs(3600),
+            stay: Duration::from_secs(30),
             sweep_check: Duration::from_secs(15),
         }
     }
@@ -190,8 +194,8 @@ struct Memory {
     record: record::Record,
     /// The epoch that is over, and since when that is known here.
     over: Option<(Epoch, Instant)>,
-    /// When a missing path may be connected again, and how long to wait after that.
-    repair: repair::Backoff,
+    /// When missing paths may be connected again.
+    repair: backoff::Backoff,
     /// A device of the volume that is gone.
     dead: revive::Dead,
     /// Not before then is it tried again to take away what is left of a grant that has ended.
@@ -262,12 +266,22 @@ impl<H: Host> Volume<H> {
 
     /// Judges the whole predicate, direct reads included.
     async fn check(&self, expectation: &Expectation, limit: Duration) -> Result<Checked, HostError> {
+        self.check_since(expectation, Instant::now(), limit).await
+    }
+
+    /// The same; what takes a look at the whole machine may have been looked at for another volume, at `since` or later.
+    async fn check_since(
+        &self,
+        expectation: &Expectation,
+        since: Instant,
+        limit: Duration,
+    ) -> Result<Checked, HostError> {
         let until = Instant::now() + limit;
         let Ok(_turn) = timeout_at(until, self.judging.lock()).await else {
             return Err(HostError::new("the device cannot be judged", "an earlier judgement has not ended"));
         };
         let left = until.saturating_duration_since(Instant::now());
-        self.shared.host.check(expectation, left.max(SHORTEST_CHECK)).await
+        self.shared.host.check_since(expectation, since, left.max(SHORTEST_CHECK)).await
     }
 
     /// Who uses the devices of the volume.
@@ -364,6 +378,7 @@ impl<H: Host> Volume<H> {
             _ => look.clone(),
         };
         self.note_device(&latest);
+        self.note_paths(&latest);
         let state = self.judge(&latest);
         *told = Some(latest);
         if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {

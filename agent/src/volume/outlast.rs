@@ -3,6 +3,9 @@
 //! Comes in: a device that was just proven, or is used as it is; the end of a grant. Goes out: for how long the kernel
 //! keeps the head without a path.
 //!
+//! How long (`Times::stay`, docs/decisions/0012) is the operator's to say: writes wait for that long before they fail,
+//! and a device that has lost its last path is not absent before.
+//!
 //! Always holds: a head stays only under a grant that stands. What ends a grant takes that back before it deletes
 //! anything, and whoever sets it holds the volume's gate, so that no end can be under way.
 
@@ -14,19 +17,15 @@ use cleat_host::sysfs::{NamespaceKind, SubsystemView};
 use super::Volume;
 use super::host::Host;
 
-/// How long a head stays. Writes wait for that long before they fail, and a device that has lost its last path is not
-/// absent before. It is long enough for a look that finds out and a connect.
-const STAY: Duration = Duration::from_secs(30);
-
 impl<H: Host> Volume<H> {
     /// Has the heads of a granted volume stay without a path for a while. The caller holds the gate.
     pub(super) async fn let_heads_stay(&self, view: &SubsystemView) {
-        let heads: Vec<DevT> = heads(view).collect();
+        let (heads, stay): (Vec<DevT>, _) = (heads(view).collect(), self.shared.times.stay);
         if heads == self.memory().staying {
             return;
         }
         for head in &heads {
-            if let Err(error) = self.shared.host.stay_without_paths(*head, STAY).await {
+            if let Err(error) = self.shared.host.stay_without_paths(*head, stay).await {
                 tracing::warn!(volume = %self.id, device = %head, error = error.line(),
                     "a device that loses its last path will not come back as the same one");
             }
@@ -43,21 +42,25 @@ impl<H: Host> Volume<H> {
         let Some(_pass) = self.gate.try_enter("setting how long the device stays without a path") else {
             return;
         };
-        // Its grant may have ended since it was looked at.
-        if self.granted().await.is_some() {
-            self.let_heads_stay(view).await;
+        // Its grant may have ended since it was looked at, and the number may be another device's.
+        if self.granted().await.is_some()
+            && let Ok(view) = self.look().await
+        {
+            self.let_heads_stay(&view).await;
         }
     }
 
-    /// Has heads go with their last path; for how long one may be there yet, which had lost its last path before. Where
-    /// it fails the controllers are deleted all the same, and a head that stays keeps the volume from being absent.
+    /// Has heads go with their last path; for how long one may be there yet, which had lost its last path before: nothing
+    /// cuts that short. Where it fails the controllers are deleted all the same, and a head that stays keeps the volume
+    /// from being absent.
     pub(super) async fn let_heads_go(&self, view: &SubsystemView) -> Duration {
         self.memory().staying.clear();
         let mut yet = Duration::ZERO;
         for namespace in &view.namespaces {
             match self.shared.host.stay_without_paths(namespace.dev, Duration::ZERO).await {
-                Ok(true) => yet = STAY,
-                Ok(false) => {}
+                // An end that was tried before has set it to zero.
+                Ok(Some(before)) => yet = yet.max(before).max(self.shared.times.stay),
+                Ok(None) => {}
                 Err(error) => {
                     tracing::error!(volume = %self.id, device = namespace.name, error = error.line(), "deleting all the same");
                 }

@@ -118,7 +118,7 @@ impl<H: Host> Volume<H> {
             memory.secret = Some(secret.clone());
             memory.secret_is_dated = true;
             // A path that was lost over the old secret is tried again soon.
-            memory.repair = super::repair::Backoff::default();
+            memory.repair = super::backoff::Backoff::default();
         }
         match self.unless_overtaken(epoch, self.spread(secret)).await {
             Ok(Ok(())) => Outcome::Rekeyed(wire::RekeyedOutcome {}),

@@ -5,60 +5,23 @@
 //! repaired from time to time.
 //!
 //! Always holds: only while a session with the controller is up (a node that has been fenced has lost it, or has been
-//! told; looked at again when the kernel is given the connect), only under a grant that has not ended, only next to a live path, and the portal is on record before it is
-//! connected.
+//! told; looked at again when the kernel is given the connect), only under a grant that has not ended, only next to a
+//! live path, and the portal is on record before it is connected.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use cleat_host::Portal;
+use cleat_host::fabrics::Target;
+use cleat_host::sysfs::SubsystemView;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::backoff::Sight;
 use super::dials::{Dialled, Why};
 use super::host::Host;
 use super::plan::{Step, Want, plan};
 use super::{Volume, metrics};
 use crate::session::Link;
-
-/// First and longest time between two attempts for a volume.
-const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-
-/// When the next attempt may be made.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct Backoff {
-    next: Option<(Instant, Duration)>,
-}
-
-impl Backoff {
-    /// Whether an attempt may be made now; if so, the next one may be made after a longer pause. The first look at a
-    /// missing path only begins the pause: what has just gone may be coming back by itself.
-    fn due(&mut self, now: Instant) -> bool {
-        let (at, pause) = match self.next {
-            None => {
-                self.next = Some((now + PAUSE.0, PAUSE.0));
-                return false;
-            }
-            Some(next) => next,
-        };
-        if now < at {
-            return false;
-        }
-        let pause = (pause * 2).min(PAUSE.1);
-        self.next = Some((now + pause, pause));
-        true
-    }
-
-    /// One whose time has come.
-    #[cfg(test)]
-    pub(super) fn overdue() -> Self {
-        Self { next: Some((Instant::now(), PAUSE.0)) }
-    }
-
-    fn reset(&mut self) {
-        self.next = None;
-    }
-}
 
 impl<H: Host> Volume<H> {
     /// Connects what is missing, if it is time to. Does nothing while an operation has the volume.
@@ -82,17 +45,21 @@ impl<H: Host> Volume<H> {
                 .collect();
         let (silent, missing): (Vec<Portal>, Vec<Portal>) =
             missing.into_iter().partition(|portal| self.shared.portals.is_silent_and_wanted(*portal));
-        if missing.is_empty() {
-            if !silent.is_empty() {
-                tracing::debug!(volume = %self.id, ?silent, "paths are missing at addresses that do not answer");
-            }
+        if !silent.is_empty() {
+            tracing::debug!(volume = %self.id, ?silent, "paths are missing at addresses that do not answer");
             // Asked for by one task for all volumes; once there is an answer, the pause begins anew.
-            return self.memory().repair.reset();
+            self.memory().repair.forget(&silent);
         }
         let live = view.controllers.iter().any(|controller| {
             controller.state.is_live() && controller.host_nqn.as_deref() == Some(self.host_nqn().as_str())
         });
-        if *link.borrow() == Link::Down || !live || !self.memory().repair.due(Instant::now()) {
+        if *link.borrow() == Link::Down || !live {
+            return;
+        }
+        let now = Instant::now();
+        let missing: Vec<Portal> =
+            missing.into_iter().filter(|portal| self.memory().repair.due(now, *portal)).collect();
+        if missing.is_empty() {
             return;
         }
         let mut written: BTreeSet<_> = entry.may_have_written.iter().copied().collect();
@@ -111,6 +78,31 @@ impl<H: Host> Volume<H> {
         }
     }
 
+    /// Notes what a look shows of the portals of the grant, so that it is known how long each path has stood.
+    pub(super) fn note_paths(&self, view: &SubsystemView) {
+        let mut memory = self.memory();
+        let entry = memory.entry.as_ref().and_then(|read| read.as_ref().ok()?.as_ref());
+        let grant = entry.filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
+        let portals = grant.map(|grant| grant.portals.clone()).unwrap_or_default();
+        let seen = portals.into_iter().map(|portal| (portal, self.sight(view, portal))).collect();
+        memory.repair.look(Instant::now(), &seen);
+    }
+
+    fn sight(&self, view: &SubsystemView, portal: Portal) -> Sight {
+        let ours = view.controllers.iter().filter(|one| {
+            one.portal() == Some(portal)
+                && !one.state.is_going()
+                && Target::of(one, &view.nqn, self.host_nqn()).is_some()
+        });
+        let sights: Vec<Sight> =
+            ours.map(|one| if one.state.is_live() { Sight::Live } else { Sight::Pending }).collect();
+        match sights[..] {
+            [] => Sight::Missing,
+            _ if sights.contains(&Sight::Live) => Sight::Live,
+            _ => Sight::Pending,
+        }
+    }
+
     /// Tells how the connects of an earlier attempt have ended. They are not waited for: they hold nobody up, and
     /// are known to whoever has the volume next.
     fn tell_repairs(&self) {
@@ -126,20 +118,36 @@ impl<H: Host> Volume<H> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::watch::Watch;
     use super::*;
+    use crate::testing::agent::Agent;
+    use crate::testing::kernel::{Kernel, portal};
 
     #[tokio::test(start_paused = true)]
-    async fn attempts_become_rarer_and_begin_late() {
-        let mut backoff = Backoff::default();
-        let mut attempts = Vec::new();
-        let began = Instant::now();
-        for _ in 0..300 {
-            if backoff.due(Instant::now()) {
-                attempts.push(began.elapsed().as_secs());
-            }
-            tokio::time::advance(Duration::from_secs(1)).await;
+    async fn a_path_that_is_given_up_again_and_again_is_back_as_soon_each_time() {
+        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+        let agent = Agent::with_stopped_clock(&kernel, dir.path());
+        agent.ready(1, &[1, 2]).await;
+        let stop = CancellationToken::new();
+        let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
+        // The one goes as soon as the other is back: there is hardly a look that shows both.
+        for round in 0..12 {
+            let gone = portal(1 + round % 2);
+            kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(gone)));
+            let lost = Instant::now();
+            let back = kernel.until(|world| (world.controllers.len() == 2).then_some(()));
+            tokio::time::timeout(Duration::from_secs(3600), back).await.unwrap();
+            let away = lost.elapsed();
+            assert!(away <= Duration::from_secs(15), "{gone} was away for {away:?} in round {round}");
         }
-        assert_eq!(attempts, [5, 15, 35, 75, 135, 195, 255]);
+        stop.cancel();
+        watching.await.unwrap();
     }
 }

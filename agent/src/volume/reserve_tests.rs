@@ -12,7 +12,7 @@ use super::*;
 use crate::session::Node as _;
 use crate::session::directive::{Ask, Given};
 use crate::testing::agent::{Agent, BOOT, grant};
-use crate::testing::kernel::{HOST_ID, Kernel};
+use crate::testing::kernel::{HOST_ID, Kernel, portal};
 use crate::testing::target::{OTHER_HOST, host, key};
 
 struct Machine {
@@ -531,7 +531,7 @@ async fn after_a_restart_of_the_agent_a_missing_path_is_repaired_with_the_kernel
     let agent = machine.agent();
     agent.fleet.inventory().await.unwrap();
     let volume = &agent.fleet.volumes()[0];
-    volume.memory().repair = crate::volume::repair::Backoff::overdue();
+    volume.memory().repair = crate::volume::backoff::Backoff::overdue([portal(1), portal(2)]);
     volume.repair(&watch::channel(Link::Up).1).await;
     let until = Instant::now() + Duration::from_secs(20);
     while machine.kernel.world().controllers.len() < 2 {

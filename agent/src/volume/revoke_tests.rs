@@ -170,3 +170,18 @@ async fn a_head_whose_time_runs_is_waited_for_and_is_no_failure() {
     let last = agent.result().await.outcome.unwrap();
     assert!(matches!(last, Outcome::Absent(_)), "{last:?}");
 }
+
+#[tokio::test]
+async fn a_head_is_waited_for_as_long_as_anybody_may_have_had_it_stay() {
+    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+    kernel.change(|world| world.knows_delay = true);
+    let agent = agent(&kernel, &dir);
+    agent.ready(1, &[1]).await;
+    let volume = agent.fleet.volumes().remove(0);
+    let view = volume.look().await.unwrap();
+    // A process before this one was told another time.
+    kernel.change(|world| world.stay = Duration::from_secs(90));
+    assert_eq!(volume.let_heads_go(&view).await, Duration::from_secs(90));
+    let configured = agent.fleet.shared().times.stay;
+    assert_eq!(volume.let_heads_go(&view).await, configured, "what is set now says nothing of what runs");
+}

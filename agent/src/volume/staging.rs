@@ -7,7 +7,6 @@
 //! device number that no disk has any more is no other disk, and is told only while the volume has a device of its own.
 
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use cleat_host::DevT;
@@ -99,19 +98,16 @@ impl<H: Host> Volume<H> {
         if self.memory().staged.looked.is_some_and(fresh) {
             return;
         }
-        let Ok(view) = self.look().await else { return };
-        let own = device(&view).map(|namespace| namespace.dev);
-        let mut seen = Vec::new();
-        for target in targets {
-            match self.staging(&target, &view).await {
-                Ok(staging) => seen.extend(staging),
-                Err(error) => {
-                    tracing::warn!(volume = %self.id, target = %target.display(), error = error.line(),
-                        "cannot look where the volume is published");
-                    return;
-                }
-            }
+        let Some(mut view) = self.last_told() else { return };
+        let Some(mut seen) = self.staging(&targets, &view).await else { return };
+        if seen.iter().any(|staging| !staging.same) {
+            // It may have been published since.
+            let Ok(fresh) = self.look().await else { return };
+            view = fresh;
+            let Some(again) = self.staging(&targets, &view).await else { return };
+            seen = again;
         }
+        let own = device(&view).map(|namespace| namespace.dev);
         for elsewhere in seen.iter().filter(|staging| !staging.same) {
             tracing::error!(volume = %self.id, target = elsewhere.path, device = elsewhere.device,
                 "what is published as the volume is another device");
@@ -122,12 +118,32 @@ impl<H: Host> Volume<H> {
 
     /// The device of the volume in the look that was told last.
     fn device_told(&self) -> Option<DevT> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(device(told.as_ref()?)?.dev)
+        let told = self.last_told()?;
+        Some(device(&told)?.dev)
+    }
+
+    /// What is at the targets; `None` where one could not be looked at.
+    async fn staging(&self, targets: &[PathBuf], view: &SubsystemView) -> Option<Vec<wire::Staging>> {
+        let mut seen = Vec::new();
+        for target in targets {
+            match self.staging_at(target, view).await {
+                Ok(staging) => seen.extend(staging),
+                Err(error) => {
+                    tracing::warn!(volume = %self.id, target = %target.display(), error = error.line(),
+                        "cannot look where the volume is published");
+                    return None;
+                }
+            }
+        }
+        Some(seen)
     }
 
     /// What is at one target; nothing to tell where nothing is there.
-    async fn staging(&self, target: &Path, view: &SubsystemView) -> Result<Option<wire::Staging>, HostError> {
+    async fn staging_at(
+        &self,
+        target: &Path,
+        view: &SubsystemView,
+    ) -> Result<Option<wire::Staging>, HostError> {
         let told = |device: String, same| {
             Ok(Some(wire::Staging { path: target.display().to_string(), device, same }))
         };

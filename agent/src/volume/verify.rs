@@ -33,7 +33,7 @@ impl<H: Host> Volume<H> {
         }
         let grant = entry.as_ref().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
         if let Some(grant) = grant {
-            self.judge_fully(&self.expectation(grant), self.shared.times.check).await;
+            self.judge_fully(&self.expectation(grant), Instant::now(), self.shared.times.check).await;
         }
         let view = match self.look().await {
             Ok(view) => view,
@@ -81,10 +81,11 @@ impl<H: Host> Volume<H> {
         self.known().await.ok().flatten().filter(|entry| !entry.ended).and_then(|entry| entry.grant)
     }
 
-    /// Judges the whole predicate and remembers what failed.
-    pub(super) async fn judge_fully(&self, expectation: &Expectation, limit: Duration) {
+    /// Judges the whole predicate and remembers what failed. Looks at the whole machine may be older, but not than
+    /// `since`.
+    pub(super) async fn judge_fully(&self, expectation: &Expectation, since: Instant, limit: Duration) {
         let epoch = self.memory().entry.as_ref().and_then(|read| Some(read.as_ref().ok()?.as_ref()?.epoch));
-        let judged = self.check(expectation, limit).await;
+        let judged = self.check_since(expectation, since, limit).await;
         self.memory().judged = Some(Instant::now());
         match judged {
             Ok(Ok(_)) => {

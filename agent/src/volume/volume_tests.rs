@@ -537,7 +537,7 @@ async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller
     let (link, linked) = tokio::sync::watch::channel(crate::session::Link::Up);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty(), "what has just gone may come back by itself");
-    volume.memory().repair = super::repair::Backoff::overdue();
+    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
     link.send_replace(crate::session::Link::Down);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty());

@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use cleat_host::Portal;
 use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
 use cleat_runtime::exit::Causes;
 use futures_util::StreamExt as _;
@@ -113,9 +114,10 @@ async fn after_events<H: Host>(fleet: Fleet<H>) {
         .await;
 }
 
-/// What no event tells: whether devices can still be read, paths that are missing, records that may go.
+/// What no event tells: whether devices can still be read, paths that are missing, records that may go. What takes a
+/// look at the whole machine is looked at once for all volumes.
 async fn examine_all<H: Host>(fleet: Fleet<H>) {
-    let link = fleet.link_now();
+    let (link, began) = (fleet.link_now(), Instant::now());
     for volume in fleet.volumes() {
         // The kernel may be at a deletion for long: nothing else waits for it.
         if volume.has_leftovers() {
@@ -123,7 +125,9 @@ async fn examine_all<H: Host>(fleet: Fleet<H>) {
         }
     }
     let volumes = futures_util::stream::iter(fleet.volumes());
-    volumes.for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link).await }).await;
+    volumes
+        .for_each_concurrent(SIDE_BY_SIDE, |volume| async move { volume.examine(link, began).await })
+        .await;
 }
 
 /// Something that goes on beside the watch in a task of its own, one of its kind at a time; it ends with the watch.
@@ -154,7 +158,7 @@ impl Beside {
 
 impl<H: Host> Volume<H> {
     /// Judges the whole predicate of a granted volume that nothing is being done to, and repairs its paths.
-    async fn examine(&self, link: &watch::Receiver<Link>) {
+    async fn examine(&self, link: &watch::Receiver<Link>, began: Instant) {
         let idle = || self.memory().activity == Activity::None && self.gate.holder().is_none();
         if !idle() {
             return;
@@ -169,8 +173,8 @@ impl<H: Host> Volume<H> {
         }
         let judged = self.memory().judged;
         if judged.is_none_or(|judged| judged.elapsed() >= self.shared.times.judge) {
-            self.judge_fully(&self.expectation(&grant), self.shared.times.sweep_check).await;
-            if let Ok(view) = self.look().await {
+            self.judge_fully(&self.expectation(&grant), began, self.shared.times.sweep_check).await;
+            if let Some(view) = self.last_told() {
                 self.bring_times_up_to_date(&view).await;
                 self.let_found_heads_stay(&view).await;
                 self.report(&view);
@@ -179,10 +183,12 @@ impl<H: Host> Volume<H> {
         if grant.reserve.is_some() && self.registration_is_due(self.shared.times.judge) {
             self.look_after_registration(link).await;
         }
-        if told.paths.len() < grant.portals.len() {
+        let is_there = |portal: &Portal| {
+            let text = portal.to_string();
+            told.paths.iter().any(|path| path.portal == text)
+        };
+        if !grant.portals.iter().all(is_there) {
             self.repair(link).await;
-        } else {
-            self.memory().repair = Default::default();
         }
     }
 }
@@ -209,8 +215,11 @@ mod tests {
     use cleat_proto::cleat::v1::volume_state::Phase;
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT, volume};
+    use crate::name::VolumeId;
+    use crate::session::directive::{Ask, Directive};
+    use crate::testing::agent::{Agent, BOOT, grant, volume};
     use crate::testing::kernel::Kernel;
+    use crate::volume::host::AtTarget;
 
     const LONG: Duration = Duration::from_secs(20);
 
@@ -236,5 +245,34 @@ mod tests {
         tokio::time::timeout(LONG, seen).await.expect("the path that was lost is seen");
         stop.cancel();
         tokio::time::timeout(LONG, watching).await.expect("it stops").unwrap();
+    }
+
+    /// How often everything, one volume, and the whole machine are looked at in a sweep that judges this many volumes.
+    async fn looks(volumes: usize) -> (u32, u32, u32, u32) {
+        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+        let agent = Agent::with_stopped_clock(&kernel, dir.path());
+        for number in 0..volumes {
+            let id = VolumeId::parse(&format!("v{number}")).unwrap();
+            let ask = Ask::Attach { grant: grant(&[1, 2]), secret: None, deadline: Instant::now() + LONG };
+            agent.submit(&Directive { volume: id.clone(), ..agent.directive(1, ask) });
+            agent.result().await;
+            let (known, target) = (agent.fleet.volume(&id), format!("/pods/{number}/volume"));
+            let dev = known.memory().dead.number.expect("it has a device");
+            kernel.change(|world| drop(world.targets.insert(target.clone().into(), AtTarget::Device(dev))));
+            known.note_published(target.as_ref()).await;
+            known.memory().judged = None;
+        }
+        kernel.change(|world| (world.topologies, world.views, world.scans, world.checks) = (0, 0, 0, 0));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        agent.fleet.sweep().await.unwrap();
+        examine_all(agent.fleet.clone()).await;
+        let world = kernel.world();
+        (world.topologies, world.views, world.scans, world.checks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn however_many_volumes_are_judged_the_machine_is_looked_at_once() {
+        assert_eq!(looks(1).await, (1, 0, 1, 1));
+        assert_eq!(looks(20).await, (1, 0, 1, 20));
     }
 }
