@@ -400,6 +400,10 @@ pub struct VolumeRecord {
     /// it is gone, or that it is not.
     #[serde(default)]
     pub deleting: bool,
+    /// The RDS has it no more. The record is kept for those that were cut off from it and have not shown yet that they
+    /// hold nothing of it: they are to be told, and a volume may be made again under its name.
+    #[serde(default)]
+    pub deleted: bool,
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
     pub past_evidence: Vec<Evidence>,
     #[serde(skip)]
@@ -430,6 +434,7 @@ impl VolumeRecord {
             hidden: false,
             secret: None,
             deleting: false,
+            deleted: false,
             past_evidence: Vec::new(),
             asked: None,
             hidden_heard: false,
@@ -448,6 +453,12 @@ impl VolumeRecord {
             size_bytes: 0,
             min_fence: MinFence::default(),
         })
+    }
+
+    /// What is left of it once the RDS has it no more.
+    pub(crate) fn after_deletion(self) -> Self {
+        let (fenced, hidden) = (self.fenced, self.hidden);
+        Self { fenced, hidden, deleted: true, ..Self::unknown(self.spec.id) }
     }
 
     /// One more node that has it, or may.

@@ -1,6 +1,6 @@
 //! Deletions whose answers are lost: they may take effect at any time, so nobody is granted the volume.
 
-use super::fence_tests::{able, bench};
+use super::fence_tests::{able, asked, bench, overdue, revoked};
 use super::tests::*;
 use crate::*;
 
@@ -38,4 +38,74 @@ fn a_deletion_that_the_rds_refused_leaves_the_volume_as_it_was() {
     b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::NotDone });
     assert!(!b.stored[&v()].deleting);
     b.attach("a", Access::Rwo);
+}
+
+/// Node a is fenced from the volume, which is deleted before it is heard again.
+fn deleted_behind_a_fence(target: Target) -> Bench {
+    let mut b = bench(target);
+    b.attach("a", Access::Rwo);
+    overdue(&mut b, "a");
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    assert_eq!(b.phase("a"), None);
+    assert_eq!(begins(&mut b, 90), Some(Ok(Reply::MayDelete)));
+    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+    b
+}
+
+fn held() -> Observed {
+    Observed { epoch: Some(Epoch { term: 7, seq: 1 }), ..observed_of(ObservedPhase::Lost) }
+}
+
+#[test]
+fn a_node_that_was_fenced_takes_down_what_was_deleted_since_and_is_then_forgotten() {
+    let mut b = deleted_behind_a_fence(able());
+    assert!(b.stored[&v()].deleted, "the node has not shown that it holds nothing of it");
+    b.restart();
+    b.up("a", "boot", vec![held()]);
+    assert_eq!(b.phase("a"), None, "it cannot write, so it is no ghost");
+    assert!(revoked(&b), "{:?}", b.effects);
+    assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
+    b.agent(absent("connecting"));
+    assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
+    assert!(b.stored.is_empty() && b.core.volumes.is_empty(), "{:?}", b.stored);
+}
+
+#[test]
+fn a_volume_made_again_under_the_name_is_kept_from_who_may_hold_writes_for_the_old_one() {
+    // Nothing but the export keeps the node out.
+    let mut b = deleted_behind_a_fence(Target { acl: false, ..able() });
+    let publish = b.publish("bb", Access::Rwo);
+    assert!(matches!(b.refusal(publish), Refusal::ExportOff { .. }));
+    b.up("a", "boot", vec![held()]);
+    b.agent(absent("connecting"));
+    assert!(b.stored.is_empty());
+    b.publish("bb", Access::Rwo);
+    assert_eq!(asked(&b), "allow");
+}
+
+#[test]
+fn of_a_node_that_is_gone_and_a_volume_that_was_deleted_nothing_is_kept() {
+    let mut b = deleted_behind_a_fence(able());
+    let gone = RequestId(95);
+    let (by, reason) = ("a person".into(), "scrapped".into());
+    b.event(Event::DeclareGone { request: gone, node: n("a"), by, reason });
+    assert_eq!(b.reply(gone), Some(Ok(Reply::Declared)));
+    assert!(b.stored.is_empty(), "{:?}", b.stored);
+}
+
+#[test]
+fn a_volume_that_is_granted_again_under_the_name_is_an_ordinary_one() {
+    let mut b = deleted_behind_a_fence(able());
+    b.publish("bb", Access::Rwo);
+    while b.rds_asked().is_some() {
+        b.rds(Ok(()));
+    }
+    b.agent(ready());
+    assert_eq!(b.phase("bb"), Some("Ready"));
+    assert!(!b.stored[&v()].deleted);
+    b.up("a", "boot", vec![held()]);
+    b.agent(absent("connecting"));
+    assert!(b.stored[&v()].fenced.is_empty() && b.phase("bb") == Some("Ready"));
 }

@@ -79,7 +79,7 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
 }
 
 #[test]
-fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
+fn export_off_alone_ends_by_a_persons_word_or_the_nodes_own_also_of_a_deleted_volume() {
     for deleted in [false, true] {
         let mut b = bench(Target { acl: false, ..able() });
         b.attach("a", Access::Rwo);
@@ -90,6 +90,9 @@ fn export_off_alone_ends_by_a_persons_word_and_by_the_volumes_end_too() {
             b.event(Event::DeleteBegins { request: RequestId(90), volume: v() });
             assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::MayDelete)));
             b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+            assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
+            b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
+            b.agent(absent("connecting"));
             assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
         } else {
             b.event(Event::DeclareGone {

@@ -2,7 +2,8 @@
 //!
 //! A node that was fenced by something else than its own proof stays on the volume's list until its agent shows that
 //! the volume is absent there *and* that the grant's end is recorded on the node, so that nothing which was told to
-//! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it.
+//! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it, and
+//! no deletion of the volume: it may hold writes for whatever comes next under that name.
 
 use std::collections::BTreeSet;
 
@@ -83,6 +84,11 @@ impl Step<'_> {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
+        if record.deleted {
+            record.fenced.retain(|f| f.node != *node);
+            self.dirty.insert(volume.clone());
+            return self.forget_if_over(volume);
+        }
         let allowed = crate::Rung::NodeGone.suffices_for(record.spec.min_fence);
         for entry in record.fenced.iter_mut().filter(|f| f.node == *node && (allowed || !f.blocks())) {
             entry.gone = true;
@@ -130,6 +136,7 @@ impl Step<'_> {
         }
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
+        self.forget_if_over(volume);
         self.refresh_standing(node);
         self.notice(Notice::Readmitted { volume: volume.clone(), node: node.clone() });
     }
@@ -268,7 +275,8 @@ impl Step<'_> {
     pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
         for volume in self.volumes_about(node) {
-            let Some(record) = self.core.volumes.get_mut(&volume) else {
+            // Of what was deleted there is nothing left to write to; it is told to take it down.
+            let Some(record) = self.core.volumes.get_mut(&volume).filter(|record| !record.deleted) else {
                 continue;
             };
             let word = |f: &Fenced| match &f.evidence.source {
@@ -308,6 +316,7 @@ impl Step<'_> {
             if record.fenced.len() != before {
                 self.dirty.insert(id.clone());
                 self.touched.insert(id.clone());
+                self.forget_if_over(id);
             }
         }
     }

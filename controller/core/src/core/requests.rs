@@ -112,15 +112,24 @@ impl Step<'_> {
             record.deleting = false;
             self.dirty.insert(volume.clone());
         }
-        if deletion == Deletion::Done && unused {
-            let fenced = self.core.volumes.remove(&volume).map(|r| r.fenced).unwrap_or_default();
-            self.forgotten.insert(volume.clone());
-            // There is nothing left that they could write to.
-            for entry in fenced {
-                self.refresh_standing(&entry.node);
-            }
+        if deletion == Deletion::Done
+            && unused
+            && let Some(record) = self.core.volumes.remove(&volume)
+        {
+            self.core.volumes.insert(volume.clone(), record.after_deletion());
+            self.dirty.insert(volume.clone());
+            self.forget_if_over(&volume);
         }
         self.touched.insert(volume);
+    }
+
+    /// A volume that was deleted is forgotten once nobody that was cut off from it may still hold something of it.
+    pub(super) fn forget_if_over(&mut self, volume: &VolumeId) {
+        let over = |r: &VolumeRecord| r.deleted && r.fenced.is_empty() && r.attachments.is_empty();
+        if self.core.volumes.get(volume).is_some_and(over) {
+            self.core.volumes.remove(volume);
+            self.forgotten.insert(volume.clone());
+        }
     }
 
     pub(super) fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
@@ -365,7 +374,7 @@ impl Step<'_> {
         let now = self.now;
         let record =
             self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::new(spec.clone()));
-        record.spec = spec;
+        (record.spec, record.deleted) = (spec, false);
         // A ghost of this node becomes a grant, and stays known as able to write all the while.
         let ghost =
             record.attachments.iter().position(|a| a.node == *node).map(|at| record.attachments.remove(at));
