@@ -325,6 +325,7 @@ where
     let Context { stop, readiness, giving_up: _ } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
+    let secrets = agents.secrets.clone();
     let (volumes, sessions, words) = (records.volumes.len(), Sessions::new(agents), LastWords::default());
     let stop_engine = CancellationToken::new();
     let start = engine::Start {
@@ -365,7 +366,8 @@ where
     for files in &certificates {
         tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
     }
-    let operators = Operators::new(engine.clone(), words.clone(), certificates, stop.clone());
+    let operators =
+        Operators::new(engine.clone(), words.clone(), certificates, secrets.clone(), stop.clone());
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
         .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))
@@ -374,7 +376,7 @@ where
     tracing::info!(?clients, "serving");
 
     let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
-    let looking = tokio::spawn(operator::keep_looking(engine, words, stop.clone()));
+    let looking = tokio::spawn(operator::keep_looking(engine, words, secrets, stop.clone()));
     let served = async {
         let (csi, agents, operators) = tokio::join!(
             ended("CSI", csi_server, &stop),

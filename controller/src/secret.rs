@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 mod keys;
 
-pub use keys::{Era, KeyId, Keys, NoKey, NotAKeyId};
+pub use keys::{Era, KeyId, Keys, NoKey, NoSecret, NotAKeyId, secret};
 
 /// As much as a secret has itself: less would make all of them weaker than they look.
 const KEY_BYTES_MIN: usize = 32;

@@ -368,6 +368,18 @@ pub enum Directive {
 }
 
 impl Directive {
+    /// Under which grant.
+    #[must_use]
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            Self::Attach { grant } => grant.epoch,
+            Self::Detach { epoch, .. }
+            | Self::Revoke { epoch, .. }
+            | Self::Preempt { epoch, .. }
+            | Self::Rekey { epoch, .. } => *epoch,
+        }
+    }
+
     /// What it is about.
     #[must_use]
     pub fn volume(&self) -> &VolumeId {

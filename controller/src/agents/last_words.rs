@@ -1,6 +1,7 @@
 //! The last that each agent said, in full, for people. Nothing decides by it: the core has its own, smaller view.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -30,20 +31,45 @@ pub struct Words {
 /// What all agents said last. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct LastWords {
-    nodes: Arc<Mutex<HashMap<NodeId, Words>>>,
+    kept: Arc<Mutex<Kept>>,
+}
+
+/// How much was said: what is said later has a higher one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Utterance(u64);
+
+#[derive(Debug, Default)]
+struct Kept {
+    nodes: HashMap<NodeId, Words>,
+    /// When each node's volumes were last spoken of, both ways: who asks what is new does not look at all of them.
+    spoken: BTreeMap<Utterance, NodeId>,
+    last: HashMap<NodeId, Utterance>,
+    latest: Utterance,
+}
+
+impl Kept {
+    /// A node's words, to be replaced by what it says of its volumes now.
+    fn speaks(&mut self, node: &NodeId) -> &mut Words {
+        self.latest.0 += 1;
+        if let Some(before) = self.last.insert(node.clone(), self.latest) {
+            self.spoken.remove(&before);
+        }
+        self.spoken.insert(self.latest, node.clone());
+        self.nodes.entry(node.clone()).or_default()
+    }
 }
 
 impl LastWords {
     /// What a node's agent said last; empty if it has never been heard.
     #[must_use]
     pub fn of(&self, node: &NodeId) -> Words {
-        self.lock().get(node).cloned().unwrap_or_default()
+        self.lock().nodes.get(node).cloned().unwrap_or_default()
     }
 
     /// What a node's agent said last of one volume.
     #[must_use]
     pub fn about(&self, node: &NodeId, volume: &VolumeId) -> Option<VolumeState> {
-        self.lock().get(node)?.volumes.get(volume).cloned()
+        self.lock().nodes.get(node)?.volumes.get(volume).cloned()
     }
 
     pub(super) fn hello(
@@ -53,8 +79,8 @@ impl LastWords {
         agent_version: String,
         proven_until: Option<SystemTime>,
     ) {
-        let mut nodes = self.lock();
-        let words = nodes.entry(node.clone()).or_default();
+        let mut kept = self.lock();
+        let words = kept.nodes.entry(node.clone()).or_default();
         words.capabilities = Some(capabilities);
         words.agent_version = agent_version;
         words.proven_until = proven_until;
@@ -63,7 +89,7 @@ impl LastWords {
 
     /// The core does not let an agent speak for that node.
     pub(super) fn refused(&self, node: &NodeId, reason: &str) {
-        let mut nodes = self.lock();
+        let nodes = &mut self.lock().nodes;
         if nodes.len() < KEPT_NODES || nodes.contains_key(node) {
             nodes.entry(node.clone()).or_default().refused = Some((Instant::now(), reason.to_owned()));
         }
@@ -72,12 +98,26 @@ impl LastWords {
     /// Everything that was last said, by node.
     #[must_use]
     pub fn all(&self) -> BTreeMap<NodeId, Words> {
-        self.lock().iter().map(|(node, words)| (node.clone(), words.clone())).collect()
+        self.lock().nodes.iter().map(|(node, words)| (node.clone(), words.clone())).collect()
+    }
+
+    /// The words of those nodes that have spoken of their volumes since; and until when that is.
+    #[must_use]
+    pub fn since(&self, before: Utterance) -> (Utterance, Vec<(NodeId, Words)>) {
+        let kept = self.lock();
+        let since = kept.spoken.range((Bound::Excluded(before), Bound::Unbounded));
+        let words = |node: &NodeId| Some((node.clone(), kept.nodes.get(node)?.clone()));
+        (kept.latest, since.filter_map(|(_, node)| words(node)).collect())
+    }
+
+    /// Shows each node's words, copying none. Nobody can speak meanwhile.
+    pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &Words)) {
+        self.lock().nodes.iter().for_each(|(node, words)| show(node, words));
     }
 
     /// An inventory replaces everything said before.
-    pub(super) fn inventory(&self, node: &NodeId, volumes: BTreeMap<VolumeId, VolumeState>) {
-        self.lock().entry(node.clone()).or_default().volumes = volumes;
+    pub(crate) fn inventory(&self, node: &NodeId, volumes: BTreeMap<VolumeId, VolumeState>) {
+        self.lock().speaks(node).volumes = volumes;
     }
 
     /// What it says of one volume replaces what it said of that before.
@@ -87,8 +127,8 @@ impl LastWords {
         volume: VolumeId,
         state: VolumeState,
     ) -> Result<(), Malformed> {
-        let mut nodes = self.lock();
-        let volumes = &mut nodes.entry(node.clone()).or_default().volumes;
+        let mut kept = self.lock();
+        let volumes = &mut kept.speaks(node).volumes;
         volumes.insert(volume, state);
         if volumes.len() <= KEPT_VOLUMES {
             return Ok(());
@@ -103,8 +143,8 @@ impl LastWords {
         Err(Malformed::TooMany { field: "volumes of this node (held)", found, most: VOLUMES })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, Words>> {
-        // The map is whole after every operation on it.
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        // It is whole after every operation on it.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

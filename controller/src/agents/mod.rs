@@ -13,7 +13,7 @@ mod session;
 mod settings;
 mod wire;
 
-pub use last_words::{LastWords, Words};
+pub use last_words::{LastWords, Utterance, Words};
 pub(crate) use limits::MESSAGE_BYTES;
 #[cfg(test)]
 pub(crate) use registry::Order;

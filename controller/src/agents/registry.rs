@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use super::settings::Settings;
 use super::wire;
 use crate::metrics;
+use crate::secret::NoSecret;
 
 /// Orders that may wait for one stream. The core has one directive under way for each attachment, so an agent that
 /// lets as many pile up does not read.
@@ -70,17 +71,28 @@ impl Sessions {
     }
 
     /// Sends a directive on the session it is meant for. If that has ended, it is dropped.
-    pub fn direct(&self, node: &NodeId, session: &SessionId, operation: OperationId, directive: &Directive) {
-        let (volume, epoch, kind) = match directive {
-            Directive::Attach { grant } => (&grant.spec.id, grant.epoch, "attach"),
-            Directive::Detach { volume, epoch } => (volume, *epoch, "detach"),
-            Directive::Revoke { volume, epoch } => (volume, *epoch, "revoke"),
-            Directive::Preempt { volume, epoch, .. } => (volume, *epoch, "preempt"),
-            Directive::Rekey { volume, epoch, .. } => (volume, *epoch, "rekey"),
+    ///
+    /// # Errors
+    /// If it needs a secret that cannot be made: then nothing was sent.
+    pub fn direct(
+        &self,
+        node: &NodeId,
+        session: &SessionId,
+        operation: OperationId,
+        directive: &Directive,
+    ) -> Result<(), NoSecret> {
+        let kind = match directive {
+            Directive::Attach { .. } => "attach",
+            Directive::Detach { .. } => "detach",
+            Directive::Revoke { .. } => "revoke",
+            Directive::Preempt { .. } => "preempt",
+            Directive::Rekey { .. } => "rekey",
         };
+        let message = wire::directive(operation, directive, &self.settings)?;
+        let (volume, epoch) = (directive.volume(), directive.epoch());
         tracing::info!(%volume, %node, %epoch, %operation, %session, kind, "directive");
-        let message = wire::directive(operation, directive, &self.settings);
         self.order(session, Order::Say(Box::new(message)));
+        Ok(())
     }
 
     /// Ends a session that the core does not accept.

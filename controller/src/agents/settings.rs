@@ -6,7 +6,7 @@ use std::time::Duration;
 use cleat_core::{Epoch, VolumeId};
 use cleat_proto::cleat::v1 as wire;
 
-use crate::secret::Keys;
+use crate::secret::{self, Keys, NoSecret};
 
 /// How many of a volume's portals must have a live path for it to count as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -55,20 +55,10 @@ pub(super) fn millis(duration: Duration) -> u32 {
 }
 
 impl Settings {
-    /// The secret of a volume in a generation, as it goes to an agent; empty without a generation.
-    ///
-    /// Where there is a generation and no key, the agent gets none and says that the target wanted one: that is what
-    /// is wrong, and nothing better can be done here.
-    pub(super) fn secret(&self, volume: &VolumeId, generation: Option<Epoch>) -> String {
-        let Some(generation) = generation else { return String::new() };
-        let why = match &self.secrets {
-            Some(keys) => match keys.secret(volume, generation) {
-                Ok(secret) => return secret.reveal().to_owned(),
-                Err(missing) => missing.to_string(),
-            },
-            None => "the volume has secrets, and there is no --secret-key-file".to_owned(),
-        };
-        tracing::error!(%volume, %generation, "{why}");
-        String::new()
+    /// The secret of a volume in a generation, as it goes to an agent; empty without a generation, and never with one.
+    pub(super) fn secret(&self, volume: &VolumeId, generation: Option<Epoch>) -> Result<String, NoSecret> {
+        let Some(generation) = generation else { return Ok(String::new()) };
+        let secret = secret::secret(self.secrets.as_deref(), volume, generation)?;
+        Ok(secret.reveal().to_owned())
     }
 }

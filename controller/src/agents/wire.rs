@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::limits;
 use super::settings::{Settings, millis};
+use crate::secret::NoSecret;
 
 /// Something that an agent must not say. The session ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -298,7 +299,14 @@ pub(super) fn volume_of(message: &wire::ToAgent) -> Option<VolumeId> {
 }
 
 /// A directive as it is sent.
-pub(super) fn directive(operation: OperationId, directive: &Directive, settings: &Settings) -> wire::ToAgent {
+///
+/// # Errors
+/// If it needs a secret that cannot be made.
+pub(super) fn directive(
+    operation: OperationId,
+    directive: &Directive,
+    settings: &Settings,
+) -> Result<wire::ToAgent, NoSecret> {
     let operation_id = operation.to_string();
     let kind = match directive {
         Directive::Attach { grant } => {
@@ -315,7 +323,7 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
                 read_only: grant.read_only,
                 path_policy: settings.path_policy.to_wire().into(),
                 deadline_ms: millis(settings.attach_deadline),
-                dhchap_secret: settings.secret(&grant.spec.id, grant.secret),
+                dhchap_secret: settings.secret(&grant.spec.id, grant.secret)?,
                 reserve: grant.reserve,
                 reservation_key: grant.epoch.reservation_key(),
                 secret_generation: grant.secret.map(to_wire_epoch),
@@ -345,12 +353,12 @@ pub(super) fn directive(operation: OperationId, directive: &Directive, settings:
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(to_wire_epoch(*epoch)),
-            dhchap_secret: settings.secret(volume, Some(*generation)),
+            dhchap_secret: settings.secret(volume, Some(*generation))?,
             generation: Some(to_wire_epoch(*generation)),
             deadline_ms: millis(settings.attach_deadline),
         }),
     };
-    wire::ToAgent { kind: Some(kind) }
+    Ok(wire::ToAgent { kind: Some(kind) })
 }
 
 #[cfg(test)]

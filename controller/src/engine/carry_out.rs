@@ -12,7 +12,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cleat_core::{Effect, NodeId, RequestId, UnixMillis, VolumeId};
+use cleat_core::{
+    Directive, Effect, Event, NodeId, OperationId, Outcome, RequestId, SessionId, UnixMillis, VolumeId,
+};
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +28,7 @@ use super::{Change, EngineError, Failed, Step, notices};
 use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
+use crate::secret::NoSecret;
 use crate::store::{CommitError, Key, Kind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
@@ -135,7 +138,10 @@ impl Executor {
             Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
             Effect::Rds { operation, request } => self.lanes.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
-                self.sessions.direct(&node, &session, operation, &directive)
+                if let Err(missing) = self.sessions.direct(&node, &session, operation, &directive) {
+                    // Its agent was told nothing; to the core that is an agent that could not do it.
+                    self.lanes.tell(cannot_be_told(node, session, operation, &directive, &missing));
+                }
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
             Effect::RefuseSession { session, reason } => self.sessions.refuse(&session, reason),
@@ -201,6 +207,20 @@ impl Executor {
         // An error means that nobody watches.
         let _ = self.changes.send(change);
     }
+}
+
+/// The answer to a directive that was not sent, because it needs a secret that cannot be made.
+fn cannot_be_told(
+    node: NodeId,
+    session: SessionId,
+    operation: OperationId,
+    directive: &Directive,
+    missing: &NoSecret,
+) -> Event {
+    let (volume, epoch) = (directive.volume().clone(), directive.epoch());
+    let message = missing.to_string();
+    let outcome = Outcome::Failed { clause: "secret".to_owned(), message, nothing_left: false };
+    Event::AgentDone { node, session, operation, volume, epoch, outcome }
 }
 
 impl Storing {

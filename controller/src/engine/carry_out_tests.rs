@@ -461,7 +461,7 @@ async fn the_rds_always_answers_also_by_panic_and_by_silence() {
     for (number, words) in [(1, "ended without an answer"), (2, "no answer within 100ms")] {
         let input = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
         let super::super::handle::Input::Event { event, .. } = input else { panic!("not an event") };
-        let cleat_core::Event::RdsDone { operation: done, result: Err(error) } = *event else {
+        let Event::RdsDone { operation: done, result: Err(error) } = *event else {
             panic!("not a failed answer")
         };
         assert_eq!(done, operation(number));

@@ -18,7 +18,7 @@ use super::handle::{Input, unanswered};
 use super::unsettled::Unsettled;
 use crate::metrics::{self, RdsCall};
 use crate::rds::{self, Priority, Rds};
-use crate::secret::Keys;
+use crate::secret::{self, Keys};
 
 pub(super) struct Lanes {
     rds: Arc<dyn Rds>,
@@ -64,6 +64,16 @@ impl Lanes {
         });
         self.last.insert(volume, work);
     }
+
+    /// Tells the core of something that is no answer of the RDS. Nobody waits for it: whoever carries out what the core
+    /// decided must not wait for the core.
+    pub(super) fn tell(&self, event: Event) {
+        let inbox = self.inbox.clone();
+        tokio::spawn(async move {
+            // A closed inbox means that the process is ending.
+            let _ = inbox.send(Input::Event { event: Box::new(event), waiter: None }).await;
+        });
+    }
 }
 
 pub(super) fn about(request: &RdsRequest) -> &VolumeId {
@@ -105,13 +115,8 @@ async fn call(rds: Arc<dyn Rds>, secrets: Option<Arc<Keys>>, request: RdsRequest
         RdsRequest::Hide { volume } => done(rds.hide(&volume, Priority::Fence).await),
         RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),
         RdsRequest::SetSecret { volume, generation } => {
-            let keys = secrets.ok_or_else(|| {
-                RdsError::Refused(
-                    "the volume has secrets, and this controller runs without --secret-key-file".to_owned(),
-                )
-            })?;
-            let secret =
-                keys.secret(&volume, generation).map_err(|missing| RdsError::Refused(missing.to_string()))?;
+            let secret = secret::secret(secrets.as_deref(), &volume, generation)
+                .map_err(|missing| RdsError::Refused(missing.to_string()))?;
             done(rds.set_secret(&volume, &secret, Priority::Fence).await)
         }
     }

@@ -1,10 +1,11 @@
 //! Ghosts: what is where it should not be, or is not where it should be.
 //!
-//! In come the core's records and the agents' last words; out go the differences between them, for people, as counts
+//! In come the core's records, the agents' last words and the keys of secrets; out go the differences between them, for people, as counts
 //! by kind, and as notices. Nothing here changes anything: a ghost that could write counts as a writer in the core
 //! already. What always holds: of two looks at the same state, both find the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
@@ -14,9 +15,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{LastWords, Words};
+use crate::agents::{LastWords, Utterance, Words};
 use crate::engine::{Change, Ended, Engine, Told};
 use crate::metrics;
+use crate::secret::{self, Keys};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
@@ -36,15 +38,18 @@ pub(super) enum Kind {
     DuplicateIdentity,
     /// The certificate that a node's session rests on ends soon.
     CertificateExpires,
+    /// The key is not there from which a volume's secret was made.
+    KeyMissing,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
         Self::DuplicateIdentity,
         Self::CertificateExpires,
+        Self::KeyMissing,
     ];
 
     fn name(self) -> &'static str {
@@ -54,6 +59,7 @@ impl Kind {
             Self::StagingElsewhere => "staging-elsewhere",
             Self::DuplicateIdentity => "duplicate-identity",
             Self::CertificateExpires => "certificate-expires",
+            Self::KeyMissing => "key-missing",
         }
     }
 
@@ -65,6 +71,7 @@ impl Kind {
             Self::StagingElsewhere => "ghost_staging",
             Self::DuplicateIdentity => "ghost_identity",
             Self::CertificateExpires => "certificate_expires",
+            Self::KeyMissing => "key_missing",
         }
     }
 }
@@ -73,7 +80,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ghost {
     kind: Kind,
-    node: NodeId,
+    node: Option<NodeId>,
     volume: Option<VolumeId>,
     message: String,
 }
@@ -82,7 +89,7 @@ impl Ghost {
     pub(super) fn into_wire(self) -> wire::GhostInfo {
         wire::GhostInfo {
             kind: self.kind.name().to_owned(),
-            node_id: self.node.to_string(),
+            node_id: self.node.map(String::from).unwrap_or_default(),
             volume_id: self.volume.map(String::from).unwrap_or_default(),
             message: self.message,
         }
@@ -96,24 +103,35 @@ pub(super) fn expires(expiry: Expiry) -> Option<wire::GhostInfo> {
 }
 
 /// All there are now.
-pub(super) async fn look(engine: &Engine, words: &LastWords) -> Result<Vec<Ghost>, Ended> {
-    let mut ghosts =
-        engine.view(|core, _| of_records(core).into_values().flatten().collect::<Vec<_>>()).await?;
+pub(super) async fn look(
+    engine: &Engine,
+    words: &LastWords,
+    secrets: Option<Arc<Keys>>,
+) -> Result<Vec<Ghost>, Ended> {
+    let found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
+    let mut ghosts: Vec<Ghost> = found.into_values().flatten().collect();
     for (node, words) in words.all() {
-        of_words(&node, &words, &mut ghosts);
+        ghosts.extend(of_volumes(&node, &words));
     }
+    ghosts.extend(of_sessions(words));
     ghosts.sort();
     Ok(ghosts)
 }
 
 /// Looks again and again, counts what is there, and tells what was there twice in a row: between two steps of an attach
 /// or a detach, the two sides differ for a moment.
-pub async fn keep_looking(engine: Engine, words: LastWords, stop: CancellationToken) {
+pub async fn keep_looking(
+    engine: Engine,
+    words: LastWords,
+    secrets: Option<Arc<Keys>>,
+    stop: CancellationToken,
+) {
     let (mut seen, mut told) = (BTreeSet::new(), BTreeSet::new());
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = engine.changes();
-    let mut records = Records::default();
+    let mut records = Records { secrets, ..Records::default() };
+    let mut said = Said::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -133,12 +151,10 @@ pub async fn keep_looking(engine: Engine, words: LastWords, stop: CancellationTo
         if records.catch_up(&engine).await.is_err() {
             return;
         }
-        let mut now: BTreeSet<Ghost> = records.found.values().flatten().cloned().collect();
-        for (node, words) in words.all() {
-            let mut ghosts = Vec::new();
-            of_words(&node, &words, &mut ghosts);
-            now.extend(ghosts);
-        }
+        said.catch_up(&words);
+        let lasting = records.found.values().flatten().chain(said.found.values().flatten());
+        let mut now: BTreeSet<Ghost> = lasting.cloned().collect();
+        now.extend(of_sessions(&words));
         for kind in Kind::ALL {
             metrics::ghosts(kind.name(), now.iter().filter(|ghost| ghost.kind == kind).count());
         }
@@ -158,6 +174,32 @@ pub async fn keep_looking(engine: Engine, words: LastWords, stop: CancellationTo
 struct Records {
     found: Found,
     stale: Stale,
+    secrets: Option<Arc<Keys>>,
+}
+
+/// What the agents' words show, kept up to date by what they say.
+#[derive(Default)]
+struct Said {
+    /// Ghosts by the node whose agent's words show them.
+    found: BTreeMap<NodeId, Vec<Ghost>>,
+    until: Utterance,
+}
+
+impl Said {
+    /// Compares what was said since. Gives the nodes whose agents have said something.
+    fn catch_up(&mut self, words: &LastWords) -> usize {
+        let (until, since) = words.since(self.until);
+        self.until = until;
+        for (node, words) in &since {
+            let ghosts = of_volumes(node, words);
+            if ghosts.is_empty() {
+                self.found.remove(node);
+            } else {
+                self.found.insert(node.clone(), ghosts);
+            }
+        }
+        since.len()
+    }
 }
 
 /// Ghosts by their volume, where there are any.
@@ -193,10 +235,15 @@ impl Stale {
 impl Records {
     async fn catch_up(&mut self, engine: &Engine) -> Result<(), Ended> {
         match std::mem::replace(&mut self.stale, Stale::NOTHING) {
-            Stale::All => self.found = engine.view(|core, _| of_records(core)).await?,
+            Stale::All => {
+                let secrets = self.secrets.clone();
+                self.found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
+            }
             Stale::Some { volumes, nodes } if volumes.is_empty() && nodes.is_empty() => {}
             Stale::Some { volumes, nodes } => {
-                let compared = engine.view(move |core, _| of_changed(core, volumes, &nodes)).await?;
+                let secrets = self.secrets.clone();
+                let compared = move |core: &Core, _| of_changed(core, volumes, &nodes, secrets.as_deref());
+                let compared = engine.view(compared).await?;
                 self.take(compared);
             }
         }
@@ -216,15 +263,16 @@ impl Records {
 
 fn tell(engine: &Engine, ghost: Ghost) {
     let Ghost { kind, node, volume, message } = ghost;
-    let about = volume.as_ref().map(VolumeId::as_str);
-    tracing::warn!(%node, volume = about, kind = kind.name(), "{message}");
+    let (about, at_node) = (volume.as_ref().map(VolumeId::as_str), node.as_ref().map(NodeId::as_str));
+    tracing::warn!(node = at_node, volume = about, kind = kind.name(), "{message}");
     let (at, reason) = (engine.now(), kind.reason());
-    engine.tell(Told { at, reason, volume, node: Some(node), message, migration: None });
+    engine.tell(Told { at, reason, volume, node, message, migration: None });
 }
 
 /// Compares everything.
-fn of_records(core: &Core) -> Found {
-    let compared = core.volumes().values().map(|record| (record.spec.id.clone(), of_record(core, record)));
+fn of_records(core: &Core, secrets: Option<&Keys>) -> Found {
+    let compare = |record: &VolumeRecord| (record.spec.id.clone(), of_record(core, record, secrets));
+    let compared = core.volumes().values().map(compare);
     compared.filter(|(_, ghosts)| !ghosts.is_empty()).collect()
 }
 
@@ -233,10 +281,11 @@ fn of_changed(
     core: &Core,
     mut volumes: BTreeSet<VolumeId>,
     nodes: &BTreeSet<NodeId>,
+    secrets: Option<&Keys>,
 ) -> Vec<(VolumeId, Vec<Ghost>)> {
     let theirs = nodes.iter().flat_map(|node| core.volumes_of(node));
     volumes.extend(theirs.map(|record| record.spec.id.clone()));
-    let ghosts = |id: &VolumeId| core.volumes().get(id).map(|record| of_record(core, record));
+    let ghosts = |id: &VolumeId| core.volumes().get(id).map(|record| of_record(core, record, secrets));
     let compared = volumes.into_iter().map(|id| {
         let ghosts = ghosts(&id).unwrap_or_default();
         (id, ghosts)
@@ -244,8 +293,8 @@ fn of_changed(
     compared.collect()
 }
 
-/// Compares a volume's record with each node that it names: no other node can be a ghost of it.
-fn of_record(core: &Core, record: &VolumeRecord) -> Vec<Ghost> {
+/// Compares a volume's record with each node that it names: no other node can be a ghost of it. And with the keys.
+fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<Ghost> {
     let attached = record.attachments.iter().map(|attachment| &attachment.node);
     let named: BTreeSet<&NodeId> = attached.chain(record.fenced.iter().map(|fenced| &fenced.node)).collect();
     let id = &record.spec.id;
@@ -254,9 +303,21 @@ fn of_record(core: &Core, record: &VolumeRecord) -> Vec<Ghost> {
         let heard = matches!(known.session, Session::Up { inventoried: true, .. });
         let observed = known.observed.get(id).map_or(ObservedPhase::Absent, |observed| observed.phase);
         let (kind, message) = compare(record, node, observed, heard)?;
-        Some(Ghost { kind, node: node.clone(), volume: Some(id.clone()), message })
+        Some(Ghost { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
     };
-    named.into_iter().filter_map(ghost).collect()
+    named.into_iter().filter_map(ghost).chain(without_its_key(record, secrets)).collect()
+}
+
+/// A volume whose secret cannot be made any more: whoever has it keeps it, and nobody else gets it. With keys and
+/// without attachments it needs none, for its next grant brings another secret.
+fn without_its_key(record: &VolumeRecord, secrets: Option<&Keys>) -> Option<Ghost> {
+    let generation = record.secret.as_ref()?.generation;
+    if record.attachments.is_empty() && secrets.is_some() {
+        return None;
+    }
+    let missing = secret::secret(secrets, &record.spec.id, generation).err()?;
+    let message = format!("{missing}. Until then no other node gets it");
+    Some(Ghost { kind: Kind::KeyMissing, node: None, volume: Some(record.spec.id.clone()), message })
 }
 
 /// What a volume's record says of a node, against what the node's kernel holds.
@@ -306,35 +367,45 @@ fn compare(
     }
 }
 
-fn of_words(node: &NodeId, words: &Words, ghosts: &mut Vec<Ghost>) {
-    if let Some(left) =
-        words.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default())
-        && left < SOON
-    {
-        let left = humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600));
-        let message = format!(
-            "the session of node {node} came with a certificate, its own or the controller's, that ends in {left} or \
-             less than an hour more: renew it (--tls-cert)"
-        );
-        ghosts.push(Ghost { kind: Kind::CertificateExpires, node: node.clone(), volume: None, message });
-    }
-    for (volume, state) in &words.volumes {
-        for staging in state.staging.iter().filter(|staging| !staging.same) {
+/// What an agent says of its volumes.
+fn of_volumes(node: &NodeId, words: &Words) -> Vec<Ghost> {
+    let others = |(volume, state): (&VolumeId, &wire::VolumeState)| {
+        let others = state.staging.iter().filter(|staging| !staging.same).map(|staging| {
             let message = format!(
                 "what is staged as volume {volume} at {} on node {node} is another device ({}): stop what uses it, and \
                  unstage it there",
                 staging.path, staging.device
             );
-            let (node, volume) = (node.clone(), Some(volume.clone()));
-            ghosts.push(Ghost { kind: Kind::StagingElsewhere, node, volume, message });
+            let (node, volume) = (Some(node.clone()), Some(volume.clone()));
+            Ghost { kind: Kind::StagingElsewhere, node, volume, message }
+        });
+        others.collect::<Vec<_>>()
+    };
+    words.volumes.iter().flat_map(others).collect()
+}
+
+/// What there is about sessions: it goes by the time, also where nobody says anything.
+fn of_sessions(words: &LastWords) -> Vec<Ghost> {
+    let mut ghosts = Vec::new();
+    words.each(|node, words| {
+        let mut found = |kind, message| ghosts.push(Ghost { kind, node: Some(node.clone()), volume: None, message });
+        let left = words.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        if let Some(left) = left.filter(|left| *left < SOON) {
+            let left = humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600));
+            let message = format!(
+                "the session of node {node} came with a certificate, its own or the controller's, that ends in {left} or \
+                 less than an hour more: renew it (--tls-cert)"
+            );
+            found(Kind::CertificateExpires, message);
         }
-    }
-    if let Some((at, reason)) = &words.refused
-        && at.elapsed() < TURNED_AWAY
-    {
-        let message = format!("an agent that calls itself node {node} is turned away: {reason}");
-        ghosts.push(Ghost { kind: Kind::DuplicateIdentity, node: node.clone(), volume: None, message });
-    }
+        if let Some((at, reason)) = &words.refused
+            && at.elapsed() < TURNED_AWAY
+        {
+            let message = format!("an agent that calls itself node {node} is turned away: {reason}");
+            found(Kind::DuplicateIdentity, message);
+        }
+    });
+    ghosts
 }
 
 #[cfg(test)]
@@ -397,26 +468,76 @@ mod tests {
     #[test]
     fn what_is_compared_again_is_what_has_changed_and_the_rest_stays_true() {
         let mut core = core_of(1_000);
-        let mut records = Records { found: of_records(&core), stale: Stale::NOTHING };
+        let mut records = Records { found: of_records(&core, None), stale: Stale::NOTHING, secrets: None };
         assert!(records.found.is_empty(), "nobody was heard");
         for name in ["node0", "node1"] {
             hear(&mut core, name, &[]);
-            let compared = of_changed(&core, BTreeSet::new(), &BTreeSet::from([node(name)]));
+            let compared = of_changed(&core, BTreeSet::new(), &BTreeSet::from([node(name)]), None);
             assert_eq!(compared.len(), 100, "those of the node, of a thousand");
             records.take(compared);
-            assert_eq!(records.found, of_records(&core));
+            assert_eq!(records.found, of_records(&core, None));
         }
         assert!(records.found.values().flatten().all(|ghost| ghost.kind == Kind::GrantWithoutSession));
         assert_eq!(records.found.len(), 200);
         let all: Vec<usize> = (0..100).map(|n| 10 * n).collect();
         hear(&mut core, "node0", &all);
         for n in all {
-            let compared = of_changed(&core, BTreeSet::from([volume(n)]), &BTreeSet::new());
+            let compared = of_changed(&core, BTreeSet::from([volume(n)]), &BTreeSet::new(), None);
             assert_eq!(compared.len(), 1);
             records.take(compared);
         }
-        assert_eq!(records.found, of_records(&core));
+        assert_eq!(records.found, of_records(&core, None));
         assert_eq!(records.found.len(), 100);
+    }
+
+    /// Staged there, and another device.
+    fn elsewhere(name: &str, staged: bool) -> wire::VolumeState {
+        let staging = wire::Staging { path: "/staging".into(), device: "8:16".into(), same: false };
+        let staging = if staged { vec![staging] } else { Vec::new() };
+        wire::VolumeState { volume_id: name.into(), staging, ..Default::default() }
+    }
+
+    #[test]
+    fn of_the_words_of_a_thousand_agents_only_what_is_new_is_compared() {
+        let words = LastWords::default();
+        let mut said = Said::default();
+        let of = |n: usize| NodeId::new(format!("node{n}")).unwrap();
+        for n in 0..1_000 {
+            words.inventory(&of(n), BTreeMap::from([(volume(n), elsewhere("v", n == 7))]));
+        }
+        let all =
+            |words: &LastWords| words.all().iter().flat_map(|(n, w)| of_volumes(n, w)).collect::<Vec<_>>();
+        assert_eq!(said.catch_up(&words), 1_000);
+        assert_eq!(said.catch_up(&words), 0, "nobody has said anything since");
+        let found = |said: &Said| said.found.values().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!((found(&said).len(), found(&said)), (1, all(&words)));
+        // Said twice between two looks, it is compared once, as it was said last.
+        words.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", false))]));
+        words.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", true))]));
+        words.inventory(&of(7), BTreeMap::new());
+        assert_eq!(said.catch_up(&words), 2);
+        assert_eq!((found(&said).len(), found(&said)), (1, all(&words)));
+    }
+
+    #[test]
+    fn a_key_is_missed_as_long_as_a_secret_of_it_is_needed() {
+        let key = |byte| secret::MasterKey::passing(&[byte; 32]);
+        let mut needs = record(0);
+        needs.secret = Some(cleat_core::Secret { generation: Epoch { term: 1, seq: 1 }, in_force: true });
+        let keys = |today, old: Option<u8>| {
+            let eras = [(0, 1), (2, today)]
+                .map(|(first_term, byte)| secret::Era { first_term, key: key(byte).id() });
+            Keys::new(key(today), old.map(key)).in_eras(eras.to_vec())
+        };
+        let (there, gone) = (keys(2, Some(1)), keys(2, None));
+        assert_eq!(without_its_key(&needs, Some(&there)), None);
+        let missing = without_its_key(&needs, Some(&gone)).unwrap();
+        let said = format!("{} {:?}", missing.message, missing.volume);
+        assert!(said.contains(&key(1).id().to_string()) && said.contains("v0"), "{said}");
+        assert!(without_its_key(&needs, None).unwrap().message.contains("--secret-key-file"));
+        needs.attachments.clear();
+        assert_eq!(without_its_key(&needs, Some(&gone)), None, "its next grant brings another");
+        assert!(without_its_key(&needs, None).is_some(), "but not without any key");
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::agents::LastWords;
 use crate::clients::Caller;
 use crate::csi::refusal_code;
 use crate::engine::{Ended, Engine, Failed};
+use crate::secret::Keys;
 
 /// Events that may wait for one watcher.
 const WATCH_QUEUE: usize = 64;
@@ -27,6 +28,7 @@ pub struct Operators {
     engine: Engine,
     words: LastWords,
     certificates: Vec<Arc<dyn Renewable>>,
+    secrets: Option<Arc<Keys>>,
     stop: CancellationToken,
 }
 
@@ -37,9 +39,10 @@ impl Operators {
         engine: Engine,
         words: LastWords,
         certificates: Vec<Arc<dyn Renewable>>,
+        secrets: Option<Arc<Keys>>,
         stop: CancellationToken,
     ) -> Self {
-        Self { engine, words, certificates, stop }
+        Self { engine, words, certificates, secrets, stop }
     }
 }
 
@@ -187,7 +190,7 @@ impl Operator for Operators {
         &self,
         _: Request<wire::ListGhostsRequest>,
     ) -> Result<Response<wire::ListGhostsResponse>, Status> {
-        let ghosts = ghosts::look(&self.engine, &self.words).await.map_err(ended)?;
+        let ghosts = ghosts::look(&self.engine, &self.words, self.secrets.clone()).await.map_err(ended)?;
         let mut expiries: Vec<Expiry> = Vec::new();
         for expiry in self.certificates.iter().flat_map(|renewed| renewed.expiries()) {
             // Both listeners have the same files.

@@ -57,6 +57,29 @@ pub struct NoKey {
     pub key: KeyId,
 }
 
+/// Why a volume's secret cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoSecret {
+    /// There are no keys at all.
+    #[error(
+        "volume {0} has a secret, and this controller runs without --secret-key-file: start it with the key file that it \
+         had"
+    )]
+    NoKeys(VolumeId),
+    /// The key is not there.
+    #[error(transparent)]
+    NoKey(#[from] NoKey),
+}
+
+/// The secret of a volume in a generation, with the keys that there are, if any.
+///
+/// # Errors
+/// If there are none, or the key that it was made with is not among them.
+pub fn secret(keys: Option<&Keys>, volume: &VolumeId, generation: Epoch) -> Result<Secret, NoSecret> {
+    let keys = keys.ok_or_else(|| NoSecret::NoKeys(volume.clone()))?;
+    Ok(keys.secret(volume, generation)?)
+}
+
 /// The keys that there are, and when each was used.
 #[derive(Clone, Debug)]
 pub struct Keys {

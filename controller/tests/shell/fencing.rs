@@ -236,6 +236,49 @@ async fn an_attached_volume_keeps_its_secret_when_the_master_key_changes() {
     assert_ne!(second, first);
 }
 
+#[tokio::test]
+async fn a_grant_whose_key_is_missing_is_refused_by_that_key_and_others_go_on() {
+    let [lost, today] = [[7; 32], [8; 32]].map(|key| MasterKey::passing(&key));
+    let mut world = World::new();
+    world.secure();
+    world.agents.secrets = Some(Arc::new(Keys::new(lost.clone(), None)));
+    world.core.target = Target { secret: true, ..ACL };
+    world.start().await;
+    let csi = world.csi().await;
+    let [(a, one), (b, two)] = attached(&world, &csi).await;
+    world.stop().await.unwrap();
+    world.agents.secrets = Some(Arc::new(Keys::new(today.clone(), None)));
+    world.start().await;
+    drop((one, two));
+    let _agents = [world.agent(&a).await, world.agent(&b).await];
+    let csi = world.csi().await;
+
+    let key = lost.id().to_string();
+    let parts = ["vm-1", key.as_str(), "--old-secret-key-file", "secret"];
+    for _ in 0..2 {
+        let refused = csi.publish("vm-1", "node-b", RWX).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(parts.iter().all(|part| refused.message().contains(part)), "{refused:?}");
+    }
+    let told_of = |volume: &str| b.attaches().iter().filter(|attach| attach.volume_id == volume).count();
+    assert_eq!(told_of("vm-1"), 0, "told to connect without the secret");
+    // The one that has it keeps it, and other volumes are nothing of it.
+    csi.publish("vm-1", "node-a", RWX).await.expect("the grant stands");
+    csi.create("vm-2").await.unwrap();
+    csi.publish("vm-2", "node-b", RWX).await.expect("another volume");
+    assert!(b.attaches().iter().all(|attach| !attach.dhchap_secret.is_empty()));
+    let (code, said, _) = cleatctl(&world, &["doctor"]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("key-missing") && parts[..3].iter().all(|part| said.contains(part)), "{said}");
+
+    csi.unpublish("vm-1", "node-b").await.unwrap();
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let (code, said, _) = cleatctl(&world, &["doctor"]).await;
+    assert_eq!(code, Some(0), "nobody needs that key any more: {said}");
+    csi.publish("vm-1", "node-b", RWX).await.expect("with a secret of today's key");
+    assert_eq!(told_of("vm-1"), 1);
+}
+
 /// All that the store has on disk, its log of changes included.
 fn stored(world: &World) -> String {
     let store = world.store();

@@ -63,8 +63,9 @@ enum Command {
     },
     /// What happens, as it happens, until interrupted
     Watch,
-    /// What is where it should not be: sessions without a grant, grants without a session, other devices staged, two
-    /// nodes of one identity. Exits with 1 if there is anything
+    /// What is where it should not be, or will not go on: sessions without a grant, grants without a session, other
+    /// devices staged, two nodes of one identity, certificates that end soon, secrets whose key is missing. Exits with 1
+    /// if there is anything
     Doctor,
     /// Makes a node unable to write to a volume, whatever it is doing, and waits for the proof
     Fence(Fence),
