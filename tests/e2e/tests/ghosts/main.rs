@@ -13,6 +13,7 @@
 
 mod controls;
 mod crashes;
+mod empty_list;
 mod fenced;
 mod figures;
 mod flood;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         fenced::beside_a_survivor(Acl, AgentDead, 2) "_acl_agent_dead", Need::Rung(Acl);
         fenced::beside_a_survivor(Acl, MachineFrozen, 2) "_acl_machine_frozen", Need::Rung(Acl);
         fenced::beside_a_survivor(Acl, Partition, 1) "_acl_partition_one_portal", Need::Rung(Acl);
+        empty_list::is_no_proof_against_a_silent_writer, Need::Rung(Acl);
         fenced::with_the_export_off(Partition, 2) "_partition", Need::Rung(ExportOff);
         fenced::with_the_export_off(Partition, 1) "_partition_one_portal", Need::Rung(ExportOff);
         fenced::beside_a_survivor(Secret, AgentStopped, 2) "_secret_agent_stopped", Need::Rung(Secret);
