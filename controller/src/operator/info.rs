@@ -18,7 +18,7 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire
         size_bytes: record.spec.size_bytes,
         ..Default::default()
     });
-    let waiting = core.waiting(id).into_iter().map(|waiting| wire::WaitInfo {
+    let waiting = core.waiting(id, now).into_iter().map(|waiting| wire::WaitInfo {
         request: waiting.request.to_owned(),
         node_id: waiting.node.map(String::from).unwrap_or_default(),
         since_unix_ms: waiting.since.0,

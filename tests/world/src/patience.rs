@@ -45,7 +45,7 @@ impl World {
             Ask::Gone | Ask::Delete => return None,
         };
         let node = about.map(node_id);
-        let waiting = self.leaders[0].core.waiting(&volume_id(v));
+        let waiting = self.leaders[0].core.waiting(&volume_id(v), self.now_of(0));
         waiting.into_iter().find(|w| w.request == kind && w.node == node).map(|w| w.waits_for)
     }
 

@@ -117,7 +117,7 @@ impl Core {
 
     /// The requests about a volume that are not answered yet, oldest first.
     #[must_use]
-    pub fn waiting(&self, volume: &VolumeId) -> Vec<Waiting> {
+    pub fn waiting(&self, volume: &VolumeId, now: UnixMillis) -> Vec<Waiting> {
         let waiters = self.waiters.get(volume).into_iter().flat_map(|w| w.values());
         waiters
             .map(|waiter| {
@@ -126,7 +126,7 @@ impl Core {
                     Want::Unpublish { node } => ("unpublish", node.clone()),
                     Want::Fence { node } => ("fence", Some(node.clone())),
                 };
-                let waits_for = self.waits_for_in_words(volume, &waiter.want, self.began);
+                let waits_for = self.waits_for_in_words(volume, &waiter.want, now);
                 Waiting { request, node, since: waiter.since, waits_for }
             })
             .collect()

@@ -12,8 +12,8 @@ use super::requests::Want;
 use super::{Core, Step};
 use crate::refusal::when;
 use crate::{
-    Attachment, DrainCause, FenceStep, HostNqn, Listed, NodeId, NodeRecord, Notice, Phase, UnixMillis,
-    VolumeId, VolumeRecord,
+    Attachment, DrainCause, FenceStep, HostNqn, Listed, NodeId, NodeIdentity, NodeRecord, Notice, Phase,
+    UnixMillis, VolumeId, VolumeRecord,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -96,6 +96,12 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
     NodeId::new(format!("{UNKNOWN_HOST}{name}-{hash:016x}"))
         .or_else(|_| NodeId::new(format!("{UNKNOWN_HOST}{hash:016x}")))
         .ok()
+}
+
+/// Whether a host that says that it is `now` may be another one than who was `kept` with its NQN. One boot has one kernel.
+fn may_be_another(kept: &NodeIdentity, now: &NodeIdentity) -> bool {
+    let same_boot = kept.boot_id == now.boot_id && !now.boot_id.is_empty() && kept.host_id == now.host_id;
+    kept.host_nqn == now.host_nqn && !same_boot
 }
 
 pub(super) fn is_unknown_host(node: &NodeId) -> bool {
@@ -191,10 +197,9 @@ impl Core {
     fn owner(&self, record: Option<&VolumeRecord>, nqn: &HostNqn) -> Option<NodeId> {
         let fenced = record.into_iter().flat_map(|r| &r.fenced);
         let heard = self.nodes.iter().find(|(_, n)| n.identity.host_nqn == *nqn).map(|(id, _)| id);
-        heard
-            .or_else(|| self.registry.iter().find(|(_, n)| n.identity.host_nqn == *nqn).map(|(id, _)| id))
-            .or_else(|| fenced.filter(|f| f.host_nqn == *nqn).map(|f| &f.node).next())
-            .cloned()
+        let mut kept = self.registry.iter().filter(|(_, n)| n.identity.host_nqn == *nqn).map(|(id, _)| id);
+        let kept = kept.next().filter(|_| kept.next().is_none());
+        heard.or(kept).or_else(|| fenced.filter(|f| f.host_nqn == *nqn).map(|f| &f.node).next()).cloned()
     }
 }
 
@@ -377,10 +382,14 @@ impl Step<'_> {
     }
 
     /// A node is heard whose host was known by its NQN alone: what was kept of the host is the node's.
-    pub(super) fn recognise(&mut self, node: &NodeId, host_nqn: &HostNqn) {
-        let Some(unknown) = unknown_host(host_nqn) else {
+    pub(super) fn recognise(&mut self, node: &NodeId, identity: &NodeIdentity) {
+        let Some(unknown) = unknown_host(&identity.host_nqn) else {
             return;
         };
+        if self.core.registry.iter().any(|(id, kept)| id != node && may_be_another(&kept.identity, identity))
+        {
+            return;
+        }
         for (id, record) in &mut self.core.volumes {
             if !record.knows(&unknown) || record.attachment(node).is_some() {
                 continue;
@@ -414,13 +423,17 @@ impl Step<'_> {
         }
     }
 
-    /// Keeps who a node is, so that it can be recognised on a list when it is not heard.
-    pub(super) fn register(&mut self, node: &NodeId, identity: &crate::NodeIdentity) {
+    /// Keeps who a node is, so that it can be recognised on a list when it is not heard. A host that has another name now
+    /// is forgotten under the old one; but where it is in doubt who may write, only if it is the same boot of one kernel:
+    /// else another host may have that NQN, which has not said what it holds.
+    pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity) {
         self.core.look.gone.remove(node);
+        let in_doubt = self.in_doubt(&identity.host_nqn);
         let registry = &mut self.core.registry;
         let renamed: Vec<NodeId> = registry
             .iter()
             .filter(|(id, known)| *id != node && known.identity.host_nqn == identity.host_nqn)
+            .filter(|(_, known)| !in_doubt || !may_be_another(&known.identity, identity))
             .map(|(id, _)| id.clone())
             .collect();
         for old in renamed {
@@ -432,6 +445,15 @@ impl Step<'_> {
             registry.insert(node.clone(), record);
             self.dirty_nodes.insert(node.clone());
         }
+    }
+
+    /// Whether what a host with this NQN holds may still decide something that no record says.
+    fn in_doubt(&self, nqn: &HostNqn) -> bool {
+        let look = &self.core.look;
+        let unknown = unknown_host(nqn);
+        let listed = |record: &VolumeRecord| unknown.as_ref().is_some_and(|host| record.knows(host));
+        let open = look.first.is_none() || !look.doubts.is_empty();
+        look.needed && (open || self.core.volumes.values().any(listed))
     }
 
     /// A person has said that the node is gone: nobody waits for its word any more. It is kept again once it is heard.

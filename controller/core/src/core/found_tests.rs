@@ -23,7 +23,7 @@ impl Bench {
     }
 
     fn waits_for(&self) -> String {
-        self.core.waiting(&v()).first().map(|w| w.waits_for.clone()).unwrap_or_default()
+        self.core.waiting(&v(), UnixMillis(self.now)).first().map(|w| w.waits_for.clone()).unwrap_or_default()
     }
 }
 
@@ -513,4 +513,72 @@ fn nobody_is_fenced_before_it_is_known_whom_else_that_would_cut() {
     assert_eq!((b.rds_asked(), b.core.volumes[&v()].fence(&n("a"))), (None, None));
     b.list(vec![listed(&["a"], true)]);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { fence: true, .. }))), "{:?}", b.effects);
+}
+
+#[test]
+fn a_drain_bound_that_has_passed_is_not_said_to_be_waited_for() {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![listed(&[], false)]);
+    b.hello("bb", identity("bb", "1"));
+    b.pass(b.config.drain_bound_ms - 10);
+    let publish = b.publish("bb", Access::Rwo);
+    assert!(b.waits_for().contains("the drain bound of the target"), "{}", b.waits_for());
+    b.pass(20);
+    assert_eq!(b.reply(publish), None);
+    assert_eq!(b.waits_for(), "the inventory of node bb");
+}
+
+/// `a` had a volume that no record tells of any more, and its host says Hello as `bb`, under this boot.
+fn renamed(boot: &str) -> Bench {
+    let mut b = attached_and_restarted(false, true);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.hello("bb", identity("a", boot));
+    b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
+    b.pass(b.config.drain_bound_ms + 1);
+    b
+}
+
+#[test]
+fn a_host_under_another_name_and_the_same_boot_speaks_for_the_old_name() {
+    let mut b = renamed("1");
+    b.publish("bb", Access::Rwo);
+    assert_eq!(b.phase("bb"), Some("Granting"));
+    assert!(!b.core.registry.contains_key(&n("a")));
+}
+
+#[test]
+fn a_host_under_another_name_and_boot_may_be_another_host() {
+    let mut b = renamed("2");
+    let publish = b.publish("bb", Access::Rwo);
+    assert_eq!((b.reply(publish), b.phase("bb")), (None, None));
+    assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
+    // Another start does not forget it, nor does its own word that it is here.
+    b.restart_with(false, true);
+    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.hello("bb", identity("a", "2"));
+    b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
+    b.publish("bb", Access::Rwo);
+    assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());
+    // A person's word ends it.
+    let (by, reason) = ("a person".into(), "it was renamed".into());
+    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.pass(b.config.drain_bound_ms + 1);
+    b.publish("bb", Access::Rwo);
+    assert_eq!(b.phase("bb"), Some("Granting"));
+}
+
+#[test]
+fn a_host_that_two_names_are_kept_for_is_nobody_before_it_is_heard() {
+    let mut b = renamed("2");
+    b.restart_with(false, true);
+    b.list(vec![listed(&["a"], true)]);
+    let holder = b.core.volumes[&v()].holders()[0].clone();
+    assert!(is_unknown_host(&holder), "{holder}");
+    b.hello("bb", identity("a", "2"));
+    assert_eq!(b.core.volumes[&v()].holders(), [holder], "it may be the other one that is on the list");
+    let (by, reason) = ("a person".into(), "it was renamed".into());
+    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.silent("bb");
+    b.hello("bb", identity("a", "2"));
+    assert_eq!(b.core.volumes[&v()].holders(), [n("bb")]);
 }

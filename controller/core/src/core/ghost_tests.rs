@@ -105,7 +105,7 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
     b.attach("a", Access::RwxBlock);
     b.hello("bb", identity("bb", "boot"));
     b.publish("bb", Access::RwxBlock);
-    let waiting = b.core.waiting(&v());
+    let waiting = b.core.waiting(&v(), UnixMillis(b.now));
     assert_eq!(waiting[0].waits_for, "the inventory of node bb");
 }
 

@@ -9,32 +9,38 @@ use crate::{
     ObservedPhase, Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
 };
 
-/// Another node that claims what only one may have. A storage address is a hint: one that a silent node had may have
+/// Every other node that claims what only one may have. A storage address is a hint: one that a silent node had may have
 /// been given to another host, and a host is told from another by its NQN and its id alone.
-fn clash_with<'c>(core: &'c Core, node: &NodeId, identity: &NodeIdentity) -> Option<(&'c NodeId, String)> {
+fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(NodeId, String)> {
     let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
     let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
     // Looked up, not compared one by one: an agent may name many addresses.
     let addresses: BTreeSet<&String> = identity.storage_addresses.iter().collect();
     let silent = &Session::Silent { since: core.began };
     let known = known.chain(registered.map(|(id, record)| (id, &record.identity, silent)));
-    known.filter(|(id, ..)| *id != node).find_map(|(id, other, session)| {
+    let clash = |(id, other, session): (&NodeId, &NodeIdentity, &Session)| {
         let what = other.clash(identity).or_else(|| match session {
             Session::Up { .. } => other.shared_address(&addresses),
             Session::Silent { .. } => None,
         })?;
-        Some((id, what))
-    })
+        Some((id.clone(), what))
+    };
+    known.filter(|(id, ..)| *id != node).filter_map(clash).collect()
 }
 
 impl Step<'_> {
     pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
-        if let Some(reason) = self.objection(&node, &identity) {
+        let clashes = clashes_with(self.core, &node, &identity);
+        if let Some(reason) = self.objection(&node, &identity, &clashes) {
             self.effects.push(Effect::RefuseSession { session, reason });
             return;
         }
+        // A host that was renamed: the old name holds nothing and is not heard.
+        for (other, _) in clashes {
+            self.core.nodes.remove(&other);
+        }
         self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
-        self.recognise(&node, &identity.host_nqn);
+        self.recognise(&node, &identity);
         self.register(&node, &identity);
         self.not_gone(&node, &session);
         self.not_cut_off(&node, &session);
@@ -50,23 +56,24 @@ impl Step<'_> {
     }
 
     /// Why this agent may not speak for this node, naming both sides.
-    fn objection(&mut self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
+    fn objection(
+        &self,
+        node: &NodeId,
+        identity: &NodeIdentity,
+        clashes: &[(NodeId, String)],
+    ) -> Option<String> {
         if is_unknown_host(node) {
             return Some(format!(
                 "no node may be called {node}: so are hosts that no node is known to be. Give it another --node-id"
             ));
         }
-        if let Some((other, what)) = clash_with(self.core, node, identity) {
-            let silent =
-                self.core.nodes.get(other).is_none_or(|n| matches!(n.session, Session::Silent { .. }));
-            let other = other.clone();
-            if !silent || self.holds_anything(&other) {
-                return Some(format!(
-                    "nodes {node} and {other} both claim {what}: give each host its own /etc/nvme/hostnqn and hostid"
-                ));
-            }
-            // A host that was renamed: the old name holds nothing and is not heard.
-            self.core.nodes.remove(&other);
+        let silent =
+            |other| self.core.nodes.get(other).is_none_or(|n| matches!(n.session, Session::Silent { .. }));
+        let two_hosts = clashes.iter().find(|(other, _)| !silent(other) || self.holds_anything(other));
+        if let Some((other, what)) = two_hosts {
+            return Some(format!(
+                "nodes {node} and {other} both claim {what}: give each host its own /etc/nvme/hostnqn and hostid"
+            ));
         }
         if let Some(reason) = self.objection_of_records(node, identity) {
             return Some(reason);

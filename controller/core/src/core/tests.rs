@@ -391,6 +391,19 @@ fn two_nodes_with_one_identity_are_refused_with_both_names() {
 }
 
 #[test]
+fn a_silent_namesake_hides_no_node_that_is_heard_and_claims_the_same() {
+    let mut b = Bench::new();
+    b.up("a", "boot", vec![]);
+    b.silent("a");
+    b.up("c", "boot", vec![]);
+    let of_both = NodeIdentity { host_id: identity("c", "boot").host_id, ..identity("a", "boot") };
+    b.hello("bb", of_both);
+    let Some(Effect::RefuseSession { reason, .. }) = b.effects.first() else { panic!("{:?}", b.effects) };
+    assert!(reason.contains("nodes bb and c both claim host id"), "{reason}");
+    assert!(b.core.nodes.contains_key(&n("a")), "who is refused changes nothing");
+}
+
+#[test]
 fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
