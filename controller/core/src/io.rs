@@ -279,9 +279,19 @@ pub enum Outcome {
 }
 
 /// Something to be done in the world.
+///
+/// The effects of all steps are one sequence. Records of different volumes may become durable in any order, and what is
+/// about different volumes may be done in any order, as long as
+/// - what is about a volume (its record, its requests to the RDS, its directives, answers to requests about it) is done
+///   in the order of the sequence, and each only after every earlier record of that volume is durable;
+/// - [`Reply::Declared`], which is about a node, comes after every earlier record of any volume: it says that they are;
+/// - a node's record is durable before anything later that tells this node, or lets its host in.
+///
+/// [`Effect::RefuseSession`] and [`Effect::Notice`] rest on no record. Where a record cannot be made durable because
+/// somebody else has written it, nothing later about its volume is done.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Effect {
-    /// Make durable before any later effect of this step; if that fails, end the process.
+    /// Make durable before any later effect that is about this volume; if that fails, do none of them.
     Persist(Box<VolumeRecord>),
     /// Forget what was stored of a volume; durable like [`Effect::Persist`].
     Forget(VolumeId),

@@ -183,7 +183,31 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
         setup: Setup { persons: true, dangers, ..setup(name, &[access], 2, budget, truth) },
         limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 240 } else { 25 }),
     })
-    .to_vec()
+    .into_iter()
+    .chain(any_order(full))
+    .collect()
+}
+
+/// Records that take their time: those of two volumes become durable in any order.
+fn any_order(full: bool) -> Vec<Exhaustive> {
+    let dangers = Dangers { records_in_any_order: true, ..Dangers::default() };
+    let drains = Abilities { acl: true, cuts: true, drains: true, ..Abilities::default() };
+    let more = u8::from(full);
+    let of = |name, access: &[Access], nodes, budget| Exhaustive {
+        setup: Setup { dangers, ..setup(name, access, nodes, budget, drains) },
+        limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 240 } else { 60 }),
+    };
+    let two = of("records durable in any order", &[Access::Rwo, Access::RwxBlock], 2, [2, 1, more]);
+    let rwo = [Access::Rwo; 2];
+    let mut fenced = vec![of("records durable in any order: two nodes fenced", &rwo, 2, [3, more, 0])];
+    if full {
+        fenced.push(of("records durable in any order: one node fenced", &rwo, 1, [3, 1, 1]));
+    }
+    let persons = |mut world: Exhaustive| {
+        world.setup.persons = true;
+        world
+    };
+    [two].into_iter().chain(fenced.into_iter().map(persons)).collect()
 }
 
 /// Walks among all that real worlds do besides.
@@ -196,6 +220,7 @@ pub fn dangerous_walks() -> Vec<Setup> {
         deletes: true,
         clocks_jump: true,
         requests_land_late: true,
+        records_in_any_order: true,
     };
     let names =
         ["dangers: list, cut, drain", "dangers: list, cut", "dangers: list, reservations that wait, cut"];
@@ -231,5 +256,12 @@ pub fn walks() -> Vec<Setup> {
     let demands = demands();
     let demanding =
         demands.into_iter().map(|(name, truth, min_fence)| Setup { min_fence, ..walk((name, truth)) });
-    targets().into_iter().map(walk).chain(twice).chain(demanding).collect()
+    let dangers = Dangers { records_in_any_order: true, ..Dangers::default() };
+    let any_order = [
+        ("records durable in any order: walks, nothing probed", "nothing probed"),
+        ("records durable in any order: walks, list, cut, drain", "list, cut, drain"),
+    ];
+    let any_order =
+        any_order.into_iter().filter_map(|(name, of)| Some(Setup { dangers, ..walk((name, named(of)?.1)) }));
+    targets().into_iter().map(walk).chain(twice).chain(demanding).chain(any_order).collect()
 }

@@ -65,7 +65,8 @@ fn dangers() -> ExitCode {
 
 /// What counts as one state really is one.
 fn reductions_are_sound(states: usize) -> bool {
-    for exhaustive in setups::exhaustive(false).into_iter().filter(|e| chosen(e.setup.name)) {
+    let all = setups::exhaustive(false).into_iter().chain(setups::dangers(false));
+    for exhaustive in all.filter(|e| chosen(e.setup.name)) {
         let name = exhaustive.setup.name;
         match canon::merges_are_sound(exhaustive.setup, states) {
             Ok(compared) => {

@@ -31,6 +31,7 @@ impl World {
             Action::ToAgent(n) => self.agent_hears(n, false),
             Action::ToAgentMishap(n) => self.agent_hears(n, true),
             Action::ToController(n) => self.controller_hears(n),
+            Action::Durable(which, v) => self.becomes_durable(which, v),
             Action::LateDirective(n, i) => {
                 if i < self.hosts[n].late.len() {
                     let (operation, directive) = self.host(n).late.remove(i);

@@ -90,6 +90,9 @@ impl World {
     fn of_messages(&self, all: &mut Vec<Action>) {
         for (which, leader) in self.leaders.iter().enumerate() {
             for v in 0..self.setup.access.len() {
+                if self.waits_for_its_record(which, v) {
+                    all.push(Action::Durable(which, v));
+                }
                 if let Some(asked) = leader.asked.iter().find(|a| crate::act::lane(&a.request) == v) {
                     all.push(Action::Rds(which, v, Answer::Done));
                     if self.budget.faults > 0 && !asked.done {
@@ -268,6 +271,7 @@ impl World {
             Action::Rds(_, _, Answer::Done)
             | Action::ToAgent(_)
             | Action::ToController(_)
+            | Action::Durable(..)
             | Action::LateEvent(_)
             | Action::Mend(_)
             | Action::PathReturns(..)

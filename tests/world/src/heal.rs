@@ -75,6 +75,10 @@ impl World {
         for _ in 0..64 {
             let mut quiet = true;
             for v in 0..self.setup.access.len() {
+                while self.waits_for_its_record(0, v) {
+                    self.becomes_durable(0, v);
+                    quiet = false;
+                }
                 self.export(v).lacking = false;
                 while !self.exports[v].late.is_empty() {
                     self.lands_late(v);

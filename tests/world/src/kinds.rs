@@ -36,6 +36,8 @@ pub enum Action {
     ToAgentMishap(N),
     /// A leader hears the next thing that an agent said.
     ToController(N),
+    /// A leader's oldest record of a volume that is not durable becomes so, and what waited for it goes out.
+    Durable(usize, V),
     /// A directive of an older stream is carried out now.
     LateDirective(N, usize),
     /// The last directive is carried out once more.
@@ -126,7 +128,7 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 45;
+    pub const KINDS: usize = 46;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -175,6 +177,7 @@ impl Action {
             Self::Deleted(..) => 42,
             Self::TakeOverAt(_) => 43,
             Self::LandsLate(_) => 44,
+            Self::Durable(..) => 45,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -184,7 +187,7 @@ impl Action {
     #[must_use]
     pub fn manner(kind: usize) -> Manner {
         match kind {
-            0..=3 | 37 => Manner::Message,
+            0..=3 | 37 | 45 => Manner::Message,
             4..=10 | 38 | 39 | 44 => Manner::Mending,
             11..=15 | 40 => Manner::Caller,
             16 => Manner::Clock,

@@ -36,6 +36,8 @@ mod patience;
 #[cfg(feature = "core")]
 mod rds;
 #[cfg(feature = "core")]
+mod records;
+#[cfg(feature = "core")]
 mod shell;
 #[cfg(feature = "core")]
 pub mod world;

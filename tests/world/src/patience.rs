@@ -49,9 +49,11 @@ impl World {
         waiting.into_iter().find(|w| w.request == kind && w.node == node).map(|w| w.waits_for)
     }
 
-    /// Every request that is not answered says what it waits for.
+    /// Every request that is not answered says what it waits for. One whose answer waits for a record alone does not.
     pub(crate) fn check_names(&mut self) {
-        for (v, about, ask) in self.open.values().copied().collect::<Vec<_>>() {
+        let decided = self.decided_requests();
+        let waiting = self.open.iter().filter(|(request, _)| !decided.contains(request));
+        for (v, about, ask) in waiting.map(|(_, open)| *open).collect::<Vec<_>>() {
             let words = self.words_of(v, about, ask);
             if !words.as_deref().is_some_and(names_something) {
                 let what = format!("{ask:?} of volume {v} for node {about:?} waits for {words:?}");
@@ -93,6 +95,10 @@ impl World {
             let mut quiet = true;
             for which in 0..self.leaders.len() {
                 for v in 0..self.setup.access.len() {
+                    while self.waits_for_its_record(which, v) {
+                        self.becomes_durable(which, v);
+                        quiet = false;
+                    }
                     let asked = self.leaders.get(which).map(|l| &l.asked);
                     if asked.is_some_and(|a| a.iter().any(|a| crate::act::lane(&a.request) == v)) {
                         self.rds_answers(which, v, Answer::Done);
@@ -120,7 +126,7 @@ impl World {
     }
 
     /// When all has arrived that can: what the requests name is what they wait for. The RDS has answered everything by
-    /// now, and what had to be asked of it again has been, so nobody can be waiting for it alone; an agent that is
+    /// now (if only that it has no such volume), and what had to be asked of it again has been, so nobody can be waiting for it alone; an agent that is
     /// heard and can do what it is told has done it.
     fn check_outstanding(&mut self) {
         for (v, about, ask) in self.open.values().copied().collect::<Vec<_>>() {
@@ -131,7 +137,9 @@ impl World {
             let now = words.split(" (last: ").next().unwrap_or_default();
             let agents = now.contains("agent of node") || now.contains("inventory of node");
             let able = |n: N| now.contains(node_id(n).as_str()) && self.is_able(v, n);
-            let of_rds = now.starts_with("the RDS") || now.contains("waits for the RDS");
+            // One that says each time that it has no such volume is waited for rightly.
+            let answers = !self.exports[v].lacking;
+            let of_rds = answers && (now.starts_with("the RDS") || now.contains("waits for the RDS"));
             let of_nobody = agents && !now.contains("drain bound") && self.nodes().any(able);
             if of_nobody || (of_rds && !agents) {
                 return self.breaks(Violation::NamesSomethingElse { what: words });

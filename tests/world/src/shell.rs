@@ -1,19 +1,18 @@
 //! The controllers' shell: carries the effects of a core's step out, as the engine is held to.
 //!
-//! In come events for a leader; out goes what its effects do to the world. What always holds: effects go in their
-//! order; only the newest leader's records are stored, only its answers are heard and only its requests reach the RDS.
+//! In come events for a leader; out goes what its effects do to the world, when they may go out (`records`). What always
+//! holds: effects go in their order; only the newest leader's records are stored, only its answers are heard and only its requests reach the RDS.
 
 use std::sync::Arc;
 
 use cleat_core::{
-    Attachment, Core, Drained, Effect, Event, Notice, Phase, Refusal, Reply, RequestId, UnixMillis,
-    VolumeRecord,
+    Attachment, Core, Drained, Effect, Event, Notice, Refusal, Reply, RequestId, UnixMillis, VolumeRecord,
 };
 
 use crate::check::{Violation, kind};
 use crate::export::Deletion;
 use crate::host::Stream;
-use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id, volume_of};
+use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
 use crate::world::{Ask, Asked, Leader, World};
 
 impl World {
@@ -41,73 +40,55 @@ impl World {
             let Some(which) = self.leader_of(process) else {
                 return;
             };
-            if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
-                if *left == 0 {
-                    return self.take_over(false, true, self.leaders[which].ahead);
-                }
-                *left -= 1;
-            }
-            let has_claim = which == 0;
-            match effect {
-                Effect::Persist(_) | Effect::Forget(_) if !has_claim => {
-                    self.leaders.remove(which);
-                    self.drop_streams(|stream| stream.process == process);
-                }
-                Effect::Persist(record) => self.persist(*record),
-                Effect::Forget(volume) => {
-                    Arc::make_mut(&mut self.stored).remove(&volume);
-                }
-                Effect::Rds { operation, request } if has_claim => {
-                    let asked = Asked { operation, request, done: false };
-                    Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
-                }
-                Effect::Direct { node, session, operation, directive } => {
-                    let stream = self.host(node_of(&node)).stream.as_mut();
-                    if let Some(stream) = stream.filter(|s| s.id == session && s.process == process) {
-                        stream.to_agent.push((operation, directive));
-                    }
-                }
-                Effect::Reply { request, result } if has_claim => self.answered(request, result),
-                Effect::RefuseSession { session, .. } => {
-                    self.drop_streams(|s| s.id == session && s.process == process)
-                }
-                // The store is lost by no fault here, and nothing is read of it but volumes.
-                Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
-                Effect::Notice(notice) => self.noticed(&notice),
-                Effect::Rds { .. } | Effect::Reply { .. } => {}
+            if self.goes_out(which, &effect) && !self.carries_out(process, effect) {
+                return;
             }
         }
     }
 
-    fn persist(&mut self, record: VolumeRecord) {
-        let v = volume_of(&record.spec.id);
-        for attachment in &record.attachments {
-            let (n, epoch) = (node_of(&attachment.node), attachment.epoch);
-            if self.epochs.contains_key(&epoch) {
-                continue;
+    /// Carries out one effect; `false` if its leader is no more.
+    pub(crate) fn carries_out(&mut self, process: u64, effect: Effect) -> bool {
+        let Some(which) = self.leader_of(process) else {
+            return false;
+        };
+        if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
+            if *left == 0 {
+                self.take_over(false, true, self.leaders[which].ahead);
+                return false;
             }
-            Arc::make_mut(&mut self.epochs).insert(epoch, v);
-            let granted = &mut self.told().granted[v][n];
-            granted.push(epoch);
-            let older = granted.len().saturating_sub(2);
-            granted.drain(..older);
-            match attachment.phase {
-                Phase::Granting => {
-                    let told = self.told();
-                    (told.released[v][n], told.specified[v]) = (false, true);
-                    self.check_grant(v, n);
+            *left -= 1;
+        }
+        let has_claim = which == 0;
+        match effect {
+            Effect::Persist(_) | Effect::Forget(_) if !has_claim => {
+                self.leaders.remove(which);
+                self.drop_streams(|stream| stream.process == process);
+                return false;
+            }
+            Effect::Persist(record) => self.persist(*record),
+            Effect::Forget(volume) => {
+                Arc::make_mut(&mut self.stored).remove(&volume);
+            }
+            Effect::Rds { operation, request } if has_claim => {
+                let asked = Asked { operation, request, done: false };
+                Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
+            }
+            Effect::Direct { node, session, operation, directive } => {
+                let stream = self.host(node_of(&node)).stream.as_mut();
+                if let Some(stream) = stream.filter(|s| s.id == session && s.process == process) {
+                    stream.to_agent.push((operation, directive));
                 }
-                Phase::Ghost => self.told().released[v][n] = false,
-                Phase::Connecting | Phase::Ready | Phase::Draining { .. } => {}
             }
-        }
-        // A secret's generation is an epoch, too.
-        for generation in record.secret.iter().map(|s| s.generation) {
-            if !self.epochs.contains_key(&generation) {
-                Arc::make_mut(&mut self.epochs).insert(generation, v);
+            Effect::Reply { request, result } if has_claim => self.answered(request, result),
+            Effect::RefuseSession { session, .. } => {
+                self.drop_streams(|s| s.id == session && s.process == process);
             }
+            // The store is lost by no fault here, and nothing is read of it but volumes.
+            Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
+            Effect::Notice(notice) => self.noticed(&notice),
+            Effect::Rds { .. } | Effect::Reply { .. } => {}
         }
-        Arc::make_mut(&mut self.stored).insert(record.spec.id.clone(), record);
+        true
     }
 
     fn drop_streams(&mut self, which: impl Fn(&Stream) -> bool) {
@@ -118,16 +99,19 @@ impl World {
         }
     }
 
-    fn answered(&mut self, request: RequestId, result: Result<Reply, Refusal>) {
-        let Some((v, about, _)) = Arc::make_mut(&mut self.open).remove(&request) else {
+    /// What the newest core has decided to answer is looked at with what it could know then: what comes to be known while
+    /// the answer waits for a record is as late as if the answer were on its way.
+    pub(crate) fn check_answer(&mut self, request: RequestId, result: &Result<Reply, Refusal>) {
+        let Some((v, about, _)) = self.open.get(&request).copied() else {
             return self.breaks(Violation::AnsweredTwice);
         };
-        self.saw(kind(&result));
-        self.check_reason(&result);
+        self.check_reason(result);
         match result {
             Ok(Reply::Unpublished | Reply::Fenced) => {
-                for n in about.map_or(0..NODES, |n| n..n + 1) {
-                    self.released(v, n, request);
+                let nodes = about.map_or(0..NODES, |n| n..n + 1);
+                let can = |n: &N| self.can_write(v, *n) && self.told.unheard_ghost[v][*n].is_none();
+                if let Some(n) = nodes.into_iter().find(can) {
+                    self.breaks(Violation::UnpublishedCanWrite { v, n });
                 }
             }
             Ok(Reply::Published(grant)) => {
@@ -140,6 +124,24 @@ impl World {
                 if !host.proven[v].is_some_and(counts) && !self.told.by_hand[v][n] {
                     self.breaks(Violation::PublishedWithoutProof { v, n });
                 }
+            }
+            Ok(Reply::Declared | Reply::MayDelete) | Err(_) => {}
+        }
+    }
+
+    fn answered(&mut self, request: RequestId, result: Result<Reply, Refusal>) {
+        let Some((v, about, _)) = Arc::make_mut(&mut self.open).remove(&request) else {
+            return self.breaks(Violation::AnsweredTwice);
+        };
+        self.saw(kind(&result));
+        match result {
+            Ok(Reply::Unpublished | Reply::Fenced) => {
+                for n in about.map_or(0..NODES, |n| n..n + 1) {
+                    self.released(v, n, request);
+                }
+            }
+            Ok(Reply::Published(grant)) => {
+                let n = about.expect("a Publish names its node");
                 self.told().handed_out[v][n] = Some(grant.epoch);
                 if let Some(held) = &mut self.host(n).held[v] {
                     held.used = true;
@@ -175,15 +177,19 @@ impl World {
 
     /// A caller hears that a node cannot write. A later Publish may have been granted in the very same step.
     fn released(&mut self, v: V, n: N, request: RequestId) {
-        if self.can_write(v, n) && self.told.unheard_ghost[v][n].is_none() {
+        // One that was connected by hand, and heard of while the answer waited for its record, is nobody's fault.
+        let waited = self.setup.dangers.records_in_any_order && self.told.by_hand[v][n];
+        let can_write = self.can_write(v, n);
+        if can_write && self.told.unheard_ghost[v][n].is_none() && !waited {
             self.breaks(Violation::UnpublishedCanWrite { v, n });
         }
+        let by_hand = can_write && waited;
         let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
         let current = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n))).map(|a| a.epoch);
         let told = self.told();
         told.handed_out[v][n] = None;
         // Of what was connected by hand, and not heard of, nothing was promised.
-        told.released[v][n] = current.is_none() && told.unheard_ghost[v][n].is_none();
+        told.released[v][n] = current.is_none() && told.unheard_ghost[v][n].is_none() && !by_hand;
         let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();
         told.over[v][n] = told.over[v][n].max(over);
     }
@@ -221,10 +227,12 @@ impl World {
         let at = UnixMillis(self.now.saturating_add_signed(ahead));
         let (core, effects) = Core::rebuild(self.setup.config(), term, records, at);
         self.check_rebuilt(&core, at);
-        self.leaders.push(Arc::new(Leader { process, core, asked: Vec::new(), ahead, dies_after: None }));
+        self.leaders.push(Arc::new(Leader::new(process, core, ahead)));
         if old_lives {
             Arc::make_mut(&mut old).asked = kept;
             Arc::make_mut(&mut old).dies_after = None;
+            // Nobody hears its answers.
+            Arc::make_mut(&mut old).outbox.retain(|effect| !matches!(effect, Effect::Reply { .. }));
             self.leaders.push(old);
         }
         self.carry_out(process, effects);

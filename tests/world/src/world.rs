@@ -4,7 +4,8 @@
 //! asks the core for its opinion.
 //!
 //! What the shell is taken to keep (each a rule of the design, and so an assumption of every result):
-//! - effects of a step in their order; a crash may come before any of them;
+//! - effects of a step in their order, or of each volume in their order where records become durable in any; a crash may
+//!   come before any of them;
 //! - one store, and only the newest leader writes to it: the older one's next commit fails, and it ends;
 //! - a leader whose claim is over tells callers nothing and asks nothing of the RDS; what it had asked has been done,
 //!   or never will be, when the next one begins;
@@ -12,11 +13,11 @@
 //!   will be, when that is told. Where requests land late, that is so a quantum later; and until then nothing is
 //!   answered as done that it could undo.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use cleat_core::{
-    Access, Config, Core, Epoch, MinFence, OperationId, RdsRequest, RequestId, UnixMillis, VolumeId,
+    Access, Config, Core, Effect, Epoch, MinFence, OperationId, RdsRequest, RequestId, UnixMillis, VolumeId,
     VolumeRecord, VolumeSpec,
 };
 
@@ -58,6 +59,8 @@ pub struct Dangers {
     pub clocks_jump: bool,
     /// A request to the RDS that was not answered is carried out some time later, also after its leader has died.
     pub requests_land_late: bool,
+    /// A record takes its time to become durable, and those of different volumes become so in any order.
+    pub records_in_any_order: bool,
 }
 
 /// What a world is made of.
@@ -156,10 +159,18 @@ pub struct Leader {
     pub core: Core,
     /// Requests to the RDS, in order.
     pub asked: Vec<Asked>,
+    /// Effects that wait for a record to become durable, in order: of each volume that occurs, its record comes first.
+    pub outbox: Vec<Effect>,
     /// How much its clock is ahead of the world's; in ms.
     pub ahead: i64,
     /// It dies when it has carried out so many more effects.
     pub dies_after: Option<u8>,
+}
+
+impl Leader {
+    pub(crate) fn new(process: u64, core: Core, ahead: i64) -> Self {
+        Self { process, core, asked: Vec::new(), outbox: Vec::new(), ahead, dies_after: None }
+    }
 }
 
 /// What callers were told and what was proven, by volume and node.
@@ -213,6 +224,8 @@ pub struct World {
     pub told: Arc<Told>,
     /// Which volume each epoch was granted for. History: not a part of the state.
     pub epochs: Arc<BTreeMap<Epoch, V>>,
+    /// The epochs of which something is durable, or was. History: not a part of the state.
+    pub durable: Arc<BTreeSet<Epoch>>,
     /// Kinds of answers and proofs that were seen. History: not a part of the state.
     pub seen: Arc<BTreeMap<&'static str, u32>>,
     /// What happened, in words, where somebody wants to read it. History: not a part of the state.
@@ -227,7 +240,7 @@ impl World {
     #[must_use]
     pub fn new(setup: &Arc<Setup>) -> Self {
         let (core, _) = Core::rebuild(setup.config(), 1, Vec::new(), UnixMillis(EPOCH_MS));
-        let leader = Leader { process: 1, core, asked: Vec::new(), ahead: 0, dies_after: None };
+        let leader = Leader::new(1, core, 0);
         let mut world = Self {
             setup: Arc::clone(setup),
             now: EPOCH_MS,
@@ -239,6 +252,7 @@ impl World {
             open: Arc::default(),
             told: Arc::default(),
             epochs: Arc::default(),
+            durable: Arc::default(),
             seen: Arc::default(),
             told_in_words: None,
             broken: None,
