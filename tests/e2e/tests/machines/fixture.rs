@@ -21,6 +21,11 @@ pub(crate) const LATER: Duration = Duration::from_secs(45);
 /// In a PublishContext: the epoch of the grant.
 pub(crate) const EPOCH_KEY: &str = "cleat.io/epoch";
 
+/// Whether what is repeated is to be repeated in full, not as a sample.
+pub(crate) fn all_rounds() -> bool {
+    std::env::var_os("CLEAT_GHOSTS").is_some_and(|value| value == "all")
+}
+
 /// Makes a volume of the usual size.
 pub(crate) async fn volume(world: &World, name: &str, access: Access) -> anyhow::Result<Volume> {
     let made = world.create_volume(name, access, VOLUME_BYTES).await;

@@ -5,8 +5,9 @@
 //! in the run's folder, which is kept and named, and the next one gets a fresh world.
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
-//! `CLEAT_KERNEL=6.12` chooses the kernel (6.1 without it), `CLEAT_LOG=debug` what the programs log. Names given as
-//! arguments filter as with `cargo test`.
+//! `CLEAT_KERNEL=6.12` chooses the kernel (6.1 without it), `CLEAT_LOG=debug` what the programs log, and
+//! `CLEAT_GHOSTS=all` has what is repeated repeated as often as it should, not a sample of it. Names given as arguments
+//! filter as with `cargo test`.
 
 mod admission;
 mod agent_crash;
@@ -18,6 +19,7 @@ mod disagreement;
 mod fixture;
 mod identity;
 mod in_use;
+mod lost_device;
 mod node_target;
 mod old_epoch;
 mod paths;
@@ -70,6 +72,8 @@ fn main() -> ExitCode {
         requests::what_is_wrong_with_a_request_is_named_with_its_value,
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write,
         paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken,
+        lost_device::is_named_while_it_is_held_and_made_again_once_it_is_free,
+        lost_device::a_path_that_blinks_under_a_writer_comes_back_each_time,
         dead_portal::holds_up_neither_attaches_nor_detaches_and_fences_nobody,
         target_trouble::another_namespace_under_the_same_name_is_refused,
         target_trouble::a_target_that_cannot_be_reached_leaves_nothing_behind,

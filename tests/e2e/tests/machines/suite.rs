@@ -17,8 +17,12 @@ use cleat_rig::{Machine, Namespace};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::runtime::Runtime;
 
+use crate::fixture::all_rounds;
+
 /// No test takes nearly as long; one that does hangs.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
+/// Where everything is repeated in full.
+const FULL_TEST_LIMIT: Duration = Duration::from_secs(5400);
 /// After a test agents may still be dialling a controller that was started again.
 const TIDY_LIMIT: Duration = Duration::from_secs(20);
 
@@ -166,9 +170,10 @@ async fn boot(run: &Namespace) -> anyhow::Result<World> {
 }
 
 async fn attempt(world: &World, test: &Test) -> anyhow::Result<()> {
-    tokio::time::timeout(TEST_LIMIT, (test.body)(world))
+    let limit = if all_rounds() { FULL_TEST_LIMIT } else { TEST_LIMIT };
+    tokio::time::timeout(limit, (test.body)(world))
         .await
-        .with_context(|| format!("not over after {TEST_LIMIT:?}"))??;
+        .with_context(|| format!("not over after {limit:?}"))??;
     nothing_is_left(world).await.context("the test passed, but it left something behind")
 }
 
