@@ -153,9 +153,8 @@ fn results_keep_what_proves_them() {
     assert!(result(nothing).is_err());
 }
 
-#[test]
-fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
-    let settings = Settings {
+fn settings() -> Settings {
+    Settings {
         nqn_prefix: PREFIX.into(),
         path_policy: PathPolicy::All,
         attach_deadline: std::time::Duration::from_secs(20),
@@ -163,7 +162,12 @@ fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
         heartbeat_interval: std::time::Duration::from_secs(2),
         silence_deadline: std::time::Duration::from_secs(10),
         secrets: None,
-    };
+    }
+}
+
+#[test]
+fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
+    let settings = settings();
     let grant = Grant {
         epoch: Epoch { term: 1, seq: 2 },
         spec: VolumeSpec {
@@ -193,15 +197,7 @@ fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
 
 #[test]
 fn a_directive_whose_secret_cannot_be_made_is_not_made_without_it() {
-    let settings = Settings {
-        nqn_prefix: PREFIX.into(),
-        path_policy: PathPolicy::All,
-        attach_deadline: std::time::Duration::from_secs(20),
-        detach_deadline: std::time::Duration::from_secs(30),
-        heartbeat_interval: std::time::Duration::from_secs(2),
-        silence_deadline: std::time::Duration::from_secs(10),
-        secrets: None,
-    };
+    let settings = settings();
     let (operation, epoch) = (OperationId { term: 1, number: 5 }, Epoch { term: 1, seq: 2 });
     let volume = VolumeId::new("v").unwrap();
     let rekey = Directive::Rekey { volume: volume.clone(), epoch, generation: epoch };

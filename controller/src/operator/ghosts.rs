@@ -1,7 +1,7 @@
 //! Ghosts: what is where it should not be, or is not where it should be.
 //!
-//! In come the core's records, the agents' last words and the keys of secrets; out go the differences between them, for people, as counts
-//! by kind, and as notices. Nothing here changes anything: a ghost that could write counts as a writer in the core
+//! In come the core's records, the agents' last words and the keys of secrets; out go the differences between them, for
+//! people, as counts by kind, and as notices. Nothing here changes anything: a ghost that could write counts as a writer in the core
 //! already. What always holds: of two looks at the same state, both find the same.
 
 use std::collections::{BTreeMap, BTreeSet};

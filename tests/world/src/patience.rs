@@ -126,8 +126,8 @@ impl World {
     }
 
     /// When all has arrived that can: what the requests name is what they wait for. The RDS has answered everything by
-    /// now (if only that it has no such volume), and what had to be asked of it again has been, so nobody can be waiting for it alone; an agent that is
-    /// heard and can do what it is told has done it.
+    /// now (if only that it has no such volume), and what had to be asked of it again has been, so nobody can be
+    /// waiting for it alone; an agent that is heard and can do what it is told has done it.
     fn check_outstanding(&mut self) {
         for (v, about, ask) in self.open.values().copied().collect::<Vec<_>>() {
             let Some(words) = self.words_of(v, about, ask).filter(|words| names_something(words)) else {

@@ -2,7 +2,7 @@
 //!
 //! In come a leader's effects as its core decides on them; out they go to be carried out. In most worlds a record is
 //! durable at once. Where records become durable in any order, what always holds is what a store has to keep
-//! ([`Effect::Persist`]): what is about a volume goes out in its order, after every earlier record of that volume, and
+//! ([`Effect`]): what is about a volume goes out in its order, after every earlier record of that volume, and
 //! waits for no other; the answer to a person's word about a node is about no single volume, and waits for all earlier
 //! records. Whoever dies, or finds that another one has written, does not make good what was not durable.
 

@@ -1,7 +1,8 @@
 //! The controllers' shell: carries the effects of a core's step out, as the engine is held to.
 //!
 //! In come events for a leader; out goes what its effects do to the world, when they may go out (`records`). What always
-//! holds: effects go in their order; only the newest leader's records are stored, only its answers are heard and only its requests reach the RDS.
+//! holds: effects go in their order; only the newest leader's records are stored, only its answers are heard and only
+//! its requests reach the RDS.
 
 use std::sync::Arc;
 

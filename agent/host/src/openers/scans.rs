@@ -1,12 +1,13 @@
 //! Looks at the whole host that many callers share, and that one dead server cannot hold up.
 //!
-//! Comes in: what to look at. Goes out: a result of a look that began after it was asked for, or after a moment that the
-//! caller names.
+//! Comes in: what to look at. Goes out: a result of a look that began after it was asked for, or after a moment that
+//! the caller names.
 //!
 //! A look at a busy host costs thousands of system calls, whatever it looks for. So callers that came before it began
-//! share it, and whoever says since when it may have begun gets the last one that did. Some of these calls can block for ever (a file on a server that is gone, the memory map of a process that
-//! hangs in the kernel). Each of those has a [`Key`]; when one does not come back, the look that made it is left
-//! behind, a new one begins, and whatever has that key is answered with [`Stuck`] until the call has come back.
+//! share it, and whoever says since when it may have begun gets the last one that did. Some of these calls can block
+//! for ever (a file on a server that is gone, the memory map of a process that hangs in the kernel). Each of those has a
+//! [`Key`]; when one does not come back, the look that made it is left behind, a new one begins, and whatever has that
+//! key is answered with [`Stuck`] until the call has come back.
 //!
 //! Always holds: at most one look runs that has not been left behind, and one waits for its turn; at most
 //! [`MOST_STUCK`] threads hang.

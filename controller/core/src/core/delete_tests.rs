@@ -96,6 +96,17 @@ fn of_a_node_that_is_gone_and_a_volume_that_was_deleted_nothing_is_kept() {
 }
 
 #[test]
+fn a_persons_word_of_a_node_counts_no_more_for_a_volume_made_again_than_for_any() {
+    let mut b = deleted_behind_a_fence(able());
+    b.event(Event::RdsMade { volume: v() });
+    assert!(!b.stored[&v()].deleted);
+    let (by, reason) = ("a person".into(), "scrapped".into());
+    b.event(Event::DeclareGone { request: RequestId(95), node: n("a"), by, reason });
+    let fenced = &b.stored[&v()].fenced;
+    assert!(fenced.len() == 1 && fenced[0].gone, "it is known again should the node live: {fenced:?}");
+}
+
+#[test]
 fn a_volume_that_is_granted_again_under_the_name_is_an_ordinary_one() {
     let mut b = deleted_behind_a_fence(able());
     b.publish("bb", Access::Rwo);

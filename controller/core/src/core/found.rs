@@ -221,7 +221,11 @@ impl Step<'_> {
     /// A volume was made: nobody is on its list. Where there are no lists that is kept, for nothing else would say so to
     /// whoever comes after this process.
     pub(super) fn rds_made(&mut self, volume: VolumeId) {
-        if self.core.volumes.contains_key(&volume) {
+        if let Some(record) = self.core.volumes.get_mut(&volume) {
+            // What was deleted under this name was another one; who was cut off from that is still to be told.
+            if std::mem::take(&mut record.deleted) {
+                self.dirty.insert(volume);
+            }
             return;
         }
         let look = &mut self.core.look;

@@ -35,11 +35,13 @@ async fn stays(node: &Node, volume: &Volume) -> anyhow::Result<Option<u64>> {
 async fn give_up(node: &Node, volume: &Volume) -> anyhow::Result<()> {
     let names =
         controllers(node, volume).await?.into_iter().map(|one| one.name).collect::<Vec<_>>().join(" ");
-    node.sh(&format!(
-        "for c in {names}; do echo 1 >/sys/class/nvme/$c/delete_controller & done 2>/dev/null; wait; true"
-    ))
-    .await
-    .map(drop)
+    ensure!(!names.is_empty(), "it has no controller");
+    let script = format!(
+        "for c in {names}; do {{ echo 1 >/sys/class/nvme/$c/delete_controller || echo $c; }} & done; wait"
+    );
+    let left = node.sh(&script).await?;
+    ensure!(left.trim().is_empty(), "not deleted: {left}");
+    Ok(())
 }
 
 /// While somebody has the dead device, the attachment is not ready and he is named; once nobody has, the device is made
@@ -128,8 +130,10 @@ pub(crate) async fn a_path_that_blinks_under_a_writer_comes_back_each_time(
         world.rds.portals_down(&hold).await?;
         let until = tokio::time::Instant::now() + away;
         if round % 2 == 1 {
+            // The kernel may have given it up already.
             let file = format!("/sys/class/nvme/{}/delete_controller", victim.name);
-            node.sh(&format!("[ ! -e {file} ] || echo 1 >{file} || true")).await?;
+            let gone = format!("echo 1 2>/dev/null >{file}; [ ! -e {file} ]");
+            node.sh(&gone).await.with_context(|| format!("{told}: {} is still there", victim.name))?;
         }
         tokio::time::sleep_until(until).await;
         world.rds.portals_up(&hold).await?;
