@@ -343,6 +343,7 @@ impl<H: Host> Volume<H> {
         let was_ready = memory.ready_under.is_some() && memory.ready_under == epoch;
         let (activity, failing) = (memory.activity, memory.failing.clone());
         let unregistered = memory.registration.missing.clone();
+        let unheld = memory.registration.waits();
         let staging = memory.staged.seen.clone();
         let dead_users = memory.dead.users.clone();
         drop(memory);
@@ -362,6 +363,7 @@ impl<H: Host> Volume<H> {
             was_ready,
             failing: failing.as_ref(),
             unregistered: unregistered.as_deref(),
+            unheld,
             staging: &staging,
             silent: &silent,
             dead_users: &dead_users,

@@ -130,10 +130,7 @@ impl<H: Host> Volume<H> {
             entry.registered = Some(held.generation);
             self.keep(&entry).await?;
         }
-        let (left, aborted) =
-            self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await??;
-        self.note_peers(&left);
-        Ok((left, aborted))
+        self.unless_overtaken(epoch, self.remove_victims(dev, key, victims, held)).await?
     }
 
     /// Preempts each victim that a report shows, until one shows none; says with it which were aborted.

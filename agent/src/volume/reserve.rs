@@ -8,11 +8,11 @@
 //!   forgotten everybody's (its generation went back, as at a restart). Else somebody has preempted it: this node has
 //!   been fenced, whatever message may say otherwise, and a message can be old.
 //! - Without a directive it is asserted again only while the session with the controller is up, before and after.
-//! - Without a directive the namespace is held again only once everybody who was registered before is back, or has had
-//!   the time for it: who is not registered yet has its writes refused from that moment on, and its users get errors.
+//! - Without a directive the namespace is held again only once everybody has had the time to register again: who has
+//!   not is refused its writes from that moment on, and its users get errors. Nobody knows who everybody is: another node
+//!   may have registered after the last report that this one has read.
 //! - What could not be read is neither "held" nor "gone".
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use cleat_host::reservations::{Kind, Report, ReservationError, ReservationKey};
@@ -38,9 +38,9 @@ const GIVING_BACK: Duration = Duration::from_secs(3);
 /// Longest that asserting one again without a directive may take from the look at the session to the proof: past it
 /// this process may have been stopped in between, and the session says nothing any more.
 const UNINTERRUPTED: Duration = Duration::from_secs(4);
-/// How long those who were registered before a restart of the target may take to come back before the namespace is
-/// held without them: their kernels try once a second, and their agents look at once. No fence rests on registrations
-/// alone, so nothing is lost by waiting.
+/// How long others may take to register again after a restart of the target, before this node holds the namespace:
+/// their kernels try once a second, and their agents look at once. No fence rests on registrations alone, so nothing is
+/// lost by waiting.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// How often the report is read and acted upon before it is given up: others may act in between.
 const ROUNDS: u32 = 4;
@@ -54,18 +54,23 @@ pub(super) struct Registration {
     pub(super) doubtful: bool,
     /// When it was last looked at.
     looked: Option<Instant>,
-    /// Who was registered in the last report that showed the namespace held; `None` if this process has read none.
-    peers: Option<BTreeSet<HostId>>,
-    /// Since when this node is registered again, and others are not.
+    /// Since when this node is registered again, and others may not be yet.
     waiting: Option<Instant>,
+}
+
+impl Registration {
+    /// Whether others are waited for before the namespace is held.
+    pub(super) fn waits(&self) -> bool {
+        self.waiting.is_some()
+    }
 }
 
 /// How a registration stands after a look at it.
 enum Stands {
     /// The report shows it, and the namespace held.
     Held(Report),
-    /// The report shows it; the namespace is not held before others are back.
-    Joined { generation: u32, missing: String },
+    /// The report of this generation shows it; the namespace is not held before others had time to register.
+    Joined(u32),
     /// It was there again, and this node has taken it back itself: nobody has preempted it.
     TakenBack(String),
     /// It is not there.
@@ -159,10 +164,7 @@ impl<H: Host> Volume<H> {
             }
             let report = target.report(dev, COMMAND).await?;
             match standing(&report, host, key, registered) {
-                Standing::Held => {
-                    self.note_peers(&report);
-                    return Ok(report);
-                }
+                Standing::Held => return Ok(report),
                 Standing::Preempted => return Err(ReserveError::Preempted(key)),
                 Standing::MayRegister => {}
             }
@@ -184,14 +186,10 @@ impl<H: Host> Volume<H> {
             }
         }
         let report = target.report(dev, COMMAND).await?;
-        if !report.admits(host, key) {
-            return Err(ReserveError::Restless);
-        }
-        self.note_peers(&report);
-        Ok(report)
+        if report.admits(host, key) { Ok(report) } else { Err(ReserveError::Restless) }
     }
 
-    /// Registers the key where the target has forgotten it, and holds the namespace once the others are back.
+    /// Registers the key where the target has forgotten it, and holds the namespace once others had their time.
     async fn rejoin(
         &self,
         dev: DevT,
@@ -203,54 +201,30 @@ impl<H: Host> Volume<H> {
         if standing(&report, host, key, registered) == Standing::MayRegister && !report.is_held() {
             let own = report.key_of(host);
             if own != Some(key) {
+                // Whatever others were waited for before, the target has forgotten them since.
+                self.memory().registration.waiting = None;
                 match target.register(dev, own, key, COMMAND).await {
                     // A conflict means that the report is old; the next one tells.
                     Err(error) if !error.is_conflict() => return Err(error.into()),
                     Ok(()) | Err(_) => report = target.report(dev, COMMAND).await?,
                 }
             }
-            if report.key_of(host) == Some(key)
-                && !report.is_held()
-                && let Some(missing) = self.waits_for_others(&report)
-            {
-                return Ok(Stands::Joined { generation: report.generation, missing });
+            if report.key_of(host) == Some(key) && !report.is_held() && self.waits_for_others() {
+                return Ok(Stands::Joined(report.generation));
             }
         }
         self.hold(dev, key, registered).await.map(Stands::Held)
     }
 
-    /// Who is still waited for before the namespace is held again; `None` if nobody.
-    fn waits_for_others(&self, report: &Report) -> Option<String> {
-        let mut memory = self.memory();
-        let registration = &mut memory.registration;
-        let absent = registration
-            .peers
-            .as_ref()
-            .map(|peers| peers.iter().filter(|peer| report.key_of(**peer).is_none()).count());
-        let since = *registration.waiting.get_or_insert_with(Instant::now);
-        if absent == Some(0) || since.elapsed() >= PATIENCE {
-            return None;
-        }
-        let whom =
-            absent.map_or("others that may have been".to_owned(), |absent| format!("{absent} that were"));
-        Some(format!(
-            "the target has forgotten all registrations; this node is registered again, and the namespace is held again \
-             once {whom} are back, too"
-        ))
-    }
-
-    /// Remembers who is registered: they are waited for should the target forget them.
-    pub(super) fn note_peers(&self, report: &Report) {
-        let peers = report.registrants.iter().filter_map(|one| one.host).collect();
-        let registration = &mut self.memory().registration;
-        (registration.peers, registration.waiting) = (Some(peers), None);
+    /// Whether others still have time to register again.
+    fn waits_for_others(&self) -> bool {
+        self.memory().registration.waiting.get_or_insert_with(Instant::now).elapsed() < PATIENCE
     }
 
     /// Remembers that the report shows this node.
     pub(super) fn note_held(&self) {
         let registration = &mut self.memory().registration;
-        (registration.missing, registration.doubtful) = (None, false);
-        registration.looked = Some(Instant::now());
+        *registration = Registration { looked: Some(Instant::now()), ..Registration::default() };
     }
 
     /// Gives this node's registration back, whatever its key, where the grant had one and the target can be reached.
@@ -324,17 +298,17 @@ impl<H: Host> Volume<H> {
             self.doubt_registration();
             return;
         };
+        let joined = matches!(stands, Stands::Joined(_));
         let missing = match stands {
             Stands::Held(report) => {
-                self.note_peers(&report);
                 self.note_generation(entry, report.generation).await;
                 None
             }
-            Stands::Joined { generation, missing } => {
-                // What takes it away from now on is a preemption; and whether the others are back is looked at soon.
+            Stands::Joined(generation) => {
+                // What takes it away from now on is a preemption; and it is looked at again soon.
                 self.note_generation(entry, generation).await;
                 self.doubt_registration();
-                Some(missing)
+                None
             }
             Stands::TakenBack(missing) => {
                 self.note_registered(entry, None).await;
@@ -346,6 +320,9 @@ impl<H: Host> Volume<H> {
         let before = {
             let mut memory = self.memory();
             memory.registration.looked = Some(Instant::now());
+            if !joined {
+                memory.registration.waiting = None;
+            }
             std::mem::replace(&mut memory.registration.missing, missing.clone())
         };
         if before != missing {
@@ -353,7 +330,7 @@ impl<H: Host> Volume<H> {
                 Some(missing) => {
                     tracing::error!(volume = %self.id, %key, missing, "the reservation does not hold")
                 }
-                None => tracing::info!(volume = %self.id, %key, "the reservation holds"),
+                None => tracing::info!(volume = %self.id, %key, joined, "this node is registered"),
             }
         }
         self.report(&view);
@@ -406,7 +383,7 @@ impl<H: Host> Volume<H> {
         let held = self.rejoin(dev, key, registered).await;
         let took = began.elapsed();
         match held {
-            Ok(joined @ Stands::Joined { .. }) if up() && took <= UNINTERRUPTED => joined,
+            Ok(joined @ Stands::Joined(_)) if up() && took <= UNINTERRUPTED => joined,
             Ok(held) if up() && took <= UNINTERRUPTED => {
                 tracing::warn!(volume = %self.id, %key, "the target had forgotten this node's registration; it is asserted again");
                 metrics::reassertion(Reassertion::Done);

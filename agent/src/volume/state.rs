@@ -52,6 +52,8 @@ pub struct Seen<'a> {
     pub failing: Option<&'a Unready>,
     /// Why the reservation does not hold, where it should and was found not to.
     pub unregistered: Option<&'a str>,
+    /// This node is registered, and does not hold the namespace before others had time to register again.
+    pub unheld: bool,
     /// What was seen where the volume is published.
     pub staging: &'a [wire::Staging],
     /// Portals whose address does not answer, with that in words.
@@ -190,6 +192,11 @@ fn standing(
             expectation.portals.iter().filter(|portal| !live(**portal)).map(why).collect();
         let message = format!("no live path to {}", dead.join(", "));
         return (Phase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
+    }
+    if seen.unheld {
+        let message = "the target has forgotten all registrations; this node is registered again, and holds the \
+                       namespace once other nodes had time to register";
+        return (Phase::Degraded, Some(clause::failed(clause::RESERVATION, message)));
     }
     (Phase::Ready, None)
 }

@@ -71,6 +71,7 @@ impl Case {
             was_ready: self.was_ready,
             failing: None,
             unregistered: None,
+            unheld: false,
             staging: &[],
             silent: &BTreeMap::new(),
             dead_users: &[],
