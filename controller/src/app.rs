@@ -13,6 +13,8 @@ use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
 use cleat_proto::csi::v1::identity_server::IdentityServer;
+use cleat_rds::secret::Keys;
+use cleat_rds::{HostAcl, Rds, RestRds};
 use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
@@ -35,8 +37,6 @@ use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, RecordError, Records, Started};
 use crate::operator::{self, Operators};
-use crate::rds::{HostAcl, Rds, RestRds};
-use crate::secret::Keys;
 use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
+use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use cleat_runtime::tls::{Kind, ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
 use humantime::{format_duration, parse_duration};
@@ -20,7 +21,6 @@ use reqwest::Url;
 use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
 use crate::metrics;
-use crate::rds::{self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use crate::store::StoreSpec;
 use fencing::{FenceOptions, Fencing};
 
@@ -204,7 +204,7 @@ pub struct Settings {
     /// Name of the CSI driver.
     pub driver_name: String,
     /// The RDS.
-    pub rds: rds::Config,
+    pub rds: cleat_rds::Config,
     /// Ports of which each volume gets its own.
     pub volume_ports: Option<VolumePorts>,
     /// How volumes are served to hosts.
@@ -305,7 +305,7 @@ impl Cli {
         let operator_transport = tls.load(Kind::Operator, operator_listen)?;
         let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
             fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
-        let rds = rds::Config {
+        let rds = cleat_rds::Config {
             endpoint,
             naming,
             port,

@@ -11,8 +11,6 @@
 //! | [`agents`] | agent sessions |
 //! | [`csi`] | CSI Identity and Controller |
 //! | [`operator`] | the operators' service |
-//! | [`rds`] | the RDS's REST API |
-//! | [`secret`] | the secrets of in-band authentication |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
 //! | [`clock`] | time that never goes back |
@@ -26,6 +24,4 @@ pub mod csi;
 pub mod engine;
 pub mod metrics;
 pub mod operator;
-pub mod rds;
-pub mod secret;
 pub mod store;

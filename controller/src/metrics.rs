@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cleat_core::RdsError;
+use cleat_core::RdsFailure;
 use cleat_runtime::tls::Kind;
 use metrics::{counter, gauge, histogram};
 use tonic::Code;
@@ -153,14 +153,14 @@ pub(crate) fn waiting_requests(waiting: usize) {
 }
 
 /// A call to the RDS as its caller saw it, waiting for its turn included.
-pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsError>) {
+pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsFailure>) {
     let outcome = match error {
         None => "ok",
-        Some(RdsError::NotFound(_)) => "not_found",
-        Some(RdsError::Refused(_)) => "refused",
-        Some(RdsError::Full(_)) => "full",
-        Some(RdsError::Unreachable(_)) => "unreachable",
-        Some(RdsError::Unauthorised(_)) => "unauthorised",
+        Some(RdsFailure::NotFound(_)) => "not_found",
+        Some(RdsFailure::Refused(_)) => "refused",
+        Some(RdsFailure::Full(_)) => "full",
+        Some(RdsFailure::Unreachable(_)) => "unreachable",
+        Some(RdsFailure::Unauthorised(_)) => "unauthorised",
     };
     histogram!("cleat_rds_call_seconds", "call" => call.name(), "outcome" => outcome).record(took);
     match call {
@@ -299,7 +299,7 @@ mod tests {
             volume_set_aside();
             node_set_aside();
             rds_call(RdsCall::Allow, took, None);
-            rds_call(RdsCall::Deny, took, Some(&RdsError::Unreachable("x".into())));
+            rds_call(RdsCall::Deny, took, Some(&RdsFailure::Unreachable("x".into())));
             attach_part(Part::Connect, took);
             detach_part(Part::Flush, took);
             phase_entered("Ready", took);

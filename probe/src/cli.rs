@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use cleat_controller::rds::{self, ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
 use cleat_host::{InvalidName, Portal};
+use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
 use humantime::parse_duration;
 use reqwest::Url;
 
@@ -75,7 +75,7 @@ pub struct Cli {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The RDS.
-    pub rds: rds::Config,
+    pub rds: cleat_rds::Config,
     /// Its base URL, as it was given.
     pub url: String,
     /// Where it serves volumes.
@@ -157,7 +157,7 @@ impl Cli {
         let port = checked.first().map_or(0, Portal::port);
         let endpoint = Endpoint { url: rds.clone(), user, password_file, trust, timeout: rds_timeout };
         Ok(Settings {
-            rds: rds::Config {
+            rds: cleat_rds::Config {
                 endpoint,
                 naming,
                 port,

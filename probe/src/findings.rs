@@ -4,8 +4,7 @@
 
 use std::time::Duration;
 
-use cleat_controller::rds::{Abilities, ProbedAcl, ProbedDrain};
-use cleat_core::Reservations;
+use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub struct Findings {
     /// Taking the export off waits for writes in flight.
     pub drains: Answer<Remarked<bool>>,
     /// What reservations are worth.
-    pub reservations: Answer<Remarked<Reservations>>,
+    pub reservations: Answer<Remarked<ProbedReservations>>,
     /// A disk grows under a connected host.
     pub grow_online: Answer<Remarked<bool>>,
     /// A disk takes a password.

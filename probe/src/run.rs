@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use cleat_controller::rds::{Abilities, ProbedAcl, RdsError};
+use cleat_rds::{Abilities, ProbedAcl, RdsError};
 use cleat_runtime::exit::Causes;
 use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};

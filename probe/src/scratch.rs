@@ -9,12 +9,12 @@ use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use cleat_controller::rds::{
+use cleat_ids::{Epoch, VolumeId};
+use cleat_rds::secret::{MasterKey, Secret};
+use cleat_rds::{
     ByteSize, Config, Freshness, Naming, NewVolume, Priority, ProbedAcl, Rds as _, RdsError, RestRds,
     SystemResource,
 };
-use cleat_controller::secret::{MasterKey, Secret};
-use cleat_core::{Epoch, VolumeId};
 use uuid::Uuid;
 
 use crate::node::Identity;
@@ -144,7 +144,7 @@ impl Scratch {
     /// A host NQN that no host has.
     #[must_use]
     pub fn nobody(&self) -> String {
-        format!("{}{}", cleat_controller::rds::NOBODY, self.id)
+        format!("{}{}", cleat_rds::NOBODY, self.id)
     }
 
     /// Takes the export off, and reads that back.

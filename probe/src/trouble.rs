@@ -1,11 +1,11 @@
 //! Why a question could not be answered.
 
-use cleat_controller::rds::RdsError;
 use cleat_host::devnode::DevNodeError;
 use cleat_host::fabrics::{ConnectError, DisconnectError};
 use cleat_host::reservations::ReservationError;
 use cleat_host::sysfs::SysfsError;
 use cleat_host::work::WorkError;
+use cleat_rds::RdsError;
 use std::time::Duration;
 
 /// Why a question could not be answered.

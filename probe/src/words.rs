@@ -2,8 +2,7 @@
 //!
 //! In come findings; out go lines of text. What always holds: a "no" and a "could not be found out" read differently.
 
-use cleat_controller::rds::{Abilities, ProbedAcl, ProbedDrain};
-use cleat_core::Reservations;
+use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
 use crate::findings::{Answer, Cut, Findings, Remarked};
 
@@ -39,9 +38,9 @@ pub fn account(findings: &Findings, assume_drains: bool) -> Vec<String> {
     }
     lines.extend([
         line("Reservations", &findings.reservations, |worth| match worth {
-            Reservations::None => "cannot be used",
-            Reservations::Held => "can be used, but not alone",
-            Reservations::AbortWaits => "can be used alone",
+            ProbedReservations::None => "cannot be used",
+            ProbedReservations::Held => "can be used, but not alone",
+            ProbedReservations::AbortWaits => "can be used alone",
         }),
         line("Growing a disk that is in use", &findings.grow_online, |grows| {
             if *grows { "works, and the host sees the new size" } else { "does not work" }
@@ -102,9 +101,9 @@ pub fn settings(abilities: &Abilities, file: &str) -> Vec<String> {
     let secret = abilities.password && abilities.in_band_auth;
     let mut rungs = Vec::new();
     match abilities.reservations {
-        Reservations::None => {}
-        Reservations::Held => rungs.push("reservations (with a cut and a drain)"),
-        Reservations::AbortWaits => rungs.push("reservations (alone)"),
+        ProbedReservations::None => {}
+        ProbedReservations::Held => rungs.push("reservations (with a cut and a drain)"),
+        ProbedReservations::AbortWaits => rungs.push("reservations (alone)"),
     }
     if abilities.export_cuts && acl {
         rungs.push("host list, cut and drain");

@@ -1,7 +1,7 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, HostNqn, Identity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsError, RdsRequest,
+    Epoch, HostNqn, Identity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure, RdsRequest,
     Refusal, RequestId, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
@@ -74,7 +74,7 @@ pub enum Event {
         /// Which.
         operation: OperationId,
         /// What it said.
-        result: Result<(), RdsError>,
+        result: Result<(), RdsFailure>,
     },
     /// An agent has said Hello on a new stream.
     SessionUp {

@@ -44,6 +44,6 @@ pub use io::{
 pub use migration::{Migration, MigrationResult, MigrationStep};
 pub use node::{Node, NodeIdentity, NodeRecord, Session, Standing};
 pub use notice::Notice;
-pub use rds::{RdsError, RdsRequest};
+pub use rds::{RdsFailure, RdsRequest};
 pub use refusal::Refusal;
 pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, Secret, VolumeRecord, VolumeSpec};

@@ -54,7 +54,7 @@ pub enum RdsRequest {
 
 /// What went wrong with the RDS. Five different things, and they stay different.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum RdsError {
+pub enum RdsFailure {
     /// It said that there is no such volume.
     #[error("not found: {0}")]
     NotFound(String),

@@ -1,6 +1,6 @@
 //! Why a request was not granted: what, on what, what it waits for, and what a person can do.
 
-use crate::{MinFence, NodeId, RdsError, Tried, UnixMillis, VolumeId};
+use crate::{MinFence, NodeId, RdsFailure, Tried, UnixMillis, VolumeId};
 
 /// A request's end without success. The shell maps each to a status code; the words are for people.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
@@ -91,7 +91,7 @@ pub enum Refusal {
         /// The node.
         node: NodeId,
         /// What it said, or that it said nothing.
-        error: RdsError,
+        error: RdsFailure,
     },
     /// The time a request may wait is over. What it waits for goes on, and a repeat joins it.
     #[error("volume {volume}: {waits_for} (waited {waited_ms} ms; it goes on, and a repeated call joins it)")]

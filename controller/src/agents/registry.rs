@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cleat_core::{Directive, NodeId, OperationId, SessionId};
 use cleat_proto::cleat::v1::ToAgent;
+use cleat_rds::secret::NoSecret;
 use tokio::sync::mpsc;
 
 use super::settings::Settings;
 use super::wire;
 use crate::metrics;
-use crate::secret::NoSecret;
 
 /// Orders that may wait for one stream. The core has one directive under way for each attachment, so an agent that
 /// lets as many pile up does not read.

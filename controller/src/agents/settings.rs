@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use cleat_core::{Epoch, VolumeId};
 use cleat_proto::cleat::v1 as wire;
-
-use crate::secret::{self, Keys, NoSecret};
+use cleat_rds::secret::{self, Keys, NoSecret};
 
 /// How many of a volume's portals must have a live path for it to count as ready.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]

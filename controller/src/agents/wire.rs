@@ -13,11 +13,11 @@ use cleat_core::{
 };
 use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as wire;
+use cleat_rds::secret::NoSecret;
 use uuid::Uuid;
 
 use super::limits;
 use super::settings::{Settings, millis};
-use crate::secret::NoSecret;
 
 /// Something that an agent must not say. The session ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

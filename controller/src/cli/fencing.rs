@@ -8,13 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::Target;
+use cleat_core::{Reservations, Target};
+use cleat_rds::secret::{KeyError, Keys, MasterKey};
+use cleat_rds::{Abilities, AbilitiesError, HostAcl, ProbedAcl, ProbedReservations};
 use cleat_runtime::tls::ServerTransport;
 use humantime::parse_duration;
 use reqwest::Url;
-
-use crate::rds::{Abilities, AbilitiesError, HostAcl, ProbedAcl};
-use crate::secret::{KeyError, Keys, MasterKey};
 
 /// Options for fencing.
 #[derive(clap::Args, Clone, Debug)]
@@ -167,14 +166,17 @@ fn target(host_acl: HostAcl, abilities: Option<&Abilities>, secrets: bool) -> Ta
         export_cuts: probed.export_cuts,
         export_drains: probed.drains(),
         secret: secrets && probed.password && probed.in_band_auth,
-        reservations: probed.reservations,
+        reservations: match probed.reservations {
+            ProbedReservations::None => Reservations::None,
+            ProbedReservations::Held => Reservations::Held,
+            ProbedReservations::AbortWaits => Reservations::AbortWaits,
+        },
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::Reservations;
 
     use super::*;
 
@@ -182,10 +184,10 @@ mod tests {
         Abilities {
             host_acl,
             export_cuts: true,
-            export_drains: crate::rds::ProbedDrain::Seen,
+            export_drains: cleat_rds::ProbedDrain::Seen,
             password: true,
             in_band_auth: true,
-            reservations: Reservations::Held,
+            reservations: ProbedReservations::Held,
             ..Abilities::nothing("https://rds".into(), "2026-11-20T10:00:00Z".into())
         }
     }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use cleat_core::VolumeId;
 use cleat_proto::csi::v1 as csi;
 use cleat_proto::csi::v1::controller_server::Controller;
+use cleat_rds::{Freshness, Priority, Rds, RdsError, Volume};
 use csi::controller_service_capability::rpc::Type;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
@@ -20,7 +21,6 @@ use super::status::CallError;
 use super::{provision, publish, request};
 use crate::engine::{Ended, Engine};
 use crate::metrics::{self, RdsCall};
-use crate::rds::{Freshness, Priority, Rds, RdsError, Volume};
 
 /// How volumes are served to hosts.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ pub(super) async fn measured<T>(
 ) -> Result<T, RdsError> {
     let began = Instant::now();
     let answer = asking.await;
-    let error = answer.as_ref().err().map(cleat_core::RdsError::from);
+    let error = answer.as_ref().err().map(crate::engine::rds_failure);
     metrics::rds_call(call, began.elapsed(), error.as_ref());
     answer
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use cleat_core::{Deletion, Refusal, VolumeId};
 use cleat_proto::csi::v1 as csi;
+use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError};
 use tokio::time::Instant;
 
 use super::controller::{Shared, measured};
@@ -12,7 +13,6 @@ use super::status::CallError;
 use super::{MIN_FENCE, MIN_FENCE_KEY};
 use crate::engine::Failed;
 use crate::metrics::RdsCall;
-use crate::rds::{ByteSize, Made, NewVolume, Priority, RdsError};
 
 /// How long a deletion waits for the RDS's lists after a start: more than the core lets a list lack a volume.
 const WAITS_FOR_LISTS: Duration = Duration::from_secs(15);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeSpec};
+use cleat_rds::{Freshness, Volume};
 
 use super::controller::Shared;
 use super::overtaking::OnItsWay;
@@ -10,7 +11,6 @@ use super::request::{Publish, Unpublish};
 use super::status::CallError;
 use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 use crate::engine::Failed;
-use crate::rds::{Freshness, Volume};
 
 /// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
 /// asked anew.

@@ -3,12 +3,12 @@
 //! What callers do with the codes decides the choice: a sidecar takes `Aborted`, `Unavailable`, `DeadlineExceeded` and
 //! `ResourceExhausted` for "may still be under way, repeat", anything else for "over".
 
-use cleat_core::{MinFence, RdsError as CoreRdsError, Refusal, Tried, VolumeId};
+use cleat_core::{MinFence, RdsFailure, Refusal, Tried, VolumeId};
+use cleat_rds::RdsError;
 use tonic::{Code, Status};
 
 use super::MIN_FENCE;
-use crate::engine::{Ended, Failed};
-use crate::rds::RdsError;
+use crate::engine::{Ended, Failed, rds_failure};
 
 /// A field of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -149,13 +149,13 @@ fn clause_code(clause: &str) -> Code {
     }
 }
 
-fn core_rds_code(error: &CoreRdsError) -> Code {
+fn core_rds_code(error: &RdsFailure) -> Code {
     match error {
-        CoreRdsError::NotFound(_) => Code::NotFound,
-        CoreRdsError::Full(_) => Code::ResourceExhausted,
-        CoreRdsError::Unreachable(_) => Code::Unavailable,
+        RdsFailure::NotFound(_) => Code::NotFound,
+        RdsFailure::Full(_) => Code::ResourceExhausted,
+        RdsFailure::Unreachable(_) => Code::Unavailable,
         // Unauthorised is our own password at the RDS, and says nothing of the caller: never Unauthenticated.
-        CoreRdsError::Refused(_) | CoreRdsError::Unauthorised(_) => Code::FailedPrecondition,
+        RdsFailure::Refused(_) | RdsFailure::Unauthorised(_) => Code::FailedPrecondition,
     }
 }
 
@@ -163,7 +163,7 @@ fn rds_code(error: &RdsError) -> Code {
     match error {
         // For the caller a name that is taken is the same as a volume with other properties.
         RdsError::Conflict { .. } => Code::FailedPrecondition,
-        other => core_rds_code(&CoreRdsError::from(other)),
+        other => core_rds_code(&rds_failure(other)),
     }
 }
 

@@ -16,7 +16,7 @@ fn not_ready(clause: &str) -> Refusal {
     Refusal::NotReady { volume: volume(), node: node("a"), clause: clause.into(), message: "facts".into() }
 }
 
-fn rds(error: CoreRdsError) -> Refusal {
+fn rds(error: RdsFailure) -> Refusal {
     Refusal::Rds { volume: volume(), node: node("a"), error }
 }
 
@@ -63,11 +63,11 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             Code::FailedPrecondition,
             &["pid 3 (qemu)", "Nothing was changed"],
         ),
-        (rds(CoreRdsError::NotFound("gone".into())), Code::NotFound, &["gone"]),
-        (rds(CoreRdsError::Refused("no".into())), Code::FailedPrecondition, &["no"]),
-        (rds(CoreRdsError::Full("no room".into())), Code::ResourceExhausted, &["no room"]),
-        (rds(CoreRdsError::Unreachable("timeout".into())), Code::Unavailable, &["timeout"]),
-        (rds(CoreRdsError::Unauthorised("user x".into())), Code::FailedPrecondition, &["user x"]),
+        (rds(RdsFailure::NotFound("gone".into())), Code::NotFound, &["gone"]),
+        (rds(RdsFailure::Refused("no".into())), Code::FailedPrecondition, &["no"]),
+        (rds(RdsFailure::Full("no room".into())), Code::ResourceExhausted, &["no room"]),
+        (rds(RdsFailure::Unreachable("timeout".into())), Code::Unavailable, &["timeout"]),
+        (rds(RdsFailure::Unauthorised("user x".into())), Code::FailedPrecondition, &["user x"]),
         (
             Refusal::StillWaiting {
                 volume: volume(),
@@ -132,7 +132,7 @@ fn every_refusal_has_its_code_and_says_what_it_is_about() {
 
 #[test]
 fn every_other_failure_has_its_code() {
-    let cause = || crate::rds::Cause::new("x");
+    let cause = || cleat_rds::Cause::new("x");
     let from_rds = |source| CallError::Rds { volume: volume(), source };
     let unreachable = |way| RdsError::Unreachable { what: "list".into(), way, cause: cause() };
     let cases = [
@@ -149,8 +149,8 @@ fn every_other_failure_has_its_code() {
             Code::Aborted,
         ),
         (from_rds(RdsError::NotFound { what: "x".into() }), Code::NotFound),
-        (from_rds(unreachable(crate::rds::Way::Timeout)), Code::Unavailable),
-        (from_rds(unreachable(crate::rds::Way::Connect)), Code::Unavailable),
+        (from_rds(unreachable(cleat_rds::Way::Timeout)), Code::Unavailable),
+        (from_rds(unreachable(cleat_rds::Way::Connect)), Code::Unavailable),
         (from_rds(RdsError::Full { what: "x".into(), detail: "x".into() }), Code::ResourceExhausted),
         (
             from_rds(RdsError::Refused {

@@ -15,6 +15,7 @@ use std::time::Instant;
 use cleat_core::{
     Directive, Effect, Event, NodeId, OperationId, Outcome, RequestId, SessionId, UnixMillis, VolumeId,
 };
+use cleat_rds::secret::NoSecret;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,6 @@ use super::{Change, EngineError, Failed, Step, notices};
 use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
-use crate::secret::NoSecret;
 use crate::store::{CommitError, Key, Kind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.

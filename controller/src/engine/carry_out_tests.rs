@@ -33,10 +33,10 @@ struct GatedStore {
 impl Store for GatedStore {
     async fn take_key(
         &self,
-        _: crate::secret::KeyId,
-        before: crate::secret::KeyId,
-    ) -> Result<Vec<crate::secret::Era>, CommitError> {
-        Ok(vec![crate::secret::Era { first_term: 0, key: before }])
+        _: cleat_rds::secret::KeyId,
+        before: cleat_rds::secret::KeyId,
+    ) -> Result<Vec<cleat_rds::secret::Era>, CommitError> {
+        Ok(vec![cleat_rds::secret::Era { first_term: 0, key: before }])
     }
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
@@ -80,59 +80,59 @@ struct Bench {
 struct NoRds;
 
 #[tonic::async_trait]
-impl crate::rds::Rds for NoRds {
+impl cleat_rds::Rds for NoRds {
     async fn volumes(
         &self,
-        _: crate::rds::Priority,
-        _: crate::rds::Freshness,
-    ) -> Result<Arc<crate::rds::Inventory>, crate::rds::RdsError> {
+        _: cleat_rds::Priority,
+        _: cleat_rds::Freshness,
+    ) -> Result<Arc<cleat_rds::Inventory>, cleat_rds::RdsError> {
         Ok(Arc::default())
     }
-    async fn create(&self, _: &crate::rds::NewVolume) -> Result<crate::rds::Made, crate::rds::RdsError> {
+    async fn create(&self, _: &cleat_rds::NewVolume) -> Result<cleat_rds::Made, cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
-    async fn delete(&self, _: &VolumeId) -> Result<(), crate::rds::RdsError> {
+    async fn delete(&self, _: &VolumeId) -> Result<(), cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
     async fn allow(
         &self,
         _: &VolumeId,
         _: &cleat_core::HostNqn,
-        _: crate::rds::Priority,
-    ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
+        _: cleat_rds::Priority,
+    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
         panic!("as a defect in the client would")
     }
     async fn deny(
         &self,
         _: &VolumeId,
         _: &cleat_core::HostNqn,
-        _: crate::rds::Priority,
-    ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
+        _: cleat_rds::Priority,
+    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
         std::future::pending().await
     }
     async fn close(
         &self,
         _: &VolumeId,
         _: &cleat_core::HostNqn,
-        _: crate::rds::Priority,
-    ) -> Result<crate::rds::Admission, crate::rds::RdsError> {
+        _: cleat_rds::Priority,
+    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
-    async fn hide(&self, _: &VolumeId, _: crate::rds::Priority) -> Result<(), crate::rds::RdsError> {
+    async fn hide(&self, _: &VolumeId, _: cleat_rds::Priority) -> Result<(), cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
-    async fn show(&self, _: &VolumeId, _: crate::rds::Priority) -> Result<(), crate::rds::RdsError> {
+    async fn show(&self, _: &VolumeId, _: cleat_rds::Priority) -> Result<(), cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
     async fn set_secret(
         &self,
         _: &VolumeId,
-        _: &crate::secret::Secret,
-        _: crate::rds::Priority,
-    ) -> Result<(), crate::rds::RdsError> {
+        _: &cleat_rds::secret::Secret,
+        _: cleat_rds::Priority,
+    ) -> Result<(), cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
-    async fn resource(&self) -> Result<crate::rds::SystemResource, crate::rds::RdsError> {
+    async fn resource(&self) -> Result<cleat_rds::SystemResource, cleat_rds::RdsError> {
         unreachable!("not asked for here")
     }
     fn settle(&self) -> Duration {
@@ -465,6 +465,9 @@ async fn the_rds_always_answers_also_by_panic_and_by_silence() {
             panic!("not a failed answer")
         };
         assert_eq!(done, operation(number));
-        assert!(matches!(&error, cleat_core::RdsError::Unreachable(text) if text.contains(words)), "{error}");
+        assert!(
+            matches!(&error, cleat_core::RdsFailure::Unreachable(text) if text.contains(words)),
+            "{error}"
+        );
     }
 }

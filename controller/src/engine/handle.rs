@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Deletion, Event, Grant, NodeId, RdsError, Refusal, Reply, RequestId, UnixMillis, VolumeId,
+    Core, Deletion, Event, Grant, NodeId, RdsFailure, Refusal, Reply, RequestId, UnixMillis, VolumeId,
     VolumeSpec, Word,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -179,7 +179,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub(crate) async fn listed(&self, volume: &crate::rds::Volume) -> Result<(), Ended> {
+    pub(crate) async fn listed(&self, volume: &cleat_rds::Volume) -> Result<(), Ended> {
         let volumes = vec![super::look::listed(volume)];
         self.submit(Event::RdsListed { volumes, whole: false }).await
     }
@@ -348,6 +348,6 @@ fn mismatch(asked: &'static str, got: &Reply) -> Failed {
 }
 
 /// A request that could not even be asked of the RDS in time.
-pub(super) fn unanswered(message: impl Into<String>) -> RdsError {
-    RdsError::Unreachable(message.into())
+pub(super) fn unanswered(message: impl Into<String>) -> RdsFailure {
+    RdsFailure::Unreachable(message.into())
 }

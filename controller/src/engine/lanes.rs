@@ -9,7 +9,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cleat_core::{Event, OperationId, RdsError, RdsRequest, VolumeId};
+use cleat_core::{Event, OperationId, RdsFailure, RdsRequest, VolumeId};
+use cleat_rds::secret::{self, Keys};
+use cleat_rds::{Priority, Rds, RdsError};
+use cleat_runtime::exit::Causes;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,8 +20,6 @@ use tokio_util::task::AbortOnDropHandle;
 use super::handle::{Input, unanswered};
 use super::unsettled::Unsettled;
 use crate::metrics::{self, RdsCall};
-use crate::rds::{self, Priority, Rds};
-use crate::secret::{self, Keys};
 
 pub(super) struct Lanes {
     rds: Arc<dyn Rds>,
@@ -56,7 +57,7 @@ impl Lanes {
             }
             let (of, asked) = (about(&request).clone(), request.clone());
             let result = ask(rds, secrets, operation, request, deadline).await;
-            unsettled.answered(&of, !matches!(result, Err(RdsError::Unreachable(_))));
+            unsettled.answered(&of, !matches!(result, Err(RdsFailure::Unreachable(_))));
             let result = unsettled.proven(&asked, result);
             let event = Box::new(Event::RdsDone { operation, result });
             // A closed inbox means that the process is ending.
@@ -98,8 +99,24 @@ fn kind(request: &RdsRequest) -> RdsCall {
     }
 }
 
-async fn call(rds: Arc<dyn Rds>, secrets: Option<Arc<Keys>>, request: RdsRequest) -> Result<(), RdsError> {
-    let done = |result: Result<(), rds::RdsError>| result.map_err(|error| RdsError::from(&error));
+/// The core knows five kinds; whatever leaves the outcome open is `Unreachable` to it.
+pub(crate) fn rds_failure(error: &RdsError) -> RdsFailure {
+    let text = Causes(error).to_string();
+    match error {
+        RdsError::NotFound { .. } => RdsFailure::NotFound(text),
+        RdsError::Refused { .. } | RdsError::Conflict { .. } | RdsError::Cleartext { .. } => {
+            RdsFailure::Refused(text)
+        }
+        RdsError::Full { .. } => RdsFailure::Full(text),
+        RdsError::Unauthorised { .. } => RdsFailure::Unauthorised(text),
+        RdsError::Unreachable { .. } | RdsError::Malformed { .. } | RdsError::InDoubt { .. } => {
+            RdsFailure::Unreachable(text)
+        }
+    }
+}
+
+async fn call(rds: Arc<dyn Rds>, secrets: Option<Arc<Keys>>, request: RdsRequest) -> Result<(), RdsFailure> {
+    let done = |result: Result<(), RdsError>| result.map_err(|error| rds_failure(&error));
     match request {
         // Whether the list is enforced is for the core to know, by what the target was probed to do.
         RdsRequest::Allow { volume, host_nqn } => {
@@ -116,7 +133,7 @@ async fn call(rds: Arc<dyn Rds>, secrets: Option<Arc<Keys>>, request: RdsRequest
         RdsRequest::Show { volume } => done(rds.show(&volume, Priority::Fence).await),
         RdsRequest::SetSecret { volume, generation } => {
             let secret = secret::secret(secrets.as_deref(), &volume, generation)
-                .map_err(|missing| RdsError::Refused(missing.to_string()))?;
+                .map_err(|missing| RdsFailure::Refused(missing.to_string()))?;
             done(rds.set_secret(&volume, &secret, Priority::Fence).await)
         }
     }
@@ -128,7 +145,7 @@ async fn ask(
     operation: OperationId,
     request: RdsRequest,
     deadline: Duration,
-) -> Result<(), RdsError> {
+) -> Result<(), RdsFailure> {
     let (kind, volume) = (kind(&request), about(&request).clone());
     let began = Instant::now();
     // A task of its own, so that a panic becomes an answer; aborted when the deadline drops it.

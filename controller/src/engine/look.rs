@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Event, HostNqn, Listed};
+use cleat_rds::{Freshness, Inventory, NOBODY, Priority, Rds, Volume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Input;
-use crate::rds::{Freshness, Inventory, NOBODY, Priority, Rds, Volume};
 
 /// After the start, and after each list that was had.
 const PAUSES: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(16)];

@@ -33,16 +33,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Config, Core, NodeId, Remembered, UnixMillis, VolumeId};
+use cleat_rds::Rds;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::Sessions;
 use crate::clock::Clock;
-use crate::rds::Rds;
 use crate::store::{CommitError, Store};
 
 pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
+pub(crate) use lanes::rds_failure;
 pub use notices::Told;
 pub use records::{RecordError, Records, read as read_records};
 

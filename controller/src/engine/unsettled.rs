@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_core::{Effect, RdsError, RdsRequest, VolumeId};
+use cleat_core::{Effect, RdsFailure, RdsRequest, VolumeId};
 use tokio::time::Instant;
 
 use super::Step;
@@ -101,7 +101,11 @@ impl Unsettled {
     }
 
     /// What the RDS has said to this request, as far as it is proof already.
-    pub(super) fn proven(&self, request: &RdsRequest, result: Result<(), RdsError>) -> Result<(), RdsError> {
+    pub(super) fn proven(
+        &self,
+        request: &RdsRequest,
+        result: Result<(), RdsFailure>,
+    ) -> Result<(), RdsFailure> {
         // Who was let in and is kept out again fails to connect, and says so. Everything else is relied on unseen.
         if matches!(request, RdsRequest::Allow { .. }) || result.is_err() {
             return result;
@@ -111,7 +115,7 @@ impl Unsettled {
         if !inherited || left.is_zero() {
             return result;
         }
-        Err(RdsError::Unreachable(format!(
+        Err(RdsFailure::Unreachable(format!(
             "done, and not proven yet: the controller before this one has asked it for something that it did not answer, \
              which may still take effect; ask again in {} s",
             left.as_secs() + 1
@@ -179,7 +183,7 @@ mod tests {
         let refused = all.proven(&hide("a"), Ok(())).unwrap_err().to_string();
         assert!(refused.contains("not proven yet") && refused.contains("ask again in 61 s"), "{refused}");
         assert_eq!(all.proven(&hide("b"), Ok(())), Ok(()), "of this one nothing was on its way");
-        let gone = || Err(RdsError::NotFound("no such volume".into()));
+        let gone = || Err(RdsFailure::NotFound("no such volume".into()));
         assert_eq!(all.proven(&hide("a"), gone()), gone());
         let host_nqn = HostNqn::new("nqn.2026-01.test:a").unwrap();
         assert_eq!(all.proven(&RdsRequest::Allow { volume: v("a"), host_nqn }, Ok(())), Ok(()));

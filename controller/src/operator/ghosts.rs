@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
 use cleat_proto::cleat::v1 as wire;
+use cleat_rds::secret::{self, Keys};
 use cleat_runtime::tls::renew::{Expiry, SOON};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
@@ -18,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 use crate::agents::{LastWords, Utterance, Words};
 use crate::engine::{Change, Ended, Engine, Told};
 use crate::metrics;
-use crate::secret::{self, Keys};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cleat_core::{IdError, NodeId, VolumeId, Word};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::operator_server::Operator;
+use cleat_rds::secret::Keys;
 use cleat_runtime::tls::renew::{Expiry, Renewable};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +18,6 @@ use crate::agents::LastWords;
 use crate::clients::Caller;
 use crate::csi::refusal_code;
 use crate::engine::{Ended, Engine, Failed};
-use crate::secret::Keys;
 
 /// Events that may wait for one watcher.
 const WATCH_QUEUE: usize = 64;

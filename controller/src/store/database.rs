@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use cleat_rds::secret::{Era, KeyId};
 use nix::fcntl::Flock;
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 
@@ -29,7 +30,6 @@ use super::opening::{MIGRATIONS, beside, checkpoint, connect, drop_pages, make, 
 use super::refusal::{Damage, OpenError, failed};
 use super::rows::{load, put, read_keys, read_term};
 use super::{CommitError, Key, Loaded, Version, Write};
-use crate::secret::{Era, KeyId};
 
 /// The log is folded into the database when it has grown to this.
 const CHECKPOINT_BYTES: u64 = 4 << 20;

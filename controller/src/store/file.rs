@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use cleat_rds::secret::{Era, KeyId};
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::Database;
 use super::refusal::OpenError;
 use super::{CommitError, Key, Loaded, Store, Version, Write};
-use crate::secret::{Era, KeyId};
 
 /// Commits that may wait for the thread, and thus be in one transaction.
 const QUEUE: usize = 1024;

@@ -18,9 +18,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use cleat_rds::secret::{Era, KeyId};
 use serde_json::Value;
-
-use crate::secret::{Era, KeyId};
 
 mod database;
 mod file;

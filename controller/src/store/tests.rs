@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use cleat_rds::secret::{Era, MasterKey};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -13,7 +14,6 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::Database;
 use super::opening::MIGRATIONS;
 use super::*;
-use crate::secret::{Era, MasterKey};
 
 fn store_path(dir: &tempfile::TempDir) -> PathBuf {
     dir.path().join("store")

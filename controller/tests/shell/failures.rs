@@ -156,7 +156,7 @@ async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
-    type Tamper = fn(&mut cleat_controller::rds::Volume);
+    type Tamper = fn(&mut cleat_rds::Volume);
     let cases: [(&str, Tamper, &str); 2] = [
         ("pvc-1", |v| v.nqn = "nqn.2000-02.com.mikrotik:x".into(), "nqn.2000-02.com.mikrotik:x"),
         ("pvc-3", |v| v.mountable = true, "mount-filesystem=no"),
@@ -211,10 +211,10 @@ struct FullDisk {
 impl Store for FullDisk {
     async fn take_key(
         &self,
-        _: cleat_controller::secret::KeyId,
-        before: cleat_controller::secret::KeyId,
-    ) -> Result<Vec<cleat_controller::secret::Era>, CommitError> {
-        Ok(vec![cleat_controller::secret::Era { first_term: 0, key: before }])
+        _: cleat_rds::secret::KeyId,
+        before: cleat_rds::secret::KeyId,
+    ) -> Result<Vec<cleat_rds::secret::Era>, CommitError> {
+        Ok(vec![cleat_rds::secret::Era { first_term: 0, key: before }])
     }
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cleat_controller::rds::Priority;
-use cleat_controller::secret::{Keys, MasterKey};
 use cleat_core::{Reservations, Target};
 use cleat_proto::cleat::v1 as wire;
 use cleat_proto::csi::v1 as csi;
+use cleat_rds::Priority;
+use cleat_rds::secret::{Keys, MasterKey};
 use csi::volume_capability::access_mode::Mode;
 use tonic::Code;
 use wire::to_agent::Kind;

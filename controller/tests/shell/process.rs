@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use cleat_controller::rds::NOBODY as NOBODY_HOST;
+use cleat_rds::NOBODY as NOBODY_HOST;
 use cleat_runtime::grpc::{Keepalive, endpoint};
 use cleat_runtime::tls::ClientTransport;
 use nix::sys::signal::{Signal, kill};

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cleat_controller::rds::{
+use cleat_core::{HostNqn, VolumeId};
+use cleat_rds::secret::Secret;
+use cleat_rds::{
     Admission, ByteSize, Cause, Freshness, Inventory, Made, NewVolume, Priority, Rds, RdsError,
     SystemResource, Volume, Way,
 };
-use cleat_controller::secret::Secret;
-use cleat_core::{HostNqn, VolumeId};
 use tokio::sync::watch;
 
 use crate::world::PREFIX;

@@ -1,6 +1,6 @@
 //! The list of hosts: does it keep others out, does it take several, what does it match.
 
-use cleat_controller::rds::ProbedAcl;
+use cleat_rds::ProbedAcl;
 
 use super::Bench;
 use crate::findings::Remarked;

@@ -1,9 +1,9 @@
 //! Password and in-band authentication: is a host without the secret, or with a wrong one, refused, and one with the
 //! right one let in.
 
-use cleat_controller::rds::RdsError;
-use cleat_controller::secret::Secret;
 use cleat_host::fabrics::DhchapSecret;
+use cleat_rds::RdsError;
+use cleat_rds::secret::Secret;
 
 use super::Bench;
 use crate::findings::{Answer, Remarked};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cleat_controller::rds::RdsError;
+use cleat_rds::RdsError;
 
 use super::Bench;
 use crate::findings::Remarked;

@@ -5,8 +5,8 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cleat_core::Reservations as Worth;
 use cleat_host::reservations::{ReservationKey, Reservations as _};
+use cleat_rds::ProbedReservations as Worth;
 
 use super::{Bench, fresh_stamp, landed, landed_after};
 use crate::findings::Remarked;

@@ -109,10 +109,10 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn take_key(
         &self,
-        _: cleat_controller::secret::KeyId,
-        before: cleat_controller::secret::KeyId,
-    ) -> Result<Vec<cleat_controller::secret::Era>, CommitError> {
-        Ok(vec![cleat_controller::secret::Era { first_term: 0, key: before }])
+        _: cleat_rds::secret::KeyId,
+        before: cleat_rds::secret::KeyId,
+    ) -> Result<Vec<cleat_rds::secret::Era>, CommitError> {
+        Ok(vec![cleat_rds::secret::Era { first_term: 0, key: before }])
     }
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {

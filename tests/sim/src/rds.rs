@@ -8,8 +8,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_controller::rds::{
-    Carrier, ClusterId, Config, Endpoint, Fingerprint, HostAcl, Naming, Outgoing, RestRds, Trust, Way,
+use cleat_rds::{
+    ClusterId, Config, Endpoint, Fingerprint, HostAcl, Naming, OutgoingRequest, RestRds, Transport, Trust,
+    Way,
 };
 use serde_json::{Map, Value, json};
 use tokio::time::sleep;
@@ -134,8 +135,8 @@ impl RouterOs {
 }
 
 #[tonic::async_trait]
-impl Carrier for RouterOs {
-    async fn carry(&self, request: Outgoing<'_>) -> Result<(StatusCode, Vec<u8>), Way> {
+impl Transport for RouterOs {
+    async fn exchange(&self, request: OutgoingRequest<'_>) -> Result<(StatusCode, Vec<u8>), Way> {
         let item = request.path.strip_prefix("disk/*").and_then(|at| usize::from_str_radix(at, 16).ok());
         let answer = match (request.method, request.path, item) {
             ("GET", "disk", _) => self.read(|rds| rds.list(request.query)).await?,

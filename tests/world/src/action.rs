@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use cleat_core::{Event, RdsError, RdsRequest, RequestId};
+use cleat_core::{Event, RdsFailure, RdsRequest, RequestId};
 
 use crate::export::Deletion;
 use crate::host::Path;
@@ -362,7 +362,7 @@ impl World {
         let asked = leader.asked.remove(at);
         let v = crate::act::lane(&asked.request);
         if self.exports[v].lacking && !asked.done && answer != Answer::UndoneUnheard {
-            let result = Err(RdsError::NotFound(String::new()));
+            let result = Err(RdsFailure::NotFound(String::new()));
             return self.event(which, Event::RdsDone { operation: asked.operation, result });
         }
         if matches!(answer, Answer::Done | Answer::DoneUnheard) && !asked.done {
@@ -375,11 +375,11 @@ impl World {
             self.may_land_late(&asked.request);
         }
         let result = match answer {
-            Answer::Done if self.is_in_doubt(&asked.request) => Err(RdsError::Unreachable(String::new())),
+            Answer::Done if self.is_in_doubt(&asked.request) => Err(RdsFailure::Unreachable(String::new())),
             Answer::Done => Ok(()),
-            Answer::Refused | Answer::HalfRefused => Err(RdsError::Refused(String::new())),
+            Answer::Refused | Answer::HalfRefused => Err(RdsFailure::Refused(String::new())),
             Answer::DoneUnheard | Answer::UndoneUnheard | Answer::HalfUnheard => {
-                Err(RdsError::Unreachable(String::new()))
+                Err(RdsFailure::Unreachable(String::new()))
             }
         };
         self.event(which, Event::RdsDone { operation: asked.operation, result });

@@ -5,8 +5,8 @@ use super::tests::*;
 use super::*;
 use crate::*;
 
-fn no_such_volume() -> Result<(), RdsError> {
-    Err(RdsError::NotFound("volume vol".into()))
+fn no_such_volume() -> Result<(), RdsFailure> {
+    Err(RdsFailure::NotFound("volume vol".into()))
 }
 
 #[test]

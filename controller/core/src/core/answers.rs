@@ -5,12 +5,12 @@ use super::Step;
 use crate::volume::{Pending, Told};
 use crate::{
     Absence, Attachment, DrainCause, Drained, Epoch, FenceStep, Identity, MigrationStep, NodeId, Notice,
-    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsError, Refusal, Reservations, SessionId, Source,
-    UnixMillis, Verdict, VolumeId,
+    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, Refusal, Reservations, SessionId,
+    Source, UnixMillis, Verdict, VolumeId,
 };
 
 impl Step<'_> {
-    pub(super) fn rds_done(&mut self, operation: OperationId, result: Result<(), RdsError>) {
+    pub(super) fn rds_done(&mut self, operation: OperationId, result: Result<(), RdsFailure>) {
         let Some((volume, node)) = self.core.operations.remove(&operation) else {
             return;
         };
@@ -44,7 +44,7 @@ impl Step<'_> {
         }
     }
 
-    fn allow_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+    fn allow_done(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsFailure>) {
         let granting = self.attachment_mut(volume, node).is_some_and(|a| a.phase == Phase::Granting);
         if let Some(record) = self.core.volumes.get_mut(volume).filter(|r| r.hidden && result.is_ok()) {
             // What this process has heard to be off is on now. What another one has asked for may still come: then
@@ -73,7 +73,7 @@ impl Step<'_> {
         }
     }
 
-    fn deny_done(&mut self, volume: &VolumeId, node: &NodeId, close: bool, result: Result<(), RdsError>) {
+    fn deny_done(&mut self, volume: &VolumeId, node: &NodeId, close: bool, result: Result<(), RdsFailure>) {
         let now = self.now;
         let retry_at = now.plus(self.core.config.retry_ms);
         let Some(record) = self.core.volumes.get_mut(volume) else {
@@ -92,7 +92,7 @@ impl Step<'_> {
             (_, None) => {}
             (Err(error), Some(_)) => {
                 a.retry_at = Some(retry_at);
-                a.unlisted = matches!(error, RdsError::NotFound(_));
+                a.unlisted = matches!(error, RdsFailure::NotFound(_));
                 self.trouble(volume, node, format!("the RDS did not take the host off its list: {error}"));
                 if !self.attachment_mut(volume, node).is_some_and(|a| a.is_over_but_for_the_list(now)) {
                     let refusal = Refusal::Rds { volume: volume.clone(), node: node.clone(), error };

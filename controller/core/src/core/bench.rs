@@ -158,7 +158,7 @@ impl Bench {
         request
     }
 
-    pub(super) fn rds(&mut self, result: Result<(), RdsError>) {
+    pub(super) fn rds(&mut self, result: Result<(), RdsFailure>) {
         let operation = self.rds_asked().expect("the RDS was asked").0;
         self.event(Event::RdsDone { operation, result });
     }

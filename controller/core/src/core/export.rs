@@ -9,7 +9,7 @@
 use super::Step;
 use crate::volume::Asked;
 use crate::{
-    DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsError, RdsRequest, Refusal, VolumeId,
+    DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsFailure, RdsRequest, Refusal, VolumeId,
     VolumeRecord,
 };
 
@@ -48,7 +48,7 @@ impl Step<'_> {
         &mut self,
         volume: &VolumeId,
         operation: OperationId,
-        result: Result<(), RdsError>,
+        result: Result<(), RdsFailure>,
     ) {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
@@ -65,7 +65,7 @@ impl Step<'_> {
         }
     }
 
-    fn hide_done(&mut self, volume: &VolumeId, of: &[NodeId], fresh: bool, result: Result<(), RdsError>) {
+    fn hide_done(&mut self, volume: &VolumeId, of: &[NodeId], fresh: bool, result: Result<(), RdsFailure>) {
         let drained = fresh && result.is_ok();
         if !(drained && self.core.config.target.export_drains) {
             self.cut_without_drain(volume);
@@ -120,7 +120,7 @@ impl Step<'_> {
         }
     }
 
-    fn show_done(&mut self, volume: &VolumeId, result: Result<(), RdsError>) {
+    fn show_done(&mut self, volume: &VolumeId, result: Result<(), RdsFailure>) {
         let everybody = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
         match result {
             Ok(()) => {
@@ -133,7 +133,7 @@ impl Step<'_> {
         }
     }
 
-    fn set_secret_done(&mut self, volume: &VolumeId, generation: Epoch, result: Result<(), RdsError>) {
+    fn set_secret_done(&mut self, volume: &VolumeId, generation: Epoch, result: Result<(), RdsFailure>) {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
@@ -173,7 +173,7 @@ impl Step<'_> {
     }
 
     /// Nothing is concluded; it is asked again after a while.
-    fn volume_later(&mut self, volume: &VolumeId, about: &[NodeId], to_do: &str, error: &RdsError) {
+    fn volume_later(&mut self, volume: &VolumeId, about: &[NodeId], to_do: &str, error: &RdsFailure) {
         let retry_at = self.now.plus(self.core.config.retry_ms);
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.retry_at = Some(retry_at);
@@ -186,8 +186,8 @@ impl Step<'_> {
 
 /// What the RDS did is not known, or it did not even look at what was asked. That it does not list the volume says
 /// nothing of the volume: a list may lack it for a moment, and it comes back with the hosts and the export it had.
-pub(super) fn unknown(error: &RdsError) -> bool {
-    matches!(error, RdsError::Unreachable(_) | RdsError::Unauthorised(_) | RdsError::NotFound(_))
+pub(super) fn unknown(error: &RdsFailure) -> bool {
+    matches!(error, RdsFailure::Unreachable(_) | RdsFailure::Unauthorised(_) | RdsFailure::NotFound(_))
 }
 
 fn next(record: &VolumeRecord) -> Option<Asked> {

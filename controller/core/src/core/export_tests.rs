@@ -62,7 +62,7 @@ fn an_export_that_is_refused_to_come_back_is_asked_for_again() {
     b.rds(Ok(()));
     b.rds(Ok(()));
     assert_eq!(asked(&b), "show");
-    b.rds(Err(RdsError::Refused("no such portal".into())));
+    b.rds(Err(RdsFailure::Refused("no such portal".into())));
     assert!(b.core.volumes[&v()].hidden && b.stored[&v()].hidden, "it is off still");
     b.pass(Config::default().retry_ms);
     assert_eq!(asked(&b), "show");
@@ -75,7 +75,7 @@ fn an_export_that_may_have_been_off_already_has_drained_nobody() {
     b.attach("bb", Access::RwxBlock);
     overdue(&mut b, "a");
     b.rds(Ok(()));
-    b.rds(Err(RdsError::Unreachable("timed out".into())));
+    b.rds(Err(RdsFailure::Unreachable("timed out".into())));
     b.pass(Config::default().retry_ms);
     let second = b.rds_asked().expect("the export is to go off").0;
     b.event(Event::Fence {

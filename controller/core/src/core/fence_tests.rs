@@ -136,7 +136,7 @@ fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
     let request = overdue(&mut b, "a");
     for step in ["deny", "hide"] {
         assert_eq!(asked(&b), step);
-        b.rds(Err(RdsError::Unreachable("timed out".into())));
+        b.rds(Err(RdsFailure::Unreachable("timed out".into())));
         assert!(b.reply(request).is_none() && asked(&b) == "nothing", "{:?}", b.effects);
         b.pass(Config::default().retry_ms);
         assert_eq!(asked(&b), step);
@@ -241,7 +241,7 @@ fn a_device_in_use_on_a_node_that_is_off_the_list_does_not_go_on_as_if_nothing_h
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
-    b.rds(Err(RdsError::Unreachable("timed out".into())));
+    b.rds(Err(RdsFailure::Unreachable("timed out".into())));
     b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
     b.agent(Outcome::Busy { holders: vec!["pid 312 (qemu)".into()] });
     assert_eq!(b.phase("a"), Some("Draining"));

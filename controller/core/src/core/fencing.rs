@@ -11,7 +11,7 @@ use super::export::unknown;
 use super::ladder::{no_helper, survivors};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Drained, Fence, FenceStep, NodeId, Notice, Phase, RdsError, RdsRequest,
+    Attachment, DrainCause, Drained, Fence, FenceStep, NodeId, Notice, Phase, RdsFailure, RdsRequest,
     Reservations, Rung, Secret, Source, VolumeId, VolumeRecord,
 };
 
@@ -114,7 +114,7 @@ impl Step<'_> {
     }
 
     /// The RDS's answer to the fence's own Deny.
-    pub(super) fn fence_denied(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsError>) {
+    pub(super) fn fence_denied(&mut self, volume: &VolumeId, node: &NodeId, result: Result<(), RdsFailure>) {
         let retry_at = self.now.plus(self.core.config.retry_ms);
         match result {
             Ok(()) => {

@@ -4,8 +4,8 @@ use super::fence_tests::{able, asked, bench, overdue};
 use super::tests::*;
 use crate::*;
 
-fn unreachable() -> Result<(), RdsError> {
-    Err(RdsError::Unreachable("no answer".into()))
+fn unreachable() -> Result<(), RdsFailure> {
+    Err(RdsFailure::Unreachable("no answer".into()))
 }
 
 #[test]

@@ -181,8 +181,8 @@ fn an_rds_that_cannot_be_reached_is_said_so_and_the_grant_is_taken_back_before_i
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
-    b.rds(Err(RdsError::Unreachable("timed out".into())));
-    assert!(matches!(b.refusal(request), Refusal::Rds { error: RdsError::Unreachable(_), .. }));
+    b.rds(Err(RdsFailure::Unreachable("timed out".into())));
+    assert!(matches!(b.refusal(request), Refusal::Rds { error: RdsFailure::Unreachable(_), .. }));
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "it may have been done");
     b.rds(Ok(()));
     assert_eq!(b.phase("a"), None);

@@ -6,8 +6,8 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use cleat_controller::secret::{Keys, MasterKey};
 use cleat_core::{MinFence, Reservations, Target};
+use cleat_rds::secret::{Keys, MasterKey};
 use cleat_world::target::Abilities;
 
 use super::Planted;

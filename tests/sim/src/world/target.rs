@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cleat_controller::rds::NOBODY;
 use cleat_host::fabrics::DhchapSecret;
+use cleat_rds::NOBODY;
 use cleat_world::target::{self, Abilities, List, Volume};
 
 use super::{NodeIx, VolumeIx};

@@ -4,7 +4,7 @@
 //! encrypted connection or not at all, no error and no log line shows it, and nothing is proven while an earlier
 //! write without an answer could put another one in its place.
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use cleat_runtime::exit::Causes;
 use reqwest::Method;
 use serde_json::Value;
@@ -13,10 +13,10 @@ use super::access::{PASSWORD, Step};
 use super::client::Inner;
 use super::error::{Cause, RdsError};
 use super::gate::Priority;
+use super::http::Request;
 use super::list::Freshness;
 use super::metrics::Op;
 use super::volume::Volume;
-use super::wire::Request;
 use crate::secret::Secret;
 
 /// Where RouterOS shows a password in the form in which hosts take it.
@@ -35,7 +35,7 @@ impl Inner {
     }
 
     async fn put_in_force(&self, id: &VolumeId, secret: &Secret, priority: Priority) -> Result<(), RdsError> {
-        if !self.wire.encrypted() {
+        if !self.http.encrypted() {
             return Err(RdsError::Cleartext { volume: id.clone() });
         }
         let mut held = self.volumes.hold(id).await;
@@ -71,8 +71,8 @@ impl Inner {
             body: None,
             what: what.clone(),
         };
-        let turn = self.wire.turn(priority, request.op, &what).await?;
-        let answer = self.wire.send(&turn, &request).await?;
+        let turn = self.http.turn(priority, request.op, &what).await?;
+        let answer = self.http.send(&turn, &request).await?;
         drop(turn);
         let items = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
         let text = |item: &Value, name: &str| item.get(name).and_then(Value::as_str).map(str::to_owned);
@@ -118,7 +118,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::rds::Way;
+    use crate::Way;
 
     #[test]
     fn no_kind_of_error_repeats_the_secret() {

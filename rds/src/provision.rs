@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -15,11 +15,11 @@ use super::access::{EXPORT, Wish, nobody_yet};
 use super::client::Inner;
 use super::error::RdsError;
 use super::gate::Priority;
+use super::http::Request;
 use super::list::Freshness;
 use super::metrics::Op;
 use super::per_volume::Held;
 use super::volume::{Inventory, Volume, item_shaped};
-use super::wire::Request;
 use super::{HostAcl, Made, NewVolume};
 
 /// Between two tries to remove a disk.
@@ -230,8 +230,8 @@ impl Inner {
             body: None,
             what: what.clone(),
         };
-        let turn = self.wire.turn(Priority::List, request.op, &what).await?;
-        let answer = self.wire.send(&turn, &request).await?;
+        let turn = self.http.turn(Priority::List, request.op, &what).await?;
+        let answer = self.http.send(&turn, &request).await?;
         let files = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
         let field = |file: &Value, name: &str| file.get(name).and_then(Value::as_str).map(str::to_owned);
         let Some(file) = files.iter().find(|file| field(file, "name").as_deref() == Some(name)) else {

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 
 /// What an operation on the RDS ends with if not with success.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -203,23 +203,5 @@ impl RdsError {
 
     pub(super) fn conflict(volume: &VolumeId, problem: impl Into<String>) -> Self {
         Self::Conflict { volume: volume.clone(), problem: problem.into() }
-    }
-}
-
-/// The core knows five kinds; whatever leaves the outcome open is `Unreachable` to it.
-impl From<&RdsError> for cleat_core::RdsError {
-    fn from(error: &RdsError) -> Self {
-        let text = cleat_runtime::exit::Causes(error).to_string();
-        match error {
-            RdsError::NotFound { .. } => Self::NotFound(text),
-            RdsError::Refused { .. } | RdsError::Conflict { .. } | RdsError::Cleartext { .. } => {
-                Self::Refused(text)
-            }
-            RdsError::Full { .. } => Self::Full(text),
-            RdsError::Unauthorised { .. } => Self::Unauthorised(text),
-            RdsError::Unreachable { .. } | RdsError::Malformed { .. } | RdsError::InDoubt { .. } => {
-                Self::Unreachable(text)
-            }
-        }
     }
 }

@@ -6,21 +6,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{HostNqn, VolumeId};
+use cleat_ids::{HostNqn, VolumeId};
 use cleat_runtime::tls::renew::Renewable;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::access::{NOBODY, Step, Wish, next_step, nobody};
-use super::carrier::Carrier;
 use super::error::{RdsError, Way};
 use super::gate::Priority;
+use super::http::{Endpoint, EndpointError, Http, Request};
 use super::list::{Freshness, Lister};
 use super::metrics::Op;
 use super::per_volume::{Held, PerVolume};
 use super::ports::{Ports, VolumePorts};
+use super::transport::Transport;
 use super::volume::{Inventory, Naming, Volume};
-use super::wire::{Endpoint, EndpointError, Request, Wire};
 use super::{Admission, HostAcl, Made, NewVolume, Rds, SystemResource};
 use crate::secret::Secret;
 
@@ -53,7 +53,7 @@ pub struct RestRds {
 
 #[derive(Debug)]
 pub(super) struct Inner {
-    pub(super) wire: Arc<Wire>,
+    pub(super) http: Arc<Http>,
     pub(super) lister: Arc<Lister>,
     pub(super) volumes: PerVolume,
     pub(super) naming: Naming,
@@ -72,28 +72,28 @@ impl RestRds {
     /// # Errors
     /// If the URL, the CA file or the password file cannot be used.
     pub fn new(config: Config) -> Result<Self, EndpointError> {
-        let wire = Wire::new(config.endpoint.clone())?;
-        Ok(Self::over(wire, config))
+        let http = Http::new(config.endpoint.clone())?;
+        Ok(Self::over(http, config))
     }
 
     /// The same to somebody who plays an RDS.
     ///
     /// # Errors
     /// If the password file cannot be used.
-    pub fn played(config: Config, carrier: Arc<dyn Carrier>) -> Result<Self, EndpointError> {
-        let wire = Wire::carried(config.endpoint.clone(), carrier)?;
-        Ok(Self::over(wire, config))
+    pub fn played(config: Config, carrier: Arc<dyn Transport>) -> Result<Self, EndpointError> {
+        let http = Http::carried(config.endpoint.clone(), carrier)?;
+        Ok(Self::over(http, config))
     }
 
-    fn over(wire: Wire, config: Config) -> Self {
+    fn over(http: Http, config: Config) -> Self {
         let Config { endpoint: _, naming, port, host_acl, settle, absence_pause } = config;
         // First the kernel may still deliver it, then the RDS may still carry it out.
-        let settle = settle + wire.delivers_for();
-        let wire = Arc::new(wire);
-        let lister = Arc::new(Lister::new(Arc::clone(&wire), naming.clone()));
+        let settle = settle + http.delivers_for();
+        let http = Arc::new(http);
+        let lister = Arc::new(Lister::new(Arc::clone(&http), naming.clone()));
         let volumes = PerVolume::default();
         let inner =
-            Inner { wire, lister, volumes, naming, port, ports: None, host_acl, settle, absence_pause };
+            Inner { http, lister, volumes, naming, port, ports: None, host_acl, settle, absence_pause };
         Self { inner: Arc::new(inner) }
     }
 
@@ -102,19 +102,19 @@ impl RestRds {
     /// To be said before the first operation.
     #[must_use]
     pub fn with_volume_ports(self, range: VolumePorts) -> Self {
-        let Inner { wire, lister, volumes: _, naming, port, ports: _, host_acl, settle, absence_pause } =
+        let Inner { http, lister, volumes: _, naming, port, ports: _, host_acl, settle, absence_pause } =
             &*self.inner;
-        let (wire, lister, naming) = (Arc::clone(wire), Arc::clone(lister), naming.clone());
+        let (http, lister, naming) = (Arc::clone(http), Arc::clone(lister), naming.clone());
         let (volumes, ports) = (PerVolume::default(), Some(Ports::of(range)));
         let (port, host_acl, settle, absence_pause) = (*port, *host_acl, *settle, *absence_pause);
-        let inner = Inner { wire, lister, volumes, naming, port, ports, host_acl, settle, absence_pause };
+        let inner = Inner { http, lister, volumes, naming, port, ports, host_acl, settle, absence_pause };
         Self { inner: Arc::new(inner) }
     }
 
     /// The files and certificates that this rests on.
     #[must_use]
     pub fn certificates(&self) -> Arc<dyn Renewable> {
-        self.inner.wire.certificates()
+        self.inner.http.certificates()
     }
 
     async fn switch(&self, id: &VolumeId, wish: Wish, priority: Priority) -> Result<(), RdsError> {
@@ -143,7 +143,7 @@ impl RestRds {
     }
 }
 
-#[tonic::async_trait]
+#[async_trait::async_trait]
 impl Rds for RestRds {
     async fn volumes(&self, priority: Priority, freshness: Freshness) -> Result<Arc<Inventory>, RdsError> {
         self.inner.lister.get(priority, freshness).await
@@ -362,9 +362,9 @@ impl Inner {
         request: &Request,
         patience: Duration,
     ) -> Result<Value, RdsError> {
-        let turn = self.wire.turn(priority, request.op, &request.what).await?;
+        let turn = self.http.turn(priority, request.op, &request.what).await?;
         self.lister.wrote();
-        let answer = self.wire.send_patiently(turn, request, patience).await;
+        let answer = self.http.send_patiently(turn, request, patience).await;
         self.lister.wrote();
         answer
     }
@@ -379,8 +379,8 @@ impl Inner {
             body: None,
             what: what.to_owned(),
         };
-        let turn = self.wire.turn(Priority::List, request.op, what).await?;
-        let answer = self.wire.send(&turn, &request).await?;
+        let turn = self.http.turn(Priority::List, request.op, what).await?;
+        let answer = self.http.send(&turn, &request).await?;
         // Documented as a list of one, given as an object by newer versions.
         let item = answer.as_array().and_then(|items| items.first()).unwrap_or(&answer);
         let field = |name: &str| item.get(name).and_then(Value::as_str);

@@ -6,16 +6,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use reqwest::Method;
 use serde_json::{Map, Value};
 
 use super::client::{Inner, RestRds};
 use super::error::{RdsError, Way};
 use super::gate::Priority;
+use super::http::Request;
 use super::list::Freshness;
 use super::metrics::Op;
-use super::wire::Request;
 
 impl RestRds {
     /// Sets properties of a volume's disk exactly as given. Nothing is read back: see [`RestRds::properties`].
@@ -86,8 +86,8 @@ impl Inner {
             body: None,
             what: what.clone(),
         };
-        let turn = self.wire.turn(Priority::List, request.op, &what).await?;
-        let answer = self.wire.send(&turn, &request).await?;
+        let turn = self.http.turn(Priority::List, request.op, &what).await?;
+        let answer = self.http.send(&turn, &request).await?;
         let items = answer.as_array().ok_or_else(|| RdsError::malformed(&what, "it is not a list"))?;
         let ours = items.iter().find(|found| found.get(".id").and_then(Value::as_str) == Some(&item));
         let ours = ours.and_then(Value::as_object);

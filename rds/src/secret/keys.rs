@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cleat_core::{Epoch, VolumeId};
+use cleat_ids::{Epoch, VolumeId};
 
 use super::{MasterKey, Secret};
 

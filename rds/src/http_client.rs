@@ -12,15 +12,15 @@ use cleat_runtime::tls::renew::{Expiry, Renewable, Unusable};
 use reqwest::Client;
 use rustls::pki_types::CertificateDer;
 
+use super::http::EndpointError;
 use super::trust::{Shown, Trust};
-use super::wire::EndpointError;
 
 /// Idle connections are closed by us before a peer or firewall forgets them.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// Dials an RDS.
 #[derive(Debug)]
-pub(super) struct Dial {
+pub(super) struct HttpClient {
     trust: Trust,
     timeout: Duration,
     shown: Arc<Shown>,
@@ -36,7 +36,7 @@ struct Current {
     ended: Option<SystemTime>,
 }
 
-impl Dial {
+impl HttpClient {
     /// Reads the CA file and makes the client; nothing is dialled yet.
     pub(super) fn new(trust: Trust, timeout: Duration) -> Result<Self, EndpointError> {
         let shown = Arc::new(Shown::default());
@@ -51,7 +51,7 @@ impl Dial {
     }
 }
 
-impl Renewable for Dial {
+impl Renewable for HttpClient {
     fn refresh(&self) -> Result<bool, Unusable> {
         let cas = self.trust.read()?;
         let over = self.shown.until().filter(|until| *until <= SystemTime::now());

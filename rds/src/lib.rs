@@ -1,4 +1,4 @@
-//! The RDS as the controller sees it: a few operations on volumes, each proven by what the RDS shows afterwards.
+//! The client of an RDS: a few operations on volumes, each proven by what the RDS shows afterwards.
 //!
 //! In come volume ids, sizes and host NQNs; out go requests to RouterOS' REST API, and answers whose kind is
 //! certain. What always holds: success means that the RDS was read after the last write and showed it; absence
@@ -18,27 +18,26 @@
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
 //! | `volume` | what the list says, and what of it is ours |
-//! | `carrier` | who plays an RDS |
-//! | `dial` | the HTTP client, and the CA that it goes by |
-//! | `wire` | one request, its deadline and its errors |
+//! | `http` | one request, its deadline and its errors |
+//! | `http_client` | the HTTP client, and the CA that it goes by |
+//! | `transport` | what stands in the place of HTTP in a simulation |
+//! | `secret` | the secrets of in-band authentication, from the master key |
 //! | `gate` | one request at a time, the most urgent first |
 //! | `trust` | CA or pinned certificate |
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{HostNqn, VolumeId};
-
-use crate::secret::Secret;
+use cleat_ids::{HostNqn, VolumeId};
 
 mod abilities;
 mod absence;
 mod access;
-mod carrier;
 mod client;
-mod dial;
 mod error;
 mod gate;
+mod http;
+mod http_client;
 mod list;
 mod metrics;
 mod owner;
@@ -47,24 +46,27 @@ mod per_volume;
 mod ports;
 mod provision;
 mod raw;
+pub mod secret;
 #[cfg(test)]
 mod tests;
+mod transport;
 mod trust;
 mod volume;
-mod wire;
 
-pub use abilities::{Abilities, AbilitiesError, ProbedAcl, ProbedDrain};
+pub use abilities::{Abilities, AbilitiesError, ProbedAcl, ProbedDrain, ProbedReservations};
 pub use access::NOBODY;
-pub use carrier::{Carrier, Outgoing};
 pub use client::{Config, RestRds};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;
+pub use http::{Endpoint, EndpointError};
 pub use list::Freshness;
 pub use owner::{ClusterId, NotAClusterId};
 pub use ports::{NotAPortRange, VolumePorts};
+pub use transport::{OutgoingRequest, Transport};
 pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
 pub use volume::{ByteSize, Inventory, Naming, NamingError, Volume};
-pub use wire::{Endpoint, EndpointError};
+
+use secret::Secret;
 
 /// How the RDS limits which hosts may connect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -115,7 +117,7 @@ pub struct SystemResource {
 }
 
 /// The operations on an RDS.
-#[tonic::async_trait]
+#[async_trait::async_trait]
 pub trait Rds: Send + Sync + 'static {
     /// All volumes.
     ///

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_core::{HostNqn, VolumeId};
+use cleat_ids::{HostNqn, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 

@@ -8,10 +8,10 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::time::{Instant, sleep};
 
 use super::*;
-use crate::rds::metrics::Op;
-use crate::rds::wire::Request;
+use crate::http::Request;
+use crate::metrics::Op;
 
-const NAME: &str = "rds::tests::late::a_write_that_was_given_up_is_not_delivered_once_the_network_heals";
+const NAME: &str = "tests::late::a_write_that_was_given_up_is_not_delivered_once_the_network_heals";
 /// Set where this test runs a second time, inside.
 const INSIDE: &str = "CLEAT_TEST_INSIDE_NAMESPACE";
 const DROP: &str = "nft 'add table inet cleat; \
@@ -77,7 +77,7 @@ async fn inside() {
     let mut other = tokio::net::TcpStream::connect(server).await.unwrap();
 
     sh(DROP);
-    let wire = &bench.rds.inner.wire;
+    let http = &bench.rds.inner.http;
     let request = Request {
         op: Op::SetDisk,
         method: reqwest::Method::PATCH,
@@ -86,8 +86,8 @@ async fn inside() {
         body: json!({"nvme-tcp-export": "yes"}).as_object().cloned(),
         what: "let everybody in".into(),
     };
-    let turn = wire.turn(Priority::Attach, Op::SetDisk, "let everybody in").await.unwrap();
-    let lost = wire.send(&turn, &request).await.unwrap_err();
+    let turn = http.turn(Priority::Attach, Op::SetDisk, "let everybody in").await.unwrap();
+    let lost = http.send(&turn, &request).await.unwrap_err();
     drop(turn);
     assert!(lost.outcome_unknown(), "{lost}");
     let given_up = Instant::now();
@@ -97,7 +97,7 @@ async fn inside() {
     other.write_all(late.as_bytes()).await.unwrap();
 
     // What `settle` counts on, from when the request was given up.
-    sleep((given_up + wire.delivers_for()).saturating_duration_since(Instant::now())).await;
+    sleep((given_up + http.delivers_for()).saturating_duration_since(Instant::now())).await;
     sh(HEAL);
     let delivered = async {
         while !bench.router.log.lock().unwrap().iter().any(|line| line == "PATCH disk/*1 comment=late") {

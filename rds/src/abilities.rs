@@ -6,7 +6,6 @@
 
 use std::path::{Path, PathBuf};
 
-use cleat_core::Reservations;
 use serde::{Deserialize, Serialize};
 
 /// The version of the file that this program writes and reads.
@@ -37,7 +36,7 @@ pub struct Abilities {
     /// Hosts have to authenticate with it.
     pub in_band_auth: bool,
     /// What reservations are worth.
-    pub reservations: Reservations,
+    pub reservations: ProbedReservations,
     /// A volume grows while it is in use.
     pub grow_online: bool,
 }
@@ -66,6 +65,18 @@ pub enum ProbedDrain {
     No,
     /// It could not be found out.
     Unknown,
+}
+
+/// What reservations are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProbedReservations {
+    /// There are none.
+    None,
+    /// They are held; preempt-and-abort does not wait for writes in flight.
+    Held,
+    /// They are held; preempt-and-abort answers only once writes in flight have landed.
+    AbortWaits,
 }
 
 /// Why a file of abilities cannot be used.
@@ -133,7 +144,7 @@ impl Abilities {
             uuid_kept: false,
             password: false,
             in_band_auth: false,
-            reservations: Reservations::None,
+            reservations: ProbedReservations::None,
             grow_online: false,
         }
     }
@@ -187,7 +198,10 @@ mod tests {
     #[test]
     fn a_file_is_read_and_what_is_written_can_be_read() {
         let abilities = read(FILE).unwrap();
-        assert_eq!((abilities.host_acl, abilities.reservations), (ProbedAcl::List, Reservations::AbortWaits));
+        assert_eq!(
+            (abilities.host_acl, abilities.reservations),
+            (ProbedAcl::List, ProbedReservations::AbortWaits)
+        );
         assert!(abilities.drains());
         assert_eq!(read(&serde_json::to_string(&abilities).unwrap()).unwrap(), abilities);
         let nothing = Abilities::nothing(URL.into(), abilities.probed_at);

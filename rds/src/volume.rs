@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use serde_json::{Map, Value};
 
 use super::error::RdsError;

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use cleat_core::{HostNqn, VolumeId};
+use cleat_ids::{HostNqn, VolumeId};
 use serde_json::{Map, Value};
 
 use super::volume::Volume;

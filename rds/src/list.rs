@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use super::error::{RdsError, Way};
 use super::gate::{Priority, Turn};
+use super::http::{Http, Request};
 use super::metrics::{self, Op};
 use super::volume::{Inventory, Naming, PROPERTIES};
-use super::wire::{Request, Wire};
 
 /// How often an empty list is asked for again, and after what pause.
 const AGAIN: u32 = 2;
@@ -39,7 +39,7 @@ type Answer = Result<Arc<Inventory>, RdsError>;
 /// Asks for the list.
 #[derive(Debug)]
 pub(super) struct Lister {
-    wire: Arc<Wire>,
+    http: Arc<Http>,
     naming: Naming,
     state: Mutex<State>,
 }
@@ -72,8 +72,8 @@ struct Flight {
 }
 
 impl Lister {
-    pub(super) fn new(wire: Arc<Wire>, naming: Naming) -> Self {
-        Self { wire, naming, state: Mutex::default() }
+    pub(super) fn new(http: Arc<Http>, naming: Naming) -> Self {
+        Self { http, naming, state: Mutex::default() }
     }
 
     /// Marks that a write is about to be sent, or has just ended: no list begun before serves anybody after.
@@ -139,7 +139,7 @@ impl Lister {
     async fn fly(self: Arc<Self>, number: u64, priority: Priority, tell: watch::Sender<Option<Answer>>) {
         let landing = Landing { lister: &self, number };
         let what = "list disks";
-        let answer = match self.wire.turn(priority, Op::ListDisks, what).await {
+        let answer = match self.http.turn(priority, Op::ListDisks, what).await {
             Err(error) => Err(error),
             Ok(turn) => {
                 let begun = self.begin(number);
@@ -166,7 +166,7 @@ impl Lister {
     /// The items. An empty list is never believed: there is at least the disk that the volumes' files are on.
     async fn whole_list(&self, turn: &Turn, request: &Request) -> Result<Vec<Value>, RdsError> {
         for again in 0..=AGAIN {
-            match self.wire.send(turn, request).await? {
+            match self.http.send(turn, request).await? {
                 Value::Array(items) if !items.is_empty() => return Ok(items),
                 Value::Array(_) => {
                     metrics::doubtful_list();

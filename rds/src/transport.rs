@@ -1,4 +1,4 @@
-//! Who plays the RDS: what stands in the place of HTTP where there is no network, as in a simulation.
+//! What stands in the place of HTTP where there is no network, as in a simulation.
 //!
 //! In come requests as they would go out; out go answers as they would come in, or that there was none. Everything
 //! else of the client (turns, deadlines, reads before and after each write, writes in doubt) is the one that ships.
@@ -12,7 +12,7 @@ use super::error::Way;
 
 /// One request on its way out.
 #[derive(Clone, Copy, Debug)]
-pub struct Outgoing<'a> {
+pub struct OutgoingRequest<'a> {
     /// Its method, such as `PATCH`.
     pub method: &'a str,
     /// Below `/rest`, such as `disk/*1F`.
@@ -23,13 +23,13 @@ pub struct Outgoing<'a> {
     pub body: Option<&'a Map<String, Value>>,
 }
 
-/// Carries requests.
-#[tonic::async_trait]
-pub trait Carrier: fmt::Debug + Send + Sync + 'static {
-    /// Carries one, and brings its answer: status and body. It is dropped where nobody waits for the answer any more;
+/// Brings requests to an RDS, and its answers back.
+#[async_trait::async_trait]
+pub trait Transport: fmt::Debug + Send + Sync + 'static {
+    /// Brings one, and its answer: status and body. It is dropped where nobody waits for the answer any more;
     /// what was sent may take effect all the same.
     ///
     /// # Errors
     /// Which part of the way failed.
-    async fn carry(&self, request: Outgoing<'_>) -> Result<(StatusCode, Vec<u8>), Way>;
+    async fn exchange(&self, request: OutgoingRequest<'_>) -> Result<(StatusCode, Vec<u8>), Way>;
 }

@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 
 /// The ports that volumes may have: `FIRST-LAST`.
 #[derive(Clone, Debug, PartialEq, Eq)]

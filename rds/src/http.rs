@@ -3,7 +3,7 @@
 //! In come method, path and properties; out goes JSON, or an error whose kind is certain (see [`RdsError`]).
 //! What always holds: requests go one at a time over one kept-alive connection; each has a deadline; nothing
 //! that could have been carried out is ever sent twice; the password is read from its file, and again when
-//! the RDS does not accept it. Where somebody plays the RDS (a [`Carrier`]), all of this but HTTP itself is the same.
+//! the RDS does not accept it. Where somebody plays the RDS (a [`Transport`]), all of this but HTTP itself is the same.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -19,11 +19,11 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::carrier::{Carrier, Outgoing};
-use super::dial::{Dial, Nothing};
 use super::error::{RdsError, Way};
 use super::gate::{Gate, Priority, Turn};
+use super::http_client::{HttpClient, Nothing};
 use super::metrics::{self, Op};
+use super::transport::{OutgoingRequest, Transport};
 use super::trust::{Trust, TrustError};
 
 /// The largest answer that is read: a list of some ten thousand disks.
@@ -88,7 +88,7 @@ pub(super) struct Request {
 
 /// Sends requests.
 #[derive(Debug)]
-pub(super) struct Wire {
+pub(super) struct Http {
     line: Line,
     endpoint: Endpoint,
     password: Mutex<Zeroizing<String>>,
@@ -98,8 +98,8 @@ pub(super) struct Wire {
 /// What carries requests.
 #[derive(Debug)]
 enum Line {
-    Http(Arc<Dial>),
-    Played(Arc<dyn Carrier>),
+    Http(Arc<HttpClient>),
+    Played(Arc<dyn Transport>),
 }
 
 /// RouterOS' error body.
@@ -118,7 +118,7 @@ enum Exchange {
     Failed(RdsError),
 }
 
-impl Wire {
+impl Http {
     /// Makes the client; nothing is dialled yet.
     pub(super) fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let wrong = |rule| EndpointError::Url { url: endpoint.url.clone(), rule };
@@ -137,12 +137,12 @@ impl Wire {
                 "only scheme, host and port; /rest is added, user and password have options of their own",
             ));
         }
-        let dial = Dial::new(endpoint.trust.clone(), endpoint.timeout)?;
+        let dial = HttpClient::new(endpoint.trust.clone(), endpoint.timeout)?;
         Self::on(Line::Http(Arc::new(dial)), endpoint)
     }
 
     /// Over a carrier; only the endpoint's user, password, trust and deadline count then.
-    pub(super) fn carried(endpoint: Endpoint, carrier: Arc<dyn Carrier>) -> Result<Self, EndpointError> {
+    pub(super) fn carried(endpoint: Endpoint, carrier: Arc<dyn Transport>) -> Result<Self, EndpointError> {
         Self::on(Line::Played(carrier), endpoint)
     }
 
@@ -253,13 +253,13 @@ impl Wire {
         match &self.line {
             Line::Http(dial) => self.exchange_http(&dial.client(), request, limit).await,
             Line::Played(carrier) => {
-                let outgoing = Outgoing {
+                let outgoing = OutgoingRequest {
                     method: request.method.as_str(),
                     path: &request.path,
                     query: &request.query,
                     body: request.body.as_ref(),
                 };
-                let carried = tokio::time::timeout(limit, carrier.carry(outgoing)).await;
+                let carried = tokio::time::timeout(limit, carrier.exchange(outgoing)).await;
                 let lost = |way| Exchange::Failed(RdsError::unreachable(&request.what, way, "played"));
                 match carried {
                     Ok(Ok((status, body))) => Exchange::Answer(status, body),

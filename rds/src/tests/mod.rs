@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{HostNqn, VolumeId};
+use cleat_ids::{HostNqn, VolumeId};
 use serde_json::json;
 use tokio::sync::Notify;
 

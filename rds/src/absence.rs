@@ -5,17 +5,17 @@
 //! than once and over a time. A list may lack a disk for a moment, and what it lacks then may still be written to. That
 //! a volume is absent proves nothing about hosts: it may come back with the list of hosts that it had.
 
-use cleat_core::VolumeId;
+use cleat_ids::VolumeId;
 use reqwest::Method;
 use serde_json::Value;
 
 use super::client::Inner;
 use super::error::RdsError;
 use super::gate::Priority;
+use super::http::Request;
 use super::list::Freshness;
 use super::metrics::{self, Op};
 use super::volume::{Inventory, Volume};
-use super::wire::Request;
 
 /// How often the RDS has to deny a volume; between two times lies `Config::absence_pause`.
 const DENIALS: u32 = 3;
@@ -119,7 +119,7 @@ impl Inner {
             body: None,
             what: what.to_owned(),
         };
-        let turn = self.wire.turn(priority, request.op, what).await?;
-        self.wire.send(&turn, &request).await
+        let turn = self.http.turn(priority, request.op, what).await?;
+        self.http.send(&turn, &request).await
     }
 }

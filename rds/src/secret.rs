@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use cleat_core::{Epoch, VolumeId};
+use cleat_ids::{Epoch, VolumeId};
 use zeroize::Zeroizing;
 
 mod keys;
@@ -147,7 +147,7 @@ impl Secret {
         Self(Zeroizing::new(shown))
     }
 
-    /// The secret itself: for the wire, and for nothing that is kept.
+    /// The secret itself: for the http, and for nothing that is kept.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
