@@ -6,6 +6,7 @@
 //! about.
 
 pub mod authority;
+pub mod date;
 pub mod exit;
 pub mod grpc;
 pub mod http;

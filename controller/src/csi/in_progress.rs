@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cleat_core::{UnixMillis, VolumeId};
+use cleat_runtime::date::rfc3339;
 
 use super::status::CallError;
-use crate::clock::date;
 
 /// All that is under way. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -32,7 +32,7 @@ impl InProgress {
     ) -> Result<Begun, CallError> {
         let mut volumes = self.lock();
         if let Some((operation, since)) = volumes.get(volume) {
-            return Err(CallError::InProgress { volume: volume.clone(), operation, since: date(*since) });
+            return Err(CallError::InProgress { volume: volume.clone(), operation, since: rfc3339(since.0) });
         }
         volumes.insert(volume.clone(), (operation, now));
         Ok(Begun { all: self.clone(), volume: volume.clone() })

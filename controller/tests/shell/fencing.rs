@@ -117,7 +117,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_ca
 
     let declare = ["node", "declare-gone", "node-a", "--reason", "rack 4 burnt"];
     let (code, said, complaint) = cleatctl(&world, &declare).await;
-    assert_eq!(code, Some(0), "{said}{complaint}");
+    assert_eq!(code, 0, "{said}{complaint}");
     csi.unpublish("vm-1", "node-a").await.unwrap();
     let proof = volume(&world).await.past_evidence[0].clone();
     assert_eq!((proof.source.as_str(), proof.by.as_str()), ("NodeGone", "alice"));
@@ -134,7 +134,7 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     *a.on_detach.lock().unwrap() = crate::agent::OnDetach::Busy("pid 7 (qemu)");
     let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs"];
     let (code, said, complaint) = cleatctl_of(&world, "bob", &fence).await;
-    assert_eq!(code, Some(0), "{said}{complaint}");
+    assert_eq!(code, 0, "{said}{complaint}");
     assert!(said.contains("It is proven that node node-a cannot write to volume vm-1."), "{said}");
     // And afterwards, by the record.
     let proof = volume(&world).await.past_evidence[0].clone();
@@ -142,7 +142,7 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
     assert!(explained.contains("forced by bob: its guest hangs"), "{explained}");
     let (code, _, complaint) = cleatctl(&world, &["fence", "vm-2", "node-a", "--reason", "x"]).await;
-    assert_eq!(code, Some(1), "{complaint}");
+    assert_eq!(code, 1, "{complaint}");
     assert!(complaint.contains("there is nothing to fence"), "{complaint}");
     let request =
         wire::FenceRequest { volume_id: "vm-1".into(), node_id: "node-a".into(), ..Default::default() };
@@ -157,7 +157,7 @@ async fn a_node_that_is_heard_is_not_gone() {
     let _nodes = attached(&world, &csi).await;
     let declare = ["node", "declare-gone", "node-a", "--reason", "so I heard"];
     let (code, _, complaint) = cleatctl(&world, &declare).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(complaint.contains("node node-a is not gone"), "{complaint}");
     assert!(volume(&world).await.attachments[0].may_write);
 }
@@ -268,13 +268,13 @@ async fn a_grant_whose_key_is_missing_is_refused_by_that_key_and_others_go_on() 
     csi.publish("vm-2", "node-b", RWX).await.expect("another volume");
     assert!(b.attaches().iter().all(|attach| !attach.dhchap_secret.is_empty()));
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, 1, "{said}");
     assert!(said.contains("key-missing") && parts[..3].iter().all(|part| said.contains(part)), "{said}");
 
     csi.unpublish("vm-1", "node-b").await.unwrap();
     csi.unpublish("vm-1", "node-a").await.unwrap();
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!(code, Some(0), "nobody needs that key any more: {said}");
+    assert_eq!(code, 0, "nobody needs that key any more: {said}");
     csi.publish("vm-1", "node-b", RWX).await.expect("with a secret of today's key");
     assert_eq!(told_of("vm-1"), 1);
 }
@@ -404,7 +404,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     let world = world(ACL).await;
     let csi = world.csi().await;
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!((code, said.trim()), (Some(0), "Nothing is where it should not be."));
+    assert_eq!((code, said.trim()), (0, "Nothing is where it should not be."));
     let [(a, _one), (b, two)] = attached(&world, &csi).await;
     // Another device staged, a session without a grant, and two hosts of one identity.
     csi.create("vm-2").await.unwrap();
@@ -427,7 +427,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     })
     .await;
     let (code, said, complaint) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!(code, Some(1), "{complaint}");
+    assert_eq!(code, 1, "{complaint}");
     assert!(said.contains("/staging/vm-2") && said.contains("8:16") && said.contains(&a.nqn()), "{said}");
 }
 
@@ -450,7 +450,7 @@ async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() 
     let named = (found.kind.as_str(), found.node_id.as_str(), found.volume_id.as_str());
     assert_eq!(named, ("grant-without-session", "node-a", "vm-1"));
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(said.contains("whose kernel holds no controller of it"), "{said}");
     assert!(said.contains("connect: the facts"), "and why it does not get it: {said}");
     // It is the agent's to have it again, and then nothing is wrong.

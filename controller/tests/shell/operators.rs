@@ -1,6 +1,6 @@
 //! What operators see, over the service and with `cleatctl` itself.
 
-use std::process::Stdio;
+use std::ffi::OsString;
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
@@ -82,24 +82,24 @@ async fn what_is_not_known_is_said_so() {
     assert_eq!(tickets.code(), Code::Unimplemented, "an empty list would say that there are none");
 }
 
-/// Runs `cleatctl` against the world; gives exit code, standard output and standard error.
-pub async fn cleatctl(world: &World, words: &[&str]) -> (Option<i32>, String, String) {
+/// Runs all of `cleatctl` but its `main` against the world; gives exit code, standard output and standard error.
+pub async fn cleatctl(world: &World, words: &[&str]) -> (u8, String, String) {
     cleatctl_of(world, "alice", words).await
 }
 
 /// The same as this operator, where there is TLS.
-pub async fn cleatctl_of(world: &World, name: &str, words: &[&str]) -> (Option<i32>, String, String) {
+pub async fn cleatctl_of(world: &World, name: &str, given: &[&str]) -> (u8, String, String) {
     let certificates = world.certificates.as_ref();
     let tls = certificates.map_or_else(|| vec!["--plaintext".to_owned()], |made| made.cleatctl(name));
-    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_cleatctl"))
-        .args(["--controller", &world.operators_at().to_string()])
-        .args(tls)
-        .args(words)
-        .stdin(Stdio::null())
-        .output();
-    let output = tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends").unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    (output.status.code(), text(output.stdout), text(output.stderr))
+    let words = ["cleatctl", "--controller", &world.operators_at().to_string()].map(str::to_owned);
+    let words = words.into_iter().chain(tls).chain(given.iter().map(ToString::to_string));
+    let words: Vec<OsString> = words.map(OsString::from).collect();
+    let run = tokio::task::spawn_blocking(|| {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let code = cleatctl::run(words, &mut cleatctl::Console { out: &mut out, err: &mut err });
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    });
+    tokio::time::timeout(Duration::from_secs(20), run).await.expect("it ends").unwrap()
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     two.told_to_attach("vm-1").await;
 
     let (code, volumes, _) = cleatctl(&world, &["volumes"]).await;
-    assert_eq!(code, Some(0));
+    assert_eq!(code, 0);
     assert!(volumes.starts_with("VOLUME  ACCESS     SIZE"), "{volumes}");
     assert!(volumes.contains("node-a  primary") && volumes.contains("node-b  migration-target"), "{volumes}");
     let (_, nodes, _) = cleatctl(&world, &["nodes"]).await;
@@ -142,9 +142,9 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     assert_eq!(json["waiting"][0]["request"], "publish");
 
     let (code, _, complaint) = cleatctl(&world, &["explain", "vm-2"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(complaint.contains("volume vm-2 is not tracked"), "{complaint}");
     let (code, _, complaint) = cleatctl(&world, &["explain", "vm-1", "--tls-ca", "/none"]).await;
-    assert_eq!(code, Some(64), "{complaint}");
+    assert_eq!(code, 64, "{complaint}");
     publishing.abort();
 }

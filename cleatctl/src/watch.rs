@@ -3,13 +3,13 @@
 use cleat_proto::cleat::v1 as wire;
 use wire::watch_event::Kind;
 
-use super::ask::{AskError, Controller};
-use super::json;
-use super::output::Output;
-use super::table::time;
+use crate::client::{AskError, Controller};
+use crate::json;
+use crate::output::Output;
+use crate::table::time;
 
 /// Shows events until the controller ends the stream, or somebody interrupts us.
-pub(crate) async fn run(controller: &mut Controller, out: &mut Output) -> Result<(), AskError> {
+pub(crate) async fn run(controller: &mut Controller, out: &mut Output<'_, '_>) -> Result<(), AskError> {
     let mut events = controller.watch().await?;
     loop {
         let event = tokio::select! {

@@ -1,7 +1,5 @@
 //! Answers as tables. Columns as wide as they need, two blanks between; an empty field is a dash.
 
-use cleat_controller::clock::date;
-use cleat_core::UnixMillis;
 use cleat_proto::cleat::v1 as wire;
 use wire::volume_state::Phase;
 
@@ -183,7 +181,7 @@ pub(crate) fn epoch(epoch: Option<&wire::Epoch>) -> String {
 }
 
 pub(crate) fn time(unix_ms: u64) -> String {
-    date(UnixMillis(unix_ms))
+    cleat_runtime::date::rfc3339(unix_ms)
 }
 
 /// A size exactly where it is a round one, else to two places.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use cleat_proto::cleat::v1 as wire;
 use wire::volume_state::Phase;
 
-use super::table::{bytes, epoch, time, timeline};
+use crate::table::{bytes, epoch, time, timeline};
 
 pub(crate) fn volume(volume: &wire::VolumeInfo) -> String {
     let mut text = String::new();

@@ -1,29 +1,21 @@
-//! `cleatctl`: what the controller knows, for people and for scripts.
-//!
-//! In come a command and the controller's address; out goes, on standard output, a table or JSON, and on standard
-//! error what went wrong. But for `fence` and `node declare-gone`, which need a reason, it only asks.
+//! The command line: its words, and which question each command asks.
 
-mod ask;
-mod explain;
-mod json;
-mod output;
-mod rds;
-mod table;
-mod watch;
-mod word;
+use std::ffi::OsString;
+use std::io::Write as _;
 
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use cleat_runtime::exit::{BAD_CONFIG, Causes, FAILED};
 use cleat_runtime::tls::ClientTlsArgs;
 
-use ask::{AskError, Controller};
-use output::{Format, Output};
-use rds::RdsCommand;
-use word::{Fence, NodeCommand};
+use crate::client::{AskError, Controller};
+use crate::fence::{self, Fence, NodeCommand};
+use crate::output::{Format, Output};
+use crate::rds::{self, RdsCommand};
+use crate::{Console, explain, json, table, watch};
+
+const SUCCESS: u8 = 0;
 
 /// Shows what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
 #[derive(Parser, Debug)]
@@ -78,52 +70,54 @@ enum Command {
 }
 
 /// The options may stand on either side of the command.
-fn parse() -> Result<Cli, clap::Error> {
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     let command = Cli::command().mut_args(|option| option.global(true));
-    Cli::from_arg_matches(&command.try_get_matches()?)
+    Cli::from_arg_matches(&command.try_get_matches_from(words)?)
 }
 
-fn main() -> ExitCode {
-    let cli = match parse() {
+pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
+    let cli = match parse(words) {
         Ok(cli) => cli,
         Err(error) => {
+            let (out, code) =
+                if error.use_stderr() { (&mut console.err, BAD_CONFIG) } else { (&mut console.out, SUCCESS) };
             // Where even this cannot be written, the exit code still says it.
-            let _ = error.print();
-            return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ => ExitCode::from(BAD_CONFIG),
-            };
+            let _ = write!(out, "{}", error.render());
+            return code;
         }
     };
     let cli = match cli {
-        Cli { command: Command::Rds(command), .. } => return rds::hand_over(command),
+        Cli { command: Command::Rds(command), .. } => {
+            console.complain(&rds::hand_over(command));
+            return FAILED;
+        }
         cli => cli,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::complain(&format!("cannot start: {error}"));
-            return ExitCode::from(FAILED);
+            console.complain(&format!("cannot start: {error}"));
+            return FAILED;
         }
     };
-    match runtime.block_on(run(cli)) {
-        Ok(()) => ExitCode::SUCCESS,
+    match runtime.block_on(ask(cli, console)) {
+        Ok(()) => SUCCESS,
         // Whoever reads us has had enough.
-        Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => SUCCESS,
         Err(error) => {
-            output::complain(&Causes(&error).to_string());
+            console.complain(&Causes(&error).to_string());
             let config =
                 matches!(error, AskError::Tls(_) | AskError::NoController | AskError::PlaintextAndTls);
-            ExitCode::from(if config { BAD_CONFIG } else { FAILED })
+            if config { BAD_CONFIG } else { FAILED }
         }
     }
 }
 
-async fn run(cli: Cli) -> Result<(), AskError> {
+async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
     let Cli { controller, tls, output, timeout, command } = cli;
     let controller = controller.ok_or(AskError::NoController)?;
     let mut controller = Controller::dial(&controller, &tls, timeout).await?;
-    let mut out = Output::new(output);
+    let mut out = Output::new(output, console);
     match command {
         Command::Volumes => {
             let volumes = controller.volumes().await?;
@@ -147,8 +141,8 @@ async fn run(cli: Cli) -> Result<(), AskError> {
             out.show(|| json::ghosts(&ghosts), || table::ghosts(&ghosts))?;
             if ghosts.is_empty() { Ok(()) } else { Err(AskError::Ghosts(ghosts.len())) }
         }
-        Command::Fence(fence) => word::fence(&mut controller, &mut out, fence).await,
-        Command::Node(command) => word::node(&mut controller, &mut out, command).await,
+        Command::Fence(fence) => fence::fence(&mut controller, &mut out, fence).await,
+        Command::Node(command) => fence::node(&mut controller, &mut out, command).await,
         // Handed over before a controller was asked for.
         Command::Rds(_) => Ok(()),
     }

@@ -6,11 +6,7 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
-
-use cleat_runtime::exit::FAILED;
-
-use super::output;
+use std::process::Command;
 
 const PROBE: &str = "cleat-rds-probe";
 
@@ -27,16 +23,12 @@ pub(crate) enum RdsCommand {
     },
 }
 
-/// Becomes the other program; returns only if there is none.
-pub(crate) fn hand_over(command: RdsCommand) -> ExitCode {
+/// Becomes the other program; returns only if there is none, with why.
+pub(crate) fn hand_over(command: RdsCommand) -> String {
     let RdsCommand::Probe { words } = command;
     let beside =
         std::env::current_exe().ok().map(|own| own.with_file_name(PROBE)).filter(|file| file.is_file());
     let program = beside.unwrap_or_else(|| PathBuf::from(PROBE));
     let error = Command::new(&program).args(words).exec();
-    output::complain(&format!(
-        "cannot run {}: {error}; it belongs beside cleatctl, or in PATH",
-        program.display()
-    ));
-    ExitCode::from(FAILED)
+    format!("cannot run {}: {error}; put it beside cleatctl, or into PATH", program.display())
 }

@@ -4,8 +4,8 @@ use cleat_proto::cleat::v1 as wire;
 use serde_json::{Value, json};
 use wire::watch_event::Kind;
 
-use super::explain::phase;
-use super::table::epoch;
+use crate::explain::phase;
+use crate::table::epoch;
 
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
     Value::Array(items.iter().map(one).collect())

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
 
-use super::ask::{AskError, Controller};
-use super::output::Output;
-use super::{explain, json};
+use crate::client::{AskError, Controller};
+use crate::output::Output;
+use crate::{explain, json};
 
 /// Why it is wanted. Who wants it is what the certificate says.
 #[derive(clap::Args, Debug)]
@@ -52,7 +52,7 @@ pub(crate) enum NodeCommand {
 
 pub(crate) async fn fence(
     controller: &mut Controller,
-    out: &mut Output,
+    out: &mut Output<'_, '_>,
     fence: Fence,
 ) -> Result<(), AskError> {
     let Fence { volume, node, word, wait } = fence;
@@ -73,7 +73,7 @@ pub(crate) async fn fence(
 
 pub(crate) async fn node(
     controller: &mut Controller,
-    out: &mut Output,
+    out: &mut Output<'_, '_>,
     command: NodeCommand,
 ) -> Result<(), AskError> {
     match command {

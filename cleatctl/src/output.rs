@@ -1,8 +1,7 @@
 //! Standard output: a text for people, or one JSON document.
 
-use std::io::Write as _;
-
-use super::ask::AskError;
+use crate::Console;
+use crate::client::AskError;
 
 /// How to show it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -14,13 +13,14 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) struct Output {
+pub(crate) struct Output<'a, 'b> {
     format: Format,
+    console: &'a mut Console<'b>,
 }
 
-impl Output {
-    pub(crate) fn new(format: Format) -> Self {
-        Self { format }
+impl<'a, 'b> Output<'a, 'b> {
+    pub(crate) fn new(format: Format, console: &'a mut Console<'b>) -> Self {
+        Self { format, console }
     }
 
     /// Shows one answer in the form that was asked for.
@@ -48,21 +48,15 @@ impl Output {
     }
 
     fn line(&mut self, text: &str) -> Result<(), AskError> {
-        let mut out = std::io::stdout().lock();
+        let out = &mut *self.console.out;
         let written = writeln!(out, "{}", harmless(text.trim_end_matches('\n'))).and_then(|()| out.flush());
         written.map_err(AskError::Output)
     }
 }
 
-/// Says on standard error what went wrong.
-pub(crate) fn complain(text: &str) {
-    // If that cannot be written either, the exit code still says it.
-    let _ = writeln!(std::io::stderr(), "cleatctl: {}", harmless(text));
-}
-
 /// A text without anything that a terminal would act on but the ends of lines: what nodes, processes and the RDS say is
 /// shown to people, and not carried out by their terminals.
-fn harmless(text: &str) -> String {
+pub(crate) fn harmless(text: &str) -> String {
     cleat_runtime::text::harmless(text, &['\n'])
 }
 

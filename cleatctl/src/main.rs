@@ -1,0 +1,5 @@
+//! `cleatctl`, the operator's command line.
+
+fn main() -> std::process::ExitCode {
+    cleatctl::main()
+}
