@@ -112,13 +112,19 @@ impl<Host: Copy + Eq> Reservations<Host> {
         Ok(())
     }
 
-    /// Takes all registrations under the victims' key off; gives whose they were. Whether the target waits for what
-    /// those hosts have on their way is the caller's.
+    /// Takes all registrations under the victims' key off; gives whose they were. Key 0 is everybody else while the
+    /// namespace is held, and leaves it to this host. Whether the target waits for what those hosts have on their way is
+    /// the caller's.
     ///
     /// # Errors
     /// The host's own key is another one, or nobody has the victims'.
     pub fn preempt(&mut self, host: Host, key: u64, victim: u64) -> Result<Vec<Host>, Conflict> {
         self.own(host, key)?;
+        if victim == 0 && self.is_held() {
+            self.holder = Some(host);
+            self.changes += 1;
+            return Ok(self.take_off(|(registrant, _)| *registrant != host));
+        }
         let victims = self.take_off(|(_, registered)| *registered == victim);
         if victims.is_empty() {
             return Err(Conflict);
@@ -214,6 +220,19 @@ mod tests {
         assert_eq!(target.preempt('b', 2, 1).unwrap(), ['a']);
         assert_eq!((target.registrants(), target.generation()), (&[('b', 2)][..], 3));
         assert!(target.is_held() && !target.lets_write('a'));
+    }
+
+    #[test]
+    fn preempting_key_0_takes_everybody_else_off_what_is_held() {
+        let mut target = two_that_share();
+        assert_eq!(target.preempt('b', 2, 0).unwrap(), ['a']);
+        assert_eq!((target.registrants(), target.generation()), (&[('b', 2)][..], 3));
+        target.release('b', 2).unwrap();
+        assert!(!target.is_held(), "who preempts so holds it from then on");
+        assert_eq!(target.preempt('b', 2, 0), Err(Conflict), "not held, 0 is a key that nobody has");
+        target.reserve('b', 2).unwrap();
+        assert_eq!(target.preempt('b', 2, 0).unwrap(), [], "alone, it counts all the same");
+        assert_eq!((target.registrants(), target.generation()), (&[('b', 2)][..], 4));
     }
 
     #[test]

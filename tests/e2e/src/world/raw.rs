@@ -74,6 +74,12 @@ impl<'n> RawHost<'n> {
         self.node
     }
 
+    /// Its host id.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Its host NQN.
     #[must_use]
     pub fn nqn(&self) -> String {

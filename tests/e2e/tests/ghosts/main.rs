@@ -4,7 +4,8 @@
 //! Cleat, that fences which do not wait for that let a write land later ([`controls`]: a test there passes if the
 //! fence is *seen to fail*), and that the ladder which takes the namespace down holds ([`ladder`]). The others fence
 //! a writing node by Cleat, on every rung, with its agent dead or stopped or its machine frozen, let it come back, and
-//! look for a block that landed after the proof; in [`crashes`] another program dies in the middle of the fence.
+//! look for a block that landed after the proof; in [`crashes`] another program dies in the middle of the fence. Beside
+//! them, [`reservations`] compares the target's reservations with the model that the other checks believe.
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the hosts' kernel and `CLEAT_TARGET_KERNEL` the target's (the hosts' without it); a test
@@ -19,6 +20,7 @@ mod figures;
 mod flood;
 mod ladder;
 mod own_ground;
+mod reservations;
 mod scene;
 mod suite;
 
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
         ladder::taking_the_namespace_down_waits_for_what_was_received, Need::Nothing;
         ladder::with_full_sockets_nothing_lands_after_the_namespace_was_down, Need::Nothing;
         ladder::an_abort_that_waits_is_a_barrier, Need::WaitingAbort;
+        reservations::after_each_command_the_target_holds_what_the_model_holds, Need::Rung(Reservation);
         fenced::with_a_successor(Acl, Partition) "_partition", Need::Rung(Acl);
         fenced::beside_a_survivor(Acl, Partition, 2) "_acl_partition", Need::Rung(Acl);
         fenced::beside_a_survivor(Acl, AgentStopped, 2) "_acl_agent_stopped", Need::Rung(Acl);

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 use cleat_e2e::world::{Access, Look, Node, Rung, Volume, World, wait_for};
 use cleat_rig::Network;
 use rds_sim::pretend::Pretend;
 use serde_json::json;
 
 use crate::figures::figure;
+use crate::reservations::{Registrant, report};
 use crate::scene::{Silence, Survivor, Target, Writing, continue_agent, make, stop_agent};
 
 /// A kernel that is refused over its secret gives its controllers up at its next attempt; it may not have noticed yet
@@ -131,30 +132,9 @@ pub(crate) async fn an_abort_that_waits_drains(world: &World) -> anyhow::Result<
     writing.end().await
 }
 
-/// A registration of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Registrant {
-    /// The host id, in hexadecimal digits alone.
-    host_id: String,
-    key: u64,
-}
-
 /// What the target's report says, as one of its hosts reads it: in the order of the host ids.
 async fn registrants(node: &Node, volume: &Volume) -> anyhow::Result<Vec<Registrant>> {
-    let device = node.target_path(volume);
-    let text = node.sh(&format!("timeout 5 nvme resv-report {device} --eds -o json 2>&1")).await?;
-    let report: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("a report of registrations: {text}"))?;
-    let of = |one: &serde_json::Value| {
-        let host_id = one["hostid"].as_str()?.replace('-', "").to_lowercase();
-        Some(Registrant { host_id, key: one["rkey"].as_u64()? })
-    };
-    let list = ["regctlext", "regctl"].iter().find_map(|name| report[*name].as_array());
-    let list = list.with_context(|| format!("no registrants: {text}"))?;
-    let mut found: Vec<Registrant> = list
-        .iter()
-        .map(|one| of(one).with_context(|| format!("a registrant: {one}")))
-        .collect::<Result<_, _>>()?;
+    let mut found = report(node, &node.target_path(volume)).await?.registrants;
     found.sort();
     Ok(found)
 }
