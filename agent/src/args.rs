@@ -6,6 +6,7 @@
 //! named with its flag and its value, and ends the program with 64.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,12 +14,16 @@ use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_runtime::grpc::{DialError, Keepalive, Renewing};
-use cleat_runtime::program::{Common, seconds};
+use cleat_runtime::options::{duration, duration_within, whole_seconds};
+use cleat_runtime::program::Common;
 use cleat_runtime::tls::ClientTlsArgs;
 use cleat_runtime::{Failure, Program};
 
 use crate::metrics;
 use crate::name::{NodeId, NqnPrefix};
+
+const DAY_S: u64 = 86_400;
+const SWEEP: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
 
 /// The node agent of Cleat: connects, proves and disconnects NVMe/TCP volumes
 #[derive(Parser, Debug)]
@@ -70,37 +75,37 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     storage_address: Vec<IpAddr>,
 
-    /// Seconds after which the kernel gives up a connection that it cannot get back, or `never`
+    /// How long the kernel tries to get a connection back before it gives it up, in whole seconds, or `never`
     ///
     /// Queued writes are replayed when a network returns: `never` is safe only where every fence is made at the
     /// target.
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = loss_timeout)]
+    #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = loss_timeout)]
     ctrl_loss_timeout: LossTimeout,
 
-    /// Seconds between two attempts of the kernel to get a connection back
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = whole_seconds)]
+    /// From one attempt of the kernel to get a connection back to the next, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = whole_seconds(1..=DAY_S))]
     reconnect_delay: Duration,
 
-    /// Seconds after which the kernel takes a silent connection for lost
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = whole_seconds)]
+    /// How long a connection may be silent before the kernel takes it for lost, in whole seconds
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = whole_seconds(1..=DAY_S))]
     keep_alive: Duration,
 
-    /// Seconds that a device stays which the kernel has given up, for a path that comes back (kernels from about 6.16)
+    /// How long a device stays that has lost its last path, in whole seconds (kernels from about 6.16)
     ///
-    /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0: it goes at once.
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = stay)]
+    /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0s: it goes at once.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = whole_seconds(0..=3600))]
     lost_device_stay: Duration,
 
     /// I/O queues of each connection; each is a TCP connection and a part of the connect time
     #[arg(long, value_name = "NUMBER", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=128))]
     nr_io_queues: u32,
 
-    /// Seconds between two looks at all of the kernel's state that trust no event
-    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = interval)]
+    /// From one look at all of the kernel's state that trusts no event to the next
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_within(SWEEP))]
     sweep_interval: Duration,
 
-    /// Seconds that NodeStageVolume waits for the device before it answers Unavailable
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    /// How long NodeStageVolume waits for the device before it answers Unavailable
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     stage_wait: Duration,
 
     /// Root of the sysfs tree, for tests
@@ -181,7 +186,7 @@ pub enum ConfigError {
     #[error("--controller {0:?} is not HOST:PORT")]
     Controller(String),
     /// The kernel would give a connection up before it tries to get it back.
-    #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}")]
+    #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}; give a longer one")]
     Loss {
         /// The one.
         loss: Duration,
@@ -202,7 +207,7 @@ impl Args {
     fn check(self) -> Result<Config, ConfigError> {
         let Self {
             // The runtime has read these before this program got its turn.
-            common: Common { logs: _, http: _, drain_timeout: _ },
+            common: Common { logs: _, http: _, shutdown_timeout: _ },
             tls,
             node_id,
             csi_socket,
@@ -272,37 +277,12 @@ fn driver_name(text: &str) -> Result<String, String> {
     DriverName::parse(text).map(String::from).map_err(|error| format!("it {}; {}", error.rule, error.action))
 }
 
-/// The kernel takes these times in whole seconds, at least one.
-fn whole_seconds(text: &str) -> Result<Duration, String> {
-    match text.parse::<u32>() {
-        Ok(number) if (1..=86_400).contains(&number) => Ok(Duration::from_secs(number.into())),
-        _ => Err("not a whole number of seconds from 1 to 86400".into()),
-    }
-}
-
-/// Whole seconds as well; none at all is a choice.
-fn stay(text: &str) -> Result<Duration, String> {
-    match text.parse::<u32>() {
-        Ok(number) if number <= 3600 => Ok(Duration::from_secs(number.into())),
-        _ => Err("not a whole number of seconds from 0 to 3600".into()),
-    }
-}
-
 fn loss_timeout(text: &str) -> Result<LossTimeout, String> {
     match text {
         "never" => Ok(LossTimeout::Never),
-        _ => whole_seconds(text)
+        _ => whole_seconds(1..=DAY_S)(text)
             .map(LossTimeout::After)
-            .map_err(|error| format!("neither `never` nor one: {error}")),
-    }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = seconds(text)?;
-    if (Duration::from_millis(100)..=Duration::from_secs(600)).contains(&interval) {
-        Ok(interval)
-    } else {
-        Err("not between 0.1 and 600 seconds".into())
+            .map_err(|error| format!("{error}, or never")),
     }
 }
 
@@ -336,12 +316,12 @@ mod tests {
             ("--nqn-prefix", "nqn.2026-01.io.cleat"),
             ("--storage-address", "eth0"),
             ("--fabrics", "magic"),
-            ("--ctrl-loss-timeout", "-1"),
-            ("--reconnect-delay", "0"),
-            ("--lost-device-stay", "1.5"),
-            ("--lost-device-stay", "3601"),
+            ("--ctrl-loss-timeout", "600"),
+            ("--reconnect-delay", "0s"),
+            ("--lost-device-stay", "1500ms"),
+            ("--lost-device-stay", "3601s"),
             ("--nr-io-queues", "0"),
-            ("--sweep-interval", "0"),
+            ("--sweep-interval", "50ms"),
             ("--driver-name", "cleat io"),
         ] {
             let error = parse(&[&format!("{flag}={value}")]).unwrap_err();
@@ -358,8 +338,15 @@ mod tests {
             (&["--controller", "c", "--plaintext"][..], "\"c\""),
             (&["--controller", ":7000", "--plaintext"][..], "HOST:PORT"),
             (
-                &["--controller", "c:1", "--plaintext", "--reconnect-delay", "9", "--ctrl-loss-timeout", "8"]
-                    [..],
+                &[
+                    "--controller",
+                    "c:1",
+                    "--plaintext",
+                    "--reconnect-delay",
+                    "9s",
+                    "--ctrl-loss-timeout",
+                    "8s",
+                ][..],
                 "--ctrl-loss-timeout",
             ),
         ] {

@@ -13,9 +13,10 @@ use std::time::Duration;
 use clap::Parser;
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
+use cleat_runtime::options::duration;
 use cleat_runtime::tls::{Kind, ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
-use humantime::{format_duration, parse_duration};
+use humantime::format_duration;
 use reqwest::Url;
 
 use crate::agents::{self, PathPolicy};
@@ -95,12 +96,12 @@ struct RdsOptions {
     rds_fingerprint: Option<Fingerprint>,
 
     /// How long one request to the RDS may take
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
     rds_timeout: Duration,
 
     /// How long a write without an answer may still take effect once the RDS has received it (RouterOS gives up a REST
     /// command after 60 s); what was not received within --rds-timeout is dropped by the kernel
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     rds_settle: Duration,
 
     /// Directory on the RDS for the volumes' files; nothing outside of it is touched
@@ -148,19 +149,19 @@ struct AgentOptions {
     path_policy: PathPolicy,
 
     /// How long an agent may take to connect a volume and prove that it can be used
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     attach_deadline: Duration,
 
     /// How long an agent may take to detach a volume before it says what it waits for (it goes on)
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     detach_deadline: Duration,
 
     /// A session on which nothing was heard for so long is lost
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     silence_deadline: Duration,
 
     /// Between two heartbeats, both ways
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     heartbeat_interval: Duration,
 }
 
@@ -169,20 +170,20 @@ struct AgentOptions {
 #[command(next_help_heading = "Decisions")]
 struct TimeOptions {
     /// How long a Publish waits for a detach elsewhere that is under way, instead of being refused
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     detach_grace_period: Duration,
 
     /// The longest that the RDS may hold a write that it has received before it lands, at most 5min: waited out where
     /// nothing better proves that nothing is on its way any more
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     drain_bound: Duration,
 
     /// How long any call may wait before it is refused naming what it waits for (that goes on, and a repeat joins it)
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     request_limit: Duration,
 
     /// Between two tries of something that failed
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     retry_interval: Duration,
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Parser;
 use cleat_host::{InvalidName, Portal};
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust};
-use humantime::parse_duration;
+use cleat_runtime::options::duration;
 use reqwest::Url;
 
 /// What precedes the scratch disk's name in its subsystem NQN. Agents take no such subsystem for a volume of theirs.
@@ -63,11 +63,11 @@ pub struct Cli {
     assume_drains: bool,
 
     /// How long one request to the RDS may take
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     rds_timeout: Duration,
 
     /// How long all of it may take; then everything is removed and nothing written
-    #[arg(long, value_name = "DURATION", default_value = "20m", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20m", value_parser = duration)]
     limit: Duration,
 }
 

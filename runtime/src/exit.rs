@@ -12,8 +12,8 @@ use std::process::ExitCode;
 pub const BAD_CONFIG: u8 = 64;
 /// Something failed at run time.
 pub const FAILED: u8 = 1;
-/// The drain deadline passed before everything had stopped (`EX_SOFTWARE` of sysexits.h).
-pub const DRAIN_TIMED_OUT: u8 = 70;
+/// `--shutdown-timeout` passed before everything had stopped (`EX_SOFTWARE` of sysexits.h).
+pub const SHUTDOWN_TIMED_OUT: u8 = 70;
 
 /// Why a program ends without success.
 #[derive(Debug)]

@@ -22,21 +22,21 @@ pub struct SignalError {
 #[derive(Debug)]
 pub struct Shutdown {
     token: CancellationToken,
-    drain: Duration,
+    timeout: Duration,
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Shutdown {
-    /// Starts to listen. `drain` is the time that the parts have to stop, from the signal on.
+    /// Starts to listen. `timeout` is the time that the parts have to stop, from the signal on.
     ///
     /// # Errors
     /// If a signal handler cannot be installed.
-    pub fn listen(drain: Duration) -> Result<Self, SignalError> {
+    pub fn listen(timeout: Duration) -> Result<Self, SignalError> {
         let on = |kind, name| signal(kind).map_err(|source| SignalError { signal: name, source });
         Ok(Self {
             token: CancellationToken::new(),
-            drain,
+            timeout,
             terminate: on(SignalKind::terminate(), "SIGTERM")?,
             interrupt: on(SignalKind::interrupt(), "SIGINT")?,
         })
@@ -47,17 +47,17 @@ impl Shutdown {
         self.token.clone()
     }
 
-    /// Waits for a signal (or for somebody to cancel the token), cancels the token, then waits for the drain
-    /// deadline. Returns only when that has passed, or at once at a second signal.
+    /// Waits for a signal (or for somebody to cancel the token), cancels the token, then waits for the
+    /// timeout. Returns only when that has passed, or at once at a second signal.
     pub async fn deadline(mut self) {
         let cause = tokio::select! {
             cause = next(&mut self.terminate, &mut self.interrupt) => cause,
             () = self.token.cancelled() => "the program itself",
         };
-        tracing::info!(cause, drain_seconds = self.drain.as_secs_f64(), "stopping");
+        tracing::info!(cause, timeout = %humantime::format_duration(self.timeout), "stopping");
         self.token.cancel();
         tokio::select! {
-            () = tokio::time::sleep(self.drain) => tracing::error!("drain deadline passed"),
+            () = tokio::time::sleep(self.timeout) => tracing::error!("not everything stopped within --shutdown-timeout: ending all the same"),
             cause = next(&mut self.terminate, &mut self.interrupt) => {
                 tracing::warn!(cause, "asked to stop a second time: stopping at once");
             }

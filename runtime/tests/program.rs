@@ -79,7 +79,7 @@ fn main() -> ExitCode {
     assert_eq!(code, Some(0), "no core dump and no other process shows its memory: {log}");
 
     let began = Instant::now();
-    let (code, log) = run(&["--then", "hang", "--drain-timeout", "0.2"], true);
+    let (code, log) = run(&["--then", "hang", "--shutdown-timeout", "200ms"], true);
     assert_eq!(code, Some(70), "the drain deadline is hard: {log}");
     assert!(began.elapsed() < Duration::from_secs(10), "took {:?}", began.elapsed());
 

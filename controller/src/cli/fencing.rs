@@ -11,8 +11,8 @@ use std::time::Duration;
 use cleat_core::{Reservations, Target};
 use cleat_rds::secret::{KeyError, Keys, MasterKey};
 use cleat_rds::{Abilities, AbilitiesError, HostAcl, ProbedAcl, ProbedReservations};
+use cleat_runtime::options::duration;
 use cleat_runtime::tls::ServerTransport;
-use humantime::parse_duration;
 use reqwest::Url;
 
 /// Options for fencing.
@@ -37,12 +37,12 @@ pub(super) struct FenceOptions {
 
     /// How long a node from which a volume is being detached may be silent, or not get it done, before it is fenced at
     /// the RDS
-    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
     fence_after: Duration,
 
     /// The same for a node whose agent is heard and is at it. Kernels take up to about 100 s to let go of a path that
     /// drops packets
-    #[arg(long, value_name = "DURATION", default_value = "3min", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "3min", value_parser = duration)]
     fence_heard_after: Duration,
 }
 

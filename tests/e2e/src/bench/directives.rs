@@ -190,7 +190,7 @@ async fn start_agent(node: &Node) -> anyhow::Result<Daemon> {
         .args(["--node-id", "bench", "--csi-socket", "/run/bench/csi.sock", "--plaintext"])
         .args(["--controller", &format!("{}:{PORT}", Network::Management.host_address())])
         .args(["--state-dir", "/data/bench", "--nvme-dir", "/data/nvme", "--nqn-prefix", disks::PREFIX])
-        .args(["--log-filter", "warn", "--keep-alive", &super::KEEP_ALIVE_S.to_string()]);
+        .args(["--log-filter", "warn", "--keep-alive", &format!("{}s", super::KEEP_ALIVE_S)]);
     for network in Network::STORAGE {
         command = command.args(["--storage-address".to_owned(), machine.address(network).to_string()]);
     }

@@ -237,7 +237,7 @@ fn world_options(kernel: &str) -> WorldOptions {
     for word in controller.into_iter().flatten() {
         options = options.controller_arg(word);
     }
-    options = options.agent_arg("--keep-alive").agent_arg("3");
+    options = options.agent_arg("--keep-alive").agent_arg("3s");
     if let Ok(filter) = std::env::var("CLEAT_LOG") {
         options.log_filter = filter;
     }

@@ -161,7 +161,7 @@ fn options() -> anyhow::Result<WorldOptions> {
     let mut options = WorldOptions::from_env()?.nodes(2);
     // Nothing cuts it short where the target has taken the paths away, so each quarantine would last 25 s longer. How the
     // default serves a device that comes back is shown by the machine tests (`lost_device`).
-    options = options.agent_arg("--lost-device-stay").agent_arg("5");
+    options = options.agent_arg("--lost-device-stay").agent_arg("5s");
     // What production waits for, shortened to what an emulated machine needs.
     let controller = [
         // Longer than the target's store holds a write: else it bounds nothing.
@@ -179,7 +179,7 @@ fn options() -> anyhow::Result<WorldOptions> {
     for word in controller.into_iter().flatten() {
         options = options.controller_arg(word);
     }
-    for word in ["--keep-alive", "3"] {
+    for word in ["--keep-alive", "3s"] {
         options = options.agent_arg(word);
     }
     match std::env::var("CLEAT_TARGET_KERNEL") {

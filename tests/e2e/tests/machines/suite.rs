@@ -154,7 +154,7 @@ fn options() -> anyhow::Result<WorldOptions> {
         ["--retry-interval", "500ms"],
         ["--detach-grace-period", "15s"],
     ];
-    let agent = [["--keep-alive", "3"]];
+    let agent = [["--keep-alive", "3s"]];
     let mut options = WorldOptions::from_env()?;
     for word in controller.into_iter().flatten() {
         options = options.controller_arg(word);
