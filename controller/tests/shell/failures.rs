@@ -7,7 +7,7 @@ use std::time::Duration;
 use cleat_controller::app::{AppError, Stored};
 use cleat_controller::clock::Clock;
 use cleat_controller::engine::{EngineError, Records};
-use cleat_controller::store::{CommitError, Kind, Store, Version, Write};
+use cleat_controller::store::{CommitError, Store, Version, Write};
 use cleat_runtime::tls::ClientTransport;
 use tonic::Code;
 
@@ -202,13 +202,14 @@ async fn readiness_waits_for_the_rds() {
     eventually("ready", async || world.probe().await).await;
 }
 
-/// A store that takes nothing: for good, or until there is room.
-struct FullDisk {
-    room: Option<Arc<AtomicBool>>,
+/// A store that takes everything while it works, and else nothing, for this reason.
+struct FailingStore {
+    works: Arc<AtomicBool>,
+    error: CommitError,
 }
 
 #[tonic::async_trait]
-impl Store for FullDisk {
+impl Store for FailingStore {
     async fn take_key(
         &self,
         _: cleat_rds::secret::KeyId,
@@ -222,13 +223,9 @@ impl Store for FullDisk {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
-        let answer = |write: &Write| match &self.room {
-            None if write.key.kind == Kind::Node => Ok(Version(1)),
-            None => Err(CommitError::Fatal { reason: "the disk is gone".into() }),
-            Some(room) if room.load(Ordering::SeqCst) => {
-                Ok(Version(write.expected.map_or(1, |version| version.0 + 1)))
-            }
-            Some(_) => Err(CommitError::Retry { reason: "no room on the disk of store x".into() }),
+        let answer = |write: &Write| match self.works.load(Ordering::SeqCst) {
+            true => Ok(Version(write.expected.map_or(1, |version| version.0 + 1))),
+            false => Err(self.error.clone()),
         };
         writes.iter().map(answer).collect()
     }
@@ -238,7 +235,8 @@ impl Store for FullDisk {
 async fn a_full_disk_fails_calls_by_name_and_ends_by_itself_when_there_is_room() {
     let mut world = World::new();
     let room = Arc::new(AtomicBool::new(true));
-    let store = FullDisk { room: Some(Arc::clone(&room)) };
+    let error = CommitError::Retry { reason: "no room on the disk of store x".into() };
+    let store = FailingStore { works: Arc::clone(&room), error };
     let stored = Stored { store: Arc::new(store), records: Records::default(), term: 1 };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
@@ -263,12 +261,16 @@ async fn a_full_disk_fails_calls_by_name_and_ends_by_itself_when_there_is_room()
 #[tokio::test]
 async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised() {
     let mut world = World::new();
-    let stored = Stored { store: Arc::new(FullDisk { room: None }), records: Records::default(), term: 1 };
+    let works = Arc::new(AtomicBool::new(true));
+    let error = CommitError::Fatal { reason: "the disk is gone".into() };
+    let store = Arc::new(FailingStore { works: Arc::clone(&works), error });
+    let stored = Stored { store, records: Records::default(), term: 1 };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
     csi.create("pvc-1").await.unwrap();
+    works.store(false, Ordering::SeqCst);
     let failed = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
     assert!(matches!(failed.code(), Code::Unavailable | Code::Cancelled | Code::Unknown), "{failed:?}");
     let ended = world.end().await.unwrap_err();
