@@ -14,6 +14,7 @@ use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_runtime::grpc::{DialError, Keepalive, Renewing};
+use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::{duration, duration_within, whole_seconds};
 use cleat_runtime::program::Common;
 use cleat_runtime::tls::ClientTlsArgs;
@@ -123,7 +124,7 @@ pub struct Args {
 
 impl Program for Args {
     const NAME: &'static str = "cleat-agent";
-    const BUCKETS: &'static [cleat_runtime::http::Buckets] = metrics::BUCKETS;
+    const METRICS: &'static [&'static [Metric]] = &[metrics::METRICS];
 
     fn common(&self) -> &Common {
         &self.common

@@ -9,62 +9,83 @@ use std::time::Duration;
 use cleat_proto::cleat::v1::VolumeState;
 use cleat_proto::cleat::v1::directive_result::Outcome;
 use cleat_proto::cleat::v1::volume_state::Phase;
-use cleat_runtime::http::Buckets;
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use cleat_runtime::metrics::Metric;
+use metrics::{counter, gauge, histogram};
 
-const ATTACH_SECONDS: &str = "cleat_agent_attach_seconds";
-const DETACH_SECONDS: &str = "cleat_agent_detach_seconds";
-const DIRECTIVES: &str = "cleat_agent_directives_total";
-const CSI_CALLS: &str = "cleat_agent_csi_calls_total";
-const CSI_SECONDS: &str = "cleat_agent_csi_seconds";
-const VOLUMES: &str = "cleat_agent_volumes";
-const PATHS: &str = "cleat_agent_paths";
-const PHASE_CHANGES: &str = "cleat_agent_phase_changes_total";
-const SESSION_UP: &str = "cleat_agent_session_up";
-const SESSIONS: &str = "cleat_agent_sessions_total";
-const LEDGER_ERRORS: &str = "cleat_agent_ledger_errors_total";
-const LOOK_ERRORS: &str = "cleat_agent_look_errors_total";
-const SILENT_ADDRESSES: &str = "cleat_agent_silent_storage_addresses";
-const PATH_REPAIRS: &str = "cleat_agent_path_repairs_total";
-const REASSERTIONS: &str = "cleat_agent_reservation_reassertions_total";
+const ATTACH_SECONDS: Metric = Metric::histogram_in(
+    PART_BUCKETS,
+    "cleat_agent_attach_seconds",
+    "Time of a successful attach, by part; total is receipt to Ready",
+);
+const DETACH_SECONDS: Metric = Metric::histogram_in(
+    PART_BUCKETS,
+    "cleat_agent_detach_seconds",
+    "Time of a successful detach, by part; total is receipt to Absent",
+);
+const DIRECTIVES: Metric =
+    Metric::counter("cleat_agent_directives_total", "Directives of the controller, by kind and outcome");
+const CSI_CALLS: Metric = Metric::counter("cleat_agent_csi_calls_total", "CSI calls, by RPC and code");
+const CSI_SECONDS: Metric = Metric::histogram("cleat_agent_csi_seconds", "Time of CSI calls, by RPC");
+const VOLUMES: Metric = Metric::gauge("cleat_agent_volumes", "Volumes known to this node, by phase");
+const PATHS: Metric = Metric::gauge("cleat_agent_paths", "Paths of all volumes, by whether they are live");
+const PHASE_CHANGES: Metric =
+    Metric::counter("cleat_agent_phase_changes_total", "Changes of phase of volumes, by the new phase");
+const SESSION_UP: Metric =
+    Metric::gauge("cleat_agent_session_up", "1 while a session with the controller is established");
+const SESSIONS: Metric =
+    Metric::counter("cleat_agent_sessions_total", "Sessions with the controller that ended, by reason");
+const LEDGER_ERRORS: Metric =
+    Metric::counter("cleat_agent_ledger_errors_total", "Failures to read or write the ledger");
+const LOOK_ERRORS: Metric =
+    Metric::counter("cleat_agent_look_errors_total", "Failures to look at the kernel's state");
+const SILENT_ADDRESSES: Metric = Metric::gauge(
+    "cleat_agent_silent_storage_addresses",
+    "Storage addresses that volumes want and that do not answer",
+);
+const PATH_REPAIRS: Metric = Metric::counter(
+    "cleat_agent_path_repairs_total",
+    "Attempts to connect a missing path of a volume in use, by result",
+);
+const REASSERTIONS: Metric = Metric::counter(
+    "cleat_agent_reservation_reassertions_total",
+    "Registrations that a target had forgotten, by how registering again ended",
+);
+
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    ATTACH_SECONDS,
+    DETACH_SECONDS,
+    DIRECTIVES,
+    CSI_CALLS,
+    CSI_SECONDS,
+    VOLUMES,
+    PATHS,
+    PHASE_CHANGES,
+    SESSION_UP,
+    SESSIONS,
+    LEDGER_ERRORS,
+    LOOK_ERRORS,
+    SILENT_ADDRESSES,
+    PATH_REPAIRS,
+    REASSERTIONS,
+];
 
 /// Attach and detach take 60 ms to a few seconds when all is well (measured under emulation: 85 ms for one, 1.3 to
 /// 6 s for 32 at once); a phase of its own may take a millisecond.
-const PHASE_BUCKETS: &[f64] = &[
+const PART_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
 ];
 
-/// Histograms with buckets of their own.
-pub const BUCKETS: &[Buckets] = &[(ATTACH_SECONDS, PHASE_BUCKETS), (DETACH_SECONDS, PHASE_BUCKETS)];
-
-/// Tells the recorder what each metric means. Call once the recorder is installed.
-pub fn describe() {
-    describe_histogram!(ATTACH_SECONDS, "Time of a successful attach by phase; total is receipt to Ready");
-    describe_histogram!(DETACH_SECONDS, "Time of a successful detach by phase; total is receipt to Absent");
-    describe_counter!(DIRECTIVES, "Directives of the controller by kind and outcome");
-    describe_counter!(CSI_CALLS, "CSI calls by method and status code");
-    describe_histogram!(CSI_SECONDS, "Time of CSI calls by method");
-    describe_gauge!(VOLUMES, "Volumes known to this node by phase");
-    describe_gauge!(PATHS, "Paths of all volumes by whether they are live");
-    describe_counter!(PHASE_CHANGES, "Changes of a volume's phase by the phase it changed to");
-    describe_gauge!(SESSION_UP, "1 while a session with the controller is established");
-    describe_counter!(SESSIONS, "Sessions that ended, by reason");
-    describe_counter!(LEDGER_ERRORS, "Failures to read or write the ledger");
-    describe_counter!(LOOK_ERRORS, "Failures to look at the kernel's state");
-    describe_gauge!(SILENT_ADDRESSES, "Storage addresses that volumes want and that do not answer");
-    describe_counter!(PATH_REPAIRS, "Attempts to connect a missing path of a volume in use, by result");
-    describe_counter!(
-        REASSERTIONS,
-        "Registrations of this node that a target had forgotten and that were asserted again, by result"
-    );
+/// Shows from the start what has not happened yet. Call once the recorder is installed.
+pub fn begin() {
     session_up(false);
     silent_addresses(0);
-    counter!(LEDGER_ERRORS).absolute(0);
+    counter!(LEDGER_ERRORS.name).absolute(0);
 }
 
 /// A part of the time of an attach.
 #[derive(Debug, Clone, Copy)]
-pub enum AttachPhase {
+pub enum AttachPart {
     /// Until the controllers that were made were live.
     Connect,
     /// Until the device node was there.
@@ -76,19 +97,19 @@ pub enum AttachPhase {
 }
 
 /// Records a part of a successful attach.
-pub fn attach_seconds(phase: AttachPhase, time: Duration) {
-    let phase = match phase {
-        AttachPhase::Connect => "connect",
-        AttachPhase::Device => "device",
-        AttachPhase::Checks => "checks",
-        AttachPhase::Total => "total",
+pub fn attach_seconds(part: AttachPart, time: Duration) {
+    let part = match part {
+        AttachPart::Connect => "connect",
+        AttachPart::Device => "device",
+        AttachPart::Checks => "checks",
+        AttachPart::Total => "total",
     };
-    histogram!(ATTACH_SECONDS, "phase" => phase).record(time.as_secs_f64());
+    histogram!(ATTACH_SECONDS.name, "part" => part).record(time.as_secs_f64());
 }
 
 /// A part of the time of a detach.
 #[derive(Debug, Clone, Copy)]
-pub enum DetachPhase {
+pub enum DetachPart {
     /// Looking for mounts, openers, holders.
     Checks,
     /// Flushing the device.
@@ -100,14 +121,14 @@ pub enum DetachPhase {
 }
 
 /// Records a part of a successful detach.
-pub fn detach_seconds(phase: DetachPhase, time: Duration) {
-    let phase = match phase {
-        DetachPhase::Checks => "checks",
-        DetachPhase::Flush => "flush",
-        DetachPhase::Delete => "delete",
-        DetachPhase::Total => "total",
+pub fn detach_seconds(part: DetachPart, time: Duration) {
+    let part = match part {
+        DetachPart::Checks => "checks",
+        DetachPart::Flush => "flush",
+        DetachPart::Delete => "delete",
+        DetachPart::Total => "total",
     };
-    histogram!(DETACH_SECONDS, "phase" => phase).record(time.as_secs_f64());
+    histogram!(DETACH_SECONDS.name, "part" => part).record(time.as_secs_f64());
 }
 
 /// The kinds of directives.
@@ -157,7 +178,7 @@ pub fn outcome_name(outcome: &Outcome) -> &'static str {
 
 /// Counts an outcome of a directive.
 pub fn directive(kind: DirectiveKind, outcome: &Outcome) {
-    counter!(DIRECTIVES, "kind" => kind.as_str(), "outcome" => outcome_name(outcome)).increment(1);
+    counter!(DIRECTIVES.name, "kind" => kind.as_str(), "outcome" => outcome_name(outcome)).increment(1);
 }
 
 /// How asserting a forgotten registration again has ended.
@@ -178,12 +199,12 @@ pub fn reassertion(how: Reassertion) {
         Reassertion::TakenBack => "taken_back",
         Reassertion::Failed => "failed",
     };
-    counter!(REASSERTIONS, "result" => result).increment(1);
+    counter!(REASSERTIONS.name, "result" => result).increment(1);
 }
 
-/// The CSI methods that do work.
+/// The CSI calls that do work.
 #[derive(Debug, Clone, Copy)]
-pub enum CsiMethod {
+pub enum CsiRpc {
     /// NodeStageVolume.
     Stage,
     /// NodeUnstageVolume.
@@ -194,8 +215,8 @@ pub enum CsiMethod {
     Unpublish,
 }
 
-impl CsiMethod {
-    /// The method as logs and metrics say it.
+impl CsiRpc {
+    /// Its name as logs and metrics say it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stage => "NodeStageVolume",
@@ -207,10 +228,10 @@ impl CsiMethod {
 }
 
 /// Counts a CSI call and its time.
-pub fn csi_call(method: CsiMethod, code: tonic::Code, time: Duration) {
-    let labels = [("method", method.as_str().to_owned()), ("code", format!("{code:?}"))];
-    counter!(CSI_CALLS, &labels).increment(1);
-    histogram!(CSI_SECONDS, "method" => method.as_str()).record(time.as_secs_f64());
+pub fn csi_call(rpc: CsiRpc, code: tonic::Code, time: Duration) {
+    let labels = [("rpc", rpc.as_str().to_owned()), ("code", format!("{code:?}"))];
+    counter!(CSI_CALLS.name, &labels).increment(1);
+    histogram!(CSI_SECONDS.name, "rpc" => rpc.as_str()).record(time.as_secs_f64());
 }
 
 /// The phase as logs and metrics say it.
@@ -241,20 +262,20 @@ pub fn volumes<'a>(states: impl Iterator<Item = &'a VolumeState>) {
         }
     }
     for (phase, count) in phases.into_iter().zip(counts) {
-        gauge!(VOLUMES, "phase" => phase_name(phase)).set(f64::from(count));
+        gauge!(VOLUMES.name, "phase" => phase_name(phase)).set(f64::from(count));
     }
-    gauge!(PATHS, "state" => "live").set(f64::from(live));
-    gauge!(PATHS, "state" => "not_live").set(f64::from(dead));
+    gauge!(PATHS.name, "state" => "live").set(f64::from(live));
+    gauge!(PATHS.name, "state" => "not_live").set(f64::from(dead));
 }
 
 /// Counts a change of phase.
 pub fn phase_changed(to: Phase) {
-    counter!(PHASE_CHANGES, "phase" => phase_name(to)).increment(1);
+    counter!(PHASE_CHANGES.name, "phase" => phase_name(to)).increment(1);
 }
 
 /// Says whether a session is established.
 pub fn session_up(up: bool) {
-    gauge!(SESSION_UP).set(if up { 1.0 } else { 0.0 });
+    gauge!(SESSION_UP.name).set(if up { 1.0 } else { 0.0 });
 }
 
 /// Why a session ended.
@@ -281,27 +302,27 @@ pub fn session_ended(end: SessionEnd) {
         SessionEnd::Closed => "closed",
         SessionEnd::Stopping => "stopping",
     };
-    counter!(SESSIONS, "reason" => reason).increment(1);
+    counter!(SESSIONS.name, "reason" => reason).increment(1);
 }
 
 /// Counts a failure of the ledger.
 pub fn ledger_error() {
-    counter!(LEDGER_ERRORS).increment(1);
+    counter!(LEDGER_ERRORS.name).increment(1);
 }
 
 /// Counts a failure to look at the kernel.
 pub fn look_error() {
-    counter!(LOOK_ERRORS).increment(1);
+    counter!(LOOK_ERRORS.name).increment(1);
 }
 
 /// Says how many storage addresses do not answer.
 pub fn silent_addresses(count: usize) {
-    gauge!(SILENT_ADDRESSES).set(u32::try_from(count).map_or(f64::INFINITY, f64::from));
+    gauge!(SILENT_ADDRESSES.name).set(u32::try_from(count).map_or(f64::INFINITY, f64::from));
 }
 
 /// Counts an attempt to connect a missing path of a volume in use.
 pub fn path_repair(connected: bool) {
-    counter!(PATH_REPAIRS, "result" => if connected { "connected" } else { "failed" }).increment(1);
+    counter!(PATH_REPAIRS.name, "result" => if connected { "connected" } else { "failed" }).increment(1);
 }
 
 #[cfg(test)]

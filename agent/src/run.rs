@@ -51,7 +51,7 @@ const FABRICS_ANSWER: Duration = Duration::from_secs(120);
 /// [`Failure`] with the exit code that says whether the configuration or the machine is to blame.
 pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let config = args.into_config()?;
-    metrics::describe();
+    metrics::begin();
     let sysfs = Sysfs::at(&config.roots.sysfs);
     let free = context.readiness.flag("state directory");
     let opened = Ledger::open_once_free(&config.state_dir, &config.roots.proc, &context.stop).await;

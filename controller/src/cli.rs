@@ -13,6 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
+use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::duration;
 use cleat_runtime::tls::{Kind, ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
@@ -21,8 +22,8 @@ use reqwest::Url;
 
 use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
-use crate::metrics;
 use crate::store::StoreSpec;
+use crate::{metrics, store};
 use fencing::{FenceOptions, Fencing};
 
 pub use fencing::FencingError;
@@ -428,7 +429,7 @@ fn driver_name(name: &str) -> Result<String, String> {
 
 impl Program for Cli {
     const NAME: &'static str = "cleat-controller";
-    const BUCKETS: &'static [cleat_runtime::http::Buckets] = metrics::BUCKETS;
+    const METRICS: &'static [&'static [Metric]] = &[metrics::METRICS, store::METRICS, cleat_rds::METRICS];
 
     fn common(&self) -> &Common {
         &self.common

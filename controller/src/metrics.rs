@@ -5,22 +5,110 @@
 use std::time::Duration;
 
 use cleat_core::RdsFailure;
+use cleat_runtime::metrics::Metric;
 use cleat_runtime::tls::Kind;
 use metrics::{counter, gauge, histogram};
 use tonic::Code;
-
-/// Histograms whose buckets are not the runtime's default.
-pub const BUCKETS: &[cleat_runtime::http::Buckets] = &[
-    ("cleat_core_step_seconds", MICROSECONDS),
-    ("cleat_engine_commit_records", GROUPS),
-    ("cleat_store_group_commits", GROUPS),
-];
 
 /// How many share a commit.
 const GROUPS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0];
 /// A pure function over maps: from 5 microseconds on.
 const MICROSECONDS: &[f64] =
     &[0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.025];
+
+const CORE_STEP: Metric =
+    Metric::histogram_in(MICROSECONDS, "cleat_controller_core_step_seconds", "Time of one step of the core");
+const COMMIT: Metric =
+    Metric::histogram("cleat_controller_commit_seconds", "Time until the records of a step are durable");
+const COMMIT_RECORDS: Metric =
+    Metric::histogram_in(GROUPS, "cleat_controller_commit_records", "Records that become durable together");
+const STORE_STALLED: Metric = Metric::gauge(
+    "cleat_controller_store_stalled",
+    "1 while the store takes nothing, so that everything waits",
+);
+const VOLUMES_SET_ASIDE: Metric = Metric::counter(
+    "cleat_controller_volumes_set_aside_total",
+    "Volumes given up because somebody else wrote their record",
+);
+const NODES_SET_ASIDE: Metric = Metric::counter(
+    "cleat_controller_nodes_set_aside_total",
+    "Nodes given up because somebody else keeps writing their record",
+);
+const REQUESTS_WAITING: Metric =
+    Metric::gauge("cleat_controller_requests_waiting", "Requests that are not answered yet");
+const RDS_CALLS: Metric = Metric::histogram(
+    "cleat_controller_rds_call_seconds",
+    "Time of a call to the RDS with its wait for a turn, by call and outcome",
+);
+const ATTACH: Metric = Metric::histogram("cleat_controller_attach_seconds", "Time of an attach, by part");
+const DETACH: Metric = Metric::histogram("cleat_controller_detach_seconds", "Time of a detach, by part");
+const PHASES: Metric = Metric::histogram(
+    "cleat_controller_attachment_phase_seconds",
+    "Time in the phase before, by the phase that an attachment entered",
+);
+const FENCES: Metric =
+    Metric::counter("cleat_controller_fences_total", "Fences and their rungs that ended, by rung and result");
+const FENCE: Metric = Metric::histogram(
+    "cleat_controller_fence_seconds",
+    "Time of a fence, by the rung that ended it and result",
+);
+const FENCES_UNDER_WAY: Metric =
+    Metric::gauge("cleat_controller_fences_under_way", "Fences that have not ended");
+const NODES_QUARANTINED: Metric = Metric::gauge(
+    "cleat_controller_nodes_quarantined",
+    "Nodes that are granted nothing until they have shown that they hold nothing",
+);
+const DRIFT: Metric =
+    Metric::gauge("cleat_controller_drift", "Things found where no grant says that they should be, by kind");
+const NOTICES: Metric = Metric::counter("cleat_controller_notices_total", "Notices to people, by reason");
+const MIGRATIONS: Metric =
+    Metric::counter("cleat_controller_migrations_total", "Migrations that ended, by result");
+const MIGRATION_STEPS: Metric = Metric::histogram(
+    "cleat_controller_migration_step_seconds",
+    "Time since the step before, by step of a migration",
+);
+const AGENT_SESSIONS_ENDED: Metric =
+    Metric::counter("cleat_controller_agent_sessions_ended_total", "Sessions of agents that ended, by code");
+const AGENT_SESSIONS: Metric = Metric::gauge("cleat_controller_agent_sessions", "Open sessions of agents");
+const AGENT_FACTS_REFUSED: Metric = Metric::counter(
+    "cleat_controller_agent_facts_refused_total",
+    "Facts about volumes from agents that were not granted them",
+);
+const CLIENTS_REFUSED: Metric = Metric::counter(
+    "cleat_controller_clients_refused_total",
+    "Clients refused for what their certificate names, by listener",
+);
+const CSI_CALLS: Metric = Metric::counter("cleat_controller_csi_calls_total", "CSI calls, by RPC and code");
+const CSI: Metric = Metric::histogram("cleat_controller_csi_seconds", "Time of CSI calls, by RPC");
+
+/// All of them.
+pub const METRICS: &[Metric] = &[
+    CORE_STEP,
+    COMMIT,
+    COMMIT_RECORDS,
+    STORE_STALLED,
+    VOLUMES_SET_ASIDE,
+    NODES_SET_ASIDE,
+    REQUESTS_WAITING,
+    RDS_CALLS,
+    ATTACH,
+    DETACH,
+    PHASES,
+    FENCES,
+    FENCE,
+    FENCES_UNDER_WAY,
+    NODES_QUARANTINED,
+    DRIFT,
+    NOTICES,
+    MIGRATIONS,
+    MIGRATION_STEPS,
+    AGENT_SESSIONS_ENDED,
+    AGENT_SESSIONS,
+    AGENT_FACTS_REFUSED,
+    CLIENTS_REFUSED,
+    CSI_CALLS,
+    CSI,
+];
 
 /// A call of the engine or of the CSI edge to the RDS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,33 +211,33 @@ impl FenceResult {
 
 /// One step of the core.
 pub(crate) fn core_step(took: Duration) {
-    histogram!("cleat_core_step_seconds").record(took);
+    histogram!(CORE_STEP.name).record(took);
 }
 
 /// One commit as the engine waited for it, and how many records shared it.
 pub(crate) fn engine_commit(took: Duration, records: usize) {
-    histogram!("cleat_engine_commit_seconds").record(took);
-    histogram!("cleat_engine_commit_records").record(count(records));
+    histogram!(COMMIT.name).record(took);
+    histogram!(COMMIT_RECORDS.name).record(count(records));
 }
 
 /// Whether the store takes nothing now, so that everything waits.
 pub(crate) fn store_stalled(stalled: bool) {
-    gauge!("cleat_store_stalled").set(if stalled { 1.0 } else { 0.0 });
+    gauge!(STORE_STALLED.name).set(if stalled { 1.0 } else { 0.0 });
 }
 
 /// A volume's record was written by somebody else.
 pub(crate) fn volume_set_aside() {
-    counter!("cleat_volumes_set_aside_total").increment(1);
+    counter!(VOLUMES_SET_ASIDE.name).increment(1);
 }
 
 /// A node's record was written by somebody else as often as by us.
 pub(crate) fn node_set_aside() {
-    counter!("cleat_nodes_set_aside_total").increment(1);
+    counter!(NODES_SET_ASIDE.name).increment(1);
 }
 
 /// Requests that the core has not answered yet.
 pub(crate) fn waiting_requests(waiting: usize) {
-    gauge!("cleat_requests_waiting").set(count(waiting));
+    gauge!(REQUESTS_WAITING.name).set(count(waiting));
 }
 
 /// A call to the RDS as its caller saw it, waiting for its turn included.
@@ -162,7 +250,7 @@ pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsFailure>
         Some(RdsFailure::Unreachable(_)) => "unreachable",
         Some(RdsFailure::Unauthorised(_)) => "unauthorised",
     };
-    histogram!("cleat_rds_call_seconds", "call" => call.name(), "outcome" => outcome).record(took);
+    histogram!(RDS_CALLS.name, "call" => call.name(), "outcome" => outcome).record(took);
     match call {
         RdsCall::Allow => attach_part(Part::Rds, took),
         RdsCall::Deny | RdsCall::Close => detach_part(Part::Rds, took),
@@ -177,80 +265,80 @@ pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsFailure>
 
 /// Where the time of an attach went.
 pub(crate) fn attach_part(part: Part, took: Duration) {
-    histogram!("cleat_attach_seconds", "part" => part.name()).record(took);
+    histogram!(ATTACH.name, "part" => part.name()).record(took);
 }
 
 /// Where the time of a detach went.
 pub(crate) fn detach_part(part: Part, took: Duration) {
-    histogram!("cleat_detach_seconds", "part" => part.name()).record(took);
+    histogram!(DETACH.name, "part" => part.name()).record(took);
 }
 
 /// An attachment has entered a phase (a stable name of the core) after so long in the one before.
 pub(crate) fn phase_entered(entered: &'static str, after: Duration) {
-    histogram!("cleat_attachment_phase_seconds", "entered" => entered).record(after);
+    histogram!(PHASES.name, "entered" => entered).record(after);
 }
 
 /// A result of a rung (a stable name of the core).
 pub(crate) fn fence(rung: &'static str, result: FenceResult) {
-    counter!("cleat_fences_total", "rung" => rung, "result" => result.name()).increment(1);
+    counter!(FENCES.name, "rung" => rung, "result" => result.name()).increment(1);
 }
 
 /// A fence has ended after so long.
 pub(crate) fn fence_ended(rung: &'static str, result: FenceResult, after: Duration) {
     fence(rung, result);
-    histogram!("cleat_fence_seconds", "rung" => rung, "result" => result.name()).record(after);
+    histogram!(FENCE.name, "rung" => rung, "result" => result.name()).record(after);
 }
 
 /// Fences that have not ended, and nodes that are quarantined.
 pub(crate) fn fences(under_way: usize, quarantined: usize) {
-    gauge!("cleat_fences_under_way").set(count(under_way));
-    gauge!("cleat_nodes_quarantined").set(count(quarantined));
+    gauge!(FENCES_UNDER_WAY.name).set(count(under_way));
+    gauge!(NODES_QUARANTINED.name).set(count(quarantined));
 }
 
 /// Things that are not where they should be, by kind.
 pub(crate) fn ghosts(kind: &'static str, found: usize) {
-    gauge!("cleat_ghosts", "kind" => kind).set(count(found));
+    gauge!(DRIFT.name, "kind" => kind).set(count(found));
 }
 
 /// Something that people were told, by its stable name.
 pub(crate) fn told(reason: &'static str) {
-    counter!("cleat_notices_total", "reason" => reason).increment(1);
+    counter!(NOTICES.name, "reason" => reason).increment(1);
 }
 
 /// A migration has ended.
 pub(crate) fn migration_ended(result: &'static str) {
-    counter!("cleat_migrations_total", "result" => result).increment(1);
+    counter!(MIGRATIONS.name, "result" => result).increment(1);
 }
 
 /// The time from one step of a migration to the next.
 pub(crate) fn migration_step(step: &'static str, after: Duration) {
-    histogram!("cleat_migration_step_seconds", "step" => step).record(after);
+    histogram!(MIGRATION_STEPS.name, "step" => step).record(after);
 }
 
 /// Open agent sessions.
 pub(crate) fn sessions(open: usize) {
-    gauge!("cleat_agent_sessions").set(count(open));
+    gauge!(AGENT_SESSIONS.name).set(count(open));
 }
 
 /// An agent session has ended.
 pub(crate) fn session_ended(code: Code) {
-    counter!("cleat_agent_sessions_ended_total", "code" => code_name(code)).increment(1);
+    counter!(AGENT_SESSIONS_ENDED.name, "code" => code_name(code)).increment(1);
 }
 
 /// An agent said something about a volume that its node was not granted.
 pub(crate) fn fact_refused() {
-    counter!("cleat_agent_facts_refused_total").increment(1);
+    counter!(AGENT_FACTS_REFUSED.name).increment(1);
 }
 
 /// A client was refused, on the listener for this kind.
 pub(crate) fn client_refused(kind: Kind) {
-    counter!("cleat_clients_refused_total", "listener" => kind.word()).increment(1);
+    counter!(CLIENTS_REFUSED.name, "listener" => kind.word()).increment(1);
 }
 
 /// A CSI call has been answered.
 pub(crate) fn csi_call(rpc: &'static str, took: Duration, code: Code) {
-    counter!("cleat_csi_calls_total", "rpc" => rpc, "code" => code_name(code)).increment(1);
-    histogram!("cleat_csi_call_seconds", "rpc" => rpc).record(took);
+    counter!(CSI_CALLS.name, "rpc" => rpc, "code" => code_name(code)).increment(1);
+    histogram!(CSI.name, "rpc" => rpc).record(took);
 }
 
 /// A gRPC code by its name in the specification.
@@ -283,6 +371,7 @@ fn count(number: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use cleat_runtime::metrics::{describe, undescribed};
     use metrics_exporter_prometheus::PrometheusBuilder;
 
     use super::*;
@@ -291,6 +380,7 @@ mod tests {
     fn names_and_labels_are_what_dashboards_know() {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
+            describe(METRICS);
             let took = Duration::from_millis(3);
             core_step(took);
             engine_commit(took, 32);
@@ -312,28 +402,29 @@ mod tests {
         });
         let text = recorder.handle().render();
         for line in [
-            "cleat_core_step_seconds_count 1",
-            "cleat_engine_commit_seconds_count 1",
-            "cleat_engine_commit_records_sum 32",
-            "cleat_requests_waiting 2",
-            "cleat_store_stalled 1",
-            "cleat_volumes_set_aside_total 1",
-            "cleat_nodes_set_aside_total 1",
-            "cleat_rds_call_seconds_count{call=\"deny\",outcome=\"unreachable\"} 1",
-            "cleat_attach_seconds_count{part=\"rds\"} 1",
-            "cleat_attach_seconds_count{part=\"connect\"} 1",
-            "cleat_detach_seconds_count{part=\"rds\"} 1",
-            "cleat_detach_seconds_count{part=\"flush\"} 1",
-            "cleat_attachment_phase_seconds_count{entered=\"Ready\"} 1",
-            "cleat_notices_total{reason=\"volume_degraded\"} 1",
-            "cleat_migrations_total{result=\"completed\"} 1",
-            "cleat_migration_step_seconds_count{step=\"target_ready\"} 1",
-            "cleat_agent_sessions 3",
-            "cleat_agent_sessions_ended_total{code=\"DEADLINE_EXCEEDED\"} 1",
-            "cleat_csi_calls_total{rpc=\"ControllerPublishVolume\",code=\"FAILED_PRECONDITION\"} 1",
-            "cleat_csi_call_seconds_count{rpc=\"ControllerPublishVolume\"} 1",
+            "cleat_controller_core_step_seconds_count 1",
+            "cleat_controller_commit_seconds_count 1",
+            "cleat_controller_commit_records_sum 32",
+            "cleat_controller_requests_waiting 2",
+            "cleat_controller_store_stalled 1",
+            "cleat_controller_volumes_set_aside_total 1",
+            "cleat_controller_nodes_set_aside_total 1",
+            "cleat_controller_rds_call_seconds_count{call=\"deny\",outcome=\"unreachable\"} 1",
+            "cleat_controller_attach_seconds_count{part=\"rds\"} 1",
+            "cleat_controller_attach_seconds_count{part=\"connect\"} 1",
+            "cleat_controller_detach_seconds_count{part=\"rds\"} 1",
+            "cleat_controller_detach_seconds_count{part=\"flush\"} 1",
+            "cleat_controller_attachment_phase_seconds_count{entered=\"Ready\"} 1",
+            "cleat_controller_notices_total{reason=\"volume_degraded\"} 1",
+            "cleat_controller_migrations_total{result=\"completed\"} 1",
+            "cleat_controller_migration_step_seconds_count{step=\"target_ready\"} 1",
+            "cleat_controller_agent_sessions 3",
+            "cleat_controller_agent_sessions_ended_total{code=\"DEADLINE_EXCEEDED\"} 1",
+            "cleat_controller_csi_calls_total{rpc=\"ControllerPublishVolume\",code=\"FAILED_PRECONDITION\"} 1",
+            "cleat_controller_csi_seconds_count{rpc=\"ControllerPublishVolume\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+        assert_eq!(undescribed(&text), Vec::<&str>::new());
     }
 }

@@ -53,6 +53,7 @@ mod transport;
 mod trust;
 mod volume;
 
+pub use self::metrics::METRICS;
 pub use abilities::{Abilities, AbilitiesError, ProbedAcl, ProbedDrain, ProbedReservations};
 pub use access::NOBODY;
 pub use client::{Config, RestRds};

@@ -1,6 +1,6 @@
 //! The metrics and health endpoint: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! In come the address, the recorder's buckets and the readiness flags; out goes an HTTP listener. It is
+//! In come the address, the tables of metrics and the readiness flags; out goes an HTTP listener. It is
 //! bound before anything else starts, so that a wrong address ends the program at once, and it answers
 //! `/healthz` as long as the process can run a task at all. Plain HTTP without secrets: nothing on it names
 //! more than volumes, nodes and counts.
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::hush::Hush;
 use crate::listen::pause_after;
+use crate::metrics::{BUILD_INFO, COMMON, Metric, describe};
 use crate::readiness::Readiness;
 
 /// Connections at once: scrapers and probes.
@@ -35,10 +36,6 @@ const HEADER_BYTES: usize = 16 << 10;
 const CONNECTION_TIME: Duration = Duration::from_secs(300);
 /// How often the recorder folds what histograms have collected; without it they grow between scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-
-/// Buckets, in seconds, of every histogram that has none of its own: from a local call to a fencing drain.
-pub const DEFAULT_SECONDS: &[f64] =
-    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0];
 
 /// Options of the endpoint.
 #[derive(Args, Clone, Debug)]
@@ -66,15 +63,13 @@ pub enum HttpError {
     Recorder(#[source] BuildError),
 }
 
-/// A histogram's name and its buckets.
-pub type Buckets = (&'static str, &'static [f64]);
-
-/// Builds the recorder, with `DEFAULT_SECONDS` for every `*_seconds` and `buckets` for those they name.
-fn builder(buckets: &[Buckets]) -> Result<PrometheusBuilder, BuildError> {
-    let mut builder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), DEFAULT_SECONDS)?;
-    for (name, bounds) in buckets {
-        builder = builder.set_buckets_for_metric(Matcher::Full((*name).into()), bounds)?;
+/// Builds the recorder, with the buckets of these metrics.
+fn builder<'m>(metrics: impl IntoIterator<Item = &'m Metric>) -> Result<PrometheusBuilder, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in metrics {
+        if let Some(buckets) = metric.buckets() {
+            builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets)?;
+        }
     }
     Ok(builder)
 }
@@ -83,10 +78,12 @@ fn builder(buckets: &[Buckets]) -> Result<PrometheusBuilder, BuildError> {
 ///
 /// # Errors
 /// If a bucket list is empty, or a recorder is installed already.
-pub fn install_recorder(buckets: &[Buckets]) -> Result<PrometheusHandle, HttpError> {
+pub fn install_recorder(tables: &[&[Metric]]) -> Result<PrometheusHandle, HttpError> {
+    let described = || tables.iter().copied().flatten().chain(COMMON);
     let handle =
-        builder(buckets).and_then(PrometheusBuilder::install_recorder).map_err(HttpError::Recorder)?;
-    metrics::gauge!("cleat_build_info", "version" => crate::VERSION, "tree" => crate::GIT_DESCRIBE.unwrap_or("unknown"))
+        builder(described()).and_then(PrometheusBuilder::install_recorder).map_err(HttpError::Recorder)?;
+    describe(described());
+    metrics::gauge!(BUILD_INFO.name, "version" => crate::VERSION, "tree" => crate::GIT_DESCRIBE.unwrap_or("unknown"))
         .set(1.0);
     Ok(handle)
 }
@@ -203,6 +200,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::metrics::undescribed;
+
+    const X: Metric = Metric::histogram_in(&[0.5], "cleat_x_seconds", "Time of x");
+    const Y: Metric = Metric::histogram("cleat_y_seconds", "Time of y");
 
     async fn get(addr: SocketAddr, path: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(addr).await.expect("connect");
@@ -215,10 +216,11 @@ mod tests {
 
     #[tokio::test]
     async fn the_endpoint_tells_metrics_life_and_what_is_not_ready() {
-        let recorder = builder(&[("cleat_x_seconds", &[0.5])]).expect("buckets").build_recorder();
+        let recorder = builder(&[X, Y]).expect("buckets").build_recorder();
         metrics::with_local_recorder(&recorder, || {
-            metrics::histogram!("cleat_x_seconds").record(0.2);
-            metrics::histogram!("cleat_y_seconds").record(0.2);
+            describe([&X, &Y]);
+            metrics::histogram!(X.name).record(0.2);
+            metrics::histogram!(Y.name).record(0.2);
         });
         let readiness = Readiness::default();
         let flag = readiness.flag("rds");
@@ -235,6 +237,8 @@ mod tests {
         let answer = get(addr, "/metrics").await;
         assert!(answer.contains("cleat_x_seconds_bucket{le=\"0.5\"} 1"), "{answer}");
         assert!(answer.contains("cleat_y_seconds_bucket{le=\"0.25\"} 1"), "{answer}");
+        assert!(answer.contains("# HELP cleat_x_seconds Time of x"), "{answer}");
+        assert_eq!(undescribed(&answer), Vec::<&str>::new());
 
         stop.cancel();
         serving.await.expect("no panic").expect("stops cleanly");

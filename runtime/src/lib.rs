@@ -13,6 +13,7 @@ pub mod http;
 pub mod hush;
 pub mod listen;
 pub mod logs;
+pub mod metrics;
 pub mod options;
 pub mod program;
 pub mod readiness;

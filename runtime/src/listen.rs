@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use crate::hush::Hush;
+use crate::metrics::CONNECTIONS_REFUSED;
 use crate::tls::{Peer, ServerTransport, Who};
 
 /// How long an accept loop rests when the process or the machine is out of something.
@@ -193,7 +194,7 @@ async fn shake(
 }
 
 fn refused(listener: &'static str, why: &'static str) {
-    metrics::counter!("cleat_connections_refused_total", "listener" => listener, "why" => why).increment(1);
+    metrics::counter!(CONNECTIONS_REFUSED.name, "listener" => listener, "why" => why).increment(1);
 }
 
 /// Rests, unless the error is about one connection alone.

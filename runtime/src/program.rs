@@ -12,8 +12,9 @@ use clap::error::ErrorKind;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{BAD_CONFIG, Causes, Failure, SHUTDOWN_TIMED_OUT};
-use crate::http::{Buckets, HttpArgs, HttpListener, install_recorder};
+use crate::http::{HttpArgs, HttpListener, install_recorder};
 use crate::logs::LogArgs;
+use crate::metrics::Metric;
 use crate::options;
 use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
@@ -42,8 +43,8 @@ pub struct Common {
 pub trait Program: clap::Parser {
     /// The binary's name, in logs.
     const NAME: &'static str;
-    /// Histograms with buckets other than [`crate::http::DEFAULT_SECONDS`].
-    const BUCKETS: &'static [Buckets] = &[];
+    /// What it measures, beside what all programs do.
+    const METRICS: &'static [&'static [Metric]] = &[];
 
     /// The options that all binaries share.
     fn common(&self) -> &Common;
@@ -145,7 +146,7 @@ where
         let context = Context { giving_up: GivingUp::by(stop.clone()), stop, readiness };
         if let Some(addr) = common.http.metrics_listen {
             let listener = HttpListener::bind(addr).await.map_err(Failure::failed)?;
-            let metrics = install_recorder(P::BUCKETS).map_err(Failure::failed)?;
+            let metrics = install_recorder(P::METRICS).map_err(Failure::failed)?;
             tracing::info!(addr = %listener.addr(), "metrics and health endpoint");
             let serving = listener.serve(metrics, context.readiness.clone(), context.stop.clone());
             tokio::spawn(async move {

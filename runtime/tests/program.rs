@@ -80,7 +80,7 @@ fn main() -> ExitCode {
 
     let began = Instant::now();
     let (code, log) = run(&["--then", "hang", "--shutdown-timeout", "200ms"], true);
-    assert_eq!(code, Some(70), "the drain deadline is hard: {log}");
+    assert_eq!(code, Some(70), "the timeout is hard: {log}");
     assert!(began.elapsed() < Duration::from_secs(10), "took {:?}", began.elapsed());
 
     for wrong in [

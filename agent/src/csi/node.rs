@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
 use super::request::{InvalidRequest, Publish, Stage, Unpublish, Unstage, below};
-use crate::metrics::{self, CsiMethod};
+use crate::metrics::{self, CsiRpc};
 use crate::name::NodeId;
 use crate::volume::host::Host;
 use crate::volume::{Fleet, PublishError, StageError, UnpublishError, UnstageError};
@@ -59,7 +59,7 @@ impl<H: Host> Node<H> {
 
 /// Maps, counts and logs the end of a call.
 fn ended<T, E: Into<Status>>(
-    method: CsiMethod,
+    method: CsiRpc,
     volume: &str,
     began: Instant,
     result: Result<(), E>,
@@ -91,7 +91,7 @@ impl<H: Host> Service for Node<H> {
         let (began, request) = (Instant::now(), request.into_inner());
         let volume = request.volume_id.clone();
         let result = self.stage(request).await;
-        ended(CsiMethod::Stage, &volume, began, result, csi::NodeStageVolumeResponse {})
+        ended(CsiRpc::Stage, &volume, began, result, csi::NodeStageVolumeResponse {})
     }
 
     async fn node_unstage_volume(
@@ -101,7 +101,7 @@ impl<H: Host> Service for Node<H> {
         let (began, request) = (Instant::now(), request.into_inner());
         let volume = request.volume_id.clone();
         let result = self.unstage(request).await;
-        ended(CsiMethod::Unstage, &volume, began, result, csi::NodeUnstageVolumeResponse {})
+        ended(CsiRpc::Unstage, &volume, began, result, csi::NodeUnstageVolumeResponse {})
     }
 
     async fn node_publish_volume(
@@ -111,7 +111,7 @@ impl<H: Host> Service for Node<H> {
         let (began, request) = (Instant::now(), request.into_inner());
         let volume = request.volume_id.clone();
         let result = self.publish(request).await;
-        ended(CsiMethod::Publish, &volume, began, result, csi::NodePublishVolumeResponse {})
+        ended(CsiRpc::Publish, &volume, began, result, csi::NodePublishVolumeResponse {})
     }
 
     async fn node_unpublish_volume(
@@ -121,7 +121,7 @@ impl<H: Host> Service for Node<H> {
         let (began, request) = (Instant::now(), request.into_inner());
         let volume = request.volume_id.clone();
         let result = self.unpublish(request).await;
-        ended(CsiMethod::Unpublish, &volume, began, result, csi::NodeUnpublishVolumeResponse {})
+        ended(CsiRpc::Unpublish, &volume, began, result, csi::NodeUnpublishVolumeResponse {})
     }
 
     async fn node_get_capabilities(

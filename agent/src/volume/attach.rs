@@ -28,7 +28,7 @@ use super::state::Activity;
 use super::{Volume, clause, reserve};
 use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
-use crate::metrics::{self, AttachPhase};
+use crate::metrics::{self, AttachPart};
 use crate::name::{Epoch, EpochOnWire as _};
 use crate::session::directive::Given;
 
@@ -237,10 +237,10 @@ impl<H: Host> Volume<H> {
         let connect = proven.connected.saturating_duration_since(received);
         let device = proven.device.saturating_duration_since(proven.connected);
         let checks = proven.checked.saturating_duration_since(proven.device);
-        metrics::attach_seconds(AttachPhase::Connect, connect);
-        metrics::attach_seconds(AttachPhase::Device, device);
-        metrics::attach_seconds(AttachPhase::Checks, checks);
-        metrics::attach_seconds(AttachPhase::Total, received.elapsed());
+        metrics::attach_seconds(AttachPart::Connect, connect);
+        metrics::attach_seconds(AttachPart::Device, device);
+        metrics::attach_seconds(AttachPart::Checks, checks);
+        metrics::attach_seconds(AttachPart::Total, received.elapsed());
         wire::AttachTimes {
             connect_us: micros(connect),
             device_us: micros(device),

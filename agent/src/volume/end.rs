@@ -31,7 +31,7 @@ use super::state::{Activity, device};
 use super::{Look, Volume, clause};
 use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
 use crate::ledger::{Deletion, Entry, STATE_GONE, deletions_to_wire};
-use crate::metrics::{self, DetachPhase};
+use crate::metrics::{self, DetachPart};
 use crate::name::Epoch;
 
 /// How long the disk may take, each time, before a grant ends without it. A Detach is asked again where it fails; a
@@ -138,10 +138,10 @@ impl<H: Host> Volume<H> {
         let delete = began_deleting.elapsed();
         self.report(&view);
 
-        metrics::detach_seconds(DetachPhase::Checks, checks);
-        metrics::detach_seconds(DetachPhase::Flush, flush);
-        metrics::detach_seconds(DetachPhase::Delete, delete);
-        metrics::detach_seconds(DetachPhase::Total, began.elapsed());
+        metrics::detach_seconds(DetachPart::Checks, checks);
+        metrics::detach_seconds(DetachPart::Flush, flush);
+        metrics::detach_seconds(DetachPart::Delete, delete);
+        metrics::detach_seconds(DetachPart::Total, began.elapsed());
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         Ok(wire::AbsentOutcome {
             deleted: deletions_to_wire(&if kept { entry.deletions } else { not_recorded(&entry.deletions) }),

@@ -53,11 +53,11 @@ fn a_fence_is_counted_with_its_rung_its_result_and_how_long_it_took() {
         assert!(fences.volumes.is_empty(), "nothing is kept of what is over");
     });
     for line in [
-        "cleat_fences_total{rung=\"reservation\",result=\"failed\"} 1",
-        "cleat_fences_total{rung=\"acl\",result=\"proven\"} 1",
-        "cleat_fence_seconds_sum{rung=\"acl\",result=\"proven\"} 2",
-        "cleat_fences_under_way 0",
-        "cleat_nodes_quarantined 0",
+        "cleat_controller_fences_total{rung=\"reservation\",result=\"failed\"} 1",
+        "cleat_controller_fences_total{rung=\"acl\",result=\"proven\"} 1",
+        "cleat_controller_fence_seconds_sum{rung=\"acl\",result=\"proven\"} 2",
+        "cleat_controller_fences_under_way 0",
+        "cleat_controller_nodes_quarantined 0",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
@@ -73,8 +73,8 @@ fn a_fence_that_is_refused_and_goes_on_after_a_restart_is_counted_once() {
         fences.recorded(UnixMillis(5000), &record(json!([]), fenced(gone)));
     });
     assert!(!text.contains("refused"), "that was counted by the process before:\n{text}");
-    assert!(text.contains("cleat_fences_total{rung=\"node-gone\",result=\"proven\"} 1"), "{text}");
-    assert!(text.contains("cleat_nodes_quarantined 1"), "{text}");
+    assert!(text.contains("cleat_controller_fences_total{rung=\"node-gone\",result=\"proven\"} 1"), "{text}");
+    assert!(text.contains("cleat_controller_nodes_quarantined 1"), "{text}");
 }
 
 #[test]
@@ -89,8 +89,8 @@ fn a_node_that_proves_its_absence_itself_ends_its_fence() {
         fences.recorded(UnixMillis(3000), &over);
     });
     for line in [
-        "cleat_fences_total{rung=\"acl\",result=\"refused\"} 1",
-        "cleat_fences_total{rung=\"acl\",result=\"overtaken\"} 1",
+        "cleat_controller_fences_total{rung=\"acl\",result=\"refused\"} 1",
+        "cleat_controller_fences_total{rung=\"acl\",result=\"overtaken\"} 1",
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }

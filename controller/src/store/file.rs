@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use cleat_rds::secret::{Era, KeyId};
+use cleat_runtime::metrics::Metric;
 use metrics::histogram;
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +21,17 @@ use super::{CommitError, Key, Loaded, Store, Version, Write};
 
 /// Commits that may wait for the thread, and thus be in one transaction.
 const QUEUE: usize = 1024;
+
+const COMMIT: Metric =
+    Metric::histogram("cleat_store_commit_seconds", "Time of a transaction until it is on disk");
+const GROUP: Metric = Metric::histogram_in(
+    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0],
+    "cleat_store_group_commits",
+    "Commits that shared a transaction",
+);
+
+/// What the store measures.
+pub const METRICS: &[Metric] = &[COMMIT, GROUP];
 
 type Answers = Vec<Result<Version, CommitError>>;
 
@@ -152,8 +164,8 @@ impl Group {
         let began = Instant::now();
         let size = u32::try_from(self.waiting.len()).unwrap_or(u32::MAX);
         let mut answers = if self.writes.is_empty() { Vec::new() } else { database.commit(&self.writes) };
-        histogram!("cleat_store_commit_seconds").record(began.elapsed());
-        histogram!("cleat_store_group_commits").record(size);
+        histogram!(COMMIT.name).record(began.elapsed());
+        histogram!(GROUP.name).record(size);
         for (count, done) in self.waiting {
             let rest = answers.split_off(count.min(answers.len()));
             let _ = done.send(std::mem::replace(&mut answers, rest));

@@ -30,7 +30,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use file::FileStore;
+pub use file::{FileStore, METRICS};
 pub use refusal::{Damage, OpenError, StepError};
 
 /// What a record is about.

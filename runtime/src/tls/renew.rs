@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ClientTlsArgs, ServerTls};
 use crate::exit::Causes;
+use crate::metrics::CERTIFICATE_EXPIRY;
 
 /// From one look at the files to the next.
 pub const EVERY: Duration = Duration::from_secs(2);
@@ -144,7 +145,7 @@ pub async fn keep_fresh(files: Arc<dyn Renewable>, stop: CancellationToken) {
 fn complain(expiries: &[Expiry], complained: &mut Option<tokio::time::Instant>) {
     for expiry in expiries {
         let at = expiry.at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        metrics::gauge!("cleat_certificate_expiry_timestamp_seconds", "use" => expiry.of).set(at);
+        metrics::gauge!(CERTIFICATE_EXPIRY.name, "use" => expiry.of).set(at);
     }
     if complained.is_some_and(|last| last.elapsed() < COMPLAIN_EVERY) {
         return;

@@ -130,8 +130,8 @@ impl<'w> Bench<'w> {
         }
         into.add(Way::Csi, publish.as_secs_f64() * 1000.0, unpublish.as_secs_f64() * 1000.0);
         into.rds_ms.push((
-            rds_ms(&before, &between, "cleat_attach_seconds"),
-            rds_ms(&between, &after, "cleat_detach_seconds"),
+            rds_ms(&before, &between, "cleat_controller_attach_seconds"),
+            rds_ms(&between, &after, "cleat_controller_detach_seconds"),
         ));
         Ok(())
     }

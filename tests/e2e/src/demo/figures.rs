@@ -70,7 +70,8 @@ pub struct Figures {
 impl Figures {
     /// Takes the attach's figures from what the caller saw and from the controller's account before and after.
     pub(super) fn attached(&mut self, times: AttachTimes, before: &Metrics, after: &Metrics) {
-        let mut parts = parts(before, after, "cleat_attach_seconds", &["rds", "connect", "device", "checks"]);
+        let mut parts =
+            parts(before, after, "cleat_controller_attach_seconds", &["rds", "connect", "device", "checks"]);
         let agent: BTreeMap<&str, f64> =
             parts.iter().filter(|(name, _)| **name != "rds").map(|(name, ms)| (*name, *ms)).collect();
         self.ready = Figure::of_parts(agent);
@@ -80,7 +81,8 @@ impl Figures {
 
     /// The same of the detach.
     pub(super) fn detached(&mut self, times: DetachTimes, before: &Metrics, after: &Metrics) {
-        let mut parts = parts(before, after, "cleat_detach_seconds", &["rds", "checks", "flush", "delete"]);
+        let mut parts =
+            parts(before, after, "cleat_controller_detach_seconds", &["rds", "checks", "flush", "delete"]);
         if let Some(ms) = parts.remove("delete") {
             parts.insert("disconnect", ms);
         }
@@ -137,7 +139,7 @@ mod tests {
     fn parts_add_up_to_the_total_and_what_was_not_measured_is_left_out() {
         let sample = |part: &str, sum: f64| {
             format!(
-                "cleat_attach_seconds_sum{{part=\"{part}\"}} {sum}\ncleat_attach_seconds_count{{part=\"{part}\"}} 1\n"
+                "cleat_controller_attach_seconds_sum{{part=\"{part}\"}} {sum}\ncleat_attach_seconds_count{{part=\"{part}\"}} 1\n"
             )
         };
         let after = Metrics::parse(&(sample("rds", 0.01) + &sample("connect", 0.06)));

@@ -20,8 +20,8 @@ pub(crate) async fn holds_up_neither_attaches_nor_detaches_and_fences_nobody(
     }
     let fences = async || {
         let metrics = world.controller.metrics().await?;
-        let [ended, now] =
-            ["cleat_fences_total", "cleat_fences_under_way"].map(|name| metrics.sum(name, &[]));
+        let [ended, now] = ["cleat_controller_fences_total", "cleat_controller_fences_under_way"]
+            .map(|name| metrics.sum(name, &[]));
         anyhow::Ok(ended + now)
     };
     let before = fences().await?;

@@ -114,8 +114,10 @@ impl Scene<'_> {
 fn steps(before: &Metrics, after: &Metrics) -> Steps {
     let took = |call: &&str| {
         let labels = [("call", *call)];
-        let happened = after.count_since(before, "cleat_rds_call_seconds", &labels) > 0;
-        happened.then(|| ((*call).to_owned(), after.ms_since(before, "cleat_rds_call_seconds", &labels)))
+        let happened = after.count_since(before, "cleat_controller_rds_call_seconds", &labels) > 0;
+        happened.then(|| {
+            ((*call).to_owned(), after.ms_since(before, "cleat_controller_rds_call_seconds", &labels))
+        })
     };
     CALLS.iter().filter_map(took).collect()
 }

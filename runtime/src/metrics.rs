@@ -1,0 +1,93 @@
+//! What a metric is: name, kind, help and buckets. Each crate that records any lists its own in one table.
+//!
+//! In come the tables of a program; out go the recorder's descriptions and buckets. What always holds: a name begins with
+//! whose it is (`cleat_agent_`, `cleat_controller_`, `cleat_rds_`, `cleat_store_`, and `cleat_` for what all programs
+//! have), and labels come from enums, never from volumes, nodes or messages.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+/// Buckets, in seconds, of every histogram that has none of its own: from a local call to a fencing drain.
+pub const DEFAULT_SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0];
+
+/// A metric.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Metric {
+    /// Its name, with its unit at the end.
+    pub name: &'static str,
+    kind: Kind,
+    help: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+
+impl Metric {
+    /// Something that is counted.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Counter, help }
+    }
+
+    /// Something that goes up and down.
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Gauge, help }
+    }
+
+    /// Times, in [`DEFAULT_SECONDS`].
+    #[must_use]
+    pub const fn histogram(name: &'static str, help: &'static str) -> Self {
+        Self::histogram_in(DEFAULT_SECONDS, name, help)
+    }
+
+    /// Times or sizes, in these buckets.
+    #[must_use]
+    pub const fn histogram_in(buckets: &'static [f64], name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Histogram(buckets), help }
+    }
+
+    /// Its buckets, where it is a histogram.
+    pub(crate) fn buckets(&self) -> Option<&'static [f64]> {
+        match self.kind {
+            Kind::Histogram(buckets) => Some(buckets),
+            Kind::Counter | Kind::Gauge => None,
+        }
+    }
+}
+
+pub(crate) const BUILD_INFO: Metric =
+    Metric::gauge("cleat_build_info", "Always 1; version and tree of this program");
+pub(crate) const CERTIFICATE_EXPIRY: Metric = Metric::gauge(
+    "cleat_certificate_expiry_timestamp_seconds",
+    "When a certificate in use expires, in seconds since 1970, by its use",
+);
+pub(crate) const CONNECTIONS_REFUSED: Metric =
+    Metric::counter("cleat_connections_refused_total", "Connections refused, by listener and reason");
+
+/// What all programs have.
+pub const COMMON: &[Metric] = &[BUILD_INFO, CERTIFICATE_EXPIRY, CONNECTIONS_REFUSED];
+
+/// Tells the current recorder what these metrics are.
+pub fn describe<'m>(metrics: impl IntoIterator<Item = &'m Metric>) {
+    for Metric { name, kind, help } in metrics {
+        match kind {
+            Kind::Counter => describe_counter!(*name, *help),
+            Kind::Gauge => describe_gauge!(*name, *help),
+            Kind::Histogram(_) => describe_histogram!(*name, *help),
+        }
+    }
+}
+
+/// Names in a text of the exposition format that has no help: nobody can tell what they mean.
+#[must_use]
+pub fn undescribed(text: &str) -> Vec<&str> {
+    let names =
+        |word: &'static str| text.lines().filter_map(move |line| line.strip_prefix(word)?.split(' ').next());
+    let described: Vec<&str> = names("# HELP ").collect();
+    names("# TYPE ").filter(|name| !described.contains(name)).collect()
+}
