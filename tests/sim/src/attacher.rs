@@ -98,12 +98,15 @@ impl Attacher {
         let length = self.chance.within(300, 4_000);
         self.work(node, length).await;
         let next = (node + 1 + self.chance.index(NODES.len() - 1)) % NODES.len();
+        if world::is_shared(self.volume) && self.universe.lock().rds.awaited {
+            return self.lose_one_of_two(node, next, (5_000, 7_000)).await;
+        }
         match self.chance.index(5) {
             0 => self.retire(node).await,
             1 => self.force_off(node).await,
             2 => self.move_to(node, next).await,
             3 if world::is_shared(self.volume) => self.migrate(node, next).await,
-            _ if world::is_shared(self.volume) => self.lose_one_of_two(node, next).await,
+            _ if world::is_shared(self.volume) => self.lose_one_of_two(node, next, (0, 500)).await,
             _ => {
                 // Force-detached while its pod is started elsewhere.
                 let mut other = self.other();
@@ -148,14 +151,14 @@ impl Attacher {
         }
     }
 
-    /// Two nodes write, and one of them is detached under its writer; the other one goes on.
-    async fn lose_one_of_two(&mut self, lost: NodeIx, stays: NodeIx) {
+    /// Two nodes write, and one of them is detached under its writer; the other one goes on for so long, in ms.
+    async fn lose_one_of_two(&mut self, lost: NodeIx, stays: NodeIx, goes_on: (u64, u64)) {
         if self.publish(stays, Some(8)).await {
             let length = self.chance.within(200, 4_000);
             self.work(stays, length).await;
         }
         self.force_off(lost).await;
-        let length = self.chance.within(0, 500);
+        let length = self.chance.within(goes_on.0, goes_on.1);
         self.work(stays, length).await;
         self.retire(stays).await;
     }

@@ -10,6 +10,7 @@ use turmoil::Sim;
 use crate::chance::Chance;
 use crate::machines::{Machines, Program};
 use crate::programs::CONTROLLER;
+use crate::world::management::Which;
 use crate::world::{NODES, NodeIx, PORTALS, Planted, Universe, World};
 
 /// When the last fault ends, in ms.
@@ -18,6 +19,10 @@ pub const FAULTS_END: u64 = 25_000;
 const FAULTS_BEGIN: u64 = 1_500;
 /// How long it is waited for a moment in which a request is on its way, in ms.
 const ARMED: u64 = 3_000;
+/// The same for one that clients bring about while it is waited for.
+const AWAITED_FOR: u64 = 9_000;
+/// In how many of a hundred seeds with nothing planted a request that lets a node in beside another one is awaited.
+const AWAITED_IN: u64 = 25;
 /// How long it takes to set a store back, in ms: more than a request may be on its way.
 const SET_BACK: u64 = 13_000;
 
@@ -34,11 +39,8 @@ enum Kind {
     Isolate(NodeIx),
     /// A program is killed, and started again at the end.
     Kill(Program),
-    /// The controller is, while a request of its to the RDS is on its way: that lands whenever it does.
-    KillMidRequest {
-        /// Not any request: one that lets a host in.
-        lets_in: bool,
-    },
+    /// The controller is, while such a request of its to the RDS is on its way: that lands whenever it does.
+    KillMidRequest(Which),
     /// It is, and somebody sets its store back before it is started again, when nothing of it is on its way any more.
     SetBack,
     /// A program stands still; at the end it goes on, or is killed and started again.
@@ -89,18 +91,20 @@ pub struct Plan {
     /// Has no end.
     for_good: Vec<Fault>,
     chance: Chance,
-    /// A request that has outlived its sender always gets its occasion.
-    follows_up: bool,
 }
 
 impl Plan {
     /// The plan of a seed; what is planted gets its occasions.
     #[must_use]
-    pub fn new(seed: u64, planted: Option<Planted>) -> Self {
+    pub fn new(seed: u64, world: &World) -> Self {
+        let planted = world.planted;
         let mut chance = Chance::new(seed, "faults");
         let count = chance.within(4, 18);
         let mut to_begin: Vec<_> = (0..count).map(|_| by_chance(&mut chance)).collect();
         to_begin.extend(occasions(&mut chance, planted));
+        let lists = world.probed.target().acl;
+        let awaits = planted.is_none() && lists && Chance::new(seed, "awaited").percent(AWAITED_IN);
+        to_begin.extend(awaits.then(awaited));
         // One machine at most: the others have to be enough for everything.
         let destroyed = to_begin.iter().position(|fault| matches!(fault.kind, Kind::Destroy(_)));
         let mut at = 0;
@@ -109,9 +113,8 @@ impl Plan {
             !matches!(fault.kind, Kind::Destroy(_)) || destroyed == Some(at - 1)
         });
         to_begin.sort_by_key(|fault| fault.from);
-        let follows_up = planted == Some(Planted::LandsTooLate);
         let (under_way, armed, for_good) = Default::default();
-        Self { to_begin, under_way, armed, for_good, chance, follows_up }
+        Self { to_begin, under_way, armed, for_good, chance }
     }
 
     /// Begins and ends what is due.
@@ -139,7 +142,7 @@ impl Plan {
                 continue;
             }
             match fault.kind {
-                Kind::KillMidRequest { .. } => self.armed.push(fault),
+                Kind::KillMidRequest(_) => self.armed.push(fault),
                 Kind::Destroy(_) if fault.until == FAULTS_END => {
                     scene.set(fault.kind, true)?;
                     self.for_good.push(fault);
@@ -151,16 +154,20 @@ impl Plan {
             }
         }
         for fault in std::mem::take(&mut self.armed) {
-            let lets_in = fault.kind == Kind::KillMidRequest { lets_in: true };
-            if universe.lock().any_on_its_way(lets_in) {
+            let Kind::KillMidRequest(which) = fault.kind else { continue };
+            let armed = if which == Which::LetsInBeside { AWAITED_FOR } else { ARMED };
+            let comes = universe.lock().any_on_its_way(which);
+            if comes {
                 scene.set(fault.kind, true)?;
                 let until = (now + fault.until.saturating_sub(fault.from)).min(FAULTS_END);
                 self.under_way.push(Fault { until, ..fault });
-                self.follow_up(until, universe.lock().rds.suspect.map(|(_, node)| node));
-            } else if now < fault.from + ARMED {
+                self.follow_up(which, until, universe.lock().rds.suspect.map(|(_, node)| node));
+            } else if now < fault.from + armed {
                 self.armed.push(fault);
             }
         }
+        universe.lock().rds.awaited =
+            self.armed.iter().any(|it| it.kind == Kind::KillMidRequest(Which::LetsInBeside));
         let none_left = self.under_way.is_empty() && self.to_begin.is_empty() && self.armed.is_empty();
         if now >= FAULTS_END && none_left {
             let mut world = universe.lock();
@@ -174,13 +181,16 @@ impl Plan {
 }
 
 impl Plan {
-    /// A node that was being let in when the controller died has an agent that does not answer once it is in: whoever
-    /// fences it then does so while the request that lets it in may still come.
-    fn follow_up(&mut self, after: u64, node: Option<NodeIx>) {
-        let Some(node) = node.filter(|_| self.follows_up || self.chance.percent(50)) else { return };
-        let from = after + self.chance.within(700, 2_000);
-        // What comes later than anything is waited for is waited for here.
-        let (least, most) = if self.follows_up { (13_000, 15_000) } else { (4_000, 9_000) };
+    /// A node that was being let in when the controller died (or was in already, and would be let in again) has an
+    /// agent that does not answer: whoever fences it then does so while the request that lets it in may still come.
+    fn follow_up(&mut self, which: Which, after: u64, node: Option<NodeIx>) {
+        let for_sure = which == Which::LetsInBeside;
+        let Some(node) = node.filter(|_| for_sure || self.chance.percent(50)) else { return };
+        // What was awaited is in already, and what comes later than anything is waited for is waited for here.
+        let (from, least, most) = match for_sure {
+            true => (after, 14_000, 15_000),
+            false => (after + self.chance.within(700, 2_000), 4_000, 9_000),
+        };
         let until = (from + self.chance.within(least, most)).min(FAULTS_END);
         let kind = Kind::Freeze(Program::Agent(node), AtItsEnd::GoesOn);
         if from < until {
@@ -200,7 +210,7 @@ fn by_chance(chance: &mut Chance) -> Fault {
         2 | 3 => (Kind::Unlink(node, links), 7_000),
         4 | 5 => (Kind::Isolate(node), 10_000),
         6 => (Kind::Kill(Program::Controller), 2_500),
-        7 | 8 => (Kind::KillMidRequest { lets_in: chance.percent(60) }, 1_500),
+        7 | 8 => (Kind::KillMidRequest(if chance.percent(60) { Which::LetsIn } else { Which::Any }), 1_500),
         9 | 10 => (Kind::Kill(Program::Agent(node)), 5_000),
         11 => (Kind::Reboot(node), 4_000),
         12 => (Kind::RdsAway, 4_000),
@@ -229,13 +239,18 @@ fn fault(chance: &mut Chance, kind: Kind, longest: u64) -> Fault {
     Fault { from, until, kind }
 }
 
+/// The controller dies when it lets a node in beside another one, which is fenced afterwards. Clients bring it about.
+fn awaited() -> Fault {
+    Fault { from: 0, until: 400, kind: Kind::KillMidRequest(Which::LetsInBeside) }
+}
+
 /// What a planted fault needs to show itself.
 fn occasions(chance: &mut Chance, planted: Option<Planted>) -> Vec<Fault> {
     let node = chance.index(NODES.len());
     let kinds = match planted {
         Some(Planted::LandsTooLate) => {
-            let kind = Kind::KillMidRequest { lets_in: true };
-            return [2_500, 5_000, 8_000].map(|from| Fault { from, until: from + 400, kind }).into();
+            // One that writes down again a host which is fenced before it lands.
+            return vec![awaited()];
         }
         Some(Planted::BreaksUnseen) => {
             // What was held for long when the connection broke; afterwards nothing is.
@@ -275,7 +290,7 @@ fn clash(one: Kind, other: Kind) -> bool {
         Kind::Kill(Program::Controller)
         | Kind::Freeze(Program::Controller, _)
         | Kind::SetBack
-        | Kind::KillMidRequest { .. } => (None, 16),
+        | Kind::KillMidRequest(_) => (None, 16),
         Kind::RdsAway | Kind::RdsSlow | Kind::RdsLoses | Kind::RdsLags => (None, 32),
         Kind::TargetRestart => (None, 64),
         Kind::Holds => (None, 128),
@@ -322,7 +337,7 @@ impl Scene<'_, '_> {
                 world.target.holds_ms = if begins { world.longest_hold_ms } else { world.usual_hold_ms }
             }
             Kind::Kill(_)
-            | Kind::KillMidRequest { .. }
+            | Kind::KillMidRequest(_)
             | Kind::SetBack
             | Kind::Freeze(..)
             | Kind::FreezeMachine(_)
@@ -340,9 +355,9 @@ impl Scene<'_, '_> {
         let (now, universe) = (self.now, self.universe);
         match (kind, begins) {
             (Kind::Kill(program), true) => self.machines.kill(program),
-            (Kind::KillMidRequest { .. }, true) => {
+            (Kind::KillMidRequest(which), true) => {
                 self.machines.kill(Program::Controller);
-                universe.lock().forsaken();
+                universe.lock().forsaken(which);
             }
             (Kind::Kill(program), false) => self.machines.start(program, now)?,
             (Kind::SetBack, true) => self.machines.kill(Program::Controller),
@@ -355,7 +370,7 @@ impl Scene<'_, '_> {
                 drop(world);
                 self.machines.start(Program::Controller, now)?;
             }
-            (Kind::KillMidRequest { .. }, false) => self.machines.start(Program::Controller, now)?,
+            (Kind::KillMidRequest(_), false) => self.machines.start(Program::Controller, now)?,
             (Kind::Freeze(program, _), true) => self.machines.freeze(program, now)?,
             (Kind::Freeze(program, AtItsEnd::GoesOn), false) => self.machines.thaw(program, now),
             (Kind::Freeze(program, AtItsEnd::IsKilled), false) => self.machines.start(program, now)?,
@@ -396,7 +411,8 @@ fn name(kind: Kind) -> &'static str {
         Kind::Isolate(_) => "isolate",
         Kind::Kill(Program::Controller) => "kill controller",
         Kind::Kill(Program::Agent(_)) => "kill agent",
-        Kind::KillMidRequest { .. } => "kill mid request",
+        Kind::KillMidRequest(Which::LetsInBeside) => "kill mid awaited request",
+        Kind::KillMidRequest(_) => "kill mid request",
         Kind::SetBack => "set back",
         Kind::Freeze(Program::Controller, _) => "freeze controller",
         Kind::Freeze(Program::Agent(_), _) => "freeze agent",

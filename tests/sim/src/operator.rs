@@ -60,13 +60,8 @@ impl Operator {
                 return;
             }
             // After a crash in the middle of something, that is what is looked at.
-            let (suspect, planted) = {
-                let mut world = self.universe.lock();
-                (world.rds.suspect.take(), world.planted)
-            };
-            let looked_at =
-                |chance: &mut Chance| planted == Some(Planted::LandsTooLate) || chance.percent(60);
-            if let Some((volume, node)) = suspect.filter(|_| looked_at(&mut self.chance)) {
+            let suspect = self.universe.lock().rds.suspect.take();
+            if let Some((volume, node)) = suspect.filter(|_| self.chance.percent(60)) {
                 let after = self.chance.within(1_000, 5_000);
                 sleep(Duration::from_millis(after)).await;
                 self.fence(volume, node).await;

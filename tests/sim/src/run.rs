@@ -97,7 +97,7 @@ fn simulate(seed: u64, universe: &Universe) -> turmoil::Result {
             Ok(())
         }
     });
-    let mut plan = Plan::new(seed, universe.lock().planted);
+    let mut plan = Plan::new(seed, &universe.lock());
     loop {
         let now = u64::try_from(sim.elapsed().as_millis())?;
         universe.lock().advance(now);

@@ -17,6 +17,9 @@ pub const LATE: u64 = 7_500;
 /// The same where that is longer than anybody was told.
 const TOO_LATE: (u64, u64) = (9_500, 14_000);
 
+/// What is waited for does not come into force before it is seen, in ms.
+const SEEN: u64 = 30;
+
 /// How the RDS's management answers.
 #[derive(Debug, Default)]
 pub struct Management {
@@ -28,6 +31,8 @@ pub struct Management {
     pub loses: u64,
     /// So many requests in a hundred come into force late.
     pub lags: u64,
+    /// One that lets a node in beside another one is waited for, to outlive its sender.
+    pub awaited: bool,
     /// What a request that outlived its sender is about.
     pub suspect: Option<(VolumeIx, NodeIx)>,
     /// On their way.
@@ -43,6 +48,17 @@ struct Write {
     changes: Vec<Change>,
     sent_at: u64,
     lands_at: u64,
+}
+
+/// Which requests are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Which {
+    /// Any.
+    Any,
+    /// Those that let a host in.
+    LetsIn,
+    /// Those that let a host in beside one that has the volume.
+    LetsInBeside,
 }
 
 /// What becomes of a request.
@@ -109,7 +125,11 @@ impl World {
         ));
         if let Some(after) = after {
             let (sent_at, lands_at) = (self.now, self.now + after);
-            self.rds.writes.push(Write { number, volume, changes, sent_at, lands_at });
+            let mut write = Write { number, volume, changes, sent_at, lands_at };
+            if self.rds.awaited && self.beside(&write).is_some() {
+                write.lands_at = lands_at.max(sent_at + SEEN);
+            }
+            self.rds.writes.push(write);
         }
         Fate { number: after.map(|_| number), answered: !lost }
     }
@@ -126,10 +146,26 @@ impl World {
         self.rds.writes.iter().any(|write| write.number == number)
     }
 
-    /// Whether any request is on its way, or one that lets somebody in.
+    /// Whether such a request is on its way.
     #[must_use]
-    pub fn any_on_its_way(&self, lets_in: bool) -> bool {
-        self.rds.writes.iter().any(|write| !lets_in || self.lets_in(write).is_some())
+    pub fn any_on_its_way(&self, which: Which) -> bool {
+        self.rds.writes.iter().any(|write| match which {
+            Which::Any => true,
+            Which::LetsIn => self.lets_in(write).is_some(),
+            Which::LetsInBeside => self.beside(write).is_some(),
+        })
+    }
+
+    /// Who has the volume beside the one whom a request lets in, and is written down again with it.
+    fn beside(&self, write: &Write) -> Option<NodeIx> {
+        self.lets_in(write)?;
+        write.changes.iter().find_map(|change| match change {
+            Change::Hosts(hosts) => {
+                let again = |node: &NodeIx| hosts.contains(&host_nqn(*node));
+                (0..NODES.len()).find(|node| again(node) && self.could_write(*node, write.volume))
+            }
+            Change::Export(_) | Change::Secret(_) => None,
+        })
     }
 
     /// Whom a request lets in.
@@ -143,12 +179,13 @@ impl World {
         })
     }
 
-    /// Who sent them is dead: what is on its way takes its time.
-    pub fn forsaken(&mut self) {
+    /// Who sent them is dead, and such a one was on its way: what is takes its time.
+    pub fn forsaken(&mut self, which: Which) {
         for at in 0..self.rds.writes.len() {
             let after = self.late();
-            let (volume, lets_in) = (self.rds.writes[at].volume, self.lets_in(&self.rds.writes[at]));
-            self.rds.suspect = lets_in.map(|node| (volume, node)).or(self.rds.suspect);
+            let (volume, write) = (self.rds.writes[at].volume, &self.rds.writes[at]);
+            let suspect = if which == Which::LetsInBeside { self.beside(write) } else { self.lets_in(write) };
+            self.rds.suspect = suspect.map(|node| (volume, node)).or(self.rds.suspect);
             let write = &mut self.rds.writes[at];
             write.lands_at = (write.sent_at + after).max(self.now + 1);
         }
