@@ -336,7 +336,8 @@ where
         storing: stored_flag,
         rds: Arc::clone(&rds),
         rds_deadline,
-        sessions: sessions.clone(),
+        secrets: sessions.settings().secrets.clone(),
+        agents: Arc::new(sessions.clone()),
         clock,
     };
     let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());

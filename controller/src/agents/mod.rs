@@ -5,18 +5,17 @@
 //! a session's events reach the core in the order of its stream, SessionUp first and SessionLost last, whatever ends
 //! it; a directive reaches the session it was meant for or nobody; nothing that an agent sends can panic us.
 
+mod decode;
+mod encode;
 mod last_words;
 mod limits;
 mod registry;
 mod service;
 mod session;
 mod settings;
-mod wire;
 
 pub use last_words::{LastWords, Utterance, Words};
 pub(crate) use limits::MESSAGE_BYTES;
-#[cfg(test)]
-pub(crate) use registry::Order;
 pub use registry::Sessions;
 pub use service::AgentSessions;
 pub use settings::{PathPolicy, Settings};

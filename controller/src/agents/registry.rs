@@ -11,8 +11,9 @@ use cleat_proto::cleat::v1::ToAgent;
 use cleat_rds::secret::NoSecret;
 use tokio::sync::mpsc;
 
+use super::encode;
 use super::settings::Settings;
-use super::wire;
+use crate::engine::Agents;
 use crate::metrics;
 
 /// Orders that may wait for one stream. The core has one directive under way for each attachment, so an agent that
@@ -23,7 +24,7 @@ const ORDERS: usize = 4096;
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Send this.
-    Say(Box<ToAgent>),
+    Send(Box<ToAgent>),
     /// End the stream: the core does not accept it.
     Refused(String),
 }
@@ -31,12 +32,12 @@ pub(crate) enum Order {
 /// All open sessions. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Sessions {
-    lines: Arc<Mutex<HashMap<SessionId, Line>>>,
+    open: Arc<Mutex<HashMap<SessionId, OpenSession>>>,
     settings: Arc<Settings>,
 }
 
 #[derive(Debug)]
-struct Line {
+struct OpenSession {
     node: NodeId,
     orders: mpsc::Sender<Order>,
 }
@@ -45,7 +46,7 @@ impl Sessions {
     /// None yet.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
-        Self { lines: Arc::default(), settings: Arc::new(settings) }
+        Self { open: Arc::default(), settings: Arc::new(settings) }
     }
 
     /// What agents are told.
@@ -54,27 +55,44 @@ impl Sessions {
         &self.settings
     }
 
-    /// Opens a session's line; what comes out of it is for that session's stream.
+    /// Opens a session; what comes out of it is for that session's stream.
     pub(crate) fn open(&self, session: SessionId, node: NodeId) -> mpsc::Receiver<Order> {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let mut lines = self.lock();
-        lines.insert(session, Line { node, orders });
-        metrics::sessions(lines.len());
+        let mut open = self.lock();
+        open.insert(session, OpenSession { node, orders });
+        metrics::sessions(open.len());
         taken
     }
 
-    /// Closes a session's line.
+    /// Closes a session's one.
     pub(super) fn close(&self, session: &SessionId) {
-        let mut lines = self.lock();
-        lines.remove(session);
-        metrics::sessions(lines.len());
+        let mut open = self.lock();
+        open.remove(session);
+        metrics::sessions(open.len());
     }
 
-    /// Sends a directive on the session it is meant for. If that has ended, it is dropped.
-    ///
-    /// # Errors
-    /// If it needs a secret that cannot be made: then nothing was sent.
-    pub fn direct(
+    fn order(&self, session: &SessionId, order: Order) {
+        let mut open = self.lock();
+        let Some(one) = open.get(session) else {
+            tracing::debug!(%session, "the session has ended: dropping what was meant for it");
+            return;
+        };
+        if let Err(error) = one.orders.try_send(order) {
+            // The entry goes, and with it the session's task: the core hears of a lost session and begins anew.
+            tracing::error!(%session, node = %one.node, %error, "the agent does not take its directives: cutting it off");
+            open.remove(session);
+            metrics::sessions(open.len());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, OpenSession>> {
+        // The map is whole after every operation on it.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Agents for Sessions {
+    fn direct(
         &self,
         node: &NodeId,
         session: &SessionId,
@@ -88,34 +106,14 @@ impl Sessions {
             Directive::Preempt { .. } => "preempt",
             Directive::Rekey { .. } => "rekey",
         };
-        let message = wire::directive(operation, directive, &self.settings)?;
+        let message = encode::directive(operation, directive, &self.settings)?;
         let (volume, epoch) = (directive.volume(), directive.epoch());
         tracing::info!(%volume, %node, %epoch, %operation, %session, kind, "directive");
-        self.order(session, Order::Say(Box::new(message)));
+        self.order(session, Order::Send(Box::new(message)));
         Ok(())
     }
 
-    /// Ends a session that the core does not accept.
-    pub fn refuse(&self, session: &SessionId, reason: String) {
+    fn refuse(&self, session: &SessionId, reason: String) {
         self.order(session, Order::Refused(reason));
-    }
-
-    fn order(&self, session: &SessionId, order: Order) {
-        let mut lines = self.lock();
-        let Some(line) = lines.get(session) else {
-            tracing::debug!(%session, "the session has ended: dropping what was meant for it");
-            return;
-        };
-        if let Err(error) = line.orders.try_send(order) {
-            // The line goes, and with it the session's task: the core hears of a lost session and begins anew.
-            tracing::error!(%session, node = %line.node, %error, "the agent does not take its directives: cutting it off");
-            lines.remove(session);
-            metrics::sessions(lines.len());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Line>> {
-        // The map is whole after every operation on it.
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

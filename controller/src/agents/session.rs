@@ -17,8 +17,7 @@ use tonic::{Status, Streaming};
 use super::limits::Pace;
 use super::registry::Order;
 use super::service::Shared;
-use super::settings::millis;
-use super::wire as checked;
+use super::{decode, encode};
 use crate::clients::Caller;
 use crate::engine::Ended;
 use crate::metrics::{self, Part};
@@ -36,8 +35,8 @@ impl From<Status> for Ending {
     }
 }
 
-impl From<checked::Malformed> for Ending {
-    fn from(malformed: checked::Malformed) -> Self {
+impl From<decode::Malformed> for Ending {
+    fn from(malformed: decode::Malformed) -> Self {
         let text = malformed.to_string();
         Self(if malformed.is_mismatch() {
             Status::failed_precondition(text)
@@ -65,7 +64,7 @@ pub(super) struct Talk {
 }
 
 /// A session that the core knows.
-struct Line {
+struct Progress {
     node: NodeId,
     session: SessionId,
     orders: mpsc::Receiver<Order>,
@@ -89,15 +88,15 @@ impl Talk {
     }
 
     pub(super) async fn run(mut self) -> Ending {
-        let line = match self.introduce().await {
-            Ok(line) => line,
+        let progress = match self.introduce().await {
+            Ok(progress) => progress,
             Err(ending) => return ending,
         };
-        self.talk(line).await
+        self.talk(progress).await
     }
 
     /// Hello, the core's consent, Welcome.
-    async fn introduce(&mut self) -> Result<Line, Ending> {
+    async fn introduce(&mut self) -> Result<Progress, Ending> {
         let silence = self.silence();
         let hello = tokio::select! {
             () = self.shared.stop.cancelled() => return Err(stopping()),
@@ -108,7 +107,7 @@ impl Talk {
         let Some(wire::from_agent::Kind::Hello(hello)) = hello.and_then(|message| message.kind) else {
             return Err(Status::invalid_argument("the first message of a session must be Hello").into());
         };
-        let introduced = checked::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
+        let introduced = decode::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
         self.may_speak_for(&introduced.node)?;
         let (node, session) = (introduced.node, self.shared.next_id());
         let boot_id = introduced.identity.boot_id.clone();
@@ -118,7 +117,7 @@ impl Talk {
         let up =
             Event::SessionUp { node: node.clone(), session: session.clone(), identity: introduced.identity };
         self.shared.engine.submit(up).await?;
-        let mut line = Line {
+        let mut progress = Progress {
             node,
             session,
             orders,
@@ -130,12 +129,12 @@ impl Talk {
         };
         // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
         self.shared.engine.view(|_, _| ()).await?;
-        match line.orders.try_recv() {
+        match progress.orders.try_recv() {
             Ok(Order::Refused(reason)) => {
-                self.shared.words.refused(&line.node, &reason);
+                self.shared.words.refused(&progress.node, &reason);
                 return Err(refused(reason));
             }
-            Ok(Order::Say(_)) => {
+            Ok(Order::Send(_)) => {
                 return Err(Status::internal("a directive before the inventory").into());
             }
             Err(mpsc::error::TryRecvError::Disconnected) => return Err(cut_off()),
@@ -145,20 +144,25 @@ impl Talk {
             Caller::Known { until, .. } => *until,
             Caller::Anybody { .. } => None,
         };
-        self.shared.words.hello(&line.node, introduced.capabilities, introduced.agent_version.clone(), until);
+        self.shared.words.hello(
+            &progress.node,
+            introduced.capabilities,
+            introduced.agent_version.clone(),
+            until,
+        );
         tracing::info!(
-            node = %line.node, session = %line.session, boot_id, agent_version = introduced.agent_version,
+            node = %progress.node, session = %progress.session, boot_id, agent_version = introduced.agent_version,
             "agent session up"
         );
         let settings = self.shared.sessions.settings();
         let welcome = wire::Welcome {
             term: self.shared.term,
-            session_id: line.session.to_string(),
-            heartbeat_interval_ms: millis(settings.heartbeat_interval),
-            silence_deadline_ms: millis(settings.silence_deadline),
+            session_id: progress.session.to_string(),
+            heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
+            silence_deadline_ms: encode::millis(settings.silence_deadline),
         };
         self.say(wire::to_agent::Kind::Welcome(welcome)).await?;
-        Ok(line)
+        Ok(progress)
     }
 
     /// A node is what its certificate says; what Hello says of it has to be the same.
@@ -173,7 +177,7 @@ impl Talk {
         }
     }
 
-    async fn talk(&mut self, mut line: Line) -> Ending {
+    async fn talk(&mut self, mut progress: Progress) -> Ending {
         let over = proof_is_over(self.caller.clone());
         tokio::pin!(over);
         let mut beats = tokio::time::interval(self.shared.sessions.settings().heartbeat_interval);
@@ -181,7 +185,7 @@ impl Talk {
         let mut count = 0;
         loop {
             // Reading all of sysfs may take the agent a while, in which it says nothing.
-            let silence = self.silence() * if line.inventoried { 1 } else { 2 };
+            let silence = self.silence() * if progress.inventoried { 1 } else { 2 };
             // In this order: a flood from the agent must not keep it from hearing of us, and what it has said already
             // counts before its silence does.
             let turn = tokio::select! {
@@ -194,19 +198,19 @@ impl Talk {
                     count += 1;
                     self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
                 }
-                order = line.orders.recv() => match order {
-                    Some(Order::Say(message)) => {
-                        line.told.extend(checked::volume_of(&message));
+                order = progress.orders.recv() => match order {
+                    Some(Order::Send(message)) => {
+                        progress.told.extend(encode::volume_of(&message));
                         self.send(*message).await
                     }
                     Some(Order::Refused(reason)) => Err(refused(reason)),
                     None => Err(cut_off()),
                 },
-                message = self.inbound.message() => self.heard(&mut line, message).await,
-                () = tokio::time::sleep_until(line.heard + silence) => {
+                message = self.inbound.message() => self.heard(&mut progress, message).await,
+                () = tokio::time::sleep_until(progress.heard + silence) => {
                     // It may be us who stood still, with its words in our own buffers.
                     match tokio::time::timeout(LAST_LOOK, self.inbound.message()).await {
-                        Ok(message) => self.heard(&mut line, message).await,
+                        Ok(message) => self.heard(&mut progress, message).await,
                         Err(_) => Err(silent("nothing heard", silence)),
                     }
                 }
@@ -219,14 +223,14 @@ impl Talk {
 
     async fn heard(
         &self,
-        line: &mut Line,
+        progress: &mut Progress,
         message: Result<Option<wire::FromAgent>, Status>,
     ) -> Result<(), Ending> {
         match message {
             Ok(Some(message)) => {
-                let result = self.hear(line, message).await;
+                let result = self.hear(progress, message).await;
                 // From here on: the time in which we kept it waiting is not its silence.
-                line.heard = Instant::now();
+                progress.heard = Instant::now();
                 result
             }
             Ok(None) => Err(Status::cancelled("the agent closed the stream").into()),
@@ -234,36 +238,36 @@ impl Talk {
         }
     }
 
-    async fn hear(&self, line: &mut Line, message: wire::FromAgent) -> Result<(), Ending> {
+    async fn hear(&self, progress: &mut Progress, message: wire::FromAgent) -> Result<(), Ending> {
         use wire::from_agent::Kind;
-        let kind = message.kind.ok_or(checked::Malformed::Missing("message.kind"))?;
-        tokio::time::sleep(line.pace.take()).await;
-        if !line.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
+        let kind = message.kind.ok_or(decode::Malformed::Missing("message.kind"))?;
+        tokio::time::sleep(progress.pace.take()).await;
+        if !progress.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
             return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
         }
-        let (node, session) = (line.node.clone(), line.session.clone());
+        let (node, session) = (progress.node.clone(), progress.session.clone());
         let event = match kind {
             Kind::Hello(_) => return Err(Status::invalid_argument("a second Hello").into()),
             Kind::Heartbeat(_) => return Ok(()),
             Kind::Inventory(inventory) => {
-                let (volumes, full) = checked::inventory(inventory)?;
+                let (volumes, full) = decode::inventory(inventory)?;
                 tracing::info!(%node, %session, volumes = volumes.len(), "inventory");
                 self.shared.words.inventory(&node, full);
-                line.inventoried = true;
+                progress.inventoried = true;
                 Event::Inventory { node, session, volumes }
             }
             // Also of a volume that the node was not granted: that its kernel holds one is something that only it can
             // see, and the core takes it for what it is worth.
             Kind::Delta(state) => {
-                let (observed, state) = checked::delta(state)?;
+                let (observed, state) = decode::delta(state)?;
                 self.shared.words.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
             Kind::Result(result) => {
-                let answer = checked::result(result)?;
-                if !self.is_its_own(line, &answer.volume).await? {
+                let answer = decode::result(result)?;
+                if !self.is_its_own(progress, &answer.volume).await? {
                     metrics::fact_refused();
-                    line.hush.warn(|skipped| {
+                    progress.hush.warn(|skipped| {
                         let (volume, operation) = (&answer.volume, &answer.operation);
                         tracing::warn!(
                             %volume, %node, %session, %operation, skipped,
@@ -290,11 +294,11 @@ impl Talk {
     }
 
     /// Whether the node was granted the volume, or was cut off from it: only then its word on it counts.
-    async fn is_its_own(&self, line: &Line, volume: &VolumeId) -> Result<bool, Ending> {
-        if line.told.contains(volume) {
+    async fn is_its_own(&self, progress: &Progress, volume: &VolumeId) -> Result<bool, Ending> {
+        if progress.told.contains(volume) {
             return Ok(true);
         }
-        let (node, volume) = (line.node.clone(), volume.clone());
+        let (node, volume) = (progress.node.clone(), volume.clone());
         let known = self.shared.engine.view(move |core, _| {
             core.volumes().get(&volume).is_some_and(|record| {
                 record.attachments.iter().any(|attachment| attachment.node == node)
@@ -324,8 +328,8 @@ impl Talk {
 }
 
 /// Logs and measures an answer.
-fn account(node: &NodeId, answer: &checked::Answer) {
-    let checked::Answer { operation, volume, epoch, outcome, state: _, times } = answer;
+fn account(node: &NodeId, answer: &decode::Answer) {
+    let decode::Answer { operation, volume, epoch, outcome, state: _, times } = answer;
     let outcome = match outcome {
         cleat_core::Outcome::Ready { .. } => "ready",
         cleat_core::Outcome::Absent(_) => "absent",
@@ -337,10 +341,10 @@ fn account(node: &NodeId, answer: &checked::Answer) {
         cleat_core::Outcome::Rekeyed => "rekeyed",
     };
     match times {
-        checked::Times::None => {
+        decode::Times::None => {
             tracing::info!(%volume, %node, %epoch, %operation, outcome, "directive answered");
         }
-        checked::Times::Attach(times) => {
+        decode::Times::Attach(times) => {
             let wire::AttachTimes { connect_us, device_us, checks_us } = *times;
             tracing::info!(
                 %volume, %node, %epoch, %operation, outcome, connect_us, device_us, checks_us, "directive answered"
@@ -351,7 +355,7 @@ fn account(node: &NodeId, answer: &checked::Answer) {
                 metrics::attach_part(part, Duration::from_micros(micros));
             }
         }
-        checked::Times::Detach(times) => {
+        decode::Times::Detach(times) => {
             let wire::DetachTimes { checks_us, flush_us, delete_us } = *times;
             tracing::info!(
                 %volume, %node, %epoch, %operation, outcome, checks_us, flush_us, delete_us, "directive answered"

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Epoch, VolumeId};
-use cleat_proto::cleat::v1 as wire;
 use cleat_rds::secret::{self, Keys, NoSecret};
 
 /// How many of a volume's portals must have a live path for it to count as ready.
@@ -17,16 +16,6 @@ pub enum PathPolicy {
     Quorum,
     /// Every one.
     All,
-}
-
-impl PathPolicy {
-    pub(super) fn to_wire(self) -> wire::PathPolicy {
-        match self {
-            Self::Any => wire::PathPolicy::Any,
-            Self::Quorum => wire::PathPolicy::Quorum,
-            Self::All => wire::PathPolicy::All,
-        }
-    }
 }
 
 /// What agents are told.
@@ -46,11 +35,6 @@ pub struct Settings {
     pub silence_deadline: Duration,
     /// From which the secrets of in-band authentication are made, where there are any.
     pub secrets: Option<Arc<Keys>>,
-}
-
-/// Milliseconds, as the wire has them; more than 49 days are 49 days.
-pub(super) fn millis(duration: Duration) -> u32 {
-    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 impl Settings {

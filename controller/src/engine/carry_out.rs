@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 use super::fences::Fences;
 use super::handle::{Answer, Stalled, Waiter};
 use super::lanes::{Lanes, about};
+use super::ports::Agents;
 use super::records::Book;
 use super::unsettled::Unsettled;
 use super::{Change, EngineError, Failed, Step, notices};
-use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::metrics;
 use crate::store::{CommitError, Key, Kind, Store, Version, Write};
@@ -56,7 +56,7 @@ pub(super) struct Storing {
 pub(super) struct Executor {
     storing: Storing,
     lanes: Lanes,
-    sessions: Sessions,
+    agents: Arc<dyn Agents>,
     changes: broadcast::Sender<Change>,
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
@@ -68,12 +68,12 @@ impl Executor {
     pub(super) fn new(
         storing: Storing,
         lanes: Lanes,
-        sessions: Sessions,
+        agents: Arc<dyn Agents>,
         changes: broadcast::Sender<Change>,
         clock: Clock,
         (fences, unsettled): (Fences, Unsettled),
     ) -> Self {
-        Self { storing, lanes, sessions, changes, clock, waiters: HashMap::new(), fences, unsettled }
+        Self { storing, lanes, agents, changes, clock, waiters: HashMap::new(), fences, unsettled }
     }
 
     /// Runs until no more steps can come.
@@ -138,13 +138,13 @@ impl Executor {
             Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
             Effect::Rds { operation, request } => self.lanes.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
-                if let Err(missing) = self.sessions.direct(&node, &session, operation, &directive) {
+                if let Err(missing) = self.agents.direct(&node, &session, operation, &directive) {
                     // Its agent was told nothing; to the core that is an agent that could not do it.
                     self.lanes.tell(cannot_be_told(node, session, operation, &directive, &missing));
                 }
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
-            Effect::RefuseSession { session, reason } => self.sessions.refuse(&session, reason),
+            Effect::RefuseSession { session, reason } => self.agents.refuse(&session, reason),
             Effect::Notice(notice) => {
                 let told = notices::tell(now, &notice);
                 self.tell(Change::Told(told.into()));

@@ -10,7 +10,6 @@ use tokio::time::timeout;
 
 use super::super::handle::Deliver;
 use super::*;
-use crate::agents::{Order, PathPolicy, Settings};
 
 /// What happened, in its order: "commit a b" by the store, "ran 3" by the effects of step 3.
 type Log = Arc<Mutex<Vec<String>>>;
@@ -72,7 +71,7 @@ struct Bench {
     stalled: watch::Receiver<Stalled>,
     stop: CancellationToken,
     steps: mpsc::Sender<Step>,
-    orders: mpsc::Receiver<Order>,
+    sent: mpsc::UnboundedReceiver<OperationId>,
     readiness: cleat_runtime::readiness::Readiness,
     running: JoinHandle<Result<(), EngineError>>,
 }
@@ -140,6 +139,25 @@ impl cleat_rds::Rds for NoRds {
     }
 }
 
+/// Takes whatever it is sent.
+struct OneAgent(mpsc::UnboundedSender<OperationId>);
+
+impl Agents for OneAgent {
+    fn direct(
+        &self,
+        _: &NodeId,
+        _: &SessionId,
+        operation: OperationId,
+        _: &Directive,
+    ) -> Result<(), NoSecret> {
+        let _ = self.0.send(operation);
+        Ok(())
+    }
+    fn refuse(&self, _: &SessionId, _: String) {
+        unreachable!("not asked for here")
+    }
+}
+
 fn session() -> SessionId {
     SessionId::new("s").unwrap()
 }
@@ -161,16 +179,7 @@ fn bench() -> Bench {
     let (permits, allowed) = mpsc::unbounded_channel();
     let log = Log::default();
     let store = GatedStore { permits: allowed.into(), log: Arc::clone(&log) };
-    let sessions = Sessions::new(Settings {
-        nqn_prefix: "nqn.2026-01.io.cleat:".into(),
-        path_policy: PathPolicy::Any,
-        attach_deadline: Duration::from_secs(1),
-        detach_deadline: Duration::from_secs(1),
-        heartbeat_interval: Duration::from_secs(1),
-        silence_deadline: Duration::from_secs(3),
-        secrets: None,
-    });
-    let orders = sessions.open(session(), node());
+    let (sending, sent) = mpsc::unbounded_channel();
     let (changes, _) = broadcast::channel(1024);
     let (steps, queue) = mpsc::channel(1024);
     let lanes = lanes(Duration::from_secs(1)).0;
@@ -184,15 +193,21 @@ fn bench() -> Bench {
         stalled: stalling,
         stop: stop.clone(),
     };
-    let executor =
-        Executor::new(storing, lanes, sessions, changes, Clock::start(), (Fences::default(), unsettled()));
+    let executor = Executor::new(
+        storing,
+        lanes,
+        Arc::new(OneAgent(sending)),
+        changes,
+        Clock::start(),
+        (Fences::default(), unsettled()),
+    );
     Bench {
         log,
         permits,
         stalled,
         stop,
         steps,
-        orders,
+        sent,
         readiness: readiness.clone(),
         running: tokio::spawn(executor.run(queue)),
     }
@@ -229,14 +244,6 @@ fn numbered(volume: &str, size: u64) -> Effect {
     Effect::Persist(Box::new(record))
 }
 
-fn operation(order: Order) -> String {
-    let Order::Say(message) = order else { panic!("{order:?}") };
-    match message.kind {
-        Some(cleat_proto::cleat::v1::to_agent::Kind::Detach(detach)) => detach.operation_id,
-        other => panic!("{other:?}"),
-    }
-}
-
 #[tokio::test]
 async fn steps_that_wait_share_a_commit_and_nothing_runs_before_its_own() {
     let mut bench = bench();
@@ -248,14 +255,14 @@ async fn steps_that_wait_share_a_commit_and_nothing_runs_before_its_own() {
     for number in 1..=32 {
         bench.steps.send(step(&bench, number, &[&format!("v{number}")])).await.unwrap();
     }
-    assert!(timeout(Duration::from_millis(50), bench.orders.recv()).await.is_err(), "before its commit");
+    assert!(timeout(Duration::from_millis(50), bench.sent.recv()).await.is_err(), "before its commit");
     bench.permits.send(Permit::Take).unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
-    assert!(timeout(Duration::from_millis(50), bench.orders.recv()).await.is_err(), "before their commit");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
+    assert!(timeout(Duration::from_millis(50), bench.sent.recv()).await.is_err(), "before their commit");
     bench.permits.send(Permit::Take).unwrap();
     for number in 1..=32 {
-        let order = timeout(Duration::from_secs(10), bench.orders.recv()).await.unwrap().unwrap();
-        assert_eq!(operation(order), format!("op-1-{number}"));
+        let sent = timeout(Duration::from_secs(10), bench.sent.recv()).await.unwrap().unwrap();
+        assert_eq!(sent.to_string(), format!("op-1-{number}"));
     }
     drop(bench.steps);
     bench.running.await.unwrap().unwrap();
@@ -335,9 +342,9 @@ async fn a_full_disk_holds_everything_back_says_so_and_ends_by_itself() {
     bench.stalled.wait_for(Option::is_some).await.unwrap();
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert_eq!(bench.readiness.missing(), ["store"]);
-    assert!(bench.orders.try_recv().is_err(), "nothing is done that is not durable");
+    assert!(bench.sent.try_recv().is_err(), "nothing is done that is not durable");
     bench.permits.send(Permit::Take).unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
     assert!(bench.readiness.missing().is_empty());
     assert_eq!(*bench.stalled.borrow(), None);
 }
@@ -374,7 +381,7 @@ async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() 
     }
     bench.permits.send(Permit::Take).unwrap();
     bench.steps.send(other).await.unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-2");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-2");
     assert_eq!(bench.log.lock().unwrap()[0], "commit w=4096");
 }
 
@@ -397,12 +404,12 @@ async fn a_nodes_record_that_is_always_another_is_left_after_a_few_tries() {
     let mut first = step(&bench, 0, &["a"]);
     first.effects.insert(0, node_record("b1"));
     bench.steps.send(first).await.unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0", "nobody waits for it");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0", "nobody waits for it");
     assert_eq!(*bench.stalled.borrow(), None);
     let mut second = step(&bench, 1, &[]);
     second.effects.insert(0, node_record("b2"));
     bench.steps.send(second).await.unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-1", "no commit: it has no permit");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-1", "no commit: it has no permit");
     let log = bench.log.lock().unwrap();
     let commits: Vec<&String> = log.iter().filter(|line| line.starts_with("commit")).collect();
     assert_eq!(commits.len(), NODE_TRIES as usize, "{log:?}");
@@ -416,7 +423,7 @@ async fn a_nodes_record_that_another_wrote_once_is_written_over_it() {
     let mut first = step(&bench, 0, &[]);
     first.effects.insert(0, node_record("b1"));
     bench.steps.send(first).await.unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
     assert_eq!(*bench.log.lock().unwrap(), ["commit ", "commit node-a=null", "ran 0"]);
 }
 
@@ -429,9 +436,9 @@ async fn a_disk_that_hangs_is_seen_in_the_readiness_and_holds_everything_back() 
     assert!(ready());
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!ready());
-    assert!(bench.orders.try_recv().is_err());
+    assert!(bench.sent.try_recv().is_err());
     bench.permits.send(Permit::Take).unwrap();
-    assert_eq!(operation(bench.orders.recv().await.unwrap()), "op-1-0");
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
     assert!(bench.readiness.missing().is_empty());
 }
 
@@ -444,7 +451,7 @@ async fn after_a_commit_that_failed_nothing_is_carried_out() {
     let error = bench.running.await.unwrap().unwrap_err();
     assert!(matches!(&error, EngineError::Store(_)), "{error}");
     assert!(bench.log.lock().unwrap().is_empty());
-    assert!(bench.orders.recv().await.is_none());
+    assert!(bench.sent.recv().await.is_none());
 }
 
 #[tokio::test]

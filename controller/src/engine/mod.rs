@@ -26,6 +26,7 @@ mod handle;
 mod lanes;
 mod look;
 mod notices;
+mod ports;
 mod records;
 mod unsettled;
 
@@ -34,17 +35,18 @@ use std::time::Duration;
 
 use cleat_core::{Config, Core, NodeId, Remembered, UnixMillis, VolumeId};
 use cleat_rds::Rds;
+use cleat_rds::secret::Keys;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::Sessions;
 use crate::clock::Clock;
 use crate::store::{CommitError, Store};
 
 pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
 pub(crate) use lanes::rds_failure;
 pub use notices::Told;
+pub use ports::Agents;
 pub use records::{RecordError, Records, read as read_records};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
@@ -81,8 +83,10 @@ pub struct Start {
     pub rds: Arc<dyn Rds>,
     /// How long a change of a host list may take, with all its requests and their turns.
     pub rds_deadline: Duration,
-    /// The open agent sessions.
-    pub sessions: Sessions,
+    /// From which secrets are made, where there are any.
+    pub secrets: Option<Arc<Keys>>,
+    /// How directives reach agents.
+    pub agents: Arc<dyn Agents>,
     /// The time.
     pub clock: Clock,
 }
@@ -142,7 +146,7 @@ pub fn start(
     start: Start,
     stop: CancellationToken,
 ) -> (Started, impl Future<Output = Result<(), EngineError>> + Send + 'static) {
-    let Start { config, term, records, store, storing, rds, rds_deadline, sessions, clock } = start;
+    let Start { config, term, records, store, storing, rds, rds_deadline, secrets, agents, clock } = start;
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
@@ -158,7 +162,6 @@ pub fn start(
     };
     let (core, first) = Core::rebuild(config, term, remembered, clock.now());
     let term = core.term();
-    let secrets = sessions.settings().secrets.clone();
     tokio::spawn(look::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
     let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = carry_out::Storing {
@@ -170,7 +173,7 @@ pub fn start(
     };
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new(storing, lanes, sessions, changes, clock, (fences, unsettled)).run(queue),
+        carry_out::Executor::new(storing, lanes, agents, changes, clock, (fences, unsettled)).run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.

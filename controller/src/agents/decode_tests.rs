@@ -1,9 +1,6 @@
 #![allow(clippy::unwrap_used)]
 
-use cleat_core::{Access, Grant, VolumeSpec};
-
 use super::*;
-use crate::agents::PathPolicy;
 
 const PREFIX: &str = "nqn.2026-01.io.cleat:";
 
@@ -151,57 +148,4 @@ fn results_keep_what_proves_them() {
     let mut nothing = done(Said::Busy(wire::BusyOutcome::default()));
     nothing.outcome = None;
     assert!(result(nothing).is_err());
-}
-
-fn settings() -> Settings {
-    Settings {
-        nqn_prefix: PREFIX.into(),
-        path_policy: PathPolicy::All,
-        attach_deadline: std::time::Duration::from_secs(20),
-        detach_deadline: std::time::Duration::from_secs(30),
-        heartbeat_interval: std::time::Duration::from_secs(2),
-        silence_deadline: std::time::Duration::from_secs(10),
-        secrets: None,
-    }
-}
-
-#[test]
-fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
-    let settings = settings();
-    let grant = Grant {
-        epoch: Epoch { term: 1, seq: 2 },
-        spec: VolumeSpec {
-            id: VolumeId::new("v").unwrap(),
-            access: Access::Rwo,
-            subsystem_nqn: format!("{PREFIX}v"),
-            portals: vec!["10.0.0.1:4420".into()],
-            size_bytes: 4096,
-            min_fence: cleat_core::MinFence::default(),
-        },
-        read_only: true,
-        identity: Some(Identity { namespace_uuid: "u".into(), nguid: String::new() }),
-        secret: None,
-        reserve: false,
-    };
-    let operation = OperationId { term: 1, number: 5 };
-    let attach = Directive::Attach { grant: Box::new(grant) };
-    let Some(wire::to_agent::Kind::Attach(sent)) = directive(operation, &attach, &settings).unwrap().kind
-    else {
-        panic!("an attach");
-    };
-    assert_eq!(sent.operation_id, "op-1-5");
-    assert_eq!(sent.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
-    assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), ("u", 4096, true));
-    assert_eq!((sent.path_policy(), sent.deadline_ms), (wire::PathPolicy::All, 20_000));
-}
-
-#[test]
-fn a_directive_whose_secret_cannot_be_made_is_not_made_without_it() {
-    let settings = settings();
-    let (operation, epoch) = (OperationId { term: 1, number: 5 }, Epoch { term: 1, seq: 2 });
-    let volume = VolumeId::new("v").unwrap();
-    let rekey = Directive::Rekey { volume: volume.clone(), epoch, generation: epoch };
-    let missing = directive(operation, &rekey, &settings).unwrap_err().to_string();
-    assert!(missing.contains("volume v") && missing.contains("--secret-key-file"), "{missing}");
-    assert!(directive(operation, &Directive::Revoke { volume, epoch }, &settings).is_ok(), "it needs none");
 }

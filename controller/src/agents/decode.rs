@@ -1,23 +1,20 @@
-//! The session's messages and the core's types: all checking of what agents say is here.
+//! What agents send, checked.
 //!
-//! In come messages as they were sent; out go core types that cannot hold anything invalid, or [`Malformed`] with
-//! the field and the value. In the other direction nothing can fail.
+//! In come messages; out go core types that cannot hold anything invalid, or [`Malformed`] with the field and the value.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use cleat_core::{
-    Absence, Deleted, Directive, Epoch, HostNqn, IdError, Identity, NodeId, NodeIdentity, Observed,
-    ObservedPhase, OperationId, Outcome, VolumeId,
+    Absence, Deleted, Epoch, HostNqn, IdError, Identity, NodeId, NodeIdentity, Observed, ObservedPhase,
+    OperationId, Outcome, VolumeId,
 };
 use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as wire;
-use cleat_rds::secret::NoSecret;
 use uuid::Uuid;
 
 use super::limits;
-use super::settings::{Settings, millis};
 
 /// Something that an agent must not say. The session ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -279,88 +276,6 @@ fn epoch(epoch: wire::Epoch) -> Epoch {
     Epoch { term: epoch.term, seq: epoch.seq }
 }
 
-/// A core epoch on the wire.
-pub(crate) fn to_wire_epoch(epoch: Epoch) -> wire::Epoch {
-    wire::Epoch { term: epoch.term, seq: epoch.seq }
-}
-
-/// The volume that a message to an agent is about.
-pub(super) fn volume_of(message: &wire::ToAgent) -> Option<VolumeId> {
-    use wire::to_agent::Kind;
-    let id = match message.kind.as_ref()? {
-        Kind::Attach(attach) => &attach.volume_id,
-        Kind::Detach(detach) => &detach.volume_id,
-        Kind::Revoke(revoke) => &revoke.volume_id,
-        Kind::Preempt(preempt) => &preempt.volume_id,
-        Kind::Rekey(rekey) => &rekey.volume_id,
-        Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
-    };
-    VolumeId::new(id.as_str()).ok()
-}
-
-/// A directive as it is sent.
-///
-/// # Errors
-/// If it needs a secret that cannot be made.
-pub(super) fn directive(
-    operation: OperationId,
-    directive: &Directive,
-    settings: &Settings,
-) -> Result<wire::ToAgent, NoSecret> {
-    let operation_id = operation.to_string();
-    let kind = match directive {
-        Directive::Attach { grant } => {
-            let identity = grant.identity.as_ref();
-            wire::to_agent::Kind::Attach(wire::Attach {
-                operation_id,
-                volume_id: grant.spec.id.to_string(),
-                epoch: Some(to_wire_epoch(grant.epoch)),
-                subsystem_nqn: grant.spec.subsystem_nqn.clone(),
-                portals: grant.spec.portals.clone(),
-                namespace_uuid: identity.map(|known| known.namespace_uuid.clone()).unwrap_or_default(),
-                nguid: identity.map(|known| known.nguid.clone()).unwrap_or_default(),
-                size_bytes: grant.spec.size_bytes,
-                read_only: grant.read_only,
-                path_policy: settings.path_policy.to_wire().into(),
-                deadline_ms: millis(settings.attach_deadline),
-                dhchap_secret: settings.secret(&grant.spec.id, grant.secret)?,
-                reserve: grant.reserve,
-                reservation_key: grant.epoch.reservation_key(),
-                secret_generation: grant.secret.map(to_wire_epoch),
-            })
-        }
-        Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {
-            operation_id,
-            volume_id: volume.to_string(),
-            epoch: Some(to_wire_epoch(*epoch)),
-            deadline_ms: millis(settings.detach_deadline),
-        }),
-        Directive::Revoke { volume, epoch } => wire::to_agent::Kind::Revoke(wire::Revoke {
-            operation_id,
-            volume_id: volume.to_string(),
-            epoch: Some(to_wire_epoch(*epoch)),
-            deadline_ms: millis(settings.detach_deadline),
-        }),
-        Directive::Preempt { volume, epoch, victims } => wire::to_agent::Kind::Preempt(wire::Preempt {
-            operation_id,
-            volume_id: volume.to_string(),
-            epoch: Some(to_wire_epoch(*epoch)),
-            reservation_key: epoch.reservation_key(),
-            victim_keys: victims.iter().map(|victim| victim.reservation_key()).collect(),
-            deadline_ms: millis(settings.detach_deadline),
-        }),
-        Directive::Rekey { volume, epoch, generation } => wire::to_agent::Kind::Rekey(wire::Rekey {
-            operation_id,
-            volume_id: volume.to_string(),
-            epoch: Some(to_wire_epoch(*epoch)),
-            dhchap_secret: settings.secret(volume, Some(*generation))?,
-            generation: Some(to_wire_epoch(*generation)),
-            deadline_ms: millis(settings.attach_deadline),
-        }),
-    };
-    Ok(wire::ToAgent { kind: Some(kind) })
-}
-
 #[cfg(test)]
-#[path = "wire_tests.rs"]
+#[path = "decode_tests.rs"]
 mod tests;

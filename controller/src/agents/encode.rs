@@ -1,0 +1,170 @@
+//! What agents are sent.
+//!
+//! In come the core's directives; out go messages. Nothing can fail but a secret that cannot be made.
+
+use std::time::Duration;
+
+use cleat_core::{Directive, Epoch, OperationId, VolumeId};
+use cleat_proto::cleat::v1 as wire;
+use cleat_rds::secret::NoSecret;
+
+use super::settings::{PathPolicy, Settings};
+
+/// An epoch as messages have it.
+fn numbers(epoch: Epoch) -> wire::Epoch {
+    wire::Epoch { term: epoch.term, seq: epoch.seq }
+}
+
+/// The volume that a message to an agent is about.
+pub(super) fn volume_of(message: &wire::ToAgent) -> Option<VolumeId> {
+    use wire::to_agent::Kind;
+    let id = match message.kind.as_ref()? {
+        Kind::Attach(attach) => &attach.volume_id,
+        Kind::Detach(detach) => &detach.volume_id,
+        Kind::Revoke(revoke) => &revoke.volume_id,
+        Kind::Preempt(preempt) => &preempt.volume_id,
+        Kind::Rekey(rekey) => &rekey.volume_id,
+        Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
+    };
+    VolumeId::new(id.as_str()).ok()
+}
+
+/// A directive as it is sent.
+///
+/// # Errors
+/// If it needs a secret that cannot be made.
+pub(super) fn directive(
+    operation: OperationId,
+    directive: &Directive,
+    settings: &Settings,
+) -> Result<wire::ToAgent, NoSecret> {
+    let operation_id = operation.to_string();
+    let kind = match directive {
+        Directive::Attach { grant } => {
+            let identity = grant.identity.as_ref();
+            wire::to_agent::Kind::Attach(wire::Attach {
+                operation_id,
+                volume_id: grant.spec.id.to_string(),
+                epoch: Some(numbers(grant.epoch)),
+                subsystem_nqn: grant.spec.subsystem_nqn.clone(),
+                portals: grant.spec.portals.clone(),
+                namespace_uuid: identity.map(|known| known.namespace_uuid.clone()).unwrap_or_default(),
+                nguid: identity.map(|known| known.nguid.clone()).unwrap_or_default(),
+                size_bytes: grant.spec.size_bytes,
+                read_only: grant.read_only,
+                path_policy: path_policy(settings.path_policy).into(),
+                deadline_ms: millis(settings.attach_deadline),
+                dhchap_secret: settings.secret(&grant.spec.id, grant.secret)?,
+                reserve: grant.reserve,
+                reservation_key: grant.epoch.reservation_key(),
+                secret_generation: grant.secret.map(numbers),
+            })
+        }
+        Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        Directive::Revoke { volume, epoch } => wire::to_agent::Kind::Revoke(wire::Revoke {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        Directive::Preempt { volume, epoch, victims } => wire::to_agent::Kind::Preempt(wire::Preempt {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            reservation_key: epoch.reservation_key(),
+            victim_keys: victims.iter().map(|victim| victim.reservation_key()).collect(),
+            deadline_ms: millis(settings.detach_deadline),
+        }),
+        Directive::Rekey { volume, epoch, generation } => wire::to_agent::Kind::Rekey(wire::Rekey {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            dhchap_secret: settings.secret(volume, Some(*generation))?,
+            generation: Some(numbers(*generation)),
+            deadline_ms: millis(settings.attach_deadline),
+        }),
+    };
+    Ok(wire::ToAgent { kind: Some(kind) })
+}
+
+/// Milliseconds, as messages have them; more than 49 days are 49 days.
+pub(super) fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+fn path_policy(policy: PathPolicy) -> wire::PathPolicy {
+    match policy {
+        PathPolicy::Any => wire::PathPolicy::Any,
+        PathPolicy::Quorum => wire::PathPolicy::Quorum,
+        PathPolicy::All => wire::PathPolicy::All,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cleat_core::{Access, Grant, Identity, VolumeSpec};
+
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            nqn_prefix: "nqn.2026-01.io.cleat:".into(),
+            path_policy: PathPolicy::All,
+            attach_deadline: Duration::from_secs(20),
+            detach_deadline: Duration::from_secs(30),
+            heartbeat_interval: Duration::from_secs(2),
+            silence_deadline: Duration::from_secs(10),
+            secrets: None,
+        }
+    }
+
+    #[test]
+    fn an_attach_carries_the_epoch_the_pinned_identity_and_the_deadline() {
+        let settings = settings();
+        let grant = Grant {
+            epoch: Epoch { term: 1, seq: 2 },
+            spec: VolumeSpec {
+                id: VolumeId::new("v").unwrap(),
+                access: Access::Rwo,
+                subsystem_nqn: "nqn.2026-01.io.cleat:v".into(),
+                portals: vec!["10.0.0.1:4420".into()],
+                size_bytes: 4096,
+                min_fence: cleat_core::MinFence::default(),
+            },
+            read_only: true,
+            identity: Some(Identity { namespace_uuid: "u".into(), nguid: String::new() }),
+            secret: None,
+            reserve: false,
+        };
+        let operation = OperationId { term: 1, number: 5 };
+        let attach = Directive::Attach { grant: Box::new(grant) };
+        let Some(wire::to_agent::Kind::Attach(sent)) = directive(operation, &attach, &settings).unwrap().kind
+        else {
+            panic!("an attach");
+        };
+        assert_eq!(sent.operation_id, "op-1-5");
+        assert_eq!(sent.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
+        assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), ("u", 4096, true));
+        assert_eq!((sent.path_policy(), sent.deadline_ms), (wire::PathPolicy::All, 20_000));
+    }
+
+    #[test]
+    fn a_directive_whose_secret_cannot_be_made_is_not_made_without_it() {
+        let settings = settings();
+        let (operation, epoch) = (OperationId { term: 1, number: 5 }, Epoch { term: 1, seq: 2 });
+        let volume = VolumeId::new("v").unwrap();
+        let rekey = Directive::Rekey { volume: volume.clone(), epoch, generation: epoch };
+        let missing = directive(operation, &rekey, &settings).unwrap_err().to_string();
+        assert!(missing.contains("volume v") && missing.contains("--secret-key-file"), "{missing}");
+        assert!(
+            directive(operation, &Directive::Revoke { volume, epoch }, &settings).is_ok(),
+            "it needs none"
+        );
+    }
+}
