@@ -5,35 +5,46 @@ use std::io::Write as _;
 
 use std::time::Duration;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 use cleat_runtime::exit::{BAD_CONFIG, Causes, FAILED};
+use cleat_runtime::options::duration;
 use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::client::{AskError, Controller};
 use crate::fence::{self, Fence, NodeCommand};
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
-use crate::{Console, explain, json, table, watch};
+use crate::{Console, explain, json, screens, watch};
 
 const SUCCESS: u8 = 0;
 
-/// Shows what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   success
+  1   the command failed, or doctor found problems
+  64  wrong usage or configuration";
+
+/// Show what the Cleat controller knows: what is attached where, on what evidence, and what waits for what
 #[derive(Parser, Debug)]
-#[command(name = "cleatctl", version = cleat_runtime::VERSION)]
+#[command(name = "cleatctl", version = cleat_runtime::VERSION, after_help = EXIT_CODES, color = ColorChoice::Never)]
 struct Cli {
-    /// The controller's address for operators (its --operator-listen)
+    /// Address of the controller for operators (its --operator-listen)
     #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
     controller: Option<String>,
 
     #[command(flatten)]
     tls: ClientTlsArgs,
 
-    /// How to show it
+    /// Format of the answer
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 
-    /// How long the controller may take to answer
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    /// Whether to colour states; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    color: ColorChoice,
+
+    /// Time limit for an answer
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
 
     #[command(subcommand)]
@@ -42,29 +53,28 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Every volume that is tracked: where it is attached, and how far that has come
+    /// List tracked volumes: where each is attached, and what it waits for
     Volumes,
-    /// Every node: whether its agent is heard, and what it holds
+    /// List nodes: whether their agents are connected, and what they hold
     Nodes,
-    /// Every volume's latest live migration, with its timeline
+    /// List the latest live migration of each volume, with its timeline
     Migrations,
-    /// One volume in plain words: who may write to it, on what evidence, and what each request waits for
+    /// Explain one volume: who may write to it, on what evidence, and what each request waits for
     Explain {
-        /// The volume's id
+        /// Id of the volume
         volume: String,
     },
-    /// What happens, as it happens, until interrupted
+    /// Show what happens, as it happens, until interrupted
     Watch,
-    /// What is where it should not be, or will not go on: sessions without a grant, grants without a session, other
-    /// devices staged, two nodes of one identity, certificates that end soon, secrets whose key is missing. Exits with 1
-    /// if there is anything
+    /// Find problems: drift (kernels, grants and staging paths that disagree), duplicate nodes, certificates that end
+    /// soon, missing keys. Exits with 1 if there are any
     Doctor,
-    /// Makes a node unable to write to a volume, whatever it is doing, and waits for the proof
+    /// Fence a node from a volume, whatever it is doing there, and wait for the proof
     Fence(Fence),
-    /// About one node
+    /// Commands about one node
     #[command(subcommand)]
     Node(NodeCommand),
-    /// About an RDS
+    /// Commands about an RDS
     #[command(subcommand)]
     Rds(RdsCommand),
 }
@@ -102,7 +112,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
     };
     match runtime.block_on(ask(cli, console)) {
         Ok(()) => SUCCESS,
-        // Whoever reads us has had enough.
+        // The reader of our output has closed it.
         Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => SUCCESS,
         Err(error) => {
             console.complain(&Causes(&error).to_string());
@@ -114,32 +124,37 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
 }
 
 async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
-    let Cli { controller, tls, output, timeout, command } = cli;
+    let Cli { controller, tls, output, color, timeout, command } = cli;
     let controller = controller.ok_or(AskError::NoController)?;
-    let mut controller = Controller::dial(&controller, &tls, timeout).await?;
-    let mut out = Output::new(output, console);
+    let mut controller = Controller::connect(&controller, &tls, timeout).await?;
+    let color = match color {
+        ColorChoice::Auto => console.color,
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+    };
+    let mut out = Output::new(output, color, console);
     match command {
         Command::Volumes => {
             let volumes = controller.volumes().await?;
-            out.show(|| json::volumes(&volumes), || table::volumes(&volumes))
+            out.show(|| json::volumes(&volumes), |width| screens::volumes(&volumes, width))
         }
         Command::Nodes => {
             let nodes = controller.nodes().await?;
-            out.show(|| json::nodes(&nodes), || table::nodes(&nodes))
+            out.show(|| json::nodes(&nodes), |width| screens::nodes(&nodes, width))
         }
         Command::Migrations => {
             let migrations = controller.migrations().await?;
-            out.show(|| json::migrations(&migrations), || table::migrations(&migrations))
+            out.show(|| json::migrations(&migrations), |width| screens::migrations(&migrations, width))
         }
         Command::Explain { volume } => {
             let volume = controller.volume(volume).await?;
-            out.show(|| json::volume(&volume), || explain::volume(&volume))
+            out.show(|| json::volume(&volume), |width| explain::volume(&volume, width))
         }
         Command::Watch => watch::run(&mut controller, &mut out).await,
         Command::Doctor => {
-            let ghosts = controller.ghosts().await?;
-            out.show(|| json::ghosts(&ghosts), || table::ghosts(&ghosts))?;
-            if ghosts.is_empty() { Ok(()) } else { Err(AskError::Ghosts(ghosts.len())) }
+            let problems = controller.problems().await?;
+            out.show(|| json::problems(&problems), |width| screens::problems(&problems, width))?;
+            if problems.is_empty() { Ok(()) } else { Err(AskError::Problems(problems.len())) }
         }
         Command::Fence(fence) => fence::fence(&mut controller, &mut out, fence).await,
         Command::Node(command) => fence::node(&mut controller, &mut out, command).await,

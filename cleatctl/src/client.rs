@@ -1,4 +1,4 @@
-//! Questions to the controller, each with a deadline, each failure with the address it is about.
+//! Questions to the controller, each with a deadline; each failure names the address.
 
 use std::time::Duration;
 
@@ -15,35 +15,35 @@ const ANSWER_BYTES: usize = 128 << 20;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    #[error("no controller is given: --controller HOST:PORT, or CLEAT_CONTROLLER")]
+    #[error("no controller given; pass --controller HOST:PORT or set CLEAT_CONTROLLER")]
     NoController,
-    #[error("--plaintext and options for TLS are given: choose one")]
+    #[error("cannot use both --plaintext and TLS options; choose one")]
     PlaintextAndTls,
     #[error(transparent)]
     Tls(#[from] TlsError),
-    #[error("controller {address}")]
+    #[error("cannot use controller {address}")]
     Transport {
         address: String,
         #[source]
         source: TransportError,
     },
-    #[error("controller {address} cannot be reached")]
+    #[error("cannot reach controller {address}")]
     Unreachable {
         address: String,
         #[source]
         source: tonic::transport::Error,
     },
-    #[error("controller {address} gave no answer within {}", humantime::format_duration(*.timeout))]
+    #[error("controller {address} did not answer within {}; allow more with --timeout", humantime::format_duration(*.timeout))]
     NoAnswer { address: String, timeout: Duration },
     #[error("controller {address}: {} ({:?})", status.message(), status.code())]
     Refused { address: String, status: Box<Status> },
-    #[error("{0} things are not where they should be")]
-    Ghosts(usize),
-    #[error("the answer cannot be written")]
+    #[error("{} {} found", .0, if *.0 == 1 { "problem" } else { "problems" })]
+    Problems(usize),
+    #[error("cannot write the answer")]
     Output(#[source] std::io::Error),
 }
 
-/// A controller that answers.
+/// A connection to a controller.
 pub(crate) struct Controller {
     client: OperatorClient<Channel>,
     address: String,
@@ -51,7 +51,7 @@ pub(crate) struct Controller {
 }
 
 impl Controller {
-    pub(crate) async fn dial(
+    pub(crate) async fn connect(
         address: &str,
         tls: &ClientTlsArgs,
         timeout: Duration,
@@ -95,7 +95,7 @@ impl Controller {
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
 
-    /// Has a node fenced; waits for the proof, which may take longer than an answer may otherwise.
+    /// Has a node fenced and waits for the proof: longer than for other answers.
     pub(crate) async fn fence(
         &mut self,
         fence: wire::FenceRequest,
@@ -113,7 +113,7 @@ impl Controller {
         answer.map(drop).map_err(|status| self.refused(status))
     }
 
-    pub(crate) async fn ghosts(&mut self) -> Result<Vec<wire::GhostInfo>, AskError> {
+    pub(crate) async fn problems(&mut self) -> Result<Vec<wire::GhostInfo>, AskError> {
         let request = self.request(wire::ListGhostsRequest {});
         let answer = self.client.list_ghosts(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().ghosts)
@@ -131,7 +131,7 @@ impl Controller {
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().migrations)
     }
 
-    /// Without a deadline: it goes on until one side has had enough.
+    /// Without a deadline: it goes on until one side ends it.
     pub(crate) async fn watch(&mut self) -> Result<Streaming<wire::WatchEvent>, AskError> {
         let answer = self.client.watch(wire::WatchRequest {}).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())

@@ -1,292 +1,154 @@
 //! One volume in plain words: who may write to it, on what evidence, and what each request waits for.
 
-use std::fmt::Write as _;
+use cleat_proto::cleat::v1::{
+    AttachmentInfo, EvidenceInfo, FenceInfo, FencedInfo, VolumeInfo, VolumeState, WaitInfo,
+};
+use cleat_runtime::date::rfc3339;
 
-use cleat_proto::cleat::v1 as wire;
-use wire::volume_state::Phase;
+use crate::format::{bytes, epoch, phase, timeline};
+use crate::page::Page;
 
-use crate::table::{bytes, epoch, time, timeline};
-
-pub(crate) fn volume(volume: &wire::VolumeInfo) -> String {
-    let mut text = String::new();
-    // Writing to a String cannot fail.
-    let _ = write_volume(&mut text, volume);
-    text
-}
-
-fn write_volume(text: &mut String, volume: &wire::VolumeInfo) -> std::fmt::Result {
-    writeln!(text, "Volume {} ({})", volume.volume_id, volume.access)?;
+pub(crate) fn volume(volume: &VolumeInfo, width: Option<usize>) -> String {
+    let mut page = Page::new(width);
+    let VolumeInfo { volume_id, access, min_fence, attachments, fenced, waiting, .. } = volume;
+    page.line(0, format!("Volume {volume_id} ({access})"));
     match &volume.identity {
         Some(identity) => {
-            writeln!(text, "  namespace {}, {}", identity.namespace_uuid, bytes(identity.size_bytes))?
+            let size = bytes(identity.size_bytes);
+            page.line(2, format!("namespace {}, {size}", identity.namespace_uuid));
         }
-        None => writeln!(text, "  namespace not known yet: learned at the first attach")?,
+        None if volume.deleted => {}
+        None => page.line(2, "namespace unknown until the first attach"),
     }
-    if !volume.min_fence.is_empty() {
-        writeln!(text, "  a node is fenced from it by nothing weaker than: {}", volume.min_fence)?;
+    if !min_fence.is_empty() {
+        page.line(2, format!("minimum fence: {min_fence}"));
     }
-    let writers: Vec<&str> =
-        volume.attachments.iter().filter(|a| a.may_write).map(|a| a.node_id.as_str()).collect();
-    match writers[..] {
-        [] => writeln!(text, "  No node can write to it.")?,
-        [one] => writeln!(text, "  Node {one} may write to it, and nobody else.")?,
-        _ => writeln!(text, "  Nodes {} may write to it, and nobody else.", writers.join(" and "))?,
+    if volume.deleted {
+        page.state(2, "", "deleted", "; kept until the fenced nodes' agents report it absent");
     }
-    for attachment in &volume.attachments {
-        writeln!(text)?;
-        write_attachment(text, attachment)?;
+    let writers: Vec<&str> = attachments.iter().filter(|a| a.may_write).map(|a| a.node_id.as_str()).collect();
+    page.line(
+        2,
+        match writers[..] {
+            [] => "No node can write to it.".to_owned(),
+            [one] => format!("Only node {one} may write to it."),
+            _ => format!("Only nodes {} may write to it.", writers.join(" and ")),
+        },
+    );
+    attachments.iter().for_each(|a| attachment(&mut page, a));
+    if !fenced.is_empty() {
+        page.blank();
+        page.line(0, "Fenced nodes, quarantined until their agents report the volume absent");
+        fenced.iter().for_each(|f| fenced_node(&mut page, f));
     }
-    write_fenced(text, &volume.fenced)?;
-    write_waiting(text, &volume.waiting)?;
+    page.blank();
+    if waiting.is_empty() {
+        page.line(0, "No request waits.");
+    } else {
+        page.line(0, "Waiting requests");
+        waiting.iter().for_each(|wait| request(&mut page, wait));
+    }
     if let Some(migration) = &volume.migration {
-        writeln!(
-            text,
-            "\nMigration from {} to {}: {}",
-            migration.source_node_id, migration.target_node_id, migration.result
-        )?;
-        writeln!(text, "  {}", timeline(migration))?;
+        let (from, to) = (&migration.source_node_id, &migration.target_node_id);
+        page.blank();
+        page.state(0, &format!("Migration from {from} to {to}: "), &migration.result, "");
+        page.line(2, timeline(migration));
     }
     if !volume.past_evidence.is_empty() {
-        writeln!(text, "\nEarlier attachments, and what proves that they are over")?;
-        for evidence in &volume.past_evidence {
-            writeln!(text, "  node {}, epoch {}", evidence.node_id, epoch(evidence.epoch.as_ref()))?;
-            write_evidence(text, "    ", evidence)?;
+        page.blank();
+        page.line(0, "Past attachments, and the evidence that ended them");
+        for past in &volume.past_evidence {
+            page.line(2, format!("node {}, epoch {}", past.node_id, epoch(past.epoch.as_ref())));
+            evidence(&mut page, 4, past);
         }
     }
-    Ok(())
+    page.text()
 }
 
-fn write_attachment(text: &mut String, attachment: &wire::AttachmentInfo) -> std::fmt::Result {
-    let wire::AttachmentInfo { node_id, role, phase, since_unix_ms, .. } = attachment;
-    writeln!(text, "On node {node_id} ({role}): {phase} since {}", time(*since_unix_ms))?;
-    writeln!(text, "  epoch {}", epoch(attachment.epoch.as_ref()))?;
-    if !attachment.cause.is_empty() {
-        writeln!(text, "  being taken down: {}", attachment.cause)?;
+fn attachment(page: &mut Page, attachment: &AttachmentInfo) {
+    let AttachmentInfo { node_id, role, phase, since_unix_ms, cause, waits_for, .. } = attachment;
+    page.blank();
+    let since = format!(" since {}", rfc3339(*since_unix_ms));
+    page.state(0, &format!("Node {node_id} ({role}): "), phase, &since);
+    page.line(2, format!("epoch {}", epoch(attachment.epoch.as_ref())));
+    if !cause.is_empty() {
+        page.line(2, format!("cause: {cause}"));
     }
-    if let Some(fence) = &attachment.fence {
-        write_fence(text, fence)?;
+    if let Some(under_way) = &attachment.fence {
+        fence(page, under_way);
     }
-    if attachment.waits_for.is_empty() {
-        writeln!(text, "  waits for nothing")?;
-    } else {
-        writeln!(text, "  waits for {}", attachment.waits_for)?;
-    }
-    if let Some(evidence) = &attachment.evidence {
-        write_evidence(text, "  ", evidence)?;
+    page.line(2, format!("waits for {}", if waits_for.is_empty() { "nothing" } else { waits_for }));
+    if let Some(proof) = &attachment.evidence {
+        evidence(page, 2, proof);
     }
     match &attachment.reported {
-        Some(state) => write_state(text, state),
-        None => writeln!(text, "  its agent has said nothing of it"),
+        Some(state) => report(page, state),
+        None => page.line(2, "agent reports nothing"),
     }
 }
 
-fn write_evidence(text: &mut String, indent: &str, evidence: &wire::EvidenceInfo) -> std::fmt::Result {
-    let wire::EvidenceInfo { source, verdict, drained_by, assumption, at_unix_ms, .. } = evidence;
-    writeln!(text, "{indent}evidence {source} at {}: {verdict}", time(*at_unix_ms))?;
+fn evidence(page: &mut Page, indent: usize, evidence: &EvidenceInfo) {
+    let EvidenceInfo { source, verdict, drained_by, assumption, by, reason, wanted_by, .. } = evidence;
+    page.line(indent, format!("evidence {source} at {}: {verdict}", rfc3339(evidence.at_unix_ms)));
     if drained_by.is_empty() {
-        writeln!(text, "{indent}not proven yet that nothing it wrote is still on its way")?;
+        page.line(indent, "not drained: its writes may still arrive");
     } else {
-        writeln!(text, "{indent}nothing it wrote is still on its way: {drained_by}")?;
+        page.line(indent, format!("drained: {drained_by}"));
     }
     if !assumption.is_empty() {
-        writeln!(text, "{indent}taken for granted: {assumption}")?;
+        page.line(indent, format!("assumes: {assumption}"));
     }
-    if !evidence.by.is_empty() {
-        writeln!(text, "{indent}on the word of {}: {}", evidence.by, evidence.reason)?;
+    if !by.is_empty() {
+        page.line(indent, format!("declared gone by {by}: {reason}"));
     }
-    // Who declared a node gone has said so in the line above.
-    if !evidence.wanted_by.is_empty() && evidence.by.is_empty() {
-        writeln!(text, "{indent}forced by {}: {}", evidence.wanted_by, evidence.wanted_because)?;
+    // Who declared a node gone is in the line above.
+    if !wanted_by.is_empty() && by.is_empty() {
+        page.line(indent, format!("forced by {wanted_by}: {}", evidence.wanted_because));
     }
-    Ok(())
 }
 
-fn write_fence(text: &mut String, fence: &wire::FenceInfo) -> std::fmt::Result {
-    let wire::FenceInfo { rung, step, tried, since_unix_ms } = fence;
+fn fence(page: &mut Page, fence: &FenceInfo) {
+    let FenceInfo { rung, step, tried, since_unix_ms } = fence;
+    let since = rfc3339(*since_unix_ms);
     if step == "refused" {
-        writeln!(text, "  fence since {}: no way is left, it is tried again", time(*since_unix_ms))?;
+        page.line(2, format!("fence since {since}: all fencing methods failed; will retry"));
     } else {
-        writeln!(text, "  fence since {}: by {rung}, step {step}", time(*since_unix_ms))?;
+        page.line(2, format!("fence since {since}: {rung}, step {step}"));
     }
     for tried in tried {
-        writeln!(text, "    tried {}: {}", tried.rung, tried.result)?;
+        page.line(4, format!("tried {}: {}", tried.rung, tried.result));
     }
-    Ok(())
 }
 
-fn write_fenced(text: &mut String, fenced: &[wire::FencedInfo]) -> std::fmt::Result {
-    if fenced.is_empty() {
-        return Ok(());
+fn fenced_node(page: &mut Page, fenced: &FencedInfo) {
+    let (epoch, since) = (epoch(fenced.epoch.as_ref()), rfc3339(fenced.since_unix_ms));
+    page.line(2, format!("node {} ({}), epoch {epoch}, since {since}", fenced.node_id, fenced.host_nqn));
+    if let Some(proof) = &fenced.evidence {
+        evidence(page, 4, proof);
     }
-    writeln!(text, "\nFenced, and quarantined until their own inventory shows nothing of it")?;
-    for fenced in fenced {
-        let (node, epoch, since) =
-            (&fenced.node_id, epoch(fenced.epoch.as_ref()), time(fenced.since_unix_ms));
-        writeln!(text, "  node {node} ({}), epoch {epoch}, since {since}", fenced.host_nqn)?;
-        if let Some(evidence) = &fenced.evidence {
-            write_evidence(text, "    ", evidence)?;
-        }
-    }
-    Ok(())
 }
 
-fn write_state(text: &mut String, state: &wire::VolumeState) -> std::fmt::Result {
-    let phase = phase(state.phase());
+fn report(page: &mut Page, state: &VolumeState) {
     let device = if state.device.is_empty() { String::new() } else { format!(", device {}", state.device) };
-    writeln!(text, "  its agent's last word: {phase}{device}, {} writes completed", state.writes)?;
+    let rest = format!("{device}, {} writes completed", state.writes);
+    page.state(2, "agent reports ", phase(state.phase()), &rest);
     for path in &state.paths {
         let ana = if path.ana_state.is_empty() { String::new() } else { format!(", {}", path.ana_state) };
-        writeln!(text, "    path {} by {}: {}{ana}", path.portal, path.controller, path.state)?;
+        page.line(4, format!("path {} ({}): {}{ana}", path.portal, path.controller, path.state));
     }
     if let Some(unready) = &state.unready {
-        writeln!(text, "    not ready: {}: {}", unready.clause, unready.message)?;
+        page.line(4, format!("not ready: {}: {}", unready.clause, unready.message));
     }
     for staging in state.staging.iter().filter(|staging| !staging.same) {
-        writeln!(text, "    staged at {} is ANOTHER device: {}", staging.path, staging.device)?;
+        page.line(4, format!("WRONG DEVICE staged at {}: {}", staging.path, staging.device));
     }
     for opener in &state.openers {
-        writeln!(text, "    used by {opener}")?;
-    }
-    Ok(())
-}
-
-fn write_waiting(text: &mut String, waiting: &[wire::WaitInfo]) -> std::fmt::Result {
-    if waiting.is_empty() {
-        return writeln!(text, "\nNo request waits.");
-    }
-    writeln!(text, "\nRequests that wait")?;
-    for wait in waiting {
-        let node =
-            if wait.node_id.is_empty() { "all nodes".to_owned() } else { format!("node {}", wait.node_id) };
-        writeln!(
-            text,
-            "  {} for {node}, since {}: {}",
-            wait.request,
-            time(wait.since_unix_ms),
-            wait.waits_for
-        )?;
-    }
-    Ok(())
-}
-
-pub(crate) fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Unspecified => "unknown",
-        Phase::Absent => "absent",
-        Phase::Connecting => "connecting",
-        Phase::Ready => "ready",
-        Phase::Degraded => "degraded",
-        Phase::Lost => "lost",
-        Phase::Detaching => "detaching",
+        page.line(4, format!("used by {opener}"));
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_volume_in_handoff_is_told_in_plain_words() {
-        let attachment = |node: &str, phase: &str, waits_for: &str| wire::AttachmentInfo {
-            node_id: node.into(),
-            epoch: Some(wire::Epoch { term: 5, seq: 2 }),
-            role: "primary".into(),
-            phase: phase.into(),
-            since_unix_ms: 951_782_400_000,
-            may_write: true,
-            waits_for: waits_for.into(),
-            ..Default::default()
-        };
-        let mut draining = attachment("a", "Draining", "the drain bound");
-        draining.evidence = Some(wire::EvidenceInfo {
-            source: "AgentAbsent".into(),
-            verdict: "Unknown".into(),
-            assumption: "the target lands what it has".into(),
-            ..Default::default()
-        });
-        let info = wire::VolumeInfo {
-            volume_id: "vm-1".into(),
-            access: "RWX block".into(),
-            attachments: vec![draining, attachment("b", "Ready", "")],
-            waiting: vec![wire::WaitInfo {
-                request: "unpublish".into(),
-                node_id: "a".into(),
-                since_unix_ms: 951_782_400_000,
-                waits_for: "the drain bound".into(),
-            }],
-            ..Default::default()
-        };
-        let text = volume(&info);
-        for line in [
-            "Volume vm-1 (RWX block)",
-            "Nodes a and b may write to it, and nobody else.",
-            "On node a (primary): Draining since 2000-02-29T00:00:00Z",
-            "waits for the drain bound",
-            "evidence AgentAbsent at 1970-01-01T00:00:00Z: Unknown",
-            "not proven yet that nothing it wrote is still on its way",
-            "taken for granted: the target lands what it has",
-            "waits for nothing",
-            "unpublish for node a, since 2000-02-29T00:00:00Z: the drain bound",
-        ] {
-            assert!(text.contains(line), "{line:?} is not in:\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_fence_is_told_with_what_was_tried_and_a_word_with_whose_it_is() {
-        let evidence = wire::EvidenceInfo {
-            source: "NodeGone".into(),
-            verdict: "Fenced".into(),
-            drained_by: "the drain bound has passed".into(),
-            by: "alice".into(),
-            reason: "rack 4 burnt".into(),
-            ..Default::default()
-        };
-        let forced = wire::EvidenceInfo {
-            node_id: "c".into(),
-            source: "TargetCut".into(),
-            wanted_by: "bob".into(),
-            wanted_because: "its guest hangs".into(),
-            ..Default::default()
-        };
-        let fencing = wire::AttachmentInfo {
-            node_id: "b".into(),
-            phase: "Draining".into(),
-            may_write: true,
-            cause: "forced by alice: hangs".into(),
-            fence: Some(wire::FenceInfo {
-                rung: "acl".into(),
-                step: "hide".into(),
-                tried: vec![wire::TriedRung { rung: "reservation".into(), result: "no other node".into() }],
-                since_unix_ms: 951_782_400_000,
-            }),
-            ..Default::default()
-        };
-        let info = wire::VolumeInfo {
-            volume_id: "vm-1".into(),
-            access: "RWO".into(),
-            attachments: vec![fencing],
-            fenced: vec![wire::FencedInfo {
-                node_id: "a".into(),
-                host_nqn: "nqn.2026-01.test:a".into(),
-                evidence: Some(evidence),
-                ..Default::default()
-            }],
-            min_fence: "acl".into(),
-            past_evidence: vec![forced],
-            ..Default::default()
-        };
-        let text = volume(&info);
-        for line in [
-            "a node is fenced from it by nothing weaker than: acl",
-            "being taken down: forced by alice: hangs",
-            "fence since 2000-02-29T00:00:00Z: by acl, step hide",
-            "tried reservation: no other node",
-            "node a (nqn.2026-01.test:a)",
-            "on the word of alice: rack 4 burnt",
-            "forced by bob: its guest hangs",
-        ] {
-            assert!(text.contains(line), "{line:?} is not in:\n{text}");
-        }
-    }
+fn request(page: &mut Page, wait: &WaitInfo) {
+    let WaitInfo { request, node_id, since_unix_ms, waits_for } = wait;
+    let node = if node_id.is_empty() { "all nodes".to_owned() } else { format!("node {node_id}") };
+    page.line(2, format!("{request} for {node} since {}: waits for {waits_for}", rfc3339(*since_unix_ms)));
 }

@@ -1,20 +1,22 @@
-//! What is done on a person's word: to fence a node, to declare one gone.
+//! What a person has done: a node fenced, or declared gone.
 //!
-//! In come a node and a reason; out goes the controller's answer. The reason is kept with the evidence that rests on it,
-//! and so is who gave it: the name in the certificate with which the controller was called, never one that is typed.
+//! In come a node and a reason; out goes the controller's answer. The evidence keeps the reason and who gave it: the name
+//! in the certificate with which the controller was called, never one that is typed.
 
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as wire;
+use cleat_runtime::options::duration;
 
 use crate::client::{AskError, Controller};
 use crate::output::Output;
+use crate::page::Page;
 use crate::{explain, json};
 
-/// Why it is wanted. Who wants it is what the certificate says.
+/// Why a person wants it. Who wants it is what the certificate says.
 #[derive(clap::Args, Debug)]
-pub(crate) struct Word {
-    /// Why: kept with the evidence, and shown wherever that is
+pub(crate) struct Reason {
+    /// Why; kept and shown with the evidence
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -22,31 +24,31 @@ pub(crate) struct Word {
 /// What to fence from what.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Fence {
-    /// The volume's id
+    /// Id of the volume
     volume: String,
 
-    /// The node that must not write to it any more
+    /// Node that must no longer write to it
     node: String,
 
     #[command(flatten)]
-    word: Word,
+    reason: Reason,
 
-    /// How long to wait for the proof
-    #[arg(long, value_name = "DURATION", default_value = "3m", value_parser = humantime::parse_duration)]
+    /// Time limit for the proof
+    #[arg(long, value_name = "DURATION", default_value = "3min", value_parser = duration)]
     wait: Duration,
 }
 
-/// Things about one node.
+/// Commands about one node.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum NodeCommand {
-    /// Says that a node is gone for good, or off and kept off: whatever waits for a proof that it cannot write goes on
-    /// without one. If it is running after all, it can destroy what another node writes
+    /// Declare that a node is off and stays off. Whatever waits for a proof that it cannot write goes on without one. If
+    /// the node runs after all, it can destroy what another node writes
     DeclareGone {
-        /// The node
+        /// Node that is gone
         node: String,
 
         #[command(flatten)]
-        word: Word,
+        reason: Reason,
     },
 }
 
@@ -55,18 +57,19 @@ pub(crate) async fn fence(
     out: &mut Output<'_, '_>,
     fence: Fence,
 ) -> Result<(), AskError> {
-    let Fence { volume, node, word, wait } = fence;
-    let request =
-        wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), reason: word.reason };
+    let Fence { volume, node, reason: Reason { reason }, wait } = fence;
+    let request = wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), reason };
     let after = controller.fence(request, wait).await?;
     out.show(
         || serde_json::json!({"fenced": true, "volume": after.as_ref().map(json::volume)}),
-        || {
-            let after = after.as_ref().map(|volume| format!("\n\n{}", explain::volume(volume)));
-            format!(
-                "It is proven that node {node} cannot write to volume {volume}.{}",
-                after.unwrap_or_default()
-            )
+        |width| {
+            let mut page = Page::new(width);
+            page.line(0, format!("Proven: node {node} cannot write to volume {volume}."));
+            if let Some(after) = &after {
+                page.blank();
+                return page.text() + &explain::volume(after, width);
+            }
+            page.text()
         },
     )
 }
@@ -77,12 +80,21 @@ pub(crate) async fn node(
     command: NodeCommand,
 ) -> Result<(), AskError> {
     match command {
-        NodeCommand::DeclareGone { node, word } => {
-            let request = wire::DeclareGoneRequest { node_id: node.clone(), reason: word.reason };
+        NodeCommand::DeclareGone { node, reason: Reason { reason } } => {
+            let request = wire::DeclareGoneRequest { node_id: node.clone(), reason };
             controller.declare_gone(request).await?;
             out.show(
                 || serde_json::json!({"declared_gone": node}),
-                || format!("Recorded: node {node} is gone. It is quarantined until its own agent shows otherwise."),
+                |width| {
+                    let mut page = Page::new(width);
+                    page.line(
+                        0,
+                        format!(
+                            "Node {node} is declared gone. It stays quarantined until its agent is heard."
+                        ),
+                    );
+                    page.text()
+                },
             )
         }
     }

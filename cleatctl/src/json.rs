@@ -4,8 +4,7 @@ use cleat_proto::cleat::v1 as wire;
 use serde_json::{Value, json};
 use wire::watch_event::Kind;
 
-use crate::explain::phase;
-use crate::table::epoch;
+use crate::format::{epoch, phase};
 
 fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
     Value::Array(items.iter().map(one).collect())
@@ -39,6 +38,7 @@ pub(crate) fn volume(v: &wire::VolumeInfo) -> Value {
         "migration": v.migration.as_ref().map(migration),
         "fenced": list(&v.fenced, fenced),
         "min_fence": v.min_fence,
+        "deleted": v.deleted,
     })
 }
 
@@ -62,8 +62,8 @@ fn fence(f: &wire::FenceInfo) -> Value {
     })
 }
 
-pub(crate) fn ghosts(ghosts: &[wire::GhostInfo]) -> Value {
-    list(ghosts, |g| {
+pub(crate) fn problems(problems: &[wire::GhostInfo]) -> Value {
+    list(problems, |g| {
         json!({
             "kind": g.kind,
             "node_id": g.node_id,

@@ -7,15 +7,22 @@ mod cli;
 mod client;
 mod explain;
 mod fence;
+mod format;
 mod json;
 mod output;
+mod page;
 mod rds;
+mod screens;
+#[cfg(test)]
+mod screens_tests;
 mod table;
 mod watch;
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::process::ExitCode;
+
+use anstream::{AutoStream, ColorChoice};
 
 /// Where a command writes.
 pub struct Console<'a> {
@@ -23,13 +30,17 @@ pub struct Console<'a> {
     pub out: &'a mut dyn Write,
     /// What went wrong.
     pub err: &'a mut dyn Write,
+    /// The columns of the terminal behind `out`; none where that is no terminal.
+    pub width: Option<usize>,
+    /// Whether `--color auto` means colour.
+    pub color: bool,
 }
 
 impl Console<'_> {
     /// Says what went wrong.
     fn complain(&mut self, text: &str) {
         // If that cannot be written either, the exit code still says it.
-        let _ = writeln!(self.err, "cleatctl: {}", output::harmless(text));
+        let _ = writeln!(self.err, "cleatctl: {}", page::harmless(text));
     }
 }
 
@@ -37,7 +48,11 @@ impl Console<'_> {
 #[must_use]
 pub fn main() -> ExitCode {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
-    ExitCode::from(run(std::env::args_os(), &mut Console { out: &mut out, err: &mut err }))
+    let size = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
+    let width = size.map(|(width, _)| usize::from(width.0));
+    // As NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM say.
+    let color = AutoStream::choice(&out) != ColorChoice::Never;
+    ExitCode::from(run(std::env::args_os(), &mut Console { out: &mut out, err: &mut err, width, color }))
 }
 
 /// Runs one command line, the program's name first, and gives the exit code.

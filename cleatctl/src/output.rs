@@ -1,72 +1,118 @@
-//! Standard output: a text for people, or one JSON document.
+//! Standard output: a screen for people, or JSON or YAML for scripts.
+//!
+//! In comes an answer in both forms; out goes the one that was asked for. What always holds: nothing that nodes, processes
+//! or the RDS say is carried out by a terminal, in any form.
+
+use serde_json::Value;
 
 use crate::Console;
 use crate::client::AskError;
+use crate::page::painted;
 
-/// How to show it.
+/// How to show an answer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
-    /// For people.
+    /// Tables and plain words
     #[default]
     Table,
-    /// For scripts.
+    /// JSON; one line for each event of `watch`
     Json,
+    /// YAML; one document for each event of `watch`
+    Yaml,
 }
 
 pub(crate) struct Output<'a, 'b> {
     format: Format,
+    color: bool,
     console: &'a mut Console<'b>,
 }
 
 impl<'a, 'b> Output<'a, 'b> {
-    pub(crate) fn new(format: Format, console: &'a mut Console<'b>) -> Self {
-        Self { format, console }
+    pub(crate) fn new(format: Format, color: bool, console: &'a mut Console<'b>) -> Self {
+        Self { format, color, console }
     }
 
-    /// Shows one answer in the form that was asked for.
+    /// Shows one answer; a screen is given the terminal's width.
     pub(crate) fn show(
         &mut self,
-        json: impl FnOnce() -> serde_json::Value,
-        text: impl FnOnce() -> String,
+        document: impl FnOnce() -> Value,
+        screen: impl FnOnce(Option<usize>) -> String,
     ) -> Result<(), AskError> {
-        match self.format {
-            Format::Table => self.line(&text()),
-            Format::Json => self.line(&format!("{:#}", json())),
-        }
+        let text = match self.format {
+            Format::Table => painted(&screen(self.console.width), self.color),
+            Format::Json => json(&document(), true),
+            Format::Yaml => yaml(document()),
+        };
+        self.write(&text)
     }
 
-    /// Shows one event of many: one line.
+    /// Shows one event of many.
     pub(crate) fn event(
         &mut self,
-        json: impl FnOnce() -> serde_json::Value,
-        text: impl FnOnce() -> Option<String>,
+        document: impl FnOnce() -> Value,
+        line: impl FnOnce() -> Option<String>,
     ) -> Result<(), AskError> {
-        match self.format {
-            Format::Table => text().map_or(Ok(()), |text| self.line(&text)),
-            Format::Json => self.line(&json().to_string()),
-        }
+        let text = match self.format {
+            Format::Table => line().map(|line| painted(&line, self.color)),
+            Format::Json => Some(json(&document(), false)),
+            Format::Yaml => Some(format!("---\n{}", yaml(document()))),
+        };
+        text.map_or(Ok(()), |text| self.write(&text))
     }
 
-    fn line(&mut self, text: &str) -> Result<(), AskError> {
+    fn write(&mut self, text: &str) -> Result<(), AskError> {
         let out = &mut *self.console.out;
-        let written = writeln!(out, "{}", harmless(text.trim_end_matches('\n'))).and_then(|()| out.flush());
+        let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
         written.map_err(AskError::Output)
     }
 }
 
-/// A text without anything that a terminal would act on but the ends of lines: what nodes, processes and the RDS say is
-/// shown to people, and not carried out by their terminals.
-pub(crate) fn harmless(text: &str) -> String {
-    cleat_runtime::text::harmless(text, &['\n'])
+/// JSON in which characters that a terminal acts on are escaped; the value stays the same.
+fn json(value: &Value, pretty: bool) -> String {
+    let text = if pretty { format!("{value:#}") } else { value.to_string() };
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if cleat_runtime::text::is_harmful(c) && c != '\n' {
+            escaped.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
+/// YAML in which such characters are shown by their numbers: not all of them have an escape of YAML.
+fn yaml(mut value: Value) -> String {
+    disarm(&mut value);
+    // A tree of strings, numbers and truth values has a YAML form.
+    serde_saphyr::to_string(&value).unwrap_or_default()
+}
+
+fn disarm(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = cleat_runtime::text::harmless(text, &['\n']),
+        Value::Array(items) => items.iter_mut().for_each(disarm),
+        Value::Object(fields) => fields.values_mut().for_each(disarm),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::harmless;
+    use serde_json::json;
 
     #[test]
-    fn a_terminal_is_told_nothing_by_what_is_shown() {
-        assert_eq!(harmless("pid 7 (\u{1b}[2J)\nß\u{9b}x"), "pid 7 (\\u{1b}[2J)\nß\\u{9b}x");
-        assert_eq!(harmless("a\u{202e}b"), "a\\u{202e}b");
+    fn json_escapes_what_a_terminal_acts_on_and_keeps_the_value() {
+        let value = json!({"holder": "pid 7 \u{1b}[2J \u{9b}x \u{202e}"});
+        let text = super::json(&value, false);
+        assert_eq!(text, r#"{"holder":"pid 7 \u001b[2J \u009bx \u202e"}"#);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("JSON"), value);
+    }
+
+    #[test]
+    fn yaml_shows_what_a_terminal_acts_on_and_keeps_types() {
+        let value = json!({"a": ["on", 7, true, null], "b": "x\u{1b}[2J\u{202e}", "c": "k: v # n", "d": {}});
+        let expected = "a:\n- \"on\"\n- 7\n- true\n- null\nb: x\\u{1b}[2J\\u{202e}\nc: \"k: v # n\"\nd: {}\n";
+        assert_eq!(super::yaml(value), expected);
     }
 }

@@ -1,4 +1,4 @@
-//! `cleatctl rds …`: handed over to a program of its own, as git does with subcommands that it does not have itself.
+//! `cleatctl rds …`: a program of its own, run as git runs subcommands that it lacks.
 //!
 //! In come the words after the command; this process becomes `cleat-rds-probe`, from beside itself or from PATH. It
 //! needs root and NVMe/TCP, which nothing else of `cleatctl` does.
@@ -10,14 +10,14 @@ use std::process::Command;
 
 const PROBE: &str = "cleat-rds-probe";
 
-/// Things about an RDS.
+/// Commands about an RDS.
 #[derive(clap::Subcommand, Debug)]
 pub(crate) enum RdsCommand {
-    /// Finds out on a scratch disk what an RDS does that could fence, and writes it for `cleat-controller`. Runs on a
-    /// node, as root; `cleatctl rds probe --help` says more
+    /// Find out on a scratch disk how an RDS can fence, and write it down for `cleat-controller`. Runs on a node, as
+    /// root; see `cleatctl rds probe --help`
     #[command(disable_help_flag = true)]
     Probe {
-        /// Its options
+        /// Options of the probe
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
         words: Vec<OsString>,
     },

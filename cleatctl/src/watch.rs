@@ -1,12 +1,13 @@
 //! What happens, as it happens.
 
-use cleat_proto::cleat::v1 as wire;
-use wire::watch_event::Kind;
+use cleat_proto::cleat::v1::Notice;
+use cleat_proto::cleat::v1::watch_event::Kind;
+use cleat_runtime::date::rfc3339;
 
 use crate::client::{AskError, Controller};
 use crate::json;
 use crate::output::Output;
-use crate::table::time;
+use crate::page::harmless;
 
 /// Shows events until the controller ends the stream, or somebody interrupts us.
 pub(crate) async fn run(controller: &mut Controller, out: &mut Output<'_, '_>) -> Result<(), AskError> {
@@ -25,14 +26,37 @@ pub(crate) async fn run(controller: &mut Controller, out: &mut Output<'_, '_>) -
 
 /// For people: what happened. The states behind it are what `volumes` and `nodes` show.
 fn line(kind: &Kind) -> Option<String> {
-    match kind {
-        Kind::Notice(notice) => {
-            let wire::Notice { at_unix_ms, reason, volume_id, node_id, message } = notice;
-            let node = if node_id.is_empty() { "-" } else { node_id };
-            Some(format!("{}  {reason:<18}  {volume_id}  {node}  {message}", time(*at_unix_ms)))
+    let text = match kind {
+        Kind::Notice(Notice { at_unix_ms, reason, volume_id, node_id, message }) => {
+            let [volume, node] = [volume_id, node_id].map(|id| if id.is_empty() { "-" } else { id });
+            format!("{}  {reason:<18}  {volume}  {node}  {message}", rfc3339(*at_unix_ms))
         }
-        Kind::Synced(_) => Some("(everything up to now has been read; what follows is new)".to_owned()),
-        Kind::VolumeGone(volume) => Some(format!("volume {volume} is no longer tracked")),
-        Kind::Volume(_) | Kind::Node(_) | Kind::Migration(_) | Kind::Ticket(_) | Kind::TicketGone(_) => None,
+        Kind::Synced(_) => "(up to date; new events follow)".to_owned(),
+        Kind::VolumeGone(volume) => format!("volume {volume} is no longer tracked"),
+        Kind::Volume(_) | Kind::Node(_) | Kind::Migration(_) | Kind::Ticket(_) | Kind::TicketGone(_) => {
+            return None;
+        }
+    };
+    Some(harmless(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notice_is_one_line_with_dashes_for_what_it_is_not_about() {
+        let notice = Notice {
+            at_unix_ms: 951_782_400_000,
+            reason: "node_silent".into(),
+            node_id: "worker-1".into(),
+            message: "no word\nfor 20 s".into(),
+            ..Default::default()
+        };
+        let expected = "2000-02-29T00:00:00Z  node_silent         -  worker-1  no word\\nfor 20 s";
+        assert_eq!(line(&Kind::Notice(notice)).as_deref(), Some(expected));
+        let gone = line(&Kind::VolumeGone("vm-1".into()));
+        assert_eq!(gone.as_deref(), Some("volume vm-1 is no longer tracked"));
+        assert_eq!(line(&Kind::Synced(true)).as_deref(), Some("(up to date; new events follow)"));
     }
 }

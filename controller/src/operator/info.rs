@@ -34,6 +34,7 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire
         migration: record.migration.as_ref().map(|m| migration(id, m)),
         fenced: record.fenced.iter().map(|f| fenced_from(id, f, now)).collect(),
         min_fence: record.spec.min_fence.name().to_owned(),
+        deleted: record.deleted,
     })
 }
 

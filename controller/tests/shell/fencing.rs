@@ -99,6 +99,22 @@ async fn a_silent_node_is_taken_off_the_list_cut_and_drained_and_comes_back_by_i
 }
 
 #[tokio::test]
+async fn a_volume_deleted_behind_a_fence_is_shown_as_deleted() {
+    let world = world(ACL).await;
+    let csi = world.csi().await;
+    let [(_a, gone), _b] = attached(&world, &csi).await;
+    drop(gone);
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
+    assert!(volumes.contains("fenced") && !volumes.contains("deleted"), "{volumes}");
+    csi.delete("vm-1").await.unwrap();
+    let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
+    assert!(volumes.contains("fenced") && volumes.contains("the volume is deleted"), "{volumes}");
+    let (_, shown, _) = cleatctl(&world, &["explain", "vm-1", "-o", "json"]).await;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap()["deleted"], true);
+}
+
+#[tokio::test]
 async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_can_do() {
     let world = world(Target::default()).await;
     let csi = world.csi().await;
@@ -109,11 +125,15 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_ca
         assert!(refused.message().contains(words), "{words} is not in {}", refused.message());
     }
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
-    for words in ["no way is left", "tried acl: the target has no list", "Node node-a may write to it"] {
+    for words in [
+        "all fencing methods failed",
+        "tried acl: the target has no list",
+        "Only node node-a may write to it",
+    ] {
         assert!(explained.contains(words), "{words:?} is not in:\n{explained}");
     }
     let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
-    assert!(volumes.contains("Draining (fence: refused)"), "{volumes}");
+    assert!(volumes.contains("Draining  failed"), "{volumes}");
 
     let declare = ["node", "declare-gone", "node-a", "--reason", "rack 4 burnt"];
     let (code, said, complaint) = cleatctl(&world, &declare).await;
@@ -123,7 +143,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_ca
     assert_eq!((proof.source.as_str(), proof.by.as_str()), ("NodeGone", "alice"));
     assert_eq!(proof.reason, "rack 4 burnt");
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
-    assert!(explained.contains("on the word of alice: rack 4 burnt"), "{explained}");
+    assert!(explained.contains("declared gone by alice: rack 4 burnt"), "{explained}");
 }
 
 #[tokio::test]
@@ -135,7 +155,7 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs"];
     let (code, said, complaint) = cleatctl_of(&world, "bob", &fence).await;
     assert_eq!(code, 0, "{said}{complaint}");
-    assert!(said.contains("It is proven that node node-a cannot write to volume vm-1."), "{said}");
+    assert!(said.contains("Proven: node node-a cannot write to volume vm-1."), "{said}");
     // And afterwards, by the record.
     let proof = volume(&world).await.past_evidence[0].clone();
     assert_eq!((proof.wanted_by.as_str(), proof.wanted_because.as_str()), ("bob", "its guest hangs"));
@@ -404,7 +424,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     let world = world(ACL).await;
     let csi = world.csi().await;
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
-    assert_eq!((code, said.trim()), (0, "Nothing is where it should not be."));
+    assert_eq!((code, said.trim()), (0, "No problems found."));
     let [(a, _one), (b, two)] = attached(&world, &csi).await;
     // Another device staged, a session without a grant, and two hosts of one identity.
     csi.create("vm-2").await.unwrap();

@@ -96,7 +96,10 @@ pub async fn cleatctl_of(world: &World, name: &str, given: &[&str]) -> (u8, Stri
     let words: Vec<OsString> = words.map(OsString::from).collect();
     let run = tokio::task::spawn_blocking(|| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = cleatctl::run(words, &mut cleatctl::Console { out: &mut out, err: &mut err });
+        let code = cleatctl::run(
+            words,
+            &mut cleatctl::Console { out: &mut out, err: &mut err, width: None, color: false },
+        );
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     });
     tokio::time::timeout(Duration::from_secs(20), run).await.expect("it ends").unwrap()
@@ -128,11 +131,11 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
     for words in [
         "Volume vm-1 (RWX block)",
-        "Nodes node-a and node-b may write to it, and nobody else.",
-        "On node node-b (migration-target): Connecting since 20",
+        "Only nodes node-a and node-b may write to it.",
+        "Node node-b (migration-target): Connecting since 20",
         "waits for the agent of node node-b to connect and prove that it can use the device",
-        "path 10.0.1.100:4420 by nvme1: live, optimized",
-        "publish for node node-b, since 20",
+        "path 10.0.1.100:4420 (nvme1): live, optimized",
+        "publish for node node-b since 20",
     ] {
         assert!(explained.contains(words), "{words:?} is not in:\n{explained}");
     }
@@ -140,6 +143,10 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json["attachments"][1]["phase"], "Connecting");
     assert_eq!(json["waiting"][0]["request"], "publish");
+    let (_, yaml, _) = cleatctl(&world, &["-o", "yaml", "migrations"]).await;
+    assert!(yaml.contains("result: running\n") && yaml.contains("target_node_id: node-b\n"), "{yaml}");
+    let (_, colored, _) = cleatctl(&world, &["volumes", "--color", "always"]).await;
+    assert!(colored.contains("\u{1b}[32mReady\u{1b}[0m"), "{colored}");
 
     let (code, _, complaint) = cleatctl(&world, &["explain", "vm-2"]).await;
     assert_eq!(code, 1);

@@ -1,0 +1,73 @@
+//! Single values, as people read them.
+
+use cleat_proto::cleat::v1::volume_state::Phase;
+use cleat_proto::cleat::v1::{Epoch, MigrationInfo, VolumeState};
+
+/// `TERM.SEQ`; nothing where there is none.
+pub(crate) fn epoch(epoch: Option<&Epoch>) -> String {
+    epoch.map(|e| format!("{}.{}", e.term, e.seq)).unwrap_or_default()
+}
+
+/// What an agent says of a volume, in one word.
+pub(crate) fn phase(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Unspecified => "unknown",
+        Phase::Absent => "absent",
+        Phase::Connecting => "connecting",
+        Phase::Ready => "ready",
+        Phase::Degraded => "degraded",
+        Phase::Lost => "lost",
+        Phase::Detaching => "detaching",
+    }
+}
+
+/// Live paths of all: `2/2`; nothing where there are none.
+pub(crate) fn paths(state: &VolumeState) -> String {
+    if state.paths.is_empty() {
+        return String::new();
+    }
+    let live = state.paths.iter().filter(|path| path.state == "live").count();
+    format!("{live}/{}", state.paths.len())
+}
+
+/// Each step with the time since the first: `granted, target_ready +0.412s, …`.
+pub(crate) fn timeline(migration: &MigrationInfo) -> String {
+    let Some(first) = migration.steps.first() else { return String::new() };
+    let steps = migration.steps.iter().map(|step| {
+        let after = step.at_unix_ms.saturating_sub(first.at_unix_ms);
+        if after == 0 {
+            step.name.clone()
+        } else {
+            format!("{} +{}.{:03}s", step.name, after / 1000, after % 1000)
+        }
+    });
+    steps.collect::<Vec<_>>().join(", ")
+}
+
+/// A size exactly where it is a round one, else to two places, never rounded up.
+pub(crate) fn bytes(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    for (unit, name) in UNITS {
+        if bytes >= unit {
+            let hundredths = u128::from(bytes) * 100 / u128::from(unit);
+            return match bytes % unit {
+                0 => format!("{} {name}", bytes / unit),
+                _ => format!("{}.{:02} {name}", hundredths / 100, hundredths % 100),
+            };
+        }
+    }
+    format!("{bytes} B")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_between_two_units_is_not_rounded_up() {
+        assert_eq!(bytes(1 << 30), "1 GiB");
+        assert_eq!(bytes((2 << 30) - 1), "1.99 GiB");
+        assert_eq!(bytes(512), "512 B");
+        assert_eq!(bytes(u64::MAX), "16777215.99 TiB");
+    }
+}
