@@ -68,6 +68,13 @@ impl<'n> RawHost<'n> {
         Self { node, id: format!("00000000-0000-0000-0000-{:012}", node.machine().number()) }
     }
 
+    /// The node, as a host that is none of the nodes. A kernel makes one device of the paths of all its hosts, so only
+    /// one of them should be connected at a time.
+    #[must_use]
+    pub fn another_on(node: &'n Node) -> Self {
+        Self { node, id: format!("00000000-0000-0000-0001-{:012}", node.machine().number()) }
+    }
+
     /// The node.
     #[must_use]
     pub fn node(&self) -> &'n Node {

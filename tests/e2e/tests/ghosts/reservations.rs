@@ -1,6 +1,6 @@
 //! Reservations as the kernel's target keeps them, beside the model that every other check of Cleat believes.
 //!
-//! In: commands of two hosts, which go by nvme-cli to the target and to `cleat_world::reservations`. Out: after which
+//! In: commands of hosts, which go by nvme-cli to the target and to `cleat_world::reservations`. Out: after which
 //! command the two differ. What always holds: after each command the answers, the generation, the registrants in their
 //! order, whether the namespace is held, and whose writes are carried out were compared; what cannot be understood of
 //! the target is an error, never an answer.
@@ -112,6 +112,8 @@ impl Command {
 
 const A: usize = 0;
 const B: usize = 1;
+/// On B's machine, while B is not connected.
+const C: usize = 2;
 
 /// Everything that Cleat's agents do, and what can come between; it ends with both registered and A holding.
 const COMMANDS: &[(usize, Command)] = &[
@@ -181,6 +183,21 @@ const COMMANDS: &[(usize, Command)] = &[
 const AFTERWARDS: &[(usize, Command)] =
     &[(A, Reserve(0xa)), (B, Register(0xb)), (B, Reserve(0xb)), (A, Register(0xa)), (A, Clear(0xa))];
 
+/// While C is registered, and not connected: the oldest has what a holder leaves. Then C and B go by one key at once.
+const BESIDE_THE_OLDEST: &[(usize, Command)] = &[
+    (A, Register(0xa)),
+    (B, Register(0xb)),
+    (B, Reserve(0xb)),
+    (B, Unregister(0xb)),
+    (A, Reserve(0xa)),
+    (A, Release(0xa)),
+    (B, Register(0xc)),
+    (A, PreemptAndAbort(0xa, 0xc)),
+    (A, Reserve(0xa)),
+    (B, Register(0xb)),
+    (B, Clear(0xb)),
+];
+
 /// What is held of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Held {
@@ -188,7 +205,7 @@ struct Held {
     held: bool,
     /// Which host has which key, oldest first.
     registrants: Vec<(usize, u64)>,
-    /// Whose writes are carried out.
+    /// Whether A's and B's writes are carried out.
     lets_write: [bool; 2],
 }
 
@@ -213,10 +230,11 @@ impl fmt::Display for Held {
     }
 }
 
-/// Two hosts at one namespace of the kernel's target.
+/// Hosts at one namespace of the kernel's target.
 struct Real<'w> {
-    hosts: [RawHost<'w>; 2],
-    devices: [String; 2],
+    hosts: [RawHost<'w>; 3],
+    /// C's is none while B is connected.
+    devices: [String; 3],
 }
 
 impl Real<'_> {
@@ -285,12 +303,12 @@ pub(crate) async fn after_each_command_the_target_holds_what_the_model_holds(
 ) -> anyhow::Result<()> {
     let rds_args = vec!["--reservations".to_owned()];
     world.rds.view(&TargetView { rds_args, ..TargetView::default() }).await?;
-    let hosts = [RawHost::on(world.a()), RawHost::on(world.b())];
+    let hosts = [RawHost::on(world.a()), RawHost::on(world.b()), RawHost::another_on(world.b())];
     let nqns = hosts.each_ref().map(RawHost::nqn);
     let volume = RawVolume::make(&world.rds, "reservations", VOLUME_BYTES, &nqns).await?;
     let how = Connect::default();
     let (a, b) = tokio::try_join!(hosts[A].connect(&volume, &how), hosts[B].connect(&volume, &how))?;
-    let real = Real { hosts, devices: [a, b] };
+    let mut real = Real { hosts, devices: [a, b, String::new()] };
 
     let mut kept = Reservations::default();
     ensure!(real.held(A).await? == Held::of(&kept), "a new namespace: {}", real.held(A).await?);
@@ -307,14 +325,25 @@ pub(crate) async fn after_each_command_the_target_holds_what_the_model_holds(
         Ok(Look::holds(left == nothing, left))
     })
     .await?;
-    for host in &real.hosts {
-        host.wait_live(&volume, Network::STORAGE.len()).await?;
+    for host in [A, B] {
+        real.hosts[host].wait_live(&volume, Network::STORAGE.len()).await?;
     }
     kept.forget();
     ensure!(Held::of(&kept) == nothing, "the model keeps something: {}", Held::of(&kept));
     real.compare(AFTERWARDS, &mut kept).await?;
-    for host in &real.hosts {
-        host.delete_controllers(&volume).await?;
+
+    // A registration is the host's, not its connection's.
+    real.hosts[B].delete_controllers(&volume).await?;
+    real.devices[C] = real.hosts[C].connect(&volume, &how).await?;
+    let registered = [real.send(C, Register(0xc)).await?, Register(0xc).modelled(&mut kept, C)];
+    ensure!(registered == [Ok(()), Ok(())], "C is not registered: {registered:?}");
+    real.hosts[C].delete_controllers(&volume).await?;
+    real.devices[B] = real.hosts[B].connect(&volume, &how).await?;
+    let (model, left) = (Held::of(&kept), real.held(A).await?);
+    ensure!(left == model, "with C gone the target has {left}; the model has {model}");
+    real.compare(BESIDE_THE_OLDEST, &mut kept).await?;
+    for host in [A, B] {
+        real.hosts[host].delete_controllers(&volume).await?;
     }
     Ok(())
 }
