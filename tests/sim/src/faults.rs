@@ -262,6 +262,9 @@ fn occasions(chance: &mut Chance, planted: Option<Planted>) -> Vec<Fault> {
         Some(Planted::RestartForgets) => {
             [(Kind::TargetRestart, 300), (Kind::TargetRestart, 300), (Kind::Isolate(node), 9_000)]
         }
+        Some(Planted::HeldTooLong) => {
+            [(Kind::Holds, 8_000), (Kind::Isolate(node), 9_000), (Kind::FreezeMachine(node), 9_000)]
+        }
         Some(Planted::WordFalse) => {
             [(Kind::FreezeMachine(node), 9_000), (Kind::Isolate(node), 9_000), (Kind::Holds, 8_000)]
         }

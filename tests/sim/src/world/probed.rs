@@ -80,6 +80,10 @@ impl Probed {
             ) => Self::List,
             Some(Planted::AbortPretended) => Self::AbortWithoutDrain,
             Some(Planted::SecretIgnored) => Self::Secrets,
+            // Nothing but the bound tells when a write that was cut off has landed.
+            Some(Planted::HeldTooLong) => Self::ListWithoutDrain,
+            // Whom the word wrongly calls gone is on no list to be kept off it.
+            Some(Planted::WordFalse) => Self::ExportOnly,
             // Reservations are forgotten at a restart anyway: what is left is the list.
             Some(Planted::RestartForgets) => Self::Abort,
             _ => by_chance.map_or(Self::List, |(probed, _)| *probed),
