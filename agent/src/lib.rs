@@ -12,6 +12,7 @@ pub mod args;
 pub mod csi;
 pub mod identity;
 pub mod ledger;
+pub mod link;
 pub mod metrics;
 pub mod name;
 pub mod run;

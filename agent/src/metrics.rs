@@ -1,14 +1,10 @@
 //! Every metric of the agent: names, labels and buckets in one place.
 //!
-//! Comes in: what happened, as typed values. Goes out: the process-wide recorder. Always holds: label values come
-//! from enums of this file or of the protocol, never from a volume, a path or a message, so that their number is
-//! bounded.
+//! Comes in: what happened. Goes out: the process-wide recorder. Always holds: label values are constants of the
+//! program (`&'static str`), never a volume, a path or a message, so that their number is bounded.
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1::VolumeState;
-use cleat_proto::cleat::v1::directive_result::Outcome;
-use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_runtime::metrics::Metric;
 use metrics::{counter, gauge, histogram};
 
@@ -131,54 +127,9 @@ pub fn detach_seconds(part: DetachPart, time: Duration) {
     histogram!(DETACH_SECONDS.name, "part" => part).record(time.as_secs_f64());
 }
 
-/// The kinds of directives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DirectiveKind {
-    /// Attach.
-    Attach,
-    /// Detach.
-    Detach,
-    /// Revoke.
-    Revoke,
-    /// Verify.
-    Verify,
-    /// Preempt.
-    Preempt,
-    /// Rekey.
-    Rekey,
-}
-
-impl DirectiveKind {
-    /// The kind as logs and metrics say it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Attach => "attach",
-            Self::Detach => "detach",
-            Self::Revoke => "revoke",
-            Self::Verify => "verify",
-            Self::Preempt => "preempt",
-            Self::Rekey => "rekey",
-        }
-    }
-}
-
-/// The outcome as logs and metrics say it.
-pub fn outcome_name(outcome: &Outcome) -> &'static str {
-    match outcome {
-        Outcome::Ready(_) => "ready",
-        Outcome::Absent(_) => "absent",
-        Outcome::Busy(_) => "busy",
-        Outcome::Failed(_) => "failed",
-        Outcome::StaleEpoch(_) => "stale_epoch",
-        Outcome::Pending(_) => "pending",
-        Outcome::Preempted(_) => "preempted",
-        Outcome::Rekeyed(_) => "rekeyed",
-    }
-}
-
 /// Counts an outcome of a directive.
-pub fn directive(kind: DirectiveKind, outcome: &Outcome) {
-    counter!(DIRECTIVES.name, "kind" => kind.as_str(), "outcome" => outcome_name(outcome)).increment(1);
+pub fn directive(kind: &'static str, outcome: &'static str) {
+    counter!(DIRECTIVES.name, "kind" => kind, "outcome" => outcome).increment(1);
 }
 
 /// How asserting a forgotten registration again has ended.
@@ -234,43 +185,18 @@ pub fn csi_call(rpc: CsiRpc, code: tonic::Code, time: Duration) {
     histogram!(CSI_SECONDS.name, "rpc" => rpc.as_str()).record(time.as_secs_f64());
 }
 
-/// The phase as logs and metrics say it.
-pub fn phase_name(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Unspecified => "unspecified",
-        Phase::Absent => "absent",
-        Phase::Connecting => "connecting",
-        Phase::Ready => "ready",
-        Phase::Degraded => "degraded",
-        Phase::Lost => "lost",
-        Phase::Detaching => "detaching",
-    }
-}
-
 /// Sets the gauges of volumes by phase and paths by state.
-pub fn volumes<'a>(states: impl Iterator<Item = &'a VolumeState>) {
-    let phases =
-        [Phase::Absent, Phase::Connecting, Phase::Ready, Phase::Degraded, Phase::Lost, Phase::Detaching];
-    let mut counts = [0u32; 6];
-    let (mut live, mut dead) = (0u32, 0u32);
-    for state in states {
-        if let Some(index) = phases.iter().position(|phase| *phase == state.phase()) {
-            counts[index] += 1;
-        }
-        for path in &state.paths {
-            *if path.state == "live" { &mut live } else { &mut dead } += 1;
-        }
-    }
-    for (phase, count) in phases.into_iter().zip(counts) {
-        gauge!(VOLUMES.name, "phase" => phase_name(phase)).set(f64::from(count));
+pub fn volumes(phases: &[(&'static str, u32)], live: u32, not_live: u32) {
+    for (phase, count) in phases {
+        gauge!(VOLUMES.name, "phase" => *phase).set(f64::from(*count));
     }
     gauge!(PATHS.name, "state" => "live").set(f64::from(live));
-    gauge!(PATHS.name, "state" => "not_live").set(f64::from(dead));
+    gauge!(PATHS.name, "state" => "not_live").set(f64::from(not_live));
 }
 
 /// Counts a change of phase.
-pub fn phase_changed(to: Phase) {
-    counter!(PHASE_CHANGES.name, "phase" => phase_name(to)).increment(1);
+pub fn phase_changed(to: &'static str) {
+    counter!(PHASE_CHANGES.name, "phase" => to).increment(1);
 }
 
 /// Says whether a session is established.
@@ -323,25 +249,4 @@ pub fn silent_addresses(count: usize) {
 /// Counts an attempt to connect a missing path of a volume in use.
 pub fn path_repair(connected: bool) {
     counter!(PATH_REPAIRS.name, "result" => if connected { "connected" } else { "failed" }).increment(1);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn volumes_and_paths_are_counted_by_what_they_are() {
-        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        let path = |state: &str| cleat_proto::cleat::v1::Path { state: state.into(), ..Default::default() };
-        let state = VolumeState {
-            phase: Phase::Degraded.into(),
-            paths: vec![path("live"), path("connecting")],
-            ..VolumeState::default()
-        };
-        metrics::with_local_recorder(&recorder, || volumes([state].iter()));
-        let text = recorder.handle().render();
-        assert!(text.contains("cleat_agent_volumes{phase=\"degraded\"} 1"), "{text}");
-        assert!(text.contains("cleat_agent_volumes{phase=\"ready\"} 0"), "{text}");
-        assert!(text.contains("cleat_agent_paths{state=\"not_live\"} 1"), "{text}");
-    }
 }

@@ -15,7 +15,6 @@ use cleat_host::modules;
 use cleat_host::sysfs::{NativeMultipath, Sysfs};
 use cleat_host::uevents::{Uevents, tells_connections};
 use cleat_host::work;
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use cleat_runtime::tls::renew;
 use cleat_runtime::unix::UnixIncoming;
@@ -26,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::args::{Args, Config};
 use crate::identity::{Held, Names};
 use crate::ledger::Ledger;
+use crate::link::Link;
 use crate::session::outbox::Outbox;
-use crate::session::{Link, Session};
+use crate::session::{NodeDescription, Session};
 use crate::volume::board::Board;
 use crate::volume::host::Host;
 use crate::volume::linux::Linux;
@@ -60,7 +60,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let identity = host_identity(&config, &sysfs, &ledger).await?;
     let fabrics = open_fabrics(&config, &sysfs).await?;
     let addresses = storage_addresses(&config)?;
-    let hello = hello(&config, &identity, &sysfs, &fabrics, &addresses).await?;
+    let node_is = describe(&config, &identity, &sysfs, &fabrics, &addresses).await?;
     tracing::info!(
         node = %config.node_id, host_nqn = %identity.host_nqn, host_id = %identity.host_id, fabrics = fabrics.name(),
         boot = identity.boot_id, kernel = identity.kernel_release, addresses = ?addresses, "this node"
@@ -89,8 +89,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let incoming = incoming.or_give_up(context.giving_up.clone());
     let session = Session {
         endpoint: Box::new(config.dial),
-        hello,
-        prefix: config.prefix,
+        node_is,
         node: Arc::new(fleet.clone()),
         outbox,
         link,
@@ -168,37 +167,32 @@ fn storage_addresses(config: &Config) -> Result<Vec<IpAddr>, Failure> {
     addresses::find(&config.roots.sysfs).map_err(Failure::config)
 }
 
-async fn hello(
+async fn describe(
     config: &Config,
     identity: &HostIdentity,
     sysfs: &Sysfs,
     fabrics: &Arc<dyn Fabrics>,
     addresses: &[IpAddr],
-) -> Result<wire::Hello, Failure> {
+) -> Result<NodeDescription, Failure> {
     let topology = sysfs.read(FIRST_LOOK).await.map_err(Failure::failed)?;
     let asked = Arc::clone(fabrics);
     let in_band_auth =
         work::once("ask for in-band authentication", FABRICS_ANSWER, move || asked.authenticates())
             .await
             .map_err(Failure::failed)?;
-    Ok(wire::Hello {
-        protocol: cleat_proto::SESSION_PROTOCOL,
-        node_id: config.node_id.to_string(),
-        identity: Some(wire::NodeIdentity {
-            host_nqn: identity.host_nqn.to_string(),
-            host_id: identity.host_id.to_string(),
-            storage_addresses: addresses.iter().map(ToString::to_string).collect(),
-            boot_id: identity.boot_id.clone(),
-        }),
-        capabilities: Some(wire::Capabilities {
-            kernel_release: identity.kernel_release.clone(),
-            fabrics: fabrics.name().to_owned(),
-            native_multipath: topology.multipath == NativeMultipath::On,
-            nqn_prefix: config.prefix.to_string(),
-            in_band_auth,
-            // Linux has the generic ioctls for NVMe since 4.5; what a target can do shows at the attach.
-            reservations: true,
-        }),
+    Ok(NodeDescription {
+        node_id: config.node_id.clone(),
+        host_nqn: identity.host_nqn.clone(),
+        host_id: identity.host_id,
+        storage_addresses: addresses.to_vec(),
+        boot_id: identity.boot_id.clone(),
+        kernel_release: identity.kernel_release.clone(),
+        fabrics: fabrics.name(),
+        native_multipath: topology.multipath == NativeMultipath::On,
+        nqn_prefix: config.prefix.clone(),
+        in_band_auth,
+        // Linux has the generic ioctls for NVMe since 4.5; what a target can do shows at the attach.
+        reservations: true,
         agent_version: cleat_runtime::build_info(),
     })
 }

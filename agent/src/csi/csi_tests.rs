@@ -246,7 +246,7 @@ async fn a_single_reader_of_a_read_only_grant_is_published() {
     let served = Served::start().await;
     let granted = crate::ledger::Grant { read_only: true, ..grant(&[1]) };
     let outcome = served.agent.attach(1, granted).await;
-    assert!(matches!(outcome, cleat_proto::cleat::v1::directive_result::Outcome::Ready(_)), "{outcome:?}");
+    assert!(matches!(outcome, crate::volume::outcome::Outcome::Ready(_)), "{outcome:?}");
     served.stage("1.1").await.unwrap();
     served.publish(TARGET, true).await.unwrap();
     assert!(matches!(served.at_target(), Some(AtTarget::Device(_))));
@@ -258,10 +258,10 @@ async fn an_operation_under_way_is_named() {
     served.agent.ready(1, &[1]).await;
     served.agent.kernel.change(|world| world.deletions_hang = true);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    let revoke = served.agent.directive(1, crate::session::directive::Ask::Revoke { deadline });
+    let revoke = served.agent.directive(1, crate::volume::directive::Ask::Revoke { deadline });
     served.agent.submit(&revoke);
     let mut changes = served.agent.fleet.shared().board.changes();
-    while served.agent.state().await.phase() != cleat_proto::cleat::v1::volume_state::Phase::Detaching {
+    while served.agent.state().await.phase != crate::volume::state::Phase::Detaching {
         changes.changed().await.unwrap();
     }
     refused(served.unpublish(TARGET).await, Code::Aborted, "revoke op-1-1 in progress since");
@@ -281,7 +281,7 @@ async fn a_caller_that_gives_up_does_not_end_the_operation() {
     request.set_timeout(Duration::from_millis(20));
     served.node.clone().node_stage_volume(request).await.expect_err("its deadline is shorter than the wait");
     let outcome = served.agent.attach(1, grant(&[1])).await;
-    assert!(matches!(outcome, cleat_proto::cleat::v1::directive_result::Outcome::Ready(_)), "{outcome:?}");
+    assert!(matches!(outcome, crate::volume::outcome::Outcome::Ready(_)), "{outcome:?}");
     served.stage("1.1").await.expect("the gate was given back");
 }
 

@@ -21,7 +21,6 @@ use std::path::PathBuf;
 use cleat_host::readiness::PathPolicy;
 use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, Portal};
-use cleat_proto::cleat::v1 as wire;
 use serde::{Deserialize, Serialize};
 
 use crate::name::Epoch;
@@ -62,21 +61,6 @@ pub struct Deletion {
     pub state: String,
 }
 
-impl Deletion {
-    fn to_wire(&self) -> wire::DeletedController {
-        wire::DeletedController {
-            controller: self.controller.clone(),
-            portal: self.portal.clone(),
-            state_at_deletion: self.state.clone(),
-        }
-    }
-}
-
-/// Deletions as the wire has them.
-pub fn deletions_to_wire(deletions: &[Deletion]) -> Vec<wire::DeletedController> {
-    deletions.iter().map(Deletion::to_wire).collect()
-}
-
 /// What the ledger knows of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -110,8 +94,7 @@ pub struct Entry {
 
 impl Entry {
     /// The proof of absence that this entry holds, where it holds one: the grant has ended, under this boot.
-    pub fn absence(&self, boot_id: &str) -> Option<wire::AbsentOutcome> {
-        (self.ended && self.boot_id == boot_id)
-            .then(|| wire::AbsentOutcome { deleted: deletions_to_wire(&self.deletions), times: None })
+    pub fn proof_of_absence(&self, boot_id: &str) -> Option<&[Deletion]> {
+        (self.ended && self.boot_id == boot_id).then_some(self.deletions.as_slice())
     }
 }

@@ -83,8 +83,8 @@ fn a_controller_that_the_kernel_gave_up_is_named_as_gone() {
 fn what_another_boot_held_is_not_claimed_by_this_one() {
     let entry = ending(Some(&attached(4, &[1, 2])), epoch(4), &[], "boot-2");
     assert!(entry.deletions.is_empty());
-    assert!(entry.absence("boot-2").is_some());
-    assert!(entry.absence("boot-1").is_none());
+    assert!(entry.proof_of_absence("boot-2").is_some());
+    assert!(entry.proof_of_absence("boot-1").is_none());
 }
 
 #[test]

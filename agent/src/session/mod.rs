@@ -8,25 +8,31 @@
 //! - Losing a session touches no device; results that may not have been read are sent again on the next one.
 //! - Silence counts as loss, on both sides, after the time that the controller named in its Welcome.
 
-pub mod directive;
+mod decode;
+mod encode;
 pub mod outbox;
 mod stream;
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_host::{HostId, HostNqn};
 use cleat_runtime::exit::Causes;
 use cleat_runtime::grpc::Dial;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::link::Link;
 use crate::metrics::{self, SessionEnd};
-use crate::name::NqnPrefix;
+use crate::name::{NodeId, NqnPrefix};
+use crate::volume::Fleet;
 use crate::volume::board::Board;
-use directive::Directive;
+use crate::volume::directive::Directive;
+use crate::volume::host::Host;
+use crate::volume::state::VolumeState;
 use outbox::Outbox;
 
 /// Delay before the first redial; doubled each time that no session stood.
@@ -43,7 +49,7 @@ pub trait Node: Send + Sync + 'static {
     ///
     /// # Errors
     /// A text that says what could not be read: without a whole inventory there is no session.
-    fn inventory(&self) -> impl Future<Output = Result<Vec<wire::VolumeState>, String>> + Send;
+    fn inventory(&self) -> impl Future<Output = Result<Vec<VolumeState>, String>> + Send;
 
     /// Starts a directive, or joins the operation of the same id; its results go to the outbox.
     fn submit(&self, directive: Directive);
@@ -52,13 +58,48 @@ pub trait Node: Send + Sync + 'static {
     fn board(&self) -> &Board;
 }
 
-/// Whether a session is established, and since when it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Link {
-    /// Established.
-    Up,
-    /// Not established.
-    Down,
+impl<H: Host> Node for Fleet<H> {
+    async fn inventory(&self) -> Result<Vec<VolumeState>, String> {
+        self.sweep().await.map_err(|error| Causes(&error).to_string())?;
+        Ok(self.shared().board.all())
+    }
+
+    fn submit(&self, directive: Directive) {
+        self.begin(directive);
+    }
+
+    fn board(&self) -> &Board {
+        &self.shared().board
+    }
+}
+
+/// Who this node is and what it can do, as the controller is told at the beginning of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeDescription {
+    /// The name under which the orchestrator knows the node.
+    pub node_id: NodeId,
+    /// Host NQN of every connect.
+    pub host_nqn: HostNqn,
+    /// Host identifier of every connect.
+    pub host_id: HostId,
+    /// The addresses of this node on the storage networks.
+    pub storage_addresses: Vec<IpAddr>,
+    /// The boot of this node.
+    pub boot_id: String,
+    /// The release of the kernel.
+    pub kernel_release: String,
+    /// By which means controllers are made.
+    pub fabrics: &'static str,
+    /// Whether the kernel makes one device of several paths.
+    pub native_multipath: bool,
+    /// Only volumes under it are ours.
+    pub nqn_prefix: NqnPrefix,
+    /// Whether the kernel can authenticate in band.
+    pub in_band_auth: bool,
+    /// Whether the kernel can register, acquire and report reservations.
+    pub reservations: bool,
+    /// The version of this agent.
+    pub agent_version: String,
 }
 
 /// All that a session needs.
@@ -66,9 +107,7 @@ pub struct Session<N> {
     /// Where the controller is, with keepalive and TLS set.
     pub endpoint: Box<dyn Dial>,
     /// Who this node is.
-    pub hello: wire::Hello,
-    /// Only volumes under it are ours.
-    pub prefix: NqnPrefix,
+    pub node_is: NodeDescription,
     /// The rest of the agent.
     pub node: Arc<N>,
     /// Results to deliver.
@@ -99,9 +138,9 @@ impl<N: Node> Session<N> {
     }
 
     /// A session is established: its inventory is on the stream.
-    fn up(&self, welcome: &wire::Welcome) {
+    fn up(&self, welcome: &decode::Welcome) {
         tracing::info!(
-            session = welcome.session_id,
+            session = welcome.session,
             term = welcome.term,
             "session with the controller established"
         );

@@ -13,9 +13,11 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_proto::cleat::v1::DirectiveResult;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use super::decode::Refusal;
+use crate::volume::outcome::{DirectiveResult, Results};
 
 /// Most results that are kept; past it the oldest goes. The inventory of the next session still tells the truth of
 /// its volume.
@@ -28,9 +30,43 @@ pub struct Outbox {
     arrived: Notify,
 }
 
+/// What is to be delivered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outgoing {
+    /// What became of a directive.
+    Result(DirectiveResult),
+    /// A directive that could not be read.
+    Refusal(Refusal),
+}
+
+impl Outgoing {
+    /// Of which operation.
+    pub fn operation(&self) -> String {
+        match self {
+            Self::Result(result) => result.operation.to_string(),
+            Self::Refusal(refusal) => refusal.operation.clone(),
+        }
+    }
+
+    /// About which volume.
+    pub fn volume(&self) -> &str {
+        match self {
+            Self::Result(result) => result.volume.as_str(),
+            Self::Refusal(refusal) => &refusal.volume,
+        }
+    }
+}
+
+impl Results for Outbox {
+    fn deliver(&self, result: DirectiveResult) {
+        self.push(Outgoing::Result(result));
+    }
+}
+
 #[derive(Debug)]
 struct Item {
-    result: DirectiveResult,
+    operation: String,
+    result: Outgoing,
     /// When it was put on the present stream; `None` if it was not yet.
     sent: Option<Instant>,
 }
@@ -42,19 +78,20 @@ impl Outbox {
     }
 
     /// Takes a result in; it replaces an earlier one of the same operation.
-    pub fn push(&self, result: DirectiveResult) {
+    pub fn push(&self, result: Outgoing) {
+        let operation = result.operation();
         let mut items = self.lock();
-        items.retain(|item| item.result.operation_id != result.operation_id);
+        items.retain(|item| item.operation != operation);
         if items.len() >= CAPACITY
             && let Some(oldest) = items.pop_front()
         {
             tracing::error!(
-                operation = oldest.result.operation_id,
-                volume = oldest.result.volume_id,
+                operation = oldest.operation,
+                volume = oldest.result.volume(),
                 "more than {CAPACITY} results could not be delivered: dropping the oldest"
             );
         }
-        items.push_back(Item { result, sent: None });
+        items.push_back(Item { operation, result, sent: None });
         drop(items);
         self.arrived.notify_one();
     }
@@ -69,7 +106,7 @@ impl Outbox {
 
     /// Waits for the next result that is not on the present stream yet, and marks it as sent. Cancel safe: a result
     /// is marked only when this returns it.
-    pub async fn next(&self) -> DirectiveResult {
+    pub async fn next(&self) -> Outgoing {
         loop {
             let arrived = self.arrived.notified();
             if let Some(item) = self.lock().iter_mut().find(|item| item.sent.is_none()) {
@@ -99,25 +136,29 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::volume::clause;
+    use crate::volume::outcome::Failure;
 
     const SILENCE: Duration = Duration::from_secs(10);
 
-    fn result(operation: &str, volume: &str) -> DirectiveResult {
-        DirectiveResult {
-            operation_id: operation.into(),
-            volume_id: volume.into(),
-            ..DirectiveResult::default()
-        }
+    fn result(operation: &str, volume: &str) -> Outgoing {
+        let failure = Failure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
+        Outgoing::Refusal(Refusal {
+            operation: operation.into(),
+            volume: volume.into(),
+            epoch: None,
+            failure,
+        })
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_result_is_sent_again_on_the_next_stream_until_it_must_have_been_read() {
         let outbox = Outbox::default();
         outbox.push(result("op-1", "a"));
-        assert_eq!(outbox.next().await.operation_id, "op-1");
+        assert_eq!(outbox.next().await.operation(), "op-1");
         outbox.heard(SILENCE);
         outbox.rewind();
-        assert_eq!(outbox.next().await.operation_id, "op-1");
+        assert_eq!(outbox.next().await.operation(), "op-1");
         tokio::time::advance(SILENCE * 2).await;
         outbox.heard(SILENCE);
         assert!(outbox.is_empty());
@@ -130,8 +171,8 @@ mod tests {
         outbox.push(result("op-2", "other"));
         outbox.push(result("op-1", "final"));
         assert_eq!(outbox.len(), 2);
-        assert_eq!(outbox.next().await.volume_id, "other");
-        assert_eq!(outbox.next().await.volume_id, "final");
+        assert_eq!(outbox.next().await.volume(), "other");
+        assert_eq!(outbox.next().await.volume(), "final");
     }
 
     #[tokio::test]
@@ -143,6 +184,6 @@ mod tests {
         });
         tokio::task::yield_now().await;
         outbox.push(result("op-3", "c"));
-        assert_eq!(waiting.await.expect("no panic").operation_id, "op-3");
+        assert_eq!(waiting.await.expect("no panic").operation(), "op-3");
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Mutex;
 
+use cleat_proto::cleat::v1 as wire;
 use cleat_proto::cleat::v1::agent_session_server::{AgentSession, AgentSessionServer};
 use cleat_runtime::grpc::Keepalive;
 use cleat_runtime::readiness::Readiness;
@@ -17,7 +18,10 @@ use wire::from_agent::Kind as Say;
 use wire::to_agent::Kind as Hear;
 
 use super::*;
-use crate::name::VolumeId;
+use crate::name::{Epoch, OperationId, VolumeId};
+use crate::testing::kernel::{HOST, HOST_ID};
+use crate::volume::outcome::{DirectiveResult, Outcome, Results as _};
+use crate::volume::state::Phase;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -88,7 +92,7 @@ struct FakeNode {
 }
 
 impl Node for FakeNode {
-    async fn inventory(&self) -> Result<Vec<wire::VolumeState>, String> {
+    async fn inventory(&self) -> Result<Vec<VolumeState>, String> {
         Ok(self.board.all())
     }
 
@@ -128,8 +132,7 @@ impl Rig {
         );
         let session = Session {
             endpoint: Box::new(endpoint.expect("an endpoint")),
-            hello: wire::Hello { node_id: "node-a".into(), ..wire::Hello::default() },
-            prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").expect("a prefix"),
+            node_is: description(),
             node: node.clone(),
             outbox: outbox.clone(),
             link,
@@ -144,18 +147,35 @@ impl Rig {
         timeout(PATIENCE, self.sessions.recv()).await.expect("no dial").expect("the server runs")
     }
 
-    fn state(&self, volume: &str, phase: wire::volume_state::Phase) {
-        let state = wire::VolumeState {
-            volume_id: volume.into(),
-            phase: phase.into(),
-            ..wire::VolumeState::default()
-        };
-        self.node.board.put(&VolumeId::parse(volume).expect("an id"), state);
+    fn state(&self, volume: &str, phase: Phase) {
+        self.node.board.put(&VolumeId::parse(volume).expect("an id"), crate::testing::state(volume, phase));
     }
 }
 
-fn result(operation: &str) -> wire::DirectiveResult {
-    wire::DirectiveResult { operation_id: operation.into(), volume_id: "v".into(), ..Default::default() }
+fn description() -> NodeDescription {
+    NodeDescription {
+        node_id: NodeId::parse("node-a").expect("a name"),
+        host_nqn: HostNqn::parse(HOST).expect("an NQN"),
+        host_id: HostId::parse(HOST_ID).expect("an id"),
+        storage_addresses: Vec::new(),
+        boot_id: "boot-1".into(),
+        kernel_release: "6.18.0".into(),
+        fabrics: "kernel",
+        native_multipath: true,
+        nqn_prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").expect("a prefix"),
+        in_band_auth: false,
+        reservations: true,
+        agent_version: "1".into(),
+    }
+}
+
+fn result(operation: &str) -> DirectiveResult {
+    DirectiveResult {
+        operation: OperationId::parse(operation).expect("an id"),
+        volume: VolumeId::parse("v").expect("an id"),
+        epoch: Epoch::new(1, 1).expect("an epoch"),
+        outcome: Outcome::Rekeyed,
+    }
 }
 
 #[test]
@@ -172,7 +192,6 @@ fn dials_become_rarer_until_a_session_has_stood() {
 
 #[tokio::test]
 async fn the_inventory_comes_first_and_changes_follow() {
-    use wire::volume_state::Phase;
     let mut rig = Rig::start().await;
     rig.state("v", Phase::Ready);
     let mut side = rig.session().await;
@@ -180,7 +199,9 @@ async fn the_inventory_comes_first_and_changes_follow() {
     assert_eq!(inventory.volumes.len(), 1);
     rig.link.wait_for(|link| *link == Link::Up).await.expect("the session lives");
     rig.state("v", Phase::Degraded);
-    assert!(matches!(side.next().await, Say::Delta(state) if state.phase() == Phase::Degraded));
+    assert!(
+        matches!(side.next().await, Say::Delta(state) if state.phase() == wire::volume_state::Phase::Degraded)
+    );
     rig.state("w", Phase::Connecting);
     assert!(matches!(side.next().await, Say::Delta(state) if state.volume_id == "w"));
     assert!(matches!(side.hear().await, Say::Heartbeat(_)), "no change is told twice");
@@ -189,15 +210,15 @@ async fn the_inventory_comes_first_and_changes_follow() {
 #[tokio::test]
 async fn a_result_that_may_not_have_been_read_is_sent_again_on_the_next_stream() {
     let mut rig = Rig::start().await;
-    rig.outbox.push(result("op-1"));
+    rig.outbox.deliver(result("op-1-1"));
     let mut side = rig.session().await;
     side.welcome(10_000).await;
-    assert!(matches!(side.next().await, Say::Result(result) if result.operation_id == "op-1"));
+    assert!(matches!(side.next().await, Say::Result(result) if result.operation_id == "op-1-1"));
     drop(side);
     rig.link.wait_for(|link| *link == Link::Down).await.expect("the session lives");
     let mut side = rig.session().await;
     side.welcome(10_000).await;
-    assert!(matches!(side.next().await, Say::Result(result) if result.operation_id == "op-1"));
+    assert!(matches!(side.next().await, Say::Result(result) if result.operation_id == "op-1-1"));
 }
 
 #[tokio::test]

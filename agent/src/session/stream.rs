@@ -16,18 +16,18 @@ use tonic::Streaming;
 use wire::from_agent::Kind as Say;
 use wire::to_agent::Kind as Hear;
 
-use super::directive::{Parsed, parse};
-use super::{Node, Session};
+use super::decode::{Parsed, Welcome, parse};
+use super::outbox::Outgoing;
+use super::{Node, Session, encode};
 use crate::metrics::SessionEnd;
 use crate::name::VolumeId;
 use crate::volume::board::differs;
+use crate::volume::state::VolumeState;
 
 /// How long the dial, the Welcome and the inventory may take, each.
 const STEP: Duration = Duration::from_secs(10);
 /// Messages that may wait for the transport; past it the sender waits, and the silence deadline watches it.
 const QUEUE: usize = 64;
-/// Bounds of what a Welcome may ask for; outside it is no part of the protocol.
-const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
 /// Counters of writes move all the time; they are told at most so often.
 const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 
@@ -70,26 +70,6 @@ impl Ended {
     }
 }
 
-/// The two times that a Welcome sets.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
-    heartbeat: Duration,
-    silence: Duration,
-}
-
-impl Pace {
-    fn of(welcome: &wire::Welcome) -> Result<Self, Ended> {
-        let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
-        let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
-        if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
-            return Err(Ended::Protocol(format!(
-                "heartbeats every {heartbeat:?} with a silence deadline of {silence:?}"
-            )));
-        }
-        Ok(Self { heartbeat, silence })
-    }
-}
-
 /// Runs one session to its end. `established` says since when its inventory is on the stream.
 pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
     match talk(session, established).await {
@@ -108,7 +88,7 @@ async fn talk<N: Node>(
         .map_err(|_| Ended::NoAnswer("connection"))?
         .map_err(Ended::Unreachable)?;
     // Hello is on the queue before the call: a server need not answer before it has read it.
-    send(&say, Say::Hello(session.hello.clone())).await?;
+    send(&say, Say::Hello(encode::hello(&session.node_is))).await?;
     let mut client = AgentSessionClient::new(channel);
     let mut hear = timeout(STEP, client.session(ReceiverStream::new(queue)))
         .await
@@ -116,27 +96,26 @@ async fn talk<N: Node>(
         .map_err(Ended::Refused)?
         .into_inner();
     let welcome = welcome(&mut hear).await?;
-    let pace = Pace::of(&welcome)?;
 
     // Changes are listened for before the inventory is read, so that none falls between.
     let changes = session.node.board().changes();
-    let volumes = timeout(pace.silence.max(STEP), session.node.inventory())
+    let volumes = timeout(welcome.silence.max(STEP), session.node.inventory())
         .await
         .map_err(|_| Ended::Inventory("it took too long".into()))?
         .map_err(Ended::Inventory)?;
-    let told = volumes.iter().map(|state| (state.volume_id.clone(), state.clone())).collect();
-    send(&say, Say::Inventory(wire::Inventory { volumes })).await?;
+    let told = volumes.iter().map(|state| (state.volume.clone(), state.clone())).collect();
+    send(&say, Say::Inventory(encode::inventory(volumes))).await?;
     session.outbox.rewind();
     *established = Some(Instant::now());
     session.up(&welcome);
-    let mut stream = Stream { session, say, pace, told, seen: 0, heard: Instant::now(), beats: 0 };
+    let mut stream = Stream { session, say, welcome, told, seen: 0, heard: Instant::now(), beats: 0 };
     stream.run(hear, changes).await
 }
 
-async fn welcome(hear: &mut Streaming<wire::ToAgent>) -> Result<wire::Welcome, Ended> {
+async fn welcome(hear: &mut Streaming<wire::ToAgent>) -> Result<Welcome, Ended> {
     let first = timeout(STEP, hear.message()).await.map_err(|_| Ended::NoAnswer("Welcome"))?;
     match first.map_err(Ended::Refused)?.ok_or(Ended::Closed)?.kind {
-        Some(Hear::Welcome(welcome)) => Ok(welcome),
+        Some(Hear::Welcome(welcome)) => Welcome::parse(welcome).map_err(Ended::Protocol),
         other => Err(Ended::Protocol(format!("the first message is not Welcome but {other:?}"))),
     }
 }
@@ -150,9 +129,9 @@ async fn send(say: &mpsc::Sender<wire::FromAgent>, kind: Say) -> Result<(), Ende
 struct Stream<'a, N> {
     session: &'a Session<N>,
     say: mpsc::Sender<wire::FromAgent>,
-    pace: Pace,
+    welcome: Welcome,
     /// What the controller was last told of each volume.
-    told: BTreeMap<String, wire::VolumeState>,
+    told: BTreeMap<VolumeId, VolumeState>,
     /// The version of the board up to which it was told.
     seen: u64,
     heard: Instant,
@@ -165,13 +144,13 @@ impl<N: Node> Stream<'_, N> {
         mut hear: Streaming<wire::ToAgent>,
         mut changes: tokio::sync::watch::Receiver<u64>,
     ) -> Result<std::convert::Infallible, Ended> {
-        let mut heartbeat = interval_at(Instant::now() + self.pace.heartbeat, self.pace.heartbeat);
+        let mut heartbeat = interval_at(Instant::now() + self.welcome.heartbeat, self.welcome.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut minor = interval_at(Instant::now() + MINOR_CHANGES_EVERY, MINOR_CHANGES_EVERY);
         minor.set_missed_tick_behavior(MissedTickBehavior::Delay);
         changes.mark_changed();
         loop {
-            let silent = self.heard + self.pace.silence;
+            let silent = self.heard + self.welcome.silence;
             // One thing at a time, and whatever it is, not past the silence deadline: a controller that reads
             // nothing any more would else hold us in a send for ever.
             tokio::select! {
@@ -179,8 +158,8 @@ impl<N: Node> Stream<'_, N> {
                 result = self.session.outbox.next() => {
                     // A result may be older than the inventory, and carries the state of its time: what the
                     // volume is now is told again after it.
-                    let volume = VolumeId::parse(&result.volume_id).ok();
-                    self.bounded(silent, Say::Result(result)).await?;
+                    let volume = VolumeId::parse(result.volume()).ok();
+                    self.bounded(silent, Say::Result(encode::outgoing(result))).await?;
                     if let Some(state) = volume.and_then(|volume| self.session.node.board().get(&volume)) {
                         self.tell(silent, state).await?;
                     }
@@ -194,7 +173,7 @@ impl<N: Node> Stream<'_, N> {
                     self.beats += 1;
                     self.bounded(silent, Say::Heartbeat(wire::Heartbeat { count: self.beats })).await?;
                 }
-                () = sleep_until(silent) => return Err(Ended::Silent(self.pace.silence)),
+                () = sleep_until(silent) => return Err(Ended::Silent(self.welcome.silence)),
             }
         }
     }
@@ -202,31 +181,28 @@ impl<N: Node> Stream<'_, N> {
     async fn bounded(&self, until: Instant, kind: Say) -> Result<(), Ended> {
         match tokio::time::timeout_at(until, send(&self.say, kind)).await {
             Ok(sent) => sent,
-            Err(_) => Err(Ended::Silent(self.pace.silence)),
+            Err(_) => Err(Ended::Silent(self.welcome.silence)),
         }
     }
 
     /// Takes one message in. Never waits.
     fn take(&mut self, message: wire::ToAgent) -> Result<(), Ended> {
         self.heard = Instant::now();
-        self.session.outbox.heard(self.pace.silence);
+        self.session.outbox.heard(self.welcome.silence);
         // A kind that this version does not know: a newer controller must not rely on it being understood.
         let Some(kind) = message.kind else { return Ok(()) };
-        match parse(kind, &self.session.prefix) {
+        match parse(kind, &self.session.node_is.nqn_prefix) {
             Parsed::Directive(directive) => self.session.node.submit(*directive),
-            Parsed::Refused(result) => {
-                tracing::warn!(
-                    operation = result.operation_id,
-                    volume = result.volume_id,
-                    outcome = ?result.outcome,
-                    "directive refused"
-                );
-                self.session.outbox.push(*result);
+            Parsed::Refused(refusal) => {
+                let (operation, volume, why) =
+                    (&refusal.operation, &refusal.volume, &refusal.failure.unready);
+                tracing::warn!(operation, volume, error = why.message, "directive refused");
+                self.session.outbox.push(Outgoing::Refusal(*refusal));
             }
-            Parsed::Other(other) => match *other {
-                Hear::Heartbeat(_) => {}
-                other => return Err(Ended::Protocol(format!("{other:?} in mid-session"))),
-            },
+            Parsed::Heartbeat => {}
+            Parsed::Unexpected(other) => {
+                return Err(Ended::Protocol(format!("{other:?} in mid-session")));
+            }
         }
         Ok(())
     }
@@ -236,7 +212,7 @@ impl<N: Node> Stream<'_, N> {
         let (seen, states) = self.session.node.board().since(self.seen);
         self.seen = seen;
         for state in states {
-            if self.told.get(&state.volume_id).is_none_or(|told| differs(told, &state)) {
+            if self.told.get(&state.volume).is_none_or(|told| differs(told, &state)) {
                 self.tell(until, state).await?;
             }
         }
@@ -247,19 +223,19 @@ impl<N: Node> Stream<'_, N> {
     async fn tell_counters(&mut self, until: Instant) -> Result<(), Ended> {
         let states = self.session.node.board().all();
         // What the node has forgotten is not kept for the length of the session.
-        let known: BTreeSet<&str> = states.iter().map(|state| state.volume_id.as_str()).collect();
-        self.told.retain(|volume, _| known.contains(volume.as_str()));
+        let known: BTreeSet<&VolumeId> = states.iter().map(|state| &state.volume).collect();
+        self.told.retain(|volume, _| known.contains(volume));
         for state in states {
-            if self.told.get(&state.volume_id) != Some(&state) {
+            if self.told.get(&state.volume) != Some(&state) {
                 self.tell(until, state).await?;
             }
         }
         Ok(())
     }
 
-    async fn tell(&mut self, until: Instant, state: wire::VolumeState) -> Result<(), Ended> {
-        self.bounded(until, Say::Delta(state.clone())).await?;
-        self.told.insert(state.volume_id.clone(), state);
+    async fn tell(&mut self, until: Instant, state: VolumeState) -> Result<(), Ended> {
+        self.bounded(until, Say::Delta(encode::state(state.clone()))).await?;
+        self.told.insert(state.volume.clone(), state);
         Ok(())
     }
 }

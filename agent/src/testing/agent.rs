@@ -4,23 +4,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::volume::outcome::Outcome;
 use cleat_host::fabrics::{ConnectOptions, LossTimeout};
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
-use cleat_proto::cleat::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use wire::directive_result::Outcome;
 
 use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
 use crate::ledger::{Entry, Grant, Ledger};
+use crate::link::Link;
 use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
-use crate::session::directive::{Ask, Directive};
-use crate::session::outbox::Outbox;
-use crate::session::{Link, Node as _};
+use crate::session::Node as _;
+use crate::session::outbox::{Outbox, Outgoing};
 use crate::volume::board::Board;
+use crate::volume::directive::{Ask, Directive};
+use crate::volume::outcome::DirectiveResult;
+use crate::volume::state::VolumeState;
 use crate::volume::{Fleet, Identity, Shared, Times};
 
 pub(crate) const BOOT: &str = "boot-1";
@@ -151,16 +153,19 @@ impl Agent {
     }
 
     /// The next result, whatever it is about.
-    pub(crate) async fn result(&self) -> wire::DirectiveResult {
-        timeout(PATIENCE, self.outbox.next()).await.expect("no result")
+    pub(crate) async fn result(&self) -> DirectiveResult {
+        match timeout(PATIENCE, self.outbox.next()).await.expect("no result") {
+            Outgoing::Result(result) => result,
+            Outgoing::Refusal(refusal) => panic!("refused: {refusal:?}"),
+        }
     }
 
     pub(crate) async fn ask(&self, seq: u64, ask: Ask) -> Outcome {
         let directive = self.directive(seq, ask);
         self.submit(&directive);
         let result = self.result().await;
-        assert_eq!(result.operation_id, directive.operation.to_string());
-        result.outcome.unwrap()
+        assert_eq!(result.operation, directive.operation);
+        result.outcome
     }
 
     pub(crate) async fn attach(&self, seq: u64, grant: Grant) -> Outcome {
@@ -179,9 +184,9 @@ impl Agent {
         self.ask(seq, Ask::Revoke { deadline: Instant::now() + PATIENCE }).await
     }
 
-    pub(crate) async fn ready(&self, seq: u64, portals: &[u8]) -> wire::VolumeState {
+    pub(crate) async fn ready(&self, seq: u64, portals: &[u8]) -> VolumeState {
         match self.attach(seq, grant(portals)).await {
-            Outcome::Ready(ready) => ready.state.unwrap(),
+            Outcome::Ready(ready) => *ready.state,
             other => panic!("not ready: {other:?}"),
         }
     }
@@ -191,8 +196,8 @@ impl Agent {
     }
 
     /// The state in a fresh inventory.
-    pub(crate) async fn state(&self) -> wire::VolumeState {
+    pub(crate) async fn state(&self) -> VolumeState {
         let states = self.fleet.inventory().await.unwrap();
-        states.into_iter().find(|state| state.volume_id == "v").expect("the volume is known")
+        states.into_iter().find(|state| state.volume == volume()).expect("the volume is known")
     }
 }

@@ -5,3 +5,24 @@
 pub(crate) mod agent;
 pub(crate) mod kernel;
 pub(crate) mod target;
+
+use crate::name::VolumeId;
+use crate::volume::state::{Phase, VolumeState};
+
+/// A volume in a phase, of which nothing else is known.
+pub(crate) fn state(volume: &str, phase: Phase) -> VolumeState {
+    VolumeState {
+        volume: VolumeId::parse(volume).unwrap(),
+        epoch: None,
+        epoch_ended: false,
+        phase,
+        identity: None,
+        paths: Vec::new(),
+        unready: None,
+        openers: Vec::new(),
+        device: None,
+        writes: 0,
+        absence: None,
+        staging: Vec::new(),
+    }
+}

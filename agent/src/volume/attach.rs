@@ -14,23 +14,23 @@ use std::time::Duration;
 
 use cleat_host::Portal;
 use cleat_host::sysfs::SubsystemView;
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::time::{Instant, timeout};
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
+use super::clause::FailedClause;
+use super::directive::GivenSecret;
 use super::host::Host;
+use super::judge::Activity;
+use super::outcome::{AttachTimes, Failure, Outcome, Ready};
 use super::overtake::Overtaken;
 use super::plan::Doomed;
 use super::proof::{Proven, Run};
-use super::state::Activity;
+use super::state::Phase;
 use super::{Volume, clause, reserve};
 use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPart};
-use crate::name::{Epoch, EpochOnWire as _};
-use crate::session::directive::Given;
+use crate::name::Epoch;
 
 /// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
 const CALL_BACK: Duration = Duration::from_secs(1);
@@ -47,16 +47,14 @@ pub(super) enum AttachError {
     #[error("a later directive took its place")]
     Superseded,
     #[error("not ready: {}: {}", .unready.clause, .unready.message)]
-    NotReady { unready: wire::Unready, nothing_left: bool },
+    NotReady { unready: FailedClause, nothing_left: bool },
 }
 
 impl AttachError {
     pub(super) fn outcome(self) -> Outcome {
-        let failed = |unready, nothing_left| {
-            Outcome::Failed(wire::FailedOutcome { unready: Some(unready), nothing_left })
-        };
+        let failed = |unready, nothing_left| Outcome::Failed(Failure { unready, nothing_left });
         match self {
-            Self::Stale(stale) => stale_outcome(stale),
+            Self::Stale(stale) => Outcome::StaleEpoch(stale),
             Self::Conflict(text) => failed(clause::failed(clause::GRANT, text), false),
             Self::Ledger(error) => failed(clause::failed(clause::LEDGER, Causes(&error)), false),
             Self::Superseded => failed(clause::failed(clause::SUPERSEDED, self), false),
@@ -65,24 +63,16 @@ impl AttachError {
     }
 }
 
-/// A directive of the past, as the wire has it.
-pub(super) fn stale_outcome(stale: Stale) -> Outcome {
-    Outcome::StaleEpoch(wire::StaleEpochOutcome {
-        highest: Some(stale.highest.to_wire()),
-        ended: stale.ended,
-    })
-}
-
 impl<H: Host> Volume<H> {
     /// Attaches under an epoch. The caller holds the gate.
     pub(super) async fn attach(
         &self,
         epoch: Epoch,
         grant: &Grant,
-        given: Option<Given>,
+        given: Option<GivenSecret>,
         received: Instant,
         deadline: Instant,
-    ) -> Result<wire::ReadyOutcome, AttachError> {
+    ) -> Result<Ready, AttachError> {
         let before = self.record().await?;
         let generation = given.as_ref().and_then(|given| given.generation);
         let entry = self.put_on_record(before.as_ref(), epoch, grant, generation).await?;
@@ -114,8 +104,8 @@ impl<H: Host> Volume<H> {
                     let changed = std::mem::replace(&mut entry.registered, registered) != registered;
                     self.note_connected(entry, changed, &proven.view, &written_before).await?;
                 }
-                let state = self.report(&proven.view);
-                Ok(wire::ReadyOutcome { state: Some(state), times: Some(times) })
+                let state = Box::new(self.report(&proven.view));
+                Ok(Ready { state, times: Some(times) })
             }
             // What it made is taken away, or used, by who took its place.
             Err(Overtaken) => Err(AttachError::Superseded),
@@ -186,7 +176,7 @@ impl<H: Host> Volume<H> {
 
     fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
         let told = self.shared.board.get(&self.id);
-        let was_usable = told.is_some_and(|state| matches!(state.phase(), Phase::Ready | Phase::Degraded));
+        let was_usable = told.is_some_and(|state| matches!(state.phase, Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
             memory.learned = None;
@@ -226,7 +216,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> wire::AttachTimes {
+    fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> AttachTimes {
         let mut memory = self.memory();
         memory.ready_under = Some(epoch);
         memory.judged = Some(proven.checked);
@@ -241,11 +231,7 @@ impl<H: Host> Volume<H> {
         metrics::attach_seconds(AttachPart::Device, device);
         metrics::attach_seconds(AttachPart::Checks, checks);
         metrics::attach_seconds(AttachPart::Total, received.elapsed());
-        wire::AttachTimes {
-            connect_us: micros(connect),
-            device_us: micros(device),
-            checks_us: micros(checks),
-        }
+        AttachTimes { connect, device, checks }
     }
 
     /// Takes the portals off the record over which nothing can have been written, since none was ever connected.
@@ -313,10 +299,6 @@ impl<H: Host> Volume<H> {
 fn written_before(before: Option<&Entry>, boot_id: &str) -> BTreeSet<Portal> {
     let open = before.filter(|entry| !entry.ended && entry.boot_id == boot_id);
     open.map(|entry| entry.may_have_written.iter().copied().collect()).unwrap_or_default()
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// While it lives, the volume counts as being connected.

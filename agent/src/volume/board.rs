@@ -9,10 +9,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cleat_proto::cleat::v1::VolumeState;
-use cleat_proto::cleat::v1::volume_state::Phase;
 use tokio::sync::watch;
 
+use super::state::{Phase, VolumeState};
 use crate::metrics;
 use crate::name::VolumeId;
 
@@ -54,12 +53,12 @@ impl Board {
         let before = before.map(|posted| posted.state);
         let significant = before.as_ref().is_none_or(|before| differs(before, &state));
         if significant {
-            metrics::volumes(states.values().map(|posted| &posted.state));
+            count(states.values().map(|posted| &posted.state));
         }
         self.version.send_replace(since);
         drop(states);
         if significant {
-            Change::Significant { before: before.map(|state| state.phase()) }
+            Change::Significant { before: before.map(|state| state.phase) }
         } else {
             Change::Minor
         }
@@ -69,7 +68,7 @@ impl Board {
     pub fn remove(&self, volume: &VolumeId) {
         let mut states = self.lock();
         if states.remove(volume).is_some() {
-            metrics::volumes(states.values().map(|posted| &posted.state));
+            count(states.values().map(|posted| &posted.state));
         }
     }
 
@@ -94,6 +93,20 @@ impl Board {
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
+}
+
+fn count<'a>(states: impl Iterator<Item = &'a VolumeState>) {
+    let mut phases = Phase::ALL.map(|phase| (phase.as_str(), 0));
+    let (mut live, mut not_live) = (0, 0);
+    for state in states {
+        for (_, count) in phases.iter_mut().filter(|(phase, _)| *phase == state.phase.as_str()) {
+            *count += 1;
+        }
+        for path in &state.paths {
+            *if path.is_live() { &mut live } else { &mut not_live } += 1;
+        }
+    }
+    metrics::volumes(&phases, live, not_live);
 }
 
 /// What [`Board::put`] changed.
@@ -122,7 +135,25 @@ mod tests {
     use super::*;
 
     fn state(phase: Phase, writes: u64) -> VolumeState {
-        VolumeState { volume_id: "v".into(), phase: phase.into(), writes, ..VolumeState::default() }
+        VolumeState { writes, ..crate::testing::state("v", phase) }
+    }
+
+    #[test]
+    fn volumes_and_paths_are_counted_by_what_they_are() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let path = |state: &str| super::super::state::Path {
+            portal: String::new(),
+            controller: String::new(),
+            state: state.into(),
+            ana_state: None,
+        };
+        let state =
+            VolumeState { paths: vec![path("live"), path("connecting")], ..state(Phase::Degraded, 0) };
+        ::metrics::with_local_recorder(&recorder, || count([state].iter()));
+        let text = recorder.handle().render();
+        assert!(text.contains("cleat_agent_volumes{phase=\"degraded\"} 1"), "{text}");
+        assert!(text.contains("cleat_agent_volumes{phase=\"ready\"} 0"), "{text}");
+        assert!(text.contains("cleat_agent_paths{state=\"not_live\"} 1"), "{text}");
     }
 
     #[tokio::test]

@@ -3,7 +3,6 @@
 //! They travel in `Unready.clause` and are stable: the controller, `cleatctl` and tests know them.
 
 use cleat_host::readiness::Unready;
-use cleat_proto::cleat::v1 as wire;
 
 /// A field of the directive cannot be used.
 pub const REQUEST: &str = "request";
@@ -32,12 +31,22 @@ pub const DELETE: &str = "delete";
 /// A defect of the agent.
 pub const INTERNAL: &str = "internal";
 
-/// A failed clause as the wire has it.
-pub fn failed(clause: &str, message: impl ToString) -> wire::Unready {
-    wire::Unready { clause: clause.to_owned(), message: message.to_string() }
+/// A clause that does not hold, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedClause {
+    /// Its stable name.
+    pub clause: &'static str,
+    /// What was expected and what was seen, in words.
+    pub message: String,
 }
 
-/// A failed clause of the readiness predicate as the wire has it.
-pub fn unready(unready: &Unready) -> wire::Unready {
-    failed(unready.clause.as_str(), &unready.facts)
+impl From<&Unready> for FailedClause {
+    fn from(unready: &Unready) -> Self {
+        failed(unready.clause.as_str(), &unready.facts)
+    }
+}
+
+/// A failed clause.
+pub fn failed(clause: &'static str, message: impl ToString) -> FailedClause {
+    FailedClause { clause, message: message.to_string() }
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::host::Host;
 use super::queue::{Place, Purpose};
-use crate::session::Link;
+use crate::link::Link;
 
 /// The kernel gives a connect up after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), all connects
 /// of the host one after the other; what comes later than this is undone by the fabrics layer, and waited for.

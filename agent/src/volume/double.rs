@@ -3,15 +3,15 @@
 //! Comes in: an attach that found a controller and no namespace. Goes out: the same, with the device that has the UUID.
 
 use cleat_host::readiness::Clause;
-use cleat_proto::cleat::v1 as wire;
 
 use super::Volume;
+use super::clause::FailedClause;
 use super::host::Host;
 use crate::ledger::Grant;
 
 impl<H: Host> Volume<H> {
     /// Adds to what an attach failed of which device has the UUID that its namespace should have.
-    pub(super) async fn name_the_double(&self, mut unready: wire::Unready, grant: &Grant) -> wire::Unready {
+    pub(super) async fn name_the_double(&self, mut unready: FailedClause, grant: &Grant) -> FailedClause {
         let Some(uuid) = grant.identity.uuid.filter(|_| unready.clause == Clause::NamespaceIdentity.as_str())
         else {
             return unready;
@@ -40,10 +40,9 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use cleat_proto::cleat::v1::directive_result::Outcome;
-
     use crate::testing::agent::{Agent, BOOT, grant};
     use crate::testing::kernel::{HOST, Kernel, UUID};
+    use crate::volume::outcome::Outcome;
 
     #[tokio::test]
     async fn an_attach_names_the_device_that_has_the_same_uuid() {
@@ -58,7 +57,7 @@ mod tests {
             let agent = Agent::start(&kernel, dir.path(), BOOT);
             let failed = agent.attach_by(1, grant(&[1]), Duration::from_millis(300)).await;
             let Outcome::Failed(failed) = failed else { panic!("{failed:?}") };
-            let message = failed.unready.unwrap().message;
+            let message = failed.unready.message;
             assert!(message.contains("shows no namespace"), "{message}");
             let named =
                 ["nvme0n1 of nqn.2026-01.com.example:other", UUID].iter().all(|word| message.contains(word));

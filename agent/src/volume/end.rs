@@ -16,21 +16,19 @@ use std::time::Duration;
 use cleat_host::ControllerName;
 use cleat_host::fabrics::{Deletion as Went, DisconnectError, Disconnected};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
-use wire::directive_result::Outcome;
 
-use super::attach::stale_outcome;
 use super::events::Interest;
 use super::host::{Host, HostError};
+use super::judge::{Activity, device};
+use super::outcome::{Absence, Busy, DetachTimes, Outcome};
 use super::plan::{Doomed, Step, Want, plan};
 use super::record::{OnRecord, anything_before};
-use super::state::{Activity, device};
 use super::{Look, Volume, clause};
 use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
-use crate::ledger::{Deletion, Entry, STATE_GONE, deletions_to_wire};
+use crate::ledger::{Deletion, Entry, STATE_GONE};
 use crate::metrics::{self, DetachPart};
 use crate::name::Epoch;
 
@@ -88,22 +86,21 @@ pub(super) enum EndError {
 impl EndError {
     pub(super) fn outcome(self) -> Outcome {
         let clause = match self {
-            Self::Stale(stale) => return stale_outcome(stale),
-            Self::Busy(holders) => return Outcome::Busy(wire::BusyOutcome { holders }),
+            Self::Stale(stale) => return Outcome::StaleEpoch(stale),
+            Self::Busy(holders) => return Outcome::Busy(Busy { holders }),
             Self::Users(_) => clause::USERS,
             Self::Superseded => clause::SUPERSEDED,
             Self::Look(_) | Self::Unseen(_) => clause::LOOK,
             Self::Delete(_) => clause::DELETE,
             Self::Foreign(_) => cleat_host::readiness::Clause::HostNqn.as_str(),
         };
-        let unready = Some(clause::failed(clause, Causes(&self)));
-        Outcome::Failed(wire::FailedOutcome { unready, nothing_left: false })
+        Outcome::failed(clause::failed(clause, Causes(&self)))
     }
 }
 
 impl<H: Host> Volume<H> {
     /// Ends the grant of an epoch. The caller holds the gate.
-    pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<wire::AbsentOutcome, EndError> {
+    pub(super) async fn end(&self, epoch: Epoch, mode: Mode) -> Result<Absence, EndError> {
         let began = Instant::now();
         let known = self.record_within(mode.disk()).await;
         may_end(known.entry(), epoch).map_err(EndError::Stale)?;
@@ -142,14 +139,9 @@ impl<H: Host> Volume<H> {
         metrics::detach_seconds(DetachPart::Flush, flush);
         metrics::detach_seconds(DetachPart::Delete, delete);
         metrics::detach_seconds(DetachPart::Total, began.elapsed());
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        Ok(wire::AbsentOutcome {
-            deleted: deletions_to_wire(&if kept { entry.deletions } else { not_recorded(&entry.deletions) }),
-            times: Some(wire::DetachTimes {
-                checks_us: micros(checks),
-                flush_us: micros(flush),
-                delete_us: micros(delete),
-            }),
+        Ok(Absence {
+            deleted: if kept { entry.deletions } else { not_recorded(&entry.deletions) },
+            times: Some(DetachTimes { checks, flush, delete }),
         })
     }
 

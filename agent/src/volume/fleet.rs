@@ -13,22 +13,20 @@ use std::time::Duration;
 
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{ControllerName, SubsystemNqn};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use super::board::Board;
 use super::host::Host;
+use super::outcome::Results;
+use super::state::VolumeState;
 use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume};
 use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
+use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
-use crate::session::directive::Directive;
-use crate::session::outbox::Outbox;
-use crate::session::{Link, Node};
 
 /// All volumes of this node. Cheap to clone.
 #[derive(Debug)]
@@ -46,7 +44,7 @@ impl<H> Clone for Fleet<H> {
 struct Inner<H> {
     shared: Arc<Shared<H>>,
     volumes: Mutex<BTreeMap<VolumeId, Arc<Volume<H>>>>,
-    outbox: Arc<Outbox>,
+    results: Arc<dyn Results>,
     link: watch::Receiver<Link>,
     tasks: TaskTracker,
     /// Whether the ledger's volumes are known.
@@ -55,10 +53,10 @@ struct Inner<H> {
 
 impl<H: Host> Fleet<H> {
     /// A fleet that knows of no volume yet.
-    pub fn new(shared: Arc<Shared<H>>, outbox: Arc<Outbox>, link: watch::Receiver<Link>) -> Self {
+    pub fn new(shared: Arc<Shared<H>>, results: Arc<dyn Results>, link: watch::Receiver<Link>) -> Self {
         let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
         Self {
-            inner: Arc::new(Inner { shared, volumes, outbox, link, tasks, listed: AtomicBool::new(false) }),
+            inner: Arc::new(Inner { shared, volumes, results, link, tasks, listed: AtomicBool::new(false) }),
         }
     }
 
@@ -107,8 +105,8 @@ impl<H: Host> Fleet<H> {
         &self.inner.tasks
     }
 
-    pub(super) fn outbox(&self) -> &Outbox {
-        &self.inner.outbox
+    pub(super) fn results(&self) -> &dyn Results {
+        self.inner.results.as_ref()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Volume<H>>>> {
@@ -176,9 +174,9 @@ impl<H: Host> Fleet<H> {
         if controller.parse::<ControllerName>().is_err() {
             return;
         }
-        let has = |state: &wire::VolumeState| state.paths.iter().any(|path| path.controller == controller);
+        let has = |state: &VolumeState| state.paths.iter().any(|path| path.controller == controller);
         for volume in self.volumes() {
-            if self.board().get(&volume.id).as_ref().is_some_and(has) {
+            if self.inner.shared.board.get(&volume.id).as_ref().is_some_and(has) {
                 volume.doubt_registration();
             }
         }
@@ -253,21 +251,6 @@ impl<H: Host> Fleet<H> {
     /// panicked.
     async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         self.inner.tasks.spawn(work).await.ok()
-    }
-}
-
-impl<H: Host> Node for Fleet<H> {
-    async fn inventory(&self) -> Result<Vec<wire::VolumeState>, String> {
-        self.sweep().await.map_err(|error| Causes(&error).to_string())?;
-        Ok(self.board().all())
-    }
-
-    fn submit(&self, directive: Directive) {
-        self.begin(directive);
-    }
-
-    fn board(&self) -> &Board {
-        &self.inner.shared.board
     }
 }
 

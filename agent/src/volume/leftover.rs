@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::Volume;
 use super::end::Mode;
 use super::host::Host;
-use super::state::Activity;
+use super::judge::Activity;
 
 impl<H: Host> Volume<H> {
     /// Whether the record that is known says that the grant has ended, and the last look showed controllers all the same.
@@ -49,8 +49,7 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_proto::cleat::v1 as wire;
-    use wire::volume_state::Phase;
+    use crate::volume::state::Phase;
 
     use super::*;
     use crate::testing::agent::{Agent, BOOT};
@@ -72,11 +71,11 @@ mod tests {
         drop((agent, volume));
         // Also by a process that has ended nothing itself.
         let agent = Agent::start(&kernel, dir.path(), BOOT);
-        assert_eq!(agent.state().await.phase(), Phase::Detaching);
+        assert_eq!(agent.state().await.phase, Phase::Detaching);
         let volume = agent.fleet.volumes().remove(0);
         assert!(volume.has_leftovers());
         volume.clone().take_leftovers_away().await;
-        assert_eq!(agent.state().await.phase(), Phase::Absent);
+        assert_eq!(agent.state().await.phase, Phase::Absent);
         assert!(kernel.world().controllers.is_empty() && !volume.has_leftovers());
         // What another host's name connected is nobody's to take away.
         let foreign = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";

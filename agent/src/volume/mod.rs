@@ -18,6 +18,7 @@ pub mod board;
 mod breaks;
 pub mod clause;
 pub mod dials;
+pub mod directive;
 mod double;
 mod end;
 mod errors;
@@ -25,11 +26,13 @@ mod events;
 pub mod fleet;
 pub mod gate;
 pub mod host;
+pub mod judge;
 mod leftover;
 pub mod linux;
 mod look;
 mod obey;
 mod operations;
+pub mod outcome;
 mod outlast;
 mod overtake;
 pub mod plan;
@@ -59,9 +62,7 @@ use cleat_host::readiness::{Expectation, Unready};
 use cleat_host::sysfs::SubsystemView;
 use cleat_host::uevents::Uevents;
 use cleat_host::{ControllerName, DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
-use cleat_proto::cleat::v1 as wire;
 use tokio::time::{Instant, timeout_at};
-use wire::volume_state::Phase;
 
 use crate::ledger::{Entry, Grant, Ledger};
 use crate::metrics;
@@ -71,12 +72,13 @@ use dials::Dials;
 use events::Events;
 use gate::Gate;
 use host::{Checked, Host, HostError};
+use judge::{Activity, Seen};
 use look::Look;
 use operations::Operations;
 use overtake::Orders;
 use portals::Portals;
 use queue::Queue;
-use state::{Activity, Seen};
+use state::{Phase, VolumeState};
 
 pub use breaks::Breaks;
 pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
@@ -332,7 +334,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// The state that a view amounts to.
-    fn judge(&self, look: &Look) -> wire::VolumeState {
+    fn judge(&self, look: &Look) -> VolumeState {
         let memory = self.memory();
         let entry = match &memory.entry {
             Some(Ok(entry)) => Ok(entry.clone()),
@@ -352,7 +354,7 @@ impl<H: Host> Volume<H> {
         let wanted = expectation.iter().flat_map(|expectation| &expectation.portals);
         let silent =
             wanted.filter_map(|portal| Some((*portal, self.shared.portals.silence(*portal)?))).collect();
-        state::judge(&Seen {
+        judge::judge(&Seen {
             volume: &self.id,
             view: look,
             connecting: look.connecting,
@@ -373,7 +375,7 @@ impl<H: Host> Volume<H> {
 
     /// Judges the latest look, which is this one or one that was told before and began later, and puts the state on
     /// the board; what changed is logged and counted.
-    fn report(&self, look: &Look) -> wire::VolumeState {
+    fn report(&self, look: &Look) -> VolumeState {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = match told.take() {
             Some(later) if later.number > look.number => later,
@@ -389,20 +391,20 @@ impl<H: Host> Volume<H> {
         state
     }
 
-    fn tell(&self, before: Option<Phase>, state: &wire::VolumeState) {
-        let phase = state.phase();
+    fn tell(&self, before: Option<Phase>, state: &VolumeState) {
+        let phase = state.phase;
         if before == Some(phase) {
             tracing::debug!(volume = %self.id, state = ?state, "volume changed");
             return;
         }
-        metrics::phase_changed(phase);
-        let from = before.map(metrics::phase_name).unwrap_or("unknown");
-        let live = state.paths.iter().filter(|path| path.state == "live").count();
+        metrics::phase_changed(phase.as_str());
+        let from = before.map(Phase::as_str).unwrap_or("unknown");
+        let live = state.paths.iter().filter(|path| path.is_live()).count();
         let unready = state.unready.as_ref();
-        let clause = unready.map(|unready| unready.clause.as_str()).unwrap_or_default();
+        let clause = unready.map(|unready| unready.clause).unwrap_or_default();
         let message = unready.map(|unready| unready.message.as_str()).unwrap_or_default();
-        let (to, paths) = (metrics::phase_name(phase), state.paths.len());
-        let epoch = state.epoch.map(|epoch| format!("{}.{}", epoch.term, epoch.seq)).unwrap_or_default();
+        let (to, paths) = (phase.as_str(), state.paths.len());
+        let epoch = state.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
         if matches!(phase, Phase::Degraded | Phase::Lost) {
             tracing::warn!(volume = %self.id, epoch, from, to, live, paths, clause, message, "volume changed its phase");
         } else {

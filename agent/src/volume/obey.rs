@@ -8,20 +8,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tracing::Instrument as _;
-use wire::directive_result::Outcome;
 
+use super::directive::{Ask, Directive};
 use super::end::Mode;
 use super::host::Host;
 use super::operations::Begin;
+use super::outcome::{DirectiveResult, Outcome, Pending};
 use super::overtake::Arrival;
 use super::{Fleet, Volume, clause};
 use crate::metrics;
 use crate::name::Epoch;
-use crate::session::directive::{Ask, Directive};
 
 /// How often a directive that has outlived its deadline is reported as pending again.
 const PENDING_AGAIN: Duration = Duration::from_secs(30);
@@ -30,7 +29,7 @@ const UNDOING: Duration = Duration::from_secs(2);
 
 impl<H: Host> Fleet<H> {
     /// Starts a directive, or joins the operation of the same id.
-    pub(super) fn begin(&self, directive: Directive) {
+    pub fn begin(&self, directive: Directive) {
         let volume = self.volume(&directive.volume);
         let kind = directive.ask.kind();
         let span = tracing::info_span!(
@@ -52,7 +51,7 @@ impl<H: Host> Fleet<H> {
             }
             Begin::Known(result) => {
                 span.in_scope(|| tracing::info!("came again; answered from memory"));
-                self.outbox().push(*result);
+                self.results().deliver(*result);
             }
         }
     }
@@ -73,11 +72,11 @@ impl<H: Host> Fleet<H> {
             async move { volume.obey(&directive, arrival).await }.in_current_span()
         });
         let outcome = self.outcome(&volume, &directive, work, due).await;
-        metrics::directive(kind, &outcome);
-        let result = directive.result(outcome);
-        log_result(&directive, &result);
+        metrics::directive(kind.as_str(), outcome.as_str());
+        let result = DirectiveResult::of(&directive, outcome);
+        log_outcome(&directive, &result.outcome);
         volume.operations.end(&directive.operation, kind, &result);
-        self.outbox().push(result);
+        self.results().deliver(result);
     }
 
     /// Waits for the outcome; says Pending each time that it is overdue.
@@ -95,21 +94,15 @@ impl<H: Host> Fleet<H> {
                     tracing::error!(%error, "an operation ended without a result");
                     let unready =
                         clause::failed(clause::INTERNAL, "the operation was lost; this is a defect");
-                    return Outcome::Failed(wire::FailedOutcome {
-                        unready: Some(unready),
-                        nothing_left: false,
-                    });
+                    return Outcome::failed(unready);
                 }
                 Err(_) => {
                     let age = directive.received.elapsed();
                     let message = volume.waits_for();
                     tracing::warn!(?age, message, "past its deadline; going on");
-                    let pending = Outcome::Pending(wire::PendingOutcome {
-                        message,
-                        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
-                    });
-                    metrics::directive(directive.ask.kind(), &pending);
-                    self.outbox().push(directive.result(pending));
+                    let pending = Outcome::Pending(Pending { message, age });
+                    metrics::directive(directive.ask.kind().as_str(), pending.as_str());
+                    self.results().deliver(DirectiveResult::of(directive, pending));
                     due = Instant::now() + PENDING_AGAIN;
                 }
             }
@@ -171,27 +164,22 @@ impl<H: Host> Volume<H> {
     }
 }
 
-fn log_result(directive: &Directive, result: &wire::DirectiveResult) {
-    let took = directive.received.elapsed();
-    match &result.outcome {
-        Some(
-            outcome @ (Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Preempted(_) | Outcome::Rekeyed(_)),
-        ) => {
-            tracing::info!(outcome = metrics::outcome_name(outcome), ?took, "done");
+fn log_outcome(directive: &Directive, outcome: &Outcome) {
+    let (took, name) = (directive.received.elapsed(), outcome.as_str());
+    match outcome {
+        Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Preempted(_) | Outcome::Rekeyed => {
+            tracing::info!(outcome = name, ?took, "done");
         }
-        Some(Outcome::Busy(busy)) => {
+        Outcome::Busy(busy) => {
             tracing::warn!(holders = busy.holders.join("; "), ?took, "refused: in use")
         }
-        Some(Outcome::Failed(failed)) => {
-            let (clause, message) = match &failed.unready {
-                Some(unready) => (unready.clause.as_str(), unready.message.as_str()),
-                None => ("", ""),
-            };
+        Outcome::Failed(failed) => {
+            let (clause, message) = (failed.unready.clause, failed.unready.message.as_str());
             tracing::warn!(clause, message, nothing_left = failed.nothing_left, ?took, "failed");
         }
-        Some(outcome @ Outcome::StaleEpoch(_)) => {
-            tracing::warn!(outcome = metrics::outcome_name(outcome), seen = ?outcome, "refused: of the past");
+        Outcome::StaleEpoch(seen) => {
+            tracing::warn!(outcome = name, %seen, ?took, "refused: of the past");
         }
-        Some(Outcome::Pending(_)) | None => {}
+        Outcome::Pending(_) => {}
     }
 }

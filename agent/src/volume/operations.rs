@@ -8,10 +8,8 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use cleat_proto::cleat::v1::DirectiveResult;
-use cleat_proto::cleat::v1::directive_result::Outcome;
-
-use crate::metrics::DirectiveKind;
+use super::directive::DirectiveKind;
+use super::outcome::{DirectiveResult, Outcome};
 use crate::name::OperationId;
 
 /// How many ended operations are remembered. A message that is doubled comes soon or on the next stream.
@@ -68,20 +66,27 @@ impl Operations {
 
 fn is_final_failure(result: &DirectiveResult) -> bool {
     match &result.outcome {
-        Some(Outcome::Failed(_) | Outcome::StaleEpoch(_)) => true,
-        Some(Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Busy(_) | Outcome::Pending(_))
-        | Some(Outcome::Preempted(_) | Outcome::Rekeyed(_))
-        | None => false,
+        Outcome::Failed(_) | Outcome::StaleEpoch(_) => true,
+        Outcome::Ready(_) | Outcome::Absent(_) | Outcome::Busy(_) | Outcome::Pending(_) => false,
+        Outcome::Preempted(_) | Outcome::Rekeyed => false,
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::clause;
+    use super::super::outcome::Absence;
     use super::*;
+    use crate::name::{Epoch, VolumeId};
 
     fn result(outcome: Outcome) -> DirectiveResult {
-        DirectiveResult { outcome: Some(outcome), ..DirectiveResult::default() }
+        DirectiveResult {
+            operation: OperationId::parse("op-1-1").unwrap(),
+            volume: VolumeId::parse("v").unwrap(),
+            epoch: Epoch::new(1, 1).unwrap(),
+            outcome,
+        }
     }
 
     #[test]
@@ -91,12 +96,16 @@ mod tests {
         let attach = DirectiveKind::Attach;
         assert_eq!(operations.begin(&id, attach), Begin::Start);
         assert_eq!(operations.begin(&id, attach), Begin::Joined);
-        let failed = result(Outcome::Failed(Default::default()));
+        let failed = result(Outcome::failed(clause::failed(clause::CONNECT, "no answer")));
         operations.end(&id, attach, &failed);
         assert_eq!(operations.begin(&id, attach), Begin::Known(Box::new(failed)));
         let other = OperationId::parse("op-1-2").unwrap();
         assert_eq!(operations.begin(&other, attach), Begin::Start);
-        operations.end(&other, attach, &result(Outcome::Ready(Default::default())));
+        operations.end(
+            &other,
+            attach,
+            &result(Outcome::Absent(Absence { deleted: Vec::new(), times: None })),
+        );
         assert_eq!(operations.begin(&other, attach), Begin::Start, "looked at afresh");
     }
 }

@@ -15,11 +15,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::Volume;
+use super::directive::{Directive, DirectiveKind};
 use super::gate::InProgress;
 use super::host::Host;
-use crate::metrics::DirectiveKind;
 use crate::name::Epoch;
-use crate::session::directive::Directive;
 
 /// Directives that have come and have not ended.
 #[derive(Debug, Clone)]

@@ -11,15 +11,13 @@ use std::time::Duration;
 
 use cleat_host::DevT;
 use cleat_host::reservations::{Report, ReservationError, ReservationKey};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
-use wire::directive_result::Outcome;
 
-use super::attach::stale_outcome;
 use super::host::Host;
+use super::judge::device;
+use super::outcome::{Outcome, Preempted};
 use super::overtake::Overtaken;
 use super::reserve::{self, ReserveError};
-use super::state::device;
 use super::{Volume, clause};
 use crate::ledger::rules::may_end;
 use crate::ledger::{Entry, LedgerError};
@@ -87,12 +85,12 @@ impl<H: Host> Volume<H> {
             Err(error) => return outcome(&PreemptError::Ledger(error)),
         };
         if let Err(stale) = may_end(known.as_ref(), epoch) {
-            return stale_outcome(stale);
+            return Outcome::StaleEpoch(stale);
         }
         match self.preempt_under(known, epoch, key, victims).await {
             Ok((report, aborted)) => {
                 let aborted_keys = aborted.into_iter().map(ReservationKey::get).collect();
-                Outcome::Preempted(wire::PreemptedOutcome { left_keys: report.keys(), aborted_keys })
+                Outcome::Preempted(Preempted { left_keys: report.keys(), aborted_keys })
             }
             Err(error) => outcome(&error),
         }
@@ -174,5 +172,5 @@ fn outcome(error: &PreemptError) -> Outcome {
         PreemptError::Own(own) => reserve::unready(own),
         other => clause::failed(other.clause(), Causes(other)),
     };
-    Outcome::Failed(wire::FailedOutcome { unready: Some(unready), nothing_left: false })
+    Outcome::failed(unready)
 }

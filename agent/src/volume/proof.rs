@@ -13,11 +13,11 @@ use cleat_host::Portal;
 use cleat_host::fabrics::ConnectFailure;
 use cleat_host::readiness::{Expectation, ReadyFacts, Unready, select};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
+use super::clause::FailedClause;
 use super::dials::{Dialled, Why};
 use super::events::{Events, Interest};
 use super::host::Host;
@@ -113,7 +113,7 @@ impl<'a, H: Host> Run<'a, H> {
 
     /// Goes on until the whole predicate holds; else the clause that failed, at the deadline or once it is clear that
     /// it does not heal. Cancel safe: connects go on by themselves and are not lost sight of.
-    pub(super) async fn until_proven(&mut self) -> Result<Proven, wire::Unready> {
+    pub(super) async fn until_proven(&mut self) -> Result<Proven, FailedClause> {
         // Heard from before the first look on, so that nothing falls between.
         let mut events = self.volume.events();
         let mut dialled = self.volume.dials.changes();
@@ -300,7 +300,7 @@ impl<'a, H: Host> Run<'a, H> {
     }
 
     /// The failed clause with what is known about the portals that could not be connected.
-    fn explain(&self, unready: NotYet) -> wire::Unready {
+    fn explain(&self, unready: NotYet) -> FailedClause {
         let mut reasons: Vec<String> = self.failures.values().map(|failure| failure.text.clone()).collect();
         reasons.extend(self.volume.dials.in_words());
         let queued = self.volume.shared.queue.length();
@@ -310,7 +310,7 @@ impl<'a, H: Host> Run<'a, H> {
         let mut unready = unready.unready;
         let none_live = self.connected.is_some() && self.device.is_none() && self.made.is_empty();
         if none_live && !self.failures.is_empty() && self.failures.values().all(|one| one.authentication) {
-            unready.clause = clause::AUTHENTICATION.to_owned();
+            unready.clause = clause::AUTHENTICATION;
         }
         if !reasons.is_empty() {
             unready.message = format!("{}; {}", unready.message, reasons.join("; "));
@@ -321,19 +321,19 @@ impl<'a, H: Host> Run<'a, H> {
 
 /// Why one round did not prove it.
 struct NotYet {
-    unready: wire::Unready,
+    unready: FailedClause,
     heals: bool,
 }
 
 impl NotYet {
-    fn heals(unready: wire::Unready) -> Self {
+    fn heals(unready: FailedClause) -> Self {
         Self { unready, heals: true }
     }
 }
 
 impl From<Unready> for NotYet {
     fn from(unready: Unready) -> Self {
-        Self { unready: clause::unready(&unready), heals: unready.may_heal }
+        Self { unready: FailedClause::from(&unready), heals: unready.may_heal }
     }
 }
 

@@ -23,8 +23,8 @@ use super::{PublishError, StageError, UnpublishError, UnstageError, Volume, clau
 use crate::csi::request::{Granted, Publish, Stage, Unpublish};
 use crate::ledger::rules::Stale;
 use crate::ledger::{Entry, Grant};
+use crate::link::Link;
 use crate::name::Epoch;
-use crate::session::Link;
 
 /// What is waited for.
 enum Waits {

@@ -167,9 +167,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use cleat_proto::cleat::v1 as wire;
-    use wire::directive_result::Outcome;
-    use wire::volume_state::Phase;
+    use crate::volume::outcome::Outcome;
+    use crate::volume::state::Phase;
 
     use super::*;
     use crate::testing::agent::{Agent, BOOT, grant};
@@ -190,7 +189,7 @@ mod tests {
 
     fn states(outcome: &Outcome) -> Vec<&str> {
         let Outcome::Absent(absent) = outcome else { panic!("not absent: {outcome:?}") };
-        absent.deleted.iter().map(|one| one.state_at_deletion.as_str()).collect()
+        absent.deleted.iter().map(|one| one.state.as_str()).collect()
     }
 
     #[tokio::test]
@@ -204,7 +203,7 @@ mod tests {
             let states = states(&outcome);
             assert!(states.len() == 2 && states.iter().all(|one| one.contains("not recorded")), "{states:?}");
             assert!(kernel.world().of("v").is_empty());
-            assert_eq!(agent.state().await.phase(), Phase::Absent);
+            assert_eq!(agent.state().await.phase, Phase::Absent);
             assert!(agent.state().await.epoch_ended);
         }
     }
@@ -338,7 +337,7 @@ mod tests {
         std::fs::remove_file(dir.path().join("ledger")).unwrap();
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         let Outcome::Failed(refused) = agent.attach(5, grant(&[1])).await else { panic!("attached") };
-        let said = refused.unready.unwrap().message;
+        let said = refused.unready.message;
         assert!(said.contains("forgotten.json") && said.contains("restore"), "{said}");
         std::fs::remove_file(dir.path().join("forgotten.json")).unwrap();
         agent.ready(5, &[1]).await;

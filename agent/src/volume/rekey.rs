@@ -11,18 +11,16 @@ use std::time::Duration;
 
 use cleat_host::fabrics::{DhchapSecret, RekeyError, Target};
 use cleat_host::sysfs::{Controller, SubsystemView};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
-use wire::directive_result::Outcome;
 
-use super::attach::stale_outcome;
+use super::directive::GivenSecret;
 use super::host::Host;
+use super::outcome::Outcome;
 use super::overtake::Overtaken;
 use super::{Volume, clause};
 use crate::ledger::rules::may_end;
 use crate::name::Epoch;
-use crate::session::directive::Given;
 
 /// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
 const GIVE: Duration = Duration::from_secs(10);
@@ -32,7 +30,7 @@ const ROUNDS: u32 = 5;
 impl<H: Host> Volume<H> {
     /// Takes the secret of an Attach in. `anew` says that its epoch is a new one.
     /// `newest` is the newest generation that came under it, this one included.
-    pub(super) fn take_secret(&self, given: Option<Given>, anew: bool, newest: Option<Epoch>) {
+    pub(super) fn take_secret(&self, given: Option<GivenSecret>, anew: bool, newest: Option<Epoch>) {
         let generation = given.as_ref().and_then(|given| given.generation);
         let mut memory = self.memory();
         let outdated = match generation {
@@ -87,16 +85,13 @@ impl<H: Host> Volume<H> {
 
     /// Rekey. The caller holds the gate.
     pub(super) async fn rekey(&self, epoch: Epoch, secret: &DhchapSecret, generation: Epoch) -> Outcome {
-        let failed = |clause, message: String| {
-            let unready = Some(clause::failed(clause, message));
-            Outcome::Failed(wire::FailedOutcome { unready, nothing_left: false })
-        };
+        let failed = |clause, message: String| Outcome::failed(clause::failed(clause, message));
         let known = match self.record().await {
             Ok(known) => known,
             Err(error) => return failed(clause::LEDGER, Causes(&error).to_string()),
         };
         if let Err(stale) = may_end(known.as_ref(), epoch) {
-            return stale_outcome(stale);
+            return Outcome::StaleEpoch(stale);
         }
         let in_force = known.filter(|entry| entry.epoch == epoch && !entry.ended);
         let Some(mut entry) = in_force.filter(|entry| entry.boot_id == self.boot_id()) else {
@@ -121,7 +116,7 @@ impl<H: Host> Volume<H> {
             memory.repair = super::backoff::Backoff::default();
         }
         match self.unless_overtaken(epoch, self.spread(secret)).await {
-            Ok(Ok(())) => Outcome::Rekeyed(wire::RekeyedOutcome {}),
+            Ok(Ok(())) => Outcome::Rekeyed,
             Ok(Err((clause, message))) => failed(clause, message),
             Err(Overtaken) => failed(clause::SUPERSEDED, "a later directive took its place".to_owned()),
         }

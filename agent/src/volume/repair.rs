@@ -21,7 +21,7 @@ use super::dials::{Dialled, Why};
 use super::host::Host;
 use super::plan::{Step, Want, plan};
 use super::{Volume, metrics};
-use crate::session::Link;
+use crate::link::Link;
 
 impl<H: Host> Volume<H> {
     /// Connects what is missing, if it is time to. Does nothing while an operation has the volume.

@@ -22,14 +22,15 @@ use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::clause::FailedClause;
 use super::host::Host;
+use super::judge::device;
 use super::overtake::Overtaken;
-use super::state::device;
 use super::{Volume, clause};
 use crate::ledger::{Entry, Grant};
+use crate::link::Link;
 use crate::metrics::{self, Reassertion};
 use crate::name::Epoch;
-use crate::session::Link;
 
 /// Longest that a command may take that waits for nobody's writes.
 const COMMAND: Duration = Duration::from_secs(5);
@@ -430,8 +431,8 @@ fn standing_key(entry: &Entry, boot_id: &str) -> Option<ReservationKey> {
     grant.reserve
 }
 
-/// What failed, as the wire has it.
-pub(super) fn unready(error: &ReserveError) -> cleat_proto::cleat::v1::Unready {
+/// What failed.
+pub(super) fn unready(error: &ReserveError) -> FailedClause {
     clause::failed(clause::RESERVATION, Causes(error))
 }
 

@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
+use crate::volume::outcome::Outcome;
+use crate::volume::state::Phase;
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::Command;
-use cleat_proto::cleat::v1 as wire;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
 use super::*;
 use crate::session::Node as _;
-use crate::session::directive::{Ask, Given};
 use crate::testing::agent::{Agent, BOOT, grant};
 use crate::testing::kernel::{HOST_ID, Kernel, portal};
 use crate::testing::target::{OTHER_HOST, host, key};
+use crate::volume::directive::{Ask, GivenSecret};
 
 struct Machine {
     kernel: Arc<Kernel>,
@@ -44,7 +43,7 @@ fn soon() -> Instant {
 
 fn failed(outcome: Outcome) -> (String, String) {
     match outcome {
-        Outcome::Failed(failed) => failed.unready.map(|unready| (unready.clause, unready.message)).unwrap(),
+        Outcome::Failed(failed) => (failed.unready.clause.to_owned(), failed.unready.message),
         other => panic!("did not fail: {other:?}"),
     }
 }
@@ -153,7 +152,7 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
     machine.kernel.world().reservation.lose(1);
     look_after(&agent, Link::Up).await;
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Lost);
+    assert_eq!(state.phase, Phase::Lost);
     assert_eq!(state.unready.unwrap().clause, clause::RESERVATION);
     // A message that had been waiting while this node was stopped, also for an agent that was restarted, and also when
     // the one that preempted has gone.
@@ -204,7 +203,7 @@ async fn after_a_restart_of_the_target_the_registration_is_asserted_again_while_
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Down).await;
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Lost);
+    assert_eq!(state.phase, Phase::Lost);
     assert!(state.unready.unwrap().message.contains("forgotten"));
     assert_eq!(machine.keys(), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
     look_after(&agent, Link::Up).await;
@@ -235,7 +234,7 @@ async fn after_a_restart_of_the_target_the_namespace_is_not_held_before_others_h
     assert_eq!(machine.keys(), [1]);
     assert!(!machine.kernel.world().reservation.kept.is_held(), "the other one would get errors");
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Degraded, "the device can be used");
+    assert_eq!(state.phase, Phase::Degraded, "the device can be used");
     assert!(state.unready.unwrap().message.contains("once other nodes had time"));
     // It comes back without holding either, and has its time from then on; this node's is over.
     machine.kernel.world().reservation.join_without_holding(OTHER_HOST, 7);
@@ -243,7 +242,7 @@ async fn after_a_restart_of_the_target_the_namespace_is_not_held_before_others_h
     look_after(&agent, Link::Up).await;
     assert!(machine.kernel.world().reservation.kept.is_held());
     assert_eq!(machine.keys(), [1, 7]);
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
 }
 
 #[tokio::test]
@@ -318,13 +317,13 @@ async fn a_registration_that_may_have_come_too_late_is_taken_back() {
     };
     tokio::join!(looking, meanwhile);
     assert_eq!(machine.keys(), Vec::<u64>::new());
-    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    assert_eq!(agent.state().await.phase, Phase::Lost);
     // That was nobody's preemption: with the session back it registers again, whoever has come meanwhile.
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.join("33333333-3333-3333-3333-333333333333", 9);
     look_after(&agent, Link::Up).await;
     assert_eq!(machine.keys(), [7, 9, 1]);
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
 }
 
 #[tokio::test]
@@ -397,9 +396,9 @@ async fn a_revoke_does_not_wait_for_a_preemption_that_takes_its_time() {
     }
     agent.submit(&agent.directive(1, Ask::Revoke { deadline: soon() }));
     let first = agent.result().await;
-    assert_eq!(failed(first.outcome.unwrap()).0, clause::SUPERSEDED);
+    assert_eq!(failed(first.outcome).0, clause::SUPERSEDED);
     machine.kernel.change(|world| world.reservation.hangs = false);
-    assert!(matches!(agent.result().await.outcome, Some(Outcome::Absent(_))));
+    assert!(matches!(agent.result().await.outcome, Outcome::Absent(_)));
 }
 
 fn secret(letter: char) -> DhchapSecret {
@@ -411,13 +410,13 @@ async fn attach_with(agent: &Agent, seq: u64, letter: Option<char>) -> Outcome {
 }
 
 async fn attach_by(agent: &Agent, seq: u64, letter: Option<char>, deadline: Instant) -> Outcome {
-    let secret = letter.map(|letter| Given { secret: secret(letter), generation: None });
+    let secret = letter.map(|letter| GivenSecret { secret: secret(letter), generation: None });
     agent.ask(seq, Ask::Attach { grant: grant(&[1, 2]), secret, deadline }).await
 }
 
 async fn attach_dated(agent: &Agent, letter: char, generation: u64) -> Outcome {
     let generation = Some(crate::testing::agent::epoch(generation));
-    let secret = Some(Given { secret: secret(letter), generation });
+    let secret = Some(GivenSecret { secret: secret(letter), generation });
     let deadline = Instant::now() + Duration::from_secs(2);
     agent.ask(1, Ask::Attach { grant: grant(&[1, 2]), secret, deadline }).await
 }
@@ -456,9 +455,9 @@ async fn every_controller_gets_a_new_secret_and_an_older_one_changes_nothing() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
-    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
-    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)), "idempotent");
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed), "idempotent");
     assert_eq!(failed(rekey(&agent, 'A', 4).await).0, clause::SUPERSEDED);
     assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)), "which may be an old one");
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
@@ -469,7 +468,7 @@ async fn a_newer_secret_of_a_repeated_attach_replaces_one_that_came_by_rekey() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
-    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
     // The secret changed while the device was lost.
     machine.kernel.change(|world| {
         world.controllers.clear();
@@ -487,7 +486,7 @@ async fn an_older_secret_of_a_doubled_attach_changes_nothing_also_for_an_agent_t
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
-    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed(_)));
+    assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
     assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
     drop(agent);
@@ -502,10 +501,7 @@ async fn an_older_secret_of_a_doubled_attach_changes_nothing_also_for_an_agent_t
         world.secrets.remove(gone.name.as_str());
     });
     let ready = attach_dated(&agent, 'A', 4).await;
-    assert!(
-        matches!(&ready, Outcome::Ready(ready) if ready.state.as_ref().unwrap().paths.len() == 2),
-        "{ready:?}"
-    );
+    assert!(matches!(&ready, Outcome::Ready(ready) if ready.state.paths.len() == 2), "{ready:?}");
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
 }
 

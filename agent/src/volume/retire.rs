@@ -74,11 +74,9 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use cleat_proto::cleat::v1 as wire;
-    use wire::directive_result::Outcome;
+    use crate::volume::outcome::Outcome;
 
     use super::*;
-    use crate::name::EpochOnWire as _;
     use crate::session::Node as _;
     use crate::testing::agent::{Agent, BOOT, epoch, grant};
     use crate::testing::kernel::{HOST, Kernel};
@@ -107,7 +105,7 @@ mod tests {
             [agent.attach(4, grant(&[1])).await, agent.attach(3, grant(&[1])).await, agent.revoke(4).await];
         for outcome in late {
             let Outcome::StaleEpoch(stale) = outcome else { panic!("{outcome:?}") };
-            assert_eq!((stale.highest, stale.ended), (Some(epoch(4).to_wire()), true));
+            assert_eq!((stale.highest, stale.ended), (epoch(4), true));
         }
         assert!(kernel.world().connects.len() == 1 && agent.entry().await.is_none());
         // Under an epoch that is new, whatever is asked is done.

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 
 use super::Volume;
 use super::host::{AtTarget, Host};
+use super::judge::device;
 use super::plan::{Want, plan};
-use super::state::device;
 use crate::ledger::Entry;
+use crate::link::Link;
 use crate::metrics;
-use crate::session::Link;
 
 /// How long the device gets to come back before it is tried again later.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -129,9 +129,8 @@ mod tests {
     use std::path::Path;
     use std::sync::Arc;
 
-    use cleat_proto::cleat::v1 as wire;
-    use wire::directive_result::Outcome;
-    use wire::volume_state::Phase;
+    use crate::volume::outcome::Outcome;
+    use crate::volume::state::{Phase, VolumeState};
 
     use super::*;
     use crate::testing::agent::{Agent, BOOT, grant};
@@ -162,7 +161,7 @@ mod tests {
     }
 
     impl Given {
-        async fn revive(&self) -> wire::VolumeState {
+        async fn revive(&self) -> VolumeState {
             self.agent.state().await;
             self.agent.fleet.volumes()[0].revive(&self.link.subscribe()).await;
             self.agent.state().await
@@ -181,25 +180,23 @@ mod tests {
         let given = given_up().await;
         let state = given.revive().await;
         let message = state.unready.clone().unwrap().message;
-        assert_eq!(state.phase(), Phase::Lost);
+        assert_eq!(state.phase, Phase::Lost);
         assert!(message.contains("process 312 (qemu)") && message.contains("/pods/a/volume"), "{message}");
         assert!(given.kernel.world().connects.is_empty());
         // The controller asks for it, too: not beside the dead one.
         let asked = given.agent.attach(1, grant(&[1, 2])).await;
-        assert!(
-            matches!(&asked, Outcome::Failed(failed) if failed.unready.as_ref().unwrap().message.contains("qemu"))
-        );
+        assert!(matches!(&asked, Outcome::Failed(failed) if failed.unready.message.contains("qemu")));
         assert!(given.kernel.world().connects.is_empty());
         // What cannot be looked at is somebody.
         given.free();
         given.kernel.change(|world| world.users_unknown = true);
-        assert_eq!(given.revive().await.phase(), Phase::Lost);
+        assert_eq!(given.revive().await.phase, Phase::Lost);
         given.kernel.change(|world| world.users_unknown = false);
         given.link.send_replace(Link::Down);
-        assert_eq!(given.revive().await.phase(), Phase::Lost, "this node may have been fenced");
+        assert_eq!(given.revive().await.phase, Phase::Lost, "this node may have been fenced");
         given.link.send_replace(Link::Up);
         let state = given.revive().await;
-        assert_eq!((state.phase(), state.paths.len()), (Phase::Ready, 2));
+        assert_eq!((state.phase, state.paths.len()), (Phase::Ready, 2));
     }
 
     #[tokio::test]
@@ -215,7 +212,7 @@ mod tests {
         });
         let given = Given { kernel, dir, agent, link: watch::Sender::new(Link::Up) };
         let state = given.revive().await;
-        assert_eq!((state.phase(), state.paths.len(), state.device), (Phase::Ready, 2, before));
+        assert_eq!((state.phase, state.paths.len(), state.device), (Phase::Ready, 2, before));
         // One that a process before this one attached stays, too.
         let Given { kernel, dir, agent, link } = given;
         kernel.change(|world| {
@@ -243,11 +240,11 @@ mod tests {
         let other = "ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned();
         given.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other)));
         let state = given.revive().await;
-        assert_eq!(state.phase(), Phase::Lost);
+        assert_eq!(state.phase, Phase::Lost);
         assert!(given.kernel.world().controllers.is_empty(), "another namespace is not kept");
         given.agent.fleet.volumes()[0].memory().dead.again = None;
         given.kernel.change(|world| world.uuids.clear());
-        assert_eq!(given.revive().await.phase(), Phase::Ready);
+        assert_eq!(given.revive().await.phase, Phase::Ready);
     }
 
     #[tokio::test]
@@ -258,10 +255,10 @@ mod tests {
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         let given = Given { kernel, dir, agent, link };
         let state = given.revive().await;
-        assert_eq!(state.phase(), Phase::Lost);
+        assert_eq!(state.phase, Phase::Lost);
         assert!(state.unready.unwrap().message.contains("process 312 (qemu)"));
         given.free();
-        assert_eq!(given.revive().await.phase(), Phase::Ready);
+        assert_eq!(given.revive().await.phase, Phase::Ready);
     }
 
     #[tokio::test]
@@ -269,7 +266,7 @@ mod tests {
         let given = given_up().await;
         given.free();
         given.agent.detach(1).await;
-        assert_eq!(given.revive().await.phase(), Phase::Absent);
+        assert_eq!(given.revive().await.phase, Phase::Absent);
         assert!(given.kernel.world().connects.is_empty());
 
         let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());

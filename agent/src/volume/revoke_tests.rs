@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use crate::volume::outcome::Outcome;
+use crate::volume::state::Phase;
 use tokio::time::Instant;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
 use crate::name::VolumeId;
-use crate::session::directive::{Ask, Directive};
 use crate::testing::agent::{Agent, BOOT, grant};
 use crate::testing::kernel::{HOST, Kernel, portal};
+use crate::volume::directive::{Ask, Directive};
 
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
@@ -26,8 +25,7 @@ fn revoke(by: Duration) -> Ask {
 
 fn absent(outcome: Outcome) -> Vec<(String, String)> {
     let Outcome::Absent(absent) = outcome else { panic!("not absent: {outcome:?}") };
-    let mut deleted: Vec<_> =
-        absent.deleted.into_iter().map(|one| (one.portal, one.state_at_deletion)).collect();
+    let mut deleted: Vec<_> = absent.deleted.into_iter().map(|one| (one.portal, one.state)).collect();
     deleted.sort();
     deleted
 }
@@ -63,10 +61,10 @@ async fn a_revoke_with_the_target_gone_is_pending_with_its_age_and_blocks_nothin
     let revoke = agent.directive(1, revoke(SHORT));
     agent.submit(&revoke);
     let pending = agent.result().await;
-    assert_eq!(pending.operation_id, revoke.operation.to_string());
-    match pending.outcome.unwrap() {
+    assert_eq!(pending.operation, revoke.operation);
+    match pending.outcome {
         Outcome::Pending(pending) => {
-            assert!(pending.age_ms >= 50, "{pending:?}");
+            assert!(pending.age >= Duration::from_millis(50), "{pending:?}");
             assert!(pending.message.contains("revoke") && pending.message.contains("nvme0"), "{pending:?}");
         }
         other => panic!("{other:?}"),
@@ -79,15 +77,15 @@ async fn a_revoke_with_the_target_gone_is_pending_with_its_age_and_blocks_nothin
     };
     agent.submit(&other);
     let ready = agent.result().await;
-    assert_eq!(ready.operation_id, other.operation.to_string());
-    assert!(matches!(ready.outcome, Some(Outcome::Ready(_))), "{ready:?}");
-    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    assert_eq!(ready.operation, other.operation);
+    assert!(matches!(ready.outcome, Outcome::Ready(_)), "{ready:?}");
+    assert_eq!(agent.state().await.phase, Phase::Detaching);
     // The kernel lets go.
     kernel.change(|world| world.deletions_hang = false);
     let last = agent.result().await;
-    assert_eq!(last.operation_id, revoke.operation.to_string());
+    assert_eq!(last.operation, revoke.operation);
     // Not live: this absence is not drained, and says so.
-    assert_eq!(absent(last.outcome.unwrap()), at(&[(1, "connecting"), (2, "connecting")]));
+    assert_eq!(absent(last.outcome), at(&[(1, "connecting"), (2, "connecting")]));
     assert_eq!(kernel.world().of("w").len(), 1);
 }
 
@@ -101,7 +99,7 @@ async fn a_node_that_comes_back_without_its_ledger_is_revoked_by_what_its_kernel
     assert_eq!(agent.state().await.epoch, None, "the inventory names it all the same");
     assert_eq!(absent(agent.revoke(4).await), at(&[(1, "live"), (2, "connecting")]));
     let state = agent.state().await;
-    assert_eq!((state.phase(), state.epoch_ended), (Phase::Absent, true));
+    assert_eq!((state.phase, state.epoch_ended), (Phase::Absent, true));
     assert_eq!(
         absent(agent.revoke(4).await),
         at(&[(1, "live"), (2, "connecting")]),
@@ -118,7 +116,7 @@ async fn a_controller_that_the_kernel_removed_by_itself_is_absent_and_not_draine
     agent.ready(1, &[1, 2]).await;
     // As after the secret has changed: authentication fails, and the kernel gives its controllers up.
     kernel.change(|world| world.controllers.clear());
-    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    assert_eq!(agent.state().await.phase, Phase::Lost);
     assert_eq!(absent(agent.revoke(1).await), at(&[(1, "gone"), (2, "gone")]));
 }
 
@@ -133,13 +131,13 @@ async fn a_head_that_outlives_its_controllers_is_not_absent() {
     });
     let outcome = agent.revoke(1).await;
     let Outcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
-    let message = failed.unready.unwrap().message;
+    let message = failed.unready.message;
     assert!(message.contains("nvme0n1 is still there without a controller"), "{message}");
     assert!(kernel.world().controllers.is_empty(), "what can write goes all the same");
-    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    assert_eq!(agent.state().await.phase, Phase::Detaching);
     kernel.change(|world| world.heads.clear());
     assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
-    assert_eq!(agent.state().await.phase(), Phase::Absent);
+    assert_eq!(agent.state().await.phase, Phase::Absent);
 }
 
 #[tokio::test]
@@ -164,10 +162,10 @@ async fn a_head_whose_time_runs_is_waited_for_and_is_no_failure() {
     kernel.change(|world| world.give_up());
     let revoke = agent.directive(1, revoke(SHORT));
     agent.submit(&revoke);
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(pending, Outcome::Pending(_)), "it would send what it has queued: {pending:?}");
     kernel.change(|world| world.heads.clear());
-    let last = agent.result().await.outcome.unwrap();
+    let last = agent.result().await.outcome;
     assert!(matches!(last, Outcome::Absent(_)), "{last:?}");
 }
 

@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use cleat_host::DevT;
 use cleat_host::sysfs::{HolderKind, SubsystemView};
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::time::Instant;
 
 use super::Volume;
 use super::host::{AtTarget, Host, HostError};
-use super::state::device;
+use super::judge::device;
+use super::state::Staging;
 use crate::ledger::Entry;
 
 /// Most targets of one volume that are kept track of: a block volume of one pod has one.
@@ -27,7 +27,7 @@ const MOST: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     /// For the state.
-    pub(super) seen: Vec<wire::Staging>,
+    pub(super) seen: Vec<Staging>,
     /// When, and which device the volume had then.
     looked: Option<(Instant, Option<DevT>)>,
 }
@@ -123,7 +123,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// What is at the targets; `None` where one could not be looked at.
-    async fn staging(&self, targets: &[PathBuf], view: &SubsystemView) -> Option<Vec<wire::Staging>> {
+    async fn staging(&self, targets: &[PathBuf], view: &SubsystemView) -> Option<Vec<Staging>> {
         let mut seen = Vec::new();
         for target in targets {
             match self.staging_at(target, view).await {
@@ -139,14 +139,9 @@ impl<H: Host> Volume<H> {
     }
 
     /// What is at one target; nothing to tell where nothing is there.
-    async fn staging_at(
-        &self,
-        target: &Path,
-        view: &SubsystemView,
-    ) -> Result<Option<wire::Staging>, HostError> {
-        let told = |device: String, same| {
-            Ok(Some(wire::Staging { path: target.display().to_string(), device, same }))
-        };
+    async fn staging_at(&self, target: &Path, view: &SubsystemView) -> Result<Option<Staging>, HostError> {
+        let told =
+            |device: String, same| Ok(Some(Staging { path: target.display().to_string(), device, same }));
         let dev = match self.shared.host.at_target(target).await? {
             AtTarget::Nothing | AtTarget::Placeholder => return Ok(None),
             AtTarget::Device(dev) | AtTarget::Leftover(dev) => dev,

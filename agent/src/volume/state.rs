@@ -1,249 +1,119 @@
-//! The state of a volume as it is reported: pure, from what the kernel shows, what the ledger says and what is going
-//! on.
+//! The state of a volume on this node, as it is reported.
 //!
-//! Always holds: Absent is said only of a subsystem without any controller of ours and without a connect that could
-//! make one; Ready and Degraded only while the structural clauses hold now.
+//! Owns: the types. What a state follows from is in `judge.rs`.
 
-use std::collections::BTreeMap;
+use cleat_host::{NamespaceUuid, Nguid};
 
-use cleat_host::fabrics::Target;
-use cleat_host::readiness::{Clause, Expectation, Selected, Unready, select};
-use cleat_host::sysfs::{Controller, Namespace, NamespaceKind, SubsystemView};
-use cleat_host::{HostNqn, Portal};
-use cleat_proto::cleat::v1 as wire;
-use wire::volume_state::Phase;
+use super::clause::FailedClause;
+use super::outcome::Absence;
+use crate::name::{Epoch, VolumeId};
 
-use super::{clause, plan};
-use crate::ledger::Entry;
-use crate::name::{EpochOnWire as _, VolumeId};
+/// The state of one volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeState {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// The highest epoch that this node has seen for the volume, if any.
+    pub epoch: Option<Epoch>,
+    /// Whether that grant has ended.
+    pub epoch_ended: bool,
+    /// How far the volume has come.
+    pub phase: Phase,
+    /// What the namespace says of itself, where there is one.
+    pub identity: Option<ShownIdentity>,
+    /// Its controllers.
+    pub paths: Vec<Path>,
+    /// The clause of the predicate that fails.
+    pub unready: Option<FailedClause>,
+    /// Who has the device open, where that was looked for.
+    pub openers: Vec<String>,
+    /// The name of its device; `None` where it has none.
+    pub device: Option<String>,
+    /// Writes that this device has completed.
+    pub writes: u64,
+    /// The proof of absence, where the volume is absent and this node has one.
+    pub absence: Option<Absence>,
+    /// Where the volume is published, and which device is there.
+    pub staging: Vec<Staging>,
+}
 
-/// What an operation of this agent is doing to the volume.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Activity {
-    /// Nothing.
-    #[default]
-    None,
-    /// It is being connected.
+/// How far a volume has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The kernel has no controller of the volume.
+    Absent,
+    /// It has controllers or is making them, and the predicate does not hold yet.
     Connecting,
+    /// The device can be used.
+    Ready,
+    /// The device can be used, over fewer paths than were granted.
+    Degraded,
+    /// It was ready; no live path is left, or the device is not what it was.
+    Lost,
     /// Its controllers are being deleted.
     Detaching,
 }
 
-/// All that a state is made of.
-#[derive(Debug)]
-pub struct Seen<'a> {
-    /// The volume.
-    pub volume: &'a VolumeId,
-    /// What the kernel shows.
-    pub view: &'a SubsystemView,
-    /// Whether a connect was in the kernel when the look began.
-    pub connecting: bool,
-    /// Whose controllers count.
-    pub host_nqn: &'a HostNqn,
-    /// What the ledger says; an error text where it cannot be read.
-    pub entry: Result<Option<&'a Entry>, &'a str>,
-    /// What the volume must be, where a grant says so.
-    pub expectation: Option<&'a Expectation>,
-    /// What is being done.
-    pub activity: Activity,
-    /// Whether it was ready under this grant.
-    pub was_ready: bool,
-    /// What failed when the whole predicate was last judged, if it did.
-    pub failing: Option<&'a Unready>,
-    /// Why the reservation does not hold, where it should and was found not to.
-    pub unregistered: Option<&'a str>,
-    /// This node is registered, and does not hold the namespace before others had time to register again.
-    pub unheld: bool,
-    /// What was seen where the volume is published.
-    pub staging: &'a [wire::Staging],
-    /// Portals whose address does not answer, with that in words.
-    pub silent: &'a BTreeMap<Portal, String>,
-    /// Who has a device of the volume that is gone.
-    pub dead_users: &'a [String],
-    /// The boot of this node.
-    pub boot_id: &'a str,
-}
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Self; 6] =
+        [Self::Absent, Self::Connecting, Self::Ready, Self::Degraded, Self::Lost, Self::Detaching];
 
-/// Makes the state.
-pub fn judge(seen: &Seen<'_>) -> wire::VolumeState {
-    let mine: Vec<&Controller> = seen
-        .view
-        .controllers
-        .iter()
-        .filter(|one| Target::of(one, &seen.view.nqn, seen.host_nqn).is_some())
-        .collect();
-    let entry = seen.entry.ok().flatten();
-    let ended = entry.is_some_and(|entry| entry.ended);
-    let (phase, unready) = phase(seen, &mine, ended);
-    let namespace = device(seen.view);
-    wire::VolumeState {
-        volume_id: seen.volume.to_string(),
-        epoch: entry.map(|entry| entry.epoch.to_wire()),
-        epoch_ended: ended,
-        phase: phase.into(),
-        identity: namespace.map(identity),
-        paths: paths(&mine, &seen.view.namespaces),
-        unready,
-        openers: Vec::new(),
-        device: namespace.map(|namespace| namespace.name.clone()).unwrap_or_default(),
-        writes: namespace.map(|namespace| namespace.written().0).unwrap_or_default(),
-        absence: (phase == Phase::Absent)
-            .then(|| entry.and_then(|entry| entry.absence(seen.boot_id)))
-            .flatten(),
-        staging: seen.staging.to_vec(),
-    }
-}
-
-fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<wire::Unready>) {
-    if mine.is_empty() {
-        return match seen.activity {
-            Activity::Connecting => {
-                (Phase::Connecting, Some(clause::failed(clause::CONNECT, "no controller yet")))
-            }
-            _ if !seen.view.unreadable.is_empty() => {
-                let (path, error) = (&seen.view.unreadable[0].path, &seen.view.unreadable[0].error);
-                let message = format!("cannot read {}: {error}", path.display());
-                (Phase::Lost, Some(clause::failed(clause::LOOK, message)))
-            }
-            _ if !seen.view.controllers.is_empty() => {
-                let message = "the subsystem's only controllers have another host NQN than this node's";
-                (Phase::Connecting, Some(clause::failed(Clause::HostNqn.as_str(), message)))
-            }
-            _ if !seen.view.namespaces.is_empty() && (ended || seen.activity == Activity::Detaching) => {
-                (Phase::Detaching, None)
-            }
-            _ if (seen.was_ready || !seen.dead_users.is_empty()) && !ended => {
-                let users = seen.dead_users.join("; ");
-                let message = match users.is_empty() {
-                    true => "the kernel has given up every controller".to_owned(),
-                    false => format!(
-                        "lost while held: the kernel has given up every controller, and the dead device is still in \
-                         use: {users}; stop that, and it is made again"
-                    ),
-                };
-                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
-            }
-            _ if seen.connecting && (ended || seen.activity == Activity::Detaching) => {
-                (Phase::Detaching, None)
-            }
-            _ if seen.connecting => {
-                let message = "no controller, and a connect is still in the kernel";
-                (Phase::Connecting, Some(clause::failed(clause::CONNECT, message)))
-            }
-            // A head that outlives its controllers queues writes, and sends them once it has one again.
-            _ if !seen.view.namespaces.is_empty() => {
-                let heads: Vec<&str> = seen.view.namespaces.iter().map(|one| one.name.as_str()).collect();
-                let message = format!("{} is there without a controller", heads.join(", "));
-                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
-            }
-            _ => (Phase::Absent, None),
-        };
-    }
-    if seen.activity == Activity::Detaching || ended {
-        return (Phase::Detaching, None);
-    }
-    let expectation = match (seen.entry, seen.expectation) {
-        (Err(error), _) => return (Phase::Connecting, Some(clause::failed(clause::LEDGER, error))),
-        (Ok(_), None) => {
-            let message = "this node knows of no grant for what its kernel holds";
-            return (Phase::Connecting, Some(clause::failed(clause::GRANT, message)));
-        }
-        (Ok(_), Some(expectation)) => expectation,
-    };
-    // While an attach is under way only its own full judgement says Ready.
-    if seen.activity == Activity::Connecting && !seen.was_ready {
-        let unready = select(seen.view, expectation).err();
-        return (Phase::Connecting, unready.as_ref().map(clause::unready));
-    }
-    match select(seen.view, expectation) {
-        Ok(selected) => standing(seen, expectation, &selected),
-        Err(unready) => {
-            let some_live = mine.iter().any(|one| one.state.is_live());
-            let phase = match unready.clause {
-                Clause::LivePaths if some_live && device(seen.view).is_some() => Phase::Degraded,
-                // A head is there: the namespace was scanned once, so it was in use or could have been.
-                _ if seen.was_ready || device(seen.view).is_some() => Phase::Lost,
-                _ => Phase::Connecting,
-            };
-            (phase, Some(clause::unready(&unready)))
+    /// The phase as logs and metrics say it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::Connecting => "connecting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Lost => "lost",
+            Self::Detaching => "detaching",
         }
     }
 }
 
-/// The structural clauses hold.
-fn standing(
-    seen: &Seen<'_>,
-    expectation: &Expectation,
-    selected: &Selected,
-) -> (Phase, Option<wire::Unready>) {
-    let failing = seen.failing.map(clause::unready);
-    let unregistered = seen.unregistered.map(|why| clause::failed(clause::RESERVATION, why));
-    if let Some(failing) = failing.or(unregistered) {
-        let phase = if seen.was_ready { Phase::Lost } else { Phase::Connecting };
-        return (phase, Some(failing));
-    }
-    if selected.live_paths.len() < expectation.portals.len() {
-        let live = |portal| selected.live_paths.iter().any(|path| path.portal == portal);
-        let why = |portal: &Portal| match seen.silent.get(portal) {
-            Some(silent) => format!("{portal} ({silent})"),
-            None => portal.to_string(),
-        };
-        let dead: Vec<String> =
-            expectation.portals.iter().filter(|portal| !live(**portal)).map(why).collect();
-        let message = format!("no live path to {}", dead.join(", "));
-        return (Phase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
-    }
-    if seen.unheld {
-        let message = "the target has forgotten all registrations; this node is registered again, and holds the \
-                       namespace once other nodes had time to register";
-        return (Phase::Degraded, Some(clause::failed(clause::RESERVATION, message)));
-    }
-    (Phase::Ready, None)
+/// What a namespace says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShownIdentity {
+    /// Its UUID.
+    pub uuid: Option<NamespaceUuid>,
+    /// Its NGUID.
+    pub nguid: Option<Nguid>,
+    /// Its size.
+    pub size_bytes: u64,
+    /// The size of its logical blocks, where it is known.
+    pub block_size_bytes: Option<u32>,
+    /// Whether it can only be read.
+    pub read_only: bool,
 }
 
-/// The device of a view: its head, or its first bare device.
-pub fn device(view: &SubsystemView) -> Option<&Namespace> {
-    let head = view.namespaces.iter().find(|one| matches!(one.kind, NamespaceKind::Head { .. }));
-    head.or_else(|| view.namespaces.first())
+/// One controller of the volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Path {
+    /// The portal that it is connected to, as the kernel says it.
+    pub portal: String,
+    /// The controller's name.
+    pub controller: String,
+    /// The controller's state, as the kernel says it.
+    pub state: String,
+    /// The ANA state of the namespace over it, where there is one.
+    pub ana_state: Option<String>,
 }
 
-/// What a namespace says of itself, as the wire has it.
-pub fn identity(namespace: &Namespace) -> wire::Identity {
-    wire::Identity {
-        namespace_uuid: namespace.identity.uuid.map(|uuid| uuid.to_string()).unwrap_or_default(),
-        nguid: namespace.identity.nguid.map(|nguid| nguid.to_string()).unwrap_or_default(),
-        size_bytes: namespace.size_bytes,
-        block_size_bytes: namespace.logical_block_bytes.unwrap_or_default(),
-        read_only: namespace.read_only,
+impl Path {
+    /// Whether it carries I/O.
+    pub fn is_live(&self) -> bool {
+        self.state == "live"
     }
 }
 
-fn paths(mine: &[&Controller], namespaces: &[Namespace]) -> Vec<wire::Path> {
-    let ana = |controller: &Controller| {
-        namespaces.iter().find_map(|namespace| match &namespace.kind {
-            NamespaceKind::Head { paths } => paths
-                .iter()
-                .find(|path| path.controller == controller.name)
-                .and_then(|path| path.ana_state.as_ref()),
-            NamespaceKind::Bare { controller: name, ana_state } => {
-                (*name == controller.name).then_some(ana_state.as_ref()).flatten()
-            }
-        })
-    };
-    let mut paths: Vec<wire::Path> = mine
-        .iter()
-        .map(|controller| wire::Path {
-            portal: plan::portal_text(controller),
-            controller: controller.name.to_string(),
-            state: controller.state.to_string(),
-            ana_state: ana(controller).map(ToString::to_string).unwrap_or_default(),
-        })
-        .collect();
-    paths.sort_by(|a, b| (&a.portal, &a.controller).cmp(&(&b.portal, &b.controller)));
-    paths
+/// A place where the volume is published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Staging {
+    /// The place.
+    pub path: String,
+    /// The device that is there.
+    pub device: String,
+    /// Whether it is the volume's own device.
+    pub same: bool,
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-#[path = "state_tests.rs"]
-mod tests;

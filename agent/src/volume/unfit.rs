@@ -6,9 +6,8 @@
 use cleat_host::readiness::Clause;
 use cleat_host::sysfs::{NativeMultipath, SubsystemView};
 use cleat_host::{HostId, HostNqn};
-use cleat_proto::cleat::v1 as wire;
 
-use super::clause;
+use super::clause::{self, FailedClause};
 use crate::ledger::Grant;
 
 /// What keeps the grant from being attached here, if something does.
@@ -17,7 +16,7 @@ pub(super) fn unfit(
     grant: &Grant,
     host_nqn: &HostNqn,
     host_id: HostId,
-) -> Option<wire::Unready> {
+) -> Option<FailedClause> {
     if view.multipath != NativeMultipath::On && grant.portals.len() > 1 {
         let message = format!(
             "native NVMe multipath is off on this node, and the volume has {} portals: each would be a device of its \
@@ -46,13 +45,12 @@ mod tests {
     use std::sync::Arc;
     use std::time::Duration;
 
-    use wire::directive_result::Outcome;
-
     use super::*;
     use crate::testing::agent::{Agent, BOOT, grant};
     use crate::testing::kernel::{HOST, HOST_ID, Kernel, controller, view};
+    use crate::volume::outcome::Outcome;
 
-    fn found(view: &SubsystemView, portals: &[u8]) -> Option<wire::Unready> {
+    fn found(view: &SubsystemView, portals: &[u8]) -> Option<FailedClause> {
         unfit(view, &grant(portals), &HostNqn::parse(HOST).unwrap(), HostId::parse(HOST_ID).unwrap())
     }
 
@@ -98,7 +96,7 @@ mod tests {
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         let outcome = agent.attach_by(1, grant(&[1, 2]), Duration::from_millis(300)).await;
         let Outcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
-        assert_eq!(failed.unready.unwrap().clause, Clause::HostNqn.as_str());
+        assert_eq!(failed.unready.clause, Clause::HostNqn.as_str());
         assert!(kernel.world().connects.is_empty());
         // Its end is not held up.
         assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));

@@ -5,31 +5,27 @@
 use std::time::Duration;
 
 use cleat_host::readiness::Expectation;
-use cleat_proto::cleat::v1 as wire;
 use cleat_runtime::exit::Causes;
 use tokio::time::Instant;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
-use super::attach::stale_outcome;
 use super::host::Host;
-use super::state::{Activity, device};
+use super::judge::{Activity, device};
+use super::outcome::{Absence, Outcome, Ready};
+use super::state::Phase;
 use super::{Volume, clause};
 use crate::ledger::rules::{ending, may_end};
-use crate::ledger::{Entry, Grant, deletions_to_wire};
+use crate::ledger::{Entry, Grant};
 use crate::name::Epoch;
 
 impl<H: Host> Volume<H> {
     /// Looks afresh. Needs no turn: an operation under way shows in the state.
     pub(super) async fn verify(&self, epoch: Epoch) -> Outcome {
-        let failed =
-            |unready| Outcome::Failed(wire::FailedOutcome { unready: Some(unready), nothing_left: false });
         let entry = match self.known().await {
             Ok(entry) => entry,
-            Err(error) => return failed(clause::failed(clause::LEDGER, error)),
+            Err(error) => return Outcome::failed(clause::failed(clause::LEDGER, error)),
         };
         if let Err(stale) = may_end(entry.as_ref(), epoch) {
-            return stale_outcome(stale);
+            return Outcome::StaleEpoch(stale);
         }
         let grant = entry.as_ref().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
         if let Some(grant) = grant {
@@ -37,7 +33,7 @@ impl<H: Host> Volume<H> {
         }
         let view = match self.look().await {
             Ok(view) => view,
-            Err(error) => return failed(clause::failed(clause::LOOK, Causes(&error))),
+            Err(error) => return Outcome::failed(clause::failed(clause::LOOK, Causes(&error))),
         };
         let mut state = self.report(&view);
         if device(&view).is_some() {
@@ -46,23 +42,18 @@ impl<H: Host> Volume<H> {
                 Err(error) => vec![error.line()],
             };
         }
-        match state.phase() {
-            Phase::Ready | Phase::Degraded => {
-                Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: None })
-            }
+        match state.phase {
+            Phase::Ready | Phase::Degraded => Outcome::Ready(Ready { state: Box::new(state), times: None }),
             Phase::Absent => {
                 // Also where no deletion has ended the grant: what vanished by itself is named.
                 let seen = ending(entry.as_ref(), epoch, &[], self.boot_id());
-                Outcome::Absent(wire::AbsentOutcome {
-                    deleted: deletions_to_wire(&seen.deletions),
-                    times: None,
-                })
+                Outcome::Absent(Absence { deleted: seen.deletions, times: None })
             }
-            Phase::Unspecified | Phase::Connecting | Phase::Lost | Phase::Detaching => {
+            Phase::Connecting | Phase::Lost | Phase::Detaching => {
                 let nothing = || {
                     clause::failed(clause::GRANT, "the grant has ended, and its controllers are still there")
                 };
-                failed(state.unready.unwrap_or_else(nothing))
+                Outcome::failed(state.unready.unwrap_or_else(nothing))
             }
         }
     }

@@ -3,16 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use crate::volume::outcome::Outcome;
+use crate::volume::state::Phase;
 use tokio::time::Instant;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
 use crate::ledger::Grant;
-use crate::name::EpochOnWire as _;
-use crate::session::directive::Ask;
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, SIZE, portal};
+use crate::volume::directive::Ask;
 
 const SOON: Duration = Duration::from_millis(400);
 const FOREIGN: &str = "nqn.2014-08.org.nvmexpress:uuid:99999999-9999-9999-9999-999999999999";
@@ -35,8 +33,8 @@ impl Node {
 fn failed(outcome: Outcome) -> (String, String, bool) {
     match outcome {
         Outcome::Failed(failed) => {
-            let unready = failed.unready.unwrap();
-            (unready.clause, unready.message, failed.nothing_left)
+            let unready = failed.unready;
+            (unready.clause.to_owned(), unready.message, failed.nothing_left)
         }
         other => panic!("did not fail: {other:?}"),
     }
@@ -46,8 +44,7 @@ fn failed(outcome: Outcome) -> (String, String, bool) {
 fn absent(outcome: Outcome) -> Vec<(String, String)> {
     match outcome {
         Outcome::Absent(absent) => {
-            let mut deleted: Vec<_> =
-                absent.deleted.into_iter().map(|one| (one.portal, one.state_at_deletion)).collect();
+            let mut deleted: Vec<_> = absent.deleted.into_iter().map(|one| (one.portal, one.state)).collect();
             deleted.sort();
             deleted
         }
@@ -64,7 +61,7 @@ async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
     let node = Node::new();
     let agent = node.agent();
     let state = agent.ready(1, &[1, 2]).await;
-    assert_eq!(state.phase(), Phase::Ready);
+    assert_eq!(state.phase, Phase::Ready);
     assert_eq!(state.paths.len(), 2);
     assert_eq!(state.identity.unwrap().size_bytes, SIZE);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
@@ -96,10 +93,10 @@ async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
     node.kernel.change(|world| world.controllers = both);
     let late = volume.look().await.unwrap();
 
-    assert_eq!(volume.report(&early).phase(), Phase::Degraded);
-    assert_eq!(volume.report(&late).phase(), Phase::Ready);
-    assert_eq!(volume.report(&early).phase(), Phase::Ready, "of two looks the later knows better");
-    assert_eq!(agent.fleet.shared().board.get(&volume.id).unwrap().phase(), Phase::Ready);
+    assert_eq!(volume.report(&early).phase, Phase::Degraded);
+    assert_eq!(volume.report(&late).phase, Phase::Ready);
+    assert_eq!(volume.report(&early).phase, Phase::Ready, "of two looks the later knows better");
+    assert_eq!(agent.fleet.shared().board.get(&volume.id).unwrap().phase, Phase::Ready);
 }
 
 #[tokio::test]
@@ -108,7 +105,7 @@ async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
     let agent = node.agent();
     node.kernel.change(|world| world.answer(2, Answer::Refuse));
     let state = agent.ready(1, &[1, 2]).await;
-    assert_eq!(state.phase(), Phase::Degraded);
+    assert_eq!(state.phase, Phase::Degraded);
     assert!(state.unready.unwrap().message.contains("10.0.2.1"));
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1)], "the other was never connected");
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live")]));
@@ -142,7 +139,7 @@ async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
         tokio::task::yield_now().await;
     }
     node.kernel.change(|world| world.answers.clear());
-    let outcome = agent.result().await.outcome.unwrap();
+    let outcome = agent.result().await.outcome;
     assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
 }
 
@@ -200,7 +197,7 @@ async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
         other => panic!("{other:?}"),
     }
     assert!(!agent.entry().await.unwrap().ended);
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
     node.kernel.change(|world| {
         world.users.clear();
         world.users_unknown = true;
@@ -208,9 +205,9 @@ async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
     match agent.detach(1).await {
         // Nobody is known to use it: the controller may begin to fence.
         Outcome::Failed(failed) => {
-            let unready = failed.unready.unwrap();
+            let unready = failed.unready;
             assert!(unready.message.contains("could not look"), "{unready:?}");
-            assert_eq!((unready.clause.as_str(), failed.nothing_left), ("users", false));
+            assert_eq!((unready.clause, failed.nothing_left), ("users", false));
         }
         other => panic!("{other:?}"),
     }
@@ -228,13 +225,13 @@ async fn what_is_over_changes_nothing() {
     for outcome in [agent.attach(1, grant(&[1])).await, agent.detach(1).await, agent.revoke(1).await] {
         match outcome {
             Outcome::StaleEpoch(stale) => {
-                assert_eq!(stale.highest, Some(epoch(2).to_wire()));
+                assert_eq!(stale.highest, epoch(2));
                 assert!(!stale.ended);
             }
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
     agent.detach(2).await;
     let late = agent.attach(2, grant(&[1])).await;
     assert!(matches!(late, Outcome::StaleEpoch(ref stale) if stale.ended), "{late:?}");
@@ -252,7 +249,7 @@ async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
     drop(agent);
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Absent);
+    assert_eq!(state.phase, Phase::Absent);
     assert!(state.epoch_ended);
     assert_eq!(absent(Outcome::Absent(state.absence.unwrap())), first);
     assert_eq!(absent(agent.detach(1).await), first);
@@ -264,9 +261,9 @@ async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() 
     let agent = node.agent();
     agent.ready(1, &[1, 2]).await;
     node.kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(portal(2))));
-    assert_eq!(agent.state().await.phase(), Phase::Degraded);
+    assert_eq!(agent.state().await.phase, Phase::Degraded);
     node.kernel.change(|world| world.controllers.clear());
-    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    assert_eq!(agent.state().await.phase, Phase::Lost);
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "gone"), (2, "gone")]));
 }
 
@@ -278,7 +275,7 @@ async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_aga
     node.kernel.change(|world| world.deletions_hang = true);
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
     agent.submit(&detach);
-    match agent.result().await.outcome.unwrap() {
+    match agent.result().await.outcome {
         Outcome::Pending(pending) => {
             assert!(
                 pending.message.contains("nvme0") && pending.message.contains("in progress"),
@@ -289,7 +286,7 @@ async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_aga
     }
     // The answer came at its deadline; on a busy machine the deletion may begin only after it.
     let detaching = async {
-        while agent.state().await.phase() != Phase::Detaching {
+        while agent.state().await.phase != Phase::Detaching {
             tokio::task::yield_now().await;
         }
     };
@@ -300,7 +297,7 @@ async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_aga
     let node = Node { kernel: Arc::new(Kernel::default()), dir: node.dir };
     node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
     let agent = restarted(&node).await;
-    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    assert_eq!(agent.state().await.phase, Phase::Detaching);
     let again = agent.attach(1, grant(&[1, 2])).await;
     assert!(matches!(again, Outcome::StaleEpoch(_)), "{again:?}");
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "unknown")]));
@@ -327,12 +324,12 @@ async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
     agent.submit(&detach);
     let pending = agent.result().await;
-    assert!(matches!(pending.outcome, Some(Outcome::Pending(_))), "{pending:?}");
+    assert!(matches!(pending.outcome, Outcome::Pending(_)), "{pending:?}");
     agent.submit(&detach);
     node.kernel.change(|world| world.deletions_hang = false);
     let last = agent.result().await;
-    assert_eq!(last.operation_id, pending.operation_id);
-    assert_eq!(absent(last.outcome.unwrap()), states(&[(1, "live")]));
+    assert_eq!(last.operation, pending.operation);
+    assert_eq!(absent(last.outcome), states(&[(1, "live")]));
     assert_eq!(
         agent.outbox.len(),
         2,
@@ -351,10 +348,10 @@ async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
     assert!(!nothing_left, "the kernel may yet connect");
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(100) });
     agent.submit(&detach);
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(&pending, Outcome::Pending(p) if p.message.contains("10.0.1.1")), "{pending:?}");
     node.kernel.change(|world| world.answers.clear());
-    absent(agent.result().await.outcome.unwrap());
+    absent(agent.result().await.outcome);
     assert!(node.kernel.world().controllers.is_empty());
     assert_eq!(node.kernel.world().deleted.len(), 1, "what came late was taken away");
 }
@@ -374,9 +371,9 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + SOON * 40 });
     agent.submit(&detach);
     let (first, second) = (agent.result().await, agent.result().await);
-    assert_eq!(first.operation_id, attach.operation.to_string());
-    assert_eq!(failed(first.outcome.unwrap()).0, "superseded");
-    absent(second.outcome.unwrap());
+    assert_eq!(first.operation, attach.operation);
+    assert_eq!(failed(first.outcome).0, "superseded");
+    absent(second.outcome);
     assert!(began.elapsed() < SOON * 20);
 }
 
@@ -388,10 +385,10 @@ async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
     let attach =
         agent.directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON });
     agent.submit(&attach);
-    failed(agent.result().await.outcome.unwrap());
+    failed(agent.result().await.outcome);
     node.kernel.change(|world| world.answers.clear());
     agent.submit(&attach);
-    failed(agent.result().await.outcome.unwrap());
+    failed(agent.result().await.outcome);
     assert!(node.kernel.world().controllers.is_empty(), "the controller has heard that nothing is left");
 }
 
@@ -409,7 +406,7 @@ async fn a_damaged_record_refuses_grants_and_says_which_file() {
     assert!(message.contains("v.json"), "{message}");
     assert!(!nothing_left);
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Connecting);
+    assert_eq!(state.phase, Phase::Connecting);
     assert_eq!(state.paths.len(), 1, "what the kernel holds is reported all the same");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "{");
 }
@@ -422,14 +419,14 @@ async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
     drop(agent);
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!((state.phase(), state.epoch), (Phase::Ready, Some(epoch(3).to_wire())));
+    assert_eq!((state.phase, state.epoch), (Phase::Ready, Some(epoch(3))));
     assert_eq!(state.paths.len(), 2);
     drop(agent);
     // With the ledger lost as well, what the kernel holds is still told.
     let node = Node { kernel: node.kernel, dir: tempfile::tempdir().unwrap() };
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!((state.phase(), state.epoch), (Phase::Connecting, None));
+    assert_eq!((state.phase, state.epoch), (Phase::Connecting, None));
     assert_eq!(state.unready.unwrap().clause, "grant");
     let detach = agent.detach(7).await;
     assert_eq!(absent(detach), states(&[(1, "live"), (2, "live")]));
@@ -444,7 +441,7 @@ async fn after_a_reboot_the_grant_is_connected_again_when_the_controller_says_so
     drop(agent);
     let node = Node { kernel: Arc::default(), dir: node.dir };
     let agent = Agent::start(&node.kernel, node.dir.path(), "boot-2");
-    assert_eq!(agent.state().await.phase(), Phase::Absent);
+    assert_eq!(agent.state().await.phase, Phase::Absent);
     assert_eq!(agent.state().await.absence, None, "what another boot did proves nothing here");
     assert!(node.kernel.world().connects.is_empty());
     agent.ready(1, &[1, 2]).await;
@@ -486,7 +483,7 @@ async fn verify_looks_afresh_and_says_what_fails() {
     assert!(matches!(ready, Outcome::Ready(_)), "{ready:?}");
     node.kernel.change(|world| world.reads_fail = true);
     assert_eq!(failed(agent.ask(1, Ask::Verify).await).0, "direct-read");
-    assert_eq!(agent.state().await.phase(), Phase::Lost);
+    assert_eq!(agent.state().await.phase, Phase::Lost);
     agent.detach(1).await;
     absent(agent.ask(1, Ask::Verify).await);
 }
@@ -508,7 +505,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     agent.ready(1, &[1, 2]).await;
     drop(agent);
     let agent = node.agent();
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
     // The controller would take any other word for a path that was lost, and its writes for undrained.
     node.kernel.change(|world| world.reads_fail = true);
     let again = agent
@@ -517,9 +514,9 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     while node.kernel.world().checks < 3 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
     node.kernel.change(|world| world.reads_fail = false);
-    let outcome = agent.result().await.outcome.unwrap();
+    let outcome = agent.result().await.outcome;
     assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
 }
 
@@ -534,17 +531,17 @@ async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller
         world.connects.clear();
     });
     let volume = agent.fleet.volumes().into_iter().find(|one| one.id == volume()).unwrap();
-    let (link, linked) = tokio::sync::watch::channel(crate::session::Link::Up);
+    let (link, linked) = tokio::sync::watch::channel(crate::link::Link::Up);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty(), "what has just gone may come back by itself");
     volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
-    link.send_replace(crate::session::Link::Down);
+    link.send_replace(crate::link::Link::Down);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty());
-    link.send_replace(crate::session::Link::Up);
+    link.send_replace(crate::link::Link::Up);
     volume.repair(&linked).await;
     volume.dials.quiet().await;
     assert_eq!(node.kernel.world().connects, [portal(2)]);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
-    assert_eq!(agent.state().await.phase(), Phase::Ready);
+    assert_eq!(agent.state().await.phase, Phase::Ready);
 }

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::host::Host;
-use super::state::Activity;
+use super::judge::Activity;
 use super::{Fleet, Volume};
-use crate::session::Link;
+use crate::link::Link;
 
 /// Shortest time between two looks for the sake of events, which come in storms, and how many times as long as a look
 /// it is at least: operations under way look by themselves, and are not to be slowed down.
@@ -212,13 +212,13 @@ async fn at(instant: Option<Instant>) {
 mod tests {
     use std::sync::Arc;
 
-    use cleat_proto::cleat::v1::volume_state::Phase;
+    use crate::volume::state::Phase;
 
     use super::*;
     use crate::name::VolumeId;
-    use crate::session::directive::{Ask, Directive};
     use crate::testing::agent::{Agent, BOOT, grant, volume};
     use crate::testing::kernel::Kernel;
+    use crate::volume::directive::{Ask, Directive};
     use crate::volume::host::AtTarget;
 
     const LONG: Duration = Duration::from_secs(20);
@@ -238,7 +238,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             kernel.change(|world| world.set_state(2, "connecting"));
-            while agent.fleet.shared().board.get(&volume()).unwrap().phase() != Phase::Degraded {
+            while agent.fleet.shared().board.get(&volume()).unwrap().phase != Phase::Degraded {
                 tokio::task::yield_now().await;
             }
         };

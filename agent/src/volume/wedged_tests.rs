@@ -4,23 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::volume::outcome::Outcome;
+use crate::volume::state::Phase;
 use cleat_host::NamespaceUuid;
 use cleat_host::fabrics::DhchapSecret;
-use cleat_proto::cleat::v1 as wire;
 use tokio::time::Instant;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
 use super::clause;
-use super::state::Activity;
+use super::judge::Activity;
 use crate::csi::request::{Granted, Stage};
 use crate::ledger::Grant;
+use crate::link::Link;
 use crate::name::VolumeId;
-use crate::session::Link;
-use crate::session::directive::{Ask, Directive, Given};
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
 use crate::testing::target::key;
+use crate::volume::directive::{Ask, Directive, GivenSecret};
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
@@ -56,31 +55,31 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     let failed = agent.attach_by(1, grant(&[1]), SOON).await;
     assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
     let state = agent.state().await;
-    assert_eq!(state.phase(), Phase::Connecting);
+    assert_eq!(state.phase, Phase::Connecting);
     assert!(state.unready.unwrap().message.contains("in the kernel"));
 
     agent.submit(&agent.directive(1, detach(SOON)));
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
     // The answer came at its deadline; on a busy machine the end may be on record only after it.
     let end = Instant::now() + LONG;
     let mut state = agent.state().await;
     while !state.epoch_ended {
         assert!(Instant::now() < end, "the grant does not end");
-        assert_eq!(state.phase(), Phase::Connecting);
+        assert_eq!(state.phase, Phase::Connecting);
         tokio::task::yield_now().await;
         state = agent.state().await;
     }
     assert_eq!(
-        (state.phase(), state.absence),
+        (state.phase, state.absence),
         (Phase::Detaching, None),
         "the kernel can make a controller yet"
     );
 
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome.unwrap();
+    let absent = agent.result().await.outcome;
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
-    assert_eq!(agent.state().await.phase(), Phase::Absent);
+    assert_eq!(agent.state().await.phase, Phase::Absent);
     assert!(machine.kernel.world().controllers.is_empty());
     assert_eq!(machine.kernel.world().connects, [portal(1)]);
 }
@@ -102,11 +101,11 @@ async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel()
     agent.ready(1, &[1, 2]).await;
     agent.submit(&agent.directive(1, revoke(SOON)));
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(&pending, Outcome::Pending(_)), "not proven before the connect has ended: {pending:?}");
-    assert_eq!(agent.state().await.phase(), Phase::Detaching);
+    assert_eq!(agent.state().await.phase, Phase::Detaching);
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome.unwrap();
+    let absent = agent.result().await.outcome;
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
     assert!(machine.kernel.world().controllers.is_empty());
 }
@@ -121,9 +120,9 @@ async fn holder(agent: &Agent, what: &str) {
     }
 }
 
-fn failed(outcome: Outcome) -> String {
+fn failed(outcome: Outcome) -> &'static str {
     match outcome {
-        Outcome::Failed(failed) => failed.unready.unwrap().clause,
+        Outcome::Failed(failed) => failed.unready.clause,
         other => panic!("did not fail: {other:?}"),
     }
 }
@@ -132,15 +131,15 @@ fn failed(outcome: Outcome) -> String {
 async fn revoked(machine: &Machine, agent: &Agent, superseded: usize) {
     agent.submit(&agent.directive(1, revoke(LONG)));
     for _ in 0..superseded {
-        assert_eq!(failed(agent.result().await.outcome.unwrap()), clause::SUPERSEDED);
+        assert_eq!(failed(agent.result().await.outcome), clause::SUPERSEDED);
     }
-    let absent = agent.result().await.outcome.unwrap();
+    let absent = agent.result().await.outcome;
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
     assert!(machine.kernel.world().controllers.is_empty());
 }
 
-fn given(letter: char) -> Given {
-    Given { secret: secret(letter), generation: None }
+fn given(letter: char) -> GivenSecret {
+    GivenSecret { secret: secret(letter), generation: None }
 }
 
 fn secret(letter: char) -> DhchapSecret {
@@ -164,12 +163,12 @@ async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
     until(&machine, "no secret was given", |world| world.secrets.values().any(|one| *one == secret('B')))
         .await;
     agent.submit(&agent.directive(1, revoke(SOON)));
-    assert_eq!(failed(agent.result().await.outcome.unwrap()), clause::SUPERSEDED);
+    assert_eq!(failed(agent.result().await.outcome), clause::SUPERSEDED);
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome.unwrap();
+    let absent = agent.result().await.outcome;
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
 }
 
@@ -226,7 +225,7 @@ async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
             };
             tokio::time::timeout(LONG, begins).await.expect("the detach begins");
             agent.submit(&agent.directive(1, revoke(LONG)));
-            let absent = agent.result().await.outcome.unwrap();
+            let absent = agent.result().await.outcome;
             assert!(matches!(&absent, Outcome::Absent(_)), "the detach itself goes on: {absent:?}");
         }
         revoked(&machine, &agent, superseded).await;
@@ -270,10 +269,10 @@ async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
     let failed = agent.attach_by(1, grant(&[1]), SOON).await;
     assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
     agent.submit(&agent.directive(1, revoke(SOON)));
-    let pending = agent.result().await.outcome.unwrap();
+    let pending = agent.result().await.outcome;
     assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome.unwrap();
+    let absent = agent.result().await.outcome;
     assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
 }
 
@@ -288,8 +287,8 @@ async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and
     });
     let wedged = agent.directive(1, revoke(SOON));
     agent.submit(&wedged);
-    let Outcome::Pending(pending) = agent.result().await.outcome.unwrap() else { panic!("not pending") };
-    assert!(pending.age_ms >= 50 && pending.message.contains("revoke"), "{pending:?}");
+    let Outcome::Pending(pending) = agent.result().await.outcome else { panic!("not pending") };
+    assert!(pending.age >= Duration::from_millis(50) && pending.message.contains("revoke"), "{pending:?}");
     for controller in ["nvme0", "nvme1"] {
         let said = format!("the kernel has been deleting {controller} for 0.");
         assert!(pending.message.contains(&said), "{pending:?}");
@@ -299,13 +298,13 @@ async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and
             let other = Directive { volume: VolumeId::parse("w").unwrap(), ..agent.directive(seq, ask) };
             agent.submit(&other);
             let result = agent.result().await;
-            assert_eq!(result.operation_id, other.operation.to_string());
-            let done = matches!(result.outcome, Some(Outcome::Ready(_) | Outcome::Absent(_)));
+            assert_eq!(result.operation, other.operation);
+            let done = matches!(result.outcome, Outcome::Ready(_) | Outcome::Absent(_));
             assert!(done, "{result:?}");
         }
     }
     let end = Instant::now() + LONG;
-    while agent.state().await.phase() != Phase::Detaching {
+    while agent.state().await.phase != Phase::Detaching {
         assert!(Instant::now() < end, "it is not told");
         tokio::task::yield_now().await;
     }
@@ -313,13 +312,13 @@ async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and
     agent.submit(
         &agent.directive(6, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() }),
     );
-    let waits = agent.result().await.outcome.unwrap();
+    let waits = agent.result().await.outcome;
     assert!(matches!(&waits, Outcome::Pending(waits) if waits.message.contains("revoke op-1-")), "{waits:?}");
     machine.kernel.change(|world| world.wedged = None);
     let last = agent.result().await;
-    assert_eq!(last.operation_id, wedged.operation.to_string());
-    let Some(Outcome::Absent(absent)) = last.outcome else { panic!("{last:?}") };
-    let mut states: Vec<_> = absent.deleted.iter().map(|one| one.state_at_deletion.as_str()).collect();
+    assert_eq!(last.operation, wedged.operation);
+    let Outcome::Absent(absent) = last.outcome else { panic!("{last:?}") };
+    let mut states: Vec<_> = absent.deleted.iter().map(|one| one.state.as_str()).collect();
     states.sort_unstable();
     assert_eq!(states, ["connecting", "live"]);
 }

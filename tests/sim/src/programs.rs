@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_agent::ledger::Ledger;
-use cleat_agent::name::NqnPrefix;
+use cleat_agent::link::Link;
+use cleat_agent::name::{NodeId, NqnPrefix};
 use cleat_agent::session::outbox::Outbox;
-use cleat_agent::session::{Link, Session};
+use cleat_agent::session::{NodeDescription, Session};
 use cleat_agent::volume::board::Board;
 use cleat_agent::volume::watch::Watch;
 use cleat_agent::volume::{Fleet, Identity, Shared, Times};
@@ -23,7 +24,6 @@ use cleat_host::fabrics::ConnectOptions;
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn};
-use cleat_proto::cleat::v1 as wire;
 use cleat_rds::secret::Keys;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint};
@@ -126,15 +126,14 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         world.nodes[node].events = Some(events);
         world.nodes[node].kernel.boot
     };
-    let prefix = NqnPrefix::parse(world::PREFIX)?;
     let identity = Identity {
         host_nqn: HostNqn::parse(&world::host_nqn(node))?,
         host_id: HostId::parse(&world::host_id(node))?,
         boot_id: uuid::Uuid::from_u128(u128::from(boot) + 1).to_string(),
-        prefix: prefix.clone(),
+        prefix: NqnPrefix::parse(world::PREFIX)?,
         connect: ConnectOptions::default(),
     };
-    let hello = hello(node, &identity);
+    let node_is = describe(node, &identity)?;
     let times = Times {
         stragglers: Duration::from_millis(300),
         sweep: Duration::from_secs(1),
@@ -162,8 +161,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
     fleet.sweep().await?;
     let session = Session {
         endpoint: Box::new(Dialler::through(nic, controller_endpoint(), CONTROLLER, AGENTS_PORT)),
-        hello,
-        prefix,
+        node_is,
         node: Arc::new(fleet.clone()),
         outbox,
         link,
@@ -175,23 +173,22 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
     Ok(())
 }
 
-fn hello(node: NodeIx, identity: &Identity) -> wire::Hello {
-    wire::Hello {
-        protocol: cleat_proto::SESSION_PROTOCOL,
-        node_id: NODES[node].into(),
-        identity: Some(wire::NodeIdentity {
-            host_nqn: identity.host_nqn.to_string(),
-            host_id: identity.host_id.to_string(),
-            storage_addresses: vec![format!("10.0.1.{}", node + 1)],
-            boot_id: identity.boot_id.clone(),
-        }),
-        capabilities: Some(wire::Capabilities {
-            kernel_release: "6.18".into(),
-            fabrics: "simulated".into(),
-            native_multipath: true,
-            nqn_prefix: world::PREFIX.into(),
-            ..Default::default()
-        }),
+fn describe(
+    node: NodeIx,
+    identity: &Identity,
+) -> Result<NodeDescription, Box<dyn std::error::Error + Send + Sync>> {
+    Ok(NodeDescription {
+        node_id: NodeId::parse(NODES[node])?,
+        host_nqn: identity.host_nqn.clone(),
+        host_id: identity.host_id,
+        storage_addresses: vec![format!("10.0.1.{}", node + 1).parse()?],
+        boot_id: identity.boot_id.clone(),
+        kernel_release: "6.18".into(),
+        fabrics: "simulated",
+        native_multipath: true,
+        nqn_prefix: identity.prefix.clone(),
+        in_band_auth: false,
+        reservations: false,
         agent_version: "simulated".into(),
-    }
+    })
 }

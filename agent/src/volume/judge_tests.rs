@@ -57,7 +57,7 @@ impl Case {
         Self { controllers, entry, policy: PathPolicy::Any, activity: Activity::None, was_ready: true }
     }
 
-    fn state(self) -> wire::VolumeState {
+    fn state(self) -> VolumeState {
         let (view, host) = (view(self.controllers), HostNqn::parse(HOST).unwrap());
         let expectation = expectation(self.policy);
         judge(&Seen {
@@ -80,7 +80,7 @@ impl Case {
     }
 
     fn phase(self) -> Phase {
-        self.state().phase()
+        self.state().phase
     }
 }
 
@@ -104,7 +104,7 @@ fn absent_is_said_only_when_nothing_is_there_and_nothing_was_lost() {
     let never = Case { was_ready: false, ..Case::new(&[]) };
     assert_eq!(never.phase(), Phase::Absent);
     let over = Case { entry: Some(entry(true)), ..Case::new(&[]) }.state();
-    assert_eq!(over.phase(), Phase::Absent);
+    assert_eq!(over.phase, Phase::Absent);
     assert!(over.absence.is_some() && over.epoch_ended);
     let connecting = Case { activity: Activity::Connecting, was_ready: false, ..Case::new(&[]) };
     assert_eq!(connecting.phase(), Phase::Connecting);
@@ -119,8 +119,8 @@ fn a_grant_that_has_ended_with_controllers_left_is_being_detached() {
 #[test]
 fn what_no_grant_explains_is_told_and_never_called_ready() {
     let state = Case { entry: None, was_ready: false, ..Case::new(&[(1, "live"), (2, "live")]) }.state();
-    assert_eq!(state.phase(), Phase::Connecting);
+    assert_eq!(state.phase, Phase::Connecting);
     assert_eq!(state.unready.unwrap().clause, clause::GRANT);
     assert_eq!(state.paths.len(), 2);
-    assert_eq!(state.device, "nvme0n1");
+    assert_eq!(state.device.as_deref(), Some("nvme0n1"));
 }

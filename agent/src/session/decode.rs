@@ -1,7 +1,7 @@
-//! Directives as they come in, checked once.
+//! From protobuf: messages of the controller, checked once.
 //!
-//! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a result that names
-//! the field and the value, so that the controller's operation ends instead of waiting.
+//! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a [`Refusal`] that
+//! names the field and the value, so that the controller's operation ends instead of waiting.
 
 use std::time::Duration;
 
@@ -13,108 +13,42 @@ use cleat_proto::cleat::v1 as wire;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
-use crate::metrics::DirectiveKind;
-use crate::name::{Epoch, EpochOnWire as _, NqnPrefix, OperationId, VolumeId};
+use crate::name::{Epoch, NameError, NqnPrefix, OperationId, VolumeId};
 use crate::volume::clause;
+use crate::volume::directive::{Ask, Directive, GivenSecret};
+use crate::volume::outcome::Failure;
 
 /// Shortest and longest time that a directive may be given; outside it is a mistake of the sender.
 const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
+/// Bounds of what a Welcome may ask for; outside it is no part of the protocol.
+const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
 /// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
 const MOST_PORTALS: usize = 16;
 /// Most registrations that one Preempt may remove: a volume has a grant or two, and some of old.
 const MOST_VICTIMS: usize = 64;
 
-/// What a directive asks for.
+/// The two times that a Welcome sets, and which session it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// Connect and prove.
-    Attach {
-        /// What is granted.
-        grant: Grant,
-        /// The secret to connect with. Not a part of the grant: it is written down nowhere.
-        secret: Option<Given>,
-        /// By when.
-        deadline: Instant,
-    },
-    /// End the grant unless the device is in use.
-    Detach {
-        /// By when.
-        deadline: Instant,
-    },
-    /// End the grant even under an open device.
-    Revoke {
-        /// By when.
-        deadline: Instant,
-    },
-    /// Look afresh.
-    Verify,
-    /// Remove other nodes' registrations.
-    Preempt {
-        /// This node's own key.
-        key: ReservationKey,
-        /// Whose registrations go.
-        victims: Vec<ReservationKey>,
-        /// By when.
-        deadline: Instant,
-    },
-    /// Give every controller another secret.
-    Rekey {
-        /// The secret.
-        secret: DhchapSecret,
-        /// Which one it is.
-        generation: Epoch,
-        /// By when.
-        deadline: Instant,
-    },
+pub(super) struct Welcome {
+    /// The controller's term.
+    pub(super) term: u64,
+    /// The name of the session, for logs.
+    pub(super) session: String,
+    /// From one heartbeat to the next.
+    pub(super) heartbeat: Duration,
+    /// Silence for so long counts as loss.
+    pub(super) silence: Duration,
 }
 
-/// A secret that came with an Attach.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Given {
-    /// The secret.
-    pub secret: DhchapSecret,
-    /// Which of the volume's it is, where that was said.
-    pub generation: Option<Epoch>,
-}
-
-impl Ask {
-    /// The kind, for logs and metrics.
-    pub fn kind(&self) -> DirectiveKind {
-        match self {
-            Self::Attach { .. } => DirectiveKind::Attach,
-            Self::Detach { .. } => DirectiveKind::Detach,
-            Self::Revoke { .. } => DirectiveKind::Revoke,
-            Self::Verify => DirectiveKind::Verify,
-            Self::Preempt { .. } => DirectiveKind::Preempt,
-            Self::Rekey { .. } => DirectiveKind::Rekey,
+impl Welcome {
+    /// Checks a Welcome; else what is wrong with it.
+    pub(super) fn parse(welcome: wire::Welcome) -> Result<Self, String> {
+        let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
+        let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
+        if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
+            return Err(format!("heartbeats every {heartbeat:?} with a silence deadline of {silence:?}"));
         }
-    }
-}
-
-/// One directive.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Directive {
-    /// By which a repetition is known.
-    pub operation: OperationId,
-    /// About which volume.
-    pub volume: VolumeId,
-    /// Under which grant.
-    pub epoch: Epoch,
-    /// What to do.
-    pub ask: Ask,
-    /// When it came in.
-    pub received: Instant,
-}
-
-impl Directive {
-    /// The result of this directive with an outcome.
-    pub fn result(&self, outcome: wire::directive_result::Outcome) -> wire::DirectiveResult {
-        wire::DirectiveResult {
-            operation_id: self.operation.to_string(),
-            volume_id: self.volume.to_string(),
-            epoch: Some(self.epoch.to_wire()),
-            outcome: Some(outcome),
-        }
+        Ok(Self { term: welcome.term, session: welcome.session_id, heartbeat, silence })
     }
 }
 
@@ -130,45 +64,54 @@ fn invalid(field: &'static str) -> impl FnOnce(&dyn std::fmt::Display) -> Invali
     move |problem| Invalid { field, problem: problem.to_string() }
 }
 
+/// A directive that cannot be carried out, answered at once. What it says of itself is repeated as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Of which operation.
+    pub operation: String,
+    /// About which volume.
+    pub volume: String,
+    /// Term and number of the epoch.
+    pub epoch: Option<(u64, u64)>,
+    /// What is wrong with it.
+    pub failure: Failure,
+}
+
 /// What comes out of a message of the controller.
 #[derive(Debug)]
-pub enum Parsed {
+pub(super) enum Parsed {
     /// A directive to carry out.
     Directive(Box<Directive>),
-    /// One that cannot be carried out, answered at once.
-    Refused(Box<wire::DirectiveResult>),
-    /// No directive at all.
-    Other(Box<wire::to_agent::Kind>),
+    /// One that cannot be carried out.
+    Refused(Box<Refusal>),
+    /// The controller lives.
+    Heartbeat,
+    /// A Welcome after the first message: no part of the protocol.
+    Unexpected(Box<wire::to_agent::Kind>),
 }
 
 /// Checks a message of the controller.
-pub fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
+pub(super) fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
     use wire::to_agent::Kind;
     let received = Instant::now();
     let header = |operation: &str, volume: &str, epoch: Option<wire::Epoch>, ask: Result<Ask, Invalid>| {
         let directive = || {
-            let problem = |field| move |error: crate::name::NameError| invalid(field)(&error);
+            let problem = |field| move |error: NameError| invalid(field)(&error);
             Ok::<_, Invalid>(Directive {
                 operation: OperationId::parse(operation).map_err(problem("operation_id"))?,
                 volume: VolumeId::parse(volume).map_err(problem("volume_id"))?,
-                epoch: Epoch::from_wire(epoch).map_err(problem("epoch"))?,
+                epoch: parse_epoch(epoch).map_err(problem("epoch"))?,
                 ask: ask?,
                 received,
             })
         };
         match directive() {
             Ok(directive) => Parsed::Directive(Box::new(directive)),
-            Err(error) => Parsed::Refused(Box::new(wire::DirectiveResult {
-                operation_id: operation.to_owned(),
-                volume_id: volume.to_owned(),
-                epoch,
-                outcome: Some(wire::directive_result::Outcome::Failed(wire::FailedOutcome {
-                    unready: Some(wire::Unready {
-                        clause: clause::REQUEST.into(),
-                        message: error.to_string(),
-                    }),
-                    nothing_left: false,
-                })),
+            Err(error) => Parsed::Refused(Box::new(Refusal {
+                operation: operation.to_owned(),
+                volume: volume.to_owned(),
+                epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
+                failure: Failure { unready: clause::failed(clause::REQUEST, error), nothing_left: false },
             })),
         }
     };
@@ -185,8 +128,14 @@ pub fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
         Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
         Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, preempt(&m, received)),
         Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, rekey(&m, received)),
-        other @ (Kind::Welcome(_) | Kind::Heartbeat(_)) => Parsed::Other(Box::new(other)),
+        Kind::Heartbeat(_) => Parsed::Heartbeat,
+        other @ Kind::Welcome(_) => Parsed::Unexpected(Box::new(other)),
     }
+}
+
+fn parse_epoch(epoch: Option<wire::Epoch>) -> Result<Epoch, NameError> {
+    let epoch = epoch.ok_or_else(Epoch::missing)?;
+    Epoch::new(epoch.term, epoch.seq)
 }
 
 fn by(deadline_ms: u32, received: Instant) -> Result<Instant, Invalid> {
@@ -239,10 +188,10 @@ fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Resu
     Ok(Ask::Attach { grant, secret, deadline: by(message.deadline_ms, received)? })
 }
 
-fn given(message: &wire::Attach) -> Result<Given, Invalid> {
-    let generation = message.secret_generation.map(|generation| Epoch::from_wire(Some(generation)));
+fn given(message: &wire::Attach) -> Result<GivenSecret, Invalid> {
+    let generation = message.secret_generation.map(|generation| parse_epoch(Some(generation)));
     let generation = generation.transpose().map_err(|error| invalid("secret_generation")(&error))?;
-    Ok(Given { secret: secret(&message.dhchap_secret)?, generation })
+    Ok(GivenSecret { secret: secret(&message.dhchap_secret)?, generation })
 }
 
 /// The error never says what the secret was.
@@ -274,7 +223,7 @@ fn preempt(message: &wire::Preempt, received: Instant) -> Result<Ask, Invalid> {
 }
 
 fn rekey(message: &wire::Rekey, received: Instant) -> Result<Ask, Invalid> {
-    let generation = Epoch::from_wire(message.generation).map_err(|error| invalid("generation")(&error))?;
+    let generation = parse_epoch(message.generation).map_err(|error| invalid("generation")(&error))?;
     let secret = secret(&message.dhchap_secret)?;
     Ok(Ask::Rekey { secret, generation, deadline: by(message.deadline_ms, received)? })
 }
@@ -326,6 +275,13 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_that_is_zero_or_missing_is_an_error() {
+        assert_eq!(parse_epoch(Some(wire::Epoch { term: 3, seq: 4 })), "3.4".parse());
+        assert!(parse_epoch(Some(wire::Epoch::default())).is_err());
+        assert!(parse_epoch(None).unwrap_err().to_string().contains("must be given"));
+    }
+
+    #[test]
     fn what_is_wrong_is_answered_with_the_field_and_the_value() {
         type Spoil = fn(&mut wire::Attach);
         let cases: [(Spoil, &str, &str); 8] = [
@@ -342,18 +298,15 @@ mod tests {
             let mut message = message();
             spoil(&mut message);
             let Parsed::Refused(result) = parse(Kind::Attach(message), &prefix()) else { panic!("{field}") };
-            assert_eq!(result.operation_id, "op-1-1");
-            let Some(wire::directive_result::Outcome::Failed(failed)) = result.outcome else {
-                panic!("{field}")
-            };
-            let unready = failed.unready.unwrap();
+            assert_eq!(result.operation, "op-1-1");
+            let Failure { unready, nothing_left } = result.failure;
             assert_eq!(unready.clause, clause::REQUEST);
             assert!(
                 unready.message.contains(field) && unready.message.contains(value),
                 "{}",
                 unready.message
             );
-            assert!(!failed.nothing_left);
+            assert!(!nothing_left);
         }
     }
 }
