@@ -11,6 +11,7 @@ use cleat_runtime::options::duration;
 use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::client::{AskError, Controller};
+use crate::complete::{self, Shell};
 use crate::fence::{self, Fence, NodeCommand};
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
@@ -32,9 +33,6 @@ struct Cli {
     #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
     controller: Option<String>,
 
-    #[command(flatten)]
-    tls: ClientTlsArgs,
-
     /// Format of the answer
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
@@ -46,6 +44,10 @@ struct Cli {
     /// Time limit for an answer
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     timeout: Duration,
+
+    // Last: what follows would stand under its heading.
+    #[command(flatten)]
+    tls: ClientTlsArgs,
 
     #[command(subcommand)]
     command: Command,
@@ -77,12 +79,21 @@ enum Command {
     /// Commands about an RDS
     #[command(subcommand)]
     Rds(RdsCommand),
+    /// Write what a shell needs to complete commands, volumes and nodes
+    Completion {
+        /// Shell that reads it
+        #[arg(value_enum)]
+        shell: Shell,
+    },
 }
 
-/// The options may stand on either side of the command.
+/// The command line. The options may stand on either side of the command.
+pub(crate) fn command() -> clap::Command {
+    Cli::command().mut_args(|option| option.global(true))
+}
+
 fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
-    let command = Cli::command().mut_args(|option| option.global(true));
-    Cli::from_arg_matches(&command.try_get_matches_from(words)?)
+    Cli::from_arg_matches(&command().try_get_matches_from(words)?)
 }
 
 pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
@@ -101,6 +112,10 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
             console.complain(&rds::hand_over(command));
             return FAILED;
         }
+        Cli { command: Command::Completion { shell }, .. } => {
+            let written = complete::register(shell, console.out).map_err(AskError::Output);
+            return exit_code(written, console);
+        }
         cli => cli,
     };
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -110,7 +125,15 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
             return FAILED;
         }
     };
-    match runtime.block_on(ask(cli, console)) {
+    let outcome = runtime.block_on(ask(cli, console));
+    // A resolver that hangs is not waited for.
+    runtime.shutdown_background();
+    exit_code(outcome, console)
+}
+
+/// Says what went wrong, if anything did.
+fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
+    match outcome {
         Ok(()) => SUCCESS,
         // The reader of our output has closed it.
         Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => SUCCESS,
@@ -158,7 +181,7 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
         }
         Command::Fence(fence) => fence::fence(&mut controller, &mut out, fence).await,
         Command::Node(command) => fence::node(&mut controller, &mut out, command).await,
-        // Handed over before a controller was asked for.
-        Command::Rds(_) => Ok(()),
+        // Done before a controller was asked for.
+        Command::Rds(_) | Command::Completion { .. } => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 
 mod cli;
 mod client;
+mod complete;
 mod explain;
 mod fence;
 mod format;
@@ -52,6 +53,10 @@ pub fn main() -> ExitCode {
     let width = size.map(|(width, _)| usize::from(width.0));
     // As NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM say.
     let color = AutoStream::choice(&out) != ColorChoice::Never;
+    // Where this cannot be written, the shell offers nothing.
+    if complete::answer(std::env::args_os(), &mut out).unwrap_or(true) {
+        return ExitCode::SUCCESS;
+    }
     ExitCode::from(run(std::env::args_os(), &mut Console { out: &mut out, err: &mut err, width, color }))
 }
 
@@ -61,4 +66,11 @@ pub fn main() -> ExitCode {
 /// replaces the whole process.
 pub fn run(words: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
     cli::run(words, console)
+}
+
+/// What a shell offers for the last of these words, the program's name first. It waits as [`run`] does, for a second.
+#[must_use]
+pub fn completions(words: Vec<OsString>) -> Vec<String> {
+    let last = words.len().saturating_sub(1);
+    complete::candidates(words, last)
 }

@@ -9,7 +9,7 @@ use wire::volume_state::Phase;
 use wire::watch_event::Kind;
 
 use crate::agent::{Host, OnAttach};
-use crate::world::{RWO, World};
+use crate::world::{RWO, World, eventually};
 
 async fn next(events: &mut Streaming<wire::WatchEvent>) -> Kind {
     let event = tokio::time::timeout(Duration::from_secs(20), events.message()).await.expect("an event");
@@ -91,9 +91,7 @@ pub async fn cleatctl(world: &World, words: &[&str]) -> (u8, String, String) {
 pub async fn cleatctl_of(world: &World, name: &str, given: &[&str]) -> (u8, String, String) {
     let certificates = world.certificates.as_ref();
     let tls = certificates.map_or_else(|| vec!["--plaintext".to_owned()], |made| made.cleatctl(name));
-    let words = ["cleatctl", "--controller", &world.operators_at().to_string()].map(str::to_owned);
-    let words = words.into_iter().chain(tls).chain(given.iter().map(ToString::to_string));
-    let words: Vec<OsString> = words.map(OsString::from).collect();
+    let words = command_line(world, tls, given);
     let run = tokio::task::spawn_blocking(|| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = cleatctl::run(
@@ -103,6 +101,30 @@ pub async fn cleatctl_of(world: &World, name: &str, given: &[&str]) -> (u8, Stri
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     });
     tokio::time::timeout(Duration::from_secs(20), run).await.expect("it ends").unwrap()
+}
+
+fn command_line(world: &World, tls: Vec<String>, given: &[&str]) -> Vec<OsString> {
+    let words = ["cleatctl", "--controller", &world.operators_at().to_string()].map(str::to_owned);
+    words.into_iter().chain(tls).chain(given.iter().map(ToString::to_string)).map(OsString::from).collect()
+}
+
+#[tokio::test]
+async fn completion_offers_the_volumes_and_nodes_of_the_controller() {
+    let world = World::started().await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    csi.publish("vm-1", "node-a", RWO).await.unwrap();
+    let offered = async |given: &[&str]| {
+        let words = command_line(&world, vec!["--plaintext".to_owned()], given);
+        tokio::task::spawn_blocking(|| cleatctl::completions(words)).await.unwrap()
+    };
+    // A busy machine may take longer than somebody who has pressed a key waits.
+    eventually("volumes", async || offered(&["explain", ""]).await == ["vm-1"]).await;
+    eventually("nodes", async || offered(&["fence", "vm-1", "n"]).await == ["node-a"]).await;
+    eventually("nodes", async || offered(&["node", "declare-gone", ""]).await == ["node-a"]).await;
+    assert!(offered(&["explain", "x"]).await.is_empty());
 }
 
 #[tokio::test]

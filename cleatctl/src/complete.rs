@@ -1,0 +1,172 @@
+//! Completion in the shell, with the ids of volumes and nodes that the controller knows.
+//!
+//! In come the words typed so far; out go candidates. A shell that has read `cleatctl completion SHELL` runs `cleatctl`
+//! for this, with its own name in [`VARIABLE`]. What always holds: where the controller does not answer at once there
+//! are no ids, no error, and no wait.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::io::{self, Write};
+use std::time::Duration;
+
+use clap::{Command, FromArgMatches as _};
+use clap_complete::engine::{self, ArgValueCandidates, CompletionCandidate};
+use clap_complete::env::{Bash, EnvCompleter as _, Fish, Zsh};
+use cleat_runtime::tls::ClientTlsArgs;
+
+use crate::cli;
+use crate::client::{AskError, Controller};
+
+/// Says which shell asks.
+const VARIABLE: &str = "CLEATCTL_COMPLETE";
+/// Which word it asks for, from 0 on; without it, the last one.
+const INDEX: &str = "_CLAP_COMPLETE_INDEX";
+/// What it wants between two candidates.
+const SEPARATOR: &str = "_CLAP_IFS";
+/// How long somebody who has pressed a key waits.
+const DEADLINE: Duration = Duration::from_secs(1);
+
+/// A shell that can complete.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Writes what the shell has to read.
+pub(crate) fn register(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
+    const NAME: &str = "cleatctl";
+    match shell {
+        Shell::Bash => Bash.write_registration(VARIABLE, NAME, NAME, NAME, out),
+        Shell::Zsh => Zsh.write_registration(VARIABLE, NAME, NAME, NAME, out),
+        Shell::Fish => Fish.write_registration(VARIABLE, NAME, NAME, NAME, out),
+    }
+}
+
+/// Answers the shell, where it is one that asks; the words are the process's.
+pub(crate) fn answer(words: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> io::Result<bool> {
+    if std::env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
+        return Ok(false);
+    }
+    let words: Vec<OsString> = words.into_iter().skip_while(|word| word != "--").skip(1).collect();
+    let index = std::env::var(INDEX).ok().and_then(|index| index.parse().ok());
+    let separator = std::env::var(SEPARATOR).unwrap_or_else(|_| "\n".to_owned());
+    let index = index.unwrap_or(words.len().saturating_sub(1));
+    write!(out, "{}", candidates(words, index).join(&separator))?;
+    Ok(true)
+}
+
+/// The candidates for one of these words, of which the first is the program's name.
+pub(crate) fn candidates(words: Vec<OsString>, index: usize) -> Vec<String> {
+    let (words, index) = joined_at_colons(words, index);
+    let mut command = with_ids(&words);
+    let asks_for_options = words.get(index).is_some_and(|word| word.to_string_lossy().starts_with('-'));
+    // Words that no command line has, have no candidates.
+    let found = engine::complete(&mut command, words, index, None).unwrap_or_default();
+    let found = found.into_iter().map(|found| found.get_value().to_string_lossy().into_owned());
+    found.filter(|found| asks_for_options || !found.starts_with('-')).collect()
+}
+
+/// Bash makes three words of `HOST:PORT`.
+fn joined_at_colons(words: Vec<OsString>, index: usize) -> (Vec<OsString>, usize) {
+    let mut joined: Vec<OsString> = Vec::new();
+    let (mut at, mut after_colon) = (index, false);
+    for (position, word) in words.into_iter().enumerate() {
+        let colon = word == ":";
+        match joined.last_mut() {
+            Some(last) if (colon || after_colon) && position < index => {
+                last.push(&word);
+                at -= 1;
+            }
+            _ => joined.push(word),
+        }
+        after_colon = colon;
+    }
+    (joined, at)
+}
+
+/// The command line, whose ids come from the controller that these words name.
+fn with_ids(words: &[OsString]) -> Command {
+    let ids = |kind: Kind| {
+        let words = words.to_vec();
+        ArgValueCandidates::new(move || ask(&words, kind).into_iter().map(CompletionCandidate::new).collect())
+    };
+    let [of_explain, of_fence] = [(); 2].map(|()| ids(Kind::Volume));
+    let [to_fence, to_declare] = [(); 2].map(|()| ids(Kind::Node));
+    cli::command()
+        .mut_subcommand("explain", |explain| explain.mut_arg("volume", |volume| volume.add(of_explain)))
+        .mut_subcommand("fence", |fence| {
+            fence.mut_arg("volume", |volume| volume.add(of_fence)).mut_arg("node", |node| node.add(to_fence))
+        })
+        .mut_subcommand("node", |node| {
+            node.mut_subcommand("declare-gone", |gone| gone.mut_arg("node", |node| node.add(to_declare)))
+        })
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Volume,
+    Node,
+}
+
+/// The ids that the controller gives at once, if it does.
+fn ask(words: &[OsString], kind: Kind) -> Vec<String> {
+    let asked = async {
+        let typed = cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
+        let address = typed.get_one::<String>("controller")?;
+        let tls = ClientTlsArgs::from_arg_matches(&typed).ok()?;
+        let mut controller = Controller::connect(address, &tls, DEADLINE).await.ok()?;
+        names(&mut controller, kind).await.ok()
+    };
+    in_time(asked).flatten().unwrap_or_default()
+}
+
+async fn names(controller: &mut Controller, kind: Kind) -> Result<Vec<String>, AskError> {
+    Ok(match kind {
+        Kind::Volume => controller.volumes().await?.into_iter().map(|volume| volume.volume_id).collect(),
+        Kind::Node => controller.nodes().await?.into_iter().map(|node| node.node_id).collect(),
+    })
+}
+
+fn in_time<T>(asked: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, asked).await });
+    // A resolver that hangs is not waited for.
+    runtime.shutdown_background();
+    answer.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offered(words: &[&str]) -> Vec<String> {
+        candidates(words.iter().map(OsString::from).collect(), words.len() - 1)
+    }
+
+    #[test]
+    fn a_command_is_completed_without_a_controller() {
+        assert_eq!(offered(&["cleatctl", "exp"]), ["explain"]);
+        assert_eq!(offered(&["cleatctl", "-o", "y"]), ["yaml"]);
+        assert_eq!(offered(&["cleatctl", "volumes", "--co"]), ["--controller", "--color"]);
+    }
+
+    #[test]
+    fn a_controller_out_of_reach_offers_no_ids_and_no_error() {
+        assert!(
+            offered(&["cleatctl", "--plaintext", "--controller", "127.0.0.1:1", "explain", ""]).is_empty()
+        );
+        assert!(offered(&["cleatctl", "--controller", "no address", "explain", ""]).is_empty());
+    }
+
+    #[test]
+    fn an_address_that_bash_took_apart_is_put_together() {
+        let words = ["cleatctl", "--controller", "host", ":", "7444", "explain", ""].map(OsString::from);
+        let (words, index) = joined_at_colons(words.to_vec(), 6);
+        assert_eq!(
+            (words, index),
+            (["cleatctl", "--controller", "host:7444", "explain", ""].map(OsString::from).to_vec(), 4)
+        );
+    }
+}
