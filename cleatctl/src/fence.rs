@@ -87,12 +87,7 @@ pub(crate) async fn node(
                 || serde_json::json!({"declared_gone": node}),
                 |width| {
                     let mut page = Page::new(width);
-                    page.line(
-                        0,
-                        format!(
-                            "Node {node} is declared gone. It stays quarantined until its agent is heard."
-                        ),
-                    );
+                    page.line(0, format!("Node {node} is declared gone. It stays quarantined until its agent shows that it holds nothing."));
                     page.text()
                 },
             )

@@ -41,7 +41,7 @@ impl Console<'_> {
     /// Says what went wrong.
     fn complain(&mut self, text: &str) {
         // If that cannot be written either, the exit code still says it.
-        let _ = writeln!(self.err, "cleatctl: {}", page::harmless(text));
+        let _ = writeln!(self.err, "cleatctl: {}", cleat_runtime::text::harmless(text, &['\n']));
     }
 }
 
