@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
+use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName, NqnPrefix, Portal};
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::duration;
@@ -117,8 +117,8 @@ struct RdsOptions {
 
     /// Address and port at which the RDS serves volumes to hosts; once for each path. A volume is exported at one
     /// port on all addresses, so the ports must be the same
-    #[arg(long = "rds-portal", value_name = "ADDR:PORT", required = true)]
-    rds_portals: Vec<SocketAddr>,
+    #[arg(long = "rds-portal", value_name = "ADDR:PORT", required = true, value_parser = Portal::parse)]
+    rds_portals: Vec<Portal>,
 
     /// Ports of which each volume that is made gets one for itself; without, all are exported at the portals' port.
     /// A fence takes a volume's export off for a moment, and a node that goes on using the volume keeps it over that
@@ -128,8 +128,8 @@ struct RdsOptions {
     rds_volume_ports: Option<VolumePorts>,
 
     /// What precedes the volume id in a subsystem NQN; nothing else is ever touched. The agents' must be the same
-    #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:")]
-    nqn_prefix: String,
+    #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:", value_parser = NqnPrefix::parse)]
+    nqn_prefix: NqnPrefix,
 
     /// How the RDS limits which hosts may connect to a volume. `list` keeps the host NQNs of the volume's nodes on its
     /// disk; but whether RouterOS takes more than one there, and compares them with the host NQN, is not known until
@@ -302,7 +302,7 @@ impl Cli {
             trust,
             timeout: rds_timeout,
         };
-        let naming = Naming::new(&rds_files, &nqn_prefix, cluster_id)?;
+        let naming = Naming::new(&rds_files, nqn_prefix.as_str(), cluster_id)?;
         let agent_transport = tls.load(Kind::Node, agent_listen)?;
         let operator_transport = tls.load(Kind::Operator, operator_listen)?;
         let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
@@ -334,7 +334,7 @@ impl Cli {
 }
 
 impl AgentOptions {
-    fn settings(self, nqn_prefix: String) -> Result<agents::Settings, ConfigError> {
+    fn settings(self, nqn_prefix: NqnPrefix) -> Result<agents::Settings, ConfigError> {
         let Self { path_policy, attach_deadline, detach_deadline, silence_deadline, heartbeat_interval } =
             self;
         at_least("--attach-deadline", attach_deadline, Duration::from_millis(100))?;
@@ -392,16 +392,13 @@ fn at_most(option: &'static str, value: Duration, most: Duration) -> Result<(), 
 }
 
 /// The one port of all portals.
-fn common_port(portals: &[SocketAddr]) -> Result<u16, ConfigError> {
-    let wrong = |portal: &SocketAddr, rule: &str| {
+fn common_port(portals: &[Portal]) -> Result<u16, ConfigError> {
+    let wrong = |portal: &Portal, rule: &str| {
         Err(ConfigError::Value { option: "--rds-portal", value: portal.to_string(), rule: rule.to_owned() })
     };
     let mut seen = BTreeSet::new();
     let mut port = None;
     for portal in portals {
-        if portal.port() == 0 || portal.ip().is_unspecified() {
-            return wrong(portal, "an address and port that hosts can connect to");
-        }
         if !seen.insert(portal) {
             return wrong(portal, "given twice");
         }

@@ -43,7 +43,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(settings.rds.host_acl, HostAcl::None);
     assert_eq!(settings.rds.port, 4420);
     assert_eq!(settings.agents.path_policy, PathPolicy::Any);
-    assert_eq!(settings.agents.nqn_prefix, "nqn.2026-01.io.cleat:");
+    assert_eq!(settings.agents.nqn_prefix.as_str(), "nqn.2026-01.io.cleat:");
     assert_eq!(settings.serving.nqn_prefix, settings.agents.nqn_prefix);
     assert_eq!(settings.store, StoreSpec::File("/var/lib/cleat/records".into()));
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, NodeId, UnixMillis};
+use crate::{BootId, Epoch, NodeId, UnixMillis};
 
 /// Who or what says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -14,7 +14,7 @@ pub enum Source {
     /// The node's own agent: its kernel holds no controller of the subsystem.
     AgentAbsent {
         /// The boot under which it looked.
-        boot_id: String,
+        boot_id: BootId,
     },
     /// The node never got a directive to attach under this epoch.
     NeverAllowed,

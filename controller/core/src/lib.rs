@@ -34,8 +34,8 @@ pub use crate::core::{Config, Core, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Verdict, Word};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{
-    BootId, Epoch, HostId, HostNqn, IdError, NodeId, OperationId, Portal, RequestId, SessionId,
-    StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
+    BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, OperationId, Portal, RequestId,
+    SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
     Absence, Deleted, Deletion, Directive, Effect, Event, Grant, Listed, Observed, ObservedPhase, Outcome,

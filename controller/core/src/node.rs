@@ -4,19 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, HostNqn, NodeId, Observed, SessionId, UnixMillis, VolumeId};
+use crate::{
+    BootId, Epoch, HostId, HostNqn, NodeId, Observed, SessionId, StorageAddress, UnixMillis, VolumeId,
+};
 
 /// What tells one host from another. Two nodes must not share any of it but the boot id's absence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct NodeIdentity {
     /// As the node's every connect says it.
     pub host_nqn: HostNqn,
-    /// The NVMe host identifier, a UUID.
-    pub host_id: String,
+    /// The NVMe host identifier.
+    pub host_id: HostId,
     /// Addresses on the storage networks.
-    pub storage_addresses: Vec<String>,
+    pub storage_addresses: Vec<StorageAddress>,
     /// Which boot of its kernel this is.
-    pub boot_id: String,
+    pub boot_id: BootId,
 }
 
 impl NodeIdentity {
@@ -32,7 +34,7 @@ impl NodeIdentity {
     }
 
     /// A storage address of this that is among others', in words.
-    pub(crate) fn shared_address(&self, others: &BTreeSet<&String>) -> Option<String> {
+    pub(crate) fn shared_address(&self, others: &BTreeSet<&StorageAddress>) -> Option<String> {
         let shared = self.storage_addresses.iter().find(|a| others.contains(a))?;
         Some(format!("storage address {shared}"))
     }

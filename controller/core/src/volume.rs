@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NodeId, OperationId, Rung,
-    SessionId, Source, UnixMillis, Verdict, VolumeId, Word,
+    BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
+    NodeId, OperationId, Portal, Rung, SessionId, Source, SubsystemNqn, UnixMillis, Verdict, VolumeId, Word,
 };
 
 /// How many nodes may have the volume at once.
@@ -47,10 +47,10 @@ pub struct VolumeSpec {
     pub id: VolumeId,
     /// How many nodes may have it.
     pub access: Access,
-    /// The subsystem that exports it.
-    pub subsystem_nqn: String,
-    /// `address:port` of every portal.
-    pub portals: Vec<String>,
+    /// The subsystem that exports it, where that is known: a volume that was only found has no Publish to say so.
+    pub subsystem_nqn: Option<SubsystemNqn>,
+    /// Where the target exports it.
+    pub portals: Vec<Portal>,
     /// Exact size, in bytes.
     pub size_bytes: u64,
     /// The weakest fence that suffices.
@@ -62,9 +62,9 @@ pub struct VolumeSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Identity {
     /// Namespace UUID.
-    pub namespace_uuid: String,
-    /// NGUID, empty where the target has none.
-    pub nguid: String,
+    pub namespace_uuid: NamespaceUuid,
+    /// NGUID, where the target has one.
+    pub nguid: Option<Nguid>,
 }
 
 /// Who was first.
@@ -242,7 +242,7 @@ pub struct Attachment {
     /// It was reported as attached once: somebody may have been using it.
     pub proven: bool,
     /// The boot of the node under which that was last proven.
-    pub boot_id: Option<String>,
+    pub boot_id: Option<BootId>,
     /// The device went away under its user without a deletion that waited (a reboot, a connection that the kernel
     /// gave up): until then, writes from before may still land, whatever has been attached and detached since.
     pub may_land_until: Option<UnixMillis>,
@@ -448,7 +448,7 @@ impl VolumeRecord {
         Self::new(VolumeSpec {
             id,
             access: Access::Rwo,
-            subsystem_nqn: String::new(),
+            subsystem_nqn: None,
             portals: Vec::new(),
             size_bytes: 0,
             min_fence: MinFence::default(),

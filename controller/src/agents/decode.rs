@@ -3,13 +3,13 @@
 //! In come messages; out go core types that cannot hold anything invalid, or [`Malformed`] with the field and the value.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use cleat_core::{
-    Absence, Deleted, Epoch, HostNqn, IdError, Identity, NodeId, NodeIdentity, Observed, ObservedPhase,
-    OperationId, Outcome, VolumeId,
+    Absence, BootId, Deleted, Epoch, HostId, HostNqn, IdError, Identity, NamespaceUuid, Nguid, NodeId,
+    NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
 };
+use cleat_ids::NqnPrefix;
 use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as wire;
 use uuid::Uuid;
@@ -73,7 +73,7 @@ pub(super) struct Introduced {
     pub(super) agent_version: String,
 }
 
-pub(super) fn hello(mut hello: wire::Hello, prefix: &str) -> Result<Introduced, Malformed> {
+pub(super) fn hello(mut hello: wire::Hello, prefix: &NqnPrefix) -> Result<Introduced, Malformed> {
     limits::hello(&mut hello)?;
     let wire::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
     if protocol != SESSION_PROTOCOL {
@@ -82,26 +82,17 @@ pub(super) fn hello(mut hello: wire::Hello, prefix: &str) -> Result<Introduced, 
     let node = NodeId::new(node_id).map_err(name("hello.node_id"))?;
     let identity = node_identity(identity.ok_or(Malformed::Missing("hello.identity"))?)?;
     let capabilities = capabilities.ok_or(Malformed::Missing("hello.capabilities"))?;
-    if capabilities.nqn_prefix != prefix {
-        return Err(Malformed::Prefix { agent: capabilities.nqn_prefix, ours: prefix.to_owned() });
+    if capabilities.nqn_prefix != prefix.as_str() {
+        return Err(Malformed::Prefix { agent: capabilities.nqn_prefix, ours: prefix.to_string() });
     }
     Ok(Introduced { node, identity, capabilities, agent_version })
 }
 
 fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed> {
     let wire::NodeIdentity { host_nqn, host_id, storage_addresses, boot_id } = identity;
-    let host_id =
-        Uuid::parse_str(&host_id).map_err(|_| field("hello.identity.host_id", &host_id, "a UUID"))?;
-    if host_id.is_nil() {
-        return Err(field("hello.identity.host_id", host_id, "a UUID that is not zero"));
-    }
-    // Compared as text by the core: one address has one spelling.
     let storage_addresses = storage_addresses
-        .into_iter()
-        .map(|address| match address.parse::<IpAddr>() {
-            Ok(parsed) => Ok(parsed.to_string()),
-            Err(_) => Err(field("hello.identity.storage_addresses", address, "IP addresses without port")),
-        })
+        .iter()
+        .map(|address| StorageAddress::parse(address).map_err(name("hello.identity.storage_addresses")))
         .collect::<Result<_, _>>()?;
     // As Linux gives it in /proc/sys/kernel/random/boot_id.
     let boot_id = match Uuid::parse_str(&boot_id) {
@@ -110,9 +101,9 @@ fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed
     };
     Ok(NodeIdentity {
         host_nqn: HostNqn::new(host_nqn).map_err(name("hello.identity.host_nqn"))?,
-        host_id: host_id.to_string(),
+        host_id: HostId::parse(&host_id).map_err(name("hello.identity.host_id"))?,
         storage_addresses,
-        boot_id,
+        boot_id: BootId::new(boot_id).map_err(name("hello.identity.boot_id"))?,
     })
 }
 
@@ -248,11 +239,12 @@ fn proven(state: &wire::VolumeState, volume: &VolumeId) -> Result<Outcome, Malfo
     }
     volume_state(state)?;
     let identity = state.identity.clone().unwrap_or_default();
-    Ok(match Uuid::parse_str(&identity.namespace_uuid) {
-        Ok(uuid) if !uuid.is_nil() => {
-            Outcome::Ready { identity: Identity { namespace_uuid: uuid.to_string(), nguid: identity.nguid } }
-        }
-        _ => Outcome::Failed {
+    Ok(match NamespaceUuid::parse(&identity.namespace_uuid) {
+        // One that is no NGUID tells nothing apart, as none does.
+        Ok(namespace_uuid) => Outcome::Ready {
+            identity: Identity { namespace_uuid, nguid: Nguid::parse(&identity.nguid).ok() },
+        },
+        Err(_) => Outcome::Failed {
             clause: "namespace-identity".to_owned(),
             message: format!(
                 "the namespace gives {:?} for its UUID: the RDS has to give each one of its own",

@@ -4,6 +4,10 @@ use super::*;
 
 const PREFIX: &str = "nqn.2026-01.io.cleat:";
 
+fn prefix() -> NqnPrefix {
+    NqnPrefix::parse(PREFIX).unwrap()
+}
+
 fn good_hello() -> wire::Hello {
     wire::Hello {
         protocol: SESSION_PROTOCOL,
@@ -46,9 +50,10 @@ fn done(outcome: wire::directive_result::Outcome) -> wire::DirectiveResult {
 
 #[test]
 fn a_good_hello_is_read_with_addresses_in_one_spelling() {
-    let introduced = hello(good_hello(), PREFIX).unwrap();
+    let introduced = hello(good_hello(), &prefix()).unwrap();
     assert_eq!(introduced.node.as_str(), "node-a");
-    assert_eq!(introduced.identity.storage_addresses, ["10.0.0.1", "fd00::1"]);
+    let addresses = ["10.0.0.1", "fd00::1"].map(|text| StorageAddress::parse(text).unwrap());
+    assert_eq!(introduced.identity.storage_addresses, addresses);
 }
 
 #[test]
@@ -64,7 +69,7 @@ fn a_bad_hello_is_refused_with_the_field_and_the_value() {
         (|h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.other:".into(), &["nqn.other:", PREFIX]),
         (|h| h.identity.as_mut().unwrap().host_nqn = "x".into(), &["host_nqn", "\"x\""]),
         (|h| h.identity.as_mut().unwrap().host_id = "x".into(), &["host_id", "\"x\""]),
-        (|h| h.identity.as_mut().unwrap().host_id = Uuid::nil().to_string(), &["host_id", "not zero"]),
+        (|h| h.identity.as_mut().unwrap().host_id = Uuid::nil().to_string(), &["host_id", "all zeros"]),
         (|h| h.identity.as_mut().unwrap().storage_addresses[0] = "10.0.0.1:1".into(), &["10.0.0.1:1"]),
         (|h| h.identity.as_mut().unwrap().boot_id = " ".into(), &["boot_id", "a UUID"]),
         (|h| h.identity.as_mut().unwrap().boot_id = "boot-1".into(), &["boot_id", "boot-1"]),
@@ -76,7 +81,7 @@ fn a_bad_hello_is_refused_with_the_field_and_the_value() {
     for (spoil, words) in cases {
         let mut spoiled = good_hello();
         spoil(&mut spoiled);
-        let error = hello(spoiled, PREFIX).unwrap_err().to_string();
+        let error = hello(spoiled, &prefix()).unwrap_err().to_string();
         for word in *words {
             assert!(error.contains(word), "{error} should name {word}");
         }
@@ -110,7 +115,7 @@ fn ready_without_an_identity_is_not_ready() {
     let ready = |state| result(done(Said::Ready(wire::ReadyOutcome { state, times: None })));
     let good = ready(Some(ready_state())).unwrap();
     let Outcome::Ready { identity } = good.outcome else { panic!("{:?}", good.outcome) };
-    assert_eq!(identity.namespace_uuid, "00000000-0000-0000-0000-00000000000b");
+    assert_eq!(identity.namespace_uuid.to_string(), "00000000-0000-0000-0000-00000000000b");
     let zero = wire::Identity { namespace_uuid: Uuid::nil().to_string(), ..Default::default() };
     for identity in [None, Some(wire::Identity::default()), Some(zero)] {
         let unknown = ready(Some(wire::VolumeState { identity, ..ready_state() })).unwrap();

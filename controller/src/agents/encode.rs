@@ -46,10 +46,13 @@ pub(super) fn directive(
                 operation_id,
                 volume_id: grant.spec.id.to_string(),
                 epoch: Some(numbers(grant.epoch)),
-                subsystem_nqn: grant.spec.subsystem_nqn.clone(),
-                portals: grant.spec.portals.clone(),
-                namespace_uuid: identity.map(|known| known.namespace_uuid.clone()).unwrap_or_default(),
-                nguid: identity.map(|known| known.nguid.clone()).unwrap_or_default(),
+                subsystem_nqn: grant.spec.subsystem_nqn.as_ref().map(ToString::to_string).unwrap_or_default(),
+                portals: grant.spec.portals.iter().map(ToString::to_string).collect(),
+                namespace_uuid: identity.map(|known| known.namespace_uuid.to_string()).unwrap_or_default(),
+                nguid: identity
+                    .and_then(|known| known.nguid)
+                    .map(|nguid| nguid.to_string())
+                    .unwrap_or_default(),
                 size_bytes: grant.spec.size_bytes,
                 read_only: grant.read_only,
                 path_policy: path_policy(settings.path_policy).into(),
@@ -108,13 +111,16 @@ fn path_policy(policy: PathPolicy) -> wire::PathPolicy {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::{Access, Grant, Identity, VolumeSpec};
+    use cleat_core::{Access, Grant, Identity, NamespaceUuid, Portal, SubsystemNqn, VolumeSpec};
+    use cleat_ids::NqnPrefix;
 
     use super::*;
 
+    const UUID: &str = "00000000-0000-0000-0000-00000000000b";
+
     fn settings() -> Settings {
         Settings {
-            nqn_prefix: "nqn.2026-01.io.cleat:".into(),
+            nqn_prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
             path_policy: PathPolicy::All,
             attach_deadline: Duration::from_secs(20),
             detach_deadline: Duration::from_secs(30),
@@ -132,13 +138,13 @@ mod tests {
             spec: VolumeSpec {
                 id: VolumeId::new("v").unwrap(),
                 access: Access::Rwo,
-                subsystem_nqn: "nqn.2026-01.io.cleat:v".into(),
-                portals: vec!["10.0.0.1:4420".into()],
+                subsystem_nqn: SubsystemNqn::parse("nqn.2026-01.io.cleat:v").ok(),
+                portals: vec![Portal::parse("10.0.0.1:4420").unwrap()],
                 size_bytes: 4096,
                 min_fence: cleat_core::MinFence::default(),
             },
             read_only: true,
-            identity: Some(Identity { namespace_uuid: "u".into(), nguid: String::new() }),
+            identity: Some(Identity { namespace_uuid: NamespaceUuid::parse(UUID).unwrap(), nguid: None }),
             secret: None,
             reserve: false,
         };
@@ -150,7 +156,7 @@ mod tests {
         };
         assert_eq!(sent.operation_id, "op-1-5");
         assert_eq!(sent.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
-        assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), ("u", 4096, true));
+        assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), (UUID, 4096, true));
         assert_eq!((sent.path_policy(), sent.deadline_ms), (wire::PathPolicy::All, 20_000));
     }
 

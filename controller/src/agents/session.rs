@@ -151,7 +151,7 @@ impl Talk {
             until,
         );
         tracing::info!(
-            node = %progress.node, session = %progress.session, boot_id, agent_version = introduced.agent_version,
+            node = %progress.node, session = %progress.session, %boot_id, agent_version = introduced.agent_version,
             "agent session up"
         );
         let settings = self.shared.sessions.settings();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Epoch, VolumeId};
+use cleat_ids::NqnPrefix;
 use cleat_rds::secret::{self, Keys, NoSecret};
 
 /// How many of a volume's portals must have a live path for it to count as ready.
@@ -22,7 +23,7 @@ pub enum PathPolicy {
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Only subsystems whose NQN begins so are ever touched.
-    pub nqn_prefix: String,
+    pub nqn_prefix: NqnPrefix,
     /// When a volume is ready.
     pub path_policy: PathPolicy,
     /// How long an agent may take to attach, from the directive's receipt.

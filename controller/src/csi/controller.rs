@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use cleat_core::VolumeId;
+use cleat_core::{Portal, SubsystemNqn, VolumeId};
+use cleat_ids::NqnPrefix;
 use cleat_proto::csi::v1 as csi;
 use cleat_proto::csi::v1::controller_server::Controller;
 use cleat_rds::{Freshness, Priority, Rds, RdsError, Volume};
@@ -26,20 +27,24 @@ use crate::metrics::{self, RdsCall};
 #[derive(Clone, Debug)]
 pub struct Serving {
     /// What precedes the volume id in a subsystem NQN.
-    pub nqn_prefix: String,
+    pub nqn_prefix: NqnPrefix,
     /// Where the RDS serves volumes to hosts.
-    pub portals: Vec<SocketAddr>,
+    pub portals: Vec<Portal>,
 }
 
 impl Serving {
     /// The subsystem NQN of a volume.
-    pub(super) fn subsystem_nqn(&self, volume: &VolumeId) -> String {
-        format!("{}{volume}", self.nqn_prefix)
+    pub(super) fn subsystem_nqn(&self, volume: &VolumeId) -> SubsystemNqn {
+        self.nqn_prefix.subsystem(volume)
     }
 
     /// Where a volume is served: at its own port, on all addresses.
-    pub(super) fn portals(&self, volume: &Volume) -> Vec<SocketAddr> {
-        let at = |portal: &SocketAddr| SocketAddr::new(portal.ip(), volume.port.unwrap_or(portal.port()));
+    pub(super) fn portals(&self, volume: &Volume) -> Vec<Portal> {
+        let at = |portal: &Portal| {
+            let address = SocketAddr::new(portal.ip(), volume.port.unwrap_or(portal.port()));
+            // Refused is port 0 alone, at which nothing is served.
+            Portal::from_address(address).unwrap_or(*portal)
+        };
         self.portals.iter().map(at).collect()
     }
 }

@@ -29,11 +29,14 @@ pub(super) async fn publish(
     };
     let publishing = on_its_way.hand_over(shared.engine.publish(node, spec, read_only)).await;
     let grant = publishing.map_err(Failed::Refused)??.granted().await?;
-    let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid).unwrap_or_default();
+    let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid.to_string());
     Ok(HashMap::from([
         (EPOCH_KEY.to_owned(), grant.epoch.to_string()),
-        (SUBSYSTEM_KEY.to_owned(), grant.spec.subsystem_nqn),
-        (NAMESPACE_KEY.to_owned(), namespace_uuid),
+        (
+            SUBSYSTEM_KEY.to_owned(),
+            grant.spec.subsystem_nqn.as_ref().map(ToString::to_string).unwrap_or_default(),
+        ),
+        (NAMESPACE_KEY.to_owned(), namespace_uuid.unwrap_or_default()),
     ]))
 }
 
@@ -88,8 +91,8 @@ async fn look_up(
     Ok(VolumeSpec {
         id: volume.clone(),
         access,
-        subsystem_nqn: shared.serving.subsystem_nqn(volume),
-        portals: shared.serving.portals(&found).iter().map(ToString::to_string).collect(),
+        subsystem_nqn: Some(shared.serving.subsystem_nqn(volume)),
+        portals: shared.serving.portals(&found),
         size_bytes: found.size.0,
         min_fence,
     })
@@ -99,7 +102,7 @@ async fn look_up(
 fn usable(shared: &Shared, found: &Volume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
     let nqn = shared.serving.subsystem_nqn(&found.id);
-    if !found.nqn.is_empty() && found.nqn != nqn {
+    if !found.nqn.is_empty() && found.nqn != nqn.as_str() {
         return unusable(format!("the RDS exports it as {}, not as {nqn} (--nqn-prefix)", found.nqn));
     }
     if found.mountable {

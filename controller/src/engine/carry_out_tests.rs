@@ -237,7 +237,7 @@ fn persist(volume: &str) -> Effect {
 /// Told apart by its size.
 fn numbered(volume: &str, size: u64) -> Effect {
     let record: VolumeRecord = serde_json::from_value(serde_json::json!({
-        "spec": {"id": volume, "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": size},
+        "spec": {"id": volume, "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": size},
         "identity": null, "attachments": [], "migration": null, "past_evidence": [],
     }))
     .unwrap();
@@ -388,9 +388,9 @@ async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() 
 fn node_record(boot: &str) -> Effect {
     let identity = cleat_core::NodeIdentity {
         host_nqn: cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap(),
-        host_id: "a".into(),
+        host_id: cleat_core::HostId::from_bytes([1; 16]).unwrap(),
         storage_addresses: Vec::new(),
-        boot_id: boot.into(),
+        boot_id: cleat_core::BootId::new(boot).unwrap(),
     };
     Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity }))
 }

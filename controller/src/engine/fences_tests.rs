@@ -7,7 +7,7 @@ use super::*;
 
 fn record(attachments: Value, fenced: Value) -> VolumeRecord {
     let record = json!({
-        "spec": {"id": "v", "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+        "spec": {"id": "v", "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
         "identity": null, "attachments": attachments, "migration": null, "fenced": fenced, "past_evidence": [],
     });
     serde_json::from_value(record).unwrap()

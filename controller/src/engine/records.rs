@@ -263,7 +263,7 @@ mod tests {
 
     fn record() -> Value {
         json!({
-            "spec": {"id": "v", "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+            "spec": {"id": "v", "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
             "identity": null, "attachments": [], "migration": null, "past_evidence": [],
         })
     }

@@ -428,7 +428,7 @@ mod tests {
     fn record(n: usize) -> VolumeRecord {
         let node = format!("node{}", n % 10);
         serde_json::from_value(json!({
-            "spec": {"id": format!("v{n}"), "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 4096},
+            "spec": {"id": format!("v{n}"), "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
             "identity": null, "migration": null, "fenced": [], "past_evidence": [], "attachments": [{
                 "node": node, "host_nqn": format!("nqn.2026-01.test:{node}"), "epoch": "1.1", "role": "primary",
                 "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
@@ -446,11 +446,12 @@ mod tests {
     /// Its agent says that it holds these, and nothing else.
     fn hear(core: &mut Core, name: &str, holds: &[usize]) {
         let session = SessionId::new(format!("{name}-{}", holds.len())).unwrap();
+        let number = name.bytes().fold(1_u128, |number, byte| number << 8 | u128::from(byte));
         let identity = NodeIdentity {
             host_nqn: HostNqn::new(format!("nqn.2026-01.test:{name}")).unwrap(),
-            host_id: name.into(),
+            host_id: cleat_core::HostId::from_bytes(number.to_be_bytes()).unwrap(),
             storage_addresses: Vec::new(),
-            boot_id: "b".into(),
+            boot_id: cleat_core::BootId::new("b").unwrap(),
         };
         let observed = |n: &usize| Observed {
             volume: volume(*n),

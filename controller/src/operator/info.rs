@@ -13,8 +13,8 @@ use crate::engine::Told;
 pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire::VolumeInfo> {
     let record = core.volumes().get(id)?;
     let identity = record.identity.as_ref().map(|identity| wire::Identity {
-        namespace_uuid: identity.namespace_uuid.clone(),
-        nguid: identity.nguid.clone(),
+        namespace_uuid: identity.namespace_uuid.to_string(),
+        nguid: identity.nguid.map(|nguid| nguid.to_string()).unwrap_or_default(),
         size_bytes: record.spec.size_bytes,
         ..Default::default()
     });
@@ -201,9 +201,9 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::Nod
         node_id: id.to_string(),
         identity: Some(wire::NodeIdentity {
             host_nqn: identity.host_nqn.to_string(),
-            host_id: identity.host_id.clone(),
-            storage_addresses: identity.storage_addresses.clone(),
-            boot_id: identity.boot_id.clone(),
+            host_id: identity.host_id.to_string(),
+            storage_addresses: identity.storage_addresses.iter().map(ToString::to_string).collect(),
+            boot_id: identity.boot_id.to_string(),
         }),
         session: session.to_owned(),
         session_since_unix_ms: since.0,

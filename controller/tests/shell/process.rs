@@ -119,7 +119,7 @@ impl Process {
 fn a_wrong_configuration_exits_64_naming_option_and_value_before_anything_is_bound() {
     for (words, says) in [
         (&["--silence-deadline", "300ms"][..], "--silence-deadline 300ms"),
-        (&["--rds-portal", "0.0.0.0:4420"], "--rds-portal 0.0.0.0:4420"),
+        (&["--rds-portal", "0.0.0.0:4420"], "'0.0.0.0:4420' for '--rds-portal"),
         (&["--drain-bound", "soon"], "--drain-bound"),
         (&["--nqn-prefix", "iqn.x:"], "iqn.x:"),
         (&[], "password"),

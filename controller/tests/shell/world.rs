@@ -70,7 +70,7 @@ impl World {
             dir: tempfile::tempdir().unwrap(),
             rds: FakeRds::new(),
             agents: Settings {
-                nqn_prefix: PREFIX.into(),
+                nqn_prefix: cleat_ids::NqnPrefix::parse(PREFIX).unwrap(),
                 path_policy: PathPolicy::Any,
                 attach_deadline: Duration::from_secs(20),
                 detach_deadline: Duration::from_secs(20),
@@ -163,8 +163,10 @@ impl World {
                 }
             };
             addressed.send((agents_at.address(), operators_at.address())).unwrap();
-            let serving =
-                Serving { nqn_prefix: PREFIX.into(), portals: vec!["10.0.1.100:4420".parse().unwrap()] };
+            let serving = Serving {
+                nqn_prefix: cleat_ids::NqnPrefix::parse(PREFIX).unwrap(),
+                portals: vec!["10.0.1.100:4420".parse().unwrap()],
+            };
             let parts = Parts {
                 stored,
                 rds,

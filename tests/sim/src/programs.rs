@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use cleat_agent::ledger::Ledger;
 use cleat_agent::link::Link;
-use cleat_agent::name::{NodeId, NqnPrefix};
 use cleat_agent::session::outbox::Outbox;
 use cleat_agent::session::{NodeDescription, Session};
 use cleat_agent::volume::board::Board;
@@ -24,6 +23,7 @@ use cleat_host::fabrics::ConnectOptions;
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn};
+use cleat_ids::{NodeId, NqnPrefix};
 use cleat_rds::secret::Keys;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint};
@@ -67,9 +67,14 @@ fn config(target: Target) -> Config {
     }
 }
 
+#[allow(clippy::unwrap_used, reason = "it is a constant")]
+fn prefix() -> NqnPrefix {
+    NqnPrefix::parse(world::PREFIX).unwrap()
+}
+
 fn settings(secrets: Option<Arc<Keys>>) -> Settings {
     Settings {
-        nqn_prefix: world::PREFIX.into(),
+        nqn_prefix: prefix(),
         path_policy: PathPolicy::Any,
         attach_deadline: Duration::from_millis(3_500),
         detach_deadline: Duration::from_secs(2),
@@ -100,7 +105,7 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
         rds: Arc::new(rds::client(universe, &disk, target.acl)?),
         // As the command line makes it.
         rds_deadline: rds::TIMEOUT * 20 + rds::SETTLE,
-        serving: Serving { nqn_prefix: world::PREFIX.into(), portals },
+        serving: Serving { nqn_prefix: prefix(), portals },
         agents: settings(key),
         core: config(target),
         driver_name: "cleat.io".into(),

@@ -6,11 +6,10 @@
 //! ledger calls stale.
 
 use cleat_core::{
-    Absence, Deleted, Directive, Epoch, Event, Identity, Observed, ObservedPhase, OperationId, Outcome,
-    SessionId,
+    Absence, Deleted, Directive, Epoch, Event, Observed, ObservedPhase, OperationId, Outcome, SessionId,
 };
 
-use crate::names::{P, PORTALS, V, VOLUMES, volume_id};
+use crate::names::{P, PORTALS, V, VOLUMES, namespace, volume_id};
 
 /// One path of a volume: the controller to one portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -226,7 +225,7 @@ impl Host {
         if mishap {
             return failed("direct-read", false);
         }
-        Outcome::Ready { identity: Identity { namespace_uuid: format!("uuid-{v}"), nguid: String::new() } }
+        Outcome::Ready { identity: namespace(v) }
     }
 
     /// Detach (`force`: Revoke, which takes it from under its user). Says what was deleted before it was live.

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use cleat_core::{HostNqn, NodeId, NodeIdentity, VolumeId};
+use cleat_core::{BootId, HostId, HostNqn, Identity, NamespaceUuid, NodeId, NodeIdentity, VolumeId};
 
 /// Nodes of the world.
 pub const NODES: usize = 3;
@@ -28,6 +28,14 @@ static NODE_IDS: LazyLock<Vec<NodeId>> =
 static HOST_NQNS: LazyLock<Vec<HostNqn>> = LazyLock::new(|| {
     let name = |n| format!("nqn.2026-01.test:node-{n}");
     (0..NODES).map(|n| HostNqn::new(name(n)).expect("a host NQN")).collect()
+});
+
+static HOST_IDS: LazyLock<Vec<HostId>> = LazyLock::new(|| {
+    (1..=NODES as u128).map(|n| HostId::from_bytes(n.to_be_bytes()).expect("a host id")).collect()
+});
+static NAMESPACE_UUIDS: LazyLock<Vec<NamespaceUuid>> = LazyLock::new(|| {
+    let uuid = |v| format!("00000000-0000-0000-0000-{:012x}", v + 1);
+    (0..VOLUMES).map(|v| NamespaceUuid::parse(&uuid(v)).expect("a UUID")).collect()
 });
 
 /// The core's name of a volume.
@@ -60,13 +68,19 @@ pub fn host_of(nqn: &HostNqn) -> N {
     HOST_NQNS.iter().position(|known| known == nqn).expect("a host of this world")
 }
 
+/// What the namespace of a volume says of itself.
+#[must_use]
+pub fn namespace(v: V) -> Identity {
+    Identity { namespace_uuid: NAMESPACE_UUIDS[v], nguid: None }
+}
+
 /// What a node's agent says of itself.
 #[must_use]
 pub fn identity(n: N, boot: u8) -> NodeIdentity {
     NodeIdentity {
         host_nqn: HOST_NQNS[n].clone(),
-        host_id: node_id(n).to_string(),
+        host_id: HOST_IDS[n],
         storage_addresses: Vec::new(),
-        boot_id: format!("boot-{boot}"),
+        boot_id: BootId::new(format!("boot-{boot}")).expect("a boot id"),
     }
 }

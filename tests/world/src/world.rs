@@ -113,7 +113,7 @@ impl Setup {
         VolumeSpec {
             id: volume_id(v),
             access: self.access[v],
-            subsystem_nqn: String::new(),
+            subsystem_nqn: None,
             portals: Vec::new(),
             size_bytes: 1 << 30,
             min_fence: self.min_fence,

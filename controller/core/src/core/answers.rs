@@ -4,9 +4,9 @@
 use super::Step;
 use crate::volume::{Pending, Told};
 use crate::{
-    Absence, Attachment, DrainCause, Drained, Epoch, FenceStep, Identity, MigrationStep, NodeId, Notice,
-    Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, Refusal, Reservations, SessionId,
-    Source, UnixMillis, Verdict, VolumeId,
+    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, Identity, MigrationStep, NodeId,
+    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, Refusal, Reservations,
+    SessionId, Source, UnixMillis, Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -198,7 +198,9 @@ impl Step<'_> {
     }
 
     fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
-        let boot_id = self.boot_id(node);
+        let Some(boot_id) = self.boot_id(node) else {
+            return;
+        };
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
@@ -259,7 +261,10 @@ impl Step<'_> {
     }
 
     fn absent(&mut self, volume: &VolumeId, node: &NodeId, absence: &Absence) {
-        let boot_id = self.boot_id(node);
+        // Nothing is concluded from a node that is not known.
+        let Some(boot_id) = self.boot_id(node) else {
+            return;
+        };
         let now = self.now;
         let bound = now.plus(self.core.config.drain_bound_ms);
         let Some(record) = self.core.volumes.get(volume) else {
@@ -367,23 +372,29 @@ impl Step<'_> {
         self.core.volumes.get_mut(volume)?.attachment_mut(node)
     }
 
-    fn boot_id(&self, node: &NodeId) -> String {
-        self.core.nodes.get(node).map(|n| n.identity.boot_id.clone()).unwrap_or_default()
+    fn boot_id(&self, node: &NodeId) -> Option<BootId> {
+        self.core.nodes.get(node).map(|n| n.identity.boot_id.clone())
     }
 }
 
 /// What it means that a node has seen an epoch of a later term, and what to do.
 pub(super) fn ahead_in_words(volume: &VolumeId, highest: Epoch, term: u64) -> String {
     format!(
-        "it has seen epoch {highest} of volume {volume}, and this controller's term is only {term}: another controller          grants, or this one's clock was set back and its store lost or an older one restored. Stop the other \
+        "it has seen epoch {highest} of volume {volume}, and this controller's term is only {term}: another controller grants, or this one's clock was set back and its store lost or an older one restored. Stop the other \
          controller, or set the clock and restart this one; restart the agent if its state is wrong"
     )
 }
 
 /// By what it is known that nothing this attachment wrote is still on its way, given what its node deleted.
-fn drained(a: &Attachment, absence: &Absence, now: UnixMillis, bound: UnixMillis, boot_id: &str) -> Drained {
+fn drained(
+    a: &Attachment,
+    absence: &Absence,
+    now: UnixMillis,
+    bound: UnixMillis,
+    boot_id: &BootId,
+) -> Drained {
     let earlier = a.may_land_until.filter(|until| *until > now);
-    let other_boot = a.boot_id.as_deref().is_some_and(|proven| proven != boot_id);
+    let other_boot = a.boot_id.as_ref().is_some_and(|proven| proven != boot_id);
     match &absence.deleted[..] {
         // Nobody was told that it may use it.
         [] if !a.may_have_written() => Drained::NeverHandedOut,

@@ -28,12 +28,31 @@ pub(super) fn nqn(name: &str) -> HostNqn {
     HostNqn::new(format!("nqn.2026-01.test:{name}")).expect("a host NQN")
 }
 
+pub(super) fn host_id(name: &str) -> HostId {
+    let number = name.bytes().fold(1_u128, |number, byte| number << 8 | u128::from(byte));
+    HostId::from_bytes(number.to_be_bytes()).expect("a host id")
+}
+
+pub(super) fn boot_id(name: &str) -> BootId {
+    BootId::new(name).expect("a boot id")
+}
+
+pub(super) fn address(text: &str) -> StorageAddress {
+    StorageAddress::parse(text).expect("a storage address")
+}
+
+/// A namespace with this last digit.
+pub(super) fn namespace(digit: u8) -> Identity {
+    let uuid = format!("00000000-0000-0000-0000-{digit:012x}");
+    Identity { namespace_uuid: NamespaceUuid::parse(&uuid).expect("a UUID"), nguid: None }
+}
+
 pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {
     NodeIdentity {
         host_nqn: nqn(name),
-        host_id: format!("id-{name}"),
-        storage_addresses: vec![format!("192.0.2.{}", name.len())],
-        boot_id: boot.into(),
+        host_id: host_id(name),
+        storage_addresses: vec![address(&format!("192.0.2.{}", name.len()))],
+        boot_id: boot_id(boot),
     }
 }
 
@@ -41,15 +60,15 @@ pub(super) fn spec(access: Access) -> VolumeSpec {
     VolumeSpec {
         id: v(),
         access,
-        subsystem_nqn: "nqn.2026-01.io.cleat:vol".into(),
-        portals: vec!["192.0.2.100:4420".into()],
+        subsystem_nqn: SubsystemNqn::parse("nqn.2026-01.io.cleat:vol").ok(),
+        portals: vec![Portal::parse("192.0.2.100:4420").expect("a portal")],
         size_bytes: 1 << 30,
         min_fence: MinFence::default(),
     }
 }
 
 pub(super) fn ready() -> Outcome {
-    Outcome::Ready { identity: Identity { namespace_uuid: "u".into(), nguid: String::new() } }
+    Outcome::Ready { identity: namespace(1) }
 }
 
 pub(super) fn absent(state: &str) -> Outcome {

@@ -100,7 +100,7 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
 
 /// Whether a host that says that it is `now` may be another one than who was `kept` with its NQN. One boot has one kernel.
 fn may_be_another(kept: &NodeIdentity, now: &NodeIdentity) -> bool {
-    let same_boot = kept.boot_id == now.boot_id && !now.boot_id.is_empty() && kept.host_id == now.host_id;
+    let same_boot = kept.boot_id == now.boot_id && kept.host_id == now.host_id;
     kept.host_nqn == now.host_nqn && !same_boot
 }
 

@@ -6,7 +6,7 @@ use super::found::is_unknown_host;
 use super::{Core, Step};
 use crate::{
     Attachment, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice, Observed,
-    ObservedPhase, Phase, Session, SessionId, Source, VolumeId, VolumeRecord,
+    ObservedPhase, Phase, Session, SessionId, Source, StorageAddress, VolumeId, VolumeRecord,
 };
 
 /// Every other node that claims what only one may have. A storage address is a hint: one that a silent node had may have
@@ -15,7 +15,7 @@ fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(Nod
     let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
     let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
     // Looked up, not compared one by one: an agent may name many addresses.
-    let addresses: BTreeSet<&String> = identity.storage_addresses.iter().collect();
+    let addresses: BTreeSet<&StorageAddress> = identity.storage_addresses.iter().collect();
     let silent = &Session::Silent { since: core.began };
     let known = known.chain(registered.map(|(id, record)| (id, &record.identity, silent)));
     let clash = |(id, other, session): (&NodeId, &NodeIdentity, &Session)| {

@@ -197,7 +197,7 @@ fn another_namespace_than_the_pinned_one_is_refused() {
     b.attach("a", Access::RwxBlock);
     let request = b.publish("bb", Access::RwxBlock);
     b.rds(Ok(()));
-    let identity = Identity { namespace_uuid: "other".into(), nguid: String::new() };
+    let identity = namespace(2);
     b.agent(Outcome::Ready { identity });
     assert!(matches!(b.refusal(request), Refusal::NotReady { clause, .. } if clause == "identity"));
     assert_eq!(b.phase("bb"), Some("Draining"));
@@ -379,7 +379,7 @@ fn a_volume_held_without_a_grant_blocks_others_and_can_be_published_or_unpublish
 fn two_nodes_with_one_identity_are_refused_with_both_names() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
-    let stolen = NodeIdentity { boot_id: "boot-2".into(), ..identity("a", "boot") };
+    let stolen = NodeIdentity { boot_id: boot_id("boot-2"), ..identity("a", "boot") };
     b.hello("bb", stolen);
     let Some(Effect::RefuseSession { reason, .. }) = b.effects.first() else { panic!("{:?}", b.effects) };
     assert!(reason.contains("nodes bb and a both claim"), "{reason}");
