@@ -1,11 +1,12 @@
 //! CSI on the Unix socket: Identity, Node and health. The edge only: what a call does is the volume's business.
 //!
 //! Always holds: a request is checked before anything is looked at; an error is mapped to its status in one place
-//! (`volume::errors`) and logged once, here.
+//! (`status`) and logged once, here.
 
 mod identity;
 mod node;
 pub mod request;
+mod status;
 
 use cleat_proto::csi::v1::identity_server::IdentityServer;
 use cleat_proto::csi::v1::node_server::NodeServer;

@@ -8,11 +8,11 @@ use csi::node_service_capability::{Rpc, Type as Capability, rpc};
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
 
-use super::request::{InvalidRequest, Publish, Stage, Unpublish, Unstage, below};
+use super::request::{self, InvalidRequest};
 use crate::metrics::{self, CsiRpc};
-use crate::name::NodeId;
+use crate::name::{NodeId, NqnPrefix};
+use crate::volume::Fleet;
 use crate::volume::host::Host;
-use crate::volume::{Fleet, PublishError, StageError, UnpublishError, UnstageError};
 
 /// The Node service.
 #[derive(Debug)]
@@ -27,45 +27,44 @@ impl<H: Host> Node<H> {
         Self { node_id, fleet }
     }
 
-    async fn stage(&self, request: csi::NodeStageVolumeRequest) -> Result<(), StageError> {
-        let request = Stage::check(&request, &self.fleet.shared().identity.prefix)?;
-        self.fleet.stage(request).await
+    async fn stage(&self, request: csi::NodeStageVolumeRequest) -> Result<(), Status> {
+        let request = request::stage(&request, self.prefix())?;
+        Ok(self.fleet.stage(request).await?)
     }
 
-    async fn unstage(&self, request: csi::NodeUnstageVolumeRequest) -> Result<(), UnstageError> {
-        self.fleet.unstage(Unstage::check(&request)?).await
+    async fn unstage(&self, request: csi::NodeUnstageVolumeRequest) -> Result<(), Status> {
+        Ok(self.fleet.unstage(request::unstage(&request)?).await?)
     }
 
-    async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), PublishError> {
-        let checked = Publish::check(&request, &self.fleet.shared().identity.prefix)
-            .and_then(|checked| self.is_below(&checked.target).map(|()| checked));
-        let request = checked.map_err(|error| match error {
-            InvalidRequest::Missing { field: "staging_target_path" } => PublishError::NotStaged,
-            other => StageError::from(other).into(),
-        })?;
-        self.fleet.publish(request).await
-    }
-
-    async fn unpublish(&self, request: csi::NodeUnpublishVolumeRequest) -> Result<(), UnpublishError> {
-        let request = Unpublish::check(&request)?;
+    async fn publish(&self, request: csi::NodePublishVolumeRequest) -> Result<(), Status> {
+        let request = request::publish(&request, self.prefix())?;
         self.is_below(&request.target)?;
-        self.fleet.unpublish(request).await
+        Ok(self.fleet.publish(request).await?)
+    }
+
+    async fn unpublish(&self, request: csi::NodeUnpublishVolumeRequest) -> Result<(), Status> {
+        let request = request::unpublish(&request)?;
+        self.is_below(&request.target)?;
+        Ok(self.fleet.unpublish(request).await?)
+    }
+
+    fn prefix(&self) -> &NqnPrefix {
+        &self.fleet.shared().identity.prefix
     }
 
     fn is_below(&self, target: &Path) -> Result<(), InvalidRequest> {
-        below(target, self.fleet.shared().host.kubelet_dir())
+        request::below(target, self.fleet.shared().host.kubelet_dir())
     }
 }
 
-/// Maps, counts and logs the end of a call.
-fn ended<T, E: Into<Status>>(
+/// Counts and logs the end of a call.
+fn ended<T>(
     method: CsiRpc,
     volume: &str,
     began: Instant,
-    result: Result<(), E>,
+    result: Result<(), Status>,
     reply: T,
 ) -> Result<Response<T>, Status> {
-    let result = result.map_err(Into::into);
     let code = result.as_ref().err().map_or(Code::Ok, Status::code);
     let took = began.elapsed();
     metrics::csi_call(method, code, took);

@@ -12,6 +12,7 @@ use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 
 use crate::name::{Epoch, NqnPrefix, VolumeId};
+use crate::volume::request::{Granted, Publish, Stage, Unpublish, Unstage};
 
 pub use cleat_ids::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 
@@ -27,6 +28,9 @@ pub enum InvalidRequest {
         /// The field.
         field: &'static str,
     },
+    /// The staging path of a publication is missing, for which the specification has a code of its own.
+    #[error("staging_target_path must be given: this driver stages volumes")]
+    NotStaged,
     /// It is not what it should be.
     #[error("{field} {value:?}: {problem}")]
     Value {
@@ -47,105 +51,53 @@ fn wrong(field: &'static str, value: &str, problem: impl std::fmt::Display) -> I
     InvalidRequest::Value { field, value: value.chars().take(300).collect(), problem: problem.to_string() }
 }
 
-/// What PublishContext says the volume was granted as.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Granted {
-    /// Under which epoch.
-    pub epoch: Epoch,
-    /// As which namespace.
-    pub namespace: NamespaceUuid,
+/// Checks NodeStageVolume.
+///
+/// # Errors
+/// The first field that cannot be used.
+pub fn stage(request: &csi::NodeStageVolumeRequest, prefix: &NqnPrefix) -> Result<Stage, InvalidRequest> {
+    let volume = volume(&request.volume_id)?;
+    path("staging_target_path", &request.staging_target_path)?;
+    capability(request.volume_capability.as_ref())?;
+    let granted = granted(&request.publish_context, &volume, prefix)?;
+    Ok(Stage { volume, granted })
 }
 
-/// NodeStageVolume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stage {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Its grant.
-    pub granted: Granted,
-}
-
-/// NodePublishVolume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publish {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Its grant.
-    pub granted: Granted,
-    /// Where the device is to appear.
-    pub target: PathBuf,
-    /// Whether it may only be read there.
-    pub read_only: bool,
-}
-
-/// NodeUnstageVolume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unstage {
-    /// The volume.
-    pub volume: VolumeId,
-}
-
-/// NodeUnpublishVolume.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unpublish {
-    /// The volume.
-    pub volume: VolumeId,
-    /// Where the device is to disappear.
-    pub target: PathBuf,
-}
-
-impl Stage {
-    /// Checks a request.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn check(request: &csi::NodeStageVolumeRequest, prefix: &NqnPrefix) -> Result<Self, InvalidRequest> {
-        let volume = volume(&request.volume_id)?;
-        path("staging_target_path", &request.staging_target_path)?;
-        capability(request.volume_capability.as_ref())?;
-        let granted = granted(&request.publish_context, &volume, prefix)?;
-        Ok(Self { volume, granted })
+/// Checks NodePublishVolume.
+///
+/// # Errors
+/// The first field that cannot be used.
+pub fn publish(
+    request: &csi::NodePublishVolumeRequest,
+    prefix: &NqnPrefix,
+) -> Result<Publish, InvalidRequest> {
+    let volume = volume(&request.volume_id)?;
+    let target = path("target_path", &request.target_path)?;
+    let reader = capability(request.volume_capability.as_ref())?;
+    if request.staging_target_path.is_empty() {
+        return Err(InvalidRequest::NotStaged);
     }
+    path("staging_target_path", &request.staging_target_path)?;
+    let granted = granted(&request.publish_context, &volume, prefix)?;
+    Ok(Publish { volume, granted, target, read_only: request.readonly || reader })
 }
 
-impl Publish {
-    /// Checks a request.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn check(
-        request: &csi::NodePublishVolumeRequest,
-        prefix: &NqnPrefix,
-    ) -> Result<Self, InvalidRequest> {
-        let volume = volume(&request.volume_id)?;
-        let target = path("target_path", &request.target_path)?;
-        let reader = capability(request.volume_capability.as_ref())?;
-        path("staging_target_path", &request.staging_target_path)?;
-        let granted = granted(&request.publish_context, &volume, prefix)?;
-        Ok(Self { volume, granted, target, read_only: request.readonly || reader })
-    }
+/// Checks NodeUnstageVolume.
+///
+/// # Errors
+/// The first field that cannot be used.
+pub fn unstage(request: &csi::NodeUnstageVolumeRequest) -> Result<Unstage, InvalidRequest> {
+    let volume = volume(&request.volume_id)?;
+    path("staging_target_path", &request.staging_target_path)?;
+    Ok(Unstage { volume })
 }
 
-impl Unstage {
-    /// Checks a request.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn check(request: &csi::NodeUnstageVolumeRequest) -> Result<Self, InvalidRequest> {
-        let volume = volume(&request.volume_id)?;
-        path("staging_target_path", &request.staging_target_path)?;
-        Ok(Self { volume })
-    }
-}
-
-impl Unpublish {
-    /// Checks a request.
-    ///
-    /// # Errors
-    /// The first field that cannot be used.
-    pub fn check(request: &csi::NodeUnpublishVolumeRequest) -> Result<Self, InvalidRequest> {
-        Ok(Self { volume: volume(&request.volume_id)?, target: path("target_path", &request.target_path)? })
-    }
+/// Checks NodeUnpublishVolume.
+///
+/// # Errors
+/// The first field that cannot be used.
+pub fn unpublish(request: &csi::NodeUnpublishVolumeRequest) -> Result<Unpublish, InvalidRequest> {
+    Ok(Unpublish { volume: volume(&request.volume_id)?, target: path("target_path", &request.target_path)? })
 }
 
 /// Refuses a target that is not below the directory in which this agent publishes.
@@ -265,7 +217,7 @@ mod tests {
         })
     }
 
-    fn publish() -> csi::NodePublishVolumeRequest {
+    fn good() -> csi::NodePublishVolumeRequest {
         csi::NodePublishVolumeRequest {
             volume_id: "pvc-1".into(),
             publish_context: HashMap::from([
@@ -282,14 +234,12 @@ mod tests {
 
     #[test]
     fn a_good_request_is_taken_and_a_reader_may_only_read() {
-        let request = Publish::check(&publish(), &prefix()).unwrap();
+        let request = publish(&good(), &prefix()).unwrap();
         assert_eq!(request.target, Path::new("/pods/x/volumeDevices/pvc-1"));
         assert!(!request.read_only);
-        let reader = csi::NodePublishVolumeRequest {
-            volume_capability: block(Mode::MultiNodeReaderOnly),
-            ..publish()
-        };
-        assert!(Publish::check(&reader, &prefix()).unwrap().read_only);
+        let reader =
+            csi::NodePublishVolumeRequest { volume_capability: block(Mode::MultiNodeReaderOnly), ..good() };
+        assert!(publish(&reader, &prefix()).unwrap().read_only);
     }
 
     #[test]
@@ -308,7 +258,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_by_field_and_value() {
         type Spoil = fn(&mut csi::NodePublishVolumeRequest);
-        let cases: [(Spoil, &str, &str); 12] = [
+        let cases: [(Spoil, &str, &str); 13] = [
+            (|r| r.staging_target_path.clear(), "staging_target_path", "this driver stages volumes"),
             (|r| r.volume_id.clear(), "volume_id", "must be given"),
             (|r| r.volume_id = "../../etc".into(), "volume_id", "../../etc"),
             (|r| r.target_path.clear(), "target_path", "must be given"),
@@ -336,9 +287,9 @@ mod tests {
             ),
         ];
         for (spoil, field, value) in cases {
-            let mut request = publish();
+            let mut request = good();
             spoil(&mut request);
-            let error = Publish::check(&request, &prefix()).unwrap_err().to_string();
+            let error = publish(&request, &prefix()).unwrap_err().to_string();
             assert!(error.contains(field) && error.contains(value), "{field}: {error}");
         }
     }

@@ -21,12 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use cleat_host::work::{WorkError, Workers};
+use cleat_host::work::Workers;
 use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::Entry;
+use super::errors::{LedgerError, io_error};
 use super::lock::Lock;
 use super::sealed::{self, sync_dir};
 use crate::name::{Epoch, VolumeId};
@@ -42,62 +43,6 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 /// How many tries are made before it is said again that it is waited for.
 const TRIES_PER_WORD: u32 = 60;
-
-/// Why the ledger could not say, or could not keep, what it was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// A call on a file or directory failed.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was being done.
-        action: &'static str,
-        /// To what.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// Another process holds the ledger.
-    #[error(
-        "cannot use {}: {holder} has it; two agents must not share a --state-dir, and one that has ended keeps it \
-         until the kernel has let its last thread go",
-        path.display()
-    )]
-    Locked {
-        /// What is locked.
-        path: PathBuf,
-        /// Who has it.
-        holder: String,
-    },
-    /// What is kept of the records that were let go cannot be trusted.
-    #[error(
-        "cannot tell an old grant from a new one for a volume without a record: {}; restore the file, or remove it if \
-         no controller from before today can reach this node any more (what is attached can be detached all the same)",
-        .0
-    )]
-    Forgotten(String),
-    /// A record that cannot be trusted.
-    #[error(
-        "{} is damaged ({reason}): grants for this volume are refused, since an old one could not be told from a new \
-         one; detach the volume from this node (that works), or restore the file",
-        path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The disk did not answer in time, or an earlier write has not ended.
-    #[error("the ledger in {} does not answer", path.display())]
-    Stuck {
-        /// The ledger's directory.
-        path: PathBuf,
-        /// What was waited for.
-        #[source]
-        source: WorkError,
-    },
-}
 
 #[derive(Serialize, Deserialize)]
 struct Record {
@@ -335,11 +280,6 @@ impl Ledger {
     }
 }
 
-pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LedgerError {
-    let path = path.to_owned();
-    move |source| LedgerError::Io { action, path, source }
-}
-
 fn make(dir: &Path) -> Result<(), LedgerError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))
 }
@@ -391,6 +331,34 @@ mod tests {
 
     fn entry() -> Entry {
         ending(None, Epoch::new(1, 2).unwrap(), &[], "boot")
+    }
+
+    /// The two lines of a record. An agent that is upgraded finds such files on the disk of its node.
+    const ON_DISK: &str = concat!(
+        r#"{"format":1,"volume":"pvc-1","entry":{"epoch":"1.2","ended":false,"boot_id":"boot","grant":"#,
+        r#"{"portals":["10.0.1.1:4420"],"identity":{"uuid":"01234567-89ab-cdef-0123-456789abcdef","nguid":null},"#,
+        r#""size_bytes":4096,"read_only":false,"policy":"quorum","reserve":7},"#,
+        r#""may_have_written":["10.0.1.1:4420"],"#,
+        r#""deletions":[{"controller":"nvme3","portal":"10.0.2.1:4420","state":"live"}],"#,
+        r#""registered":4,"published":["/pods/a"],"secret_generation":"1.1","uncertain":false}}"#,
+        "\n",
+        r#"{"sha256":"3b9fc0e7f562b2867a1831df5a4d5146a856eb6922801476fa3eec0145711275"}"#,
+        "\n",
+    );
+
+    #[tokio::test]
+    async fn a_record_on_disk_is_read_and_written_byte_for_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(dir.path()).unwrap();
+        let path = dir.path().join("ledger/pvc-1.json");
+        fs::write(&path, ON_DISK).unwrap();
+        let entry = ledger.load(&volume()).await.unwrap().unwrap();
+        let grant = entry.grant.clone().unwrap();
+        assert_eq!((entry.epoch, entry.registered, entry.ended), (Epoch::new(1, 2).unwrap(), Some(4), false));
+        assert_eq!((grant.size_bytes, grant.reserve.map(|key| key.get())), (4096, Some(7)));
+        assert_eq!(entry.deletions[0].state, "live");
+        ledger.store(&volume(), &entry).await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), ON_DISK);
     }
 
     #[tokio::test]

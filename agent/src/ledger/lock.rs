@@ -16,7 +16,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::files::{LedgerError, io_error};
+use super::errors::{LedgerError, io_error};
 
 /// Both locks.
 #[derive(Debug)]

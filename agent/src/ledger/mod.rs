@@ -11,6 +11,7 @@
 //! - `may_have_written` is at all times a superset of the portals over which this node can have written under the
 //!   grant, so that a controller that vanished by itself is not forgotten when the grant ends.
 
+mod errors;
 pub mod files;
 mod lock;
 pub mod rules;
@@ -25,7 +26,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::name::Epoch;
 
-pub use files::{Ledger, LedgerError};
+pub use errors::LedgerError;
+pub use files::Ledger;
 
 /// The state at deletion of a controller that the kernel took away before we could look.
 pub const STATE_GONE: &str = "gone";

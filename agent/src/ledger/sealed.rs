@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::files::{LedgerError, io_error};
+use super::errors::{LedgerError, io_error};
 
 /// Room that is kept for a record. One is some 500 to 800 bytes of text, and more where much is published.
 const ROOM_BYTES: u64 = 8 << 10;

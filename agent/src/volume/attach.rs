@@ -175,8 +175,8 @@ impl<H: Host> Volume<H> {
     }
 
     fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
-        let told = self.shared.board.get(&self.id);
-        let was_usable = told.is_some_and(|state| matches!(state.phase, Phase::Ready | Phase::Degraded));
+        let was_usable =
+            self.reported_state().is_some_and(|state| matches!(state.phase, Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
             memory.learned = None;

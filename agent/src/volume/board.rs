@@ -1,7 +1,8 @@
 //! The board: the latest state of every volume of this node, as it was last seen in the kernel.
 //!
 //! Comes in: states, from operations and from the watch. Goes out: snapshots, and the news that something changed.
-//! It is a cache for those who want to hear of changes; nobody decides by it.
+//! It is for those who want to hear of changes, as the session does. What an operation decides by the last report it
+//! decides by the volume's own ([`Volume`](super::Volume)).
 //!
 //! Always holds: a state is replaced whole, never merged, and everyone who waits hears of every replacement that
 //! changed something (perhaps of several at once).

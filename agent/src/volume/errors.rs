@@ -1,19 +1,13 @@
-//! Why a call of the kubelet failed: one error per call, and one place where each becomes a status.
-//!
-//! Always holds: the match is exhaustive, so that a new failure cannot get a code by accident; codes follow the CSI
-//! specification, and tell the kubelet what it may do (only Unavailable and Aborted get better by themselves).
+//! Why a call of the kubelet failed: one error per call. Which status each becomes is said in `csi/status.rs`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use cleat_host::NamespaceUuid;
 use cleat_host::sysfs::SysfsError;
-use cleat_runtime::exit::Causes;
-use tonic::{Code, Status};
 
 use super::gate::InProgress;
 use super::host::HostError;
-use crate::csi::request::InvalidRequest;
 use crate::ledger::LedgerError;
 use crate::ledger::rules::Stale;
 use crate::name::Epoch;
@@ -21,9 +15,6 @@ use crate::name::Epoch;
 /// Why the device of a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// A field of the request cannot be used.
-    #[error(transparent)]
-    Request(#[from] InvalidRequest),
     /// Another operation holds the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
@@ -80,25 +71,9 @@ pub enum StageError {
     Lost,
 }
 
-impl StageError {
-    /// The status code, by the CSI specification.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Request(_) => Code::InvalidArgument,
-            Self::InProgress(_) => Code::Aborted,
-            Self::Over { .. } | Self::OtherNamespace { .. } => Code::FailedPrecondition,
-            Self::NotGranted { .. } | Self::NotReady { .. } => Code::Unavailable,
-            Self::Ledger(_) | Self::Lost => Code::Internal,
-        }
-    }
-}
-
 /// Why a volume cannot be unstaged.
 #[derive(Debug, thiserror::Error)]
 pub enum UnstageError {
-    /// A field of the request cannot be used.
-    #[error(transparent)]
-    Request(#[from] InvalidRequest),
     /// Another operation holds the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
@@ -116,27 +91,12 @@ pub enum UnstageError {
     Lost,
 }
 
-impl UnstageError {
-    /// The status code, by the CSI specification.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Request(_) => Code::InvalidArgument,
-            Self::InProgress(_) => Code::Aborted,
-            Self::Published(_) => Code::FailedPrecondition,
-            Self::Look(_) | Self::Host(_) | Self::Lost => Code::Internal,
-        }
-    }
-}
-
 /// Why a volume cannot be published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// The device cannot be used.
     #[error(transparent)]
     Device(#[from] StageError),
-    /// The staging path is missing, for which the specification has a code of its own.
-    #[error("staging_target_path must be given: this driver stages volumes")]
-    NotStaged,
     /// The volume is published there already, in the other mode.
     #[error(
         "readonly: the volume is published at {} with readonly {read_only}, asked for {}; unpublish it there first",
@@ -173,24 +133,9 @@ pub enum PublishError {
     Host(#[from] HostError),
 }
 
-impl PublishError {
-    /// The status code, by the CSI specification.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Device(error) => error.code(),
-            Self::NotStaged | Self::Occupied { .. } | Self::OtherDevice { .. } => Code::FailedPrecondition,
-            Self::OtherMode { .. } => Code::AlreadyExists,
-            Self::Host(_) => Code::Internal,
-        }
-    }
-}
-
 /// Why a volume cannot be unpublished.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpublishError {
-    /// A field of the request cannot be used.
-    #[error(transparent)]
-    Request(#[from] InvalidRequest),
     /// Another operation holds the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
@@ -218,94 +163,6 @@ pub enum UnpublishError {
     Lost,
 }
 
-impl UnpublishError {
-    /// The status code, by the CSI specification.
-    pub fn code(&self) -> Code {
-        match self {
-            Self::Request(_) => Code::InvalidArgument,
-            Self::InProgress(_) => Code::Aborted,
-            Self::Occupied { .. } => Code::FailedPrecondition,
-            Self::Left { .. } | Self::Host(_) | Self::Lost => Code::Internal,
-        }
-    }
-}
-
-macro_rules! to_status {
-    ($($error:ty),+) => {$(
-        impl From<$error> for Status {
-            fn from(error: $error) -> Self {
-                Status::new(error.code(), Causes(&error).to_string())
-            }
-        }
-    )+};
-}
-
-to_status!(StageError, UnstageError, PublishError, UnpublishError);
-
 fn join(paths: &[PathBuf]) -> String {
     paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_caller_can_tell_what_gets_better_by_itself() {
-        let epoch: Epoch = "5.2".parse().unwrap();
-        let in_progress = || InProgress { what: "attach op-1".into(), since: Duration::from_secs(3) };
-        let host = || HostError::new("umount /x", std::io::Error::from_raw_os_error(16));
-        let missing = || InvalidRequest::Missing { field: "volume_id" };
-        let over =
-            StageError::Over { asked: epoch, stale: Stale { highest: "6.1".parse().unwrap(), ended: false } };
-        let not_granted = StageError::NotGranted {
-            asked: epoch,
-            seen: "none".into(),
-            session: "down",
-            waited: Duration::from_secs(10),
-        };
-        let cases: Vec<(Status, Code, &str)> = vec![
-            (StageError::from(missing()).into(), Code::InvalidArgument, "volume_id"),
-            (StageError::from(in_progress()).into(), Code::Aborted, "attach op-1 in progress since 3.0 s"),
-            (over.into(), Code::FailedPrecondition, "6.1"),
-            (not_granted.into(), Code::Unavailable, "Attach of epoch 5.2"),
-            (StageError::Lost.into(), Code::Internal, "defect"),
-            (
-                PublishError::OtherMode { target: "/t".into(), read_only: true }.into(),
-                Code::AlreadyExists,
-                "readonly true, asked for false",
-            ),
-            (PublishError::NotStaged.into(), Code::FailedPrecondition, "staging_target_path"),
-            (PublishError::from(StageError::from(in_progress())).into(), Code::Aborted, "attach op-1"),
-            (PublishError::from(host()).into(), Code::Internal, "umount /x"),
-            (
-                PublishError::OtherDevice { target: "/t".into(), found: "259:3".into(), source: host() }
-                    .into(),
-                Code::FailedPrecondition,
-                "259:3",
-            ),
-            (
-                UnstageError::Published(vec!["/a".into(), "/b".into()]).into(),
-                Code::FailedPrecondition,
-                "/a, /b",
-            ),
-            (UnstageError::from(host()).into(), Code::Internal, "cannot be told"),
-            (
-                UnpublishError::Occupied { target: "/t".into(), found: "a directory".into() }.into(),
-                Code::FailedPrecondition,
-                "a directory",
-            ),
-            (UnpublishError::from(in_progress()).into(), Code::Aborted, "attach op-1"),
-            (
-                UnpublishError::Left { target: "/t".into(), found: "259:3".into() }.into(),
-                Code::Internal,
-                "still holds 259:3",
-            ),
-        ];
-        for (status, code, said) in cases {
-            assert_eq!(status.code(), code, "{status:?}");
-            assert!(status.message().contains(said), "{status:?}");
-        }
-    }
 }

@@ -21,9 +21,9 @@ use tracing::Instrument as _;
 
 use super::host::Host;
 use super::outcome::Results;
+use super::request::{Publish, Stage, Unpublish, Unstage};
 use super::state::VolumeState;
 use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume};
-use crate::csi::request::{Publish, Stage, Unpublish, Unstage};
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
@@ -176,7 +176,7 @@ impl<H: Host> Fleet<H> {
         }
         let has = |state: &VolumeState| state.paths.iter().any(|path| path.controller == controller);
         for volume in self.volumes() {
-            if self.inner.shared.board.get(&volume.id).as_ref().is_some_and(has) {
+            if volume.reported_state().as_ref().is_some_and(has) {
                 volume.doubt_registration();
             }
         }

@@ -21,8 +21,7 @@ use super::judge::Activity;
 impl<H: Host> Volume<H> {
     /// Whether the record that is known says that the grant has ended, and the last look showed controllers all the same.
     pub(super) fn has_leftovers(&self) -> bool {
-        let told =
-            self.shared.board.get(&self.id).is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
+        let told = self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
         let memory = self.memory();
         told && memory.activity == Activity::None
             && memory.leftovers_again.is_none_or(|at| Instant::now() >= at)

@@ -56,6 +56,7 @@ impl<H: Host> Volume<H> {
 
     /// What was told last: in a sweep, its own reading of everything. No look for one volume, of which there are many.
     pub(super) fn last_told(&self) -> Option<Look> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.as_ref().map(|reported| reported.look.clone())
     }
 }

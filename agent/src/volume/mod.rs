@@ -44,6 +44,7 @@ pub mod queue;
 mod record;
 mod rekey;
 mod repair;
+pub mod request;
 mod reserve;
 mod retire;
 mod revive;
@@ -214,6 +215,13 @@ struct Memory {
     staged: staging::Staged,
 }
 
+/// The latest look that was reported, and the state that it amounted to.
+#[derive(Debug)]
+struct Reported {
+    look: Look,
+    state: VolumeState,
+}
+
 /// One volume.
 #[derive(Debug)]
 pub struct Volume<H> {
@@ -225,8 +233,8 @@ pub struct Volume<H> {
     operations: Operations,
     orders: Orders,
     memory: Mutex<Memory>,
-    /// The latest look that was told.
-    told: Mutex<Option<Look>>,
+    /// What was reported last. What is decided by the last report is decided by this, not by the board.
+    reported: Mutex<Option<Reported>>,
     /// One judgement at a time: two that read the device side by side would take each other for a device that does
     /// not answer. Not the gate: a revoke does not wait for a device.
     judging: tokio::sync::Mutex<()>,
@@ -247,7 +255,7 @@ impl<H: Host> Volume<H> {
             operations: Operations::default(),
             orders: Orders::default(),
             memory: Mutex::default(),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             judging: tokio::sync::Mutex::default(),
             searching: tokio::sync::Mutex::default(),
         }
@@ -376,19 +384,25 @@ impl<H: Host> Volume<H> {
     /// Judges the latest look, which is this one or one that was told before and began later, and puts the state on
     /// the board; what changed is logged and counted.
     fn report(&self, look: &Look) -> VolumeState {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let latest = match told.take() {
-            Some(later) if later.number > look.number => later,
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let latest = match reported.take() {
+            Some(later) if later.look.number > look.number => later.look,
             _ => look.clone(),
         };
         self.note_device(&latest);
         self.note_paths(&latest);
         let state = self.judge(&latest);
-        *told = Some(latest);
+        *reported = Some(Reported { look: latest, state: state.clone() });
         if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {
             self.tell(before, &state);
         }
         state
+    }
+
+    /// The state that was reported last.
+    fn reported_state(&self) -> Option<VolumeState> {
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.as_ref().map(|reported| reported.state.clone())
     }
 
     fn tell(&self, before: Option<Phase>, state: &VolumeState) {

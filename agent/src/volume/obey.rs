@@ -146,7 +146,7 @@ impl<H: Host> Volume<H> {
     /// What holds an operation of this volume up, for people.
     fn waits_for(&self) -> String {
         let holder = self.gate.holder().map(|holder| holder.to_string());
-        let state = self.shared.board.get(&self.id);
+        let state = self.reported_state();
         let controllers: Vec<String> = state
             .iter()
             .flat_map(|state| &state.paths)

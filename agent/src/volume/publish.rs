@@ -19,8 +19,8 @@ use tokio::time::{Instant, sleep_until};
 
 use super::gate::Pass;
 use super::host::{AtTarget, Host};
+use super::request::{Granted, Publish, Stage, Unpublish};
 use super::{PublishError, StageError, UnpublishError, UnstageError, Volume, clause};
-use crate::csi::request::{Granted, Publish, Stage, Unpublish};
 use crate::ledger::rules::Stale;
 use crate::ledger::{Entry, Grant};
 use crate::link::Link;
@@ -174,9 +174,9 @@ impl<H: Host> Volume<H> {
 
     /// Waits until the board says something else of this volume.
     async fn news(&self, changes: &mut watch::Receiver<u64>) {
-        let told = self.shared.board.get(&self.id);
+        let told = self.reported_state();
         while changes.changed().await.is_ok() {
-            if self.shared.board.get(&self.id) != told {
+            if self.reported_state() != told {
                 return;
             }
         }

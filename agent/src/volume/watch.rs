@@ -167,7 +167,7 @@ impl<H: Host> Volume<H> {
         self.look_at_staging(self.shared.times.judge).await;
         let Some(grant) = self.granted().await else { return };
         // Of this very sweep.
-        let Some(told) = self.shared.board.get(&self.id) else { return };
+        let Some(told) = self.reported_state() else { return };
         if told.paths.is_empty() {
             return self.revive(link).await;
         }

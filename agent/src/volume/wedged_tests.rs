@@ -12,7 +12,6 @@ use tokio::time::Instant;
 
 use super::clause;
 use super::judge::Activity;
-use crate::csi::request::{Granted, Stage};
 use crate::ledger::Grant;
 use crate::link::Link;
 use crate::name::VolumeId;
@@ -20,6 +19,7 @@ use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
 use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
 use crate::testing::target::key;
 use crate::volume::directive::{Ask, Directive, GivenSecret};
+use crate::volume::request::{Granted, Stage};
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
