@@ -26,7 +26,7 @@ use super::overtake::Overtaken;
 use super::plan::Doomed;
 use super::proof::{Proven, Run};
 use super::state::Phase;
-use super::{Volume, clause, reserve};
+use super::{Volume, clause};
 use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
 use crate::ledger::{Entry, Grant, LedgerError};
 use crate::metrics::{self, AttachPart};
@@ -151,7 +151,7 @@ impl<H: Host> Volume<H> {
 
     /// What is made again under the same grant must not be there beside a device that somebody still has.
     async fn refuse_beside_a_dead_device(&self, entry: Option<&Entry>) -> Result<(), AttachError> {
-        let ready_under = self.memory().ready_under;
+        let ready_under = self.memory().judged.ready_under();
         let known = |entry: &&Entry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
         let Some(entry) = entry.filter(known) else { return Ok(()) };
         // A look that failed shows in what follows.
@@ -163,7 +163,7 @@ impl<H: Host> Volume<H> {
         self.report(&view);
         if users.is_empty() {
             // What comes back is not ready before it is proven.
-            self.memory().ready_under = None;
+            self.memory().judged.set_ready_under(None);
             return Ok(());
         }
         let message = format!(
@@ -179,14 +179,12 @@ impl<H: Host> Volume<H> {
             self.reported_state().is_some_and(|state| matches!(state.phase, Phase::Ready | Phase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
-            memory.learned = None;
-            memory.registration = reserve::Registration::default();
-            memory.dead = Default::default();
+            memory.grant_begins();
         } else if was_usable {
             // Told as ready by a look, if not by an attach of this process: it stays so while it is.
-            memory.ready_under = Some(epoch);
+            memory.judged.set_ready_under(Some(epoch));
         }
-        memory.failing = None;
+        memory.judged.attach_begins();
         memory.activity = Activity::Connecting;
         drop(memory);
         UnderWay { volume: self }
@@ -195,14 +193,14 @@ impl<H: Host> Volume<H> {
     /// Controllers that exist already and have another secret get the one of the grant: it may have changed while this
     /// node could not be told.
     async fn bring_secret_up_to_date(&self, dated: bool) {
-        if !dated && self.memory().secret.is_none() {
+        if !dated && self.memory().secret.get().is_none() {
             return;
         }
         // A failed look or gift shows in what follows.
         let Ok(view) = self.look().await else { return };
         // One that is outdated was not taken, and a process that has just started knows of none.
         self.learn_secret(&view).await;
-        let Some(secret) = self.memory().secret.clone() else { return };
+        let Some(secret) = self.memory().secret.get() else { return };
         for (live, error) in self.give_secret(&view, &secret).await {
             tracing::warn!(volume = %self.id, live, error = %Causes(&error), "a controller keeps another secret");
         }
@@ -217,13 +215,8 @@ impl<H: Host> Volume<H> {
     }
 
     fn proven(&self, epoch: Epoch, grant: &Grant, received: Instant, proven: &Proven) -> AttachTimes {
-        let mut memory = self.memory();
-        memory.ready_under = Some(epoch);
-        memory.judged = Some(proven.checked);
-        if grant.identity.is_empty() {
-            memory.learned = Some(proven.facts.selected.identity);
-        }
-        drop(memory);
+        let learned = grant.identity.is_empty().then_some(proven.facts.selected.identity);
+        self.memory().judged.proven(epoch, proven.checked, learned);
         let connect = proven.connected.saturating_duration_since(received);
         let device = proven.device.saturating_duration_since(proven.connected);
         let checks = proven.checked.saturating_duration_since(proven.device);

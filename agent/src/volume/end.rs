@@ -11,6 +11,7 @@
 //! - A registration is given back before the deletion, as far as the target answers in time.
 //! - Absent is said only after a look that found no controller and could read everything.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cleat_host::ControllerName;
@@ -43,6 +44,20 @@ const SLICE: Duration = Duration::from_secs(30);
 const ROUNDS: u32 = 5;
 /// How long a namespace may linger after its last controller before the volume is said not to be absent.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Deletions that the kernel is at, and since when.
+#[derive(Debug, Default)]
+pub(super) struct Deleting(BTreeMap<ControllerName, Instant>);
+
+impl Deleting {
+    /// Each in words.
+    pub(super) fn in_words(&self) -> Vec<String> {
+        let words = |(controller, since): (&ControllerName, &Instant)| {
+            format!("the kernel has been deleting {controller} for {:.1} s", since.elapsed().as_secs_f64())
+        };
+        self.0.iter().map(words).collect()
+    }
+}
 
 /// How a grant is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,15 +212,7 @@ impl<H: Host> Volume<H> {
         if known.entry() != Some(&entry) {
             self.keep_end(&entry, disk).await;
         }
-        let mut memory = self.memory();
-        memory.ready_under = None;
-        memory.learned = None;
-        memory.failing = None;
-        memory.secret = None;
-        memory.secret_is_dated = false;
-        memory.registration = Default::default();
-        memory.dead = Default::default();
-        drop(memory);
+        self.memory().grant_ends();
         entry
     }
 
@@ -289,7 +296,7 @@ impl<H: Host> Volume<H> {
     }
 
     async fn delete_one(&self, doomed: &Doomed) -> Result<Deletion, DisconnectError> {
-        let _in_the_kernel = Deleting::begin(self, &doomed.target.controller);
+        let _in_the_kernel = InKernel::begin(self, &doomed.target.controller);
         let heard = self.shared.breaks.doom(doomed.target.controller.as_str());
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
@@ -403,21 +410,21 @@ impl<H: Host> Drop for Detaching<'_, H> {
 }
 
 /// While it lives, the kernel is deleting this controller.
-struct Deleting<'a, H: Host> {
+struct InKernel<'a, H: Host> {
     volume: &'a Volume<H>,
     controller: &'a ControllerName,
 }
 
-impl<'a, H: Host> Deleting<'a, H> {
+impl<'a, H: Host> InKernel<'a, H> {
     fn begin(volume: &'a Volume<H>, controller: &'a ControllerName) -> Self {
-        volume.memory().deleting.insert(controller.clone(), Instant::now());
+        volume.memory().deleting.0.insert(controller.clone(), Instant::now());
         Self { volume, controller }
     }
 }
 
-impl<H: Host> Drop for Deleting<'_, H> {
+impl<H: Host> Drop for InKernel<'_, H> {
     fn drop(&mut self) {
-        self.volume.memory().deleting.remove(self.controller);
+        self.volume.memory().deleting.0.remove(self.controller);
     }
 }
 

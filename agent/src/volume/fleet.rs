@@ -257,7 +257,7 @@ impl<H: Host> Fleet<H> {
 impl<H: Host> Volume<H> {
     /// Whether there is nothing to say of the volume.
     fn is_blank(&self, view: &SubsystemView) -> bool {
-        let unrecorded = matches!(self.memory().entry, Some(Ok(None)));
+        let unrecorded = self.memory().record.is_known_to_be_missing();
         unrecorded
             && view.controllers.is_empty()
             && view.namespaces.is_empty()
@@ -267,7 +267,7 @@ impl<H: Host> Volume<H> {
 
     /// Reads the record where it is not known: a report without it would be half of one.
     async fn known_before_report(&self) {
-        let unknown = self.memory().entry.is_none();
+        let unknown = self.memory().record.is_unread();
         if unknown
             && let Some(_pass) = self.gate.try_enter("reading of the ledger")
             && let Err(error) = self.record().await

@@ -18,13 +18,20 @@ use super::end::Mode;
 use super::host::Host;
 use super::judge::Activity;
 
+/// What is left of a grant that has ended.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    /// Not before then is it tried again to take it away.
+    again: Option<Instant>,
+}
+
 impl<H: Host> Volume<H> {
     /// Whether the record that is known says that the grant has ended, and the last look showed controllers all the same.
     pub(super) fn has_leftovers(&self) -> bool {
         let told = self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
         let memory = self.memory();
         told && memory.activity == Activity::None
-            && memory.leftovers_again.is_none_or(|at| Instant::now() >= at)
+            && memory.leftovers.again.is_none_or(|at| Instant::now() >= at)
     }
 
     /// Takes them away.
@@ -38,7 +45,7 @@ impl<H: Host> Volume<H> {
         }
         tracing::warn!(volume = %self.id, epoch = %entry.epoch, "its grant has ended and it has controllers: they go");
         if let Err(error) = self.end(entry.epoch, Mode::Revoke).await {
-            self.memory().leftovers_again = Some(Instant::now() + super::revive::PAUSE);
+            self.memory().leftovers.again = Some(Instant::now() + super::revive::PAUSE);
             let error = cleat_runtime::exit::Causes(&error).to_string();
             tracing::error!(volume = %self.id, error, "what is left of a grant that has ended is still there");
         }

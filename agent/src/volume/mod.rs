@@ -30,6 +30,7 @@ pub mod judge;
 mod leftover;
 pub mod linux;
 mod look;
+mod memory;
 mod obey;
 mod operations;
 pub mod outcome;
@@ -54,20 +55,19 @@ mod unfit;
 mod verify;
 pub mod watch;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_host::fabrics::{ConnectOptions, ConnectRequest, DhchapSecret};
-use cleat_host::readiness::{Expectation, Unready};
+use cleat_host::fabrics::{ConnectOptions, ConnectRequest};
+use cleat_host::readiness::Expectation;
 use cleat_host::sysfs::SubsystemView;
 use cleat_host::uevents::Uevents;
-use cleat_host::{ControllerName, DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn};
+use cleat_host::{HostId, HostNqn, Portal, SubsystemNqn};
 use tokio::time::{Instant, timeout_at};
 
-use crate::ledger::{Entry, Grant, Ledger};
+use crate::ledger::{Grant, Ledger};
 use crate::metrics;
-use crate::name::{Epoch, NqnPrefix, VolumeId};
+use crate::name::{NqnPrefix, VolumeId};
 use board::{Board, Change};
 use dials::Dials;
 use events::Events;
@@ -75,6 +75,7 @@ use gate::Gate;
 use host::{Checked, Host, HostError};
 use judge::{Activity, Seen};
 use look::Look;
+use memory::Memory;
 use operations::Operations;
 use overtake::Orders;
 use portals::Portals;
@@ -177,44 +178,6 @@ pub struct Shared<H> {
     pub queue: Queue,
 }
 
-/// What is remembered of a volume between operations. Decides nothing that safety rests on.
-#[derive(Debug, Default)]
-struct Memory {
-    activity: Activity,
-    /// Deletions that the kernel is at, and since when.
-    deleting: BTreeMap<ControllerName, Instant>,
-    /// The epoch under which the volume was ready.
-    ready_under: Option<Epoch>,
-    /// Identity learned at the attach of a grant that named none.
-    learned: Option<NamespaceIdentity>,
-    /// What failed when the whole predicate was last judged.
-    failing: Option<Unready>,
-    /// When the whole predicate was last judged.
-    judged: Option<Instant>,
-    /// The record as it was last read or written: for reports, never for rulings.
-    entry: Option<Result<Option<Entry>, String>>,
-    /// What is known of the record, and what is owed to it.
-    record: record::Record,
-    /// The epoch that is over, and since when that is known here.
-    over: Option<(Epoch, Instant)>,
-    /// When missing paths may be connected again.
-    repair: backoff::Backoff,
-    /// A device of the volume that is gone.
-    dead: revive::Dead,
-    /// Not before then is it tried again to take away what is left of a grant that has ended.
-    leftovers_again: Option<Instant>,
-    /// Heads that stay for a while without a path.
-    staying: Vec<DevT>,
-    /// With which secret connects authenticate.
-    secret: Option<DhchapSecret>,
-    /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.
-    secret_is_dated: bool,
-    /// What is known of this node's registration.
-    registration: reserve::Registration,
-    /// What was seen where it is published.
-    staged: staging::Staged,
-}
-
 /// The latest look that was reported, and the state that it amounted to.
 #[derive(Debug)]
 struct Reported {
@@ -308,7 +271,8 @@ impl<H: Host> Volume<H> {
 
     /// What the device must be, by a grant and what was learned under it.
     fn expectation(&self, grant: &Grant) -> Expectation {
-        let pinned = (!grant.identity.is_empty()).then_some(grant.identity).or(self.memory().learned);
+        let pinned =
+            (!grant.identity.is_empty()).then_some(grant.identity).or(self.memory().judged.learned());
         Expectation {
             subsystem: self.subsystem.clone(),
             identity: pinned,
@@ -328,7 +292,7 @@ impl<H: Host> Volume<H> {
             host_nqn: self.host_nqn().clone(),
             host_id: self.shared.identity.host_id,
             options: self.shared.identity.connect,
-            secret: self.memory().secret.clone(),
+            secret: self.memory().secret.get(),
         }
     }
 
@@ -344,18 +308,14 @@ impl<H: Host> Volume<H> {
     /// The state that a view amounts to.
     fn judge(&self, look: &Look) -> VolumeState {
         let memory = self.memory();
-        let entry = match &memory.entry {
-            Some(Ok(entry)) => Ok(entry.clone()),
-            Some(Err(error)) => Err(error.clone()),
-            None => Err("the ledger has not been read".to_owned()),
-        };
+        let entry = memory.record.reported();
         let epoch = entry.as_ref().ok().and_then(Option::as_ref).map(|entry| entry.epoch);
-        let was_ready = memory.ready_under.is_some() && memory.ready_under == epoch;
-        let (activity, failing) = (memory.activity, memory.failing.clone());
-        let unregistered = memory.registration.missing.clone();
+        let was_ready = memory.judged.was_ready_under(epoch);
+        let (activity, failing) = (memory.activity, memory.judged.failing().cloned());
+        let unregistered = memory.registration.missing();
         let unheld = memory.registration.waits();
-        let staging = memory.staged.seen.clone();
-        let dead_users = memory.dead.users.clone();
+        let staging = memory.staged.seen().to_vec();
+        let dead_users = memory.dead.users().to_vec();
         drop(memory);
         let grant = entry.as_ref().ok().and_then(Option::as_ref).and_then(|entry| entry.grant.as_ref());
         let expectation = grant.map(|grant| self.expectation(grant));

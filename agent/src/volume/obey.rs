@@ -153,9 +153,7 @@ impl<H: Host> Volume<H> {
             .map(|path| format!("{} at {} ({})", path.controller, path.portal, path.state))
             .collect();
         let mut parts: Vec<String> = holder.into_iter().collect();
-        parts.extend(self.memory().deleting.iter().map(|(controller, since)| {
-            format!("the kernel has been deleting {controller} for {:.1} s", since.elapsed().as_secs_f64())
-        }));
+        parts.extend(self.memory().deleting.in_words());
         if !controllers.is_empty() {
             parts.push(format!("controllers when last looked at: {}", controllers.join(", ")));
         }

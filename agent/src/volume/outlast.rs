@@ -17,11 +17,15 @@ use cleat_host::sysfs::{NamespaceKind, SubsystemView};
 use super::Volume;
 use super::host::Host;
 
+/// Heads that stay for a while without a path.
+#[derive(Debug, Default)]
+pub(super) struct Staying(Vec<DevT>);
+
 impl<H: Host> Volume<H> {
     /// Has the heads of a granted volume stay without a path for a while. The caller holds the gate.
     pub(super) async fn let_heads_stay(&self, view: &SubsystemView) {
         let (heads, stay): (Vec<DevT>, _) = (heads(view).collect(), self.shared.times.stay);
-        if heads == self.memory().staying {
+        if heads == self.memory().staying.0 {
             return;
         }
         for head in &heads {
@@ -31,12 +35,12 @@ impl<H: Host> Volume<H> {
             }
         }
         // Tried once for each device: it can be done without.
-        self.memory().staying = heads;
+        self.memory().staying.0 = heads;
     }
 
     /// The same for a volume that this process has found granted; not while an operation has it.
     pub(super) async fn let_found_heads_stay(&self, view: &SubsystemView) {
-        if heads(view).eq(self.memory().staying.iter().copied()) {
+        if heads(view).eq(self.memory().staying.0.iter().copied()) {
             return;
         }
         let Some(_pass) = self.gate.try_enter("setting how long the device stays without a path") else {
@@ -54,7 +58,7 @@ impl<H: Host> Volume<H> {
     /// cuts that short. Where it fails the controllers are deleted all the same, and a head that stays keeps the volume
     /// from being absent.
     pub(super) async fn let_heads_go(&self, view: &SubsystemView) -> Duration {
-        self.memory().staying.clear();
+        self.memory().staying.0.clear();
         let mut yet = Duration::ZERO;
         for namespace in &view.namespaces {
             match self.shared.host.stay_without_paths(namespace.dev, Duration::ZERO).await {

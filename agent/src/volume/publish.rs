@@ -192,7 +192,7 @@ impl<H: Host> Volume<H> {
         let mut expectation = self.expectation(grant);
         let nguid = expectation.identity.and_then(|identity| identity.nguid);
         expectation.identity = Some(NamespaceIdentity { uuid: Some(granted.namespace), nguid });
-        if let Some(why) = self.memory().registration.missing.clone().filter(|_| grant.reserve.is_some()) {
+        if let Some(why) = self.memory().registration.missing().filter(|_| grant.reserve.is_some()) {
             return Ok(Err(Waits::Device { clause: clause::RESERVATION.to_owned(), message: why }));
         }
         let check = self.check(&expectation, self.shared.times.check);

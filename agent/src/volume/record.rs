@@ -26,6 +26,45 @@ pub(super) struct Record {
     last: Option<Option<Entry>>,
     /// An end that is carried out and not on disk.
     owed: Option<Entry>,
+    /// As it is to be reported: never for rulings.
+    read: Option<Result<Option<Entry>, String>>,
+}
+
+impl Record {
+    /// As it was last read or written, or why it could not be; `None` before that.
+    pub(super) fn as_read(&self) -> Option<Result<Option<Entry>, String>> {
+        self.read.clone()
+    }
+
+    /// The same; not read yet is an error, too.
+    pub(super) fn reported(&self) -> Result<Option<Entry>, String> {
+        self.as_read().unwrap_or_else(|| Err("the ledger has not been read".to_owned()))
+    }
+
+    /// The entry, where there is one that could be read.
+    pub(super) fn entry(&self) -> Option<&Entry> {
+        self.read.as_ref()?.as_ref().ok()?.as_ref()
+    }
+
+    /// Whether it has not been read yet.
+    pub(super) fn is_unread(&self) -> bool {
+        self.read.is_none()
+    }
+
+    /// Whether it was read and there is none.
+    pub(super) fn is_known_to_be_missing(&self) -> bool {
+        matches!(self.read, Some(Ok(None)))
+    }
+
+    /// It was let go.
+    pub(super) fn let_go(&mut self) {
+        self.read = Some(Ok(None));
+    }
+
+    /// What is on disk is not known now.
+    pub(super) fn doubt(&mut self) {
+        self.read = None;
+    }
 }
 
 /// What is on record when a grant is about to end.
@@ -56,7 +95,7 @@ impl<H: Host> Volume<H> {
         }
         let read = self.shared.ledger.load(&self.id).await.inspect_err(|_| metrics::ledger_error());
         let mut memory = self.memory();
-        memory.entry = Some(match &read {
+        memory.record.read = Some(match &read {
             Ok(entry) => Ok(entry.clone()),
             Err(error) => Err(cleat_runtime::exit::Causes(error).to_string()),
         });
@@ -72,11 +111,11 @@ impl<H: Host> Volume<H> {
         let mut memory = self.memory();
         match &kept {
             Ok(()) => {
-                memory.entry = Some(Ok(Some(entry.clone())));
-                memory.record = Record { last: Some(Some(entry.clone())), owed: None };
+                let known = Some(entry.clone());
+                memory.record = Record { last: Some(known.clone()), owed: None, read: Some(Ok(known)) };
             }
             // What is on disk is not known now: the next ruling reads it again, or goes by what is owed.
-            Err(_) => memory.entry = memory.record.owed.clone().map(|owed| Ok(Some(owed))),
+            Err(_) => memory.record.read = memory.record.owed.clone().map(|owed| Ok(Some(owed))),
         }
         kept
     }
@@ -123,7 +162,7 @@ impl<H: Host> Volume<H> {
         );
         let mut memory = self.memory();
         memory.record.owed = Some(entry.clone());
-        memory.entry = Some(Ok(Some(entry.clone())));
+        memory.record.read = Some(Ok(Some(entry.clone())));
         false
     }
 

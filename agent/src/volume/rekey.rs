@@ -27,6 +27,21 @@ const GIVE: Duration = Duration::from_secs(10);
 /// How often the volume is looked at for controllers without the secret: connects under way can make more.
 const ROUNDS: u32 = 5;
 
+/// With which secret connects authenticate.
+#[derive(Debug, Default)]
+pub(super) struct Secret {
+    value: Option<DhchapSecret>,
+    /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.
+    is_dated: bool,
+}
+
+impl Secret {
+    /// The secret, where one is known.
+    pub(super) fn get(&self) -> Option<DhchapSecret> {
+        self.value.clone()
+    }
+}
+
 impl<H: Host> Volume<H> {
     /// Takes the secret of an Attach in. `anew` says that its epoch is a new one.
     /// `newest` is the newest generation that came under it, this one included.
@@ -35,17 +50,17 @@ impl<H: Host> Volume<H> {
         let mut memory = self.memory();
         let outdated = match generation {
             Some(generation) => Some(generation) < newest,
-            None => memory.secret_is_dated || newest.is_some(),
+            None => memory.secret.is_dated || newest.is_some(),
         };
         if anew || !outdated {
-            memory.secret = given.map(|given| given.secret);
-            memory.secret_is_dated = generation.is_some();
+            let value = given.map(|given| given.secret);
+            memory.secret = Secret { value, is_dated: generation.is_some() };
         }
     }
 
     /// Learns the secret from a controller that has it, where this process does not know it: the agent was restarted.
     pub(super) async fn learn_secret(&self, view: &SubsystemView) {
-        if self.memory().secret.is_some() {
+        if self.memory().secret.value.is_some() {
             return;
         }
         for (controller, target) in self.own(view) {
@@ -53,7 +68,7 @@ impl<H: Host> Volume<H> {
             if let Ok(Some(secret)) = read
                 && controller.state.is_live()
             {
-                self.memory().secret.get_or_insert(secret);
+                self.memory().secret.value.get_or_insert(secret);
                 return;
             }
         }
@@ -110,8 +125,7 @@ impl<H: Host> Volume<H> {
         {
             let mut memory = self.memory();
             // From here on every connect uses it.
-            memory.secret = Some(secret.clone());
-            memory.secret_is_dated = true;
+            memory.secret = Secret { value: Some(secret.clone()), is_dated: true };
             // A path that was lost over the old secret is tried again soon.
             memory.repair = super::backoff::Backoff::default();
         }

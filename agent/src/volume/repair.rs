@@ -81,8 +81,7 @@ impl<H: Host> Volume<H> {
     /// Notes what a look shows of the portals of the grant, so that it is known how long each path has stood.
     pub(super) fn note_paths(&self, view: &SubsystemView) {
         let mut memory = self.memory();
-        let entry = memory.entry.as_ref().and_then(|read| read.as_ref().ok()?.as_ref());
-        let grant = entry.filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
+        let grant = memory.record.entry().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
         let portals = grant.map(|grant| grant.portals.clone()).unwrap_or_default();
         let seen = portals.into_iter().map(|portal| (portal, self.sight(view, portal))).collect();
         memory.repair.look(Instant::now(), &seen);

@@ -50,9 +50,9 @@ const ROUNDS: u32 = 4;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Registration {
     /// Why it does not hold, when last looked at.
-    pub(super) missing: Option<String>,
+    missing: Option<String>,
     /// Something has happened to a controller since it was last looked at.
-    pub(super) doubtful: bool,
+    doubtful: bool,
     /// When it was last looked at.
     looked: Option<Instant>,
     /// Since when this node is registered again, and others may not be yet.
@@ -60,6 +60,11 @@ pub(super) struct Registration {
 }
 
 impl Registration {
+    /// Why it does not hold, when last looked at.
+    pub(super) fn missing(&self) -> Option<String> {
+        self.missing.clone()
+    }
+
     /// Whether others are waited for before the namespace is held.
     pub(super) fn waits(&self) -> bool {
         self.waiting.is_some()
@@ -267,11 +272,7 @@ impl<H: Host> Volume<H> {
     /// Whether something has happened to a controller since it was looked at.
     pub(super) fn registration_is_doubtful(&self) -> bool {
         let memory = self.memory();
-        let grant = memory
-            .entry
-            .as_ref()
-            .and_then(|read| read.as_ref().ok()?.as_ref())
-            .and_then(|entry| entry.grant.as_ref());
+        let grant = memory.record.entry().and_then(|entry| entry.grant.as_ref());
         memory.registration.doubtful && grant.is_some_and(|grant| grant.reserve.is_some())
     }
 

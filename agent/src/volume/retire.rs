@@ -18,6 +18,23 @@ use tokio::time::Instant;
 
 use super::Volume;
 use super::host::Host;
+use crate::name::Epoch;
+
+/// The epoch that is over, and since when that is known here.
+#[derive(Debug, Default)]
+pub(super) struct Over(Option<(Epoch, Instant)>);
+
+impl Over {
+    /// Since when the epoch is known to be over, if one is.
+    fn has_been(&mut self, ended: Option<Epoch>) -> Option<Instant> {
+        self.0 = match (ended, self.0) {
+            (Some(epoch), Some((known, since))) if known == epoch => Some((known, since)),
+            (Some(epoch), _) => Some((epoch, Instant::now())),
+            (None, _) => None,
+        };
+        self.0.map(|(_, since)| since)
+    }
+}
 
 impl<H: Host> Volume<H> {
     /// Lets the record go where its grant has been known to be over for `retain`. Does nothing while an operation has
@@ -39,10 +56,10 @@ impl<H: Host> Volume<H> {
         match self.shared.ledger.forget(&self.id, entry.epoch).await {
             Ok(()) => {
                 tracing::debug!(volume = %self.id, epoch = %entry.epoch, "its grant has long been over: its record goes");
-                self.memory().entry = Some(Ok(None));
+                self.memory().record.let_go();
             }
             Err(error) => {
-                self.memory().entry = None;
+                self.memory().record.doubt();
                 tracing::error!(volume = %self.id, error = %Causes(&error), "cannot let a record go");
             }
         }
@@ -51,19 +68,8 @@ impl<H: Host> Volume<H> {
     /// By this process's own clock: since it has first seen that the grant is over.
     fn has_been_over_for(&self, retain: Duration) -> bool {
         let mut memory = self.memory();
-        let over = match &memory.entry {
-            Some(Ok(Some(entry))) => entry.ended.then_some(entry.epoch),
-            _ => None,
-        };
-        let Some(epoch) = over else {
-            memory.over = None;
-            return false;
-        };
-        let since = match memory.over {
-            Some((known, since)) if known == epoch => since,
-            Some(_) | None => memory.over.insert((epoch, Instant::now())).1,
-        };
-        since.elapsed() >= retain
+        let ended = memory.record.entry().filter(|entry| entry.ended).map(|entry| entry.epoch);
+        memory.over.has_been(ended).is_some_and(|since| since.elapsed() >= retain)
     }
 }
 

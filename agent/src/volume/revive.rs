@@ -34,11 +34,24 @@ pub(super) const PAUSE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Dead {
     /// The number that the volume's device had under this grant.
-    pub(super) number: Option<DevT>,
+    number: Option<DevT>,
     /// Who was seen to have it still.
-    pub(super) users: Vec<String>,
+    users: Vec<String>,
     /// Not before then is it made again.
     again: Option<Instant>,
+}
+
+impl Dead {
+    /// Who was seen to have it still.
+    pub(super) fn users(&self) -> &[String] {
+        &self.users
+    }
+
+    /// The number that the volume's device had under this grant.
+    #[cfg(test)]
+    pub(super) fn number(&self) -> Option<DevT> {
+        self.number
+    }
 }
 
 impl<H: Host> Volume<H> {
@@ -75,13 +88,13 @@ impl<H: Host> Volume<H> {
             return;
         }
         tracing::info!(volume = %self.id, epoch = %entry.epoch, "making the device again that the kernel has given up");
-        let ready_under = self.memory().ready_under;
+        let ready_under = self.memory().judged.ready_under();
         let made = self.attach(entry.epoch, &grant, None, now, now + PATIENCE).await;
         metrics::path_repair(made.is_ok());
         if let Err(error) = made {
             let mut memory = self.memory();
             memory.dead.again = Some(Instant::now() + PAUSE);
-            memory.ready_under = ready_under;
+            memory.judged.set_ready_under(ready_under);
             drop(memory);
             let error = cleat_runtime::exit::Causes(&error).to_string();
             tracing::warn!(volume = %self.id, error, "the device cannot be made again yet");

@@ -27,9 +27,16 @@ const MOST: usize = 32;
 #[derive(Debug, Default)]
 pub(super) struct Staged {
     /// For the state.
-    pub(super) seen: Vec<Staging>,
+    seen: Vec<Staging>,
     /// When, and which device the volume had then.
     looked: Option<(Instant, Option<DevT>)>,
+}
+
+impl Staged {
+    /// What was seen at each target.
+    pub(super) fn seen(&self) -> &[Staging] {
+        &self.seen
+    }
 }
 
 impl<H: Host> Volume<H> {
@@ -85,8 +92,7 @@ impl<H: Host> Volume<H> {
     pub(super) async fn look_at_staging(&self, every: Duration) {
         let targets = {
             let memory = self.memory();
-            let entry = memory.entry.as_ref().and_then(|read| read.as_ref().ok()?.as_ref());
-            entry.map(|entry| entry.published.clone()).unwrap_or_default()
+            memory.record.entry().map(|entry| entry.published.clone()).unwrap_or_default()
         };
         if targets.is_empty() && self.memory().staged.seen.is_empty() {
             return;

@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use cleat_host::readiness::Expectation;
+use cleat_host::NamespaceIdentity;
+use cleat_host::readiness::{Expectation, Unready};
 use cleat_runtime::exit::Causes;
 use tokio::time::Instant;
 
@@ -16,6 +17,81 @@ use super::{Volume, clause};
 use crate::ledger::rules::{ending, may_end};
 use crate::ledger::{Entry, Grant};
 use crate::name::Epoch;
+
+/// What came of judging the whole predicate.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Judged {
+    /// The epoch under which the volume was ready.
+    ready_under: Option<Epoch>,
+    /// Identity learned at the attach of a grant that named none.
+    learned: Option<NamespaceIdentity>,
+    /// What failed when it was last judged.
+    failing: Option<Unready>,
+    /// When it was last judged.
+    at: Option<Instant>,
+}
+
+impl Judged {
+    /// The identity that was learned at the attach.
+    pub(super) fn learned(&self) -> Option<NamespaceIdentity> {
+        self.learned
+    }
+
+    /// What failed when it was last judged.
+    pub(super) fn failing(&self) -> Option<&Unready> {
+        self.failing.as_ref()
+    }
+
+    /// The epoch under which the volume was ready.
+    pub(super) fn ready_under(&self) -> Option<Epoch> {
+        self.ready_under
+    }
+
+    /// Whether the volume was ready under this very epoch.
+    pub(super) fn was_ready_under(&self, epoch: Option<Epoch>) -> bool {
+        self.ready_under.is_some() && self.ready_under == epoch
+    }
+
+    /// Whether it is time to judge again.
+    pub(super) fn is_due(&self, every: Duration) -> bool {
+        self.at.is_none_or(|at| at.elapsed() >= every)
+    }
+
+    /// The volume is, or is not, to be taken for one that was ready.
+    pub(super) fn set_ready_under(&mut self, epoch: Option<Epoch>) {
+        self.ready_under = epoch;
+    }
+
+    /// An attach begins: what failed before is judged again by it.
+    pub(super) fn attach_begins(&mut self) {
+        self.failing = None;
+    }
+
+    /// An attach has proven the device.
+    pub(super) fn proven(&mut self, epoch: Epoch, at: Instant, learned: Option<NamespaceIdentity>) {
+        self.ready_under = Some(epoch);
+        self.at = Some(at);
+        if learned.is_some() {
+            self.learned = learned;
+        }
+    }
+
+    /// Another grant: its identity is still to be learned.
+    pub(super) fn grant_begins(&mut self) {
+        self.learned = None;
+    }
+
+    /// After the end of the grant.
+    pub(super) fn ended(&self) -> Self {
+        Self { at: self.at, ..Self::default() }
+    }
+
+    /// It is to be judged again.
+    #[cfg(test)]
+    pub(super) fn make_due(&mut self) {
+        self.at = None;
+    }
+}
 
 impl<H: Host> Volume<H> {
     /// Looks afresh. Needs no turn: an operation under way shows in the state.
@@ -60,7 +136,8 @@ impl<H: Host> Volume<H> {
 
     /// The record, as it was last read or written; it is read where it was not. For reports only.
     async fn known(&self) -> Result<Option<Entry>, String> {
-        if let Some(entry) = self.memory().entry.clone() {
+        let read = self.memory().record.as_read();
+        if let Some(entry) = read {
             return entry;
         }
         let _pass = self.gate.enter("reading of the ledger").await;
@@ -75,19 +152,19 @@ impl<H: Host> Volume<H> {
     /// Judges the whole predicate and remembers what failed. Looks at the whole machine may be older, but not than
     /// `since`.
     pub(super) async fn judge_fully(&self, expectation: &Expectation, since: Instant, limit: Duration) {
-        let epoch = self.memory().entry.as_ref().and_then(|read| Some(read.as_ref().ok()?.as_ref()?.epoch));
+        let epoch = self.memory().record.entry().map(|entry| entry.epoch);
         let judged = self.check_since(expectation, since, limit).await;
-        self.memory().judged = Some(Instant::now());
+        self.memory().judged.at = Some(Instant::now());
         match judged {
             Ok(Ok(_)) => {
                 let mut memory = self.memory();
-                memory.failing = None;
+                memory.judged.failing = None;
                 // An attach under way says Ready by itself, after its own judgement.
                 if memory.activity == Activity::None {
-                    memory.ready_under = epoch;
+                    memory.judged.ready_under = epoch;
                 }
             }
-            Ok(Err(unready)) => self.memory().failing = Some(unready),
+            Ok(Err(unready)) => self.memory().judged.failing = Some(unready),
             Err(error) => {
                 tracing::warn!(volume = %self.id, error = error.line(), "the predicate could not be judged");
             }

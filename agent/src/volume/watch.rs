@@ -171,8 +171,8 @@ impl<H: Host> Volume<H> {
         if told.paths.is_empty() {
             return self.revive(link).await;
         }
-        let judged = self.memory().judged;
-        if judged.is_none_or(|judged| judged.elapsed() >= self.shared.times.judge) {
+        let due = self.memory().judged.is_due(self.shared.times.judge);
+        if due {
             self.judge_fully(&self.expectation(&grant), began, self.shared.times.sweep_check).await;
             if let Some(view) = self.last_told() {
                 self.bring_times_up_to_date(&view).await;
@@ -229,7 +229,7 @@ mod tests {
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         agent.ready(1, &[1, 2]).await;
         let known = agent.fleet.volumes().remove(0);
-        known.memory().judged = None;
+        known.memory().judged.make_due();
         kernel.change(|world| world.reads_hang = true);
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
@@ -257,10 +257,10 @@ mod tests {
             agent.submit(&Directive { volume: id.clone(), ..agent.directive(1, ask) });
             agent.result().await;
             let (known, target) = (agent.fleet.volume(&id), format!("/pods/{number}/volume"));
-            let dev = known.memory().dead.number.expect("it has a device");
+            let dev = known.memory().dead.number().expect("it has a device");
             kernel.change(|world| drop(world.targets.insert(target.clone().into(), AtTarget::Device(dev))));
             known.note_published(target.as_ref()).await;
-            known.memory().judged = None;
+            known.memory().judged.make_due();
         }
         kernel.change(|world| (world.topologies, world.views, world.scans, world.checks) = (0, 0, 0, 0));
         tokio::time::advance(Duration::from_secs(1)).await;
