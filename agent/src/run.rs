@@ -32,7 +32,7 @@ use crate::volume::board::Board;
 use crate::volume::host::Host;
 use crate::volume::linux::Linux;
 use crate::volume::watch::Watch;
-use crate::volume::{Fleet, Identity, Shared, Times};
+use crate::volume::{Fleet, Identity, Times, VolumeContext};
 use crate::{addresses, csi, metrics};
 
 /// How long operations that are under way get at the end.
@@ -197,8 +197,8 @@ async fn describe(
     })
 }
 
-fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux) -> Shared<Linux> {
-    Shared {
+fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux) -> VolumeContext<Linux> {
+    VolumeContext {
         host: Arc::new(host),
         ledger,
         board: Board::default(),
@@ -216,18 +216,18 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
             ..Times::default()
         },
         uevents: listen(),
-        looks: Default::default(),
-        breaks: Default::default(),
+        observations: Default::default(),
+        disconnects: Default::default(),
         portals: Default::default(),
         queue: Default::default(),
     }
 }
 
 /// Finds out whether the kernel's events can be relied on. Where not, detaches wait for the drain bound.
-async fn prove_events<H>(shared: &Shared<H>, sysfs: &Path, kernel_release: &str) {
+async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release: &str) {
     let Some(uevents) = &shared.uevents else { return };
     match uevents.prove(sysfs, EVENT).await {
-        Ok(()) if tells_connections(kernel_release) => shared.breaks.events_arrive(),
+        Ok(()) if tells_connections(kernel_release) => shared.disconnects.events_arrive(),
         Ok(()) => tracing::warn!(
             kernel = kernel_release,
             "this kernel may not say when a controller connects (5.18 and newer do): unless it is heard to, no \

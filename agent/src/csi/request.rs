@@ -12,7 +12,7 @@ use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 
 use crate::name::{Epoch, NqnPrefix, VolumeId};
-use crate::volume::request::{Granted, Publish, Stage, Unpublish, Unstage};
+use crate::volume::publish::request::{Granted, Publish, Stage, Unpublish, Unstage};
 
 pub use cleat_ids::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 

@@ -39,7 +39,7 @@ impl Coded for UnstageError {
         match self {
             Self::InProgress(_) => Code::Aborted,
             Self::Published(_) => Code::FailedPrecondition,
-            Self::Look(_) | Self::Host(_) | Self::Lost => Code::Internal,
+            Self::Observation(_) | Self::Host(_) | Self::Lost => Code::Internal,
         }
     }
 }

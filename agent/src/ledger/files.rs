@@ -61,11 +61,11 @@ struct Forgotten {
 /// The ledger of this node. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    shared: Arc<Shared>,
+    shared: Arc<OpenLedger>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct OpenLedger {
     state_dir: PathBuf,
     dir: PathBuf,
     workers: Workers,
@@ -133,7 +133,7 @@ impl Ledger {
         let highest = read_forgotten(&state_dir.join(FORGOTTEN))
             .inspect_err(|error| tracing::error!(error = %Causes(error), "attaches will be refused"));
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(OpenLedger {
                 state_dir: state_dir.to_owned(),
                 dir,
                 workers,

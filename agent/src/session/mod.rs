@@ -1,4 +1,4 @@
-//! The session with the controller: one stream, dialled by the agent, dialled again whenever it ends.
+//! The session with the controller: one stream, connected by the agent, connected again whenever it ends.
 //!
 //! Comes in: directives. Goes out: who this node is, all that its kernel holds, every change of it, and the results
 //! of directives.
@@ -35,9 +35,9 @@ use crate::volume::host::Host;
 use crate::volume::state::VolumeState;
 use outbox::Outbox;
 
-/// Delay before the first redial; doubled each time that no session stood.
+/// Delay before the second connect; doubled each time that no session stood.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-/// Longest delay between two dials: a controller that comes back should not wait long for its nodes.
+/// Longest delay between two connects: a controller that comes back should not wait long for its nodes.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// For how long a session has to be established to have stood. One that a controller ends at once each time costs both
 /// sides a whole inventory, so it is not begun again and again without a pause.
@@ -164,14 +164,14 @@ impl<N: Node> Session<N> {
     }
 }
 
-/// Delays before the next dials.
+/// Delays before the next connects.
 #[derive(Debug, Default)]
 struct Delays {
     last: Option<Duration>,
 }
 
 impl Delays {
-    /// The delay after a dial whose session was established for so long, if it was.
+    /// The delay after a connect whose session was established for so long, if it was.
     fn after(&mut self, stood: Option<Duration>) -> Duration {
         let before = self.last.filter(|_| stood.is_none_or(|stood| stood < STANDS));
         let delay = before.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
@@ -180,7 +180,7 @@ impl Delays {
     }
 }
 
-/// Three quarters to five quarters of a delay, so that the nodes of a cluster do not all dial at once.
+/// Three quarters to five quarters of a delay, so that the nodes of a cluster do not all connect at once.
 fn jittered(delay: Duration) -> Duration {
     // The low half of a random UUID is random in all but two bits; no other source of chance is needed here.
     let (_, random) = uuid::Uuid::new_v4().as_u64_pair();

@@ -179,7 +179,7 @@ fn result(operation: &str) -> DirectiveResult {
 }
 
 #[test]
-fn dials_become_rarer_until_a_session_has_stood() {
+fn connects_become_rarer_until_a_session_has_stood() {
     let mut delays = Delays::default();
     let millis = |delay: Duration| delay.as_millis();
     let failed: Vec<_> = (0..7).map(|_| millis(delays.after(None))).collect();

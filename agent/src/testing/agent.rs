@@ -23,7 +23,7 @@ use crate::volume::board::Board;
 use crate::volume::directive::{Ask, Directive};
 use crate::volume::outcome::DirectiveResult;
 use crate::volume::state::VolumeState;
-use crate::volume::{Fleet, Identity, Shared, Times};
+use crate::volume::{Fleet, Identity, Times, VolumeContext};
 
 pub(crate) const BOOT: &str = "boot-1";
 /// Longest that a test waits for anything.
@@ -107,22 +107,22 @@ impl Agent {
             prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
             connect,
         };
-        let shared = Shared {
+        let shared = VolumeContext {
             host: kernel.clone(),
             ledger,
             board: Board::default(),
             identity,
             times,
             uevents: None,
-            looks: Default::default(),
-            breaks: Default::default(),
+            observations: Default::default(),
+            disconnects: Default::default(),
             portals: Default::default(),
             queue: Default::default(),
         };
         let (uevents, events) = Uevents::scripted();
         kernel.heard_by(events);
-        shared.breaks.events_arrive();
-        let hearing = shared.breaks.hear(Some(&uevents));
+        shared.disconnects.events_arrive();
+        let hearing = shared.disconnects.listen(Some(&uevents));
         let outbox = Arc::new(Outbox::default());
         let (link, linked) = watch::channel(Link::Up);
         let fleet = Fleet::new(Arc::new(shared), outbox.clone(), linked);

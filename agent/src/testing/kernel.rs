@@ -72,7 +72,7 @@ pub(crate) fn view(controllers: Vec<Controller>) -> SubsystemView {
 
 /// How a portal answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum ConnectAnswer {
     Accept,
     Refuse,
     /// Holds the connect in the kernel until the answer changes.
@@ -86,7 +86,7 @@ pub(crate) enum Answer {
 #[derive(Debug, Default)]
 pub(crate) struct World {
     pub(crate) controllers: Vec<Controller>,
-    pub(crate) answers: BTreeMap<Portal, Answer>,
+    pub(crate) answers: BTreeMap<Portal, ConnectAnswer>,
     /// What the target says of itself, by subsystem.
     pub(crate) uuids: BTreeMap<String, String>,
     pub(crate) sizes: BTreeMap<String, u64>,
@@ -151,7 +151,7 @@ pub(crate) struct World {
 
 impl World {
     /// Sets how a portal answers.
-    pub(crate) fn answer(&mut self, at: u8, answer: Answer) {
+    pub(crate) fn answer(&mut self, at: u8, answer: ConnectAnswer) {
         self.answers.insert(portal(at), answer);
     }
 
@@ -294,8 +294,8 @@ impl Kernel {
         }
     }
 
-    fn answer_of(&self, portal: Portal) -> Answer {
-        self.world().answers.get(&portal).copied().unwrap_or(Answer::Accept)
+    fn answer_of(&self, portal: Portal) -> ConnectAnswer {
+        self.world().answers.get(&portal).copied().unwrap_or(ConnectAnswer::Accept)
     }
 
     /// From now on its events are heard there.

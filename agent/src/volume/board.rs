@@ -12,9 +12,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::state::{Phase, VolumeState};
 use crate::metrics;
 use crate::name::VolumeId;
+use crate::volume::state::{Phase, VolumeState};
 
 /// The latest state of every volume.
 #[derive(Debug)]
@@ -43,10 +43,10 @@ impl Board {
     }
 
     /// Replaces what is known of a volume; returns what it replaced, if that was different.
-    pub fn put(&self, volume: &VolumeId, state: VolumeState) -> Change {
+    pub fn put(&self, volume: &VolumeId, state: VolumeState) -> StateChange {
         let mut states = self.lock();
         if states.get(volume).is_some_and(|posted| posted.state == state) {
-            return Change::None;
+            return StateChange::None;
         }
         // Under the lock, so that versions and states rise together.
         let since = *self.version.borrow() + 1;
@@ -59,9 +59,9 @@ impl Board {
         self.version.send_replace(since);
         drop(states);
         if significant {
-            Change::Significant { before: before.map(|state| state.phase) }
+            StateChange::Significant { before: before.map(|state| state.phase) }
         } else {
-            Change::Minor
+            StateChange::Minor
         }
     }
 
@@ -112,7 +112,7 @@ fn count<'a>(states: impl Iterator<Item = &'a VolumeState>) {
 
 /// What [`Board::put`] changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
+pub enum StateChange {
     /// Nothing.
     None,
     /// Only counters.
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn volumes_and_paths_are_counted_by_what_they_are() {
         let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
-        let path = |state: &str| super::super::state::Path {
+        let path = |state: &str| crate::volume::state::Path {
             portal: String::new(),
             controller: String::new(),
             state: state.into(),
@@ -162,15 +162,15 @@ mod tests {
         let board = Board::default();
         let volume = VolumeId::parse("v").unwrap();
         let mut changes = board.changes();
-        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), Change::Significant { before: None });
+        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), StateChange::Significant { before: None });
         changes.changed().await.unwrap();
-        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), Change::None);
+        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), StateChange::None);
         assert!(!changes.has_changed().unwrap());
         let (seen, news) = board.since(0);
         assert_eq!((seen, news.len()), (1, 1));
-        assert_eq!(board.put(&volume, state(Phase::Ready, 2)), Change::Minor);
+        assert_eq!(board.put(&volume, state(Phase::Ready, 2)), StateChange::Minor);
         assert_eq!(board.since(seen), (2, vec![state(Phase::Ready, 2)]));
         let lost = board.put(&volume, state(Phase::Lost, 2));
-        assert_eq!(lost, Change::Significant { before: Some(Phase::Ready) });
+        assert_eq!(lost, StateChange::Significant { before: Some(Phase::Ready) });
     }
 }

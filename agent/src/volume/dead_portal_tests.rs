@@ -8,15 +8,15 @@ use crate::volume::state::Phase;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Volume;
-use super::watch::Watch;
 use crate::ledger::Grant;
 use crate::link::Link;
 use crate::name::VolumeId;
 use crate::session::Node as _;
 use crate::testing::agent::{Agent, grant};
-use crate::testing::kernel::{Answer, Kernel, World, portal};
+use crate::testing::kernel::{ConnectAnswer, Kernel, World, portal};
+use crate::volume::Volume;
 use crate::volume::directive::{Ask, Directive};
+use crate::volume::watch::Watch;
 
 /// What the controller gives an attach or a detach.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -37,7 +37,7 @@ impl Machine {
         Self { kernel, agent, _dir: dir }
     }
 
-    fn answer(&self, at: u8, answer: Answer) {
+    fn answer(&self, at: u8, answer: ConnectAnswer) {
         self.kernel.change(|world| world.answer(at, answer));
     }
 
@@ -92,7 +92,7 @@ fn id(volume: usize) -> VolumeId {
 #[tokio::test(start_paused = true)]
 async fn a_dead_portal_holds_up_neither_attaches_nor_detaches() {
     let machine = Machine::new();
-    machine.answer(2, Answer::Drop);
+    machine.answer(2, ConnectAnswer::Drop);
     let attaches = (0..20).map(|volume| machine.attach(volume, grant(&[1, 2]))).collect();
     for outcome in machine.all(attaches).await {
         assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
@@ -117,7 +117,7 @@ async fn a_dead_portal_holds_up_neither_attaches_nor_detaches() {
         assert!(matches!(outcome, Outcome::Absent(_)), "{outcome:?}");
     }
     // It comes back: what is left is made whole.
-    machine.answer(2, Answer::Accept);
+    machine.answer(2, ConnectAnswer::Accept);
     machine.until("the paths are repaired", |world| world.controllers.len() == 20).await;
     stop.cancel();
     watching.await.unwrap();
@@ -130,7 +130,7 @@ async fn a_portal_that_dies_while_connects_wait_costs_the_kernel_two() {
         machine.agent.submit(&machine.attach(volume, grant(&[1, 2])));
     }
     machine.until("the first connect", |world| !world.controllers.is_empty()).await;
-    machine.answer(2, Answer::Drop);
+    machine.answer(2, ConnectAnswer::Drop);
     let given = machine.given_to_the_kernel(2);
     for _ in 0..20 {
         let outcome = machine.agent.result().await.outcome;
@@ -144,21 +144,21 @@ async fn a_portal_that_dies_while_connects_wait_costs_the_kernel_two() {
 #[tokio::test(start_paused = true)]
 async fn a_detach_waits_for_no_connect_that_the_kernel_has_not_been_given() {
     let machine = Machine::new();
-    machine.answer(2, Answer::Refuse);
+    machine.answer(2, ConnectAnswer::Refuse);
     let outcomes = machine.all(vec![machine.attach(0, grant(&[1, 2]))]).await;
     assert!(matches!(outcomes[..], [Outcome::Ready(_)]), "{outcomes:?}");
     // The kernel is at the connects of others, and comes to no end.
-    machine.answer(3, Answer::Hang);
+    machine.answer(3, ConnectAnswer::Hang);
     for volume in 1..4 {
         machine.agent.submit(&machine.attach(volume, grant(&[3])));
     }
     machine.until("the kernel is busy", |world| world.connects.contains(&portal(3))).await;
-    machine.answer(2, Answer::Accept);
+    machine.answer(2, ConnectAnswer::Accept);
     let volume = machine.volume(0);
-    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
+    volume.memory().repair = crate::volume::attach::backoff::Backoff::overdue([portal(2)]);
     let (_link, linked) = tokio::sync::watch::channel(Link::Up);
     volume.repair(&linked).await;
-    assert!(volume.dials.are_running());
+    assert!(volume.connects.are_running());
     let before = Instant::now();
     let detach = machine.detach(0);
     machine.agent.submit(&detach);
@@ -177,29 +177,29 @@ async fn a_detach_waits_for_no_connect_that_the_kernel_has_not_been_given() {
 #[tokio::test(start_paused = true)]
 async fn a_repair_that_waits_is_dropped_with_the_session() {
     let machine = Machine::new();
-    machine.answer(2, Answer::Refuse);
+    machine.answer(2, ConnectAnswer::Refuse);
     machine.all(vec![machine.attach(0, grant(&[1, 2]))]).await;
-    machine.answer(2, Answer::Accept);
+    machine.answer(2, ConnectAnswer::Accept);
     let given = machine.given_to_the_kernel(2);
     let volume = machine.volume(0);
-    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
+    volume.memory().repair = crate::volume::attach::backoff::Backoff::overdue([portal(2)]);
     let (link, linked) = tokio::sync::watch::channel(Link::Up);
     volume.repair(&linked).await;
     link.send_replace(Link::Down);
-    volume.dials.quiet().await;
+    volume.connects.quiet().await;
     assert_eq!(machine.given_to_the_kernel(2), given);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_repeated_attach_keeps_the_connect_that_the_first_called_back() {
     let machine = Machine::new();
-    machine.answer(1, Answer::Hang);
+    machine.answer(1, ConnectAnswer::Hang);
     let outcomes = machine.all(vec![machine.attach(0, grant(&[1]))]).await;
     let [Outcome::Failed(failed)] = &outcomes[..] else { panic!("{outcomes:?}") };
     assert!(!failed.nothing_left && failed.unready.message.contains("no answer yet"));
     machine.agent.submit(&machine.attach(0, grant(&[1])));
     tokio::time::sleep(Duration::from_secs(1)).await;
-    machine.answer(1, Answer::Accept);
+    machine.answer(1, ConnectAnswer::Accept);
     let outcome = machine.agent.result().await.outcome;
     assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
     assert_eq!((machine.given_to_the_kernel(1), machine.kernel.world().deleted.len()), (1, 0));

@@ -1,6 +1,6 @@
 //! All volumes of this node.
 //!
-//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `obey`). Goes out: states onto the
+//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `execute`). Goes out: states onto the
 //! board.
 //!
 //! Always holds: every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
@@ -19,14 +19,16 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
-use super::host::Host;
-use super::outcome::Results;
-use super::request::{Publish, Stage, Unpublish, Unstage};
-use super::state::VolumeState;
-use super::{Look, PublishError, Shared, StageError, UnpublishError, UnstageError, Volume};
 use crate::link::Link;
 use crate::metrics;
 use crate::name::VolumeId;
+use crate::volume::host::Host;
+use crate::volume::outcome::Results;
+use crate::volume::publish::request::{Publish, Stage, Unpublish, Unstage};
+use crate::volume::state::VolumeState;
+use crate::volume::{
+    Observation, PublishError, StageError, UnpublishError, UnstageError, Volume, VolumeContext,
+};
 
 /// All volumes of this node. Cheap to clone.
 #[derive(Debug)]
@@ -42,7 +44,7 @@ impl<H> Clone for Fleet<H> {
 
 #[derive(Debug)]
 struct Inner<H> {
-    shared: Arc<Shared<H>>,
+    shared: Arc<VolumeContext<H>>,
     volumes: Mutex<BTreeMap<VolumeId, Arc<Volume<H>>>>,
     results: Arc<dyn Results>,
     link: watch::Receiver<Link>,
@@ -53,7 +55,11 @@ struct Inner<H> {
 
 impl<H: Host> Fleet<H> {
     /// A fleet that knows of no volume yet.
-    pub fn new(shared: Arc<Shared<H>>, results: Arc<dyn Results>, link: watch::Receiver<Link>) -> Self {
+    pub fn new(
+        shared: Arc<VolumeContext<H>>,
+        results: Arc<dyn Results>,
+        link: watch::Receiver<Link>,
+    ) -> Self {
         let (volumes, tasks) = (Mutex::default(), TaskTracker::new());
         Self {
             inner: Arc::new(Inner { shared, volumes, results, link, tasks, listed: AtomicBool::new(false) }),
@@ -61,7 +67,7 @@ impl<H: Host> Fleet<H> {
     }
 
     /// What all volumes share.
-    pub fn shared(&self) -> &Arc<Shared<H>> {
+    pub fn shared(&self) -> &Arc<VolumeContext<H>> {
         &self.inner.shared
     }
 
@@ -76,7 +82,7 @@ impl<H: Host> Fleet<H> {
     }
 
     /// Learns of every volume that the ledger knows. Where it cannot be listed, the sweeps try again, and meanwhile
-    /// only what the kernel has is told; a damaged record is logged and refused when it is needed.
+    /// only what the kernel has is reported; a damaged record is logged and refused when it is needed.
     pub fn load(&self) {
         match self.inner.shared.ledger.volumes() {
             Ok(volumes) => {
@@ -135,7 +141,7 @@ impl<H: Host> Fleet<H> {
         let connecting: BTreeSet<VolumeId> = self
             .volumes()
             .iter()
-            .filter(|volume| volume.dials.are_running())
+            .filter(|volume| volume.connects.are_running())
             .map(|volume| volume.id.clone())
             .collect();
         let (mut number, mut topology) = self.topology().await?;
@@ -151,11 +157,11 @@ impl<H: Host> Fleet<H> {
         join_all(volumes.iter().map(|volume| volume.known_before_report())).await;
         for volume in volumes {
             let view = Arc::new(topology.view(&volume.subsystem));
-            let look = Look { number, view, connecting: connecting.contains(&volume.id) };
-            if volume.is_blank(&look) {
+            let observation = Observation { number, view, connecting: connecting.contains(&volume.id) };
+            if volume.is_blank(&observation) {
                 self.forget(volume);
             } else {
-                volume.report(&look);
+                volume.report(&observation);
             }
         }
         Ok(())
@@ -164,7 +170,7 @@ impl<H: Host> Fleet<H> {
     /// All of sysfs, and the number of the look.
     async fn topology(&self) -> Result<(u64, Topology), SysfsError> {
         let shared = &self.inner.shared;
-        let number = shared.looks.next();
+        let number = shared.observations.next();
         let topology = shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
         Ok((number, topology))
     }
@@ -262,7 +268,7 @@ impl<H: Host> Volume<H> {
             && view.controllers.is_empty()
             && view.namespaces.is_empty()
             && self.gate.holder().is_none()
-            && !self.dials.are_running()
+            && !self.connects.are_running()
     }
 
     /// Reads the record where it is not known: a report without it would be half of one.

@@ -1,6 +1,6 @@
 //! What operations ask of the machine: one trait, so that they run against a kernel made of memory in tests.
 //!
-//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` tells it. [`Linux`](super::linux::Linux) is the
+//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` tells it. [`Linux`](crate::volume::linux::Linux) is the
 //! real one.
 //!
 //! Always holds: every call ends by a deadline of its own, and "could not look" is an error.

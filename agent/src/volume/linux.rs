@@ -21,8 +21,8 @@ use cleat_host::{DevT, Portal, SubsystemNqn, blockio, head};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::host::{AtTarget, Checked, Host, HostError, Later};
 use crate::args::Roots;
+use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
 
 /// Longest that one reading of sysfs may take: it does no device I/O, so past this something is badly wrong.
 const LOOK: Duration = Duration::from_secs(10);

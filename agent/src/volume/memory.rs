@@ -3,18 +3,18 @@
 //! Each part is private to the file that owns it. They share one lock, so that a report sees all of them as they are at
 //! one moment; here is what becomes of them together when a grant begins and ends.
 
-use super::backoff::Backoff;
-use super::end::Deleting;
-use super::judge::Activity;
-use super::leftover::Leftovers;
-use super::outlast::Staying;
-use super::record::Record;
-use super::rekey::Secret;
-use super::reserve::Registration;
-use super::retire::Over;
-use super::revive::Dead;
-use super::staging::Staged;
-use super::verify::Judged;
+use crate::volume::attach::backoff::Backoff;
+use crate::volume::attach::revive::Dead;
+use crate::volume::credentials::Secret;
+use crate::volume::detach::Deleting;
+use crate::volume::detach::leftovers::Leftovers;
+use crate::volume::forget::Over;
+use crate::volume::keep_heads::Staying;
+use crate::volume::observe::judge::Activity;
+use crate::volume::observe::verify::Judged;
+use crate::volume::publish::staging::Staged;
+use crate::volume::record::Record;
+use crate::volume::reservation::Registration;
 
 /// What is remembered of a volume.
 #[derive(Debug, Default)]

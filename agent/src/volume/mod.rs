@@ -11,48 +11,30 @@
 //! - No operation of one volume waits for another volume.
 //! - Nothing is deleted but controllers of this volume's subsystem with this node's host NQN.
 
-mod adopt;
 mod attach;
-mod backoff;
 pub mod board;
-mod breaks;
 pub mod clause;
-pub mod dials;
+mod credentials;
+mod deduplicate;
+mod detach;
 pub mod directive;
-mod double;
-mod end;
-mod errors;
-mod events;
+mod execute;
 pub mod fleet;
+mod forget;
 pub mod gate;
 pub mod host;
-pub mod judge;
-mod leftover;
+mod keep_heads;
 pub mod linux;
-mod look;
 mod memory;
-mod obey;
-mod operations;
+mod observe;
 pub mod outcome;
-mod outlast;
-mod overtake;
 pub mod plan;
 pub mod portals;
-mod preempt;
-mod proof;
-mod publish;
-pub mod queue;
+pub mod publish;
 mod record;
-mod rekey;
-mod repair;
-pub mod request;
-mod reserve;
-mod retire;
-mod revive;
-mod staging;
+mod reservation;
 pub mod state;
-mod unfit;
-mod verify;
+mod supersede;
 pub mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,24 +50,24 @@ use tokio::time::{Instant, timeout_at};
 use crate::ledger::{Grant, Ledger};
 use crate::metrics;
 use crate::name::{NqnPrefix, VolumeId};
-use board::{Board, Change};
-use dials::Dials;
-use events::Events;
+use attach::connect_queue::Queue;
+use attach::connects::Connects;
+use board::{Board, StateChange};
+use deduplicate::Operations;
 use gate::Gate;
 use host::{Checked, Host, HostError};
-use judge::{Activity, Seen};
-use look::Look;
 use memory::Memory;
-use operations::Operations;
-use overtake::Orders;
+use observe::events::Events;
+use observe::judge::{self, Activity, Seen};
+use observe::observation::Observation;
 use portals::Portals;
-use queue::Queue;
 use state::{Phase, VolumeState};
+use supersede::Arrivals;
 
-pub use breaks::Breaks;
-pub use errors::{PublishError, StageError, UnpublishError, UnstageError};
 pub use fleet::Fleet;
-pub use look::Looks;
+pub use observe::disconnects::Disconnects;
+pub use observe::observation::ObservationNumbers;
+pub use publish::errors::{PublishError, StageError, UnpublishError, UnstageError};
 
 /// A judgement is given at least so long, however little is left of a deadline: one that succeeds takes milliseconds.
 const SHORTEST_CHECK: Duration = Duration::from_millis(50);
@@ -155,7 +137,7 @@ impl Default for Times {
 
 /// What all volumes share.
 #[derive(Debug)]
-pub struct Shared<H> {
+pub struct VolumeContext<H> {
     /// The machine.
     pub host: Arc<H>,
     /// Epochs on disk.
@@ -168,20 +150,20 @@ pub struct Shared<H> {
     pub times: Times,
     /// Events of the kernel; `None` where they cannot be heard.
     pub uevents: Option<Uevents>,
-    /// Looks that have begun.
-    pub looks: Looks,
+    /// Observations that have begun.
+    pub observations: ObservationNumbers,
     /// Connections that broke and came back.
-    pub breaks: Breaks,
+    pub disconnects: Disconnects,
     /// Storage addresses that answer, and those that do not.
     pub portals: Portals,
     /// Connects that wait for the kernel.
     pub queue: Queue,
 }
 
-/// The latest look that was reported, and the state that it amounted to.
+/// The latest observation that was reported, and the state that it amounted to.
 #[derive(Debug)]
 struct Reported {
-    look: Look,
+    observation: Observation,
     state: VolumeState,
 }
 
@@ -190,11 +172,11 @@ struct Reported {
 pub struct Volume<H> {
     id: VolumeId,
     subsystem: SubsystemNqn,
-    shared: Arc<Shared<H>>,
+    shared: Arc<VolumeContext<H>>,
     gate: Gate,
-    dials: Dials,
+    connects: Connects,
     operations: Operations,
-    orders: Orders,
+    arrivals: Arrivals,
     memory: Mutex<Memory>,
     /// What was reported last. What is decided by the last report is decided by this, not by the board.
     reported: Mutex<Option<Reported>>,
@@ -207,16 +189,16 @@ pub struct Volume<H> {
 
 impl<H: Host> Volume<H> {
     /// A volume of which nothing has been looked at yet.
-    fn new(id: VolumeId, shared: Arc<Shared<H>>) -> Self {
+    fn new(id: VolumeId, shared: Arc<VolumeContext<H>>) -> Self {
         let subsystem = shared.identity.prefix.subsystem(&id);
         Self {
             id,
             subsystem,
             shared,
             gate: Gate::default(),
-            dials: Dials::default(),
+            connects: Connects::default(),
             operations: Operations::default(),
-            orders: Orders::default(),
+            arrivals: Arrivals::default(),
             memory: Mutex::default(),
             reported: Mutex::default(),
             judging: tokio::sync::Mutex::default(),
@@ -306,7 +288,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// The state that a view amounts to.
-    fn judge(&self, look: &Look) -> VolumeState {
+    fn judge(&self, observation: &Observation) -> VolumeState {
         let memory = self.memory();
         let entry = memory.record.reported();
         let epoch = entry.as_ref().ok().and_then(Option::as_ref).map(|entry| entry.epoch);
@@ -324,8 +306,8 @@ impl<H: Host> Volume<H> {
             wanted.filter_map(|portal| Some((*portal, self.shared.portals.silence(*portal)?))).collect();
         judge::judge(&Seen {
             volume: &self.id,
-            view: look,
-            connecting: look.connecting,
+            view: observation,
+            connecting: observation.connecting,
             host_nqn: self.host_nqn(),
             entry: entry.as_ref().map(Option::as_ref).map_err(String::as_str),
             expectation: expectation.as_ref(),
@@ -341,20 +323,20 @@ impl<H: Host> Volume<H> {
         })
     }
 
-    /// Judges the latest look, which is this one or one that was told before and began later, and puts the state on
+    /// Judges the latest observation, which is this one or one that was reported before and began later, and puts the state on
     /// the board; what changed is logged and counted.
-    fn report(&self, look: &Look) -> VolumeState {
+    fn report(&self, observation: &Observation) -> VolumeState {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = match reported.take() {
-            Some(later) if later.look.number > look.number => later.look,
-            _ => look.clone(),
+            Some(later) if later.observation.number > observation.number => later.observation,
+            _ => observation.clone(),
         };
         self.note_device(&latest);
         self.note_paths(&latest);
         let state = self.judge(&latest);
-        *reported = Some(Reported { look: latest, state: state.clone() });
-        if let Change::Significant { before } = self.shared.board.put(&self.id, state.clone()) {
-            self.tell(before, &state);
+        *reported = Some(Reported { observation: latest, state: state.clone() });
+        if let StateChange::Significant { before } = self.shared.board.put(&self.id, state.clone()) {
+            self.log_change(before, &state);
         }
         state
     }
@@ -365,7 +347,7 @@ impl<H: Host> Volume<H> {
         reported.as_ref().map(|reported| reported.state.clone())
     }
 
-    fn tell(&self, before: Option<Phase>, state: &VolumeState) {
+    fn log_change(&self, before: Option<Phase>, state: &VolumeState) {
         let phase = state.phase;
         if before == Some(phase) {
             tracing::debug!(volume = %self.id, state = ?state, "volume changed");

@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use super::clause::FailedClause;
-use super::directive::Directive;
-use super::state::VolumeState;
 use crate::ledger::Deletion;
 use crate::ledger::rules::Stale;
 use crate::name::{Epoch, OperationId, VolumeId};
+use crate::volume::clause::FailedClause;
+use crate::volume::directive::Directive;
+use crate::volume::state::VolumeState;
 
 /// The result of a directive.
 #[derive(Debug, Clone, PartialEq, Eq)]

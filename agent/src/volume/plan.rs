@@ -1,6 +1,6 @@
 //! What to do about a volume: pure, from what the kernel shows and what is wanted.
 //!
-//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`Step`]s, and what stands in the way. Every
+//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`PlannedStep`]s, and what stands in the way. Every
 //! step is safe to leave undone: whoever carries out looks again and plans again.
 //!
 //! Always holds: no step ever names a controller of another subsystem or another host NQN.
@@ -22,7 +22,7 @@ pub enum Want<'a> {
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum PlannedStep {
     /// Connect this portal.
     Connect(Portal),
     /// Delete this controller.
@@ -42,13 +42,13 @@ pub struct Doomed {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     /// In no particular order: they may be done side by side.
-    pub steps: Vec<Step>,
+    pub steps: Vec<PlannedStep>,
     /// Controllers of the subsystem that are not ours, in words. They are left alone.
     pub foreign: Vec<String>,
 }
 
 /// Plans for one volume. `dialling` are portals whose connect is under way.
-pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, dialling: &BTreeSet<Portal>, want: Want<'_>) -> Plan {
+pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Portal>, want: Want<'_>) -> Plan {
     let (mine, others): (Vec<&Controller>, Vec<&Controller>) =
         view.controllers.iter().partition(|one| Target::of(one, &view.nqn, host_nqn).is_some());
     let foreign = others.into_iter().map(foreign_text).collect();
@@ -57,14 +57,14 @@ pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, dialling: &BTreeSet<Portal
             let there: BTreeSet<Portal> =
                 mine.iter().filter(|one| !one.state.is_going()).filter_map(|one| one.portal()).collect();
             let missing =
-                portals.iter().filter(|portal| !there.contains(portal) && !dialling.contains(portal));
-            missing.copied().map(Step::Connect).collect()
+                portals.iter().filter(|portal| !there.contains(portal) && !under_way.contains(portal));
+            missing.copied().map(PlannedStep::Connect).collect()
         }
         Want::Gone => mine
             .into_iter()
             .filter_map(|one| {
                 let target = Target::of(one, &view.nqn, host_nqn)?;
-                Some(Step::Delete(Doomed { target, portal: portal_text(one) }))
+                Some(PlannedStep::Delete(Doomed { target, portal: portal_text(one) }))
             })
             .collect(),
     };
@@ -99,7 +99,7 @@ mod tests {
         Portal::parse(&format!("10.0.{n}.1:4420")).unwrap()
     }
 
-    fn steps(view: &SubsystemView, want: Want<'_>) -> Vec<Step> {
+    fn steps(view: &SubsystemView, want: Want<'_>) -> Vec<PlannedStep> {
         plan(view, &host(), &BTreeSet::new(), want).steps
     }
 
@@ -112,7 +112,7 @@ mod tests {
         ]);
         let wanted = [portal(1), portal(2), portal(3), portal(4)];
         let plan = plan(&view, &host(), &BTreeSet::from([portal(4)]), Want::Connected(&wanted));
-        assert_eq!(plan.steps, [Step::Connect(portal(3))]);
+        assert_eq!(plan.steps, [PlannedStep::Connect(portal(3))]);
     }
 
     #[test]
@@ -131,8 +131,8 @@ mod tests {
             .steps
             .iter()
             .map(|step| match step {
-                Step::Delete(doomed) => (doomed.target.controller.to_string(), doomed.portal.clone()),
-                Step::Connect(portal) => panic!("connects {portal}"),
+                PlannedStep::Delete(doomed) => (doomed.target.controller.to_string(), doomed.portal.clone()),
+                PlannedStep::Connect(portal) => panic!("connects {portal}"),
             })
             .collect();
         assert_eq!(

@@ -8,7 +8,7 @@
 //! nothing answers, nothing will at another port. A port that refuses is an answer of its address.
 //!
 //! Always holds: an address that does not answer is asked by one task, less and less often, however many volumes want
-//! it; who wants it meanwhile is told at once why it is missing.
+//! it; who wants it meanwhile hears at once why it is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -22,8 +22,8 @@ use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::host::{Host, Later};
 use crate::metrics;
+use crate::volume::host::{Host, Later};
 
 /// How long an answer is waited for: room for one repetition of the first packet, which Linux sends after 1 s.
 const PATIENCE: Duration = Duration::from_millis(1500);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::kernel::{Answer, Kernel};
+use crate::testing::kernel::{ConnectAnswer, Kernel};
 
 fn at(port: u16) -> Portal {
     Portal::parse(&format!("10.0.1.1:{port}")).unwrap()
@@ -7,7 +7,8 @@ fn at(port: u16) -> Portal {
 
 fn kernel(silent: &[u16]) -> Arc<Kernel> {
     let kernel = Arc::<Kernel>::default();
-    kernel.change(|world| world.answers = silent.iter().map(|port| (at(*port), Answer::Drop)).collect());
+    kernel
+        .change(|world| world.answers = silent.iter().map(|port| (at(*port), ConnectAnswer::Drop)).collect());
     kernel
 }
 

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::Volume;
-use super::host::Host;
 use crate::ledger::{Deletion, Entry, LedgerError, STATE_UNKNOWN};
 use crate::metrics;
 use crate::name::Epoch;
+use crate::volume::Volume;
+use crate::volume::host::Host;
 
 /// What this process knows of the record.
 #[derive(Debug, Default)]

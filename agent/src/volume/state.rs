@@ -4,9 +4,9 @@
 
 use cleat_host::{NamespaceUuid, Nguid};
 
-use super::clause::FailedClause;
-use super::outcome::Absence;
 use crate::name::{Epoch, VolumeId};
+use crate::volume::clause::FailedClause;
+use crate::volume::outcome::Absence;
 
 /// The state of one volume.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::ledger::Grant;
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
-use crate::testing::kernel::{Answer, Kernel, SIZE, portal};
+use crate::testing::kernel::{ConnectAnswer, Kernel, SIZE, portal};
 use crate::volume::directive::Ask;
 
 const SOON: Duration = Duration::from_millis(400);
@@ -89,9 +89,9 @@ async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
 
     let both = node.kernel.world().controllers.clone();
     node.kernel.change(|world| drop(world.controllers.pop()));
-    let early = volume.look().await.unwrap();
+    let early = volume.observe().await.unwrap();
     node.kernel.change(|world| world.controllers = both);
-    let late = volume.look().await.unwrap();
+    let late = volume.observe().await.unwrap();
 
     assert_eq!(volume.report(&early).phase, Phase::Degraded);
     assert_eq!(volume.report(&late).phase, Phase::Ready);
@@ -103,7 +103,7 @@ async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
 async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     let state = agent.ready(1, &[1, 2]).await;
     assert_eq!(state.phase, Phase::Degraded);
     assert!(state.unready.unwrap().message.contains("10.0.2.1"));
@@ -115,7 +115,7 @@ async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
 async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     let all = Grant { policy: cleat_host::readiness::PathPolicy::All, ..grant(&[1, 2]) };
     let began = Instant::now();
     let (clause, message, nothing_left) = failed(agent.attach_by(1, all, SOON).await);
@@ -131,7 +131,7 @@ async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
 async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let directive = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 20 });
     agent.submit(&directive);
@@ -341,7 +341,7 @@ async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
 async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(1, Answer::Hang));
+    node.kernel.change(|world| world.answer(1, ConnectAnswer::Hang));
     // The agent waits a moment for the connect to come back before it answers.
     let (_, message, nothing_left) = failed(agent.attach_by(1, grant(&[1]), SOON).await);
     assert!(message.contains("no answer yet"), "{message}");
@@ -360,7 +360,7 @@ async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
 async fn a_detach_calls_off_the_attach_that_it_overtakes() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let attach = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 40 });
     agent.submit(&attach);
@@ -381,7 +381,7 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
 async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(1, Answer::Refuse));
+    node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let attach =
         agent.directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON });
     agent.submit(&attach);
@@ -524,7 +524,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
 async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller_is_there() {
     let node = Node::new();
     let agent = node.agent();
-    node.kernel.change(|world| world.answer(2, Answer::Refuse));
+    node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     agent.ready(1, &[1, 2]).await;
     node.kernel.change(|world| {
         world.answers.clear();
@@ -534,13 +534,13 @@ async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller
     let (link, linked) = tokio::sync::watch::channel(crate::link::Link::Up);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty(), "what has just gone may come back by itself");
-    volume.memory().repair = super::backoff::Backoff::overdue([portal(2)]);
+    volume.memory().repair = crate::volume::attach::backoff::Backoff::overdue([portal(2)]);
     link.send_replace(crate::link::Link::Down);
     volume.repair(&linked).await;
     assert!(node.kernel.world().connects.is_empty());
     link.send_replace(crate::link::Link::Up);
     volume.repair(&linked).await;
-    volume.dials.quiet().await;
+    volume.connects.quiet().await;
     assert_eq!(node.kernel.world().connects, [portal(2)]);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
     assert_eq!(agent.state().await.phase, Phase::Ready);

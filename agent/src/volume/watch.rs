@@ -17,10 +17,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::host::Host;
-use super::judge::Activity;
-use super::{Fleet, Volume};
 use crate::link::Link;
+use crate::volume::host::Host;
+use crate::volume::observe::judge::Activity;
+use crate::volume::{Fleet, Volume};
 
 /// Shortest time between two looks for the sake of events, which come in storms, and how many times as long as a look
 /// it is at least: operations under way look by themselves, and are not to be slowed down.
@@ -47,7 +47,7 @@ impl<H: Host> Watch<H> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // In a task of its own: it must not be behind when a controller is deleted.
         let shared = self.fleet.shared();
-        let _hearing = shared.breaks.hear(shared.uevents.as_ref());
+        let _hearing = shared.disconnects.listen(shared.uevents.as_ref());
         let mut look_at: Option<Instant> = None;
         let mut calm_until = Instant::now();
         // What asks devices and targets is not waited for: one that does not answer would keep what happens
@@ -64,12 +64,12 @@ impl<H: Host> Watch<H> {
                 () = at(look_at) => {
                     look_at = None;
                     let began = Instant::now();
-                    self.look().await;
+                    self.observe().await;
                     calm_until = Instant::now() + CALM.0.max(began.elapsed() * CALM.1);
                     reasserting.begin(|| after_events(self.fleet.clone()));
                 }
                 _ = sweep.tick() => {
-                    self.look().await;
+                    self.observe().await;
                     examining.begin(|| examine_all(self.fleet.clone()));
                 }
                 () = examining.end() => {}
@@ -97,7 +97,7 @@ impl<H: Host> Watch<H> {
         }
     }
 
-    async fn look(&self) {
+    async fn observe(&self) {
         if let Err(error) = self.fleet.sweep().await {
             tracing::error!(error = %Causes(&error), "cannot look at the kernel's state");
         }
@@ -174,7 +174,7 @@ impl<H: Host> Volume<H> {
         let due = self.memory().judged.is_due(self.shared.times.judge);
         if due {
             self.judge_fully(&self.expectation(&grant), began, self.shared.times.sweep_check).await;
-            if let Some(view) = self.last_told() {
+            if let Some(view) = self.last_observation() {
                 self.bring_times_up_to_date(&view).await;
                 self.let_found_heads_stay(&view).await;
                 self.report(&view);

@@ -10,17 +10,17 @@ use cleat_host::NamespaceUuid;
 use cleat_host::fabrics::DhchapSecret;
 use tokio::time::Instant;
 
-use super::StageError;
-use super::clause;
-use super::judge::Activity;
 use crate::ledger::Grant;
 use crate::link::Link;
 use crate::name::VolumeId;
 use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
-use crate::testing::kernel::{Answer, Kernel, UUID, World, portal};
+use crate::testing::kernel::{ConnectAnswer, Kernel, UUID, World, portal};
 use crate::testing::target::key;
+use crate::volume::StageError;
+use crate::volume::clause;
 use crate::volume::directive::{Ask, Directive, GivenSecret};
-use crate::volume::request::{Granted, Stage};
+use crate::volume::observe::judge::Activity;
+use crate::volume::publish::request::{Granted, Stage};
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
@@ -52,7 +52,7 @@ fn revoke(by: Duration) -> Ask {
 async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     let machine = Machine::new();
     let agent = machine.agent();
-    machine.kernel.change(|world| world.answer(1, Answer::Hang));
+    machine.kernel.change(|world| world.answer(1, ConnectAnswer::Hang));
     let failed = agent.attach_by(1, grant(&[1]), SOON).await;
     assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
     let state = agent.state().await;
@@ -98,7 +98,7 @@ async fn until(machine: &Machine, what: &str, holds: impl Fn(&World) -> bool) {
 async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel() {
     let machine = Machine::new();
     let agent = machine.agent();
-    machine.kernel.change(|world| world.answer(2, Answer::Hang));
+    machine.kernel.change(|world| world.answer(2, ConnectAnswer::Hang));
     agent.ready(1, &[1, 2]).await;
     agent.submit(&agent.directive(1, revoke(SOON)));
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
@@ -155,7 +155,7 @@ fn attach(grant: Grant) -> Ask {
 async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
     let machine = Machine::new();
     let agent = machine.agent();
-    machine.kernel.change(|world| world.answer(2, Answer::Hang));
+    machine.kernel.change(|world| world.answer(2, ConnectAnswer::Hang));
     let (grant, deadline) = (grant(&[1, 2]), Instant::now() + LONG);
     let ready = agent.ask(1, Ask::Attach { grant, secret: Some(given('A')), deadline }).await;
     assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
@@ -266,7 +266,7 @@ async fn a_revoke_does_not_wait_for_the_kubelet_nor_for_a_look_at_the_reservatio
 async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
     let machine = Machine::new();
     let agent = machine.agent();
-    machine.kernel.change(|world| world.answer(1, Answer::Overdue));
+    machine.kernel.change(|world| world.answer(1, ConnectAnswer::Overdue));
     let failed = agent.attach_by(1, grant(&[1]), SOON).await;
     assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
     agent.submit(&agent.directive(1, revoke(SOON)));

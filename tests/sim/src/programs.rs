@@ -10,7 +10,7 @@ use cleat_agent::session::outbox::Outbox;
 use cleat_agent::session::{NodeDescription, Session};
 use cleat_agent::volume::board::Board;
 use cleat_agent::volume::watch::Watch;
-use cleat_agent::volume::{Fleet, Identity, Shared, Times};
+use cleat_agent::volume::{Fleet, Identity, Times, VolumeContext};
 use cleat_controller::agents::{PathPolicy, Settings};
 use cleat_controller::app::{self, Parts, Stored};
 use cleat_controller::clients::Clients;
@@ -49,7 +49,7 @@ pub const OPERATORS_PORT: u16 = 7_001;
 /// The longest that a write is taken to be held, in ms.
 const DRAIN_BOUND: u64 = 4_000;
 
-/// What dials the controller.
+/// What connects the controller.
 #[must_use]
 pub fn controller_endpoint() -> Endpoint {
     endpoint(CONTROLLER, &ClientTransport::Plaintext, Keepalive::default()).unwrap()
@@ -145,19 +145,19 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         judge: Duration::from_secs(5),
         ..Times::default()
     };
-    let shared = Shared {
+    let shared = VolumeContext {
         host: Arc::new(Machine::new(universe, node)),
         ledger: Ledger::open_with(&disk, Workers::in_place(Duration::from_millis(2)))?,
         board: Board::default(),
         identity,
         times,
         uevents: Some(uevents),
-        looks: Default::default(),
-        breaks: Default::default(),
+        observations: Default::default(),
+        disconnects: Default::default(),
         portals: Default::default(),
         queue: Default::default(),
     };
-    shared.breaks.events_arrive();
+    shared.disconnects.events_arrive();
     let context = Context::default();
     let outbox = Arc::new(Outbox::default());
     let (link, linked) = watch::channel(Link::Down);

@@ -10,7 +10,7 @@ use cleat_host::fabrics::{
 use cleat_host::sysfs::{NamespaceKind, SubsystemNamespace};
 use cleat_host::uevents::Action;
 
-use super::{Answer, Kernel, World, made};
+use super::{ConnectAnswer, Kernel, World, made};
 
 /// How long the kernel is at a connect whose packets are dropped.
 const DROPPED: Duration = Duration::from_secs(3);
@@ -25,19 +25,19 @@ fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected,
     if let Some(there) = there {
         return Some(Ok(Connected { controller: there.clone(), adopted: true, took: Duration::ZERO }));
     }
-    match world.answers.get(&portal).copied().unwrap_or(Answer::Accept) {
-        Answer::Hang => None,
-        Answer::Overdue => {
+    match world.answers.get(&portal).copied().unwrap_or(ConnectAnswer::Accept) {
+        ConnectAnswer::Hang => None,
+        ConnectAnswer::Overdue => {
             Some(Err(ConnectError::Overdue { subsystem: nqn, portal, deadline: Duration::from_secs(180) }))
         }
-        Answer::Refuse | Answer::Drop => Some(Err(ConnectError::Refused {
+        ConnectAnswer::Refuse | ConnectAnswer::Drop => Some(Err(ConnectError::Refused {
             subsystem: nqn,
             portal,
             failure: ConnectFailure::Unreachable,
             hint: String::new(),
             source: std::io::Error::from_raw_os_error(111),
         })),
-        Answer::Accept if world.wanted_secret.is_some() && request.secret != world.wanted_secret => {
+        ConnectAnswer::Accept if world.wanted_secret.is_some() && request.secret != world.wanted_secret => {
             let (failure, number) = match request.secret {
                 Some(_) => (ConnectFailure::Authentication, 129),
                 None => (ConnectFailure::SecretRequired, 126),
@@ -45,7 +45,7 @@ fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected,
             let source = std::io::Error::from_raw_os_error(number);
             Some(Err(ConnectError::Refused { subsystem: nqn, portal, failure, hint: String::new(), source }))
         }
-        Answer::Accept => {
+        ConnectAnswer::Accept => {
             let one = made(world.next, &nqn, portal, request.host_nqn.as_str(), "live");
             world.next += 1;
             world.controllers.push(one.clone());
@@ -74,21 +74,21 @@ impl Fabrics for Kernel {
                 }
                 None => None,
             };
-            if self.answer_of(request.portal) == Answer::Drop {
+            if self.answer_of(request.portal) == ConnectAnswer::Drop {
                 tokio::time::sleep(DROPPED).await;
             }
-            let dialled = self.until(|world| dial(world, request)).await;
-            if let Ok(Connected { controller, adopted: false, .. }) = &dialled {
+            let connect_end = self.until(|world| dial(world, request)).await;
+            if let Ok(Connected { controller, adopted: false, .. }) = &connect_end {
                 self.tell(&controller.name, Action::Add, None);
                 self.tell(&controller.name, Action::Change, Some("connected"));
             }
             self.changed.send_modify(|count| *count += 1);
-            dialled
+            connect_end
         })
     }
 
     fn settled<'a>(&'a self, request: &'a ConnectRequest) -> Pending<'a, ()> {
-        let overdue = |world: &mut World| world.answers.get(&request.portal) == Some(&Answer::Overdue);
+        let overdue = |world: &mut World| world.answers.get(&request.portal) == Some(&ConnectAnswer::Overdue);
         Box::pin(self.until(move |world| (!overdue(world)).then_some(())))
     }
 

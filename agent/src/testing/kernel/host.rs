@@ -12,7 +12,7 @@ use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
 
-use super::{Answer, Kernel};
+use super::{ConnectAnswer, Kernel};
 use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
 
 impl Host for Kernel {
@@ -23,7 +23,7 @@ impl Host for Kernel {
     fn reach(&self, portal: Portal, patience: Duration) -> Later<'_, Reached> {
         Box::pin(async move {
             self.world().asked.push(portal);
-            if self.answer_of(portal) != Answer::Drop {
+            if self.answer_of(portal) != ConnectAnswer::Drop {
                 return Reached::Answers;
             }
             tokio::time::sleep(patience).await;

@@ -1,0 +1,92 @@
+//! What is left of a grant that has ended is taken away.
+//!
+//! A node may end a grant and be stopped before it has deleted every controller; and a connect that was in the kernel
+//! then may make one afterwards. Nobody need ever ask again: the controller may have fenced the node meanwhile, and
+//! somebody may have deleted the volume. Without this a controller would go on connecting for as long as the node runs.
+//!
+//! Comes in: a look of the sweep. Goes out: the deletion, by the same steps as a Revoke's.
+//!
+//! Always holds: only where the record says that the grant has ended, which is written before the first deletion and
+//! never taken back under the same epoch; and not while an operation has the volume.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::volume::Volume;
+use crate::volume::detach::DetachMode;
+use crate::volume::host::Host;
+use crate::volume::observe::judge::Activity;
+
+/// What is left of a grant that has ended.
+#[derive(Debug, Default)]
+pub(in crate::volume) struct Leftovers {
+    /// Not before then is it tried again to take it away.
+    again: Option<Instant>,
+}
+
+impl<H: Host> Volume<H> {
+    /// Whether the record that is known says that the grant has ended, and the last look showed controllers all the same.
+    pub(in crate::volume) fn has_leftovers(&self) -> bool {
+        let told = self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
+        let memory = self.memory();
+        told && memory.activity == Activity::None
+            && memory.leftovers.again.is_none_or(|at| Instant::now() >= at)
+    }
+
+    /// Takes them away.
+    pub(in crate::volume) async fn take_leftovers_away(self: Arc<Self>) {
+        let Some(_pass) = self.gate.try_enter("taking away what is left of a grant that has ended") else {
+            return;
+        };
+        let Ok(Some(entry)) = self.record().await else { return };
+        if !entry.ended {
+            return;
+        }
+        tracing::warn!(volume = %self.id, epoch = %entry.epoch, "its grant has ended and it has controllers: they go");
+        if let Err(error) = self.end_grant(entry.epoch, DetachMode::Revoke).await {
+            self.memory().leftovers.again = Some(Instant::now() + crate::volume::attach::revive::PAUSE);
+            let error = cleat_runtime::exit::Causes(&error).to_string();
+            tracing::error!(volume = %self.id, error, "what is left of a grant that has ended is still there");
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use crate::volume::state::Phase;
+
+    use super::*;
+    use crate::testing::agent::{Agent, BOOT};
+    use crate::testing::kernel::{HOST, Kernel};
+
+    #[tokio::test]
+    async fn controllers_of_a_grant_that_has_ended_go_without_being_asked_for() {
+        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        agent.ready(1, &[1]).await;
+        let volume = agent.fleet.volumes().remove(0);
+        agent.state().await;
+        assert!(!volume.has_leftovers(), "the grant stands");
+        agent.revoke(1).await;
+        kernel.change(|world| {
+            world.connect("nqn.2026-01.io.cleat:v", 2, HOST);
+            world.set_state(2, "connecting");
+        });
+        drop((agent, volume));
+        // Also by a process that has ended nothing itself.
+        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        assert_eq!(agent.state().await.phase, Phase::Detaching);
+        let volume = agent.fleet.volumes().remove(0);
+        assert!(volume.has_leftovers());
+        volume.clone().take_leftovers_away().await;
+        assert_eq!(agent.state().await.phase, Phase::Absent);
+        assert!(kernel.world().controllers.is_empty() && !volume.has_leftovers());
+        // What another host's name connected is nobody's to take away.
+        let foreign = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";
+        kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 1, foreign)));
+        agent.state().await;
+        assert!(!volume.has_leftovers());
+    }
+}

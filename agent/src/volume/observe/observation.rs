@@ -1,0 +1,63 @@
+//! Observations of the kernel, in the order in which they began.
+//!
+//! Comes in: nothing. Goes out: what the kernel shows of a volume, with what makes it worth less than it seems.
+//!
+//! Always holds: of two observations the one that began later has the higher number; one that began while a connect was in
+//! the kernel says so.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use cleat_host::sysfs::{SubsystemView, SysfsError};
+
+use crate::metrics;
+use crate::volume::Volume;
+use crate::volume::host::Host;
+
+/// Numbers observations in the order in which they begin.
+#[derive(Debug, Default)]
+pub struct ObservationNumbers(AtomicU64);
+
+impl ObservationNumbers {
+    pub(in crate::volume) fn next(&self) -> u64 {
+        // Only the order among numbers counts.
+        self.0.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// What the kernel showed of a volume at one time. Reading takes time: of two observations the one that began later knows
+/// better, whichever ended first.
+#[derive(Debug, Clone)]
+pub(in crate::volume) struct Observation {
+    /// Its place among all observations.
+    pub(in crate::volume) number: u64,
+    /// What was seen.
+    pub(in crate::volume) view: Arc<SubsystemView>,
+    /// Whether a connect was in the kernel when it began: it can have made a controller since.
+    pub(in crate::volume) connecting: bool,
+}
+
+impl Deref for Observation {
+    type Target = SubsystemView;
+
+    fn deref(&self) -> &SubsystemView {
+        &self.view
+    }
+}
+
+impl<H: Host> Volume<H> {
+    /// Reads what the kernel shows of the volume.
+    pub(in crate::volume) async fn observe(&self) -> Result<Observation, SysfsError> {
+        let (number, connecting) = (self.shared.observations.next(), self.connects.are_running());
+        let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
+        Ok(Observation { number, view: Arc::new(view), connecting })
+    }
+
+    /// What was reported last: in a sweep, its own reading of everything. The kernel is not read for one volume, of which
+    /// there are many.
+    pub(in crate::volume) fn last_observation(&self) -> Option<Observation> {
+        let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.as_ref().map(|reported| reported.observation.clone())
+    }
+}
