@@ -15,10 +15,8 @@ use crate::ledger::Deletion;
 use crate::ledger::rules::Stale;
 use crate::name::Epoch;
 use crate::volume::clause::FailedClause;
-use crate::volume::outcome::{
-    Absence, AttachTimes, DetachTimes, DirectiveResult, Failure, Outcome, Pending, Ready,
-};
-use crate::volume::state::{Path, Phase, ShownIdentity, Staging, VolumeState};
+use crate::volume::outcome::{AttachTimes, DirectiveResult, Failure, Outcome, Pending, Ready};
+use crate::volume::state::{Absence, DetachTimes, Path, Phase, ShownIdentity, Staging, VolumeState};
 
 /// Who this node is.
 pub(super) fn hello(node: &NodeDescription) -> wire::Hello {

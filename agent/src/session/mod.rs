@@ -44,7 +44,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 const STANDS: Duration = Duration::from_secs(5);
 
 /// What the session needs of the rest of the agent.
-pub trait Node: Send + Sync + 'static {
+pub trait NodeVolumes: Send + Sync + 'static {
     /// Reads the kernel afresh and returns the state of every volume.
     ///
     /// # Errors
@@ -58,10 +58,9 @@ pub trait Node: Send + Sync + 'static {
     fn board(&self) -> &Board;
 }
 
-impl<H: Host> Node for Fleet<H> {
+impl<H: Host> NodeVolumes for Fleet<H> {
     async fn inventory(&self) -> Result<Vec<VolumeState>, String> {
-        self.sweep().await.map_err(|error| Causes(&error).to_string())?;
-        Ok(self.shared().board.all())
+        Fleet::inventory(self).await.map_err(|error| Causes(&error).to_string())
     }
 
     fn submit(&self, directive: Directive) {
@@ -118,7 +117,7 @@ pub struct Session<N> {
     pub ready: ReadyFlag,
 }
 
-impl<N: Node> Session<N> {
+impl<N: NodeVolumes> Session<N> {
     /// Keeps a session with the controller until told to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut delays = Delays::default();

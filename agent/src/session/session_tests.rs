@@ -91,7 +91,7 @@ struct FakeNode {
     arrived: tokio::sync::Notify,
 }
 
-impl Node for FakeNode {
+impl NodeVolumes for FakeNode {
     async fn inventory(&self) -> Result<Vec<VolumeState>, String> {
         Ok(self.board.all())
     }

@@ -18,7 +18,7 @@ use wire::to_agent::Kind as Hear;
 
 use super::decode::{Parsed, Welcome, parse};
 use super::outbox::Outgoing;
-use super::{Node, Session, encode};
+use super::{NodeVolumes, Session, encode};
 use crate::metrics::SessionEnd;
 use crate::name::VolumeId;
 use crate::volume::board::differs;
@@ -71,14 +71,14 @@ impl Ended {
 }
 
 /// Runs one session to its end. `established` says since when its inventory is on the stream.
-pub(super) async fn once<N: Node>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
+pub(super) async fn once<N: NodeVolumes>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
     match talk(session, established).await {
         Err(ended) => ended,
         Ok(never) => match never {},
     }
 }
 
-async fn talk<N: Node>(
+async fn talk<N: NodeVolumes>(
     session: &Session<N>,
     established: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Ended> {
@@ -138,7 +138,7 @@ struct Stream<'a, N> {
     beats: u64,
 }
 
-impl<N: Node> Stream<'_, N> {
+impl<N: NodeVolumes> Stream<'_, N> {
     async fn run(
         &mut self,
         mut hear: Streaming<wire::ToAgent>,

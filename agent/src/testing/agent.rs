@@ -17,7 +17,6 @@ use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
 use crate::ledger::{Entry, Grant, Ledger};
 use crate::link::Link;
 use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
-use crate::session::Node as _;
 use crate::session::outbox::{Outbox, Outgoing};
 use crate::volume::board::Board;
 use crate::volume::directive::{Ask, Directive};
@@ -149,7 +148,7 @@ impl Agent {
     }
 
     pub(crate) fn submit(&self, directive: &Directive) {
-        self.fleet.submit(directive.clone());
+        self.fleet.begin(directive.clone());
     }
 
     /// The next result, whatever it is about.

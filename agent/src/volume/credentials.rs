@@ -136,8 +136,9 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Gives the secret to every controller until a look finds none without it. Each has ended the authentication that
-    /// the gift begins (`fabrics::secret`): cut in the middle of it, as a fence does next, it would not come back.
+    /// Gives the secret to every controller until an observation finds none without it. Each has ended the
+    /// authentication that the gift begins (`fabrics::secret`): cut in the middle of it, as a fence does next, it would
+    /// not come back.
     async fn spread(&self, secret: &DhchapSecret) -> Result<(), (&'static str, String)> {
         for _ in 0..ROUNDS {
             // A connect that began before uses the old secret, and what it makes has to get the new one, too.

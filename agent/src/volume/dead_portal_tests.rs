@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use crate::ledger::Grant;
 use crate::link::Link;
 use crate::name::VolumeId;
-use crate::session::Node as _;
 use crate::testing::agent::{Agent, grant};
 use crate::testing::kernel::{ConnectAnswer, Kernel, World, portal};
 use crate::volume::Volume;

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::name::{Epoch, VolumeId};
     use crate::volume::clause;
-    use crate::volume::outcome::Absence;
+    use crate::volume::state::Absence;
 
     fn result(outcome: Outcome) -> DirectiveResult {
         DirectiveResult {

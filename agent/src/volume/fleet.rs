@@ -1,7 +1,7 @@
 //! All volumes of this node.
 //!
-//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `execute`). Goes out: states onto the
-//! board.
+//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `execute`). Goes out: states onto
+//! the board.
 //!
 //! Always holds: every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
 
@@ -167,7 +167,16 @@ impl<H: Host> Fleet<H> {
         Ok(())
     }
 
-    /// All of sysfs, and the number of the look.
+    /// Reads the kernel again; the state of every volume.
+    ///
+    /// # Errors
+    /// If sysfs cannot be read.
+    pub async fn inventory(&self) -> Result<Vec<VolumeState>, SysfsError> {
+        self.sweep().await?;
+        Ok(self.inner.shared.board.all())
+    }
+
+    /// All of sysfs, and the number of the observation.
     async fn topology(&self) -> Result<(u64, Topology), SysfsError> {
         let shared = &self.inner.shared;
         let number = shared.observations.next();

@@ -3,13 +3,13 @@
 //! Comes in: the passing of time. Goes out: a smaller ledger, and inventories that name no volume of old.
 //!
 //! Without it a node would keep the record of every volume that was ever on it: a block of the disk each (some 500 to
-//! 800 bytes of text), about 130 bytes of every inventory, and a look at it in every sweep.
+//! 800 bytes of text), about 130 bytes of every inventory, and an observation of it in every sweep.
 //!
-//! Always holds: a record goes only once its grant has ended, a look at each target that it names has found no device
-//! there (a pod that went with a reboot is never unpublished), and a look
-//! that could read everything found nothing of it in the kernel, with no connect under way. What its epoch refused is
-//! refused without it ([`Ledger::forgotten`](crate::ledger::Ledger::forgotten)). What goes with it is the proof of how
-//! its controllers were deleted: a controller that has not heard of it by then waits for its drain bound instead.
+//! Always holds: a record goes only once its grant has ended, an observation of each target that it names has found no
+//! device there (a pod that went with a reboot is never unpublished), and an observation that could read everything
+//! found nothing of it in the kernel, with no connect under way. What its epoch refused is refused without it
+//! ([`Ledger::forgotten`](crate::ledger::Ledger::forgotten)). What goes with it is the proof of how its controllers
+//! were deleted: a controller that has not heard of it by then waits for its drain bound instead.
 
 use std::time::Duration;
 
@@ -83,7 +83,6 @@ mod tests {
     use crate::volume::outcome::Outcome;
 
     use super::*;
-    use crate::session::Node as _;
     use crate::testing::agent::{Agent, BOOT, epoch, grant};
     use crate::testing::kernel::{HOST, Kernel};
     use crate::volume::host::AtTarget;

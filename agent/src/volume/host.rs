@@ -1,7 +1,7 @@
 //! What operations ask of the machine: one trait, so that they run against a kernel made of memory in tests.
 //!
-//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` tells it. [`Linux`](crate::volume::linux::Linux) is the
-//! real one.
+//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` reports it; the real one is in
+//! `linux.rs`.
 //!
 //! Always holds: every call ends by a deadline of its own, and "could not look" is an error.
 
@@ -85,9 +85,9 @@ pub trait Host: Send + Sync + 'static {
         deadline: Duration,
     ) -> Later<'a, Result<Checked, HostError>>;
 
-    /// As [`Host::check`] for one volume of many that are judged together: what takes a look at the whole machine may
-    /// have been looked at for another one, at `since` or later. A machine that has nothing of the kind need not say
-    /// more.
+    /// As [`Host::check`] for one volume of many that are judged together: what takes an observation of the whole
+    /// machine may have been looked at for another one, at `since` or later. A machine that has nothing of the kind
+    /// need not say more.
     fn check_since<'a>(
         &'a self,
         expectation: &'a Expectation,

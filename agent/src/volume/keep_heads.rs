@@ -54,9 +54,9 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Has heads go with their last path; for how long one may be there yet, which had lost its last path before: nothing
-    /// cuts that short. Where it fails the controllers are deleted all the same, and a head that stays keeps the volume
-    /// from being absent.
+    /// Has heads go with their last path; for how long one may be there yet, which had lost its last path before:
+    /// nothing cuts that short. Where it fails the controllers are deleted all the same, and a head that stays keeps
+    /// the volume from being absent.
     pub(super) async fn let_heads_go(&self, view: &SubsystemView) -> Duration {
         self.memory().staying.0.clear();
         let mut yet = Duration::ZERO;

@@ -224,7 +224,8 @@ impl<H: Host> Volume<H> {
         self.check_since(expectation, Instant::now(), limit).await
     }
 
-    /// The same; what takes a look at the whole machine may have been looked at for another volume, at `since` or later.
+    /// The same; what takes an observation of the whole machine may have been looked at for another volume, at `since`
+    /// or later.
     async fn check_since(
         &self,
         expectation: &Expectation,
@@ -323,8 +324,8 @@ impl<H: Host> Volume<H> {
         })
     }
 
-    /// Judges the latest observation, which is this one or one that was reported before and began later, and puts the state on
-    /// the board; what changed is logged and counted.
+    /// Judges the latest observation, which is this one or one that was reported before and began later, and puts the
+    /// state on the board; what changed is logged and counted.
     fn report(&self, observation: &Observation) -> VolumeState {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = match reported.take() {

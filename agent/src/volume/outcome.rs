@@ -4,12 +4,11 @@
 
 use std::time::Duration;
 
-use crate::ledger::Deletion;
 use crate::ledger::rules::Stale;
 use crate::name::{Epoch, OperationId, VolumeId};
 use crate::volume::clause::FailedClause;
 use crate::volume::directive::Directive;
-use crate::volume::state::VolumeState;
+use crate::volume::state::{Absence, VolumeState};
 
 /// The result of a directive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,26 +97,6 @@ pub struct AttachTimes {
     pub device: Duration,
     /// Until the predicate held.
     pub checks: Duration,
-}
-
-/// No controller of the subsystem is left in the kernel.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Absence {
-    /// What was deleted since the grant began.
-    pub deleted: Vec<Deletion>,
-    /// Where the time of the detach went; `None` where nothing was detached.
-    pub times: Option<DetachTimes>,
-}
-
-/// Where the time of a detach went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DetachTimes {
-    /// Looking for users.
-    pub checks: Duration,
-    /// Flushing the device.
-    pub flush: Duration,
-    /// Deleting controllers until the kernel showed none.
-    pub delete: Duration,
 }
 
 /// The device is in use.

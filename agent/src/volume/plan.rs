@@ -1,7 +1,7 @@
 //! What to do about a volume: pure, from what the kernel shows and what is wanted.
 //!
-//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`PlannedStep`]s, and what stands in the way. Every
-//! step is safe to leave undone: whoever carries out looks again and plans again.
+//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`PlannedStep`]s, and what stands in the way.
+//! Every step is safe to leave undone: whoever carries out looks again and plans again.
 //!
 //! Always holds: no step ever names a controller of another subsystem or another host NQN.
 

@@ -2,11 +2,13 @@
 //!
 //! Owns: the types. What a state follows from is in `judge.rs`.
 
+use std::time::Duration;
+
 use cleat_host::{NamespaceUuid, Nguid};
 
+use crate::ledger::Deletion;
 use crate::name::{Epoch, VolumeId};
 use crate::volume::clause::FailedClause;
-use crate::volume::outcome::Absence;
 
 /// The state of one volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,4 +118,24 @@ pub struct Staging {
     pub device: String,
     /// Whether it is the volume's own device.
     pub same: bool,
+}
+
+/// No controller of the subsystem is left in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absence {
+    /// What was deleted since the grant began.
+    pub deleted: Vec<Deletion>,
+    /// Where the time of the detach went; `None` where nothing was detached.
+    pub times: Option<DetachTimes>,
+}
+
+/// Where the time of a detach went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DetachTimes {
+    /// Looking for users.
+    pub checks: Duration,
+    /// Flushing the device.
+    pub flush: Duration,
+    /// Deleting controllers until the kernel showed none.
+    pub delete: Duration,
 }

@@ -470,7 +470,6 @@ async fn a_kernel_that_cannot_be_read_is_never_read_as_empty() {
     let (clause, _, nothing_left) = failed(agent.detach(1).await);
     assert_eq!((clause.as_str(), nothing_left), ("look", false));
     assert!(!agent.entry().await.unwrap().ended);
-    use crate::session::Node as _;
     assert!(agent.fleet.inventory().await.is_err());
 }
 
@@ -493,7 +492,6 @@ async fn a_volume_that_was_only_asked_about_is_forgotten() {
     let node = Node::new();
     let agent = node.agent();
     absent(agent.ask(1, Ask::Verify).await);
-    use crate::session::Node as _;
     assert_eq!(agent.fleet.inventory().await.unwrap(), []);
     assert!(agent.fleet.volumes().is_empty());
 }

@@ -3,7 +3,7 @@
 //! Comes in: events of the kernel, and the passing of time. Goes out: states on the board.
 //!
 //! Always holds: an event is only a reason to look; from time to time everything is looked at without one, more
-//! rarely with direct reads, and missing paths are repaired. No look waits for a device or a target.
+//! rarely with direct reads, and missing paths are repaired. No observation waits for a device or a target.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use crate::volume::host::Host;
 use crate::volume::observe::judge::Activity;
 use crate::volume::{Fleet, Volume};
 
-/// Shortest time between two looks for the sake of events, which come in storms, and how many times as long as a look
-/// it is at least: operations under way look by themselves, and are not to be slowed down.
+/// Shortest time between two observations for the sake of events, which come in storms, and how many times as long as
+/// an observation it is at least: operations under way look by themselves, and are not to be slowed down.
 const CALM: (Duration, u32) = (Duration::from_millis(200), 20);
 /// Volumes whose devices are read side by side in a sweep.
 const SIDE_BY_SIDE: usize = 8;

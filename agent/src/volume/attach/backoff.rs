@@ -1,10 +1,10 @@
 //! When a path that is missing may be connected again.
 //!
-//! Comes in: what each look shows of the portals of a grant, and attempts. Goes out: whether it is time for one.
+//! Comes in: what each observation shows of the portals of a grant, and attempts. Goes out: whether it is time for one.
 //!
 //! Always holds: each portal has a pause of its own. It grows with every attempt, up to a bound, so that a target that
-//! refuses, or takes a connection only to drop it, is not hammered; it begins again once the path has stood for a while,
-//! and not before: that a connect succeeded shows little.
+//! refuses, or takes a connection only to drop it, is not hammered; it begins again once the path has stood for a
+//! while, and not before: that a connect succeeded shows little.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs
 /// then connected at most once in twice that time, whatever becomes of it.
 const STANDS: Duration = Duration::from_secs(5);
 
-/// What a look shows of a portal.
+/// What an observation shows of a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::volume) enum Sight {
     /// A live controller.
@@ -46,7 +46,7 @@ struct Wait {
 }
 
 impl Wait {
-    /// The first look at a missing path only begins the pause: what has just gone may be coming back by itself.
+    /// The first observation of a missing path only begins the pause: what has just gone may be coming back by itself.
     fn new(now: Instant) -> Self {
         Self { at: now + PAUSE.0, pause: PAUSE.0, live: None }
     }
@@ -57,7 +57,7 @@ impl Wait {
 }
 
 impl Backoff {
-    /// Takes a look in: what it shows of every portal of the grant.
+    /// Takes an observation in: what it shows of every portal of the grant.
     pub(in crate::volume) fn observe(&mut self, now: Instant, seen: &BTreeMap<Portal, Sight>) {
         self.portals.retain(|portal, wait| {
             let live = seen.get(portal) == Some(&Sight::Live);
@@ -94,7 +94,7 @@ impl Backoff {
         true
     }
 
-    /// The pauses of these portals begin again with the next look that misses them.
+    /// The pauses of these portals begin again with the next observation that misses them.
     pub(in crate::volume) fn forget(&mut self, portals: &[Portal]) {
         self.portals.retain(|portal, _| !portals.contains(portal));
     }
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
     use crate::testing::kernel::portal;
 
-    /// Seconds at which attempts are made for the first portal, by a look each second.
+    /// Seconds at which attempts are made for the first portal, by an observation each second.
     async fn attempts(seconds: u64, mut look: impl FnMut(u64, &[u64]) -> Sight) -> Vec<u64> {
         let (mut backoff, mut made) = (Backoff::default(), Vec::new());
         for second in 0..seconds {

@@ -6,8 +6,8 @@
 //! Always holds:
 //! - The epoch is on disk before the first connect.
 //! - What existed before is reused and never taken away; what a failed attach made is taken away again.
-//! - Ready is said only after the whole predicate held on one look, and, where the grant is reserved, after a report
-//!   that showed this node registered and the namespace held.
+//! - Ready is said only after the whole predicate held on one observation, and, where the grant is reserved, after a
+//!   report that showed this node registered and the namespace held.
 
 pub(super) mod backoff;
 pub(super) mod connect_queue;
@@ -164,7 +164,7 @@ impl<H: Host> Volume<H> {
         let ready_under = self.memory().judged.ready_under();
         let known = |entry: &&Entry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
         let Some(entry) = entry.filter(known) else { return Ok(()) };
-        // A look that failed shows in what follows.
+        // An observation that failed shows in what follows.
         let Ok(view) = self.observe().await else { return Ok(()) };
         if !view.controllers.is_empty() {
             return Ok(());
@@ -191,7 +191,7 @@ impl<H: Host> Volume<H> {
         if before != Some(epoch) {
             memory.grant_begins();
         } else if was_usable {
-            // Told as ready by a look, if not by an attach of this process: it stays so while it is.
+            // Told as ready by an observation, if not by an attach of this process: it stays so while it is.
             memory.judged.set_ready_under(Some(epoch));
         }
         memory.judged.attach_begins();

@@ -78,7 +78,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Notes what a look shows of the portals of the grant, so that it is known how long each path has stood.
+    /// Notes what an observation shows of the portals of the grant, so that it is known how long each path has stood.
     pub(in crate::volume) fn note_paths(&self, view: &SubsystemView) {
         let mut memory = self.memory();
         let grant = memory.record.entry().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
@@ -136,7 +136,7 @@ mod tests {
         agent.ready(1, &[1, 2]).await;
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
-        // The one goes as soon as the other is back: there is hardly a look that shows both.
+        // The one goes as soon as the other is back: there is hardly an observation that shows both.
         for round in 0..12 {
             let gone = portal(1 + round % 2);
             kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(gone)));

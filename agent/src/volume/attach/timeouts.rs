@@ -1,9 +1,9 @@
 //! Controllers that somebody else made are used as ours, with our times.
 //!
 //! A connect by hand, or a distribution's autoconnect, gives a controller other times than this agent runs with, and
-//! it is taken over as it is. So each look at one compares them.
+//! it is taken over as it is. So each observation of one compares them.
 //!
-//! Comes in: a look at a volume. Goes out: nothing; what cannot be set is logged with the controller's name.
+//! Comes in: an observation of a volume. Goes out: nothing; what cannot be set is logged with the controller's name.
 
 use std::time::Duration;
 

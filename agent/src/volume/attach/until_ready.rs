@@ -4,7 +4,7 @@
 //! of each portal; what was connected meanwhile, for who has to take it away again.
 //!
 //! Always holds: a portal is connected once at a time, and less and less often while it fails; a connect that was under
-//! way before is not this attach's; what is proven held on one look.
+//! way before is not this attach's; what is proven held on one observation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -35,7 +35,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_
 const CONTRADICTED: Duration = Duration::from_millis(300);
 /// How many times rarer an attach looks without an event while its connects are under way.
 const CONNECTING_POLL: u32 = 40;
-/// Shortest time between two looks without an event: scanning a namespace takes the kernel some milliseconds.
+/// Shortest time between two observations without an event: scanning a namespace takes the kernel some milliseconds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(8);
 
 /// What was proven, and when.
@@ -71,7 +71,7 @@ pub(in crate::volume) struct Run<'a, H> {
     /// Since when the structural clauses hold.
     device: Option<Instant>,
     contradicted: Option<Instant>,
-    /// Which events are worth a look. A connect that ends wakes the attach by itself.
+    /// Which events are worth an observation. A connect that ends wakes the attach by itself.
     interest: Interest,
 }
 
@@ -115,11 +115,11 @@ impl<'a, H: Host> Run<'a, H> {
     /// Goes on until the whole predicate holds; else the clause that failed, at the deadline or once it is clear that
     /// it does not heal. Cancel safe: connects go on by themselves and are not lost sight of.
     pub(in crate::volume) async fn until_proven(&mut self) -> Result<Proven, FailedClause> {
-        // Heard from before the first look on, so that nothing falls between.
+        // Heard from before the first observation on, so that nothing falls between.
         let mut events = self.volume.events();
         let mut connect_end = self.volume.connects.changes();
         loop {
-            // The look covers what has happened so far.
+            // The observation covers what has happened so far.
             events.clear();
             connect_end.mark_unchanged();
             let unready = match self.volume.observe().await {
@@ -137,7 +137,7 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// Waits until a look may show something new. While connects are in the kernel only their end does: looking
+    /// Waits until an observation may show something new. While connects are in the kernel only their end does: looking
     /// meanwhile, for many volumes at once, takes the CPU that they need.
     async fn rest(&mut self, events: &mut Events, connect_end: &mut watch::Receiver<u64>) {
         loop {

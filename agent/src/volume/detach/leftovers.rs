@@ -4,7 +4,7 @@
 //! then may make one afterwards. Nobody need ever ask again: the controller may have fenced the node meanwhile, and
 //! somebody may have deleted the volume. Without this a controller would go on connecting for as long as the node runs.
 //!
-//! Comes in: a look of the sweep. Goes out: the deletion, by the same steps as a Revoke's.
+//! Comes in: an observation of the sweep. Goes out: the deletion, by the same steps as a Revoke's.
 //!
 //! Always holds: only where the record says that the grant has ended, which is written before the first deletion and
 //! never taken back under the same epoch; and not while an operation has the volume.
@@ -26,7 +26,8 @@ pub(in crate::volume) struct Leftovers {
 }
 
 impl<H: Host> Volume<H> {
-    /// Whether the record that is known says that the grant has ended, and the last look showed controllers all the same.
+    /// Whether the record that is known says that the grant has ended, and the last observation showed controllers all
+    /// the same.
     pub(in crate::volume) fn has_leftovers(&self) -> bool {
         let told = self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
         let memory = self.memory();

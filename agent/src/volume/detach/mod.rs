@@ -9,7 +9,7 @@
 //!   where the disk takes it. Where it does not, the grant ends all the same (a full disk on a node must not keep a
 //!   writer there), its end is owed to the record, and nothing is claimed to be drained.
 //! - A registration is given back before the deletion, as far as the target answers in time.
-//! - Absent is said only after a look that found no controller and could read everything.
+//! - Absent is said only after an observation that found no controller and could read everything.
 
 pub(super) mod leftovers;
 
@@ -30,9 +30,10 @@ use crate::name::Epoch;
 use crate::volume::host::{Host, HostError};
 use crate::volume::observe::events::Interest;
 use crate::volume::observe::judge::{Activity, device};
-use crate::volume::outcome::{Absence, Busy, DetachTimes, Outcome};
+use crate::volume::outcome::{Busy, Outcome};
 use crate::volume::plan::{Doomed, PlannedStep, Want, plan};
 use crate::volume::record::{OnRecord, anything_before};
+use crate::volume::state::{Absence, DetachTimes};
 use crate::volume::{Observation, Volume, clause};
 
 /// How long the disk may take, each time, before a grant ends without it. A Detach is asked again where it fails; a
@@ -241,8 +242,8 @@ impl<H: Host> Volume<H> {
         began.elapsed()
     }
 
-    /// Deletes until a look finds nothing of ours, and notes how each controller went. What is there goes at once,
-    /// also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
+    /// Deletes until an observation finds nothing of ours, and notes how each controller went. What is there goes at
+    /// once, also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
     /// proven.
     async fn remove(
         &self,

@@ -1,4 +1,4 @@
-//! Connections that broke and came back between two looks.
+//! Connections that broke and came back between two observations.
 //!
 //! Comes in: events of the kernel. Goes out: whether the connection of a controller has broken lately.
 //!

@@ -2,8 +2,8 @@
 //!
 //! With many volumes coming up side by side, every event waking every operation would be most of the work.
 //!
-//! Always holds: an event that is not passed on is about a device that the last look did not show as this volume's;
-//! operations look from time to time without an event all the same.
+//! Always holds: an event that is not passed on is about a device that the last observation did not show as this
+//! volume's; operations look from time to time without an event all the same.
 
 use std::collections::BTreeSet;
 

@@ -14,9 +14,8 @@ use cleat_host::{HostNqn, Portal};
 use crate::ledger::Entry;
 use crate::name::VolumeId;
 use crate::volume::clause::{self, FailedClause};
-use crate::volume::outcome::Absence;
 use crate::volume::plan;
-use crate::volume::state::{Path, Phase, ShownIdentity, Staging, VolumeState};
+use crate::volume::state::{Absence, Path, Phase, ShownIdentity, Staging, VolumeState};
 
 /// What an operation of this agent is doing to the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,7 +36,7 @@ pub(in crate::volume) struct Seen<'a> {
     pub(in crate::volume) volume: &'a VolumeId,
     /// What the kernel shows.
     pub(in crate::volume) view: &'a SubsystemView,
-    /// Whether a connect was in the kernel when the look began.
+    /// Whether a connect was in the kernel when the observation began.
     pub(in crate::volume) connecting: bool,
     /// Whose controllers count.
     pub(in crate::volume) host_nqn: &'a HostNqn,

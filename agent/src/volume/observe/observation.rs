@@ -2,8 +2,8 @@
 //!
 //! Comes in: nothing. Goes out: what the kernel shows of a volume, with what makes it worth less than it seems.
 //!
-//! Always holds: of two observations the one that began later has the higher number; one that began while a connect was in
-//! the kernel says so.
+//! Always holds: of two observations the one that began later has the higher number; one that began while a connect was
+//! in the kernel says so.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,8 +26,8 @@ impl ObservationNumbers {
     }
 }
 
-/// What the kernel showed of a volume at one time. Reading takes time: of two observations the one that began later knows
-/// better, whichever ended first.
+/// What the kernel showed of a volume at one time. Reading takes time: of two observations the one that began later
+/// knows better, whichever ended first.
 #[derive(Debug, Clone)]
 pub(in crate::volume) struct Observation {
     /// Its place among all observations.
@@ -54,8 +54,8 @@ impl<H: Host> Volume<H> {
         Ok(Observation { number, view: Arc::new(view), connecting })
     }
 
-    /// What was reported last: in a sweep, its own reading of everything. The kernel is not read for one volume, of which
-    /// there are many.
+    /// What was reported last: in a sweep, its own reading of everything. The kernel is not read for one volume, of
+    /// which there are many.
     pub(in crate::volume) fn last_observation(&self) -> Option<Observation> {
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         reported.as_ref().map(|reported| reported.observation.clone())

@@ -1,4 +1,4 @@
-//! Verify: a fresh look at one volume, and the judgement of the whole predicate.
+//! Verify: a fresh observation of one volume, and the judgement of the whole predicate.
 //!
 //! Comes in: an epoch. Goes out: the state, or why the volume is not usable. Changes nothing.
 
@@ -14,8 +14,8 @@ use crate::ledger::{Entry, Grant};
 use crate::name::Epoch;
 use crate::volume::host::Host;
 use crate::volume::observe::judge::{Activity, device};
-use crate::volume::outcome::{Absence, Outcome, Ready};
-use crate::volume::state::Phase;
+use crate::volume::outcome::{Outcome, Ready};
+use crate::volume::state::{Absence, Phase};
 use crate::volume::{Volume, clause};
 
 /// What came of judging the whole predicate.

@@ -6,7 +6,8 @@
 //! - Nothing here connects or disconnects: the device comes and goes with the controller's grants.
 //! - A device is handed out only while the whole predicate holds under the very epoch of PublishContext.
 //! - Read-only is said by the mount of the node, and enforced by the container's device cgroup, which the container
-//!   runtime makes of it. The device itself is never made read-only: other pods and the other side of a migration share it.
+//!   runtime makes of it. The device itself is never made read-only: other pods and the other side of a migration share
+//!   it.
 //! - A target is taken away by unmount and unlink, never by anything that could reach into what is mounted.
 
 pub(super) mod errors;

@@ -4,7 +4,8 @@
 //! Comes in: targets of NodePublish and NodeUnpublish. Goes out: for the volume's state, each target with its device.
 //!
 //! Always holds: what is reported was read from the mounts and the devices; the record only says where to look. A
-//! device number that no disk has any more is no other disk, and is reported only while the volume has a device of its own.
+//! device number that no disk has any more is no other disk, and is reported only while the volume has a device of its
+//! own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,7 +89,8 @@ impl<H: Host> Volume<H> {
         self.memory().staged.looked = None;
     }
 
-    /// Looks at the targets again if the last look is older than `every`, or the volume's device is another one now.
+    /// Looks at the targets again if the last observation is older than `every`, or the volume's device is another one
+    /// now.
     pub(in crate::volume) async fn look_at_staging(&self, every: Duration) {
         let targets = {
             let memory = self.memory();

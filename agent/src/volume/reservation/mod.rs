@@ -9,8 +9,8 @@
 //!   been fenced, whatever message may say otherwise, and a message can be old.
 //! - Without a directive it is asserted again only while the session with the controller is up, before and after.
 //! - Without a directive the namespace is held again only once everybody has had the time to register again: who has
-//!   not is refused its writes from that moment on, and its users get errors. Nobody knows who everybody is: another node
-//!   may have registered after the last report that this one has read.
+//!   not is refused its writes from that moment on, and its users get errors. Nobody knows who everybody is: another
+//!   node may have registered after the last report that this one has read.
 //! - What could not be read is neither "held" nor "gone".
 
 pub(super) mod preempt;
@@ -38,8 +38,8 @@ use crate::volume::{Volume, clause};
 const COMMAND: Duration = Duration::from_secs(5);
 /// Longest that giving a registration back may hold the end of a grant up: a target that does not answer must not.
 const GIVING_BACK: Duration = Duration::from_secs(3);
-/// Longest that asserting one again without a directive may take from the look at the session to the proof: past it
-/// this process may have been stopped in between, and the session says nothing any more.
+/// Longest that asserting one again without a directive may take from reading the state of the session to the proof:
+/// past it this process may have been stopped in between, and the session says nothing any more.
 const UNINTERRUPTED: Duration = Duration::from_secs(4);
 /// How long others may take to register again after a restart of the target, before this node holds the namespace:
 /// their kernels try once a second, and their agents look at once. No fence rests on registrations alone, so nothing is
@@ -73,7 +73,7 @@ impl Registration {
     }
 }
 
-/// How a registration stands after a look at it.
+/// How a registration stands after an observation of it.
 enum Stands {
     /// The report shows it, and the namespace held.
     Held(Report),
@@ -340,7 +340,8 @@ impl<H: Host> Volume<H> {
         self.report(&view);
     }
 
-    /// How this node's registration stands, asserted again where it may be. `None` where it could not be looked at, or a directive came that ends the grant.
+    /// How this node's registration stands, asserted again where it may be. `None` where it could not be looked at, or
+    /// a directive came that ends the grant.
     async fn registration(
         &self,
         epoch: Epoch,

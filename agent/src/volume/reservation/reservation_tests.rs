@@ -8,7 +8,6 @@ use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::Command;
 
 use super::*;
-use crate::session::Node as _;
 use crate::testing::agent::{Agent, BOOT, grant};
 use crate::testing::kernel::{HOST_ID, Kernel, portal};
 use crate::testing::target::{OTHER_HOST, host, key};
