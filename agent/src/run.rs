@@ -32,7 +32,7 @@ use crate::volume::board::Board;
 use crate::volume::host::Host;
 use crate::volume::linux::Linux;
 use crate::volume::watch::Watch;
-use crate::volume::{Fleet, Identity, Times, VolumeContext};
+use crate::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
 use crate::{addresses, csi, metrics};
 
 /// How long operations that are under way get at the end.
@@ -202,7 +202,7 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
         host: Arc::new(host),
         ledger,
         board: Board::default(),
-        identity: Identity {
+        identity: ConnectIdentity {
             host_nqn: identity.host_nqn.clone(),
             host_id: identity.host_id,
             boot_id: identity.boot_id.clone(),

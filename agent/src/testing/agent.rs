@@ -22,7 +22,7 @@ use crate::volume::board::Board;
 use crate::volume::directive::{Ask, Directive};
 use crate::volume::outcome::DirectiveResult;
 use crate::volume::state::VolumeState;
-use crate::volume::{Fleet, Identity, Times, VolumeContext};
+use crate::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
 
 pub(crate) const BOOT: &str = "boot-1";
 /// Longest that a test waits for anything.
@@ -99,7 +99,7 @@ impl Agent {
         boot: &str,
         connect: ConnectOptions,
     ) -> Self {
-        let identity = Identity {
+        let identity = ConnectIdentity {
             host_nqn: HostNqn::parse(HOST).unwrap(),
             host_id: HostId::parse(HOST_ID).unwrap(),
             boot_id: boot.to_owned(),

@@ -74,7 +74,7 @@ const SHORTEST_CHECK: Duration = Duration::from_millis(50);
 
 /// As whom this node connects, and how.
 #[derive(Debug, Clone)]
-pub struct Identity {
+pub struct ConnectIdentity {
     /// Host NQN of every connect.
     pub host_nqn: HostNqn,
     /// Host identifier of every connect.
@@ -145,7 +145,7 @@ pub struct VolumeContext<H> {
     /// The latest states.
     pub board: Board,
     /// As whom this node connects.
-    pub identity: Identity,
+    pub identity: ConnectIdentity,
     /// Times that operations keep to.
     pub times: Times,
     /// Events of the kernel; `None` where they cannot be heard.

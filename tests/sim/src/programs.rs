@@ -10,7 +10,7 @@ use cleat_agent::session::outbox::Outbox;
 use cleat_agent::session::{NodeDescription, Session};
 use cleat_agent::volume::board::Board;
 use cleat_agent::volume::watch::Watch;
-use cleat_agent::volume::{Fleet, Identity, Times, VolumeContext};
+use cleat_agent::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
 use cleat_controller::agents::{PathPolicy, Settings};
 use cleat_controller::app::{self, Parts, Stored};
 use cleat_controller::clients::Clients;
@@ -131,7 +131,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
         world.nodes[node].events = Some(events);
         world.nodes[node].kernel.boot
     };
-    let identity = Identity {
+    let identity = ConnectIdentity {
         host_nqn: HostNqn::parse(&world::host_nqn(node))?,
         host_id: HostId::parse(&world::host_id(node))?,
         boot_id: uuid::Uuid::from_u128(u128::from(boot) + 1).to_string(),
@@ -180,7 +180,7 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
 
 fn describe(
     node: NodeIx,
-    identity: &Identity,
+    identity: &ConnectIdentity,
 ) -> Result<NodeDescription, Box<dyn std::error::Error + Send + Sync>> {
     Ok(NodeDescription {
         node_id: NodeId::parse(NODES[node])?,
