@@ -139,7 +139,7 @@ mod tests {
     fn parts_add_up_to_the_total_and_what_was_not_measured_is_left_out() {
         let sample = |part: &str, sum: f64| {
             format!(
-                "cleat_controller_attach_seconds_sum{{part=\"{part}\"}} {sum}\ncleat_attach_seconds_count{{part=\"{part}\"}} 1\n"
+                "cleat_controller_attach_seconds_sum{{part=\"{part}\"}} {sum}\ncleat_controller_attach_seconds_count{{part=\"{part}\"}} 1\n"
             )
         };
         let after = Metrics::parse(&(sample("rds", 0.01) + &sample("connect", 0.06)));
