@@ -361,7 +361,7 @@ impl TimeOptions {
     fn config(self) -> Result<cleat_core::Config, ConfigError> {
         let Self { detach_grace_period, drain_bound, request_limit, retry_interval } = self;
         at_least("--request-limit", request_limit, Duration::from_secs(1))?;
-        // For so long an agent remembers that a connection had broken (`agent/src/volume/breaks.rs`).
+        // For so long an agent remembers that a connection had broken (`agent/src/volume/observe/disconnects.rs`).
         at_most("--drain-bound", drain_bound, Duration::from_secs(300))?;
         at_least("--retry-interval", retry_interval, Duration::from_millis(100))?;
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
