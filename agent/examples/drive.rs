@@ -12,15 +12,15 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Instant;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::agent_session_server::{AgentSession, AgentSessionServer};
+use proto::directive_result::Outcome;
+use proto::from_agent::Kind as Say;
+use proto::to_agent::Kind as Hear;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
-use wire::agent_session_server::{AgentSession, AgentSessionServer};
-use wire::directive_result::Outcome;
-use wire::from_agent::Kind as Say;
-use wire::to_agent::Kind as Hear;
 
 struct Plan {
     prefix: String,
@@ -34,14 +34,14 @@ struct Drive {
 }
 
 struct Line {
-    to_agent: mpsc::Sender<Result<wire::ToAgent, Status>>,
-    from_agent: Streaming<wire::FromAgent>,
+    to_agent: mpsc::Sender<Result<proto::ToAgent, Status>>,
+    from_agent: Streaming<proto::FromAgent>,
     operations: u64,
 }
 
 impl Line {
     async fn say(&self, kind: Hear) -> Result<(), Status> {
-        let sent = self.to_agent.send(Ok(wire::ToAgent { kind: Some(kind) })).await;
+        let sent = self.to_agent.send(Ok(proto::ToAgent { kind: Some(kind) })).await;
         sent.map_err(|_| Status::cancelled("the agent is gone"))
     }
 
@@ -81,7 +81,7 @@ fn ms(since: Instant) -> f64 {
 async fn drive(mut line: Line, plan: &Plan) -> Result<(), Status> {
     let Say::Hello(hello) = line.hear().await? else { return Err(Status::internal("no Hello")) };
     println!("agent of {} ({})", hello.node_id, hello.capabilities.unwrap_or_default().kernel_release);
-    line.say(Hear::Welcome(wire::Welcome {
+    line.say(Hear::Welcome(proto::Welcome {
         term: 1,
         session_id: "drive".into(),
         heartbeat_interval_ms: 1000,
@@ -92,25 +92,25 @@ async fn drive(mut line: Line, plan: &Plan) -> Result<(), Status> {
     let Say::Inventory(_) = line.hear().await? else { return Err(Status::internal("no inventory")) };
     let term = std::time::SystemTime::UNIX_EPOCH.elapsed().map(|time| time.as_secs()).unwrap_or(1);
     for round in 0..plan.rounds {
-        let epoch = Some(wire::Epoch { term, seq: round as u64 + 1 });
+        let epoch = Some(proto::Epoch { term, seq: round as u64 + 1 });
         let names: Vec<String> = (1..=plan.volumes).map(|n| format!("v{n}")).collect();
         let attach = |line: &mut Line, name: &String| {
-            Hear::Attach(wire::Attach {
+            Hear::Attach(proto::Attach {
                 operation_id: line.operation(),
                 volume_id: name.clone(),
                 epoch,
                 subsystem_nqn: format!("{}{name}", plan.prefix),
                 portals: plan.portals.clone(),
-                path_policy: wire::PathPolicy::All.into(),
+                path_policy: proto::PathPolicy::All.into(),
                 deadline_ms: 60_000,
-                ..wire::Attach::default()
+                ..proto::Attach::default()
             })
         };
         let directives = names.iter().map(|name| attach(&mut line, name)).collect();
         report("attach", line.all(directives).await?);
         let detach = |line: &mut Line, name: &String| {
             let operation_id = line.operation();
-            Hear::Detach(wire::Detach { operation_id, volume_id: name.clone(), epoch, deadline_ms: 60_000 })
+            Hear::Detach(proto::Detach { operation_id, volume_id: name.clone(), epoch, deadline_ms: 60_000 })
         };
         let directives = names.iter().map(|name| detach(&mut line, name)).collect();
         report("detach", line.all(directives).await?);
@@ -139,11 +139,11 @@ fn report(what: &str, done: BTreeMap<String, (f64, Outcome)>) {
 
 #[tonic::async_trait]
 impl AgentSession for Drive {
-    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::ToAgent, Status>> + Send>>;
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<proto::ToAgent, Status>> + Send>>;
 
     async fn session(
         &self,
-        request: Request<Streaming<wire::FromAgent>>,
+        request: Request<Streaming<proto::FromAgent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let taken = self.plan.lock().map_err(|_| Status::internal("poisoned"))?.take();
         let (plan, end) = taken.ok_or_else(|| Status::unavailable("one session only"))?;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::grpc::{self, Keepalive, TransportError};
 use cleat_runtime::tls::{ClientTlsArgs, TlsError};
+use proto::operator_client::OperatorClient;
 use tonic::transport::Channel;
 use tonic::{Request, Status, Streaming};
-use wire::operator_client::OperatorClient;
 
 /// The largest answer that is read: everything about some fifty thousand volumes.
 const ANSWER_BYTES: usize = 128 << 20;
@@ -83,14 +83,14 @@ impl Controller {
         AskError::Refused { address: self.address.clone(), status: Box::new(status) }
     }
 
-    pub(crate) async fn volumes(&mut self) -> Result<Vec<wire::VolumeInfo>, AskError> {
-        let request = self.request(wire::ListVolumesRequest {});
+    pub(crate) async fn volumes(&mut self) -> Result<Vec<proto::VolumeInfo>, AskError> {
+        let request = self.request(proto::ListVolumesRequest {});
         let answer = self.client.list_volumes(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().volumes)
     }
 
-    pub(crate) async fn volume(&mut self, volume_id: String) -> Result<wire::VolumeInfo, AskError> {
-        let request = self.request(wire::GetVolumeRequest { volume_id });
+    pub(crate) async fn volume(&mut self, volume_id: String) -> Result<proto::VolumeInfo, AskError> {
+        let request = self.request(proto::GetVolumeRequest { volume_id });
         let answer = self.client.get_volume(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
@@ -98,50 +98,50 @@ impl Controller {
     /// Has a node fenced and waits for the proof: longer than for other answers.
     pub(crate) async fn fence(
         &mut self,
-        fence: wire::FenceRequest,
+        fence: proto::FenceRequest,
         wait: Duration,
-    ) -> Result<Option<wire::VolumeInfo>, AskError> {
+    ) -> Result<Option<proto::VolumeInfo>, AskError> {
         let mut request = Request::new(fence);
         request.set_timeout(wait);
         let answer = self.client.fence(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().volume)
     }
 
-    pub(crate) async fn declare_gone(&mut self, gone: wire::DeclareGoneRequest) -> Result<(), AskError> {
+    pub(crate) async fn declare_gone(&mut self, gone: proto::DeclareGoneRequest) -> Result<(), AskError> {
         let request = self.request(gone);
         let answer = self.client.declare_gone(request).await;
         answer.map(drop).map_err(|status| self.refused(status))
     }
 
-    pub(crate) async fn problems(&mut self) -> Result<Vec<wire::GhostInfo>, AskError> {
-        let request = self.request(wire::ListGhostsRequest {});
-        let answer = self.client.list_ghosts(request).await;
-        Ok(answer.map_err(|status| self.refused(status))?.into_inner().ghosts)
+    pub(crate) async fn problems(&mut self) -> Result<Vec<proto::DriftInfo>, AskError> {
+        let request = self.request(proto::ListDriftRequest {});
+        let answer = self.client.list_drift(request).await;
+        Ok(answer.map_err(|status| self.refused(status))?.into_inner().drift)
     }
 
-    pub(crate) async fn nodes(&mut self) -> Result<Vec<wire::NodeInfo>, AskError> {
-        let request = self.request(wire::ListNodesRequest {});
+    pub(crate) async fn nodes(&mut self) -> Result<Vec<proto::NodeInfo>, AskError> {
+        let request = self.request(proto::ListNodesRequest {});
         let answer = self.client.list_nodes(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().nodes)
     }
 
-    pub(crate) async fn migrations(&mut self) -> Result<Vec<wire::MigrationInfo>, AskError> {
-        let request = self.request(wire::ListMigrationsRequest {});
+    pub(crate) async fn migrations(&mut self) -> Result<Vec<proto::MigrationInfo>, AskError> {
+        let request = self.request(proto::ListMigrationsRequest {});
         let answer = self.client.list_migrations(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().migrations)
     }
 
     /// Without a deadline: it goes on until one side ends it.
-    pub(crate) async fn watch(&mut self) -> Result<Streaming<wire::WatchEvent>, AskError> {
-        let answer = self.client.watch(wire::WatchRequest {}).await;
+    pub(crate) async fn watch(&mut self) -> Result<Streaming<proto::WatchEvent>, AskError> {
+        let answer = self.client.watch(proto::WatchRequest {}).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
 
     /// The next event; `None` at the end of the stream.
     pub(crate) async fn next(
         &self,
-        events: &mut Streaming<wire::WatchEvent>,
-    ) -> Result<Option<wire::WatchEvent>, AskError> {
+        events: &mut Streaming<proto::WatchEvent>,
+    ) -> Result<Option<proto::WatchEvent>, AskError> {
         events.message().await.map_err(|status| self.refused(status))
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::options::duration;
 
 use crate::client::{AskError, Controller};
@@ -58,7 +58,7 @@ pub(crate) async fn fence(
     fence: Fence,
 ) -> Result<(), AskError> {
     let Fence { volume, node, reason: Reason { reason }, wait } = fence;
-    let request = wire::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), reason };
+    let request = proto::FenceRequest { volume_id: volume.clone(), node_id: node.clone(), reason };
     let after = controller.fence(request, wait).await?;
     out.show(
         || serde_json::json!({"fenced": true, "volume": after.as_ref().map(json::volume)}),
@@ -81,7 +81,7 @@ pub(crate) async fn node(
 ) -> Result<(), AskError> {
     match command {
         NodeCommand::DeclareGone { node, reason: Reason { reason } } => {
-            let request = wire::DeclareGoneRequest { node_id: node.clone(), reason };
+            let request = proto::DeclareGoneRequest { node_id: node.clone(), reason };
             controller.declare_gone(request).await?;
             out.show(
                 || serde_json::json!({"declared_gone": node}),

@@ -1,8 +1,8 @@
 //! Answers as JSON: the messages' own names, times in milliseconds since 1970, epochs as `TERM.SEQ`.
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::watch_event::Kind;
 use serde_json::{Value, json};
-use wire::watch_event::Kind;
 
 use crate::format::{epoch, phase};
 
@@ -10,19 +10,19 @@ fn list<T>(items: &[T], one: impl Fn(&T) -> Value) -> Value {
     Value::Array(items.iter().map(one).collect())
 }
 
-pub(crate) fn volumes(volumes: &[wire::VolumeInfo]) -> Value {
+pub(crate) fn volumes(volumes: &[proto::VolumeInfo]) -> Value {
     list(volumes, volume)
 }
 
-pub(crate) fn nodes(nodes: &[wire::NodeInfo]) -> Value {
+pub(crate) fn nodes(nodes: &[proto::NodeInfo]) -> Value {
     list(nodes, node)
 }
 
-pub(crate) fn migrations(migrations: &[wire::MigrationInfo]) -> Value {
+pub(crate) fn migrations(migrations: &[proto::MigrationInfo]) -> Value {
     list(migrations, migration)
 }
 
-pub(crate) fn volume(v: &wire::VolumeInfo) -> Value {
+pub(crate) fn volume(v: &proto::VolumeInfo) -> Value {
     json!({
         "volume_id": v.volume_id,
         "access": v.access,
@@ -42,7 +42,7 @@ pub(crate) fn volume(v: &wire::VolumeInfo) -> Value {
     })
 }
 
-fn fenced(f: &wire::FencedInfo) -> Value {
+fn fenced(f: &proto::FencedInfo) -> Value {
     json!({
         "volume_id": f.volume_id,
         "node_id": f.node_id,
@@ -53,7 +53,7 @@ fn fenced(f: &wire::FencedInfo) -> Value {
     })
 }
 
-fn fence(f: &wire::FenceInfo) -> Value {
+fn fence(f: &proto::FenceInfo) -> Value {
     json!({
         "rung": f.rung,
         "step": f.step,
@@ -62,7 +62,7 @@ fn fence(f: &wire::FenceInfo) -> Value {
     })
 }
 
-pub(crate) fn problems(problems: &[wire::GhostInfo]) -> Value {
+pub(crate) fn problems(problems: &[proto::DriftInfo]) -> Value {
     list(problems, |g| {
         json!({
             "kind": g.kind,
@@ -73,7 +73,7 @@ pub(crate) fn problems(problems: &[wire::GhostInfo]) -> Value {
     })
 }
 
-fn attachment(a: &wire::AttachmentInfo) -> Value {
+fn attachment(a: &proto::AttachmentInfo) -> Value {
     json!({
         "node_id": a.node_id,
         "epoch": epoch(a.epoch.as_ref()),
@@ -89,7 +89,7 @@ fn attachment(a: &wire::AttachmentInfo) -> Value {
     })
 }
 
-fn evidence(e: &wire::EvidenceInfo) -> Value {
+fn evidence(e: &proto::EvidenceInfo) -> Value {
     json!({
         "node_id": e.node_id,
         "epoch": epoch(e.epoch.as_ref()),
@@ -105,7 +105,7 @@ fn evidence(e: &wire::EvidenceInfo) -> Value {
     })
 }
 
-fn identity(i: &wire::Identity) -> Value {
+fn identity(i: &proto::Identity) -> Value {
     json!({
         "namespace_uuid": i.namespace_uuid,
         "nguid": i.nguid,
@@ -115,7 +115,7 @@ fn identity(i: &wire::Identity) -> Value {
     })
 }
 
-fn state(s: &wire::VolumeState) -> Value {
+fn state(s: &proto::VolumeState) -> Value {
     json!({
         "volume_id": s.volume_id,
         "epoch": epoch(s.epoch.as_ref()),
@@ -136,7 +136,7 @@ fn state(s: &wire::VolumeState) -> Value {
     })
 }
 
-pub(crate) fn node(n: &wire::NodeInfo) -> Value {
+pub(crate) fn node(n: &proto::NodeInfo) -> Value {
     json!({
         "node_id": n.node_id,
         "identity": n.identity.as_ref().map(|i| json!({
@@ -163,7 +163,7 @@ pub(crate) fn node(n: &wire::NodeInfo) -> Value {
     })
 }
 
-pub(crate) fn migration(m: &wire::MigrationInfo) -> Value {
+pub(crate) fn migration(m: &proto::MigrationInfo) -> Value {
     json!({
         "volume_id": m.volume_id,
         "source_node_id": m.source_node_id,

@@ -3,7 +3,7 @@
 //! In come the controller's answers and a terminal's width; out go texts with marked state words.
 
 use cleat_proto::cleat::v1::volume_state::Phase;
-use cleat_proto::cleat::v1::{AttachmentInfo, FencedInfo, GhostInfo, MigrationInfo, NodeInfo, VolumeInfo};
+use cleat_proto::cleat::v1::{AttachmentInfo, DriftInfo, FencedInfo, MigrationInfo, NodeInfo, VolumeInfo};
 use cleat_runtime::date::rfc3339;
 
 use crate::format::{bytes, epoch, paths, timeline};
@@ -114,12 +114,12 @@ pub(crate) fn migrations(migrations: &[MigrationInfo], width: Option<usize>) -> 
     table.render(width)
 }
 
-pub(crate) fn problems(problems: &[GhostInfo], width: Option<usize>) -> String {
+pub(crate) fn problems(problems: &[DriftInfo], width: Option<usize>) -> String {
     if problems.is_empty() {
         return "No problems found.".to_owned();
     }
     let mut table = Table::new([("PROBLEM", 0), ("NODE", 0), ("VOLUME", 0)], "DETAILS AND ACTION");
-    for GhostInfo { kind, node_id, volume_id, message } in problems {
+    for DriftInfo { kind, node_id, volume_id, message } in problems {
         table.row([kind, node_id, volume_id].map(Cell::from), message);
     }
     table.render(width)

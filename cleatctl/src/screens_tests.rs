@@ -2,7 +2,7 @@
 
 use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::cleat::v1::{
-    AttachmentInfo, Capabilities, Epoch, EvidenceInfo, FenceInfo, FencedInfo, GhostInfo, Identity,
+    AttachmentInfo, Capabilities, DriftInfo, Epoch, EvidenceInfo, FenceInfo, FencedInfo, Identity,
     MigrationInfo, MigrationStep, NodeIdentity, NodeInfo, Path, Staging, TriedRung, Unready, VolumeInfo,
     VolumeState, WaitInfo,
 };
@@ -252,8 +252,8 @@ vm-1    worker-1  worker-2  <green>completed</>  2000-02-29T12:00:00Z
     );
 }
 
-fn problems() -> Vec<GhostInfo> {
-    let problem = |kind: &str, node_id: &str, volume_id: &str, message: &str| GhostInfo {
+fn problems() -> Vec<DriftInfo> {
+    let problem = |kind: &str, node_id: &str, volume_id: &str, message: &str| DriftInfo {
         kind: kind.into(),
         node_id: node_id.into(),
         volume_id: volume_id.into(),

@@ -296,7 +296,7 @@ pub(crate) fn fences(under_way: usize, quarantined: usize) {
 }
 
 /// Things that are not where they should be, by kind.
-pub(crate) fn ghosts(kind: &'static str, found: usize) {
+pub(crate) fn drift(kind: &'static str, found: usize) {
     gauge!(DRIFT.name, "kind" => kind).set(count(found));
 }
 

@@ -1,4 +1,4 @@
-//! The wire: the subset of CSI v1 that Cleat serves, and `cleat.v1`, its own protocol. Generated code, nothing else.
+//! The protocols: the subset of CSI v1 that Cleat serves, and `cleat.v1`, its own protocol. Generated code, nothing else.
 //!
 //! The sources are in `proto/`; names, numbers and types of CSI are the standard's (spec 1.11), so that any
 //! CSI caller can talk to Cleat. RPCs of the standard that are not listed here answer `UNIMPLEMENTED`.

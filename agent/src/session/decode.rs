@@ -9,7 +9,7 @@ use cleat_host::fabrics::DhchapSecret;
 use cleat_host::readiness::PathPolicy;
 use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, Portal};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
@@ -42,7 +42,7 @@ pub(super) struct Welcome {
 
 impl Welcome {
     /// Checks a Welcome; else what is wrong with it.
-    pub(super) fn parse(welcome: wire::Welcome) -> Result<Self, String> {
+    pub(super) fn parse(welcome: proto::Welcome) -> Result<Self, String> {
         let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
         let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
         if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
@@ -87,14 +87,14 @@ pub(super) enum Parsed {
     /// The controller lives.
     Heartbeat,
     /// A Welcome after the first message: no part of the protocol.
-    Unexpected(Box<wire::to_agent::Kind>),
+    Unexpected(Box<proto::to_agent::Kind>),
 }
 
 /// Checks a message of the controller.
-pub(super) fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
-    use wire::to_agent::Kind;
+pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
+    use proto::to_agent::Kind;
     let received = Instant::now();
-    let header = |operation: &str, volume: &str, epoch: Option<wire::Epoch>, ask: Result<Ask, Invalid>| {
+    let header = |operation: &str, volume: &str, epoch: Option<proto::Epoch>, ask: Result<Ask, Invalid>| {
         let directive = || {
             let problem = |field| move |error: NameError| invalid(field)(&error);
             Ok::<_, Invalid>(Directive {
@@ -133,7 +133,7 @@ pub(super) fn parse(kind: wire::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
     }
 }
 
-fn parse_epoch(epoch: Option<wire::Epoch>) -> Result<Epoch, NameError> {
+fn parse_epoch(epoch: Option<proto::Epoch>) -> Result<Epoch, NameError> {
     let epoch = epoch.ok_or_else(Epoch::missing)?;
     Epoch::new(epoch.term, epoch.seq)
 }
@@ -149,7 +149,7 @@ fn by(deadline_ms: u32, received: Instant) -> Result<Instant, Invalid> {
     Ok(received + deadline)
 }
 
-fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Result<Ask, Invalid> {
+fn attach(message: &proto::Attach, prefix: &NqnPrefix, received: Instant) -> Result<Ask, Invalid> {
     let ours = VolumeId::parse(&message.volume_id).map(|volume| prefix.subsystem(&volume));
     if let Ok(ours) = ours
         && *ours.as_str() != message.subsystem_nqn
@@ -170,9 +170,9 @@ fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Resu
         return Err(Invalid { field: "portals", problem });
     }
     let policy = match message.path_policy() {
-        wire::PathPolicy::Unspecified | wire::PathPolicy::Any => PathPolicy::Any,
-        wire::PathPolicy::Quorum => PathPolicy::Quorum,
-        wire::PathPolicy::All => PathPolicy::All,
+        proto::PathPolicy::Unspecified | proto::PathPolicy::Any => PathPolicy::Any,
+        proto::PathPolicy::Quorum => PathPolicy::Quorum,
+        proto::PathPolicy::All => PathPolicy::All,
     };
     let uuid = optional(&message.namespace_uuid, NamespaceUuid::parse, "namespace_uuid")?;
     let nguid = optional(&message.nguid, Nguid::parse, "nguid")?;
@@ -188,7 +188,7 @@ fn attach(message: &wire::Attach, prefix: &NqnPrefix, received: Instant) -> Resu
     Ok(Ask::Attach { grant, secret, deadline: by(message.deadline_ms, received)? })
 }
 
-fn given(message: &wire::Attach) -> Result<GivenSecret, Invalid> {
+fn given(message: &proto::Attach) -> Result<GivenSecret, Invalid> {
     let generation = message.secret_generation.map(|generation| parse_epoch(Some(generation)));
     let generation = generation.transpose().map_err(|error| invalid("secret_generation")(&error))?;
     Ok(GivenSecret { secret: secret(&message.dhchap_secret)?, generation })
@@ -203,7 +203,7 @@ fn reservation_key(key: u64) -> Result<ReservationKey, Invalid> {
     ReservationKey::new(key).ok_or_else(|| invalid("reservation_key")(&"0 is no key"))
 }
 
-fn preempt(message: &wire::Preempt, received: Instant) -> Result<Ask, Invalid> {
+fn preempt(message: &proto::Preempt, received: Instant) -> Result<Ask, Invalid> {
     let key = reservation_key(message.reservation_key)?;
     let mut victims = Vec::new();
     for victim in &message.victim_keys {
@@ -222,7 +222,7 @@ fn preempt(message: &wire::Preempt, received: Instant) -> Result<Ask, Invalid> {
     Ok(Ask::Preempt { key, victims, deadline: by(message.deadline_ms, received)? })
 }
 
-fn rekey(message: &wire::Rekey, received: Instant) -> Result<Ask, Invalid> {
+fn rekey(message: &proto::Rekey, received: Instant) -> Result<Ask, Invalid> {
     let generation = parse_epoch(message.generation).map_err(|error| invalid("generation")(&error))?;
     let secret = secret(&message.dhchap_secret)?;
     Ok(Ask::Rekey { secret, generation, deadline: by(message.deadline_ms, received)? })
@@ -243,21 +243,21 @@ fn optional<T, E: std::fmt::Display>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use wire::to_agent::Kind;
+    use proto::to_agent::Kind;
 
     fn prefix() -> NqnPrefix {
         NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap()
     }
 
-    fn message() -> wire::Attach {
-        wire::Attach {
+    fn message() -> proto::Attach {
+        proto::Attach {
             operation_id: "op-1-1".into(),
             volume_id: "pvc-1".into(),
-            epoch: Some(wire::Epoch { term: 1, seq: 1 }),
+            epoch: Some(proto::Epoch { term: 1, seq: 1 }),
             subsystem_nqn: "nqn.2026-01.io.cleat:pvc-1".into(),
             portals: vec!["10.0.2.1:4420".into(), "10.0.1.1:4420".into(), "10.0.1.1:4420".into()],
             deadline_ms: 5000,
-            ..wire::Attach::default()
+            ..proto::Attach::default()
         }
     }
 
@@ -276,14 +276,14 @@ mod tests {
 
     #[test]
     fn an_epoch_that_is_zero_or_missing_is_an_error() {
-        assert_eq!(parse_epoch(Some(wire::Epoch { term: 3, seq: 4 })), "3.4".parse());
-        assert!(parse_epoch(Some(wire::Epoch::default())).is_err());
+        assert_eq!(parse_epoch(Some(proto::Epoch { term: 3, seq: 4 })), "3.4".parse());
+        assert!(parse_epoch(Some(proto::Epoch::default())).is_err());
         assert!(parse_epoch(None).unwrap_err().to_string().contains("must be given"));
     }
 
     #[test]
     fn what_is_wrong_is_answered_with_the_field_and_the_value() {
-        type Spoil = fn(&mut wire::Attach);
+        type Spoil = fn(&mut proto::Attach);
         let cases: [(Spoil, &str, &str); 8] = [
             (|m| m.volume_id = "../x".into(), "volume_id", "../x"),
             (|m| m.epoch = None, "epoch", "must be given"),

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
-use wire::directive_result::Outcome as WireOutcome;
-use wire::volume_state::Phase as WirePhase;
+use cleat_proto::cleat::v1 as proto;
+use proto::directive_result::Outcome as WireOutcome;
+use proto::volume_state::Phase as WirePhase;
 
 use super::NodeDescription;
 use super::decode::Refusal;
@@ -19,17 +19,17 @@ use crate::volume::outcome::{AttachTimes, DirectiveResult, Failure, Outcome, Pen
 use crate::volume::state::{Absence, DetachTimes, Path, Phase, ShownIdentity, Staging, VolumeState};
 
 /// Who this node is.
-pub(super) fn hello(node: &NodeDescription) -> wire::Hello {
-    wire::Hello {
+pub(super) fn hello(node: &NodeDescription) -> proto::Hello {
+    proto::Hello {
         protocol: cleat_proto::SESSION_PROTOCOL,
         node_id: node.node_id.to_string(),
-        identity: Some(wire::NodeIdentity {
+        identity: Some(proto::NodeIdentity {
             host_nqn: node.host_nqn.to_string(),
             host_id: node.host_id.to_string(),
             storage_addresses: node.storage_addresses.iter().map(ToString::to_string).collect(),
             boot_id: node.boot_id.clone(),
         }),
-        capabilities: Some(wire::Capabilities {
+        capabilities: Some(proto::Capabilities {
             kernel_release: node.kernel_release.clone(),
             fabrics: node.fabrics.to_owned(),
             native_multipath: node.native_multipath,
@@ -42,13 +42,13 @@ pub(super) fn hello(node: &NodeDescription) -> wire::Hello {
 }
 
 /// All volumes.
-pub(super) fn inventory(volumes: Vec<VolumeState>) -> wire::Inventory {
-    wire::Inventory { volumes: volumes.into_iter().map(state).collect() }
+pub(super) fn inventory(volumes: Vec<VolumeState>) -> proto::Inventory {
+    proto::Inventory { volumes: volumes.into_iter().map(state).collect() }
 }
 
 /// The state of one volume.
-pub(super) fn state(state: VolumeState) -> wire::VolumeState {
-    wire::VolumeState {
+pub(super) fn state(state: VolumeState) -> proto::VolumeState {
+    proto::VolumeState {
         volume_id: state.volume.to_string(),
         epoch: state.epoch.map(epoch),
         epoch_ended: state.epoch_ended,
@@ -64,8 +64,8 @@ pub(super) fn state(state: VolumeState) -> wire::VolumeState {
     }
 }
 
-fn epoch(epoch: Epoch) -> wire::Epoch {
-    wire::Epoch { term: epoch.term, seq: epoch.seq }
+fn epoch(epoch: Epoch) -> proto::Epoch {
+    proto::Epoch { term: epoch.term, seq: epoch.seq }
 }
 
 fn phase(phase: Phase) -> WirePhase {
@@ -79,8 +79,8 @@ fn phase(phase: Phase) -> WirePhase {
     }
 }
 
-fn identity(shown: ShownIdentity) -> wire::Identity {
-    wire::Identity {
+fn identity(shown: ShownIdentity) -> proto::Identity {
+    proto::Identity {
         namespace_uuid: shown.uuid.map(|uuid| uuid.to_string()).unwrap_or_default(),
         nguid: shown.nguid.map(|nguid| nguid.to_string()).unwrap_or_default(),
         size_bytes: shown.size_bytes,
@@ -89,30 +89,30 @@ fn identity(shown: ShownIdentity) -> wire::Identity {
     }
 }
 
-fn path(path: Path) -> wire::Path {
+fn path(path: Path) -> proto::Path {
     let Path { portal, controller, state, ana_state } = path;
-    wire::Path { portal, controller, state, ana_state: ana_state.unwrap_or_default() }
+    proto::Path { portal, controller, state, ana_state: ana_state.unwrap_or_default() }
 }
 
-fn unready(failed: FailedClause) -> wire::Unready {
-    wire::Unready { clause: failed.clause.to_owned(), message: failed.message }
+fn unready(failed: FailedClause) -> proto::Unready {
+    proto::Unready { clause: failed.clause.to_owned(), message: failed.message }
 }
 
-fn staging(staging: Staging) -> wire::Staging {
+fn staging(staging: Staging) -> proto::Staging {
     let Staging { path, device, same } = staging;
-    wire::Staging { path, device, same }
+    proto::Staging { path, device, same }
 }
 
 /// What a directive is answered with.
-pub(super) fn outgoing(outgoing: Outgoing) -> wire::DirectiveResult {
+pub(super) fn outgoing(outgoing: Outgoing) -> proto::DirectiveResult {
     match outgoing {
         Outgoing::Result(result) => self::result(result),
         Outgoing::Refusal(refusal) => self::refusal(refusal),
     }
 }
 
-fn result(result: DirectiveResult) -> wire::DirectiveResult {
-    wire::DirectiveResult {
+fn result(result: DirectiveResult) -> proto::DirectiveResult {
+    proto::DirectiveResult {
         operation_id: result.operation.to_string(),
         volume_id: result.volume.to_string(),
         epoch: Some(epoch(result.epoch)),
@@ -120,11 +120,11 @@ fn result(result: DirectiveResult) -> wire::DirectiveResult {
     }
 }
 
-fn refusal(refusal: Refusal) -> wire::DirectiveResult {
-    wire::DirectiveResult {
+fn refusal(refusal: Refusal) -> proto::DirectiveResult {
+    proto::DirectiveResult {
         operation_id: refusal.operation,
         volume_id: refusal.volume,
-        epoch: refusal.epoch.map(|(term, seq)| wire::Epoch { term, seq }),
+        epoch: refusal.epoch.map(|(term, seq)| proto::Epoch { term, seq }),
         outcome: Some(WireOutcome::Failed(failure(refusal.failure))),
     }
 }
@@ -133,50 +133,50 @@ fn outcome(outcome: Outcome) -> WireOutcome {
     match outcome {
         Outcome::Ready(ready) => WireOutcome::Ready(self::ready(ready)),
         Outcome::Absent(gone) => WireOutcome::Absent(absence(gone)),
-        Outcome::Busy(busy) => WireOutcome::Busy(wire::BusyOutcome { holders: busy.holders }),
+        Outcome::Busy(busy) => WireOutcome::Busy(proto::BusyOutcome { holders: busy.holders }),
         Outcome::Failed(failed) => WireOutcome::Failed(failure(failed)),
         Outcome::StaleEpoch(stale) => WireOutcome::StaleEpoch(self::stale(stale)),
         Outcome::Pending(Pending { message, age }) => {
             let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-            WireOutcome::Pending(wire::PendingOutcome { message, age_ms })
+            WireOutcome::Pending(proto::PendingOutcome { message, age_ms })
         }
-        Outcome::Preempted(preempted) => WireOutcome::Preempted(wire::PreemptedOutcome {
+        Outcome::Preempted(preempted) => WireOutcome::Preempted(proto::PreemptedOutcome {
             left_keys: preempted.left_keys,
             aborted_keys: preempted.aborted_keys,
         }),
-        Outcome::Rekeyed => WireOutcome::Rekeyed(wire::RekeyedOutcome {}),
+        Outcome::Rekeyed => WireOutcome::Rekeyed(proto::RekeyedOutcome {}),
     }
 }
 
-fn ready(ready: Ready) -> wire::ReadyOutcome {
-    let times = ready.times.map(|AttachTimes { connect, device, checks }| wire::AttachTimes {
+fn ready(ready: Ready) -> proto::ReadyOutcome {
+    let times = ready.times.map(|AttachTimes { connect, device, checks }| proto::AttachTimes {
         connect_us: micros(connect),
         device_us: micros(device),
         checks_us: micros(checks),
     });
-    wire::ReadyOutcome { state: Some(state(*ready.state)), times }
+    proto::ReadyOutcome { state: Some(state(*ready.state)), times }
 }
 
-fn absence(absence: Absence) -> wire::AbsentOutcome {
-    let times = absence.times.map(|DetachTimes { checks, flush, delete }| wire::DetachTimes {
+fn absence(absence: Absence) -> proto::AbsentOutcome {
+    let times = absence.times.map(|DetachTimes { checks, flush, delete }| proto::DetachTimes {
         checks_us: micros(checks),
         flush_us: micros(flush),
         delete_us: micros(delete),
     });
-    wire::AbsentOutcome { deleted: absence.deleted.into_iter().map(deletion).collect(), times }
+    proto::AbsentOutcome { deleted: absence.deleted.into_iter().map(deletion).collect(), times }
 }
 
-fn deletion(deletion: Deletion) -> wire::DeletedController {
+fn deletion(deletion: Deletion) -> proto::DeletedController {
     let Deletion { controller, portal, state } = deletion;
-    wire::DeletedController { controller, portal, state_at_deletion: state }
+    proto::DeletedController { controller, portal, state_at_deletion: state }
 }
 
-fn failure(failed: Failure) -> wire::FailedOutcome {
-    wire::FailedOutcome { unready: Some(unready(failed.unready)), nothing_left: failed.nothing_left }
+fn failure(failed: Failure) -> proto::FailedOutcome {
+    proto::FailedOutcome { unready: Some(unready(failed.unready)), nothing_left: failed.nothing_left }
 }
 
-fn stale(stale: Stale) -> wire::StaleEpochOutcome {
-    wire::StaleEpochOutcome { highest: Some(epoch(stale.highest)), ended: stale.ended }
+fn stale(stale: Stale) -> proto::StaleEpochOutcome {
+    proto::StaleEpochOutcome { highest: Some(epoch(stale.highest)), ended: stale.ended }
 }
 
 fn micros(time: Duration) -> u64 {
@@ -229,7 +229,7 @@ mod tests {
     #[test]
     fn nothing_of_a_state_is_lost() {
         let told = state(full());
-        let epoch = wire::Epoch { term: 3, seq: 4 };
+        let epoch = proto::Epoch { term: 3, seq: 4 };
         assert_eq!((told.volume_id.as_str(), told.epoch, told.epoch_ended), ("v", Some(epoch), true));
         assert_eq!((told.phase(), told.device.as_str(), told.writes), (WirePhase::Absent, "nvme0n1", 7));
         let identity = told.identity.unwrap();
@@ -237,13 +237,13 @@ mod tests {
         let path = &told.paths[0];
         assert_eq!([&path.portal, &path.controller], ["10.0.1.1:4420", "nvme0"]);
         assert_eq!([&path.state, &path.ana_state], ["live", "optimized"]);
-        assert_eq!(told.unready.unwrap(), wire::Unready { clause: "connect".into(), message: "why".into() });
+        assert_eq!(told.unready.unwrap(), proto::Unready { clause: "connect".into(), message: "why".into() });
         assert_eq!(told.openers, ["pid 1"]);
         assert_eq!(told.absence.unwrap().deleted[0].state_at_deletion, "live");
         assert!(told.staging[0].same && told.staging[0].path == "/t" && told.staging[0].device == "nvme0n1");
         let bare = state(crate::testing::state("v", Phase::Lost));
-        let nothing = wire::VolumeState { volume_id: "v".into(), ..Default::default() };
-        assert_eq!(bare, wire::VolumeState { phase: WirePhase::Lost.into(), ..nothing });
+        let nothing = proto::VolumeState { volume_id: "v".into(), ..Default::default() };
+        assert_eq!(bare, proto::VolumeState { phase: WirePhase::Lost.into(), ..nothing });
     }
 
     #[test]
@@ -254,37 +254,37 @@ mod tests {
             let result =
                 outgoing(Outgoing::Result(DirectiveResult { operation, volume, epoch: low, outcome }));
             assert_eq!((result.operation_id.as_str(), result.volume_id.as_str()), ("op-1-2", "v"));
-            assert_eq!(result.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
+            assert_eq!(result.epoch, Some(proto::Epoch { term: 1, seq: 2 }));
             result.outcome.unwrap()
         };
         let times = AttachTimes { connect: MILLI, device: MILLI * 2, checks: MILLI * 3 };
         let ready = Outcome::Ready(Ready { state: Box::new(full()), times: Some(times) });
         let WireOutcome::Ready(ready) = told(ready) else { panic!("ready") };
         assert_eq!(ready.state.unwrap(), state(full()));
-        let times = wire::AttachTimes { connect_us: 1000, device_us: 2000, checks_us: 3000 };
+        let times = proto::AttachTimes { connect_us: 1000, device_us: 2000, checks_us: 3000 };
         assert_eq!(ready.times, Some(times));
         let WireOutcome::Absent(absent) = told(Outcome::Absent(gone())) else { panic!("absent") };
-        let times = wire::DetachTimes { checks_us: 1000, flush_us: 2000, delete_us: 3000 };
+        let times = proto::DetachTimes { checks_us: 1000, flush_us: 2000, delete_us: 3000 };
         assert_eq!((absent.deleted.len(), absent.times), (1, Some(times)));
         let busy = told(Outcome::Busy(Busy { holders: vec!["qemu".into()] }));
-        assert_eq!(busy, WireOutcome::Busy(wire::BusyOutcome { holders: vec!["qemu".into()] }));
+        assert_eq!(busy, WireOutcome::Busy(proto::BusyOutcome { holders: vec!["qemu".into()] }));
         for nothing_left in [false, true] {
             let unready = clause::failed(clause::DELETE, "why");
             let told = told(Outcome::Failed(Failure { unready, nothing_left }));
-            let unready = Some(wire::Unready { clause: "delete".into(), message: "why".into() });
-            assert_eq!(told, WireOutcome::Failed(wire::FailedOutcome { unready, nothing_left }));
+            let unready = Some(proto::Unready { clause: "delete".into(), message: "why".into() });
+            assert_eq!(told, WireOutcome::Failed(proto::FailedOutcome { unready, nothing_left }));
         }
         let stale = told(Outcome::StaleEpoch(Stale { highest: high, ended: true }));
-        let highest = Some(wire::Epoch { term: 3, seq: 4 });
-        assert_eq!(stale, WireOutcome::StaleEpoch(wire::StaleEpochOutcome { highest, ended: true }));
+        let highest = Some(proto::Epoch { term: 3, seq: 4 });
+        assert_eq!(stale, WireOutcome::StaleEpoch(proto::StaleEpochOutcome { highest, ended: true }));
         let pending = told(Outcome::Pending(Pending { message: "waits".into(), age: MILLI * 5 }));
         let message = "waits".to_owned();
-        assert_eq!(pending, WireOutcome::Pending(wire::PendingOutcome { message, age_ms: 5 }));
+        assert_eq!(pending, WireOutcome::Pending(proto::PendingOutcome { message, age_ms: 5 }));
         let preempted = Preempted { left_keys: vec![1, 2], aborted_keys: vec![3] };
         let (left_keys, aborted_keys) = (vec![1, 2], vec![3]);
-        let expected = wire::PreemptedOutcome { left_keys, aborted_keys };
+        let expected = proto::PreemptedOutcome { left_keys, aborted_keys };
         assert_eq!(told(Outcome::Preempted(preempted)), WireOutcome::Preempted(expected));
-        assert_eq!(told(Outcome::Rekeyed), WireOutcome::Rekeyed(wire::RekeyedOutcome {}));
+        assert_eq!(told(Outcome::Rekeyed), WireOutcome::Rekeyed(proto::RekeyedOutcome {}));
     }
 
     #[test]
@@ -293,7 +293,7 @@ mod tests {
         let refusal = Refusal { operation: "?".into(), volume: "../v".into(), epoch: Some((0, 0)), failure };
         let told = outgoing(Outgoing::Refusal(refusal));
         assert_eq!((told.operation_id.as_str(), told.volume_id.as_str()), ("?", "../v"));
-        assert_eq!(told.epoch, Some(wire::Epoch::default()));
+        assert_eq!(told.epoch, Some(proto::Epoch::default()));
         assert!(matches!(told.outcome, Some(WireOutcome::Failed(failed)) if !failed.nothing_left));
     }
 }

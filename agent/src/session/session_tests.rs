@@ -4,18 +4,18 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Mutex;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_server::{AgentSession, AgentSessionServer};
 use cleat_runtime::grpc::Keepalive;
 use cleat_runtime::readiness::Readiness;
 use cleat_runtime::tls::ClientTransport;
+use proto::from_agent::Kind as Say;
+use proto::to_agent::Kind as Hear;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
-use wire::from_agent::Kind as Say;
-use wire::to_agent::Kind as Hear;
 
 use super::*;
 use crate::name::{Epoch, OperationId, VolumeId};
@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One session as the controller sees it.
 struct Side {
-    from_agent: Streaming<wire::FromAgent>,
-    to_agent: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    from_agent: Streaming<proto::FromAgent>,
+    to_agent: mpsc::Sender<Result<proto::ToAgent, Status>>,
 }
 
 impl Side {
@@ -48,12 +48,12 @@ impl Side {
     }
 
     async fn say(&self, kind: Hear) {
-        self.to_agent.send(Ok(wire::ToAgent { kind: Some(kind) })).await.expect("the agent listens");
+        self.to_agent.send(Ok(proto::ToAgent { kind: Some(kind) })).await.expect("the agent listens");
     }
 
-    async fn welcome(&mut self, silence_ms: u32) -> wire::Inventory {
+    async fn welcome(&mut self, silence_ms: u32) -> proto::Inventory {
         assert!(matches!(self.next().await, Say::Hello(hello) if hello.node_id == "node-a"));
-        self.say(Hear::Welcome(wire::Welcome {
+        self.say(Hear::Welcome(proto::Welcome {
             term: 1,
             session_id: "s".into(),
             heartbeat_interval_ms: 20,
@@ -71,11 +71,11 @@ struct Scripted(mpsc::Sender<Side>);
 
 #[tonic::async_trait]
 impl AgentSession for Scripted {
-    type SessionStream = Pin<Box<dyn Stream<Item = Result<wire::ToAgent, Status>> + Send>>;
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<proto::ToAgent, Status>> + Send>>;
 
     async fn session(
         &self,
-        request: Request<Streaming<wire::FromAgent>>,
+        request: Request<Streaming<proto::FromAgent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (to_agent, messages) = mpsc::channel(16);
         let side = Side { from_agent: request.into_inner(), to_agent };
@@ -200,7 +200,7 @@ async fn the_inventory_comes_first_and_changes_follow() {
     rig.link.wait_for(|link| *link == Link::Up).await.expect("the session lives");
     rig.state("v", Phase::Degraded);
     assert!(
-        matches!(side.next().await, Say::Delta(state) if state.phase() == wire::volume_state::Phase::Degraded)
+        matches!(side.next().await, Say::Delta(state) if state.phase() == proto::volume_state::Phase::Degraded)
     );
     rig.state("w", Phase::Connecting);
     assert!(matches!(side.next().await, Say::Delta(state) if state.volume_id == "w"));
@@ -237,13 +237,13 @@ async fn directives_are_handed_on_and_bad_ones_answered_by_name() {
     let mut rig = Rig::start().await;
     let mut side = rig.session().await;
     side.welcome(10_000).await;
-    let detach = wire::Detach {
+    let detach = proto::Detach {
         operation_id: "op-1-7".into(),
         volume_id: "v".into(),
-        epoch: Some(wire::Epoch { term: 1, seq: 2 }),
+        epoch: Some(proto::Epoch { term: 1, seq: 2 }),
         deadline_ms: 1000,
     };
-    side.say(Hear::Detach(wire::Detach { volume_id: "../v".into(), ..detach.clone() })).await;
+    side.say(Hear::Detach(proto::Detach { volume_id: "../v".into(), ..detach.clone() })).await;
     match side.next().await {
         Say::Result(result) => assert_eq!(result.operation_id, "op-1-7"),
         other => panic!("{other:?}"),
@@ -258,7 +258,7 @@ async fn a_welcome_that_makes_no_sense_is_refused_and_stopping_ends_the_session(
     let mut rig = Rig::start().await;
     let mut side = rig.session().await;
     assert!(matches!(side.next().await, Say::Hello(_)));
-    side.say(Hear::Welcome(wire::Welcome { heartbeat_interval_ms: 0, ..Default::default() })).await;
+    side.say(Hear::Welcome(proto::Welcome { heartbeat_interval_ms: 0, ..Default::default() })).await;
     let mut side = rig.session().await;
     side.welcome(10_000).await;
     rig.stop.cancel();

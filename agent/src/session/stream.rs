@@ -6,15 +6,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_client::AgentSessionClient;
 use cleat_runtime::grpc::DialError;
+use proto::from_agent::Kind as Say;
+use proto::to_agent::Kind as Hear;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
-use wire::from_agent::Kind as Say;
-use wire::to_agent::Kind as Hear;
 
 use super::decode::{Parsed, Welcome, parse};
 use super::outbox::Outgoing;
@@ -112,7 +112,7 @@ async fn talk<N: NodeVolumes>(
     stream.run(hear, changes).await
 }
 
-async fn welcome(hear: &mut Streaming<wire::ToAgent>) -> Result<Welcome, Ended> {
+async fn welcome(hear: &mut Streaming<proto::ToAgent>) -> Result<Welcome, Ended> {
     let first = timeout(STEP, hear.message()).await.map_err(|_| Ended::NoAnswer("Welcome"))?;
     match first.map_err(Ended::Refused)?.ok_or(Ended::Closed)?.kind {
         Some(Hear::Welcome(welcome)) => Welcome::parse(welcome).map_err(Ended::Protocol),
@@ -120,15 +120,15 @@ async fn welcome(hear: &mut Streaming<wire::ToAgent>) -> Result<Welcome, Ended> 
     }
 }
 
-async fn send(say: &mpsc::Sender<wire::FromAgent>, kind: Say) -> Result<(), Ended> {
+async fn send(say: &mpsc::Sender<proto::FromAgent>, kind: Say) -> Result<(), Ended> {
     // A closed queue means that the transport has dropped the stream; its own end follows, or this is it.
-    say.send(wire::FromAgent { kind: Some(kind) }).await.map_err(|_| Ended::Closed)
+    say.send(proto::FromAgent { kind: Some(kind) }).await.map_err(|_| Ended::Closed)
 }
 
 /// An established session.
 struct Stream<'a, N> {
     session: &'a Session<N>,
-    say: mpsc::Sender<wire::FromAgent>,
+    say: mpsc::Sender<proto::FromAgent>,
     welcome: Welcome,
     /// What the controller was last told of each volume.
     told: BTreeMap<VolumeId, VolumeState>,
@@ -141,7 +141,7 @@ struct Stream<'a, N> {
 impl<N: NodeVolumes> Stream<'_, N> {
     async fn run(
         &mut self,
-        mut hear: Streaming<wire::ToAgent>,
+        mut hear: Streaming<proto::ToAgent>,
         mut changes: tokio::sync::watch::Receiver<u64>,
     ) -> Result<std::convert::Infallible, Ended> {
         let mut heartbeat = interval_at(Instant::now() + self.welcome.heartbeat, self.welcome.heartbeat);
@@ -171,7 +171,7 @@ impl<N: NodeVolumes> Stream<'_, N> {
                 _ = minor.tick() => self.tell_counters(silent).await?,
                 _ = heartbeat.tick() => {
                     self.beats += 1;
-                    self.bounded(silent, Say::Heartbeat(wire::Heartbeat { count: self.beats })).await?;
+                    self.bounded(silent, Say::Heartbeat(proto::Heartbeat { count: self.beats })).await?;
                 }
                 () = sleep_until(silent) => return Err(Ended::Silent(self.welcome.silence)),
             }
@@ -186,7 +186,7 @@ impl<N: NodeVolumes> Stream<'_, N> {
     }
 
     /// Takes one message in. Never waits.
-    fn take(&mut self, message: wire::ToAgent) -> Result<(), Ended> {
+    fn take(&mut self, message: proto::ToAgent) -> Result<(), Ended> {
         self.heard = Instant::now();
         self.session.outbox.heard(self.welcome.silence);
         // A kind that this version does not know: a newer controller must not rely on it being understood.

@@ -86,7 +86,7 @@ pub enum Notice {
         node: NodeId,
     },
     /// A node's kernel holds a volume that it was not granted.
-    GhostFound {
+    StrayFound {
         /// What.
         volume: VolumeId,
         /// Where.

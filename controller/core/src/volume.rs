@@ -145,7 +145,7 @@ pub enum Phase {
     /// The agent has proven it.
     Ready,
     /// The node's kernel holds the volume without a grant of ours. It counts as able to write until proven gone.
-    Ghost,
+    Stray,
     /// It is being taken down; over when the evidence says Fenced and the RDS no longer allows the host.
     Draining {
         /// Why.
@@ -166,7 +166,7 @@ impl Phase {
             Self::Granting => "Granting",
             Self::Connecting => "Connecting",
             Self::Ready => "Ready",
-            Self::Ghost => "Ghost",
+            Self::Stray => "Stray",
             Self::Draining { .. } => "Draining",
         }
     }
@@ -276,7 +276,7 @@ pub struct Attachment {
     pub(crate) used_since: bool,
     /// It was never granted: the node held the volume when it was heard.
     #[serde(default)]
-    pub ghost: bool,
+    pub stray: bool,
 }
 
 fn yes() -> bool {
@@ -312,7 +312,7 @@ impl Attachment {
             unasked: false,
             old_proof: false,
             used_since: false,
-            ghost: false,
+            stray: false,
         }
     }
 
@@ -547,7 +547,7 @@ impl VolumeRecord {
     /// being let in gets it with that.
     pub(crate) fn needs_the_export(&self) -> bool {
         self.attachments.iter().any(|a| match &a.phase {
-            Phase::Connecting | Phase::Ready | Phase::Ghost => true,
+            Phase::Connecting | Phase::Ready | Phase::Stray => true,
             Phase::Draining { cause: DrainCause::Requested, evidence: None, fence } => {
                 fence.as_ref().is_none_or(|f| !f.touched)
             }

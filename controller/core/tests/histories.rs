@@ -118,7 +118,7 @@ fn setup() -> impl Strategy<Value = Setup> {
         truth,
         portals,
         min_fence,
-        ghosts: false,
+        strays: false,
         budget: Budget { requests: u8::MAX, faults: u8::MAX, ticks: u8::MAX },
         persons: true,
         dangers: Dangers::default(),

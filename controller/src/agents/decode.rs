@@ -11,7 +11,7 @@ use cleat_core::{
 };
 use cleat_ids::NqnPrefix;
 use cleat_proto::SESSION_PROTOCOL;
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use uuid::Uuid;
 
 use super::limits;
@@ -69,13 +69,13 @@ fn name(field: &'static str) -> impl Fn(IdError) -> Malformed {
 pub(super) struct Introduced {
     pub(super) node: NodeId,
     pub(super) identity: NodeIdentity,
-    pub(super) capabilities: wire::Capabilities,
+    pub(super) capabilities: proto::Capabilities,
     pub(super) agent_version: String,
 }
 
-pub(super) fn hello(mut hello: wire::Hello, prefix: &NqnPrefix) -> Result<Introduced, Malformed> {
+pub(super) fn hello(mut hello: proto::Hello, prefix: &NqnPrefix) -> Result<Introduced, Malformed> {
     limits::hello(&mut hello)?;
-    let wire::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
+    let proto::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
     if protocol != SESSION_PROTOCOL {
         return Err(Malformed::Protocol { agent: protocol });
     }
@@ -88,8 +88,8 @@ pub(super) fn hello(mut hello: wire::Hello, prefix: &NqnPrefix) -> Result<Introd
     Ok(Introduced { node, identity, capabilities, agent_version })
 }
 
-fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed> {
-    let wire::NodeIdentity { host_nqn, host_id, storage_addresses, boot_id } = identity;
+fn node_identity(identity: proto::NodeIdentity) -> Result<NodeIdentity, Malformed> {
+    let proto::NodeIdentity { host_nqn, host_id, storage_addresses, boot_id } = identity;
     let storage_addresses = storage_addresses
         .iter()
         .map(|address| StorageAddress::parse(address).map_err(name("hello.identity.storage_addresses")))
@@ -109,8 +109,8 @@ fn node_identity(identity: wire::NodeIdentity) -> Result<NodeIdentity, Malformed
 
 /// An inventory, as the core sees it and in full.
 pub(super) fn inventory(
-    mut inventory: wire::Inventory,
-) -> Result<(Vec<Observed>, BTreeMap<VolumeId, wire::VolumeState>), Malformed> {
+    mut inventory: proto::Inventory,
+) -> Result<(Vec<Observed>, BTreeMap<VolumeId, proto::VolumeState>), Malformed> {
     limits::inventory(&mut inventory)?;
     let mut observed = Vec::with_capacity(inventory.volumes.len());
     let mut full = BTreeMap::new();
@@ -125,22 +125,22 @@ pub(super) fn inventory(
 }
 
 /// A change of one volume's state, as the core sees it and in full.
-pub(super) fn delta(mut state: wire::VolumeState) -> Result<(Observed, wire::VolumeState), Malformed> {
+pub(super) fn delta(mut state: proto::VolumeState) -> Result<(Observed, proto::VolumeState), Malformed> {
     limits::state(&mut state)?;
     Ok((volume_state(&state)?, state))
 }
 
 /// One volume's state, as the core sees it.
-pub(super) fn volume_state(state: &wire::VolumeState) -> Result<Observed, Malformed> {
+pub(super) fn volume_state(state: &proto::VolumeState) -> Result<Observed, Malformed> {
     let volume = VolumeId::new(state.volume_id.as_str()).map_err(name("volume_id"))?;
-    let phase = match wire::volume_state::Phase::try_from(state.phase) {
-        Ok(wire::volume_state::Phase::Absent) => ObservedPhase::Absent,
-        Ok(wire::volume_state::Phase::Connecting) => ObservedPhase::Connecting,
-        Ok(wire::volume_state::Phase::Ready) => ObservedPhase::Ready,
-        Ok(wire::volume_state::Phase::Degraded) => ObservedPhase::Degraded,
-        Ok(wire::volume_state::Phase::Lost) => ObservedPhase::Lost,
-        Ok(wire::volume_state::Phase::Detaching) => ObservedPhase::Detaching,
-        Ok(wire::volume_state::Phase::Unspecified) | Err(_) => {
+    let phase = match proto::volume_state::Phase::try_from(state.phase) {
+        Ok(proto::volume_state::Phase::Absent) => ObservedPhase::Absent,
+        Ok(proto::volume_state::Phase::Connecting) => ObservedPhase::Connecting,
+        Ok(proto::volume_state::Phase::Ready) => ObservedPhase::Ready,
+        Ok(proto::volume_state::Phase::Degraded) => ObservedPhase::Degraded,
+        Ok(proto::volume_state::Phase::Lost) => ObservedPhase::Lost,
+        Ok(proto::volume_state::Phase::Detaching) => ObservedPhase::Detaching,
+        Ok(proto::volume_state::Phase::Unspecified) | Err(_) => {
             return Err(field("phase", state.phase.to_string(), "a phase that this controller knows"));
         }
     };
@@ -167,7 +167,7 @@ pub(super) struct Answer {
     pub(super) epoch: Epoch,
     pub(super) outcome: Outcome,
     /// What it says of the volume in full, where it does.
-    pub(super) state: Option<wire::VolumeState>,
+    pub(super) state: Option<proto::VolumeState>,
     pub(super) times: Times,
 }
 
@@ -175,14 +175,14 @@ pub(super) struct Answer {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Times {
     None,
-    Attach(wire::AttachTimes),
-    Detach(wire::DetachTimes),
+    Attach(proto::AttachTimes),
+    Detach(proto::DetachTimes),
 }
 
-pub(super) fn result(mut result: wire::DirectiveResult) -> Result<Answer, Malformed> {
-    use wire::directive_result::Outcome as Said;
+pub(super) fn result(mut result: proto::DirectiveResult) -> Result<Answer, Malformed> {
+    use proto::directive_result::Outcome as Said;
     limits::result(&mut result)?;
-    let wire::DirectiveResult { operation_id, volume_id, epoch: said_epoch, outcome } = result;
+    let proto::DirectiveResult { operation_id, volume_id, epoch: said_epoch, outcome } = result;
     let volume = VolumeId::new(volume_id).map_err(name("result.volume_id"))?;
     let mut state = None;
     let mut times = Times::None;
@@ -229,7 +229,7 @@ pub(super) fn result(mut result: wire::DirectiveResult) -> Result<Answer, Malfor
 
 /// What a ready device says of itself. Without a UUID there would be nothing to compare the other node's with, so that
 /// counts as the clause that it is; of this volume alone, for the session has others to look after.
-fn proven(state: &wire::VolumeState, volume: &VolumeId) -> Result<Outcome, Malformed> {
+fn proven(state: &proto::VolumeState, volume: &VolumeId) -> Result<Outcome, Malformed> {
     if state.volume_id != volume.as_str() {
         return Err(field(
             "result.ready.state.volume_id",
@@ -255,7 +255,7 @@ fn proven(state: &wire::VolumeState, volume: &VolumeId) -> Result<Outcome, Malfo
     })
 }
 
-fn absence(absent: wire::AbsentOutcome) -> Absence {
+fn absence(absent: proto::AbsentOutcome) -> Absence {
     let deleted = absent.deleted.into_iter();
     Absence {
         deleted: deleted
@@ -264,7 +264,7 @@ fn absence(absent: wire::AbsentOutcome) -> Absence {
     }
 }
 
-fn epoch(epoch: wire::Epoch) -> Epoch {
+fn epoch(epoch: proto::Epoch) -> Epoch {
     Epoch { term: epoch.term, seq: epoch.seq }
 }
 

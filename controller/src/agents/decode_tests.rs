@@ -8,42 +8,42 @@ fn prefix() -> NqnPrefix {
     NqnPrefix::parse(PREFIX).unwrap()
 }
 
-fn good_hello() -> wire::Hello {
-    wire::Hello {
+fn good_hello() -> proto::Hello {
+    proto::Hello {
         protocol: SESSION_PROTOCOL,
         node_id: "node-a".into(),
-        identity: Some(wire::NodeIdentity {
+        identity: Some(proto::NodeIdentity {
             host_nqn: "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-00000000000a".into(),
             host_id: "00000000-0000-0000-0000-00000000000a".into(),
             storage_addresses: vec!["10.0.0.1".into(), "fd00:0:0::1".into()],
             boot_id: "0b7c1d1e-9f59-4c3a-8a43-6c0a3a3a4c5d".into(),
         }),
-        capabilities: Some(wire::Capabilities { nqn_prefix: PREFIX.into(), ..Default::default() }),
+        capabilities: Some(proto::Capabilities { nqn_prefix: PREFIX.into(), ..Default::default() }),
         agent_version: "1".into(),
     }
 }
 
-fn ready_state() -> wire::VolumeState {
-    wire::VolumeState {
+fn ready_state() -> proto::VolumeState {
+    proto::VolumeState {
         volume_id: "v".into(),
-        epoch: Some(wire::Epoch { term: 3, seq: 4 }),
-        phase: wire::volume_state::Phase::Ready.into(),
-        identity: Some(wire::Identity {
+        epoch: Some(proto::Epoch { term: 3, seq: 4 }),
+        phase: proto::volume_state::Phase::Ready.into(),
+        identity: Some(proto::Identity {
             namespace_uuid: "0000000000000000000000000000000b".into(),
             ..Default::default()
         }),
         paths: ["live", "connecting", "live"]
-            .map(|state| wire::Path { state: state.into(), ..Default::default() })
+            .map(|state| proto::Path { state: state.into(), ..Default::default() })
             .into(),
         ..Default::default()
     }
 }
 
-fn done(outcome: wire::directive_result::Outcome) -> wire::DirectiveResult {
-    wire::DirectiveResult {
+fn done(outcome: proto::directive_result::Outcome) -> proto::DirectiveResult {
+    proto::DirectiveResult {
         operation_id: "op-3-9".into(),
         volume_id: "v".into(),
-        epoch: Some(wire::Epoch { term: 3, seq: 4 }),
+        epoch: Some(proto::Epoch { term: 3, seq: 4 }),
         outcome: Some(outcome),
     }
 }
@@ -58,8 +58,8 @@ fn a_good_hello_is_read_with_addresses_in_one_spelling() {
 
 #[test]
 fn a_bad_hello_is_refused_with_the_field_and_the_value() {
-    type Spoil = fn(&mut wire::Hello);
-    let identity = |h: &mut wire::Hello| h.identity.clone().unwrap();
+    type Spoil = fn(&mut proto::Hello);
+    let identity = |h: &mut proto::Hello| h.identity.clone().unwrap();
     let _ = identity;
     let cases: &[(Spoil, &[&str])] = &[
         (|h| h.protocol = 7, &["7", "protocol"]),
@@ -98,33 +98,33 @@ fn only_live_paths_count() {
 #[test]
 fn a_phase_that_is_not_known_is_not_taken_for_absent() {
     for phase in [0, 99] {
-        let state = wire::VolumeState { phase, ..ready_state() };
+        let state = proto::VolumeState { phase, ..ready_state() };
         assert!(volume_state(&state).is_err(), "{phase}");
     }
 }
 
 #[test]
 fn an_inventory_names_each_volume_once() {
-    let twice = wire::Inventory { volumes: vec![ready_state(), ready_state()] };
+    let twice = proto::Inventory { volumes: vec![ready_state(), ready_state()] };
     assert!(inventory(twice).unwrap_err().to_string().contains("each volume once"));
 }
 
 #[test]
 fn ready_without_an_identity_is_not_ready() {
-    use wire::directive_result::Outcome as Said;
-    let ready = |state| result(done(Said::Ready(wire::ReadyOutcome { state, times: None })));
+    use proto::directive_result::Outcome as Said;
+    let ready = |state| result(done(Said::Ready(proto::ReadyOutcome { state, times: None })));
     let good = ready(Some(ready_state())).unwrap();
     let Outcome::Ready { identity } = good.outcome else { panic!("{:?}", good.outcome) };
     assert_eq!(identity.namespace_uuid.to_string(), "00000000-0000-0000-0000-00000000000b");
-    let zero = wire::Identity { namespace_uuid: Uuid::nil().to_string(), ..Default::default() };
-    for identity in [None, Some(wire::Identity::default()), Some(zero)] {
-        let unknown = ready(Some(wire::VolumeState { identity, ..ready_state() })).unwrap();
+    let zero = proto::Identity { namespace_uuid: Uuid::nil().to_string(), ..Default::default() };
+    for identity in [None, Some(proto::Identity::default()), Some(zero)] {
+        let unknown = ready(Some(proto::VolumeState { identity, ..ready_state() })).unwrap();
         assert!(
             matches!(&unknown.outcome, Outcome::Failed { clause, nothing_left: false, .. } if clause == "namespace-identity"),
             "{unknown:?}"
         );
     }
-    let of_another = wire::VolumeState { volume_id: "w".into(), ..ready_state() };
+    let of_another = proto::VolumeState { volume_id: "w".into(), ..ready_state() };
     for bad in [None, Some(of_another)] {
         assert!(ready(bad).is_err());
     }
@@ -132,9 +132,9 @@ fn ready_without_an_identity_is_not_ready() {
 
 #[test]
 fn results_keep_what_proves_them() {
-    use wire::directive_result::Outcome as Said;
-    let absent = result(done(Said::Absent(wire::AbsentOutcome {
-        deleted: vec![wire::DeletedController {
+    use proto::directive_result::Outcome as Said;
+    let absent = result(done(Said::Absent(proto::AbsentOutcome {
+        deleted: vec![proto::DeletedController {
             controller: "nvme3".into(),
             portal: "10.0.0.1:4420".into(),
             state_at_deletion: "connecting".into(),
@@ -144,13 +144,13 @@ fn results_keep_what_proves_them() {
     .unwrap();
     let Outcome::Absent(absence) = absent.outcome else { panic!("{:?}", absent.outcome) };
     assert_eq!(absence.deleted[0].state, "connecting");
-    let mut no_epoch = done(Said::Busy(wire::BusyOutcome::default()));
+    let mut no_epoch = done(Said::Busy(proto::BusyOutcome::default()));
     no_epoch.epoch = None;
     assert!(result(no_epoch).is_err());
-    let mut bad_operation = done(Said::Busy(wire::BusyOutcome::default()));
+    let mut bad_operation = done(Said::Busy(proto::BusyOutcome::default()));
     bad_operation.operation_id = "7".into();
     assert!(result(bad_operation).is_err());
-    let mut nothing = done(Said::Busy(wire::BusyOutcome::default()));
+    let mut nothing = done(Said::Busy(proto::BusyOutcome::default()));
     nothing.outcome = None;
     assert!(result(nothing).is_err());
 }

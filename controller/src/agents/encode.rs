@@ -5,19 +5,19 @@
 use std::time::Duration;
 
 use cleat_core::{Directive, Epoch, OperationId, VolumeId};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_rds::secret::NoSecret;
 
 use super::settings::{PathPolicy, Settings};
 
 /// An epoch as messages have it.
-fn numbers(epoch: Epoch) -> wire::Epoch {
-    wire::Epoch { term: epoch.term, seq: epoch.seq }
+fn numbers(epoch: Epoch) -> proto::Epoch {
+    proto::Epoch { term: epoch.term, seq: epoch.seq }
 }
 
 /// The volume that a message to an agent is about.
-pub(super) fn volume_of(message: &wire::ToAgent) -> Option<VolumeId> {
-    use wire::to_agent::Kind;
+pub(super) fn volume_of(message: &proto::ToAgent) -> Option<VolumeId> {
+    use proto::to_agent::Kind;
     let id = match message.kind.as_ref()? {
         Kind::Attach(attach) => &attach.volume_id,
         Kind::Detach(detach) => &detach.volume_id,
@@ -37,12 +37,12 @@ pub(super) fn directive(
     operation: OperationId,
     directive: &Directive,
     settings: &Settings,
-) -> Result<wire::ToAgent, NoSecret> {
+) -> Result<proto::ToAgent, NoSecret> {
     let operation_id = operation.to_string();
     let kind = match directive {
         Directive::Attach { grant } => {
             let identity = grant.identity.as_ref();
-            wire::to_agent::Kind::Attach(wire::Attach {
+            proto::to_agent::Kind::Attach(proto::Attach {
                 operation_id,
                 volume_id: grant.spec.id.to_string(),
                 epoch: Some(numbers(grant.epoch)),
@@ -63,19 +63,19 @@ pub(super) fn directive(
                 secret_generation: grant.secret.map(numbers),
             })
         }
-        Directive::Detach { volume, epoch } => wire::to_agent::Kind::Detach(wire::Detach {
+        Directive::Detach { volume, epoch } => proto::to_agent::Kind::Detach(proto::Detach {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
             deadline_ms: millis(settings.detach_deadline),
         }),
-        Directive::Revoke { volume, epoch } => wire::to_agent::Kind::Revoke(wire::Revoke {
+        Directive::Revoke { volume, epoch } => proto::to_agent::Kind::Revoke(proto::Revoke {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
             deadline_ms: millis(settings.detach_deadline),
         }),
-        Directive::Preempt { volume, epoch, victims } => wire::to_agent::Kind::Preempt(wire::Preempt {
+        Directive::Preempt { volume, epoch, victims } => proto::to_agent::Kind::Preempt(proto::Preempt {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
@@ -83,7 +83,7 @@ pub(super) fn directive(
             victim_keys: victims.iter().map(|victim| victim.reservation_key()).collect(),
             deadline_ms: millis(settings.detach_deadline),
         }),
-        Directive::Rekey { volume, epoch, generation } => wire::to_agent::Kind::Rekey(wire::Rekey {
+        Directive::Rekey { volume, epoch, generation } => proto::to_agent::Kind::Rekey(proto::Rekey {
             operation_id,
             volume_id: volume.to_string(),
             epoch: Some(numbers(*epoch)),
@@ -92,7 +92,7 @@ pub(super) fn directive(
             deadline_ms: millis(settings.attach_deadline),
         }),
     };
-    Ok(wire::ToAgent { kind: Some(kind) })
+    Ok(proto::ToAgent { kind: Some(kind) })
 }
 
 /// Milliseconds, as messages have them; more than 49 days are 49 days.
@@ -100,11 +100,11 @@ pub(super) fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-fn path_policy(policy: PathPolicy) -> wire::PathPolicy {
+fn path_policy(policy: PathPolicy) -> proto::PathPolicy {
     match policy {
-        PathPolicy::Any => wire::PathPolicy::Any,
-        PathPolicy::Quorum => wire::PathPolicy::Quorum,
-        PathPolicy::All => wire::PathPolicy::All,
+        PathPolicy::Any => proto::PathPolicy::Any,
+        PathPolicy::Quorum => proto::PathPolicy::Quorum,
+        PathPolicy::All => proto::PathPolicy::All,
     }
 }
 
@@ -150,14 +150,15 @@ mod tests {
         };
         let operation = OperationId { term: 1, number: 5 };
         let attach = Directive::Attach { grant: Box::new(grant) };
-        let Some(wire::to_agent::Kind::Attach(sent)) = directive(operation, &attach, &settings).unwrap().kind
+        let Some(proto::to_agent::Kind::Attach(sent)) =
+            directive(operation, &attach, &settings).unwrap().kind
         else {
             panic!("an attach");
         };
         assert_eq!(sent.operation_id, "op-1-5");
-        assert_eq!(sent.epoch, Some(wire::Epoch { term: 1, seq: 2 }));
+        assert_eq!(sent.epoch, Some(proto::Epoch { term: 1, seq: 2 }));
         assert_eq!((sent.namespace_uuid.as_str(), sent.size_bytes, sent.read_only), (UUID, 4096, true));
-        assert_eq!((sent.path_policy(), sent.deadline_ms), (wire::PathPolicy::All, 20_000));
+        assert_eq!((sent.path_policy(), sent.deadline_ms), (proto::PathPolicy::All, 20_000));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::text::is_harmful;
 use tokio::time::Instant;
 
@@ -79,7 +79,7 @@ fn users(openers: &mut Vec<String>) {
     }
 }
 
-pub(super) fn hello(hello: &mut wire::Hello) -> Result<(), Malformed> {
+pub(super) fn hello(hello: &mut proto::Hello) -> Result<(), Malformed> {
     names([&mut hello.agent_version]);
     if let Some(identity) = &hello.identity {
         few("hello.identity.storage_addresses", identity.storage_addresses.len(), STORAGE_ADDRESSES)?;
@@ -90,15 +90,15 @@ pub(super) fn hello(hello: &mut wire::Hello) -> Result<(), Malformed> {
     Ok(())
 }
 
-pub(super) fn inventory(inventory: &mut wire::Inventory) -> Result<(), Malformed> {
-    use wire::volume_state::Phase;
+pub(super) fn inventory(inventory: &mut proto::Inventory) -> Result<(), Malformed> {
+    use proto::volume_state::Phase;
     let held = inventory.volumes.iter().filter(|state| state.phase() != Phase::Absent).count();
     few("inventory.volumes (held)", held, VOLUMES)?;
     few("inventory.volumes", inventory.volumes.len(), KEPT_VOLUMES)?;
     inventory.volumes.iter_mut().try_for_each(state)
 }
 
-pub(super) fn state(state: &mut wire::VolumeState) -> Result<(), Malformed> {
+pub(super) fn state(state: &mut proto::VolumeState) -> Result<(), Malformed> {
     few("paths", state.paths.len(), PARTS)?;
     few("staging", state.staging.len(), PARTS)?;
     for path in &mut state.paths {
@@ -122,12 +122,12 @@ pub(super) fn state(state: &mut wire::VolumeState) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn unready(unready: &mut wire::Unready) {
+fn unready(unready: &mut proto::Unready) {
     names([&mut unready.clause]);
     tidy(&mut unready.message, TEXT_BYTES);
 }
 
-fn absence(absent: &mut wire::AbsentOutcome) -> Result<(), Malformed> {
+fn absence(absent: &mut proto::AbsentOutcome) -> Result<(), Malformed> {
     few("absent.deleted", absent.deleted.len(), PARTS)?;
     for deleted in &mut absent.deleted {
         names([&mut deleted.controller, &mut deleted.portal, &mut deleted.state_at_deletion]);
@@ -135,8 +135,8 @@ fn absence(absent: &mut wire::AbsentOutcome) -> Result<(), Malformed> {
     Ok(())
 }
 
-pub(super) fn result(result: &mut wire::DirectiveResult) -> Result<(), Malformed> {
-    use wire::directive_result::Outcome;
+pub(super) fn result(result: &mut proto::DirectiveResult) -> Result<(), Malformed> {
+    use proto::directive_result::Outcome;
     match &mut result.outcome {
         Some(Outcome::Ready(ready)) => ready.state.as_mut().map_or(Ok(()), state),
         Some(Outcome::Absent(absent)) => absence(absent),
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn what_a_terminal_acts_on_is_shown_and_not_done() {
-        let mut state = wire::VolumeState {
+        let mut state = proto::VolumeState {
             openers: vec!["pid 7 (\u{1b}[2J)".into(), "pid 8 (\u{202e}x)".into()],
-            unready: Some(wire::Unready { clause: "a\nb".into(), message: "x".repeat(5000) }),
+            unready: Some(proto::Unready { clause: "a\nb".into(), message: "x".repeat(5000) }),
             ..Default::default()
         };
         super::state(&mut state).expect("within the limits");
@@ -203,14 +203,14 @@ mod tests {
 
     #[test]
     fn lists_that_are_too_long_are_refused_or_cut_to_what_people_need() {
-        let mut many = wire::VolumeState { openers: vec!["pid 1".into(); 100], ..Default::default() };
+        let mut many = proto::VolumeState { openers: vec!["pid 1".into(); 100], ..Default::default() };
         state(&mut many).expect("cut");
         assert_eq!((many.openers.len(), many.openers[64].as_str()), (65, "and 36 more"));
-        let mut paths = wire::VolumeState { paths: vec![wire::Path::default(); 65], ..Default::default() };
+        let mut paths = proto::VolumeState { paths: vec![proto::Path::default(); 65], ..Default::default() };
         let refused = state(&mut paths).expect_err("too many").to_string();
         assert!(refused.contains("paths") && refused.contains("65") && refused.contains("64"), "{refused}");
-        let held = wire::VolumeState { phase: 3, ..Default::default() };
-        let mut all = wire::Inventory { volumes: vec![held; 1025] };
+        let held = proto::VolumeState { phase: 3, ..Default::default() };
+        let mut all = proto::Inventory { volumes: vec![held; 1025] };
         let refused = inventory(&mut all).expect_err("too many").to_string();
         assert!(refused.contains("1025") && refused.contains("1024"), "{refused}");
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{Event, NodeId, SessionId};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_server::AgentSession;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -64,12 +64,12 @@ impl AgentSessions {
 
 #[tonic::async_trait]
 impl AgentSession for AgentSessions {
-    type SessionStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::ToAgent, Status>> + Send>>;
+    type SessionStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<proto::ToAgent, Status>> + Send>>;
 
     /// Answers at once: an agent may well wait for the answer's head before it says Hello.
     async fn session(
         &self,
-        request: Request<Streaming<wire::FromAgent>>,
+        request: Request<Streaming<proto::FromAgent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = Caller::of(&request)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
@@ -81,8 +81,8 @@ impl AgentSession for AgentSessions {
 /// Runs one session in a task of its own, so that the core hears of its end even after a panic.
 async fn supervise(
     shared: Arc<Shared>,
-    inbound: Streaming<wire::FromAgent>,
-    out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    inbound: Streaming<proto::FromAgent>,
+    out: mpsc::Sender<Result<proto::ToAgent, Status>>,
     caller: Caller,
 ) {
     let (known, mut introduced) = mpsc::unbounded_channel::<(NodeId, SessionId)>();

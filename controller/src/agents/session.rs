@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cleat_core::{Event, NodeId, SessionId, VolumeId};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::hush::Hush;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -55,8 +55,8 @@ impl From<Ended> for Ending {
 /// One session's task.
 pub(super) struct Talk {
     shared: Arc<Shared>,
-    inbound: Streaming<wire::FromAgent>,
-    out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+    inbound: Streaming<proto::FromAgent>,
+    out: mpsc::Sender<Result<proto::ToAgent, Status>>,
     /// Whose certificate the stream came with.
     caller: Caller,
     /// Told once, as soon as the core may know of the session.
@@ -79,8 +79,8 @@ struct Progress {
 impl Talk {
     pub(super) fn new(
         shared: Arc<Shared>,
-        inbound: Streaming<wire::FromAgent>,
-        out: mpsc::Sender<Result<wire::ToAgent, Status>>,
+        inbound: Streaming<proto::FromAgent>,
+        out: mpsc::Sender<Result<proto::ToAgent, Status>>,
         caller: Caller,
         known: mpsc::UnboundedSender<(NodeId, SessionId)>,
     ) -> Self {
@@ -104,7 +104,7 @@ impl Talk {
                 first.map_err(|_| silent("no Hello", silence))??
             }
         };
-        let Some(wire::from_agent::Kind::Hello(hello)) = hello.and_then(|message| message.kind) else {
+        let Some(proto::from_agent::Kind::Hello(hello)) = hello.and_then(|message| message.kind) else {
             return Err(Status::invalid_argument("the first message of a session must be Hello").into());
         };
         let introduced = decode::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
@@ -155,13 +155,13 @@ impl Talk {
             "agent session up"
         );
         let settings = self.shared.sessions.settings();
-        let welcome = wire::Welcome {
+        let welcome = proto::Welcome {
             term: self.shared.term,
             session_id: progress.session.to_string(),
             heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
             silence_deadline_ms: encode::millis(settings.silence_deadline),
         };
-        self.say(wire::to_agent::Kind::Welcome(welcome)).await?;
+        self.say(proto::to_agent::Kind::Welcome(welcome)).await?;
         Ok(progress)
     }
 
@@ -196,7 +196,7 @@ impl Talk {
                 () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
                 _ = beats.tick() => {
                     count += 1;
-                    self.say(wire::to_agent::Kind::Heartbeat(wire::Heartbeat { count })).await
+                    self.say(proto::to_agent::Kind::Heartbeat(proto::Heartbeat { count })).await
                 }
                 order = progress.orders.recv() => match order {
                     Some(Order::Send(message)) => {
@@ -224,7 +224,7 @@ impl Talk {
     async fn heard(
         &self,
         progress: &mut Progress,
-        message: Result<Option<wire::FromAgent>, Status>,
+        message: Result<Option<proto::FromAgent>, Status>,
     ) -> Result<(), Ending> {
         match message {
             Ok(Some(message)) => {
@@ -238,8 +238,8 @@ impl Talk {
         }
     }
 
-    async fn hear(&self, progress: &mut Progress, message: wire::FromAgent) -> Result<(), Ending> {
-        use wire::from_agent::Kind;
+    async fn hear(&self, progress: &mut Progress, message: proto::FromAgent) -> Result<(), Ending> {
+        use proto::from_agent::Kind;
         let kind = message.kind.ok_or(decode::Malformed::Missing("message.kind"))?;
         tokio::time::sleep(progress.pace.take()).await;
         if !progress.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
@@ -308,12 +308,12 @@ impl Talk {
         Ok(known.await?)
     }
 
-    async fn say(&self, kind: wire::to_agent::Kind) -> Result<(), Ending> {
-        self.send(wire::ToAgent { kind: Some(kind) }).await
+    async fn say(&self, kind: proto::to_agent::Kind) -> Result<(), Ending> {
+        self.send(proto::ToAgent { kind: Some(kind) }).await
     }
 
     /// An agent that does not read for a silence deadline is as silent as one that does not speak.
-    async fn send(&self, message: wire::ToAgent) -> Result<(), Ending> {
+    async fn send(&self, message: proto::ToAgent) -> Result<(), Ending> {
         let silence = self.silence();
         match tokio::time::timeout(silence, self.out.send(Ok(message))).await {
             Ok(Ok(())) => Ok(()),
@@ -345,7 +345,7 @@ fn account(node: &NodeId, answer: &decode::Answer) {
             tracing::info!(%volume, %node, %epoch, %operation, outcome, "directive answered");
         }
         decode::Times::Attach(times) => {
-            let wire::AttachTimes { connect_us, device_us, checks_us } = *times;
+            let proto::AttachTimes { connect_us, device_us, checks_us } = *times;
             tracing::info!(
                 %volume, %node, %epoch, %operation, outcome, connect_us, device_us, checks_us, "directive answered"
             );
@@ -356,7 +356,7 @@ fn account(node: &NodeId, answer: &decode::Answer) {
             }
         }
         decode::Times::Detach(times) => {
-            let wire::DetachTimes { checks_us, flush_us, delete_us } = *times;
+            let proto::DetachTimes { checks_us, flush_us, delete_us } = *times;
             tracing::info!(
                 %volume, %node, %epoch, %operation, outcome, checks_us, flush_us, delete_us, "directive answered"
             );

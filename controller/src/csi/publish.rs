@@ -70,7 +70,7 @@ async fn attached_spec(
         let attachment = record.attachment(&node)?;
         match attachment.phase {
             Phase::Granting | Phase::Connecting | Phase::Ready => Some(record.spec.clone()),
-            Phase::Ghost | Phase::Draining { .. } => None,
+            Phase::Stray | Phase::Draining { .. } => None,
         }
     });
     Ok(known.await?)

@@ -65,7 +65,7 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
         }
         Notice::Fence { volume, node, .. }
         | Notice::Trouble { volume, node, .. }
-        | Notice::GhostFound { volume, node } => {
+        | Notice::StrayFound { volume, node } => {
             tracing::warn!(%volume, %node, reason = told.reason, "{}", told.message);
         }
     }
@@ -152,9 +152,9 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
             told("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
         }
         Notice::Trouble { volume, node, message } => told("trouble", volume, node, message.clone()),
-        Notice::GhostFound { volume, node } => {
+        Notice::StrayFound { volume, node } => {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
-            told("ghost_found", volume, node, message)
+            told("stray_found", volume, node, message)
         }
     }
 }

@@ -4,27 +4,27 @@ use cleat_core::{
     Attachment, Core, DrainCause, Drained, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase,
     Session, Source, Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
 };
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 
 use crate::agents::LastWords;
 use crate::engine::Told;
 
 /// One volume, without the agents' words on it: those are added outside of the core's task.
-pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire::VolumeInfo> {
+pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<proto::VolumeInfo> {
     let record = core.volumes().get(id)?;
-    let identity = record.identity.as_ref().map(|identity| wire::Identity {
+    let identity = record.identity.as_ref().map(|identity| proto::Identity {
         namespace_uuid: identity.namespace_uuid.to_string(),
         nguid: identity.nguid.map(|nguid| nguid.to_string()).unwrap_or_default(),
         size_bytes: record.spec.size_bytes,
         ..Default::default()
     });
-    let waiting = core.waiting(id, now).into_iter().map(|waiting| wire::WaitInfo {
+    let waiting = core.waiting(id, now).into_iter().map(|waiting| proto::WaitInfo {
         request: waiting.request.to_owned(),
         node_id: waiting.node.map(String::from).unwrap_or_default(),
         since_unix_ms: waiting.since.0,
         waits_for: waiting.waits_for,
     });
-    Some(wire::VolumeInfo {
+    Some(proto::VolumeInfo {
         volume_id: id.to_string(),
         access: record.spec.access.name().to_owned(),
         identity,
@@ -39,12 +39,12 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<wire
 }
 
 /// Every volume.
-pub(super) fn volumes(core: &Core, now: UnixMillis) -> Vec<wire::VolumeInfo> {
+pub(super) fn volumes(core: &Core, now: UnixMillis) -> Vec<proto::VolumeInfo> {
     core.volumes().keys().filter_map(|id| volume(core, id, now)).collect()
 }
 
 /// Adds what the agents last said of a volume.
-pub(super) fn with_words(mut volume: wire::VolumeInfo, words: &LastWords) -> wire::VolumeInfo {
+pub(super) fn with_words(mut volume: proto::VolumeInfo, words: &LastWords) -> proto::VolumeInfo {
     let Ok(id) = VolumeId::new(volume.volume_id.as_str()) else { return volume };
     for attachment in &mut volume.attachments {
         if let Ok(node) = NodeId::new(attachment.node_id.as_str()) {
@@ -54,7 +54,7 @@ pub(super) fn with_words(mut volume: wire::VolumeInfo, words: &LastWords) -> wir
     volume
 }
 
-fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMillis) -> wire::AttachmentInfo {
+fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMillis) -> proto::AttachmentInfo {
     let proof = a.evidence();
     let mut waits_for = core.waits_for(&record.spec.id, &a.node).unwrap_or_default();
     // What went wrong last is of interest also where nothing is waited for any more.
@@ -63,7 +63,7 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
     {
         waits_for = format!("nothing (last: {trouble})");
     }
-    wire::AttachmentInfo {
+    proto::AttachmentInfo {
         node_id: a.node.to_string(),
         epoch: Some(epoch(a.epoch)),
         role: a.role.name().to_owned(),
@@ -75,7 +75,7 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
         waits_for,
         cause: match &a.phase {
             Phase::Draining { cause, .. } => cause_in_words(cause),
-            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost => String::new(),
+            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Stray => String::new(),
         },
         fence: record.fence(&a.node).map(fence),
     }
@@ -90,12 +90,12 @@ fn cause_in_words(cause: &DrainCause) -> String {
     }
 }
 
-fn fence(fence: &Fence) -> wire::FenceInfo {
+fn fence(fence: &Fence) -> proto::FenceInfo {
     let tried = fence
         .tried
         .iter()
-        .map(|tried| wire::TriedRung { rung: tried.rung.name().to_owned(), result: tried.result.clone() });
-    wire::FenceInfo {
+        .map(|tried| proto::TriedRung { rung: tried.rung.name().to_owned(), result: tried.result.clone() });
+    proto::FenceInfo {
         rung: fence.rung.name().to_owned(),
         step: fence.step.name().to_owned(),
         tried: tried.collect(),
@@ -103,8 +103,8 @@ fn fence(fence: &Fence) -> wire::FenceInfo {
     }
 }
 
-fn fenced_from(volume: &VolumeId, fenced: &Fenced, now: UnixMillis) -> wire::FencedInfo {
-    wire::FencedInfo {
+fn fenced_from(volume: &VolumeId, fenced: &Fenced, now: UnixMillis) -> proto::FencedInfo {
+    proto::FencedInfo {
         node_id: fenced.node.to_string(),
         host_nqn: fenced.host_nqn.to_string(),
         epoch: Some(epoch(fenced.epoch)),
@@ -114,7 +114,7 @@ fn fenced_from(volume: &VolumeId, fenced: &Fenced, now: UnixMillis) -> wire::Fen
     }
 }
 
-fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
+fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
     let verdict = e.verdict(now);
     let (by, reason) = match &e.source {
         Source::NodeGone { by, reason } => (by.clone(), reason.clone()),
@@ -131,7 +131,7 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
         (Drained::Abort, Verdict::Fenced) => "the target's abort waits for what is in flight",
         (Drained::Bound { .. }, Verdict::Fenced) => "the drain bound has passed",
     };
-    wire::EvidenceInfo {
+    proto::EvidenceInfo {
         node_id: e.node.to_string(),
         epoch: Some(epoch(e.epoch)),
         source: e.source.name().to_owned(),
@@ -151,8 +151,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> wire::EvidenceInfo {
     }
 }
 
-pub(super) fn migration(volume: &VolumeId, m: &Migration) -> wire::MigrationInfo {
-    wire::MigrationInfo {
+pub(super) fn migration(volume: &VolumeId, m: &Migration) -> proto::MigrationInfo {
+    proto::MigrationInfo {
         volume_id: volume.to_string(),
         source_node_id: m.source.to_string(),
         target_node_id: m.target.to_string(),
@@ -163,28 +163,28 @@ pub(super) fn migration(volume: &VolumeId, m: &Migration) -> wire::MigrationInfo
         steps: m
             .steps
             .iter()
-            .map(|(step, at)| wire::MigrationStep { name: step.name().to_owned(), at_unix_ms: at.0 })
+            .map(|(step, at)| proto::MigrationStep { name: step.name().to_owned(), at_unix_ms: at.0 })
             .collect(),
     }
 }
 
 /// Every volume's latest migration.
-pub(super) fn migrations(core: &Core) -> Vec<wire::MigrationInfo> {
+pub(super) fn migrations(core: &Core) -> Vec<proto::MigrationInfo> {
     let recorded = core.volumes().values().filter_map(|v| v.migration.as_ref().map(|m| (&v.spec.id, m)));
     recorded.map(|(id, m)| migration(id, m)).collect()
 }
 
 /// Every node, without the agents' words.
-pub(super) fn nodes(core: &Core, now: UnixMillis) -> Vec<wire::NodeInfo> {
+pub(super) fn nodes(core: &Core, now: UnixMillis) -> Vec<proto::NodeInfo> {
     core.nodes().iter().map(|(id, known)| describe(core, id, known, now)).collect()
 }
 
 /// One node, without its agent's words.
-pub(super) fn node(core: &Core, id: &NodeId, now: UnixMillis) -> Option<wire::NodeInfo> {
+pub(super) fn node(core: &Core, id: &NodeId, now: UnixMillis) -> Option<proto::NodeInfo> {
     core.nodes().get(id).map(|known| describe(core, id, known, now))
 }
 
-fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::NodeInfo {
+fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> proto::NodeInfo {
     let entries =
         core.volumes_of(id).flat_map(|record| record.fenced.iter().map(move |f| (&record.spec.id, f)));
     let fenced = entries.filter(|(_, f)| f.node == *id).map(|(volume, f)| fenced_from(volume, f, now));
@@ -197,9 +197,9 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::Nod
         Standing::Quarantined { reason } => ("Quarantined", reason.as_str()),
     };
     let identity = &node.identity;
-    wire::NodeInfo {
+    proto::NodeInfo {
         node_id: id.to_string(),
-        identity: Some(wire::NodeIdentity {
+        identity: Some(proto::NodeIdentity {
             host_nqn: identity.host_nqn.to_string(),
             host_id: identity.host_id.to_string(),
             storage_addresses: identity.storage_addresses.iter().map(ToString::to_string).collect(),
@@ -215,7 +215,7 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> wire::Nod
 }
 
 /// Adds what the node's agent last said.
-pub(super) fn node_with_words(mut node: wire::NodeInfo, words: &LastWords) -> wire::NodeInfo {
+pub(super) fn node_with_words(mut node: proto::NodeInfo, words: &LastWords) -> proto::NodeInfo {
     if let Ok(id) = NodeId::new(node.node_id.as_str()) {
         let words = words.of(&id);
         node.capabilities = words.capabilities;
@@ -225,8 +225,8 @@ pub(super) fn node_with_words(mut node: wire::NodeInfo, words: &LastWords) -> wi
     node
 }
 
-pub(super) fn notice(told: &Told) -> wire::Notice {
-    wire::Notice {
+pub(super) fn notice(told: &Told) -> proto::Notice {
+    proto::Notice {
         at_unix_ms: told.at.0,
         reason: told.reason.to_owned(),
         volume_id: told.volume.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -235,6 +235,6 @@ pub(super) fn notice(told: &Told) -> wire::Notice {
     }
 }
 
-fn epoch(epoch: Epoch) -> wire::Epoch {
-    wire::Epoch { term: epoch.term, seq: epoch.seq }
+fn epoch(epoch: Epoch) -> proto::Epoch {
+    proto::Epoch { term: epoch.term, seq: epoch.seq }
 }

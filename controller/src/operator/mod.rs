@@ -4,10 +4,10 @@
 //! words. Two calls are more than questions: to fence a node and to declare one gone, each on a person's word that is
 //! kept with what rests on it.
 
-mod ghosts;
+mod drift;
 mod info;
 mod service;
 mod watch;
 
-pub use ghosts::keep_looking;
+pub use drift::keep_looking;
 pub use service::Operators;

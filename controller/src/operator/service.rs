@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use cleat_core::{IdError, NodeId, VolumeId, Word};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::operator_server::Operator;
 use cleat_rds::secret::Keys;
 use cleat_runtime::tls::renew::{Expiry, Renewable};
@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{ghosts, info, watch};
+use super::{drift, info, watch};
 use crate::agents::LastWords;
 use crate::clients::Caller;
 use crate::csi::refusal_code;
@@ -83,21 +83,21 @@ fn refused(failed: Failed) -> Status {
 
 #[tonic::async_trait]
 impl Operator for Operators {
-    type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<wire::WatchEvent, Status>> + Send>>;
+    type WatchStream = Pin<Box<dyn tokio_stream::Stream<Item = Result<proto::WatchEvent, Status>> + Send>>;
 
     async fn list_volumes(
         &self,
-        _: Request<wire::ListVolumesRequest>,
-    ) -> Result<Response<wire::ListVolumesResponse>, Status> {
+        _: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesResponse>, Status> {
         let volumes = self.engine.view(info::volumes).await.map_err(ended)?;
         let volumes = volumes.into_iter().map(|volume| info::with_words(volume, &self.words)).collect();
-        Ok(Response::new(wire::ListVolumesResponse { volumes }))
+        Ok(Response::new(proto::ListVolumesResponse { volumes }))
     }
 
     async fn get_volume(
         &self,
-        request: Request<wire::GetVolumeRequest>,
-    ) -> Result<Response<wire::VolumeInfo>, Status> {
+        request: Request<proto::GetVolumeRequest>,
+    ) -> Result<Response<proto::VolumeInfo>, Status> {
         let volume = VolumeId::new(request.into_inner().volume_id).map_err(invalid("volume_id"))?;
         let id = volume.clone();
         let found = self.engine.view(move |core, now| info::volume(core, &id, now)).await.map_err(ended)?;
@@ -112,17 +112,17 @@ impl Operator for Operators {
 
     async fn list_nodes(
         &self,
-        _: Request<wire::ListNodesRequest>,
-    ) -> Result<Response<wire::ListNodesResponse>, Status> {
+        _: Request<proto::ListNodesRequest>,
+    ) -> Result<Response<proto::ListNodesResponse>, Status> {
         let nodes = self.engine.view(info::nodes).await.map_err(ended)?;
         let nodes = nodes.into_iter().map(|node| info::node_with_words(node, &self.words)).collect();
-        Ok(Response::new(wire::ListNodesResponse { nodes }))
+        Ok(Response::new(proto::ListNodesResponse { nodes }))
     }
 
     async fn get_node(
         &self,
-        request: Request<wire::GetNodeRequest>,
-    ) -> Result<Response<wire::NodeInfo>, Status> {
+        request: Request<proto::GetNodeRequest>,
+    ) -> Result<Response<proto::NodeInfo>, Status> {
         let node = NodeId::new(request.into_inner().node_id).map_err(invalid("node_id"))?;
         let id = node.clone();
         let found = self.engine.view(move |core, now| info::node(core, &id, now));
@@ -135,16 +135,16 @@ impl Operator for Operators {
 
     async fn list_migrations(
         &self,
-        _: Request<wire::ListMigrationsRequest>,
-    ) -> Result<Response<wire::ListMigrationsResponse>, Status> {
+        _: Request<proto::ListMigrationsRequest>,
+    ) -> Result<Response<proto::ListMigrationsResponse>, Status> {
         let migrations = self.engine.view(|core, _| info::migrations(core)).await.map_err(ended)?;
-        Ok(Response::new(wire::ListMigrationsResponse { migrations }))
+        Ok(Response::new(proto::ListMigrationsResponse { migrations }))
     }
 
     async fn list_tickets(
         &self,
-        _: Request<wire::ListTicketsRequest>,
-    ) -> Result<Response<wire::ListTicketsResponse>, Status> {
+        _: Request<proto::ListTicketsRequest>,
+    ) -> Result<Response<proto::ListTicketsResponse>, Status> {
         // An empty list would say that there are none.
         Err(Status::unimplemented(
             "this controller keeps no tickets yet: see the requests that wait, in a volume",
@@ -153,10 +153,10 @@ impl Operator for Operators {
 
     async fn fence(
         &self,
-        request: Request<wire::FenceRequest>,
-    ) -> Result<Response<wire::FenceResponse>, Status> {
+        request: Request<proto::FenceRequest>,
+    ) -> Result<Response<proto::FenceResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let wire::FenceRequest { volume_id, node_id, reason } = request.into_inner();
+        let proto::FenceRequest { volume_id, node_id, reason } = request.into_inner();
         let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
         let word = word(&caller, reason)?;
@@ -168,29 +168,29 @@ impl Operator for Operators {
         let found =
             self.engine.view(move |core, now| info::volume(core, &volume, now)).await.map_err(ended)?;
         let volume = found.map(|found| info::with_words(found, &self.words));
-        Ok(Response::new(wire::FenceResponse { volume }))
+        Ok(Response::new(proto::FenceResponse { volume }))
     }
 
     async fn declare_gone(
         &self,
-        request: Request<wire::DeclareGoneRequest>,
-    ) -> Result<Response<wire::DeclareGoneResponse>, Status> {
+        request: Request<proto::DeclareGoneRequest>,
+    ) -> Result<Response<proto::DeclareGoneResponse>, Status> {
         let caller = Caller::of(&request)?;
-        let wire::DeclareGoneRequest { node_id, reason } = request.into_inner();
+        let proto::DeclareGoneRequest { node_id, reason } = request.into_inner();
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
         let word = word(&caller, reason)?;
         tracing::warn!(%node, by = word.by, reason = word.reason, "a person says that a node is gone");
         let engine = self.engine.clone();
         let declaring = tokio::spawn(async move { engine.declare_gone(node, word).await });
         declaring.await.map_err(panicked)?.map_err(refused)?;
-        Ok(Response::new(wire::DeclareGoneResponse {}))
+        Ok(Response::new(proto::DeclareGoneResponse {}))
     }
 
-    async fn list_ghosts(
+    async fn list_drift(
         &self,
-        _: Request<wire::ListGhostsRequest>,
-    ) -> Result<Response<wire::ListGhostsResponse>, Status> {
-        let ghosts = ghosts::look(&self.engine, &self.words, self.secrets.clone()).await.map_err(ended)?;
+        _: Request<proto::ListDriftRequest>,
+    ) -> Result<Response<proto::ListDriftResponse>, Status> {
+        let drift = drift::look(&self.engine, &self.words, self.secrets.clone()).await.map_err(ended)?;
         let mut expiries: Vec<Expiry> = Vec::new();
         for expiry in self.certificates.iter().flat_map(|renewed| renewed.expiries()) {
             // Both listeners have the same files.
@@ -198,12 +198,12 @@ impl Operator for Operators {
                 expiries.push(expiry);
             }
         }
-        let mut ghosts: Vec<_> = ghosts.into_iter().map(ghosts::Ghost::into_wire).collect();
-        ghosts.extend(expiries.into_iter().filter_map(ghosts::expires));
-        Ok(Response::new(wire::ListGhostsResponse { ghosts }))
+        let mut drift: Vec<_> = drift.into_iter().map(drift::Drift::into_proto).collect();
+        drift.extend(expiries.into_iter().filter_map(drift::expires));
+        Ok(Response::new(proto::ListDriftResponse { drift }))
     }
 
-    async fn watch(&self, _: Request<wire::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, events) = mpsc::channel(WATCH_QUEUE);
         let watch = watch::Watch::new(self.engine.clone(), self.words.clone(), out);
         tokio::spawn(watch.run(self.stop.clone()));

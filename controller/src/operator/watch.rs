@@ -4,12 +4,12 @@
 //! fell too far behind is sent everything anew; each volume or node is sent as it is when it is sent.
 
 use cleat_core::{Core, NodeId, UnixMillis, VolumeId};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::watch_event::Kind;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use wire::watch_event::Kind;
 
 use super::info;
 use super::service::ended;
@@ -19,7 +19,7 @@ use crate::engine::{Change, Ended, Engine};
 pub(super) struct Watch {
     engine: Engine,
     words: LastWords,
-    out: mpsc::Sender<Result<wire::WatchEvent, Status>>,
+    out: mpsc::Sender<Result<proto::WatchEvent, Status>>,
 }
 
 /// Why a watch is over.
@@ -39,7 +39,7 @@ impl Watch {
     pub(super) fn new(
         engine: Engine,
         words: LastWords,
-        out: mpsc::Sender<Result<wire::WatchEvent, Status>>,
+        out: mpsc::Sender<Result<proto::WatchEvent, Status>>,
     ) -> Self {
         Self { engine, words, out }
     }
@@ -128,6 +128,6 @@ impl Watch {
     }
 
     async fn send(&self, kind: Kind) -> Result<(), Over> {
-        self.out.send(Ok(wire::WatchEvent { kind: Some(kind) })).await.map_err(|_| Over::Gone)
+        self.out.send(Ok(proto::WatchEvent { kind: Some(kind) })).await.map_err(|_| Over::Gone)
     }
 }

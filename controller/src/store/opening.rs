@@ -34,7 +34,11 @@ pub(super) const MIGRATIONS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 ", "
     CREATE TABLE secret_keys (first_term INTEGER PRIMARY KEY CHECK (first_term >= 0), id TEXT NOT NULL) STRICT;
-"];
+", r#"
+    UPDATE volumes SET record = replace(replace(replace(replace(record,
+        '"Ghost"', '"Stray"'), '"ghost":', '"stray":'), '"nguid":""', '"nguid":null'),
+        '"subsystem_nqn":""', '"subsystem_nqn":null');
+"#];
 
 /// `PATH` with something appended to its last part.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

@@ -96,7 +96,7 @@ fn what_is_not_a_store_of_ours_is_refused_by_name_and_left_alone() {
         (Vec::new(), "it is empty"),
         (b"#!/bin/sh\n".to_vec(), "does not begin like a SQLite database"),
         (std::fs::read(&other).unwrap(), "another program's"),
-        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 2"),
+        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 3"),
     ] {
         std::fs::write(&path, &bytes).unwrap();
         let error = load(&path).unwrap_err();
@@ -122,16 +122,16 @@ fn an_older_schema_is_migrated_and_keeps_its_records() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
     committed(&mut opened(&path), write("v", None, json!(1)));
-    let next = ["", "", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
+    let next = ["", "", "", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
     let (database, loaded) = Database::open_with(&path, &next).unwrap();
     assert_eq!(by_name(&loaded), BTreeMap::from([("v", (1, &json!(1)))]));
     drop(database);
     assert!(matches!(
         load(&path).unwrap_err(),
-        OpenError::Damaged { damage: Damage::Newer { found: 3, known: 2 }, .. }
+        OpenError::Damaged { damage: Damage::Newer { found: 4, known: 3 }, .. }
     ));
     // A migration that fails changes nothing.
-    let broken = ["", "", "", "CREATE TABLE half (x); SELECT nonsense"];
+    let broken = ["", "", "", "", "CREATE TABLE half (x); SELECT nonsense"];
     assert!(Database::open_with(&path, &broken).is_err());
     Database::open_with(&path, &next).unwrap();
 }
@@ -171,6 +171,19 @@ fn a_store_from_before_keys_were_noted_is_migrated() {
     let key = MasterKey::passing(&[1; 32]).id();
     database.take_term(2).unwrap();
     assert_eq!(database.take_key(key, key), Ok(vec![Era { first_term: 0, key }]));
+}
+
+#[test]
+fn records_from_before_their_words_changed_are_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let (mut database, _) = Database::open_with(&path, &MIGRATIONS[..2]).unwrap();
+    let before =
+        json!({ "phase": "Ghost", "ghost": true, "subsystem_nqn": "", "nguid": "", "note": "a \"ghost\": " });
+    committed(&mut database, write("v", None, before));
+    drop(database);
+    let after = json!({ "phase": "Stray", "stray": true, "subsystem_nqn": null, "nguid": null, "note": "a \"ghost\": " });
+    assert_eq!(by_name(&load(&path).unwrap()), BTreeMap::from([("v", (1, &after))]));
 }
 
 #[test]

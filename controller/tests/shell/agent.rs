@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::agent_session_client::AgentSessionClient;
+use proto::directive_result::Outcome;
+use proto::volume_state::Phase;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
-use wire::agent_session_client::AgentSessionClient;
-use wire::directive_result::Outcome;
-use wire::volume_state::Phase;
 
 use crate::world::{PREFIX, eventually};
 
@@ -65,8 +65,8 @@ impl Target {
 
 /// A host. Its kernel keeps what it holds when the agent goes.
 pub struct Host {
-    pub hello: Mutex<wire::Hello>,
-    held: Mutex<BTreeMap<String, wire::VolumeState>>,
+    pub hello: Mutex<proto::Hello>,
+    held: Mutex<BTreeMap<String, proto::VolumeState>>,
     pub on_attach: Mutex<OnAttach>,
     pub on_detach: Mutex<OnDetach>,
     /// What the target would see of all hosts, where a test wants it watched.
@@ -74,23 +74,23 @@ pub struct Host {
     /// The keys that a report of registrations would show.
     pub registered: Mutex<Vec<u64>>,
     /// Every directive that came in, in order.
-    pub directives: Mutex<Vec<wire::to_agent::Kind>>,
+    pub directives: Mutex<Vec<proto::to_agent::Kind>>,
 }
 
 impl Host {
     /// A host with a number of its own, from which its identity is made.
     pub fn new(name: &str, number: u8) -> Arc<Self> {
         let uuid = Uuid::from_u128(u128::from(number));
-        let hello = wire::Hello {
+        let hello = proto::Hello {
             protocol: cleat_proto::SESSION_PROTOCOL,
             node_id: name.into(),
-            identity: Some(wire::NodeIdentity {
+            identity: Some(proto::NodeIdentity {
                 host_nqn: format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}"),
                 host_id: uuid.to_string(),
                 storage_addresses: vec![format!("10.0.1.{number}"), format!("10.0.2.{number}")],
                 boot_id: Uuid::new_v5(&Uuid::NAMESPACE_DNS, name.as_bytes()).to_string(),
             }),
-            capabilities: Some(wire::Capabilities {
+            capabilities: Some(proto::Capabilities {
                 kernel_release: "6.12.1".into(),
                 fabrics: "kernel".into(),
                 native_multipath: true,
@@ -119,28 +119,34 @@ impl Host {
     }
 
     /// The attaches that came in, with their operation and epoch.
-    pub fn attaches(&self) -> Vec<wire::Attach> {
+    pub fn attaches(&self) -> Vec<proto::Attach> {
         let directives = self.directives.lock().unwrap();
         let attaches = directives.iter().filter_map(|kind| match kind {
-            wire::to_agent::Kind::Attach(attach) => Some(attach.clone()),
+            proto::to_agent::Kind::Attach(attach) => Some(attach.clone()),
             _ => None,
         });
         attaches.collect()
     }
 
-    fn set(&self, volume: &str, epoch: Option<wire::Epoch>, phase: Phase, live: usize) -> wire::VolumeState {
-        let path = |number: usize| wire::Path {
+    fn set(
+        &self,
+        volume: &str,
+        epoch: Option<proto::Epoch>,
+        phase: Phase,
+        live: usize,
+    ) -> proto::VolumeState {
+        let path = |number: usize| proto::Path {
             portal: format!("10.0.{number}.100:4420"),
             controller: format!("nvme{number}"),
             state: if number <= live { "live" } else { "connecting" }.into(),
             ana_state: "optimized".into(),
         };
-        let state = wire::VolumeState {
+        let state = proto::VolumeState {
             volume_id: volume.into(),
             epoch,
             epoch_ended: phase == Phase::Absent,
             phase: phase.into(),
-            identity: Some(wire::Identity {
+            identity: Some(proto::Identity {
                 namespace_uuid: Uuid::new_v5(&Uuid::NAMESPACE_OID, volume.as_bytes()).to_string(),
                 ..Default::default()
             }),
@@ -156,53 +162,53 @@ impl Host {
     }
 
     /// The kernel has the volume in this phase, whoever asked for it.
-    pub fn hold(&self, volume: &str, epoch: wire::Epoch, phase: Phase) -> wire::VolumeState {
+    pub fn hold(&self, volume: &str, epoch: proto::Epoch, phase: Phase) -> proto::VolumeState {
         self.set(volume, Some(epoch), phase, 2)
     }
 
     /// As a ledger would have it: a higher epoch has been seen, or this one has ended.
-    fn stale(&self, volume: &str, epoch: Option<wire::Epoch>, attach: bool) -> Option<Outcome> {
+    fn stale(&self, volume: &str, epoch: Option<proto::Epoch>, attach: bool) -> Option<Outcome> {
         let held = self.held.lock().unwrap();
         let (state, epoch) = (held.get(volume)?, epoch?);
         let highest = state.epoch?;
         let (seen, asked) = ((highest.term, highest.seq), (epoch.term, epoch.seq));
         let over = attach && seen == asked && state.epoch_ended;
-        let told = wire::StaleEpochOutcome { highest: Some(highest), ended: state.epoch_ended };
+        let told = proto::StaleEpochOutcome { highest: Some(highest), ended: state.epoch_ended };
         (seen > asked || over).then_some(Outcome::StaleEpoch(told))
     }
 
-    fn attach(&self, attach: &wire::Attach) -> Option<Outcome> {
+    fn attach(&self, attach: &proto::Attach) -> Option<Outcome> {
         if let Some(stale) = self.stale(&attach.volume_id, attach.epoch, true) {
             return Some(stale);
         }
         match *self.on_attach.lock().unwrap() {
             OnAttach::Ready => Some(self.ready(attach)),
             OnAttach::Hold => None,
-            OnAttach::Fail(clause) => Some(Outcome::Failed(wire::FailedOutcome {
-                unready: Some(wire::Unready { clause: clause.into(), message: "the facts".into() }),
+            OnAttach::Fail(clause) => Some(Outcome::Failed(proto::FailedOutcome {
+                unready: Some(proto::Unready { clause: clause.into(), message: "the facts".into() }),
                 nothing_left: true,
             })),
         }
     }
 
-    fn ready(&self, attach: &wire::Attach) -> Outcome {
+    fn ready(&self, attach: &proto::Attach) -> Outcome {
         let state = self.set(&attach.volume_id, attach.epoch, Phase::Ready, 2);
-        let times = wire::AttachTimes { connect_us: 60_000, device_us: 20_000, checks_us: 5_000 };
-        Outcome::Ready(wire::ReadyOutcome { state: Some(state), times: Some(times) })
+        let times = proto::AttachTimes { connect_us: 60_000, device_us: 20_000, checks_us: 5_000 };
+        Outcome::Ready(proto::ReadyOutcome { state: Some(state), times: Some(times) })
     }
 
     /// Takes it down even under its user.
-    fn revoke(&self, volume: &str, epoch: Option<wire::Epoch>) -> Outcome {
+    fn revoke(&self, volume: &str, epoch: Option<proto::Epoch>) -> Outcome {
         self.set(volume, epoch, Phase::Absent, 0);
-        Outcome::Absent(wire::AbsentOutcome::default())
+        Outcome::Absent(proto::AbsentOutcome::default())
     }
 
     /// The directives of one kind that came in.
-    pub fn told<T>(&self, pick: impl Fn(&wire::to_agent::Kind) -> Option<T>) -> Vec<T> {
+    pub fn told<T>(&self, pick: impl Fn(&proto::to_agent::Kind) -> Option<T>) -> Vec<T> {
         self.directives.lock().unwrap().iter().filter_map(pick).collect()
     }
 
-    fn detach(&self, detach: &wire::Detach) -> Option<Outcome> {
+    fn detach(&self, detach: &proto::Detach) -> Option<Outcome> {
         if let Some(stale) = self.stale(&detach.volume_id, detach.epoch, false) {
             return Some(stale);
         }
@@ -210,16 +216,18 @@ impl Host {
             OnDetach::Absent(state) => {
                 let held = self.holds(&detach.volume_id);
                 self.set(&detach.volume_id, detach.epoch, Phase::Absent, 0);
-                let gone = |controller: &str| wire::DeletedController {
+                let gone = |controller: &str| proto::DeletedController {
                     controller: controller.into(),
                     portal: "10.0.1.100:4420".into(),
                     state_at_deletion: state.into(),
                 };
                 let deleted = if held { vec![gone("nvme1"), gone("nvme2")] } else { vec![] };
-                let times = wire::DetachTimes { checks_us: 100, flush_us: 200, delete_us: 300 };
-                Some(Outcome::Absent(wire::AbsentOutcome { deleted, times: Some(times) }))
+                let times = proto::DetachTimes { checks_us: 100, flush_us: 200, delete_us: 300 };
+                Some(Outcome::Absent(proto::AbsentOutcome { deleted, times: Some(times) }))
             }
-            OnDetach::Busy(holder) => Some(Outcome::Busy(wire::BusyOutcome { holders: vec![holder.into()] })),
+            OnDetach::Busy(holder) => {
+                Some(Outcome::Busy(proto::BusyOutcome { holders: vec![holder.into()] }))
+            }
             OnDetach::Hold => None,
         }
     }
@@ -228,8 +236,8 @@ impl Host {
 /// One session of a host's agent. Dropped, it is killed: the stream is gone, and nothing was said.
 pub struct Agent {
     pub host: Arc<Host>,
-    say: mpsc::Sender<wire::FromAgent>,
-    pub welcome: watch::Receiver<Option<wire::Welcome>>,
+    say: mpsc::Sender<proto::FromAgent>,
+    pub welcome: watch::Receiver<Option<proto::Welcome>>,
     /// Whether the agent says heartbeats.
     pub beating: watch::Sender<bool>,
     ended: AbortOnDropHandle<Status>,
@@ -240,7 +248,7 @@ impl Agent {
     pub async fn dial(channel: Channel, host: &Arc<Host>) -> Self {
         let (say, queue) = mpsc::channel(64);
         let hello = host.hello.lock().unwrap().clone();
-        say.send(from(wire::from_agent::Kind::Hello(hello))).await.unwrap();
+        say.send(from(proto::from_agent::Kind::Hello(hello))).await.unwrap();
         let (welcomed, welcome) = watch::channel(None);
         let (beating, beats) = watch::channel(true);
         let mut client = AgentSessionClient::new(channel);
@@ -262,27 +270,27 @@ impl Agent {
     }
 
     /// Says something unasked.
-    pub async fn say(&self, kind: wire::from_agent::Kind) {
+    pub async fn say(&self, kind: proto::from_agent::Kind) {
         self.say.send(from(kind)).await.expect("the session is up");
     }
 
     pub async fn delta(&self, volume: &str, phase: Phase, live: usize) {
         let epoch = self.host.held.lock().unwrap().get(volume).and_then(|state| state.epoch);
         let state = self.host.set(volume, epoch, phase, live);
-        self.say(wire::from_agent::Kind::Delta(state)).await;
+        self.say(proto::from_agent::Kind::Delta(state)).await;
     }
 
     /// Waits until an attach of the volume has come in, and gives it.
-    pub async fn told_to_attach(&self, volume: &str) -> wire::Attach {
+    pub async fn told_to_attach(&self, volume: &str) -> proto::Attach {
         let found = || self.host.attaches().into_iter().rfind(|attach| attach.volume_id == volume);
         eventually("an Attach", async || found().is_some()).await;
         found().unwrap()
     }
 
     /// Answers an attach that was held.
-    pub async fn answer_ready(&self, attach: &wire::Attach) {
+    pub async fn answer_ready(&self, attach: &proto::Attach) {
         let outcome = self.host.ready(attach);
-        self.say(wire::from_agent::Kind::Result(result(
+        self.say(proto::from_agent::Kind::Result(result(
             &attach.operation_id,
             &attach.volume_id,
             attach.epoch,
@@ -307,26 +315,26 @@ impl Agent {
 
 struct Talking {
     host: Arc<Host>,
-    say: mpsc::Sender<wire::FromAgent>,
-    welcomed: watch::Sender<Option<wire::Welcome>>,
+    say: mpsc::Sender<proto::FromAgent>,
+    welcomed: watch::Sender<Option<proto::Welcome>>,
     beats: watch::Receiver<bool>,
 }
 
 impl Talking {
-    async fn talk(self, mut hear: Streaming<wire::ToAgent>) -> Status {
+    async fn talk(self, mut hear: Streaming<proto::ToAgent>) -> Status {
         let mut beat = tokio::time::interval(Duration::from_millis(100));
         let mut count = 0;
         loop {
             let message = tokio::select! {
                 _ = beat.tick(), if *self.beats.borrow() && self.welcomed.borrow().is_some() => {
                     count += 1;
-                    self.tell(wire::from_agent::Kind::Heartbeat(wire::Heartbeat { count })).await;
+                    self.tell(proto::from_agent::Kind::Heartbeat(proto::Heartbeat { count })).await;
                     continue;
                 }
                 message = hear.message() => message,
             };
             match message {
-                Ok(Some(wire::ToAgent { kind: Some(kind) })) => self.obey(kind).await,
+                Ok(Some(proto::ToAgent { kind: Some(kind) })) => self.obey(kind).await,
                 Ok(Some(_)) => return Status::internal("an empty message"),
                 Ok(None) => return Status::ok("closed"),
                 Err(status) => return status,
@@ -334,13 +342,13 @@ impl Talking {
         }
     }
 
-    async fn obey(&self, kind: wire::to_agent::Kind) {
-        use wire::to_agent::Kind;
+    async fn obey(&self, kind: proto::to_agent::Kind) {
+        use proto::to_agent::Kind;
         match &kind {
             Kind::Heartbeat(_) => return,
             Kind::Welcome(welcome) => {
                 let volumes = self.host.held.lock().unwrap().values().cloned().collect();
-                self.tell(wire::from_agent::Kind::Inventory(wire::Inventory { volumes })).await;
+                self.tell(proto::from_agent::Kind::Inventory(proto::Inventory { volumes })).await;
                 self.welcomed.send_replace(Some(welcome.clone()));
             }
             Kind::Attach(attach) => {
@@ -362,11 +370,11 @@ impl Talking {
                 let left_keys = self.host.registered.lock().unwrap().clone();
                 let (aborted_keys, left_keys) =
                     left_keys.into_iter().partition(|key| preempt.victim_keys.contains(key));
-                let outcome = Outcome::Preempted(wire::PreemptedOutcome { left_keys, aborted_keys });
+                let outcome = Outcome::Preempted(proto::PreemptedOutcome { left_keys, aborted_keys });
                 self.answer(&preempt.operation_id, &preempt.volume_id, preempt.epoch, outcome).await;
             }
             Kind::Rekey(rekey) => {
-                let outcome = Outcome::Rekeyed(wire::RekeyedOutcome {});
+                let outcome = Outcome::Rekeyed(proto::RekeyedOutcome {});
                 self.answer(&rekey.operation_id, &rekey.volume_id, rekey.epoch, outcome).await;
             }
             Kind::Verify(_) => {}
@@ -374,11 +382,11 @@ impl Talking {
         self.host.directives.lock().unwrap().push(kind);
     }
 
-    async fn answer(&self, operation: &str, volume: &str, epoch: Option<wire::Epoch>, outcome: Outcome) {
-        self.tell(wire::from_agent::Kind::Result(result(operation, volume, epoch, outcome))).await;
+    async fn answer(&self, operation: &str, volume: &str, epoch: Option<proto::Epoch>, outcome: Outcome) {
+        self.tell(proto::from_agent::Kind::Result(result(operation, volume, epoch, outcome))).await;
     }
 
-    async fn tell(&self, kind: wire::from_agent::Kind) {
+    async fn tell(&self, kind: proto::from_agent::Kind) {
         // A stream that is over is seen by whoever reads it.
         let _ = self.say.send(from(kind)).await;
     }
@@ -387,10 +395,10 @@ impl Talking {
 fn result(
     operation: &str,
     volume: &str,
-    epoch: Option<wire::Epoch>,
+    epoch: Option<proto::Epoch>,
     outcome: Outcome,
-) -> wire::DirectiveResult {
-    wire::DirectiveResult {
+) -> proto::DirectiveResult {
+    proto::DirectiveResult {
         operation_id: operation.into(),
         volume_id: volume.into(),
         epoch,
@@ -398,6 +406,6 @@ fn result(
     }
 }
 
-fn from(kind: wire::from_agent::Kind) -> wire::FromAgent {
-    wire::FromAgent { kind: Some(kind) }
+fn from(kind: proto::from_agent::Kind) -> proto::FromAgent {
+    proto::FromAgent { kind: Some(kind) }
 }

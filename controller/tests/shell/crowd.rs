@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::operator_client::OperatorClient;
 use rds_sim::AclMode;
 use rds_sim::testing::start_with;
 use tokio::net::{TcpSocket, TcpStream};
-use wire::operator_client::OperatorClient;
 
 use crate::agent::{Agent, Host};
 use crate::certificates::Certificates;
@@ -66,7 +66,7 @@ async fn mute_strangers_keep_nobody_from_being_served() {
     // A request to the RDS over a new connection to the CSI socket, an operator, an agent: all while they stand there.
     Csi::dial(&socket).await.create("vm-1").await.unwrap();
     let mut operator = OperatorClient::new(dial(operators, &made.operator("alice")).await);
-    operator.list_nodes(wire::ListNodesRequest {}).await.unwrap();
+    operator.list_nodes(proto::ListNodesRequest {}).await.unwrap();
     let channel = dial(agents, &made.node("node-a")).await;
     let _agent = Agent::dial(channel, &Host::new("node-a", 1)).await.up().await;
     let said = process.said();

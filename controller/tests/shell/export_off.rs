@@ -1,7 +1,7 @@
 //! A fence that rests on the export alone: what callers are told while it is off, and that nothing brings it back early.
 
 use cleat_core::Target;
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use tonic::Code;
 
 use crate::agent::Host;
@@ -42,7 +42,7 @@ async fn a_second_node_is_told_what_it_waits_for_and_does_not_bring_back_an_expo
     assert!(!asked(format!("allow vm-1 {}", b.nqn())) && !asked("show vm-1".into()));
 
     let _one = world.agent(&a).await;
-    let request = wire::GetNodeRequest { node_id: "node-a".into() };
+    let request = proto::GetNodeRequest { node_id: "node-a".into() };
     eventually("readmitted", async || {
         world.operator().await.get_node(request.clone()).await.unwrap().into_inner().standing == "Admitted"
     })

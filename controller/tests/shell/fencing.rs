@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cleat_core::{Reservations, Target};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_proto::csi::v1 as csi;
 use cleat_rds::Priority;
 use cleat_rds::secret::{Keys, MasterKey};
 use csi::volume_capability::access_mode::Mode;
+use proto::to_agent::Kind;
+use proto::volume_state::Phase;
 use tonic::Code;
-use wire::to_agent::Kind;
-use wire::volume_state::Phase;
 
 use crate::agent::{Agent, Host};
 use crate::operators::{cleatctl, cleatctl_of};
@@ -45,13 +45,13 @@ async fn attached(world: &World, csi: &Csi) -> [(Arc<Host>, Agent); 2] {
     nodes
 }
 
-async fn volume(world: &World) -> wire::VolumeInfo {
-    let request = wire::GetVolumeRequest { volume_id: "vm-1".into() };
+async fn volume(world: &World) -> proto::VolumeInfo {
+    let request = proto::GetVolumeRequest { volume_id: "vm-1".into() };
     world.operator().await.get_volume(request).await.unwrap().into_inner()
 }
 
-async fn node(world: &World, name: &str) -> wire::NodeInfo {
-    let request = wire::GetNodeRequest { node_id: name.into() };
+async fn node(world: &World, name: &str) -> proto::NodeInfo {
+    let request = proto::GetNodeRequest { node_id: name.into() };
     world.operator().await.get_node(request).await.unwrap().into_inner()
 }
 
@@ -165,7 +165,7 @@ async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reaso
     assert_eq!(code, 1, "{complaint}");
     assert!(complaint.contains("there is nothing to fence"), "{complaint}");
     let request =
-        wire::FenceRequest { volume_id: "vm-1".into(), node_id: "node-a".into(), ..Default::default() };
+        proto::FenceRequest { volume_id: "vm-1".into(), node_id: "node-a".into(), ..Default::default() };
     let nameless = world.operator().await.fence(request).await.unwrap_err();
     assert_eq!(nameless.code(), Code::InvalidArgument);
 }
@@ -428,10 +428,10 @@ async fn doctor_names_what_is_not_where_it_should_be() {
     let [(a, _one), (b, two)] = attached(&world, &csi).await;
     // Another device staged, a session without a grant, and two hosts of one identity.
     csi.create("vm-2").await.unwrap();
-    let mut elsewhere = b.hold("vm-2", wire::Epoch { term: 1, seq: 1 }, Phase::Ready);
-    let staging = wire::Staging { path: "/staging/vm-2".into(), device: "8:16".into(), same: false };
+    let mut elsewhere = b.hold("vm-2", proto::Epoch { term: 1, seq: 1 }, Phase::Ready);
+    let staging = proto::Staging { path: "/staging/vm-2".into(), device: "8:16".into(), same: false };
     elsewhere.staging.push(staging);
-    two.say(wire::from_agent::Kind::Delta(elsewhere)).await;
+    two.say(proto::from_agent::Kind::Delta(elsewhere)).await;
     let twin = Host::new("node-c", 1);
     let turned_away = world.dial(&twin).await.ended().await;
     assert_eq!(turned_away.code(), Code::FailedPrecondition);
@@ -440,10 +440,10 @@ async fn doctor_names_what_is_not_where_it_should_be() {
         ("staging-elsewhere", "node-b"),
         ("duplicate-identity", "node-c"),
     ];
-    eventually("the ghosts are seen", async || {
-        let ghosts = world.operator().await.list_ghosts(wire::ListGhostsRequest {}).await.unwrap();
-        let ghosts = ghosts.into_inner().ghosts;
-        expected.iter().all(|(kind, node)| ghosts.iter().any(|g| g.kind == *kind && g.node_id == *node))
+    eventually("the drift are seen", async || {
+        let drift = world.operator().await.list_drift(proto::ListDriftRequest {}).await.unwrap();
+        let drift = drift.into_inner().drift;
+        expected.iter().all(|(kind, node)| drift.iter().any(|g| g.kind == *kind && g.node_id == *node))
     })
     .await;
     let (code, said, complaint) = cleatctl(&world, &["doctor"]).await;
@@ -460,13 +460,13 @@ async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() 
     *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Fail("connect");
     let mut gone = a.hold("vm-1", a.attaches()[0].epoch.unwrap(), Phase::Connecting);
     gone.set_phase(Phase::Absent);
-    one.say(wire::from_agent::Kind::Delta(gone)).await;
-    let ghosts = async || {
-        let ghosts = world.operator().await.list_ghosts(wire::ListGhostsRequest {}).await.unwrap();
-        ghosts.into_inner().ghosts
+    one.say(proto::from_agent::Kind::Delta(gone)).await;
+    let drift = async || {
+        let drift = world.operator().await.list_drift(proto::ListDriftRequest {}).await.unwrap();
+        drift.into_inner().drift
     };
-    eventually("it is seen", async || !ghosts().await.is_empty()).await;
-    let found = &ghosts().await[0];
+    eventually("it is seen", async || !drift().await.is_empty()).await;
+    let found = &drift().await[0];
     let named = (found.kind.as_str(), found.node_id.as_str(), found.volume_id.as_str());
     assert_eq!(named, ("grant-without-session", "node-a", "vm-1"));
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
@@ -475,6 +475,6 @@ async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() 
     assert!(said.contains("connect: the facts"), "and why it does not get it: {said}");
     // It is the agent's to have it again, and then nothing is wrong.
     *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Ready;
-    eventually("it is there again", async || ghosts().await.is_empty()).await;
+    eventually("it is there again", async || drift().await.is_empty()).await;
     csi.publish("vm-1", "node-a", RWX).await.expect("the grant stands");
 }

@@ -3,20 +3,20 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::volume_state::Phase;
+use proto::watch_event::Kind;
 use tonic::{Code, Streaming};
-use wire::volume_state::Phase;
-use wire::watch_event::Kind;
 
 use crate::agent::{Host, OnAttach};
 use crate::world::{RWO, World, eventually};
 
-async fn next(events: &mut Streaming<wire::WatchEvent>) -> Kind {
+async fn next(events: &mut Streaming<proto::WatchEvent>) -> Kind {
     let event = tokio::time::timeout(Duration::from_secs(20), events.message()).await.expect("an event");
     event.unwrap().unwrap().kind.unwrap()
 }
 
-async fn notice(events: &mut Streaming<wire::WatchEvent>, reason: &str) -> wire::Notice {
+async fn notice(events: &mut Streaming<proto::WatchEvent>, reason: &str) -> proto::Notice {
     loop {
         if let Kind::Notice(notice) = next(events).await
             && notice.reason == reason
@@ -34,7 +34,7 @@ async fn a_watcher_sees_everything_as_it_is_and_then_what_changes() {
     let csi = world.csi().await;
     csi.create("pvc-1").await.unwrap();
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
-    let mut events = world.operator().await.watch(wire::WatchRequest {}).await.unwrap().into_inner();
+    let mut events = world.operator().await.watch(proto::WatchRequest {}).await.unwrap().into_inner();
     let Kind::Volume(volume) = next(&mut events).await else { panic!("the volume first") };
     assert_eq!(volume.attachments[0].phase, "Ready");
     assert_eq!(volume.attachments[0].reported.as_ref().unwrap().paths.len(), 2);
@@ -73,12 +73,12 @@ async fn a_watcher_sees_everything_as_it_is_and_then_what_changes() {
 async fn what_is_not_known_is_said_so() {
     let world = World::started().await;
     let mut operator = world.operator().await;
-    let volume = |id: &str| wire::GetVolumeRequest { volume_id: id.into() };
+    let volume = |id: &str| proto::GetVolumeRequest { volume_id: id.into() };
     assert_eq!(operator.get_volume(volume("pvc-1")).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(operator.get_volume(volume("../x")).await.unwrap_err().code(), Code::InvalidArgument);
-    let node = wire::GetNodeRequest { node_id: "node-a".into() };
+    let node = proto::GetNodeRequest { node_id: "node-a".into() };
     assert_eq!(operator.get_node(node).await.unwrap_err().code(), Code::NotFound);
-    let tickets = operator.list_tickets(wire::ListTicketsRequest {}).await.unwrap_err();
+    let tickets = operator.list_tickets(proto::ListTicketsRequest {}).await.unwrap_err();
     assert_eq!(tickets.code(), Code::Unimplemented, "an empty list would say that there are none");
 }
 

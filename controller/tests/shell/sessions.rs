@@ -2,23 +2,23 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
+use proto::volume_state::Phase;
 use tonic::Code;
-use wire::volume_state::Phase;
 
 use crate::agent::Host;
 use crate::world::{RWO, World, eventually};
 
-async fn node(world: &World, name: &str) -> Option<wire::NodeInfo> {
+async fn node(world: &World, name: &str) -> Option<proto::NodeInfo> {
     let nodes =
-        world.operator().await.list_nodes(wire::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+        world.operator().await.list_nodes(proto::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     nodes.into_iter().find(|node| node.node_id == name)
 }
 
 #[tokio::test]
 async fn an_agent_that_does_not_fit_is_told_why() {
     let world = World::started().await;
-    type Spoil = fn(&mut wire::Hello);
+    type Spoil = fn(&mut proto::Hello);
     let cases: [(Spoil, Code, &[&str]); 4] = [
         (|h| h.protocol = 9, Code::FailedPrecondition, &["session protocol 9", "this controller speaks 1"]),
         (
@@ -54,13 +54,13 @@ async fn two_nodes_with_one_identity_are_told_apart_by_name() {
 async fn a_malformed_message_ends_the_session_with_the_field_and_nothing_else() {
     let world = World::started().await;
     let other = world.agent(&Host::new("node-b", 2)).await;
-    let bad_state = wire::VolumeState { volume_id: "../x".into(), phase: 1, ..Default::default() };
+    let bad_state = proto::VolumeState { volume_id: "../x".into(), phase: 1, ..Default::default() };
     let no_outcome =
-        wire::DirectiveResult { operation_id: "op-1-1".into(), volume_id: "v".into(), ..Default::default() };
+        proto::DirectiveResult { operation_id: "op-1-1".into(), volume_id: "v".into(), ..Default::default() };
     let cases = [
-        (wire::from_agent::Kind::Delta(bad_state), "../x"),
-        (wire::from_agent::Kind::Result(no_outcome), "result.outcome"),
-        (wire::from_agent::Kind::Hello(wire::Hello::default()), "second Hello"),
+        (proto::from_agent::Kind::Delta(bad_state), "../x"),
+        (proto::from_agent::Kind::Result(no_outcome), "result.outcome"),
+        (proto::from_agent::Kind::Hello(proto::Hello::default()), "second Hello"),
     ];
     for (message, words) in cases {
         let agent = world.agent(&Host::new("node-a", 1)).await;
@@ -109,18 +109,18 @@ async fn a_silent_agent_is_taken_for_lost_and_one_that_went_at_once() {
 }
 
 #[tokio::test]
-async fn a_volume_that_nobody_granted_is_a_ghost_that_keeps_others_out() {
+async fn a_volume_that_nobody_granted_is_a_stray_that_keeps_others_out() {
     let world = World::started().await;
     let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    a.hold("pvc-1", wire::Epoch { term: 1, seq: 1 }, Phase::Ready);
+    a.hold("pvc-1", proto::Epoch { term: 1, seq: 1 }, Phase::Ready);
     let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
     let csi = world.csi().await;
     csi.create("pvc-2").await.unwrap();
     csi.publish("pvc-2", "node-b", RWO).await.unwrap();
-    let request = wire::GetVolumeRequest { volume_id: "pvc-1".into() };
-    let ghost = world.operator().await.get_volume(request).await.unwrap().into_inner();
-    assert_eq!(ghost.attachments[0].phase, "Ghost");
-    assert!(ghost.attachments[0].may_write);
+    let request = proto::GetVolumeRequest { volume_id: "pvc-1".into() };
+    let stray = world.operator().await.get_volume(request).await.unwrap().into_inner();
+    assert_eq!(stray.attachments[0].phase, "Stray");
+    assert!(stray.attachments[0].may_write);
     let created = csi.create("pvc-1").await.unwrap_err();
     assert_eq!(created.code(), Code::FailedPrecondition, "{created:?}");
     assert!(created.message().contains("node-a"), "{created:?}");

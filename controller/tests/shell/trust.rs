@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::grpc::{Dial as _, Renewing};
 use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
+use proto::operator_client::OperatorClient;
 use tonic::Code;
-use wire::operator_client::OperatorClient;
 
 use crate::agent::{Agent, Host};
 use crate::certificates::{Certificates, SERVER, uri};
@@ -26,7 +26,7 @@ fn made(world: &World) -> &Certificates {
 }
 
 async fn session(world: &World, name: &str) -> String {
-    let request = wire::GetNodeRequest { node_id: name.into() };
+    let request = proto::GetNodeRequest { node_id: name.into() };
     world.operator().await.get_node(request).await.unwrap().into_inner().session
 }
 
@@ -63,31 +63,31 @@ async fn a_result_about_a_volume_that_the_node_was_not_granted_is_refused() {
     }
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     let granted = a.attaches()[0].clone();
-    let staging = wire::Staging { path: "/elsewhere".into(), ..Default::default() };
-    let said = |volume: &str| wire::VolumeState {
+    let staging = proto::Staging { path: "/elsewhere".into(), ..Default::default() };
+    let said = |volume: &str| proto::VolumeState {
         staging: vec![staging.clone()],
-        ..b.hold(volume, granted.epoch.unwrap(), wire::volume_state::Phase::Ready)
+        ..b.hold(volume, granted.epoch.unwrap(), proto::volume_state::Phase::Ready)
     };
-    let ready = wire::ReadyOutcome { state: Some(said("pvc-1")), ..Default::default() };
-    two.say(wire::from_agent::Kind::Result(wire::DirectiveResult {
+    let ready = proto::ReadyOutcome { state: Some(said("pvc-1")), ..Default::default() };
+    two.say(proto::from_agent::Kind::Result(proto::DirectiveResult {
         operation_id: granted.operation_id.clone(),
         volume_id: "pvc-1".into(),
         epoch: granted.epoch,
-        outcome: Some(wire::directive_result::Outcome::Ready(ready)),
+        outcome: Some(proto::directive_result::Outcome::Ready(ready)),
     }))
     .await;
     // What its kernel holds is for it to say, and is heard; by then the result has been, too.
-    two.say(wire::from_agent::Kind::Delta(said("pvc-2"))).await;
+    two.say(proto::from_agent::Kind::Delta(said("pvc-2"))).await;
     let mut operator = world.operator().await;
-    let elsewhere = |ghosts: &[wire::GhostInfo]| -> Vec<String> {
+    let elsewhere = |drift: &[proto::DriftInfo]| -> Vec<String> {
         let of_b =
-            ghosts.iter().filter(|ghost| ghost.kind == "staging-elsewhere" && ghost.node_id == "node-b");
-        of_b.map(|ghost| ghost.volume_id.clone()).collect()
+            drift.iter().filter(|drift| drift.kind == "staging-elsewhere" && drift.node_id == "node-b");
+        of_b.map(|drift| drift.volume_id.clone()).collect()
     };
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let told = loop {
-        let ghosts = operator.list_ghosts(wire::ListGhostsRequest {}).await.unwrap().into_inner().ghosts;
-        let told = elsewhere(&ghosts);
+        let drift = operator.list_drift(proto::ListDriftRequest {}).await.unwrap().into_inner().drift;
+        let told = elsewhere(&drift);
         if !told.is_empty() || tokio::time::Instant::now() > deadline {
             break told;
         }
@@ -102,7 +102,7 @@ async fn a_certificate_at_the_wrong_door_is_refused_by_name() {
     let world = world().await;
     let node = made(&world).node("node-a");
     let mut operator = OperatorClient::new(dial(world.operators_at(), &node).await);
-    let refused = operator.list_nodes(wire::ListNodesRequest {}).await.unwrap_err();
+    let refused = operator.list_nodes(proto::ListNodesRequest {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
     for words in ["cleat://node/node-a", "--agent-listen", "cleat://operator/NAME"] {
         assert!(refused.message().contains(words), "{words} is not in {refused:?}");
@@ -115,7 +115,7 @@ async fn a_certificate_at_the_wrong_door_is_refused_by_name() {
     }
     // And neither service is at the other's door.
     let mut other = OperatorClient::new(dial(world.agents_at(), &node).await);
-    let none = other.list_nodes(wire::ListNodesRequest {}).await.unwrap_err();
+    let none = other.list_nodes(proto::ListNodesRequest {}).await.unwrap_err();
     assert_eq!(none.code(), Code::Unimplemented, "{none:?}");
 }
 
@@ -144,7 +144,7 @@ async fn without_a_certificate_of_ours_nobody_is_served() {
         let address = world.operators_at().to_string();
         let endpoint = cleat_runtime::grpc::endpoint(&address, &stranger, Default::default()).unwrap();
         let Ok(channel) = endpoint.connect().await else { continue };
-        assert!(OperatorClient::new(channel).list_nodes(wire::ListNodesRequest {}).await.is_err());
+        assert!(OperatorClient::new(channel).list_nodes(proto::ListNodesRequest {}).await.is_err());
     }
     let (code, nodes, complaint) = cleatctl_of(&world, "alice", &["nodes"]).await;
     assert_eq!(code, 0, "{nodes}{complaint}");
@@ -210,7 +210,7 @@ async fn certificates_made_as_the_documentation_says_are_accepted() {
     let _agent = Agent::dial(channel, &Host::new("worker-1", 1)).await.up().await;
     let mut operator =
         OperatorClient::new(dial(world.operators_at(), &client("alice").load().unwrap()).await);
-    let nodes = operator.list_nodes(wire::ListNodesRequest {}).await.unwrap().into_inner().nodes;
+    let nodes = operator.list_nodes(proto::ListNodesRequest {}).await.unwrap().into_inner().nodes;
     assert_eq!(nodes[0].node_id, "worker-1");
 }
 
@@ -251,12 +251,12 @@ async fn certificates_replaced_by_a_symlink_swap_are_used_and_the_old_end() {
     let host = Host::new("node-a", 1);
     let first = Agent::dial(renewing.dial().await.unwrap(), &host).await.up().await;
     let doctor = OperatorClient::new(dial(world.operators_at(), &made.operator("alice")).await)
-        .list_ghosts(wire::ListGhostsRequest {})
+        .list_drift(proto::ListDriftRequest {})
         .await
         .unwrap()
         .into_inner()
-        .ghosts;
-    let told = |words: &str| doctor.iter().any(|ghost| ghost.message.contains(words));
+        .drift;
+    let told = |words: &str| doctor.iter().any(|drift| drift.message.contains(words));
     assert!(told("--tls-cert") && told("node node-a"), "{doctor:?}");
 
     renewed("2", Duration::from_secs(30 * 86_400));
@@ -272,8 +272,8 @@ async fn certificates_replaced_by_a_symlink_swap_are_used_and_the_old_end() {
     assert!(again.welcome.borrow().is_some());
     let mut operator = OperatorClient::new(dial(world.operators_at(), &made.operator("alice")).await);
     let node =
-        operator.get_node(wire::GetNodeRequest { node_id: "node-a".into() }).await.unwrap().into_inner();
+        operator.get_node(proto::GetNodeRequest { node_id: "node-a".into() }).await.unwrap().into_inner();
     assert_eq!(node.session, "connected");
-    let ghosts = operator.list_ghosts(wire::ListGhostsRequest {}).await.unwrap().into_inner().ghosts;
-    assert_eq!(ghosts, [], "renewed");
+    let drift = operator.list_drift(proto::ListDriftRequest {}).await.unwrap().into_inner().drift;
+    assert_eq!(drift, [], "renewed");
 }

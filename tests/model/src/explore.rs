@@ -213,7 +213,7 @@ impl Taste {
         let rather = |condition: bool, otherwise: u64| if condition { weight } else { weight / otherwise };
         let other = |v: V| self.only_volume.is_some_and(|only| only != v);
         match action {
-            Action::Publish(v, _) | Action::Unpublish(v, _) | Action::Fence(v, _) | Action::Ghost(v, _)
+            Action::Publish(v, _) | Action::Unpublish(v, _) | Action::Fence(v, _) | Action::Stray(v, _)
                 if other(v) =>
             {
                 0

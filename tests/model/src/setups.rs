@@ -24,7 +24,7 @@ fn limits(states: usize, seconds: u64) -> Limits {
 fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], truth: Abilities) -> Setup {
     let [requests, faults, ticks] = budget;
     let budget = Budget { requests, faults, ticks };
-    let (portals, min_fence, ghosts, persons, atomic_hello) = (1, MinFence::default(), false, false, true);
+    let (portals, min_fence, strays, persons, atomic_hello) = (1, MinFence::default(), false, false, true);
     let access = access.to_vec();
     Setup {
         name,
@@ -33,7 +33,7 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
         truth,
         portals,
         min_fence,
-        ghosts,
+        strays,
         budget,
         persons,
         dangers: Dangers::default(),
@@ -112,7 +112,7 @@ pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
     let hello = setup("rwx, slow inventories", &[RwxBlock], 2, if full { [3, 1, 1] } else { [2, 1, 0] }, acl);
     all.push(Setup { atomic_hello: false, ..hello });
     all.extend(two_portals(full));
-    all.extend(ghosts(full));
+    all.extend(strays(full));
     for (name, truth, min_fence) in demands() {
         let budget = if full { [2, 1, 2] } else { [2, 0, 2] };
         all.push(Setup { persons: true, min_fence, ..setup(name, &[RwxBlock], 2, budget, truth) });
@@ -139,17 +139,17 @@ fn two_portals(full: bool) -> Vec<Setup> {
 }
 
 /// Volumes that somebody connects by hand.
-fn ghosts(full: bool) -> Vec<Setup> {
+fn strays(full: bool) -> Vec<Setup> {
     use Access::{Rwo, RwxBlock};
     let toggles = Abilities { cuts: true, drains: true, ..Abilities::default() };
     let more = u8::from(full);
     [
-        ("ghosts", Rwo, [2, 1 + more, 1], Abilities::default()),
-        ("ghosts: rwx", RwxBlock, [2, 1 + more, 0], Abilities::default()),
-        ("ghosts: cut, drain", Rwo, [1 + more, 1, 1 + more], toggles),
-        ("ghosts: list, cut, drain", Rwo, [2, 1 + more, 0], Abilities { acl: true, ..toggles }),
+        ("strays", Rwo, [2, 1 + more, 1], Abilities::default()),
+        ("strays: rwx", RwxBlock, [2, 1 + more, 0], Abilities::default()),
+        ("strays: cut, drain", Rwo, [1 + more, 1, 1 + more], toggles),
+        ("strays: list, cut, drain", Rwo, [2, 1 + more, 0], Abilities { acl: true, ..toggles }),
     ]
-    .map(|(name, access, budget, truth)| Setup { ghosts: true, ..setup(name, &[access], 2, budget, truth) })
+    .map(|(name, access, budget, truth)| Setup { strays: true, ..setup(name, &[access], 2, budget, truth) })
     .to_vec()
 }
 
@@ -242,15 +242,15 @@ pub fn walks() -> Vec<Setup> {
         persons: true,
         ..setup(name, &access, 3, budget, truth)
     };
-    let two_paths = |setup: Setup, name| Setup { name, portals: 2, ghosts: true, ..setup };
+    let two_paths = |setup: Setup, name| Setup { name, portals: 2, strays: true, ..setup };
     let named = |of: &str| targets().into_iter().find(|(name, _)| *name == of);
     let twice = [
-        ("two portals, ghosts: nothing probed", "nothing probed"),
-        ("two portals, ghosts: list, cut, drain", "list, cut, drain"),
-        ("two portals, ghosts: secret, cut, drain", "secret, cut, drain"),
-        ("two portals, ghosts: cut", "cut"),
-        ("two portals, ghosts: list, reservations, cut, drain", "list, reservations, cut, drain"),
-        ("two portals, ghosts: list, reservations that wait, cut", "list, reservations that wait, cut"),
+        ("two portals, strays: nothing probed", "nothing probed"),
+        ("two portals, strays: list, cut, drain", "list, cut, drain"),
+        ("two portals, strays: secret, cut, drain", "secret, cut, drain"),
+        ("two portals, strays: cut", "cut"),
+        ("two portals, strays: list, reservations, cut, drain", "list, reservations, cut, drain"),
+        ("two portals, strays: list, reservations that wait, cut", "list, reservations that wait, cut"),
     ];
     let twice = twice.into_iter().filter_map(|(name, of)| Some(two_paths(walk(named(of)?), name)));
     let demands = demands();

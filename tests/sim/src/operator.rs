@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::grpc::Dial;
+use proto::operator_client::OperatorClient;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::Channel;
-use wire::operator_client::OperatorClient;
 
 use crate::chance::Chance;
 use crate::faults::FAULTS_END;
@@ -107,7 +107,7 @@ impl Operator {
 
     async fn fence(&mut self, volume: VolumeIx, node: NodeIx) {
         let what = format!("Fence of {} from {}", volume_id(volume), NODES[node]);
-        let request = wire::FenceRequest {
+        let request = proto::FenceRequest {
             volume_id: volume_id(volume),
             node_id: NODES[node].into(),
             reason: "it behaves oddly".into(),
@@ -127,7 +127,7 @@ impl Operator {
         let what = format!("{} is gone", NODES[node]);
         self.universe.lock().said_to_be_gone(node);
         let request =
-            wire::DeclareGoneRequest { node_id: NODES[node].into(), reason: "it burnt down".into() };
+            proto::DeclareGoneRequest { node_id: NODES[node].into(), reason: "it burnt down".into() };
         // It is said again before long, whatever the answer.
         let said =
             self.call(&what, async |client| client.declare_gone(request.clone()).await.map(drop)).await;

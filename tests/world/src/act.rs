@@ -57,7 +57,7 @@ impl World {
             Action::PathDies(v, n, p) => self.paths_die(v, n, |path| path == p, Path::HalfOpen),
             Action::PathReturns(v, n, p) => self.path_returns(v, n, p),
             Action::KernelGivesUp(v, n) => self.kernel_gives_up(v, n),
-            Action::Ghost(v, n) => self.ghost_comes(v, n),
+            Action::Stray(v, n) => self.stray_comes(v, n),
             Action::Open(v, n) => self.set_open(v, n, true),
             Action::Close(v, n) => self.set_open(v, n, false),
             Action::Wedge(n) => self.host(n).wedged = true,
@@ -157,8 +157,8 @@ impl World {
             return;
         };
         held.paths[p] = Path::Live;
-        let (queued, epoch, ghost) = (std::mem::take(&mut held.queued), held.epoch, held.ghost);
-        let over = !ghost && Some(epoch) <= self.told.over[v][n];
+        let (queued, epoch, stray) = (std::mem::take(&mut held.queued), held.epoch, held.stray);
+        let over = !stray && Some(epoch) <= self.told.over[v][n];
         if queued && over && self.exports[v].lets_write(n) {
             self.breaks(Violation::QueuedWritesLand { v, n });
         }
@@ -187,12 +187,12 @@ impl World {
     }
 
     /// Somebody connects a volume on a node by hand and uses it. It cannot be known before the agent has said it.
-    fn ghost_comes(&mut self, v: V, n: N) {
+    fn stray_comes(&mut self, v: V, n: N) {
         let paths = self.paths_at(v, n, None);
-        let held = Held { ghost: true, used: true, ..Held::new(paths, Epoch { term: 0, seq: 0 }) };
+        let held = Held { stray: true, used: true, ..Held::new(paths, Epoch { term: 0, seq: 0 }) };
         self.host(n).held[v] = Some(held);
         let older = self.hosts[n].stream.as_ref().map_or(0, |s| s.to_controller.len());
-        (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (true, Some(older));
+        (self.told().by_hand[v][n], self.told().unheard_stray[v][n]) = (true, Some(older));
         self.says_delta(n, v);
     }
 

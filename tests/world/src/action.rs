@@ -185,7 +185,7 @@ impl World {
         let (host, export) = (&self.hosts[n], &self.exports[v]);
         let held = host.held[v].as_ref().filter(|h| h.ending.is_none() && !host.cut);
         held.into_iter().flat_map(move |held| {
-            let repaired = !held.ghost && !host.ledger[v].ended && host.ledger[v].epoch == Some(held.epoch);
+            let repaired = !held.stray && !host.ledger[v].ended && host.ledger[v].epoch == Some(held.epoch);
             let by_itself = move |p: &P| held.paths[*p] != Path::Gone || repaired;
             let accepted = move |p: &P| export.accepts_at(*p, self.setup.truth, n, held.secret);
             held.broken().filter(by_itself).filter(accepted)
@@ -225,9 +225,9 @@ impl World {
                 all.push(Action::Cut(n));
             }
             for v in 0..self.setup.access.len() {
-                if self.setup.ghosts && host.held[v].is_none() && !self.told.said_gone[n] {
+                if self.setup.strays && host.held[v].is_none() && !self.told.said_gone[n] {
                     let finds = self.paths_at(v, n, None).contains(&Path::Live);
-                    all.extend(finds.then_some(Action::Ghost(v, n)));
+                    all.extend(finds.then_some(Action::Stray(v, n)));
                 }
                 let Some(held) = host.held[v].as_ref().filter(|h| h.ending.is_none()) else { continue };
                 let live = (0..PORTALS).filter(|p| held.paths[*p] == Path::Live);

@@ -17,8 +17,8 @@ impl World {
         self.drop_stream(n);
         let id = SessionId::new(format!("s-{}", self.number())).expect("a session id");
         let process = self.leaders[which].process;
-        for v in (0..VOLUMES).filter(|v| self.told.unheard_ghost[*v][n].is_some()).collect::<Vec<_>>() {
-            self.told().unheard_ghost[v][n] = Some(0);
+        for v in (0..VOLUMES).filter(|v| self.told.unheard_stray[*v][n].is_some()).collect::<Vec<_>>() {
+            self.told().unheard_stray[v][n] = Some(0);
         }
         let inventory =
             Event::Inventory { node: node_id(n), session: id.clone(), volumes: self.hosts[n].inventory() };
@@ -68,7 +68,7 @@ impl World {
         // From now on it can be known that somebody has it who was not granted it.
         let newest = which == 0 && self.leaders[0].process == process;
         for v in 0..self.setup.access.len() {
-            let Some(older) = self.told.unheard_ghost[v][n] else { continue };
+            let Some(older) = self.told.unheard_stray[v][n] else { continue };
             // One that an Attach has taken over meanwhile looks like any other device under its grant.
             let record = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n)));
             let granted = |o: &Observed| {
@@ -82,7 +82,7 @@ impl World {
                 self.stored.get(&volume_id(v)).is_some_and(|r| r.fenced.iter().any(|f| f.node == node_id(n)));
             let cut_off = fenced && !self.could_send(v, n);
             let heard = older == 0 && newest && !cut_off && held.iter().any(of_it);
-            self.told().unheard_ghost[v][n] = (!heard).then_some(older.saturating_sub(1));
+            self.told().unheard_stray[v][n] = (!heard).then_some(older.saturating_sub(1));
         }
     }
 
@@ -190,7 +190,7 @@ impl World {
         let newest = self.leaders[0].process;
         let unheard = self.hosts[n].stream.as_ref().is_none_or(|s| s.process != newest);
         if self.told.wrongly_gone[n] && unheard && self.hosts[n].held[v].is_some() {
-            (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (true, Some(0));
+            (self.told().by_hand[v][n], self.told().unheard_stray[v][n]) = (true, Some(0));
         }
         if !matches!(outcome, Outcome::Ready { .. }) {
             return outcome;

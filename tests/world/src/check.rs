@@ -202,12 +202,12 @@ impl World {
 
     /// Can write, and it is nobody's secret: a volume that was connected by hand a moment ago is one.
     fn writes_and_is_known(&self, v: V, n: N) -> bool {
-        self.can_write(v, n) && self.told.unheard_ghost[v][n].is_none()
+        self.can_write(v, n) && self.told.unheard_stray[v][n].is_none()
     }
 
     /// Checks what has to hold at every moment.
     pub fn check(&mut self) {
-        self.forget_ghosts();
+        self.forget_strays();
         for v in 0..self.setup.access.len() {
             let writers: Vec<N> = (0..self.setup.nodes).filter(|n| self.writes_and_is_known(v, *n)).collect();
             let record = self.stored.get(&volume_id(v));
@@ -242,14 +242,14 @@ impl World {
         for v in 0..self.setup.access.len() {
             if self.can_write(v, n) || self.is_told_to_attach(v, n) {
                 let told = self.told();
-                (told.by_hand[v][n], told.unheard_ghost[v][n]) = (true, Some(older));
+                (told.by_hand[v][n], told.unheard_stray[v][n]) = (true, Some(older));
                 told.released[v][n] = false;
             }
         }
     }
 
     /// One that an Attach has taken over before it was heard of is a secret still.
-    fn forget_ghosts(&mut self) {
+    fn forget_strays(&mut self) {
         for v in 0..self.setup.access.len() {
             for n in self.nodes().filter(|n| self.told.by_hand[v][*n]).collect::<Vec<_>>() {
                 let export = &self.exports[v];
@@ -258,8 +258,8 @@ impl World {
                 let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
                 let could_come = self.could_send(v, n) || self.is_told_to_attach(v, n);
                 let lives = self.told.wrongly_gone[n] && could_come;
-                if !lands && !lives && !held.is_some_and(|h| h.ghost || (h.used && !granted(h.epoch))) {
-                    (self.told().by_hand[v][n], self.told().unheard_ghost[v][n]) = (false, None);
+                if !lands && !lives && !held.is_some_and(|h| h.stray || (h.used && !granted(h.epoch))) {
+                    (self.told().by_hand[v][n], self.told().unheard_stray[v][n]) = (false, None);
                 }
             }
         }
@@ -270,7 +270,7 @@ impl World {
     fn too_weakly_fenced(&self, v: V) -> Option<(N, Option<MinFence>)> {
         let min = if self.told.specified[v] { self.setup.min_fence } else { MinFence::default() };
         let released = (0..self.setup.nodes)
-            .filter(|n| self.told.released[v][*n] && self.told.unheard_ghost[v][*n].is_none())
+            .filter(|n| self.told.released[v][*n] && self.told.unheard_stray[v][*n].is_none())
             .filter(|n| !self.has_ended(v, *n));
         for n in released {
             let knows = self.hosts[n].held[v].as_ref().and_then(|held| held.secret);
@@ -318,7 +318,7 @@ impl World {
     /// many already that are known to be able to write.
     pub(crate) fn check_grant(&mut self, v: V, n: N) {
         let fenced_from = |v: V| {
-            let held = self.hosts[n].held[v].as_ref().filter(|h| h.ending.is_none() && !h.ghost);
+            let held = self.hosts[n].held[v].as_ref().filter(|h| h.ending.is_none() && !h.stray);
             held.is_some_and(|h| Some(h.epoch) <= self.told.over[v][n])
         };
         if (0..VOLUMES).any(fenced_from) {

@@ -36,7 +36,7 @@ pub struct Held {
     /// The last look found the device usable.
     pub ready: bool,
     /// Somebody has connected it by hand, without a grant.
-    pub ghost: bool,
+    pub stray: bool,
     /// A caller was told of it: from then on somebody may be writing.
     pub used: bool,
     /// Somebody has the device open.
@@ -57,9 +57,9 @@ impl Held {
     /// A device as it is right after it was connected.
     #[must_use]
     pub fn new(paths: [Path; PORTALS], epoch: Epoch) -> Self {
-        let (ready, ghost, used, open, queued, reserve) = (true, false, false, false, false, false);
+        let (ready, stray, used, open, queued, reserve) = (true, false, false, false, false, false);
         let (secret, ending) = (None, None);
-        Self { paths, ready, ghost, used, open, epoch, queued, secret, reserve, ending }
+        Self { paths, ready, stray, used, open, epoch, queued, secret, reserve, ending }
     }
 
     /// Some path is connected.
@@ -209,7 +209,7 @@ impl Host {
             Some(held) if held.ending.is_some() => return failed("detaching", false),
             Some(held) => {
                 (held.epoch, held.secret, held.reserve) = (epoch, reach.secret, reach.reserve);
-                (held.ready, held.ghost) = (!mishap, false);
+                (held.ready, held.stray) = (!mishap, false);
                 if !held.live() {
                     return failed("paths", false);
                 }

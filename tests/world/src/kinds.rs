@@ -61,7 +61,7 @@ pub enum Action {
     /// The kernel gives dead connections up.
     KernelGivesUp(V, N),
     /// Somebody connects a volume by hand.
-    Ghost(V, N),
+    Stray(V, N),
     /// Somebody opens the device.
     Open(V, N),
     /// And closes it.
@@ -168,7 +168,7 @@ impl Action {
             Self::TakeOver { .. } => 31,
             Self::DiesAfter(_) => 32,
             Self::TargetRestart => 33,
-            Self::Ghost(..) => 34,
+            Self::Stray(..) => 34,
             Self::Deleted(_, Answer::Done) => 37,
             Self::HasAgain(_) => 38,
             Self::DeletesLate(_) => 39,

@@ -148,7 +148,7 @@ impl World {
             granted.drain(..older);
             match attachment.phase {
                 Phase::Granting => (told.released[v][n], told.specified[v]) = (false, true),
-                Phase::Ghost => told.released[v][n] = false,
+                Phase::Stray => told.released[v][n] = false,
                 Phase::Connecting | Phase::Ready | Phase::Draining { .. } => {}
             }
         }

@@ -110,7 +110,7 @@ impl World {
         match result {
             Ok(Reply::Unpublished | Reply::Fenced) => {
                 let nodes = about.map_or(0..NODES, |n| n..n + 1);
-                let can = |n: &N| self.can_write(v, *n) && self.told.unheard_ghost[v][*n].is_none();
+                let can = |n: &N| self.can_write(v, *n) && self.told.unheard_stray[v][*n].is_none();
                 if let Some(n) = nodes.into_iter().find(can) {
                     self.breaks(Violation::UnpublishedCanWrite { v, n });
                 }
@@ -181,7 +181,7 @@ impl World {
         // One that was connected by hand, and heard of while the answer waited for its record, is nobody's fault.
         let waited = self.setup.dangers.records_in_any_order && self.told.by_hand[v][n];
         let can_write = self.can_write(v, n);
-        if can_write && self.told.unheard_ghost[v][n].is_none() && !waited {
+        if can_write && self.told.unheard_stray[v][n].is_none() && !waited {
             self.breaks(Violation::UnpublishedCanWrite { v, n });
         }
         let by_hand = can_write && waited;
@@ -190,7 +190,7 @@ impl World {
         let told = self.told();
         told.handed_out[v][n] = None;
         // Of what was connected by hand, and not heard of, nothing was promised.
-        told.released[v][n] = current.is_none() && told.unheard_ghost[v][n].is_none() && !by_hand;
+        told.released[v][n] = current.is_none() && told.unheard_stray[v][n].is_none() && !by_hand;
         let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();
         told.over[v][n] = told.over[v][n].max(over);
     }

@@ -79,7 +79,7 @@ pub struct Setup {
     /// The weakest fence that suffices for its volumes.
     pub min_fence: MinFence,
     /// People connect volumes by hand.
-    pub ghosts: bool,
+    pub strays: bool,
     /// How much may happen.
     pub budget: Budget,
     /// Persons fence nodes and declare them gone.
@@ -196,7 +196,7 @@ pub struct Told {
     pub by_hand: [[bool; NODES]; VOLUMES],
     /// Somebody has connected it there by hand, and the newest leader has not heard of that: it can do nothing about it.
     /// So many older messages of the node come first.
-    pub unheard_ghost: [[Option<usize>; NODES]; VOLUMES],
+    pub unheard_stray: [[Option<usize>; NODES]; VOLUMES],
     /// It was granted once, so that what its owner demands of a fence is known.
     pub specified: [bool; VOLUMES],
 }

@@ -33,7 +33,7 @@ use crate::fabrics::Pending;
 use crate::name::DevT;
 use crate::work::WorkError;
 
-/// A registration's key. Never 0, which on the wire means "no key".
+/// A registration's key. Never 0, which in a command means "no key".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReservationKey(NonZeroU64);

@@ -288,7 +288,7 @@ impl Step<'_> {
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let (proven, ghost) = (a.proven, a.ghost);
+        let (proven, stray) = (a.proven, a.stray);
         let words = format!("in use: {}", holders.join("; "));
         let untouched = match &a.phase {
             Phase::Draining { cause: DrainCause::Requested, fence, .. } => {
@@ -299,8 +299,8 @@ impl Step<'_> {
         if untouched {
             // The agent refused before touching anything: what was granted goes on as it was, and what never was
             // stays so.
-            let before = match (ghost, proven) {
-                (true, _) => Phase::Ghost,
+            let before = match (stray, proven) {
+                (true, _) => Phase::Stray,
                 (false, true) => Phase::Ready,
                 (false, false) => Phase::Connecting,
             };

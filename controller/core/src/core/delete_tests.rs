@@ -64,7 +64,7 @@ fn a_node_that_was_fenced_takes_down_what_was_deleted_since_and_is_then_forgotte
     assert!(b.stored[&v()].deleted, "the node has not shown that it holds nothing of it");
     b.restart();
     b.up("a", "boot", vec![held()]);
-    assert_eq!(b.phase("a"), None, "it cannot write, so it is no ghost");
+    assert_eq!(b.phase("a"), None, "it cannot write, so it is no stray");
     assert!(revoked(&b), "{:?}", b.effects);
     assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
     b.agent(absent("connecting"));

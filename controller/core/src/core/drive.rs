@@ -73,7 +73,7 @@ impl Step<'_> {
                 Some(generation) => Some(Next::Tell(Told::Rekey(generation))),
                 None => (!self.victims(record, node).is_empty()).then_some(Next::Tell(Told::Preempt)),
             },
-            Phase::Ghost => None,
+            Phase::Stray => None,
             // What it proves may be of an earlier grant than the one that the RDS's list tells of.
             Phase::Draining { evidence: Some(_), .. }
                 if attachment.old_proof && !self.was_looked_up(volume) =>

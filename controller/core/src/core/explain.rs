@@ -40,7 +40,7 @@ impl Core {
         let a = record.attachment(node)?;
         let mut words = match &a.phase {
             Phase::Ready => return None,
-            Phase::Ghost => {
+            Phase::Stray => {
                 format!("node {node} holds it without a grant: publish it there, or unpublish it from there")
             }
             Phase::Granting if a.unasked => {

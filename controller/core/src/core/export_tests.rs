@@ -96,3 +96,29 @@ fn an_export_that_may_have_been_off_already_has_drained_nobody() {
     let bounds = drained.iter().filter(|d| matches!(d, Drained::Bound { .. })).count();
     assert_eq!(bounds, 2, "the first try cut both, and nobody knows what it waited for: {drained:?}");
 }
+
+#[test]
+fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
+    let drained = |fence: bool| {
+        let mut b = bench(Target { export_drains: false, ..able() });
+        b.attach("a", Access::RwxBlock);
+        b.attach("bb", Access::RwxBlock);
+        if fence {
+            overdue(&mut b, "a");
+            for step in ["deny", "hide", "show"] {
+                assert_eq!(asked(&b), step);
+                b.rds(Ok(()));
+            }
+        }
+        b.unpublish("bb");
+        b.agent(absent("live"));
+        b.core.volumes[&v()]
+            .attachment(&n("bb"))
+            .and_then(Attachment::evidence)
+            .expect("a proof")
+            .drained
+            .clone()
+    };
+    assert!(!matches!(drained(false), Drained::Bound { .. }), "nothing has cut it");
+    assert!(matches!(drained(true), Drained::Bound { .. }), "what it sent before the cut may land still");
+}

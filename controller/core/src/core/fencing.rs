@@ -219,10 +219,10 @@ impl Step<'_> {
         let generation = record.secret.as_ref().map(|s| s.generation);
         let behind: Vec<(NodeId, bool)> = survivors(record, node)
             .filter(|a| a.secret != generation)
-            .map(|a| (a.node.clone(), a.phase == Phase::Ghost))
+            .map(|a| (a.node.clone(), a.phase == Phase::Stray))
             .collect();
-        if let Some((ghost, _)) = behind.iter().find(|(_, ghost)| *ghost) {
-            let words = format!("node {ghost} holds the volume without a grant, and cannot be told a secret");
+        if let Some((stray, _)) = behind.iter().find(|(_, stray)| *stray) {
+            let words = format!("node {stray} holds the volume without a grant, and cannot be told a secret");
             self.rung_failed(volume, node, FenceStep::Rekey, words);
             return true;
         }

@@ -2,7 +2,7 @@
 //! start whoever may connect by the RDS's own lists counts as able to write until it is proven that it cannot.
 //!
 //! In come lists ([`Event::RdsListed`](crate::Event)); out go attachments of hosts that are on one and on no record.
-//! They are `Ghost`s like what a node's own inventory shows, and go the same way: proven absent by their agent, or
+//! They are `Stray`s like what a node's own inventory shows, and go the same way: proven absent by their agent, or
 //! fenced. A host that no node is known to be gets a name of its own ([`unknown_host`]) until its node is heard. What
 //! holds: nothing is granted, let in, or answered as done for a volume before it was looked at.
 
@@ -339,12 +339,12 @@ impl Step<'_> {
         let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {
             return;
         };
-        a.enter(Phase::Ghost, now);
-        (a.epoch, a.ghost, a.proven, a.directed) = (epoch, true, true, true);
+        a.enter(Phase::Stray, now);
+        (a.epoch, a.stray, a.proven, a.directed) = (epoch, true, true, true);
         (a.may_land_until, a.trouble) = (may_land_until, Some(format!("the record is older: {why}")));
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
-        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+        self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
     }
 
     /// A host is on the list, and on no record: from now on it counts as able to write.
@@ -359,14 +359,14 @@ impl Step<'_> {
         let now = self.now;
         let record =
             self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
-        let mut ghost = Attachment::found(node.clone(), host_nqn, epoch, Phase::Ghost, now);
+        let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
-        ghost.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
-        ghost.ghost = true;
-        ghost.trouble = Some("on the RDS's list of hosts without a record".into());
-        record.join(ghost);
+        stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
+        stray.stray = true;
+        stray.trouble = Some("on the RDS's list of hosts without a record".into());
+        record.join(stray);
         self.dirty.insert(volume.clone());
-        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+        self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
         if self.core.nodes.get(&node).is_some_and(|n| n.ready_session().is_some()) {
             self.reconcile(volume, &node);
         }

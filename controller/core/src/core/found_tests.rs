@@ -102,7 +102,7 @@ fn a_node_in_the_registry_is_known_on_the_list_while_it_is_silent() {
     // Another node is not it.
     let other = b.unpublish("c");
     assert_eq!(b.reply(other), Some(Ok(Reply::Unpublished)), "the one host on the list is a's");
-    assert_eq!(b.phase("a"), Some("Ghost"));
+    assert_eq!(b.phase("a"), Some("Stray"));
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
     b.up("a", "1", vec![]);
@@ -164,7 +164,7 @@ fn a_silent_nodes_record_does_not_say_that_it_is_not_an_unknown_host() {
 }
 
 #[test]
-fn a_ghost_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
+fn a_stray_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
     let mut b = attached_and_restarted(false, true);
     let unlisted = || vec![Listed { keeps_list: false, ..listed(&[], true) }];
     b.list(unlisted());
@@ -248,7 +248,7 @@ fn who_is_let_in_by_its_record_and_is_on_no_list_is_granted_nothing_by_it() {
     let mut b = attached_and_restarted(true, true);
     let first = b.core.volumes[&v()].attachments[0].epoch;
     b.list(vec![listed(&[], true)]);
-    assert_eq!((b.phase("a"), b.rds_asked(), b.directed()), (Some("Ghost"), None, None));
+    assert_eq!((b.phase("a"), b.rds_asked(), b.directed()), (Some("Stray"), None, None));
     assert!(b.core.volumes[&v()].attachments[0].epoch > first, "the old grant is over");
     b.up("a", "1", vec![]);
     assert_eq!(b.phase("a"), Some("Draining"), "the node says that it holds nothing");
@@ -277,7 +277,7 @@ fn who_has_had_a_later_grant_than_its_record_has_is_granted_nothing_by_it() {
         let epoch = Some(Epoch { term: first.term, seq: first.seq + 5 });
         let ended = phase == ObservedPhase::Absent;
         b.up("a", "1", vec![Observed { epoch, ended, ..observed_of(phase) }]);
-        assert_eq!(b.phase("a"), Some(if ended { "Draining" } else { "Ghost" }));
+        assert_eq!(b.phase("a"), Some(if ended { "Draining" } else { "Stray" }));
         let publish = b.publish("a", Access::Rwo);
         let again = b.publish("a", Access::Rwo);
         for request in [publish, again] {
@@ -287,11 +287,11 @@ fn who_has_had_a_later_grant_than_its_record_has_is_granted_nothing_by_it() {
 }
 
 #[test]
-fn where_no_lists_are_kept_the_ghost_of_one_node_says_nothing_of_another() {
+fn where_no_lists_are_kept_the_stray_of_one_node_says_nothing_of_another() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
-    assert_eq!(b.phase("bb"), Some("Ghost"));
+    assert_eq!(b.phase("bb"), Some("Stray"));
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
     assert!(b.waits_for().contains("the agent of a to say what it holds"), "{}", b.waits_for());

@@ -187,7 +187,7 @@ pub(super) fn survivors<'r>(
     node: &'r NodeId,
 ) -> impl Iterator<Item = &'r Attachment> {
     record.others(node).filter(|a| match &a.phase {
-        Phase::Ready | Phase::Ghost => true,
+        Phase::Ready | Phase::Stray => true,
         Phase::Connecting => a.may_have_written(),
         // In use, it would go on; fenced itself, it would not.
         Phase::Draining { cause: DrainCause::Requested, evidence: None, fence: None } => true,

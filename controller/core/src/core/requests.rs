@@ -294,7 +294,7 @@ impl Step<'_> {
         let attachment = record.and_then(|r| r.attachment(node));
         match (record, attachment) {
             (Some(_), Some(a)) if a.phase.is_draining() => (Answer::Wait, config.detach_grace_ms),
-            (Some(record), Some(a)) if a.phase != Phase::Ghost => {
+            (Some(record), Some(a)) if a.phase != Phase::Stray => {
                 (self.answer_attached(record, a, spec, read_only), config.request_limit_ms)
             }
             _ => match admission(record, node, spec) {
@@ -375,8 +375,8 @@ impl Step<'_> {
         let record =
             self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::new(spec.clone()));
         (record.spec, record.deleted) = (spec, false);
-        // A ghost of this node becomes a grant, and stays known as able to write all the while.
-        let ghost =
+        // A stray of this node becomes a grant, and stays known as able to write all the while.
+        let stray =
             record.attachments.iter().position(|a| a.node == *node).map(|at| record.attachments.remove(at));
         // A secret of its own for the set of grants that begins here, so that whoever had the volume before does not know
         // it. Those that have it already know theirs.
@@ -393,10 +393,10 @@ impl Step<'_> {
             read_only,
             phase: Phase::Granting,
             since: now,
-            proven: ghost.is_some(),
-            directed: ghost.is_some(),
+            proven: stray.is_some(),
+            directed: stray.is_some(),
             boot_id: None,
-            may_land_until: ghost.and_then(|g| g.may_land_until),
+            may_land_until: stray.and_then(|g| g.may_land_until),
             secret: None,
             pending: Pending::Nothing,
             trouble: None,
@@ -405,7 +405,7 @@ impl Step<'_> {
             unasked: false,
             old_proof: false,
             used_since: false,
-            ghost: false,
+            stray: false,
         });
         self.dirty.insert(volume.clone());
         self.no_doubt(&volume);

@@ -112,7 +112,7 @@ fn with_a_survivor_dead_controllers_wait_for_the_bound() {
 }
 
 #[test]
-fn a_volume_that_a_quarantined_node_still_holds_is_no_ghost_and_others_may_have_it() {
+fn a_volume_that_a_quarantined_node_still_holds_is_no_stray_and_others_may_have_it() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");

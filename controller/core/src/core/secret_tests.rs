@@ -87,7 +87,7 @@ fn an_rds_that_has_put_an_older_secret_in_force_is_asked_for_the_newer_one() {
 }
 
 #[test]
-fn a_ghost_that_appears_while_the_others_are_told_a_secret_does_not_hold_the_fence_up() {
+fn a_stray_that_appears_while_the_others_are_told_a_secret_does_not_hold_the_fence_up() {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

@@ -187,7 +187,7 @@ impl Step<'_> {
                 // It cannot write, and is told to take it down.
                 Some(observed) if cut_off => self.entry_observed(volume, node, &observed),
                 Some(_) if held && self.cannot_be_in(volume, node) => self.claims_too_much(volume, node),
-                Some(_) if held => self.adopt_ghost(volume, node),
+                Some(_) if held => self.adopt_stray(volume, node),
                 _ => {}
             }
             return;
@@ -226,7 +226,7 @@ impl Step<'_> {
             Phase::Ready if over => self.begin_drain(volume, node, DrainCause::Rollback),
             // A reboot, or somebody else's hand: the grant stands, the device has to be made and proven again.
             Phase::Ready if !held => self.enter(volume, node, Phase::Connecting),
-            Phase::Ghost if !held => self.begin_drain(volume, node, DrainCause::Rollback),
+            Phase::Stray if !held => self.begin_drain(volume, node, DrainCause::Rollback),
             // It was proven gone, and is there: the proof is worth nothing any more.
             Phase::Draining { cause, evidence: Some(e), fence }
                 if held && phase != ObservedPhase::Detaching && e.source.says_nothing_is_held() =>
@@ -235,7 +235,7 @@ impl Step<'_> {
                 self.dirty.insert(volume.clone());
                 self.enter(volume, node, Phase::Draining { cause, evidence: None, fence });
             }
-            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Ghost | Phase::Draining { .. } => {}
+            Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Stray | Phase::Draining { .. } => {}
         }
     }
 
@@ -252,7 +252,7 @@ impl Step<'_> {
             }
         }
         self.may_still_land(volume, node);
-        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+        self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
     }
 
     /// The device has gone from under its user: what was on its way then may land until the drain bound has passed.
@@ -293,7 +293,7 @@ impl Step<'_> {
     }
 
     /// A node holds a volume that it was not granted: from now on it counts as able to write.
-    fn adopt_ghost(&mut self, volume: &VolumeId, node: &NodeId) {
+    fn adopt_stray(&mut self, volume: &VolumeId, node: &NodeId) {
         let Some(host_nqn) = self.core.nodes.get(node).map(|n| n.identity.host_nqn.clone()) else {
             return;
         };
@@ -303,15 +303,15 @@ impl Step<'_> {
         let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
         let record =
             self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
-        let mut ghost = Attachment::found(node.clone(), host_nqn, epoch, Phase::Ghost, now);
-        (ghost.ghost, ghost.may_land_until) = (true, may_land_until);
-        ghost.trouble = Some("held without a grant".into());
-        record.join(ghost);
+        let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
+        (stray.stray, stray.may_land_until) = (true, may_land_until);
+        stray.trouble = Some("held without a grant".into());
+        record.join(stray);
         self.dirty.insert(volume.clone());
-        self.notice(Notice::GhostFound { volume: volume.clone(), node: node.clone() });
+        self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
     }
 }
 
 #[cfg(test)]
-#[path = "ghost_tests.rs"]
+#[path = "stray_tests.rs"]
 mod tests;

@@ -355,7 +355,7 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
 fn a_volume_held_without_a_grant_blocks_others_and_can_be_published_or_unpublished_there() {
     let mut b = Bench::with(Config { drain_bound_ms: 5_000, ..Config::default() });
     b.up("a", "boot", vec![]);
-    let ghost = Observed {
+    let stray = Observed {
         volume: v(),
         epoch: None,
         ended: false,
@@ -363,8 +363,8 @@ fn a_volume_held_without_a_grant_blocks_others_and_can_be_published_or_unpublish
         live_paths: 2,
         unready: String::new(),
     };
-    b.up("bb", "boot", vec![ghost]);
-    assert_eq!(b.phase("bb"), Some("Ghost"));
+    b.up("bb", "boot", vec![stray]);
+    assert_eq!(b.phase("bb"), Some("Stray"));
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.refusal(request), Refusal::AttachedElsewhere { .. }));
     let request = b.unpublish("bb");

@@ -23,7 +23,7 @@ pub(crate) const EPOCH_KEY: &str = "cleat.io/epoch";
 
 /// Whether what is repeated is to be repeated in full, not as a sample.
 pub(crate) fn all_rounds() -> bool {
-    std::env::var_os("CLEAT_GHOSTS").is_some_and(|value| value == "all")
+    std::env::var_os("CLEAT_MATRIX").is_some_and(|value| value == "full")
 }
 
 /// Makes a volume of the usual size.

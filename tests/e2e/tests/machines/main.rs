@@ -6,7 +6,7 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL=6.12` chooses the kernel (6.1 without it), `CLEAT_LOG=debug` what the programs log, and
-//! `CLEAT_GHOSTS=all` has what is repeated repeated as often as it should, not a sample of it. Names given as arguments
+//! `CLEAT_MATRIX=full` has what is repeated repeated as often as it should, not a sample of it. Names given as arguments
 //! filter as with `cargo test`.
 
 mod admission;

@@ -100,7 +100,7 @@ pub(crate) struct Suite {
 impl Suite {
     /// Enters the rig's namespaces; call it while there is only one thread.
     pub(crate) fn enter() -> anyhow::Result<Arc<Self>> {
-        let run = Namespace::enter("ghosts")?;
+        let run = Namespace::enter("late-writes")?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let options = options()?;
         let kernels = Kernels::of(&options)?;

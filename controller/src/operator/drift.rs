@@ -1,7 +1,7 @@
-//! Ghosts: what is where it should not be, or is not where it should be.
+//! Drift: what is where it should not be, or is not where it should be.
 //!
 //! In come the core's records, the agents' last words and the keys of secrets; out go the differences between them, for
-//! people, as counts by kind, and as notices. Nothing here changes anything: a ghost that could write counts as a writer in the core
+//! people, as counts by kind, and as notices. Nothing here changes anything: a node that could write counts as a writer in the core
 //! already. What always holds: of two looks at the same state, both find the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
-use cleat_proto::cleat::v1 as wire;
+use cleat_proto::cleat::v1 as proto;
 use cleat_rds::secret::{self, Keys};
 use cleat_runtime::tls::renew::{Expiry, SOON};
 use tokio::sync::broadcast::error::RecvError;
@@ -66,10 +66,10 @@ impl Kind {
     /// As the reason of a notice.
     fn reason(self) -> &'static str {
         match self {
-            Self::SessionWithoutGrant => "ghost_session",
-            Self::GrantWithoutSession => "ghost_grant",
-            Self::StagingElsewhere => "ghost_staging",
-            Self::DuplicateIdentity => "ghost_identity",
+            Self::SessionWithoutGrant => "drift_session",
+            Self::GrantWithoutSession => "drift_grant",
+            Self::StagingElsewhere => "drift_staging",
+            Self::DuplicateIdentity => "drift_identity",
             Self::CertificateExpires => "certificate_expires",
             Self::KeyMissing => "key_missing",
         }
@@ -78,16 +78,16 @@ impl Kind {
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Ghost {
+pub(super) struct Drift {
     kind: Kind,
     node: Option<NodeId>,
     volume: Option<VolumeId>,
     message: String,
 }
 
-impl Ghost {
-    pub(super) fn into_wire(self) -> wire::GhostInfo {
-        wire::GhostInfo {
+impl Drift {
+    pub(super) fn into_proto(self) -> proto::DriftInfo {
+        proto::DriftInfo {
             kind: self.kind.name().to_owned(),
             node_id: self.node.map(String::from).unwrap_or_default(),
             volume_id: self.volume.map(String::from).unwrap_or_default(),
@@ -97,9 +97,9 @@ impl Ghost {
 }
 
 /// A certificate of this controller that ends soon: an outage that is not one yet.
-pub(super) fn expires(expiry: Expiry) -> Option<wire::GhostInfo> {
+pub(super) fn expires(expiry: Expiry) -> Option<proto::DriftInfo> {
     let message = expiry.complaint()?;
-    Some(wire::GhostInfo { kind: "certificate-expires".to_owned(), message, ..Default::default() })
+    Some(proto::DriftInfo { kind: "certificate-expires".to_owned(), message, ..Default::default() })
 }
 
 /// All there are now.
@@ -107,15 +107,15 @@ pub(super) async fn look(
     engine: &Engine,
     words: &LastWords,
     secrets: Option<Arc<Keys>>,
-) -> Result<Vec<Ghost>, Ended> {
+) -> Result<Vec<Drift>, Ended> {
     let found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
-    let mut ghosts: Vec<Ghost> = found.into_values().flatten().collect();
+    let mut drifts: Vec<Drift> = found.into_values().flatten().collect();
     for (node, words) in words.all() {
-        ghosts.extend(of_volumes(&node, &words));
+        drifts.extend(of_volumes(&node, &words));
     }
-    ghosts.extend(of_sessions(words));
-    ghosts.sort();
-    Ok(ghosts)
+    drifts.extend(of_sessions(words));
+    drifts.sort();
+    Ok(drifts)
 }
 
 /// Looks again and again, counts what is there, and tells what was there twice in a row: between two steps of an attach
@@ -153,16 +153,16 @@ pub async fn keep_looking(
         }
         said.catch_up(&words);
         let lasting = records.found.values().flatten().chain(said.found.values().flatten());
-        let mut now: BTreeSet<Ghost> = lasting.cloned().collect();
+        let mut now: BTreeSet<Drift> = lasting.cloned().collect();
         now.extend(of_sessions(&words));
         for kind in Kind::ALL {
-            metrics::ghosts(kind.name(), now.iter().filter(|ghost| ghost.kind == kind).count());
+            metrics::drift(kind.name(), now.iter().filter(|drift| drift.kind == kind).count());
         }
-        told.retain(|ghost| now.contains(ghost));
-        let lasting: Vec<Ghost> = now.intersection(&seen).cloned().collect();
-        for ghost in lasting {
-            if told.insert(ghost.clone()) {
-                tell(&engine, ghost);
+        told.retain(|drift| now.contains(drift));
+        let lasting: Vec<Drift> = now.intersection(&seen).cloned().collect();
+        for drift in lasting {
+            if told.insert(drift.clone()) {
+                tell(&engine, drift);
             }
         }
         seen = now;
@@ -180,8 +180,8 @@ struct Records {
 /// What the agents' words show, kept up to date by what they say.
 #[derive(Default)]
 struct Said {
-    /// Ghosts by the node whose agent's words show them.
-    found: BTreeMap<NodeId, Vec<Ghost>>,
+    /// Drift by the node whose agent's words show them.
+    found: BTreeMap<NodeId, Vec<Drift>>,
     until: Utterance,
 }
 
@@ -191,19 +191,19 @@ impl Said {
         let (until, since) = words.since(self.until);
         self.until = until;
         for (node, words) in &since {
-            let ghosts = of_volumes(node, words);
-            if ghosts.is_empty() {
+            let drifts = of_volumes(node, words);
+            if drifts.is_empty() {
                 self.found.remove(node);
             } else {
-                self.found.insert(node.clone(), ghosts);
+                self.found.insert(node.clone(), drifts);
             }
         }
         since.len()
     }
 }
 
-/// Ghosts by their volume, where there are any.
-type Found = BTreeMap<VolumeId, Vec<Ghost>>;
+/// Drift by their volume, where there are any.
+type Found = BTreeMap<VolumeId, Vec<Drift>>;
 
 /// What has to be compared again.
 enum Stale {
@@ -250,19 +250,19 @@ impl Records {
         Ok(())
     }
 
-    fn take(&mut self, compared: Vec<(VolumeId, Vec<Ghost>)>) {
-        for (volume, ghosts) in compared {
-            if ghosts.is_empty() {
+    fn take(&mut self, compared: Vec<(VolumeId, Vec<Drift>)>) {
+        for (volume, drifts) in compared {
+            if drifts.is_empty() {
                 self.found.remove(&volume);
             } else {
-                self.found.insert(volume, ghosts);
+                self.found.insert(volume, drifts);
             }
         }
     }
 }
 
-fn tell(engine: &Engine, ghost: Ghost) {
-    let Ghost { kind, node, volume, message } = ghost;
+fn tell(engine: &Engine, drift: Drift) {
+    let Drift { kind, node, volume, message } = drift;
     let (about, at_node) = (volume.as_ref().map(VolumeId::as_str), node.as_ref().map(NodeId::as_str));
     tracing::warn!(node = at_node, volume = about, kind = kind.name(), "{message}");
     let (at, reason) = (engine.now(), kind.reason());
@@ -273,51 +273,51 @@ fn tell(engine: &Engine, ghost: Ghost) {
 fn of_records(core: &Core, secrets: Option<&Keys>) -> Found {
     let compare = |record: &VolumeRecord| (record.spec.id.clone(), of_record(core, record, secrets));
     let compared = core.volumes().values().map(compare);
-    compared.filter(|(_, ghosts)| !ghosts.is_empty()).collect()
+    compared.filter(|(_, drifts)| !drifts.is_empty()).collect()
 }
 
-/// Compares these volumes, and those that the nodes have or were cut off from. A volume that is gone has no ghosts.
+/// Compares these volumes, and those that the nodes have or were cut off from. A volume that is gone has no drift.
 fn of_changed(
     core: &Core,
     mut volumes: BTreeSet<VolumeId>,
     nodes: &BTreeSet<NodeId>,
     secrets: Option<&Keys>,
-) -> Vec<(VolumeId, Vec<Ghost>)> {
+) -> Vec<(VolumeId, Vec<Drift>)> {
     let theirs = nodes.iter().flat_map(|node| core.volumes_of(node));
     volumes.extend(theirs.map(|record| record.spec.id.clone()));
-    let ghosts = |id: &VolumeId| core.volumes().get(id).map(|record| of_record(core, record, secrets));
+    let drifts = |id: &VolumeId| core.volumes().get(id).map(|record| of_record(core, record, secrets));
     let compared = volumes.into_iter().map(|id| {
-        let ghosts = ghosts(&id).unwrap_or_default();
-        (id, ghosts)
+        let drifts = drifts(&id).unwrap_or_default();
+        (id, drifts)
     });
     compared.collect()
 }
 
-/// Compares a volume's record with each node that it names: no other node can be a ghost of it. And with the keys.
-fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<Ghost> {
+/// Compares a volume's record with each node that it names: no other node can differ from it. And with the keys.
+fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<Drift> {
     let attached = record.attachments.iter().map(|attachment| &attachment.node);
     let named: BTreeSet<&NodeId> = attached.chain(record.fenced.iter().map(|fenced| &fenced.node)).collect();
     let id = &record.spec.id;
-    let ghost = |node: &NodeId| {
+    let drift = |node: &NodeId| {
         let known = core.nodes().get(node)?;
         let heard = matches!(known.session, Session::Up { inventoried: true, .. });
         let observed = known.observed.get(id).map_or(ObservedPhase::Absent, |observed| observed.phase);
         let (kind, message) = compare(record, node, observed, heard)?;
-        Some(Ghost { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
+        Some(Drift { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
     };
-    named.into_iter().filter_map(ghost).chain(without_its_key(record, secrets)).collect()
+    named.into_iter().filter_map(drift).chain(without_its_key(record, secrets)).collect()
 }
 
 /// A volume whose secret cannot be made any more: whoever has it keeps it, and nobody else gets it. With keys and
 /// without attachments it needs none, for its next grant brings another secret.
-fn without_its_key(record: &VolumeRecord, secrets: Option<&Keys>) -> Option<Ghost> {
+fn without_its_key(record: &VolumeRecord, secrets: Option<&Keys>) -> Option<Drift> {
     let generation = record.secret.as_ref()?.generation;
     if record.attachments.is_empty() && secrets.is_some() {
         return None;
     }
     let missing = secret::secret(secrets, &record.spec.id, generation).err()?;
     let message = format!("{missing}. Until then no other node gets it");
-    Some(Ghost { kind: Kind::KeyMissing, node: None, volume: Some(record.spec.id.clone()), message })
+    Some(Drift { kind: Kind::KeyMissing, node: None, volume: Some(record.spec.id.clone()), message })
 }
 
 /// What a volume's record says of a node, against what the node's kernel holds.
@@ -344,7 +344,7 @@ fn compare(
     }
     let attachment = attachment?;
     match &attachment.phase {
-        Phase::Ghost => Some((
+        Phase::Stray => Some((
             Kind::SessionWithoutGrant,
             format!(
                 "node {node} holds volume {volume} without a grant, and counts as writing to it: publish it there, or \
@@ -368,8 +368,8 @@ fn compare(
 }
 
 /// What an agent says of its volumes.
-fn of_volumes(node: &NodeId, words: &Words) -> Vec<Ghost> {
-    let others = |(volume, state): (&VolumeId, &wire::VolumeState)| {
+fn of_volumes(node: &NodeId, words: &Words) -> Vec<Drift> {
+    let others = |(volume, state): (&VolumeId, &proto::VolumeState)| {
         let others = state.staging.iter().filter(|staging| !staging.same).map(|staging| {
             let message = format!(
                 "what is staged as volume {volume} at {} on node {node} is another device ({}): stop what uses it, and \
@@ -377,7 +377,7 @@ fn of_volumes(node: &NodeId, words: &Words) -> Vec<Ghost> {
                 staging.path, staging.device
             );
             let (node, volume) = (Some(node.clone()), Some(volume.clone()));
-            Ghost { kind: Kind::StagingElsewhere, node, volume, message }
+            Drift { kind: Kind::StagingElsewhere, node, volume, message }
         });
         others.collect::<Vec<_>>()
     };
@@ -385,10 +385,10 @@ fn of_volumes(node: &NodeId, words: &Words) -> Vec<Ghost> {
 }
 
 /// What there is about sessions: it goes by the time, also where nobody says anything.
-fn of_sessions(words: &LastWords) -> Vec<Ghost> {
-    let mut ghosts = Vec::new();
+fn of_sessions(words: &LastWords) -> Vec<Drift> {
+    let mut drifts = Vec::new();
     words.each(|node, words| {
-        let mut found = |kind, message| ghosts.push(Ghost { kind, node: Some(node.clone()), volume: None, message });
+        let mut found = |kind, message| drifts.push(Drift { kind, node: Some(node.clone()), volume: None, message });
         let left = words.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         if let Some(left) = left.filter(|left| *left < SOON) {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600));
@@ -405,7 +405,7 @@ fn of_sessions(words: &LastWords) -> Vec<Ghost> {
             found(Kind::DuplicateIdentity, message);
         }
     });
-    ghosts
+    drifts
 }
 
 #[cfg(test)]
@@ -478,7 +478,7 @@ mod tests {
             records.take(compared);
             assert_eq!(records.found, of_records(&core, None));
         }
-        assert!(records.found.values().flatten().all(|ghost| ghost.kind == Kind::GrantWithoutSession));
+        assert!(records.found.values().flatten().all(|drift| drift.kind == Kind::GrantWithoutSession));
         assert_eq!(records.found.len(), 200);
         let all: Vec<usize> = (0..100).map(|n| 10 * n).collect();
         hear(&mut core, "node0", &all);
@@ -492,10 +492,10 @@ mod tests {
     }
 
     /// Staged there, and another device.
-    fn elsewhere(name: &str, staged: bool) -> wire::VolumeState {
-        let staging = wire::Staging { path: "/staging".into(), device: "8:16".into(), same: false };
+    fn elsewhere(name: &str, staged: bool) -> proto::VolumeState {
+        let staging = proto::Staging { path: "/staging".into(), device: "8:16".into(), same: false };
         let staging = if staged { vec![staging] } else { Vec::new() };
-        wire::VolumeState { volume_id: name.into(), staging, ..Default::default() }
+        proto::VolumeState { volume_id: name.into(), staging, ..Default::default() }
     }
 
     #[test]

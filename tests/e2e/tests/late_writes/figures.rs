@@ -19,7 +19,7 @@ pub(crate) fn tell(kernels: &str) {
     if figures.is_empty() {
         return;
     }
-    let text = format!("ghosts, {kernels}:\n{}\n", figures.join("\n"));
+    let text = format!("late writes, {kernels}:\n{}\n", figures.join("\n"));
     // Whoever reads it may have gone; the tests' result is the exit code.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
@@ -29,6 +29,6 @@ pub(crate) fn tell_left_out(kernels: &str, tests: &[String]) {
     if tests.is_empty() {
         return;
     }
-    let text = format!("ghosts, {kernels}: LEFT OUT:\n  {}\n", tests.join("\n  "));
+    let text = format!("late writes, {kernels}: LEFT OUT:\n  {}\n", tests.join("\n  "));
     let _ = std::io::stderr().write_all(text.as_bytes());
 }

@@ -9,7 +9,7 @@
 //!
 //! Boots machines, so it runs only with `CLEAT_MACHINES=1` (which `hack/test` sets), and says so when it does not.
 //! `CLEAT_KERNEL` chooses the hosts' kernel and `CLEAT_TARGET_KERNEL` the target's (the hosts' without it); a test
-//! that the kernels cannot be part of is listed as ignored, and named at the end with what it needs. `CLEAT_GHOSTS=all`
+//! that the kernels cannot be part of is listed as ignored, and named at the end with what it needs. `CLEAT_MATRIX=full`
 //! adds the other ways to fall silent on each rung. Names given as arguments filter as with `cargo test`.
 
 mod controls;
@@ -37,8 +37,7 @@ use suite::{Need, Suite, tests};
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if std::env::var_os("CLEAT_MACHINES").is_none_or(|value| value != "1") && !arguments.list {
-        let line =
-            "ghosts: NOT RUN: they boot virtual machines; run them with CLEAT_MACHINES=1 (hack/test does)";
+        let line = "late-writes: NOT RUN: they boot virtual machines; run them with CLEAT_MACHINES=1 (hack/test does)";
         // A test whose output nobody reads still has its exit code.
         let _ = writeln!(std::io::stderr(), "{line}");
         return ExitCode::SUCCESS;
@@ -71,7 +70,7 @@ fn main() -> ExitCode {
         crashes::fence_goes_on(Secret, &[("set-secret", Controller), ("hide", Rds)]) "_secret_controller_rds", Need::Rung(Secret);
         crashes::fence_goes_on(Reservation, &[("preempt", SurvivorsAgent), ("hide", Controller)]) "_reservation_agent_controller", Need::Rung(Reservation);
     ];
-    if std::env::var_os("CLEAT_GHOSTS").is_some_and(|value| value == "all") {
+    if std::env::var_os("CLEAT_MATRIX").is_some_and(|value| value == "full") {
         all.extend(tests![
             fenced::with_the_export_off(AgentStopped, 2) "_agent_stopped", Need::Rung(ExportOff);
             fenced::with_the_export_off(AgentDead, 2) "_agent_dead", Need::Rung(ExportOff);
@@ -99,7 +98,7 @@ fn main() -> ExitCode {
     match Suite::enter() {
         Ok(suite) => suite.run(&arguments, all),
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "ghosts: FAILED: {error:#}");
+            let _ = writeln!(std::io::stderr(), "late-writes: FAILED: {error:#}");
             ExitCode::FAILURE
         }
     }

@@ -110,13 +110,13 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
 }
 
 #[test]
-fn a_ghost_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
+fn a_stray_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![by_hand(ObservedPhase::Ready)]);
     let request = b.unpublish("a");
     b.agent(Outcome::Busy { holders: vec!["qemu (12)".into()] });
     assert!(matches!(b.refusal(request), Refusal::InUse { .. }));
-    assert_eq!(b.phase("a"), Some("Ghost"));
+    assert_eq!(b.phase("a"), Some("Stray"));
     let request = b.publish("a", Access::Rwo);
     assert!(b.reply(request).is_none(), "it has to be allowed and attached first: {:?}", b.effects);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
@@ -156,7 +156,7 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     let lies = |name: &str, b: &mut Bench| b.up(name, "1", vec![observed_of(ObservedPhase::Ready)]);
     // Nobody has seen the export off since this process began: whoever says so may be connected.
     lies("ccc", &mut b);
-    assert_eq!(b.phase("ccc"), Some("Ghost"));
+    assert_eq!(b.phase("ccc"), Some("Stray"));
     for node in ["ccc", "a"] {
         b.unpublish(node);
         b.agent(absent("live"));
@@ -186,5 +186,5 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     b.rds(Ok(()));
     assert_eq!(b.phase("bb"), None);
     lies("bb", &mut b);
-    assert_eq!(b.phase("bb"), Some("Ghost"));
+    assert_eq!(b.phase("bb"), Some("Stray"));
 }
