@@ -5,10 +5,12 @@
 //! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
 //! * [`mod@bench`] is what `hack/bench` measures.
 //! * [`demo`] is what `hack/demo` shows.
+//! * [`suite`] runs tests that share a booted world.
 //! * [`world`] boots an RDS and nodes, starts every part of Cleat, and has typed clients for all of them.
 
 pub mod bench;
 pub mod demo;
 pub mod sequence;
+pub mod suite;
 pub mod world;
 pub mod writer;

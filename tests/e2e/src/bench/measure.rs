@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use cleat_rig::Command;
+use futures_util::future::join_all;
 use serde::Deserialize;
 
 use super::directives::Directives;
 use super::disks;
 use super::figures::{Series, Way};
-use crate::world::{Access, Metrics, Node, Volume, World, blocking, futures_of};
+use crate::world::{Access, Metrics, Node, Volume, World, blocking};
 
 /// The longest that a command in the guest may take.
 const GUEST: Duration = Duration::from_secs(300);
@@ -110,14 +111,13 @@ impl<'w> Bench<'w> {
         let (world, node, volumes) = (self.world, self.node, &self.volumes[..volumes]);
         let before = world.controller.metrics().await?;
         let begun = Instant::now();
-        for answer in futures_of(volumes.iter().map(|volume| world.publish_within(volume, node, CSI))).await {
+        for answer in join_all(volumes.iter().map(|volume| world.publish_within(volume, node, CSI))).await {
             answer.context("ControllerPublishVolume")?;
         }
         let publish = begun.elapsed();
         let between = world.controller.metrics().await?;
         let begun = Instant::now();
-        for answer in futures_of(volumes.iter().map(|volume| world.unpublish_within(volume, node, CSI))).await
-        {
+        for answer in join_all(volumes.iter().map(|volume| world.unpublish_within(volume, node, CSI))).await {
             answer.context("ControllerUnpublishVolume")?;
         }
         let unpublish = begun.elapsed();

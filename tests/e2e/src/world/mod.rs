@@ -54,6 +54,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cleat_rig::{Initramfs, KernelImage, Machine, MachineSpec, Namespace, Network, program};
+use futures_util::future::try_join_all;
 
 use crate::sequence::{Name, Report, RunFacts};
 
@@ -94,7 +95,10 @@ pub struct World {
 }
 
 /// Runs something of the rig, which blocks, beside the async world.
-pub(crate) async fn blocking<T: Send + 'static>(
+///
+/// # Errors
+/// Its own, and that it panicked.
+pub async fn blocking<T: Send + 'static>(
     job: impl FnOnce() -> cleat_rig::Result<T> + Send + 'static,
 ) -> anyhow::Result<T> {
     Ok(tokio::task::spawn_blocking(job).await.context("a call of the rig panicked")??)
@@ -107,7 +111,7 @@ impl World {
     /// With the part that did not come up and what it said last. The logs are in the run's folder.
     pub async fn boot(run: &Namespace, options: WorldOptions) -> anyhow::Result<Self> {
         let world = Self::boot_machines(run, &options).await?;
-        world.start(&options).await.map_err(|error| {
+        world.start().await.map_err(|error| {
             let (folder, missing) = world.collect_logs_now("start");
             error.context(format!("logs are in {} ({missing} missing)", folder.display()))
         })?;
@@ -144,14 +148,10 @@ impl World {
         Ok(Self { rds, controller, nodes, kernels, folder, collected: AtomicU32::new(0) })
     }
 
-    async fn start(&self, options: &WorldOptions) -> anyhow::Result<()> {
-        let _ = options;
+    async fn start(&self) -> anyhow::Result<()> {
         self.rds.start().await?;
         self.controller.start().await?;
-        for outcome in futures_of(self.nodes.iter().map(|node| node.start_agent(AgentStart::default()))).await
-        {
-            outcome?;
-        }
+        try_join_all(self.nodes.iter().map(|node| node.start_agent(AgentStart::default()))).await?;
         for node in &self.nodes {
             self.wait_session(node, START).await?;
         }
@@ -254,6 +254,11 @@ impl World {
         tokio::task::block_in_place(|| self.collect_logs_now(why)).0
     }
 
+    /// Collects them, and says so in words.
+    pub async fn logs_are_in(&self, why: &str) -> String {
+        format!("logs are in {}", self.collect_logs(why).await.display())
+    }
+
     fn collect_logs_now(&self, why: &str) -> (PathBuf, usize) {
         let number = self.collected.fetch_add(1, Ordering::Relaxed);
         let plain: String =
@@ -338,23 +343,4 @@ fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
         specs.push(spec);
     }
     Ok(specs)
-}
-
-/// Runs futures side by side on this task; their outcomes in order.
-pub async fn futures_of<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
-    let mut running: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
-    std::future::poll_fn(|context| {
-        let mut all = true;
-        for (future, output) in &mut running {
-            if output.is_none() {
-                match future.as_mut().poll(context) {
-                    std::task::Poll::Ready(value) => *output = Some(value),
-                    std::task::Poll::Pending => all = false,
-                }
-            }
-        }
-        if all { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
-    })
-    .await;
-    running.into_iter().filter_map(|(_, output)| output).collect()
 }

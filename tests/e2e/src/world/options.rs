@@ -66,7 +66,8 @@ impl WorldOptions {
         }
     }
 
-    /// Three nodes on the kernel that `CLEAT_KERNEL` names, 6.1 without it; logs as `CLEAT_LOG` says.
+    /// Three nodes on the kernel that `CLEAT_KERNEL` names, 6.1 without it; the RDS on that of `CLEAT_TARGET_KERNEL`, the
+    /// nodes' without it; logs as `CLEAT_LOG` says.
     ///
     /// # Errors
     /// If `CLEAT_KERNEL` is empty or no text.
@@ -77,6 +78,7 @@ impl WorldOptions {
             other => bail!("CLEAT_KERNEL is {other:?}: a version such as 6.12 is wanted"),
         };
         let mut options = Self::on_kernel(kernel);
+        options.rds_kernel = std::env::var("CLEAT_TARGET_KERNEL").ok().filter(|kernel| !kernel.is_empty());
         if let Ok(filter) = std::env::var("CLEAT_LOG") {
             options.log_filter = filter;
         }
@@ -101,13 +103,6 @@ impl WorldOptions {
     #[must_use]
     pub fn controller_arg(mut self, word: impl Into<String>) -> Self {
         self.controller_args.push(word.into());
-        self
-    }
-
-    /// With one more argument of the RDS.
-    #[must_use]
-    pub fn rds_arg(mut self, word: impl Into<String>) -> Self {
-        self.target.rds_args.push(word.into());
         self
     }
 }

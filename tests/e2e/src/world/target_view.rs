@@ -154,12 +154,6 @@ impl Rung {
         }
     }
 
-    /// Whether it needs a second node that has the volume.
-    #[must_use]
-    pub fn needs_survivor(self) -> bool {
-        self == Self::Reservation
-    }
-
     /// The `source` of the evidence that it ends with.
     #[must_use]
     pub fn source(self) -> &'static str {

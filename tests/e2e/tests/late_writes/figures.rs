@@ -23,12 +23,3 @@ pub(crate) fn tell(kernels: &str) {
     // Whoever reads it may have gone; the tests' result is the exit code.
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
-
-/// Says which tests these kernels cannot be part of: a test that is left out is not one that has passed.
-pub(crate) fn tell_left_out(kernels: &str, tests: &[String]) {
-    if tests.is_empty() {
-        return;
-    }
-    let text = format!("late writes, {kernels}: LEFT OUT:\n  {}\n", tests.join("\n  "));
-    let _ = std::io::stderr().write_all(text.as_bytes());
-}

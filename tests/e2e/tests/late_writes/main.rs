@@ -24,82 +24,65 @@ mod reservations;
 mod scene;
 mod suite;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use cleat_e2e::world::Rung::{Acl, ExportOff, Reservation, Secret};
-use libtest_mimic::Arguments;
+use cleat_e2e::suite::run;
+use cleat_e2e::tests;
+use cleat_e2e::world::Rung::{Acl, Reservation, Secret};
 
 use crashes::Who::{Controller, Rds, SurvivorsAgent};
 use scene::Silence::{AgentDead, AgentStopped, MachineFrozen, Partition};
-use suite::{Need, Suite, tests};
+use suite::LateWrites;
+use suite::Need::{self, HastyAbort, Reservations, Secrets, WaitingAbort};
 
-fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    if std::env::var_os("CLEAT_MACHINES").is_none_or(|value| value != "1") && !arguments.list {
-        let line = "late-writes: NOT RUN: they boot virtual machines; run them with CLEAT_MACHINES=1 (hack/test does)";
-        // A test whose output nobody reads still has its exit code.
-        let _ = writeln!(std::io::stderr(), "{line}");
-        return ExitCode::SUCCESS;
-    }
+fn main() -> anyhow::Result<ExitCode> {
+    let suite = LateWrites::from_env()?;
+    let need = |need: Need| need.lacking(suite.kernels);
     let mut all = tests![
-        controls::a_plain_cut_lets_a_write_land_later, Need::Nothing;
-        controls::an_abort_that_does_not_wait_lets_a_write_land_later, Need::HastyAbort;
-        controls::deleting_dead_controllers_lets_a_write_land_later, Need::Nothing;
-        controls::a_plain_cut_with_full_sockets_lets_writes_land_later, Need::Nothing;
-        ladder::taking_the_namespace_down_waits_for_what_was_received, Need::Nothing;
-        ladder::with_full_sockets_nothing_lands_after_the_namespace_was_down, Need::Nothing;
-        ladder::an_abort_that_waits_is_a_barrier, Need::WaitingAbort;
-        reservations::after_each_command_the_target_holds_what_the_model_holds, Need::Rung(Reservation);
-        fenced::with_a_successor(Acl, Partition) "_partition", Need::Rung(Acl);
-        fenced::beside_a_survivor(Acl, Partition, 2) "_acl_partition", Need::Rung(Acl);
-        fenced::beside_a_survivor(Acl, AgentStopped, 2) "_acl_agent_stopped", Need::Rung(Acl);
-        fenced::beside_a_survivor(Acl, AgentDead, 2) "_acl_agent_dead", Need::Rung(Acl);
-        fenced::beside_a_survivor(Acl, MachineFrozen, 2) "_acl_machine_frozen", Need::Rung(Acl);
-        fenced::beside_a_survivor(Acl, Partition, 1) "_acl_partition_one_portal", Need::Rung(Acl);
-        empty_list::is_no_proof_against_a_silent_writer, Need::Rung(Acl);
-        fenced::with_the_export_off(Partition, 2) "_partition", Need::Rung(ExportOff);
-        fenced::with_the_export_off(Partition, 1) "_partition_one_portal", Need::Rung(ExportOff);
-        fenced::beside_a_survivor(Secret, AgentStopped, 2) "_secret_agent_stopped", Need::Rung(Secret);
-        own_ground::the_old_secret_lets_nobody_back_in, Need::Rung(Secret);
-        fenced::beside_a_survivor(Reservation, Partition, 2) "_reservation_partition", Need::Rung(Reservation);
-        fenced::beside_a_survivor(Reservation, AgentStopped, 2) "_reservation_agent_stopped", Need::Rung(Reservation);
-        own_ground::a_reservation_that_the_target_forgot_is_asserted_again, Need::Rung(Reservation);
-        own_ground::an_abort_that_waits_drains, Need::WaitingAbort;
-        crashes::fence_goes_on(Acl, &[("deny", Controller), ("hide", Controller)]) "_acl_controller", Need::Rung(Acl);
-        crashes::fence_goes_on(Secret, &[("set-secret", Controller), ("hide", Rds)]) "_secret_controller_rds", Need::Rung(Secret);
-        crashes::fence_goes_on(Reservation, &[("preempt", SurvivorsAgent), ("hide", Controller)]) "_reservation_agent_controller", Need::Rung(Reservation);
+        controls::a_plain_cut_lets_a_write_land_later;
+        controls::an_abort_that_does_not_wait_lets_a_write_land_later, need(HastyAbort);
+        controls::deleting_dead_controllers_lets_a_write_land_later;
+        controls::a_plain_cut_with_full_sockets_lets_writes_land_later;
+        ladder::taking_the_namespace_down_waits_for_what_was_received;
+        ladder::with_full_sockets_nothing_lands_after_the_namespace_was_down;
+        ladder::an_abort_that_waits_is_a_barrier, need(WaitingAbort);
+        reservations::after_each_command_the_target_holds_what_the_model_holds, need(Reservations);
+        fenced::with_a_successor(Acl, Partition) "_partition";
+        fenced::beside_a_survivor(Acl, Partition, 2) "_acl_partition";
+        fenced::beside_a_survivor(Acl, AgentStopped, 2) "_acl_agent_stopped";
+        fenced::beside_a_survivor(Acl, AgentDead, 2) "_acl_agent_dead";
+        fenced::beside_a_survivor(Acl, MachineFrozen, 2) "_acl_machine_frozen";
+        fenced::beside_a_survivor(Acl, Partition, 1) "_acl_partition_one_portal";
+        empty_list::is_no_proof_against_a_silent_writer;
+        fenced::with_the_export_off(Partition, 2) "_partition";
+        fenced::with_the_export_off(Partition, 1) "_partition_one_portal";
+        fenced::beside_a_survivor(Secret, AgentStopped, 2) "_secret_agent_stopped", need(Secrets);
+        own_ground::the_old_secret_lets_nobody_back_in, need(Secrets);
+        fenced::beside_a_survivor(Reservation, Partition, 2) "_reservation_partition", need(Reservations);
+        fenced::beside_a_survivor(Reservation, AgentStopped, 2) "_reservation_agent_stopped", need(Reservations);
+        own_ground::a_reservation_that_the_target_forgot_is_asserted_again, need(Reservations);
+        own_ground::an_abort_that_waits_drains, need(WaitingAbort);
+        crashes::fence_goes_on(Acl, &[("deny", Controller), ("hide", Controller)]) "_acl_controller";
+        crashes::fence_goes_on(Secret, &[("set-secret", Controller), ("hide", Rds)]) "_secret_controller_rds", need(Secrets);
+        crashes::fence_goes_on(Reservation, &[("preempt", SurvivorsAgent), ("hide", Controller)]) "_reservation_agent_controller", need(Reservations);
     ];
     if std::env::var_os("CLEAT_MATRIX").is_some_and(|value| value == "full") {
         all.extend(tests![
-            fenced::with_the_export_off(AgentStopped, 2) "_agent_stopped", Need::Rung(ExportOff);
-            fenced::with_the_export_off(AgentDead, 2) "_agent_dead", Need::Rung(ExportOff);
-            fenced::with_the_export_off(MachineFrozen, 2) "_machine_frozen", Need::Rung(ExportOff);
-            fenced::beside_a_survivor(Secret, Partition, 2) "_secret_partition", Need::Rung(Secret);
-            fenced::beside_a_survivor(Secret, AgentDead, 2) "_secret_agent_dead", Need::Rung(Secret);
-            fenced::beside_a_survivor(Secret, MachineFrozen, 2) "_secret_machine_frozen", Need::Rung(Secret);
-            fenced::beside_a_survivor(Secret, Partition, 1) "_secret_partition_one_portal", Need::Rung(Secret);
-            crashes::fence_goes_on(Acl, &[("deny", Rds), ("hide", Rds)]) "_acl_rds", Need::Rung(Acl);
-            crashes::fence_goes_on(Secret, &[("rekey", Controller), ("hide", Controller)]) "_secret_controller", Need::Rung(Secret);
-            crashes::fence_goes_on(Secret, &[("rekey", SurvivorsAgent)]) "_secret_agent", Need::Rung(Secret);
-            crashes::fence_goes_on(Reservation, &[("preempt", Controller), ("hide", Rds)]) "_reservation_controller_rds", Need::Rung(Reservation);
-            fenced::beside_a_survivor(Reservation, AgentDead, 2) "_reservation_agent_dead", Need::Rung(Reservation);
-            fenced::beside_a_survivor(Reservation, MachineFrozen, 2) "_reservation_machine_frozen", Need::Rung(Reservation);
-            fenced::beside_a_survivor(Reservation, Partition, 1) "_reservation_partition_one_portal", Need::Rung(Reservation);
+            fenced::with_the_export_off(AgentStopped, 2) "_agent_stopped";
+            fenced::with_the_export_off(AgentDead, 2) "_agent_dead";
+            fenced::with_the_export_off(MachineFrozen, 2) "_machine_frozen";
+            fenced::beside_a_survivor(Secret, Partition, 2) "_secret_partition", need(Secrets);
+            fenced::beside_a_survivor(Secret, AgentDead, 2) "_secret_agent_dead", need(Secrets);
+            fenced::beside_a_survivor(Secret, MachineFrozen, 2) "_secret_machine_frozen", need(Secrets);
+            fenced::beside_a_survivor(Secret, Partition, 1) "_secret_partition_one_portal", need(Secrets);
+            crashes::fence_goes_on(Acl, &[("deny", Rds), ("hide", Rds)]) "_acl_rds";
+            crashes::fence_goes_on(Secret, &[("rekey", Controller), ("hide", Controller)]) "_secret_controller", need(Secrets);
+            crashes::fence_goes_on(Secret, &[("rekey", SurvivorsAgent)]) "_secret_agent", need(Secrets);
+            crashes::fence_goes_on(Reservation, &[("preempt", Controller), ("hide", Rds)]) "_reservation_controller_rds", need(Reservations);
+            fenced::beside_a_survivor(Reservation, AgentDead, 2) "_reservation_agent_dead", need(Reservations);
+            fenced::beside_a_survivor(Reservation, MachineFrozen, 2) "_reservation_machine_frozen", need(Reservations);
+            fenced::beside_a_survivor(Reservation, Partition, 1) "_reservation_partition_one_portal", need(Reservations);
         ]);
     }
-    // One after the other: they share the machines.
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        let listed = all.into_iter().map(|test| test.listed()).collect();
-        return libtest_mimic::run(&arguments, listed).exit_code();
-    }
-    // Before any thread is started; in a namespace of its own this returns, outside of it never.
-    match Suite::enter() {
-        Ok(suite) => suite.run(&arguments, all),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "late-writes: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    Ok(run(suite, all))
 }

@@ -1,8 +1,9 @@
 //! A storage network that drops packets: what attaches and detaches of many volumes make of it.
 
 use anyhow::{Context, ensure};
-use cleat_e2e::world::{Access, World, futures_of};
+use cleat_e2e::world::{Access, World};
 use cleat_rig::Network;
+use futures_util::future::join_all;
 
 use crate::fixture::{self, attachment, delete, holds_nothing};
 
@@ -27,7 +28,7 @@ pub(crate) async fn holds_up_neither_attaches_nor_detaches_and_fences_nobody(
     let before = fences().await?;
     world.a().machine().cut_path(Network::Storage1)?;
 
-    let published = futures_of(volumes.iter().map(|volume| world.publish(volume, world.a()))).await;
+    let published = join_all(volumes.iter().map(|volume| world.publish(volume, world.a()))).await;
     for (volume, published) in volumes.iter().zip(published) {
         published.with_context(|| format!("Publish of {}", volume.id))?;
         let seen = attachment(world, volume, world.a()).await?.context("no attachment")?;
@@ -40,7 +41,7 @@ pub(crate) async fn holds_up_neither_attaches_nor_detaches_and_fences_nobody(
             .collect();
         ensure!(live == ["10.77.2.1:4420"], "{}: {:?}", volume.id, reported.paths);
     }
-    let unpublished = futures_of(volumes.iter().map(|volume| world.unpublish(volume, world.a()))).await;
+    let unpublished = join_all(volumes.iter().map(|volume| world.unpublish(volume, world.a()))).await;
     for (volume, unpublished) in volumes.iter().zip(unpublished) {
         unpublished.with_context(|| format!("Unpublish of {}", volume.id))?;
         holds_nothing(world, volume, world.a()).await?;

@@ -31,113 +31,68 @@ mod suite;
 mod target_trouble;
 mod transport;
 
-use std::io::Write;
 use std::process::ExitCode;
 
-use libtest_mimic::Arguments;
-
-use suite::{Suite, tests};
+use cleat_e2e::suite::run;
+use cleat_e2e::tests;
 
 fn main() -> ExitCode {
-    let (mut arguments, filters) = arguments(std::env::args());
-    if std::env::var_os("CLEAT_MACHINES").is_none_or(|value| value != "1") && !arguments.list {
-        let line =
-            "machines: NOT RUN: they boot virtual machines; run them with CLEAT_MACHINES=1 (hack/test does)";
-        // A test whose output nobody reads still has its exit code.
-        let _ = writeln!(std::io::stderr(), "{line}");
-        return ExitCode::SUCCESS;
-    }
-    let mut all = tests![
-        attach::both_paths_are_live_and_everybody_says_the_same,
-        attach::a_repeated_attach_changes_nothing,
-        attach::staging_again_while_in_use_changes_nothing,
-        attach::nvme_cli_does_the_same_as_the_kernels_interface,
-        detach::is_refused_while_the_device_is_open_and_names_the_opener,
-        detach::removes_its_own_controllers_and_leaves_a_foreign_connection_alone,
-        detach::that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else,
-        detach::without_a_node_id_takes_the_volume_off_all_nodes,
-        detach::of_a_node_that_holds_nothing_succeeds_and_changes_nothing,
-        in_use::an_external_journal_is_refused_as_in_use,
-        in_use::a_file_system_that_was_unmounted_lazily_is_refused_as_in_use,
-        in_use::a_mount_in_a_namespace_without_a_process_is_refused_as_in_use,
-        in_use::a_memory_map_without_a_descriptor_is_refused_with_its_process,
-        in_use::a_users_fuse_mount_does_not_keep_a_volume_from_being_detached,
-        admission::a_second_node_is_refused_an_rwo_volume_with_a_hint,
-        admission::a_third_node_is_refused_an_rwx_volume_with_both_holders_named,
-        admission::a_move_waits_for_the_detach_under_way_and_is_granted_at_once,
-        admission::a_handoff_loses_no_write,
-        admission::a_volume_that_is_attached_is_not_deleted,
-        requests::an_unknown_volume_is_not_found,
-        requests::other_arguments_for_what_exists_already_are_refused,
-        requests::what_is_wrong_with_a_request_is_named_with_its_value,
-        paths::a_lost_path_degrades_and_comes_back_without_a_failed_write,
-        paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken,
-        lost_device::is_named_while_it_is_held_and_made_again_once_it_is_free,
-        lost_device::a_path_that_blinks_under_a_writer_comes_back_each_time,
-        dead_portal::holds_up_neither_attaches_nor_detaches_and_fences_nobody,
-        target_trouble::another_namespace_under_the_same_name_is_refused,
-        target_trouble::a_target_that_cannot_be_reached_leaves_nothing_behind,
-        target_trouble::a_target_that_refuses_leaves_nothing_behind,
-        rds_trouble::an_rds_that_is_down_is_unavailable_until_it_is_back,
-        rds_trouble::an_rds_that_hangs_is_unavailable_until_it_answers,
-        rds_trouble::an_rds_that_is_slow_is_waited_for,
-        rds_trouble::a_reply_of_the_rds_that_is_lost_is_made_good_by_the_repeat,
-        agent_crash::a_killed_agent_disturbs_no_io_and_knows_everything_again,
-        controller_crash::killed_while_the_rds_is_to_allow_the_host,
-        controller_crash::killed_after_the_rds_has_allowed_the_host,
-        controller_crash::killed_while_the_agent_is_to_attach,
-        controller_crash::killed_after_the_agent_has_attached,
-        controller_crash::killed_after_it_has_answered_an_attach,
-        controller_crash::killed_while_the_agent_is_to_detach,
-        controller_crash::killed_after_the_agent_has_detached,
-        controller_crash::killed_after_the_rds_has_taken_the_host_off,
-        controller_crash::killed_after_it_has_answered_a_detach,
-        store_lost::a_silent_writer_keeps_others_out,
-        disagreement::an_attach_whose_answer_was_lost_is_the_same_attach_when_repeated,
-        disagreement::a_detach_whose_answer_was_lost_is_proven_when_repeated,
-        old_epoch::directives_of_an_old_epoch_change_nothing,
-        old_epoch::a_publish_context_of_an_earlier_grant_is_refused,
-        reboot::a_rebooted_node_gets_its_volume_back_under_the_same_epoch,
-        node_target::a_stale_device_at_the_target_is_not_taken_for_the_volume,
-        node_target::removing_a_target_never_deletes_what_is_mounted_there,
-        identity::that_is_lost_while_attached_comes_back_and_everything_goes_on,
-        identity::a_second_node_with_the_same_host_identity_is_refused_with_both_names,
-        transport::a_client_without_our_certificate_is_refused,
+    let all = tests![
+        attach::both_paths_are_live_and_everybody_says_the_same;
+        attach::a_repeated_attach_changes_nothing;
+        attach::staging_again_while_in_use_changes_nothing;
+        attach::nvme_cli_does_the_same_as_the_kernels_interface;
+        detach::is_refused_while_the_device_is_open_and_names_the_opener;
+        detach::removes_its_own_controllers_and_leaves_a_foreign_connection_alone;
+        detach::that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else;
+        detach::without_a_node_id_takes_the_volume_off_all_nodes;
+        detach::of_a_node_that_holds_nothing_succeeds_and_changes_nothing;
+        in_use::an_external_journal_is_refused_as_in_use;
+        in_use::a_file_system_that_was_unmounted_lazily_is_refused_as_in_use;
+        in_use::a_mount_in_a_namespace_without_a_process_is_refused_as_in_use;
+        in_use::a_memory_map_without_a_descriptor_is_refused_with_its_process;
+        in_use::a_users_fuse_mount_does_not_keep_a_volume_from_being_detached;
+        admission::a_second_node_is_refused_an_rwo_volume_with_a_hint;
+        admission::a_third_node_is_refused_an_rwx_volume_with_both_holders_named;
+        admission::a_move_waits_for_the_detach_under_way_and_is_granted_at_once;
+        admission::a_handoff_loses_no_write;
+        admission::a_volume_that_is_attached_is_not_deleted;
+        requests::an_unknown_volume_is_not_found;
+        requests::other_arguments_for_what_exists_already_are_refused;
+        requests::what_is_wrong_with_a_request_is_named_with_its_value;
+        paths::a_lost_path_degrades_and_comes_back_without_a_failed_write;
+        paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken;
+        lost_device::is_named_while_it_is_held_and_made_again_once_it_is_free;
+        lost_device::a_path_that_blinks_under_a_writer_comes_back_each_time;
+        dead_portal::holds_up_neither_attaches_nor_detaches_and_fences_nobody;
+        target_trouble::another_namespace_under_the_same_name_is_refused;
+        target_trouble::a_target_that_cannot_be_reached_leaves_nothing_behind;
+        target_trouble::a_target_that_refuses_leaves_nothing_behind;
+        rds_trouble::an_rds_that_is_down_is_unavailable_until_it_is_back;
+        rds_trouble::an_rds_that_hangs_is_unavailable_until_it_answers;
+        rds_trouble::an_rds_that_is_slow_is_waited_for;
+        rds_trouble::a_reply_of_the_rds_that_is_lost_is_made_good_by_the_repeat;
+        agent_crash::a_killed_agent_disturbs_no_io_and_knows_everything_again;
+        controller_crash::killed_while_the_rds_is_to_allow_the_host;
+        controller_crash::killed_after_the_rds_has_allowed_the_host;
+        controller_crash::killed_while_the_agent_is_to_attach;
+        controller_crash::killed_after_the_agent_has_attached;
+        controller_crash::killed_after_it_has_answered_an_attach;
+        controller_crash::killed_while_the_agent_is_to_detach;
+        controller_crash::killed_after_the_agent_has_detached;
+        controller_crash::killed_after_the_rds_has_taken_the_host_off;
+        controller_crash::killed_after_it_has_answered_a_detach;
+        store_lost::a_silent_writer_keeps_others_out;
+        disagreement::an_attach_whose_answer_was_lost_is_the_same_attach_when_repeated;
+        disagreement::a_detach_whose_answer_was_lost_is_proven_when_repeated;
+        old_epoch::directives_of_an_old_epoch_change_nothing;
+        old_epoch::a_publish_context_of_an_earlier_grant_is_refused;
+        reboot::a_rebooted_node_gets_its_volume_back_under_the_same_epoch;
+        node_target::a_stale_device_at_the_target_is_not_taken_for_the_volume;
+        node_target::removing_a_target_never_deletes_what_is_mounted_there;
+        identity::that_is_lost_while_attached_comes_back_and_everything_goes_on;
+        identity::a_second_node_with_the_same_host_identity_is_refused_with_both_names;
+        transport::a_client_without_our_certificate_is_refused;
     ];
-    if !filters.is_empty() {
-        let chosen = |name: &str, filter: &String| {
-            if arguments.exact { name == filter } else { name.contains(filter) }
-        };
-        all.retain(|test| filters.iter().any(|filter| chosen(test.name, filter)));
-    }
-    // One after the other: they share the world, and two emulated worlds are slower than one after the other.
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        return libtest_mimic::run(&arguments, all.into_iter().map(|test| test.listed()).collect())
-            .exit_code();
-    }
-    // Before any thread is started; in a namespace of its own this returns, outside of it never.
-    match Suite::enter() {
-        Ok(suite) => suite.run(&arguments, all),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "machines: FAILED: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// The options, and the filters: cargo's own harness takes any number of them, libtest-mimic one.
-fn arguments(words: impl Iterator<Item = String>) -> (Arguments, Vec<String>) {
-    let (mut options, mut filters) = (Vec::new(), Vec::new());
-    let mut is_value = true;
-    for word in words {
-        if is_value || word.starts_with('-') {
-            is_value = ["--skip", "--test-threads", "--logfile", "--color", "--format", "-Z"]
-                .contains(&word.as_str());
-            options.push(word);
-        } else {
-            filters.push(word);
-        }
-    }
-    (Arguments::from_iter(options), filters)
+    run(suite::Machines, all)
 }

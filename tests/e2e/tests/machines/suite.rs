@@ -1,142 +1,53 @@
-//! Runs tests against one world: boots it before the first, checks after each that nothing is left, and throws it
-//! away after a failure.
+//! The world of the machine tests: an RDS, a controller and three nodes, and what has to be as it was after each test.
 //!
-//! In: tests, which get a world that is as new. Out: their outcomes, with the folder of the logs where one failed.
 //! What always holds: a test never sees what another has left, because that has failed the other and ended the world.
 
-use std::future::Future;
-use std::io::Write;
-use std::pin::Pin;
-use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use cleat_e2e::suite::Suite;
 use cleat_e2e::world::{Look, Node, World, WorldOptions, wait_for};
 use cleat_rig::{Machine, Namespace};
-use libtest_mimic::{Arguments, Failed, Trial};
-use tokio::runtime::Runtime;
 
 use crate::fixture::all_rounds;
 
-/// No test takes nearly as long; one that does hangs.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
 /// Where everything is repeated in full.
 const FULL_TEST_LIMIT: Duration = Duration::from_secs(5400);
 /// After a test agents may still be dialling a controller that was started again.
 const TIDY_LIMIT: Duration = Duration::from_secs(20);
 
-/// What becomes of a test.
-type Outcome<'w> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'w>>;
+/// The machine tests.
+pub(crate) struct Machines;
 
-/// A test: its name as `module::behaviour`, and what it does.
-pub(crate) struct Test {
-    pub(crate) name: &'static str,
-    pub(crate) body: for<'w> fn(&'w World) -> Outcome<'w>,
-}
+impl Suite for Machines {
+    type World = World;
+    const NAME: &'static str = "machines";
 
-/// Makes a list of [`Test`]s from paths of `async fn(&World) -> anyhow::Result<()>`.
-macro_rules! tests {
-    ($($module:ident :: $name:ident),* $(,)?) => {
-        vec![$($crate::suite::Test {
-            name: concat!(stringify!($module), "::", stringify!($name)),
-            body: |world| Box::pin($crate::$module::$name(world)),
-        }),*]
-    };
-}
-pub(crate) use tests;
-
-impl Test {
-    /// For a listing only.
-    pub(crate) fn listed(self) -> Trial {
-        Trial::test(self.name, || Err("only listed".into()))
-    }
-}
-
-/// The run that all tests are part of.
-pub(crate) struct Suite {
-    run: Namespace,
-    runtime: Runtime,
-    world: Mutex<Option<World>>,
-    times: Mutex<Vec<(Duration, String)>>,
-}
-
-impl Suite {
-    /// Enters the rig's namespaces; call it while there is only one thread.
-    pub(crate) fn enter() -> anyhow::Result<Arc<Self>> {
-        let run = Namespace::enter("machines")?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        Ok(Arc::new(Self { run, runtime, world: Mutex::default(), times: Mutex::default() }))
+    fn limit(&self) -> Duration {
+        if all_rounds() { FULL_TEST_LIMIT } else { TEST_LIMIT }
     }
 
-    /// Runs all tests that the arguments choose.
-    pub(crate) fn run(self: Arc<Self>, arguments: &Arguments, tests: Vec<Test>) -> ExitCode {
-        let begun = Instant::now();
-        let trial = |test: Test| {
-            let suite = Arc::clone(&self);
-            Trial::test(test.name, move || suite.run_one(&test))
-        };
-        let conclusion = libtest_mimic::run(arguments, tests.into_iter().map(trial).collect());
-        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner).take();
+    async fn boot(&self, run: &Namespace) -> anyhow::Result<World> {
+        World::boot(run, options()?).await
+    }
+
+    async fn tidy(&self, world: &World) -> anyhow::Result<()> {
+        nothing_is_left(world).await
+    }
+
+    fn trouble(&self, world: &World) -> Vec<String> {
+        kernel_trouble(world)
+    }
+
+    async fn clues(&self, world: &World, name: &str) -> String {
+        world.logs_are_in(name).await
+    }
+
+    async fn end(&self, world: Option<&World>) {
         if let Some(world) = world.filter(|_| std::env::var_os("CLEAT_KEEP_LOGS").is_some()) {
-            self.runtime.block_on(world.collect_logs("end"));
-        }
-        self.tell_times(begun.elapsed());
-        conclusion.exit_code()
-    }
-
-    fn run_one(&self, test: &Test) -> Result<(), Failed> {
-        // Taken out, so that a panic ends the world with the test.
-        let world = self.world.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let world = match world {
-            Some(world) => world,
-            None => {
-                let begun = Instant::now();
-                let world = self.runtime.block_on(boot(&self.run)).map_err(failed)?;
-                self.note(begun.elapsed(), "boot");
-                world
-            }
-        };
-        let begun = Instant::now();
-        let outcome = self.runtime.block_on(attempt(&world, test));
-        self.note(begun.elapsed(), test.name);
-        let outcome = match kernel_trouble(&world).join("; ") {
-            none if none.is_empty() => outcome,
-            trouble => Err(outcome.err().unwrap_or_else(|| anyhow!("the test passed")).context(trouble)),
-        };
-        match outcome {
-            Ok(()) => {
-                *self.world.lock().unwrap_or_else(PoisonError::into_inner) = Some(world);
-                Ok(())
-            }
-            Err(error) => {
-                let logs = self.runtime.block_on(world.collect_logs(test.name));
-                Err(failed(error.context(format!("logs are in {}", logs.display()))))
-            }
+            world.collect_logs("end").await;
         }
     }
-
-    fn note(&self, took: Duration, what: &str) {
-        self.times.lock().unwrap_or_else(PoisonError::into_inner).push((took, what.to_owned()));
-    }
-
-    /// Where the time went: asked for, since otherwise nobody wants to read it.
-    fn tell_times(&self, all: Duration) {
-        if std::env::var_os("CLEAT_TIMES").is_none() {
-            return;
-        }
-        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        times.sort_unstable_by(|a, b| b.cmp(a));
-        let mut text = format!("machines: {:.1} s in all\n", all.as_secs_f32());
-        for (took, what) in times {
-            text.push_str(&format!("{:8.1} s  {what}\n", took.as_secs_f32()));
-        }
-        let _ = std::io::stderr().write_all(text.as_bytes());
-    }
-}
-
-fn failed(error: anyhow::Error) -> Failed {
-    format!("{error:#}").into()
 }
 
 /// The times that production waits are shortened to what an emulated machine needs: what is tested is that they are
@@ -163,18 +74,6 @@ fn options() -> anyhow::Result<WorldOptions> {
         options = options.agent_arg(word);
     }
     Ok(options)
-}
-
-async fn boot(run: &Namespace) -> anyhow::Result<World> {
-    World::boot(run, options()?).await.context("the world does not come up")
-}
-
-async fn attempt(world: &World, test: &Test) -> anyhow::Result<()> {
-    let limit = if all_rounds() { FULL_TEST_LIMIT } else { TEST_LIMIT };
-    tokio::time::timeout(limit, (test.body)(world))
-        .await
-        .with_context(|| format!("not over after {limit:?}"))??;
-    nothing_is_left(world).await.context("the test passed, but it left something behind")
 }
 
 /// What the machines' kernels complain of on their consoles: a node that panics takes every VM on it along.

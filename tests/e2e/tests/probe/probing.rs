@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use cleat_e2e::world::{Look, TargetView, World, wait_for};
+use cleat_e2e::world::{Look, TargetView, World, blocking, wait_for};
 use cleat_rig::{Command, Daemon};
 use rds_sim::control::DiskReport;
 use serde_json::Value;
@@ -38,12 +38,6 @@ pub(crate) struct Probed {
     pub(crate) said: String,
     /// How it ended.
     pub(crate) exit: String,
-}
-
-async fn blocking<T: Send + 'static>(
-    job: impl FnOnce() -> cleat_rig::Result<T> + Send + 'static,
-) -> anyhow::Result<T> {
-    Ok(tokio::task::spawn_blocking(job).await.context("a call of the rig panicked")??)
 }
 
 /// Starts rds-sim with these answers.

@@ -12,53 +12,47 @@
 mod scene;
 mod trouble;
 
-use std::io::Write as _;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::time::Duration;
 
+use cleat_e2e::suite::{Suite, run};
+use cleat_e2e::tests;
 use cleat_rig::Namespace;
-use libtest_mimic::{Arguments, Trial};
 
 use scene::Scene;
 
-type Test = (&'static str, fn(&Scene) -> anyhow::Result<()>);
+/// The tests of the store.
+struct Stores;
 
-const TESTS: &[Test] = &[
-    ("a_full_disk_ends_by_itself_when_there_is_room_again", trouble::full_disk),
-    ("a_disk_that_fails_writes_for_a_while_loses_nothing", trouble::disk_fails_for_a_while),
-    ("a_failed_file_system_serves_after_a_restart", trouble::file_system_gives_up),
-    ("a_power_cut_of_the_disk_loses_nothing_acknowledged", trouble::power_cut),
-    ("a_reset_of_the_machine_loses_nothing_acknowledged", trouble::machine_reset),
-];
+impl Suite for Stores {
+    type World = Scene;
+    const NAME: &'static str = "store";
+
+    fn limit(&self) -> Duration {
+        Duration::from_secs(1800)
+    }
+
+    async fn boot(&self, run: &Namespace) -> anyhow::Result<Scene> {
+        Scene::boot(run)
+    }
+
+    async fn tidy(&self, _: &Scene) -> anyhow::Result<()> {
+        // Each test has a disk of its own.
+        Ok(())
+    }
+
+    async fn clues(&self, scene: &Scene, _: &str) -> String {
+        format!("seed {}", scene.seed)
+    }
+}
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    if std::env::var_os("CLEAT_MACHINES").is_none_or(|value| value != "1") && !arguments.list {
-        let line =
-            "store: NOT RUN: they boot a virtual machine; run them with CLEAT_MACHINES=1 (hack/test does)";
-        // A test whose output nobody reads still has its exit code.
-        let _ = writeln!(std::io::stderr(), "{line}");
-        return ExitCode::SUCCESS;
-    }
-    // One after the other: they share the machine.
-    arguments.test_threads = Some(1);
-    if arguments.list {
-        let listed = TESTS.iter().map(|(name, _)| Trial::test(*name, || Err("only listed".into())));
-        return libtest_mimic::run(&arguments, listed.collect()).exit_code();
-    }
-    // Before any thread is started; in a namespace of its own this returns, outside of it never.
-    let scene = Namespace::enter("store").map_err(anyhow::Error::from).and_then(Scene::boot);
-    let scene = match scene {
-        Ok(scene) => Arc::new(scene),
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "store: FAILED: {error:#}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let trial = |(name, test): &Test| {
-        let (scene, test) = (Arc::clone(&scene), *test);
-        let body = move || test(&scene).map_err(|error| format!("{error:#}; seed {}", scene.seed).into());
-        Trial::test(*name, body)
-    };
-    libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
+    let all = tests![
+        trouble::a_full_disk_ends_by_itself_when_there_is_room_again;
+        trouble::a_disk_that_fails_writes_for_a_while_loses_nothing;
+        trouble::a_failed_file_system_serves_after_a_restart;
+        trouble::a_power_cut_of_the_disk_loses_nothing_acknowledged;
+        trouble::a_reset_of_the_machine_loses_nothing_acknowledged;
+    ];
+    run(Stores, all)
 }

@@ -20,11 +20,10 @@ pub(crate) struct Scene {
     pub(crate) rounds: u32,
     random: AtomicU64,
     disks: AtomicU32,
-    _run: Namespace,
 }
 
 impl Scene {
-    pub(crate) fn boot(run: Namespace) -> anyhow::Result<Self> {
+    pub(crate) fn boot(run: &Namespace) -> anyhow::Result<Self> {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
         let kernel = std::env::var("CLEAT_KERNEL").unwrap_or_else(|_| "6.1".to_owned());
         let kernel = KernelImage::find(&kernel)?;
@@ -33,7 +32,7 @@ impl Scene {
         let seed = number("CLEAT_SEED").unwrap_or(1);
         let rounds = u32::try_from(number("CLEAT_CRASHES").unwrap_or(3))?;
         let random = AtomicU64::new(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        Ok(Self { machine, seed, rounds, random, disks: AtomicU32::new(0), _run: run })
+        Ok(Self { machine, seed, rounds, random, disks: AtomicU32::new(0) })
     }
 
     /// A number below `below`, another one each time, the same ones with the same seed.

@@ -2,10 +2,10 @@
 
 use anyhow::{Context as _, ensure};
 
-use super::scene::{Committing, Scene, all_is_there};
+use super::scene::{Committing, Disk, Scene, all_is_there};
 
 /// A file system with a journal, filled by somebody else.
-pub(crate) fn full_disk(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn a_full_disk_ends_by_itself_when_there_is_room_again(scene: &Scene) -> anyhow::Result<()> {
     let disk = scene.disk(24, 0)?;
     disk.format("")?;
     disk.mount()?;
@@ -24,7 +24,7 @@ pub(crate) fn full_disk(scene: &Scene) -> anyhow::Result<()> {
 
 /// Without a journal a file system goes on as soon as its disk does, and so does the store, without a restart. What the
 /// kernel could not write it holds for clean, and gives to whoever reads it.
-pub(crate) fn disk_fails_for_a_while(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn a_disk_that_fails_writes_for_a_while_loses_nothing(scene: &Scene) -> anyhow::Result<()> {
     let mut disk = scene.disk(64, 0)?;
     disk.layer()?;
     disk.format("-O ^has_journal")?;
@@ -41,7 +41,7 @@ pub(crate) fn disk_fails_for_a_while(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// With a journal the file system takes no write any more after one of its own has failed, until it is mounted anew.
-pub(crate) fn file_system_gives_up(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn a_failed_file_system_serves_after_a_restart(scene: &Scene) -> anyhow::Result<()> {
     let mut disk = scene.disk(64, 0)?;
     disk.layer()?;
     disk.format("")?;
@@ -66,7 +66,7 @@ fn says_that_the_disk_fails(reason: &str) -> anyhow::Result<()> {
 }
 
 /// The disk has a write cache of its own, which is lost with its power; what was flushed is kept.
-pub(crate) fn power_cut(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn a_power_cut_of_the_disk_loses_nothing_acknowledged(scene: &Scene) -> anyhow::Result<()> {
     let disk = scene.disk(64, 16)?;
     let (machine, device) = (disk.machine, &disk.device);
     // The disk does what it is here for: a write that nobody flushed is gone.
@@ -96,13 +96,13 @@ pub(crate) fn power_cut(scene: &Scene) -> anyhow::Result<()> {
     disk.unmount()
 }
 
-fn all_is_there_if_any(disk: &super::scene::Disk<'_>, acknowledged: u64) -> anyhow::Result<()> {
+fn all_is_there_if_any(disk: &Disk<'_>, acknowledged: u64) -> anyhow::Result<()> {
     if acknowledged == 0 { Ok(()) } else { all_is_there(disk.machine, &disk.store(), acknowledged) }
 }
 
-/// All that was in the machine's memory is gone. What its kernel has given to the disk is kept: see [`power_cut`] for a
+/// All that was in the machine's memory is gone. What its kernel has given to the disk is kept: see [`a_power_cut_of_the_disk_loses_nothing_acknowledged`] for a
 /// disk that forgets.
-pub(crate) fn machine_reset(scene: &Scene) -> anyhow::Result<()> {
+pub(crate) async fn a_reset_of_the_machine_loses_nothing_acknowledged(scene: &Scene) -> anyhow::Result<()> {
     let (machine, store) = (&scene.machine, "/data/store");
     for round in 0..scene.rounds {
         let mut committing = Committing::start(machine, store)?;
@@ -115,7 +115,7 @@ pub(crate) fn machine_reset(scene: &Scene) -> anyhow::Result<()> {
 }
 
 /// Ends the store, drops what the kernel has in memory of its disk, and looks.
-fn all_is_there_after_the_end(disk: &super::scene::Disk<'_>, committing: Committing) -> anyhow::Result<()> {
+fn all_is_there_after_the_end(disk: &Disk<'_>, committing: Committing) -> anyhow::Result<()> {
     let acknowledged = committing.kill()?;
     disk.unmount()?;
     disk.mount()?;
