@@ -17,7 +17,7 @@ const LONG: Duration = Duration::from_secs(120);
 /// A session, the Revoke, and the kernel's own reconnects.
 const READMITTED: Duration = Duration::from_secs(120);
 /// What the controller asks of the RDS for a fence.
-const CALLS: [&str; 4] = ["deny", "set_secret", "hide", AFTERWARDS];
+const CALLS: [&str; 5] = ["deny", "set_secret", "hide", "close", AFTERWARDS];
 /// The call that comes after the proof.
 const AFTERWARDS: &str = "show";
 /// What else of the proof's time there is: the survivor's agent, the messages, the controller and its store.
