@@ -10,10 +10,10 @@ use cleat_runtime::options::duration;
 use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::client::{AskError, Controller};
-use crate::complete::{self, Shell};
 use crate::fence::{self, Fence, NodeCommand};
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
+use crate::shell::{self, Shell};
 use crate::{Console, explain, json, screens, watch};
 
 const SUCCESS: u8 = 0;
@@ -112,7 +112,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
             return FAILED;
         }
         Cli { command: Command::Completion { shell }, .. } => {
-            let written = complete::register(shell, console.out).map_err(AskError::Output);
+            let written = shell::register(shell, console.out).map_err(AskError::Output);
             return exit_code(written, console);
         }
         cli => cli,

@@ -11,38 +11,18 @@ use std::time::Duration;
 
 use clap::{Command, FromArgMatches as _};
 use clap_complete::engine::{self, ArgValueCandidates, CompletionCandidate};
-use clap_complete::env::{Bash, EnvCompleter as _, Fish, Zsh};
 use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::cli;
 use crate::client::{AskError, Controller};
+use crate::shell::VARIABLE;
 
-/// Says which shell asks.
-const VARIABLE: &str = "CLEATCTL_COMPLETE";
 /// Which word it asks for, from 0 on; without it, the last one.
 const INDEX: &str = "_CLAP_COMPLETE_INDEX";
 /// What it wants between two candidates.
 const SEPARATOR: &str = "_CLAP_IFS";
 /// How long somebody who has pressed a key waits.
 const DEADLINE: Duration = Duration::from_secs(1);
-
-/// A shell that can complete.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-pub(crate) enum Shell {
-    Bash,
-    Zsh,
-    Fish,
-}
-
-/// Writes what the shell has to read.
-pub(crate) fn register(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
-    const NAME: &str = "cleatctl";
-    match shell {
-        Shell::Bash => Bash.write_registration(VARIABLE, NAME, NAME, NAME, out),
-        Shell::Zsh => Zsh.write_registration(VARIABLE, NAME, NAME, NAME, out),
-        Shell::Fish => Fish.write_registration(VARIABLE, NAME, NAME, NAME, out),
-    }
-}
 
 /// Answers the shell, where it is one that asks; the words are the process's.
 pub(crate) fn answer(words: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> io::Result<bool> {

@@ -16,6 +16,7 @@ mod rds;
 mod screens;
 #[cfg(test)]
 mod screens_tests;
+mod shell;
 mod table;
 mod watch;
 

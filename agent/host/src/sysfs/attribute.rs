@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use super::topology::Unreadable;
+use super::unreadable::Unreadable;
 
 /// A directory whose attributes are read, with a list of what could not be.
 pub(crate) struct Attribute<'a> {

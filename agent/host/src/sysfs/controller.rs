@@ -10,7 +10,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::attribute::Attribute;
-use super::topology::Unreadable;
+use super::unreadable::Unreadable;
 use crate::name::{ControllerName, Portal};
 
 /// State of a controller, as the kernel names it (`drivers/nvme/host/sysfs.c`, `nvme_sysfs_show_state`).

@@ -15,12 +15,14 @@ mod controller;
 mod namespace;
 mod pinned;
 mod topology;
+mod unreadable;
 
 pub(crate) use attribute::{Attribute, list};
 pub use controller::{Address, Controller, ControllerState, Incarnation};
 pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, Path};
 pub(crate) use pinned::PinnedDir;
-pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology, Unreadable};
+pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology};
+pub use unreadable::Unreadable;
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use serde::Serialize;
 
 use super::attribute::{Attribute, list};
-use super::topology::Unreadable;
+use super::unreadable::Unreadable;
 use crate::name::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Nguid};
 
 /// Asymmetric namespace access state of a path, as the kernel names it.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::attribute::list;
 use super::controller::{self, Controller};
 use super::namespace::{self, Namespace, NamespaceKind};
+use super::unreadable::Unreadable;
 use crate::name::{ControllerName, SubsystemNqn};
 use crate::work::WorkError;
 
@@ -30,15 +31,6 @@ pub enum SysfsError {
         #[source]
         source: WorkError,
     },
-}
-
-/// Something that is there and could not be read.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Unreadable {
-    /// The attribute or directory.
-    pub path: PathBuf,
-    /// What the operating system said.
-    pub error: String,
 }
 
 /// Whether the kernel makes one device of several paths by itself (`nvme_core.multipath`).
