@@ -11,6 +11,7 @@
 //! | [`agents`] | agent sessions |
 //! | [`csi`] | CSI Identity and Controller |
 //! | [`operator`] | the operators' service |
+//! | `explain` | the core's reasons as text |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
 //! | [`clock`] | time that never goes back |
@@ -22,6 +23,7 @@ pub mod clients;
 pub mod clock;
 pub mod csi;
 pub mod engine;
+mod explain;
 pub mod metrics;
 pub mod operator;
 pub mod store;

@@ -14,7 +14,7 @@
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
 //! - `found`: what the RDS lists, held against the records
 //! - `index`: which volumes a node, a host or the time is about
-//! - `explain`: the words for people
+//! - `waiting`: what waits for what
 
 #[cfg(test)]
 mod absent_tests;
@@ -27,7 +27,6 @@ mod bench;
 #[cfg(test)]
 mod delete_tests;
 mod drive;
-mod explain;
 mod export;
 #[cfg(test)]
 mod export_tests;
@@ -52,14 +51,15 @@ mod secret_tests;
 mod sessions;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use explain::Waiting;
 use found::Look;
 pub use found::Remembered;
 use index::Index;
 use requests::Waiter;
+pub use waiting::Waiting;
 
 use crate::volume::Pending;
 use crate::{

@@ -147,39 +147,4 @@ impl Evidence {
             Drained::Bound { .. } => Verdict::Unknown,
         }
     }
-
-    /// What the proof takes for granted, for people; `None` where it rests on what was seen alone.
-    #[must_use]
-    pub fn assumption(&self) -> Option<String> {
-        let source = match &self.source {
-            Source::AgentAbsent { .. } | Source::NeverAllowed => None,
-            Source::TargetCut { secret: Some(_), .. } => {
-                Some("the target refuses a host without the secret, and export off ends its sessions".into())
-            }
-            Source::TargetCut { .. } => Some(
-                "the target refuses a host that is not on its list, and export off ends its sessions".into(),
-            ),
-            Source::Reservation { .. } => Some(
-                "the target refuses writes without a registration, and a host that is not on its list; \
-                 and the node's agent does not register again where it was preempted"
-                    .into(),
-            ),
-            Source::ExportOff => Some("export off ends all sessions, and nobody else turns it on".into()),
-            Source::NodeGone { by, reason } => Some(format!(
-                "{by} is right that the node is gone and stays so ({reason}); nothing proves it"
-            )),
-        };
-        let drained = match self.drained {
-            Drained::Bound { .. } => {
-                Some("the target lands or drops every write it has received within the drain bound")
-            }
-            Drained::Barrier => Some("the target's export off waits for every write it has received"),
-            Drained::Abort => Some("the target's preempt-and-abort waits for what is in flight"),
-            Drained::NeverHandedOut | Drained::LiveDeletion => None,
-        };
-        match (source, drained) {
-            (Some(source), Some(drained)) => Some(format!("{source}; {drained}")),
-            (source, drained) => source.or_else(|| drained.map(str::to_owned)),
-        }
-    }
 }

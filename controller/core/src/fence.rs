@@ -4,10 +4,9 @@
 //! so that every step can be asked for again after a crash. What a fence changes for the *volume* (the export is off,
 //! another secret is in force) is kept with the volume, and so is put right whatever becomes of the fence.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
+use crate::rung_result::RungResult;
 use crate::{Epoch, Evidence, HostNqn, NodeId, OperationId, SessionId, UnixMillis};
 
 /// What the target was probed to do. What was not probed counts as not done: the default is nothing.
@@ -35,7 +34,7 @@ impl Target {
         let mut lacking = Vec::new();
         for rung in Rung::LADDER.into_iter().filter(|rung| rung.suffices_for(min)) {
             let Some(lack) = rung.lacks(self) else { return Ok(()) };
-            lacking.push(Tried { rung, result: lack.to_owned() });
+            lacking.push(Tried { rung, result: lack.to_string() });
         }
         Err(lacking)
     }
@@ -136,18 +135,18 @@ impl Rung {
         strength >= min
     }
 
-    /// What the target is not known to do for it, in words; `None`: nothing is missing there.
-    pub(crate) fn lacks(self, target: &Target) -> Option<&'static str> {
-        let no_list = || (!target.acl).then_some("the target has no list of hosts that it keeps to");
-        let no_cut = || (!target.export_cuts).then_some("taking the export off is not known to end sessions");
+    /// What the target is not known to do for it; `None`: nothing is missing there.
+    pub(crate) fn lacks(self, target: &Target) -> Option<RungResult> {
+        let no_list = || (!target.acl).then_some(RungResult::NoList);
+        let no_cut = || (!target.export_cuts).then_some(RungResult::NoCut);
         match self {
-            Self::Reservation if target.reservations == Reservations::None => Some("the target has none"),
-            Self::Reservation | Self::Acl => no_list().or_else(no_cut),
-            Self::Secret if !target.secret => Some("the target asks for none"),
-            Self::Secret | Self::ExportOff => no_cut(),
-            Self::Barrier if !target.export_drains => {
-                Some("taking the export off is not known to wait for what was received")
+            Self::Reservation if target.reservations == Reservations::None => {
+                Some(RungResult::NoReservations)
             }
+            Self::Reservation | Self::Acl => no_list().or_else(no_cut),
+            Self::Secret if !target.secret => Some(RungResult::NoSecret),
+            Self::Secret | Self::ExportOff => no_cut(),
+            Self::Barrier if !target.export_drains => Some(RungResult::NoDrain),
             Self::Barrier => no_cut(),
             Self::NodeGone => None,
         }
@@ -192,9 +191,9 @@ impl Fence {
     }
 
     /// Keeps the last result of a rung.
-    pub(crate) fn note(&mut self, rung: Rung, result: String) {
+    pub(crate) fn note(&mut self, rung: Rung, result: &RungResult) {
         self.tried.retain(|t| t.rung != rung);
-        self.tried.push(Tried { rung, result });
+        self.tried.push(Tried { rung, result: result.to_string() });
     }
 }
 
@@ -238,20 +237,6 @@ pub struct Tried {
     pub rung: Rung,
     /// What came of it, in words.
     pub result: String,
-}
-
-impl Tried {
-    /// Several of them, as people read them.
-    #[must_use]
-    pub fn list(all: &[Self]) -> String {
-        all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    }
-}
-
-impl fmt::Display for Tried {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.rung.name(), self.result)
-    }
 }
 
 /// A fence under way.
@@ -331,15 +316,18 @@ mod tests {
         for min in [MinFence::ExportOff, MinFence::Acl] {
             assert_eq!(acl.meets(min), Ok(()));
         }
-        let said = |lacking: Result<(), Vec<Tried>>| Tried::list(&lacking.err().unwrap_or_default());
+        let tried = |rung, result: &str| Tried { rung, result: result.to_owned() };
         assert_eq!(
-            said(acl.meets(MinFence::Secret)),
-            "reservation (the target has none); secret (the target asks for none)"
+            acl.meets(MinFence::Secret),
+            Err(vec![
+                tried(Rung::Reservation, "the target has no reservations"),
+                tried(Rung::Secret, "the target asks for no secret"),
+            ])
         );
         let reserves = Target { reservations: Reservations::AbortWaits, ..Target::default() };
         assert_eq!(
-            said(reserves.meets(MinFence::Reservation)),
-            "reservation (the target has no list of hosts that it keeps to)"
+            reserves.meets(MinFence::Reservation),
+            Err(vec![tried(Rung::Reservation, "the target has no list of hosts that it keeps to")])
         );
     }
 }

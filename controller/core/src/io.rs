@@ -2,7 +2,7 @@
 
 use crate::{
     Epoch, HostNqn, Identity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure, RdsRequest,
-    Refusal, RequestId, SessionId, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Refusal, RequestId, SessionId, SessionRefusal, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// An event and the time at which it came.
@@ -329,7 +329,7 @@ pub enum Effect {
         /// The stream.
         session: SessionId,
         /// Why, naming both sides.
-        reason: String,
+        refusal: Box<SessionRefusal>,
     },
     /// Tell people.
     Notice(Notice),

@@ -28,7 +28,11 @@ mod node;
 mod notice;
 mod rds;
 mod refusal;
+mod rung_result;
+mod session_refusal;
+mod trouble;
 mod volume;
+mod wait;
 
 pub use crate::core::{Config, Core, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Verdict, Word};
@@ -42,8 +46,13 @@ pub use io::{
     Reply, Timed,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
-pub use node::{Node, NodeIdentity, NodeRecord, Session, Standing};
+pub use node::{Node, NodeIdentity, NodeRecord, QuarantineCause, Session, Standing};
 pub use notice::Notice;
 pub use rds::{RdsFailure, RdsRequest};
-pub use refusal::Refusal;
+pub use refusal::{Difference, Overtaking, Refusal};
+pub use session_refusal::{Claim, SessionRefusal};
+pub use trouble::{LaterTerm, OlderBy, RdsTask, Trouble, Unready};
 pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, Secret, VolumeRecord, VolumeSpec};
+pub use wait::{
+    Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,
+};

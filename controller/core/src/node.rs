@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BootId, Epoch, HostId, HostNqn, NodeId, Observed, SessionId, StorageAddress, UnixMillis, VolumeId,
+    BootId, Claim, Epoch, HostId, HostNqn, LaterTerm, NodeId, Observed, SessionId, StorageAddress,
+    UnixMillis, VolumeId,
 };
 
 /// What tells one host from another. Two nodes must not share any of it but the boot id's absence.
@@ -22,21 +23,18 @@ pub struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    /// What this identity has in common with another's that it must not, but for addresses, in words.
-    pub(crate) fn clash(&self, other: &Self) -> Option<String> {
+    /// What this identity has in common with another's that it must not, but for addresses.
+    pub(crate) fn clash(&self, other: &Self) -> Option<Claim> {
         if self.host_nqn == other.host_nqn {
-            return Some(format!("host NQN {}", self.host_nqn));
+            return Some(Claim::HostNqn(self.host_nqn.clone()));
         }
-        if self.host_id == other.host_id {
-            return Some(format!("host id {}", self.host_id));
-        }
-        None
+        (self.host_id == other.host_id).then_some(Claim::HostId(self.host_id))
     }
 
-    /// A storage address of this that is among others', in words.
-    pub(crate) fn shared_address(&self, others: &BTreeSet<&StorageAddress>) -> Option<String> {
+    /// A storage address of this that is among others'.
+    pub(crate) fn shared_address(&self, others: &BTreeSet<&StorageAddress>) -> Option<Claim> {
         let shared = self.storage_addresses.iter().find(|a| others.contains(a))?;
-        Some(format!("storage address {shared}"))
+        Some(Claim::StorageAddress(*shared))
     }
 }
 
@@ -68,6 +66,29 @@ pub enum Session {
     },
 }
 
+/// Why a node is granted nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum QuarantineCause {
+    /// It was fenced, and has not shown yet that it holds nothing of the volume.
+    Fenced {
+        /// From which volume.
+        volume: VolumeId,
+        /// When.
+        since: UnixMillis,
+        /// The name of the evidence's source.
+        source: &'static str,
+    },
+    /// It reported a volume that it was not let in to, and has not shown yet that it does not hold it.
+    ClaimsTooMuch {
+        /// Which volume.
+        volume: VolumeId,
+        /// When.
+        since: UnixMillis,
+    },
+    /// It has seen a later term.
+    LaterTerm(LaterTerm),
+}
+
 /// Whether the node may be granted volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Standing {
@@ -76,7 +97,7 @@ pub enum Standing {
     /// It may not, until its inventory shows nothing of a revoked epoch.
     Quarantined {
         /// Why.
-        reason: String,
+        causes: Vec<QuarantineCause>,
     },
 }
 

@@ -1,6 +1,8 @@
 //! What people are told. Changes nothing, and nothing waits for it.
 
-use crate::{Epoch, Evidence, FenceStep, Migration, MigrationStep, NodeId, ObservedPhase, Rung, VolumeId};
+use crate::{
+    Epoch, Evidence, FenceStep, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble, VolumeId,
+};
 
 /// Something that people want to know.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,8 +66,8 @@ pub enum Notice {
         volume: VolumeId,
         /// Where.
         node: NodeId,
-        /// What is wrong, in words.
-        message: String,
+        /// What is wrong.
+        trouble: Box<Trouble>,
     },
     /// A fence has come to a step; `Refused`: no rung was left.
     Fence {

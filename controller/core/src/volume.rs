@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
-    NodeId, OperationId, Portal, Rung, SessionId, Source, SubsystemNqn, UnixMillis, Verdict, VolumeId, Word,
+    NodeId, OperationId, Portal, Rung, SessionId, Source, SubsystemNqn, Trouble, UnixMillis, Verdict,
+    VolumeId, Word,
 };
 
 /// How many nodes may have the volume at once.
@@ -255,9 +256,9 @@ pub struct Attachment {
     pub(crate) directed: bool,
     #[serde(skip)]
     pub(crate) pending: Pending,
-    /// What went wrong last, in words; what it waits for is said with it.
+    /// What went wrong last; what it waits for is said with it.
     #[serde(skip)]
-    pub(crate) trouble: Option<String>,
+    pub(crate) trouble: Option<Trouble>,
     /// Not before then is the next try.
     #[serde(skip)]
     pub(crate) retry_at: Option<UnixMillis>,
@@ -359,10 +360,10 @@ impl Attachment {
         }
     }
 
-    /// What went wrong last, in words.
+    /// What went wrong last.
     #[must_use]
-    pub fn trouble(&self) -> Option<&str> {
-        self.trouble.as_deref()
+    pub fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
     }
 }
 

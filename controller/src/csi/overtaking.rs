@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError};
 
-use cleat_core::{NodeId, Refusal, VolumeId};
+use cleat_core::{NodeId, Overtaking, Refusal, VolumeId};
 use tokio::sync::Mutex;
 
 /// All Publishes on their way to the core. Cheap to clone.
@@ -64,7 +64,7 @@ impl OnItsWay {
         let mark = self.all.lock().remove(&self.number);
         match mark {
             Some(Mark { overtaken: true, volume, node }) => {
-                Err(Refusal::Overtaken { volume, node, because: "a detach was asked for" })
+                Err(Refusal::Overtaken { volume, node, by: Overtaking::Detach })
             }
             _ => Ok(hand_over.await),
         }

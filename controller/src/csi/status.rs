@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use super::MIN_FENCE;
 use crate::engine::{Ended, Failed, rds_failure};
+use crate::explain;
 
 /// A field of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,9 +35,9 @@ pub(super) enum CallError {
     OutOfRange(String),
     /// A volume asks for a fence that this target is not known to do.
     #[error(
-        "parameters[{MIN_FENCE:?}]: {} or stronger is nothing that this RDS is known to do: {}. Ask for less, or find out \
-         what it does (cleatctl rds probe) and give the controller the result (--rds-abilities)",
-        min_fence.name(), Tried::list(lacking)
+        "parameters[{MIN_FENCE:?}]: this RDS is not known to support {} or stronger: {}. Ask for less, or find out what it \
+         does (cleatctl rds probe) and give the controller the result (--rds-abilities)",
+        min_fence.name(), explain::rungs(lacking)
     )]
     NoSuchFence { min_fence: MinFence, lacking: Vec<Tried> },
     /// The engine refused, or has ended.
@@ -123,7 +124,7 @@ pub fn refusal_code(refusal: &Refusal) -> Code {
         Refusal::Silent { .. } => Code::Unavailable,
         // It is tried again, and the node may come back.
         Refusal::CannotFence { .. } => Code::Unavailable,
-        Refusal::NotReady { clause, .. } => clause_code(clause),
+        Refusal::NotReady { unready, .. } => clause_code(unready.clause()),
         Refusal::Rds { error, .. } => core_rds_code(error),
         // CSI's own code for "an operation is pending for this volume". The caller's deadline is not over, so it is
         // not DeadlineExceeded; and something is reachable and at work, so it is not Unavailable.

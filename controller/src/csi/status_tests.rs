@@ -1,6 +1,9 @@
 #![allow(clippy::unwrap_used)]
 
-use cleat_core::{MinFence, NodeId, Rung, Tried, UnixMillis};
+use cleat_core::{
+    Agent, Difference, Heard, MinFence, NodeId, Overtaking, QuarantineCause, Rung, Tried, UnixMillis,
+    Unready, Wait,
+};
 
 use super::*;
 
@@ -13,7 +16,11 @@ fn node(name: &str) -> NodeId {
 }
 
 fn not_ready(clause: &str) -> Refusal {
-    Refusal::NotReady { volume: volume(), node: node("a"), clause: clause.into(), message: "facts".into() }
+    Refusal::NotReady {
+        volume: volume(),
+        node: node("a"),
+        unready: Unready::Clause { clause: clause.into(), message: "facts".into() },
+    }
 }
 
 fn rds(error: RdsFailure) -> Refusal {
@@ -39,18 +46,25 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             Refusal::Incompatible {
                 volume: volume(),
                 node: node("a"),
-                difference: "readonly is false".into(),
+                difference: Difference::ReadOnly { is: false, asked: true },
             },
             Code::AlreadyExists,
             &["readonly is false"],
         ),
         (
-            Refusal::Silent { node: node("a"), since: UnixMillis(951_782_400_000), waits_for: "x".into() },
+            Refusal::Silent { node: node("a"), since: UnixMillis(951_782_400_000) },
             Code::Unavailable,
             &["node a has no session", "2000-02-29T00:00:00Z"],
         ),
         (
-            Refusal::Quarantined { node: node("a"), reason: "it was fenced".into() },
+            Refusal::Quarantined {
+                node: node("a"),
+                causes: vec![QuarantineCause::Fenced {
+                    volume: volume(),
+                    since: UnixMillis(0),
+                    source: "TargetCut",
+                }],
+            },
             Code::FailedPrecondition,
             &["it was fenced"],
         ),
@@ -71,14 +85,14 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
         (
             Refusal::StillWaiting {
                 volume: volume(),
-                waits_for: "the agent of node a".into(),
+                wait: Box::new(Wait::Inventory { node: node("a") }),
                 waited_ms: 60_000,
             },
             Code::Aborted,
-            &["the agent of node a", "60000 ms", "a repeated call joins it"],
+            &["the inventory of node a", "60000 ms", "a repeated call joins it"],
         ),
         (
-            Refusal::Overtaken { volume: volume(), node: node("a"), because: "a detach was asked for" },
+            Refusal::Overtaken { volume: volume(), node: node("a"), by: Overtaking::Detach },
             Code::Aborted,
             &["a detach was asked for"],
         ),
@@ -86,9 +100,9 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
         (
             Refusal::CannotFence {
                 volume: volume(),
-                node: node("a"),
+                agent: Agent { node: node("a"), heard: Heard::SilentSince(UnixMillis(0)) },
                 since: UnixMillis(951_782_400_000),
-                doubt: "its agent is silent".into(),
+                last: None,
                 tried: vec![Tried { rung: Rung::Acl, result: "the target has no list".into() }],
                 min_fence: MinFence::NodeGone,
             },
@@ -105,7 +119,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             Code::FailedPrecondition,
             &["not attached to node a"],
         ),
-        (Refusal::UnknownNode { node: node("a") }, Code::NotFound, &["node a is unknown", "Check the name"]),
+        (Refusal::UnknownNode { node: node("a") }, Code::NotFound, &["node a is unknown", "check the name"]),
         (
             Refusal::NotGone { node: node("a"), since: UnixMillis(951_782_400_000) },
             Code::FailedPrecondition,

@@ -28,6 +28,7 @@ use super::records::Book;
 use super::unsettled::Unsettled;
 use super::{Change, EngineError, Failed, Step, notices};
 use crate::clock::Clock;
+use crate::explain;
 use crate::metrics;
 use crate::store::{CommitError, Key, Kind, Store, Version, Write};
 
@@ -144,7 +145,9 @@ impl Executor {
                 }
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
-            Effect::RefuseSession { session, reason } => self.agents.refuse(&session, reason),
+            Effect::RefuseSession { session, refusal } => {
+                self.agents.refuse(&session, explain::session_refusal(&refusal));
+            }
             Effect::Notice(notice) => {
                 let told = notices::tell(now, &notice);
                 self.tell(Change::Told(told.into()));

@@ -14,7 +14,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::Change;
 use super::notices::Told;
 use crate::clock::Clock;
-use crate::metrics;
+use crate::{explain, metrics};
 
 /// The answer to a request.
 pub(super) type Answer = Result<Reply, Refusal>;
@@ -48,8 +48,8 @@ pub struct Ended;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failed {
     /// The core refused.
-    #[error(transparent)]
-    Refused(#[from] Refusal),
+    #[error("{}", explain::refusal(.0))]
+    Refused(Refusal),
     /// There is no core any more.
     #[error(transparent)]
     Ended(#[from] Ended),
@@ -73,6 +73,12 @@ pub enum Failed {
         /// What was found.
         reason: String,
     },
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 /// Why the store takes nothing now; `None`: it takes what it is given.

@@ -9,7 +9,7 @@ use cleat_core::{
     VolumeId,
 };
 
-use crate::metrics;
+use crate::{explain, metrics};
 
 /// Something that happened, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,7 +84,7 @@ pub(super) fn refused(
         reason: "refused",
         volume: volume.cloned(),
         node: node.cloned(),
-        message: refusal.to_string(),
+        message: explain::refusal(refusal),
         migration: None,
     };
     metrics::told(told.reason);
@@ -151,7 +151,7 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
         Notice::Readmitted { volume, node } => {
             told("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
         }
-        Notice::Trouble { volume, node, message } => told("trouble", volume, node, message.clone()),
+        Notice::Trouble { volume, node, trouble } => told("trouble", volume, node, explain::trouble(trouble)),
         Notice::StrayFound { volume, node } => {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
             told("stray_found", volume, node, message)
@@ -174,7 +174,7 @@ fn proof(evidence: &Evidence) -> String {
         evidence.epoch,
         evidence.source.name()
     );
-    if let Some(assumption) = evidence.assumption() {
+    if let Some(assumption) = explain::assumption(evidence) {
         message.push_str(", taking for granted that ");
         message.push_str(&assumption);
     }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::{LastWords, Utterance, Words};
 use crate::engine::{Change, Ended, Engine, Told};
-use crate::metrics;
+use crate::{explain, metrics};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
@@ -353,8 +353,10 @@ fn compare(
         )),
         // The core has its agent connect it again. Where that is done at once, nobody sees it here twice.
         Phase::Ready | Phase::Connecting if attachment.proven && heard && !held => {
-            let trouble =
-                attachment.trouble().map(|trouble| format!(" (last: {trouble})")).unwrap_or_default();
+            let trouble = attachment
+                .trouble()
+                .map(|last| format!(" (last: {})", explain::trouble(last)))
+                .unwrap_or_default();
             Some((
                 Kind::GrantWithoutSession,
                 format!(

@@ -1,13 +1,14 @@
 //! The core's records and the agents' last words as messages for people.
 
 use cleat_core::{
-    Attachment, Core, DrainCause, Drained, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase,
-    Session, Source, Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
+    Attachment, Core, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase, Session, Source,
+    Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
 };
 use cleat_proto::cleat::v1 as proto;
 
 use crate::agents::LastWords;
 use crate::engine::Told;
+use crate::explain;
 
 /// One volume, without the agents' words on it: those are added outside of the core's task.
 pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<proto::VolumeInfo> {
@@ -22,7 +23,7 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<prot
         request: waiting.request.to_owned(),
         node_id: waiting.node.map(String::from).unwrap_or_default(),
         since_unix_ms: waiting.since.0,
-        waits_for: waiting.waits_for,
+        waits_for: explain::wait(&waiting.wait),
     });
     Some(proto::VolumeInfo {
         volume_id: id.to_string(),
@@ -56,13 +57,12 @@ pub(super) fn with_words(mut volume: proto::VolumeInfo, words: &LastWords) -> pr
 
 fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMillis) -> proto::AttachmentInfo {
     let proof = a.evidence();
-    let mut waits_for = core.waits_for(&record.spec.id, &a.node).unwrap_or_default();
-    // What went wrong last is of interest also where nothing is waited for any more.
-    if waits_for.is_empty()
-        && let Some(trouble) = a.trouble()
-    {
-        waits_for = format!("nothing (last: {trouble})");
-    }
+    let waits_for = match (core.waits_for(&record.spec.id, &a.node), a.trouble()) {
+        (Some(wait), _) => explain::attachment_wait(&a.node, &wait),
+        // What went wrong last is of interest also where nothing is waited for any more.
+        (None, Some(trouble)) => format!("nothing (last: {})", explain::trouble(trouble)),
+        (None, None) => String::new(),
+    };
     proto::AttachmentInfo {
         node_id: a.node.to_string(),
         epoch: Some(epoch(a.epoch)),
@@ -74,19 +74,10 @@ fn attachment(core: &Core, record: &VolumeRecord, a: &Attachment, now: UnixMilli
         evidence: proof.map(|proof| evidence(proof, now)),
         waits_for,
         cause: match &a.phase {
-            Phase::Draining { cause, .. } => cause_in_words(cause),
+            Phase::Draining { cause, .. } => explain::drain_cause(cause),
             Phase::Granting | Phase::Connecting | Phase::Ready | Phase::Stray => String::new(),
         },
         fence: record.fence(&a.node).map(fence),
-    }
-}
-
-fn cause_in_words(cause: &DrainCause) -> String {
-    match cause {
-        DrainCause::Requested => "a detach was asked for".to_owned(),
-        DrainCause::Rollback => "the attach did not succeed, or was given up".to_owned(),
-        DrainCause::Forced { by, reason } => format!("forced by {by}: {reason}"),
-        DrainCause::Gone { by, reason } => format!("the node was declared gone by {by}: {reason}"),
     }
 }
 
@@ -121,16 +112,6 @@ fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
         _ => Default::default(),
     };
     let wanted = e.word.as_deref();
-    let drained_by = match (&e.drained, verdict) {
-        (_, Verdict::NotFenced | Verdict::Unknown) => "",
-        (Drained::NeverHandedOut, Verdict::Fenced) => "nobody was told to use it",
-        (Drained::LiveDeletion, Verdict::Fenced) => "every controller was live when it was deleted",
-        (Drained::Barrier, Verdict::Fenced) => {
-            "the target took the namespace down, which waits for every write"
-        }
-        (Drained::Abort, Verdict::Fenced) => "the target's abort waits for what is in flight",
-        (Drained::Bound { .. }, Verdict::Fenced) => "the drain bound has passed",
-    };
     proto::EvidenceInfo {
         node_id: e.node.to_string(),
         epoch: Some(epoch(e.epoch)),
@@ -141,8 +122,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
             Verdict::Unknown => "Unknown",
         }
         .to_owned(),
-        drained_by: drained_by.to_owned(),
-        assumption: e.assumption().unwrap_or_default(),
+        drained_by: explain::drained_by(e, now).to_owned(),
+        assumption: explain::assumption(e).unwrap_or_default(),
         at_unix_ms: e.at.0,
         by,
         reason,
@@ -193,8 +174,8 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> proto::No
         Session::Silent { since } => ("silent", *since),
     };
     let (standing, reason) = match &node.standing {
-        Standing::Admitted => ("Admitted", ""),
-        Standing::Quarantined { reason } => ("Quarantined", reason.as_str()),
+        Standing::Admitted => ("Admitted", String::new()),
+        Standing::Quarantined { causes } => ("Quarantined", explain::quarantine(causes)),
     };
     let identity = &node.identity;
     proto::NodeInfo {
@@ -208,7 +189,7 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> proto::No
         session: session.to_owned(),
         session_since_unix_ms: since.0,
         standing: standing.to_owned(),
-        standing_reason: reason.to_owned(),
+        standing_reason: reason,
         fenced: fenced.collect(),
         ..Default::default()
     }

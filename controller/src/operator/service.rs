@@ -74,7 +74,7 @@ fn panicked(error: tokio::task::JoinError) -> Status {
 
 fn refused(failed: Failed) -> Status {
     match failed {
-        Failed::Refused(refusal) => Status::new(refusal_code(&refusal), refusal.to_string()),
+        Failed::Refused(ref refusal) => Status::new(refusal_code(refusal), failed.to_string()),
         Failed::Ended(end) => ended(end),
         stalled @ Failed::Stalled { .. } => Status::unavailable(stalled.to_string()),
         aside @ Failed::SetAside { .. } => Status::internal(aside.to_string()),

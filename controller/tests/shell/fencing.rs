@@ -407,9 +407,10 @@ async fn a_volume_is_not_made_for_a_fence_that_nobody_could_do() {
     let names = "node-gone, export-off, acl, secret, reservation";
     refused("strong", RWO, Code::InvalidArgument, &["minFence", "strong", names]).await;
     refused("reservation", RWO, Code::InvalidArgument, &["minFence", "two nodes", "Use acl or secret"]).await;
-    let asks_none = "secret (the target asks for none)";
+    let asks_none = "secret (the target asks for no secret)";
     refused("secret", RWO, Code::FailedPrecondition, &["minFence", asks_none, "cleatctl rds probe"]).await;
-    refused("reservation", RWX, Code::FailedPrecondition, &["reservation (the target has none)"]).await;
+    refused("reservation", RWX, Code::FailedPrecondition, &["reservation (the target has no reservations)"])
+        .await;
     let made = || world.rds.volumes.lock().unwrap().len();
     assert_eq!(made(), 0, "refused, and made all the same");
     for met in ["node-gone", "export-off", "acl"] {

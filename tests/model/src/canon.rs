@@ -20,7 +20,7 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 18] = [
+const LEFT_OUT: [&str; 19] = [
     "config",
     "last_seq",
     "last_operation",
@@ -30,6 +30,7 @@ const LEFT_OUT: [&str; 18] = [
     "message",
     "unready",
     "reason",
+    "causes",
     "subsystem_nqn",
     "portals",
     "size_bytes",

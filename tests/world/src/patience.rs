@@ -3,9 +3,9 @@
 //! In comes a world; out goes the first request that names nothing, or that names something which is not outstanding.
 //! What counts as outstanding is read off the world: a request that the RDS has not answered, an agent that is not
 //! heard, has something to hear still, or cannot do what it was told. What always holds of what is checked: a request
-//! that is not answered is listed among those that wait, with words that name a node or the RDS.
+//! that is not answered is listed among those that wait, with a node, the RDS or a drain bound named.
 
-use cleat_core::{Refusal, Reply};
+use cleat_core::{AttachmentWait, Condition, NodeId, Refusal, Reply, Wait};
 
 use crate::check::Violation;
 use crate::kinds::Answer;
@@ -15,29 +15,88 @@ use crate::world::{Ask, Budget, QUANTUM_MS, World};
 /// Rounds, each of a quantum: more than any request may wait.
 const ROUNDS: usize = 8;
 
-/// A node or the RDS: what a person could go and look at.
-fn names_something(words: &str) -> bool {
-    words.contains("node-") || words.contains("RDS")
+/// What a wait names: what a person could go and look at.
+#[derive(Default)]
+struct Named {
+    nodes: Vec<NodeId>,
+    /// It waits for what an agent does or reports.
+    agents: bool,
+    /// It waits for what the RDS does or says.
+    rds: bool,
+    /// It waits for a drain bound, so nobody named is late.
+    bound: bool,
+}
+
+impl Named {
+    fn by(wait: &Wait) -> Self {
+        let mut named = Self::default();
+        match wait {
+            Wait::FirstList { .. } | Wait::ListOf { .. } | Wait::ReadableList { .. } => named.rds = true,
+            Wait::Reports { nodes, .. } => (named.nodes, named.agents) = (nodes.clone(), true),
+            Wait::ListDrainBound { .. } => named.bound = true,
+            Wait::Inventory { node } => (named.nodes, named.agents) = (vec![node.clone()], true),
+            Wait::Holders(holders) => {
+                for holder in holders {
+                    named.nodes.push(holder.node.clone());
+                    if let Some(AttachmentWait { condition, .. }) = &holder.wait {
+                        named.attachment(condition);
+                    }
+                }
+            }
+        }
+        named
+    }
+
+    fn attachment(&mut self, condition: &Condition) {
+        match condition {
+            Condition::DeviceBack { .. }
+            | Condition::CallAboutStray { .. }
+            | Condition::RepeatedPublish { .. }
+            | Condition::Drained { .. } => {}
+            Condition::FencedNodeClean { node, .. } => {
+                self.nodes.push(node.clone());
+                self.agents = true;
+            }
+            Condition::Ready(agent) | Condition::Detached { agent, .. } => {
+                self.nodes.push(agent.node.clone());
+                self.agents = true;
+            }
+            Condition::ExportOn { fences, .. } => {
+                self.nodes.extend(fences.iter().map(|fence| fence.node.clone()));
+                self.rds = true;
+            }
+            Condition::HostAllowed | Condition::GrantAnswered | Condition::HostDenied => self.rds = true,
+            Condition::DrainBound { .. } => self.bound = true,
+        }
+    }
+
+    fn something(&self) -> bool {
+        self.rds || self.bound || !self.nodes.is_empty()
+    }
+}
+
+fn names_something(wait: &Wait) -> bool {
+    Named::by(wait).something()
 }
 
 impl World {
-    /// A request was refused: the words have to say something that a person can go by.
+    /// A request was refused: it has to name something that a person can go by.
     pub(crate) fn check_reason(&mut self, result: &Result<Reply, Refusal>) {
         let Err(refusal) = result else {
             return;
         };
         let named = match refusal {
-            Refusal::StillWaiting { waits_for, .. } => names_something(waits_for),
-            Refusal::CannotFence { doubt, tried, .. } => names_something(doubt) && !tried.is_empty(),
+            Refusal::StillWaiting { wait, .. } => names_something(wait),
+            Refusal::CannotFence { tried, .. } => !tried.is_empty(),
             _ => true,
         };
         if !named {
-            self.breaks(Violation::NamesNothing { what: format!("refused: {refusal}") });
+            self.breaks(Violation::NamesNothing { what: format!("refused: {refusal:?}") });
         }
     }
 
     /// What the core says that a request waits for; `None`: the request is not among those that wait.
-    fn words_of(&self, v: V, about: Option<N>, ask: Ask) -> Option<String> {
+    fn wait_of(&self, v: V, about: Option<N>, ask: Ask) -> Option<Wait> {
         let kind = match ask {
             Ask::Publish => "publish",
             Ask::Unpublish => "unpublish",
@@ -46,7 +105,7 @@ impl World {
         };
         let node = about.map(node_id);
         let waiting = self.leaders[0].core.waiting(&volume_id(v), self.now_of(0));
-        waiting.into_iter().find(|w| w.request == kind && w.node == node).map(|w| w.waits_for)
+        waiting.into_iter().find(|w| w.request == kind && w.node == node).map(|w| w.wait)
     }
 
     /// Every request that is not answered says what it waits for. One whose answer waits for a record alone does not.
@@ -54,9 +113,9 @@ impl World {
         let decided = self.decided_requests();
         let waiting = self.open.iter().filter(|(request, _)| !decided.contains(request));
         for (v, about, ask) in waiting.map(|(_, open)| *open).collect::<Vec<_>>() {
-            let words = self.words_of(v, about, ask);
-            if !words.as_deref().is_some_and(names_something) {
-                let what = format!("{ask:?} of volume {v} for node {about:?} waits for {words:?}");
+            let wait = self.wait_of(v, about, ask);
+            if !wait.as_ref().is_some_and(names_something) {
+                let what = format!("{ask:?} of volume {v} for node {about:?} waits for {wait:?}");
                 return self.breaks(Violation::NamesNothing { what });
             }
         }
@@ -130,19 +189,16 @@ impl World {
     /// waiting for it alone; an agent that is heard and can do what it is told has done it.
     fn check_outstanding(&mut self) {
         for (v, about, ask) in self.open.values().copied().collect::<Vec<_>>() {
-            let Some(words) = self.words_of(v, about, ask).filter(|words| names_something(words)) else {
+            let Some(wait) = self.wait_of(v, about, ask).filter(names_something) else {
                 return self.check_names();
             };
-            // What happened last is no part of what it waits for.
-            let now = words.split(" (last: ").next().unwrap_or_default();
-            let agents = now.contains("agent of node") || now.contains("inventory of node");
-            let able = |n: N| now.contains(node_id(n).as_str()) && self.is_able(v, n);
+            let named = Named::by(&wait);
+            let able = |n: N| named.nodes.contains(&node_id(n)) && self.is_able(v, n);
             // One that says each time that it has no such volume is waited for rightly.
-            let answers = !self.exports[v].lacking;
-            let of_rds = answers && (now.starts_with("the RDS") || now.contains("waits for the RDS"));
-            let of_nobody = agents && !now.contains("drain bound") && self.nodes().any(able);
-            if of_nobody || (of_rds && !agents) {
-                return self.breaks(Violation::NamesSomethingElse { what: words });
+            let of_rds = !self.exports[v].lacking && named.rds;
+            let of_nobody = named.agents && !named.bound && self.nodes().any(able);
+            if of_nobody || (of_rds && !named.agents) {
+                return self.breaks(Violation::NamesSomethingElse { what: format!("{wait:?}") });
             }
         }
     }

@@ -19,8 +19,10 @@ fn a_fence_stays_at_a_step_that_the_rds_says_it_has_no_volume_for() {
             assert_eq!(asked(&b), step);
             b.rds(no_such_volume());
             assert_eq!((b.phase("a"), b.reply(request)), (Some("Draining"), None));
-            let words = b.core.waits_for(&v(), &n("a")).expect("it waits");
-            assert!(words.contains("not found: volume vol"), "{words}");
+            let last = b.core.waits_for(&v(), &n("a")).expect("it waits").last;
+            let error = no_such_volume().expect_err("it is one");
+            let task = if step == "deny" { RdsTask::Deny } else { RdsTask::ExportOff };
+            assert_eq!(last, Some(Trouble::Rds { task, error }));
             b.pass(Config::default().retry_ms);
         }
         b.rds(Ok(()));

@@ -1,6 +1,6 @@
 //! Who may have a volume, given who has it or may have it; and what a grant says.
 
-use crate::{Access, Attachment, Grant, NodeId, Refusal, VolumeRecord, VolumeSpec};
+use crate::{Access, Attachment, Difference, Grant, NodeId, Refusal, VolumeRecord, VolumeSpec};
 
 /// What admission says to a node that wants a volume.
 pub(super) enum Admission {
@@ -42,18 +42,18 @@ pub(super) fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &Vol
     })
 }
 
-/// Which argument of a repeated Publish is not that of the attachment, in words.
+/// Which argument of a repeated Publish is not that of the attachment.
 pub(super) fn difference(
     record: &VolumeRecord,
     a: &Attachment,
     spec: &VolumeSpec,
     read_only: bool,
-) -> Option<String> {
+) -> Option<Difference> {
     if a.read_only != read_only {
-        return Some(format!("readonly is {}, asked for {read_only}", a.read_only));
+        return Some(Difference::ReadOnly { is: a.read_only, asked: read_only });
     }
     if record.spec.access != spec.access {
-        return Some(format!("access is {}, asked for {}", record.spec.access.name(), spec.access.name()));
+        return Some(Difference::Access { is: record.spec.access, asked: spec.access });
     }
     None
 }

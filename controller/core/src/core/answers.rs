@@ -2,11 +2,12 @@
 //! for, from the session that speaks for the node, about the epoch that is granted; any other changes nothing.
 
 use super::Step;
+use crate::rung_result::HelperProblem;
 use crate::volume::{Pending, Told};
 use crate::{
-    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, Identity, MigrationStep, NodeId,
-    Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, Refusal, Reservations,
-    SessionId, Source, UnixMillis, Verdict, VolumeId,
+    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, Identity, LaterTerm, MigrationStep,
+    NodeId, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, RdsTask, Refusal,
+    Reservations, SessionId, Source, Trouble, UnixMillis, Unready, Verdict, VolumeId,
 };
 
 impl Step<'_> {
@@ -61,7 +62,7 @@ impl Step<'_> {
                 self.migration_step(volume, node, MigrationStep::TargetConnecting);
             }
             Err(error) => {
-                self.trouble(volume, node, format!("the RDS did not allow the host: {error}"));
+                self.trouble(volume, node, Trouble::Rds { task: RdsTask::Allow, error: error.clone() });
                 self.refuse_publishes(volume, Some(node), |volume, node| Refusal::Rds {
                     volume,
                     node,
@@ -93,7 +94,7 @@ impl Step<'_> {
             (Err(error), Some(_)) => {
                 a.retry_at = Some(retry_at);
                 a.unlisted = matches!(error, RdsFailure::NotFound(_));
-                self.trouble(volume, node, format!("the RDS did not take the host off its list: {error}"));
+                self.trouble(volume, node, Trouble::Rds { task: RdsTask::Deny, error: error.clone() });
                 if !self.attachment_mut(volume, node).is_some_and(|a| a.is_over_but_for_the_list(now)) {
                     let refusal = Refusal::Rds { volume: volume.clone(), node: node.clone(), error };
                     self.refuse_unpublishes(volume, node, &refusal);
@@ -123,7 +124,7 @@ impl Step<'_> {
             return;
         }
         if let Outcome::Pending { message } = outcome {
-            self.trouble(volume, node, message);
+            self.trouble(volume, node, Trouble::Progress(message));
             return;
         }
         let pending = std::mem::take(&mut a.pending);
@@ -141,15 +142,13 @@ impl Step<'_> {
             Outcome::Absent(absence) if draining => self.absent(volume, node, &absence),
             Outcome::Busy { holders } if draining => self.busy(volume, node, holders),
             Outcome::Failed { clause, message, .. } if draining => {
-                self.detach_failed(volume, node, clause, message);
+                self.detach_failed(volume, node, Unready::Clause { clause, message });
             }
-            Outcome::Failed { clause, message, .. } => self.attach_failed(volume, node, clause, message),
+            Outcome::Failed { clause, message, .. } => {
+                self.attach_failed(volume, node, Unready::Clause { clause, message });
+            }
             Outcome::Stale { highest, ended } => self.stale(volume, node, highest, ended),
-            other => {
-                let message =
-                    format!("the agent gave an answer that does not fit what it was asked: {other:?}");
-                self.later(volume, node, message);
-            }
+            other => self.later(volume, node, Trouble::UnexpectedOutcome(Box::new(other))),
         }
     }
 
@@ -176,25 +175,29 @@ impl Step<'_> {
 
     /// A node could not do what it was told for the sake of a fence against another.
     fn not_helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
-        let words = match outcome {
+        let (trouble, problem) = match outcome {
             Outcome::Stale { highest, .. } if highest.term > self.core.term => {
-                self.is_ahead(volume, by, highest)
+                let later = self.is_ahead(volume, by, highest);
+                (Trouble::Unready(Unready::LaterTerm(later.clone())), HelperProblem::LaterTerm(later))
             }
-            Outcome::Failed { clause, message, .. } => format!("{clause}: {message}"),
-            other => format!("an answer that does not fit: {other:?}"),
+            Outcome::Failed { clause, message, .. } => (
+                Trouble::Unready(Unready::Clause { clause: clause.clone(), message: message.clone() }),
+                HelperProblem::Failed { clause, message },
+            ),
+            other => (Trouble::UnexpectedOutcome(Box::new(other.clone())), HelperProblem::Unexpected(other)),
         };
-        self.later(volume, by, words.clone());
-        self.helper_failed(volume, by, step, &words);
+        self.later(volume, by, trouble);
+        self.helper_failed(volume, by, step, &problem);
     }
 
     /// A node says that it has seen an epoch of a later term. Who leads is decided by the store alone, so this is
-    /// about the node: it obeys nothing of this term, and is granted nothing. Gives the words for people.
-    pub(super) fn is_ahead(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) -> String {
+    /// about the node: it carries out nothing of this term, and is granted nothing.
+    pub(super) fn is_ahead(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch) -> LaterTerm {
         if let Some(known) = self.core.nodes.get_mut(node) {
             known.ahead.insert(volume.clone(), highest);
         }
         self.refresh_standing(node);
-        ahead_in_words(volume, highest, self.core.term)
+        LaterTerm { volume: volume.clone(), highest, term: self.core.term }
     }
 
     fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
@@ -205,11 +208,8 @@ impl Step<'_> {
             return;
         };
         if let Some(pinned) = record.identity.as_ref().filter(|pinned| **pinned != identity) {
-            let message = format!(
-                "the namespace is not the one that was attached before: UUID {} and NGUID {:?}, expected {} and {:?}",
-                identity.namespace_uuid, identity.nguid, pinned.namespace_uuid, pinned.nguid
-            );
-            self.attach_failed(volume, node, "identity".into(), message);
+            let (found, pinned) = (Box::new(identity), Box::new(pinned.clone()));
+            self.attach_failed(volume, node, Unready::OtherNamespace { found, pinned });
             return;
         }
         record.identity = Some(identity);
@@ -241,20 +241,19 @@ impl Step<'_> {
         self.migration_step(volume, node, MigrationStep::TargetReady);
     }
 
-    fn attach_failed(&mut self, volume: &VolumeId, node: &NodeId, clause: String, message: String) {
+    fn attach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: Unready) {
         self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
             volume,
             node,
-            clause: clause.clone(),
-            message: message.clone(),
+            unready: unready.clone(),
         });
-        let words = format!("{clause}: {message}");
+        let trouble = Trouble::Unready(unready);
         if self.attachment_mut(volume, node).is_some_and(|a| a.proven) {
             // Somebody may be using it, or wants it back after a reboot: it stays granted, and is tried again.
-            self.later(volume, node, words);
+            self.later(volume, node, trouble);
             return;
         }
-        self.trouble(volume, node, words);
+        self.trouble(volume, node, trouble);
         self.begin_drain(volume, node, DrainCause::Rollback);
         // That nothing is left now proves nothing: the end is not recorded on the node, so what was told to it could
         // still make it connect, also between now and the Deny. A Detach follows, which records it.
@@ -289,7 +288,7 @@ impl Step<'_> {
             return;
         };
         let (proven, stray) = (a.proven, a.stray);
-        let words = format!("in use: {}", holders.join("; "));
+        let trouble = Trouble::InUse { holders: holders.clone() };
         let untouched = match &a.phase {
             Phase::Draining { cause: DrainCause::Requested, fence, .. } => {
                 fence.as_ref().is_none_or(|f| !f.touched)
@@ -306,17 +305,17 @@ impl Step<'_> {
             };
             self.enter(volume, node, before);
             self.dirty.insert(volume.clone());
-            self.trouble(volume, node, words);
+            self.trouble(volume, node, trouble);
         } else {
-            self.later(volume, node, words);
+            self.later(volume, node, trouble);
         }
         let refusal = Refusal::InUse { volume: volume.clone(), node: node.clone(), holders };
         self.refuse_unpublishes(volume, node, &refusal);
     }
 
-    fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, clause: String, message: String) {
-        self.later(volume, node, format!("{clause}: {message}"));
-        let refusal = Refusal::NotReady { volume: volume.clone(), node: node.clone(), clause, message };
+    fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: Unready) {
+        self.later(volume, node, Trouble::Unready(unready.clone()));
+        let refusal = Refusal::NotReady { volume: volume.clone(), node: node.clone(), unready };
         self.refuse_unpublishes(volume, node, &refusal);
     }
 
@@ -324,18 +323,19 @@ impl Step<'_> {
     fn stale(&mut self, volume: &VolumeId, node: &NodeId, highest: Epoch, ended: bool) {
         let ahead = (highest.term > self.core.term).then(|| self.is_ahead(volume, node, highest));
         let draining = self.attachment_mut(volume, node).is_some_and(|a| a.phase.is_draining());
-        if let Some(words) = ahead.clone().filter(|_| draining) {
+        if let Some(later) = ahead.clone().filter(|_| draining) {
             // It ends nothing for this term: a fence has to.
-            self.later(volume, node, words);
+            self.later(volume, node, Trouble::Unready(Unready::LaterTerm(later)));
             return;
         }
         let epoch = self.next_epoch();
         let Some(a) = self.attachment_mut(volume, node) else {
             return;
         };
-        let words = ahead.unwrap_or_else(|| {
-            format!("the node has seen epoch {highest}{}, not {}", if ended { " end" } else { "" }, a.epoch)
-        });
+        let unready = match ahead {
+            Some(later) => Unready::LaterTerm(later),
+            None => Unready::OtherEpoch { highest, ended, granted: a.epoch },
+        };
         if draining {
             // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.
             a.epoch = epoch;
@@ -345,27 +345,33 @@ impl Step<'_> {
         self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
             volume,
             node,
-            clause: "epoch".into(),
-            message: words.clone(),
+            unready: unready.clone(),
         });
-        self.trouble(volume, node, words);
+        self.trouble(volume, node, Trouble::Unready(unready));
         self.begin_drain(volume, node, DrainCause::Rollback);
     }
 
     /// Notes what went wrong, and tries again after a while.
-    fn later(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
+    fn later(&mut self, volume: &VolumeId, node: &NodeId, trouble: Trouble) {
         let retry_at = self.now.plus(self.core.config.retry_ms);
         if let Some(a) = self.attachment_mut(volume, node) {
             a.retry_at = Some(retry_at);
         }
-        self.trouble(volume, node, message);
+        self.trouble(volume, node, trouble);
     }
 
-    pub(super) fn trouble(&mut self, volume: &VolumeId, node: &NodeId, message: String) {
+    /// Keeps what went wrong with the attachment, and tells people.
+    pub(super) fn trouble(&mut self, volume: &VolumeId, node: &NodeId, trouble: Trouble) {
         if let Some(a) = self.attachment_mut(volume, node) {
-            a.trouble = Some(message.clone());
+            a.trouble = Some(trouble.clone());
         }
-        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+        self.tell_trouble(volume, node, trouble);
+    }
+
+    /// Tells people alone.
+    pub(super) fn tell_trouble(&mut self, volume: &VolumeId, node: &NodeId, trouble: Trouble) {
+        let trouble = Box::new(trouble);
+        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), trouble });
     }
 
     pub(super) fn attachment_mut(&mut self, volume: &VolumeId, node: &NodeId) -> Option<&mut Attachment> {
@@ -375,14 +381,6 @@ impl Step<'_> {
     fn boot_id(&self, node: &NodeId) -> Option<BootId> {
         self.core.nodes.get(node).map(|n| n.identity.boot_id.clone())
     }
-}
-
-/// What it means that a node has seen an epoch of a later term, and what to do.
-pub(super) fn ahead_in_words(volume: &VolumeId, highest: Epoch, term: u64) -> String {
-    format!(
-        "it has seen epoch {highest} of volume {volume}, and this controller's term is only {term}: another controller grants, or this one's clock was set back and its store lost or an older one restored. Stop the other \
-         controller, or set the clock and restart this one; restart the agent if its state is wrong"
-    )
 }
 
 /// By what it is known that nothing this attachment wrote is still on its way, given what its node deleted.

@@ -80,6 +80,26 @@ pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
     Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
 }
 
+/// The one detach that a request waits for, and the fence beside it.
+pub(super) fn detached(wait: &Wait) -> (&Agent, Option<&Fence>) {
+    match wait {
+        Wait::Holders(holders) => match &holders[..] {
+            [HolderWait { wait: Some(AttachmentWait { condition, .. }), .. }] => match condition {
+                Condition::Detached { agent, fence } => (agent, fence.as_deref()),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What came of a rung, by a refusal that names all that were tried.
+pub(super) fn result_of(refusal: &Refusal, rung: Rung) -> &str {
+    let Refusal::CannotFence { tried, .. } = refusal else { panic!("{refusal:?}") };
+    tried.iter().find(|tried| tried.rung == rung).map(|tried| tried.result.as_str()).expect("it was tried")
+}
+
 impl Bench {
     pub(super) fn new() -> Self {
         Self::with(Config::default())

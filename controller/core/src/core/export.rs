@@ -7,10 +7,11 @@
 //! by the next controller. One request at a time for each volume.
 
 use super::Step;
+use crate::rung_result::RungResult;
 use crate::volume::Asked;
 use crate::{
-    DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsFailure, RdsRequest, Refusal, VolumeId,
-    VolumeRecord,
+    DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsFailure, RdsRequest, RdsTask, Refusal,
+    Trouble, VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -77,11 +78,11 @@ impl Step<'_> {
                     self.fence_cut(volume, node, drained);
                 }
             }
-            Err(error) if unknown(&error) => self.volume_later(volume, of, "take the export off", &error),
+            Err(error) if unknown(&error) => self.volume_later(volume, of, RdsTask::ExportOff, &error),
             Err(error) => {
-                let words = format!("the RDS did not take the export off: {error}");
+                let why = RungResult::Rds(FenceStep::Hide, error);
                 for node in of {
-                    self.rung_failed(volume, node, FenceStep::Hide, words.clone());
+                    self.rung_failed(volume, node, FenceStep::Hide, &why);
                 }
             }
         }
@@ -129,7 +130,7 @@ impl Step<'_> {
                     self.dirty.insert(volume.clone());
                 }
             }
-            Err(error) => self.volume_later(volume, &everybody, "bring the export back", &error),
+            Err(error) => self.volume_later(volume, &everybody, RdsTask::ExportOn, &error),
         }
     }
 
@@ -155,7 +156,7 @@ impl Step<'_> {
             .filter(|a| a.phase == Phase::Granting)
             .map(|a| a.node.clone())
             .collect();
-        self.volume_later(volume, &everybody, "put the secret in force", &error);
+        self.volume_later(volume, &everybody, RdsTask::SetSecret, &error);
         for node in granting {
             self.refuse_publishes(volume, Some(&node), |volume, node| Refusal::Rds {
                 volume,
@@ -165,21 +166,21 @@ impl Step<'_> {
             self.begin_drain(volume, &node, DrainCause::Rollback);
         }
         if !unknown(&error) {
+            let why = RungResult::Rds(FenceStep::SetSecret, error);
             for node in everybody {
-                let words = format!("the RDS did not put another secret in force: {error}");
-                self.rung_failed(volume, &node, FenceStep::SetSecret, words);
+                self.rung_failed(volume, &node, FenceStep::SetSecret, &why);
             }
         }
     }
 
     /// Nothing is concluded; it is asked again after a while.
-    fn volume_later(&mut self, volume: &VolumeId, about: &[NodeId], to_do: &str, error: &RdsFailure) {
+    fn volume_later(&mut self, volume: &VolumeId, about: &[NodeId], task: RdsTask, error: &RdsFailure) {
         let retry_at = self.now.plus(self.core.config.retry_ms);
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.retry_at = Some(retry_at);
         }
         for node in about {
-            self.trouble(volume, node, format!("the RDS did not {to_do}: {error}"));
+            self.trouble(volume, node, Trouble::Rds { task, error: error.clone() });
         }
     }
 }

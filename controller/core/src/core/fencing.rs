@@ -8,11 +8,12 @@
 
 use super::Step;
 use super::export::unknown;
-use super::ladder::{no_helper, survivors};
+use super::ladder::survivors;
+use crate::rung_result::{HelperProblem, RungResult};
 use crate::volume::Pending;
 use crate::{
     Attachment, DrainCause, Drained, Fence, FenceStep, NodeId, Notice, Phase, RdsFailure, RdsRequest,
-    Reservations, Rung, Secret, Source, VolumeId, VolumeRecord,
+    RdsTask, Reservations, Rung, Secret, Source, Trouble, VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -85,12 +86,12 @@ impl Step<'_> {
         };
         let lack = fence.rung.lacks(target).or_else(|| {
             let unread = fence.rung.needs_the_list() && !fence.denied;
-            unread.then_some("the list of hosts was not read back without the node")
+            unread.then_some(RungResult::ListNotRead)
         });
-        let Some(lack) = lack.map(str::to_owned) else {
+        let Some(lack) = lack else {
             return false;
         };
-        self.rung_failed(volume, node, FenceStep::Hide, lack);
+        self.rung_failed(volume, node, FenceStep::Hide, &lack);
         true
     }
 
@@ -124,14 +125,13 @@ impl Step<'_> {
                 self.next_step(volume, node, Some(FenceStep::Deny));
             }
             Err(error) => {
-                let words = format!("the RDS did not take the host off its list: {error}");
                 if unknown(&error) {
                     if let Some(fence) = self.fence_mut(volume, node) {
                         fence.retry_at = Some(retry_at);
                     }
-                    self.trouble(volume, node, words);
+                    self.trouble(volume, node, Trouble::Rds { task: RdsTask::Deny, error });
                 } else {
-                    self.rung_failed(volume, node, FenceStep::Deny, words);
+                    self.rung_failed(volume, node, FenceStep::Deny, &RungResult::Rds(FenceStep::Deny, error));
                 }
             }
         }
@@ -141,7 +141,7 @@ impl Step<'_> {
     fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
         if !helped {
-            self.rung_failed(volume, node, FenceStep::Preempt, no_helper());
+            self.rung_failed(volume, node, FenceStep::Preempt, &RungResult::NoHelper);
         }
         !helped
     }
@@ -168,8 +168,7 @@ impl Step<'_> {
             .filter(|a| !a.phase.is_draining())
             .map(|a| a.epoch.reservation_key())
             .collect();
-        let strange: Vec<String> =
-            left.iter().filter(|key| !known.contains(key)).map(|key| format!("{key:#x}")).collect();
+        let strange: Vec<u64> = left.iter().copied().filter(|key| !known.contains(key)).collect();
         let victims: Vec<NodeId> = self.at_step(volume, FenceStep::Preempt);
         for node in victims {
             if strange.is_empty() {
@@ -182,16 +181,23 @@ impl Step<'_> {
                 }
                 self.next_step(volume, &node, Some(FenceStep::Preempt));
             } else {
-                let words = format!("after node {by} preempted, still registered: {}", strange.join(", "));
-                self.rung_failed(volume, &node, FenceStep::Preempt, words);
+                let why = RungResult::StillRegistered { by: by.clone(), keys: strange.clone() };
+                self.rung_failed(volume, &node, FenceStep::Preempt, &why);
             }
         }
     }
 
     /// A helper could not do what it was told for a fence.
-    pub(super) fn helper_failed(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, words: &str) {
+    pub(super) fn helper_failed(
+        &mut self,
+        volume: &VolumeId,
+        by: &NodeId,
+        step: FenceStep,
+        problem: &HelperProblem,
+    ) {
         for node in self.at_step(volume, step) {
-            self.rung_failed(volume, &node, step, format!("node {by}: {words}"));
+            let why = RungResult::Helper { by: by.clone(), problem: problem.clone() };
+            self.rung_failed(volume, &node, step, &why);
         }
     }
 
@@ -222,8 +228,7 @@ impl Step<'_> {
             .map(|a| (a.node.clone(), a.phase == Phase::Stray))
             .collect();
         if let Some((stray, _)) = behind.iter().find(|(_, stray)| *stray) {
-            let words = format!("node {stray} holds the volume without a grant, and cannot be told a secret");
-            self.rung_failed(volume, node, FenceStep::Rekey, words);
+            self.rung_failed(volume, node, FenceStep::Rekey, &RungResult::StrayNotRekeyed(stray.clone()));
             return true;
         }
         let Some((behind, _)) = behind.into_iter().next() else {
@@ -233,8 +238,7 @@ impl Step<'_> {
         if self.core.nodes.get(&behind).is_some_and(|n| n.ready_session().is_some()) {
             return false;
         }
-        let words = format!("node {behind} uses the volume, and is not heard to be told the new secret");
-        self.rung_failed(volume, node, FenceStep::Rekey, words);
+        self.rung_failed(volume, node, FenceStep::Rekey, &RungResult::SilentForRekey(behind));
         true
     }
 

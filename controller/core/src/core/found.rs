@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::requests::Want;
 use super::{Core, Step};
-use crate::refusal::when;
 use crate::{
-    Attachment, DrainCause, FenceStep, HostNqn, Listed, NodeId, NodeIdentity, NodeRecord, Notice, Phase,
-    UnixMillis, VolumeId, VolumeRecord,
+    Attachment, DrainCause, FenceStep, HostNqn, ListDoubt, Listed, NodeId, NodeIdentity, NodeRecord, Notice,
+    OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -115,30 +114,22 @@ impl Core {
         holder == node || (is_unknown_host(holder) && !self.nodes.contains_key(node))
     }
 
-    /// What a request waits for before anything about the volume can be granted or answered as done, in words.
-    pub(super) fn must_look(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> Option<String> {
+    /// What a request waits for before anything about the volume can be granted or answered as done.
+    pub(super) fn must_look(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> Option<Wait> {
         let look = &self.look;
         if !look.needed {
             return None;
         }
-        let began = when(self.began);
-        let trouble = || look.trouble.as_ref().map(|error| format!(" (last: {error})")).unwrap_or_default();
+        let last = look.trouble.clone();
         let Some(first) = look.first else {
-            return Some(format!(
-                "the RDS to list its volumes with the hosts that may connect to them, which it has not since the \
-                 controller began at {began}{}",
-                trouble()
-            ));
+            return Some(Wait::FirstList { since: self.began, last });
         };
         if !look.seen.contains(volume) {
             let listed_for_ms = look.last.unwrap_or(first).since(first);
-            return (listed_for_ms < ABSENT_FOR_MS).then(|| {
-                format!(
-                    "the RDS to list volume {volume}, or to go on lacking it for {} s: a list may lack a volume for a \
-                     moment{}",
-                    ABSENT_FOR_MS / 1000,
-                    trouble()
-                )
+            return (listed_for_ms < ABSENT_FOR_MS).then(|| Wait::ListOf {
+                volume: volume.clone(),
+                lacked_for_ms: ABSENT_FOR_MS,
+                last,
             });
         }
         let doubt = look.doubts.get(volume)?;
@@ -154,32 +145,31 @@ impl Core {
             // It has to be proven gone first, which says more.
             return None;
         }
-        let why = match doubt {
+        let listed = match doubt {
             Doubt::Unreadable(problem) => {
-                return Some(format!("the RDS to say who may connect to volume {volume}: {problem}"));
+                return Some(Wait::ReadableList { volume: volume.clone(), problem: problem.clone() });
             }
-            Doubt::Off { .. } => "its export was found off, and nothing is on record of that",
-            Doubt::On => "by its record its export is off, and it was found on",
-            Doubt::NoList => "nothing is on record of it, and the RDS keeps no list of who may connect",
+            Doubt::Off { .. } => ListDoubt::FoundOff,
+            Doubt::On => ListDoubt::FoundOn,
+            Doubt::NoList => ListDoubt::NoList,
         };
         let heard = |node: &NodeId| self.nodes.get(node).is_some_and(|n| n.ready_session().is_some());
-        let unheard: Vec<&str> = match about {
+        let unheard: Vec<NodeId> = match about {
             Some(node) => {
-                (!heard(node) && !look.gone.contains(node)).then_some(node.as_str()).into_iter().collect()
+                (!heard(node) && !look.gone.contains(node)).then_some(node.clone()).into_iter().collect()
             }
-            None => self.registry.keys().filter(|node| !heard(node)).map(NodeId::as_str).collect(),
+            None => self.registry.keys().filter(|node| !heard(node)).cloned().collect(),
         };
         let target = &self.config.target;
         let until = self.began.plus(self.config.drain_bound_ms);
         let cut = *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts;
         // Nobody is on its list and that it is off has ended all sessions, or all have said what they hold: what is left is
         // what was on its way.
+        let (volume, doubt) = (volume.clone(), listed);
         if cut || unheard.is_empty() {
-            return (now < until).then(|| {
-                format!("the drain bound of the target, until {}: volume {volume}: {why}", when(until))
-            });
+            return (now < until).then_some(Wait::ListDrainBound { volume, until, doubt });
         }
-        Some(format!("the agent of {} to say what it holds of volume {volume}: {why}", unheard.join(", ")))
+        Some(Wait::Reports { volume, nodes: unheard, doubt })
     }
 
     /// Whether a node is known by name: heard, kept, or asked about.
@@ -299,7 +289,7 @@ impl Step<'_> {
         let off: Vec<NodeId> =
             let_in.filter(|a| !listed.contains(&a.host_nqn)).map(|a| a.node.clone()).collect();
         for node in off {
-            self.record_is_older(volume, &node, "its host is not on the RDS's list any more");
+            self.record_is_older(volume, &node, OlderBy::NotListed);
         }
     }
 
@@ -322,9 +312,7 @@ impl Step<'_> {
             }
             (*evidence, *fence) = (None, None);
             (a.used_since, a.may_land_until) = (true, may_land_until);
-            a.trouble = Some(
-                "what is on record of its end may be older than the RDS's list, which its host is on".into(),
-            );
+            a.trouble = Some(Trouble::ProofOlderThanList);
             self.dirty.insert(volume.clone());
         }
     }
@@ -332,7 +320,7 @@ impl Step<'_> {
     /// An attachment is on a record that is older than what was done since: the grant that it tells of is over, and
     /// nobody knows what came after. The node counts as able to write until it is proven that it cannot; a Publish
     /// grants anew.
-    pub(super) fn record_is_older(&mut self, volume: &VolumeId, node: &NodeId, why: &str) {
+    pub(super) fn record_is_older(&mut self, volume: &VolumeId, node: &NodeId, by: OlderBy) {
         let epoch = self.next_epoch();
         let now = self.now;
         let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
@@ -341,7 +329,7 @@ impl Step<'_> {
         };
         a.enter(Phase::Stray, now);
         (a.epoch, a.stray, a.proven, a.directed) = (epoch, true, true, true);
-        (a.may_land_until, a.trouble) = (may_land_until, Some(format!("the record is older: {why}")));
+        (a.may_land_until, a.trouble) = (may_land_until, Some(Trouble::RecordOlder(by)));
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
@@ -363,7 +351,7 @@ impl Step<'_> {
         // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
         stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
         stray.stray = true;
-        stray.trouble = Some("on the RDS's list of hosts without a record".into());
+        stray.trouble = Some(Trouble::ListedWithoutRecord);
         record.join(stray);
         self.dirty.insert(volume.clone());
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });

@@ -3,10 +3,11 @@
 
 use super::Step;
 use super::requests::Want;
+use crate::rung_result::RungResult;
 use crate::volume::{Pending, Told};
 use crate::{
-    Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Rung, Source, Verdict, VolumeId,
-    VolumeRecord,
+    Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Rung, Source, Trouble, Verdict,
+    VolumeId, VolumeRecord,
 };
 
 impl Step<'_> {
@@ -95,7 +96,7 @@ impl Step<'_> {
             return false;
         };
         for (rung, why) in missing {
-            fence.note(rung, why);
+            fence.note(rung, &why);
         }
         let Some(rung) = found else {
             self.refuse_fence(volume, node);
@@ -107,35 +108,35 @@ impl Step<'_> {
         true
     }
 
-    /// Why a rung cannot be taken, in words; `None`: it can.
-    fn unavailable(&self, volume: &VolumeId, node: &NodeId, rung: Rung) -> Option<String> {
+    /// Why a rung cannot be taken; `None`: it can.
+    fn unavailable(&self, volume: &VolumeId, node: &NodeId, rung: Rung) -> Option<RungResult> {
         let target = &self.core.config.target;
         let record = self.core.volumes.get(volume)?;
         let min = record.spec.min_fence;
         if !rung.suffices_for(min) {
-            return Some(format!("weaker than the volume's minFence, {}", min.name()));
+            return Some(RungResult::WeakerThan(min));
         }
         if let Some(lack) = rung.lacks(target) {
-            return Some(lack.to_owned());
+            return Some(lack);
         }
         match rung {
-            Rung::Reservation => self.helper(record, node).is_none().then(no_helper),
+            Rung::Reservation => self.helper(record, node).is_none().then_some(RungResult::NoHelper),
             Rung::Acl | Rung::Barrier => None,
             Rung::Secret => {
                 let heard = |a: &&Attachment| {
                     self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some())
                 };
                 let lost = survivors(record, node).find(|a| a.secret.is_none() || !heard(a))?;
-                Some(format!("node {} uses the volume, and cannot be told another secret", lost.node))
+                Some(RungResult::NotRekeyed(lost.node.clone()))
             }
             Rung::ExportOff => {
                 let uses = |a: &&Attachment| a.evidence().is_none() && self.wants(volume, a).is_none();
                 let user = record.others(node).find(uses)?;
-                Some(format!("node {} may be using the volume", user.node))
+                Some(RungResult::InUseBy(user.node.clone()))
             }
             Rung::NodeGone => match &record.attachment(node)?.phase {
                 Phase::Draining { cause: DrainCause::Gone { .. }, .. } => None,
-                _ => Some("nobody has declared the node gone".into()),
+                _ => Some(RungResult::NotDeclaredGone),
             },
         }
     }
@@ -148,13 +149,13 @@ impl Step<'_> {
     }
 
     /// A rung did not hold at one of its steps: on to the next one.
-    pub(super) fn rung_failed(&mut self, volume: &VolumeId, node: &NodeId, at: FenceStep, result: String) {
+    pub(super) fn rung_failed(&mut self, volume: &VolumeId, node: &NodeId, at: FenceStep, why: &RungResult) {
         let Some(fence) = self.fence_mut(volume, node).filter(|f| f.step == at) else {
             return;
         };
         let rung = fence.rung;
-        fence.note(rung, result.clone());
-        self.trouble(volume, node, format!("fence by {}: {result}", rung.name()));
+        fence.note(rung, why);
+        self.trouble(volume, node, Trouble::RungFailed { rung, result: why.to_string() });
         let next = Rung::LADDER.into_iter().find(|next| *next > rung && rung != Rung::Barrier);
         match next {
             Some(next) => drop(self.climb(volume, node, next)),
@@ -175,10 +176,6 @@ impl Step<'_> {
         let step = FenceStep::Refused;
         self.notice(Notice::Fence { volume: volume.clone(), node: node.clone(), rung, step });
     }
-}
-
-pub(super) fn no_helper() -> String {
-    "no other node that has the volume is heard to preempt it".into()
 }
 
 /// Nodes that go on using the volume when this one is fenced.

@@ -8,12 +8,12 @@
 use std::collections::BTreeSet;
 
 use super::Step;
-use super::answers::ahead_in_words;
 use super::requests::Want;
 use crate::volume::Pending;
 use crate::{
-    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, NodeId, Notice, Observed, ObservedPhase,
-    OperationId, Outcome, Phase, Refusal, Reply, RequestId, Session, SessionId, Source, Standing, VolumeId,
+    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, Notice, Observed,
+    ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply, RequestId,
+    Session, SessionId, Source, Standing, Trouble, Unready, VolumeId,
 };
 
 impl Step<'_> {
@@ -29,7 +29,7 @@ impl Step<'_> {
         self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
             volume,
             node,
-            because: "a fence was asked for",
+            by: Overtaking::Fence,
         });
         let record = self.core.volumes.get(&volume);
         let attached = record.is_some_and(|r| r.attachment(&node).is_some());
@@ -39,8 +39,7 @@ impl Step<'_> {
             self.effects.push(Effect::Reply { request, result });
             return;
         }
-        let message = format!("{by} wants it fenced: {reason}");
-        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+        self.tell_trouble(&volume, &node, Trouble::FenceAsked { by: by.clone(), reason: reason.clone() });
         self.begin_drain(&volume, &node, DrainCause::Forced { by, reason });
         self.wait(request, volume, Want::Fence { node });
     }
@@ -63,13 +62,13 @@ impl Step<'_> {
             self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
                 volume,
                 node,
-                because: "the node was declared gone",
+                by: Overtaking::DeclaredGone,
             });
             if !self.core.volumes.get(&volume).is_some_and(|v| v.knows(&node)) {
                 continue;
             }
-            let message = format!("{by} has declared the node gone: {reason}");
-            self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+            let declared = Trouble::DeclaredGone { by: by.clone(), reason: reason.clone() };
+            self.tell_trouble(&volume, &node, declared);
             let cause = DrainCause::Gone { by: by.clone(), reason: reason.clone() };
             self.begin_drain(&volume, &node, cause);
             self.entry_gone(&volume, &node, &by, &reason);
@@ -195,8 +194,8 @@ impl Step<'_> {
                 if let Some(entry) = self.entry_mut(volume, node) {
                     entry.retry_at = Some(retry_at);
                 }
-                let message = self.is_ahead(volume, node, *highest);
-                self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+                let later = self.is_ahead(volume, node, *highest);
+                self.tell_trouble(volume, node, Trouble::Unready(Unready::LaterTerm(later)));
             }
             other => {
                 if let Some(entry) = self.entry_mut(volume, node) {
@@ -217,34 +216,27 @@ impl Step<'_> {
         self.core.volumes.get_mut(volume)?.fenced.iter_mut().find(|f| f.node == *node)
     }
 
-    /// A node is quarantined exactly if some volume lists it, or it obeys nothing of this term.
+    /// A node is quarantined exactly if some volume lists it, or it carries out nothing of this term.
     pub(super) fn refresh_standing(&mut self, node: &NodeId) {
         let about: BTreeSet<&VolumeId> = self.core.index.of_node(node).chain(&self.touched).collect();
         let entries = about.into_iter().filter_map(|id| Some((id, self.core.volumes.get(id)?)));
         let entries = entries.flat_map(|(id, v)| v.fenced.iter().map(move |f| (id, f)));
         let ahead = self.core.nodes.get(node).into_iter().flat_map(|known| &known.ahead);
-        let ahead = ahead.map(|(volume, highest)| ahead_in_words(volume, *highest, self.core.term));
-        let words: Vec<String> = entries
+        let term = self.core.term;
+        let ahead = ahead.map(|(volume, highest)| {
+            QuarantineCause::LaterTerm(LaterTerm { volume: volume.clone(), highest: *highest, term })
+        });
+        let causes: Vec<QuarantineCause> = entries
             .filter(|(_, f)| f.node == *node)
-            .map(|(id, f)| match f.evidence.source {
-                Source::NeverAllowed => format!(
-                    "it says that it holds volume {id}, which it was not let in to, and has not shown since {} that it \
-                     does not: look at it with nvme list-subsys, and at its agent",
-                    crate::refusal::when(f.since)
-                ),
-                _ => format!(
-                    "it was fenced from volume {id} at {} ({}) and has not shown yet that it holds none of it",
-                    crate::refusal::when(f.since),
-                    f.evidence.source.name()
-                ),
+            .map(|(id, f)| match &f.evidence.source {
+                Source::NeverAllowed => QuarantineCause::ClaimsTooMuch { volume: id.clone(), since: f.since },
+                source => {
+                    QuarantineCause::Fenced { volume: id.clone(), since: f.since, source: source.name() }
+                }
             })
             .chain(ahead)
             .collect();
-        let standing = if words.is_empty() {
-            Standing::Admitted
-        } else {
-            Standing::Quarantined { reason: words.join("; ") }
-        };
+        let standing = if causes.is_empty() { Standing::Admitted } else { Standing::Quarantined { causes } };
         if let Some(known) = self.core.nodes.get_mut(node) {
             known.standing = standing;
         }
@@ -265,7 +257,8 @@ impl Step<'_> {
                     *evidence = None;
                 }
                 self.dirty.insert(volume.clone());
-                self.trouble(&volume, node, format!("declared gone, and heard on session {heard}"));
+                let session = heard.clone();
+                self.trouble(&volume, node, Trouble::HeardThoughGone { session, may_write_again: false });
             }
         }
     }
@@ -297,9 +290,8 @@ impl Step<'_> {
             record.join(back);
             self.dirty.insert(volume.clone());
             self.touched.insert(volume.clone());
-            let words =
-                format!("declared gone, and heard on session {heard}: it counts as able to write again");
-            self.trouble(&volume, node, words);
+            let session = heard.clone();
+            self.trouble(&volume, node, Trouble::HeardThoughGone { session, may_write_again: true });
         }
         self.refresh_standing(node);
     }

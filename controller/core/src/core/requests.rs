@@ -9,8 +9,8 @@ use super::admission::{Admission, admission, difference, grant_of};
 use crate::volume::Pending;
 use crate::{
     Attachment, Deletion, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node,
-    NodeId, Notice, ObservedPhase, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret, Session,
-    Standing, UnixMillis, Verdict, VolumeId, VolumeRecord, VolumeSpec,
+    NodeId, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret,
+    Session, Standing, UnixMillis, Unready, Verdict, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -57,7 +57,7 @@ impl Step<'_> {
         self.refuse_publishes(&volume, node.as_ref(), |volume, node| Refusal::Overtaken {
             volume,
             node,
-            because: "a detach was asked for",
+            by: Overtaking::Detach,
         });
         let holders = self.core.volumes.get(&volume).map(VolumeRecord::holders).unwrap_or_default();
         for holder in &holders {
@@ -71,8 +71,8 @@ impl Step<'_> {
 
     pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
         let all = Want::Unpublish { node: None };
-        if let Some(waits_for) = self.core.must_look(&volume, &all, self.now) {
-            let result = Err(Refusal::StillWaiting { volume, waits_for, waited_ms: 0 });
+        if let Some(wait) = self.core.must_look(&volume, &all, self.now) {
+            let result = Err(Refusal::StillWaiting { volume, wait: Box::new(wait), waited_ms: 0 });
             self.effects.push(Effect::Reply { request, result });
             return;
         }
@@ -235,7 +235,7 @@ impl Step<'_> {
         match answer {
             Answer::Wait if waited_ms >= limit_ms => Answer::Reply(Err(Refusal::StillWaiting {
                 volume: volume.clone(),
-                waits_for: self.core.waits_for_in_words(volume, &waiter.want, self.now),
+                wait: Box::new(self.core.request_waits_for(volume, &waiter.want, self.now)),
                 waited_ms,
             })),
             answer => answer,
@@ -257,13 +257,11 @@ impl Step<'_> {
         record.attachments.iter().filter(|a| concerns(&a.node) && a.evidence().is_none()).find_map(|a| {
             let fence = record.fence(&a.node).filter(|f| f.step == FenceStep::Refused)?;
             let heard = self.core.nodes.get(&a.node).is_some_and(|n| n.ready_session().is_some());
-            let doubt = self.core.waits_for_agent(a, "did not get it detached");
-            let last = a.trouble().map(|trouble| format!(" (last: {trouble})")).unwrap_or_default();
             (!heard || waited_ms >= self.core.config.fence_after_ms).then(|| Refusal::CannotFence {
                 volume: volume.clone(),
-                node: a.node.clone(),
+                agent: self.core.agent_of(a),
                 since: a.since,
-                doubt: doubt + &last,
+                last: a.trouble().cloned().map(Box::new),
                 tried: fence.tried.clone(),
                 min_fence: record.spec.min_fence,
             })
@@ -334,19 +332,14 @@ impl Step<'_> {
             other => refuse(Refusal::NotReady {
                 volume: spec.id.clone(),
                 node: a.node.clone(),
-                clause: "lost".into(),
-                message: other.map_or_else(|| "the agent does not list it".into(), |o| o.unready.clone()),
+                unready: Unready::Lost { unready: other.map(|o| o.unready.clone()) },
             }),
         }
     }
 
     /// Whether the node can be told to attach anything: `Ok(false)` as soon as its inventory is in.
     fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
-        let silent = |since| Refusal::Silent {
-            node: node.clone(),
-            since,
-            waits_for: "its agent has to connect and prove that it can use the volume".into(),
-        };
+        let silent = |since| Refusal::Silent { node: node.clone(), since };
         let Some(known) = self.core.nodes.get(node) else {
             // Known from records, it may come back; of any other, most likely the name is not right.
             return Err(if self.core.volumes.values().any(|v| v.knows(node)) {
@@ -355,8 +348,8 @@ impl Step<'_> {
                 Refusal::UnknownNode { node: node.clone() }
             });
         };
-        if let Standing::Quarantined { reason } = &known.standing {
-            return Err(Refusal::Quarantined { node: node.clone(), reason: reason.clone() });
+        if let Standing::Quarantined { causes } = &known.standing {
+            return Err(Refusal::Quarantined { node: node.clone(), causes: causes.clone() });
         }
         match &known.session {
             Session::Silent { since } => Err(silent(*since)),

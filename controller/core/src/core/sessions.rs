@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 use super::found::is_unknown_host;
 use super::{Core, Step};
 use crate::{
-    Attachment, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice, Observed,
-    ObservedPhase, Phase, Session, SessionId, Source, StorageAddress, VolumeId, VolumeRecord,
+    Attachment, Claim, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice,
+    Observed, ObservedPhase, OlderBy, Phase, Session, SessionId, SessionRefusal, Source, StorageAddress,
+    Trouble, VolumeId, VolumeRecord,
 };
 
 /// Every other node that claims what only one may have. A storage address is a hint: one that a silent node had may have
 /// been given to another host, and a host is told from another by its NQN and its id alone.
-fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(NodeId, String)> {
+fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(NodeId, Claim)> {
     let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
     let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
     // Looked up, not compared one by one: an agent may name many addresses.
@@ -31,8 +32,8 @@ fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(Nod
 impl Step<'_> {
     pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
         let clashes = clashes_with(self.core, &node, &identity);
-        if let Some(reason) = self.objection(&node, &identity, &clashes) {
-            self.effects.push(Effect::RefuseSession { session, reason });
+        if let Some(refusal) = self.objection(&node, &identity, &clashes) {
+            self.effects.push(Effect::RefuseSession { session, refusal: Box::new(refusal) });
             return;
         }
         // A host that was renamed: the old name holds nothing and is not heard.
@@ -47,8 +48,8 @@ impl Step<'_> {
         let up = Session::Up { id: session, since: self.now, inventoried: false };
         let replaced = self.core.nodes.remove(&node);
         if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
-            let reason = format!("node {node} has opened a new session");
-            self.effects.push(Effect::RefuseSession { session: id.clone(), reason });
+            let refusal = Box::new(SessionRefusal::Replaced { node: node.clone() });
+            self.effects.push(Effect::RefuseSession { session: id.clone(), refusal });
         }
         self.core.nodes.insert(node.clone(), Node::new(identity, up));
         self.refresh_standing(&node);
@@ -60,23 +61,20 @@ impl Step<'_> {
         &self,
         node: &NodeId,
         identity: &NodeIdentity,
-        clashes: &[(NodeId, String)],
-    ) -> Option<String> {
+        clashes: &[(NodeId, Claim)],
+    ) -> Option<SessionRefusal> {
         if is_unknown_host(node) {
-            return Some(format!(
-                "no node may be called {node}: so are hosts that no node is known to be. Give it another --node-id"
-            ));
+            return Some(SessionRefusal::ReservedName { node: node.clone() });
         }
         let silent =
             |other| self.core.nodes.get(other).is_none_or(|n| matches!(n.session, Session::Silent { .. }));
         let two_hosts = clashes.iter().find(|(other, _)| !silent(other) || self.holds_anything(other));
-        if let Some((other, what)) = two_hosts {
-            return Some(format!(
-                "nodes {node} and {other} both claim {what}: give each host its own /etc/nvme/hostnqn and hostid"
-            ));
+        if let Some((other, claim)) = two_hosts {
+            let (node, other, claim) = (node.clone(), other.clone(), claim.clone());
+            return Some(SessionRefusal::SharedIdentity { node, other, claim });
         }
-        if let Some(reason) = self.objection_of_records(node, identity) {
-            return Some(reason);
+        if let Some(refusal) = self.objection_of_records(node, identity) {
+            return Some(refusal);
         }
         let known = self.core.nodes.get(node)?;
         let same_host =
@@ -86,17 +84,17 @@ impl Step<'_> {
         }
         let heard = matches!(known.session, Session::Up { .. });
         let same_boot = known.identity.boot_id == identity.boot_id;
-        (heard || same_boot).then(|| {
-            format!(
-                "two hosts claim to be node {node}: {} (host id {}) and {} (host id {})",
-                known.identity.host_nqn, known.identity.host_id, identity.host_nqn, identity.host_id
-            )
+        let host = |identity: &NodeIdentity| (identity.host_nqn.clone(), identity.host_id);
+        (heard || same_boot).then(|| SessionRefusal::TwoHosts {
+            node: node.clone(),
+            known: host(&known.identity),
+            new: host(identity),
         })
     }
 
     /// What is granted, and what was cut off, belongs to a host: neither may pass to another one, for its proofs would
     /// be about the wrong kernel.
-    fn objection_of_records(&self, node: &NodeId, identity: &NodeIdentity) -> Option<String> {
+    fn objection_of_records(&self, node: &NodeId, identity: &NodeIdentity) -> Option<SessionRefusal> {
         let index = &self.core.index;
         let about = index.of_node(node).chain(index.of_host(&identity.host_nqn));
         let records: Vec<&VolumeRecord> = about.filter_map(|id| self.core.volumes.get(id)).collect();
@@ -109,13 +107,16 @@ impl Step<'_> {
         let mut claims = granted.chain(fenced).filter(|(owner, ..)| !is_unknown_host(owner));
         let nqn = &identity.host_nqn;
         claims.find_map(|(owner, owned, gone)| match (owner == node, owned == nqn) {
-            (false, true) => Some(format!(
-                "nodes {node} and {owner} both claim host NQN {nqn}, and {owner} holds a volume under it"
-            )),
-            (true, false) if !gone => Some(format!(
-                "two hosts claim to be node {node}: {nqn}, and {owned}, which may still hold a volume. If that one \
-                 is off for good: cleatctl node declare-gone {node} --reason …"
-            )),
+            (false, true) => Some(SessionRefusal::HolderHasHostNqn {
+                node: node.clone(),
+                other: owner.clone(),
+                host_nqn: nqn.clone(),
+            }),
+            (true, false) if !gone => Some(SessionRefusal::OtherHostMayHold {
+                node: node.clone(),
+                host_nqn: nqn.clone(),
+                holder: owned.clone(),
+            }),
             _ => None,
         })
     }
@@ -194,7 +195,7 @@ impl Step<'_> {
         };
         let granted = matches!(a.phase, Phase::Granting | Phase::Connecting | Phase::Ready);
         if granted && observed.as_ref().is_some_and(|o| o.epoch > Some(a.epoch)) {
-            self.record_is_older(volume, node, "the node has had a later grant of it");
+            self.record_is_older(volume, node, OlderBy::LaterGrant);
         }
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             return;
@@ -286,10 +287,7 @@ impl Step<'_> {
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
         self.refresh_standing(node);
-        let message =
-            "it says that it holds the volume, and the RDS has ended all sessions since and not let it in"
-                .into();
-        self.notice(Notice::Trouble { volume: volume.clone(), node: node.clone(), message });
+        self.tell_trouble(volume, node, Trouble::ClaimsTooMuch);
     }
 
     /// A node holds a volume that it was not granted: from now on it counts as able to write.
@@ -305,7 +303,7 @@ impl Step<'_> {
             self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         (stray.stray, stray.may_land_until) = (true, may_land_until);
-        stray.trouble = Some("held without a grant".into());
+        stray.trouble = Some(Trouble::HeldWithoutGrant);
         record.join(stray);
         self.dirty.insert(volume.clone());
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });

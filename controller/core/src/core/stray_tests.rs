@@ -106,7 +106,7 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
     b.hello("bb", identity("bb", "boot"));
     b.publish("bb", Access::RwxBlock);
     let waiting = b.core.waiting(&v(), UnixMillis(b.now));
-    assert_eq!(waiting[0].waits_for, "the inventory of node bb");
+    assert_eq!(waiting[0].wait, Wait::Inventory { node: n("bb") });
 }
 
 #[test]
@@ -174,10 +174,13 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     assert_eq!(b.core.volumes[&v()].holders(), [n("a")], "all sessions were ended before a was let in");
     let told = b.directed();
     assert!(matches!(&told, Some((node, _, Directive::Revoke { .. })) if *node == n("dddd")), "{told:?}");
-    let Standing::Quarantined { reason } = &b.core.nodes[&n("dddd")].standing else {
+    let Standing::Quarantined { causes } = &b.core.nodes[&n("dddd")].standing else {
         panic!("it is granted nothing");
     };
-    assert!(reason.contains("which it was not let in to"), "{reason}");
+    assert!(
+        matches!(&causes[..], [QuarantineCause::ClaimsTooMuch { volume, .. }] if *volume == v()),
+        "{causes:?}"
+    );
     // Others go on as if nothing had been said.
     b.attach("bb", Access::RwxBlock);
     // One that was let in since is another matter: that it is absent was its own word.

@@ -1,0 +1,65 @@
+//! Why an agent may not speak for a node, as facts. The shell renders them.
+
+use crate::{HostId, HostNqn, NodeId, StorageAddress};
+
+/// Why an agent may not speak for a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SessionRefusal {
+    /// Its node has opened a new session.
+    Replaced {
+        /// The node.
+        node: NodeId,
+    },
+    /// The name is of those that are kept for hosts that no node is known to be.
+    ReservedName {
+        /// The name.
+        node: NodeId,
+    },
+    /// Two nodes claim what only one may have.
+    SharedIdentity {
+        /// The node whose agent connects.
+        node: NodeId,
+        /// The other one.
+        other: NodeId,
+        /// What both claim.
+        claim: Claim,
+    },
+    /// Another node holds a volume under the same host NQN.
+    HolderHasHostNqn {
+        /// The node whose agent connects.
+        node: NodeId,
+        /// Who holds the volume.
+        other: NodeId,
+        /// The host NQN.
+        host_nqn: HostNqn,
+    },
+    /// Another host of that name may still hold a volume.
+    OtherHostMayHold {
+        /// The node.
+        node: NodeId,
+        /// The host that connects.
+        host_nqn: HostNqn,
+        /// The host that may still hold a volume.
+        holder: HostNqn,
+    },
+    /// Two hosts claim to be the node.
+    TwoHosts {
+        /// The node.
+        node: NodeId,
+        /// Who is known under the name.
+        known: (HostNqn, HostId),
+        /// Who connects.
+        new: (HostNqn, HostId),
+    },
+}
+
+/// What only one node may have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Claim {
+    /// A host NQN.
+    HostNqn(HostNqn),
+    /// A host id.
+    HostId(HostId),
+    /// An address on a storage network.
+    StorageAddress(StorageAddress),
+}

@@ -1,0 +1,34 @@
+//! Why an agent may not speak for a node, naming both sides.
+
+use cleat_core::{Claim, SessionRefusal};
+
+/// Why the session is refused or ended.
+pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
+    match refusal {
+        SessionRefusal::Replaced { node } => format!("node {node} has opened a new session"),
+        SessionRefusal::ReservedName { node } => format!(
+            "no node may be called {node}: names that begin so stand for hosts that no node is known to be; give it another \
+             --node-id"
+        ),
+        SessionRefusal::SharedIdentity { node, other, claim } => format!(
+            "nodes {node} and {other} both claim {}: give each host its own /etc/nvme/hostnqn and hostid",
+            match claim {
+                Claim::HostNqn(nqn) => format!("host NQN {nqn}"),
+                Claim::HostId(id) => format!("host id {id}"),
+                Claim::StorageAddress(address) => format!("storage address {address}"),
+            }
+        ),
+        SessionRefusal::HolderHasHostNqn { node, other, host_nqn } => format!(
+            "nodes {node} and {other} both claim host NQN {host_nqn}, and {other} holds a volume under it; give each host \
+             its own /etc/nvme/hostnqn"
+        ),
+        SessionRefusal::OtherHostMayHold { node, host_nqn, holder } => format!(
+            "two hosts claim to be node {node}: {host_nqn}, and {holder}, which may still hold a volume; if that one is off \
+             for good: cleatctl node declare-gone {node} --reason …"
+        ),
+        SessionRefusal::TwoHosts { node, known, new } => format!(
+            "two hosts claim to be node {node}: {} (host id {}) and {} (host id {}); give each its own --node-id",
+            known.0, known.1, new.0, new.1
+        ),
+    }
+}
