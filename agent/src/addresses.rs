@@ -23,7 +23,7 @@ pub enum AddressError {
     #[error("cannot list this host's addresses; name them with --storage-address")]
     List(#[source] nix::errno::Errno),
     /// There is none.
-    #[error("no interface that leads out of this host has an address; name one with --storage-address")]
+    #[error("cannot find an address of this host on a network; name one with --storage-address")]
     None,
 }
 

@@ -181,10 +181,10 @@ pub struct Config {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The controller's address, or the TLS files.
-    #[error("the controller cannot be dialled (--controller)")]
+    #[error("cannot use --controller")]
     Dial(#[from] DialError),
     /// The controller's address has no port.
-    #[error("--controller {0:?} is not HOST:PORT")]
+    #[error("cannot use --controller {0:?}: give HOST:PORT")]
     Controller(String),
     /// The kernel would give a connection up before it tries to get it back.
     #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}; give a longer one")]

@@ -32,13 +32,14 @@ const NAMED: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
     /// The files could not be read or written, or one is not valid.
-    #[error("cannot tell this host's NVMe identity")]
+    #[error("cannot determine this host's NVMe identity")]
     Files(#[from] IdentityError),
     /// Something is here under names that nothing tells.
     #[error(
-        "{files} lacks hostnqn or hostid, {copy} does not tell them, and this node has what was attached under an \
-         earlier identity: {held}; under a new one it could not be detached: put both files back as they were (what \
-         is connected names them). If they are lost and nothing is connected any more, write new ones (uuidgen)"
+        "{files} lacks hostnqn or hostid, {copy} does not hold them either, and this node has volumes that \
+         were attached under an earlier identity: {held}; a new identity could not detach them. Restore \
+         both files (what is connected shows the values). If they are lost and nothing is connected, write \
+         new ones (uuidgen)"
     )]
     Lost {
         /// Where the files should be.
@@ -345,7 +346,10 @@ mod tests {
         for (held, said) in [(connected(OLD), OLD), (recorded(), "pvc-1"), (unknown, "nvme3")] {
             let error = node.settle(&held).unwrap_err().to_string();
             let file = node.dir.path().join("nvme").display().to_string();
-            assert!(error.contains(said) && error.contains(&file) && error.contains("put both"), "{error}");
+            assert!(
+                error.contains(said) && error.contains(&file) && error.contains("Restore both files"),
+                "{error}"
+            );
             assert_eq!(node.file("hostid"), None);
             assert!(!node.dir.path().join("state").join(COPY).exists());
         }

@@ -92,7 +92,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// Nothing says how to know the RDS.
-    #[error("neither --ca nor --fingerprint is given: choose one")]
+    #[error("cannot know the RDS: neither --ca nor --fingerprint is given; choose one")]
     NoTrust,
     /// The directory.
     #[error("--files")]
@@ -101,10 +101,13 @@ pub enum SettingsError {
     #[error("--portal")]
     Portal(#[from] InvalidName),
     /// Portals with different ports.
-    #[error("--portal {0}: another port than the portal before: the RDS exports a disk at one port")]
+    #[error(
+        "cannot use --portal {0}: its port differs from the portal's before; the RDS exports a disk at one \
+         port"
+    )]
     Ports(Portal),
     /// The folder of the file to write is not there.
-    #[error("--out {}: there is no folder {}", out.display(), folder.display())]
+    #[error("cannot write --out {}: there is no folder {}", out.display(), folder.display())]
     NoFolder {
         /// The file.
         out: PathBuf,
@@ -203,7 +206,7 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         for (more, says) in [
             ("", "--ca"),
-            ("--ca /ca --portal 198.51.100.1:4421", "another port"),
+            ("--ca /ca --portal 198.51.100.1:4421", "its port differs"),
             ("--ca /ca --portal 0.0.0.0:4420", "--portal"),
             ("--ca /ca --fingerprint 00", "fingerprint"),
         ] {

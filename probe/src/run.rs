@@ -44,10 +44,10 @@ pub enum RunError {
     #[error("stopped by {0}; nothing was written")]
     Stopped(&'static str),
     /// It took too long.
-    #[error("not over after {}: nothing was written (--limit)", humantime::format_duration(*.0))]
+    #[error("not finished after {} (--limit); nothing was written", humantime::format_duration(*.0))]
     Limit(Duration),
     /// A defect of this program.
-    #[error("a defect of this program ended it; nothing was written")]
+    #[error("a bug of this program ended it, please report it; nothing was written")]
     Panicked,
     /// The file could not be written.
     #[error("cannot write {}", path.display())]
@@ -59,7 +59,7 @@ pub enum RunError {
         source: std::io::Error,
     },
     /// Something is left; what, and how to remove it, has been said.
-    #[error("not everything could be removed: see above")]
+    #[error("cannot remove everything: see above")]
     Left,
 }
 

@@ -42,7 +42,7 @@ pub enum Trouble {
         source: std::io::Error,
     },
     /// Something did not come about.
-    #[error("{what} was waited for in vain for {} s", limit.as_secs())]
+    #[error("waited {} s for {what}, which did not come", limit.as_secs())]
     InVain {
         /// What.
         what: String,

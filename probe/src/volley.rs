@@ -149,7 +149,7 @@ impl Seen {
         }
         // How long a write takes is known from other writes only.
         if for_writes < self.usual / 2 {
-            return Verdict::Unclear("it was over so soon that it cannot have waited for them");
+            return Verdict::Unclear("it ended too soon to have waited for them");
         }
         Verdict::Waited
     }

@@ -83,7 +83,7 @@ pub enum ProbedReservations {
 #[derive(Debug, thiserror::Error)]
 pub enum AbilitiesError {
     /// The file cannot be read.
-    #[error("{} cannot be read", path.display())]
+    #[error("cannot read {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -92,7 +92,7 @@ pub enum AbilitiesError {
         source: std::io::Error,
     },
     /// It is no such file.
-    #[error("{} is not what `cleatctl rds probe` writes: probe again", path.display())]
+    #[error("cannot use {}: `cleatctl rds probe` did not write this; probe again", path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
@@ -101,7 +101,7 @@ pub enum AbilitiesError {
         source: serde_json::Error,
     },
     /// It was written by another version.
-    #[error("{} has version {version}, this program reads version {VERSION}: probe again", path.display())]
+    #[error("cannot use {}: it has version {version}, this program reads version {VERSION}; probe again", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -109,7 +109,7 @@ pub enum AbilitiesError {
         version: u64,
     },
     /// It is about another device.
-    #[error("{} is about {found}, and --rds-url is {ours}: probe that one", path.display())]
+    #[error("cannot use {}: it is about {found}, and --rds-url is {ours}; probe that one", path.display())]
     OtherDevice {
         /// The file.
         path: PathBuf,

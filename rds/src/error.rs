@@ -21,7 +21,7 @@ pub enum RdsError {
         what: String,
     },
     /// The RDS refused the request.
-    #[error("the RDS refused to {what}: {status} {message}: {detail}")]
+    #[error("cannot {what}: the RDS refused: {status} {message}: {detail}")]
     Refused {
         /// What was asked for.
         what: String,
@@ -33,7 +33,7 @@ pub enum RdsError {
         detail: String,
     },
     /// The RDS has no room.
-    #[error("the RDS has no room to {what}: {detail}")]
+    #[error("cannot {what}: the RDS has no room: {detail}")]
     Full {
         /// What was asked for.
         what: String,
@@ -41,7 +41,7 @@ pub enum RdsError {
         detail: String,
     },
     /// The RDS was not reached, or did not answer.
-    #[error("the RDS is unreachable ({way}) to {what}")]
+    #[error("cannot {what}: the RDS is unreachable ({way})")]
     Unreachable {
         /// What was asked for.
         what: String,
@@ -52,7 +52,7 @@ pub enum RdsError {
         cause: Cause,
     },
     /// The RDS did not accept user and password, also after the password file was read again.
-    #[error("the RDS does not accept user {user} to {what}: {detail}")]
+    #[error("cannot {what}: the RDS does not accept user {user}: {detail}")]
     Unauthorised {
         /// What was asked for.
         what: String,
@@ -62,7 +62,7 @@ pub enum RdsError {
         detail: String,
     },
     /// The answer is not one that RouterOS gives, or does not agree with itself.
-    #[error("the answer to {what} makes no sense: {problem}")]
+    #[error("cannot {what}: the RDS's answer makes no sense: {problem}")]
     Malformed {
         /// What was asked for.
         what: String,
@@ -78,7 +78,8 @@ pub enum RdsError {
         problem: String,
     },
     /// An earlier write whose answer was lost could still undo this one. Nothing is proven until it cannot.
-    #[error("volume {volume}: an earlier request to the RDS without an answer ({earlier}) may still take effect; ask again in {} s", wait.as_secs() + 1)]
+    #[error("volume {volume}: the RDS did not answer an earlier request ({earlier}), which may still take \
+             effect; ask again in {} s", wait.as_secs() + 1)]
     InDoubt {
         /// Which volume.
         volume: VolumeId,
@@ -88,7 +89,7 @@ pub enum RdsError {
         wait: Duration,
     },
     /// A secret was to be sent where others could read it. It was not.
-    #[error("volume {volume}: its secret was not sent: the connection to the RDS is not encrypted")]
+    #[error("volume {volume}: cannot send its secret: the connection to the RDS is not encrypted; use https")]
     Cleartext {
         /// Which volume.
         volume: VolumeId,

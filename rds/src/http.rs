@@ -50,7 +50,7 @@ pub struct Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
     /// The URL has another scheme than the trust calls for, or more than host and port.
-    #[error("RDS URL {url} cannot be used: {rule}")]
+    #[error("cannot use RDS URL {url}: {rule}")]
     Url {
         /// The URL.
         url: Url,
@@ -61,7 +61,7 @@ pub enum EndpointError {
     #[error(transparent)]
     Trust(#[from] TrustError),
     /// The password file cannot be read.
-    #[error("password file {} cannot be read", path.display())]
+    #[error("cannot read password file {}", path.display())]
     Password {
         /// The file.
         path: PathBuf,
@@ -70,7 +70,7 @@ pub enum EndpointError {
         source: std::io::Error,
     },
     /// The HTTP client cannot be made.
-    #[error("the HTTP client cannot be set up")]
+    #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
 }
 
@@ -239,7 +239,7 @@ impl Http {
             what: request.what.clone(),
             user: self.endpoint.user.clone(),
             detail: format!(
-                "and password file {} cannot be read: {error}",
+                "and cannot read password file {}: {error}",
                 self.endpoint.password_file.display()
             ),
         })?;

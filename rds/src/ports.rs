@@ -23,7 +23,7 @@ pub struct VolumePorts(RangeInclusive<u16>);
 
 /// A text that is no range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a range of TCP ports is wanted, lowest first, such as 20000-24095")]
+#[error("give a range of TCP ports, lowest first, such as 20000-24095")]
 pub struct NotAPortRange;
 
 impl FromStr for VolumePorts {

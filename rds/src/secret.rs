@@ -31,7 +31,7 @@ const OTHERS: u32 = 0o077;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("key file {} cannot be read", path.display())]
+    #[error("cannot read key file {}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,8 @@ pub enum KeyError {
         source: std::io::Error,
     },
     /// Others may read or write it.
-    #[error("key file {} has mode {mode:04o}: nobody but its owner may read or write it (chmod 600)", path.display())]
+    #[error("cannot use key file {}: it has mode {mode:04o}, and nobody but its owner may read or write it; \
+             do chmod 600", path.display())]
     Open {
         /// The file.
         path: PathBuf,
@@ -49,7 +50,8 @@ pub enum KeyError {
     },
     /// It is not a regular file, or has too few or too many bytes.
     #[error(
-        "key file {} is not a file of {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes (make one: openssl rand -out FILE 32)",
+        "cannot use key file {}: it is not a file of {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes (make one: \
+         openssl rand -out FILE 32)",
         path.display()
     )]
     Size {

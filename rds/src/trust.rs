@@ -81,7 +81,7 @@ pub enum Trust {
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
     /// The CA file cannot be read or holds no certificate.
-    #[error("CA file {} cannot be used", path.display())]
+    #[error("cannot use CA file {}", path.display())]
     File {
         /// The file.
         path: PathBuf,
@@ -90,7 +90,7 @@ pub enum TrustError {
         source: rustls::pki_types::pem::Error,
     },
     /// A certificate in the CA file cannot be a root, or rustls does not take the configuration.
-    #[error("TLS to the RDS cannot be set up")]
+    #[error("cannot set up TLS to the RDS")]
     Config(#[from] rustls::Error),
     /// The CA file is empty.
     #[error("CA file {} holds no certificate", path.display())]

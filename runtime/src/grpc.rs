@@ -51,7 +51,7 @@ pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, DialError>> 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The files of our own side cannot be used (any more).
-    #[error("our certificates")]
+    #[error("cannot use our own certificates")]
     Tls(#[from] TlsError),
     /// They can be read, but do not make a configuration.
     #[error(transparent)]
@@ -114,10 +114,10 @@ impl Dial for Renewing {
 #[derive(Debug, thiserror::Error)]
 pub enum TransportError {
     /// The TLS configuration does not work.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Tls(#[source] tonic::transport::Error),
     /// The address is not one.
-    #[error("{address:?} cannot be dialled: give HOST:PORT")]
+    #[error("cannot connect to {address:?}: give HOST:PORT")]
     Address {
         /// The address as given.
         address: String,
@@ -126,7 +126,7 @@ pub enum TransportError {
         source: tonic::transport::Error,
     },
     /// The socket's path cannot be written as a URI.
-    #[error("Unix socket {path:?} cannot be dialled: its path must be absolute, and UTF-8")]
+    #[error("cannot connect to Unix socket {path:?}: its path must be absolute, and UTF-8")]
     SocketPath {
         /// The path as given.
         path: std::path::PathBuf,

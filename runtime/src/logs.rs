@@ -34,7 +34,7 @@ pub struct LogArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not made of valid directives.
-    #[error("--log-filter (or CLEAT_LOG) {filter:?} is not valid")]
+    #[error("cannot use --log-filter (or CLEAT_LOG) {filter:?}")]
     Filter {
         /// The filter as given.
         filter: String,
@@ -43,7 +43,7 @@ pub enum LogError {
         source: tracing_subscriber::filter::ParseError,
     },
     /// The process has a global subscriber already.
-    #[error("logs cannot be set up")]
+    #[error("cannot set up logs")]
     AlreadySet(#[source] tracing_subscriber::util::TryInitError),
 }
 

@@ -51,16 +51,16 @@ pub enum UnixError {
         source: io::Error,
     },
     /// Somebody answers on it.
-    #[error("another process serves {}: is a second instance running?", path.display())]
+    #[error("cannot serve {}: another process serves it; is a second instance running?", path.display())]
     InUse {
         /// The socket.
         path: PathBuf,
     },
     /// Others can put another socket in its place.
     #[error(
-        "cannot serve a socket in {} (mode {mode:04o}, owner {owner}): others than root and user {us} may write to it, and \
-         put a socket of theirs in the place of this one; take that right away (chown {us}, chmod go-w), or name a path in \
-         a directory that does not exist yet: it is made for this program alone",
+        "cannot serve a socket in {} (mode {mode:04o}, owner {owner}): users other than root and {us} may \
+         write to it, and could replace this socket by their own; do chown {us} and chmod go-w, or name a \
+         path in a directory that does not exist yet: it is then made for this program alone",
         dir.display()
     )]
     Shared {
@@ -74,15 +74,15 @@ pub enum UnixError {
         us: u32,
     },
     /// There is something else in its place.
-    #[error("{} exists and is not a socket", path.display())]
+    #[error("cannot serve {}: it exists and is not a socket", path.display())]
     NotASocket {
         /// What is there.
         path: PathBuf,
     },
     /// Something else has come to its place.
     #[error(
-        "cannot serve {} any more: something else was put in its place; stop the program that did that, or give one of \
-         the two another path, and start this one again",
+        "cannot serve {} any more: something replaced it; stop the program that did, or give one of the two \
+         another path, and start this one again",
         path.display()
     )]
     Taken {

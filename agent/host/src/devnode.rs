@@ -15,7 +15,7 @@ use crate::sysfs::Sysfs;
 #[derive(Debug, thiserror::Error)]
 pub enum DevNodeError {
     /// The kernel has no block device of that number.
-    #[error("no block device {dev} (no {path})")]
+    #[error("cannot find block device {dev}: no {path}")]
     NoDevice {
         /// The number.
         dev: DevT,

@@ -31,7 +31,7 @@ pub enum HeadError {
         source: io::Error,
     },
     /// It was written, and reads otherwise.
-    #[error("{path} was set to {seconds} and is {found:?}")]
+    #[error("cannot set {path} to {seconds}: it reads {found:?}")]
     NotTaken {
         /// The attribute.
         path: String,

@@ -39,7 +39,7 @@ pub enum IdentityError {
         source: io::Error,
     },
     /// A file is there and does not hold what it should. It is left as it is.
-    #[error("{path} does not hold a valid name; correct it or remove it")]
+    #[error("cannot use {path}: it holds no valid name; correct or remove it")]
     Invalid {
         /// The file.
         path: PathBuf,

@@ -48,7 +48,7 @@ pub enum TargetState {
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
     /// The target could not be looked at.
-    #[error("cannot look at {path}")]
+    #[error("cannot inspect {path}")]
     Look {
         /// The path.
         path: PathBuf,
@@ -78,8 +78,8 @@ pub enum MountError {
     },
     /// It is mounted here, and the kubelet does not see it.
     #[error(
-        "{target} was mounted in the agent's own mount namespace, and the machine sees {found} there: mount {below} \
-         into the agent with mountPropagation: Bidirectional (a shared mount)"
+        "{target} is mounted in the agent's mount namespace alone, and the node sees {found} there; mount \
+         {below} into the agent with mountPropagation: Bidirectional (a shared mount)"
     )]
     Unseen {
         /// The target.
@@ -107,7 +107,7 @@ pub enum MountError {
         source: DevNodeError,
     },
     /// A system call failed.
-    #[error("{call} {path}")]
+    #[error("{call} {path} failed")]
     Call {
         /// The call, such as `mount --bind`.
         call: &'static str,
@@ -118,7 +118,7 @@ pub enum MountError {
         source: io::Error,
     },
     /// It was done, and looking afterwards shows something else.
-    #[error("{target} holds {found} after it was to hold {expected}")]
+    #[error("{target} holds {found} afterwards, expected {expected}")]
     NotAsDone {
         /// The target.
         target: PathBuf,
@@ -128,7 +128,7 @@ pub enum MountError {
         expected: String,
     },
     /// Not in time, or no thread.
-    #[error("cannot work on {target}")]
+    #[error("cannot finish the work on {target}")]
     Work {
         /// The target.
         target: PathBuf,

@@ -108,7 +108,7 @@ pub enum UeventError {
     },
     /// The kernel was asked for an event, and none came.
     #[error(
-        "no kernel event arrived within {waited:?} after one was asked for by {path}: kernel events reach only the \
+        "no kernel event arrived within {waited:?} of asking for one by {path}: kernel events reach only the \
          host's network namespace; run the agent with hostNetwork"
     )]
     Silent {

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
     /// The deadline passed; the thread goes on by itself.
-    #[error("{what} has not finished within {deadline:?}; it goes on in the background")]
+    #[error("{what} did not finish within {deadline:?}; it goes on in the background")]
     Overdue {
         /// What was being done, for the reader.
         what: String,
@@ -28,7 +28,7 @@ pub enum WorkError {
         deadline: Duration,
     },
     /// An earlier piece of work on the same key has not finished yet.
-    #[error("{what} is still running since {:.1} s; not started again", running.as_secs_f64())]
+    #[error("{what} has been running for {:.1} s; not started again", running.as_secs_f64())]
     Busy {
         /// What was being done, for the reader.
         what: String,

@@ -264,7 +264,7 @@ async fn an_operation_under_way_is_named() {
     while served.agent.state().await.phase != crate::volume::state::Phase::Detaching {
         changes.changed().await.unwrap();
     }
-    refused(served.unpublish(TARGET).await, Code::Aborted, "revoke op-1-1 in progress since");
+    refused(served.unpublish(TARGET).await, Code::Aborted, "revoke op-1-1 has been in progress for");
     served.agent.kernel.change(|world| world.deletions_hang = false);
 }
 

@@ -104,10 +104,14 @@ mod tests {
         };
         let cases: Vec<(Status, Code, &str)> = vec![
             (missing().into(), Code::InvalidArgument, "volume_id"),
-            (StageError::from(in_progress()).into(), Code::Aborted, "attach op-1 in progress since 3.0 s"),
+            (
+                StageError::from(in_progress()).into(),
+                Code::Aborted,
+                "attach op-1 has been in progress for 3.0 s",
+            ),
             (over.into(), Code::FailedPrecondition, "6.1"),
             (not_granted.into(), Code::Unavailable, "Attach of epoch 5.2"),
-            (StageError::Lost.into(), Code::Internal, "defect"),
+            (StageError::Lost.into(), Code::Internal, "this is a bug"),
             (
                 PublishError::OtherMode { target: "/t".into(), read_only: true }.into(),
                 Code::AlreadyExists,
@@ -127,7 +131,7 @@ mod tests {
                 Code::FailedPrecondition,
                 "/a, /b",
             ),
-            (UnstageError::from(host()).into(), Code::Internal, "cannot be told"),
+            (UnstageError::from(host()).into(), Code::Internal, "cannot tell"),
             (
                 UnpublishError::Occupied { target: "/t".into(), found: "a directory".into() }.into(),
                 Code::FailedPrecondition,

@@ -21,8 +21,8 @@ pub enum LedgerError {
     },
     /// Another process holds the ledger.
     #[error(
-        "cannot use {}: {holder} has it; two agents must not share a --state-dir, and one that has ended keeps it \
-         until the kernel has let its last thread go",
+        "cannot use {}: {holder} holds its lock; two agents must not share a --state-dir. An agent that has \
+         ended holds it until its last thread has left the kernel",
         path.display()
     )]
     Locked {
@@ -33,15 +33,15 @@ pub enum LedgerError {
     },
     /// What is kept of the records that were let go cannot be trusted.
     #[error(
-        "cannot tell an old grant from a new one for a volume without a record: {}; restore the file, or remove it if \
-         no controller from before today can reach this node any more (what is attached can be detached all the same)",
+        "cannot tell an old grant from a new one for a volume without a record: {}; restore the file, or \
+         remove it if no older controller can still reach this node (detaching works either way)",
         .0
     )]
     Forgotten(String),
     /// A record that cannot be trusted.
     #[error(
-        "{} is damaged ({reason}): grants for this volume are refused, since an old one could not be told from a new \
-         one; detach the volume from this node (that works), or restore the file",
+        "{} is damaged ({reason}): grants for this volume are refused, since the agent cannot tell an old \
+         one from a new one; detach the volume from this node (this works), or restore the file",
         path.display()
     )]
     Damaged {

@@ -52,12 +52,11 @@ fn decode<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     let (Some(line), Some(seal), None) = (lines.next(), lines.next(), lines.next()) else {
         return Err("it does not have two lines".into());
     };
-    let seal: Seal =
-        serde_json::from_str(seal).map_err(|error| format!("its seal cannot be read: {error}"))?;
+    let seal: Seal = serde_json::from_str(seal).map_err(|error| format!("cannot read its seal: {error}"))?;
     if seal.sha256 != digest(line) {
         return Err("its checksum is wrong".into());
     }
-    serde_json::from_str(line).map_err(|error| format!("it cannot be read: {error}"))
+    serde_json::from_str(line).map_err(|error| format!("cannot read it: {error}"))
 }
 
 /// Replaces the file `name` in `dir`. After `Ok` the record survives a crash of the machine.

@@ -34,11 +34,11 @@ const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
-    #[error("the controller cannot be reached")]
+    #[error("cannot reach the controller")]
     Unreachable(#[source] DialError),
-    #[error("the controller did not accept the session: {} ({:?})", .0.message(), .0.code())]
+    #[error("the controller refused the session: {} ({:?})", .0.message(), .0.code())]
     Refused(tonic::Status),
-    #[error("the controller gave no {0} in time")]
+    #[error("the controller sent no {0} in time")]
     NoAnswer(&'static str),
     #[error("the controller broke the protocol: {0}")]
     Protocol(String),
@@ -48,7 +48,7 @@ pub(super) enum Ended {
     Broken(tonic::Status),
     #[error("the controller closed the stream")]
     Closed,
-    #[error("the inventory could not be made: {0}")]
+    #[error("cannot make the inventory: {0}")]
     Inventory(String),
     #[error("the agent stops")]
     Stopping,

@@ -132,7 +132,7 @@ impl<H: Host> Volume<H> {
         match self.unless_superseded(epoch, self.spread(secret)).await {
             Ok(Ok(())) => Outcome::Rekeyed,
             Ok(Err((clause, message))) => failed(clause, message),
-            Err(Superseded) => failed(clause::SUPERSEDED, "a later directive took its place".to_owned()),
+            Err(Superseded) => failed(clause::SUPERSEDED, "superseded by a later directive".to_owned()),
         }
     }
 

@@ -92,8 +92,11 @@ impl<H: Host> Fleet<H> {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(error)) => {
                     tracing::error!(%error, "an operation ended without a result");
-                    let unready =
-                        clause::failed(clause::INTERNAL, "the operation was lost; this is a defect");
+                    let unready = clause::failed(
+                        clause::INTERNAL,
+                        "the operation was lost; this is a bug, please \
+                                                          report it",
+                    );
                     return Outcome::failed(unready);
                 }
                 Err(_) => {

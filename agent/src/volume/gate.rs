@@ -40,7 +40,7 @@ impl Drop for Pass {
 
 /// Another operation holds the volume.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("operation {what} in progress since {:.1} s", since.as_secs_f64())]
+#[error("operation {what} has been in progress for {:.1} s", since.as_secs_f64())]
 pub struct InProgress {
     /// What it is.
     pub what: String,
@@ -99,7 +99,7 @@ mod tests {
         tokio::time::advance(Duration::from_secs(3)).await;
         let soon = Instant::now() + Duration::from_secs(1);
         let error = gate.enter_by("stage", soon).await.expect_err("held");
-        assert_eq!(error.to_string(), "operation attach op-1 in progress since 4.0 s");
+        assert_eq!(error.to_string(), "operation attach op-1 has been in progress for 4.0 s");
         drop(first);
         assert_eq!(gate.holder(), None);
         let second = gate.enter_by("stage", soon).await.expect("free");

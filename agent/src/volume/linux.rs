@@ -169,7 +169,7 @@ impl Host for Linux {
                 Ok(facts) => Ok(Ok(facts)),
                 Err(CheckError::Unready(unready)) => Ok(Err(unready)),
                 Err(CheckError::Sysfs(error)) => {
-                    Err(HostError::new(format!("cannot judge {}", expectation.subsystem), error))
+                    Err(HostError::new(format!("cannot check {}", expectation.subsystem), error))
                 }
             }
         })
@@ -221,7 +221,7 @@ impl Host for Linux {
 
     fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>> {
         let mounts = self.mounts.clone();
-        let what = move || format!("cannot look where block device {dev} is published");
+        let what = move || format!("cannot find where block device {dev} is published");
         Box::pin(async move {
             // Only nodes bound from a device file system are looked at: a stat elsewhere could ask a server.
             let look = move || {
@@ -241,7 +241,7 @@ impl Host for Linux {
     fn device_name(&self, dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
         let (sysfs, dev_root) = (self.sysfs.clone(), self.dev_root.clone());
         Box::pin(async move {
-            let what = || format!("cannot look which block device {dev} is");
+            let what = || format!("cannot tell which block device {dev} is");
             let look = move || match devnode::find(&sysfs, &dev_root, dev) {
                 Ok(path) => Ok(Some(path)),
                 Err(DevNodeError::NoDevice { .. }) => Ok(None),

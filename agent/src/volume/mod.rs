@@ -234,7 +234,7 @@ impl<H: Host> Volume<H> {
     ) -> Result<Checked, HostError> {
         let until = Instant::now() + limit;
         let Ok(_turn) = timeout_at(until, self.judging.lock()).await else {
-            return Err(HostError::new("the device cannot be judged", "an earlier judgement has not ended"));
+            return Err(HostError::new("cannot check the device", "an earlier check has not ended"));
         };
         let left = until.saturating_duration_since(Instant::now());
         self.shared.host.check_since(expectation, since, left.max(SHORTEST_CHECK)).await

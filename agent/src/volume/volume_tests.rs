@@ -120,7 +120,7 @@ async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
     let began = Instant::now();
     let (clause, message, nothing_left) = failed(agent.attach_by(1, all, SOON).await);
     assert_eq!(clause, "live-paths");
-    assert!(message.contains("10.0.2.1:4420") && message.contains("cannot be reached"), "{message}");
+    assert!(message.contains("10.0.2.1:4420") && message.contains("cannot reach the portal"), "{message}");
     assert!(nothing_left);
     assert!(began.elapsed() >= SOON && began.elapsed() < SOON * 10);
     assert!(node.kernel.world().controllers.is_empty());

@@ -47,8 +47,8 @@ pub struct Era {
 /// A generation whose key is not there.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the secret of volume {volume} was made with key {key}, which is neither the one in --secret-key-file nor in \
-     --old-secret-key-file: give that key, or detach the volume from all nodes, after which it gets another secret"
+    "the secret of volume {volume} was made with key {key}, which is neither in --secret-key-file nor in \
+     --old-secret-key-file; give that key, or detach the volume from all nodes: then it gets another secret"
 )]
 pub struct NoKey {
     /// Whose.
@@ -62,8 +62,8 @@ pub struct NoKey {
 pub enum NoSecret {
     /// There are no keys at all.
     #[error(
-        "volume {0} has a secret, and this controller runs without --secret-key-file: start it with the key file that it \
-         had"
+        "volume {0} has a secret, but this controller runs without --secret-key-file; start it with the key \
+         file that it had"
     )]
     NoKeys(VolumeId),
     /// The key is not there.

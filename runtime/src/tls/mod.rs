@@ -118,7 +118,7 @@ pub enum TlsError {
         source: std::io::Error,
     },
     /// A file does not hold what it should.
-    #[error("{} ({option}) holds no usable PEM {what}", path.display())]
+    #[error("cannot use {} ({option}): it holds no usable PEM {what}", path.display())]
     Pem {
         /// The option that names it.
         option: &'static str,
@@ -131,7 +131,7 @@ pub enum TlsError {
         source: rustls::pki_types::pem::Error,
     },
     /// The files are well-formed one by one but do not work together (say, a key of another certificate).
-    #[error("TLS files do not work together ({files})")]
+    #[error("cannot use the TLS files together ({files})")]
     Config {
         /// The options concerned.
         files: &'static str,
@@ -140,7 +140,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The same for a client.
-    #[error("TLS files do not work together ({files})")]
+    #[error("cannot use the TLS files together ({files})")]
     ClientConfig {
         /// The options concerned.
         files: &'static str,
@@ -150,7 +150,8 @@ pub enum TlsError {
     },
     /// Others than its owner have access to a private key.
     #[error(
-        "private key {} ({option}) has mode {mode:04o}: others may read or change it; do chmod 600",
+        "cannot use private key {} ({option}): it has mode {mode:04o}, so others may read or change it; do \
+         chmod 600",
         path.display()
     )]
     Open {
@@ -163,8 +164,8 @@ pub enum TlsError {
     },
     /// Agents and operators would be told apart by nothing that a signer of agents' certificates cannot make.
     #[error(
-        "--agent-client-ca {} and --operator-client-ca {} share a certificate: give each a CA of its own, for whoever \
-         makes agents' certificates could make operators'",
+        "--agent-client-ca {} and --operator-client-ca {} share a certificate; give each its own CA, or \
+         whoever issues agents' certificates could issue operators'",
         agents.display(), operators.display()
     )]
     SameCa {

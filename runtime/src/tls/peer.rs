@@ -156,7 +156,7 @@ pub(super) fn judge(kind: Kind, ours: bool, certificate: &CertificateDer<'_>) ->
         kind.word()
     );
     let Some(said) = read(certificate) else {
-        return Who::Refused(format!("the certificate cannot be read; {needed}"));
+        return Who::Refused(format!("cannot read the certificate; {needed}"));
     };
     let [uri] = said.uris.as_slice() else {
         let shown = if said.uris.is_empty() { "no".to_owned() } else { said.uris.join(" and ") };

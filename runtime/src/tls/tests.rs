@@ -78,7 +78,7 @@ fn a_wrong_file_is_named_with_its_option() {
         (load(&cert, &key, &junk, &operators), ["junk.pem", "--agent-client-ca"]),
         (load(&cert, &key, &agents, &junk), ["junk.pem", "--operator-client-ca"]),
         (load(&cert, &path("operators.key"), &agents, &operators), ["--tls-cert", "--tls-key"]),
-        (load(&cert, &key, &agents, &agents), ["agents-ca.pem", "a CA of its own"]),
+        (load(&cert, &key, &agents, &agents), ["agents-ca.pem", "its own CA"]),
     ] {
         let refused = refused.unwrap_err();
         assert!(words.iter().all(|word| refused.contains(word)), "{refused} should say {words:?}");

@@ -24,7 +24,7 @@ pub enum Choice {
 
 /// A text that names no choice.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not one of kernel, nvme-cli, auto")]
+#[error("{0:?} is none of kernel, nvme-cli, auto")]
 pub struct UnknownChoice(String);
 
 impl FromStr for Choice {
@@ -63,14 +63,14 @@ pub enum UnavailableFabrics {
         source: io::Error,
     },
     /// nvme-cli cannot be run.
-    #[error("nvme-cli cannot be used")]
+    #[error("cannot use nvme-cli")]
     NvmeCli {
         /// The cause.
         #[source]
         source: CliError,
     },
     /// Neither.
-    #[error("neither {path} ({kernel}) nor nvme-cli can be used; load the module with `modprobe nvme-tcp`")]
+    #[error("cannot use {path} ({kernel}), nor nvme-cli; load the module with `modprobe nvme-tcp`")]
     Neither {
         /// The device.
         path: PathBuf,

@@ -19,7 +19,7 @@ const REACH: Duration = Duration::from_secs(1);
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kernel or the target refused.
-    #[error("connect to {subsystem} at {portal}: {failure}{hint}")]
+    #[error("cannot connect to {subsystem} at {portal}: {failure}{hint}")]
     Refused {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -36,7 +36,8 @@ pub enum ConnectError {
     /// The portal's address does not answer, so the kernel was not asked: it would have held up every other connect of
     /// this host for seconds.
     #[error(
-        "connect to {subsystem} at {portal}: the portal cannot be reached ({reason}); the kernel was not asked"
+        "cannot connect to {subsystem} at {portal}: cannot reach the portal ({reason}); the kernel was not \
+         asked"
     )]
     Silent {
         /// The subsystem.
@@ -47,7 +48,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// Not connected in time; goes on in the background and is undone if it succeeds late.
-    #[error("connect to {subsystem} at {portal}: no answer within {deadline:?}")]
+    #[error("cannot connect to {subsystem} at {portal}: no answer within {deadline:?}")]
     Overdue {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -57,10 +58,7 @@ pub enum ConnectError {
         deadline: Duration,
     },
     /// An earlier connect of the same subsystem, host and portal has not ended yet.
-    #[error(
-        "connect to {subsystem} at {portal}: an earlier attempt is still being finished or undone after \
-         {deadline:?}"
-    )]
+    #[error("cannot connect to {subsystem} at {portal}: an earlier attempt has not ended after {deadline:?}")]
     EarlierAttempt {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -80,8 +78,8 @@ pub enum ConnectError {
     },
     /// A secret was given, and this way to the kernel cannot hide it.
     #[error(
-        "connect to {subsystem} at {portal}: a secret is needed, and nvme-cli would show it to every process of this \
-         host; use the kernel's own interface (`--fabrics kernel`)"
+        "cannot connect to {subsystem} at {portal}: it needs a secret, and nvme-cli would show it to every \
+         process of this host; pass `--fabrics kernel`"
     )]
     SecretUnsafe {
         /// The subsystem.
@@ -90,7 +88,7 @@ pub enum ConnectError {
         portal: Portal,
     },
     /// The kernel said that it has connected, and sysfs does not show what was asked for.
-    #[error("connect to {subsystem} at {portal}: reported as done, but {found}")]
+    #[error("cannot connect to {subsystem} at {portal}: reported as done, but {found}")]
     NotAsAsked {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -100,7 +98,7 @@ pub enum ConnectError {
         found: String,
     },
     /// Sysfs could not be read, so the outcome is not known; a controller that this call made is deleted.
-    #[error("connect to {subsystem} at {portal}: the outcome could not be read")]
+    #[error("cannot read whether {subsystem} was connected at {portal}")]
     Unverified {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -111,7 +109,7 @@ pub enum ConnectError {
         source: SysfsError,
     },
     /// No thread, or it was lost.
-    #[error("connect to {subsystem} at {portal}")]
+    #[error("cannot connect to {subsystem} at {portal}")]
     Work {
         /// The subsystem.
         subsystem: SubsystemNqn,
@@ -144,7 +142,7 @@ impl ConnectError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ConnectFailure {
     /// No TCP connection: refused, no route, timed out.
-    #[error("the portal cannot be reached")]
+    #[error("cannot reach the portal")]
     Unreachable,
     /// The target answered and refused. The kernel does not say why: this host is not allowed, or the
     /// subsystem does not exist there.
@@ -154,7 +152,7 @@ pub enum ConnectFailure {
     #[error("authentication failed: the target did not accept the secret")]
     Authentication,
     /// The target asks for a secret, and none was given ("Required key not available").
-    #[error("the target asks for authentication, and no secret was given for it")]
+    #[error("the target asks for authentication, but no secret was given")]
     SecretRequired,
     /// The target asks for a secret, and the kernel has no DH-HMAC-CHAP.
     #[error("the target asks for authentication, which this kernel cannot do (CONFIG_NVME_HOST_AUTH)")]

@@ -34,7 +34,7 @@ const IO_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DisconnectError {
     /// The controller of that name is not the one meant: nothing was written.
-    #[error("{controller} is not the controller meant: {found}; not deleted")]
+    #[error("cannot delete {controller}: it is not the expected controller: {found}")]
     NotTheTarget {
         /// Its name.
         controller: ControllerName,
@@ -72,7 +72,7 @@ pub enum DisconnectError {
         source: Arc<io::Error>,
     },
     /// No thread, or it was lost. Whether the controller was deleted is not known.
-    #[error("cannot delete {controller}: no thread, or it was lost ({reason})")]
+    #[error("cannot delete {controller}: its thread did not start, or was lost ({reason})")]
     Work {
         /// The controller.
         controller: ControllerName,

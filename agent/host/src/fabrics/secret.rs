@@ -78,7 +78,7 @@ impl fmt::Debug for DhchapSecret {
 #[derive(Debug, thiserror::Error)]
 pub enum RekeyError {
     /// The controller of that name is not the one meant: nothing was written.
-    #[error("{controller} is not the controller meant: {found}; its secret was not changed")]
+    #[error("cannot change the secret of {controller}: it is not the expected controller: {found}")]
     NotTheTarget {
         /// Its name.
         controller: ControllerName,
@@ -92,13 +92,16 @@ pub enum RekeyError {
         controller: ControllerName,
     },
     /// It was connected without a secret, and the kernel adds none to it.
-    #[error("{controller} was connected without a secret; it has to be connected anew")]
+    #[error("cannot change the secret of {controller}: it was connected without one; connect it again")]
     WithoutSecret {
         /// Its name.
         controller: ControllerName,
     },
     /// The kernel knows no secrets.
-    #[error("{controller} has no {path}: this kernel cannot authenticate in band (CONFIG_NVME_HOST_AUTH)")]
+    #[error(
+        "cannot change the secret of {controller}: no {path}; this kernel cannot authenticate in band \
+         (CONFIG_NVME_HOST_AUTH)"
+    )]
     NoAuthentication {
         /// Its name.
         controller: ControllerName,
@@ -106,7 +109,7 @@ pub enum RekeyError {
         path: PathBuf,
     },
     /// It could not be read or written.
-    #[error("cannot give {controller} another secret ({path})")]
+    #[error("cannot change the secret of {controller} ({path})")]
     Io {
         /// Its name.
         controller: ControllerName,
@@ -117,21 +120,19 @@ pub enum RekeyError {
         source: io::Error,
     },
     /// It was written, and sysfs shows another one.
-    #[error("{controller} did not take the secret")]
+    #[error("{controller} did not accept the secret")]
     NotTaken {
         /// Its name.
         controller: ControllerName,
     },
     /// The kernel took for a secret what is none, so there is no way to wait for its authentication.
-    #[error(
-        "whether the authentication of {controller} is over cannot be told: its kernel takes any text for a secret"
-    )]
+    #[error("cannot tell whether {controller} has authenticated: its kernel accepts any text as a secret")]
     NotSettled {
         /// Its name.
         controller: ControllerName,
     },
     /// Not in time, or no thread. It may still be taken.
-    #[error("cannot give {controller} another secret")]
+    #[error("cannot change the secret of {controller}")]
     Work {
         /// Its name.
         controller: ControllerName,

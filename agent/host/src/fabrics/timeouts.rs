@@ -15,7 +15,7 @@ use crate::work::Workers;
 
 /// Why a controller keeps other times.
 #[derive(Debug, thiserror::Error)]
-#[error("{controller} keeps times that are not ours: {why}")]
+#[error("{controller} has other timeouts than ours: {why}")]
 pub struct TimeoutsError {
     /// Its name.
     pub controller: ControllerName,
@@ -65,7 +65,7 @@ fn set_all(dir: &PinnedDir, wanted: &[(&'static str, String, String)]) -> Result
     for (name, write, read) in wanted {
         match set_one(dir, name, write, read) {
             Ok(done) => changed |= done,
-            Err(why) => failures.push(format!("{name} cannot be set to {read}: {why}")),
+            Err(why) => failures.push(format!("cannot set {name} to {read}: {why}")),
         }
     }
     if failures.is_empty() { Ok(changed) } else { Err(failures.join("; ")) }
@@ -134,10 +134,7 @@ mod tests {
         // A plain file reads what was written, as no kernel does for "never".
         let never = ConnectOptions { ctrl_loss_tmo: Some(LossTimeout::Never), ..options };
         let error = set(never).await.unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "nvme0 keeps times that are not ours: ctrl_loss_tmo cannot be set to off: it reads -1"
-        );
+        assert_eq!(error, "nvme0 has other timeouts than ours: cannot set ctrl_loss_tmo to off: it reads -1");
         std::fs::write(dir.join("ctrl_loss_tmo"), "off\n").unwrap();
         assert!(!set(never).await.unwrap());
     }

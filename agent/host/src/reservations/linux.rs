@@ -449,6 +449,6 @@ mod tests {
         let reservations = BlockReservations::at("/nowhere", tree.sysfs(), Workers::new());
         let dev = DevT { major: 259, minor: 9 };
         let error = reservations.report(dev, Duration::from_secs(20)).await.expect_err("no device");
-        assert_eq!(error.to_string(), "reservation report on block device 259:9");
+        assert_eq!(error.to_string(), "reservation report on block device 259:9 failed");
     }
 }

@@ -121,7 +121,7 @@ impl fmt::Display for Command {
 #[derive(Debug, thiserror::Error)]
 pub enum ReservationError {
     /// No node to open.
-    #[error("{command} on block device {dev}")]
+    #[error("{command} on block device {dev} failed")]
     Node {
         /// The command.
         command: Command,
@@ -158,7 +158,7 @@ pub enum ReservationError {
         status: i32,
     },
     /// The kernel did not carry it out, or no path was there to do so.
-    #[error("{command} on {path}")]
+    #[error("{command} on {path} failed")]
     Kernel {
         /// The command.
         command: Command,
@@ -169,7 +169,7 @@ pub enum ReservationError {
         source: io::Error,
     },
     /// The report cannot be read.
-    #[error("{command} on {path}")]
+    #[error("{command} on {path} failed")]
     BadReport {
         /// The command.
         command: Command,
@@ -180,7 +180,7 @@ pub enum ReservationError {
         source: BadReport,
     },
     /// Not in time, or no thread. The command may still take effect.
-    #[error("{command} on block device {dev}")]
+    #[error("{command} on block device {dev} failed")]
     Work {
         /// The command.
         command: Command,

@@ -48,13 +48,13 @@ const CALL_BACK: Duration = Duration::from_secs(1);
 /// Why an attach did not end in Ready.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AttachError {
-    #[error("the grant is over")]
+    #[error("the grant has ended")]
     Stale(#[source] Stale),
     #[error("{0}")]
     Conflict(String),
-    #[error("the grant could not be recorded")]
+    #[error("cannot record the grant")]
     Ledger(#[from] LedgerError),
-    #[error("a later directive took its place")]
+    #[error("superseded by a later directive")]
     Superseded,
     #[error("not ready: {}: {}", .unready.clause, .unready.message)]
     NotReady { unready: FailedClause, nothing_left: bool },

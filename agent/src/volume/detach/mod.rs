@@ -83,21 +83,21 @@ impl DetachMode {
 /// Why a grant could not be ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DetachError {
-    #[error("the directive is of the past")]
+    #[error("stale directive: its epoch has ended or been superseded")]
     Stale(#[source] Stale),
     #[error("in use: {}", .0.join("; "))]
     Busy(Vec<String>),
-    #[error("who uses the device cannot be seen, and nothing was touched")]
+    #[error("cannot see who uses the device; nothing was changed")]
     Users(#[source] HostError),
-    #[error("a revoke took its place")]
+    #[error("superseded by a revoke")]
     Superseded,
-    #[error("the kernel's state could not be read")]
+    #[error("cannot read the kernel's state")]
     Observation(#[from] SysfsError),
     #[error("{0}")]
     Unseen(String),
-    #[error("controllers could not be deleted: {}", .0.join("; "))]
+    #[error("cannot delete controllers: {}", .0.join("; "))]
     Delete(Vec<String>),
-    #[error("controllers with another host NQN than this node's are left: {}", .0.join("; "))]
+    #[error("controllers with another host NQN than this node's remain: {}", .0.join("; "))]
     Foreign(Vec<String>),
 }
 

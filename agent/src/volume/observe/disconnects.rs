@@ -167,7 +167,9 @@ impl Heard {
     /// `None` while its removal has not been heard.
     fn judge(&self, removal: &Removal) -> Option<Option<&'static str>> {
         if self.deaf {
-            return Some(Some("the kernel's events cannot be heard, so its connection may have broken"));
+            return Some(Some(
+                "the agent cannot hear the kernel's events, so its connection may have broken",
+            ));
         }
         let name = self.controllers.get(&removal.name).filter(|name| name.removals > removal.removals)?;
         Some(self.broken(&name.last))

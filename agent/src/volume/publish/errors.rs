@@ -19,7 +19,7 @@ pub enum StageError {
     #[error(transparent)]
     InProgress(#[from] InProgress),
     /// The grant in PublishContext is over.
-    #[error("the volume is not granted to this node under epoch {asked} any more")]
+    #[error("this node's grant of the volume under epoch {asked} has ended")]
     Over {
         /// The epoch in PublishContext.
         asked: Epoch,
@@ -64,10 +64,10 @@ pub enum StageError {
         waited: Duration,
     },
     /// The ledger cannot be read.
-    #[error("whether the grant is over cannot be told")]
+    #[error("cannot read the ledger, so cannot tell whether the grant has ended")]
     Ledger(#[from] LedgerError),
     /// The operation ended without a result.
-    #[error("the operation was lost; this is a defect")]
+    #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }
 
@@ -81,13 +81,13 @@ pub enum UnstageError {
     #[error("the volume is still published at {}", join(.0))]
     Published(Vec<PathBuf>),
     /// It could not be looked at.
-    #[error("whether the volume is still published cannot be told")]
+    #[error("cannot tell whether the volume is still published")]
     Observation(#[from] SysfsError),
     /// It could not be looked at.
-    #[error("whether the volume is still published cannot be told")]
+    #[error("cannot tell whether the volume is still published")]
     Host(#[from] HostError),
     /// The operation ended without a result.
-    #[error("the operation was lost; this is a defect")]
+    #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }
 
@@ -110,7 +110,7 @@ pub enum PublishError {
         read_only: bool,
     },
     /// There is something else at the target.
-    #[error("target_path {} holds {found}, which is not ours to replace", target.display())]
+    #[error("target_path {} holds {found}, which Cleat did not put there; remove it", target.display())]
     Occupied {
         /// The target.
         target: PathBuf,
@@ -118,7 +118,7 @@ pub enum PublishError {
         found: String,
     },
     /// There is another device at the target, and it is in use.
-    #[error("target_path {} holds another device, {found}, which could not be taken off", target.display())]
+    #[error("target_path {} holds another device, {found}, and cannot be freed of it", target.display())]
     OtherDevice {
         /// The target.
         target: PathBuf,
@@ -140,7 +140,7 @@ pub enum UnpublishError {
     #[error(transparent)]
     InProgress(#[from] InProgress),
     /// There is something else at the target.
-    #[error("target_path {} holds {found}, which is not ours to remove", target.display())]
+    #[error("target_path {} holds {found}, which Cleat did not put there; remove it", target.display())]
     Occupied {
         /// The target.
         target: PathBuf,
@@ -148,7 +148,7 @@ pub enum UnpublishError {
         found: String,
     },
     /// It was taken off, and is still there.
-    #[error("target_path {} still holds {found} after it was taken off", target.display())]
+    #[error("target_path {} still holds {found} after it was unmounted", target.display())]
     Left {
         /// The target.
         target: PathBuf,
@@ -159,7 +159,7 @@ pub enum UnpublishError {
     #[error("cannot unpublish the volume")]
     Host(#[from] HostError),
     /// The operation ended without a result.
-    #[error("the operation was lost; this is a defect")]
+    #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }
 

@@ -122,18 +122,15 @@ pub(super) enum ReserveError {
     #[error(transparent)]
     Command(#[from] ReservationError),
     #[error(
-        "the namespace cannot be held Write Exclusive - All Registrants (RESCAP {0:#04x}); the volume must not be \
-         granted with a reservation"
+        "cannot hold the namespace Write Exclusive - All Registrants (RESCAP {0:#04x}): the target does not \
+         offer it; probe the RDS again"
     )]
     Incapable(u8),
-    #[error("the namespace is held {0} by somebody else's doing")]
+    #[error("the namespace is held as {0}, which Cleat did not ask for")]
     OtherKind(Kind),
-    #[error(
-        "this node was registered under {0} and is not any more, while the target has not forgotten others: it has \
-         been preempted"
-    )]
+    #[error("this node has been preempted: its registration under {0} is gone, and those of others are not")]
     Preempted(ReservationKey),
-    #[error("others changed the registrations each time that they were read")]
+    #[error("registrations kept changing; gave up after {ROUNDS} attempts")]
     Restless,
 }
 

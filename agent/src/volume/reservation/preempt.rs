@@ -34,23 +34,23 @@ const ROUNDS: u32 = 3;
 /// Why victims may still be registered.
 #[derive(Debug, thiserror::Error)]
 enum PreemptError {
-    #[error("this node has no grant {0} of the volume in force")]
+    #[error("this node has no grant of the volume under epoch {0}")]
     NoGrant(Epoch),
-    #[error("the grant is reserved under {granted}, the directive names {asked}")]
+    #[error("the grant's reservation key is {granted}, the directive names {asked}")]
     OtherKey { granted: ReservationKey, asked: ReservationKey },
     #[error("this node has no device of the volume with a live path")]
     NoDevice,
-    #[error("this node's own registration does not hold")]
+    #[error("cannot keep this node's own registration")]
     Own(#[from] ReserveError),
-    #[error("the victims could not be preempted")]
+    #[error("cannot preempt the victims")]
     Command(#[from] ReservationError),
     #[error("still registered after {ROUNDS} rounds: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
     Left(Vec<ReservationKey>),
-    #[error("a later directive took its place; the command may still take effect")]
+    #[error("superseded by a later directive; the command may still take effect")]
     Superseded,
-    #[error("the key could not be recorded")]
+    #[error("cannot record the key")]
     Ledger(#[from] LedgerError),
-    #[error("the kernel's state could not be read")]
+    #[error("cannot read the kernel's state")]
     Observation(#[from] cleat_host::sysfs::SysfsError),
 }
 

@@ -511,7 +511,7 @@ async fn a_controller_without_a_secret_cannot_be_rekeyed_and_is_named() {
     assert!(matches!(attach_with(&agent, 1, None).await, Outcome::Ready(_)));
     let (clause, message) = failed(rekey(&agent, 'B', 5).await);
     assert_eq!(clause, clause::AUTHENTICATION);
-    assert!(message.contains("nvme0") && message.contains("without a secret"), "{message}");
+    assert!(message.contains("nvme0") && message.contains("connected without one"), "{message}");
 }
 
 #[tokio::test]
