@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn hardware_and_what_lies_over_it_leads_out_and_a_bridge_of_containers_does_not() {
+    fn hardware_and_what_lies_over_it_leads_out_and_a_bridge_does_not() {
         let dir = tempfile::tempdir().unwrap();
         for path in ["eth0/device", "bond0/lower_eth0", "br0/lower_bond0", "cni0/lower_veth1", "veth1"] {
             std::fs::create_dir_all(dir.path().join(path)).unwrap();

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drain_is_assumed_only_where_asked_for_where_the_cut_was_seen_and_nothing_speaks_against_it() {
+    fn the_drain_is_assumed_only_if_asked_for_and_nothing_speaks_against_it() {
         let cut = Answer::Found(Cut::After(Duration::from_millis(40)));
         let mut findings = Findings { cut, ..Findings::default() };
         assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Unknown);

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_is_believed_only_if_without_it_the_writes_would_still_have_been_on_their_way() {
+    fn a_barrier_counts_only_if_writes_would_else_still_be_under_way() {
         assert_eq!(seen(5000, 3000, WRITES, None), Verdict::Waited);
         assert_eq!(seen(2000, 50, 0, Some(2100)), Verdict::LandedAfter(Duration::from_millis(2100)));
         assert_eq!(seen(5000, 3000, 15, Some(1)), Verdict::LandedAfter(Duration::from_millis(1)));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_soon_has_waited_for_nothing_however_long_such_writes_should_take() {
+    fn what_ends_soon_has_waited_for_nothing_however_slow_such_writes_are() {
         // The machine was busy when it was measured how long a write takes, and not when it mattered.
         assert!(matches!(seen(3900, 55, WRITES, None), Verdict::Unclear(_)));
         // A device that takes its time for this anyway.

@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_made_without_the_placeholder_gets_it_before_it_is_shown_to_anybody() {
+    fn a_volume_without_the_placeholder_gets_it_before_anybody_sees_it() {
         let mut now = volume(&[], false);
         assert_eq!(next_step(&now, &Wish::Show), Some(Step::Hosts([FRESH.to_owned()].into())));
         now.hosts.insert(FRESH.to_owned());

@@ -59,7 +59,7 @@ fn an_attach_that_arrives_after_its_own_detach_is_of_the_past() {
 }
 
 #[test]
-fn a_detach_asked_again_after_a_crash_is_let_through_and_says_what_it_cannot_know() {
+fn a_detach_repeated_after_a_crash_passes_and_says_what_it_cannot_know() {
     let begun = ending(Some(&attached(4, &[1, 2])), epoch(4), &[present(1), present(2)], BOOT);
     assert_eq!(may_end(Some(&begun), epoch(4)), Ok(()));
     // The agent died; controller 1 was deleted, controller 2 is still there.
@@ -96,7 +96,7 @@ fn the_end_of_a_grant_never_seen_is_recorded_as_ended() {
 }
 
 #[test]
-fn one_epoch_may_change_its_paths_but_not_its_device_nor_its_right_to_write() {
+fn one_epoch_may_change_its_paths_but_not_its_device_nor_its_access() {
     let entry = attached(1, &[1]);
     assert_eq!(
         recorded(on_attach(Some(&entry), epoch(1), &grant(&[1, 2]), None, BOOT)).may_have_written.len(),

@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_record_stays_while_anything_of_the_volume_is_left_or_its_time_has_not_come() {
+    async fn a_record_stays_while_anything_is_left_or_its_time_has_not_come() {
         let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         agent.ready(1, &[1]).await;

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_names_every_controller_of_ours_in_whatever_state_and_no_other() {
+    fn a_deletion_names_all_controllers_of_ours_and_no_other() {
         let mut other = controller(7, 1, "live");
         other.host_nqn = Some("nqn.2014-08.org.nvmexpress:uuid:99999999-0000-0000-0000-000000000000".into());
         let view = view(vec![controller(0, 1, "live"), controller(1, 2, "connecting"), other]);

@@ -268,7 +268,7 @@ async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() 
 }
 
 #[tokio::test]
-async fn a_detach_cut_short_is_completed_when_asked_again_and_never_attached_again() {
+async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
     let node = Node::new();
     let agent = node.agent();
     agent.ready(1, &[1, 2]).await;
@@ -434,7 +434,7 @@ async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
 }
 
 #[tokio::test]
-async fn after_a_reboot_the_grant_is_connected_again_when_the_controller_says_so() {
+async fn after_a_reboot_the_grant_is_connected_when_the_controller_says_so() {
     let node = Node::new();
     let agent = node.agent();
     agent.ready(1, &[1, 2]).await;
@@ -449,7 +449,7 @@ async fn after_a_reboot_the_grant_is_connected_again_when_the_controller_says_so
 }
 
 #[tokio::test]
-async fn a_controller_of_another_host_nqn_is_left_alone_and_no_absence_is_claimed() {
+async fn a_controller_of_another_host_nqn_stays_and_no_absence_is_claimed() {
     let node = Node::new();
     let agent = node.agent();
     agent.ready(1, &[1]).await;
@@ -519,7 +519,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
 }
 
 #[tokio::test]
-async fn a_missing_path_of_a_volume_in_use_is_repaired_only_while_the_controller_is_there() {
+async fn a_missing_path_is_repaired_only_while_the_controller_is_there() {
     let node = Node::new();
     let agent = node.agent();
     node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));

@@ -174,7 +174,7 @@ async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
 }
 
 #[tokio::test]
-async fn a_revoke_does_not_wait_for_an_attach_whose_device_or_target_does_not_answer() {
+async fn a_revoke_does_not_wait_for_an_attach_without_an_answer() {
     type Wedge = fn(&mut World);
     let wedges: [(Grant, Wedge); 2] = [
         (grant(&[1]), |world| world.reads_hang = true),
@@ -234,7 +234,7 @@ async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
 }
 
 #[tokio::test]
-async fn a_revoke_does_not_wait_for_the_kubelet_nor_for_a_look_at_the_reservation() {
+async fn a_revoke_waits_for_neither_the_kubelet_nor_the_reservation() {
     let machine = Machine::new();
     let agent = machine.agent();
     let reserved = Grant { reserve: Some(key(1)), ..grant(&[1]) };
@@ -278,7 +278,7 @@ async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
 }
 
 #[tokio::test]
-async fn a_volume_whose_deletion_blocks_is_told_as_detaching_and_others_come_and_go() {
+async fn a_volume_whose_deletion_blocks_is_detaching_and_delays_no_other() {
     let machine = Machine::new();
     let agent = machine.agent();
     agent.ready(1, &[1, 2]).await;

@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_mark_is_there_before_the_request_and_goes_after_the_last_certain_answer() {
+    async fn a_mark_precedes_the_request_and_goes_after_the_last_sure_answer() {
         let all = Unsettled::new([], SETTLE, DEADLINE);
         assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [v("a"), v("b")]);
         all.answered(&v("a"), true);
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_leaves_it_open_keeps_the_mark_for_as_long_as_something_may_come_of_it() {
+    async fn an_unclear_answer_keeps_the_mark_while_something_may_come_of_it() {
         let all = Unsettled::new([], SETTLE, DEADLINE);
         all.asking(&[asks(&["a", "a"])]);
         all.answered(&v("a"), false);
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_a_mark_was_found_nothing_is_proven_before_what_was_asked_has_settled() {
+    async fn where_a_mark_was_found_nothing_is_proven_before_it_has_settled() {
         let all = Unsettled::new([v("a")], SETTLE, DEADLINE);
         let refused = all.proven(&hide("a"), Ok(())).unwrap_err().to_string();
         assert!(refused.contains("not proven yet") && refused.contains("ask again in 61 s"), "{refused}");

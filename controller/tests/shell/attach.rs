@@ -9,7 +9,7 @@ use crate::agent::{Host, OnAttach, OnDetach};
 use crate::world::{RWO, RWX, World, block, eventually, publish_request};
 
 #[tokio::test]
-async fn a_volume_is_made_attached_detached_and_deleted_and_each_may_be_repeated() {
+async fn a_volume_lives_from_create_to_delete_and_each_call_may_be_repeated() {
     let world = World::started().await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
@@ -40,7 +40,7 @@ async fn a_volume_is_made_attached_detached_and_deleted_and_each_may_be_repeated
 }
 
 #[tokio::test]
-async fn publish_waits_for_the_proof_and_a_caller_that_gave_up_finds_it_by_repeating() {
+async fn publish_waits_for_the_proof_and_a_repeat_finds_it() {
     let world = World::started().await;
     let host = Host::new("node-a", 1);
     *host.on_attach.lock().unwrap() = OnAttach::Hold;
@@ -164,7 +164,7 @@ async fn a_handoff_is_recorded_from_grant_to_evidence() {
 }
 
 #[tokio::test]
-async fn a_detach_of_a_device_in_use_is_refused_with_its_user_named_and_changes_nothing() {
+async fn a_detach_of_a_device_in_use_is_refused_naming_its_user() {
     let world = World::started().await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
@@ -197,7 +197,7 @@ async fn a_detach_that_was_not_drained_waits_for_the_drain_bound() {
 }
 
 #[tokio::test]
-async fn what_the_agent_could_not_do_is_told_with_its_clause_and_the_next_try_is_free() {
+async fn what_the_agent_could_not_do_has_its_clause_and_a_retry_is_free() {
     let world = World::started().await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;

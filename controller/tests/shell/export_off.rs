@@ -8,7 +8,7 @@ use crate::agent::Host;
 use crate::world::{RWX, World, eventually};
 
 #[tokio::test]
-async fn a_second_node_is_told_what_it_waits_for_and_does_not_bring_back_an_export_that_fences() {
+async fn a_second_node_knows_what_it_waits_for_and_keeps_the_export_off() {
     let mut world = World::new();
     world.core.target = Target { export_cuts: true, export_drains: true, ..Target::default() };
     (world.core.fence_after_ms, world.core.detach_grace_ms) = (300, 500);

@@ -60,7 +60,7 @@ fn changes(world: &World) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_silent_node_is_taken_off_the_list_cut_and_drained_and_comes_back_by_its_own_inventory() {
+async fn a_silent_node_is_cut_and_drained_and_returns_by_its_inventory() {
     let world = world(ACL).await;
     let csi = world.csi().await;
     let [(a, gone), (_b, _two)] = attached(&world, &csi).await;
@@ -115,7 +115,7 @@ async fn a_volume_deleted_behind_a_fence_is_shown_as_deleted() {
 }
 
 #[tokio::test]
-async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_can_do() {
+async fn where_nothing_was_probed_a_silent_node_is_refused_with_a_remedy() {
     let world = world(Target::default()).await;
     let csi = world.csi().await;
     let [(_a, gone), _b] = attached(&world, &csi).await;
@@ -147,7 +147,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_what_a_person_ca
 }
 
 #[tokio::test]
-async fn a_person_fences_a_node_that_uses_the_volume_and_is_named_with_the_reason() {
+async fn a_person_who_fences_a_node_in_use_is_named_with_the_reason() {
     let world = world(ACL).await;
     let csi = world.csi().await;
     let [(a, _one), _b] = attached(&world, &csi).await;

@@ -116,7 +116,7 @@ impl Process {
 }
 
 #[test]
-fn a_wrong_configuration_exits_64_naming_option_and_value_before_anything_is_bound() {
+fn a_wrong_option_exits_64_by_name_and_value_before_anything_is_bound() {
     for (words, says) in [
         (&["--silence-deadline", "300ms"][..], "--silence-deadline 300ms"),
         (&["--rds-portal", "0.0.0.0:4420"], "'0.0.0.0:4420' for '--rds-portal"),
@@ -214,7 +214,7 @@ async fn a_detach_is_not_over_while_the_list_of_disks_lacks_the_volume() {
 }
 
 #[tokio::test]
-async fn killed_in_the_middle_of_a_handoff_the_next_process_completes_it_on_the_rds() {
+async fn killed_in_mid_handoff_the_next_process_completes_it_on_the_rds() {
     let sim = start_with(|options| options.acl = AclMode::List).await.unwrap();
     let dir = tempfile::tempdir().unwrap();
     let words = words_for(&sim, dir.path());

@@ -78,7 +78,7 @@ async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
 
 /// The RDS may do what a controller has asked after that controller has died, and after the next one has looked.
 #[tokio::test]
-async fn what_a_killed_controller_has_asked_of_the_rds_undoes_no_proof_of_the_next_one() {
+async fn what_a_killed_controller_asked_of_the_rds_undoes_no_later_proof() {
     let mut world = World::started().await;
     let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
     let (one, two) = (world.agent(&a).await, world.agent(&b).await);

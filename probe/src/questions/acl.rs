@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_has_its_meaning_and_what_lets_a_stranger_in_is_never_a_list() {
+    fn every_outcome_has_its_meaning_and_admitting_a_stranger_is_no_list() {
         assert_eq!(acl(LIST), Some(ProbedAcl::List));
         assert_eq!(acl(Shown { two: (false, false, false), ..LIST }), Some(ProbedAcl::Single));
         assert_eq!(acl(Shown { two: (true, false, false), ..LIST }), Some(ProbedAcl::Single));

@@ -27,7 +27,7 @@ fn list(names: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn hosts_come_and_go_with_one_write_each_and_at_no_moment_is_everybody_admitted() {
+async fn hosts_come_and_go_with_one_write_and_never_is_everybody_admitted() {
     let bench = bench_with_volume().await;
     assert_eq!(bench.shown("pvc-1"), (list(&[]), true));
     let one_write = || {
@@ -76,7 +76,7 @@ async fn hidden_nobody_gets_in_and_shown_only_those_on_the_list() {
 
 /// As earlier versions made them, and left them after the last Unpublish.
 #[tokio::test]
-async fn a_volume_made_without_the_placeholder_is_adopted_by_whatever_comes_first() {
+async fn a_volume_without_the_placeholder_is_adopted_by_whatever_comes_first() {
     for (operation, hosts, shown) in
         [("allow", list(&["a"]), true), ("deny", list(&[]), false), ("show", list(&[]), true)]
     {
@@ -126,7 +126,7 @@ async fn a_hide_waits_for_its_answer_and_lets_others_have_their_turn() {
 }
 
 #[tokio::test]
-async fn an_export_that_somebody_else_took_off_is_taken_off_again_for_the_answer() {
+async fn an_export_that_somebody_else_took_off_is_taken_off_for_the_answer() {
     let bench = bench_with_volume().await;
     bench.router.disks.lock().unwrap()[0].insert("nvme-tcp-export".into(), json!("no"));
     let writes = async || {
@@ -159,7 +159,7 @@ async fn a_hide_is_not_proven_while_an_earlier_show_may_still_land() {
 }
 
 #[tokio::test]
-async fn without_lists_a_volume_that_a_list_keeps_everybody_out_of_is_said_to_be_so() {
+async fn without_lists_a_volume_whose_list_keeps_all_out_is_named() {
     let bench = bench_with_volume().await;
     let mut config = config(&bench.url, &bench.dir);
     config.host_acl = HostAcl::None;

@@ -118,7 +118,7 @@ async fn https_for(valid: Duration) -> (SocketAddr, String, Fingerprint) {
 }
 
 #[tokio::test]
-async fn the_rds_is_known_by_its_ca_or_its_pinned_certificate_and_by_nothing_else() {
+async fn the_rds_is_known_by_its_ca_or_pinned_certificate_alone() {
     let (address, pem, fingerprint) = https().await;
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");

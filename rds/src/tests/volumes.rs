@@ -68,7 +68,7 @@ async fn without_lists_a_volume_is_exported_at_once() {
 
 /// A repeated CreateVolume must not bring back what a fence rests on.
 #[tokio::test]
-async fn without_lists_an_export_that_is_off_stays_off_when_the_volume_is_created_again() {
+async fn without_lists_an_export_that_is_off_stays_off_when_created_again() {
     let bench = Bench::with(|config| config.host_acl = HostAcl::None).await;
     bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
     bench.rds.hide(&id("pvc-1"), Priority::Fence).await.unwrap();
@@ -186,7 +186,7 @@ async fn delete_touches_nothing_that_is_not_ours() {
 }
 
 #[tokio::test]
-async fn callers_at_once_share_one_list_and_a_writer_gets_a_list_begun_after_its_write() {
+async fn callers_at_once_share_a_list_and_a_writer_gets_one_begun_later() {
     let bench = Bench::start().await;
     bench.rds.create(&new("pvc-1", 4096)).await.unwrap();
     bench.router.log();

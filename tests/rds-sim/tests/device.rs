@@ -97,7 +97,7 @@ async fn sizes_change_only_upwards_and_only_where_asked_for() {
 }
 
 #[tokio::test]
-async fn a_target_that_fails_leaves_nothing_of_an_add_and_the_old_state_of_a_set() {
+async fn a_failing_target_leaves_nothing_of_an_add_and_a_set_undone() {
     let sim = start_with(|options| options.acl = AclMode::List).await.unwrap();
     sim.target.fail_next("EnableNamespace");
     let (status, body) = call(&sim, "PUT", "/disk", volume("pvc-1")).await;

@@ -175,7 +175,7 @@ fn a_partition_in_use_is_a_use_of_the_device() {
 }
 
 #[tokio::test]
-async fn many_looks_side_by_side_share_their_scans_and_see_what_was_there_before_they_began() {
+async fn many_looks_at_once_share_scans_and_see_what_was_there_before_them() {
     let host = Host::new();
     host.process(20, "user", "mnt:[1]");
     host.opens(20, 4, "nvme0n1");
@@ -403,7 +403,7 @@ async fn a_silent_server_holds_up_no_look_and_hides_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_is_silent_on_a_mount_that_nothing_shows_is_named_and_the_look_goes_on() {
+async fn a_silent_mount_that_nothing_shows_is_named_and_the_look_goes_on() {
     let host = Host::new();
     let silent = host.tree.write("host/dev/somewhere", "silent");
     host.process(20, "reader", "mnt:[1]");
@@ -421,7 +421,7 @@ async fn what_is_silent_on_a_mount_that_nothing_shows_is_named_and_the_look_goes
 }
 
 #[tokio::test]
-async fn what_of_the_mounts_cannot_be_seen_matters_only_where_the_kernel_cannot_be_asked() {
+async fn unseen_mounts_matter_only_where_the_kernel_cannot_be_asked() {
     let mut host = Host::new();
     host.process(20, "user", "mnt:[2]");
     host.tree.write("host/proc/20/mountinfo", "garbage\n");

@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kernels_way_to_say_conflict_is_understood_and_names_device_and_command() {
+    fn every_kernels_conflict_is_understood_and_names_device_and_command() {
         for status in [0x83, 0x4083, 0x18] {
             let error = device().answer(Ok(status)).expect_err("a conflict");
             assert!(error.is_conflict(), "{status:#x}");

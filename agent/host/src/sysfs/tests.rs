@@ -92,7 +92,7 @@ fn a_view_read_alone_is_the_same_as_a_view_of_everything() {
 }
 
 #[test]
-fn without_native_multipath_each_controller_has_its_own_device_and_its_map_is_known() {
+fn without_native_multipath_each_controller_has_its_own_device_and_map() {
     let tree = Tree::new();
     tree.write("module/nvme_core/parameters/multipath", "N\n");
     tree.subsystem(0, NQN);

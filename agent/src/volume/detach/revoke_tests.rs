@@ -48,7 +48,7 @@ async fn a_revoke_deletes_under_an_open_device_that_a_detach_leaves_alone() {
 }
 
 #[tokio::test]
-async fn a_revoke_with_the_target_gone_is_pending_with_its_age_and_blocks_nothing_else() {
+async fn a_revoke_with_the_target_gone_is_pending_and_blocks_nothing_else() {
     let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
     let agent = agent(&kernel, &dir);
     agent.ready(1, &[1, 2]).await;
@@ -90,7 +90,7 @@ async fn a_revoke_with_the_target_gone_is_pending_with_its_age_and_blocks_nothin
 }
 
 #[tokio::test]
-async fn a_node_that_comes_back_without_its_ledger_is_revoked_by_what_its_kernel_holds() {
+async fn a_node_back_without_its_ledger_is_revoked_by_what_its_kernel_holds() {
     let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
     kernel.world().connect("nqn.2026-01.io.cleat:v", 1, HOST);
     kernel.world().connect("nqn.2026-01.io.cleat:v", 2, HOST);
@@ -110,7 +110,7 @@ async fn a_node_that_comes_back_without_its_ledger_is_revoked_by_what_its_kernel
 }
 
 #[tokio::test]
-async fn a_controller_that_the_kernel_removed_by_itself_is_absent_and_not_drained() {
+async fn a_controller_that_the_kernel_removed_is_absent_and_not_drained() {
     let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
     let agent = agent(&kernel, &dir);
     agent.ready(1, &[1, 2]).await;

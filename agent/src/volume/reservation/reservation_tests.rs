@@ -165,7 +165,7 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
 }
 
 #[tokio::test]
-async fn a_preempted_node_that_was_restarted_stays_preempted_however_often_it_is_told_to_attach() {
+async fn a_preempted_node_stays_preempted_over_restarts_and_attaches() {
     let machine = Machine::new();
     let agent = machine.agent();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
@@ -195,7 +195,7 @@ fn drop_and_start(machine: &Machine) -> Agent {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_target_the_registration_is_asserted_again_while_the_session_is_up() {
+async fn after_a_target_restart_the_registration_returns_within_a_session() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
@@ -223,7 +223,7 @@ async fn after_a_restart_of_the_target_it_does_not_matter_who_comes_back_first()
 
 /// Who is not registered while the namespace is held has its writes refused. This node has never seen the other one.
 #[tokio::test]
-async fn after_a_restart_of_the_target_the_namespace_is_not_held_before_others_had_time() {
+async fn after_a_target_restart_the_namespace_is_held_once_others_had_time() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
@@ -352,7 +352,7 @@ async fn victims_are_preempted_and_the_report_says_who_is_left() {
 }
 
 #[tokio::test]
-async fn a_helper_whose_grant_is_not_reserved_registers_first_and_gives_it_back_in_the_end() {
+async fn a_helper_without_a_reserved_grant_registers_first_and_gives_it_back() {
     let machine = Machine::new();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     let agent = machine.agent();
@@ -481,7 +481,7 @@ async fn a_newer_secret_of_a_repeated_attach_replaces_one_that_came_by_rekey() {
 }
 
 #[tokio::test]
-async fn an_older_secret_of_a_doubled_attach_changes_nothing_also_for_an_agent_that_was_restarted() {
+async fn an_older_secret_of_a_doubled_attach_changes_nothing_after_a_restart() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
@@ -526,7 +526,7 @@ async fn a_repeated_attach_brings_controllers_up_to_date() {
 }
 
 #[tokio::test]
-async fn after_a_restart_of_the_agent_a_missing_path_is_repaired_with_the_kernels_secret() {
+async fn after_an_agent_restart_a_path_is_repaired_with_the_kernels_secret() {
     let machine = Machine::new();
     let agent = machine.agent();
     assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));

@@ -52,7 +52,7 @@ fn an_export_that_may_be_off_stays_so_where_the_rds_has_no_such_volume() {
 }
 
 #[test]
-fn a_node_that_is_done_by_its_own_word_is_let_go_and_nobody_let_in_before_the_list_is_read() {
+fn a_node_done_by_its_own_report_leaves_and_nobody_enters_before_the_list() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     let request = b.unpublish("a");
@@ -88,7 +88,7 @@ fn a_persons_word_does_not_stand_in_for_a_list_that_was_not_read() {
 }
 
 #[test]
-fn a_fence_rests_on_what_its_own_steps_did_and_not_on_what_was_probed_since() {
+fn a_fence_rests_on_its_own_steps_not_on_later_probing() {
     // Without a list the rung of the secret has no such step; the target is said to keep to one only later.
     let mut b = bench(Target { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::Rwo);
@@ -104,7 +104,7 @@ fn a_fence_rests_on_what_its_own_steps_did_and_not_on_what_was_probed_since() {
 }
 
 #[test]
-fn a_fence_whose_target_is_found_not_to_cut_after_all_goes_on_to_another_rung() {
+fn a_fence_whose_target_turns_out_not_to_cut_takes_another_rung() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");

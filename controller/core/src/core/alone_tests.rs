@@ -10,7 +10,7 @@ fn reserving() -> Target {
 }
 
 #[test]
-fn with_nobody_else_attached_the_next_rung_is_taken_where_it_suffices_and_the_first_is_named() {
+fn with_nobody_else_attached_the_next_rung_runs_and_the_first_is_named() {
     let mut b = bench(reserving());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
@@ -25,7 +25,7 @@ fn with_nobody_else_attached_the_next_rung_is_taken_where_it_suffices_and_the_fi
 }
 
 #[test]
-fn where_nothing_but_a_reservation_suffices_nobody_else_attached_is_a_refusal_and_no_weaker_fence() {
+fn where_only_a_reservation_suffices_nobody_else_attached_is_a_refusal() {
     let mut b = bench(reserving());
     b.min_fence = MinFence::Reservation;
     b.attach("a", Access::Rwo);
@@ -62,7 +62,7 @@ fn where_nothing_but_a_reservation_suffices_nobody_else_attached_is_a_refusal_an
 }
 
 #[test]
-fn a_second_node_of_an_rwx_volume_is_let_in_beside_one_that_cannot_be_fenced_and_preempts_it_then() {
+fn a_second_rwx_node_enters_beside_an_unfenceable_one_and_preempts_it() {
     let mut b = bench(reserving());
     b.min_fence = MinFence::Reservation;
     b.attach("a", Access::RwxBlock);

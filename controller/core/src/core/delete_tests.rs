@@ -10,7 +10,7 @@ fn begins(b: &mut Bench, request: u64) -> Option<Result<Reply, Refusal>> {
 }
 
 #[test]
-fn a_volume_whose_deletion_was_not_heard_of_is_granted_to_nobody_until_a_repeat_has_ended() {
+fn a_volume_with_an_unheard_deletion_is_granted_only_after_a_repeat() {
     let mut b = bench(able());
     assert_eq!(begins(&mut b, 90), Some(Ok(Reply::MayDelete)));
     assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before the RDS is asked");
@@ -58,7 +58,7 @@ fn held() -> Observed {
 }
 
 #[test]
-fn a_node_that_was_fenced_takes_down_what_was_deleted_since_and_is_then_forgotten() {
+fn a_fenced_node_takes_down_what_was_deleted_and_is_then_forgotten() {
     let mut b = deleted_behind_a_fence(able());
     assert!(b.stored[&v()].deleted, "the node has not shown that it holds nothing of it");
     b.restart();
@@ -72,7 +72,7 @@ fn a_node_that_was_fenced_takes_down_what_was_deleted_since_and_is_then_forgotte
 }
 
 #[test]
-fn a_volume_made_again_under_the_name_is_kept_from_who_may_hold_writes_for_the_old_one() {
+fn a_volume_made_again_is_kept_from_whoever_may_hold_old_writes() {
     // Nothing but the export keeps the node out.
     let mut b = deleted_behind_a_fence(Target { acl: false, ..able() });
     let publish = b.publish("bb", Access::Rwo);
@@ -95,7 +95,7 @@ fn of_a_node_that_is_gone_and_a_volume_that_was_deleted_nothing_is_kept() {
 }
 
 #[test]
-fn a_persons_word_of_a_node_counts_no_more_for_a_volume_made_again_than_for_any() {
+fn a_persons_declaration_counts_no_more_for_a_volume_made_again() {
     let mut b = deleted_behind_a_fence(able());
     b.event(Event::RdsMade { volume: v() });
     assert!(!b.stored[&v()].deleted);

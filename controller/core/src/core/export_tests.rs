@@ -6,7 +6,7 @@ use super::*;
 use crate::*;
 
 #[test]
-fn a_second_node_is_not_let_in_while_the_export_is_off_for_it_would_bring_it_back() {
+fn a_second_node_waits_while_the_export_is_off_since_it_would_return() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     overdue(&mut b, "a");
@@ -30,7 +30,7 @@ fn a_second_node_is_not_let_in_while_the_export_is_off_for_it_would_bring_it_bac
 }
 
 #[test]
-fn a_second_node_waits_by_name_for_a_fence_by_the_export_alone_and_is_refused_once_that_is_proven() {
+fn a_second_node_waits_for_an_export_off_fence_and_is_refused_once_proven() {
     let mut b = bench(Target { acl: false, ..able() });
     b.attach("a", Access::RwxBlock);
     overdue(&mut b, "a");

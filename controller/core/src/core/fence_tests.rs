@@ -49,7 +49,7 @@ pub(super) fn fenced(b: &Bench) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_silent_node_is_taken_off_the_list_then_cut_and_drained_and_the_export_comes_back() {
+fn a_silent_node_is_cut_and_drained_and_the_export_comes_back() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -72,7 +72,7 @@ fn a_silent_node_is_taken_off_the_list_then_cut_and_drained_and_the_export_comes
 }
 
 #[test]
-fn a_target_that_is_not_known_to_drain_has_the_bound_waited_for_from_the_cut_on() {
+fn a_target_not_known_to_drain_waits_the_bound_from_the_cut_on() {
     let mut b = bench(Target { export_drains: false, ..able() });
     b.attach("a", Access::Rwo);
     let request = overdue(&mut b, "a");
@@ -86,7 +86,7 @@ fn a_target_that_is_not_known_to_drain_has_the_bound_waited_for_from_the_cut_on(
 }
 
 #[test]
-fn every_step_is_asked_for_again_after_a_restart_and_the_export_comes_back_then_too() {
+fn every_step_is_repeated_after_a_restart_and_the_export_comes_back() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -112,7 +112,7 @@ fn every_step_is_asked_for_again_after_a_restart_and_the_export_comes_back_then_
 }
 
 #[test]
-fn a_node_that_comes_back_in_mid_fence_may_end_it_by_its_own_proof_and_the_export_still_comes_back() {
+fn a_node_back_in_mid_fence_may_prove_it_and_the_export_comes_back() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -147,7 +147,7 @@ fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
 }
 
 #[test]
-fn no_rung_left_is_refused_naming_node_time_rungs_and_what_a_person_can_do() {
+fn no_rung_left_is_refused_naming_node_time_rungs_and_remedy() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     let request = overdue(&mut b, "a");
@@ -207,7 +207,7 @@ fn a_node_that_is_heard_and_is_at_it_is_not_fenced_for_being_slow() {
 }
 
 #[test]
-fn a_node_that_is_heard_is_fenced_once_it_falls_silent_or_takes_far_too_long() {
+fn a_heard_node_is_fenced_once_it_is_silent_or_takes_far_too_long() {
     let config = Config::default();
     for silent in [true, false] {
         let mut b = bench(able());
@@ -225,7 +225,7 @@ fn a_node_that_is_heard_is_fenced_once_it_falls_silent_or_takes_far_too_long() {
 }
 
 #[test]
-fn a_node_that_is_heard_and_does_not_get_it_detached_is_refused_with_what_its_agent_last_said() {
+fn a_heard_node_that_does_not_detach_is_refused_with_its_last_report() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     b.unpublish("a");
@@ -240,7 +240,7 @@ fn a_node_that_is_heard_and_does_not_get_it_detached_is_refused_with_what_its_ag
 }
 
 #[test]
-fn a_device_in_use_on_a_node_that_is_off_the_list_does_not_go_on_as_if_nothing_had_been() {
+fn a_device_in_use_on_a_node_off_the_list_does_not_simply_go_on() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
@@ -251,7 +251,7 @@ fn a_device_in_use_on_a_node_that_is_off_the_list_does_not_go_on_as_if_nothing_h
 }
 
 #[test]
-fn a_publish_elsewhere_that_waits_is_granted_on_the_proof_and_attaches_once_the_export_is_back() {
+fn a_waiting_publish_is_granted_on_the_proof_and_attaches_with_the_export() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     b.silent("a");
@@ -267,7 +267,7 @@ fn a_publish_elsewhere_that_waits_is_granted_on_the_proof_and_attaches_once_the_
 }
 
 #[test]
-fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_alone() {
+fn quarantine_outlives_a_restart_and_ends_by_the_nodes_report_alone() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
@@ -308,7 +308,7 @@ fn quarantine_outlives_a_restart_refuses_grants_and_ends_by_the_nodes_own_word_a
 }
 
 #[test]
-fn export_off_alone_keeps_everybody_out_until_the_node_has_shown_that_it_is_clean() {
+fn export_off_alone_keeps_everybody_out_until_the_node_shows_it_is_clean() {
     let mut b = bench(Target { acl: false, ..able() });
     b.attach("a", Access::Rwo);
     let request = overdue(&mut b, "a");
@@ -359,7 +359,7 @@ fn min_fence_leaves_out_what_is_weaker() {
 }
 
 #[test]
-fn a_fence_begins_only_after_the_rds_has_answered_whether_it_lets_the_node_in() {
+fn a_fence_begins_only_once_the_rds_said_whether_it_lets_the_node_in() {
     let mut b = bench(able());
     b.publish("a", Access::Rwo);
     b.restart();

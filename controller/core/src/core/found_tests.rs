@@ -70,7 +70,7 @@ fn before_the_rds_has_listed_nothing_is_answered_as_done() {
 }
 
 #[test]
-fn with_the_store_lost_a_listed_host_is_fenced_before_its_detach_is_answered() {
+fn with_the_store_lost_a_listed_host_is_fenced_before_its_detach_ends() {
     let mut b = attached_and_restarted(false, false);
     b.list(vec![listed(&["a"], true)]);
     let holders: Vec<String> = b.core.volumes[&v()].holders().iter().map(ToString::to_string).collect();
@@ -237,7 +237,7 @@ fn an_export_found_off_without_a_record_waits_for_every_node_or_the_bound() {
 }
 
 #[test]
-fn an_export_found_on_that_is_off_by_its_record_waits_for_every_node_that_is_not_gone() {
+fn an_export_on_against_its_record_waits_for_every_node_not_gone() {
     let mut b = fencing();
     b.up("a", "1", vec![]);
     b.attach("a", Access::Rwo);

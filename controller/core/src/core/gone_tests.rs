@@ -21,7 +21,7 @@ fn taken_for_gone(b: &mut Bench) {
 }
 
 #[test]
-fn a_node_that_was_declared_gone_and_is_heard_counts_as_a_writer_before_it_says_what_it_holds() {
+fn a_node_declared_gone_and_heard_counts_as_a_writer_at_once() {
     let mut b = bench(Target::default());
     taken_for_gone(&mut b);
     b.hello("a", identity("a", "boot"));
@@ -43,7 +43,7 @@ fn a_node_that_was_declared_gone_and_is_heard_counts_as_a_writer_before_it_says_
 }
 
 #[test]
-fn a_node_that_was_declared_gone_is_let_in_again_by_its_own_word_once_that_is_drained() {
+fn a_node_declared_gone_is_let_in_by_its_own_report_once_drained() {
     let mut b = bench(Target::default());
     taken_for_gone(&mut b);
     b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
@@ -60,7 +60,7 @@ fn a_node_that_was_declared_gone_is_let_in_again_by_its_own_word_once_that_is_dr
 }
 
 #[test]
-fn beside_a_node_that_was_let_in_meanwhile_nobody_else_is_and_both_are_named() {
+fn beside_a_node_let_in_meanwhile_nobody_else_enters_and_both_are_named() {
     let mut b = bench(Target::default());
     taken_for_gone(&mut b);
     b.attach("bb", Access::Rwo);
@@ -79,7 +79,7 @@ fn beside_a_node_that_was_let_in_meanwhile_nobody_else_is_and_both_are_named() {
 }
 
 #[test]
-fn a_word_about_a_node_that_the_target_keeps_out_does_not_weaken_that_proof() {
+fn a_declaration_about_a_node_kept_out_does_not_weaken_the_proof() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");

@@ -15,7 +15,7 @@ fn word(by: &str, reason: &str) -> Option<Box<Word>> {
 }
 
 #[test]
-fn who_forced_a_fence_and_why_stays_with_its_proof_and_with_the_quarantine() {
+fn who_forced_a_fence_and_why_stays_with_proof_and_quarantine() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     b.event(fence(90, "a", "ann", "it writes nonsense"));
@@ -30,7 +30,7 @@ fn who_forced_a_fence_and_why_stays_with_its_proof_and_with_the_quarantine() {
 }
 
 #[test]
-fn a_forced_fence_that_the_node_proves_itself_is_recorded_as_forced_all_the_same() {
+fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     b.event(fence(90, "a", "ann", "it writes nonsense"));
@@ -42,7 +42,7 @@ fn a_forced_fence_that_the_node_proves_itself_is_recorded_as_forced_all_the_same
 }
 
 #[test]
-fn a_word_that_comes_when_a_proof_waits_for_its_bound_is_kept_too_and_the_first_one_stays() {
+fn a_declaration_while_a_proof_waits_is_kept_and_the_first_one_stays() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     b.unpublish("a");
@@ -79,7 +79,7 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
 }
 
 #[test]
-fn export_off_alone_ends_by_a_persons_word_or_the_nodes_own_also_of_a_deleted_volume() {
+fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
     for deleted in [false, true] {
         let mut b = bench(Target { acl: false, ..able() });
         b.attach("a", Access::Rwo);
@@ -110,7 +110,7 @@ fn export_off_alone_ends_by_a_persons_word_or_the_nodes_own_also_of_a_deleted_vo
 }
 
 #[test]
-fn a_persons_word_is_recorded_with_who_and_why_counts_last_and_is_taken_back_when_the_node_is_heard() {
+fn a_persons_declaration_has_name_and_reason_until_the_node_is_heard() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     let gone = |request| Event::DeclareGone {
@@ -164,7 +164,7 @@ fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
 }
 
 #[test]
-fn a_host_that_takes_over_the_name_of_one_that_may_still_write_is_refused_until_a_person_decides() {
+fn a_host_that_takes_over_a_writers_name_waits_for_a_persons_decision() {
     let mut b = bench(Target::default());
     b.attach("a", Access::Rwo);
     b.silent("a");

@@ -9,7 +9,7 @@ fn unreachable() -> Result<(), RdsFailure> {
 }
 
 #[test]
-fn the_export_goes_off_with_the_last_node_and_comes_back_with_the_next_ones_grant() {
+fn the_export_goes_with_the_last_node_and_comes_with_the_next_grant() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     let request = b.unpublish("a");
@@ -104,7 +104,7 @@ fn a_detach_that_somebody_waits_for_is_drained_by_the_export_going_off() {
 }
 
 #[test]
-fn beside_a_node_that_goes_on_the_export_comes_back_before_another_is_let_in() {
+fn beside_a_survivor_the_export_comes_back_before_another_is_let_in() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

@@ -7,7 +7,7 @@ use super::*;
 use crate::*;
 
 #[test]
-fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_before_the_cut() {
+fn a_survivor_preempts_after_the_list_and_before_the_cut() {
     let target = Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() };
     let mut b = bench(target);
     b.attach("a", Access::RwxBlock);
@@ -34,7 +34,7 @@ fn a_reservation_is_preempted_by_the_survivor_after_the_list_and_before_the_cut(
 }
 
 #[test]
-fn a_report_that_still_shows_a_key_proves_nothing_and_the_next_rung_is_taken() {
+fn a_report_that_still_shows_a_key_proves_nothing_so_the_next_rung_runs() {
     let mut b = bench(Target { reservations: Reservations::Held, ..able() });
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -88,7 +88,7 @@ fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
 }
 
 #[test]
-fn dead_controllers_are_drained_by_the_barrier_when_somebody_waits_and_nobody_else_has_the_volume() {
+fn dead_controllers_drain_by_the_barrier_when_one_waits_and_none_has_it() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     let request = b.unpublish("a");
@@ -115,7 +115,7 @@ fn with_a_survivor_dead_controllers_wait_for_the_bound() {
 }
 
 #[test]
-fn a_volume_that_a_quarantined_node_still_holds_is_no_stray_and_others_may_have_it() {
+fn a_volume_that_a_quarantined_node_holds_is_no_stray_and_is_granted() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");
@@ -148,7 +148,7 @@ fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
 }
 
 #[test]
-fn a_live_deletion_is_not_drained_where_a_fence_may_have_aborted_or_cut_it() {
+fn a_live_deletion_is_not_drained_where_a_fence_may_have_cut_it() {
     let mut b = bench(Target { reservations: Reservations::Held, ..able() });
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

@@ -65,7 +65,7 @@ fn a_node_that_gave_the_volume_back_does_not_know_its_next_secret() {
 }
 
 #[test]
-fn an_rds_that_has_put_an_older_secret_in_force_is_asked_for_the_newer_one() {
+fn an_rds_with_an_older_secret_in_force_is_asked_for_the_newer_one() {
     let mut b = changing();
     let older = b.rds_asked().expect("asked").0;
     let first = generation(&b);
@@ -87,7 +87,7 @@ fn an_rds_that_has_put_an_older_secret_in_force_is_asked_for_the_newer_one() {
 }
 
 #[test]
-fn a_stray_that_appears_while_the_others_are_told_a_secret_does_not_hold_the_fence_up() {
+fn a_stray_that_appears_during_a_rekey_does_not_delay_the_fence() {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

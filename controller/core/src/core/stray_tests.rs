@@ -22,7 +22,7 @@ fn says(b: &mut Bench, name: &str, observed: Observed) {
 }
 
 #[test]
-fn a_node_that_was_not_told_to_attach_yet_and_holds_the_volume_has_to_detach_it() {
+fn a_node_that_holds_the_volume_before_its_attach_has_to_detach_it() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
@@ -39,7 +39,7 @@ fn a_node_that_was_not_told_to_attach_yet_and_holds_the_volume_has_to_detach_it(
 }
 
 #[test]
-fn a_path_that_breaks_before_the_attach_has_taken_the_device_over_is_remembered() {
+fn a_path_that_breaks_before_the_attach_took_the_device_is_remembered() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
@@ -61,7 +61,7 @@ fn a_path_that_breaks_before_the_attach_has_taken_the_device_over_is_remembered(
 }
 
 #[test]
-fn a_grants_end_that_the_node_has_recorded_does_not_speak_for_a_device_made_since() {
+fn a_recorded_end_does_not_speak_for_a_device_made_since() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
@@ -74,7 +74,7 @@ fn a_grants_end_that_the_node_has_recorded_does_not_speak_for_a_device_made_sinc
 }
 
 #[test]
-fn a_fence_of_a_node_that_nobody_was_told_of_drains_once_it_is_heard_to_hold_the_volume() {
+fn a_fence_of_an_unasked_node_drains_once_it_shows_the_volume() {
     let target = Target { export_cuts: true, ..Target::default() };
     let mut b = bench(target);
     b.up("a", "boot", vec![]);
@@ -99,7 +99,7 @@ fn a_fence_of_a_node_that_nobody_was_told_of_drains_once_it_is_heard_to_hold_the
 }
 
 #[test]
-fn a_publish_that_waits_for_an_inventory_says_so_whoever_else_has_the_volume() {
+fn a_publish_that_waits_for_an_inventory_says_so_whoever_has_the_volume() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![]);
     b.attach("a", Access::RwxBlock);

@@ -5,7 +5,7 @@ use super::*;
 use crate::*;
 
 #[test]
-fn publish_allows_the_host_then_tells_the_agent_and_answers_when_the_agent_has_proven_it() {
+fn publish_allows_the_host_then_attaches_and_answers_on_the_proof() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
@@ -68,7 +68,7 @@ fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
 }
 
 #[test]
-fn a_repeated_publish_joins_or_repeats_and_one_with_other_arguments_is_refused() {
+fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     let first = b.publish("a", Access::Rwo);
@@ -86,7 +86,7 @@ fn a_repeated_publish_joins_or_repeats_and_one_with_other_arguments_is_refused()
 }
 
 #[test]
-fn unpublish_answers_after_the_agents_proof_and_the_rds_and_grants_who_waits_at_that_moment() {
+fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
@@ -104,7 +104,7 @@ fn unpublish_answers_after_the_agents_proof_and_the_rds_and_grants_who_waits_at_
 }
 
 #[test]
-fn unpublish_of_a_node_that_holds_nothing_succeeds_and_changes_nothing_for_others() {
+fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
@@ -126,7 +126,7 @@ fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
 }
 
 #[test]
-fn a_controller_that_was_not_live_when_deleted_is_not_drained_until_the_bound_has_passed() {
+fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
@@ -151,8 +151,7 @@ fn a_controller_that_was_not_live_when_deleted_is_not_drained_until_the_bound_ha
 }
 
 #[test]
-fn an_attach_that_fails_is_refused_with_its_clause_and_ended_on_the_node_before_anybody_else_has_the_volume()
-{
+fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
@@ -170,7 +169,7 @@ fn an_attach_that_fails_is_refused_with_its_clause_and_ended_on_the_node_before_
 }
 
 #[test]
-fn an_rds_that_cannot_be_reached_is_said_so_and_the_grant_is_taken_back_before_it_is_made_anew() {
+fn an_unreachable_rds_is_named_and_the_grant_goes_before_a_new_one() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
@@ -243,7 +242,7 @@ fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
 }
 
 #[test]
-fn a_reboot_under_an_attachment_attaches_again_under_the_same_epoch_and_is_remembered() {
+fn a_reboot_attaches_again_under_the_same_epoch_and_is_remembered() {
     let mut b = Bench::new();
     b.up("a", "boot-1", vec![]);
     b.attach("a", Access::Rwo);
@@ -298,7 +297,7 @@ fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
 }
 
 #[test]
-fn a_device_that_the_kernel_gave_up_and_made_again_during_a_detach_is_not_drained_at_once() {
+fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
@@ -347,7 +346,7 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
 }
 
 #[test]
-fn a_volume_held_without_a_grant_blocks_others_and_can_be_published_or_unpublished_there() {
+fn a_stray_blocks_others_and_can_be_published_or_unpublished_there() {
     let mut b = Bench::with(Config { drain_bound_ms: 5_000, ..Config::default() });
     b.up("a", "boot", vec![]);
     let stray = Observed {
@@ -425,7 +424,7 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
 }
 
 #[test]
-fn a_volume_is_deleted_only_when_nobody_has_it_and_nobody_gets_it_meanwhile() {
+fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
     let mut b = Bench::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);

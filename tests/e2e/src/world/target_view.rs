@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rung_is_taken_only_where_the_kernels_can_and_the_target_is_described_as_it_is() {
+    fn a_rung_needs_kernels_that_can_and_the_target_as_described() {
         let all = |nodes, target| {
             let kernels = Kernels { nodes, target };
             Rung::ALL.map(|rung| rung.runs_on(kernels))

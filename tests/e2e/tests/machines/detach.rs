@@ -48,7 +48,7 @@ const LETS_GO: Duration = Duration::from_secs(120);
 
 /// A kernel whose target is gone does not let go of a connection for a minute and more. That is said with its age,
 /// holds up nothing else, and ends when the kernel does.
-pub(crate) async fn that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else(
+pub(crate) async fn an_unfinished_kernel_call_shows_its_age_and_delays_nothing_else(
     world: &World,
 ) -> anyhow::Result<()> {
     let wedged = fixture::volume(world, "wedged", Access::RwoBlock).await?;

@@ -44,7 +44,7 @@ fn main() -> ExitCode {
         attach::nvme_cli_does_the_same_as_the_kernels_interface;
         detach::is_refused_while_the_device_is_open_and_names_the_opener;
         detach::removes_its_own_controllers_and_leaves_a_foreign_connection_alone;
-        detach::that_the_kernel_does_not_finish_is_told_with_its_age_and_holds_up_nothing_else;
+        detach::an_unfinished_kernel_call_shows_its_age_and_delays_nothing_else;
         detach::without_a_node_id_takes_the_volume_off_all_nodes;
         detach::of_a_node_that_holds_nothing_succeeds_and_changes_nothing;
         in_use::an_external_journal_is_refused_as_in_use;

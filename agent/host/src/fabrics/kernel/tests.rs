@@ -85,7 +85,7 @@ fn only_an_answer_with_an_instance_names_a_controller() {
 }
 
 #[tokio::test]
-async fn two_portals_side_by_side_give_two_controllers_and_deleting_them_leaves_none() {
+async fn two_portals_at_once_give_two_controllers_and_deleting_leaves_none() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let (a, b) = (request("10.77.1.1:4420"), request("10.77.2.1:4420"));
@@ -156,7 +156,7 @@ async fn one_host_nqn_with_two_host_ids_is_explained() {
 }
 
 #[tokio::test]
-async fn a_connect_that_comes_late_leaves_nothing_behind_and_the_retry_is_not_hit_by_its_undoing() {
+async fn a_late_connect_leaves_nothing_and_spares_the_retry() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let request = request("10.77.1.1:4420");
@@ -203,7 +203,7 @@ async fn a_cancelled_connect_is_undone() {
 }
 
 #[tokio::test]
-async fn a_controller_of_another_subsystem_than_asked_for_is_no_success_and_is_not_touched() {
+async fn a_connect_to_another_subsystem_fails_and_leaves_its_controller() {
     let kernel = kernel();
     kernel.answer(Answer::ConnectTo("nqn.2026-01.other:x".to_owned()));
     let error = kernel.fabrics().connect(&request("10.77.1.1:4420"), LONG).await.expect_err("wrong");
@@ -247,7 +247,7 @@ async fn a_number_that_lives_again_is_not_the_controller_that_was_meant() {
 }
 
 #[tokio::test]
-async fn a_deletion_that_hangs_goes_on_and_its_facts_wait_for_the_caller_who_comes_back() {
+async fn a_hanging_deletion_goes_on_and_keeps_its_facts_for_a_later_caller() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let request = request("10.77.1.1:4420");
@@ -276,7 +276,7 @@ async fn a_deletion_that_hangs_goes_on_and_its_facts_wait_for_the_caller_who_com
 }
 
 #[tokio::test]
-async fn a_deletion_that_blocks_in_the_kernel_is_told_with_its_age_and_holds_nobody_up() {
+async fn a_deletion_blocked_in_the_kernel_shows_its_age_and_delays_nobody() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let (a, b) = (request("10.77.1.1:4420"), request("10.77.2.1:4420"));
@@ -362,7 +362,7 @@ async fn failures_of_authentication_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_refused_connection_at_a_portal_that_takes_connections_is_a_refused_secret() {
+async fn a_refused_connection_at_a_working_portal_is_a_refused_secret() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let portal = listener.local_addr().expect("an address").to_string();
     let kernel = kernel();

@@ -382,7 +382,7 @@ fn at_the_first_attach_the_one_namespace_is_taken_and_two_are_refused() {
 }
 
 #[test]
-fn a_device_for_reading_may_be_writable_and_must_not_be_the_other_way_round() {
+fn a_read_only_grant_may_get_a_writable_device_but_not_the_reverse() {
     let reading = Expectation { read_only: true, ..expectation() };
     evaluate(&view(), &reading, &io(HEAD)).expect("ready");
     let mut view = view();
