@@ -48,15 +48,15 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = DEFAULT_DRIVER_NAME, value_parser = driver_name)]
     driver_name: String,
 
-    /// Where the controller serves agents
+    /// Address at which the controller serves agents
     #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
     controller: String,
 
-    /// Where the ledger is kept; must survive a restart of this node
+    /// Directory of the ledger; must survive a restart of this node
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cleat", value_parser = absolute)]
     state_dir: PathBuf,
 
-    /// Where this host's NVMe identity is kept (hostnqn, hostid); made there if missing
+    /// Directory of this host's NVMe identity (hostnqn, hostid), which is made there if missing
     #[arg(long, value_name = "DIR", default_value = "/etc/nvme", value_parser = absolute)]
     nvme_dir: PathBuf,
 
@@ -64,15 +64,16 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute)]
     kubelet_dir: PathBuf,
 
-    /// How connections are made
+    /// Which interface makes connections
     #[arg(long, value_name = "kernel|nvme-cli|auto", default_value = "auto")]
     fabrics: Choice,
 
-    /// Only subsystems whose NQN begins so are ever touched; must be the controller's
+    /// Prefix of subsystem NQNs; nothing else is ever touched. Must be the controller's
     #[arg(long, value_name = "NQN", default_value = "nqn.2026-01.io.cleat:", value_parser = NqnPrefix::parse)]
     nqn_prefix: NqnPrefix,
 
-    /// Address of this node on a storage network; may be given more than once [default: found out]
+    /// Address of this node on a storage network; may be given more than once [default: what the host's interfaces
+    /// show]
     #[arg(long, value_name = "IP")]
     storage_address: Vec<IpAddr>,
 
@@ -83,25 +84,26 @@ pub struct Args {
     #[arg(long, value_name = "DURATION", default_value = "600s", value_parser = loss_timeout)]
     ctrl_loss_timeout: LossTimeout,
 
-    /// From one attempt of the kernel to get a connection back to the next, in whole seconds
+    /// Time between two attempts of the kernel to restore a connection, in whole seconds
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = whole_seconds(1..=DAY_S))]
     reconnect_delay: Duration,
 
-    /// How long a connection may be silent before the kernel takes it for lost, in whole seconds
+    /// How long a connection may be silent before the kernel counts it as lost, in whole seconds
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = whole_seconds(1..=DAY_S))]
     keep_alive: Duration,
 
     /// How long a device stays that has lost its last path, in whole seconds (kernels from about 6.16)
     ///
-    /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0s: it goes at once.
+    /// Writes wait for that long before they fail, and a detach that follows takes that much longer. 0s: it goes at
+    /// once.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = whole_seconds(0..=3600))]
     lost_device_stay: Duration,
 
-    /// I/O queues of each connection; each is a TCP connection and a part of the connect time
+    /// I/O queues of each path; each is a TCP connection and adds to the time of a connect
     #[arg(long, value_name = "NUMBER", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=128))]
     nr_io_queues: u32,
 
-    /// From one look at all of the kernel's state that trusts no event to the next
+    /// Time between two full reads of the kernel's state, which do not rely on its events
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_within(SWEEP))]
     sweep_interval: Duration,
 
@@ -142,7 +144,7 @@ pub struct Roots {
     pub dev: PathBuf,
 }
 
-/// All that the agent is told, checked.
+/// Every option of the agent, checked.
 #[derive(Debug)]
 pub struct Config {
     /// Name of this node.
@@ -151,8 +153,8 @@ pub struct Config {
     pub csi_socket: PathBuf,
     /// Name of the CSI driver.
     pub driver_name: String,
-    /// How the controller is dialled.
-    pub dial: Renewing,
+    /// How to connect to the controller.
+    pub endpoint: Renewing,
     /// Where the ledger is kept.
     pub state_dir: PathBuf,
     /// Where this host's NVMe identity is kept.
@@ -242,12 +244,12 @@ impl Args {
         {
             return Err(ConfigError::Loss { loss, delay: reconnect_delay });
         }
-        let dial = Renewing::new(&controller, &tls, Keepalive::default())?;
+        let endpoint = Renewing::new(&controller, &tls, Keepalive::default())?;
         Ok(Config {
             node_id,
             csi_socket,
             driver_name,
-            dial,
+            endpoint,
             state_dir,
             nvme_dir,
             kubelet_dir,

@@ -188,7 +188,7 @@ impl Names<'_> {
             Ok(files) => files,
             // It is left as it is, and the copy tells what it should hold.
             Err(error @ IdentityError::Invalid { .. }) if copy.is_some() => {
-                tracing::error!(error = %Causes(&error), "going on under the identity of the copy");
+                tracing::error!(error = %Causes(&error), "using the identity of the copy");
                 FoundNames::default()
             }
             Err(error) => return Err(error.into()),
@@ -239,7 +239,7 @@ impl Names<'_> {
         match sealed::read::<Copy>(&self.state_dir.join(COPY)) {
             Ok(copy) => copy.filter(|copy| copy.format == FORMAT),
             Err(error) => {
-                tracing::error!(error = %Causes(&error), "the copy of this node's NVMe identity is of no use");
+                tracing::error!(error = %Causes(&error), "cannot use the copy of this node's NVMe identity");
                 None
             }
         }

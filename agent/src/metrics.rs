@@ -33,10 +33,10 @@ const SESSIONS: Metric =
 const LEDGER_ERRORS: Metric =
     Metric::counter("cleat_agent_ledger_errors_total", "Failures to read or write the ledger");
 const LOOK_ERRORS: Metric =
-    Metric::counter("cleat_agent_look_errors_total", "Failures to look at the kernel's state");
+    Metric::counter("cleat_agent_look_errors_total", "Failures to read the kernel's state");
 const SILENT_ADDRESSES: Metric = Metric::gauge(
     "cleat_agent_silent_storage_addresses",
-    "Storage addresses that volumes want and that do not answer",
+    "Storage addresses that volumes need and that do not answer",
 );
 const PATH_REPAIRS: Metric = Metric::counter(
     "cleat_agent_path_repairs_total",
@@ -44,7 +44,7 @@ const PATH_REPAIRS: Metric = Metric::counter(
 );
 const REASSERTIONS: Metric = Metric::counter(
     "cleat_agent_reservation_reassertions_total",
-    "Registrations that a target had forgotten, by how registering again ended",
+    "Registrations that the target lost, by how registering again ended",
 );
 
 /// All of them.

@@ -45,7 +45,7 @@ const EVENT: Duration = Duration::from_secs(5);
 /// before this one can have left there.
 const FABRICS_ANSWER: Duration = Duration::from_secs(120);
 
-/// Runs the agent until it is told to stop.
+/// Runs the agent until it is asked to stop.
 ///
 /// # Errors
 /// [`Failure`] with the exit code that says whether the configuration or the machine is to blame.
@@ -82,13 +82,13 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         .map_err(|_| Failure::failed("the kernel's state and the ledger could not be read in time"))??;
     known.set(true);
 
-    if let Some(files) = config.dial.files() {
+    if let Some(files) = config.endpoint.files() {
         tokio::spawn(renew::keep_fresh(Arc::new(files), context.stop.clone()));
     }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let incoming = incoming.or_give_up(context.giving_up.clone());
     let session = Session {
-        endpoint: Box::new(config.dial),
+        endpoint: Box::new(config.endpoint),
         node_is,
         node: Arc::new(fleet.clone()),
         outbox,
@@ -142,7 +142,7 @@ async fn host_identity(config: &Config, sysfs: &Sysfs, ledger: &Ledger) -> Resul
     }
     if let Err(clash) = identity.check_against(&topology) {
         // Of that volume only: what else is attached has to be told and detached all the same.
-        tracing::error!(error = %Causes(&clash), "attaches of the volume that it has are refused");
+        tracing::error!(error = %Causes(&clash), "attaches of the volume of this controller are refused");
     }
     if topology.multipath != NativeMultipath::On {
         tracing::warn!(
@@ -244,7 +244,8 @@ async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release
 fn listen() -> Option<Uevents> {
     Uevents::start()
         .inspect_err(|error| {
-            tracing::error!(error = %Causes(error), "no events from the kernel: looking from time to time only");
+            tracing::error!(error = %Causes(error), "no events from the kernel; reading its state from time \
+                                                     to time only");
         })
         .ok()
 }

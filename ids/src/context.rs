@@ -10,7 +10,7 @@ pub const EPOCH_KEY: &str = "cleat.io/epoch";
 pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
 /// In a PublishContext: the UUID of the volume's namespace.
 pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
-/// In a volume's context: the weakest fence that suffices for it, as CreateVolume was told by
+/// In a volume's context: the weakest fence that suffices for it, as CreateVolume got it in
 /// [`MIN_FENCE_PARAMETER`].
 pub const MIN_FENCE_KEY: &str = "cleat.io/min-fence";
 /// The CreateVolume parameter: the weakest fence that suffices.

@@ -19,7 +19,7 @@ const SETTLE: Duration = Duration::from_secs(60);
 /// Between two denials of the scratch disk.
 const ABSENCE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Finds out, on a scratch disk that is removed again, what a ROSE Data Server does that Cleat could fence with: run it
+/// Finds out on a scratch disk, which it removes again, how Cleat can fence at a ROSE Data Server: run it
 /// as root on a node that reaches the RDS and its portals. Prints the answers and the settings to use, and writes the
 /// file that `cleat-controller --rds-abilities` reads
 #[derive(Parser, Clone, Debug)]
@@ -53,20 +53,20 @@ pub struct Cli {
     #[arg(long, value_name = "PATH")]
     files: String,
 
-    /// Where to write what was found out; an existing file is replaced once everything has been asked
+    /// File for the answers; an existing one is replaced once every question was asked
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
 
-    /// Where it cannot be seen whether taking an export off waits for writes in flight, take it that it does, as every
+    /// If the probe cannot see whether export-off waits for writes in flight, assume that it does, as every
     /// Linux kernel since 4.8 does when its NVMe target takes a namespace down
     #[arg(long)]
     assume_drains: bool,
 
-    /// How long one request to the RDS may take
+    /// Time limit for one request to the RDS
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     rds_timeout: Duration,
 
-    /// How long all of it may take; then everything is removed and nothing written
+    /// Time limit for the whole probe; then everything is removed and nothing written
     #[arg(long, value_name = "DURATION", default_value = "20m", value_parser = duration)]
     limit: Duration,
 }

@@ -25,7 +25,7 @@ impl<T> Answer<T> {
     }
 }
 
-/// An answer that needs a further word.
+/// An answer that needs a remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remarked<T> {
     /// The answer.

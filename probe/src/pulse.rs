@@ -66,12 +66,12 @@ impl Beats {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct PulseState {
     stop: AtomicBool,
     beats: Mutex<Beats>,
 }
 
-impl Shared {
+impl PulseState {
     fn note(&self, change: impl FnOnce(&mut Beats)) {
         change(&mut self.beats.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -80,7 +80,7 @@ impl Shared {
 /// A writer that goes on.
 #[derive(Debug)]
 pub struct Pulse {
-    shared: Arc<Shared>,
+    shared: Arc<PulseState>,
 }
 
 impl Pulse {
@@ -89,7 +89,7 @@ impl Pulse {
     /// # Errors
     /// If there is no thread for it.
     pub fn start(device: Arc<File>, block_bytes: usize) -> Result<Self, Trouble> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(PulseState::default());
         let writing = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("probe pulse".to_owned())
@@ -112,7 +112,7 @@ impl Drop for Pulse {
     }
 }
 
-fn write_on(device: &File, block_bytes: usize, shared: &Shared) {
+fn write_on(device: &File, block_bytes: usize, shared: &PulseState) {
     let mut block = Aligned::new(block_bytes);
     let mut number = 0_u64;
     while !shared.stop.load(Ordering::Acquire) {

@@ -75,7 +75,7 @@ impl Inner {
 
     fn contradiction(&self, id: &VolumeId, how: &str) -> RdsError {
         metrics::doubtful_list();
-        tracing::warn!(volume = %id, how, "the RDS's list of disks lacks a volume that is there");
+        tracing::warn!(volume = %id, how, "the RDS's list of disks lacks a volume that exists");
         RdsError::malformed("list disks", format!("it lacks volume {id}, and {how}"))
     }
 

@@ -55,7 +55,7 @@ pub(super) enum Wish {
 
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum AccessStep {
     /// Set the list of hosts to exactly this.
     Hosts(BTreeSet<String>),
     /// Switch the export.
@@ -67,15 +67,15 @@ pub(super) enum Step {
 }
 
 /// The next step, or `None` if the wish is met. `fresh` is a new host NQN of nobody, for a list without one.
-pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<Step> {
+pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<AccessStep> {
     let mut hosts = volume.hosts.clone();
     let kept = hosts.iter().find(|host| is_nobody(&volume.id, host)).cloned();
     hosts.retain(|host| !host.starts_with(NOBODY));
     match wish {
-        Wish::Hide => return volume.exported.then_some(Step::Export(false)),
+        Wish::Hide => return volume.exported.then_some(AccessStep::Export(false)),
         // With an empty list, to show it would be to show it to everybody; with one whose nobody can be guessed, too.
         Wish::Show if kept.is_none() => {}
-        Wish::Show => return (!volume.exported).then_some(Step::Export(true)),
+        Wish::Show => return (!volume.exported).then_some(AccessStep::Export(true)),
         Wish::Allow(host) => {
             hosts.insert(host.as_str().to_owned());
         }
@@ -89,15 +89,15 @@ pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<Ste
         // In whichever order the RDS takes the two: with the list as it was, or with the export off, nobody gets in who
         // did not before. An empty list, or one whose nobody can be guessed, would let others in for that moment.
         return Some(match wish {
-            Wish::Close(_) if volume.exported => Step::HostsAndExport(hosts, false),
-            Wish::Allow(_) if !volume.exported && sound => Step::HostsAndExport(hosts, true),
-            _ => Step::Hosts(hosts),
+            Wish::Close(_) if volume.exported => AccessStep::HostsAndExport(hosts, false),
+            Wish::Allow(_) if !volume.exported && sound => AccessStep::HostsAndExport(hosts, true),
+            _ => AccessStep::Hosts(hosts),
         });
     }
     if matches!(wish, Wish::Close(_)) {
-        return volume.exported.then_some(Step::Export(false));
+        return volume.exported.then_some(AccessStep::Export(false));
     }
-    (matches!(wish, Wish::Allow(_)) && !volume.exported).then_some(Step::Export(true))
+    (matches!(wish, Wish::Allow(_)) && !volume.exported).then_some(AccessStep::Export(true))
 }
 
 /// The properties of a new volume that say who may connect: nobody.
@@ -109,7 +109,7 @@ pub(super) const EXPORT: &str = "nvme-tcp-export";
 pub(super) const PASSWORD: &str = "nvme-tcp-server-password";
 const HOSTS: &str = "nvme-tcp-server-allow-host-name";
 
-impl Step {
+impl AccessStep {
     /// The properties to set.
     pub(super) fn properties(&self) -> Map<String, Value> {
         let list = |hosts: &BTreeSet<String>| hosts.iter().map(String::as_str).collect::<Vec<_>>().join(",");
@@ -172,7 +172,7 @@ mod tests {
     const NAMES: [&str; 6] =
         ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c", V_NOBODY, GUESSED, FRESH];
 
-    fn next_step(volume: &Volume, wish: &Wish) -> Option<Step> {
+    fn next_step(volume: &Volume, wish: &Wish) -> Option<AccessStep> {
         super::next_step(volume, wish, FRESH)
     }
 
@@ -194,12 +194,12 @@ mod tests {
         }
     }
 
-    fn apply(volume: &mut Volume, step: Step) {
+    fn apply(volume: &mut Volume, step: AccessStep) {
         match step {
-            Step::Hosts(hosts) => volume.hosts = hosts,
-            Step::Export(on) => volume.exported = on,
-            Step::HostsAndExport(hosts, on) => (volume.hosts, volume.exported) = (hosts, on),
-            Step::Secret(_) => panic!("no wish is about secrets"),
+            AccessStep::Hosts(hosts) => volume.hosts = hosts,
+            AccessStep::Export(on) => volume.exported = on,
+            AccessStep::HostsAndExport(hosts, on) => (volume.hosts, volume.exported) = (hosts, on),
+            AccessStep::Secret(_) => panic!("no wish is about secrets"),
         }
     }
 
@@ -220,7 +220,7 @@ mod tests {
                 let mut now = start.clone();
                 let mut steps = 0;
                 while let Some(step) = next_step(&now, &wish) {
-                    if let Step::Hosts(hosts) | Step::HostsAndExport(hosts, _) = &step {
+                    if let AccessStep::Hosts(hosts) | AccessStep::HostsAndExport(hosts, _) = &step {
                         assert!(
                             hosts.contains(V_NOBODY) != hosts.contains(FRESH),
                             "{start:?} {wish:?} {step:?}"
@@ -260,12 +260,12 @@ mod tests {
         let allow = Wish::Allow(host(NAMES[0]));
         assert_eq!(
             next_step(&now, &allow),
-            Some(Step::Hosts([NAMES[0].to_owned(), V_NOBODY.to_owned()].into()))
+            Some(AccessStep::Hosts([NAMES[0].to_owned(), V_NOBODY.to_owned()].into()))
         );
         now.hosts.insert(NAMES[0].to_owned());
         assert_eq!(next_step(&now, &allow), None);
         let deny = Wish::Deny(host(NAMES[0]));
-        assert_eq!(next_step(&now, &deny), Some(Step::Hosts([V_NOBODY.to_owned()].into())));
+        assert_eq!(next_step(&now, &deny), Some(AccessStep::Hosts([V_NOBODY.to_owned()].into())));
         now.hosts.remove(NAMES[0]);
         assert_eq!(next_step(&now, &deny), None);
     }
@@ -274,25 +274,32 @@ mod tests {
     fn the_last_host_and_the_export_go_and_come_with_one_write_each() {
         let mut now = volume(&[NAMES[0], V_NOBODY], true);
         let close = Wish::Close(host(NAMES[0]));
-        assert_eq!(next_step(&now, &close), Some(Step::HostsAndExport([V_NOBODY.to_owned()].into(), false)));
+        assert_eq!(
+            next_step(&now, &close),
+            Some(AccessStep::HostsAndExport([V_NOBODY.to_owned()].into(), false))
+        );
         let step = next_step(&now, &close).unwrap();
         apply(&mut now, step);
         assert_eq!(next_step(&now, &close), None);
         let allow = Wish::Allow(host(NAMES[1]));
         let both = [NAMES[1].to_owned(), V_NOBODY.to_owned()];
-        assert_eq!(next_step(&now, &allow), Some(Step::HostsAndExport(both.into(), true)));
+        assert_eq!(next_step(&now, &allow), Some(AccessStep::HostsAndExport(both.into(), true)));
     }
 
     #[test]
     fn a_volume_without_the_placeholder_gets_it_before_anybody_sees_it() {
         let mut now = volume(&[], false);
-        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Hosts([FRESH.to_owned()].into())));
+        assert_eq!(next_step(&now, &Wish::Show), Some(AccessStep::Hosts([FRESH.to_owned()].into())));
         now.hosts.insert(FRESH.to_owned());
-        assert_eq!(next_step(&now, &Wish::Show), Some(Step::Export(true)));
+        assert_eq!(next_step(&now, &Wish::Show), Some(AccessStep::Export(true)));
         // One that is open to everybody is closed by the first step about anybody.
         let open = volume(&[], true);
         for wish in [Wish::Deny(host(NAMES[0])), Wish::Show] {
-            assert_eq!(next_step(&open, &wish), Some(Step::Hosts([FRESH.to_owned()].into())), "{wish:?}");
+            assert_eq!(
+                next_step(&open, &wish),
+                Some(AccessStep::Hosts([FRESH.to_owned()].into())),
+                "{wish:?}"
+            );
         }
     }
 
@@ -308,8 +315,10 @@ mod tests {
     #[test]
     fn a_late_export_lets_nobody_in_who_was_taken_off_the_list() {
         let a = host(NAMES[0]);
-        assert!(!Step::Export(true).could_admit(Some(&a)) && Step::Export(true).could_admit(None));
-        assert!(Step::Hosts([NAMES[0].to_owned()].into()).could_admit(Some(&a)));
-        assert!(!Step::Hosts([V_NOBODY.to_owned()].into()).could_admit(Some(&a)));
+        assert!(
+            !AccessStep::Export(true).could_admit(Some(&a)) && AccessStep::Export(true).could_admit(None)
+        );
+        assert!(AccessStep::Hosts([NAMES[0].to_owned()].into()).could_admit(Some(&a)));
+        assert!(!AccessStep::Hosts([V_NOBODY.to_owned()].into()).could_admit(Some(&a)));
     }
 }

@@ -11,7 +11,7 @@ use cleat_runtime::tls::renew::Renewable;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::access::{NOBODY, Step, Wish, next_step, nobody};
+use super::access::{AccessStep, NOBODY, Wish, next_step, nobody};
 use super::error::{RdsError, Way};
 use super::gate::Priority;
 use super::http::{Endpoint, EndpointError, Http, Request};
@@ -67,7 +67,7 @@ pub(super) struct Inner {
 }
 
 impl RestRds {
-    /// Prepares everything; nothing is dialled yet.
+    /// Prepares everything; nothing is connected yet.
     ///
     /// # Errors
     /// If the URL, the CA file or the password file cannot be used.
@@ -297,13 +297,13 @@ impl Inner {
         Err(RdsError::conflict(id, format!("somebody else changes it too: {wish:?} did not come to rest")))
     }
 
-    fn next_step(&self, held: &Held, volume: &Volume, wish: &Wish) -> Result<Option<Step>, RdsError> {
+    fn next_step(&self, held: &Held, volume: &Volume, wish: &Wish) -> Result<Option<AccessStep>, RdsError> {
         match (self.host_acl, wish) {
             // Shown as off, perhaps by a request whose answer was lost and that still waits for writes to land. That
             // it has waited is told by an answer alone, and a further request is answered after it.
-            (_, Wish::Hide) if !held.hid() => Ok(Some(Step::Export(false))),
+            (_, Wish::Hide) if !held.hid() => Ok(Some(AccessStep::Export(false))),
             (_, Wish::Close(_)) if !held.hid() => {
-                Ok(next_step(volume, wish, &nobody(&volume.id)).or(Some(Step::Export(false))))
+                Ok(next_step(volume, wish, &nobody(&volume.id)).or(Some(AccessStep::Export(false))))
             }
             // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
             // fenced by it: to take it away is not for us to decide.
@@ -315,7 +315,7 @@ impl Inner {
                 ))
             }
             // Without lists, exporting to everybody is what is meant.
-            (HostAcl::None, Wish::Show) => Ok((!volume.exported).then_some(Step::Export(true))),
+            (HostAcl::None, Wish::Show) => Ok((!volume.exported).then_some(AccessStep::Export(true))),
             _ => Ok(next_step(volume, wish, &nobody(&volume.id))),
         }
     }
@@ -324,7 +324,7 @@ impl Inner {
         &self,
         held: &mut Held,
         volume: &Volume,
-        step: &Step,
+        step: &AccessStep,
         priority: Priority,
     ) -> Result<(), RdsError> {
         let request = Request {

@@ -89,7 +89,7 @@ pub(super) struct Request {
 /// Sends requests.
 #[derive(Debug)]
 pub(super) struct Http {
-    line: Line,
+    line: Carrier,
     endpoint: Endpoint,
     password: Mutex<Zeroizing<String>>,
     gate: Gate,
@@ -97,7 +97,7 @@ pub(super) struct Http {
 
 /// What carries requests.
 #[derive(Debug)]
-enum Line {
+enum Carrier {
     Http(Arc<HttpClient>),
     Played(Arc<dyn Transport>),
 }
@@ -119,7 +119,7 @@ enum Exchange {
 }
 
 impl Http {
-    /// Makes the client; nothing is dialled yet.
+    /// Makes the client; nothing is connected yet.
     pub(super) fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let wrong = |rule| EndpointError::Url { url: endpoint.url.clone(), rule };
         let plaintext = matches!(endpoint.trust, Trust::Plaintext);
@@ -137,16 +137,16 @@ impl Http {
                 "only scheme, host and port; /rest is added, user and password have options of their own",
             ));
         }
-        let dial = HttpClient::new(endpoint.trust.clone(), endpoint.timeout)?;
-        Self::on(Line::Http(Arc::new(dial)), endpoint)
+        let http = HttpClient::new(endpoint.trust.clone(), endpoint.timeout)?;
+        Self::on(Carrier::Http(Arc::new(http)), endpoint)
     }
 
     /// Over a carrier; only the endpoint's user, password, trust and deadline count then.
     pub(super) fn carried(endpoint: Endpoint, carrier: Arc<dyn Transport>) -> Result<Self, EndpointError> {
-        Self::on(Line::Played(carrier), endpoint)
+        Self::on(Carrier::Played(carrier), endpoint)
     }
 
-    fn on(line: Line, endpoint: Endpoint) -> Result<Self, EndpointError> {
+    fn on(line: Carrier, endpoint: Endpoint) -> Result<Self, EndpointError> {
         let password = read_password(&endpoint)
             .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
         Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default() })
@@ -156,16 +156,16 @@ impl Http {
     /// TCP_USER_TIMEOUT is dropped, also where the connection is closed already.
     pub(super) fn delivers_for(&self) -> Duration {
         match &self.line {
-            Line::Http(_) => self.endpoint.timeout,
-            Line::Played(_) => Duration::ZERO,
+            Carrier::Http(_) => self.endpoint.timeout,
+            Carrier::Played(_) => Duration::ZERO,
         }
     }
 
     /// What is renewed while we run.
     pub(super) fn certificates(&self) -> Arc<dyn Renewable> {
         match &self.line {
-            Line::Http(dial) => Arc::clone(dial) as Arc<dyn Renewable>,
-            Line::Played(_) => Arc::new(Nothing),
+            Carrier::Http(http) => Arc::clone(http) as Arc<dyn Renewable>,
+            Carrier::Played(_) => Arc::new(Nothing),
         }
     }
 
@@ -251,8 +251,8 @@ impl Http {
 
     async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
         match &self.line {
-            Line::Http(dial) => self.exchange_http(&dial.client(), request, limit).await,
-            Line::Played(carrier) => {
+            Carrier::Http(http) => self.exchange_http(&http.client(), request, limit).await,
+            Carrier::Played(carrier) => {
                 let outgoing = OutgoingRequest {
                     method: request.method.as_str(),
                     path: &request.path,

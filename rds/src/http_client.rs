@@ -18,7 +18,7 @@ use super::trust::{Shown, Trust};
 /// Idle connections are closed by us before a peer or firewall forgets them.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Dials an RDS.
+/// Connects to an RDS.
 #[derive(Debug)]
 pub(super) struct HttpClient {
     trust: Trust,
@@ -37,7 +37,7 @@ struct Current {
 }
 
 impl HttpClient {
-    /// Reads the CA file and makes the client; nothing is dialled yet.
+    /// Reads the CA file and makes the client; nothing is connected yet.
     pub(super) fn new(trust: Trust, timeout: Duration) -> Result<Self, EndpointError> {
         let shown = Arc::new(Shown::default());
         let cas = trust.read()?;

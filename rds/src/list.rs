@@ -34,7 +34,7 @@ pub enum Freshness {
     Within(Duration),
 }
 
-type Answer = Result<Arc<Inventory>, RdsError>;
+type ListAnswer = Result<Arc<Inventory>, RdsError>;
 
 /// Asks for the list.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ struct Flight {
     number: u64,
     priority: Priority,
     begun: Option<Begun>,
-    answer: watch::Receiver<Option<Answer>>,
+    answer: watch::Receiver<Option<ListAnswer>>,
 }
 
 impl Lister {
@@ -92,7 +92,7 @@ impl Lister {
     }
 
     /// The list.
-    pub(super) async fn get(self: &Arc<Self>, priority: Priority, freshness: Freshness) -> Answer {
+    pub(super) async fn get(self: &Arc<Self>, priority: Priority, freshness: Freshness) -> ListAnswer {
         let mut answer = match self.serve_or_join(priority, freshness) {
             Ok(inventory) => return Ok(inventory),
             Err(answer) => answer,
@@ -107,7 +107,7 @@ impl Lister {
         self: &Arc<Self>,
         priority: Priority,
         freshness: Freshness,
-    ) -> Result<Arc<Inventory>, watch::Receiver<Option<Answer>>> {
+    ) -> Result<Arc<Inventory>, watch::Receiver<Option<ListAnswer>>> {
         let now = Instant::now();
         let mut state = self.lock();
         let writes = state.writes;
@@ -136,7 +136,7 @@ impl Lister {
         Err(answer)
     }
 
-    async fn fly(self: Arc<Self>, number: u64, priority: Priority, tell: watch::Sender<Option<Answer>>) {
+    async fn fly(self: Arc<Self>, number: u64, priority: Priority, tell: watch::Sender<Option<ListAnswer>>) {
         let landing = Landing { lister: &self, number };
         let what = "list disks";
         let answer = match self.http.turn(priority, Op::ListDisks, what).await {
@@ -170,7 +170,7 @@ impl Lister {
                 Value::Array(items) if !items.is_empty() => return Ok(items),
                 Value::Array(_) => {
                     metrics::doubtful_list();
-                    tracing::warn!(again, "the RDS's list of disks is empty, which cannot be");
+                    tracing::warn!(again, "the RDS's list of disks is empty, which is impossible");
                     tokio::time::sleep(AGAIN_AFTER).await;
                 }
                 _ => return Err(RdsError::malformed(&request.what, "it is not a list")),

@@ -15,7 +15,7 @@ const QUEUE: Metric = Metric::histogram(
 );
 const DOUBTFUL_LISTS: Metric = Metric::counter(
     "cleat_rds_doubtful_lists_total",
-    "Lists of disks that were empty, or lacked a disk that is there",
+    "Lists of disks that were empty, or lacked a disk that exists",
 );
 const QUEUE_DEPTH: Metric =
     Metric::gauge("cleat_rds_queue_depth", "Requests to the RDS that wait for their turn");

@@ -9,7 +9,7 @@ use cleat_runtime::exit::Causes;
 use reqwest::Method;
 use serde_json::Value;
 
-use super::access::{PASSWORD, Step};
+use super::access::{AccessStep, PASSWORD};
 use super::client::Inner;
 use super::error::{Cause, RdsError};
 use super::gate::Priority;
@@ -41,7 +41,7 @@ impl Inner {
         let mut held = self.volumes.hold(id).await;
         let volume = self.lister.get(priority, Freshness::Now).await?.get(id)?.clone();
         if !self.shows(&mut held, &volume, secret, priority).await? {
-            self.set(&mut held, &volume, &Step::Secret(secret.clone()), priority).await?;
+            self.set(&mut held, &volume, &AccessStep::Secret(secret.clone()), priority).await?;
             if !self.shows(&mut held, &volume, secret, priority).await? {
                 let what = format!("set the secret of volume {id}");
                 let problem = "it was said to be done, and the RDS shows another one or none";
@@ -138,8 +138,8 @@ mod tests {
         ];
         for kind in kinds {
             let quiet = hushed(kind, &secret);
-            let told = format!("{} {quiet:?}", Causes(&quiet));
-            assert!(!told.contains(secret.reveal()), "{told}");
+            let said = format!("{} {quiet:?}", Causes(&quiet));
+            assert!(!said.contains(secret.reveal()), "{said}");
         }
         let other = hushed(RdsError::malformed("ask", "it is not a list"), &secret).to_string();
         assert!(other.contains("it is not a list"), "what does not repeat it is told: {other}");

@@ -14,7 +14,7 @@ use cleat_ids::{HostNqn, VolumeId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-use super::access::Step;
+use super::access::AccessStep;
 use super::error::RdsError;
 use super::volume::Volume;
 use crate::secret::Secret;
@@ -45,7 +45,7 @@ pub(super) struct Memory {
 #[derive(Debug)]
 struct Doubt {
     at: Instant,
-    step: Step,
+    step: AccessStep,
     /// Something else was written since, so that what is read no longer tells what this write did.
     overwritten: bool,
 }
@@ -76,7 +76,7 @@ impl PerVolume {
 
 impl Memory {
     /// Remembers a write whose answer was lost.
-    pub(super) fn doubt(&mut self, step: Step) {
+    pub(super) fn doubt(&mut self, step: AccessStep) {
         if self.doubts.len() == DOUBTS_MAX {
             self.doubts.remove(0);
         }
@@ -84,13 +84,13 @@ impl Memory {
     }
 
     /// Something is about to be written.
-    pub(super) fn writing(&mut self, step: &Step) {
+    pub(super) fn writing(&mut self, step: &AccessStep) {
         self.hid &= step.switches().is_none();
         self.doubts.iter_mut().for_each(|doubt| doubt.overwritten = true);
     }
 
     /// The RDS has answered that it has done this.
-    pub(super) fn written(&mut self, step: &Step) {
+    pub(super) fn written(&mut self, step: &AccessStep) {
         self.hid |= step.switches() == Some(false);
     }
 
@@ -147,12 +147,12 @@ impl Memory {
         secret: &Secret,
         settle: Duration,
     ) -> Result<(), RdsError> {
-        self.no_doubt(volume, settle, |step| matches!(step, Step::Secret(other) if other != secret))
+        self.no_doubt(volume, settle, |step| matches!(step, AccessStep::Secret(other) if other != secret))
     }
 
     /// The secret was read: like [`Memory::read`].
     pub(super) fn read_secret(&mut self, shown: &Secret) {
-        let taken = |step: &Step| matches!(step, Step::Secret(secret) if secret == shown);
+        let taken = |step: &AccessStep| matches!(step, AccessStep::Secret(secret) if secret == shown);
         self.doubts.retain(|doubt| doubt.overwritten || !taken(&doubt.step));
     }
 
@@ -160,7 +160,7 @@ impl Memory {
         &mut self,
         volume: &VolumeId,
         settle: Duration,
-        matters: impl Fn(&Step) -> bool,
+        matters: impl Fn(&AccessStep) -> bool,
     ) -> Result<(), RdsError> {
         self.settle(settle);
         match self.doubts.iter().rev().find(|doubt| matters(&doubt.step)) {
@@ -191,14 +191,14 @@ mod tests {
         let host = |name: &str| HostNqn::new(name).unwrap();
         let (a, b) = (host("nqn.2026-01.test:a"), host("nqn.2026-01.test:b"));
         let mut held = all.hold(&volume).await;
-        held.doubt(Step::Hosts([a.as_str().to_owned()].into()));
+        held.doubt(AccessStep::Hosts([a.as_str().to_owned()].into()));
         assert!(held.cannot_admit(&volume, Some(&a), settle).is_err());
         assert!(held.cannot_admit(&volume, Some(&b), settle).is_ok());
         assert!(held.cannot_admit(&volume, None, settle).is_ok());
-        held.doubt(Step::Export(true));
+        held.doubt(AccessStep::Export(true));
         assert!(held.cannot_admit(&volume, None, settle).is_err());
         let [old, new] = [1, 2].map(Secret::for_test);
-        held.doubt(Step::Secret(old.clone()));
+        held.doubt(AccessStep::Secret(old.clone()));
         assert!(held.cannot_rekey(&volume, &old, settle).is_ok());
         assert!(held.cannot_rekey(&volume, &new, settle).is_err());
         held.read_secret(&old);

@@ -1,4 +1,4 @@
-//! Whom to take for the RDS: a CA's word, or one certificate known by its fingerprint.
+//! Whom to take for the RDS: a CA's signature, or one certificate known by its fingerprint.
 //!
 //! In come a PEM file or a SHA-256 fingerprint; out go a rustls configuration, and until when the RDS's certificate is
 //! good. A pinned certificate need not
@@ -69,7 +69,7 @@ impl fmt::Debug for Fingerprint {
 /// Whom to take for the RDS.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Whoever has a certificate for the dialled name from a CA in this PEM file.
+    /// Whoever has a certificate for the name that is connected to, from a CA in this PEM file.
     Ca(PathBuf),
     /// Whoever has the private key of this certificate.
     Pinned(Fingerprint),
@@ -152,8 +152,8 @@ fn verifier(
         .map_err(|error| TrustError::Config(rustls::Error::General(error.to_string())))
 }
 
-/// Until when the certificate is good that the RDS showed last, and that was accepted for a CA's word. A pinned one
-/// need not be in its time.
+/// Until when the certificate is good that the RDS showed last, and that was accepted for a CA's signature. A pinned
+/// one need not be in its time.
 #[derive(Debug, Default)]
 pub(super) struct Shown(Mutex<Option<SystemTime>>);
 
@@ -163,7 +163,7 @@ impl Shown {
     }
 }
 
-/// A CA's word, and a note of whom it let through.
+/// A CA's signature, and a note of whom it let through.
 #[derive(Debug)]
 struct Noting {
     of_ca: Arc<WebPkiServerVerifier>,
@@ -229,7 +229,7 @@ impl ServerCertVerifier for PinnedVerifier {
         if found == self.fingerprint {
             return Ok(ServerCertVerified::assertion());
         }
-        tracing::warn!(expected = %self.fingerprint, %found, "the RDS shows another certificate than the pinned one");
+        tracing::warn!(expected = %self.fingerprint, %found, "the RDS's certificate is not the pinned one");
         Err(CertificateError::ApplicationVerificationFailure.into())
     }
 

@@ -256,7 +256,7 @@ fn write_block(block: &Block, fragment: &[u8], out: &mut VecDeque<u8>) {
     }
 }
 
-/// Which entries of the client's dynamic table are named `:authority`, newest first. `None` once that cannot be told.
+/// Which entries of the client's dynamic table are named `:authority`, newest first. `None` once that is not known.
 #[derive(Debug)]
 struct Names(Option<VecDeque<bool>>);
 

@@ -80,7 +80,7 @@ impl Renewing {
     /// For `address`, which is `HOST:PORT`.
     ///
     /// # Errors
-    /// If it cannot be dialled so as things are now.
+    /// If the address or the TLS files cannot be used as they are now.
     pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, DialError> {
         let dial = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
         dial.endpoint()?;

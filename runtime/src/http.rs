@@ -140,7 +140,7 @@ impl HttpListener {
             .with_state(metrics)
             .merge(axum::Router::new().route("/readyz", get(serve_readyz)).with_state(readiness))
             .route("/healthz", get(async || "ok\n"));
-        tracing::debug!(%addr, "metrics and health endpoint serves");
+        tracing::debug!(%addr, "serving metrics and health");
         tokio::select! {
             () = upkeep => Ok(()),
             () = accept(self.listener, app) => Ok(()),
@@ -164,7 +164,8 @@ async fn accept(listener: TcpListener, app: axum::Router) {
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             hush.warn(|skipped| {
-                tracing::warn!(%from, skipped, "more than {CONNECTIONS} connections for metrics: this one is closed");
+                tracing::warn!(%from, skipped, "more than {CONNECTIONS} connections for metrics; closing \
+                                                this one");
             });
             continue;
         };

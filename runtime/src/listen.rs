@@ -30,7 +30,7 @@ use crate::tls::{Peer, ServerTransport, Who};
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
 /// How often the wall clock is looked at for the end of a certificate: it may be set.
 const CLOCK: Duration = Duration::from_secs(30);
-/// How long a service has to end by itself, with words, what its certificate does not prove any more.
+/// How long a service has to end by itself, with a reason, what its certificate does not prove any more.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Connections that have shaken hands and wait to be served.
 const SHAKEN: usize = 16;

@@ -34,7 +34,7 @@ pub struct Common {
     #[command(flatten)]
     pub http: HttpArgs,
 
-    /// How long everything has to stop after SIGTERM, before the process ends regardless
+    /// Time to stop after SIGTERM; then the process ends regardless
     #[arg(long, value_name = "DURATION", default_value = "20s", value_parser = options::duration)]
     pub shutdown_timeout: Duration,
 }
@@ -127,7 +127,7 @@ fn prepare_process() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, "cannot raise the limit of descriptors: fewer connections are held");
+        tracing::warn!(%error, "cannot raise the limit of descriptors; fewer connections are possible");
     }
     if let Err(error) = nix::sys::prctl::set_dumpable(false) {
         tracing::warn!(%error, "cannot keep other processes from reading this one's memory");
@@ -151,7 +151,7 @@ where
             let serving = listener.serve(metrics, context.readiness.clone(), context.stop.clone());
             tokio::spawn(async move {
                 if let Err(error) = serving.await {
-                    tracing::error!(error = %Causes(&error), "metrics and health endpoint is gone");
+                    tracing::error!(error = %Causes(&error), "the metrics and health endpoint has ended");
                 }
             });
         }

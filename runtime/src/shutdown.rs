@@ -57,9 +57,10 @@ impl Shutdown {
         tracing::info!(cause, timeout = %humantime::format_duration(self.timeout), "stopping");
         self.token.cancel();
         tokio::select! {
-            () = tokio::time::sleep(self.timeout) => tracing::error!("not everything stopped within --shutdown-timeout: ending all the same"),
+            () = tokio::time::sleep(self.timeout) => tracing::error!("not everything stopped within \
+                --shutdown-timeout; ending anyway"),
             cause = next(&mut self.terminate, &mut self.interrupt) => {
-                tracing::warn!(cause, "asked to stop a second time: stopping at once");
+                tracing::warn!(cause, "second signal to stop; stopping at once");
             }
         }
     }

@@ -153,19 +153,19 @@ impl UnixIncoming {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 match listen(&self.path) {
                     Ok((listener, ours)) => {
-                        tracing::warn!(%path, "our socket was removed; it is bound again");
+                        tracing::warn!(%path, "our socket was removed; bound it again");
                         (self.listener, self.ours) = (listener, ours);
                     }
                     // Its directory may be gone, too: it is tried again.
                     Err(error) => {
                         let error = crate::exit::Causes(&error).to_string();
-                        tracing::error!(%path, error, "our socket was removed, and cannot be bound again yet");
+                        tracing::error!(%path, error, "our socket was removed; cannot bind it again yet");
                     }
                 }
                 true
             }
             Err(error) => {
-                tracing::warn!(%path, %error, "cannot look at our socket");
+                tracing::warn!(%path, %error, "cannot inspect our socket");
                 true
             }
         }
@@ -195,7 +195,8 @@ impl Stream for UnixIncoming {
             match ready!(this.listener.poll_accept(cx)) {
                 Ok((stream, _)) => return Poll::Ready(Some(Ok(AnyAuthority::new(stream)))),
                 Err(error) if is_shortage(&error) => {
-                    tracing::warn!(path = %this.path.display(), %error, "cannot accept a connection: trying again");
+                    tracing::warn!(path = %this.path.display(), %error, "cannot accept a connection; trying \
+                        again");
                     this.rest = Some(Box::pin(sleep(PAUSE)));
                 }
                 // One connection that was gone before we took it.

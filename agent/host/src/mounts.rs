@@ -293,7 +293,7 @@ impl Mounts {
         call("mount --bind", target, mounted.map_err(io::Error::from))
     }
 
-    /// What has to hold of a mount before it is told.
+    /// What has to hold of a mount before it is reported.
     fn finish(&self, spot: &Spot, dev: DevT, target: &Path, read_only: bool) -> Result<(), MountError> {
         if read_only && let Some(mounted) = spot.look()? {
             // What a bind mount says of itself is set by mounting it again. A node needs neither of the other two.

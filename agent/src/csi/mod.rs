@@ -26,7 +26,7 @@ pub use node::Node;
 #[error("the CSI server failed")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// Serves until told to stop; calls that are under way are answered first.
+/// Serves until asked to stop; calls that are under way are answered first.
 ///
 /// # Errors
 /// [`ServeError`].

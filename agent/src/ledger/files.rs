@@ -1,6 +1,6 @@
 //! The ledger's files: one per volume, replaced whole.
 //!
-//! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why that cannot be told.
+//! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why that is not known.
 //!
 //! A record goes once its grant has been over for long: what has to outlive it, the highest epoch among all that
 //! went, is kept in one file for all of them ([`Ledger::forgotten`]). A directive about a volume without a record is
@@ -37,7 +37,7 @@ const FORMAT: u32 = 1;
 /// Where the highest epoch of all records that were let go is kept, beside their directory.
 const FORGOTTEN: &str = "forgotten.json";
 /// How long one record may take to reach the disk. A healthy one takes milliseconds; past this the grant is refused
-/// rather than kept waiting, and the caller is told why.
+/// rather than kept waiting, and the caller learns why.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
 /// From one try to take the state directory of another process to the next.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ impl Ledger {
         Self::open_among(state_dir, workers, Path::new("/proc"))
     }
 
-    /// The same, once no other process has the directory; `None` when it was told to stop before that.
+    /// The same, once no other process has the directory; `None` when it was asked to stop before that.
     ///
     /// # Errors
     /// As [`Ledger::open`], but for another process.
@@ -128,7 +128,7 @@ impl Ledger {
         let lock = Lock::take(state_dir, proc_root)?;
         let dir = state_dir.join("ledger");
         if let Err(error) = make_durably(state_dir, &dir) {
-            tracing::error!(error = %Causes(&error), "records cannot be kept: attaches will be refused");
+            tracing::error!(error = %Causes(&error), "cannot keep records; attaches will be refused");
         }
         let highest = read_forgotten(&state_dir.join(FORGOTTEN))
             .inspect_err(|error| tracing::error!(error = %Causes(error), "attaches will be refused"));
@@ -212,7 +212,7 @@ impl Ledger {
     /// The highest epoch among the records that were let go: of a volume without a record, nothing up to it is new.
     ///
     /// # Errors
-    /// [`LedgerError::Forgotten`] where that cannot be told; it is read again each time.
+    /// [`LedgerError::Forgotten`] where that is not known; it is read again each time.
     pub async fn forgotten(&self) -> Result<Option<Epoch>, LedgerError> {
         if let Some(known) = self.known_forgotten() {
             return Ok(known);

@@ -79,7 +79,7 @@ pub struct Entry {
     /// What has been deleted since the grant began.
     pub deletions: Vec<Deletion>,
     /// The generation of the last reservation report that showed this node registered under the epoch; `None` where it
-    /// never was. By it a preemption is told from a target that has forgotten everybody.
+    /// never was. It tells a preemption from a target that has forgotten everybody.
     #[serde(default)]
     pub registered: Option<u32>,
     /// Where the volume was published and has not been unpublished: where to look, not what is there.

@@ -1,4 +1,4 @@
-//! To protobuf: what the controller is told.
+//! To protobuf: what the agent sends to the controller.
 //!
 //! Comes in: domain types of the agent. Goes out: messages, with nothing decided on the way.
 
@@ -228,19 +228,32 @@ mod tests {
 
     #[test]
     fn nothing_of_a_state_is_lost() {
-        let told = state(full());
+        let encoded = state(full());
         let epoch = proto::Epoch { term: 3, seq: 4 };
-        assert_eq!((told.volume_id.as_str(), told.epoch, told.epoch_ended), ("v", Some(epoch), true));
-        assert_eq!((told.phase(), told.device.as_str(), told.writes), (WirePhase::Absent, "nvme0n1", 7));
-        let identity = told.identity.unwrap();
+        assert_eq!(
+            (encoded.volume_id.as_str(), encoded.epoch, encoded.epoch_ended),
+            ("v", Some(epoch), true)
+        );
+        assert_eq!(
+            (encoded.phase(), encoded.device.as_str(), encoded.writes),
+            (WirePhase::Absent, "nvme0n1", 7)
+        );
+        let identity = encoded.identity.unwrap();
         assert_eq!((identity.size_bytes, identity.block_size_bytes, identity.read_only), (8, 512, true));
-        let path = &told.paths[0];
+        let path = &encoded.paths[0];
         assert_eq!([&path.portal, &path.controller], ["10.0.1.1:4420", "nvme0"]);
         assert_eq!([&path.state, &path.ana_state], ["live", "optimized"]);
-        assert_eq!(told.unready.unwrap(), proto::Unready { clause: "connect".into(), message: "why".into() });
-        assert_eq!(told.openers, ["pid 1"]);
-        assert_eq!(told.absence.unwrap().deleted[0].state_at_deletion, "live");
-        assert!(told.staging[0].same && told.staging[0].path == "/t" && told.staging[0].device == "nvme0n1");
+        assert_eq!(
+            encoded.unready.unwrap(),
+            proto::Unready { clause: "connect".into(), message: "why".into() }
+        );
+        assert_eq!(encoded.openers, ["pid 1"]);
+        assert_eq!(encoded.absence.unwrap().deleted[0].state_at_deletion, "live");
+        assert!(
+            encoded.staging[0].same
+                && encoded.staging[0].path == "/t"
+                && encoded.staging[0].device == "nvme0n1"
+        );
         let bare = state(crate::testing::state("v", Phase::Lost));
         let nothing = proto::VolumeState { volume_id: "v".into(), ..Default::default() };
         assert_eq!(bare, proto::VolumeState { phase: WirePhase::Lost.into(), ..nothing });
@@ -249,7 +262,7 @@ mod tests {
     #[test]
     fn each_outcome_has_its_message_with_all_that_it_says() {
         let (low, high) = (Epoch::new(1, 2).unwrap(), Epoch::new(3, 4).unwrap());
-        let told = |outcome| {
+        let encoded = |outcome| {
             let (operation, volume) = (OperationId::parse("op-1-2").unwrap(), VolumeId::parse("v").unwrap());
             let result =
                 outgoing(Outgoing::Result(DirectiveResult { operation, volume, epoch: low, outcome }));
@@ -259,41 +272,41 @@ mod tests {
         };
         let times = AttachTimes { connect: MILLI, device: MILLI * 2, checks: MILLI * 3 };
         let ready = Outcome::Ready(Ready { state: Box::new(full()), times: Some(times) });
-        let WireOutcome::Ready(ready) = told(ready) else { panic!("ready") };
+        let WireOutcome::Ready(ready) = encoded(ready) else { panic!("ready") };
         assert_eq!(ready.state.unwrap(), state(full()));
         let times = proto::AttachTimes { connect_us: 1000, device_us: 2000, checks_us: 3000 };
         assert_eq!(ready.times, Some(times));
-        let WireOutcome::Absent(absent) = told(Outcome::Absent(gone())) else { panic!("absent") };
+        let WireOutcome::Absent(absent) = encoded(Outcome::Absent(gone())) else { panic!("absent") };
         let times = proto::DetachTimes { checks_us: 1000, flush_us: 2000, delete_us: 3000 };
         assert_eq!((absent.deleted.len(), absent.times), (1, Some(times)));
-        let busy = told(Outcome::Busy(Busy { holders: vec!["qemu".into()] }));
+        let busy = encoded(Outcome::Busy(Busy { holders: vec!["qemu".into()] }));
         assert_eq!(busy, WireOutcome::Busy(proto::BusyOutcome { holders: vec!["qemu".into()] }));
         for nothing_left in [false, true] {
             let unready = clause::failed(clause::DELETE, "why");
-            let told = told(Outcome::Failed(Failure { unready, nothing_left }));
+            let encoded = encoded(Outcome::Failed(Failure { unready, nothing_left }));
             let unready = Some(proto::Unready { clause: "delete".into(), message: "why".into() });
-            assert_eq!(told, WireOutcome::Failed(proto::FailedOutcome { unready, nothing_left }));
+            assert_eq!(encoded, WireOutcome::Failed(proto::FailedOutcome { unready, nothing_left }));
         }
-        let stale = told(Outcome::StaleEpoch(Stale { highest: high, ended: true }));
+        let stale = encoded(Outcome::StaleEpoch(Stale { highest: high, ended: true }));
         let highest = Some(proto::Epoch { term: 3, seq: 4 });
         assert_eq!(stale, WireOutcome::StaleEpoch(proto::StaleEpochOutcome { highest, ended: true }));
-        let pending = told(Outcome::Pending(Pending { message: "waits".into(), age: MILLI * 5 }));
+        let pending = encoded(Outcome::Pending(Pending { message: "waits".into(), age: MILLI * 5 }));
         let message = "waits".to_owned();
         assert_eq!(pending, WireOutcome::Pending(proto::PendingOutcome { message, age_ms: 5 }));
         let preempted = Preempted { left_keys: vec![1, 2], aborted_keys: vec![3] };
         let (left_keys, aborted_keys) = (vec![1, 2], vec![3]);
         let expected = proto::PreemptedOutcome { left_keys, aborted_keys };
-        assert_eq!(told(Outcome::Preempted(preempted)), WireOutcome::Preempted(expected));
-        assert_eq!(told(Outcome::Rekeyed), WireOutcome::Rekeyed(proto::RekeyedOutcome {}));
+        assert_eq!(encoded(Outcome::Preempted(preempted)), WireOutcome::Preempted(expected));
+        assert_eq!(encoded(Outcome::Rekeyed), WireOutcome::Rekeyed(proto::RekeyedOutcome {}));
     }
 
     #[test]
     fn a_refusal_repeats_what_came_as_it_came() {
         let failure = Failure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
         let refusal = Refusal { operation: "?".into(), volume: "../v".into(), epoch: Some((0, 0)), failure };
-        let told = outgoing(Outgoing::Refusal(refusal));
-        assert_eq!((told.operation_id.as_str(), told.volume_id.as_str()), ("?", "../v"));
-        assert_eq!(told.epoch, Some(proto::Epoch::default()));
-        assert!(matches!(told.outcome, Some(WireOutcome::Failed(failed)) if !failed.nothing_left));
+        let encoded = outgoing(Outgoing::Refusal(refusal));
+        assert_eq!((encoded.operation_id.as_str(), encoded.volume_id.as_str()), ("?", "../v"));
+        assert_eq!(encoded.epoch, Some(proto::Epoch::default()));
+        assert!(matches!(encoded.outcome, Some(WireOutcome::Failed(failed)) if !failed.nothing_left));
     }
 }

@@ -72,7 +72,7 @@ impl<H: Host> NodeVolumes for Fleet<H> {
     }
 }
 
-/// Who this node is and what it can do, as the controller is told at the beginning of a session.
+/// Who this node is and what it can do, as the agent reports it at the beginning of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeDescription {
     /// The name under which the orchestrator knows the node.
@@ -111,14 +111,14 @@ pub struct Session<N> {
     pub node: Arc<N>,
     /// Results to deliver.
     pub outbox: Arc<Outbox>,
-    /// Told whether a session is established.
+    /// Learns whether a session is established.
     pub link: watch::Sender<Link>,
     /// Up while a session is established.
     pub ready: ReadyFlag,
 }
 
 impl<N: NodeVolumes> Session<N> {
-    /// Keeps a session with the controller until told to stop.
+    /// Keeps a session with the controller until asked to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut delays = Delays::default();
         while !stop.is_cancelled() {

@@ -1,4 +1,4 @@
-//! One session, from dial to end.
+//! One session, from connect to end.
 //!
 //! Order on the stream: Hello → Welcome → Inventory → anything. Comes in: messages of the controller. Goes out: why
 //! the session ended.
@@ -24,11 +24,11 @@ use crate::name::VolumeId;
 use crate::volume::board::differs;
 use crate::volume::state::VolumeState;
 
-/// How long the dial, the Welcome and the inventory may take, each.
+/// How long the connect, the Welcome and the inventory may take, each.
 const STEP: Duration = Duration::from_secs(10);
 /// Messages that may wait for the transport; past it the sender waits, and the silence deadline watches it.
 const QUEUE: usize = 64;
-/// Counters of writes move all the time; they are told at most so often.
+/// Counters of writes move all the time; they are sent at most so often.
 const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a session ended.
@@ -103,12 +103,12 @@ async fn talk<N: NodeVolumes>(
         .await
         .map_err(|_| Ended::Inventory("it took too long".into()))?
         .map_err(Ended::Inventory)?;
-    let told = volumes.iter().map(|state| (state.volume.clone(), state.clone())).collect();
+    let sent = volumes.iter().map(|state| (state.volume.clone(), state.clone())).collect();
     send(&say, Say::Inventory(encode::inventory(volumes))).await?;
     session.outbox.rewind();
     *established = Some(Instant::now());
     session.up(&welcome);
-    let mut stream = Stream { session, say, welcome, told, seen: 0, heard: Instant::now(), beats: 0 };
+    let mut stream = Stream { session, say, welcome, sent, seen: 0, heard: Instant::now(), beats: 0 };
     stream.run(hear, changes).await
 }
 
@@ -130,9 +130,9 @@ struct Stream<'a, N> {
     session: &'a Session<N>,
     say: mpsc::Sender<proto::FromAgent>,
     welcome: Welcome,
-    /// What the controller was last told of each volume.
-    told: BTreeMap<VolumeId, VolumeState>,
-    /// The version of the board up to which it was told.
+    /// The state of each volume that was last sent.
+    sent: BTreeMap<VolumeId, VolumeState>,
+    /// The version of the board up to which it was sent.
     seen: u64,
     heard: Instant,
     beats: u64,
@@ -207,12 +207,12 @@ impl<N: NodeVolumes> Stream<'_, N> {
         Ok(())
     }
 
-    /// Tells every volume whose state is not what the controller was last told.
+    /// Sends every state that differs from what was last sent.
     async fn tell_changes(&mut self, until: Instant) -> Result<(), Ended> {
         let (seen, states) = self.session.node.board().since(self.seen);
         self.seen = seen;
         for state in states {
-            if self.told.get(&state.volume).is_none_or(|told| differs(told, &state)) {
+            if self.sent.get(&state.volume).is_none_or(|sent| differs(sent, &state)) {
                 self.tell(until, state).await?;
             }
         }
@@ -224,9 +224,9 @@ impl<N: NodeVolumes> Stream<'_, N> {
         let states = self.session.node.board().all();
         // What the node has forgotten is not kept for the length of the session.
         let known: BTreeSet<&VolumeId> = states.iter().map(|state| &state.volume).collect();
-        self.told.retain(|volume, _| known.contains(volume));
+        self.sent.retain(|volume, _| known.contains(volume));
         for state in states {
-            if self.told.get(&state.volume) != Some(&state) {
+            if self.sent.get(&state.volume) != Some(&state) {
                 self.tell(until, state).await?;
             }
         }
@@ -235,7 +235,7 @@ impl<N: NodeVolumes> Stream<'_, N> {
 
     async fn tell(&mut self, until: Instant, state: VolumeState) -> Result<(), Ended> {
         self.bounded(until, Say::Delta(encode::state(state.clone()))).await?;
-        self.told.insert(state.volume.clone(), state);
+        self.sent.insert(state.volume.clone(), state);
         Ok(())
     }
 }

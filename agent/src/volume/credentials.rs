@@ -147,7 +147,8 @@ impl<H: Host> Volume<H> {
             let (live, others): (Vec<_>, Vec<_>) =
                 self.give_secret(&view, secret).await.into_iter().partition(|(live, _)| *live);
             for (_, error) in others {
-                tracing::warn!(volume = %self.id, error = %Causes(&error), "a controller that is not live did not take the secret");
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "a controller that is not live \
+                    did not accept the secret");
             }
             if !live.is_empty() {
                 let problems: Vec<String> = live.iter().map(|(_, error)| Causes(error).to_string()).collect();

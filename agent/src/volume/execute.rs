@@ -47,10 +47,10 @@ impl<H: Host> Fleet<H> {
                 self.tasks().spawn(fleet.carry_out(volume, directive, arrival).instrument(span));
             }
             Begin::Joined => {
-                span.in_scope(|| tracing::info!("came again; joined to the one that is running"))
+                span.in_scope(|| tracing::info!("repeated directive; joined the one that is running"))
             }
             Begin::Known(result) => {
-                span.in_scope(|| tracing::info!("came again; answered from memory"));
+                span.in_scope(|| tracing::info!("repeated directive; answered with the earlier result"));
                 self.results().deliver(*result);
             }
         }
@@ -102,7 +102,7 @@ impl<H: Host> Fleet<H> {
                 Err(_) => {
                     let age = directive.received.elapsed();
                     let message = volume.waits_for();
-                    tracing::warn!(?age, message, "past its deadline; going on");
+                    tracing::warn!(?age, message, "still running after its deadline");
                     let pending = Outcome::Pending(Pending { message, age });
                     metrics::directive(directive.ask.kind().as_str(), pending.as_str());
                     self.results().deliver(DirectiveResult::of(directive, pending));
@@ -179,7 +179,7 @@ fn log_outcome(directive: &Directive, outcome: &Outcome) {
             tracing::warn!(clause, message, nothing_left = failed.nothing_left, ?took, "failed");
         }
         Outcome::StaleEpoch(seen) => {
-            tracing::warn!(outcome = name, %seen, ?took, "refused: of the past");
+            tracing::warn!(outcome = name, %seen, ?took, "refused: stale directive");
         }
         Outcome::Pending(_) => {}
     }

@@ -91,7 +91,8 @@ impl<H: Host> Fleet<H> {
             }
             Err(error) => {
                 metrics::ledger_error();
-                tracing::error!(error = %Causes(&error), "volumes of which only the ledger knows are not told");
+                tracing::error!(error = %Causes(&error), "cannot read the ledger; volumes that only it has \
+                                                          are not reported");
             }
         }
     }
@@ -102,7 +103,7 @@ impl<H: Host> Fleet<H> {
         if tokio::time::timeout(patience, self.inner.tasks.wait()).await.is_err() {
             tracing::warn!(
                 operations = self.inner.tasks.len(),
-                "operations are still running; the kernel goes on with what it was asked"
+                "operations are still running; the kernel finishes what it was asked"
             );
         }
     }

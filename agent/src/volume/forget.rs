@@ -55,12 +55,13 @@ impl<H: Host> Volume<H> {
         }
         match self.shared.ledger.forget(&self.id, entry.epoch).await {
             Ok(()) => {
-                tracing::debug!(volume = %self.id, epoch = %entry.epoch, "its grant has long been over: its record goes");
+                tracing::debug!(volume = %self.id, epoch = %entry.epoch, "removing the record of a grant \
+                    that ended long ago");
                 self.memory().record.let_go();
             }
             Err(error) => {
                 self.memory().record.doubt();
-                tracing::error!(volume = %self.id, error = %Causes(&error), "cannot let a record go");
+                tracing::error!(volume = %self.id, error = %Causes(&error), "cannot remove a record");
             }
         }
     }

@@ -66,7 +66,10 @@ impl<H: Host> Volume<H> {
                 Ok(Some(before)) => yet = yet.max(before).max(self.shared.times.stay),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(volume = %self.id, device = namespace.name, error = error.line(), "deleting all the same");
+                    tracing::error!(
+                        volume = %self.id, device = namespace.name, error = error.line(),
+                        "deleting the controllers anyway"
+                    );
                 }
             }
         }

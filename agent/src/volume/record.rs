@@ -158,7 +158,8 @@ impl<H: Host> Volume<H> {
         };
         tracing::error!(
             volume = %self.id, epoch = %entry.epoch, reason,
-            "cannot record that the grant has ended; it ends all the same, and is recorded once the disk takes it"
+            "cannot record that the grant has ended; it has ended, and is recorded once the disk can be \
+             written"
         );
         let mut memory = self.memory();
         memory.record.owed = Some(entry.clone());
@@ -175,7 +176,7 @@ impl<H: Host> Volume<H> {
         let Some(owed) = self.owed() else { return };
         match self.keep(&owed).await {
             Ok(()) => {
-                tracing::info!(volume = %self.id, epoch = %owed.epoch, "the end of the grant is recorded now")
+                tracing::info!(volume = %self.id, epoch = %owed.epoch, "recorded that the grant has ended")
             }
             Err(error) => {
                 let error = cleat_runtime::exit::Causes(&error);
@@ -364,8 +365,8 @@ mod tests {
         std::fs::write(dir.path().join("ledger"), "in the way").unwrap();
         std::fs::write(dir.path().join("forgotten.json"), "").unwrap();
         let agent = Agent::start(&kernel, dir.path(), BOOT);
-        let told = agent.state().await;
-        assert!(told.paths.len() == 2, "{told:?}");
+        let reported = agent.state().await;
+        assert!(reported.paths.len() == 2, "{reported:?}");
         let refused = agent.attach(5, grant(&[1, 2])).await;
         assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
         let outcome = agent.detach(4).await;

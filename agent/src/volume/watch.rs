@@ -41,7 +41,7 @@ impl<H: Host> Watch<H> {
         Self { fleet, events }
     }
 
-    /// Watches until told to stop.
+    /// Watches until asked to stop.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut sweep = interval(self.fleet.shared().times.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -90,7 +90,7 @@ impl<H: Host> Watch<H> {
                 true
             }
             None => {
-                tracing::error!("no more events from the kernel: watching by time alone");
+                tracing::error!("no more events from the kernel; reading its state from time to time only");
                 self.events = None;
                 false
             }
@@ -99,7 +99,7 @@ impl<H: Host> Watch<H> {
 
     async fn observe(&self) {
         if let Err(error) = self.fleet.sweep().await {
-            tracing::error!(error = %Causes(&error), "cannot look at the kernel's state");
+            tracing::error!(error = %Causes(&error), "cannot read the kernel's state");
         }
     }
 }

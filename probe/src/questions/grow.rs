@@ -10,7 +10,7 @@ use crate::trouble::{Trouble, until};
 
 /// By how much: enough that no rounding hides it.
 const MORE_BYTES: u64 = 16 << 20;
-/// From the RDS' word to the host's knowing.
+/// From the RDS' answer until the host knows.
 const NOTICED: Duration = Duration::from_secs(15);
 
 pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {

@@ -41,7 +41,7 @@ pub struct ServerTlsArgs {
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
 
-    /// Private key of this server, PEM; nobody but its owner, and its group for reading, may have access
+    /// Private key of this server, PEM; only its owner may write it, and only owner and group may read it
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
@@ -49,12 +49,12 @@ pub struct ServerTlsArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub agent_client_ca: Option<PathBuf>,
 
-    /// CA of the operators' certificates, PEM, and another one: an operator is who the certificate names
+    /// CA of the operators' certificates, PEM, not the agents': an operator is who its certificate names
     /// (cleat://operator/NAME)
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub operator_client_ca: Option<PathBuf>,
 
-    /// Serve without TLS, for tests: whoever connects is taken for whatever node or operator it says it is. Only on
+    /// Serve without TLS, for tests: any client can claim to be any node or operator. Only on
     /// loopback addresses
     #[arg(long, conflicts_with_all = ["tls_cert", "tls_key", "agent_client_ca", "operator_client_ca"])]
     pub plaintext: bool,
@@ -80,11 +80,11 @@ pub struct ClientTlsArgs {
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
 
-    /// Name that the server's certificate must carry, if it is not the host that is dialled
+    /// Name that the server's certificate must carry, if it is not the host of the address
     #[arg(long, value_name = "NAME", requires = "tls_ca")]
     pub tls_server_name: Option<String>,
 
-    /// Dial without TLS: for tests and for networks that nobody else can reach
+    /// Connect without TLS: for tests, and for networks that nobody else can reach
     #[arg(long, conflicts_with_all = ["tls_ca", "tls_cert", "tls_key", "tls_server_name"])]
     pub plaintext: bool,
 }

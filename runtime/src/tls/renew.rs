@@ -95,7 +95,7 @@ impl Renewable for ServerTls {
 }
 
 impl Renewable for ClientTlsArgs {
-    /// Each dial reads the files, so there is nothing to be kept.
+    /// Each connect reads the files, so there is nothing to be kept.
     fn refresh(&self) -> Result<bool, Unusable> {
         self.load()?;
         Ok(false)
@@ -125,10 +125,10 @@ pub async fn keep_fresh(files: Arc<dyn Renewable>, stop: CancellationToken) {
         // A look that panicked is a look that was not made.
         if let Ok((refreshed, expiries)) = looked.await {
             match &refreshed {
-                Ok(true) => tracing::info!("certificates, keys or CAs were renewed: read"),
-                Ok(false) if !trouble.is_empty() => tracing::info!("TLS files can be used again"),
+                Ok(true) => tracing::info!("read renewed certificates, keys or CAs"),
+                Ok(false) if !trouble.is_empty() => tracing::info!("TLS files are usable again"),
                 Err(error) if *error != trouble => {
-                    tracing::error!(%error, "TLS files cannot be used: going on with what was read before");
+                    tracing::error!(%error, "cannot use the TLS files; keeping what was read before");
                 }
                 Ok(false) | Err(_) => {}
             }

@@ -185,7 +185,7 @@ fn verifier(kind: Kind, ca: Vec<CertificateDer<'static>>) -> Result<Arc<dyn Clie
         .map_err(|error| wrong(rustls::Error::General(error.to_string())))
 }
 
-/// Lets both kinds through the handshake, so that whoever has come to the wrong door is told so in words; what it may
+/// Lets both kinds through the handshake, so that whoever has come to the wrong door learns so in words; what it may
 /// do is decided afterwards, by its own CA alone.
 #[derive(Debug)]
 struct Either {

@@ -100,7 +100,7 @@ impl Drop for Undo {
         let (Some(target), turn) = (self.made.take(), self.turn.take()) else { return };
         let sysfs = self.sysfs.clone();
         tracing::warn!(controller = %target.controller, subsystem = %target.subsystem,
-            "a connect that nobody waits for any more has made a controller; deleting it");
+            "a connect that was given up has made a controller; deleting it");
         let undo = move || {
             match delete::run_kernel(&sysfs, &target) {
                 Ok(done) => tracing::info!(controller = %done.controller, how = ?done.how, "deleted"),
@@ -127,13 +127,13 @@ fn lost(request: &ConnectRequest) -> ConnectError {
     }
 }
 
-/// Runs one attempt: waits for its turn, runs `dial` on a thread of its own, waits for the outcome. What is
-/// left of `deadline` after the turn has come is the time that `dial` has.
+/// Runs one attempt: waits for its turn, runs `connect` on a thread of its own, waits for the outcome. What is
+/// left of `deadline` after the turn has come is the time that `connect` has.
 pub(super) async fn run<D>(
     attempts: &Attempts,
     request: &ConnectRequest,
     deadline: Duration,
-    dial: D,
+    connect: D,
 ) -> Result<Connected, ConnectError>
 where
     D: FnOnce(ConnectRequest, Turn) -> Outcome + Send + 'static,
@@ -144,7 +144,7 @@ where
     let owned = request.clone();
     let work = move || {
         // Nobody there any more: the outcome comes back and is dropped here, which undoes it.
-        drop(sender.send(dial(owned, turn)));
+        drop(sender.send(connect(owned, turn)));
     };
     work::spawn("nvme connect", work).map_err(|source| ConnectError::Work {
         subsystem: request.subsystem.clone(),

@@ -217,12 +217,12 @@ fn unstarted(target: &Target, error: &WorkError) -> DisconnectError {
     DisconnectError::Work { controller: target.controller.clone(), reason: error.to_string() }
 }
 
-/// Which life of a controller's name sysfs shows now; `None` where it shows none, or that cannot be told.
+/// Which life of a controller's name sysfs shows now; `None` where it shows none, or that is not known.
 pub(super) fn incarnation(sysfs: &Sysfs, name: &ControllerName) -> Option<Incarnation> {
     life(sysfs, name).ok().flatten()
 }
 
-/// The same, where "cannot be told" is an error: a process without a descriptor left sees nothing.
+/// The same, where "not known" is an error: a process without a descriptor left sees nothing.
 fn life(sysfs: &Sysfs, name: &ControllerName) -> io::Result<Option<Incarnation>> {
     let opened = PinnedDir::open(&sysfs.controller_dir(name)).and_then(|dir| dir.incarnation());
     match opened {
@@ -288,7 +288,7 @@ fn run_for(
     Ok(Disconnected { controller: target.controller.clone(), how: Deletion::Deleted(facts) })
 }
 
-/// Also where that cannot be told.
+/// Also where that is not known.
 fn still_there(sysfs: &Sysfs, target: &Target, meant: Incarnation) -> bool {
     life(sysfs, &target.controller).map_or(true, |found| found == Some(meant))
 }

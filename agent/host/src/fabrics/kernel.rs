@@ -121,7 +121,7 @@ impl Fabrics for KernelFabrics {
     ) -> Pending<'a, Result<Connected, ConnectError>> {
         let (device, sysfs) = (Arc::clone(&self.device), self.sysfs.clone());
         Box::pin(attempt::run(&self.attempts, request, deadline, move |request, turn| {
-            dial(device.as_ref(), sysfs, &request, turn)
+            connect_blocking(device.as_ref(), sysfs, &request, turn)
         }))
     }
 
@@ -173,7 +173,12 @@ impl Fabrics for KernelFabrics {
 }
 
 /// One attempt, on a thread that may block.
-fn dial(device: &dyn FabricsDevice, sysfs: Sysfs, request: &ConnectRequest, turn: Turn) -> Outcome {
+fn connect_blocking(
+    device: &dyn FabricsDevice,
+    sysfs: Sysfs,
+    request: &ConnectRequest,
+    turn: Turn,
+) -> Outcome {
     let since = Instant::now();
     let options = option_string(request);
     let mut made = None;

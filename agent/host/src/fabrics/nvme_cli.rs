@@ -195,7 +195,7 @@ impl Fabrics for NvmeCli {
         }
         let (cli, sysfs, runtime) = (self.cli.clone(), self.sysfs.clone(), Handle::current());
         Box::pin(attempt::run(&self.attempts, request, deadline, move |request, turn| {
-            dial(&cli, &runtime, sysfs, &request, deadline, turn)
+            connect_blocking(&cli, &runtime, sysfs, &request, deadline, turn)
         }))
     }
 
@@ -262,7 +262,7 @@ struct ConnectOutput {
 }
 
 /// One attempt, on a thread that may block.
-fn dial(
+fn connect_blocking(
     cli: &Cli,
     runtime: &Handle,
     sysfs: Sysfs,
@@ -306,7 +306,7 @@ fn fresh(request: &ConnectRequest, before: &SubsystemView, after: &SubsystemView
     (!known).then(|| Target::of(found, &request.subsystem, &request.host_nqn))?
 }
 
-/// Sets what nvme-cli could not be told. A controller that existed before keeps what it has.
+/// Sets what nvme-cli has no option for. A controller that existed before keeps what it has.
 fn set_fast_io_fail(
     sysfs: &Sysfs,
     request: &ConnectRequest,
@@ -341,7 +341,7 @@ fn judge(
 ) -> Result<Connected, ConnectError> {
     if let Some(controller) = connect::existing(request, after) {
         if let Err(error) = &ran {
-            tracing::debug!(error = error as &dyn std::error::Error, "connected all the same");
+            tracing::debug!(error = error as &dyn std::error::Error, "connected in spite of the failure");
         }
         return Ok(connect::connected(controller.clone(), adopted, since));
     }

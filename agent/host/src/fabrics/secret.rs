@@ -143,7 +143,7 @@ pub enum RekeyError {
 }
 
 /// Gives a controller another secret, through the directory that was verified to be its own. One that has it already
-/// is left in peace. Writing it makes a live controller authenticate anew, under I/O, in the background; one that is
+/// is left in peace. Writing it makes a live controller authenticate again, under I/O, in the background; one that is
 /// reconnecting uses it at its next attempt. A re-authentication that fails disturbs no live connection, so what is
 /// proven here is which secret the next connection will use, not that the target has accepted it.
 ///

@@ -89,7 +89,7 @@ pub struct Registrant {
 /// What a Reservation Report says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Rises with every change of registrations; begins anew when the target forgets them.
+    /// Rises with every change of registrations; begins again when the target forgets them.
     pub generation: u32,
     /// What is held.
     pub kind: Option<Kind>,

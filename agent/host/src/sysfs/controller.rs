@@ -31,7 +31,7 @@ pub enum ControllerState {
     DeletingNoIo,
     /// Given up.
     Dead,
-    /// A word that this version does not know.
+    /// A text that this version does not know.
     Other(String),
 }
 

@@ -25,7 +25,7 @@ pub enum AnaState {
     PersistentLoss,
     /// About to become something else.
     Change,
-    /// A word that this version does not know.
+    /// A text that this version does not know.
     Other(String),
 }
 

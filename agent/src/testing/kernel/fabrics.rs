@@ -15,7 +15,7 @@ use super::{ConnectAnswer, Kernel, World, made};
 /// How long the kernel is at a connect whose packets are dropped.
 const DROPPED: Duration = Duration::from_secs(3);
 
-fn dial(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected, ConnectError>> {
+fn connect_now(world: &mut World, request: &ConnectRequest) -> Option<Result<Connected, ConnectError>> {
     let (portal, nqn) = (request.portal, request.subsystem.clone());
     let there = world.controllers.iter().find(|one| {
         one.portal() == Some(portal)
@@ -77,7 +77,7 @@ impl Fabrics for Kernel {
             if self.answer_of(request.portal) == ConnectAnswer::Drop {
                 tokio::time::sleep(DROPPED).await;
             }
-            let connect_end = self.until(|world| dial(world, request)).await;
+            let connect_end = self.until(|world| connect_now(world, request)).await;
             if let Ok(Connected { controller, adopted: false, .. }) = &connect_end {
                 self.tell(&controller.name, Action::Add, None);
                 self.tell(&controller.name, Action::Change, Some("connected"));

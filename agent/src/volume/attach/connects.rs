@@ -344,7 +344,7 @@ async fn connect(host: &impl Host, request: &ConnectRequest) -> ConnectEnd {
         Err(error) => {
             if matches!(error, ConnectError::Overdue { .. } | ConnectError::EarlierAttempt { .. }) {
                 // The kernel is still at it, behind other connects of this host, and can make a controller yet.
-                tracing::warn!(error = %Causes(&error), "waiting for the kernel to let go of a connect");
+                tracing::warn!(error = %Causes(&error), "waiting for the kernel to end a connect");
                 host.fabrics().settled(request).await;
             }
             ConnectEnd::Failed(Arc::new(error))
@@ -357,7 +357,7 @@ async fn undo(host: &impl Host, target: &Target) {
     while tries < UNDO_TRIES {
         match host.fabrics().disconnect(target, UNDO_SLICE).await {
             Ok(_) => {
-                tracing::info!(controller = %target.controller, "a connect that was called back has been undone");
+                tracing::info!(controller = %target.controller, "a cancelled connect has been undone");
                 return;
             }
             Err(DisconnectError::StillDetaching { since, .. }) => {
@@ -370,5 +370,6 @@ async fn undo(host: &impl Host, target: &Target) {
             }
         }
     }
-    tracing::error!(controller = %target.controller, "a controller was left behind; the next detach takes it away");
+    tracing::error!(controller = %target.controller, "a controller was left behind; the next detach deletes \
+                                                      it");
 }

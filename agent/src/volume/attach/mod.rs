@@ -216,7 +216,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// A failed attach leaves no registration of a node that was not told to use the device.
+    /// A failed attach leaves no registration of a node that was not allowed to use the device.
     async fn give_back_unused(&self, grant: &Grant) -> bool {
         match self.observe().await {
             Ok(view) => self.give_back(Some(grant), &view).await,
@@ -284,7 +284,7 @@ impl<H: Host> Volume<H> {
             if let Err(error) = gone {
                 tracing::error!(
                     volume = %self.id, controller = %doomed.target.controller, error = %Causes(&error),
-                    "a failed attach could not take away what it made"
+                    "a failed attach cannot remove what it made"
                 );
             }
         }

@@ -110,7 +110,7 @@ impl<H: Host> Volume<H> {
             metrics::path_repair(connected);
             if let ConnectEnd::Failed(error) = connect_end {
                 let error = cleat_runtime::exit::Causes(error.as_ref()).to_string();
-                tracing::warn!(volume = %self.id, %portal, error, "a missing path cannot be connected");
+                tracing::warn!(volume = %self.id, %portal, error, "cannot connect a missing path");
             }
         }
     }

@@ -87,7 +87,8 @@ impl<H: Host> Volume<H> {
         if grant.portals.iter().filter(|portal| silent(**portal)).count() == grant.portals.len() {
             return;
         }
-        tracing::info!(volume = %self.id, epoch = %entry.epoch, "making the device again that the kernel has given up");
+        tracing::info!(volume = %self.id, epoch = %entry.epoch, "making a device again that the kernel has \
+            given up");
         let ready_under = self.memory().judged.ready_under();
         let made = self.attach(entry.epoch, &grant, None, now, now + PATIENCE).await;
         metrics::path_repair(made.is_ok());
@@ -97,7 +98,7 @@ impl<H: Host> Volume<H> {
             memory.judged.set_ready_under(ready_under);
             drop(memory);
             let error = cleat_runtime::exit::Causes(&error).to_string();
-            tracing::warn!(volume = %self.id, error, "the device cannot be made again yet");
+            tracing::warn!(volume = %self.id, error, "cannot make the device again yet");
         }
     }
 

@@ -29,10 +29,11 @@ impl<H: Host> Volume<H> {
                 Ok(false) => {}
                 Ok(true) => tracing::info!(
                     volume = %self.id, controller = %target.controller,
-                    "somebody else's times for getting the connection back were replaced by ours"
+                    "replaced the connection's timeouts, which were not ours"
                 ),
                 Err(error) => tracing::warn!(
-                    volume = %self.id, error = %Causes(&error), "the kernel may give this path up at another time"
+                    volume = %self.id, error = %Causes(&error), "cannot set the connection's timeouts; the \
+                        kernel may give this path up earlier or later"
                 ),
             }
         }

@@ -29,9 +29,11 @@ impl<H: Host> Volume<H> {
     /// Whether the record that is known says that the grant has ended, and the last observation showed controllers all
     /// the same.
     pub(in crate::volume) fn has_leftovers(&self) -> bool {
-        let told = self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
+        let reported =
+            self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
         let memory = self.memory();
-        told && memory.activity == Activity::None
+        reported
+            && memory.activity == Activity::None
             && memory.leftovers.again.is_none_or(|at| Instant::now() >= at)
     }
 
@@ -44,7 +46,8 @@ impl<H: Host> Volume<H> {
         if !entry.ended {
             return;
         }
-        tracing::warn!(volume = %self.id, epoch = %entry.epoch, "its grant has ended and it has controllers: they go");
+        tracing::warn!(volume = %self.id, epoch = %entry.epoch, "a volume without a grant still has \
+            controllers; deleting them");
         if let Err(error) = self.end_grant(entry.epoch, DetachMode::Revoke).await {
             self.memory().leftovers.again = Some(Instant::now() + crate::volume::attach::revive::PAUSE);
             let error = cleat_runtime::exit::Causes(&error).to_string();

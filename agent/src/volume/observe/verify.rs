@@ -176,7 +176,8 @@ impl<H: Host> Volume<H> {
             }
             Ok(Err(unready)) => self.memory().judged.failing = Some(unready),
             Err(error) => {
-                tracing::warn!(volume = %self.id, error = error.line(), "the predicate could not be judged");
+                tracing::warn!(volume = %self.id, error = error.line(), "cannot check whether the volume is \
+                    ready");
             }
         }
     }

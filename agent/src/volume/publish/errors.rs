@@ -37,7 +37,7 @@ pub enum StageError {
         /// By the controller's Attach.
         granted: NamespaceUuid,
     },
-    /// The controller has not told this node of the grant.
+    /// The controller has not sent this node the grant.
     #[error(
         "waits for the controller's Attach of epoch {asked} (waited {:.1} s; this node has seen {seen}; the session \
          with the controller is {session})",

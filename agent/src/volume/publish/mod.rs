@@ -179,9 +179,9 @@ impl<H: Host> Volume<H> {
 
     /// Waits until the board says something else of this volume.
     async fn news(&self, changes: &mut watch::Receiver<u64>) {
-        let told = self.reported_state();
+        let before = self.reported_state();
         while changes.changed().await.is_ok() {
-            if self.reported_state() != told {
+            if self.reported_state() != before {
                 return;
             }
         }

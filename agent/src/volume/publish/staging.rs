@@ -118,7 +118,7 @@ impl<H: Host> Volume<H> {
         let own = device(&view).map(|namespace| namespace.dev);
         for elsewhere in seen.iter().filter(|staging| !staging.same) {
             tracing::error!(volume = %self.id, target = elsewhere.path, device = elsewhere.device,
-                "what is published as the volume is another device");
+                "another device is published as this volume");
         }
         self.memory().staged = Staged { seen, looked: Some((Instant::now(), own)) };
         self.report(&view);
@@ -126,8 +126,8 @@ impl<H: Host> Volume<H> {
 
     /// The device of the volume in the last observation.
     fn device_observed(&self) -> Option<DevT> {
-        let told = self.last_observation()?;
-        Some(device(&told)?.dev)
+        let last = self.last_observation()?;
+        Some(device(&last)?.dev)
     }
 
     /// What is at the targets; `None` where one could not be looked at.
@@ -138,7 +138,7 @@ impl<H: Host> Volume<H> {
                 Ok(staging) => seen.extend(staging),
                 Err(error) => {
                     tracing::warn!(volume = %self.id, target = %target.display(), error = error.line(),
-                        "cannot look where the volume is published");
+                        "cannot find where the volume is published");
                     return None;
                 }
             }
@@ -148,24 +148,24 @@ impl<H: Host> Volume<H> {
 
     /// What is at one target; nothing to tell where nothing is there.
     async fn staging_at(&self, target: &Path, view: &SubsystemView) -> Result<Option<Staging>, HostError> {
-        let told =
+        let staged =
             |device: String, same| Ok(Some(Staging { path: target.display().to_string(), device, same }));
         let dev = match self.shared.host.at_target(target).await? {
             AtTarget::Nothing | AtTarget::Placeholder => return Ok(None),
             AtTarget::Device(dev) | AtTarget::Leftover(dev) => dev,
-            AtTarget::Other(what) => return told(what, false),
+            AtTarget::Other(what) => return staged(what, false),
         };
         for namespace in &view.namespaces {
             let map = |kind: &HolderKind| matches!(kind, HolderKind::DmMultipath { .. });
             let held = namespace.holders.iter().find(|one| one.dev == Some(dev) && map(&one.kind));
             if namespace.dev == dev || held.is_some() {
-                return told(held.map_or(&namespace.name, |holder| &holder.name).clone(), true);
+                return staged(held.map_or(&namespace.name, |holder| &holder.name).clone(), true);
             }
         }
         match self.shared.host.device_name(dev).await? {
-            Some(name) => told(name, false),
+            Some(name) => staged(name, false),
             None if view.namespaces.is_empty() => Ok(None),
-            None => told(format!("{dev}, which is gone"), false),
+            None => staged(format!("{dev}, which is gone"), false),
         }
     }
 }
@@ -196,21 +196,21 @@ mod tests {
         let target = Path::new("/pods/a/volume");
         let own = DevT { major: 259, minor: 0 };
         let at = |found| kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
-        let told = |device: &str, same| vec![(target.display().to_string(), device.to_owned(), same)];
+        let expected = |device: &str, same| vec![(target.display().to_string(), device.to_owned(), same)];
         agent.fleet.volumes()[0].note_published(target).await;
         assert!(staging(&agent).await.is_empty(), "nothing is there");
         at(AtTarget::Device(own));
-        assert_eq!(staging(&agent).await, told("nvme0n1", true));
+        assert_eq!(staging(&agent).await, expected("nvme0n1", true));
         // The disk of that number has gone, and another one has got it.
         at(AtTarget::Device(DevT { major: 259, minor: 5 }));
-        assert_eq!(staging(&agent).await, told("259:5, which is gone", false));
+        assert_eq!(staging(&agent).await, expected("259:5, which is gone", false));
         kernel.change(|world| drop(world.disks.insert(DevT { major: 259, minor: 5 }, "nvme9n1".to_owned())));
-        assert_eq!(staging(&agent).await, told("nvme9n1", false));
+        assert_eq!(staging(&agent).await, expected("nvme9n1", false));
         // A new process knows where to look.
         drop(agent);
         let agent = Agent::start(&kernel, dir.path(), BOOT);
         agent.state().await;
-        assert_eq!(staging(&agent).await, told("nvme9n1", false));
+        assert_eq!(staging(&agent).await, expected("nvme9n1", false));
         agent.fleet.volumes()[0].note_unpublished(target).await;
         assert!(staging(&agent).await.is_empty());
     }

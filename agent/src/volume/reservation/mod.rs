@@ -251,7 +251,8 @@ impl<H: Host> Volume<H> {
             Ok(Ok(given_back)) => given_back,
             Ok(Err(error)) if error.is_conflict() => false,
             Ok(Err(error)) => {
-                tracing::warn!(volume = %self.id, error = %Causes(&error), "this node's registration was not given back");
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "cannot give back this node's \
+                    registration");
                 false
             }
             Err(_) => {
@@ -329,7 +330,7 @@ impl<H: Host> Volume<H> {
         if before != missing {
             match &missing {
                 Some(missing) => {
-                    tracing::error!(volume = %self.id, %key, missing, "the reservation does not hold")
+                    tracing::error!(volume = %self.id, %key, missing, "cannot keep the reservation")
                 }
                 None => tracing::info!(volume = %self.id, %key, joined, "this node is registered"),
             }
@@ -358,7 +359,7 @@ impl<H: Host> Volume<H> {
         match self.unless_superseded(epoch, look).await {
             Ok(Ok(stands)) => Some(stands),
             Ok(Err(error)) => {
-                tracing::warn!(volume = %self.id, error = %Causes(&error), "the reservation could not be looked at");
+                tracing::warn!(volume = %self.id, error = %Causes(&error), "cannot read the reservation");
                 None
             }
             Err(Superseded) => None,
@@ -387,7 +388,8 @@ impl<H: Host> Volume<H> {
         match held {
             Ok(joined @ Stands::Joined(_)) if up() && took <= UNINTERRUPTED => joined,
             Ok(held) if up() && took <= UNINTERRUPTED => {
-                tracing::warn!(volume = %self.id, %key, "the target had forgotten this node's registration; it is asserted again");
+                tracing::warn!(volume = %self.id, %key, "the target lost this node's registration; \
+                                                         registered again");
                 metrics::reassertion(Reassertion::Done);
                 held
             }
