@@ -10,10 +10,7 @@ use crate::world::{RWO, RWX, World, block, eventually, publish_request};
 
 #[tokio::test]
 async fn a_volume_lives_from_create_to_delete_and_each_call_may_be_repeated() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
+    let (world, csi, [(host, _agent)]) = World::with_nodes(["node-a"]).await;
     for _ in 0..2 {
         let volume = csi.create("pvc-1").await.unwrap();
         assert_eq!((volume.volume_id.as_str(), volume.capacity_bytes), ("pvc-1", 1 << 20));
@@ -41,12 +38,8 @@ async fn a_volume_lives_from_create_to_delete_and_each_call_may_be_repeated() {
 
 #[tokio::test]
 async fn publish_waits_for_the_proof_and_a_repeat_finds_it() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
+    let (world, csi, [(host, agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     *host.on_attach.lock().unwrap() = OnAttach::Hold;
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
     let mut request = tonic::Request::new(publish_request("pvc-1", "node-a", RWO));
     request.set_timeout(Duration::from_millis(500));
     let gave_up = csi.client.clone().controller_publish_volume(request).await.unwrap_err();
@@ -73,11 +66,7 @@ async fn publish_waits_for_the_proof_and_a_repeat_finds_it() {
 
 #[tokio::test]
 async fn a_publish_that_an_unpublish_overtook_on_its_way_attaches_nothing() {
-    let world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (world, csi, [(a, _one), (_, _two)]) = World::with_volume("pvc-1", ["node-a", "node-b"]).await;
     let looks = *world.rds.looks.borrow();
     world.rds.slow.send_replace(true);
     let early = tokio::spawn({
@@ -96,11 +85,7 @@ async fn a_publish_that_an_unpublish_overtook_on_its_way_attaches_nothing() {
 
 #[tokio::test]
 async fn the_same_publish_twice_at_once_is_one_attachment() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (_world, csi, [(host, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     let (one, two) = tokio::join!(csi.publish("pvc-1", "node-a", RWO), csi.publish("pvc-1", "node-a", RWO));
     assert_eq!(one.unwrap(), two.unwrap());
     assert_eq!(host.attaches().len(), 1);
@@ -141,17 +126,12 @@ async fn a_third_node_and_a_second_of_rwo_are_refused_with_the_holders_named() {
 
 #[tokio::test]
 async fn a_handoff_is_recorded_from_grant_to_evidence() {
-    let world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
-    csi.create("vm-1").await.unwrap();
+    let (world, csi, [(_, _one), (b, _two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
     csi.publish("vm-1", "node-a", RWX).await.unwrap();
     csi.publish("vm-1", "node-b", RWX).await.unwrap();
     csi.unpublish("vm-1", "node-a").await.unwrap();
     assert_eq!(world.rds.hosts("vm-1"), [b.nqn()].into());
-    let request = cleat_proto::cleat::v1::ListMigrationsRequest {};
-    let all = world.operator().await.list_migrations(request).await.unwrap().into_inner().migrations;
+    let all = world.migrations().await;
     let [migration] = &all[..] else { panic!("{all:?}") };
     assert_eq!(
         (migration.source_node_id.as_str(), migration.target_node_id.as_str(), migration.result.as_str()),
@@ -165,11 +145,7 @@ async fn a_handoff_is_recorded_from_grant_to_evidence() {
 
 #[tokio::test]
 async fn a_detach_of_a_device_in_use_is_refused_naming_its_user() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (world, csi, [(host, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     let epoch = csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     *host.on_detach.lock().unwrap() = OnDetach::Busy("pid 312 (qemu-system-x86) has /dev/nvme0n1 open");
     let refused = csi.unpublish("pvc-1", "node-a").await.unwrap_err();
@@ -181,28 +157,19 @@ async fn a_detach_of_a_device_in_use_is_refused_naming_its_user() {
 
 #[tokio::test]
 async fn a_detach_that_was_not_drained_waits_for_the_drain_bound() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
+    let (world, csi, [(host, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     *host.on_detach.lock().unwrap() = OnDetach::Absent("connecting");
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     let began = std::time::Instant::now();
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     assert!(began.elapsed() >= Duration::from_millis(world.core.drain_bound_ms));
-    let request = cleat_proto::cleat::v1::GetVolumeRequest { volume_id: "pvc-1".into() };
-    let volume = world.operator().await.get_volume(request).await.unwrap().into_inner();
+    let volume = world.volume("pvc-1").await;
     assert!(volume.past_evidence[0].assumption.contains("drain bound"), "{:?}", volume.past_evidence);
 }
 
 #[tokio::test]
 async fn what_the_agent_could_not_do_has_its_clause_and_a_retry_is_free() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (_world, csi, [(host, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     for (clause, code) in
         [("live-paths", Code::Unavailable), ("namespace-identity", Code::FailedPrecondition)]
     {
@@ -217,10 +184,7 @@ async fn what_the_agent_could_not_do_has_its_clause_and_a_retry_is_free() {
 
 #[tokio::test]
 async fn many_volumes_at_once_all_come_through() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
+    let (world, csi, [(host, _agent)]) = World::with_nodes(["node-a"]).await;
     let names: Vec<String> = (0..32).map(|number| format!("pvc-{number}")).collect();
     let each = |name: &String| {
         let (csi, name) = (csi.clone(), name.clone());

@@ -1,10 +1,8 @@
 //! A fence that rests on the export alone: what callers are told while it is off, and that nothing brings it back early.
 
 use cleat_core::Target;
-use cleat_proto::cleat::v1 as proto;
 use tonic::Code;
 
-use crate::agent::Host;
 use crate::world::{RWX, World, eventually};
 
 #[tokio::test]
@@ -14,8 +12,7 @@ async fn a_second_node_knows_what_it_waits_for_and_keeps_the_export_off() {
     (world.core.fence_after_ms, world.core.detach_grace_ms) = (300, 500);
     world.start().await;
     let csi = world.csi().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (gone, _two) = (world.agent(&a).await, world.agent(&b).await);
+    let [(a, gone), (b, _two)] = world.nodes(["node-a", "node-b"]).await;
     csi.create("vm-1").await.unwrap();
     csi.publish("vm-1", "node-a", RWX).await.unwrap();
     let asked = |line: String| world.rds.log.lock().unwrap().contains(&line);
@@ -42,11 +39,7 @@ async fn a_second_node_knows_what_it_waits_for_and_keeps_the_export_off() {
     assert!(!asked(format!("allow vm-1 {}", b.nqn())) && !asked("show vm-1".into()));
 
     let _one = world.agent(&a).await;
-    let request = proto::GetNodeRequest { node_id: "node-a".into() };
-    eventually("readmitted", async || {
-        world.operator().await.get_node(request.clone()).await.unwrap().into_inner().standing == "Admitted"
-    })
-    .await;
+    eventually("readmitted", async || world.node("node-a").await.standing == "Admitted").await;
     csi.publish("vm-1", "node-b", RWX).await.expect("the export is back");
     assert!(asked(format!("allow vm-1 {}", b.nqn())), "which brings it back");
 }

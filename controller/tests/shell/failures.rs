@@ -16,11 +16,7 @@ use crate::world::{RWO, RWX, World, block, dial, eventually};
 
 #[tokio::test]
 async fn absent_and_unreachable_are_two_things() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (world, csi, [(_, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     csi.create("pvc-2").await.unwrap();
     let absent = csi.publish("pvc-3", "node-a", RWO).await.unwrap_err();
@@ -87,10 +83,7 @@ async fn sizes_and_room_are_told_apart() {
 
 #[tokio::test]
 async fn a_disk_larger_than_asked_for_is_fine_and_a_smaller_one_is_not() {
-    let world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (_one, _two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
+    let (world, csi, [(a, _one), (b, _two)]) = World::with_nodes(["node-a", "node-b"]).await;
     csi.create_sized("vm-1", 1 << 20).await.unwrap();
     world.rds.tamper("vm-1", |v| v.size.0 += 1 << 20);
     assert_eq!(csi.create_sized("vm-1", 1 << 20).await.unwrap().capacity_bytes, 2 << 20);
@@ -152,10 +145,7 @@ async fn any_name_that_csi_allows_is_made_found_and_deleted_by_its_id() {
 
 #[tokio::test]
 async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
+    let (world, csi, [(host, _agent)]) = World::with_nodes(["node-a"]).await;
     type Tamper = fn(&mut cleat_rds::Volume);
     let cases: [(&str, Tamper, &str); 2] = [
         ("pvc-1", |v| v.nqn = "nqn.2000-02.com.mikrotik:x".into(), "nqn.2000-02.com.mikrotik:x"),
@@ -178,11 +168,7 @@ async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
 
 #[tokio::test]
 async fn an_rds_that_never_answers_is_unreachable_after_its_deadline() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (world, csi, [(_, _agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     world.rds.stuck.send_replace(true);
     let hung = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
     assert_eq!(hung.code(), Code::Unavailable);
@@ -281,12 +267,8 @@ async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised(
 
 #[tokio::test]
 async fn a_stop_answers_those_who_wait_and_ends_in_time() {
-    let mut world = World::started().await;
-    let host = Host::new("node-a", 1);
+    let (mut world, csi, [(host, agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     *host.on_attach.lock().unwrap() = crate::agent::OnAttach::Hold;
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
     let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
     agent.told_to_attach("pvc-1").await;
     // As a load balancer would: a stream that nobody of ours ends.

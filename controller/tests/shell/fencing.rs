@@ -38,21 +38,10 @@ async fn world(target: Target) -> World {
 
 /// Two nodes that are heard, and a volume on the first.
 async fn attached(world: &World, csi: &Csi) -> [(Arc<Host>, Agent); 2] {
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let nodes = [(Arc::clone(&a), world.agent(&a).await), (Arc::clone(&b), world.agent(&b).await)];
+    let nodes = world.nodes(["node-a", "node-b"]).await;
     csi.create("vm-1").await.unwrap();
     csi.publish("vm-1", "node-a", RWX).await.unwrap();
     nodes
-}
-
-async fn volume(world: &World) -> proto::VolumeInfo {
-    let request = proto::GetVolumeRequest { volume_id: "vm-1".into() };
-    world.operator().await.get_volume(request).await.unwrap().into_inner()
-}
-
-async fn node(world: &World, name: &str) -> proto::NodeInfo {
-    let request = proto::GetNodeRequest { node_id: name.into() };
-    world.operator().await.get_node(request).await.unwrap().into_inner()
 }
 
 fn changes(world: &World) -> Vec<String> {
@@ -74,13 +63,13 @@ async fn a_silent_node_is_cut_and_drained_and_returns_by_its_inventory() {
         "first the list, then the cut, and nobody has it: {asked:?}"
     );
 
-    let after = volume(&world).await;
+    let after = world.volume("vm-1").await;
     let proof = &after.past_evidence[0];
     assert_eq!((proof.source.as_str(), proof.verdict.as_str()), ("TargetCut", "Fenced"));
     assert!(proof.drained_by.contains("namespace"), "{proof:?}");
     assert!(proof.assumption.contains("waits for every write"), "{proof:?}");
     assert_eq!((after.fenced[0].node_id.as_str(), after.fenced[0].host_nqn.as_str()), ("node-a", &*a.nqn()));
-    let quarantined = node(&world, "node-a").await;
+    let quarantined = world.node("node-a").await;
     assert_eq!(quarantined.standing, "Quarantined");
     assert_eq!(quarantined.fenced[0].volume_id, "vm-1");
     csi.publish("vm-1", "node-b", RWX).await.expect("another node is free to have it");
@@ -89,13 +78,13 @@ async fn a_silent_node_is_cut_and_drained_and_returns_by_its_inventory() {
 
     // It comes back from its partition with the volume in its kernel, and is told to give it up.
     let _one = world.agent(&a).await;
-    eventually("readmitted", async || node(&world, "node-a").await.standing == "Admitted").await;
+    eventually("readmitted", async || world.node("node-a").await.standing == "Admitted").await;
     let revoked = a.told(|kind| match kind {
         Kind::Revoke(revoke) => Some(revoke.volume_id.clone()),
         _ => None,
     });
     assert_eq!(revoked, ["vm-1"]);
-    assert!(!a.holds("vm-1") && volume(&world).await.fenced.is_empty());
+    assert!(!a.holds("vm-1") && world.volume("vm-1").await.fenced.is_empty());
 }
 
 #[tokio::test]
@@ -139,7 +128,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_a_remedy() {
     let (code, said, complaint) = cleatctl(&world, &declare).await;
     assert_eq!(code, 0, "{said}{complaint}");
     csi.unpublish("vm-1", "node-a").await.unwrap();
-    let proof = volume(&world).await.past_evidence[0].clone();
+    let proof = world.volume("vm-1").await.past_evidence[0].clone();
     assert_eq!((proof.source.as_str(), proof.by.as_str()), ("NodeGone", "alice"));
     assert_eq!(proof.reason, "rack 4 burnt");
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
@@ -157,7 +146,7 @@ async fn a_person_who_fences_a_node_in_use_is_named_with_the_reason() {
     assert_eq!(code, 0, "{said}{complaint}");
     assert!(said.contains("Proven: node node-a cannot write to volume vm-1."), "{said}");
     // And afterwards, by the record.
-    let proof = volume(&world).await.past_evidence[0].clone();
+    let proof = world.volume("vm-1").await.past_evidence[0].clone();
     assert_eq!((proof.wanted_by.as_str(), proof.wanted_because.as_str()), ("bob", "its guest hangs"));
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
     assert!(explained.contains("forced by bob: its guest hangs"), "{explained}");
@@ -179,7 +168,7 @@ async fn a_node_that_is_heard_is_not_gone() {
     let (code, _, complaint) = cleatctl(&world, &declare).await;
     assert_eq!(code, 1);
     assert!(complaint.contains("node node-a is not gone"), "{complaint}");
-    assert!(volume(&world).await.attachments[0].may_write);
+    assert!(world.volume("vm-1").await.attachments[0].may_write);
 }
 
 #[tokio::test]
@@ -210,7 +199,7 @@ async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor(
     let asked = changes(&world);
     let place = |line: &str| asked.iter().rposition(|asked| asked == line).unwrap();
     assert!(place("set the secret of vm-1") < place("hide vm-1"), "{asked:?}");
-    let proof = volume(&world).await.past_evidence[0].clone();
+    let proof = world.volume("vm-1").await.past_evidence[0].clone();
     assert!(proof.assumption.contains("without the secret"), "{proof:?}");
     // No secret is in what is stored, nor in what operators see.
     let stored = stored(&world);
@@ -329,7 +318,7 @@ async fn another_node_preempts_the_registration_of_a_silent_one() {
         _ => None,
     });
     assert_eq!(preempts, [(second.reservation_key, vec![first.reservation_key])]);
-    let proof = volume(&world).await.past_evidence[0].clone();
+    let proof = world.volume("vm-1").await.past_evidence[0].clone();
     assert_eq!(proof.source, "Reservation", "{proof:?}");
     let changes = changes(&world);
     assert!(
@@ -354,7 +343,7 @@ async fn a_fence_goes_on_where_a_killed_controller_left_it() {
     world.rds.stuck.send_replace(false);
     world.start().await;
     world.csi().await.unpublish("vm-1", "node-a").await.unwrap();
-    assert_eq!(volume(&world).await.past_evidence[0].source, "TargetCut");
+    assert_eq!(world.volume("vm-1").await.past_evidence[0].source, "TargetCut");
 }
 
 fn create_request(min_fence: &str, mode: Mode) -> csi::CreateVolumeRequest {
@@ -385,7 +374,7 @@ async fn what_must_suffice_travels_from_create_to_the_fence() {
         ..publish_request("vm-1", "node-a", RWO)
     };
     csi.client.clone().controller_publish_volume(publish).await.unwrap();
-    assert_eq!(volume(&world).await.min_fence, "acl");
+    assert_eq!(world.volume("vm-1").await.min_fence, "acl");
     drop(agent);
     let refused = csi.unpublish("vm-1", "node-a").await.unwrap_err();
     assert!(refused.message().contains("weaker than the volume's minFence, acl"), "{}", refused.message());
@@ -442,8 +431,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
         ("duplicate-identity", "node-c"),
     ];
     eventually("the drift are seen", async || {
-        let drift = world.operator().await.list_drift(proto::ListDriftRequest {}).await.unwrap();
-        let drift = drift.into_inner().drift;
+        let drift = world.drift().await;
         expected.iter().all(|(kind, node)| drift.iter().any(|g| g.kind == *kind && g.node_id == *node))
     })
     .await;
@@ -462,12 +450,8 @@ async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() 
     let mut gone = a.hold("vm-1", a.attaches()[0].epoch.unwrap(), Phase::Connecting);
     gone.set_phase(Phase::Absent);
     one.say(proto::from_agent::Kind::Delta(gone)).await;
-    let drift = async || {
-        let drift = world.operator().await.list_drift(proto::ListDriftRequest {}).await.unwrap();
-        drift.into_inner().drift
-    };
-    eventually("it is seen", async || !drift().await.is_empty()).await;
-    let found = &drift().await[0];
+    eventually("it is seen", async || !world.drift().await.is_empty()).await;
+    let found = &world.drift().await[0];
     let named = (found.kind.as_str(), found.node_id.as_str(), found.volume_id.as_str());
     assert_eq!(named, ("grant-without-session", "node-a", "vm-1"));
     let (code, said, _) = cleatctl(&world, &["doctor"]).await;
@@ -476,6 +460,6 @@ async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() 
     assert!(said.contains("connect: the facts"), "and why it does not get it: {said}");
     // It is the agent's to have it again, and then nothing is wrong.
     *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Ready;
-    eventually("it is there again", async || drift().await.is_empty()).await;
+    eventually("it is there again", async || world.drift().await.is_empty()).await;
     csi.publish("vm-1", "node-a", RWX).await.expect("the grant stands");
 }

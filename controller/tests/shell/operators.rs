@@ -8,7 +8,7 @@ use proto::volume_state::Phase;
 use proto::watch_event::Kind;
 use tonic::{Code, Streaming};
 
-use crate::agent::{Host, OnAttach};
+use crate::agent::OnAttach;
 use crate::world::{RWO, World, eventually};
 
 async fn next(events: &mut Streaming<proto::WatchEvent>) -> Kind {
@@ -28,11 +28,7 @@ async fn notice(events: &mut Streaming<proto::WatchEvent>, reason: &str) -> prot
 
 #[tokio::test]
 async fn a_watcher_sees_everything_as_it_is_and_then_what_changes() {
-    let mut world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
+    let (mut world, csi, [(_, agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     let mut events = world.operator().await.watch(proto::WatchRequest {}).await.unwrap().into_inner();
     let Kind::Volume(volume) = next(&mut events).await else { panic!("the volume first") };
@@ -110,11 +106,7 @@ fn command_line(world: &World, tls: Vec<String>, given: &[&str]) -> Vec<OsString
 
 #[tokio::test]
 async fn completion_offers_the_volumes_and_nodes_of_the_controller() {
-    let world = World::started().await;
-    let host = Host::new("node-a", 1);
-    let _agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("vm-1").await.unwrap();
+    let (world, csi, [(_, _agent)]) = World::with_volume("vm-1", ["node-a"]).await;
     csi.publish("vm-1", "node-a", RWO).await.unwrap();
     let offered = async |given: &[&str]| {
         let words = command_line(&world, vec!["--plaintext".to_owned()], given);
@@ -129,11 +121,7 @@ async fn completion_offers_the_volumes_and_nodes_of_the_controller() {
 
 #[tokio::test]
 async fn cleatctl_tells_what_is_and_what_waits() {
-    let world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (_one, two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
-    csi.create("vm-1").await.unwrap();
+    let (world, csi, [(_, _one), (b, two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
     csi.publish("vm-1", "node-a", crate::world::RWX).await.unwrap();
     *b.on_attach.lock().unwrap() = OnAttach::Hold;
     let publishing = tokio::spawn({

@@ -9,12 +9,8 @@ use crate::world::{RWO, RWX, World, eventually};
 
 #[tokio::test]
 async fn killed_in_the_middle_of_an_attach_it_goes_on_under_the_same_epoch() {
-    let mut world = World::started().await;
-    let host = Host::new("node-a", 1);
+    let (mut world, csi, [(host, agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
     *host.on_attach.lock().unwrap() = OnAttach::Hold;
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
     let waiting = tokio::spawn(async move { csi.publish("pvc-1", "node-a", RWO).await });
     let first = agent.told_to_attach("pvc-1").await;
     let term = agent.welcome.borrow().clone().unwrap().term;
@@ -39,11 +35,7 @@ async fn killed_in_the_middle_of_an_attach_it_goes_on_under_the_same_epoch() {
 
 #[tokio::test]
 async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
-    let mut world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (one, two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
-    csi.create("vm-1").await.unwrap();
+    let (mut world, csi, [(a, one), (b, two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
     let epochs = [
         csi.publish("vm-1", "node-a", RWX).await.unwrap(),
         csi.publish("vm-1", "node-b", RWX).await.unwrap(),
@@ -70,8 +62,7 @@ async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
     csi.unpublish("vm-1", "node-a").await.unwrap();
     assert!(!a.holds("vm-1") && b.holds("vm-1"));
     assert_eq!(csi.publish("vm-1", "node-b", RWX).await.unwrap(), epochs[1], "the target keeps its grant");
-    let request = cleat_proto::cleat::v1::ListMigrationsRequest {};
-    let all = world.operator().await.list_migrations(request).await.unwrap().into_inner().migrations;
+    let all = world.migrations().await;
     assert_eq!(all[0].result, "completed");
     drop(two);
 }
@@ -79,10 +70,7 @@ async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
 /// The RDS may do what a controller has asked after that controller has died, and after the next one has looked.
 #[tokio::test]
 async fn what_a_killed_controller_asked_of_the_rds_undoes_no_later_proof() {
-    let mut world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (one, two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
+    let (mut world, csi, [(a, one), (b, two)]) = World::with_nodes(["node-a", "node-b"]).await;
     for volume in ["vm-1", "vm-2"] {
         csi.create(volume).await.unwrap();
         csi.publish(volume, "node-a", RWX).await.unwrap();
@@ -127,11 +115,7 @@ async fn a_damaged_store_is_refused_with_the_file_named() {
 
 /// One node has the volume and is not heard; the controller begins with a store that does not know of that.
 async fn forgotten(rolled_back: bool) -> (World, std::sync::Arc<Host>) {
-    let mut world = World::started().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (one, _two) = (world.agent(&a).await, world.agent(&b).await);
-    let csi = world.csi().await;
-    csi.create("vm-1").await.unwrap();
+    let (mut world, csi, [(a, one), (b, _two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
     let files = ["records", "records-wal"].map(|name| world.dir.path().join(name));
     if rolled_back {
         // At rest on record, and no grant of node-a after that.

@@ -69,7 +69,7 @@ async fn a_malformed_message_ends_the_session_with_the_field_and_nothing_else() 
         assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
         assert!(status.message().contains(words), "{status:?}");
     }
-    assert_eq!(node(&world, "node-b").await.unwrap().session, "connected");
+    assert_eq!(world.node("node-b").await.session, "connected");
     drop(other);
 }
 
@@ -96,16 +96,16 @@ async fn a_silent_agent_is_taken_for_lost_and_one_that_went_at_once() {
     world.agents.silence_deadline = Duration::from_millis(700);
     world.start().await;
     let agent = world.agent(&Host::new("node-a", 1)).await;
-    assert_eq!(node(&world, "node-a").await.unwrap().session, "connected");
+    assert_eq!(world.node("node-a").await.session, "connected");
     agent.beating.send_replace(false);
     let status = agent.ended().await;
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(status.message().contains("nothing heard for 700ms"), "{status:?}");
-    eventually("silent", async || node(&world, "node-a").await.unwrap().session == "silent").await;
+    eventually("silent", async || world.node("node-a").await.session == "silent").await;
 
     let agent = world.agent(&Host::new("node-b", 2)).await;
     drop(agent);
-    eventually("silent", async || node(&world, "node-b").await.unwrap().session == "silent").await;
+    eventually("silent", async || world.node("node-b").await.session == "silent").await;
 }
 
 #[tokio::test]
@@ -117,8 +117,7 @@ async fn a_volume_that_nobody_granted_is_a_stray_that_keeps_others_out() {
     let csi = world.csi().await;
     csi.create("pvc-2").await.unwrap();
     csi.publish("pvc-2", "node-b", RWO).await.unwrap();
-    let request = proto::GetVolumeRequest { volume_id: "pvc-1".into() };
-    let stray = world.operator().await.get_volume(request).await.unwrap().into_inner();
+    let stray = world.volume("pvc-1").await;
     assert_eq!(stray.attachments[0].phase, "Stray");
     assert!(stray.attachments[0].may_write);
     let created = csi.create("pvc-1").await.unwrap_err();

@@ -25,16 +25,10 @@ fn made(world: &World) -> &Certificates {
     world.certificates.as_ref().unwrap()
 }
 
-async fn session(world: &World, name: &str) -> String {
-    let request = proto::GetNodeRequest { node_id: name.into() };
-    world.operator().await.get_node(request).await.unwrap().into_inner().session
-}
-
 #[tokio::test]
 async fn a_full_copy_of_a_nodes_identity_does_not_get_its_session() {
     let world = world().await;
-    let host = Host::new("node-a", 1);
-    let agent = world.agent(&host).await;
+    let [(_, agent)] = world.nodes(["node-a"]).await;
     let csi = world.csi().await;
     csi.create("pvc-1").await.unwrap();
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
@@ -46,7 +40,7 @@ async fn a_full_copy_of_a_nodes_identity_does_not_get_its_session() {
     for words in ["cleat://node/node-b", "node-a", "--node-id"] {
         assert!(refused.message().contains(words), "{words} is not in {refused:?}");
     }
-    assert_eq!(session(&world, "node-a").await, "connected");
+    assert_eq!(world.node("node-a").await.session, "connected");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     assert!(thief.attaches().is_empty());
     drop(agent);
@@ -55,8 +49,7 @@ async fn a_full_copy_of_a_nodes_identity_does_not_get_its_session() {
 #[tokio::test]
 async fn a_result_about_a_volume_that_the_node_was_not_granted_is_refused() {
     let world = world().await;
-    let (a, b) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let (_one, two) = (world.agent(&a).await, world.agent(&b).await);
+    let [(a, _one), (b, two)] = world.nodes(["node-a", "node-b"]).await;
     let csi = world.csi().await;
     for volume in ["pvc-1", "pvc-2"] {
         csi.create(volume).await.unwrap();
@@ -94,7 +87,11 @@ async fn a_result_about_a_volume_that_the_node_was_not_granted_is_refused() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(told, ["pvc-2"]);
-    assert_eq!(session(&world, "node-b").await, "connected", "a late result is no reason to end a session");
+    assert_eq!(
+        world.node("node-b").await.session,
+        "connected",
+        "a late result is no reason to end a session"
+    );
 }
 
 #[tokio::test]
@@ -166,7 +163,7 @@ async fn a_session_ends_no_later_than_its_certificate() {
     let ended = agent.up().await.ended().await;
     assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
     assert!(ended.message().contains("cleat://node/node-a"), "{ended:?}");
-    eventually("silent", async || session(&world, "node-a").await == "silent").await;
+    eventually("silent", async || world.node("node-a").await.session == "silent").await;
     // Neither anew, nor by what is left of the old session.
     let endpoint =
         cleat_runtime::grpc::endpoint(&world.agents_at().to_string(), &transport, Default::default());
@@ -174,7 +171,7 @@ async fn a_session_ends_no_later_than_its_certificate() {
         let refused = Agent::dial(channel, &Host::new("node-a", 1)).await.ended().await;
         assert_ne!(refused.code(), Code::Ok);
     }
-    assert_eq!(session(&world, "node-a").await, "silent");
+    assert_eq!(world.node("node-a").await.session, "silent");
 }
 
 /// What docs/operating.md says about openssl is what is run here.

@@ -105,6 +105,34 @@ impl World {
         world
     }
 
+    /// With a controller that runs, and agents of these nodes that are up.
+    pub async fn with_nodes<const N: usize>(names: [&str; N]) -> (Self, Csi, [(Arc<Host>, Agent); N]) {
+        let world = Self::started().await;
+        let (csi, nodes) = (world.csi().await, world.nodes(names).await);
+        (world, csi, nodes)
+    }
+
+    /// The same, and a volume that nobody has.
+    pub async fn with_volume<const N: usize>(
+        volume: &str,
+        names: [&str; N],
+    ) -> (Self, Csi, [(Arc<Host>, Agent); N]) {
+        let (world, csi, nodes) = Self::with_nodes(names).await;
+        csi.create(volume).await.unwrap();
+        (world, csi, nodes)
+    }
+
+    /// Hosts of these names, numbered from 1, with agents that are up.
+    pub async fn nodes<const N: usize>(&self, names: [&str; N]) -> [(Arc<Host>, Agent); N] {
+        let mut nodes = Vec::new();
+        for (name, number) in names.into_iter().zip(1..) {
+            let host = Host::new(name, number);
+            let agent = self.agent(&host).await;
+            nodes.push((host, agent));
+        }
+        nodes.try_into().unwrap_or_else(|_| unreachable!("one for each name"))
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("csi.sock")
     }
@@ -252,6 +280,27 @@ impl World {
         let certificates = self.certificates.as_ref();
         let transport = certificates.map_or(ClientTransport::Plaintext, |made| made.operator("alice"));
         OperatorClient::new(dial(self.operators_at(), &transport).await)
+    }
+
+    /// A volume as operators see it.
+    pub async fn volume(&self, volume: &str) -> proto::VolumeInfo {
+        let request = proto::GetVolumeRequest { volume_id: volume.into() };
+        self.operator().await.get_volume(request).await.unwrap().into_inner()
+    }
+
+    /// A node as operators see it.
+    pub async fn node(&self, node: &str) -> proto::NodeInfo {
+        let request = proto::GetNodeRequest { node_id: node.into() };
+        self.operator().await.get_node(request).await.unwrap().into_inner()
+    }
+
+    pub async fn migrations(&self) -> Vec<proto::MigrationInfo> {
+        let request = proto::ListMigrationsRequest {};
+        self.operator().await.list_migrations(request).await.unwrap().into_inner().migrations
+    }
+
+    pub async fn drift(&self) -> Vec<proto::DriftInfo> {
+        self.operator().await.list_drift(proto::ListDriftRequest {}).await.unwrap().into_inner().drift
     }
 
     pub async fn csi(&self) -> Csi {
