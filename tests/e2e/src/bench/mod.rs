@@ -44,10 +44,10 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Figures> 
     let began = Instant::now();
     let mut world_options = WorldOptions::on_kernel(&options.kernel).nodes(1);
     // Ready means the same in all four ways: every portal has its live path.
-    world_options = world_options.controller_arg("--path-policy").controller_arg("all");
-    world_options.controller_args.extend(["--attach-deadline", "120s"].map(str::to_owned));
+    world_options =
+        world_options.controller_options([["--path-policy", "all"], ["--attach-deadline", "120s"]]);
     (world_options.node_cpus, world_options.node_memory_mib) = (NODE_CPUS, 1024);
-    world_options = world_options.agent_arg("--keep-alive").agent_arg(format!("{KEEP_ALIVE_S}s"));
+    world_options = world_options.agent_options([["--keep-alive", &format!("{KEEP_ALIVE_S}s")]]);
     world_options.log_filter = "warn".to_owned();
     say(&format!("booting one RDS and one node with {NODE_CPUS} CPUs, Linux {}", options.kernel));
     let world = World::boot(run, world_options).await?;

@@ -222,7 +222,6 @@ fn tell(outcome: &FenceOutcome, say: &mut Say) {
 }
 
 fn world_options(kernel: &str) -> WorldOptions {
-    let mut options = WorldOptions::on_kernel(kernel).nodes(2);
     // What production waits for, shortened to what an emulated machine needs.
     let fence_after = format!("{}ms", FENCE_AFTER.as_millis());
     let controller = [
@@ -234,10 +233,8 @@ fn world_options(kernel: &str) -> WorldOptions {
         ["--request-limit", "5s"],
         ["--retry-interval", "500ms"],
     ];
-    for word in controller.into_iter().flatten() {
-        options = options.controller_arg(word);
-    }
-    options = options.agent_arg("--keep-alive").agent_arg("3s");
+    let options = WorldOptions::on_kernel(kernel).nodes(2);
+    let mut options = options.controller_options(controller).agent_options([["--keep-alive", "3s"]]);
     if let Ok(filter) = std::env::var("CLEAT_LOG") {
         options.log_filter = filter;
     }

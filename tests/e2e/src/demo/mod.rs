@@ -71,7 +71,7 @@ pub async fn run(run: &Namespace, options: &Options) -> anyhow::Result<Outcome> 
         options.kernel
     ));
     let mut world_options = WorldOptions::on_kernel(&options.kernel);
-    world_options = world_options.controller_arg("--drain-bound").controller_arg(DRAIN_BOUND);
+    world_options = world_options.controller_options([["--drain-bound", DRAIN_BOUND]]);
     if let Ok(filter) = std::env::var("CLEAT_LOG") {
         world_options.log_filter = filter;
     }

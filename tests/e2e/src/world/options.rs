@@ -92,17 +92,17 @@ impl WorldOptions {
         self
     }
 
-    /// With one more argument of the agents.
+    /// With these options of the agents, each with its value.
     #[must_use]
-    pub fn agent_arg(mut self, word: impl Into<String>) -> Self {
-        self.agent_args.push(word.into());
+    pub fn agent_options<const N: usize>(mut self, options: [[&str; 2]; N]) -> Self {
+        self.agent_args.extend(options.as_flattened().iter().map(|word| (*word).to_owned()));
         self
     }
 
-    /// With one more argument of the controller.
+    /// With these options of the controller, each with its value.
     #[must_use]
-    pub fn controller_arg(mut self, word: impl Into<String>) -> Self {
-        self.controller_args.push(word.into());
+    pub fn controller_options<const N: usize>(mut self, options: [[&str; 2]; N]) -> Self {
+        self.controller_args.extend(options.as_flattened().iter().map(|word| (*word).to_owned()));
         self
     }
 }

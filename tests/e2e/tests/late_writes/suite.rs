@@ -93,10 +93,6 @@ impl Suite for LateWrites {
 }
 
 fn options() -> anyhow::Result<WorldOptions> {
-    let mut options = WorldOptions::from_env()?.nodes(2);
-    // Nothing cuts it short where the target has taken the paths away, so each quarantine would last 25 s longer. How the
-    // default serves a device that comes back is shown by the machine tests (`lost_device`).
-    options = options.agent_arg("--lost-device-stay").agent_arg("5s");
     // What production waits for, shortened to what an emulated machine needs.
     let controller = [
         // Longer than the target's store holds a write: else it bounds nothing.
@@ -111,13 +107,13 @@ fn options() -> anyhow::Result<WorldOptions> {
         // What is exported at one port with others leaves no survivor its device.
         ["--rds-volume-ports", "4421-4499"],
     ];
-    for word in controller.into_iter().flatten() {
-        options = options.controller_arg(word);
-    }
-    for word in ["--keep-alive", "3s"] {
-        options = options.agent_arg(word);
-    }
-    Ok(options)
+    let agent = [
+        // Nothing cuts it short where the target has taken the paths away, so each quarantine would last 25 s longer. How
+        // the default serves a device that comes back is shown by the machine tests (`lost_device`).
+        ["--lost-device-stay", "5s"],
+        ["--keep-alive", "3s"],
+    ];
+    Ok(WorldOptions::from_env()?.nodes(2).controller_options(controller).agent_options(agent))
 }
 
 /// Lets everything go that a test has held or cut, takes its volumes away, and makes sure of it.

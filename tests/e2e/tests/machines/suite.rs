@@ -65,15 +65,8 @@ fn options() -> anyhow::Result<WorldOptions> {
         ["--retry-interval", "500ms"],
         ["--detach-grace-period", "15s"],
     ];
-    let agent = [["--keep-alive", "3s"]];
-    let mut options = WorldOptions::from_env()?;
-    for word in controller.into_iter().flatten() {
-        options = options.controller_arg(word);
-    }
-    for word in agent.into_iter().flatten() {
-        options = options.agent_arg(word);
-    }
-    Ok(options)
+    let options = WorldOptions::from_env()?;
+    Ok(options.controller_options(controller).agent_options([["--keep-alive", "3s"]]))
 }
 
 /// What the machines' kernels complain of on their consoles: a node that panics takes every VM on it along.
