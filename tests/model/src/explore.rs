@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crate::canon::{Print, print};
 use cleat_world::check::Violation;
 use cleat_world::kinds::{Action, Manner};
-use cleat_world::names::{V, VOLUMES};
+use cleat_world::names::{N, V, VOLUMES};
 use cleat_world::world::{Setup, World};
 
 /// An invariant that was broken, and how.
@@ -168,9 +168,13 @@ fn count(seen: &mut std::collections::BTreeMap<&'static str, u64>, world: &World
 }
 
 /// A small generator of numbers: the same seed gives the same walk, on every machine (SplitMix64).
-struct Numbers(u64);
+pub(crate) struct Numbers(u64);
 
 impl Numbers {
+    pub(crate) fn of(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -179,9 +183,13 @@ impl Numbers {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
+}
+
+fn pick<T: Copy>(numbers: &mut Numbers, from: [T; 4]) -> T {
+    from[numbers.below(4) as usize]
 }
 
 /// How often each kind of action is taken in one walk. Every walk has a taste of its own: it leaves some kinds of
@@ -190,11 +198,16 @@ impl Numbers {
 struct Taste {
     of_kind: Vec<u64>,
     only_volume: Option<V>,
+    /// While something is on its way, little else happens: histories get deep only if things succeed.
+    patient: bool,
+    /// How it begins: random walks seldom come to a fence by themselves.
+    begins: Vec<Action>,
+    /// Its agent opens no stream.
+    silent: Option<N>,
 }
 
 impl Taste {
-    fn new(numbers: &mut Numbers) -> Self {
-        let pick = |numbers: &mut Numbers, from: [u64; 4]| from[numbers.below(4) as usize];
+    fn new(setup: &Setup, numbers: &mut Numbers) -> Self {
         let of_kind = (0..Action::KINDS)
             .map(|kind| match Action::manner(kind) {
                 Manner::Message => 24,
@@ -205,11 +218,25 @@ impl Taste {
             })
             .collect();
         let only_volume = (numbers.below(2) == 0).then(|| numbers.below(VOLUMES as u64) as V);
-        Self { of_kind, only_volume }
+        if !setup.uneven {
+            return Self { of_kind, only_volume, patient: false, begins: Vec::new(), silent: None };
+        }
+        let patient = numbers.below(3) > 0;
+        let (v, holders) = pick(numbers, [(0, 0), (0, 1), (1, 2), (1, 2)]);
+        let mut begins: Vec<Action> = (0..holders).map(|n| Action::Publish(v, n)).collect();
+        if holders > 0 {
+            begins.push(Action::Drop(0));
+            begins.extend((numbers.below(2) == 0).then_some(Action::Cut(0)));
+            begins.extend([Action::Unpublish(v, 0), Action::Pass(2_000)]);
+        }
+        let silent = (holders > 0).then_some(0);
+        Self { of_kind, only_volume, patient, begins, silent }
     }
 
-    fn weight(&self, world: &World, action: Action) -> u64 {
-        let weight = 8 * self.of_kind[action.kind()];
+    fn weight(&self, world: &World, action: Action, is_something_on_its_way: bool) -> u64 {
+        let arrives = matches!(Action::manner(action.kind()), Manner::Message | Manner::Mending);
+        let waits = self.patient && is_something_on_its_way && !arrives;
+        let weight = if waits { 1 } else { 8 } * self.of_kind[action.kind()];
         let rather = |condition: bool, otherwise: u64| if condition { weight } else { weight / otherwise };
         let other = |v: V| self.only_volume.is_some_and(|only| only != v);
         match action {
@@ -225,21 +252,28 @@ impl Taste {
             Action::Unpublish(v, n) | Action::Fence(v, n) => {
                 rather(world.told.handed_out[v][n].is_some() || world.hosts[n].held[v].is_some(), 8)
             }
+            Action::UnpublishAll(_) => weight / 8,
+            Action::Connect(n, _) if self.silent == Some(n) => 0,
             _ => weight,
         }
     }
 }
 
-/// Walks at random: so many walks of a length, from a first seed on. Each walk ends with everything working again.
+/// Walks at random, one for each seed, of a length. Each walk ends with everything working again.
 #[must_use]
-pub fn at_random(setup: &Setup, seeds: std::ops::Range<u64>, length: usize, time: Duration) -> Report {
+pub fn at_random(
+    setup: impl Fn(u64) -> Setup,
+    seeds: std::ops::Range<u64>,
+    length: usize,
+    time: Duration,
+) -> Report {
     let began = Instant::now();
-    let setup = Arc::new(setup.clone());
     let mut report = Report::default();
     for seed in seeds {
         if began.elapsed() >= time {
             break;
         }
+        let setup = Arc::new(setup(seed));
         let (world, way) = walk(&setup, seed, length);
         report.steps += way.len() as u64;
         report.depth = report.depth.max(way.len());
@@ -260,24 +294,37 @@ fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
     let mut numbers = Numbers(seed);
     let mut world = World::new(setup);
     let mut way = Vec::new();
-    let taste = Taste::new(&mut numbers);
-    for _ in 0..length {
-        let actions = world.actions();
-        let total: u64 = actions.iter().map(|a| taste.weight(&world, *a)).sum();
-        let mut pick = numbers.below(total);
-        let Some(action) = actions.into_iter().find(|a| {
-            let weight = taste.weight(&world, *a);
-            let here = pick < weight;
-            pick = pick.saturating_sub(weight);
-            here
-        }) else {
-            break;
+    let taste = Taste::new(setup, &mut numbers);
+    let arrives = |action: &Action| Action::manner(action.kind()) == Manner::Message;
+    let mut begins = taste.begins.iter().copied();
+    while way.len() < length && world.broken.is_none() {
+        let mut actions = world.actions();
+        let on_its_way = actions.iter().any(arrives);
+        // At the beginning everything arrives.
+        let begun = if begins.len() == 0 {
+            None
+        } else if let Some(action) = actions.iter().copied().find(arrives) {
+            Some(action)
+        } else {
+            begins.find(|action| world.can_happen(*action))
         };
+        if setup.uneven {
+            actions.push(Action::Pass(1 + numbers.below(4_000) as u16));
+            actions.push(Action::UnpublishAll(numbers.below(setup.access.len() as u64) as V));
+        }
+        let total: u64 = actions.iter().map(|a| taste.weight(&world, *a, on_its_way)).sum();
+        let mut pick = numbers.below(total);
+        let at_random = || {
+            actions.into_iter().find(|a| {
+                let weight = taste.weight(&world, *a, on_its_way);
+                let here = pick < weight;
+                pick = pick.saturating_sub(weight);
+                here
+            })
+        };
+        let Some(action) = begun.or_else(at_random) else { break };
         way.push(action);
         world = after(&world, action);
-        if world.broken.is_some() {
-            break;
-        }
     }
     (world, way)
 }
@@ -286,7 +333,7 @@ fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
 fn follow(setup: &Arc<Setup>, way: &[Action], heal: bool) -> Option<(Violation, usize)> {
     let mut world = World::new(setup);
     for (at, action) in way.iter().enumerate() {
-        if !world.actions().contains(action) {
+        if !world.can_happen(*action) {
             return None;
         }
         world = after(&world, *action);

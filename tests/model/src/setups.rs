@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cleat_core::{Access, MinFence};
 
-use crate::explore::Limits;
+use crate::explore::{Limits, Numbers};
 use cleat_world::target::Abilities;
 use cleat_world::world::{Budget, Dangers, Setup};
 
@@ -37,6 +37,7 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
         budget,
         persons,
         dangers: Dangers::default(),
+        uneven: false,
         atomic_hello,
         only: None,
     }
@@ -264,4 +265,52 @@ pub fn walks() -> Vec<Setup> {
     let any_order =
         any_order.into_iter().filter_map(|(name, of)| Some(Setup { dangers, ..walk((name, named(of)?.1)) }));
     targets().into_iter().map(walk).chain(twice).chain(demanding).chain(any_order).collect()
+}
+
+/// The name of all [`mixture`]s.
+pub const MIXTURE: &str = "any mixture";
+
+/// What else is walked through at random: a target of any mixture, demands of any strength, a clock that does not go by
+/// whole quanta; another one for each seed.
+#[must_use]
+pub fn mixture(seed: u64) -> Setup {
+    let mut numbers = Numbers::of(seed ^ 0x6d69_7874);
+    let cuts = Abilities { cuts: true, drains: true, ..Abilities::default() };
+    let acl = Abilities { acl: true, ..cuts };
+    // Each rung where it is the first one that there is, as often as all the mixtures.
+    let truth = match numbers.below(11) {
+        0 => cuts,
+        1 => acl,
+        2 => Abilities { secret: true, ..cuts },
+        3 => Abilities { reservations: true, ..acl },
+        4 | 5 => Abilities { reservations: true, abort_waits: true, drains: false, ..acl },
+        _ => {
+            let reservations = numbers.below(2) == 0;
+            Abilities {
+                acl: numbers.below(4) > 0,
+                cuts: numbers.below(4) > 0,
+                drains: numbers.below(4) > 0,
+                secret: numbers.below(2) > 0,
+                reservations,
+                abort_waits: reservations && numbers.below(2) == 0,
+            }
+        }
+    };
+    let min_fence = match numbers.below(8) {
+        0 => MinFence::ExportOff,
+        1 => MinFence::Acl,
+        2 => MinFence::Secret,
+        3 => MinFence::Reservation,
+        _ => MinFence::NodeGone,
+    };
+    let portals = 1 + usize::from(numbers.below(2) == 0);
+    let access = [Access::Rwo, Access::RwxBlock];
+    Setup {
+        min_fence,
+        portals,
+        persons: true,
+        uneven: true,
+        atomic_hello: false,
+        ..setup(MIXTURE, &access, 3, [u8::MAX; 3], truth)
+    }
 }

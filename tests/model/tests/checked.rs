@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cleat_model::explore::{Finding, Report, at_random, exhaustively, narrated};
 use cleat_model::{canon, setups};
+use cleat_world::world::Setup;
 
 fn main() -> ExitCode {
     // A panic of the core is a finding, and told as one.
@@ -53,7 +54,7 @@ fn dangers() -> ExitCode {
         }
     }
     for setup in setups::dangerous_walks().into_iter().filter(|setup| chosen(setup.name)) {
-        let report = at_random(&setup, 0..400, 250, Duration::from_secs(10));
+        let report = at_random(|_| setup.clone(), 0..400, 250, Duration::from_secs(10));
         tell_walks(setup.name, &report);
         if let Some(finding) = report.finding {
             clean = false;
@@ -110,14 +111,59 @@ fn everything(full: bool) -> Option<Finding> {
     }
     let (walks, seconds) = if full { (200_000, 8) } else { (400, 2) };
     for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
-        let report = at_random(&setup, 0..walks, 250, Duration::from_secs(seconds));
+        let report = at_random(|_| setup.clone(), 0..walks, 250, Duration::from_secs(seconds));
         tell_walks(setup.name, &report);
         if report.finding.is_some() {
             return report.finding;
         }
     }
-    None
+    if !chosen(setups::MIXTURE) {
+        return None;
+    }
+    let report =
+        at_random(setups::mixture, 0..if full { 20_000 } else { 2_000 }, 250, Duration::from_secs(600));
+    tell_walks(setups::MIXTURE, &report);
+    if report.finding.is_none() {
+        // The walks do reach what they are meant to try.
+        let hardly = REACHED.iter().filter(|kind| report.seen.get(*kind).is_none_or(|times| *times < 5));
+        let hardly: Vec<_> = hardly.collect();
+        assert!(hardly.is_empty(), "{hardly:?} were hardly ever seen: {:?}", report.seen);
+    }
+    report.finding
 }
+
+/// Answers, proofs and rungs that have to be seen in walks through any mixture.
+const REACHED: [&str; 29] = [
+    "published",
+    "unpublished",
+    "fenced",
+    "declared",
+    "attached elsewhere",
+    "migration limit",
+    "silent",
+    "quarantined",
+    "cannot fence",
+    "not attached",
+    "not ready",
+    "in use",
+    "rds",
+    "still waiting",
+    "overtaken",
+    "drained: never handed out",
+    "drained: live deletion",
+    "drained: bound",
+    "drained: barrier",
+    "drained: abort",
+    "AgentAbsent",
+    "TargetCut",
+    "ExportOff",
+    "Reservation",
+    "NodeGone",
+    "readmitted",
+    "rung: acl",
+    "rung: secret",
+    "rung: export-off",
+];
 
 fn tell_walks(name: &str, report: &Report) {
     println!(
@@ -152,7 +198,14 @@ fn until_found(seconds: u64, first_seed: u64) -> Option<Finding> {
         let walks = if first { 10 } else { 50 };
         for mut setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
             setup.only = only;
-            let report = at_random(&setup, seed..seed + walks, 250, left());
+            let report = at_random(|_| setup.clone(), seed..seed + walks, 250, left());
+            if report.finding.is_some() {
+                return report.finding;
+            }
+        }
+        if chosen(setups::MIXTURE) {
+            let mixture = |seed| Setup { only, ..setups::mixture(seed) };
+            let report = at_random(mixture, seed..seed + 4 * walks, 250, left());
             if report.finding.is_some() {
                 return report.finding;
             }

@@ -241,7 +241,8 @@ impl World {
             for m in preempted.into_iter().flatten() {
                 if self.setup.truth.abort_waits {
                     self.export(v).lets_go_of(m, Over::Ended);
-                } else if self.hosts[m].held[v].as_ref().is_some_and(|h| h.used) {
+                } else if self.hosts[m].held[v].as_ref().is_some_and(|h| h.used && h.reaches()) {
+                    // What came over connections that have ended is on its way already, or was waited for.
                     let until = self.now + self.setup.config().drain_bound_ms;
                     self.export(v).receives(m, Over::Aborted, until);
                 }

@@ -107,7 +107,7 @@ pub enum Action {
     TakeOverAt(i8),
     /// Time passes.
     Tick,
-    /// So many milliseconds pass. Nobody who goes through everything takes it: there is no end of those.
+    /// So many milliseconds pass. Only walks take it: there is no end of those.
     Pass(u16),
 }
 

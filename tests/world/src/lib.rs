@@ -1,8 +1,8 @@
 //! One model of what stands around Cleat's decisions: kernels, agents, a target, an RDS and the network between them.
 //!
-//! Everything that checks Cleat without machines drives this: the exhaustive search and its walks (`tests/model`), the
-//! random histories of the core (`controller/core/tests`), and, of it the target's rules alone, the simulation
-//! (`tests/sim`) and the agent's own tests (`agent/src/testing`). So they cannot disagree about what a target does.
+//! Everything that checks Cleat without machines drives this: the exhaustive search and its walks (`tests/model`), and,
+//! of it the target's rules alone, the simulation (`tests/sim`) and the agent's own tests (`agent/src/testing`). So they
+//! cannot disagree about what a target does.
 //!
 //! [`reservations`] and [`target`] know nothing of controllers. The rest (feature `core`) is a [`world::World`] with
 //! one or two leaders that run the shipped `cleat-core`: a plain value, cloned for each step, so that it can be walked

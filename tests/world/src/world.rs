@@ -86,6 +86,9 @@ pub struct Setup {
     pub persons: bool,
     /// What happens besides.
     pub dangers: Dangers,
+    /// Time passes by parts of a quantum, too, and callers take a volume off all nodes at once. For walks alone: there is
+    /// no end of that.
+    pub uneven: bool,
     /// An agent's Hello and inventory are heard at once. Fewer interleavings.
     pub atomic_hello: bool,
     /// Only this invariant of the design (1 to 5) is looked at, to see that it can fail; all without it.
