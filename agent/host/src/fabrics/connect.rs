@@ -5,7 +5,6 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::nvme_cli::Reported;
 use super::{ConnectRequest, Connected};
 use crate::name::{ControllerName, Portal, SubsystemNqn};
 use crate::sysfs::{Controller, SubsystemView, Sysfs, SysfsError};
@@ -169,6 +168,20 @@ pub enum ConnectFailure {
     /// Anything else.
     #[error("failed")]
     Other,
+}
+
+/// A failure that came as text, with the error number that the text stands for.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(super) struct Reported {
+    number: i32,
+    text: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Reported {
+    pub(super) fn new(number: i32, text: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { number, text: Box::new(text) }
+    }
 }
 
 impl ConnectFailure {

@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::attempt::{self, Attempts, Outcome, Turn};
-use super::connect::{self, ConnectError};
+use super::connect::{self, ConnectError, Reported};
 use super::delete::{Deletions, DisconnectError, Means};
 use super::kernel::numeric_options;
 use super::{
@@ -387,18 +387,10 @@ fn as_io_error(error: CliError) -> io::Error {
     match known {
         // Keeps the number for the classification and the text for the reader.
         Some((_, number)) => {
-            io::Error::new(io::Error::from_raw_os_error(*number).kind(), Reported { number: *number, error })
+            io::Error::new(io::Error::from_raw_os_error(*number).kind(), Reported::new(*number, error))
         }
         None => io::Error::other(error),
     }
-}
-
-/// nvme-cli's failure with the error number that its text stands for.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub(super) struct Reported {
-    pub(super) number: i32,
-    error: CliError,
 }
 
 fn arguments(request: &ConnectRequest) -> Vec<String> {
