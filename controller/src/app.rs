@@ -30,7 +30,7 @@ use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::agents::{self, AgentSessions, LastWords, Sessions};
+use crate::agents::{self, AgentSessions, Reports, Sessions};
 use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
@@ -326,7 +326,7 @@ where
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
     let Stored { store, records, term } = stored;
     let secrets = agents.secrets.clone();
-    let (volumes, sessions, words) = (records.volumes.len(), Sessions::new(agents), LastWords::default());
+    let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
     let stop_engine = CancellationToken::new();
     let start = engine::Start {
         config: core,
@@ -357,7 +357,7 @@ where
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
-    let agent_sessions = AgentSessions::new(engine.clone(), sessions, words.clone(), term, stop.clone());
+    let agent_sessions = AgentSessions::new(engine.clone(), sessions, reports.clone(), term, stop.clone());
     let agent_sessions =
         AgentSessionServer::new(agent_sessions).max_decoding_message_size(agents::MESSAGE_BYTES);
     let agent_server = grpc::server(Keepalive::default())
@@ -368,7 +368,7 @@ where
         tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
     }
     let operators =
-        Operators::new(engine.clone(), words.clone(), certificates, secrets.clone(), stop.clone());
+        Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
         .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))
@@ -377,7 +377,7 @@ where
     tracing::info!(?clients, "serving");
 
     let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
-    let looking = tokio::spawn(operator::keep_looking(engine, words, secrets, stop.clone()));
+    let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));
     let served = async {
         let (csi, agents, operators) = tokio::join!(
             ended("CSI", csi_server, &stop),

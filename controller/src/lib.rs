@@ -12,6 +12,7 @@
 //! | [`csi`] | CSI Identity and Controller |
 //! | [`operator`] | the operators' service |
 //! | `explain` | the core's reasons as text |
+//! | `rpc_status` | the gRPC status of what the engine did not grant |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
 //! | [`clock`] | time that never goes back |
@@ -26,4 +27,5 @@ pub mod engine;
 mod explain;
 pub mod metrics;
 pub mod operator;
+mod rpc_status;
 pub mod store;

@@ -301,7 +301,7 @@ pub(crate) fn drift(kind: &'static str, found: usize) {
 }
 
 /// Something that people were told, by its stable name.
-pub(crate) fn told(reason: &'static str) {
+pub(crate) fn notice(reason: &'static str) {
     counter!(NOTICES.name, "reason" => reason).increment(1);
 }
 
@@ -393,7 +393,7 @@ mod tests {
             attach_part(Part::Connect, took);
             detach_part(Part::Flush, took);
             phase_entered("Ready", took);
-            told("volume_degraded");
+            notice("volume_degraded");
             migration_ended("completed");
             migration_step("target_ready", took);
             sessions(3);

@@ -1,18 +1,18 @@
 //! The machine: its state, its one entry, and what it shows of itself.
 //!
 //! [`Core::step`] hands the event to one of the parts below, each of which changes the state of some volumes;
-//! then every volume that was touched is *settled*: whatever can go on now goes on (`drive`), and whatever request
+//! then every volume that was touched is *settled*: whatever can go on now goes on (`progress`), and whatever request
 //! can be answered now is answered (`requests`). So a request is never answered by the part that happens to bring
 //! its last condition about, but by one rule that reads the state.
 //!
 //! - `requests`: Publish, Unpublish, Delete; who waits for what; `admission`: who may have a volume
-//! - `drive`: the next thing to ask of the RDS or an agent for an attachment
-//! - `answers`: what the RDS and the agents answered
+//! - `progress`: the next thing to ask of the RDS or an agent for an attachment
+//! - `outcomes`: what the RDS and the agents answered
 //! - `sessions`: agents that come, go and say what they hold
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
-//! - `found`: what the RDS lists, held against the records
+//! - `rds_lists`: what the RDS lists, held against the records
 //! - `index`: which volumes a node, a host or the time is about
 //! - `waiting`: what waits for what
 
@@ -21,26 +21,24 @@ mod absent_tests;
 mod admission;
 #[cfg(test)]
 mod alone_tests;
-mod answers;
-#[cfg(test)]
-mod bench;
 #[cfg(test)]
 mod delete_tests;
-mod drive;
 mod export;
 #[cfg(test)]
 mod export_tests;
 #[cfg(test)]
 mod fence_tests;
 mod fencing;
-mod found;
 #[cfg(test)]
 mod gone_tests;
 mod index;
 mod ladder;
 #[cfg(test)]
 mod operator_tests;
+mod outcomes;
+mod progress;
 mod quarantine;
+mod rds_lists;
 mod requests;
 #[cfg(test)]
 mod rest_tests;
@@ -50,14 +48,16 @@ mod rung_tests;
 mod secret_tests;
 mod sessions;
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use found::Look;
-pub use found::Remembered;
 use index::Index;
+use rds_lists::RdsLists;
+pub use rds_lists::Remembered;
 use requests::Waiter;
 pub use waiting::Waiting;
 
@@ -112,7 +112,7 @@ pub struct Core {
     nodes: BTreeMap<NodeId, Node>,
     /// Every node that was ever heard, and who it is: kept, so that it is known on a list when it is silent.
     registry: BTreeMap<NodeId, NodeRecord>,
-    look: Look,
+    lists: RdsLists,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes for which a deletion is under way in this process. That one was begun is kept with the volume.
     deleting: BTreeSet<VolumeId>,
@@ -124,7 +124,7 @@ pub struct Core {
 }
 
 /// One step's work: the state, the time, and what comes of it.
-struct Step<'a> {
+struct Transition<'a> {
     core: &'a mut Core,
     now: UnixMillis,
     effects: Vec<Effect>,
@@ -149,7 +149,7 @@ impl Core {
         remembered: impl Into<Remembered>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let Remembered { volumes: records, nodes, look_first } = remembered.into();
+        let Remembered { volumes: records, nodes, lists_first } = remembered.into();
         let stored = records.iter().map(VolumeRecord::highest_term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
@@ -158,7 +158,7 @@ impl Core {
             began: now,
             nodes: BTreeMap::new(),
             registry: nodes.into_iter().map(|n| (n.node.clone(), n)).collect(),
-            look: Look::new(look_first),
+            lists: RdsLists::new(lists_first),
             volumes: records.into_iter().map(|r| (r.spec.id.clone(), r)).collect(),
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -177,9 +177,9 @@ impl Core {
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.
             attachment.directed = true;
-            attachment.unasked = look_first && attachment.phase == Phase::Granting;
-            attachment.old_proof = look_first && attachment.evidence().is_some();
-            attachment.used_since = look_first && !attachment.proven;
+            attachment.unasked = lists_first && attachment.phase == Phase::Granting;
+            attachment.old_proof = lists_first && attachment.evidence().is_some();
+            attachment.used_since = lists_first && !attachment.proven;
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;
@@ -197,7 +197,7 @@ impl Core {
                 *until = bound;
             }
         }
-        let mut step = Step::new(&mut core, now);
+        let mut step = Transition::new(&mut core, now);
         step.touched = step.core.volumes.keys().cloned().collect();
         let effects = step.finish();
         (core, effects)
@@ -205,7 +205,7 @@ impl Core {
 
     /// Takes in one event; says what is to be done, in order.
     pub fn step(&mut self, now: UnixMillis, event: Event) -> Vec<Effect> {
-        let mut step = Step::new(self, now);
+        let mut step = Transition::new(self, now);
         match event {
             Event::Publish { request, node, spec, read_only } => step.publish(request, node, spec, read_only),
             Event::Unpublish { request, volume, node } => step.unpublish(request, volume, node),
@@ -267,7 +267,7 @@ impl Core {
     }
 }
 
-impl<'a> Step<'a> {
+impl<'a> Transition<'a> {
     fn new(core: &'a mut Core, now: UnixMillis) -> Self {
         Self {
             core,

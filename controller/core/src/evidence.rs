@@ -113,13 +113,13 @@ pub struct Evidence {
     /// When it was given.
     pub at: UnixMillis,
     /// The person who wanted the node off the volume, whatever it was doing. Set when the attachment is over.
-    #[serde(default)]
-    pub word: Option<Box<Word>>,
+    #[serde(default, rename = "word")]
+    pub statement: Option<Box<Statement>>,
 }
 
 /// What a person has said, and answers for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Word {
+pub struct Statement {
     /// Who.
     pub by: String,
     /// Why, in that person's words.

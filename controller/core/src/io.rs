@@ -1,18 +1,9 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, HostNqn, Identity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure, RdsRequest,
-    Refusal, RequestId, SessionId, SessionRefusal, UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
+    Epoch, HostNqn, NamespaceIdentity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure,
+    RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord, VolumeSpec,
 };
-
-/// An event and the time at which it came.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Timed {
-    /// When.
-    pub now: UnixMillis,
-    /// What.
-    pub event: Event,
-}
 
 /// Something that happened in the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -55,7 +46,7 @@ pub enum Event {
     /// The RDS has listed volumes, with the hosts that may connect to them.
     RdsListed {
         /// Which.
-        volumes: Vec<Listed>,
+        volumes: Vec<ListedVolume>,
         /// They are all that it has.
         whole: bool,
     },
@@ -167,7 +158,7 @@ pub enum Deletion {
 
 /// What the RDS says of who may connect to a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Listed {
+pub struct ListedVolume {
     /// Which.
     pub volume: VolumeId,
     /// Who.
@@ -236,7 +227,7 @@ pub enum Outcome {
     /// The device can be used.
     Ready {
         /// What it says of itself.
-        identity: Identity,
+        identity: NamespaceIdentity,
     },
     /// Nothing of it is left.
     Absent(Absence),
@@ -413,7 +404,7 @@ pub struct Grant {
     /// The device is to be read-only.
     pub read_only: bool,
     /// What must be found, once it was learned.
-    pub identity: Option<Identity>,
+    pub identity: Option<NamespaceIdentity>,
     /// The generation of the secret to connect with, where the target asks for one.
     pub secret: Option<Epoch>,
     /// Register at the target under [`Epoch::reservation_key`].

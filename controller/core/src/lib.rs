@@ -35,15 +35,15 @@ mod volume;
 mod wait;
 
 pub use crate::core::{Config, Core, Remembered, Waiting};
-pub use evidence::{Drained, Evidence, Source, Verdict, Word};
+pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
 pub use ids::{
     BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, OperationId, Portal, RequestId,
     SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
-    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, Listed, Observed, ObservedPhase, Outcome,
-    Reply, Timed,
+    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase,
+    Outcome, Reply,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
 pub use node::{Node, NodeIdentity, NodeRecord, QuarantineCause, Session, Standing};
@@ -52,7 +52,9 @@ pub use rds::{RdsFailure, RdsRequest};
 pub use refusal::{Difference, Overtaking, Refusal};
 pub use session_refusal::{Claim, SessionRefusal};
 pub use trouble::{LaterTerm, OlderBy, RdsTask, Trouble, Unready};
-pub use volume::{Access, Attachment, DrainCause, Identity, Phase, Role, Secret, VolumeRecord, VolumeSpec};
+pub use volume::{
+    Access, Attachment, DrainCause, NamespaceIdentity, Phase, Role, Secret, VolumeRecord, VolumeSpec,
+};
 pub use wait::{
     Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,
 };

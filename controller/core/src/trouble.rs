@@ -3,7 +3,7 @@
 //! The core notes the last one with the attachment and tells people of each ([`crate::Notice::Trouble`]). Nothing is
 //! decided by it.
 
-use crate::{Epoch, Identity, Outcome, RdsFailure, Rung, SessionId, VolumeId};
+use crate::{Epoch, NamespaceIdentity, Outcome, RdsFailure, Rung, SessionId, VolumeId};
 
 /// What does not go on, or what somebody has said about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,9 +103,9 @@ pub enum Unready {
     /// The namespace is not the one that was attached before.
     OtherNamespace {
         /// What the agent found.
-        found: Box<Identity>,
+        found: Box<NamespaceIdentity>,
         /// What was pinned at the first attach.
-        pinned: Box<Identity>,
+        pinned: Box<NamespaceIdentity>,
     },
     /// The node has seen another epoch than the one that is granted.
     OtherEpoch {

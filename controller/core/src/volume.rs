@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
-    NodeId, OperationId, Portal, Rung, SessionId, Source, SubsystemNqn, Trouble, UnixMillis, Verdict,
-    VolumeId, Word,
+    NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble, UnixMillis,
+    Verdict, VolumeId,
 };
 
 /// How many nodes may have the volume at once.
@@ -61,7 +61,7 @@ pub struct VolumeSpec {
 
 /// What the namespace says of itself; learned at the first attach, then pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Identity {
+pub struct NamespaceIdentity {
     /// Namespace UUID.
     pub namespace_uuid: NamespaceUuid,
     /// NGUID, where the target has one.
@@ -115,11 +115,11 @@ pub enum DrainCause {
 
 impl DrainCause {
     /// The person's who wants it, where one does.
-    pub(crate) fn word(&self) -> Option<Word> {
+    pub(crate) fn statement(&self) -> Option<Statement> {
         match self {
             Self::Requested | Self::Rollback => None,
             Self::Forced { by, reason } | Self::Gone { by, reason } => {
-                Some(Word { by: by.clone(), reason: reason.clone() })
+                Some(Statement { by: by.clone(), reason: reason.clone() })
             }
         }
     }
@@ -190,12 +190,12 @@ pub(crate) enum Pending {
     /// try can be under way still.
     Close(OperationId, bool),
     /// The agent, on that session, to do that.
-    Agent(OperationId, SessionId, Told),
+    Agent(OperationId, SessionId, DirectiveKind),
 }
 
 /// What an agent was told to do, and with which generation of the secret: another one is another thing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Told {
+pub(crate) enum DirectiveKind {
     Attach(Option<Epoch>),
     Detach,
     Revoke,
@@ -205,7 +205,7 @@ pub(crate) enum Told {
 
 /// What the RDS was asked for a volume as a whole, and has not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Asked {
+pub(crate) enum VolumeRequest {
     Hide {
         /// The fences that it is a step of. One that comes to this step later needs another.
         of: Vec<NodeId>,
@@ -382,7 +382,7 @@ pub struct VolumeRecord {
     /// What it is.
     pub spec: VolumeSpec,
     /// Pinned at the first attach.
-    pub identity: Option<Identity>,
+    pub identity: Option<NamespaceIdentity>,
     /// Oldest first. Nobody is taken off this list without evidence.
     pub attachments: Vec<Attachment>,
     /// The live migration under way, or the last one.
@@ -408,7 +408,7 @@ pub struct VolumeRecord {
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].
     pub past_evidence: Vec<Evidence>,
     #[serde(skip)]
-    pub(crate) asked: Option<(OperationId, Asked)>,
+    pub(crate) asked: Option<(OperationId, VolumeRequest)>,
     /// The RDS has said that the export is off.
     #[serde(skip)]
     pub(crate) hidden_heard: bool,

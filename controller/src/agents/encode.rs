@@ -111,7 +111,7 @@ fn path_policy(policy: PathPolicy) -> proto::PathPolicy {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::{Access, Grant, Identity, NamespaceUuid, Portal, SubsystemNqn, VolumeSpec};
+    use cleat_core::{Access, Grant, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn, VolumeSpec};
     use cleat_ids::NqnPrefix;
 
     use super::*;
@@ -144,7 +144,10 @@ mod tests {
                 min_fence: cleat_core::MinFence::default(),
             },
             read_only: true,
-            identity: Some(Identity { namespace_uuid: NamespaceUuid::parse(UUID).unwrap(), nguid: None }),
+            identity: Some(NamespaceIdentity {
+                namespace_uuid: NamespaceUuid::parse(UUID).unwrap(),
+                nguid: None,
+            }),
             secret: None,
             reserve: false,
         };

@@ -7,15 +7,15 @@
 
 mod decode;
 mod encode;
-mod last_words;
 mod limits;
 mod registry;
+mod reports;
 mod service;
 mod session;
 mod settings;
 
-pub use last_words::{LastWords, Utterance, Words};
 pub(crate) use limits::MESSAGE_BYTES;
 pub use registry::Sessions;
+pub use reports::{Report, ReportNumber, Reports};
 pub use service::AgentSessions;
 pub use settings::{PathPolicy, Settings};

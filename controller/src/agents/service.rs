@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{Ending, Talk};
-use super::{LastWords, Sessions};
+use super::{Reports, Sessions};
 use crate::clients::Caller;
 use crate::engine::Engine;
 use crate::metrics;
@@ -32,7 +32,7 @@ pub struct AgentSessions {
 pub(super) struct Shared {
     pub(super) engine: Engine,
     pub(super) sessions: Sessions,
-    pub(super) words: LastWords,
+    pub(super) reports: Reports,
     pub(super) term: u64,
     pub(super) stop: CancellationToken,
     count: AtomicU64,
@@ -53,11 +53,11 @@ impl AgentSessions {
     pub fn new(
         engine: Engine,
         sessions: Sessions,
-        words: LastWords,
+        reports: Reports,
         term: u64,
         stop: CancellationToken,
     ) -> Self {
-        let shared = Shared { engine, sessions, words, term, stop, count: AtomicU64::new(0) };
+        let shared = Shared { engine, sessions, reports, term, stop, count: AtomicU64::new(0) };
         Self { shared: Arc::new(shared) }
     }
 }

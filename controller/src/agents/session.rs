@@ -19,7 +19,7 @@ use super::registry::Order;
 use super::service::Shared;
 use super::{decode, encode};
 use crate::clients::Caller;
-use crate::engine::Ended;
+use crate::engine::EngineEnded;
 use crate::metrics::{self, Part};
 
 /// How long a message that came in while we stood still may take to reach us.
@@ -46,8 +46,8 @@ impl From<decode::Malformed> for Ending {
     }
 }
 
-impl From<Ended> for Ending {
-    fn from(ended: Ended) -> Self {
+impl From<EngineEnded> for Ending {
+    fn from(ended: EngineEnded) -> Self {
         Self(Status::unavailable(ended.to_string()))
     }
 }
@@ -131,7 +131,7 @@ impl Talk {
         self.shared.engine.view(|_, _| ()).await?;
         match progress.orders.try_recv() {
             Ok(Order::Refused(reason)) => {
-                self.shared.words.refused(&progress.node, &reason);
+                self.shared.reports.refused(&progress.node, &reason);
                 return Err(refused(reason));
             }
             Ok(Order::Send(_)) => {
@@ -144,7 +144,7 @@ impl Talk {
             Caller::Known { until, .. } => *until,
             Caller::Anybody { .. } => None,
         };
-        self.shared.words.hello(
+        self.shared.reports.hello(
             &progress.node,
             introduced.capabilities,
             introduced.agent_version.clone(),
@@ -252,7 +252,7 @@ impl Talk {
             Kind::Inventory(inventory) => {
                 let (volumes, full) = decode::inventory(inventory)?;
                 tracing::info!(%node, %session, volumes = volumes.len(), "inventory");
-                self.shared.words.inventory(&node, full);
+                self.shared.reports.inventory(&node, full);
                 progress.inventoried = true;
                 Event::Inventory { node, session, volumes }
             }
@@ -260,7 +260,7 @@ impl Talk {
             // see, and the core takes it for what it is worth.
             Kind::Delta(state) => {
                 let (observed, state) = decode::delta(state)?;
-                self.shared.words.volume(&node, observed.volume.clone(), state)?;
+                self.shared.reports.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
             Kind::Result(result) => {
@@ -278,7 +278,7 @@ impl Talk {
                 }
                 account(&node, &answer);
                 if let Some(state) = answer.state {
-                    self.shared.words.volume(&node, answer.volume.clone(), state)?;
+                    self.shared.reports.volume(&node, answer.volume.clone(), state)?;
                 }
                 Event::AgentDone {
                     node,

@@ -20,7 +20,7 @@ use super::in_progress::InProgress;
 use super::overtaking::Publishes;
 use super::status::CallError;
 use super::{provision, publish, request};
-use crate::engine::{Ended, Engine};
+use crate::engine::{Engine, EngineEnded};
 use crate::metrics::{self, RdsCall};
 
 /// How volumes are served to hosts.
@@ -137,7 +137,7 @@ impl CsiController {
                 let work = tokio::spawn(work);
                 tokio::select! {
                     ended = work => ended.unwrap_or_else(|panicked| Err(panicked.into())),
-                    () = self.stop.cancelled() => Err(Ended.into()),
+                    () = self.stop.cancelled() => Err(EngineEnded.into()),
                 }
             }
         };

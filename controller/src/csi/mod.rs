@@ -16,7 +16,6 @@ mod status;
 
 pub use controller::{CsiController, Serving};
 pub use identity::CsiIdentity;
-pub use status::refusal_code;
 
 pub use cleat_ids::{
     EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY,

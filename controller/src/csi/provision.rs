@@ -11,7 +11,7 @@ use super::controller::{Shared, measured};
 use super::request::Create;
 use super::status::CallError;
 use super::{MIN_FENCE, MIN_FENCE_KEY};
-use crate::engine::Failed;
+use crate::engine::RequestError;
 use crate::metrics::RdsCall;
 
 /// How long a deletion waits for the RDS's lists after a start: more than the core lets a list lack a volume.
@@ -94,7 +94,7 @@ async fn delete_begins(shared: &Shared, volume: &VolumeId) -> Result<(), CallErr
     let began = Instant::now();
     loop {
         match shared.engine.delete_begins(volume.clone()).await {
-            Err(Failed::Refused(Refusal::StillWaiting { .. })) if began.elapsed() < WAITS_FOR_LISTS => {
+            Err(RequestError::Refused(Refusal::StillWaiting { .. })) if began.elapsed() < WAITS_FOR_LISTS => {
                 tokio::time::sleep(LOOKS_AGAIN_AFTER).await;
             }
             begun => return Ok(begun?),

@@ -10,7 +10,7 @@ use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
 use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
-use crate::engine::Failed;
+use crate::engine::RequestError;
 
 /// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
 /// asked anew.
@@ -28,7 +28,7 @@ pub(super) async fn publish(
         None => look_up(shared, &volume, access, min_fence).await?,
     };
     let publishing = on_its_way.hand_over(shared.engine.publish(node, spec, read_only)).await;
-    let grant = publishing.map_err(Failed::Refused)??.granted().await?;
+    let grant = publishing.map_err(RequestError::Refused)??.granted().await?;
     let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid.to_string());
     Ok(HashMap::from([
         (EPOCH_KEY.to_owned(), grant.epoch.to_string()),

@@ -1,15 +1,12 @@
-//! Why a call failed, and which status that is. One place, every variant named.
-//!
-//! What callers do with the codes decides the choice: a sidecar takes `Aborted`, `Unavailable`, `DeadlineExceeded` and
-//! `ResourceExhausted` for "may still be under way, repeat", anything else for "over".
+//! Why a CSI call failed, and which status that is. What the engine refuses has its status in [`crate::rpc_status`].
 
-use cleat_core::{MinFence, RdsFailure, Refusal, Tried, VolumeId};
+use cleat_core::{MinFence, Tried, VolumeId};
 use cleat_rds::RdsError;
 use tonic::{Code, Status};
 
 use super::MIN_FENCE;
-use crate::engine::{Ended, Failed, rds_failure};
-use crate::explain;
+use crate::engine::{EngineEnded, RequestError, rds_failure};
+use crate::{explain, rpc_status};
 
 /// A field of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +22,7 @@ impl Invalid {
     }
 }
 
-/// Why a call failed.
+/// Why a CSI call failed: the last stop of every error on its way to a caller, made into a `Status` here alone.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error(transparent)]
@@ -42,7 +39,7 @@ pub(super) enum CallError {
     NoSuchFence { min_fence: MinFence, lacking: Vec<Tried> },
     /// The engine refused, or has ended.
     #[error(transparent)]
-    Engine(#[from] Failed),
+    Engine(#[from] RequestError),
     /// The RDS, asked by this edge.
     #[error("volume {volume}: {}", cleat_runtime::exit::Causes(source))]
     Rds { volume: VolumeId, source: RdsError },
@@ -66,13 +63,13 @@ pub(super) enum CallError {
 impl From<tokio::task::JoinError> for CallError {
     /// Only the end of the process cancels an operation.
     fn from(ended: tokio::task::JoinError) -> Self {
-        if ended.is_cancelled() { Ended.into() } else { Self::Panicked(ended) }
+        if ended.is_cancelled() { EngineEnded.into() } else { Self::Panicked(ended) }
     }
 }
 
-impl From<Ended> for CallError {
-    fn from(ended: Ended) -> Self {
-        Self::Engine(Failed::Ended(ended))
+impl From<EngineEnded> for CallError {
+    fn from(ended: EngineEnded) -> Self {
+        Self::Engine(RequestError::Ended(ended))
     }
 }
 
@@ -81,12 +78,7 @@ impl CallError {
         match self {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
-            Self::Engine(Failed::Refused(refusal)) => refusal_code(refusal),
-            // The controller is stopping; its successor joins what was begun.
-            Self::Engine(Failed::Ended(_)) => Code::Unavailable,
-            // Repeated, until there is room again.
-            Self::Engine(Failed::Stalled { .. }) => Code::Unavailable,
-            Self::Engine(Failed::SetAside { .. }) => Code::Internal,
+            Self::Engine(error) => rpc_status::request_code(error),
             Self::Rds { source, .. } => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
@@ -104,67 +96,11 @@ impl From<CallError> for Status {
     }
 }
 
-/// The status of a refusal of the core.
-#[must_use]
-pub fn refusal_code(refusal: &Refusal) -> Code {
-    match refusal {
-        // What stands in the way has to be changed by somebody: repeating alone does not help.
-        Refusal::AttachedElsewhere { .. }
-        | Refusal::MigrationLimit { .. }
-        | Refusal::InUse { .. }
-        | Refusal::StillAttached { .. }
-        | Refusal::NotAttached { .. }
-        | Refusal::NotGone { .. }
-        | Refusal::ExportOff { .. }
-        | Refusal::Quarantined { .. } => Code::FailedPrecondition,
-        // CSI's code for a node that does not exist: for whoever asks, another node may do.
-        Refusal::UnknownNode { .. } => Code::NotFound,
-        Refusal::Incompatible { .. } => Code::AlreadyExists,
-        // The agent may come back by itself.
-        Refusal::Silent { .. } => Code::Unavailable,
-        // It is tried again, and the node may come back.
-        Refusal::CannotFence { .. } => Code::Unavailable,
-        Refusal::NotReady { unready, .. } => clause_code(unready.clause()),
-        Refusal::Rds { error, .. } => core_rds_code(error),
-        // CSI's own code for "an operation is pending for this volume". The caller's deadline is not over, so it is
-        // not DeadlineExceeded; and something is reachable and at work, so it is not Unavailable.
-        Refusal::StillWaiting { .. } | Refusal::Deleting { .. } => Code::Aborted,
-        // A later request for the opposite won.
-        Refusal::Overtaken { .. } => Code::Aborted,
-    }
-}
-
-/// The status of a clause that failed. What a network or a slow kernel can be the reason of may be different at the
-/// next try, on the same node; a contradiction may not.
-fn clause_code(clause: &str) -> Code {
-    match clause {
-        "subsystem" | "live-paths" | "single-device" | "device-node" | "direct-read" | "connect" | "look"
-        | "delete" | "lost" | "epoch" => Code::Unavailable,
-        // Another directive took its place.
-        "superseded" => Code::Aborted,
-        // The two sides do not understand each other.
-        "internal" | "request" => Code::Internal,
-        // namespace-identity, identity, size, read-only, host-nqn, portal, holders, grant, ledger, secret; and what a newer
-        // agent may name.
-        _ => Code::FailedPrecondition,
-    }
-}
-
-fn core_rds_code(error: &RdsFailure) -> Code {
-    match error {
-        RdsFailure::NotFound(_) => Code::NotFound,
-        RdsFailure::Full(_) => Code::ResourceExhausted,
-        RdsFailure::Unreachable(_) => Code::Unavailable,
-        // Unauthorised is our own password at the RDS, and says nothing of the caller: never Unauthenticated.
-        RdsFailure::Refused(_) | RdsFailure::Unauthorised(_) => Code::FailedPrecondition,
-    }
-}
-
 fn rds_code(error: &RdsError) -> Code {
     match error {
         // For the caller a name that is taken is the same as a volume with other properties.
         RdsError::Conflict { .. } => Code::FailedPrecondition,
-        other => core_rds_code(&rds_failure(other)),
+        other => rpc_status::rds_failure_code(&rds_failure(other)),
     }
 }
 

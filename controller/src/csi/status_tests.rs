@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use cleat_core::{
-    Agent, Difference, Heard, MinFence, NodeId, Overtaking, QuarantineCause, Rung, Tried, UnixMillis,
-    Unready, Wait,
+    Agent, Difference, Heard, MinFence, NodeId, Overtaking, QuarantineCause, RdsFailure, Refusal, Rung,
+    Tried, UnixMillis, Unready, Wait,
 };
 
 use super::*;
@@ -136,7 +136,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
 #[test]
 fn every_refusal_has_its_code_and_says_what_it_is_about() {
     for (refusal, code, says) in every_refusal() {
-        let status = Status::from(CallError::from(Failed::Refused(refusal.clone())));
+        let status = Status::from(CallError::from(RequestError::Refused(refusal.clone())));
         assert_eq!(status.code(), code, "{refusal:?}");
         for words in says {
             assert!(status.message().contains(words), "{:?} should say {words:?}", status.message());
@@ -152,9 +152,9 @@ fn every_other_failure_has_its_code() {
     let cases = [
         (CallError::Invalid(Invalid::new("name", "x")), Code::InvalidArgument),
         (CallError::OutOfRange("x".into()), Code::OutOfRange),
-        (CallError::Engine(Failed::Ended(Ended)), Code::Unavailable),
-        (CallError::Engine(Failed::Stalled { reason: "x".into() }), Code::Unavailable),
-        (CallError::Engine(Failed::SetAside { volume: volume(), reason: "x".into() }), Code::Internal),
+        (CallError::Engine(RequestError::Ended(EngineEnded)), Code::Unavailable),
+        (CallError::Engine(RequestError::Stalled { reason: "x".into() }), Code::Unavailable),
+        (CallError::Engine(RequestError::SetAside { volume: volume(), reason: "x".into() }), Code::Internal),
         (CallError::NoSuchVolume(volume()), Code::NotFound),
         (CallError::Exists { volume: volume(), difference: "size".into() }, Code::AlreadyExists),
         (CallError::Unusable { volume: volume(), problem: "x".into() }, Code::FailedPrecondition),

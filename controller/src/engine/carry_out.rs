@@ -21,12 +21,12 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::fences::Fences;
-use super::handle::{Answer, Stalled, Waiter};
-use super::lanes::{Lanes, about};
+use super::handle::{RequestResult, Stalled, Waiter};
 use super::ports::Agents;
+use super::rds_in_doubt::RdsInDoubt;
+use super::rds_queue::{RdsQueue, about};
 use super::records::Book;
-use super::unsettled::Unsettled;
-use super::{Change, EngineError, Failed, Step, notices};
+use super::{Decision, EngineError, RequestError, StateChange, notices};
 use crate::clock::Clock;
 use crate::explain;
 use crate::metrics;
@@ -56,29 +56,29 @@ pub(super) struct Storing {
 
 pub(super) struct Executor {
     storing: Storing,
-    lanes: Lanes,
+    rds_queue: RdsQueue,
     agents: Arc<dyn Agents>,
-    changes: broadcast::Sender<Change>,
+    changes: broadcast::Sender<StateChange>,
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
     fences: Fences,
-    unsettled: Unsettled,
+    unsettled: RdsInDoubt,
 }
 
 impl Executor {
     pub(super) fn new(
         storing: Storing,
-        lanes: Lanes,
+        rds_queue: RdsQueue,
         agents: Arc<dyn Agents>,
-        changes: broadcast::Sender<Change>,
+        changes: broadcast::Sender<StateChange>,
         clock: Clock,
-        (fences, unsettled): (Fences, Unsettled),
+        (fences, unsettled): (Fences, RdsInDoubt),
     ) -> Self {
-        Self { storing, lanes, agents, changes, clock, waiters: HashMap::new(), fences, unsettled }
+        Self { storing, rds_queue, agents, changes, clock, waiters: HashMap::new(), fences, unsettled }
     }
 
     /// Runs until no more steps can come.
-    pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Step>) -> Result<(), EngineError> {
+    pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Decision>) -> Result<(), EngineError> {
         self.storing.ready.set(true);
         let mut group = Vec::with_capacity(GROUP);
         while steps.recv_many(&mut group, GROUP).await > 0 {
@@ -102,8 +102,8 @@ impl Executor {
         Ok(())
     }
 
-    fn carry_out(&mut self, step: Step) -> ControlFlow<EngineError> {
-        let Step { now, waiter, effects, changed, view } = step;
+    fn carry_out(&mut self, step: Decision) -> ControlFlow<EngineError> {
+        let Decision { now, waiter, effects, changed, view } = step;
         if let Some(waiter) = waiter {
             self.waiters.insert(waiter.request, waiter);
         }
@@ -137,11 +137,11 @@ impl Executor {
             }
             // Durable already; watchers hear of the node by its session.
             Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
-            Effect::Rds { operation, request } => self.lanes.begin(operation, request),
+            Effect::Rds { operation, request } => self.rds_queue.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
                 if let Err(missing) = self.agents.direct(&node, &session, operation, &directive) {
                     // Its agent was told nothing; to the core that is an agent that could not do it.
-                    self.lanes.tell(cannot_be_told(node, session, operation, &directive, &missing));
+                    self.rds_queue.tell(cannot_be_sent(node, session, operation, &directive, &missing));
                 }
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
@@ -149,15 +149,15 @@ impl Executor {
                 self.agents.refuse(&session, explain::session_refusal(&refusal));
             }
             Effect::Notice(notice) => {
-                let told = notices::tell(now, &notice);
-                self.tell(Change::Told(told.into()));
+                let notice = notices::tell(now, &notice);
+                self.tell(StateChange::Notice(notice.into()));
             }
         }
         ControlFlow::Continue(())
     }
 
     /// Why an effect must not be carried out, where it is about a volume that was set aside.
-    fn set_aside(&self, effect: &Effect) -> Option<Failed> {
+    fn set_aside(&self, effect: &Effect) -> Option<RequestError> {
         let volume = match effect {
             Effect::Persist(record) => &record.spec.id,
             Effect::Forget(volume) => volume,
@@ -170,10 +170,10 @@ impl Executor {
             | Effect::ForgetNode(_) => return None,
         };
         let reason = self.storing.book.is_set_aside(volume)?.to_owned();
-        Some(Failed::SetAside { volume: volume.clone(), reason })
+        Some(RequestError::SetAside { volume: volume.clone(), reason })
     }
 
-    fn leave(&mut self, effect: Effect, failed: Failed) {
+    fn leave(&mut self, effect: Effect, failed: RequestError) {
         let Effect::Reply { request, .. } = effect else { return };
         if let Some(waiter) = self.waiters.remove(&request) {
             // The caller may have gone.
@@ -182,38 +182,38 @@ impl Executor {
     }
 
     fn recorded(&self, volume: VolumeId, nodes: Vec<NodeId>) {
-        self.tell(Change::Volume(volume));
+        self.tell(StateChange::Volume(volume));
         for node in nodes {
-            self.tell(Change::Node(node));
+            self.tell(StateChange::Node(node));
         }
     }
 
-    fn reply(&mut self, now: UnixMillis, request: RequestId, result: Answer) {
+    fn reply(&mut self, now: UnixMillis, request: RequestId, result: RequestResult) {
         let Some(waiter) = self.waiters.remove(&request) else {
             // One answer for each request is the core's promise; a second one has nobody left to hear it.
             tracing::error!(request = request.0, ?result, "an answer to a request that nobody waits for");
             return;
         };
         if let Err(refusal) = &result {
-            let told = notices::refused(now, waiter.volume.as_ref(), waiter.node.as_ref(), refusal);
-            self.tell(Change::Told(told.into()));
+            let notice = notices::refused(now, waiter.volume.as_ref(), waiter.node.as_ref(), refusal);
+            self.tell(StateChange::Notice(notice.into()));
         }
         // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
-        if waiter.answer.send(result.map_err(Failed::Refused)).is_err() {
+        if waiter.answer.send(result.map_err(RequestError::Refused)).is_err() {
             let age_ms = self.clock.now().since(now);
             let volume = waiter.volume.as_ref().map(VolumeId::as_str);
             tracing::debug!(volume, age_ms, "the caller did not wait for its answer");
         }
     }
 
-    fn tell(&self, change: Change) {
+    fn tell(&self, change: StateChange) {
         // An error means that nobody watches.
         let _ = self.changes.send(change);
     }
 }
 
 /// The answer to a directive that was not sent, because it needs a secret that cannot be made.
-fn cannot_be_told(
+fn cannot_be_sent(
     node: NodeId,
     session: SessionId,
     operation: OperationId,

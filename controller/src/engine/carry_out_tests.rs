@@ -70,7 +70,7 @@ struct Bench {
     permits: mpsc::UnboundedSender<Permit>,
     stalled: watch::Receiver<Stalled>,
     stop: CancellationToken,
-    steps: mpsc::Sender<Step>,
+    steps: mpsc::Sender<Decision>,
     sent: mpsc::UnboundedReceiver<OperationId>,
     readiness: cleat_runtime::readiness::Readiness,
     running: JoinHandle<Result<(), EngineError>>,
@@ -166,13 +166,13 @@ fn node() -> NodeId {
     NodeId::new("node-a").unwrap()
 }
 
-fn unsettled() -> Unsettled {
-    Unsettled::new([], Duration::from_secs(60), Duration::from_secs(1))
+fn unsettled() -> RdsInDoubt {
+    RdsInDoubt::new([], Duration::from_secs(60), Duration::from_secs(1))
 }
 
-fn lanes(deadline: Duration) -> (Lanes, mpsc::Receiver<super::super::handle::Input>) {
+fn rds_queue(deadline: Duration) -> (RdsQueue, mpsc::Receiver<super::super::handle::Input>) {
     let (inbox, events) = mpsc::channel(16);
-    (Lanes::new(Arc::new(NoRds), None, inbox, deadline, unsettled()), events)
+    (RdsQueue::new(Arc::new(NoRds), None, inbox, deadline, unsettled()), events)
 }
 
 fn bench() -> Bench {
@@ -182,7 +182,7 @@ fn bench() -> Bench {
     let (sending, sent) = mpsc::unbounded_channel();
     let (changes, _) = broadcast::channel(1024);
     let (steps, queue) = mpsc::channel(1024);
-    let lanes = lanes(Duration::from_secs(1)).0;
+    let rds_queue = rds_queue(Duration::from_secs(1)).0;
     let readiness = cleat_runtime::readiness::Readiness::default();
     let (stalling, stalled) = watch::channel(None);
     let stop = CancellationToken::new();
@@ -195,7 +195,7 @@ fn bench() -> Bench {
     };
     let executor = Executor::new(
         storing,
-        lanes,
+        rds_queue,
         Arc::new(OneAgent(sending)),
         changes,
         Clock::start(),
@@ -214,7 +214,7 @@ fn bench() -> Bench {
 }
 
 /// A step with these records, a directive with its own number, and a mark in the log when its effects have run.
-fn step(bench: &Bench, number: u64, writes: &[&str]) -> Step {
+fn step(bench: &Bench, number: u64, writes: &[&str]) -> Decision {
     let mut effects: Vec<Effect> = writes.iter().map(|volume| persist(volume)).collect();
     effects.push(Effect::Direct {
         node: node(),
@@ -227,14 +227,14 @@ fn step(bench: &Bench, number: u64, writes: &[&str]) -> Step {
     });
     let log = Arc::clone(&bench.log);
     let ran: Deliver = Box::new(move || log.lock().unwrap().push(format!("ran {number}")));
-    Step { now: UnixMillis(0), waiter: None, effects, changed: None, view: Some(ran) }
+    Decision { now: UnixMillis(0), waiter: None, effects, changed: None, view: Some(ran) }
 }
 
 fn persist(volume: &str) -> Effect {
     numbered(volume, 4096)
 }
 
-/// Told apart by its size.
+/// NoticeText apart by its size.
 fn numbered(volume: &str, size: u64) -> Effect {
     let record: VolumeRecord = serde_json::from_value(serde_json::json!({
         "spec": {"id": volume, "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": size},
@@ -456,12 +456,12 @@ async fn after_a_commit_that_failed_nothing_is_carried_out() {
 
 #[tokio::test]
 async fn the_rds_always_answers_also_by_panic_and_by_silence() {
-    let (mut lanes, mut events) = lanes(Duration::from_millis(100));
+    let (mut rds_queue, mut events) = rds_queue(Duration::from_millis(100));
     let volume = || VolumeId::new("v").unwrap();
     let host_nqn = || cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap();
     let operation = |number| OperationId { term: 1, number };
-    lanes.begin(operation(1), cleat_core::RdsRequest::Allow { volume: volume(), host_nqn: host_nqn() });
-    lanes.begin(
+    rds_queue.begin(operation(1), cleat_core::RdsRequest::Allow { volume: volume(), host_nqn: host_nqn() });
+    rds_queue.begin(
         operation(2),
         cleat_core::RdsRequest::Deny { volume: volume(), host_nqn: host_nqn(), fence: false },
     );

@@ -8,7 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::handle::Input;
-use super::{Change, Step};
+use super::{Decision, StateChange};
 use crate::clock::Clock;
 use crate::metrics;
 
@@ -19,12 +19,13 @@ pub(super) struct Decider {
     pub(super) core: Core,
     pub(super) clock: Clock,
     pub(super) events: mpsc::Receiver<Input>,
-    pub(super) steps: mpsc::Sender<Step>,
+    pub(super) steps: mpsc::Sender<Decision>,
 }
 
 /// Runs until `stop` or until nobody takes the steps any more (the effects' task tells why).
 pub(super) async fn run(mut decider: Decider, first: Vec<Effect>, stop: CancellationToken) {
-    let first = Step { now: decider.clock.now(), waiter: None, effects: first, changed: None, view: None };
+    let first =
+        Decision { now: decider.clock.now(), waiter: None, effects: first, changed: None, view: None };
     if decider.steps.send(first).await.is_err() {
         return;
     }
@@ -82,11 +83,11 @@ impl Turns {
 }
 
 impl Decider {
-    fn take(&mut self, input: Input) -> Option<Step> {
+    fn take(&mut self, input: Input) -> Option<Decision> {
         let now = self.clock.now();
         let (event, waiter) = match input {
             Input::View(view) => {
-                return Some(Step {
+                return Some(Decision {
                     now,
                     waiter: None,
                     effects: Vec::new(),
@@ -103,19 +104,19 @@ impl Decider {
         if effects.is_empty() && waiter.is_none() && changed.is_none() {
             return None;
         }
-        Some(Step { now, waiter, effects, changed, view: None })
+        Some(Decision { now, waiter, effects, changed, view: None })
     }
 }
 
 /// What an event changes beyond what its effects tell.
-fn change(event: &Event) -> Option<Change> {
+fn change(event: &Event) -> Option<StateChange> {
     match event {
         Event::SessionUp { node, .. }
         | Event::Inventory { node, .. }
         | Event::SessionLost { node, .. }
-        | Event::DeclareGone { node, .. } => Some(Change::Node(node.clone())),
-        Event::Delta { observed, .. } => Some(Change::Volume(observed.volume.clone())),
-        Event::AgentDone { volume, .. } => Some(Change::Volume(volume.clone())),
+        | Event::DeclareGone { node, .. } => Some(StateChange::Node(node.clone())),
+        Event::Delta { observed, .. } => Some(StateChange::Volume(observed.volume.clone())),
+        Event::AgentDone { volume, .. } => Some(StateChange::Volume(volume.clone())),
         Event::Publish { .. }
         | Event::Unpublish { .. }
         | Event::DeleteBegins { .. }

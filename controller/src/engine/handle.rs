@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Deletion, Event, Grant, NodeId, RdsFailure, Refusal, Reply, RequestId, UnixMillis, VolumeId,
-    VolumeSpec, Word,
+    Core, Deletion, Event, Grant, NodeId, RdsFailure, Refusal, Reply, RequestId, Statement, UnixMillis,
+    VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::Change;
-use super::notices::Told;
+use super::StateChange;
+use super::notices::NoticeText;
 use crate::clock::Clock;
 use crate::{explain, metrics};
 
 /// The answer to a request.
-pub(super) type Answer = Result<Reply, Refusal>;
+pub(super) type RequestResult = Result<Reply, Refusal>;
 /// Hands a view's result to who asked.
 pub(super) type Deliver = Box<dyn FnOnce() + Send>;
 type View = Box<dyn FnOnce(&Core, UnixMillis) -> Deliver + Send>;
@@ -29,7 +29,7 @@ pub(super) struct Waiter {
     /// `None`: about all volumes of the node.
     pub(super) volume: Option<VolumeId>,
     pub(super) node: Option<NodeId>,
-    pub(super) answer: oneshot::Sender<Result<Reply, Failed>>,
+    pub(super) answer: oneshot::Sender<Result<Reply, RequestError>>,
 }
 
 pub(super) enum Input {
@@ -42,17 +42,18 @@ pub(super) enum Input {
 #[error(
     "the controller is stopping; what was begun goes on when it runs again, and a repeated call joins it"
 )]
-pub struct Ended;
+pub struct EngineEnded;
 
-/// Why a request was not granted.
+/// Why a request was not granted: what every caller of the engine gets. [`crate::rpc_status`] has its code,
+/// [`crate::explain`] the words of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Failed {
+pub enum RequestError {
     /// The core refused.
     #[error("{}", explain::refusal(.0))]
     Refused(Refusal),
     /// There is no core any more.
     #[error(transparent)]
-    Ended(#[from] Ended),
+    Ended(#[from] EngineEnded),
     /// The store takes nothing now.
     #[error(
         "the controller cannot store anything now, so it does and promises nothing: {reason}. What was begun goes \
@@ -75,7 +76,7 @@ pub enum Failed {
     },
 }
 
-impl From<Refusal> for Failed {
+impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
@@ -88,7 +89,7 @@ pub(super) type Stalled = Option<Arc<str>>;
 #[derive(Clone, Debug)]
 pub struct Engine {
     inbox: mpsc::Sender<Input>,
-    changes: broadcast::Sender<Change>,
+    changes: broadcast::Sender<StateChange>,
     requests: Arc<AtomicU64>,
     clock: Clock,
     stalled: watch::Receiver<Stalled>,
@@ -97,7 +98,7 @@ pub struct Engine {
 impl Engine {
     pub(super) fn new(
         inbox: mpsc::Sender<Input>,
-        changes: broadcast::Sender<Change>,
+        changes: broadcast::Sender<StateChange>,
         clock: Clock,
         stalled: watch::Receiver<Stalled>,
     ) -> Self {
@@ -113,7 +114,7 @@ impl Engine {
         node: NodeId,
         spec: VolumeSpec,
         read_only: bool,
-    ) -> Result<Publishing, Ended> {
+    ) -> Result<Publishing, EngineEnded> {
         let (volume, to) = (spec.id.clone(), Some(node.clone()));
         let asked = self.ask(volume, to, |request| Event::Publish { request, node, spec, read_only });
         Ok(Publishing(asked.await?))
@@ -123,7 +124,11 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub async fn unpublish(&self, volume: VolumeId, node: Option<NodeId>) -> Result<Unpublishing, Ended> {
+    pub async fn unpublish(
+        &self,
+        volume: VolumeId,
+        node: Option<NodeId>,
+    ) -> Result<Unpublishing, EngineEnded> {
         let asked =
             self.ask(volume.clone(), node.clone(), |request| Event::Unpublish { request, volume, node });
         Ok(Unpublishing(asked.await?))
@@ -133,7 +138,7 @@ impl Engine {
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
-    pub async fn delete_begins(&self, volume: VolumeId) -> Result<(), Failed> {
+    pub async fn delete_begins(&self, volume: VolumeId) -> Result<(), RequestError> {
         let asked = self.ask(volume.clone(), None, |request| Event::DeleteBegins { request, volume });
         match asked.await?.answer().await? {
             Reply::MayDelete => Ok(()),
@@ -145,8 +150,13 @@ impl Engine {
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
-    pub async fn fence(&self, volume: VolumeId, node: NodeId, word: Word) -> Result<(), Failed> {
-        let Word { by, reason } = word;
+    pub async fn fence(
+        &self,
+        volume: VolumeId,
+        node: NodeId,
+        statement: Statement,
+    ) -> Result<(), RequestError> {
+        let Statement { by, reason } = statement;
         let asked = self.ask(volume.clone(), Some(node.clone()), |request| Event::Fence {
             request,
             volume,
@@ -164,8 +174,8 @@ impl Engine {
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
-    pub async fn declare_gone(&self, node: NodeId, word: Word) -> Result<(), Failed> {
-        let Word { by, reason } = word;
+    pub async fn declare_gone(&self, node: NodeId, statement: Statement) -> Result<(), RequestError> {
+        let Statement { by, reason } = statement;
         let asked =
             self.ask(None, Some(node.clone()), |request| Event::DeclareGone { request, node, by, reason });
         match asked.await?.answer().await? {
@@ -175,18 +185,18 @@ impl Engine {
     }
 
     /// Tells watchers something that did not come from the core.
-    pub(crate) fn tell(&self, told: Told) {
-        metrics::told(told.reason);
+    pub(crate) fn tell(&self, notice: NoticeText) {
+        metrics::notice(notice.reason);
         // An error means that nobody watches.
-        let _ = self.changes.send(Change::Told(Arc::new(told)));
+        let _ = self.changes.send(StateChange::Notice(Arc::new(notice)));
     }
 
     /// Hands on what the RDS says of a volume: who may connect to it is compared with what is on record.
     ///
     /// # Errors
     /// If the engine has ended.
-    pub(crate) async fn listed(&self, volume: &cleat_rds::Volume) -> Result<(), Ended> {
-        let volumes = vec![super::look::listed(volume)];
+    pub(crate) async fn listed(&self, volume: &cleat_rds::Volume) -> Result<(), EngineEnded> {
+        let volumes = vec![super::list_volumes::listed(volume)];
         self.submit(Event::RdsListed { volumes, whole: false }).await
     }
 
@@ -194,7 +204,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub(crate) async fn made(&self, volume: VolumeId) -> Result<(), Ended> {
+    pub(crate) async fn made(&self, volume: VolumeId) -> Result<(), EngineEnded> {
         self.submit(Event::RdsMade { volume }).await
     }
 
@@ -202,7 +212,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub async fn delete_ended(&self, volume: VolumeId, deletion: Deletion) -> Result<(), Ended> {
+    pub async fn delete_ended(&self, volume: VolumeId, deletion: Deletion) -> Result<(), EngineEnded> {
         self.submit(Event::DeleteEnded { volume, deletion }).await
     }
 
@@ -210,9 +220,9 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub async fn submit(&self, event: Event) -> Result<(), Ended> {
+    pub async fn submit(&self, event: Event) -> Result<(), EngineEnded> {
         let input = Input::Event { event: Box::new(event), waiter: None };
-        self.inbox.send(input).await.map_err(|_| Ended)
+        self.inbox.send(input).await.map_err(|_| EngineEnded)
     }
 
     /// Looks at the core. The answer comes only once all that it shows is durable, and after every effect of the
@@ -223,15 +233,15 @@ impl Engine {
     pub async fn view<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
-    ) -> Result<T, Ended> {
+    ) -> Result<T, EngineEnded> {
         let (answer, answered) = oneshot::channel();
         let view: View = Box::new(move |core, now| {
             let seen = look(core, now);
             // Who asked may have gone; then nobody wants it.
             Box::new(move || drop(answer.send(seen)))
         });
-        self.inbox.send(Input::View(view)).await.map_err(|_| Ended)?;
-        answered.await.map_err(|_| Ended)
+        self.inbox.send(Input::View(view)).await.map_err(|_| EngineEnded)?;
+        answered.await.map_err(|_| EngineEnded)
     }
 
     /// [`Engine::view`] for a caller who is told why, while the store takes nothing.
@@ -241,18 +251,18 @@ impl Engine {
     pub(crate) async fn consult<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
-    ) -> Result<T, Failed> {
+    ) -> Result<T, RequestError> {
         tokio::select! {
             // In this order: what waits for the store must not grow.
             biased;
-            reason = stalled(self.stalled.clone()) => Err(Failed::Stalled { reason }),
+            reason = stalled(self.stalled.clone()) => Err(RequestError::Stalled { reason }),
             seen = self.view(look) => Ok(seen?),
         }
     }
 
     /// Everything that changes from now on.
     #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<Change> {
+    pub fn changes(&self) -> broadcast::Receiver<StateChange> {
         self.changes.subscribe()
     }
 
@@ -267,17 +277,17 @@ impl Engine {
         volume: impl Into<Option<VolumeId>>,
         node: Option<NodeId>,
         event: impl FnOnce(RequestId) -> Event,
-    ) -> Result<Asked, Ended> {
+    ) -> Result<Submitted, EngineEnded> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { answered, stalled: self.stalled.clone() };
+        let asked = Submitted { answered, stalled: self.stalled.clone() };
         if self.stalled.borrow().is_some() {
             // It is not handed on: what waits for the store must not grow with those who repeat their calls.
             return Ok(asked);
         }
         let waiter = Waiter { request, volume: volume.into(), node, answer };
         let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
-        self.inbox.send(input).await.map_err(|_| Ended)?;
+        self.inbox.send(input).await.map_err(|_| EngineEnded)?;
         Ok(asked)
     }
 }
@@ -293,20 +303,20 @@ async fn stalled(mut watched: watch::Receiver<Stalled>) -> Arc<str> {
 
 /// A request that is with the core.
 #[derive(Debug)]
-struct Asked {
-    answered: oneshot::Receiver<Result<Reply, Failed>>,
+struct Submitted {
+    answered: oneshot::Receiver<Result<Reply, RequestError>>,
     stalled: watch::Receiver<Stalled>,
 }
 
-impl Asked {
-    async fn answer(self) -> Result<Reply, Failed> {
+impl Submitted {
+    async fn answer(self) -> Result<Reply, RequestError> {
         let Self { answered, stalled: watched } = self;
         let stalled = stalled(watched);
         tokio::select! {
             // In this order: one that was not handed on has no answer but this.
             biased;
-            reason = stalled => Err(Failed::Stalled { reason }),
-            answer = answered => answer.map_err(|_| Ended)?,
+            reason = stalled => Err(RequestError::Stalled { reason }),
+            answer = answered => answer.map_err(|_| EngineEnded)?,
         }
     }
 }
@@ -314,14 +324,14 @@ impl Asked {
 /// A Publish that is with the core.
 #[derive(Debug)]
 #[must_use = "the answer says whether the node has proven that it can use the volume"]
-pub struct Publishing(Asked);
+pub struct Publishing(Submitted);
 
 impl Publishing {
     /// Waits until the node has proven that it can use the volume.
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
-    pub async fn granted(self) -> Result<Grant, Failed> {
+    pub async fn granted(self) -> Result<Grant, RequestError> {
         match self.0.answer().await? {
             Reply::Published(grant) => Ok(*grant),
             other => Err(mismatch("publish", &other)),
@@ -332,14 +342,14 @@ impl Publishing {
 /// An Unpublish that is with the core.
 #[derive(Debug)]
 #[must_use = "the answer says whether it is proven that the node cannot write"]
-pub struct Unpublishing(Asked);
+pub struct Unpublishing(Submitted);
 
 impl Unpublishing {
     /// Waits until it is proven that the node cannot write to the volume.
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
-    pub async fn proven(self) -> Result<(), Failed> {
+    pub async fn proven(self) -> Result<(), RequestError> {
         match self.0.answer().await? {
             Reply::Unpublished => Ok(()),
             other => Err(mismatch("unpublish", &other)),
@@ -348,9 +358,9 @@ impl Unpublishing {
 }
 
 /// The core answered a request with another one's success: never report that as one.
-fn mismatch(asked: &'static str, got: &Reply) -> Failed {
+fn mismatch(asked: &'static str, got: &Reply) -> RequestError {
     tracing::error!(asked, ?got, "the core's answer does not fit the request");
-    Failed::Ended(Ended)
+    RequestError::Ended(EngineEnded)
 }
 
 /// A request that could not even be asked of the RDS in time.

@@ -23,12 +23,12 @@ mod carry_out;
 mod decide;
 mod fences;
 mod handle;
-mod lanes;
-mod look;
+mod list_volumes;
 mod notices;
 mod ports;
+mod rds_in_doubt;
+mod rds_queue;
 mod records;
-mod unsettled;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,10 +43,10 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::store::{CommitError, Store};
 
-pub use handle::{Ended, Engine, Failed, Publishing, Unpublishing};
-pub(crate) use lanes::rds_failure;
-pub use notices::Told;
+pub use handle::{Engine, EngineEnded, Publishing, RequestError, Unpublishing};
+pub use notices::NoticeText;
 pub use ports::Agents;
+pub(crate) use rds_queue::rds_failure;
 pub use records::{RecordError, Records, read as read_records};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
@@ -58,13 +58,13 @@ const CHANGES: usize = 1024;
 
 /// Something that watchers want to know. Sent after what it tells of has become durable.
 #[derive(Debug, Clone)]
-pub enum Change {
+pub enum StateChange {
     /// A volume's record has changed; it may be gone.
     Volume(VolumeId),
     /// A node, or what it holds, has changed.
     Node(NodeId),
     /// Something happened.
-    Told(Arc<Told>),
+    Notice(Arc<NoticeText>),
 }
 
 /// What the engine begins with.
@@ -153,17 +153,17 @@ pub fn start(
     let (stalling, stalled) = watch::channel(None);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
     let Records { volumes: records, unsettled, nodes, kept } = records;
-    let unsettled = unsettled::Unsettled::new(unsettled, rds.settle(), rds_deadline);
+    let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
     let remembered = Remembered {
         volumes: records,
         nodes: nodes.values().map(|n| n.record.clone()).collect(),
-        look_first: true,
+        lists_first: true,
     };
     let (core, first) = Core::rebuild(config, term, remembered, clock.now());
     let term = core.term();
-    tokio::spawn(look::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
-    let lanes = lanes::Lanes::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
+    tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
+    let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = carry_out::Storing {
         store,
         book: records::Book::new(kept, nodes),
@@ -173,7 +173,7 @@ pub fn start(
     };
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new(storing, lanes, agents, changes, clock, (fences, unsettled)).run(queue),
+        carry_out::Executor::new(storing, rds_queue, agents, changes, clock, (fences, unsettled)).run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.
@@ -185,10 +185,10 @@ pub fn start(
 }
 
 /// One step on its way from the core to the world.
-struct Step {
+struct Decision {
     now: UnixMillis,
     waiter: Option<handle::Waiter>,
     effects: Vec<cleat_core::Effect>,
-    changed: Option<Change>,
+    changed: Option<StateChange>,
     view: Option<handle::Deliver>,
 }

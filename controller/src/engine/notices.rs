@@ -1,6 +1,6 @@
 //! Notices of the core, for people: one log line, one count, one message for watchers.
 //!
-//! In come [`Notice`]s, after what they tell of has become durable; out goes [`Told`]. The reasons are stable names.
+//! In come [`Notice`]s, after what they tell of has become durable; out goes [`NoticeText`]. The reasons are stable names.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{explain, metrics};
 
 /// Something that happened, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct NoticeText {
     /// When.
     pub at: UnixMillis,
     /// A stable name, such as `volume_degraded`.
@@ -29,47 +29,47 @@ pub struct Told {
 }
 
 /// Logs and counts a notice; gives it in words.
-pub(super) fn tell(at: UnixMillis, notice: &Notice) -> Told {
-    let told = words(at, notice);
-    metrics::told(told.reason);
+pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
+    let text = render(at, notice);
+    metrics::notice(text.reason);
     match notice {
         Notice::Granted { volume, node, epoch } => {
-            tracing::info!(%volume, %node, %epoch, reason = told.reason, "{}", told.message);
+            tracing::info!(%volume, %node, %epoch, reason = text.reason, "{}", text.message);
         }
         Notice::Phase { volume, node, epoch, phase, after_ms } => {
             metrics::phase_entered(phase, Duration::from_millis(*after_ms));
-            tracing::info!(%volume, %node, %epoch, phase, after_ms, reason = told.reason, "{}", told.message);
+            tracing::info!(%volume, %node, %epoch, phase, after_ms, reason = text.reason, "{}", text.message);
         }
         Notice::Health { volume, node, to, live_paths, .. } => {
             let bad = matches!(to, ObservedPhase::Degraded | ObservedPhase::Lost);
             if bad {
-                tracing::warn!(%volume, %node, live_paths, reason = told.reason, "{}", told.message);
+                tracing::warn!(%volume, %node, live_paths, reason = text.reason, "{}", text.message);
             } else {
-                tracing::info!(%volume, %node, live_paths, reason = told.reason, "{}", told.message);
+                tracing::info!(%volume, %node, live_paths, reason = text.reason, "{}", text.message);
             }
         }
         Notice::Detached { volume, evidence } => {
             let (node, epoch, source) = (&evidence.node, evidence.epoch, evidence.source.name());
-            tracing::info!(%volume, %node, %epoch, source, reason = told.reason, "{}", told.message);
+            tracing::info!(%volume, %node, %epoch, source, reason = text.reason, "{}", text.message);
         }
         Notice::Migration { volume, migration, step } => {
             measure(migration, *step);
             let (node, epoch) = (&migration.target, migration.target_epoch);
             tracing::info!(
-                %volume, %node, %epoch, source = %migration.source, step = step.name(), reason = told.reason,
-                "{}", told.message
+                %volume, %node, %epoch, source = %migration.source, step = step.name(), reason = text.reason,
+                "{}", text.message
             );
         }
         Notice::Readmitted { volume, node } => {
-            tracing::info!(%volume, %node, reason = told.reason, "{}", told.message);
+            tracing::info!(%volume, %node, reason = text.reason, "{}", text.message);
         }
         Notice::Fence { volume, node, .. }
         | Notice::Trouble { volume, node, .. }
         | Notice::StrayFound { volume, node } => {
-            tracing::warn!(%volume, %node, reason = told.reason, "{}", told.message);
+            tracing::warn!(%volume, %node, reason = text.reason, "{}", text.message);
         }
     }
-    told
+    text
 }
 
 /// Counts a refused request; gives it in words.
@@ -78,8 +78,8 @@ pub(super) fn refused(
     volume: Option<&VolumeId>,
     node: Option<&NodeId>,
     refusal: &Refusal,
-) -> Told {
-    let told = Told {
+) -> NoticeText {
+    let text = NoticeText {
         at,
         reason: "refused",
         volume: volume.cloned(),
@@ -87,11 +87,11 @@ pub(super) fn refused(
         message: explain::refusal(refusal),
         migration: None,
     };
-    metrics::told(told.reason);
+    metrics::notice(text.reason);
     let (node, volume) = (node.map_or("all", NodeId::as_str), volume.map_or("all", VolumeId::as_str));
     // The edge that answers the caller logs it; this line is for the case that the caller has gone.
-    tracing::debug!(volume, node, reason = told.reason, "{}", told.message);
-    told
+    tracing::debug!(volume, node, reason = text.reason, "{}", text.message);
+    text
 }
 
 fn measure(migration: &Migration, step: MigrationStep) {
@@ -106,8 +106,8 @@ fn measure(migration: &Migration, step: MigrationStep) {
     }
 }
 
-fn words(at: UnixMillis, notice: &Notice) -> Told {
-    let told = |reason, volume: &VolumeId, node: &NodeId, message: String| Told {
+fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
+    let text = |reason, volume: &VolumeId, node: &NodeId, message: String| NoticeText {
         at,
         reason,
         volume: Some(volume.clone()),
@@ -117,11 +117,11 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
     };
     match notice {
         Notice::Granted { volume, node, epoch } => {
-            told("granted", volume, node, format!("granted under epoch {epoch}"))
+            text("granted", volume, node, format!("granted under epoch {epoch}"))
         }
         Notice::Phase { volume, node, epoch, phase, after_ms } => {
             let message = format!("epoch {epoch}: {phase} after {after_ms} ms");
-            told("attachment_phase", volume, node, message)
+            text("attachment_phase", volume, node, message)
         }
         Notice::Health { volume, node, from, to, live_paths, unready } => {
             let mut message = format!("{from:?} -> {to:?}, live paths: {live_paths}");
@@ -129,9 +129,9 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
                 message.push_str("; ");
                 message.push_str(unready);
             }
-            told(health_reason(*to), volume, node, message)
+            text(health_reason(*to), volume, node, message)
         }
-        Notice::Detached { volume, evidence } => told("detached", volume, &evidence.node, proof(evidence)),
+        Notice::Detached { volume, evidence } => text("detached", volume, &evidence.node, proof(evidence)),
         Notice::Migration { volume, migration, step } => {
             let message = format!(
                 "migration from {} to {}: {} ({})",
@@ -140,21 +140,21 @@ fn words(at: UnixMillis, notice: &Notice) -> Told {
                 step.name(),
                 migration.result.name()
             );
-            let mut told = told("migration", volume, &migration.target, message);
-            told.migration = Some(migration.clone());
-            told
+            let mut text = text("migration", volume, &migration.target, message);
+            text.migration = Some(migration.clone());
+            text
         }
         Notice::Fence { volume, node, rung, step } => {
             let message = format!("fence by {}: {}", rung.name(), step.name());
-            told("fence", volume, node, message)
+            text("fence", volume, node, message)
         }
         Notice::Readmitted { volume, node } => {
-            told("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
+            text("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
         }
-        Notice::Trouble { volume, node, trouble } => told("trouble", volume, node, explain::trouble(trouble)),
+        Notice::Trouble { volume, node, trouble } => text("trouble", volume, node, explain::trouble(trouble)),
         Notice::StrayFound { volume, node } => {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
-            told("stray_found", volume, node, message)
+            text("stray_found", volume, node, message)
         }
     }
 }
@@ -178,8 +178,8 @@ fn proof(evidence: &Evidence) -> String {
         message.push_str(", taking for granted that ");
         message.push_str(&assumption);
     }
-    if let Some(word) = &evidence.word {
-        message.push_str(&format!("; forced by {}: {}", word.by, word.reason));
+    if let Some(statement) = &evidence.statement {
+        message.push_str(&format!("; forced by {}: {}", statement.by, statement.reason));
     }
     message
 }
@@ -200,9 +200,9 @@ mod tests {
             unready: unready.into(),
         };
         let lost = health(ObservedPhase::Ready, ObservedPhase::Degraded, 1, "paths: 1 of 2 live");
-        let told = tell(UnixMillis(7), &lost);
-        assert_eq!((told.reason, told.at), ("volume_degraded", UnixMillis(7)));
-        assert_eq!(told.message, "Ready -> Degraded, live paths: 1; paths: 1 of 2 live");
+        let text = tell(UnixMillis(7), &lost);
+        assert_eq!((text.reason, text.at), ("volume_degraded", UnixMillis(7)));
+        assert_eq!(text.message, "Ready -> Degraded, live paths: 1; paths: 1 of 2 live");
         let back = health(ObservedPhase::Degraded, ObservedPhase::Ready, 2, "");
         assert_eq!(tell(UnixMillis(8), &back).reason, "volume_recovered");
     }

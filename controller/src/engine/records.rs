@@ -11,7 +11,7 @@ use cleat_core::{Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{EngineError, Step};
+use super::{Decision, EngineError};
 use crate::store::{Entry, Key, Kind, Version, Write};
 
 /// All that was stored.
@@ -141,7 +141,7 @@ impl Book {
     /// those in `asked`. Those in `settled` need theirs no more.
     pub(super) fn writes(
         &mut self,
-        group: &[Step],
+        group: &[Decision],
         asked: &[VolumeId],
         settled: &[VolumeId],
     ) -> Result<Vec<Write>, EngineError> {
@@ -184,7 +184,7 @@ impl Book {
     }
 
     /// The last record of each node among the steps, where it is another than the store has.
-    fn node_writes(&self, group: &[Step]) -> Result<Vec<Write>, EngineError> {
+    fn node_writes(&self, group: &[Decision]) -> Result<Vec<Write>, EngineError> {
         let mut changed: BTreeMap<&NodeId, Option<&NodeRecord>> = BTreeMap::new();
         for effect in group.iter().flat_map(|step| &step.effects) {
             match effect {

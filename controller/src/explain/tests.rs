@@ -4,9 +4,9 @@
 
 use cleat_core::{
     Access, Agent, AttachmentWait, BoundCause, Claim, Condition, Difference, DrainCause, Drained, Epoch,
-    Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, Identity, LaterTerm, ListDoubt,
-    MinFence, NamespaceUuid, OlderBy, Outcome, Overtaking, QuarantineCause, RdsFailure, RdsTask, Refusal,
-    Rung, SessionId, SessionRefusal, Source, StorageAddress, Trouble, Unready, VolumeId, Wait,
+    Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt, MinFence,
+    NamespaceIdentity, NamespaceUuid, OlderBy, Outcome, Overtaking, QuarantineCause, RdsFailure, RdsTask,
+    Refusal, Rung, SessionId, SessionRefusal, Source, StorageAddress, Trouble, Unready, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -51,9 +51,9 @@ fn fence(rung: &str, step: &str, tried: &[(&str, &str)]) -> Box<Fence> {
     serde_json::from_value(fence).unwrap()
 }
 
-fn identity(last: u8) -> Box<Identity> {
+fn identity(last: u8) -> Box<NamespaceIdentity> {
     let uuid = format!("00000000-0000-0000-0000-{last:012x}");
-    Box::new(Identity { namespace_uuid: NamespaceUuid::parse(&uuid).unwrap(), nguid: None })
+    Box::new(NamespaceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).unwrap(), nguid: None })
 }
 
 fn clause() -> Unready {
@@ -586,8 +586,14 @@ fn refusals_of_sessions_name_both_sides() {
 
 #[test]
 fn evidence_names_what_it_assumes_and_how_it_is_drained() {
-    let proof =
-        |source, drained| Evidence { node: n("a"), epoch: epoch(1), source, drained, at: DAY, word: None };
+    let proof = |source, drained| Evidence {
+        node: n("a"),
+        epoch: epoch(1),
+        source,
+        drained,
+        at: DAY,
+        statement: None,
+    };
     let gone = || Source::NodeGone { by: "ann".into(), reason: "unplugged".into() };
     let bound = Drained::Bound { until: DAY };
     let cut = |secret| Source::TargetCut { acl: true, secret };

@@ -1,6 +1,6 @@
 //! What went wrong with an attachment. Each text goes after "last:", and is a notice by itself.
 
-use cleat_core::{Identity, OlderBy, RdsTask, Trouble, Unready};
+use cleat_core::{NamespaceIdentity, OlderBy, RdsTask, Trouble, Unready};
 
 use super::refusal::later_term;
 
@@ -59,7 +59,7 @@ pub(super) fn unready(unready: &Unready) -> String {
     }
 }
 
-fn namespace(Identity { namespace_uuid, nguid }: &Identity) -> String {
+fn namespace(NamespaceIdentity { namespace_uuid, nguid }: &NamespaceIdentity) -> String {
     let nguid = nguid.map_or_else(|| "no NGUID".to_owned(), |nguid| format!("NGUID {nguid}"));
     format!("UUID {namespace_uuid}, {nguid}")
 }

@@ -16,8 +16,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{LastWords, Utterance, Words};
-use crate::engine::{Change, Ended, Engine, Told};
+use crate::agents::{Report, ReportNumber, Reports};
+use crate::engine::{Engine, EngineEnded, NoticeText, StateChange};
 use crate::{explain, metrics};
 
 /// Between two looks.
@@ -105,15 +105,15 @@ pub(super) fn expires(expiry: Expiry) -> Option<proto::DriftInfo> {
 /// All there are now.
 pub(super) async fn look(
     engine: &Engine,
-    words: &LastWords,
+    reports: &Reports,
     secrets: Option<Arc<Keys>>,
-) -> Result<Vec<Drift>, Ended> {
+) -> Result<Vec<Drift>, EngineEnded> {
     let found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
     let mut drifts: Vec<Drift> = found.into_values().flatten().collect();
-    for (node, words) in words.all() {
-        drifts.extend(of_volumes(&node, &words));
+    for (node, reports) in reports.all() {
+        drifts.extend(of_volumes(&node, &reports));
     }
-    drifts.extend(of_sessions(words));
+    drifts.extend(of_sessions(reports));
     drifts.sort();
     Ok(drifts)
 }
@@ -122,16 +122,16 @@ pub(super) async fn look(
 /// or a detach, the two sides differ for a moment.
 pub async fn keep_looking(
     engine: Engine,
-    words: LastWords,
+    reports: Reports,
     secrets: Option<Arc<Keys>>,
     stop: CancellationToken,
 ) {
-    let (mut seen, mut told) = (BTreeSet::new(), BTreeSet::new());
+    let (mut seen, mut announced) = (BTreeSet::new(), BTreeSet::new());
     let mut every = tokio::time::interval(EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = engine.changes();
     let mut records = Records { secrets, ..Records::default() };
-    let mut said = Said::default();
+    let mut reported = Reported::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -151,17 +151,17 @@ pub async fn keep_looking(
         if records.catch_up(&engine).await.is_err() {
             return;
         }
-        said.catch_up(&words);
-        let lasting = records.found.values().flatten().chain(said.found.values().flatten());
+        reported.catch_up(&reports);
+        let lasting = records.found.values().flatten().chain(reported.found.values().flatten());
         let mut now: BTreeSet<Drift> = lasting.cloned().collect();
-        now.extend(of_sessions(&words));
+        now.extend(of_sessions(&reports));
         for kind in Kind::ALL {
             metrics::drift(kind.name(), now.iter().filter(|drift| drift.kind == kind).count());
         }
-        told.retain(|drift| now.contains(drift));
+        announced.retain(|drift| now.contains(drift));
         let lasting: Vec<Drift> = now.intersection(&seen).cloned().collect();
         for drift in lasting {
-            if told.insert(drift.clone()) {
+            if announced.insert(drift.clone()) {
                 tell(&engine, drift);
             }
         }
@@ -179,19 +179,19 @@ struct Records {
 
 /// What the agents' words show, kept up to date by what they say.
 #[derive(Default)]
-struct Said {
+struct Reported {
     /// Drift by the node whose agent's words show them.
     found: BTreeMap<NodeId, Vec<Drift>>,
-    until: Utterance,
+    until: ReportNumber,
 }
 
-impl Said {
+impl Reported {
     /// Compares what was said since. Gives the nodes whose agents have said something.
-    fn catch_up(&mut self, words: &LastWords) -> usize {
-        let (until, since) = words.since(self.until);
+    fn catch_up(&mut self, reports: &Reports) -> usize {
+        let (until, since) = reports.since(self.until);
         self.until = until;
-        for (node, words) in &since {
-            let drifts = of_volumes(node, words);
+        for (node, reports) in &since {
+            let drifts = of_volumes(node, reports);
             if drifts.is_empty() {
                 self.found.remove(node);
             } else {
@@ -221,19 +221,19 @@ impl Default for Stale {
 impl Stale {
     const NOTHING: Self = Self::Some { volumes: BTreeSet::new(), nodes: BTreeSet::new() };
 
-    fn note(&mut self, change: Change) {
+    fn note(&mut self, change: StateChange) {
         if let Self::Some { volumes, nodes } = self {
             match change {
-                Change::Volume(volume) => drop(volumes.insert(volume)),
-                Change::Node(node) => drop(nodes.insert(node)),
-                Change::Told(_) => {}
+                StateChange::Volume(volume) => drop(volumes.insert(volume)),
+                StateChange::Node(node) => drop(nodes.insert(node)),
+                StateChange::Notice(_) => {}
             }
         }
     }
 }
 
 impl Records {
-    async fn catch_up(&mut self, engine: &Engine) -> Result<(), Ended> {
+    async fn catch_up(&mut self, engine: &Engine) -> Result<(), EngineEnded> {
         match std::mem::replace(&mut self.stale, Stale::NOTHING) {
             Stale::All => {
                 let secrets = self.secrets.clone();
@@ -266,7 +266,7 @@ fn tell(engine: &Engine, drift: Drift) {
     let (about, at_node) = (volume.as_ref().map(VolumeId::as_str), node.as_ref().map(NodeId::as_str));
     tracing::warn!(node = at_node, volume = about, kind = kind.name(), "{message}");
     let (at, reason) = (engine.now(), kind.reason());
-    engine.tell(Told { at, reason, volume, node, message, migration: None });
+    engine.tell(NoticeText { at, reason, volume, node, message, migration: None });
 }
 
 /// Compares everything.
@@ -370,7 +370,7 @@ fn compare(
 }
 
 /// What an agent says of its volumes.
-fn of_volumes(node: &NodeId, words: &Words) -> Vec<Drift> {
+fn of_volumes(node: &NodeId, reports: &Report) -> Vec<Drift> {
     let others = |(volume, state): (&VolumeId, &proto::VolumeState)| {
         let others = state.staging.iter().filter(|staging| !staging.same).map(|staging| {
             let message = format!(
@@ -383,15 +383,15 @@ fn of_volumes(node: &NodeId, words: &Words) -> Vec<Drift> {
         });
         others.collect::<Vec<_>>()
     };
-    words.volumes.iter().flat_map(others).collect()
+    reports.volumes.iter().flat_map(others).collect()
 }
 
 /// What there is about sessions: it goes by the time, also where nobody says anything.
-fn of_sessions(words: &LastWords) -> Vec<Drift> {
+fn of_sessions(reports: &Reports) -> Vec<Drift> {
     let mut drifts = Vec::new();
-    words.each(|node, words| {
+    reports.each(|node, reports| {
         let mut found = |kind, message| drifts.push(Drift { kind, node: Some(node.clone()), volume: None, message });
-        let left = words.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
+        let left = reports.proven_until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
         if let Some(left) = left.filter(|left| *left < SOON) {
             let left = humantime::format_duration(Duration::from_secs(left.as_secs() / 3600 * 3600));
             let message = format!(
@@ -400,7 +400,7 @@ fn of_sessions(words: &LastWords) -> Vec<Drift> {
             );
             found(Kind::CertificateExpires, message);
         }
-        if let Some((at, reason)) = &words.refused
+        if let Some((at, reason)) = &reports.refused
             && at.elapsed() < TURNED_AWAY
         {
             let message = format!("an agent that calls itself node {node} is turned away: {reason}");
@@ -502,24 +502,24 @@ mod tests {
 
     #[test]
     fn of_the_words_of_a_thousand_agents_only_what_is_new_is_compared() {
-        let words = LastWords::default();
-        let mut said = Said::default();
+        let reports = Reports::default();
+        let mut reported = Reported::default();
         let of = |n: usize| NodeId::new(format!("node{n}")).unwrap();
         for n in 0..1_000 {
-            words.inventory(&of(n), BTreeMap::from([(volume(n), elsewhere("v", n == 7))]));
+            reports.inventory(&of(n), BTreeMap::from([(volume(n), elsewhere("v", n == 7))]));
         }
         let all =
-            |words: &LastWords| words.all().iter().flat_map(|(n, w)| of_volumes(n, w)).collect::<Vec<_>>();
-        assert_eq!(said.catch_up(&words), 1_000);
-        assert_eq!(said.catch_up(&words), 0, "nobody has said anything since");
-        let found = |said: &Said| said.found.values().flatten().cloned().collect::<Vec<_>>();
-        assert_eq!((found(&said).len(), found(&said)), (1, all(&words)));
+            |reports: &Reports| reports.all().iter().flat_map(|(n, w)| of_volumes(n, w)).collect::<Vec<_>>();
+        assert_eq!(reported.catch_up(&reports), 1_000);
+        assert_eq!(reported.catch_up(&reports), 0, "nobody has reported anything since");
+        let found = |reported: &Reported| reported.found.values().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!((found(&reported).len(), found(&reported)), (1, all(&reports)));
         // Said twice between two looks, it is compared once, as it was said last.
-        words.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", false))]));
-        words.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", true))]));
-        words.inventory(&of(7), BTreeMap::new());
-        assert_eq!(said.catch_up(&words), 2);
-        assert_eq!((found(&said).len(), found(&said)), (1, all(&words)));
+        reports.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", false))]));
+        reports.inventory(&of(3), BTreeMap::from([(volume(3), elsewhere("v", true))]));
+        reports.inventory(&of(7), BTreeMap::new());
+        assert_eq!(reported.catch_up(&reports), 2);
+        assert_eq!((found(&reported).len(), found(&reported)), (1, all(&reports)));
     }
 
     #[test]
@@ -535,8 +535,8 @@ mod tests {
         let (there, gone) = (keys(2, Some(1)), keys(2, None));
         assert_eq!(without_its_key(&needs, Some(&there)), None);
         let missing = without_its_key(&needs, Some(&gone)).unwrap();
-        let said = format!("{} {:?}", missing.message, missing.volume);
-        assert!(said.contains(&key(1).id().to_string()) && said.contains("v0"), "{said}");
+        let reported = format!("{} {:?}", missing.message, missing.volume);
+        assert!(reported.contains(&key(1).id().to_string()) && reported.contains("v0"), "{reported}");
         assert!(without_its_key(&needs, None).unwrap().message.contains("--secret-key-file"));
         needs.attachments.clear();
         assert_eq!(without_its_key(&needs, Some(&gone)), None, "its next grant brings another");
@@ -546,12 +546,12 @@ mod tests {
     #[test]
     fn a_change_is_noted_once_and_not_where_all_is_compared_anyway() {
         let mut stale = Stale::All;
-        stale.note(Change::Volume(volume(1)));
+        stale.note(StateChange::Volume(volume(1)));
         assert!(matches!(stale, Stale::All));
         let mut stale = Stale::NOTHING;
         for _ in 0..3 {
-            stale.note(Change::Volume(volume(1)));
-            stale.note(Change::Node(node("a")));
+            stale.note(StateChange::Volume(volume(1)));
+            stale.note(StateChange::Node(node("a")));
         }
         assert!(matches!(stale, Stale::Some { volumes, nodes } if volumes.len() == 1 && nodes.len() == 1));
     }

@@ -6,8 +6,8 @@ use cleat_core::{
 };
 use cleat_proto::cleat::v1 as proto;
 
-use crate::agents::LastWords;
-use crate::engine::Told;
+use crate::agents::Reports;
+use crate::engine::NoticeText;
 use crate::explain;
 
 /// One volume, without the agents' words on it: those are added outside of the core's task.
@@ -45,11 +45,11 @@ pub(super) fn volumes(core: &Core, now: UnixMillis) -> Vec<proto::VolumeInfo> {
 }
 
 /// Adds what the agents last said of a volume.
-pub(super) fn with_words(mut volume: proto::VolumeInfo, words: &LastWords) -> proto::VolumeInfo {
+pub(super) fn with_reports(mut volume: proto::VolumeInfo, reports: &Reports) -> proto::VolumeInfo {
     let Ok(id) = VolumeId::new(volume.volume_id.as_str()) else { return volume };
     for attachment in &mut volume.attachments {
         if let Ok(node) = NodeId::new(attachment.node_id.as_str()) {
-            attachment.reported = words.about(&node, &id);
+            attachment.reported = reports.about(&node, &id);
         }
     }
     volume
@@ -111,7 +111,7 @@ fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
         Source::NodeGone { by, reason } => (by.clone(), reason.clone()),
         _ => Default::default(),
     };
-    let wanted = e.word.as_deref();
+    let wanted = e.statement.as_deref();
     proto::EvidenceInfo {
         node_id: e.node.to_string(),
         epoch: Some(epoch(e.epoch)),
@@ -127,8 +127,8 @@ fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
         at_unix_ms: e.at.0,
         by,
         reason,
-        wanted_by: wanted.map(|word| word.by.clone()).unwrap_or_default(),
-        wanted_because: wanted.map(|word| word.reason.clone()).unwrap_or_default(),
+        wanted_by: wanted.map(|wanted| wanted.by.clone()).unwrap_or_default(),
+        wanted_because: wanted.map(|wanted| wanted.reason.clone()).unwrap_or_default(),
     }
 }
 
@@ -196,23 +196,23 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> proto::No
 }
 
 /// Adds what the node's agent last said.
-pub(super) fn node_with_words(mut node: proto::NodeInfo, words: &LastWords) -> proto::NodeInfo {
+pub(super) fn node_with_report(mut node: proto::NodeInfo, reports: &Reports) -> proto::NodeInfo {
     if let Ok(id) = NodeId::new(node.node_id.as_str()) {
-        let words = words.of(&id);
-        node.capabilities = words.capabilities;
-        node.agent_version = words.agent_version;
-        node.volumes = words.volumes.into_values().collect();
+        let reports = reports.of(&id);
+        node.capabilities = reports.capabilities;
+        node.agent_version = reports.agent_version;
+        node.volumes = reports.volumes.into_values().collect();
     }
     node
 }
 
-pub(super) fn notice(told: &Told) -> proto::Notice {
+pub(super) fn notice(notice: &NoticeText) -> proto::Notice {
     proto::Notice {
-        at_unix_ms: told.at.0,
-        reason: told.reason.to_owned(),
-        volume_id: told.volume.as_ref().map(ToString::to_string).unwrap_or_default(),
-        node_id: told.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-        message: told.message.clone(),
+        at_unix_ms: notice.at.0,
+        reason: notice.reason.to_owned(),
+        volume_id: notice.volume.as_ref().map(ToString::to_string).unwrap_or_default(),
+        node_id: notice.node.as_ref().map(ToString::to_string).unwrap_or_default(),
+        message: notice.message.clone(),
     }
 }
 

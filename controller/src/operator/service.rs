@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use cleat_core::{IdError, NodeId, VolumeId, Word};
+use cleat_core::{IdError, NodeId, Statement, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::operator_server::Operator;
 use cleat_rds::secret::Keys;
@@ -14,10 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::{drift, info, watch};
-use crate::agents::LastWords;
+use crate::agents::Reports;
 use crate::clients::Caller;
-use crate::csi::refusal_code;
-use crate::engine::{Ended, Engine, Failed};
+use crate::engine::Engine;
 
 /// Events that may wait for one watcher.
 const WATCH_QUEUE: usize = 64;
@@ -26,7 +25,7 @@ const WATCH_QUEUE: usize = 64;
 #[derive(Clone)]
 pub struct Operators {
     engine: Engine,
-    words: LastWords,
+    reports: Reports,
     certificates: Vec<Arc<dyn Renewable>>,
     secrets: Option<Arc<Keys>>,
     stop: CancellationToken,
@@ -37,17 +36,13 @@ impl Operators {
     #[must_use]
     pub fn new(
         engine: Engine,
-        words: LastWords,
+        reports: Reports,
         certificates: Vec<Arc<dyn Renewable>>,
         secrets: Option<Arc<Keys>>,
         stop: CancellationToken,
     ) -> Self {
-        Self { engine, words, certificates, secrets, stop }
+        Self { engine, reports, certificates, secrets, stop }
     }
-}
-
-pub(super) fn ended(ended: Ended) -> Status {
-    Status::unavailable(ended.to_string())
 }
 
 fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
@@ -55,30 +50,21 @@ fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
 }
 
 /// The longest that a reason may be; it is kept with every evidence that rests on it.
-const WORDS_BYTES: usize = 500;
+const REASON_BYTES: usize = 500;
 
-/// Whose word it is, and why: the first is what the caller's certificate says, the second may not be left out. That is
-/// all there will be to ask about later.
-fn word(caller: &Caller, reason: String) -> Result<Word, Status> {
-    if reason.trim().is_empty() || reason.len() > WORDS_BYTES || reason.chars().any(char::is_control) {
+/// Who states it, and why: the first is what the caller's certificate says, the second may not be left out. That is all
+/// there will be to ask about later.
+fn statement(caller: &Caller, reason: String) -> Result<Statement, Status> {
+    if reason.trim().is_empty() || reason.len() > REASON_BYTES || reason.chars().any(char::is_control) {
         return Err(Status::invalid_argument(format!(
-            "reason {reason:?}: must be given, as one line of at most {WORDS_BYTES} bytes"
+            "reason {reason:?}: must be given, as one line of at most {REASON_BYTES} bytes"
         )));
     }
-    Ok(Word { by: caller.name(), reason: reason.trim().to_owned() })
+    Ok(Statement { by: caller.name(), reason: reason.trim().to_owned() })
 }
 
 fn panicked(error: tokio::task::JoinError) -> Status {
     Status::internal(format!("the operation ended without an answer: {error}"))
-}
-
-fn refused(failed: Failed) -> Status {
-    match failed {
-        Failed::Refused(ref refusal) => Status::new(refusal_code(refusal), failed.to_string()),
-        Failed::Ended(end) => ended(end),
-        stalled @ Failed::Stalled { .. } => Status::unavailable(stalled.to_string()),
-        aside @ Failed::SetAside { .. } => Status::internal(aside.to_string()),
-    }
 }
 
 #[tonic::async_trait]
@@ -89,8 +75,8 @@ impl Operator for Operators {
         &self,
         _: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
-        let volumes = self.engine.view(info::volumes).await.map_err(ended)?;
-        let volumes = volumes.into_iter().map(|volume| info::with_words(volume, &self.words)).collect();
+        let volumes = self.engine.view(info::volumes).await.map_err(Status::from)?;
+        let volumes = volumes.into_iter().map(|volume| info::with_reports(volume, &self.reports)).collect();
         Ok(Response::new(proto::ListVolumesResponse { volumes }))
     }
 
@@ -100,22 +86,23 @@ impl Operator for Operators {
     ) -> Result<Response<proto::VolumeInfo>, Status> {
         let volume = VolumeId::new(request.into_inner().volume_id).map_err(invalid("volume_id"))?;
         let id = volume.clone();
-        let found = self.engine.view(move |core, now| info::volume(core, &id, now)).await.map_err(ended)?;
+        let found =
+            self.engine.view(move |core, now| info::volume(core, &id, now)).await.map_err(Status::from)?;
         let found = found.ok_or_else(|| {
             Status::not_found(format!(
                 "volume {volume} is not tracked: it is attached nowhere, and no proof about it is kept. Whether the \
                  RDS has it is another question"
             ))
         })?;
-        Ok(Response::new(info::with_words(found, &self.words)))
+        Ok(Response::new(info::with_reports(found, &self.reports)))
     }
 
     async fn list_nodes(
         &self,
         _: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
-        let nodes = self.engine.view(info::nodes).await.map_err(ended)?;
-        let nodes = nodes.into_iter().map(|node| info::node_with_words(node, &self.words)).collect();
+        let nodes = self.engine.view(info::nodes).await.map_err(Status::from)?;
+        let nodes = nodes.into_iter().map(|node| info::node_with_report(node, &self.reports)).collect();
         Ok(Response::new(proto::ListNodesResponse { nodes }))
     }
 
@@ -126,18 +113,18 @@ impl Operator for Operators {
         let node = NodeId::new(request.into_inner().node_id).map_err(invalid("node_id"))?;
         let id = node.clone();
         let found = self.engine.view(move |core, now| info::node(core, &id, now));
-        let found = found.await.map_err(ended)?;
+        let found = found.await.map_err(Status::from)?;
         let found = found.ok_or_else(|| {
             Status::not_found(format!("node {node} has not been heard since this controller started"))
         })?;
-        Ok(Response::new(info::node_with_words(found, &self.words)))
+        Ok(Response::new(info::node_with_report(found, &self.reports)))
     }
 
     async fn list_migrations(
         &self,
         _: Request<proto::ListMigrationsRequest>,
     ) -> Result<Response<proto::ListMigrationsResponse>, Status> {
-        let migrations = self.engine.view(|core, _| info::migrations(core)).await.map_err(ended)?;
+        let migrations = self.engine.view(|core, _| info::migrations(core)).await.map_err(Status::from)?;
         Ok(Response::new(proto::ListMigrationsResponse { migrations }))
     }
 
@@ -159,15 +146,18 @@ impl Operator for Operators {
         let proto::FenceRequest { volume_id, node_id, reason } = request.into_inner();
         let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
-        let word = word(&caller, reason)?;
-        tracing::warn!(%volume, %node, by = word.by, reason = word.reason, "a person wants a fence");
+        let statement = statement(&caller, reason)?;
+        tracing::warn!(%volume, %node, by = statement.by, reason = statement.reason, "a person wants a fence");
         let (engine, id) = (self.engine.clone(), volume.clone());
         // In a task of its own: it goes on when the caller has gone.
-        let fencing = tokio::spawn(async move { engine.fence(id, node, word).await });
-        fencing.await.map_err(panicked)?.map_err(refused)?;
-        let found =
-            self.engine.view(move |core, now| info::volume(core, &volume, now)).await.map_err(ended)?;
-        let volume = found.map(|found| info::with_words(found, &self.words));
+        let fencing = tokio::spawn(async move { engine.fence(id, node, statement).await });
+        fencing.await.map_err(panicked)?.map_err(Status::from)?;
+        let found = self
+            .engine
+            .view(move |core, now| info::volume(core, &volume, now))
+            .await
+            .map_err(Status::from)?;
+        let volume = found.map(|found| info::with_reports(found, &self.reports));
         Ok(Response::new(proto::FenceResponse { volume }))
     }
 
@@ -178,11 +168,11 @@ impl Operator for Operators {
         let caller = Caller::of(&request)?;
         let proto::DeclareGoneRequest { node_id, reason } = request.into_inner();
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
-        let word = word(&caller, reason)?;
-        tracing::warn!(%node, by = word.by, reason = word.reason, "a person says that a node is gone");
+        let statement = statement(&caller, reason)?;
+        tracing::warn!(%node, by = statement.by, reason = statement.reason, "a person says that a node is gone");
         let engine = self.engine.clone();
-        let declaring = tokio::spawn(async move { engine.declare_gone(node, word).await });
-        declaring.await.map_err(panicked)?.map_err(refused)?;
+        let declaring = tokio::spawn(async move { engine.declare_gone(node, statement).await });
+        declaring.await.map_err(panicked)?.map_err(Status::from)?;
         Ok(Response::new(proto::DeclareGoneResponse {}))
     }
 
@@ -190,7 +180,8 @@ impl Operator for Operators {
         &self,
         _: Request<proto::ListDriftRequest>,
     ) -> Result<Response<proto::ListDriftResponse>, Status> {
-        let drift = drift::look(&self.engine, &self.words, self.secrets.clone()).await.map_err(ended)?;
+        let drift =
+            drift::look(&self.engine, &self.reports, self.secrets.clone()).await.map_err(Status::from)?;
         let mut expiries: Vec<Expiry> = Vec::new();
         for expiry in self.certificates.iter().flat_map(|renewed| renewed.expiries()) {
             // Both listeners have the same files.
@@ -205,7 +196,7 @@ impl Operator for Operators {
 
     async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (out, events) = mpsc::channel(WATCH_QUEUE);
-        let watch = watch::Watch::new(self.engine.clone(), self.words.clone(), out);
+        let watch = watch::Watch::new(self.engine.clone(), self.reports.clone(), out);
         tokio::spawn(watch.run(self.stop.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(events))))
     }

@@ -12,13 +12,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::info;
-use super::service::ended;
-use crate::agents::LastWords;
-use crate::engine::{Change, Ended, Engine};
+use crate::agents::Reports;
+use crate::engine::{Engine, EngineEnded, StateChange};
 
 pub(super) struct Watch {
     engine: Engine,
-    words: LastWords,
+    reports: Reports,
     out: mpsc::Sender<Result<proto::WatchEvent, Status>>,
 }
 
@@ -29,19 +28,19 @@ enum Over {
     Failed(Status),
 }
 
-impl From<Ended> for Over {
-    fn from(end: Ended) -> Self {
-        Self::Failed(ended(end))
+impl From<EngineEnded> for Over {
+    fn from(ended: EngineEnded) -> Self {
+        Self::Failed(ended.into())
     }
 }
 
 impl Watch {
     pub(super) fn new(
         engine: Engine,
-        words: LastWords,
+        reports: Reports,
         out: mpsc::Sender<Result<proto::WatchEvent, Status>>,
     ) -> Self {
-        Self { engine, words, out }
+        Self { engine, reports, out }
     }
 
     pub(super) async fn run(self, stop: CancellationToken) {
@@ -76,10 +75,10 @@ impl Watch {
         };
         let (volumes, nodes, migrations) = self.engine.view(look).await?;
         for volume in volumes {
-            self.send(Kind::Volume(info::with_words(volume, &self.words))).await?;
+            self.send(Kind::Volume(info::with_reports(volume, &self.reports))).await?;
         }
         for node in nodes {
-            self.send(Kind::Node(info::node_with_words(node, &self.words))).await?;
+            self.send(Kind::Node(info::node_with_report(node, &self.reports))).await?;
         }
         for migration in migrations {
             self.send(Kind::Migration(migration)).await?;
@@ -88,14 +87,14 @@ impl Watch {
     }
 
     /// Sends changes. `Ok` if too many were missed.
-    async fn follow(&self, changes: &mut broadcast::Receiver<Change>) -> Result<(), Over> {
+    async fn follow(&self, changes: &mut broadcast::Receiver<StateChange>) -> Result<(), Over> {
         loop {
             match changes.recv().await {
-                Ok(Change::Volume(id)) => self.volume(id).await?,
-                Ok(Change::Node(id)) => self.node(id).await?,
-                Ok(Change::Told(told)) => {
-                    self.send(Kind::Notice(info::notice(&told))).await?;
-                    if let (Some(migration), Some(volume)) = (&told.migration, &told.volume) {
+                Ok(StateChange::Volume(id)) => self.volume(id).await?,
+                Ok(StateChange::Node(id)) => self.node(id).await?,
+                Ok(StateChange::Notice(notice)) => {
+                    self.send(Kind::Notice(info::notice(&notice))).await?;
+                    if let (Some(migration), Some(volume)) = (&notice.migration, &notice.volume) {
                         self.send(Kind::Migration(info::migration(volume, migration))).await?;
                     }
                 }
@@ -103,7 +102,7 @@ impl Watch {
                     tracing::debug!(missed, "a watcher fell behind: sending everything anew");
                     return Ok(());
                 }
-                Err(RecvError::Closed) => return Err(Ended.into()),
+                Err(RecvError::Closed) => return Err(EngineEnded.into()),
             }
         }
     }
@@ -112,7 +111,7 @@ impl Watch {
         let name = id.to_string();
         let now = self.engine.view(move |core, now| info::volume(core, &id, now)).await?;
         self.send(match now {
-            Some(volume) => Kind::Volume(info::with_words(volume, &self.words)),
+            Some(volume) => Kind::Volume(info::with_reports(volume, &self.reports)),
             None => Kind::VolumeGone(name),
         })
         .await
@@ -121,7 +120,7 @@ impl Watch {
     async fn node(&self, id: NodeId) -> Result<(), Over> {
         let now = self.engine.view(move |core, now| info::node(core, &id, now));
         match now.await? {
-            Some(node) => self.send(Kind::Node(info::node_with_words(node, &self.words))).await,
+            Some(node) => self.send(Kind::Node(info::node_with_report(node, &self.reports))).await,
             // A node that was refused; there is nothing to show.
             None => Ok(()),
         }

@@ -44,11 +44,11 @@ pub struct FileStore {
 #[derive(Debug)]
 struct Shared {
     /// Taken by `drop`, which ends the thread.
-    asked: Option<mpsc::Sender<Asked>>,
+    asked: Option<mpsc::Sender<StoreRequest>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-pub(super) enum Asked {
+pub(super) enum StoreRequest {
     Term { at_least: u64, done: oneshot::Sender<Result<u64, CommitError>> },
     Key { key: KeyId, before: KeyId, done: oneshot::Sender<Result<Vec<Era>, CommitError>> },
     Commit { writes: Vec<Write>, done: oneshot::Sender<Answers> },
@@ -71,7 +71,7 @@ impl FileStore {
         Self { shared: Arc::new(Shared { asked: Some(send), thread: Mutex::new(Some(thread)) }) }
     }
 
-    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Asked) -> Option<T> {
+    async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> StoreRequest) -> Option<T> {
         let (done, answer) = oneshot::channel();
         self.shared.asked.as_ref()?.send(ask(done)).await.ok()?;
         answer.await.ok()
@@ -85,16 +85,16 @@ fn gone() -> CommitError {
 #[tonic::async_trait]
 impl Store for FileStore {
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
-        self.ask(|done| Asked::Term { at_least, done }).await.unwrap_or_else(|| Err(gone()))
+        self.ask(|done| StoreRequest::Term { at_least, done }).await.unwrap_or_else(|| Err(gone()))
     }
 
     async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
-        self.ask(|done| Asked::Key { key, before, done }).await.unwrap_or_else(|| Err(gone()))
+        self.ask(|done| StoreRequest::Key { key, before, done }).await.unwrap_or_else(|| Err(gone()))
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Answers {
         let count = writes.len();
-        let answers = self.ask(|done| Asked::Commit { writes, done }).await;
+        let answers = self.ask(|done| StoreRequest::Commit { writes, done }).await;
         answers.unwrap_or_else(|| vec![Err(gone()); count])
     }
 }
@@ -110,26 +110,26 @@ impl Drop for Shared {
     }
 }
 
-pub(super) fn write_all(mut database: Database, mut asked: mpsc::Receiver<Asked>) {
+pub(super) fn write_all(mut database: Database, mut asked: mpsc::Receiver<StoreRequest>) {
     let mut next = None;
     while let Some(first) = next.take().or_else(|| asked.blocking_recv()) {
         let (writes, done) = match first {
-            Asked::Term { at_least, done } => {
+            StoreRequest::Term { at_least, done } => {
                 // A caller that has gone does not want to know; likewise below.
                 let _ = done.send(database.take_term(at_least));
                 continue;
             }
-            Asked::Key { key, before, done } => {
+            StoreRequest::Key { key, before, done } => {
                 let _ = done.send(database.take_key(key, before));
                 continue;
             }
-            Asked::Commit { writes, done } => (writes, done),
+            StoreRequest::Commit { writes, done } => (writes, done),
         };
         let mut group = Group::default();
         group.add(writes, done);
         loop {
             match asked.try_recv() {
-                Ok(Asked::Commit { writes, done }) if group.takes(&writes) => group.add(writes, done),
+                Ok(StoreRequest::Commit { writes, done }) if group.takes(&writes) => group.add(writes, done),
                 Ok(other) => {
                     next = Some(other);
                     break;

@@ -306,7 +306,7 @@ fn commits_that_wait_share_a_transaction_but_never_two_of_one_record() {
     let mut answers = Vec::new();
     let mut commit = |write| {
         let (done, answer) = oneshot::channel();
-        assert!(send.try_send(file::Asked::Commit { writes: vec![write], done }).is_ok());
+        assert!(send.try_send(file::StoreRequest::Commit { writes: vec![write], done }).is_ok());
         answers.push(answer);
     };
     for n in 0..30 {

@@ -2,10 +2,10 @@
 //! off, when the preemption came, and what a cut before that had left on its way landed after the "proof".
 
 use crate::core::fence_tests::{able, asked, bench, overdue};
-use crate::core::tests::{Bench, n, v};
+use crate::core::tests::{Harness, n, v};
 use crate::*;
 
-fn aborting() -> Bench {
+fn aborting() -> Harness {
     let mut b = bench(Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() });
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -13,7 +13,7 @@ fn aborting() -> Bench {
 }
 
 /// The list, the preemption, the cut: all of them succeed.
-fn goes_through(b: &mut Bench, registered: bool) {
+fn goes_through(b: &mut Harness, registered: bool) {
     b.rds(Ok(()));
     let keys: Vec<u64> = b.core.volumes[&v()].attachments.iter().map(|a| a.epoch.reservation_key()).collect();
     let aborted = if registered { vec![keys[0]] } else { vec![] };

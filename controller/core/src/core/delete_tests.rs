@@ -4,7 +4,7 @@ use super::fence_tests::{able, asked, bench, overdue, revoked};
 use super::tests::*;
 use crate::*;
 
-fn begins(b: &mut Bench, request: u64) -> Option<Result<Reply, Refusal>> {
+fn begins(b: &mut Harness, request: u64) -> Option<Result<Reply, Refusal>> {
     b.event(Event::DeleteBegins { request: RequestId(request), volume: v() });
     b.reply(RequestId(request))
 }
@@ -40,7 +40,7 @@ fn a_deletion_that_the_rds_refused_leaves_the_volume_as_it_was() {
 }
 
 /// Node a is fenced from the volume, which is deleted before it is heard again.
-fn deleted_behind_a_fence(target: Target) -> Bench {
+fn deleted_behind_a_fence(target: Target) -> Harness {
     let mut b = bench(target);
     b.attach("a", Access::Rwo);
     overdue(&mut b, "a");

@@ -1,20 +1,20 @@
 //! What is asked of the RDS for a volume as a whole: the export off and on, the secret in force.
 //!
-//! While nobody has a volume its export is off: it goes off with the last host (`drive`), and comes back with the next
+//! While nobody has a volume its export is off: it goes off with the last host (`progress`), and comes back with the next
 //! one that is let in. What is asked for here is an obligation that the record holds, so it is met whatever becomes of
 //! the fence that brought it about: an export that may be off comes back as soon as somebody needs it and nothing
 //! keeps it off, a secret that was chosen is put in force, also
 //! by the next controller. One request at a time for each volume.
 
-use super::Step;
+use super::Transition;
 use crate::rung_result::RungResult;
-use crate::volume::Asked;
+use crate::volume::VolumeRequest;
 use crate::{
     DrainCause, Epoch, FenceStep, NodeId, OperationId, Phase, RdsFailure, RdsRequest, RdsTask, Refusal,
     Trouble, VolumeId, VolumeRecord,
 };
 
-impl Step<'_> {
+impl Transition<'_> {
     /// Asks the RDS for the next thing that the volume needs as a whole. Says whether it did.
     pub(super) fn drive_export(&mut self, volume: &VolumeId) -> bool {
         let Some(record) = self.core.volumes.get(volume) else {
@@ -28,13 +28,13 @@ impl Step<'_> {
             return false;
         };
         let request = |volume| match &asked {
-            Asked::Hide { .. } => RdsRequest::Hide { volume },
-            Asked::Show => RdsRequest::Show { volume },
-            Asked::SetSecret(generation) => RdsRequest::SetSecret { volume, generation: *generation },
+            VolumeRequest::Hide { .. } => RdsRequest::Hide { volume },
+            VolumeRequest::Show => RdsRequest::Show { volume },
+            VolumeRequest::SetSecret(generation) => RdsRequest::SetSecret { volume, generation: *generation },
         };
         let operation = self.ask_rds(None, request, volume);
         if let Some(record) = self.core.volumes.get_mut(volume) {
-            if matches!(asked, Asked::Hide { .. }) {
+            if matches!(asked, VolumeRequest::Hide { .. }) {
                 // Durable before it is asked: whoever comes after this process knows that it may be off.
                 (record.hidden, record.hidden_heard) = (true, false);
             }
@@ -60,9 +60,9 @@ impl Step<'_> {
         record.retry_at = None;
         self.touched.insert(volume.clone());
         match asked {
-            Asked::Hide { of, fresh } => self.hide_done(volume, &of, fresh, result),
-            Asked::Show => self.show_done(volume, result),
-            Asked::SetSecret(generation) => self.set_secret_done(volume, generation, result),
+            VolumeRequest::Hide { of, fresh } => self.hide_done(volume, &of, fresh, result),
+            VolumeRequest::Show => self.show_done(volume, result),
+            VolumeRequest::SetSecret(generation) => self.set_secret_done(volume, generation, result),
         }
     }
 
@@ -191,7 +191,7 @@ pub(super) fn unknown(error: &RdsFailure) -> bool {
     matches!(error, RdsFailure::Unreachable(_) | RdsFailure::Unauthorised(_) | RdsFailure::NotFound(_))
 }
 
-fn next(record: &VolumeRecord) -> Option<Asked> {
+fn next(record: &VolumeRecord) -> Option<VolumeRequest> {
     let of: Vec<NodeId> = record
         .attachments
         .iter()
@@ -199,12 +199,12 @@ fn next(record: &VolumeRecord) -> Option<Asked> {
         .map(|a| a.node.clone())
         .collect();
     if !of.is_empty() {
-        return Some(Asked::Hide { of, fresh: !record.hidden || record.hidden_heard });
+        return Some(VolumeRequest::Hide { of, fresh: !record.hidden || record.hidden_heard });
     }
     if record.hidden && record.needs_the_export() && !record.kept_hidden_by_a_fence() {
-        return Some(Asked::Show);
+        return Some(VolumeRequest::Show);
     }
     let secret =
         record.secret.as_ref().filter(|secret| !secret.in_force && !record.attachments.is_empty())?;
-    Some(Asked::SetSecret(secret.generation))
+    Some(VolumeRequest::SetSecret(secret.generation))
 }

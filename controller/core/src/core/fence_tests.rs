@@ -10,8 +10,8 @@ pub(super) fn able() -> Target {
 }
 
 /// Nodes a, bb and ccc are heard; the target can do this.
-pub(super) fn bench(target: Target) -> Bench {
-    let mut b = Bench::with(Config { target, ..Config::default() });
+pub(super) fn bench(target: Target) -> Harness {
+    let mut b = Harness::with(Config { target, ..Config::default() });
     for name in ["a", "bb", "ccc"] {
         b.up(name, "boot", vec![]);
     }
@@ -19,7 +19,7 @@ pub(super) fn bench(target: Target) -> Bench {
 }
 
 /// What the RDS was asked last.
-pub(super) fn asked(b: &Bench) -> &'static str {
+pub(super) fn asked(b: &Harness) -> &'static str {
     match b.rds_asked() {
         None => "nothing",
         Some((_, RdsRequest::Allow { .. })) => "allow",
@@ -32,7 +32,7 @@ pub(super) fn asked(b: &Bench) -> &'static str {
 }
 
 /// The node falls silent, is unpublished, and the time after which it is fenced passes.
-pub(super) fn overdue(b: &mut Bench, name: &str) -> RequestId {
+pub(super) fn overdue(b: &mut Harness, name: &str) -> RequestId {
     b.silent(name);
     let request = b.unpublish(name);
     assert_eq!(asked(b), "nothing", "it gets its time first");
@@ -40,11 +40,11 @@ pub(super) fn overdue(b: &mut Bench, name: &str) -> RequestId {
     request
 }
 
-pub(super) fn revoked(b: &Bench) -> bool {
+pub(super) fn revoked(b: &Harness) -> bool {
     matches!(b.directed(), Some((_, _, Directive::Revoke { .. })))
 }
 
-pub(super) fn fenced(b: &Bench) -> Vec<&'static str> {
+pub(super) fn fenced(b: &Harness) -> Vec<&'static str> {
     b.core.volumes[&v()].fenced.iter().map(|f| f.evidence.source.name()).collect()
 }
 

@@ -6,7 +6,7 @@
 //! concluded: the step stays. Where it refuses, the next rung is tried; after the last one the fence is `Refused`,
 //! which the requests that wait for it are told with every rung and its result.
 
-use super::Step;
+use super::Transition;
 use super::export::unknown;
 use super::ladder::survivors;
 use crate::rung_result::{HelperProblem, RungResult};
@@ -16,7 +16,7 @@ use crate::{
     RdsTask, Reservations, Rung, Secret, Source, Trouble, VolumeId, VolumeRecord,
 };
 
-impl Step<'_> {
+impl Transition<'_> {
     /// Begins, or lets go on, the fence against one node. Says whether anything came of it.
     pub(super) fn drive_fence(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let Some(record) = self.core.volumes.get(volume) else {
@@ -137,7 +137,7 @@ impl Step<'_> {
         }
     }
 
-    /// The helper is told by `drive`, which finds this fence; here only whether there is one still.
+    /// The helper is told by `progress`, which finds this fence; here only whether there is one still.
     fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
         if !helped {
@@ -217,7 +217,7 @@ impl Step<'_> {
         in_force
     }
 
-    /// The others are told by `drive`; here only whether all of them know it, or one cannot be told.
+    /// The others are told by `progress`; here only whether all of them know it, or one cannot be told.
     fn await_rekey(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let Some(record) = self.core.volumes.get(volume) else {
             return false;

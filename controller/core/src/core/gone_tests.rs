@@ -5,13 +5,13 @@ use super::tests::*;
 use super::*;
 use crate::*;
 
-fn gone(b: &mut Bench, name: &str) {
+fn gone(b: &mut Harness, name: &str) {
     let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
     b.event(Event::DeclareGone { request: RequestId(90), node: n(name), by, reason });
 }
 
 /// On a target that can do nothing: the word, the bound, the list.
-fn taken_for_gone(b: &mut Bench) {
+fn taken_for_gone(b: &mut Harness) {
     b.attach("a", Access::Rwo);
     b.silent("a");
     gone(b, "a");

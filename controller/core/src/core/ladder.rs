@@ -1,16 +1,16 @@
 //! Which rung of the ladder: when a node that is being detached is fenced, what the target and the other nodes can do
 //! for it, and what comes after a rung that did not hold. Its steps are `fencing`'s.
 
-use super::Step;
-use super::requests::Want;
+use super::Transition;
+use super::requests::RequestKind;
 use crate::rung_result::RungResult;
-use crate::volume::{Pending, Told};
+use crate::volume::{DirectiveKind, Pending};
 use crate::{
     Attachment, DrainCause, Fence, FenceStep, NodeId, Notice, Phase, Rung, Source, Trouble, Verdict,
     VolumeId, VolumeRecord,
 };
 
-impl Step<'_> {
+impl Transition<'_> {
     /// Which rung this attachment asks for now.
     pub(super) fn wants(&self, volume: &VolumeId, a: &Attachment) -> Option<Rung> {
         let Phase::Draining { cause, evidence, .. } = &a.phase else {
@@ -48,17 +48,17 @@ impl Step<'_> {
         let config = &self.core.config;
         let session = self.core.nodes.get(&a.node).and_then(|node| node.ready_session());
         let at_it = session.is_some_and(
-            |session| matches!(&a.pending, Pending::Agent(_, on, Told::Detach) if on == session),
+            |session| matches!(&a.pending, Pending::Agent(_, on, DirectiveKind::Detach) if on == session),
         );
         if at_it { config.fence_heard_after_ms.max(config.fence_after_ms) } else { config.fence_after_ms }
     }
 
     /// Whether a request waits for this node to be done with the volume.
     fn is_waited_for(&self, volume: &VolumeId, about: &NodeId) -> bool {
-        self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
-            Want::Publish { node, .. } => node != about,
-            Want::Fence { node } => node == about,
-            Want::Unpublish { node } => node.as_ref().is_none_or(|n| self.core.may_be(about, n)),
+        self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.kind {
+            RequestKind::Publish { node, .. } => node != about,
+            RequestKind::Fence { node } => node == about,
+            RequestKind::Unpublish { node } => node.as_ref().is_none_or(|n| self.core.may_be(about, n)),
         })
     }
 

@@ -10,8 +10,8 @@ fn fence(request: u64, name: &str, by: &str, reason: &str) -> Event {
     Event::Fence { request, volume, node, by: by.into(), reason: reason.into() }
 }
 
-fn word(by: &str, reason: &str) -> Option<Box<Word>> {
-    Some(Box::new(Word { by: by.into(), reason: reason.into() }))
+fn statement(by: &str, reason: &str) -> Option<Box<Statement>> {
+    Some(Box::new(Statement { by: by.into(), reason: reason.into() }))
 }
 
 #[test]
@@ -22,8 +22,8 @@ fn who_forced_a_fence_and_why_stays_with_proof_and_quarantine() {
     b.rds(Ok(()));
     b.rds(Ok(()));
     let record = &b.stored[&v()];
-    assert_eq!(record.past_evidence[0].word, word("ann", "it writes nonsense"));
-    assert_eq!(record.fenced[0].evidence.word, word("ann", "it writes nonsense"));
+    assert_eq!(record.past_evidence[0].statement, statement("ann", "it writes nonsense"));
+    assert_eq!(record.fenced[0].evidence.statement, statement("ann", "it writes nonsense"));
     let json = serde_json::to_string(record).expect("a record is JSON");
     let read: VolumeRecord = serde_json::from_str(&json).expect("and reads back");
     assert_eq!(read.past_evidence, record.past_evidence, "and after a restart");
@@ -38,7 +38,7 @@ fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
     b.rds(Ok(()));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
     assert!(matches!(evidence.source, Source::AgentAbsent { .. }), "{evidence:?}");
-    assert_eq!(evidence.word, word("ann", "it writes nonsense"));
+    assert_eq!(evidence.statement, statement("ann", "it writes nonsense"));
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_declaration_while_a_proof_waits_is_kept_and_the_first_one_stays() {
     b.event(fence(91, "a", "bob", "at last"));
     b.pass(Config::default().drain_bound_ms);
     b.rds(Ok(()));
-    assert_eq!(b.core.volumes[&v()].past_evidence[0].word, word("ann", "now"));
+    assert_eq!(b.core.volumes[&v()].past_evidence[0].statement, statement("ann", "now"));
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn a_detach_that_nobody_forced_has_no_word_with_it() {
     b.unpublish("a");
     b.agent(absent("live"));
     b.rds(Ok(()));
-    assert_eq!(b.core.volumes[&v()].past_evidence[0].word, None);
+    assert_eq!(b.core.volumes[&v()].past_evidence[0].statement, None);
 }
 
 #[test]
@@ -75,7 +75,10 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
     b.rds(Ok(()));
     b.rds(Ok(()));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
-    assert_eq!((evidence.source.name(), evidence.word.clone()), ("TargetCut", word("ann", "unplugged")));
+    assert_eq!(
+        (evidence.source.name(), evidence.statement.clone()),
+        ("TargetCut", statement("ann", "unplugged"))
+    );
 }
 
 #[test]

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Step;
-use super::requests::Want;
+use super::Transition;
+use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
     Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, Notice, Observed,
@@ -16,7 +16,7 @@ use crate::{
     Session, SessionId, Source, Standing, Trouble, Unready, VolumeId,
 };
 
-impl Step<'_> {
+impl Transition<'_> {
     pub(super) fn fence_asked(
         &mut self,
         request: RequestId,
@@ -41,7 +41,7 @@ impl Step<'_> {
         }
         self.tell_trouble(&volume, &node, Trouble::FenceAsked { by: by.clone(), reason: reason.clone() });
         self.begin_drain(&volume, &node, DrainCause::Forced { by, reason });
-        self.wait(request, volume, Want::Fence { node });
+        self.wait(request, volume, RequestKind::Fence { node });
     }
 
     /// Takes a person's word for it that a node is gone. It counts for what the node has now, and what was cut off
@@ -272,15 +272,15 @@ impl Step<'_> {
             let Some(record) = self.core.volumes.get_mut(&volume).filter(|record| !record.deleted) else {
                 continue;
             };
-            let word = |f: &Fenced| match &f.evidence.source {
+            let statement = |f: &Fenced| match &f.evidence.source {
                 Source::NodeGone { by, reason } if f.node == *node => Some((by.clone(), reason.clone())),
                 _ => None,
             };
-            let Some(at) = record.fenced.iter().position(|f| word(f).is_some()) else {
+            let Some(at) = record.fenced.iter().position(|f| statement(f).is_some()) else {
                 continue;
             };
             let entry = record.fenced.remove(at);
-            let Some((by, reason)) = word(&entry).filter(|_| record.attachment(node).is_none()) else {
+            let Some((by, reason)) = statement(&entry).filter(|_| record.attachment(node).is_none()) else {
                 continue;
             };
             let cause = DrainCause::Forced { by, reason };

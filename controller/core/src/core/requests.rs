@@ -4,7 +4,7 @@
 //! a request that joins one under way, one that waits for a detach elsewhere and one that is granted at once go the
 //! same way.
 
-use super::Step;
+use super::Transition;
 use super::admission::{Admission, admission, difference, grant_of};
 use crate::volume::Pending;
 use crate::{
@@ -16,12 +16,12 @@ use crate::{
 /// A request that is not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Waiter {
-    pub(super) want: Want,
+    pub(super) kind: RequestKind,
     pub(super) since: UnixMillis,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Want {
+pub(super) enum RequestKind {
     Publish { node: NodeId, spec: VolumeSpec, read_only: bool },
     Unpublish { node: Option<NodeId> },
     Fence { node: NodeId },
@@ -29,27 +29,27 @@ pub(super) enum Want {
 
 impl Waiter {
     pub(super) fn is_about(&self, about: &NodeId) -> bool {
-        match &self.want {
-            Want::Publish { node, .. } | Want::Fence { node } => node == about,
-            Want::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
+        match &self.kind {
+            RequestKind::Publish { node, .. } | RequestKind::Fence { node } => node == about,
+            RequestKind::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
         }
     }
 }
 
 /// What the state says to a waiter.
-enum Answer {
+enum Ruling {
     Reply(Result<Reply, Refusal>),
     Grant,
     Wait,
 }
 
-impl Step<'_> {
+impl Transition<'_> {
     pub(super) fn publish(&mut self, request: RequestId, node: NodeId, spec: VolumeSpec, read_only: bool) {
         let volume = spec.id.clone();
         if let Some(attachment) = self.core.volumes.get_mut(&volume).and_then(|v| v.attachment_mut(&node)) {
             (attachment.retry_at, attachment.unasked) = (None, false);
         }
-        self.wait(request, volume, Want::Publish { node, spec, read_only });
+        self.wait(request, volume, RequestKind::Publish { node, spec, read_only });
     }
 
     pub(super) fn unpublish(&mut self, request: RequestId, volume: VolumeId, node: Option<NodeId>) {
@@ -66,12 +66,12 @@ impl Step<'_> {
             }
             self.begin_drain(&volume, holder, DrainCause::Requested);
         }
-        self.wait(request, volume, Want::Unpublish { node });
+        self.wait(request, volume, RequestKind::Unpublish { node });
     }
 
     pub(super) fn delete_begins(&mut self, request: RequestId, volume: VolumeId) {
-        let all = Want::Unpublish { node: None };
-        if let Some(wait) = self.core.must_look(&volume, &all, self.now) {
+        let all = RequestKind::Unpublish { node: None };
+        if let Some(wait) = self.core.awaits_lists(&volume, &all, self.now) {
             let result = Err(Refusal::StillWaiting { volume, wait: Box::new(wait), waited_ms: 0 });
             self.effects.push(Effect::Reply { request, result });
             return;
@@ -132,8 +132,8 @@ impl Step<'_> {
         }
     }
 
-    pub(super) fn wait(&mut self, request: RequestId, volume: VolumeId, want: Want) {
-        let waiter = Waiter { want, since: self.now };
+    pub(super) fn wait(&mut self, request: RequestId, volume: VolumeId, kind: RequestKind) {
+        let waiter = Waiter { kind, since: self.now };
         self.core.waiters.entry(volume.clone()).or_default().insert(request, waiter);
         self.touched.insert(volume);
     }
@@ -148,13 +148,13 @@ impl Step<'_> {
                 continue;
             };
             match self.answer(volume, waiter) {
-                Answer::Wait => {}
-                Answer::Reply(result) => {
+                Ruling::Wait => {}
+                Ruling::Reply(result) => {
                     self.reply(volume, request, result);
                     changed = true;
                 }
-                Answer::Grant => {
-                    if let Want::Publish { node, spec, read_only } = waiter.want.clone() {
+                Ruling::Grant => {
+                    if let RequestKind::Publish { node, spec, read_only } = waiter.kind.clone() {
                         self.grant(&node, spec, read_only);
                         changed = true;
                     }
@@ -181,8 +181,8 @@ impl Step<'_> {
         about: Option<&NodeId>,
         refusal: impl Fn(VolumeId, NodeId) -> Refusal,
     ) {
-        for (request, node) in self.waiting_nodes(volume, |want| match want {
-            Want::Publish { node, .. } if about.is_none_or(|a| a == node) => Some(Some(node.clone())),
+        for (request, node) in self.waiting_nodes(volume, |kind| match kind {
+            RequestKind::Publish { node, .. } if about.is_none_or(|a| a == node) => Some(Some(node.clone())),
             _ => None,
         }) {
             if let Some(node) = node {
@@ -194,8 +194,8 @@ impl Step<'_> {
 
     /// Refuses every Unpublish of a volume that waits for this node.
     pub(super) fn refuse_unpublishes(&mut self, volume: &VolumeId, about: &NodeId, refusal: &Refusal) {
-        for (request, _) in self.waiting_nodes(volume, |want| match want {
-            Want::Unpublish { node } if node.as_ref().is_none_or(|n| self.core.may_be(about, n)) => {
+        for (request, _) in self.waiting_nodes(volume, |kind| match kind {
+            RequestKind::Unpublish { node } if node.as_ref().is_none_or(|n| self.core.may_be(about, n)) => {
                 Some(node.clone())
             }
             _ => None,
@@ -207,35 +207,35 @@ impl Step<'_> {
     fn waiting_nodes(
         &self,
         volume: &VolumeId,
-        pick: impl Fn(&Want) -> Option<Option<NodeId>>,
+        pick: impl Fn(&RequestKind) -> Option<Option<NodeId>>,
     ) -> Vec<(RequestId, Option<NodeId>)> {
         let waiters = self.core.waiters.get(volume).into_iter().flatten();
-        waiters.filter_map(|(request, waiter)| pick(&waiter.want).map(|node| (*request, node))).collect()
+        waiters.filter_map(|(request, waiter)| pick(&waiter.kind).map(|node| (*request, node))).collect()
     }
 
-    fn answer(&self, volume: &VolumeId, waiter: &Waiter) -> Answer {
-        let (answer, limit_ms) = match &waiter.want {
-            Want::Publish { node, spec, read_only } => self.answer_publish(node, spec, *read_only),
-            Want::Unpublish { node } => {
+    fn answer(&self, volume: &VolumeId, waiter: &Waiter) -> Ruling {
+        let (answer, limit_ms) = match &waiter.kind {
+            RequestKind::Publish { node, spec, read_only } => self.answer_publish(node, spec, *read_only),
+            RequestKind::Unpublish { node } => {
                 let answer = self.answer_detach(volume, node.as_ref(), Reply::Unpublished);
                 (answer, self.core.config.request_limit_ms)
             }
-            Want::Fence { node } => {
+            RequestKind::Fence { node } => {
                 (self.answer_detach(volume, Some(node), Reply::Fenced), self.core.config.request_limit_ms)
             }
         };
         let waited_ms = self.now.since(waiter.since);
-        let (answer, limit_ms) = match self.core.must_look(volume, &waiter.want, self.now) {
-            Some(_) => (Answer::Wait, self.core.config.request_limit_ms),
+        let (answer, limit_ms) = match self.core.awaits_lists(volume, &waiter.kind, self.now) {
+            Some(_) => (Ruling::Wait, self.core.config.request_limit_ms),
             None => (answer, limit_ms),
         };
-        if let (Answer::Wait, Some(refusal)) = (&answer, self.cannot_fence(volume, &waiter.want, waited_ms)) {
-            return Answer::Reply(Err(refusal));
+        if let (Ruling::Wait, Some(refusal)) = (&answer, self.cannot_fence(volume, &waiter.kind, waited_ms)) {
+            return Ruling::Reply(Err(refusal));
         }
         match answer {
-            Answer::Wait if waited_ms >= limit_ms => Answer::Reply(Err(Refusal::StillWaiting {
+            Ruling::Wait if waited_ms >= limit_ms => Ruling::Reply(Err(Refusal::StillWaiting {
                 volume: volume.clone(),
-                wait: Box::new(self.core.request_waits_for(volume, &waiter.want, self.now)),
+                wait: Box::new(self.core.request_waits_for(volume, &waiter.kind, self.now)),
                 waited_ms,
             })),
             answer => answer,
@@ -244,13 +244,13 @@ impl Step<'_> {
 
     /// A node that this request waits for may still write, is not heard, and no rung of the ladder was left. One that
     /// is heard gets its time first.
-    fn cannot_fence(&self, volume: &VolumeId, want: &Want, waited_ms: u64) -> Option<Refusal> {
+    fn cannot_fence(&self, volume: &VolumeId, kind: &RequestKind, waited_ms: u64) -> Option<Refusal> {
         let record = self.core.volumes.get(volume)?;
-        let concerns = |node: &NodeId| match want {
+        let concerns = |node: &NodeId| match kind {
             // One that is granted already waits for nobody else.
-            Want::Publish { node: about, .. } if record.attachment(about).is_some() => about == node,
-            Want::Publish { .. } | Want::Unpublish { node: None } => true,
-            Want::Unpublish { node: Some(about) } | Want::Fence { node: about } => {
+            RequestKind::Publish { node: about, .. } if record.attachment(about).is_some() => about == node,
+            RequestKind::Publish { .. } | RequestKind::Unpublish { node: None } => true,
+            RequestKind::Unpublish { node: Some(about) } | RequestKind::Fence { node: about } => {
                 self.core.may_be(node, about)
             }
         };
@@ -268,36 +268,36 @@ impl Step<'_> {
         })
     }
 
-    fn answer_detach(&self, volume: &VolumeId, node: Option<&NodeId>, proven: Reply) -> Answer {
+    fn answer_detach(&self, volume: &VolumeId, node: Option<&NodeId>, proven: Reply) -> Ruling {
         let mut holders = self.core.volumes.get(volume).into_iter().flat_map(|v| &v.attachments);
         let left = holders.any(|a| {
             node.is_none_or(|n| self.core.may_be(&a.node, n)) && !a.is_over_but_for_the_list(self.now)
         });
-        if left { Answer::Wait } else { Answer::Reply(Ok(proven)) }
+        if left { Ruling::Wait } else { Ruling::Reply(Ok(proven)) }
     }
 
     /// The one place that decides whether a node may have a volume; with how long the request may wait for it.
-    fn answer_publish(&self, node: &NodeId, spec: &VolumeSpec, read_only: bool) -> (Answer, u64) {
+    fn answer_publish(&self, node: &NodeId, spec: &VolumeSpec, read_only: bool) -> (Ruling, u64) {
         let config = &self.core.config;
-        let refuse = |refusal| (Answer::Reply(Err(refusal)), 0);
+        let refuse = |refusal| (Ruling::Reply(Err(refusal)), 0);
         if self.core.volumes.get(&spec.id).is_some_and(|record| record.deleting) {
             return refuse(Refusal::Deleting { volume: spec.id.clone() });
         }
         match self.may_be_granted(node) {
             Ok(true) => {}
-            Ok(false) => return (Answer::Wait, config.request_limit_ms),
+            Ok(false) => return (Ruling::Wait, config.request_limit_ms),
             Err(refusal) => return refuse(refusal),
         }
         let record = self.core.volumes.get(&spec.id);
         let attachment = record.and_then(|r| r.attachment(node));
         match (record, attachment) {
-            (Some(_), Some(a)) if a.phase.is_draining() => (Answer::Wait, config.detach_grace_ms),
+            (Some(_), Some(a)) if a.phase.is_draining() => (Ruling::Wait, config.detach_grace_ms),
             (Some(record), Some(a)) if a.phase != Phase::Stray => {
                 (self.answer_attached(record, a, spec, read_only), config.request_limit_ms)
             }
             _ => match admission(record, node, spec) {
-                Admission::Admit => (Answer::Grant, 0),
-                Admission::WaitForDetach => (Answer::Wait, config.detach_grace_ms),
+                Admission::Admit => (Ruling::Grant, 0),
+                Admission::WaitForDetach => (Ruling::Wait, config.detach_grace_ms),
                 Admission::Refuse(refusal) => refuse(refusal),
             },
         }
@@ -310,8 +310,8 @@ impl Step<'_> {
         a: &Attachment,
         spec: &VolumeSpec,
         read_only: bool,
-    ) -> Answer {
-        let refuse = |refusal| Answer::Reply(Err(refusal));
+    ) -> Ruling {
+        let refuse = |refusal| Ruling::Reply(Err(refusal));
         if let Some(difference) = difference(record, a, spec, read_only) {
             return refuse(Refusal::Incompatible {
                 volume: spec.id.clone(),
@@ -320,13 +320,13 @@ impl Step<'_> {
             });
         }
         if a.phase != Phase::Ready {
-            return Answer::Wait;
+            return Ruling::Wait;
         }
         let observed = self.core.nodes.get(&a.node).and_then(|n| n.observed.get(&spec.id));
         match observed {
             Some(o) if matches!(o.phase, ObservedPhase::Ready | ObservedPhase::Degraded) => {
                 let reserve = self.core.config.target.reservations != Reservations::None;
-                Answer::Reply(Ok(Reply::Published(Box::new(grant_of(record, a, reserve)))))
+                Ruling::Reply(Ok(Reply::Published(Box::new(grant_of(record, a, reserve)))))
             }
             // Attached once, but the node says now that it cannot use it: "attached" would not be true.
             other => refuse(Refusal::NotReady {

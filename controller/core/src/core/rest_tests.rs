@@ -123,7 +123,7 @@ fn beside_a_survivor_the_export_comes_back_before_another_is_let_in() {
 fn time_wakes_only_volumes_about_which_something_waits_for_it() {
     let mut b = bench(able());
     b.attach("a", Access::Rwo);
-    let awake = |b: &Bench| b.core.index.awake().count();
+    let awake = |b: &Harness| b.core.index.awake().count();
     assert_eq!(awake(&b), 0, "it is attached, and nothing is to come of time");
     b.silent("a");
     assert_eq!(awake(&b), 0);

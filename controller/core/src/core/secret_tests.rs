@@ -5,11 +5,11 @@ use super::tests::*;
 use super::*;
 use crate::*;
 
-fn generation(b: &Bench) -> Epoch {
+fn generation(b: &Harness) -> Epoch {
     b.core.volumes[&v()].secret.as_ref().expect("a secret").generation
 }
 
-fn told(b: &Bench) -> (NodeId, OperationId, Epoch) {
+fn told(b: &Harness) -> (NodeId, OperationId, Epoch) {
     match b.directed() {
         Some((node, operation, Directive::Rekey { generation, .. })) => (node, operation, generation),
         _ => panic!("nobody is told another secret: {:?}", b.effects),
@@ -17,7 +17,7 @@ fn told(b: &Bench) -> (NodeId, OperationId, Epoch) {
 }
 
 /// Nodes a and bb have the volume; a is being fenced, and its fence has begun to change the secret.
-fn changing() -> Bench {
+fn changing() -> Harness {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::found::is_unknown_host;
-use super::{Core, Step};
+use super::rds_lists::is_unknown_host;
+use super::{Core, Transition};
 use crate::{
     Attachment, Claim, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice,
     Observed, ObservedPhase, OlderBy, Phase, Session, SessionId, SessionRefusal, Source, StorageAddress,
@@ -29,7 +29,7 @@ fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(Nod
     known.filter(|(id, ..)| *id != node).filter_map(clash).collect()
 }
 
-impl Step<'_> {
+impl Transition<'_> {
     pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
         let clashes = clashes_with(self.core, &node, &identity);
         if let Some(refusal) = self.objection(&node, &identity, &clashes) {
@@ -280,7 +280,7 @@ impl Step<'_> {
         };
         let (epoch, at) = (self.next_epoch(), self.now);
         let (source, drained) = (Source::NeverAllowed, Drained::NeverHandedOut);
-        let evidence = Evidence { node: node.clone(), epoch, source, drained, at, word: None };
+        let evidence = Evidence { node: node.clone(), epoch, source, drained, at, statement: None };
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.fenced.push(Fenced::new(node.clone(), host_nqn, evidence, at));
         }

@@ -1,14 +1,14 @@
 //! Volumes that somebody has connected by hand, on nodes that are being granted them or were not granted them at all.
 //! Each was found by the model, and is here as short as it gets.
 
-use crate::core::tests::{Bench, absent, identity, n, namespace, observed_of, ready, v};
+use crate::core::tests::{Harness, absent, identity, n, namespace, observed_of, ready, v};
 use crate::*;
 
 /// Shorter than any request may wait.
 const DRAIN_BOUND_MS: u64 = 5_000;
 
-fn bench(target: Target) -> Bench {
-    Bench::with(Config { drain_bound_ms: DRAIN_BOUND_MS, target, ..Config::default() })
+fn bench(target: Target) -> Harness {
+    Harness::with(Config { drain_bound_ms: DRAIN_BOUND_MS, target, ..Config::default() })
 }
 
 /// As an agent says it of what its ledger knows nothing of.
@@ -16,7 +16,7 @@ fn by_hand(phase: ObservedPhase) -> Observed {
     observed_of(phase)
 }
 
-fn says(b: &mut Bench, name: &str, observed: Observed) {
+fn says(b: &mut Harness, name: &str, observed: Observed) {
     let session = b.session(name);
     b.event(Event::Delta { node: n(name), session, observed });
 }
@@ -149,11 +149,11 @@ fn what_agents_never_answer_is_not_kept_for_ever() {
 #[test]
 fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
-    let mut b = Bench::with(Config { target, ..Config::default() });
+    let mut b = Harness::with(Config { target, ..Config::default() });
     b.up("a", "1", vec![]);
     b.up("bb", "1", vec![]);
     b.attach("a", Access::RwxBlock);
-    let lies = |name: &str, b: &mut Bench| b.up(name, "1", vec![observed_of(ObservedPhase::Ready)]);
+    let lies = |name: &str, b: &mut Harness| b.up(name, "1", vec![observed_of(ObservedPhase::Ready)]);
     // Nobody has seen the export off since this process began: whoever says so may be connected.
     lies("ccc", &mut b);
     assert_eq!(b.phase("ccc"), Some("Stray"));

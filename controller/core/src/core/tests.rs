@@ -1,12 +1,12 @@
 //! Behaviour, one event at a time, without a world: what is asked for, what is answered, in which words.
 
-pub(super) use super::bench::*;
+pub(super) use super::testing::*;
 use super::*;
 use crate::*;
 
 #[test]
 fn publish_allows_the_host_then_attaches_and_answers_on_the_proof() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before anything is asked");
@@ -25,14 +25,14 @@ fn publish_allows_the_host_then_attaches_and_answers_on_the_proof() {
 
 #[test]
 fn publish_to_a_node_never_heard_of_says_that_it_is_unknown() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.refusal(request), Refusal::UnknownNode { .. }));
 }
 
 #[test]
 fn publish_to_a_silent_node_says_since_when() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.silent("a");
     let since = b.now;
@@ -43,7 +43,7 @@ fn publish_to_a_silent_node_says_since_when() {
 
 #[test]
 fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
     b.attach("a", Access::Rwo);
@@ -56,7 +56,7 @@ fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
 
 #[test]
 fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     for name in ["a", "bb", "ccc"] {
         b.up(name, "boot", vec![]);
     }
@@ -69,7 +69,7 @@ fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
 
 #[test]
 fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let first = b.publish("a", Access::Rwo);
     let asked = b.effects.clone();
@@ -87,7 +87,7 @@ fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
 
 #[test]
 fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
     b.attach("a", Access::Rwo);
@@ -105,7 +105,7 @@ fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
 
 #[test]
 fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     let request = b.unpublish("bb");
@@ -115,7 +115,7 @@ fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
 
 #[test]
 fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     let request = b.unpublish("a");
@@ -127,7 +127,7 @@ fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
 
 #[test]
 fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     let request = b.unpublish("a");
@@ -152,7 +152,7 @@ fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
 
 #[test]
 fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
@@ -170,7 +170,7 @@ fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
 
 #[test]
 fn an_unreachable_rds_is_named_and_the_grant_goes_before_a_new_one() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Err(RdsFailure::Unreachable("timed out".into())));
@@ -183,7 +183,7 @@ fn an_unreachable_rds_is_named_and_the_grant_goes_before_a_new_one() {
 
 #[test]
 fn another_namespace_than_the_pinned_one_is_refused() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
     b.attach("a", Access::RwxBlock);
@@ -197,7 +197,7 @@ fn another_namespace_than_the_pinned_one_is_refused() {
 
 #[test]
 fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
@@ -225,7 +225,7 @@ fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
 
 #[test]
 fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     b.silent("a");
@@ -243,7 +243,7 @@ fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
 
 #[test]
 fn a_reboot_attaches_again_under_the_same_epoch_and_is_remembered() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot-1", vec![]);
     b.attach("a", Access::Rwo);
     b.silent("a");
@@ -257,7 +257,7 @@ fn a_reboot_attaches_again_under_the_same_epoch_and_is_remembered() {
 
 #[test]
 fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     for phase in [ObservedPhase::Degraded, ObservedPhase::Ready] {
@@ -274,12 +274,12 @@ fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
 
 #[test]
 fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     let shown =
-        |b: &Bench| b.core.phase_shown(&v(), b.core.volumes[&v()].attachment(&n("a")).expect("granted"));
-    let tell = |b: &mut Bench, phase, unready: &str| {
+        |b: &Harness| b.core.phase_shown(&v(), b.core.volumes[&v()].attachment(&n("a")).expect("granted"));
+    let tell = |b: &mut Harness, phase, unready: &str| {
         let (session, observed) = (b.session("a"), Observed { unready: unready.into(), ..b.observed(phase) });
         b.event(Event::Delta { node: n("a"), session, observed });
     };
@@ -298,7 +298,7 @@ fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
 
 #[test]
 fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     b.unpublish("a");
@@ -314,7 +314,7 @@ fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
 
 #[test]
 fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
     b.attach("a", Access::RwxBlock);
@@ -347,7 +347,7 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
 
 #[test]
 fn a_stray_blocks_others_and_can_be_published_or_unpublished_there() {
-    let mut b = Bench::with(Config { drain_bound_ms: 5_000, ..Config::default() });
+    let mut b = Harness::with(Config { drain_bound_ms: 5_000, ..Config::default() });
     b.up("a", "boot", vec![]);
     let stray = Observed {
         volume: v(),
@@ -371,11 +371,11 @@ fn a_stray_blocks_others_and_can_be_published_or_unpublished_there() {
 
 #[test]
 fn two_nodes_with_one_identity_are_refused_with_both_names() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     let stolen = NodeIdentity { boot_id: boot_id("boot-2"), ..identity("a", "boot") };
     b.hello("bb", stolen);
-    let refused = |b: &Bench| match b.effects.first() {
+    let refused = |b: &Harness| match b.effects.first() {
         Some(Effect::RefuseSession { refusal, .. }) => (**refusal).clone(),
         other => panic!("{other:?}"),
     };
@@ -391,7 +391,7 @@ fn two_nodes_with_one_identity_are_refused_with_both_names() {
 
 #[test]
 fn a_silent_namesake_hides_no_node_that_is_heard_and_claims_the_same() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.silent("a");
     b.up("c", "boot", vec![]);
@@ -405,7 +405,7 @@ fn a_silent_namesake_hides_no_node_that_is_heard_and_claims_the_same() {
 
 #[test]
 fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.up("bb", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
@@ -425,7 +425,7 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
 
 #[test]
 fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::Rwo);
     b.event(Event::DeleteBegins { request: RequestId(100), volume: v() });
@@ -443,7 +443,7 @@ fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
 
 #[test]
 fn a_term_that_is_lower_than_a_stored_grants_is_raised_above_it() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.up("a", "boot", vec![]);
     b.attach("a", Access::RwxBlock);
     let records: Vec<VolumeRecord> = b.stored.values().cloned().collect();

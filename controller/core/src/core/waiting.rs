@@ -1,7 +1,7 @@
 //! What waits for what, read off the state. Decides nothing; the shell renders it.
 
 use super::Core;
-use super::requests::Want;
+use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
     Agent, Attachment, AttachmentWait, BoundCause, Condition, Drained, ExportFence, Heard, HolderWait,
@@ -106,12 +106,12 @@ impl Core {
         let waiters = self.waiters.get(volume).into_iter().flat_map(|w| w.values());
         waiters
             .map(|waiter| {
-                let (request, node) = match &waiter.want {
-                    Want::Publish { node, .. } => ("publish", Some(node.clone())),
-                    Want::Unpublish { node } => ("unpublish", node.clone()),
-                    Want::Fence { node } => ("fence", Some(node.clone())),
+                let (request, node) = match &waiter.kind {
+                    RequestKind::Publish { node, .. } => ("publish", Some(node.clone())),
+                    RequestKind::Unpublish { node } => ("unpublish", node.clone()),
+                    RequestKind::Fence { node } => ("fence", Some(node.clone())),
                 };
-                let wait = self.request_waits_for(volume, &waiter.want, now);
+                let wait = self.request_waits_for(volume, &waiter.kind, now);
                 Waiting { request, node, since: waiter.since, wait }
             })
             .collect()
@@ -123,12 +123,12 @@ impl Core {
         matches!(session, Some(Session::Up { inventoried: false, .. }))
     }
 
-    pub(super) fn request_waits_for(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> Wait {
-        if let Some(wait) = self.must_look(volume, want, now) {
+    pub(super) fn request_waits_for(&self, volume: &VolumeId, kind: &RequestKind, now: UnixMillis) -> Wait {
+        if let Some(wait) = self.awaits_lists(volume, kind, now) {
             return wait;
         }
         let holders = self.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
-        let detaches = matches!(want, Want::Unpublish { .. } | Want::Fence { .. });
+        let detaches = matches!(kind, RequestKind::Unpublish { .. } | RequestKind::Fence { .. });
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
             let waited_for = holders.iter().filter(|h| pick(h)).filter_map(|h| {
                 let wait = self.next_step_waits_for(volume, h);
@@ -137,17 +137,17 @@ impl Core {
             });
             Wait::Holders(waited_for.collect())
         };
-        match want {
-            Want::Unpublish { node } => {
+        match kind {
+            RequestKind::Unpublish { node } => {
                 waits_for_holders(&|h| node.as_ref().is_none_or(|n| self.may_be(h, n)))
             }
-            Want::Fence { node } => waits_for_holders(&|h| h == node),
-            Want::Publish { node, .. } if self.awaits_inventory(node) => {
+            RequestKind::Fence { node } => waits_for_holders(&|h| h == node),
+            RequestKind::Publish { node, .. } if self.awaits_inventory(node) => {
                 Wait::Inventory { node: node.clone() }
             }
-            Want::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
-            Want::Publish { node, .. } if holders.is_empty() => Wait::Inventory { node: node.clone() },
-            Want::Publish { .. } => waits_for_holders(&|_| true),
+            RequestKind::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
+            RequestKind::Publish { node, .. } if holders.is_empty() => Wait::Inventory { node: node.clone() },
+            RequestKind::Publish { .. } => waits_for_holders(&|_| true),
         }
     }
 }

@@ -1,24 +1,24 @@
-use super::super::bench::*;
+use super::super::testing::*;
 use super::*;
 use crate::*;
 
-fn listed(hosts: &[&str], exported: bool) -> Listed {
+fn listed(hosts: &[&str], exported: bool) -> ListedVolume {
     let hosts = hosts.iter().map(|name| nqn(name)).collect();
-    Listed { volume: v(), hosts, exported, keeps_list: true, problem: None }
+    ListedVolume { volume: v(), hosts, exported, keeps_list: true, problem: None }
 }
 
-impl Bench {
+impl Harness {
     /// A restart whose store has these records of volumes (`true`: what was stored) and of nodes.
     fn restart_with(&mut self, volumes: bool, nodes: bool) {
         let volumes = if volumes { self.stored.values().cloned().collect() } else { Vec::new() };
         let nodes = if nodes { self.core.registry.values().cloned().collect() } else { Vec::new() };
-        let remembered = Remembered { volumes, nodes, look_first: true };
+        let remembered = Remembered { volumes, nodes, lists_first: true };
         let term = self.core.term() + 1;
         (self.core, self.effects) =
             Core::rebuild(self.config.clone(), term, remembered, UnixMillis(self.now));
     }
 
-    fn list(&mut self, volumes: Vec<Listed>) {
+    fn list(&mut self, volumes: Vec<ListedVolume>) {
         self.event(Event::RdsListed { volumes, whole: true });
     }
 
@@ -32,13 +32,13 @@ impl Bench {
     }
 }
 
-fn fencing() -> Bench {
+fn fencing() -> Harness {
     let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
-    Bench::with(Config { target, ..Config::default() })
+    Harness::with(Config { target, ..Config::default() })
 }
 
 /// Attached on `a`, whose agent is silent from then on; then a start of the controller.
-fn attached_and_restarted(volumes: bool, nodes: bool) -> Bench {
+fn attached_and_restarted(volumes: bool, nodes: bool) -> Harness {
     let mut b = fencing();
     b.up("a", "1", vec![]);
     b.attach("a", Access::Rwo);
@@ -174,7 +174,7 @@ fn a_silent_nodes_record_does_not_say_that_it_is_not_an_unknown_host() {
 #[test]
 fn a_stray_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
     let mut b = attached_and_restarted(false, true);
-    let unlisted = || vec![Listed { keeps_list: false, ..listed(&[], true) }];
+    let unlisted = || vec![ListedVolume { keeps_list: false, ..listed(&[], true) }];
     b.list(unlisted());
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
     b.list(unlisted());
@@ -247,7 +247,7 @@ fn an_export_on_against_its_record_waits_for_every_node_not_gone() {
         b.rds(Ok(()));
     }
     b.restart_with(true, true);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![]);
     let publish = b.publish("bb", Access::Rwo);
     assert_eq!(b.reply(publish), None);
@@ -305,7 +305,7 @@ fn who_has_had_a_later_grant_than_its_record_has_is_granted_nothing_by_it() {
 #[test]
 fn where_no_lists_are_kept_the_stray_of_one_node_says_nothing_of_another() {
     let mut b = attached_and_restarted(false, true);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
     assert_eq!(b.phase("bb"), Some("Stray"));
     let unpublish = b.unpublish("a");
@@ -316,7 +316,7 @@ fn where_no_lists_are_kept_the_stray_of_one_node_says_nothing_of_another() {
 #[test]
 fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
     let mut b = attached_and_restarted(false, true);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
@@ -329,7 +329,7 @@ fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
 #[test]
 fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
     let mut b = attached_and_restarted(false, false);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
     let gone = |name: &str| Event::DeclareGone {
@@ -348,7 +348,7 @@ fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
 #[test]
 fn a_list_that_cannot_be_read_is_waited_for_until_it_can() {
     let mut b = attached_and_restarted(false, true);
-    b.list(vec![Listed { problem: Some("two disks of that name".into()), ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { problem: Some("two disks of that name".into()), ..listed(&[], true) }]);
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
     let unreadable = Wait::ReadableList { volume: v(), problem: "two disks of that name".into() };
@@ -359,9 +359,9 @@ fn a_list_that_cannot_be_read_is_waited_for_until_it_can() {
 
 #[test]
 fn a_node_is_kept_when_first_heard_and_not_written_again() {
-    let mut b = Bench::new();
+    let mut b = Harness::new();
     b.hello("a", identity("a", "1"));
-    let kept = |b: &Bench| {
+    let kept = |b: &Harness| {
         b.effects.iter().any(|e| matches!(e, Effect::PersistNode(record) if record.node == n("a")))
     };
     assert!(kept(&b));
@@ -393,7 +393,7 @@ fn a_clock_set_back_over_a_restart_does_not_put_off_a_fence() {
 #[test]
 fn a_silent_nodes_address_may_be_another_hosts_now_but_not_its_nqn_or_id() {
     let mut b = attached_and_restarted(true, true);
-    let refused = |b: &Bench| b.effects.iter().any(|e| matches!(e, Effect::RefuseSession { .. }));
+    let refused = |b: &Harness| b.effects.iter().any(|e| matches!(e, Effect::RefuseSession { .. }));
     let mut new = identity("bb", "1");
     new.storage_addresses = identity("a", "1").storage_addresses;
     b.hello("bb", new.clone());
@@ -416,7 +416,7 @@ fn a_silent_nodes_address_may_be_another_hosts_now_but_not_its_nqn_or_id() {
 }
 
 /// A restart with a store from when `a` was being detached. Whatever came after that only the RDS's list can tell.
-fn restarted_in_a_detach(end: impl Fn(&mut Bench)) -> Bench {
+fn restarted_in_a_detach(end: impl Fn(&mut Harness)) -> Harness {
     let mut b = fencing();
     b.up("a", "1", vec![]);
     b.attach("a", Access::Rwo);
@@ -476,7 +476,7 @@ fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
 #[test]
 fn who_was_not_told_by_its_record_may_have_been_since() {
     let target = Target { acl: true, export_cuts: true, ..Target::default() };
-    let mut b = Bench::with(Config { target, ..Config::default() });
+    let mut b = Harness::with(Config { target, ..Config::default() });
     b.up("a", "1", vec![]);
     b.publish("a", Access::Rwo);
     b.rds(Ok(()));
@@ -502,7 +502,7 @@ fn who_was_not_told_by_its_record_may_have_been_since() {
 #[test]
 fn where_no_lists_are_kept_a_volume_made_is_known_to_be_nobodys() {
     for restarted in [false, true] {
-        let mut b = Bench::with(Config::default());
+        let mut b = Harness::with(Config::default());
         b.up("a", "1", vec![]);
         b.up("bb", "1", vec![]);
         b.silent("bb");
@@ -512,7 +512,7 @@ fn where_no_lists_are_kept_a_volume_made_is_known_to_be_nobodys() {
         if restarted {
             b.restart_with(true, true);
         }
-        b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+        b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
         b.up("a", "2", vec![]);
         b.publish("a", Access::Rwo);
         assert!(
@@ -547,9 +547,9 @@ fn a_drain_bound_that_has_passed_is_not_said_to_be_waited_for() {
 }
 
 /// `a` had a volume that no record tells of any more, and its host says Hello as `bb`, under this boot.
-fn renamed(boot: &str) -> Bench {
+fn renamed(boot: &str) -> Harness {
     let mut b = attached_and_restarted(false, true);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.hello("bb", identity("a", boot));
     b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
     b.pass(b.config.drain_bound_ms + 1);
@@ -572,7 +572,7 @@ fn a_host_under_another_name_and_boot_may_be_another_host() {
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
     // Another start does not forget it, nor does its own word that it is here.
     b.restart_with(false, true);
-    b.list(vec![Listed { keeps_list: false, ..listed(&[], true) }]);
+    b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.hello("bb", identity("a", "2"));
     b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
     b.publish("bb", Access::Rwo);

@@ -1,9 +1,9 @@
 //! The next thing to ask of the RDS or of an agent, for each attachment, read off its state alone. Asking is
 //! idempotent: what is asked for already and not answered is not asked again, unless the agent has a new session.
 
-use super::Step;
+use super::Transition;
 use super::admission::grant_of;
-use crate::volume::{Pending, Told};
+use crate::volume::{DirectiveKind, Pending};
 use crate::{
     Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, MigrationStep, NodeId,
     Notice, OperationId, Phase, RdsRequest, Reservations, Role, SessionId, Source, Verdict, VolumeId,
@@ -13,7 +13,7 @@ use crate::{
 /// What an attachment needs next.
 enum Next {
     Allow,
-    Tell(Told),
+    Tell(DirectiveKind),
     NeverAllowed,
     Deny,
     /// Nobody else has it: the export goes off with it.
@@ -22,7 +22,7 @@ enum Next {
     Finish(Box<Evidence>),
 }
 
-impl Step<'_> {
+impl Transition<'_> {
     /// Lets every attachment of a volume go on. Says whether any did.
     pub(super) fn drive(&mut self, volume: &VolumeId) -> bool {
         let holders = self.core.volumes.get(volume).map(VolumeRecord::holders).unwrap_or_default();
@@ -68,10 +68,14 @@ impl Step<'_> {
             Phase::Granting if record.shut() || record.secret_unsettled() => None,
             Phase::Granting => Some(Next::Allow),
             Phase::Connecting if record.hidden || record.secret_unsettled() => None,
-            Phase::Connecting => Some(Next::Tell(Told::Attach(record.secret.as_ref().map(|s| s.generation)))),
+            Phase::Connecting => {
+                Some(Next::Tell(DirectiveKind::Attach(record.secret.as_ref().map(|s| s.generation))))
+            }
             Phase::Ready => match another_secret(record, attachment) {
-                Some(generation) => Some(Next::Tell(Told::Rekey(generation))),
-                None => (!self.victims(record, node).is_empty()).then_some(Next::Tell(Told::Preempt)),
+                Some(generation) => Some(Next::Tell(DirectiveKind::Rekey(generation))),
+                None => {
+                    (!self.victims(record, node).is_empty()).then_some(Next::Tell(DirectiveKind::Preempt))
+                }
             },
             Phase::Stray => None,
             // What it proves may be of an earlier grant than the one that the RDS's list tells of.
@@ -100,7 +104,7 @@ impl Step<'_> {
             Phase::Draining { cause, fence, .. } => {
                 let forced = matches!(cause, DrainCause::Forced { .. } | DrainCause::Gone { .. });
                 let told = forced || fence.as_ref().is_some_and(|f| f.touched);
-                Some(Next::Tell(if told { Told::Revoke } else { Told::Detach }))
+                Some(Next::Tell(if told { DirectiveKind::Revoke } else { DirectiveKind::Detach }))
             }
         }
     }
@@ -144,7 +148,7 @@ impl Step<'_> {
 
     /// Tells the agent, unless it was told on this very session. The operation keeps its number over sessions, so
     /// that an agent which is still at it joins the two.
-    fn ask_agent(&mut self, volume: &VolumeId, node: &NodeId, what: Told) -> bool {
+    fn ask_agent(&mut self, volume: &VolumeId, node: &NodeId, what: DirectiveKind) -> bool {
         let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
             return false;
         };
@@ -165,7 +169,7 @@ impl Step<'_> {
         node: &NodeId,
         session: SessionId,
         operation: OperationId,
-        what: Told,
+        what: DirectiveKind,
     ) {
         let reserve = self.core.config.target.reservations != Reservations::None;
         let victims = self.core.volumes.get(volume).map(|r| self.victims(r, node)).unwrap_or_default();
@@ -176,7 +180,7 @@ impl Step<'_> {
             return;
         };
         a.pending = Pending::Agent(operation, session.clone(), what);
-        if let Told::Attach(generation) = what {
+        if let DirectiveKind::Attach(generation) = what {
             a.directed = true;
             if a.secret != generation {
                 a.secret = generation;
@@ -185,11 +189,15 @@ impl Step<'_> {
         }
         let (epoch, id) = (a.epoch, volume.clone());
         let directive = match (what, record.attachment(node)) {
-            (Told::Attach(_), Some(a)) => Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) },
-            (Told::Preempt, _) => Directive::Preempt { volume: id, epoch, victims },
-            (Told::Rekey(generation), _) => Directive::Rekey { volume: id, epoch, generation },
-            (Told::Revoke, _) => Directive::Revoke { volume: id, epoch },
-            (Told::Detach, _) | (Told::Attach(_), None) => Directive::Detach { volume: id, epoch },
+            (DirectiveKind::Attach(_), Some(a)) => {
+                Directive::Attach { grant: Box::new(grant_of(record, a, reserve)) }
+            }
+            (DirectiveKind::Preempt, _) => Directive::Preempt { volume: id, epoch, victims },
+            (DirectiveKind::Rekey(generation), _) => Directive::Rekey { volume: id, epoch, generation },
+            (DirectiveKind::Revoke, _) => Directive::Revoke { volume: id, epoch },
+            (DirectiveKind::Detach, _) | (DirectiveKind::Attach(_), None) => {
+                Directive::Detach { volume: id, epoch }
+            }
         };
         self.effects.push(Effect::Direct { node: node.clone(), session, operation, directive });
     }
@@ -207,7 +215,7 @@ impl Step<'_> {
         };
         let epoch = a.epoch;
         if let Phase::Draining { evidence, fence, .. } = &mut a.phase {
-            let new = Evidence { node: node.clone(), epoch, source, drained, at: now, word: None };
+            let new = Evidence { node: node.clone(), epoch, source, drained, at: now, statement: None };
             match evidence {
                 Some(old) if !a.old_proof && !new.is_better_than(old, now) => {}
                 _ => *evidence = Some(new),
@@ -282,7 +290,7 @@ impl Step<'_> {
         };
         let Attachment { host_nqn, phase, .. } = record.attachments.remove(at);
         if let Phase::Draining { cause, .. } = phase {
-            evidence.word = cause.word().map(Box::new);
+            evidence.statement = cause.statement().map(Box::new);
         }
         if let Some(first) = record.attachments.first_mut() {
             first.role = Role::Primary;

@@ -17,12 +17,12 @@ use std::time::Duration;
 use cleat_core::{Effect, RdsFailure, RdsRequest, VolumeId};
 use tokio::time::Instant;
 
-use super::Step;
-use super::lanes::about;
+use super::Decision;
+use super::rds_queue::about;
 
 /// The marks, and what is behind each. Cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) struct Unsettled {
+pub(super) struct RdsInDoubt {
     marked: Arc<Mutex<HashMap<VolumeId, Mark>>>,
     /// No request of the process before takes effect after this.
     began_settled: Instant,
@@ -41,7 +41,7 @@ struct Mark {
     lingers_until: Option<Instant>,
 }
 
-impl Unsettled {
+impl RdsInDoubt {
     /// `settle`: how long the RDS may go on with a request; `deadline`: how long this process may.
     pub(super) fn new(
         inherited: impl IntoIterator<Item = VolumeId>,
@@ -57,7 +57,7 @@ impl Unsettled {
     }
 
     /// Whose mark has to be durable before these steps ask the RDS. They count as under way from here on.
-    pub(super) fn asking(&self, steps: &[Step]) -> Vec<VolumeId> {
+    pub(super) fn asking(&self, steps: &[Decision]) -> Vec<VolumeId> {
         let mut marked = self.lock();
         let asked = steps.iter().flat_map(|step| &step.effects).filter_map(|effect| match effect {
             Effect::Rds { request, .. } => Some(about(request)),
@@ -146,15 +146,15 @@ mod tests {
         RdsRequest::Hide { volume: v(volume) }
     }
 
-    fn asks(volumes: &[&str]) -> Step {
+    fn asks(volumes: &[&str]) -> Decision {
         let operation = OperationId { term: 1, number: 1 };
         let effects = volumes.iter().map(|volume| Effect::Rds { operation, request: hide(volume) }).collect();
-        Step { now: UnixMillis(0), waiter: None, effects, changed: None, view: None }
+        Decision { now: UnixMillis(0), waiter: None, effects, changed: None, view: None }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_mark_precedes_the_request_and_goes_after_the_last_sure_answer() {
-        let all = Unsettled::new([], SETTLE, DEADLINE);
+        let all = RdsInDoubt::new([], SETTLE, DEADLINE);
         assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [v("a"), v("b")]);
         all.answered(&v("a"), true);
         all.answered(&v("b"), true);
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_unclear_answer_keeps_the_mark_while_something_may_come_of_it() {
-        let all = Unsettled::new([], SETTLE, DEADLINE);
+        let all = RdsInDoubt::new([], SETTLE, DEADLINE);
         all.asking(&[asks(&["a", "a"])]);
         all.answered(&v("a"), false);
         all.answered(&v("a"), true);
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn where_a_mark_was_found_nothing_is_proven_before_it_has_settled() {
-        let all = Unsettled::new([v("a")], SETTLE, DEADLINE);
+        let all = RdsInDoubt::new([v("a")], SETTLE, DEADLINE);
         let refused = all.proven(&hide("a"), Ok(())).unwrap_err().to_string();
         assert!(refused.contains("not proven yet") && refused.contains("ask again in 61 s"), "{refused}");
         assert_eq!(all.proven(&hide("b"), Ok(())), Ok(()), "of this one nothing was on its way");

@@ -15,7 +15,7 @@ use super::limits::{KEPT_NODES, KEPT_VOLUMES, VOLUMES};
 
 /// What one agent said last.
 #[derive(Clone, Debug, Default)]
-pub struct Words {
+pub struct Report {
     /// What its host can do.
     pub capabilities: Option<Capabilities>,
     /// Its version.
@@ -30,26 +30,26 @@ pub struct Words {
 
 /// What all agents said last. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct LastWords {
+pub struct Reports {
     kept: Arc<Mutex<Kept>>,
 }
 
 /// How much was said: what is said later has a higher one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Utterance(u64);
+pub struct ReportNumber(u64);
 
 #[derive(Debug, Default)]
 struct Kept {
-    nodes: HashMap<NodeId, Words>,
+    nodes: HashMap<NodeId, Report>,
     /// When each node's volumes were last spoken of, both ways: who asks what is new does not look at all of them.
-    spoken: BTreeMap<Utterance, NodeId>,
-    last: HashMap<NodeId, Utterance>,
-    latest: Utterance,
+    spoken: BTreeMap<ReportNumber, NodeId>,
+    last: HashMap<NodeId, ReportNumber>,
+    latest: ReportNumber,
 }
 
 impl Kept {
     /// A node's words, to be replaced by what it says of its volumes now.
-    fn speaks(&mut self, node: &NodeId) -> &mut Words {
+    fn speaks(&mut self, node: &NodeId) -> &mut Report {
         self.latest.0 += 1;
         if let Some(before) = self.last.insert(node.clone(), self.latest) {
             self.spoken.remove(&before);
@@ -59,10 +59,10 @@ impl Kept {
     }
 }
 
-impl LastWords {
+impl Reports {
     /// What a node's agent said last; empty if it has never been heard.
     #[must_use]
-    pub fn of(&self, node: &NodeId) -> Words {
+    pub fn of(&self, node: &NodeId) -> Report {
         self.lock().nodes.get(node).cloned().unwrap_or_default()
     }
 
@@ -80,11 +80,11 @@ impl LastWords {
         proven_until: Option<SystemTime>,
     ) {
         let mut kept = self.lock();
-        let words = kept.nodes.entry(node.clone()).or_default();
-        words.capabilities = Some(capabilities);
-        words.agent_version = agent_version;
-        words.proven_until = proven_until;
-        words.refused = None;
+        let reports = kept.nodes.entry(node.clone()).or_default();
+        reports.capabilities = Some(capabilities);
+        reports.agent_version = agent_version;
+        reports.proven_until = proven_until;
+        reports.refused = None;
     }
 
     /// The core does not let an agent speak for that node.
@@ -97,22 +97,22 @@ impl LastWords {
 
     /// Everything that was last said, by node.
     #[must_use]
-    pub fn all(&self) -> BTreeMap<NodeId, Words> {
-        self.lock().nodes.iter().map(|(node, words)| (node.clone(), words.clone())).collect()
+    pub fn all(&self) -> BTreeMap<NodeId, Report> {
+        self.lock().nodes.iter().map(|(node, reports)| (node.clone(), reports.clone())).collect()
     }
 
     /// The words of those nodes that have spoken of their volumes since; and until when that is.
     #[must_use]
-    pub fn since(&self, before: Utterance) -> (Utterance, Vec<(NodeId, Words)>) {
+    pub fn since(&self, before: ReportNumber) -> (ReportNumber, Vec<(NodeId, Report)>) {
         let kept = self.lock();
         let since = kept.spoken.range((Bound::Excluded(before), Bound::Unbounded));
-        let words = |node: &NodeId| Some((node.clone(), kept.nodes.get(node)?.clone()));
-        (kept.latest, since.filter_map(|(_, node)| words(node)).collect())
+        let reports = |node: &NodeId| Some((node.clone(), kept.nodes.get(node)?.clone()));
+        (kept.latest, since.filter_map(|(_, node)| reports(node)).collect())
     }
 
     /// Shows each node's words, copying none. Nobody can speak meanwhile.
-    pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &Words)) {
-        self.lock().nodes.iter().for_each(|(node, words)| show(node, words));
+    pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &Report)) {
+        self.lock().nodes.iter().for_each(|(node, reports)| show(node, reports));
     }
 
     /// An inventory replaces everything said before.

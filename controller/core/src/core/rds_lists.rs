@@ -8,11 +8,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::requests::Want;
-use super::{Core, Step};
+use super::requests::RequestKind;
+use super::{Core, Transition};
 use crate::{
-    Attachment, DrainCause, FenceStep, HostNqn, ListDoubt, Listed, NodeId, NodeIdentity, NodeRecord, Notice,
-    OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Attachment, DrainCause, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord,
+    Notice, OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -28,19 +28,19 @@ pub struct Remembered {
     /// What was stored of each node.
     pub nodes: Vec<NodeRecord>,
     /// Nothing is granted or answered as done before the RDS's lists were read ([`crate::Event::RdsListed`]).
-    pub look_first: bool,
+    pub lists_first: bool,
 }
 
 /// For those who know that nobody else is on any list.
 impl From<Vec<VolumeRecord>> for Remembered {
     fn from(volumes: Vec<VolumeRecord>) -> Self {
-        Self { volumes, nodes: Vec::new(), look_first: false }
+        Self { volumes, nodes: Vec::new(), lists_first: false }
     }
 }
 
 /// What is known of the RDS's lists.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Look {
+pub(super) struct RdsLists {
     /// They matter: else all is known.
     needed: bool,
     /// When the first and the last whole list came.
@@ -69,7 +69,7 @@ enum Doubt {
     Unreadable(String),
 }
 
-impl Look {
+impl RdsLists {
     pub(super) fn new(needed: bool) -> Self {
         Self { needed, ..Self::default() }
     }
@@ -115,28 +115,33 @@ impl Core {
     }
 
     /// What a request waits for before anything about the volume can be granted or answered as done.
-    pub(super) fn must_look(&self, volume: &VolumeId, want: &Want, now: UnixMillis) -> Option<Wait> {
-        let look = &self.look;
-        if !look.needed {
+    pub(super) fn awaits_lists(
+        &self,
+        volume: &VolumeId,
+        kind: &RequestKind,
+        now: UnixMillis,
+    ) -> Option<Wait> {
+        let lists = &self.lists;
+        if !lists.needed {
             return None;
         }
-        let last = look.trouble.clone();
-        let Some(first) = look.first else {
+        let last = lists.trouble.clone();
+        let Some(first) = lists.first else {
             return Some(Wait::FirstList { since: self.began, last });
         };
-        if !look.seen.contains(volume) {
-            let listed_for_ms = look.last.unwrap_or(first).since(first);
+        if !lists.seen.contains(volume) {
+            let listed_for_ms = lists.last.unwrap_or(first).since(first);
             return (listed_for_ms < ABSENT_FOR_MS).then(|| Wait::ListOf {
                 volume: volume.clone(),
                 lacked_for_ms: ABSENT_FOR_MS,
                 last,
             });
         }
-        let doubt = look.doubts.get(volume)?;
+        let doubt = lists.doubts.get(volume)?;
         // With its own word a node speaks for itself alone; a grant needs that of all.
-        let about = match want {
-            Want::Unpublish { node: Some(node) } | Want::Fence { node } => Some(node),
-            Want::Unpublish { node: None } | Want::Publish { .. } => None,
+        let about = match kind {
+            RequestKind::Unpublish { node: Some(node) } | RequestKind::Fence { node } => Some(node),
+            RequestKind::Unpublish { node: None } | RequestKind::Publish { .. } => None,
         };
         let held = |node: &NodeId| {
             self.volumes.get(volume).is_some_and(|r| r.attachments.iter().any(|a| self.may_be(&a.node, node)))
@@ -156,7 +161,7 @@ impl Core {
         let heard = |node: &NodeId| self.nodes.get(node).is_some_and(|n| n.ready_session().is_some());
         let unheard: Vec<NodeId> = match about {
             Some(node) => {
-                (!heard(node) && !look.gone.contains(node)).then_some(node.clone()).into_iter().collect()
+                (!heard(node) && !lists.gone.contains(node)).then_some(node.clone()).into_iter().collect()
             }
             None => self.registry.keys().filter(|node| !heard(node)).cloned().collect(),
         };
@@ -174,13 +179,13 @@ impl Core {
 
     /// Whether a node is known by name: heard, kept, or asked about.
     pub(super) fn knows_of(&self, node: &NodeId) -> bool {
-        let asked_about = |want: &Want| match want {
-            Want::Unpublish { node: about } => about.as_ref() == Some(node),
-            Want::Publish { .. } | Want::Fence { .. } => false,
+        let asked_about = |kind: &RequestKind| match kind {
+            RequestKind::Unpublish { node: about } => about.as_ref() == Some(node),
+            RequestKind::Publish { .. } | RequestKind::Fence { .. } => false,
         };
         self.nodes.contains_key(node)
             || self.registry.contains_key(node)
-            || self.waiters.values().flat_map(|waiting| waiting.values()).any(|w| asked_about(&w.want))
+            || self.waiters.values().flat_map(|waiting| waiting.values()).any(|w| asked_about(&w.kind))
     }
 
     /// Who has a host NQN, as far as it is known.
@@ -193,16 +198,16 @@ impl Core {
     }
 }
 
-impl Step<'_> {
+impl Transition<'_> {
     /// The RDS has listed volumes: `whole`: all that it has.
-    pub(super) fn rds_listed(&mut self, volumes: Vec<Listed>, whole: bool) {
+    pub(super) fn rds_listed(&mut self, volumes: Vec<ListedVolume>, whole: bool) {
         for listed in volumes {
             self.compare(listed);
         }
         if whole {
-            let look = &mut self.core.look;
-            look.first.get_or_insert(self.now);
-            (look.last, look.trouble) = (Some(self.now), None);
+            let lists = &mut self.core.lists;
+            lists.first.get_or_insert(self.now);
+            (lists.last, lists.trouble) = (Some(self.now), None);
             self.touched.extend(self.core.volumes.keys().cloned());
             self.touched.extend(self.core.waiters.keys().cloned());
         }
@@ -218,9 +223,9 @@ impl Step<'_> {
             }
             return;
         }
-        let look = &mut self.core.look;
-        look.doubts.remove(&volume);
-        look.seen.insert(volume.clone());
+        let lists = &mut self.core.lists;
+        lists.doubts.remove(&volume);
+        lists.seen.insert(volume.clone());
         if !self.core.config.target.acl {
             self.core.volumes.insert(volume.clone(), VolumeRecord::unknown(volume.clone()));
             self.dirty.insert(volume.clone());
@@ -230,14 +235,14 @@ impl Step<'_> {
 
     /// The RDS has not listed its volumes.
     pub(super) fn rds_not_listed(&mut self, error: String) {
-        self.core.look.trouble = Some(error);
+        self.core.lists.trouble = Some(error);
     }
 
-    fn compare(&mut self, listed: Listed) {
-        let Listed { volume, hosts, exported, keeps_list, problem } = listed;
-        let look = &mut self.core.look;
+    fn compare(&mut self, listed: ListedVolume) {
+        let ListedVolume { volume, hosts, exported, keeps_list, problem } = listed;
+        let lists = &mut self.core.lists;
         // What was seen once is what this process has changed itself since.
-        if !look.needed || (look.seen.contains(&volume) && !look.doubts.contains_key(&volume)) {
+        if !lists.needed || (lists.seen.contains(&volume) && !lists.doubts.contains_key(&volume)) {
             return;
         }
         self.touched.insert(volume.clone());
@@ -257,18 +262,18 @@ impl Step<'_> {
         let unknown =
             |nqn: &&HostNqn| known.is_none_or(|r| r.attachments.iter().all(|a| a.host_nqn != **nqn));
         let strangers: Vec<HostNqn> = listed_hosts.iter().filter(unknown).cloned().collect();
-        let look = &mut self.core.look;
+        let lists = &mut self.core.lists;
         match doubt {
-            Some(doubt) => drop(look.doubts.insert(volume.clone(), doubt)),
+            Some(doubt) => drop(lists.doubts.insert(volume.clone(), doubt)),
             // A doubt about everybody is not settled by a record about one node.
             None if (keeps_list && exported)
-                || matches!(look.doubts.get(&volume), Some(Doubt::Unreadable(_))) =>
+                || matches!(lists.doubts.get(&volume), Some(Doubt::Unreadable(_))) =>
             {
-                drop(look.doubts.remove(&volume));
+                drop(lists.doubts.remove(&volume));
             }
             None => {}
         }
-        look.seen.insert(volume.clone());
+        lists.seen.insert(volume.clone());
         if keeps_list {
             self.not_on_its_list(&volume, &listed_hosts);
         }
@@ -359,9 +364,11 @@ impl Step<'_> {
             self.reconcile(volume, &node);
         }
         let wanted_off =
-            self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.want {
-                Want::Unpublish { node: about } => about.as_ref().is_none_or(|n| self.core.may_be(&node, n)),
-                Want::Publish { .. } | Want::Fence { .. } => false,
+            self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.kind {
+                RequestKind::Unpublish { node: about } => {
+                    about.as_ref().is_none_or(|n| self.core.may_be(&node, n))
+                }
+                RequestKind::Publish { .. } | RequestKind::Fence { .. } => false,
             });
         if wanted_off {
             self.begin_drain(volume, &node, DrainCause::Requested);
@@ -370,7 +377,7 @@ impl Step<'_> {
 
     /// It was granted: from here on its record says who may write.
     pub(super) fn no_doubt(&mut self, volume: &VolumeId) {
-        self.core.look.doubts.remove(volume);
+        self.core.lists.doubts.remove(volume);
     }
 
     /// A node is heard whose host was known by its NQN alone: what was kept of the host is the node's.
@@ -406,8 +413,10 @@ impl Step<'_> {
         }
         // Whoever waits for the host waits for the node from now on.
         for waiter in self.core.waiters.values_mut().flat_map(|waiting| waiting.values_mut()) {
-            match &mut waiter.want {
-                Want::Unpublish { node: Some(about) } | Want::Fence { node: about } if *about == unknown => {
+            match &mut waiter.kind {
+                RequestKind::Unpublish { node: Some(about) } | RequestKind::Fence { node: about }
+                    if *about == unknown =>
+                {
                     *about = node.clone();
                 }
                 _ => {}
@@ -419,7 +428,7 @@ impl Step<'_> {
     /// is forgotten under the old one; but where it is in doubt who may write, only if it is the same boot of one kernel:
     /// else another host may have that NQN, which has not said what it holds.
     pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity) {
-        self.core.look.gone.remove(node);
+        self.core.lists.gone.remove(node);
         let in_doubt = self.in_doubt(&identity.host_nqn);
         let registry = &mut self.core.registry;
         let renamed: Vec<NodeId> = registry
@@ -441,11 +450,11 @@ impl Step<'_> {
 
     /// Whether what a host with this NQN holds may still decide something that no record says.
     fn in_doubt(&self, nqn: &HostNqn) -> bool {
-        let look = &self.core.look;
+        let lists = &self.core.lists;
         let unknown = unknown_host(nqn);
         let listed = |record: &VolumeRecord| unknown.as_ref().is_some_and(|host| record.knows(host));
-        let open = look.first.is_none() || !look.doubts.is_empty();
-        look.needed && (open || self.core.volumes.values().any(listed))
+        let open = lists.first.is_none() || !lists.doubts.is_empty();
+        lists.needed && (open || self.core.volumes.values().any(listed))
     }
 
     /// A person has said that the node is gone: nobody waits for its word any more. It is kept again once it is heard.
@@ -453,30 +462,30 @@ impl Step<'_> {
         if self.core.registry.remove(node).is_some() {
             self.forgotten_nodes.insert(node.clone());
         }
-        self.core.look.gone.insert(node.clone());
+        self.core.lists.gone.insert(node.clone());
         self.touched.extend(self.core.waiters.keys().cloned());
     }
 
     /// Whether it is known what the RDS lists of the volume: a list had it, or lists went on lacking it.
     pub(super) fn was_looked_up(&self, volume: &VolumeId) -> bool {
-        let look = &self.core.look;
-        let readable = !matches!(look.doubts.get(volume), Some(Doubt::Unreadable(_)));
-        let lacked_for_ms = look.first.zip(look.last).map(|(first, last)| last.since(first));
+        let lists = &self.core.lists;
+        let readable = !matches!(lists.doubts.get(volume), Some(Doubt::Unreadable(_)));
+        let lacked_for_ms = lists.first.zip(lists.last).map(|(first, last)| last.since(first));
         let lacked = lacked_for_ms.is_some_and(|ms| ms >= ABSENT_FOR_MS);
-        !look.needed || (readable && (look.seen.contains(volume) || lacked))
+        !lists.needed || (readable && (lists.seen.contains(volume) || lacked))
     }
 
     /// Whether one that is granted may go on to the device: not before the lists were read, and not beside more of those
     /// who may write than the volume allows.
     pub(super) fn may_go_on(&self, record: &VolumeRecord) -> bool {
-        let look = &self.core.look;
-        let readable = !matches!(look.doubts.get(&record.spec.id), Some(Doubt::Unreadable(_)));
+        let lists = &self.core.lists;
+        let readable = !matches!(lists.doubts.get(&record.spec.id), Some(Doubt::Unreadable(_)));
         let looked =
-            !look.needed || (look.first.is_some() && look.seen.contains(&record.spec.id) && readable);
+            !lists.needed || (lists.first.is_some() && lists.seen.contains(&record.spec.id) && readable);
         looked && record.attachments.len() <= record.spec.access.limit()
     }
 }
 
 #[cfg(test)]
-#[path = "found_tests.rs"]
+#[path = "rds_lists_tests.rs"]
 mod tests;

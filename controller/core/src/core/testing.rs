@@ -3,7 +3,7 @@
 use super::*;
 use crate::*;
 
-pub(super) struct Bench {
+pub(super) struct Harness {
     pub(super) core: Core,
     pub(super) now: u64,
     pub(super) config: Config,
@@ -42,9 +42,9 @@ pub(super) fn address(text: &str) -> StorageAddress {
 }
 
 /// A namespace with this last digit.
-pub(super) fn namespace(digit: u8) -> Identity {
+pub(super) fn namespace(digit: u8) -> NamespaceIdentity {
     let uuid = format!("00000000-0000-0000-0000-{digit:012x}");
-    Identity { namespace_uuid: NamespaceUuid::parse(&uuid).expect("a UUID"), nguid: None }
+    NamespaceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).expect("a UUID"), nguid: None }
 }
 
 pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {
@@ -100,7 +100,7 @@ pub(super) fn result_of(refusal: &Refusal, rung: Rung) -> &str {
     tried.iter().find(|tried| tried.rung == rung).map(|tried| tried.result.as_str()).expect("it was tried")
 }
 
-impl Bench {
+impl Harness {
     pub(super) fn new() -> Self {
         Self::with(Config::default())
     }

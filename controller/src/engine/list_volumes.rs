@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Event, HostNqn, Listed};
+use cleat_core::{Event, HostNqn, ListedVolume};
 use cleat_rds::{Freshness, Inventory, NOBODY, Priority, Rds, Volume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -57,8 +57,8 @@ pub(super) async fn run(rds: Arc<dyn Rds>, inbox: mpsc::Sender<Input>, stop: Can
     }
 }
 
-fn all(inventory: &Inventory) -> Vec<Listed> {
-    let unreadable = inventory.unreadable().map(|(volume, why)| Listed {
+fn all(inventory: &Inventory) -> Vec<ListedVolume> {
+    let unreadable = inventory.unreadable().map(|(volume, why)| ListedVolume {
         volume: volume.clone(),
         hosts: Vec::new(),
         exported: true,
@@ -69,7 +69,7 @@ fn all(inventory: &Inventory) -> Vec<Listed> {
 }
 
 /// What a volume's entry says of who may connect.
-pub(super) fn listed(volume: &Volume) -> Listed {
+pub(super) fn listed(volume: &Volume) -> ListedVolume {
     let mut problem = None;
     let mut hosts = Vec::new();
     for host in volume.hosts.iter().filter(|host| !host.starts_with(NOBODY)) {
@@ -79,5 +79,5 @@ pub(super) fn listed(volume: &Volume) -> Listed {
         }
     }
     let (volume, exported, keeps_list) = (volume.id.clone(), volume.exported, !volume.hosts.is_empty());
-    Listed { volume, hosts, exported, keeps_list, problem }
+    ListedVolume { volume, hosts, exported, keeps_list, problem }
 }

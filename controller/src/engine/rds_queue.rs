@@ -18,27 +18,27 @@ use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::handle::{Input, unanswered};
-use super::unsettled::Unsettled;
+use super::rds_in_doubt::RdsInDoubt;
 use crate::metrics::{self, RdsCall};
 
-pub(super) struct Lanes {
+pub(super) struct RdsQueue {
     rds: Arc<dyn Rds>,
     /// From which secrets are made, where there are any.
     secrets: Option<Arc<Keys>>,
     inbox: mpsc::Sender<Input>,
     deadline: Duration,
-    unsettled: Unsettled,
+    unsettled: RdsInDoubt,
     /// The last request of each volume that has one under way.
     last: HashMap<VolumeId, JoinHandle<()>>,
 }
 
-impl Lanes {
+impl RdsQueue {
     pub(super) fn new(
         rds: Arc<dyn Rds>,
         secrets: Option<Arc<Keys>>,
         inbox: mpsc::Sender<Input>,
         deadline: Duration,
-        unsettled: Unsettled,
+        unsettled: RdsInDoubt,
     ) -> Self {
         Self { rds, secrets, inbox, deadline, unsettled, last: HashMap::new() }
     }

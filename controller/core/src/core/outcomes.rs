@@ -1,16 +1,16 @@
 //! What the RDS and the agents answered. An answer counts only if it is to the operation that the attachment waits
 //! for, from the session that speaks for the node, about the epoch that is granted; any other changes nothing.
 
-use super::Step;
+use super::Transition;
 use crate::rung_result::HelperProblem;
-use crate::volume::{Pending, Told};
+use crate::volume::{DirectiveKind, Pending};
 use crate::{
-    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, Identity, LaterTerm, MigrationStep,
-    NodeId, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure, RdsTask, Refusal,
-    Reservations, SessionId, Source, Trouble, UnixMillis, Unready, Verdict, VolumeId,
+    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, LaterTerm, MigrationStep,
+    NamespaceIdentity, NodeId, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure,
+    RdsTask, Refusal, Reservations, SessionId, Source, Trouble, UnixMillis, Unready, Verdict, VolumeId,
 };
 
-impl Step<'_> {
+impl Transition<'_> {
     pub(super) fn rds_done(&mut self, operation: OperationId, result: Result<(), RdsFailure>) {
         let Some((volume, node)) = self.core.operations.remove(&operation) else {
             return;
@@ -131,8 +131,10 @@ impl Step<'_> {
         let draining = a.phase.is_draining();
         self.touched.insert(volume.clone());
         match pending {
-            Pending::Agent(_, _, Told::Preempt) => return self.preempt_answered(volume, node, outcome),
-            Pending::Agent(_, _, Told::Rekey(generation)) => {
+            Pending::Agent(_, _, DirectiveKind::Preempt) => {
+                return self.preempt_answered(volume, node, outcome);
+            }
+            Pending::Agent(_, _, DirectiveKind::Rekey(generation)) => {
                 return self.rekey_answered(volume, node, generation, outcome);
             }
             _ => {}
@@ -200,7 +202,7 @@ impl Step<'_> {
         LaterTerm { volume: volume.clone(), highest, term: self.core.term }
     }
 
-    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: Identity) {
+    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: NamespaceIdentity) {
         let Some(boot_id) = self.boot_id(node) else {
             return;
         };
