@@ -15,6 +15,8 @@ impl Probes {
     pub(crate) fn from_env() -> anyhow::Result<Self> {
         let mut options = WorldOptions::from_env()?.nodes(1);
         options.node_programs = vec!["cleatctl".to_owned(), "cleat-rds-probe".to_owned()];
+        // Its programs are twice the size of those of other worlds.
+        options.node_memory_mib = 512;
         Ok(Self(options))
     }
 }
