@@ -44,8 +44,8 @@ pub(super) enum Input {
 )]
 pub struct EngineEnded;
 
-/// Why a request was not granted: what every caller of the engine gets. [`crate::rpc_status`] has its code,
-/// [`crate::explain`] the words of a refusal.
+/// Why a request was not granted: what every caller of the engine gets. `rpc_status` has its code,
+/// `explain` the words of a refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// The core refused.
