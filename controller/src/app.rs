@@ -56,7 +56,7 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     pub rds_deadline: Duration,
     /// How volumes are served to hosts.
     pub serving: Serving,
-    /// What agents are told.
+    /// What agents are sent.
     pub agents: agents::Settings,
     /// Times that decide.
     pub core: cleat_core::Config,

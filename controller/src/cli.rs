@@ -122,7 +122,7 @@ struct RdsOptions {
 
     /// Ports of which each volume that is made gets one for itself; without, all are exported at the portals' port.
     /// A fence takes a volume's export off for a moment, and a node that goes on using the volume keeps it over that
-    /// only where nothing else is exported at the same port: else kernels from 6.10 on are told not to come back, and
+    /// only where nothing else is exported at the same port: else kernels from 6.10 on are asked not to come back, and
     /// the node gets I/O errors
     #[arg(long, value_name = "FIRST-LAST")]
     rds_volume_ports: Option<VolumePorts>,
@@ -211,7 +211,7 @@ pub struct Settings {
     pub volume_ports: Option<VolumePorts>,
     /// How volumes are served to hosts.
     pub serving: Serving,
-    /// What agents are told.
+    /// What agents are sent.
     pub agents: agents::Settings,
     /// Times that decide.
     pub core: cleat_core::Config,

@@ -55,7 +55,7 @@ impl Caller {
     #[allow(clippy::result_large_err)] // tonic's own
     pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let caller = request.extensions().get::<Self>().cloned();
-        caller.ok_or_else(|| Status::internal("this service is not told who calls"))
+        caller.ok_or_else(|| Status::internal("this service does not learn who calls"))
     }
 
     /// In whose name something is done.

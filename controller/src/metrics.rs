@@ -300,7 +300,7 @@ pub(crate) fn drift(kind: &'static str, found: usize) {
     gauge!(DRIFT.name, "kind" => kind).set(count(found));
 }
 
-/// Something that people were told, by its stable name.
+/// A notice, by its stable name.
 pub(crate) fn notice(reason: &'static str) {
     counter!(NOTICES.name, "reason" => reason).increment(1);
 }

@@ -183,7 +183,7 @@ impl Core {
             attachment.pending = Pending::Nothing;
             attachment.trouble = None;
             attachment.retry_at = None;
-            // The wall clock may have been set since: a bound counts anew from here, on this process's clock.
+            // The wall clock may have been set since: a bound starts again from here, on this process's clock.
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
             attachment.since = attachment.since.min(now);

@@ -72,7 +72,7 @@ impl Source {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Drained {
-    /// The device was never reported ready under this epoch: nobody was told to use it.
+    /// The device was never reported ready under this epoch: nobody was sent an Attach.
     NeverHandedOut,
     /// Every controller was live when it was deleted: the kernel waits for what is in flight on a live one.
     LiveDeletion,

@@ -92,7 +92,7 @@ pub enum Rung {
     Reservation,
     /// The host is taken off the list, then cut and drained.
     Acl,
-    /// The secret is changed, the other nodes are told, then cut and drained.
+    /// The secret is changed, the other nodes get the new one, then cut and drained.
     Secret,
     /// The export is off, and stays off until the node has shown that it holds nothing.
     ExportOff,
@@ -207,7 +207,7 @@ pub enum FenceStep {
     Preempt,
     /// The next generation of the secret is put in force at the RDS.
     SetSecret,
-    /// The other nodes are told the new secret.
+    /// The other nodes are sent the new secret.
     Rekey,
     /// The export is taken off: sessions end, received writes land.
     Hide,

@@ -326,7 +326,7 @@ pub enum Effect {
     Notice(Notice),
 }
 
-/// What an agent is told.
+/// What an agent is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Directive {
     /// Connect, and prove that the device can be used.

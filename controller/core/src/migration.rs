@@ -10,7 +10,7 @@ use crate::{Epoch, NodeId, UnixMillis};
 pub enum MigrationStep {
     /// The target was granted its epoch.
     Granted,
-    /// The RDS allows the target and its agent was told to attach.
+    /// The RDS allows the target and its agent was sent an Attach.
     TargetConnecting,
     /// The target has proven that it can use the device, and that it is the same device as the source's.
     TargetReady,

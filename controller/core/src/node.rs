@@ -112,7 +112,7 @@ pub struct Node {
     pub standing: Standing,
     /// What its kernel holds by its own last word, by volume.
     pub observed: BTreeMap<VolumeId, Observed>,
-    /// Epochs of a later term than ours that it says to have seen, on this session: it obeys nothing of our term.
+    /// Epochs of a later term than ours that it says to have seen, on this session: it refuses every directive of our term.
     pub ahead: BTreeMap<VolumeId, Epoch>,
 }
 

@@ -1,4 +1,4 @@
-//! What people are told. Changes nothing, and nothing waits for it.
+//! Notices for people. They change nothing, and nothing waits for it.
 
 use crate::{
     Epoch, Evidence, FenceStep, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble, VolumeId,

@@ -139,9 +139,9 @@ impl DrainCause {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// The RDS is being told to allow the host.
+    /// The RDS is being asked to allow the host.
     Granting,
-    /// The agent is being told to connect and to prove that it can use the device.
+    /// The agent is asked to connect and to prove that it can use the device.
     Connecting,
     /// The agent has proven it.
     Ready,
@@ -193,7 +193,7 @@ pub(crate) enum Pending {
     Agent(OperationId, SessionId, DirectiveKind),
 }
 
-/// What an agent was told to do, and with which generation of the secret: another one is another thing to do.
+/// What an agent was directed to do, and with which generation of the secret: another one is another directive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum DirectiveKind {
     Attach(Option<Epoch>),
@@ -247,11 +247,11 @@ pub struct Attachment {
     /// The device went away under its user without a deletion that waited (a reboot, a connection that the kernel
     /// gave up): until then, writes from before may still land, whatever has been attached and detached since.
     pub may_land_until: Option<UnixMillis>,
-    /// The generation of the volume's secret that the node was told last.
+    /// The generation of the volume's secret that the node was sent last.
     #[serde(default)]
     pub secret: Option<Epoch>,
-    /// The agent may have been told to attach under this epoch. False only where this very process made the grant
-    /// and has not told it yet; after a restart nobody can know.
+    /// The agent may have been sent an Attach under this epoch. False only where this very process made the grant
+    /// and has not sent it yet; after a restart nobody can know.
     #[serde(skip, default = "yes")]
     pub(crate) directed: bool,
     #[serde(skip)]
@@ -266,13 +266,13 @@ pub struct Attachment {
     #[serde(skip)]
     pub(crate) unlisted: bool,
     /// Its host is not let in before the caller asks again: this process has it from a record that may be older than
-    /// what the caller was told since.
+    /// what the caller was answered since.
     #[serde(skip)]
     pub(crate) unasked: bool,
     /// Its proof is of a record that may be older than what was granted since: it counts once the RDS's list was read.
     #[serde(skip)]
     pub(crate) old_proof: bool,
-    /// By its record nobody was told to use it, and the record may be older than that.
+    /// By its record nobody was sent an Attach, and the record may be older than that.
     #[serde(skip)]
     pub(crate) used_since: bool,
     /// It was never granted: the node held the volume when it was heard.
@@ -402,7 +402,7 @@ pub struct VolumeRecord {
     #[serde(default)]
     pub deleting: bool,
     /// The RDS has it no more. The record is kept for those that were cut off from it and have not shown yet that they
-    /// hold nothing of it: they are to be told, and a volume may be made again under its name.
+    /// hold nothing of it: they are still to be sent a Revoke, and a volume may be made again under its name.
     #[serde(default)]
     pub deleted: bool,
     /// The last proofs that ended attachments, newest first; at most [`VolumeRecord::PAST_EVIDENCE`].

@@ -24,7 +24,7 @@ pub(super) const KEPT_VOLUMES: usize = 4096;
 pub(super) const KEPT_NODES: usize = 4096;
 /// Paths, stagings, deleted controllers of a volume.
 const PARTS: usize = 64;
-/// Users of a device that are told; the rest is a number.
+/// Users of a device that are named; the rest is a number.
 const OPENERS: usize = 64;
 /// A name, a state, one user of a device.
 const NAME_BYTES: usize = 256;

@@ -1,4 +1,4 @@
-//! Agent sessions: one bidirectional stream for each node, on which it proves what its kernel holds and is told
+//! Agent sessions: one bidirectional stream for each node, on which it proves what its kernel holds and is sent
 //! what to attach and detach.
 //!
 //! In come the agents' streams and the core's directives; out go events and messages, checked both ways. What holds:

@@ -1,7 +1,7 @@
 //! The open sessions: where the engine finds the stream that a directive is meant for.
 //!
 //! In come directives with a session id; out they go to that session's task, or nowhere if it has ended: the core
-//! gives a directive anew on the next session. Sending never waits: a session that does not take its orders is cut.
+//! gives a directive again on the next session. Sending never waits: a session that does not take its directives is cut.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use crate::metrics;
 /// lets as many pile up does not read.
 const ORDERS: usize = 4096;
 
-/// What a session's task is told.
+/// What a session's task is sent.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Send this.
@@ -49,7 +49,7 @@ impl Sessions {
         Self { open: Arc::default(), settings: Arc::new(settings) }
     }
 
-    /// What agents are told.
+    /// What agents are sent.
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
@@ -78,7 +78,7 @@ impl Sessions {
             return;
         };
         if let Err(error) = one.orders.try_send(order) {
-            // The entry goes, and with it the session's task: the core hears of a lost session and begins anew.
+            // The entry goes, and with it the session's task: the core hears of a lost session and starts over.
             tracing::error!(%session, node = %one.node, %error, "the agent does not take its directives: cutting it off");
             open.remove(session);
             metrics::sessions(open.len());

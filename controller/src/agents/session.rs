@@ -70,8 +70,8 @@ struct Progress {
     orders: mpsc::Receiver<Order>,
     inventoried: bool,
     heard: Instant,
-    /// Volumes about which this session was told something.
-    told: HashSet<VolumeId>,
+    /// Volumes about which this session was sent something.
+    sent: HashSet<VolumeId>,
     pace: Pace,
     hush: Hush,
 }
@@ -123,7 +123,7 @@ impl Talk {
             orders,
             inventoried: false,
             heard: Instant::now(),
-            told: HashSet::new(),
+            sent: HashSet::new(),
             pace: Pace::new(),
             hush: Hush::default(),
         };
@@ -200,7 +200,7 @@ impl Talk {
                 }
                 order = progress.orders.recv() => match order {
                     Some(Order::Send(message)) => {
-                        progress.told.extend(encode::volume_of(&message));
+                        progress.sent.extend(encode::volume_of(&message));
                         self.send(*message).await
                     }
                     Some(Order::Refused(reason)) => Err(refused(reason)),
@@ -295,7 +295,7 @@ impl Talk {
 
     /// Whether the node was granted the volume, or was cut off from it: only then its word on it counts.
     async fn is_its_own(&self, progress: &Progress, volume: &VolumeId) -> Result<bool, Ending> {
-        if progress.told.contains(volume) {
+        if progress.sent.contains(volume) {
             return Ok(true);
         }
         let (node, volume) = (progress.node.clone(), volume.clone());
@@ -376,14 +376,14 @@ async fn proof_is_over(caller: Caller) -> Ending {
     };
     tokio::time::sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
     Status::unauthenticated(format!(
-        "a certificate of this session has expired, that of cleat://node/{name} or the controller's: dial again with one \
+        "a certificate of this session has expired, that of cleat://node/{name} or the controller's: connect again with one \
          that is valid"
     ))
     .into()
 }
 
 fn stopping() -> Ending {
-    Status::unavailable("the controller is stopping; dial again").into()
+    Status::unavailable("the controller is stopping; connect again").into()
 }
 
 fn silent(what: &str, for_so_long: Duration) -> Ending {

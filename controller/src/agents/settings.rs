@@ -1,4 +1,4 @@
-//! What agents are told about time and paths, the same for all.
+//! What agents are sent about time and paths, the same for all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub enum PathPolicy {
     All,
 }
 
-/// What agents are told.
+/// What agents are sent.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Only subsystems whose NQN begins so are ever touched.

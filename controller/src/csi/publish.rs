@@ -13,7 +13,7 @@ use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 use crate::engine::RequestError;
 
 /// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
-/// asked anew.
+/// asked again.
 const LOOKED_UP_WITHIN: Freshness = Freshness::Within(std::time::Duration::from_secs(2));
 
 /// Publishes a volume on a node; gives the PublishContext.
@@ -98,7 +98,7 @@ async fn look_up(
     })
 }
 
-/// That agents will find the volume under the name that they are told, and that nobody but its user writes to it.
+/// That agents will find the volume under the name that they are sent, and that nobody but its user writes to it.
 fn usable(shared: &Shared, found: &Volume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
     let nqn = shared.serving.subsystem_nqn(&found.id);

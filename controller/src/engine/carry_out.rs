@@ -43,7 +43,7 @@ const NODE_TRIES: u32 = 5;
 /// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
 const GROUP: usize = 256;
 
-/// Where records go, and who is told how that goes.
+/// Where records go, and who learns how that goes.
 pub(super) struct Storing {
     pub(super) store: Arc<dyn Store>,
     pub(super) book: Book,
@@ -126,7 +126,7 @@ impl Executor {
 
     fn begin(&mut self, now: UnixMillis, effect: Effect) -> ControlFlow<EngineError> {
         match effect {
-            // Durable already; only watchers are still to be told.
+            // Durable already; only watchers still have to learn of it.
             Effect::Persist(record) => {
                 let nodes = self.fences.recorded(now, &record);
                 self.recorded(record.spec.id, nodes);
@@ -140,7 +140,7 @@ impl Executor {
             Effect::Rds { operation, request } => self.rds_queue.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
                 if let Err(missing) = self.agents.direct(&node, &session, operation, &directive) {
-                    // Its agent was told nothing; to the core that is an agent that could not do it.
+                    // Its agent was sent nothing; to the core that is an agent that could not do it.
                     self.rds_queue.tell(cannot_be_sent(node, session, operation, &directive, &missing));
                 }
             }

@@ -1,4 +1,4 @@
-//! What becomes of fences: measured, and told to those who watch nodes.
+//! What becomes of fences: measured, and sent to those who watch nodes.
 //!
 //! In come records, in the order in which they have become durable, from those of the process before on; out go
 //! counts and durations by rung and result, and the nodes whose quarantine has changed. Nothing decides by it. What

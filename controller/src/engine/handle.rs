@@ -244,7 +244,7 @@ impl Engine {
         answered.await.map_err(|_| EngineEnded)
     }
 
-    /// [`Engine::view`] for a caller who is told why, while the store takes nothing.
+    /// [`Engine::view`] for a caller who learns why, while the store takes nothing.
     ///
     /// # Errors
     /// If the store takes nothing, or the engine has ended.

@@ -15,7 +15,7 @@
 //! - so a crash at any point leaves the world as if the steps whose effects did not run had never been taken, or
 //!   as if their messages had been lost, and the core is made for both;
 //! - views are answered from the same queue: nobody is shown a state that a crash could take back;
-//! - while the store cannot take something (a full disk) everything waits, and callers are told so; a store that was
+//! - while the store cannot take something (a full disk) everything waits, and callers get an error that says so; a store that was
 //!   taken over or can be relied on no more ends the engine, and with it the process: what is not durable must not be
 //!   acted on. A volume whose record somebody else has written is set aside, and ends nobody else.
 
@@ -53,7 +53,7 @@ pub use records::{RecordError, Records, read as read_records};
 const INBOX: usize = 1024;
 /// Steps that may wait for the store.
 const QUEUE: usize = 1024;
-/// Changes that a slow watcher may lag behind before it is sent everything anew.
+/// Changes that a slow watcher may lag behind before it is sent everything again.
 const CHANGES: usize = 1024;
 
 /// Something that watchers want to know. Sent after what it tells of has become durable.

@@ -52,7 +52,7 @@ impl RdsQueue {
         let (secrets, unsettled) = (self.secrets.clone(), self.unsettled.clone());
         let work = tokio::spawn(async move {
             if let Some(before) = before {
-                // Whether it ended well is told by its own event.
+                // Whether it ended well its own event says.
                 let _ = before.await;
             }
             let (of, asked) = (about(&request).clone(), request.clone());

@@ -22,7 +22,7 @@ use crate::{explain, metrics};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
-/// An agent that is turned away dials again within seconds. One that has not for so long is not there any more.
+/// An agent that is turned away connects again within seconds. One that has not for so long is not there any more.
 const TURNED_AWAY: Duration = Duration::from_secs(120);
 
 /// The comparisons.
@@ -336,7 +336,7 @@ fn compare(
     {
         let message = format!(
             "node {node} was fenced from volume {volume} (epoch {}, {}), and its kernel still holds controllers of it: it \
-             is told to give them up as soon as it is heard",
+             will be revoked as soon as its agent connects",
             fenced.epoch,
             fenced.evidence.source.name()
         );
@@ -361,7 +361,7 @@ fn compare(
                 Kind::GrantWithoutSession,
                 format!(
                     "volume {volume} is granted to node {node}, whose kernel holds no controller of it{trouble}: its \
-                     agent is told to connect it again; repair what keeps it from that, or unpublish it from there"
+                     agent is sent an Attach again; repair what keeps it from that, or unpublish it from there"
                 ),
             ))
         }

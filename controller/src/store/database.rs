@@ -1,4 +1,4 @@
-//! The SQLite file: written, and opened anew after an I/O error.
+//! The SQLite file: written, and opened again after an I/O error.
 //!
 //! In come writes; out go versions that are on the disk. What SQLite guarantees here, and what it does not:
 //!
@@ -9,12 +9,12 @@
 //! - After a sync that failed it does not know what is on the disk. The kernel marks the pages clean that it could not
 //!   write: they are read back from memory as if they were stored, and no later sync writes them. SQLite would find
 //!   that transaction whole in the log, and put later ones behind it. Hence two rules of ours. After any I/O error the
-//!   connection is given up, the pages are dropped from the page cache, and the file is opened anew. And whatever an
+//!   connection is given up, the pages are dropped from the page cache, and the file is opened again. And whatever an
 //!   opening believes, it first writes itself: a checkpoint copies every frame of the log into the database file, syncs
 //!   that, and truncates the log. Only then is anything read, and anything acknowledged.
 //! - It does not notice a disk that lies about syncs, nor a file that is put in its place under a running process.
 //!
-//! Nothing is believed because it was there before: after an opening anew every version that was ever acknowledged has
+//! Nothing is believed because it was there before: after a reopening every version that was ever acknowledged has
 //! to be there, or the store is given up (`Fatal`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,7 +44,7 @@ struct Acknowledged {
 /// An open store.
 pub(super) struct Database {
     path: PathBuf,
-    /// `None` after an I/O error, until it was opened anew.
+    /// `None` after an I/O error, until it was opened again.
     connection: Option<Connection>,
     acknowledged: Acknowledged,
     /// What was to be written when an I/O error came, and is not acknowledged since: it may be there or not.
@@ -214,7 +214,7 @@ impl Database {
         }
     }
 
-    /// Opens the file anew if the connection was given up.
+    /// Opens the file again if the connection was given up.
     fn ensure_open(&mut self) -> Result<(), CommitError> {
         if self.connection.is_some() {
             return Ok(());
@@ -251,7 +251,7 @@ impl Database {
             return Err(fatal(&self.path, &Damage::Lost { what }));
         }
         tracing::warn!(path = %self.path.display(), records = loaded.entries.len(),
-            "store opened anew after an I/O error: all that was acknowledged is there");
+            "store opened again after an I/O error: all that was acknowledged is there");
         self.connection = Some(connection);
         Ok(())
     }

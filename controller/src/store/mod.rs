@@ -7,7 +7,7 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `database` | the SQLite file: written, and opened anew after an I/O error |
+//! | `database` | the SQLite file: written, and opened again after an I/O error |
 //! | `opening` | from a path to a database that can be believed |
 //! | `rows` | records and the term as rows |
 //! | `refusal` | why a store is not opened |

@@ -58,7 +58,7 @@ pub(super) fn difference(
     None
 }
 
-/// What the holder of an attachment is told.
+/// What the holder of an attachment is to know of it.
 pub(super) fn grant_of(record: &VolumeRecord, a: &Attachment, reserve: bool) -> Grant {
     Grant {
         epoch: a.epoch,

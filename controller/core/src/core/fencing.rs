@@ -4,7 +4,7 @@
 //! that is asked for again until it is answered; the next one begins only after that, and is durable before it is
 //! asked for. A proof is given only after the last step of its rung. Where the RDS is not reached nothing is
 //! concluded: the step stays. Where it refuses, the next rung is tried; after the last one the fence is `Refused`,
-//! which the requests that wait for it are told with every rung and its result.
+//! and the requests that wait for it get every rung with its result.
 
 use super::Transition;
 use super::export::unknown;
@@ -78,7 +78,7 @@ impl Transition<'_> {
     }
 
     /// Before the last step, which `drive_export` asks for: whether the rung still proves anything. The target may have
-    /// been probed anew since its first step, and a proof rests on what its own steps did.
+    /// been probed again since its first step, and a proof rests on what its own steps did.
     fn holds_no_more(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let target = &self.core.config.target;
         let Some(fence) = self.core.volumes.get(volume).and_then(|record| record.fence(node)) else {
@@ -137,7 +137,7 @@ impl Transition<'_> {
         }
     }
 
-    /// The helper is told by `progress`, which finds this fence; here only whether there is one still.
+    /// `progress` directs the helper, which finds this fence; here only whether there is one still.
     fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
         if !helped {
@@ -187,7 +187,7 @@ impl Transition<'_> {
         }
     }
 
-    /// A helper could not do what it was told for a fence.
+    /// A helper could not do what a fence needed of it.
     pub(super) fn helper_failed(
         &mut self,
         volume: &VolumeId,
@@ -217,7 +217,7 @@ impl Transition<'_> {
         in_force
     }
 
-    /// The others are told by `progress`; here only whether all of them know it, or one cannot be told.
+    /// `progress` directs the others; here only whether all of them have it, or one cannot get it.
     fn await_rekey(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let Some(record) = self.core.volumes.get(volume) else {
             return false;

@@ -30,7 +30,7 @@ impl Transition<'_> {
                 });
                 (waited_for && alone && target.export_cuts && target.export_drains).then_some(Rung::Barrier)
             }
-            // Never told to attach: that is proof enough, and given at once.
+            // Never sent an Attach: that is proof enough, and given at once.
             (None, _) if !a.directed => None,
             (None, DrainCause::Forced { .. } | DrainCause::Gone { .. }) => Some(Rung::Reservation),
             (None, DrainCause::Rollback) if !waited_for => None,
@@ -42,7 +42,7 @@ impl Transition<'_> {
         }
     }
 
-    /// How long a node may take to be done with a detach before it is fenced. One whose agent is heard, has been told
+    /// How long a node may take to be done with a detach before it is fenced. One whose agent is heard, has been sent
     /// and has not given it up gets longer: its kernel may be slow to let go of a path that is dead.
     fn patience_with(&self, a: &Attachment) -> u64 {
         let config = &self.core.config;

@@ -154,7 +154,7 @@ impl Transition<'_> {
         }
     }
 
-    /// The answer of a node that was told to preempt another.
+    /// The outcome of a Preempt.
     fn preempt_answered(&mut self, volume: &VolumeId, by: &NodeId, outcome: Outcome) {
         match outcome {
             Outcome::Preempted { left, aborted } => self.preempted(volume, by, &left, &aborted),
@@ -162,7 +162,7 @@ impl Transition<'_> {
         }
     }
 
-    /// The answer of a node that was told another secret.
+    /// The outcome of a Rekey.
     fn rekey_answered(&mut self, volume: &VolumeId, node: &NodeId, generation: Epoch, outcome: Outcome) {
         match outcome {
             Outcome::Rekeyed => {
@@ -175,7 +175,7 @@ impl Transition<'_> {
         }
     }
 
-    /// A node could not do what it was told for the sake of a fence against another.
+    /// A node could not do what a fence against another needed of it.
     fn not_helped(&mut self, volume: &VolumeId, by: &NodeId, step: FenceStep, outcome: Outcome) {
         let (trouble, problem) = match outcome {
             Outcome::Stale { highest, .. } if highest.term > self.core.term => {
@@ -257,7 +257,7 @@ impl Transition<'_> {
         }
         self.trouble(volume, node, trouble);
         self.begin_drain(volume, node, DrainCause::Rollback);
-        // That nothing is left now proves nothing: the end is not recorded on the node, so what was told to it could
+        // That nothing is left now proves nothing: the end is not recorded on the node, so an older directive could
         // still make it connect, also between now and the Deny. A Detach follows, which records it.
     }
 
@@ -396,7 +396,7 @@ fn drained(
     let earlier = a.may_land_until.filter(|until| *until > now);
     let other_boot = a.boot_id.as_ref().is_some_and(|proven| proven != boot_id);
     match &absence.deleted[..] {
-        // Nobody was told that it may use it.
+        // Nobody was sent an Attach.
         [] if !a.may_have_written() => Drained::NeverHandedOut,
         // It was there once, and is gone without a deletion that this boot knows of: the kernel that held it died.
         [] => Drained::Bound { until: bound },

@@ -103,8 +103,8 @@ impl Transition<'_> {
             Phase::Draining { .. } if !attachment.directed => Some(Next::NeverAllowed),
             Phase::Draining { cause, fence, .. } => {
                 let forced = matches!(cause, DrainCause::Forced { .. } | DrainCause::Gone { .. });
-                let told = forced || fence.as_ref().is_some_and(|f| f.touched);
-                Some(Next::Tell(if told { DirectiveKind::Revoke } else { DirectiveKind::Detach }))
+                let revoke = forced || fence.as_ref().is_some_and(|f| f.touched);
+                Some(Next::Tell(if revoke { DirectiveKind::Revoke } else { DirectiveKind::Detach }))
             }
         }
     }
@@ -146,8 +146,8 @@ impl Transition<'_> {
         }
     }
 
-    /// Tells the agent, unless it was told on this very session. The operation keeps its number over sessions, so
-    /// that an agent which is still at it joins the two.
+    /// Sends the agent a directive, unless it was sent on this very session. The operation keeps its number over
+    /// sessions, so that an agent which is still at it joins the two.
     fn ask_agent(&mut self, volume: &VolumeId, node: &NodeId, what: DirectiveKind) -> bool {
         let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
             return false;
@@ -155,8 +155,8 @@ impl Transition<'_> {
         let pending =
             self.core.volumes.get(volume).and_then(|v| v.attachment(node)).map(|a| a.pending.clone());
         let operation = match pending {
-            Some(Pending::Agent(_, on, told)) if on == session && told == what => return false,
-            Some(Pending::Agent(operation, _, told)) if told == what => operation,
+            Some(Pending::Agent(_, on, sent)) if on == session && sent == what => return false,
+            Some(Pending::Agent(operation, _, sent)) if sent == what => operation,
             _ => self.next_operation(),
         };
         self.direct(volume, node, session, operation, what);

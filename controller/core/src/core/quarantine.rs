@@ -1,8 +1,8 @@
 //! Nodes that were cut off, and the word of a person: durable, per volume, lifted by the node's own word alone.
 //!
 //! A node that was fenced by something else than its own proof stays on the volume's list until its agent shows that
-//! the volume is absent there *and* that the grant's end is recorded on the node, so that nothing which was told to
-//! it before can make it connect again. It is told to revoke what it holds as soon as it is heard. No time lifts it, and
+//! the volume is absent there *and* that the grant's end is recorded on the node, so that no earlier directive
+//! can make it connect again. It is sent a Revoke of what it holds as soon as it is heard. No time lifts it, and
 //! no deletion of the volume: it may hold writes for whatever comes next under that name.
 
 use std::collections::BTreeSet;
@@ -150,9 +150,9 @@ impl Transition<'_> {
             return false;
         };
         let due = entry.retry_at.is_none_or(|at| now >= at);
-        let told = entry.pending.clone();
+        let pending = entry.pending.clone();
         let epoch = entry.epoch;
-        let operation = match told {
+        let operation = match pending {
             Some((_, on)) if on == session => return false,
             _ if !due => return false,
             Some((operation, _)) => operation,
@@ -268,7 +268,7 @@ impl Transition<'_> {
     pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
         for volume in self.volumes_about(node) {
-            // Of what was deleted there is nothing left to write to; it is told to take it down.
+            // Of what was deleted there is nothing left to write to; it is sent a Revoke.
             let Some(record) = self.core.volumes.get_mut(&volume).filter(|record| !record.deleted) else {
                 continue;
             };

@@ -86,7 +86,7 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
     while name.contains("..") {
         name = name.replace("..", ".-");
     }
-    // FNV-1a: two NQNs whose names come out the same are told apart.
+    // FNV-1a: two NQNs whose names come out the same are kept apart.
     let hash = nqn
         .as_str()
         .bytes()
@@ -217,7 +217,7 @@ impl Transition<'_> {
     /// whoever comes after this process.
     pub(super) fn rds_made(&mut self, volume: VolumeId) {
         if let Some(record) = self.core.volumes.get_mut(&volume) {
-            // What was deleted under this name was another one; who was cut off from that is still to be told.
+            // What was deleted under this name was another one; who was cut off from that is still to be sent a Revoke.
             if std::mem::take(&mut record.deleted) {
                 self.dirty.insert(volume);
             }
@@ -299,7 +299,7 @@ impl Transition<'_> {
     }
 
     /// Proofs, and fences half done, are on a record from before this process. Of a host that may connect they may tell
-    /// of an earlier grant: it was let in again since, and they are begun anew.
+    /// of an earlier grant: it was let in again since, and they start over.
     fn proven_of_another_time(&mut self, volume: &VolumeId, may_connect: impl Fn(&Attachment) -> bool) {
         let may_land_until = Some(self.now.plus(self.core.config.drain_bound_ms));
         let Some(record) = self.core.volumes.get_mut(volume) else {
@@ -324,7 +324,7 @@ impl Transition<'_> {
 
     /// An attachment is on a record that is older than what was done since: the grant that it tells of is over, and
     /// nobody knows what came after. The node counts as able to write until it is proven that it cannot; a Publish
-    /// grants anew.
+    /// grants again.
     pub(super) fn record_is_older(&mut self, volume: &VolumeId, node: &NodeId, by: OlderBy) {
         let epoch = self.next_epoch();
         let now = self.now;

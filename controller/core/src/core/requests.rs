@@ -337,7 +337,7 @@ impl Transition<'_> {
         }
     }
 
-    /// Whether the node can be told to attach anything: `Ok(false)` as soon as its inventory is in.
+    /// Whether the node can be sent an Attach: `Ok(false)` as soon as its inventory is in.
     fn may_be_granted(&self, node: &NodeId) -> Result<bool, Refusal> {
         let silent = |since| Refusal::Silent { node: node.clone(), since };
         let Some(known) = self.core.nodes.get(node) else {

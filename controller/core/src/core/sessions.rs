@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Every other node that claims what only one may have. A storage address is a hint: one that a silent node had may have
-/// been given to another host, and a host is told from another by its NQN and its id alone.
+/// been given to another host, and only its NQN and its id distinguish a host.
 fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(NodeId, Claim)> {
     let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
     let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
@@ -185,7 +185,7 @@ impl Transition<'_> {
         let Some(a) = self.core.volumes.get(volume).and_then(|v| v.attachment(node)) else {
             let cut_off = self.core.volumes.get(volume).is_some_and(|v| v.knows(node));
             match observed {
-                // It cannot write, and is told to take it down.
+                // It cannot write, and is sent a Revoke.
                 Some(observed) if cut_off => self.entry_observed(volume, node, &observed),
                 Some(_) if held && self.cannot_be_in(volume, node) => self.claims_too_much(volume, node),
                 Some(_) if held => self.adopt_stray(volume, node),
@@ -241,7 +241,7 @@ impl Transition<'_> {
     }
 
     /// A node holds the volume that it is being granted, and not by that grant, or its ledger would say so: somebody
-    /// has connected it by hand, and may be using it. That it was never told, or never proven, is worth nothing then.
+    /// has connected it by hand, and may be using it. That it was never sent an Attach, or never proven, is worth nothing then.
     fn held_otherwise(&mut self, volume: &VolumeId, node: &NodeId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
         if let Some(a) = self.attachment_mut(volume, node) {
@@ -272,7 +272,7 @@ impl Transition<'_> {
         host.zip(let_in).is_some_and(|(host, let_in)| !let_in.contains(host))
     }
 
-    /// A node says that it holds what it cannot be connected to. It keeps nobody else out by that; it is told to revoke
+    /// A node says that it holds what it cannot be connected to. It keeps nobody else out by that; it is directed to revoke
     /// it, and is granted nothing until it has shown that it does not hold it.
     fn claims_too_much(&mut self, volume: &VolumeId, node: &NodeId) {
         let Some(host_nqn) = self.core.nodes.get(node).map(|n| n.identity.host_nqn.clone()) else {
