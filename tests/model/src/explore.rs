@@ -46,8 +46,10 @@ pub struct Report {
     pub complete: bool,
     /// The first violation.
     pub finding: Option<Finding>,
-    /// What was seen on the way.
+    /// What was seen on the way, and while everything was made to work again at its end.
     pub seen: std::collections::BTreeMap<&'static str, u64>,
+    /// What was seen on the way alone.
+    pub seen_before_healing: std::collections::BTreeMap<&'static str, u64>,
     /// How long it took.
     pub took: Duration,
 }
@@ -202,12 +204,13 @@ struct Taste {
     patient: bool,
     /// How it begins: random walks seldom come to a fence by themselves.
     begins: Vec<Action>,
-    /// Its agent opens no stream.
-    silent: Option<N>,
+    /// Its agent opens no stream before the walk has so many steps.
+    silent: Option<(N, usize)>,
 }
 
 impl Taste {
-    fn new(setup: &Setup, numbers: &mut Numbers) -> Self {
+    /// For a walk of this length.
+    fn new(setup: &Setup, numbers: &mut Numbers, length: usize) -> Self {
         let of_kind = (0..Action::KINDS)
             .map(|kind| match Action::manner(kind) {
                 Manner::Message => 24,
@@ -229,11 +232,13 @@ impl Taste {
             begins.extend((numbers.below(2) == 0).then_some(Action::Cut(0)));
             begins.extend([Action::Unpublish(v, 0), Action::Pass(2_000)]);
         }
-        let silent = (holders > 0).then_some(0);
+        // Most come back within the walk: a node that was fenced is let in again, and may be fenced again.
+        let until = pick(numbers, [length / 4, length / 3, length / 2, length]);
+        let silent = (holders > 0).then_some((0, until));
         Self { of_kind, only_volume, patient, begins, silent }
     }
 
-    fn weight(&self, world: &World, action: Action, is_something_on_its_way: bool) -> u64 {
+    fn weight(&self, world: &World, action: Action, at: usize, is_something_on_its_way: bool) -> u64 {
         let arrives = matches!(Action::manner(action.kind()), Manner::Message | Manner::Mending);
         let waits = self.patient && is_something_on_its_way && !arrives;
         let weight = if waits { 1 } else { 8 } * self.of_kind[action.kind()];
@@ -253,7 +258,9 @@ impl Taste {
                 rather(world.told.handed_out[v][n].is_some() || world.hosts[n].held[v].is_some(), 8)
             }
             Action::UnpublishAll(_) => weight / 8,
-            Action::Connect(n, _) if self.silent == Some(n) => 0,
+            Action::Connect(n, _) if self.silent.is_some_and(|(silent, until)| silent == n && at < until) => {
+                0
+            }
             _ => weight,
         }
     }
@@ -278,6 +285,7 @@ pub fn at_random(
         report.steps += way.len() as u64;
         report.depth = report.depth.max(way.len());
         report.states += 1;
+        count(&mut report.seen_before_healing, &world);
         let (end, was_healed) = if world.broken.is_some() { (world, false) } else { (healed(&world), true) };
         report.healed += usize::from(was_healed);
         count(&mut report.seen, &end);
@@ -294,7 +302,7 @@ fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
     let mut numbers = Numbers(seed);
     let mut world = World::new(setup);
     let mut way = Vec::new();
-    let taste = Taste::new(setup, &mut numbers);
+    let taste = Taste::new(setup, &mut numbers, length);
     let arrives = |action: &Action| Action::manner(action.kind()) == Manner::Message;
     let mut begins = taste.begins.iter().copied();
     while way.len() < length && world.broken.is_none() {
@@ -312,11 +320,11 @@ fn walk(setup: &Arc<Setup>, seed: u64, length: usize) -> (World, Vec<Action>) {
             actions.push(Action::Pass(1 + numbers.below(4_000) as u16));
             actions.push(Action::UnpublishAll(numbers.below(setup.access.len() as u64) as V));
         }
-        let total: u64 = actions.iter().map(|a| taste.weight(&world, *a, on_its_way)).sum();
+        let total: u64 = actions.iter().map(|a| taste.weight(&world, *a, way.len(), on_its_way)).sum();
         let mut pick = numbers.below(total);
         let at_random = || {
             actions.into_iter().find(|a| {
-                let weight = taste.weight(&world, *a, on_its_way);
+                let weight = taste.weight(&world, *a, way.len(), on_its_way);
                 let here = pick < weight;
                 pick = pick.saturating_sub(weight);
                 here

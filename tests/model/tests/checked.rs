@@ -128,6 +128,8 @@ fn everything(full: bool) -> Option<Finding> {
         let hardly = REACHED.iter().filter(|kind| report.seen.get(*kind).is_none_or(|times| *times < 5));
         let hardly: Vec<_> = hardly.collect();
         assert!(hardly.is_empty(), "{hardly:?} were hardly ever seen: {:?}", report.seen);
+        let readmitted = report.seen_before_healing.get("readmitted").copied().unwrap_or_default();
+        assert!(readmitted >= 5, "hardly a node was fenced and came back within a walk: {readmitted}");
     }
     report.finding
 }

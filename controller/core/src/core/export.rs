@@ -130,7 +130,18 @@ impl Transition<'_> {
                     self.dirty.insert(volume.clone());
                 }
             }
-            Err(error) => self.volume_later(volume, &everybody, RdsTask::ExportOn, &error),
+            Err(error) => {
+                self.may_be_on_in_part(volume);
+                self.volume_later(volume, &everybody, RdsTask::ExportOn, &error);
+            }
+        }
+    }
+
+    /// The RDS was asked to bring the export on and did not say that it has: it may have done so at one portal and not at
+    /// another. What was heard of it before counts no more: to take off what is off in part may wait for nothing.
+    pub(super) fn may_be_on_in_part(&mut self, volume: &VolumeId) {
+        if let Some(record) = self.core.volumes.get_mut(volume) {
+            record.hidden_heard = false;
         }
     }
 

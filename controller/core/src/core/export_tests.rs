@@ -123,3 +123,33 @@ fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
     assert!(!matches!(drained(false), Drained::Bound { .. }), "nothing has cut it");
     assert!(matches!(drained(true), Drained::Bound { .. }), "what it sent before the cut may land still");
 }
+
+#[test]
+fn an_export_that_came_back_in_part_is_not_drained_by_going_off() {
+    let drained = |show: Result<(), RdsFailure>| {
+        let mut b = bench(able());
+        b.attach("a", Access::RwxBlock);
+        b.attach("bb", Access::RwxBlock);
+        overdue(&mut b, "a");
+        for step in ["deny", "hide"] {
+            assert_eq!(asked(&b), step);
+            b.rds(Ok(()));
+        }
+        assert_eq!(asked(&b), "show");
+        b.rds(show);
+        let (request, by, reason) = (RequestId(90), "ann".into(), "it is on fire".into());
+        b.event(Event::Fence { request, volume: v(), node: n("bb"), by, reason });
+        assert_eq!(asked(&b), "deny");
+        b.rds(Ok(()));
+        if asked(&b) != "hide" {
+            b.pass(Config::default().retry_ms);
+        }
+        assert_eq!(asked(&b), "hide");
+        b.rds(Ok(()));
+        let record = &b.core.volumes[&v()];
+        let proofs = record.attachments.iter().filter_map(Attachment::evidence).chain(&record.past_evidence);
+        proofs.map(|proof| proof.drained.clone()).find(|drained| matches!(drained, Drained::Bound { .. }))
+    };
+    assert_eq!(drained(Ok(())), None);
+    assert!(drained(Err(RdsFailure::Refused("busy".into()))).is_some(), "it may be on at one portal");
+}

@@ -54,6 +54,9 @@ impl Transition<'_> {
             record.hidden_heard = false;
             self.dirty.insert(volume.clone());
         }
+        if result.is_err() {
+            self.may_be_on_in_part(volume);
+        }
         match result {
             // A detach was asked for meanwhile; it goes on now that the RDS has answered.
             _ if !granting => {}
