@@ -36,7 +36,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
     CREATE TABLE secret_keys (first_term INTEGER PRIMARY KEY CHECK (first_term >= 0), id TEXT NOT NULL) STRICT;
 ", r#"
     UPDATE volumes SET record = replace(replace(replace(replace(record,
-        '"Ghost"', '"Stray"'), '"ghost":', '"stray":'), '"nguid":""', '"nguid":null'),
+        '"phase":"ghost"', '"phase":"stray"'), '"ghost":', '"stray":'), '"nguid":""', '"nguid":null'),
         '"subsystem_nqn":""', '"subsystem_nqn":null');
 "#];
 

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::database::Database;
 use super::opening::MIGRATIONS;
 use super::*;
+use crate::engine::read_records;
 
 fn store_path(dir: &tempfile::TempDir) -> PathBuf {
     dir.path().join("store")
@@ -178,12 +179,28 @@ fn records_from_before_their_words_changed_are_migrated() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
     let (mut database, _) = Database::open_with(&path, &MIGRATIONS[..2]).unwrap();
-    let before =
-        json!({ "phase": "Ghost", "ghost": true, "subsystem_nqn": "", "nguid": "", "note": "a \"ghost\": " });
+    // As schema 2 had it: what was found on a node that is called like the word, of a volume that nobody published.
+    let before = json!({"unsettled": false, "record": {
+        "spec": {"id": "v", "access": "RWO", "subsystem_nqn": "", "portals": [], "size_bytes": 0, "min_fence": "node-gone"},
+        "identity": {"namespace_uuid": "00000000-0000-0000-0000-000000000001", "nguid": ""},
+        "attachments": [{
+            "node": "Ghost", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary", "read_only": false,
+            "phase": "ghost", "since": 0, "proven": true, "boot_id": null, "may_land_until": null, "secret": null,
+            "ghost": true,
+        }],
+        "migration": null, "fenced": [], "hidden": false, "secret": null, "deleting": false, "deleted": false,
+        "past_evidence": [],
+    }});
     committed(&mut database, write("v", None, before));
     drop(database);
-    let after = json!({ "phase": "Stray", "stray": true, "subsystem_nqn": null, "nguid": null, "note": "a \"ghost\": " });
-    assert_eq!(by_name(&load(&path).unwrap()), BTreeMap::from([("v", (1, &after))]));
+    let records = read_records(load(&path).unwrap().entries).unwrap();
+    let record = &records.volumes[0];
+    assert_eq!((record.spec.subsystem_nqn.as_ref(), record.identity.as_ref().unwrap().nguid), (None, None));
+    let attachment = &record.attachments[0];
+    assert_eq!(
+        (attachment.node.as_str(), attachment.phase.name(), attachment.stray),
+        ("Ghost", "Stray", true)
+    );
 }
 
 #[test]
