@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use cleat_runtime::metrics::Metric;
+use cleat_runtime::metrics::{Metric, code_name};
 use metrics::{counter, gauge, histogram};
 
 const ATTACH_SECONDS: Metric = Metric::histogram_in(
@@ -180,8 +180,7 @@ impl CsiRpc {
 
 /// Counts a CSI call and its time.
 pub fn csi_call(rpc: CsiRpc, code: tonic::Code, time: Duration) {
-    let labels = [("rpc", rpc.as_str().to_owned()), ("code", format!("{code:?}"))];
-    counter!(CSI_CALLS.name, &labels).increment(1);
+    counter!(CSI_CALLS.name, "rpc" => rpc.as_str(), "code" => code_name(code)).increment(1);
     histogram!(CSI_SECONDS.name, "rpc" => rpc.as_str()).record(time.as_secs_f64());
 }
 

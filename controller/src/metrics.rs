@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use cleat_core::RdsFailure;
-use cleat_runtime::metrics::Metric;
+use cleat_runtime::metrics::{Metric, code_name};
 use cleat_runtime::tls::Kind;
 use metrics::{counter, gauge, histogram};
 use tonic::Code;
@@ -339,30 +339,6 @@ pub(crate) fn client_refused(kind: Kind) {
 pub(crate) fn csi_call(rpc: &'static str, took: Duration, code: Code) {
     counter!(CSI_CALLS.name, "rpc" => rpc, "code" => code_name(code)).increment(1);
     histogram!(CSI.name, "rpc" => rpc).record(took);
-}
-
-/// A gRPC code by its name in the specification.
-#[must_use]
-pub fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
-    }
 }
 
 fn count(number: usize) -> f64 {

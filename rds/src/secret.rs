@@ -149,7 +149,7 @@ impl Secret {
         Self(Zeroizing::new(shown))
     }
 
-    /// The secret itself: for the http, and for nothing that is kept.
+    /// The secret itself: for the request, and for nothing that is kept.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

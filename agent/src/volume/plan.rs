@@ -47,7 +47,7 @@ pub struct Plan {
     pub foreign: Vec<String>,
 }
 
-/// Plans for one volume. `dialling` are portals whose connect is under way.
+/// Plans for one volume. `under_way` are portals whose connect is.
 pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Portal>, want: Want<'_>) -> Plan {
     let (mine, others): (Vec<&Controller>, Vec<&Controller>) =
         view.controllers.iter().partition(|one| Target::of(one, &view.nqn, host_nqn).is_some());

@@ -64,7 +64,7 @@ impl Sessions {
         taken
     }
 
-    /// Closes a session's one.
+    /// Closes the way to a session.
     pub(super) fn close(&self, session: &SessionId) {
         let mut open = self.lock();
         open.remove(session);

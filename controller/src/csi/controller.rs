@@ -169,7 +169,7 @@ impl Measure<'_> {
         let duration_ms = took.as_millis();
         let code = error.map_or(Code::Ok, CallError::code);
         metrics::csi_call(rpc, took, code);
-        let name = metrics::code_name(code);
+        let name = cleat_runtime::metrics::code_name(code);
         match error {
             None => tracing::info!(rpc, volume, node, code = name, duration_ms, "answered"),
             Some(error) => tracing::warn!(rpc, volume, node, code = name, duration_ms, %error, "answered"),

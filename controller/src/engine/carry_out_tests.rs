@@ -234,7 +234,7 @@ fn persist(volume: &str) -> Effect {
     numbered(volume, 4096)
 }
 
-/// NoticeText apart by its size.
+/// One that its size distinguishes.
 fn numbered(volume: &str, size: u64) -> Effect {
     let record: VolumeRecord = serde_json::from_value(serde_json::json!({
         "spec": {"id": volume, "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": size},

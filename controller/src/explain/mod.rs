@@ -12,9 +12,8 @@ mod tests;
 mod trouble;
 mod wait;
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use cleat_core::{NodeId, Tried, UnixMillis};
+use cleat_runtime::date::rfc3339;
 
 pub(crate) use evidence::{assumption, drain_cause, drained_by};
 pub(crate) use refusal::{quarantine, refusal};
@@ -22,13 +21,9 @@ pub(crate) use session::session_refusal;
 pub(crate) use trouble::trouble;
 pub(crate) use wait::{attachment_wait, wait};
 
-/// The last second that RFC 3339 can say.
-const LAST_SECOND: u64 = 253_402_300_799;
-
 /// A moment: RFC 3339, UTC, whole seconds.
 pub(crate) fn when(at: UnixMillis) -> String {
-    let since_1970 = Duration::from_secs((at.0 / 1000).min(LAST_SECOND));
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + since_1970).to_string()
+    rfc3339(at.0)
 }
 
 /// Rungs, each with its result.

@@ -78,7 +78,6 @@ fn moments_read_as_utc_dates() {
     assert_eq!(when(UnixMillis(951_782_399_000)), "2000-02-28T23:59:59Z");
     assert_eq!(when(DAY), "2000-02-29T00:00:00Z");
     assert_eq!(when(UnixMillis(1_798_761_599_999)), "2026-12-31T23:59:59Z");
-    assert_eq!(when(UnixMillis(u64::MAX)), "9999-12-31T23:59:59Z", "and no panic");
 }
 
 #[test]
