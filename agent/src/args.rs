@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
-use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName};
+use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName, IdError, StorageAddress};
 use cleat_runtime::grpc::{DialError, Keepalive, Renewing};
 use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::{duration, duration_within, whole_seconds};
@@ -74,7 +74,7 @@ pub struct Args {
 
     /// Address of this node on a storage network; may be given more than once [default: what the host's interfaces
     /// show]
-    #[arg(long, value_name = "IP")]
+    #[arg(long, value_name = "IP", value_parser = storage_address)]
     storage_address: Vec<IpAddr>,
 
     /// How long the kernel tries to get a connection back before it gives it up, in whole seconds, or `never`
@@ -289,6 +289,11 @@ fn loss_timeout(text: &str) -> Result<LossTimeout, String> {
     }
 }
 
+/// Only what the controller will take, too.
+fn storage_address(text: &str) -> Result<IpAddr, IdError> {
+    StorageAddress::parse(text).map(|address| address.ip())
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -318,6 +323,7 @@ mod tests {
             ("--kubelet-dir", "kubelet"),
             ("--nqn-prefix", "nqn.2026-01.io.cleat"),
             ("--storage-address", "eth0"),
+            ("--storage-address", "0.0.0.0"),
             ("--fabrics", "magic"),
             ("--ctrl-loss-timeout", "600"),
             ("--reconnect-delay", "0s"),

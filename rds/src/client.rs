@@ -12,9 +12,10 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::access::{AccessStep, NOBODY, Wish, next_step, nobody};
+use super::endpoint::{Endpoint, EndpointError};
 use super::error::{RdsError, Way};
 use super::gate::Priority;
-use super::http::{Endpoint, EndpointError, Http, Request};
+use super::http::{Http, Request};
 use super::list::{Freshness, Lister};
 use super::metrics::Op;
 use super::per_volume::{Held, PerVolume};

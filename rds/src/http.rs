@@ -6,73 +6,30 @@
 //! the RDS does not accept it. Where somebody plays the RDS (a [`Transport`]), all of this but HTTP itself is the same.
 
 use std::error::Error;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cleat_runtime::text::harmless;
 use cleat_runtime::tls::renew::Renewable;
-use reqwest::{Client, Method, StatusCode, Url};
+use reqwest::{Client, Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::endpoint::{Endpoint, EndpointError};
 use super::error::{RdsError, Way};
 use super::gate::{Gate, Priority, Turn};
 use super::http_client::{HttpClient, Nothing};
 use super::metrics::{self, Op};
 use super::transport::{OutgoingRequest, Transport};
-use super::trust::{Trust, TrustError};
+use super::trust::Trust;
 
 /// The largest answer that is read: a list of some ten thousand disks.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
 /// A request waits for its turn at most so many times its own deadline.
 const QUEUE_DEADLINES: u32 = 3;
-
-/// How to reach an RDS.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Its base URL, `https://HOST` or `https://HOST:PORT`.
-    pub url: Url,
-    /// The RouterOS user.
-    pub user: String,
-    /// The file that holds the user's password.
-    pub password_file: PathBuf,
-    /// Whom to take for the RDS.
-    pub trust: Trust,
-    /// The deadline of one request.
-    pub timeout: Duration,
-}
-
-/// Why an endpoint cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum EndpointError {
-    /// The URL has another scheme than the trust calls for, or more than host and port.
-    #[error("cannot use RDS URL {url}: {rule}")]
-    Url {
-        /// The URL.
-        url: Url,
-        /// What it should be.
-        rule: &'static str,
-    },
-    /// TLS cannot be set up.
-    #[error(transparent)]
-    Trust(#[from] TrustError),
-    /// The password file cannot be read.
-    #[error("cannot read password file {}", path.display())]
-    Password {
-        /// The file.
-        path: PathBuf,
-        /// The kernel's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The HTTP client cannot be made.
-    #[error("cannot set up the HTTP client")]
-    Client(#[source] reqwest::Error),
-}
 
 /// One request. It may carry a secret, so there is no `Debug` of it.
 pub(super) struct Request {

@@ -12,7 +12,7 @@ use cleat_runtime::tls::renew::{Expiry, Renewable, Unusable};
 use reqwest::Client;
 use rustls::pki_types::CertificateDer;
 
-use super::http::EndpointError;
+use super::endpoint::EndpointError;
 use super::trust::{Shown, Trust};
 
 /// Idle connections are closed by us before a peer or firewall forgets them.

@@ -52,6 +52,21 @@ pub enum RdsRequest {
     },
 }
 
+impl RdsRequest {
+    /// The volume that it is about.
+    #[must_use]
+    pub fn volume(&self) -> &VolumeId {
+        match self {
+            Self::Allow { volume, .. }
+            | Self::Deny { volume, .. }
+            | Self::Close { volume, .. }
+            | Self::Hide { volume }
+            | Self::Show { volume }
+            | Self::SetSecret { volume, .. } => volume,
+        }
+    }
+}
+
 /// What went wrong with the RDS. Five different things, and they stay different.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum RdsFailure {

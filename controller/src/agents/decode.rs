@@ -15,44 +15,7 @@ use cleat_proto::cleat::v1 as proto;
 use uuid::Uuid;
 
 use super::limits;
-
-/// Something that an agent must not say. The session ends with it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Malformed {
-    /// A field whose value is not valid.
-    #[error("{field}: {source}")]
-    Name {
-        field: &'static str,
-        #[source]
-        source: IdError,
-    },
-    /// A field with another fault.
-    #[error("{field} {value:?}: {rule}")]
-    Field { field: &'static str, value: String, rule: &'static str },
-    /// More of something than one agent can make us keep.
-    #[error("{field}: {found}, and at most {most} are taken from one node; see what this agent does")]
-    TooMany { field: &'static str, found: usize, most: usize },
-    /// A field that must be there.
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    /// The agent speaks another protocol.
-    #[error(
-        "the agent speaks session protocol {agent}, this controller speaks {SESSION_PROTOCOL}: run the same version of both"
-    )]
-    Protocol { agent: u32 },
-    /// The agent looks after other subsystems.
-    #[error(
-        "the agent's NQN prefix is {agent:?}, this controller's is {ours:?}: give both the same --nqn-prefix"
-    )]
-    Prefix { agent: String, ours: String },
-}
-
-impl Malformed {
-    /// Whether the configuration is at fault, rather than the message.
-    pub(super) fn is_mismatch(&self) -> bool {
-        matches!(self, Self::Protocol { .. } | Self::Prefix { .. })
-    }
-}
+use super::malformed::Malformed;
 
 fn field(field: &'static str, value: impl Into<String>, rule: &'static str) -> Malformed {
     let mut value = value.into();

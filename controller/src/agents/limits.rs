@@ -10,7 +10,7 @@ use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::text::is_harmful;
 use tokio::time::Instant;
 
-use super::decode::Malformed;
+use super::malformed::Malformed;
 
 /// The largest message: an inventory of [`VOLUMES`] volumes with four paths each.
 pub(crate) const MESSAGE_BYTES: usize = 1 << 20;

@@ -8,10 +8,12 @@
 mod decode;
 mod encode;
 mod limits;
+mod malformed;
 mod registry;
 mod reports;
 mod service;
 mod session;
+mod session_context;
 mod settings;
 
 pub(crate) use limits::MESSAGE_BYTES;

@@ -10,8 +10,8 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::cleat::v1::{Capabilities, VolumeState};
 use tokio::time::Instant;
 
-use super::decode::Malformed;
 use super::limits::{KEPT_NODES, KEPT_VOLUMES, VOLUMES};
+use super::malformed::Malformed;
 
 /// What one agent said last.
 #[derive(Clone, Debug, Default)]

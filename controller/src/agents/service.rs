@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{Event, NodeId, SessionId};
 use cleat_proto::cleat::v1 as proto;
@@ -13,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{Ending, Talk};
+use super::session_context::SessionContext;
 use super::{Reports, Sessions};
 use crate::clients::Caller;
 use crate::engine::Engine;
@@ -24,27 +24,7 @@ const OUTGOING: usize = 16;
 /// The `AgentSession` service.
 #[derive(Debug)]
 pub struct AgentSessions {
-    shared: Arc<Shared>,
-}
-
-/// What every session's task needs.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) engine: Engine,
-    pub(super) sessions: Sessions,
-    pub(super) reports: Reports,
-    pub(super) term: u64,
-    pub(super) stop: CancellationToken,
-    count: AtomicU64,
-}
-
-impl Shared {
-    /// A session id that no other has had: terms rise with every start.
-    pub(super) fn next_id(&self) -> SessionId {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        #[allow(clippy::expect_used)] // the text is not empty, which is the rule for session ids
-        SessionId::new(format!("session-{}-{count}", self.term)).expect("not empty")
-    }
+    context: Arc<SessionContext>,
 }
 
 impl AgentSessions {
@@ -57,8 +37,8 @@ impl AgentSessions {
         term: u64,
         stop: CancellationToken,
     ) -> Self {
-        let shared = Shared { engine, sessions, reports, term, stop, count: AtomicU64::new(0) };
-        Self { shared: Arc::new(shared) }
+        let context = SessionContext::new(engine, sessions, reports, term, stop);
+        Self { context: Arc::new(context) }
     }
 }
 
@@ -73,31 +53,31 @@ impl AgentSession for AgentSessions {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = Caller::of(&request)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
-        tokio::spawn(supervise(Arc::clone(&self.shared), request.into_inner(), out, caller));
+        tokio::spawn(supervise(Arc::clone(&self.context), request.into_inner(), out, caller));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 }
 
 /// Runs one session in a task of its own, so that the core hears of its end even after a panic.
 async fn supervise(
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     inbound: Streaming<proto::FromAgent>,
     out: mpsc::Sender<Result<proto::ToAgent, Status>>,
     caller: Caller,
 ) {
     let (known, mut introduced) = mpsc::unbounded_channel::<(NodeId, SessionId)>();
     let from = caller.name();
-    let talk = Talk::new(Arc::clone(&shared), inbound, out.clone(), caller, known);
+    let talk = Talk::new(Arc::clone(&context), inbound, out.clone(), caller, known);
     let ending = tokio::spawn(talk.run())
         .await
         .unwrap_or_else(|panicked| Ending(Status::internal(format!("the session's task ended: {panicked}"))));
     let Ending(status) = ending;
     metrics::session_ended(status.code());
     if let Ok((node, session)) = introduced.try_recv() {
-        shared.sessions.close(&session);
+        context.sessions.close(&session);
         tracing::info!(%node, %session, from, code = ?status.code(), reason = status.message(), "agent session ended");
         // An engine that has ended needs to hear nothing any more.
-        let _ = shared.engine.submit(Event::SessionLost { node, session }).await;
+        let _ = context.engine.submit(Event::SessionLost { node, session }).await;
     } else {
         tracing::warn!(from, code = ?status.code(), reason = status.message(), "agent not admitted");
     }

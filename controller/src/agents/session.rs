@@ -15,8 +15,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tonic::{Status, Streaming};
 
 use super::limits::Pace;
+use super::malformed::Malformed;
 use super::registry::Order;
-use super::service::Shared;
+use super::session_context::SessionContext;
 use super::{decode, encode};
 use crate::clients::Caller;
 use crate::engine::EngineEnded;
@@ -35,8 +36,8 @@ impl From<Status> for Ending {
     }
 }
 
-impl From<decode::Malformed> for Ending {
-    fn from(malformed: decode::Malformed) -> Self {
+impl From<Malformed> for Ending {
+    fn from(malformed: Malformed) -> Self {
         let text = malformed.to_string();
         Self(if malformed.is_mismatch() {
             Status::failed_precondition(text)
@@ -54,7 +55,7 @@ impl From<EngineEnded> for Ending {
 
 /// One session's task.
 pub(super) struct Talk {
-    shared: Arc<Shared>,
+    context: Arc<SessionContext>,
     inbound: Streaming<proto::FromAgent>,
     out: mpsc::Sender<Result<proto::ToAgent, Status>>,
     /// Whose certificate the stream came with.
@@ -78,13 +79,13 @@ struct Progress {
 
 impl Talk {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        context: Arc<SessionContext>,
         inbound: Streaming<proto::FromAgent>,
         out: mpsc::Sender<Result<proto::ToAgent, Status>>,
         caller: Caller,
         known: mpsc::UnboundedSender<(NodeId, SessionId)>,
     ) -> Self {
-        Self { shared, inbound, out, caller, known }
+        Self { context, inbound, out, caller, known }
     }
 
     pub(super) async fn run(mut self) -> Ending {
@@ -99,7 +100,7 @@ impl Talk {
     async fn introduce(&mut self) -> Result<Progress, Ending> {
         let silence = self.silence();
         let hello = tokio::select! {
-            () = self.shared.stop.cancelled() => return Err(stopping()),
+            () = self.context.stop.cancelled() => return Err(stopping()),
             first = tokio::time::timeout(silence, self.inbound.message()) => {
                 first.map_err(|_| silent("no Hello", silence))??
             }
@@ -107,16 +108,16 @@ impl Talk {
         let Some(proto::from_agent::Kind::Hello(hello)) = hello.and_then(|message| message.kind) else {
             return Err(Status::invalid_argument("the first message of a session must be Hello").into());
         };
-        let introduced = decode::hello(hello, &self.shared.sessions.settings().nqn_prefix)?;
+        let introduced = decode::hello(hello, &self.context.sessions.settings().nqn_prefix)?;
         self.may_speak_for(&introduced.node)?;
-        let (node, session) = (introduced.node, self.shared.next_id());
+        let (node, session) = (introduced.node, self.context.next_id());
         let boot_id = introduced.identity.boot_id.clone();
-        let orders = self.shared.sessions.open(session.clone(), node.clone());
+        let orders = self.context.sessions.open(session.clone(), node.clone());
         // From here on the core may know the session, and must hear of its end.
         let _ = self.known.send((node.clone(), session.clone()));
         let up =
             Event::SessionUp { node: node.clone(), session: session.clone(), identity: introduced.identity };
-        self.shared.engine.submit(up).await?;
+        self.context.engine.submit(up).await?;
         let mut progress = Progress {
             node,
             session,
@@ -128,10 +129,10 @@ impl Talk {
             hush: Hush::default(),
         };
         // A look at the core comes back after the effects of what was submitted before it: also after a refusal.
-        self.shared.engine.view(|_, _| ()).await?;
+        self.context.engine.view(|_, _| ()).await?;
         match progress.orders.try_recv() {
             Ok(Order::Refused(reason)) => {
-                self.shared.reports.refused(&progress.node, &reason);
+                self.context.reports.refused(&progress.node, &reason);
                 return Err(refused(reason));
             }
             Ok(Order::Send(_)) => {
@@ -144,7 +145,7 @@ impl Talk {
             Caller::Known { until, .. } => *until,
             Caller::Anybody { .. } => None,
         };
-        self.shared.reports.hello(
+        self.context.reports.hello(
             &progress.node,
             introduced.capabilities,
             introduced.agent_version.clone(),
@@ -154,9 +155,9 @@ impl Talk {
             node = %progress.node, session = %progress.session, %boot_id, agent_version = introduced.agent_version,
             "agent session up"
         );
-        let settings = self.shared.sessions.settings();
+        let settings = self.context.sessions.settings();
         let welcome = proto::Welcome {
-            term: self.shared.term,
+            term: self.context.term,
             session_id: progress.session.to_string(),
             heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
             silence_deadline_ms: encode::millis(settings.silence_deadline),
@@ -180,7 +181,7 @@ impl Talk {
     async fn talk(&mut self, mut progress: Progress) -> Ending {
         let over = proof_is_over(self.caller.clone());
         tokio::pin!(over);
-        let mut beats = tokio::time::interval(self.shared.sessions.settings().heartbeat_interval);
+        let mut beats = tokio::time::interval(self.context.sessions.settings().heartbeat_interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0;
         loop {
@@ -190,7 +191,7 @@ impl Talk {
             // counts before its silence does.
             let turn = tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => Err(stopping()),
+                () = self.context.stop.cancelled() => Err(stopping()),
                 ending = &mut over => Err(ending),
                 // The agent's side of the stream may be open long after its side for our answers is gone.
                 () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
@@ -240,7 +241,7 @@ impl Talk {
 
     async fn hear(&self, progress: &mut Progress, message: proto::FromAgent) -> Result<(), Ending> {
         use proto::from_agent::Kind;
-        let kind = message.kind.ok_or(decode::Malformed::Missing("message.kind"))?;
+        let kind = message.kind.ok_or(Malformed::Missing("message.kind"))?;
         tokio::time::sleep(progress.pace.take()).await;
         if !progress.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
             return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
@@ -252,7 +253,7 @@ impl Talk {
             Kind::Inventory(inventory) => {
                 let (volumes, full) = decode::inventory(inventory)?;
                 tracing::info!(%node, %session, volumes = volumes.len(), "inventory");
-                self.shared.reports.inventory(&node, full);
+                self.context.reports.inventory(&node, full);
                 progress.inventoried = true;
                 Event::Inventory { node, session, volumes }
             }
@@ -260,7 +261,7 @@ impl Talk {
             // see, and the core takes it for what it is worth.
             Kind::Delta(state) => {
                 let (observed, state) = decode::delta(state)?;
-                self.shared.reports.volume(&node, observed.volume.clone(), state)?;
+                self.context.reports.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
             Kind::Result(result) => {
@@ -278,7 +279,7 @@ impl Talk {
                 }
                 account(&node, &answer);
                 if let Some(state) = answer.state {
-                    self.shared.reports.volume(&node, answer.volume.clone(), state)?;
+                    self.context.reports.volume(&node, answer.volume.clone(), state)?;
                 }
                 Event::AgentDone {
                     node,
@@ -290,7 +291,7 @@ impl Talk {
                 }
             }
         };
-        Ok(self.shared.engine.submit(event).await?)
+        Ok(self.context.engine.submit(event).await?)
     }
 
     /// Whether the node was granted the volume, or was cut off from it: only then its word on it counts.
@@ -299,7 +300,7 @@ impl Talk {
             return Ok(true);
         }
         let (node, volume) = (progress.node.clone(), volume.clone());
-        let known = self.shared.engine.view(move |core, _| {
+        let known = self.context.engine.view(move |core, _| {
             core.volumes().get(&volume).is_some_and(|record| {
                 record.attachments.iter().any(|attachment| attachment.node == node)
                     || record.fenced.iter().any(|fenced| fenced.node == node)
@@ -323,7 +324,7 @@ impl Talk {
     }
 
     fn silence(&self) -> Duration {
-        self.shared.sessions.settings().silence_deadline
+        self.context.sessions.settings().silence_deadline
     }
 }
 

@@ -4,6 +4,7 @@
 //! once. What holds: an operation once begun goes on when its caller gives up, and a repeated call joins it; success
 //! is said only on proof; a volume is called absent only if the RDS has said so.
 
+mod call_context;
 mod controller;
 mod identity;
 mod in_progress;
@@ -14,7 +15,8 @@ mod publish;
 mod request;
 mod status;
 
-pub use controller::{CsiController, Serving};
+pub use call_context::Serving;
+pub use controller::CsiController;
 pub use identity::CsiIdentity;
 
 pub use cleat_ids::{

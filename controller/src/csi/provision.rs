@@ -7,7 +7,7 @@ use cleat_proto::csi::v1 as csi;
 use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError};
 use tokio::time::Instant;
 
-use super::controller::{Shared, measured};
+use super::call_context::{CallContext, measured};
 use super::request::Create;
 use super::status::CallError;
 use super::{MIN_FENCE, MIN_FENCE_KEY};
@@ -19,20 +19,20 @@ const WAITS_FOR_LISTS: Duration = Duration::from_secs(15);
 const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Makes the volume, or finds it made with what was asked for.
-pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volume, CallError> {
+pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi::Volume, CallError> {
     let Create { volume, capacity, min_fence } = create;
-    let _begun = shared.in_progress.begin(&volume, "CreateVolume", shared.engine.now())?;
+    let _begun = context.in_progress.begin(&volume, "CreateVolume", context.engine.now())?;
     if let Some(min_fence) = min_fence {
         // Told now, and not when a node is silent and nothing suffices.
-        let met = shared.engine.consult(move |core, _| core.target().meets(min_fence)).await?;
+        let met = context.engine.consult(move |core, _| core.target().meets(min_fence)).await?;
         met.map_err(|lacking| CallError::NoSuchFence { min_fence, lacking })?;
     }
-    let found = measured(RdsCall::Find, shared.rds.listed(&volume, Priority::Attach)).await;
+    let found = measured(RdsCall::Find, context.rds.listed(&volume, Priority::Attach)).await;
     let found = found.map_err(|source| CallError::Rds { volume: volume.clone(), source })?;
     let min_fence_name = min_fence.map(|fence| fence.name().to_owned());
     let size = match found {
         None => {
-            nobody_has_it(shared, &volume).await?;
+            nobody_has_it(context, &volume).await?;
             ByteSize(capacity.wanted_bytes)
         }
         Some(found) if found.min_fence != min_fence_name => {
@@ -51,13 +51,13 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
     // Also where it was found: an earlier attempt may not have come to its end.
     let new = NewVolume { id: volume.clone(), size, min_fence: min_fence_name };
     let Made { volume: made, added } =
-        measured(RdsCall::Create, shared.rds.create(&new)).await.map_err(|source| match source {
+        measured(RdsCall::Create, context.rds.create(&new)).await.map_err(|source| match source {
             RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
             source => CallError::Rds { volume: volume.clone(), source },
         })?;
     match added {
-        true => shared.engine.made(volume.clone()).await?,
-        false => shared.engine.listed(&made).await?,
+        true => context.engine.made(volume.clone()).await?,
+        false => context.engine.listed(&made).await?,
     }
     tracing::info!(%volume, size_bytes = made.size.0, "volume made");
     Ok(csi::Volume {
@@ -73,9 +73,9 @@ pub(super) async fn create(shared: &Shared, create: Create) -> Result<csi::Volum
 
 /// A volume that is gone from the RDS behind our back, while somebody still counts as having it, must not come back
 /// with other data under the same name.
-async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallError> {
+async fn nobody_has_it(context: &CallContext, volume: &VolumeId) -> Result<(), CallError> {
     let id = volume.clone();
-    let holders = shared.engine.consult(move |core, _| {
+    let holders = context.engine.consult(move |core, _| {
         core.volumes().get(&id).map(cleat_core::VolumeRecord::holders).unwrap_or_default()
     });
     let holders: Vec<String> = holders.await?.iter().map(ToString::to_string).collect();
@@ -90,10 +90,10 @@ async fn nobody_has_it(shared: &Shared, volume: &VolumeId) -> Result<(), CallErr
 }
 
 /// Asks the core. Shortly after a start it says to wait, as nobody knows who has what before the RDS has listed it.
-async fn delete_begins(shared: &Shared, volume: &VolumeId) -> Result<(), CallError> {
+async fn delete_begins(context: &CallContext, volume: &VolumeId) -> Result<(), CallError> {
     let began = Instant::now();
     loop {
-        match shared.engine.delete_begins(volume.clone()).await {
+        match context.engine.delete_begins(volume.clone()).await {
             Err(RequestError::Refused(Refusal::StillWaiting { .. })) if began.elapsed() < WAITS_FOR_LISTS => {
                 tokio::time::sleep(LOOKS_AGAIN_AFTER).await;
             }
@@ -103,13 +103,13 @@ async fn delete_begins(shared: &Shared, volume: &VolumeId) -> Result<(), CallErr
 }
 
 /// Deletes the volume, if the core says that nobody has it.
-pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), CallError> {
-    let _begun = shared.in_progress.begin(&volume, "DeleteVolume", shared.engine.now())?;
+pub(super) async fn delete(context: &CallContext, volume: VolumeId) -> Result<(), CallError> {
+    let _begun = context.in_progress.begin(&volume, "DeleteVolume", context.engine.now())?;
     // Who may connect is compared with what is on record, before anything is decided.
-    shared.compare_with_list(&volume).await?;
-    delete_begins(shared, &volume).await?;
+    context.compare_with_list(&volume).await?;
+    delete_begins(context, &volume).await?;
     // In a task of its own, so that the core hears of the end also after a panic.
-    let (rds, id) = (std::sync::Arc::clone(&shared.rds), volume.clone());
+    let (rds, id) = (std::sync::Arc::clone(&context.rds), volume.clone());
     let deleted = tokio::spawn(async move { measured(RdsCall::Delete, rds.delete(&id)).await }).await;
     // Only on the RDS's own word: with an answer lost the volume may well be there, or go at any time, and it goes on
     // counting as being deleted.
@@ -118,7 +118,7 @@ pub(super) async fn delete(shared: &Shared, volume: VolumeId) -> Result<(), Call
         Ok(Err(RdsError::Refused { .. } | RdsError::Conflict { .. })) => Deletion::NotDone,
         Ok(Err(_)) | Err(_) => Deletion::Unknown,
     };
-    shared.engine.delete_ended(volume.clone(), deletion).await?;
+    context.engine.delete_ended(volume.clone(), deletion).await?;
     if deletion == Deletion::Done {
         tracing::info!(%volume, "volume deleted");
         return Ok(());

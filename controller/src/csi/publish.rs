@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeSpec};
 use cleat_rds::{Freshness, Volume};
 
-use super::controller::Shared;
+use super::call_context::CallContext;
 use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
@@ -18,16 +18,16 @@ const LOOKED_UP_WITHIN: Freshness = Freshness::Within(std::time::Duration::from_
 
 /// Publishes a volume on a node; gives the PublishContext.
 pub(super) async fn publish(
-    shared: &Shared,
+    context: &CallContext,
     publish: Publish,
     on_its_way: OnItsWay,
 ) -> Result<HashMap<String, String>, CallError> {
     let Publish { volume, node, access, read_only, min_fence } = publish;
-    let spec = match attached_spec(shared, &volume, &node).await? {
+    let spec = match attached_spec(context, &volume, &node).await? {
         Some(spec) => VolumeSpec { access, min_fence, ..spec },
-        None => look_up(shared, &volume, access, min_fence).await?,
+        None => look_up(context, &volume, access, min_fence).await?,
     };
-    let publishing = on_its_way.hand_over(shared.engine.publish(node, spec, read_only)).await;
+    let publishing = on_its_way.hand_over(context.engine.publish(node, spec, read_only)).await;
     let grant = publishing.map_err(RequestError::Refused)??.granted().await?;
     let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid.to_string());
     Ok(HashMap::from([
@@ -41,15 +41,15 @@ pub(super) async fn publish(
 }
 
 /// Takes a volume off a node, or off all.
-pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(), CallError> {
+pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
-    shared.publishes.overtake(&volume, node.as_ref()).await;
+    context.publishes.overtake(&volume, node.as_ref()).await;
     // What is not on record may be on the RDS's list all the same: a store may be lost.
     let about = volume.clone();
-    if !shared.engine.consult(move |core, _| core.volumes().contains_key(&about)).await? {
-        shared.compare_with_list(&volume).await?;
+    if !context.engine.consult(move |core, _| core.volumes().contains_key(&about)).await? {
+        context.compare_with_list(&volume).await?;
     }
-    let unpublishing = shared.engine.unpublish(volume, node).await?;
+    let unpublishing = context.engine.unpublish(volume, node).await?;
     Ok(unpublishing.proven().await?)
 }
 
@@ -60,12 +60,12 @@ pub(super) async fn unpublish(shared: &Shared, unpublish: Unpublish) -> Result<(
 /// deleted it, its paths are gone, which the agent sees and the core says. It is useful because a repeated call
 /// must find its operation also while the RDS is away (but for the time before its first list after a start).
 async fn attached_spec(
-    shared: &Shared,
+    context: &CallContext,
     volume: &VolumeId,
     node: &cleat_core::NodeId,
 ) -> Result<Option<VolumeSpec>, CallError> {
     let (volume, node) = (volume.clone(), node.clone());
-    let known = shared.engine.consult(move |core, _| {
+    let known = context.engine.consult(move |core, _| {
         let record = core.volumes().get(&volume)?;
         let attachment = record.attachment(&node)?;
         match attachment.phase {
@@ -77,31 +77,31 @@ async fn attached_spec(
 }
 
 async fn look_up(
-    shared: &Shared,
+    context: &CallContext,
     volume: &VolumeId,
     access: Access,
     min_fence: MinFence,
 ) -> Result<VolumeSpec, CallError> {
-    let mut found = shared.find(volume, LOOKED_UP_WITHIN).await?;
+    let mut found = context.find(volume, LOOKED_UP_WITHIN).await?;
     if found.is_none() {
-        found = shared.find(volume, Freshness::Now).await?;
+        found = context.find(volume, Freshness::Now).await?;
     }
     let found = found.ok_or_else(|| CallError::NoSuchVolume(volume.clone()))?;
-    usable(shared, &found)?;
+    usable(context, &found)?;
     Ok(VolumeSpec {
         id: volume.clone(),
         access,
-        subsystem_nqn: Some(shared.serving.subsystem_nqn(volume)),
-        portals: shared.serving.portals(&found),
+        subsystem_nqn: Some(context.serving.subsystem_nqn(volume)),
+        portals: context.serving.portals(&found),
         size_bytes: found.size.0,
         min_fence,
     })
 }
 
 /// That agents will find the volume under the name that they are sent, and that nobody but its user writes to it.
-fn usable(shared: &Shared, found: &Volume) -> Result<(), CallError> {
+fn usable(context: &CallContext, found: &Volume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
-    let nqn = shared.serving.subsystem_nqn(&found.id);
+    let nqn = context.serving.subsystem_nqn(&found.id);
     if !found.nqn.is_empty() && found.nqn != nqn.as_str() {
         return unusable(format!("the RDS exports it as {}, not as {nqn} (--nqn-prefix)", found.nqn));
     }

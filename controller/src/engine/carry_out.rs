@@ -21,10 +21,11 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::fences::Fences;
-use super::handle::{RequestResult, Stalled, Waiter};
+use super::handle::Stalled;
+use super::input::{RequestResult, Waiter};
 use super::ports::Agents;
 use super::rds_in_doubt::RdsInDoubt;
-use super::rds_queue::{RdsQueue, about};
+use super::rds_queue::RdsQueue;
 use super::records::Book;
 use super::{Decision, EngineError, RequestError, StateChange, notices};
 use crate::clock::Clock;
@@ -161,7 +162,7 @@ impl Executor {
         let volume = match effect {
             Effect::Persist(record) => &record.spec.id,
             Effect::Forget(volume) => volume,
-            Effect::Rds { request, .. } => about(request),
+            Effect::Rds { request, .. } => request.volume(),
             Effect::Direct { directive, .. } => directive.volume(),
             Effect::Reply { request, .. } => self.waiters.get(request)?.volume.as_ref()?,
             Effect::RefuseSession { .. }

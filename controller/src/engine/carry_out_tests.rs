@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::super::handle::Deliver;
+use super::super::input::Deliver;
 use super::*;
 
 /// What happened, in its order: "commit a b" by the store, "ran 3" by the effects of step 3.
@@ -170,7 +170,7 @@ fn unsettled() -> RdsInDoubt {
     RdsInDoubt::new([], Duration::from_secs(60), Duration::from_secs(1))
 }
 
-fn rds_queue(deadline: Duration) -> (RdsQueue, mpsc::Receiver<super::super::handle::Input>) {
+fn rds_queue(deadline: Duration) -> (RdsQueue, mpsc::Receiver<super::super::input::Input>) {
     let (inbox, events) = mpsc::channel(16);
     (RdsQueue::new(Arc::new(NoRds), None, inbox, deadline, unsettled()), events)
 }
@@ -467,7 +467,7 @@ async fn the_rds_always_answers_also_by_panic_and_by_silence() {
     );
     for (number, words) in [(1, "ended without an answer"), (2, "no answer within 100ms")] {
         let input = timeout(Duration::from_secs(10), events.recv()).await.unwrap().unwrap();
-        let super::super::handle::Input::Event { event, .. } = input else { panic!("not an event") };
+        let super::super::input::Input::Event { event, .. } = input else { panic!("not an event") };
         let Event::RdsDone { operation: done, result: Err(error) } = *event else {
             panic!("not a failed answer")
         };

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::handle::Input;
+use super::input::Input;
 use super::{Decision, StateChange};
 use crate::clock::Clock;
 use crate::metrics;

@@ -6,81 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Deletion, Event, Grant, NodeId, RdsFailure, Refusal, Reply, RequestId, Statement, UnixMillis,
-    VolumeId, VolumeSpec,
+    Core, Deletion, Event, Grant, NodeId, RdsFailure, Reply, RequestId, Statement, UnixMillis, VolumeId,
+    VolumeSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::StateChange;
+use super::input::{Input, View, Waiter};
 use super::notices::NoticeText;
+use super::request_error::{EngineEnded, RequestError};
 use crate::clock::Clock;
-use crate::{explain, metrics};
-
-/// The answer to a request.
-pub(super) type RequestResult = Result<Reply, Refusal>;
-/// Hands a view's result to who asked.
-pub(super) type Deliver = Box<dyn FnOnce() + Send>;
-type View = Box<dyn FnOnce(&Core, UnixMillis) -> Deliver + Send>;
-
-/// Who waits for the answer to a request.
-#[derive(Debug)]
-pub(super) struct Waiter {
-    pub(super) request: RequestId,
-    /// `None`: about all volumes of the node.
-    pub(super) volume: Option<VolumeId>,
-    pub(super) node: Option<NodeId>,
-    pub(super) answer: oneshot::Sender<Result<Reply, RequestError>>,
-}
-
-pub(super) enum Input {
-    Event { event: Box<Event>, waiter: Option<Waiter> },
-    View(View),
-}
-
-/// The engine has ended; the process is about to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the controller is stopping; what was begun goes on when it runs again, and a repeated call joins it"
-)]
-pub struct EngineEnded;
-
-/// Why a request was not granted: what every caller of the engine gets. `rpc_status` has its code,
-/// `explain` the words of a refusal.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// The core refused.
-    #[error("{}", explain::refusal(.0))]
-    Refused(Refusal),
-    /// There is no core any more.
-    #[error(transparent)]
-    Ended(#[from] EngineEnded),
-    /// The store takes nothing now.
-    #[error(
-        "the controller cannot store anything now, so it does and promises nothing: {reason}. What was begun goes \
-             on when it can; repeat the call"
-    )]
-    Stalled {
-        /// What is in the way.
-        reason: Arc<str>,
-    },
-    /// The volume's record was written by somebody else.
-    #[error(
-        "volume {volume} was set aside: {reason}. Let only one controller use the store, and restart it: it then \
-             begins from what is stored"
-    )]
-    SetAside {
-        /// The volume.
-        volume: VolumeId,
-        /// What was found.
-        reason: String,
-    },
-}
-
-impl From<Refusal> for RequestError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
+use crate::metrics;
 
 /// Why the store takes nothing now; `None`: it takes what it is given.
 pub(super) type Stalled = Option<Arc<str>>;

@@ -12,7 +12,7 @@ use cleat_rds::{Freshness, Inventory, NOBODY, Priority, Rds, Volume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::handle::Input;
+use super::input::Input;
 
 /// After the start, and after each list that was had.
 const PAUSES: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(16)];

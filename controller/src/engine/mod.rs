@@ -23,12 +23,14 @@ mod carry_out;
 mod decide;
 mod fences;
 mod handle;
+mod input;
 mod list_volumes;
 mod notices;
 mod ports;
 mod rds_in_doubt;
 mod rds_queue;
 mod records;
+mod request_error;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +45,12 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::store::{CommitError, Store};
 
-pub use handle::{Engine, EngineEnded, Publishing, RequestError, Unpublishing};
+pub use handle::{Engine, Publishing, Unpublishing};
 pub use notices::NoticeText;
 pub use ports::Agents;
 pub(crate) use rds_queue::rds_failure;
 pub use records::{RecordError, Records, read as read_records};
+pub use request_error::{EngineEnded, RequestError};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
 const INBOX: usize = 1024;
@@ -187,8 +190,8 @@ pub fn start(
 /// One step on its way from the core to the world.
 struct Decision {
     now: UnixMillis,
-    waiter: Option<handle::Waiter>,
+    waiter: Option<input::Waiter>,
     effects: Vec<cleat_core::Effect>,
     changed: Option<StateChange>,
-    view: Option<handle::Deliver>,
+    view: Option<input::Deliver>,
 }

@@ -18,7 +18,6 @@ use cleat_core::{Effect, RdsFailure, RdsRequest, VolumeId};
 use tokio::time::Instant;
 
 use super::Decision;
-use super::rds_queue::about;
 
 /// The marks, and what is behind each. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -60,7 +59,7 @@ impl RdsInDoubt {
     pub(super) fn asking(&self, steps: &[Decision]) -> Vec<VolumeId> {
         let mut marked = self.lock();
         let asked = steps.iter().flat_map(|step| &step.effects).filter_map(|effect| match effect {
-            Effect::Rds { request, .. } => Some(about(request)),
+            Effect::Rds { request, .. } => Some(request.volume()),
             _ => None,
         });
         let mut unmarked = Vec::new();
@@ -111,7 +110,7 @@ impl RdsInDoubt {
             return result;
         }
         let left = self.began_settled.saturating_duration_since(Instant::now());
-        let inherited = self.lock().get(about(request)).is_some_and(|mark| mark.inherited);
+        let inherited = self.lock().get(request.volume()).is_some_and(|mark| mark.inherited);
         if !inherited || left.is_zero() {
             return result;
         }

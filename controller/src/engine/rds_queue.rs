@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::handle::{Input, unanswered};
+use super::handle::unanswered;
+use super::input::Input;
 use super::rds_in_doubt::RdsInDoubt;
 use crate::metrics::{self, RdsCall};
 
@@ -46,7 +47,7 @@ impl RdsQueue {
     /// Begins a request, after those of the same volume that were begun before.
     pub(super) fn begin(&mut self, operation: OperationId, request: RdsRequest) {
         self.last.retain(|_, work| !work.is_finished());
-        let volume = about(&request).clone();
+        let volume = request.volume().clone();
         let before = self.last.remove(&volume);
         let (rds, inbox, deadline) = (Arc::clone(&self.rds), self.inbox.clone(), self.deadline);
         let (secrets, unsettled) = (self.secrets.clone(), self.unsettled.clone());
@@ -55,7 +56,7 @@ impl RdsQueue {
                 // Whether it ended well its own event says.
                 let _ = before.await;
             }
-            let (of, asked) = (about(&request).clone(), request.clone());
+            let (of, asked) = (request.volume().clone(), request.clone());
             let result = ask(rds, secrets, operation, request, deadline).await;
             unsettled.answered(&of, !matches!(result, Err(RdsFailure::Unreachable(_))));
             let result = unsettled.proven(&asked, result);
@@ -74,17 +75,6 @@ impl RdsQueue {
             // A closed inbox means that the process is ending.
             let _ = inbox.send(Input::Event { event: Box::new(event), waiter: None }).await;
         });
-    }
-}
-
-pub(super) fn about(request: &RdsRequest) -> &VolumeId {
-    match request {
-        RdsRequest::Allow { volume, .. }
-        | RdsRequest::Deny { volume, .. }
-        | RdsRequest::Close { volume, .. }
-        | RdsRequest::Hide { volume }
-        | RdsRequest::Show { volume }
-        | RdsRequest::SetSecret { volume, .. } => volume,
     }
 }
 
@@ -146,7 +136,7 @@ async fn ask(
     request: RdsRequest,
     deadline: Duration,
 ) -> Result<(), RdsFailure> {
-    let (kind, volume) = (kind(&request), about(&request).clone());
+    let (kind, volume) = (kind(&request), request.volume().clone());
     let began = Instant::now();
     // A task of its own, so that a panic becomes an answer; aborted when the deadline drops it.
     let calling = AbortOnDropHandle::new(tokio::spawn(call(rds, secrets, request.clone())));

@@ -5,6 +5,7 @@
 //! it is about.
 
 mod evidence;
+mod node;
 mod refusal;
 mod session;
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Refusals. The two about who has a volume are fixed texts of the design.
 
-use cleat_core::{
-    Agent, Difference, Heard, LaterTerm, MinFence, NodeId, Overtaking, QuarantineCause, Refusal,
-};
+use cleat_core::{Difference, MinFence, NodeId, Overtaking, QuarantineCause, Refusal};
 
+use super::node::{later_term, who};
 use super::{nodes, rungs, trouble, wait, when};
 
 /// Why a request was refused, and what to do.
@@ -112,29 +111,6 @@ pub(crate) fn quarantine(causes: &[QuarantineCause]) -> String {
         QuarantineCause::LaterTerm(later) => later_term(later),
     };
     causes.iter().map(cause).collect::<Vec<_>>().join("; ")
-}
-
-/// What it means that a node has seen an epoch of a later term, and what to do.
-pub(super) fn later_term(LaterTerm { volume, highest, term }: &LaterTerm) -> String {
-    format!(
-        "it has seen epoch {highest} of volume {volume}, and this controller's term is only {term}: another controller \
-         grants, or this one's clock was set back and its store lost or an older one restored; stop the other controller, \
-         or set the clock and restart this one; restart the agent if its state is wrong"
-    )
-}
-
-/// An agent that is waited for, how it is heard, and what it has to do or has not done.
-pub(super) fn who(Agent { node, heard }: &Agent, does: &str) -> String {
-    match heard {
-        Heard::Ready => format!("the agent of node {node} {does}"),
-        Heard::NoInventory => format!("the agent of node {node}, whose inventory is not in yet, {does}"),
-        Heard::SilentSince(since) => {
-            format!("the agent of node {node}, silent since {}, {does}", when(*since))
-        }
-        Heard::NeverSince(since) => {
-            format!("the agent of node {node}, not heard since {}, {does}", when(*since))
-        }
-    }
 }
 
 /// What a person can do about a node that could not be fenced.

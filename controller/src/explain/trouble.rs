@@ -2,7 +2,7 @@
 
 use cleat_core::{NamespaceIdentity, OlderBy, RdsTask, Trouble, Unready};
 
-use super::refusal::later_term;
+use super::node::later_term;
 
 /// What went wrong.
 pub(crate) fn trouble(trouble: &Trouble) -> String {

@@ -4,7 +4,7 @@ use cleat_core::{
     AttachmentWait, BoundCause, Condition, ExportFence, Fence, FenceStep, HolderWait, ListDoubt, NodeId, Wait,
 };
 
-use super::refusal::who;
+use super::node::who;
 use super::{nodes, rungs, trouble, when};
 
 /// What a request waits for.

@@ -38,11 +38,11 @@ type Answers = Vec<Result<Version, CommitError>>;
 /// A store in a file. Cheap to clone; the file is closed and unlocked when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub struct FileStore {
-    shared: Arc<Shared>,
+    thread: Arc<WriterThread>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct WriterThread {
     /// Taken by `drop`, which ends the thread.
     asked: Option<mpsc::Sender<StoreRequest>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -68,12 +68,12 @@ impl FileStore {
     pub(super) fn start(database: Database) -> Self {
         let (send, receive) = mpsc::channel(QUEUE);
         let thread = std::thread::spawn(move || write_all(database, receive));
-        Self { shared: Arc::new(Shared { asked: Some(send), thread: Mutex::new(Some(thread)) }) }
+        Self { thread: Arc::new(WriterThread { asked: Some(send), thread: Mutex::new(Some(thread)) }) }
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> StoreRequest) -> Option<T> {
         let (done, answer) = oneshot::channel();
-        self.shared.asked.as_ref()?.send(ask(done)).await.ok()?;
+        self.thread.asked.as_ref()?.send(ask(done)).await.ok()?;
         answer.await.ok()
     }
 }
@@ -99,7 +99,7 @@ impl Store for FileStore {
     }
 }
 
-impl Drop for Shared {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         self.asked = None;
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
