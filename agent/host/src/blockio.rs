@@ -1,10 +1,10 @@
-//! What a block device itself answers: size, read-only flag, direct reads of its first and last block; and
-//! flushing it.
+//! What a block device itself answers: its size, its read-only flag, direct reads of its first and last
+//! block. Also flushes it.
 //!
-//! Comes in: a device number (never a name). Goes out: [`IoFacts`], in which a failure is a fact as well.
+//! Comes in: a device number (never a name). Goes out: [`IoFacts`], in which a failure is a fact too.
 //!
-//! Always holds: everything runs on a thread of its own with a deadline, one per device at a time; reads go
-//! past the page cache; the number is compared on the open descriptor; nothing is ever written.
+//! Always holds: each call runs on a thread of its own with a deadline, one per device at a time. Reads
+//! bypass the page cache. The number is compared on the open descriptor. Nothing is ever written.
 
 use std::fmt;
 use std::fs::File;
@@ -28,21 +28,21 @@ const ALIGNMENT: usize = 4096;
 /// What the device answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IoFacts {
-    /// Its node.
+    /// The device node under `/dev`, and whether it is the device with the number that was asked for.
     pub node: NodeFact,
-    /// Size in bytes by `BLKGETSIZE64`, if it could be asked.
+    /// Size in bytes by `BLKGETSIZE64`; `None` where the device could not be asked.
     pub size_bytes: Option<u64>,
-    /// Read-only by `BLKROGET`, if it could be asked.
+    /// Read-only by `BLKROGET`; `None` where the device could not be asked.
     pub read_only: Option<bool>,
     /// Direct read of the first block.
     pub first_read: ReadFact,
     /// Direct read of the last block.
     pub last_read: ReadFact,
-    /// Loop devices over it.
+    /// Loop devices over it; [`probe`] leaves this empty.
     pub loops: Vec<LoopUse>,
-    /// Why loop devices could not be looked for, if so.
+    /// Why the search for loop devices failed; `None` where it did not.
     pub loops_unknown: Option<String>,
-    /// Holders of the device that is used, where that is a dm-multipath map.
+    /// Holders of the device in use, where that is a dm-multipath map; [`probe`] leaves this empty.
     pub map_holders: Vec<Holder>,
 }
 
@@ -62,53 +62,53 @@ impl IoFacts {
     }
 }
 
-/// The device node.
+/// What is at the device node's path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeFact {
-    /// It is there, and the descriptor opened from it has that number.
+    /// The node is there, and the device has that number.
     Verified {
-        /// Its path.
+        /// Where it is, below `/dev`.
         path: PathBuf,
-        /// The number on the descriptor.
+        /// The number that was asked for and found.
         dev: DevT,
     },
-    /// There is none.
+    /// There is no node, or the kernel has no such device.
     Missing {
-        /// Where it should be.
+        /// Where the node should be, or where sysfs would show the device.
         looked_for: PathBuf,
     },
-    /// It is something else.
+    /// Another file or another device is at that path.
     Wrong {
-        /// Its path.
+        /// Where it is, below `/dev`.
         path: PathBuf,
-        /// What it is, in words.
+        /// What it is, as text for a person.
         found: String,
     },
-    /// It could not be looked at or opened.
+    /// The node could not be read or opened.
     Unreadable {
-        /// Why.
+        /// The path, and what the operating system said.
         reason: String,
     },
 }
 
-/// A direct read.
+/// How a direct read (`O_DIRECT`) of one logical block ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadFact {
-    /// It succeeded.
+    /// The whole block was read.
     Done {
-        /// How long it took.
+        /// From the call until the block was there.
         took: Duration,
     },
-    /// It failed.
+    /// The device or the kernel refused, or the block size is of no use.
     Failed {
-        /// What the operating system said.
+        /// What the operating system said, with the offset in bytes.
         error: String,
     },
-    /// It has not come back; it is left to itself.
+    /// The read has not come back; it goes on without anybody waiting for it.
     Overdue {
-        /// After how long that was said.
+        /// How long it had been waited for.
         after: Duration,
     },
     /// It was not tried, because something before it failed.
@@ -129,38 +129,39 @@ impl fmt::Display for ReadFact {
 /// Why a flush did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum FlushError {
-    /// No node to open.
+    /// The device has no usable node.
     #[error("cannot flush block device {dev}")]
     Node {
-        /// The device.
+        /// The device's number.
         dev: DevT,
-        /// The cause.
+        /// What is wrong with its node.
         #[source]
         source: DevNodeError,
     },
-    /// The flush itself failed.
+    /// The kernel reported an error for the flush.
     #[error("cannot flush {path}")]
     Flush {
-        /// The node.
+        /// The path of the node that was flushed.
         path: PathBuf,
-        /// The cause.
+        /// What `fsync` returned.
         #[source]
         source: io::Error,
     },
-    /// Not in time, or no thread.
+    /// The deadline passed, an earlier flush still runs, or no thread could be started.
     #[error("cannot flush block device {dev}")]
     Work {
-        /// The device.
+        /// The device's number.
         dev: DevT,
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
 }
 
-/// Asks a device: node, size, flag, first and last block; all of it within `deadline`.
+/// Asks a device for its size and read-only flag, and reads its first and last block; all of it within
+/// `deadline`.
 ///
-/// Loops and holders of the map are left empty: [`crate::readiness::Checker`] adds them.
+/// Leaves loop devices and holders of the map empty: [`crate::readiness::Checker`] adds them.
 pub async fn probe(
     workers: &Workers,
     sysfs: &Sysfs,
@@ -176,7 +177,8 @@ pub async fn probe(
     }
 }
 
-/// A read that does not come back says nothing about the node, which is looked at again without opening it.
+/// A read that does not come back says nothing about the node, so the node is checked again without opening
+/// it.
 fn overdue(sysfs: &Sysfs, dev_root: &Path, dev: DevT, error: &WorkError) -> IoFacts {
     let node = match devnode::find(sysfs, dev_root, dev) {
         Ok(path) => NodeFact::Verified { path, dev },
@@ -234,7 +236,7 @@ fn read_block(file: &File, offset: u64, block: u64) -> ReadFact {
     let Ok(length) = usize::try_from(block) else {
         return ReadFact::Failed { error: format!("block size {block}") };
     };
-    // Room to begin at an aligned address: direct reads need one.
+    // Extra room, so that the read can begin at an aligned address: direct reads need one.
     let mut buffer = vec![0_u8; length + ALIGNMENT];
     let start = buffer.as_ptr().align_offset(ALIGNMENT);
     let Some(aligned) = buffer.get_mut(start..start.saturating_add(length)) else {
@@ -279,7 +281,7 @@ fn geometry(file: &File) -> io::Result<Geometry> {
 /// Writes back what the page cache holds for a device and flushes its volatile cache.
 ///
 /// # Errors
-/// [`FlushError`]; past the deadline the flush goes on by itself and nothing is known about it.
+/// [`FlushError`]. Past the deadline the flush goes on without its caller, and its result is unknown.
 pub async fn flush(
     workers: &Workers,
     sysfs: &Sysfs,

@@ -1,7 +1,7 @@
-//! The device node of a device number, found and verified.
+//! Finds and verifies the device node of a device number.
 //!
-//! Always holds: a path that goes out of here was a block device with exactly that number a moment ago, and
-//! an open file from [`open`] *is* it: the number is compared on the descriptor, not on the name.
+//! Always holds: a path that this module returns was a block device with exactly that number a moment ago. An
+//! open file from [`open`] *is* that device: the number is compared on the descriptor, not on the name.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,33 +17,33 @@ pub enum DevNodeError {
     /// The kernel has no block device of that number.
     #[error("cannot find block device {dev}: no {path}")]
     NoDevice {
-        /// The number.
+        /// The number that was asked for.
         dev: DevT,
-        /// Where sysfs would show it.
+        /// Where sysfs would show the device.
         path: PathBuf,
     },
-    /// The node is not there (yet).
+    /// The node does not exist, or not yet: devtmpfs makes it after sysfs shows the device.
     #[error("{path} does not exist")]
     Missing {
-        /// Where the kernel says that it is.
+        /// Where the kernel's `DEVNAME` places it.
         path: PathBuf,
     },
-    /// What is there is something else.
+    /// The path leads to another device, or to something that is no block device.
     #[error("{path} is {found}, expected block device {expected}")]
     Wrong {
-        /// The path.
+        /// The path that was checked.
         path: PathBuf,
-        /// What it is, in words.
+        /// What it is, as text for a person.
         found: String,
         /// The number that it should have.
         expected: DevT,
     },
-    /// It could not be looked at or opened.
+    /// The node, or sysfs, could not be read or opened.
     #[error("cannot use {path}")]
     Access {
-        /// The path.
+        /// The path that was read or opened.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
@@ -64,7 +64,7 @@ pub fn find(sysfs: &Sysfs, dev_root: &Path, dev: DevT) -> Result<PathBuf, DevNod
         Err(source) => return Err(DevNodeError::Access { path: uevent, source }),
     };
     let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    // The kernel's names can have a directory, such as mapper/…; never a way up.
+    // The kernel's names may contain a directory, such as mapper/…, but never `..`.
     let Some(name) = name.filter(|name| !name.split('/').any(|part| part == ".." || part.is_empty())) else {
         return Err(DevNodeError::NoDevice { dev, path: uevent });
     };
@@ -94,13 +94,13 @@ pub enum OpenFor {
     DirectRead,
     /// Writing, for a flush; nothing is written.
     Flush,
-    /// Reading, while nothing in the kernel and no other exclusive opener has it: fails with EBUSY otherwise.
+    /// Reading, exclusively: fails with EBUSY while the kernel or another exclusive opener has the device.
     Claim,
-    /// Writing past the page cache: for those to whom every byte of the device belongs.
+    /// Writing past the page cache: only for a caller to whom every byte of the device belongs.
     DirectWrite,
 }
 
-/// Opens a node and compares the number on the descriptor. May block when the device does not answer.
+/// Opens a node and compares the number on the descriptor. May block while the device does not answer.
 ///
 /// # Errors
 /// [`DevNodeError`].
@@ -131,7 +131,7 @@ fn matches(path: &Path, metadata: &std::fs::Metadata, expected: DevT) -> Result<
     Err(DevNodeError::Wrong { path: path.to_owned(), found, expected })
 }
 
-/// What a file is, in words.
+/// What a file is, as text for a person.
 pub(crate) fn describe(metadata: &std::fs::Metadata) -> String {
     let kind = metadata.file_type();
     if kind.is_block_device() {

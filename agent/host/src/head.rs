@@ -1,13 +1,13 @@
-//! For how long the kernel keeps a multipath head that has lost its last path.
+//! Sets how long the kernel keeps a multipath head that has lost its last path.
 //!
-//! Kernels from about 6.16 have `delayed_removal_secs` on a head. While such a head lives without a path it queues
-//! writes, and sends them as soon as there is a path again. Under a grant that is what its user wants: the device that
-//! comes back is the one that he has open. After a grant the volume may be another node's, so it is set to zero before
-//! paths are taken away on purpose.
+//! Kernels from about 6.16 have `delayed_removal_secs` on a head. While such a head lives without a path it
+//! queues writes, and sends them as soon as a path is back. Under a grant its user wants that: the device
+//! that comes back is the one that they have open. After a grant the volume may belong to another node, so
+//! the time is set to zero before paths are taken away on purpose.
 //!
-//! What is written counts for the next time that the last path goes (`nvme_mpath_remove_disk`). A head that is without
-//! a path already stays for the time that was set then: writing the attribute changes the number and no more
-//! (`delayed_removal_secs_store`), and only a path that comes back calls the removal off (`nvme_init_ns_head`).
+//! The value counts for the next time that the last path goes (`nvme_mpath_remove_disk`). A head that has no
+//! path already stays for the time that was set then: writing the attribute changes only the number
+//! (`delayed_removal_secs_store`), and only a path that comes back cancels the removal (`nvme_init_ns_head`).
 
 use std::io;
 use std::time::Duration;
@@ -16,40 +16,41 @@ use crate::name::DevT;
 use crate::sysfs::Sysfs;
 use crate::work::{WorkError, Workers};
 
-/// Why a head keeps its time.
+/// Why a head keeps another time.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadError {
     /// The attribute could not be read or written.
     #[error("cannot set {path} to {seconds}")]
     Attribute {
-        /// The attribute.
+        /// The attribute `delayed_removal_secs` of the head.
         path: String,
-        /// What it was to be.
+        /// The value that was to be written.
         seconds: u64,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// It was written, and reads otherwise.
+    /// The value was written, but the attribute reads otherwise.
     #[error("cannot set {path} to {seconds}: it reads {found:?}")]
     NotTaken {
-        /// The attribute.
+        /// The attribute `delayed_removal_secs` of the head.
         path: String,
-        /// What it was set to.
+        /// The value that was written.
         seconds: u64,
-        /// What it reads.
+        /// What the attribute reads afterwards.
         found: String,
     },
-    /// The kernel has not answered.
+    /// The deadline passed, earlier work on the same head still runs, or no thread could be started.
     #[error(transparent)]
     Work(#[from] WorkError),
 }
 
-/// Has a head stay for so long without a path (whole seconds), or go with its last path for zero; the time that was set
-/// before. `None` where the kernel knows no such time or the head is gone: there is nothing to do.
+/// Sets how long a head stays without a path (whole seconds; zero: it goes with its last path) and returns
+/// the time that was set before. `None` where the kernel has no such time or the head is gone: there is
+/// nothing to do.
 ///
 /// # Errors
-/// [`HeadError`]; the head may then stay for another time.
+/// [`HeadError`]; the head may then keep another time.
 pub async fn stay_without_paths(
     workers: &Workers,
     sysfs: &Sysfs,

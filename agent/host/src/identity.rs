@@ -4,11 +4,12 @@
 //! same until somebody changes those files.
 //!
 //! Rules for the two files:
-//! - both there: taken as they are. They need not carry the same UUID (Debian's nvme-cli package makes them
-//!   unrelated), which is noted in [`HostIdentity::uuid_differs`]; what matters is that they stay a pair.
-//! - one there: the other is made from it where it carries a UUID, else from a new one.
-//! - none there: a new UUID for both.
-//! - one there that cannot be read or is not valid: an error. It is never replaced: a host that changes its
+//! - Both exist: they are taken as they are. They need not have the same UUID (Debian's nvme-cli package
+//!   makes them unrelated), which [`HostIdentity::uuid_differs`] notes; what matters is that they stay a
+//!   pair.
+//! - One exists: the other is made from its UUID if it has one, else from a new one.
+//! - None exists: a new UUID for both.
+//! - One exists but cannot be read or is not valid: an error. It is never replaced: a host that changes its
 //!   name loses its grants, and two hosts with one name overwrite each other.
 //!
 //! Always holds: what was made is on the disk (fsync of file and directory) before it is used.
@@ -24,7 +25,7 @@ use serde::Serialize;
 use crate::name::{HostId, HostNqn, InvalidName, Portal};
 use crate::sysfs::Topology;
 
-/// Why this host's identity is not known.
+/// Why this host's identity is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// A file could not be read, written or made durable.
@@ -34,62 +35,61 @@ pub enum IdentityError {
         step: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// A file is there and does not hold what it should. It is left as it is.
+    /// A file exists but does not contain what it should. It is left as it is.
     #[error("cannot use {path}: it holds no valid name; correct or remove it")]
     Invalid {
-        /// The file.
+        /// `hostnqn` or `hostid`, with its directory.
         path: PathBuf,
-        /// The rule that is broken.
+        /// The rule that its text breaks.
         #[source]
         source: InvalidName,
     },
-    /// Controllers are connected under the same host NQN with another host identifier, or the other way
-    /// round: newer kernels (6.12 does, 6.1 does not) refuse every further connect then.
+    /// A controller is connected under our host NQN with another host identifier, or the other way round.
+    /// Newer kernels (6.12 does, 6.1 does not) refuse every further connect then.
     #[error(
         "{controller} is connected as host NQN {nqn} with host id {id}, but this host is {own_nqn} with host \
          id {own_id}; disconnect it, or make the files under /etc/nvme the same pair"
     )]
     Clash {
-        /// The controller.
+        /// Its kernel name, such as `nvme3`.
         controller: String,
-        /// Its host NQN.
+        /// The host NQN that it is connected with.
         nqn: String,
-        /// Its host identifier.
+        /// The host identifier that it is connected with.
         id: String,
-        /// Ours.
+        /// The host NQN in this host's file.
         own_nqn: HostNqn,
-        /// Ours.
+        /// The host identifier in this host's file.
         own_id: HostId,
     },
-    /// The interface for storage has no usable address.
+    /// The storage interface has no usable address: link-local ones do not count.
     #[error("interface {interface} has no address")]
     NoAddress {
-        /// The interface.
+        /// Its name, such as `eth1`.
         interface: String,
     },
 }
 
-/// Who this host is.
+/// This host's names to a target, and its boot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostIdentity {
-    /// Its name to a target.
+    /// The name under which targets know it.
     pub host_nqn: HostNqn,
-    /// Its identifier to a target.
+    /// The identifier that goes with that name.
     pub host_id: HostId,
-    /// The host NQN carries a UUID and it is not the host identifier: valid, and worth a word to the
-    /// operator.
+    /// The host NQN contains a UUID that is not the host identifier: valid, but an operator should see it.
     pub uuid_differs: bool,
-    /// Which boot this is: changes with every boot, and with nothing else.
+    /// Which boot this is (`/proc/sys/kernel/random/boot_id`): changes with every boot and with nothing else.
     pub boot_id: String,
     /// The running kernel, such as `6.12.48-cloud-amd64`.
     pub kernel_release: String,
 }
 
-/// Where the parts are read.
+/// The directories that the identity is read from.
 #[derive(Debug, Clone)]
 pub struct IdentitySource {
     etc_nvme: PathBuf,
@@ -108,7 +108,7 @@ impl IdentitySource {
         Self { etc_nvme: etc_nvme.into(), proc_root: proc_root.into() }
     }
 
-    /// Reads the identity, and makes what is missing of it. A few small files; call it at start.
+    /// Reads the identity and makes whatever is missing. A few small files: call it at start.
     ///
     /// # Errors
     /// [`IdentityError`].
@@ -118,7 +118,7 @@ impl IdentitySource {
         self.identity(names)
     }
 
-    /// The identity of these names, as of this boot.
+    /// Adds this boot and this kernel to the names.
     ///
     /// # Errors
     /// [`IdentityError::File`] when `/proc` cannot be read.
@@ -142,10 +142,10 @@ impl IdentitySource {
         }
     }
 
-    /// What the two files hold. Nothing is made.
+    /// Reads the two files. Makes nothing.
     ///
     /// # Errors
-    /// [`IdentityError`] for a file that is there and cannot be read or is not valid.
+    /// [`IdentityError`] for a file that exists but cannot be read or is not valid.
     pub fn names(&self) -> Result<FoundNames, IdentityError> {
         Ok(FoundNames {
             host_nqn: read_name(&self.etc_nvme.join("hostnqn"), HostNqn::parse)?,
@@ -153,17 +153,17 @@ impl IdentitySource {
         })
     }
 
-    /// Writes what is missing of these names, durably. A file that is there is left as it is.
+    /// Writes, durably, whichever of these names is missing. A file that exists is left as it is.
     ///
     /// # Errors
-    /// [`IdentityError`]; then one of the two may be written.
+    /// [`IdentityError`]; one of the two may have been written then.
     pub fn keep(&self, names: &HostNames) -> Result<(), IdentityError> {
         let found = self.names()?;
         if found.whole().is_some() {
             return Ok(());
         }
         make_directory(&self.etc_nvme)?;
-        // The identifier first: a crash in between leaves the one from which the other follows.
+        // The identifier first: a crash in between leaves the one from which the other is made.
         if found.host_id.is_none() {
             write_durably(&self.etc_nvme.join("hostid"), &format!("{}\n", names.host_id))?;
         }
@@ -174,12 +174,12 @@ impl IdentitySource {
     }
 }
 
-/// The two names of a host.
+/// The two names of a host, which belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostNames {
-    /// Its name to a target.
+    /// The name under which targets know it.
     pub host_nqn: HostNqn,
-    /// Its identifier to a target.
+    /// The identifier that goes with that name.
     pub host_id: HostId,
 }
 
@@ -192,25 +192,25 @@ impl std::fmt::Display for HostNames {
 /// What the two files hold; `None` for one that is missing or empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FoundNames {
-    /// `hostnqn`.
+    /// From the file `hostnqn`.
     pub host_nqn: Option<HostNqn>,
-    /// `hostid`.
+    /// From the file `hostid`.
     pub host_id: Option<HostId>,
 }
 
 impl FoundNames {
-    /// Both, where both are there.
+    /// Both names, where both files have one.
     pub fn whole(&self) -> Option<HostNames> {
         Some(HostNames { host_nqn: self.host_nqn.clone()?, host_id: self.host_id? })
     }
 
-    /// Whether nothing that is there is another name than these.
+    /// Whether every name that was found is the same as in `names`.
     pub fn fit(&self, names: &HostNames) -> bool {
         self.host_nqn.as_ref().is_none_or(|nqn| *nqn == names.host_nqn)
             && self.host_id.is_none_or(|id| id == names.host_id)
     }
 
-    /// Both: what is missing follows from the other where that carries a UUID, else from a new one.
+    /// Both names. A missing one is made from the other's UUID, else from a new one.
     pub fn completed(&self) -> HostNames {
         let embedded = || self.host_nqn.as_ref().and_then(HostNqn::embedded_uuid);
         let host_id = self.host_id.or_else(embedded).unwrap_or_else(random_host_id);
@@ -220,7 +220,8 @@ impl FoundNames {
 }
 
 impl HostIdentity {
-    /// Compares with what the kernel is connected as. Controllers of other, unrelated names are no clash.
+    /// Compares with the names that the kernel's controllers are connected with. A controller with two other
+    /// names is no clash.
     ///
     /// # Errors
     /// [`IdentityError::Clash`].
@@ -268,8 +269,8 @@ fn make_directory(path: &Path) -> Result<(), IdentityError> {
     })
 }
 
-/// Writes a file that is either not there or whole, also after a crash: temporary file, fsync, rename, fsync
-/// of the directory.
+/// Writes a file that is missing or whole, even after a crash: temporary file, fsync, rename, fsync of the
+/// directory.
 fn write_durably(path: &Path, text: &str) -> Result<(), IdentityError> {
     let failed = |step, path: &Path| {
         let path = path.to_owned();
@@ -289,7 +290,7 @@ fn write_durably(path: &Path, text: &str) -> Result<(), IdentityError> {
     File::open(directory).and_then(|dir| dir.sync_all()).map_err(failed("sync", directory))
 }
 
-/// Addresses of one interface, link-local ones left out: what the controller matches against a target's
+/// Addresses of one interface without its link-local ones: the controller compares them with a target's
 /// sessions.
 ///
 /// # Errors
@@ -317,7 +318,7 @@ pub fn interface_addresses(interface: &str) -> Result<Vec<IpAddr>, IdentityError
     Ok(addresses)
 }
 
-/// The address that this host would use towards a portal, by its routing table; nothing is sent.
+/// The address that this host would use towards a portal, by its routing table. Sends nothing.
 ///
 /// # Errors
 /// [`IdentityError::File`] when there is no route.

@@ -6,13 +6,13 @@
 //! bind mounts of them ([`mounts`]), and who may write to a namespace ([`reservations`]).
 //!
 //! Comes in: what somebody wants connected, deleted, read or mounted, always by name (NQN, UUID, address).
-//! Goes out: what the kernel says, with its source; never an opinion kept from earlier.
+//! Goes out: what the kernel says, with its source; never a conclusion kept from earlier.
 //!
 //! Always holds:
 //! - It knows nothing of CSI, gRPC or the controller.
 //! - A kernel call that may block for ever runs on a thread of its own with a deadline ([`work`]): it never
 //!   occupies tokio's workers, nor a pool that another volume needs.
-//! - "Could not look" is an answer of its own and never reads as "there is none".
+//! - "Could not be read" is an answer of its own and never means "there is none".
 //! - Nothing is found by number: a controller is verified by subsystem NQN, host NQN and incarnation on an
 //!   open directory, a device by NQN → namespace identity → `dev_t` on an open file descriptor.
 

@@ -1,4 +1,4 @@
-//! Whether this kernel can speak NVMe/TCP, with an attempt to make it so.
+//! Checks that this kernel can speak NVMe/TCP, and tries to load the module where it cannot.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,30 +15,30 @@ const MODPROBE: Duration = Duration::from_secs(30);
 /// Why NVMe/TCP cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModuleError {
-    /// The module is not there and could not be loaded.
+    /// The module is missing and could not be loaded.
     #[error(
         "NVMe/TCP is not available ({missing}); run `modprobe nvme-tcp` on this node, and list nvme-tcp in \
          /etc/modules-load.d/ (modprobe said: {said})"
     )]
     Missing {
-        /// What was looked for in vain.
+        /// The path that should exist and does not.
         missing: String,
         /// What `modprobe` said, or why it could not be run.
         said: String,
     },
-    /// The kernel's interface is there and cannot be opened.
+    /// The kernel's interface exists but cannot be opened.
     #[error("cannot open {path}; the agent needs a privileged container with the host's /dev")]
     NotPermitted {
-        /// The device.
+        /// The fabrics device, usually `/dev/nvme-fabrics`.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
 }
 
-/// Makes sure that the kernel has NVMe/TCP: the fabrics device is there and can be opened, and the transport
-/// is loaded. Runs `modprobe nvme-tcp` once where it is not.
+/// Makes sure that the kernel has NVMe/TCP: the fabrics device can be opened, and the transport is loaded.
+/// Runs `modprobe nvme-tcp` once where either is missing.
 ///
 /// # Errors
 /// [`ModuleError`], which names the command to run.
@@ -55,14 +55,14 @@ pub async fn ensure_nvme_tcp(sysfs: &Sysfs, device: &Path, modprobe: &Path) -> R
 
 fn missing(sysfs: &Sysfs, device: &Path) -> Option<String> {
     let module = sysfs.root().join("module/nvme_tcp");
-    // Also there when it is built in: it has parameters.
+    // It exists for a built-in transport too: that has parameters.
     if !module.exists() {
         return Some(format!("no {}", module.display()));
     }
     (!device.exists()).then(|| format!("no {}", device.display()))
 }
 
-/// Runs `modprobe nvme-tcp`; returns what it said, for the error. Its exit code decides nothing.
+/// Runs `modprobe nvme-tcp` and returns its output, for the error. Its exit code decides nothing.
 async fn run_modprobe(program: &Path) -> String {
     let run = Command::new(program).arg("nvme-tcp").stdin(Stdio::null()).kill_on_drop(true).output();
     match tokio::time::timeout(MODPROBE, run).await {

@@ -1,7 +1,8 @@
 //! `/proc/PID/mountinfo`, parsed (`Documentation/filesystems/proc.rst`, section 3.5).
 //!
-//! Always holds: what is a name in it (paths, sources, types) may be any bytes. That is why it is parsed here: the
-//! crate `procfs` reads text, and a mount of an ordinary user whose name is none would make all others unreadable.
+//! Always holds: the names in it (paths, sources, types) may be any bytes. That is why it is parsed here: the
+//! crate `procfs` reads text, so one mount of an ordinary user with a name that is no text would make all
+//! others unreadable.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -24,13 +25,13 @@ pub struct MountEntry {
     pub mount_point: PathBuf,
     /// Type of the file system, such as `ext4` or `devtmpfs`.
     pub fs_type: String,
-    /// What was mounted, such as `/dev/nvme0n1`; whatever the file system wants to say.
+    /// What was mounted, such as `/dev/nvme0n1`, or whatever else the file system shows there.
     pub source: String,
     /// Whether this mount is read-only.
     pub read_only: bool,
 }
 
-/// A line that does not have the form it should have.
+/// A line of another form than mountinfo's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unexpected line in mountinfo: {0:?}")]
 pub struct UnexpectedLine(String);
@@ -38,7 +39,7 @@ pub struct UnexpectedLine(String);
 /// Parses a whole file.
 ///
 /// # Errors
-/// [`UnexpectedLine`] for the first line that cannot be read: to leave it out would be to overlook a mount.
+/// [`UnexpectedLine`] for the first line that cannot be read: leaving it out could overlook a mount.
 pub fn parse(text: &[u8]) -> Result<Vec<MountEntry>, UnexpectedLine> {
     text.split(|byte| *byte == b'\n')
         .filter(|line| !line.is_empty())

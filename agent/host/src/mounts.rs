@@ -3,11 +3,11 @@
 //! Comes in: a device node with its number, and a target path. Goes out: what is at the target now.
 //!
 //! Always holds:
-//! - Nothing is removed but one empty regular file, one device node or one empty directory, by `unlink` or `rmdir`:
-//!   never recursively, never while something is mounted there.
-//! - Nothing outside the kubelet's directory is touched, and no link is followed below it (`mounts/target.rs`).
-//! - Success means that the target was looked at afterwards, also from where the kubelet sees it.
-//! - A target with another device on it is never taken over: it is named in the error.
+//! - It removes only one empty regular file, one device node or one empty directory, by `unlink` or `rmdir`:
+//!   never recursively, and never while something is mounted there.
+//! - It touches nothing outside the kubelet's directory, and follows no link below it (`mounts/target.rs`).
+//! - Success means that the target was read afterwards, also from where the kubelet sees it.
+//! - A target with another device on it is never taken over: the error names that device.
 //! - Everything runs on a thread of its own with a deadline, one per target at a time.
 
 mod target;
@@ -24,85 +24,85 @@ use crate::name::DevT;
 use crate::work::{WorkError, Workers};
 use target::Spot;
 
-/// How many mounts stacked on one target are taken off in one call.
+/// How many mounts, stacked on one target, one call unmounts at most.
 const MAX_STACK: usize = 8;
 
 /// What is at a target path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TargetState {
-    /// Nothing.
+    /// No file of that name exists.
     Missing,
-    /// An empty regular file, nothing mounted on it: a leftover of an earlier call, or made for it.
+    /// An empty regular file with nothing mounted on it: left by an earlier call, or made for it.
     EmptyFile,
-    /// A directory, nothing mounted on it.
+    /// A directory with nothing mounted on it.
     Directory,
     /// A block device node is mounted there.
     Device(DevT),
     /// A block device node with nothing mounted on it: left by a crash.
     Node(DevT),
-    /// Something else, in words: mounted or not, it is not ours to touch.
+    /// Something else, as text for a person: mounted or not, it is not ours to touch.
     Other(String),
 }
 
 /// Why an operation on a target failed.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// The target could not be looked at.
+    /// The target, or what is at it, could not be read.
     #[error("cannot inspect {path}")]
     Look {
-        /// The path.
+        /// The path that was read.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// The list of mounts could not be read.
+    /// The list of mounts has a line of an unknown form.
     #[error("cannot read {path}")]
     MountInfo {
-        /// The file.
+        /// The mountinfo file that was read.
         path: PathBuf,
-        /// The cause.
+        /// That line.
         #[source]
         source: UnexpectedLine,
     },
-    /// The target is not where targets are.
+    /// The target is not below the directory where this agent publishes.
     #[error(
         "{target} is not below {below}, where this agent publishes volumes; set --kubelet-dir to the kubelet's \
          --root-dir"
     )]
     Outside {
-        /// The target.
+        /// The path that the kubelet asked for.
         target: PathBuf,
-        /// Where it should be.
+        /// The directory that it has to be below (`--kubelet-dir`).
         below: PathBuf,
     },
-    /// It is mounted here, and the kubelet does not see it.
+    /// The device is mounted in the agent's mount namespace, but the kubelet does not see it there.
     #[error(
         "{target} is mounted in the agent's mount namespace alone, and the node sees {found} there; mount \
          {below} into the agent with mountPropagation: Bidirectional (a shared mount)"
     )]
     Unseen {
-        /// The target.
+        /// The path that the kubelet asked for.
         target: PathBuf,
-        /// What process 1 sees there.
+        /// What process 1 sees there, as text for a person.
         found: String,
-        /// What has to be shared.
+        /// The directory that has to be shared.
         below: PathBuf,
     },
-    /// There is another device on the target, or something that is not ours.
+    /// The target has another device on it, or something that is not ours.
     #[error("{target} holds {found}, expected {expected}")]
     Occupied {
-        /// The target.
+        /// The path that the kubelet asked for.
         target: PathBuf,
-        /// What is there.
+        /// What is there, as text for a person.
         found: String,
-        /// What should be there.
+        /// What should be there, as text for a person.
         expected: String,
     },
-    /// The device node is not what it should be.
+    /// The device's node is missing, or is not the device that was meant.
     #[error("cannot publish the device")]
     Node {
-        /// The cause.
+        /// What is wrong with it.
         #[source]
         source: DevNodeError,
     },
@@ -113,32 +113,32 @@ pub enum MountError {
         call: &'static str,
         /// What it acted on.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// It was done, and looking afterwards shows something else.
+    /// The call succeeded, but the target shows something else afterwards.
     #[error("{target} holds {found} afterwards, expected {expected}")]
     NotAsDone {
-        /// The target.
+        /// The path that the kubelet asked for.
         target: PathBuf,
-        /// What is there.
+        /// What is there, as text for a person.
         found: String,
-        /// What should be there.
+        /// What should be there, as text for a person.
         expected: String,
     },
-    /// Not in time, or no thread.
+    /// The deadline passed, earlier work on the same target still runs, or no thread could be started.
     #[error("cannot finish the work on {target}")]
     Work {
-        /// The target.
+        /// The path that the kubelet asked for.
         target: PathBuf,
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
 }
 
-/// Works on targets in our own mount namespace.
+/// Binds and releases devices on targets, in our own mount namespace. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Mounts {
     below: PathBuf,
@@ -147,12 +147,12 @@ pub struct Mounts {
 }
 
 impl Mounts {
-    /// Works below this directory only, and looks at what it made as process 1 sees it.
+    /// Works below this directory only, and checks its mounts as process 1 sees them.
     pub fn new(workers: Workers, below: impl Into<PathBuf>) -> Self {
         Self { below: below.into(), init: PathBuf::from("/proc/1"), workers }
     }
 
-    /// The directory that targets have to be in.
+    /// The directory that targets have to be below.
     pub fn below(&self) -> &Path {
         &self.below
     }
@@ -171,10 +171,10 @@ impl Mounts {
         }
     }
 
-    /// What is at a target.
+    /// Reads what is at a target.
     ///
     /// # Errors
-    /// [`MountError`] when it could not be looked at.
+    /// [`MountError`] when that could not be read.
     pub async fn state(&self, target: &Path, deadline: Duration) -> Result<TargetState, MountError> {
         self.work(target, deadline, |this, target| this.look(target)).await
     }
@@ -184,19 +184,20 @@ impl Mounts {
     /// # Errors
     /// [`MountError`] when the list could not be read.
     pub fn list(&self) -> Result<Vec<MountEntry>, MountError> {
-        // Of this very thread, whatever namespace the others are in.
+        // This thread's own, in whatever namespace the others are.
         let path = || PathBuf::from("/proc/thread-self/mountinfo");
         let bytes = std::fs::read(path()).map_err(|source| MountError::Look { path: path(), source })?;
         mountinfo::parse(&bytes).map_err(|source| MountError::MountInfo { path: path(), source })
     }
 
-    /// Binds a device node on a target file, which is made if it is missing (its directory must exist). With
-    /// `read_only` the mount says so; that keeps nobody from writing to the device, whose node is no file of the file
-    /// system that it lies in. Repeating it with the same device is a success that changes nothing.
+    /// Binds a device node on a target file, and makes the file if it is missing (its directory must exist).
+    /// With `read_only` the mount says that it is read-only. That keeps nobody from writing to the device:
+    /// its node is no file of the file system that it is in. Repeating it with the same device succeeds and
+    /// changes nothing.
     ///
     /// # Errors
-    /// [`MountError`]; `Occupied` when another device is there, also one whose number has been reused; `Unseen` when
-    /// the machine does not see what was mounted, which is then taken off again.
+    /// [`MountError`]: `Occupied` when another device is there, even one whose number has been reused;
+    /// `Unseen` when the machine does not see the mount, which is then unmounted again.
     pub async fn bind_device(
         &self,
         node: &Path,
@@ -209,10 +210,10 @@ impl Mounts {
         self.work(target, deadline, move |this, target| this.bind(&node, dev, target, read_only)).await
     }
 
-    /// Whether the mount at a target says that it is read-only; nothing there says no.
+    /// Whether the mount at a target says that it is read-only; false where there is none.
     ///
     /// # Errors
-    /// [`MountError`] when it could not be looked at.
+    /// [`MountError`] when that could not be read.
     pub async fn is_read_only(&self, target: &Path, deadline: Duration) -> Result<bool, MountError> {
         self.work(target, deadline, |this, target| {
             let Some(found) = this.spot(target)?.map(|spot| spot.look()).transpose()?.flatten() else {
@@ -223,11 +224,11 @@ impl Mounts {
         .await
     }
 
-    /// Takes off whatever device node is mounted on a target, and removes the file or node. A target that is missing
+    /// Unmounts whatever device node is mounted on a target, and removes the file or node. A missing target
     /// is a success. With `expected`, a device of another number is left alone.
     ///
     /// # Errors
-    /// [`MountError`]; `Occupied` for anything that is not a device node or an empty file.
+    /// [`MountError`]: `Occupied` for anything but a device node or an empty file.
     pub async fn release_device(
         &self,
         target: &Path,
@@ -237,10 +238,11 @@ impl Mounts {
         self.work(target, deadline, move |this, target| this.release(target, expected)).await
     }
 
-    /// Removes an empty directory with nothing mounted on it; missing is a success.
+    /// Removes an empty directory with nothing mounted on it. A missing one is a success.
     ///
     /// # Errors
-    /// [`MountError`]; `Occupied` when it is mounted or no directory; `Call` when it is not empty.
+    /// [`MountError`]: `Occupied` when something is mounted or it is no directory; `Call` when it is not
+    /// empty.
     pub async fn remove_directory(&self, target: &Path, deadline: Duration) -> Result<(), MountError> {
         self.work(target, deadline, |this, target| {
             let Some(spot) = this.spot(target)? else { return Ok(()) };
@@ -277,7 +279,7 @@ impl Mounts {
         self.mount(node, &spot, target)?;
         let finished = self.finish(&spot, dev, target, read_only);
         if finished.is_err() {
-            // Nothing is left that nobody was told of.
+            // A mount that was not reported must not stay.
             let _ = spot.unmount();
         }
         finished
@@ -293,10 +295,10 @@ impl Mounts {
         call("mount --bind", target, mounted.map_err(io::Error::from))
     }
 
-    /// What has to hold of a mount before it is reported.
+    /// Checks what has to hold of a mount before it is reported.
     fn finish(&self, spot: &Spot, dev: DevT, target: &Path, read_only: bool) -> Result<(), MountError> {
         if read_only && let Some(mounted) = spot.look()? {
-            // What a bind mount says of itself is set by mounting it again. A node needs neither of the other two.
+            // A bind mount gets its own flags only by a second mount. A node needs neither of the other two.
             let flags = MsFlags::MS_BIND
                 | MsFlags::MS_REMOUNT
                 | MsFlags::MS_RDONLY

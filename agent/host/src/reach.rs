@@ -1,9 +1,9 @@
-//! Whether a portal takes TCP connections: asked from user space, where it holds nobody up.
+//! Checks from user space whether a portal accepts TCP connections: there it holds nobody up.
 //!
-//! Comes in: a portal and how long to wait. Goes out: whether anything at its address has answered.
+//! Comes in: a portal and how long to wait. Goes out: whether anything at its address answered.
 //!
-//! The kernel makes one NVMe connection at a time and waits 3 s for a portal that drops packets; all other connects of
-//! the host wait behind it. So who is to be connected is asked here first.
+//! The kernel makes one NVMe connection at a time and waits 3 s for a portal that drops packets, while all
+//! other connects of the host wait behind it. So each portal is checked here first.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -13,20 +13,20 @@ use tokio::time::timeout;
 
 use crate::name::Portal;
 
-/// What a portal was seen to do.
+/// What a portal did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reached {
-    /// Its address answers: it took the connection, or refused it at once.
+    /// Its address answers: it accepted the connection, or refused it at once.
     Answers,
-    /// It does not, with the reason in words.
+    /// Its address does not answer; the text says why.
     Silent(String),
 }
 
-/// Asks a portal with one plain TCP connection, which is closed at once. Cancel safe.
+/// Opens one plain TCP connection to a portal and closes it at once. Cancel safe.
 pub async fn reach(portal: Portal, patience: Duration) -> Reached {
     match timeout(patience, TcpStream::connect(portal.address())).await {
         Ok(Ok(_)) => Reached::Answers,
-        // Somebody is there; the kernel is told the same in no time.
+        // Somebody is there, and will refuse the kernel just as fast.
         Ok(Err(error))
             if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset) =>
         {

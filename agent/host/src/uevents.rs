@@ -4,13 +4,13 @@
 //! out: typed [`HostEvent`]s to any number of listeners.
 //!
 //! Always holds:
-//! - An event is a hint to look, never a fact to act on: listeners read sysfs again.
+//! - An event is a hint to read sysfs again, never a fact to act on.
 //! - Events that were lost, in the socket or because a listener was slow, arrive as [`HostEvent::Overrun`],
-//!   upon which a listener looks at everything.
-//! - Not everything has an event: the kernel sends none when a controller loses its connection or when an
-//!   ANA state changes. A slow sweep of sysfs is needed as well.
-//! - Uevents reach the network namespace of the host (and those that it shares its devices with): in another
-//!   one there is silence.
+//!   upon which a listener reads everything.
+//! - Not everything has an event: the kernel sends none when a controller loses its connection or when an ANA
+//!   state changes. A slow sweep of sysfs is needed as well.
+//! - Uevents reach the network namespace of the host (and those that it shares its devices with). In any
+//!   other one there are none.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -30,7 +30,7 @@ const SOCKET_BYTES: usize = 4 << 20;
 /// Events that a listener may lag behind before it gets an overrun instead.
 const LISTENER_EVENTS: usize = 1024;
 
-/// Failures of the socket in a row, without one event between, after which it is given up.
+/// Failures of the socket in a row, with no event in between, after which it is given up.
 const MAX_FAILURES: u32 = 1000;
 
 /// What the kernel did.
@@ -40,7 +40,7 @@ pub enum Action {
     Add,
     /// A device changed: size, read-only flag, partition table, or `NVME_EVENT`.
     Change,
-    /// A device went.
+    /// A device went away.
     Remove,
     /// Anything else (bind, unbind, online, …).
     Other,
@@ -55,22 +55,23 @@ pub enum DeviceKind {
     NvmeSubsystem,
     /// A block device, such as `nvme0n1`, also `dm-0` and `loop0`.
     Block,
-    /// The device by which controllers are made: it says something only when it is asked to ([`Uevents::prove`]).
+    /// The device through which controllers are made: it has events only when [`Uevents::prove`] asks for
+    /// one.
     FabricsControl,
 }
 
 /// One event about one device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceEvent {
-    /// What happened.
+    /// What the kernel did to the device.
     pub action: Action,
-    /// To what kind of device.
+    /// Which kind of device it is.
     pub kind: DeviceKind,
-    /// Its kernel name.
+    /// Its kernel name, such as `nvme0n1`.
     pub name: String,
-    /// Its device number, if it has one.
+    /// Its device number; `None` for one without a device node.
     pub dev: Option<DevT>,
-    /// The kernel's number of the event, rising by one.
+    /// The kernel's number of the event (`SEQNUM`), rising by one over all events of the host.
     pub sequence: u64,
     /// `NVME_EVENT` of a controller, such as `connected` (since 5.18).
     pub nvme_event: Option<String>,
@@ -81,46 +82,46 @@ pub struct DeviceEvent {
 pub enum HostEvent {
     /// Something happened to a device.
     Device(DeviceEvent),
-    /// Events were lost: look at everything.
+    /// Events were lost: read everything.
     Overrun,
 }
 
-/// Why events cannot be listened to.
+/// Why there are no kernel events to listen to.
 #[derive(Debug, thiserror::Error)]
 pub enum UeventError {
-    /// A step of setting the monitor up failed.
+    /// The monitor could not be set up.
     #[error("cannot listen to kernel events: {step}")]
     Setup {
-        /// The step.
+        /// What was being done, such as `socket pair`.
         step: &'static str,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
     /// The kernel could not be asked for an event.
     #[error("cannot write to {path}")]
     Ask {
-        /// The file.
+        /// The `uevent` file of the fabrics device.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// The kernel was asked for an event, and none came.
+    /// The kernel was asked for an event, but none arrived.
     #[error(
         "no kernel event arrived within {waited:?} of asking for one by {path}: kernel events reach only the \
          host's network namespace; run the agent with hostNetwork"
     )]
     Silent {
-        /// The file by which it was asked.
+        /// The `uevent` file of the fabrics device.
         path: PathBuf,
-        /// How long it was waited for.
+        /// How long the wait was.
         waited: Duration,
     },
 }
 
-/// Whether a kernel of this release says when a controller has connected (`NVME_EVENT=connected`): since 5.18.
-/// Vendors' kernels with older numbers may, too; that shows when one is heard.
+/// Whether a kernel of this release reports when a controller has connected (`NVME_EVENT=connected`): since
+/// 5.18. A vendor's kernel with an older number may do so too; the first such event shows it.
 #[must_use]
 pub fn tells_connections(kernel_release: &str) -> bool {
     let mut numbers = kernel_release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
@@ -138,7 +139,7 @@ pub struct Uevents {
     _stop: UnixStream,
 }
 
-/// One listener's end.
+/// One listener: it gets every event from when it was made.
 #[derive(Debug)]
 pub struct UeventListener {
     receiver: broadcast::Receiver<HostEvent>,
@@ -172,13 +173,13 @@ impl Uevents {
         }
     }
 
-    /// A listener for events from now on.
+    /// A new listener for events from now on.
     pub fn listen(&self) -> UeventListener {
         UeventListener { receiver: self.sender.subscribe() }
     }
 
-    /// Shows that events arrive: asks the kernel for one of the fabrics device, which nobody else acts on, and waits
-    /// for it. `sysfs` is where sysfs is mounted.
+    /// Proves that events arrive: asks the kernel for an event of the fabrics device, which nobody else acts
+    /// on, and waits for it. `sysfs` is where sysfs is mounted.
     ///
     /// # Errors
     /// [`UeventError::Ask`] and [`UeventError::Silent`].
@@ -206,7 +207,7 @@ impl Uevents {
         }
     }
 
-    /// A source without a kernel, for tests: what is sent to the second part arrives at listeners.
+    /// A source without a kernel, for tests: what is sent into the second part arrives at listeners.
     #[cfg(any(test, feature = "fixtures"))]
     pub fn scripted() -> (Self, broadcast::Sender<HostEvent>) {
         let (sender, _) = broadcast::channel(LISTENER_EVENTS);
@@ -226,7 +227,7 @@ impl UeventListener {
         }
     }
 
-    /// Drops what has arrived so far: for a listener that is about to look at everything anyway.
+    /// Drops what has arrived so far: for a listener that is about to read everything anyway.
     pub fn clear(&mut self) {
         self.receiver = self.receiver.resubscribe();
     }
@@ -241,7 +242,7 @@ fn open_monitor() -> Result<udev::MonitorSocket, UeventError> {
         .and_then(|builder| builder.match_subsystem("nvme-fabrics"))
         .map_err(setup("monitor"))?;
     let monitor = builder.listen().map_err(setup("receiving"))?;
-    // Beyond the system's limit only with CAP_NET_ADMIN; less room only means an overrun sooner.
+    // Beyond the system's limit only with CAP_NET_ADMIN; less room only means an earlier overrun.
     let borrowed = BorrowedMonitor(&monitor);
     if setsockopt(&borrowed, sockopt::RcvBufForce, &SOCKET_BYTES).is_err() {
         let _ = setsockopt(&borrowed, sockopt::RcvBuf, &SOCKET_BYTES);
@@ -249,7 +250,7 @@ fn open_monitor() -> Result<udev::MonitorSocket, UeventError> {
     Ok(monitor)
 }
 
-/// libudev's descriptor through the standard library's trait.
+/// libudev's descriptor as the standard library's trait.
 struct BorrowedMonitor<'a>(&'a udev::MonitorSocket);
 
 impl AsFd for BorrowedMonitor<'_> {
@@ -261,7 +262,7 @@ impl AsFd for BorrowedMonitor<'_> {
     }
 }
 
-/// Hands events on until `stopped` is closed.
+/// Passes events on until `stopped` is closed.
 fn listen(monitor: &udev::MonitorSocket, stopped: &UnixStream, events: &broadcast::Sender<HostEvent>) {
     let borrowed = BorrowedMonitor(monitor);
     let mut failures = 0;
@@ -280,7 +281,7 @@ fn listen(monitor: &udev::MonitorSocket, stopped: &UnixStream, events: &broadcas
             Ok(_) => {}
         }
         let drained = drain(monitor, events);
-        // Waking up for nothing is no failure: events of other subsystems are left out only on this side.
+        // Waking up for nothing is no failure: events of other subsystems are filtered out only on this side.
         failures = if drained.lost && drained.events == 0 { failures + 1 } else { 0 };
         if drained.lost {
             let _ = events.send(HostEvent::Overrun);
@@ -295,14 +296,14 @@ struct Drained {
     lost: bool,
 }
 
-/// Hands on what is in the socket.
+/// Passes on what is in the socket.
 fn drain(monitor: &udev::MonitorSocket, events: &broadcast::Sender<HostEvent>) -> Drained {
     let mut drained = Drained { events: 0, lost: false };
     let mut iterator = monitor.iter();
     while drained.events < LISTENER_EVENTS {
         let Some(event) = iterator.next() else {
-            // libudev leaves its reason in errno. An overflow (ENOBUFS) is told once, before the events that
-            // are still there (seen on 6.1); what else is not "empty" may have lost something as well.
+            // libudev leaves its reason in errno. An overflow (ENOBUFS) is reported once, before the events
+            // that are still there (seen on 6.1). Any other reason than "empty" may have lost something too.
             let reason = io::Error::last_os_error();
             drained.lost = reason.kind() != io::ErrorKind::WouldBlock;
             break;

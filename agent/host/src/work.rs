@@ -1,12 +1,12 @@
 //! Kernel calls that may block for ever, on threads of their own.
 //!
-//! Comes in: a closure, a key that says what it acts on, a deadline. Goes out: its result, or the fact that
+//! Comes in: a closure, a key that names what it acts on, a deadline. Goes out: its result, or the fact that
 //! it is still running.
 //!
 //! Always holds:
 //! - One thread per piece of work: a call in D state costs one thread, never a place in a pool.
-//! - At most one piece of work per key: a wedged device cannot collect threads, the second caller is told
-//!   since when the first has been running. Work without a key is bounded by its name.
+//! - At most one piece of work per key: a device that hangs cannot collect threads, and the second caller
+//!   learns for how long the first has been running. Work without a key is limited by its name.
 //! - A thread whose caller has gone away finishes; what it returns is dropped on its own thread.
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,10 +19,10 @@ use tokio::sync::oneshot;
 /// Why a piece of blocking work gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// The deadline passed; the thread goes on by itself.
+    /// The deadline passed. The thread goes on without its caller.
     #[error("{what} did not finish within {deadline:?}; it goes on in the background")]
     Overdue {
-        /// What was being done, for the reader.
+        /// What was being done, as text for a person.
         what: String,
         /// The deadline that passed.
         deadline: Duration,
@@ -30,24 +30,24 @@ pub enum WorkError {
     /// An earlier piece of work on the same key has not finished yet.
     #[error("{what} has been running for {:.1} s; not started again", running.as_secs_f64())]
     Busy {
-        /// What was being done, for the reader.
+        /// What was being done, as text for a person.
         what: String,
         /// For how long the earlier one has been running.
         running: Duration,
     },
-    /// The operating system gave no thread.
+    /// The operating system could not start a thread.
     #[error("cannot start a thread for {what}")]
     Spawn {
-        /// What was to be done.
+        /// What was to be done, as text for a person.
         what: String,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
     /// The work panicked. Its result is unknown.
     #[error("{what} ended without a result")]
     Lost {
-        /// What was being done.
+        /// What was being done, as text for a person.
         what: String,
     },
 }
@@ -56,11 +56,12 @@ pub enum WorkError {
 #[derive(Debug, Clone, Default)]
 pub struct Workers {
     running: Arc<Mutex<HashMap<String, Instant>>>,
-    /// How long work takes that is done on the caller's own thread; `None`: each on a thread of its own.
+    /// The simulated duration of work that is done on the caller's own thread; `None` for a thread of its own
+    /// each.
     in_place: Option<Duration>,
 }
 
-/// Takes the key out of the table when the work ends, also by panic.
+/// Takes the key out of the table when the work ends, even by a panic.
 struct Slot {
     workers: Workers,
     key: String,
@@ -78,14 +79,14 @@ impl Workers {
         Self::default()
     }
 
-    /// For simulations, in which no thread may run beside the simulated ones: work is done where it is asked for,
-    /// after `delay` of the runtime's own clock.
+    /// For simulations, in which no thread may run beside the simulated ones: the work is done on the
+    /// caller's thread, after `delay` of the runtime's own clock.
     pub fn in_place(delay: Duration) -> Self {
         Self { in_place: Some(delay), ..Self::default() }
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
-        // The table is consistent at every point where a holder could panic.
+        // The table is consistent at every point where its owner could panic.
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -98,16 +99,16 @@ impl Workers {
         Ok(Slot { workers: self.clone(), key: key.to_owned() })
     }
 
-    /// What is running now, with its age: for an operator who wants to know what is stuck.
+    /// What is running now, with its age: for an operator who searches for what is stuck.
     pub fn running(&self) -> Vec<(String, Duration)> {
         self.table().iter().map(|(key, since)| (key.clone(), since.elapsed())).collect()
     }
 
-    /// Runs `work` on a thread of its own and waits for it at most `deadline`. `key` says what is done and
-    /// on what, such as `read 259:1`; it appears in errors.
+    /// Runs `work` on a thread of its own and waits for it at most `deadline`. `key` says what is done and on
+    /// what, such as `read 259:1`; it appears in errors.
     ///
     /// # Errors
-    /// [`WorkError`]; after `Overdue` the work goes on and holds its key until it ends.
+    /// [`WorkError`]; after `Overdue` the work goes on, and its key stays taken until it ends.
     pub async fn run<T, F>(&self, key: &str, deadline: Duration, work: F) -> Result<T, WorkError>
     where
         T: Send + 'static,
@@ -123,7 +124,7 @@ impl Workers {
         let (sender, receiver) = oneshot::channel();
         spawn(key, move || {
             let result = work();
-            // The key is free before the caller hears of it, so that its next call is not refused.
+            // The key is free before the caller gets the result, so that its next call is not refused.
             drop(slot);
             let _ = sender.send(result);
         })?;
@@ -135,17 +136,18 @@ impl Workers {
     }
 }
 
-/// Most pieces of work of one name without a key that may be overdue at once.
+/// How much work of one name and without a key may be overdue at once.
 const MOST_OVERDUE: usize = 8;
 
-/// Names of work without a key that is overdue: how many threads are at it, and since when.
+/// Names of overdue work without a key: on how many threads it runs, and since when.
 static OVERDUE: Mutex<BTreeMap<String, (usize, Instant)>> = Mutex::new(BTreeMap::new());
 
 fn overdue() -> std::sync::MutexGuard<'static, BTreeMap<String, (usize, Instant)>> {
     OVERDUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A thread without a key. Whoever comes second, its end or its deadline, sees that the other has been there.
+/// A thread without a key. Its end and its deadline both report here; the second one sees that the first was
+/// there.
 #[derive(Default)]
 struct Counted {
     met: AtomicBool,
@@ -172,7 +174,7 @@ impl Counted {
     }
 }
 
-/// Counts the end of a thread, also by panic.
+/// Counts the end of a thread, even by a panic.
 struct Ends {
     of: Arc<Counted>,
     what: String,
@@ -184,8 +186,8 @@ impl Drop for Ends {
     }
 }
 
-/// Runs `work` on a thread of its own, without a key: work of one name runs side by side. Where eight of a name are
-/// overdue, no more are begun, so that a kernel that does not answer cannot collect threads.
+/// Runs `work` on a thread of its own, without a key: work of one name may run in parallel. Where eight of a
+/// name are overdue, no more begin, so that a kernel that does not answer cannot collect threads.
 ///
 /// # Errors
 /// [`WorkError`] as for [`Workers::run`].

@@ -1,8 +1,8 @@
 //! Connect attempts that outlive their callers: who may begin, and what happens to a late success.
 //!
-//! Always holds: at most one attempt per subsystem, host and portal is between its first write and the end
-//! of its undoing. So a retry can neither race with the attempt that it repeats nor lose its controller to
-//! that attempt's undoing.
+//! Always holds: for one subsystem, host and portal, at most one attempt is between its first write and the
+//! end of its undoing. So a retry cannot race with the attempt that it repeats, and that attempt's undoing
+//! cannot delete the retry's controller.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,10 +21,10 @@ use crate::work;
 type Key = (SubsystemNqn, Portal, HostNqn);
 type Turns = HashMap<Key, Arc<tokio::sync::Mutex<()>>>;
 
-/// The right to be the one attempt of its key. Held until the attempt is over, its undoing included.
+/// The right to be the only attempt of its key. Held until the attempt and its undoing are over.
 pub(super) type Turn = OwnedMutexGuard<()>;
 
-/// Who is connecting what.
+/// Which attempts are under way.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
     turns: Mutex<Turns>,
@@ -34,7 +34,7 @@ impl Attempts {
     fn turn(&self, request: &ConnectRequest) -> Arc<tokio::sync::Mutex<()>> {
         let key = (request.subsystem.clone(), request.portal, request.host_nqn.clone());
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        // Keys nobody holds or waits for any more; the table stays as small as what is under way.
+        // Drop keys that nobody holds or waits for: the table stays as small as what is under way.
         turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         Arc::clone(turns.entry(key).or_default())
     }
@@ -60,7 +60,7 @@ impl Attempts {
     }
 }
 
-/// Result of an attempt on its way to the caller. If it never arrives, what it made is deleted.
+/// The result of an attempt on its way to the caller. If it never arrives, what the attempt made is deleted.
 pub(super) struct Outcome {
     result: Option<Result<Connected, ConnectError>>,
     undo: Undo,
@@ -74,7 +74,7 @@ struct Undo {
 }
 
 impl Outcome {
-    /// The outcome of an attempt. `made` is the controller that exists because of it, if any: not an
+    /// The outcome of an attempt. `made` is the controller that exists because of it, if any: never an
     /// adopted one.
     pub(super) fn new(
         sysfs: Sysfs,
@@ -85,7 +85,7 @@ impl Outcome {
         Self { result: Some(result), undo: Undo { sysfs, made, turn: Some(turn) } }
     }
 
-    /// The caller has it. A failure is undone in the background all the same.
+    /// The caller takes the result. A failure is undone in the background all the same.
     fn claim(mut self, request: &ConnectRequest) -> Result<Connected, ConnectError> {
         let result = self.result.take().unwrap_or_else(|| Err(lost(request)));
         if result.is_ok() {
@@ -127,8 +127,8 @@ fn lost(request: &ConnectRequest) -> ConnectError {
     }
 }
 
-/// Runs one attempt: waits for its turn, runs `connect` on a thread of its own, waits for the outcome. What is
-/// left of `deadline` after the turn has come is the time that `connect` has.
+/// Runs one attempt: waits for its turn, runs `connect` on a thread of its own, waits for the outcome.
+/// `connect` has what is left of `deadline` after that turn has come.
 pub(super) async fn run<D>(
     attempts: &Attempts,
     request: &ConnectRequest,
@@ -143,7 +143,7 @@ where
     let (sender, receiver) = tokio::sync::oneshot::channel();
     let owned = request.clone();
     let work = move || {
-        // Nobody there any more: the outcome comes back and is dropped here, which undoes it.
+        // Where nobody waits any more, the outcome comes back and is dropped here, which undoes it.
         drop(sender.send(connect(owned, turn)));
     };
     work::spawn("nvme connect", work).map_err(|source| ConnectError::Work {

@@ -1,4 +1,4 @@
-//! Which way to the kernel: its own interface, nvme-cli, or whichever can be used.
+//! Chooses the way to the kernel: its own interface, nvme-cli, or whichever can be used.
 
 use std::fmt;
 use std::io;
@@ -13,9 +13,10 @@ use crate::sysfs::Sysfs;
 /// What an operator chose: `kernel`, `nvme-cli` or `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Choice {
-    /// The kernel's own interface.
+    /// The kernel's own interface, and nothing else.
     Kernel,
-    /// nvme-cli.
+    /// The program nvme-cli, and nothing else: for a host that does not let the agent open the kernel's
+    /// interface.
     NvmeCli,
     /// The kernel's own interface where it can be opened, else nvme-cli.
     #[default]
@@ -56,23 +57,23 @@ pub enum UnavailableFabrics {
     /// The kernel's interface cannot be opened.
     #[error("cannot open {path}; load the module with `modprobe nvme-tcp`")]
     Kernel {
-        /// The device.
+        /// The device that could not be opened, usually `/dev/nvme-fabrics`.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
     /// nvme-cli cannot be run.
     #[error("cannot use nvme-cli")]
     NvmeCli {
-        /// The cause.
+        /// How the attempt to run it failed.
         #[source]
         source: CliError,
     },
-    /// Neither.
+    /// `auto` was chosen, and neither of the two can be used.
     #[error("cannot use {path} ({kernel}), nor nvme-cli; load the module with `modprobe nvme-tcp`")]
     Neither {
-        /// The device.
+        /// The device that could not be opened, usually `/dev/nvme-fabrics`.
         path: PathBuf,
         /// Why the device cannot be opened.
         kernel: io::Error,
@@ -82,7 +83,7 @@ pub enum UnavailableFabrics {
     },
 }
 
-/// Opens the way that was chosen. `device` is usually `/dev/nvme-fabrics`, `program` `nvme`.
+/// Opens the way that was chosen. `device` is usually `/dev/nvme-fabrics`, and `program` is `nvme`.
 ///
 /// # Errors
 /// [`UnavailableFabrics`] when it cannot be used.

@@ -1,4 +1,4 @@
-//! What is common to both ways to connect: the check in sysfs, what the kernel's refusals mean.
+//! What both ways to connect share: the check in sysfs, and what the kernel's refusals mean.
 
 use std::io;
 use std::net::TcpStream;
@@ -10,48 +10,48 @@ use crate::name::{ControllerName, Portal, SubsystemNqn};
 use crate::sysfs::{Controller, SubsystemView, Sysfs, SysfsError};
 use crate::work::WorkError;
 
-/// How long a portal that refused is given to take a plain TCP connection.
+/// How long a portal that refused may take to accept a plain TCP connection.
 const REACH: Duration = Duration::from_secs(1);
 
-/// Why a connect failed. What it made, if anything, is taken away in the background: at once, or (`Overdue`)
-/// as soon as the kernel lets go; the next connect of the same subsystem, host and portal waits for that.
+/// Why a connect failed. Whatever it made is deleted in the background: at once, or (`Overdue`) as soon as
+/// the kernel returns. The next connect of the same subsystem, host and portal waits for that.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kernel or the target refused.
     #[error("cannot connect to {subsystem} at {portal}: {failure}{hint}")]
     Refused {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were tried.
         portal: Portal,
-        /// What kind of refusal.
+        /// What kind of refusal it was.
         failure: ConnectFailure,
-        /// What else was found that explains it, or nothing.
+        /// What else was found that explains it, with its leading punctuation; empty where there is nothing.
         hint: String,
         /// What the kernel said, or nvme-cli's stderr.
         #[source]
         source: io::Error,
     },
-    /// The portal's address does not answer, so the kernel was not asked: it would have held up every other connect of
-    /// this host for seconds.
+    /// The portal's address does not answer, so the kernel was not asked: it would have held up every other
+    /// connect of this host for seconds.
     #[error(
         "cannot connect to {subsystem} at {portal}: cannot reach the portal ({reason}); the kernel was not \
          asked"
     )]
     Silent {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that do not answer.
         portal: Portal,
-        /// What was seen.
+        /// What the attempt to reach it showed.
         reason: String,
     },
-    /// Not connected in time; goes on in the background and is undone if it succeeds late.
+    /// The deadline passed. The attempt goes on in the background and is undone if it succeeds late.
     #[error("cannot connect to {subsystem} at {portal}: no answer within {deadline:?}")]
     Overdue {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were tried.
         portal: Portal,
         /// The deadline that passed.
         deadline: Duration,
@@ -59,19 +59,19 @@ pub enum ConnectError {
     /// An earlier connect of the same subsystem, host and portal has not ended yet.
     #[error("cannot connect to {subsystem} at {portal}: an earlier attempt has not ended after {deadline:?}")]
     EarlierAttempt {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port of both attempts.
         portal: Portal,
-        /// The deadline that passed while waiting.
+        /// The deadline that passed while it waited for its turn.
         deadline: Duration,
     },
-    /// The interface to the kernel cannot be used.
+    /// The interface to the kernel could not be opened or started.
     #[error("cannot use {path}; is the nvme-tcp module loaded (`modprobe nvme-tcp`)?")]
     Interface {
-        /// The device or program.
+        /// The device, or the program.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
@@ -81,47 +81,47 @@ pub enum ConnectError {
          process of this host; pass `--fabrics kernel`"
     )]
     SecretUnsafe {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were to be used.
         portal: Portal,
     },
-    /// The kernel said that it has connected, and sysfs does not show what was asked for.
+    /// The kernel reported success, but sysfs does not show what was asked for.
     #[error("cannot connect to {subsystem} at {portal}: reported as done, but {found}")]
     NotAsAsked {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were asked for.
         portal: Portal,
         /// What sysfs shows instead.
         found: String,
     },
-    /// Sysfs could not be read, so the outcome is not known; a controller that this call made is deleted.
+    /// Sysfs could not be read, so the outcome is unknown. A controller that this call made is deleted.
     #[error("cannot read whether {subsystem} was connected at {portal}")]
     Unverified {
-        /// The subsystem.
+        /// The NQN that may be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were asked for.
         portal: Portal,
-        /// The cause.
+        /// What could not be read.
         #[source]
         source: SysfsError,
     },
-    /// No thread, or it was lost.
+    /// No thread could be started, or it ended without a result.
     #[error("cannot connect to {subsystem} at {portal}")]
     Work {
-        /// The subsystem.
+        /// The NQN that was to be connected.
         subsystem: SubsystemNqn,
-        /// The portal.
+        /// The address and port that were asked for.
         portal: Portal,
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
 }
 
 impl ConnectError {
-    /// What kind of refusal it was, if it was one.
+    /// Which kind of refusal it was; `None` for an error of another sort.
     pub fn failure(&self) -> Option<ConnectFailure> {
         match self {
             Self::Refused { failure, .. } => Some(*failure),
@@ -130,21 +130,21 @@ impl ConnectError {
         }
     }
 
-    /// Whether it failed over in-band authentication: a secret that is missing, refused, or cannot be used here.
+    /// Whether in-band authentication was the cause: the secret is missing, refused, or cannot be used here.
     pub fn is_authentication(&self) -> bool {
         let failure = self.failure();
         matches!(self, Self::SecretUnsafe { .. }) || failure.is_some_and(ConnectFailure::is_authentication)
     }
 }
 
-/// Kinds of refusals, each of which asks for something else to be done.
+/// Kinds of refusals. Each needs a different remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ConnectFailure {
     /// No TCP connection: refused, no route, timed out.
     #[error("cannot reach the portal")]
     Unreachable,
-    /// The target answered and refused. The kernel does not say why: this host is not allowed, or the
-    /// subsystem does not exist there.
+    /// The target answered and refused. The kernel does not say why: either this host is not allowed, or the
+    /// target has no such subsystem.
     #[error("the target refused: this host is not on its access list, or it has no such subsystem")]
     Rejected,
     /// The target did not accept the secret.
@@ -156,16 +156,16 @@ pub enum ConnectFailure {
     /// The target asks for a secret, and the kernel has no DH-HMAC-CHAP.
     #[error("the target asks for authentication, which this kernel cannot do (CONFIG_NVME_HOST_AUTH)")]
     NoAuthentication,
-    /// The kernel did not take the options.
+    /// The kernel refused the option string (EINVAL).
     #[error("the kernel did not accept the options")]
     Options,
     /// The kernel has no NVMe/TCP.
     #[error("the kernel has no NVMe/TCP transport (`modprobe nvme-tcp`)")]
     NoTransport,
-    /// Not permitted.
+    /// The kernel refused this process (EPERM, EACCES).
     #[error("not permitted")]
     Permission,
-    /// Anything else.
+    /// An error number without a kind of its own; the error's source has it.
     #[error("failed")]
     Other,
 }
@@ -241,7 +241,7 @@ pub(super) fn difference(request: &ConnectRequest, controller: &Controller) -> O
     None
 }
 
-/// The controller that has what was asked for and is not on its way out.
+/// A controller that has what was asked for and is not being deleted.
 pub(super) fn existing<'a>(request: &ConnectRequest, view: &'a SubsystemView) -> Option<&'a Controller> {
     view.controllers.iter().find(|c| !c.state.is_going() && difference(request, c).is_none())
 }
@@ -266,12 +266,12 @@ pub(super) fn verify(
     }
 }
 
-/// A refusal as an error, with what the topology and the request add to it.
+/// Makes an error of a refusal, with what the topology and the request add to it.
 pub(super) fn refused(sysfs: &Sysfs, request: &ConnectRequest, source: io::Error) -> ConnectError {
     let authenticating = request.secret.is_some();
     let failure = match ConnectFailure::of(&source) {
-        // Since 6.9 the kernel says "connection refused" of a secret that was not accepted, too
-        // (`drivers/nvme/host/auth.c`): then the portal itself takes connections.
+        // Since 6.9 the kernel also says "connection refused" when a secret was not accepted
+        // (`drivers/nvme/host/auth.c`); the portal itself takes connections then.
         ConnectFailure::Unreachable
             if authenticating
                 && source.raw_os_error() == Some(libc::ECONNREFUSED)
@@ -286,7 +286,7 @@ pub(super) fn refused(sysfs: &Sysfs, request: &ConnectRequest, source: io::Error
             let auth = || authenticating.then(|| " (it may know no DH-HMAC-CHAP)".to_owned());
             identity_clash(sysfs, request).or_else(auth).unwrap_or_default()
         }
-        // Kernels before 6.9 say no more than this.
+        // Kernels before 6.9 say only this much.
         ConnectFailure::Rejected if authenticating => ", or it did not accept the secret".to_owned(),
         _ => String::new(),
     };
@@ -299,8 +299,8 @@ pub(super) fn refused(sysfs: &Sysfs, request: &ConnectRequest, source: io::Error
     }
 }
 
-/// Newer kernels (6.12 does, 6.1 does not) refuse a host NQN that is already in use with another host
-/// identifier, and the other way round, with a bare EINVAL.
+/// Newer kernels (6.12 does, 6.1 does not) refuse a host NQN that is in use with another host identifier, and
+/// the other way round, with a plain EINVAL.
 fn identity_clash(sysfs: &Sysfs, request: &ConnectRequest) -> Option<String> {
     let topology = sysfs.read_blocking().ok()?;
     let host_id = request.host_id.to_string();

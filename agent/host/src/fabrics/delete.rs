@@ -1,10 +1,10 @@
-//! Deleting one controller, and only that one.
+//! Deletes one controller, and only that one.
 //!
 //! Comes in: a [`Target`] and a deadline. Goes out: what was seen around the deletion.
 //!
-//! Always holds: verification, the reading of its state and the write go through one open directory; a
-//! deletion goes on without its caller; a second call for the same target joins the first and gets the same
-//! facts, also when the first ended between the two calls.
+//! Always holds: the verification, the reading of the state and the write go through one open directory. A
+//! deletion goes on without its caller. A second call for the same target joins the first and gets the same
+//! facts, even when the first has ended between the two calls.
 
 use std::collections::HashMap;
 use std::fs::OpenOptions;
@@ -20,12 +20,12 @@ use crate::name::ControllerName;
 use crate::sysfs::{Address, Attribute, ControllerState, Incarnation, PinnedDir, Sysfs, list};
 use crate::work::{self, WorkError};
 
-/// For how long a worker follows a deletion. Deleting a controller ends within the kernel's timeouts (a
-/// minute or two); what takes longer than this is stuck, and a later call tries again.
+/// How long a worker follows a deletion. The kernel's timeouts end a deletion within a minute or two. One
+/// that takes longer than this is stuck, and a later call tries again.
 const FOLLOW: Duration = Duration::from_secs(15 * 60);
-/// How often sysfs is looked at while a controller goes: doubled from the first to the second.
+/// How often sysfs is read while a controller goes: the pause doubles from the first value to the second.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
-/// Finished deletions that are kept for callers who come back.
+/// Most finished deletions that are kept for callers who come back.
 const MAX_KEPT: usize = 1024;
 /// The kernel's default of `nvme_core.io_timeout`.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,20 +33,20 @@ const IO_TIMEOUT: Duration = Duration::from_secs(30);
 /// Why a deletion failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DisconnectError {
-    /// The controller of that name is not the one meant: nothing was written.
+    /// The controller of that name is another one. Nothing was written.
     #[error("cannot delete {controller}: it is not the expected controller: {found}")]
     NotTheTarget {
-        /// Its name.
+        /// The name that was to be deleted, such as `nvme3`.
         controller: ControllerName,
         /// What it is instead.
         found: String,
     },
-    /// The deadline passed; the kernel is still at it. Call again with the same target to join.
+    /// The deadline passed, and the kernel is still deleting. Call again with the same target to join.
     #[error("{controller} is still detaching after {:.1} s (its state was {})", since.as_secs_f64(), state_text(state))]
     StillDetaching {
-        /// The controller.
+        /// The name of the controller that is going, such as `nvme3`.
         controller: ControllerName,
-        /// Its state right before the deletion was asked for, as far as that has come.
+        /// Its state right before the deletion was asked for; `None` where that was not read yet.
         state: Option<ControllerState>,
         /// For how long the deletion has been running.
         since: Duration,
@@ -54,29 +54,29 @@ pub enum DisconnectError {
     /// Its attributes could not be read, so it was not deleted.
     #[error("cannot verify {controller} before deleting it ({path})")]
     Inspect {
-        /// The controller.
+        /// The name of the controller that is still there, such as `nvme3`.
         controller: ControllerName,
-        /// What was read.
+        /// The attribute or directory that was read.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: Arc<io::Error>,
     },
     /// The kernel, or nvme-cli, refused the deletion and the controller is still there.
     #[error("cannot delete {controller}")]
     Refused {
-        /// The controller.
+        /// The name of the controller that is still there, such as `nvme3`.
         controller: ControllerName,
-        /// The cause.
+        /// What the kernel, or nvme-cli, answered.
         #[source]
         source: Arc<io::Error>,
     },
-    /// No thread, or it was lost. Whether the controller was deleted is not known.
+    /// No thread could be started, or it was lost. Nobody knows whether the controller was deleted.
     #[error("cannot delete {controller}: its thread did not start, or was lost ({reason})")]
     Work {
-        /// The controller.
+        /// The name of the controller that may be there, such as `nvme3`.
         controller: ControllerName,
-        /// What happened.
+        /// Which of the two it was, as text for a person.
         reason: String,
     },
 }
@@ -98,7 +98,7 @@ pub(super) fn kernel_means() -> Means {
                 .open(dir.path().join("delete_controller"))
                 .and_then(|mut file| file.write_all(b"1"));
             match written {
-                // Since 6.2 a controller in its first moments refuses (`nvme_sysfs_delete`).
+                // Since 6.2 a controller refuses in its first moments (`nvme_sysfs_delete`).
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < end => {
                     std::thread::park_timeout(LOOK.1);
                 }
@@ -122,7 +122,7 @@ struct Running {
     progress: watch::Receiver<Progress>,
 }
 
-/// Deletions under way, and finished ones that nobody has heard of yet.
+/// Deletions under way, and finished ones whose result no caller has taken yet.
 #[derive(Debug)]
 pub(super) struct Deletions {
     sysfs: Sysfs,
@@ -138,7 +138,7 @@ impl Deletions {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Deletes the target, or joins the deletion of it.
+    /// Deletes the target, or joins a deletion that is under way.
     pub(super) async fn run(
         &self,
         target: &Target,
@@ -193,8 +193,8 @@ impl Deletions {
         Ok((receiver, since))
     }
 
-    /// A finished deletion answers for its target unless that name has come to life again and the caller
-    /// did not say which life it means.
+    /// Whether a finished deletion answers for its target. It does not when the name is in use again and the
+    /// caller did not say which incarnation it means.
     fn still_applies(&self, target: &Target, running: &Running) -> bool {
         match &*running.progress.borrow() {
             Progress::Done(Ok(_)) => {
@@ -202,7 +202,7 @@ impl Deletions {
             }
             // A failure is not an answer to a new request: try again.
             Progress::Done(Err(_)) => false,
-            // A worker that died without a result.
+            // A worker that ended without a result does not answer.
             _ => running.progress.has_changed().is_ok(),
         }
     }
@@ -217,12 +217,13 @@ fn unstarted(target: &Target, error: &WorkError) -> DisconnectError {
     DisconnectError::Work { controller: target.controller.clone(), reason: error.to_string() }
 }
 
-/// Which life of a controller's name sysfs shows now; `None` where it shows none, or that is not known.
+/// The incarnation that sysfs shows now under a controller's name; `None` where it shows none or could not be
+/// read.
 pub(super) fn incarnation(sysfs: &Sysfs, name: &ControllerName) -> Option<Incarnation> {
     life(sysfs, name).ok().flatten()
 }
 
-/// The same, where "not known" is an error: a process without a descriptor left sees nothing.
+/// The same, but a failure to read is an error: a process that has run out of descriptors sees nothing.
 fn life(sysfs: &Sysfs, name: &ControllerName) -> io::Result<Option<Incarnation>> {
     let opened = PinnedDir::open(&sysfs.controller_dir(name)).and_then(|dir| dir.incarnation());
     match opened {
@@ -234,7 +235,7 @@ fn life(sysfs: &Sysfs, name: &ControllerName) -> io::Result<Option<Incarnation>>
     }
 }
 
-/// Deletes by the kernel's interface on the calling thread, for what nobody waits for.
+/// Deletes through the kernel's interface on the calling thread: for a deletion that nobody waits for.
 pub(super) fn run_kernel(sysfs: &Sysfs, target: &Target) -> Result<Disconnected, DisconnectError> {
     run(sysfs, target, kernel_means(), |_| {})
 }
@@ -249,7 +250,7 @@ fn run(
     run_for(sysfs, target, means, asked, FOLLOW)
 }
 
-/// The same, following the deletion for so long.
+/// The same, but follows the deletion for `follow`.
 fn run_for(
     sysfs: &Sysfs,
     target: &Target,
@@ -268,7 +269,7 @@ fn run_for(
     let answer = means(&dir, &target.controller);
     drop(dir);
     if let Err(source) = answer {
-        // Gone all the same: somebody else's deletion, of which the state at its beginning is not known.
+        // It is gone all the same: somebody else deleted it, and its state when that began is unknown.
         if !still_there(sysfs, target, incarnation) {
             return Ok(gone());
         }
@@ -288,7 +289,7 @@ fn run_for(
     Ok(Disconnected { controller: target.controller.clone(), how: Deletion::Deleted(facts) })
 }
 
-/// Also where that is not known.
+/// Says true where sysfs could not be read.
 fn still_there(sysfs: &Sysfs, target: &Target, meant: Incarnation) -> bool {
     life(sysfs, &target.controller).map_or(true, |found| found == Some(meant))
 }
@@ -311,7 +312,7 @@ pub(super) fn open_verified(
     };
     let life = dir.incarnation().map_err(|error| inspect(path.clone(), error))?;
     if target.incarnation.is_some_and(|meant| meant != life) {
-        // The name lives again as somebody else; the one meant is gone.
+        // The name belongs to another controller now, so the one meant is gone.
         return Ok(None);
     }
     for (attribute, expected) in
@@ -331,24 +332,25 @@ pub(super) fn open_verified(
     Ok(Some((dir, life)))
 }
 
-/// The state of a controller that does not say it: not live, so nothing is concluded from it.
+/// The state of a controller that does not show one. It is not live, so nothing is concluded from it.
 fn unreadable_state() -> ControllerState {
     ControllerState::Other("unreadable".to_owned())
 }
 
-/// What is to be remembered of a controller before it goes.
+/// What has to be remembered of a controller before it goes.
 fn read_facts(sysfs: &Sysfs, dir: &PinnedDir) -> DeletionFacts {
     let mut unreadable = Vec::new();
     let in_flight = read_in_flight(dir);
     let mut from = Attribute { dir: dir.path(), unreadable: &mut unreadable };
     let portal = from.text(Address::ATTRIBUTE).and_then(|text| Address::parse(&text)?.portal);
-    // Last of all: the state counts at the moment of the write.
+    // The state is read last: what counts is the state at the moment of the write.
     let state = from.value("state").unwrap_or_else(unreadable_state);
     DeletionFacts { state, in_flight, portal, took: Duration::ZERO, io_timeout: read_io_timeout(sysfs) }
 }
 
-/// Requests in flight on the controller's path devices (or bare devices), both directions together. `None` where
-/// there is no such device, or one that does not say: the kernel counts only while it keeps the statistics.
+/// Requests in flight on the controller's path devices (or bare devices), reads and writes together. `None`
+/// where there is no such device, or where one does not say: the kernel counts only while it keeps the
+/// statistics.
 fn read_in_flight(dir: &PinnedDir) -> Option<u64> {
     let names = list(&dir.path()).ok()?;
     let mut devices = names.iter().filter(|name| name.starts_with("nvme")).peekable();

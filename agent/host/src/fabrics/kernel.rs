@@ -1,9 +1,9 @@
-//! The kernel's own interface: an option string written to `/dev/nvme-fabrics`, deletion through sysfs.
+//! The kernel's own interface: an option string is written to `/dev/nvme-fabrics`; sysfs deletes.
 //!
-//! The kernel makes one connection at a time (`nvmf_dev_mutex` in `drivers/nvme/host/fabrics.c`), so many
-//! connects side by side queue inside it, and one to a portal that drops packets holds the others up: about
-//! 3 s for the TCP handshake (one repetition of the SYN), 10 s for the first NVMe/TCP exchange, and 60 s for
-//! a Connect command. Deadlines of callers should allow for that.
+//! The kernel makes one connection at a time (`nvmf_dev_mutex` in `drivers/nvme/host/fabrics.c`), so parallel
+//! connects queue inside it. A connect to a portal that drops packets holds up the others: about 3 s for the
+//! TCP handshake (one repetition of the SYN), 10 s for the first NVMe/TCP exchange, and 60 s for a Connect
+//! command. Callers' deadlines should allow for that.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -24,19 +24,18 @@ use crate::name::ControllerName;
 use crate::sysfs::Sysfs;
 use crate::work::Workers;
 
-/// How often a connect is written again when the kernel says that it exists already and sysfs shows none
-/// (the other one was on its way out), or when a signal interrupted it.
+/// How often a connect is written again: when a signal interrupted it, or when the kernel says that it exists
+/// already but sysfs shows none (that one was being deleted).
 const MAX_WRITES: u32 = 3;
 /// Room for the longest secret with the name of its option.
 const SECRET_ROOM: usize = 128;
 
-/// Where the option string goes. A trait so that tests stand in for the kernel.
+/// Where the option string goes. A trait, so that a test can take the kernel's place.
 pub(crate) trait FabricsDevice: Send + Sync + std::fmt::Debug {
-    /// Hands the option string over, waits for the kernel, returns its answer, such as
-    /// `instance=3,cntlid=1`.
+    /// Writes the option string, waits for the kernel, and returns its answer, such as `instance=3,cntlid=1`.
     fn submit(&self, options: &str) -> Result<String, SubmitError>;
 
-    /// The options that the kernel knows, as it says them; empty where it says none (before 5.17).
+    /// The options that the kernel knows, as it lists them; empty where it lists none (before 5.17).
     fn known_options(&self) -> io::Result<String>;
 }
 
@@ -47,11 +46,11 @@ pub(crate) enum SubmitError {
     Open(PathBuf, io::Error),
     /// The option string was refused or the connect failed.
     Write(io::Error),
-    /// It was accepted and the answer could not be read.
+    /// The option string was accepted, but the answer could not be read.
     Read(io::Error),
 }
 
-/// The real device.
+/// The real device in `/dev`.
 #[derive(Debug)]
 struct CharacterDevice {
     path: PathBuf,
@@ -61,7 +60,7 @@ impl FabricsDevice for CharacterDevice {
     fn submit(&self, options: &str) -> Result<String, SubmitError> {
         let opened = OpenOptions::new().read(true).write(true).open(&self.path);
         let mut device = opened.map_err(|error| SubmitError::Open(self.path.clone(), error))?;
-        // One write, whole: the kernel parses what a single call brings.
+        // One write with everything: the kernel parses what a single call brings.
         let written = device.write(options.as_bytes()).map_err(SubmitError::Write)?;
         if written != options.len() {
             return Err(SubmitError::Write(io::Error::from(io::ErrorKind::WriteZero)));
@@ -83,7 +82,7 @@ impl FabricsDevice for CharacterDevice {
     }
 }
 
-/// [`Fabrics`] by the kernel's own interface. Any number of operations side by side.
+/// [`Fabrics`] through the kernel's own interface. Any number of operations may run in parallel.
 #[derive(Debug)]
 pub struct KernelFabrics {
     sysfs: Sysfs,
@@ -104,7 +103,7 @@ impl KernelFabrics {
         Self { sysfs, device, attempts: Attempts::default(), deletions, workers: Workers::new() }
     }
 
-    /// Whether the fabrics device at `device` can be opened for reading and writing.
+    /// Checks that the fabrics device at `device` can be opened for reading and writing.
     ///
     /// # Errors
     /// What the operating system said.
@@ -172,7 +171,7 @@ impl Fabrics for KernelFabrics {
     }
 }
 
-/// One attempt, on a thread that may block.
+/// One attempt. Runs on a thread that may block.
 fn connect_blocking(
     device: &dyn FabricsDevice,
     sysfs: Sysfs,
@@ -196,7 +195,7 @@ fn connect_blocking(
                     return Err(ConnectError::Interface { path, source });
                 }
                 Err(SubmitError::Read(source)) => {
-                    // Connected, and the answer lost: sysfs tells which one it is.
+                    // It connected, but the answer is lost: sysfs shows which controller it is.
                     return adopt(&sysfs, request, since, &mut made)?
                         .ok_or_else(|| unreadable_answer(request, &source.to_string()));
                 }
@@ -215,7 +214,7 @@ fn connect_blocking(
     Outcome::new(sysfs, turn, result, made)
 }
 
-/// Looks for a controller that has what was asked for; notes it in `made` as one to be undone on failure.
+/// Finds a controller that has what was asked for, and notes it in `made` so that a failure undoes it.
 fn adopt(
     sysfs: &Sysfs,
     request: &ConnectRequest,
@@ -250,14 +249,14 @@ fn unreadable_answer(request: &ConnectRequest, answer: &str) -> ConnectError {
     }
 }
 
-/// Reads `instance=3,cntlid=1`.
+/// The controller's name out of an answer such as `instance=3,cntlid=1`.
 fn read_answer(answer: &str) -> Option<ControllerName> {
     let instance = answer.trim().split(',').find_map(|part| part.strip_prefix("instance="))?;
     Some(ControllerName::from_instance(instance.parse().ok()?))
 }
 
-/// The option string (`drivers/nvme/host/fabrics.c`, `opt_tokens`). Names and secrets were validated to hold no
-/// comma. It may hold a secret: never to be printed, and wiped.
+/// The option string (`drivers/nvme/host/fabrics.c`, `opt_tokens`). Names and secrets were validated to
+/// contain no comma. It may contain a secret: it must never be printed, and its memory is wiped.
 fn option_string(request: &ConnectRequest) -> Zeroizing<String> {
     let ConnectRequest { subsystem, portal, host_nqn, host_id, options, secret } = request;
     let mut text = format!(
@@ -269,7 +268,7 @@ fn option_string(request: &ConnectRequest) -> Zeroizing<String> {
         text.push_str(&format!(",{name}={value}"));
     }
     let Some(secret) = secret else { return Zeroizing::new(text) };
-    // In one piece, so that no copy of the secret is left behind by growing.
+    // Reserved in one piece: growing would leave a copy of the secret behind.
     let mut whole = Zeroizing::new(String::with_capacity(text.len() + SECRET_ROOM));
     for part in [&text, ",dhchap_secret=", secret.expose()] {
         whole.push_str(part);
@@ -277,7 +276,7 @@ fn option_string(request: &ConnectRequest) -> Zeroizing<String> {
     whole
 }
 
-/// Options that were set, by the kernel's names.
+/// The options that were set, under the kernel's names.
 pub(super) fn numeric_options(options: &ConnectOptions) -> Vec<(&'static str, i64)> {
     let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::from(i32::MAX));
     let loss = |limit| match limit {

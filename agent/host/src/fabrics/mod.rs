@@ -1,20 +1,20 @@
-//! NVMe over TCP connections: making them and taking them down.
+//! NVMe over TCP connections: makes them and deletes them.
 //!
-//! Comes in: a [`ConnectRequest`] or the [`Target`] of a deletion, and a deadline. Goes out: a controller
-//! that sysfs shows with exactly the names asked for, or proof that one is gone, with the state that it was
-//! in at that moment.
+//! Comes in: a [`ConnectRequest`], or the [`Target`] of a deletion, and a deadline. Goes out: a controller
+//! that sysfs shows with exactly the names asked for, or proof that one is gone, with the state that it had
+//! at that moment.
 //!
 //! Always holds:
-//! - Success means that sysfs was looked at, not that a call or a command returned zero.
-//! - Both host NQN and host identifier are always given: the kernel's defaults are nobody's identity (and
-//!   7.2 refuses a connect without `/etc/nvme/hostid`).
-//! - A connect whose caller has gone away or run out of time leaves nothing behind: it is finished in the
+//! - Success means that sysfs showed it, not that a call or a command returned zero.
+//! - Every connect gives both the host NQN and the host identifier: the kernel's defaults identify nobody
+//!   (and 7.2 refuses a connect without `/etc/nvme/hostid`).
+//! - A connect whose caller has gone away or run out of time leaves nothing behind. It is finished in the
 //!   background, and if it succeeds late, its controller is deleted again. A later connect for the same
 //!   subsystem, host and portal waits until that is over.
-//! - A controller is deleted only after its subsystem NQN and host NQN were read again *through the same open
-//!   directory* that the deletion is written to: numbers are reused, open directories are not.
-//! - A deletion that does not end in time goes on, is reported as [`DisconnectError::StillDetaching`], and a
-//!   repeated call joins it, so that the state seen at its beginning is not lost.
+//! - Before a controller is deleted, its subsystem NQN and host NQN are read again *through the same open
+//!   directory* to which the deletion is written: numbers are reused, open directories are not.
+//! - A deletion that does not end in time goes on and is reported as [`DisconnectError::StillDetaching`]. A
+//!   repeated call joins it, so that the state seen when it began is not lost.
 
 mod attempt;
 mod choice;
@@ -49,13 +49,13 @@ pub type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Makes and deletes NVMe/TCP controllers.
 ///
-/// Both operations may be called at any time from any task; dropping a returned future never leaves work
-/// half done (see this module's head).
+/// Every operation may be called at any time from any task. Dropping a returned future never leaves work half
+/// done (see this module's head).
 pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// Connects one portal and waits until sysfs shows the controller, at most for `deadline`.
     ///
-    /// A connection that exists already with the same names is a success with
-    /// [`Connected::adopted`] set, whatever state it is in.
+    /// A connection that exists already with the same names is a success with [`Connected::adopted`] set, in
+    /// whatever state it is.
     ///
     /// # Errors
     /// [`ConnectError`]; nothing stays behind then.
@@ -65,9 +65,9 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
         deadline: Duration,
     ) -> Pending<'a, Result<Connected, ConnectError>>;
 
-    /// Waits until no connect of this subsystem, portal and host is in the kernel any more, nor the undoing of one
-    /// that nobody waited for: after `Overdue` and `EarlierAttempt` that can take minutes, and until then a controller
-    /// may come to be. Cancel safe.
+    /// Waits until the kernel has no connect of this subsystem, portal and host under way, and until one that
+    /// nobody waited for has been undone. After `Overdue` and `EarlierAttempt` that can take minutes; until
+    /// then a controller may still appear. Cancel safe.
     fn settled<'a>(&'a self, _request: &'a ConnectRequest) -> Pending<'a, ()> {
         Box::pin(std::future::ready(()))
     }
@@ -75,19 +75,20 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// Deletes one controller and waits until sysfs no longer shows it, at most for `deadline`.
     ///
     /// # Errors
-    /// [`DisconnectError`]; `NotTheTarget` when the controller of that name is not the one meant, and
-    /// `StillDetaching` when the deadline passed: call again to join.
+    /// [`DisconnectError`]: `NotTheTarget` when another controller has that name; `StillDetaching` when the
+    /// deadline passed (call again to join).
     fn disconnect<'a>(
         &'a self,
         target: &'a Target,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>>;
 
-    /// Gives a controller another secret in place, under I/O, and reads it back. A controller that has it already is
-    /// left in peace. The next connection will use it; whether the target has accepted it shows only then.
+    /// Gives a controller another secret in place, under I/O, and reads it back. A controller that has it
+    /// already is not written to. The next connection will use it; only that connection shows whether the
+    /// target accepts it.
     ///
     /// # Errors
-    /// [`RekeyError`]; after `Work` it may still be taken.
+    /// [`RekeyError`]; after `Work` the kernel may still take the secret.
     fn rekey<'a>(
         &'a self,
         target: &'a Target,
@@ -95,11 +96,11 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>>;
 
-    /// Gives a controller that exists the times of `options` for getting its connection back, and reads them back; true
-    /// if it had others. What keeps no such times has nothing to change.
+    /// Gives an existing controller the times of `options` for getting its connection back, and reads them
+    /// back. True if it had other times. The default implementation keeps no times and changes nothing.
     ///
     /// # Errors
-    /// [`TimeoutsError`] with what it keeps.
+    /// [`TimeoutsError`], with the times that the controller keeps.
     fn set_timeouts<'a>(
         &'a self,
         _target: &'a Target,
@@ -119,8 +120,8 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
         deadline: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>>;
 
-    /// Whether connects can authenticate in band: the kernel can, and its secret reaches it without being seen by
-    /// other processes.
+    /// Whether connects can authenticate in band: the kernel can, and the secret reaches it without other
+    /// processes seeing it.
     fn authenticates(&self) -> bool;
 
     /// Which implementation this is, for logs: `kernel` or `nvme-cli`.
@@ -130,17 +131,17 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
 /// What to connect, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectRequest {
-    /// The subsystem.
+    /// The NQN of the subsystem to connect to.
     pub subsystem: SubsystemNqn,
-    /// Where it listens.
+    /// The address and port where the target listens.
     pub portal: Portal,
-    /// As which host.
+    /// The host NQN under which the target will know this host.
     pub host_nqn: HostNqn,
-    /// With which host identifier.
+    /// The host identifier that goes with it.
     pub host_id: HostId,
     /// How the kernel treats the connection.
     pub options: ConnectOptions,
-    /// With which secret to authenticate, where the target asks for one.
+    /// The secret to authenticate with; `None` connects without authentication.
     pub secret: Option<DhchapSecret>,
 }
 
@@ -161,43 +162,45 @@ pub struct ConnectOptions {
     pub fast_io_fail_tmo: Option<Duration>,
 }
 
-/// How long the kernel tries to reconnect.
+/// How long the kernel tries to reconnect before it gives a controller up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossTimeout {
     /// In whole seconds; kernel's default 600 s.
     After(Duration),
-    /// For ever. Queued writes are replayed when the network returns: only behind a fence at the target.
+    /// For ever. Queued writes are repeated when the network returns, so use it only behind a fence at the
+    /// target.
     Never,
 }
 
 /// A connection that sysfs shows with the names that were asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connected {
-    /// The controller as sysfs showed it right after.
+    /// The controller as sysfs showed it right after the connect.
     pub controller: Controller,
     /// Whether it existed before this call (the kernel's EALREADY).
     pub adopted: bool,
-    /// Time from the call to the reading in sysfs.
+    /// Time from the call until sysfs showed it.
     pub took: Duration,
 }
 
-/// Which controller a deletion is meant for. All of it is verified before anything is written.
+/// Which controller to delete. All of it is verified before anything is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Target {
-    /// Its name.
+    /// The name under which sysfs shows it, such as `nvme3`. A name is reused after a deletion.
     pub controller: ControllerName,
     /// The subsystem that it must be connected to.
     pub subsystem: SubsystemNqn,
     /// The host NQN that it must have connected with.
     pub host_nqn: HostNqn,
-    /// Which life of that name is meant, as read from the topology. `None` means whichever has these names.
+    /// Which incarnation of that name is meant, as read from the topology. `None` means whichever has these
+    /// names.
     pub incarnation: Option<Incarnation>,
 }
 
 impl Target {
-    /// The target for a controller that was read from the topology, if it belongs to that subsystem and
-    /// host; `None` if it is somebody else's.
+    /// The target for a controller that was read from the topology; `None` if it belongs to another subsystem
+    /// or host.
     pub fn of(controller: &Controller, subsystem: &SubsystemNqn, host_nqn: &HostNqn) -> Option<Self> {
         let ours = controller.subsystem_nqn.as_deref() == Some(subsystem.as_str())
             && controller.host_nqn.as_deref() == Some(host_nqn.as_str());
@@ -215,21 +218,22 @@ impl Target {
 pub struct Disconnected {
     /// The controller that is gone.
     pub controller: ControllerName,
-    /// How it went.
+    /// Who deleted it, with what was seen.
     pub how: Deletion,
 }
 
-/// How a controller went.
+/// How a controller went away.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deletion {
-    /// It was deleted by this process.
+    /// This process deleted it.
     Deleted(DeletionFacts),
-    /// It was not there when the call came. Whoever deleted it, its state at that moment is not known.
+    /// It was not there when the call came. Somebody else deleted it; its state at that moment is unknown.
     AlreadyGone,
 }
 
-/// A deletion with requests in flight that takes longer than this has waited for a target that is slow to answer: a
-/// healthy one takes 85 ms for a volume under emulation, 2.4 s for 32 of them at once, with nothing in flight.
+/// The limit that tells a slow target from a healthy one, for a deletion with requests in flight: one that
+/// takes longer has waited for a target that is slow to answer. A healthy one takes 85 ms for a volume under
+/// emulation, and 2.4 s for 32 of them at once, with nothing in flight.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 /// What was seen around a deletion.
@@ -239,22 +243,23 @@ pub struct DeletionFacts {
     pub state: ControllerState,
     /// Requests in flight on its paths at that moment; `None` where no path device was seen.
     pub in_flight: Option<u64>,
-    /// Portal that it was connected to.
+    /// Portal that it was connected to; `None` where its address could not be read.
     pub portal: Option<Portal>,
-    /// From the write until sysfs no longer showed it.
+    /// Time from the write until sysfs no longer showed it.
     pub took: Duration,
     /// The kernel's I/O timeout at that time (`nvme_core.io_timeout`; 30 s if it could not be read).
     pub io_timeout: Duration,
 }
 
 impl DeletionFacts {
-    /// Whether the deletion waited for all writes that this controller had sent (measured on Linux 6.1 to 7.2): the
-    /// kernel does so for a live controller, unless a request runs into the I/O timeout meanwhile, which completes it
-    /// on this side only while the target may land it yet.
+    /// Whether the deletion waited for all writes that this controller had sent (measured on Linux 6.1 to
+    /// 7.2). The kernel waits for a live controller's writes, unless a request reaches the I/O timeout
+    /// meanwhile: that completes the request on this side only, and the target may still land it.
     ///
-    /// - Nothing was in flight when it began: whatever came since has run into no timeout in less than that time.
-    /// - Something was, and how old it was is not known: only a deletion that was over at once counts. What this
-    ///   cannot see is a request that was within a second of its timeout.
+    /// - With nothing in flight at the beginning, no later request can have reached the timeout in less than
+    ///   that time.
+    /// - With something in flight, its age is unknown: only a deletion that was over at once counts. This
+    ///   cannot see a request that was within a second of its timeout.
     pub fn drained(&self) -> bool {
         let limit = if self.in_flight == Some(0) { self.io_timeout } else { AT_ONCE.min(self.io_timeout) };
         self.state.is_live() && self.took < limit

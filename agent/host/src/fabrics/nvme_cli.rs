@@ -1,15 +1,17 @@
-//! nvme-cli as a way to the kernel, for hosts where `/dev/nvme-fabrics` cannot be opened by us.
+//! nvme-cli as a way to the kernel, for hosts where we cannot open `/dev/nvme-fabrics`.
 //!
 //! Always holds:
-//! - One nvme-cli at a time: side by side it crashes and hangs (seen with 2.4: double free, walks of sysfs
-//!   while others change it).
+//! - One nvme-cli runs at a time: in parallel it crashes and hangs (seen with 2.4: double free, walks of
+//!   sysfs while others change it).
 //! - Its exit code and output are hints; what counts is what sysfs shows afterwards.
-//! - It opens block devices while it looks around, also those of other volumes: an opener found while it runs
-//!   may be it (seen with 2.3).
-//! - It reads the attribute `address` of every controller of the host, which can panic the kernel when it meets
-//!   one that goes (see [`crate::sysfs::Address`]): a reason to use the kernel's own interface where one can.
-//! - It gets no secret: its command line is seen by every process of the host. A connect with one is refused.
-//! - It is killed at its deadline or with its runtime, and its stderr is kept in the error.
+//! - It opens block devices while it searches, those of other volumes too: an opener that is found while it
+//!   runs may be nvme-cli (seen with 2.3).
+//! - It reads the attribute `address` of every controller of the host. That can panic the kernel when the
+//!   controller is being deleted (see [`crate::sysfs::Address`]): a reason to prefer the kernel's own
+//!   interface.
+//! - It gets no secret: every process of the host can see its command line. A connect with a secret is
+//!   refused.
+//! - It is killed at its deadline or with its runtime, and the error keeps its stderr.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,16 +36,16 @@ use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, SubsystemView, Sysfs, SysfsError};
 use crate::work::Workers;
 
-/// How long one nvme-cli may run before it is killed, where the caller allows more.
+/// How long one nvme-cli may run before it is killed, even where the caller allows more.
 const LONGEST_RUN: Duration = Duration::from_secs(90);
-/// How long a killed one may take to go before the next may start: it can be blocked in the kernel, where no
-/// signal reaches it, and must not stop every other volume then.
+/// How long the next nvme-cli waits for a killed one. That one can be blocked in the kernel, where no signal
+/// reaches it, and must not hold up every other volume.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 /// How long a killed connect is followed, so that a late success can be undone.
 const FOLLOW: Duration = Duration::from_secs(600);
-/// The kernel's name of an option that nvme-cli does not always have.
+/// The kernel's name of an option that older versions of nvme-cli lack.
 const FAST_IO_FAIL: &str = "fast_io_fail_tmo";
-/// How much of its output is kept.
+/// How much of its output is kept, in bytes.
 const MAX_OUTPUT: usize = 4096;
 
 /// [`Fabrics`] through nvme-cli.
@@ -57,14 +59,15 @@ pub struct NvmeCli {
 }
 
 impl NvmeCli {
-    /// Uses the program at `program` (a path, or a name looked up in `PATH`) and the topology in `sysfs`.
+    /// Uses the program at `program` (a path, or a name that is found through `PATH`) and the topology in
+    /// `sysfs`.
     pub fn new(program: impl Into<PathBuf>, sysfs: Sysfs) -> Self {
         let deletions = Deletions::new(sysfs.clone());
         let cli = Cli { program: program.into(), one_at_a_time: Arc::default() };
         Self { cli, sysfs, attempts: Attempts::default(), deletions, workers: Workers::new() }
     }
 
-    /// Whether the program runs and says that it is nvme-cli; returns its version line.
+    /// Runs the program and returns the first line of its version.
     ///
     /// # Errors
     /// [`CliError`].
@@ -75,24 +78,24 @@ impl NvmeCli {
     }
 }
 
-/// Why nvme-cli gave no good answer.
+/// Why nvme-cli did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// It could not be started.
+    /// The operating system could not start it.
     #[error("cannot run {program}")]
     Start {
-        /// The program.
+        /// The program, as a path or a name.
         program: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// It could not be waited for.
+    /// Waiting for its end failed.
     #[error("cannot wait for {program}")]
     Wait {
-        /// The program.
+        /// The program, as a path or a name.
         program: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
@@ -101,10 +104,10 @@ pub enum CliError {
     Overdue {
         /// The command line.
         command: String,
-        /// The deadline.
+        /// How long it was allowed to run.
         deadline: Duration,
     },
-    /// It ended with a failure.
+    /// It ended with an exit code other than zero, or by a signal.
     #[error("`{command}` ended with {status}: {stderr}")]
     Failed {
         /// The command line.
@@ -128,7 +131,7 @@ impl Cli {
         format!("{} {}", self.program.display(), arguments.join(" "))
     }
 
-    /// Runs it to its end, at most for `deadline` after its turn has come; returns stdout.
+    /// Runs it to its end, at most for `deadline` once its turn has come; returns stdout.
     async fn run(&self, arguments: Vec<String>, deadline: Duration) -> Result<String, CliError> {
         let turn = Arc::clone(&self.one_at_a_time).lock_owned().await;
         let child = Command::new(&self.program)
@@ -156,7 +159,7 @@ impl Cli {
         let Ok((status, stdout, stderr)) = tokio::time::timeout(deadline, all).await else {
             child.start_kill().map_err(wait)?;
             if tokio::time::timeout(KILL_GRACE, child.wait()).await.is_err() {
-                // Blocked in the kernel: reaped in the background when it comes back.
+                // Blocked in the kernel: it is reaped in the background when the kernel lets it go.
                 tokio::spawn(async move { child.wait().await });
             }
             return Err(CliError::Overdue { command: self.command_line(arguments), deadline });
@@ -171,7 +174,7 @@ impl Cli {
     }
 }
 
-/// Reads a pipe to its end and keeps the first part: a full pipe would hold the program up.
+/// Reads a pipe to its end and keeps the first part: a full pipe would block the program.
 async fn bounded(pipe: Option<impl tokio::io::AsyncRead + Unpin>) -> String {
     use tokio::io::AsyncReadExt;
     let Some(mut pipe) = pipe else { return String::new() };
@@ -210,8 +213,8 @@ impl Fabrics for NvmeCli {
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         let (cli, runtime) = (self.cli.clone(), Handle::current());
         let means: Means = Box::new(move |dir, name| {
-            // The program goes by name only. The directory is still open, so as long as it has its entries,
-            // the name is this controller's: looked at as late as possible.
+            // The program gets a name only. While the open directory still has its entries, the name belongs
+            // to this controller; so this is checked as late as possible.
             std::fs::metadata(dir.path().join("delete_controller"))?;
             let arguments = vec!["disconnect".to_owned(), format!("--device={name}")];
             runtime.block_on(cli.run(arguments, LONGEST_RUN)).map(drop).map_err(io::Error::other)
@@ -225,7 +228,7 @@ impl Fabrics for NvmeCli {
         secret: &'a DhchapSecret,
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>> {
-        // By sysfs: a controller that the kernel's own interface made before keeps its secret.
+        // Through sysfs: a controller that the kernel's own interface made earlier may have a secret.
         Box::pin(secret::rekey(&self.workers, &self.sysfs, target, secret, deadline))
     }
 
@@ -283,7 +286,8 @@ fn connect_blocking(
     let ran = runtime.block_on(cli.run(arguments(request), deadline.min(LONGEST_RUN)));
     let overdue = matches!(ran, Err(CliError::Overdue { .. }));
     let follow_until = Instant::now() + if overdue { FOLLOW } else { Duration::ZERO };
-    // After a kill the kernel may still be connecting: nothing shows how long, so sysfs is watched.
+    // After a kill the kernel may still be connecting, and nothing shows for how long: sysfs is watched
+    // instead.
     let after = loop {
         match sysfs.view_blocking(&request.subsystem) {
             Ok(after) if Instant::now() >= follow_until || fresh(request, &before, &after).is_some() => {
@@ -299,14 +303,14 @@ fn connect_blocking(
     Outcome::new(sysfs, turn, result, made)
 }
 
-/// The controller that has what was asked for and was not there before.
+/// A controller that has what was asked for and did not exist before.
 fn fresh(request: &ConnectRequest, before: &SubsystemView, after: &SubsystemView) -> Option<Target> {
     let found = connect::existing(request, after)?;
     let known = before.controllers.iter().any(|c| c.incarnation == found.incarnation);
     (!known).then(|| Target::of(found, &request.subsystem, &request.host_nqn))?
 }
 
-/// Sets what nvme-cli has no option for. A controller that existed before keeps what it has.
+/// Sets what nvme-cli has no option for. A controller that existed before keeps its own value.
 fn set_fast_io_fail(
     sysfs: &Sysfs,
     request: &ConnectRequest,
@@ -330,7 +334,7 @@ fn set_fast_io_fail(
     }
 }
 
-/// Sysfs decides; the program's answer explains.
+/// Sysfs decides; the program's answer only explains.
 fn judge(
     sysfs: &Sysfs,
     request: &ConnectRequest,
@@ -367,7 +371,7 @@ fn judge(
     }
 }
 
-/// Errors of nvme-cli carry the kernel's reason as text only.
+/// nvme-cli reports the kernel's reason as text only.
 fn as_io_error(error: CliError) -> io::Error {
     const KNOWN: [(&str, i32); 10] = [
         ("Connection refused", libc::ECONNREFUSED),
@@ -385,7 +389,7 @@ fn as_io_error(error: CliError) -> io::Error {
     let lower = stderr.to_lowercase();
     let known = KNOWN.iter().find(|(text, _)| lower.contains(&text.to_lowercase()));
     match known {
-        // Keeps the number for the classification and the text for the reader.
+        // Keeps the number for the classification, and the text for the reader.
         Some((_, number)) => {
             io::Error::new(io::Error::from_raw_os_error(*number).kind(), Reported::new(*number, error))
         }
@@ -404,7 +408,7 @@ fn arguments(request: &ConnectRequest) -> Vec<String> {
         format!("--hostid={}", request.host_id),
         "--output-format=json".to_owned(),
     ];
-    // nvme-cli up to 2.3 has no option for fast_io_fail_tmo; it is set in sysfs afterwards.
+    // nvme-cli up to 2.3 has no option for fast_io_fail_tmo; sysfs sets it afterwards.
     for (name, value) in
         numeric_options(&request.options).into_iter().filter(|(name, _)| *name != FAST_IO_FAIL)
     {

@@ -1,8 +1,9 @@
-//! The secret with which a host authenticates in band (DH-HMAC-CHAP), and giving another one to a controller that is
-//! connected.
+//! The secret with which a host authenticates in band (DH-HMAC-CHAP), and how a connected controller gets
+//! another one.
 //!
-//! Always holds: a secret is printed nowhere: its `Debug` hides it, it has no `Display`, and no error of this crate
-//! carries it; it goes to the kernel's interface and to sysfs only, never onto a command line. Its memory is wiped.
+//! Always holds: a secret is never printed. Its `Debug` hides it, it has no `Display`, and no error of this
+//! crate carries it. It goes to the kernel's interface and to sysfs only, never onto a command line. Its
+//! memory is wiped.
 
 use std::fmt;
 use std::io;
@@ -21,25 +22,27 @@ use crate::work::{WorkError, Workers};
 /// The attribute of a controller that holds its secret (`drivers/nvme/host/sysfs.c`; readable by root).
 const ATTRIBUTE: &str = "dhchap_secret";
 
-/// What the kernel refuses as no secret, but only after it has waited for an authentication that is under way
-/// (`nvme_ctrl_dhchap_secret_store`: the wait in `nvme_auth_stop` comes before the look at the text).
+/// A text that the kernel refuses as a secret, but only after it has waited for an authentication that is
+/// under way (`nvme_ctrl_dhchap_secret_store`: the wait in `nvme_auth_stop` comes before the check of the
+/// text).
 const NO_SECRET: &str = "DHHC-1:";
 
-/// A secret in the form that the kernel takes: `DHHC-1:hh:<base64 of secret and CRC-32>:` (NVMe base specification,
-/// "DH-HMAC-CHAP Secret Representation"). Cheap to clone; all clones share one memory, which is wiped with the last.
+/// A secret in the form that the kernel takes: `DHHC-1:hh:<base64 of secret and CRC-32>:` (NVMe base
+/// specification, "DH-HMAC-CHAP Secret Representation"). Cheap to clone: all clones share one memory, which
+/// is wiped with the last.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DhchapSecret(Arc<Zeroizing<String>>);
 
-/// A text that is no secret. What it was is not said.
+/// The error for a text that is no secret. It does not repeat the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a DH-HMAC-CHAP secret: {rule}")]
 pub struct InvalidSecret {
-    /// The rule that it breaks.
+    /// The rule that the text breaks.
     pub rule: &'static str,
 }
 
 impl DhchapSecret {
-    /// Checks a text. Its CRC-32 is left to the kernel, which checks it at every connect.
+    /// Checks a text. The kernel checks the CRC-32 at every connect, so this does not.
     ///
     /// # Errors
     /// [`InvalidSecret`] with the rule that it breaks.
@@ -74,81 +77,82 @@ impl fmt::Debug for DhchapSecret {
     }
 }
 
-/// Why a controller has not got another secret.
+/// Why a controller's secret could not be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RekeyError {
-    /// The controller of that name is not the one meant: nothing was written.
+    /// The controller of that name is another one. Nothing was written.
     #[error("cannot change the secret of {controller}: it is not the expected controller: {found}")]
     NotTheTarget {
-        /// Its name.
+        /// The name that was meant, such as `nvme3`.
         controller: ControllerName,
         /// What it is instead.
         found: String,
     },
-    /// It is not there any more.
+    /// The controller does not exist any more.
     #[error("{controller} is gone")]
     Gone {
-        /// Its name.
+        /// The name that it had, such as `nvme3`.
         controller: ControllerName,
     },
-    /// It was connected without a secret, and the kernel adds none to it.
+    /// The controller was connected without a secret, and the kernel cannot add one to it.
     #[error("cannot change the secret of {controller}: it was connected without one; connect it again")]
     WithoutSecret {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
     },
-    /// The kernel knows no secrets.
+    /// The kernel has no attribute for secrets.
     #[error(
         "cannot change the secret of {controller}: no {path}; this kernel cannot authenticate in band \
          (CONFIG_NVME_HOST_AUTH)"
     )]
     NoAuthentication {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
-        /// What was looked for.
+        /// The attribute that does not exist.
         path: PathBuf,
     },
-    /// It could not be read or written.
+    /// The attribute could not be read or written.
     #[error("cannot change the secret of {controller} ({path})")]
     Io {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
-        /// The attribute.
+        /// The attribute, or the directory that was verified.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// It was written, and sysfs shows another one.
+    /// The secret was written, but sysfs shows another one.
     #[error("{controller} did not accept the secret")]
     NotTaken {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
     },
-    /// The kernel took for a secret what is none, so there is no way to wait for its authentication.
+    /// The kernel accepted a text that is no secret, so there is no way to wait for its authentication.
     #[error("cannot tell whether {controller} has authenticated: its kernel accepts any text as a secret")]
     NotSettled {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
     },
-    /// Not in time, or no thread. It may still be taken.
+    /// The deadline passed, or no thread could be started. The kernel may still take the secret.
     #[error("cannot change the secret of {controller}")]
     Work {
-        /// Its name.
+        /// The name of the controller, such as `nvme3`.
         controller: ControllerName,
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
 }
 
-/// Gives a controller another secret, through the directory that was verified to be its own. One that has it already
-/// is left in peace. Writing it makes a live controller authenticate again, under I/O, in the background; one that is
-/// reconnecting uses it at its next attempt. A re-authentication that fails disturbs no live connection, so what is
-/// proven here is which secret the next connection will use, not that the target has accepted it.
+/// Gives a controller another secret, through the directory that was verified to be its own. A controller
+/// that has the secret already is not given it again. A live controller authenticates again in the background
+/// when it is written, under I/O; one that is reconnecting uses it at its next attempt. A re-authentication
+/// that fails does not disturb a live connection. So this proves which secret the next connection will use,
+/// not that the target accepts it.
 ///
-/// It is over when no authentication is under way any more: a controller that is cut off in the middle of one stays
-/// `resetting` and is never connected again (seen on Linux 6.18), and a cut is what comes next in a fence.
+/// It returns when no authentication is under way any more. A controller that is cut off in the middle of one
+/// stays `resetting` and never connects again (seen on Linux 6.18), and a cut is the next step of a fence.
 pub(super) async fn rekey(
     workers: &Workers,
     sysfs: &Sysfs,
@@ -158,12 +162,12 @@ pub(super) async fn rekey(
 ) -> Result<(), RekeyError> {
     let (owned_sysfs, owned, secret) = (sysfs.clone(), target.clone(), secret.clone());
     let work = move || rekey_blocking(&owned_sysfs, &owned, &secret, write);
-    // Writing waits for an authentication that is under way (`nvme_auth_stop`).
+    // The write waits for an authentication that is under way (`nvme_auth_stop`).
     let done = workers.run(&format!("rekey {}", target.controller), deadline, work).await;
     done.unwrap_or_else(|source| Err(RekeyError::Work { controller: target.controller.clone(), source }))
 }
 
-/// Writes an attribute of sysfs; what stands in for the kernel in tests has its own.
+/// Writes an attribute of sysfs. A test passes its own, in place of the kernel.
 type Write = fn(&Path, &str) -> io::Result<()>;
 
 fn write(path: &Path, text: &str) -> io::Result<()> {
@@ -180,18 +184,19 @@ fn rekey_blocking(
     let attribute = Attribute::open(sysfs, target)?;
     match attribute.read()? {
         Some(current) if current.as_str() == secret.expose() => {}
-        // Without a line feed: the kernel would keep it.
+        // Without a line feed: the kernel would keep it as part of the secret.
         Some(_) => {
             write(&attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
         }
         None => return Err(RekeyError::WithoutSecret { controller: controller() }),
     }
-    // Also where it had the secret already: an earlier write that was not waited for may have begun one.
+    // Done even where it had the secret already: an earlier write that nobody waited for may have started an
+    // authentication.
     match write(&attribute.through(), NO_SECRET) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
         Err(source) => return Err(attribute.failed(source)),
         Ok(()) => {
-            // Taken for one: it must not stay.
+            // The kernel took it for a secret: it must not stay.
             write(&attribute.through(), secret.expose()).map_err(|source| attribute.failed(source))?;
             return Err(RekeyError::NotSettled { controller: controller() });
         }
@@ -222,7 +227,7 @@ pub(super) async fn of(
 struct Attribute {
     dir: crate::sysfs::PinnedDir,
     controller: ControllerName,
-    /// As people know it.
+    /// The path as an operator knows it, for errors.
     path: PathBuf,
 }
 
@@ -252,7 +257,7 @@ impl Attribute {
         RekeyError::Io { controller, path, source }
     }
 
-    /// Reads it; `None` for a controller without one.
+    /// Reads the secret; `None` for a controller without one.
     fn read(&self) -> Result<Option<Zeroizing<String>>, RekeyError> {
         let text = std::fs::read_to_string(self.through()).map(Zeroizing::new);
         let text = text.map_err(|source| self.failed(source))?;

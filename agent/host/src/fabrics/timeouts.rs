@@ -1,9 +1,10 @@
-//! How long the kernel tries to get a connection back, set on a controller that exists.
+//! Sets how long the kernel tries to get a connection back, on a controller that exists.
 //!
-//! A controller that somebody else made (by hand, or a distribution's autoconnect) has its own times, and keeps them
-//! when it is taken over: one that gives up after 30 s takes a VM's disk away in an outage that ours would outlive.
+//! A controller that somebody else made (by hand, or a distribution's autoconnect) has times of its own and
+//! keeps them when Cleat takes it over. One that gives up after 30 s takes a VM's disk away in an outage that
+//! ours would survive.
 //!
-//! Always holds: what was written is read back; what cannot be set is said with its value.
+//! Always holds: what was written is read back; what cannot be set is reported with its value.
 
 use std::io;
 use std::time::Duration;
@@ -13,17 +14,17 @@ use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, Sysfs};
 use crate::work::Workers;
 
-/// Why a controller keeps other times.
+/// Why a controller kept other times.
 #[derive(Debug, thiserror::Error)]
 #[error("{controller} has other timeouts than ours: {why}")]
 pub struct TimeoutsError {
-    /// Its name.
+    /// The controller that keeps them, such as `nvme3`.
     pub controller: ControllerName,
-    /// What could not be set, and why.
+    /// Which attributes could not be set, and why; `; ` separates them.
     pub why: String,
 }
 
-/// Sets the times of a controller to those of `options`, where they are others; true if anything was changed.
+/// Sets the times of a controller to those of `options` where they differ; true if anything was changed.
 pub(super) async fn set(
     workers: &Workers,
     sysfs: &Sysfs,
@@ -35,7 +36,7 @@ pub(super) async fn set(
     let (sysfs, owned, wanted) = (sysfs.clone(), target.clone(), wanted(options));
     let work = move || match delete::open_verified(&sysfs, &owned) {
         Ok(Some((dir, _))) => set_all(&dir, &wanted),
-        // Gone: nothing keeps anything.
+        // Gone: there are no times to set.
         Ok(None) => Ok(false),
         Err(error) => Err(error.to_string()),
     };
@@ -43,11 +44,11 @@ pub(super) async fn set(
     done.map_err(|error| failed(error.to_string()))?.map_err(failed)
 }
 
-/// Attributes with what is written, and what they read then.
+/// Attributes, each with the text to write and the text that it reads afterwards.
 fn wanted(options: &ConnectOptions) -> Vec<(&'static str, String, String)> {
     let seconds = |time: Duration| time.as_secs().to_string();
     let same = |name, time: Option<Duration>| time.map(|time| (name, seconds(time), seconds(time)));
-    // The kernel keeps a number of tries, so it says a multiple of the delay.
+    // The kernel keeps a number of attempts, so it shows a multiple of the delay.
     let rounded = |time: Duration| {
         let delay = options.reconnect_delay.map_or(1, |delay| delay.as_secs().max(1));
         (time.as_secs().div_ceil(delay) * delay).to_string()
@@ -56,7 +57,7 @@ fn wanted(options: &ConnectOptions) -> Vec<(&'static str, String, String)> {
         LossTimeout::After(time) => ("ctrl_loss_tmo", seconds(time), rounded(time)),
         LossTimeout::Never => ("ctrl_loss_tmo", "-1".to_owned(), "off".to_owned()),
     });
-    // How many tries fit into the time depends on the delay, so that comes first.
+    // How many attempts fit into the time depends on the delay, so the delay comes first.
     [same("reconnect_delay", options.reconnect_delay), loss].into_iter().flatten().collect()
 }
 

@@ -1,11 +1,12 @@
 //! A target path, opened once and worked on through what was opened.
 //!
-//! Comes in: a path below the kubelet's directory. Goes out: the directory that it lies in, held open, and what is at
-//! its name there.
+//! Comes in: a path below the kubelet's directory. Goes out: the directory that it is in, held open, and what
+//! has its name there.
 //!
-//! Always holds: nothing outside that directory is reached. What lies above it is the operator's word
-//! (`--kubelet-dir`) and may have links; below it no link is followed, neither on the way nor at the end, also where
-//! somebody swaps a directory for a link at the very moment (`openat2` with `RESOLVE_BENEATH`).
+//! Always holds: nothing outside the kubelet's directory is reached. The operator names that directory
+//! (`--kubelet-dir`), and the path to it may have links. Below it no link is followed, on the way or at the
+//! end, even when somebody swaps a directory for a link at that very moment (`openat2` with
+//! `RESOLVE_BENEATH`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -23,10 +24,10 @@ use super::{MountError, TargetState};
 use crate::devnode;
 use crate::name::DevT;
 
-/// Nothing is opened for reading or writing: the descriptor only says which file it is.
+/// Opens nothing for reading or writing: such a descriptor only says which file it is.
 const BARE: OFlag = OFlag::O_PATH.union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
 
-/// The part of a target below a directory; that it has no way up is checked here once more.
+/// The part of a target below a directory. Checks once more that it has no `..`.
 ///
 /// # Errors
 /// [`MountError::Outside`].
@@ -91,7 +92,7 @@ impl Spot {
         }
     }
 
-    /// The same in one word.
+    /// The same as a [`TargetState`].
     pub(super) fn state(&self) -> Result<TargetState, MountError> {
         let Some(found) = self.look()? else { return Ok(TargetState::Missing) };
         let metadata = found.file.metadata().map_err(|source| self.cannot_look(source))?;
@@ -112,7 +113,7 @@ impl Spot {
         MountError::Look { path: self.target.clone(), source }
     }
 
-    /// Makes the empty file. Exclusive: never through a link that somebody put there meanwhile.
+    /// Makes the empty file, exclusively: never through a link that somebody has put there meanwhile.
     pub(super) fn create(&self) -> io::Result<()> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let mode = Mode::S_IRUSR | Mode::S_IWUSR;
@@ -130,8 +131,8 @@ impl Spot {
         Ok(nix::unistd::unlinkat(&self.parent, self.name.as_os_str(), UnlinkatFlags::RemoveDir)?)
     }
 
-    /// Takes the topmost mount off. By name in the open directory: an open descriptor on the mount would keep it busy,
-    /// and a name on which something is mounted can be neither renamed nor replaced.
+    /// Unmounts the topmost mount, by name in the open directory: an open descriptor on the mount would keep
+    /// it busy, and a name on which something is mounted can be neither renamed nor replaced.
     pub(super) fn unmount(&self) -> io::Result<()> {
         let path = by_descriptor(&self.parent).join(&self.name);
         Ok(nix::mount::umount2(&path, nix::mount::MntFlags::UMOUNT_NOFOLLOW)?)
@@ -150,7 +151,7 @@ pub(super) fn node(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_CLOEXEC).open(path)
 }
 
-/// A path that leads to what a descriptor is of.
+/// A path that leads to the file that a descriptor has open.
 pub(super) fn by_descriptor(file: &impl AsRawFd) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
@@ -168,8 +169,8 @@ fn mount_of(file: &impl AsRawFd) -> io::Result<u64> {
     id.ok_or_else(|| io::Error::other("the kernel does not say on which mount it is"))
 }
 
-/// Looks at the target as process 1 of the machine does, which has the mounts that the kubelet has. Nothing to compare
-/// where this process has the same ones.
+/// Checks the target as process 1 of the machine sees it, which has the kubelet's mounts. Does nothing where
+/// this process has the same ones.
 pub(super) fn is_seen_by(init: &Path, target: &Path, below: &Path, dev: DevT) -> Result<(), MountError> {
     let look = |path: PathBuf| move |source: io::Error| MountError::Look { path, source };
     let space = |process: &Path| {

@@ -1,8 +1,8 @@
-//! Names of the NVMe world: those that all programs share come from `cleat-ids`, those that only the kernel
+//! Names of the NVMe world. Those that all programs share come from `cleat-ids`; those that only the kernel
 //! gives are made here.
 //!
-//! Comes in: text from a directive, a file or sysfs. Goes out: a type that cannot hold an invalid value, or
-//! [`InvalidName`] that says which rule was broken and by what.
+//! Comes in: text from a directive, a file or sysfs. Goes out: a type that cannot contain an invalid value,
+//! or [`InvalidName`] with the rule that was broken and the text that broke it.
 //!
 //! Always holds: a name that was accepted here can be put into the kernel's comma-separated option string
 //! without changing its meaning.

@@ -1,15 +1,17 @@
-//! What has claimed a block device inside the kernel, where no process and no mount table shows it.
+//! Finds what has claimed a block device inside the kernel, where no process and no mount table shows it.
 //!
-//! Comes in: a device. Goes out: whether something holds it exclusively, and what, as far as sysfs and `/proc/fs`
-//! tell.
+//! Comes in: a device. Goes out: whether something has it exclusively, and what that is, as far as sysfs and
+//! `/proc/fs` show.
 //!
-//! A mounted file system, an external journal, a member of a btrfs or ZFS pool, swap, dm and md hold what they lie on
-//! exclusively, whether or not anybody can see them: a lazy unmount takes a file system out of every mount table, and
-//! a mount namespace that is pinned by a file has no process to be seen by. To ask for the device exclusively for a
-//! moment is what tells (`bd_may_claim` in the kernel's `block/bdev.c`: a claim on a partition counts for the whole).
+//! A mounted file system, an external journal, a member of a btrfs or ZFS pool, swap, dm and md have their
+//! device exclusively, whether or not anybody can see them. A lazy unmount takes a file system out of every
+//! mount table, and a mount namespace that a file keeps alive has no process that shows it. Opening the
+//! device exclusively for a moment is what shows it (`bd_may_claim` in the kernel's `block/bdev.c`: a claim
+//! on a partition counts for the whole device).
 //!
-//! Always holds: the device is opened for reading only, and closed at once. A loop device does not claim what it lies
-//! on (the kubelet's is found as a loop device), nor do ordinary openers, this process's own among them.
+//! Always holds: the device is opened for reading only and closed at once. A loop device does not claim its
+//! backing device (the kubelet's is found as a loop device), nor do ordinary openers, this process among
+//! them.
 
 use std::path::Path;
 
@@ -17,16 +19,16 @@ use super::Places;
 use crate::devnode::{self, DevNodeError, OpenFor};
 use crate::name::DevT;
 
-/// What asking for the device exclusively showed.
+/// What opening the device exclusively showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Claim {
     /// Nobody else has it exclusively.
     Nobody,
-    /// Something has.
+    /// Somebody else has it exclusively: the open failed with EBUSY.
     Somebody,
-    /// There is no such device any more.
+    /// The device does not exist any more.
     Gone,
-    /// It could not be asked for, and why.
+    /// The device could not be opened; the text says why.
     Unknown(String),
 }
 
@@ -59,7 +61,7 @@ pub(super) fn claimants(places: &Places, dev: DevT) -> Vec<String> {
         let on = members.into_iter().filter(|name| lies_on(name, &device));
         found.extend(on.map(|name| format!("btrfs {pool} on {name}")));
     }
-    // An internal journal's name ends with its inode, `nvme0n1-8`; its file system is named above.
+    // The name of an internal journal ends with its inode, `nvme0n1-8`; its file system has its own entry.
     let journals = names(&places.proc_root.join("fs/jbd2")).into_iter().filter(|name| lies_on(name, &device));
     found.extend(journals.map(|name| format!("an external journal on {name}")));
     found
@@ -70,7 +72,7 @@ fn name(places: &Places, dev: DevT) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-/// For words only: what cannot be listed is not named.
+/// For an error's text only: what cannot be listed is left out.
 fn names(dir: &Path) -> Vec<String> {
     crate::sysfs::list(dir).unwrap_or_default()
 }
@@ -82,7 +84,7 @@ fn lies_on(name: &str, device: &str) -> bool {
     rest.is_empty() || (!part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// For whoever has no block device: nobody has claimed anything.
+/// For a test without a block device: nobody has claimed anything.
 #[cfg(test)]
 pub(super) fn nobody(_: &Places, _: DevT) -> Claim {
     Claim::Nobody

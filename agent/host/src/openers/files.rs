@@ -1,11 +1,12 @@
-//! Files that processes have open or mapped, as far as they are block devices.
+//! Block devices among the files that processes have open or mapped.
 //!
-//! Comes in: a process's folder in `/proc`, and the mounts of the host. Goes out: device numbers.
+//! Comes in: a process's directory in `/proc`, and the mounts of the host. Goes out: device numbers.
 //!
-//! Always holds: a file on a server or behind a FUSE daemon is never waited for. What kind of file system a descriptor
-//! lies on is read from `fdinfo` and `mountinfo`, which ask nobody, and a descriptor that only names a file (`O_PATH`)
-//! is no use of it. Where such a server is silent, its files count as no block devices: device nodes lie in devtmpfs or
-//! in a container's tmpfs, and the kernel opens none on a mount with `nodev`, which is every mount of an ordinary user.
+//! Always holds: it never waits for a file on a server or behind a FUSE daemon. `fdinfo` and `mountinfo` show
+//! which kind of file system a descriptor is on without asking anybody. A descriptor that only names a file
+//! (`O_PATH`) does not use it. Where such a server is silent, its files do not count as block devices: device
+//! nodes are in devtmpfs or in a container's tmpfs, and the kernel opens none on a mount with `nodev`, which
+//! every mount of an ordinary user has.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,14 +20,14 @@ use crate::name::DevT;
 /// `O_PATH` on every architecture that Cleat runs on, as `fdinfo` shows it.
 const O_PATH: u64 = 0o1000_0000;
 
-/// How often each block device was met.
+/// How often each block device was found.
 pub(super) type Uses = BTreeMap<DevT, usize>;
 
-/// Mapped files met so far, by file system and inode: every process maps the same libraries.
+/// Mapped files found so far, by file system and inode: every process maps the same libraries.
 pub(super) type Mapped = BTreeMap<(DevT, u64), Option<DevT>>;
 
-/// Block devices behind the descriptors in `dir/fd`. `None` where the process has none that could be listed: it has
-/// gone, it is the kernel's, or its first thread has ended before the others.
+/// Block devices behind the descriptors in `dir/fd`. `None` where the process has none that could be listed:
+/// it has ended, it is the kernel's, or its first thread has ended before the others.
 pub(super) fn open(
     places: &Places,
     looking: &Looking,
@@ -89,7 +90,7 @@ fn device_behind(
     let mount = field(&info, b"mnt_id:", 10).unwrap_or_default();
     match looking.call(&Key::Mount(mount), || (places.rdev)(fd)) {
         Ok(Ok(dev)) => Ok(dev),
-        // A server may say anything of its files, and nothing of a device of this host.
+        // A server may answer anything about its files, but that says nothing of a device of this host.
         Ok(Err(_)) | Err(_) if mounts.is_remote(mount) => Ok(None),
         Ok(Err(error)) => gone(error),
         Err(stuck) => {
@@ -114,7 +115,7 @@ pub(super) fn mapped(
     blind: &mut Vec<Blind>,
 ) -> Uses {
     let path = dir.join("maps");
-    // It waits for whoever changes this process's memory at the moment.
+    // The kernel waits here for whoever is changing this process's memory.
     let text = match looking.call(&Key::Maps(pid), || std::fs::read(&path)) {
         Ok(Ok(text)) => text,
         Ok(Err(error)) if has_gone(&error) => return Uses::new(),
@@ -140,7 +141,7 @@ pub(super) fn mapped(
         let device = match looking.call(&Key::FileSystem(map.dev), || (places.rdev)(&link)) {
             Ok(Ok(device)) => device,
             Ok(Err(_)) | Err(_) if mounts.is_remote_file_system(map.dev) => None,
-            // Unmapped, or gone with its process, meanwhile.
+            // Unmapped meanwhile, or its process has ended.
             Ok(Err(error)) if has_gone(&error) => continue,
             Ok(Err(error)) => {
                 blind.push(Blind::at(&link, error));
@@ -170,7 +171,8 @@ struct Map {
 }
 
 impl Map {
-    /// `7f0a-7f0b rw-s 00000000 00:06 323   /dev/nvme0n1`; `None` for what is no file with a path.
+    /// Reads a line such as `7f0a-7f0b rw-s 00000000 00:06 323   /dev/nvme0n1`; `None` for a map without a
+    /// file.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ').filter(|field| !field.is_empty());
         let mut text = || std::str::from_utf8(fields.next()?).ok();
@@ -180,7 +182,7 @@ impl Map {
         let inode = text()?.parse().ok().filter(|inode| *inode != 0)?;
         let hex = |text: &str| u32::from_str_radix(text, 16).ok();
         let dev = DevT { major: hex(major)?, minor: hex(minor)? };
-        // The folder's names have no leading zeros, and its own zero is one.
+        // The names in that directory have no leading zeros; zero itself is one digit.
         let bare = |text: &str| Some(format!("{:x}", u64::from_str_radix(text, 16).ok()?));
         fields.next()?.starts_with(b"/").then_some(())?;
         Some(Self { range: format!("{}-{}", bare(start)?, bare(end)?), dev, inode })

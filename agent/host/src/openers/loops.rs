@@ -1,4 +1,4 @@
-//! Loop devices over a block device; the kubelet keeps one over every block volume that it has mapped.
+//! Loop devices over a block device. The kubelet keeps one over every block volume that it has mapped.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -23,7 +23,7 @@ pub struct LoopUse {
     pub dev: DevT,
     /// The backing file as the kernel names it.
     pub backing_file: String,
-    /// Set when that is where the kubelet maps block volumes.
+    /// Set when the backing file is where the kubelet maps block volumes.
     pub kubelet: Option<KubeletLoop>,
 }
 
@@ -50,9 +50,9 @@ impl fmt::Display for LoopUse {
 /// Every loop device in use.
 #[derive(Debug, Default)]
 pub(super) struct LoopTable {
-    /// Those over a block device, with its number.
+    /// Those over a block device, with that device's number.
     over: Vec<(DevT, LoopUse)>,
-    /// What could not be looked at.
+    /// What could not be read.
     pub(super) blind: Vec<Blind>,
 }
 
@@ -63,7 +63,7 @@ impl LoopTable {
     }
 }
 
-/// Looks at all loop devices. One over a file of a dead server does not answer, and holds up no other.
+/// Reads all loop devices. One over a file of a dead server does not answer, and does not hold up the others.
 pub(super) fn scan(places: &Places, looking: &Looking) -> LoopTable {
     let class = places.sysfs.root().join("class/block");
     let mut found = LoopTable::default();
@@ -100,8 +100,8 @@ pub(super) fn scan(places: &Places, looking: &Looking) -> LoopTable {
 }
 
 /// Device number of a loop device's backing file, if that is a block device. Asks the loop device itself,
-/// which knows even when the path has been removed; else looks at the path, in our own mount namespace and
-/// in that of process 1.
+/// which knows even when the path has been removed; else it reads the path, in our own mount namespace and in
+/// that of process 1.
 fn backing_device(
     places: &Places,
     name: &str,
@@ -132,16 +132,16 @@ fn ask(places: &Places, node: &Path, dev: DevT) -> io::Result<Option<DevT>> {
             // A regular file has number 0.
             Ok((status.lo_rdevice != 0).then_some(backing))
         }
-        // Unbound meanwhile.
+        // It lost its backing file meanwhile.
         Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-/// `LOOP_GET_STATUS64` (`linux/loop.h`).
+/// The ioctl `LOOP_GET_STATUS64` (`linux/loop.h`), and nothing else that is unsafe.
 #[allow(unsafe_code)]
 mod ioctl {
-    /// `struct loop_info64`.
+    /// The kernel's `struct loop_info64`, field by field.
     #[repr(C)]
     pub(super) struct LoopInfo64 {
         pub(super) lo_device: u64,

@@ -1,19 +1,22 @@
-//! Who uses a block device, as far as this host can tell.
+//! Who uses a block device, as far as this host can show.
 //!
-//! Comes in: a device number. Goes out: an [`OpenersReport`]: every user found, and everything that could
-//! not be looked at.
+//! Comes in: a device number. Goes out: an [`OpenersReport`]: every user found, and everything that could not
+//! be read.
 //!
-//! Always holds: [`Verdict::Free`] is said only when everything was looked at; what is missing makes it
-//! [`Verdict::Unknown`]. Our own process is left out. Nothing is opened or changed: files are looked at with
-//! `statx` in a form that asks no server and triggers no automount, and a call that does not come back holds up neither
-//! this look for long nor the next one at all.
+//! Always holds: [`Verdict::Free`] means that everything was read; whatever is missing makes it
+//! [`Verdict::Unknown`]. Our own process is left out. Nothing is opened or changed: files are examined with
+//! `statx` in a form that asks no server and triggers no automount. A call that does not come back holds up
+//! this search for a short time and the next one not at all.
 //!
-//! What it looks at: open and mapped files of all processes, mounts in all mount namespaces that have a process, bind
-//! mounts of the node, partitions and holders (and what sits on those in turn), loop devices, swap. Whoever is about
-//! to take the device away asks with [`Openers::look_to_end`], which also finds what has claimed it inside the kernel.
-//! Not visible to it: users inside the kernel that open without a claim (an NVMe target), threads that do not share
-//! their process's open files, descriptors on their way through a socket or registered with an io_uring alone, and
-//! a device that was opened through a node on a network file system whose server is silent now.
+//! It examines: open and mapped files of all processes, mounts in all mount namespaces that have a process,
+//! bind mounts of the node, partitions and holders (and what is on those in turn), loop devices, swap. A
+//! caller that is about to take the device away uses [`Openers::look_to_end`], which also finds what has
+//! claimed it inside the kernel.
+//!
+//! It cannot see: users inside the kernel that open without a claim (an NVMe target), threads that do not
+//! share their process's open files, descriptors that are in transit through a socket or registered with an
+//! io_uring only, and a device that was opened through a node on a network file system whose server is silent
+//! now.
 
 mod claim;
 mod files;
@@ -44,10 +47,10 @@ use crate::name::DevT;
 use crate::sysfs::{self, Holder, Sysfs, Unreadable};
 use crate::work::{WorkError, Workers};
 
-/// How long a process may have the device open before it counts as a user: udev's `blkid`, `pvs` and `lsblk` look at
-/// every device for some tens of milliseconds.
+/// How long a process may have the device open before it counts as a user: udev's `blkid`, `pvs` and `lsblk`
+/// open every device for some tens of milliseconds.
 const PASSING: Duration = Duration::from_millis(500);
-/// How long one that may be passing is waited for before the next look.
+/// How long to wait before the next search where only such processes were found.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// One user of a device.
@@ -56,9 +59,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 pub enum DeviceUser {
     /// A process with the device open.
     Process(ProcessUse),
-    /// A file system on the device, mounted.
+    /// A mounted file system on the device.
     Mount {
-        /// The device, which may be a holder of the one asked for.
+        /// Number of the device, or of a holder of it.
         dev: DevT,
         /// Where it is mounted, as that namespace names it.
         mount_point: PathBuf,
@@ -69,7 +72,7 @@ pub enum DeviceUser {
     },
     /// The device node itself, bound to another place (what a published block volume is).
     NodeBind {
-        /// The device.
+        /// Number of the device, or of a holder of it.
         dev: DevT,
         /// Where it is bound, as that namespace names it.
         mount_point: PathBuf,
@@ -80,16 +83,16 @@ pub enum DeviceUser {
     Holder(Holder),
     /// A loop device over it.
     Loop(LoopUse),
-    /// Swap space.
+    /// Swap space on the device.
     Swap {
-        /// The device.
+        /// Number of the device, or of a holder of it.
         dev: DevT,
     },
     /// Something in the kernel that has the device, or a part of it, exclusively.
     Claim {
-        /// The device.
+        /// Number of the device that was opened exclusively.
         dev: DevT,
-        /// What it is, as far as the kernel names it.
+        /// File systems and journals on it, as the kernel names them; empty where it names none.
         by: Vec<String>,
     },
 }
@@ -100,8 +103,8 @@ impl DeviceUser {
         matches!(self, Self::Loop(LoopUse { kubelet: Some(_), .. }))
     }
 
-    /// Whether it is of a kind that may be gone in a moment: a process that looks at every device, or one that had it
-    /// exclusively and was not seen.
+    /// Whether it may be gone in a moment: a process that opens every device, or a claim without a visible
+    /// owner.
     fn may_pass(&self) -> bool {
         match self {
             Self::Process(_) => true,
@@ -115,7 +118,7 @@ impl DeviceUser {
     }
 }
 
-/// A process with the device open.
+/// A process that has the device open or mapped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProcessUse {
     /// The device that is open: the one asked for, a holder of it, or a loop device over it.
@@ -162,12 +165,12 @@ impl fmt::Display for DeviceUser {
     }
 }
 
-/// Something that could not be looked at.
+/// Something that could not be read, and may hide a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blind {
     /// What, such as `/proc/17/fd`.
     pub what: String,
-    /// Why.
+    /// What the operating system said, or for how long the call has not come back.
     pub why: String,
 }
 
@@ -183,8 +186,8 @@ impl Blind {
     }
 }
 
-/// Text with its control characters escaped: programs call themselves, and users their folders, what they like, and
-/// somebody reads it at a terminal.
+/// Text with its control characters escaped: programs and users choose names freely, and somebody reads them
+/// at a terminal.
 pub fn plain(text: &str) -> String {
     text.chars()
         .flat_map(|letter| if letter.is_control() { letter.escape_default().collect() } else { vec![letter] })
@@ -201,9 +204,9 @@ fn has_gone(error: &io::Error) -> bool {
 pub struct OpenersReport {
     /// The device that was asked for.
     pub dev: DevT,
-    /// Its users.
+    /// Everybody who was found using the device, or something on it.
     pub users: Vec<DeviceUser>,
-    /// What could not be looked at.
+    /// What could not be read.
     pub blind: Vec<Blind>,
 }
 
@@ -211,11 +214,11 @@ pub struct OpenersReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Somebody uses it.
+    /// Somebody uses the device.
     InUse,
-    /// Nobody does, and everything could be looked at.
+    /// Nobody uses it, and everything could be read.
     Free,
-    /// Nobody was found, and not everything could be looked at.
+    /// Nobody was found, but something could not be read.
     Unknown,
 }
 
@@ -225,8 +228,8 @@ impl OpenersReport {
         self.verdict_without(|_| false)
     }
 
-    /// What the report amounts to when some users are known and expected, such as our own bind mounts or the
-    /// kubelet's loop device.
+    /// What the report amounts to when some users are expected, such as our own bind mounts or the kubelet's
+    /// loop device.
     pub fn verdict_without(&self, expected: impl Fn(&DeviceUser) -> bool) -> Verdict {
         if self.users.iter().any(|user| !expected(user)) {
             Verdict::InUse
@@ -239,7 +242,7 @@ impl OpenersReport {
 }
 
 impl fmt::Display for OpenersReport {
-    /// Users first, then what could not be looked at; for an error message.
+    /// Users first, then what could not be read: for an error message.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let users = self.users.iter().map(ToString::to_string);
         let blind = self.blind.iter().take(3).map(|blind| format!("could not look at {blind}"));
@@ -248,7 +251,7 @@ impl fmt::Display for OpenersReport {
     }
 }
 
-/// Looks for users of devices.
+/// Finds users of devices. Cheap to clone; clones share their searches.
 #[derive(Debug, Clone)]
 pub struct Openers {
     places: Places,
@@ -257,7 +260,7 @@ pub struct Openers {
     processes: Scans<Snapshot>,
 }
 
-/// What block devices alone can tell, and which of them count as the one asked for.
+/// What block devices alone show, and which of them count as the one that was asked for.
 struct Blocks {
     devices: BTreeSet<DevT>,
     report: OpenersReport,
@@ -276,7 +279,7 @@ impl Blocks {
     }
 }
 
-/// A report, and apart from it what of the mounts could not be looked at.
+/// A report, and, apart from it, which mounts could not be read.
 struct Found {
     report: OpenersReport,
     blind_to_mounts: Vec<Blind>,
@@ -289,25 +292,25 @@ impl Found {
     }
 }
 
-/// Where to look, and how to tell a block device.
+/// Where to search, and how to recognise a block device.
 #[derive(Debug, Clone)]
 struct Places {
     proc_root: PathBuf,
     dev_root: PathBuf,
     sysfs: Sysfs,
-    /// Device number of the block device at a path; tests have no block devices.
+    /// Device number of the block device at a path; a test replaces it, since it has no block devices.
     rdev: fn(&Path) -> io::Result<Option<DevT>>,
-    /// Asks for a block device exclusively.
+    /// Opens a block device exclusively for a moment.
     claim: fn(&Self, DevT) -> Claim,
 }
 
 impl Openers {
-    /// Looks in `/proc`, `/dev` and the given sysfs.
+    /// Searches in `/proc`, `/dev` and the given sysfs.
     pub fn new(sysfs: Sysfs, workers: Workers) -> Self {
         Self::at("/proc", "/dev", sysfs, workers)
     }
 
-    /// Looks in other trees, for tests.
+    /// Searches in other trees, for tests.
     pub fn at(
         proc_root: impl Into<PathBuf>,
         dev_root: impl Into<PathBuf>,
@@ -324,8 +327,8 @@ impl Openers {
         }
     }
 
-    /// Looks for users of one device, at most for `deadline`. A deadline that passes is a report that says
-    /// so. Calls side by side share their look at processes and loop devices.
+    /// Finds users of one device, at most for `deadline`. When the deadline passes, the report says so.
+    /// Parallel calls share their search of processes and loop devices.
     pub async fn look(&self, dev: DevT, deadline: Duration) -> OpenersReport {
         self.find(dev, deadline).await.whole()
     }
@@ -357,9 +360,10 @@ impl Openers {
         found
     }
 
-    /// As [`Openers::look`], for whoever is about to take the device away: what has claimed it inside the kernel is
-    /// found too, and a process counts only once it has had the device open for half a second. The claim that is made
-    /// for a moment would make somebody's mount fail that came just then: never ask this of a device that is to stay.
+    /// As [`Openers::look`], for a caller that is about to take the device away: it also finds what has
+    /// claimed the device inside the kernel, and a process counts only once it has had the device open for
+    /// half a second. Its claim of a moment would make a mount fail that comes just then: never use it on a
+    /// device that is to stay.
     pub async fn look_to_end(&self, dev: DevT, deadline: Duration) -> OpenersReport {
         let (end, mut first_seen) = (Instant::now() + deadline, None);
         let left = || end.saturating_duration_since(Instant::now());
@@ -380,7 +384,7 @@ impl Openers {
         }
     }
 
-    /// Whether nobody has claimed it, for certain.
+    /// Adds what has claimed the device; true where certainly nobody has.
     async fn add_claim(&self, dev: DevT, deadline: Duration, report: &mut OpenersReport) -> bool {
         let places = self.places.clone();
         let key = format!("claim on {dev}");
@@ -398,10 +402,10 @@ impl Openers {
         false
     }
 
-    /// Loop devices over one device, for the readiness check: by a look at all of them that began at `since` or later.
+    /// Loop devices over one device, for the readiness check, from a search that began at `since` or later.
     ///
     /// # Errors
-    /// [`WorkError`] when they could not be looked for in time; what could not be read is in the second part.
+    /// [`WorkError`] when the search did not end in time. The second part lists what could not be read.
     pub async fn loops(
         &self,
         dev: DevT,
@@ -418,7 +422,7 @@ impl Openers {
         self.look_at_blocks(dev).with(&self.places, &loops, &processes).whole()
     }
 
-    /// Partitions and holders.
+    /// Partitions and holders of the device.
     fn look_at_blocks(&self, dev: DevT) -> Blocks {
         let mut report = OpenersReport { dev, users: Vec::new(), blind: Vec::new() };
         let mut devices = BTreeSet::from([dev]);
@@ -426,7 +430,7 @@ impl Openers {
         Blocks { devices, report }
     }
 
-    /// Follows partitions and holders upwards: what uses one of those uses the device as well.
+    /// Follows partitions and holders upwards: whatever uses one of them uses the device too.
     fn add_holders(&self, devices: &mut BTreeSet<DevT>, report: &mut OpenersReport) {
         let mut unlisted: Vec<DevT> = devices.iter().copied().collect();
         while let Some(dev) = unlisted.pop() {
@@ -467,7 +471,7 @@ fn add_swap(places: &Places, devices: &BTreeSet<DevT>, report: &mut OpenersRepor
     }
 }
 
-/// What sits on a device according to a `holders` directory.
+/// What is on a device according to a `holders` directory.
 pub(crate) fn holders_in(sysfs: &Sysfs, dir: &Path) -> (Vec<Holder>, Vec<Unreadable>) {
     sysfs::read_holders(sysfs.root(), dir)
 }

@@ -1,11 +1,11 @@
-//! Mounts of the whole host: every mount namespace that has a process.
+//! Mounts of the whole host: those of every mount namespace that has a process.
 //!
-//! Comes in: the folders of processes in `/proc`. Goes out: which block devices are mounted, or have their node bound
-//! somewhere, and of which kind each mount is.
+//! Comes in: the directories of processes in `/proc`. Goes out: which block devices are mounted or have their
+//! node bound somewhere, and whether each mount is remote.
 //!
-//! Always holds: no path is followed that leads over a server or a FUSE daemon. What could not be looked at here is
-//! kept apart from what could not be looked at elsewhere: a file system that is mounted claims its device, which shows
-//! without this ([`super::claim`]), and a bound node that nobody has open is no use of the device.
+//! Always holds: no path is followed through a server or a FUSE daemon. Mounts that could not be read are
+//! kept apart from everything else that could not: a mounted file system claims its device, which shows
+//! without this ([`super::claim`]), and a bound node that nobody has open does not use the device.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use super::{Blind, DeviceUser, Places, has_gone};
 use crate::mountinfo::{self, MountEntry};
 use crate::name::DevT;
 
-/// File systems whose files somebody else answers for, who may be silent.
+/// File systems whose files another machine or program answers for, and may be silent.
 const REMOTE: [&str; 19] = [
     "nfs",
     "nfs4",
@@ -42,39 +42,39 @@ fn is_remote(fs_type: &str) -> bool {
     REMOTE.contains(&fs_type) || fs_type == "fuse" || fs_type.starts_with("fuse.")
 }
 
-/// Whether a path leads to a server or a FUSE daemon, by the mounts of the host's first process.
+/// Whether a path leads through a server or a FUSE daemon, by the mounts of the host's first process.
 pub(super) fn host_says_remote(places: &Places, path: &Path) -> bool {
     let Ok(bytes) = std::fs::read(places.proc_root.join("1/mountinfo")) else { return false };
     let entries = mountinfo::parse(&bytes).unwrap_or_default();
     let above = entries.iter().filter(|entry| path.starts_with(&entry.mount_point));
-    // The last of those that lie nearest is the one on top.
+    // Of those that are nearest, the last one is on top.
     let nearest = above.max_by_key(|entry| entry.mount_point.components().count());
     nearest.is_some_and(|entry| is_remote(&entry.fs_type))
 }
 
-/// The mounts that were met.
+/// The mounts that were found.
 #[derive(Debug, Default)]
 pub(super) struct MountTable {
-    /// Devices in use, with who uses them.
+    /// Devices in use, with their users.
     pub(super) users: Vec<(DevT, DeviceUser)>,
-    /// What of the mounts could not be looked at.
+    /// Which mounts could not be read.
     pub(super) blind: Vec<Blind>,
     /// Whether each mount is remote, by its number.
     mounts: BTreeMap<u64, bool>,
     /// File systems that are remote, by their device number.
     remote: BTreeMap<DevT, ()>,
-    /// Mount namespaces met so far: read (`None`), or why not.
+    /// Mount namespaces found so far: read (`None`), or why not.
     namespaces: BTreeMap<PathBuf, Option<Blind>>,
 }
 
 impl MountTable {
-    /// Whether files on a mount are somebody else's to answer for. Of a mount that no namespace shows, as after a lazy
-    /// unmount, that is not known.
+    /// Whether another machine or program answers for the files on a mount. False for a mount that no
+    /// namespace shows, as after a lazy unmount: nobody knows what that is.
     pub(super) fn is_remote(&self, mount: u64) -> bool {
         self.mounts.get(&mount).copied().unwrap_or_default()
     }
 
-    /// The same of a file system.
+    /// The same for a file system.
     pub(super) fn is_remote_file_system(&self, dev: DevT) -> bool {
         self.remote.contains_key(&dev)
     }
@@ -118,7 +118,7 @@ impl MountTable {
         }
     }
 
-    /// To be called once all processes have been added: a namespace of which none could be read may hide a mount.
+    /// Call it once all processes have been added: a namespace that no process could show may hide a mount.
     pub(super) fn finish(&mut self) {
         self.blind.extend(std::mem::take(&mut self.namespaces).into_values().flatten());
     }
@@ -142,7 +142,7 @@ impl MountTable {
         through_remote: bool,
     ) {
         let MountEntry { id, dev, mount_point, fs_type, source, root, .. } = entry;
-        // Anonymous file systems have major number 0, all others lie on the block device of that number.
+        // Anonymous file systems have major number 0; all others are on the block device of that number.
         if dev.major != 0 {
             self.users.push((dev, DeviceUser::Mount { dev, mount_point, fs_type, seen_by_pid: pid }));
             return;
@@ -150,12 +150,13 @@ impl MountTable {
         if matches!(fs_type.as_str(), "btrfs" | "bcachefs") {
             self.add_sources(places, (dir, pid), &source, &mount_point, &fs_type);
         }
-        // A bound device node shows the file system that the node lies in, and a root that is not "/".
+        // A bound device node shows the file system that the node is in, and a root that is not "/".
         let may_hold_nodes = matches!(fs_type.as_str(), "devtmpfs" | "tmpfs" | "ramfs" | "rootfs");
         if !may_hold_nodes || root == Path::new("/") {
             return;
         }
-        // There is one devtmpfs, and it is ours too: what is bound from it need not be looked up where it is bound.
+        // There is one devtmpfs, and it is ours too: what is bound from it need not be read where it is
+        // bound.
         let node = places.dev_root.join(root.strip_prefix("/").unwrap_or(&root));
         let ours = (fs_type == "devtmpfs").then(|| (places.rdev)(&node).ok().flatten()).flatten();
         let inside = dir.join("root").join(mount_point.strip_prefix("/").unwrap_or(&mount_point));
@@ -172,7 +173,7 @@ impl MountTable {
                 self.users.push((dev, DeviceUser::NodeBind { dev, mount_point, seen_by_pid: pid }));
             }
             Ok(Ok(None)) => {}
-            // Covered by another mount, or gone with its process.
+            // Covered by another mount, or its process has ended.
             Ok(Err(error)) if has_gone(&error) || error.raw_os_error() == Some(libc::ENOTDIR) => {}
             Ok(Err(error)) => self.blind.push(Blind::at(&inside, error)),
             Err(stuck) => {
@@ -181,8 +182,8 @@ impl MountTable {
         }
     }
 
-    /// Btrfs and its like span devices and have a number of their own: what they lie on is in the source, one
-    /// path, or several with colons between.
+    /// Btrfs and similar file systems span devices and have a number of their own. Their source names the
+    /// devices: one path, or several with colons between.
     fn add_sources(
         &mut self,
         places: &Places,
@@ -200,7 +201,8 @@ impl MountTable {
                     self.users.push((dev, DeviceUser::Mount { dev, mount_point, fs_type, seen_by_pid: pid }));
                 }
                 Ok(None) => {}
-                // The name given to mount may have been a link that is gone. Other members may be unknown too.
+                // The name given to mount may have been a link that is gone. Other members may be unknown
+                // too.
                 Err(error) => self.blind.push(Blind::at(&inside, error)),
             }
         }

@@ -1,8 +1,8 @@
 //! Block devices that processes and mounts of the whole host use, at one moment.
 //!
-//! Always holds: our own process is left out. A process that was forked while others were looked at is looked at too:
-//! one that is missed has to come of a parent that was not looked at before it had closed the device, and again in
-//! each of [`ROUNDS`] rounds.
+//! Always holds: our own process is left out. A process that was forked during the search is searched too. To
+//! be missed, a process has to come from a parent that closed the device before its own turn, and that again
+//! in each of [`ROUNDS`] rounds.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,16 +15,16 @@ use crate::name::DevT;
 
 /// Inode number of the first PID namespace (`include/linux/proc_ns.h`, `PROC_PID_INIT_INO`).
 const FIRST_PID_NAMESPACE: &str = "pid:[4026531836]";
-/// How often processes are listed until no new one is among them.
+/// How often processes are listed, at most, until no new one is among them.
 const ROUNDS: usize = 4;
 
 /// Every use of any block device by a process or a mount, at one moment.
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     users: Vec<(DevT, DeviceUser)>,
-    /// What of the processes could not be looked at.
+    /// Which processes could not be read.
     pub(super) blind: Vec<Blind>,
-    /// What of the mounts could not be looked at.
+    /// Which mounts could not be read.
     pub(super) blind_to_mounts: Vec<Blind>,
 }
 
@@ -38,7 +38,7 @@ impl Snapshot {
     }
 }
 
-/// Looks at every process but our own, and at every mount namespace.
+/// Reads every process but our own, and every mount namespace.
 pub(super) fn scan(places: &Places, looking: &Looking) -> Snapshot {
     let mut found = Snapshot::default();
     check_pid_namespace(places, &mut found);
@@ -55,7 +55,7 @@ pub(super) fn scan(places: &Places, looking: &Looking) -> Snapshot {
         if new.is_empty() || looking.is_left_behind() {
             break;
         }
-        // Mounts first: what a descriptor lies on decides whether it may be looked at.
+        // Mounts first: what a descriptor is on decides whether it may be examined.
         for pid in &new {
             mounts.add(places, looking, &places.proc_root.join(pid.to_string()), *pid);
         }
@@ -118,7 +118,7 @@ fn add_process(
 }
 
 fn describe(dir: &Path, pid: u32, dev: DevT, descriptors: usize, maps: usize) -> ProcessUse {
-    // A program calls itself what it likes.
+    // A program chooses its own name.
     let read = |name: &str| {
         let bytes = std::fs::read(dir.join(name)).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())

@@ -1,16 +1,17 @@
-//! Looks at the whole host that many callers share, and that one dead server cannot hold up.
+//! Searches of the whole host that many callers share, and that one dead server cannot hold up.
 //!
-//! Comes in: what to look at. Goes out: a result of a look that began after it was asked for, or after a moment that
-//! the caller names.
+//! Comes in: what to search. Goes out: the result of a search that began after the call, or at a moment that
+//! the caller names or later.
 //!
-//! A look at a busy host costs thousands of system calls, whatever it looks for. So callers that came before it began
-//! share it, and whoever says since when it may have begun gets the last one that did. Some of these calls can block
-//! for ever (a file on a server that is gone, the memory map of a process that hangs in the kernel). Each of those has a
-//! [`Key`]; when one does not come back, the look that made it is left behind, a new one begins, and whatever has that
-//! key is answered with [`Stuck`] until the call has come back.
+//! A search of a busy host costs thousands of system calls, whatever it is for. So callers that came before
+//! it began share it, and a caller that names the earliest moment it accepts gets the last search that began
+//! since. Some of these system calls can block for ever (a file on a server that is gone, the memory map of a
+//! process that hangs in the kernel). Each of those has a [`Key`]. When one does not come back, the search
+//! that made it is left behind and a new one begins; until the call comes back, the new one gets [`Stuck`]
+//! for everything with that key.
 //!
-//! Always holds: at most one look runs that has not been left behind, and one waits for its turn; at most
-//! [`MOST_STUCK`] threads hang.
+//! Always holds: at most one search runs that has not been left behind, and at most one waits for its turn;
+//! at most [`MOST_STUCK`] threads hang.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,7 @@ use crate::work::{self, WorkError};
 
 /// How long one call may take before it counts as stuck. None of them waits for a disk that answers.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How often it is looked whether one is stuck.
+/// How often a caller checks whether a call is stuck.
 const TICK: Duration = Duration::from_millis(100);
 /// Most calls that are left behind; each costs a thread until it comes back.
 const MOST_STUCK: usize = 16;
@@ -54,7 +55,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// A call of the same key has not come back.
+/// An earlier call of the same key has not come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stuck {
     since: Instant,
@@ -66,7 +67,7 @@ impl fmt::Display for Stuck {
     }
 }
 
-/// Keys of calls that were left behind, and since when they are at it. Shared by all kinds of looks.
+/// Keys of calls that were left behind, and since when each has been waiting. All kinds of searches share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct StuckCalls(Arc<Mutex<BTreeMap<Key, Instant>>>);
 
@@ -76,7 +77,7 @@ impl StuckCalls {
     }
 }
 
-/// One look under way, as it appears to itself.
+/// One search under way, as it sees itself.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Looking {
     stuck: StuckCalls,
@@ -97,7 +98,7 @@ impl Looking {
     /// Makes a call that may block for ever.
     ///
     /// # Errors
-    /// [`Stuck`], without making it, where one of the same key has not come back.
+    /// [`Stuck`], without making the call, where an earlier one of the same key has not come back.
     pub(super) fn call<T>(&self, key: &Key, work: impl FnOnce() -> T) -> Result<T, Stuck> {
         if let Some(since) = self.stuck.table().get(key) {
             return Err(Stuck { since: *since });
@@ -111,12 +112,12 @@ impl Looking {
         Ok(result)
     }
 
-    /// Whether nobody waits for this look any more.
+    /// Whether nobody waits for this search any more.
     pub(super) fn is_left_behind(&self) -> bool {
         self.at().left_behind
     }
 
-    /// Leaves this look behind if a call of its is stuck; whether it is left behind now.
+    /// Leaves this search behind if its call is stuck; true if it is left behind now.
     fn leave_if_stuck(&self) -> bool {
         let mut at = self.at();
         let At { call, left_behind } = &mut *at;
@@ -136,7 +137,7 @@ impl Looking {
 
 type Found<T> = watch::Receiver<Option<Arc<T>>>;
 
-/// Looks of one kind.
+/// Searches of one kind.
 #[derive(Debug)]
 pub(super) struct Scans<T> {
     scan: fn(&Places, &Looking) -> T,
@@ -159,11 +160,11 @@ struct Turn<T> {
 
 #[derive(Debug)]
 struct State<T> {
-    /// The look that has not begun yet, and can still be joined.
+    /// The search that has not begun yet: callers can still join it.
     pending: Option<(Found<T>, Looking)>,
-    /// The look that runs.
+    /// The search that runs.
     running: Option<Looking>,
-    /// The last look that ended, and when it began.
+    /// The last search that ended, and when it began.
     last: Option<(Instant, Arc<T>)>,
 }
 
@@ -172,7 +173,7 @@ impl<T> Turn<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that was left behind may end after those that came later.
+    /// Keeps a result, unless a search that began later has ended first.
     fn keep(&self, began: Instant, found: &Arc<T>) {
         let mut state = self.state();
         if state.last.as_ref().is_none_or(|(last, _)| *last < began) {
@@ -187,7 +188,7 @@ impl<T: Send + Sync + 'static> Scans<T> {
         Self { scan, what, stuck: stuck.clone(), turn: Arc::new(Turn { state, free: Condvar::new() }) }
     }
 
-    /// The result of a look that begins after this call.
+    /// The result of a search that begins after this call.
     pub(super) async fn fresh(&self, places: &Places, deadline: Duration) -> Result<Arc<T>, WorkError> {
         let lost = || WorkError::Lost { what: self.what.to_owned() };
         let end = tokio::time::Instant::now() + deadline;
@@ -210,7 +211,7 @@ impl<T: Send + Sync + 'static> Scans<T> {
         }
     }
 
-    /// The result of a look that began at `since` or later.
+    /// The result of a search that began at `since` or later.
     pub(super) async fn since(
         &self,
         places: &Places,
@@ -257,7 +258,7 @@ impl<T: Send + Sync + 'static> Scans<T> {
     }
 }
 
-/// While it lives, no other look of its kind begins, unless this one is left behind.
+/// While it lives, no other search of its kind begins, unless this one is left behind.
 struct Running<'a, T> {
     turn: &'a Turn<T>,
     looking: &'a Looking,
@@ -279,7 +280,7 @@ impl<'a, T> Running<'a, T> {
 impl<T> Drop for Running<'_, T> {
     fn drop(&mut self) {
         let mut state = self.turn.state();
-        // Left behind, the turn is somebody else's.
+        // Once left behind, the turn belongs to another search.
         if !self.looking.is_left_behind() {
             state.running = None;
             self.turn.free.notify_all();

@@ -9,8 +9,8 @@ use crate::name::DevT;
 
 /// Device number of the block device that a path leads to; `None` when it leads to something else.
 ///
-/// A FUSE file system of a user who has not let root in refuses to say what a file is, but not in which file system it
-/// lies. Its files are no block devices: an ordinary user's mounts are `nodev`.
+/// A FUSE file system of a user who does not let root in refuses to say what a file is, but still says which
+/// file system it is in. Its files are no block devices: an ordinary user's mounts are `nodev`.
 ///
 /// # Errors
 /// What the operating system said.

@@ -1,4 +1,4 @@
-//! The predicate itself: pure, clause by clause.
+//! Judges the clauses of the predicate, one after the other. Pure.
 
 use super::{Clause, Expectation, LivePath, ReadyFacts, Selected, Unready};
 use crate::blockio::{IoFacts, NodeFact, ReadFact};
@@ -7,7 +7,7 @@ use crate::sysfs::{AnaState, Controller, Holder, HolderKind, Namespace, Namespac
 
 type Judged<T> = Result<T, Unready>;
 
-/// A clause that fails now and may hold later.
+/// A clause that fails now but may hold later.
 fn not_yet<T>(clause: Clause, facts: String) -> Judged<T> {
     Err(Unready { clause, facts, may_heal: clause.may_heal() })
 }
@@ -34,8 +34,8 @@ pub fn evaluate(observed: &SubsystemView, expectation: &Expectation, io: &IoFact
     Ok(ReadyFacts { selected, node, first_read, last_read, kubelet_loops })
 }
 
-/// Judges what sysfs alone can tell and says which device is to be read; [`evaluate`] judges it again with
-/// the rest.
+/// Judges what sysfs alone shows and says which device to read. [`evaluate`] judges it again together with
+/// what the device answered.
 ///
 /// # Errors
 /// [`Unready`] with the first clause that fails.
@@ -86,7 +86,7 @@ fn namespaces<'a>(observed: &'a SubsystemView, expectation: &Expectation) -> Jud
     Ok(meant)
 }
 
-/// At least as large as it should be, and the same on every path: a larger one is what somebody has grown.
+/// At least as large as expected, and the same on every path: somebody has grown a larger one.
 fn size(namespaces: &[&Namespace], expectation: &Expectation, on_device: Option<u64>) -> Judged<()> {
     let Some(first) = namespaces.first() else { return Ok(()) };
     let wrong = |facts| never(Clause::Size, facts);
@@ -110,7 +110,8 @@ fn size(namespaces: &[&Namespace], expectation: &Expectation, on_device: Option<
 fn read_only(namespaces: &[&Namespace], expectation: &Expectation, on_device: Option<bool>) -> Judged<()> {
     let word = |flag| if flag { "read-only" } else { "writable" };
     let expected = expectation.read_only;
-    // Read-only use of a writable device is the publisher's to enforce; the other way round it fails.
+    // A read-only use of a writable device is the publisher's to enforce. A writable use of a read-only
+    // device fails.
     let wrong = |found: bool| found && !expected;
     if let Some(namespace) = namespaces.iter().find(|namespace| wrong(namespace.read_only)) {
         let facts =
@@ -131,7 +132,7 @@ fn paths_and_device(
     expectation: &Expectation,
     namespaces: &[&Namespace],
 ) -> Judged<Selected> {
-    // Controllers on their way out may be anybody's and carry nothing any more.
+    // A controller that is being deleted may be anybody's, and carries no I/O any more.
     let controllers: Vec<&Controller> = observed.controllers.iter().filter(|c| !c.state.is_going()).collect();
     for controller in &controllers {
         let (name, expected) = (&controller.name, &expectation.host_nqn);
@@ -186,7 +187,7 @@ fn live_paths(
     Ok(live)
 }
 
-/// ANA state of the path through a controller: `None` if there is no path, `Some(None)` without ANA.
+/// ANA state of the path through a controller: `None` without a path, `Some(None)` without ANA.
 fn path_state<'a>(namespaces: &[&'a Namespace], name: &ControllerName) -> Option<Option<&'a AnaState>> {
     namespaces.iter().find_map(|namespace| match &namespace.kind {
         NamespaceKind::Head { paths } => {
@@ -232,7 +233,7 @@ fn single_device(namespaces: &[&Namespace], live_paths: Vec<LivePath>) -> Judged
     })
 }
 
-/// The dm-multipath map that holds every one of the bare devices, if there is exactly one.
+/// The dm-multipath map that has all the bare devices, if there is exactly one.
 fn common_map<'a>(namespaces: &[&'a Namespace]) -> Option<&'a Holder> {
     let is_map = |holder: &&Holder| matches!(holder.kind, HolderKind::DmMultipath { .. });
     let first = namespaces.first()?;
@@ -300,7 +301,7 @@ fn holders(
     if let Some(blind) = &io.loops_unknown {
         return not_yet(Clause::Holders, format!("could not look for loop devices: {blind}"));
     }
-    // A loop device that is not the kubelet's is somebody else's use of the volume.
+    // A loop device that is not the kubelet's means that somebody else uses the volume.
     match io.loops.iter().find(|one| one.kubelet.is_none()) {
         Some(one) => {
             never(Clause::Holders, format!("{} is a loop device over it ({})", one.name, one.backing_file))

@@ -1,17 +1,17 @@
-//! Which events are worth a look for one volume: with many volumes coming up side by side, a look of each
-//! upon every event would be most of the work.
+//! Which events concern one volume: when many volumes come up in parallel, checking each of them upon every
+//! event would be most of the work.
 
 use crate::name::ControllerName;
 use crate::sysfs::{NativeMultipath, SubsystemView};
 use crate::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
 
-/// What an event must be about to concern a volume, by what was seen of it last.
+/// What an event must be about to concern a volume, by its last reading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Interest {
     controllers: Vec<ControllerName>,
     /// Names of its subsystem's directories, such as `nvme-subsys3`.
     subsystems: Vec<String>,
-    /// Portals may still become controllers, under names that are not known yet.
+    /// More portals may become controllers, under names that are not known yet.
     incomplete: bool,
     /// A dm-multipath map may appear.
     maps: bool,
@@ -54,7 +54,7 @@ impl Interest {
         };
         let heads = self.subsystems.iter().any(|name| name.strip_prefix("nvme-subsys") == Some(owner));
         let bare = self.controllers.iter().any(|name| name.as_str().strip_prefix("nvme") == Some(owner));
-        // Before the first controller is there, its numbers are not known.
+        // Before the first controller exists, its numbers are unknown.
         heads || bare || self.subsystems.is_empty()
     }
 }

@@ -1,11 +1,11 @@
 //! "Ready" as a predicate: the proof that this node can use a volume, or the first clause that fails.
 //!
-//! Comes in: a [`SubsystemView`](crate::sysfs::SubsystemView) (what sysfs shows), an
-//! [`Expectation`] (what the volume must be) and [`IoFacts`](crate::blockio::IoFacts) (what the device answered). Goes out: [`ReadyFacts`], or [`Unready`] with the clause and the
-//! facts in words.
+//! Comes in: a [`SubsystemView`](crate::sysfs::SubsystemView) (what sysfs shows), an [`Expectation`] (what
+//! the volume must be) and [`IoFacts`](crate::blockio::IoFacts) (what the device answered). Goes out:
+//! [`ReadyFacts`], or [`Unready`] with the clause that fails and what was found.
 //!
-//! Always holds: [`evaluate`] is pure; the clauses are judged in the order of [`Clause`]; what could not be
-//! looked at fails its clause. a [`Checker`] observes and then calls it.
+//! Always holds: [`evaluate`] is pure. It judges the clauses in the order of [`Clause`]. A clause fails where
+//! its facts could not be read. A [`Checker`] observes and then calls it.
 
 mod clauses;
 mod interest;
@@ -25,24 +25,24 @@ use crate::name::{ControllerName, DevT, HostNqn, NamespaceIdentity, Portal, Subs
 /// What a volume must be to count as ready on this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expectation {
-    /// Its subsystem.
+    /// The NQN of the subsystem that has the volume, and nothing else.
     pub subsystem: SubsystemNqn,
-    /// Identity of its namespace, pinned at the first attach; `None` at that first attach, when the one
-    /// namespace of the subsystem is taken and its identity reported.
+    /// Identity of its namespace, pinned at the first attach. `None` at that first attach: then the
+    /// subsystem's one namespace is taken and its identity reported.
     pub identity: Option<NamespaceIdentity>,
-    /// Smallest size in bytes; `None` where nobody knows it (it is then reported).
+    /// Smallest size in bytes; `None` where nobody knows it yet (the check then reports it).
     pub size_bytes: Option<u64>,
     /// How the device will be used. Writable use (`false`) needs a device that is not read-only; read-only
-    /// use (`true`) takes either.
+    /// use (`true`) accepts either.
     pub read_only: bool,
-    /// Our own host NQN.
+    /// This host's NQN: a controller of any other host fails the check.
     pub host_nqn: HostNqn,
     /// The portals that may be used, without repetition.
     pub portals: Vec<Portal>,
     /// How many of them must be live.
     pub paths: PathPolicy,
-    /// Kernel names of holders that were asked for, such as `dm-3`. A dm-multipath map where native
-    /// multipath is off need not be named.
+    /// Kernel names of holders that are expected, such as `dm-3`. A dm-multipath map where native multipath
+    /// is off need not be named.
     pub asked_holders: Vec<String>,
 }
 
@@ -50,12 +50,12 @@ pub struct Expectation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PathPolicy {
-    /// One.
+    /// One portal is enough.
     Any,
-    /// More than half.
+    /// More than half of the portals.
     #[default]
     Quorum,
-    /// Every one.
+    /// Every portal that may be used.
     All,
 }
 
@@ -70,8 +70,8 @@ impl PathPolicy {
     }
 }
 
-/// The clauses of the predicate, in the order in which they are judged. The names are stable: they appear in
-/// RPC errors, metrics and `cleatctl`.
+/// The clauses of the predicate, in the order in which they are judged. Their names are stable: they appear
+/// in RPC errors, metrics and `cleatctl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Clause {
@@ -96,7 +96,7 @@ pub enum Clause {
     /// Direct reads of the first and last block succeed in time, and the device was the same before and
     /// after.
     DirectRead,
-    /// Nobody holds it that was not asked for.
+    /// Every holder of it is an expected one.
     Holders,
 }
 
@@ -116,7 +116,7 @@ impl Clause {
         Self::Holders,
     ];
 
-    /// The stable name.
+    /// The stable name, in kebab case.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Subsystem => "subsystem",
@@ -158,15 +158,15 @@ impl fmt::Display for Clause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("not ready: {clause}: {facts}")]
 pub struct Unready {
-    /// The clause.
+    /// The clause that failed; those after it were not judged.
     pub clause: Clause,
-    /// Expected and found, in words, for the person who has to do something about it.
+    /// What was expected and what was found, as text for the person who has to act on it.
     pub facts: String,
-    /// Whether waiting can change it. `false` for what contradicts, such as another identity.
+    /// Whether waiting can change it. `false` for a contradiction, such as another identity.
     pub may_heal: bool,
 }
 
-/// The device that a volume is on this node, chosen from sysfs alone.
+/// The device that a volume has on this node, chosen from sysfs alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Selected {
     /// Kernel name of the device to use: the head, or the dm-multipath map (`dm-0`).
@@ -175,7 +175,7 @@ pub struct Selected {
     pub dev: DevT,
     /// Kernel names of the namespace devices under it: the head itself, or the bare devices of a map.
     pub namespaces: Vec<String>,
-    /// Identity of the namespace.
+    /// UUID and NGUID of the namespace, for pinning.
     pub identity: NamespaceIdentity,
     /// Size in bytes by sysfs.
     pub size_bytes: u64,
@@ -185,26 +185,26 @@ pub struct Selected {
     pub live_paths: Vec<LivePath>,
 }
 
-/// A path that I/O can take.
+/// A path that can carry I/O.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LivePath {
-    /// The controller.
+    /// Its kernel name at that moment, such as `nvme3`.
     pub controller: ControllerName,
-    /// The portal.
+    /// The address and port that it is connected to.
     pub portal: Portal,
 }
 
-/// Everything that was proven.
+/// Everything that the check has proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadyFacts {
     /// The device, from sysfs.
     pub selected: Selected,
-    /// Its node.
+    /// Path of its device node, verified to have the device's number.
     pub node: PathBuf,
     /// How long the direct read of the first block took.
     pub first_read: Duration,
     /// How long the direct read of the last block took.
     pub last_read: Duration,
-    /// Loop devices of the kubelet over this device, by kernel name: known, and no holder.
+    /// The kubelet's loop devices over this device, by kernel name: known, and no holder.
     pub kubelet_loops: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Observing and judging: once, or until it holds.
+//! Observes and judges a volume: once, or until it is ready.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,13 +15,13 @@ use crate::sysfs::{SubsystemView, Sysfs, SysfsError};
 use crate::uevents::UeventListener;
 use crate::work::Workers;
 
-/// Between two looks when no event comes: not everything has one.
+/// Time between two checks when no event comes: not everything has one.
 const SWEEP: Duration = Duration::from_millis(250);
 
-/// Why readiness is not established.
+/// Why a volume is not proven ready.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// A clause fails.
+    /// A clause of the predicate fails.
     #[error(transparent)]
     Unready(#[from] Unready),
     /// Sysfs could not be read.
@@ -36,8 +36,8 @@ pub struct Checker {
     dev_root: PathBuf,
     workers: Workers,
     openers: Openers,
-    /// Where each volume's subsystem was seen last: with its directory's name no other has to be looked at, so that a
-    /// check of each of many volumes does not read all of them each time. The NQN there is compared with each reading.
+    /// The name of the directory in which each volume's subsystem was seen last. With it, a check of one of
+    /// many volumes need not read all the others. Each reading compares the NQN in that directory.
     directories: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
@@ -54,8 +54,8 @@ impl Checker {
 
     /// Observes and judges once; I/O has until `deadline`.
     ///
-    /// Sysfs is read before *and after* the device was opened and read: the facts count only if it is the
-    /// same device both times.
+    /// Sysfs is read before *and after* the device is opened and read: the facts count only if it is the same
+    /// device both times.
     ///
     /// # Errors
     /// [`CheckError`].
@@ -67,9 +67,9 @@ impl Checker {
         self.check_since(expectation, Instant::now(), deadline).await
     }
 
-    /// As [`Checker::check`] for one of many that are judged together: what takes a look at the whole machine (its loop
-    /// devices) may have been looked at for another one, at `since` or later. The device and its paths are looked at
-    /// now.
+    /// As [`Checker::check`], for one of many volumes that are judged together. What needs a search of the
+    /// whole machine (its loop devices) may come from a search that another check began at `since` or later.
+    /// The device and its paths are read now.
     ///
     /// # Errors
     /// [`CheckError`].
@@ -131,8 +131,9 @@ impl Checker {
         facts
     }
 
-    /// Observes and judges until it holds, a clause fails that waiting cannot heal, or the deadline passes.
-    /// Looks again upon every event that concerns the volume, and from time to time without.
+    /// Observes and judges until the volume is ready, until a clause fails that waiting cannot heal, or until
+    /// the deadline passes. Checks again upon every event that concerns the volume, and from time to time
+    /// without one.
     ///
     /// # Errors
     /// [`CheckError`] with the last clause that failed.
@@ -145,7 +146,7 @@ impl Checker {
         let end = Instant::now() + deadline;
         let mut known = None;
         loop {
-            // What has arrived so far is covered by the look that follows.
+            // The check that follows covers every event so far.
             listener.clear();
             let view = self.sysfs.connected_view(&expectation.subsystem, known, deadline).await?;
             known = directory(&view);
@@ -168,8 +169,8 @@ fn directory(view: &SubsystemView) -> Option<String> {
     view.controllers.iter().find_map(|controller| controller.subsystem.clone())
 }
 
-/// Waits for an event that concerns the volume; for ever when there are no events any more: the sweep alone
-/// has to do then.
+/// Waits for an event that concerns the volume. Waits for ever when the source of events has ended: then the
+/// sweep alone has to do.
 async fn event_of(interest: &Interest, listener: &mut UeventListener) {
     while let Some(event) = listener.next().await {
         if interest.concerns(&event) {
@@ -180,7 +181,7 @@ async fn event_of(interest: &Interest, listener: &mut UeventListener) {
 }
 
 impl CheckError {
-    /// Whether waiting can change it.
+    /// Whether waiting can change it. A failure to read sysfs may pass.
     pub fn may_heal(&self) -> bool {
         match self {
             Self::Unready(unready) => unready.may_heal,

@@ -1,13 +1,14 @@
 //! Reservation commands by Linux's interfaces.
 //!
-//! Registering, reserving, preempting, releasing and clearing go by the block layer's generic ioctls
-//! (`linux/pr.h`), which also a dm-multipath map takes. What those cannot say goes by the NVMe pass-through
-//! (`linux/nvme_ioctl.h`): the report with host identifiers, Identify, and taking a registration away (the generic
-//! register with a new key of 0 reaches an NVMe target as "replace by key 0", `drivers/nvme/host/pr.c`).
+//! Registering, reserving, preempting, releasing and clearing use the block layer's generic ioctls
+//! (`linux/pr.h`), which a dm-multipath map accepts too. What those cannot express uses the NVMe pass-through
+//! (`linux/nvme_ioctl.h`): the report with host identifiers, Identify, and removing a registration (the
+//! generic register with a new key of 0 reaches an NVMe target as "replace by key 0",
+//! `drivers/nvme/host/pr.c`).
 //!
-//! Always holds: the device is opened read-only, which is enough for a privileged caller and tells udev of no
-//! change, and its number is compared on the descriptor; commands have the kernel's own timeout, since a shorter
-//! one would end in a reset of the path.
+//! Always holds: the device is opened read-only, which is enough for a privileged caller and reports no
+//! change to udev. Its number is compared on the descriptor. Commands have the kernel's own timeout, since a
+//! shorter one would end in a reset of the path.
 
 use std::fs::File;
 use std::io;
@@ -24,7 +25,8 @@ use crate::work::Workers;
 
 /// First size of a report's buffer: a header and 63 registrants.
 const REPORT_BYTES: usize = 4096;
-/// Largest size that a target can make us ask for: a namespace of ours has two registrants, and some of old.
+/// Largest size that a target can make us allocate: one of our namespaces has two registrants, and perhaps
+/// some old ones.
 const MOST_REPORT_BYTES: usize = 64 * 1024;
 /// `enum pr_type`, PR_WRITE_EXCLUSIVE_ALL_REGS.
 const WRITE_EXCLUSIVE_ALL_REGS: u32 = 5;
@@ -85,7 +87,8 @@ impl Reservations for BlockReservations {
             let mut bytes = REPORT_BYTES;
             loop {
                 match Report::parse(&device.report(bytes)?) {
-                    // At most once or twice: registrants can come between two reports, and the size only grows.
+                    // At most once or twice: a host can register between two reports, and the size only
+                    // grows.
                     Err(BadReport::Truncated { needed, .. })
                         if needed > bytes && needed <= MOST_REPORT_BYTES =>
                     {
@@ -121,7 +124,7 @@ impl Reservations for BlockReservations {
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
         self.run(dev, Command::Unregister, deadline, move |device| {
-            // Current key, then new key, which does not count here.
+            // Current key, then new key, which is ignored here.
             let mut keys = [0_u8; 16];
             keys[..8].copy_from_slice(&key.get().to_le_bytes());
             let unregister = PassthroughCommand {
@@ -181,7 +184,7 @@ impl Reservations for BlockReservations {
     }
 }
 
-/// `struct pr_reservation`.
+/// The kernel's `struct pr_reservation` (`linux/pr.h`).
 #[repr(C)]
 #[derive(Debug)]
 struct Reservation {
@@ -196,7 +199,7 @@ impl Reservation {
     }
 }
 
-/// `struct pr_registration`.
+/// The kernel's `struct pr_registration` (`linux/pr.h`).
 #[repr(C)]
 #[derive(Debug)]
 struct Registration {
@@ -206,7 +209,7 @@ struct Registration {
     pad: u32,
 }
 
-/// `struct pr_preempt`.
+/// The kernel's `struct pr_preempt` (`linux/pr.h`).
 #[repr(C)]
 #[derive(Debug)]
 struct Preemption {
@@ -216,7 +219,7 @@ struct Preemption {
     flags: u32,
 }
 
-/// `struct pr_clear`.
+/// The kernel's `struct pr_clear` (`linux/pr.h`).
 #[repr(C)]
 #[derive(Debug)]
 struct Clearing {
@@ -225,7 +228,7 @@ struct Clearing {
     pad: u32,
 }
 
-/// `struct nvme_passthru_cmd`. A timeout of 0 is the kernel's own.
+/// The kernel's `struct nvme_passthru_cmd`. A timeout of 0 means the kernel's own.
 #[repr(C)]
 #[derive(Debug, Default)]
 pub(super) struct PassthroughCommand {
@@ -249,7 +252,7 @@ pub(super) struct PassthroughCommand {
     result: u32,
 }
 
-/// An open device, and what is being done to it.
+/// An open device, and the command that is being sent to it.
 pub(super) struct Device {
     pub(super) file: File,
     pub(super) path: PathBuf,
@@ -316,7 +319,7 @@ impl Device {
         std::os::fd::AsRawFd::as_raw_fd(&self.file)
     }
 
-    /// The namespace's identifier.
+    /// The namespace's identifier (NSID), from the kernel.
     fn namespace(&self) -> Result<u32, ReservationError> {
         // SAFETY: `fd` is open for the whole call, which takes no argument.
         let answered = unsafe { ioctl::nvme_id(self.fd()) };
@@ -371,7 +374,7 @@ impl Device {
 }
 
 impl PassthroughCommand {
-    /// A command with one field of its own.
+    /// A command with these fields; all others are 0.
     pub(super) fn new(opcode: u8, nsid: u32, cdw10: u32) -> Self {
         Self { opcode, nsid, cdw10, ..Self::default() }
     }
@@ -384,8 +387,8 @@ impl PassthroughCommand {
     }
 }
 
-/// The NVMe status without "do not retry" and "more" (`status & 0x7ff` in `drivers/nvme/host`), or what kernels
-/// since 6.4 make of it for the generic ioctls (`enum pr_status`, a SCSI status).
+/// The NVMe status without "do not retry" and "more" (`status & 0x7ff` in `drivers/nvme/host`), or what
+/// kernels since 6.4 make of it for the generic ioctls (`enum pr_status`, a SCSI status).
 fn is_conflict(status: i32) -> bool {
     const NVME_SC_RESERVATION_CONFLICT: i32 = 0x83;
     const PR_STS_RESERVATION_CONFLICT: i32 = 0x18;

@@ -1,16 +1,16 @@
-//! Persistent reservations of a namespace: who is registered, who may write.
+//! Persistent reservations of a namespace: who is registered, and who may write.
 //!
 //! Comes in: a device number, keys, a deadline. Goes out: what the target answered, above all its report
 //! ([`Report`]), which is the only proof of who may write.
 //!
 //! Always holds:
-//! - A command that was answered proves nothing by itself; callers read the report afterwards.
-//! - A conflict is an answer of its own ([`ReservationError::Conflict`]): somebody else's registration stands in
-//!   the way, or ours is gone.
-//! - Every command runs on a thread of its own with a deadline, one per device at a time. One that is overdue goes
-//!   on and may still take effect: the outcome is unknown, never "not done".
+//! - A successful command proves nothing by itself; callers read the report afterwards.
+//! - A conflict is an answer of its own ([`ReservationError::Conflict`]): somebody else's registration
+//!   prevents the command, or ours is gone.
+//! - Every command runs on a thread of its own with a deadline, one per device at a time. An overdue command
+//!   goes on and may still take effect: its outcome is unknown, never "not done".
 //!
-//! A target may forget all of it when it restarts (Linux does: `ptpls` 0), and then anybody may write again.
+//! A target may forget all of it when it restarts (Linux does: `ptpls` 0); then anybody may write again.
 
 mod linux;
 mod one_path;
@@ -44,7 +44,7 @@ impl ReservationKey {
         NonZeroU64::new(key).map(Self)
     }
 
-    /// The number.
+    /// The key as the number that commands and reports carry.
     pub fn get(self) -> u64 {
         self.0.get()
     }
@@ -59,22 +59,22 @@ impl fmt::Display for ReservationKey {
 /// Which reservations a namespace can hold: the field RESCAP of Identify Namespace (NVM command set, byte 31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Abilities {
-    /// The field as the target says it; 0 where it has no reservations at all.
+    /// The field as the target reports it; 0 where it has no reservations at all.
     pub rescap: u8,
 }
 
 impl Abilities {
-    /// Whether any kind of reservation can be held.
+    /// Whether the namespace can have any kind of reservation (bits 1 to 6).
     pub fn any(self) -> bool {
         self.rescap & 0x7e != 0
     }
 
-    /// Whether the namespace can be held Write Exclusive – All Registrants, the kind that Cleat uses.
+    /// Whether it can have Write Exclusive – All Registrants (bit 5), the kind that Cleat uses.
     pub fn write_exclusive_all_registrants(self) -> bool {
         self.rescap & (1 << 5) != 0
     }
 
-    /// Whether reservations can survive the target's loss of power.
+    /// Whether reservations can survive the target's loss of power (bit 0).
     pub fn persists(self) -> bool {
         self.rescap & 1 != 0
     }
@@ -84,9 +84,9 @@ impl Abilities {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Command {
-    /// Identify Namespace.
+    /// Identify Namespace (admin opcode 06h): reads what the namespace can do.
     Identify,
-    /// Reservation Report.
+    /// Reservation Report (opcode 0Eh): reads who is registered.
     Report,
     /// Reservation Register, action register or replace.
     Register,
@@ -120,85 +120,86 @@ impl fmt::Display for Command {
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReservationError {
-    /// No node to open.
+    /// The device has no usable node.
     #[error("{command} on block device {dev} failed")]
     Node {
-        /// The command.
+        /// The command that was not sent.
         command: Command,
-        /// The device.
+        /// The number that was asked for.
         dev: DevT,
-        /// The cause.
+        /// What is wrong with its node.
         #[source]
         source: DevNodeError,
     },
-    /// Somebody else's registration or reservation stands in the way, or ours is not there.
+    /// Somebody else's registration or reservation prevents it, or ours does not exist.
     #[error("{command} on {path}: reservation conflict")]
     Conflict {
-        /// The command.
+        /// The command that was refused.
         command: Command,
-        /// The node.
+        /// The device node that it was sent through.
         path: PathBuf,
     },
     /// The target or the kernel does not know this command.
     #[error("{command} on {path}: not supported")]
     Unsupported {
-        /// The command.
+        /// The command that was refused.
         command: Command,
-        /// The node.
+        /// The device node that it was sent through.
         path: PathBuf,
     },
     /// The target answered with another NVMe status, or the kernel with a code of its own.
     #[error("{command} on {path}: status {status:#x}")]
     Status {
-        /// The command.
+        /// The command that failed.
         command: Command,
-        /// The node.
+        /// The device node that it was sent through.
         path: PathBuf,
-        /// What `ioctl` returned.
+        /// What `ioctl` returned: an NVMe status, or since 6.4 a `pr_status` of the generic ioctls.
         status: i32,
     },
-    /// The kernel did not carry it out, or no path was there to do so.
+    /// The kernel did not carry it out, or had no path for it.
     #[error("{command} on {path} failed")]
     Kernel {
-        /// The command.
+        /// The command that failed.
         command: Command,
-        /// The node.
+        /// The device node that it was sent through.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// The report cannot be read.
+    /// The target's report breaks the rules of its layout.
     #[error("{command} on {path} failed")]
     BadReport {
-        /// The command.
+        /// The command that returned it.
         command: Command,
-        /// The node.
+        /// The device node that it was sent through.
         path: PathBuf,
-        /// The cause.
+        /// The rule that it breaks.
         #[source]
         source: BadReport,
     },
-    /// Not in time, or no thread. The command may still take effect.
+    /// The deadline passed, earlier work still runs, or no thread could be started. The command may still
+    /// take effect.
     #[error("{command} on block device {dev} failed")]
     Work {
-        /// The command.
+        /// The command whose outcome is unknown.
         command: Command,
-        /// The device.
+        /// The number that was asked for.
         dev: DevT,
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
 }
 
 impl ReservationError {
-    /// Whether it was refused by a conflict.
+    /// Whether a conflict prevented it.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
 
-    /// Whether neither kernel nor target will ever do it.
+    /// Whether kernel or target do not know the command, so that repeating it is useless.
     pub fn is_unsupported(&self) -> bool {
         matches!(self, Self::Unsupported { .. })
     }
@@ -206,25 +207,26 @@ impl ReservationError {
 
 /// Reservation commands on a block device: a multipath head, a bare NVMe device, or a dm-multipath map.
 ///
-/// A namespace knows this host by its host identifier: whichever path a command takes, it is the same registrant.
+/// A namespace knows this host by its host identifier: over whichever path a command goes, the registrant is
+/// the same.
 pub trait Reservations: Send + Sync + fmt::Debug {
-    /// What the namespace can hold, by Identify Namespace.
+    /// Reads what the namespace can do, by Identify Namespace.
     ///
     /// # Errors
     /// [`ReservationError`].
     fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>>;
 
-    /// Who is registered, and what is held.
+    /// Reads who is registered, and what is reserved.
     ///
     /// # Errors
     /// [`ReservationError`].
     fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>>;
 
-    /// Registers this host under `key`. `old` is the key that it has now, if the report shows one: it is replaced,
-    /// in one step.
+    /// Registers this host under `key`. `old` is the key that it has now, if the report shows one: one
+    /// command replaces it.
     ///
     /// # Errors
-    /// [`ReservationError`]; `Conflict` where this host is registered under another key than `old`.
+    /// [`ReservationError`]: `Conflict` where this host is registered under another key than `old`.
     fn register(
         &self,
         dev: DevT,
@@ -233,10 +235,10 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>>;
 
-    /// Takes away this host's registration under `key`. With the last registrant the reservation goes as well.
+    /// Removes this host's registration under `key`. With the last registrant the reservation goes too.
     ///
     /// # Errors
-    /// [`ReservationError`]; `Conflict` where it is not registered under that key.
+    /// [`ReservationError`]: `Conflict` where it is not registered under that key.
     fn unregister(
         &self,
         dev: DevT,
@@ -247,7 +249,7 @@ pub trait Reservations: Send + Sync + fmt::Debug {
     /// Takes the reservation Write Exclusive – All Registrants. `key` must be registered.
     ///
     /// # Errors
-    /// [`ReservationError`]; `Conflict` where anybody holds a reservation already, even of the same kind.
+    /// [`ReservationError`]: `Conflict` where anybody has a reservation already, even of the same kind.
     fn reserve(
         &self,
         dev: DevT,
@@ -255,14 +257,14 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>>;
 
-    /// Takes away the registrations under `victim` and aborts their commands; the reservation stays with the
+    /// Removes the registrations under `victim` and aborts their commands; the reservation stays with the
     /// registrants that are left. `key` must be registered.
     ///
-    /// Whether it waits for writes that the target has received from the victim depends on the target: Linux 7.2
-    /// waits, 6.18 answers at once and lands them later.
+    /// Whether it waits for writes that the target has already received from the victim depends on the
+    /// target: Linux 7.2 waits, 6.18 answers at once and lands them later.
     ///
     /// # Errors
-    /// [`ReservationError`]; `Conflict` where `victim` is not registered (any more), or `key` is not.
+    /// [`ReservationError`]: `Conflict` where `victim` is not registered (any more), or `key` is not.
     fn preempt_and_abort(
         &self,
         dev: DevT,
@@ -282,7 +284,7 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>>;
 
-    /// Takes away the reservation and everybody's registration. For tests and repairs by hand only.
+    /// Removes the reservation and everybody's registration. For tests and for repairs by hand only.
     ///
     /// # Errors
     /// [`ReservationError`].

@@ -1,11 +1,12 @@
-//! Reservation commands through one controller: as exactly that host, where a head has paths of several.
+//! Reservation commands through one controller: as exactly one host, where a head has paths of several.
 //!
-//! A kernel that is connected to a subsystem as two hosts makes one head of both, and the head's commands go by
-//! whichever path it likes. A controller's own character device takes a command for its only namespace
-//! (`nvme_dev_user_cmd` in drivers/nvme/host/ioctl.c). For probing a target from one node; agents are one host each.
+//! A kernel that is connected to a subsystem as two hosts makes one head for both, and the head sends its
+//! commands over any of their paths. A controller's own character device takes a command for its only
+//! namespace (`nvme_dev_user_cmd` in drivers/nvme/host/ioctl.c). This is for probing a target from one node;
+//! an agent is one host.
 //!
-//! Always holds: the node is compared with the controller's number in sysfs, and the controller's names are read again
-//! while it is open, so its number cannot have passed to another.
+//! Always holds: the node is compared with the controller's number in sysfs, and the controller's names are
+//! read again while it is open, so its number cannot have passed to another controller.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -49,7 +50,7 @@ impl PathReservations {
         Self { sysfs, dev_root: dev_root.into(), workers, target, nsid }
     }
 
-    /// Registers this host, which must not be registered yet, under `key`.
+    /// Registers this host under `key`; it must not be registered yet.
     ///
     /// # Errors
     /// [`ReservationError`].
@@ -61,7 +62,7 @@ impl PathReservations {
     /// As [`super::Reservations::preempt_and_abort`].
     ///
     /// # Errors
-    /// [`ReservationError`]; `Conflict` where `victim` is not registered (any more), or `key` is not.
+    /// [`ReservationError`]: `Conflict` where `victim` is not registered (any more), or `key` is not.
     pub async fn preempt_and_abort(
         &self,
         key: ReservationKey,
@@ -99,7 +100,7 @@ impl PathReservations {
     }
 }
 
-/// Opens the controller's character device, verified.
+/// Opens the controller's character device and verifies it.
 fn open(
     sysfs: &Sysfs,
     dev_root: &Path,

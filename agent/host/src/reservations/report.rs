@@ -1,10 +1,10 @@
-//! The data structure of a Reservation Report, read from bytes: pure.
+//! The data structure of a Reservation Report, read from bytes. Pure.
 //!
-//! Comes in: the bytes that the target returned, of which any may be wrong. Goes out: a [`Report`], or which field
-//! cannot be right.
+//! Comes in: the bytes that the target returned, any of which may be wrong. Goes out: a [`Report`], or which
+//! field cannot be right.
 //!
-//! Always holds: nothing outside the bytes is read; a list that is longer than the bytes is an error with the length
-//! that is needed, never a shorter list.
+//! Always holds: nothing outside the bytes is read. A list that is longer than the bytes is an error with the
+//! length that is needed, never a shorter list.
 //!
 //! Layout: NVM Express base specification, "Reservation Report": a header, then one entry per registered controller
 //! (or per registrant: Linux's target makes one per host, with controller id FFFFh). The extended form has host
@@ -25,7 +25,7 @@ const RTYPE: usize = 4;
 const REGCTL: usize = 5;
 const PTPLS: usize = 9;
 
-/// What kind of reservation is held (the field RTYPE).
+/// Which kind of reservation the namespace has (the field RTYPE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
@@ -33,20 +33,20 @@ pub enum Kind {
     WriteExclusive,
     /// Only the holder reads and writes.
     ExclusiveAccess,
-    /// Registrants write; one of them holds.
+    /// Registrants write; one of them is the holder.
     WriteExclusiveRegistrantsOnly,
-    /// Registrants read and write; one of them holds.
+    /// Registrants read and write; one of them is the holder.
     ExclusiveAccessRegistrantsOnly,
-    /// Registrants write, and all of them hold: the kind that Cleat uses.
+    /// Registrants write, and all of them are holders: the kind that Cleat uses.
     WriteExclusiveAllRegistrants,
-    /// Registrants read and write, and all of them hold.
+    /// Registrants read and write, and all of them are holders.
     ExclusiveAccessAllRegistrants,
     /// A kind that this version does not know.
     Other(u8),
 }
 
 impl Kind {
-    /// The kind of a number of RTYPE; `None` for 0, no reservation.
+    /// The kind for a number of RTYPE; `None` for 0, no reservation.
     pub fn of(rtype: u8) -> Option<Self> {
         match rtype {
             0 => None,
@@ -75,23 +75,23 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One registrant.
+/// A host that has registered a key with the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Registrant {
-    /// Its key, as it is: 0 is no valid key, and is kept where a target says it.
+    /// Its key as the target reports it, even 0, which is no valid key.
     pub key: u64,
-    /// The host; `None` where the target says an identifier of all zeros.
+    /// Its host identifier; `None` where the target reports all zeros.
     pub host: Option<HostId>,
-    /// Whether it holds the reservation.
+    /// Whether it is a holder of the reservation.
     pub holds: bool,
 }
 
-/// What a Reservation Report says.
+/// What a Reservation Report shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Rises with every change of registrations; begins again when the target forgets them.
+    /// Rises with every change of registrations; starts from the beginning when the target forgets them.
     pub generation: u32,
-    /// What is held.
+    /// The kind of the reservation; `None` where there is none.
     pub kind: Option<Kind>,
     /// Whether reservations survive the target's loss of power.
     pub persists: bool,
@@ -100,7 +100,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// The keys that are registered, in order, each once.
+    /// The registered keys, in order, each once.
     pub fn keys(&self) -> Vec<u64> {
         let keys: BTreeSet<u64> = self.registrants.iter().map(|one| one.key).collect();
         keys.into_iter().collect()
@@ -117,7 +117,7 @@ impl Report {
         ReservationKey::new(own.key)
     }
 
-    /// Whether the namespace is held Write Exclusive – All Registrants: then exactly the registrants write.
+    /// Whether the reservation is Write Exclusive – All Registrants: then exactly the registrants can write.
     pub fn is_held(&self) -> bool {
         self.kind == Some(Kind::WriteExclusiveAllRegistrants)
     }
@@ -128,7 +128,7 @@ impl Report {
     }
 }
 
-/// Why bytes are no report.
+/// Why these bytes are no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadReport {
     /// Shorter than the header.
@@ -137,12 +137,12 @@ pub enum BadReport {
         /// How many there are.
         bytes: usize,
     },
-    /// The list goes on past the end.
+    /// The list is longer than the buffer.
     #[error("{registered} registered controllers need {needed} bytes, the buffer had {bytes}")]
     Truncated {
         /// How many entries the header announces.
         registered: usize,
-        /// How many bytes all of it takes.
+        /// How many bytes the whole report takes.
         needed: usize,
         /// How many there are.
         bytes: usize,

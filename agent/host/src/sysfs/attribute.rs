@@ -1,4 +1,4 @@
-//! Reading single attributes, where "not there" is an ordinary answer.
+//! Reads single attributes. "Does not exist" is an ordinary answer.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -6,20 +6,20 @@ use std::str::FromStr;
 
 use super::unreadable::Unreadable;
 
-/// A directory whose attributes are read, with a list of what could not be.
+/// A directory whose attributes are read, and the list of those that could not be.
 pub(crate) struct Attribute<'a> {
     pub(crate) dir: PathBuf,
     pub(crate) unreadable: &'a mut Vec<Unreadable>,
 }
 
-/// Whether an error means that the entry is gone (ENOENT), its device is going (ENODEV, ENXIO), or that this
-/// kind of device has no such value.
+/// Whether an error means that the entry is gone (ENOENT), that its device is going (ENODEV, ENXIO), or that
+/// this kind of device has no such value.
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR))
 }
 
 impl Attribute<'_> {
-    /// Text without surrounding white space; `None` when it is not there or empty.
+    /// Text without surrounding white space; `None` where the attribute does not exist or is empty.
     pub(crate) fn text(&mut self, name: &str) -> Option<String> {
         let path = self.dir.join(name);
         match std::fs::read(&path) {
@@ -35,7 +35,7 @@ impl Attribute<'_> {
         }
     }
 
-    /// A value of a type that reads itself from text; text that does not fit is listed as unreadable.
+    /// A value of a type that parses text. Text that does not fit is listed as unreadable.
     pub(crate) fn value<T: FromStr>(&mut self, name: &str) -> Option<T> {
         let text = self.text(name)?;
         let value = text.parse().ok();
@@ -52,10 +52,10 @@ impl Attribute<'_> {
     }
 }
 
-/// Names in a directory, sorted; none when the directory is not there.
+/// Names in a directory, sorted; none where the directory does not exist.
 ///
 /// # Errors
-/// What the operating system said, when the directory is there and cannot be listed.
+/// What the operating system said, when the directory exists but cannot be listed.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<String>> {
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,

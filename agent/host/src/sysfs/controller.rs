@@ -21,15 +21,15 @@ pub enum ControllerState {
     New,
     /// Connected: commands go through. The only state in which a deletion waits for writes in flight.
     Live,
-    /// Its queues are being torn down to be set up again.
+    /// Its queues are being removed and will be set up again.
     Resetting,
     /// Lost its connection and is trying to get it back.
     Connecting,
-    /// Being deleted.
+    /// Being deleted; commands still reach the target, so that what is in flight can end.
     Deleting,
     /// Being deleted; the target takes no more commands.
     DeletingNoIo,
-    /// Given up.
+    /// The kernel has given it up: no command goes through, and it will not reconnect.
     Dead,
     /// A text that this version does not know.
     Other(String),
@@ -79,32 +79,32 @@ impl fmt::Display for ControllerState {
     }
 }
 
-/// Tells one life of a controller name from the next: the inode number of its sysfs directory, which kernfs
-/// does not give twice (it carries a generation).
+/// Tells controllers apart that had the same name one after the other: the inode number of the sysfs
+/// directory. kernfs does not give one twice (it carries a generation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Incarnation(pub u64);
 
 /// Where a controller connects to: the options that it was made with, as its `uevent` attribute shows them.
 ///
-/// **Not the attribute `address`, which must never be read.** For nvme-tcp it asks the admin queue's socket for its
-/// own address, and since 6.1.118, 6.6.62 and 6.12 it looks whether the queue is live *before* it takes the queue's
-/// lock (`nvme_tcp_get_address` in drivers/nvme/host/tcp.c). A read that meets the end of that queue (a deletion, or
-/// the loss of a path) then uses a socket that was released: a NULL dereference in `kernel_getsockname`, and the
-/// node panics. Seen on 6.1 when a sweep met a detach.
+/// **Not the attribute `address`, which must never be read.** For nvme-tcp that attribute asks the admin
+/// queue's socket for its own address. Since 6.1.118, 6.6.62 and 6.12 it checks whether the queue is live
+/// *before* it takes the queue's lock (`nvme_tcp_get_address` in drivers/nvme/host/tcp.c). A read that meets
+/// the end of that queue (a deletion, or the loss of a path) then uses a socket that was released: a NULL
+/// dereference in `kernel_getsockname`, and the node panics. Seen on 6.1 when a sweep met a detach.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Address {
-    /// In words, such as `traddr=10.0.0.1,trsvcid=4420`.
+    /// As text, such as `traddr=10.0.0.1,trsvcid=4420`.
     pub raw: String,
-    /// Where it is connected to, when that is a TCP portal.
+    /// The address and port, where the transport is TCP.
     pub portal: Option<Portal>,
 }
 
 impl Address {
-    /// The attribute that it is read from.
+    /// The attribute that the address is read from.
     pub(crate) const ATTRIBUTE: &str = "uevent";
 
-    /// Reads the attribute's text (`nvme_class_uevent` in drivers/nvme/host/core.c); `None` for a controller that
-    /// was made with no address, as local ones are.
+    /// Parses the attribute's text (`nvme_class_uevent` in drivers/nvme/host/core.c); `None` for a controller
+    /// that was made without an address, as local ones are.
     pub(crate) fn parse(uevent: &str) -> Option<Self> {
         let field = |name: &str| {
             uevent.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::trim)
@@ -122,11 +122,11 @@ impl Address {
 /// rules of the standard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Controller {
-    /// Its name for now.
+    /// Its name for now: the kernel reuses it.
     pub name: ControllerName,
-    /// Which life of that name this is.
+    /// Tells it apart from earlier and later controllers of that name.
     pub incarnation: Incarnation,
-    /// NQN of the subsystem that it is connected to; `None` in the first moments of its life.
+    /// NQN of the subsystem that it is connected to; `None` in its first moments.
     pub subsystem_nqn: Option<String>,
     /// Name of the subsystem's directory, such as `nvme-subsys0`.
     pub subsystem: Option<String>,
@@ -134,15 +134,15 @@ pub struct Controller {
     pub host_nqn: Option<String>,
     /// Host identifier that it connected with.
     pub host_id: Option<String>,
-    /// `tcp`, `pcie`, …
+    /// The transport: `tcp`, `pcie`, …
     pub transport: Option<String>,
-    /// `io`, `discovery`, `admin`.
+    /// Its type: `io`, `discovery`, `admin`.
     pub kind: Option<String>,
-    /// Where it is connected to.
+    /// Where it is connected to; `None` for a local controller.
     pub address: Option<Address>,
-    /// Its state.
+    /// The state when it was read; it can change at any moment.
     pub state: ControllerState,
-    /// The target's number for it.
+    /// The controller id (CNTLID) that the target gave it.
     pub cntlid: Option<u32>,
     /// NUMA node of its network card; -1 for none.
     pub numa_node: Option<i32>,
@@ -190,7 +190,8 @@ pub(super) fn read(
         ctrl_loss_tmo: from.text("ctrl_loss_tmo"),
         name,
     };
-    // Values of two lives must not be mixed: the reading counts only if the directory is still the same.
+    // Values of two incarnations must not be mixed: the reading counts only if the directory is still the
+    // same.
     (std::fs::metadata(&from.dir).ok()?.ino() == incarnation.0).then_some(controller)
 }
 

@@ -5,8 +5,8 @@
 //!
 //! Always holds:
 //! - Nothing is cached: each reading asks the kernel again.
-//! - An entry that vanishes while it is read is left out, as if the reading had come a moment later; an
-//!   entry that is there and cannot be read is listed in [`Topology::unreadable`], never left out in silence.
+//! - An entry that vanishes while it is read is left out, as if the reading had come a moment later. An entry
+//!   that exists but cannot be read is listed in [`Topology::unreadable`], never left out in silence.
 //! - Only attributes that the kernel answers from memory are read. (`nuse`, since 6.8, asks the target and
 //!   can block.)
 
@@ -48,7 +48,7 @@ impl Sysfs {
         Self { root: root.into() }
     }
 
-    /// The root of the tree.
+    /// The root of the tree, usually `/sys`.
     pub fn root(&self) -> &std::path::Path {
         &self.root
     }
@@ -71,8 +71,8 @@ impl Sysfs {
         work::once("read sysfs", deadline, move || sysfs.read_blocking()).await?
     }
 
-    /// Reads what belongs to one subsystem NQN, as [`Topology::view`] of everything would show it, with far
-    /// fewer reads.
+    /// Reads what belongs to one subsystem NQN: the same as [`Topology::view`] of the whole topology, with
+    /// far fewer reads.
     ///
     /// # Errors
     /// As [`Sysfs::read`].
@@ -89,7 +89,7 @@ impl Sysfs {
         Ok(topology::read(&self.root, topology::Scope::Subsystem(nqn))?.view(nqn))
     }
 
-    /// What is connected of a subsystem: as [`Sysfs::view`] without controllers that have never been live.
+    /// What is connected of a subsystem: as [`Sysfs::view`], without controllers that have never been live.
     /// Cheaper still, above all with the name of its directory from an earlier reading.
     pub(crate) async fn connected_view(
         &self,
@@ -105,8 +105,8 @@ impl Sysfs {
         work::once("read sysfs", deadline, work).await?
     }
 
-    /// Reads one controller; `None` when it is not there. What of it could not be read is in the second
-    /// part.
+    /// Reads one controller; `None` when it does not exist. The second part lists what could not be read of
+    /// it.
     pub(crate) fn controller_blocking(&self, name: &ControllerName) -> (Option<Controller>, Vec<Unreadable>) {
         let mut unreadable = Vec::new();
         let class = self.root.join("class/nvme");

@@ -15,15 +15,15 @@ use crate::name::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Nguid}
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AnaState {
-    /// Usable, and the best way.
+    /// Usable, and the preferred way.
     Optimized,
-    /// Usable.
+    /// Usable, but slower than an optimized path: taken where there is none.
     NonOptimized,
-    /// Not usable for now.
+    /// Not usable for now; another path may be.
     Inaccessible,
-    /// Not usable any more.
+    /// Not usable any more: the target has lost the namespace for good on this path.
     PersistentLoss,
-    /// About to become something else.
+    /// The target is changing to another state.
     Change,
     /// A text that this version does not know.
     Other(String),
@@ -67,13 +67,13 @@ impl fmt::Display for AnaState {
 /// Counters of a block device since it was made, from its `stat` (`Documentation/block/stat.rst`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct IoCounters {
-    /// Reads completed.
+    /// Reads that have completed.
     pub reads: u64,
-    /// Bytes read.
+    /// Bytes that those reads have returned.
     pub read_bytes: u64,
-    /// Writes completed.
+    /// Writes that have completed.
     pub writes: u64,
-    /// Bytes written.
+    /// Bytes that those writes have carried.
     pub written_bytes: u64,
     /// Requests in flight at this moment.
     pub in_flight: u64,
@@ -95,14 +95,14 @@ impl IoCounters {
     }
 }
 
-/// What sits on a block device according to its `holders` directory.
+/// What is on a block device according to its `holders` directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Holder {
     /// Kernel name, such as `dm-0`.
     pub name: String,
-    /// Its device number.
+    /// Its device number; `None` where it could not be read.
     pub dev: Option<DevT>,
-    /// What it is.
+    /// Which driver made it.
     pub kind: HolderKind,
 }
 
@@ -112,19 +112,19 @@ pub struct Holder {
 pub enum HolderKind {
     /// A dm-multipath map.
     DmMultipath {
-        /// Name of the map.
+        /// Name of the map, from `dm/name`.
         map: String,
     },
     /// Another device-mapper device (LVM, crypt, a multipath's partition, …).
     Dm {
-        /// Name of the device.
+        /// Name of the device, from `dm/name`.
         map: String,
         /// Its `dm/uuid`, which begins with the name of who made it, such as `LVM-`.
         uuid: String,
     },
     /// A Linux software RAID.
     Md,
-    /// Anything else.
+    /// Anything else, such as bcache.
     Other,
 }
 
@@ -149,7 +149,7 @@ impl fmt::Display for Holder {
     }
 }
 
-/// The group in the name of a map that LVM has made: `GROUP-VOLUME`, where a dash in either is written twice.
+/// The group in the name of a map that LVM has made: `GROUP-VOLUME`, in which a dash of either is doubled.
 fn volume_group(map: &str) -> String {
     let mut group = String::new();
     let mut letters = map.chars().peekable();
@@ -171,9 +171,9 @@ pub struct Path {
     pub controller: ControllerName,
     /// ANA state; `None` where the target has no ANA.
     pub ana_state: Option<AnaState>,
-    /// Size in bytes as this path saw it last.
+    /// Size in bytes as this path last saw it.
     pub size_bytes: Option<u64>,
-    /// Counters of this path.
+    /// Counters of this path alone.
     pub counters: Option<IoCounters>,
 }
 
@@ -183,12 +183,12 @@ pub struct Path {
 pub enum NamespaceKind {
     /// A head of native multipath over these paths.
     Head {
-        /// Its paths, those of other namespaces of the subsystem not included.
+        /// Paths of this namespace only, not of others in the same subsystem.
         paths: Vec<Path>,
     },
     /// A device of one controller: native multipath is off, or the namespace is not shared.
     Bare {
-        /// That controller.
+        /// The controller that it belongs to.
         controller: ControllerName,
         /// ANA state; `None` where the target or kernel has none.
         ana_state: Option<AnaState>,
@@ -200,15 +200,15 @@ pub enum NamespaceKind {
 pub struct Namespace {
     /// Kernel name, such as `nvme0n1`.
     pub name: String,
-    /// Head or bare.
+    /// Whether it is a head, and over which paths.
     pub kind: NamespaceKind,
     /// Its device number.
     pub dev: DevT,
     /// Namespace identifier within the subsystem.
     pub nsid: Option<u32>,
-    /// UUID and NGUID.
+    /// UUID and NGUID as the target reports them.
     pub identity: NamespaceIdentity,
-    /// The kernel's own word for what identifies it, such as `uuid.…`.
+    /// What the kernel itself identifies it by, such as `uuid.…`.
     pub wwid: Option<String>,
     /// Size in bytes.
     pub size_bytes: u64,
@@ -216,12 +216,12 @@ pub struct Namespace {
     pub logical_block_bytes: Option<u32>,
     /// Whether the kernel holds it read-only.
     pub read_only: bool,
-    /// Number that no other disk of this boot has had (since 5.15).
+    /// A number that no other disk of this boot has had (since 5.15).
     pub disk_sequence: Option<u64>,
-    /// What sits on it or on one of its partitions.
+    /// What is on it or on one of its partitions.
     pub holders: Vec<Holder>,
-    /// Counters since it appeared. Those of a head count only where the kernel accounts for heads: on 6.1
-    /// they stay zero, so that a reader adds up the paths' ([`Namespace::written`]).
+    /// Counters since it appeared. A head has counters of its own only where the kernel accounts for heads;
+    /// on 6.1 they stay zero, so a reader takes [`Namespace::written`], which adds up the paths.
     pub counters: Option<IoCounters>,
 }
 
@@ -235,7 +235,8 @@ impl Namespace {
     }
 
     /// Writes completed and bytes written: the larger of the head's own counters and its paths' sum. A path
-    /// that went away takes its count with it, so the value can fall; compare only while paths are the same.
+    /// that went away takes its count with it, so the value can fall. Compare only while the paths are the
+    /// same.
     pub fn written(&self) -> (u64, u64) {
         let paths = self.paths().iter().filter_map(|path| path.counters);
         let (writes, bytes) =
@@ -293,7 +294,8 @@ pub(super) fn read(
         holders,
         counters: from.text("stat").and_then(|text| IoCounters::parse(&text)),
     };
-    // Still the same device after all of it was read: values of two disks must not be mixed.
+    // It counts only if it is still the same device after all of it was read: values of two disks must not be
+    // mixed.
     (from.value::<DevT>("dev")? == dev).then_some(namespace)
 }
 
@@ -328,7 +330,7 @@ fn sectors(count: u64) -> u64 {
     count.saturating_mul(512)
 }
 
-/// Kernels up to 6.4 show the NGUID in `uuid` when there is no UUID; `wwid` tells which it is, because it
+/// Kernels up to 6.4 show the NGUID in `uuid` when there is no UUID. `wwid` tells which it is, because it
 /// prefers a real UUID (`drivers/nvme/host/core.c`, `wwid_show`).
 fn read_identity(from: &mut Attribute<'_>, wwid: Option<&str>) -> NamespaceIdentity {
     let uuid = from.text("uuid").and_then(|text| NamespaceUuid::parse(&text).ok());
@@ -346,7 +348,8 @@ pub(super) fn read_partitions(dir: &FsPath, unreadable: &mut Vec<Unreadable>) ->
             return Vec::new();
         }
     };
-    // Only a partition has an attribute of that name; names end with its number, which spares most looks.
+    // Only a partition has an attribute of that name. Partition names end with their number, which spares
+    // most reads.
     let numbered = names.into_iter().filter(|name| name.ends_with(|c: char| c.is_ascii_digit()));
     let partitions = numbered.filter(|name| dir.join(name).join("partition").is_file());
     partitions

@@ -1,4 +1,4 @@
-//! A sysfs directory held open, so that what is read and written there is one device's and stays so.
+//! A sysfs directory that is held open, so that everything read and written there belongs to one device.
 //!
 //! Numbers are reused: between reading `nvme3/subsysnqn` and writing `nvme3/delete_controller` by path,
 //! `nvme3` can become another controller. Through an open directory it cannot: when the device goes, lookups
@@ -25,12 +25,12 @@ impl PinnedDir {
         Ok(Self { file: OpenOptions::new().read(true).custom_flags(flags).open(path)? })
     }
 
-    /// A path that leads to this very directory while `self` lives, whatever its name means by then.
+    /// A path that leads to this very directory while `self` lives, whatever has its name by then.
     pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
     }
 
-    /// Which life of its name this is.
+    /// Tells its device apart from earlier and later ones of the same name.
     pub(crate) fn incarnation(&self) -> io::Result<Incarnation> {
         Ok(Incarnation(self.file.metadata()?.ino()))
     }

@@ -18,16 +18,16 @@ pub enum SysfsError {
     /// A directory of the tree could not be listed.
     #[error("cannot list {path}")]
     List {
-        /// The directory.
+        /// The directory that could not be listed, or does not exist.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// The reading did not end in time.
+    /// The reading did not end in time, or no thread could be started.
     #[error("cannot read sysfs")]
     Work {
-        /// The cause.
+        /// Why the work gave no result.
         #[source]
         source: WorkError,
     },
@@ -37,9 +37,9 @@ pub enum SysfsError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NativeMultipath {
-    /// Yes.
+    /// The kernel joins paths: one device, the head, for each namespace.
     On,
-    /// Switched off: each controller has its own device, dm-multipath may join them.
+    /// Switched off: each controller has its own device; dm-multipath may join them.
     Off,
     /// The kernel was built without it, or `nvme-core` is not loaded.
     Absent,
@@ -48,22 +48,22 @@ pub enum NativeMultipath {
 /// All NVMe controllers and namespaces of this host at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Topology {
-    /// Native multipath or not.
+    /// Whether the kernel joins paths by itself.
     pub multipath: NativeMultipath,
     /// Every controller, by name.
     pub controllers: Vec<Controller>,
     /// Every namespace that can be opened, with the NQN of its subsystem.
     pub namespaces: Vec<SubsystemNamespace>,
-    /// What was there and could not be read: with an entry here, "there is none" is not known.
+    /// What exists but could not be read: with an entry here, nobody can conclude "there is none".
     pub unreadable: Vec<Unreadable>,
 }
 
 /// A namespace and the subsystem that it belongs to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SubsystemNamespace {
-    /// NQN of the subsystem, raw.
+    /// NQN of the subsystem, as sysfs shows it, not validated.
     pub subsystem_nqn: String,
-    /// The namespace.
+    /// The block device that the kernel made for it.
     pub namespace: Namespace,
 }
 
@@ -72,31 +72,31 @@ pub struct SubsystemNamespace {
 pub struct SubsystemView {
     /// The NQN that was asked for.
     pub nqn: SubsystemNqn,
-    /// Native multipath or not.
+    /// Whether the kernel joins paths by itself.
     pub multipath: NativeMultipath,
-    /// Controllers connected to it, with whatever host NQN.
+    /// Controllers connected to it, under any host NQN.
     pub controllers: Vec<Controller>,
-    /// Its namespaces.
+    /// Its namespaces that can be opened: heads, or bare devices.
     pub namespaces: Vec<Namespace>,
     /// What could not be read anywhere in the topology.
     pub unreadable: Vec<Unreadable>,
 }
 
 impl SubsystemView {
-    /// Whether nothing of the subsystem is left on this host, and everything could be looked at.
+    /// Whether this host has nothing of the subsystem any more, and everything could be read.
     pub fn is_proven_absent(&self) -> bool {
         self.controllers.is_empty() && self.namespaces.is_empty() && self.unreadable.is_empty()
     }
 
-    /// The controller of a name.
+    /// The controller with a name, if the subsystem has it.
     pub fn controller(&self, name: &ControllerName) -> Option<&Controller> {
         self.controllers.iter().find(|controller| controller.name == *name)
     }
 }
 
 impl Topology {
-    /// What belongs to one subsystem NQN. A controller whose NQN is not readable yet (it is being made) is
-    /// in no view.
+    /// What belongs to one subsystem NQN. A controller whose NQN cannot be read yet (it is being made) is in
+    /// no view.
     pub fn view(&self, nqn: &SubsystemNqn) -> SubsystemView {
         let controllers =
             self.controllers.iter().filter(|c| c.subsystem_nqn.as_deref() == Some(nqn.as_str()));
@@ -110,7 +110,8 @@ impl Topology {
         }
     }
 
-    /// NQNs of all subsystems with a controller or namespace, raw, sorted, without repetition.
+    /// NQNs of all subsystems with a controller or namespace, as sysfs shows them, sorted, without
+    /// repetition.
     pub fn subsystem_nqns(&self) -> Vec<&str> {
         let of_controllers = self.controllers.iter().filter_map(|c| c.subsystem_nqn.as_deref());
         let of_namespaces = self.namespaces.iter().map(|n| n.subsystem_nqn.as_str());
@@ -128,16 +129,16 @@ struct SubsystemDir {
     controllers: Vec<ControllerName>,
 }
 
-/// How much is read. With many volumes connected, reading what is not asked for is most of the time of a
-/// readiness check.
+/// How much to read. With many volumes connected, reading what nobody asked for would take most of the time
+/// of a readiness check.
 #[derive(Clone, Copy)]
 pub(super) enum Scope<'a> {
-    /// Everything.
+    /// Every controller and every namespace of the host.
     All,
-    /// All that belongs to this subsystem, also controllers that are only being made.
+    /// All that belongs to this subsystem, including controllers that are still being made.
     Subsystem(&'a SubsystemNqn),
     /// What is linked into the directory of this subsystem: controllers once they have been live. With the
-    /// directory's name, if it is still this subsystem's, no other is looked at.
+    /// directory's name, no other directory is read, if it still is this subsystem's.
     Linked(&'a SubsystemNqn, Option<&'a str>),
 }
 
@@ -168,7 +169,7 @@ pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsErr
     for name in names {
         if let Scope::Subsystem(_) = scope {
             let mut from = super::Attribute { dir: class.join(name.as_str()), unreadable: &mut unreadable };
-            // One that was unreadable is listed as such by now.
+            // A controller whose NQN could not be read is in the list of unreadable ones by now.
             if !from.text("subsysnqn").is_some_and(|nqn| scope.wants(&nqn)) {
                 continue;
             }
@@ -185,8 +186,8 @@ pub(super) fn read(root: &FsPath, scope: Scope<'_>) -> Result<Topology, SysfsErr
     Ok(Topology { multipath: read_multipath(root), controllers, namespaces, unreadable })
 }
 
-/// A kernel without NVMe has no class of it, and no controllers. Where the module is there and the class is not, or
-/// nothing is, this is not the kernel's tree, and says nothing of controllers.
+/// A kernel without NVMe has no such class, and no controllers. Where the module exists without the class, or
+/// where there is nothing at all, this is not the kernel's tree, and it says nothing of controllers.
 fn check_that_it_is_there(root: &FsPath) -> Result<(), SysfsError> {
     let wanted = if root.join("module/nvme_core").exists() { "class/nvme" } else { "class" };
     let path = root.join(wanted);
@@ -234,14 +235,14 @@ fn read_subsystem(
     Ok(Some(SubsystemDir { nqn, dir, controllers }))
 }
 
-/// Heads lie in the subsystem's directory, paths and bare devices in their controller's.
+/// Heads are in the subsystem's directory, paths and bare devices in their controller's.
 fn read_namespaces(
     root: &FsPath,
     subsystem: &SubsystemDir,
     unreadable: &mut Vec<Unreadable>,
 ) -> Result<Vec<Namespace>, SysfsError> {
     let mut bare = Vec::new();
-    // (head's name, path): `nvme0c1n2` is a path of `nvme0n2`.
+    // (name of the head, path): `nvme0c1n2` is a path of `nvme0n2`.
     let mut paths = Vec::new();
     for controller in &subsystem.controllers {
         let dir = root.join("class/nvme").join(controller.as_str());

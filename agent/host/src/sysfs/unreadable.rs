@@ -1,10 +1,10 @@
-//! What is in sysfs and could not be read.
+//! What exists in sysfs but could not be read.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-/// Something that is there and could not be read.
+/// Something that exists but could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Unreadable {
     /// The attribute or directory.
