@@ -61,7 +61,7 @@ pub enum MountError {
     MountInfo {
         /// The mountinfo file that was read.
         path: PathBuf,
-        /// That line.
+        /// The line that was not understood.
         #[source]
         source: UnexpectedLine,
     },

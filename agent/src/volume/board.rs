@@ -1,10 +1,10 @@
 //! The board: the latest state of every volume of this node, as it was last seen in the kernel.
 //!
-//! Comes in: states, from operations and from the watch. Goes out: snapshots, and the news that something changed.
-//! It is for those who want to hear of changes, as the session does. What an operation decides by the last report it
-//! decides by the volume's own ([`Volume`](super::Volume)).
+//! Comes in: states, from operations and from the watch. Goes out: snapshots, and a signal that something
+//! changed. It serves listeners such as the session. An operation that decides by the last report uses the
+//! volume's own ([`Volume`](super::Volume)).
 //!
-//! Always holds: a state is replaced whole, never merged, and everyone who waits hears of every replacement that
+//! Always holds: a state is replaced whole, never merged, and every listener hears of every replacement that
 //! changed something (perhaps of several at once).
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ pub struct Board {
     version: watch::Sender<u64>,
 }
 
-/// A state and the version of the board since which it has been there.
+/// A state, and the version of the board at which it was put there.
 #[derive(Debug)]
 struct Posted {
     since: u64,
@@ -42,7 +42,7 @@ impl Board {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces what is known of a volume; returns what it replaced, if that was different.
+    /// Replaces the state of a volume; returns what that changed.
     pub fn put(&self, volume: &VolumeId, state: VolumeState) -> StateChange {
         let mut states = self.lock();
         if states.get(volume).is_some_and(|posted| posted.state == state) {
@@ -65,7 +65,7 @@ impl Board {
         }
     }
 
-    /// Forgets a volume of which there is nothing to say.
+    /// Removes a volume of which there is nothing to report.
     pub fn remove(&self, volume: &VolumeId) {
         let mut states = self.lock();
         if states.remove(volume).is_some() {
@@ -73,24 +73,24 @@ impl Board {
         }
     }
 
-    /// The state of one volume.
+    /// The state of one volume; `None` where nothing was reported of it.
     pub fn get(&self, volume: &VolumeId) -> Option<VolumeState> {
         self.lock().get(volume).map(|posted| posted.state.clone())
     }
 
-    /// States that were put since a version, and the version that is covered by them.
+    /// States that were put after a version, and the version up to which they are complete.
     pub fn since(&self, version: u64) -> (u64, Vec<VolumeState>) {
         let states = self.lock();
         let news = states.values().filter(|posted| posted.since > version).map(|posted| posted.state.clone());
         (*self.version.borrow(), news.collect())
     }
 
-    /// All states.
+    /// The state of every volume, in the order of their ids.
     pub fn all(&self) -> Vec<VolumeState> {
         self.lock().values().map(|posted| posted.state.clone()).collect()
     }
 
-    /// Hears of changes from now on.
+    /// A channel that reports every change from now on.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }
@@ -110,16 +110,16 @@ fn count<'a>(states: impl Iterator<Item = &'a VolumeState>) {
     metrics::volumes(&phases, live, not_live);
 }
 
-/// What [`Board::put`] changed.
+/// How much [`Board::put`] changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateChange {
-    /// Nothing.
+    /// The state is the same.
     None,
-    /// Only counters.
+    /// Only the number of writes differs.
     Minor,
-    /// Something that somebody may act on; with the phase that it replaced.
+    /// Something that somebody may act on.
     Significant {
-        /// The phase before; `None` if the volume was not known.
+        /// The phase that was replaced; `None` if the board had no state of the volume.
         before: Option<Phase>,
     },
 }

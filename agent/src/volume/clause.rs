@@ -1,6 +1,6 @@
 //! Names of what can fail, beyond the clauses of the readiness predicate (`cleat_host::readiness::Clause`).
 //!
-//! They travel in `Unready.clause` and are stable: the controller, `cleatctl` and tests know them.
+//! They are sent in `Unready.clause` and are stable: the controller, `cleatctl` and tests know them.
 
 use cleat_host::readiness::Unready;
 
@@ -8,9 +8,9 @@ use cleat_host::readiness::Unready;
 pub const REQUEST: &str = "request";
 /// The ledger cannot be read or written.
 pub const LEDGER: &str = "ledger";
-/// The same epoch was granted for something else, or no grant is known.
+/// The same epoch was granted for something else, or this node has no grant.
 pub const GRANT: &str = "grant";
-/// The volume has several portals, and this kernel does not make one device of them.
+/// The volume has several portals, but this kernel does not make one device of them.
 pub const MULTIPATH: &str = "multipath";
 /// No portal could be connected.
 pub const CONNECT: &str = "connect";
@@ -22,21 +22,21 @@ pub const RESERVATION: &str = "reservation";
 pub const SUPERSEDED: &str = "superseded";
 /// The kernel's state could not be read.
 pub const LOOK: &str = "look";
-/// Who uses the device could not be seen, and nothing was touched.
+/// The search for users of the device failed, and nothing was touched.
 pub const USERS: &str = "users";
-/// A device of the volume that is gone is still in use.
+/// Somebody still uses a device of the volume that is gone.
 pub const DEAD_DEVICE: &str = "dead-device";
 /// A controller could not be deleted.
 pub const DELETE: &str = "delete";
-/// A defect of the agent.
+/// A bug in the agent.
 pub const INTERNAL: &str = "internal";
 
 /// A clause that does not hold, and what was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedClause {
-    /// Its stable name.
+    /// Its stable name: one of this module's, or of the predicate's clauses.
     pub clause: &'static str,
-    /// What was expected and what was seen, in words.
+    /// What was expected and what was seen, as text for a person.
     pub message: String,
 }
 
@@ -46,7 +46,7 @@ impl From<&Unready> for FailedClause {
     }
 }
 
-/// A failed clause.
+/// Makes a failed clause of its name and what was seen.
 pub fn failed(clause: &'static str, message: impl ToString) -> FailedClause {
     FailedClause { clause, message: message.to_string() }
 }

@@ -1,11 +1,11 @@
 //! The secret of a volume's connections: where it is kept, and how controllers get another one.
 //!
-//! Comes in: the secret of an Attach, or of a Rekey with its generation. Goes out: connects that use it, and proof
-//! that every controller has it.
+//! Comes in: the secret of an Attach, or of a Rekey with its generation. Goes out: connects that use it, and
+//! proof that every controller has it.
 //!
-//! Always holds: a secret is in this process's memory and the kernel's, never in the ledger or a log; of two
-//! generations the older one changes nothing; a secret that came by Rekey is not replaced by an Attach of the same
-//! epoch, which may be older.
+//! Always holds: a secret is only in this process's memory and the kernel's, never in the ledger or a log. An
+//! older generation never replaces a newer one. An Attach of the same epoch does not replace a secret that
+//! came by Rekey, since the Attach may be older.
 
 use std::time::Duration;
 
@@ -22,29 +22,30 @@ use crate::volume::outcome::Outcome;
 use crate::volume::supersede::Superseded;
 use crate::volume::{Volume, clause};
 
-/// Longest that giving one controller a secret may take: the kernel waits for an authentication under way.
+/// Longest that giving one controller a secret may take: the kernel waits for an authentication that is under
+/// way.
 const GIVE: Duration = Duration::from_secs(10);
-/// How often the volume is looked at for controllers without the secret: connects under way can make more.
+/// How often the volume is searched for controllers without the secret: connects under way can make more.
 const ROUNDS: u32 = 5;
 
-/// With which secret connects authenticate.
+/// The secret that connects authenticate with.
 #[derive(Debug, Default)]
 pub(super) struct Secret {
     value: Option<DhchapSecret>,
-    /// Whether its generation is known, and so one of unknown generation does not replace it under this epoch.
+    /// Whether its generation is known: then one of unknown generation does not replace it under this epoch.
     is_dated: bool,
 }
 
 impl Secret {
-    /// The secret, where one is known.
+    /// The secret; `None` where this process has none.
     pub(super) fn get(&self) -> Option<DhchapSecret> {
         self.value.clone()
     }
 }
 
 impl<H: Host> Volume<H> {
-    /// Takes the secret of an Attach in. `new_epoch` says that its epoch is a new one.
-    /// `newest` is the newest generation that came under it, this one included.
+    /// Keeps the secret of an Attach. `new_epoch` says whether its epoch is a new one. `newest` is the newest
+    /// generation that came under that epoch, this one included.
     pub(super) fn take_secret(&self, given: Option<GivenSecret>, new_epoch: bool, newest: Option<Epoch>) {
         let generation = given.as_ref().and_then(|given| given.generation);
         let mut memory = self.memory();
@@ -58,7 +59,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Learns the secret from a controller that has it, where this process does not know it: the agent was restarted.
+    /// Reads the secret from a controller that has it, where this process has none because the agent was
+    /// restarted.
     pub(super) async fn learn_secret(&self, view: &SubsystemView) {
         if self.memory().secret.value.is_some() {
             return;
@@ -74,7 +76,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Gives every controller of ours the secret; what failed, by controller and whether it was live.
+    /// Gives the secret to every controller of ours; returns failures only, each with whether that controller
+    /// was live.
     pub(super) async fn give_secret(
         &self,
         view: &SubsystemView,
@@ -98,7 +101,7 @@ impl<H: Host> Volume<H> {
         own.filter_map(|one| Some((one, Target::of(one, &self.subsystem, self.host_nqn())?))).collect()
     }
 
-    /// Rekey. The caller holds the gate.
+    /// Carries out a Rekey. The caller has the gate.
     pub(super) async fn rekey(&self, epoch: Epoch, secret: &DhchapSecret, generation: Epoch) -> Outcome {
         let failed = |clause, message: String| Outcome::failed(clause::failed(clause, message));
         let known = match self.record().await {
@@ -126,7 +129,7 @@ impl<H: Host> Volume<H> {
             let mut memory = self.memory();
             // From here on every connect uses it.
             memory.secret = Secret { value: Some(secret.clone()), is_dated: true };
-            // A path that was lost over the old secret is tried again soon.
+            // A path that was lost because of the old secret is tried again soon.
             memory.repair = crate::volume::attach::backoff::Backoff::default();
         }
         match self.unless_superseded(epoch, self.spread(secret)).await {
@@ -136,12 +139,13 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Gives the secret to every controller until an observation finds none without it. Each has ended the
-    /// authentication that the gift begins (`fabrics::secret`): cut in the middle of it, as a fence does next, it would
-    /// not come back.
+    /// Gives the secret to every controller until an observation finds none without it. Each has then ended
+    /// the authentication that the new secret starts (`fabrics::secret`): a controller that is cut off in the
+    /// middle of one, as a fence does next, would not come back.
     async fn spread(&self, secret: &DhchapSecret) -> Result<(), (&'static str, String)> {
         for _ in 0..ROUNDS {
-            // A connect that began before uses the old secret, and what it makes has to get the new one, too.
+            // A connect that began earlier uses the old secret, and its controller has to get the new one
+            // too.
             let connecting = self.connects.are_running();
             let view = self.observe().await.map_err(|error| (clause::LOOK, Causes(&error).to_string()))?;
             let (live, others): (Vec<_>, Vec<_>) =

@@ -1,9 +1,9 @@
-//! Which operations of a volume are running, and how the last ones ended: so that a directive that comes twice is
-//! carried out once.
+//! Which operations of a volume are running, and how the last ones ended: so that a directive that comes
+//! twice is carried out once.
 //!
-//! Always holds: an operation id runs at most once at a time; a failed attach is answered from memory when it comes
-//! again, since the controller may have dropped the grant, while everything else is looked at afresh (the ledger
-//! keeps what is over from being done again).
+//! Always holds: an operation id runs at most once at a time. A failed attach that comes again is answered
+//! from memory, since the controller may have dropped the grant. Everything else observes again (the ledger
+//! keeps an ended grant from being carried out again).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use crate::name::OperationId;
 use crate::volume::directive::DirectiveKind;
 use crate::volume::outcome::{DirectiveResult, Outcome};
 
-/// How many ended operations are remembered. A message that is doubled comes soon or on the next stream.
+/// How many ended operations are remembered. A repeated message comes soon, or on the next stream.
 const REMEMBERED: usize = 32;
 
-/// Operations of one volume.
+/// The operations of one volume.
 #[derive(Debug, Default)]
 pub(super) struct Operations {
     table: Mutex<Table>,
@@ -27,14 +27,14 @@ struct Table {
     ended: VecDeque<(OperationId, DirectiveKind, DirectiveResult)>,
 }
 
-/// What to do with a directive.
+/// What to do with a directive that has come.
 #[derive(Debug, PartialEq)]
 pub(super) enum Begin {
     /// Carry it out.
     Start,
-    /// It is being carried out; its result will be sent.
+    /// It is being carried out already; its result will be sent.
     Joined,
-    /// It has been carried out with this result.
+    /// It has ended before, with this result.
     Known(Box<DirectiveResult>),
 }
 

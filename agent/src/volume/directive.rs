@@ -1,6 +1,6 @@
 //! What the controller can ask of a volume.
 //!
-//! Owns: the directive and its kinds. A directive is made only by who has checked it (`session/decode.rs`).
+//! Owns: the directive and its kinds. Only `session/decode.rs`, which checks it, makes one.
 
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::ReservationKey;
@@ -12,43 +12,43 @@ use crate::name::{Epoch, OperationId, VolumeId};
 /// What a directive asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
-    /// Connect and prove.
+    /// Connect every portal of the grant, and prove that the device can be used.
     Attach {
-        /// What is granted.
+        /// Portals, identity, size, use and number of paths that were granted.
         grant: Grant,
-        /// The secret to connect with. Not a part of the grant: it is written down nowhere.
+        /// The secret to connect with. It is not part of the grant and is never recorded.
         secret: Option<GivenSecret>,
-        /// By when.
+        /// The moment, on this process's clock, at which the attach fails.
         deadline: Instant,
     },
     /// End the grant unless the device is in use.
     Detach {
-        /// By when.
+        /// The moment after which the answer is Pending; the detach goes on.
         deadline: Instant,
     },
     /// End the grant even under an open device.
     Revoke {
-        /// By when.
+        /// The moment after which the answer is Pending; the revoke goes on.
         deadline: Instant,
     },
-    /// Read the state again.
+    /// Observe again, judge the whole predicate, and report the state.
     Verify,
-    /// Remove other nodes' registrations.
+    /// Remove other nodes' registrations from the namespace.
     Preempt {
-        /// This node's own key.
+        /// This node's own key, which has to be registered first.
         key: ReservationKey,
-        /// Whose registrations go.
+        /// The keys whose registrations are to go.
         victims: Vec<ReservationKey>,
-        /// By when.
+        /// The moment after which the answer is Pending; the preemption goes on.
         deadline: Instant,
     },
     /// Give every controller another secret.
     Rekey {
-        /// The secret.
+        /// The secret that every later connect uses.
         secret: DhchapSecret,
-        /// Which one it is.
+        /// Which of the volume's secrets it is: the newest generation wins.
         generation: Epoch,
-        /// By when.
+        /// The moment after which the answer is Pending; the rekey goes on.
         deadline: Instant,
     },
 }
@@ -56,9 +56,9 @@ pub enum Ask {
 /// A secret that came with an Attach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GivenSecret {
-    /// The secret.
+    /// What connects authenticate with.
     pub secret: DhchapSecret,
-    /// Which of the volume's it is, where that was said.
+    /// Which of the volume's secrets it is; `None` where the controller did not say.
     pub generation: Option<Epoch>,
 }
 
@@ -76,25 +76,25 @@ impl Ask {
     }
 }
 
-/// The kinds of directives.
+/// The kinds of directives, as the protocol (`session.proto`) names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DirectiveKind {
-    /// Attach.
+    /// Connect and prove: [`Ask::Attach`].
     Attach,
-    /// Detach.
+    /// End a grant that nobody uses: [`Ask::Detach`].
     Detach,
-    /// Revoke.
+    /// End a grant, even in use: [`Ask::Revoke`].
     Revoke,
-    /// Verify.
+    /// Report afresh, change nothing: [`Ask::Verify`].
     Verify,
-    /// Preempt.
+    /// Remove registrations: [`Ask::Preempt`].
     Preempt,
-    /// Rekey.
+    /// Replace the secret: [`Ask::Rekey`].
     Rekey,
 }
 
 impl DirectiveKind {
-    /// The kind as logs and metrics say it.
+    /// The kind in lower case, as logs and metrics have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Attach => "attach",
@@ -107,17 +107,17 @@ impl DirectiveKind {
     }
 }
 
-/// One directive.
+/// What the controller sends an agent to do, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Directive {
-    /// By which a repetition is known.
+    /// Its operation id, which tells a repetition from a new directive.
     pub operation: OperationId,
-    /// About which volume.
+    /// The volume that it is about.
     pub volume: VolumeId,
-    /// Under which grant.
+    /// The epoch of the grant that it is about.
     pub epoch: Epoch,
     /// What to do.
     pub ask: Ask,
-    /// When it came in.
+    /// When this process received it.
     pub received: Instant,
 }

@@ -1,9 +1,9 @@
-//! Directives are carried out: each once at a time, in its turn, to its result.
+//! Carries out directives: each once at a time, in its turn, to its result.
 //!
 //! Comes in: directives. Goes out: results into the outbox.
 //!
-//! Always holds: every directive ends in a result; one that takes longer than its deadline is reported as Pending
-//! until then.
+//! Always holds: every directive ends in a result. One that takes longer than its deadline is reported as
+//! Pending until then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +22,10 @@ use crate::volume::outcome::{DirectiveResult, Outcome, Pending};
 use crate::volume::supersede::Arrival;
 use crate::volume::{Fleet, Volume, clause};
 
-/// How often a directive that has outlived its deadline is reported as pending again.
+/// How often a directive that is past its deadline is reported as pending again.
 const PENDING_AGAIN: Duration = Duration::from_secs(30);
-/// An attach answers by itself at its deadline, once it has taken away what it made; only past this is it pending.
+/// An attach answers by itself at its deadline, once it has deleted what it made; only past this it is
+/// pending.
 const UNDOING: Duration = Duration::from_secs(2);
 
 impl<H: Host> Fleet<H> {
@@ -42,7 +43,7 @@ impl<H: Host> Fleet<H> {
         match volume.operations.begin(&directive.operation, kind) {
             Begin::Start => {
                 span.in_scope(|| tracing::info!("begins"));
-                // Known to who has the volume now, before anything else of it is begun.
+                // The operation that has the volume hears of it before anything else of it begins.
                 let (fleet, arrival) = (self.clone(), volume.arrivals.arrive(&directive));
                 self.tasks().spawn(fleet.carry_out(volume, directive, arrival).instrument(span));
             }
@@ -56,7 +57,7 @@ impl<H: Host> Fleet<H> {
         }
     }
 
-    /// Carries a directive out and delivers its result.
+    /// Carries out a directive and delivers its result.
     async fn carry_out(self, volume: Arc<Volume<H>>, directive: Directive, arrival: Arrival) {
         let kind = directive.ask.kind();
         let due = match directive.ask {
@@ -79,7 +80,7 @@ impl<H: Host> Fleet<H> {
         self.results().deliver(result);
     }
 
-    /// Waits for the outcome; says Pending each time that it is overdue.
+    /// Waits for the outcome, and reports Pending each time that it is overdue.
     async fn outcome(
         &self,
         volume: &Volume<H>,
@@ -114,14 +115,14 @@ impl<H: Host> Fleet<H> {
 }
 
 impl<H: Host> Volume<H> {
-    /// Does what a directive asks, in its turn.
+    /// Does what a directive asks for, in its turn.
     async fn execute(&self, directive: &Directive, arrival: Arrival) -> Outcome {
         if let Ask::Verify = &directive.ask {
             return self.verify(directive.epoch).await;
         }
         let _pass =
             self.gate.enter(format!("{} {}", directive.ask.kind().as_str(), directive.operation)).await;
-        // Over before the turn is given back: who comes next is not overtaken by what has ended.
+        // It ends before the turn is given back: the next operation must not see a directive that has ended.
         let _arrival = arrival;
         let epoch = directive.epoch;
         match &directive.ask {
@@ -146,7 +147,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// What holds an operation of this volume up, for people.
+    /// What an operation of this volume waits for, as text for a person.
     fn waits_for(&self) -> String {
         let holder = self.gate.holder().map(|holder| holder.to_string());
         let state = self.reported_state();

@@ -1,9 +1,10 @@
 //! All volumes of this node.
 //!
-//! Comes in: calls of the kubelet, readings of the kernel, directives (carried out in `execute`). Goes out: states onto
-//! the board.
+//! Comes in: calls of the kubelet, readings of the kernel, directives (`execute` carries them out). Goes out:
+//! states for the board.
 //!
-//! Always holds: every operation runs in a task of its own: a caller that goes away neither stops nor repeats it.
+//! Always holds: every operation runs in a task of its own. A caller that goes away neither stops nor repeats
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -49,12 +50,12 @@ struct Inner<H> {
     results: Arc<dyn Results>,
     link: watch::Receiver<Link>,
     tasks: TaskTracker,
-    /// Whether the ledger's volumes are known.
+    /// Whether the volumes of the ledger have been listed.
     listed: AtomicBool,
 }
 
 impl<H: Host> Fleet<H> {
-    /// A fleet that knows of no volume yet.
+    /// A fleet without any volume yet.
     pub fn new(
         shared: Arc<VolumeContext<H>>,
         results: Arc<dyn Results>,
@@ -76,13 +77,14 @@ impl<H: Host> Fleet<H> {
         *self.inner.link.borrow()
     }
 
-    /// The same, as it is at any later moment.
+    /// The session's state at any later moment.
     pub(super) fn link_now(&self) -> &watch::Receiver<Link> {
         &self.inner.link
     }
 
-    /// Learns of every volume that the ledger knows. Where it cannot be listed, the sweeps try again, and meanwhile
-    /// only what the kernel has is reported; a damaged record is logged and refused when it is needed.
+    /// Learns of every volume in the ledger. Where the ledger cannot be listed, the sweeps try again;
+    /// meanwhile only what the kernel has is reported. A damaged record is logged, and refused when it is
+    /// needed.
     pub fn load(&self) {
         match self.inner.shared.ledger.volumes() {
             Ok(volumes) => {
@@ -138,7 +140,7 @@ impl<H: Host> Fleet<H> {
         if !self.inner.listed.load(Ordering::Acquire) {
             self.load();
         }
-        // Before the reading: what ends in the middle of it may or may not be in it.
+        // Before the reading: a connect that ends in the middle of it may or may not be in it.
         let connecting: BTreeSet<VolumeId> = self
             .volumes()
             .iter()
@@ -147,14 +149,14 @@ impl<H: Host> Fleet<H> {
             .collect();
         let (mut number, mut topology) = self.topology().await?;
         if !topology.unreadable.is_empty() {
-            // Something that could not be read makes every volume doubtful, so it gets a second chance.
+            // Anything that could not be read makes every volume doubtful, so it is read once more.
             (number, topology) = self.topology().await?;
         }
         for id in self.in_kernel(&topology) {
             self.volume(&id);
         }
         let volumes = self.volumes();
-        // Side by side: each waits for its own record where the disk does not answer.
+        // In parallel: each waits for its own record where the disk does not answer.
         join_all(volumes.iter().map(|volume| volume.known_before_report())).await;
         for volume in volumes {
             let view = Arc::new(topology.view(&volume.subsystem));
@@ -168,7 +170,7 @@ impl<H: Host> Fleet<H> {
         Ok(())
     }
 
-    /// Reads the kernel again; the state of every volume.
+    /// Reads the kernel again and returns the state of every volume.
     ///
     /// # Errors
     /// If sysfs cannot be read.
@@ -185,7 +187,8 @@ impl<H: Host> Fleet<H> {
         Ok((number, topology))
     }
 
-    /// Something has happened to a controller: whoever has it among his paths looks at his registration again.
+    /// Something has happened to a controller: every volume that has it among its paths reads its
+    /// registration again.
     pub(super) fn doubt_registration(&self, controller: &str) {
         if controller.parse::<ControllerName>().is_err() {
             return;
@@ -198,10 +201,10 @@ impl<H: Host> Fleet<H> {
         }
     }
 
-    /// Forgets a volume that neither the kernel nor the ledger knows: somebody has asked about it, no more.
+    /// Removes a volume that neither the kernel nor the ledger has: somebody only asked about it.
     fn forget(&self, volume: Arc<Volume<H>>) {
         let mut volumes = self.lock();
-        // Two: the table's and ours. More would be somebody who is about to do something with it.
+        // Two references: the table's and ours. Another one means that somebody is about to use it.
         if Arc::strong_count(&volume) == 2 {
             volumes.remove(&volume.id);
             self.inner.shared.board.remove(&volume.id);
@@ -216,7 +219,7 @@ impl<H: Host> Fleet<H> {
         topology.subsystem_nqns().iter().filter_map(ours).collect()
     }
 
-    /// NodeStageVolume.
+    /// Carries out NodeStageVolume: waits until the device is proven usable under the request's grant.
     ///
     /// # Errors
     /// [`StageError`].
@@ -228,7 +231,7 @@ impl<H: Host> Fleet<H> {
         self.detached(work.instrument(span)).await.unwrap_or(Err(StageError::Lost))
     }
 
-    /// NodeUnstageVolume.
+    /// Carries out NodeUnstageVolume: succeeds once the volume is published nowhere.
     ///
     /// # Errors
     /// [`UnstageError`].
@@ -239,7 +242,7 @@ impl<H: Host> Fleet<H> {
         self.detached(work.instrument(span)).await.unwrap_or(Err(UnstageError::Lost))
     }
 
-    /// NodePublishVolume.
+    /// Carries out NodePublishVolume: the proven device appears at the target.
     ///
     /// # Errors
     /// [`PublishError`].
@@ -251,7 +254,7 @@ impl<H: Host> Fleet<H> {
         self.detached(work.instrument(span)).await.unwrap_or(Err(StageError::Lost.into()))
     }
 
-    /// NodeUnpublishVolume.
+    /// Carries out NodeUnpublishVolume: the device disappears from the target.
     ///
     /// # Errors
     /// [`UnpublishError`].
@@ -263,15 +266,15 @@ impl<H: Host> Fleet<H> {
         self.detached(work.instrument(span)).await.unwrap_or(Err(UnpublishError::Lost))
     }
 
-    /// Runs work in a task of its own: a caller's deadline drops the future that waits, not the work. `None` if it
-    /// panicked.
+    /// Runs work in a task of its own: a caller's deadline drops the future that waits, not the work. `None`
+    /// if the work panicked.
     async fn detached<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
         self.inner.tasks.spawn(work).await.ok()
     }
 }
 
 impl<H: Host> Volume<H> {
-    /// Whether there is nothing to say of the volume.
+    /// Whether there is nothing to report of the volume.
     fn is_blank(&self, view: &SubsystemView) -> bool {
         let unrecorded = self.memory().record.is_known_to_be_missing();
         unrecorded
@@ -281,7 +284,7 @@ impl<H: Host> Volume<H> {
             && !self.connects.are_running()
     }
 
-    /// Reads the record where it is not known: a report without it would be half of one.
+    /// Reads the record where it has not been read: a report without it would be incomplete.
     async fn known_before_report(&self) {
         let unknown = self.memory().record.is_unread();
         if unknown

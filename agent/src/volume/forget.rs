@@ -1,15 +1,16 @@
-//! Records of grants that have been over for long are let go.
+//! Removes records of grants that have been over for a long time.
 //!
-//! Comes in: the passing of time. Goes out: a smaller ledger, and inventories that name no volume of old.
+//! Comes in: the passing of time. Goes out: a smaller ledger, and inventories without old volumes.
 //!
-//! Without it a node would keep the record of every volume that was ever on it: a block of the disk each (some 500 to
-//! 800 bytes of text), about 130 bytes of every inventory, and an observation of it in every sweep.
+//! Without this a node would keep the record of every volume that it ever had: a block of the disk each (some
+//! 500 to 800 bytes of text), about 130 bytes of every inventory, and an observation of it in every sweep.
 //!
-//! Always holds: a record goes only once its grant has ended, an observation of each target that it names has found no
-//! device there (a pod that went with a reboot is never unpublished), and an observation that could read everything
-//! found nothing of it in the kernel, with no connect under way. What its epoch refused is refused without it
-//! ([`Ledger::forgotten`](crate::ledger::Ledger::forgotten)). What goes with it is the proof of how its controllers
-//! were deleted: a controller that has not heard of it by then waits for its drain bound instead.
+//! Always holds: a record goes only once three things hold. Its grant has ended. An observation of each
+//! target that it names found no device there (a pod that went with a reboot is never unpublished). An
+//! observation that could read everything found nothing of it in the kernel, with no connect under way. What
+//! its epoch refused is still refused without it ([`Ledger::forgotten`](crate::ledger::Ledger::forgotten)).
+//! The proof of how its controllers were deleted goes with it: a controller that has not received it by then
+//! waits for its drain bound instead.
 
 use std::time::Duration;
 
@@ -20,12 +21,12 @@ use crate::name::Epoch;
 use crate::volume::Volume;
 use crate::volume::host::Host;
 
-/// The epoch that is over, and since when that is known here.
+/// The epoch that is over, and since when this process has known that.
 #[derive(Debug, Default)]
 pub(super) struct Over(Option<(Epoch, Instant)>);
 
 impl Over {
-    /// Since when the epoch is known to be over, if one is.
+    /// Since when the epoch has been over; `None` where it is not.
     fn has_been(&mut self, ended: Option<Epoch>) -> Option<Instant> {
         self.0 = match (ended, self.0) {
             (Some(epoch), Some((known, since))) if known == epoch => Some((known, since)),
@@ -37,8 +38,8 @@ impl Over {
 }
 
 impl<H: Host> Volume<H> {
-    /// Lets the record go where its grant has been known to be over for `retain`. Does nothing while an operation has
-    /// the volume.
+    /// Removes the record where its grant has been over for `retain`. Does nothing while an operation has the
+    /// volume.
     pub(super) async fn retire(&self, retain: Duration) {
         self.write_owed_if_idle().await;
         if !self.has_been_over_for(retain) {
@@ -66,7 +67,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// By this process's own clock: since it has first seen that the grant is over.
+    /// By this process's own clock: since it first saw that the grant is over.
     fn has_been_over_for(&self, retain: Duration) -> bool {
         let mut memory = self.memory();
         let ended = memory.record.entry().filter(|entry| entry.ended).map(|entry| entry.epoch);

@@ -1,6 +1,7 @@
-//! The gate of a volume: one operation at a time, in the order in which they came.
+//! The gate of a volume: one operation at a time, in order of arrival.
 //!
-//! Always holds: who waits can say for what and since when; a volume's gate never holds another volume up.
+//! Always holds: an operation that waits can say for which one and since when. A volume's gate never holds up
+//! another volume.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout_at};
 
-/// One operation at a time.
+/// The turn of one volume, which one operation has at a time.
 #[derive(Debug, Default)]
 pub struct Gate {
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -24,7 +25,7 @@ impl Holder {
     }
 }
 
-/// The right to act on the volume; given back when dropped.
+/// The right to act on the volume; dropping it gives it back.
 #[derive(Debug)]
 pub struct Pass {
     holder: Arc<Holder>,
@@ -33,23 +34,23 @@ pub struct Pass {
 
 impl Drop for Pass {
     fn drop(&mut self) {
-        // Runs before the turn is given back, so it never takes a successor's name away.
+        // Runs before the turn is given back, so it never removes a successor's name.
         *self.holder.lock() = None;
     }
 }
 
-/// Another operation holds the volume.
+/// Another operation has the volume.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("operation {what} has been in progress for {:.1} s", since.as_secs_f64())]
 pub struct InProgress {
-    /// What it is.
+    /// Its name, as it gave it to the gate.
     pub what: String,
-    /// For how long.
+    /// How long it has had the volume.
     pub since: Duration,
 }
 
 impl Gate {
-    /// Waits for the turn.
+    /// Waits for the turn, however long that takes.
     pub async fn enter(&self, what: impl Into<String>) -> Pass {
         let turn = self.turn.clone().lock_owned().await;
         self.admit(what.into(), turn)
@@ -58,7 +59,7 @@ impl Gate {
     /// Waits for the turn, but not past `deadline`.
     ///
     /// # Errors
-    /// [`InProgress`] with the operation that holds it.
+    /// [`InProgress`] with the operation that has the turn.
     pub async fn enter_by(&self, what: impl Into<String>, deadline: Instant) -> Result<Pass, InProgress> {
         match timeout_at(deadline, self.turn.clone().lock_owned()).await {
             Ok(turn) => Ok(self.admit(what.into(), turn)),
@@ -68,13 +69,13 @@ impl Gate {
         }
     }
 
-    /// Takes the turn if nobody has it.
+    /// Takes the turn if nobody has it; never waits.
     pub fn try_enter(&self, what: impl Into<String>) -> Option<Pass> {
         let turn = self.turn.clone().try_lock_owned().ok()?;
         Some(self.admit(what.into(), turn))
     }
 
-    /// Who holds the volume now, and for how long.
+    /// Which operation has the volume now, and for how long.
     pub fn holder(&self) -> Option<InProgress> {
         self.holder
             .lock()

@@ -1,9 +1,9 @@
-//! What operations ask of the machine: one trait, so that they run against a kernel made of memory in tests.
+//! What operations ask of the machine: one trait, so that tests can run them against a kernel in memory.
 //!
-//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` reports it; the real one is in
-//! `linux.rs`.
+//! Comes in: names (NQN, device number). Goes out: what Linux says, as `cleat_host` reports it; `linux.rs` is
+//! the real one.
 //!
-//! Always holds: every call ends by a deadline of its own, and "could not look" is an error.
+//! Always holds: every call ends by a deadline of its own, and "could not be read" is an error.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
 use cleat_host::{DevT, Portal, SubsystemNqn};
 use tokio::time::Instant;
 
-/// An answer that comes later.
+/// A boxed future, so that the trait stays readable.
 pub type Later<'a, T> = Pending<'a, T>;
 
-/// Why the machine could not say, or could not do, what it was asked.
+/// Why the machine could not answer or act.
 #[derive(Debug, thiserror::Error)]
 #[error("{what}")]
 pub struct HostError {
@@ -29,7 +29,7 @@ pub struct HostError {
 }
 
 impl HostError {
-    /// An error with what was being done.
+    /// An error of what was being done and its cause.
     pub fn new(what: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self { what: what.into(), source: source.into() }
     }
@@ -40,21 +40,21 @@ impl HostError {
     }
 }
 
-/// What the readiness predicate says.
+/// The verdict of the readiness predicate.
 pub type Checked = Result<ReadyFacts, Unready>;
 
 /// What is at a target path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AtTarget {
-    /// Nothing at all.
+    /// No file of that name exists.
     Nothing,
     /// An empty plain file with nothing mounted on it: left by an earlier publish, or made for it.
     Placeholder,
-    /// A mounted block device.
+    /// A mounted block device, with its number.
     Device(DevT),
-    /// A device node with nothing mounted on it: left by a crash, and its number may be another disk's by now.
+    /// A device node with nothing mounted on it: left by a crash. Its number may be another disk's by now.
     Leftover(DevT),
-    /// Something else, in words.
+    /// Something else, as text for a person.
     Other(String),
 }
 
@@ -63,13 +63,13 @@ pub trait Host: Send + Sync + 'static {
     /// Connects and deletes controllers.
     fn fabrics(&self) -> &dyn Fabrics;
 
-    /// Whether anything at a portal's address answers to TCP, within `patience`. A machine without a network of its own
-    /// has portals that answer.
+    /// Whether anything at a portal's address answers to TCP within `patience`. Where the machine has no
+    /// network of its own, every portal answers.
     fn reach(&self, _portal: Portal, _patience: Duration) -> Later<'_, Reached> {
         Box::pin(std::future::ready(Reached::Answers))
     }
 
-    /// Registers with, and reserves, namespaces.
+    /// Registers with namespaces and reserves them.
     fn reservations(&self) -> &dyn Reservations;
 
     /// Reads all of sysfs that has to do with NVMe.
@@ -78,16 +78,15 @@ pub trait Host: Send + Sync + 'static {
     /// Reads what belongs to one subsystem.
     fn view<'a>(&'a self, nqn: &'a SubsystemNqn) -> Later<'a, Result<SubsystemView, SysfsError>>;
 
-    /// Judges the whole predicate, direct reads included, within `deadline`.
+    /// Judges the whole predicate, with direct reads, within `deadline`.
     fn check<'a>(
         &'a self,
         expectation: &'a Expectation,
         deadline: Duration,
     ) -> Later<'a, Result<Checked, HostError>>;
 
-    /// As [`Host::check`] for one volume of many that are judged together: what takes an observation of the whole
-    /// machine may have been looked at for another one, at `since` or later. A machine that has nothing of the kind
-    /// need not say more.
+    /// As [`Host::check`], for one of many volumes that are judged together: what needs a search of the whole
+    /// machine may come from a search for another one, at `since` or later. By default it searches each time.
     fn check_since<'a>(
         &'a self,
         expectation: &'a Expectation,
@@ -97,24 +96,23 @@ pub trait Host: Send + Sync + 'static {
         self.check(expectation, deadline)
     }
 
-    /// Who uses these devices: mounts in every mount namespace, open descriptors of every process, holders, loop
-    /// devices; each in words.
+    /// Who uses these devices: mounts in every mount namespace, open descriptors of every process, holders,
+    /// loop devices; each as text for a person.
     fn users<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>>;
 
-    /// As [`Host::users`], for whoever is about to take the devices away: also what has claimed them inside the kernel,
-    /// and without whoever only looks at every device for a moment.
+    /// As [`Host::users`], for a caller that is about to take the devices away: with what has claimed them
+    /// inside the kernel, and without processes that only open every device for a moment.
     fn users_to_end<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<Vec<String>, HostError>> {
         self.users(view)
     }
 
-    /// Who uses a device by its number, which no disk need have any more. A machine whose only disks are its volumes'
-    /// need not say more.
+    /// Who uses a device by its number, even where no disk has that number any more. By default nobody does.
     fn users_of_device(&self, _dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Has a multipath head stay for so long without a path; for zero it goes with its last path. The time that was set
-    /// before; `None` from a kernel that knows none. A machine with such a kernel has nothing to do.
+    /// Sets how long a multipath head stays without a path; with zero it goes with its last path. Returns the
+    /// time that was set before; `None` where the kernel has no such time, which is the default.
     fn stay_without_paths(
         &self,
         _head: DevT,
@@ -123,13 +121,14 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(None)))
     }
 
-    /// Flushes a device, within `deadline`.
+    /// Flushes a device within `deadline`.
     fn flush(&self, dev: DevT, deadline: Duration) -> Later<'_, Result<(), HostError>>;
 
-    /// Where a device is published, in this process's mount namespace.
+    /// Where a device is mounted, in this process's mount namespace.
     fn publications(&self, dev: DevT) -> Later<'_, Result<Vec<PathBuf>, HostError>>;
 
-    /// The directory that targets have to be in; `None` on a machine that publishes anywhere, such as one of memory.
+    /// The directory that targets have to be in; `None` on a machine that publishes anywhere, such as one in
+    /// memory.
     fn kubelet_dir(&self) -> Option<&Path> {
         None
     }
@@ -137,13 +136,12 @@ pub trait Host: Send + Sync + 'static {
     /// What is at a path.
     fn at_target<'a>(&'a self, target: &'a Path) -> Later<'a, Result<AtTarget, HostError>>;
 
-    /// The name of the block device that has this number now; `None` where none has. A machine whose only disks are
-    /// its volumes' need not say more.
+    /// The name of the block device that has this number now; `None` where none has, which is the default.
     fn device_name(&self, _dev: DevT) -> Later<'_, Result<Option<String>, HostError>> {
         Box::pin(async { Ok(None) })
     }
 
-    /// Bind-mounts the node of a device at a path, and verifies it there; a read-only mount says so to who looks at it.
+    /// Bind-mounts the node of a device at a path and verifies it there; with `read_only` the mount says so.
     fn publish<'a>(
         &'a self,
         node: &'a Path,
@@ -152,10 +150,10 @@ pub trait Host: Send + Sync + 'static {
         read_only: bool,
     ) -> Later<'a, Result<(), HostError>>;
 
-    /// Whether what is mounted at a path says that it is read-only.
+    /// Whether the mount at a path says that it is read-only.
     fn is_read_only<'a>(&'a self, target: &'a Path) -> Later<'a, Result<bool, HostError>>;
 
-    /// Takes away the device that is mounted at a path, and the file or leftover node there, and verifies that they
-    /// are gone. Anything else is left alone.
+    /// Unmounts the device at a path, removes the file or leftover node there, and verifies that they are
+    /// gone. Anything else is left alone.
     fn unpublish<'a>(&'a self, target: &'a Path) -> Later<'a, Result<(), HostError>>;
 }

@@ -1,13 +1,14 @@
-//! A head stays for a while without a path, so that a device that comes back is the one that its user has open.
+//! A head stays for a while without a path, so that a device that comes back is the one that its user has
+//! open.
 //!
-//! Comes in: a device that was just proven, or is used as it is; the end of a grant. Goes out: for how long the kernel
-//! keeps the head without a path.
+//! Comes in: a device that was just proven, or is used as it is; the end of a grant. Goes out: how long the
+//! kernel keeps the head without a path.
 //!
-//! How long (`Times::stay`, docs/decisions/0012) is the operator's to say: writes wait for that long before they fail,
-//! and a device that has lost its last path is not absent before.
+//! The operator chooses how long (`Times::stay`, docs/decisions/0012): writes wait for that long before they
+//! fail, and a device that has lost its last path is not absent before.
 //!
-//! Always holds: a head stays only under a grant that stands. What ends a grant takes that back before it deletes
-//! anything, and whoever sets it holds the volume's gate, so that no end can be under way.
+//! Always holds: a head stays only under a grant that is in force. The end of a grant sets the time to zero
+//! before it deletes anything. The time is set only under the volume's gate, so that no end can be under way.
 
 use std::time::Duration;
 
@@ -17,12 +18,12 @@ use cleat_host::sysfs::{NamespaceKind, SubsystemView};
 use crate::volume::Volume;
 use crate::volume::host::Host;
 
-/// Heads that stay for a while without a path.
+/// Heads that this process has set to stay for a while without a path.
 #[derive(Debug, Default)]
 pub(super) struct Staying(Vec<DevT>);
 
 impl<H: Host> Volume<H> {
-    /// Has the heads of a granted volume stay without a path for a while. The caller holds the gate.
+    /// Sets the heads of a granted volume to stay without a path for a while. The caller has the gate.
     pub(super) async fn let_heads_stay(&self, view: &SubsystemView) {
         let (heads, stay): (Vec<DevT>, _) = (heads(view).collect(), self.shared.times.stay);
         if heads == self.memory().staying.0 {
@@ -34,11 +35,11 @@ impl<H: Host> Volume<H> {
                     "a device that loses its last path will not come back as the same one");
             }
         }
-        // Tried once for each device: it can be done without.
+        // Tried once for each device: it is not essential.
         self.memory().staying.0 = heads;
     }
 
-    /// The same for a volume that this process has found granted; not while an operation has it.
+    /// The same for a volume that this process found granted; not while an operation has it.
     pub(super) async fn let_found_heads_stay(&self, view: &SubsystemView) {
         if heads(view).eq(self.memory().staying.0.iter().copied()) {
             return;
@@ -46,7 +47,7 @@ impl<H: Host> Volume<H> {
         let Some(_pass) = self.gate.try_enter("setting how long the device stays without a path") else {
             return;
         };
-        // Its grant may have ended since it was looked at, and the number may be another device's.
+        // Its grant may have ended since the observation, and the number may be another device's.
         if self.granted().await.is_some()
             && let Ok(view) = self.observe().await
         {
@@ -54,9 +55,9 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Has heads go with their last path; for how long one may be there yet, which had lost its last path before:
-    /// nothing cuts that short. Where it fails the controllers are deleted all the same, and a head that stays keeps
-    /// the volume from being absent.
+    /// Sets heads to go with their last path. Returns how long one may still stay that had already lost its
+    /// last path: nothing shortens that. Where this fails the controllers are deleted all the same, and a
+    /// head that stays keeps the volume from being absent.
     pub(super) async fn let_heads_go(&self, view: &SubsystemView) -> Duration {
         self.memory().staying.0.clear();
         let mut yet = Duration::ZERO;

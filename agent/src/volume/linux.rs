@@ -1,7 +1,7 @@
 //! The real machine.
 //!
-//! Comes in: names. Goes out: what `cleat_host` says. Always holds: one reading of all of sysfs serves everybody who
-//! asked before it began.
+//! Comes in: names. Goes out: what `cleat_host` reports. Always holds: one reading of all of sysfs serves
+//! everybody who asked before it began.
 
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -26,11 +26,11 @@ use crate::volume::host::{AtTarget, Checked, Host, HostError, Later};
 
 /// Longest that one reading of sysfs may take: it does no device I/O, so past this something is badly wrong.
 const LOOK: Duration = Duration::from_secs(10);
-/// Longest that looking for users may take: every descriptor of every process is looked at.
+/// Longest that a search for users may take: it reads every descriptor of every process.
 const USERS: Duration = Duration::from_secs(20);
-/// Most users, and most things that could not be looked at, that an answer names.
+/// Most users, and most things that could not be read, that an answer names.
 const NAMED: usize = 64;
-/// Longest that a detach waits for a head's attribute: it is a number in memory.
+/// Longest that a detach waits for a head's attribute, which is a number in memory.
 const HEAD: Duration = Duration::from_secs(2);
 /// Longest that one mount or unmount may take.
 const MOUNT: Duration = Duration::from_secs(20);
@@ -40,7 +40,8 @@ const MOUNT: Duration = Duration::from_secs(20);
 pub struct Linux {
     fabrics: Arc<dyn Fabrics>,
     sysfs: Sysfs,
-    /// The last reading and when it began; whoever waits for the lock may be served by who had it.
+    /// The last reading and when it began. The task that held the lock may have read it for those that
+    /// waited.
     last: Mutex<Option<(Instant, Arc<Topology>)>>,
     workers: Workers,
     openers: Openers,
@@ -73,7 +74,7 @@ impl Linux {
         }
     }
 
-    /// A reading that began after this was called.
+    /// A reading that began after this call.
     async fn fresh(&self) -> Result<Arc<Topology>, SysfsError> {
         let asked = Instant::now();
         let mut last = self.last.lock().await;
@@ -109,7 +110,8 @@ impl Linux {
     }
 }
 
-/// The first of them, and the number of the rest: an answer has to fit into a message whatever runs on the node.
+/// The first `most` of them, and the number of the rest: an answer has to fit into a message, whatever runs
+/// on the node.
 fn at_most(mut all: Vec<String>, most: usize, rest: &str) -> Vec<String> {
     let left = all.len().saturating_sub(most);
     all.truncate(most);
@@ -223,7 +225,8 @@ impl Host for Linux {
         let mounts = self.mounts.clone();
         let what = move || format!("cannot find where block device {dev} is published");
         Box::pin(async move {
-            // Only nodes bound from a device file system are looked at: a stat elsewhere could ask a server.
+            // Only nodes that are bound from a device file system are examined: a stat elsewhere could ask a
+            // server.
             let look = move || {
                 let entries = mounts.list()?.into_iter();
                 let nodes =
@@ -245,7 +248,7 @@ impl Host for Linux {
             let look = move || match devnode::find(&sysfs, &dev_root, dev) {
                 Ok(path) => Ok(Some(path)),
                 Err(DevNodeError::NoDevice { .. }) => Ok(None),
-                // It exists, whatever is wrong with its node.
+                // The device exists, whatever is wrong with its node.
                 Err(DevNodeError::Missing { path } | DevNodeError::Wrong { path, .. }) => Ok(Some(path)),
                 Err(error @ DevNodeError::Access { .. }) => Err(error),
             };

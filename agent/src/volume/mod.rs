@@ -1,15 +1,16 @@
 //! One volume on this node: observe, plan, apply.
 //!
-//! Comes in: directives of the controller and calls of the kubelet. Goes out: outcomes, each with what was seen.
+//! Comes in: directives of the controller and calls of the kubelet. Goes out: outcomes, each with what was
+//! seen.
 //!
 //! Owns: the volume's gate (one operation at a time), its connects under way, its place in the ledger. Every
-//! operation looks at the kernel, plans purely ([`plan`]), does one step and looks again; what it remembers from
-//! before decides nothing but what to compare with.
+//! operation reads the kernel, plans purely ([`plan`]), does one step and reads again. It compares with what
+//! it remembers, but decides nothing by it.
 //!
 //! Always holds:
 //! - What permits a change is on disk before the change is made.
 //! - No operation of one volume waits for another volume.
-//! - Nothing is deleted but controllers of this volume's subsystem with this node's host NQN.
+//! - Only controllers of this volume's subsystem with this node's host NQN are deleted.
 
 mod attach;
 pub mod board;
@@ -69,57 +70,59 @@ pub use observe::disconnects::Disconnects;
 pub use observe::observation::ObservationNumbers;
 pub use publish::errors::{PublishError, StageError, UnpublishError, UnstageError};
 
-/// A judgement is given at least so long, however little is left of a deadline: one that succeeds takes milliseconds.
+/// A judgement has at least this long, however little is left of a deadline: a successful one takes
+/// milliseconds.
 const SHORTEST_CHECK: Duration = Duration::from_millis(50);
 
-/// As whom this node connects, and how.
+/// The names under which this node connects, and the kernel's settings for its connections.
 #[derive(Debug, Clone)]
 pub struct ConnectIdentity {
     /// Host NQN of every connect.
     pub host_nqn: HostNqn,
     /// Host identifier of every connect.
     pub host_id: HostId,
-    /// The boot of this node.
+    /// The boot of this node: what the kernel had before another boot is gone.
     pub boot_id: String,
-    /// Which subsystems are ours.
+    /// The beginning of our subsystems' NQNs, which tells them from others.
     pub prefix: NqnPrefix,
     /// How the kernel treats connections.
     pub connect: ConnectOptions,
 }
 
-/// Times that operations keep to.
+/// Time limits and intervals of operations.
 #[derive(Debug, Clone, Copy)]
 pub struct Times {
-    /// Longest that one judgement of the whole predicate may take, direct reads included.
+    /// Longest that one judgement of the whole predicate may take, with direct reads.
     pub check: Duration,
-    /// How often an operation that waits for the kernel looks again when no event comes: events can be lost.
+    /// How often an operation that waits for the kernel observes again without an event: events can be lost.
     pub poll: Duration,
-    /// Once the policy is met: how long the other portals are still waited for.
+    /// Once enough paths are live: how long it still waits for the other portals.
     pub stragglers: Duration,
-    /// Longest that a flush before a detach may take; what follows deletes the controllers all the same.
+    /// Longest that a flush before a detach may take; afterwards the controllers are deleted all the same.
     pub flush: Duration,
     /// How long an operation waits for its turn before a CSI call answers Aborted.
     pub turn: Duration,
     /// How long NodeStageVolume waits for the device.
     pub stage: Duration,
-    /// From one sweep that trusts no event to the next.
+    /// Time between two sweeps, which trust no event.
     pub sweep: Duration,
-    /// From one judgement of the whole predicate of a volume in use to the next: the sweeps between look at all of
-    /// sysfs, but read no device.
+    /// Time between two judgements of the whole predicate of a volume in use: the sweeps in between read all
+    /// of sysfs, but no device.
     pub judge: Duration,
-    /// For how long the record of a grant that is over is kept: a controller that has not heard its answer asks again
-    /// within minutes.
+    /// How long the record of an ended grant is kept: a controller that has not received its answer asks
+    /// again within minutes.
     pub retain: Duration,
-    /// How long a device stays that has lost its last path, where the kernel can have it stay; for zero it goes.
+    /// How long a device stays after losing its last path, where the kernel can do that; with zero it goes at
+    /// once.
     pub stay: Duration,
-    /// Longest that such a judgement may take: it raises an alarm, and a busy machine is none.
+    /// Longest that a sweep's judgement may take: a failure raises an alarm, and a busy machine must not.
     pub sweep_check: Duration,
 }
 
 impl Default for Times {
     fn default() -> Self {
         Self {
-            // Direct reads of two blocks take milliseconds; a path that is failing over, a few seconds.
+            // Direct reads of two blocks take milliseconds; a path that is failing over takes a few seconds.
             check: Duration::from_secs(5),
             poll: Duration::from_millis(250),
             stragglers: Duration::from_secs(1),
@@ -138,36 +141,36 @@ impl Default for Times {
 /// What all volumes share.
 #[derive(Debug)]
 pub struct VolumeContext<H> {
-    /// The machine.
+    /// What is asked of the kernel: the real machine, or one in memory for tests.
     pub host: Arc<H>,
-    /// Epochs on disk.
+    /// What this node has on disk of each volume's grant.
     pub ledger: Ledger,
-    /// The latest states.
+    /// The latest state of every volume.
     pub board: Board,
-    /// As whom this node connects.
+    /// The names under which this node connects.
     pub identity: ConnectIdentity,
-    /// Times that operations keep to.
+    /// Time limits and intervals of operations.
     pub times: Times,
-    /// Events of the kernel; `None` where they cannot be heard.
+    /// Events of the kernel; `None` where they cannot be received.
     pub uevents: Option<Uevents>,
-    /// Observations that have begun.
+    /// Numbers every observation, in the order in which they begin.
     pub observations: ObservationNumbers,
-    /// Connections that broke and came back.
+    /// Which connections broke and came back.
     pub disconnects: Disconnects,
-    /// Storage addresses that answer, and those that do not.
+    /// Which storage addresses answer, and which do not.
     pub portals: Portals,
-    /// Connects that wait for the kernel.
+    /// The connects of this node that wait for the kernel.
     pub queue: Queue,
 }
 
-/// The latest observation that was reported, and the state that it amounted to.
+/// The latest observation that was reported, and the state that it led to.
 #[derive(Debug)]
 struct Reported {
     observation: Observation,
     state: VolumeState,
 }
 
-/// One volume.
+/// One volume, and what this process does with it and remembers of it.
 #[derive(Debug)]
 pub struct Volume<H> {
     id: VolumeId,
@@ -178,17 +181,17 @@ pub struct Volume<H> {
     operations: Operations,
     arrivals: Arrivals,
     memory: Mutex<Memory>,
-    /// What was reported last. What is decided by the last report is decided by this, not by the board.
+    /// What was reported last. Decisions by the last report use this, not the board.
     reported: Mutex<Option<Reported>>,
-    /// One judgement at a time: two that read the device side by side would take each other for a device that does
-    /// not answer. Not the gate: a revoke does not wait for a device.
+    /// One judgement at a time: each of two parallel ones would take the other for a device that does not
+    /// answer. This is not the gate: a revoke does not wait for a device.
     judging: tokio::sync::Mutex<()>,
     /// One search for users at a time, for the same reason.
     searching: tokio::sync::Mutex<()>,
 }
 
 impl<H: Host> Volume<H> {
-    /// A volume of which nothing has been looked at yet.
+    /// A volume that has not been observed yet.
     fn new(id: VolumeId, shared: Arc<VolumeContext<H>>) -> Self {
         let subsystem = shared.identity.prefix.subsystem(&id);
         Self {
@@ -219,13 +222,13 @@ impl<H: Host> Volume<H> {
         &self.shared.identity.boot_id
     }
 
-    /// Judges the whole predicate, direct reads included.
+    /// Judges the whole predicate, with direct reads.
     async fn check(&self, expectation: &Expectation, limit: Duration) -> Result<Checked, HostError> {
         self.check_since(expectation, Instant::now(), limit).await
     }
 
-    /// The same; what takes an observation of the whole machine may have been looked at for another volume, at `since`
-    /// or later.
+    /// The same. What needs a search of the whole machine may come from a search for another volume, at
+    /// `since` or later.
     async fn check_since(
         &self,
         expectation: &Expectation,
@@ -252,7 +255,7 @@ impl<H: Host> Volume<H> {
         self.shared.host.users_to_end(view).await
     }
 
-    /// What the device must be, by a grant and what was learned under it.
+    /// What the device must be, by a grant and by what was learned under it.
     fn expectation(&self, grant: &Grant) -> Expectation {
         let pinned =
             (!grant.identity.is_empty()).then_some(grant.identity).or(self.memory().judged.learned());
@@ -288,7 +291,7 @@ impl<H: Host> Volume<H> {
         self.memory().activity = activity;
     }
 
-    /// The state that a view amounts to.
+    /// The state that an observation leads to.
     fn judge(&self, observation: &Observation) -> VolumeState {
         let memory = self.memory();
         let entry = memory.record.reported();
@@ -324,8 +327,8 @@ impl<H: Host> Volume<H> {
         })
     }
 
-    /// Judges the latest observation, which is this one or one that was reported before and began later, and puts the
-    /// state on the board; what changed is logged and counted.
+    /// Judges the latest observation (this one, or one that began later and was reported first) and puts the
+    /// state on the board. Logs and counts what changed.
     fn report(&self, observation: &Observation) -> VolumeState {
         let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         let latest = match reported.take() {

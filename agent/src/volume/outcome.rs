@@ -1,6 +1,6 @@
-//! What becomes of a directive.
+//! How a directive ends.
 //!
-//! Owns: the outcomes and what each of them proves. Goes out: to whoever delivers results ([`Results`]).
+//! Owns: the outcomes and what each of them proves. Goes out: to whatever delivers results ([`Results`]).
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use crate::volume::clause::FailedClause;
 use crate::volume::directive::Directive;
 use crate::volume::state::{Absence, VolumeState};
 
-/// The result of a directive.
+/// The result of a directive, as it is sent to the controller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectiveResult {
-    /// Of which operation.
+    /// The operation id of the directive.
     pub operation: OperationId,
-    /// About which volume.
+    /// The volume that it was about.
     pub volume: VolumeId,
-    /// Under which grant.
+    /// The epoch of the grant that it was about.
     pub epoch: Epoch,
-    /// What became of it.
+    /// How it ended, or that it goes on.
     pub outcome: Outcome,
 }
 
 impl DirectiveResult {
-    /// The result of a directive.
+    /// Makes the result of a directive and its outcome.
     pub fn of(directive: &Directive, outcome: Outcome) -> Self {
         let Directive { operation, volume, epoch, .. } = directive;
         Self { operation: *operation, volume: volume.clone(), epoch: *epoch, outcome }
     }
 }
 
-/// Where results go.
+/// Where results go: the session's outbox.
 pub trait Results: std::fmt::Debug + Send + Sync + 'static {
-    /// Takes a result; it replaces an earlier one of the same operation. Never waits.
+    /// Takes a result, which replaces an earlier one of the same operation. Never waits.
     fn deliver(&self, result: DirectiveResult);
 }
 
-/// What became of a directive.
+/// How a directive ended, or that it goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The device has been proven to be usable.
@@ -46,7 +46,7 @@ pub enum Outcome {
     Absent(Absence),
     /// The device is in use; nothing was touched.
     Busy(Busy),
-    /// It failed.
+    /// It could not be done; the clause says why.
     Failed(Failure),
     /// Its epoch has ended or been superseded.
     StaleEpoch(Stale),
@@ -59,12 +59,12 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// A failure that says nothing of what is left.
+    /// A failure without a statement about what is left.
     pub(super) fn failed(unready: FailedClause) -> Self {
         Self::Failed(Failure { unready, nothing_left: false })
     }
 
-    /// The outcome as logs and metrics say it.
+    /// The outcome in lower case, as logs and metrics have it.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Ready(_) => "ready",
@@ -91,25 +91,25 @@ pub struct Ready {
 /// Where the time of an attach went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttachTimes {
-    /// From the directive's receipt until all controllers that were made were live.
+    /// From the directive's receipt until all controllers that it made were live.
     pub connect: Duration,
-    /// Until the device node was there.
+    /// From then until the device node was there.
     pub device: Duration,
-    /// Until the predicate held.
+    /// From then until the predicate held.
     pub checks: Duration,
 }
 
-/// The device is in use.
+/// Somebody uses the device; nothing was touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Busy {
-    /// By whom, each in words.
+    /// Its users, each as text for a person.
     pub holders: Vec<String>,
 }
 
-/// A directive failed.
+/// Why a directive could not be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// What failed.
+    /// The clause that does not hold, and what was seen.
     pub unready: FailedClause,
     /// Whether it was proven that no controller of the subsystem was left behind.
     pub nothing_left: bool,
@@ -118,17 +118,17 @@ pub struct Failure {
 /// A directive goes on past its deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pending {
-    /// What it waits for, in words.
+    /// What it waits for, as text for a person.
     pub message: String,
     /// For how long it has been going on.
     pub age: Duration,
 }
 
-/// What a reservation report says that was read after the last preemption had been answered.
+/// What a reservation report says that was read after the last preemption was answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preempted {
-    /// The keys of all that are registered.
+    /// All keys that are registered.
     pub left_keys: Vec<u64>,
-    /// The victims' keys that were registered, and whose preemption the target has answered with success.
+    /// Victims' keys that were registered and whose preemption the target answered with success.
     pub aborted_keys: Vec<u64>,
 }

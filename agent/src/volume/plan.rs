@@ -1,7 +1,7 @@
-//! What to do about a volume: pure, from what the kernel shows and what is wanted.
+//! What to do about a volume. Pure, from what the kernel shows and what is wanted.
 //!
-//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`PlannedStep`]s, and what stands in the way.
-//! Every step is safe to leave undone: whoever carries out looks again and plans again.
+//! Comes in: a view of the volume's subsystem and a [`Want`]. Goes out: [`PlannedStep`]s, and what they
+//! cannot change. Any step may be left undone: the caller observes again and plans again.
 //!
 //! Always holds: no step ever names a controller of another subsystem or another host NQN.
 
@@ -14,40 +14,40 @@ use cleat_host::{HostNqn, Portal};
 /// What is wanted of a volume.
 #[derive(Debug, Clone, Copy)]
 pub enum Want<'a> {
-    /// A controller of ours to each of these portals.
+    /// One controller of ours to each of these portals.
     Connected(&'a [Portal]),
-    /// No controller of ours.
+    /// No controller of ours at all.
     Gone,
 }
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlannedStep {
-    /// Connect this portal.
+    /// Connect this portal, which has none and no connect under way.
     Connect(Portal),
     /// Delete this controller.
     Delete(Doomed),
 }
 
-/// A controller that is to go, with what is to be remembered of it.
+/// A controller that is to be deleted, with what has to be remembered of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doomed {
-    /// Which one, verifiable.
+    /// Which controller, with the names that are verified before it is deleted.
     pub target: Target,
-    /// The portal that it is connected to, as sysfs says it.
+    /// The portal that it is connected to, as [`portal_text`] gives it.
     pub portal: String,
 }
 
 /// Steps, and what they cannot change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
-    /// In no particular order: they may be done side by side.
+    /// In no particular order: they may be done in parallel.
     pub steps: Vec<PlannedStep>,
-    /// Controllers of the subsystem that are not ours, in words. They are left alone.
+    /// Controllers of the subsystem that are not ours, as text for a person. They are left alone.
     pub foreign: Vec<String>,
 }
 
-/// Plans for one volume. `under_way` are portals whose connect is.
+/// Plans for one volume. `under_way` are the portals whose connect is under way.
 pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Portal>, want: Want<'_>) -> Plan {
     let (mine, others): (Vec<&Controller>, Vec<&Controller>) =
         view.controllers.iter().partition(|one| Target::of(one, &view.nqn, host_nqn).is_some());
@@ -71,7 +71,7 @@ pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Porta
     Plan { steps, foreign }
 }
 
-/// The portal of a controller as it is reported: normalised where it is a TCP one, else as the kernel says it.
+/// The portal of a controller as it is reported: normalised where it is a TCP one, else the kernel's text.
 pub fn portal_text(controller: &Controller) -> String {
     match (controller.portal(), &controller.address) {
         (Some(portal), _) => portal.to_string(),

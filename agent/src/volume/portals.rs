@@ -1,14 +1,15 @@
-//! Which storage addresses answer: asked once for all volumes.
+//! Which storage addresses answer: checked once for all volumes.
 //!
-//! Comes in: portals that are to be connected, and what became of connects. Goes out: whether the kernel may be given
-//! a connect to a portal, or why not.
+//! Comes in: portals that are to be connected, and how connects ended. Goes out: whether the kernel may get a
+//! connect to a portal, or why not.
 //!
-//! The kernel makes one connect at a time and spends 3 s on a portal that drops packets, so a portal is asked from
-//! user space before it is given to the kernel. What is learned counts for the whole address, whatever the port: where
-//! nothing answers, nothing will at another port. A port that refuses is an answer of its address.
+//! The kernel makes one connect at a time and spends 3 s on a portal that drops packets, so a portal is
+//! checked from user space before the kernel gets it. A result counts for the whole address, whatever the
+//! port: where nothing answers, nothing will at another port. A port that refuses is an answer of its
+//! address.
 //!
-//! Always holds: an address that does not answer is asked by one task, less and less often, however many volumes want
-//! it; who wants it meanwhile hears at once why it is missing.
+//! Always holds: one task checks an address that does not answer, less and less often, however many volumes
+//! want it. A volume that wants it meanwhile gets the reason at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -25,22 +26,22 @@ use tokio::time::{Instant, sleep_until};
 use crate::metrics;
 use crate::volume::host::{Host, Later};
 
-/// How long an answer is waited for: room for one repetition of the first packet, which Linux sends after 1 s.
+/// How long to wait for an answer: room for one repetition of the first packet, which Linux sends after 1 s.
 const PATIENCE: Duration = Duration::from_millis(1500);
-/// For how long an answer counts.
+/// How long an answer counts.
 const FRESH: Duration = Duration::from_secs(1);
-/// For how long it is known that a portal has answered once.
+/// How long it is remembered that a portal has answered once.
 const KEPT: Duration = Duration::from_secs(600);
-/// First and longest pause before what does not answer is asked again.
+/// First and longest pause before a silent address is checked again.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// What no volume has wanted for this long is not asked any more.
+/// An address that no volume has wanted for this long is not checked any more.
 const WANTED: Duration = Duration::from_secs(60);
-/// Ports of one address that are asked in one round: the first to be asked may be one whose packets alone are dropped.
+/// Ports of one address that one round checks: a firewall may drop the packets of the first one alone.
 const PORTS: usize = 4;
-/// A connect that the kernel was at for longer than this has held others up: its portal comes last from then on.
+/// A connect that took the kernel longer than this has held up others: its portal comes last from then on.
 const SLOW: Duration = Duration::from_secs(2);
 
-/// The storage addresses of this node. Cheap to clone.
+/// The storage addresses of this node. Cheap to clone; clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Portals(Arc<Inner>);
 
@@ -63,9 +64,9 @@ type Place = (IpAddr, Option<u16>);
 struct Table {
     answered: BTreeMap<Portal, Instant>,
     silent: BTreeMap<Place, Silence>,
-    /// Being asked now.
+    /// Portals that are being checked now.
     asking: BTreeSet<Portal>,
-    /// Connects to it have held the kernel up lately.
+    /// Portals whose connects have held up the kernel lately.
     slow: BTreeSet<Portal>,
 }
 
@@ -73,12 +74,12 @@ struct Table {
 struct Silence {
     since: Instant,
     reason: String,
-    /// Until when it is not asked again.
+    /// The earliest moment of the next check.
     until: Instant,
     pause: Duration,
     /// Portals there that volumes have wanted, and when.
     wanted: BTreeMap<Portal, Instant>,
-    /// The portal that was asked last.
+    /// The portal that was checked last.
     last: Portal,
 }
 
@@ -94,7 +95,7 @@ impl Table {
         self.answered.iter().any(|(portal, at)| portal.ip() == ip && at.elapsed() < FRESH)
     }
 
-    /// Another port of the address that has answered, the latest one.
+    /// The port of the same address, other than this one, that answered last.
     fn witness(&self, portal: Portal) -> Option<Portal> {
         let others = self.answered.iter().filter(|(one, _)| one.ip() == portal.ip() && **one != portal);
         others.max_by_key(|(_, at)| **at).map(|(one, _)| *one)
@@ -118,7 +119,7 @@ impl Table {
                 return Asked::Silent(silence.words(place));
             }
         }
-        // A first word from the address is waited for: where there is none, no port need be asked.
+        // The first answer of the address is waited for: where there is none, no other port need be checked.
         let others = || self.asking.iter().any(|asked| asked.ip() == portal.ip());
         if self.asking.contains(&portal) || (!self.address_is_fresh(portal.ip()) && others()) {
             return Asked::Wait;
@@ -127,7 +128,7 @@ impl Table {
         Asked::Begin
     }
 
-    /// The portals to be asked in this round, in turn.
+    /// The portals that this round checks, in turn.
     fn round(&mut self, place: Place) -> Vec<Portal> {
         let Some(silence) = self.silent.get_mut(&place) else { return Vec::new() };
         silence.wanted.retain(|_, at| at.elapsed() <= WANTED);
@@ -157,10 +158,10 @@ impl Portals {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the kernel may be given a connect to this portal: it has answered a moment ago.
+    /// Waits until it is clear whether the kernel may get a connect to this portal: it answered a moment ago.
     ///
     /// # Errors
-    /// Why not, in words. Cancel safe.
+    /// Why not, as text for a person. Cancel safe.
     pub(super) async fn ask<H: Host>(&self, host: &Arc<H>, portal: Portal) -> Result<(), String> {
         let mut changed = self.0.changed.subscribe();
         loop {
@@ -170,7 +171,7 @@ impl Portals {
                 Asked::Answers => return Ok(()),
                 Asked::Silent(why) => return Err(why),
                 Asked::Wait => {}
-                // In a task of its own: others wait for the answer, too.
+                // In a task of its own: others wait for the answer too.
                 Asked::Begin => drop(tokio::spawn(self.clone().reach(host.clone(), portal))),
             }
             if changed.changed().await.is_err() {
@@ -179,12 +180,12 @@ impl Portals {
         }
     }
 
-    /// Asks one portal, which is in `asking`.
+    /// Checks one portal, which is in `asking`.
     fn reach<H: Host>(self, host: Arc<H>, portal: Portal) -> Later<'static, ()> {
         Box::pin(async move {
             let _asking = Asking { portals: self.clone(), portal };
             let reached = host.reach(portal, PATIENCE).await;
-            // Where another port has answered, that one says whether it is the address.
+            // Where another port has answered, that port shows whether the whole address is silent.
             let witness = if reached == Reached::Answers { None } else { self.table().witness(portal) };
             if let Some(witness) = witness
                 && host.reach(witness, PATIENCE).await == Reached::Answers
@@ -197,7 +198,7 @@ impl Portals {
         })
     }
 
-    /// Takes in what a portal did; what has fallen silent with it, if anything has.
+    /// Takes note of what a portal did; returns what became silent with it, if anything.
     fn take(&self, portal: Portal, reached: Reached) -> Option<(Place, Instant)> {
         let (ip, now) = (portal.ip(), Instant::now());
         let mut table = self.table();
@@ -240,7 +241,7 @@ impl Portals {
         begun
     }
 
-    /// Asks again until there is an answer or nobody wants it any more.
+    /// Checks again until there is an answer or nobody wants it any more.
     async fn keep_asking<H: Host>(self, host: Arc<H>, place: Place, since: Instant) {
         loop {
             let until = match self.table().silent.get(&place) {
@@ -265,24 +266,24 @@ impl Portals {
         }
     }
 
-    /// Why a path is missing, where its address is known not to answer: without an age, so that it reads the same
-    /// for as long as it is so.
+    /// Why a path is missing, where its address does not answer. Without an age, so that the text stays the
+    /// same meanwhile.
     pub(super) fn silence(&self, portal: Portal) -> Option<String> {
         self.table().silence_of(portal).map(|(place, _)| format!("{} does not answer", name(place)))
     }
 
-    /// Whether the address of a path that a volume misses is known not to answer. It goes on being asked then.
+    /// Whether the address of a path that a volume misses does not answer. Keeps the checks going then.
     pub(super) fn is_silent_and_wanted(&self, portal: Portal) -> bool {
         let mut table = self.table();
         let found = table.silence_of(portal);
         found.map(|(_, silence)| silence.wanted.insert(portal, Instant::now())).is_some()
     }
 
-    /// How long the kernel was at a connect, and whether it came to be.
+    /// Takes note of how long the kernel took for a connect, and whether it connected.
     pub(super) fn note_connect(&self, portal: Portal, took: Duration, connected: bool) {
         let mut table = self.table();
         if took >= SLOW {
-            // It has to answer again before the kernel is given another one.
+            // It has to answer again before the kernel gets another connect.
             table.slow.insert(portal);
             table.answered.remove(&portal);
         } else {
@@ -293,13 +294,13 @@ impl Portals {
         }
     }
 
-    /// Whether a connect to it has held others up lately.
+    /// Whether a connect to it has held up others lately.
     pub(super) fn is_slow(&self, portal: Portal) -> bool {
         self.table().slow.contains(&portal)
     }
 }
 
-/// While it lives, a portal is being asked.
+/// While it lives, a portal is being checked.
 struct Asking {
     portals: Portals,
     portal: Portal,

@@ -2,12 +2,12 @@
 //!
 //! Comes in: an [`Entry`] to keep. Goes out: the entry that is in force.
 //!
-//! A grant is taken on only with its record on disk. Its end is not held up by a disk that is full, read-only or does
-//! not answer: the record is then owed ([`Record::owed`]), stands in for what the disk says, and is written as soon as
-//! that can be done. A record that cannot be read counts as "anything may have been": what was deleted is proven, that
-//! nothing else was there before is not.
+//! A grant is taken on only with its record on disk. A disk that is full, read-only or silent does not hold
+//! up its end: the record is then owed ([`Record::owed`]), replaces what the disk has, and is written as soon
+//! as possible. A record that cannot be read counts as "anything may have been there": what was deleted is
+//! proven, but that nothing else was there before is not.
 //!
-//! Always holds: this process never goes back behind an end that it has carried out.
+//! Always holds: this process never returns to before an end that it has carried out.
 
 use std::time::Duration;
 
@@ -22,21 +22,21 @@ use crate::volume::host::Host;
 /// What this process knows of the record.
 #[derive(Debug, Default)]
 pub(super) struct Record {
-    /// As it was last read or written; nobody else writes it.
+    /// The record as it was last read or written; nobody else writes it.
     last: Option<Option<Entry>>,
-    /// An end that is carried out and not on disk.
+    /// An end that was carried out but is not on disk.
     owed: Option<Entry>,
-    /// As it is to be reported: never for rulings.
+    /// The record as it is reported: rulings never use it.
     read: Option<Result<Option<Entry>, String>>,
 }
 
 impl Record {
-    /// As it was last read or written, or why it could not be; `None` before that.
+    /// The record as it was last read or written, or why that failed; `None` before that.
     pub(super) fn as_read(&self) -> Option<Result<Option<Entry>, String>> {
         self.read.clone()
     }
 
-    /// The same; not read yet is an error, too.
+    /// The same, but a record that has not been read yet is an error too.
     pub(super) fn reported(&self) -> Result<Option<Entry>, String> {
         self.as_read().unwrap_or_else(|| Err("the ledger has not been read".to_owned()))
     }
@@ -56,12 +56,12 @@ impl Record {
         matches!(self.read, Some(Ok(None)))
     }
 
-    /// It was let go.
+    /// Notes that the record was removed.
     pub(super) fn let_go(&mut self) {
         self.read = Some(Ok(None));
     }
 
-    /// What is on disk is not known now.
+    /// Notes that nobody knows now what is on disk.
     pub(super) fn doubt(&mut self) {
         self.read = None;
     }
@@ -70,9 +70,9 @@ impl Record {
 /// What is on record when a grant is about to end.
 #[derive(Debug)]
 pub(super) enum OnRecord {
-    /// This.
+    /// The record, or the fact that there is none.
     Known(Box<Option<Entry>>),
-    /// It cannot be read, and this process has never read it.
+    /// The record cannot be read, and this process has never read it.
     Unreadable,
 }
 
@@ -86,10 +86,10 @@ impl OnRecord {
 }
 
 impl<H: Host> Volume<H> {
-    /// Reads the record. Only the holder of the gate rules by it.
+    /// Reads the record. Only the operation that has the gate rules by it.
     pub(super) async fn record(&self) -> Result<Option<Entry>, LedgerError> {
         if let Some(owed) = self.owed() {
-            // What the disk says is older.
+            // What the disk has is older.
             self.write_owed().await;
             return Ok(Some(owed));
         }
@@ -114,13 +114,13 @@ impl<H: Host> Volume<H> {
                 let known = Some(entry.clone());
                 memory.record = Record { last: Some(known.clone()), owed: None, read: Some(Ok(known)) };
             }
-            // What is on disk is not known now: the next ruling reads it again, or goes by what is owed.
+            // Nobody knows now what is on disk: the next ruling reads it again, or uses what is owed.
             Err(_) => memory.record.read = memory.record.owed.clone().map(|owed| Ok(Some(owed))),
         }
         kept
     }
 
-    /// What is on record, as far as the disk says it in time.
+    /// What is on record, as far as the disk answers in time.
     pub(super) async fn record_within(&self, patience: Duration) -> OnRecord {
         let reason = match timeout(patience, self.record()).await {
             Ok(Ok(entry)) => return OnRecord::Known(Box::new(entry)),
@@ -134,11 +134,12 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// The highest epoch among the records that were let go, as far as the disk says it in time; `None` where it does
-    /// not. An end goes on then, for two reasons. A grant that stands has a record, which says that an older end is of
-    /// the past; so where there is none, no later grant is ended by it, however late it comes. And to leave a writer is
-    /// the worse mistake. But the record that it leaves does not say what was seen before it, and says so: it must not
-    /// let an Attach in that the record of old refused.
+    /// The highest epoch among the records that were removed, as far as the disk answers in time; `None`
+    /// where it does not. An end goes on then, for two reasons. First, a grant that is in force has a record,
+    /// which shows that an older end belongs to the past; so where there is no record, a late end harms no
+    /// later grant. Second, leaving a writer would be the worse mistake. But the record that this end leaves
+    /// does not show what was seen before it, and says so: it must not admit an Attach that the old record
+    /// refused.
     pub(super) async fn forgotten_within(&self, patience: Duration) -> Option<Option<Epoch>> {
         let reason = match timeout(patience, self.shared.ledger.forgotten()).await {
             Ok(Ok(highest)) => return Some(highest),
@@ -149,7 +150,8 @@ impl<H: Host> Volume<H> {
         None
     }
 
-    /// Writes the end of a grant, as far as the disk takes it in time; whether it did. Where not, it is owed.
+    /// Writes the end of a grant, as far as the disk accepts it in time; false where it did not, and the end
+    /// is owed.
     pub(super) async fn keep_end(&self, entry: &Entry, patience: Duration) -> bool {
         let reason = match timeout(patience, self.keep(entry)).await {
             Ok(Ok(())) => return true,
@@ -171,7 +173,7 @@ impl<H: Host> Volume<H> {
         self.memory().record.owed.clone()
     }
 
-    /// Writes what is owed. The caller holds the gate.
+    /// Writes what is owed. The caller has the gate.
     pub(super) async fn write_owed(&self) {
         let Some(owed) = self.owed() else { return };
         match self.keep(&owed).await {
@@ -185,7 +187,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// The same, where nobody has the gate.
+    /// The same, where no operation has the gate.
     pub(super) async fn write_owed_if_idle(&self) {
         if self.owed().is_some()
             && let Some(_pass) = self.gate.try_enter("recording that the grant has ended")
@@ -195,8 +197,8 @@ impl<H: Host> Volume<H> {
     }
 }
 
-/// That controllers may have been there before of which nothing is known. No state of it is "live", so it keeps the
-/// whole from counting as drained.
+/// Says that unknown controllers may have been there before. Its state is not "live", so the whole does not
+/// count as drained.
 pub(super) fn anything_before() -> Deletion {
     Deletion { controller: String::new(), portal: String::new(), state: STATE_UNKNOWN.to_owned() }
 }

@@ -1,6 +1,6 @@
 //! The state of a volume on this node, as it is reported.
 //!
-//! Owns: the types. What a state follows from is in `judge.rs`.
+//! Owns: the types. `judge.rs` derives a state.
 
 use std::time::Duration;
 
@@ -10,30 +10,30 @@ use crate::ledger::Deletion;
 use crate::name::{Epoch, VolumeId};
 use crate::volume::clause::FailedClause;
 
-/// The state of one volume.
+/// The state of one volume, as the inventory and the session report it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeState {
-    /// Which volume.
+    /// The id of the volume that it describes.
     pub volume: VolumeId,
-    /// The highest epoch that this node has seen for the volume, if any.
+    /// The highest epoch that this node has seen for the volume; `None` if it has seen none.
     pub epoch: Option<Epoch>,
-    /// Whether that grant has ended.
+    /// Whether the grant of that epoch has ended.
     pub epoch_ended: bool,
     /// How far the volume has come.
     pub phase: Phase,
-    /// What the namespace says of itself, where there is one.
+    /// What the namespace reports of itself; `None` where there is none.
     pub identity: Option<ShownIdentity>,
-    /// Its controllers.
+    /// One entry for each controller of this node, over whichever portal.
     pub paths: Vec<Path>,
-    /// The clause of the predicate that fails.
+    /// The clause of the predicate that fails; `None` if none does.
     pub unready: Option<FailedClause>,
-    /// Who has the device open, where that was looked for.
+    /// Who has the device open, where somebody searched for that.
     pub openers: Vec<String>,
     /// The name of its device; `None` where it has none.
     pub device: Option<String>,
-    /// Writes that this device has completed.
+    /// Writes that this device has completed: a counter that moves while somebody writes.
     pub writes: u64,
-    /// The proof of absence, where the volume is absent and this node has one.
+    /// The proof of absence; `None` unless the volume is absent and this node has one.
     pub absence: Option<Absence>,
     /// Where the volume is published, and which device is there.
     pub staging: Vec<Staging>,
@@ -50,18 +50,18 @@ pub enum Phase {
     Ready,
     /// The device can be used, over fewer paths than were granted.
     Degraded,
-    /// It was ready; no live path is left, or the device is not what it was.
+    /// It was ready, but has no live path any more, or its device is not the same.
     Lost,
     /// Its controllers are being deleted.
     Detaching,
 }
 
 impl Phase {
-    /// Every phase.
+    /// Every phase, in the order of a volume's life.
     pub const ALL: [Self; 6] =
         [Self::Absent, Self::Connecting, Self::Ready, Self::Degraded, Self::Lost, Self::Detaching];
 
-    /// The phase as logs and metrics say it.
+    /// The phase in lower case, as logs and metrics have it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -74,56 +74,56 @@ impl Phase {
     }
 }
 
-/// What a namespace says of itself.
+/// What a namespace reports of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShownIdentity {
-    /// Its UUID.
+    /// The UUID; `None` where the target gives none.
     pub uuid: Option<NamespaceUuid>,
-    /// Its NGUID.
+    /// The NGUID; `None` where the target gives none.
     pub nguid: Option<Nguid>,
-    /// Its size.
+    /// Capacity in bytes, by sysfs.
     pub size_bytes: u64,
-    /// The size of its logical blocks, where it is known.
+    /// Size of its logical blocks in bytes; `None` where it could not be read.
     pub block_size_bytes: Option<u32>,
-    /// Whether it can only be read.
+    /// Whether the kernel refuses writes to it.
     pub read_only: bool,
 }
 
 /// One controller of the volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path {
-    /// The portal that it is connected to, as the kernel says it.
+    /// The portal that it is connected to, as `plan::portal_text` gives it.
     pub portal: String,
-    /// The controller's name.
+    /// The controller's kernel name, such as `nvme3`.
     pub controller: String,
-    /// The controller's state, as the kernel says it.
+    /// The controller's state, as the kernel names it.
     pub state: String,
-    /// The ANA state of the namespace over it, where there is one.
+    /// The ANA state of the namespace over it; `None` where there is none.
     pub ana_state: Option<String>,
 }
 
 impl Path {
-    /// Whether it carries I/O.
+    /// Whether it carries I/O: the controller is live.
     pub fn is_live(&self) -> bool {
         self.state == "live"
     }
 }
 
-/// A place where the volume is published.
+/// A target path at which the volume is published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Staging {
-    /// The place.
+    /// The target path, in this agent's mount namespace.
     pub path: String,
-    /// The device that is there.
+    /// The device that is mounted there, as text for a person.
     pub device: String,
     /// Whether it is the volume's own device.
     pub same: bool,
 }
 
-/// No controller of the subsystem is left in the kernel.
+/// Proof that the kernel has no controller of the subsystem any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Absence {
-    /// What was deleted since the grant began.
+    /// Controllers that were deleted since the grant began.
     pub deleted: Vec<Deletion>,
     /// Where the time of the detach went; `None` where nothing was detached.
     pub times: Option<DetachTimes>,
@@ -132,10 +132,10 @@ pub struct Absence {
 /// Where the time of a detach went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DetachTimes {
-    /// Looking for users.
+    /// Search for users of the device.
     pub checks: Duration,
-    /// Flushing the device.
+    /// Flush of the device.
     pub flush: Duration,
-    /// Deleting controllers until the kernel showed none.
+    /// Deletion of controllers, until the kernel showed none.
     pub delete: Duration,
 }

@@ -1,12 +1,13 @@
 //! Directives that take the place of what is under way.
 //!
-//! Owns: the directives of a volume that have come and have not ended, whether they have their turn or wait for it.
-//! Comes in: a directive, as soon as it has come. Goes out: to operations, a wait that ends as soon as one is there
-//! that makes them pointless.
+//! Owns: the directives of a volume that have come and have not ended, whether they have their turn or wait
+//! for it. Comes in: a directive, as soon as it arrives. Goes out: to operations, a wait that ends as soon as
+//! a directive makes them pointless.
 //!
-//! Always holds: whoever has the volume's gate waits under [`Volume::unless_superseded`] or
-//! [`Volume::unless_revoked`] for everything but a record on its way to the disk and a deletion in the kernel. So a
-//! Revoke waits for nobody else, also not behind others that wait for their turn: each gives it up as it comes.
+//! Always holds: an operation that has the volume's gate waits under [`Volume::unless_superseded`] or
+//! [`Volume::unless_revoked`] for everything but a record on its way to the disk and a deletion in the
+//! kernel. So a Revoke waits for nobody else, not even behind others that wait for their turn: each gives
+//! that up when the Revoke arrives.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -32,7 +33,7 @@ struct Table {
     arrivals: Vec<(u64, ArrivedDirective)>,
 }
 
-/// What counts of a directive here.
+/// What matters of a directive here.
 #[derive(Debug, Clone, Copy)]
 struct ArrivedDirective {
     kind: DirectiveKind,
@@ -40,7 +41,7 @@ struct ArrivedDirective {
 }
 
 impl ArrivedDirective {
-    /// Whether it makes what is done for the sake of a grant pointless. One of the past does not.
+    /// Whether it makes work for a grant pointless. A directive of an older grant does not.
     fn supersedes(self, epoch: Epoch) -> bool {
         match self.kind {
             DirectiveKind::Detach | DirectiveKind::Revoke => self.epoch >= epoch,
@@ -49,7 +50,7 @@ impl ArrivedDirective {
         }
     }
 
-    /// Whether it ends a grant whatever else is being done to the volume.
+    /// Whether it ends a grant, whatever else is being done to the volume.
     fn revokes(self, epoch: Option<Epoch>) -> bool {
         self.kind == DirectiveKind::Revoke && epoch.is_none_or(|epoch| self.epoch >= epoch)
     }
@@ -75,7 +76,7 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
-    /// A directive has come.
+    /// Notes that a directive has come.
     pub(super) fn arrive(&self, directive: &Directive) -> Arrival {
         let order = ArrivedDirective { kind: directive.ask.kind(), epoch: directive.epoch };
         let mut number = 0;
@@ -87,7 +88,7 @@ impl Arrivals {
         Arrival { arrivals: self.clone(), number }
     }
 
-    /// Waits until there is one like this.
+    /// Waits until such a directive has come.
     async fn until(&self, is: impl Fn(ArrivedDirective) -> bool) {
         let found = |table: &Table| table.arrivals.iter().any(|(_, order)| is(*order));
         if self.table.subscribe().wait_for(found).await.is_err() {
@@ -102,8 +103,8 @@ impl Arrivals {
 pub(super) struct Superseded;
 
 impl<H: Host> Volume<H> {
-    /// Waits for work that is done under a grant, until a directive has come that ends or replaces the grant. What
-    /// was handed to the kernel or the target goes on by itself.
+    /// Waits for work under a grant until a directive comes that ends or replaces the grant. What the kernel
+    /// or the target was asked to do goes on by itself.
     pub(super) async fn unless_superseded<T>(
         &self,
         epoch: Epoch,
@@ -116,7 +117,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Waits for work that only a Revoke makes pointless: one of this epoch or a later one, or any.
+    /// Waits for work that only a Revoke makes pointless: one of this epoch or a later one, or, with `None`,
+    /// any.
     pub(super) async fn unless_revoked<T>(
         &self,
         epoch: Option<Epoch>,

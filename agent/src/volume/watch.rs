@@ -1,9 +1,10 @@
-//! The watch: what becomes of volumes when nobody asks.
+//! The watch: what happens to volumes when nobody asks.
 //!
 //! Comes in: events of the kernel, and the passing of time. Goes out: states on the board.
 //!
-//! Always holds: an event is only a reason to look; from time to time everything is looked at without one, more
-//! rarely with direct reads, and missing paths are repaired. No observation waits for a device or a target.
+//! Always holds: an event is only a reason to observe. From time to time everything is observed without one,
+//! more rarely with direct reads, and missing paths are repaired. No observation waits for a device or a
+//! target.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,20 +23,21 @@ use crate::volume::host::Host;
 use crate::volume::observe::judge::Activity;
 use crate::volume::{Fleet, Volume};
 
-/// Shortest time between two observations for the sake of events, which come in storms, and how many times as long as
-/// an observation it is at least: operations under way look by themselves, and are not to be slowed down.
+/// Shortest pause between two observations because of events, which come in storms; and how many times as
+/// long as an observation it is at least. Operations under way observe by themselves and must not be slowed
+/// down.
 const CALM: (Duration, u32) = (Duration::from_millis(200), 20);
-/// Volumes whose devices are read side by side in a sweep.
+/// Volumes whose devices a sweep reads in parallel.
 const SIDE_BY_SIDE: usize = 8;
 
-/// What the watch needs.
+/// Observes all volumes of a fleet, by events and by time.
 pub struct Watch<H> {
     fleet: Fleet<H>,
     events: Option<UeventListener>,
 }
 
 impl<H: Host> Watch<H> {
-    /// Watches by events and by time; where events cannot be heard, by time alone.
+    /// Watches by events and by time; where events cannot be received, by time alone.
     pub fn new(fleet: Fleet<H>) -> Self {
         let events = fleet.shared().uevents.as_ref().map(Uevents::listen);
         Self { fleet, events }
@@ -45,13 +47,13 @@ impl<H: Host> Watch<H> {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut sweep = interval(self.fleet.shared().times.sweep);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // In a task of its own: it must not be behind when a controller is deleted.
+        // In a task of its own: it must not lag behind when a controller is deleted.
         let shared = self.fleet.shared();
         let _hearing = shared.disconnects.listen(shared.uevents.as_ref());
         let mut look_at: Option<Instant> = None;
         let mut calm_until = Instant::now();
-        // What asks devices and targets is not waited for: one that does not answer would keep what happens
-        // elsewhere from being seen.
+        // Work that asks devices and targets is not waited for: one that does not answer would hide what
+        // happens elsewhere.
         let (mut examining, mut reasserting) = (Beside::default(), Beside::default());
         loop {
             tokio::select! {
@@ -78,7 +80,7 @@ impl<H: Host> Watch<H> {
         }
     }
 
-    /// Takes an event; whether it may concern a volume.
+    /// Takes an event; true where it may concern a volume.
     fn heard(&mut self, event: Option<HostEvent>) -> bool {
         match event {
             Some(HostEvent::Device(device)) => {
@@ -104,7 +106,7 @@ impl<H: Host> Watch<H> {
     }
 }
 
-/// What must not wait for the next sweep: a target that has been restarted admits whoever connects until its
+/// What must not wait for the next sweep: a target that was restarted admits everybody who connects until its
 /// registrants have come back.
 async fn after_events<H: Host>(fleet: Fleet<H>) {
     let link = fleet.link_now();
@@ -114,12 +116,12 @@ async fn after_events<H: Host>(fleet: Fleet<H>) {
         .await;
 }
 
-/// What no event tells: whether devices can still be read, paths that are missing, records that may go. What takes a
-/// look at the whole machine is looked at once for all volumes.
+/// What no event shows: whether devices can still be read, which paths are missing, which records may go. A
+/// search of the whole machine is made once for all volumes.
 async fn examine_all<H: Host>(fleet: Fleet<H>) {
     let (link, began) = (fleet.link_now(), Instant::now());
     for volume in fleet.volumes() {
-        // The kernel may be at a deletion for long: nothing else waits for it.
+        // The kernel may be deleting for a long time: nothing else waits for it.
         if volume.has_leftovers() {
             fleet.tasks().spawn(volume.take_leftovers_away());
         }
@@ -130,17 +132,17 @@ async fn examine_all<H: Host>(fleet: Fleet<H>) {
         .await;
 }
 
-/// Something that goes on beside the watch in a task of its own, one of its kind at a time; it ends with the watch.
+/// Work beside the watch, in a task of its own, one of its kind at a time; it ends with the watch.
 #[derive(Default)]
 struct Beside(Option<AbortOnDropHandle<()>>);
 
 impl Beside {
-    /// Begins it, unless it is going on.
+    /// Begins it, unless it is running.
     fn begin<F: Future<Output = ()> + Send + 'static>(&mut self, begin: impl FnOnce() -> F) {
         self.0.get_or_insert_with(|| AbortOnDropHandle::new(tokio::spawn(begin())));
     }
 
-    /// Waits for its end; for ever where it is not going on. Cancel safe.
+    /// Waits for its end; for ever where it is not running. Cancel safe.
     async fn end(&mut self) {
         let ended = match &mut self.0 {
             Some(going_on) => going_on.await,
@@ -150,14 +152,14 @@ impl Beside {
         if let Err(error) = ended
             && let Ok(panic) = error.try_into_panic()
         {
-            // A watch that has lost a part of itself is none: the agent ends, and is started again.
+            // A watch that has lost a part of itself is useless: the agent ends, and is started again.
             std::panic::resume_unwind(panic);
         }
     }
 }
 
 impl<H: Host> Volume<H> {
-    /// Judges the whole predicate of a granted volume that nothing is being done to, and repairs its paths.
+    /// Judges the whole predicate of a granted volume that no operation is changing, and repairs its paths.
     async fn examine(&self, link: &watch::Receiver<Link>, began: Instant) {
         let idle = || self.memory().activity == Activity::None && self.gate.holder().is_none();
         if !idle() {
@@ -166,7 +168,7 @@ impl<H: Host> Volume<H> {
         self.retire(self.shared.times.retain).await;
         self.look_at_staging(self.shared.times.judge).await;
         let Some(grant) = self.granted().await else { return };
-        // Of this very sweep.
+        // It belongs to this very sweep.
         let Some(told) = self.reported_state() else { return };
         if told.paths.is_empty() {
             return self.revive(link).await;

@@ -76,7 +76,7 @@ pub enum DisconnectError {
     Work {
         /// The name of the controller that may be there, such as `nvme3`.
         controller: ControllerName,
-        /// Which of the two it was, as text for a person.
+        /// Why the work gave no result, as text for a person.
         reason: String,
     },
 }

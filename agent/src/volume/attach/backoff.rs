@@ -1,10 +1,11 @@
-//! When a path that is missing may be connected again.
+//! When a missing path may be connected again.
 //!
-//! Comes in: what each observation shows of the portals of a grant, and attempts. Goes out: whether it is time for one.
+//! Comes in: what each observation shows of a grant's portals, and attempts. Goes out: whether it is time for
+//! an attempt.
 //!
-//! Always holds: each portal has a pause of its own. It grows with every attempt, up to a bound, so that a target that
-//! refuses, or takes a connection only to drop it, is not hammered; it begins again once the path has stood for a
-//! while, and not before: that a connect succeeded shows little.
+//! Always holds: each portal has a pause of its own. It grows with every attempt, up to a bound, so that a
+//! target that refuses, or accepts a connection only to drop it, is not flooded. It starts short again once
+//! the path has been live for a while, and not before: a successful connect alone shows little.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,24 +13,24 @@ use std::time::Duration;
 use cleat_host::Portal;
 use tokio::time::Instant;
 
-/// First and longest time between two attempts for a portal.
+/// First and longest pause between two attempts for a portal.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
-/// For how long a path has to be live so that the next loss of it is a new one. A path that is lost sooner each time is
-/// then connected at most once in twice that time, whatever becomes of it.
+/// How long a path has to be live so that its next loss counts as a new one. A path that is lost sooner each
+/// time is then connected at most once in twice that time, whatever happens to it.
 const STANDS: Duration = Duration::from_secs(5);
 
 /// What an observation shows of a portal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::volume) enum Sight {
-    /// A live controller.
+    /// The portal has a live controller.
     Live,
-    /// A controller that the kernel has yet to bring up, or gets back by itself.
+    /// Its controller is being set up, or the kernel is getting its connection back.
     Pending,
-    /// No controller.
+    /// The portal has no controller, or only one that is being deleted.
     Missing,
 }
 
-/// When the next attempts may be made.
+/// When the next attempt for each portal may be made.
 #[derive(Debug, Default, Clone)]
 pub(in crate::volume) struct Backoff {
     portals: BTreeMap<Portal, Wait>,
@@ -37,16 +38,17 @@ pub(in crate::volume) struct Backoff {
 
 #[derive(Debug, Clone, Copy)]
 struct Wait {
-    /// Not before then.
+    /// The earliest moment of the next attempt.
     at: Instant,
-    /// What follows the next attempt is twice as long.
+    /// The pause after the next attempt is twice as long.
     pause: Duration,
-    /// Since when the path has been live again, if it is.
+    /// Since when the path has been live again; `None` while it is not.
     live: Option<Instant>,
 }
 
 impl Wait {
-    /// The first observation of a missing path only begins the pause: what has just gone may be coming back by itself.
+    /// The first observation of a missing path only starts the pause: a path that has just gone may come back
+    /// by itself.
     fn new(now: Instant) -> Self {
         Self { at: now + PAUSE.0, pause: PAUSE.0, live: None }
     }
@@ -57,7 +59,7 @@ impl Wait {
 }
 
 impl Backoff {
-    /// Takes an observation in: what it shows of every portal of the grant.
+    /// Takes note of an observation: what it shows of every portal of the grant.
     pub(in crate::volume) fn observe(&mut self, now: Instant, seen: &BTreeMap<Portal, Sight>) {
         self.portals.retain(|portal, wait| {
             let live = seen.get(portal) == Some(&Sight::Live);
@@ -83,7 +85,7 @@ impl Backoff {
         }
     }
 
-    /// Whether an attempt may be made for a missing path now; if so, the next one may be made after a longer pause.
+    /// Whether a missing path may be connected now. If so, the pause before the next attempt is longer.
     pub(in crate::volume) fn due(&mut self, now: Instant, portal: Portal) -> bool {
         let wait = self.portals.entry(portal).or_insert_with(|| Wait::new(now));
         if now < wait.at {
@@ -94,12 +96,12 @@ impl Backoff {
         true
     }
 
-    /// The pauses of these portals begin again with the next observation that misses them.
+    /// The pauses of these portals start again with the next observation that misses them.
     pub(in crate::volume) fn forget(&mut self, portals: &[Portal]) {
         self.portals.retain(|portal, _| !portals.contains(portal));
     }
 
-    /// One whose time has come.
+    /// A portal whose time has come, for tests.
     #[cfg(test)]
     pub(in crate::volume) fn overdue(portals: impl IntoIterator<Item = Portal>) -> Self {
         let wait = Wait { at: Instant::now(), pause: PAUSE.0, live: None };

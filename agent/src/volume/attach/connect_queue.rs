@@ -1,34 +1,35 @@
-//! The queue of connects of this node: which one the kernel is given next.
+//! The queue of this node's connects: which one the kernel gets next.
 //!
 //! Comes in: connects that are ready to be made. Goes out: places in the kernel, one after the other.
 //!
-//! The kernel makes one connect at a time, in the order in which it was given them, and takes none back. So it is
-//! given few, and the others wait here, where they can be called off at once.
+//! The kernel makes one connect at a time, in the order of arrival, and none can be withdrawn. So it gets
+//! few, and the others wait here, where they can be called off at once.
 //!
-//! Always holds: at most `IN_KERNEL` places are taken; a repair gets one only while no attach waits, and one at a
-//! time; portals that have held the kernel up come last.
+//! Always holds: at most `IN_KERNEL` places are taken. A repair gets a place only while no attach waits, and
+//! one repair at a time. Portals that have held up the kernel come last.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// Connects that the kernel has at a time: the second one is there when the first one ends, while that is verified.
+/// Connects in the kernel at a time: with two, the next one is already there while the first one's result is
+/// verified.
 const IN_KERNEL: usize = 2;
 
 /// What a connect is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::volume) enum Purpose {
-    /// Somebody waits for it.
+    /// An operation waits for it.
     Attach,
-    /// A path that is missing beside a live one.
+    /// A path is missing beside a live one; nobody waits for it.
     Repair,
 }
 
-/// The order of those that wait: by purpose, portals that hold the kernel up last, then who came first.
+/// The order in the queue: by purpose, then portals that have held up the kernel last, then by arrival.
 type Rank = (Purpose, bool, u64);
 
-/// The queue. Cheap to clone.
+/// The queue of one node. Cheap to clone; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Queue(Arc<Mutex<QueueState>>);
 
@@ -40,7 +41,7 @@ struct QueueState {
     repairs: usize,
 }
 
-/// A place in the kernel; given back when dropped.
+/// A place in the kernel; dropping it gives it back.
 #[derive(Debug)]
 pub(in crate::volume) struct Place {
     queue: Queue,
@@ -64,7 +65,7 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. Cancel safe: who goes away has none, and holds nobody up.
+    /// Waits for a place. Cancel safe: a caller that goes away takes no place and holds up nobody.
     pub(in crate::volume) async fn place(&self, purpose: Purpose, slow: bool) -> Place {
         let (sender, receiver) = oneshot::channel();
         let rank = {
@@ -78,15 +79,15 @@ impl Queue {
         self.serve();
         match receiver.await {
             Ok(place) => place,
-            // The sender is in the line until it is used.
+            // The sender stays in the queue until it is used.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Gives the free places away.
+    /// Hands out the free places.
     fn serve(&self) {
         while let Some((sender, place)) = self.next() {
-            // Who has gone away gives it back by not taking it.
+            // A caller that has gone away does not receive it, which gives it back.
             drop(sender.send(place));
         }
     }
@@ -106,13 +107,13 @@ impl Queue {
         Some((sender, Place { queue: self.clone(), purpose }))
     }
 
-    /// How many wait.
+    /// How many connects wait.
     pub(in crate::volume) fn length(&self) -> usize {
         self.state().waiting.len()
     }
 }
 
-/// Takes who waits out of the line when he goes away.
+/// Takes a connect out of the queue when its caller goes away.
 struct Leave<'a> {
     queue: &'a Queue,
     rank: Rank,

@@ -1,12 +1,15 @@
-//! Connects under way for one volume, so that none is ever lost sight of.
+//! The connects of one volume that are under way, so that none is ever forgotten.
 //!
-//! A connect waits until its portal has answered and its turn in the queue of this node has come; then it can sit in
-//! the kernel for more than a minute (TCP, the first exchange, the Connect command), longer than any operation waits.
-//! So each runs in a task of its own that outlives the operation, and whoever ends the grant calls them back.
+//! A connect waits until its portal has answered and its turn in this node's queue has come. After that it
+//! can be in the kernel for more than a minute (TCP, the first exchange, the Connect command), longer than
+//! any operation waits. So each runs in a task of its own that outlives the operation, and whoever ends the
+//! grant calls them back.
 //!
-//! Comes in: portals to connect. Goes out: how each attempt ended, and the portals still under way.
+//! Comes in: portals to connect. Goes out: how each attempt ended, and which portals are still under way.
 //!
-//! Always holds: a connect that was called back leaves no controller behind, and counts as under way until that is
+//! Always holds: a connect that was called back leaves no controller behind, and counts as under way until
+//! that is proven. One that has not reached the kernel ends at once. A connect never deletes a controller
+//! that existed before it.
 //! proven; one that the kernel has not been given yet is over at once; a controller that existed before is never taken
 //! away by it.
 
@@ -25,10 +28,11 @@ use crate::volume::VolumeContext;
 use crate::volume::attach::connect_queue::{Place, Purpose};
 use crate::volume::host::Host;
 
-/// The kernel gives a connect up after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), all connects
-/// of the host one after the other; what comes later than this is undone by the fabrics layer, and waited for.
+/// The kernel gives up a connect after at most about 73 s (3 s TCP, 10 s first exchange, 60 s Connect), and
+/// makes all connects of the host one after the other. What comes later than this is undone by the fabrics
+/// layer, and waited for.
 const LONGEST_CONNECT: Duration = Duration::from_secs(180);
-/// One wait for the deletion of a controller that was called back; repeated until it is gone.
+/// One wait for the deletion of a called-back connect's controller; repeated until the controller is gone.
 const UNDO_SLICE: Duration = Duration::from_secs(30);
 /// How often such a deletion is tried after a failure that is not "still detaching".
 const UNDO_TRIES: u32 = 5;
@@ -36,35 +40,35 @@ const UNDO_TRIES: u32 = 5;
 /// How an attempt ended.
 #[derive(Debug, Clone)]
 pub(in crate::volume) enum ConnectEnd {
-    /// Connected; the controller did not exist before.
+    /// It connected; the controller did not exist before.
     Made(Target),
-    /// A controller with these names existed.
+    /// A controller with these names existed already.
     Adopted,
-    /// Not connected.
+    /// It did not connect; the error says why.
     Failed(Arc<ConnectError>),
 }
 
-/// On whose behalf a connect is made.
+/// What a connect is made for.
 #[derive(Debug, Clone)]
 pub(in crate::volume) enum Why {
     /// An attach waits for it.
     Attach,
-    /// A path is missing; given to the kernel only while there is a session with the controller.
+    /// A path is missing. It goes to the kernel only while there is a session with the controller.
     Repair(watch::Receiver<Link>),
 }
 
 /// How far a connect has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// The kernel has not been given it.
+    /// It has not reached the kernel.
     Waiting,
-    /// The kernel has it, since then.
+    /// The kernel has had it since then.
     InKernel(Instant),
-    /// What it made is being taken away.
+    /// Its controller has been under deletion since then.
     Undone(Instant),
 }
 
-/// Connects under way and how the last ones ended.
+/// The connects of one volume that are under way, and how the last ones ended.
 #[derive(Debug, Clone)]
 pub(in crate::volume) struct Connects {
     shared: Arc<Inner>,
@@ -107,7 +111,7 @@ impl Inner {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// The kernel is about to be given an attempt. False if it was called back.
+    /// Marks an attempt as about to reach the kernel. False if it was called back.
     fn hand_over(&self, portal: Portal, number: u64) -> bool {
         match self.table().running.get_mut(&portal).filter(|attempt| attempt.number == number) {
             Some(attempt) => {
@@ -118,7 +122,8 @@ impl Inner {
         }
     }
 
-    /// Takes an attempt's end in. `None` if it was called back: then it is still under way, and has to be undone.
+    /// Takes note of an attempt's end. `None` if it was called back: then it is still under way, and has to
+    /// be undone.
     fn settle(&self, portal: Portal, number: u64, connect_end: ConnectEnd) -> Option<()> {
         let mut table = self.table();
         let attempt = table.running.get_mut(&portal).filter(|attempt| attempt.number == number);
@@ -140,7 +145,7 @@ impl Inner {
         Some(())
     }
 
-    /// Waits until an attempt is not under way any more.
+    /// Waits until an attempt is no longer under way.
     async fn over(&self, portal: Portal, number: u64) {
         let mut changed = self.changed.subscribe();
         while self.table().running.get(&portal).is_some_and(|attempt| attempt.number == number) {
@@ -161,7 +166,7 @@ impl Table {
     }
 }
 
-/// Takes an attempt out of the running ones whatever becomes of its task.
+/// Removes an attempt from the running ones, however its task ends.
 struct Running {
     shared: Arc<Inner>,
     portal: Portal,
@@ -177,7 +182,7 @@ impl Drop for Running {
 }
 
 impl Connects {
-    /// Begins to connect a portal, unless that is under way. False if it is.
+    /// Begins to connect a portal. False if a connect of it is under way already.
     pub(in crate::volume) fn start<H: Host>(
         &self,
         node: &Arc<VolumeContext<H>>,
@@ -212,17 +217,17 @@ impl Connects {
         !self.shared.table().running.is_empty()
     }
 
-    /// Takes out how attempts ended since the last call.
+    /// Returns how attempts have ended since the last call.
     pub(in crate::volume) fn take_ended(&self) -> BTreeMap<Portal, ConnectEnd> {
         std::mem::take(&mut self.shared.table().ended)
     }
 
-    /// Hears of attempts that end.
+    /// A channel that reports every attempt that ends.
     pub(in crate::volume) fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
     }
 
-    /// Calls back every connect that is under way. What the kernel has not been given is over with this.
+    /// Calls back every connect that is under way. One that has not reached the kernel ends with this call.
     pub(in crate::volume) fn call_back(&self) {
         {
             let mut table = self.shared.table();
@@ -234,8 +239,9 @@ impl Connects {
         self.shared.news();
     }
 
-    /// An attach takes over what is under way: what waits gives way to its own connects, and what was called back and
-    /// sits in the kernel is wanted again if it is just what the attach would ask for. Those portals come out.
+    /// An attach takes over what is under way. Connects that wait make room for its own. A connect that was
+    /// called back and is in the kernel is wanted again if it is exactly what the attach would ask for; the
+    /// portals of those are returned.
     pub(in crate::volume) fn take_over(
         &self,
         wanted: impl Fn(Portal) -> Option<ConnectRequest>,
@@ -256,7 +262,7 @@ impl Connects {
         again
     }
 
-    /// What is under way, each in words.
+    /// What is under way, each as text for a person.
     pub(in crate::volume) fn in_words(&self) -> Vec<String> {
         let table = self.shared.table();
         let words = |(portal, attempt): (&Portal, &Attempt)| match attempt.stage {
@@ -285,7 +291,7 @@ impl Connects {
     }
 }
 
-/// One attempt from its beginning to its end.
+/// One attempt, from beginning to end.
 async fn run<H: Host>(node: Arc<VolumeContext<H>>, running: Running, request: ConnectRequest, why: Why) {
     let (table, portal, number) = (running.shared.clone(), running.portal, running.number);
     let ready = tokio::select! {
@@ -320,7 +326,7 @@ async fn run<H: Host>(node: Arc<VolumeContext<H>>, running: Running, request: Co
     }
 }
 
-/// Waits until the portal has answered and the kernel may be given the connect.
+/// Waits until the portal has answered and the kernel may get the connect.
 async fn turn<H: Host>(node: &VolumeContext<H>, portal: Portal, why: &Why) -> Result<Place, String> {
     node.portals.ask(&node.host, portal).await?;
     let purpose = match why {
@@ -338,12 +344,13 @@ async fn connect(host: &impl Host, request: &ConnectRequest) -> ConnectEnd {
         Ok(connected) if connected.adopted => ConnectEnd::Adopted,
         Ok(connected) => match Target::of(&connected.controller, &request.subsystem, &request.host_nqn) {
             Some(target) => ConnectEnd::Made(target),
-            // The fabrics layer verifies names before it says connected.
+            // The fabrics layer verifies the names before it reports success.
             None => ConnectEnd::Adopted,
         },
         Err(error) => {
             if matches!(error, ConnectError::Overdue { .. } | ConnectError::EarlierAttempt { .. }) {
-                // The kernel is still at it, behind other connects of this host, and can make a controller yet.
+                // The kernel is still connecting, behind other connects of this host, and may still make a
+                // controller.
                 tracing::warn!(error = %Causes(&error), "waiting for the kernel to end a connect");
                 host.fabrics().settled(request).await;
             }
@@ -362,7 +369,7 @@ async fn undo(host: &impl Host, target: &Target) {
             }
             Err(DisconnectError::StillDetaching { since, .. }) => {
                 tracing::warn!(controller = %target.controller, ?since, "still undoing a connect");
-                // The worker in the kernel goes on; joining it costs nothing and needs no bound of its own.
+                // The worker in the kernel goes on; joining it costs nothing and needs no limit of its own.
             }
             Err(error) => {
                 tries += 1;

@@ -1,6 +1,7 @@
 //! A namespace that the kernel does not show because it has another one with the same UUID.
 //!
-//! Comes in: an attach that found a controller and no namespace. Goes out: the same, with the device that has the UUID.
+//! Comes in: an attach that found a controller and no namespace. Goes out: the same failure, with the device
+//! that has the UUID.
 
 use cleat_host::readiness::Clause;
 
@@ -10,7 +11,7 @@ use crate::volume::clause::FailedClause;
 use crate::volume::host::Host;
 
 impl<H: Host> Volume<H> {
-    /// Adds to what an attach failed of which device has the UUID that its namespace should have.
+    /// Adds to the failure of an attach which device has the UUID that its namespace should have.
     pub(in crate::volume) async fn name_the_duplicate(
         &self,
         mut unready: FailedClause,
@@ -20,7 +21,7 @@ impl<H: Host> Volume<H> {
         else {
             return unready;
         };
-        // Where it cannot be looked, nothing is added.
+        // Where the topology cannot be read, nothing is added.
         let Ok(all) = self.shared.host.topology().await else { return unready };
         let own = all.view(&self.subsystem);
         if own.controllers.is_empty() || !own.namespaces.is_empty() {

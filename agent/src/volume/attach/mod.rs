@@ -1,13 +1,13 @@
-//! Attach: connect every portal side by side, and prove that the device can be used.
+//! Attach: connects all portals in parallel, and proves that the device can be used.
 //!
-//! Comes in: a grant and a deadline. Goes out: Ready with the state and where the time went, or the clause that
-//! failed and whether anything is left.
+//! Comes in: a grant and a deadline. Goes out: Ready with the state and where the time went, or the clause
+//! that failed and whether anything is left.
 //!
 //! Always holds:
 //! - The epoch is on disk before the first connect.
-//! - What existed before is reused and never taken away; what a failed attach made is taken away again.
-//! - Ready is said only after the whole predicate held on one observation, and, where the grant is reserved, after a
-//!   report that showed this node registered and the namespace held.
+//! - A controller that existed before is reused and never deleted. A failed attach deletes what it made.
+//! - Ready is reported only after the whole predicate held on one observation, and, where the grant is
+//!   reserved, after a report that showed this node registered and the namespace reserved.
 
 pub(super) mod backoff;
 pub(super) mod connect_queue;
@@ -42,7 +42,8 @@ use crate::volume::state::Phase;
 use crate::volume::supersede::Superseded;
 use crate::volume::{Volume, clause};
 
-/// How long a failed attach waits for connects that sit in the kernel before it says that something may be left.
+/// How long a failed attach waits for its connects in the kernel before it reports that something may be
+/// left.
 const CALL_BACK: Duration = Duration::from_secs(1);
 
 /// Why an attach did not end in Ready.
@@ -74,7 +75,7 @@ impl AttachError {
 }
 
 impl<H: Host> Volume<H> {
-    /// Attaches under an epoch. The caller holds the gate.
+    /// Attaches under an epoch. The caller has the gate.
     pub(super) async fn attach(
         &self,
         epoch: Epoch,
@@ -109,7 +110,7 @@ impl<H: Host> Volume<H> {
                 self.let_heads_stay(&proven.view).await;
                 let times = self.proven(epoch, grant, received, &proven);
                 if let Some(mut entry) = entry {
-                    // Before Ready is said: a preemption has to be distinguished from a registration that never was.
+                    // Before Ready is reported: a preemption must differ from a registration that never was.
                     let registered = proven.registered.or(entry.registered);
                     let changed = std::mem::replace(&mut entry.registered, registered) != registered;
                     self.note_connected(entry, changed, &proven.view, &written_before).await?;
@@ -117,7 +118,7 @@ impl<H: Host> Volume<H> {
                 let state = Box::new(self.report(&proven.view));
                 Ok(Ready { state, times: Some(times) })
             }
-            // What it made is taken away, or used, by who took its place.
+            // The directive that took its place deletes what it made, or uses it.
             Err(Superseded) => Err(AttachError::Superseded),
             Ok(Err(unready)) => {
                 let unready = self.name_the_duplicate(unready, grant).await;
@@ -137,7 +138,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Rules on the grant and writes it down; what is on record then.
+    /// Rules on the grant and records it; returns the record before that.
     async fn put_on_record(
         &self,
         before: Option<&Entry>,
@@ -159,12 +160,13 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// What is made again under the same grant must not be there beside a device that somebody still has.
+    /// A device that is made again under the same grant must not appear beside one that somebody still has
+    /// open.
     async fn refuse_beside_a_dead_device(&self, entry: Option<&Entry>) -> Result<(), AttachError> {
         let ready_under = self.memory().judged.ready_under();
         let known = |entry: &&Entry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
         let Some(entry) = entry.filter(known) else { return Ok(()) };
-        // An observation that failed shows in what follows.
+        // A failed observation shows in what follows.
         let Ok(view) = self.observe().await else { return Ok(()) };
         if !view.controllers.is_empty() {
             return Ok(());
@@ -172,7 +174,7 @@ impl<H: Host> Volume<H> {
         let users = self.users_of_dead(entry, &view).await;
         self.report(&view);
         if users.is_empty() {
-            // What comes back is not ready before it is proven.
+            // A device that comes back is not ready before it is proven.
             self.memory().judged.set_ready_under(None);
             return Ok(());
         }
@@ -191,7 +193,8 @@ impl<H: Host> Volume<H> {
         if before != Some(epoch) {
             memory.grant_begins();
         } else if was_usable {
-            // Told as ready by an observation, if not by an attach of this process: it stays so while it is.
+            // An observation may have reported it ready before any attach of this process: then it stays so
+            // meanwhile.
             memory.judged.set_ready_under(Some(epoch));
         }
         memory.judged.attach_begins();
@@ -200,15 +203,15 @@ impl<H: Host> Volume<H> {
         UnderWay { volume: self }
     }
 
-    /// Controllers that exist already and have another secret get the one of the grant: it may have changed while this
-    /// node could not be reached.
+    /// Gives the grant's secret to controllers that have another one: it may have changed while this node
+    /// could not be reached.
     async fn bring_secret_up_to_date(&self, dated: bool) {
         if !dated && self.memory().secret.get().is_none() {
             return;
         }
-        // A failed look or gift shows in what follows.
+        // A failed observation, or a failure to give it, shows in what follows.
         let Ok(view) = self.observe().await else { return };
-        // One that is outdated was not taken, and a process that has just started knows of none.
+        // An outdated secret was not accepted, and a process that has just started has none.
         self.learn_secret(&view).await;
         let Some(secret) = self.memory().secret.get() else { return };
         for (live, error) in self.give_secret(&view, &secret).await {
@@ -237,7 +240,7 @@ impl<H: Host> Volume<H> {
         AttachTimes { connect, device, checks }
     }
 
-    /// Takes the portals off the record over which nothing can have been written, since none was ever connected.
+    /// Takes portals off the record that were never connected: nothing can have been written over them.
     async fn note_connected(
         &self,
         mut entry: Entry,
@@ -257,9 +260,9 @@ impl<H: Host> Volume<H> {
         self.keep(&entry).await
     }
 
-    /// After a failure. Where it left nothing, nothing was written over what it had made: nobody was told to use the
-    /// device. That this node was registered once is forgotten only where it took that back itself: what somebody
-    /// else took away is a preemption, and stays one.
+    /// After a failure. If it left nothing, nothing was written over its connections: nobody had the device
+    /// yet. It forgets that this node was once registered only where it gave that registration back itself;
+    /// one that somebody else removed was preempted, and stays so.
     async fn note_failed(&self, entry: Entry, given_back: bool, written: Option<BTreeSet<Portal>>) {
         let mut noted = entry.clone();
         if given_back {
@@ -271,12 +274,14 @@ impl<H: Host> Volume<H> {
         if noted != entry
             && let Err(error) = self.keep(&noted).await
         {
-            // The record then claims more than can have been written, or a preemption that was none: safe.
+            // Then the record claims more than can have been written, or a preemption that never was: both
+            // are safe.
             tracing::error!(volume = %self.id, error = %Causes(&error), "cannot note how the attach failed");
         }
     }
 
-    /// Takes away what a failed attach made; whether it is proven that no controller of the subsystem is left.
+    /// Deletes what a failed attach made; true where it is proven that no controller of the subsystem is
+    /// left.
     async fn undo(&self, made: Vec<Doomed>) -> bool {
         self.connects.call_back();
         let quiet = timeout(CALL_BACK, self.connects.quiet()).await.is_ok();
@@ -304,7 +309,7 @@ fn written_before(before: Option<&Entry>, boot_id: &str) -> BTreeSet<Portal> {
     open.map(|entry| entry.may_have_written.iter().copied().collect()).unwrap_or_default()
 }
 
-/// While it lives, the volume counts as being connected.
+/// While it lives, the volume counts as connecting.
 struct UnderWay<'a, H: Host> {
     volume: &'a Volume<H>,
 }

@@ -1,7 +1,7 @@
-//! What this node cannot attach as it is, whatever is connected: pure, from what the kernel shows.
+//! Reasons why this node cannot attach at all, whatever is connected. Pure, from what the kernel shows.
 //!
-//! Comes in: a view of the volume's subsystem, its grant, this node's identity. Goes out: what stands in the way, and
-//! what to do. Nothing is connected while it does.
+//! Comes in: a view of the volume's subsystem, its grant, this node's identity. Goes out: the reason, and
+//! what to do about it. While there is one, nothing is connected.
 
 use cleat_host::readiness::Clause;
 use cleat_host::sysfs::{NativeMultipath, SubsystemView};
@@ -10,7 +10,7 @@ use cleat_host::{HostId, HostNqn};
 use crate::ledger::Grant;
 use crate::volume::clause::{self, FailedClause};
 
-/// What keeps the grant from being attached here, if something does.
+/// What keeps the grant from being attached here; `None` where nothing does.
 pub(in crate::volume) fn unmet(
     view: &SubsystemView,
     grant: &Grant,

@@ -1,12 +1,13 @@
-//! Missing paths of a volume in use are connected again.
+//! Connects missing paths of a volume in use again.
 //!
-//! The kernel gets a connection back that it has had, for as long as `--ctrl-loss-timeout` allows; one that failed at
-//! attach, or was given up since, it does not. So a granted volume that has a live path and misses another is
-//! repaired from time to time.
+//! The kernel restores a connection that it had, for as long as `--ctrl-loss-timeout` allows. It does not
+//! restore one that failed at attach or was given up since. So a granted volume with a live path and a
+//! missing one is repaired from time to time.
 //!
-//! Always holds: only while a session with the controller is up (a node that has been fenced has lost it, or has been
-//! told; looked at again when the kernel is given the connect), only under a grant that has not ended, only next to a
-//! live path, and the portal is on record before it is connected.
+//! Always holds: it repairs only while a session with the controller is up (a fenced node has lost its
+//! session, or has been sent the end of its grant), which is checked again when the kernel gets the connect;
+//! only under a grant that has not ended; only beside a live path; and the portal is on record before it is
+//! connected.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +25,7 @@ use crate::volume::plan::{PlannedStep, Want, plan};
 use crate::volume::{Volume, metrics};
 
 impl<H: Host> Volume<H> {
-    /// Connects what is missing, if it is time to. Does nothing while an operation has the volume.
+    /// Connects missing paths when it is time to. Does nothing while an operation has the volume.
     pub(in crate::volume) async fn repair(&self, link: &watch::Receiver<Link>) {
         let Some(_pass) = self.gate.try_enter("repair of paths") else { return };
         self.log_repairs();
@@ -47,7 +48,7 @@ impl<H: Host> Volume<H> {
             missing.into_iter().partition(|portal| self.shared.portals.is_silent_and_wanted(*portal));
         if !silent.is_empty() {
             tracing::debug!(volume = %self.id, ?silent, "paths are missing at addresses that do not answer");
-            // Asked for by one task for all volumes; once there is an answer, the pause begins again.
+            // One task asks for all volumes; once there is an answer, the pause starts again.
             self.memory().repair.forget(&silent);
         }
         let live = view.controllers.iter().any(|controller| {
@@ -78,7 +79,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Notes what an observation shows of the portals of the grant, so that it is known how long each path has stood.
+    /// Notes what an observation shows of the grant's portals, so that each path's live time is known.
     pub(in crate::volume) fn note_paths(&self, view: &SubsystemView) {
         let mut memory = self.memory();
         let grant = memory.record.entry().filter(|entry| !entry.ended).and_then(|entry| entry.grant.as_ref());
@@ -102,8 +103,8 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Tells how the connects of an earlier attempt have ended. They are not waited for: they hold nobody up, and
-    /// are known to whoever has the volume next.
+    /// Logs how the connects of an earlier attempt ended. Nobody waits for them: they hold up nobody, and the
+    /// volume's next operation sees them.
     fn log_repairs(&self) {
         for (portal, connect_end) in self.connects.take_ended() {
             let connected = !matches!(connect_end, ConnectEnd::Failed(_));

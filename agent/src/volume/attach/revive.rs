@@ -1,13 +1,15 @@
 //! A device that the kernel has given up is made again under the same grant.
 //!
-//! The kernel gives a controller up when its time is over, and a device with its last one. Whoever has it open keeps a
-//! dead device: the one that is made again is another one, and would be there beside it.
+//! The kernel gives up a controller when its time is over, and a device with its last controller. A process
+//! that has the device open then has a dead one: the device that is made again is another one, and would
+//! appear beside it.
 //!
-//! Comes in: a granted volume without a controller. Goes out: the device, proven as by any attach; or who still has the
-//! dead one.
+//! Comes in: a granted volume without a controller. Goes out: the device, proven as by any attach; or who
+//! still has the dead one.
 //!
-//! Always holds: only under a grant that has not ended and was connected before, only while there is a session with
-//! the controller, and only once nobody has the dead device any more. What could not be looked at counts as somebody.
+//! Always holds: only under a grant that has not ended and was connected before, only while there is a
+//! session with the controller, and only once nobody has the dead device any more. What could not be read
+//! counts as a user.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,24 +27,24 @@ use crate::volume::host::{AtTarget, Host};
 use crate::volume::observe::judge::device;
 use crate::volume::plan::{Want, plan};
 
-/// How long the device gets to come back before it is tried again later.
+/// How long the device has to come back before the next try.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// From a try that failed to the next one.
+/// Pause between a failed try and the next one.
 pub(in crate::volume) const PAUSE: Duration = Duration::from_secs(10);
 
-/// What is known of a device that is gone.
+/// What this process knows of a device that is gone.
 #[derive(Debug, Default)]
 pub(in crate::volume) struct Dead {
     /// The number that the volume's device had under this grant.
     number: Option<DevT>,
-    /// Who was seen to have it still.
+    /// Who was seen to have it open still.
     users: Vec<String>,
-    /// Not before then is it made again.
+    /// The earliest moment at which it is made again.
     again: Option<Instant>,
 }
 
 impl Dead {
-    /// Who was seen to have it still.
+    /// Who was seen to have it open still, each as text for a person.
     pub(in crate::volume) fn users(&self) -> &[String] {
         &self.users
     }
@@ -64,7 +66,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Makes the device again, if nobody has the dead one. Does nothing while an operation has the volume.
+    /// Makes the device again if nobody has the dead one. Does nothing while an operation has the volume.
     pub(in crate::volume) async fn revive(&self, link: &watch::Receiver<Link>) {
         let Some(_pass) = self.gate.try_enter("making the device again") else { return };
         let Ok(view) = self.observe().await else { return };
@@ -102,7 +104,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Who has a device of this volume that is gone, each in words.
+    /// Who has a dead device of this volume, each as text for a person.
     pub(in crate::volume) async fn users_of_dead(&self, entry: &Entry, view: &SubsystemView) -> Vec<String> {
         let mut users = BTreeSet::new();
         let mut numbers: BTreeSet<DevT> = self.memory().dead.number.into_iter().collect();
@@ -115,7 +117,7 @@ impl<H: Host> Volume<H> {
         }
         numbers.retain(|dev| view.namespaces.iter().all(|namespace| namespace.dev != *dev));
         for dev in numbers {
-            // The kernel gives a number to another disk only once nobody has the old one.
+            // The kernel gives a number to another disk only once nobody has the old one open.
             match self.shared.host.device_name(dev).await {
                 Ok(Some(_)) => continue,
                 Ok(None) => {}

@@ -1,9 +1,10 @@
-//! Controllers that somebody else made are used as ours, with our times.
+//! Controllers that somebody else made get this agent's times.
 //!
-//! A connect by hand, or a distribution's autoconnect, gives a controller other times than this agent runs with, and
-//! it is taken over as it is. So each observation of one compares them.
+//! A connect by hand, or a distribution's autoconnect, gives a controller other times than this agent's, and
+//! Cleat takes it over as it is. So each observation of such a controller compares them.
 //!
-//! Comes in: an observation of a volume. Goes out: nothing; what cannot be set is logged with the controller's name.
+//! Comes in: an observation of a volume. Goes out: nothing; what cannot be set is logged with the
+//! controller's name.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::volume::host::Host;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 impl<H: Host> Volume<H> {
-    /// Gives the controllers of the volume the times of this agent, where they have others.
+    /// Gives the volume's controllers this agent's times, where theirs differ.
     pub(in crate::volume) async fn bring_times_up_to_date(&self, view: &SubsystemView) {
         for controller in
             view.controllers.iter().filter(|one| !one.state.is_going() && self.has_other_times(one))

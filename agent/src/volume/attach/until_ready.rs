@@ -1,10 +1,10 @@
-//! One attach between its first connect and its proof: connect what is missing, look, judge, and again.
+//! One attach between its first connect and its proof: connect what is missing, observe, judge, and again.
 //!
-//! Comes in: a grant and a deadline. Goes out: what was proven and when, or the clause that failed with what is known
-//! of each portal; what was connected meanwhile, for who has to take it away again.
+//! Comes in: a grant and a deadline. Goes out: what was proven and when, or the clause that failed with the
+//! state of each portal; and what it connected, for the caller to delete again.
 //!
-//! Always holds: a portal is connected once at a time, and less and less often while it fails; a connect that was under
-//! way before is not this attach's; what is proven held on one observation.
+//! Always holds: each portal is connected once at a time, and less and less often while it fails. A connect
+//! that was under way before does not belong to this attach. What is proven held on one observation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,22 +27,22 @@ use crate::volume::plan::{Doomed, PlannedStep, Want, plan};
 use crate::volume::reservation;
 use crate::volume::{Observation, Volume, clause};
 
-/// First and longest pause before a portal that failed is tried again: a target that restarts, or whose access list
-/// is just being changed, is met soon; one that is down is not flooded.
+/// First and longest pause before a portal that failed is tried again: a target that restarts, or whose
+/// access list is just being changed, is reached soon; one that is down is not flooded.
 const RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(2));
-/// For how long a clause that does not heal by itself must go on failing before it is believed: sysfs shows a
-/// namespace in the making for some milliseconds.
+/// How long a clause that does not heal by itself must go on failing before it counts: sysfs shows a
+/// namespace that is being made for some milliseconds.
 const CONTRADICTED: Duration = Duration::from_millis(300);
-/// How many times rarer an attach looks without an event while its connects are under way.
+/// While connects are under way, an attach observes this many times less often without an event.
 const CONNECTING_POLL: u32 = 40;
 /// Shortest time between two observations without an event: scanning a namespace takes the kernel some milliseconds.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(8);
 
-/// What was proven, and when.
+/// What was proven, and when each part was there.
 pub(in crate::volume) struct Proven {
     pub(in crate::volume) view: Observation,
     pub(in crate::volume) facts: ReadyFacts,
-    /// The generation of the report that shows this node, where the grant is reserved.
+    /// The generation of the report that shows this node; `None` where the grant is not reserved.
     pub(in crate::volume) registered: Option<u32>,
     pub(in crate::volume) connected: Instant,
     pub(in crate::volume) device: Instant,
@@ -53,22 +53,22 @@ pub(in crate::volume) struct Proven {
 pub(in crate::volume) struct Run<'a, H> {
     volume: &'a Volume<H>,
     grant: &'a Grant,
-    /// Up to which generation this node was registered under the epoch, before this attach.
+    /// The generation at which this node was last seen registered under the epoch, before this attach.
     registered: Option<u32>,
-    /// Whether the target was asked to register this node.
+    /// Whether it has asked the target to register this node.
     pub(in crate::volume) reserving: bool,
     expectation: Expectation,
     deadline: Instant,
-    /// Connects that were under way before: what they make is not this attach's.
+    /// Connects that were under way before: what they make does not belong to this attach.
     inherited: BTreeSet<Portal>,
-    /// What it has connected.
+    /// Controllers that it has made.
     pub(in crate::volume) made: Vec<Doomed>,
     failures: BTreeMap<Portal, Failure>,
     /// Since when no connect has been under way.
     connected: Option<Instant>,
     /// When the first of several connects ended while others went on.
     first_ended: Option<Instant>,
-    /// Since when the structural clauses hold.
+    /// Since when the structural clauses have held.
     device: Option<Instant>,
     contradicted: Option<Instant>,
     /// Which events are worth an observation. A connect that ends wakes the attach by itself.
@@ -77,7 +77,7 @@ pub(in crate::volume) struct Run<'a, H> {
 
 struct Failure {
     text: String,
-    /// Whether it was over the secret.
+    /// Whether the secret was the cause.
     authentication: bool,
     pause: Duration,
     again: Instant,
@@ -91,7 +91,7 @@ impl<'a, H: Host> Run<'a, H> {
         deadline: Instant,
     ) -> Self {
         volume.connects.take_ended();
-        // What an attach before this one has called back is wanted again, as this one's own.
+        // A connect that an earlier attach has called back is wanted again, as this attach's own.
         let asked = |portal| grant.portals.contains(&portal).then(|| volume.connect_request(portal));
         let again = volume.connects.take_over(asked);
         Self {
@@ -112,14 +112,14 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// Goes on until the whole predicate holds; else the clause that failed, at the deadline or once it is clear that
-    /// it does not heal. Cancel safe: connects go on by themselves and are not lost sight of.
+    /// Goes on until the whole predicate holds; else returns the clause that failed, at the deadline or once
+    /// it clearly does not heal. Cancel safe: connects go on by themselves and are not forgotten.
     pub(in crate::volume) async fn until_proven(&mut self) -> Result<Proven, FailedClause> {
-        // Heard from before the first observation on, so that nothing falls between.
+        // Listens from before the first observation on, so that no event is missed.
         let mut events = self.volume.events();
         let mut connect_end = self.volume.connects.changes();
         loop {
-            // The observation covers what has happened so far.
+            // The observation covers all events so far.
             events.clear();
             connect_end.mark_unchanged();
             let unready = match self.volume.observe().await {
@@ -137,14 +137,14 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// Waits until an observation may show something new. While connects are in the kernel only their end does: looking
-    /// meanwhile, for many volumes at once, takes the CPU that they need.
+    /// Waits until an observation may show something new. While connects are in the kernel, only their end
+    /// does: observing meanwhile, for many volumes at once, takes the CPU that they need.
     async fn rest(&mut self, events: &mut Events, connect_end: &mut watch::Receiver<u64>) {
         loop {
             let connecting = !self.volume.connects.running().is_empty();
             let now = Instant::now();
             let wake = self.next_wake(now, connecting);
-            // With a portal that does not answer, what the others have brought is enough after a while.
+            // Where one portal does not answer, what the others have brought is enough after a while.
             let listening =
                 !connecting || self.first_ended.is_some_and(|first| now >= self.patient_until(first));
             tokio::select! {
@@ -160,7 +160,7 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// One round: connect what is missing, judge what is there.
+    /// One round: connects what is missing, judges what is there.
     async fn step(&mut self, view: Observation) -> Result<Box<Proven>, NotYet> {
         let identity = &self.volume.shared.identity;
         if let Some(unready) = unmet(&view, self.grant, &identity.host_nqn, identity.host_id) {
@@ -208,7 +208,8 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// Registers and holds where the grant says so; the generation of the report that shows it.
+    /// Registers and reserves where the grant asks for it; returns the generation of the report that shows
+    /// it.
     async fn reserve(&mut self, facts: &ReadyFacts) -> Result<Option<u32>, NotYet> {
         let Some(key) = self.grant.reserve else { return Ok(None) };
         self.reserving = true;
@@ -238,7 +239,7 @@ impl<'a, H: Host> Run<'a, H> {
                         tracing::debug!(volume = %self.volume.id, %portal, error = text, "cannot connect");
                     }
                     let pause = before.map_or(RETRY.0, |pause| (pause * 2).min(RETRY.1));
-                    // What will not change by itself soon is not hurried.
+                    // A refusal that will not change soon is not tried again in haste.
                     let pause = match error.failure() {
                         Some(ConnectFailure::Unreachable | ConnectFailure::Rejected) | None => pause,
                         Some(_) => RETRY.1,
@@ -265,8 +266,9 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// How long to wait without an event. The kernel tells of a head, but not of a further path under it (hidden disks
-    /// have no events), so right after the last connect it is short, and grows with what has been waited.
+    /// How long to wait without an event. The kernel sends one for a head, but not for a further path under
+    /// it (hidden disks have no events). So the pause is short right after the last connect, and grows with
+    /// the time waited.
     fn pause(&self, now: Instant, connecting: bool) -> Duration {
         let longest = self.volume.shared.times.poll;
         match self.connected {
@@ -277,7 +279,7 @@ impl<'a, H: Host> Run<'a, H> {
         }
     }
 
-    /// Until when portals that are missing are waited for, once the device is there.
+    /// Until when missing portals are waited for, once the device is there.
     fn patient_until(&self, device: Instant) -> Instant {
         self.first_ended.map_or(device, |first| first.min(device)) + self.volume.shared.times.stragglers
     }
@@ -290,7 +292,7 @@ impl<'a, H: Host> Run<'a, H> {
         now >= *self.contradicted.get_or_insert(now) + CONTRADICTED
     }
 
-    /// The next moment at which something may have to be done although nothing was heard.
+    /// The next moment at which something may have to be done without an event.
     fn next_wake(&self, now: Instant, connecting: bool) -> Instant {
         let stragglers = self.device.or(self.first_ended).map(|device| self.patient_until(device));
         let retries = self.failures.values().map(|failure| failure.again);
@@ -300,7 +302,7 @@ impl<'a, H: Host> Run<'a, H> {
         soonest.map_or(poll, |at| at.min(poll)).min(self.deadline)
     }
 
-    /// The failed clause with what is known about the portals that could not be connected.
+    /// The failed clause, with the reason for each portal that could not be connected.
     fn explain(&self, unready: NotYet) -> FailedClause {
         let mut reasons: Vec<String> = self.failures.values().map(|failure| failure.text.clone()).collect();
         reasons.extend(self.volume.connects.in_words());
@@ -320,7 +322,7 @@ impl<'a, H: Host> Run<'a, H> {
     }
 }
 
-/// Why one round did not prove it.
+/// Why one round did not prove the device usable.
 struct NotYet {
     unready: FailedClause,
     heals: bool,

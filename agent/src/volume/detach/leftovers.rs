@@ -1,13 +1,14 @@
-//! What is left of a grant that has ended is taken away.
+//! Deletes what is left of a grant that has ended.
 //!
-//! A node may end a grant and be stopped before it has deleted every controller; and a connect that was in the kernel
-//! then may make one afterwards. Nobody need ever ask again: the controller may have fenced the node meanwhile, and
-//! somebody may have deleted the volume. Without this a controller would go on connecting for as long as the node runs.
+//! A node may end a grant and be stopped before it has deleted every controller; and a connect that was in
+//! the kernel at that moment may make one later. Perhaps nobody asks again: the controller may have fenced
+//! the node meanwhile, and somebody may have deleted the volume. Without this, such a controller would go on
+//! connecting for as long as the node runs.
 //!
 //! Comes in: an observation of the sweep. Goes out: the deletion, by the same steps as a Revoke's.
 //!
-//! Always holds: only where the record says that the grant has ended, which is written before the first deletion and
-//! never taken back under the same epoch; and not while an operation has the volume.
+//! Always holds: it acts only where the record says that the grant has ended (which is written before the
+//! first deletion and never undone under the same epoch), and not while an operation has the volume.
 
 use std::sync::Arc;
 
@@ -18,16 +19,16 @@ use crate::volume::detach::DetachMode;
 use crate::volume::host::Host;
 use crate::volume::observe::judge::Activity;
 
-/// What is left of a grant that has ended.
+/// When to try next.
 #[derive(Debug, Default)]
 pub(in crate::volume) struct Leftovers {
-    /// Not before then is it tried again to take it away.
+    /// The earliest moment of the next try.
     again: Option<Instant>,
 }
 
 impl<H: Host> Volume<H> {
-    /// Whether the record that is known says that the grant has ended, and the last observation showed controllers all
-    /// the same.
+    /// Whether this process's record says that the grant has ended, although the last observation showed
+    /// controllers.
     pub(in crate::volume) fn has_leftovers(&self) -> bool {
         let reported =
             self.reported_state().is_some_and(|state| !state.paths.is_empty() && state.epoch_ended);
@@ -37,7 +38,7 @@ impl<H: Host> Volume<H> {
             && memory.leftovers.again.is_none_or(|at| Instant::now() >= at)
     }
 
-    /// Takes them away.
+    /// Deletes the controllers that are left of an ended grant.
     pub(in crate::volume) async fn take_leftovers_away(self: Arc<Self>) {
         let Some(_pass) = self.gate.try_enter("taking away what is left of a grant that has ended") else {
             return;

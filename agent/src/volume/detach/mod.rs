@@ -1,15 +1,16 @@
 //! Detach and Revoke: end a grant, and prove that no controller of it is left.
 //!
-//! Comes in: an epoch. Goes out: Absent with what was deleted and in which state each controller was at that moment,
-//! Busy with who uses the device, Failed where that could not be seen, or why it could not be done.
+//! Comes in: an epoch. Goes out: Absent with what was deleted and the state of each controller at that
+//! moment, Busy with who uses the device, Failed where that could not be seen, or why it could not be done.
 //!
 //! Always holds:
-//! - A Detach that finds a user, or could not look for one, has touched nothing.
-//! - That the epoch has ended is on disk before the first deletion, and the states are on disk before Absent is said,
-//!   where the disk takes it. Where it does not, the grant ends all the same (a full disk on a node must not keep a
-//!   writer there), its end is owed to the record, and nothing is claimed to be drained.
+//! - A Detach that finds a user, or could not search for one, has touched nothing.
+//! - The end of the epoch is on disk before the first deletion, and the states are on disk before Absent is
+//!   reported, where the disk accepts them. Where it does not, the grant ends all the same (a full disk on a
+//!   node must not keep a writer there): the record of its end is written later, and nothing is claimed to be
+//!   drained.
 //! - A registration is given back before the deletion, as far as the target answers in time.
-//! - Absent is said only after an observation that found no controller and could read everything.
+//! - Absent is reported only after an observation that found no controller and could read everything.
 
 pub(super) mod leftovers;
 
@@ -36,24 +37,24 @@ use crate::volume::record::{OnRecord, anything_before};
 use crate::volume::state::{Absence, DetachTimes};
 use crate::volume::{Observation, Volume, clause};
 
-/// How long the disk may take, each time, before a grant ends without it. A Detach is asked again where it fails; a
+/// How long the disk may take, each time, before a grant ends without it. A failed Detach is sent again; a
 /// Revoke is a fence.
 const DETACH_DISK: Duration = Duration::from_secs(6);
 const REVOKE_DISK: Duration = Duration::from_secs(2);
-/// One wait for a deletion; repeated while the kernel is at it. The answer Pending comes from outside.
+/// One wait for a deletion; repeated while the kernel is deleting. The caller answers Pending meanwhile.
 const SLICE: Duration = Duration::from_secs(30);
-/// How often a deletion is tried after a failure, and how many rounds of looking and deleting there are: a connect
-/// that was under way may still have made a controller.
+/// How often a deletion is tried after a failure, and how many rounds of observing and deleting there are: a
+/// connect that was under way may still have made a controller.
 const ROUNDS: u32 = 5;
-/// How long a namespace may linger after its last controller before the volume is said not to be absent.
+/// How long a namespace may outlive its last controller before the volume is reported as not absent.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Deletions that the kernel is at, and since when.
+/// Controllers that the kernel is deleting, and since when.
 #[derive(Debug, Default)]
 pub(super) struct Deleting(BTreeMap<ControllerName, Instant>);
 
 impl Deleting {
-    /// Each in words.
+    /// Each as text for a person.
     pub(super) fn in_words(&self) -> Vec<String> {
         let words = |(controller, since): (&ControllerName, &Instant)| {
             format!("the kernel has been deleting {controller} for {:.1} s", since.elapsed().as_secs_f64())
@@ -62,12 +63,12 @@ impl Deleting {
     }
 }
 
-/// How a grant is ended.
+/// What may keep a grant from ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DetachMode {
-    /// Only if nobody uses the device.
+    /// Ends the grant only if nobody uses the device.
     Detach,
-    /// Also under an open device.
+    /// Ends it even while somebody has the device open.
     Revoke,
 }
 
@@ -117,7 +118,7 @@ impl DetachError {
 }
 
 impl<H: Host> Volume<H> {
-    /// Ends the grant of an epoch. The caller holds the gate.
+    /// Ends the grant of an epoch. The caller has the gate.
     pub(super) async fn end_grant(&self, epoch: Epoch, mode: DetachMode) -> Result<Absence, DetachError> {
         let began = Instant::now();
         let known = self.record_within(mode.disk()).await;
@@ -149,7 +150,7 @@ impl<H: Host> Volume<H> {
         let began_deleting = Instant::now();
         let removed = self.remove(epoch, &mut entry, view, mode.disk(), linger).await;
         drop(detaching);
-        // Also where something is left: what is known of those that went is not to be lost.
+        // Even where something is left: what is known of the deleted ones must not be lost.
         let kept = self.keep_end(&entry, mode.disk()).await;
         let view = removed?;
         let delete = began_deleting.elapsed();
@@ -165,8 +166,8 @@ impl<H: Host> Volume<H> {
         })
     }
 
-    /// Flushes the device and gives the registration back; the time that the flush took. A Revoke flushes nothing,
-    /// and a Detach is not waited for by one.
+    /// Flushes the device and gives the registration back; returns how long the flush took. A Revoke does not
+    /// flush, and does not wait for a Detach that does.
     async fn leave_in_order(
         &self,
         epoch: Epoch,
@@ -184,7 +185,7 @@ impl<H: Host> Volume<H> {
             self.give_back(grant, view).await;
             flush
         };
-        // Superseded: what follows is what the Revoke is about to do.
+        // Superseded: what follows is what the Revoke would do next.
         self.unless_revoked(Some(epoch), leave).await.unwrap_or_default()
     }
 
@@ -195,7 +196,7 @@ impl<H: Host> Volume<H> {
         match self.users_to_end(view).await {
             Ok(users) if users.is_empty() => Ok(()),
             Ok(users) => Err(DetachError::Busy(users)),
-            // Nobody was seen, so nobody is named as a user: what goes on from here is the controller's to decide.
+            // Nobody was seen, so nobody is named as a user. What to do next is the controller's decision.
             Err(error) => Err(DetachError::Users(error)),
         }
     }
@@ -230,8 +231,9 @@ impl<H: Host> Volume<H> {
         plan.steps.into_iter().filter_map(delete).collect()
     }
 
-    /// Flushes the device. A failure is logged and no more: nobody has it open, so what an application was promised
-    /// has been flushed before; and a target that does not answer must not keep the grant from ending.
+    /// Flushes the device. A failure is only logged. Nobody has the device open, so whatever an application
+    /// was promised has been flushed before; and a target that does not answer must not keep the grant from
+    /// ending.
     async fn flush(&self, view: &SubsystemView) -> Duration {
         let began = Instant::now();
         if let Some(namespace) = device(view)
@@ -242,9 +244,9 @@ impl<H: Host> Volume<H> {
         began.elapsed()
     }
 
-    /// Deletes until an observation finds nothing of ours, and notes how each controller went. What is there goes at
-    /// once, also while a connect sits in the kernel; that can make a controller yet, so until it has ended nothing is
-    /// proven.
+    /// Deletes until an observation finds nothing of ours, and notes how each controller went. Controllers
+    /// are deleted at once, even while a connect is in the kernel. That connect may still make one, so
+    /// nothing is proven until it has ended.
     async fn remove(
         &self,
         epoch: Epoch,
@@ -255,7 +257,7 @@ impl<H: Host> Volume<H> {
     ) -> Result<Observation, DetachError> {
         let mut failures = Vec::new();
         for round in 0..ROUNDS {
-            // What was seen before the grant was over is no proof.
+            // An observation from before the grant was over proves nothing.
             let fresh = round > 0;
             if fresh {
                 view = self.observe().await?;
@@ -288,7 +290,7 @@ impl<H: Host> Volume<H> {
         Err(DetachError::Delete(failures))
     }
 
-    /// Deletes controllers side by side, each until it is gone or cannot be deleted.
+    /// Deletes controllers in parallel, each until it is gone or cannot be deleted.
     pub(super) async fn delete(
         &self,
         doomed: Vec<Doomed>,
@@ -306,14 +308,14 @@ impl<H: Host> Volume<H> {
         loop {
             match self.shared.host.fabrics().disconnect(&doomed.target, SLICE).await {
                 Ok(done) => {
-                    // Where it proves nothing anyway, no event is waited for.
+                    // A deletion that proves nothing anyway does not wait for an event.
                     let broken = match done.drained() {
                         true => self.shared.disconnects.broken_before(&heard).await,
                         false => None,
                     };
                     return Ok(deletion(doomed, &done, broken));
                 }
-                // The fabrics layer follows a deletion for a bounded time; then it answers otherwise.
+                // The fabrics layer follows a deletion for a limited time; after that it answers otherwise.
                 Err(DisconnectError::StillDetaching { controller, state, since }) => {
                     tracing::warn!(volume = %self.id, %controller, ?state, ?since, "still detaching");
                 }
@@ -374,8 +376,8 @@ impl From<&Doomed> for Present {
     }
 }
 
-/// How a controller went, as the ledger keeps it. "live" is said only where the deletion proves that nothing of the
-/// controller is still on its way.
+/// How a controller went, as the ledger keeps it. It says "live" only where the deletion proves that nothing
+/// of the controller is still on its way.
 fn deletion(doomed: &Doomed, done: &Disconnected, broken: Option<&str>) -> Deletion {
     let state = match &done.how {
         Went::Deleted(facts) if facts.state.is_live() && !facts.drained() => {
@@ -395,14 +397,14 @@ fn deletion(doomed: &Doomed, done: &Disconnected, broken: Option<&str>) -> Delet
     Deletion { controller: doomed.target.controller.to_string(), portal: doomed.portal.clone(), state }
 }
 
-/// Deletions that are not on disk: an agent that is started again knows less, so no more is claimed.
+/// Deletions that are not on disk. An agent that is restarted knows less, so no more is claimed.
 fn not_recorded(deletions: &[Deletion]) -> Vec<Deletion> {
     let weaker =
         |one: &Deletion| Deletion { state: format!("{}, but not recorded", one.state), ..one.clone() };
     deletions.iter().map(weaker).collect()
 }
 
-/// While it lives, the volume counts as being detached.
+/// While it lives, the volume counts as detaching.
 struct Detaching<'a, H: Host>(&'a Volume<H>);
 
 impl<'a, H: Host> Detaching<'a, H> {

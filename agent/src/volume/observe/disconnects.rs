@@ -2,19 +2,20 @@
 //!
 //! Comes in: events of the kernel. Goes out: whether the connection of a controller has broken lately.
 //!
-//! The kernel sends no event when a controller loses its connection, and may have a new one before anybody has looked.
-//! What was on its way is repeated on the new one, so the controller is live and its writes succeed; but the target may
-//! land the first copies later. What the kernel does send (since 5.18) is `connected`, each time: from the second one
-//! in the life of a controller on, a connection had broken. For as long as a target may hold writes ([`LATELY`]) the
-//! deletion of such a controller does not prove that nothing is on its way.
+//! The kernel sends no event when a controller loses its connection, and may have a new one before anybody
+//! reads its state. Whatever was on its way is repeated on the new connection, so the controller is live and
+//! its writes succeed; but the target may land the first copies later. What the kernel does send (since 5.18)
+//! is `connected`, each time: every one after the first, for the same controller, means that a connection had
+//! broken. For as long as a target may hold writes ([`LATELY`]), the deletion of such a controller does not
+//! prove that nothing is on its way.
 //!
-//! Silence proves nothing: a kernel before 5.18 does not say `connected`, and in a wrong network namespace no event
-//! arrives at all. So a connection counts as unbroken only where it was heard to be made (`add`, then one `connected`),
-//! or, for a controller that was there before this process, where events were shown to arrive
+//! Silence proves nothing: a kernel before 5.18 does not send `connected`, and no event arrives in a wrong
+//! network namespace. So a connection counts as unbroken only in two cases: its making was seen (`add`, then
+//! one `connected`), or the controller existed before this process and events were proven to arrive
 //! ([`Disconnects::events_arrive`]).
 //!
-//! Always holds: what could not be heard counts as a break; a life is judged only once its `remove` was heard, so that
-//! every event before it, which the kernel sends in order, has been taken in.
+//! Always holds: what could not be received counts as a break. A controller is judged only once its `remove`
+//! has arrived: the kernel sends events in order, so every earlier one has arrived too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,31 +26,31 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-/// For how long a break counts: the longest drain bound that a controller accepts (`--drain-bound`).
+/// How long a break counts: the longest drain bound that a controller accepts (`--drain-bound`).
 const LATELY: Duration = Duration::from_secs(300);
-/// How long the event of a removal is waited for. The kernel sends it before the controller has left sysfs, so it is
-/// in the socket by then.
+/// How long to wait for the event of a removal. The kernel sends it before the controller has left sysfs, so
+/// it is in the socket by then.
 const REMOVAL: Duration = Duration::from_secs(2);
 
-/// What was heard of the connections of this node. Cheap to clone.
+/// What events showed of this node's connections. Cheap to clone; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Disconnects(Arc<Listening>);
 
 #[derive(Debug, Default)]
 struct Listening {
     heard: Mutex<Heard>,
-    /// A controller was removed, or no more events come.
+    /// Signals that a controller was removed, or that no more events come.
     news: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Heard {
     controllers: HashMap<String, Name>,
-    /// Events were lost: any connection may have broken then.
+    /// When events were lost: any connection may have broken then.
     overrun: Option<Instant>,
-    /// No events come.
+    /// Whether no events come any more.
     deaf: bool,
-    /// Events arrive, and this kernel says when a controller has connected.
+    /// Whether events arrive and this kernel sends `connected`.
     arrive: bool,
 }
 
@@ -57,15 +58,15 @@ struct Heard {
 #[derive(Debug, Default)]
 struct Name {
     life: Life,
-    /// The one before, which was removed.
+    /// The controller of that name before, which was removed.
     last: Life,
     removals: u64,
 }
 
-/// The life of one controller.
+/// One controller, from its `add` to its `remove`.
 #[derive(Debug, Default)]
 struct Life {
-    /// Its beginning was heard.
+    /// Whether its `add` arrived.
     added: bool,
     connected: bool,
     broke: Option<Instant>,
@@ -79,7 +80,8 @@ pub(in crate::volume) struct Removal {
 }
 
 impl Disconnects {
-    /// Hears events until the handle is dropped; where there are none to be heard, every connection may have broken.
+    /// Receives events until the handle is dropped. Where there are none to receive, every connection may
+    /// have broken.
     pub(crate) fn listen(&self, uevents: Option<&Uevents>) -> AbortOnDropHandle<()> {
         let (heard, listener) = (self.clone(), uevents.map(Uevents::listen));
         AbortOnDropHandle::new(tokio::spawn(async move {
@@ -93,26 +95,27 @@ impl Disconnects {
         }))
     }
 
-    /// It was shown that the kernel's events arrive here and that it says when a controller has connected. What broke
-    /// before this process began to hear is not this process's to say: the controller has not heard this agent then.
+    /// States that events were proven to arrive here and that this kernel sends `connected`. What broke
+    /// before this process began to listen is not this process's to judge: the controller had no report of
+    /// this agent then.
     pub fn events_arrive(&self) {
         self.lock().arrive = true;
     }
 
-    /// To be called before a controller is deleted.
+    /// Call it before a controller is deleted.
     pub(in crate::volume) fn about_to_delete(&self, controller: &str) -> Removal {
         let removals = self.lock().controllers.get(controller).map_or(0, |name| name.removals);
         Removal { name: controller.to_owned(), removals }
     }
 
-    /// Why the deletion of this controller does not prove that nothing is on its way, if it does not. To be called once
-    /// it has gone.
+    /// Why the deletion of this controller does not prove that nothing is on its way; `None` if it does. Call
+    /// it once the controller has gone.
     pub(in crate::volume) async fn broken_before(&self, removal: &Removal) -> Option<&'static str> {
         let until = Instant::now() + REMOVAL;
         loop {
             let news = self.0.news.notified();
             tokio::pin!(news);
-            // From here on no news is missed.
+            // From here on no signal is missed.
             news.as_mut().enable();
             if let Some(judged) = self.lock().judge(removal) {
                 return judged;
@@ -154,7 +157,7 @@ impl Heard {
                 name.removals += 1;
             }
             Action::Change | Action::Other if device.nvme_event.as_deref() == Some("connected") => {
-                // One that was there before this process had its first connection then.
+                // A controller that existed before this process had its first connection then.
                 if std::mem::replace(&mut name.life.connected, true) || !name.life.added {
                     name.life.broke = Some(Instant::now());
                 }
@@ -164,7 +167,7 @@ impl Heard {
         }
     }
 
-    /// `None` while its removal has not been heard.
+    /// `None` while its removal has not arrived.
     fn judge(&self, removal: &Removal) -> Option<Option<&'static str>> {
         if self.deaf {
             return Some(Some(

@@ -1,20 +1,20 @@
-//! Events of the kernel for operations that wait: only those that may concern the volume wake them.
+//! Kernel events for operations that wait: only those that may concern the volume wake them.
 //!
-//! With many volumes coming up side by side, every event waking every operation would be most of the work.
+//! When many volumes come up in parallel, waking every operation upon every event would be most of the work.
 //!
-//! Always holds: an event that is not passed on is about a device that the last observation did not show as this
-//! volume's; operations look from time to time without an event all the same.
+//! Always holds: an event that is not passed on is about a device that the last observation did not show as
+//! this volume's. Operations also observe from time to time without an event.
 
 use std::collections::BTreeSet;
 
 use cleat_host::sysfs::{NativeMultipath, SubsystemView};
 use cleat_host::uevents::{HostEvent, UeventListener, Uevents};
 
-/// What an event must be about to concern a volume, by what was seen of it last.
+/// What an event must be about to concern a volume, by its last observation.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(in crate::volume) struct Interest {
-    /// Numbers of its controllers, and of its subsystems: a head `nvme3n1` is numbered by its subsystem, a bare
-    /// device by its controller.
+    /// Numbers of its controllers and of its subsystems: a head `nvme3n1` has its subsystem's number, a bare
+    /// device its controller's.
     numbers: BTreeSet<String>,
     /// A dm-multipath map may appear or change.
     maps: bool,
@@ -45,7 +45,7 @@ impl Interest {
     }
 }
 
-/// A listener that may have nothing to listen to.
+/// A listener, or none where there are no events.
 #[derive(Debug)]
 pub(in crate::volume) struct Events(Option<UeventListener>);
 
@@ -54,14 +54,14 @@ impl Events {
         Self(uevents.map(Uevents::listen))
     }
 
-    /// Drops what has arrived so far: for who is about to look anyway.
+    /// Drops what has arrived so far: for a caller that is about to observe anyway.
     pub(in crate::volume) fn clear(&mut self) {
         if let Some(listener) = &mut self.0 {
             listener.clear();
         }
     }
 
-    /// Waits for an event that concerns the volume; for ever where there are none. Cancel safe.
+    /// Waits for an event that concerns the volume; for ever where there are no events. Cancel safe.
     pub(in crate::volume) async fn concerning(&mut self, interest: &Interest) {
         while let Some(listener) = &mut self.0 {
             match listener.next().await {

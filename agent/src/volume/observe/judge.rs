@@ -1,7 +1,6 @@
-//! Which state a volume is in: pure, from what the kernel shows, what the ledger says and what is going
-//! on.
+//! Which state a volume is in. Pure, from what the kernel shows, what the ledger says and what is being done.
 //!
-//! Always holds: Absent is said only of a subsystem without any controller of ours and without a connect that could
+//! Always holds: Absent only for a subsystem without any controller of ours and without a connect that could
 //! make one; Ready and Degraded only while the structural clauses hold now.
 
 use std::collections::BTreeMap;
@@ -20,51 +19,51 @@ use crate::volume::state::{Absence, Path, Phase, ShownIdentity, Staging, VolumeS
 /// What an operation of this agent is doing to the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::volume) enum Activity {
-    /// Nothing.
+    /// No operation is changing its connections.
     #[default]
     None,
-    /// It is being connected.
+    /// An attach is connecting it.
     Connecting,
-    /// Its controllers are being deleted.
+    /// A detach or revoke is deleting its controllers.
     Detaching,
 }
 
-/// All that a state is made of.
+/// All that a state follows from.
 #[derive(Debug)]
 pub(in crate::volume) struct Seen<'a> {
-    /// The volume.
+    /// The id under which the state is reported.
     pub(in crate::volume) volume: &'a VolumeId,
     /// What the kernel shows.
     pub(in crate::volume) view: &'a SubsystemView,
     /// Whether a connect was in the kernel when the observation began.
     pub(in crate::volume) connecting: bool,
-    /// Whose controllers count.
+    /// This node's host NQN: only its controllers count.
     pub(in crate::volume) host_nqn: &'a HostNqn,
-    /// What the ledger says; an error text where it cannot be read.
+    /// What the ledger says; where it cannot be read, the error as text.
     pub(in crate::volume) entry: Result<Option<&'a Entry>, &'a str>,
-    /// What the volume must be, where a grant says so.
+    /// What the volume must be; `None` without a grant.
     pub(in crate::volume) expectation: Option<&'a Expectation>,
-    /// What is being done.
+    /// What an operation is doing to it.
     pub(in crate::volume) activity: Activity,
     /// Whether it was ready under this grant.
     pub(in crate::volume) was_ready: bool,
-    /// What failed when the whole predicate was last judged, if it did.
+    /// What failed at the last judgement of the whole predicate; `None` if nothing did.
     pub(in crate::volume) failing: Option<&'a Unready>,
-    /// Why the reservation does not hold, where it should and was found not to.
+    /// Why this node is not registered as it should be; `None` if it is, or if that was not seen.
     pub(in crate::volume) unregistered: Option<&'a str>,
-    /// This node is registered, and does not hold the namespace before others had time to register again.
+    /// This node is registered, but does not reserve the namespace before others had time to register again.
     pub(in crate::volume) unheld: bool,
     /// What was seen where the volume is published.
     pub(in crate::volume) staging: &'a [Staging],
-    /// Portals whose address does not answer, with that in words.
+    /// Portals whose address does not answer, each with that as text.
     pub(in crate::volume) silent: &'a BTreeMap<Portal, String>,
     /// Who has a device of the volume that is gone.
     pub(in crate::volume) dead_users: &'a [String],
-    /// The boot of this node.
+    /// The boot of this node, to tell records of an earlier one.
     pub(in crate::volume) boot_id: &'a str,
 }
 
-/// Makes the state.
+/// Derives the state from all of it.
 pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
     let mine: Vec<&Controller> = seen
         .view
@@ -131,7 +130,8 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<F
                 let message = "no controller, and a connect is still in the kernel";
                 (Phase::Connecting, Some(clause::failed(clause::CONNECT, message)))
             }
-            // A head that outlives its controllers queues writes, and sends them once it has one again.
+            // A head that outlives its controllers queues writes, and sends them once it has a controller
+            // again.
             _ if !seen.view.namespaces.is_empty() => {
                 let heads: Vec<&str> = seen.view.namespaces.iter().map(|one| one.name.as_str()).collect();
                 let message = format!("{} is there without a controller", heads.join(", "));
@@ -151,7 +151,7 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<F
         }
         (Ok(_), Some(expectation)) => expectation,
     };
-    // While an attach is under way only its own full judgement says Ready.
+    // While an attach is under way, only its own full judgement says Ready.
     if seen.activity == Activity::Connecting && !seen.was_ready {
         let unready = select(seen.view, expectation).err();
         return (Phase::Connecting, unready.as_ref().map(FailedClause::from));
@@ -162,7 +162,7 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<F
             let some_live = mine.iter().any(|one| one.state.is_live());
             let phase = match unready.clause {
                 Clause::LivePaths if some_live && device(seen.view).is_some() => Phase::Degraded,
-                // A head is there: the namespace was scanned once, so it was in use or could have been.
+                // A head exists: the namespace was scanned once, so it was in use or could have been.
                 _ if seen.was_ready || device(seen.view).is_some() => Phase::Lost,
                 _ => Phase::Connecting,
             };
@@ -171,7 +171,7 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<F
     }
 }
 
-/// The structural clauses hold.
+/// The phase while the structural clauses hold.
 fn standing(
     seen: &Seen<'_>,
     expectation: &Expectation,

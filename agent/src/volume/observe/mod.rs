@@ -1,4 +1,4 @@
-//! What the kernel shows of a volume, and what that amounts to.
+//! What the kernel shows of a volume, and which state follows from that.
 
 pub(super) mod disconnects;
 pub(super) mod events;

@@ -1,9 +1,9 @@
 //! Observations of the kernel, in the order in which they began.
 //!
-//! Comes in: nothing. Goes out: what the kernel shows of a volume, with what makes it worth less than it seems.
+//! Comes in: nothing. Goes out: what the kernel shows of a volume, with what limits its meaning.
 //!
-//! Always holds: of two observations the one that began later has the higher number; one that began while a connect was
-//! in the kernel says so.
+//! Always holds: of two observations, the one that began later has the higher number. One that began while a
+//! connect was in the kernel says so.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,18 +21,18 @@ pub struct ObservationNumbers(AtomicU64);
 
 impl ObservationNumbers {
     pub(in crate::volume) fn next(&self) -> u64 {
-        // Only the order among numbers counts.
+        // Only the order among the numbers counts.
         self.0.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-/// What the kernel showed of a volume at one time. Reading takes time: of two observations the one that began later
-/// knows better, whichever ended first.
+/// What the kernel showed of a volume at one time. Reading takes time: of two observations, the one that
+/// began later is the newer one, whichever ended first.
 #[derive(Debug, Clone)]
 pub(in crate::volume) struct Observation {
-    /// Its place among all observations.
+    /// Its place in the order of all observations.
     pub(in crate::volume) number: u64,
-    /// What was seen.
+    /// What the kernel showed of the volume's subsystem.
     pub(in crate::volume) view: Arc<SubsystemView>,
     /// Whether a connect was in the kernel when it began: it can have made a controller since.
     pub(in crate::volume) connecting: bool,
@@ -54,8 +54,8 @@ impl<H: Host> Volume<H> {
         Ok(Observation { number, view: Arc::new(view), connecting })
     }
 
-    /// What was reported last: in a sweep, its own reading of everything. The kernel is not read for one volume, of
-    /// which there are many.
+    /// What was reported last: in a sweep, its own reading of everything. With many volumes, the kernel is
+    /// not read again for each.
     pub(in crate::volume) fn last_observation(&self) -> Option<Observation> {
         let reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
         reported.as_ref().map(|reported| reported.observation.clone())

@@ -1,4 +1,4 @@
-//! Verify: a fresh observation of one volume, and the judgement of the whole predicate.
+//! Verify: a new observation of one volume, and a judgement of the whole predicate.
 //!
 //! Comes in: an epoch. Goes out: the state, or why the volume is not usable. Changes nothing.
 
@@ -18,14 +18,14 @@ use crate::volume::outcome::{Outcome, Ready};
 use crate::volume::state::{Absence, Phase};
 use crate::volume::{Volume, clause};
 
-/// What came of judging the whole predicate.
+/// The last judgement of the whole predicate.
 #[derive(Debug, Clone, Default)]
 pub(in crate::volume) struct Judged {
     /// The epoch under which the volume was ready.
     ready_under: Option<Epoch>,
-    /// Identity learned at the attach of a grant that named none.
+    /// The identity that was learned at the attach of a grant that named none.
     learned: Option<NamespaceIdentity>,
-    /// What failed when it was last judged.
+    /// What failed at the last judgement.
     failing: Option<Unready>,
     /// When it was last judged.
     at: Option<Instant>,
@@ -37,7 +37,7 @@ impl Judged {
         self.learned
     }
 
-    /// What failed when it was last judged.
+    /// What failed at the last judgement; `None` if nothing did.
     pub(in crate::volume) fn failing(&self) -> Option<&Unready> {
         self.failing.as_ref()
     }
@@ -57,12 +57,12 @@ impl Judged {
         self.at.is_none_or(|at| at.elapsed() >= every)
     }
 
-    /// The volume is, or is not, to be taken for one that was ready.
+    /// Sets, or clears, the epoch under which the volume counts as having been ready.
     pub(in crate::volume) fn set_ready_under(&mut self, epoch: Option<Epoch>) {
         self.ready_under = epoch;
     }
 
-    /// An attach begins: what failed before is judged again by it.
+    /// An attach begins: it will judge again what failed before.
     pub(in crate::volume) fn attach_begins(&mut self) {
         self.failing = None;
     }
@@ -81,17 +81,17 @@ impl Judged {
         }
     }
 
-    /// Another grant: its identity is still to be learned.
+    /// Another grant begins: its identity is still to be learned.
     pub(in crate::volume) fn grant_begins(&mut self) {
         self.learned = None;
     }
 
-    /// After the end of the grant.
+    /// What stays after the end of the grant.
     pub(in crate::volume) fn ended(&self) -> Self {
         Self { at: self.at, ..Self::default() }
     }
 
-    /// It is to be judged again.
+    /// Makes the next judgement due, for tests.
     #[cfg(test)]
     pub(in crate::volume) fn make_due(&mut self) {
         self.at = None;
@@ -99,7 +99,7 @@ impl Judged {
 }
 
 impl<H: Host> Volume<H> {
-    /// Looks afresh. Needs no turn: an operation under way shows in the state.
+    /// Observes again. Needs no turn: an operation that is under way shows in the state.
     pub(in crate::volume) async fn verify(&self, epoch: Epoch) -> Outcome {
         let entry = match self.known().await {
             Ok(entry) => entry,
@@ -126,7 +126,7 @@ impl<H: Host> Volume<H> {
         match state.phase {
             Phase::Ready | Phase::Degraded => Outcome::Ready(Ready { state: Box::new(state), times: None }),
             Phase::Absent => {
-                // Also where no deletion has ended the grant: what vanished by itself is named.
+                // Even where no deletion has ended the grant: a controller that vanished by itself is named.
                 let seen = ending(entry.as_ref(), epoch, &[], self.boot_id());
                 Outcome::Absent(Absence { deleted: seen.deletions, times: None })
             }
@@ -139,7 +139,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// The record, as it was last read or written; it is read where it was not. For reports only.
+    /// The record as it was last read or written; reads it where it was not. For reports only.
     async fn known(&self) -> Result<Option<Entry>, String> {
         let read = self.memory().record.as_read();
         if let Some(entry) = read {
@@ -149,13 +149,13 @@ impl<H: Host> Volume<H> {
         self.record().await.map_err(|error| Causes(&error).to_string())
     }
 
-    /// The grant that is in force, if one is.
+    /// The grant that is in force; `None` without one.
     pub(in crate::volume) async fn granted(&self) -> Option<Grant> {
         self.known().await.ok().flatten().filter(|entry| !entry.ended).and_then(|entry| entry.grant)
     }
 
-    /// Judges the whole predicate and remembers what failed. Looks at the whole machine may be older, but not than
-    /// `since`.
+    /// Judges the whole predicate and remembers what failed. Searches of the whole machine may be older than
+    /// this call, but not older than `since`.
     pub(in crate::volume) async fn judge_fully(
         &self,
         expectation: &Expectation,
@@ -169,7 +169,7 @@ impl<H: Host> Volume<H> {
             Ok(Ok(_)) => {
                 let mut memory = self.memory();
                 memory.judged.failing = None;
-                // An attach under way says Ready by itself, after its own judgement.
+                // An attach that is under way says Ready by itself, after its own judgement.
                 if memory.activity == Activity::None {
                     memory.judged.ready_under = epoch;
                 }

@@ -1,4 +1,4 @@
-//! Why a call of the kubelet failed: one error per call. Which status each becomes is said in `csi/status.rs`.
+//! Why a call of the kubelet failed: one error type per call. `csi/status.rs` maps each to its status.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,26 +15,26 @@ use crate::volume::host::HostError;
 /// Why the device of a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StageError {
-    /// Another operation holds the volume.
+    /// Another operation has the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
-    /// The grant in PublishContext is over.
+    /// The grant that PublishContext names has ended.
     #[error("this node's grant of the volume under epoch {asked} has ended")]
     Over {
         /// The epoch in PublishContext.
         asked: Epoch,
-        /// What this node has seen.
+        /// What this node has on record.
         #[source]
         stale: Stale,
     },
     /// The grant names another namespace than PublishContext.
     #[error("PublishContext names namespace {asked}, the grant of epoch {epoch} names {granted}")]
     OtherNamespace {
-        /// In PublishContext.
+        /// The namespace that PublishContext names.
         asked: NamespaceUuid,
-        /// The epoch of both.
+        /// The epoch that both name.
         epoch: Epoch,
-        /// By the controller's Attach.
+        /// The namespace that the controller's Attach named.
         granted: NamespaceUuid,
     },
     /// The controller has not sent this node the grant.
@@ -48,25 +48,25 @@ pub enum StageError {
         asked: Epoch,
         /// The highest epoch that this node has seen, or "none".
         seen: String,
-        /// Whether there is a session.
+        /// Whether there is a session with the controller: "up" or "down".
         session: &'static str,
-        /// How long it was waited for.
+        /// How long the call has waited.
         waited: Duration,
     },
-    /// The predicate does not hold.
+    /// The device is not proven usable: a clause of the predicate fails.
     #[error("waits for the device (waited {:.1} s): {clause}: {message}", waited.as_secs_f64())]
     NotReady {
         /// The clause that fails.
         clause: String,
-        /// What was seen.
+        /// What was expected and what was seen.
         message: String,
-        /// How long it was waited for.
+        /// How long the call has waited.
         waited: Duration,
     },
-    /// The ledger cannot be read.
+    /// The ledger cannot be read, so nobody knows whether the grant has ended.
     #[error("cannot read the ledger, so cannot tell whether the grant has ended")]
     Ledger(#[from] LedgerError),
-    /// The operation ended without a result.
+    /// The operation panicked; its result is unknown.
     #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }
@@ -74,19 +74,19 @@ pub enum StageError {
 /// Why a volume cannot be unstaged.
 #[derive(Debug, thiserror::Error)]
 pub enum UnstageError {
-    /// Another operation holds the volume.
+    /// Another operation has the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
-    /// It is still published.
+    /// It is still published, at these paths.
     #[error("the volume is still published at {}", join(.0))]
     Published(Vec<PathBuf>),
-    /// It could not be looked at.
+    /// Sysfs could not be read.
     #[error("cannot tell whether the volume is still published")]
     Observation(#[from] SysfsError),
-    /// It could not be looked at.
+    /// The mounts could not be read.
     #[error("cannot tell whether the volume is still published")]
     Host(#[from] HostError),
-    /// The operation ended without a result.
+    /// The operation panicked; its result is unknown.
     #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }
@@ -104,31 +104,31 @@ pub enum PublishError {
         !read_only
     )]
     OtherMode {
-        /// The target.
+        /// The path that the kubelet named.
         target: PathBuf,
-        /// Whether it is read-only there.
+        /// Whether the mount there is read-only.
         read_only: bool,
     },
-    /// There is something else at the target.
+    /// Something other than a device of Cleat is at the target.
     #[error("target_path {} holds {found}, which Cleat did not put there; remove it", target.display())]
     Occupied {
-        /// The target.
+        /// The path that the kubelet named.
         target: PathBuf,
-        /// What is there.
+        /// What is there, as text for a person.
         found: String,
     },
-    /// There is another device at the target, and it is in use.
+    /// Another device is at the target, and somebody uses it.
     #[error("target_path {} holds another device, {found}, and cannot be freed of it", target.display())]
     OtherDevice {
-        /// The target.
+        /// The path that the kubelet named.
         target: PathBuf,
-        /// What is there.
+        /// The device that is there, as text for a person.
         found: String,
-        /// Why it could not be taken off.
+        /// Why it could not be unmounted.
         #[source]
         source: HostError,
     },
-    /// Looking or mounting failed.
+    /// The target could not be read, or the mount failed.
     #[error("cannot publish the volume")]
     Host(#[from] HostError),
 }
@@ -136,29 +136,29 @@ pub enum PublishError {
 /// Why a volume cannot be unpublished.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpublishError {
-    /// Another operation holds the volume.
+    /// Another operation has the volume.
     #[error(transparent)]
     InProgress(#[from] InProgress),
-    /// There is something else at the target.
+    /// Something other than a device of Cleat is at the target.
     #[error("target_path {} holds {found}, which Cleat did not put there; remove it", target.display())]
     Occupied {
-        /// The target.
+        /// The path that the kubelet named.
         target: PathBuf,
-        /// What is there.
+        /// What is there, as text for a person.
         found: String,
     },
-    /// It was taken off, and is still there.
+    /// It was unmounted, but something is still there.
     #[error("target_path {} still holds {found} after it was unmounted", target.display())]
     Left {
-        /// The target.
+        /// The path that the kubelet named.
         target: PathBuf,
-        /// What is there.
+        /// What is there, as text for a person.
         found: String,
     },
-    /// Looking or unmounting failed.
+    /// The target could not be read, or the unmount failed.
     #[error("cannot unpublish the volume")]
     Host(#[from] HostError),
-    /// The operation ended without a result.
+    /// The operation panicked; its result is unknown.
     #[error("the operation was lost; this is a bug, please report it")]
     Lost,
 }

@@ -1,14 +1,14 @@
-//! What the kubelet asks: stage, publish, and back.
+//! What the kubelet asks for: stage, publish, and back.
 //!
 //! Comes in: checked requests. Goes out: success only for what was verified.
 //!
 //! Always holds:
 //! - Nothing here connects or disconnects: the device comes and goes with the controller's grants.
-//! - A device is handed out only while the whole predicate holds under the very epoch of PublishContext.
-//! - Read-only is said by the mount of the node, and enforced by the container's device cgroup, which the container
-//!   runtime makes of it. The device itself is never made read-only: other pods and the other side of a migration share
-//!   it.
-//! - A target is taken away by unmount and unlink, never by anything that could reach into what is mounted.
+//! - A device is handed out only while the whole predicate holds under exactly the epoch of PublishContext.
+//! - The mount of the node says read-only; the container's device cgroup enforces it, which the container
+//!   runtime derives from the mount. The device itself is never made read-only: other pods and the other side
+//!   of a migration share it.
+//! - A target is removed by unmount and unlink, never by anything that could reach into what is mounted.
 
 pub(super) mod errors;
 pub mod request;
@@ -31,7 +31,7 @@ use crate::volume::host::{AtTarget, Host};
 use crate::volume::publish::request::{Granted, Publish, Stage, Unpublish};
 use crate::volume::{PublishError, StageError, UnpublishError, UnstageError, Volume, clause};
 
-/// What is waited for.
+/// What a call waits for.
 enum Waits {
     /// The controller's Attach.
     Grant { seen: String },
@@ -39,20 +39,20 @@ enum Waits {
     Device { clause: String, message: String },
 }
 
-/// What the record says of a grant in PublishContext.
+/// How the record compares with the grant in PublishContext.
 enum Standing<'a> {
     Granted(&'a Grant),
     Wait(Waits),
 }
 
 impl<H: Host> Volume<H> {
-    /// NodeStageVolume of a block volume: proves that the device can be used. There is nothing to be done.
+    /// NodeStageVolume of a block volume: proves that the device can be used, and changes nothing.
     pub(super) async fn stage(&self, request: &Stage, link: Link) -> Result<(), StageError> {
         self.usable("NodeStageVolume", &request.granted, self.shared.times.stage, link).await.map(drop)
     }
 
-    /// NodeUnstageVolume of a block volume: nothing was done, so nothing is to be undone; what must not be left is a
-    /// publication.
+    /// NodeUnstageVolume of a block volume: staging did nothing, so there is nothing to undo; but no
+    /// publication may be left.
     pub(super) async fn unstage(&self) -> Result<(), UnstageError> {
         let until = Instant::now() + self.shared.times.turn;
         let _pass = self.gate.enter_by("NodeUnstageVolume", until).await?;
@@ -76,7 +76,8 @@ impl<H: Host> Volume<H> {
             AtTarget::Device(found) if found == dev => {
                 let read_only = self.for_pod(epoch, host.is_read_only(target)).await??;
                 if read_only == request.read_only {
-                    // Changes nothing, and says whether the machine sees it: whoever mounted it may have died before.
+                    // Changes nothing, and checks whether the machine sees the mount: the process that made
+                    // it may have died before.
                     self.for_pod(epoch, host.publish(&facts.node, dev, target, read_only)).await??;
                     self.note_published(target).await;
                     return Ok(());
@@ -84,12 +85,12 @@ impl<H: Host> Volume<H> {
                 if self.is_noted(target).await {
                     return Err(PublishError::OtherMode { target: target.to_owned(), read_only });
                 }
-                // Left by a process that died before it had said what is mounted there.
+                // Left by a process that died before it had reported the mount.
                 self.for_pod(epoch, host.unpublish(target)).await??;
             }
             AtTarget::Device(found) | AtTarget::Leftover(found) => {
-                // The node of a device that went, perhaps with its number given to another disk since: never handed
-                // on. An unmount that is not forced fails while somebody has it open.
+                // The node of a device that has gone, and whose number may be another disk's by now: never
+                // handed on. An unmount that is not forced fails while somebody has it open.
                 tracing::warn!(volume = %self.id, target = %target.display(), %found, expected = %dev,
                     "replacing a stale device at the target");
                 let gone = self.for_pod(epoch, host.unpublish(target)).await?;
@@ -114,7 +115,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// NodeUnpublishVolume: nothing at the target.
+    /// NodeUnpublishVolume: afterwards nothing is at the target.
     pub(super) async fn unpublish(&self, request: &Unpublish) -> Result<(), UnpublishError> {
         let until = Instant::now() + self.shared.times.turn;
         let _pass = self.gate.enter_by("NodeUnpublishVolume", until).await?;
@@ -139,14 +140,14 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Waits for what is done at a pod's target, until the volume is revoked. What was begun there ends by itself, and
-    /// is looked at when the kubelet asks again.
+    /// Waits for work at a pod's target, until the volume is revoked. Work that has begun ends by itself, and
+    /// is checked when the kubelet asks again.
     async fn for_pod<T>(&self, epoch: Epoch, work: impl Future<Output = T>) -> Result<T, PublishError> {
         self.unless_revoked(Some(epoch), work).await.map_err(|revoked| StageError::from(revoked).into())
     }
 
-    /// Waits, at most for `patience`, until the whole predicate holds under the grant; then nothing else happens to
-    /// the volume while the pass lives.
+    /// Waits, at most for `patience`, until the whole predicate holds under the grant. Nothing else happens
+    /// to the volume while the pass lives.
     async fn usable(
         &self,
         what: &'static str,
@@ -159,7 +160,8 @@ impl<H: Host> Volume<H> {
         let mut changes = self.shared.board.changes();
         loop {
             changes.mark_unchanged();
-            // An attach under way is what is waited for; it counts as in progress only once patience has run out.
+            // An attach that is under way is what it waits for; that counts as in progress only once patience
+            // has run out.
             let pass = self.gate.enter_by(what, until).await?;
             let waits = match self.stands(granted).await? {
                 Ok(facts) => return Ok((pass, facts)),
@@ -177,7 +179,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Waits until the board says something else of this volume.
+    /// Waits until this volume's state changes.
     async fn news(&self, changes: &mut watch::Receiver<u64>) {
         let before = self.reported_state();
         while changes.changed().await.is_ok() {
@@ -187,7 +189,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Judges once.
+    /// Judges once whether the device can be used under the grant, or what to wait for.
     async fn stands(&self, granted: &Granted) -> Result<Result<ReadyFacts, Waits>, StageError> {
         let entry = self.record().await?;
         let grant = match standing(entry.as_ref(), granted)? {

@@ -1,4 +1,4 @@
-//! What the kubelet can ask of a volume, checked by who takes it in (`csi/request.rs`).
+//! What the kubelet can ask of a volume. `csi/request.rs` checks it.
 
 use std::path::PathBuf;
 
@@ -6,49 +6,49 @@ use cleat_host::NamespaceUuid;
 
 use crate::name::{Epoch, VolumeId};
 
-/// What PublishContext says the volume was granted as.
+/// The grant that PublishContext names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Granted {
-    /// Under which epoch.
+    /// The epoch of the grant.
     pub epoch: Epoch,
-    /// As which namespace.
+    /// UUID of the namespace that was granted.
     pub namespace: NamespaceUuid,
 }
 
-/// NodeStageVolume.
+/// Arguments of NodeStageVolume, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stage {
-    /// The volume.
+    /// Id of the volume to stage.
     pub volume: VolumeId,
-    /// Its grant.
+    /// What the controller granted to this node.
     pub granted: Granted,
 }
 
-/// NodePublishVolume.
+/// Arguments of NodePublishVolume, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
-    /// The volume.
+    /// Id of the volume to publish.
     pub volume: VolumeId,
-    /// Its grant.
+    /// What the controller granted to this node.
     pub granted: Granted,
-    /// Where the device is to appear.
+    /// The path at which the device is to appear.
     pub target: PathBuf,
-    /// Whether it may only be read there.
+    /// Whether the mount is to be read-only.
     pub read_only: bool,
 }
 
-/// NodeUnstageVolume.
+/// Arguments of NodeUnstageVolume, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unstage {
-    /// The volume.
+    /// Id of the volume to unstage.
     pub volume: VolumeId,
 }
 
-/// NodeUnpublishVolume.
+/// Arguments of NodeUnpublishVolume, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpublish {
-    /// The volume.
+    /// Id of the volume to unpublish.
     pub volume: VolumeId,
-    /// Where the device is to disappear.
+    /// The path from which the device is to disappear.
     pub target: PathBuf,
 }

@@ -1,11 +1,12 @@
-//! Where a volume is published on this node, and which device is there: so that a pod that writes to another disk
-//! under the volume's name is seen.
+//! Where a volume is published on this node, and which device is there: this shows a pod that writes to
+//! another disk under the volume's name.
 //!
-//! Comes in: targets of NodePublish and NodeUnpublish. Goes out: for the volume's state, each target with its device.
+//! Comes in: targets of NodePublish and NodeUnpublish. Goes out: for the volume's state, each target with its
+//! device.
 //!
-//! Always holds: what is reported was read from the mounts and the devices; the record only says where to look. A
-//! device number that no disk has any more is no other disk, and is reported only while the volume has a device of its
-//! own.
+//! Always holds: what is reported was read from the mounts and the devices; the record only says where to
+//! read. A device number that no disk has any more is no other disk, and is reported only while the volume
+//! has a device of its own.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,15 +22,15 @@ use crate::volume::host::{AtTarget, Host, HostError};
 use crate::volume::observe::judge::device;
 use crate::volume::state::Staging;
 
-/// Most targets of one volume that are kept track of: a block volume of one pod has one.
+/// Most targets of one volume that are remembered: a block volume of one pod has one.
 const MOST: usize = 32;
 
 /// What was seen at the targets.
 #[derive(Debug, Default)]
 pub(in crate::volume) struct Staged {
-    /// For the state.
+    /// What the state reports.
     seen: Vec<Staging>,
-    /// When, and which device the volume had then.
+    /// When that was read, and which device the volume had then.
     looked: Option<(Instant, Option<DevT>)>,
 }
 
@@ -41,7 +42,7 @@ impl Staged {
 }
 
 impl<H: Host> Volume<H> {
-    /// Remembers a target. The caller holds the gate.
+    /// Remembers a target. The caller has the gate.
     pub(in crate::volume) async fn note_published(&self, target: &Path) {
         self.note_targets(|targets| {
             if targets.iter().any(|known| known == target) {
@@ -55,12 +56,12 @@ impl<H: Host> Volume<H> {
         .await;
     }
 
-    /// Whether the record says that the volume is published there. The caller holds the gate.
+    /// Whether the record says that the volume is published there. The caller has the gate.
     pub(in crate::volume) async fn is_noted(&self, target: &Path) -> bool {
         matches!(self.record().await, Ok(Some(entry)) if entry.published.iter().any(|known| known == target))
     }
 
-    /// Whether a device is at one of the targets that a record names, or where that is not known.
+    /// Whether a device is, or may be, at one of the targets that a record names.
     pub(in crate::volume) async fn may_be_published(&self, entry: &Entry) -> bool {
         for target in &entry.published {
             match self.shared.host.at_target(target).await {
@@ -71,7 +72,7 @@ impl<H: Host> Volume<H> {
         false
     }
 
-    /// Forgets a target at which nothing is any more. The caller holds the gate.
+    /// Forgets a target at which nothing is any more. The caller has the gate.
     pub(in crate::volume) async fn note_unpublished(&self, target: &Path) {
         self.note_targets(|targets| targets.retain(|known| known != target)).await;
     }
@@ -89,8 +90,8 @@ impl<H: Host> Volume<H> {
         self.memory().staged.looked = None;
     }
 
-    /// Looks at the targets again if the last observation is older than `every`, or the volume's device is another one
-    /// now.
+    /// Reads the targets again if the last reading is older than `every`, or if the volume now has another
+    /// device.
     pub(in crate::volume) async fn look_at_staging(&self, every: Duration) {
         let targets = {
             let memory = self.memory();
@@ -99,7 +100,7 @@ impl<H: Host> Volume<H> {
         if targets.is_empty() && self.memory().staged.seen.is_empty() {
             return;
         }
-        // What was reported last is of the sweep that this belongs to: nothing is read only to find that there is
+        // What was reported last belongs to the same sweep: nothing is read just to find that there is
         // nothing to do.
         let own = self.device_observed();
         let fresh = |(looked, with): (Instant, Option<DevT>)| looked.elapsed() < every && with == own;
@@ -130,7 +131,7 @@ impl<H: Host> Volume<H> {
         Some(device(&last)?.dev)
     }
 
-    /// What is at the targets; `None` where one could not be looked at.
+    /// What is at the targets; `None` where one could not be read.
     async fn staging(&self, targets: &[PathBuf], view: &SubsystemView) -> Option<Vec<Staging>> {
         let mut seen = Vec::new();
         for target in targets {
@@ -146,7 +147,7 @@ impl<H: Host> Volume<H> {
         Some(seen)
     }
 
-    /// What is at one target; nothing to tell where nothing is there.
+    /// What is at one target; `None` where nothing is.
     async fn staging_at(&self, target: &Path, view: &SubsystemView) -> Result<Option<Staging>, HostError> {
         let staged =
             |device: String, same| Ok(Some(Staging { path: target.display().to_string(), device, same }));

@@ -1,16 +1,17 @@
-//! The reservation of a volume: registered and held before Ready is said, looked after while the grant stands, given
-//! back at its end, and used to remove others'.
+//! The reservation of a volume: taken before Ready is reported, maintained while the grant is in force, given
+//! back at its end, and used to remove others' registrations.
 //!
-//! Comes in: the key of a grant. Goes out: what the target's report says afterwards.
+//! Comes in: the key of a grant. Goes out: what the target's report shows afterwards.
 //!
 //! Always holds:
-//! - A registration that was once held under an epoch and is gone is asserted again only where the target has
-//!   forgotten everybody's (its generation went back, as at a restart). Else somebody has preempted it: this node has
-//!   been fenced, whatever message may say otherwise, and a message can be old.
-//! - Without a directive it is asserted again only while the session with the controller is up, before and after.
-//! - Without a directive the namespace is held again only once everybody has had the time to register again: who has
-//!   not is refused its writes from that moment on, and its users get errors. Nobody knows who everybody is: another
-//!   node may have registered after the last report that this one has read.
+//! - A registration that this node had under an epoch, and that is gone, is made again only where the target
+//!   has forgotten everybody's (its generation went back, as at a restart). Otherwise somebody has preempted
+//!   it: this node has been fenced, whatever a message may say, since a message can be old.
+//! - Without a directive it is made again only while the session with the controller is up, before and after.
+//! - Without a directive the namespace is reserved again only once everybody has had time to register again:
+//!   from that moment on, writes of a node that is not registered are refused, and its users get errors.
+//!   Nobody can know who everybody is: another node may have registered after the last report that this one
+//!   has read.
 //! - What could not be read is neither "held" nor "gone".
 
 pub(super) mod preempt;
@@ -34,71 +35,72 @@ use crate::volume::observe::judge::device;
 use crate::volume::supersede::Superseded;
 use crate::volume::{Volume, clause};
 
-/// Longest that a command may take that waits for nobody's writes.
+/// Longest that a command may take that does not wait for anybody's writes.
 const COMMAND: Duration = Duration::from_secs(5);
-/// Longest that giving a registration back may hold the end of a grant up: a target that does not answer must not.
+/// Longest that giving back a registration may hold up the end of a grant: the target may not answer.
 const GIVING_BACK: Duration = Duration::from_secs(3);
-/// Longest that asserting one again without a directive may take from reading the state of the session to the proof:
-/// past it this process may have been stopped in between, and the session says nothing any more.
+/// Longest that making one again without a directive may take, from reading the session's state to the proof:
+/// past it this process may have been stopped in between, and the session's state says nothing any more.
 const UNINTERRUPTED: Duration = Duration::from_secs(4);
-/// How long others may take to register again after a restart of the target, before this node holds the namespace:
-/// their kernels try once a second, and their agents look at once. No fence rests on registrations alone, so nothing is
-/// lost by waiting.
+/// How long others may take to register again after a restart of the target, before this node reserves the
+/// namespace. Their kernels try once a second, and their agents react at once. No fence depends on
+/// registrations alone, so waiting loses nothing.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How often the report is read and acted upon before it is given up: others may act in between.
+/// How often the report is read and acted upon before it gives up: others may act in between.
 const ROUNDS: u32 = 4;
 
-/// What is known of this node's registration under the grant.
+/// This node's registration under the grant, as it was last seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Registration {
-    /// Why it does not hold, when last looked at.
+    /// Why it was not in place when last read; `None` if it was.
     missing: Option<String>,
-    /// Something has happened to a controller since it was last looked at.
+    /// Something has happened to a controller since it was last read.
     doubtful: bool,
-    /// When it was last looked at.
+    /// When it was last read.
     looked: Option<Instant>,
-    /// Since when this node is registered again, and others may not be yet.
+    /// Since when this node has been registered again while others may not be yet.
     waiting: Option<Instant>,
 }
 
 impl Registration {
-    /// Why it does not hold, when last looked at.
+    /// Why it was not in place when last read; `None` if it was.
     pub(super) fn missing(&self) -> Option<String> {
         self.missing.clone()
     }
 
-    /// Whether others are waited for before the namespace is held.
+    /// Whether this node waits for others before it reserves the namespace.
     pub(super) fn waits(&self) -> bool {
         self.waiting.is_some()
     }
 }
 
-/// How a registration stands after an observation of it.
+/// How a registration stands after reading it.
 enum Stands {
-    /// The report shows it, and the namespace held.
+    /// The report shows it, and the namespace reserved.
     Held(Report),
-    /// The report of this generation shows it; the namespace is not held before others had time to register.
+    /// The report of this generation shows it. The namespace is not reserved until others had time to
+    /// register.
     Joined(u32),
-    /// It was there again, and this node has taken it back itself: nobody has preempted it.
+    /// It was there again, and this node removed it itself: nobody has preempted it.
     TakenBack(String),
-    /// It is not there.
+    /// It is not there; the text says why.
     Missing(String),
 }
 
 /// What a report means for a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// This node is registered, and the namespace is held.
+    /// This node is registered, and the namespace is reserved for the registrants.
     Held,
-    /// It may register: it never was under this epoch, or the target has forgotten everybody.
+    /// It may register: it never was registered under this epoch, or the target has forgotten everybody.
     MayRegister,
-    /// It was registered, and somebody has taken that away.
+    /// It was registered, and somebody has removed that.
     Preempted,
 }
 
-/// Judges a report. `registered` is the generation of the last report that showed this node under the epoch. Whatever
-/// takes a registration away makes the generation rise (base specification, "Reservation Report", field GEN; seen with
-/// Linux 6.18); a target that restarts begins at 0 again.
+/// Judges a report. `registered` is the generation of the last report that showed this node under the epoch.
+/// Removing a registration raises the generation (base specification, "Reservation Report", field GEN; seen
+/// with Linux 6.18); a target that restarts begins at 0 again.
 pub(super) fn standing(
     report: &Report,
     host: HostId,
@@ -109,14 +111,15 @@ pub(super) fn standing(
         return Standing::Held;
     }
     match registered {
-        // Registered still, and the reservation gone: released, with everybody's registration left alone.
+        // Registered still, but the reservation is gone: it was released, and everybody's registration left
+        // alone.
         Some(_) if report.key_of(host) == Some(key) => Standing::MayRegister,
         Some(generation) if report.generation > generation => Standing::Preempted,
         Some(_) | None => Standing::MayRegister,
     }
 }
 
-/// Why the namespace is not held for this node.
+/// Why the namespace is not reserved for this node.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReserveError {
     #[error(transparent)]
@@ -135,7 +138,7 @@ pub(super) enum ReserveError {
 }
 
 impl ReserveError {
-    /// Whether it may get better by itself.
+    /// Whether it may heal by itself.
     pub(super) fn may_heal(&self) -> bool {
         match self {
             Self::Command(error) => !error.is_unsupported(),
@@ -150,7 +153,8 @@ impl<H: Host> Volume<H> {
         self.shared.identity.host_id
     }
 
-    /// Registers the key and holds the namespace, unless the report shows both; returns the report that shows them.
+    /// Registers the key and reserves the namespace, unless the report shows both; returns the report that
+    /// shows them.
     pub(super) async fn hold(
         &self,
         dev: DevT,
@@ -185,7 +189,7 @@ impl<H: Host> Volume<H> {
                 target.register(dev, own, key, COMMAND).await
             };
             match done {
-                // A conflict means that the report is old; the next one tells.
+                // A conflict means that the report is old; the next one shows what happened.
                 Err(error) if !error.is_conflict() => return Err(error.into()),
                 Ok(()) | Err(_) => {}
             }
@@ -194,7 +198,8 @@ impl<H: Host> Volume<H> {
         if report.admits(host, key) { Ok(report) } else { Err(ReserveError::Restless) }
     }
 
-    /// Registers the key where the target has forgotten it, and holds the namespace once others had their time.
+    /// Registers the key where the target has forgotten it, and reserves the namespace once others have had
+    /// their time.
     async fn rejoin(
         &self,
         dev: DevT,
@@ -206,10 +211,10 @@ impl<H: Host> Volume<H> {
         if standing(&report, host, key, registered) == Standing::MayRegister && !report.is_held() {
             let own = report.key_of(host);
             if own != Some(key) {
-                // Whatever others were waited for before, the target has forgotten them since.
+                // The target has forgotten the others since then, whatever this node waited for.
                 self.memory().registration.waiting = None;
                 match target.register(dev, own, key, COMMAND).await {
-                    // A conflict means that the report is old; the next one tells.
+                    // A conflict means that the report is old; the next one shows what happened.
                     Err(error) if !error.is_conflict() => return Err(error.into()),
                     Ok(()) | Err(_) => report = target.report(dev, COMMAND).await?,
                 }
@@ -232,9 +237,9 @@ impl<H: Host> Volume<H> {
         *registration = Registration { looked: Some(Instant::now()), ..Registration::default() };
     }
 
-    /// Gives this node's registration back, whatever its key, where the grant had one and the target can be reached.
-    /// A failure is logged and no more: what ends the grant is the deletion that follows. Says whether this very call
-    /// has taken a registration away.
+    /// Gives back this node's registration, whatever its key, where the grant had one and the target can be
+    /// reached. A failure is only logged: the deletion that follows ends the grant. True where this very call
+    /// removed a registration.
     pub(super) async fn give_back(&self, grant: Option<&Grant>, view: &SubsystemView) -> bool {
         let reserved = grant.is_some_and(|grant| grant.reserve.is_some());
         let live = view.controllers.iter().any(|one| one.state.is_live());
@@ -269,22 +274,23 @@ impl<H: Host> Volume<H> {
         self.memory().registration.doubtful = true;
     }
 
-    /// Whether something has happened to a controller since it was looked at.
+    /// Whether something has happened to a controller since the registration was read.
     pub(super) fn registration_is_doubtful(&self) -> bool {
         let memory = self.memory();
         let grant = memory.record.entry().and_then(|entry| entry.grant.as_ref());
         memory.registration.doubtful && grant.is_some_and(|grant| grant.reserve.is_some())
     }
 
-    /// Whether the registration is to be looked at: now and then, and after anything that happened to a controller.
+    /// Whether to read the registration: now and then, and after anything that happened to a controller.
     pub(super) fn registration_is_due(&self, every: Duration) -> bool {
         let memory = self.memory();
         let looked = memory.registration.looked;
         memory.registration.doubtful || looked.is_none_or(|looked| looked.elapsed() >= every)
     }
 
-    /// Looks after the registration of a standing grant: reads the report, and asserts it again where the target has
-    /// forgotten it and the session with the controller is up. Does nothing while an operation has the volume.
+    /// Maintains the registration of a grant in force: reads the report, and registers again where the target
+    /// has forgotten it and the session with the controller is up. Does nothing while an operation has the
+    /// volume.
     pub(super) async fn look_after_registration(&self, link: &watch::Receiver<Link>) {
         let Some(_pass) = self.gate.try_enter("look at the reservation") else { return };
         let Ok(Some(entry)) = self.record().await else { return };
@@ -292,11 +298,11 @@ impl<H: Host> Volume<H> {
         let Ok(view) = self.observe().await else { return };
         let live = view.controllers.iter().any(|one| one.state.is_live());
         let (true, Some(namespace)) = (live, device(&view)) else { return };
-        // What happens from here on is doubted again.
+        // Anything that happens from here on makes it doubtful again.
         self.memory().registration.doubtful = false;
         let (epoch, dev) = (entry.epoch, namespace.dev);
         let Some(stands) = self.registration(epoch, dev, key, entry.registered, link).await else {
-            // Neither held nor gone; what cannot be reached shows in the paths.
+            // Neither held nor gone. A target that cannot be reached shows in the paths.
             self.doubt_registration();
             return;
         };
@@ -307,7 +313,7 @@ impl<H: Host> Volume<H> {
                 None
             }
             Stands::Joined(generation) => {
-                // What takes it away from now on is a preemption; and it is looked at again soon.
+                // From now on, removing it is a preemption. It is read again soon.
                 self.note_generation(entry, generation).await;
                 self.doubt_registration();
                 None
@@ -338,8 +344,8 @@ impl<H: Host> Volume<H> {
         self.report(&view);
     }
 
-    /// How this node's registration stands, asserted again where it may be. `None` where it could not be looked at, or
-    /// a directive came that ends the grant.
+    /// How this node's registration stands, made again where that is allowed. `None` where it could not be
+    /// read, or where a directive came that ends the grant.
     async fn registration(
         &self,
         epoch: Epoch,
@@ -366,7 +372,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Registers and holds again.
+    /// Registers again, and reserves.
     async fn assert_again(
         &self,
         dev: DevT,
@@ -394,7 +400,7 @@ impl<H: Host> Volume<H> {
                 held
             }
             Ok(_) => {
-                // The session may have been over before the command went out: then the grant may have been, too.
+                // The session may have ended before the command went out, and the grant with it.
                 metrics::reassertion(Reassertion::TakenBack);
                 let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
                 let stands = if back.is_ok() { Stands::TakenBack } else { Stands::Missing };
@@ -412,7 +418,7 @@ impl<H: Host> Volume<H> {
         }
     }
 
-    /// Writes down up to which generation this node was seen registered.
+    /// Records the generation at which this node was last seen registered.
     async fn note_generation(&self, entry: Entry, generation: u32) {
         self.note_registered(entry, Some(generation)).await;
     }
@@ -428,13 +434,13 @@ impl<H: Host> Volume<H> {
     }
 }
 
-/// The key of a grant that stands.
+/// The reservation key of a grant in force.
 fn standing_key(entry: &Entry, boot_id: &str) -> Option<ReservationKey> {
     let grant = entry.grant.as_ref().filter(|_| !entry.ended && entry.boot_id == boot_id)?;
     grant.reserve
 }
 
-/// What failed.
+/// The failed clause for an error, with all its causes.
 pub(super) fn unready(error: &ReserveError) -> FailedClause {
     clause::failed(clause::RESERVATION, Causes(error))
 }

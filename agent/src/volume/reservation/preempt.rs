@@ -1,11 +1,12 @@
 //! Preempt: removes other nodes' registrations, under this node's own grant.
 //!
-//! Comes in: this node's key and the victims'. Goes out: the keys of a report that was read afterwards, in which no
-//! victim is left, and the keys that were aborted.
+//! Comes in: this node's key and the victims' keys. Goes out: the keys of a report that was read afterwards
+//! and shows no victim, and the keys that were aborted.
 //!
-//! Always holds: nothing of this node's is touched; a victim that is not registered is done; success is what the
-//! report says, not what a command answered; only a victim that a report showed, and whose preemption the target then
-//! answered with success, is called aborted. A later Detach or Revoke does not wait for a target that takes its time.
+//! Always holds: nothing of this node's is touched. A victim that is not registered is done. Success is what
+//! the report shows, not what a command answered. A victim counts as aborted only if a report showed it and
+//! the target then answered its preemption with success. A later Detach or Revoke does not wait for a slow
+//! target.
 
 use std::time::Duration;
 
@@ -23,12 +24,12 @@ use crate::volume::reservation::{self, ReserveError};
 use crate::volume::supersede::Superseded;
 use crate::volume::{Volume, clause};
 
-/// Longest that one preempt-and-abort may take: a target may wait for the victim's writes. The answer Pending comes
-/// from outside.
+/// Longest that one preempt-and-abort may take: a target may wait for the victim's writes. The caller answers
+/// Pending meanwhile.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Longest that a report may take.
 const REPORT: Duration = Duration::from_secs(5);
-/// How often the victims of a report are preempted before it is given up: registrations can come in between.
+/// How often the victims of a report are preempted before it gives up: others can register in between.
 const ROUNDS: u32 = 3;
 
 /// Why victims may still be registered.
@@ -73,7 +74,7 @@ impl PreemptError {
 }
 
 impl<H: Host> Volume<H> {
-    /// Preempts. The caller holds the gate.
+    /// Carries out a Preempt. The caller has the gate.
     pub(in crate::volume) async fn preempt(
         &self,
         epoch: Epoch,
@@ -121,7 +122,7 @@ impl<H: Host> Volume<H> {
         let view = self.observe().await?;
         let live = view.controllers.iter().any(|one| one.state.is_live());
         let dev = device(&view).filter(|_| live).ok_or(PreemptError::NoDevice)?.dev;
-        // Only what the target is asked is left to itself when something later comes: a record is always finished.
+        // A later directive may interrupt only what asks the target: a record is always finished.
         let held = self.unless_superseded(epoch, self.hold(dev, key, entry.registered)).await??;
         self.note_held();
         if entry.registered != Some(held.generation) {
@@ -131,7 +132,8 @@ impl<H: Host> Volume<H> {
         self.unless_superseded(epoch, self.remove_victims(dev, key, victims, held)).await?
     }
 
-    /// Preempts each victim that a report shows, until one shows none; says with it which were aborted.
+    /// Preempts each victim that a report shows, until a report shows none; returns that report and which
+    /// were aborted.
     async fn remove_victims(
         &self,
         dev: DevT,
@@ -146,7 +148,8 @@ impl<H: Host> Volume<H> {
                 tracing::info!(volume = %self.id, %key, %victim, "preempting and aborting");
                 match target.preempt_and_abort(dev, key, victim, LONGEST).await {
                     Ok(()) => aborted.push(victim),
-                    // A conflict means that the report is old, and that nothing was aborted; the next one tells.
+                    // A conflict means that the report is old and that nothing was aborted; the next one
+                    // shows what happened.
                     Err(error) if error.is_conflict() => {}
                     Err(error) => return Err(error.into()),
                 }
