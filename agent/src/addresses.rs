@@ -1,10 +1,11 @@
-//! The addresses of this node on the storage networks, where nobody has named them.
+//! Finds this node's addresses on the storage networks where nobody has named them.
 //!
-//! Comes in: the interfaces of the host. Goes out: the addresses that the host itself uses on those that lead out of
-//! it. Addresses of bridges that live inside the host (a container runtime's, say) are the same on every node, and the
-//! controller refuses two nodes with one address: so only interfaces with hardware, and bonds, VLANs and bridges over
-//! such, count. Nor do addresses that move between hosts (a virtual router's, a load balancer's): a connection never
-//! comes from one, since the routing table has another source for the network that it lies in.
+//! Comes in: the interfaces of the host. Goes out: the addresses from which the host itself connects over
+//! interfaces that lead out of it. Addresses of bridges inside the host (such as a container runtime's) are
+//! the same on every node, and the controller refuses two nodes with one address: so only interfaces with
+//! hardware count, and bonds, VLANs and bridges over such. Addresses that move between hosts (a virtual
+//! router's, a load balancer's) do not count either: no connection ever comes from one, since the routing
+//! table has another source address for its network.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,24 +14,24 @@ use std::path::Path;
 use cleat_host::Portal;
 use cleat_host::identity::source_address;
 
-/// How deep bonds, VLANs and bridges may lie over each other.
+/// How many bonds, VLANs and bridges may be stacked on each other.
 const DEEPEST: u32 = 4;
 
-/// Why the addresses cannot be found out.
+/// Why the addresses could not be found.
 #[derive(Debug, thiserror::Error)]
 pub enum AddressError {
-    /// The kernel does not tell.
+    /// The kernel could not list the interfaces.
     #[error("cannot list this host's addresses; name them with --storage-address")]
     List(#[source] nix::errno::Errno),
-    /// There is none.
+    /// No interface has an address that counts.
     #[error("cannot find an address of this host on a network; name one with --storage-address")]
     None,
 }
 
-/// Finds the addresses out.
+/// Finds the addresses from which this host connects.
 ///
 /// # Errors
-/// [`AddressError`], which names the flag to use instead.
+/// [`AddressError`], which names the option to use instead.
 pub fn find(sysfs_root: &Path) -> Result<Vec<IpAddr>, AddressError> {
     let class = sysfs_root.join("class/net");
     let mut found = BTreeMap::new();
@@ -45,15 +46,15 @@ pub fn find(sysfs_root: &Path) -> Result<Vec<IpAddr>, AddressError> {
         }
     }
     let own = in_use(&found, |neighbour| {
-        // The port is that of no packet: nothing is sent.
+        // The port is arbitrary: nothing is sent.
         let portal = Portal::from_address(SocketAddr::new(neighbour, 4420)).ok()?;
         source_address(portal).ok()
     });
     if own.is_empty() { Err(AddressError::None) } else { Ok(own) }
 }
 
-/// Those of the addresses, each with its mask, that connections come from. `source` says which address the host uses
-/// towards another one.
+/// Those of the addresses, each with its mask, from which connections come. `source` returns which address
+/// the host uses towards another one.
 fn in_use(
     found: &BTreeMap<IpAddr, Option<IpAddr>>,
     source: impl Fn(IpAddr) -> Option<IpAddr>,
@@ -65,8 +66,7 @@ fn in_use(
     found.iter().filter(|(ip, mask)| !another_is_used(**ip, **mask)).map(|(ip, _)| *ip).collect()
 }
 
-/// Some other address of the network that an address lies in, and not this host's own; an address that is a network of
-/// its own has none.
+/// Another address of the same network, and not one of this host's; `None` for a network of a single address.
 fn neighbour(ip: IpAddr, mask: IpAddr, own: &BTreeMap<IpAddr, Option<IpAddr>>) -> Option<IpAddr> {
     let others = |ip: u128, mask: u128, bits: u32| {
         let width = u128::MAX >> (128 - bits);
@@ -91,7 +91,7 @@ fn is_link_local(ip: &IpAddr) -> bool {
     }
 }
 
-/// Whether an interface is hardware, or lies over hardware: `lower_*` links are what it lies over.
+/// Whether an interface is hardware or is stacked on hardware: `lower_*` links show what it is stacked on.
 fn leads_out(class: &Path, name: &str, depth: u32) -> bool {
     if name.contains('/') || depth > DEEPEST {
         return false;

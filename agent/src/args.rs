@@ -2,8 +2,8 @@
 //!
 //! Comes in: flags and environment. Goes out: a [`Config`] whose every value was checked, before any port is bound.
 //!
-//! Always holds: [`Args`] is taken apart by name, so that a flag that nobody reads does not compile; what is wrong is
-//! named with its flag and its value, and ends the program with 64.
+//! Always holds: [`Args`] is destructured by name, so that an option that nobody reads does not compile. A
+//! wrong value is reported with its option and ends the program with 64.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -133,14 +133,14 @@ impl Program for Args {
     }
 }
 
-/// Where the trees of the kernel are.
+/// Where the kernel's trees are mounted.
 #[derive(Debug, Clone)]
 pub struct Roots {
-    /// `/sys`.
+    /// The sysfs tree, usually `/sys`.
     pub sysfs: PathBuf,
-    /// `/proc`.
+    /// The proc tree, usually `/proc`.
     pub proc: PathBuf,
-    /// `/dev`.
+    /// The device nodes, usually `/dev`.
     pub dev: PathBuf,
 }
 
@@ -149,57 +149,57 @@ pub struct Roots {
 pub struct Config {
     /// Name of this node.
     pub node_id: NodeId,
-    /// Where CSI is served.
+    /// Path of the Unix socket on which CSI is served.
     pub csi_socket: PathBuf,
-    /// Name of the CSI driver.
+    /// Name of the CSI driver, the same as the controller's.
     pub driver_name: String,
-    /// How to connect to the controller.
+    /// How to connect to the controller; TLS files are read again for each connection.
     pub endpoint: Renewing,
-    /// Where the ledger is kept.
+    /// Directory of the ledger.
     pub state_dir: PathBuf,
-    /// Where this host's NVMe identity is kept.
+    /// Directory of `hostnqn` and `hostid`.
     pub nvme_dir: PathBuf,
-    /// Where volumes are published.
+    /// The kubelet's root directory: volumes are published only below it.
     pub kubelet_dir: PathBuf,
-    /// How connections are made.
+    /// Which interface makes connections.
     pub fabrics: Choice,
-    /// Which subsystems are ours.
+    /// The beginning of our subsystems' NQNs, which tells them from others.
     pub prefix: NqnPrefix,
-    /// Addresses on the storage networks; empty: to be found out.
+    /// Addresses on the storage networks; empty where they have to be found.
     pub storage_addresses: Vec<IpAddr>,
-    /// How the kernel treats connections.
+    /// The kernel's settings for connections.
     pub connect: ConnectOptions,
-    /// From one look that trusts nothing to the next.
+    /// Time between two sweeps, which trust no event.
     pub sweep_interval: Duration,
     /// How long NodeStageVolume waits for the device.
     pub stage_wait: Duration,
-    /// How long a device stays that has lost its last path.
+    /// How long a device stays after losing its last path; zero: it goes at once.
     pub lost_device_stay: Duration,
-    /// Where the trees of the kernel are.
+    /// Where the kernel's trees are mounted.
     pub roots: Roots,
 }
 
-/// What is wrong with a command line beyond its single values.
+/// What is wrong with a command line although each of its values is valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The controller's address, or the TLS files.
+    /// The controller's address or the TLS files cannot be used.
     #[error("cannot use --controller")]
     Dial(#[from] DialError),
     /// The controller's address has no port.
     #[error("cannot use --controller {0:?}: give HOST:PORT")]
     Controller(String),
-    /// The kernel would give a connection up before it tries to get it back.
+    /// The kernel would give up a connection before it tries to restore it.
     #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}; give a longer one")]
     Loss {
-        /// The one.
+        /// The value of `--ctrl-loss-timeout`.
         loss: Duration,
-        /// The other.
+        /// The value of `--reconnect-delay`.
         delay: Duration,
     },
 }
 
 impl Args {
-    /// Checks what single values cannot show, and reads the files that are named.
+    /// Checks what single values cannot show, and reads the files that the options name.
     ///
     /// # Errors
     /// [`ConfigError`], as a failure that ends the program with 64.
@@ -209,7 +209,7 @@ impl Args {
 
     fn check(self) -> Result<Config, ConfigError> {
         let Self {
-            // The runtime has read these before this program got its turn.
+            // The runtime has read these before this program starts.
             common: Common { logs: _, http: _, shutdown_timeout: _ },
             tls,
             node_id,

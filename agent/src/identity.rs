@@ -1,14 +1,16 @@
-//! Under which names this node connects, and that they stay the same while anything is attached under them.
+//! The names under which this node connects, which stay the same while anything is attached under them.
 //!
-//! Comes in: the files `hostnqn` and `hostid`, a copy of them in the state directory, and what the kernel and the ledger
-//! hold. Goes out: the names in force. A node under a new name does not know its own controllers: it can neither use nor
-//! detach what it has, and an `/etc/nvme` that does not outlive a restart makes a new name each time.
+//! Comes in: the files `hostnqn` and `hostid`, a copy of them in the state directory, and what the kernel and
+//! the ledger have. Goes out: the names in force. A node under a new name does not recognise its own
+//! controllers: it can neither use nor detach what it has. An `/etc/nvme` that does not survive a restart
+//! would make a new name each time.
 //!
 //! Always holds:
-//! - While anything is attached here under the names of the copy, those stay in force, whatever the files say.
-//! - No name is made where something may be attached under one that nothing tells.
-//! - A copy that was made for another node (a cloned disk) counts only where this machine's own kernel is connected under
-//!   its names.
+//! - While anything is attached here under the names of the copy, those stay in force, whatever the files
+//!   say.
+//! - No name is made where something may be attached under an unknown one.
+//! - A copy that was made for another node (a cloned disk) counts only where this machine's own kernel is
+//!   connected under its names.
 
 use std::path::{Path, PathBuf};
 
@@ -21,20 +23,20 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::{Ledger, sealed};
 use crate::name::{NodeId, NqnPrefix};
 
-/// Version of the copy.
+/// Version of the copy's format.
 const FORMAT: u32 = 1;
-/// The copy, in the state directory.
+/// The copy's file in the state directory.
 const COPY: &str = "identity.json";
-/// Most holdings that an error names.
+/// Most attached things that an error names.
 const NAMED: usize = 8;
 
-/// Why it is not known under which names to connect.
+/// Why nobody knows under which names to connect.
 #[derive(Debug, thiserror::Error)]
 pub enum NamesError {
-    /// The files could not be read or written, or one is not valid.
+    /// The files could not be read or written, or one of them is not valid.
     #[error("cannot determine this host's NVMe identity")]
     Files(#[from] IdentityError),
-    /// Something is here under names that nothing tells.
+    /// Something is attached here under names that are lost.
     #[error(
         "{files} lacks hostnqn or hostid, {copy} does not hold them either, and this node has volumes that \
          were attached under an earlier identity: {held}; a new identity could not detach them. Restore \
@@ -42,16 +44,16 @@ pub enum NamesError {
          new ones (uuidgen)"
     )]
     Lost {
-        /// Where the files should be.
+        /// The directory that should have the files.
         files: PathBuf,
-        /// Where the copy should be.
+        /// The file that should have the copy.
         copy: PathBuf,
-        /// What is here.
+        /// What is attached here, as text for a person.
         held: String,
     },
 }
 
-/// What is kept of the names.
+/// The copy of the names, as it is on disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Copy {
     format: u32,
@@ -69,21 +71,21 @@ impl Copy {
 /// What is attached on this node, under whatever names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Controllers of our subsystems: name, host NQN and host id as the kernel says them.
+    /// Controllers of our subsystems: name, host NQN and host id, as the kernel shows them.
     controllers: Vec<(String, String, String)>,
     /// Volumes whose grant has not ended.
     records: Vec<String>,
-    /// What could not be looked at.
+    /// What could not be read.
     unknown: Vec<String>,
 }
 
 impl Held {
-    /// Takes stock of the kernel and the ledger.
+    /// Collects it from the kernel and the ledger.
     pub async fn look(topology: &Topology, ledger: &Ledger, prefix: &NqnPrefix) -> Self {
         let mut held = Self::default();
         for controller in &topology.controllers {
             let nqn = controller.subsystem_nqn.as_deref().map(SubsystemNqn::parse);
-            // One that is only being made does not say of which subsystem it is.
+            // A controller that is still being made does not show its subsystem.
             let ours = nqn.is_none_or(|nqn| nqn.is_ok_and(|nqn| prefix.volume(&nqn).is_some()));
             if ours && controller.host_nqn.is_some() {
                 let text = |name: &Option<String>| name.clone().unwrap_or_else(|| "unknown".to_owned());
@@ -110,7 +112,7 @@ impl Held {
         self.controllers.iter().any(|(_, nqn, id)| same(nqn, id))
     }
 
-    /// Whether something may be attached under these names, the last that this node had.
+    /// Whether something may be attached under these names, the last ones that this node had.
     fn may_be_under(&self, names: &HostNames) -> bool {
         self.is_connected_as(names) || !self.records.is_empty() || !self.unknown.is_empty()
     }
@@ -132,20 +134,20 @@ impl std::fmt::Display for Held {
     }
 }
 
-/// Which names are in force.
+/// Which names are in force, and where they come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Choice {
-    /// Those of the files.
+    /// The names in the files.
     Files(HostNames),
-    /// Those of the copy; the files lack them, or hold these.
+    /// The names in the copy; the files lack them, or say what `files_say` has.
     Copy { names: HostNames, files_say: Option<String> },
-    /// New ones.
+    /// Newly made names, since nothing is attached.
     New(HostNames),
-    /// None: something is here under names that nothing tells.
+    /// No names: something is attached here under names that are lost.
     Lost,
 }
 
-/// Decides by what the files hold, what the copy holds, and what is attached.
+/// Decides by the files, the copy, and what is attached.
 fn choose(files: &FoundNames, copy: Option<HostNames>, held: &Held) -> Choice {
     match (files.whole(), copy) {
         (Some(names), None) => Choice::Files(names),
@@ -162,22 +164,22 @@ fn choose(files: &FoundNames, copy: Option<HostNames>, held: &Held) -> Choice {
     }
 }
 
-/// Where the names are kept.
+/// Where this node's names are kept.
 #[derive(Debug)]
 pub struct Names<'a> {
-    /// The two files.
+    /// Reads and writes the two files.
     pub source: &'a IdentitySource,
-    /// Where they are, for people.
+    /// The directory of the two files, for messages.
     pub nvme_dir: &'a Path,
-    /// Where the copy is.
+    /// The directory of the copy.
     pub state_dir: &'a Path,
-    /// Whose they are.
+    /// The node that the names belong to.
     pub node: &'a NodeId,
 }
 
 impl Names<'_> {
-    /// The identity in force, kept in both places as far as they take it. A few small files; call it at start, with the
-    /// state directory locked.
+    /// The identity in force, written to both places as far as they accept it. A few small files: call it at
+    /// start, with the state directory locked.
     ///
     /// # Errors
     /// [`NamesError`].
@@ -186,7 +188,7 @@ impl Names<'_> {
         let copy = copy.map(|copy| copy.names());
         let files = match self.source.names() {
             Ok(files) => files,
-            // It is left as it is, and the copy tells what it should hold.
+            // The file is left as it is; the copy shows what it should contain.
             Err(error @ IdentityError::Invalid { .. }) if copy.is_some() => {
                 tracing::error!(error = %Causes(&error), "using the identity of the copy");
                 FoundNames::default()
@@ -216,7 +218,7 @@ impl Names<'_> {
                 names
             }
             Choice::New(names) => {
-                // Before it is used, one of the two places holds it for good.
+                // Before the names are used, one of the two places has them for good.
                 if let Err(error) = self.source.keep(&names) {
                     self.keep_copy(&names).map_err(|_| error)?;
                 }

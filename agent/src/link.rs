@@ -1,13 +1,13 @@
-//! Whether the controller is heard: what the session knows and volumes have to ask.
+//! Whether there is a session with the controller: the session sets it, and volumes read it.
 //!
-//! What this node does without being asked is done only while a session is up: one that has been fenced has lost it,
-//! or has been told.
+//! What this node does without being asked, it does only while a session is up: a fenced node has lost its
+//! session, or has been sent the end of its grant.
 
 /// Whether a session with the controller is established.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Link {
-    /// Established.
+    /// The inventory of a session is on its stream.
     Up,
-    /// Not established.
+    /// No session, or not that far yet.
     Down,
 }

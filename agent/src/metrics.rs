@@ -1,7 +1,7 @@
 //! Every metric of the agent: names, labels and buckets in one place.
 //!
-//! Comes in: what happened. Goes out: the process-wide recorder. Always holds: label values are constants of the
-//! program (`&'static str`), never a volume, a path or a message, so that their number is bounded.
+//! Comes in: what happened. Goes out: the process-wide recorder. Always holds: label values are constants of
+//! the program (`&'static str`), never a volume, a path or a message, so that their number is limited.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ const REASSERTIONS: Metric = Metric::counter(
     "Registrations that the target lost, by how registering again ended",
 );
 
-/// All of them.
+/// All metrics of this crate.
 pub const METRICS: &[Metric] = &[
     ATTACH_SECONDS,
     DETACH_SECONDS,
@@ -66,13 +66,13 @@ pub const METRICS: &[Metric] = &[
     REASSERTIONS,
 ];
 
-/// Attach and detach take 60 ms to a few seconds when all is well (measured under emulation: 85 ms for one, 1.3 to
-/// 6 s for 32 at once); a phase of its own may take a millisecond.
+/// A healthy attach or detach takes 60 ms to a few seconds (measured under emulation: 85 ms for one, 1.3 to 6
+/// s for 32 at once); a part of one may take a millisecond.
 const PART_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0,
 ];
 
-/// Shows from the start what has not happened yet. Call once the recorder is installed.
+/// Makes metrics visible before their first event. Call it once the recorder is installed.
 pub fn begin() {
     session_up(false);
     silent_addresses(0);
@@ -106,11 +106,11 @@ pub fn attach_seconds(part: AttachPart, time: Duration) {
 /// A part of the time of a detach.
 #[derive(Debug, Clone, Copy)]
 pub enum DetachPart {
-    /// Looking for mounts, openers, holders.
+    /// Search for mounts, openers, holders.
     Checks,
-    /// Flushing the device.
+    /// Flush of the device.
     Flush,
-    /// Deleting controllers until sysfs shows none.
+    /// Deletion of controllers until sysfs shows none.
     Delete,
     /// All of it.
     Total,
@@ -132,18 +132,18 @@ pub fn directive(kind: &'static str, outcome: &'static str) {
     counter!(DIRECTIVES.name, "kind" => kind, "outcome" => outcome).increment(1);
 }
 
-/// How asserting a forgotten registration again has ended.
+/// How a try to register again, after the target forgot everybody, ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reassertion {
-    /// It holds again.
+    /// This node is registered again.
     Done,
-    /// It came too late to be sure of the grant, and was taken back.
+    /// It came too late to be sure of the grant, and was undone.
     TakenBack,
-    /// It did not succeed.
+    /// The target or the kernel refused, or did not answer.
     Failed,
 }
 
-/// Counts a registration that was asserted again.
+/// Counts a try to register again.
 pub fn reassertion(how: Reassertion) {
     let result = match how {
         Reassertion::Done => "done",
@@ -153,21 +153,21 @@ pub fn reassertion(how: Reassertion) {
     counter!(REASSERTIONS.name, "result" => result).increment(1);
 }
 
-/// The CSI calls that do work.
+/// The CSI calls that change or prove something, as label values.
 #[derive(Debug, Clone, Copy)]
 pub enum CsiRpc {
-    /// NodeStageVolume.
+    /// `NodeStageVolume`: proves the device.
     Stage,
-    /// NodeUnstageVolume.
+    /// `NodeUnstageVolume`: checks that nothing is published.
     Unstage,
-    /// NodePublishVolume.
+    /// `NodePublishVolume`: mounts the device's node.
     Publish,
-    /// NodeUnpublishVolume.
+    /// `NodeUnpublishVolume`: unmounts it.
     Unpublish,
 }
 
 impl CsiRpc {
-    /// Its name as logs and metrics say it.
+    /// Its name in the CSI specification, for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stage => "NodeStageVolume",
@@ -198,7 +198,7 @@ pub fn phase_changed(to: &'static str) {
     counter!(PHASE_CHANGES.name, "phase" => to).increment(1);
 }
 
-/// Says whether a session is established.
+/// Sets whether a session is established.
 pub fn session_up(up: bool) {
     gauge!(SESSION_UP.name).set(if up { 1.0 } else { 0.0 });
 }
@@ -208,9 +208,9 @@ pub fn session_up(up: bool) {
 pub enum SessionEnd {
     /// The controller could not be reached.
     Unreachable,
-    /// It refused the session, or what it said was no part of the protocol.
+    /// It refused the session, or broke the protocol.
     Refused,
-    /// It was silent for longer than agreed.
+    /// It was silent for longer than its Welcome allows.
     Silent,
     /// It closed the stream.
     Closed,
@@ -235,12 +235,12 @@ pub fn ledger_error() {
     counter!(LEDGER_ERRORS.name).increment(1);
 }
 
-/// Counts a failure to look at the kernel.
+/// Counts a failure to read the kernel's state.
 pub fn look_error() {
     counter!(LOOK_ERRORS.name).increment(1);
 }
 
-/// Says how many storage addresses do not answer.
+/// Sets how many storage addresses do not answer.
 pub fn silent_addresses(count: usize) {
     gauge!(SILENT_ADDRESSES.name).set(u32::try_from(count).map_or(f64::INFINITY, f64::from));
 }

@@ -1,8 +1,8 @@
-//! The agent put together: from the command line to its end.
+//! The whole agent: from the command line to its end.
 //!
-//! Comes in: the arguments and the context of the process. Goes out: nothing but what its parts do. Start: ledger,
-//! identity, modules, a first look at the kernel, and only then the socket and the session. Stop: neither connects nor
-//! disconnects anything; operations under way get a moment to end.
+//! Comes in: the arguments and the context of the process. Goes out: only what its parts do. Start: ledger,
+//! identity, modules, a first reading of the kernel, and only then the socket and the session. Stop: connects
+//! and disconnects nothing; operations under way have a moment to end.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -35,20 +35,20 @@ use crate::volume::watch::Watch;
 use crate::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
 use crate::{addresses, csi, metrics};
 
-/// How long operations that are under way get at the end.
+/// How long operations under way have to end when the agent stops.
 const SETTLE: Duration = Duration::from_secs(10);
-/// How long the first look at the kernel may take.
+/// How long the first reading of the kernel may take.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// How long a kernel event that was asked for may take: a healthy one takes milliseconds.
 const EVENT: Duration = Duration::from_secs(5);
-/// How long the fabrics device may take to answer: it waits for a connect that sits in the kernel, which the process
-/// before this one can have left there.
+/// How long the fabrics device may take to answer: it waits for a connect in the kernel, which an earlier
+/// process may have left there.
 const FABRICS_ANSWER: Duration = Duration::from_secs(120);
 
 /// Runs the agent until it is asked to stop.
 ///
 /// # Errors
-/// [`Failure`] with the exit code that says whether the configuration or the machine is to blame.
+/// [`Failure`] with the exit code, which shows whether the configuration or the machine is to blame.
 pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     let config = args.into_config()?;
     metrics::begin();
@@ -99,7 +99,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     parts.run(context.stop).await
 }
 
-/// What runs until the end.
+/// The parts that run until the end.
 struct Parts<H> {
     fleet: Fleet<H>,
     incoming: UnixIncoming,
@@ -141,7 +141,8 @@ async fn host_identity(config: &Config, sysfs: &Sysfs, ledger: &Ledger) -> Resul
         );
     }
     if let Err(clash) = identity.check_against(&topology) {
-        // Of that volume only: what else is attached has to be told and detached all the same.
+        // For that volume only: everything else that is attached has to be reported and detached all the
+        // same.
         tracing::error!(error = %Causes(&clash), "attaches of the volume of this controller are refused");
     }
     if topology.multipath != NativeMultipath::On {
@@ -223,7 +224,7 @@ fn shared(config: &Config, identity: &HostIdentity, ledger: Ledger, host: Linux)
     }
 }
 
-/// Finds out whether the kernel's events can be relied on. Where not, detaches wait for the drain bound.
+/// Checks whether the kernel's events can be relied on. Where they cannot, detaches wait for the drain bound.
 async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release: &str) {
     let Some(uevents) = &shared.uevents else { return };
     match uevents.prove(sysfs, EVENT).await {
@@ -240,7 +241,7 @@ async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release
     }
 }
 
-/// Listens to the kernel. Without events everything still works, by looking from time to time.
+/// Listens to the kernel. Without events everything still works, by reading from time to time.
 fn listen() -> Option<Uevents> {
     Uevents::start()
         .inspect_err(|error| {

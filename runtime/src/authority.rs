@@ -1,13 +1,15 @@
 //! Lets an HTTP/2 client on a Unix socket call the server by any name.
 //!
-//! On a Unix socket `:authority` means nothing, and clients send what they like in it: the socket's path,
-//! percent-encoded, among others. The HTTP/2 library refuses the request of a client whose `:authority` is no host
-//! name, so [`AnyAuthority`] puts one in its place before the library reads it.
+//! On a Unix socket `:authority` means nothing, and clients put anything there, such as the socket's path,
+//! percent-encoded. The HTTP/2 library refuses a client's request whose `:authority` is no host name, so
+//! [`AnyAuthority`] replaces it before the library reads it.
 //!
-//! In come a connection's bytes; out go the same bytes with the value of `:authority` replaced in header blocks. What
-//! always holds: nothing else changes; both sides keep one view of the header compression's table, because a value in
-//! the table is only ever replaced by one that is no longer (RFC 7541, section 4: entries are counted from the newest,
-//! and shorter ones are evicted later); and what is not HTTP/2 passes as it is.
+//! Comes in: a connection's bytes. Goes out: the same bytes, with the value of `:authority` in header blocks
+//! replaced.
+//!
+//! Always holds: nothing else changes. Both sides keep the same table of the header compression, because a
+//! value in the table is only ever replaced by one that is not longer (RFC 7541, section 4: entries are
+//! counted from the newest, and shorter ones are evicted later). What is not HTTP/2 passes unchanged.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +24,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER_BYTES: usize = 9;
 /// The largest frame before a server has asked for larger ones (RFC 9113, section 4.2). Ours never does.
 const FRAME_BYTES_MAX: usize = 16_384;
-/// The largest header block that is looked at; the HTTP/2 library refuses smaller ones.
+/// The largest header block that is read; the HTTP/2 library refuses smaller ones already.
 const BLOCK_BYTES_MAX: usize = 1 << 20;
 const DATA_CHUNK: usize = 16 << 10;
 
@@ -38,11 +40,11 @@ const STATIC_ENTRIES: u64 = 61;
 const AUTHORITY: &[u8] = b":authority";
 /// The same as Huffman codes (RFC 7541, appendix B).
 const AUTHORITY_HUFFMAN: &[u8] = &[0xb8, 0x3b, 0x53, 0x39, 0xec, 0x32, 0x7d, 0x7f];
-/// What is put in its place: of one byte, so that it is no longer than any other.
+/// The replacement: one byte, so that it is not longer than any other value.
 const NAME: &[u8] = b"u";
-/// A table of 4096 bytes has at most so many entries of at least 32.
+/// A table of 4096 bytes has at most this many entries of at least 32.
 const ENTRIES_MAX: usize = 128;
-/// A string of so many bytes as sent is never too large for the table, however it is encoded.
+/// A string that is sent with this many bytes is never too large for the table, however it is encoded.
 const SURELY_FITS_BYTES: usize = 1024;
 
 /// A connection whose client may call the server by any name.
@@ -54,7 +56,7 @@ pub struct AnyAuthority<S> {
 }
 
 impl<S> AnyAuthority<S> {
-    /// Wraps a connection that nothing was read from yet.
+    /// Wraps a connection from which nothing has been read yet.
     pub fn new(inner: S) -> Self {
         Self { inner, rewriter: Rewriter::default(), ready: VecDeque::new() }
     }
@@ -106,13 +108,13 @@ impl<S: Connected> Connected for AnyAuthority<S> {
     }
 }
 
-/// What came of the connection so far.
+/// How far the reading of a connection has come.
 #[derive(Debug, Default)]
 struct Rewriter {
     at: At,
-    /// Received, and not whole yet.
+    /// Bytes that were received but are not a whole frame yet.
     pending: Vec<u8>,
-    /// A header block under way: the first frame's flags and stream, its priority fields, and the block.
+    /// An unfinished header block: the first frame's flags and stream, its priority fields, and the block.
     block: Option<Block>,
     names: Names,
 }
@@ -122,7 +124,7 @@ enum At {
     #[default]
     Preface,
     Frame,
-    /// So many bytes belong to a frame that is not looked at.
+    /// This many bytes belong to a frame that is not read.
     Through(usize),
     /// It is not HTTP/2.
     Foreign,
@@ -151,7 +153,7 @@ impl Rewriter {
         Ok(())
     }
 
-    /// Takes what comes next, if it is whole; gives how many bytes it had.
+    /// Processes the next piece, if it is whole; returns how many bytes it had.
     fn step(&mut self, from: usize, out: &mut VecDeque<u8>) -> io::Result<Option<usize>> {
         let rest = self.pending.get(from..).unwrap_or_default();
         if rest.is_empty() {
@@ -256,7 +258,8 @@ fn write_block(block: &Block, fragment: &[u8], out: &mut VecDeque<u8>) {
     }
 }
 
-/// Which entries of the client's dynamic table are named `:authority`, newest first. `None` once that is not known.
+/// Which entries of the client's dynamic table are named `:authority`, newest first. `None` once nobody can
+/// tell.
 #[derive(Debug)]
 struct Names(Option<VecDeque<bool>>);
 
@@ -277,7 +280,7 @@ impl Names {
                 let (index, after) = integer(field, 7)?;
                 rest = after;
                 if index == AUTHORITY_INDEX {
-                    // The static table's own is empty.
+                    // The entry of the static table is empty.
                     out.extend([0x01, 0x01]);
                     out.extend_from_slice(NAME);
                 } else {
@@ -321,7 +324,7 @@ impl Names {
     }
 
     fn add(&mut self, authority: bool, longest: usize) {
-        // One that does not fit empties the table instead (RFC 7541, section 4.4).
+        // An entry that does not fit empties the table instead (RFC 7541, section 4.4).
         if longest > SURELY_FITS_BYTES {
             self.0 = None;
         }
@@ -332,12 +335,12 @@ impl Names {
     }
 }
 
-/// What was taken of `whole` to leave `rest`.
+/// The bytes of `whole` before `rest`.
 fn between<'a>(whole: &'a [u8], rest: &[u8]) -> &'a [u8] {
     whole.get(..whole.len() - rest.len()).unwrap_or_default()
 }
 
-/// An integer whose first byte has so many bits of it (RFC 7541, section 5.1); and what follows.
+/// An integer whose first byte has `bits` bits of it (RFC 7541, section 5.1), and what follows.
 fn integer(bytes: &[u8], bits: u32) -> io::Result<(u64, &[u8])> {
     let cut = || broken("a header block is cut off");
     let (first, mut rest) = bytes.split_first().ok_or_else(cut)?;
@@ -357,7 +360,7 @@ fn integer(bytes: &[u8], bits: u32) -> io::Result<(u64, &[u8])> {
     Err(broken("a number in a header block is too large"))
 }
 
-/// A string as it was sent, without its length (RFC 7541, section 5.2); and what follows.
+/// A string as it was sent, without its length (RFC 7541, section 5.2), and what follows.
 fn string(bytes: &[u8]) -> io::Result<(&[u8], &[u8])> {
     let (length, rest) = integer(bytes, 7)?;
     let length = usize::try_from(length).unwrap_or(usize::MAX);

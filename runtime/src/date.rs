@@ -1,13 +1,14 @@
-//! Moments, as people read them.
+//! Moments in time, as people read them.
 //!
-//! In come milliseconds since 1970; out goes RFC 3339: UTC, whole seconds. Every number has a form; none panics.
+//! Comes in: milliseconds since 1970. Goes out: RFC 3339: UTC, whole seconds. Every number has a form; none
+//! panics.
 
 use std::time::{Duration, UNIX_EPOCH};
 
-/// Past the year 9999 RFC 3339 has no room.
+/// RFC 3339 has no form for anything past the year 9999.
 const YEAR_10000_MS: u64 = 253_402_300_800_000;
 
-/// A moment in RFC 3339. One past the year 9999 is a mistake, and shows as the number that it is.
+/// A moment in RFC 3339. One past the year 9999 is a mistake, and appears as a number.
 #[must_use]
 pub fn rfc3339(unix_ms: u64) -> String {
     if unix_ms >= YEAR_10000_MS {

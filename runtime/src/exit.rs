@@ -1,14 +1,13 @@
 //! How a binary ends: the few exit codes, and the failure that carries one.
 //!
-//! In comes whatever error stopped the program; out goes its exit code and one line with every cause.
-//! Bad configuration is always told apart from a failure at run time, because the first does not get
-//! better by restarting.
+//! Comes in: whatever error stopped the program. Goes out: its exit code, and one line with every cause. A
+//! bad configuration always differs from a failure at run time, because a restart does not mend it.
 
 use std::error::Error;
 use std::fmt;
 use std::process::ExitCode;
 
-/// The command line or a file that it names is wrong (`EX_USAGE` of sysexits.h).
+/// The command line, or a file that it names, is wrong (`EX_USAGE` of sysexits.h).
 pub const BAD_CONFIG: u8 = 64;
 /// Something failed at run time.
 pub const FAILED: u8 = 1;
@@ -59,7 +58,7 @@ impl From<&Failure> for ExitCode {
 
 /// An error with all its causes on one line, for the one place where it is logged.
 ///
-/// A cause whose text the line ends with already is not repeated (some errors include their source's text).
+/// A cause whose text already ends the line is not repeated (some errors include their source's text).
 pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {

@@ -1,9 +1,9 @@
 //! gRPC transport: servers and endpoints with HTTP/2 keepalive on both sides, over TCP with TLS or a Unix
 //! socket.
 //!
-//! In come transport and keepalive times; out go tonic's builders, configured. A channel without keepalive
-//! can stay dead after a network partition for as long as TCP likes (about 15 minutes), and neither side
-//! would know: so no connection of ours is made without it.
+//! Comes in: transport and keepalive times. Goes out: tonic's builders, configured. A channel without
+//! keepalive can stay dead after a network partition for as long as TCP takes (about 15 minutes), and neither
+//! side would notice: so each of our connections has it.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -16,18 +16,18 @@ use crate::tls::{ClientTlsArgs, ClientTransport, TlsError};
 /// How long a connect may take; a caller's own deadline is usually shorter.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Calls that one connection may have under way: the sidecars' have some, one for each volume that moves.
+/// Calls that one connection may have under way: a sidecar has some, one for each volume that moves.
 const STREAMS: u32 = 1024;
-/// All headers of one call.
+/// Size of all headers of one call.
 const HEADER_BYTES: u32 = 16 << 10;
 
-/// HTTP/2 keepalive: a ping each `interval`, also while nothing is under way; the connection is dropped when
-/// one is not answered within `timeout`.
+/// HTTP/2 keepalive: a ping each `interval`, even while nothing is under way; the connection is dropped when
+/// a ping is not answered within `timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// From one ping to the next.
+    /// Time between two pings.
     pub interval: Duration,
-    /// From a ping to its answer.
+    /// Longest time from a ping to its answer.
     pub timeout: Duration,
 }
 
@@ -38,9 +38,9 @@ impl Default for Keepalive {
     }
 }
 
-/// Connects to one server: an [`Endpoint`] over the network, or what stands for the network in a simulation.
+/// Connects to one server: an [`Endpoint`] over the network, or a simulation's substitute for the network.
 pub trait Dial: Send + Sync {
-    /// Connects once.
+    /// Opens one connection; the caller tries again after a failure.
     fn dial(&self) -> Dialling<'_>;
 }
 
@@ -53,10 +53,10 @@ pub enum DialError {
     /// The files of our own side cannot be used (any more).
     #[error("cannot use our own certificates")]
     Tls(#[from] TlsError),
-    /// They can be read, but do not make a configuration.
+    /// The files can be read, but do not make a configuration.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The other side cannot be reached, or is not who it should be.
+    /// The server cannot be reached, or is not the one that it should be.
     #[error(transparent)]
     Connect(#[from] tonic::transport::Error),
 }
@@ -67,8 +67,8 @@ impl Dial for Endpoint {
     }
 }
 
-/// An endpoint whose certificates are read again for each connection, as they may have been renewed. No TLS session
-/// is carried from one connection to the next.
+/// An endpoint that reads its certificates again for each connection, since they may have been renewed. No
+/// TLS session is resumed by a later connection.
 #[derive(Clone, Debug)]
 pub struct Renewing {
     address: String,
@@ -77,17 +77,17 @@ pub struct Renewing {
 }
 
 impl Renewing {
-    /// For `address`, which is `HOST:PORT`.
+    /// For the server at `address`, which is `HOST:PORT`.
     ///
     /// # Errors
-    /// If the address or the TLS files cannot be used as they are now.
+    /// Where the address or the TLS files cannot be used now.
     pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, DialError> {
         let dial = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
         dial.endpoint()?;
         Ok(dial)
     }
 
-    /// The files that are read for each connection, where there are any.
+    /// The files that are read for each connection; `None` for plaintext.
     #[must_use]
     pub fn files(&self) -> Option<ClientTlsArgs> {
         (!self.tls.plaintext).then(|| self.tls.clone())
@@ -103,7 +103,7 @@ impl Dial for Renewing {
         Box::pin(async {
             let own = self.clone();
             let read = tokio::task::spawn_blocking(move || own.endpoint()).await;
-            // The task can only have panicked; the next dial tries again.
+            // The task can only have panicked; try again here.
             let endpoint = read.unwrap_or_else(|_| self.endpoint())?;
             Ok(endpoint.connect().await?)
         })
@@ -116,7 +116,7 @@ pub enum TransportError {
     /// The TLS configuration does not work.
     #[error("cannot set up TLS")]
     Tls(#[source] tonic::transport::Error),
-    /// The address is not one.
+    /// The address has another form than `HOST:PORT`.
     #[error("cannot connect to {address:?}: give HOST:PORT")]
     Address {
         /// The address as given.
@@ -133,8 +133,8 @@ pub enum TransportError {
     },
 }
 
-/// A server with keepalive, and with limits on what one connection can hold open. Requests of one connection do not
-/// wait for each other. TLS, where there is any, is the listener's (see [`crate::listen`]).
+/// A server with keepalive, and with limits on what one connection can occupy. Requests of one connection do
+/// not wait for each other. TLS, where there is any, belongs to the listener (see [`crate::listen`]).
 #[must_use]
 pub fn server(keepalive: Keepalive) -> Server {
     Server::builder()
@@ -147,7 +147,7 @@ pub fn server(keepalive: Keepalive) -> Server {
 /// An endpoint with keepalive for `address`, which is `HOST:PORT`.
 ///
 /// # Errors
-/// If the address or the TLS configuration does not work.
+/// Where the address or the TLS configuration cannot be used.
 pub fn endpoint(
     address: &str,
     transport: &ClientTransport,
@@ -168,7 +168,7 @@ pub fn endpoint(
 /// An endpoint with keepalive for a Unix socket.
 ///
 /// # Errors
-/// If the path is not absolute or not UTF-8.
+/// Where the path is not absolute or not UTF-8.
 pub fn unix_endpoint(path: &Path, keepalive: Keepalive) -> Result<Endpoint, TransportError> {
     let wrong = || TransportError::SocketPath { path: path.to_owned() };
     let text = path.to_str().filter(|_| path.is_absolute()).ok_or_else(wrong)?;

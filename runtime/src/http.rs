@@ -1,9 +1,9 @@
 //! The metrics and health endpoint: `/metrics`, `/healthz`, `/readyz`.
 //!
-//! In come the address, the tables of metrics and the readiness flags; out goes an HTTP listener. It is
+//! Comes in: the address, the tables of metrics and the readiness flags. Goes out: an HTTP listener. It is
 //! bound before anything else starts, so that a wrong address ends the program at once, and it answers
-//! `/healthz` as long as the process can run a task at all. Plain HTTP without secrets: nothing on it names
-//! more than volumes, nodes and counts.
+//! `/healthz` as long as the process can run a task at all. Plain HTTP without secrets: it shows nothing but
+//! volumes, nodes and counts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use crate::listen::pause_after;
 use crate::metrics::{BUILD_INFO, COMMON, Metric, describe};
 use crate::readiness::Readiness;
 
-/// Connections at once: scrapers and probes.
+/// Connections at a time, for scrapers and probes.
 const CONNECTIONS: usize = 32;
-/// How long the head of a request may take, and its size.
+/// How long the head of a request may take, and how large it may be.
 const HEADER_TIME: Duration = Duration::from_secs(5);
 const HEADER_BYTES: usize = 16 << 10;
 /// How long one connection may last, whatever happens on it.
 const CONNECTION_TIME: Duration = Duration::from_secs(300);
-/// How often the recorder folds what histograms have collected; without it they grow between scrapes.
+/// How often the recorder condenses what histograms have collected; otherwise they grow between scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// Options of the endpoint.
@@ -46,7 +46,7 @@ pub struct HttpArgs {
     pub metrics_listen: Option<SocketAddr>,
 }
 
-/// Why the endpoint could not start or went down.
+/// Why the endpoint could not start, or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address cannot be bound.
@@ -54,7 +54,7 @@ pub enum HttpError {
     Bind {
         /// The address as given.
         addr: SocketAddr,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
@@ -63,7 +63,7 @@ pub enum HttpError {
     Recorder(#[source] BuildError),
 }
 
-/// Builds the recorder, with the buckets of these metrics.
+/// Builds the recorder with the buckets of these metrics.
 fn builder<'m>(metrics: impl IntoIterator<Item = &'m Metric>) -> Result<PrometheusBuilder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in metrics {
@@ -77,7 +77,7 @@ fn builder<'m>(metrics: impl IntoIterator<Item = &'m Metric>) -> Result<Promethe
 /// Installs the process-wide metrics recorder.
 ///
 /// # Errors
-/// If a bucket list is empty, or a recorder is installed already.
+/// Where a bucket list is empty, or a recorder is installed already.
 pub fn install_recorder(tables: &[&[Metric]]) -> Result<PrometheusHandle, HttpError> {
     let described = || tables.iter().copied().flatten().chain(COMMON);
     let handle =
@@ -88,7 +88,7 @@ pub fn install_recorder(tables: &[&[Metric]]) -> Result<PrometheusHandle, HttpEr
     Ok(handle)
 }
 
-/// The bound listener, not serving yet: connections queue in the kernel until it does.
+/// The bound listener, which does not serve yet: connections queue in the kernel until it does.
 #[derive(Debug)]
 pub struct HttpListener {
     addr: SocketAddr,
@@ -99,7 +99,7 @@ impl HttpListener {
     /// Binds the address.
     ///
     /// # Errors
-    /// If the kernel refuses it; the error names it.
+    /// Where the kernel refuses the address; the error names it.
     pub async fn bind(addr: SocketAddr) -> Result<Self, HttpError> {
         let bind = async {
             let listener = TcpListener::bind(addr).await?;
@@ -114,7 +114,7 @@ impl HttpListener {
         self.addr
     }
 
-    /// Serves until `stop`, and keeps the recorder tidy meanwhile.
+    /// Serves until `stop`, and keeps the recorder small meanwhile.
     ///
     /// # Errors
     /// If the listener fails.
@@ -149,7 +149,7 @@ impl HttpListener {
     }
 }
 
-/// Serves whoever comes, with limits: no request is large, and nobody who is slow holds anything for long.
+/// Serves all clients, within limits: no request is large, and a slow client holds nothing for long.
 async fn accept(listener: TcpListener, app: axum::Router) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let hush = Hush::default();
@@ -176,7 +176,7 @@ async fn accept(listener: TcpListener, app: axum::Router) {
                 .header_read_timeout(HEADER_TIME)
                 .max_buf_size(HEADER_BYTES)
                 .serve_connection(TokioIo::new(stream), service);
-            // Whatever ends it, it is over.
+            // Whatever ends it, the connection is over.
             let _ = tokio::time::timeout(CONNECTION_TIME, serving).await;
             drop(place);
         });

@@ -1,14 +1,14 @@
-//! Says the same kind of thing at most every few seconds, and how often it was not said.
+//! Logs the same kind of thing at most every few seconds, with how often it was not logged.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The least between two lines about the same kind of thing.
+/// Shortest time between two lines about the same kind of thing.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// One kind of thing that strangers, or a broken peer, could make us say without end.
+/// One kind of thing that strangers, or a broken peer, could make us log without end.
 #[derive(Debug, Default)]
 pub struct Hush(Mutex<State>);
 
@@ -19,7 +19,8 @@ struct State {
 }
 
 impl Hush {
-    /// Has it said, with the number of times that it was not said before; or counts it.
+    /// Calls `say` with the number of times that nothing was logged since; or only counts, where the last
+    /// line is too recent.
     pub fn warn(&self, say: impl FnOnce(u64)) {
         let skipped = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);

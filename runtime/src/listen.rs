@@ -1,9 +1,12 @@
-//! A TCP listener that strangers cannot wear out: handshakes that end, and limits on all that is held open.
+//! A TCP listener that strangers cannot exhaust: handshakes that end, and limits on everything that is held
+//! open.
 //!
-//! In come an address, a transport and [`Limits`]; out goes a stream of [`Connection`]s that have shaken hands. What
-//! always holds: whoever has not shown a certificate holds a place for [`Limits::patience`] at most; one address never
-//! takes all places; running out of descriptors makes the loop pause, not spin; a connection ends with the first
-//! certificate that proved it.
+//! Comes in: an address, a transport and [`Limits`]. Goes out: a stream of [`Connection`]s whose handshake is
+//! over.
+//!
+//! Always holds: a client that has shown no certificate occupies a place for [`Limits::patience`] at most.
+//! One address never takes all places. Running out of descriptors makes the loop pause, not spin. A
+//! connection ends with the first certificate that proved it.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,13 +29,13 @@ use crate::hush::Hush;
 use crate::metrics::CONNECTIONS_REFUSED;
 use crate::tls::{Peer, ServerTransport, Who};
 
-/// How long an accept loop rests when the process or the machine is out of something.
+/// How long an accept loop pauses when the process or the machine has run out of something.
 pub(crate) const PAUSE: Duration = Duration::from_millis(200);
-/// How often the wall clock is looked at for the end of a certificate: it may be set.
+/// How often the wall clock is compared with the end of a certificate: somebody may set the clock.
 const CLOCK: Duration = Duration::from_secs(30);
-/// How long a service has to end by itself, with a reason, what its certificate does not prove any more.
+/// How long a service has to end a connection by itself, with a reason, once a certificate of it has ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// Connections that have shaken hands and wait to be served.
+/// Connections whose handshake is over and that wait to be served.
 const SHAKEN: usize = 16;
 
 /// What one listener holds open at most.
@@ -42,17 +45,17 @@ pub struct Limits {
     pub connections: usize,
     /// Connections of one address (of one /64, where that is IPv6).
     pub per_address: usize,
-    /// Connections in all that have not shaken hands yet.
+    /// Connections in all whose handshake is not over.
     pub unproven: usize,
-    /// The same of one address.
+    /// The same for one address.
     pub unproven_per_address: usize,
-    /// How long the handshake may take, and then the first byte.
+    /// How long the handshake may take, and after it the first byte.
     pub patience: Duration,
 }
 
 impl Limits {
-    /// As many as this process's descriptors allow: a listener takes an eighth of them, so that the store, the RDS, the
-    /// CSI socket and the other listeners always find some.
+    /// Limits that fit this process's descriptors: a listener takes an eighth of them, so that the store, the
+    /// RDS, the CSI socket and the other listeners always find some.
     #[must_use]
     pub fn of_process() -> Self {
         let descriptors = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE)
@@ -73,7 +76,7 @@ impl Limits {
     }
 }
 
-/// A listener, bound; connections queue in the kernel until it serves.
+/// A bound listener; connections queue in the kernel until it serves.
 #[derive(Debug)]
 pub struct Listener {
     tcp: TcpListener,
@@ -84,10 +87,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Binds the address; `name` stands in logs and metrics.
+    /// Binds the address; `name` appears in logs and metrics.
     ///
     /// # Errors
-    /// The kernel's answer.
+    /// What the operating system said.
     pub async fn bind(
         name: &'static str,
         address: SocketAddr,
@@ -149,7 +152,7 @@ impl Listener {
             let (name, patience) = (self.name, self.limits.patience);
             tokio::spawn(async move {
                 match shake(stream, address, &transport, place, patience).await {
-                    // Nobody serves any more.
+                    // The send fails only where nobody serves any more.
                     Ok(connection) => drop(shaken.send(connection).await),
                     Err(error) => {
                         refused(name, "handshake");
@@ -197,14 +200,14 @@ fn refused(listener: &'static str, why: &'static str) {
     metrics::counter!(CONNECTIONS_REFUSED.name, "listener" => listener, "why" => why).increment(1);
 }
 
-/// Rests, unless the error is about one connection alone.
+/// Pauses, unless the error is about one connection alone.
 pub(crate) async fn pause_after(error: &io::Error) {
     if is_shortage(error) {
         sleep(PAUSE).await;
     }
 }
 
-/// Whether the next try would fail at once, too: descriptors, memory.
+/// Whether the next try would fail at once too: no descriptors, no memory.
 pub(crate) fn is_shortage(error: &io::Error) -> bool {
     !matches!(
         error.kind(),
@@ -212,7 +215,7 @@ pub(crate) fn is_shortage(error: &io::Error) -> bool {
     )
 }
 
-/// Connections as they come, for tonic.
+/// Connections in order of arrival, for tonic.
 #[derive(Debug)]
 pub struct Incoming(mpsc::Receiver<Connection>);
 
@@ -235,14 +238,14 @@ enum Io {
 pub struct Connection {
     io: Io,
     peer: Peer,
-    /// Until the first byte has come: whoever is let in and says nothing holds nothing.
+    /// Runs until the first byte has come: a client that is admitted and sends nothing holds nothing.
     first: Option<Pin<Box<Sleep>>>,
     ends: Option<Pin<Box<Sleep>>>,
     until: Option<SystemTime>,
     _place: Place,
 }
 
-/// How long until the clock is to be looked at again.
+/// How long until the clock has to be read again.
 fn next_look(until: SystemTime) -> Duration {
     until.duration_since(SystemTime::now()).unwrap_or_default().min(CLOCK)
 }
@@ -365,14 +368,14 @@ struct Table {
     addresses: HashMap<IpAddr, Count>,
 }
 
-/// The places of a listener.
+/// The places of a listener, as connections take them.
 #[derive(Clone, Debug)]
 struct Places {
     limits: Limits,
     table: Arc<Mutex<Table>>,
 }
 
-/// One connection's place; given back when dropped.
+/// One connection's place; dropping it gives it back.
 #[derive(Debug)]
 struct Place {
     places: Places,
@@ -386,7 +389,7 @@ impl Places {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // The table is whole after every operation on it.
+        // The table is consistent after every operation on it.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -441,7 +444,7 @@ impl Drop for Place {
     }
 }
 
-/// What counts as one address: of IPv6, whoever has one has the whole /64.
+/// What counts as one address: whoever has one IPv6 address has the whole /64.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),

@@ -1,7 +1,7 @@
 //! Logs: their options, and the one global subscriber.
 //!
-//! Everything goes to standard error, so that standard output stays free for answers. A panic anywhere in
-//! the process is logged in the same form as everything else, with its place.
+//! Everything goes to standard error, so that standard output stays free for answers. A panic anywhere in the
+//! process is logged in the same form as everything else, with its place.
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -33,7 +33,7 @@ pub struct LogArgs {
 /// Why logging could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter is not made of valid directives.
+    /// The filter has a directive that is not valid.
     #[error("cannot use --log-filter (or CLEAT_LOG) {filter:?}")]
     Filter {
         /// The filter as given.
@@ -51,7 +51,7 @@ impl LogArgs {
     /// Installs the global subscriber, and a panic hook that logs through it.
     ///
     /// # Errors
-    /// If the filter is not valid, or a subscriber is installed already.
+    /// Where the filter is not valid, or a subscriber is installed already.
     pub fn init(&self) -> Result<(), LogError> {
         let filter = EnvFilter::try_new(&self.log_filter)
             .map_err(|source| LogError::Filter { filter: self.log_filter.clone(), source })?;

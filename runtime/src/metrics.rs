@@ -1,19 +1,21 @@
 //! What a metric is: name, kind, help and buckets. Each crate that records any lists its own in one table.
 //!
-//! In come the tables of a program; out go the recorder's descriptions and buckets. What always holds: a name begins with
-//! whose it is (`cleat_agent_`, `cleat_controller_`, `cleat_rds_`, `cleat_store_`, and `cleat_` for what all programs
-//! have), and labels come from enums, never from volumes, nodes or messages.
+//! Comes in: the tables of a program. Goes out: the recorder's descriptions and buckets.
+//!
+//! Always holds: a name begins with its owner (`cleat_agent_`, `cleat_controller_`, `cleat_rds_`,
+//! `cleat_store_`, and `cleat_` for what all programs have). Labels come from enums, never from volumes,
+//! nodes or messages.
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
-/// Buckets, in seconds, of every histogram that has none of its own: from a local call to a fencing drain.
+/// Buckets, in seconds, of every histogram without its own: from a local call to a fencing drain.
 pub const DEFAULT_SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 120.0, 300.0];
 
-/// A metric.
+/// A metric as the tables list it; a metric without help fails a test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Metric {
-    /// Its name, with its unit at the end.
+    /// Its name, which begins with its owner and ends with its unit.
     pub name: &'static str,
     kind: Kind,
     help: &'static str,
@@ -27,13 +29,13 @@ enum Kind {
 }
 
 impl Metric {
-    /// Something that is counted.
+    /// A number that only rises.
     #[must_use]
     pub const fn counter(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Counter, help }
     }
 
-    /// Something that goes up and down.
+    /// A number that rises and falls.
     #[must_use]
     pub const fn gauge(name: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Gauge, help }
@@ -51,7 +53,7 @@ impl Metric {
         Self { name, kind: Kind::Histogram(buckets), help }
     }
 
-    /// Its buckets, where it is a histogram.
+    /// Its buckets; `None` where it is no histogram.
     pub(crate) fn buckets(&self) -> Option<&'static [f64]> {
         match self.kind {
             Kind::Histogram(buckets) => Some(buckets),
@@ -69,10 +71,10 @@ pub(crate) const CERTIFICATE_EXPIRY: Metric = Metric::gauge(
 pub(crate) const CONNECTIONS_REFUSED: Metric =
     Metric::counter("cleat_connections_refused_total", "Connections refused, by listener and reason");
 
-/// What all programs have.
+/// Metrics that every program has.
 pub const COMMON: &[Metric] = &[BUILD_INFO, CERTIFICATE_EXPIRY, CONNECTIONS_REFUSED];
 
-/// Tells the current recorder what these metrics are.
+/// Describes these metrics to the current recorder.
 pub fn describe<'m>(metrics: impl IntoIterator<Item = &'m Metric>) {
     for Metric { name, kind, help } in metrics {
         match kind {
@@ -83,7 +85,7 @@ pub fn describe<'m>(metrics: impl IntoIterator<Item = &'m Metric>) {
     }
 }
 
-/// Names in a text of the exposition format that has no help: nobody can tell what they mean.
+/// Names in a text of the exposition format that have no help.
 #[must_use]
 pub fn undescribed(text: &str) -> Vec<&str> {
     let names =

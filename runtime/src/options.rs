@@ -1,7 +1,7 @@
-//! Values of options, read the same way by all programs.
+//! Values of options, parsed the same way by all programs.
 //!
-//! In comes what was typed; out goes the value, or what is wrong with it and what to type. What always holds: a time has
-//! a unit.
+//! Comes in: what was typed. Goes out: the value, or what is wrong with it and what to type. Always holds: a
+//! time has a unit.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use std::time::Duration;
 /// A time with a unit, such as `500ms`, `20s` or `3min`.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// What is wrong with it, as text for a person.
 pub fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|error| format!("{error}; give a number with a unit, such as 500ms, 20s or 3min"))
 }
 
-/// A time within limits.
+/// A time within limits, both included.
 pub fn duration_within(
     limits: RangeInclusive<Duration>,
 ) -> impl Fn(&str) -> Result<Duration, String> + Clone {
@@ -30,7 +30,7 @@ pub fn duration_within(
     }
 }
 
-/// A time that the kernel takes in whole seconds, within limits.
+/// A time that the kernel takes in whole seconds, within limits, both included.
 pub fn whole_seconds(limits: RangeInclusive<u64>) -> impl Fn(&str) -> Result<Duration, String> + Clone {
     let within = duration_within(Duration::from_secs(*limits.start())..=Duration::from_secs(*limits.end()));
     move |text| {

@@ -1,6 +1,6 @@
 //! From `main` to the end of the process: arguments, logs, endpoint, signals, and then the program itself.
 //!
-//! In comes a clap parser that embeds [`Common`]; out goes an exit code (see [`crate::exit`]). A wrong
+//! Comes in: a clap parser that embeds [`Common`]. Goes out: an exit code (see [`crate::exit`]). A wrong
 //! command line ends with 64 before any socket is bound.
 
 use std::process::ExitCode;
@@ -20,7 +20,8 @@ use crate::readiness::Readiness;
 use crate::shutdown::Shutdown;
 use crate::{build_info, tls};
 
-/// How long blocking threads get to end once the program has returned; one of them may sit in the kernel.
+/// How long blocking threads have to end once the program has returned; one of them may be stuck in the
+/// kernel.
 const BLOCKING_GRACE: Duration = Duration::from_millis(500);
 
 /// Options that every long-running binary has; flatten it into the binary's own arguments.
@@ -41,27 +42,27 @@ pub struct Common {
 
 /// A binary's command line.
 pub trait Program: clap::Parser {
-    /// The binary's name, in logs.
+    /// The binary's name, for logs.
     const NAME: &'static str;
-    /// What it measures, beside what all programs do.
+    /// The tables of its own metrics; every program also has [`crate::metrics::COMMON`].
     const METRICS: &'static [&'static [Metric]] = &[];
 
     /// The options that all binaries share.
     fn common(&self) -> &Common;
 }
 
-/// What a running program gets from its surroundings.
+/// What a running program gets from the process.
 #[derive(Clone, Debug, Default)]
 pub struct Context {
-    /// Cancelled when the program must stop; the program may cancel it itself, where that is no failure.
+    /// Cancelled when the program must stop. The program may cancel it itself, to end without a failure.
     pub stop: CancellationToken,
-    /// Where the program says what it is still waiting for.
+    /// Where the program sets what it is still waiting for.
     pub readiness: Readiness,
-    /// How a part that has no caller ends the program.
+    /// How a part without a caller ends the program.
     pub giving_up: GivingUp,
 }
 
-/// Ends the program without success, from a part that has nobody to give its error to.
+/// Ends the program with a failure, from a part that has no caller to return its error to.
 #[derive(Clone, Debug, Default)]
 pub struct GivingUp {
     stop: CancellationToken,
@@ -69,21 +70,22 @@ pub struct GivingUp {
 }
 
 impl GivingUp {
-    /// One that cancels `stop`.
+    /// Makes one that cancels `stop`.
     #[must_use]
     pub fn by(stop: CancellationToken) -> Self {
         Self { stop, why: Arc::default() }
     }
 
-    /// Stops the program, which ends with this failure even if everything else of it ends well. The first counts.
+    /// Stops the program. It then ends with this failure, even if all its parts end well. The first failure
+    /// counts.
     pub fn because(&self, failure: Failure) {
         tracing::error!(error = %failure, "giving up");
-        // A second one is often the first one's doing.
+        // A second failure is often a consequence of the first.
         let _ = self.why.set(failure);
         self.stop.cancel();
     }
 
-    /// Why the program was given up, if it was.
+    /// The failure with which the program was stopped; `None` if it was not.
     #[must_use]
     pub fn why(&self) -> Option<&Failure> {
         self.why.get()
@@ -120,8 +122,9 @@ where
     code
 }
 
-/// Takes as many descriptors as we may have, since limits of connections follow from them; and keeps what is in memory,
-/// which is keys and passwords, out of core dumps and from other processes of the same user.
+/// Raises the limit of descriptors as far as allowed, since limits of connections follow from it. Keeps this
+/// process's memory, which has keys and passwords, out of core dumps and from other processes of the same
+/// user.
 fn prepare_process() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -178,7 +181,7 @@ fn end(failure: &Failure) -> ExitCode {
 }
 
 fn usage(error: &clap::Error) -> ExitCode {
-    // Where even this cannot be written, the exit code still says it.
+    // Where even this cannot be written, the exit code still shows it.
     let _ = error.print();
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,

@@ -1,19 +1,19 @@
-//! Readiness: named conditions that must all hold before the process says it is ready.
+//! Readiness: named conditions that must all hold before the process reports ready.
 //!
-//! Each part that needs time to become useful takes a flag at start-up; `/readyz` says ready only when all
-//! flags are up and lists those that are not. A flag is down from the moment it is taken, so nothing is
+//! Each part that needs time to become useful takes a flag at start-up. `/readyz` answers ready only when all
+//! flags are up, and lists those that are not. A flag is down from the moment it is taken, so nothing is
 //! ready by omission, and it goes down by itself when its owner drops it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// All flags of the process. Cheap to clone.
+/// All flags of the process. Cheap to clone; clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
     flags: Arc<Mutex<BTreeMap<&'static str, bool>>>,
 }
 
-/// One named condition. Down at first; down again when dropped.
+/// One named condition. Down at first, and down again when dropped.
 #[derive(Debug)]
 pub struct ReadyFlag {
     name: &'static str,
@@ -40,7 +40,7 @@ impl Readiness {
 }
 
 impl ReadyFlag {
-    /// Says whether the condition holds now.
+    /// Sets whether the condition holds now; logs a change.
     pub fn set(&self, holds: bool) {
         let before = self.all.lock().insert(self.name, holds);
         if before != Some(holds) {

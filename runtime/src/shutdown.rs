@@ -1,8 +1,8 @@
 //! Shutdown: SIGTERM or SIGINT becomes a cancelled token, and a deadline by which everything has stopped.
 //!
-//! In come signals; out goes one `CancellationToken` that every long-running part selects on. The deadline
-//! is hard: open streams may hold a graceful stop for ever, and a worker may sit in the kernel for ever, and
-//! neither may keep the process from ending.
+//! Comes in: signals. Goes out: one `CancellationToken` that every long-running part selects on. The deadline
+//! is hard: open streams may hold up a graceful stop for ever, a thread may be stuck in the kernel for ever,
+//! and neither may keep the process from ending.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub struct SignalError {
     source: std::io::Error,
 }
 
-/// The signals that end the process, listened for from the moment this exists.
+/// Receives the signals that end the process, from the moment this exists.
 #[derive(Debug)]
 pub struct Shutdown {
     token: CancellationToken,
@@ -28,10 +28,10 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Starts to listen. `timeout` is the time that the parts have to stop, from the signal on.
+    /// Starts to listen. `timeout` is the time that the parts have to stop, counted from the signal.
     ///
     /// # Errors
-    /// If a signal handler cannot be installed.
+    /// Where a signal handler cannot be installed.
     pub fn listen(timeout: Duration) -> Result<Self, SignalError> {
         let on = |kind, name| signal(kind).map_err(|source| SignalError { signal: name, source });
         Ok(Self {
@@ -47,8 +47,8 @@ impl Shutdown {
         self.token.clone()
     }
 
-    /// Waits for a signal (or for somebody to cancel the token), cancels the token, then waits for the
-    /// timeout. Returns only when that has passed, or at once at a second signal.
+    /// Waits for a signal (or for the token), cancels the token, then waits for the timeout. Returns only
+    /// when that has passed, or at once at a second signal.
     pub async fn deadline(mut self) {
         let cause = tokio::select! {
             cause = next(&mut self.terminate, &mut self.interrupt) => cause,

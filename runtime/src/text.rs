@@ -1,15 +1,15 @@
-//! Texts of others, as they may be shown to people.
+//! Texts of others, made safe to show to people.
 //!
-//! In come what nodes, processes and the RDS say; out goes the same without anything that a terminal would carry out, or
-//! that turns a line around.
+//! Comes in: what nodes, processes and the RDS say. Goes out: the same, without anything that a terminal
+//! would act on or that turns a line around.
 
-/// Whether a terminal would do something for this character instead of showing it.
+/// Whether a terminal would act on this character instead of showing it.
 #[must_use]
 pub fn is_harmful(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with such characters shown (`\u{1b}`), but for those in `kept`.
+/// The text with such characters made visible (`\u{1b}`), except for those in `kept`.
 #[must_use]
 pub fn harmless(text: &str, kept: &[char]) -> String {
     let mut shown = String::with_capacity(text.len());

@@ -1,9 +1,10 @@
-//! Serving on a Unix socket, as CSI wants it.
+//! Serves on a Unix socket, as CSI asks for.
 //!
-//! In comes a path; out goes a stream of connections for tonic. A socket that a dead process left behind is
-//! taken over, one that somebody answers on is not; nobody can connect before the mode is set; what is
-//! removed at the end is our own socket, not the one that a successor has put in its place; and none is served in a
-//! directory to which others may write, for whoever may can put a socket of theirs in the place of ours, and say to
+//! Comes in: a path. Goes out: a stream of connections for tonic. A socket that a dead process left is
+//! replaced; one on which somebody answers is not. Nobody can connect before the mode is set. At the end only
+//! our own socket is removed, not one that a successor has put in its place. No socket is served in a
+//! directory to which others may write: they could put a socket of theirs in its place, and answer callers
+//! that a volume is attached, or detached.
 //! whoever calls that a volume is attached, or detached.
 
 use std::io::{self, ErrorKind};
@@ -22,38 +23,38 @@ use crate::exit::Failure;
 use crate::listen::{PAUSE, is_shortage};
 use crate::program::GivingUp;
 
-/// How long a socket's owner may take to accept before it counts as there but busy.
+/// How long a socket's owner may take to accept; past it the owner counts as busy.
 const PROBE: Duration = Duration::from_secs(1);
-/// How often it is looked whether the socket's file is still ours.
+/// How often the socket's file is checked for being ours.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 128;
 /// Only our own user may connect: the sidecars run as the same one.
 const MODE: u32 = 0o600;
-/// Of its directory, where we make it.
+/// Mode of its directory, where this program makes it.
 const DIRECTORY_MODE: u32 = 0o700;
-/// Of its directory: whoever may write to it can put another socket in the place of ours; where it is sticky, as soon
-/// as ours is gone.
+/// Modes that its directory may not have: others who may write to it can put another socket in the place of
+/// ours (in a sticky directory, as soon as ours is gone).
 const OTHERS_MAY_WRITE: u32 = 0o022;
 
 /// Why a Unix socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum UnixError {
-    /// A step failed.
+    /// A file operation failed.
     #[error("cannot {step} {}", path.display())]
     Step {
-        /// What was tried.
+        /// What was tried, such as `bind`.
         step: &'static str,
-        /// On what.
+        /// The file or directory that it was tried on.
         path: PathBuf,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: io::Error,
     },
-    /// Somebody answers on it.
+    /// Another process answers on it.
     #[error("cannot serve {}: another process serves it; is a second instance running?", path.display())]
     InUse {
-        /// The socket.
+        /// The path that is served already.
         path: PathBuf,
     },
     /// Others can put another socket in its place.
@@ -64,54 +65,55 @@ pub enum UnixError {
         dir.display()
     )]
     Shared {
-        /// The directory.
+        /// The directory that others may write to.
         dir: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// Whose it is.
+        /// User id of its owner.
         owner: u32,
-        /// Who we are.
+        /// User id of this process.
         us: u32,
     },
-    /// There is something else in its place.
+    /// Something other than a socket is at its path.
     #[error("cannot serve {}: it exists and is not a socket", path.display())]
     NotASocket {
-        /// What is there.
+        /// The path that it is at.
         path: PathBuf,
     },
-    /// Something else has come to its place.
+    /// Something else has replaced our socket.
     #[error(
         "cannot serve {} any more: something replaced it; stop the program that did, or give one of the two \
          another path, and start this one again",
         path.display()
     )]
     Taken {
-        /// Where ours was.
+        /// The path of our socket.
         path: PathBuf,
     },
 }
 
 /// Connections to a Unix socket. Removes the socket when dropped.
 ///
-/// A socket file that somebody removes is bound again within seconds: nobody could connect any more, and the
-/// connections that are open would hide it. One that somebody puts something else in place of is given up.
+/// A socket file that somebody removes is bound again within seconds: nobody could connect any more, and open
+/// connections would hide that. When somebody puts something else in its place, the socket is given up.
 #[derive(Debug)]
 pub struct UnixIncoming {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of our socket, to know it again.
+    /// Device and inode of our socket, to recognise it.
     ours: (u64, u64),
     look: Interval,
     giving_up: Option<GivingUp>,
-    /// The loop rests: the process or the machine was out of something.
+    /// While it runs, the loop pauses: the process or the machine had run out of something.
     rest: Option<Pin<Box<Sleep>>>,
 }
 
 impl UnixIncoming {
-    /// Binds `path`, makes its directory if that is missing, and removes what a dead process left there.
+    /// Binds `path`, makes its directory if that is missing, and removes a socket that a dead process left
+    /// there.
     ///
-    /// # Errors
-    /// If others may write to the directory, somebody answers there, something else is there, or the kernel refuses a
+    /// Where others may write to the directory, somebody answers there, something else is there, or the
+    /// kernel refuses a step.
     /// step.
     pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, UnixError> {
         let path = path.into();
@@ -121,7 +123,7 @@ impl UnixIncoming {
             .mode(DIRECTORY_MODE)
             .create(dir)
             .map_err(|source| UnixError::Step { step: "make directory", path: dir.to_owned(), source })?;
-        // What others have put there is not even dialled.
+        // A socket that others may have put there is not even connected to.
         check_directory(dir)?;
         remove_stale(&path).await?;
         let (listener, ours) = listen(&path)?;
@@ -130,7 +132,7 @@ impl UnixIncoming {
         Ok(Self { listener, path, ours, look, giving_up: None, rest: None })
     }
 
-    /// Ends the program, with an error, when something else has taken the socket's place: nobody could reach it.
+    /// Ends the program, with an error, when something else has replaced the socket: nobody could reach it.
     #[must_use]
     pub fn or_give_up(mut self, giving_up: GivingUp) -> Self {
         self.giving_up = Some(giving_up);
@@ -156,7 +158,7 @@ impl UnixIncoming {
                         tracing::warn!(%path, "our socket was removed; bound it again");
                         (self.listener, self.ours) = (listener, ours);
                     }
-                    // Its directory may be gone, too: it is tried again.
+                    // Its directory may be gone too: try again later.
                     Err(error) => {
                         let error = crate::exit::Causes(&error).to_string();
                         tracing::error!(%path, error, "our socket was removed; cannot bind it again yet");
@@ -199,21 +201,21 @@ impl Stream for UnixIncoming {
                         again");
                     this.rest = Some(Box::pin(sleep(PAUSE)));
                 }
-                // One connection that was gone before we took it.
+                // One connection that was gone before it was accepted.
                 Err(_) => {}
             }
         }
     }
 }
 
-/// A listener on a path where nothing is, and what it is known by.
+/// A listener on a free path, and the device and inode of its socket.
 fn listen(path: &Path) -> Result<(UnixListener, (u64, u64)), UnixError> {
     let failed = |step| move |source| UnixError::Step { step, path: path.to_owned(), source };
-    // Also when it is bound again: the directory may be another one by then.
+    // Checked even when it is bound again: the directory may be another one by then.
     check_directory(directory(path))?;
     let socket = UnixSocket::new_stream().map_err(failed("make a socket for"))?;
     socket.bind(path).map_err(failed("bind"))?;
-    // Before `listen`, a connect is refused: so nobody gets in ahead of the mode.
+    // Before `listen` the kernel refuses connects, so nobody gets in ahead of the mode.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(MODE))
         .map_err(failed("set the mode of"))?;
     let ours = identity(path).map_err(failed("look at"))?;
@@ -235,13 +237,13 @@ impl Drop for UnixIncoming {
     }
 }
 
-/// Where a socket lies.
+/// The directory of a socket.
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Refuses a directory to which others may write. A sticky one keeps ours from being removed, and nobody from taking its
-/// place once we have ended; it is refused, too.
+/// Refuses a directory to which others may write. A sticky one protects our socket from removal, but somebody
+/// could take its place once we have ended; so it is refused too.
 fn check_directory(dir: &Path) -> Result<(), UnixError> {
     let found = std::fs::metadata(dir).map_err(|source| UnixError::Step {
         step: "look at directory",
@@ -256,7 +258,7 @@ fn check_directory(dir: &Path) -> Result<(), UnixError> {
     Ok(())
 }
 
-/// Whether others than root and ourselves may write to a directory, or let themselves do so.
+/// Whether others than root and ourselves may write to a directory, or may change its mode so that they can.
 fn is_shared(mode: u32, owner: u32, us: u32) -> bool {
     mode & OTHERS_MAY_WRITE != 0 || (owner != 0 && owner != us)
 }
@@ -265,7 +267,7 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Removes a socket that nobody listens on; leaves everything else and says what it is.
+/// Removes a socket on which nobody listens; refuses anything else with what it is.
 async fn remove_stale(path: &Path) -> Result<(), UnixError> {
     let failed = |step, source| UnixError::Step { step, path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
@@ -285,7 +287,7 @@ async fn remove_stale(path: &Path) -> Result<(), UnixError> {
                 _ => Ok(()),
             }
         }
-        // A full backlog (`WouldBlock`), like no answer in time, is a live owner that is busy.
+        // A full backlog (`WouldBlock`), like no answer in time, means a live owner that is busy.
         Ok(Err(error)) if error.kind() != ErrorKind::WouldBlock => Err(failed("probe", error)),
         _ => Err(UnixError::InUse { path: path.to_owned() }),
     }

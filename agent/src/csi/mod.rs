@@ -1,7 +1,7 @@
-//! CSI on the Unix socket: Identity, Node and health. The edge only: what a call does is the volume's business.
+//! CSI on the Unix socket: Identity, Node and health. Only the edge: the volume decides what a call does.
 //!
-//! Always holds: a request is checked before anything is looked at; an error is mapped to its status in one place
-//! (`status`) and logged once, here.
+//! Always holds: a request is checked before anything is read. An error gets its status in one place
+//! (`status`) and is logged once, here.
 
 mod identity;
 mod node;
@@ -21,12 +21,12 @@ use crate::volume::host::Host;
 pub use identity::Identity;
 pub use node::Node;
 
-/// Why CSI is not served any more.
+/// The transport failed, so CSI is not served any more.
 #[derive(Debug, thiserror::Error)]
 #[error("the CSI server failed")]
 pub struct ServeError(#[from] tonic::transport::Error);
 
-/// Serves until asked to stop; calls that are under way are answered first.
+/// Serves until it is asked to stop; calls that are under way are answered first.
 ///
 /// # Errors
 /// [`ServeError`].

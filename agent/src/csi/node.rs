@@ -1,4 +1,4 @@
-//! CSI Node: check the request, hand it to the volume, map the error.
+//! CSI Node: checks the request, passes it to the volume, maps the error.
 
 use std::path::Path;
 

@@ -1,7 +1,7 @@
 //! CSI requests, checked once.
 //!
-//! Comes in: the messages of the kubelet. Goes out: values that cannot be built wrong, or an [`InvalidRequest`] that
-//! names the field and the value.
+//! Comes in: the kubelet's messages. Goes out: values that cannot be built wrong, or an [`InvalidRequest`]
+//! that names the field and the value.
 
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
@@ -16,29 +16,29 @@ use crate::volume::publish::request::{Granted, Publish, Stage, Unpublish, Unstag
 
 pub use cleat_ids::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 
-/// Longest path that is taken: the kernel's `PATH_MAX`, without the terminating NUL.
+/// Longest path that is accepted: the kernel's `PATH_MAX`, without the terminating NUL.
 const LONGEST_PATH: usize = 4095;
 
 /// A field of a request that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidRequest {
-    /// It must be given.
+    /// The field is missing or empty.
     #[error("{field} must be given")]
     Missing {
-        /// The field.
+        /// Its name in the CSI specification, such as `volume_id`.
         field: &'static str,
     },
-    /// The staging path of a publication is missing, for which the specification has a code of its own.
+    /// A publication without a staging path, for which the specification has a code of its own.
     #[error("staging_target_path must be given: this driver stages volumes")]
     NotStaged,
-    /// It is not what it should be.
+    /// The field's value breaks a rule.
     #[error("{field} {value:?}: {problem}")]
     Value {
-        /// The field.
+        /// Its name in the CSI specification, with the key for an entry of a map.
         field: &'static str,
-        /// What was given.
+        /// The value that was given, cut at 300 characters.
         value: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         problem: String,
     },
 }
@@ -124,7 +124,7 @@ fn volume(id: &str) -> Result<VolumeId, InvalidRequest> {
     VolumeId::parse(id).map_err(|error| wrong("volume_id", id, error.rule))
 }
 
-/// A path that says where it leads without the help of the file system: absolute, and without `.` or `..`.
+/// A path that needs no file system to be understood: absolute, and without `.` or `..`.
 fn path(field: &'static str, text: &str) -> Result<PathBuf, InvalidRequest> {
     if text.is_empty() {
         return Err(missing(field));
@@ -140,11 +140,11 @@ fn path(field: &'static str, text: &str) -> Result<PathBuf, InvalidRequest> {
     if path.file_name().is_none() {
         return Err(wrong(field, text, "the root directory"));
     }
-    // Without a trailing slash, so that it compares equal to what the kernel says of it.
+    // Without a trailing slash, so that it equals the kernel's form.
     Ok(path.components().collect())
 }
 
-/// Checks the capability; whether it is a reader's only.
+/// Checks the capability; returns whether it only allows reading.
 fn capability(capability: Option<&csi::VolumeCapability>) -> Result<bool, InvalidRequest> {
     let capability = capability.ok_or_else(|| missing("volume_capability"))?;
     match &capability.access_type {

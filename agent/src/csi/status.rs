@@ -1,7 +1,8 @@
-//! Which status each failure becomes.
+//! The gRPC status of each failure.
 //!
-//! Always holds: the match is exhaustive, so that a new failure cannot get a code by accident; codes follow the CSI
-//! specification, and tell the kubelet what it may do (only Unavailable and Aborted get better by themselves).
+//! Always holds: the match is exhaustive, so that a new failure cannot get a code by accident. Codes follow
+//! the CSI specification and show the kubelet what it may do (only Unavailable and Aborted heal by
+//! themselves).
 
 use cleat_runtime::exit::Causes;
 use tonic::{Code, Status};

@@ -1,18 +1,18 @@
 //! The ledger's files: one per volume, replaced whole.
 //!
-//! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why that is not known.
+//! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why nobody knows.
 //!
-//! A record goes once its grant has been over for long: what has to outlive it, the highest epoch among all that
-//! went, is kept in one file for all of them ([`Ledger::forgotten`]). A directive about a volume without a record is
-//! of the past unless its epoch is higher: epochs rise over all volumes, so a grant that came after the ones that
-//! were let go has a higher one.
+//! A record is removed once its grant has been over for a long time. What has to outlive it, the highest
+//! epoch among all removed records, is in one file for all of them ([`Ledger::forgotten`]). A directive about
+//! a volume without a record belongs to the past unless its epoch is higher: epochs rise over all volumes, so
+//! a grant that came after the removed ones has a higher one.
 //!
-//! A disk that takes nothing, or a file of it that is damaged, keeps no agent from starting: what this node has can be
-//! told and given up without it. What needs the disk is refused one by one.
+//! A disk that accepts nothing, or a damaged file on it, does not keep an agent from starting: it can report
+//! and give up what this node has without the disk. Each thing that needs the disk is refused by itself.
 //!
-//! Always holds: a missing record means that no grant was ever seen but such as are not higher than
-//! [`Ledger::forgotten`]; every other failure to read is an error, never "no grant". One process at a time holds the
-//! directory's lock.
+//! Always holds: a missing record means that this node has seen no grant of the volume above
+//! [`Ledger::forgotten`]. Every other failure to read is an error, never "no grant". One process at a time
+//! has the directory's lock.
 
 use std::fs;
 use std::io;
@@ -32,16 +32,16 @@ use super::lock::Lock;
 use super::sealed::{self, sync_dir};
 use crate::name::{Epoch, VolumeId};
 
-/// Version of the record; another one is refused by name.
+/// Version of the record; another version is refused with its number.
 const FORMAT: u32 = 1;
-/// Where the highest epoch of all records that were let go is kept, beside their directory.
+/// The file of the highest epoch of all removed records, beside their directory.
 const FORGOTTEN: &str = "forgotten.json";
-/// How long one record may take to reach the disk. A healthy one takes milliseconds; past this the grant is refused
-/// rather than kept waiting, and the caller learns why.
+/// How long one record may take to reach the disk. A healthy disk takes milliseconds. Past this the grant is
+/// refused rather than kept waiting, and the caller gets the reason.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-/// From one try to take the state directory of another process to the next.
+/// Pause between two tries to take the state directory that another process has.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
-/// How many tries are made before it is said again that it is waited for.
+/// After how many tries it logs again that it waits.
 const TRIES_PER_WORD: u32 = 60;
 
 #[derive(Serialize, Deserialize)]
@@ -51,14 +51,14 @@ struct Record {
     entry: Entry,
 }
 
-/// What is kept of all records that were let go.
+/// What is kept of all removed records.
 #[derive(Serialize, Deserialize)]
 struct Forgotten {
     format: u32,
     highest: Epoch,
 }
 
-/// The ledger of this node. Cheap to clone.
+/// The ledger of this node. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     shared: Arc<OpenLedger>,
@@ -69,23 +69,23 @@ struct OpenLedger {
     state_dir: PathBuf,
     dir: PathBuf,
     workers: Workers,
-    /// What is on disk of it; written by one at a time.
+    /// Held while its file is written: one writer at a time.
     forgotten: tokio::sync::Mutex<()>,
-    /// `None` where the file cannot be read or trusted.
+    /// `None` where the file could not be read or trusted.
     highest_forgotten: Mutex<Option<Option<Epoch>>>,
     _lock: Lock,
 }
 
 impl Ledger {
-    /// Opens the ledger under `state_dir`, making what is missing. Blocks on the disk; for start-up.
+    /// Opens the ledger under `state_dir`, and makes what is missing. Blocks on the disk: for start-up.
     ///
     /// # Errors
-    /// If there is no such directory and none can be made, or another process has it.
+    /// Where the directory does not exist and cannot be made, or where another process has it.
     pub fn open(state_dir: &Path) -> Result<Self, LedgerError> {
         Self::open_with(state_dir, Workers::new())
     }
 
-    /// The same, with its records read and written by these workers.
+    /// The same; these workers read and write its records.
     ///
     /// # Errors
     /// As [`Ledger::open`].
@@ -96,7 +96,7 @@ impl Ledger {
     /// The same, once no other process has the directory; `None` when it was asked to stop before that.
     ///
     /// # Errors
-    /// As [`Ledger::open`], but for another process.
+    /// As [`Ledger::open`], but not for another process.
     pub async fn open_once_free(
         state_dir: &Path,
         proc_root: &Path,
@@ -144,10 +144,10 @@ impl Ledger {
         })
     }
 
-    /// The volumes whose grant has not ended by their record, or whose record cannot be read.
+    /// Volumes whose record says that their grant has not ended, or whose record cannot be read.
     ///
     /// # Errors
-    /// If the directory cannot be read.
+    /// Where the directory cannot be read.
     pub async fn unended(&self) -> Result<Vec<VolumeId>, LedgerError> {
         let mut unended = Vec::new();
         for volume in self.volumes()? {
@@ -158,10 +158,10 @@ impl Ledger {
         Ok(unended)
     }
 
-    /// The volumes that have a record, readable or not.
+    /// Volumes that have a record, readable or not.
     ///
     /// # Errors
-    /// If the directory cannot be read.
+    /// Where the directory cannot be read.
     pub fn volumes(&self) -> Result<Vec<VolumeId>, LedgerError> {
         let dir = &self.shared.dir;
         let mut volumes = Vec::new();
@@ -180,19 +180,19 @@ impl Ledger {
         Ok(volumes)
     }
 
-    /// What is recorded for a volume; `None` if nothing ever was.
+    /// The record of a volume; `None` if there is none.
     ///
     /// # Errors
-    /// [`LedgerError`]; never to be read as "nothing was recorded".
+    /// [`LedgerError`]; it never means "there is no record".
     pub async fn load(&self, volume: &VolumeId) -> Result<Option<Entry>, LedgerError> {
         let (path, wanted) = (self.path(volume), volume.clone());
         self.on_disk(volume, move || read(&path, &wanted)).await
     }
 
-    /// Keeps an entry. When this returns `Ok`, it survives a crash of the machine.
+    /// Writes an entry. When this returns `Ok`, the entry survives a crash of the machine.
     ///
     /// # Errors
-    /// [`LedgerError`]; what is on disk is then not known until it has been loaded again.
+    /// [`LedgerError`]; nobody knows then what is on disk until it has been read again.
     pub async fn store(&self, volume: &VolumeId, entry: &Entry) -> Result<(), LedgerError> {
         let record = Record { format: FORMAT, volume: volume.clone(), entry: entry.clone() };
         let (state_dir, dir) = (self.shared.state_dir.clone(), self.shared.dir.clone());
@@ -200,7 +200,7 @@ impl Ledger {
             if !dir.is_dir() {
                 make_durably(&state_dir, &dir)?;
             }
-            // A grant is given only where its end can be recorded, too.
+            // A grant is given only where its end can be recorded too.
             if !record.entry.ended {
                 sealed::keep_room(&dir, &name(&record.volume))?;
             }
@@ -209,10 +209,10 @@ impl Ledger {
         self.on_disk(volume, write).await
     }
 
-    /// The highest epoch among the records that were let go: of a volume without a record, nothing up to it is new.
+    /// The highest epoch among the removed records: for a volume without a record, no epoch up to it is new.
     ///
     /// # Errors
-    /// [`LedgerError::Forgotten`] where that is not known; it is read again each time.
+    /// [`LedgerError::Forgotten`] where it cannot be read; each call tries again.
     pub async fn forgotten(&self) -> Result<Option<Epoch>, LedgerError> {
         if let Some(known) = self.known_forgotten() {
             return Ok(known);
@@ -237,20 +237,20 @@ impl Ledger {
         *self.shared.highest_forgotten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the record of a volume go, of which `epoch` is the highest seen. Whether it may go is the caller's to
-    /// know: nothing of the volume is left on this node, and nobody is about to write the record.
+    /// Removes the record of a volume, of which `epoch` is the highest seen. The caller must know that it may
+    /// go: this node has nothing of the volume any more, and nobody is about to write the record.
     ///
     /// # Errors
-    /// [`LedgerError`]; then the record may be there or not, and its epoch is refused either way.
+    /// [`LedgerError`]; the record may or may not be there then, and its epoch is refused either way.
     pub async fn forget(&self, volume: &VolumeId, epoch: Epoch) -> Result<(), LedgerError> {
         self.raise_forgotten(epoch).await?;
         let (dir, name) = (self.shared.dir.clone(), name(volume));
         self.on_disk(volume, move || sealed::remove(&dir, &name)).await
     }
 
-    /// Durable before the first record goes that rests on it.
+    /// The highest epoch is on disk before the first record that depends on it is removed.
     async fn raise_forgotten(&self, epoch: Epoch) -> Result<(), LedgerError> {
-        // What cannot be read is not written over: its epoch may be higher.
+        // A file that cannot be read is not written over: its epoch may be higher.
         self.forgotten().await?;
         let _one_at_a_time = self.shared.forgotten.lock().await;
         if self.known_forgotten().flatten() >= Some(epoch) {
@@ -269,7 +269,8 @@ impl Ledger {
         self.shared.dir.join(name(volume))
     }
 
-    /// Runs a file operation off the async threads; at most one per volume, so that records keep their order.
+    /// Runs a file operation off the async threads, one per volume at a time, so that records keep their
+    /// order.
     async fn on_disk<T: Send + 'static>(
         &self,
         volume: &VolumeId,
@@ -284,7 +285,7 @@ fn make(dir: &Path) -> Result<(), LedgerError> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io_error("create", dir))
 }
 
-/// What was made has to be there after a crash, from the top down.
+/// Makes both directories durable, from the top down.
 fn make_durably(state_dir: &Path, dir: &Path) -> Result<(), LedgerError> {
     make(dir)?;
     let above = state_dir.parent().filter(|above| !above.as_os_str().is_empty());

@@ -2,12 +2,12 @@
 //!
 //! Comes in: the directory. Goes out: a lock that ends with the process, or who has it.
 //!
-//! The kernel lets the lock of a process go when its last thread has gone. One that was killed while a thread sits in the
-//! kernel (state D, such as in a connect or a read of a device that is gone) keeps it until that call returns: whoever
-//! comes next is told so by name, and waits.
+//! The kernel releases the lock of a process when its last thread has ended. A process that was killed while
+//! one of its threads is in the kernel (state D, such as in a connect or a read of a device that is gone) has
+//! the lock until that call returns. The next process gets its name, and waits.
 //!
-//! Always holds: the lock needs nothing to be written: the directory itself is locked, and beside it the file `lock`,
-//! where there is one or one can be made, which is what earlier versions lock.
+//! Always holds: the lock needs no write. It locks the directory itself, and also the file `lock` in it,
+//! which earlier versions lock, where that exists or can be made.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -18,7 +18,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::errors::{LedgerError, io_error};
 
-/// Both locks.
+/// The locks of the directory and, where there is one, of the file in it.
 #[derive(Debug)]
 pub(super) struct Lock {
     _dir: Flock<File>,
@@ -26,7 +26,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    /// Takes the directory. It has to be there.
+    /// Takes the directory, which has to exist.
     pub(super) fn take(state_dir: &Path, proc_root: &Path) -> Result<Self, LedgerError> {
         let dir = File::open(state_dir).map_err(io_error("open", state_dir))?;
         let _dir = lock(dir, state_dir, proc_root)?;
@@ -34,7 +34,7 @@ impl Lock {
         let made = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path);
         let _file = match made.or_else(|_| File::open(&path)) {
             Ok(file) => Some(lock(file, &path, proc_root)?),
-            // On a disk that takes nothing there is none to share with an earlier version.
+            // On a disk that accepts nothing, there is no file to share with an earlier version.
             Err(_) => None,
         };
         Ok(Self { _dir, _file })
@@ -53,13 +53,13 @@ fn lock(file: File, path: &Path, proc_root: &Path) -> Result<Flock<File>, Ledger
     })
 }
 
-/// Who has a file of this inode number locked, by `/proc/locks` (`lock_get_status` in fs/locks.c). The device is not
-/// compared: some file systems show another one there than to `stat`.
+/// Who has locked a file of this inode number, by `/proc/locks` (`lock_get_status` in fs/locks.c). The device
+/// is not compared: some file systems show another one there than to `stat`.
 fn holder(proc_root: &Path, inode: u64) -> Option<String> {
     let locks = fs::read_to_string(proc_root.join("locks")).ok()?;
     let pid = locks.lines().find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        // `1: FLOCK ADVISORY WRITE 4711 fd:01:131 0 EOF`; one that waits has `->` in the second place.
+        // `1: FLOCK ADVISORY WRITE 4711 fd:01:131 0 EOF`; a process that waits has `->` in the second place.
         let [_, "FLOCK", _, _, pid, file, ..] = fields.as_slice() else { return None };
         let known = file.rsplit(':').next()?.parse::<u64>().ok()?;
         (known == inode).then_some(*pid)
@@ -76,7 +76,7 @@ fn holder(proc_root: &Path, inode: u64) -> Option<String> {
     Some(format!("process {pid} ({name}){}", stuck.unwrap_or_default()))
 }
 
-/// The letter of `/proc/PID/stat`, which comes after the name; a name may hold anything.
+/// The state letter of `/proc/PID/stat`, which comes after the name; a name may contain anything.
 fn state(process: &Path) -> Option<String> {
     let stat = fs::read_to_string(process.join("stat")).ok()?;
     Some(stat.rsplit_once(") ")?.1.split(' ').next()?.to_owned())

@@ -1,15 +1,16 @@
-//! The ledger: the highest epoch that this node has seen per volume, on disk, so that no message of an older grant
-//! ever changes who can write.
+//! The ledger: the highest epoch that this node has seen per volume, on disk, so that a message of an older
+//! grant never changes who can write.
 //!
-//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], each sealed). Comes in: the
-//! epochs of Attach, Detach and Revoke. Goes out: a ruling, and a durable record made before the thing it permits.
+//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], each sealed). Comes
+//! in: the epochs of Attach, Detach and Revoke. Goes out: a ruling, and a durable record from before the
+//! change that it permits.
 //!
 //! Always holds:
 //! - An epoch never goes down, and an ended one never becomes un-ended.
-//! - What cannot be read is never taken for "nothing seen": no grant of the volume is taken on. A grant's end needs no
-//!   disk: it only takes a writer away.
-//! - `may_have_written` is at all times a superset of the portals over which this node can have written under the
-//!   grant, so that a controller that vanished by itself is not forgotten when the grant ends.
+//! - A record that cannot be read never counts as "nothing seen": no grant of the volume is taken on. The end
+//!   of a grant needs no disk: it only removes a writer.
+//! - `may_have_written` always includes every portal over which this node can have written under the grant,
+//!   so that a controller that vanished by itself is not forgotten when the grant ends.
 
 mod errors;
 pub mod files;
@@ -29,25 +30,25 @@ use crate::name::Epoch;
 pub use errors::LedgerError;
 pub use files::Ledger;
 
-/// The state at deletion of a controller that the kernel took away before we could look.
+/// The state at deletion of a controller that the kernel removed before we could read it.
 pub const STATE_GONE: &str = "gone";
-/// The state at deletion of a controller whose deletion was begun by an agent that did not live to note it.
+/// The state at deletion of a controller whose deletion an agent began and did not live to record.
 pub const STATE_UNKNOWN: &str = "unknown";
 
 /// What an Attach grants: how the device is reached and what must be found there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// Where the subsystem listens; sorted, no duplicates, never empty.
+    /// The portals of the subsystem; sorted, without repetition, never empty.
     pub portals: Vec<Portal>,
-    /// What the namespace must say of itself; empty where it is still to be learned.
+    /// What the namespace must report of itself; empty where it is still to be learned.
     pub identity: NamespaceIdentity,
-    /// Size of the device; 0 where it is not known yet.
+    /// Size of the device in bytes; 0 where it is not known yet.
     pub size_bytes: u64,
     /// Whether this node may only read.
     pub read_only: bool,
-    /// How many paths make it ready.
+    /// How many portals must have a live path before the device counts as ready.
     pub policy: PathPolicy,
-    /// Under which key the namespace is reserved, where it is.
+    /// The key under which the namespace is reserved; `None` where it is not.
     #[serde(default)]
     pub reserve: Option<ReservationKey>,
 }
@@ -63,39 +64,40 @@ pub struct Deletion {
     pub state: String,
 }
 
-/// What the ledger knows of one volume.
+/// What the ledger has of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The highest epoch seen.
+    /// The highest epoch that this node has seen.
     pub epoch: Epoch,
-    /// Whether a Detach or Revoke has ended it. Never goes back to false for the same epoch.
+    /// Whether a Detach or Revoke has ended it. Never returns to false for the same epoch.
     pub ended: bool,
-    /// The boot of this node under which the entry was written; what it says of controllers holds for that only.
+    /// The boot of this node in which the entry was written; what it says of controllers holds for that boot
+    /// only.
     pub boot_id: String,
-    /// What was granted; `None` where the epoch became known by its end.
+    /// What was granted; `None` where this node saw only the end of the epoch.
     pub grant: Option<Grant>,
     /// The portals over which this node may have written under the grant.
     pub may_have_written: Vec<Portal>,
-    /// What has been deleted since the grant began.
+    /// Controllers that were deleted since the grant began.
     pub deletions: Vec<Deletion>,
-    /// The generation of the last reservation report that showed this node registered under the epoch; `None` where it
-    /// never was. It tells a preemption from a target that has forgotten everybody.
+    /// The generation of the last reservation report that showed this node registered under the epoch; `None`
+    /// where it never was. It tells a preemption from a target that has forgotten everybody.
     #[serde(default)]
     pub registered: Option<u32>,
-    /// Where the volume was published and has not been unpublished: where to look, not what is there.
+    /// Targets at which the volume was published and not unpublished: where to read, not what is there.
     #[serde(default)]
     pub published: Vec<PathBuf>,
     /// The generation of the newest secret that came under the epoch. Never the secret itself.
     #[serde(default)]
     pub secret_generation: Option<Epoch>,
-    /// It was written by the end of a grant where what had been seen of the volume before could not be read: `epoch`
-    /// need not be the highest then.
+    /// The end of a grant wrote it while the earlier record could not be read: `epoch` need not be the
+    /// highest then.
     #[serde(default)]
     pub uncertain: bool,
 }
 
 impl Entry {
-    /// The proof of absence that this entry holds, where it holds one: the grant has ended, under this boot.
+    /// The proof of absence in this entry; `None` unless the grant has ended, in this boot.
     pub fn proof_of_absence(&self, boot_id: &str) -> Option<&[Deletion]> {
         (self.ended && self.boot_id == boot_id).then_some(self.deletions.as_slice())
     }

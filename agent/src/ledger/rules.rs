@@ -1,13 +1,15 @@
 //! The rules of the ledger: pure decisions over what is recorded and what is asked.
 //!
-//! Comes in: the recorded [`Entry`], if any, and the epoch of a directive. Goes out: the directive is of the past, or
-//! it may go on once the entry returned here is on disk.
+//! Comes in: the recorded [`Entry`], if any, and the epoch of a directive. Goes out: the directive belongs to
+//! the past, or it may go on once the entry returned here is on disk.
 //!
-//! Always holds: an entry returned here is never lower than the one it replaces, and `ended` is never taken back.
+//! Always holds: an entry returned here is never lower than the one that it replaces, and `ended` is never
+//! undone.
 //!
-//! Crash points. *Recorded, not connected*: the same Attach finds the same epoch and goes on. *Ended, not deleted*:
-//! the same Detach finds its own epoch ended and deletes what is left, an Attach of that epoch is of the past.
-//! *Deleted, states not noted*: the entry says `unknown`, which proves nothing more than it should.
+//! Crash points. *Recorded, not connected*: the same Attach finds the same epoch and goes on. *Ended, not
+//! deleted*: the same Detach finds its own epoch ended and deletes what is left; an Attach of that epoch
+//! belongs to the past. *Deleted, states not noted*: the entry says `unknown`, which proves nothing more than
+//! it should.
 
 use cleat_host::Portal;
 
@@ -18,7 +20,7 @@ use crate::name::Epoch;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("this node has seen epoch {highest}{} for the volume", if *ended { ", which has ended" } else { "" })]
 pub struct Stale {
-    /// The highest seen.
+    /// The highest epoch seen for the volume.
     pub highest: Epoch,
     /// Whether it has ended.
     pub ended: bool,
@@ -30,7 +32,7 @@ impl Stale {
     }
 }
 
-/// What the ledger says to an Attach.
+/// The ledger's ruling on an Attach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AttachRuling {
     /// Refuse: the grant is over.
@@ -43,8 +45,8 @@ pub enum AttachRuling {
     Record(Box<Entry>),
 }
 
-/// Rules on a directive about a volume without a record, or with one that is uncertain: `forgotten` is the highest epoch
-/// among the records that were let go, and one of them may have been this volume's.
+/// Rules on a directive about a volume without a record, or with an uncertain one. `forgotten` is the highest
+/// epoch among the removed records, one of which may have been this volume's.
 ///
 /// # Errors
 /// [`Stale`] where the epoch may be one that has ended.
@@ -59,9 +61,9 @@ pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) 
 
 /// Rules on an Attach of `epoch` for `grant`.
 ///
-/// Within one epoch the portals and the policy may change (they say how the device is reached), what the device is
-/// and whether it may be written may not. `secret_generation` is that of the secret that came with it; of those that
-/// came under one epoch the newest is kept.
+/// Within one epoch, the portals and the policy may change (how the device is reached), but not what the
+/// device is or whether it may be written. `secret_generation` is that of the secret that came with the
+/// Attach; the newest one under an epoch is kept.
 pub fn on_attach(
     known: Option<&Entry>,
     epoch: Epoch,
@@ -90,7 +92,7 @@ pub fn on_attach(
         Some(entry) if entry.epoch == epoch && entry.boot_id == boot_id => entry.deletions.clone(),
         _ => Vec::new(),
     };
-    // Of this epoch whatever the boot: a node that was preempted stays so when it has been restarted.
+    // Of this epoch, whatever the boot: a preempted node stays preempted when it restarts.
     let same = known.filter(|entry| entry.epoch == epoch);
     let entry = Entry {
         epoch,
@@ -102,13 +104,13 @@ pub fn on_attach(
         published: known.map(|entry| entry.published.clone()).unwrap_or_default(),
         registered: same.and_then(|entry| entry.registered),
         secret_generation: same.and_then(|entry| entry.secret_generation).max(secret_generation),
-        // What the record does not say has been asked for, or there would be no ruling.
+        // What the record lacks has been asked for before, or there would be no ruling.
         uncertain: false,
     };
     if known == Some(&entry) { AttachRuling::Recorded } else { AttachRuling::Record(Box::new(entry)) }
 }
 
-/// What differs between two grants of one epoch that may not differ.
+/// What differs between two grants of one epoch and may not; `None` if nothing does.
 fn conflict(before: &Grant, now: &Grant) -> Option<String> {
     if before.read_only != now.read_only {
         return Some(format!("read_only {}, now {}", before.read_only, now.read_only));
@@ -144,14 +146,14 @@ pub fn may_end(known: Option<&Entry>, epoch: Epoch) -> Result<(), Stale> {
 /// One controller that is in the kernel at the moment a grant ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Present {
-    /// Its name.
+    /// The controller's kernel name, such as `nvme3`.
     pub controller: String,
-    /// Its portal, as sysfs says it.
+    /// Its portal, as sysfs shows it.
     pub portal: String,
 }
 
-/// The entry to write before deleting `present`: the epoch ended, each deletion with its state not known yet, and
-/// what has vanished by itself named as gone.
+/// The entry to write before `present` is deleted: the epoch ended, each deletion with its state not known
+/// yet, and whatever has vanished by itself as gone.
 pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id: &str) -> Entry {
     let here = |portal: &str| present.iter().any(|one| one.portal == portal);
     let this_boot = known.filter(|entry| entry.boot_id == boot_id);
@@ -159,7 +161,8 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
         .filter(|entry| entry.epoch == epoch)
         .map(|entry| entry.deletions.clone())
         .unwrap_or_default();
-    // Begun earlier and still there: it is deleted now, and its state will be known.
+    // A deletion that began earlier while its controller is still there: it is deleted now, and its state
+    // will be known.
     deletions.retain(|deletion| deletion.state != STATE_UNKNOWN || !here(&deletion.portal));
     let open = this_boot.filter(|entry| !entry.ended);
     for portal in open.into_iter().flat_map(|entry| &entry.may_have_written) {
@@ -187,7 +190,7 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
     }
 }
 
-/// Notes the state that a controller had when its deletion was written.
+/// Records the state that a controller had when its deletion was written.
 pub fn note_deleted(entry: &mut Entry, deleted: &Deletion) {
     let pending = entry.deletions.iter_mut().find(|deletion| {
         deletion.state == STATE_UNKNOWN
@@ -196,7 +199,7 @@ pub fn note_deleted(entry: &mut Entry, deleted: &Deletion) {
     });
     match pending {
         Some(deletion) => deletion.state.clone_from(&deleted.state),
-        // One that came to be between the look and the deletion.
+        // A controller that appeared between the observation and the deletion.
         None => entry.deletions.push(deleted.clone()),
     }
 }

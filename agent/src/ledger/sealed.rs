@@ -1,12 +1,13 @@
-//! Files that are known for whole or torn, and replaced whole.
+//! Files that show whether they are whole or torn, and are replaced whole.
 //!
 //! Comes in: a record. Goes out: the record that is on disk, or why it cannot be trusted.
 //!
-//! A file is two lines of JSON: the record, and the SHA-256 of that line. It is written beside, synced, renamed over
-//! the old one, and the directory is synced: after a crash either the old or the new record is there, whole.
+//! A file is two lines of JSON: the record, and the SHA-256 of that line. A new one is written beside it,
+//! synced, renamed over the old one, and the directory is synced. After a crash either the old or the new
+//! record is there, whole.
 //!
-//! Room can be kept for a record ([`keep_room`]): a file of blocks that the disk has given already. Where the disk gives
-//! no more, the record is written into it.
+//! Space can be reserved for a record ([`keep_room`]): a file whose blocks the disk has allocated already.
+//! Where the disk allocates no more, the record is written into it.
 //!
 //! Always holds: a missing file is told from every other failure to read.
 
@@ -21,7 +22,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::errors::{LedgerError, io_error};
 
-/// Room that is kept for a record. One is some 500 to 800 bytes of text, and more where much is published.
+/// Space that is reserved for a record. One is some 500 to 800 bytes of text, and more where much is
+/// published.
 const ROOM_BYTES: u64 = 8 << 10;
 
 #[derive(Serialize, Deserialize)]
@@ -78,7 +80,7 @@ pub(crate) fn write<T: Serialize>(dir: &Path, name: &str, record: &T) -> Result<
         Ok(()) => beside,
         Err(error) => {
             let room = room(dir, name);
-            // What is missing is room on the disk, so that is the error to tell.
+            // The cause is a full disk, so that is the error to report.
             write_into(&room, &text).map_err(|_| io_error("write", &beside)(error))?;
             room
         }
@@ -98,7 +100,7 @@ fn write_into(room: &Path, text: &str) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Keeps room for the record `name` in `dir`, so that it can be written once more when the disk is full.
+/// Reserves space for the record `name` in `dir`, so that it can be written once more when the disk is full.
 pub(super) fn keep_room(dir: &Path, name: &str) -> Result<(), LedgerError> {
     let path = room(dir, name);
     if fs::metadata(&path).is_ok_and(|there| there.len() >= ROOM_BYTES) {
@@ -112,10 +114,10 @@ pub(super) fn keep_room(dir: &Path, name: &str) -> Result<(), LedgerError> {
     made().map_err(io_error("keep room in", &path))
 }
 
-/// Removes the file `name` in `dir`, if it is there. After `Ok` it stays removed.
+/// Removes the file `name` in `dir`, if it exists. After `Ok` it stays removed.
 pub(super) fn remove(dir: &Path, name: &str) -> Result<(), LedgerError> {
     let path = dir.join(name);
-    // Not worth an error: it holds nothing.
+    // Not worth an error: it contains nothing.
     let _ = fs::remove_file(room(dir, name));
     match fs::remove_file(&path) {
         Ok(()) => sync_dir(dir),
@@ -124,7 +126,7 @@ pub(super) fn remove(dir: &Path, name: &str) -> Result<(), LedgerError> {
     }
 }
 
-/// Makes what happened to a directory's entries durable.
+/// Makes changes to a directory's entries durable.
 pub(super) fn sync_dir(dir: &Path) -> Result<(), LedgerError> {
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
 }

@@ -1,7 +1,8 @@
-//! From protobuf: messages of the controller, checked once.
+//! From protobuf: the controller's messages, checked once.
 //!
-//! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a [`Refusal`] that
-//! names the field and the value, so that the controller's operation ends instead of waiting.
+//! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a
+//! [`Refusal`] that names the field and the value, so that the controller's operation ends instead of
+//! waiting.
 
 use std::time::Duration;
 
@@ -18,30 +19,30 @@ use crate::volume::clause;
 use crate::volume::directive::{Ask, Directive, GivenSecret};
 use crate::volume::outcome::Failure;
 
-/// Shortest and longest time that a directive may be given; outside it is a mistake of the sender.
+/// Shortest and longest deadline of a directive; anything else is a mistake of the sender.
 const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
-/// Bounds of what a Welcome may ask for; outside it is no part of the protocol.
+/// Limits of what a Welcome may ask for; anything else breaks the protocol.
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
 /// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
 const MOST_PORTALS: usize = 16;
-/// Most registrations that one Preempt may remove: a volume has a grant or two, and some of old.
+/// Most registrations that one Preempt may remove: a volume has a grant or two, and perhaps some old ones.
 const MOST_VICTIMS: usize = 64;
 
-/// The two times that a Welcome sets, and which session it begins.
+/// The two times that a Welcome sets, and the session that it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Welcome {
     /// The controller's term.
     pub(super) term: u64,
     /// The name of the session, for logs.
     pub(super) session: String,
-    /// From one heartbeat to the next.
+    /// Time between two heartbeats.
     pub(super) heartbeat: Duration,
-    /// Silence for so long counts as loss.
+    /// Silence for this long counts as loss.
     pub(super) silence: Duration,
 }
 
 impl Welcome {
-    /// Checks a Welcome; else what is wrong with it.
+    /// Checks a Welcome; returns what is wrong with it otherwise.
     pub(super) fn parse(welcome: proto::Welcome) -> Result<Self, String> {
         let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
         let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
@@ -64,29 +65,29 @@ fn invalid(field: &'static str) -> impl FnOnce(&dyn std::fmt::Display) -> Invali
     move |problem| Invalid { field, problem: problem.to_string() }
 }
 
-/// A directive that cannot be carried out, answered at once. What it says of itself is repeated as it came.
+/// A directive that cannot be carried out, answered at once. Its header is repeated as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Of which operation.
+    /// The operation id, as it came.
     pub operation: String,
-    /// About which volume.
+    /// The volume id, as it came.
     pub volume: String,
-    /// Term and number of the epoch.
+    /// Term and number of the epoch; `None` where it had none.
     pub epoch: Option<(u64, u64)>,
     /// What is wrong with it.
     pub failure: Failure,
 }
 
-/// What comes out of a message of the controller.
+/// What a message of the controller turned out to be.
 #[derive(Debug)]
 pub(super) enum Parsed {
     /// A directive to carry out.
     Directive(Box<Directive>),
-    /// One that cannot be carried out.
+    /// A directive that cannot be carried out.
     Refused(Box<Refusal>),
-    /// The controller lives.
+    /// A sign of life of the controller, and no more.
     Heartbeat,
-    /// A Welcome after the first message: no part of the protocol.
+    /// A Welcome after the first message: it breaks the protocol.
     Unexpected(Box<proto::to_agent::Kind>),
 }
 
@@ -194,7 +195,7 @@ fn given(message: &proto::Attach) -> Result<GivenSecret, Invalid> {
     Ok(GivenSecret { secret: secret(&message.dhchap_secret)?, generation })
 }
 
-/// The error never says what the secret was.
+/// The error never repeats the secret.
 fn secret(text: &str) -> Result<DhchapSecret, Invalid> {
     DhchapSecret::parse(text).map_err(|error| invalid("dhchap_secret")(&error))
 }

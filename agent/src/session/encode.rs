@@ -1,6 +1,6 @@
 //! To protobuf: what the agent sends to the controller.
 //!
-//! Comes in: domain types of the agent. Goes out: messages, with nothing decided on the way.
+//! Comes in: the agent's own types. Goes out: messages. Decides nothing.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::volume::clause::FailedClause;
 use crate::volume::outcome::{AttachTimes, DirectiveResult, Failure, Outcome, Pending, Ready};
 use crate::volume::state::{Absence, DetachTimes, Path, Phase, ShownIdentity, Staging, VolumeState};
 
-/// Who this node is.
+/// The first message of a session: who this node is and what it can do.
 pub(super) fn hello(node: &NodeDescription) -> proto::Hello {
     proto::Hello {
         protocol: cleat_proto::SESSION_PROTOCOL,
@@ -41,12 +41,12 @@ pub(super) fn hello(node: &NodeDescription) -> proto::Hello {
     }
 }
 
-/// All volumes.
+/// The message with the state of every volume.
 pub(super) fn inventory(volumes: Vec<VolumeState>) -> proto::Inventory {
     proto::Inventory { volumes: volumes.into_iter().map(state).collect() }
 }
 
-/// The state of one volume.
+/// The message of one volume's state.
 pub(super) fn state(state: VolumeState) -> proto::VolumeState {
     proto::VolumeState {
         volume_id: state.volume.to_string(),
@@ -103,7 +103,7 @@ fn staging(staging: Staging) -> proto::Staging {
     proto::Staging { path, device, same }
 }
 
-/// What a directive is answered with.
+/// The answer to a directive.
 pub(super) fn outgoing(outgoing: Outgoing) -> proto::DirectiveResult {
     match outgoing {
         Outgoing::Result(result) => self::result(result),

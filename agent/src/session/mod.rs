@@ -1,12 +1,13 @@
-//! The session with the controller: one stream, connected by the agent, connected again whenever it ends.
+//! The session with the controller: one stream, which the agent opens, and opens again whenever it ends.
 //!
-//! Comes in: directives. Goes out: who this node is, all that its kernel holds, every change of it, and the results
-//! of directives.
+//! Comes in: directives. Goes out: who this node is, everything that its kernel has, every change of that,
+//! and the results of directives.
 //!
 //! Always holds:
-//! - The controller hears the whole inventory, read from the kernel, before anything else of a session.
-//! - Losing a session touches no device; results that may not have been read are sent again on the next one.
-//! - Silence counts as loss, on both sides, after the time that the controller named in its Welcome.
+//! - The controller gets the whole inventory, read from the kernel, before anything else of a session.
+//! - Losing a session touches no device. Results that the controller may not have read are sent again on the
+//!   next one.
+//! - Silence counts as loss, on both sides, after the time that the controller's Welcome names.
 
 mod decode;
 mod encode;
@@ -35,26 +36,26 @@ use crate::volume::host::Host;
 use crate::volume::state::VolumeState;
 use outbox::Outbox;
 
-/// Delay before the second connect; doubled each time that no session stood.
+/// Delay before the second connect; doubled each time that no session lasted.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Longest delay between two connects: a controller that comes back should not wait long for its nodes.
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// For how long a session has to be established to have stood. One that a controller ends at once each time costs both
-/// sides a whole inventory, so it is not begun again and again without a pause.
+/// How long a session has to be established to count as one that lasted. A session that the controller always
+/// ends at once costs both sides a whole inventory, so there is a pause before the next one.
 const STANDS: Duration = Duration::from_secs(5);
 
 /// What the session needs of the rest of the agent.
 pub trait NodeVolumes: Send + Sync + 'static {
-    /// Reads the kernel afresh and returns the state of every volume.
+    /// Reads the kernel again and returns the state of every volume.
     ///
     /// # Errors
-    /// A text that says what could not be read: without a whole inventory there is no session.
+    /// A text that says what could not be read: without a complete inventory there is no session.
     fn inventory(&self) -> impl Future<Output = Result<Vec<VolumeState>, String>> + Send;
 
     /// Starts a directive, or joins the operation of the same id; its results go to the outbox.
     fn submit(&self, directive: Directive);
 
-    /// Where changes of state are heard of.
+    /// The board that reports changes of state.
     fn board(&self) -> &Board;
 }
 
@@ -77,21 +78,21 @@ impl<H: Host> NodeVolumes for Fleet<H> {
 pub struct NodeDescription {
     /// The name under which the orchestrator knows the node.
     pub node_id: NodeId,
-    /// Host NQN of every connect.
+    /// The host NQN that every connect uses.
     pub host_nqn: HostNqn,
-    /// Host identifier of every connect.
+    /// The host identifier that every connect uses.
     pub host_id: HostId,
-    /// The addresses of this node on the storage networks.
+    /// This node's addresses on the storage networks.
     pub storage_addresses: Vec<IpAddr>,
-    /// The boot of this node.
+    /// Tells this boot of the node from earlier ones.
     pub boot_id: String,
     /// The release of the kernel.
     pub kernel_release: String,
-    /// By which means controllers are made.
+    /// What makes controllers: `kernel` or `nvme-cli`.
     pub fabrics: &'static str,
-    /// Whether the kernel makes one device of several paths.
+    /// Whether the kernel joins several paths into one device.
     pub native_multipath: bool,
-    /// Only volumes under it are ours.
+    /// The beginning of our subsystems' NQNs; nothing else is ever touched.
     pub nqn_prefix: NqnPrefix,
     /// Whether the kernel can authenticate in band.
     pub in_band_auth: bool,
@@ -101,24 +102,24 @@ pub struct NodeDescription {
     pub agent_version: String,
 }
 
-/// All that a session needs.
+/// Everything that a session needs.
 pub struct Session<N> {
     /// Where the controller is, with keepalive and TLS set.
     pub endpoint: Box<dyn Dial>,
-    /// Who this node is.
+    /// What the session's first message says of this node.
     pub node_is: NodeDescription,
-    /// The rest of the agent.
+    /// The rest of the agent, which has the volumes.
     pub node: Arc<N>,
-    /// Results to deliver.
+    /// Results that have to be delivered.
     pub outbox: Arc<Outbox>,
-    /// Learns whether a session is established.
+    /// Shows volumes whether a session is established.
     pub link: watch::Sender<Link>,
     /// Up while a session is established.
     pub ready: ReadyFlag,
 }
 
 impl<N: NodeVolumes> Session<N> {
-    /// Keeps a session with the controller until asked to stop.
+    /// Maintains a session with the controller until it is asked to stop.
     pub async fn run(self, stop: CancellationToken) {
         let mut delays = Delays::default();
         while !stop.is_cancelled() {
@@ -170,7 +171,7 @@ struct Delays {
 }
 
 impl Delays {
-    /// The delay after a connect whose session was established for so long, if it was.
+    /// The delay after a connect; `stood` is how long its session was established, if it was.
     fn after(&mut self, stood: Option<Duration>) -> Duration {
         let before = self.last.filter(|_| stood.is_none_or(|stood| stood < STANDS));
         let delay = before.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
@@ -181,7 +182,7 @@ impl Delays {
 
 /// Three quarters to five quarters of a delay, so that the nodes of a cluster do not all connect at once.
 fn jittered(delay: Duration) -> Duration {
-    // The low half of a random UUID is random in all but two bits; no other source of chance is needed here.
+    // The low half of a random UUID is random except for two bits; that is enough here.
     let (_, random) = uuid::Uuid::new_v4().as_u64_pair();
     let half = delay.as_millis() as u64 / 2;
     delay * 3 / 4 + Duration::from_millis(if half == 0 { 0 } else { random % half })

@@ -1,13 +1,14 @@
 //! The outbox: results of directives, kept until the controller must have read them.
 //!
-//! Comes in: results, whenever an operation has one. Goes out: to the session of the moment, in order.
+//! Comes in: results, whenever an operation has one. Goes out: to the current session, in order.
 //!
-//! The protocol has no acknowledgement; delivery is told so: a result that was put on a stream, on which the
-//! controller still talks to us a whole silence deadline later, has been read, since a controller that had heard
-//! nothing for so long would have dropped the stream. Everything younger is sent again on the next stream. The
-//! controller knows results by operation id, so twice does no harm.
+//! The protocol has no acknowledgement. A result counts as read if the controller still sends on the same
+//! stream a whole silence deadline later: a controller that had received nothing for so long would have
+//! dropped the stream. Everything younger is sent again on the next stream. The controller recognises results
+//! by their operation id, so twice does no harm.
 //!
-//! Always holds: at most one result per operation (a later one replaces a Pending), and a bounded number in all.
+//! Always holds: at most one result per operation (a later one replaces a Pending), and a limited number in
+//! all.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,8 +20,8 @@ use tokio::time::Instant;
 use super::decode::Refusal;
 use crate::volume::outcome::{DirectiveResult, Results};
 
-/// Most results that are kept; past it the oldest goes. The inventory of the next session still tells the truth of
-/// its volume.
+/// Most results that are kept; beyond it the oldest goes. The next session's inventory still shows the true
+/// state of its volume.
 const CAPACITY: usize = 4096;
 
 /// Results that wait to be delivered.
@@ -30,17 +31,17 @@ pub struct Outbox {
     arrived: Notify,
 }
 
-/// What is to be delivered.
+/// An answer that has to be delivered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {
-    /// What became of a directive.
+    /// The result of a directive.
     Result(DirectiveResult),
-    /// A directive that could not be read.
+    /// The answer to a directive that could not be read.
     Refusal(Refusal),
 }
 
 impl Outgoing {
-    /// Of which operation.
+    /// The id of the operation that it answers.
     pub fn operation(&self) -> String {
         match self {
             Self::Result(result) => result.operation.to_string(),
@@ -48,7 +49,7 @@ impl Outgoing {
         }
     }
 
-    /// About which volume.
+    /// The id of the volume that it is about.
     pub fn volume(&self) -> &str {
         match self {
             Self::Result(result) => result.volume.as_str(),
@@ -67,7 +68,7 @@ impl Results for Outbox {
 struct Item {
     operation: String,
     result: Outgoing,
-    /// When it was put on the present stream; `None` if it was not yet.
+    /// When it was put on the current stream; `None` if it was not yet.
     sent: Option<Instant>,
 }
 
@@ -77,7 +78,7 @@ impl Outbox {
         self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a result in; it replaces an earlier one of the same operation.
+    /// Adds a result; it replaces an earlier one of the same operation.
     pub fn push(&self, result: Outgoing) {
         let operation = result.operation();
         let mut items = self.lock();
@@ -96,7 +97,7 @@ impl Outbox {
         self.arrived.notify_one();
     }
 
-    /// A new stream begins: what was put on an earlier one and may not have been read is to be sent again.
+    /// A new stream begins: whatever was put on an earlier one, and may not have been read, is sent again.
     pub fn rewind(&self) {
         for item in self.lock().iter_mut() {
             item.sent = None;
@@ -104,8 +105,8 @@ impl Outbox {
         self.arrived.notify_one();
     }
 
-    /// Waits for the next result that is not on the present stream yet, and marks it as sent. Cancel safe: a result
-    /// is marked only when this returns it.
+    /// Waits for the next result that is not on the current stream yet, and marks it as sent. Cancel safe: it
+    /// marks a result only when it returns it.
     pub async fn next(&self) -> Outgoing {
         loop {
             let arrived = self.arrived.notified();
@@ -117,17 +118,18 @@ impl Outbox {
         }
     }
 
-    /// The controller was heard: what has been on the stream for longer than `silence_deadline` was read.
+    /// The controller sent something: results that have been on the stream for longer than `silence_deadline`
+    /// were read.
     pub fn heard(&self, silence_deadline: Duration) {
         self.lock().retain(|item| item.sent.is_none_or(|sent| sent.elapsed() <= silence_deadline));
     }
 
-    /// How many results are kept.
+    /// How many results are waiting or may not have been read.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether nothing is kept.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

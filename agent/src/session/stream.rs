@@ -1,7 +1,7 @@
 //! One session, from connect to end.
 //!
-//! Order on the stream: Hello → Welcome → Inventory → anything. Comes in: messages of the controller. Goes out: why
-//! the session ended.
+//! Order on the stream: Hello → Welcome → Inventory → anything. Comes in: messages of the controller. Goes
+//! out: why the session ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -26,9 +26,9 @@ use crate::volume::state::VolumeState;
 
 /// How long the connect, the Welcome and the inventory may take, each.
 const STEP: Duration = Duration::from_secs(10);
-/// Messages that may wait for the transport; past it the sender waits, and the silence deadline watches it.
+/// Messages that may wait for the transport; beyond it the sender waits, under the silence deadline.
 const QUEUE: usize = 64;
-/// Counters of writes move all the time; they are sent at most so often.
+/// Counters of writes change all the time; they are sent at most this often.
 const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a session ended.
@@ -70,7 +70,7 @@ impl Ended {
     }
 }
 
-/// Runs one session to its end. `established` says since when its inventory is on the stream.
+/// Runs one session to its end. `established` says since when its inventory has been on the stream.
 pub(super) async fn once<N: NodeVolumes>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
     match talk(session, established).await {
         Err(ended) => ended,
@@ -87,7 +87,7 @@ async fn talk<N: NodeVolumes>(
         .await
         .map_err(|_| Ended::NoAnswer("connection"))?
         .map_err(Ended::Unreachable)?;
-    // Hello is on the queue before the call: a server need not answer before it has read it.
+    // Hello is queued before the call: a server need not answer before it has read it.
     send(&say, Say::Hello(encode::hello(&session.node_is))).await?;
     let mut client = AgentSessionClient::new(channel);
     let mut hear = timeout(STEP, client.session(ReceiverStream::new(queue)))
@@ -97,7 +97,7 @@ async fn talk<N: NodeVolumes>(
         .into_inner();
     let welcome = welcome(&mut hear).await?;
 
-    // Changes are listened for before the inventory is read, so that none falls between.
+    // Listens for changes before it reads the inventory, so that none is missed.
     let changes = session.node.board().changes();
     let volumes = timeout(welcome.silence.max(STEP), session.node.inventory())
         .await
@@ -130,9 +130,9 @@ struct Stream<'a, N> {
     session: &'a Session<N>,
     say: mpsc::Sender<proto::FromAgent>,
     welcome: Welcome,
-    /// The state of each volume that was last sent.
+    /// The state of each volume as it was last sent.
     sent: BTreeMap<VolumeId, VolumeState>,
-    /// The version of the board up to which it was sent.
+    /// The version of the board up to which states were sent.
     seen: u64,
     heard: Instant,
     beats: u64,
@@ -151,13 +151,13 @@ impl<N: NodeVolumes> Stream<'_, N> {
         changes.mark_changed();
         loop {
             let silent = self.heard + self.welcome.silence;
-            // One thing at a time, and whatever it is, not past the silence deadline: a controller that reads
-            // nothing any more would else hold us in a send for ever.
+            // One thing at a time, and never past the silence deadline: a controller that reads nothing any
+            // more would otherwise block a send for ever.
             tokio::select! {
                 message = hear.message() => self.take(message.map_err(Ended::Broken)?.ok_or(Ended::Closed)?)?,
                 result = self.session.outbox.next() => {
-                    // A result may be older than the inventory, and carries the state of its time: what the
-                    // volume is now is told again after it.
+                    // A result may be older than the inventory, and carries the state of its own time: the
+                    // current state of the volume is sent again after it.
                     let volume = VolumeId::parse(result.volume()).ok();
                     self.bounded(silent, Say::Result(encode::outgoing(result))).await?;
                     if let Some(state) = volume.and_then(|volume| self.session.node.board().get(&volume)) {
@@ -185,11 +185,11 @@ impl<N: NodeVolumes> Stream<'_, N> {
         }
     }
 
-    /// Takes one message in. Never waits.
+    /// Handles one message. Never waits.
     fn take(&mut self, message: proto::ToAgent) -> Result<(), Ended> {
         self.heard = Instant::now();
         self.session.outbox.heard(self.welcome.silence);
-        // A kind that this version does not know: a newer controller must not rely on it being understood.
+        // A kind that this version does not know: a newer controller must not rely on it.
         let Some(kind) = message.kind else { return Ok(()) };
         match parse(kind, &self.session.node_is.nqn_prefix) {
             Parsed::Directive(directive) => self.session.node.submit(*directive),
@@ -219,10 +219,10 @@ impl<N: NodeVolumes> Stream<'_, N> {
         Ok(())
     }
 
-    /// The same with counters, which alone are not worth a message each time that they move.
+    /// The same with counters, which are not worth a message each time that they change.
     async fn tell_counters(&mut self, until: Instant) -> Result<(), Ended> {
         let states = self.session.node.board().all();
-        // What the node has forgotten is not kept for the length of the session.
+        // A volume that the node has forgotten is not kept for the length of the session.
         let known: BTreeSet<&VolumeId> = states.iter().map(|state| &state.volume).collect();
         self.sent.retain(|volume, _| known.contains(volume));
         for state in states {

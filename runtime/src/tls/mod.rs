@@ -1,8 +1,9 @@
 //! TLS for both sides of our gRPC: options, files, and the configurations made of them.
 //!
-//! In come file names; out goes a [`ServerTransport`] for each listener, or a [`ClientTransport`]. Plaintext is never a
-//! default: it has to be asked for by name, and a command line that asks for neither is an error. Every file is read
-//! and parsed here, so that a wrong one is named at start and not at the first connection.
+//! Comes in: file names. Goes out: a [`ServerTransport`] for each listener, or a [`ClientTransport`].
+//! Plaintext is never a default: it has to be asked for by name, and a command line that asks for neither is
+//! an error. Every file is read and parsed here, so that a wrong one is reported at start and not at the
+//! first connection.
 
 mod peer;
 pub mod renew;
@@ -23,13 +24,13 @@ use zeroize::Zeroizing;
 pub use peer::{Kind, Peer, Subject, Who};
 pub use server::{ServerFiles, ServerTls};
 
-/// Permissions of a private key's file that are too many: anything for others, and writing for the group (which may
-/// read, as it does where the kubelet hands a Secret to a group).
+/// Permissions that a private key's file may not have: anything for others, and writing for the group (which
+/// may read, as where the kubelet gives a Secret to a group).
 const TOO_OPEN: u32 = 0o027;
 
 /// Makes aws-lc-rs the process's rustls provider. May be called any number of times.
 pub fn install_provider() {
-    // An error means that one is installed; this workspace has no other.
+    // An error means that one is installed already; this workspace has no other.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
@@ -101,36 +102,36 @@ pub enum TlsError {
     /// One of two options that belong together is missing.
     #[error("{given} needs {missing}")]
     Incomplete {
-        /// The option that is there.
+        /// The option that was given.
         given: &'static str,
-        /// The option that is not.
+        /// The option that has to be given with it.
         missing: &'static str,
     },
     /// A file cannot be read.
     #[error("cannot read {} ({option})", path.display())]
     Read {
-        /// The option that names it.
+        /// The option that names the file.
         option: &'static str,
-        /// The file.
+        /// The file that could not be read.
         path: PathBuf,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// A file does not hold what it should.
+    /// A file does not contain what it should.
     #[error("cannot use {} ({option}): it holds no usable PEM {what}", path.display())]
     Pem {
-        /// The option that names it.
+        /// The option that names the file.
         option: &'static str,
-        /// The file.
+        /// The file with the wrong content.
         path: PathBuf,
-        /// What it should hold.
+        /// What it should contain, such as `certificate`.
         what: &'static str,
         /// What is wrong with it.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// The files are well-formed one by one but do not work together (say, a key of another certificate).
+    /// Each file is well-formed, but they do not work together (such as a key of another certificate).
     #[error("cannot use the TLS files together ({files})")]
     Config {
         /// The options concerned.
@@ -148,33 +149,33 @@ pub enum TlsError {
         #[source]
         source: tonic::transport::Error,
     },
-    /// Others than its owner have access to a private key.
+    /// Others than its owner can read or change a private key.
     #[error(
         "cannot use private key {} ({option}): it has mode {mode:04o}, so others may read or change it; do \
          chmod 600",
         path.display()
     )]
     Open {
-        /// The option that names it.
+        /// The option that names the file.
         option: &'static str,
-        /// The file.
+        /// The file of the private key.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// Agents and operators would be told apart by nothing that a signer of agents' certificates cannot make.
+    /// One CA could sign for both agents and operators, so nothing would tell them apart.
     #[error(
         "--agent-client-ca {} and --operator-client-ca {} share a certificate; give each its own CA, or \
          whoever issues agents' certificates could issue operators'",
         agents.display(), operators.display()
     )]
     SameCa {
-        /// The one.
+        /// The file of `--agent-client-ca`.
         agents: PathBuf,
-        /// The other.
+        /// The file of `--operator-client-ca`.
         operators: PathBuf,
     },
-    /// Without TLS, and not on loopback.
+    /// A listener without TLS has an address that others can reach.
     #[error(
         "--plaintext with {option} {address}: without TLS whoever reaches it is every node and every operator. Give \
          --tls-cert, --tls-key, --agent-client-ca and --operator-client-ca, a loopback address, or \
@@ -183,26 +184,26 @@ pub enum TlsError {
     PlaintextBeyondLoopback {
         /// The option that names the address.
         option: &'static str,
-        /// The address.
+        /// The address that the option gives.
         address: SocketAddr,
     },
 }
 
-/// How a server talks.
+/// How a server's listener protects its connections.
 #[derive(Clone, Debug)]
 pub enum ServerTransport {
-    /// Without TLS.
+    /// No TLS: any client can claim to be anybody. For tests.
     Plaintext,
-    /// With TLS, and clients with a certificate.
+    /// TLS in which every client shows a certificate.
     Tls(ServerTls),
 }
 
-/// How a client talks.
+/// How a client protects its connections.
 #[derive(Clone)]
 pub enum ClientTransport {
-    /// Without TLS.
+    /// No TLS: for tests, and for networks that nobody else can reach.
     Plaintext,
-    /// With TLS.
+    /// TLS that checks the server, and shows our certificate where there is one.
     Tls(Box<ClientTlsConfig>),
 }
 
@@ -210,8 +211,8 @@ impl ServerTlsArgs {
     /// Reads and checks the files, for the listener of one kind at `address`.
     ///
     /// # Errors
-    /// If nothing was chosen, a file is missing or wrong, or clients would not be known on an address that others
-    /// reach; the error names option and file.
+    /// Where nothing was chosen, where a file is missing or wrong, or where a listener without TLS could be
+    /// reached by others; the error names option and file.
     pub fn load(&self, kind: Kind, address: SocketAddr) -> Result<ServerTransport, TlsError> {
         if self.plaintext {
             return if address.ip().is_loopback() || self.insecure_any_address {
@@ -243,7 +244,7 @@ impl ClientTlsArgs {
     /// Reads and checks the files.
     ///
     /// # Errors
-    /// If nothing was chosen, or a file is missing or wrong; the error names option and file.
+    /// Where nothing was chosen, or where a file is missing or wrong; the error names option and file.
     pub fn load(&self) -> Result<ClientTransport, TlsError> {
         let ca = match (self.plaintext, &self.tls_ca) {
             (true, _) => return Ok(ClientTransport::Plaintext),
@@ -273,7 +274,7 @@ impl ClientTlsArgs {
 }
 
 impl ServerTransport {
-    /// Its TLS, where there is any.
+    /// Its TLS; `None` for plaintext.
     #[must_use]
     pub fn tls(&self) -> Option<&ServerTls> {
         match self {
@@ -284,7 +285,7 @@ impl ServerTransport {
 }
 
 impl ClientTransport {
-    /// The URI scheme that goes with it.
+    /// The URI scheme: `http` or `https`.
     pub fn scheme(&self) -> &'static str {
         match self {
             Self::Plaintext => "http",
@@ -311,7 +312,7 @@ fn identity(cert: &Path, key_file: &Path) -> Result<Identity, TlsError> {
     Ok(Identity::from_pem(chain, &*hidden.0))
 }
 
-/// A private key's file, which is shown to nobody and not left in memory.
+/// The content of a private key's file, which is never shown and is wiped from memory.
 #[derive(PartialEq)]
 struct Hidden(Zeroizing<Vec<u8>>);
 
@@ -331,7 +332,7 @@ fn key(path: &Path) -> Result<Hidden, TlsError> {
     let option = "--tls-key";
     let failed = |source| TlsError::Read { option, path: path.to_owned(), source };
     let mut file = std::fs::File::open(path).map_err(failed)?;
-    // Of the open file: what is checked is what is read.
+    // From the open file: what is checked is what is read.
     let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
     if mode & TOO_OPEN != 0 {
         return Err(TlsError::Open { option, path: path.to_owned(), mode });
@@ -341,12 +342,12 @@ fn key(path: &Path) -> Result<Hidden, TlsError> {
     Ok(Hidden(pem))
 }
 
-/// The certificates of a file that has been checked.
+/// The certificates in a file that has been checked.
 fn parsed(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
-/// Reads a PEM file and makes sure that it holds at least one certificate and nothing broken.
+/// Reads a PEM file and checks that it has at least one certificate and nothing broken.
 fn certificates(option: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     let pem = read(option, path)?;
     let wrong = |source| TlsError::Pem { option, path: path.to_owned(), what: "certificate", source };

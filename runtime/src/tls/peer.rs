@@ -1,8 +1,10 @@
 //! Who is at the other end: what a client's certificate says of its holder.
 //!
-//! In come the certificates of a handshake; out goes a [`Peer`]. What always holds: a name counts only where the
-//! certificate carries it as a URI (`cleat://node/NAME`, `cleat://operator/NAME`), exactly one, and only on the
-//! listener that is for this kind; everything else is a refusal that names what was shown and what is needed.
+//! Comes in: the certificates of a handshake. Goes out: a [`Peer`].
+//!
+//! Always holds: a name counts only where the certificate has exactly one as a URI (`cleat://node/NAME`,
+//! `cleat://operator/NAME`), and only on the listener for this kind. Everything else is refused with what was
+//! shown and what is needed.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -12,9 +14,9 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// What precedes kind and name in the URI of a certificate.
+/// What comes before kind and name in the URI of a certificate.
 const SCHEME: &str = "cleat://";
-/// The year 9999, after which no certificate can say anything.
+/// The year 9999: certificates cannot express anything later.
 const MOST_SECONDS: u64 = 253_402_300_800;
 /// The longest name, in bytes: that of a host (RFC 1035).
 const NAME_BYTES: usize = 253;
@@ -29,7 +31,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The kind as it is in a URI.
+    /// The kind as it appears in a URI.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -67,9 +69,9 @@ impl Kind {
 /// A name that a certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// What it is.
+    /// Whether it is a node or an operator.
     pub kind: Kind,
-    /// Its name among its kind.
+    /// The last part of the URI: unique among its kind.
     pub name: String,
 }
 
@@ -79,46 +81,47 @@ impl fmt::Display for Subject {
     }
 }
 
-/// What is known of who is at the other end.
+/// What the connection proves about its other end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Who {
     /// Nothing: there is no TLS.
     Anybody,
-    /// A certificate proves it, and it is of the kind that this listener is for.
+    /// A certificate proves this name, and it is of the kind that this listener is for.
     Known(Subject),
-    /// It may not do anything here, and this is why.
+    /// It may do nothing here; the text says why.
     Refused(String),
 }
 
 /// The other end of a connection, as every request on it finds it among its extensions.
 #[derive(Clone, Debug)]
 pub struct Peer {
-    /// From where it came.
+    /// The address and port that it came from.
     pub address: SocketAddr,
-    /// Who it is.
+    /// What the connection proves about it.
     pub who: Who,
-    /// When the first certificate of the connection ends, theirs or ours; with it ends the connection.
+    /// When the first certificate of the connection ends, theirs or ours; the connection ends with it. `None`
+    /// without TLS.
     pub until: Option<SystemTime>,
 }
 
 /// What a certificate says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Said {
-    /// Its distinguished name, for people.
+    /// Its distinguished name, for messages.
     pub(super) subject: String,
-    /// All its URIs of ours, as they are.
+    /// All its URIs that begin with ours, unchanged.
     pub(super) uris: Vec<String>,
-    /// Its last moment.
+    /// The end of its validity.
     pub(super) not_after: SystemTime,
 }
 
-/// Reads a certificate; `None` if it is none.
+/// Reads a certificate; `None` if the bytes are none.
 pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let names = match parsed.subject_alternative_name() {
         Ok(Some(names)) => names.value.general_names.clone(),
         Ok(None) => Vec::new(),
-        // Twice, or broken: nothing in it counts.
+        // It is there twice, or broken: nothing in it counts.
         Err(_) => return None,
     };
     let uris = names.into_iter().filter_map(|name| match name {
@@ -129,7 +132,7 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
     Some(Said {
         subject: parsed.subject().to_string(),
         uris: uris.collect(),
-        // The second that is named is a part of it (RFC 5280, 4.1.2.5).
+        // The second that is named belongs to the validity (RFC 5280, 4.1.2.5).
         not_after: UNIX_EPOCH + Duration::from_secs(seconds.saturating_add(1).min(MOST_SECONDS)),
     })
 }
@@ -139,7 +142,7 @@ pub(super) fn until(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     chain.iter().map(|certificate| read(certificate).map_or(UNIX_EPOCH, |said| said.not_after)).min()
 }
 
-/// The subject of a URI.
+/// The subject that a URI names; `None` for a URI of another form.
 fn subject(uri: &str) -> Option<Subject> {
     let (kind, name) = uri.strip_prefix(SCHEME)?.split_once('/')?;
     let kind = [Kind::Node, Kind::Operator].into_iter().find(|known| known.word() == kind)?;
@@ -148,7 +151,7 @@ fn subject(uri: &str) -> Option<Subject> {
     good.then(|| Subject { kind, name: name.to_owned() })
 }
 
-/// Who holds this certificate, on the listener for `kind`. `ours`: its signature is of the CA of this kind.
+/// Judges a certificate on the listener for `kind`. `ours` says whether the CA of this kind has signed it.
 pub(super) fn judge(kind: Kind, ours: bool, certificate: &CertificateDer<'_>) -> Who {
     let needed = format!(
         "here one of {} with the URI {SCHEME}{}/NAME is needed (subjectAltName; see docs/operating.md)",

@@ -1,8 +1,10 @@
-//! Certificates that are renewed while we run, and how long those that we have are good for.
+//! Certificates that are renewed while the program runs, and how long the current ones last.
 //!
-//! In come the files of a side; out go its newest certificates, a metric, and a line in the log while there is still time
-//! to do something. What always holds: a file that cannot be used changes nothing that works; a renewal by rename or by
-//! symlink swap, as the kubelet does it, is seen within [`EVERY`].
+//! Comes in: the files of a side. Goes out: its newest certificates, a metric, and a line in the log while
+//! there is still time to act.
+//!
+//! Always holds: a file that cannot be used changes nothing that works. A renewal by rename or by symlink
+//! swap, as the kubelet does it, is seen within [`EVERY`].
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,21 +16,21 @@ use super::{ClientTlsArgs, ServerTls};
 use crate::exit::Causes;
 use crate::metrics::CERTIFICATE_EXPIRY;
 
-/// From one look at the files to the next.
+/// Time between two readings of the files.
 pub const EVERY: Duration = Duration::from_secs(2);
-/// So long before its end a certificate is complained of.
+/// From how long before its end a certificate is complained about.
 pub const SOON: Duration = Duration::from_secs(7 * 86_400);
-/// How often.
+/// Time between two complaints about one that ends soon.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(3600);
 
-/// A certificate, or a file of CAs, that has an end.
+/// The end of a certificate, or of a file of CAs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expiry {
-    /// What it is for, as the metric's label says it.
+    /// What it is for: the metric's label.
     pub of: &'static str,
     /// The option that names its file, or who shows it.
     pub option: &'static str,
-    /// Its last moment.
+    /// The end of its validity.
     pub at: SystemTime,
 }
 
@@ -43,13 +45,13 @@ impl Expiry {
         Some(Self { of, option, at: super::peer::until(certificates)? })
     }
 
-    /// How long it is still good for; zero if it is over.
+    /// How long it is still valid; zero if it is over.
     #[must_use]
     pub fn left(&self) -> Duration {
         self.at.duration_since(SystemTime::now()).unwrap_or_default()
     }
 
-    /// What to do, where that is soon; `None` while there is time.
+    /// What to do, where it ends soon; `None` while there is time.
     #[must_use]
     pub fn complaint(&self) -> Option<String> {
         let left = Duration::from_secs(self.left().as_secs());
@@ -68,18 +70,18 @@ impl Expiry {
     }
 }
 
-/// Why files that have changed cannot be used.
+/// Why changed files cannot be used.
 pub type Unusable = Box<dyn std::error::Error + Send + Sync>;
 
-/// What has certificates in files.
+/// Something that has certificates in files.
 pub trait Renewable: Send + Sync + 'static {
-    /// Reads the files again; whether anything was new. Blocks for as long as the disk does.
+    /// Reads the files again; true if anything was new. Blocks for as long as the disk does.
     ///
     /// # Errors
-    /// If a file cannot be used.
+    /// Where a file cannot be used; what was read before stays.
     fn refresh(&self) -> Result<bool, Unusable>;
 
-    /// When what was read last ends.
+    /// When each certificate that was last read ends.
     fn expiries(&self) -> Vec<Expiry>;
 }
 
@@ -95,7 +97,7 @@ impl Renewable for ServerTls {
 }
 
 impl Renewable for ClientTlsArgs {
-    /// Each connect reads the files, so there is nothing to be kept.
+    /// Each connect reads the files, so there is nothing to keep.
     fn refresh(&self) -> Result<bool, Unusable> {
         self.load()?;
         Ok(false)
@@ -111,7 +113,7 @@ impl Renewable for ClientTlsArgs {
     }
 }
 
-/// Looks at the files again and again, until `stop`.
+/// Reads the files again and again, until `stop`.
 pub async fn keep_fresh(files: Arc<dyn Renewable>, stop: CancellationToken) {
     let mut complained: Option<tokio::time::Instant> = None;
     let mut trouble = String::new();
@@ -122,7 +124,7 @@ pub async fn keep_fresh(files: Arc<dyn Renewable>, stop: CancellationToken) {
                 (files.refresh().map_err(|error| Causes(error.as_ref()).to_string()), files.expiries())
             })
         };
-        // A look that panicked is a look that was not made.
+        // A reading that panicked counts as none.
         if let Ok((refreshed, expiries)) = looked.await {
             match &refreshed {
                 Ok(true) => tracing::info!("read renewed certificates, keys or CAs"),

@@ -1,8 +1,12 @@
-//! TLS of one listener: which certificates it admits, its own, and both read again when their files change.
+//! TLS of one listener: its own certificate, and which ones it admits. Both are read again when their files
+//! change.
 //!
-//! In come file names and the kind of client that the listener is for; out goes, for each connection, a stream and its
-//! [`Peer`](peer::Peer). What always holds: a client without a certificate of a CA that is given gets no further than the
-//! handshake; no session is resumed, so that no connection outlives what proved it; files that cannot be used change
+//! Comes in: file names and the kind of client that the listener is for. Goes out: for each connection, a
+//! stream and its [`Peer`](peer::Peer).
+//!
+//! Always holds: a client without a certificate of a given CA fails in the handshake. No session is resumed,
+//! so that no connection outlives what proved it. Files that cannot be used change nothing, and are
+//! complained about until they can.
 //! nothing, and are complained of until they can.
 
 use std::fmt;
@@ -25,13 +29,13 @@ use super::{TlsError, certificates, key};
 /// The files of a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerFiles {
-    /// Our certificate chain.
+    /// Our certificate chain, PEM.
     pub cert: PathBuf,
-    /// Its key.
+    /// The private key of that certificate, PEM.
     pub key: PathBuf,
-    /// The CA of agents.
+    /// The CA that signs agents' certificates, PEM.
     pub agent_ca: PathBuf,
-    /// The CA of operators.
+    /// The CA that signs operators' certificates, PEM.
     pub operator_ca: PathBuf,
 }
 
@@ -43,7 +47,7 @@ pub struct ServerTls {
     current: Arc<Mutex<Arc<Loaded>>>,
 }
 
-/// What was made of the files when they were read last.
+/// What was made of the files when they were last read.
 struct Loaded {
     read: Read,
     config: Arc<ServerConfig>,
@@ -51,7 +55,7 @@ struct Loaded {
     until: Option<SystemTime>,
 }
 
-/// The files' content.
+/// The content of the files.
 #[derive(PartialEq)]
 struct Read {
     cert: Vec<u8>,
@@ -64,17 +68,17 @@ impl ServerTls {
     /// Reads and checks the files, for the listener of one kind.
     ///
     /// # Errors
-    /// If a file is missing, wrong, or readable by others; the error names option and file.
+    /// Where a file is missing, wrong, or readable by others; the error names option and file.
     pub fn load(kind: Kind, files: ServerFiles) -> Result<Self, TlsError> {
         super::install_provider();
         let loaded = Loaded::make(kind, &files, Read::from(&files)?)?;
         Ok(Self { kind, files: Arc::new(files), current: Arc::new(Mutex::new(Arc::new(loaded))) })
     }
 
-    /// Reads the files again; whether anything was new. Blocks for as long as the disk does.
+    /// Reads the files again; true if anything was new. Blocks for as long as the disk does.
     ///
     /// # Errors
-    /// As [`ServerTls::load`]; then what was read before stays.
+    /// As [`ServerTls::load`]; what was read before stays then.
     pub fn refresh(&self) -> Result<bool, TlsError> {
         let read = Read::from(&self.files)?;
         if self.current().read == read {
@@ -108,10 +112,10 @@ impl ServerTls {
         Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Shakes hands. Gives the stream, who is there, and until when that is proven.
+    /// Does the handshake. Returns the stream, who is there, and until when that is proven.
     ///
     /// # Errors
-    /// What went wrong, in rustls' words.
+    /// What went wrong, as rustls says it.
     pub(crate) async fn accept<S>(
         &self,
         stream: S,
@@ -123,7 +127,8 @@ impl ServerTls {
         let stream = TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let Some((end_entity, intermediates)) = chain.split_first() else {
-            // The verifier makes certificates mandatory, so this cannot be; if it is, it is nobody.
+            // The verifier makes certificates mandatory, so this cannot happen; if it does, the client is
+            // nobody.
             return Ok((stream, Who::Refused("no certificate was shown".into()), None));
         };
         let ours = loaded.own.verify_client_cert(end_entity, intermediates, UnixTime::now()).is_ok();
@@ -185,8 +190,8 @@ fn verifier(kind: Kind, ca: Vec<CertificateDer<'static>>) -> Result<Arc<dyn Clie
         .map_err(|error| wrong(rustls::Error::General(error.to_string())))
 }
 
-/// Lets both kinds through the handshake, so that whoever has come to the wrong door learns so in words; what it may
-/// do is decided afterwards, by its own CA alone.
+/// Lets both kinds through the handshake, so that a client at the wrong listener gets a readable refusal.
+/// What it may do is decided afterwards, by this kind's own CA alone.
 #[derive(Debug)]
 struct Either {
     own: Arc<dyn ClientCertVerifier>,
@@ -195,7 +200,7 @@ struct Either {
 
 impl ClientCertVerifier for Either {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        // None: a client that has one certificate shows that.
+        // None: a client with a single certificate shows that one.
         &[]
     }
 
