@@ -1,4 +1,4 @@
-//! The command line: its words, and which question each command asks.
+//! The command line: its commands, and which question each one asks.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -101,7 +101,7 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
         Err(error) => {
             let (out, code) =
                 if error.use_stderr() { (&mut console.err, BAD_CONFIG) } else { (&mut console.out, SUCCESS) };
-            // Where even this cannot be written, the exit code still says it.
+            // Where even this cannot be written, the exit code still shows it.
             let _ = write!(out, "{}", error.render());
             return code;
         }
@@ -125,12 +125,12 @@ pub(crate) fn run(words: impl IntoIterator<Item = OsString>, console: &mut Conso
         }
     };
     let outcome = runtime.block_on(ask(cli, console));
-    // A resolver that hangs is not waited for.
+    // A name resolver that hangs is not waited for.
     runtime.shutdown_background();
     exit_code(outcome, console)
 }
 
-/// Says what went wrong, if anything did.
+/// Reports the error, if there is one, and returns the exit code.
 fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
     match outcome {
         Ok(()) => SUCCESS,
@@ -180,7 +180,7 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
         }
         Command::Fence(fence) => fence::fence(&mut controller, &mut out, fence).await,
         Command::Node(command) => fence::node(&mut controller, &mut out, command).await,
-        // Done before a controller was asked for.
+        // Done before a controller was needed.
         Command::Rds(_) | Command::Completion { .. } => Ok(()),
     }
 }

@@ -57,8 +57,8 @@ impl Controller {
         timeout: Duration,
     ) -> Result<Self, AskError> {
         let address = address.to_owned();
-        // Clap does not see a conflict between options on different sides of the command; and TLS that was asked for
-        // is never left out.
+        // Clap does not see a conflict between options on different sides of the command; and TLS that
+        // somebody asked for is never left out.
         if tls.plaintext && (tls.tls_ca.is_some() || tls.tls_cert.is_some() || tls.tls_key.is_some()) {
             return Err(AskError::PlaintextAndTls);
         }
@@ -95,7 +95,7 @@ impl Controller {
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
 
-    /// Has a node fenced and waits for the proof: longer than for other answers.
+    /// Fences a node and waits for the proof: longer than for other answers.
     pub(crate) async fn fence(
         &mut self,
         fence: proto::FenceRequest,

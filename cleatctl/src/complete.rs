@@ -1,8 +1,8 @@
 //! Completion in the shell, with the ids of volumes and nodes that the controller knows.
 //!
-//! In come the words typed so far; out go candidates. A shell that has read `cleatctl completion SHELL` runs `cleatctl`
-//! for this, with its own name in [`VARIABLE`]. What always holds: where the controller does not answer at once there
-//! are no ids, no error, and no wait.
+//! Comes in: the words typed so far. Goes out: candidates. A shell that has read `cleatctl completion SHELL`
+//! runs `cleatctl` for this, with its own name in [`VARIABLE`]. Always holds: where the controller does not
+//! answer at once there are no ids, no error, and no wait.
 
 use std::ffi::OsString;
 use std::future::Future;
@@ -17,14 +17,14 @@ use crate::cli;
 use crate::client::{AskError, Controller};
 use crate::shell::VARIABLE;
 
-/// Which word it asks for, from 0 on; without it, the last one.
+/// Which word the shell asks about, counted from 0; without it, the last one.
 const INDEX: &str = "_CLAP_COMPLETE_INDEX";
-/// What it wants between two candidates.
+/// What the shell expects between two candidates.
 const SEPARATOR: &str = "_CLAP_IFS";
-/// How long somebody who has pressed a key waits.
+/// How long somebody who has pressed a key waits, at most.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Answers the shell, where it is one that asks; the words are the process's.
+/// Answers the shell, if it is a shell that asks; the words are the process's.
 pub(crate) fn answer(words: impl IntoIterator<Item = OsString>, out: &mut dyn Write) -> io::Result<bool> {
     if std::env::var_os(VARIABLE).is_none_or(|shell| shell.is_empty()) {
         return Ok(false);
@@ -37,18 +37,18 @@ pub(crate) fn answer(words: impl IntoIterator<Item = OsString>, out: &mut dyn Wr
     Ok(true)
 }
 
-/// The candidates for one of these words, of which the first is the program's name.
+/// The candidates for one of these words, the first of which is the program's name.
 pub(crate) fn candidates(words: Vec<OsString>, index: usize) -> Vec<String> {
     let (words, index) = joined_at_colons(words, index);
     let mut command = with_ids(&words);
     let asks_for_options = words.get(index).is_some_and(|word| word.to_string_lossy().starts_with('-'));
-    // Words that no command line has, have no candidates.
+    // A word that the command line cannot have has no candidates.
     let found = engine::complete(&mut command, words, index, None).unwrap_or_default();
     let found = found.into_iter().map(|found| found.get_value().to_string_lossy().into_owned());
     found.filter(|found| asks_for_options || !found.starts_with('-')).collect()
 }
 
-/// Bash makes three words of `HOST:PORT`.
+/// Bash splits `HOST:PORT` into three words.
 fn joined_at_colons(words: Vec<OsString>, index: usize) -> (Vec<OsString>, usize) {
     let mut joined: Vec<OsString> = Vec::new();
     let (mut at, mut after_colon) = (index, false);
@@ -90,7 +90,7 @@ enum Kind {
     Node,
 }
 
-/// The ids that the controller gives at once, if it does.
+/// The ids that the controller returns at once, if it does.
 fn ask(words: &[OsString], kind: Kind) -> Vec<String> {
     let asked = async {
         let typed = cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
@@ -112,7 +112,7 @@ async fn names(controller: &mut Controller, kind: Kind) -> Result<Vec<String>, A
 fn in_time<T>(asked: impl Future<Output = T>) -> Option<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, asked).await });
-    // A resolver that hangs is not waited for.
+    // A name resolver that hangs is not waited for.
     runtime.shutdown_background();
     answer.ok()
 }

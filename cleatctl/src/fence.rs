@@ -1,7 +1,7 @@
-//! What a person has done: a node fenced, or declared gone.
+//! What a person asks for: a node fenced, or declared gone.
 //!
-//! In come a node and a reason; out goes the controller's answer. The evidence keeps the reason and who gave it: the name
-//! in the certificate with which the controller was called, never one that is typed.
+//! Comes in: a node and a reason. Goes out: the controller's answer. The evidence keeps the reason and who
+//! gave it: the name in the certificate with which the controller was called, never a name that was typed.
 
 use std::time::Duration;
 

@@ -3,12 +3,12 @@
 use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::cleat::v1::{Epoch, MigrationInfo, VolumeState};
 
-/// `TERM.SEQ`; nothing where there is none.
+/// `TERM.SEQ`; empty where there is no epoch.
 pub(crate) fn epoch(epoch: Option<&Epoch>) -> String {
     epoch.map(|e| format!("{}.{}", e.term, e.seq)).unwrap_or_default()
 }
 
-/// What an agent says of a volume, in one word.
+/// The phase that an agent reports for a volume, in one word.
 pub(crate) fn phase(phase: Phase) -> &'static str {
     match phase {
         Phase::Unspecified => "unknown",
@@ -21,7 +21,7 @@ pub(crate) fn phase(phase: Phase) -> &'static str {
     }
 }
 
-/// Live paths of all: `2/2`; nothing where there are none.
+/// Live paths of all, such as `2/2`; empty where there are none.
 pub(crate) fn paths(state: &VolumeState) -> String {
     if state.paths.is_empty() {
         return String::new();
@@ -30,7 +30,7 @@ pub(crate) fn paths(state: &VolumeState) -> String {
     format!("{live}/{}", state.paths.len())
 }
 
-/// Each step with the time since the first: `granted, target_ready +0.412s, …`.
+/// Each step with the time since the first, such as `granted, target_ready +0.412s, …`.
 pub(crate) fn timeline(migration: &MigrationInfo) -> String {
     let Some(first) = migration.steps.first() else { return String::new() };
     let steps = migration.steps.iter().map(|step| {
@@ -44,7 +44,7 @@ pub(crate) fn timeline(migration: &MigrationInfo) -> String {
     steps.collect::<Vec<_>>().join(", ")
 }
 
-/// A size exactly where it is a round one, else to two places, never rounded up.
+/// A size: exact where it is a round one, else to two places, never rounded up.
 pub(crate) fn bytes(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
     for (unit, name) in UNITS {

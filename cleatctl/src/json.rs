@@ -1,4 +1,4 @@
-//! Answers as JSON: the messages' own names, times in milliseconds since 1970, epochs as `TERM.SEQ`.
+//! Answers as JSON: field names as in the messages, times in milliseconds since 1970, epochs as `TERM.SEQ`.
 
 use cleat_proto::cleat::v1 as proto;
 use proto::watch_event::Kind;

@@ -1,7 +1,8 @@
 //! `cleatctl`: what the controller knows, for people and for scripts.
 //!
-//! In come the words of a command line; out go, on standard output, a screen or a document, on standard error what went
-//! wrong, and an exit code. Only `fence` and `node declare-gone` change anything, and they need a reason.
+//! Comes in: the words of a command line. Goes out: a screen or a document on standard output, errors on
+//! standard error, and an exit code. Only `fence` and `node declare-gone` change anything, and they need a
+//! reason.
 
 mod cli;
 mod client;
@@ -28,20 +29,20 @@ use anstream::{AutoStream, ColorChoice};
 
 /// Where a command writes.
 pub struct Console<'a> {
-    /// Answers.
+    /// Standard output: a screen or a document.
     pub out: &'a mut dyn Write,
-    /// What went wrong.
+    /// Standard error: what went wrong.
     pub err: &'a mut dyn Write,
-    /// The columns of the terminal behind `out`; none where that is no terminal.
+    /// Columns of the terminal behind `out`; `None` where that is no terminal.
     pub width: Option<usize>,
     /// Whether `--color auto` means colour.
     pub color: bool,
 }
 
 impl Console<'_> {
-    /// Says what went wrong.
+    /// Reports an error.
     fn complain(&mut self, text: &str) {
-        // If that cannot be written either, the exit code still says it.
+        // If that cannot be written either, the exit code still shows it.
         let _ = writeln!(self.err, "cleatctl: {}", cleat_runtime::text::harmless(text, &['\n']));
     }
 }
@@ -52,24 +53,25 @@ pub fn main() -> ExitCode {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
     let size = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
     let width = size.map(|(width, _)| usize::from(width.0));
-    // As NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM say.
+    // As NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM ask for.
     let color = AutoStream::choice(&out) != ColorChoice::Never;
-    // Where this cannot be written, the shell offers nothing.
+    // Where the answer cannot be written, the shell offers nothing.
     if complete::answer(std::env::args_os(), &mut out).unwrap_or(true) {
         return ExitCode::SUCCESS;
     }
     ExitCode::from(run(std::env::args_os(), &mut Console { out: &mut out, err: &mut err, width, color }))
 }
 
-/// Runs one command line, the program's name first, and gives the exit code.
+/// Runs one command line, which begins with the program's name, and returns the exit code.
 ///
-/// It waits for the answer in a runtime of its own: asynchronous callers need a blocking thread for it. `rds probe`
-/// replaces the whole process.
+/// It waits for the answer in a runtime of its own: an asynchronous caller needs a blocking thread for it.
+/// `rds probe` replaces the whole process.
 pub fn run(words: impl IntoIterator<Item = OsString>, console: &mut Console<'_>) -> u8 {
     cli::run(words, console)
 }
 
-/// What a shell offers for the last of these words, the program's name first. It waits as [`run`] does, for a second.
+/// What a shell offers for the last of these words, which begin with the program's name. Waits as [`run`]
+/// does, for a second.
 #[must_use]
 pub fn completions(words: Vec<OsString>) -> Vec<String> {
     let last = words.len().saturating_sub(1);

@@ -1,7 +1,7 @@
 //! Standard output: a screen for people, or JSON or YAML for scripts.
 //!
-//! In comes an answer in both forms; out goes the one that was asked for. What always holds: nothing that nodes, processes
-//! or the RDS say is carried out by a terminal, in any form.
+//! Comes in: an answer in both forms. Goes out: the form that was asked for. Always holds: in no form does a
+//! terminal act on anything that nodes, processes or the RDS say.
 
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ impl<'a, 'b> Output<'a, 'b> {
         Self { format, color, console }
     }
 
-    /// Shows one answer; a screen is given the terminal's width.
+    /// Shows one answer; a screen gets the terminal's width.
     pub(crate) fn show(
         &mut self,
         document: impl FnOnce() -> Value,
@@ -81,10 +81,10 @@ fn json(value: &Value, pretty: bool) -> String {
     escaped
 }
 
-/// YAML in which such characters are shown by their numbers: not all of them have an escape of YAML.
+/// YAML in which such characters are written as their numbers: YAML has no escape for some of them.
 fn yaml(mut value: Value) -> String {
     disarm(&mut value);
-    // A tree of strings, numbers and truth values has a YAML form.
+    // A tree of strings, numbers and truth values always has a YAML form.
     serde_saphyr::to_string(&value).unwrap_or_default()
 }
 

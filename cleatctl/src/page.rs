@@ -1,8 +1,8 @@
-//! Texts that may go to a terminal: others' words made harmless, state words coloured, lines that fit.
+//! Text for a terminal: others' words made harmless, state words coloured, lines that fit.
 //!
-//! In come words of nodes, processes and the RDS; out go lines on which nothing acts but our own colours. What always
-//! holds: a colour is marked by characters that [`harmless`] lets nobody else use, and the last step turns the marks into
-//! colours or drops them, so that every layout counts a word as wide as it looks.
+//! Comes in: words of nodes, processes and the RDS. Goes out: lines in which only our own colours act on the
+//! terminal. Always holds: a colour is marked by characters that [`harmless`] allows nobody else. The last
+//! step turns the marks into colours or drops them, so that every layout counts a word as wide as it looks.
 
 use anstyle::{AnsiColor, Style};
 use textwrap::{Options, WordSplitter};
@@ -12,7 +12,7 @@ const BUSY: char = '\u{2067}';
 const BAD: char = '\u{2068}';
 const END: char = '\u{2069}';
 
-/// One line of others' words, with nothing in it that a terminal carries out.
+/// One line of others' words, without anything that a terminal acts on.
 pub(crate) fn harmless(text: &str) -> String {
     cleat_runtime::text::harmless(text, &[])
 }
@@ -70,7 +70,7 @@ impl Page {
         self.wrapped(indent, &harmless(text.as_ref()));
     }
 
-    /// A line with a state word in it.
+    /// A line that contains a state word.
     pub(crate) fn state(&mut self, indent: usize, before: &str, word: &str, after: &str) {
         self.wrapped(indent, &format!("{}{}{}", harmless(before), state(word), harmless(after)));
     }
@@ -87,8 +87,8 @@ impl Page {
     }
 }
 
-/// A harmless text in lines of at most this width, indented, and two deeper from the second line on. Words stay whole,
-/// so that ids can be copied.
+/// A harmless text in lines of at most this width, indented, and by two more from the second line on. Words
+/// stay whole, so that ids can be copied.
 pub(crate) fn wrap(text: &str, indent: usize, width: Option<usize>) -> Vec<String> {
     let (first, more) = (" ".repeat(indent), " ".repeat(indent + 2));
     let options = Options::new(width.unwrap_or(usize::MAX))

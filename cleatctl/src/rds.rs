@@ -1,7 +1,7 @@
-//! `cleatctl rds …`: a program of its own, run as git runs subcommands that it lacks.
+//! `cleatctl rds …`: a program of its own, as git runs subcommands that it lacks.
 //!
-//! In come the words after the command; this process becomes `cleat-rds-probe`, from beside itself or from PATH. It
-//! needs root and NVMe/TCP, which nothing else of `cleatctl` does.
+//! Comes in: the words after the command. Goes out: nothing: this process becomes `cleat-rds-probe`, from its
+//! own directory or from PATH. That program needs root and NVMe/TCP, which nothing else of `cleatctl` does.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -23,7 +23,7 @@ pub(crate) enum RdsCommand {
     },
 }
 
-/// Becomes the other program; returns only if there is none, with why.
+/// Becomes the other program; returns only if that fails, with the reason.
 pub(crate) fn hand_over(command: RdsCommand) -> String {
     let RdsCommand::Probe { words } = command;
     let beside =

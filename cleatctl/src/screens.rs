@@ -1,6 +1,6 @@
 //! The tables: volumes, nodes, migrations, and what the doctor found.
 //!
-//! In come the controller's answers and a terminal's width; out go texts with marked state words.
+//! Comes in: the controller's answers and a terminal's width. Goes out: texts with marked state words.
 
 use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::cleat::v1::{AttachmentInfo, DriftInfo, FencedInfo, MigrationInfo, NodeInfo, VolumeInfo};
@@ -57,7 +57,7 @@ pub(crate) fn volumes(volumes: &[VolumeInfo], width: Option<usize>) -> String {
     table.render(width)
 }
 
-/// The controller's phase; of a ready one, whether its agent says that paths are missing.
+/// The controller's phase; for a ready attachment, whether its agent reports missing paths.
 fn phase(attachment: &AttachmentInfo) -> &str {
     let degraded = attachment.reported.as_ref().is_some_and(|state| state.phase() == Phase::Degraded);
     if attachment.phase == "Ready" && degraded { "Degraded" } else { &attachment.phase }

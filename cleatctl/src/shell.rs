@@ -1,12 +1,13 @@
-//! What a shell reads once, so that it asks `cleatctl` for completion.
+//! The script that a shell reads once, so that it asks `cleatctl` for completion.
 //!
-//! In comes the shell's name; out goes its script, which runs `cleatctl` with [`VARIABLE`] set (`complete` answers).
+//! Comes in: the shell's name. Goes out: its script, which runs `cleatctl` with [`VARIABLE`] set (`complete`
+//! answers).
 
 use std::io::{self, Write};
 
 use clap_complete::env::{Bash, EnvCompleter as _, Fish, Zsh};
 
-/// Says which shell asks.
+/// The environment variable that names the shell that asks.
 pub(crate) const VARIABLE: &str = "CLEATCTL_COMPLETE";
 
 /// A shell that can complete.
@@ -17,7 +18,7 @@ pub(crate) enum Shell {
     Fish,
 }
 
-/// Writes what the shell has to read.
+/// Writes the script that the shell has to read.
 pub(crate) fn register(shell: Shell, out: &mut dyn Write) -> io::Result<()> {
     const NAME: &str = "cleatctl";
     match shell {

@@ -1,24 +1,24 @@
 //! Rows under a head, without lines between them: for people, and for grep and awk.
 //!
-//! In come cells and a width; out goes a text that fits it. Without a width (no terminal) every column is there, each row
-//! is one line, and two blanks or more part its cells. With one, columns without a value go first, then the least
-//! important ones, named below the table; the last column wraps, or goes below its row where there is no room beside it.
-//! Ids are never broken.
+//! Comes in: cells and a width. Goes out: a text that fits it. Without a width (no terminal) every column is
+//! there, each row is one line, and two or more blanks separate its cells. With a width, columns without a
+//! value go first, then the least important ones, which are named below the table. The last column wraps, or
+//! goes below its row where there is no room beside it. Ids are never broken.
 
 use comfy_table::{ContentArrangement, presets};
 use textwrap::core::display_width;
 
 use crate::page::{harmless, state, wrap};
 
-/// Between two columns.
+/// Blanks between two columns.
 const GAP: usize = 2;
-/// Below this, a wrapping column is no help.
+/// Below this width, a wrapping column is no help.
 const NARROWEST_TEXT: usize = 24;
 
-/// A column's name, and how dispensable it is: 0, never; else the higher number goes first.
+/// A column's name, and how dispensable it is: 0 means never; otherwise the higher number goes first.
 pub(crate) type Column = (&'static str, u8);
 
-/// One cell, harmless. An empty one shows as a dash.
+/// One cell, harmless. An empty one appears as a dash.
 pub(crate) struct Cell(String);
 
 impl Cell {
@@ -101,7 +101,7 @@ impl<const N: usize> Table<N> {
         kept.iter().map(widest).sum::<usize>() + GAP * kept.len().saturating_sub(1)
     }
 
-    /// The lines of these columns, and of the text column where it stands beside them, in so much room.
+    /// The lines of these columns, and of the text column where there is room for it beside them.
     fn laid_out(&self, kept: &[usize], text: Option<Option<usize>>) -> Vec<String> {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -121,7 +121,7 @@ impl<const N: usize> Table<N> {
         table.lines().map(|line| line.trim_end().to_owned()).collect()
     }
 
-    /// The head's line, and each row's, followed by its text.
+    /// The head's line, and each row's line with its text below it.
     fn with_text_below(&self, lines: Vec<String>, width: Option<usize>) -> Vec<String> {
         let mut lines = lines.into_iter();
         let mut all: Vec<String> = lines.by_ref().take(1).collect();

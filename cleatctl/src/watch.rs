@@ -9,7 +9,7 @@ use crate::json;
 use crate::output::Output;
 use crate::page::harmless;
 
-/// Shows events until the controller ends the stream, or somebody interrupts us.
+/// Shows events until the controller ends the stream, or an interrupt does.
 pub(crate) async fn run(controller: &mut Controller, out: &mut Output<'_, '_>) -> Result<(), AskError> {
     let mut events = controller.watch().await?;
     loop {
@@ -24,7 +24,7 @@ pub(crate) async fn run(controller: &mut Controller, out: &mut Output<'_, '_>) -
     }
 }
 
-/// For people: what happened. The states behind it are what `volumes` and `nodes` show.
+/// What happened, for a person. `volumes` and `nodes` show the states behind it.
 fn line(kind: &Kind) -> Option<String> {
     let text = match kind {
         Kind::Notice(Notice { at_unix_ms, reason, volume_id, node_id, message }) => {

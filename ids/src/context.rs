@@ -1,6 +1,6 @@
-//! The driver's name, and the keys under which controller and agent hand each other a grant through CSI.
+//! The driver's name, and the keys under which controller and agent pass a grant to each other through CSI.
 //!
-//! The keys are an interface: they are stored in VolumeAttachments and PersistentVolumes.
+//! The keys are an interface: VolumeAttachments and PersistentVolumes store them.
 
 use crate::text::checked_text;
 
@@ -16,7 +16,7 @@ pub const MIN_FENCE_KEY: &str = "cleat.io/min-fence";
 /// The CreateVolume parameter: the weakest fence that suffices.
 pub const MIN_FENCE_PARAMETER: &str = "minFence";
 
-/// The CSI driver's name where none is given.
+/// The CSI driver's name where no other is given.
 pub const DEFAULT_DRIVER_NAME: &str = "cleat.io";
 
 checked_text!(

@@ -7,11 +7,11 @@ use crate::text::{decimal, reads_as_text};
 
 /// A fencing token, one per grant; compared by term, then by seq. Written `TERM.SEQ`.
 ///
-/// `term` rises with every start of a controller, `seq` with every grant within a term. An agent keeps the highest
-/// it has seen per volume on disk and refuses anything lower.
+/// `term` rises with every start of a controller, `seq` with every grant within a term. An agent keeps the
+/// highest that it has seen per volume on disk, and refuses anything lower.
 ///
-/// Two numbers make an epoch, so the fields are open to who grants. What comes in from outside goes through
-/// [`Epoch::new`] or [`Epoch::parse`], which refuse 0.0: that is what a message without an epoch decodes to.
+/// Two numbers make an epoch, so whoever grants may set the fields. Anything from outside goes through
+/// [`Epoch::new`] or [`Epoch::parse`], which refuse 0.0: a message without an epoch decodes to that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch {
     /// The term of the controller that granted.
@@ -21,11 +21,11 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// How many low bits of a reservation key hold the `seq`; the rest hold the `term`, which is a wall clock in
-    /// milliseconds at most (41 bits until the year 2039).
+    /// How many low bits of a reservation key are the `seq`; the rest are the `term`, which is at most a wall
+    /// clock in milliseconds (41 bits until the year 2039).
     const KEY_SEQ_BITS: u32 = 22;
 
-    /// The epoch of a term and a number within it, as a message has them.
+    /// The epoch of a term and a number within it, as a message carries them.
     ///
     /// # Errors
     /// For 0.0.
@@ -48,15 +48,15 @@ impl Epoch {
         Self::new(term, seq)
     }
 
-    /// An error about an epoch that a message lacks.
+    /// The error for a message that lacks an epoch.
     #[must_use]
     pub fn missing() -> IdError {
         refused("", "must be given")
     }
 
-    /// The reservation key (NVMe Base Specification 2.0, section 8.19) under which the node of this grant registers.
-    /// Never 0, which stands for "no key". Keys of one volume differ: a term of 4 million grants would be needed
-    /// for two of them to meet.
+    /// The reservation key (NVMe Base Specification 2.0, section 8.19) under which the node of this grant
+    /// registers. Never 0, which stands for "no key". Keys of one volume differ: only a term with 4 million
+    /// grants could give two the same one.
     #[must_use]
     pub fn reservation_key(self) -> u64 {
         let seq = self.seq & ((1 << Self::KEY_SEQ_BITS) - 1);

@@ -1,13 +1,13 @@
-//! Why a value is not the identifier that it was meant to be.
+//! Why a value is not the identifier that it should be.
 
 /// How much of a refused value an error repeats, in characters.
 const SHOWN: usize = 300;
 
-/// A value that was refused: what it was meant to be, the rule it breaks, and what to use instead.
+/// A value that was refused: what it should be, the rule that it breaks, and what to use instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} {value:?} is not valid: it {rule}; {action}")]
 pub struct IdError {
-    /// What the value was meant to be, such as "volume id".
+    /// What the value should be, such as "volume id".
     pub what: &'static str,
     /// The value as it came, cut to 300 characters.
     pub value: String,

@@ -1,13 +1,14 @@
 //! Identifiers that all of Cleat's programs share, checked once when they come in.
 //!
 //! Comes in: text and numbers from a message, a file, the command line or the kernel. Goes out: a type that
-//! cannot hold an invalid value, or [`IdError`] with the value, the rule it breaks and what to use instead.
+//! cannot contain an invalid value, or [`IdError`] with the value, the rule that it breaks and what to use
+//! instead.
 //!
 //! Always holds:
-//! - What is written is read back as the same value, as text and by serde alike (serde writes the text).
-//! - A volume id and a node id can stand in a file name, a URI, a certificate, a metric's label and a log line
-//!   without changing their meaning; a volume id also in an NQN.
-//! - An NQN or a portal can be put into the kernel's comma-separated option string as it is.
+//! - What is written is read back as the same value, both as text and by serde (which writes the text).
+//! - A volume id and a node id can be part of a file name, a URI, a certificate, a metric's label and a log
+//!   line without a change of meaning; a volume id also of an NQN.
+//! - An NQN or a portal can be put unchanged into the kernel's comma-separated option string.
 //! - No I/O, no clock, no randomness.
 
 mod context;

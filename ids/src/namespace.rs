@@ -75,20 +75,20 @@ reads_as_text!(Nguid);
 /// Learned at the first attach, then pinned: see [`NamespaceIdentity::contradiction`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize, serde::Deserialize)]
 pub struct NamespaceIdentity {
-    /// The UUID, where the target gives one.
+    /// The UUID; `None` where the target gives none.
     pub uuid: Option<NamespaceUuid>,
-    /// The NGUID, where the target gives one.
+    /// The NGUID; `None` where the target gives none.
     pub nguid: Option<Nguid>,
 }
 
 impl NamespaceIdentity {
-    /// Whether there is nothing to tell it by.
+    /// Whether it has no identifier at all.
     pub fn is_empty(&self) -> bool {
         self.uuid.is_none() && self.nguid.is_none()
     }
 
-    /// Compares what was pinned (`self`) with what is `found`: `None` when every identifier that was pinned
-    /// is there and equal, and at least one was; else what contradicts, in words.
+    /// Compares what was pinned (`self`) with what is `found`. `None` when every pinned identifier is there
+    /// and equal, and at least one was pinned; else the contradiction, as text for a person.
     pub fn contradiction(&self, found: &NamespaceIdentity) -> Option<String> {
         if self.is_empty() {
             return Some("nothing was pinned to compare with".to_owned());

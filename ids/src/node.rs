@@ -38,8 +38,8 @@ checked_text!(
     "use the node's name: 1 to 253 of A-Z, a-z, 0-9, -, . and _, with a letter or digit at both ends"
 );
 checked_text!(
-    /// One boot of a node's kernel, as `/proc/sys/kernel/random/boot_id` names it. Linux writes a UUID; all that
-    /// is asked of it is that two boots differ.
+    /// One boot of a node's kernel, as `/proc/sys/kernel/random/boot_id` names it. Linux writes a UUID; all
+    /// that matters is that two boots differ.
     BootId,
     "boot id",
     |value| printable(value, 64),

@@ -14,10 +14,10 @@ use crate::{IdError, VolumeId};
 
 /// Longest NQN in bytes, without the terminating NUL.
 const MAX_BYTES: usize = 223;
-/// Begins every name that keeps a volume's list of hosts from being empty, and that no host may have: whoever took one
-/// for its own would be let in where nobody is meant to be.
+/// Begins every name that keeps a volume's list of hosts from being empty. No host may have such a name: a
+/// host that used one would be admitted where nobody is meant to be.
 pub(crate) const PLACEHOLDER_PREFIX: &str = "nqn.2026-01.io.cleat:nobody.";
-/// NQNs of this form carry a UUID and nothing else.
+/// NQNs of this form contain a UUID and nothing else.
 const UUID_PREFIX: &str = "nqn.2014-08.org.nvmexpress:uuid:";
 
 fn check(text: &str) -> Result<(), &'static str> {
@@ -50,10 +50,10 @@ fn check(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A host's: any but those that stand for nobody.
+/// The rule for a host NQN: any name except those that stand for nobody.
 fn check_host(text: &str) -> Result<(), &'static str> {
     check(text)?;
-    // However it is written: some targets may compare names without regard to case.
+    // In upper or lower case: some targets may ignore case when they compare names.
     let reserved = text.get(..PLACEHOLDER_PREFIX.len());
     if reserved.is_some_and(|reserved| reserved.eq_ignore_ascii_case(PLACEHOLDER_PREFIX)) {
         return Err("begins with nqn.2026-01.io.cleat:nobody., which stands for no host at all");
@@ -95,7 +95,7 @@ impl HostNqn {
         Self(format!("{UUID_PREFIX}{id}"))
     }
 
-    /// The UUID in a name of the form `nqn.2014-08.org.nvmexpress:uuid:…`, if it has that form.
+    /// The UUID in a name of the form `nqn.2014-08.org.nvmexpress:uuid:…`; `None` for another form.
     #[must_use]
     pub fn embedded_uuid(&self) -> Option<HostId> {
         HostId::parse(self.0.strip_prefix(UUID_PREFIX)?).ok()
@@ -121,7 +121,7 @@ impl HostId {
         }
     }
 
-    /// The identifier in a structure of the target's; `None` for all zeros.
+    /// The identifier in a data structure of the target; `None` for all zeros.
     #[must_use]
     pub fn from_bytes(bytes: [u8; 16]) -> Option<Self> {
         let uuid = Uuid::from_bytes(bytes);
@@ -175,7 +175,7 @@ impl NqnPrefix {
     /// The subsystem of a volume.
     #[must_use]
     pub fn subsystem(&self, volume: &VolumeId) -> SubsystemNqn {
-        // An NQN for every volume id, by the check of the prefix.
+        // The check of the prefix makes sure that this is an NQN for every volume id.
         SubsystemNqn(format!("{}{volume}", self.0))
     }
 

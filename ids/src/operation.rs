@@ -1,4 +1,4 @@
-//! What a caller asks of the controller, and what the controller asks of others.
+//! Ids of what a caller asks of the controller, and of what the controller asks of others.
 
 use std::fmt;
 
@@ -11,13 +11,13 @@ pub struct RequestId(pub u64);
 
 /// One operation that the controller has asked for, written `op-TERM-NUMBER`.
 ///
-/// Its answer carries the same id; an answer with any other id than the one waited for changes nothing. An agent
-/// knows a repeated directive by it.
+/// Its answer has the same id. An answer with any other id than the expected one changes nothing. An agent
+/// recognises a repeated directive by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperationId {
-    /// The term in which it was asked for.
+    /// The term in which the controller asked for it.
     pub term: u64,
-    /// Rises within the term.
+    /// Its number, which rises within the term.
     pub number: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Where a subsystem listens, and the addresses that a node has there.
+//! The addresses at which a subsystem listens, and a node's own addresses there.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,9 +8,9 @@ use crate::text::reads_as_text;
 
 /// Address and TCP port of an NVMe/TCP portal, IPv4 or IPv6, written `10.0.0.1:4420` or `[fd00::1]:4420`.
 ///
-/// Always a numeric unicast address: names are not resolved here, and a link-local IPv6 address needs an
-/// interface, which would make the portal mean something else on each node. An IPv4 address has one spelling: the
-/// IPv6 form of it (`::ffff:10.0.0.1`) is read as the IPv4 address.
+/// Always a numeric unicast address. Names are not resolved here. A link-local IPv6 address needs an
+/// interface, which would make the portal mean something else on each node. An IPv4 address has one spelling:
+/// its IPv6 form (`::ffff:10.0.0.1`) is read as the IPv4 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Portal(SocketAddr);
 
@@ -22,7 +22,7 @@ impl Portal {
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let address: SocketAddr =
             text.parse().map_err(|_| no_portal(text, "is not ADDRESS:PORT with a numeric address"))?;
-        // An interface would be dropped unsaid below, and what it is said of is refused anyway.
+        // The lines below would drop an interface silently, and an address that needs one is refused anyway.
         Self::from_address(address).map_err(|error| no_portal(text, error.rule))
     }
 
@@ -56,7 +56,7 @@ impl Portal {
         self.0.port()
     }
 
-    /// Both as the standard library's type.
+    /// Address and port as the standard library's type.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.0
@@ -82,8 +82,8 @@ reads_as_text!(Portal);
 
 /// An address of a node on a storage network, without a port.
 ///
-/// What two nodes must not share; so one address has one spelling, and what is no address of one host
-/// (unspecified, multicast) is none.
+/// Two nodes must not share one. So an address has one spelling, and what belongs to no single host
+/// (unspecified, multicast) is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StorageAddress(IpAddr);
 

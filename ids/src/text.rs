@@ -1,4 +1,4 @@
-//! What all identifiers that are a text have in common.
+//! What all identifiers that are text have in common.
 
 /// `FromStr`, `TryFrom<String>` and serde (as text) for a type that has `parse(&str)` and `Display`.
 macro_rules! reads_as_text {
@@ -34,7 +34,7 @@ macro_rules! reads_as_text {
     };
 }
 
-/// A newtype of a text that a function checks: `$check` gives the rule that a value breaks.
+/// A newtype of a text that a function checks: `$check` returns the rule that a value breaks.
 macro_rules! checked_text {
     ($(#[$doc:meta])* $name:ident, $what:literal, $check:expr, $action:literal) => {
         $(#[$doc])*
@@ -88,11 +88,11 @@ macro_rules! checked_text {
 
 /// A decimal number without a sign, as [`u64`].
 pub(crate) fn decimal(text: &str) -> Option<u64> {
-    // `u64::from_str` takes a leading "+", and then one value would have two spellings.
+    // `u64::from_str` accepts a leading "+", and then one value would have two spellings.
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-/// Nothing but printable ASCII without spaces, at most `longest` bytes of it.
+/// Checks that a text is printable ASCII without spaces, of at most `longest` bytes.
 pub(crate) fn printable(text: &str, longest: usize) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("is empty");

@@ -1,4 +1,4 @@
-//! Volume ids.
+//! The id of a volume: the slot of its disk, and the end of its subsystem's NQN.
 
 use crate::text::checked_text;
 

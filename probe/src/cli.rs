@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! In comes text; out go checked [`Settings`], before anything is asked of anybody.
+//! Comes in: text. Goes out: checked [`Settings`], before anything is asked of the RDS or the kernel.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,11 +12,12 @@ use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, 
 use cleat_runtime::options::duration;
 use reqwest::Url;
 
-/// What precedes the scratch disk's name in its subsystem NQN. Agents take no such subsystem for a volume of theirs.
+/// The part of the subsystem NQN before the scratch disk's name. No agent takes such a subsystem for a
+/// volume.
 const NQN_PREFIX: &str = "nqn.2026-01.io.cleat.probe:";
-/// MikroTik documents that a REST command is given up after 60 s.
+/// MikroTik documents that the RDS gives up a REST command after 60 s.
 const SETTLE: Duration = Duration::from_secs(60);
-/// Between two denials of the scratch disk.
+/// Pause between two denials of the scratch disk.
 const ABSENCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Finds out on a scratch disk, which it removes again, how Cleat can fence at a ROSE Data Server: run it
@@ -74,44 +75,44 @@ pub struct Cli {
 /// Everything that was asked for, checked.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The RDS.
+    /// How to reach the RDS, and how to name the scratch disk on it.
     pub rds: cleat_rds::Config,
     /// Its base URL, as it was given.
     pub url: String,
-    /// Where it serves volumes.
+    /// The portals at which it serves volumes; all have the same port.
     pub portals: Vec<Portal>,
-    /// Where to write.
+    /// The file to write the abilities to.
     pub out: PathBuf,
-    /// Take it that an export that is taken off drains.
+    /// Whether to assume that switching the export off drains, where that cannot be seen.
     pub assume_drains: bool,
-    /// The bound of everything.
+    /// The time limit of the whole probe.
     pub limit: Duration,
 }
 
 /// Why a command line makes no settings.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// Nothing says how to know the RDS.
+    /// No option says what proves that the server is the RDS.
     #[error("cannot know the RDS: neither --ca nor --fingerprint is given; choose one")]
     NoTrust,
-    /// The directory.
+    /// The directory of `--files` is not valid.
     #[error("--files")]
     Files(#[from] NamingError),
-    /// A portal.
+    /// A portal is not an address that can be connected to.
     #[error("--portal")]
     Portal(#[from] InvalidName),
-    /// Portals with different ports.
+    /// Two portals have different ports.
     #[error(
         "cannot use --portal {0}: its port differs from the portal's before; the RDS exports a disk at one \
          port"
     )]
     Ports(Portal),
-    /// The folder of the file to write is not there.
+    /// The directory of the file to write does not exist.
     #[error("cannot write --out {}: there is no folder {}", out.display(), folder.display())]
     NoFolder {
-        /// The file.
+        /// The file that `--out` names.
         out: PathBuf,
-        /// Its folder.
+        /// The directory that does not exist.
         folder: PathBuf,
     },
 }

@@ -1,22 +1,23 @@
-//! The answers, and what of them the controller may rely on.
+//! The answers, and what the controller may rely on.
 //!
-//! In come answers, each found or not; out go [`Abilities`]. What always holds: what was not found out is never a yes.
+//! Comes in: answers, each found or not. Goes out: [`Abilities`]. Always holds: what was not found out is
+//! never a yes.
 
 use std::time::Duration;
 
 use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
-/// An answer.
+/// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// It was seen.
+    /// The probe saw it.
     Found(T),
-    /// It could not be found out, because of this.
+    /// The probe could not find out; the text says why.
     Unknown(String),
 }
 
 impl<T> Answer<T> {
-    /// What was seen.
+    /// What was seen; `None` if the probe could not find out.
     pub fn found(&self) -> Option<&T> {
         match self {
             Self::Found(found) => Some(found),
@@ -25,51 +26,51 @@ impl<T> Answer<T> {
     }
 }
 
-/// An answer that needs a remark.
+/// An answer with a remark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remarked<T> {
-    /// The answer.
+    /// What was seen.
     pub is: T,
-    /// Words to go with it, without a full stop; may be empty.
+    /// A remark without a full stop; may be empty.
     pub remark: String,
 }
 
 impl<T> Remarked<T> {
-    /// With words to go with it.
+    /// Adds a remark to an answer.
     pub fn new(is: T, remark: impl Into<String>) -> Self {
         Self { is, remark: remark.into() }
     }
 }
 
-/// What becomes of live sessions when the export is taken off.
+/// What happens to live sessions when the export is switched off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// All of them end, the last one so long after the request.
+    /// All of them end; the last one this long after the request.
     After(Duration),
     /// They stay, and writes go on.
     Stays,
 }
 
-/// What was found out.
+/// Everything that was found out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
     /// What the list of hosts does.
     pub host_acl: Answer<Remarked<ProbedAcl>>,
-    /// Taking a host off the list ends its live session.
+    /// Whether taking a host off the list ends its live session.
     pub removal_cuts: Answer<bool>,
-    /// Taking the export off.
+    /// What switching the export off does to live sessions.
     pub cut: Answer<Cut>,
-    /// The namespace keeps its UUID; the remark is what became of the host that was connected.
+    /// Whether the namespace keeps its UUID; the remark says what happened to the connected host.
     pub uuid_kept: Answer<Remarked<bool>>,
-    /// Taking the export off waits for writes in flight.
+    /// Whether switching the export off waits for writes in flight.
     pub drains: Answer<Remarked<bool>>,
-    /// What reservations are worth.
+    /// How far reservations can be relied on.
     pub reservations: Answer<Remarked<ProbedReservations>>,
-    /// A disk grows under a connected host.
+    /// Whether a disk grows under a connected host.
     pub grow_online: Answer<Remarked<bool>>,
-    /// A disk takes a password.
+    /// Whether a disk accepts a password.
     pub password: Answer<Remarked<bool>>,
-    /// Hosts have to authenticate with it.
+    /// Whether hosts have to authenticate with that password.
     pub in_band_auth: Answer<Remarked<bool>>,
 }
 
@@ -117,7 +118,7 @@ impl Findings {
         abilities
     }
 
-    /// What is known of the drain, with what may be assumed.
+    /// What is proven about the drain, with what may be assumed.
     #[must_use]
     pub fn probed_drain(&self, assume_drains: bool) -> ProbedDrain {
         match (&self.drains, &self.cut) {

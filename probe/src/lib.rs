@@ -1,16 +1,16 @@
 //! Finds out what an RDS can do, by trying it on a scratch disk from one node: `cleatctl rds probe`.
 //!
-//! In come the address of an RDS and of its portals; out go an account in plain words and the file that
-//! `cleat-controller --rds-abilities` reads. It is a program of its own because it is the one thing that needs both
-//! the controller's RDS client and the agent's way to the kernel, which never import each other.
+//! Comes in: the address of an RDS and of its portals. Goes out: an account in plain words, and the file that
+//! `cleat-controller --rds-abilities` reads. It is a program of its own because it alone needs both the
+//! controller's RDS client and the agent's way to the kernel, which never import each other.
 //!
 //! Always holds:
-//! - Nothing is touched but one disk with a fresh name, and connections to it under host identities that were made a
-//!   moment ago: never the node's own, and no other volume's.
-//! - Every question ends within a bounded time. "Could not be found out" is an answer of its own, with its reason, and
-//!   is never taken for a yes.
-//! - Disk, file and connections are taken away at the end, whatever that end is; where that fails, it is said what is
-//!   left and how to remove it.
+//! - It touches only one disk with a fresh name, and connections to it under host identities that it has just
+//!   made: never the node's own, and no other volume's.
+//! - Every question ends within a limited time. "Could not be found out" is an answer of its own, with its
+//!   reason, and never counts as a yes.
+//! - It removes disk, file and connections at the end, whatever that end is. Where that fails, it says what
+//!   is left and how to remove it.
 //!
 //! | module | owns |
 //! | --- | --- |

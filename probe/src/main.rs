@@ -9,7 +9,7 @@ use cleat_runtime::exit::{BAD_CONFIG, Causes, FAILED};
 
 fn main() -> ExitCode {
     let complain = |text: &str| {
-        // Where even this cannot be written, the exit code still says it.
+        // Where even this cannot be written, the exit code still shows it.
         let _ = writeln!(std::io::stderr(), "cleat-rds-probe: {text}");
     };
     let settings = match Cli::parse().settings() {
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(cleat_probe::run::run(settings));
-    // What hangs in the kernel is not waited for: it has been named.
+    // A call that hangs in the kernel is not waited for: it has been reported.
     runtime.shutdown_background();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

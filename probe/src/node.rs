@@ -1,8 +1,8 @@
 //! This node's connections to the scratch disk.
 //!
-//! In come host identities that were made a moment ago; out go connections under them, and what the kernel shows. What
-//! always holds: only controllers of the scratch disk's subsystem **and** of an identity made here are ever deleted;
-//! the node's own identity is not even read.
+//! Comes in: host identities that were just made. Goes out: connections under them, and what the kernel
+//! shows. Always holds: only controllers of the scratch disk's subsystem **and** of an identity made here are
+//! ever deleted. The node's own identity is not even read.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,43 +21,43 @@ use uuid::Uuid;
 
 use crate::trouble::{Trouble, until};
 
-/// A connect to a target that answers is a matter of milliseconds; the kernel makes one at a time.
+/// A connect to a target that answers takes milliseconds; the kernel makes one at a time.
 const CONNECT: Duration = Duration::from_secs(30);
-/// From a connection to its block device.
+/// Longest time from a connection to its block device.
 const DEVICE: Duration = Duration::from_secs(20);
 /// A deletion fails what is in flight, or waits for it.
 const DISCONNECT: Duration = Duration::from_secs(45);
-/// Reading sysfs asks nobody but the kernel.
+/// Reading sysfs asks only the kernel.
 const SYSFS: Duration = Duration::from_secs(10);
 const FABRICS_DEVICE: &str = "/dev/nvme-fabrics";
 const DEV: &str = "/dev";
 
-/// A host that did not exist a moment ago.
+/// A host identity that was just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Its name.
+    /// Its host NQN, made from the identifier.
     pub nqn: HostNqn,
-    /// Its identifier.
+    /// Its host identifier, a random UUID.
     pub id: HostId,
 }
 
-/// What a target says to a host.
+/// How a target answers a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trial {
-    /// It was let in (and has gone again).
+    /// It admitted the host, which has disconnected again.
     Admitted,
-    /// It was refused.
+    /// It refused the host.
     Refused(ConnectFailure),
 }
 
-/// The scratch disk as a block device here.
+/// The scratch disk as a block device of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Its number.
+    /// Its device number, by which it is opened.
     pub dev: DevT,
-    /// What identifies the namespace.
+    /// UUID and NGUID of its namespace.
     pub identity: NamespaceIdentity,
-    /// Its number at the target.
+    /// Its namespace identifier (NSID) at the target.
     pub nsid: u32,
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -65,7 +65,7 @@ pub struct Device {
     pub block_bytes: usize,
 }
 
-/// This node, as far as the scratch disk goes.
+/// This node, as far as the scratch disk is concerned.
 #[derive(Debug)]
 pub struct Node {
     sysfs: Sysfs,
@@ -74,7 +74,7 @@ pub struct Node {
     reservations: BlockReservations,
     subsystem: SubsystemNqn,
     portals: Vec<Portal>,
-    /// Every identity that was ever connected as.
+    /// Every identity that was made here.
     identities: Mutex<Vec<Identity>>,
 }
 
@@ -82,7 +82,7 @@ impl Node {
     /// Opens the kernel's interfaces.
     ///
     /// # Errors
-    /// If this kernel has no NVMe/TCP, or the caller is not root.
+    /// Where this kernel has no NVMe/TCP, or the caller is not root.
     pub async fn open(nqn: &str, portals: Vec<Portal>) -> Result<Self, Trouble> {
         let unusable = |error: &(dyn std::error::Error + 'static)| {
             Trouble::unclear(cleat_runtime::exit::Causes(error).to_string())
@@ -103,7 +103,7 @@ impl Node {
         })
     }
 
-    /// A host that nobody has heard of.
+    /// A new host identity.
     pub fn fresh_host(&self) -> Identity {
         let id = loop {
             if let Some(id) = HostId::from_bytes(Uuid::new_v4().into_bytes()) {
@@ -120,7 +120,7 @@ impl Node {
         self.fabrics.authenticates()
     }
 
-    /// Work on threads of its own.
+    /// Runs work that may block on threads of its own.
     pub fn workers(&self) -> &Workers {
         &self.workers
     }
@@ -139,7 +139,7 @@ impl Node {
             options: ConnectOptions {
                 nr_io_queues: Some(1),
                 reconnect_delay: Some(Duration::from_secs(1)),
-                // What a killed probe has left goes by itself soon after the disk.
+                // A connection that a killed probe has left goes by itself soon after the disk.
                 ctrl_loss_tmo: Some(LossTimeout::After(Duration::from_secs(60))),
                 keep_alive_tmo: Some(Duration::from_secs(5)),
                 fast_io_fail_tmo: None,
@@ -148,10 +148,10 @@ impl Node {
         }
     }
 
-    /// Tries whether the target lets a host in at any portal; it has gone again afterwards.
+    /// Tries whether the target admits a host at any portal; disconnects it again.
     ///
     /// # Errors
-    /// If the target said neither yes nor no.
+    /// Where the target gave neither a yes nor a no.
     pub async fn trial(&self, host: &Identity, secret: Option<&DhchapSecret>) -> Result<Trial, Trouble> {
         let mut said = None;
         for portal in &self.portals {
@@ -174,7 +174,7 @@ impl Node {
     /// Connects a host at every portal, and waits for the device with a path through each.
     ///
     /// # Errors
-    /// If one is not let in, or the device does not come.
+    /// Where one portal does not admit the host, or the device does not appear.
     pub async fn connect(&self, host: &Identity) -> Result<Device, Trouble> {
         for portal in &self.portals {
             self.fabrics.connect(&self.request(host, *portal, None), CONNECT).await?;
@@ -207,10 +207,10 @@ impl Node {
         }))
     }
 
-    /// What the kernel shows of the scratch disk.
+    /// Reads what the kernel shows of the scratch disk.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// Where that cannot be read.
     pub async fn view(&self) -> Result<SubsystemView, Trouble> {
         Ok(self.sysfs.view(&self.subsystem, SYSFS).await?)
     }
@@ -218,23 +218,23 @@ impl Node {
     /// How many controllers of a host are live, and how many there are.
     ///
     /// # Errors
-    /// If it cannot be read.
+    /// Where that cannot be read.
     pub async fn live(&self, host: &Identity) -> Result<(usize, usize), Trouble> {
         let view = self.view().await?;
         let live = controllers_of(&view, host).filter(|controller| controller.state.is_live()).count();
         Ok((live, controllers_of(&view, host).count()))
     }
 
-    /// How many connections a host has when all is well.
+    /// How many connections a host has when all are there.
     pub fn paths(&self) -> usize {
         self.portals.len()
     }
 
-    /// Opens the device for writing past the page cache. What is opened is the scratch disk: a number cannot pass to
-    /// another disk while it is open, and the kernel shows it as the scratch disk's afterwards.
+    /// Opens the device for writing past the page cache. It certainly is the scratch disk: a number cannot
+    /// pass to another disk while it is open, and the kernel shows it as the scratch disk's afterwards.
     ///
     /// # Errors
-    /// If its node is another device's, the number is another disk's by now, or it does not open in time.
+    /// Where its node is another device's, the number is another disk's by now, or it does not open in time.
     pub async fn open_device(&self, device: &Device) -> Result<Arc<std::fs::File>, Trouble> {
         let (sysfs, dev) = (self.sysfs.clone(), device.dev);
         let key = format!("open {dev}");
@@ -250,10 +250,10 @@ impl Node {
         Ok(opened)
     }
 
-    /// Reservation commands as one host: the head of a kernel that is two hosts takes either's path.
+    /// Reservation commands as one host: the head of a kernel that is two hosts uses the paths of either.
     ///
     /// # Errors
-    /// If that host is not connected.
+    /// Where that host is not connected.
     pub async fn path_reservations(
         &self,
         host: &Identity,
@@ -266,10 +266,10 @@ impl Node {
         Ok(PathReservations::at(DEV, self.sysfs.clone(), self.workers.clone(), target, device.nsid))
     }
 
-    /// Takes a host's connections away.
+    /// Deletes a host's connections.
     ///
     /// # Errors
-    /// If one does not go in time.
+    /// Where one does not go in time.
     pub async fn disconnect(&self, host: &Identity) -> Result<(), Trouble> {
         let view = self.view().await?;
         let targets: Vec<Target> = controllers_of(&view, host)
@@ -282,13 +282,13 @@ impl Node {
         Ok(())
     }
 
-    /// Takes every connection away that was made here, and makes sure of it.
+    /// Deletes every connection that was made here, and verifies it.
     ///
     /// # Errors
-    /// If one does not go in time.
+    /// Where one does not go in time.
     pub async fn disconnect_all(&self) -> Result<(), Trouble> {
         let hosts = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // By what the kernel has, not by what was noted: a late connect is among it.
+        // By what the kernel has, not by what was noted: that includes a late connect.
         for host in &hosts {
             self.disconnect(host).await?;
         }

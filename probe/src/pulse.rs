@@ -1,7 +1,7 @@
-//! A host that goes on writing: whether its writes go through is how a cut is seen, or that there is none.
+//! A host that goes on writing: whether its writes succeed shows a cut, or that there is none.
 //!
-//! In comes an open device; out goes, at any time, what became of the writes so far. What always holds: one write at a
-//! time, in a region of its own; it ends with the first that fails, or when it is dropped.
+//! Comes in: an open device. Goes out: at any time, how the writes so far ended. Always holds: one write at a
+//! time, in a region of its own. It ends with the first that fails, or when it is dropped.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,14 +13,14 @@ use crate::trouble::Trouble;
 
 /// Where it writes: behind the volley's region, so that neither disturbs the other.
 const OFFSET: u64 = 16 << 20;
-/// Places that it writes to in turn.
+/// How many places it writes to in turn.
 const PLACES: u64 = 64;
-/// Between two writes: it is to be seen by, not to load anything.
+/// Pause between two writes: they serve observation, not load.
 const PAUSE: Duration = Duration::from_millis(5);
 /// Alignment of direct I/O: a page.
 const ALIGNMENT: usize = 4096;
 
-/// Memory that direct I/O takes.
+/// A buffer that direct I/O accepts.
 #[derive(Debug)]
 pub(crate) struct Aligned {
     bytes: Vec<u8>,
@@ -44,21 +44,21 @@ impl Aligned {
     }
 }
 
-/// What became of the writes.
+/// How the writes ended.
 #[derive(Debug, Clone, Default)]
 pub struct Beats {
-    /// How many went through.
+    /// How many succeeded.
     pub written: u64,
-    /// When the last one that went through had begun.
+    /// When the last successful one had begun.
     pub last_begun: Option<Instant>,
-    /// Why it ended, if it did.
+    /// Why it ended; `None` while it goes on.
     pub failed: Option<String>,
-    /// The longest write that went through.
+    /// The longest time of a successful write.
     pub longest: Duration,
 }
 
 impl Beats {
-    /// Whether a write that began so late has gone through.
+    /// Whether a write that began at this moment or later has succeeded.
     #[must_use]
     pub fn written_since(&self, moment: Instant) -> bool {
         self.last_begun.is_some_and(|begun| begun >= moment)
@@ -77,7 +77,7 @@ impl PulseState {
     }
 }
 
-/// A writer that goes on.
+/// A writer that goes on until it is dropped.
 #[derive(Debug)]
 pub struct Pulse {
     shared: Arc<PulseState>,
@@ -87,7 +87,7 @@ impl Pulse {
     /// Begins to write.
     ///
     /// # Errors
-    /// If there is no thread for it.
+    /// Where no thread can be started.
     pub fn start(device: Arc<File>, block_bytes: usize) -> Result<Self, Trouble> {
         let shared = Arc::new(PulseState::default());
         let writing = Arc::clone(&shared);
@@ -98,7 +98,7 @@ impl Pulse {
         Ok(Self { shared })
     }
 
-    /// What became of the writes so far.
+    /// How the writes so far ended.
     #[must_use]
     pub fn beats(&self) -> Beats {
         self.shared.beats.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -107,7 +107,7 @@ impl Pulse {
 
 impl Drop for Pulse {
     fn drop(&mut self) {
-        // The thread ends with its write; one that hangs ends when its connections are taken away.
+        // The thread ends with its write; one that hangs ends when its connections are deleted.
         self.shared.stop.store(true, Ordering::Release);
     }
 }

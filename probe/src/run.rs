@@ -1,8 +1,9 @@
 //! One probe from beginning to end.
 //!
-//! In come settings; out go the account on standard output and the file of abilities. What always holds: once the
-//! scratch disk may exist, it and the probe's connections are taken away, however this ends (an answer, an error, a
-//! panic, a signal, the time limit); the file is written only if every question was asked, whole or not at all.
+//! Comes in: settings. Goes out: the account on standard output, and the file of abilities. Always holds:
+//! once the scratch disk may exist, it and the probe's connections are removed, however this ends (an answer,
+//! an error, a panic, a signal, the time limit). The file is written only if every question was asked, whole
+//! or not at all.
 
 use std::fs::{File, Permissions};
 use std::future::Future;
@@ -26,9 +27,9 @@ use crate::scratch::Scratch;
 use crate::trouble::Trouble;
 use crate::words;
 
-/// No question takes nearly as long, unless something hangs.
+/// No question takes nearly this long, unless something hangs.
 const QUESTION: Duration = Duration::from_secs(240);
-/// Taking connections away before the next question, with what the kernel may still have to wait for.
+/// Longest time to delete connections before the next question, with what the kernel may still wait for.
 const CLEARING: Duration = Duration::from_secs(120);
 
 /// Why a probe ended without its file, or left something behind.
@@ -40,30 +41,30 @@ pub enum RunError {
     /// The RDS did not answer, or does not know the user.
     #[error("cannot probe")]
     Rds(#[from] RdsError),
-    /// Somebody stopped it.
+    /// A signal stopped it; nothing was written.
     #[error("stopped by {0}; nothing was written")]
     Stopped(&'static str),
-    /// It took too long.
+    /// The time limit passed; nothing was written.
     #[error("not finished after {} (--limit); nothing was written", humantime::format_duration(*.0))]
     Limit(Duration),
-    /// A defect of this program.
+    /// A bug of this program ended it.
     #[error("a bug of this program ended it, please report it; nothing was written")]
     Panicked,
     /// The file could not be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file.
+        /// The file that `--out` names.
         path: PathBuf,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// Something is left; what, and how to remove it, has been said.
+    /// Something is left; the account says what, and how to remove it.
     #[error("cannot remove everything: see above")]
     Left,
 }
 
-/// Probes, says what came of it, and writes it.
+/// Probes, reports the answers, and writes them.
 ///
 /// # Errors
 /// [`RunError`].
@@ -99,7 +100,7 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
     if clean { Ok(()) } else { Err(RunError::Left) }
 }
 
-/// All questions, each with nobody connected before it.
+/// Asks all questions, each with nobody connected before it.
 async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Trouble> {
     bench.scratch.make().await?;
     let note = |change: &dyn Fn(&mut Findings)| {
@@ -140,7 +141,7 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
     // After everything that writes: the disk stays reserved, and other hosts' writes are refused.
     let worth = ask(bench, "reservations", reservations::ask(bench)).await;
     note(&|findings| findings.reservations = worth.clone());
-    // The last: a password that cannot be taken away again would keep everybody out.
+    // The last: a password that cannot be removed again would keep everybody out.
     let (password, in_band) = match ask(bench, "password and authentication", auth::ask(bench)).await {
         Answer::Found(answers) => answers,
         Answer::Unknown(why) => (Answer::Unknown(why.clone()), Answer::Unknown(why)),
@@ -152,7 +153,7 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
     Ok(())
 }
 
-/// One question, from a clear bench, within its time.
+/// Asks one question, from a clear bench, within its time.
 async fn ask<T>(bench: &Bench, about: &str, question: impl Future<Output = Result<T, Trouble>>) -> Answer<T> {
     say(&format!("Asking about {about} ..."));
     let cleared = tokio::time::timeout(CLEARING, bench.clear()).await;
@@ -179,17 +180,17 @@ fn answered<T>(outcome: Result<T, Trouble>) -> Answer<T> {
     }
 }
 
-/// Takes everything away; whether nothing is left. What is left is said, and how to remove it.
+/// Removes everything; true if nothing is left. Reports what is left, and how to remove it.
 async fn clean_up(bench: &Bench) -> bool {
     let mut clean = true;
-    // First, so that nothing is in flight when the disk goes; again below, whatever becomes of it here.
+    // First, so that nothing is in flight when the disk goes; again below, whatever happens here.
     let _ = tokio::time::timeout(CLEARING, bench.node.disconnect_all()).await;
     if let Err(error) = bench.scratch.remove().await {
         clean = false;
         say(&format!("LEFT BEHIND: scratch disk {} ({})", bench.scratch.slot(), Causes(&error)));
         by_hand(&bench.scratch).iter().for_each(|line| say(line));
     }
-    // A connect that came late can no longer succeed now, but one that just did is seen.
+    // A late connect can no longer succeed now, but one that just did is seen.
     let gone = tokio::time::timeout(CLEARING, bench.node.disconnect_all()).await;
     if !matches!(gone, Ok(Ok(()))) {
         clean = false;
@@ -201,7 +202,7 @@ async fn clean_up(bench: &Bench) -> bool {
     clean
 }
 
-/// How to remove the scratch disk by hand.
+/// The commands that remove the scratch disk by hand.
 fn by_hand(scratch: &Scratch) -> Vec<String> {
     vec![
         format!("    /disk/set [find slot={}] nvme-tcp-export=no", scratch.slot()),
@@ -223,11 +224,11 @@ fn conclude(settings: &Settings, findings: &Findings) -> Result<(), RunError> {
     Ok(())
 }
 
-/// As others may read it: nothing in it is secret, and the controller may run as another user.
+/// Others may read it: nothing in it is secret, and the controller may run as another user.
 const FILE_MODE: u32 = 0o644;
 
-/// Writes beside the file, and puts it in its place when it is whole and on the disk. Under a name that nobody can have
-/// guessed, and a file that was not there before: this may run as root in a directory of others.
+/// Writes beside the file, and renames it into place when it is whole and on the disk. The name beside it
+/// cannot be guessed, and the file must be new: this may run as root in another user's directory.
 fn write_whole(path: &Path, abilities: &Abilities) -> std::io::Result<()> {
     let mut text = serde_json::to_string_pretty(abilities)?;
     text.push('\n');
@@ -243,12 +244,12 @@ fn write_whole(path: &Path, abilities: &Abilities) -> std::io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// One line for a person. A reader who has gone away stops nothing: the disk is removed all the same.
+/// Prints one line. A reader that has gone away stops nothing: the disk is removed all the same.
 fn say(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// The signals that ask to stop. From the first on they have no other effect.
+/// The signals that ask to stop. Once they are watched, they have no other effect.
 struct Stops {
     interrupt: Signal,
     terminate: Signal,

@@ -1,8 +1,8 @@
 //! The scratch disk on the RDS.
 //!
-//! In come wishes about one disk with a fresh name; out go requests to the RDS about that disk. What always holds: its
-//! name is a random one that was not there before, so it can be no volume; its NQN has a prefix that no agent takes
-//! for a volume's; removing it removes its file, and may be repeated.
+//! Comes in: wishes about one disk with a fresh name. Goes out: requests to the RDS about that disk. Always
+//! holds: its name is random and did not exist before, so it can be no volume. Its NQN has a prefix that no
+//! agent takes for a volume's. Removing it removes its file, and may be repeated.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -20,34 +20,34 @@ use uuid::Uuid;
 use crate::node::Identity;
 use crate::trouble::Trouble;
 
-/// Room for the volley and the pulse, and small enough to be made in no time.
+/// Room for the volley and the pulse, and small enough to be made at once.
 const SIZE: ByteSize = ByteSize(64 << 20);
-/// Between two tries to remove the disk, doubled each time.
+/// Pause between two tries to remove the disk, doubled each time.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Tries to remove the disk: with what lies between them, about a minute of an RDS that does not answer.
+/// Tries to remove the disk: with their pauses, about a minute of an RDS that does not answer.
 const TRIES: u32 = 6;
 const HOSTS: &str = "nvme-tcp-server-allow-host-name";
 const PASSWORD: &str = "nvme-tcp-server-password";
 
-/// The scratch disk.
+/// The scratch disk: one disk with a random name, on the RDS that is probed.
 #[derive(Debug)]
 pub struct Scratch {
     rds: RestRds,
     id: VolumeId,
     naming: Naming,
     size: AtomicU64,
-    /// Something may be there: it was asked for.
+    /// Whether it was asked for: then something may be there.
     asked_for: AtomicBool,
-    /// How the list of hosts is written.
+    /// How the list of hosts is written, once that is known.
     acl: Mutex<Option<ProbedAcl>>,
     key: MasterKey,
 }
 
 impl Scratch {
-    /// Prepares a disk with a fresh name; nothing is asked of the RDS yet.
+    /// Prepares a disk with a fresh name; asks nothing of the RDS yet.
     ///
     /// # Errors
-    /// [`Trouble::Unclear`] if the URL, the CA file or the password file cannot be used.
+    /// [`Trouble::Unclear`] where the URL, the CA file or the password file cannot be used.
     pub fn new(config: Config) -> Result<Self, Trouble> {
         let naming = config.naming.clone();
         let rds = RestRds::new(config)
@@ -68,34 +68,34 @@ impl Scratch {
         })
     }
 
-    /// Its slot.
+    /// The slot of the disk, which is its id.
     #[must_use]
     pub fn slot(&self) -> &str {
         self.id.as_str()
     }
 
-    /// Its subsystem NQN.
+    /// The NQN of its subsystem, under the probe's own prefix.
     #[must_use]
     pub fn nqn(&self) -> String {
         self.naming.nqn(&self.id)
     }
 
-    /// Its backing file, as the RDS names it.
+    /// Its backing file, as `/rest/file` names it.
     #[must_use]
     pub fn file(&self) -> String {
         self.naming.file_name(&self.id)
     }
 
-    /// Its size in bytes.
+    /// Its size in bytes, as it was last asked for.
     #[must_use]
     pub fn size_bytes(&self) -> u64 {
         self.size.load(Ordering::Relaxed)
     }
 
-    /// What the RDS says of itself.
+    /// Reads what the RDS reports about itself.
     ///
     /// # Errors
-    /// If it does not answer properly.
+    /// Where it gives no proper answer.
     pub async fn resource(&self) -> Result<SystemResource, RdsError> {
         self.rds.resource().await
     }
@@ -103,7 +103,7 @@ impl Scratch {
     /// Makes the disk, exported, with nobody on its list.
     ///
     /// # Errors
-    /// If the RDS does not make it; [`Trouble::Unclear`] if there is one of its name.
+    /// Where the RDS does not make it; [`Trouble::Unclear`] where one of its name exists.
     pub async fn make(&self) -> Result<(), Trouble> {
         let inventory = self.rds.volumes(Priority::List, Freshness::Now).await?;
         if inventory.find(&self.id)?.is_some() {
@@ -114,15 +114,15 @@ impl Scratch {
         Ok(())
     }
 
-    /// How the list of hosts is written from now on.
+    /// Sets how the list of hosts is written from now on.
     pub fn learn(&self, acl: ProbedAcl) {
         *self.acl.lock().unwrap_or_else(PoisonError::into_inner) = Some(acl);
     }
 
-    /// Puts these hosts on the list in place of whoever is on it. A list that takes one gets the last.
+    /// Puts these hosts on the list, in place of all others. A list that accepts one gets the last.
     ///
     /// # Errors
-    /// If the RDS does not take it.
+    /// Where the RDS does not accept it.
     pub async fn admit(&self, hosts: &[&Identity]) -> Result<(), RdsError> {
         let acl = *self.acl.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<&str> = hosts.iter().map(|host| host.nqn.as_str()).collect();
@@ -133,10 +133,10 @@ impl Scratch {
         }
     }
 
-    /// Puts exactly this where the list is.
+    /// Writes exactly this value as the list.
     ///
     /// # Errors
-    /// If the RDS does not take it.
+    /// Where the RDS does not accept it.
     pub async fn set_list(&self, value: &str) -> Result<(), RdsError> {
         self.rds.set_properties(&self.id, &[(HOSTS, value)]).await
     }
@@ -147,18 +147,18 @@ impl Scratch {
         format!("{}{}", cleat_rds::NOBODY, self.id)
     }
 
-    /// Takes the export off, and reads that back.
+    /// Switches the export off, and reads that back.
     ///
     /// # Errors
-    /// If the RDS does not.
+    /// Where the RDS does not do it.
     pub async fn hide(&self) -> Result<(), RdsError> {
         self.rds.hide(&self.id, Priority::List).await
     }
 
-    /// Puts the export on again, and reads that back.
+    /// Switches the export on again, and reads that back.
     ///
     /// # Errors
-    /// If the RDS does not.
+    /// Where the RDS does not do it.
     pub async fn show(&self) -> Result<(), RdsError> {
         self.rds.show(&self.id, Priority::List).await
     }
@@ -173,7 +173,7 @@ impl Scratch {
         Ok(())
     }
 
-    /// A secret that is kept nowhere; another number is another secret.
+    /// A secret that is stored nowhere; another number gives another secret.
     #[must_use]
     pub fn secret(&self, number: u64) -> Secret {
         self.key.secret(&self.id, Epoch { term: 1, seq: number })
@@ -182,23 +182,23 @@ impl Scratch {
     /// Sets the secret that hosts have to authenticate with, as the controller does, and reads it back.
     ///
     /// # Errors
-    /// If the RDS does not take or show it.
+    /// Where the RDS does not accept or show it.
     pub async fn set_secret(&self, secret: &Secret) -> Result<(), RdsError> {
         self.rds.set_secret(&self.id, secret, Priority::List).await
     }
 
-    /// Takes the password away.
+    /// Removes the password.
     ///
     /// # Errors
-    /// If the RDS does not.
+    /// Where the RDS does not do it.
     pub async fn clear_password(&self) -> Result<(), RdsError> {
         self.rds.set_properties(&self.id, &[(PASSWORD, "")]).await
     }
 
-    /// Removes disk and file, trying again for about a minute. Nothing was asked for: nothing is done.
+    /// Removes disk and file, and tries again for about a minute. Does nothing where nothing was asked for.
     ///
     /// # Errors
-    /// The last try's.
+    /// The error of the last try.
     pub async fn remove(&self) -> Result<(), RdsError> {
         if !self.asked_for.load(Ordering::Acquire) {
             return Ok(());

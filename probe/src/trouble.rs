@@ -11,63 +11,63 @@ use std::time::Duration;
 /// Why a question could not be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// The RDS.
+    /// The RDS did not answer, or refused.
     #[error(transparent)]
     Rds(#[from] RdsError),
-    /// A connect that should have gone well.
+    /// A connect failed that should have succeeded.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A connection that should have been taken away.
+    /// A connection could not be deleted.
     #[error(transparent)]
     Disconnect(#[from] DisconnectError),
-    /// The kernel's topology.
+    /// The kernel's topology could not be read.
     #[error(transparent)]
     Sysfs(#[from] SysfsError),
-    /// The device's node.
+    /// The device's node is missing or wrong.
     #[error(transparent)]
     Node(#[from] DevNodeError),
-    /// A reservation command.
+    /// A reservation command failed.
     #[error(transparent)]
     Reservation(#[from] ReservationError),
-    /// Work that may block.
+    /// Work that may block gave no result.
     #[error(transparent)]
     Work(#[from] WorkError),
-    /// A read or write of the scratch disk.
+    /// A read or write of the scratch disk failed.
     #[error("cannot {what} the scratch disk")]
     Io {
-        /// Which.
+        /// What was being done, such as `read`.
         what: &'static str,
-        /// The cause.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// Something did not come about.
+    /// Something that was waited for did not happen.
     #[error("waited {} s for {what}, which did not come", limit.as_secs())]
     InVain {
-        /// What.
+        /// What was waited for.
         what: String,
-        /// How long.
+        /// How long the wait was.
         limit: Duration,
     },
-    /// What was seen answers the question neither way.
+    /// What was seen gives neither a yes nor a no; the text says why.
     #[error("{0}")]
     Unclear(String),
 }
 
 impl Trouble {
-    /// What was seen answers the question neither way.
+    /// The trouble that what was seen gives neither a yes nor a no.
     pub fn unclear(what: impl Into<String>) -> Self {
         Self::Unclear(what.into())
     }
 }
 
-/// How often the kernel is looked at while something is waited for.
+/// Pause between two observations while something is waited for.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// Looks until there is something, at most for `limit`.
+/// Observes until there is something, at most for `limit`.
 ///
 /// # Errors
-/// The first error of a look, or [`Trouble::InVain`].
+/// The first error of an observation, or [`Trouble::InVain`].
 pub async fn until<T>(
     what: &str,
     limit: Duration,

@@ -1,7 +1,8 @@
-//! Writes that are on their way: some at once, each to a place of its own, with a stamp by which it is known again.
+//! Writes that are on their way: some at once, each to a place of its own, with a stamp that identifies it.
 //!
-//! In comes an open device; out go how long each took and how it ended, and what the places hold at a moment. What
-//! always holds: nothing here waits for a write; a place holds a volley's stamp only if its write has landed.
+//! Comes in: an open device. Goes out: how long each write took and how it ended, and what the places have at
+//! a moment. Always holds: nothing here waits for a write. A place has a volley's stamp only if its write has
+//! landed.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -13,11 +14,11 @@ use cleat_host::work::Workers;
 use crate::pulse::Aligned;
 use crate::trouble::{Trouble, until};
 
-/// Writes at once.
+/// How many writes are sent at once.
 pub const WRITES: usize = 16;
-/// From one place to the next.
+/// Distance between two places, in bytes.
 const STRIDE: u64 = 64 << 10;
-/// Reading sixteen blocks; a target that is at its writes may be slow.
+/// Longest time to read sixteen blocks; a target that is busy with its writes may be slow.
 const READ: Duration = Duration::from_secs(20);
 
 /// How a write ended.
@@ -25,25 +26,25 @@ const READ: Duration = Duration::from_secs(20);
 pub struct Ended {
     /// How long it took.
     pub took: Duration,
-    /// It went through.
+    /// Whether it succeeded.
     pub well: bool,
 }
 
-/// Writes that were sent.
+/// Writes that were sent together.
 #[derive(Debug)]
 pub struct Volley {
-    /// What its writes carry.
+    /// The number in each of its blocks.
     pub stamp: u64,
-    /// When the first began.
+    /// When its first write began.
     pub begun: Instant,
     ended: Arc<Mutex<Vec<Ended>>>,
 }
 
 impl Volley {
-    /// Sends them.
+    /// Sends the writes, each on a thread of its own.
     ///
     /// # Errors
-    /// If there is no thread for one of them.
+    /// Where a thread cannot be started.
     pub fn send(device: &Arc<File>, block_bytes: usize, stamp: u64) -> Result<Self, Trouble> {
         let ended = Arc::new(Mutex::new(Vec::new()));
         let begun = Instant::now();
@@ -64,7 +65,7 @@ impl Volley {
         Ok(Self { stamp, begun, ended })
     }
 
-    /// Those that have ended.
+    /// The writes that have ended so far.
     #[must_use]
     pub fn ended(&self) -> Vec<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -73,7 +74,7 @@ impl Volley {
     /// Waits until all have ended.
     ///
     /// # Errors
-    /// If they have not in time.
+    /// Where they have not ended in time.
     pub async fn all_ended(&self, limit: Duration) -> Result<Vec<Ended>, Trouble> {
         until("the end of the writes", limit, async || {
             let ended = self.ended();
@@ -83,10 +84,10 @@ impl Volley {
     }
 }
 
-/// The stamps that the places hold now.
+/// The stamps in the places now.
 ///
 /// # Errors
-/// If one cannot be read.
+/// Where one cannot be read.
 pub async fn read(workers: &Workers, device: &Arc<File>, block_bytes: usize) -> Result<Vec<u64>, Trouble> {
     let device = Arc::clone(device);
     let read = workers.run("read the scratch disk", READ, move || {
@@ -103,36 +104,37 @@ pub async fn read(workers: &Workers, device: &Arc<File>, block_bytes: usize) -> 
     read.await?.map_err(|source| Trouble::Io { what: "read", source })
 }
 
-/// What was seen of a volley around something that may have waited for it.
+/// What was seen of a volley around a request that may have waited for it.
 #[derive(Debug, Clone)]
 pub struct Seen {
     /// How long such a write takes when nothing disturbs it.
     pub usual: Duration,
     /// When the places were first read afterwards, counted from the volley's beginning.
     pub first_read: Duration,
-    /// How long what may have waited took.
+    /// How long the request took that may have waited.
     pub waited: Duration,
-    /// How long the same takes when there is nothing to wait for.
+    /// How long it takes when there is nothing to wait for.
     pub idle: Duration,
     /// Places with the volley's stamp at that first reading.
     pub landed_before: usize,
-    /// The first place that took the stamp only afterwards, counted from that first reading.
+    /// When the first place took the stamp only later, counted from that first reading; `None` if none did.
     pub landed_after: Option<Duration>,
 }
 
-/// What that says.
+/// What that shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It waited: the writes had landed, at a time at which without waiting they would still have been on their way.
+    /// The request waited: the writes had landed at a time when, without waiting, they would still have been
+    /// on their way.
     Waited,
-    /// A write landed after it had answered.
+    /// A write landed after the answer, by this much.
     LandedAfter(Duration),
-    /// Neither, because of this.
+    /// It shows neither; the text says why.
     Unclear(&'static str),
 }
 
 impl Seen {
-    /// What it says: pure.
+    /// What was seen shows this. Pure.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         if let Some(after) = self.landed_after {
@@ -147,7 +149,7 @@ impl Seen {
         if self.first_read.saturating_sub(for_writes) >= self.usual {
             return Verdict::Unclear("looking took so long that the writes may have landed by themselves");
         }
-        // How long a write takes is known from other writes only.
+        // Only other writes show how long a write takes.
         if for_writes < self.usual / 2 {
             return Verdict::Unclear("it ended too soon to have waited for them");
         }

@@ -1,12 +1,13 @@
 //! The answers in plain words, and the settings to use.
 //!
-//! In come findings; out go lines of text. What always holds: a "no" and a "could not be found out" read differently.
+//! Comes in: findings. Goes out: lines of text. Always holds: a "no" and a "could not be found out" read
+//! differently.
 
 use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
 use crate::findings::{Answer, Cut, Findings, Remarked};
 
-/// The account, a line a question.
+/// The account, one line per question.
 #[must_use]
 pub fn account(findings: &Findings, assume_drains: bool) -> Vec<String> {
     let mut lines =

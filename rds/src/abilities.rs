@@ -1,8 +1,8 @@
-//! What an RDS was probed to do, as `cleatctl rds probe` writes it down and the controller reads it.
+//! What an RDS can do, as `cleatctl rds probe` has tried it and the controller reads it.
 //!
-//! In comes a JSON file; out go [`Abilities`], or an error that says what to do. What always holds: a file of another
-//! version, of another device, or with anything missing or unknown in it is refused: what is not known to have been
-//! probed is not relied on.
+//! Comes in: a JSON file. Goes out: [`Abilities`], or an error that says what to do. Always holds: a file of
+//! another version or of another device, or with anything missing or unknown in it, is refused. Nothing is
+//! relied on that was not probed.
 
 use std::path::{Path, PathBuf};
 
@@ -11,33 +11,33 @@ use serde::{Deserialize, Serialize};
 /// The version of the file that this program writes and reads.
 const VERSION: u64 = 1;
 
-/// What an RDS does, seen by trying.
+/// What an RDS does, seen by trying it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Abilities {
-    /// [`Abilities::VERSION`].
+    /// Version of the file; only [`Abilities::VERSION`] is accepted.
     pub version: u64,
-    /// The base URL of the device.
+    /// The base URL of the device, which has to equal `--rds-url`.
     pub rds: String,
     /// When it was probed, RFC 3339.
     pub probed_at: String,
     /// What its list of hosts does.
     pub host_acl: ProbedAcl,
-    /// Taking the export off ends live sessions.
+    /// Whether switching the export off ends live sessions.
     pub export_cuts: bool,
-    /// How long that took, in milliseconds; `None` if it did not happen.
+    /// How long that took, in milliseconds; `None` if sessions did not end.
     pub export_cut_ms: Option<u64>,
-    /// Taking the export off waits for writes that were received.
+    /// Whether switching the export off waits for writes that the RDS has received.
     pub export_drains: ProbedDrain,
-    /// The namespace keeps its UUID while the export goes off and on.
+    /// Whether the namespace keeps its UUID while the export goes off and on.
     pub uuid_kept: bool,
-    /// A disk takes a password.
+    /// Whether a disk accepts a password.
     pub password: bool,
-    /// Hosts have to authenticate with it.
+    /// Whether hosts have to authenticate with that password.
     pub in_band_auth: bool,
-    /// What reservations are worth.
+    /// How far reservations can be relied on.
     pub reservations: ProbedReservations,
-    /// A volume grows while it is in use.
+    /// Whether a volume grows while it is in use.
     pub grow_online: bool,
 }
 
@@ -45,37 +45,37 @@ pub struct Abilities {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbedAcl {
-    /// Those on it may connect, and nobody else.
+    /// Hosts on it may connect, and nobody else.
     List,
-    /// It takes one host.
+    /// It accepts a single host.
     Single,
-    /// It is recorded, and anybody may connect.
+    /// It is recorded, but anybody may connect.
     Ignored,
 }
 
-/// Whether taking the export off waits for writes that were received.
+/// Whether switching the export off waits for writes that the RDS has received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbedDrain {
-    /// It was seen to.
+    /// The probe saw it wait.
     Seen,
-    /// Every kernel that such a device may have does, and nothing spoke against it.
+    /// Every kernel that such a device may have waits, and the probe saw nothing against it.
     Assumed,
-    /// It was seen not to.
+    /// The probe saw that it does not wait.
     No,
-    /// It could not be found out.
+    /// The probe could not find out.
     Unknown,
 }
 
-/// What reservations are worth.
+/// How far reservations can be relied on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProbedReservations {
-    /// There are none.
+    /// The RDS has no reservations.
     None,
-    /// They are held; preempt-and-abort does not wait for writes in flight.
+    /// Reservations keep others out, but preempt-and-abort does not wait for writes in flight.
     Held,
-    /// They are held; preempt-and-abort answers only once writes in flight have landed.
+    /// Reservations keep others out, and preempt-and-abort answers only once writes in flight have landed.
     AbortWaits,
 }
 
@@ -85,42 +85,42 @@ pub enum AbilitiesError {
     /// The file cannot be read.
     #[error("cannot read {}", path.display())]
     Unreadable {
-        /// The file.
+        /// The file that could not be read.
         path: PathBuf,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// It is no such file.
+    /// The file has another form.
     #[error("cannot use {}: `cleatctl rds probe` did not write this; probe again", path.display())]
     Malformed {
-        /// The file.
+        /// The file of another form.
         path: PathBuf,
         /// What is wrong with it.
         #[source]
         source: serde_json::Error,
     },
-    /// It was written by another version.
+    /// Another version of the program wrote the file.
     #[error("cannot use {}: it has version {version}, this program reads version {VERSION}; probe again", path.display())]
     Version {
-        /// The file.
+        /// The file of another version.
         path: PathBuf,
-        /// Its version.
+        /// The version that the file has.
         version: u64,
     },
-    /// It is about another device.
+    /// The file is about another device.
     #[error("cannot use {}: it is about {found}, and --rds-url is {ours}; probe that one", path.display())]
     OtherDevice {
-        /// The file.
+        /// The file about another device.
         path: PathBuf,
         /// The device that was probed.
         found: String,
-        /// The device that is to be used.
+        /// The device that the controller is to use.
         ours: String,
     },
 }
 
-/// Read first, so that a file of another version is called just that.
+/// Parsed first, so that a file of another version is reported as that.
 #[derive(Deserialize)]
 struct Versioned {
     version: u64,
@@ -130,7 +130,7 @@ impl Abilities {
     /// The version to put into a new file.
     pub const VERSION: u64 = VERSION;
 
-    /// An account of a device of which nothing is known to work.
+    /// Abilities of a device of which nothing is proven.
     #[must_use]
     pub fn nothing(rds: String, probed_at: String) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl Abilities {
     /// Reads a file that has to be about the device at `url`.
     ///
     /// # Errors
-    /// If it cannot be read, or is of another version or device.
+    /// Where it cannot be read, or is of another version or device.
     pub fn read(path: &Path, url: &str) -> Result<Self, AbilitiesError> {
         let malformed = |source| AbilitiesError::Malformed { path: path.to_owned(), source };
         let text = std::fs::read_to_string(path)
@@ -170,7 +170,7 @@ impl Abilities {
         Ok(abilities)
     }
 
-    /// Whether taking the export off can be relied on to wait for what was written.
+    /// Whether switching the export off certainly waits for what was written.
     #[must_use]
     pub fn drains(&self) -> bool {
         self.export_cuts && matches!(self.export_drains, ProbedDrain::Seen | ProbedDrain::Assumed)

@@ -1,9 +1,10 @@
-//! Whether a volume is there, where the list of disks lacks it.
+//! Whether a volume exists that the list of disks lacks.
 //!
-//! In come volume ids; out goes the volume, or [`RdsError::NotFound`]. What always holds: a volume is called absent only
-//! after the RDS was asked for the disk itself, by its slot and (where it is known) by its number, and denied it, more
-//! than once and over a time. A list may lack a disk for a moment, and what it lacks then may still be written to. That
-//! a volume is absent proves nothing about hosts: it may come back with the list of hosts that it had.
+//! Comes in: volume ids. Goes out: the volume, or [`RdsError::NotFound`]. Always holds: a volume counts as
+//! absent only after the RDS was asked for the disk itself, by its slot and (where known) by its number, and
+//! denied it more than once, over some time. A list may lack a disk for a moment, and somebody may still
+//! write to that disk. That a volume is absent proves nothing about hosts: it may come back with the list of
+//! hosts that it had.
 
 use cleat_ids::VolumeId;
 use reqwest::Method;
@@ -17,7 +18,7 @@ use super::list::Freshness;
 use super::metrics::{self, Op};
 use super::volume::{Inventory, Volume};
 
-/// How often the RDS has to deny a volume; between two times lies `Config::absence_pause`.
+/// How often the RDS has to deny a volume; between two denials is `Config::absence_pause`.
 const DENIALS: u32 = 3;
 
 impl Inner {
@@ -35,7 +36,7 @@ impl Inner {
         }
     }
 
-    /// The list, and that a volume is in it or absent.
+    /// The list, and proof that the volume is in it or absent.
     pub(super) async fn look_around(
         &self,
         id: &VolumeId,
@@ -51,7 +52,7 @@ impl Inner {
         }
     }
 
-    /// Asks for a volume that the list lacks, until it is denied often enough or shows.
+    /// Asks for a volume that the list lacks, until it is denied often enough or appears.
     async fn denied(&self, id: &VolumeId, priority: Priority) -> RdsError {
         let known = self.lister.number(id);
         for denial in 0..DENIALS {
@@ -79,7 +80,7 @@ impl Inner {
         RdsError::malformed("list disks", format!("it lacks volume {id}, and {how}"))
     }
 
-    /// Whether the RDS shows the volume where it is asked for it alone; says how.
+    /// Whether the RDS shows the volume when it is asked for that one alone; returns how it does.
     async fn shown_alone(
         &self,
         id: &VolumeId,
@@ -98,7 +99,7 @@ impl Inner {
         match self.ask(priority, format!("disk/{number}"), vec![], &what).await {
             Err(RdsError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
-            // A number that is another disk's by now denies this one.
+            // A number that belongs to another disk by now denies this one.
             Ok(item) if item.is_object() => Ok(mine(&item).then_some("shows it when asked for its number")),
             Ok(_) => Err(RdsError::malformed(&what, "it is not an item")),
         }

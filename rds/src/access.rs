@@ -1,11 +1,11 @@
 //! Who may connect to a volume: the next step from what is to what is wanted. Pure.
 //!
-//! In come the volume as just read and a wish; out goes the next write, or none if the wish is met. What always
-//! holds, after each single step as well as at the end: no host is admitted that was not before, but the one
-//! that is to be. In particular an exported volume with an empty list would admit everybody, so no step ever empties
-//! a list: a host NQN of nobody is on each from the volume's making on, and hosts come and go beside it with one write
-//! each, the export being left as it is. A volume that was made without it gets it with the first step that touches its
-//! list, and is not exported before.
+//! Comes in: the volume as just read, and a wish. Goes out: the next write, or none if the wish is met.
+//! Always holds, after each single step as well as at the end: no host is admitted that was not admitted
+//! before, except the one that the wish names. An exported volume with an empty list would admit everybody,
+//! so no step ever empties a list. From a volume's creation its list has a host NQN of nobody; hosts come and
+//! go beside it with one write each, and the export stays as it is. A volume that was made without it gets it
+//! with the first step that touches its list, and is not exported before.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +15,12 @@ use serde_json::{Map, Value};
 use super::volume::Volume;
 use crate::secret::Secret;
 
-/// What precedes the volume id in the host NQN that no host has, and that keeps the volume's list from being empty.
-/// No host may name itself so.
+/// The beginning of the host NQN that no host has, before the volume id. It keeps the volume's list from
+/// being empty. No host may use such a name.
 ///
-/// One for each volume: a target may keep one secret to a host NQN (Linux' does), and volumes have different ones.
-/// After the id comes a random part, which the volume's own list keeps and nothing else: whoever could guess the name
-/// would be let in.
+/// Each volume has one of its own: a target may keep one secret per host NQN (Linux' does), and volumes have
+/// different secrets. A random part follows the id, which only the volume's own list has: whoever could guess
+/// the name would be admitted.
 pub const NOBODY: &str = "nqn.2026-01.io.cleat:nobody.";
 const RANDOM_DIGITS: usize = 32;
 
@@ -38,14 +38,14 @@ fn is_nobody(volume: &VolumeId, host: &str) -> bool {
     })
 }
 
-/// What is wanted.
+/// Who is to be able to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     /// This host may connect.
     Allow(HostNqn),
     /// This host may not connect.
     Deny(HostNqn),
-    /// This host may not connect, and with it the export goes off: it was the last one.
+    /// This host may not connect, and the export goes off with it: it was the last one.
     Close(HostNqn),
     /// The hosts on the list may connect.
     Show,
@@ -53,27 +53,27 @@ pub(super) enum Wish {
     Hide,
 }
 
-/// One write.
+/// A single write of a disk's properties.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum AccessStep {
     /// Set the list of hosts to exactly this.
     Hosts(BTreeSet<String>),
     /// Switch the export.
     Export(bool),
-    /// Both in one.
+    /// Both in one write.
     HostsAndExport(BTreeSet<String>, bool),
     /// Set the secret with which hosts have to authenticate.
     Secret(Secret),
 }
 
-/// The next step, or `None` if the wish is met. `fresh` is a new host NQN of nobody, for a list without one.
+/// The next step; `None` if the wish is met. `fresh` is a new host NQN of nobody, for a list without one.
 pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<AccessStep> {
     let mut hosts = volume.hosts.clone();
     let kept = hosts.iter().find(|host| is_nobody(&volume.id, host)).cloned();
     hosts.retain(|host| !host.starts_with(NOBODY));
     match wish {
         Wish::Hide => return volume.exported.then_some(AccessStep::Export(false)),
-        // With an empty list, to show it would be to show it to everybody; with one whose nobody can be guessed, too.
+        // With an empty list, or one whose nobody can be guessed, showing it would show it to everybody.
         Wish::Show if kept.is_none() => {}
         Wish::Show => return (!volume.exported).then_some(AccessStep::Export(true)),
         Wish::Allow(host) => {
@@ -86,8 +86,9 @@ pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<Acc
     let sound = kept.is_some();
     hosts.insert(kept.unwrap_or_else(|| fresh.to_owned()));
     if hosts != volume.hosts {
-        // In whichever order the RDS takes the two: with the list as it was, or with the export off, nobody gets in who
-        // did not before. An empty list, or one whose nobody can be guessed, would let others in for that moment.
+        // The RDS may apply the two in either order: with the list as it was, or with the export off, nobody
+        // is admitted who was not before. An empty list, or one whose nobody can be guessed, would admit
+        // others for that moment.
         return Some(match wish {
             Wish::Close(_) if volume.exported => AccessStep::HostsAndExport(hosts, false),
             Wish::Allow(_) if !volume.exported && sound => AccessStep::HostsAndExport(hosts, true),
@@ -131,18 +132,18 @@ impl AccessStep {
         }
     }
 
-    /// Whether the volume, read back, shows what this step has set.
+    /// Whether the volume, read back, shows what this step set.
     pub(super) fn taken(&self, volume: &Volume) -> bool {
         match self {
             Self::Hosts(hosts) => *hosts == volume.hosts,
             Self::Export(on) => *on == volume.exported,
             Self::HostsAndExport(hosts, on) => *hosts == volume.hosts && *on == volume.exported,
-            // A volume is listed without its secret: that is read by itself.
+            // A list does not show the secret: that is read by itself.
             Self::Secret(_) => false,
         }
     }
 
-    /// Whether the step, should it take effect late, could admit this host (`None`: anybody).
+    /// Whether the step, if it takes effect late, could admit this host (`None`: anybody).
     pub(super) fn could_admit(&self, host: Option<&HostNqn>) -> bool {
         match (self, host) {
             (Self::Hosts(hosts) | Self::HostsAndExport(hosts, _), Some(host)) => {
@@ -153,7 +154,8 @@ impl AccessStep {
             (Self::Export(on) | Self::HostsAndExport(_, on), None) => *on,
             // Without an export nobody is admitted, whatever the list says.
             (Self::Hosts(_), None) => false,
-            // It lets in who knows it; but nobody who is off the list, or to what is not exported.
+            // It admits hosts that know it, but none that is off the list, and none to a volume that is not
+            // exported.
             (Self::Secret(_), _) => false,
         }
     }

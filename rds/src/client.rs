@@ -1,7 +1,8 @@
-//! The operations, over RouterOS' REST API; making and deleting volumes is in `provision`.
+//! The operations, over RouterOS' REST API; `provision` makes and deletes volumes.
 //!
-//! In come calls of [`Rds`]; out go requests. Each operation reads first, writes only what differs, and reads
-//! again before it says success. Each runs in a task of its own and to its end, whether or not its caller waits.
+//! Comes in: calls of [`Rds`]. Goes out: requests. Each operation reads first, writes only what differs, and
+//! reads again before it reports success. Each runs in a task of its own and to its end, whether or not its
+//! caller waits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,24 +26,24 @@ use super::volume::{Inventory, Naming, Volume};
 use super::{Admission, HostAcl, Made, NewVolume, Rds, SystemResource};
 use crate::secret::Secret;
 
-/// The longest way of [`next_step`] has two steps; more would mean that somebody else writes too.
+/// The longest way of [`next_step`] has two steps; more means that somebody else writes too.
 const STEPS_MAX: usize = 4;
 
 /// An RDS, how to reach it and how to use it.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// How to reach it.
+    /// Where it is, and how to log in.
     pub endpoint: Endpoint,
-    /// Where our volumes are.
+    /// The directory and the names of our volumes.
     pub naming: Naming,
     /// The TCP port at which volumes are exported.
     pub port: u16,
-    /// How it limits which hosts may connect.
+    /// Whether it limits which hosts may connect.
     pub host_acl: HostAcl,
-    /// How long a write without an answer may still take effect once the RDS has received it. MikroTik documents that
-    /// a REST command is given up after 60 s.
+    /// How long a write without an answer may still take effect once the RDS has received it. MikroTik
+    /// documents that the RDS gives up a REST command after 60 s.
     pub settle: Duration,
-    /// Between two denials of a volume that the list lacks.
+    /// Pause between two denials of a volume that the list lacks.
     pub absence_pause: Duration,
 }
 
@@ -59,28 +60,28 @@ pub(super) struct Inner {
     pub(super) volumes: PerVolume,
     pub(super) naming: Naming,
     pub(super) port: u16,
-    /// Each volume that is made gets its own, if given.
+    /// The range from which each new volume gets a port of its own; `None`: all use `port`.
     pub(super) ports: Option<Ports>,
     pub(super) host_acl: HostAcl,
-    /// How long after it was given up a write may still take effect.
+    /// How long a write that was given up may still take effect.
     pub(super) settle: Duration,
     pub(super) absence_pause: Duration,
 }
 
 impl RestRds {
-    /// Prepares everything; nothing is connected yet.
+    /// Prepares everything; connects to nothing yet.
     ///
     /// # Errors
-    /// If the URL, the CA file or the password file cannot be used.
+    /// Where the URL, the CA file or the password file cannot be used.
     pub fn new(config: Config) -> Result<Self, EndpointError> {
         let http = Http::new(config.endpoint.clone())?;
         Ok(Self::over(http, config))
     }
 
-    /// The same to somebody who plays an RDS.
+    /// The same, over a transport that takes the place of an RDS.
     ///
     /// # Errors
-    /// If the password file cannot be used.
+    /// Where the password file cannot be used.
     pub fn played(config: Config, carrier: Arc<dyn Transport>) -> Result<Self, EndpointError> {
         let http = Http::carried(config.endpoint.clone(), carrier)?;
         Ok(Self::over(http, config))
@@ -100,7 +101,7 @@ impl RestRds {
 
     /// Gives each volume that is made from now on a port of its own.
     ///
-    /// To be said before the first operation.
+    /// Call it before the first operation.
     #[must_use]
     pub fn with_volume_ports(self, range: VolumePorts) -> Self {
         let Inner { http, lister, volumes: _, naming, port, ports: _, host_acl, settle, absence_pause } =
@@ -112,7 +113,7 @@ impl RestRds {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The files and certificates that this rests on.
+    /// The files and certificates that connections depend on.
     #[must_use]
     pub fn certificates(&self) -> Arc<dyn Renewable> {
         self.inner.http.certificates()
@@ -139,7 +140,7 @@ impl RestRds {
     {
         let ended = tokio::spawn(operation(Arc::clone(&self.inner))).await;
         self.inner.volumes.tidy(self.inner.settle);
-        // The task panicked, or the runtime stops: what the RDS did is not known.
+        // The task panicked, or the runtime stops: nobody knows what the RDS did.
         ended.unwrap_or_else(|error| Err(RdsError::unreachable(what, Way::Lost, error)))
     }
 }
@@ -247,7 +248,7 @@ impl Inner {
         Ok(admission)
     }
 
-    /// Brings the wish about, and makes sure that no write in doubt can undo it; gives the volume as last read.
+    /// Fulfils the wish, and makes sure that no write in doubt can undo it; returns the volume as last read.
     pub(super) async fn fulfil(
         &self,
         held: &mut Held,
@@ -274,7 +275,7 @@ impl Inner {
         Ok(volume)
     }
 
-    /// Reads, and writes step by step, until the volume as read shows the wish; gives it as last read.
+    /// Reads, and writes step by step, until the volume as read shows the wish; returns it as last read.
     pub(super) async fn bring_about(
         &self,
         held: &mut Held,
@@ -300,14 +301,15 @@ impl Inner {
 
     fn next_step(&self, held: &Held, volume: &Volume, wish: &Wish) -> Result<Option<AccessStep>, RdsError> {
         match (self.host_acl, wish) {
-            // Shown as off, perhaps by a request whose answer was lost and that still waits for writes to land. That
-            // it has waited is told by an answer alone, and a further request is answered after it.
+            // It shows as off, perhaps because of a request whose answer was lost and that still waits for
+            // writes to land. Only an answer proves that it has waited, and a further request is answered
+            // after it.
             (_, Wish::Hide) if !held.hid() => Ok(Some(AccessStep::Export(false))),
             (_, Wish::Close(_)) if !held.hid() => {
                 Ok(next_step(volume, wish, &nobody(&volume.id)).or(Some(AccessStep::Export(false))))
             }
-            // What keeps everybody out was put there while lists were enforced, perhaps against a node that was
-            // fenced by it: to take it away is not for us to decide.
+            // The name of nobody was put there while lists were enforced, perhaps against a node that it
+            // fenced: to remove it is not for us to decide.
             (HostAcl::None, Wish::Show) if volume.hosts.iter().any(|host| host.starts_with(NOBODY)) => {
                 Err(RdsError::conflict(
                     &volume.id,
@@ -337,7 +339,8 @@ impl Inner {
             what: format!("set {step:?} on volume {}", volume.id),
         };
         held.writing(step);
-        // A fence and a detach rest on what a deletion has no use for: that the answer came after what hosts had written.
+        // A fence and a detach rely on an answer that came after the hosts' writes; a deletion does not need
+        // that.
         let waits = step.switches() == Some(false) && priority != Priority::List;
         let patience = if waits { self.settle } else { Duration::ZERO };
         let written = self.write_patiently(priority, &request, patience).await;
@@ -350,13 +353,13 @@ impl Inner {
         written.map(drop)
     }
 
-    /// Sends a write, and makes sure that no list begun before its end serves anybody after.
+    /// Sends a write, and makes sure that a list that began before its end serves nobody after it.
     pub(super) async fn write(&self, priority: Priority, request: &Request) -> Result<Value, RdsError> {
         self.write_patiently(priority, request, Duration::ZERO).await
     }
 
-    /// Sends a write whose answer may take longer than a request may otherwise: an export goes off only when what
-    /// hosts have written has landed. After the time of an ordinary request others have their turn.
+    /// Sends a write whose answer may take longer than any other request's: an export goes off only when the
+    /// hosts' writes have landed. After the time of an ordinary request, others have their turn.
     async fn write_patiently(
         &self,
         priority: Priority,
@@ -382,7 +385,7 @@ impl Inner {
         };
         let turn = self.http.turn(Priority::List, request.op, what).await?;
         let answer = self.http.send(&turn, &request).await?;
-        // Documented as a list of one, given as an object by newer versions.
+        // Documented as a list of one; newer versions return an object.
         let item = answer.as_array().and_then(|items| items.first()).unwrap_or(&answer);
         let field = |name: &str| item.get(name).and_then(Value::as_str);
         let version = field("version").ok_or_else(|| RdsError::malformed(what, "it has no version"))?;

@@ -1,8 +1,8 @@
-//! What can go wrong with an RDS, kept apart: each kind calls for something else to be done.
+//! What can go wrong with an RDS. Each kind needs a different reaction.
 //!
-//! What always holds: [`RdsError::NotFound`] is made only from a positive answer of the RDS (a list without the
-//! volume, or its own 404), never from an error on the way; and [`RdsError::outcome_unknown`] is true for every
-//! error after which a write may still have happened, or may happen later.
+//! Always holds: [`RdsError::NotFound`] is made only from a positive answer of the RDS (a list without the
+//! volume, or its own 404), never from an error on the way. [`RdsError::outcome_unknown`] is true for every
+//! error after which a write may have happened, or may still happen.
 
 use std::error::Error;
 use std::fmt;
@@ -11,92 +11,92 @@ use std::time::Duration;
 
 use cleat_ids::VolumeId;
 
-/// What an operation on the RDS ends with if not with success.
+/// Why an operation on the RDS did not succeed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RdsError {
-    /// The RDS said that there is no such thing.
+    /// The RDS said that it has no such thing.
     #[error("the RDS has no {what}")]
     NotFound {
-        /// What was asked for.
+        /// The thing that was asked for.
         what: String,
     },
     /// The RDS refused the request.
     #[error("cannot {what}: the RDS refused: {status} {message}: {detail}")]
     Refused {
-        /// What was asked for.
+        /// What the request was to do, as the end of "cannot".
         what: String,
-        /// The HTTP status.
+        /// The HTTP status code.
         status: u16,
-        /// RouterOS' `message`.
+        /// The field `message` of RouterOS' error body, such as `Bad Request`.
         message: String,
-        /// RouterOS' `detail`, empty where it gave none.
+        /// The field `detail` of RouterOS' error body; empty where it gave none.
         detail: String,
     },
-    /// The RDS has no room.
+    /// The RDS has no space left, or no free port.
     #[error("cannot {what}: the RDS has no room: {detail}")]
     Full {
-        /// What was asked for.
+        /// What the request was to do, as the end of "cannot".
         what: String,
-        /// RouterOS' `detail`.
+        /// What is full: RouterOS' `detail`, or the range of ports.
         detail: String,
     },
     /// The RDS was not reached, or did not answer.
     #[error("cannot {what}: the RDS is unreachable ({way})")]
     Unreachable {
-        /// What was asked for.
+        /// What the request was to do, as the end of "cannot".
         what: String,
-        /// How far it came.
+        /// How far the request came.
         way: Way,
-        /// What failed below.
+        /// What failed below HTTP.
         #[source]
         cause: Cause,
     },
-    /// The RDS did not accept user and password, also after the password file was read again.
+    /// The RDS did not accept user and password, even after the password file was read again.
     #[error("cannot {what}: the RDS does not accept user {user}: {detail}")]
     Unauthorised {
-        /// What was asked for.
+        /// What the request was to do, as the end of "cannot".
         what: String,
-        /// As whom.
+        /// The RouterOS user that the request logged in as.
         user: String,
-        /// What it said, or what is wrong with the password file.
+        /// What the RDS said, or what is wrong with the password file.
         detail: String,
     },
-    /// The answer is not one that RouterOS gives, or does not agree with itself.
+    /// The answer is not one that RouterOS gives, or contradicts itself.
     #[error("cannot {what}: the RDS's answer makes no sense: {problem}")]
     Malformed {
-        /// What was asked for.
+        /// What the request was to do, as the end of "cannot".
         what: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         problem: String,
     },
-    /// What is there stands in the way, and is left alone.
+    /// Something on the RDS prevents it, and is left alone.
     #[error("volume {volume}: {problem}")]
     Conflict {
-        /// Which volume.
+        /// The volume that the operation was about.
         volume: VolumeId,
-        /// What is there and why it is in the way.
+        /// What is there, and why it prevents the operation.
         problem: String,
     },
-    /// An earlier write whose answer was lost could still undo this one. Nothing is proven until it cannot.
+    /// An earlier write whose answer was lost could still undo this one. Until it cannot, nothing is proven.
     #[error("volume {volume}: the RDS did not answer an earlier request ({earlier}), which may still take \
              effect; ask again in {} s", wait.as_secs() + 1)]
     InDoubt {
-        /// Which volume.
+        /// The volume that both writes are about.
         volume: VolumeId,
-        /// The write without an answer.
+        /// What the write without an answer was to do.
         earlier: String,
-        /// For how long it may still take effect.
+        /// How long it may still take effect.
         wait: Duration,
     },
-    /// A secret was to be sent where others could read it. It was not.
+    /// A secret would have gone where others could read it. It was not sent.
     #[error("volume {volume}: cannot send its secret: the connection to the RDS is not encrypted; use https")]
     Cleartext {
-        /// Which volume.
+        /// The volume whose secret it is.
         volume: VolumeId,
     },
 }
 
-/// How far a request came that the RDS did not answer.
+/// How far an unanswered request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// It waited too long for its turn; nothing was sent.
@@ -105,9 +105,9 @@ pub enum Way {
     Connect,
     /// No TLS session: wrong certificate, or none; nothing was sent.
     Tls,
-    /// No answer within the deadline; what the RDS did is not known.
+    /// No answer within the deadline; nobody knows what the RDS did.
     Timeout,
-    /// The connection ended before the answer; what the RDS did is not known.
+    /// The connection ended before the answer; nobody knows what the RDS did.
     Lost,
 }
 
@@ -123,7 +123,7 @@ impl fmt::Display for Way {
     }
 }
 
-/// A cause that many callers can share: one failed list fails all who waited for it.
+/// A cause that many callers can share: one failed list fails everybody who waited for it.
 #[derive(Clone)]
 pub struct Cause(Arc<dyn Error + Send + Sync>);
 
@@ -159,7 +159,7 @@ impl Error for Cause {
 }
 
 impl RdsError {
-    /// Whether a write that ended so may have happened, or may still happen.
+    /// Whether a write that ended like this may have happened, or may still happen.
     pub fn outcome_unknown(&self) -> bool {
         match self {
             Self::Unreachable { way, .. } => matches!(way, Way::Timeout | Way::Lost),
@@ -173,7 +173,7 @@ impl RdsError {
         }
     }
 
-    /// The value of the `outcome` label in metrics.
+    /// The value of the label `outcome` in metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::NotFound { .. } => "not_found",

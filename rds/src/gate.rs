@@ -1,24 +1,24 @@
 //! The turn: requests to an RDS go one at a time, the most urgent first.
 //!
-//! In come callers with a priority; out goes a [`Turn`], which ends when dropped. Within a priority it is first
-//! come, first served. A caller that gives up loses nothing for the others: a turn that was handed to it passes
-//! on.
+//! Comes in: callers with a priority. Goes out: a [`Turn`], which ends when dropped. Within a priority,
+//! callers are served in order of arrival. A caller that gives up costs the others nothing: a turn that it
+//! was given passes on.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// How urgent a request is. The most urgent is the least.
+/// How urgent a request is. The most urgent sorts first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
-    /// Keeps a node from writing that must not.
+    /// Keeps a fenced node from writing.
     Fence,
-    /// Takes a volume off a node; the next user waits for it.
+    /// Takes a volume off a node; its next user waits for that.
     Detach,
-    /// Brings a volume to a node.
+    /// Brings a volume to a node; a pod waits for it.
     Attach,
-    /// Everything else.
+    /// Lists, creations and deletions: nobody's fence or attach waits for them.
     List,
 }
 
@@ -35,7 +35,7 @@ struct State {
     waiting: BTreeMap<(Priority, u64), oneshot::Sender<Turn>>,
 }
 
-/// The right to send one request; over when dropped.
+/// The right to send one request; ends when dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     gate: Gate,
@@ -49,7 +49,7 @@ impl Gate {
                 Ok(turn) => return turn,
                 Err(waiting) => waiting,
             };
-            // A place ends with a turn; were it ever to end without one, a new place is taken.
+            // A place in the queue ends with a turn. If one ever ends without, take a new place.
             if let Ok(turn) = (&mut waiting.receive).await {
                 return turn;
             }
@@ -86,13 +86,13 @@ impl Drop for Turn {
             next
         };
         if let Some((_, give)) = next {
-            // If nobody takes it any more, it comes back, is dropped here, and so goes to the one after.
+            // If nobody takes the turn, it comes back, is dropped here, and so passes to the next one.
             drop(give.send(Turn { gate: self.gate.clone() }));
         }
     }
 }
 
-/// A place in the queue, given up when dropped.
+/// A place in the queue; dropping it gives it up.
 struct Waiting<'a> {
     gate: &'a Gate,
     place: (Priority, u64),

@@ -1,9 +1,10 @@
 //! One request to the RDS and its answer.
 //!
-//! In come method, path and properties; out goes JSON, or an error whose kind is certain (see [`RdsError`]).
-//! What always holds: requests go one at a time over one kept-alive connection; each has a deadline; nothing
-//! that could have been carried out is ever sent twice; the password is read from its file, and again when
-//! the RDS does not accept it. Where somebody plays the RDS (a [`Transport`]), all of this but HTTP itself is the same.
+//! Comes in: method, path and properties. Goes out: JSON, or an error whose kind is certain (see
+//! [`RdsError`]). Always holds: requests go one at a time over one kept-alive connection. Each has a
+//! deadline. Nothing that the RDS may have carried out is ever sent twice. The password is read from its
+//! file, and again when the RDS does not accept it. With a [`Transport`] in the place of the RDS, all of this
+//! is the same except HTTP itself.
 
 use std::error::Error;
 use std::pin::pin;
@@ -28,22 +29,22 @@ use super::trust::Trust;
 
 /// The largest answer that is read: a list of some ten thousand disks.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
-/// A request waits for its turn at most so many times its own deadline.
+/// A request waits for its turn at most this many times its own deadline.
 const QUEUE_DEADLINES: u32 = 3;
 
-/// One request. It may carry a secret, so there is no `Debug` of it.
+/// One request. It may have a secret in it, so it has no `Debug`.
 pub(super) struct Request {
     pub(super) op: Op,
     pub(super) method: Method,
-    /// Below `/rest`, such as `disk/*1F`.
+    /// The part after `/rest/`, such as `disk/*1F`.
     pub(super) path: String,
     pub(super) query: Vec<(&'static str, String)>,
     pub(super) body: Option<Map<String, Value>>,
-    /// What it does, for errors: "the RDS refused to {what}".
+    /// What it does, for errors: "cannot {what}".
     pub(super) what: String,
 }
 
-/// Sends requests.
+/// Sends one request at a time to one RDS, over HTTP or a substitute.
 #[derive(Debug)]
 pub(super) struct Http {
     line: Carrier,
@@ -59,7 +60,7 @@ enum Carrier {
     Played(Arc<dyn Transport>),
 }
 
-/// RouterOS' error body.
+/// RouterOS' error body, as `/rest` answers it.
 #[derive(Deserialize)]
 struct ErrorBody {
     error: u16,
@@ -69,14 +70,14 @@ struct ErrorBody {
     detail: String,
 }
 
-/// What one exchange came to.
+/// How one exchange ended.
 enum Exchange {
     Answer(StatusCode, Vec<u8>),
     Failed(RdsError),
 }
 
 impl Http {
-    /// Makes the client; nothing is connected yet.
+    /// Makes the client; connects to nothing yet.
     pub(super) fn new(endpoint: Endpoint) -> Result<Self, EndpointError> {
         let wrong = |rule| EndpointError::Url { url: endpoint.url.clone(), rule };
         let plaintext = matches!(endpoint.trust, Trust::Plaintext);
@@ -98,7 +99,7 @@ impl Http {
         Self::on(Carrier::Http(Arc::new(http)), endpoint)
     }
 
-    /// Over a carrier; only the endpoint's user, password, trust and deadline count then.
+    /// Over a carrier; then only the endpoint's user, password, trust and deadline count.
     pub(super) fn carried(endpoint: Endpoint, carrier: Arc<dyn Transport>) -> Result<Self, EndpointError> {
         Self::on(Carrier::Played(carrier), endpoint)
     }
@@ -109,8 +110,8 @@ impl Http {
         Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default() })
     }
 
-    /// How long after a request was given up the kernel may still deliver it: what a peer has not acknowledged within
-    /// TCP_USER_TIMEOUT is dropped, also where the connection is closed already.
+    /// How long the kernel may still deliver a request that was given up: what a peer has not acknowledged
+    /// within TCP_USER_TIMEOUT is dropped, even on a connection that is closed already.
     pub(super) fn delivers_for(&self) -> Duration {
         match &self.line {
             Carrier::Http(_) => self.endpoint.timeout,
@@ -118,7 +119,7 @@ impl Http {
         }
     }
 
-    /// What is renewed while we run.
+    /// Certificates that are renewed while the program runs.
     pub(super) fn certificates(&self) -> Arc<dyn Renewable> {
         match &self.line {
             Carrier::Http(http) => Arc::clone(http) as Arc<dyn Renewable>,
@@ -126,7 +127,7 @@ impl Http {
         }
     }
 
-    /// Whether what is sent can be read on the way by nobody else.
+    /// Whether nobody on the way can read what is sent.
     pub(super) fn encrypted(&self) -> bool {
         !matches!(self.endpoint.trust, Trust::Plaintext)
     }
@@ -145,8 +146,8 @@ impl Http {
         self.measured(request, self.endpoint.timeout).await
     }
 
-    /// The same for a request that may take as long as `patience`, where that is longer than any other may take; its
-    /// turn is over after the time of another.
+    /// The same for a request that may take up to `patience`, where that is longer than any other may take.
+    /// Its turn ends after the time of an ordinary one.
     pub(super) async fn send_patiently(
         &self,
         turn: Turn,
@@ -175,13 +176,13 @@ impl Http {
         let mut exchange = self.exchange(request, limit).await;
         let lost = matches!(&exchange, Exchange::Failed(RdsError::Unreachable { way: Way::Lost, .. }));
         if lost && request.method == Method::GET {
-            // The RDS may just have closed an idle connection. Only a read may be repeated blindly.
+            // The RDS may just have closed an idle connection. Only a read may be repeated without a check.
             exchange = self.exchange(request, limit).await;
         }
         if matches!(exchange, Exchange::Answer(StatusCode::UNAUTHORIZED, _))
             && self.reread_password(request)?
         {
-            // What was not accepted was not carried out, so this may be repeated even if it is a write.
+            // A request that was not accepted was not carried out, so even a write may be repeated.
             exchange = self.exchange(request, limit).await;
         }
         match exchange {
@@ -190,7 +191,7 @@ impl Http {
         }
     }
 
-    /// Reads the password file again; says whether it holds another password now.
+    /// Reads the password file again; true if it has another password now.
     fn reread_password(&self, request: &Request) -> Result<bool, RdsError> {
         let fresh = read_password(&self.endpoint).map_err(|error| RdsError::Unauthorised {
             what: request.what.clone(),
@@ -287,7 +288,8 @@ impl Http {
                 detail: detail.trim().to_owned(),
             });
         }
-        // Something on the way (a proxy, another server) has statuses too; only RouterOS' own body is its word.
+        // A proxy or another server on the way has statuses too; only RouterOS' own body counts as its
+        // answer.
         let Some(error) = error else {
             let problem = format!("status {status} without RouterOS' error body");
             return Err(RdsError::malformed(&request.what, problem));
@@ -296,7 +298,7 @@ impl Http {
     }
 }
 
-/// Which kind of refusal RouterOS' words mean.
+/// Which kind of refusal RouterOS' text means.
 fn refusal(what: &str, error: ErrorBody) -> RdsError {
     let what = what.to_owned();
     let detail = error.detail.to_lowercase();
@@ -308,7 +310,7 @@ fn refusal(what: &str, error: ErrorBody) -> RdsError {
     if says(&["session closed", "timeout", "timed out", "interrupted"]) {
         return RdsError::unreachable(&what, Way::Timeout, error.detail);
     }
-    // What RouterOS says exactly when a pool is full is not documented; these are Linux' and its own words.
+    // What RouterOS says when a pool is full is not documented; these are Linux' texts and its own.
     if error.error == 507
         || says(&["no space", "not enough space", "not enough disk", "disk full", "out of space"])
     {
@@ -330,7 +332,7 @@ fn transport_error(what: &str, error: reqwest::Error) -> RdsError {
     RdsError::unreachable(what, way, error)
 }
 
-/// Whether rustls is among the causes; an I/O error may hold it inside.
+/// Whether rustls is among the causes; an I/O error may have it inside.
 fn in_tls(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(cause) = next {
@@ -343,7 +345,7 @@ fn in_tls(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// The password, without the line's end that editors add. A small file, mounted from a secret: read in place.
+/// The password, without the line end that editors add. A small file, mounted from a secret: read in place.
 fn read_password(endpoint: &Endpoint) -> std::io::Result<Zeroizing<String>> {
     let text = Zeroizing::new(std::fs::read_to_string(&endpoint.password_file)?);
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))

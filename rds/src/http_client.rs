@@ -1,9 +1,9 @@
-//! The HTTP client to the RDS, and whom it takes for the RDS.
+//! The HTTP client to the RDS, and what it accepts as the RDS.
 //!
-//! In come a [`Trust`] and the deadline of a request; out goes a client whose connections rest on the CA file as it was
-//! read last. What always holds: a changed file, or the end of the certificate that the RDS has shown, ends the
-//! connections that rested on it once their requests have; a file that cannot be used changes nothing; no session is
-//! resumed, so each connection has seen a certificate.
+//! Comes in: a [`Trust`] and the deadline of a request. Goes out: a client whose connections depend on the CA
+//! file as it was last read. Always holds: a changed file, or the end of the certificate that the RDS has
+//! shown, ends the connections that depend on it once their requests have ended. A file that cannot be used
+//! changes nothing. No session is resumed, so each connection has seen a certificate.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -15,10 +15,10 @@ use rustls::pki_types::CertificateDer;
 use super::endpoint::EndpointError;
 use super::trust::{Shown, Trust};
 
-/// Idle connections are closed by us before a peer or firewall forgets them.
+/// We close idle connections before a peer or firewall forgets them.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Connects to an RDS.
+/// Makes HTTP clients for one RDS, a new one when the CA file changes.
 #[derive(Debug)]
 pub(super) struct HttpClient {
     trust: Trust,
@@ -27,17 +27,17 @@ pub(super) struct HttpClient {
     current: Mutex<Current>,
 }
 
-/// What was made when the CA file was read last.
+/// What was made when the CA file was last read.
 #[derive(Debug)]
 struct Current {
     client: Client,
     cas: Vec<CertificateDer<'static>>,
-    /// The end of a certificate whose connections have been given up for it.
+    /// The end of a certificate because of which its connections were given up.
     ended: Option<SystemTime>,
 }
 
 impl HttpClient {
-    /// Reads the CA file and makes the client; nothing is connected yet.
+    /// Reads the CA file and makes the client; connects to nothing yet.
     pub(super) fn new(trust: Trust, timeout: Duration) -> Result<Self, EndpointError> {
         let shown = Arc::new(Shown::default());
         let cas = trust.read()?;
@@ -72,7 +72,7 @@ impl Renewable for HttpClient {
     }
 }
 
-/// What a played RDS has of certificates.
+/// The certificates of a substitute for an RDS: none.
 pub(super) struct Nothing;
 
 impl Renewable for Nothing {

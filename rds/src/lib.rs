@@ -1,9 +1,9 @@
 //! The client of an RDS: a few operations on volumes, each proven by what the RDS shows afterwards.
 //!
-//! In come volume ids, sizes and host NQNs; out go requests to RouterOS' REST API, and answers whose kind is
-//! certain. What always holds: success means that the RDS was read after the last write and showed it; absence
-//! is said only where the RDS itself said so; operations on one volume do not interleave; and an operation once
-//! begun goes on to its end even if its caller has gone.
+//! Comes in: volume ids, sizes and host NQNs. Goes out: requests to RouterOS' REST API, and answers whose
+//! kind is certain. Always holds: success means that the RDS was read after the last write and showed it.
+//! Absence is reported only where the RDS itself said so. Operations on one volume do not interleave. An
+//! operation that has begun goes on to its end, even if its caller has gone.
 //!
 //! | file | owns |
 //! | --- | --- |
@@ -80,57 +80,57 @@ pub enum HostAcl {
     List,
 }
 
-/// What a change of the list of hosts has come to.
+/// What a change of the list of hosts achieved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The RDS shows a list that says so.
+    /// The RDS shows a list that has the change.
     Enforced,
-    /// The RDS has no lists: nothing keeps any host out, and nothing was proven.
+    /// The RDS has no lists: nothing keeps any host out, and nothing is proven.
     NotEnforced,
 }
 
-/// A volume to be made.
+/// A volume that is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewVolume {
-    /// Its id.
+    /// The id under which hosts, agents and the RDS will know it.
     pub id: VolumeId,
-    /// Its size: exactly this is made.
+    /// Its exact size.
     pub size: ByteSize,
-    /// The weakest fence that suffices for it, where that was said.
+    /// The weakest fence that suffices for it; `None` where none was asked for.
     pub min_fence: Option<String>,
 }
 
-/// A volume that was asked for.
+/// A volume that was asked for, and exists now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
-    /// As the RDS lists it now.
+    /// The volume as the RDS lists it now.
     pub volume: Volume,
-    /// This call has added it: nobody can have had it before.
+    /// Whether this call has added it: then nobody can have had it before.
     pub added: bool,
 }
 
-/// What the RDS says of itself.
+/// What the RDS reports about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SystemResource {
     /// The RouterOS version, such as `7.24 (stable)`.
     pub version: String,
-    /// The board's name, empty where there is none.
+    /// The board's name; empty where there is none.
     pub board: String,
 }
 
 /// The operations on an RDS.
 #[async_trait::async_trait]
 pub trait Rds: Send + Sync + 'static {
-    /// All volumes.
+    /// Reads all volumes.
     ///
     /// # Errors
-    /// If the RDS did not give a list that can be read.
+    /// Where the RDS gave no list that can be read.
     async fn volumes(&self, priority: Priority, freshness: Freshness) -> Result<Arc<Inventory>, RdsError>;
 
-    /// One volume.
+    /// Reads one volume.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that it has none.
+    /// [`RdsError::NotFound`] where the RDS has said that it has none.
     async fn volume(
         &self,
         id: &VolumeId,
@@ -140,10 +140,10 @@ pub trait Rds: Send + Sync + 'static {
         self.volumes(priority, freshness).await?.get(id).cloned()
     }
 
-    /// One volume, or `None` if the list lacks it, which proves little: enough to try to make it.
+    /// One volume; `None` if the list lacks it, which proves little: just enough to try to make it.
     ///
     /// # Errors
-    /// If the RDS did not give a list that can be read, or something that is not ours is in its place.
+    /// Where the RDS gave no list that can be read, or where something that is not ours has its place.
     async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<Volume>, RdsError> {
         match self.volume(id, priority, Freshness::Now).await {
             Ok(volume) => Ok(Some(volume)),
@@ -152,63 +152,64 @@ pub trait Rds: Send + Sync + 'static {
         }
     }
 
-    /// Makes a volume. One that is there already with the same size is success.
+    /// Makes a volume. Success if one of the same size exists already.
     ///
     /// # Errors
-    /// [`RdsError::Conflict`] if something else is there: another size, a foreign disk, a file left behind.
+    /// [`RdsError::Conflict`] where something else is there: another size, a foreign disk, a leftover file.
     async fn create(&self, new: &NewVolume) -> Result<Made, RdsError>;
 
-    /// Deletes a volume and its data. One that is not there is success.
+    /// Deletes a volume and its data. Success if it does not exist.
     ///
     /// # Errors
-    /// [`RdsError::Conflict`] if what is there is not ours, or its file is in use by another disk.
+    /// [`RdsError::Conflict`] where what is there is not ours, or where another disk uses its file.
     async fn delete(&self, id: &VolumeId) -> Result<(), RdsError>;
 
     /// Lets a host connect.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume.
     async fn allow(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
     /// Keeps a host from connecting. This alone does not stop one that is connected.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
-    /// earlier write without an answer could let it in again.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume; [`RdsError::InDoubt`] where
+    /// an earlier write without an answer could admit the host again.
     async fn deny(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
-    /// Keeps the last host from connecting, and switches the export off with it: as [`Rds::deny`] and [`Rds::hide`].
+    /// Keeps the last host from connecting, and switches the export off with it: as [`Rds::deny`] and
+    /// [`Rds::hide`].
     ///
     /// # Errors
-    /// As theirs.
+    /// As those of the two.
     async fn close(&self, id: &VolumeId, host: &HostNqn, priority: Priority) -> Result<Admission, RdsError>;
 
     /// Switches the export off: nobody may connect.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
-    /// earlier write without an answer could switch it on again.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume; [`RdsError::InDoubt`] where
+    /// an earlier write without an answer could switch it on again.
     async fn hide(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError>;
 
-    /// Switches the export on: those on the list (without lists, all) may connect.
+    /// Switches the export on: hosts on the list (without lists, all) may connect.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::Conflict`] if it exports
-    /// it under another name than ours.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume; [`RdsError::Conflict`] where
+    /// it exports the volume under another name than ours.
     async fn show(&self, id: &VolumeId, priority: Priority) -> Result<(), RdsError>;
 
-    /// Sets the secret with which hosts have to authenticate on new connections. Those that are up stay up.
+    /// Sets the secret that new connections of hosts have to authenticate with. Live connections stay.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume; [`RdsError::InDoubt`] if an
-    /// earlier write without an answer could put another secret in its place; [`RdsError::Cleartext`] if the secret
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume; [`RdsError::InDoubt`] where
+    /// an earlier write without an answer could replace the secret; [`RdsError::Cleartext`] where the secret
     /// would go over the network unencrypted.
     async fn set_secret(&self, id: &VolumeId, secret: &Secret, priority: Priority) -> Result<(), RdsError>;
 
-    /// What the RDS says of itself: also the way to see whether it can be reached and knows our user.
+    /// Reads what the RDS reports about itself. Also shows whether it can be reached and accepts our user.
     ///
     /// # Errors
-    /// If it does not answer properly.
+    /// Where it gives no proper answer.
     async fn resource(&self) -> Result<SystemResource, RdsError>;
 
     /// How long a write without an answer may still take effect.

@@ -1,9 +1,9 @@
 //! The list of disks, shared: one request serves every caller that can use its answer.
 //!
-//! In come callers with a priority and how fresh an answer they need; out goes an [`Inventory`]. Callers whose
-//! need one request can meet share it, and a recent answer serves those that take one. What always holds: a
-//! caller never gets a list that was begun before it called (if it asked for `Now`), nor one that was begun
-//! before our latest write had ended.
+//! Comes in: callers with a priority and how fresh an answer they need. Goes out: an [`Inventory`]. Callers
+//! whose needs one request meets share it, and a recent answer serves those that accept one. Always holds: a
+//! caller never gets a list that began before its call (if it asked for `Now`), nor one that began before our
+//! latest write had ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,22 +21,22 @@ use super::http::{Http, Request};
 use super::metrics::{self, Op};
 use super::volume::{Inventory, Naming, PROPERTIES};
 
-/// How often an empty list is asked for again, and after what pause.
+/// How often an empty list is requested again, and after which pause.
 const AGAIN: u32 = 2;
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
 
 /// How old an answer may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
-    /// Begun after the call.
+    /// From a request that began after the call.
     Now,
-    /// Begun at most so long before the call, and after our latest write.
+    /// From a request that began at most this long before the call, and after our latest write.
     Within(Duration),
 }
 
 type ListAnswer = Result<Arc<Inventory>, RdsError>;
 
-/// Asks for the list.
+/// Requests the list and shares its answers.
 #[derive(Debug)]
 pub(super) struct Lister {
     http: Arc<Http>,
@@ -46,16 +46,16 @@ pub(super) struct Lister {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many of our writes have begun or ended. A list counts only while this stands where it stood.
+    /// How many of our writes have begun or ended. A list counts only while this number stays the same.
     writes: u64,
     latest: Option<(Begun, Arc<Inventory>)>,
-    /// The number of each volume that a list has shown and that was not denied since.
+    /// The item number of each volume that a list has shown and that was not denied since.
     numbers: BTreeMap<VolumeId, String>,
     flights: Vec<Flight>,
     flights_ever: u64,
 }
 
-/// When a request was sent.
+/// When a request was sent, and after how many writes.
 #[derive(Clone, Copy, Debug)]
 struct Begun {
     at: Instant,
@@ -76,22 +76,23 @@ impl Lister {
         Self { http, naming, state: Mutex::default() }
     }
 
-    /// Marks that a write is about to be sent, or has just ended: no list begun before serves anybody after.
+    /// Marks that a write is about to be sent, or has just ended: no list from before serves anybody after
+    /// it.
     pub(super) fn wrote(&self) {
         self.lock().writes += 1;
     }
 
-    /// The number of a volume's disk, if a list has shown it and it was not denied since.
+    /// The item number of a volume's disk, if a list has shown it and it was not denied since.
     pub(super) fn number(&self, id: &VolumeId) -> Option<String> {
         self.lock().numbers.get(id).cloned()
     }
 
-    /// The RDS has denied the volume.
+    /// Notes that the RDS has denied the volume.
     pub(super) fn forget(&self, id: &VolumeId) {
         self.lock().numbers.remove(id);
     }
 
-    /// The list.
+    /// The list, fresh enough for the caller.
     pub(super) async fn get(self: &Arc<Self>, priority: Priority, freshness: Freshness) -> ListAnswer {
         let mut answer = match self.serve_or_join(priority, freshness) {
             Ok(inventory) => return Ok(inventory),
@@ -102,7 +103,7 @@ impl Lister {
         answered.clone().unwrap_or_else(|| Err(lost()))
     }
 
-    /// Serves from the latest answer, or joins a flight, or starts one.
+    /// Serves from the latest answer, or joins a request under way, or starts one.
     fn serve_or_join(
         self: &Arc<Self>,
         priority: Priority,
@@ -118,7 +119,7 @@ impl Lister {
         if let Some((_, inventory)) = state.latest.as_ref().filter(|(begun, _)| usable(*begun)) {
             return Ok(Arc::clone(inventory));
         }
-        // One that has not begun serves everybody, unless it stands further back in the queue than we would.
+        // A request that has not begun serves everybody, unless ours would stand further ahead in the queue.
         let joined = state.flights.iter().find(|flight| match flight.begun {
             None => flight.priority <= priority,
             Some(begun) => usable(begun),
@@ -131,7 +132,7 @@ impl Lister {
         let number = state.flights_ever;
         state.flights.push(Flight { number, priority, begun: None, answer: answer.clone() });
         drop(state);
-        // A task of its own: whoever asked first may give up, and the others still wait.
+        // In a task of its own: the first caller may give up while the others still wait.
         tokio::spawn(Arc::clone(self).fly(number, priority, tell));
         Err(answer)
     }
@@ -163,7 +164,7 @@ impl Lister {
         tell.send_replace(Some(answer));
     }
 
-    /// The items. An empty list is never believed: there is at least the disk that the volumes' files are on.
+    /// The items. An empty list is never believed: at least the disk with the volumes' files has to be there.
     async fn whole_list(&self, turn: &Turn, request: &Request) -> Result<Vec<Value>, RdsError> {
         for again in 0..=AGAIN {
             match self.http.send(turn, request).await? {
@@ -203,7 +204,7 @@ impl Lister {
     }
 }
 
-/// Takes a flight off the board however it ends, so that nobody joins one that will not answer.
+/// Takes a request off the board however it ends, so that nobody joins one that will not answer.
 struct Landing<'a> {
     lister: &'a Lister,
     number: u64,

@@ -1,4 +1,4 @@
-//! The names and labels of what is measured here.
+//! Every metric of this crate: names, labels and buckets.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ const DOUBTFUL_LISTS: Metric = Metric::counter(
 const QUEUE_DEPTH: Metric =
     Metric::gauge("cleat_rds_queue_depth", "Requests to the RDS that wait for their turn");
 
-/// All of them.
+/// All metrics of this crate.
 pub const METRICS: &[Metric] = &[REQUESTS, QUEUE, DOUBTFUL_LISTS, QUEUE_DEPTH];
 
-/// What a request does; the value of the `op` label.
+/// What a request does: the value of the label `op`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     ListDisks,
@@ -49,23 +49,23 @@ impl Op {
     }
 }
 
-/// How long a request took, from its turn to its answer, and how it ended.
+/// Records how long a request took, from its turn to its answer, and how it ended.
 pub(super) fn request<T>(op: Op, took: Duration, result: &Result<T, RdsError>) {
     let outcome = result.as_ref().err().map_or("ok", RdsError::label);
     histogram!(REQUESTS.name, "op" => op.label(), "outcome" => outcome).record(took);
 }
 
-/// How long a request waited for its turn.
+/// Records how long a request waited for its turn.
 pub(super) fn queued(op: Op, waited: Duration) {
     histogram!(QUEUE.name, "op" => op.label()).record(waited);
 }
 
-/// A list of disks was empty, or lacked one that is there.
+/// Counts a list of disks that was empty, or lacked a disk that exists.
 pub(super) fn doubtful_list() {
     counter!(DOUBTFUL_LISTS.name).increment(1);
 }
 
-/// How many requests wait for their turn.
+/// Sets how many requests wait for their turn.
 pub(super) fn queue_depth(waiting: usize) {
     gauge!(QUEUE_DEPTH.name).set(u32::try_from(waiting).unwrap_or(u32::MAX));
 }

@@ -1,7 +1,7 @@
-//! Whose a disk is: the mark that each volume carries in the comment of its disk.
+//! Which cluster a disk belongs to: the mark that each volume has in the comment of its disk.
 //!
-//! In come comments; out go the cluster that made the volume, and what it was made with. What always holds: a disk
-//! without a mark, or with the mark of another cluster, is nobody's to list, change, hide or delete but its owner's.
+//! Comes in: comments. Goes out: the cluster that made the volume, and what it was made with. Always holds:
+//! only its owner may list, change, hide or delete a disk with a mark; nobody may touch a disk without one.
 
 use std::fmt;
 
@@ -12,19 +12,19 @@ const MIN_FENCE: &str = "min-fence";
 /// The owner of what a probe makes and removes again: no cluster may have this name.
 const PROBES: &str = "cleat-probe";
 
-/// A cluster, by the name that no other cluster on the same RDS has.
+/// The name of a cluster, which no other cluster on the same RDS has.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ClusterId(String);
 
 /// Why a cluster id was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAClusterId {
-    /// It cannot be written into a mark.
+    /// It has characters or a length that a mark cannot contain.
     #[error(
         "cluster id {0:?} is not valid: 1 to 63 of a-z, 0-9 and -, beginning and ending with a letter or digit"
     )]
     Form(String),
-    /// It is taken.
+    /// The name is reserved for probes.
     #[error(
         "cluster id {PROBES:?} is not valid: it marks what cleatctl rds probe makes and removes; use another name"
     )]
@@ -38,10 +38,10 @@ impl ClusterId {
         Self(PROBES.to_owned())
     }
 
-    /// Checks its form; what a cluster may be called is checked where it is given (`FromStr`).
+    /// Checks its form. `FromStr`, which reads the option, also refuses the name of probes.
     ///
     /// # Errors
-    /// Names the value and the rule.
+    /// The value and the rule that it breaks.
     pub fn new(id: &str) -> Result<Self, NotAClusterId> {
         let good = (1..=63).contains(&id.len())
             && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
@@ -65,7 +65,7 @@ impl fmt::Display for ClusterId {
     }
 }
 
-/// What the comment of a volume's disk says: `cleat cluster=prod min-fence=acl`.
+/// What the comment of a volume's disk says, such as `cleat cluster=prod min-fence=acl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) cluster: ClusterId,
@@ -74,7 +74,7 @@ pub(super) struct Mark {
 }
 
 impl Mark {
-    /// `None` where the comment is no mark. Words that are not known are a newer version's.
+    /// `None` where the comment is no mark. Words that this version does not know belong to a newer one.
     pub(super) fn read(comment: &str) -> Option<Self> {
         let mut words = comment.split_ascii_whitespace();
         if words.next() != Some(MARK) {
@@ -86,7 +86,7 @@ impl Mark {
         Some(Self { cluster, min_fence: value(MIN_FENCE).map(str::to_owned) })
     }
 
-    /// The comment.
+    /// The comment, as the RDS keeps it.
     pub(super) fn comment(&self) -> String {
         let min_fence = self.min_fence.as_ref().map(|fence| format!(" {MIN_FENCE}={fence}"));
         format!("{MARK} {CLUSTER}={}{}", self.cluster, min_fence.unwrap_or_default())

@@ -1,8 +1,8 @@
 //! The secret of a volume at the RDS: set, and read back.
 //!
-//! In comes a secret; out goes success once the RDS has shown that it is this one. What always holds: it goes over an
-//! encrypted connection or not at all, no error and no log line shows it, and nothing is proven while an earlier
-//! write without an answer could put another one in its place.
+//! Comes in: a secret. Goes out: success once the RDS has shown that it has this one. Always holds: a secret
+//! goes over an encrypted connection or not at all. No error and no log line shows it. Nothing is proven
+//! while an earlier write without an answer could replace it.
 
 use cleat_ids::VolumeId;
 use cleat_runtime::exit::Causes;
@@ -19,9 +19,9 @@ use super::metrics::Op;
 use super::volume::Volume;
 use crate::secret::Secret;
 
-/// Where RouterOS shows a password in the form in which hosts take it.
+/// The property in which RouterOS shows a password in the form that hosts take.
 const SHOWN_SECRET: &str = "nvme-tcp-server-secret";
-/// In place of words that would show it.
+/// Replaces a text that would show it.
 const HUSHED: &str = "(its words repeat the secret, and are left out)";
 
 impl Inner {
@@ -85,7 +85,7 @@ impl Inner {
     }
 }
 
-/// An error without the secret: a device may repeat what it was sent, in any answer.
+/// An error without the secret: a device may repeat in any answer what it was sent.
 fn hushed(mut error: RdsError, secret: &Secret) -> RdsError {
     let repeats = |text: &str| text.contains(secret.reveal());
     let hush = |text: &mut String| {

@@ -1,10 +1,11 @@
-//! What this process remembers of each volume between operations: whose turn it is, and which writes are in doubt.
+//! What this process remembers of each volume between operations: whose turn it is, and which writes are in
+//! doubt.
 //!
-//! In come operations on a volume, one at a time for each; out go their exclusivity and the doubts about them. A
-//! write whose answer was lost may have been queued inside the RDS and take effect after later writes, so until
-//! that can no longer be, nothing that it could undo is proven.
+//! Comes in: operations on a volume, one at a time for each. Goes out: their exclusivity, and the doubts
+//! about them. A write whose answer was lost may be queued inside the RDS and take effect after later writes.
+//! Until that is impossible, nothing is proven that it could undo.
 //!
-//! The memory ends with the process: what the process before has left on its way is known to `engine::unsettled`.
+//! The memory ends with the process: `engine::unsettled` knows what an earlier process has left under way.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +20,7 @@ use super::error::RdsError;
 use super::volume::Volume;
 use crate::secret::Secret;
 
-/// Doubts beyond this many per volume replace the oldest; each is worth some seconds of an unreachable RDS.
+/// Doubts beyond this many per volume replace the oldest; each stands for some seconds of an unreachable RDS.
 const DOUBTS_MAX: usize = 64;
 
 /// Turns and doubts by volume.
@@ -35,7 +36,7 @@ pub(super) type Held = OwnedMutexGuard<Memory>;
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     doubts: Vec<Doubt>,
-    /// Our latest switch of the export was to off, and the RDS has answered it.
+    /// Whether our latest switch of the export was to off, and the RDS has answered it.
     hid: bool,
     /// When a removal of the disk was given up without an answer.
     removal: Option<Instant>,
@@ -46,7 +47,7 @@ pub(super) struct Memory {
 struct Doubt {
     at: Instant,
     step: AccessStep,
-    /// Something else was written since, so that what is read no longer tells what this write did.
+    /// Whether something else was written since: then a reading no longer shows what this write did.
     overwritten: bool,
 }
 
@@ -57,7 +58,7 @@ impl PerVolume {
         memory.lock_owned().await
     }
 
-    /// Forgets volumes that nobody works on and nothing is in doubt about.
+    /// Forgets volumes that nobody works on and that have no doubts.
     pub(super) fn tidy(&self, settle: Duration) {
         self.lock().retain(|_, memory| match Arc::get_mut(memory) {
             None => true,
@@ -83,25 +84,26 @@ impl Memory {
         self.doubts.push(Doubt { at: Instant::now(), step, overwritten: false });
     }
 
-    /// Something is about to be written.
+    /// Notes that this step is about to be written.
     pub(super) fn writing(&mut self, step: &AccessStep) {
         self.hid &= step.switches().is_none();
         self.doubts.iter_mut().for_each(|doubt| doubt.overwritten = true);
     }
 
-    /// The RDS has answered that it has done this.
+    /// Notes that the RDS has answered that it has done this step.
     pub(super) fn written(&mut self, step: &AccessStep) {
         self.hid |= step.switches() == Some(false);
     }
 
-    /// Whether the RDS has answered us that the export is off, and not only shown it so: what it shows may be ahead
-    /// of what it waits for before it answers.
+    /// Whether the RDS has answered that the export is off. Showing it as off is not enough: the RDS may show
+    /// it before it has waited for what it waits for.
     pub(super) fn hid(&self) -> bool {
         self.hid
     }
 
-    /// The volume was read. A write in doubt that shows, with nothing written since, has taken effect, and does so
-    /// only once. (A step is written only where it changes something, so it did not show before.)
+    /// Notes that the volume was read. A write in doubt that shows, with nothing written since, has taken
+    /// effect, and does so only once. (A step is written only where it changes something, so it did not show
+    /// before.)
     pub(super) fn read(&mut self, volume: &Volume) {
         self.doubts.retain(|doubt| doubt.overwritten || !doubt.step.taken(volume));
     }
@@ -117,7 +119,7 @@ impl Memory {
         self.removal = Some(Instant::now());
     }
 
-    /// That no removal in doubt could take the disk away under a host that is let in.
+    /// Checks that no removal in doubt could take the disk away under a host that is admitted.
     pub(super) fn cannot_vanish(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
         self.settle(settle);
         let Some(at) = self.removal else { return Ok(()) };
@@ -125,7 +127,7 @@ impl Memory {
         Err(RdsError::InDoubt { volume: volume.clone(), earlier, wait })
     }
 
-    /// That no write in doubt could admit the host (`None`: anybody) any more.
+    /// Checks that no write in doubt could still admit the host (`None`: anybody).
     pub(super) fn cannot_admit(
         &mut self,
         volume: &VolumeId,
@@ -135,12 +137,12 @@ impl Memory {
         self.no_doubt(volume, settle, |step| step.could_admit(host))
     }
 
-    /// That no write in doubt could switch the export off any more.
+    /// Checks that no write in doubt could still switch the export off.
     pub(super) fn cannot_hide(&mut self, volume: &VolumeId, settle: Duration) -> Result<(), RdsError> {
         self.no_doubt(volume, settle, |step| step.switches() == Some(false))
     }
 
-    /// That no write in doubt could put another secret in this one's place any more.
+    /// Checks that no write in doubt could still replace this secret by another one.
     pub(super) fn cannot_rekey(
         &mut self,
         volume: &VolumeId,
@@ -150,7 +152,7 @@ impl Memory {
         self.no_doubt(volume, settle, |step| matches!(step, AccessStep::Secret(other) if other != secret))
     }
 
-    /// The secret was read: like [`Memory::read`].
+    /// Notes that the secret was read: like [`Memory::read`].
     pub(super) fn read_secret(&mut self, shown: &Secret) {
         let taken = |step: &AccessStep| matches!(step, AccessStep::Secret(secret) if secret == shown);
         self.doubts.retain(|doubt| doubt.overwritten || !taken(&doubt.step));

@@ -1,13 +1,13 @@
-//! At which TCP port a volume is exported: one for all, or one for each.
+//! The TCP port at which a volume is exported: one for all volumes, or one for each.
 //!
-//! A host whose connection is cut tries again. While its volume's export is off, a port that nothing else is exported
-//! at refuses the connection, and it goes on trying. A port that other volumes are exported at takes the connection
-//! and answers that there is no such subsystem, with "do not retry": kernels since 6.10 then give the volume up
-//! (`nvmf_should_reconnect`), and who uses it gets I/O errors (seen with 6.18). So a fence that takes the export off
-//! beside a node that goes on leaves that node its device only where the volume has a port of its own.
+//! A host whose connection is cut tries again. While its volume's export is off, a port of its own refuses
+//! the connection, and the host goes on trying. A port that other volumes share accepts the connection and
+//! answers that it has no such subsystem, with "do not retry": kernels since 6.10 then give up the volume
+//! (`nvmf_should_reconnect`), and its users get I/O errors (seen with 6.18). So a fence that switches the
+//! export off beside a survivor leaves that node its device only where the volume has a port of its own.
 //!
-//! In come a range and the ports that disks have; out goes a free port. What always holds: no port is given to two
-//! volumes, also while both are being made.
+//! Comes in: a range, and the ports that disks have. Goes out: a free port. Always holds: no port is given to
+//! two volumes, even while both are being made.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,11 +17,11 @@ use std::sync::{Mutex, PoisonError};
 
 use cleat_ids::VolumeId;
 
-/// The ports that volumes may have: `FIRST-LAST`.
+/// The ports that volumes may have, written `FIRST-LAST`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VolumePorts(RangeInclusive<u16>);
 
-/// A text that is no range of ports.
+/// The error for a text that is no range of ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("give a range of TCP ports, lowest first, such as 20000-24095")]
 pub struct NotAPortRange;
@@ -43,7 +43,7 @@ impl fmt::Display for VolumePorts {
     }
 }
 
-/// The ports of a range, and whom this process has given them.
+/// The ports of a range, and to which volumes this process has given them.
 #[derive(Debug)]
 pub(super) struct Ports {
     range: VolumePorts,
@@ -55,8 +55,8 @@ impl Ports {
         Self { range, given: Mutex::default() }
     }
 
-    /// The lowest port that no disk has and no other volume was given; the same one again for a volume that was given
-    /// one and is not there yet. `None` if all are taken.
+    /// The lowest port that no disk has and no other volume was given. A volume that was given one, and does
+    /// not exist yet, gets the same again. `None` if all are taken.
     pub(super) fn give(&self, volume: &VolumeId, taken: &BTreeSet<u16>) -> Option<u16> {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(port) = given.get(volume).filter(|port| !taken.contains(port)) {
@@ -70,7 +70,7 @@ impl Ports {
         Some(port)
     }
 
-    /// The volume is gone.
+    /// Notes that the volume is gone, and its port free.
     pub(super) fn take_back(&self, volume: &VolumeId) {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).remove(volume);
     }

@@ -1,7 +1,8 @@
-//! Making and deleting volumes.
+//! Makes and deletes volumes.
 //!
-//! In come ids and sizes; out go disk items and their backing files, on the RDS or off it. What always holds: what
-//! is there already and is not exactly what would be made is left alone; a volume's file is deleted only after
+//! Comes in: ids and sizes. Goes out: disk items and their backing files, made or removed. Always holds: what
+//! exists already, and is not exactly what would be made, is left alone. A volume's file is deleted only
+//! after its disk, and only if no other disk uses it. Both operations may be repeated after any interruption.
 //! its disk, and only if no other disk uses it; and both may be repeated after any interruption.
 
 use std::time::Duration;
@@ -22,7 +23,7 @@ use super::per_volume::Held;
 use super::volume::{Inventory, Volume, item_shaped};
 use super::{HostAcl, Made, NewVolume};
 
-/// Between two tries to remove a disk.
+/// Pause between two tries to remove a disk.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 impl Inner {
@@ -38,10 +39,10 @@ impl Inner {
         self.check(made, new)?;
         let volume = match self.host_acl {
             HostAcl::List if made.exported && made.hosts.is_empty() => {
-                // Its list was not taken, so it is open to everybody. It gets one, or this fails.
+                // The RDS did not accept its list, so it is open to everybody. It gets one, or this fails.
                 self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await?
             }
-            // Off, an export may be what keeps a fenced node out: whoever is granted the volume brings it back.
+            // An export that is off may keep a fenced node out: the next grant of the volume switches it on.
             HostAcl::List => made.clone(),
             HostAcl::None if !missing => made.clone(),
             HostAcl::None => self.fulfil(&mut held, &new.id, &Wish::Show, Priority::List).await?,
@@ -49,7 +50,7 @@ impl Inner {
         Ok(Made { volume, added: missing })
     }
 
-    /// Adds the disk item, unless something is in its place.
+    /// Adds the disk item, unless something has its place.
     async fn add_disk(&self, new: &NewVolume, inventory: &Inventory) -> Result<(), RdsError> {
         let (id, file_name) = (&new.id, self.naming.file_name(&new.id));
         if let Some(slot) = inventory.foreign_user_of(&file_name) {
@@ -58,7 +59,7 @@ impl Inner {
                 format!("its file {file_name} backs the foreign disk {slot}"),
             ));
         }
-        // RouterOS takes a file that is there as it is: the new volume would show somebody's old data.
+        // RouterOS uses an existing file as it is: the new volume would show somebody's old data.
         if let Some(file) = self.find_file(&file_name).await? {
             let problem = format!(
                 "file {file_name} ({file}) is there without a disk: finish the deletion it is left of, or move it away"
@@ -98,7 +99,8 @@ impl Inner {
         };
         match self.write(Priority::List, &request).await {
             Ok(_) => Ok(()),
-            // An earlier attempt whose answer was lost may have come in between: then it is there now.
+            // An earlier attempt whose answer was lost may have been carried out meanwhile: then the volume
+            // exists now.
             Err(refused @ RdsError::Refused { .. }) => {
                 let inventory = self.lister.get(Priority::List, Freshness::Now).await?;
                 if inventory.find(id)?.is_some() { Ok(()) } else { Err(refused) }
@@ -107,7 +109,7 @@ impl Inner {
         }
     }
 
-    /// That the volume on the RDS is the one asked for.
+    /// Checks that the volume on the RDS is the one asked for.
     fn check(&self, found: &Volume, new: &NewVolume) -> Result<(), RdsError> {
         let conflict = |problem: String| Err(RdsError::conflict(&new.id, problem));
         self.check_name(found)?;
@@ -122,7 +124,7 @@ impl Inner {
                 named(&new.min_fence)
             ));
         }
-        // One that was made before, or after, volumes had ports of their own goes on at its own.
+        // A volume that was made before, or after, volumes had ports of their own keeps its own.
         if let Some(port) = found.port.filter(|port| self.ports.is_none() && *port != self.port) {
             return conflict(format!("it exists with port {port}, not {}", self.port));
         }
@@ -132,7 +134,7 @@ impl Inner {
         Ok(())
     }
 
-    /// That the volume has the NQN by which hosts know it.
+    /// Checks that the volume has the NQN by which hosts know it.
     pub(super) fn check_name(&self, found: &Volume) -> Result<(), RdsError> {
         let expected = self.naming.nqn(&found.id);
         if found.nqn == expected {
@@ -146,7 +148,7 @@ impl Inner {
         let mut inventory = self.look_around(id, Priority::List).await?;
         let file_name = self.naming.file_name(id);
         if inventory.find(id)?.is_some() {
-            // What is in doubt does not matter here: it cannot take effect on a disk that is gone.
+            // Doubts do not matter here: they cannot take effect on a disk that is gone.
             let volume = self.bring_about(&mut held, id, &Wish::Hide, Priority::List).await?;
             self.remove_disk(&mut held, &volume).await?;
             inventory = self.lister.get(Priority::List, Freshness::Now).await?;
@@ -177,9 +179,10 @@ impl Inner {
         Ok(())
     }
 
-    /// Removes the disk until the RDS says that it is gone. A removal whose answer was lost is sent again, for as long
-    /// as it could still take effect: what then lands late finds nothing under its number. Until it is known, nobody
-    /// is let in ([`Held::cannot_vanish`](super::per_volume::Memory::cannot_vanish)).
+    /// Removes the disk until the RDS says that it is gone. A removal whose answer was lost is sent again for
+    /// as long as it could still take effect: one that takes effect late then finds nothing under its number.
+    /// Until that is known, no host is admitted
+    /// ([`Held::cannot_vanish`](super::per_volume::Memory::cannot_vanish)).
     async fn remove_disk(&self, held: &mut Held, volume: &Volume) -> Result<(), RdsError> {
         let what = format!("remove the disk of volume {}", volume.id);
         let began = Instant::now();
@@ -195,7 +198,7 @@ impl Inner {
                     tracing::warn!(volume = %volume.id, %error, "removing its disk again");
                     lost = Some(error);
                 }
-                // Not sent, or refused: nothing comes of this one, but of one before it may.
+                // Not sent, or refused: this one does nothing, but an earlier one may.
                 Err(error) if lost.is_none() => return Err(error),
                 Err(error) => tracing::warn!(volume = %volume.id, %error, "removing its disk again"),
             }
@@ -208,7 +211,7 @@ impl Inner {
         }
     }
 
-    /// Deletes an item; one that is gone already is as good (the caller looks afterwards in any case).
+    /// Deletes an item. One that is gone already is a success (the caller reads afterwards in any case).
     async fn remove(&self, op: Op, menu: &str, item: &str, what: &str) -> Result<(), RdsError> {
         let path = format!("{menu}/{item}");
         let request =
@@ -219,7 +222,7 @@ impl Inner {
         }
     }
 
-    /// The item number of a file, or `None` if the RDS has said that there is none of exactly this name.
+    /// The item number of a file; `None` if the RDS has said that it has no file of exactly this name.
     async fn find_file(&self, name: &str) -> Result<Option<String>, RdsError> {
         let what = format!("list file {name}");
         let request = Request {

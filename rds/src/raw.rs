@@ -1,7 +1,8 @@
-//! Properties of a disk set and read as they are: for finding out what a device makes of them.
+//! Sets and reads properties of a disk unchanged: to find out how a device treats them.
 //!
-//! In come names and values of RouterOS' own; out goes what the device shows afterwards. What always holds: only a disk
-//! that is a volume of ours is touched; nothing here is a proof of who may connect, and no error repeats a value.
+//! Comes in: names and values of RouterOS' own. Goes out: what the device shows afterwards. Always holds:
+//! only a disk that is a volume of ours is touched. Nothing here proves who may connect, and no error repeats
+//! a value.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,11 +19,11 @@ use super::list::Freshness;
 use super::metrics::Op;
 
 impl RestRds {
-    /// Sets properties of a volume's disk exactly as given. Nothing is read back: see [`RestRds::properties`].
+    /// Sets properties of a volume's disk exactly as given. Reads nothing back: see [`RestRds::properties`].
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume, [`RdsError::Refused`] in its own words
-    /// if it does not take them.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume; [`RdsError::Refused`] with
+    /// its own text where it does not accept them.
     pub async fn set_properties(
         &self,
         id: &VolumeId,
@@ -38,10 +39,10 @@ impl RestRds {
         ended.unwrap_or_else(|error| Err(RdsError::unreachable(&lost, Way::Lost, error)))
     }
 
-    /// The properties of a volume's disk that the device shows, of those asked for.
+    /// The properties, among those asked for, that the device shows of a volume's disk.
     ///
     /// # Errors
-    /// [`RdsError::NotFound`] if the RDS has said that there is no such volume.
+    /// [`RdsError::NotFound`] where the RDS has said that it has no such volume.
     pub async fn properties(
         &self,
         id: &VolumeId,

@@ -1,8 +1,8 @@
 //! Secrets of in-band authentication (DH-HMAC-CHAP), one for each volume and generation.
 //!
-//! In comes a file with the master key; out go [`Secret`]s, always the same ones for the same key, volume and
-//! generation, so that none is ever stored. What always holds: a secret is shown by [`Secret::reveal`] alone, never
-//! by `Debug`; and a key that others on this machine may read is refused.
+//! Comes in: a file with the master key. Goes out: [`Secret`]s, always the same ones for the same key, volume
+//! and generation, so that none is ever stored. Always holds: only [`Secret::reveal`] shows a secret, never
+//! `Debug`; and a key that others on this machine may read is refused.
 
 use std::fmt;
 use std::fs::File;
@@ -20,7 +20,7 @@ mod keys;
 
 pub use keys::{Era, KeyId, Keys, NoKey, NoSecret, NotAKeyId, secret};
 
-/// As much as a secret has itself: less would make all of them weaker than they look.
+/// As many bytes as a secret has: fewer would make all secrets weaker than they look.
 const KEY_BYTES_MIN: usize = 32;
 /// Nobody needs more; a device file or a disk image given by mistake is not read to its end.
 const KEY_BYTES_MAX: usize = 4096;
@@ -33,52 +33,52 @@ pub enum KeyError {
     /// The file cannot be read.
     #[error("cannot read key file {}", path.display())]
     Unreadable {
-        /// The file.
+        /// The key file that was named.
         path: PathBuf,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },
-    /// Others may read or write it.
+    /// Others than its owner may read or write the file.
     #[error("cannot use key file {}: it has mode {mode:04o}, and nobody but its owner may read or write it; \
              do chmod 600", path.display())]
     Open {
-        /// The file.
+        /// The key file that was named.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// It is not a regular file, or has too few or too many bytes.
+    /// The file is not a regular one, or has too few or too many bytes.
     #[error(
         "cannot use key file {}: it is not a file of {KEY_BYTES_MIN} to {KEY_BYTES_MAX} bytes (make one: \
          openssl rand -out FILE 32)",
         path.display()
     )]
     Size {
-        /// The file.
+        /// The key file that was named.
         path: PathBuf,
     },
 }
 
-/// A key from which secrets are made.
+/// The key from which all secrets are derived.
 #[derive(Clone)]
 pub struct MasterKey(hmac::Key);
 
 impl MasterKey {
-    /// Reads the key from its file, every byte of it as it is.
+    /// Reads the key from its file, every byte unchanged.
     ///
     /// # Errors
-    /// If it cannot be read, is too short or too long, or others may read it.
+    /// Where the file cannot be read, is too short or too long, or others may read it.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let unreadable = |source| KeyError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
-        // Of the open file: what is checked is what is read.
+        // From the open file: what is checked is what is read.
         let metadata = file.metadata().map_err(unreadable)?;
         let mode = metadata.permissions().mode() & 0o7777;
         if mode & OTHERS != 0 {
             return Err(KeyError::Open { path: path.to_owned(), mode });
         }
-        // As large as it can become: what grows is copied, and copies are left behind.
+        // As large as it can become: a buffer that grows is copied, and copies stay in memory.
         let mut key = Zeroizing::new(Vec::with_capacity(KEY_BYTES_MAX + 1));
         if metadata.is_file() {
             file.take(KEY_BYTES_MAX as u64 + 1).read_to_end(&mut key).map_err(unreadable)?;
@@ -93,13 +93,13 @@ impl MasterKey {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
 
-    /// A key that is kept nowhere, for secrets of something that is gone in a moment.
+    /// A key that is stored nowhere, for secrets of something short-lived.
     #[must_use]
     pub fn passing(key: &[u8; KEY_BYTES_MIN]) -> Self {
         Self::new(key)
     }
 
-    /// What it is called.
+    /// Its id, which is derived from it and reveals nothing of it.
     #[must_use]
     pub fn id(&self) -> KeyId {
         let mut id = [0; 8];
@@ -111,7 +111,7 @@ impl MasterKey {
     #[must_use]
     pub fn secret(&self, volume: &VolumeId, generation: Epoch) -> Secret {
         let mut context = hmac::Context::with_key(&self.0);
-        // What it is for, so that no other use of the key can come to the same; a volume id has no zero byte.
+        // The purpose, so that no other use of the key can give the same; a volume id has no zero byte.
         context.update(b"cleat dhchap 1\0");
         context.update(volume.as_str().as_bytes());
         context.update(b"\0");
@@ -130,8 +130,8 @@ impl fmt::Debug for MasterKey {
 /// A secret as hosts and targets take it: `DHHC-1:00:<base64 of key and CRC>:`.
 ///
 /// The form is that of NVMe TP 8006, section 8.13.5.8.1, as Linux reads it (`nvme_auth_extract_key` in
-/// drivers/nvme/common/auth.c): a key of 32, 48 or 64 bytes, its CRC-32 (that of zlib) in little-endian order behind
-/// it, both in base64; `00` means that the key is used as it is.
+/// drivers/nvme/common/auth.c): a key of 32, 48 or 64 bytes, followed by its CRC-32 (that of zlib) in
+/// little-endian order, both in base64; `00` means that the key is used unchanged.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
 
@@ -144,12 +144,12 @@ impl Secret {
         Self(Zeroizing::new(format!("DHHC-1:00:{}:", *text)))
     }
 
-    /// What a device shows, to be compared.
+    /// The text that a device shows, for a comparison.
     pub(crate) fn read_back(shown: String) -> Self {
         Self(Zeroizing::new(shown))
     }
 
-    /// The secret itself: for the request, and for nothing that is kept.
+    /// The secret itself: for the request to the RDS, and for nothing that is stored.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -167,7 +167,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// CRC-32 as in zlib and Ethernet (IEEE 802.3), bit by bit: it is taken of 32 bytes now and then.
+/// CRC-32 as in zlib and Ethernet (IEEE 802.3), bit by bit: it is needed for 32 bytes now and then.
 fn crc32(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {

@@ -1,9 +1,9 @@
-//! Whom to take for the RDS: a CA's signature, or one certificate known by its fingerprint.
+//! What proves that a server is the RDS: a CA's signature, or the fingerprint of one certificate.
 //!
-//! In come a PEM file or a SHA-256 fingerprint; out go a rustls configuration, and until when the RDS's certificate is
-//! good. A pinned certificate need not
-//! be signed by anybody, carry the right name or be in its time: it is known. But the handshake's signature is
-//! verified all the same, for a certificate is public and only its private key proves who is there.
+//! Comes in: a PEM file or a SHA-256 fingerprint. Goes out: a rustls configuration, and how long the RDS's
+//! certificate is valid. A pinned certificate needs no signature, no matching name and no valid dates: it is
+//! the known one. But the handshake's signature is verified all the same, for a certificate is public, and
+//! only its private key proves who is there.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ use sha2::{Digest as _, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
-/// Why a text is not a fingerprint.
+/// The error for a text that is no fingerprint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("fingerprint {0:?} is not 64 hexadecimal digits (colons allowed)")]
 pub struct NotAFingerprint(String);
@@ -66,42 +66,42 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Whom to take for the RDS.
+/// What proves that a server is the RDS.
 #[derive(Clone, Debug)]
 pub enum Trust {
-    /// Whoever has a certificate for the name that is connected to, from a CA in this PEM file.
+    /// A certificate for the name that is connected to, from a CA in this PEM file.
     Ca(PathBuf),
-    /// Whoever has the private key of this certificate.
+    /// The private key of this certificate.
     Pinned(Fingerprint),
-    /// Anybody, without encryption: for tests on the loopback.
+    /// Nothing, and no encryption: for tests on the loopback.
     Plaintext,
 }
 
 /// Why no TLS configuration can be made.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {
-    /// The CA file cannot be read or holds no certificate.
+    /// The CA file cannot be read or has no certificate.
     #[error("cannot use CA file {}", path.display())]
     File {
-        /// The file.
+        /// The file of `--rds-ca`.
         path: PathBuf,
-        /// What is wrong.
+        /// What is wrong with it.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
-    /// A certificate in the CA file cannot be a root, or rustls does not take the configuration.
+    /// A certificate in the CA file cannot be a root, or rustls does not accept the configuration.
     #[error("cannot set up TLS to the RDS")]
     Config(#[from] rustls::Error),
     /// The CA file is empty.
     #[error("CA file {} holds no certificate", path.display())]
     Empty {
-        /// The file.
+        /// The file of `--rds-ca`.
         path: PathBuf,
     },
 }
 
 impl Trust {
-    /// The CAs in the file, where there is one.
+    /// The CAs in the file; none where there is no file.
     pub(super) fn read(&self) -> Result<Vec<CertificateDer<'static>>, TrustError> {
         let Self::Ca(path) = self else { return Ok(Vec::new()) };
         let unusable = |source| TrustError::File { path: path.to_owned(), source };
@@ -110,7 +110,8 @@ impl Trust {
         if cas.is_empty() { Err(TrustError::Empty { path: path.to_owned() }) } else { Ok(cas) }
     }
 
-    /// The TLS configuration with these CAs, or `None` for plaintext. Whom it lets through is noted in `shown`.
+    /// The TLS configuration with these CAs; `None` for plaintext. It notes in `shown` which certificates it
+    /// accepts.
     pub(super) fn tls_config(
         &self,
         cas: &[CertificateDer<'static>],
@@ -152,8 +153,8 @@ fn verifier(
         .map_err(|error| TrustError::Config(rustls::Error::General(error.to_string())))
 }
 
-/// Until when the certificate is good that the RDS showed last, and that was accepted for a CA's signature. A pinned
-/// one need not be in its time.
+/// How long the certificate is valid that the RDS showed last and that a CA's signature proved. A pinned one
+/// needs no valid dates.
 #[derive(Debug, Default)]
 pub(super) struct Shown(Mutex<Option<SystemTime>>);
 
@@ -163,7 +164,7 @@ impl Shown {
     }
 }
 
-/// A CA's signature, and a note of whom it let through.
+/// Verifies a CA's signature, and notes the certificate that it accepted.
 #[derive(Debug)]
 struct Noting {
     of_ca: Arc<WebPkiServerVerifier>,
@@ -181,7 +182,7 @@ impl ServerCertVerifier for Noting {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified =
             self.of_ca.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
-        // The others of the chain need not be those that the way to the CA went by.
+        // Only the RDS's own: the verified way to the CA need not use the other certificates of the chain.
         let until = Expiry::of_first("rds", "", std::slice::from_ref(end_entity));
         *self.shown.0.lock().unwrap_or_else(PoisonError::into_inner) = until.map(|expiry| expiry.at);
         Ok(verified)

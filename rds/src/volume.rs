@@ -1,10 +1,10 @@
 //! Volumes as the RDS describes them, and which of its disks are ours.
 //!
-//! In come disk items as RouterOS lists them (every value a string); out go [`Volume`]s with exact sizes. A disk
-//! is ours only if its slot has the shape of a volume id, its backing file is the one that this id has under our
-//! base path, **and** it carries our cluster's mark: everything else on the RDS is foreign, is only remembered by its
-//! slot, file and owner, and is never touched. A disk of ours whose description cannot be read is neither there nor absent: asking for it
-//! is an error.
+//! Comes in: disk items as RouterOS lists them (every value a string). Goes out: [`Volume`]s with exact
+//! sizes. A disk is ours only if three things hold: its slot has the form of a volume id, its backing file is
+//! the one of this id under our base path, **and** it has our cluster's mark. Everything else on the RDS is
+//! foreign: only its slot, file and owner are remembered, and it is never touched. A disk of ours whose
+//! description cannot be read is neither present nor absent: asking for it is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -34,13 +34,13 @@ impl fmt::Display for ByteSize {
     }
 }
 
-/// Where our volumes are on an RDS, and how they are named.
+/// The directory of our volumes on an RDS, and their names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Naming {
-    /// Without slashes around it.
+    /// Without a slash at either end.
     base_path: String,
     nqn_prefix: String,
-    /// Whose volumes they are.
+    /// The cluster that owns the volumes.
     cluster: ClusterId,
 }
 
@@ -54,10 +54,10 @@ pub struct NamingError {
 }
 
 impl Naming {
-    /// Checks the directory of the backing files, and what precedes the volume id in an NQN.
+    /// Checks the directory of the backing files, and the part of an NQN before the volume id.
     ///
     /// # Errors
-    /// Names the value and the rule that it breaks.
+    /// The value and the rule that it breaks.
     pub fn new(base_path: &str, nqn_prefix: &str, cluster: ClusterId) -> Result<Self, NamingError> {
         let wrong = |what, value: &str, rule| Err(NamingError { what, value: value.to_owned(), rule });
         let trimmed = base_path.trim_matches('/');
@@ -80,7 +80,7 @@ impl Naming {
         format!("{}{volume}", self.nqn_prefix)
     }
 
-    /// The mark of a volume that is made with this.
+    /// The mark of a volume that is made with this naming.
     pub(super) fn mark(&self, min_fence: Option<String>) -> Mark {
         Mark { cluster: self.cluster.clone(), min_fence }
     }
@@ -90,7 +90,7 @@ impl Naming {
         format!("/{}", self.file_name(volume))
     }
 
-    /// The backing file as `/rest/file` names it: without.
+    /// The backing file as `/rest/file` names it: without a leading slash.
     pub fn file_name(&self, volume: &VolumeId) -> String {
         format!("{}/{volume}{FILE_SUFFIX}", self.base_path)
     }
@@ -103,49 +103,49 @@ pub struct Volume {
     pub id: VolumeId,
     /// RouterOS' number of the disk item, such as `*1F`.
     pub item: String,
-    /// Its size.
+    /// Exact size, as the RDS lists it.
     pub size: ByteSize,
-    /// The NQN of its subsystem. Where the RDS shows none, as it may while nothing is exported, the one that a
-    /// volume of this id is made with.
+    /// The NQN of its subsystem. Where the RDS shows none, as it may while nothing is exported, the one with
+    /// which a volume of this id is made.
     pub nqn: String,
-    /// The TCP port that it is exported at; `None` if the RDS does not show it.
+    /// The TCP port at which it is exported; `None` if the RDS does not show it.
     pub port: Option<u16>,
-    /// It is exported.
+    /// Whether its export is on.
     pub exported: bool,
-    /// RouterOS may mount a file system that it finds inside: never so on a volume that we made.
+    /// Whether RouterOS may mount a file system that it finds inside: never on a volume that we made.
     pub mountable: bool,
     /// The host NQNs that may connect. Empty means **every** host, as long as it is exported.
     pub hosts: BTreeSet<String>,
-    /// The weakest fence that suffices, as it was made with.
+    /// The weakest fence that suffices, as it was made with; `None` where none was asked for.
     pub min_fence: Option<String>,
 }
 
-/// Whose a disk is that is not ours.
+/// Who owns a disk that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owner {
-    /// It has the place and the name of a volume of ours, and nobody's mark.
+    /// It has the place and the name of a volume of ours, but no mark.
     Nobody,
     /// It has the mark of another cluster.
     Other(ClusterId),
-    /// It is no volume of this place.
+    /// It is no volume in our directory.
     Elsewhere,
 }
 
 /// A disk that is not ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Foreign {
-    /// Its backing file, if it has one (no leading slash).
+    /// Its backing file without a leading slash; `None` if it has none.
     file: Option<String>,
     owner: Owner,
 }
 
-/// All that one list says.
+/// Everything that one list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
     volumes: BTreeMap<VolumeId, Volume>,
     /// Disks that are not ours, by their slots.
     foreign: BTreeMap<String, Foreign>,
-    /// Our own mark, for people to put on what they give us.
+    /// Our own mark: an operator puts it on a disk that is to be ours.
     mark: String,
     /// Disks of ours that cannot be understood, and why.
     unreadable: BTreeMap<VolumeId, String>,
@@ -153,7 +153,7 @@ pub struct Inventory {
     ports: BTreeSet<u16>,
 }
 
-/// What an RDS with these volumes, and no other disks, would list: for those who play one.
+/// What an RDS with these volumes, and no other disks, would list: for a substitute.
 impl FromIterator<Volume> for Inventory {
     fn from_iter<I: IntoIterator<Item = Volume>>(volumes: I) -> Self {
         let volumes: BTreeMap<_, _> = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
@@ -168,15 +168,16 @@ impl Inventory {
         self.volumes.values()
     }
 
-    /// Disks of ours that could not be read, and why: for people, and for those who must not take them for absent.
+    /// Disks of ours that could not be read, and why: for people, and so that nobody takes them for absent.
     pub fn unreadable(&self) -> impl Iterator<Item = (&VolumeId, &str)> {
         self.unreadable.iter().map(|(id, why)| (id, why.as_str()))
     }
 
-    /// The volume, or `None` if the RDS has said that it has none.
+    /// The volume; `None` if the RDS has said that it has none.
     ///
     /// # Errors
-    /// `Malformed` if its description cannot be read, `Conflict` if the slot is taken by something not ours.
+    /// `Malformed` where its description cannot be read; `Conflict` where something that is not ours has its
+    /// slot.
     pub fn find(&self, id: &VolumeId) -> Result<Option<&Volume>, RdsError> {
         if let Some(problem) = self.unreadable.get(id) {
             return Err(RdsError::malformed(&format!("the list of disks, about volume {id}"), problem));
@@ -197,10 +198,10 @@ impl Inventory {
         Ok(self.volumes.get(id))
     }
 
-    /// The volume.
+    /// The volume, which has to exist.
     ///
     /// # Errors
-    /// `NotFound` if the RDS has said that it has none; else like [`Inventory::find`].
+    /// `NotFound` where the RDS has said that it has none; else as [`Inventory::find`].
     pub fn get(&self, id: &VolumeId) -> Result<&Volume, RdsError> {
         self.find(id)?.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
     }
@@ -210,19 +211,19 @@ impl Inventory {
         &self.ports
     }
 
-    /// The slot of a foreign disk that is backed by this file (no leading slash), if there is one.
+    /// The slot of a foreign disk with this backing file (no leading slash), if there is one.
     pub(super) fn foreign_user_of(&self, file_name: &str) -> Option<&str> {
         let mut users = self.foreign.iter().filter(|(_, disk)| disk.file.as_deref() == Some(file_name));
         users.next().map(|(slot, _)| slot.as_str())
     }
 
-    /// Reads the answer to a list.
+    /// Parses the answer to a list.
     pub(super) fn parse(items: &[Value], naming: &Naming) -> Result<Self, RdsError> {
         let malformed = |problem: String| RdsError::malformed("the list of disks", problem);
         let mut inventory = Self { mark: naming.mark(None).comment(), ..Self::default() };
         for item in items {
             let fields = item.as_object().ok_or_else(|| malformed(format!("{item} is not an item")))?;
-            // A disk may be without a slot, but not without a number: then this is no list of disks.
+            // A disk may have no slot, but it has a number: without one, this is no list of disks.
             let number = text(fields, ".id").ok_or_else(|| malformed(format!("{item} has no .id")))?;
             let slot = text(fields, "slot").unwrap_or(number);
             inventory.ports.extend(text(fields, PORT).and_then(|port| port.parse::<u16>().ok()));
@@ -260,7 +261,7 @@ impl Inventory {
     }
 }
 
-/// A property that is there and not empty.
+/// A property that exists and is not empty.
 fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
@@ -298,13 +299,13 @@ fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming, mark: Mark)
     })
 }
 
-/// Whether this is RouterOS' number of an item, safe to stand in a path.
+/// Whether this is RouterOS' number of an item, safe in a path.
 pub(super) fn item_shaped(item: &str) -> bool {
     let digits = item.strip_prefix('*').unwrap_or_default();
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// The hosts of a comma-separated list.
+/// The hosts in a comma-separated list.
 fn hosts(list: &str) -> BTreeSet<String> {
     list.split(',').map(str::trim).filter(|host| !host.is_empty()).map(str::to_owned).collect()
 }

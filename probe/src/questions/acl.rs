@@ -1,4 +1,4 @@
-//! The list of hosts: does it keep others out, does it take several, what does it match.
+//! The list of hosts: does it keep others out, does it accept several, what does it match.
 
 use cleat_rds::ProbedAcl;
 
@@ -7,7 +7,7 @@ use crate::findings::Remarked;
 use crate::node::{Identity, Trial};
 use crate::trouble::Trouble;
 
-/// What the tries showed. Each host is let in or not.
+/// What the tries showed. Each host was admitted or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shown {
     /// With one host's NQN as the value: that host, and a stranger.
@@ -16,7 +16,7 @@ struct Shown {
     longer: bool,
     /// With several NQNs and commas: the first, the second, a stranger.
     two: (bool, bool, bool),
-    /// With nothing: a stranger.
+    /// With an empty value: a stranger.
     none: bool,
 }
 
@@ -45,7 +45,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<ProbedAcl>, Trouble> {
     verdict(shown).map_err(Trouble::unclear)
 }
 
-/// What it comes to: pure.
+/// The answer that follows. Pure.
 fn verdict(shown: Shown) -> Result<Remarked<ProbedAcl>, &'static str> {
     let empty = if shown.none { "an empty list lets anybody in" } else { "an empty list lets nobody in" };
     match shown {

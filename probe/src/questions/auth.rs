@@ -1,5 +1,5 @@
-//! Password and in-band authentication: is a host without the secret, or with a wrong one, refused, and one with the
-//! right one let in.
+//! Password and in-band authentication: is a host without the secret, or with a wrong one, refused, and a
+//! host with the right one admitted?
 
 use cleat_host::fabrics::DhchapSecret;
 use cleat_rds::RdsError;
@@ -10,10 +10,10 @@ use crate::findings::{Answer, Remarked};
 use crate::node::Trial;
 use crate::trouble::Trouble;
 
-/// A disk takes a password; hosts have to authenticate with it.
+/// Whether a disk accepts a password, and whether hosts have to authenticate with it.
 pub(crate) type Answers = (Answer<Remarked<bool>>, Answer<Remarked<bool>>);
 
-/// What the tries showed. Each host is let in or not.
+/// What the tries showed. Each host was admitted or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shown {
     without: bool,
@@ -48,7 +48,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Answers, Trouble> {
 async fn in_band(bench: &Bench, host: &crate::node::Identity, right: &Secret) -> Result<Shown, Trouble> {
     let without = bench.node.trial(host, None).await? == Trial::Admitted;
     if without {
-        // Whatever is done with the password, nobody is kept out by it.
+        // However the RDS uses the password, it keeps nobody out.
         return Ok(Shown { without, wrong: false, right: false });
     }
     if !bench.node.authenticates() {
@@ -64,7 +64,7 @@ async fn in_band(bench: &Bench, host: &crate::node::Identity, right: &Secret) ->
     Ok(Shown { without, wrong, right })
 }
 
-/// What it comes to: pure.
+/// The answer that follows. Pure.
 fn verdict(shown: Shown) -> Remarked<bool> {
     match shown {
         Shown { without: true, .. } => Remarked::new(false, "a host without the secret gets in"),

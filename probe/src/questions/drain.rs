@@ -1,7 +1,8 @@
-//! Does taking the export off wait for writes that the RDS has received?
+//! Does switching the export off wait for writes that the RDS has received?
 //!
-//! Seen only where a write takes its time: then it is still on its way when the export goes off. Its host is taken
-//! away before the export is back, so that nothing of it is sent again; another host reads what has landed.
+//! This shows only where a write takes long: then it is still on its way when the export goes off. Its host's
+//! connections are deleted before the export is back, so that nothing is sent again. Another host reads what
+//! has landed.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,10 @@ use crate::node::Identity;
 use crate::trouble::{Trouble, until};
 use crate::volley::{Seen, Verdict, Volley, WRITES};
 
-/// Until the sessions end. An export that waits with its sessions up takes as long as the writes.
+/// Longest wait for the end of the sessions. An export that waits while its sessions live takes as long as
+/// the writes.
 const CUT: Duration = Duration::from_secs(90);
-/// Beyond twice the usual time nothing of a volley is expected any more.
+/// After twice the usual time and this, no write of a volley is expected any more.
 const SPARE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
@@ -23,7 +25,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
     let usual = bench.slow_enough(&device, &file).await?;
     let volley = Volley::send(&file, device.block_bytes, fresh_stamp())?;
     drop(file);
-    // Received, and far from landed.
+    // Received, but far from landed.
     tokio::time::sleep(usual / 4).await;
     if !volley.ended().is_empty() {
         return Err(Trouble::unclear("a write went through faster than those before"));
@@ -39,7 +41,8 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
     answer(&seen)
 }
 
-/// Takes the export off, the host away and brings the export back; how long the two requests took.
+/// Switches the export off, disconnects the host and switches the export on; returns how long the two
+/// requests took.
 async fn off_and_on(bench: &Bench, host: &Identity) -> Result<Duration, Trouble> {
     let hidden = async {
         let begun = Instant::now();
@@ -53,7 +56,8 @@ async fn off_and_on(bench: &Bench, host: &Identity) -> Result<Duration, Trouble>
     Ok(hide_took + shown.elapsed())
 }
 
-/// Waits for the end of the host's sessions, and takes its connections away: what they have not sent is never sent.
+/// Waits for the end of the host's sessions, and deletes its connections: what they have not sent is never
+/// sent.
 async fn take_away(bench: &Bench, writer: &Identity) -> Result<(), Trouble> {
     until("the end of the sessions", CUT, async || {
         let (live, _) = bench.node.live(writer).await?;

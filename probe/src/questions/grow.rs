@@ -8,9 +8,9 @@ use super::Bench;
 use crate::findings::Remarked;
 use crate::trouble::{Trouble, until};
 
-/// By how much: enough that no rounding hides it.
+/// How much it grows: enough that no rounding hides it.
 const MORE_BYTES: u64 = 16 << 20;
-/// From the RDS' answer until the host knows.
+/// Longest time from the RDS's answer until the host sees it.
 const NOTICED: Duration = Duration::from_secs(15);
 
 pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {

@@ -1,7 +1,7 @@
 //! The questions: what is tried, and what its outcome means.
 //!
-//! In comes a [`Bench`] with nobody connected and nobody on the disk's list; out goes an answer, or the trouble that
-//! stood in its way. A question leaves connections behind: [`Bench::clear`] takes them away before the next.
+//! Comes in: a [`Bench`] with nobody connected and nobody on the disk's list. Goes out: an answer, or what
+//! prevented one. A question leaves connections behind: [`Bench::clear`] deletes them before the next.
 
 pub(crate) mod acl;
 pub(crate) mod auth;
@@ -20,11 +20,12 @@ use crate::scratch::Scratch;
 use crate::trouble::{Trouble, until};
 use crate::volley::Volley;
 
-/// A first write to a disk that was just connected.
+/// Longest time of a first write to a disk that was just connected.
 const FIRST_WRITE: Duration = Duration::from_secs(30);
-/// A store that takes longer to write than this is not waited for.
+/// A store that needs longer for a write than this is not waited for.
 const SLOWEST: Duration = Duration::from_secs(60);
-/// From so slow on it can be seen whether something waits for a write: looking has its own delays.
+/// A write that takes at least this long shows whether something waits for it: observation has delays of its
+/// own.
 pub(crate) const SLOW: Duration = Duration::from_secs(1);
 
 /// The scratch disk, and this node's way to it.
@@ -48,7 +49,7 @@ impl Bench {
         Self { node, scratch, usual: Mutex::new(None) }
     }
 
-    /// Nobody connected, nobody on the list, the export on.
+    /// Makes it so: nobody connected, nobody on the list, the export on.
     pub(crate) async fn clear(&self) -> Result<(), Trouble> {
         self.node.disconnect_all().await?;
         self.scratch.admit(&[]).await?;
@@ -56,7 +57,7 @@ impl Bench {
         Ok(())
     }
 
-    /// A fresh host on the list, connected and writing.
+    /// Makes a new host, puts it on the list, connects it and lets it write.
     pub(crate) async fn writer(&self) -> Result<Writer, Trouble> {
         let host = self.node.fresh_host();
         self.scratch.admit(&[&host]).await?;
@@ -72,7 +73,7 @@ impl Bench {
         Ok(Writer { host, device, pulse })
     }
 
-    /// A fresh host on the list beside these others, connected; its device, open.
+    /// Makes a new host, puts it on the list beside these others, connects it and opens its device.
     pub(crate) async fn opened(
         &self,
         others: &[&Identity],
@@ -99,7 +100,7 @@ impl Bench {
         Ok(usual)
     }
 
-    /// As [`Bench::usual`], where that is slow enough to see something by.
+    /// As [`Bench::usual`], if that is slow enough to show something.
     pub(crate) async fn slow_enough(&self, device: &Device, file: &Arc<File>) -> Result<Duration, Trouble> {
         let usual = self.usual(device, file).await?;
         if usual >= SLOW {
@@ -113,12 +114,13 @@ impl Bench {
     }
 }
 
-/// A stamp that no volley has had.
+/// A stamp that no earlier volley had.
 pub(crate) fn fresh_stamp() -> u64 {
     uuid::Uuid::new_v4().as_u64_pair().0
 }
 
-/// Reads the places again and again for `time`; when the first took the stamp that had not had it, counted from now.
+/// Reads the places again and again for `time`; returns when the first of them took the stamp only now,
+/// counted from the call.
 pub(crate) async fn landed_after(
     bench: &Bench,
     device: &Device,
@@ -138,7 +140,7 @@ pub(crate) async fn landed_after(
     Ok(None)
 }
 
-/// How many places hold the stamp.
+/// How many places have the stamp.
 pub(crate) async fn landed(
     bench: &Bench,
     device: &Device,

@@ -1,5 +1,5 @@
-//! Reservations: can the namespace be held, does losing one's registration end one's writing, and does
-//! preempt-and-abort wait for writes in flight.
+//! Reservations: can the namespace be reserved, does losing its registration stop a host's writes, and does
+//! preempt-and-abort wait for writes in flight?
 
 use std::fs::File;
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::node::{Device, Identity};
 use crate::trouble::Trouble;
 use crate::volley::{Ended, Seen, Verdict, Volley};
 
-/// A reservation command; one that waits for writes takes as long as they do.
+/// Longest time of a reservation command; one that waits for writes takes as long as they do.
 const COMMAND: Duration = Duration::from_secs(45);
-/// Beyond twice the usual time nothing of a volley is expected any more.
+/// After twice the usual time and this, no write of a volley is expected any more.
 const SPARE: Duration = Duration::from_secs(3);
-/// What the loser's next write may take to be refused.
+/// Longest time until the loser's next write is refused.
 const REFUSED: Duration = Duration::from_secs(30);
 
 pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
@@ -41,7 +41,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
         return Err(Trouble::unclear("the namespace was reserved, and its report does not show it"));
     }
 
-    // Sent while the victim is the only path of the device.
+    // Sent while the victim's path is the only one of the device.
     let volley = Volley::send(&file, device.block_bytes, fresh_stamp())?;
     let successor = bench.node.fresh_host();
     bench.scratch.admit(&[&victim, &successor]).await?;
@@ -74,7 +74,7 @@ fn key(number: u64) -> Result<ReservationKey, Trouble> {
     ReservationKey::new(number).ok_or_else(|| Trouble::unclear("no key"))
 }
 
-/// Whether the victim's next write is refused: with its successor gone, it is the device's only path again.
+/// Whether the victim's next write is refused: once its successor has gone, its path is the only one again.
 async fn refused(
     bench: &Bench,
     successor: &Identity,
@@ -86,7 +86,7 @@ async fn refused(
     Ok(ended.iter().all(|Ended { well, .. }| !well))
 }
 
-/// What was seen comes to: pure.
+/// The answer that follows from what was seen. Pure.
 fn worth(seen: &Seen, in_flight: bool) -> Remarked<Worth> {
     let held = |why: String| Remarked::new(Worth::Held, format!("they hold; {why}"));
     match seen.verdict() {

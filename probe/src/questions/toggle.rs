@@ -1,8 +1,8 @@
-//! What ends a live session: taking its host off the list, taking the export off; and whether the namespace is the same
-//! one when the export is back.
+//! What ends a live session: taking its host off the list, or switching the export off; and whether the
+//! namespace is the same one when the export is back.
 //!
-//! Writes are issued all the time. A cut is seen by the kernel: no connection is live any more. That there is none is
-//! seen by writes that began after the RDS had confirmed the step, and went through.
+//! Writes go on all the time. The kernel shows a cut: no connection is live any more. Writes show that there
+//! is none: they began after the RDS had confirmed the step, and succeeded.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -11,18 +11,18 @@ use super::{Bench, Writer};
 use crate::findings::{Cut, Remarked};
 use crate::trouble::{Trouble, until};
 
-/// Twice the keep-alive time, and some: a session that has lost its other end has noticed by then.
+/// Twice the keep-alive time, and some more: a session that has lost its other end has noticed by then.
 const NOTICED: Duration = Duration::from_secs(12);
-/// Until it is clear what has become of a session.
+/// Longest time until it is clear what happens to a session.
 const CLEAR: Duration = Duration::from_secs(30);
 /// A host that lost its sessions tries again each second.
 const TRIED_AGAIN: Duration = Duration::from_secs(4);
-/// A host that is back looks at the namespace again, and drops one that is another: writes are counted after that.
+/// A host that is back reads the namespace again, and drops it if it is another one: writes count after that.
 const SETTLED: Duration = Duration::from_secs(4);
-/// Until a host is back after its export is.
+/// Longest time from the export's return to the host's.
 const BACK: Duration = Duration::from_secs(40);
 
-/// Takes a writing host off the list; whether that ends its session.
+/// Takes a writing host off the list; returns whether that ends its session.
 pub(crate) async fn removal(bench: &Bench) -> Result<bool, Trouble> {
     let writer = bench.writer().await?;
     let begun = Instant::now();
@@ -31,7 +31,7 @@ pub(crate) async fn removal(bench: &Bench) -> Result<bool, Trouble> {
     Ok(matches!(session(bench, &writer, begun, &confirmed).await?, Cut::After(_)))
 }
 
-/// Takes the export off under a writing host, and puts it on again.
+/// Switches the export off under a writing host, and on again.
 pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>, Trouble>), Trouble> {
     let writer = bench.writer().await?;
     let (begun, confirmed) = (Instant::now(), OnceLock::new());
@@ -50,8 +50,8 @@ pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>,
     Ok((cut, identity))
 }
 
-/// Takes the export off once more, and looks whether the host stays out: sessions may have ended for another reason, and
-/// a host that is back while the export is off was not cut.
+/// Switches the export off once more, and checks whether the host stays out: sessions may have ended for
+/// another reason, and a host that is back while the export is off was not cut.
 async fn stays_out(bench: &Bench) -> Result<(), Trouble> {
     bench.clear().await?;
     let writer = bench.writer().await?;
@@ -68,14 +68,15 @@ async fn stays_out(bench: &Bench) -> Result<(), Trouble> {
     .await
 }
 
-/// Waits until it is clear whether the session ends. `confirmed`: when the RDS had shown that the step was taken.
+/// Waits until it is clear whether the session ends. `confirmed` is when the RDS had shown that the step was
+/// done.
 async fn session(
     bench: &Bench,
     writer: &Writer,
     begun: Instant,
     confirmed: &OnceLock<Instant>,
 ) -> Result<Cut, Trouble> {
-    // The step itself has its own bound: from its confirmation on it has to become clear.
+    // The step itself has its own limit; from its confirmation on it has to become clear.
     let limit = CLEAR + Duration::from_secs(90);
     until("an end of the session, or a write after it should have ended", limit, async || {
         let (live, _) = bench.node.live(&writer.host).await?;
@@ -97,7 +98,8 @@ async fn session(
     .await
 }
 
-/// Puts the export on again; whether the namespace is the same one, and what has become of the host.
+/// Switches the export on again; returns whether the namespace is the same one, and what happened to the
+/// host.
 async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, Trouble> {
     let shown = Instant::now();
     bench.scratch.show().await?;

@@ -1,8 +1,8 @@
-//! Which master key a generation's secret is made with: the key can be changed while volumes are attached.
+//! Which master key a generation's secret is derived from: the key can change while volumes are attached.
 //!
-//! In come the key of today, the one before it, and from which term on each was used, as the store has it; out goes the
-//! secret of a volume in a generation, or the name of the key that is missing. What always holds: a generation's secret
-//! stays what it was when the generation was chosen, or is not given at all.
+//! Comes in: the current key, the one before it, and from which term on each was used, as the store has it.
+//! Goes out: the secret of a volume in a generation, or the id of the key that is missing. Always holds: a
+//! generation's secret stays the same from when the generation was chosen, or is not given at all.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use cleat_ids::{Epoch, VolumeId};
 
 use super::{MasterKey, Secret};
 
-/// What a key is called: made of the key, and telling nothing of it.
+/// The id of a key: derived from the key, and revealing nothing of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyId(pub(super) [u8; 8]);
 
@@ -21,7 +21,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Why a text is no key id.
+/// The error for a text that is no key id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key id {0:?} is not 16 hexadecimal digits")]
 pub struct NotAKeyId(String);
@@ -35,52 +35,52 @@ impl FromStr for KeyId {
     }
 }
 
-/// From which term on a key was used.
+/// Since which term a key has been used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Era {
-    /// The first term whose generations are made with it.
+    /// The first term whose generations are derived from it.
     pub first_term: u64,
-    /// The key.
+    /// The id of the key that was used from then on.
     pub key: KeyId,
 }
 
-/// A generation whose key is not there.
+/// The error for a generation whose key is not available.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the secret of volume {volume} was made with key {key}, which is neither in --secret-key-file nor in \
      --old-secret-key-file; give that key, or detach the volume from all nodes: then it gets another secret"
 )]
 pub struct NoKey {
-    /// Whose.
+    /// The volume whose secret cannot be derived.
     pub volume: VolumeId,
-    /// Which is missing.
+    /// The id of the key that is missing.
     pub key: KeyId,
 }
 
-/// Why a volume's secret cannot be made.
+/// Why a volume's secret cannot be derived.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoSecret {
-    /// There are no keys at all.
+    /// The controller has no keys at all.
     #[error(
         "volume {0} has a secret, but this controller runs without --secret-key-file; start it with the key \
          file that it had"
     )]
     NoKeys(VolumeId),
-    /// The key is not there.
+    /// The key of the generation is not among those that it has.
     #[error(transparent)]
     NoKey(#[from] NoKey),
 }
 
-/// The secret of a volume in a generation, with the keys that there are, if any.
+/// The secret of a volume in a generation, from the available keys, if any.
 ///
 /// # Errors
-/// If there are none, or the key that it was made with is not among them.
+/// Where there are none, or where the right key is not among them.
 pub fn secret(keys: Option<&Keys>, volume: &VolumeId, generation: Epoch) -> Result<Secret, NoSecret> {
     let keys = keys.ok_or_else(|| NoSecret::NoKeys(volume.clone()))?;
     Ok(keys.secret(volume, generation)?)
 }
 
-/// The keys that there are, and when each was used.
+/// The available keys, and when each was used.
 #[derive(Clone, Debug)]
 pub struct Keys {
     current: MasterKey,
@@ -90,26 +90,26 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The key of today and the one before it; as if no other than `current` had ever been used.
+    /// The current key and the one before it; as if no other than `current` had ever been used.
     #[must_use]
     pub fn new(current: MasterKey, old: Option<MasterKey>) -> Self {
         let eras = vec![Era { first_term: 0, key: current.id() }];
         Self { current, old, eras }
     }
 
-    /// What new secrets are made with.
+    /// The id of the key that new secrets are derived from.
     #[must_use]
     pub fn current(&self) -> KeyId {
         self.current.id()
     }
 
-    /// What secrets were made with of which nothing was noted.
+    /// The id of the key for secrets about which nothing was recorded.
     #[must_use]
     pub fn before(&self) -> KeyId {
         self.old.as_ref().unwrap_or(&self.current).id()
     }
 
-    /// The same keys, used as was noted.
+    /// The same keys, with the recorded times of their use.
     #[must_use]
     pub fn in_eras(mut self, mut eras: Vec<Era>) -> Self {
         eras.sort_by_key(|era| era.first_term);
@@ -117,7 +117,7 @@ impl Keys {
         self
     }
 
-    /// Whether a generation's secret is of another key than new ones are.
+    /// Whether a generation's secret comes from another key than new ones do.
     #[must_use]
     pub fn is_old(&self, generation: Epoch) -> bool {
         self.of(generation) != self.current.id()
@@ -131,7 +131,7 @@ impl Keys {
     /// The secret of a volume in a generation.
     ///
     /// # Errors
-    /// If the key that it was made with is not there.
+    /// Where the key that it was derived from is not available.
     pub fn secret(&self, volume: &VolumeId, generation: Epoch) -> Result<Secret, NoKey> {
         let id = self.of(generation);
         let key = [Some(&self.current), self.old.as_ref()].into_iter().flatten().find(|key| key.id() == id);
