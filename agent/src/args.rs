@@ -147,7 +147,7 @@ pub struct Roots {
 /// Every option of the agent, checked.
 #[derive(Debug)]
 pub struct Config {
-    /// Name of this node.
+    /// This node's name, as the orchestrator knows it.
     pub node_id: NodeId,
     /// Path of the Unix socket on which CSI is served.
     pub csi_socket: PathBuf,
@@ -155,7 +155,7 @@ pub struct Config {
     pub driver_name: String,
     /// How to connect to the controller; TLS files are read again for each connection.
     pub endpoint: Renewing,
-    /// Directory of the ledger.
+    /// Directory of the ledger; it survives a restart of the node.
     pub state_dir: PathBuf,
     /// Directory of `hostnqn` and `hostid`.
     pub nvme_dir: PathBuf,

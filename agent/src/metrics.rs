@@ -82,13 +82,13 @@ pub fn begin() {
 /// A part of the time of an attach.
 #[derive(Debug, Clone, Copy)]
 pub enum AttachPart {
-    /// Until the controllers that were made were live.
+    /// From the directive's receipt until the controllers that were made were live.
     Connect,
-    /// Until the device node was there.
+    /// From then until the device node was there.
     Device,
-    /// Until the predicate held.
+    /// From then until the whole predicate held.
     Checks,
-    /// All of it.
+    /// From the directive's receipt until Ready.
     Total,
 }
 
@@ -112,7 +112,7 @@ pub enum DetachPart {
     Flush,
     /// Deletion of controllers until sysfs shows none.
     Delete,
-    /// All of it.
+    /// From the directive's receipt until Absent.
     Total,
 }
 
@@ -203,7 +203,7 @@ pub fn session_up(up: bool) {
     gauge!(SESSION_UP.name).set(if up { 1.0 } else { 0.0 });
 }
 
-/// Why a session ended.
+/// Why a session ended: the label `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionEnd {
     /// The controller could not be reached.
@@ -212,9 +212,9 @@ pub enum SessionEnd {
     Refused,
     /// It was silent for longer than its Welcome allows.
     Silent,
-    /// It closed the stream.
+    /// It closed the stream in good order.
     Closed,
-    /// The agent stops.
+    /// The agent itself stops.
     Stopping,
 }
 

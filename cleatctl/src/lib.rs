@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use anstream::{AutoStream, ColorChoice};
 
-/// Where a command writes.
+/// Where a command writes, and how wide that is.
 pub struct Console<'a> {
     /// Standard output: a screen or a document.
     pub out: &'a mut dyn Write,

@@ -27,7 +27,7 @@ impl NamespaceUuid {
         }
     }
 
-    /// The UUID itself.
+    /// The value as the `uuid` crate's type.
     #[must_use]
     pub fn as_uuid(&self) -> &Uuid {
         &self.0

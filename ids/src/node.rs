@@ -8,7 +8,7 @@ checked_text!(
     /// 1 to 253 of `A-Z a-z 0-9 - . _`, with a letter or digit at both ends and no two dots in a row. Why:
     /// - Every Kubernetes node name is one (a DNS subdomain of at most 253 characters, RFC 1123).
     /// - The CSI specification (`NodeGetInfoResponse.node_id`) allows any text of at most 256 bytes and leaves the
-    ///   choice to the driver. Cleat's agent is told its id by `--node-id`, so other orchestrators' ids need not
+    ///   choice to the driver. Cleat's agent gets its id by `--node-id`, so other orchestrators' ids need not
     ///   be Kubernetes names: capitals and `_` are accepted, and ids that differ only in case are two nodes.
     /// - These characters are unreserved in a URI (RFC 3986, section 2.3), so the id stands in a certificate's
     ///   `cleat://node/NAME` as it is, in one spelling. They need no quoting in a shell, a log or a label.

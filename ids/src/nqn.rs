@@ -128,7 +128,7 @@ impl HostId {
         (!uuid.is_nil()).then_some(Self(uuid))
     }
 
-    /// The UUID itself.
+    /// The value as the `uuid` crate's type.
     #[must_use]
     pub fn as_uuid(&self) -> &Uuid {
         &self.0

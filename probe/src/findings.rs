@@ -10,7 +10,7 @@ use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 /// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer<T> {
-    /// The probe saw it.
+    /// The probe saw this.
     Found(T),
     /// The probe could not find out; the text says why.
     Unknown(String),

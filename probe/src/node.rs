@@ -46,7 +46,7 @@ pub struct Identity {
 pub enum Trial {
     /// It admitted the host, which has disconnected again.
     Admitted,
-    /// It refused the host.
+    /// It refused the host, for this reason.
     Refused(ConnectFailure),
 }
 
@@ -59,7 +59,7 @@ pub struct Device {
     pub identity: NamespaceIdentity,
     /// Its namespace identifier (NSID) at the target.
     pub nsid: u32,
-    /// Its size in bytes.
+    /// Capacity in bytes, as sysfs shows it.
     pub size_bytes: u64,
     /// Its logical block size in bytes.
     pub block_bytes: usize,
@@ -103,7 +103,7 @@ impl Node {
         })
     }
 
-    /// A new host identity.
+    /// Makes a host identity that no target has seen.
     pub fn fresh_host(&self) -> Identity {
         let id = loop {
             if let Some(id) = HostId::from_bytes(Uuid::new_v4().into_bytes()) {

@@ -47,7 +47,7 @@ impl Aligned {
 /// How the writes ended.
 #[derive(Debug, Clone, Default)]
 pub struct Beats {
-    /// How many succeeded.
+    /// How many writes succeeded.
     pub written: u64,
     /// When the last successful one had begun.
     pub last_begun: Option<Instant>,

@@ -35,7 +35,7 @@ const CLEARING: Duration = Duration::from_secs(120);
 /// Why a probe ended without its file, or left something behind.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It could not begin.
+    /// A signal handler, the kernel's interfaces or the scratch disk could not be set up.
     #[error("cannot probe")]
     Begin(#[source] Trouble),
     /// The RDS did not answer, or does not know the user.

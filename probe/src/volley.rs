@@ -24,7 +24,7 @@ const READ: Duration = Duration::from_secs(20);
 /// How a write ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
-    /// How long it took.
+    /// Time from its beginning to its end.
     pub took: Duration,
     /// Whether it succeeded.
     pub well: bool,

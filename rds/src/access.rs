@@ -58,7 +58,7 @@ pub(super) enum Wish {
 pub(super) enum AccessStep {
     /// Set the list of hosts to exactly this.
     Hosts(BTreeSet<String>),
-    /// Switch the export.
+    /// Switch the export on or off.
     Export(bool),
     /// Both in one write.
     HostsAndExport(BTreeSet<String>, bool),
@@ -111,7 +111,7 @@ pub(super) const PASSWORD: &str = "nvme-tcp-server-password";
 const HOSTS: &str = "nvme-tcp-server-allow-host-name";
 
 impl AccessStep {
-    /// The properties to set.
+    /// The properties of the disk item that the step sets.
     pub(super) fn properties(&self) -> Map<String, Value> {
         let list = |hosts: &BTreeSet<String>| hosts.iter().map(String::as_str).collect::<Vec<_>>().join(",");
         let switch = |on: &bool| if *on { "yes" } else { "no" }.to_owned();

@@ -94,7 +94,7 @@ pub enum Admission {
 pub struct NewVolume {
     /// The id under which hosts, agents and the RDS will know it.
     pub id: VolumeId,
-    /// Its exact size.
+    /// The exact size that it is to have.
     pub size: ByteSize,
     /// The weakest fence that suffices for it; `None` where none was asked for.
     pub min_fence: Option<String>,

@@ -45,7 +45,7 @@ pub enum KeyError {
     Open {
         /// The key file that was named.
         path: PathBuf,
-        /// Its permission bits.
+        /// The file's permission bits.
         mode: u32,
     },
     /// The file is not a regular one, or has too few or too many bytes.

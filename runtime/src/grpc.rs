@@ -25,7 +25,7 @@ const HEADER_BYTES: u32 = 16 << 10;
 /// a ping is not answered within `timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keepalive {
-    /// Time between two pings.
+    /// Time from one ping to the next.
     pub interval: Duration,
     /// Longest time from a ping to its answer.
     pub timeout: Duration,
@@ -44,7 +44,7 @@ pub trait Dial: Send + Sync {
     fn dial(&self) -> Dialling<'_>;
 }
 
-/// A connect under way.
+/// A boxed future of a connect.
 pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, DialError>> + Send + 'a>>;
 
 /// Why there is no connection.
@@ -119,7 +119,7 @@ pub enum TransportError {
     /// The address has another form than `HOST:PORT`.
     #[error("cannot connect to {address:?}: give HOST:PORT")]
     Address {
-        /// The address as given.
+        /// The address that was given.
         address: String,
         /// What is wrong with it.
         #[source]
@@ -128,7 +128,7 @@ pub enum TransportError {
     /// The socket's path cannot be written as a URI.
     #[error("cannot connect to Unix socket {path:?}: its path must be absolute, and UTF-8")]
     SocketPath {
-        /// The path as given.
+        /// The path that was given.
         path: std::path::PathBuf,
     },
 }

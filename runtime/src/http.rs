@@ -52,7 +52,7 @@ pub enum HttpError {
     /// The address cannot be bound.
     #[error("cannot listen on {addr} (--metrics-listen)")]
     Bind {
-        /// The address as given.
+        /// The address that `--metrics-listen` names.
         addr: SocketAddr,
         /// What the operating system said.
         #[source]

@@ -41,7 +41,7 @@ const SHAKEN: usize = 16;
 /// What one listener holds open at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections in all.
+    /// Connections in all, from whatever address.
     pub connections: usize,
     /// Connections of one address (of one /64, where that is IPv6).
     pub per_address: usize,
@@ -107,7 +107,7 @@ impl Listener {
         self.address
     }
 
-    /// Serves until `stop`.
+    /// Serves until `stop`, on a task of its own.
     pub fn incoming(self, stop: CancellationToken) -> Incoming {
         let (shaken, connections) = mpsc::channel(SHAKEN);
         tokio::spawn(async move {

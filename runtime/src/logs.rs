@@ -36,7 +36,7 @@ pub enum LogError {
     /// The filter has a directive that is not valid.
     #[error("cannot use --log-filter (or CLEAT_LOG) {filter:?}")]
     Filter {
-        /// The filter as given.
+        /// The filter that was given.
         filter: String,
         /// What is wrong with it.
         #[source]

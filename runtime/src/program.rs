@@ -40,7 +40,7 @@ pub struct Common {
     pub shutdown_timeout: Duration,
 }
 
-/// A binary's command line.
+/// The command line of a long-running binary.
 pub trait Program: clap::Parser {
     /// The binary's name, for logs.
     const NAME: &'static str;

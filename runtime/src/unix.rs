@@ -40,7 +40,7 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 /// Why a Unix socket cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum UnixError {
-    /// A file operation failed.
+    /// A file operation on the socket or its directory failed.
     #[error("cannot {step} {}", path.display())]
     Step {
         /// What was tried, such as `bind`.
@@ -67,7 +67,7 @@ pub enum UnixError {
     Shared {
         /// The directory that others may write to.
         dir: PathBuf,
-        /// Its permission bits.
+        /// The directory's permission bits.
         mode: u32,
         /// User id of its owner.
         owner: u32,
@@ -139,7 +139,7 @@ impl UnixIncoming {
         self
     }
 
-    /// The socket's path.
+    /// The path of the socket, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }

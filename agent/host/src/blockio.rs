@@ -25,7 +25,7 @@ use crate::work::{WorkError, Workers};
 /// Alignment of the buffer for direct reads: a page, at least the logical block size of any device here.
 const ALIGNMENT: usize = 4096;
 
-/// What the device answered.
+/// What one [`probe`] of a device showed, failures included.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct IoFacts {
     /// The device node under `/dev`, and whether it is the device with the number that was asked for.
@@ -47,7 +47,7 @@ pub struct IoFacts {
 }
 
 impl IoFacts {
-    /// Facts of a device that has not been looked at.
+    /// Facts of a device that was not asked, with what is known of its node.
     pub fn none(node: NodeFact) -> Self {
         Self {
             node,
@@ -132,7 +132,7 @@ pub enum FlushError {
     /// The device has no usable node.
     #[error("cannot flush block device {dev}")]
     Node {
-        /// The device's number.
+        /// The device number that was to be flushed.
         dev: DevT,
         /// What is wrong with its node.
         #[source]
@@ -150,7 +150,7 @@ pub enum FlushError {
     /// The deadline passed, an earlier flush still runs, or no thread could be started.
     #[error("cannot flush block device {dev}")]
     Work {
-        /// The device's number.
+        /// The device number that was to be flushed.
         dev: DevT,
         /// Why the work gave no result.
         #[source]

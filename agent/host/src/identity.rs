@@ -33,7 +33,7 @@ pub enum IdentityError {
     File {
         /// The step, such as `read` or `write`.
         step: &'static str,
-        /// The file or directory.
+        /// The file, directory or interface that the step was about.
         path: PathBuf,
         /// What the operating system said.
         #[source]

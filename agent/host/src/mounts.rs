@@ -106,12 +106,12 @@ pub enum MountError {
         #[source]
         source: DevNodeError,
     },
-    /// A system call failed.
+    /// A system call on the target failed.
     #[error("{call} {path} failed")]
     Call {
         /// The call, such as `mount --bind`.
         call: &'static str,
-        /// What it acted on.
+        /// The target or the node that it acted on.
         path: PathBuf,
         /// What the operating system said.
         #[source]

@@ -77,7 +77,7 @@ pub struct DeviceEvent {
     pub nvme_event: Option<String>,
 }
 
-/// What a listener gets.
+/// What a listener gets: an event, or the news that some were lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostEvent {
     /// Something happened to a device.

@@ -74,7 +74,7 @@ impl Drop for Slot {
 }
 
 impl Workers {
-    /// An empty table.
+    /// A table in which nothing runs.
     pub fn new() -> Self {
         Self::default()
     }

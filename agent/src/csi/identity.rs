@@ -5,7 +5,7 @@ use csi::identity_server::Identity as Service;
 use csi::plugin_capability::{Service as Offers, Type as Capability, service};
 use tonic::{Request, Response, Status};
 
-/// The Identity service.
+/// The CSI Identity service under one driver name.
 #[derive(Debug)]
 pub struct Identity {
     driver_name: String,

@@ -14,7 +14,7 @@ use crate::name::{NodeId, NqnPrefix};
 use crate::volume::Fleet;
 use crate::volume::host::Host;
 
-/// The Node service.
+/// The CSI Node service of one node's volumes.
 #[derive(Debug)]
 pub struct Node<H> {
     node_id: NodeId,

@@ -22,7 +22,7 @@ use crate::name::Epoch;
 pub struct Stale {
     /// The highest epoch seen for the volume.
     pub highest: Epoch,
-    /// Whether it has ended.
+    /// Whether a Detach or Revoke has ended that epoch.
     pub ended: bool,
 }
 

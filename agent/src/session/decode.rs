@@ -31,7 +31,7 @@ const MOST_VICTIMS: usize = 64;
 /// The two times that a Welcome sets, and the session that it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Welcome {
-    /// The controller's term.
+    /// The controller's term, which rises with every start of it.
     pub(super) term: u64,
     /// The name of the session, for logs.
     pub(super) session: String,

@@ -116,7 +116,7 @@ pub struct Directive {
     pub volume: VolumeId,
     /// The epoch of the grant that it is about.
     pub epoch: Epoch,
-    /// What to do.
+    /// What it asks for, with the arguments of its kind.
     pub ask: Ask,
     /// When this process received it.
     pub received: Instant,

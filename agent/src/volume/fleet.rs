@@ -67,7 +67,7 @@ impl<H: Host> Fleet<H> {
         }
     }
 
-    /// What all volumes share.
+    /// The context that all volumes share.
     pub fn shared(&self) -> &Arc<VolumeContext<H>> {
         &self.inner.shared
     }

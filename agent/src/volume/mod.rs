@@ -138,7 +138,7 @@ impl Default for Times {
     }
 }
 
-/// What all volumes share.
+/// Everything that the volumes of this node share.
 #[derive(Debug)]
 pub struct VolumeContext<H> {
     /// What is asked of the kernel: the real machine, or one in memory for tests.

@@ -20,12 +20,12 @@ pub enum Want<'a> {
     Gone,
 }
 
-/// One thing to do.
+/// One thing to do; each can be left undone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PlannedStep {
     /// Connect this portal, which has none and no connect under way.
     Connect(Portal),
-    /// Delete this controller.
+    /// Delete this controller of ours.
     Delete(Doomed),
 }
 

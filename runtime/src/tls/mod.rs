@@ -134,18 +134,18 @@ pub enum TlsError {
     /// Each file is well-formed, but they do not work together (such as a key of another certificate).
     #[error("cannot use the TLS files together ({files})")]
     Config {
-        /// The options concerned.
+        /// The options that name the files.
         files: &'static str,
-        /// What rustls said.
+        /// What rustls found wrong.
         #[source]
         source: rustls::Error,
     },
     /// The same for a client.
     #[error("cannot use the TLS files together ({files})")]
     ClientConfig {
-        /// The options concerned.
+        /// The options that name the files.
         files: &'static str,
-        /// What tonic said.
+        /// What tonic found wrong.
         #[source]
         source: tonic::transport::Error,
     },
@@ -160,7 +160,7 @@ pub enum TlsError {
         option: &'static str,
         /// The file of the private key.
         path: PathBuf,
-        /// Its permission bits.
+        /// The file's permission bits.
         mode: u32,
     },
     /// One CA could sign for both agents and operators, so nothing would tell them apart.

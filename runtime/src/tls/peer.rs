@@ -21,7 +21,7 @@ const MOST_SECONDS: u64 = 253_402_300_800;
 /// The longest name, in bytes: that of a host (RFC 1035).
 const NAME_BYTES: usize = 253;
 
-/// What a client is.
+/// What a client is, by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The agent of a node: `cleat://node/NAME`.

@@ -318,7 +318,7 @@ fn identity_clash(sysfs: &Sysfs, request: &ConnectRequest) -> Option<String> {
     })
 }
 
-/// Builds the successful answer.
+/// The answer for a controller that was verified.
 pub(super) fn connected(controller: Controller, adopted: bool, since: std::time::Instant) -> Connected {
     Connected { controller, adopted, took: since.elapsed() }
 }

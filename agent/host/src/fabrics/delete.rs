@@ -30,7 +30,7 @@ const MAX_KEPT: usize = 1024;
 /// The kernel's default of `nvme_core.io_timeout`.
 const IO_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Why a deletion failed.
+/// Why a deletion did not end with the controller gone.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DisconnectError {
     /// The controller of that name is another one. Nothing was written.
@@ -38,7 +38,7 @@ pub enum DisconnectError {
     NotTheTarget {
         /// The name that was to be deleted, such as `nvme3`.
         controller: ControllerName,
-        /// What it is instead.
+        /// Which subsystem NQN or host NQN it has instead.
         found: String,
     },
     /// The deadline passed, and the kernel is still deleting. Call again with the same target to join.

@@ -102,7 +102,7 @@ pub enum CliError {
     /// It did not end in time and was killed.
     #[error("`{command}` did not end within {deadline:?} and was killed")]
     Overdue {
-        /// The command line.
+        /// The program and its arguments; never a secret.
         command: String,
         /// How long it was allowed to run.
         deadline: Duration,
@@ -110,7 +110,7 @@ pub enum CliError {
     /// It ended with an exit code other than zero, or by a signal.
     #[error("`{command}` ended with {status}: {stderr}")]
     Failed {
-        /// The command line.
+        /// The program and its arguments; never a secret.
         command: String,
         /// Exit code or signal.
         status: std::process::ExitStatus,
@@ -119,7 +119,7 @@ pub enum CliError {
     },
 }
 
-/// How nvme-cli is run.
+/// Runs nvme-cli, one process at a time.
 #[derive(Debug, Clone)]
 struct Cli {
     program: PathBuf,

@@ -85,7 +85,7 @@ pub enum RekeyError {
     NotTheTarget {
         /// The name that was meant, such as `nvme3`.
         controller: ControllerName,
-        /// What it is instead.
+        /// Which subsystem NQN or host NQN it has instead.
         found: String,
     },
     /// The controller does not exist any more.

@@ -6,7 +6,7 @@ use cleat_ids::IdError;
 
 /// Name of an NVMe controller on this host, such as `nvme3`.
 ///
-/// The number is reused after a deletion: a name says where to look, never which controller it is.
+/// The kernel reuses the number after a deletion: a name shows where to read, never which controller it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ControllerName(String);
 
@@ -33,7 +33,7 @@ impl ControllerName {
         Self(format!("nvme{instance}"))
     }
 
-    /// The name as text.
+    /// The name as text, as in `/sys/class/nvme`.
     pub fn as_str(&self) -> &str {
         &self.0
     }

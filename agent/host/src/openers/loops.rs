@@ -19,7 +19,7 @@ use crate::sysfs::{Attribute, list};
 pub struct LoopUse {
     /// Kernel name, such as `loop3`.
     pub name: String,
-    /// Its own device number.
+    /// Device number of the loop device itself.
     pub dev: DevT,
     /// The backing file as the kernel names it.
     pub backing_file: String,
@@ -32,7 +32,7 @@ pub struct LoopUse {
 pub struct KubeletLoop {
     /// Name of the persistent volume.
     pub volume: String,
-    /// UID of the pod.
+    /// UID of the pod for which the volume is mapped.
     pub pod_uid: String,
 }
 

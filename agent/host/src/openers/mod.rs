@@ -123,15 +123,15 @@ impl DeviceUser {
 pub struct ProcessUse {
     /// The device that is open: the one asked for, a holder of it, or a loop device over it.
     pub dev: DevT,
-    /// Its process id.
+    /// Process id in the first PID namespace.
     pub pid: u32,
     /// Its name (15 bytes at most), or `?`.
     pub comm: String,
-    /// Number of descriptors.
+    /// How many descriptors of it are the device.
     pub descriptors: usize,
     /// Number of memory maps; they outlive the descriptor.
     pub maps: usize,
-    /// Its cgroup, if readable.
+    /// Path of its cgroup; `None` where that could not be read.
     pub cgroup: Option<String>,
     /// UID of the Kubernetes pod that it belongs to, read from its cgroup.
     pub pod_uid: Option<String>,
@@ -168,7 +168,7 @@ impl fmt::Display for DeviceUser {
 /// Something that could not be read, and may hide a user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Blind {
-    /// What, such as `/proc/17/fd`.
+    /// The path or the call, such as `/proc/17/fd`.
     pub what: String,
     /// What the operating system said, or for how long the call has not come back.
     pub why: String,
@@ -214,7 +214,7 @@ pub struct OpenersReport {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// Somebody uses the device.
+    /// Somebody uses the device; there may be more users than were found.
     InUse,
     /// Nobody uses it, and everything could be read.
     Free,

@@ -101,7 +101,7 @@ pub enum Clause {
 }
 
 impl Clause {
-    /// Every clause, in order.
+    /// Every clause, in the order of the judgement.
     pub const ALL: [Self; 11] = [
         Self::Subsystem,
         Self::NamespaceIdentity,
@@ -171,7 +171,7 @@ pub struct Unready {
 pub struct Selected {
     /// Kernel name of the device to use: the head, or the dm-multipath map (`dm-0`).
     pub device: String,
-    /// Its device number.
+    /// Its device number; readers compare it on the open descriptor.
     pub dev: DevT,
     /// Kernel names of the namespace devices under it: the head itself, or the bare devices of a map.
     pub namespaces: Vec<String>,
@@ -179,7 +179,7 @@ pub struct Selected {
     pub identity: NamespaceIdentity,
     /// Size in bytes by sysfs.
     pub size_bytes: u64,
-    /// Read-only by sysfs.
+    /// Whether sysfs shows it as read-only.
     pub read_only: bool,
     /// Live paths, one per controller, and the portals that they go to.
     pub live_paths: Vec<LivePath>,
@@ -197,7 +197,7 @@ pub struct LivePath {
 /// Everything that the check has proven.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReadyFacts {
-    /// The device, from sysfs.
+    /// The device as chosen from sysfs.
     pub selected: Selected,
     /// Path of its device node, verified to have the device's number.
     pub node: PathBuf,

@@ -131,10 +131,10 @@ impl Report {
 /// Why these bytes are no report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadReport {
-    /// Shorter than the header.
+    /// The bytes are fewer than the header has.
     #[error("{bytes} bytes are too few for a header of {EXTENDED}")]
     NoHeader {
-        /// How many there are.
+        /// How many bytes there are.
         bytes: usize,
     },
     /// The list is longer than the buffer.
@@ -144,7 +144,7 @@ pub enum BadReport {
         registered: usize,
         /// How many bytes the whole report takes.
         needed: usize,
-        /// How many there are.
+        /// How many bytes there are.
         bytes: usize,
     },
 }

@@ -36,7 +36,7 @@ pub enum ControllerState {
 }
 
 impl ControllerState {
-    /// Whether commands go through.
+    /// Whether commands go through: only in the state `live`.
     pub fn is_live(&self) -> bool {
         *self == Self::Live
     }

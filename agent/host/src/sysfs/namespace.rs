@@ -67,11 +67,11 @@ impl fmt::Display for AnaState {
 /// Counters of a block device since it was made, from its `stat` (`Documentation/block/stat.rst`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct IoCounters {
-    /// Reads that have completed.
+    /// Reads that have completed since the device appeared.
     pub reads: u64,
     /// Bytes that those reads have returned.
     pub read_bytes: u64,
-    /// Writes that have completed.
+    /// Writes that have completed since the device appeared.
     pub writes: u64,
     /// Bytes that those writes have carried.
     pub written_bytes: u64,
@@ -106,11 +106,11 @@ pub struct Holder {
     pub kind: HolderKind,
 }
 
-/// Kinds of holders.
+/// The drivers that can be told apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum HolderKind {
-    /// A dm-multipath map.
+    /// A dm-multipath map, by the prefix `mpath-` of its `dm/uuid`.
     DmMultipath {
         /// Name of the map, from `dm/name`.
         map: String,
@@ -202,7 +202,7 @@ pub struct Namespace {
     pub name: String,
     /// Whether it is a head, and over which paths.
     pub kind: NamespaceKind,
-    /// Its device number.
+    /// Its device number, for opening it.
     pub dev: DevT,
     /// Namespace identifier within the subsystem.
     pub nsid: Option<u32>,
@@ -210,7 +210,7 @@ pub struct Namespace {
     pub identity: NamespaceIdentity,
     /// What the kernel itself identifies it by, such as `uuid.…`.
     pub wwid: Option<String>,
-    /// Size in bytes.
+    /// Capacity in bytes, as sysfs shows it now.
     pub size_bytes: u64,
     /// Logical block size in bytes.
     pub logical_block_bytes: Option<u32>,

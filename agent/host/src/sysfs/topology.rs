@@ -270,7 +270,7 @@ fn read_namespaces(
     Ok(namespaces)
 }
 
-/// `nvme0c1n2` → `nvme0n2`.
+/// The head of a path: `nvme0n2` for `nvme0c1n2`.
 fn head_of(path: &str) -> String {
     let Some((subsystem, rest)) = path.split_once('c') else { return path.to_owned() };
     let namespace = rest.split_once('n').map_or("", |(_, namespace)| namespace);

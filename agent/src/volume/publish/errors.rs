@@ -21,7 +21,7 @@ pub enum StageError {
     /// The grant that PublishContext names has ended.
     #[error("this node's grant of the volume under epoch {asked} has ended")]
     Over {
-        /// The epoch in PublishContext.
+        /// The epoch that PublishContext names.
         asked: Epoch,
         /// What this node has on record.
         #[source]
@@ -44,7 +44,7 @@ pub enum StageError {
         waited.as_secs_f64()
     )]
     NotGranted {
-        /// The epoch in PublishContext.
+        /// The epoch that PublishContext names.
         asked: Epoch,
         /// The highest epoch that this node has seen, or "none".
         seen: String,
@@ -56,7 +56,7 @@ pub enum StageError {
     /// The device is not proven usable: a clause of the predicate fails.
     #[error("waits for the device (waited {:.1} s): {clause}: {message}", waited.as_secs_f64())]
     NotReady {
-        /// The clause that fails.
+        /// The stable name of the clause that fails.
         clause: String,
         /// What was expected and what was seen.
         message: String,
