@@ -112,7 +112,7 @@ pub enum DetachPart {
     Flush,
     /// Deletion of controllers until sysfs shows none.
     Delete,
-    /// From the directive's receipt until Absent.
+    /// From the start of the detach, in its turn, until Absent.
     Total,
 }
 

@@ -96,7 +96,7 @@ impl Memory {
     }
 
     /// Whether the RDS has answered that the export is off. Showing it as off is not enough: the RDS may show
-    /// it before it has waited for what it waits for.
+    /// that before the writes have landed for which its answer waits.
     pub(super) fn hid(&self) -> bool {
         self.hid
     }
