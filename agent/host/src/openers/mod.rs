@@ -123,7 +123,7 @@ impl DeviceUser {
 pub struct ProcessUse {
     /// The device that is open: the one asked for, a holder of it, or a loop device over it.
     pub dev: DevT,
-    /// Process id in the first PID namespace.
+    /// Process id, as `/proc` lists it.
     pub pid: u32,
     /// Its name (15 bytes at most), or `?`.
     pub comm: String,
