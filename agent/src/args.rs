@@ -289,7 +289,7 @@ fn loss_timeout(text: &str) -> Result<LossTimeout, String> {
     }
 }
 
-/// Only what the controller will take, too.
+/// Accepts only an address that the controller accepts too.
 fn storage_address(text: &str) -> Result<IpAddr, IdError> {
     StorageAddress::parse(text).map(|address| address.ip())
 }

@@ -1,4 +1,4 @@
-//! How to reach an RDS: where, as whom, and whom to take for it.
+//! How to reach an RDS: where it is, which user logs in, and what proves that it is the one.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,30 +7,30 @@ use reqwest::Url;
 
 use super::trust::{Trust, TrustError};
 
-/// How to reach an RDS.
+/// Where an RDS is, and how to log in to it.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     /// Its base URL, `https://HOST` or `https://HOST:PORT`.
     pub url: Url,
-    /// The RouterOS user.
+    /// The RouterOS user that requests log in as.
     pub user: String,
-    /// The file that holds the user's password.
+    /// The file with the user's password.
     pub password_file: PathBuf,
-    /// Whom to take for the RDS.
+    /// What proves that the server is the RDS.
     pub trust: Trust,
-    /// The deadline of one request.
+    /// The deadline of one request, from its turn to its answer.
     pub timeout: Duration,
 }
 
 /// Why an endpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointError {
-    /// The URL has another scheme than the trust calls for, or more than host and port.
+    /// The URL has another scheme than the trust allows, or more than host and port.
     #[error("cannot use RDS URL {url}: {rule}")]
     Url {
-        /// The URL.
+        /// The URL that was given.
         url: Url,
-        /// What it should be.
+        /// The form that it must have.
         rule: &'static str,
     },
     /// TLS cannot be set up.
@@ -39,9 +39,9 @@ pub enum EndpointError {
     /// The password file cannot be read.
     #[error("cannot read password file {}", path.display())]
     Password {
-        /// The file.
+        /// The password file that was named.
         path: PathBuf,
-        /// The kernel's answer.
+        /// What the operating system said.
         #[source]
         source: std::io::Error,
     },

@@ -7,20 +7,21 @@
 //!
 //! | file | owns |
 //! | --- | --- |
-//! | `client` | [`RestRds`]: access, probe |
-//! | `provision` | create, delete |
-//! | `abilities` | what the device was probed to do |
+//! | `client` | [`RestRds`]: who may connect, the secret, the system resource |
+//! | `provision` | makes and deletes volumes |
+//! | `abilities` | what the device can do, by its probe |
 //! | `access` | who may connect: the pure plan |
-//! | `absence` | whether a volume is there that the list lacks |
-//! | `owner` | the mark that says whose a volume is |
+//! | `absence` | whether a volume exists that the list lacks |
+//! | `owner` | the mark of the cluster that owns a volume |
 //! | `password` | the secret of in-band authentication |
-//! | `raw` | properties as they are, for probing |
+//! | `raw` | properties unchanged, for probing |
 //! | `per_volume` | one operation at a time, and writes in doubt |
 //! | `list` | the shared list of disks |
-//! | `volume` | what the list says, and what of it is ours |
+//! | `volume` | what the list shows, and which of its disks are ours |
+//! | `endpoint` | how to reach the RDS |
 //! | `http` | one request, its deadline and its errors |
-//! | `http_client` | the HTTP client, and the CA that it goes by |
-//! | `transport` | what stands in the place of HTTP in a simulation |
+//! | `http_client` | the HTTP client, and the CA that it uses |
+//! | `transport` | what takes the place of HTTP in a simulation |
 //! | `secret` | the secrets of in-band authentication, from the master key |
 //! | `gate` | one request at a time, the most urgent first |
 //! | `trust` | CA or pinned certificate |
