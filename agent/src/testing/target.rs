@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cleat_host::fabrics::Pending;
 use cleat_host::reservations::{
-    Abilities, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
+    Abilities, Change, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
@@ -116,20 +116,6 @@ impl Kernel {
             done
         })
     }
-
-    /// A command by the rules of the target.
-    fn change_reservation(
-        &self,
-        dev: DevT,
-        command: Command,
-        deadline: Duration,
-        change: impl FnOnce(&mut Kept, HostId) -> Result<(), Conflict> + Send + 'static,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.command(dev, command, deadline, move |target| {
-            let refused = |Conflict| ReservationError::Conflict { command, path: "/dev/nvme0n1".into() };
-            change(&mut target.kept, host(HOST_ID)).map_err(refused)
-        })
-    }
 }
 
 impl Reservations for Kernel {
@@ -149,69 +135,26 @@ impl Reservations for Kernel {
         })
     }
 
-    fn register(
+    fn change(
         &self,
         dev: DevT,
-        old: Option<ReservationKey>,
-        key: ReservationKey,
+        change: Change,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::Register, deadline, move |kept, own| {
-            kept.register(own, old.map(ReservationKey::get), key.get())
+        let command = change.command();
+        self.command(dev, command, deadline, move |target| {
+            let (kept, own) = (&mut target.kept, host(HOST_ID));
+            let done = match change {
+                Change::Register { old, key } => kept.register(own, old.map(ReservationKey::get), key.get()),
+                Change::Unregister(key) => kept.unregister(own, key.get()),
+                Change::Reserve(key) => kept.reserve(own, key.get()),
+                Change::PreemptAndAbort { key, victim } => {
+                    kept.preempt(own, key.get(), victim.get()).map(drop)
+                }
+                Change::Release(key) => kept.release(own, key.get()),
+                Change::Clear(key) => kept.clear(own, key.get()),
+            };
+            done.map_err(|Conflict| ReservationError::Conflict { command, path: "/dev/nvme0n1".into() })
         })
-    }
-
-    fn unregister(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::Unregister, deadline, move |kept, own| {
-            kept.unregister(own, key.get())
-        })
-    }
-
-    fn reserve(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::Reserve, deadline, move |kept, own| {
-            kept.reserve(own, key.get())
-        })
-    }
-
-    fn preempt_and_abort(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        victim: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::PreemptAndAbort, deadline, move |kept, own| {
-            kept.preempt(own, key.get(), victim.get()).map(drop)
-        })
-    }
-
-    fn release(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::Release, deadline, move |kept, own| {
-            kept.release(own, key.get())
-        })
-    }
-
-    fn clear(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.change_reservation(dev, Command::Clear, deadline, move |kept, own| kept.clear(own, key.get()))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cleat_host::fabrics::Pending;
 use cleat_host::reservations::{
-    Abilities, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
+    Abilities, Change, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
@@ -39,16 +39,13 @@ fn report(kept: &Kept) -> Report {
     }
 }
 
-/// What a command does to a volume: its answer, or a conflict.
-type Does<T> = Box<dyn FnOnce(&mut Kept, NodeIx) -> Result<T, Conflict> + Send>;
-
 impl Machine {
     fn command<T: Send + 'static>(
         &self,
         dev: DevT,
         command: Command,
         deadline: Duration,
-        does: Does<T>,
+        does: impl FnOnce(&mut Kept, NodeIx) -> Result<T, Conflict> + Send + 'static,
     ) -> Pending<'_, Result<T, ReservationError>> {
         Box::pin(async move {
             let (volume, node) = (dev.minor as usize, self.node);
@@ -87,56 +84,38 @@ impl Machine {
 impl Reservations for Machine {
     fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>> {
         let rescap = if self.universe.lock().target.abilities.reservations { 0xfe } else { 0 };
-        self.command(dev, Command::Identify, deadline, Box::new(move |_, _| Ok(Abilities { rescap })))
+        self.command(dev, Command::Identify, deadline, move |_, _| Ok(Abilities { rescap }))
     }
 
     fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>> {
-        self.command(dev, Command::Report, deadline, Box::new(|kept, _| Ok(report(kept))))
+        self.command(dev, Command::Report, deadline, |kept, _| Ok(report(kept)))
     }
 
-    fn register(
+    fn change(
         &self,
         dev: DevT,
-        old: Option<ReservationKey>,
-        key: ReservationKey,
+        change: Change,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let old = old.map(ReservationKey::get);
-        let does = move |kept: &mut Kept, node| kept.register(node, old, key.get());
-        self.command(dev, Command::Register, deadline, Box::new(does))
-    }
-
-    fn unregister(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |kept: &mut Kept, node| kept.unregister(node, key.get());
-        self.command(dev, Command::Unregister, deadline, Box::new(does))
-    }
-
-    fn reserve(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |kept: &mut Kept, node| kept.reserve(node, key.get());
-        self.command(dev, Command::Reserve, deadline, Box::new(does))
-    }
-
-    fn preempt_and_abort(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        victim: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |kept: &mut Kept, node| kept.preempt(node, key.get(), victim.get());
-        let commanded = self.command(dev, Command::PreemptAndAbort, deadline, Box::new(does));
+        let command = change.command();
+        let changed = self.command(dev, command, deadline, move |kept, node| {
+            let done = match change {
+                Change::Register { old, key } => kept.register(node, old.map(ReservationKey::get), key.get()),
+                Change::Unregister(key) => kept.unregister(node, key.get()),
+                Change::Reserve(key) => kept.reserve(node, key.get()),
+                Change::PreemptAndAbort { key, victim } => {
+                    return kept.preempt(node, key.get(), victim.get());
+                }
+                Change::Release(key) => kept.release(node, key.get()),
+                Change::Clear(key) => kept.clear(node, key.get()),
+            };
+            done.map(|()| Vec::new())
+        });
         Box::pin(async move {
-            let victims = commanded.await?;
+            let victims = changed.await?;
+            if command != Command::PreemptAndAbort {
+                return Ok(());
+            }
             let waits = {
                 let mut world = self.universe.lock();
                 world.count("preempted and aborted");
@@ -145,31 +124,10 @@ impl Reservations for Machine {
             if waits
                 && tokio::time::timeout(deadline, self.aborted(dev.minor as usize, &victims)).await.is_err()
             {
-                let command = Command::PreemptAndAbort;
                 let source = WorkError::Overdue { what: command.to_string(), deadline };
                 return Err(ReservationError::Work { command, dev, source });
             }
             Ok(())
         })
-    }
-
-    fn release(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |kept: &mut Kept, node| kept.release(node, key.get());
-        self.command(dev, Command::Release, deadline, Box::new(does))
-    }
-
-    fn clear(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let does = move |kept: &mut Kept, node| kept.clear(node, key.get());
-        self.command(dev, Command::Clear, deadline, Box::new(does))
     }
 }

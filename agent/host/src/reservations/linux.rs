@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::report::{BadReport, Report};
-use super::{Abilities, Command, ReservationError, ReservationKey, Reservations};
+use super::{Abilities, Change, Command, ReservationError, ReservationKey, Reservations};
 use crate::devnode::{self, OpenFor};
 use crate::fabrics::Pending;
 use crate::name::DevT;
@@ -104,83 +104,40 @@ impl Reservations for BlockReservations {
         })
     }
 
-    fn register(
+    fn change(
         &self,
         dev: DevT,
-        old: Option<ReservationKey>,
-        key: ReservationKey,
+        change: Change,
         deadline: Duration,
     ) -> Pending<'_, Result<(), ReservationError>> {
-        let old_key = old.map_or(0, ReservationKey::get);
-        self.run(dev, Command::Register, deadline, move |device| {
-            device.registration(&Registration { old_key, new_key: key.get(), flags: 0, pad: 0 })
-        })
-    }
-
-    fn unregister(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.run(dev, Command::Unregister, deadline, move |device| {
-            // Current key, then new key, which is ignored here.
-            let mut keys = [0_u8; 16];
-            keys[..8].copy_from_slice(&key.get().to_le_bytes());
-            let unregister = PassthroughCommand {
-                opcode: RESERVATION_REGISTER,
-                nsid: device.namespace()?,
-                cdw10: UNREGISTER,
-                ..PassthroughCommand::default()
-            };
-            device.io(unregister, &mut keys)
-        })
-    }
-
-    fn reserve(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.run(dev, Command::Reserve, deadline, move |device| device.reservation(&Reservation::of(key)))
-    }
-
-    fn preempt_and_abort(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        victim: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.run(dev, Command::PreemptAndAbort, deadline, move |device| {
+        self.run(dev, change.command(), deadline, move |device| match change {
+            Change::Register { old, key } => {
+                let old_key = old.map_or(0, ReservationKey::get);
+                device.registration(&Registration { old_key, new_key: key.get(), flags: 0, pad: 0 })
+            }
+            Change::Unregister(key) => {
+                // Current key, then new key, which is ignored here.
+                let mut keys = [0_u8; 16];
+                keys[..8].copy_from_slice(&key.get().to_le_bytes());
+                let unregister = PassthroughCommand {
+                    opcode: RESERVATION_REGISTER,
+                    nsid: device.namespace()?,
+                    cdw10: UNREGISTER,
+                    ..PassthroughCommand::default()
+                };
+                device.io(unregister, &mut keys)
+            }
+            Change::Reserve(key) => device.reservation(&Reservation::of(key)),
             // The kernel's names: `old_key` is sent as the current key, `new_key` as the key to preempt.
-            device.preempt(&Preemption {
+            Change::PreemptAndAbort { key, victim } => device.preempt(&Preemption {
                 old_key: key.get(),
                 new_key: victim.get(),
                 kind: WRITE_EXCLUSIVE_ALL_REGS,
                 flags: 0,
-            })
+            }),
+            Change::Release(key) => device.release(&Reservation::of(key)),
+            Change::Clear(key) => device.clear(&Clearing { key: key.get(), flags: 0, pad: 0 }),
         })
-    }
-
-    fn release(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        self.run(dev, Command::Release, deadline, move |device| device.release(&Reservation::of(key)))
-    }
-
-    fn clear(
-        &self,
-        dev: DevT,
-        key: ReservationKey,
-        deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>> {
-        let clearing = Clearing { key: key.get(), flags: 0, pad: 0 };
-        self.run(dev, Command::Clear, deadline, move |device| device.clear(&clearing))
     }
 }
 

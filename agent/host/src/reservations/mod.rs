@@ -80,6 +80,47 @@ impl Abilities {
     }
 }
 
+/// A command that changes who is registered or what is reserved. Each `key` is the one that this host has, or gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// [`Reservations::register`].
+    Register {
+        /// The key that this host has now, if the report shows one.
+        old: Option<ReservationKey>,
+        /// The key that it gets.
+        key: ReservationKey,
+    },
+    /// [`Reservations::unregister`].
+    Unregister(ReservationKey),
+    /// [`Reservations::reserve`].
+    Reserve(ReservationKey),
+    /// [`Reservations::preempt_and_abort`].
+    PreemptAndAbort {
+        /// This host's key.
+        key: ReservationKey,
+        /// The key of the registrations that go.
+        victim: ReservationKey,
+    },
+    /// [`Reservations::release`].
+    Release(ReservationKey),
+    /// [`Reservations::clear`].
+    Clear(ReservationKey),
+}
+
+impl Change {
+    /// The command that does it.
+    pub fn command(self) -> Command {
+        match self {
+            Self::Register { .. } => Command::Register,
+            Self::Unregister(_) => Command::Unregister,
+            Self::Reserve(_) => Command::Reserve,
+            Self::PreemptAndAbort { .. } => Command::PreemptAndAbort,
+            Self::Release(_) => Command::Release,
+            Self::Clear(_) => Command::Clear,
+        }
+    }
+}
+
 /// A command of this module, for errors and logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -222,6 +263,17 @@ pub trait Reservations: Send + Sync + fmt::Debug {
     /// [`ReservationError`].
     fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>>;
 
+    /// Sends one command; the functions below say what each of them does.
+    ///
+    /// # Errors
+    /// [`ReservationError`].
+    fn change(
+        &self,
+        dev: DevT,
+        change: Change,
+        deadline: Duration,
+    ) -> Pending<'_, Result<(), ReservationError>>;
+
     /// Registers this host under `key`. `old` is the key that it has now, if the report shows one: one
     /// command replaces it.
     ///
@@ -233,7 +285,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         old: Option<ReservationKey>,
         key: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::Register { old, key }, deadline)
+    }
 
     /// Removes this host's registration under `key`. With the last registrant the reservation goes too.
     ///
@@ -244,7 +298,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         dev: DevT,
         key: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::Unregister(key), deadline)
+    }
 
     /// Takes the reservation Write Exclusive – All Registrants. `key` must be registered.
     ///
@@ -255,7 +311,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         dev: DevT,
         key: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::Reserve(key), deadline)
+    }
 
     /// Removes the registrations under `victim` and aborts their commands; the reservation stays with the
     /// registrants that are left. `key` must be registered.
@@ -271,7 +329,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         key: ReservationKey,
         victim: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::PreemptAndAbort { key, victim }, deadline)
+    }
 
     /// Releases the reservation for everybody; registrations stay.
     ///
@@ -282,7 +342,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         dev: DevT,
         key: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::Release(key), deadline)
+    }
 
     /// Removes the reservation and everybody's registration. For tests and for repairs by hand only.
     ///
@@ -293,7 +355,9 @@ pub trait Reservations: Send + Sync + fmt::Debug {
         dev: DevT,
         key: ReservationKey,
         deadline: Duration,
-    ) -> Pending<'_, Result<(), ReservationError>>;
+    ) -> Pending<'_, Result<(), ReservationError>> {
+        self.change(dev, Change::Clear(key), deadline)
+    }
 }
 
 #[cfg(test)]
