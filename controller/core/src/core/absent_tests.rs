@@ -1,6 +1,6 @@
 //! An RDS that says it has no such volume: its list may lack one for a moment, so that is never a proof.
 
-use super::fence_tests::{able, asked, bench, fenced, overdue};
+use super::fence_tests::{asked, fenced, overdue};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -11,8 +11,7 @@ fn no_such_volume() -> Result<(), RdsFailure> {
 
 #[test]
 fn a_fence_stays_at_a_step_that_the_rds_says_it_has_no_volume_for() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     let request = overdue(&mut b, "a");
     for step in ["deny", "hide"] {
         for _ in 0..3 {
@@ -38,9 +37,7 @@ fn a_fence_stays_at_a_step_that_the_rds_says_it_has_no_volume_for() {
 
 #[test]
 fn an_export_that_may_be_off_stays_so_where_the_rds_has_no_such_volume() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -53,10 +50,8 @@ fn an_export_that_may_be_off_stays_so_where_the_rds_has_no_such_volume() {
 
 #[test]
 fn a_node_done_by_its_own_report_leaves_and_nobody_enters_before_the_list() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
-    b.agent(absent("live"));
+    let mut b = alone(able());
+    let request = b.detach("a", "live");
     b.rds(no_such_volume());
     assert_eq!(b.reply(request), Some(Ok(Reply::Unpublished)), "{:?}", b.effects);
     assert_eq!(b.phase("a"), Some("Draining"), "it may be on the list when the volume is back");
@@ -69,11 +64,9 @@ fn a_node_done_by_its_own_report_leaves_and_nobody_enters_before_the_list() {
 
 #[test]
 fn a_persons_word_does_not_stand_in_for_a_list_that_was_not_read() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.silent("a");
-    let (by, reason) = ("ann".to_owned(), "it burnt".to_owned());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     b.pass(Config::default().drain_bound_ms);
     let operation = b.rds_asked().expect("the host is to be taken off the list").0;
     let request = b.unpublish("a");
@@ -105,8 +98,7 @@ fn a_fence_rests_on_its_own_steps_not_on_later_probing() {
 
 #[test]
 fn a_fence_whose_target_turns_out_not_to_cut_takes_another_rung() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     assert_eq!(asked(&b), "hide");

@@ -1,6 +1,6 @@
 //! `minFence=reservation` with nobody else attached, one event at a time: docs/decisions/0005.
 
-use super::fence_tests::{able, asked, bench, overdue};
+use super::fence_tests::{asked, overdue};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -11,8 +11,7 @@ fn reserving() -> Target {
 
 #[test]
 fn with_nobody_else_attached_the_next_rung_runs_and_the_first_is_named() {
-    let mut b = bench(reserving());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(reserving());
     overdue(&mut b, "a");
     assert_eq!(asked(&b), "deny");
     let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence").clone();
@@ -47,8 +46,7 @@ fn where_only_a_reservation_suffices_nobody_else_attached_is_a_refusal() {
             because(Rung::NodeGone, weaker),
         ]
     );
-    let (by, reason) = ("ann".to_owned(), "it burnt".to_owned());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     b.pass(24 * 3_600_000);
     assert_eq!((b.phase("a"), asked(&b)), (Some("Draining"), "nothing"), "no word and no time weakens it");
     let elsewhere = b.publish("bb", Access::Rwo);

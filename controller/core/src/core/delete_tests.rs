@@ -1,6 +1,6 @@
 //! Deletions whose answers are lost: they may take effect at any time, so nobody is granted the volume.
 
-use super::fence_tests::{able, asked, bench, overdue, revoked};
+use super::fence_tests::{asked, overdue, revoked};
 use super::tests::*;
 use crate::*;
 
@@ -41,12 +41,9 @@ fn a_deletion_that_the_rds_refused_leaves_the_volume_as_it_was() {
 
 /// Node a is fenced from the volume, which is deleted before it is heard again.
 fn deleted_behind_a_fence(target: Target) -> Harness {
-    let mut b = bench(target);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(target);
     overdue(&mut b, "a");
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    b.rds_does_all();
     assert_eq!(b.phase("a"), None);
     assert_eq!(begins(&mut b, 90), Some(Ok(Reply::MayDelete)));
     b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
@@ -99,8 +96,7 @@ fn a_persons_declaration_counts_no_more_for_a_volume_made_again() {
     let mut b = deleted_behind_a_fence(able());
     b.event(Event::RdsMade { volume: v() });
     assert!(!b.stored[&v()].deleted);
-    let (by, reason) = ("a person".into(), "scrapped".into());
-    b.event(Event::DeclareGone { request: RequestId(95), node: n("a"), by, reason });
+    b.declare_gone(95, "a");
     let fenced = &b.stored[&v()].fenced;
     assert!(fenced.len() == 1 && fenced[0].gone, "it is known again should the node live: {fenced:?}");
 }
@@ -109,9 +105,7 @@ fn a_persons_declaration_counts_no_more_for_a_volume_made_again() {
 fn a_volume_that_is_granted_again_under_the_name_is_an_ordinary_one() {
     let mut b = deleted_behind_a_fence(able());
     b.publish("bb", Access::Rwo);
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    b.rds_does_all();
     b.agent(ready());
     assert_eq!(b.phase("bb"), Some("Ready"));
     assert!(!b.stored[&v()].deleted);

@@ -1,6 +1,6 @@
 //! The export, one event at a time: nothing brings it back that is asked for while a fence has it off.
 
-use super::fence_tests::{able, asked, bench, overdue};
+use super::fence_tests::{asked, overdue};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -56,9 +56,7 @@ fn a_second_node_waits_for_an_export_off_fence_and_is_refused_once_proven() {
 
 #[test]
 fn an_export_that_is_refused_to_come_back_is_asked_for_again() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -71,21 +69,13 @@ fn an_export_that_is_refused_to_come_back_is_asked_for_again() {
 
 #[test]
 fn an_export_that_may_have_been_off_already_has_drained_nobody() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Err(RdsFailure::Unreachable("timed out".into())));
     b.pass(Config::default().retry_ms);
     let second = b.rds_asked().expect("the export is to go off").0;
-    b.event(Event::Fence {
-        request: RequestId(90),
-        volume: v(),
-        node: n("bb"),
-        by: "ann".into(),
-        reason: "it is on fire".into(),
-    });
+    b.fence(90, "bb");
     assert_eq!(asked(&b), "deny");
     b.rds(Ok(()));
     b.event(Event::RdsDone { operation: second, result: Ok(()) });
@@ -101,9 +91,7 @@ fn an_export_that_may_have_been_off_already_has_drained_nobody() {
 #[test]
 fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
     let drained = |fence: bool| {
-        let mut b = bench(Target { export_drains: false, ..able() });
-        b.attach("a", Access::RwxBlock);
-        b.attach("bb", Access::RwxBlock);
+        let mut b = shared(Target { export_drains: false, ..able() });
         if fence {
             overdue(&mut b, "a");
             for step in ["deny", "hide", "show"] {
@@ -111,8 +99,7 @@ fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
                 b.rds(Ok(()));
             }
         }
-        b.unpublish("bb");
-        b.agent(absent("live"));
+        b.detach("bb", "live");
         b.core.volumes[&v()]
             .attachment(&n("bb"))
             .and_then(Attachment::evidence)
@@ -127,9 +114,7 @@ fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
 #[test]
 fn an_export_that_came_back_in_part_is_not_drained_by_going_off() {
     let drained = |show: Result<(), RdsFailure>| {
-        let mut b = bench(able());
-        b.attach("a", Access::RwxBlock);
-        b.attach("bb", Access::RwxBlock);
+        let mut b = shared(able());
         overdue(&mut b, "a");
         for step in ["deny", "hide"] {
             assert_eq!(asked(&b), step);
@@ -137,8 +122,7 @@ fn an_export_that_came_back_in_part_is_not_drained_by_going_off() {
         }
         assert_eq!(asked(&b), "show");
         b.rds(show);
-        let (request, by, reason) = (RequestId(90), "ann".into(), "it is on fire".into());
-        b.event(Event::Fence { request, volume: v(), node: n("bb"), by, reason });
+        b.fence(90, "bb");
         assert_eq!(asked(&b), "deny");
         b.rds(Ok(()));
         if asked(&b) != "hide" {

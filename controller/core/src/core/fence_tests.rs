@@ -4,20 +4,6 @@ use super::tests::*;
 use super::*;
 use crate::*;
 
-/// A target that lets only listed hosts connect, and whose export off cuts and drains.
-pub(super) fn able() -> Target {
-    Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() }
-}
-
-/// Nodes a, bb and ccc are heard; the target can do this.
-pub(super) fn bench(target: Target) -> Harness {
-    let mut b = Harness::with(Config { target, ..Config::default() });
-    for name in ["a", "bb", "ccc"] {
-        b.up(name, "boot", vec![]);
-    }
-    b
-}
-
 /// What the RDS was asked last.
 pub(super) fn asked(b: &Harness) -> &'static str {
     match b.rds_asked() {
@@ -50,9 +36,7 @@ pub(super) fn fenced(b: &Harness) -> Vec<&'static str> {
 
 #[test]
 fn a_silent_node_is_cut_and_drained_and_the_export_comes_back() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "deny");
     assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before anything is asked");
@@ -73,8 +57,7 @@ fn a_silent_node_is_cut_and_drained_and_the_export_comes_back() {
 
 #[test]
 fn a_target_not_known_to_drain_waits_the_bound_from_the_cut_on() {
-    let mut b = bench(Target { export_drains: false, ..able() });
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target { export_drains: false, ..able() });
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -87,9 +70,7 @@ fn a_target_not_known_to_drain_waits_the_bound_from_the_cut_on() {
 
 #[test]
 fn every_step_is_repeated_after_a_restart_and_the_export_comes_back() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.restart();
     assert_eq!(asked(&b), "deny");
@@ -113,9 +94,7 @@ fn every_step_is_repeated_after_a_restart_and_the_export_comes_back() {
 
 #[test]
 fn a_node_back_in_mid_fence_may_prove_it_and_the_export_comes_back() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     let hide = b.rds_asked().expect("the export is to go off").0;
@@ -131,8 +110,7 @@ fn a_node_back_in_mid_fence_may_prove_it_and_the_export_comes_back() {
 
 #[test]
 fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     let request = overdue(&mut b, "a");
     for step in ["deny", "hide"] {
         assert_eq!(asked(&b), step);
@@ -148,8 +126,7 @@ fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
 
 #[test]
 fn no_rung_left_is_refused_naming_node_time_rungs_and_remedy() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     let request = overdue(&mut b, "a");
     let refusal = b.refusal(request);
     let Refusal::CannotFence { volume, agent, tried, min_fence, .. } = refusal else { panic!("{refusal:?}") };
@@ -175,8 +152,7 @@ fn no_rung_left_is_refused_naming_node_time_rungs_and_remedy() {
 
 #[test]
 fn a_node_that_is_heard_and_is_at_it_is_not_fenced_for_being_slow() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     let config = Config::default();
     let request = b.unpublish("a");
     let (node, operation, directive) = b.directed().expect("a detach");
@@ -210,8 +186,7 @@ fn a_node_that_is_heard_and_is_at_it_is_not_fenced_for_being_slow() {
 fn a_heard_node_is_fenced_once_it_is_silent_or_takes_far_too_long() {
     let config = Config::default();
     for silent in [true, false] {
-        let mut b = bench(able());
-        b.attach("a", Access::Rwo);
+        let mut b = alone(able());
         b.unpublish("a");
         b.pass(config.fence_after_ms);
         assert_eq!(asked(&b), "nothing");
@@ -226,8 +201,7 @@ fn a_heard_node_is_fenced_once_it_is_silent_or_takes_far_too_long() {
 
 #[test]
 fn a_heard_node_that_does_not_detach_is_refused_with_its_last_report() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.unpublish("a");
     b.agent(Outcome::Pending { message: "the kernel has been deleting nvme0 for 12.0 s".into() });
     b.pass(Config::default().fence_heard_after_ms);
@@ -241,8 +215,7 @@ fn a_heard_node_that_does_not_detach_is_refused_with_its_last_report() {
 
 #[test]
 fn a_device_in_use_on_a_node_off_the_list_does_not_simply_go_on() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     overdue(&mut b, "a");
     b.rds(Err(RdsFailure::Unreachable("timed out".into())));
     b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
@@ -252,8 +225,7 @@ fn a_device_in_use_on_a_node_off_the_list_does_not_simply_go_on() {
 
 #[test]
 fn a_waiting_publish_is_granted_on_the_proof_and_attaches_with_the_export() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     b.silent("a");
     b.unpublish("a");
     let elsewhere = b.publish("bb", Access::Rwo);
@@ -268,8 +240,7 @@ fn a_waiting_publish_is_granted_on_the_proof_and_attaches_with_the_export() {
 
 #[test]
 fn quarantine_outlives_a_restart_and_ends_by_the_nodes_report_alone() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -309,8 +280,7 @@ fn quarantine_outlives_a_restart_and_ends_by_the_nodes_report_alone() {
 
 #[test]
 fn export_off_alone_keeps_everybody_out_until_the_node_shows_it_is_clean() {
-    let mut b = bench(Target { acl: false, ..able() });
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target { acl: false, ..able() });
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
@@ -333,9 +303,7 @@ fn export_off_alone_keeps_everybody_out_until_the_node_shows_it_is_clean() {
 
 #[test]
 fn export_off_is_not_taken_while_another_node_may_use_the_volume() {
-    let mut b = bench(Target { acl: false, ..able() });
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target { acl: false, ..able() });
     let request = overdue(&mut b, "a");
     assert_eq!(result_of(&b.refusal(request), Rung::ExportOff), "node bb may be using the volume");
     assert_eq!(asked(&b), "nothing");
@@ -348,12 +316,7 @@ fn min_fence_leaves_out_what_is_weaker() {
     b.attach("a", Access::Rwo);
     let request = overdue(&mut b, "a");
     assert_eq!(result_of(&b.refusal(request), Rung::Acl), "weaker than the volume's minFence, secret");
-    b.event(Event::DeclareGone {
-        request: RequestId(90),
-        node: n("a"),
-        by: "ann".into(),
-        reason: "unplugged".into(),
-    });
+    b.declare_gone(90, "a");
     assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_none(), "a word is weaker than that, too");
 }
@@ -365,13 +328,7 @@ fn a_fence_begins_only_once_the_rds_said_whether_it_lets_the_node_in() {
     b.restart();
     assert_eq!(asked(&b), "allow", "it may have been told to attach by the process before");
     let allow = b.rds_asked().expect("asked").0;
-    b.event(Event::Fence {
-        request: RequestId(90),
-        volume: v(),
-        node: n("a"),
-        by: "ann".into(),
-        reason: "it is on fire".into(),
-    });
+    b.fence(90, "a");
     assert_eq!(asked(&b), "nothing", "what lets it in could come after what keeps it out");
     b.event(Event::RdsDone { operation: allow, result: Ok(()) });
     assert_eq!(asked(&b), "deny");

@@ -1,20 +1,15 @@
 //! Nodes that were declared gone, and are heard after all: a person's word keeps nobody from writing.
 
-use super::fence_tests::{able, asked, bench, fenced, overdue, revoked};
+use super::fence_tests::{asked, fenced, overdue, revoked};
 use super::tests::*;
 use super::*;
 use crate::*;
-
-fn gone(b: &mut Harness, name: &str) {
-    let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n(name), by, reason });
-}
 
 /// On a target that can do nothing: the word, the bound, the list.
 fn taken_for_gone(b: &mut Harness) {
     b.attach("a", Access::Rwo);
     b.silent("a");
-    gone(b, "a");
+    b.declare_gone(90, "a");
     b.pass(Config::default().drain_bound_ms);
     b.rds(Ok(()));
     assert_eq!((b.phase("a"), fenced(b)), (None, vec!["NodeGone"]));
@@ -69,8 +64,7 @@ fn beside_a_node_let_in_meanwhile_nobody_else_enters_and_both_are_named() {
     assert_eq!(b.core.volumes[&v()].holders(), [n("bb"), n("a")]);
     let third = b.publish("ccc", Access::Rwo);
     assert_eq!(b.refusal(third), Refusal::AttachedElsewhere { volume: v(), node: n("bb") });
-    b.unpublish("bb");
-    b.agent(absent("live"));
+    b.detach("bb", "live");
     b.rds(Ok(()));
     assert_eq!(b.core.volumes[&v()].holders(), [n("a")]);
     let third = b.publish("ccc", Access::Rwo);
@@ -80,12 +74,11 @@ fn beside_a_node_let_in_meanwhile_nobody_else_enters_and_both_are_named() {
 
 #[test]
 fn a_declaration_about_a_node_kept_out_does_not_weaken_the_proof() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
-    gone(&mut b, "a");
+    b.declare_gone(90, "a");
     assert_eq!(fenced(&b), ["TargetCut"]);
     b.hello("a", identity("zzzz", "boot-9"));
     assert!(fenced(&b).is_empty(), "another host may take over the name, and inherits nothing");

@@ -1,6 +1,6 @@
 //! People's words, one event at a time: what they bring about, and that who and why stay with what came of it.
 
-use super::fence_tests::{able, asked, bench, fenced, overdue, revoked};
+use super::fence_tests::{asked, fenced, overdue, revoked};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -18,7 +18,7 @@ fn statement(by: &str, reason: &str) -> Option<Box<Statement>> {
 fn who_forced_a_fence_and_why_stays_with_proof_and_quarantine() {
     let mut b = bench(able());
     b.attach("a", Access::RwxBlock);
-    b.event(fence(90, "a", "ann", "it writes nonsense"));
+    b.fence(90, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
     let record = &b.stored[&v()];
@@ -31,9 +31,8 @@ fn who_forced_a_fence_and_why_stays_with_proof_and_quarantine() {
 
 #[test]
 fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
-    b.event(fence(90, "a", "ann", "it writes nonsense"));
+    let mut b = alone(Target::default());
+    b.fence(90, "a");
     b.agent(absent("live"));
     b.rds(Ok(()));
     let evidence = &b.core.volumes[&v()].past_evidence[0];
@@ -43,10 +42,8 @@ fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
 
 #[test]
 fn a_declaration_while_a_proof_waits_is_kept_and_the_first_one_stays() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = alone(Target::default());
+    b.detach("a", "connecting");
     b.event(fence(90, "a", "ann", "now"));
     b.event(fence(91, "a", "bob", "at last"));
     b.pass(Config::default().drain_bound_ms);
@@ -56,21 +53,17 @@ fn a_declaration_while_a_proof_waits_is_kept_and_the_first_one_stays() {
 
 #[test]
 fn a_detach_that_nobody_forced_has_no_word_with_it() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("live"));
+    let mut b = alone(able());
+    b.detach("a", "live");
     b.rds(Ok(()));
     assert_eq!(b.core.volumes[&v()].past_evidence[0].statement, None);
 }
 
 #[test]
 fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     b.silent("a");
-    let (by, reason) = ("ann".into(), "unplugged".into());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     assert_eq!(asked(&b), "deny");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -84,8 +77,7 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
 #[test]
 fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
     for deleted in [false, true] {
-        let mut b = bench(Target { acl: false, ..able() });
-        b.attach("a", Access::Rwo);
+        let mut b = alone(Target { acl: false, ..able() });
         overdue(&mut b, "a");
         b.rds(Ok(()));
         b.rds(Ok(()));
@@ -98,12 +90,7 @@ fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
             b.agent(absent("connecting"));
             assert_eq!(b.core.nodes[&n("a")].standing, Standing::Admitted);
         } else {
-            b.event(Event::DeclareGone {
-                request: RequestId(90),
-                node: n("a"),
-                by: "ann".into(),
-                reason: "scrapped".into(),
-            });
+            b.declare_gone(90, "a");
             assert_eq!(asked(&b), "nothing", "nobody needs the export");
             b.publish("bb", Access::Rwo);
             assert_eq!(asked(&b), "allow", "nothing keeps it off any more");
@@ -114,21 +101,13 @@ fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
 
 #[test]
 fn a_persons_declaration_has_name_and_reason_until_the_node_is_heard() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
-    let gone = |request| Event::DeclareGone {
-        request: RequestId(request),
-        node: n("a"),
-        by: "ann".into(),
-        reason: "unplugged".into(),
-    };
-    b.event(gone(90));
+    let mut b = alone(Target::default());
+    b.declare_gone(90, "a");
     assert!(matches!(b.refusal(RequestId(90)), Refusal::NotGone { .. }), "it is heard");
-    let (by, reason) = ("ann".to_owned(), "unplugged".to_owned());
-    b.event(Event::DeclareGone { request: RequestId(95), node: n("aa"), by, reason });
+    b.declare_gone(95, "aa");
     assert!(matches!(b.refusal(RequestId(95)), Refusal::UnknownNode { .. }), "nobody knows it");
     b.silent("a");
-    b.event(gone(91));
+    b.declare_gone(91, "a");
     assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::Declared)));
     let evidence = b.core.volumes[&v()].attachments[0].evidence().cloned().expect("a word");
     assert_eq!(evidence.source, Source::NodeGone { by: "ann".into(), reason: "unplugged".into() });
@@ -137,7 +116,7 @@ fn a_persons_declaration_has_name_and_reason_until_the_node_is_heard() {
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_none());
     assert!(revoked(&b), "{:?}", b.effects);
     b.silent("a");
-    b.event(gone(92));
+    b.declare_gone(92, "a");
     b.pass(Config::default().drain_bound_ms);
     b.rds(Ok(()));
     assert_eq!(fenced(&b), ["NodeGone"]);
@@ -145,19 +124,10 @@ fn a_persons_declaration_has_name_and_reason_until_the_node_is_heard() {
 
 #[test]
 fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
-    let fence = |request, name: &str| Event::Fence {
-        request: RequestId(request),
-        volume: v(),
-        node: n(name),
-        by: "ann".into(),
-        reason: "it writes nonsense".into(),
-    };
-    b.event(fence(90, "ccc"));
+    let mut b = shared(able());
+    b.fence(90, "ccc");
     assert!(matches!(b.refusal(RequestId(90)), Refusal::NotAttached { .. }));
-    b.event(fence(91, "a"));
+    b.fence(91, "a");
     assert_eq!(asked(&b), "deny");
     assert!(b.directed().is_some_and(|(node, _, d)| node == n("a") && matches!(d, Directive::Revoke { .. })));
     b.rds(Ok(()));
@@ -168,20 +138,14 @@ fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
 
 #[test]
 fn a_host_that_takes_over_a_writers_name_waits_for_a_persons_decision() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.silent("a");
     b.restart();
     b.hello("a", identity("zzzz", "boot-9"));
     let Some(Effect::RefuseSession { refusal, .. }) = b.effects.first() else { panic!("{:?}", b.effects) };
     let (host_nqn, holder) = (nqn("zzzz"), nqn("a"));
     assert_eq!(**refusal, SessionRefusal::OtherHostMayHold { node: n("a"), host_nqn, holder });
-    b.event(Event::DeclareGone {
-        request: RequestId(90),
-        node: n("a"),
-        by: "ann".into(),
-        reason: "scrapped".into(),
-    });
+    b.declare_gone(90, "a");
     b.pass(Config::default().drain_bound_ms);
     b.rds(Ok(()));
     assert_eq!(fenced(&b), ["NodeGone"]);

@@ -116,9 +116,7 @@ fn a_node_in_the_registry_is_known_on_the_list_while_it_is_silent() {
     b.up("a", "1", vec![]);
     b.agent(absent("live"));
     assert_eq!(b.reply(unpublish), None, "nobody knows whether a path had broken before");
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    b.rds_does_all();
     assert_eq!(b.core.volumes[&v()].holders(), []);
 }
 
@@ -129,11 +127,8 @@ fn a_store_rolled_back_to_before_a_grant_lets_nobody_in_beside_it() {
     b.up("bb", "1", vec![]);
     b.attach("a", Access::Rwo);
     let backup = b.stored.clone();
-    let unpublish = b.unpublish("a");
-    b.agent(absent("live"));
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    let unpublish = b.detach("a", "live");
+    b.rds_does_all();
     let _ = unpublish;
     b.attach("bb", Access::Rwo);
     b.stored = backup;
@@ -155,8 +150,7 @@ fn a_fence_of_an_unknown_host_goes_on_as_its_nodes_when_that_is_heard() {
     let mut b = attached_and_restarted(false, false);
     b.list(vec![listed(&["a"], true)]);
     let host = b.core.volumes[&v()].holders()[0].clone();
-    let (by, reason) = ("a person".to_owned(), "it behaves oddly".to_owned());
-    b.event(Event::Fence { request: RequestId(80), volume: v(), node: host, by, reason });
+    b.fence(80, host.as_str());
     b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
     assert!(b.core.volumes[&v()].attachment(&n("a")).is_some());
     assert_eq!(b.reply(RequestId(80)), None, "the node may write");
@@ -241,19 +235,15 @@ fn an_export_on_against_its_record_waits_for_every_node_not_gone() {
     let mut b = fencing();
     b.up("a", "1", vec![]);
     b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("live"));
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    b.detach("a", "live");
+    b.rds_does_all();
     b.restart_with(true, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![]);
     let publish = b.publish("bb", Access::Rwo);
     assert_eq!(b.reply(publish), None);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
-    let (by, reason) = ("a person".to_owned(), "it burnt down".to_owned());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
     b.pass(b.config.drain_bound_ms + 1);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
@@ -332,15 +322,9 @@ fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     let unpublish = b.unpublish("a");
     assert_eq!(b.reply(unpublish), None);
-    let gone = |name: &str| Event::DeclareGone {
-        request: RequestId(90),
-        node: n(name),
-        by: "a person".into(),
-        reason: "it burnt down".into(),
-    };
-    b.event(gone("aa"));
+    b.declare_gone(90, "aa");
     assert!(matches!(b.refusal(RequestId(90)), Refusal::UnknownNode { .. }), "a name not typed right");
-    b.event(gone("a"));
+    b.declare_gone(90, "a");
     b.pass(b.config.drain_bound_ms + 1);
     assert_eq!(b.reply(unpublish), Some(Ok(Reply::Unpublished)));
 }
@@ -578,8 +562,7 @@ fn a_host_under_another_name_and_boot_may_be_another_host() {
     b.publish("bb", Access::Rwo);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
     // A person's word ends it.
-    let (by, reason) = ("a person".into(), "it was renamed".into());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     b.pass(b.config.drain_bound_ms + 1);
     b.publish("bb", Access::Rwo);
     assert_eq!(b.phase("bb"), Some("Granting"));
@@ -594,8 +577,7 @@ fn a_host_that_two_names_are_kept_for_is_nobody_before_it_is_heard() {
     assert!(is_unknown_host(&holder), "{holder}");
     b.hello("bb", identity("a", "2"));
     assert_eq!(b.core.volumes[&v()].holders(), [holder], "it may be the other one that is on the list");
-    let (by, reason) = ("a person".into(), "it was renamed".into());
-    b.event(Event::DeclareGone { request: RequestId(90), node: n("a"), by, reason });
+    b.declare_gone(90, "a");
     b.silent("bb");
     b.hello("bb", identity("a", "2"));
     assert_eq!(b.core.volumes[&v()].holders(), [n("bb")]);

@@ -1,6 +1,6 @@
 //! The export while nobody has the volume: it goes off with the last node, and comes back with the next one.
 
-use super::fence_tests::{able, asked, bench, overdue};
+use super::fence_tests::{asked, overdue};
 use super::tests::*;
 use crate::*;
 
@@ -10,10 +10,8 @@ fn unreachable() -> Result<(), RdsFailure> {
 
 #[test]
 fn the_export_goes_with_the_last_node_and_comes_with_the_next_grant() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
-    b.agent(absent("live"));
+    let mut b = alone(able());
+    let request = b.detach("a", "live");
     assert_eq!(asked(&b), "close");
     assert!(b.stored[&v()].hidden && b.reply(request).is_none(), "that it may be off outlives a crash");
     b.rds(Ok(()));
@@ -30,10 +28,8 @@ fn the_export_goes_with_the_last_node_and_comes_with_the_next_grant() {
 
 #[test]
 fn after_a_restart_nobody_attaches_before_the_export_is_heard_to_be_on() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("live"));
+    let mut b = alone(able());
+    b.detach("a", "live");
     b.rds(Ok(()));
     b.restart();
     b.up("a", "boot", vec![]);
@@ -52,13 +48,10 @@ fn after_a_restart_nobody_attaches_before_the_export_is_heard_to_be_on() {
 
 #[test]
 fn of_two_nodes_that_go_at_once_the_last_takes_the_export_with_it() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     let mut denies = Vec::new();
     for name in ["a", "bb"] {
-        b.unpublish(name);
-        b.agent(absent("live"));
+        b.detach(name, "live");
         assert_eq!(asked(&b), "deny", "the other one has it still");
         denies.extend(b.rds_asked().map(|(operation, _)| operation));
     }
@@ -72,10 +65,8 @@ fn of_two_nodes_that_go_at_once_the_last_takes_the_export_with_it() {
 
 #[test]
 fn a_close_without_an_answer_is_asked_for_again_and_nothing_is_concluded() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("live"));
+    let mut b = alone(able());
+    b.detach("a", "live");
     b.rds(unreachable());
     assert_eq!(b.phase("a"), Some("Draining"));
     b.pass(Config::default().retry_ms);
@@ -90,10 +81,8 @@ fn a_close_without_an_answer_is_asked_for_again_and_nothing_is_concluded() {
 
 #[test]
 fn a_detach_that_somebody_waits_for_is_drained_by_the_export_going_off() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = alone(able());
+    let request = b.detach("a", "connecting");
     assert_eq!(asked(&b), "hide", "its own word leaves the drain bound to be waited for");
     b.rds(Ok(()));
     assert_eq!(asked(&b), "close");
@@ -105,9 +94,7 @@ fn a_detach_that_somebody_waits_for_is_drained_by_the_export_going_off() {
 
 #[test]
 fn beside_a_survivor_the_export_comes_back_before_another_is_let_in() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -121,8 +108,7 @@ fn beside_a_survivor_the_export_comes_back_before_another_is_let_in() {
 
 #[test]
 fn time_wakes_only_volumes_about_which_something_waits_for_it() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     let awake = |b: &Harness| b.core.index.awake().count();
     assert_eq!(awake(&b), 0, "it is attached, and nothing is to come of time");
     b.silent("a");

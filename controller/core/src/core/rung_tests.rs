@@ -1,7 +1,7 @@
 //! The rungs beyond list and cut, one event at a time: reservations, secrets, the barrier; and what a fence leaves of the
 //! node's own word.
 
-use super::fence_tests::{able, asked, bench, fenced, overdue};
+use super::fence_tests::{asked, fenced, overdue};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -9,9 +9,7 @@ use crate::*;
 #[test]
 fn a_survivor_preempts_after_the_list_and_before_the_cut() {
     let target = Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() };
-    let mut b = bench(target);
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(target);
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "deny", "a target that restarts forgets registrations, not its list");
     b.rds(Ok(()));
@@ -35,9 +33,7 @@ fn a_survivor_preempts_after_the_list_and_before_the_cut() {
 
 #[test]
 fn a_report_that_still_shows_a_key_proves_nothing_so_the_next_rung_runs() {
-    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
     overdue(&mut b, "a");
     b.rds(Ok(()));
     let victim = b.core.volumes[&v()].attachments[0].epoch.reservation_key();
@@ -89,10 +85,8 @@ fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
 
 #[test]
 fn dead_controllers_drain_by_the_barrier_when_one_waits_and_none_has_it() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = alone(able());
+    let request = b.detach("a", "connecting");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
     assert_eq!(asked(&b), "close");
@@ -106,18 +100,14 @@ fn dead_controllers_drain_by_the_barrier_when_one_waits_and_none_has_it() {
 
 #[test]
 fn with_a_survivor_dead_controllers_wait_for_the_bound() {
-    let mut b = bench(able());
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
-    b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = shared(able());
+    b.detach("a", "connecting");
     assert_eq!(asked(&b), "nothing");
 }
 
 #[test]
 fn a_volume_that_a_quarantined_node_holds_is_no_stray_and_is_granted() {
-    let mut b = bench(able());
-    b.attach("a", Access::Rwo);
+    let mut b = alone(able());
     overdue(&mut b, "a");
     for _ in 0..2 {
         b.rds(Ok(()));
@@ -129,9 +119,7 @@ fn a_volume_that_a_quarantined_node_holds_is_no_stray_and_is_granted() {
 
 #[test]
 fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
-    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     let survivor = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
@@ -149,9 +137,7 @@ fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
 
 #[test]
 fn a_live_deletion_is_not_drained_where_a_fence_may_have_cut_it() {
-    let mut b = bench(Target { reservations: Reservations::Held, ..able() });
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
     overdue(&mut b, "a");
     b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
     b.pass(Config::default().drain_bound_ms);
@@ -167,13 +153,10 @@ fn a_live_deletion_is_not_drained_where_a_fence_may_have_cut_it() {
 
 #[test]
 fn a_proof_of_absence_is_worth_nothing_once_the_node_holds_the_volume() {
-    let mut b = bench(Target::default());
-    b.attach("a", Access::Rwo);
-    b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = alone(Target::default());
+    b.detach("a", "connecting");
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_some());
-    let (session, observed) = (b.session("a"), b.observed(ObservedPhase::Ready));
-    b.event(Event::Delta { node: n("a"), session, observed });
+    b.says("a", b.observed(ObservedPhase::Ready));
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_none());
     assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
 }

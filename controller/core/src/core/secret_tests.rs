@@ -1,6 +1,6 @@
 //! Secrets, one event at a time: an answer counts for the generation that was asked about, and for no other.
 
-use super::fence_tests::{able, asked, bench, overdue};
+use super::fence_tests::{asked, overdue};
 use super::tests::*;
 use super::*;
 use crate::*;
@@ -52,8 +52,7 @@ fn a_node_that_gave_the_volume_back_does_not_know_its_next_secret() {
     let mut b = bench(Target { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     let first = generation(&b);
-    b.unpublish("a");
-    b.agent(absent("live"));
+    b.detach("a", "live");
     b.rds(Ok(()));
     assert_eq!(b.phase("a"), None, "{:?}", b.effects);
     b.publish("bb", Access::RwxBlock);
@@ -70,13 +69,7 @@ fn an_rds_with_an_older_secret_in_force_is_asked_for_the_newer_one() {
     let older = b.rds_asked().expect("asked").0;
     let first = generation(&b);
     // bb is to be cut off as well, and its fence chooses another secret before the first is answered.
-    b.event(Event::Fence {
-        request: RequestId(90),
-        volume: v(),
-        node: n("bb"),
-        by: "ann".into(),
-        reason: "it is on fire".into(),
-    });
+    b.fence(90, "bb");
     assert!(generation(&b) > first, "{:?}", b.core.volumes[&v()]);
     b.event(Event::RdsDone { operation: older, result: Ok(()) });
     let Some((_, RdsRequest::SetSecret { generation: asked_for, .. })) = b.rds_asked() else {
@@ -95,8 +88,7 @@ fn a_stray_that_appears_during_a_rekey_does_not_delay_the_fence() {
     b.rds(Ok(()));
     let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
     assert_eq!(fence.step, FenceStep::Rekey);
-    let (session, observed) = (b.session("ccc"), observed_of(ObservedPhase::Ready));
-    b.event(Event::Delta { node: n("ccc"), session, observed });
+    b.says("ccc", observed_of(ObservedPhase::Ready));
     let fence = b.core.volumes[&v()].fence(&n("a")).expect("a fence");
     let secret = fence.tried.iter().find(|t| t.rung == Rung::Secret).expect("it is told why");
     assert!(secret.result.contains("node ccc"), "{secret:?}");

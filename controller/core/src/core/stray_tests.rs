@@ -11,23 +11,13 @@ fn bench(target: Target) -> Harness {
     Harness::with(Config { drain_bound_ms: DRAIN_BOUND_MS, target, ..Config::default() })
 }
 
-/// As an agent says it of what its ledger knows nothing of.
-fn by_hand(phase: ObservedPhase) -> Observed {
-    observed_of(phase)
-}
-
-fn says(b: &mut Harness, name: &str, observed: Observed) {
-    let session = b.session(name);
-    b.event(Event::Delta { node: n(name), session, observed });
-}
-
 #[test]
 fn a_node_that_holds_the_volume_before_its_attach_has_to_detach_it() {
     let mut b = bench(Target::default());
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
     let (allow, _) = b.rds_asked().expect("the RDS is asked to allow the host");
-    says(&mut b, "a", by_hand(ObservedPhase::Ready));
+    b.says("a", observed_of(ObservedPhase::Ready));
     let request = b.unpublish("a");
     b.event(Event::RdsDone { operation: allow, result: Ok(()) });
     assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
@@ -47,14 +37,13 @@ fn a_path_that_breaks_before_the_attach_took_the_device_is_remembered() {
     let (_, operation, directive) = b.directed().expect("the agent is told to attach");
     let Directive::Attach { grant } = directive else { panic!("{directive:?}") };
     for phase in [ObservedPhase::Ready, ObservedPhase::Lost, ObservedPhase::Ready] {
-        says(&mut b, "a", by_hand(phase));
+        b.says("a", observed_of(phase));
     }
     let outcome = Outcome::Ready { identity: namespace(1) };
     let (node, session, epoch) = (n("a"), b.session("a"), grant.epoch);
     b.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
     assert!(matches!(b.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", b.effects);
-    b.unpublish("a");
-    b.agent(absent("live"));
+    b.detach("a", "live");
     assert!(b.rds_asked().is_none(), "not drained before the bound has passed");
     b.pass(DRAIN_BOUND_MS);
     assert!(b.rds_asked().is_some());
@@ -68,7 +57,7 @@ fn a_recorded_end_does_not_speak_for_a_device_made_since() {
     b.rds(Ok(()));
     b.unpublish("a");
     let epoch = Some(b.core.volumes[&v()].attachments[0].epoch);
-    says(&mut b, "a", Observed { epoch, ended: true, ..by_hand(ObservedPhase::Ready) });
+    b.says("a", Observed { epoch, ended: true, ..observed_of(ObservedPhase::Ready) });
     let a = &b.stored[&v()].attachments[0];
     assert!(a.proven && a.may_land_until.is_some(), "{a:?}");
 }
@@ -81,16 +70,10 @@ fn a_fence_of_an_unasked_node_drains_once_it_shows_the_volume() {
     b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     b.silent("a");
-    b.event(Event::Fence {
-        request: RequestId(99),
-        volume: v(),
-        node: n("a"),
-        by: "a person".into(),
-        reason: "a test".into(),
-    });
+    b.fence(99, "a");
     b.rds(Ok(())); // The export is off.
     let (deny, _) = b.rds_asked().expect("nobody was told that it may use it: the RDS is asked at once");
-    b.up("a", "boot", vec![by_hand(ObservedPhase::Lost)]);
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
     b.event(Event::RdsDone { operation: deny, result: Ok(()) });
     assert!(b.reply(RequestId(99)).is_none(), "somebody did use it: {:?}", b.effects);
     b.pass(DRAIN_BOUND_MS);
@@ -112,7 +95,7 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_has_the_volume() {
 #[test]
 fn a_stray_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
     let mut b = bench(Target::default());
-    b.up("a", "boot", vec![by_hand(ObservedPhase::Ready)]);
+    b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
     let request = b.unpublish("a");
     b.agent(Outcome::Busy { holders: vec!["qemu (12)".into()] });
     assert!(matches!(b.refusal(request), Refusal::InUse { .. }));
@@ -130,18 +113,10 @@ fn what_agents_never_answer_is_not_kept_for_ever() {
         b.attach("a", Access::Rwo);
         b.unpublish("a");
         assert!(b.directed().is_some(), "told to detach, which it never answers");
-        b.event(Event::Fence {
-            request: RequestId(99),
-            volume: v(),
-            node: n("a"),
-            by: "a person".into(),
-            reason: "a test".into(),
-        });
-        while b.rds_asked().is_some() {
-            b.rds(Ok(()));
-        }
+        b.fence(99, "a");
+        b.rds_does_all();
         let epoch = b.core.volumes[&v()].past_evidence.first().map(|e| e.epoch);
-        says(&mut b, "a", Observed { epoch, ended: true, ..by_hand(ObservedPhase::Absent) });
+        b.says("a", Observed { epoch, ended: true, ..observed_of(ObservedPhase::Absent) });
     }
     assert!(b.core.operations.is_empty(), "{:?}", b.core.operations);
 }
@@ -158,17 +133,12 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     lies("ccc", &mut b);
     assert_eq!(b.phase("ccc"), Some("Stray"));
     for node in ["ccc", "a"] {
-        b.unpublish(node);
-        b.agent(absent("live"));
-        while b.rds_asked().is_some() {
-            b.rds(Ok(()));
-        }
+        b.detach(node, "live");
+        b.rds_does_all();
     }
     assert_eq!(b.core.volumes[&v()].holders(), []);
     b.publish("a", Access::RwxBlock);
-    while b.rds_asked().is_some() {
-        b.rds(Ok(()));
-    }
+    b.rds_does_all();
     b.agent(ready());
     lies("dddd", &mut b);
     assert_eq!(b.core.volumes[&v()].holders(), [n("a")], "all sessions were ended before a was let in");
@@ -184,8 +154,7 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     // Others go on as if nothing had been said.
     b.attach("bb", Access::RwxBlock);
     // One that was let in since is another matter: that it is absent was its own word.
-    b.unpublish("bb");
-    b.agent(absent("live"));
+    b.detach("bb", "live");
     b.rds(Ok(()));
     assert_eq!(b.phase("bb"), None);
     lies("bb", &mut b);

@@ -94,6 +94,35 @@ pub(super) fn detached(wait: &Wait) -> (&Agent, Option<&Fence>) {
     }
 }
 
+/// A target that lets only listed hosts connect, and whose export off cuts and drains.
+pub(super) fn able() -> Target {
+    Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() }
+}
+
+/// Nodes a, bb and ccc are heard; the target can do this.
+pub(super) fn bench(target: Target) -> Harness {
+    let mut b = Harness::with(Config { target, ..Config::default() });
+    for name in ["a", "bb", "ccc"] {
+        b.up(name, "boot", vec![]);
+    }
+    b
+}
+
+/// As [`bench`], and node a alone has the volume.
+pub(super) fn alone(target: Target) -> Harness {
+    let mut b = bench(target);
+    b.attach("a", Access::Rwo);
+    b
+}
+
+/// As [`bench`], and nodes a and bb both have the volume.
+pub(super) fn shared(target: Target) -> Harness {
+    let mut b = bench(target);
+    b.attach("a", Access::RwxBlock);
+    b.attach("bb", Access::RwxBlock);
+    b
+}
+
 /// What came of a rung, by a refusal that names all that were tried.
 pub(super) fn result_of(refusal: &Refusal, rung: Rung) -> &str {
     let Refusal::CannotFence { tried, .. } = refusal else { panic!("{refusal:?}") };
@@ -103,6 +132,15 @@ pub(super) fn result_of(refusal: &Refusal, rung: Rung) -> &str {
 impl Harness {
     pub(super) fn new() -> Self {
         Self::with(Config::default())
+    }
+
+    /// These nodes are heard.
+    pub(super) fn hearing(names: &[&str]) -> Self {
+        let mut b = Self::new();
+        for name in names {
+            b.up(name, "boot", vec![]);
+        }
+        b
     }
 
     pub(super) fn with(config: Config) -> Self {
@@ -195,6 +233,38 @@ impl Harness {
         let request = RequestId(self.requests);
         self.event(Event::Unpublish { request, volume: v(), node: Some(n(name)) });
         request
+    }
+
+    /// Unpublishes; the agent deletes its controller, which is in this state then.
+    pub(super) fn detach(&mut self, name: &str, controller: &str) -> RequestId {
+        let request = self.unpublish(name);
+        self.agent(absent(controller));
+        request
+    }
+
+    /// A person has the node fenced.
+    pub(super) fn fence(&mut self, request: u64, name: &str) {
+        let (request, by, reason) = (RequestId(request), "ann".into(), "it writes nonsense".into());
+        self.event(Event::Fence { request, volume: v(), node: n(name), by, reason });
+    }
+
+    /// A person says that the node is gone.
+    pub(super) fn declare_gone(&mut self, request: u64, name: &str) {
+        let (request, by, reason) = (RequestId(request), "ann".into(), "unplugged".into());
+        self.event(Event::DeclareGone { request, node: n(name), by, reason });
+    }
+
+    /// The agent says how the volume is there now.
+    pub(super) fn says(&mut self, name: &str, observed: Observed) {
+        let session = self.session(name);
+        self.event(Event::Delta { node: n(name), session, observed });
+    }
+
+    /// The RDS does all that it is asked for.
+    pub(super) fn rds_does_all(&mut self) {
+        while self.rds_asked().is_some() {
+            self.rds(Ok(()));
+        }
     }
 
     pub(super) fn rds(&mut self, result: Result<(), RdsFailure>) {

@@ -6,8 +6,7 @@ use crate::*;
 
 #[test]
 fn publish_allows_the_host_then_attaches_and_answers_on_the_proof() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before anything is asked");
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { .. }))));
@@ -32,8 +31,7 @@ fn publish_to_a_node_never_heard_of_says_that_it_is_unknown() {
 
 #[test]
 fn publish_to_a_silent_node_says_since_when() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     b.silent("a");
     let since = b.now;
     let request = b.publish("a", Access::Rwo);
@@ -43,10 +41,7 @@ fn publish_to_a_silent_node_says_since_when() {
 
 #[test]
 fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.up("bb", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     // What the holder was granted under counts, not what the second one calls it.
     for access in [Access::Rwo, Access::RwxBlock] {
         let request = b.publish("bb", access);
@@ -56,12 +51,7 @@ fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
 
 #[test]
 fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
-    let mut b = Harness::new();
-    for name in ["a", "bb", "ccc"] {
-        b.up(name, "boot", vec![]);
-    }
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target::default());
     let request = b.publish("ccc", Access::RwxBlock);
     let nodes = vec![n("a"), n("bb")];
     assert_eq!(b.refusal(request), Refusal::MigrationLimit { volume: v(), nodes });
@@ -69,8 +59,7 @@ fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
 
 #[test]
 fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let first = b.publish("a", Access::Rwo);
     let asked = b.effects.clone();
     let second = b.publish("a", Access::Rwo);
@@ -87,10 +76,7 @@ fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
 
 #[test]
 fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.up("bb", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     let detach = b.unpublish("a");
     let told = b.effects.clone();
     let attach = b.publish("bb", Access::Rwo);
@@ -105,8 +91,7 @@ fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
 
 #[test]
 fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     b.attach("a", Access::Rwo);
     let request = b.unpublish("bb");
     assert_eq!(b.effects, vec![Effect::Reply { request, result: Ok(Reply::Unpublished) }]);
@@ -115,9 +100,7 @@ fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
 
 #[test]
 fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     let request = b.unpublish("a");
     b.agent(Outcome::Busy { holders: vec!["pid 312 (qemu)".into()] });
     let holders = vec!["pid 312 (qemu)".to_owned()];
@@ -127,22 +110,17 @@ fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
 
 #[test]
 fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
-    let request = b.unpublish("a");
-    b.agent(absent("connecting"));
+    let mut b = alone(Target::default());
+    let request = b.detach("a", "connecting");
     assert!(b.rds_asked().is_none(), "gone is not drained: {:?}", b.effects);
     let waits = b.core.waits_for(&v(), &n("a")).expect("it waits");
     assert!(
         matches!(&waits.condition, Condition::DrainBound { node, why: BoundCause::MayHaveBroken, .. } if *node == n("a")),
         "{waits:?}"
     );
-    b.now += Config::default().drain_bound_ms - 1_000;
-    b.event(Event::Tick);
+    b.pass(Config::default().drain_bound_ms - 1_000);
     assert!(b.reply(request).is_none() && b.rds_asked().is_none(), "{:?}", b.effects);
-    b.now += 2_000;
-    b.event(Event::Tick);
+    b.pass(2_000);
     assert!(matches!(b.refusal(request), Refusal::StillWaiting { .. }), "{:?}", b.effects);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))));
     b.rds(Ok(()));
@@ -152,8 +130,7 @@ fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
 
 #[test]
 fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     let (clause, message) = ("paths".to_owned(), "0 of 2 portals are live".to_owned());
@@ -170,8 +147,7 @@ fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
 
 #[test]
 fn an_unreachable_rds_is_named_and_the_grant_goes_before_a_new_one() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Err(RdsFailure::Unreachable("timed out".into())));
     assert!(matches!(b.refusal(request), Refusal::Rds { error: RdsFailure::Unreachable(_), .. }));
@@ -183,9 +159,7 @@ fn an_unreachable_rds_is_named_and_the_grant_goes_before_a_new_one() {
 
 #[test]
 fn another_namespace_than_the_pinned_one_is_refused() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.up("bb", "boot", vec![]);
+    let mut b = Harness::hearing(&["a", "bb"]);
     b.attach("a", Access::RwxBlock);
     let request = b.publish("bb", Access::RwxBlock);
     b.rds(Ok(()));
@@ -197,8 +171,7 @@ fn another_namespace_than_the_pinned_one_is_refused() {
 
 #[test]
 fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     let (node, operation, _) = b.directed().expect("told");
@@ -225,14 +198,11 @@ fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
 
 #[test]
 fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.silent("a");
     let request = b.unpublish("a");
     assert!(b.reply(request).is_none());
-    b.now += Config::default().request_limit_ms;
-    b.event(Event::Tick);
+    b.pass(Config::default().request_limit_ms);
     let Refusal::CannotFence { agent, .. } = b.refusal(request) else { panic!("{:?}", b.effects) };
     assert_eq!(agent.node, n("a"));
     assert!(matches!(agent.heard, Heard::SilentSince(_)), "{agent:?}");
@@ -250,38 +220,30 @@ fn a_reboot_attaches_again_under_the_same_epoch_and_is_remembered() {
     b.up("a", "boot-2", vec![b.observed(ObservedPhase::Absent)]);
     assert!(matches!(b.directed(), Some((_, _, Directive::Attach { grant })) if grant.epoch.seq == 1));
     b.agent(ready());
-    b.unpublish("a");
-    b.agent(absent("live"));
+    b.detach("a", "live");
     assert!(b.rds_asked().is_none(), "what the first boot wrote may still land: {:?}", b.effects);
 }
 
 #[test]
 fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     for phase in [ObservedPhase::Degraded, ObservedPhase::Ready] {
-        let (session, observed) = (b.session("a"), b.observed(phase));
-        b.event(Event::Delta { node: n("a"), session, observed });
+        b.says("a", b.observed(phase));
         assert!(
             b.effects.iter().any(|e| matches!(e, Effect::Notice(Notice::Health { to, .. }) if *to == phase))
         );
     }
-    b.unpublish("a");
-    b.agent(absent("live"));
+    b.detach("a", "live");
     assert!(b.rds_asked().is_none(), "a write may have been on that path: {:?}", b.effects);
 }
 
 #[test]
 fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     let shown =
         |b: &Harness| b.core.phase_shown(&v(), b.core.volumes[&v()].attachment(&n("a")).expect("granted"));
     let tell = |b: &mut Harness, phase, unready: &str| {
-        let (session, observed) = (b.session("a"), Observed { unready: unready.into(), ..b.observed(phase) });
-        b.event(Event::Delta { node: n("a"), session, observed });
+        b.says("a", Observed { unready: unready.into(), ..b.observed(phase) });
     };
     assert_eq!((shown(&b), b.core.waits_for(&v(), &n("a"))), ("Ready", None));
     tell(&mut b, ObservedPhase::Degraded, "");
@@ -298,14 +260,11 @@ fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
 
 #[test]
 fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.unpublish("a");
     let told = b.effects.clone();
     for phase in [ObservedPhase::Absent, ObservedPhase::Ready] {
-        let (session, observed) = (b.session("a"), b.observed(phase));
-        b.event(Event::Delta { node: n("a"), session, observed });
+        b.says("a", b.observed(phase));
     }
     b.effects = told;
     b.agent(absent("live"));
@@ -314,11 +273,7 @@ fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
 
 #[test]
 fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.up("bb", "boot", vec![]);
-    b.attach("a", Access::RwxBlock);
-    b.attach("bb", Access::RwxBlock);
+    let mut b = shared(Target::default());
     b.unpublish("a");
     b.restart();
     let record = &b.core.volumes[&v()];
@@ -331,8 +286,7 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
         "nobody watched its paths while the controller was away: {:?}",
         b.effects
     );
-    b.now += Config::default().drain_bound_ms;
-    b.event(Event::Tick);
+    b.pass(Config::default().drain_bound_ms);
     b.rds(Ok(()));
     let record = &b.core.volumes[&v()];
     let migration = record.migration.as_ref().expect("a record");
@@ -349,20 +303,11 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
 fn a_stray_blocks_others_and_can_be_published_or_unpublished_there() {
     let mut b = Harness::with(Config { drain_bound_ms: 5_000, ..Config::default() });
     b.up("a", "boot", vec![]);
-    let stray = Observed {
-        volume: v(),
-        epoch: None,
-        ended: false,
-        phase: ObservedPhase::Ready,
-        live_paths: 2,
-        unready: String::new(),
-    };
-    b.up("bb", "boot", vec![stray]);
+    b.up("bb", "boot", vec![observed_of(ObservedPhase::Ready)]);
     assert_eq!(b.phase("bb"), Some("Stray"));
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.refusal(request), Refusal::AttachedElsewhere { .. }));
-    let request = b.unpublish("bb");
-    b.agent(absent("live"));
+    let request = b.detach("bb", "live");
     assert!(b.rds_asked().is_none(), "a path may have broken before it was heard of, and come back");
     b.pass(5_000);
     b.rds(Ok(()));
@@ -371,8 +316,7 @@ fn a_stray_blocks_others_and_can_be_published_or_unpublished_there() {
 
 #[test]
 fn two_nodes_with_one_identity_are_refused_with_both_names() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     let stolen = NodeIdentity { boot_id: boot_id("boot-2"), ..identity("a", "boot") };
     b.hello("bb", stolen);
     let refused = |b: &Harness| match b.effects.first() {
@@ -391,8 +335,7 @@ fn two_nodes_with_one_identity_are_refused_with_both_names() {
 
 #[test]
 fn a_silent_namesake_hides_no_node_that_is_heard_and_claims_the_same() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     b.silent("a");
     b.up("c", "boot", vec![]);
     let of_both = NodeIdentity { host_id: identity("c", "boot").host_id, ..identity("a", "boot") };
@@ -405,9 +348,7 @@ fn a_silent_namesake_hides_no_node_that_is_heard_and_claims_the_same() {
 
 #[test]
 fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.up("bb", "boot", vec![]);
+    let mut b = Harness::hearing(&["a", "bb"]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
     b.agent(Outcome::Stale { highest: Epoch { term: 99, seq: 1 }, ended: false });
@@ -425,13 +366,10 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
 
 #[test]
 fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
-    b.attach("a", Access::Rwo);
+    let mut b = alone(Target::default());
     b.event(Event::DeleteBegins { request: RequestId(100), volume: v() });
     assert!(matches!(b.refusal(RequestId(100)), Refusal::StillAttached { .. }));
-    b.unpublish("a");
-    b.agent(absent("live"));
+    b.detach("a", "live");
     b.rds(Ok(()));
     b.event(Event::DeleteBegins { request: RequestId(101), volume: v() });
     assert_eq!(b.reply(RequestId(101)), Some(Ok(Reply::MayDelete)));
@@ -443,8 +381,7 @@ fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
 
 #[test]
 fn a_term_that_is_lower_than_a_stored_grants_is_raised_above_it() {
-    let mut b = Harness::new();
-    b.up("a", "boot", vec![]);
+    let mut b = Harness::hearing(&["a"]);
     b.attach("a", Access::RwxBlock);
     let records: Vec<VolumeRecord> = b.stored.values().cloned().collect();
     let granted = records[0].attachments[0].epoch;
