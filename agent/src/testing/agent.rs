@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::volume::outcome::Outcome;
-use cleat_host::fabrics::{ConnectOptions, LossTimeout};
+use crate::volume::outcome::{Outcome, Pending};
+use cleat_host::fabrics::{ConnectOptions, DhchapSecret, LossTimeout};
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
 use cleat_host::{HostId, HostNqn, NamespaceIdentity, NamespaceUuid};
@@ -35,6 +35,70 @@ pub(crate) struct Agent {
     _link: watch::Sender<Link>,
     _hearing: (Uevents, AbortOnDropHandle<()>),
     operations: std::sync::atomic::AtomicU32,
+}
+
+/// What outlives an agent's process: the kernel, and the directory of the ledger.
+pub(crate) struct Machine {
+    pub(crate) kernel: Arc<Kernel>,
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// With an agent.
+    pub(crate) fn started() -> (Self, Agent) {
+        let machine = Self::new();
+        let agent = machine.agent();
+        (machine, agent)
+    }
+
+    /// With an agent that has the volume over these portals.
+    pub(crate) async fn holding(seq: u64, portals: &[u8]) -> (Self, Agent) {
+        let (machine, agent) = Self::started();
+        agent.ready(seq, portals).await;
+        (machine, agent)
+    }
+
+    /// Another process of the agent.
+    pub(crate) fn agent(&self) -> Agent {
+        Agent::start(&self.kernel, self.dir.path(), BOOT)
+    }
+}
+
+/// States at deletion by portal.
+pub(crate) fn absent(outcome: Outcome) -> Vec<(String, String)> {
+    let Outcome::Absent(absent) = outcome else { panic!("not absent: {outcome:?}") };
+    let mut deleted: Vec<_> = absent.deleted.into_iter().map(|one| (one.portal, one.state)).collect();
+    deleted.sort();
+    deleted
+}
+
+/// What [`absent`] gives of controllers that were in these states.
+pub(crate) fn states(states: &[(u8, &str)]) -> Vec<(String, String)> {
+    states.iter().map(|(n, state)| (portal(*n).to_string(), (*state).to_owned())).collect()
+}
+
+/// The clause, its message, and whether nothing is left.
+pub(crate) fn failed(outcome: Outcome) -> (&'static str, String, bool) {
+    let Outcome::Failed(failed) = outcome else { panic!("did not fail: {outcome:?}") };
+    (failed.unready.clause, failed.unready.message, failed.nothing_left)
+}
+
+pub(crate) fn pending(outcome: Outcome) -> Pending {
+    let Outcome::Pending(pending) = outcome else { panic!("not pending: {outcome:?}") };
+    pending
+}
+
+pub(crate) fn ready(outcome: Outcome) -> VolumeState {
+    let Outcome::Ready(ready) = outcome else { panic!("not ready: {outcome:?}") };
+    *ready.state
+}
+
+pub(crate) fn secret(letter: char) -> DhchapSecret {
+    DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
 }
 
 pub(crate) fn volume() -> VolumeId {
@@ -184,10 +248,7 @@ impl Agent {
     }
 
     pub(crate) async fn ready(&self, seq: u64, portals: &[u8]) -> VolumeState {
-        match self.attach(seq, grant(portals)).await {
-            Outcome::Ready(ready) => *ready.state,
-            other => panic!("not ready: {other:?}"),
-        }
+        ready(self.attach(seq, grant(portals)).await)
     }
 
     pub(crate) async fn entry(&self) -> Option<Entry> {

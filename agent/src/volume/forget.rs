@@ -80,13 +80,12 @@ impl<H: Host> Volume<H> {
 mod tests {
     use cleat_host::DevT;
     use std::path::Path;
-    use std::sync::Arc;
 
     use crate::volume::outcome::Outcome;
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT, epoch, grant};
-    use crate::testing::kernel::{HOST, Kernel};
+    use crate::testing::agent::{Agent, Machine, epoch, grant};
+    use crate::testing::kernel::HOST;
     use crate::volume::host::AtTarget;
 
     async fn retire(agent: &Agent) {
@@ -97,9 +96,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_that_was_let_go_still_refuses_what_it_refused() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1]).await;
+        let (machine, agent) = Machine::holding(4, &[1]).await;
         retire(&agent).await;
         assert!(agent.entry().await.is_some(), "the grant stands");
         agent.detach(4).await;
@@ -107,14 +104,14 @@ mod tests {
         assert_eq!(agent.entry().await, None);
         assert_eq!(agent.fleet.inventory().await.unwrap(), []);
         drop(agent);
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         let late =
             [agent.attach(4, grant(&[1])).await, agent.attach(3, grant(&[1])).await, agent.revoke(4).await];
         for outcome in late {
             let Outcome::StaleEpoch(stale) = outcome else { panic!("{outcome:?}") };
             assert_eq!((stale.highest, stale.ended), (epoch(4), true));
         }
-        assert!(kernel.world().connects.len() == 1 && agent.entry().await.is_none());
+        assert!(machine.kernel.world().connects.len() == 1 && agent.entry().await.is_none());
         // Under an epoch that is new, whatever is asked is done.
         assert!(matches!(agent.revoke(5).await, Outcome::Absent(_)));
         agent.ready(6, &[1]).await;
@@ -122,26 +119,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_record_stays_while_anything_is_left_or_its_time_has_not_come() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         let volume = agent.fleet.volumes().remove(0);
         volume.note_published(Path::new("/pods/a/volume")).await;
         let device = AtTarget::Device(DevT { major: 259, minor: 0 });
-        kernel.change(|world| drop(world.targets.insert("/pods/a/volume".into(), device)));
+        machine.kernel.change(|world| drop(world.targets.insert("/pods/a/volume".into(), device)));
         agent.revoke(1).await;
         retire(&agent).await;
         assert!(agent.entry().await.is_some(), "something is still published");
         // The pod has gone with its folder, and nobody has ever unpublished the volume.
-        kernel.change(|world| world.targets.clear());
-        kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 2, HOST)));
+        machine.kernel.change(|world| world.targets.clear());
+        machine.kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 2, HOST)));
         retire(&agent).await;
         assert!(agent.entry().await.is_some(), "the kernel holds something of it");
-        kernel.change(|world| world.controllers.clear());
-        kernel.change(|world| world.sysfs_broken = true);
+        machine.kernel.change(|world| world.controllers.clear());
+        machine.kernel.change(|world| world.sysfs_broken = true);
         retire(&agent).await;
         assert!(agent.entry().await.is_some(), "the kernel cannot be read");
-        kernel.change(|world| world.sysfs_broken = false);
+        machine.kernel.change(|world| world.sysfs_broken = false);
         volume.retire(Duration::from_secs(3600)).await;
         assert!(agent.entry().await.is_some(), "not yet");
         retire(&agent).await;

@@ -207,14 +207,12 @@ pub(super) fn anything_before() -> Deletion {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
-    use std::sync::Arc;
 
     use crate::volume::outcome::Outcome;
     use crate::volume::state::Phase;
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT, grant};
-    use crate::testing::kernel::Kernel;
+    use crate::testing::agent::{Machine, grant};
 
     /// No record of volume `v` can be written.
     fn fill(dir: &Path) {
@@ -237,14 +235,12 @@ mod tests {
     #[tokio::test]
     async fn a_full_disk_keeps_no_grant_from_ending() {
         for revoke in [false, true] {
-            let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-            let agent = Agent::start(&kernel, dir.path(), BOOT);
-            agent.ready(4, &[1, 2]).await;
-            fill(dir.path());
+            let (machine, agent) = Machine::holding(4, &[1, 2]).await;
+            fill(machine.dir.path());
             let outcome = if revoke { agent.revoke(4).await } else { agent.detach(4).await };
             let states = states(&outcome);
             assert!(states.len() == 2 && states.iter().all(|one| one.contains("not recorded")), "{states:?}");
-            assert!(kernel.world().of("v").is_empty());
+            assert!(machine.kernel.world().of("v").is_empty());
             assert_eq!(agent.state().await.phase, Phase::Absent);
             assert!(agent.state().await.epoch_ended);
         }
@@ -252,26 +248,22 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_that_is_not_recorded_is_not_gone_behind() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1]).await;
-        fill(dir.path());
+        let (machine, agent) = Machine::holding(4, &[1]).await;
+        fill(machine.dir.path());
         agent.revoke(4).await;
         let late = agent.attach(4, grant(&[1])).await;
         assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
         let next = agent.attach(5, grant(&[1])).await;
         assert!(matches!(next, Outcome::Failed(_)), "a grant needs the disk: {next:?}");
-        assert!(kernel.world().of("v").is_empty() && !agent.entry().await.unwrap().ended);
+        assert!(machine.kernel.world().of("v").is_empty() && !agent.entry().await.unwrap().ended);
     }
 
     #[tokio::test]
     async fn an_end_is_recorded_once_the_disk_has_room_again() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1]).await;
-        fill(dir.path());
+        let (machine, agent) = Machine::holding(4, &[1]).await;
+        fill(machine.dir.path());
         agent.detach(4).await;
-        make_room(dir.path());
+        make_room(machine.dir.path());
         for volume in agent.fleet.volumes() {
             volume.retire(Duration::from_secs(3600)).await;
         }
@@ -281,27 +273,23 @@ mod tests {
 
     #[tokio::test]
     async fn with_the_room_that_was_kept_the_end_is_recorded_on_a_full_disk() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1]).await;
-        std::fs::create_dir(dir.path().join("ledger/.v.json.tmp")).unwrap();
+        let (machine, agent) = Machine::holding(4, &[1]).await;
+        std::fs::create_dir(machine.dir.path().join("ledger/.v.json.tmp")).unwrap();
         assert!(matches!(agent.revoke(4).await, Outcome::Absent(_)));
         assert!(agent.entry().await.unwrap().ended);
     }
 
     #[tokio::test]
     async fn an_emptied_record_costs_the_proof_and_not_the_detach() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1, 2]).await;
+        let (machine, agent) = Machine::holding(4, &[1, 2]).await;
         drop(agent);
-        std::fs::write(dir.path().join("ledger/v.json"), "").unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        std::fs::write(machine.dir.path().join("ledger/v.json"), "").unwrap();
+        let agent = machine.agent();
         let refused = agent.attach(4, grant(&[1, 2])).await;
         assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
-        kernel.change(|world| world.users = vec!["pid 312 (qemu) has it open".into()]);
+        machine.kernel.change(|world| world.users = vec!["pid 312 (qemu) has it open".into()]);
         assert!(matches!(agent.detach(4).await, Outcome::Busy(_)), "a user counts as ever");
-        kernel.change(|world| world.users.clear());
+        machine.kernel.change(|world| world.users.clear());
         let outcome = agent.detach(4).await;
         let mut states = states(&outcome);
         states.sort_unstable();
@@ -314,26 +302,24 @@ mod tests {
 
     #[tokio::test]
     async fn an_end_that_cannot_tell_what_was_seen_before_lets_no_old_attach_in() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1]).await;
+        let (machine, agent) = Machine::holding(4, &[1]).await;
         agent.detach(4).await;
         agent.fleet.volumes().remove(0).retire(Duration::ZERO).await;
         assert_eq!(agent.entry().await, None);
         drop(agent);
-        let file = dir.path().join("forgotten.json");
+        let file = machine.dir.path().join("forgotten.json");
         let kept = std::fs::read(&file).unwrap();
         std::fs::write(&file, "").unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         assert!(matches!(agent.revoke(2).await, Outcome::Absent(_)), "it only takes a writer away");
         let late = agent.attach(4, grant(&[1])).await;
         assert!(matches!(late, Outcome::Failed(_)), "epoch 4 has ended, which cannot be read: {late:?}");
-        assert_eq!(kernel.world().connects.len(), 1);
+        assert_eq!(machine.kernel.world().connects.len(), 1);
         // Also a later end, and a later process.
         assert!(matches!(agent.detach(3).await, Outcome::Absent(_)));
         drop(agent);
         std::fs::write(&file, kept).unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         let late = agent.attach(4, grant(&[1])).await;
         assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
         assert!(matches!(agent.revoke(3).await, Outcome::Absent(_)), "what is on record can be ended again");
@@ -343,45 +329,41 @@ mod tests {
 
     #[tokio::test]
     async fn an_old_end_ends_no_later_grant_whatever_of_the_past_cannot_be_read() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(6, &[1]).await;
+        let (machine, agent) = Machine::holding(6, &[1]).await;
         drop(agent);
-        std::fs::write(dir.path().join("forgotten.json"), "").unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        std::fs::write(machine.dir.path().join("forgotten.json"), "").unwrap();
+        let agent = machine.agent();
         for late in [agent.revoke(5).await, agent.detach(5).await] {
             assert!(matches!(late, Outcome::StaleEpoch(_)), "{late:?}");
         }
-        assert_eq!(kernel.world().of("v").len(), 1);
+        assert_eq!(machine.kernel.world().of("v").len(), 1);
         assert!(matches!(agent.detach(6).await, Outcome::Absent(_)));
     }
 
     #[tokio::test]
     async fn damaged_state_keeps_no_agent_from_telling_and_detaching() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(4, &[1, 2]).await;
+        let (machine, agent) = Machine::holding(4, &[1, 2]).await;
         drop(agent);
         // Nothing of the state directory can be read or written.
-        std::fs::remove_dir_all(dir.path().join("ledger")).unwrap();
-        std::fs::write(dir.path().join("ledger"), "in the way").unwrap();
-        std::fs::write(dir.path().join("forgotten.json"), "").unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        std::fs::remove_dir_all(machine.dir.path().join("ledger")).unwrap();
+        std::fs::write(machine.dir.path().join("ledger"), "in the way").unwrap();
+        std::fs::write(machine.dir.path().join("forgotten.json"), "").unwrap();
+        let agent = machine.agent();
         let reported = agent.state().await;
         assert!(reported.paths.len() == 2, "{reported:?}");
         let refused = agent.attach(5, grant(&[1, 2])).await;
         assert!(matches!(refused, Outcome::Failed(_)), "{refused:?}");
         let outcome = agent.detach(4).await;
         assert!(states(&outcome).iter().all(|one| one.contains("not recorded")), "{outcome:?}");
-        assert!(kernel.world().of("v").is_empty());
+        assert!(machine.kernel.world().of("v").is_empty());
         drop(agent);
         // Now there is a place for records, and still nothing tells an old grant from a new one.
-        std::fs::remove_file(dir.path().join("ledger")).unwrap();
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        std::fs::remove_file(machine.dir.path().join("ledger")).unwrap();
+        let agent = machine.agent();
         let Outcome::Failed(refused) = agent.attach(5, grant(&[1])).await else { panic!("attached") };
         let said = refused.unready.message;
         assert!(said.contains("forgotten.json") && said.contains("restore"), "{said}");
-        std::fs::remove_file(dir.path().join("forgotten.json")).unwrap();
+        std::fs::remove_file(machine.dir.path().join("forgotten.json")).unwrap();
         agent.ready(5, &[1]).await;
     }
 }

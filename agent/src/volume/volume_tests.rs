@@ -8,58 +8,18 @@ use crate::volume::state::Phase;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
-use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
+use crate::testing::agent::{
+    Agent, BOOT, Machine, absent, epoch, failed, grant, pending, ready, states, volume,
+};
 use crate::testing::kernel::{ConnectAnswer, Kernel, SIZE, portal};
 use crate::volume::directive::Ask;
 
 const SOON: Duration = Duration::from_millis(400);
 const FOREIGN: &str = "nqn.2014-08.org.nvmexpress:uuid:99999999-9999-9999-9999-999999999999";
 
-struct Node {
-    kernel: Arc<Kernel>,
-    dir: tempfile::TempDir,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn agent(&self) -> Agent {
-        Agent::start(&self.kernel, self.dir.path(), BOOT)
-    }
-}
-
-fn failed(outcome: Outcome) -> (String, String, bool) {
-    match outcome {
-        Outcome::Failed(failed) => {
-            let unready = failed.unready;
-            (unready.clause.to_owned(), unready.message, failed.nothing_left)
-        }
-        other => panic!("did not fail: {other:?}"),
-    }
-}
-
-/// States at deletion by portal.
-fn absent(outcome: Outcome) -> Vec<(String, String)> {
-    match outcome {
-        Outcome::Absent(absent) => {
-            let mut deleted: Vec<_> = absent.deleted.into_iter().map(|one| (one.portal, one.state)).collect();
-            deleted.sort();
-            deleted
-        }
-        other => panic!("not absent: {other:?}"),
-    }
-}
-
-fn states(expected: &[(u8, &str)]) -> Vec<(String, String)> {
-    expected.iter().map(|(n, state)| (portal(*n).to_string(), (*state).to_owned())).collect()
-}
-
 #[tokio::test]
 async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (_node, agent) = Machine::started();
     let state = agent.ready(1, &[1, 2]).await;
     assert_eq!(state.phase, Phase::Ready);
     assert_eq!(state.paths.len(), 2);
@@ -69,9 +29,7 @@ async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
 
 #[tokio::test]
 async fn a_repeated_attach_changes_nothing_and_a_missing_portal_is_added() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     agent.ready(1, &[1]).await;
     assert_eq!(node.kernel.world().connects, [portal(1)]);
     let state = agent.ready(1, &[1, 2]).await;
@@ -82,9 +40,7 @@ async fn a_repeated_attach_changes_nothing_and_a_missing_portal_is_added() {
 
 #[tokio::test]
 async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     let [volume] = &agent.fleet.volumes()[..] else { panic!("one volume") };
 
     let both = node.kernel.world().controllers.clone();
@@ -101,8 +57,7 @@ async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
 
 #[tokio::test]
 async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     let state = agent.ready(1, &[1, 2]).await;
     assert_eq!(state.phase, Phase::Degraded);
@@ -113,8 +68,7 @@ async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
 
 #[tokio::test]
 async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     let all = Grant { policy: cleat_host::readiness::PathPolicy::All, ..grant(&[1, 2]) };
     let began = Instant::now();
@@ -129,8 +83,7 @@ async fn a_policy_that_is_not_met_fails_by_the_deadline_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let directive = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 20 });
@@ -139,14 +92,12 @@ async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
         tokio::task::yield_now().await;
     }
     node.kernel.change(|world| world.answers.clear());
-    let outcome = agent.result().await.outcome;
-    assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
+    ready(agent.result().await.outcome);
 }
 
 #[tokio::test]
 async fn another_namespace_is_refused_without_waiting_for_the_deadline() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     let other = "ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned();
     node.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other.clone())));
     let (clause, message, nothing_left) = failed(agent.attach(1, grant(&[1, 2])).await);
@@ -157,7 +108,7 @@ async fn another_namespace_is_refused_without_waiting_for_the_deadline() {
 
 #[tokio::test]
 async fn a_failed_attach_takes_away_only_what_it_made() {
-    let node = Node::new();
+    let node = Machine::new();
     let before = node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
     node.kernel.change(|world| world.reads_fail = true);
     let agent = node.agent();
@@ -169,16 +120,12 @@ async fn a_failed_attach_takes_away_only_what_it_made() {
 
 #[tokio::test]
 async fn a_detach_deletes_exactly_its_controllers_and_names_their_states() {
-    let node = Node::new();
+    let node = Machine::new();
     let boot_disk = node.kernel.world().connect("nqn.2014-08.org.boot:disk", 1, crate::testing::kernel::HOST);
     let other_volume = node.kernel.world().connect("nqn.2026-01.io.cleat:w", 1, crate::testing::kernel::HOST);
     let agent = node.agent();
     agent.ready(1, &[1, 2]).await;
-    node.kernel.change(|world| {
-        for one in world.controllers.iter_mut().filter(|one| one.portal() == Some(portal(2))) {
-            one.state = "connecting".parse().unwrap();
-        }
-    });
+    node.kernel.change(|world| world.set_state(2, "connecting"));
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "connecting")]));
     let world = node.kernel.world();
     let left: Vec<_> = world.controllers.iter().map(|one| one.name.to_string()).collect();
@@ -188,29 +135,20 @@ async fn a_detach_deletes_exactly_its_controllers_and_names_their_states() {
 
 #[tokio::test]
 async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     node.kernel.change(|world| world.users = vec!["process 312 (qemu-system-x86)".into()]);
-    match agent.detach(1).await {
-        Outcome::Busy(busy) => assert_eq!(busy.holders, ["process 312 (qemu-system-x86)"]),
-        other => panic!("{other:?}"),
-    }
+    let Outcome::Busy(busy) = agent.detach(1).await else { panic!("not busy") };
+    assert_eq!(busy.holders, ["process 312 (qemu-system-x86)"]);
     assert!(!agent.entry().await.unwrap().ended);
     assert_eq!(agent.state().await.phase, Phase::Ready);
     node.kernel.change(|world| {
         world.users.clear();
         world.users_unknown = true;
     });
-    match agent.detach(1).await {
-        // Nobody is known to use it: the controller may begin to fence.
-        Outcome::Failed(failed) => {
-            let unready = failed.unready;
-            assert!(unready.message.contains("could not look"), "{unready:?}");
-            assert_eq!((unready.clause, failed.nothing_left), ("users", false));
-        }
-        other => panic!("{other:?}"),
-    }
+    // Nobody is known to use it: the controller may begin to fence.
+    let (clause, message, nothing_left) = failed(agent.detach(1).await);
+    assert!(message.contains("could not look"), "{message}");
+    assert_eq!((clause, nothing_left), ("users", false));
     assert!(!agent.entry().await.unwrap().ended);
     assert!(node.kernel.world().deleted.is_empty());
     node.kernel.change(|world| world.users = vec!["process 312 (qemu-system-x86)".into()]);
@@ -219,17 +157,10 @@ async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
 
 #[tokio::test]
 async fn what_is_over_changes_nothing() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(2, &[1]).await;
+    let (node, agent) = Machine::holding(2, &[1]).await;
     for outcome in [agent.attach(1, grant(&[1])).await, agent.detach(1).await, agent.revoke(1).await] {
-        match outcome {
-            Outcome::StaleEpoch(stale) => {
-                assert_eq!(stale.highest, epoch(2));
-                assert!(!stale.ended);
-            }
-            other => panic!("{other:?}"),
-        }
+        let Outcome::StaleEpoch(stale) = outcome else { panic!("{outcome:?}") };
+        assert_eq!((stale.highest, stale.ended), (epoch(2), false));
     }
     assert_eq!(agent.state().await.phase, Phase::Ready);
     agent.detach(2).await;
@@ -240,9 +171,7 @@ async fn what_is_over_changes_nothing() {
 
 #[tokio::test]
 async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     node.kernel.change(|world| world.set_state(2, "connecting"));
     let first = absent(agent.detach(1).await);
     assert_eq!(absent(agent.detach(1).await), first);
@@ -257,9 +186,7 @@ async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
 
 #[tokio::test]
 async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     node.kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(portal(2))));
     assert_eq!(agent.state().await.phase, Phase::Degraded);
     node.kernel.change(|world| world.controllers.clear());
@@ -269,21 +196,12 @@ async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() 
 
 #[tokio::test]
 async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     node.kernel.change(|world| world.deletions_hang = true);
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
     agent.submit(&detach);
-    match agent.result().await.outcome {
-        Outcome::Pending(pending) => {
-            assert!(
-                pending.message.contains("nvme0") && pending.message.contains("in progress"),
-                "{pending:?}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
+    let message = pending(agent.result().await.outcome).message;
+    assert!(message.contains("nvme0") && message.contains("in progress"), "{message}");
     // The answer came at its deadline; on a busy machine the deletion may begin only after it.
     let detaching = async {
         while agent.state().await.phase != Phase::Detaching {
@@ -294,7 +212,7 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
 
     // The process is killed; the kernel finishes one deletion by itself.
     drop(agent);
-    let node = Node { kernel: Arc::new(Kernel::default()), dir: node.dir };
+    let node = Machine { kernel: Arc::new(Kernel::default()), dir: node.dir };
     node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
     let agent = restarted(&node).await;
     assert_eq!(agent.state().await.phase, Phase::Detaching);
@@ -304,7 +222,7 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
 }
 
 /// The lock of a process that was killed is free at once; one that is dropped here has tasks that still end.
-async fn restarted(node: &Node) -> Agent {
+async fn restarted(node: &Machine) -> Agent {
     let copy = tempfile::tempdir().unwrap();
     let from = node.dir.path().join("ledger");
     let to = copy.path().join("ledger");
@@ -317,9 +235,7 @@ async fn restarted(node: &Node) -> Agent {
 
 #[tokio::test]
 async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     node.kernel.change(|world| world.deletions_hang = true);
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(50) });
     agent.submit(&detach);
@@ -339,8 +255,7 @@ async fn a_slow_deletion_is_pending_and_then_absent_under_the_same_operation() {
 
 #[tokio::test]
 async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(1, ConnectAnswer::Hang));
     // The agent waits a moment for the connect to come back before it answers.
     let (_, message, nothing_left) = failed(agent.attach_by(1, grant(&[1]), SOON).await);
@@ -348,8 +263,7 @@ async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
     assert!(!nothing_left, "the kernel may yet connect");
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + Duration::from_millis(100) });
     agent.submit(&detach);
-    let pending = agent.result().await.outcome;
-    assert!(matches!(&pending, Outcome::Pending(p) if p.message.contains("10.0.1.1")), "{pending:?}");
+    assert!(pending(agent.result().await.outcome).message.contains("10.0.1.1"));
     node.kernel.change(|world| world.answers.clear());
     absent(agent.result().await.outcome);
     assert!(node.kernel.world().controllers.is_empty());
@@ -358,8 +272,7 @@ async fn a_connect_that_hangs_in_the_kernel_is_never_lost_sight_of() {
 
 #[tokio::test]
 async fn a_detach_calls_off_the_attach_that_it_overtakes() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let attach = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 40 });
@@ -379,8 +292,7 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
 
 #[tokio::test]
 async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
     let attach =
         agent.directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON });
@@ -394,9 +306,7 @@ async fn a_failed_attach_that_is_doubled_on_its_way_is_answered_from_memory() {
 
 #[tokio::test]
 async fn a_damaged_record_refuses_grants_and_says_which_file() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     drop(agent);
     let file = node.dir.path().join("ledger/v.json");
     std::fs::write(&file, "{").unwrap();
@@ -413,9 +323,7 @@ async fn a_damaged_record_refuses_grants_and_says_which_file() {
 
 #[tokio::test]
 async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(3, &[1, 2]).await;
+    let (node, agent) = Machine::holding(3, &[1, 2]).await;
     drop(agent);
     let agent = node.agent();
     let state = agent.state().await;
@@ -423,7 +331,7 @@ async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
     assert_eq!(state.paths.len(), 2);
     drop(agent);
     // With the ledger lost as well, what the kernel holds is still told.
-    let node = Node { kernel: node.kernel, dir: tempfile::tempdir().unwrap() };
+    let node = Machine { kernel: node.kernel, dir: tempfile::tempdir().unwrap() };
     let agent = node.agent();
     let state = agent.state().await;
     assert_eq!((state.phase, state.epoch), (Phase::Connecting, None));
@@ -435,11 +343,9 @@ async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
 
 #[tokio::test]
 async fn after_a_reboot_the_grant_is_connected_when_the_controller_says_so() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     drop(agent);
-    let node = Node { kernel: Arc::default(), dir: node.dir };
+    let node = Machine { kernel: Arc::default(), dir: node.dir };
     let agent = Agent::start(&node.kernel, node.dir.path(), "boot-2");
     assert_eq!(agent.state().await.phase, Phase::Absent);
     assert_eq!(agent.state().await.absence, None, "what another boot did proves nothing here");
@@ -450,9 +356,7 @@ async fn after_a_reboot_the_grant_is_connected_when_the_controller_says_so() {
 
 #[tokio::test]
 async fn a_controller_of_another_host_nqn_stays_and_no_absence_is_claimed() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     let other = node.kernel.world().connect("nqn.2026-01.io.cleat:v", 2, FOREIGN);
     let (clause, message, nothing_left) = failed(agent.detach(1).await);
     assert_eq!(clause, "host-nqn");
@@ -463,23 +367,18 @@ async fn a_controller_of_another_host_nqn_stays_and_no_absence_is_claimed() {
 
 #[tokio::test]
 async fn a_kernel_that_cannot_be_read_is_never_read_as_empty() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
+    let (node, agent) = Machine::holding(1, &[1]).await;
     node.kernel.change(|world| world.sysfs_broken = true);
     let (clause, _, nothing_left) = failed(agent.detach(1).await);
-    assert_eq!((clause.as_str(), nothing_left), ("look", false));
+    assert_eq!((clause, nothing_left), ("look", false));
     assert!(!agent.entry().await.unwrap().ended);
     assert!(agent.fleet.inventory().await.is_err());
 }
 
 #[tokio::test]
 async fn verify_looks_afresh_and_says_what_fails() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1]).await;
-    let ready = agent.ask(1, Ask::Verify).await;
-    assert!(matches!(ready, Outcome::Ready(_)), "{ready:?}");
+    let (node, agent) = Machine::holding(1, &[1]).await;
+    ready(agent.ask(1, Ask::Verify).await);
     node.kernel.change(|world| world.reads_fail = true);
     assert_eq!(failed(agent.ask(1, Ask::Verify).await).0, "direct-read");
     assert_eq!(agent.state().await.phase, Phase::Lost);
@@ -489,8 +388,7 @@ async fn verify_looks_afresh_and_says_what_fails() {
 
 #[tokio::test]
 async fn a_volume_that_was_only_asked_about_is_forgotten() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (_node, agent) = Machine::started();
     absent(agent.ask(1, Ask::Verify).await);
     assert_eq!(agent.fleet.inventory().await.unwrap(), []);
     assert!(agent.fleet.volumes().is_empty());
@@ -498,9 +396,7 @@ async fn a_volume_that_was_only_asked_about_is_forgotten() {
 
 #[tokio::test]
 async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
-    let node = Node::new();
-    let agent = node.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (node, agent) = Machine::holding(1, &[1, 2]).await;
     drop(agent);
     let agent = node.agent();
     assert_eq!(agent.state().await.phase, Phase::Ready);
@@ -514,14 +410,12 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     }
     assert_eq!(agent.state().await.phase, Phase::Ready);
     node.kernel.change(|world| world.reads_fail = false);
-    let outcome = agent.result().await.outcome;
-    assert!(matches!(outcome, Outcome::Ready(_)), "{outcome:?}");
+    ready(agent.result().await.outcome);
 }
 
 #[tokio::test]
 async fn a_missing_path_is_repaired_only_while_the_controller_is_there() {
-    let node = Node::new();
-    let agent = node.agent();
+    let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     agent.ready(1, &[1, 2]).await;
     node.kernel.change(|world| {

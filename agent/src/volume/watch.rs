@@ -212,14 +212,12 @@ async fn at(instant: Option<Instant>) {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
 
     use crate::volume::state::Phase;
 
     use super::*;
     use crate::name::VolumeId;
-    use crate::testing::agent::{Agent, BOOT, grant, volume};
-    use crate::testing::kernel::Kernel;
+    use crate::testing::agent::{Agent, Machine, grant, volume};
     use crate::volume::directive::{Ask, Directive};
     use crate::volume::host::AtTarget;
 
@@ -227,19 +225,17 @@ mod tests {
 
     #[tokio::test]
     async fn what_happens_is_seen_while_a_device_that_is_judged_does_not_answer() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1, 2]).await;
+        let (machine, agent) = Machine::holding(1, &[1, 2]).await;
         let known = agent.fleet.volumes().remove(0);
         known.memory().judged.make_due();
-        kernel.change(|world| world.reads_hang = true);
+        machine.kernel.change(|world| world.reads_hang = true);
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
         let seen = async {
             while known.judging.try_lock().is_ok() {
                 tokio::task::yield_now().await;
             }
-            kernel.change(|world| world.set_state(2, "connecting"));
+            machine.kernel.change(|world| world.set_state(2, "connecting"));
             while agent.fleet.shared().board.get(&volume()).unwrap().phase != Phase::Degraded {
                 tokio::task::yield_now().await;
             }
@@ -251,8 +247,8 @@ mod tests {
 
     /// How often everything, one volume, and the whole machine are looked at in a sweep that judges this many volumes.
     async fn looks(volumes: usize) -> (u32, u32, u32, u32) {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        let agent = Agent::with_stopped_clock(&kernel, dir.path());
+        let machine = Machine::new();
+        let agent = Agent::with_stopped_clock(&machine.kernel, machine.dir.path());
         for number in 0..volumes {
             let id = VolumeId::parse(&format!("v{number}")).unwrap();
             let ask = Ask::Attach { grant: grant(&[1, 2]), secret: None, deadline: Instant::now() + LONG };
@@ -260,15 +256,19 @@ mod tests {
             agent.result().await;
             let (known, target) = (agent.fleet.volume(&id), format!("/pods/{number}/volume"));
             let dev = known.memory().dead.number().expect("it has a device");
-            kernel.change(|world| drop(world.targets.insert(target.clone().into(), AtTarget::Device(dev))));
+            machine
+                .kernel
+                .change(|world| drop(world.targets.insert(target.clone().into(), AtTarget::Device(dev))));
             known.note_published(target.as_ref()).await;
             known.memory().judged.make_due();
         }
-        kernel.change(|world| (world.topologies, world.views, world.scans, world.checks) = (0, 0, 0, 0));
+        machine
+            .kernel
+            .change(|world| (world.topologies, world.views, world.scans, world.checks) = (0, 0, 0, 0));
         tokio::time::advance(Duration::from_secs(1)).await;
         agent.fleet.sweep().await.unwrap();
         examine_all(agent.fleet.clone()).await;
-        let world = kernel.world();
+        let world = machine.kernel.world();
         (world.topologies, world.views, world.scans, world.checks)
     }
 

@@ -1,20 +1,18 @@
 //! Connects and deletions that sit in the kernel, and targets that do not answer: what is said meanwhile, and who
 //! waits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
 use crate::volume::state::Phase;
 use cleat_host::NamespaceUuid;
-use cleat_host::fabrics::DhchapSecret;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
 use crate::link::Link;
 use crate::name::VolumeId;
-use crate::testing::agent::{Agent, BOOT, epoch, grant, volume};
-use crate::testing::kernel::{ConnectAnswer, Kernel, UUID, World, portal};
+use crate::testing::agent::{Agent, Machine, absent, epoch, failed, grant, pending, ready, secret, volume};
+use crate::testing::kernel::{ConnectAnswer, UUID, World, portal};
 use crate::testing::target::key;
 use crate::volume::StageError;
 use crate::volume::clause;
@@ -24,21 +22,6 @@ use crate::volume::publish::request::{Granted, Stage};
 
 const SOON: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
-
-struct Machine {
-    kernel: Arc<Kernel>,
-    dir: tempfile::TempDir,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn agent(&self) -> Agent {
-        Agent::start(&self.kernel, self.dir.path(), BOOT)
-    }
-}
 
 fn detach(by: Duration) -> Ask {
     Ask::Detach { deadline: Instant::now() + by }
@@ -50,18 +33,15 @@ fn revoke(by: Duration) -> Ask {
 
 #[tokio::test]
 async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.change(|world| world.answer(1, ConnectAnswer::Hang));
-    let failed = agent.attach_by(1, grant(&[1]), SOON).await;
-    assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
+    assert!(!failed(agent.attach_by(1, grant(&[1]), SOON).await).2);
     let state = agent.state().await;
     assert_eq!(state.phase, Phase::Connecting);
     assert!(state.unready.unwrap().message.contains("in the kernel"));
 
     agent.submit(&agent.directive(1, detach(SOON)));
-    let pending = agent.result().await.outcome;
-    assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
+    pending(agent.result().await.outcome);
     // The answer came at its deadline; on a busy machine the end may be on record only after it.
     let end = Instant::now() + LONG;
     let mut state = agent.state().await;
@@ -78,8 +58,7 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     );
 
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome;
-    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    absent(agent.result().await.outcome);
     assert_eq!(agent.state().await.phase, Phase::Absent);
     assert!(machine.kernel.world().controllers.is_empty());
     assert_eq!(machine.kernel.world().connects, [portal(1)]);
@@ -96,18 +75,16 @@ async fn until(machine: &Machine, what: &str, holds: impl Fn(&World) -> bool) {
 
 #[tokio::test]
 async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.change(|world| world.answer(2, ConnectAnswer::Hang));
     agent.ready(1, &[1, 2]).await;
     agent.submit(&agent.directive(1, revoke(SOON)));
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
-    let pending = agent.result().await.outcome;
-    assert!(matches!(&pending, Outcome::Pending(_)), "not proven before the connect has ended: {pending:?}");
+    // Not proven before the connect has ended.
+    pending(agent.result().await.outcome);
     assert_eq!(agent.state().await.phase, Phase::Detaching);
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome;
-    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    absent(agent.result().await.outcome);
     assert!(machine.kernel.world().controllers.is_empty());
 }
 
@@ -121,30 +98,18 @@ async fn holder(agent: &Agent, what: &str) {
     }
 }
 
-fn failed(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::Failed(failed) => failed.unready.clause,
-        other => panic!("did not fail: {other:?}"),
-    }
-}
-
 /// Revokes, and expects what had the volume to have given it up.
 async fn revoked(machine: &Machine, agent: &Agent, superseded: usize) {
     agent.submit(&agent.directive(1, revoke(LONG)));
     for _ in 0..superseded {
-        assert_eq!(failed(agent.result().await.outcome), clause::SUPERSEDED);
+        assert_eq!(failed(agent.result().await.outcome).0, clause::SUPERSEDED);
     }
-    let absent = agent.result().await.outcome;
-    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    absent(agent.result().await.outcome);
     assert!(machine.kernel.world().controllers.is_empty());
 }
 
 fn given(letter: char) -> GivenSecret {
     GivenSecret { secret: secret(letter), generation: None }
-}
-
-fn secret(letter: char) -> DhchapSecret {
-    DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
 }
 
 fn attach(grant: Grant) -> Ask {
@@ -153,24 +118,20 @@ fn attach(grant: Grant) -> Ask {
 
 #[tokio::test]
 async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.change(|world| world.answer(2, ConnectAnswer::Hang));
     let (grant, deadline) = (grant(&[1, 2]), Instant::now() + LONG);
-    let ready = agent.ask(1, Ask::Attach { grant, secret: Some(given('A')), deadline }).await;
-    assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
+    ready(agent.ask(1, Ask::Attach { grant, secret: Some(given('A')), deadline }).await);
     let rekey = Ask::Rekey { secret: secret('B'), generation: epoch(5), deadline };
     agent.submit(&agent.directive(1, rekey));
     until(&machine, "no secret was given", |world| world.secrets.values().any(|one| *one == secret('B')))
         .await;
     agent.submit(&agent.directive(1, revoke(SOON)));
-    assert_eq!(failed(agent.result().await.outcome), clause::SUPERSEDED);
+    assert_eq!(failed(agent.result().await.outcome).0, clause::SUPERSEDED);
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
-    let pending = agent.result().await.outcome;
-    assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
+    pending(agent.result().await.outcome);
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome;
-    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    absent(agent.result().await.outcome);
 }
 
 #[tokio::test]
@@ -181,8 +142,7 @@ async fn a_revoke_does_not_wait_for_an_attach_without_an_answer() {
         (Grant { reserve: Some(key(1)), ..grant(&[1]) }, |world| world.reservation.hangs = true),
     ];
     for (grant, wedge) in wedges {
-        let machine = Machine::new();
-        let agent = machine.agent();
+        let (machine, agent) = Machine::started();
         machine.kernel.change(wedge);
         agent.submit(&agent.directive(1, attach(grant)));
         until(&machine, "it connects", |world| !world.controllers.is_empty()).await;
@@ -192,9 +152,7 @@ async fn a_revoke_does_not_wait_for_an_attach_without_an_answer() {
 
 #[tokio::test]
 async fn a_revoke_does_not_wait_behind_others_that_wait_for_their_turn() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    agent.ready(1, &[1]).await;
+    let (machine, agent) = Machine::holding(1, &[1]).await;
     machine.kernel.change(|world| {
         world.reads_hang = true;
         world.users_hang = true;
@@ -211,9 +169,7 @@ async fn a_revoke_does_not_wait_behind_others_that_wait_for_their_turn() {
 async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
     let wedges: [fn(&mut World); 2] = [|world| world.users_hang = true, |world| world.flushes_hang = true];
     for (wedge, superseded) in wedges.into_iter().zip([1, 0]) {
-        let machine = Machine::new();
-        let agent = machine.agent();
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         machine.kernel.change(wedge);
         agent.submit(&agent.directive(1, detach(LONG)));
         holder(&agent, "detach").await;
@@ -226,8 +182,8 @@ async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
             };
             tokio::time::timeout(LONG, begins).await.expect("the detach begins");
             agent.submit(&agent.directive(1, revoke(LONG)));
-            let absent = agent.result().await.outcome;
-            assert!(matches!(&absent, Outcome::Absent(_)), "the detach itself goes on: {absent:?}");
+            // The detach itself goes on.
+            absent(agent.result().await.outcome);
         }
         revoked(&machine, &agent, superseded).await;
     }
@@ -235,8 +191,7 @@ async fn a_revoke_does_not_wait_for_a_detach_that_looks_for_users_or_flushes() {
 
 #[tokio::test]
 async fn a_revoke_waits_for_neither_the_kubelet_nor_the_reservation() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     let reserved = Grant { reserve: Some(key(1)), ..grant(&[1]) };
     assert!(matches!(agent.attach(1, reserved).await, Outcome::Ready(_)));
     machine.kernel.change(|world| world.reservation.hangs = true);
@@ -248,9 +203,7 @@ async fn a_revoke_waits_for_neither_the_kubelet_nor_the_reservation() {
     revoked(&machine, &agent, 0).await;
     look.await.unwrap();
 
-    let machine = Machine::new();
-    let agent = machine.agent();
-    agent.ready(1, &[1]).await;
+    let (machine, agent) = Machine::holding(1, &[1]).await;
     machine.kernel.change(|world| world.reads_hang = true);
     let namespace = NamespaceUuid::parse(UUID).unwrap();
     let stage = Stage { volume: volume(), granted: Granted { epoch: epoch(1), namespace } };
@@ -264,24 +217,18 @@ async fn a_revoke_waits_for_neither_the_kubelet_nor_the_reservation() {
 
 #[tokio::test]
 async fn a_connect_that_outlives_the_patience_with_it_still_counts() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.change(|world| world.answer(1, ConnectAnswer::Overdue));
-    let failed = agent.attach_by(1, grant(&[1]), SOON).await;
-    assert!(matches!(&failed, Outcome::Failed(failed) if !failed.nothing_left), "{failed:?}");
+    assert!(!failed(agent.attach_by(1, grant(&[1]), SOON).await).2);
     agent.submit(&agent.directive(1, revoke(SOON)));
-    let pending = agent.result().await.outcome;
-    assert!(matches!(&pending, Outcome::Pending(_)), "{pending:?}");
+    pending(agent.result().await.outcome);
     machine.kernel.change(|world| world.answers.clear());
-    let absent = agent.result().await.outcome;
-    assert!(matches!(&absent, Outcome::Absent(_)), "{absent:?}");
+    absent(agent.result().await.outcome);
 }
 
 #[tokio::test]
 async fn a_volume_whose_deletion_blocks_is_detaching_and_delays_no_other() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    agent.ready(1, &[1, 2]).await;
+    let (machine, agent) = Machine::holding(1, &[1, 2]).await;
     machine.kernel.change(|world| {
         world.wedged = Some("nqn.2026-01.io.cleat:v".into());
         world.set_state(1, "connecting");

@@ -42,24 +42,23 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
-    use crate::testing::agent::{Agent, BOOT, grant};
-    use crate::testing::kernel::{HOST, Kernel, UUID};
+    use crate::testing::agent::{Machine, grant};
+    use crate::testing::kernel::{HOST, UUID};
     use crate::volume::outcome::Outcome;
 
     #[tokio::test]
     async fn an_attach_names_the_device_that_has_the_same_uuid() {
         for other in [true, false] {
-            let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-            kernel.change(|world| {
+            let machine = Machine::new();
+            machine.kernel.change(|world| {
                 if other {
                     world.connect("nqn.2026-01.com.example:other", 3, HOST);
                 }
                 world.hidden.insert("nqn.2026-01.io.cleat:v".into());
             });
-            let agent = Agent::start(&kernel, dir.path(), BOOT);
+            let agent = machine.agent();
             let failed = agent.attach_by(1, grant(&[1]), Duration::from_millis(300)).await;
             let Outcome::Failed(failed) = failed else { panic!("{failed:?}") };
             let message = failed.unready.message;

@@ -42,12 +42,11 @@ pub(in crate::volume) fn unmet(
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT, grant};
-    use crate::testing::kernel::{HOST, HOST_ID, Kernel, controller, view};
+    use crate::testing::agent::{Machine, grant};
+    use crate::testing::kernel::{HOST, HOST_ID, controller, view};
     use crate::volume::outcome::Outcome;
 
     fn found(view: &SubsystemView, portals: &[u8]) -> Option<FailedClause> {
@@ -88,16 +87,16 @@ mod tests {
 
     #[tokio::test]
     async fn where_it_stands_in_the_way_nothing_is_connected() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        kernel.change(|world| {
+        let machine = Machine::new();
+        machine.kernel.change(|world| {
             world.connect("nqn.2026-01.io.cleat:v", 1, HOST);
             world.controllers[0].host_id = Some("99999999-0000-0000-0000-000000000000".into());
         });
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         let outcome = agent.attach_by(1, grant(&[1, 2]), Duration::from_millis(300)).await;
         let Outcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
         assert_eq!(failed.unready.clause, Clause::HostNqn.as_str());
-        assert!(kernel.world().connects.is_empty());
+        assert!(machine.kernel.world().connects.is_empty());
         // Its end is not held up.
         assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
     }

@@ -120,29 +120,28 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::testing::agent::Agent;
-    use crate::testing::kernel::{Kernel, portal};
+    use crate::testing::agent::{Agent, Machine};
+    use crate::testing::kernel::portal;
     use crate::volume::watch::Watch;
 
     #[tokio::test(start_paused = true)]
     async fn a_path_that_is_given_up_again_and_again_is_back_as_soon_each_time() {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        let agent = Agent::with_stopped_clock(&kernel, dir.path());
+        let machine = Machine::new();
+        let agent = Agent::with_stopped_clock(&machine.kernel, machine.dir.path());
         agent.ready(1, &[1, 2]).await;
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Watch::new(agent.fleet.clone()).run(stop.clone()));
         // The one goes as soon as the other is back: there is hardly an observation that shows both.
         for round in 0..12 {
             let gone = portal(1 + round % 2);
-            kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(gone)));
+            machine.kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(gone)));
             let lost = Instant::now();
-            let back = kernel.until(|world| (world.controllers.len() == 2).then_some(()));
+            let back = machine.kernel.until(|world| (world.controllers.len() == 2).then_some(()));
             tokio::time::timeout(Duration::from_secs(3600), back).await.unwrap();
             let away = lost.elapsed();
             assert!(away <= Duration::from_secs(15), "{gone} was away for {away:?} in round {round}");

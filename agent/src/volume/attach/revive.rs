@@ -143,37 +143,33 @@ impl<H: Host> Volume<H> {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::path::Path;
-    use std::sync::Arc;
 
     use crate::volume::outcome::Outcome;
     use crate::volume::state::{Phase, VolumeState};
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT, grant};
-    use crate::testing::kernel::{ConnectAnswer, Kernel};
+    use crate::testing::agent::{Agent, Machine, grant};
+    use crate::testing::kernel::ConnectAnswer;
 
     struct Given {
-        kernel: Arc<Kernel>,
-        dir: tempfile::TempDir,
+        machine: Machine,
         agent: Agent,
         link: watch::Sender<Link>,
     }
 
     /// A volume that is published and open, and whose controllers the kernel has given up.
     async fn given_up() -> Given {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1, 2]).await;
+        let (machine, agent) = Machine::holding(1, &[1, 2]).await;
         let target = Path::new("/pods/a/volume");
         let dev = agent.fleet.volumes()[0].memory().dead.number.unwrap();
-        kernel.change(|world| {
+        machine.kernel.change(|world| {
             world.targets.insert(target.to_owned(), AtTarget::Device(dev));
             world.users = vec!["process 312 (qemu)".into(), "still published at /pods/a/volume".into()];
             world.controllers.clear();
             world.connects.clear();
         });
         agent.fleet.volumes()[0].note_published(target).await;
-        Given { kernel, dir, agent, link: watch::Sender::new(Link::Up) }
+        Given { machine, agent, link: watch::Sender::new(Link::Up) }
     }
 
     impl Given {
@@ -184,7 +180,7 @@ mod tests {
         }
 
         fn free(&self) {
-            self.kernel.change(|world| {
+            self.machine.kernel.change(|world| {
                 world.users.clear();
                 world.targets.clear();
             });
@@ -198,16 +194,16 @@ mod tests {
         let message = state.unready.clone().unwrap().message;
         assert_eq!(state.phase, Phase::Lost);
         assert!(message.contains("process 312 (qemu)") && message.contains("/pods/a/volume"), "{message}");
-        assert!(given.kernel.world().connects.is_empty());
+        assert!(given.machine.kernel.world().connects.is_empty());
         // The controller asks for it, too: not beside the dead one.
         let asked = given.agent.attach(1, grant(&[1, 2])).await;
         assert!(matches!(&asked, Outcome::Failed(failed) if failed.unready.message.contains("qemu")));
-        assert!(given.kernel.world().connects.is_empty());
+        assert!(given.machine.kernel.world().connects.is_empty());
         // What cannot be looked at is somebody.
         given.free();
-        given.kernel.change(|world| world.users_unknown = true);
+        given.machine.kernel.change(|world| world.users_unknown = true);
         assert_eq!(given.revive().await.phase, Phase::Lost);
-        given.kernel.change(|world| world.users_unknown = false);
+        given.machine.kernel.change(|world| world.users_unknown = false);
         given.link.send_replace(Link::Down);
         assert_eq!(given.revive().await.phase, Phase::Lost, "this node may have been fenced");
         given.link.send_replace(Link::Up);
@@ -217,36 +213,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_head_that_stays_gets_its_paths_back_under_whoever_has_it_open() {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        kernel.change(|world| world.knows_delay = true);
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let machine = Machine::new();
+        machine.kernel.change(|world| world.knows_delay = true);
+        let agent = machine.agent();
         let before = agent.ready(1, &[1, 2]).await.device;
-        assert!(kernel.world().delayed_removal, "set at the attach");
-        kernel.change(|world| {
+        assert!(machine.kernel.world().delayed_removal, "set at the attach");
+        machine.kernel.change(|world| {
             world.users = vec!["process 312 (qemu)".into()];
             world.give_up();
         });
-        let given = Given { kernel, dir, agent, link: watch::Sender::new(Link::Up) };
+        let given = Given { machine, agent, link: watch::Sender::new(Link::Up) };
         let state = given.revive().await;
         assert_eq!((state.phase, state.paths.len(), state.device), (Phase::Ready, 2, before));
         // One that a process before this one attached stays, too.
-        let Given { kernel, dir, agent, link } = given;
-        kernel.change(|world| {
+        let Given { machine, agent, link } = given;
+        machine.kernel.change(|world| {
             world.delayed_removal = false;
             world.users.clear();
         });
         drop(agent);
-        let given = Given { agent: Agent::start(&kernel, dir.path(), BOOT), kernel, dir, link };
+        let given = Given { agent: machine.agent(), machine, link };
         given.agent.state().await;
         let volume = given.agent.fleet.volumes().remove(0);
         let view = volume.observe().await.unwrap();
         volume.let_found_heads_stay(&view).await;
-        assert!(given.kernel.world().delayed_removal);
+        assert!(given.machine.kernel.world().delayed_removal);
         let gone = given.agent.detach(1).await;
         assert!(matches!(gone, Outcome::Absent(_)), "{gone:?}");
-        assert!(given.kernel.world().heads.is_empty() && !given.kernel.world().delayed_removal);
+        assert!(
+            given.machine.kernel.world().heads.is_empty() && !given.machine.kernel.world().delayed_removal
+        );
         volume.let_found_heads_stay(&view).await;
-        assert!(!given.kernel.world().delayed_removal, "not after the grant");
+        assert!(!given.machine.kernel.world().delayed_removal, "not after the grant");
     }
 
     #[tokio::test]
@@ -254,22 +252,22 @@ mod tests {
         let given = given_up().await;
         given.free();
         let other = "ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned();
-        given.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other)));
+        given.machine.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other)));
         let state = given.revive().await;
         assert_eq!(state.phase, Phase::Lost);
-        assert!(given.kernel.world().controllers.is_empty(), "another namespace is not kept");
+        assert!(given.machine.kernel.world().controllers.is_empty(), "another namespace is not kept");
         given.agent.fleet.volumes()[0].memory().dead.again = None;
-        given.kernel.change(|world| world.uuids.clear());
+        given.machine.kernel.change(|world| world.uuids.clear());
         assert_eq!(given.revive().await.phase, Phase::Ready);
     }
 
     #[tokio::test]
     async fn a_new_process_knows_of_the_dead_device_by_where_it_is_published() {
         let given = given_up().await;
-        let Given { kernel, dir, agent, link } = given;
+        let Given { machine, agent, link } = given;
         drop(agent);
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        let given = Given { kernel, dir, agent, link };
+        let agent = machine.agent();
+        let given = Given { machine, agent, link };
         let state = given.revive().await;
         assert_eq!(state.phase, Phase::Lost);
         assert!(state.unready.unwrap().message.contains("process 312 (qemu)"));
@@ -283,18 +281,18 @@ mod tests {
         given.free();
         given.agent.detach(1).await;
         assert_eq!(given.revive().await.phase, Phase::Absent);
-        assert!(given.kernel.world().connects.is_empty());
+        assert!(given.machine.kernel.world().connects.is_empty());
 
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let machine = Machine::new();
+        machine.kernel.change(|world| world.answer(1, ConnectAnswer::Refuse));
+        let agent = machine.agent();
         agent.attach_by(1, grant(&[1]), Duration::from_millis(100)).await;
-        kernel.change(|world| {
+        machine.kernel.change(|world| {
             world.answers.clear();
             world.connects.clear();
         });
-        let given = Given { kernel, dir, agent, link: watch::Sender::new(Link::Up) };
+        let given = Given { machine, agent, link: watch::Sender::new(Link::Up) };
         given.revive().await;
-        assert!(given.kernel.world().connects.is_empty());
+        assert!(given.machine.kernel.world().connects.is_empty());
     }
 }

@@ -56,24 +56,22 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
 
-    use crate::testing::agent::Agent;
-    use crate::testing::kernel::Kernel;
+    use crate::testing::agent::{Agent, Machine};
 
     #[tokio::test]
     async fn a_controller_with_other_times_than_ours_gets_ours() {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        kernel.change(|world| {
+        let machine = Machine::new();
+        machine.kernel.change(|world| {
             let name = world.connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
             let by_hand = world.controllers.iter_mut().find(|one| one.name.to_string() == name).unwrap();
             (by_hand.reconnect_delay_s, by_hand.ctrl_loss_tmo) = (Some(10), Some("30".into()));
         });
-        let agent = Agent::with_times(&kernel, dir.path(), 1, 600);
+        let agent = Agent::with_times(&machine.kernel, machine.dir.path(), 1, 600);
         agent.ready(1, &[1, 2]).await;
         let times = |one: &cleat_host::sysfs::Controller| (one.reconnect_delay_s, one.ctrl_loss_tmo.clone());
-        let all: Vec<_> = kernel.world().controllers.iter().map(times).collect();
+        let all: Vec<_> = machine.kernel.world().controllers.iter().map(times).collect();
         assert_eq!(all, [(Some(1), Some("600".into())), (Some(1), Some("600".into()))]);
-        assert_eq!(kernel.world().retimed, 1, "the one that was made by hand");
+        assert_eq!(machine.kernel.world().retimed, 1, "the one that was made by hand");
     }
 }

@@ -62,35 +62,32 @@ impl<H: Host> Volume<H> {
 mod tests {
     use crate::volume::state::Phase;
 
-    use super::*;
-    use crate::testing::agent::{Agent, BOOT};
-    use crate::testing::kernel::{HOST, Kernel};
+    use crate::testing::agent::Machine;
+    use crate::testing::kernel::HOST;
 
     #[tokio::test]
     async fn controllers_of_a_grant_that_has_ended_go_without_being_asked_for() {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         let volume = agent.fleet.volumes().remove(0);
         agent.state().await;
         assert!(!volume.has_leftovers(), "the grant stands");
         agent.revoke(1).await;
-        kernel.change(|world| {
+        machine.kernel.change(|world| {
             world.connect("nqn.2026-01.io.cleat:v", 2, HOST);
             world.set_state(2, "connecting");
         });
         drop((agent, volume));
         // Also by a process that has ended nothing itself.
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         assert_eq!(agent.state().await.phase, Phase::Detaching);
         let volume = agent.fleet.volumes().remove(0);
         assert!(volume.has_leftovers());
         volume.clone().take_leftovers_away().await;
         assert_eq!(agent.state().await.phase, Phase::Absent);
-        assert!(kernel.world().controllers.is_empty() && !volume.has_leftovers());
+        assert!(machine.kernel.world().controllers.is_empty() && !volume.has_leftovers());
         // What another host's name connected is nobody's to take away.
         let foreign = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";
-        kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 1, foreign)));
+        machine.kernel.change(|world| drop(world.connect("nqn.2026-01.io.cleat:v", 1, foreign)));
         agent.state().await;
         assert!(!volume.has_leftovers());
     }

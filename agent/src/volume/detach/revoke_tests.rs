@@ -1,6 +1,5 @@
 //! Revoke: grants that end under an open device, and targets that are gone.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
@@ -8,51 +7,34 @@ use crate::volume::state::Phase;
 use tokio::time::Instant;
 
 use crate::name::VolumeId;
-use crate::testing::agent::{Agent, BOOT, grant};
-use crate::testing::kernel::{HOST, Kernel, portal};
+use crate::testing::agent::{Machine, absent, failed, grant, pending, ready, states};
+use crate::testing::kernel::HOST;
 use crate::volume::directive::{Ask, Directive};
 
 const SHORT: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(20);
 
-fn agent(kernel: &Arc<Kernel>, dir: &tempfile::TempDir) -> Agent {
-    Agent::start(kernel, dir.path(), BOOT)
-}
-
 fn revoke(by: Duration) -> Ask {
     Ask::Revoke { deadline: Instant::now() + by }
 }
 
-fn absent(outcome: Outcome) -> Vec<(String, String)> {
-    let Outcome::Absent(absent) = outcome else { panic!("not absent: {outcome:?}") };
-    let mut deleted: Vec<_> = absent.deleted.into_iter().map(|one| (one.portal, one.state)).collect();
-    deleted.sort();
-    deleted
-}
-
-fn at(states: &[(u8, &str)]) -> Vec<(String, String)> {
-    states.iter().map(|(n, state)| (portal(*n).to_string(), (*state).to_owned())).collect()
-}
-
 #[tokio::test]
 async fn a_revoke_deletes_under_an_open_device_that_a_detach_leaves_alone() {
-    let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-    let agent = agent(&kernel, &dir);
-    agent.ready(1, &[1, 2]).await;
-    kernel.change(|world| world.users = vec!["pid 312 (qemu-system-x86) has /dev/nvme0n1 open".into()]);
+    let (machine, agent) = Machine::holding(1, &[1, 2]).await;
+    machine
+        .kernel
+        .change(|world| world.users = vec!["pid 312 (qemu-system-x86) has /dev/nvme0n1 open".into()]);
     let busy = agent.detach(1).await;
     assert!(matches!(&busy, Outcome::Busy(busy) if busy.holders[0].contains("qemu")), "{busy:?}");
-    assert_eq!(kernel.world().of("v").len(), 2);
-    assert_eq!(absent(agent.revoke(1).await), at(&[(1, "live"), (2, "live")]));
-    assert_eq!(kernel.world().flushed, 0, "what is revoked is not written back");
+    assert_eq!(machine.kernel.world().of("v").len(), 2);
+    assert_eq!(absent(agent.revoke(1).await), states(&[(1, "live"), (2, "live")]));
+    assert_eq!(machine.kernel.world().flushed, 0, "what is revoked is not written back");
 }
 
 #[tokio::test]
 async fn a_revoke_with_the_target_gone_is_pending_and_blocks_nothing_else() {
-    let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-    let agent = agent(&kernel, &dir);
-    agent.ready(1, &[1, 2]).await;
-    kernel.change(|world| {
+    let (machine, agent) = Machine::holding(1, &[1, 2]).await;
+    machine.kernel.change(|world| {
         world.users = vec!["pid 312 (qemu-system-x86) has /dev/nvme0n1 open".into()];
         world.set_state(1, "connecting");
         world.set_state(2, "connecting");
@@ -60,15 +42,11 @@ async fn a_revoke_with_the_target_gone_is_pending_and_blocks_nothing_else() {
     });
     let revoke = agent.directive(1, revoke(SHORT));
     agent.submit(&revoke);
-    let pending = agent.result().await;
-    assert_eq!(pending.operation, revoke.operation);
-    match pending.outcome {
-        Outcome::Pending(pending) => {
-            assert!(pending.age >= Duration::from_millis(50), "{pending:?}");
-            assert!(pending.message.contains("revoke") && pending.message.contains("nvme0"), "{pending:?}");
-        }
-        other => panic!("{other:?}"),
-    }
+    let waits = agent.result().await;
+    assert_eq!(waits.operation, revoke.operation);
+    let waits = pending(waits.outcome);
+    assert!(waits.age >= Duration::from_millis(50), "{waits:?}");
+    assert!(waits.message.contains("revoke") && waits.message.contains("nvme0"), "{waits:?}");
     // Another volume of this node comes and is looked at meanwhile.
     let other = Directive {
         volume: VolumeId::parse("w").unwrap(),
@@ -76,33 +54,33 @@ async fn a_revoke_with_the_target_gone_is_pending_and_blocks_nothing_else() {
             .directive(2, Ask::Attach { grant: grant(&[3]), secret: None, deadline: Instant::now() + LONG })
     };
     agent.submit(&other);
-    let ready = agent.result().await;
-    assert_eq!(ready.operation, other.operation);
-    assert!(matches!(ready.outcome, Outcome::Ready(_)), "{ready:?}");
+    let came = agent.result().await;
+    assert_eq!(came.operation, other.operation);
+    ready(came.outcome);
     assert_eq!(agent.state().await.phase, Phase::Detaching);
     // The kernel lets go.
-    kernel.change(|world| world.deletions_hang = false);
+    machine.kernel.change(|world| world.deletions_hang = false);
     let last = agent.result().await;
     assert_eq!(last.operation, revoke.operation);
     // Not live: this absence is not drained, and says so.
-    assert_eq!(absent(last.outcome), at(&[(1, "connecting"), (2, "connecting")]));
-    assert_eq!(kernel.world().of("w").len(), 1);
+    assert_eq!(absent(last.outcome), states(&[(1, "connecting"), (2, "connecting")]));
+    assert_eq!(machine.kernel.world().of("w").len(), 1);
 }
 
 #[tokio::test]
 async fn a_node_back_without_its_ledger_is_revoked_by_what_its_kernel_holds() {
-    let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-    kernel.world().connect("nqn.2026-01.io.cleat:v", 1, HOST);
-    kernel.world().connect("nqn.2026-01.io.cleat:v", 2, HOST);
-    kernel.change(|world| world.set_state(2, "connecting"));
-    let agent = agent(&kernel, &dir);
+    let machine = Machine::new();
+    machine.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, HOST);
+    machine.kernel.world().connect("nqn.2026-01.io.cleat:v", 2, HOST);
+    machine.kernel.change(|world| world.set_state(2, "connecting"));
+    let agent = machine.agent();
     assert_eq!(agent.state().await.epoch, None, "the inventory names it all the same");
-    assert_eq!(absent(agent.revoke(4).await), at(&[(1, "live"), (2, "connecting")]));
+    assert_eq!(absent(agent.revoke(4).await), states(&[(1, "live"), (2, "connecting")]));
     let state = agent.state().await;
     assert_eq!((state.phase, state.epoch_ended), (Phase::Absent, true));
     assert_eq!(
         absent(agent.revoke(4).await),
-        at(&[(1, "live"), (2, "connecting")]),
+        states(&[(1, "live"), (2, "connecting")]),
         "again, with the same proof"
     );
     let stale = agent.attach(3, grant(&[1])).await;
@@ -111,74 +89,64 @@ async fn a_node_back_without_its_ledger_is_revoked_by_what_its_kernel_holds() {
 
 #[tokio::test]
 async fn a_controller_that_the_kernel_removed_is_absent_and_not_drained() {
-    let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-    let agent = agent(&kernel, &dir);
-    agent.ready(1, &[1, 2]).await;
+    let (machine, agent) = Machine::holding(1, &[1, 2]).await;
     // As after the secret has changed: authentication fails, and the kernel gives its controllers up.
-    kernel.change(|world| world.controllers.clear());
+    machine.kernel.change(|world| world.controllers.clear());
     assert_eq!(agent.state().await.phase, Phase::Lost);
-    assert_eq!(absent(agent.revoke(1).await), at(&[(1, "gone"), (2, "gone")]));
+    assert_eq!(absent(agent.revoke(1).await), states(&[(1, "gone"), (2, "gone")]));
 }
 
 #[tokio::test]
 async fn a_head_that_outlives_its_controllers_is_not_absent() {
-    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-    let agent = Agent::start(&kernel, dir.path(), BOOT);
-    agent.ready(1, &[1]).await;
-    kernel.change(|world| {
+    let (machine, agent) = Machine::holding(1, &[1]).await;
+    machine.kernel.change(|world| {
         world.delayed_removal = true;
         world.delay_is_stuck = true;
     });
-    let outcome = agent.revoke(1).await;
-    let Outcome::Failed(failed) = outcome else { panic!("{outcome:?}") };
-    let message = failed.unready.message;
+    let (_, message, _) = failed(agent.revoke(1).await);
     assert!(message.contains("nvme0n1 is still there without a controller"), "{message}");
-    assert!(kernel.world().controllers.is_empty(), "what can write goes all the same");
+    assert!(machine.kernel.world().controllers.is_empty(), "what can write goes all the same");
     assert_eq!(agent.state().await.phase, Phase::Detaching);
-    kernel.change(|world| world.heads.clear());
-    assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
+    machine.kernel.change(|world| world.heads.clear());
+    absent(agent.revoke(1).await);
     assert_eq!(agent.state().await.phase, Phase::Absent);
 }
 
 #[tokio::test]
 async fn a_delay_of_the_heads_removal_is_taken_back_before_the_deletion() {
     for revoke in [true, false] {
-        let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1, 2]).await;
-        kernel.change(|world| (world.knows_delay, world.delayed_removal) = (true, true));
-        let outcome = if revoke { agent.revoke(1).await } else { agent.detach(1).await };
-        assert!(matches!(outcome, Outcome::Absent(_)), "{outcome:?}");
-        assert!(kernel.world().heads.is_empty());
+        let (machine, agent) = Machine::holding(1, &[1, 2]).await;
+        machine.kernel.change(|world| (world.knows_delay, world.delayed_removal) = (true, true));
+        absent(if revoke { agent.revoke(1).await } else { agent.detach(1).await });
+        assert!(machine.kernel.world().heads.is_empty());
     }
 }
 
 #[tokio::test]
 async fn a_head_whose_time_runs_is_waited_for_and_is_no_failure() {
-    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-    kernel.change(|world| world.knows_delay = true);
-    let agent = Agent::start(&kernel, dir.path(), BOOT);
+    let machine = Machine::new();
+    machine.kernel.change(|world| world.knows_delay = true);
+    let agent = machine.agent();
     agent.ready(1, &[1]).await;
-    kernel.change(|world| world.give_up());
+    machine.kernel.change(|world| world.give_up());
     let revoke = agent.directive(1, revoke(SHORT));
     agent.submit(&revoke);
-    let pending = agent.result().await.outcome;
-    assert!(matches!(pending, Outcome::Pending(_)), "it would send what it has queued: {pending:?}");
-    kernel.change(|world| world.heads.clear());
-    let last = agent.result().await.outcome;
-    assert!(matches!(last, Outcome::Absent(_)), "{last:?}");
+    // It would send what it has queued.
+    pending(agent.result().await.outcome);
+    machine.kernel.change(|world| world.heads.clear());
+    absent(agent.result().await.outcome);
 }
 
 #[tokio::test]
 async fn a_head_is_waited_for_as_long_as_anybody_may_have_had_it_stay() {
-    let (kernel, dir) = (Arc::<Kernel>::default(), tempfile::tempdir().unwrap());
-    kernel.change(|world| world.knows_delay = true);
-    let agent = agent(&kernel, &dir);
+    let machine = Machine::new();
+    machine.kernel.change(|world| world.knows_delay = true);
+    let agent = machine.agent();
     agent.ready(1, &[1]).await;
     let volume = agent.fleet.volumes().remove(0);
     let view = volume.observe().await.unwrap();
     // A process before this one was told another time.
-    kernel.change(|world| world.stay = Duration::from_secs(90));
+    machine.kernel.change(|world| world.stay = Duration::from_secs(90));
     assert_eq!(volume.let_heads_go(&view).await, Duration::from_secs(90));
     let configured = agent.fleet.shared().times.stay;
     assert_eq!(volume.let_heads_go(&view).await, configured, "what is set now says nothing of what runs");

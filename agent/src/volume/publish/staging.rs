@@ -174,11 +174,9 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
 
     use super::*;
-    use crate::testing::agent::{Agent, BOOT};
-    use crate::testing::kernel::Kernel;
+    use crate::testing::agent::{Agent, Machine};
 
     async fn staging(agent: &Agent) -> Vec<(String, String, bool)> {
         for volume in agent.fleet.volumes() {
@@ -191,12 +189,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_published_as_the_volume_is_compared_with_its_device() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         let target = Path::new("/pods/a/volume");
         let own = DevT { major: 259, minor: 0 };
-        let at = |found| kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
+        let at = |found| machine.kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
         let expected = |device: &str, same| vec![(target.display().to_string(), device.to_owned(), same)];
         agent.fleet.volumes()[0].note_published(target).await;
         assert!(staging(&agent).await.is_empty(), "nothing is there");
@@ -205,11 +201,13 @@ mod tests {
         // The disk of that number has gone, and another one has got it.
         at(AtTarget::Device(DevT { major: 259, minor: 5 }));
         assert_eq!(staging(&agent).await, expected("259:5, which is gone", false));
-        kernel.change(|world| drop(world.disks.insert(DevT { major: 259, minor: 5 }, "nvme9n1".to_owned())));
+        machine
+            .kernel
+            .change(|world| drop(world.disks.insert(DevT { major: 259, minor: 5 }, "nvme9n1".to_owned())));
         assert_eq!(staging(&agent).await, expected("nvme9n1", false));
         // A new process knows where to look.
         drop(agent);
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
+        let agent = machine.agent();
         agent.state().await;
         assert_eq!(staging(&agent).await, expected("nvme9n1", false));
         agent.fleet.volumes()[0].note_unpublished(target).await;
@@ -218,18 +216,16 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_looked_at_before_its_time_has_come() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         let target = Path::new("/pods/a/volume");
         let at = |minor| {
             let found = AtTarget::Device(DevT { major: 259, minor });
-            kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
+            machine.kernel.change(|world| drop(world.targets.insert(target.to_owned(), found)));
         };
         at(0);
         let volume = agent.fleet.volumes().remove(0);
         volume.note_published(target).await;
-        let views = || kernel.world().views;
+        let views = || machine.kernel.world().views;
         let often = Duration::from_secs(3600);
         volume.look_at_staging(often).await;
         let first = views();
@@ -243,7 +239,7 @@ mod tests {
             "each sweep has one reading of everything, and none of one volume besides"
         );
         // The volume's device is another one now: that does not wait.
-        kernel.change(|world| {
+        machine.kernel.change(|world| {
             world.controllers.clear();
             drop(world.connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST));
         });
@@ -254,17 +250,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_number_that_no_disk_has_is_told_only_while_the_volume_has_a_device() {
-        let (kernel, dir) = (Arc::new(Kernel::default()), tempfile::tempdir().unwrap());
-        let agent = Agent::start(&kernel, dir.path(), BOOT);
-        agent.ready(1, &[1]).await;
+        let (machine, agent) = Machine::holding(1, &[1]).await;
         let target = Path::new("/pods/a/volume");
         let dev = DevT { major: 259, minor: 0 };
-        kernel.change(|world| drop(world.targets.insert(target.to_owned(), AtTarget::Device(dev))));
+        machine.kernel.change(|world| drop(world.targets.insert(target.to_owned(), AtTarget::Device(dev))));
         agent.fleet.volumes()[0].note_published(target).await;
         assert_eq!(staging(&agent).await.len(), 1);
         agent.revoke(1).await;
         assert!(staging(&agent).await.is_empty(), "the pod is still there, and writes nowhere");
-        kernel.change(|world| drop(world.disks.insert(dev, "nvme7n1".to_owned())));
+        machine.kernel.change(|world| drop(world.disks.insert(dev, "nvme7n1".to_owned())));
         assert_eq!(staging(&agent).await[0].1, "nvme7n1");
     }
 }

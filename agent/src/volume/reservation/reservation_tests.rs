@@ -1,50 +1,33 @@
 //! Reservations and secrets, on a kernel and a target made of memory.
 
-use std::sync::Arc;
-
 use crate::volume::outcome::Outcome;
 use crate::volume::state::Phase;
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::Command;
 
 use super::*;
-use crate::testing::agent::{Agent, BOOT, grant};
-use crate::testing::kernel::{HOST_ID, Kernel, portal};
+use crate::testing::agent::{Agent, BOOT, Machine, absent, epoch, failed, grant, ready, secret};
+use crate::testing::kernel::{HOST_ID, portal};
 use crate::testing::target::{OTHER_HOST, host, key};
 use crate::volume::directive::{Ask, GivenSecret};
-
-struct Machine {
-    kernel: Arc<Kernel>,
-    dir: tempfile::TempDir,
-}
-
-impl Machine {
-    fn new() -> Self {
-        Self { kernel: Arc::default(), dir: tempfile::tempdir().unwrap() }
-    }
-
-    fn agent(&self) -> Agent {
-        Agent::start(&self.kernel, self.dir.path(), BOOT)
-    }
-
-    fn keys(&self) -> Vec<u64> {
-        self.kernel.world().reservation.keys()
-    }
-}
 
 fn reserved() -> Grant {
     Grant { reserve: Some(key(1)), ..grant(&[1, 2]) }
 }
 
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(20)
+/// A machine whose agent has the volume, and is registered for it.
+async fn registered() -> (Machine, Agent) {
+    let (machine, agent) = Machine::started();
+    ready(agent.attach(1, reserved()).await);
+    (machine, agent)
 }
 
-fn failed(outcome: Outcome) -> (String, String) {
-    match outcome {
-        Outcome::Failed(failed) => (failed.unready.clause.to_owned(), failed.unready.message),
-        other => panic!("did not fail: {other:?}"),
-    }
+fn keys(machine: &Machine) -> Vec<u64> {
+    machine.kernel.world().reservation.keys()
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(20)
 }
 
 fn left(outcome: Outcome) -> Vec<u64> {
@@ -67,9 +50,7 @@ async fn look_after(agent: &Agent, link: Link) {
 
 #[tokio::test]
 async fn ready_is_said_only_once_the_report_shows_this_node() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     {
         let world = machine.kernel.world();
         assert!(world.reservation.kept.is_held());
@@ -77,7 +58,7 @@ async fn ready_is_said_only_once_the_report_shows_this_node() {
         assert_eq!(world.reservation.done, [Command::Register, Command::Reserve]);
     }
     assert_eq!(agent.entry().await.unwrap().registered, Some(1));
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(1, reserved()).await);
     assert_eq!(machine.kernel.world().reservation.done.len(), 2, "a repeated attach changes nothing");
 }
 
@@ -86,17 +67,17 @@ async fn a_second_registrant_joins_what_the_first_holds() {
     let machine = Machine::new();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(1, reserved()).await);
     assert_eq!(machine.kernel.world().reservation.done, [Command::Register]);
-    assert_eq!(machine.keys(), [7, 1]);
+    assert_eq!(keys(&machine), [7, 1]);
 }
 
 #[tokio::test]
 async fn a_key_of_an_older_grant_is_replaced() {
     let machine = Machine::new();
     machine.kernel.world().reservation.join(HOST_ID, 9);
-    assert!(matches!(machine.agent().attach(1, reserved()).await, Outcome::Ready(_)));
-    assert_eq!(machine.keys(), [1]);
+    ready(machine.agent().attach(1, reserved()).await);
+    assert_eq!(keys(&machine), [1]);
 }
 
 #[tokio::test]
@@ -104,8 +85,8 @@ async fn what_happens_between_a_report_and_a_command_is_seen() {
     let machine = Machine::new();
     // Another node takes the reservation right after this one has read that nobody has it.
     machine.kernel.world().reservation.interferes = Some(|target| target.join(OTHER_HOST, 7));
-    assert!(matches!(machine.agent().attach(1, reserved()).await, Outcome::Ready(_)));
-    assert_eq!(machine.keys(), [7, 1]);
+    ready(machine.agent().attach(1, reserved()).await);
+    assert_eq!(keys(&machine), [7, 1]);
 }
 
 #[tokio::test]
@@ -113,7 +94,7 @@ async fn a_target_without_reservations_is_named_and_nothing_is_left() {
     let machine = Machine::new();
     machine.kernel.world().reservation.incapable = true;
     let agent = machine.agent();
-    let (clause, message) = failed(agent.attach(1, reserved()).await);
+    let (clause, message, _) = failed(agent.attach(1, reserved()).await);
     assert_eq!(clause, clause::RESERVATION);
     assert!(message.contains("RESCAP 0x00"), "{message}");
     assert!(machine.kernel.world().controllers.is_empty());
@@ -125,29 +106,25 @@ async fn the_end_of_a_grant_gives_the_registration_back() {
         let machine = Machine::new();
         machine.kernel.world().reservation.join(OTHER_HOST, 7);
         let agent = machine.agent();
-        assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
-        let ended = if revoke { agent.revoke(1).await } else { agent.detach(1).await };
-        assert!(matches!(ended, Outcome::Absent(_)), "{ended:?}");
-        assert_eq!(machine.keys(), [7]);
+        ready(agent.attach(1, reserved()).await);
+        absent(if revoke { agent.revoke(1).await } else { agent.detach(1).await });
+        assert_eq!(keys(&machine), [7]);
     }
 }
 
 #[tokio::test]
 async fn a_target_that_does_not_answer_does_not_keep_a_grant_from_ending() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.change(|world| world.reservation.hangs = true);
-    assert!(matches!(agent.revoke(1).await, Outcome::Absent(_)));
-    assert_eq!(machine.keys(), [1], "which is told, and is the fence's to remove");
+    absent(agent.revoke(1).await);
+    assert_eq!(keys(&machine), [1], "which is told, and is the fence's to remove");
 }
 
 #[tokio::test]
 async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(1, reserved()).await);
     machine.kernel.world().reservation.lose(1);
     look_after(&agent, Link::Up).await;
     let state = agent.state().await;
@@ -157,19 +134,18 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
     // the one that preempted has gone.
     machine.kernel.world().reservation.lose(7);
     for agent in [&agent, &{ drop_and_start(&machine) }] {
-        let (clause, message) = failed(agent.attach(1, reserved()).await);
+        let (clause, message, _) = failed(agent.attach(1, reserved()).await);
         assert_eq!(clause, clause::RESERVATION);
         assert!(message.contains("preempted"), "{message}");
-        assert_eq!(machine.keys(), Vec::<u64>::new());
+        assert_eq!(keys(&machine), Vec::<u64>::new());
     }
 }
 
 #[tokio::test]
 async fn a_preempted_node_stays_preempted_over_restarts_and_attaches() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(1, reserved()).await);
     machine.kernel.change(|world| {
         world.reservation.lose(1);
         world.controllers.clear();
@@ -177,10 +153,10 @@ async fn a_preempted_node_stays_preempted_over_restarts_and_attaches() {
     drop(agent);
     let agent = Agent::start(&machine.kernel, machine.dir.path(), "boot-2");
     for _ in 0..3 {
-        let (clause, message) = failed(agent.attach(1, reserved()).await);
+        let (clause, message, _) = failed(agent.attach(1, reserved()).await);
         assert_eq!(clause, clause::RESERVATION);
         assert!(message.contains("preempted"), "{message}");
-        assert_eq!(machine.keys(), [7]);
+        assert_eq!(keys(&machine), [7]);
     }
 }
 
@@ -196,41 +172,35 @@ fn drop_and_start(machine: &Machine) -> Agent {
 
 #[tokio::test]
 async fn after_a_target_restart_the_registration_returns_within_a_session() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Down).await;
     let state = agent.state().await;
     assert_eq!(state.phase, Phase::Lost);
     assert!(state.unready.unwrap().message.contains("forgotten"));
-    assert_eq!(machine.keys(), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
+    assert_eq!(keys(&machine), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
     look_after(&agent, Link::Up).await;
-    assert_eq!(machine.keys(), [1]);
+    assert_eq!(keys(&machine), [1]);
 }
 
 #[tokio::test]
 async fn after_a_restart_of_the_target_it_does_not_matter_who_comes_back_first() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.forget();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     look_after(&agent, Link::Up).await;
-    assert_eq!(machine.keys(), [7, 1]);
+    assert_eq!(keys(&machine), [7, 1]);
 }
 
 /// Who is not registered while the namespace is held has its writes refused. This node has never seen the other one.
 #[tokio::test]
 async fn after_a_target_restart_the_namespace_is_held_once_others_had_time() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Up).await;
-    assert_eq!(machine.keys(), [1]);
+    assert_eq!(keys(&machine), [1]);
     assert!(!machine.kernel.world().reservation.kept.is_held(), "the other one would get errors");
     let state = agent.state().await;
     assert_eq!(state.phase, Phase::Degraded, "the device can be used");
@@ -240,15 +210,13 @@ async fn after_a_target_restart_the_namespace_is_held_once_others_had_time() {
     let_time_pass(&agent);
     look_after(&agent, Link::Up).await;
     assert!(machine.kernel.world().reservation.kept.is_held());
-    assert_eq!(machine.keys(), [1, 7]);
+    assert_eq!(keys(&machine), [1, 7]);
     assert_eq!(agent.state().await.phase, Phase::Ready);
 }
 
 #[tokio::test]
 async fn one_that_does_not_come_back_is_not_waited_for_for_ever() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     look_after(&agent, Link::Up).await;
     // After each restart others have the whole of their time.
@@ -264,7 +232,7 @@ async fn one_that_does_not_come_back_is_not_waited_for_for_ever() {
         }
         assert_eq!(machine.kernel.world().reservation.kept.is_held(), held);
     }
-    assert_eq!(machine.keys(), [1]);
+    assert_eq!(keys(&machine), [1]);
 }
 
 /// As if others had had the time to register again.
@@ -277,9 +245,7 @@ fn let_time_pass(agent: &Agent) {
 /// The preemption comes between the new registration and the hold.
 #[tokio::test]
 async fn who_is_preempted_while_others_are_waited_for_does_not_register_again() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     look_after(&agent, Link::Up).await;
     machine.kernel.world().reservation.forget();
@@ -287,15 +253,13 @@ async fn who_is_preempted_while_others_are_waited_for_does_not_register_again() 
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.lose(1);
     look_after(&agent, Link::Up).await;
-    assert_eq!(machine.keys(), [7]);
+    assert_eq!(keys(&machine), [7]);
     assert!(agent.state().await.unready.unwrap().message.contains("preempted"));
 }
 
 #[tokio::test]
 async fn a_registration_that_may_have_come_too_late_is_taken_back() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    let (machine, agent) = registered().await;
     machine.kernel.world().reservation.forget();
     let (sender, link) = watch::channel(Link::Up);
     machine.kernel.change(|world| world.reservation.hangs = true);
@@ -315,13 +279,13 @@ async fn a_registration_that_may_have_come_too_late_is_taken_back() {
         machine.kernel.change(|world| world.reservation.hangs = false);
     };
     tokio::join!(looking, meanwhile);
-    assert_eq!(machine.keys(), Vec::<u64>::new());
+    assert_eq!(keys(&machine), Vec::<u64>::new());
     assert_eq!(agent.state().await.phase, Phase::Lost);
     // That was nobody's preemption: with the session back it registers again, whoever has come meanwhile.
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.join("33333333-3333-3333-3333-333333333333", 9);
     look_after(&agent, Link::Up).await;
-    assert_eq!(machine.keys(), [7, 9, 1]);
+    assert_eq!(keys(&machine), [7, 9, 1]);
     assert_eq!(agent.state().await.phase, Phase::Ready);
 }
 
@@ -330,7 +294,7 @@ async fn victims_are_preempted_and_the_report_says_who_is_left() {
     let machine = Machine::new();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     let agent = machine.agent();
-    assert!(matches!(agent.attach(1, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(1, reserved()).await);
     let ask = || Ask::Preempt { key: key(1), victims: vec![key(7), key(8)], deadline: soon() };
     let (left, aborted) = left_and_aborted(agent.ask(1, ask()).await);
     assert_eq!(
@@ -359,17 +323,16 @@ async fn a_helper_without_a_reserved_grant_registers_first_and_gives_it_back() {
     agent.ready(1, &[1, 2]).await;
     let ask = Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() };
     assert_eq!(left(agent.ask(1, ask).await), [1]);
-    assert!(matches!(agent.detach(1).await, Outcome::Absent(_)));
-    assert_eq!(machine.keys(), Vec::<u64>::new());
+    absent(agent.detach(1).await);
+    assert_eq!(keys(&machine), Vec::<u64>::new());
 }
 
 #[tokio::test]
 async fn only_a_node_with_a_standing_grant_and_a_live_path_preempts() {
-    let machine = Machine::new();
-    let agent = machine.agent();
+    let (machine, agent) = Machine::started();
     let ask = || Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() };
     assert_eq!(failed(agent.ask(1, ask()).await).0, clause::GRANT);
-    assert!(matches!(agent.attach(2, reserved()).await, Outcome::Ready(_)));
+    ready(agent.attach(2, reserved()).await);
     assert!(matches!(agent.ask(1, ask()).await, Outcome::StaleEpoch(_)));
     let other = Ask::Preempt { key: key(3), victims: vec![key(7)], deadline: soon() };
     assert_eq!(failed(agent.ask(2, other).await).0, clause::GRANT);
@@ -385,7 +348,7 @@ async fn a_revoke_does_not_wait_for_a_preemption_that_takes_its_time() {
     let machine = Machine::new();
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     let agent = machine.agent();
-    assert!(matches!(agent.attach(1, Grant { reserve: None, ..reserved() }).await, Outcome::Ready(_)));
+    ready(agent.attach(1, Grant { reserve: None, ..reserved() }).await);
     machine.kernel.change(|world| world.reservation.hangs = true);
     let preempt = agent.directive(1, Ask::Preempt { key: key(1), victims: vec![key(7)], deadline: soon() });
     agent.submit(&preempt);
@@ -397,11 +360,7 @@ async fn a_revoke_does_not_wait_for_a_preemption_that_takes_its_time() {
     let first = agent.result().await;
     assert_eq!(failed(first.outcome).0, clause::SUPERSEDED);
     machine.kernel.change(|world| world.reservation.hangs = false);
-    assert!(matches!(agent.result().await.outcome, Outcome::Absent(_)));
-}
-
-fn secret(letter: char) -> DhchapSecret {
-    DhchapSecret::parse(&format!("DHHC-1:00:{}:", letter.to_string().repeat(48))).unwrap()
+    absent(agent.result().await.outcome);
 }
 
 async fn attach_with(agent: &Agent, seq: u64, letter: Option<char>) -> Outcome {
@@ -414,7 +373,7 @@ async fn attach_by(agent: &Agent, seq: u64, letter: Option<char>, deadline: Inst
 }
 
 async fn attach_dated(agent: &Agent, letter: char, generation: u64) -> Outcome {
-    let generation = Some(crate::testing::agent::epoch(generation));
+    let generation = Some(epoch(generation));
     let secret = Some(GivenSecret { secret: secret(letter), generation });
     let deadline = Instant::now() + Duration::from_secs(2);
     agent.ask(1, Ask::Attach { grant: grant(&[1, 2]), secret, deadline }).await
@@ -425,7 +384,7 @@ fn secrets(machine: &Machine) -> Vec<DhchapSecret> {
 }
 
 async fn rekey(agent: &Agent, letter: char, generation: u64) -> Outcome {
-    let generation = crate::testing::agent::epoch(generation);
+    let generation = epoch(generation);
     agent.ask(1, Ask::Rekey { secret: secret(letter), generation, deadline: soon() }).await
 }
 
@@ -435,13 +394,13 @@ async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
     machine.kernel.world().wanted_secret = Some(secret('A'));
     let agent = machine.agent();
     let at_once = || Instant::now() + Duration::from_millis(1500);
-    let (clause, message) = failed(attach_by(&agent, 1, None, at_once()).await);
+    let (clause, message, _) = failed(attach_by(&agent, 1, None, at_once()).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("no secret was given"), "{message}");
-    let (clause, message) = failed(attach_by(&agent, 2, Some('B'), at_once()).await);
+    let (clause, message, _) = failed(attach_by(&agent, 2, Some('B'), at_once()).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("did not accept the secret") && !message.contains("BBBB"), "{message}");
-    assert!(matches!(attach_with(&agent, 3, Some('A')).await, Outcome::Ready(_)));
+    ready(attach_with(&agent, 3, Some('A')).await);
     let record = std::fs::read_dir(machine.dir.path().join("ledger")).unwrap().flatten();
     for file in record {
         let text = std::fs::read_to_string(file.path()).unwrap_or_default();
@@ -451,9 +410,8 @@ async fn a_missing_or_refused_secret_is_a_clause_of_its_own() {
 
 #[tokio::test]
 async fn every_controller_gets_a_new_secret_and_an_older_one_changes_nothing() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    let (machine, agent) = Machine::started();
+    ready(attach_with(&agent, 1, Some('A')).await);
     assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
     assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed), "idempotent");
@@ -464,9 +422,8 @@ async fn every_controller_gets_a_new_secret_and_an_older_one_changes_nothing() {
 
 #[tokio::test]
 async fn a_newer_secret_of_a_repeated_attach_replaces_one_that_came_by_rekey() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    let (machine, agent) = Machine::started();
+    ready(attach_dated(&agent, 'A', 4).await);
     assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
     // The secret changed while the device was lost.
     machine.kernel.change(|world| {
@@ -474,23 +431,21 @@ async fn a_newer_secret_of_a_repeated_attach_replaces_one_that_came_by_rekey() {
         world.secrets.clear();
         world.wanted_secret = Some(secret('C'));
     });
-    let ready = attach_dated(&agent, 'C', 6).await;
-    assert!(matches!(&ready, Outcome::Ready(_)), "{ready:?}");
+    ready(attach_dated(&agent, 'C', 6).await);
     assert_eq!(secrets(&machine), [secret('C'), secret('C')]);
     assert_eq!(failed(rekey(&agent, 'B', 5).await).0, clause::SUPERSEDED);
 }
 
 #[tokio::test]
 async fn an_older_secret_of_a_doubled_attach_changes_nothing_after_a_restart() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    let (machine, agent) = Machine::started();
+    ready(attach_dated(&agent, 'A', 4).await);
     assert!(matches!(rekey(&agent, 'B', 5).await, Outcome::Rekeyed));
-    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    ready(attach_dated(&agent, 'A', 4).await);
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
     drop(agent);
     let agent = machine.agent();
-    assert!(matches!(attach_dated(&agent, 'A', 4).await, Outcome::Ready(_)));
+    ready(attach_dated(&agent, 'A', 4).await);
     assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)), "of unknown generation");
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
     // A path that it has to make again gets the newer one, too.
@@ -499,37 +454,33 @@ async fn an_older_secret_of_a_doubled_attach_changes_nothing_after_a_restart() {
         let gone = world.controllers.remove(1);
         world.secrets.remove(gone.name.as_str());
     });
-    let ready = attach_dated(&agent, 'A', 4).await;
-    assert!(matches!(&ready, Outcome::Ready(ready) if ready.state.paths.len() == 2), "{ready:?}");
+    assert_eq!(ready(attach_dated(&agent, 'A', 4).await).paths.len(), 2);
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
 }
 
 #[tokio::test]
 async fn a_controller_without_a_secret_cannot_be_rekeyed_and_is_named() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, None).await, Outcome::Ready(_)));
-    let (clause, message) = failed(rekey(&agent, 'B', 5).await);
+    let (_machine, agent) = Machine::started();
+    ready(attach_with(&agent, 1, None).await);
+    let (clause, message, _) = failed(rekey(&agent, 'B', 5).await);
     assert_eq!(clause, clause::AUTHENTICATION);
     assert!(message.contains("nvme0") && message.contains("connected without one"), "{message}");
 }
 
 #[tokio::test]
 async fn a_repeated_attach_brings_controllers_up_to_date() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    let (machine, agent) = Machine::started();
+    ready(attach_with(&agent, 1, Some('A')).await);
     drop(agent);
     let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, Some('B')).await, Outcome::Ready(_)));
+    ready(attach_with(&agent, 1, Some('B')).await);
     assert_eq!(secrets(&machine), [secret('B'), secret('B')]);
 }
 
 #[tokio::test]
 async fn after_an_agent_restart_a_path_is_repaired_with_the_kernels_secret() {
-    let machine = Machine::new();
-    let agent = machine.agent();
-    assert!(matches!(attach_with(&agent, 1, Some('A')).await, Outcome::Ready(_)));
+    let (machine, agent) = Machine::started();
+    ready(attach_with(&agent, 1, Some('A')).await);
     drop(agent);
     machine.kernel.change(|world| {
         world.wanted_secret = Some(secret('A'));
