@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::Parser;
 use cleat_host::fabrics::{Choice, ConnectOptions, LossTimeout};
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName, IdError, StorageAddress};
-use cleat_runtime::grpc::{DialError, Keepalive, Renewing};
+use cleat_runtime::grpc::{ChannelError, Keepalive, Renewing};
 use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::{duration, duration_within, whole_seconds};
 use cleat_runtime::program::Common;
@@ -184,7 +184,7 @@ pub struct Config {
 pub enum ConfigError {
     /// The controller's address or the TLS files cannot be used.
     #[error("cannot use --controller")]
-    Dial(#[from] DialError),
+    Channel(#[from] ChannelError),
     /// The controller's address has no port.
     #[error("cannot use --controller {0:?}: give HOST:PORT")]
     Controller(String),

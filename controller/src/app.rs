@@ -19,7 +19,7 @@ use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
 use cleat_runtime::tls::renew::{self, Renewable};
-use cleat_runtime::tls::{Kind, ServerTransport};
+use cleat_runtime::tls::{ClientKind, ServerTransport};
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -57,7 +57,7 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     /// How volumes are served to hosts.
     pub serving: Serving,
     /// What agents are sent.
-    pub agents: agents::Settings,
+    pub agents: agents::AgentSettings,
     /// Times that decide.
     pub core: cleat_core::Config,
     /// Name of the CSI driver.
@@ -262,13 +262,13 @@ async fn bind(
     let mut certificates: Vec<Arc<dyn Renewable>> = vec![rds.certificates()];
     certificates.extend(listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>));
     let listen =
-        async |name, kind: Kind, addr, transport| {
+        async |name, kind: ClientKind, addr, transport| {
             Listener::bind(name, addr, transport, Limits::of_process())
                 .await
                 .map_err(|source| AppError::Bind { option: kind.listen_option(), addr, source })
         };
-    let agents_at = listen("agents", Kind::Node, agent_listen, agent_transport).await?;
-    let operators_at = listen("operators", Kind::Operator, operator_listen, operator_transport).await?;
+    let agents_at = listen("agents", ClientKind::Node, agent_listen, agent_transport).await?;
+    let operators_at = listen("operators", ClientKind::Operator, operator_listen, operator_transport).await?;
     tracing::info!(
         csi_socket = %csi.path().display(), agents = %agents_at.address(), operators = %operators_at.address(),
         "listening"
@@ -362,7 +362,7 @@ where
         AgentSessionServer::new(agent_sessions).max_decoding_message_size(agents::MESSAGE_BYTES);
     let agent_server = grpc::server(Keepalive::default())
         .add_service(health_service.clone())
-        .add_service(InterceptedService::new(agent_sessions, clients.admit(Kind::Node)))
+        .add_service(InterceptedService::new(agent_sessions, clients.admit(ClientKind::Node)))
         .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
     for files in &certificates {
         tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
@@ -371,7 +371,7 @@ where
         Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
-        .add_service(OperatorServer::with_interceptor(operators, clients.admit(Kind::Operator)))
+        .add_service(OperatorServer::with_interceptor(operators, clients.admit(ClientKind::Operator)))
         .serve_with_incoming_shutdown(operators_at, stop.clone().cancelled_owned());
 
     tracing::info!(?clients, "serving");

@@ -15,7 +15,7 @@ use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName, NqnPrefix, Portal};
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::duration;
-use cleat_runtime::tls::{Kind, ServerTlsArgs, ServerTransport, TlsError};
+use cleat_runtime::tls::{ClientKind, ServerTlsArgs, ServerTransport, TlsError};
 use cleat_runtime::{Common, Program};
 use humantime::format_duration;
 use reqwest::Url;
@@ -212,7 +212,7 @@ pub struct Settings {
     /// How volumes are served to hosts.
     pub serving: Serving,
     /// What agents are sent.
-    pub agents: agents::Settings,
+    pub agents: agents::AgentSettings,
     /// Times that decide.
     pub core: cleat_core::Config,
     /// How long a change of a host list may take, with all its requests and their turns.
@@ -303,8 +303,8 @@ impl Cli {
             timeout: rds_timeout,
         };
         let naming = Naming::new(&rds_files, nqn_prefix.as_str(), cluster_id)?;
-        let agent_transport = tls.load(Kind::Node, agent_listen)?;
-        let operator_transport = tls.load(Kind::Operator, operator_listen)?;
+        let agent_transport = tls.load(ClientKind::Node, agent_listen)?;
+        let operator_transport = tls.load(ClientKind::Operator, operator_listen)?;
         let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
             fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
         let rds = cleat_rds::Config {
@@ -326,7 +326,7 @@ impl Cli {
             rds,
             volume_ports: rds_volume_ports,
             serving: Serving { nqn_prefix: nqn_prefix.clone(), portals: rds_portals },
-            agents: agents::Settings { secrets, ..agents.settings(nqn_prefix)? },
+            agents: agents::AgentSettings { secrets, ..agents.settings(nqn_prefix)? },
             core: cleat_core::Config { target, fence_after_ms, fence_heard_after_ms, ..times.config()? },
             rds_deadline: rds_timeout * REQUESTS_OF_A_CHANGE + rds_settle,
         })
@@ -334,7 +334,7 @@ impl Cli {
 }
 
 impl AgentOptions {
-    fn settings(self, nqn_prefix: NqnPrefix) -> Result<agents::Settings, ConfigError> {
+    fn settings(self, nqn_prefix: NqnPrefix) -> Result<agents::AgentSettings, ConfigError> {
         let Self { path_policy, attach_deadline, detach_deadline, silence_deadline, heartbeat_interval } =
             self;
         at_least("--attach-deadline", attach_deadline, Duration::from_millis(100))?;
@@ -345,7 +345,7 @@ impl AgentOptions {
         at_most("--detach-deadline", detach_deadline, Duration::from_secs(3600))?;
         // One heartbeat may be late; a silence that a single lost one makes would end sessions for nothing.
         at_least("--silence-deadline", silence_deadline, heartbeat_interval * 2)?;
-        Ok(agents::Settings {
+        Ok(agents::AgentSettings {
             nqn_prefix,
             path_policy,
             attach_deadline,

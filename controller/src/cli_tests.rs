@@ -39,7 +39,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(settings.core.detach_grace_ms, 30_000);
     assert_eq!(settings.core.drain_bound_ms, 60_000);
     assert_eq!(settings.core.fence_after_ms, 20_000);
-    assert_eq!(settings.core.target, cleat_core::Target::default());
+    assert_eq!(settings.core.target, cleat_core::TargetAbilities::default());
     assert_eq!(settings.rds.host_acl, HostAcl::None);
     assert_eq!(settings.rds.port, 4420);
     assert_eq!(settings.agents.path_policy, PathPolicy::Any);

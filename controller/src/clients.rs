@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cleat_runtime::hush::Hush;
-use cleat_runtime::tls::{Kind, Peer, ServerTransport, Who};
+use cleat_runtime::tls::{ClientKind, Peer, ServerTransport, Who};
 use tonic::{Request, Status};
 
 use crate::metrics;
@@ -72,7 +72,7 @@ impl Clients {
     #[allow(clippy::result_large_err)] // tonic's own
     pub fn admit(
         self,
-        kind: Kind,
+        kind: ClientKind,
     ) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + Send + Sync {
         let hush = Arc::new(Hush::default());
         move |mut request: Request<()>| {
@@ -95,7 +95,7 @@ impl Clients {
     }
 
     #[allow(clippy::result_large_err)] // tonic's own
-    fn judge(self, kind: Kind, request: &Request<()>) -> Result<Caller, Status> {
+    fn judge(self, kind: ClientKind, request: &Request<()>) -> Result<Caller, Status> {
         let peer = request.extensions().get::<Peer>();
         match (self, peer.map(|peer| (&peer.who, peer.until))) {
             (Self::Anybody, Some((Who::Anybody, _)) | None) => Ok(Caller::Anybody { from: from(request) }),
@@ -136,27 +136,27 @@ mod tests {
         request
     }
 
-    fn known(kind: Kind) -> Who {
+    fn known(kind: ClientKind) -> Who {
         Who::Known(Subject { kind, name: "a".into() })
     }
 
     #[test]
     fn only_a_certificate_of_the_services_own_kind_makes_a_caller() {
-        let admit = Clients::Certified.admit(Kind::Operator);
-        let caller = Caller::of(&admit(request(Some(known(Kind::Operator)))).unwrap()).unwrap();
+        let admit = Clients::Certified.admit(ClientKind::Operator);
+        let caller = Caller::of(&admit(request(Some(known(ClientKind::Operator)))).unwrap()).unwrap();
         assert_eq!(caller, Caller::Known { name: "a".into(), until: None });
         let refused = Who::Refused("cleat://node/x".into());
-        for who in [None, Some(Who::Anybody), Some(known(Kind::Node)), Some(refused)] {
+        for who in [None, Some(Who::Anybody), Some(known(ClientKind::Node)), Some(refused)] {
             assert_eq!(admit(request(who)).unwrap_err().code(), Code::PermissionDenied);
         }
-        assert!(Caller::of(&request(Some(known(Kind::Operator)))).is_err(), "nobody has looked");
+        assert!(Caller::of(&request(Some(known(ClientKind::Operator)))).is_err(), "nobody has looked");
     }
 
     #[test]
     fn without_tls_a_caller_is_anybody_and_is_called_so() {
-        let admit = Clients::Anybody.admit(Kind::Operator);
+        let admit = Clients::Anybody.admit(ClientKind::Operator);
         let caller = Caller::of(&admit(request(Some(Who::Anybody))).unwrap()).unwrap();
         assert_eq!(caller.name(), "anybody (no TLS), from 10.0.0.1:4000");
-        assert!(admit(request(Some(known(Kind::Node)))).is_err());
+        assert!(admit(request(Some(known(ClientKind::Node)))).is_err());
     }
 }

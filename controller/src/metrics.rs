@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cleat_core::RdsFailure;
 use cleat_runtime::metrics::{Metric, code_name};
-use cleat_runtime::tls::Kind;
+use cleat_runtime::tls::ClientKind;
 use metrics::{counter, gauge, histogram};
 use tonic::Code;
 
@@ -331,7 +331,7 @@ pub(crate) fn fact_refused() {
 }
 
 /// A client was refused, on the listener for this kind.
-pub(crate) fn client_refused(kind: Kind) {
+pub(crate) fn client_refused(kind: ClientKind) {
     counter!(CLIENTS_REFUSED.name, "listener" => kind.word()).increment(1);
 }
 

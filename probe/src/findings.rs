@@ -9,14 +9,14 @@ use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
 /// The answer to one question.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer<T> {
+pub enum Finding<T> {
     /// The probe saw this.
     Found(T),
     /// The probe could not find out; the text says why.
     Unknown(String),
 }
 
-impl<T> Answer<T> {
+impl<T> Finding<T> {
     /// What was seen; `None` if the probe could not find out.
     pub fn found(&self) -> Option<&T> {
         match self {
@@ -55,23 +55,23 @@ pub enum Cut {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
     /// What the list of hosts does.
-    pub host_acl: Answer<Remarked<ProbedAcl>>,
+    pub host_acl: Finding<Remarked<ProbedAcl>>,
     /// Whether taking a host off the list ends its live session.
-    pub removal_cuts: Answer<bool>,
+    pub removal_cuts: Finding<bool>,
     /// What switching the export off does to live sessions.
-    pub cut: Answer<Cut>,
+    pub cut: Finding<Cut>,
     /// Whether the namespace keeps its UUID; the remark says what happened to the connected host.
-    pub uuid_kept: Answer<Remarked<bool>>,
+    pub uuid_kept: Finding<Remarked<bool>>,
     /// Whether switching the export off waits for writes in flight.
-    pub drains: Answer<Remarked<bool>>,
+    pub drains: Finding<Remarked<bool>>,
     /// How far reservations can be relied on.
-    pub reservations: Answer<Remarked<ProbedReservations>>,
+    pub reservations: Finding<Remarked<ProbedReservations>>,
     /// Whether a disk grows under a connected host.
-    pub grow_online: Answer<Remarked<bool>>,
+    pub grow_online: Finding<Remarked<bool>>,
     /// Whether a disk accepts a password.
-    pub password: Answer<Remarked<bool>>,
+    pub password: Finding<Remarked<bool>>,
     /// Whether hosts have to authenticate with that password.
-    pub in_band_auth: Answer<Remarked<bool>>,
+    pub in_band_auth: Finding<Remarked<bool>>,
 }
 
 impl Default for Findings {
@@ -90,15 +90,15 @@ impl Default for Findings {
     }
 }
 
-fn not_asked<T>() -> Answer<T> {
-    Answer::Unknown("it was not asked".to_owned())
+fn not_asked<T>() -> Finding<T> {
+    Finding::Unknown("it was not asked".to_owned())
 }
 
 impl Findings {
     /// What the controller may rely on at the device `rds`, probed at `at` (RFC 3339).
     #[must_use]
     pub fn abilities(&self, rds: String, at: String, assume_drains: bool) -> Abilities {
-        let yes = |answer: &Answer<Remarked<bool>>| answer.found().is_some_and(|found| found.is);
+        let yes = |answer: &Finding<Remarked<bool>>| answer.found().is_some_and(|found| found.is);
         let mut abilities = Abilities::nothing(rds, at);
         if let Some(acl) = self.host_acl.found() {
             abilities.host_acl = acl.is;
@@ -122,11 +122,11 @@ impl Findings {
     #[must_use]
     pub fn probed_drain(&self, assume_drains: bool) -> ProbedDrain {
         match (&self.drains, &self.cut) {
-            (Answer::Found(Remarked { is: true, .. }), _) => ProbedDrain::Seen,
-            (Answer::Found(_), _) => ProbedDrain::No,
+            (Finding::Found(Remarked { is: true, .. }), _) => ProbedDrain::Seen,
+            (Finding::Found(_), _) => ProbedDrain::No,
             // A namespace that does not even go away waits for nothing.
-            (Answer::Unknown(_), Answer::Found(Cut::After(_))) if assume_drains => ProbedDrain::Assumed,
-            (Answer::Unknown(_), _) => ProbedDrain::Unknown,
+            (Finding::Unknown(_), Finding::Found(Cut::After(_))) if assume_drains => ProbedDrain::Assumed,
+            (Finding::Unknown(_), _) => ProbedDrain::Unknown,
         }
     }
 }
@@ -152,15 +152,15 @@ mod tests {
 
     #[test]
     fn the_drain_is_assumed_only_if_asked_for_and_nothing_speaks_against_it() {
-        let cut = Answer::Found(Cut::After(Duration::from_millis(40)));
+        let cut = Finding::Found(Cut::After(Duration::from_millis(40)));
         let mut findings = Findings { cut, ..Findings::default() };
         assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Unknown);
         assert_eq!(abilities(&findings, true).export_drains, ProbedDrain::Assumed);
-        findings.drains = Answer::Found(Remarked::new(false, "a write landed later"));
+        findings.drains = Finding::Found(Remarked::new(false, "a write landed later"));
         assert_eq!(abilities(&findings, true).export_drains, ProbedDrain::No);
-        findings.drains = Answer::Found(Remarked::new(true, ""));
+        findings.drains = Finding::Found(Remarked::new(true, ""));
         assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Seen);
-        findings.cut = Answer::Found(Cut::Stays);
+        findings.cut = Finding::Found(Cut::Stays);
         assert_eq!(abilities(&findings, false).export_cut_ms, None);
     }
 }

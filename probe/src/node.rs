@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use cleat_host::devnode::{self, OpenFor};
 use cleat_host::fabrics::{
-    ConnectFailure, ConnectOptions, ConnectRequest, DhchapSecret, Fabrics, KernelFabrics, LossTimeout, Target,
+    ConnectFailure, ConnectOptions, ConnectRequest, DhchapSecret, ExactController, Fabrics, KernelFabrics,
+    LossTimeout,
 };
 use cleat_host::reservations::{BlockReservations, PathReservations};
 use cleat_host::sysfs::{Controller, SubsystemView, Sysfs};
@@ -19,7 +20,7 @@ use cleat_host::{DevT, HostId, HostNqn, NamespaceIdentity, Portal, SubsystemNqn,
 
 use uuid::Uuid;
 
-use crate::trouble::{Trouble, until};
+use crate::trouble::{QuestionError, until};
 
 /// A connect to a target that answers takes milliseconds; the kernel makes one at a time.
 const CONNECT: Duration = Duration::from_secs(30);
@@ -34,7 +35,7 @@ const DEV: &str = "/dev";
 
 /// A host identity that was just made.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Identity {
+pub struct NewHost {
     /// Its host NQN, made from the identifier.
     pub nqn: HostNqn,
     /// Its host identifier, a random UUID.
@@ -67,7 +68,7 @@ pub struct Device {
 
 /// This node, as far as the scratch disk is concerned.
 #[derive(Debug)]
-pub struct Node {
+pub struct ProbeNode {
     sysfs: Sysfs,
     fabrics: KernelFabrics,
     workers: Workers,
@@ -75,17 +76,17 @@ pub struct Node {
     subsystem: SubsystemNqn,
     portals: Vec<Portal>,
     /// Every identity that was made here.
-    identities: Mutex<Vec<Identity>>,
+    identities: Mutex<Vec<NewHost>>,
 }
 
-impl Node {
+impl ProbeNode {
     /// Opens the kernel's interfaces.
     ///
     /// # Errors
     /// Where this kernel has no NVMe/TCP, or the caller is not root.
-    pub async fn open(nqn: &str, portals: Vec<Portal>) -> Result<Self, Trouble> {
+    pub async fn open(nqn: &str, portals: Vec<Portal>) -> Result<Self, QuestionError> {
         let unusable = |error: &(dyn std::error::Error + 'static)| {
-            Trouble::unclear(cleat_runtime::exit::Causes(error).to_string())
+            QuestionError::unclear(cleat_runtime::exit::Causes(error).to_string())
         };
         let sysfs = Sysfs::default();
         modules::ensure_nvme_tcp(&sysfs, Path::new(FABRICS_DEVICE), Path::new("modprobe"))
@@ -104,13 +105,13 @@ impl Node {
     }
 
     /// Makes a host identity that no target has seen.
-    pub fn fresh_host(&self) -> Identity {
+    pub fn fresh_host(&self) -> NewHost {
         let id = loop {
             if let Some(id) = HostId::from_bytes(Uuid::new_v4().into_bytes()) {
                 break id;
             }
         };
-        let identity = Identity { nqn: HostNqn::from_host_id(id), id };
+        let identity = NewHost { nqn: HostNqn::from_host_id(id), id };
         self.identities.lock().unwrap_or_else(PoisonError::into_inner).push(identity.clone());
         identity
     }
@@ -130,7 +131,7 @@ impl Node {
         &self.reservations
     }
 
-    fn request(&self, host: &Identity, portal: Portal, secret: Option<&DhchapSecret>) -> ConnectRequest {
+    fn request(&self, host: &NewHost, portal: Portal, secret: Option<&DhchapSecret>) -> ConnectRequest {
         ConnectRequest {
             subsystem: self.subsystem.clone(),
             portal,
@@ -152,7 +153,7 @@ impl Node {
     ///
     /// # Errors
     /// Where the target gave neither a yes nor a no.
-    pub async fn trial(&self, host: &Identity, secret: Option<&DhchapSecret>) -> Result<Trial, Trouble> {
+    pub async fn trial(&self, host: &NewHost, secret: Option<&DhchapSecret>) -> Result<Trial, QuestionError> {
         let mut said = None;
         for portal in &self.portals {
             match self.fabrics.connect(&self.request(host, *portal, secret), CONNECT).await {
@@ -168,14 +169,14 @@ impl Node {
                 },
             }
         }
-        said.ok_or_else(|| Trouble::unclear("no portal"))
+        said.ok_or_else(|| QuestionError::unclear("no portal"))
     }
 
     /// Connects a host at every portal, and waits for the device with a path through each.
     ///
     /// # Errors
     /// Where one portal does not admit the host, or the device does not appear.
-    pub async fn connect(&self, host: &Identity) -> Result<Device, Trouble> {
+    pub async fn connect(&self, host: &NewHost) -> Result<Device, QuestionError> {
         for portal in &self.portals {
             self.fabrics.connect(&self.request(host, *portal, None), CONNECT).await?;
         }
@@ -183,7 +184,7 @@ impl Node {
     }
 
     /// The device, once all of the host's controllers are live and have a path to it.
-    async fn device(&self, host: &Identity) -> Result<Option<Device>, Trouble> {
+    async fn device(&self, host: &NewHost) -> Result<Option<Device>, QuestionError> {
         let view = self.view().await?;
         let ours: Vec<&Controller> = controllers_of(&view, host).collect();
         let [namespace] = &view.namespaces[..] else { return Ok(None) };
@@ -211,7 +212,7 @@ impl Node {
     ///
     /// # Errors
     /// Where that cannot be read.
-    pub async fn view(&self) -> Result<SubsystemView, Trouble> {
+    pub async fn view(&self) -> Result<SubsystemView, QuestionError> {
         Ok(self.sysfs.view(&self.subsystem, SYSFS).await?)
     }
 
@@ -219,7 +220,7 @@ impl Node {
     ///
     /// # Errors
     /// Where that cannot be read.
-    pub async fn live(&self, host: &Identity) -> Result<(usize, usize), Trouble> {
+    pub async fn live(&self, host: &NewHost) -> Result<(usize, usize), QuestionError> {
         let view = self.view().await?;
         let live = controllers_of(&view, host).filter(|controller| controller.state.is_live()).count();
         Ok((live, controllers_of(&view, host).count()))
@@ -235,7 +236,7 @@ impl Node {
     ///
     /// # Errors
     /// Where its node is another device's, the number is another disk's by now, or it does not open in time.
-    pub async fn open_device(&self, device: &Device) -> Result<Arc<std::fs::File>, Trouble> {
+    pub async fn open_device(&self, device: &Device) -> Result<Arc<std::fs::File>, QuestionError> {
         let (sysfs, dev) = (self.sysfs.clone(), device.dev);
         let key = format!("open {dev}");
         let opened = self.workers.run(&key, DEVICE, move || {
@@ -245,7 +246,9 @@ impl Node {
         let opened = Arc::new(opened.await??);
         let view = self.view().await?;
         if !view.namespaces.iter().any(|one| one.dev == dev && one.identity == device.identity) {
-            return Err(Trouble::unclear(format!("block device {dev} is not the scratch disk any more")));
+            return Err(QuestionError::unclear(format!(
+                "block device {dev} is not the scratch disk any more"
+            )));
         }
         Ok(opened)
     }
@@ -256,13 +259,13 @@ impl Node {
     /// Where that host is not connected.
     pub async fn path_reservations(
         &self,
-        host: &Identity,
+        host: &NewHost,
         device: &Device,
-    ) -> Result<PathReservations, Trouble> {
+    ) -> Result<PathReservations, QuestionError> {
         let view = self.view().await?;
         let controller = controllers_of(&view, host).find(|controller| controller.state.is_live());
-        let target = controller.and_then(|found| Target::of(found, &self.subsystem, &host.nqn));
-        let target = target.ok_or_else(|| Trouble::unclear("the host has no live connection"))?;
+        let target = controller.and_then(|found| ExactController::of(found, &self.subsystem, &host.nqn));
+        let target = target.ok_or_else(|| QuestionError::unclear("the host has no live connection"))?;
         Ok(PathReservations::at(DEV, self.sysfs.clone(), self.workers.clone(), target, device.nsid))
     }
 
@@ -270,10 +273,10 @@ impl Node {
     ///
     /// # Errors
     /// Where one does not go in time.
-    pub async fn disconnect(&self, host: &Identity) -> Result<(), Trouble> {
+    pub async fn disconnect(&self, host: &NewHost) -> Result<(), QuestionError> {
         let view = self.view().await?;
-        let targets: Vec<Target> = controllers_of(&view, host)
-            .filter_map(|controller| Target::of(controller, &self.subsystem, &host.nqn))
+        let targets: Vec<ExactController> = controllers_of(&view, host)
+            .filter_map(|controller| ExactController::of(controller, &self.subsystem, &host.nqn))
             .collect();
         let gone = targets.iter().map(|target| self.fabrics.disconnect(target, DISCONNECT));
         for gone in futures_util::future::join_all(gone).await {
@@ -286,7 +289,7 @@ impl Node {
     ///
     /// # Errors
     /// Where one does not go in time.
-    pub async fn disconnect_all(&self) -> Result<(), Trouble> {
+    pub async fn disconnect_all(&self) -> Result<(), QuestionError> {
         let hosts = self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone();
         // By what the kernel has, not by what was noted: that includes a late connect.
         for host in &hosts {
@@ -309,10 +312,10 @@ impl Node {
     }
 }
 
-fn is_of(controller: &Controller, host: &Identity) -> bool {
+fn is_of(controller: &Controller, host: &NewHost) -> bool {
     controller.host_nqn.as_deref() == Some(host.nqn.as_str())
 }
 
-fn controllers_of<'v>(view: &'v SubsystemView, host: &'v Identity) -> impl Iterator<Item = &'v Controller> {
+fn controllers_of<'v>(view: &'v SubsystemView, host: &'v NewHost) -> impl Iterator<Item = &'v Controller> {
     view.controllers.iter().filter(|controller| is_of(controller, host))
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::trouble::Trouble;
+use crate::trouble::QuestionError;
 
 /// Where it writes: behind the volley's region, so that neither disturbs the other.
 const OFFSET: u64 = 16 << 20;
@@ -88,13 +88,13 @@ impl Pulse {
     ///
     /// # Errors
     /// Where no thread can be started.
-    pub fn start(device: Arc<File>, block_bytes: usize) -> Result<Self, Trouble> {
+    pub fn start(device: Arc<File>, block_bytes: usize) -> Result<Self, QuestionError> {
         let shared = Arc::new(PulseState::default());
         let writing = Arc::clone(&shared);
         std::thread::Builder::new()
             .name("probe pulse".to_owned())
             .spawn(move || write_on(&device, block_bytes, &writing))
-            .map_err(|source| Trouble::Io { what: "start to write", source })?;
+            .map_err(|source| QuestionError::Io { what: "start to write", source })?;
         Ok(Self { shared })
     }
 

@@ -20,11 +20,11 @@ use futures_util::FutureExt as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::Settings;
-use crate::findings::{Answer, Cut, Findings, Remarked};
-use crate::node::Node;
+use crate::findings::{Cut, Finding, Findings, Remarked};
+use crate::node::ProbeNode;
 use crate::questions::{Bench, acl, auth, drain, grow, reservations, toggle};
 use crate::scratch::Scratch;
-use crate::trouble::Trouble;
+use crate::trouble::QuestionError;
 use crate::words;
 
 /// No question takes nearly this long, unless something hangs.
@@ -37,7 +37,7 @@ const CLEARING: Duration = Duration::from_secs(120);
 pub enum RunError {
     /// A signal handler, the kernel's interfaces or the scratch disk could not be set up.
     #[error("cannot probe")]
-    Begin(#[source] Trouble),
+    Begin(#[source] QuestionError),
     /// The RDS did not answer, or does not know the user.
     #[error("cannot probe")]
     Rds(#[from] RdsError),
@@ -71,9 +71,9 @@ pub enum RunError {
 pub async fn run(settings: Settings) -> Result<(), RunError> {
     // Before anything is made: a signal that comes earlier ends the program the usual way.
     let mut stops =
-        Stops::watch().map_err(|source| RunError::Begin(Trouble::Io { what: "watch", source }))?;
+        Stops::watch().map_err(|source| RunError::Begin(QuestionError::Io { what: "watch", source }))?;
     let scratch = Scratch::new(settings.rds.clone()).map_err(RunError::Begin)?;
-    let node = Node::open(&scratch.nqn(), settings.portals.clone()).await.map_err(RunError::Begin)?;
+    let node = ProbeNode::open(&scratch.nqn(), settings.portals.clone()).await.map_err(RunError::Begin)?;
     let device = scratch.resource().await?;
     say(&format!("Probing {}: {} RouterOS {}", settings.url, device.board, device.version));
     say(&format!("Scratch disk {}, file {}, NQN {}.", scratch.slot(), scratch.file(), scratch.nqn()));
@@ -101,13 +101,13 @@ pub async fn run(settings: Settings) -> Result<(), RunError> {
 }
 
 /// Asks all questions, each with nobody connected before it.
-async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Trouble> {
+async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), QuestionError> {
     bench.scratch.make().await?;
     let note = |change: &dyn Fn(&mut Findings)| {
         change(&mut findings.lock().unwrap_or_else(PoisonError::into_inner));
     };
     let host_acl = ask(bench, "the host list", acl::ask(bench)).await;
-    if let Answer::Found(Remarked { is, .. }) = &host_acl {
+    if let Finding::Found(Remarked { is, .. }) = &host_acl {
         bench.scratch.learn(*is);
     }
     let enforced = host_acl.found().is_some_and(|acl| acl.is != ProbedAcl::Ignored);
@@ -116,13 +116,13 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
     let removal_cuts = if enforced {
         ask(bench, "taking a host off the list", toggle::removal(bench)).await
     } else {
-        Answer::Unknown("the list is not enforced".to_owned())
+        Finding::Unknown("the list is not enforced".to_owned())
     };
     note(&|findings| findings.removal_cuts = removal_cuts.clone());
 
     let (cut, uuid_kept) = match ask(bench, "taking the export off", toggle::export(bench)).await {
-        Answer::Found((cut, identity)) => (Answer::Found(cut), answered(identity)),
-        Answer::Unknown(why) => (Answer::Unknown(why.clone()), Answer::Unknown(why)),
+        Finding::Found((cut, identity)) => (Finding::Found(cut), answered(identity)),
+        Finding::Unknown(why) => (Finding::Unknown(why.clone()), Finding::Unknown(why)),
     };
     note(&|findings| {
         findings.cut = cut.clone();
@@ -130,8 +130,8 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
     });
 
     let drains = match &cut {
-        Answer::Found(Cut::Stays) => {
-            Answer::Unknown("taking the export off does not end sessions".to_owned())
+        Finding::Found(Cut::Stays) => {
+            Finding::Unknown("taking the export off does not end sessions".to_owned())
         }
         _ => ask(bench, "writes in flight when the export goes off", drain::ask(bench)).await,
     };
@@ -143,8 +143,8 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
     note(&|findings| findings.reservations = worth.clone());
     // The last: a password that cannot be removed again would keep everybody out.
     let (password, in_band) = match ask(bench, "password and authentication", auth::ask(bench)).await {
-        Answer::Found(answers) => answers,
-        Answer::Unknown(why) => (Answer::Unknown(why.clone()), Answer::Unknown(why)),
+        Finding::Found(answers) => answers,
+        Finding::Unknown(why) => (Finding::Unknown(why.clone()), Finding::Unknown(why)),
     };
     note(&|findings| {
         findings.password = password.clone();
@@ -154,29 +154,35 @@ async fn ask_all(bench: &Bench, findings: &Mutex<Findings>) -> Result<(), Troubl
 }
 
 /// Asks one question, from a clear bench, within its time.
-async fn ask<T>(bench: &Bench, about: &str, question: impl Future<Output = Result<T, Trouble>>) -> Answer<T> {
+async fn ask<T>(
+    bench: &Bench,
+    about: &str,
+    question: impl Future<Output = Result<T, QuestionError>>,
+) -> Finding<T> {
     say(&format!("Asking about {about} ..."));
     let cleared = tokio::time::timeout(CLEARING, bench.clear()).await;
     match cleared {
         Ok(Ok(())) => {}
         Ok(Err(trouble)) => {
-            return Answer::Unknown(format!(
+            return Finding::Unknown(format!(
                 "the question before could not be cleared away: {}",
                 Causes(&trouble)
             ));
         }
-        Err(_) => return Answer::Unknown("the question before could not be cleared away in time".to_owned()),
+        Err(_) => {
+            return Finding::Unknown("the question before could not be cleared away in time".to_owned());
+        }
     }
     match tokio::time::timeout(QUESTION, question).await {
         Ok(outcome) => answered(outcome),
-        Err(_) => Answer::Unknown(format!("it took longer than {} s", QUESTION.as_secs())),
+        Err(_) => Finding::Unknown(format!("it took longer than {} s", QUESTION.as_secs())),
     }
 }
 
-fn answered<T>(outcome: Result<T, Trouble>) -> Answer<T> {
+fn answered<T>(outcome: Result<T, QuestionError>) -> Finding<T> {
     match outcome {
-        Ok(found) => Answer::Found(found),
-        Err(trouble) => Answer::Unknown(Causes(&trouble).to_string()),
+        Ok(found) => Finding::Found(found),
+        Err(trouble) => Finding::Unknown(Causes(&trouble).to_string()),
     }
 }
 
@@ -305,7 +311,7 @@ mod tests {
         std::fs::write(&path, "old").expect("written");
         let url = "https://rds.example.org";
         let findings =
-            Findings { cut: Answer::Found(Cut::After(Duration::from_millis(41))), ..Findings::default() };
+            Findings { cut: Finding::Found(Cut::After(Duration::from_millis(41))), ..Findings::default() };
         let abilities = findings.abilities(url.to_owned(), "2026-11-21T00:00:00Z".to_owned(), true);
         write_whole(&path, &abilities).expect("written");
         assert_eq!(Abilities::read(&path, url).expect("readable"), abilities);

@@ -17,8 +17,8 @@ use cleat_rds::{
 };
 use uuid::Uuid;
 
-use crate::node::Identity;
-use crate::trouble::Trouble;
+use crate::node::NewHost;
+use crate::trouble::QuestionError;
 
 /// Room for the volley and the pulse, and small enough to be made at once.
 const SIZE: ByteSize = ByteSize(64 << 20);
@@ -47,13 +47,13 @@ impl Scratch {
     /// Prepares a disk with a fresh name; asks nothing of the RDS yet.
     ///
     /// # Errors
-    /// [`Trouble::Unclear`] where the URL, the CA file or the password file cannot be used.
-    pub fn new(config: Config) -> Result<Self, Trouble> {
+    /// [`QuestionError::Unclear`] where the URL, the CA file or the password file cannot be used.
+    pub fn new(config: Config) -> Result<Self, QuestionError> {
         let naming = config.naming.clone();
         let rds = RestRds::new(config)
-            .map_err(|error| Trouble::unclear(cleat_runtime::exit::Causes(&error).to_string()))?;
+            .map_err(|error| QuestionError::unclear(cleat_runtime::exit::Causes(&error).to_string()))?;
         let id = format!("cleat-probe-{}", Uuid::new_v4().simple());
-        let id = VolumeId::new(id).map_err(|error| Trouble::unclear(error.to_string()))?;
+        let id = VolumeId::new(id).map_err(|error| QuestionError::unclear(error.to_string()))?;
         let mut key = [0; 32];
         key[..16].copy_from_slice(Uuid::new_v4().as_bytes());
         key[16..].copy_from_slice(Uuid::new_v4().as_bytes());
@@ -103,11 +103,11 @@ impl Scratch {
     /// Makes the disk, exported, with nobody on its list.
     ///
     /// # Errors
-    /// Where the RDS does not make it; [`Trouble::Unclear`] where one of its name exists.
-    pub async fn make(&self) -> Result<(), Trouble> {
+    /// Where the RDS does not make it; [`QuestionError::Unclear`] where one of its name exists.
+    pub async fn make(&self) -> Result<(), QuestionError> {
         let inventory = self.rds.volumes(Priority::List, Freshness::Now).await?;
         if inventory.find(&self.id)?.is_some() {
-            return Err(Trouble::unclear(format!("the RDS has a disk {} already", self.id)));
+            return Err(QuestionError::unclear(format!("the RDS has a disk {} already", self.id)));
         }
         self.asked_for.store(true, Ordering::Release);
         self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE, min_fence: None }).await?;
@@ -123,7 +123,7 @@ impl Scratch {
     ///
     /// # Errors
     /// Where the RDS does not accept it.
-    pub async fn admit(&self, hosts: &[&Identity]) -> Result<(), RdsError> {
+    pub async fn admit(&self, hosts: &[&NewHost]) -> Result<(), RdsError> {
         let acl = *self.acl.lock().unwrap_or_else(PoisonError::into_inner);
         let names: Vec<&str> = hosts.iter().map(|host| host.nqn.as_str()).collect();
         match (acl, names.last()) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// Why a question could not be answered.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum QuestionError {
     /// The RDS did not answer, or refused.
     #[error(transparent)]
     Rds(#[from] RdsError),
@@ -54,7 +54,7 @@ pub enum Trouble {
     Unclear(String),
 }
 
-impl Trouble {
+impl QuestionError {
     /// The trouble that what was seen gives neither a yes nor a no.
     pub fn unclear(what: impl Into<String>) -> Self {
         Self::Unclear(what.into())
@@ -67,12 +67,12 @@ const LOOK: Duration = Duration::from_millis(25);
 /// Observes until there is something, at most for `limit`.
 ///
 /// # Errors
-/// The first error of an observation, or [`Trouble::InVain`].
+/// The first error of an observation, or [`QuestionError::InVain`].
 pub async fn until<T>(
     what: &str,
     limit: Duration,
-    mut look: impl AsyncFnMut() -> Result<Option<T>, Trouble>,
-) -> Result<T, Trouble> {
+    mut look: impl AsyncFnMut() -> Result<Option<T>, QuestionError>,
+) -> Result<T, QuestionError> {
     let end = tokio::time::Instant::now() + limit;
     let mut pace = tokio::time::interval(LOOK);
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -82,7 +82,7 @@ pub async fn until<T>(
             return Ok(seen);
         }
         if tokio::time::Instant::now() >= end {
-            return Err(Trouble::InVain { what: what.to_owned(), limit });
+            return Err(QuestionError::InVain { what: what.to_owned(), limit });
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use cleat_host::work::Workers;
 
 use crate::pulse::Aligned;
-use crate::trouble::{Trouble, until};
+use crate::trouble::{QuestionError, until};
 
 /// How many writes are sent at once.
 pub const WRITES: usize = 16;
@@ -45,7 +45,7 @@ impl Volley {
     ///
     /// # Errors
     /// Where a thread cannot be started.
-    pub fn send(device: &Arc<File>, block_bytes: usize, stamp: u64) -> Result<Self, Trouble> {
+    pub fn send(device: &Arc<File>, block_bytes: usize, stamp: u64) -> Result<Self, QuestionError> {
         let ended = Arc::new(Mutex::new(Vec::new()));
         let begun = Instant::now();
         for place in 0..WRITES {
@@ -60,7 +60,7 @@ impl Volley {
             std::thread::Builder::new()
                 .name("probe volley".to_owned())
                 .spawn(write)
-                .map_err(|source| Trouble::Io { what: "start to write", source })?;
+                .map_err(|source| QuestionError::Io { what: "start to write", source })?;
         }
         Ok(Self { stamp, begun, ended })
     }
@@ -75,7 +75,7 @@ impl Volley {
     ///
     /// # Errors
     /// Where they have not ended in time.
-    pub async fn all_ended(&self, limit: Duration) -> Result<Vec<Ended>, Trouble> {
+    pub async fn all_ended(&self, limit: Duration) -> Result<Vec<Ended>, QuestionError> {
         until("the end of the writes", limit, async || {
             let ended = self.ended();
             Ok((ended.len() == WRITES).then_some(ended))
@@ -88,7 +88,11 @@ impl Volley {
 ///
 /// # Errors
 /// Where one cannot be read.
-pub async fn read(workers: &Workers, device: &Arc<File>, block_bytes: usize) -> Result<Vec<u64>, Trouble> {
+pub async fn read(
+    workers: &Workers,
+    device: &Arc<File>,
+    block_bytes: usize,
+) -> Result<Vec<u64>, QuestionError> {
     let device = Arc::clone(device);
     let read = workers.run("read the scratch disk", READ, move || {
         let mut block = Aligned::new(block_bytes);
@@ -101,7 +105,7 @@ pub async fn read(workers: &Workers, device: &Arc<File>, block_bytes: usize) -> 
         }
         Ok(stamps)
     });
-    read.await?.map_err(|source| Trouble::Io { what: "read", source })
+    read.await?.map_err(|source| QuestionError::Io { what: "read", source })
 }
 
 /// What was seen of a volley around a request that may have waited for it.
@@ -123,7 +127,7 @@ pub struct Seen {
 
 /// What that shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum DrainVerdict {
     /// The request waited: the writes had landed at a time when, without waiting, they would still have been
     /// on their way.
     Waited,
@@ -136,24 +140,26 @@ pub enum Verdict {
 impl Seen {
     /// What was seen shows this. Pure.
     #[must_use]
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> DrainVerdict {
         if let Some(after) = self.landed_after {
-            return Verdict::LandedAfter(after);
+            return DrainVerdict::LandedAfter(after);
         }
         if self.landed_before == 0 {
-            return Verdict::Unclear(
+            return DrainVerdict::Unclear(
                 "none of the writes in flight ever landed, so nothing had to be waited for",
             );
         }
         let for_writes = self.waited.saturating_sub(self.idle);
         if self.first_read.saturating_sub(for_writes) >= self.usual {
-            return Verdict::Unclear("looking took so long that the writes may have landed by themselves");
+            return DrainVerdict::Unclear(
+                "looking took so long that the writes may have landed by themselves",
+            );
         }
         // Only other writes show how long a write takes.
         if for_writes < self.usual / 2 {
-            return Verdict::Unclear("it ended too soon to have waited for them");
+            return DrainVerdict::Unclear("it ended too soon to have waited for them");
         }
-        Verdict::Waited
+        DrainVerdict::Waited
     }
 }
 
@@ -161,7 +167,7 @@ impl Seen {
 mod tests {
     use super::*;
 
-    fn seen(first_read_ms: u64, waited_ms: u64, before: usize, after: Option<u64>) -> Verdict {
+    fn seen(first_read_ms: u64, waited_ms: u64, before: usize, after: Option<u64>) -> DrainVerdict {
         let ms = Duration::from_millis;
         let landed_after = after.map(ms);
         let (first_read, waited) = (ms(first_read_ms), ms(waited_ms));
@@ -171,17 +177,17 @@ mod tests {
 
     #[test]
     fn a_barrier_counts_only_if_writes_would_else_still_be_under_way() {
-        assert_eq!(seen(5000, 3000, WRITES, None), Verdict::Waited);
-        assert_eq!(seen(2000, 50, 0, Some(2100)), Verdict::LandedAfter(Duration::from_millis(2100)));
-        assert_eq!(seen(5000, 3000, 15, Some(1)), Verdict::LandedAfter(Duration::from_millis(1)));
-        assert!(matches!(seen(5000, 50, WRITES, None), Verdict::Unclear(_)));
-        assert!(matches!(seen(5000, 3000, 0, None), Verdict::Unclear(_)));
+        assert_eq!(seen(5000, 3000, WRITES, None), DrainVerdict::Waited);
+        assert_eq!(seen(2000, 50, 0, Some(2100)), DrainVerdict::LandedAfter(Duration::from_millis(2100)));
+        assert_eq!(seen(5000, 3000, 15, Some(1)), DrainVerdict::LandedAfter(Duration::from_millis(1)));
+        assert!(matches!(seen(5000, 50, WRITES, None), DrainVerdict::Unclear(_)));
+        assert!(matches!(seen(5000, 3000, 0, None), DrainVerdict::Unclear(_)));
     }
 
     #[test]
     fn what_ends_soon_has_waited_for_nothing_however_slow_such_writes_are() {
         // The machine was busy when it was measured how long a write takes, and not when it mattered.
-        assert!(matches!(seen(3900, 55, WRITES, None), Verdict::Unclear(_)));
+        assert!(matches!(seen(3900, 55, WRITES, None), DrainVerdict::Unclear(_)));
         // A device that takes its time for this anyway.
         let slow = Seen {
             usual: Duration::from_secs(4),
@@ -191,7 +197,7 @@ mod tests {
             landed_before: WRITES,
             landed_after: None,
         };
-        assert!(matches!(slow.verdict(), Verdict::Unclear(_)));
+        assert!(matches!(slow.verdict(), DrainVerdict::Unclear(_)));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 use cleat_rds::{Abilities, ProbedAcl, ProbedDrain, ProbedReservations};
 
-use crate::findings::{Answer, Cut, Findings, Remarked};
+use crate::findings::{Cut, Finding, Findings, Remarked};
 
 /// The account, one line per question.
 #[must_use]
@@ -58,29 +58,29 @@ pub fn account(findings: &Findings, assume_drains: bool) -> Vec<String> {
     lines
 }
 
-fn remarked<T: Clone>(answer: &Answer<T>) -> Answer<Remarked<T>> {
+fn remarked<T: Clone>(answer: &Finding<T>) -> Finding<Remarked<T>> {
     match answer {
-        Answer::Found(found) => Answer::Found(Remarked::new(found.clone(), "")),
-        Answer::Unknown(why) => Answer::Unknown(why.clone()),
+        Finding::Found(found) => Finding::Found(Remarked::new(found.clone(), "")),
+        Finding::Unknown(why) => Finding::Unknown(why.clone()),
     }
 }
 
-fn line<T>(subject: &str, answer: &Answer<Remarked<T>>, words: impl Fn(&T) -> &'static str) -> String {
+fn line<T>(subject: &str, answer: &Finding<Remarked<T>>, words: impl Fn(&T) -> &'static str) -> String {
     match answer {
-        Answer::Found(Remarked { is, remark }) if remark.is_empty() => format!("{subject}: {}.", words(is)),
-        Answer::Found(Remarked { is, remark }) => format!("{subject}: {} ({remark}).", words(is)),
-        Answer::Unknown(why) => format!("{subject}: could not be found out, because {why}."),
+        Finding::Found(Remarked { is, remark }) if remark.is_empty() => format!("{subject}: {}.", words(is)),
+        Finding::Found(Remarked { is, remark }) => format!("{subject}: {} ({remark}).", words(is)),
+        Finding::Unknown(why) => format!("{subject}: could not be found out, because {why}."),
     }
 }
 
-fn cut_line(cut: &Answer<Cut>) -> String {
+fn cut_line(cut: &Finding<Cut>) -> String {
     const SUBJECT: &str = "Taking the export off";
     match cut {
-        Answer::Found(Cut::After(time)) => {
+        Finding::Found(Cut::After(time)) => {
             format!("{SUBJECT}: ends live sessions, the last one after {} ms.", time.as_millis())
         }
-        Answer::Found(Cut::Stays) => format!("{SUBJECT}: does not end live sessions; writes went on."),
-        Answer::Unknown(why) => format!("{SUBJECT}: could not be found out, because {why}."),
+        Finding::Found(Cut::Stays) => format!("{SUBJECT}: does not end live sessions; writes went on."),
+        Finding::Unknown(why) => format!("{SUBJECT}: could not be found out, because {why}."),
     }
 }
 
@@ -146,8 +146,8 @@ mod tests {
             9,
             "{unknown}"
         );
-        let cut = Answer::Found(Cut::After(Duration::from_millis(41)));
-        let removal_cuts = Answer::Found(false);
+        let cut = Finding::Found(Cut::After(Duration::from_millis(41)));
+        let removal_cuts = Finding::Found(false);
         let findings = Findings { cut, removal_cuts, ..Findings::default() };
         let text = account(&findings, true).join("\n");
         assert!(text.contains("after 41 ms") && text.contains("does not end its live session"), "{text}");

@@ -16,7 +16,7 @@ use super::gate::Priority;
 use super::http::Request;
 use super::list::Freshness;
 use super::metrics::{self, Op};
-use super::volume::{Inventory, Volume};
+use super::volume::{Inventory, RdsVolume};
 
 /// How often the RDS has to deny a volume; between two denials is `Config::absence_pause`.
 const DENIALS: u32 = 3;
@@ -28,7 +28,7 @@ impl Inner {
         id: &VolumeId,
         priority: Priority,
         freshness: Freshness,
-    ) -> Result<Volume, RdsError> {
+    ) -> Result<RdsVolume, RdsError> {
         let inventory = self.lister.get(priority, freshness).await?;
         match inventory.find(id)? {
             Some(volume) => Ok(volume.clone()),

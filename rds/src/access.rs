@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use cleat_ids::{HostNqn, VolumeId};
 use serde_json::{Map, Value};
 
-use super::volume::Volume;
+use super::volume::RdsVolume;
 use crate::secret::Secret;
 
 /// The beginning of the host NQN that no host has, before the volume id. It keeps the volume's list from
@@ -67,7 +67,7 @@ pub(super) enum AccessStep {
 }
 
 /// The next step; `None` if the wish is met. `fresh` is a new host NQN of nobody, for a list without one.
-pub(super) fn next_step(volume: &Volume, wish: &Wish, fresh: &str) -> Option<AccessStep> {
+pub(super) fn next_step(volume: &RdsVolume, wish: &Wish, fresh: &str) -> Option<AccessStep> {
     let mut hosts = volume.hosts.clone();
     let kept = hosts.iter().find(|host| is_nobody(&volume.id, host)).cloned();
     hosts.retain(|host| !host.starts_with(NOBODY));
@@ -133,7 +133,7 @@ impl AccessStep {
     }
 
     /// Whether the volume, read back, shows what this step set.
-    pub(super) fn taken(&self, volume: &Volume) -> bool {
+    pub(super) fn taken(&self, volume: &RdsVolume) -> bool {
         match self {
             Self::Hosts(hosts) => *hosts == volume.hosts,
             Self::Export(on) => *on == volume.exported,
@@ -174,7 +174,7 @@ mod tests {
     const NAMES: [&str; 6] =
         ["nqn.2026-01.test:a", "nqn.2026-01.test:b", "nqn.2026-01.test:c", V_NOBODY, GUESSED, FRESH];
 
-    fn next_step(volume: &Volume, wish: &Wish) -> Option<AccessStep> {
+    fn next_step(volume: &RdsVolume, wish: &Wish) -> Option<AccessStep> {
         super::next_step(volume, wish, FRESH)
     }
 
@@ -182,8 +182,8 @@ mod tests {
         HostNqn::new(name).unwrap()
     }
 
-    fn volume(hosts: &[&str], exported: bool) -> Volume {
-        Volume {
+    fn volume(hosts: &[&str], exported: bool) -> RdsVolume {
+        RdsVolume {
             id: VolumeId::new("v").unwrap(),
             item: "*1".into(),
             size: ByteSize(4096),
@@ -196,7 +196,7 @@ mod tests {
         }
     }
 
-    fn apply(volume: &mut Volume, step: AccessStep) {
+    fn apply(volume: &mut RdsVolume, step: AccessStep) {
         match step {
             AccessStep::Hosts(hosts) => volume.hosts = hosts,
             AccessStep::Export(on) => volume.exported = on,
@@ -205,7 +205,7 @@ mod tests {
         }
     }
 
-    fn admitted(volume: &Volume) -> BTreeSet<&'static str> {
+    fn admitted(volume: &RdsVolume) -> BTreeSet<&'static str> {
         let all_if_empty = volume.hosts.is_empty();
         NAMES.into_iter().filter(|h| volume.exported && (all_if_empty || volume.hosts.contains(*h))).collect()
     }

@@ -22,7 +22,7 @@ use super::metrics::Op;
 use super::per_volume::{Held, PerVolume};
 use super::ports::{Ports, VolumePorts};
 use super::transport::Transport;
-use super::volume::{Inventory, Naming, Volume};
+use super::volume::{Inventory, Naming, RdsVolume};
 use super::{Admission, HostAcl, Made, NewVolume, Rds, SystemResource};
 use crate::secret::Secret;
 
@@ -156,11 +156,11 @@ impl Rds for RestRds {
         id: &VolumeId,
         priority: Priority,
         freshness: Freshness,
-    ) -> Result<Volume, RdsError> {
+    ) -> Result<RdsVolume, RdsError> {
         self.inner.look(id, priority, freshness).await
     }
 
-    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<Volume>, RdsError> {
+    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<RdsVolume>, RdsError> {
         Ok(self.inner.lister.get(priority, Freshness::Now).await?.find(id)?.cloned())
     }
 
@@ -255,7 +255,7 @@ impl Inner {
         id: &VolumeId,
         wish: &Wish,
         priority: Priority,
-    ) -> Result<Volume, RdsError> {
+    ) -> Result<RdsVolume, RdsError> {
         if matches!(wish, Wish::Allow(_) | Wish::Show) {
             held.cannot_vanish(id, self.settle)?;
         }
@@ -282,7 +282,7 @@ impl Inner {
         id: &VolumeId,
         wish: &Wish,
         priority: Priority,
-    ) -> Result<Volume, RdsError> {
+    ) -> Result<RdsVolume, RdsError> {
         let mut volume = self.look(id, priority, Freshness::Now).await?;
         held.read(&volume);
         for _ in 0..STEPS_MAX {
@@ -299,7 +299,12 @@ impl Inner {
         Err(RdsError::conflict(id, format!("somebody else changes it too: {wish:?} did not come to rest")))
     }
 
-    fn next_step(&self, held: &Held, volume: &Volume, wish: &Wish) -> Result<Option<AccessStep>, RdsError> {
+    fn next_step(
+        &self,
+        held: &Held,
+        volume: &RdsVolume,
+        wish: &Wish,
+    ) -> Result<Option<AccessStep>, RdsError> {
         match (self.host_acl, wish) {
             // It shows as off, perhaps because of a request whose answer was lost and that still waits for
             // writes to land. Only an answer proves that it has waited, and a further request is answered
@@ -326,7 +331,7 @@ impl Inner {
     pub(super) async fn set(
         &self,
         held: &mut Held,
-        volume: &Volume,
+        volume: &RdsVolume,
         step: &AccessStep,
         priority: Priority,
     ) -> Result<(), RdsError> {

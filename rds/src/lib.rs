@@ -67,7 +67,7 @@ pub use owner::{ClusterId, NotAClusterId};
 pub use ports::{NotAPortRange, VolumePorts};
 pub use transport::{OutgoingRequest, Transport};
 pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
-pub use volume::{ByteSize, Inventory, Naming, NamingError, Volume};
+pub use volume::{ByteSize, Inventory, Naming, NamingError, RdsVolume};
 
 use secret::Secret;
 
@@ -105,7 +105,7 @@ pub struct NewVolume {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Made {
     /// The volume as the RDS lists it now.
-    pub volume: Volume,
+    pub volume: RdsVolume,
     /// Whether this call has added it: then nobody can have had it before.
     pub added: bool,
 }
@@ -137,7 +137,7 @@ pub trait Rds: Send + Sync + 'static {
         id: &VolumeId,
         priority: Priority,
         freshness: Freshness,
-    ) -> Result<Volume, RdsError> {
+    ) -> Result<RdsVolume, RdsError> {
         self.volumes(priority, freshness).await?.get(id).cloned()
     }
 
@@ -145,7 +145,7 @@ pub trait Rds: Send + Sync + 'static {
     ///
     /// # Errors
     /// Where the RDS gave no list that can be read, or where something that is not ours has its place.
-    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<Volume>, RdsError> {
+    async fn listed(&self, id: &VolumeId, priority: Priority) -> Result<Option<RdsVolume>, RdsError> {
         match self.volume(id, priority, Freshness::Now).await {
             Ok(volume) => Ok(Some(volume)),
             Err(RdsError::NotFound { .. }) => Ok(None),

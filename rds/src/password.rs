@@ -16,7 +16,7 @@ use super::gate::Priority;
 use super::http::Request;
 use super::list::Freshness;
 use super::metrics::Op;
-use super::volume::Volume;
+use super::volume::RdsVolume;
 use crate::secret::Secret;
 
 /// The property in which RouterOS shows a password in the form that hosts take.
@@ -55,7 +55,7 @@ impl Inner {
     async fn shows(
         &self,
         held: &mut super::per_volume::Held,
-        volume: &Volume,
+        volume: &RdsVolume,
         secret: &Secret,
         priority: Priority,
     ) -> Result<bool, RdsError> {

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::access::AccessStep;
 use super::error::RdsError;
-use super::volume::Volume;
+use super::volume::RdsVolume;
 use crate::secret::Secret;
 
 /// Doubts beyond this many per volume replace the oldest; each stands for some seconds of an unreachable RDS.
@@ -104,7 +104,7 @@ impl Memory {
     /// Notes that the volume was read. A write in doubt that shows, with nothing written since, has taken
     /// effect, and does so only once. (A step is written only where it changes something, so it did not show
     /// before.)
-    pub(super) fn read(&mut self, volume: &Volume) {
+    pub(super) fn read(&mut self, volume: &RdsVolume) {
         self.doubts.retain(|doubt| doubt.overwritten || !doubt.step.taken(volume));
     }
 

@@ -20,7 +20,7 @@ use super::http::Request;
 use super::list::Freshness;
 use super::metrics::Op;
 use super::per_volume::Held;
-use super::volume::{Inventory, Volume, item_shaped};
+use super::volume::{Inventory, RdsVolume, item_shaped};
 use super::{HostAcl, Made, NewVolume};
 
 /// Pause between two tries to remove a disk.
@@ -110,7 +110,7 @@ impl Inner {
     }
 
     /// Checks that the volume on the RDS is the one asked for.
-    fn check(&self, found: &Volume, new: &NewVolume) -> Result<(), RdsError> {
+    fn check(&self, found: &RdsVolume, new: &NewVolume) -> Result<(), RdsError> {
         let conflict = |problem: String| Err(RdsError::conflict(&new.id, problem));
         self.check_name(found)?;
         if found.size < new.size {
@@ -135,7 +135,7 @@ impl Inner {
     }
 
     /// Checks that the volume has the NQN by which hosts know it.
-    pub(super) fn check_name(&self, found: &Volume) -> Result<(), RdsError> {
+    pub(super) fn check_name(&self, found: &RdsVolume) -> Result<(), RdsError> {
         let expected = self.naming.nqn(&found.id);
         if found.nqn == expected {
             return Ok(());
@@ -183,7 +183,7 @@ impl Inner {
     /// as long as it could still take effect: one that takes effect late then finds nothing under its number.
     /// Until that is known, no host is admitted
     /// ([`Held::cannot_vanish`](super::per_volume::Memory::cannot_vanish)).
-    async fn remove_disk(&self, held: &mut Held, volume: &Volume) -> Result<(), RdsError> {
+    async fn remove_disk(&self, held: &mut Held, volume: &RdsVolume) -> Result<(), RdsError> {
         let what = format!("remove the disk of volume {}", volume.id);
         let began = Instant::now();
         let mut lost = None;

@@ -1,6 +1,6 @@
 //! Volumes as the RDS describes them, and which of its disks are ours.
 //!
-//! Comes in: disk items as RouterOS lists them (every value a string). Goes out: [`Volume`]s with exact
+//! Comes in: disk items as RouterOS lists them (every value a string). Goes out: [`RdsVolume`]s with exact
 //! sizes. A disk is ours only if three things hold: its slot has the form of a volume id, its backing file is
 //! the one of this id under our base path, **and** it has our cluster's mark. Everything else on the RDS is
 //! foreign: only its slot, file and owner are remembered, and it is never touched. A disk of ours whose
@@ -98,7 +98,7 @@ impl Naming {
 
 /// One volume, as the RDS described it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volume {
+pub struct RdsVolume {
     /// Its id, which is its slot.
     pub id: VolumeId,
     /// RouterOS' number of the disk item, such as `*1F`.
@@ -142,7 +142,7 @@ struct Foreign {
 /// Everything that one list shows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inventory {
-    volumes: BTreeMap<VolumeId, Volume>,
+    volumes: BTreeMap<VolumeId, RdsVolume>,
     /// Disks that are not ours, by their slots.
     foreign: BTreeMap<String, Foreign>,
     /// Our own mark: an operator puts it on a disk that is to be ours.
@@ -154,8 +154,8 @@ pub struct Inventory {
 }
 
 /// What an RDS with these volumes, and no other disks, would list: for a substitute.
-impl FromIterator<Volume> for Inventory {
-    fn from_iter<I: IntoIterator<Item = Volume>>(volumes: I) -> Self {
+impl FromIterator<RdsVolume> for Inventory {
+    fn from_iter<I: IntoIterator<Item = RdsVolume>>(volumes: I) -> Self {
         let volumes: BTreeMap<_, _> = volumes.into_iter().map(|volume| (volume.id.clone(), volume)).collect();
         let ports = volumes.values().filter_map(|volume| volume.port).collect();
         Self { volumes, ports, ..Self::default() }
@@ -164,7 +164,7 @@ impl FromIterator<Volume> for Inventory {
 
 impl Inventory {
     /// All volumes that could be read.
-    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+    pub fn volumes(&self) -> impl Iterator<Item = &RdsVolume> {
         self.volumes.values()
     }
 
@@ -178,7 +178,7 @@ impl Inventory {
     /// # Errors
     /// `Malformed` where its description cannot be read; `Conflict` where something that is not ours has its
     /// slot.
-    pub fn find(&self, id: &VolumeId) -> Result<Option<&Volume>, RdsError> {
+    pub fn find(&self, id: &VolumeId) -> Result<Option<&RdsVolume>, RdsError> {
         if let Some(problem) = self.unreadable.get(id) {
             return Err(RdsError::malformed(&format!("the list of disks, about volume {id}"), problem));
         }
@@ -202,7 +202,7 @@ impl Inventory {
     ///
     /// # Errors
     /// `NotFound` where the RDS has said that it has none; else as [`Inventory::find`].
-    pub fn get(&self, id: &VolumeId) -> Result<&Volume, RdsError> {
+    pub fn get(&self, id: &VolumeId) -> Result<&RdsVolume, RdsError> {
         self.find(id)?.ok_or_else(|| RdsError::NotFound { what: format!("volume {id}") })
     }
 
@@ -266,7 +266,12 @@ fn text<'a>(fields: &'a Map<String, Value>, name: &str) -> Option<&'a str> {
     fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming, mark: Mark) -> Result<Volume, String> {
+fn read(
+    id: &VolumeId,
+    fields: &Map<String, Value>,
+    naming: &Naming,
+    mark: Mark,
+) -> Result<RdsVolume, String> {
     let wanted = |name: &str| text(fields, name).ok_or_else(|| format!("it has no {name}"));
     let flag = |name: &str| match text(fields, name) {
         None => Ok(false),
@@ -286,7 +291,7 @@ fn read(id: &VolumeId, fields: &Map<String, Value>, naming: &Naming, mark: Mark)
         None if exported => return Err("it is exported and has no nvme-tcp-server-nqn".to_owned()),
         None => naming.nqn(id),
     };
-    Ok(Volume {
+    Ok(RdsVolume {
         id: id.clone(),
         item: item.to_owned(),
         size: ByteSize(size.parse().map_err(|_| format!("size {size:?} is not a number of bytes"))?),

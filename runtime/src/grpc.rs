@@ -39,17 +39,17 @@ impl Default for Keepalive {
 }
 
 /// Connects to one server: an [`Endpoint`] over the network, or a simulation's substitute for the network.
-pub trait Dial: Send + Sync {
+pub trait Connector: Send + Sync {
     /// Opens one connection; the caller tries again after a failure.
-    fn dial(&self) -> Dialling<'_>;
+    fn open_channel(&self) -> PendingChannel<'_>;
 }
 
 /// A boxed future of a connect.
-pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Channel, DialError>> + Send + 'a>>;
+pub type PendingChannel<'a> = Pin<Box<dyn Future<Output = Result<Channel, ChannelError>> + Send + 'a>>;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
-pub enum DialError {
+pub enum ChannelError {
     /// The files of our own side cannot be used (any more).
     #[error("cannot use our own certificates")]
     Tls(#[from] TlsError),
@@ -61,8 +61,8 @@ pub enum DialError {
     Connect(#[from] tonic::transport::Error),
 }
 
-impl Dial for Endpoint {
-    fn dial(&self) -> Dialling<'_> {
+impl Connector for Endpoint {
+    fn open_channel(&self) -> PendingChannel<'_> {
         Box::pin(async { Ok(self.connect().await?) })
     }
 }
@@ -81,10 +81,10 @@ impl Renewing {
     ///
     /// # Errors
     /// Where the address or the TLS files cannot be used now.
-    pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, DialError> {
-        let dial = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
-        dial.endpoint()?;
-        Ok(dial)
+    pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, ChannelError> {
+        let own = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
+        own.endpoint()?;
+        Ok(own)
     }
 
     /// The files that are read for each connection; `None` for plaintext.
@@ -93,13 +93,13 @@ impl Renewing {
         (!self.tls.plaintext).then(|| self.tls.clone())
     }
 
-    fn endpoint(&self) -> Result<Endpoint, DialError> {
+    fn endpoint(&self) -> Result<Endpoint, ChannelError> {
         Ok(endpoint(&self.address, &self.tls.load()?, self.keepalive)?)
     }
 }
 
-impl Dial for Renewing {
-    fn dial(&self) -> Dialling<'_> {
+impl Connector for Renewing {
+    fn open_channel(&self) -> PendingChannel<'_> {
         Box::pin(async {
             let own = self.clone();
             let read = tokio::task::spawn_blocking(move || own.endpoint()).await;

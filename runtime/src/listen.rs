@@ -344,13 +344,13 @@ impl Limit {
                 "as many are open as this listener holds; raise the process's limit of descriptors"
             }
             Self::PerAddress => {
-                "as many are open from this address as one may have; see what dials from there"
+                "as many are open from this address as one may have; see what connects from there"
             }
             Self::Unproven => {
-                "too many are open that have not shaken hands; see who dials, and keep strangers off"
+                "too many are open that have not shaken hands; see who connects, and keep strangers off"
             }
             Self::UnprovenPerAddress => {
-                "too many are open from this address that have not shaken hands; see what dials from there"
+                "too many are open from this address that have not shaken hands; see what connects from there"
             }
         }
     }

@@ -376,8 +376,8 @@ mod tests {
             _ = incoming.next() => panic!("nobody has connected"),
             () = async { while !path.exists() { sleep(LOOK_EVERY).await } } => {}
         }
-        let (accepted, dialled) = tokio::join!(incoming.next(), UnixStream::connect(&path));
-        assert!(accepted.expect("goes on").is_ok() && dialled.is_ok());
+        let (accepted, connected) = tokio::join!(incoming.next(), UnixStream::connect(&path));
+        assert!(accepted.expect("goes on").is_ok() && connected.is_ok());
     }
 
     #[tokio::test(start_paused = true)]

@@ -261,7 +261,7 @@ async fn an_operation_under_way_is_named() {
     let revoke = served.agent.directive(1, crate::volume::directive::Ask::Revoke { deadline });
     served.agent.submit(&revoke);
     let mut changes = served.agent.fleet.shared().board.changes();
-    while served.agent.state().await.phase != crate::volume::state::Phase::Detaching {
+    while served.agent.state().await.phase != crate::volume::state::VolumePhase::Detaching {
         changes.changed().await.unwrap();
     }
     refused(served.unpublish(TARGET).await, Code::Aborted, "revoke op-1-1 has been in progress for");

@@ -7,11 +7,11 @@ use tonic::{Request, Response, Status};
 
 /// The CSI Identity service under one driver name.
 #[derive(Debug)]
-pub struct Identity {
+pub struct IdentityService {
     driver_name: String,
 }
 
-impl Identity {
+impl IdentityService {
     /// Identity under the driver's name.
     pub fn new(driver_name: String) -> Self {
         Self { driver_name }
@@ -19,7 +19,7 @@ impl Identity {
 }
 
 #[tonic::async_trait]
-impl Service for Identity {
+impl Service for IdentityService {
     async fn get_plugin_info(
         &self,
         _: Request<csi::GetPluginInfoRequest>,

@@ -18,8 +18,8 @@ use crate::name::NodeId;
 use crate::volume::Fleet;
 use crate::volume::host::Host;
 
-pub use identity::Identity;
-pub use node::Node;
+pub use identity::IdentityService;
+pub use node::NodeService;
 
 /// The transport failed, so CSI is not served any more.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +38,12 @@ pub async fn serve<H: Host>(
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<NodeServer<Node<H>>>().await;
-    reporter.set_serving::<IdentityServer<Identity>>().await;
+    reporter.set_serving::<NodeServer<NodeService<H>>>().await;
+    reporter.set_serving::<IdentityServer<IdentityService>>().await;
     grpc::server(Keepalive::default())
         .add_service(health)
-        .add_service(IdentityServer::new(Identity::new(driver_name)))
-        .add_service(NodeServer::new(Node::new(node_id, fleet)))
+        .add_service(IdentityServer::new(IdentityService::new(driver_name)))
+        .add_service(NodeServer::new(NodeService::new(node_id, fleet)))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())

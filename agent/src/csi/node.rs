@@ -16,12 +16,12 @@ use crate::volume::host::Host;
 
 /// The CSI Node service of one node's volumes.
 #[derive(Debug)]
-pub struct Node<H> {
+pub struct NodeService<H> {
     node_id: NodeId,
     fleet: Fleet<H>,
 }
 
-impl<H: Host> Node<H> {
+impl<H: Host> NodeService<H> {
     /// The Node service of a node.
     pub fn new(node_id: NodeId, fleet: Fleet<H>) -> Self {
         Self { node_id, fleet }
@@ -82,7 +82,7 @@ fn ended<T>(
 }
 
 #[tonic::async_trait]
-impl<H: Host> Service for Node<H> {
+impl<H: Host> Service for NodeService<H> {
     async fn node_stage_volume(
         &self,
         request: Request<csi::NodeStageVolumeRequest>,

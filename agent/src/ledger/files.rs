@@ -1,6 +1,6 @@
 //! The ledger's files: one per volume, replaced whole.
 //!
-//! Comes in: an [`Entry`] to keep. Goes out: what is on disk, or why nobody knows.
+//! Comes in: an [`LedgerEntry`] to keep. Goes out: what is on disk, or why nobody knows.
 //!
 //! A record is removed once its grant has been over for a long time. What has to outlive it, the highest
 //! epoch among all removed records, is in one file for all of them ([`Ledger::forgotten`]). A directive about
@@ -26,7 +26,7 @@ use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::Entry;
+use super::LedgerEntry;
 use super::errors::{LedgerError, io_error};
 use super::lock::Lock;
 use super::sealed::{self, sync_dir};
@@ -48,7 +48,7 @@ const TRIES_PER_WORD: u32 = 60;
 struct Record {
     format: u32,
     volume: VolumeId,
-    entry: Entry,
+    entry: LedgerEntry,
 }
 
 /// What is kept of all removed records.
@@ -151,7 +151,7 @@ impl Ledger {
     pub async fn unended(&self) -> Result<Vec<VolumeId>, LedgerError> {
         let mut unended = Vec::new();
         for volume in self.volumes()? {
-            if !matches!(self.load(&volume).await, Ok(Some(Entry { ended: true, .. }) | None)) {
+            if !matches!(self.load(&volume).await, Ok(Some(LedgerEntry { ended: true, .. }) | None)) {
                 unended.push(volume);
             }
         }
@@ -184,7 +184,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]; it never means "there is no record".
-    pub async fn load(&self, volume: &VolumeId) -> Result<Option<Entry>, LedgerError> {
+    pub async fn load(&self, volume: &VolumeId) -> Result<Option<LedgerEntry>, LedgerError> {
         let (path, wanted) = (self.path(volume), volume.clone());
         self.on_disk(volume, move || read(&path, &wanted)).await
     }
@@ -193,7 +193,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`]; nobody knows then what is on disk until it has been read again.
-    pub async fn store(&self, volume: &VolumeId, entry: &Entry) -> Result<(), LedgerError> {
+    pub async fn store(&self, volume: &VolumeId, entry: &LedgerEntry) -> Result<(), LedgerError> {
         let record = Record { format: FORMAT, volume: volume.clone(), entry: entry.clone() };
         let (state_dir, dir) = (self.shared.state_dir.clone(), self.shared.dir.clone());
         let write = move || {
@@ -296,7 +296,7 @@ fn name(volume: &VolumeId) -> String {
     format!("{volume}.json")
 }
 
-fn read(path: &Path, volume: &VolumeId) -> Result<Option<Entry>, LedgerError> {
+fn read(path: &Path, volume: &VolumeId) -> Result<Option<LedgerEntry>, LedgerError> {
     let Some(record) = sealed::read::<Record>(path)? else { return Ok(None) };
     let damaged = |reason| Err(LedgerError::Damaged { path: path.to_owned(), reason });
     if record.format != FORMAT {
@@ -330,7 +330,7 @@ mod tests {
         VolumeId::parse("pvc-1").unwrap()
     }
 
-    fn entry() -> Entry {
+    fn entry() -> LedgerEntry {
         ending(None, Epoch::new(1, 2).unwrap(), &[], "boot")
     }
 
@@ -452,7 +452,7 @@ mod tests {
         let ledger = Ledger::open(dir.path()).unwrap();
         let (open, damaged) = (VolumeId::parse("pvc-2").unwrap(), VolumeId::parse("pvc-3").unwrap());
         ledger.store(&volume(), &entry()).await.unwrap();
-        ledger.store(&open, &Entry { ended: false, ..entry() }).await.unwrap();
+        ledger.store(&open, &LedgerEntry { ended: false, ..entry() }).await.unwrap();
         fs::write(dir.path().join("ledger/pvc-3.json"), "").unwrap();
         assert_eq!(ledger.unended().await.unwrap(), [open, damaged]);
     }

@@ -1,7 +1,7 @@
 //! The ledger: the highest epoch that this node has seen per volume, on disk, so that a message of an older
 //! grant never changes who can write.
 //!
-//! Owns: the record ([`Entry`]), its rules ([`rules`], pure) and its files ([`files`], each sealed). Comes
+//! Owns: the record ([`LedgerEntry`]), its rules ([`rules`], pure) and its files ([`files`], each sealed). Comes
 //! in: the epochs of Attach, Detach and Revoke. Goes out: a ruling, and a durable record from before the
 //! change that it permits.
 //!
@@ -66,7 +66,7 @@ pub struct Deletion {
 
 /// What the ledger has of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct LedgerEntry {
     /// The highest epoch that this node has seen.
     pub epoch: Epoch,
     /// Whether a Detach or Revoke has ended it. Never returns to false for the same epoch.
@@ -96,7 +96,7 @@ pub struct Entry {
     pub uncertain: bool,
 }
 
-impl Entry {
+impl LedgerEntry {
     /// The proof of absence in this entry; `None` unless the grant has ended, in this boot.
     pub fn proof_of_absence(&self, boot_id: &str) -> Option<&[Deletion]> {
         (self.ended && self.boot_id == boot_id).then_some(self.deletions.as_slice())

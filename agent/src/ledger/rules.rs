@@ -1,6 +1,6 @@
 //! The rules of the ledger: pure decisions over what is recorded and what is asked.
 //!
-//! Comes in: the recorded [`Entry`], if any, and the epoch of a directive. Goes out: the directive belongs to
+//! Comes in: the recorded [`LedgerEntry`], if any, and the epoch of a directive. Goes out: the directive belongs to
 //! the past, or it may go on once the entry returned here is on disk.
 //!
 //! Always holds: an entry returned here is never lower than the one that it replaces, and `ended` is never
@@ -13,7 +13,7 @@
 
 use cleat_host::Portal;
 
-use super::{Deletion, Entry, Grant, STATE_GONE, STATE_UNKNOWN};
+use super::{Deletion, Grant, LedgerEntry, STATE_GONE, STATE_UNKNOWN};
 use crate::name::Epoch;
 
 /// A directive of an epoch that is over: lower than the highest seen, or ended.
@@ -27,7 +27,7 @@ pub struct Stale {
 }
 
 impl Stale {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &LedgerEntry) -> Self {
         Self { highest: entry.epoch, ended: entry.ended }
     }
 }
@@ -42,7 +42,7 @@ pub enum AttachRuling {
     /// The same grant is recorded already; go on.
     Recorded,
     /// Write this entry, then go on.
-    Record(Box<Entry>),
+    Record(Box<LedgerEntry>),
 }
 
 /// Rules on a directive about a volume without a record, or with an uncertain one. `forgotten` is the highest
@@ -50,7 +50,7 @@ pub enum AttachRuling {
 ///
 /// # Errors
 /// [`Stale`] where the epoch may be one that has ended.
-pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) -> Result<(), Stale> {
+pub fn may_begin(known: Option<&LedgerEntry>, forgotten: Option<Epoch>, epoch: Epoch) -> Result<(), Stale> {
     match forgotten {
         Some(highest) if epoch <= highest && known.is_none_or(|entry| entry.uncertain) => {
             Err(Stale { highest, ended: true })
@@ -65,7 +65,7 @@ pub fn may_begin(known: Option<&Entry>, forgotten: Option<Epoch>, epoch: Epoch) 
 /// device is or whether it may be written. `secret_generation` is that of the secret that came with the
 /// Attach; the newest one under an epoch is kept.
 pub fn on_attach(
-    known: Option<&Entry>,
+    known: Option<&LedgerEntry>,
     epoch: Epoch,
     grant: &Grant,
     secret_generation: Option<Epoch>,
@@ -94,7 +94,7 @@ pub fn on_attach(
     };
     // Of this epoch, whatever the boot: a preempted node stays preempted when it restarts.
     let same = known.filter(|entry| entry.epoch == epoch);
-    let entry = Entry {
+    let entry = LedgerEntry {
         epoch,
         ended: false,
         boot_id: boot_id.to_owned(),
@@ -136,7 +136,7 @@ fn conflict(before: &Grant, now: &Grant) -> Option<String> {
 ///
 /// # Errors
 /// [`Stale`] when a higher epoch is known.
-pub fn may_end(known: Option<&Entry>, epoch: Epoch) -> Result<(), Stale> {
+pub fn may_end(known: Option<&LedgerEntry>, epoch: Epoch) -> Result<(), Stale> {
     match known {
         Some(entry) if epoch < entry.epoch => Err(Stale::of(entry)),
         _ => Ok(()),
@@ -154,7 +154,7 @@ pub struct Present {
 
 /// The entry to write before `present` is deleted: the epoch ended, each deletion with its state not known
 /// yet, and whatever has vanished by itself as gone.
-pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id: &str) -> Entry {
+pub fn ending(known: Option<&LedgerEntry>, epoch: Epoch, present: &[Present], boot_id: &str) -> LedgerEntry {
     let here = |portal: &str| present.iter().any(|one| one.portal == portal);
     let this_boot = known.filter(|entry| entry.boot_id == boot_id);
     let mut deletions: Vec<Deletion> = this_boot
@@ -176,7 +176,7 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
         portal: one.portal.clone(),
         state: STATE_UNKNOWN.to_owned(),
     }));
-    Entry {
+    LedgerEntry {
         epoch,
         ended: true,
         boot_id: boot_id.to_owned(),
@@ -191,7 +191,7 @@ pub fn ending(known: Option<&Entry>, epoch: Epoch, present: &[Present], boot_id:
 }
 
 /// Records the state that a controller had when its deletion was written.
-pub fn note_deleted(entry: &mut Entry, deleted: &Deletion) {
+pub fn note_deleted(entry: &mut LedgerEntry, deleted: &Deletion) {
     let pending = entry.deletions.iter_mut().find(|deletion| {
         deletion.state == STATE_UNKNOWN
             && deletion.portal == deleted.portal

@@ -26,14 +26,14 @@ fn grant(portals: &[u8]) -> Grant {
     }
 }
 
-fn recorded(ruling: AttachRuling) -> Entry {
+fn recorded(ruling: AttachRuling) -> LedgerEntry {
     match ruling {
         AttachRuling::Record(entry) => *entry,
         other => panic!("not recorded: {other:?}"),
     }
 }
 
-fn attached(seq: u64, portals: &[u8]) -> Entry {
+fn attached(seq: u64, portals: &[u8]) -> LedgerEntry {
     recorded(on_attach(None, epoch(seq), &grant(portals), None, BOOT))
 }
 
@@ -41,7 +41,7 @@ fn present(n: u8) -> Present {
     Present { controller: format!("nvme{n}"), portal: portal(n).to_string() }
 }
 
-fn states(entry: &Entry) -> Vec<&str> {
+fn states(entry: &LedgerEntry) -> Vec<&str> {
     entry.deletions.iter().map(|deletion| deletion.state.as_str()).collect()
 }
 
@@ -123,7 +123,7 @@ proptest! {
     /// the highest epoch ever connects or deletes.
     #[test]
     fn no_order_of_messages_lets_an_old_grant_act(messages in prop::collection::vec(message(), 0..40)) {
-        let mut known: Option<Entry> = None;
+        let mut known: Option<LedgerEntry> = None;
         let mut ended = std::collections::BTreeSet::new();
         for message in messages {
             let before = known.clone();

@@ -1,7 +1,7 @@
 //! From protobuf: the controller's messages, checked once.
 //!
 //! Comes in: messages of the controller. Goes out: a [`Directive`] that cannot be built wrong, or a
-//! [`Refusal`] that names the field and the value, so that the controller's operation ends instead of
+//! [`RefusedDirective`] that names the field and the value, so that the controller's operation ends instead of
 //! waiting.
 
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::ledger::Grant;
 use crate::name::{Epoch, NameError, NqnPrefix, OperationId, VolumeId};
 use crate::volume::clause;
 use crate::volume::directive::{Ask, Directive, GivenSecret};
-use crate::volume::outcome::Failure;
+use crate::volume::outcome::DirectiveFailure;
 
 /// Shortest and longest deadline of a directive; anything else is a mistake of the sender.
 const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(3600);
@@ -67,7 +67,7 @@ fn invalid(field: &'static str) -> impl FnOnce(&dyn std::fmt::Display) -> Invali
 
 /// A directive that cannot be carried out, answered at once. Its header is repeated as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedDirective {
     /// The operation id, as it came.
     pub operation: String,
     /// The volume id, as it came.
@@ -75,7 +75,7 @@ pub struct Refusal {
     /// Term and number of the epoch; `None` where it had none.
     pub epoch: Option<(u64, u64)>,
     /// What is wrong with it.
-    pub failure: Failure,
+    pub failure: DirectiveFailure,
 }
 
 /// What a message of the controller turned out to be.
@@ -84,7 +84,7 @@ pub(super) enum Parsed {
     /// A directive to carry out.
     Directive(Box<Directive>),
     /// A directive that cannot be carried out.
-    Refused(Box<Refusal>),
+    Refused(Box<RefusedDirective>),
     /// A sign of life of the controller, and no more.
     Heartbeat,
     /// A Welcome after the first message: it breaks the protocol.
@@ -108,11 +108,14 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
         };
         match directive() {
             Ok(directive) => Parsed::Directive(Box::new(directive)),
-            Err(error) => Parsed::Refused(Box::new(Refusal {
+            Err(error) => Parsed::Refused(Box::new(RefusedDirective {
                 operation: operation.to_owned(),
                 volume: volume.to_owned(),
                 epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
-                failure: Failure { unready: clause::failed(clause::REQUEST, error), nothing_left: false },
+                failure: DirectiveFailure {
+                    unready: clause::failed(clause::REQUEST, error),
+                    nothing_left: false,
+                },
             })),
         }
     };
@@ -300,7 +303,7 @@ mod tests {
             spoil(&mut message);
             let Parsed::Refused(result) = parse(Kind::Attach(message), &prefix()) else { panic!("{field}") };
             assert_eq!(result.operation, "op-1-1");
-            let Failure { unready, nothing_left } = result.failure;
+            let DirectiveFailure { unready, nothing_left } = result.failure;
             assert_eq!(unready.clause, clause::REQUEST);
             assert!(
                 unready.message.contains(field) && unready.message.contains(value),

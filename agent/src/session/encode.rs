@@ -9,14 +9,14 @@ use proto::directive_result::Outcome as WireOutcome;
 use proto::volume_state::Phase as WirePhase;
 
 use super::NodeDescription;
-use super::decode::Refusal;
+use super::decode::RefusedDirective;
 use super::outbox::Outgoing;
 use crate::ledger::Deletion;
 use crate::ledger::rules::Stale;
 use crate::name::Epoch;
 use crate::volume::clause::FailedClause;
-use crate::volume::outcome::{AttachTimes, DirectiveResult, Failure, Outcome, Pending, Ready};
-use crate::volume::state::{Absence, DetachTimes, Path, Phase, ShownIdentity, Staging, VolumeState};
+use crate::volume::outcome::{AttachTimes, DirectiveFailure, DirectiveResult, Outcome, Ready, StillRunning};
+use crate::volume::state::{Absence, DetachTimes, Path, ShownIdentity, Staging, VolumePhase, VolumeState};
 
 /// The first message of a session: who this node is and what it can do.
 pub(super) fn hello(node: &NodeDescription) -> proto::Hello {
@@ -68,14 +68,14 @@ fn epoch(epoch: Epoch) -> proto::Epoch {
     proto::Epoch { term: epoch.term, seq: epoch.seq }
 }
 
-fn phase(phase: Phase) -> WirePhase {
+fn phase(phase: VolumePhase) -> WirePhase {
     match phase {
-        Phase::Absent => WirePhase::Absent,
-        Phase::Connecting => WirePhase::Connecting,
-        Phase::Ready => WirePhase::Ready,
-        Phase::Degraded => WirePhase::Degraded,
-        Phase::Lost => WirePhase::Lost,
-        Phase::Detaching => WirePhase::Detaching,
+        VolumePhase::Absent => WirePhase::Absent,
+        VolumePhase::Connecting => WirePhase::Connecting,
+        VolumePhase::Ready => WirePhase::Ready,
+        VolumePhase::Degraded => WirePhase::Degraded,
+        VolumePhase::Lost => WirePhase::Lost,
+        VolumePhase::Detaching => WirePhase::Detaching,
     }
 }
 
@@ -120,7 +120,7 @@ fn result(result: DirectiveResult) -> proto::DirectiveResult {
     }
 }
 
-fn refusal(refusal: Refusal) -> proto::DirectiveResult {
+fn refusal(refusal: RefusedDirective) -> proto::DirectiveResult {
     proto::DirectiveResult {
         operation_id: refusal.operation,
         volume_id: refusal.volume,
@@ -136,7 +136,7 @@ fn outcome(outcome: Outcome) -> WireOutcome {
         Outcome::Busy(busy) => WireOutcome::Busy(proto::BusyOutcome { holders: busy.holders }),
         Outcome::Failed(failed) => WireOutcome::Failed(failure(failed)),
         Outcome::StaleEpoch(stale) => WireOutcome::StaleEpoch(self::stale(stale)),
-        Outcome::Pending(Pending { message, age }) => {
+        Outcome::Pending(StillRunning { message, age }) => {
             let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
             WireOutcome::Pending(proto::PendingOutcome { message, age_ms })
         }
@@ -171,7 +171,7 @@ fn deletion(deletion: Deletion) -> proto::DeletedController {
     proto::DeletedController { controller, portal, state_at_deletion: state }
 }
 
-fn failure(failed: Failure) -> proto::FailedOutcome {
+fn failure(failed: DirectiveFailure) -> proto::FailedOutcome {
     proto::FailedOutcome { unready: Some(unready(failed.unready)), nothing_left: failed.nothing_left }
 }
 
@@ -198,7 +198,7 @@ mod tests {
             volume: VolumeId::parse("v").unwrap(),
             epoch: Some(Epoch::new(3, 4).unwrap()),
             epoch_ended: true,
-            phase: Phase::Absent,
+            phase: VolumePhase::Absent,
             identity: Some(ShownIdentity {
                 uuid: None,
                 nguid: None,
@@ -254,7 +254,7 @@ mod tests {
                 && encoded.staging[0].path == "/t"
                 && encoded.staging[0].device == "nvme0n1"
         );
-        let bare = state(crate::testing::state("v", Phase::Lost));
+        let bare = state(crate::testing::state("v", VolumePhase::Lost));
         let nothing = proto::VolumeState { volume_id: "v".into(), ..Default::default() };
         assert_eq!(bare, proto::VolumeState { phase: WirePhase::Lost.into(), ..nothing });
     }
@@ -283,14 +283,14 @@ mod tests {
         assert_eq!(busy, WireOutcome::Busy(proto::BusyOutcome { holders: vec!["qemu".into()] }));
         for nothing_left in [false, true] {
             let unready = clause::failed(clause::DELETE, "why");
-            let encoded = encoded(Outcome::Failed(Failure { unready, nothing_left }));
+            let encoded = encoded(Outcome::Failed(DirectiveFailure { unready, nothing_left }));
             let unready = Some(proto::Unready { clause: "delete".into(), message: "why".into() });
             assert_eq!(encoded, WireOutcome::Failed(proto::FailedOutcome { unready, nothing_left }));
         }
         let stale = encoded(Outcome::StaleEpoch(Stale { highest: high, ended: true }));
         let highest = Some(proto::Epoch { term: 3, seq: 4 });
         assert_eq!(stale, WireOutcome::StaleEpoch(proto::StaleEpochOutcome { highest, ended: true }));
-        let pending = encoded(Outcome::Pending(Pending { message: "waits".into(), age: MILLI * 5 }));
+        let pending = encoded(Outcome::Pending(StillRunning { message: "waits".into(), age: MILLI * 5 }));
         let message = "waits".to_owned();
         assert_eq!(pending, WireOutcome::Pending(proto::PendingOutcome { message, age_ms: 5 }));
         let preempted = Preempted { left_keys: vec![1, 2], aborted_keys: vec![3] };
@@ -302,8 +302,10 @@ mod tests {
 
     #[test]
     fn a_refusal_repeats_what_came_as_it_came() {
-        let failure = Failure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
-        let refusal = Refusal { operation: "?".into(), volume: "../v".into(), epoch: Some((0, 0)), failure };
+        let failure =
+            DirectiveFailure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
+        let refusal =
+            RefusedDirective { operation: "?".into(), volume: "../v".into(), epoch: Some((0, 0)), failure };
         let encoded = outgoing(Outgoing::Refusal(refusal));
         assert_eq!((encoded.operation_id.as_str(), encoded.volume_id.as_str()), ("?", "../v"));
         assert_eq!(encoded.epoch, Some(proto::Epoch::default()));

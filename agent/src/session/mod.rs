@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use cleat_host::{HostId, HostNqn};
 use cleat_runtime::exit::Causes;
-use cleat_runtime::grpc::Dial;
+use cleat_runtime::grpc::Connector;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -105,7 +105,7 @@ pub struct NodeDescription {
 /// Everything that a session needs.
 pub struct Session<N> {
     /// Where the controller is, with keepalive and TLS set.
-    pub endpoint: Box<dyn Dial>,
+    pub endpoint: Box<dyn Connector>,
     /// What the session's first message says of this node.
     pub node_is: NodeDescription,
     /// The rest of the agent, which has the volumes.

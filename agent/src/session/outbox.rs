@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::decode::Refusal;
+use super::decode::RefusedDirective;
 use crate::volume::outcome::{DirectiveResult, Results};
 
 /// Most results that are kept; beyond it the oldest goes. The next session's inventory still shows the true
@@ -37,7 +37,7 @@ pub enum Outgoing {
     /// The result of a directive.
     Result(DirectiveResult),
     /// The answer to a directive that could not be read.
-    Refusal(Refusal),
+    Refusal(RefusedDirective),
 }
 
 impl Outgoing {
@@ -139,13 +139,14 @@ impl Outbox {
 mod tests {
     use super::*;
     use crate::volume::clause;
-    use crate::volume::outcome::Failure;
+    use crate::volume::outcome::DirectiveFailure;
 
     const SILENCE: Duration = Duration::from_secs(10);
 
     fn result(operation: &str, volume: &str) -> Outgoing {
-        let failure = Failure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
-        Outgoing::Refusal(Refusal {
+        let failure =
+            DirectiveFailure { unready: clause::failed(clause::REQUEST, "no"), nothing_left: false };
+        Outgoing::Refusal(RefusedDirective {
             operation: operation.into(),
             volume: volume.into(),
             epoch: None,

@@ -21,7 +21,7 @@ use super::*;
 use crate::name::{Epoch, OperationId, VolumeId};
 use crate::testing::kernel::{HOST, HOST_ID};
 use crate::volume::outcome::{DirectiveResult, Outcome, Results as _};
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -144,10 +144,10 @@ impl Rig {
     }
 
     async fn session(&mut self) -> Side {
-        timeout(PATIENCE, self.sessions.recv()).await.expect("no dial").expect("the server runs")
+        timeout(PATIENCE, self.sessions.recv()).await.expect("no connect").expect("the server runs")
     }
 
-    fn state(&self, volume: &str, phase: Phase) {
+    fn state(&self, volume: &str, phase: VolumePhase) {
         self.node.board.put(&VolumeId::parse(volume).expect("an id"), crate::testing::state(volume, phase));
     }
 }
@@ -193,16 +193,16 @@ fn connects_become_rarer_until_a_session_has_stood() {
 #[tokio::test]
 async fn the_inventory_comes_first_and_changes_follow() {
     let mut rig = Rig::start().await;
-    rig.state("v", Phase::Ready);
+    rig.state("v", VolumePhase::Ready);
     let mut side = rig.session().await;
     let inventory = side.welcome(10_000).await;
     assert_eq!(inventory.volumes.len(), 1);
     rig.link.wait_for(|link| *link == Link::Up).await.expect("the session lives");
-    rig.state("v", Phase::Degraded);
+    rig.state("v", VolumePhase::Degraded);
     assert!(
         matches!(side.next().await, Say::Delta(state) if state.phase() == proto::volume_state::Phase::Degraded)
     );
-    rig.state("w", Phase::Connecting);
+    rig.state("w", VolumePhase::Connecting);
     assert!(matches!(side.next().await, Say::Delta(state) if state.volume_id == "w"));
     assert!(matches!(side.hear().await, Say::Heartbeat(_)), "no change is told twice");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_client::AgentSessionClient;
-use cleat_runtime::grpc::DialError;
+use cleat_runtime::grpc::ChannelError;
 use proto::from_agent::Kind as Say;
 use proto::to_agent::Kind as Hear;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Ended {
     #[error("cannot reach the controller")]
-    Unreachable(#[source] DialError),
+    Unreachable(#[source] ChannelError),
     #[error("the controller refused the session: {} ({:?})", .0.message(), .0.code())]
     Refused(tonic::Status),
     #[error("the controller sent no {0} in time")]
@@ -83,7 +83,7 @@ async fn talk<N: NodeVolumes>(
     established: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, Ended> {
     let (say, queue) = mpsc::channel(QUEUE);
-    let channel = timeout(STEP, session.endpoint.dial())
+    let channel = timeout(STEP, session.endpoint.open_channel())
         .await
         .map_err(|_| Ended::NoAnswer("connection"))?
         .map_err(Ended::Unreachable)?;

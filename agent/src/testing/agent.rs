@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
-use crate::ledger::{Entry, Grant, Ledger};
+use crate::ledger::{Grant, Ledger, LedgerEntry};
 use crate::link::Link;
 use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
 use crate::session::outbox::{Outbox, Outgoing};
@@ -251,7 +251,7 @@ impl Agent {
         ready(self.attach(seq, grant(portals)).await)
     }
 
-    pub(crate) async fn entry(&self) -> Option<Entry> {
+    pub(crate) async fn entry(&self) -> Option<LedgerEntry> {
         self.fleet.shared().ledger.load(&volume()).await.unwrap()
     }
 

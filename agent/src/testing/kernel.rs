@@ -193,7 +193,7 @@ impl World {
         };
         let paths = own
             .iter()
-            .map(|one| cleat_host::sysfs::Path {
+            .map(|one| cleat_host::sysfs::NamespacePath {
                 name: format!("{}c", one.name),
                 controller: one.name.clone(),
                 ana_state: Some(AnaState::Optimized),

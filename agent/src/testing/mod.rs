@@ -7,10 +7,10 @@ pub(crate) mod kernel;
 pub(crate) mod target;
 
 use crate::name::VolumeId;
-use crate::volume::state::{Phase, VolumeState};
+use crate::volume::state::{VolumePhase, VolumeState};
 
 /// A volume in a phase, of which nothing else is known.
-pub(crate) fn state(volume: &str, phase: Phase) -> VolumeState {
+pub(crate) fn state(volume: &str, phase: VolumePhase) -> VolumeState {
     VolumeState {
         volume: VolumeId::parse(volume).unwrap(),
         epoch: None,

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cleat_host::fabrics::Pending;
 use cleat_host::reservations::{
-    Abilities, Change, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
+    Change, Command, Registrant, ReservationCapabilities, ReservationError, ReservationKey, ReservationKind,
+    ReservationReport, Reservations,
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
@@ -71,12 +72,12 @@ impl Reservation {
         self.kept.registrants().iter().map(|(_, key)| *key).collect()
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> ReservationReport {
         let registrants = self.kept.registrants().iter();
         let holds = self.kept.is_held();
-        Report {
+        ReservationReport {
             generation: self.kept.generation(),
-            kind: holds.then_some(Kind::WriteExclusiveAllRegistrants),
+            kind: holds.then_some(ReservationKind::WriteExclusiveAllRegistrants),
             persists: false,
             registrants: registrants
                 .map(|(host, key)| Registrant { key: *key, host: Some(*host), holds })
@@ -119,13 +120,21 @@ impl Kernel {
 }
 
 impl Reservations for Kernel {
-    fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>> {
+    fn abilities(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationCapabilities, ReservationError>> {
         self.command(dev, Command::Identify, deadline, |target| {
-            Ok(Abilities { rescap: if target.incapable { 0 } else { 0xfe } })
+            Ok(ReservationCapabilities { rescap: if target.incapable { 0 } else { 0xfe } })
         })
     }
 
-    fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>> {
+    fn report(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationReport, ReservationError>> {
         self.command(dev, Command::Report, deadline, |target| {
             let report = target.report();
             if let Some(interfere) = target.interferes.take() {

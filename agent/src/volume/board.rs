@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::metrics;
 use crate::name::VolumeId;
-use crate::volume::state::{Phase, VolumeState};
+use crate::volume::state::{VolumePhase, VolumeState};
 
 /// The latest state of every volume.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Board {
 }
 
 fn count<'a>(states: impl Iterator<Item = &'a VolumeState>) {
-    let mut phases = Phase::ALL.map(|phase| (phase.as_str(), 0));
+    let mut phases = VolumePhase::ALL.map(|phase| (phase.as_str(), 0));
     let (mut live, mut not_live) = (0, 0);
     for state in states {
         for (_, count) in phases.iter_mut().filter(|(phase, _)| *phase == state.phase.as_str()) {
@@ -120,7 +120,7 @@ pub enum StateChange {
     /// Something that somebody may act on.
     Significant {
         /// The phase that was replaced; `None` if the board had no state of the volume.
-        before: Option<Phase>,
+        before: Option<VolumePhase>,
     },
 }
 
@@ -135,7 +135,7 @@ pub fn differs(one: &VolumeState, other: &VolumeState) -> bool {
 mod tests {
     use super::*;
 
-    fn state(phase: Phase, writes: u64) -> VolumeState {
+    fn state(phase: VolumePhase, writes: u64) -> VolumeState {
         VolumeState { writes, ..crate::testing::state("v", phase) }
     }
 
@@ -149,7 +149,7 @@ mod tests {
             ana_state: None,
         };
         let state =
-            VolumeState { paths: vec![path("live"), path("connecting")], ..state(Phase::Degraded, 0) };
+            VolumeState { paths: vec![path("live"), path("connecting")], ..state(VolumePhase::Degraded, 0) };
         ::metrics::with_local_recorder(&recorder, || count([state].iter()));
         let text = recorder.handle().render();
         assert!(text.contains("cleat_agent_volumes{phase=\"degraded\"} 1"), "{text}");
@@ -162,15 +162,18 @@ mod tests {
         let board = Board::default();
         let volume = VolumeId::parse("v").unwrap();
         let mut changes = board.changes();
-        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), StateChange::Significant { before: None });
+        assert_eq!(
+            board.put(&volume, state(VolumePhase::Ready, 1)),
+            StateChange::Significant { before: None }
+        );
         changes.changed().await.unwrap();
-        assert_eq!(board.put(&volume, state(Phase::Ready, 1)), StateChange::None);
+        assert_eq!(board.put(&volume, state(VolumePhase::Ready, 1)), StateChange::None);
         assert!(!changes.has_changed().unwrap());
         let (seen, news) = board.since(0);
         assert_eq!((seen, news.len()), (1, 1));
-        assert_eq!(board.put(&volume, state(Phase::Ready, 2)), StateChange::Minor);
-        assert_eq!(board.since(seen), (2, vec![state(Phase::Ready, 2)]));
-        let lost = board.put(&volume, state(Phase::Lost, 2));
-        assert_eq!(lost, StateChange::Significant { before: Some(Phase::Ready) });
+        assert_eq!(board.put(&volume, state(VolumePhase::Ready, 2)), StateChange::Minor);
+        assert_eq!(board.since(seen), (2, vec![state(VolumePhase::Ready, 2)]));
+        let lost = board.put(&volume, state(VolumePhase::Lost, 2));
+        assert_eq!(lost, StateChange::Significant { before: Some(VolumePhase::Ready) });
     }
 }

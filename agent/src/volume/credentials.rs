@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use cleat_host::fabrics::{DhchapSecret, RekeyError, Target};
+use cleat_host::fabrics::{DhchapSecret, ExactController, RekeyError};
 use cleat_host::sysfs::{Controller, SubsystemView};
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
@@ -96,9 +96,10 @@ impl<H: Host> Volume<H> {
             .collect()
     }
 
-    fn own<'a>(&self, view: &'a SubsystemView) -> Vec<(&'a Controller, Target)> {
+    fn own<'a>(&self, view: &'a SubsystemView) -> Vec<(&'a Controller, ExactController)> {
         let own = view.controllers.iter().filter(|one| !one.state.is_going());
-        own.filter_map(|one| Some((one, Target::of(one, &self.subsystem, self.host_nqn())?))).collect()
+        own.filter_map(|one| Some((one, ExactController::of(one, &self.subsystem, self.host_nqn())?)))
+            .collect()
     }
 
     /// Carries out a Rekey. The caller has the gate.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -108,7 +108,7 @@ async fn a_dead_portal_holds_up_neither_attaches_nor_detaches() {
     for state in machine.agent.fleet.inventory().await.unwrap() {
         let why = state.unready.as_ref().unwrap().message.as_str();
         let said = "no live path to 10.0.2.1:4420 (10.0.2.1 does not answer)";
-        assert_eq!((state.phase, why), (Phase::Degraded, said));
+        assert_eq!((state.phase, why), (VolumePhase::Degraded, said));
     }
 
     let detaches = (0..10).map(|volume| machine.detach(volume)).collect();

@@ -18,7 +18,7 @@ use crate::volume::deduplicate::Begin;
 use crate::volume::detach::DetachMode;
 use crate::volume::directive::{Ask, Directive};
 use crate::volume::host::Host;
-use crate::volume::outcome::{DirectiveResult, Outcome, Pending};
+use crate::volume::outcome::{DirectiveResult, Outcome, StillRunning};
 use crate::volume::supersede::Arrival;
 use crate::volume::{Fleet, Volume, clause};
 
@@ -104,7 +104,7 @@ impl<H: Host> Fleet<H> {
                     let age = directive.received.elapsed();
                     let message = volume.waits_for();
                     tracing::warn!(?age, message, "still running after its deadline");
-                    let pending = Outcome::Pending(Pending { message, age });
+                    let pending = Outcome::Pending(StillRunning { message, age });
                     metrics::directive(directive.ask.kind().as_str(), pending.as_str());
                     self.results().deliver(DirectiveResult::of(directive, pending));
                     due = Instant::now() + PENDING_AGAIN;

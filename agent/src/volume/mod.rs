@@ -62,7 +62,7 @@ use observe::events::Events;
 use observe::judge::{self, Activity, Seen};
 use observe::observation::Observation;
 use portals::Portals;
-use state::{Phase, VolumeState};
+use state::{VolumePhase, VolumeState};
 use supersede::Arrivals;
 
 pub use fleet::Fleet;
@@ -351,21 +351,21 @@ impl<H: Host> Volume<H> {
         reported.as_ref().map(|reported| reported.state.clone())
     }
 
-    fn log_change(&self, before: Option<Phase>, state: &VolumeState) {
+    fn log_change(&self, before: Option<VolumePhase>, state: &VolumeState) {
         let phase = state.phase;
         if before == Some(phase) {
             tracing::debug!(volume = %self.id, state = ?state, "volume changed");
             return;
         }
         metrics::phase_changed(phase.as_str());
-        let from = before.map(Phase::as_str).unwrap_or("unknown");
+        let from = before.map(VolumePhase::as_str).unwrap_or("unknown");
         let live = state.paths.iter().filter(|path| path.is_live()).count();
         let unready = state.unready.as_ref();
         let clause = unready.map(|unready| unready.clause).unwrap_or_default();
         let message = unready.map(|unready| unready.message.as_str()).unwrap_or_default();
         let (to, paths) = (phase.as_str(), state.paths.len());
         let epoch = state.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
-        if matches!(phase, Phase::Degraded | Phase::Lost) {
+        if matches!(phase, VolumePhase::Degraded | VolumePhase::Lost) {
             tracing::warn!(volume = %self.id, epoch, from, to, live, paths, clause, message, "volume changed its phase");
         } else {
             tracing::info!(volume = %self.id, epoch, from, to, live, paths, clause, message, "volume changed its phase");

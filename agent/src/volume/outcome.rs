@@ -47,11 +47,11 @@ pub enum Outcome {
     /// The device is in use; nothing was touched.
     Busy(Busy),
     /// It could not be done; the clause says why.
-    Failed(Failure),
+    Failed(DirectiveFailure),
     /// Its epoch has ended or been superseded.
     StaleEpoch(Stale),
     /// Its deadline has passed and it goes on; another result follows.
-    Pending(Pending),
+    Pending(StillRunning),
     /// No victim is registered any more.
     Preempted(Preempted),
     /// Every controller has the new secret, and later ones will use it.
@@ -61,7 +61,7 @@ pub enum Outcome {
 impl Outcome {
     /// A failure without a statement about what is left.
     pub(super) fn failed(unready: FailedClause) -> Self {
-        Self::Failed(Failure { unready, nothing_left: false })
+        Self::Failed(DirectiveFailure { unready, nothing_left: false })
     }
 
     /// The outcome in lower case, as logs and metrics have it.
@@ -108,7 +108,7 @@ pub struct Busy {
 
 /// Why a directive could not be carried out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct DirectiveFailure {
     /// The clause that does not hold, and what was seen.
     pub unready: FailedClause,
     /// Whether it was proven that no controller of the subsystem was left behind.
@@ -117,7 +117,7 @@ pub struct Failure {
 
 /// A directive goes on past its deadline.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pending {
+pub struct StillRunning {
     /// What it waits for, as text for a person.
     pub message: String,
     /// For how long it has been going on.

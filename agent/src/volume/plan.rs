@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use cleat_host::fabrics::Target;
+use cleat_host::fabrics::ExactController;
 use cleat_host::sysfs::{Controller, SubsystemView};
 use cleat_host::{HostNqn, Portal};
 
@@ -33,7 +33,7 @@ pub enum PlannedStep {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doomed {
     /// Which controller, with the names that are verified before it is deleted.
-    pub target: Target,
+    pub target: ExactController,
     /// The portal that it is connected to, as [`portal_text`] gives it.
     pub portal: String,
 }
@@ -50,7 +50,7 @@ pub struct Plan {
 /// Plans for one volume. `under_way` are the portals whose connect is under way.
 pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Portal>, want: Want<'_>) -> Plan {
     let (mine, others): (Vec<&Controller>, Vec<&Controller>) =
-        view.controllers.iter().partition(|one| Target::of(one, &view.nqn, host_nqn).is_some());
+        view.controllers.iter().partition(|one| ExactController::of(one, &view.nqn, host_nqn).is_some());
     let foreign = others.into_iter().map(foreign_text).collect();
     let steps = match want {
         Want::Connected(portals) => {
@@ -63,7 +63,7 @@ pub fn plan(view: &SubsystemView, host_nqn: &HostNqn, under_way: &BTreeSet<Porta
         Want::Gone => mine
             .into_iter()
             .filter_map(|one| {
-                let target = Target::of(one, &view.nqn, host_nqn)?;
+                let target = ExactController::of(one, &view.nqn, host_nqn)?;
                 Some(PlannedStep::Delete(Doomed { target, portal: portal_text(one) }))
             })
             .collect(),

@@ -1,6 +1,6 @@
 //! The volume's place in the ledger.
 //!
-//! Comes in: an [`Entry`] to keep. Goes out: the entry that is in force.
+//! Comes in: an [`LedgerEntry`] to keep. Goes out: the entry that is in force.
 //!
 //! A grant is taken on only with its record on disk. A disk that is full, read-only or silent does not hold
 //! up its end: the record is then owed ([`Record::owed`]), replaces what the disk has, and is written as soon
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::ledger::{Deletion, Entry, LedgerError, STATE_UNKNOWN};
+use crate::ledger::{Deletion, LedgerEntry, LedgerError, STATE_UNKNOWN};
 use crate::metrics;
 use crate::name::Epoch;
 use crate::volume::Volume;
@@ -23,26 +23,26 @@ use crate::volume::host::Host;
 #[derive(Debug, Default)]
 pub(super) struct Record {
     /// The record as it was last read or written; nobody else writes it.
-    last: Option<Option<Entry>>,
+    last: Option<Option<LedgerEntry>>,
     /// An end that was carried out but is not on disk.
-    owed: Option<Entry>,
+    owed: Option<LedgerEntry>,
     /// The record as it is reported: rulings never use it.
-    read: Option<Result<Option<Entry>, String>>,
+    read: Option<Result<Option<LedgerEntry>, String>>,
 }
 
 impl Record {
     /// The record as it was last read or written, or why that failed; `None` before that.
-    pub(super) fn as_read(&self) -> Option<Result<Option<Entry>, String>> {
+    pub(super) fn as_read(&self) -> Option<Result<Option<LedgerEntry>, String>> {
         self.read.clone()
     }
 
     /// The same, but a record that has not been read yet is an error too.
-    pub(super) fn reported(&self) -> Result<Option<Entry>, String> {
+    pub(super) fn reported(&self) -> Result<Option<LedgerEntry>, String> {
         self.as_read().unwrap_or_else(|| Err("the ledger has not been read".to_owned()))
     }
 
     /// The entry, where there is one that could be read.
-    pub(super) fn entry(&self) -> Option<&Entry> {
+    pub(super) fn entry(&self) -> Option<&LedgerEntry> {
         self.read.as_ref()?.as_ref().ok()?.as_ref()
     }
 
@@ -71,13 +71,13 @@ impl Record {
 #[derive(Debug)]
 pub(super) enum OnRecord {
     /// The record, or the fact that there is none.
-    Known(Box<Option<Entry>>),
+    Known(Box<Option<LedgerEntry>>),
     /// The record cannot be read, and this process has never read it.
     Unreadable,
 }
 
 impl OnRecord {
-    pub(super) fn entry(&self) -> Option<&Entry> {
+    pub(super) fn entry(&self) -> Option<&LedgerEntry> {
         match self {
             Self::Known(entry) => entry.as_ref().as_ref(),
             Self::Unreadable => None,
@@ -87,7 +87,7 @@ impl OnRecord {
 
 impl<H: Host> Volume<H> {
     /// Reads the record. Only the operation that has the gate rules by it.
-    pub(super) async fn record(&self) -> Result<Option<Entry>, LedgerError> {
+    pub(super) async fn record(&self) -> Result<Option<LedgerEntry>, LedgerError> {
         if let Some(owed) = self.owed() {
             // What the disk has is older.
             self.write_owed().await;
@@ -106,7 +106,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// Writes the record.
-    pub(super) async fn keep(&self, entry: &Entry) -> Result<(), LedgerError> {
+    pub(super) async fn keep(&self, entry: &LedgerEntry) -> Result<(), LedgerError> {
         let kept = self.shared.ledger.store(&self.id, entry).await.inspect_err(|_| metrics::ledger_error());
         let mut memory = self.memory();
         match &kept {
@@ -152,7 +152,7 @@ impl<H: Host> Volume<H> {
 
     /// Writes the end of a grant, as far as the disk accepts it in time; false where it did not, and the end
     /// is owed.
-    pub(super) async fn keep_end(&self, entry: &Entry, patience: Duration) -> bool {
+    pub(super) async fn keep_end(&self, entry: &LedgerEntry, patience: Duration) -> bool {
         let reason = match timeout(patience, self.keep(entry)).await {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => cleat_runtime::exit::Causes(&error).to_string(),
@@ -169,7 +169,7 @@ impl<H: Host> Volume<H> {
         false
     }
 
-    fn owed(&self) -> Option<Entry> {
+    fn owed(&self) -> Option<LedgerEntry> {
         self.memory().record.owed.clone()
     }
 
@@ -209,7 +209,7 @@ mod tests {
     use std::path::Path;
 
     use crate::volume::outcome::Outcome;
-    use crate::volume::state::Phase;
+    use crate::volume::state::VolumePhase;
 
     use super::*;
     use crate::testing::agent::{Machine, grant};
@@ -241,7 +241,7 @@ mod tests {
             let states = states(&outcome);
             assert!(states.len() == 2 && states.iter().all(|one| one.contains("not recorded")), "{states:?}");
             assert!(machine.kernel.world().of("v").is_empty());
-            assert_eq!(agent.state().await.phase, Phase::Absent);
+            assert_eq!(agent.state().await.phase, VolumePhase::Absent);
             assert!(agent.state().await.epoch_ended);
         }
     }

@@ -20,7 +20,7 @@ pub struct VolumeState {
     /// Whether the grant of that epoch has ended.
     pub epoch_ended: bool,
     /// How far the volume has come.
-    pub phase: Phase,
+    pub phase: VolumePhase,
     /// What the namespace reports of itself; `None` where there is none.
     pub identity: Option<ShownIdentity>,
     /// One entry for each controller of this node, over whichever portal.
@@ -41,7 +41,7 @@ pub struct VolumeState {
 
 /// How far a volume has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub enum VolumePhase {
     /// The kernel has no controller of the volume.
     Absent,
     /// It has controllers or is making them, and the predicate does not hold yet.
@@ -56,7 +56,7 @@ pub enum Phase {
     Detaching,
 }
 
-impl Phase {
+impl VolumePhase {
     /// Every phase, in the order of a volume's life.
     pub const ALL: [Self; 6] =
         [Self::Absent, Self::Connecting, Self::Ready, Self::Degraded, Self::Lost, Self::Detaching];

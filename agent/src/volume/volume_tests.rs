@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
@@ -21,7 +21,7 @@ const FOREIGN: &str = "nqn.2014-08.org.nvmexpress:uuid:99999999-9999-9999-9999-9
 async fn an_attach_connects_every_portal_and_says_ready_with_what_it_proved() {
     let (_node, agent) = Machine::started();
     let state = agent.ready(1, &[1, 2]).await;
-    assert_eq!(state.phase, Phase::Ready);
+    assert_eq!(state.phase, VolumePhase::Ready);
     assert_eq!(state.paths.len(), 2);
     assert_eq!(state.identity.unwrap().size_bytes, SIZE);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
@@ -49,10 +49,10 @@ async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
     node.kernel.change(|world| world.controllers = both);
     let late = volume.observe().await.unwrap();
 
-    assert_eq!(volume.report(&early).phase, Phase::Degraded);
-    assert_eq!(volume.report(&late).phase, Phase::Ready);
-    assert_eq!(volume.report(&early).phase, Phase::Ready, "of two looks the later knows better");
-    assert_eq!(agent.fleet.shared().board.get(&volume.id).unwrap().phase, Phase::Ready);
+    assert_eq!(volume.report(&early).phase, VolumePhase::Degraded);
+    assert_eq!(volume.report(&late).phase, VolumePhase::Ready);
+    assert_eq!(volume.report(&early).phase, VolumePhase::Ready, "of two looks the later knows better");
+    assert_eq!(agent.fleet.shared().board.get(&volume.id).unwrap().phase, VolumePhase::Ready);
 }
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_part_of_the_paths_that_meets_the_policy_is_ready_and_degraded() {
     let (node, agent) = Machine::started();
     node.kernel.change(|world| world.answer(2, ConnectAnswer::Refuse));
     let state = agent.ready(1, &[1, 2]).await;
-    assert_eq!(state.phase, Phase::Degraded);
+    assert_eq!(state.phase, VolumePhase::Degraded);
     assert!(state.unready.unwrap().message.contains("10.0.2.1"));
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1)], "the other was never connected");
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live")]));
@@ -140,7 +140,7 @@ async fn a_detach_of_a_device_in_use_names_the_user_and_touches_nothing() {
     let Outcome::Busy(busy) = agent.detach(1).await else { panic!("not busy") };
     assert_eq!(busy.holders, ["process 312 (qemu-system-x86)"]);
     assert!(!agent.entry().await.unwrap().ended);
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
     node.kernel.change(|world| {
         world.users.clear();
         world.users_unknown = true;
@@ -162,7 +162,7 @@ async fn what_is_over_changes_nothing() {
         let Outcome::StaleEpoch(stale) = outcome else { panic!("{outcome:?}") };
         assert_eq!((stale.highest, stale.ended), (epoch(2), false));
     }
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
     agent.detach(2).await;
     let late = agent.attach(2, grant(&[1])).await;
     assert!(matches!(late, Outcome::StaleEpoch(ref stale) if stale.ended), "{late:?}");
@@ -178,7 +178,7 @@ async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
     drop(agent);
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Absent);
+    assert_eq!(state.phase, VolumePhase::Absent);
     assert!(state.epoch_ended);
     assert_eq!(absent(Outcome::Absent(state.absence.unwrap())), first);
     assert_eq!(absent(agent.detach(1).await), first);
@@ -188,9 +188,9 @@ async fn a_repeated_detach_answers_with_the_same_proof_also_after_a_restart() {
 async fn a_controller_that_the_kernel_gave_up_is_lost_and_named_at_the_detach() {
     let (node, agent) = Machine::holding(1, &[1, 2]).await;
     node.kernel.change(|world| world.controllers.retain(|one| one.portal() != Some(portal(2))));
-    assert_eq!(agent.state().await.phase, Phase::Degraded);
+    assert_eq!(agent.state().await.phase, VolumePhase::Degraded);
     node.kernel.change(|world| world.controllers.clear());
-    assert_eq!(agent.state().await.phase, Phase::Lost);
+    assert_eq!(agent.state().await.phase, VolumePhase::Lost);
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "gone"), (2, "gone")]));
 }
 
@@ -204,7 +204,7 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
     assert!(message.contains("nvme0") && message.contains("in progress"), "{message}");
     // The answer came at its deadline; on a busy machine the deletion may begin only after it.
     let detaching = async {
-        while agent.state().await.phase != Phase::Detaching {
+        while agent.state().await.phase != VolumePhase::Detaching {
             tokio::task::yield_now().await;
         }
     };
@@ -215,7 +215,7 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
     let node = Machine { kernel: Arc::new(Kernel::default()), dir: node.dir };
     node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
     let agent = restarted(&node).await;
-    assert_eq!(agent.state().await.phase, Phase::Detaching);
+    assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
     let again = agent.attach(1, grant(&[1, 2])).await;
     assert!(matches!(again, Outcome::StaleEpoch(_)), "{again:?}");
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "unknown")]));
@@ -316,7 +316,7 @@ async fn a_damaged_record_refuses_grants_and_says_which_file() {
     assert!(message.contains("v.json"), "{message}");
     assert!(!nothing_left);
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Connecting);
+    assert_eq!(state.phase, VolumePhase::Connecting);
     assert_eq!(state.paths.len(), 1, "what the kernel holds is reported all the same");
     assert_eq!(std::fs::read_to_string(file).unwrap(), "{");
 }
@@ -327,14 +327,14 @@ async fn after_a_restart_the_inventory_is_complete_from_the_kernel_alone() {
     drop(agent);
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!((state.phase, state.epoch), (Phase::Ready, Some(epoch(3))));
+    assert_eq!((state.phase, state.epoch), (VolumePhase::Ready, Some(epoch(3))));
     assert_eq!(state.paths.len(), 2);
     drop(agent);
     // With the ledger lost as well, what the kernel holds is still told.
     let node = Machine { kernel: node.kernel, dir: tempfile::tempdir().unwrap() };
     let agent = node.agent();
     let state = agent.state().await;
-    assert_eq!((state.phase, state.epoch), (Phase::Connecting, None));
+    assert_eq!((state.phase, state.epoch), (VolumePhase::Connecting, None));
     assert_eq!(state.unready.unwrap().clause, "grant");
     let detach = agent.detach(7).await;
     assert_eq!(absent(detach), states(&[(1, "live"), (2, "live")]));
@@ -347,7 +347,7 @@ async fn after_a_reboot_the_grant_is_connected_when_the_controller_says_so() {
     drop(agent);
     let node = Machine { kernel: Arc::default(), dir: node.dir };
     let agent = Agent::start(&node.kernel, node.dir.path(), "boot-2");
-    assert_eq!(agent.state().await.phase, Phase::Absent);
+    assert_eq!(agent.state().await.phase, VolumePhase::Absent);
     assert_eq!(agent.state().await.absence, None, "what another boot did proves nothing here");
     assert!(node.kernel.world().connects.is_empty());
     agent.ready(1, &[1, 2]).await;
@@ -381,7 +381,7 @@ async fn verify_looks_afresh_and_says_what_fails() {
     ready(agent.ask(1, Ask::Verify).await);
     node.kernel.change(|world| world.reads_fail = true);
     assert_eq!(failed(agent.ask(1, Ask::Verify).await).0, "direct-read");
-    assert_eq!(agent.state().await.phase, Phase::Lost);
+    assert_eq!(agent.state().await.phase, VolumePhase::Lost);
     agent.detach(1).await;
     absent(agent.ask(1, Ask::Verify).await);
 }
@@ -399,7 +399,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     let (node, agent) = Machine::holding(1, &[1, 2]).await;
     drop(agent);
     let agent = node.agent();
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
     // The controller would take any other word for a path that was lost, and its writes for undrained.
     node.kernel.change(|world| world.reads_fail = true);
     let again = agent
@@ -408,7 +408,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     while node.kernel.world().checks < 3 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
     node.kernel.change(|world| world.reads_fail = false);
     ready(agent.result().await.outcome);
 }
@@ -435,5 +435,5 @@ async fn a_missing_path_is_repaired_only_while_the_controller_is_there() {
     volume.connects.quiet().await;
     assert_eq!(node.kernel.world().connects, [portal(2)]);
     assert_eq!(agent.entry().await.unwrap().may_have_written, [portal(1), portal(2)]);
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
 }

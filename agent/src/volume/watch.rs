@@ -213,7 +213,7 @@ async fn at(instant: Option<Instant>) {
 #[allow(clippy::unwrap_used)]
 mod tests {
 
-    use crate::volume::state::Phase;
+    use crate::volume::state::VolumePhase;
 
     use super::*;
     use crate::name::VolumeId;
@@ -236,7 +236,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
             machine.kernel.change(|world| world.set_state(2, "connecting"));
-            while agent.fleet.shared().board.get(&volume()).unwrap().phase != Phase::Degraded {
+            while agent.fleet.shared().board.get(&volume()).unwrap().phase != VolumePhase::Degraded {
                 tokio::task::yield_now().await;
             }
         };

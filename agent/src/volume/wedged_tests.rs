@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use cleat_host::NamespaceUuid;
 use tokio::time::Instant;
 
@@ -37,7 +37,7 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     machine.kernel.change(|world| world.answer(1, ConnectAnswer::Hang));
     assert!(!failed(agent.attach_by(1, grant(&[1]), SOON).await).2);
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Connecting);
+    assert_eq!(state.phase, VolumePhase::Connecting);
     assert!(state.unready.unwrap().message.contains("in the kernel"));
 
     agent.submit(&agent.directive(1, detach(SOON)));
@@ -47,19 +47,19 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     let mut state = agent.state().await;
     while !state.epoch_ended {
         assert!(Instant::now() < end, "the grant does not end");
-        assert_eq!(state.phase, Phase::Connecting);
+        assert_eq!(state.phase, VolumePhase::Connecting);
         tokio::task::yield_now().await;
         state = agent.state().await;
     }
     assert_eq!(
         (state.phase, state.absence),
-        (Phase::Detaching, None),
+        (VolumePhase::Detaching, None),
         "the kernel can make a controller yet"
     );
 
     machine.kernel.change(|world| world.answers.clear());
     absent(agent.result().await.outcome);
-    assert_eq!(agent.state().await.phase, Phase::Absent);
+    assert_eq!(agent.state().await.phase, VolumePhase::Absent);
     assert!(machine.kernel.world().controllers.is_empty());
     assert_eq!(machine.kernel.world().connects, [portal(1)]);
 }
@@ -82,7 +82,7 @@ async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel()
     until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
     // Not proven before the connect has ended.
     pending(agent.result().await.outcome);
-    assert_eq!(agent.state().await.phase, Phase::Detaching);
+    assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
     machine.kernel.change(|world| world.answers.clear());
     absent(agent.result().await.outcome);
     assert!(machine.kernel.world().controllers.is_empty());
@@ -252,7 +252,7 @@ async fn a_volume_whose_deletion_blocks_is_detaching_and_delays_no_other() {
         }
     }
     let end = Instant::now() + LONG;
-    while agent.state().await.phase != Phase::Detaching {
+    while agent.state().await.phase != VolumePhase::Detaching {
         assert!(Instant::now() < end, "it is not told");
         tokio::task::yield_now().await;
     }

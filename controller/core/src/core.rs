@@ -64,7 +64,7 @@ pub use waiting::Waiting;
 use crate::volume::Pending;
 use crate::{
     Drained, Effect, Epoch, Event, Node, NodeId, NodeRecord, Notice, OperationId, Phase, RdsRequest,
-    RequestId, Target, UnixMillis, VolumeId, VolumeRecord,
+    RequestId, TargetAbilities, UnixMillis, VolumeId, VolumeRecord,
 };
 
 /// Times that decide, all in milliseconds.
@@ -84,7 +84,7 @@ pub struct Config {
     /// that has to be fenced.
     pub fence_heard_after_ms: u64,
     /// What the target can do.
-    pub target: Target,
+    pub target: TargetAbilities,
 }
 
 impl Default for Config {
@@ -96,7 +96,7 @@ impl Default for Config {
             retry_ms: 2_000,
             fence_after_ms: 20_000,
             fence_heard_after_ms: 180_000,
-            target: Target::default(),
+            target: TargetAbilities::default(),
         }
     }
 }
@@ -239,7 +239,7 @@ impl Core {
 
     /// What the target was probed to do.
     #[must_use]
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &TargetAbilities {
         &self.config.target
     }
 

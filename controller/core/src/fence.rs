@@ -11,7 +11,7 @@ use crate::{Epoch, Evidence, HostNqn, NodeId, OperationId, SessionId, UnixMillis
 
 /// What the target was probed to do. What was not probed counts as not done: the default is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct Target {
+pub struct TargetAbilities {
     /// A host that is not on the list cannot connect.
     pub acl: bool,
     /// Taking the export off ends the sessions that are live.
@@ -21,10 +21,10 @@ pub struct Target {
     /// A host that does not know the volume's secret cannot connect.
     pub secret: bool,
     /// What its reservations are worth.
-    pub reservations: Reservations,
+    pub reservations: ReservationAbility,
 }
 
-impl Target {
+impl TargetAbilities {
     /// Whether the target is known to do a fence that suffices for a volume.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Target {
 /// What a target's reservations are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Reservations {
+pub enum ReservationAbility {
     /// There are none.
     #[default]
     None,
@@ -136,11 +136,11 @@ impl Rung {
     }
 
     /// What the target is not known to do for it; `None`: nothing is missing there.
-    pub(crate) fn lacks(self, target: &Target) -> Option<RungResult> {
+    pub(crate) fn lacks(self, target: &TargetAbilities) -> Option<RungResult> {
         let no_list = || (!target.acl).then_some(RungResult::NoList);
         let no_cut = || (!target.export_cuts).then_some(RungResult::NoCut);
         match self {
-            Self::Reservation if target.reservations == Reservations::None => {
+            Self::Reservation if target.reservations == ReservationAbility::None => {
                 Some(RungResult::NoReservations)
             }
             Self::Reservation | Self::Acl => no_list().or_else(no_cut),
@@ -153,7 +153,7 @@ impl Rung {
     }
 
     /// What has to be done, in this order.
-    pub(crate) fn steps(self, target: &Target) -> Vec<FenceStep> {
+    pub(crate) fn steps(self, target: &TargetAbilities) -> Vec<FenceStep> {
         use FenceStep::{Deny, Hide, Preempt, Rekey, SetSecret};
         match self {
             // The list comes first: a target that restarts forgets its registrations, not its list.
@@ -311,8 +311,12 @@ mod tests {
 
     #[test]
     fn a_target_meets_what_it_can_do_or_better_and_says_what_it_lacks() {
-        let acl = Target { acl: true, export_cuts: true, ..Target::default() };
-        assert_eq!(Target::default().meets(MinFence::NodeGone), Ok(()), "a person can always say so");
+        let acl = TargetAbilities { acl: true, export_cuts: true, ..TargetAbilities::default() };
+        assert_eq!(
+            TargetAbilities::default().meets(MinFence::NodeGone),
+            Ok(()),
+            "a person can always say so"
+        );
         for min in [MinFence::ExportOff, MinFence::Acl] {
             assert_eq!(acl.meets(min), Ok(()));
         }
@@ -324,7 +328,8 @@ mod tests {
                 tried(Rung::Secret, "the target asks for no secret"),
             ])
         );
-        let reserves = Target { reservations: Reservations::AbortWaits, ..Target::default() };
+        let reserves =
+            TargetAbilities { reservations: ReservationAbility::AbortWaits, ..TargetAbilities::default() };
         assert_eq!(
             reserves.meets(MinFence::Reservation),
             Err(vec![tried(Rung::Reservation, "the target has no list of hosts that it keeps to")])

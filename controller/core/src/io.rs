@@ -1,7 +1,7 @@
 //! What comes into the core and what goes out of it.
 
 use crate::{
-    Epoch, HostNqn, NamespaceIdentity, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure,
+    DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure,
     RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord, VolumeSpec,
 };
 
@@ -41,7 +41,7 @@ pub enum Event {
         /// What.
         volume: VolumeId,
         /// What is known of it.
-        deletion: Deletion,
+        deletion: VolumeDeletion,
     },
     /// The RDS has listed volumes, with the hosts that may connect to them.
     RdsListed {
@@ -146,7 +146,7 @@ pub enum Event {
 
 /// How a deletion has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Deletion {
+pub enum VolumeDeletion {
     /// The RDS has it no more.
     Done,
     /// The RDS has it, and nothing that was asked of it can still take effect.
@@ -227,7 +227,7 @@ pub enum Outcome {
     /// The device can be used.
     Ready {
         /// What it says of itself.
-        identity: NamespaceIdentity,
+        identity: DeviceIdentity,
     },
     /// Nothing of it is left.
     Absent(Absence),
@@ -404,7 +404,7 @@ pub struct Grant {
     /// The device is to be read-only.
     pub read_only: bool,
     /// What must be found, once it was learned.
-    pub identity: Option<NamespaceIdentity>,
+    pub identity: Option<DeviceIdentity>,
     /// The generation of the secret to connect with, where the target asks for one.
     pub secret: Option<Epoch>,
     /// Register at the target under [`Epoch::reservation_key`].

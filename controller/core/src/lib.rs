@@ -36,24 +36,24 @@ mod wait;
 
 pub use crate::core::{Config, Core, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
-pub use fence::{Fence, FenceStep, Fenced, MinFence, Reservations, Rung, Target, Tried};
+pub use fence::{Fence, FenceStep, Fenced, MinFence, ReservationAbility, Rung, TargetAbilities, Tried};
 pub use ids::{
     BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, OperationId, Portal, RequestId,
     SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
-    Absence, Deleted, Deletion, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase,
-    Outcome, Reply,
+    Absence, Deleted, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase, Outcome, Reply,
+    VolumeDeletion,
 };
 pub use migration::{Migration, MigrationResult, MigrationStep};
-pub use node::{Node, NodeIdentity, NodeRecord, QuarantineCause, Session, Standing};
+pub use node::{Node, NodeIdentity, NodeRecord, QuarantineCause, SessionState, Standing};
 pub use notice::Notice;
 pub use rds::{RdsFailure, RdsRequest};
 pub use refusal::{Difference, Overtaking, Refusal};
 pub use session_refusal::{Claim, SessionRefusal};
-pub use trouble::{LaterTerm, OlderBy, RdsTask, Trouble, Unready};
+pub use trouble::{LaterTerm, NodeTrouble, OlderBy, RdsTask, Trouble};
 pub use volume::{
-    Access, Attachment, DrainCause, NamespaceIdentity, Phase, Role, Secret, VolumeRecord, VolumeSpec,
+    Access, Attachment, DeviceIdentity, DrainCause, Phase, Role, SecretState, VolumeRecord, VolumeSpec,
 };
 pub use wait::{
     Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,

@@ -49,7 +49,7 @@ pub struct NodeRecord {
 
 /// Whether the agent is heard.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Session {
+pub enum SessionState {
     /// Connected; its inventory has been read if `inventoried`.
     Up {
         /// The stream.
@@ -107,7 +107,7 @@ pub struct Node {
     /// Who it is.
     pub identity: NodeIdentity,
     /// Whether it is heard.
-    pub session: Session,
+    pub session: SessionState,
     /// Whether it may be granted volumes.
     pub standing: Standing,
     /// What its kernel holds by its own last word, by volume.
@@ -118,7 +118,7 @@ pub struct Node {
 
 impl Node {
     /// A node that has just said Hello.
-    pub(crate) fn new(identity: NodeIdentity, session: Session) -> Self {
+    pub(crate) fn new(identity: NodeIdentity, session: SessionState) -> Self {
         Self {
             identity,
             session,
@@ -131,12 +131,12 @@ impl Node {
     /// The session that may be given directives, if any.
     pub(crate) fn ready_session(&self) -> Option<&SessionId> {
         match &self.session {
-            Session::Up { id, inventoried: true, .. } => Some(id),
+            SessionState::Up { id, inventoried: true, .. } => Some(id),
             _ => None,
         }
     }
 
     pub(crate) fn is_session(&self, session: &SessionId) -> bool {
-        matches!(&self.session, Session::Up { id, .. } if id == session)
+        matches!(&self.session, SessionState::Up { id, .. } if id == session)
     }
 }

@@ -2,7 +2,7 @@
 //! and the status codes.
 
 use crate::{
-    Access, Agent, MinFence, NodeId, QuarantineCause, RdsFailure, Tried, Trouble, UnixMillis, Unready,
+    Access, Agent, MinFence, NodeId, NodeTrouble, QuarantineCause, RdsFailure, Tried, Trouble, UnixMillis,
     VolumeId, Wait,
 };
 
@@ -53,7 +53,7 @@ pub enum Refusal {
         /// The node.
         node: NodeId,
         /// Why.
-        unready: Unready,
+        unready: NodeTrouble,
     },
     /// The device is in use on the node; nothing was changed.
     InUse {

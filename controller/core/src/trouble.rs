@@ -3,7 +3,7 @@
 //! The core notes the last one with the attachment and tells people of each ([`crate::Notice::Trouble`]). Nothing is
 //! decided by it.
 
-use crate::{Epoch, NamespaceIdentity, Outcome, RdsFailure, Rung, SessionId, VolumeId};
+use crate::{DeviceIdentity, Epoch, Outcome, RdsFailure, Rung, SessionId, VolumeId};
 
 /// What does not go on, or what somebody has said about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -16,7 +16,7 @@ pub enum Trouble {
         error: RdsFailure,
     },
     /// The node cannot use the volume, or could not give it up.
-    Unready(Unready),
+    Unready(NodeTrouble),
     /// The agent is at it.
     Progress(String),
     /// The device is in use on the node.
@@ -92,7 +92,7 @@ pub enum OlderBy {
 
 /// Why a node cannot use a volume, or could not give it up.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Unready {
+pub enum NodeTrouble {
     /// The agent names the clause of the readiness predicate, or the step, that failed.
     Clause {
         /// The clause.
@@ -103,9 +103,9 @@ pub enum Unready {
     /// The namespace is not the one that was attached before.
     OtherNamespace {
         /// What the agent found.
-        found: Box<NamespaceIdentity>,
+        found: Box<DeviceIdentity>,
         /// What was pinned at the first attach.
-        pinned: Box<NamespaceIdentity>,
+        pinned: Box<DeviceIdentity>,
     },
     /// The node has seen another epoch than the one that is granted.
     OtherEpoch {
@@ -125,7 +125,7 @@ pub enum Unready {
     },
 }
 
-impl Unready {
+impl NodeTrouble {
     /// The clause of the readiness predicate, or the step, that failed.
     #[must_use]
     pub fn clause(&self) -> &str {

@@ -61,7 +61,7 @@ pub struct VolumeSpec {
 
 /// What the namespace says of itself; learned at the first attach, then pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct NamespaceIdentity {
+pub struct DeviceIdentity {
     /// Namespace UUID.
     pub namespace_uuid: NamespaceUuid,
     /// NGUID, where the target has one.
@@ -369,7 +369,7 @@ impl Attachment {
 
 /// The in-band secret of a volume. The secret itself is derived from its generation, and is not known here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Secret {
+pub struct SecretState {
     /// Which.
     pub generation: Epoch,
     /// The RDS has said that it asks for this one.
@@ -382,7 +382,7 @@ pub struct VolumeRecord {
     /// What it is.
     pub spec: VolumeSpec,
     /// Pinned at the first attach.
-    pub identity: Option<NamespaceIdentity>,
+    pub identity: Option<DeviceIdentity>,
     /// Oldest first. Nobody is taken off this list without evidence.
     pub attachments: Vec<Attachment>,
     /// The live migration under way, or the last one.
@@ -396,7 +396,7 @@ pub struct VolumeRecord {
     pub hidden: bool,
     /// The secret that the RDS asks hosts for.
     #[serde(default)]
-    pub secret: Option<Secret>,
+    pub secret: Option<SecretState>,
     /// Its deletion was begun, and may take effect at any time: nobody is granted it before the RDS itself has said that
     /// it is gone, or that it is not.
     #[serde(default)]

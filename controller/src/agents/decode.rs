@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use cleat_core::{
-    Absence, BootId, Deleted, Epoch, HostId, HostNqn, IdError, NamespaceIdentity, NamespaceUuid, Nguid,
-    NodeId, NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
+    Absence, BootId, Deleted, DeviceIdentity, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId,
+    NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
 };
 use cleat_ids::NqnPrefix;
 use cleat_proto::SESSION_PROTOCOL;
@@ -205,7 +205,7 @@ fn proven(state: &proto::VolumeState, volume: &VolumeId) -> Result<Outcome, Malf
     Ok(match NamespaceUuid::parse(&identity.namespace_uuid) {
         // One that is no NGUID tells nothing apart, as none does.
         Ok(namespace_uuid) => Outcome::Ready {
-            identity: NamespaceIdentity { namespace_uuid, nguid: Nguid::parse(&identity.nguid).ok() },
+            identity: DeviceIdentity { namespace_uuid, nguid: Nguid::parse(&identity.nguid).ok() },
         },
         Err(_) => Outcome::Failed {
             clause: "namespace-identity".to_owned(),

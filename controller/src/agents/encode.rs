@@ -8,7 +8,7 @@ use cleat_core::{Directive, Epoch, OperationId, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 use cleat_rds::secret::NoSecret;
 
-use super::settings::{PathPolicy, Settings};
+use super::settings::{AgentSettings, PathPolicy};
 
 /// An epoch as messages have it.
 fn numbers(epoch: Epoch) -> proto::Epoch {
@@ -36,7 +36,7 @@ pub(super) fn volume_of(message: &proto::ToAgent) -> Option<VolumeId> {
 pub(super) fn directive(
     operation: OperationId,
     directive: &Directive,
-    settings: &Settings,
+    settings: &AgentSettings,
 ) -> Result<proto::ToAgent, NoSecret> {
     let operation_id = operation.to_string();
     let kind = match directive {
@@ -111,15 +111,15 @@ fn path_policy(policy: PathPolicy) -> proto::PathPolicy {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::{Access, Grant, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn, VolumeSpec};
+    use cleat_core::{Access, DeviceIdentity, Grant, NamespaceUuid, Portal, SubsystemNqn, VolumeSpec};
     use cleat_ids::NqnPrefix;
 
     use super::*;
 
     const UUID: &str = "00000000-0000-0000-0000-00000000000b";
 
-    fn settings() -> Settings {
-        Settings {
+    fn settings() -> AgentSettings {
+        AgentSettings {
             nqn_prefix: NqnPrefix::parse("nqn.2026-01.io.cleat:").unwrap(),
             path_policy: PathPolicy::All,
             attach_deadline: Duration::from_secs(20),
@@ -144,7 +144,7 @@ mod tests {
                 min_fence: cleat_core::MinFence::default(),
             },
             read_only: true,
-            identity: Some(NamespaceIdentity {
+            identity: Some(DeviceIdentity {
                 namespace_uuid: NamespaceUuid::parse(UUID).unwrap(),
                 nguid: None,
             }),

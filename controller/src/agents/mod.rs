@@ -18,6 +18,6 @@ mod settings;
 
 pub(crate) use limits::MESSAGE_BYTES;
 pub use registry::Sessions;
-pub use reports::{Report, ReportNumber, Reports};
+pub use reports::{AgentReport, ReportNumber, Reports};
 pub use service::AgentSessions;
-pub use settings::{PathPolicy, Settings};
+pub use settings::{AgentSettings, PathPolicy};

@@ -12,7 +12,7 @@ use cleat_rds::secret::NoSecret;
 use tokio::sync::mpsc;
 
 use super::encode;
-use super::settings::Settings;
+use super::settings::AgentSettings;
 use crate::engine::Agents;
 use crate::metrics;
 
@@ -33,7 +33,7 @@ pub(crate) enum Order {
 #[derive(Clone, Debug)]
 pub struct Sessions {
     open: Arc<Mutex<HashMap<SessionId, OpenSession>>>,
-    settings: Arc<Settings>,
+    settings: Arc<AgentSettings>,
 }
 
 #[derive(Debug)]
@@ -45,13 +45,13 @@ struct OpenSession {
 impl Sessions {
     /// None yet.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: AgentSettings) -> Self {
         Self { open: Arc::default(), settings: Arc::new(settings) }
     }
 
     /// What agents are sent.
     #[must_use]
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &AgentSettings {
         &self.settings
     }
 

@@ -15,7 +15,7 @@ use super::malformed::Malformed;
 
 /// What one agent said last.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct AgentReport {
     /// What its host can do.
     pub capabilities: Option<Capabilities>,
     /// Its version.
@@ -40,7 +40,7 @@ pub struct ReportNumber(u64);
 
 #[derive(Debug, Default)]
 struct Kept {
-    nodes: HashMap<NodeId, Report>,
+    nodes: HashMap<NodeId, AgentReport>,
     /// When each node's volumes were last spoken of, both ways: who asks what is new does not look at all of them.
     spoken: BTreeMap<ReportNumber, NodeId>,
     last: HashMap<NodeId, ReportNumber>,
@@ -49,7 +49,7 @@ struct Kept {
 
 impl Kept {
     /// A node's words, to be replaced by what it says of its volumes now.
-    fn speaks(&mut self, node: &NodeId) -> &mut Report {
+    fn speaks(&mut self, node: &NodeId) -> &mut AgentReport {
         self.latest.0 += 1;
         if let Some(before) = self.last.insert(node.clone(), self.latest) {
             self.spoken.remove(&before);
@@ -62,7 +62,7 @@ impl Kept {
 impl Reports {
     /// What a node's agent said last; empty if it has never been heard.
     #[must_use]
-    pub fn of(&self, node: &NodeId) -> Report {
+    pub fn of(&self, node: &NodeId) -> AgentReport {
         self.lock().nodes.get(node).cloned().unwrap_or_default()
     }
 
@@ -97,13 +97,13 @@ impl Reports {
 
     /// Everything that was last said, by node.
     #[must_use]
-    pub fn all(&self) -> BTreeMap<NodeId, Report> {
+    pub fn all(&self) -> BTreeMap<NodeId, AgentReport> {
         self.lock().nodes.iter().map(|(node, reports)| (node.clone(), reports.clone())).collect()
     }
 
     /// The words of those nodes that have spoken of their volumes since; and until when that is.
     #[must_use]
-    pub fn since(&self, before: ReportNumber) -> (ReportNumber, Vec<(NodeId, Report)>) {
+    pub fn since(&self, before: ReportNumber) -> (ReportNumber, Vec<(NodeId, AgentReport)>) {
         let kept = self.lock();
         let since = kept.spoken.range((Bound::Excluded(before), Bound::Unbounded));
         let reports = |node: &NodeId| Some((node.clone(), kept.nodes.get(node)?.clone()));
@@ -111,7 +111,7 @@ impl Reports {
     }
 
     /// Shows each node's words, copying none. Nobody can speak meanwhile.
-    pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &Report)) {
+    pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &AgentReport)) {
         self.lock().nodes.iter().for_each(|(node, reports)| show(node, reports));
     }
 

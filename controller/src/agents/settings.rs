@@ -21,7 +21,7 @@ pub enum PathPolicy {
 
 /// What agents are sent.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct AgentSettings {
     /// Only subsystems whose NQN begins so are ever touched.
     pub nqn_prefix: NqnPrefix,
     /// When a volume is ready.
@@ -38,7 +38,7 @@ pub struct Settings {
     pub secrets: Option<Arc<Keys>>,
 }
 
-impl Settings {
+impl AgentSettings {
     /// The secret of a volume in a generation, as it goes to an agent; empty without a generation, and never with one.
     pub(super) fn secret(&self, volume: &VolumeId, generation: Option<Epoch>) -> Result<String, NoSecret> {
         let Some(generation) = generation else { return Ok(String::new()) };

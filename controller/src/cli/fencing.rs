@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Reservations, Target};
+use cleat_core::{ReservationAbility, TargetAbilities};
 use cleat_rds::secret::{KeyError, Keys, MasterKey};
 use cleat_rds::{Abilities, AbilitiesError, HostAcl, ProbedAcl, ProbedReservations};
 use cleat_runtime::options::duration;
@@ -49,7 +49,7 @@ pub(super) struct FenceOptions {
 /// What is made of them.
 pub(super) struct Fencing {
     pub(super) host_acl: HostAcl,
-    pub(super) target: Target,
+    pub(super) target: TargetAbilities,
     pub(super) fence_after_ms: u64,
     pub(super) fence_heard_after_ms: u64,
     pub(super) secrets: Option<Arc<Keys>>,
@@ -157,19 +157,19 @@ fn lists(asked: Option<HostAcl>, abilities: Option<&Abilities>) -> Result<HostAc
 }
 
 /// What the core may rely on.
-fn target(host_acl: HostAcl, abilities: Option<&Abilities>, secrets: bool) -> Target {
+fn target(host_acl: HostAcl, abilities: Option<&Abilities>, secrets: bool) -> TargetAbilities {
     // With --host-acl list an operator has said that lists are enforced; everything else is known by probing alone.
     let acl = host_acl == HostAcl::List;
-    let Some(probed) = abilities else { return Target { acl, ..Target::default() } };
-    Target {
+    let Some(probed) = abilities else { return TargetAbilities { acl, ..TargetAbilities::default() } };
+    TargetAbilities {
         acl,
         export_cuts: probed.export_cuts,
         export_drains: probed.drains(),
         secret: secrets && probed.password && probed.in_band_auth,
         reservations: match probed.reservations {
-            ProbedReservations::None => Reservations::None,
-            ProbedReservations::Held => Reservations::Held,
-            ProbedReservations::AbortWaits => Reservations::AbortWaits,
+            ProbedReservations::None => ReservationAbility::None,
+            ProbedReservations::Held => ReservationAbility::Held,
+            ProbedReservations::AbortWaits => ReservationAbility::AbortWaits,
         },
     }
 }
@@ -194,20 +194,23 @@ mod tests {
 
     #[test]
     fn nothing_is_relied_on_that_was_not_probed() {
-        assert_eq!(target(HostAcl::None, None, true), Target::default());
-        assert_eq!(target(HostAcl::List, None, true), Target { acl: true, ..Target::default() });
+        assert_eq!(target(HostAcl::None, None, true), TargetAbilities::default());
+        assert_eq!(
+            target(HostAcl::List, None, true),
+            TargetAbilities { acl: true, ..TargetAbilities::default() }
+        );
         let nothing = Abilities::nothing("https://rds".into(), String::new());
-        assert_eq!(target(HostAcl::None, Some(&nothing), true), Target::default());
+        assert_eq!(target(HostAcl::None, Some(&nothing), true), TargetAbilities::default());
         let all = probed(ProbedAcl::List);
-        let expected = Target {
+        let expected = TargetAbilities {
             acl: true,
             export_cuts: true,
             export_drains: true,
             secret: true,
-            reservations: Reservations::Held,
+            reservations: ReservationAbility::Held,
         };
         assert_eq!(target(HostAcl::List, Some(&all), true), expected);
-        assert_eq!(target(HostAcl::List, Some(&all), false), Target { secret: false, ..expected });
+        assert_eq!(target(HostAcl::List, Some(&all), false), TargetAbilities { secret: false, ..expected });
         let ignored = Abilities { in_band_auth: false, ..all };
         assert!(!target(HostAcl::List, Some(&ignored), true).secret, "a password that nobody asks for");
     }

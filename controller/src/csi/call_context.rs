@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use cleat_core::{Portal, SubsystemNqn, VolumeId};
 use cleat_ids::NqnPrefix;
-use cleat_rds::{Freshness, Priority, Rds, RdsError, Volume};
+use cleat_rds::{Freshness, Priority, Rds, RdsError, RdsVolume};
 
 use super::in_progress::InProgress;
 use super::overtaking::Publishes;
@@ -30,7 +30,7 @@ impl Serving {
     }
 
     /// Where a volume is served: at its own port, on all addresses.
-    pub(super) fn portals(&self, volume: &Volume) -> Vec<Portal> {
+    pub(super) fn portals(&self, volume: &RdsVolume) -> Vec<Portal> {
         let at = |portal: &Portal| {
             let address = SocketAddr::new(portal.ip(), volume.port.unwrap_or(portal.port()));
             // Refused is port 0 alone, at which nothing is served.
@@ -59,7 +59,7 @@ impl CallContext {
         &self,
         volume: &VolumeId,
         freshness: Freshness,
-    ) -> Result<Option<Volume>, CallError> {
+    ) -> Result<Option<RdsVolume>, CallError> {
         match measured(RdsCall::Find, self.rds.volume(volume, Priority::Attach, freshness)).await {
             Ok(found) => {
                 // Also so that the core holds who may connect against what is on record.

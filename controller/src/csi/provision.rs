@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cleat_core::{Deletion, Refusal, VolumeId};
+use cleat_core::{Refusal, VolumeDeletion, VolumeId};
 use cleat_proto::csi::v1 as csi;
 use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError};
 use tokio::time::Instant;
@@ -114,12 +114,12 @@ pub(super) async fn delete(context: &CallContext, volume: VolumeId) -> Result<()
     // Only on the RDS's own word: with an answer lost the volume may well be there, or go at any time, and it goes on
     // counting as being deleted.
     let deletion = match &deleted {
-        Ok(Ok(()) | Err(RdsError::NotFound { .. })) => Deletion::Done,
-        Ok(Err(RdsError::Refused { .. } | RdsError::Conflict { .. })) => Deletion::NotDone,
-        Ok(Err(_)) | Err(_) => Deletion::Unknown,
+        Ok(Ok(()) | Err(RdsError::NotFound { .. })) => VolumeDeletion::Done,
+        Ok(Err(RdsError::Refused { .. } | RdsError::Conflict { .. })) => VolumeDeletion::NotDone,
+        Ok(Err(_)) | Err(_) => VolumeDeletion::Unknown,
     };
     context.engine.delete_ended(volume.clone(), deletion).await?;
-    if deletion == Deletion::Done {
+    if deletion == VolumeDeletion::Done {
         tracing::info!(%volume, "volume deleted");
         return Ok(());
     }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeSpec};
-use cleat_rds::{Freshness, Volume};
+use cleat_rds::{Freshness, RdsVolume};
 
 use super::call_context::CallContext;
 use super::overtaking::OnItsWay;
@@ -99,7 +99,7 @@ async fn look_up(
 }
 
 /// That agents will find the volume under the name that they are sent, and that nobody but its user writes to it.
-fn usable(context: &CallContext, found: &Volume) -> Result<(), CallError> {
+fn usable(context: &CallContext, found: &RdsVolume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
     let nqn = context.serving.subsystem_nqn(&found.id);
     if !found.nqn.is_empty() && found.nqn != nqn.as_str() {

@@ -1,8 +1,8 @@
 #![allow(clippy::unwrap_used)]
 
 use cleat_core::{
-    Agent, Difference, Heard, MinFence, NodeId, Overtaking, QuarantineCause, RdsFailure, Refusal, Rung,
-    Tried, UnixMillis, Unready, Wait,
+    Agent, Difference, Heard, MinFence, NodeId, NodeTrouble, Overtaking, QuarantineCause, RdsFailure,
+    Refusal, Rung, Tried, UnixMillis, Wait,
 };
 
 use super::*;
@@ -19,7 +19,7 @@ fn not_ready(clause: &str) -> Refusal {
     Refusal::NotReady {
         volume: volume(),
         node: node("a"),
-        unready: Unready::Clause { clause: clause.into(), message: "facts".into() },
+        unready: NodeTrouble::Clause { clause: clause.into(), message: "facts".into() },
     }
 }
 

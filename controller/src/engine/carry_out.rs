@@ -27,11 +27,11 @@ use super::ports::Agents;
 use super::rds_in_doubt::RdsInDoubt;
 use super::rds_queue::RdsQueue;
 use super::records::Book;
-use super::{Decision, EngineError, RequestError, StateChange, notices};
+use super::{Decision, EngineError, RequestError, WatchedChange, notices};
 use crate::clock::Clock;
 use crate::explain;
 use crate::metrics;
-use crate::store::{CommitError, Key, Kind, Store, Version, Write};
+use crate::store::{CommitError, Key, RecordKind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
 const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
@@ -59,7 +59,7 @@ pub(super) struct Executor {
     storing: Storing,
     rds_queue: RdsQueue,
     agents: Arc<dyn Agents>,
-    changes: broadcast::Sender<StateChange>,
+    changes: broadcast::Sender<WatchedChange>,
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
     fences: Fences,
@@ -71,7 +71,7 @@ impl Executor {
         storing: Storing,
         rds_queue: RdsQueue,
         agents: Arc<dyn Agents>,
-        changes: broadcast::Sender<StateChange>,
+        changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
         (fences, unsettled): (Fences, RdsInDoubt),
     ) -> Self {
@@ -151,7 +151,7 @@ impl Executor {
             }
             Effect::Notice(notice) => {
                 let notice = notices::tell(now, &notice);
-                self.tell(StateChange::Notice(notice.into()));
+                self.tell(WatchedChange::Notice(notice.into()));
             }
         }
         ControlFlow::Continue(())
@@ -183,9 +183,9 @@ impl Executor {
     }
 
     fn recorded(&self, volume: VolumeId, nodes: Vec<NodeId>) {
-        self.tell(StateChange::Volume(volume));
+        self.tell(WatchedChange::Volume(volume));
         for node in nodes {
-            self.tell(StateChange::Node(node));
+            self.tell(WatchedChange::Node(node));
         }
     }
 
@@ -197,7 +197,7 @@ impl Executor {
         };
         if let Err(refusal) = &result {
             let notice = notices::refused(now, waiter.volume.as_ref(), waiter.node.as_ref(), refusal);
-            self.tell(StateChange::Notice(notice.into()));
+            self.tell(WatchedChange::Notice(notice.into()));
         }
         // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
         if waiter.answer.send(result.map_err(RequestError::Refused)).is_err() {
@@ -207,7 +207,7 @@ impl Executor {
         }
     }
 
-    fn tell(&self, change: StateChange) {
+    fn tell(&self, change: WatchedChange) {
         // An error means that nobody watches.
         let _ = self.changes.send(change);
     }
@@ -294,7 +294,7 @@ impl Storing {
             match answer {
                 Ok(version) => self.book.written(write, version),
                 // Who a node is its own agent says: whoever hears it last is right.
-                Err(error @ CommitError::Conflict { found, .. }) if write.key.kind == Kind::Node => {
+                Err(error @ CommitError::Conflict { found, .. }) if write.key.kind == RecordKind::Node => {
                     let tries = conflicts.entry(write.key.clone()).or_default();
                     *tries += 1;
                     if *tries < NODE_TRIES {

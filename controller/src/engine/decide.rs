@@ -8,7 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
-use super::{Decision, StateChange};
+use super::{Decision, WatchedChange};
 use crate::clock::Clock;
 use crate::metrics;
 
@@ -109,14 +109,14 @@ impl Decider {
 }
 
 /// What an event changes beyond what its effects tell.
-fn change(event: &Event) -> Option<StateChange> {
+fn change(event: &Event) -> Option<WatchedChange> {
     match event {
         Event::SessionUp { node, .. }
         | Event::Inventory { node, .. }
         | Event::SessionLost { node, .. }
-        | Event::DeclareGone { node, .. } => Some(StateChange::Node(node.clone())),
-        Event::Delta { observed, .. } => Some(StateChange::Volume(observed.volume.clone())),
-        Event::AgentDone { volume, .. } => Some(StateChange::Volume(volume.clone())),
+        | Event::DeclareGone { node, .. } => Some(WatchedChange::Node(node.clone())),
+        Event::Delta { observed, .. } => Some(WatchedChange::Volume(observed.volume.clone())),
+        Event::AgentDone { volume, .. } => Some(WatchedChange::Volume(volume.clone())),
         Event::Publish { .. }
         | Event::Unpublish { .. }
         | Event::DeleteBegins { .. }

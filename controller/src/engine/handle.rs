@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
-    Core, Deletion, Event, Grant, NodeId, RdsFailure, Reply, RequestId, Statement, UnixMillis, VolumeId,
-    VolumeSpec,
+    Core, Event, Grant, NodeId, RdsFailure, Reply, RequestId, Statement, UnixMillis, VolumeDeletion,
+    VolumeId, VolumeSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use super::StateChange;
+use super::WatchedChange;
 use super::input::{Input, View, Waiter};
 use super::notices::NoticeText;
 use super::request_error::{EngineEnded, RequestError};
@@ -25,7 +25,7 @@ pub(super) type Stalled = Option<Arc<str>>;
 #[derive(Clone, Debug)]
 pub struct Engine {
     inbox: mpsc::Sender<Input>,
-    changes: broadcast::Sender<StateChange>,
+    changes: broadcast::Sender<WatchedChange>,
     requests: Arc<AtomicU64>,
     clock: Clock,
     stalled: watch::Receiver<Stalled>,
@@ -34,7 +34,7 @@ pub struct Engine {
 impl Engine {
     pub(super) fn new(
         inbox: mpsc::Sender<Input>,
-        changes: broadcast::Sender<StateChange>,
+        changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
         stalled: watch::Receiver<Stalled>,
     ) -> Self {
@@ -124,14 +124,14 @@ impl Engine {
     pub(crate) fn tell(&self, notice: NoticeText) {
         metrics::notice(notice.reason);
         // An error means that nobody watches.
-        let _ = self.changes.send(StateChange::Notice(Arc::new(notice)));
+        let _ = self.changes.send(WatchedChange::Notice(Arc::new(notice)));
     }
 
     /// Hands on what the RDS says of a volume: who may connect to it is compared with what is on record.
     ///
     /// # Errors
     /// If the engine has ended.
-    pub(crate) async fn listed(&self, volume: &cleat_rds::Volume) -> Result<(), EngineEnded> {
+    pub(crate) async fn listed(&self, volume: &cleat_rds::RdsVolume) -> Result<(), EngineEnded> {
         let volumes = vec![super::list_volumes::listed(volume)];
         self.submit(Event::RdsListed { volumes, whole: false }).await
     }
@@ -148,7 +148,7 @@ impl Engine {
     ///
     /// # Errors
     /// If the engine has ended.
-    pub async fn delete_ended(&self, volume: VolumeId, deletion: Deletion) -> Result<(), EngineEnded> {
+    pub async fn delete_ended(&self, volume: VolumeId, deletion: VolumeDeletion) -> Result<(), EngineEnded> {
         self.submit(Event::DeleteEnded { volume, deletion }).await
     }
 
@@ -198,7 +198,7 @@ impl Engine {
 
     /// Everything that changes from now on.
     #[must_use]
-    pub fn changes(&self) -> broadcast::Receiver<StateChange> {
+    pub fn changes(&self) -> broadcast::Receiver<WatchedChange> {
         self.changes.subscribe()
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Event, HostNqn, ListedVolume};
-use cleat_rds::{Freshness, Inventory, NOBODY, Priority, Rds, Volume};
+use cleat_rds::{Freshness, Inventory, NOBODY, Priority, Rds, RdsVolume};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +69,7 @@ fn all(inventory: &Inventory) -> Vec<ListedVolume> {
 }
 
 /// What a volume's entry says of who may connect.
-pub(super) fn listed(volume: &Volume) -> ListedVolume {
+pub(super) fn listed(volume: &RdsVolume) -> ListedVolume {
     let mut problem = None;
     let mut hosts = Vec::new();
     for host in volume.hosts.iter().filter(|host| !host.starts_with(NOBODY)) {

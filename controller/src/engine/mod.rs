@@ -61,7 +61,7 @@ const CHANGES: usize = 1024;
 
 /// Something that watchers want to know. Sent after what it tells of has become durable.
 #[derive(Debug, Clone)]
-pub enum StateChange {
+pub enum WatchedChange {
     /// A volume's record has changed; it may be gone.
     Volume(VolumeId),
     /// A node, or what it holds, has changed.
@@ -192,6 +192,6 @@ struct Decision {
     now: UnixMillis,
     waiter: Option<input::Waiter>,
     effects: Vec<cleat_core::Effect>,
-    changed: Option<StateChange>,
+    changed: Option<WatchedChange>,
     view: Option<input::Deliver>,
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Decision, EngineError};
-use crate::store::{Entry, Key, Kind, Version, Write};
+use crate::store::{Key, RecordKind, StoredRecord, Version, Write};
 
 /// All that was stored.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -85,10 +85,10 @@ pub enum RecordError {
 ///
 /// # Errors
 /// The first record that cannot be read.
-pub fn read(stored: Vec<Entry>) -> Result<Records, RecordError> {
+pub fn read(stored: Vec<StoredRecord>) -> Result<Records, RecordError> {
     let mut records = Records::default();
-    for Entry { key, version, value } in stored {
-        if key.kind == Kind::Node {
+    for StoredRecord { key, version, value } in stored {
+        if key.kind == RecordKind::Node {
             let record: NodeRecord = serde_json::from_value(value)
                 .map_err(|source| RecordError::Unreadable { key: key.clone(), source })?;
             records.nodes.insert(record.node.clone(), KeptNode { version, record });
@@ -208,7 +208,7 @@ impl Book {
 
     /// A write is durable.
     pub(super) fn written(&mut self, write: Write, version: Version) {
-        if write.key.kind == Kind::Node {
+        if write.key.kind == RecordKind::Node {
             let record = write.value.and_then(|value| serde_json::from_value::<NodeRecord>(value).ok());
             match (record, NodeId::new(&write.key.name)) {
                 (Some(record), _) => {
@@ -231,7 +231,7 @@ impl Book {
 
     /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.
     pub(super) fn set_aside(&mut self, key: &Key, reason: String) {
-        if key.kind == Kind::Node {
+        if key.kind == RecordKind::Node {
             self.nodes_set_aside.extend(NodeId::new(&key.name));
         } else if let Ok(volume) = VolumeId::new(&key.name) {
             self.set_aside.insert(volume, reason);
@@ -268,8 +268,8 @@ mod tests {
         })
     }
 
-    fn stored(name: &str, value: Value) -> Vec<Entry> {
-        vec![Entry { key: Key::volume(name), version: Version(3), value }]
+    fn stored(name: &str, value: Value) -> Vec<StoredRecord> {
+        vec![StoredRecord { key: Key::volume(name), version: Version(3), value }]
     }
 
     #[test]

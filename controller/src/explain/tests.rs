@@ -3,10 +3,10 @@
 #![allow(clippy::unwrap_used)]
 
 use cleat_core::{
-    Access, Agent, AttachmentWait, BoundCause, Claim, Condition, Difference, DrainCause, Drained, Epoch,
-    Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt, MinFence,
-    NamespaceIdentity, NamespaceUuid, OlderBy, Outcome, Overtaking, QuarantineCause, RdsFailure, RdsTask,
-    Refusal, Rung, SessionId, SessionRefusal, Source, StorageAddress, Trouble, Unready, VolumeId, Wait,
+    Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceIdentity, Difference, DrainCause,
+    Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt,
+    MinFence, NamespaceUuid, NodeTrouble, OlderBy, Outcome, Overtaking, QuarantineCause, RdsFailure, RdsTask,
+    Refusal, Rung, SessionId, SessionRefusal, Source, StorageAddress, Trouble, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -51,13 +51,13 @@ fn fence(rung: &str, step: &str, tried: &[(&str, &str)]) -> Box<Fence> {
     serde_json::from_value(fence).unwrap()
 }
 
-fn identity(last: u8) -> Box<NamespaceIdentity> {
+fn identity(last: u8) -> Box<DeviceIdentity> {
     let uuid = format!("00000000-0000-0000-0000-{last:012x}");
-    Box::new(NamespaceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).unwrap(), nguid: None })
+    Box::new(DeviceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).unwrap(), nguid: None })
 }
 
-fn clause() -> Unready {
-    Unready::Clause { clause: "live-paths".into(), message: "0 of 2 portals are live".into() }
+fn clause() -> NodeTrouble {
+    NodeTrouble::Clause { clause: "live-paths".into(), message: "0 of 2 portals are live".into() }
 }
 
 fn cannot_fence(min_fence: MinFence, heard: Heard, tried: Vec<Tried>) -> Refusal {
@@ -145,7 +145,7 @@ fn refusals() {
                 Refusal::NotReady {
                     volume: v(),
                     node: n("a"),
-                    unready: Unready::OtherNamespace { found: identity(1), pinned: identity(2) },
+                    unready: NodeTrouble::OtherNamespace { found: identity(1), pinned: identity(2) },
                 },
                 "node a cannot use volume vol: identity: the namespace is not the one that was attached \
                  before: found UUID 00000000-0000-0000-0000-000000000001, no NGUID, expected UUID \
@@ -155,12 +155,12 @@ fn refusals() {
                 Refusal::NotReady {
                     volume: v(),
                     node: n("a"),
-                    unready: Unready::OtherEpoch { highest: epoch(3), ended: true, granted: epoch(2) },
+                    unready: NodeTrouble::OtherEpoch { highest: epoch(3), ended: true, granted: epoch(2) },
                 },
                 "node a cannot use volume vol: epoch: the node has seen epoch 7.3, which has ended, not 7.2",
             ),
             (
-                Refusal::NotReady { volume: v(), node: n("a"), unready: Unready::LaterTerm(later()) },
+                Refusal::NotReady { volume: v(), node: n("a"), unready: NodeTrouble::LaterTerm(later()) },
                 "node a cannot use volume vol: epoch: it has seen epoch 99.1 of volume vol, and this \
                  controller's term is only 7: another controller grants, or this one's clock was set back \
                  and its store lost or an older one restored; stop the other controller, or set the clock \
@@ -170,12 +170,12 @@ fn refusals() {
                 Refusal::NotReady {
                     volume: v(),
                     node: n("a"),
-                    unready: Unready::Lost { unready: Some("live-paths: none".into()) },
+                    unready: NodeTrouble::Lost { unready: Some("live-paths: none".into()) },
                 },
                 "node a cannot use volume vol: lost: live-paths: none",
             ),
             (
-                Refusal::NotReady { volume: v(), node: n("a"), unready: Unready::Lost { unready: None } },
+                Refusal::NotReady { volume: v(), node: n("a"), unready: NodeTrouble::Lost { unready: None } },
                 "node a cannot use volume vol: lost: the agent does not list it",
             ),
             (

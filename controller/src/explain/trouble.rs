@@ -1,6 +1,6 @@
 //! What went wrong with an attachment. Each text goes after "last:", and is a notice by itself.
 
-use cleat_core::{NamespaceIdentity, OlderBy, RdsTask, Trouble, Unready};
+use cleat_core::{DeviceIdentity, NodeTrouble, OlderBy, RdsTask, Trouble};
 
 use super::node::later_term;
 
@@ -40,26 +40,26 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
 }
 
 /// Why a node cannot use a volume: the clause, then the facts.
-pub(super) fn unready(unready: &Unready) -> String {
+pub(super) fn unready(unready: &NodeTrouble) -> String {
     let clause = unready.clause();
     match unready {
-        Unready::Clause { message, .. } => format!("{clause}: {message}"),
-        Unready::OtherNamespace { found, pinned } => format!(
+        NodeTrouble::Clause { message, .. } => format!("{clause}: {message}"),
+        NodeTrouble::OtherNamespace { found, pinned } => format!(
             "{clause}: the namespace is not the one that was attached before: found {}, expected {}",
             namespace(found),
             namespace(pinned)
         ),
-        Unready::OtherEpoch { highest, ended, granted } => {
+        NodeTrouble::OtherEpoch { highest, ended, granted } => {
             let ended = if *ended { ", which has ended" } else { "" };
             format!("{clause}: the node has seen epoch {highest}{ended}, not {granted}")
         }
-        Unready::LaterTerm(later) => format!("{clause}: {}", later_term(later)),
-        Unready::Lost { unready: Some(unready) } => format!("{clause}: {unready}"),
-        Unready::Lost { unready: None } => format!("{clause}: the agent does not list it"),
+        NodeTrouble::LaterTerm(later) => format!("{clause}: {}", later_term(later)),
+        NodeTrouble::Lost { unready: Some(unready) } => format!("{clause}: {unready}"),
+        NodeTrouble::Lost { unready: None } => format!("{clause}: the agent does not list it"),
     }
 }
 
-fn namespace(NamespaceIdentity { namespace_uuid, nguid }: &NamespaceIdentity) -> String {
+fn namespace(DeviceIdentity { namespace_uuid, nguid }: &DeviceIdentity) -> String {
     let nguid = nguid.map_or_else(|| "no NGUID".to_owned(), |nguid| format!("NGUID {nguid}"));
     format!("UUID {namespace_uuid}, {nguid}")
 }

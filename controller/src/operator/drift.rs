@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleat_core::{Core, NodeId, ObservedPhase, Phase, Session, VolumeId, VolumeRecord};
+use cleat_core::{Core, NodeId, ObservedPhase, Phase, SessionState, VolumeId, VolumeRecord};
 use cleat_proto::cleat::v1 as proto;
 use cleat_rds::secret::{self, Keys};
 use cleat_runtime::tls::renew::{Expiry, SOON};
@@ -16,8 +16,8 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::agents::{Report, ReportNumber, Reports};
-use crate::engine::{Engine, EngineEnded, NoticeText, StateChange};
+use crate::agents::{AgentReport, ReportNumber, Reports};
+use crate::engine::{Engine, EngineEnded, NoticeText, WatchedChange};
 use crate::{explain, metrics};
 
 /// Between two looks.
@@ -221,12 +221,12 @@ impl Default for Stale {
 impl Stale {
     const NOTHING: Self = Self::Some { volumes: BTreeSet::new(), nodes: BTreeSet::new() };
 
-    fn note(&mut self, change: StateChange) {
+    fn note(&mut self, change: WatchedChange) {
         if let Self::Some { volumes, nodes } = self {
             match change {
-                StateChange::Volume(volume) => drop(volumes.insert(volume)),
-                StateChange::Node(node) => drop(nodes.insert(node)),
-                StateChange::Notice(_) => {}
+                WatchedChange::Volume(volume) => drop(volumes.insert(volume)),
+                WatchedChange::Node(node) => drop(nodes.insert(node)),
+                WatchedChange::Notice(_) => {}
             }
         }
     }
@@ -300,7 +300,7 @@ fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<
     let id = &record.spec.id;
     let drift = |node: &NodeId| {
         let known = core.nodes().get(node)?;
-        let heard = matches!(known.session, Session::Up { inventoried: true, .. });
+        let heard = matches!(known.session, SessionState::Up { inventoried: true, .. });
         let observed = known.observed.get(id).map_or(ObservedPhase::Absent, |observed| observed.phase);
         let (kind, message) = compare(record, node, observed, heard)?;
         Some(Drift { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
@@ -370,7 +370,7 @@ fn compare(
 }
 
 /// What an agent says of its volumes.
-fn of_volumes(node: &NodeId, reports: &Report) -> Vec<Drift> {
+fn of_volumes(node: &NodeId, reports: &AgentReport) -> Vec<Drift> {
     let others = |(volume, state): (&VolumeId, &proto::VolumeState)| {
         let others = state.staging.iter().filter(|staging| !staging.same).map(|staging| {
             let message = format!(
@@ -526,7 +526,8 @@ mod tests {
     fn a_key_is_missed_as_long_as_a_secret_of_it_is_needed() {
         let key = |byte| secret::MasterKey::passing(&[byte; 32]);
         let mut needs = record(0);
-        needs.secret = Some(cleat_core::Secret { generation: Epoch { term: 1, seq: 1 }, in_force: true });
+        needs.secret =
+            Some(cleat_core::SecretState { generation: Epoch { term: 1, seq: 1 }, in_force: true });
         let keys = |today, old: Option<u8>| {
             let eras = [(0, 1), (2, today)]
                 .map(|(first_term, byte)| secret::Era { first_term, key: key(byte).id() });
@@ -546,12 +547,12 @@ mod tests {
     #[test]
     fn a_change_is_noted_once_and_not_where_all_is_compared_anyway() {
         let mut stale = Stale::All;
-        stale.note(StateChange::Volume(volume(1)));
+        stale.note(WatchedChange::Volume(volume(1)));
         assert!(matches!(stale, Stale::All));
         let mut stale = Stale::NOTHING;
         for _ in 0..3 {
-            stale.note(StateChange::Volume(volume(1)));
-            stale.note(StateChange::Node(node("a")));
+            stale.note(WatchedChange::Volume(volume(1)));
+            stale.note(WatchedChange::Node(node("a")));
         }
         assert!(matches!(stale, Stale::Some { volumes, nodes } if volumes.len() == 1 && nodes.len() == 1));
     }

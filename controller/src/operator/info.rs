@@ -1,7 +1,7 @@
 //! The core's records and the agents' last words as messages for people.
 
 use cleat_core::{
-    Attachment, Core, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase, Session, Source,
+    Attachment, Core, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase, SessionState, Source,
     Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
 };
 use cleat_proto::cleat::v1 as proto;
@@ -170,8 +170,8 @@ fn describe(core: &Core, id: &NodeId, node: &Node, now: UnixMillis) -> proto::No
         core.volumes_of(id).flat_map(|record| record.fenced.iter().map(move |f| (&record.spec.id, f)));
     let fenced = entries.filter(|(_, f)| f.node == *id).map(|(volume, f)| fenced_from(volume, f, now));
     let (session, since) = match &node.session {
-        Session::Up { since, .. } => ("connected", *since),
-        Session::Silent { since } => ("silent", *since),
+        SessionState::Up { since, .. } => ("connected", *since),
+        SessionState::Silent { since } => ("silent", *since),
     };
     let (standing, reason) = match &node.standing {
         Standing::Admitted => ("Admitted", String::new()),

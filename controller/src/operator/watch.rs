@@ -13,7 +13,7 @@ use tonic::Status;
 
 use super::info;
 use crate::agents::Reports;
-use crate::engine::{Engine, EngineEnded, StateChange};
+use crate::engine::{Engine, EngineEnded, WatchedChange};
 
 pub(super) struct Watch {
     engine: Engine,
@@ -87,12 +87,12 @@ impl Watch {
     }
 
     /// Sends changes. `Ok` if too many were missed.
-    async fn follow(&self, changes: &mut broadcast::Receiver<StateChange>) -> Result<(), Over> {
+    async fn follow(&self, changes: &mut broadcast::Receiver<WatchedChange>) -> Result<(), Over> {
         loop {
             match changes.recv().await {
-                Ok(StateChange::Volume(id)) => self.volume(id).await?,
-                Ok(StateChange::Node(id)) => self.node(id).await?,
-                Ok(StateChange::Notice(notice)) => {
+                Ok(WatchedChange::Volume(id)) => self.volume(id).await?,
+                Ok(WatchedChange::Node(id)) => self.node(id).await?,
+                Ok(WatchedChange::Notice(notice)) => {
                     self.send(Kind::Notice(info::notice(&notice))).await?;
                     if let (Some(migration), Some(volume)) = (&notice.migration, &notice.volume) {
                         self.send(Kind::Migration(info::migration(volume, migration))).await?;

@@ -35,7 +35,7 @@ pub use refusal::{Damage, OpenError, StepError};
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum RecordKind {
     /// A volume.
     Volume,
     /// A node.
@@ -46,7 +46,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// About what.
-    pub kind: Kind,
+    pub kind: RecordKind,
     /// Whose: the volume's or node's name.
     pub name: String,
 }
@@ -54,20 +54,20 @@ pub struct Key {
 impl Key {
     /// A volume's.
     pub fn volume(name: impl Into<String>) -> Self {
-        Self { kind: Kind::Volume, name: name.into() }
+        Self { kind: RecordKind::Volume, name: name.into() }
     }
 
     /// A node's.
     pub fn node(name: impl Into<String>) -> Self {
-        Self { kind: Kind::Node, name: name.into() }
+        Self { kind: RecordKind::Node, name: name.into() }
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
-            Kind::Volume => "volume",
-            Kind::Node => "node",
+            RecordKind::Volume => "volume",
+            RecordKind::Node => "node",
         };
         write!(f, "{kind} {}", self.name)
     }
@@ -79,7 +79,7 @@ pub struct Version(pub u64);
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct StoredRecord {
     /// Which.
     pub key: Key,
     /// Of which version.
@@ -105,7 +105,7 @@ pub struct Loaded {
     /// The highest term that was ever taken in this store; 0 if none.
     pub term: u64,
     /// All records.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<StoredRecord>,
 }
 
 /// Why a write was not made durable. Four different things, and they stay different.

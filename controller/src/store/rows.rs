@@ -6,13 +6,13 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use serde_json::Value;
 
 use super::refusal::{Damage, OpenError, failed};
-use super::{CommitError, Entry, Key, Kind, Loaded, Version, Write};
+use super::{CommitError, Key, Loaded, RecordKind, StoredRecord, Version, Write};
 
 /// Everything that is there.
 pub(super) fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenError> {
     let mut entries = Vec::new();
     let term = read_term(connection).map_err(failed("read", path))?;
-    for kind in [Kind::Volume, Kind::Node] {
+    for kind in [RecordKind::Volume, RecordKind::Node] {
         let rows = (|| {
             let sql = format!("SELECT name, version, record FROM {} ORDER BY name", table(kind));
             let mut select = connection.prepare(&sql)?;
@@ -26,7 +26,7 @@ pub(super) fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenE
                 path: path.to_owned(),
                 damage: Damage::Corrupt { problem: format!("the record of {key} is not JSON: {error}") },
             })?;
-            entries.push(Entry { key, version: Version(version), value });
+            entries.push(StoredRecord { key, version: Version(version), value });
         }
     }
     Ok(Loaded { term, entries })
@@ -42,10 +42,10 @@ pub(super) fn read_keys(connection: &Connection) -> rusqlite::Result<Vec<(u64, S
     select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
-fn table(kind: Kind) -> &'static str {
+fn table(kind: RecordKind) -> &'static str {
     match kind {
-        Kind::Volume => "volumes",
-        Kind::Node => "nodes",
+        RecordKind::Volume => "volumes",
+        RecordKind::Node => "nodes",
     }
 }
 

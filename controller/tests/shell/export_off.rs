@@ -1,6 +1,6 @@
 //! A fence that rests on the export alone: what callers are told while it is off, and that nothing brings it back early.
 
-use cleat_core::Target;
+use cleat_core::TargetAbilities;
 use tonic::Code;
 
 use crate::world::{RWX, World, eventually};
@@ -8,7 +8,8 @@ use crate::world::{RWX, World, eventually};
 #[tokio::test]
 async fn a_second_node_knows_what_it_waits_for_and_keeps_the_export_off() {
     let mut world = World::new();
-    world.core.target = Target { export_cuts: true, export_drains: true, ..Target::default() };
+    world.core.target =
+        TargetAbilities { export_cuts: true, export_drains: true, ..TargetAbilities::default() };
     (world.core.fence_after_ms, world.core.detach_grace_ms) = (300, 500);
     world.start().await;
     let csi = world.csi().await;

@@ -146,7 +146,7 @@ async fn any_name_that_csi_allows_is_made_found_and_deleted_by_its_id() {
 #[tokio::test]
 async fn a_volume_that_somebody_changed_on_the_rds_is_not_attached() {
     let (world, csi, [(host, _agent)]) = World::with_nodes(["node-a"]).await;
-    type Tamper = fn(&mut cleat_rds::Volume);
+    type Tamper = fn(&mut cleat_rds::RdsVolume);
     let cases: [(&str, Tamper, &str); 2] = [
         ("pvc-1", |v| v.nqn = "nqn.2000-02.com.mikrotik:x".into(), "nqn.2000-02.com.mikrotik:x"),
         ("pvc-3", |v| v.mountable = true, "mount-filesystem=no"),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use cleat_core::{Reservations, Target};
+use cleat_core::{ReservationAbility, TargetAbilities};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::csi::v1 as csi;
 use cleat_rds::Priority;
@@ -17,16 +17,16 @@ use crate::agent::{Agent, Host};
 use crate::operators::{cleatctl, cleatctl_of};
 use crate::world::{Csi, RWO, RWX, World, block, eventually, publish_request};
 
-const ACL: Target = Target {
+const ACL: TargetAbilities = TargetAbilities {
     acl: true,
     export_cuts: true,
     export_drains: true,
     secret: false,
-    reservations: Reservations::None,
+    reservations: ReservationAbility::None,
 };
 
 /// A controller that fences soon, at a target that can do this.
-async fn world(target: Target) -> World {
+async fn world(target: TargetAbilities) -> World {
     let mut world = World::new();
     world.secure();
     world.core.target = target;
@@ -105,7 +105,7 @@ async fn a_volume_deleted_behind_a_fence_is_shown_as_deleted() {
 
 #[tokio::test]
 async fn where_nothing_was_probed_a_silent_node_is_refused_with_a_remedy() {
-    let world = world(Target::default()).await;
+    let world = world(TargetAbilities::default()).await;
     let csi = world.csi().await;
     let [(_a, gone), _b] = attached(&world, &csi).await;
     drop(gone);
@@ -175,7 +175,7 @@ async fn a_node_that_is_heard_is_not_gone() {
 async fn a_secret_goes_to_the_rds_and_the_agents_and_changes_under_the_survivor() {
     let mut world = World::new();
     world.agents.secrets = Some(Arc::new(Keys::new(MasterKey::passing(&[7; 32]), None)));
-    world.core.target = Target { secret: true, acl: false, ..ACL };
+    world.core.target = TargetAbilities { secret: true, acl: false, ..ACL };
     world.core.fence_after_ms = 300;
     world.start().await;
     let csi = world.csi().await;
@@ -212,7 +212,7 @@ async fn an_attached_volume_keeps_its_secret_when_the_master_key_changes() {
     let [before, today] = [[7; 32], [8; 32]].map(|key| MasterKey::passing(&key));
     let mut world = World::new();
     world.agents.secrets = Some(Arc::new(Keys::new(before.clone(), None)));
-    world.core.target = Target { secret: true, acl: false, ..ACL };
+    world.core.target = TargetAbilities { secret: true, acl: false, ..ACL };
     world.start().await;
     let csi = world.csi().await;
     let [(a, one), (b, two)] = attached(&world, &csi).await;
@@ -251,7 +251,7 @@ async fn a_grant_whose_key_is_missing_is_refused_by_that_key_and_others_go_on() 
     let mut world = World::new();
     world.secure();
     world.agents.secrets = Some(Arc::new(Keys::new(lost.clone(), None)));
-    world.core.target = Target { secret: true, ..ACL };
+    world.core.target = TargetAbilities { secret: true, ..ACL };
     world.start().await;
     let csi = world.csi().await;
     let [(a, one), (b, two)] = attached(&world, &csi).await;
@@ -302,7 +302,7 @@ fn stored(world: &World) -> String {
 
 #[tokio::test]
 async fn another_node_preempts_the_registration_of_a_silent_one() {
-    let world = world(Target { reservations: Reservations::AbortWaits, ..ACL }).await;
+    let world = world(TargetAbilities { reservations: ReservationAbility::AbortWaits, ..ACL }).await;
     let csi = world.csi().await;
     let [(a, gone), (b, _two)] = attached(&world, &csi).await;
     csi.publish("vm-1", "node-b", RWX).await.unwrap();

@@ -7,18 +7,18 @@ use std::time::Duration;
 use cleat_core::{HostNqn, VolumeId};
 use cleat_rds::secret::Secret;
 use cleat_rds::{
-    Admission, ByteSize, Cause, Freshness, Inventory, Made, NewVolume, Priority, Rds, RdsError,
-    SystemResource, Volume, Way,
+    Admission, ByteSize, Cause, Freshness, Inventory, Made, NewVolume, Priority, Rds, RdsError, RdsVolume,
+    SystemResource, Way,
 };
 use tokio::sync::watch;
 
 use crate::world::PREFIX;
 
-type Late = Box<dyn FnOnce(&mut Volume) + Send>;
+type Late = Box<dyn FnOnce(&mut RdsVolume) + Send>;
 
 pub struct FakeRds {
     /// What there is.
-    pub volumes: Mutex<BTreeMap<VolumeId, Volume>>,
+    pub volumes: Mutex<BTreeMap<VolumeId, RdsVolume>>,
     /// Not reached while true.
     pub away: watch::Sender<bool>,
     /// Changes of a host list wait while true.
@@ -70,7 +70,7 @@ impl FakeRds {
     }
 
     /// Changes a volume behind the controller's back.
-    pub fn tamper(&self, id: &str, change: impl FnOnce(&mut Volume)) {
+    pub fn tamper(&self, id: &str, change: impl FnOnce(&mut RdsVolume)) {
         change(self.volumes.lock().unwrap().get_mut(&VolumeId::new(id).unwrap()).unwrap());
     }
 
@@ -93,7 +93,7 @@ impl FakeRds {
         &self,
         id: &VolumeId,
         line: String,
-        change: impl FnOnce(&mut Volume) + Send + 'static,
+        change: impl FnOnce(&mut RdsVolume) + Send + 'static,
     ) -> Result<Admission, RdsError> {
         self.log.lock().unwrap().push(line);
         if *self.late.borrow() {
@@ -117,7 +117,7 @@ impl Rds for FakeRds {
         Ok(Arc::new(self.volumes.lock().unwrap().values().cloned().collect()))
     }
 
-    async fn volume(&self, id: &VolumeId, _: Priority, _: Freshness) -> Result<Volume, RdsError> {
+    async fn volume(&self, id: &VolumeId, _: Priority, _: Freshness) -> Result<RdsVolume, RdsError> {
         self.looks.send_modify(|looks| *looks += 1);
         self.slow.subscribe().wait_for(|slow| !slow).await.unwrap();
         self.answers("list disks")?;
@@ -133,7 +133,7 @@ impl Rds for FakeRds {
         }
         let NewVolume { id, size, min_fence } = new.clone();
         let mut volumes = self.volumes.lock().unwrap();
-        let made = Volume {
+        let made = RdsVolume {
             id: id.clone(),
             item: "*1".into(),
             size,

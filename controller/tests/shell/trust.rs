@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as proto;
-use cleat_runtime::grpc::{Dial as _, Renewing};
+use cleat_runtime::grpc::{Connector as _, Renewing};
 use cleat_runtime::tls::{ClientTlsArgs, ClientTransport, ServerTlsArgs};
 use proto::operator_client::OperatorClient;
 use tonic::Code;
@@ -246,7 +246,7 @@ async fn certificates_replaced_by_a_symlink_swap_are_used_and_the_old_end() {
     let renewing = Renewing::new(&world.agents_at().to_string(), &options, Default::default()).unwrap();
     let old = options.load().unwrap();
     let host = Host::new("node-a", 1);
-    let first = Agent::dial(renewing.dial().await.unwrap(), &host).await.up().await;
+    let first = Agent::dial(renewing.open_channel().await.unwrap(), &host).await.up().await;
     let doctor = OperatorClient::new(dial(world.operators_at(), &made.operator("alice")).await)
         .list_drift(proto::ListDriftRequest {})
         .await
@@ -259,7 +259,7 @@ async fn certificates_replaced_by_a_symlink_swap_are_used_and_the_old_end() {
     renewed("2", Duration::from_secs(30 * 86_400));
     let ended = first.ended().await;
     assert_eq!(ended.code(), Code::Unauthenticated, "{ended:?}");
-    let again = Agent::dial(renewing.dial().await.unwrap(), &host).await.up().await;
+    let again = Agent::dial(renewing.open_channel().await.unwrap(), &host).await.up().await;
     // What has expired is nobody's any more.
     let endpoint = cleat_runtime::grpc::endpoint(&world.agents_at().to_string(), &old, Default::default());
     if let Ok(channel) = endpoint.unwrap().connect().await {

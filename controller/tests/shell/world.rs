@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_controller::agents::{PathPolicy, Settings};
+use cleat_controller::agents::{AgentSettings, PathPolicy};
 use cleat_controller::app::{self, AppError, Parts, Stored};
 use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
@@ -17,7 +17,7 @@ use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint, unix_endpoint};
 use cleat_runtime::listen::{Limits, Listener};
 use cleat_runtime::tls::renew::Renewable;
-use cleat_runtime::tls::{ClientTransport, Kind, ServerTlsArgs, ServerTransport};
+use cleat_runtime::tls::{ClientKind, ClientTransport, ServerTlsArgs, ServerTransport};
 use cleat_runtime::unix::UnixIncoming;
 use csi::controller_client::ControllerClient;
 use csi::identity_client::IdentityClient;
@@ -46,7 +46,7 @@ pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
 pub struct World {
     pub dir: tempfile::TempDir,
     pub rds: Arc<FakeRds>,
-    pub agents: Settings,
+    pub agents: AgentSettings,
     pub core: cleat_core::Config,
     /// What the controller is told of TLS. Without, there is none, and everybody is taken for who it says it is.
     pub server: Option<ServerTlsArgs>,
@@ -69,7 +69,7 @@ impl World {
         Self {
             dir: tempfile::tempdir().unwrap(),
             rds: FakeRds::new(),
-            agents: Settings {
+            agents: AgentSettings {
                 nqn_prefix: cleat_ids::NqnPrefix::parse(PREFIX).unwrap(),
                 path_policy: PathPolicy::Any,
                 attach_deadline: Duration::from_secs(20),
@@ -169,7 +169,7 @@ impl World {
             None => ServerTransport::Plaintext,
             Some(tls) => tls.load(kind, ([127, 0, 0, 1], 0).into()).unwrap(),
         };
-        let transports = [transport(Kind::Node), transport(Kind::Operator)];
+        let transports = [transport(ClientKind::Node), transport(ClientKind::Operator)];
         let (rds, agents, core) = (Arc::clone(&self.rds), self.agents.clone(), self.core.clone());
         let context = Context::default();
         let (addressed, address) = oneshot::channel();

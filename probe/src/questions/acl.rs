@@ -4,8 +4,8 @@ use cleat_rds::ProbedAcl;
 
 use super::Bench;
 use crate::findings::Remarked;
-use crate::node::{Identity, Trial};
-use crate::trouble::Trouble;
+use crate::node::{NewHost, Trial};
+use crate::trouble::QuestionError;
 
 /// What the tries showed. Each host was admitted or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,16 +20,16 @@ struct Shown {
     none: bool,
 }
 
-pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<ProbedAcl>, Trouble> {
+pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<ProbedAcl>, QuestionError> {
     let [a, b, stranger] = [(); 3].map(|()| bench.node.fresh_host());
-    let enters = async |value: &str, host: &Identity| -> Result<bool, Trouble> {
+    let enters = async |value: &str, host: &NewHost| -> Result<bool, QuestionError> {
         bench.scratch.set_list(value).await?;
         Ok(bench.node.trial(host, None).await? == Trial::Admitted)
     };
     let own = a.nqn.as_str();
     let one = (enters(own, &a).await?, enters(own, &stranger).await?);
     if !one.0 && enters(&a.id.to_string(), &a).await? {
-        return Err(Trouble::unclear(
+        return Err(QuestionError::unclear(
             "it matches the host identifier, not the host NQN, and Cleat writes host NQNs",
         ));
     }
@@ -42,7 +42,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<ProbedAcl>, Trouble> {
         two: (enters(&both, &a).await?, enters(&both, &b).await?, enters(&both, &stranger).await?),
         none: enters("", &stranger).await?,
     };
-    verdict(shown).map_err(Trouble::unclear)
+    verdict(shown).map_err(QuestionError::unclear)
 }
 
 /// The answer that follows. Pure.

@@ -6,12 +6,12 @@ use cleat_rds::RdsError;
 use cleat_rds::secret::Secret;
 
 use super::Bench;
-use crate::findings::{Answer, Remarked};
+use crate::findings::{Finding, Remarked};
 use crate::node::Trial;
-use crate::trouble::Trouble;
+use crate::trouble::QuestionError;
 
 /// Whether a disk accepts a password, and whether hosts have to authenticate with it.
-pub(crate) type Answers = (Answer<Remarked<bool>>, Answer<Remarked<bool>>);
+pub(crate) type Answers = (Finding<Remarked<bool>>, Finding<Remarked<bool>>);
 
 /// What the tries showed. Each host was admitted or not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,43 +21,43 @@ struct Shown {
     right: bool,
 }
 
-pub(crate) async fn ask(bench: &Bench) -> Result<Answers, Trouble> {
+pub(crate) async fn ask(bench: &Bench) -> Result<Answers, QuestionError> {
     let host = bench.node.fresh_host();
     bench.scratch.admit(&[&host]).await?;
     if bench.node.trial(&host, None).await? != Trial::Admitted {
-        return Err(Trouble::unclear("the host was refused before there was a password"));
+        return Err(QuestionError::unclear("the host was refused before there was a password"));
     }
     let right = bench.scratch.secret(1);
     match bench.scratch.set_secret(&right).await {
         Ok(()) => {}
         Err(refused @ (RdsError::Refused { .. } | RdsError::Malformed { .. })) => {
-            let password = Answer::Found(Remarked::new(false, refused.to_string()));
-            return Ok((password, Answer::Unknown("no password could be set and read back".to_owned())));
+            let password = Finding::Found(Remarked::new(false, refused.to_string()));
+            return Ok((password, Finding::Unknown("no password could be set and read back".to_owned())));
         }
         Err(error) => return Err(error.into()),
     }
-    let taken = Answer::Found(Remarked::new(true, "it is taken in the DHHC-1 form and read back"));
+    let taken = Finding::Found(Remarked::new(true, "it is taken in the DHHC-1 form and read back"));
     let in_band = match in_band(bench, &host, &right).await {
-        Ok(shown) => Answer::Found(verdict(shown)),
-        Err(trouble) => Answer::Unknown(cleat_runtime::exit::Causes(&trouble).to_string()),
+        Ok(shown) => Finding::Found(verdict(shown)),
+        Err(trouble) => Finding::Unknown(cleat_runtime::exit::Causes(&trouble).to_string()),
     };
     bench.scratch.clear_password().await?;
     Ok((taken, in_band))
 }
 
-async fn in_band(bench: &Bench, host: &crate::node::Identity, right: &Secret) -> Result<Shown, Trouble> {
+async fn in_band(bench: &Bench, host: &crate::node::NewHost, right: &Secret) -> Result<Shown, QuestionError> {
     let without = bench.node.trial(host, None).await? == Trial::Admitted;
     if without {
         // However the RDS uses the password, it keeps nobody out.
         return Ok(Shown { without, wrong: false, right: false });
     }
     if !bench.node.authenticates() {
-        return Err(Trouble::unclear(
+        return Err(QuestionError::unclear(
             "a host without the secret is refused, but this node's kernel has no DH-HMAC-CHAP",
         ));
     }
     let secret = |secret: &Secret| {
-        DhchapSecret::parse(secret.reveal()).map_err(|error| Trouble::unclear(error.to_string()))
+        DhchapSecret::parse(secret.reveal()).map_err(|error| QuestionError::unclear(error.to_string()))
     };
     let wrong = bench.node.trial(host, Some(&secret(&bench.scratch.secret(2))?)).await? == Trial::Admitted;
     let right = bench.node.trial(host, Some(&secret(right)?)).await? == Trial::Admitted;

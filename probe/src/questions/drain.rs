@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use super::{Bench, fresh_stamp, landed, landed_after};
 use crate::findings::Remarked;
-use crate::node::Identity;
-use crate::trouble::{Trouble, until};
-use crate::volley::{Seen, Verdict, Volley, WRITES};
+use crate::node::NewHost;
+use crate::trouble::{QuestionError, until};
+use crate::volley::{DrainVerdict, Seen, Volley, WRITES};
 
 /// Longest wait for the end of the sessions. An export that waits while its sessions live takes as long as
 /// the writes.
@@ -18,7 +18,7 @@ const CUT: Duration = Duration::from_secs(90);
 /// After twice the usual time and this, no write of a volley is expected any more.
 const SPARE: Duration = Duration::from_secs(3);
 
-pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
+pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, QuestionError> {
     let (idler, ..) = bench.opened(&[]).await?;
     let idle = off_and_on(bench, &idler).await?;
     let (writer, device, file) = bench.opened(&[]).await?;
@@ -28,7 +28,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
     // Received, but far from landed.
     tokio::time::sleep(usual / 4).await;
     if !volley.ended().is_empty() {
-        return Err(Trouble::unclear("a write went through faster than those before"));
+        return Err(QuestionError::unclear("a write went through faster than those before"));
     }
     let waited = off_and_on(bench, &writer).await?;
     let (_, device, file) = bench.opened(&[]).await?;
@@ -43,7 +43,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
 
 /// Switches the export off, disconnects the host and switches the export on; returns how long the two
 /// requests took.
-async fn off_and_on(bench: &Bench, host: &Identity) -> Result<Duration, Trouble> {
+async fn off_and_on(bench: &Bench, host: &NewHost) -> Result<Duration, QuestionError> {
     let hidden = async {
         let begun = Instant::now();
         bench.scratch.hide().await.map(|()| begun.elapsed())
@@ -58,7 +58,7 @@ async fn off_and_on(bench: &Bench, host: &Identity) -> Result<Duration, Trouble>
 
 /// Waits for the end of the host's sessions, and deletes its connections: what they have not sent is never
 /// sent.
-async fn take_away(bench: &Bench, writer: &Identity) -> Result<(), Trouble> {
+async fn take_away(bench: &Bench, writer: &NewHost) -> Result<(), QuestionError> {
     until("the end of the sessions", CUT, async || {
         let (live, _) = bench.node.live(writer).await?;
         Ok((live == 0).then_some(()))
@@ -67,9 +67,9 @@ async fn take_away(bench: &Bench, writer: &Identity) -> Result<(), Trouble> {
     bench.node.disconnect(writer).await
 }
 
-fn answer(seen: &Seen) -> Result<Remarked<bool>, Trouble> {
+fn answer(seen: &Seen) -> Result<Remarked<bool>, QuestionError> {
     match seen.verdict() {
-        Verdict::Waited => {
+        DrainVerdict::Waited => {
             let remark = format!(
                 "writes that take {} ms were on their way; it took {} ms ({} ms without them), and {} of \
                  {WRITES} had landed by then and none later",
@@ -80,13 +80,13 @@ fn answer(seen: &Seen) -> Result<Remarked<bool>, Trouble> {
             );
             Ok(Remarked::new(true, remark))
         }
-        Verdict::LandedAfter(after) => {
+        DrainVerdict::LandedAfter(after) => {
             let remark = format!(
                 "a write that was on its way landed {} ms after the export was back and another host had read",
                 after.as_millis()
             );
             Ok(Remarked::new(false, remark))
         }
-        Verdict::Unclear(why) => Err(Trouble::unclear(why)),
+        DrainVerdict::Unclear(why) => Err(QuestionError::unclear(why)),
     }
 }

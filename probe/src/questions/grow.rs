@@ -6,14 +6,14 @@ use cleat_rds::RdsError;
 
 use super::Bench;
 use crate::findings::Remarked;
-use crate::trouble::{Trouble, until};
+use crate::trouble::{QuestionError, until};
 
 /// How much it grows: enough that no rounding hides it.
 const MORE_BYTES: u64 = 16 << 20;
 /// Longest time from the RDS's answer until the host sees it.
 const NOTICED: Duration = Duration::from_secs(15);
 
-pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
+pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, QuestionError> {
     let writer = bench.writer().await?;
     let wanted = bench.scratch.size_bytes() + MORE_BYTES;
     match bench.scratch.grow_to(wanted).await {
@@ -30,7 +30,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<bool>, Trouble> {
     match (seen, writer.pulse.beats().failed) {
         (_, Some(error)) => Ok(Remarked::new(false, format!("a write failed meanwhile ({error})"))),
         (Ok(()), None) => Ok(Remarked::new(true, "")),
-        (Err(Trouble::InVain { limit, .. }), None) => {
+        (Err(QuestionError::InVain { limit, .. }), None) => {
             let remark = format!("the RDS took it, and the host did not see it within {} s", limit.as_secs());
             Ok(Remarked::new(false, remark))
         }

@@ -14,10 +14,10 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::node::{Device, Identity, Node};
+use crate::node::{Device, NewHost, ProbeNode};
 use crate::pulse::Pulse;
 use crate::scratch::Scratch;
-use crate::trouble::{Trouble, until};
+use crate::trouble::{QuestionError, until};
 use crate::volley::Volley;
 
 /// Longest time of a first write to a disk that was just connected.
@@ -31,7 +31,7 @@ pub(crate) const SLOW: Duration = Duration::from_secs(1);
 /// The scratch disk, and this node's way to it.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    pub(crate) node: Node,
+    pub(crate) node: ProbeNode,
     pub(crate) scratch: Scratch,
     /// How long a volley's fastest write took when nothing disturbed it.
     usual: Mutex<Option<Duration>>,
@@ -39,18 +39,18 @@ pub(crate) struct Bench {
 
 /// A host that is connected and writes.
 pub(crate) struct Writer {
-    pub(crate) host: Identity,
+    pub(crate) host: NewHost,
     pub(crate) device: Device,
     pub(crate) pulse: Pulse,
 }
 
 impl Bench {
-    pub(crate) fn new(node: Node, scratch: Scratch) -> Self {
+    pub(crate) fn new(node: ProbeNode, scratch: Scratch) -> Self {
         Self { node, scratch, usual: Mutex::new(None) }
     }
 
     /// Makes it so: nobody connected, nobody on the list, the export on.
-    pub(crate) async fn clear(&self) -> Result<(), Trouble> {
+    pub(crate) async fn clear(&self) -> Result<(), QuestionError> {
         self.node.disconnect_all().await?;
         self.scratch.admit(&[]).await?;
         self.scratch.show().await?;
@@ -58,16 +58,16 @@ impl Bench {
     }
 
     /// Makes a new host, puts it on the list, connects it and lets it write.
-    pub(crate) async fn writer(&self) -> Result<Writer, Trouble> {
+    pub(crate) async fn writer(&self) -> Result<Writer, QuestionError> {
         let host = self.node.fresh_host();
         self.scratch.admit(&[&host]).await?;
         let device = self.node.connect(&host).await?;
         let pulse = Pulse::start(self.node.open_device(&device).await?, device.block_bytes)?;
         until("a first write", FIRST_WRITE, async || match pulse.beats() {
             beats if beats.written > 0 => Ok(Some(())),
-            beats => {
-                beats.failed.map_or(Ok(None), |error| Err(Trouble::unclear(format!("no write: {error}"))))
-            }
+            beats => beats
+                .failed
+                .map_or(Ok(None), |error| Err(QuestionError::unclear(format!("no write: {error}")))),
         })
         .await?;
         Ok(Writer { host, device, pulse })
@@ -76,10 +76,10 @@ impl Bench {
     /// Makes a new host, puts it on the list beside these others, connects it and opens its device.
     pub(crate) async fn opened(
         &self,
-        others: &[&Identity],
-    ) -> Result<(Identity, Device, Arc<File>), Trouble> {
+        others: &[&NewHost],
+    ) -> Result<(NewHost, Device, Arc<File>), QuestionError> {
         let host = self.node.fresh_host();
-        let hosts: Vec<&Identity> = others.iter().copied().chain([&host]).collect();
+        let hosts: Vec<&NewHost> = others.iter().copied().chain([&host]).collect();
         self.scratch.admit(&hosts).await?;
         let device = self.node.connect(&host).await?;
         let file = self.node.open_device(&device).await?;
@@ -87,13 +87,13 @@ impl Bench {
     }
 
     /// How long a write takes here when nothing disturbs it: the fastest of a volley. Measured once.
-    pub(crate) async fn usual(&self, device: &Device, file: &Arc<File>) -> Result<Duration, Trouble> {
+    pub(crate) async fn usual(&self, device: &Device, file: &Arc<File>) -> Result<Duration, QuestionError> {
         if let Some(usual) = *self.usual.lock().unwrap_or_else(PoisonError::into_inner) {
             return Ok(usual);
         }
         let ended = Volley::send(file, device.block_bytes, fresh_stamp())?.all_ended(SLOWEST).await?;
         if ended.iter().any(|ended| !ended.well) {
-            return Err(Trouble::unclear("a write failed although nothing was done to the disk"));
+            return Err(QuestionError::unclear("a write failed although nothing was done to the disk"));
         }
         let usual = ended.iter().map(|ended| ended.took).min().unwrap_or_default();
         *self.usual.lock().unwrap_or_else(PoisonError::into_inner) = Some(usual);
@@ -101,12 +101,16 @@ impl Bench {
     }
 
     /// As [`Bench::usual`], if that is slow enough to show something.
-    pub(crate) async fn slow_enough(&self, device: &Device, file: &Arc<File>) -> Result<Duration, Trouble> {
+    pub(crate) async fn slow_enough(
+        &self,
+        device: &Device,
+        file: &Arc<File>,
+    ) -> Result<Duration, QuestionError> {
         let usual = self.usual(device, file).await?;
         if usual >= SLOW {
             return Ok(usual);
         }
-        Err(Trouble::unclear(format!(
+        Err(QuestionError::unclear(format!(
             "writes land within {} ms here, too soon to be seen on their way; they would have to take {} s",
             usual.as_millis().max(1),
             SLOW.as_secs()
@@ -127,7 +131,7 @@ pub(crate) async fn landed_after(
     file: &Arc<File>,
     (stamp, before): (u64, usize),
     time: Duration,
-) -> Result<Option<Duration>, Trouble> {
+) -> Result<Option<Duration>, QuestionError> {
     let begun = Instant::now();
     let mut pace = tokio::time::interval(Duration::from_millis(200));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -146,7 +150,7 @@ pub(crate) async fn landed(
     device: &Device,
     file: &Arc<File>,
     stamp: u64,
-) -> Result<usize, Trouble> {
+) -> Result<usize, QuestionError> {
     let stamps = crate::volley::read(bench.node.workers(), file, device.block_bytes).await?;
     Ok(stamps.iter().filter(|found| **found == stamp).count())
 }

@@ -10,9 +10,9 @@ use cleat_rds::ProbedReservations as Worth;
 
 use super::{Bench, fresh_stamp, landed, landed_after};
 use crate::findings::Remarked;
-use crate::node::{Device, Identity};
-use crate::trouble::Trouble;
-use crate::volley::{Ended, Seen, Verdict, Volley};
+use crate::node::{Device, NewHost};
+use crate::trouble::QuestionError;
+use crate::volley::{DrainVerdict, Ended, Seen, Volley};
 
 /// Longest time of a reservation command; one that waits for writes takes as long as they do.
 const COMMAND: Duration = Duration::from_secs(45);
@@ -21,7 +21,7 @@ const SPARE: Duration = Duration::from_secs(3);
 /// Longest time until the loser's next write is refused.
 const REFUSED: Duration = Duration::from_secs(30);
 
-pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
+pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, QuestionError> {
     let (victim, device, file) = bench.opened(&[]).await?;
     let block = bench.node.reservations();
     let abilities = block.abilities(device.dev, COMMAND).await?;
@@ -38,7 +38,7 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
     block.register(device.dev, None, mine, COMMAND).await?;
     block.reserve(device.dev, mine, COMMAND).await?;
     if !block.report(device.dev, COMMAND).await?.admits(victim.id, mine) {
-        return Err(Trouble::unclear("the namespace was reserved, and its report does not show it"));
+        return Err(QuestionError::unclear("the namespace was reserved, and its report does not show it"));
     }
 
     // Sent while the victim's path is the only one of the device.
@@ -70,17 +70,17 @@ pub(crate) async fn ask(bench: &Bench) -> Result<Remarked<Worth>, Trouble> {
     Ok(worth(&seen, in_flight))
 }
 
-fn key(number: u64) -> Result<ReservationKey, Trouble> {
-    ReservationKey::new(number).ok_or_else(|| Trouble::unclear("no key"))
+fn key(number: u64) -> Result<ReservationKey, QuestionError> {
+    ReservationKey::new(number).ok_or_else(|| QuestionError::unclear("no key"))
 }
 
 /// Whether the victim's next write is refused: once its successor has gone, its path is the only one again.
 async fn refused(
     bench: &Bench,
-    successor: &Identity,
+    successor: &NewHost,
     device: &Device,
     file: &Arc<File>,
-) -> Result<bool, Trouble> {
+) -> Result<bool, QuestionError> {
     bench.node.disconnect(successor).await?;
     let ended = Volley::send(file, device.block_bytes, fresh_stamp())?.all_ended(REFUSED).await?;
     Ok(ended.iter().all(|Ended { well, .. }| !well))
@@ -90,11 +90,11 @@ async fn refused(
 fn worth(seen: &Seen, in_flight: bool) -> Remarked<Worth> {
     let held = |why: String| Remarked::new(Worth::Held, format!("they hold; {why}"));
     match seen.verdict() {
-        Verdict::LandedAfter(after) => held(format!(
+        DrainVerdict::LandedAfter(after) => held(format!(
             "but a write that was in flight landed {} ms after preempt-and-abort had answered",
             after.as_millis()
         )),
-        Verdict::Waited if in_flight => {
+        DrainVerdict::Waited if in_flight => {
             let waited = seen.waited.as_millis();
             let remark =
                 format!("they hold, and preempt-and-abort waited {waited} ms for the writes in flight");
@@ -104,8 +104,8 @@ fn worth(seen: &Seen, in_flight: bool) -> Remarked<Worth> {
             "whether preempt-and-abort waits could not be seen, because writes land within {} ms here",
             seen.usual.as_millis().max(1)
         )),
-        Verdict::Waited => held("whether preempt-and-abort waits could not be seen".to_owned()),
-        Verdict::Unclear(why) => {
+        DrainVerdict::Waited => held("whether preempt-and-abort waits could not be seen".to_owned()),
+        DrainVerdict::Unclear(why) => {
             held(format!("whether preempt-and-abort waits could not be seen, because {why}"))
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{Bench, Writer};
 use crate::findings::{Cut, Remarked};
-use crate::trouble::{Trouble, until};
+use crate::trouble::{QuestionError, until};
 
 /// Twice the keep-alive time, and some more: a session that has lost its other end has noticed by then.
 const NOTICED: Duration = Duration::from_secs(12);
@@ -23,7 +23,7 @@ const SETTLED: Duration = Duration::from_secs(4);
 const BACK: Duration = Duration::from_secs(40);
 
 /// Takes a writing host off the list; returns whether that ends its session.
-pub(crate) async fn removal(bench: &Bench) -> Result<bool, Trouble> {
+pub(crate) async fn removal(bench: &Bench) -> Result<bool, QuestionError> {
     let writer = bench.writer().await?;
     let begun = Instant::now();
     bench.scratch.admit(&[]).await?;
@@ -32,7 +32,9 @@ pub(crate) async fn removal(bench: &Bench) -> Result<bool, Trouble> {
 }
 
 /// Switches the export off under a writing host, and on again.
-pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>, Trouble>), Trouble> {
+pub(crate) async fn export(
+    bench: &Bench,
+) -> Result<(Cut, Result<Remarked<bool>, QuestionError>), QuestionError> {
     let writer = bench.writer().await?;
     let (begun, confirmed) = (Instant::now(), OnceLock::new());
     let hide = async {
@@ -52,7 +54,7 @@ pub(crate) async fn export(bench: &Bench) -> Result<(Cut, Result<Remarked<bool>,
 
 /// Switches the export off once more, and checks whether the host stays out: sessions may have ended for
 /// another reason, and a host that is back while the export is off was not cut.
-async fn stays_out(bench: &Bench) -> Result<(), Trouble> {
+async fn stays_out(bench: &Bench) -> Result<(), QuestionError> {
     bench.clear().await?;
     let writer = bench.writer().await?;
     bench.scratch.hide().await?;
@@ -63,7 +65,7 @@ async fn stays_out(bench: &Bench) -> Result<(), Trouble> {
     .await?;
     until("a host to stay out", CLEAR, async || match bench.node.live(&writer.host).await? {
         (0, _) => Ok((hidden.elapsed() > TRIED_AGAIN).then_some(())),
-        _ => Err(Trouble::unclear("its session ended, but a host was back while the export was off")),
+        _ => Err(QuestionError::unclear("its session ended, but a host was back while the export was off")),
     })
     .await
 }
@@ -75,7 +77,7 @@ async fn session(
     writer: &Writer,
     begun: Instant,
     confirmed: &OnceLock<Instant>,
-) -> Result<Cut, Trouble> {
+) -> Result<Cut, QuestionError> {
     // The step itself has its own limit; from its confirmation on it has to become clear.
     let limit = CLEAR + Duration::from_secs(90);
     until("an end of the session, or a write after it should have ended", limit, async || {
@@ -91,7 +93,9 @@ async fn session(
         if confirmed.elapsed() > CLEAR {
             let why = beats.failed.unwrap_or_else(|| "writes neither failed nor went through".to_owned());
             let paths = bench.node.paths();
-            return Err(Trouble::unclear(format!("{live} of {paths} connections stayed live, and {why}")));
+            return Err(QuestionError::unclear(format!(
+                "{live} of {paths} connections stayed live, and {why}"
+            )));
         }
         Ok(None)
     })
@@ -100,7 +104,7 @@ async fn session(
 
 /// Switches the export on again; returns whether the namespace is the same one, and what happened to the
 /// host.
-async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, Trouble> {
+async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, QuestionError> {
     let shown = Instant::now();
     bench.scratch.show().await?;
     let back = until("the connected host", BACK, async || {
@@ -123,7 +127,7 @@ async fn identity(bench: &Bench, writer: &Writer) -> Result<Remarked<bool>, Trou
     .await;
     let back = match back {
         Ok(words) => words,
-        Err(Trouble::InVain { limit, .. }) => {
+        Err(QuestionError::InVain { limit, .. }) => {
             format!("the host that was connected was not back after {} s", limit.as_secs())
         }
         Err(trouble) => return Err(trouble),

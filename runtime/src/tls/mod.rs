@@ -21,7 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
-pub use peer::{Kind, Peer, Subject, Who};
+pub use peer::{ClientKind, Peer, Subject, Who};
 pub use server::{ServerFiles, ServerTls};
 
 /// Permissions that a private key's file may not have: anything for others, and writing for the group (which
@@ -213,7 +213,7 @@ impl ServerTlsArgs {
     /// # Errors
     /// Where nothing was chosen, where a file is missing or wrong, or where a listener without TLS could be
     /// reached by others; the error names option and file.
-    pub fn load(&self, kind: Kind, address: SocketAddr) -> Result<ServerTransport, TlsError> {
+    pub fn load(&self, kind: ClientKind, address: SocketAddr) -> Result<ServerTransport, TlsError> {
         if self.plaintext {
             return if address.ip().is_loopback() || self.insecure_any_address {
                 Ok(ServerTransport::Plaintext)

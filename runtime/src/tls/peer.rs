@@ -23,14 +23,14 @@ const NAME_BYTES: usize = 253;
 
 /// What a client is, by its certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ClientKind {
     /// The agent of a node: `cleat://node/NAME`.
     Node,
     /// A person, or a program that acts for one: `cleat://operator/NAME`.
     Operator,
 }
 
-impl Kind {
+impl ClientKind {
     /// The kind as it appears in a URI.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -70,7 +70,7 @@ impl Kind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subject {
     /// Whether it is a node or an operator.
-    pub kind: Kind,
+    pub kind: ClientKind,
     /// The last part of the URI: unique among its kind.
     pub name: String,
 }
@@ -145,14 +145,14 @@ pub(super) fn until(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
 /// The subject that a URI names; `None` for a URI of another form.
 fn subject(uri: &str) -> Option<Subject> {
     let (kind, name) = uri.strip_prefix(SCHEME)?.split_once('/')?;
-    let kind = [Kind::Node, Kind::Operator].into_iter().find(|known| known.word() == kind)?;
+    let kind = [ClientKind::Node, ClientKind::Operator].into_iter().find(|known| known.word() == kind)?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'@');
     let good = (1..=NAME_BYTES).contains(&name.len()) && name.bytes().all(plain);
     good.then(|| Subject { kind, name: name.to_owned() })
 }
 
 /// Judges a certificate on the listener for `kind`. `ours` says whether the CA of this kind has signed it.
-pub(super) fn judge(kind: Kind, ours: bool, certificate: &CertificateDer<'_>) -> Who {
+pub(super) fn judge(kind: ClientKind, ours: bool, certificate: &CertificateDer<'_>) -> Who {
     let needed = format!(
         "here one of {} with the URI {SCHEME}{}/NAME is needed (subjectAltName; see docs/operating.md)",
         kind.ca_option(),
@@ -206,12 +206,12 @@ mod tests {
     #[test]
     fn a_name_counts_as_its_kind_and_only_by_its_own_ca() {
         let node = certificate(&["https://elsewhere.test/x", "cleat://node/worker-1"]);
-        let known = Subject { kind: Kind::Node, name: "worker-1".into() };
-        assert_eq!(judge(Kind::Node, true, &node), Who::Known(known));
+        let known = Subject { kind: ClientKind::Node, name: "worker-1".into() };
+        assert_eq!(judge(ClientKind::Node, true, &node), Who::Known(known));
         for (kind, ours, words) in [
-            (Kind::Node, false, ["cleat://node/worker-1", "--operator-client-ca"]),
-            (Kind::Operator, true, ["cleat://node/worker-1", "--agent-listen"]),
-            (Kind::Operator, false, ["cleat://node/worker-1", "cleat://operator/NAME"]),
+            (ClientKind::Node, false, ["cleat://node/worker-1", "--operator-client-ca"]),
+            (ClientKind::Operator, true, ["cleat://node/worker-1", "--agent-listen"]),
+            (ClientKind::Operator, false, ["cleat://node/worker-1", "cleat://operator/NAME"]),
         ] {
             let Who::Refused(why) = judge(kind, ours, &node) else { panic!("let in: {words:?}") };
             assert!(words.iter().all(|word| why.contains(word)), "{why}");
@@ -229,10 +229,10 @@ mod tests {
             (&["cleat://node/a%20b"], "names nobody"),
             (&["cleat://cluster/a"], "names nobody"),
         ] {
-            let who = judge(Kind::Node, true, &certificate(uris));
+            let who = judge(ClientKind::Node, true, &certificate(uris));
             let Who::Refused(why) = who else { panic!("{uris:?} is let in as {who:?}") };
             assert!(why.contains(said) && why.contains("--agent-client-ca"), "{why}");
         }
-        assert!(matches!(judge(Kind::Node, true, &CertificateDer::from(vec![1, 2])), Who::Refused(_)));
+        assert!(matches!(judge(ClientKind::Node, true, &CertificateDer::from(vec![1, 2])), Who::Refused(_)));
     }
 }

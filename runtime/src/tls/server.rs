@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::peer::{self, Kind, Who};
+use super::peer::{self, ClientKind, Who};
 use super::renew::Expiry;
 use super::{TlsError, certificates, key};
 
@@ -42,7 +42,7 @@ pub struct ServerFiles {
 /// TLS of one listener. Cheap to clone.
 #[derive(Clone)]
 pub struct ServerTls {
-    kind: Kind,
+    kind: ClientKind,
     files: Arc<ServerFiles>,
     current: Arc<Mutex<Arc<Loaded>>>,
 }
@@ -69,7 +69,7 @@ impl ServerTls {
     ///
     /// # Errors
     /// Where a file is missing, wrong, or readable by others; the error names option and file.
-    pub fn load(kind: Kind, files: ServerFiles) -> Result<Self, TlsError> {
+    pub fn load(kind: ClientKind, files: ServerFiles) -> Result<Self, TlsError> {
         super::install_provider();
         let loaded = Loaded::make(kind, &files, Read::from(&files)?)?;
         Ok(Self { kind, files: Arc::new(files), current: Arc::new(Mutex::new(Arc::new(loaded))) })
@@ -99,8 +99,8 @@ impl ServerTls {
     pub(super) fn cas(&self) -> Vec<Expiry> {
         let current = self.current();
         let files = [
-            ("agent-ca", Kind::Node.ca_option(), &current.read.agent_ca),
-            ("operator-ca", Kind::Operator.ca_option(), &current.read.operator_ca),
+            ("agent-ca", ClientKind::Node.ca_option(), &current.read.agent_ca),
+            ("operator-ca", ClientKind::Operator.ca_option(), &current.read.operator_ca),
         ];
         let ends = files
             .into_iter()
@@ -143,14 +143,14 @@ impl Read {
         Ok(Self {
             cert: certificates("--tls-cert", &files.cert)?,
             key: key(&files.key)?,
-            agent_ca: certificates(Kind::Node.ca_option(), &files.agent_ca)?,
-            operator_ca: certificates(Kind::Operator.ca_option(), &files.operator_ca)?,
+            agent_ca: certificates(ClientKind::Node.ca_option(), &files.agent_ca)?,
+            operator_ca: certificates(ClientKind::Operator.ca_option(), &files.operator_ca)?,
         })
     }
 }
 
 impl Loaded {
-    fn make(kind: Kind, files: &ServerFiles, read: Read) -> Result<Self, TlsError> {
+    fn make(kind: ClientKind, files: &ServerFiles, read: Read) -> Result<Self, TlsError> {
         let [agents, operators] = [&read.agent_ca, &read.operator_ca].map(|pem| super::parsed(pem));
         if agents.iter().any(|ca| operators.contains(ca)) {
             return Err(TlsError::SameCa {
@@ -158,11 +158,11 @@ impl Loaded {
                 operators: files.operator_ca.clone(),
             });
         }
-        let agents = verifier(Kind::Node, agents)?;
-        let operators = verifier(Kind::Operator, operators)?;
+        let agents = verifier(ClientKind::Node, agents)?;
+        let operators = verifier(ClientKind::Operator, operators)?;
         let (own, other) = match kind {
-            Kind::Node => (agents, operators),
-            Kind::Operator => (operators, agents),
+            ClientKind::Node => (agents, operators),
+            ClientKind::Operator => (operators, agents),
         };
         let either = Arc::new(Either { own: Arc::clone(&own), other });
         let chain = super::parsed(&read.cert);
@@ -179,7 +179,10 @@ impl Loaded {
     }
 }
 
-fn verifier(kind: Kind, ca: Vec<CertificateDer<'static>>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn verifier(
+    kind: ClientKind,
+    ca: Vec<CertificateDer<'static>>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let wrong = |source| TlsError::Config { files: kind.ca_option(), source };
     let mut roots = RootCertStore::empty();
     for certificate in ca {

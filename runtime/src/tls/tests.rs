@@ -15,7 +15,7 @@ fn loopback() -> SocketAddr {
 
 fn load(words: &[&str], address: SocketAddr) -> Result<ServerTransport, String> {
     let cli = Cli::try_parse_from(["x"].iter().chain(words)).map_err(|error| error.to_string())?;
-    cli.tls.load(Kind::Node, address).map_err(|error| crate::exit::Causes(&error).to_string())
+    cli.tls.load(ClientKind::Node, address).map_err(|error| crate::exit::Causes(&error).to_string())
 }
 
 /// A folder with a CA's certificate, a certificate of it, and its key, under this prefix.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cleat_proto::csi::v1 as csi;
-use cleat_runtime::grpc::Dial;
+use cleat_runtime::grpc::Connector;
 use csi::controller_client::ControllerClient;
 use csi::volume_capability::access_mode::Mode;
 use tokio::time::{sleep, timeout};
@@ -275,7 +275,11 @@ impl Attacher {
         let asked = async {
             let channel = match self.channel.take() {
                 Some(channel) => channel,
-                None => self.dialler.dial().await.map_err(|error| Status::unavailable(error.to_string()))?,
+                None => self
+                    .dialler
+                    .open_channel()
+                    .await
+                    .map_err(|error| Status::unavailable(error.to_string()))?,
             };
             let answer = ask(&mut ControllerClient::new(channel.clone()), request).await;
             self.channel = Some(channel);

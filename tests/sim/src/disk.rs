@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use cleat_controller::store::{CommitError, Entry, Key, Kind, Store, Version, Write};
+use cleat_controller::store::{CommitError, Key, RecordKind, Store, StoredRecord, Version, Write};
 use cleat_core::VolumeRecord;
 
 use crate::chance::Chance;
@@ -14,13 +14,13 @@ use crate::world::{Planted, Universe};
 #[derive(Debug, Default, Clone)]
 pub struct Disk {
     term: u64,
-    records: BTreeMap<Key, Entry>,
+    records: BTreeMap<Key, StoredRecord>,
     /// Who is on record for each volume: attached, or fenced and not seen to be gone.
     on_record: BTreeMap<String, Vec<String>>,
     /// Who is fenced from each volume, since which epoch, by what.
     fenced: BTreeMap<String, BTreeMap<(String, String), &'static str>>,
     /// What it had after each change.
-    earlier: Vec<BTreeMap<Key, Entry>>,
+    earlier: Vec<BTreeMap<Key, StoredRecord>>,
     /// Somebody has set it back: what it does not know it may have known.
     pub set_back: bool,
 }
@@ -58,12 +58,12 @@ impl Disk {
         let version = Version(found.map_or(1, |found| found.0 + 1));
         match value {
             Some(value) => {
-                drop(self.records.insert(key.clone(), Entry { key: key.clone(), version, value }));
+                drop(self.records.insert(key.clone(), StoredRecord { key: key.clone(), version, value }));
             }
             None => drop(self.records.remove(&key)),
         }
         self.earlier.push(self.records.clone());
-        if key.kind != Kind::Volume {
+        if key.kind != RecordKind::Volume {
             return Ok((version, Vec::new()));
         }
         let volume = key.name.clone();
@@ -82,7 +82,7 @@ impl Disk {
     }
 }
 
-fn in_a_fence(entry: &Entry) -> bool {
+fn in_a_fence(entry: &StoredRecord) -> bool {
     let record = serde_json::from_value::<VolumeRecord>(entry.value["record"].clone());
     record.is_ok_and(|record| record.attachments.iter().any(|it| record.fence(&it.node).is_some()))
 }
@@ -99,7 +99,7 @@ pub struct MemoryStore(Universe);
 impl MemoryStore {
     /// Opens the disk: the store, and what is on it.
     #[must_use]
-    pub fn open(universe: &Universe) -> (Self, Vec<Entry>) {
+    pub fn open(universe: &Universe) -> (Self, Vec<StoredRecord>) {
         let records = universe.lock().disk.records.values().cloned().collect();
         (Self(universe.clone()), records)
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use cleat_agent::volume::host::{AtTarget, Checked, Host, HostError, Later};
 use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
 use cleat_host::fabrics::{
-    ConnectError, ConnectFailure, ConnectRequest, Connected, Deletion, DeletionFacts, DhchapSecret,
-    DisconnectError, Disconnected, Fabrics, Pending, RekeyError, Target,
+    ConnectError, ConnectFailure, ConnectRequest, Connected, DeletionFacts, DhchapSecret, DisconnectError,
+    Disconnected, ExactController, Fabrics, HowDeleted, Pending, RekeyError,
 };
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
@@ -134,7 +134,7 @@ fn namespace(world: &World, node: NodeIx, volume: VolumeIx) -> Option<SubsystemN
         .controllers
         .iter()
         .filter(connected)
-        .map(|one| cleat_host::sysfs::Path {
+        .map(|one| cleat_host::sysfs::NamespacePath {
             name: format!("nvme{volume}c{}n1", one.instance),
             controller: ControllerName::from_instance(one.instance),
             ana_state: Some(AnaState::Optimized),
@@ -229,7 +229,7 @@ impl Fabrics for Machine {
 
     fn disconnect<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         Box::pin(async move {
@@ -250,7 +250,7 @@ impl Fabrics for Machine {
                 }
             };
             let Some((before, in_flight)) = asked else {
-                return Ok(Disconnected { controller: name, how: Deletion::AlreadyGone });
+                return Ok(Disconnected { controller: name, how: HowDeleted::AlreadyGone });
             };
             let portal = |world: &World| {
                 let one = world.nodes[self.node].kernel.controller(instance)?;
@@ -272,13 +272,13 @@ impl Fabrics for Machine {
                 took: began.elapsed(),
                 io_timeout: Duration::from_millis(IO_TIMEOUT),
             };
-            Ok(Disconnected { controller: name, how: Deletion::Deleted(facts) })
+            Ok(Disconnected { controller: name, how: HowDeleted::Deleted(facts) })
         })
     }
 
     fn rekey<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         secret: &'a DhchapSecret,
         _: Duration,
     ) -> Pending<'a, Result<(), RekeyError>> {
@@ -295,7 +295,7 @@ impl Fabrics for Machine {
 
     fn secret<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         _: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
         Box::pin(async move {

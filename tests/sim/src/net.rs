@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use cleat_runtime::grpc::{Dial, Dialling};
+use cleat_runtime::grpc::{Connector, PendingChannel};
 use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, copy_bidirectional, duplex};
@@ -173,8 +173,8 @@ impl Dialler {
     }
 }
 
-impl Dial for Dialler {
-    fn dial(&self) -> Dialling<'_> {
+impl Connector for Dialler {
+    fn open_channel(&self) -> PendingChannel<'_> {
         let (host, port) = (self.host, self.port);
         match self.through.clone() {
             None => {

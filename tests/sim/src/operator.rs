@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as proto;
-use cleat_runtime::grpc::Dial;
+use cleat_runtime::grpc::Connector;
 use proto::operator_client::OperatorClient;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
@@ -145,7 +145,11 @@ impl Operator {
         let asked = async {
             let channel = match self.channel.take() {
                 Some(channel) => channel,
-                None => self.dialler.dial().await.map_err(|error| Status::unavailable(error.to_string()))?,
+                None => self
+                    .dialler
+                    .open_channel()
+                    .await
+                    .map_err(|error| Status::unavailable(error.to_string()))?,
             };
             let answer = ask(&mut OperatorClient::new(channel.clone())).await;
             self.channel = Some(channel);

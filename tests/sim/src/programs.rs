@@ -11,14 +11,14 @@ use cleat_agent::session::{NodeDescription, Session};
 use cleat_agent::volume::board::Board;
 use cleat_agent::volume::watch::Watch;
 use cleat_agent::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
-use cleat_controller::agents::{PathPolicy, Settings};
+use cleat_controller::agents::{AgentSettings, PathPolicy};
 use cleat_controller::app::{self, Parts, Stored};
 use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::engine::read_records;
 use cleat_controller::store::Store as _;
-use cleat_core::{Config, Target, UnixMillis};
+use cleat_core::{Config, TargetAbilities, UnixMillis};
 use cleat_host::fabrics::ConnectOptions;
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
@@ -55,7 +55,7 @@ pub fn controller_endpoint() -> Endpoint {
     endpoint(CONTROLLER, &ClientTransport::Plaintext, Keepalive::default()).unwrap()
 }
 
-fn config(target: Target) -> Config {
+fn config(target: TargetAbilities) -> Config {
     Config {
         detach_grace_ms: 5_000,
         request_limit_ms: 3_000,
@@ -72,8 +72,8 @@ fn prefix() -> NqnPrefix {
     NqnPrefix::parse(world::PREFIX).unwrap()
 }
 
-fn settings(secrets: Option<Arc<Keys>>) -> Settings {
-    Settings {
+fn settings(secrets: Option<Arc<Keys>>) -> AgentSettings {
+    AgentSettings {
         nqn_prefix: prefix(),
         path_policy: PathPolicy::Any,
         attach_deadline: Duration::from_millis(3_500),

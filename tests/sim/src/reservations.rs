@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use cleat_host::fabrics::Pending;
 use cleat_host::reservations::{
-    Abilities, Change, Command, Kind, Registrant, Report, ReservationError, ReservationKey, Reservations,
+    Change, Command, Registrant, ReservationCapabilities, ReservationError, ReservationKey, ReservationKind,
+    ReservationReport, Reservations,
 };
 use cleat_host::work::WorkError;
 use cleat_host::{DevT, HostId};
@@ -25,15 +26,15 @@ fn path(volume: VolumeIx) -> std::path::PathBuf {
 
 type Kept = cleat_world::reservations::Reservations<NodeIx>;
 
-fn report(kept: &Kept) -> Report {
+fn report(kept: &Kept) -> ReservationReport {
     let registrants = kept.registrants().iter().map(|(node, key)| Registrant {
         key: *key,
         host: HostId::parse(&world::host_id(*node)).ok(),
         holds: kept.is_held(),
     });
-    Report {
+    ReservationReport {
         generation: kept.generation(),
-        kind: kept.is_held().then_some(Kind::WriteExclusiveAllRegistrants),
+        kind: kept.is_held().then_some(ReservationKind::WriteExclusiveAllRegistrants),
         persists: false,
         registrants: registrants.collect(),
     }
@@ -82,12 +83,20 @@ impl Machine {
 }
 
 impl Reservations for Machine {
-    fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>> {
+    fn abilities(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationCapabilities, ReservationError>> {
         let rescap = if self.universe.lock().target.abilities.reservations { 0xfe } else { 0 };
-        self.command(dev, Command::Identify, deadline, move |_, _| Ok(Abilities { rescap }))
+        self.command(dev, Command::Identify, deadline, move |_, _| Ok(ReservationCapabilities { rescap }))
     }
 
-    fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>> {
+    fn report(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationReport, ReservationError>> {
         self.command(dev, Command::Report, deadline, |kept, _| Ok(report(kept)))
     }
 

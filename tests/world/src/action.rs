@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cleat_core::{Event, RdsFailure, RdsRequest, RequestId};
 
-use crate::export::Deletion;
+use crate::export::VolumeDeletion;
 use crate::host::Path;
 use crate::kinds::{Action, Answer};
 use crate::names::{N, NODES, P, PORTALS, V, node_id, volume_id};
@@ -112,14 +112,14 @@ impl World {
         }
         for v in 0..self.setup.access.len() {
             match self.exports[v].deletion {
-                Some(Deletion::Asked) => {
+                Some(VolumeDeletion::Asked) => {
                     all.push(Action::Deleted(v, Answer::Done));
                     if self.budget.faults > 0 {
                         let unhappy = [Answer::Refused, Answer::DoneUnheard, Answer::UndoneUnheard];
                         all.extend(unhappy.map(|answer| Action::Deleted(v, answer)));
                     }
                 }
-                Some(Deletion::Late) => all.push(Action::DeletesLate(v)),
+                Some(VolumeDeletion::Late) => all.push(Action::DeletesLate(v)),
                 None => {}
             }
             if self.exports[v].lacking {

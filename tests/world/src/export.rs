@@ -2,21 +2,21 @@
 
 use std::collections::BTreeSet;
 
-use cleat_core::{Epoch, MinFence, Reservations, Target};
+use cleat_core::{Epoch, MinFence, ReservationAbility, TargetAbilities};
 
 use crate::names::{N, P, PORTALS};
 use crate::target::{Abilities, List, Received, Volume};
 
 /// What a probe would have found out of a target.
 #[must_use]
-pub fn as_probed(truth: Abilities) -> Target {
+pub fn as_probed(truth: Abilities) -> TargetAbilities {
     let reservations = match (truth.reservations, truth.abort_waits) {
-        (false, _) => Reservations::None,
-        (true, false) => Reservations::Held,
-        (true, true) => Reservations::AbortWaits,
+        (false, _) => ReservationAbility::None,
+        (true, false) => ReservationAbility::Held,
+        (true, true) => ReservationAbility::AbortWaits,
     };
     let Abilities { acl, cuts, drains, secret, .. } = truth;
-    Target { acl, export_cuts: cuts, export_drains: drains, secret, reservations }
+    TargetAbilities { acl, export_cuts: cuts, export_drains: drains, secret, reservations }
 }
 
 /// On what kind of connection a write is on its way.
@@ -31,7 +31,7 @@ pub enum Over {
 
 /// How a deletion stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deletion {
+pub enum VolumeDeletion {
     /// The RDS was asked.
     Asked,
     /// Whoever asked has given up, and the request is on its way still.
@@ -61,7 +61,7 @@ pub struct Export {
     /// The RDS's lists lack it.
     pub lacking: bool,
     /// A deletion is on its way.
-    pub deletion: Option<Deletion>,
+    pub deletion: Option<VolumeDeletion>,
     /// What is still on its way of requests that nobody waits for.
     pub late: Vec<Late>,
 }

@@ -6,7 +6,7 @@
 //! `patience`'s.
 
 use crate::check::Violation;
-use crate::export::Deletion;
+use crate::export::VolumeDeletion;
 use crate::kinds::Answer;
 use crate::world::{Budget, QUANTUM_MS, World};
 
@@ -84,8 +84,8 @@ impl World {
                     self.lands_late(v);
                 }
                 match self.exports[v].deletion {
-                    Some(Deletion::Asked) => self.delete_answered(v, Answer::Done),
-                    Some(Deletion::Late) => self.is_deleted(v),
+                    Some(VolumeDeletion::Asked) => self.delete_answered(v, Answer::Done),
+                    Some(VolumeDeletion::Late) => self.is_deleted(v),
                     None => {}
                 }
                 if self.leaders[0].asked.iter().any(|a| crate::act::lane(&a.request) == v) {

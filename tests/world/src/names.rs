@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use cleat_core::{BootId, HostId, HostNqn, NamespaceIdentity, NamespaceUuid, NodeId, NodeIdentity, VolumeId};
+use cleat_core::{BootId, DeviceIdentity, HostId, HostNqn, NamespaceUuid, NodeId, NodeIdentity, VolumeId};
 
 /// Nodes of the world.
 pub const NODES: usize = 3;
@@ -70,8 +70,8 @@ pub fn host_of(nqn: &HostNqn) -> N {
 
 /// What the namespace of a volume says of itself.
 #[must_use]
-pub fn namespace(v: V) -> NamespaceIdentity {
-    NamespaceIdentity { namespace_uuid: NAMESPACE_UUIDS[v], nguid: None }
+pub fn namespace(v: V) -> DeviceIdentity {
+    DeviceIdentity { namespace_uuid: NAMESPACE_UUIDS[v], nguid: None }
 }
 
 /// What a node's agent says of itself.

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use cleat_core::{Event, RdsRequest};
 
 use crate::check::Violation;
-use crate::export::{Deletion, Export, Late};
+use crate::export::{Export, Late, VolumeDeletion};
 use crate::host::Path;
 use crate::kinds::Answer;
 use crate::names::{N, NODES, P, V, host_of, volume_id, volume_of};
@@ -161,16 +161,16 @@ impl World {
         let lacking = self.exports[v].lacking;
         self.export(v).deletion = match answer {
             Answer::Done | Answer::Refused | Answer::HalfRefused => None,
-            Answer::DoneUnheard | Answer::UndoneUnheard | Answer::HalfUnheard => Some(Deletion::Late),
+            Answer::DoneUnheard | Answer::UndoneUnheard | Answer::HalfUnheard => Some(VolumeDeletion::Late),
         };
         if answer == Answer::Done && !lacking {
             self.is_deleted(v);
         }
         let deletion = match answer {
-            Answer::Done if !lacking => cleat_core::Deletion::Done,
-            Answer::Refused | Answer::HalfRefused => cleat_core::Deletion::NotDone,
+            Answer::Done if !lacking => cleat_core::VolumeDeletion::Done,
+            Answer::Refused | Answer::HalfRefused => cleat_core::VolumeDeletion::NotDone,
             // What a list lacks for a while is not known to be gone.
-            _ => cleat_core::Deletion::Unknown,
+            _ => cleat_core::VolumeDeletion::Unknown,
         };
         self.event(0, Event::DeleteEnded { volume: volume_id(v), deletion });
     }

@@ -11,7 +11,7 @@ use cleat_core::{
 };
 
 use crate::check::{Violation, kind};
-use crate::export::Deletion;
+use crate::export::VolumeDeletion;
 use crate::host::Stream;
 use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
 use crate::world::{Ask, Asked, Leader, World};
@@ -152,7 +152,7 @@ impl World {
                 let n = about.expect("a declaration names its node");
                 self.told().gone[n] = true;
             }
-            Ok(Reply::MayDelete) => self.export(v).deletion = Some(Deletion::Asked),
+            Ok(Reply::MayDelete) => self.export(v).deletion = Some(VolumeDeletion::Asked),
             Err(_) => {}
         }
     }
@@ -220,8 +220,8 @@ impl World {
         self.drop_streams(|s| !old_lives || s.process + 1 != process);
         // What the one before had asked to be deleted may be gone at any time now.
         for v in 0..self.setup.access.len() {
-            if self.exports[v].deletion == Some(Deletion::Asked) {
-                self.export(v).deletion = Some(Deletion::Late);
+            if self.exports[v].deletion == Some(VolumeDeletion::Asked) {
+                self.export(v).deletion = Some(VolumeDeletion::Late);
             }
         }
         let records: Vec<_> = self.stored.values().map(reread).collect();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::connect::ConnectError;
 use super::delete;
-use super::{ConnectRequest, Connected, Target};
+use super::{ConnectRequest, Connected, ExactController};
 use crate::name::{HostNqn, Portal, SubsystemNqn};
 use crate::sysfs::Sysfs;
 use crate::work;
@@ -69,7 +69,7 @@ pub(super) struct Outcome {
 /// Deletes the controller that an attempt made, unless it was claimed.
 struct Undo {
     sysfs: Sysfs,
-    made: Option<Target>,
+    made: Option<ExactController>,
     turn: Option<Turn>,
 }
 
@@ -80,7 +80,7 @@ impl Outcome {
         sysfs: Sysfs,
         turn: Turn,
         result: Result<Connected, ConnectError>,
-        made: Option<Target>,
+        made: Option<ExactController>,
     ) -> Self {
         Self { result: Some(result), undo: Undo { sysfs, made, turn: Some(turn) } }
     }

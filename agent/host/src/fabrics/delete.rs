@@ -1,6 +1,6 @@
 //! Deletes one controller, and only that one.
 //!
-//! Comes in: a [`Target`] and a deadline. Goes out: what was seen around the deletion.
+//! Comes in: a [`ExactController`] and a deadline. Goes out: what was seen around the deletion.
 //!
 //! Always holds: the verification, the reading of the state and the write go through one open directory. A
 //! deletion goes on without its caller. A second call for the same target joins the first and gets the same
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::{Deletion, DeletionFacts, Disconnected, Target};
+use super::{DeletionFacts, Disconnected, ExactController, HowDeleted};
 use crate::name::ControllerName;
 use crate::sysfs::{Address, Attribute, ControllerState, Incarnation, PinnedDir, Sysfs, list};
 use crate::work::{self, WorkError};
@@ -126,7 +126,7 @@ struct Running {
 #[derive(Debug)]
 pub(super) struct Deletions {
     sysfs: Sysfs,
-    table: Mutex<HashMap<Target, Running>>,
+    table: Mutex<HashMap<ExactController, Running>>,
 }
 
 impl Deletions {
@@ -134,14 +134,14 @@ impl Deletions {
         Self { sysfs, table: Mutex::default() }
     }
 
-    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<Target, Running>> {
+    fn table(&self) -> std::sync::MutexGuard<'_, HashMap<ExactController, Running>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Deletes the target, or joins a deletion that is under way.
     pub(super) async fn run(
         &self,
-        target: &Target,
+        target: &ExactController,
         deadline: Duration,
         means: Means,
     ) -> Result<Disconnected, DisconnectError> {
@@ -167,7 +167,7 @@ impl Deletions {
 
     fn join_or_start(
         &self,
-        target: &Target,
+        target: &ExactController,
         means: Means,
     ) -> Result<(watch::Receiver<Progress>, Instant), DisconnectError> {
         let mut table = self.table();
@@ -195,7 +195,7 @@ impl Deletions {
 
     /// Whether a finished deletion answers for its target. It does not when the name is in use again and the
     /// caller did not say which incarnation it means.
-    fn still_applies(&self, target: &Target, running: &Running) -> bool {
+    fn still_applies(&self, target: &ExactController, running: &Running) -> bool {
         match &*running.progress.borrow() {
             Progress::Done(Ok(_)) => {
                 target.incarnation.is_some() || incarnation(&self.sysfs, &target.controller).is_none()
@@ -208,12 +208,12 @@ impl Deletions {
     }
 }
 
-fn lost(target: &Target) -> DisconnectError {
+fn lost(target: &ExactController) -> DisconnectError {
     let reason = "ended without a result".to_owned();
     DisconnectError::Work { controller: target.controller.clone(), reason }
 }
 
-fn unstarted(target: &Target, error: &WorkError) -> DisconnectError {
+fn unstarted(target: &ExactController, error: &WorkError) -> DisconnectError {
     DisconnectError::Work { controller: target.controller.clone(), reason: error.to_string() }
 }
 
@@ -236,14 +236,14 @@ fn life(sysfs: &Sysfs, name: &ControllerName) -> io::Result<Option<Incarnation>>
 }
 
 /// Deletes through the kernel's interface on the calling thread: for a deletion that nobody waits for.
-pub(super) fn run_kernel(sysfs: &Sysfs, target: &Target) -> Result<Disconnected, DisconnectError> {
+pub(super) fn run_kernel(sysfs: &Sysfs, target: &ExactController) -> Result<Disconnected, DisconnectError> {
     run(sysfs, target, kernel_means(), |_| {})
 }
 
 /// Verifies, asks, follows. May block for as long as the kernel does.
 fn run(
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     means: Means,
     asked: impl FnOnce(ControllerState),
 ) -> Result<Disconnected, DisconnectError> {
@@ -253,12 +253,12 @@ fn run(
 /// The same, but follows the deletion for `follow`.
 fn run_for(
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     means: Means,
     asked: impl FnOnce(ControllerState),
     follow: Duration,
 ) -> Result<Disconnected, DisconnectError> {
-    let gone = || Disconnected { controller: target.controller.clone(), how: Deletion::AlreadyGone };
+    let gone = || Disconnected { controller: target.controller.clone(), how: HowDeleted::AlreadyGone };
     let Some((dir, incarnation)) = open_verified(sysfs, target)? else { return Ok(gone()) };
     let mut facts = read_facts(sysfs, &dir);
     if facts.state == unreadable_state() && !still_there(sysfs, target, incarnation) {
@@ -286,18 +286,18 @@ fn run_for(
         pause = (pause * 2).min(LOOK.1);
     }
     facts.took = since.elapsed();
-    Ok(Disconnected { controller: target.controller.clone(), how: Deletion::Deleted(facts) })
+    Ok(Disconnected { controller: target.controller.clone(), how: HowDeleted::Deleted(facts) })
 }
 
 /// Says true where sysfs could not be read.
-fn still_there(sysfs: &Sysfs, target: &Target, meant: Incarnation) -> bool {
+fn still_there(sysfs: &Sysfs, target: &ExactController, meant: Incarnation) -> bool {
     life(sysfs, &target.controller).map_or(true, |found| found == Some(meant))
 }
 
 /// Opens the controller's directory and compares its names; `None` when the one meant is gone.
 pub(super) fn open_verified(
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
 ) -> Result<Option<(PinnedDir, Incarnation)>, DisconnectError> {
     let path = sysfs.controller_dir(&target.controller);
     let inspect = |path: PathBuf, source: io::Error| DisconnectError::Inspect {

@@ -17,8 +17,8 @@ use super::attempt::{self, Attempts, Outcome, Turn};
 use super::connect::{self, ConnectError};
 use super::delete::{self, Deletions, DisconnectError};
 use super::{
-    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, LossTimeout, Pending,
-    RekeyError, Target, TimeoutsError, secret, timeouts,
+    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, ExactController, Fabrics,
+    LossTimeout, Pending, RekeyError, TimeoutsError, secret, timeouts,
 };
 use crate::name::ControllerName;
 use crate::sysfs::Sysfs;
@@ -130,7 +130,7 @@ impl Fabrics for KernelFabrics {
 
     fn disconnect<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         Box::pin(self.deletions.run(target, deadline, delete::kernel_means()))
@@ -138,7 +138,7 @@ impl Fabrics for KernelFabrics {
 
     fn rekey<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         secret: &'a DhchapSecret,
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>> {
@@ -147,7 +147,7 @@ impl Fabrics for KernelFabrics {
 
     fn set_timeouts<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         options: &'a ConnectOptions,
         deadline: Duration,
     ) -> Pending<'a, Result<bool, TimeoutsError>> {
@@ -156,7 +156,7 @@ impl Fabrics for KernelFabrics {
 
     fn secret<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
         Box::pin(secret::of(&self.workers, &self.sysfs, target, deadline))
@@ -219,7 +219,7 @@ fn adopt(
     sysfs: &Sysfs,
     request: &ConnectRequest,
     since: Instant,
-    made: &mut Option<Target>,
+    made: &mut Option<ExactController>,
 ) -> Result<Option<Connected>, ConnectError> {
     let view = sysfs.view_blocking(&request.subsystem).map_err(|source| ConnectError::Unverified {
         subsystem: request.subsystem.clone(),
@@ -227,13 +227,13 @@ fn adopt(
         source,
     })?;
     Ok(connect::existing(request, &view).map(|controller| {
-        *made = Target::of(controller, &request.subsystem, &request.host_nqn);
+        *made = ExactController::of(controller, &request.subsystem, &request.host_nqn);
         connect::connected(controller.clone(), true, since)
     }))
 }
 
-fn target_of(request: &ConnectRequest, name: &ControllerName, sysfs: &Sysfs) -> Target {
-    Target {
+fn target_of(request: &ConnectRequest, name: &ControllerName, sysfs: &Sysfs) -> ExactController {
+    ExactController {
         controller: name.clone(),
         subsystem: request.subsystem.clone(),
         host_nqn: request.host_nqn.clone(),

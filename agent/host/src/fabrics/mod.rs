@@ -1,6 +1,6 @@
 //! NVMe over TCP connections: makes them and deletes them.
 //!
-//! Comes in: a [`ConnectRequest`], or the [`Target`] of a deletion, and a deadline. Goes out: a controller
+//! Comes in: a [`ConnectRequest`], or the [`ExactController`] of a deletion, and a deadline. Goes out: a controller
 //! that sysfs shows with exactly the names asked for, or proof that one is gone, with the state that it had
 //! at that moment.
 //!
@@ -79,7 +79,7 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// deadline passed (call again to join).
     fn disconnect<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>>;
 
@@ -91,7 +91,7 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// [`RekeyError`]; after `Work` the kernel may still take the secret.
     fn rekey<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         secret: &'a DhchapSecret,
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>>;
@@ -103,7 +103,7 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// [`TimeoutsError`], with the times that the controller keeps.
     fn set_timeouts<'a>(
         &'a self,
-        _target: &'a Target,
+        _target: &'a ExactController,
         _options: &'a ConnectOptions,
         _deadline: Duration,
     ) -> Pending<'a, Result<bool, TimeoutsError>> {
@@ -116,7 +116,7 @@ pub trait Fabrics: Send + Sync + std::fmt::Debug {
     /// [`RekeyError`].
     fn secret<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>>;
 
@@ -186,7 +186,7 @@ pub struct Connected {
 
 /// Which controller to delete. All of it is verified before anything is written.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Target {
+pub struct ExactController {
     /// The name under which sysfs shows it, such as `nvme3`. A name is reused after a deletion.
     pub controller: ControllerName,
     /// The subsystem that it must be connected to.
@@ -198,7 +198,7 @@ pub struct Target {
     pub incarnation: Option<Incarnation>,
 }
 
-impl Target {
+impl ExactController {
     /// The target for a controller that was read from the topology; `None` if it belongs to another subsystem
     /// or host.
     pub fn of(controller: &Controller, subsystem: &SubsystemNqn, host_nqn: &HostNqn) -> Option<Self> {
@@ -219,12 +219,12 @@ pub struct Disconnected {
     /// The controller that is gone.
     pub controller: ControllerName,
     /// Who deleted it, with what was seen.
-    pub how: Deletion,
+    pub how: HowDeleted,
 }
 
 /// How a controller went away.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Deletion {
+pub enum HowDeleted {
     /// This process deleted it.
     Deleted(DeletionFacts),
     /// It was not there when the call came. Somebody else deleted it; its state at that moment is unknown.
@@ -270,8 +270,8 @@ impl Disconnected {
     /// Whether this deletion proves that nothing of this controller is still on its way.
     pub fn drained(&self) -> bool {
         match &self.how {
-            Deletion::Deleted(facts) => facts.drained(),
-            Deletion::AlreadyGone => false,
+            HowDeleted::Deleted(facts) => facts.drained(),
+            HowDeleted::AlreadyGone => false,
         }
     }
 }

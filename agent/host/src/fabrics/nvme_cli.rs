@@ -29,8 +29,8 @@ use super::connect::{self, ConnectError, Reported};
 use super::delete::{Deletions, DisconnectError, Means};
 use super::kernel::numeric_options;
 use super::{
-    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, Fabrics, Pending, RekeyError,
-    Target, TimeoutsError, secret, timeouts,
+    ConnectOptions, ConnectRequest, Connected, DhchapSecret, Disconnected, ExactController, Fabrics, Pending,
+    RekeyError, TimeoutsError, secret, timeouts,
 };
 use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, SubsystemView, Sysfs, SysfsError};
@@ -208,7 +208,7 @@ impl Fabrics for NvmeCli {
 
     fn disconnect<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         let (cli, runtime) = (self.cli.clone(), Handle::current());
@@ -224,7 +224,7 @@ impl Fabrics for NvmeCli {
 
     fn rekey<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         secret: &'a DhchapSecret,
         deadline: Duration,
     ) -> Pending<'a, Result<(), RekeyError>> {
@@ -234,7 +234,7 @@ impl Fabrics for NvmeCli {
 
     fn set_timeouts<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         options: &'a ConnectOptions,
         deadline: Duration,
     ) -> Pending<'a, Result<bool, TimeoutsError>> {
@@ -243,7 +243,7 @@ impl Fabrics for NvmeCli {
 
     fn secret<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
         Box::pin(secret::of(&self.workers, &self.sysfs, target, deadline))
@@ -304,10 +304,10 @@ fn connect_blocking(
 }
 
 /// A controller that has what was asked for and did not exist before.
-fn fresh(request: &ConnectRequest, before: &SubsystemView, after: &SubsystemView) -> Option<Target> {
+fn fresh(request: &ConnectRequest, before: &SubsystemView, after: &SubsystemView) -> Option<ExactController> {
     let found = connect::existing(request, after)?;
     let known = before.controllers.iter().any(|c| c.incarnation == found.incarnation);
-    (!known).then(|| Target::of(found, &request.subsystem, &request.host_nqn))?
+    (!known).then(|| ExactController::of(found, &request.subsystem, &request.host_nqn))?
 }
 
 /// Sets what nvme-cli has no option for. A controller that existed before keeps its own value.

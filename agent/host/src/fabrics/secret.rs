@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use super::Target;
+use super::ExactController;
 use super::delete::{self, DisconnectError};
 use crate::name::ControllerName;
 use crate::sysfs::Sysfs;
@@ -156,7 +156,7 @@ pub enum RekeyError {
 pub(super) async fn rekey(
     workers: &Workers,
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     secret: &DhchapSecret,
     deadline: Duration,
 ) -> Result<(), RekeyError> {
@@ -176,7 +176,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
 
 fn rekey_blocking(
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     secret: &DhchapSecret,
     write: Write,
 ) -> Result<(), RekeyError> {
@@ -211,7 +211,7 @@ fn rekey_blocking(
 pub(super) async fn of(
     workers: &Workers,
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     deadline: Duration,
 ) -> Result<Option<DhchapSecret>, RekeyError> {
     let (owned_sysfs, owned) = (sysfs.clone(), target.clone());
@@ -232,7 +232,7 @@ struct Attribute {
 }
 
 impl Attribute {
-    fn open(sysfs: &Sysfs, target: &Target) -> Result<Self, RekeyError> {
+    fn open(sysfs: &Sysfs, target: &ExactController) -> Result<Self, RekeyError> {
         let controller = target.controller.clone();
         let path = sysfs.controller_dir(&controller).join(ATTRIBUTE);
         match delete::open_verified(sysfs, target) {
@@ -269,7 +269,7 @@ impl Attribute {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fabrics::Target;
+    use crate::fabrics::ExactController;
     use crate::fixtures::{ControllerSpec, Tree};
     use crate::name::HostNqn;
 
@@ -285,7 +285,7 @@ mod tests {
         DhchapSecret::parse(&text(letter)).expect("valid")
     }
 
-    fn tree() -> (Tree, Target) {
+    fn tree() -> (Tree, ExactController) {
         let tree = Tree::new();
         tree.subsystem(0, NQN);
         let spec = ControllerSpec {
@@ -297,7 +297,7 @@ mod tests {
             state: "live",
         };
         tree.controller(0, &spec);
-        let target = Target {
+        let target = ExactController {
             controller: ControllerName::from_instance(0),
             subsystem: NQN.parse().expect("valid"),
             host_nqn: HostNqn::parse(HOST).expect("valid"),
@@ -371,16 +371,17 @@ mod tests {
     async fn who_cannot_take_a_secret_says_why() {
         let (tree, target) = tree();
         let (workers, sysfs) = (Workers::new(), tree.sysfs());
-        let refused = async |target: &Target| {
+        let refused = async |target: &ExactController| {
             rekey(&workers, &sysfs, target, &secret('A'), LONG).await.expect_err("refused")
         };
         assert!(matches!(refused(&target).await, RekeyError::NoAuthentication { .. }));
         tree.set(0, ATTRIBUTE, "none");
         assert!(matches!(refused(&target).await, RekeyError::WithoutSecret { .. }));
-        let other = Target { subsystem: "nqn.2026-01.test:v2".parse().expect("valid"), ..target.clone() };
+        let other =
+            ExactController { subsystem: "nqn.2026-01.test:v2".parse().expect("valid"), ..target.clone() };
         let error = refused(&other).await;
         assert!(matches!(error, RekeyError::NotTheTarget { .. }), "{error}");
-        let gone = Target { controller: ControllerName::from_instance(7), ..target };
+        let gone = ExactController { controller: ControllerName::from_instance(7), ..target };
         assert!(matches!(refused(&gone).await, RekeyError::Gone { .. }));
     }
 }

@@ -9,7 +9,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{ConnectOptions, LossTimeout, Target, delete};
+use super::{ConnectOptions, ExactController, LossTimeout, delete};
 use crate::name::ControllerName;
 use crate::sysfs::{PinnedDir, Sysfs};
 use crate::work::Workers;
@@ -28,7 +28,7 @@ pub struct TimeoutsError {
 pub(super) async fn set(
     workers: &Workers,
     sysfs: &Sysfs,
-    target: &Target,
+    target: &ExactController,
     options: &ConnectOptions,
     deadline: Duration,
 ) -> Result<bool, TimeoutsError> {
@@ -109,7 +109,7 @@ mod tests {
         };
         tree.controller(0, &spec);
         let sysfs = Sysfs::at(tree.root());
-        let target = Target {
+        let target = ExactController {
             controller: ControllerName::from_instance(0),
             subsystem: NQN.parse().unwrap(),
             host_nqn: HOST.parse().unwrap(),

@@ -3,8 +3,8 @@
 //! Comes in: a device number. Goes out: an [`OpenersReport`]: every user found, and everything that could not
 //! be read.
 //!
-//! Always holds: [`Verdict::Free`] means that everything was read; whatever is missing makes it
-//! [`Verdict::Unknown`]. Our own process is left out. Nothing is opened or changed: files are examined with
+//! Always holds: [`DeviceUse::Free`] means that everything was read; whatever is missing makes it
+//! [`DeviceUse::Unknown`]. Our own process is left out. Nothing is opened or changed: files are examined with
 //! `statx` in a form that asks no server and triggers no automount. A call that does not come back holds up
 //! this search for a short time and the next one not at all.
 //!
@@ -213,7 +213,7 @@ pub struct OpenersReport {
 /// What a report amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Verdict {
+pub enum DeviceUse {
     /// Somebody uses the device; there may be more users than were found.
     InUse,
     /// Nobody uses it, and everything could be read.
@@ -224,19 +224,19 @@ pub enum Verdict {
 
 impl OpenersReport {
     /// What the report amounts to, with every user counted.
-    pub fn verdict(&self) -> Verdict {
+    pub fn verdict(&self) -> DeviceUse {
         self.verdict_without(|_| false)
     }
 
     /// What the report amounts to when some users are expected, such as our own bind mounts or the kubelet's
     /// loop device.
-    pub fn verdict_without(&self, expected: impl Fn(&DeviceUser) -> bool) -> Verdict {
+    pub fn verdict_without(&self, expected: impl Fn(&DeviceUser) -> bool) -> DeviceUse {
         if self.users.iter().any(|user| !expected(user)) {
-            Verdict::InUse
+            DeviceUse::InUse
         } else if self.blind.is_empty() {
-            Verdict::Free
+            DeviceUse::Free
         } else {
-            Verdict::Unknown
+            DeviceUse::Unknown
         }
     }
 }

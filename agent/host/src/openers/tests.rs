@@ -81,7 +81,7 @@ impl Host {
 #[test]
 fn a_device_that_nobody_uses_is_free() {
     let report = Host::new().look();
-    assert_eq!(report.verdict(), Verdict::Free, "{report:?}");
+    assert_eq!(report.verdict(), DeviceUse::Free, "{report:?}");
     assert_eq!(report.to_string(), "nobody");
 }
 
@@ -98,7 +98,7 @@ fn a_process_is_named_with_its_pod() {
     let [DeviceUser::Process(process)] = &report.users[..] else { panic!("{report:?}") };
     assert_eq!((process.pid, process.comm.as_str(), process.descriptors), (4242, "qemu-kvm", 2));
     assert_eq!(process.pod_uid.as_deref(), Some(POD));
-    assert_eq!(report.verdict(), Verdict::InUse);
+    assert_eq!(report.verdict(), DeviceUse::InUse);
     assert_eq!(report.to_string(), format!("process 4242 (qemu-kvm) of pod {POD}"));
 }
 
@@ -108,7 +108,7 @@ fn our_own_process_is_left_out() {
     let own = std::process::id();
     host.process(own, "cleat-agent", "mnt:[1]");
     host.opens(own, 9, "nvme0n1");
-    assert_eq!(host.look().verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Free);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn mounts_and_bound_nodes_are_found_in_every_mount_namespace_once() {
     assert_eq!(mount_point, Path::new("/var/lib/kubelet/x"));
     // Our own bind mounts are expected; the file system is not.
     let own = |user: &DeviceUser| matches!(user, DeviceUser::NodeBind { .. });
-    assert_eq!(report.verdict_without(own), Verdict::InUse);
+    assert_eq!(report.verdict_without(own), DeviceUse::InUse);
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_file_system_with_a_number_of_its_own_is_found_by_its_source() {
         "{report:?}"
     );
     host.tree.write("host/proc/1/mountinfo", "9 1 0:44 / /data rw - btrfs /dev/gone rw\n");
-    assert_eq!(host.look().verdict(), Verdict::Unknown);
+    assert_eq!(host.look().verdict(), DeviceUse::Unknown);
 }
 
 #[test]
@@ -187,8 +187,8 @@ async fn many_looks_at_once_share_scans_and_see_what_was_there_before_them() {
             host.openers.look(other, long),
             host.openers.look(DevT { major: 8, minor: 0 }, long)
         );
-        assert_eq!(first.verdict(), Verdict::InUse, "{first:?}");
-        assert_eq!((second.verdict(), third.verdict()), (Verdict::Free, Verdict::Free));
+        assert_eq!(first.verdict(), DeviceUse::InUse, "{first:?}");
+        assert_eq!((second.verdict(), third.verdict()), (DeviceUse::Free, DeviceUse::Free));
     }
 }
 
@@ -206,7 +206,7 @@ fn the_kubelets_loop_is_told_from_others() {
     let report = host.look();
     let kubelets: Vec<_> = report.users.iter().map(DeviceUser::is_kubelet_loop).collect();
     assert_eq!(kubelets, [true, false], "{report:?}");
-    assert_eq!(report.verdict_without(DeviceUser::is_kubelet_loop), Verdict::InUse);
+    assert_eq!(report.verdict_without(DeviceUser::is_kubelet_loop), DeviceUse::InUse);
     assert!(report.to_string().contains("the kubelet's loop0 for volume pvc-1"), "{report}");
 }
 
@@ -234,7 +234,7 @@ fn a_loop_whose_backing_file_cannot_be_looked_at_leaves_the_answer_open() {
     host.tree.write("class/block/loop0/dev", "7:0");
     host.tree.write("class/block/loop0/loop/backing_file", "/gone/away");
     let report = host.look();
-    assert_eq!(report.verdict(), Verdict::Unknown);
+    assert_eq!(report.verdict(), DeviceUse::Unknown);
     assert!(report.to_string().contains("/gone/away"), "{report}");
 }
 
@@ -244,7 +244,7 @@ fn what_could_not_be_looked_at_is_never_none() {
         let host = Host::new();
         change(&host);
         let report = host.look();
-        assert_eq!(report.verdict(), Verdict::Unknown, "{report:?}");
+        assert_eq!(report.verdict(), DeviceUse::Unknown, "{report:?}");
         report.to_string()
     };
     let own = blind(&|host| {
@@ -271,14 +271,14 @@ fn a_namespace_that_one_process_can_show_is_not_blind_because_of_another() {
     host.process(21, "b", "mnt:[2]");
     host.tree.write("host/proc/20/mountinfo", "garbage\n");
     host.tree.write("host/proc/21/mountinfo", "1 0 0:1 / / rw - ext4 /dev/root rw\n");
-    assert_eq!(host.look().verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Free);
 }
 
 #[test]
 fn a_process_that_ends_meanwhile_is_no_gap() {
     let host = Host::new();
     fs::create_dir_all(host.tree.root().join("host/proc/30")).expect("made");
-    assert_eq!(host.look().verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Free);
 }
 
 #[test]
@@ -286,15 +286,15 @@ fn swap_is_a_use() {
     let host = Host::new();
     // The kernel names the node; a name outside /dev (a swap file) is no device.
     host.tree.write("host/proc/swaps", "Filename Type Size Used Priority\n/swapfile file 1 0 -2\n");
-    assert_eq!(host.look().verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Free);
 }
 
 #[tokio::test]
 async fn a_deadline_is_an_open_answer() {
     let host = Host::new();
     let report = host.openers.look(HEAD, Duration::ZERO).await;
-    assert_ne!(report.verdict(), Verdict::InUse);
-    let free = report.verdict() == Verdict::Free;
+    assert_ne!(report.verdict(), DeviceUse::InUse);
+    let free = report.verdict() == DeviceUse::Free;
     let said = |what: &str| report.blind.iter().any(|blind| blind.what.contains(what));
     assert!(free || said("openers") || said("processes") || said("loop devices"), "{report:?}");
 }
@@ -303,9 +303,9 @@ async fn a_deadline_is_an_open_answer() {
 async fn what_the_kernel_has_claimed_is_named_to_whoever_ends_the_device() {
     let mut host = Host::new();
     host.openers.places.claim = |_, _| Claim::Somebody;
-    assert_eq!(host.look().verdict(), Verdict::Free, "a look for a report claims nothing");
+    assert_eq!(host.look().verdict(), DeviceUse::Free, "a look for a report claims nothing");
     let unnamed = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(unnamed.verdict(), Verdict::InUse);
+    assert_eq!(unnamed.verdict(), DeviceUse::InUse);
     assert!(unnamed.to_string().contains("unmounted lazily"), "{unnamed}");
     for (name, said) in [
         ("fs/ext4/nvme0n1/errors_count", "ext4 on nvme0n1"),
@@ -323,10 +323,10 @@ async fn a_claim_that_could_not_be_asked_for_leaves_the_answer_open() {
     let mut host = Host::new();
     host.openers.places.claim = claim::ask;
     let report = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(report.verdict(), Verdict::Unknown, "a file is no device: {report}");
+    assert_eq!(report.verdict(), DeviceUse::Unknown, "a file is no device: {report}");
     fs::remove_file(host.tree.root().join("dev/block/259:1")).expect("removed");
     let gone = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(gone.verdict(), Verdict::Free, "{gone}");
+    assert_eq!(gone.verdict(), DeviceUse::Free, "{gone}");
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_process_that_closes_the_device_within_half_a_second_is_no_user() {
         device
     };
     let report = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(report.verdict(), Verdict::Free, "{report}");
+    assert_eq!(report.verdict(), DeviceUse::Free, "{report}");
     host.openers.places.rdev = told_by_content;
     host.opens(20, 4, "nvme0n1");
     let stays = host.openers.look_to_end(HEAD, LONG).await;
@@ -375,7 +375,7 @@ fn a_descriptor_that_only_names_the_device_is_no_use_of_it() {
     let host = Host::new();
     host.process(20, "stat", "mnt:[1]");
     host.opens_with(20, 4, "nvme0n1", "flags:\t012100000\nmnt_id:\t1\n");
-    assert_eq!(host.look().verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Free);
 }
 
 #[tokio::test]
@@ -387,7 +387,7 @@ async fn a_silent_server_holds_up_no_look_and_hides_nothing_else() {
     host.process(20, "reader", "mnt:[1]");
     host.opens_with(20, 4, "on-a-server", "flags:\t0100000\nmnt_id:\t42\n");
     let first = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(first.verdict(), Verdict::Free, "{first}");
+    assert_eq!(first.verdict(), DeviceUse::Free, "{first}");
     // Neither does a loop device over a file there.
     host.tree.write("class/block/loop0/dev", "7:0");
     host.tree.write("class/block/loop0/loop/backing_file", &silent.display().to_string());
@@ -395,7 +395,7 @@ async fn a_silent_server_holds_up_no_look_and_hides_nothing_else() {
         format!("42 1 0:50 / {} rw - nfs4 server:/x rw\n", silent.parent().expect("a folder").display());
     host.tree.write("host/proc/1/mountinfo", &info);
     let second = host.openers.look_to_end(HEAD, LONG).await;
-    assert_eq!(second.verdict(), Verdict::Free, "{second}");
+    assert_eq!(second.verdict(), DeviceUse::Free, "{second}");
     host.process(21, "user", "mnt:[1]");
     host.opens(21, 4, "nvme0n1");
     assert_eq!(host.openers.look_to_end(HEAD, LONG).await.to_string(), "process 21 (user)");
@@ -410,12 +410,12 @@ async fn a_silent_mount_that_nothing_shows_is_named_and_the_look_goes_on() {
     host.opens_with(20, 4, "somewhere", "flags:\t0100000\nmnt_id:\t99\n");
     for _ in 0..2 {
         let report = host.openers.look_to_end(HEAD, LONG).await;
-        assert_eq!(report.verdict(), Verdict::Unknown);
+        assert_eq!(report.verdict(), DeviceUse::Unknown);
         assert!(report.to_string().contains("mount 99"), "{report}");
     }
     fs::write(silent, "").expect("it answers again");
     let deadline = std::time::Instant::now() + LONG;
-    while host.openers.look_to_end(HEAD, LONG).await.verdict() != Verdict::Free {
+    while host.openers.look_to_end(HEAD, LONG).await.verdict() != DeviceUse::Free {
         assert!(std::time::Instant::now() < deadline, "it is still taken for silent");
     }
 }
@@ -425,10 +425,10 @@ async fn unseen_mounts_matter_only_where_the_kernel_cannot_be_asked() {
     let mut host = Host::new();
     host.process(20, "user", "mnt:[2]");
     host.tree.write("host/proc/20/mountinfo", "garbage\n");
-    assert_eq!(host.look().verdict(), Verdict::Unknown);
-    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), Verdict::Free);
+    assert_eq!(host.look().verdict(), DeviceUse::Unknown);
+    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), DeviceUse::Free);
     host.openers.places.claim = |_, _| Claim::Unknown("Input/output error".to_owned());
-    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), Verdict::Unknown);
+    assert_eq!(host.openers.look_to_end(HEAD, LONG).await.verdict(), DeviceUse::Unknown);
 }
 
 #[test]

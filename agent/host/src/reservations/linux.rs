@@ -15,8 +15,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::report::{BadReport, Report};
-use super::{Abilities, Change, Command, ReservationError, ReservationKey, Reservations};
+use super::report::{BadReport, ReservationReport};
+use super::{Change, Command, ReservationCapabilities, ReservationError, ReservationKey, Reservations};
 use crate::devnode::{self, OpenFor};
 use crate::fabrics::Pending;
 use crate::name::DevT;
@@ -72,21 +72,29 @@ impl BlockReservations {
 }
 
 impl Reservations for BlockReservations {
-    fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>> {
+    fn abilities(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationCapabilities, ReservationError>> {
         self.run(dev, Command::Identify, deadline, |device| {
             let mut data = vec![0_u8; IDENTIFY_BYTES];
             let nsid = device.namespace()?;
             let identify = PassthroughCommand { opcode: IDENTIFY, nsid, ..PassthroughCommand::default() };
             device.admin(identify, &mut data)?;
-            Ok(Abilities { rescap: data[RESCAP] })
+            Ok(ReservationCapabilities { rescap: data[RESCAP] })
         })
     }
 
-    fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>> {
+    fn report(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationReport, ReservationError>> {
         self.run(dev, Command::Report, deadline, |device| {
             let mut bytes = REPORT_BYTES;
             loop {
-                match Report::parse(&device.report(bytes)?) {
+                match ReservationReport::parse(&device.report(bytes)?) {
                     // At most once or twice: a host can register between two reports, and the size only
                     // grows.
                     Err(BadReport::Truncated { needed, .. })

@@ -1,7 +1,7 @@
 //! Persistent reservations of a namespace: who is registered, and who may write.
 //!
 //! Comes in: a device number, keys, a deadline. Goes out: what the target answered, above all its report
-//! ([`Report`]), which is the only proof of who may write.
+//! ([`ReservationReport`]), which is the only proof of who may write.
 //!
 //! Always holds:
 //! - A successful command proves nothing by itself; callers read the report afterwards.
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use linux::BlockReservations;
 pub use one_path::PathReservations;
-pub use report::{BadReport, Kind, Registrant, Report};
+pub use report::{BadReport, Registrant, ReservationKind, ReservationReport};
 
 use crate::devnode::DevNodeError;
 use crate::fabrics::Pending;
@@ -58,12 +58,12 @@ impl fmt::Display for ReservationKey {
 
 /// Which reservations a namespace can hold: the field RESCAP of Identify Namespace (NVM command set, byte 31).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Abilities {
+pub struct ReservationCapabilities {
     /// The field as the target reports it; 0 where it has no reservations at all.
     pub rescap: u8,
 }
 
-impl Abilities {
+impl ReservationCapabilities {
     /// Whether the namespace can have any kind of reservation (bits 1 to 6).
     pub fn any(self) -> bool {
         self.rescap & 0x7e != 0
@@ -255,13 +255,21 @@ pub trait Reservations: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ReservationError`].
-    fn abilities(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Abilities, ReservationError>>;
+    fn abilities(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationCapabilities, ReservationError>>;
 
     /// Reads who is registered, and what is reserved.
     ///
     /// # Errors
     /// [`ReservationError`].
-    fn report(&self, dev: DevT, deadline: Duration) -> Pending<'_, Result<Report, ReservationError>>;
+    fn report(
+        &self,
+        dev: DevT,
+        deadline: Duration,
+    ) -> Pending<'_, Result<ReservationReport, ReservationError>>;
 
     /// Sends one command; the functions below say what each of them does.
     ///
@@ -367,11 +375,11 @@ mod tests {
     #[test]
     fn abilities_are_read_bit_by_bit() {
         // Linux's target says 0xfe: all kinds, no persistence, version 1.3 of ignoring keys.
-        let linux = Abilities { rescap: 0xfe };
+        let linux = ReservationCapabilities { rescap: 0xfe };
         assert!(linux.any() && linux.write_exclusive_all_registrants() && !linux.persists());
-        let none = Abilities { rescap: 0x80 };
+        let none = ReservationCapabilities { rescap: 0x80 };
         assert!(!none.any(), "how keys are ignored says nothing about reservations");
-        assert!(!Abilities { rescap: 0b0000_0110 }.write_exclusive_all_registrants());
+        assert!(!ReservationCapabilities { rescap: 0b0000_0110 }.write_exclusive_all_registrants());
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::linux::{Device, PassthroughCommand};
 use super::{Command, ReservationError, ReservationKey};
 use crate::devnode::DevNodeError;
-use crate::fabrics::Target;
+use crate::fabrics::ExactController;
 use crate::name::DevT;
 use crate::sysfs::Sysfs;
 use crate::work::Workers;
@@ -34,7 +34,7 @@ pub struct PathReservations {
     sysfs: Sysfs,
     dev_root: PathBuf,
     workers: Workers,
-    target: Target,
+    target: ExactController,
     nsid: u32,
 }
 
@@ -44,7 +44,7 @@ impl PathReservations {
         dev_root: impl Into<PathBuf>,
         sysfs: Sysfs,
         workers: Workers,
-        target: Target,
+        target: ExactController,
         nsid: u32,
     ) -> Self {
         Self { sysfs, dev_root: dev_root.into(), workers, target, nsid }
@@ -104,7 +104,7 @@ impl PathReservations {
 fn open(
     sysfs: &Sysfs,
     dev_root: &Path,
-    target: &Target,
+    target: &ExactController,
     command: Command,
 ) -> Result<Device, ReservationError> {
     let path = dev_root.join(target.controller.as_str());
@@ -120,7 +120,7 @@ fn open(
         return Err(ReservationError::Node { command, dev, source });
     }
     let (controller, _) = sysfs.controller_blocking(&target.controller);
-    let ours = controller.and_then(|found| Target::of(&found, &target.subsystem, &target.host_nqn));
+    let ours = controller.and_then(|found| ExactController::of(&found, &target.subsystem, &target.host_nqn));
     match ours {
         Some(found) if target.incarnation.is_none() || found.incarnation == target.incarnation => {
             Ok(Device { file, path, command })
@@ -140,7 +140,7 @@ mod tests {
         let (tree, dev_root) = (Tree::new(), tempfile::tempdir().expect("a directory"));
         std::fs::write(dev_root.path().join("nvme0"), "").expect("a file");
         tree.write("class/nvme/nvme0/dev", "240:0\n");
-        let target = Target {
+        let target = ExactController {
             controller: ControllerName::from_instance(0),
             subsystem: SubsystemNqn::parse("nqn.2026-01.test:v").expect("valid"),
             host_nqn: HostNqn::parse("nqn.2026-01.test:h").expect("valid"),

@@ -1,6 +1,6 @@
 //! The data structure of a Reservation Report, read from bytes. Pure.
 //!
-//! Comes in: the bytes that the target returned, any of which may be wrong. Goes out: a [`Report`], or which
+//! Comes in: the bytes that the target returned, any of which may be wrong. Goes out: a [`ReservationReport`], or which
 //! field cannot be right.
 //!
 //! Always holds: nothing outside the bytes is read. A list that is longer than the bytes is an error with the
@@ -28,7 +28,7 @@ const PTPLS: usize = 9;
 /// Which kind of reservation the namespace has (the field RTYPE).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ReservationKind {
     /// Only the holder writes.
     WriteExclusive,
     /// Only the holder reads and writes.
@@ -45,7 +45,7 @@ pub enum Kind {
     Other(u8),
 }
 
-impl Kind {
+impl ReservationKind {
     /// The kind for a number of RTYPE; `None` for 0, no reservation.
     pub fn of(rtype: u8) -> Option<Self> {
         match rtype {
@@ -61,7 +61,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for ReservationKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::WriteExclusive => "Write Exclusive",
@@ -88,18 +88,18 @@ pub struct Registrant {
 
 /// What a Reservation Report shows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Report {
+pub struct ReservationReport {
     /// Rises with every change of registrations; starts from the beginning when the target forgets them.
     pub generation: u32,
     /// The kind of the reservation; `None` where there is none.
-    pub kind: Option<Kind>,
+    pub kind: Option<ReservationKind>,
     /// Whether reservations survive the target's loss of power.
     pub persists: bool,
     /// Who is registered, each host and key once, in the target's order.
     pub registrants: Vec<Registrant>,
 }
 
-impl Report {
+impl ReservationReport {
     /// The registered keys, in order, each once.
     pub fn keys(&self) -> Vec<u64> {
         let keys: BTreeSet<u64> = self.registrants.iter().map(|one| one.key).collect();
@@ -119,7 +119,7 @@ impl Report {
 
     /// Whether the reservation is Write Exclusive – All Registrants: then exactly the registrants can write.
     pub fn is_held(&self) -> bool {
-        self.kind == Some(Kind::WriteExclusiveAllRegistrants)
+        self.kind == Some(ReservationKind::WriteExclusiveAllRegistrants)
     }
 
     /// Whether `host` may write because it is registered under `key`.
@@ -153,7 +153,7 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at.checked_add(N)?)?.try_into().ok()
 }
 
-impl Report {
+impl ReservationReport {
     /// Reads a report.
     ///
     /// # Errors
@@ -177,7 +177,7 @@ impl Report {
                 None => registrants.push(one),
             }
         }
-        Ok(Self { generation, kind: Kind::of(rtype), persists: ptpls & 1 != 0, registrants })
+        Ok(Self { generation, kind: ReservationKind::of(rtype), persists: ptpls & 1 != 0, registrants })
     }
 }
 
@@ -225,9 +225,9 @@ mod tests {
         let mut bytes = bytes(5, 2, &[(0x1122_3344_5566_7788, A, true), (2, B, true)]);
         // The buffer is longer than what the target has filled.
         bytes.resize(4096, 0);
-        let report = Report::parse(&bytes).expect("reads");
+        let report = ReservationReport::parse(&bytes).expect("reads");
         assert_eq!((report.generation, report.persists), (7, false));
-        assert_eq!(report.kind, Some(Kind::WriteExclusiveAllRegistrants));
+        assert_eq!(report.kind, Some(ReservationKind::WriteExclusiveAllRegistrants));
         assert_eq!(report.keys(), [2, 0x1122_3344_5566_7788]);
         assert!(report.admits(host(A), key(0x1122_3344_5566_7788)));
         assert!(!report.admits(host(A), key(2)), "another host's key");
@@ -236,32 +236,35 @@ mod tests {
 
     #[test]
     fn a_target_that_has_forgotten_everything_admits_nobody_by_reservation() {
-        let report = Report::parse(&bytes(0, 0, &[])).expect("reads");
+        let report = ReservationReport::parse(&bytes(0, 0, &[])).expect("reads");
         assert!(report.keys().is_empty() && !report.is_held() && report.kind.is_none());
         assert!(!report.admits(host(A), key(1)));
     }
 
     #[test]
     fn registered_alone_is_not_held() {
-        let report = Report::parse(&bytes(0, 1, &[(1, A, false)])).expect("reads");
+        let report = ReservationReport::parse(&bytes(0, 1, &[(1, A, false)])).expect("reads");
         assert!(report.has(key(1)) && !report.admits(host(A), key(1)));
-        let other = Report::parse(&bytes(1, 1, &[(1, A, true)])).expect("reads");
+        let other = ReservationReport::parse(&bytes(1, 1, &[(1, A, true)])).expect("reads");
         assert!(!other.admits(host(A), key(1)), "Write Exclusive keeps the other registrants out");
-        assert_eq!(Kind::of(9).map(|kind| kind.to_string()).as_deref(), Some("reservation type 9"));
+        assert_eq!(
+            ReservationKind::of(9).map(|kind| kind.to_string()).as_deref(),
+            Some("reservation type 9")
+        );
     }
 
     #[test]
     fn one_host_with_several_controllers_is_one_registrant() {
-        let report = Report::parse(&bytes(5, 2, &[(1, A, false), (1, A, true)]));
+        let report = ReservationReport::parse(&bytes(5, 2, &[(1, A, false), (1, A, true)]));
         let report = report.expect("reads");
         assert_eq!(report.registrants, [Registrant { key: 1, host: Some(host(A)), holds: true }]);
     }
 
     #[test]
     fn a_list_that_is_longer_than_the_bytes_names_the_length_that_it_needs() {
-        let short = Report::parse(&bytes(5, 3, &[(1, A, true), (2, B, true)]));
+        let short = ReservationReport::parse(&bytes(5, 3, &[(1, A, true), (2, B, true)]));
         assert_eq!(short, Err(BadReport::Truncated { registered: 3, needed: 256, bytes: 192 }));
-        let most = Report::parse(&bytes(5, u16::MAX, &[]));
+        let most = ReservationReport::parse(&bytes(5, u16::MAX, &[]));
         assert!(matches!(most, Err(BadReport::Truncated { registered: 65535, .. })));
     }
 
@@ -269,17 +272,17 @@ mod tests {
     fn no_cut_of_a_report_panics_or_reads_as_a_shorter_list() {
         let whole = bytes(5, 2, &[(1, A, true), (2, B, true)]);
         for length in 0..whole.len() {
-            assert!(Report::parse(&whole[..length]).is_err(), "{length} bytes");
+            assert!(ReservationReport::parse(&whole[..length]).is_err(), "{length} bytes");
         }
         let noise: Vec<u8> = (0..4096_u32).map(|n| u8::try_from(n * 31 % 251).unwrap_or(0)).collect();
-        let _ = Report::parse(&noise);
+        let _ = ReservationReport::parse(&noise);
     }
 
     #[test]
     fn a_host_of_zeros_is_nobody() {
         let mut bytes = bytes(5, 1, &[(1, A, true)]);
         bytes[64 + 16..64 + 32].fill(0);
-        let report = Report::parse(&bytes).expect("reads");
+        let report = ReservationReport::parse(&bytes).expect("reads");
         assert_eq!(report.registrants[0].host, None);
         assert!(report.has(key(1)));
     }

@@ -19,7 +19,7 @@ mod unreadable;
 
 pub(crate) use attribute::{Attribute, list};
 pub use controller::{Address, Controller, ControllerState, Incarnation};
-pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, Path};
+pub use namespace::{AnaState, Holder, HolderKind, IoCounters, Namespace, NamespaceKind, NamespacePath};
 pub(crate) use pinned::PinnedDir;
 pub use topology::{NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError, Topology};
 pub use unreadable::Unreadable;

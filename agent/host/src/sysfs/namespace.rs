@@ -164,7 +164,7 @@ fn volume_group(map: &str) -> String {
 
 /// One way from a multipath head to the target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Path {
+pub struct NamespacePath {
     /// Kernel name, such as `nvme0c1n1`.
     pub name: String,
     /// The controller that it goes through.
@@ -184,7 +184,7 @@ pub enum NamespaceKind {
     /// A head of native multipath over these paths.
     Head {
         /// Paths of this namespace only, not of others in the same subsystem.
-        paths: Vec<Path>,
+        paths: Vec<NamespacePath>,
     },
     /// A device of one controller: native multipath is off, or the namespace is not shared.
     Bare {
@@ -227,7 +227,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// Its paths: those of a head, none for a bare device.
-    pub fn paths(&self) -> &[Path] {
+    pub fn paths(&self) -> &[NamespacePath] {
         match &self.kind {
             NamespaceKind::Head { paths } => paths,
             NamespaceKind::Bare { .. } => &[],
@@ -305,13 +305,13 @@ pub(super) fn read_path(
     name: &str,
     controller: ControllerName,
     unreadable: &mut Vec<Unreadable>,
-) -> Option<Path> {
+) -> Option<NamespacePath> {
     let mut from = Attribute { dir: dir.to_owned(), unreadable };
     let size_bytes = from.value("size").map(sectors);
     if size_bytes.is_none() && !dir.exists() {
         return None;
     }
-    Some(Path {
+    Some(NamespacePath {
         name: name.to_owned(),
         controller,
         ana_state: from.value("ana_state"),

@@ -262,7 +262,7 @@ fn read_namespaces(
     for name in listed(&subsystem.dir)?.into_iter().filter(|name| namespace::is_namespace(name)) {
         let (own, others) = paths.into_iter().partition(|(head, _)| *head == name);
         paths = others;
-        let own: Vec<(String, namespace::Path)> = own;
+        let own: Vec<(String, namespace::NamespacePath)> = own;
         let kind = NamespaceKind::Head { paths: own.into_iter().map(|(_, path)| path).collect() };
         namespaces.extend(namespace::read(root, &subsystem.dir.join(&name), &name, kind, unreadable));
     }

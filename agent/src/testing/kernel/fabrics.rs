@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use cleat_host::fabrics::{
-    ConnectError, ConnectFailure, ConnectOptions, ConnectRequest, Connected, Deletion, DeletionFacts,
-    DhchapSecret, DisconnectError, Disconnected, Fabrics, LossTimeout, Pending, RekeyError, Target,
+    ConnectError, ConnectFailure, ConnectOptions, ConnectRequest, Connected, DeletionFacts, DhchapSecret,
+    DisconnectError, Disconnected, ExactController, Fabrics, HowDeleted, LossTimeout, Pending, RekeyError,
     TimeoutsError,
 };
 use cleat_host::sysfs::{NamespaceKind, SubsystemNamespace};
@@ -94,13 +94,13 @@ impl Fabrics for Kernel {
 
     fn disconnect<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         deadline: Duration,
     ) -> Pending<'a, Result<Disconnected, DisconnectError>> {
         Box::pin(async move {
             let found = self.world().controllers.iter().find(|one| one.name == target.controller).cloned();
             let gone = |how| Ok(Disconnected { controller: target.controller.clone(), how });
-            let Some(found) = found else { return gone(Deletion::AlreadyGone) };
+            let Some(found) = found else { return gone(HowDeleted::AlreadyGone) };
             assert_eq!(
                 found.subsystem_nqn.as_deref(),
                 Some(target.subsystem.as_str()),
@@ -135,7 +135,7 @@ impl Fabrics for Kernel {
                 world.deleted.push(target.controller.to_string());
             });
             self.tell(&target.controller, Action::Remove, None);
-            gone(Deletion::Deleted(DeletionFacts {
+            gone(HowDeleted::Deleted(DeletionFacts {
                 state,
                 in_flight: Some(0),
                 portal: found.portal(),
@@ -147,7 +147,7 @@ impl Fabrics for Kernel {
 
     fn rekey<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         secret: &'a DhchapSecret,
         _: Duration,
     ) -> Pending<'a, Result<(), RekeyError>> {
@@ -169,7 +169,7 @@ impl Fabrics for Kernel {
 
     fn set_timeouts<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         options: &'a ConnectOptions,
         _: Duration,
     ) -> Pending<'a, Result<bool, TimeoutsError>> {
@@ -190,7 +190,7 @@ impl Fabrics for Kernel {
 
     fn secret<'a>(
         &'a self,
-        target: &'a Target,
+        target: &'a ExactController,
         _: Duration,
     ) -> Pending<'a, Result<Option<DhchapSecret>, RekeyError>> {
         Box::pin(async move { Ok(self.world().secrets.get(target.controller.as_str()).cloned()) })

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::Portal;
-use cleat_host::fabrics::{ConnectError, ConnectRequest, DisconnectError, Target};
+use cleat_host::fabrics::{ConnectError, ConnectRequest, DisconnectError, ExactController};
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ const UNDO_TRIES: u32 = 5;
 #[derive(Debug, Clone)]
 pub(in crate::volume) enum ConnectEnd {
     /// It connected; the controller did not exist before.
-    Made(Target),
+    Made(ExactController),
     /// A controller with these names existed already.
     Adopted,
     /// It did not connect; the error says why.
@@ -342,11 +342,13 @@ async fn turn<H: Host>(node: &VolumeContext<H>, portal: Portal, why: &Why) -> Re
 async fn connect(host: &impl Host, request: &ConnectRequest) -> ConnectEnd {
     match host.fabrics().connect(request, LONGEST_CONNECT).await {
         Ok(connected) if connected.adopted => ConnectEnd::Adopted,
-        Ok(connected) => match Target::of(&connected.controller, &request.subsystem, &request.host_nqn) {
-            Some(target) => ConnectEnd::Made(target),
-            // The fabrics layer verifies the names before it reports success.
-            None => ConnectEnd::Adopted,
-        },
+        Ok(connected) => {
+            match ExactController::of(&connected.controller, &request.subsystem, &request.host_nqn) {
+                Some(target) => ConnectEnd::Made(target),
+                // The fabrics layer verifies the names before it reports success.
+                None => ConnectEnd::Adopted,
+            }
+        }
         Err(error) => {
             if matches!(error, ConnectError::Overdue { .. } | ConnectError::EarlierAttempt { .. }) {
                 // The kernel is still connecting, behind other connects of this host, and may still make a
@@ -359,7 +361,7 @@ async fn connect(host: &impl Host, request: &ConnectRequest) -> ConnectEnd {
     }
 }
 
-async fn undo(host: &impl Host, target: &Target) {
+async fn undo(host: &impl Host, target: &ExactController) {
     let mut tries = 0;
     while tries < UNDO_TRIES {
         match host.fabrics().disconnect(target, UNDO_SLICE).await {

@@ -28,7 +28,7 @@ use cleat_runtime::exit::Causes;
 use tokio::time::{Instant, timeout};
 
 use crate::ledger::rules::{AttachRuling, Stale, may_begin, on_attach};
-use crate::ledger::{Entry, Grant, LedgerError};
+use crate::ledger::{Grant, LedgerEntry, LedgerError};
 use crate::metrics::{self, AttachPart};
 use crate::name::Epoch;
 use crate::volume::attach::until_ready::{Proven, Run};
@@ -36,9 +36,9 @@ use crate::volume::clause::FailedClause;
 use crate::volume::directive::GivenSecret;
 use crate::volume::host::Host;
 use crate::volume::observe::judge::Activity;
-use crate::volume::outcome::{AttachTimes, Failure, Outcome, Ready};
+use crate::volume::outcome::{AttachTimes, DirectiveFailure, Outcome, Ready};
 use crate::volume::plan::Doomed;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use crate::volume::supersede::Superseded;
 use crate::volume::{Volume, clause};
 
@@ -63,7 +63,7 @@ pub(super) enum AttachError {
 
 impl AttachError {
     pub(super) fn outcome(self) -> Outcome {
-        let failed = |unready, nothing_left| Outcome::Failed(Failure { unready, nothing_left });
+        let failed = |unready, nothing_left| Outcome::Failed(DirectiveFailure { unready, nothing_left });
         match self {
             Self::Stale(stale) => Outcome::StaleEpoch(stale),
             Self::Conflict(text) => failed(clause::failed(clause::GRANT, text), false),
@@ -141,11 +141,11 @@ impl<H: Host> Volume<H> {
     /// Rules on the grant and records it; returns the record before that.
     async fn put_on_record(
         &self,
-        before: Option<&Entry>,
+        before: Option<&LedgerEntry>,
         epoch: Epoch,
         grant: &Grant,
         generation: Option<Epoch>,
-    ) -> Result<Option<Entry>, AttachError> {
+    ) -> Result<Option<LedgerEntry>, AttachError> {
         if before.is_none_or(|before| before.uncertain) {
             may_begin(before, self.shared.ledger.forgotten().await?, epoch).map_err(AttachError::Stale)?;
         }
@@ -162,9 +162,9 @@ impl<H: Host> Volume<H> {
 
     /// A device that is made again under the same grant must not appear beside one that somebody still has
     /// open.
-    async fn refuse_beside_a_dead_device(&self, entry: Option<&Entry>) -> Result<(), AttachError> {
+    async fn refuse_beside_a_dead_device(&self, entry: Option<&LedgerEntry>) -> Result<(), AttachError> {
         let ready_under = self.memory().judged.ready_under();
-        let known = |entry: &&Entry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
+        let known = |entry: &&LedgerEntry| ready_under == Some(entry.epoch) || !entry.published.is_empty();
         let Some(entry) = entry.filter(known) else { return Ok(()) };
         // A failed observation shows in what follows.
         let Ok(view) = self.observe().await else { return Ok(()) };
@@ -187,8 +187,9 @@ impl<H: Host> Volume<H> {
     }
 
     fn begin_attach(&self, epoch: Epoch, before: Option<Epoch>) -> UnderWay<'_, H> {
-        let was_usable =
-            self.reported_state().is_some_and(|state| matches!(state.phase, Phase::Ready | Phase::Degraded));
+        let was_usable = self
+            .reported_state()
+            .is_some_and(|state| matches!(state.phase, VolumePhase::Ready | VolumePhase::Degraded));
         let mut memory = self.memory();
         if before != Some(epoch) {
             memory.grant_begins();
@@ -243,7 +244,7 @@ impl<H: Host> Volume<H> {
     /// Takes portals off the record that were never connected: nothing can have been written over them.
     async fn note_connected(
         &self,
-        mut entry: Entry,
+        mut entry: LedgerEntry,
         changed: bool,
         view: &SubsystemView,
         written_before: &BTreeSet<Portal>,
@@ -263,7 +264,7 @@ impl<H: Host> Volume<H> {
     /// After a failure. If it left nothing, nothing was written over its connections: nobody had the device
     /// yet. It forgets that this node was once registered only where it gave that registration back itself;
     /// one that somebody else removed was preempted, and stays so.
-    async fn note_failed(&self, entry: Entry, given_back: bool, written: Option<BTreeSet<Portal>>) {
+    async fn note_failed(&self, entry: LedgerEntry, given_back: bool, written: Option<BTreeSet<Portal>>) {
         let mut noted = entry.clone();
         if given_back {
             noted.registered = None;
@@ -304,7 +305,7 @@ impl<H: Host> Volume<H> {
 }
 
 /// Portals that may have been written over before this attach, under a grant that has not ended.
-fn written_before(before: Option<&Entry>, boot_id: &str) -> BTreeSet<Portal> {
+fn written_before(before: Option<&LedgerEntry>, boot_id: &str) -> BTreeSet<Portal> {
     let open = before.filter(|entry| !entry.ended && entry.boot_id == boot_id);
     open.map(|entry| entry.may_have_written.iter().copied().collect()).unwrap_or_default()
 }

@@ -12,7 +12,7 @@
 use std::collections::BTreeSet;
 
 use cleat_host::Portal;
-use cleat_host::fabrics::Target;
+use cleat_host::fabrics::ExactController;
 use cleat_host::sysfs::SubsystemView;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -92,7 +92,7 @@ impl<H: Host> Volume<H> {
         let ours = view.controllers.iter().filter(|one| {
             one.portal() == Some(portal)
                 && !one.state.is_going()
-                && Target::of(one, &view.nqn, self.host_nqn()).is_some()
+                && ExactController::of(one, &view.nqn, self.host_nqn()).is_some()
         });
         let sights: Vec<Sight> =
             ours.map(|one| if one.state.is_live() { Sight::Live } else { Sight::Pending }).collect();

@@ -19,7 +19,7 @@ use cleat_host::sysfs::SubsystemView;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::ledger::Entry;
+use crate::ledger::LedgerEntry;
 use crate::link::Link;
 use crate::metrics;
 use crate::volume::Volume;
@@ -105,7 +105,11 @@ impl<H: Host> Volume<H> {
     }
 
     /// Who has a dead device of this volume, each as text for a person.
-    pub(in crate::volume) async fn users_of_dead(&self, entry: &Entry, view: &SubsystemView) -> Vec<String> {
+    pub(in crate::volume) async fn users_of_dead(
+        &self,
+        entry: &LedgerEntry,
+        view: &SubsystemView,
+    ) -> Vec<String> {
         let mut users = BTreeSet::new();
         let mut numbers: BTreeSet<DevT> = self.memory().dead.number.into_iter().collect();
         for target in &entry.published {
@@ -145,7 +149,7 @@ mod tests {
     use std::path::Path;
 
     use crate::volume::outcome::Outcome;
-    use crate::volume::state::{Phase, VolumeState};
+    use crate::volume::state::{VolumePhase, VolumeState};
 
     use super::*;
     use crate::testing::agent::{Agent, Machine, grant};
@@ -192,7 +196,7 @@ mod tests {
         let given = given_up().await;
         let state = given.revive().await;
         let message = state.unready.clone().unwrap().message;
-        assert_eq!(state.phase, Phase::Lost);
+        assert_eq!(state.phase, VolumePhase::Lost);
         assert!(message.contains("process 312 (qemu)") && message.contains("/pods/a/volume"), "{message}");
         assert!(given.machine.kernel.world().connects.is_empty());
         // The controller asks for it, too: not beside the dead one.
@@ -202,13 +206,13 @@ mod tests {
         // What cannot be looked at is somebody.
         given.free();
         given.machine.kernel.change(|world| world.users_unknown = true);
-        assert_eq!(given.revive().await.phase, Phase::Lost);
+        assert_eq!(given.revive().await.phase, VolumePhase::Lost);
         given.machine.kernel.change(|world| world.users_unknown = false);
         given.link.send_replace(Link::Down);
-        assert_eq!(given.revive().await.phase, Phase::Lost, "this node may have been fenced");
+        assert_eq!(given.revive().await.phase, VolumePhase::Lost, "this node may have been fenced");
         given.link.send_replace(Link::Up);
         let state = given.revive().await;
-        assert_eq!((state.phase, state.paths.len()), (Phase::Ready, 2));
+        assert_eq!((state.phase, state.paths.len()), (VolumePhase::Ready, 2));
     }
 
     #[tokio::test]
@@ -224,7 +228,7 @@ mod tests {
         });
         let given = Given { machine, agent, link: watch::Sender::new(Link::Up) };
         let state = given.revive().await;
-        assert_eq!((state.phase, state.paths.len(), state.device), (Phase::Ready, 2, before));
+        assert_eq!((state.phase, state.paths.len(), state.device), (VolumePhase::Ready, 2, before));
         // One that a process before this one attached stays, too.
         let Given { machine, agent, link } = given;
         machine.kernel.change(|world| {
@@ -254,11 +258,11 @@ mod tests {
         let other = "ffffffff-ffff-ffff-ffff-ffffffffffff".to_owned();
         given.machine.kernel.change(|world| drop(world.uuids.insert("nqn.2026-01.io.cleat:v".into(), other)));
         let state = given.revive().await;
-        assert_eq!(state.phase, Phase::Lost);
+        assert_eq!(state.phase, VolumePhase::Lost);
         assert!(given.machine.kernel.world().controllers.is_empty(), "another namespace is not kept");
         given.agent.fleet.volumes()[0].memory().dead.again = None;
         given.machine.kernel.change(|world| world.uuids.clear());
-        assert_eq!(given.revive().await.phase, Phase::Ready);
+        assert_eq!(given.revive().await.phase, VolumePhase::Ready);
     }
 
     #[tokio::test]
@@ -269,10 +273,10 @@ mod tests {
         let agent = machine.agent();
         let given = Given { machine, agent, link };
         let state = given.revive().await;
-        assert_eq!(state.phase, Phase::Lost);
+        assert_eq!(state.phase, VolumePhase::Lost);
         assert!(state.unready.unwrap().message.contains("process 312 (qemu)"));
         given.free();
-        assert_eq!(given.revive().await.phase, Phase::Ready);
+        assert_eq!(given.revive().await.phase, VolumePhase::Ready);
     }
 
     #[tokio::test]
@@ -280,7 +284,7 @@ mod tests {
         let given = given_up().await;
         given.free();
         given.agent.detach(1).await;
-        assert_eq!(given.revive().await.phase, Phase::Absent);
+        assert_eq!(given.revive().await.phase, VolumePhase::Absent);
         assert!(given.machine.kernel.world().connects.is_empty());
 
         let machine = Machine::new();

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use cleat_host::fabrics::{LossTimeout, Target};
+use cleat_host::fabrics::{ExactController, LossTimeout};
 use cleat_host::sysfs::{Controller, SubsystemView};
 use cleat_runtime::exit::Causes;
 
@@ -24,7 +24,9 @@ impl<H: Host> Volume<H> {
         for controller in
             view.controllers.iter().filter(|one| !one.state.is_going() && self.has_other_times(one))
         {
-            let Some(target) = Target::of(controller, &self.subsystem, self.host_nqn()) else { continue };
+            let Some(target) = ExactController::of(controller, &self.subsystem, self.host_nqn()) else {
+                continue;
+            };
             let options = &self.shared.identity.connect;
             match self.shared.host.fabrics().set_timeouts(&target, options, PATIENCE).await {
                 Ok(false) => {}

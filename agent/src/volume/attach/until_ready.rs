@@ -63,7 +63,7 @@ pub(in crate::volume) struct Run<'a, H> {
     inherited: BTreeSet<Portal>,
     /// Controllers that it has made.
     pub(in crate::volume) made: Vec<Doomed>,
-    failures: BTreeMap<Portal, Failure>,
+    failures: BTreeMap<Portal, DirectiveFailure>,
     /// Since when no connect has been under way.
     connected: Option<Instant>,
     /// When the first of several connects ended while others went on.
@@ -75,7 +75,7 @@ pub(in crate::volume) struct Run<'a, H> {
     interest: Interest,
 }
 
-struct Failure {
+struct DirectiveFailure {
     text: String,
     /// Whether the secret was the cause.
     authentication: bool,
@@ -246,7 +246,7 @@ impl<'a, H: Host> Run<'a, H> {
                     };
                     let authentication = error.is_authentication();
                     let again = Instant::now() + pause;
-                    self.failures.insert(portal, Failure { text, authentication, pause, again });
+                    self.failures.insert(portal, DirectiveFailure { text, authentication, pause, again });
                 }
             }
             self.inherited.remove(&portal);

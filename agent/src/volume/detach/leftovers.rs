@@ -60,7 +60,7 @@ impl<H: Host> Volume<H> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use crate::volume::state::Phase;
+    use crate::volume::state::VolumePhase;
 
     use crate::testing::agent::Machine;
     use crate::testing::kernel::HOST;
@@ -79,11 +79,11 @@ mod tests {
         drop((agent, volume));
         // Also by a process that has ended nothing itself.
         let agent = machine.agent();
-        assert_eq!(agent.state().await.phase, Phase::Detaching);
+        assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
         let volume = agent.fleet.volumes().remove(0);
         assert!(volume.has_leftovers());
         volume.clone().take_leftovers_away().await;
-        assert_eq!(agent.state().await.phase, Phase::Absent);
+        assert_eq!(agent.state().await.phase, VolumePhase::Absent);
         assert!(machine.kernel.world().controllers.is_empty() && !volume.has_leftovers());
         // What another host's name connected is nobody's to take away.
         let foreign = "nqn.2014-08.org.nvmexpress:uuid:22222222-2222-2222-2222-222222222222";

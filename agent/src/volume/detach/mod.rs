@@ -18,14 +18,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cleat_host::ControllerName;
-use cleat_host::fabrics::{Deletion as Went, DisconnectError, Disconnected};
+use cleat_host::fabrics::{DisconnectError, Disconnected, HowDeleted as Went};
 use cleat_host::sysfs::{SubsystemView, SysfsError};
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ledger::rules::{Present, Stale, ending, may_begin, may_end, note_deleted};
-use crate::ledger::{Deletion, Entry, STATE_GONE};
+use crate::ledger::{Deletion, LedgerEntry, STATE_GONE};
 use crate::metrics::{self, DetachPart};
 use crate::name::Epoch;
 use crate::volume::host::{Host, HostError};
@@ -172,7 +172,7 @@ impl<H: Host> Volume<H> {
         &self,
         epoch: Epoch,
         mode: DetachMode,
-        known: Option<&Entry>,
+        known: Option<&LedgerEntry>,
         view: &SubsystemView,
     ) -> Duration {
         let grant = known.and_then(|entry| entry.grant.as_ref());
@@ -208,7 +208,7 @@ impl<H: Host> Volume<H> {
         epoch: Epoch,
         view: &SubsystemView,
         disk: Duration,
-    ) -> Entry {
+    ) -> LedgerEntry {
         let present: Vec<Present> = self.doomed(view).iter().map(Present::from).collect();
         let mut entry = ending(known.entry(), epoch, &present, self.boot_id());
         entry.uncertain |= uncertain;
@@ -250,7 +250,7 @@ impl<H: Host> Volume<H> {
     async fn remove(
         &self,
         epoch: Epoch,
-        entry: &mut Entry,
+        entry: &mut LedgerEntry,
         mut view: Observation,
         disk: Duration,
         linger: Duration,

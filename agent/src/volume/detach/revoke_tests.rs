@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::volume::outcome::Outcome;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use tokio::time::Instant;
 
 use crate::name::VolumeId;
@@ -57,7 +57,7 @@ async fn a_revoke_with_the_target_gone_is_pending_and_blocks_nothing_else() {
     let came = agent.result().await;
     assert_eq!(came.operation, other.operation);
     ready(came.outcome);
-    assert_eq!(agent.state().await.phase, Phase::Detaching);
+    assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
     // The kernel lets go.
     machine.kernel.change(|world| world.deletions_hang = false);
     let last = agent.result().await;
@@ -77,7 +77,7 @@ async fn a_node_back_without_its_ledger_is_revoked_by_what_its_kernel_holds() {
     assert_eq!(agent.state().await.epoch, None, "the inventory names it all the same");
     assert_eq!(absent(agent.revoke(4).await), states(&[(1, "live"), (2, "connecting")]));
     let state = agent.state().await;
-    assert_eq!((state.phase, state.epoch_ended), (Phase::Absent, true));
+    assert_eq!((state.phase, state.epoch_ended), (VolumePhase::Absent, true));
     assert_eq!(
         absent(agent.revoke(4).await),
         states(&[(1, "live"), (2, "connecting")]),
@@ -92,7 +92,7 @@ async fn a_controller_that_the_kernel_removed_is_absent_and_not_drained() {
     let (machine, agent) = Machine::holding(1, &[1, 2]).await;
     // As after the secret has changed: authentication fails, and the kernel gives its controllers up.
     machine.kernel.change(|world| world.controllers.clear());
-    assert_eq!(agent.state().await.phase, Phase::Lost);
+    assert_eq!(agent.state().await.phase, VolumePhase::Lost);
     assert_eq!(absent(agent.revoke(1).await), states(&[(1, "gone"), (2, "gone")]));
 }
 
@@ -106,10 +106,10 @@ async fn a_head_that_outlives_its_controllers_is_not_absent() {
     let (_, message, _) = failed(agent.revoke(1).await);
     assert!(message.contains("nvme0n1 is still there without a controller"), "{message}");
     assert!(machine.kernel.world().controllers.is_empty(), "what can write goes all the same");
-    assert_eq!(agent.state().await.phase, Phase::Detaching);
+    assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
     machine.kernel.change(|world| world.heads.clear());
     absent(agent.revoke(1).await);
-    assert_eq!(agent.state().await.phase, Phase::Absent);
+    assert_eq!(agent.state().await.phase, VolumePhase::Absent);
 }
 
 #[tokio::test]

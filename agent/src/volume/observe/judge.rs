@@ -5,16 +5,16 @@
 
 use std::collections::BTreeMap;
 
-use cleat_host::fabrics::Target;
+use cleat_host::fabrics::ExactController;
 use cleat_host::readiness::{Clause, Expectation, Selected, Unready, select};
 use cleat_host::sysfs::{Controller, Namespace, NamespaceKind, SubsystemView};
 use cleat_host::{HostNqn, Portal};
 
-use crate::ledger::Entry;
+use crate::ledger::LedgerEntry;
 use crate::name::VolumeId;
 use crate::volume::clause::{self, FailedClause};
 use crate::volume::plan;
-use crate::volume::state::{Absence, Path, Phase, ShownIdentity, Staging, VolumeState};
+use crate::volume::state::{Absence, Path, ShownIdentity, Staging, VolumePhase, VolumeState};
 
 /// What an operation of this agent is doing to the volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,7 +40,7 @@ pub(in crate::volume) struct Seen<'a> {
     /// This node's host NQN: only its controllers count.
     pub(in crate::volume) host_nqn: &'a HostNqn,
     /// What the ledger says; where it cannot be read, the error as text.
-    pub(in crate::volume) entry: Result<Option<&'a Entry>, &'a str>,
+    pub(in crate::volume) entry: Result<Option<&'a LedgerEntry>, &'a str>,
     /// What the volume must be; `None` without a grant.
     pub(in crate::volume) expectation: Option<&'a Expectation>,
     /// What an operation is doing to it.
@@ -69,7 +69,7 @@ pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
         .view
         .controllers
         .iter()
-        .filter(|one| Target::of(one, &seen.view.nqn, seen.host_nqn).is_some())
+        .filter(|one| ExactController::of(one, &seen.view.nqn, seen.host_nqn).is_some())
         .collect();
     let entry = seen.entry.ok().flatten();
     let ended = entry.is_some_and(|entry| entry.ended);
@@ -86,7 +86,7 @@ pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
         openers: Vec::new(),
         device: namespace.map(|namespace| namespace.name.clone()),
         writes: namespace.map(|namespace| namespace.written().0).unwrap_or_default(),
-        absence: (phase == Phase::Absent)
+        absence: (phase == VolumePhase::Absent)
             .then(|| entry.and_then(|entry| entry.proof_of_absence(seen.boot_id)))
             .flatten()
             .map(|deleted| Absence { deleted: deleted.to_vec(), times: None }),
@@ -94,23 +94,23 @@ pub(in crate::volume) fn judge(seen: &Seen<'_>) -> VolumeState {
     }
 }
 
-fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<FailedClause>) {
+fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (VolumePhase, Option<FailedClause>) {
     if mine.is_empty() {
         return match seen.activity {
             Activity::Connecting => {
-                (Phase::Connecting, Some(clause::failed(clause::CONNECT, "no controller yet")))
+                (VolumePhase::Connecting, Some(clause::failed(clause::CONNECT, "no controller yet")))
             }
             _ if !seen.view.unreadable.is_empty() => {
                 let (path, error) = (&seen.view.unreadable[0].path, &seen.view.unreadable[0].error);
                 let message = format!("cannot read {}: {error}", path.display());
-                (Phase::Lost, Some(clause::failed(clause::LOOK, message)))
+                (VolumePhase::Lost, Some(clause::failed(clause::LOOK, message)))
             }
             _ if !seen.view.controllers.is_empty() => {
                 let message = "the subsystem's only controllers have another host NQN than this node's";
-                (Phase::Connecting, Some(clause::failed(Clause::HostNqn.as_str(), message)))
+                (VolumePhase::Connecting, Some(clause::failed(Clause::HostNqn.as_str(), message)))
             }
             _ if !seen.view.namespaces.is_empty() && (ended || seen.activity == Activity::Detaching) => {
-                (Phase::Detaching, None)
+                (VolumePhase::Detaching, None)
             }
             _ if (seen.was_ready || !seen.dead_users.is_empty()) && !ended => {
                 let users = seen.dead_users.join("; ");
@@ -121,50 +121,50 @@ fn phase(seen: &Seen<'_>, mine: &[&Controller], ended: bool) -> (Phase, Option<F
                          use: {users}; stop that, and it is made again"
                     ),
                 };
-                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
+                (VolumePhase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
             }
             _ if seen.connecting && (ended || seen.activity == Activity::Detaching) => {
-                (Phase::Detaching, None)
+                (VolumePhase::Detaching, None)
             }
             _ if seen.connecting => {
                 let message = "no controller, and a connect is still in the kernel";
-                (Phase::Connecting, Some(clause::failed(clause::CONNECT, message)))
+                (VolumePhase::Connecting, Some(clause::failed(clause::CONNECT, message)))
             }
             // A head that outlives its controllers queues writes, and sends them once it has a controller
             // again.
             _ if !seen.view.namespaces.is_empty() => {
                 let heads: Vec<&str> = seen.view.namespaces.iter().map(|one| one.name.as_str()).collect();
                 let message = format!("{} is there without a controller", heads.join(", "));
-                (Phase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
+                (VolumePhase::Lost, Some(clause::failed(Clause::LivePaths.as_str(), message)))
             }
-            _ => (Phase::Absent, None),
+            _ => (VolumePhase::Absent, None),
         };
     }
     if seen.activity == Activity::Detaching || ended {
-        return (Phase::Detaching, None);
+        return (VolumePhase::Detaching, None);
     }
     let expectation = match (seen.entry, seen.expectation) {
-        (Err(error), _) => return (Phase::Connecting, Some(clause::failed(clause::LEDGER, error))),
+        (Err(error), _) => return (VolumePhase::Connecting, Some(clause::failed(clause::LEDGER, error))),
         (Ok(_), None) => {
             let message = "this node knows of no grant for what its kernel holds";
-            return (Phase::Connecting, Some(clause::failed(clause::GRANT, message)));
+            return (VolumePhase::Connecting, Some(clause::failed(clause::GRANT, message)));
         }
         (Ok(_), Some(expectation)) => expectation,
     };
     // While an attach is under way, only its own full judgement says Ready.
     if seen.activity == Activity::Connecting && !seen.was_ready {
         let unready = select(seen.view, expectation).err();
-        return (Phase::Connecting, unready.as_ref().map(FailedClause::from));
+        return (VolumePhase::Connecting, unready.as_ref().map(FailedClause::from));
     }
     match select(seen.view, expectation) {
         Ok(selected) => standing(seen, expectation, &selected),
         Err(unready) => {
             let some_live = mine.iter().any(|one| one.state.is_live());
             let phase = match unready.clause {
-                Clause::LivePaths if some_live && device(seen.view).is_some() => Phase::Degraded,
+                Clause::LivePaths if some_live && device(seen.view).is_some() => VolumePhase::Degraded,
                 // A head exists: the namespace was scanned once, so it was in use or could have been.
-                _ if seen.was_ready || device(seen.view).is_some() => Phase::Lost,
-                _ => Phase::Connecting,
+                _ if seen.was_ready || device(seen.view).is_some() => VolumePhase::Lost,
+                _ => VolumePhase::Connecting,
             };
             (phase, Some(FailedClause::from(&unready)))
         }
@@ -176,11 +176,11 @@ fn standing(
     seen: &Seen<'_>,
     expectation: &Expectation,
     selected: &Selected,
-) -> (Phase, Option<FailedClause>) {
+) -> (VolumePhase, Option<FailedClause>) {
     let failing = seen.failing.map(FailedClause::from);
     let unregistered = seen.unregistered.map(|why| clause::failed(clause::RESERVATION, why));
     if let Some(failing) = failing.or(unregistered) {
-        let phase = if seen.was_ready { Phase::Lost } else { Phase::Connecting };
+        let phase = if seen.was_ready { VolumePhase::Lost } else { VolumePhase::Connecting };
         return (phase, Some(failing));
     }
     if selected.live_paths.len() < expectation.portals.len() {
@@ -192,14 +192,14 @@ fn standing(
         let dead: Vec<String> =
             expectation.portals.iter().filter(|portal| !live(**portal)).map(why).collect();
         let message = format!("no live path to {}", dead.join(", "));
-        return (Phase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
+        return (VolumePhase::Degraded, Some(clause::failed(Clause::LivePaths.as_str(), message)));
     }
     if seen.unheld {
         let message = "the target has forgotten all registrations; this node is registered again, and holds the \
                        namespace once other nodes had time to register";
-        return (Phase::Degraded, Some(clause::failed(clause::RESERVATION, message)));
+        return (VolumePhase::Degraded, Some(clause::failed(clause::RESERVATION, message)));
     }
-    (Phase::Ready, None)
+    (VolumePhase::Ready, None)
 }
 
 /// The device of a view: its head, or its first bare device.

@@ -6,12 +6,12 @@ use cleat_host::readiness::PathPolicy;
 
 use super::*;
 use crate::ledger::rules::ending;
-use crate::ledger::{Entry, Grant};
+use crate::ledger::{Grant, LedgerEntry};
 use crate::testing::kernel::{HOST, UUID, controller, portal, view};
 
 const BOOT: &str = "boot-1";
 
-fn entry(ended: bool) -> Entry {
+fn entry(ended: bool) -> LedgerEntry {
     let grant = Grant {
         portals: vec![portal(1), portal(2)],
         identity: Default::default(),
@@ -43,7 +43,7 @@ fn expectation(policy: PathPolicy) -> Expectation {
 
 struct Case {
     controllers: Vec<Controller>,
-    entry: Option<Entry>,
+    entry: Option<LedgerEntry>,
     policy: PathPolicy,
     activity: Activity,
     was_ready: bool,
@@ -79,22 +79,22 @@ impl Case {
         })
     }
 
-    fn phase(self) -> Phase {
+    fn phase(self) -> VolumePhase {
         self.state().phase
     }
 }
 
 #[test]
 fn the_phase_follows_the_paths() {
-    assert_eq!(Case::new(&[(1, "live"), (2, "live")]).phase(), Phase::Ready);
-    assert_eq!(Case::new(&[(1, "live"), (2, "connecting")]).phase(), Phase::Degraded);
-    assert_eq!(Case::new(&[(1, "live")]).phase(), Phase::Degraded);
-    assert_eq!(Case::new(&[(1, "connecting"), (2, "connecting")]).phase(), Phase::Lost);
-    assert_eq!(Case::new(&[]).phase(), Phase::Lost);
+    assert_eq!(Case::new(&[(1, "live"), (2, "live")]).phase(), VolumePhase::Ready);
+    assert_eq!(Case::new(&[(1, "live"), (2, "connecting")]).phase(), VolumePhase::Degraded);
+    assert_eq!(Case::new(&[(1, "live")]).phase(), VolumePhase::Degraded);
+    assert_eq!(Case::new(&[(1, "connecting"), (2, "connecting")]).phase(), VolumePhase::Lost);
+    assert_eq!(Case::new(&[]).phase(), VolumePhase::Lost);
     let quorum = Case { policy: PathPolicy::All, ..Case::new(&[(1, "live"), (2, "connecting")]) };
     assert_eq!(
         quorum.phase(),
-        Phase::Degraded,
+        VolumePhase::Degraded,
         "it works, though fewer paths are live than the policy wants"
     );
 }
@@ -102,24 +102,24 @@ fn the_phase_follows_the_paths() {
 #[test]
 fn absent_is_said_only_when_nothing_is_there_and_nothing_was_lost() {
     let never = Case { was_ready: false, ..Case::new(&[]) };
-    assert_eq!(never.phase(), Phase::Absent);
+    assert_eq!(never.phase(), VolumePhase::Absent);
     let over = Case { entry: Some(entry(true)), ..Case::new(&[]) }.state();
-    assert_eq!(over.phase, Phase::Absent);
+    assert_eq!(over.phase, VolumePhase::Absent);
     assert!(over.absence.is_some() && over.epoch_ended);
     let connecting = Case { activity: Activity::Connecting, was_ready: false, ..Case::new(&[]) };
-    assert_eq!(connecting.phase(), Phase::Connecting);
+    assert_eq!(connecting.phase(), VolumePhase::Connecting);
 }
 
 #[test]
 fn a_grant_that_has_ended_with_controllers_left_is_being_detached() {
     let left = Case { entry: Some(entry(true)), ..Case::new(&[(1, "live")]) };
-    assert_eq!(left.phase(), Phase::Detaching);
+    assert_eq!(left.phase(), VolumePhase::Detaching);
 }
 
 #[test]
 fn what_no_grant_explains_is_told_and_never_called_ready() {
     let state = Case { entry: None, was_ready: false, ..Case::new(&[(1, "live"), (2, "live")]) }.state();
-    assert_eq!(state.phase, Phase::Connecting);
+    assert_eq!(state.phase, VolumePhase::Connecting);
     assert_eq!(state.unready.unwrap().clause, clause::GRANT);
     assert_eq!(state.paths.len(), 2);
     assert_eq!(state.device.as_deref(), Some("nvme0n1"));

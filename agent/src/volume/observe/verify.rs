@@ -10,12 +10,12 @@ use cleat_runtime::exit::Causes;
 use tokio::time::Instant;
 
 use crate::ledger::rules::{ending, may_end};
-use crate::ledger::{Entry, Grant};
+use crate::ledger::{Grant, LedgerEntry};
 use crate::name::Epoch;
 use crate::volume::host::Host;
 use crate::volume::observe::judge::{Activity, device};
 use crate::volume::outcome::{Outcome, Ready};
-use crate::volume::state::{Absence, Phase};
+use crate::volume::state::{Absence, VolumePhase};
 use crate::volume::{Volume, clause};
 
 /// The last judgement of the whole predicate.
@@ -124,13 +124,15 @@ impl<H: Host> Volume<H> {
             };
         }
         match state.phase {
-            Phase::Ready | Phase::Degraded => Outcome::Ready(Ready { state: Box::new(state), times: None }),
-            Phase::Absent => {
+            VolumePhase::Ready | VolumePhase::Degraded => {
+                Outcome::Ready(Ready { state: Box::new(state), times: None })
+            }
+            VolumePhase::Absent => {
                 // Even where no deletion has ended the grant: a controller that vanished by itself is named.
                 let seen = ending(entry.as_ref(), epoch, &[], self.boot_id());
                 Outcome::Absent(Absence { deleted: seen.deletions, times: None })
             }
-            Phase::Connecting | Phase::Lost | Phase::Detaching => {
+            VolumePhase::Connecting | VolumePhase::Lost | VolumePhase::Detaching => {
                 let nothing = || {
                     clause::failed(clause::GRANT, "the grant has ended, and its controllers are still there")
                 };
@@ -140,7 +142,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// The record as it was last read or written; reads it where it was not. For reports only.
-    async fn known(&self) -> Result<Option<Entry>, String> {
+    async fn known(&self) -> Result<Option<LedgerEntry>, String> {
         let read = self.memory().record.as_read();
         if let Some(entry) = read {
             return entry;

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use crate::ledger::rules::Stale;
-use crate::ledger::{Entry, Grant};
+use crate::ledger::{Grant, LedgerEntry};
 use crate::link::Link;
 use crate::name::Epoch;
 use crate::volume::gate::Pass;
@@ -215,7 +215,7 @@ impl<H: Host> Volume<H> {
 }
 
 /// Compares the record with PublishContext.
-fn standing<'a>(entry: Option<&'a Entry>, granted: &Granted) -> Result<Standing<'a>, StageError> {
+fn standing<'a>(entry: Option<&'a LedgerEntry>, granted: &Granted) -> Result<Standing<'a>, StageError> {
     let wait = |seen: String| Ok(Standing::Wait(Waits::Grant { seen }));
     let Some(entry) = entry else { return wait("none".to_owned()) };
     if entry.epoch < granted.epoch {

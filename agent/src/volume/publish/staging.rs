@@ -16,7 +16,7 @@ use cleat_host::sysfs::{HolderKind, SubsystemView};
 use cleat_runtime::exit::Causes;
 use tokio::time::Instant;
 
-use crate::ledger::Entry;
+use crate::ledger::LedgerEntry;
 use crate::volume::Volume;
 use crate::volume::host::{AtTarget, Host, HostError};
 use crate::volume::observe::judge::device;
@@ -62,7 +62,7 @@ impl<H: Host> Volume<H> {
     }
 
     /// Whether a device is, or may be, at one of the targets that a record names.
-    pub(in crate::volume) async fn may_be_published(&self, entry: &Entry) -> bool {
+    pub(in crate::volume) async fn may_be_published(&self, entry: &LedgerEntry) -> bool {
         for target in &entry.published {
             match self.shared.host.at_target(target).await {
                 Ok(AtTarget::Nothing | AtTarget::Placeholder) => {}

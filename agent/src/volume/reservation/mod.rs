@@ -18,14 +18,14 @@ pub(super) mod preempt;
 
 use std::time::Duration;
 
-use cleat_host::reservations::{Kind, Report, ReservationError, ReservationKey};
+use cleat_host::reservations::{ReservationError, ReservationKey, ReservationKind, ReservationReport};
 use cleat_host::sysfs::SubsystemView;
 use cleat_host::{DevT, HostId};
 use cleat_runtime::exit::Causes;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use crate::ledger::{Entry, Grant};
+use crate::ledger::{Grant, LedgerEntry};
 use crate::link::Link;
 use crate::metrics::{self, Reassertion};
 use crate::name::Epoch;
@@ -77,7 +77,7 @@ impl Registration {
 /// How a registration stands after reading it.
 enum Stands {
     /// The report shows it, and the namespace reserved.
-    Held(Report),
+    Held(ReservationReport),
     /// The report of this generation shows it. The namespace is not reserved until others had time to
     /// register.
     Joined(u32),
@@ -102,7 +102,7 @@ pub(super) enum Standing {
 /// Removing a registration raises the generation (base specification, "Reservation Report", field GEN; seen
 /// with Linux 6.18); a target that restarts begins at 0 again.
 pub(super) fn standing(
-    report: &Report,
+    report: &ReservationReport,
     host: HostId,
     key: ReservationKey,
     registered: Option<u32>,
@@ -130,7 +130,7 @@ pub(super) enum ReserveError {
     )]
     Incapable(u8),
     #[error("the namespace is held as {0}, which Cleat did not ask for")]
-    OtherKind(Kind),
+    OtherKind(ReservationKind),
     #[error("this node has been preempted: its registration under {0} is gone, and those of others are not")]
     Preempted(ReservationKey),
     #[error("registrations kept changing; gave up after {ROUNDS} attempts")]
@@ -160,7 +160,7 @@ impl<H: Host> Volume<H> {
         dev: DevT,
         key: ReservationKey,
         registered: Option<u32>,
-    ) -> Result<Report, ReserveError> {
+    ) -> Result<ReservationReport, ReserveError> {
         let (target, host) = (self.shared.host.reservations(), self.host_id());
         let mut asked_abilities = registered.is_some();
         for _ in 0..ROUNDS {
@@ -419,11 +419,11 @@ impl<H: Host> Volume<H> {
     }
 
     /// Records the generation at which this node was last seen registered.
-    async fn note_generation(&self, entry: Entry, generation: u32) {
+    async fn note_generation(&self, entry: LedgerEntry, generation: u32) {
         self.note_registered(entry, Some(generation)).await;
     }
 
-    async fn note_registered(&self, mut entry: Entry, registered: Option<u32>) {
+    async fn note_registered(&self, mut entry: LedgerEntry, registered: Option<u32>) {
         if entry.registered == registered {
             return;
         }
@@ -435,7 +435,7 @@ impl<H: Host> Volume<H> {
 }
 
 /// The reservation key of a grant in force.
-fn standing_key(entry: &Entry, boot_id: &str) -> Option<ReservationKey> {
+fn standing_key(entry: &LedgerEntry, boot_id: &str) -> Option<ReservationKey> {
     let grant = entry.grant.as_ref().filter(|_| !entry.ended && entry.boot_id == boot_id)?;
     grant.reserve
 }

@@ -11,11 +11,11 @@
 use std::time::Duration;
 
 use cleat_host::DevT;
-use cleat_host::reservations::{Report, ReservationError, ReservationKey};
+use cleat_host::reservations::{ReservationError, ReservationKey, ReservationReport};
 use cleat_runtime::exit::Causes;
 
 use crate::ledger::rules::may_end;
-use crate::ledger::{Entry, LedgerError};
+use crate::ledger::{LedgerEntry, LedgerError};
 use crate::name::Epoch;
 use crate::volume::host::Host;
 use crate::volume::observe::judge::device;
@@ -99,13 +99,13 @@ impl<H: Host> Volume<H> {
 
     async fn preempt_under(
         &self,
-        known: Option<Entry>,
+        known: Option<LedgerEntry>,
         epoch: Epoch,
         key: ReservationKey,
         victims: &[ReservationKey],
-    ) -> Result<(Report, Vec<ReservationKey>), PreemptError> {
+    ) -> Result<(ReservationReport, Vec<ReservationKey>), PreemptError> {
         let in_force =
-            |entry: &Entry| entry.epoch == epoch && !entry.ended && entry.boot_id == self.boot_id();
+            |entry: &LedgerEntry| entry.epoch == epoch && !entry.ended && entry.boot_id == self.boot_id();
         let mut entry = known.filter(in_force).ok_or(PreemptError::NoGrant(epoch))?;
         let grant = entry.grant.as_mut().ok_or(PreemptError::NoGrant(epoch))?;
         match grant.reserve {
@@ -139,8 +139,8 @@ impl<H: Host> Volume<H> {
         dev: DevT,
         key: ReservationKey,
         victims: &[ReservationKey],
-        mut report: Report,
-    ) -> Result<(Report, Vec<ReservationKey>), PreemptError> {
+        mut report: ReservationReport,
+    ) -> Result<(ReservationReport, Vec<ReservationKey>), PreemptError> {
         let target = self.shared.host.reservations();
         let mut aborted = Vec::new();
         for _ in 0..ROUNDS {
@@ -166,7 +166,7 @@ impl<H: Host> Volume<H> {
     }
 }
 
-fn registered(report: &Report, victims: &[ReservationKey]) -> Vec<ReservationKey> {
+fn registered(report: &ReservationReport, victims: &[ReservationKey]) -> Vec<ReservationKey> {
     victims.iter().copied().filter(|victim| report.has(*victim)).collect()
 }
 

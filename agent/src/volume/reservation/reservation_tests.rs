@@ -1,7 +1,7 @@
 //! Reservations and secrets, on a kernel and a target made of memory.
 
 use crate::volume::outcome::Outcome;
-use crate::volume::state::Phase;
+use crate::volume::state::VolumePhase;
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::Command;
 
@@ -128,7 +128,7 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
     machine.kernel.world().reservation.lose(1);
     look_after(&agent, Link::Up).await;
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Lost);
+    assert_eq!(state.phase, VolumePhase::Lost);
     assert_eq!(state.unready.unwrap().clause, clause::RESERVATION);
     // A message that had been waiting while this node was stopped, also for an agent that was restarted, and also when
     // the one that preempted has gone.
@@ -176,7 +176,7 @@ async fn after_a_target_restart_the_registration_returns_within_a_session() {
     machine.kernel.world().reservation.forget();
     look_after(&agent, Link::Down).await;
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Lost);
+    assert_eq!(state.phase, VolumePhase::Lost);
     assert!(state.unready.unwrap().message.contains("forgotten"));
     assert_eq!(keys(&machine), Vec::<u64>::new(), "without a session nobody knows whether the grant stands");
     look_after(&agent, Link::Up).await;
@@ -203,7 +203,7 @@ async fn after_a_target_restart_the_namespace_is_held_once_others_had_time() {
     assert_eq!(keys(&machine), [1]);
     assert!(!machine.kernel.world().reservation.kept.is_held(), "the other one would get errors");
     let state = agent.state().await;
-    assert_eq!(state.phase, Phase::Degraded, "the device can be used");
+    assert_eq!(state.phase, VolumePhase::Degraded, "the device can be used");
     assert!(state.unready.unwrap().message.contains("once other nodes had time"));
     // It comes back without holding either, and has its time from then on; this node's is over.
     machine.kernel.world().reservation.join_without_holding(OTHER_HOST, 7);
@@ -211,7 +211,7 @@ async fn after_a_target_restart_the_namespace_is_held_once_others_had_time() {
     look_after(&agent, Link::Up).await;
     assert!(machine.kernel.world().reservation.kept.is_held());
     assert_eq!(keys(&machine), [1, 7]);
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
 }
 
 #[tokio::test]
@@ -280,13 +280,13 @@ async fn a_registration_that_may_have_come_too_late_is_taken_back() {
     };
     tokio::join!(looking, meanwhile);
     assert_eq!(keys(&machine), Vec::<u64>::new());
-    assert_eq!(agent.state().await.phase, Phase::Lost);
+    assert_eq!(agent.state().await.phase, VolumePhase::Lost);
     // That was nobody's preemption: with the session back it registers again, whoever has come meanwhile.
     machine.kernel.world().reservation.join(OTHER_HOST, 7);
     machine.kernel.world().reservation.join("33333333-3333-3333-3333-333333333333", 9);
     look_after(&agent, Link::Up).await;
     assert_eq!(keys(&machine), [7, 9, 1]);
-    assert_eq!(agent.state().await.phase, Phase::Ready);
+    assert_eq!(agent.state().await.phase, VolumePhase::Ready);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::core::tests::*;
 use crate::*;
 
 fn aborting() -> Harness {
-    shared(Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() })
+    shared(TargetAbilities { reservations: ReservationAbility::AbortWaits, export_drains: false, ..able() })
 }
 
 /// The list, the preemption, the cut: all of them succeed.

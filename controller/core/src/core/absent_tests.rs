@@ -64,7 +64,7 @@ fn a_node_done_by_its_own_report_leaves_and_nobody_enters_before_the_list() {
 
 #[test]
 fn a_persons_word_does_not_stand_in_for_a_list_that_was_not_read() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.silent("a");
     b.declare_gone(90, "a");
     b.pass(Config::default().drain_bound_ms);
@@ -76,14 +76,14 @@ fn a_persons_word_does_not_stand_in_for_a_list_that_was_not_read() {
     // Nobody can write to what was deleted for good.
     b.event(Event::DeleteBegins { request: RequestId(91), volume: v() });
     assert_eq!(b.reply(RequestId(91)), Some(Ok(Reply::MayDelete)));
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
     assert!(b.core.volumes.is_empty() && b.stored.is_empty());
 }
 
 #[test]
 fn a_fence_rests_on_its_own_steps_not_on_later_probing() {
     // Without a list the rung of the secret has no such step; the target is said to keep to one only later.
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::Rwo);
     overdue(&mut b, "a");
     b.rds(Ok(()));

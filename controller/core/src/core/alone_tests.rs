@@ -5,8 +5,8 @@ use super::tests::*;
 use super::*;
 use crate::*;
 
-fn reserving() -> Target {
-    Target { reservations: Reservations::AbortWaits, ..able() }
+fn reserving() -> TargetAbilities {
+    TargetAbilities { reservations: ReservationAbility::AbortWaits, ..able() }
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn a_volume_with_an_unheard_deletion_is_granted_only_after_a_repeat() {
     let mut b = bench(able());
     assert_eq!(begins(&mut b, 90), Some(Ok(Reply::MayDelete)));
     assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "durable before the RDS is asked");
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Unknown });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Unknown });
     for restarted in [false, true] {
         if restarted {
             b.restart();
@@ -25,7 +25,7 @@ fn a_volume_with_an_unheard_deletion_is_granted_only_after_a_repeat() {
     }
     assert_eq!(begins(&mut b, 91), Some(Ok(Reply::MayDelete)));
     assert!(matches!(begins(&mut b, 92), Some(Err(Refusal::Deleting { .. }))), "one at a time");
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
     assert!(b.stored.is_empty());
     b.attach("a", Access::Rwo);
 }
@@ -34,19 +34,19 @@ fn a_volume_with_an_unheard_deletion_is_granted_only_after_a_repeat() {
 fn a_deletion_that_the_rds_refused_leaves_the_volume_as_it_was() {
     let mut b = bench(able());
     begins(&mut b, 90);
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::NotDone });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::NotDone });
     assert!(!b.stored[&v()].deleting);
     b.attach("a", Access::Rwo);
 }
 
 /// Node a is fenced from the volume, which is deleted before it is heard again.
-fn deleted_behind_a_fence(target: Target) -> Harness {
+fn deleted_behind_a_fence(target: TargetAbilities) -> Harness {
     let mut b = alone(target);
     overdue(&mut b, "a");
     b.rds_does_all();
     assert_eq!(b.phase("a"), None);
     assert_eq!(begins(&mut b, 90), Some(Ok(Reply::MayDelete)));
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
     b
 }
 
@@ -71,7 +71,7 @@ fn a_fenced_node_takes_down_what_was_deleted_and_is_then_forgotten() {
 #[test]
 fn a_volume_made_again_is_kept_from_whoever_may_hold_old_writes() {
     // Nothing but the export keeps the node out.
-    let mut b = deleted_behind_a_fence(Target { acl: false, ..able() });
+    let mut b = deleted_behind_a_fence(TargetAbilities { acl: false, ..able() });
     let publish = b.publish("bb", Access::Rwo);
     assert!(matches!(b.refusal(publish), Refusal::ExportOff { .. }));
     b.up("a", "boot", vec![held()]);

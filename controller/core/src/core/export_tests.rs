@@ -31,7 +31,7 @@ fn a_second_node_waits_while_the_export_is_off_since_it_would_return() {
 
 #[test]
 fn a_second_node_waits_for_an_export_off_fence_and_is_refused_once_proven() {
-    let mut b = bench(Target { acl: false, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, ..able() });
     b.attach("a", Access::RwxBlock);
     overdue(&mut b, "a");
     let hide = b.rds_asked().expect("asked").0;
@@ -91,7 +91,7 @@ fn an_export_that_may_have_been_off_already_has_drained_nobody() {
 #[test]
 fn a_survivor_that_was_cut_with_a_fenced_node_has_its_writes_waited_for() {
     let drained = |fence: bool| {
-        let mut b = shared(Target { export_drains: false, ..able() });
+        let mut b = shared(TargetAbilities { export_drains: false, ..able() });
         if fence {
             overdue(&mut b, "a");
             for step in ["deny", "hide", "show"] {

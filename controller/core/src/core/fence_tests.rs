@@ -57,7 +57,7 @@ fn a_silent_node_is_cut_and_drained_and_the_export_comes_back() {
 
 #[test]
 fn a_target_not_known_to_drain_waits_the_bound_from_the_cut_on() {
-    let mut b = alone(Target { export_drains: false, ..able() });
+    let mut b = alone(TargetAbilities { export_drains: false, ..able() });
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     b.rds(Ok(()));
@@ -126,7 +126,7 @@ fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
 
 #[test]
 fn no_rung_left_is_refused_naming_node_time_rungs_and_remedy() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     let request = overdue(&mut b, "a");
     let refusal = b.refusal(request);
     let Refusal::CannotFence { volume, agent, tried, min_fence, .. } = refusal else { panic!("{refusal:?}") };
@@ -201,7 +201,7 @@ fn a_heard_node_is_fenced_once_it_is_silent_or_takes_far_too_long() {
 
 #[test]
 fn a_heard_node_that_does_not_detach_is_refused_with_its_last_report() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.unpublish("a");
     b.agent(Outcome::Pending { message: "the kernel has been deleting nvme0 for 12.0 s".into() });
     b.pass(Config::default().fence_heard_after_ms);
@@ -280,7 +280,7 @@ fn quarantine_outlives_a_restart_and_ends_by_the_nodes_report_alone() {
 
 #[test]
 fn export_off_alone_keeps_everybody_out_until_the_node_shows_it_is_clean() {
-    let mut b = alone(Target { acl: false, ..able() });
+    let mut b = alone(TargetAbilities { acl: false, ..able() });
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "hide");
     b.rds(Ok(()));
@@ -303,7 +303,7 @@ fn export_off_alone_keeps_everybody_out_until_the_node_shows_it_is_clean() {
 
 #[test]
 fn export_off_is_not_taken_while_another_node_may_use_the_volume() {
-    let mut b = shared(Target { acl: false, ..able() });
+    let mut b = shared(TargetAbilities { acl: false, ..able() });
     let request = overdue(&mut b, "a");
     assert_eq!(result_of(&b.refusal(request), Rung::ExportOff), "node bb may be using the volume");
     assert_eq!(asked(&b), "nothing");

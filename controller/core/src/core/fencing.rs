@@ -13,7 +13,7 @@ use crate::rung_result::{HelperProblem, RungResult};
 use crate::volume::Pending;
 use crate::{
     Attachment, DrainCause, Drained, Fence, FenceStep, NodeId, Notice, Phase, RdsFailure, RdsRequest,
-    RdsTask, Reservations, Rung, Secret, Source, Trouble, VolumeId, VolumeRecord,
+    RdsTask, ReservationAbility, Rung, SecretState, Source, Trouble, VolumeId, VolumeRecord,
 };
 
 impl Transition<'_> {
@@ -98,7 +98,7 @@ impl Transition<'_> {
     fn next_secret(&mut self, volume: &VolumeId) {
         let generation = self.next_epoch();
         if let Some(record) = self.core.volumes.get_mut(volume) {
-            record.secret = Some(Secret { generation, in_force: false });
+            record.secret = Some(SecretState { generation, in_force: false });
         }
     }
 
@@ -158,7 +158,7 @@ impl Transition<'_> {
     /// A helper's report after the preemption. It proves something only if every key in it is one that we know to
     /// belong to a node that may stay.
     pub(super) fn preempted(&mut self, volume: &VolumeId, by: &NodeId, left: &[u64], aborted: &[u64]) {
-        let waits = self.core.config.target.reservations == Reservations::AbortWaits;
+        let waits = self.core.config.target.reservations == ReservationAbility::AbortWaits;
         let Some(record) = self.core.volumes.get(volume) else {
             return;
         };
@@ -263,7 +263,7 @@ impl Transition<'_> {
 
     /// What it had in flight was waited for when its registration was preempted, and nothing of it was taken since.
     pub(super) fn is_aborted(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
-        self.core.config.target.reservations == Reservations::AbortWaits
+        self.core.config.target.reservations == ReservationAbility::AbortWaits
             && self.fence_mut(volume, node).is_some_and(|f| f.aborted)
             && self.helper_stays(volume, node)
     }

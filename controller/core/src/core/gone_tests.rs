@@ -17,7 +17,7 @@ fn taken_for_gone(b: &mut Harness) {
 
 #[test]
 fn a_node_declared_gone_and_heard_counts_as_a_writer_at_once() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     taken_for_gone(&mut b);
     b.hello("a", identity("a", "boot"));
     assert_eq!(b.phase("a"), Some("Draining"));
@@ -39,7 +39,7 @@ fn a_node_declared_gone_and_heard_counts_as_a_writer_at_once() {
 
 #[test]
 fn a_node_declared_gone_is_let_in_by_its_own_report_once_drained() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     taken_for_gone(&mut b);
     b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
     assert!(revoked(&b), "{:?}", b.effects);
@@ -56,7 +56,7 @@ fn a_node_declared_gone_is_let_in_by_its_own_report_once_drained() {
 
 #[test]
 fn beside_a_node_let_in_meanwhile_nobody_else_enters_and_both_are_named() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     taken_for_gone(&mut b);
     b.attach("bb", Access::Rwo);
     b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);

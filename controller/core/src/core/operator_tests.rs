@@ -31,7 +31,7 @@ fn who_forced_a_fence_and_why_stays_with_proof_and_quarantine() {
 
 #[test]
 fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.fence(90, "a");
     b.agent(absent("live"));
     b.rds(Ok(()));
@@ -42,7 +42,7 @@ fn a_forced_fence_that_the_node_proves_is_recorded_as_forced() {
 
 #[test]
 fn a_declaration_while_a_proof_waits_is_kept_and_the_first_one_stays() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.detach("a", "connecting");
     b.event(fence(90, "a", "ann", "now"));
     b.event(fence(91, "a", "bob", "at last"));
@@ -77,14 +77,14 @@ fn what_the_target_proves_of_a_node_that_was_declared_gone_says_who_did() {
 #[test]
 fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
     for deleted in [false, true] {
-        let mut b = alone(Target { acl: false, ..able() });
+        let mut b = alone(TargetAbilities { acl: false, ..able() });
         overdue(&mut b, "a");
         b.rds(Ok(()));
         b.rds(Ok(()));
         if deleted {
             b.event(Event::DeleteBegins { request: RequestId(90), volume: v() });
             assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::MayDelete)));
-            b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+            b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
             assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
             b.up("a", "boot", vec![observed_of(ObservedPhase::Lost)]);
             b.agent(absent("connecting"));
@@ -101,7 +101,7 @@ fn export_off_ends_by_a_declaration_or_the_nodes_report_also_if_deleted() {
 
 #[test]
 fn a_persons_declaration_has_name_and_reason_until_the_node_is_heard() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.declare_gone(90, "a");
     assert!(matches!(b.refusal(RequestId(90)), Refusal::NotGone { .. }), "it is heard");
     b.declare_gone(95, "aa");
@@ -138,7 +138,7 @@ fn an_operators_fence_begins_at_once_and_answers_when_it_is_proven() {
 
 #[test]
 fn a_host_that_takes_over_a_writers_name_waits_for_a_persons_decision() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.silent("a");
     b.restart();
     b.hello("a", identity("zzzz", "boot-9"));

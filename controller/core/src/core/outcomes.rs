@@ -5,9 +5,10 @@ use super::Transition;
 use crate::rung_result::HelperProblem;
 use crate::volume::{DirectiveKind, Pending};
 use crate::{
-    Absence, Attachment, BootId, DrainCause, Drained, Epoch, FenceStep, LaterTerm, MigrationStep,
-    NamespaceIdentity, NodeId, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase, RdsFailure,
-    RdsTask, Refusal, Reservations, SessionId, Source, Trouble, UnixMillis, Unready, Verdict, VolumeId,
+    Absence, Attachment, BootId, DeviceIdentity, DrainCause, Drained, Epoch, FenceStep, LaterTerm,
+    MigrationStep, NodeId, NodeTrouble, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase,
+    RdsFailure, RdsTask, Refusal, ReservationAbility, SessionId, Source, Trouble, UnixMillis, Verdict,
+    VolumeId,
 };
 
 impl Transition<'_> {
@@ -147,10 +148,10 @@ impl Transition<'_> {
             Outcome::Absent(absence) if draining => self.absent(volume, node, &absence),
             Outcome::Busy { holders } if draining => self.busy(volume, node, holders),
             Outcome::Failed { clause, message, .. } if draining => {
-                self.detach_failed(volume, node, Unready::Clause { clause, message });
+                self.detach_failed(volume, node, NodeTrouble::Clause { clause, message });
             }
             Outcome::Failed { clause, message, .. } => {
-                self.attach_failed(volume, node, Unready::Clause { clause, message });
+                self.attach_failed(volume, node, NodeTrouble::Clause { clause, message });
             }
             Outcome::Stale { highest, ended } => self.stale(volume, node, highest, ended),
             other => self.later(volume, node, Trouble::UnexpectedOutcome(Box::new(other))),
@@ -183,10 +184,10 @@ impl Transition<'_> {
         let (trouble, problem) = match outcome {
             Outcome::Stale { highest, .. } if highest.term > self.core.term => {
                 let later = self.is_ahead(volume, by, highest);
-                (Trouble::Unready(Unready::LaterTerm(later.clone())), HelperProblem::LaterTerm(later))
+                (Trouble::Unready(NodeTrouble::LaterTerm(later.clone())), HelperProblem::LaterTerm(later))
             }
             Outcome::Failed { clause, message, .. } => (
-                Trouble::Unready(Unready::Clause { clause: clause.clone(), message: message.clone() }),
+                Trouble::Unready(NodeTrouble::Clause { clause: clause.clone(), message: message.clone() }),
                 HelperProblem::Failed { clause, message },
             ),
             other => (Trouble::UnexpectedOutcome(Box::new(other.clone())), HelperProblem::Unexpected(other)),
@@ -205,7 +206,7 @@ impl Transition<'_> {
         LaterTerm { volume: volume.clone(), highest, term: self.core.term }
     }
 
-    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: NamespaceIdentity) {
+    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: DeviceIdentity) {
         let Some(boot_id) = self.boot_id(node) else {
             return;
         };
@@ -214,7 +215,7 @@ impl Transition<'_> {
         };
         if let Some(pinned) = record.identity.as_ref().filter(|pinned| **pinned != identity) {
             let (found, pinned) = (Box::new(identity), Box::new(pinned.clone()));
-            self.attach_failed(volume, node, Unready::OtherNamespace { found, pinned });
+            self.attach_failed(volume, node, NodeTrouble::OtherNamespace { found, pinned });
             return;
         }
         record.identity = Some(identity);
@@ -246,7 +247,7 @@ impl Transition<'_> {
         self.migration_step(volume, node, MigrationStep::TargetReady);
     }
 
-    fn attach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: Unready) {
+    fn attach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: NodeTrouble) {
         self.refuse_publishes(volume, Some(node), |volume, node| Refusal::NotReady {
             volume,
             node,
@@ -278,7 +279,7 @@ impl Transition<'_> {
             return;
         };
         // A session may have been cut, or its commands aborted, after the agent had noted that it was live.
-        let aborts = self.core.config.target.reservations != Reservations::None;
+        let aborts = self.core.config.target.reservations != ReservationAbility::None;
         let shaken = record.hidden || (aborts && record.fence(node).is_some_and(|f| f.touched));
         let drained = match drained(a, absence, now, bound, &boot_id) {
             Drained::NeverHandedOut => Drained::NeverHandedOut,
@@ -318,7 +319,7 @@ impl Transition<'_> {
         self.refuse_unpublishes(volume, node, &refusal);
     }
 
-    fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: Unready) {
+    fn detach_failed(&mut self, volume: &VolumeId, node: &NodeId, unready: NodeTrouble) {
         self.later(volume, node, Trouble::Unready(unready.clone()));
         let refusal = Refusal::NotReady { volume: volume.clone(), node: node.clone(), unready };
         self.refuse_unpublishes(volume, node, &refusal);
@@ -330,7 +331,7 @@ impl Transition<'_> {
         let draining = self.attachment_mut(volume, node).is_some_and(|a| a.phase.is_draining());
         if let Some(later) = ahead.clone().filter(|_| draining) {
             // It ends nothing for this term: a fence has to.
-            self.later(volume, node, Trouble::Unready(Unready::LaterTerm(later)));
+            self.later(volume, node, Trouble::Unready(NodeTrouble::LaterTerm(later)));
             return;
         }
         let epoch = self.next_epoch();
@@ -338,8 +339,8 @@ impl Transition<'_> {
             return;
         };
         let unready = match ahead {
-            Some(later) => Unready::LaterTerm(later),
-            None => Unready::OtherEpoch { highest, ended, granted: a.epoch },
+            Some(later) => NodeTrouble::LaterTerm(later),
+            None => NodeTrouble::OtherEpoch { highest, ended, granted: a.epoch },
         };
         if draining {
             // Ours is the highest term, so we may end what it holds: under an epoch that it will accept.

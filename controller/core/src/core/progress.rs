@@ -6,7 +6,7 @@ use super::admission::grant_of;
 use crate::volume::{DirectiveKind, Pending};
 use crate::{
     Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, MigrationStep, NodeId,
-    Notice, OperationId, Phase, RdsRequest, Reservations, Role, SessionId, Source, Verdict, VolumeId,
+    Notice, OperationId, Phase, RdsRequest, ReservationAbility, Role, SessionId, Source, Verdict, VolumeId,
     VolumeRecord,
 };
 
@@ -171,7 +171,7 @@ impl Transition<'_> {
         operation: OperationId,
         what: DirectiveKind,
     ) {
-        let reserve = self.core.config.target.reservations != Reservations::None;
+        let reserve = self.core.config.target.reservations != ReservationAbility::None;
         let victims = self.core.volumes.get(volume).map(|r| self.victims(r, node)).unwrap_or_default();
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;

@@ -11,9 +11,9 @@ use super::Transition;
 use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
-    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, Notice, Observed,
-    ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply, RequestId,
-    Session, SessionId, Source, Standing, Trouble, Unready, VolumeId,
+    Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, NodeTrouble, Notice,
+    Observed, ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply,
+    RequestId, SessionId, SessionState, Source, Standing, Trouble, VolumeId,
 };
 
 impl Transition<'_> {
@@ -47,7 +47,7 @@ impl Transition<'_> {
     /// Takes a person's word for it that a node is gone. It counts for what the node has now, and what was cut off
     /// from it; it is taken back where the node is heard after all before its attachment is over.
     pub(super) fn declare_gone(&mut self, request: RequestId, node: NodeId, by: String, reason: String) {
-        if let Some(Session::Up { since, .. }) = self.core.nodes.get(&node).map(|n| &n.session) {
+        if let Some(SessionState::Up { since, .. }) = self.core.nodes.get(&node).map(|n| &n.session) {
             let result = Err(Refusal::NotGone { node, since: *since });
             self.effects.push(Effect::Reply { request, result });
             return;
@@ -195,7 +195,7 @@ impl Transition<'_> {
                     entry.retry_at = Some(retry_at);
                 }
                 let later = self.is_ahead(volume, node, *highest);
-                self.tell_trouble(volume, node, Trouble::Unready(Unready::LaterTerm(later)));
+                self.tell_trouble(volume, node, Trouble::Unready(NodeTrouble::LaterTerm(later)));
             }
             other => {
                 if let Some(entry) = self.entry_mut(volume, node) {

@@ -33,7 +33,8 @@ impl Harness {
 }
 
 fn fencing() -> Harness {
-    let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
+    let target =
+        TargetAbilities { acl: true, export_cuts: true, export_drains: true, ..TargetAbilities::default() };
     Harness::with(Config { target, ..Config::default() })
 }
 
@@ -459,7 +460,7 @@ fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
 
 #[test]
 fn who_was_not_told_by_its_record_may_have_been_since() {
-    let target = Target { acl: true, export_cuts: true, ..Target::default() };
+    let target = TargetAbilities { acl: true, export_cuts: true, ..TargetAbilities::default() };
     let mut b = Harness::with(Config { target, ..Config::default() });
     b.up("a", "1", vec![]);
     b.publish("a", Access::Rwo);

@@ -8,9 +8,10 @@ use super::Transition;
 use super::admission::{Admission, admission, difference, grant_of};
 use crate::volume::Pending;
 use crate::{
-    Attachment, Deletion, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node,
-    NodeId, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, Reservations, Role, Secret,
-    Session, Standing, UnixMillis, Unready, Verdict, VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node, NodeId,
+    NodeTrouble, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility,
+    Role, SecretState, SessionState, Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord,
+    VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -102,17 +103,17 @@ impl Transition<'_> {
         holders.filter(|a| !proven(a)).map(|a| a.node.clone()).collect()
     }
 
-    pub(super) fn delete_ended(&mut self, volume: VolumeId, deletion: Deletion) {
+    pub(super) fn delete_ended(&mut self, volume: VolumeId, deletion: VolumeDeletion) {
         self.core.deleting.remove(&volume);
         let known = self.core.volumes.contains_key(&volume);
         let unused = known && self.in_the_way_of_deletion(&volume).is_empty();
-        if deletion == Deletion::NotDone
+        if deletion == VolumeDeletion::NotDone
             && let Some(record) = self.core.volumes.get_mut(&volume)
         {
             record.deleting = false;
             self.dirty.insert(volume.clone());
         }
-        if deletion == Deletion::Done
+        if deletion == VolumeDeletion::Done
             && unused
             && let Some(record) = self.core.volumes.remove(&volume)
         {
@@ -325,14 +326,14 @@ impl Transition<'_> {
         let observed = self.core.nodes.get(&a.node).and_then(|n| n.observed.get(&spec.id));
         match observed {
             Some(o) if matches!(o.phase, ObservedPhase::Ready | ObservedPhase::Degraded) => {
-                let reserve = self.core.config.target.reservations != Reservations::None;
+                let reserve = self.core.config.target.reservations != ReservationAbility::None;
                 Ruling::Reply(Ok(Reply::Published(Box::new(grant_of(record, a, reserve)))))
             }
             // Attached once, but the node says now that it cannot use it: "attached" would not be true.
             other => refuse(Refusal::NotReady {
                 volume: spec.id.clone(),
                 node: a.node.clone(),
-                unready: Unready::Lost { unready: other.map(|o| o.unready.clone()) },
+                unready: NodeTrouble::Lost { unready: other.map(|o| o.unready.clone()) },
             }),
         }
     }
@@ -352,8 +353,8 @@ impl Transition<'_> {
             return Err(Refusal::Quarantined { node: node.clone(), causes: causes.clone() });
         }
         match &known.session {
-            Session::Silent { since } => Err(silent(*since)),
-            Session::Up { inventoried, .. } => Ok(*inventoried),
+            SessionState::Silent { since } => Err(silent(*since)),
+            SessionState::Up { inventoried, .. } => Ok(*inventoried),
         }
     }
 
@@ -374,7 +375,7 @@ impl Transition<'_> {
         // A secret of its own for the set of grants that begins here, so that whoever had the volume before does not know
         // it. Those that have it already know theirs.
         if self.core.config.target.secret && record.attachments.is_empty() {
-            record.secret = Some(Secret { generation: epoch, in_force: false });
+            record.secret = Some(SecretState { generation: epoch, in_force: false });
         }
         let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));
         let role = if first.is_some() { Role::MigrationTarget } else { Role::Primary };

@@ -8,7 +8,8 @@ use crate::*;
 
 #[test]
 fn a_survivor_preempts_after_the_list_and_before_the_cut() {
-    let target = Target { reservations: Reservations::AbortWaits, export_drains: false, ..able() };
+    let target =
+        TargetAbilities { reservations: ReservationAbility::AbortWaits, export_drains: false, ..able() };
     let mut b = shared(target);
     let request = overdue(&mut b, "a");
     assert_eq!(asked(&b), "deny", "a target that restarts forgets registrations, not its list");
@@ -33,7 +34,7 @@ fn a_survivor_preempts_after_the_list_and_before_the_cut() {
 
 #[test]
 fn a_report_that_still_shows_a_key_proves_nothing_so_the_next_rung_runs() {
-    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
+    let mut b = shared(TargetAbilities { reservations: ReservationAbility::Held, ..able() });
     overdue(&mut b, "a");
     b.rds(Ok(()));
     let victim = b.core.volumes[&v()].attachments[0].epoch.reservation_key();
@@ -45,7 +46,7 @@ fn a_report_that_still_shows_a_key_proves_nothing_so_the_next_rung_runs() {
 
 #[test]
 fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.publish("a", Access::RwxBlock);
     assert_eq!(asked(&b), "set secret", "before anybody connects");
     b.rds(Ok(()));
@@ -71,7 +72,7 @@ fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
 
 #[test]
 fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     b.silent("bb");
@@ -119,7 +120,7 @@ fn a_volume_that_a_quarantined_node_holds_is_no_stray_and_is_granted() {
 
 #[test]
 fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
-    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
+    let mut b = shared(TargetAbilities { reservations: ReservationAbility::Held, ..able() });
     let request = overdue(&mut b, "a");
     b.rds(Ok(()));
     let survivor = b.core.volumes[&v()].attachments[1].epoch.reservation_key();
@@ -137,7 +138,7 @@ fn an_abort_that_does_not_wait_is_followed_by_cut_and_drain() {
 
 #[test]
 fn a_live_deletion_is_not_drained_where_a_fence_may_have_cut_it() {
-    let mut b = shared(Target { reservations: Reservations::Held, ..able() });
+    let mut b = shared(TargetAbilities { reservations: ReservationAbility::Held, ..able() });
     overdue(&mut b, "a");
     b.up("a", "boot", vec![b.observed(ObservedPhase::Ready)]);
     b.pass(Config::default().drain_bound_ms);
@@ -153,7 +154,7 @@ fn a_live_deletion_is_not_drained_where_a_fence_may_have_cut_it() {
 
 #[test]
 fn a_proof_of_absence_is_worth_nothing_once_the_node_holds_the_volume() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.detach("a", "connecting");
     assert!(b.core.volumes[&v()].attachments[0].evidence().is_some());
     b.says("a", b.observed(ObservedPhase::Ready));

@@ -18,7 +18,7 @@ fn told(b: &Harness) -> (NodeId, OperationId, Epoch) {
 
 /// Nodes a and bb have the volume; a is being fenced, and its fence has begun to change the secret.
 fn changing() -> Harness {
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     overdue(&mut b, "a");
@@ -49,7 +49,7 @@ fn a_survivor_that_was_at_an_older_secret_is_told_the_one_in_force() {
 
 #[test]
 fn a_node_that_gave_the_volume_back_does_not_know_its_next_secret() {
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     let first = generation(&b);
     b.detach("a", "live");
@@ -81,7 +81,7 @@ fn an_rds_with_an_older_secret_in_force_is_asked_for_the_newer_one() {
 
 #[test]
 fn a_stray_that_appears_during_a_rekey_does_not_delay_the_fence() {
-    let mut b = bench(Target { acl: false, secret: true, ..able() });
+    let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
     overdue(&mut b, "a");

@@ -6,7 +6,7 @@ use super::rds_lists::is_unknown_host;
 use super::{Core, Transition};
 use crate::{
     Attachment, Claim, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice,
-    Observed, ObservedPhase, OlderBy, Phase, Session, SessionId, SessionRefusal, Source, StorageAddress,
+    Observed, ObservedPhase, OlderBy, Phase, SessionId, SessionRefusal, SessionState, Source, StorageAddress,
     Trouble, VolumeId, VolumeRecord,
 };
 
@@ -17,12 +17,12 @@ fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(Nod
     let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
     // Looked up, not compared one by one: an agent may name many addresses.
     let addresses: BTreeSet<&StorageAddress> = identity.storage_addresses.iter().collect();
-    let silent = &Session::Silent { since: core.began };
+    let silent = &SessionState::Silent { since: core.began };
     let known = known.chain(registered.map(|(id, record)| (id, &record.identity, silent)));
-    let clash = |(id, other, session): (&NodeId, &NodeIdentity, &Session)| {
+    let clash = |(id, other, session): (&NodeId, &NodeIdentity, &SessionState)| {
         let what = other.clash(identity).or_else(|| match session {
-            Session::Up { .. } => other.shared_address(&addresses),
-            Session::Silent { .. } => None,
+            SessionState::Up { .. } => other.shared_address(&addresses),
+            SessionState::Silent { .. } => None,
         })?;
         Some((id.clone(), what))
     };
@@ -45,9 +45,9 @@ impl Transition<'_> {
         self.register(&node, &identity);
         self.not_gone(&node, &session);
         self.not_cut_off(&node, &session);
-        let up = Session::Up { id: session, since: self.now, inventoried: false };
+        let up = SessionState::Up { id: session, since: self.now, inventoried: false };
         let replaced = self.core.nodes.remove(&node);
-        if let Some(Session::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
+        if let Some(SessionState::Up { id, .. }) = replaced.as_ref().map(|n| &n.session) {
             let refusal = Box::new(SessionRefusal::Replaced { node: node.clone() });
             self.effects.push(Effect::RefuseSession { session: id.clone(), refusal });
         }
@@ -66,8 +66,9 @@ impl Transition<'_> {
         if is_unknown_host(node) {
             return Some(SessionRefusal::ReservedName { node: node.clone() });
         }
-        let silent =
-            |other| self.core.nodes.get(other).is_none_or(|n| matches!(n.session, Session::Silent { .. }));
+        let silent = |other| {
+            self.core.nodes.get(other).is_none_or(|n| matches!(n.session, SessionState::Silent { .. }))
+        };
         let two_hosts = clashes.iter().find(|(other, _)| !silent(other) || self.holds_anything(other));
         if let Some((other, claim)) = two_hosts {
             let (node, other, claim) = (node.clone(), other.clone(), claim.clone());
@@ -82,7 +83,7 @@ impl Transition<'_> {
         if same_host {
             return None;
         }
-        let heard = matches!(known.session, Session::Up { .. });
+        let heard = matches!(known.session, SessionState::Up { .. });
         let same_boot = known.identity.boot_id == identity.boot_id;
         let host = |identity: &NodeIdentity| (identity.host_nqn.clone(), identity.host_id);
         (heard || same_boot).then(|| SessionRefusal::TwoHosts {
@@ -129,7 +130,7 @@ impl Transition<'_> {
         let Some(known) = self.core.nodes.get_mut(node).filter(|n| n.is_session(session)) else {
             return;
         };
-        if let Session::Up { inventoried, .. } = &mut known.session {
+        if let SessionState::Up { inventoried, .. } = &mut known.session {
             *inventoried = true;
         }
         known.observed = volumes.into_iter().map(|o| (o.volume.clone(), o)).collect();
@@ -172,7 +173,7 @@ impl Transition<'_> {
         let Some(known) = self.core.nodes.get_mut(node).filter(|n| n.is_session(session)) else {
             return;
         };
-        known.session = Session::Silent { since: now };
+        known.session = SessionState::Silent { since: now };
         self.touched.extend(self.volumes_about(node));
     }
 

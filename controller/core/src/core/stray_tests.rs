@@ -7,13 +7,13 @@ use crate::*;
 /// Shorter than any request may wait.
 const DRAIN_BOUND_MS: u64 = 5_000;
 
-fn bench(target: Target) -> Harness {
+fn bench(target: TargetAbilities) -> Harness {
     Harness::with(Config { drain_bound_ms: DRAIN_BOUND_MS, target, ..Config::default() })
 }
 
 #[test]
 fn a_node_that_holds_the_volume_before_its_attach_has_to_detach_it() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
     let (allow, _) = b.rds_asked().expect("the RDS is asked to allow the host");
@@ -30,7 +30,7 @@ fn a_node_that_holds_the_volume_before_its_attach_has_to_detach_it() {
 
 #[test]
 fn a_path_that_breaks_before_the_attach_took_the_device_is_remembered() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     b.up("a", "boot", vec![]);
     let request = b.publish("a", Access::Rwo);
     b.rds(Ok(()));
@@ -51,7 +51,7 @@ fn a_path_that_breaks_before_the_attach_took_the_device_is_remembered() {
 
 #[test]
 fn a_recorded_end_does_not_speak_for_a_device_made_since() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
     b.rds(Ok(()));
@@ -64,7 +64,7 @@ fn a_recorded_end_does_not_speak_for_a_device_made_since() {
 
 #[test]
 fn a_fence_of_an_unasked_node_drains_once_it_shows_the_volume() {
-    let target = Target { export_cuts: true, ..Target::default() };
+    let target = TargetAbilities { export_cuts: true, ..TargetAbilities::default() };
     let mut b = bench(target);
     b.up("a", "boot", vec![]);
     b.publish("a", Access::Rwo);
@@ -83,7 +83,7 @@ fn a_fence_of_an_unasked_node_drains_once_it_shows_the_volume() {
 
 #[test]
 fn a_publish_that_waits_for_an_inventory_says_so_whoever_has_the_volume() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     b.up("a", "boot", vec![]);
     b.attach("a", Access::RwxBlock);
     b.hello("bb", identity("bb", "boot"));
@@ -94,7 +94,7 @@ fn a_publish_that_waits_for_an_inventory_says_so_whoever_has_the_volume() {
 
 #[test]
 fn a_stray_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
-    let mut b = bench(Target::default());
+    let mut b = bench(TargetAbilities::default());
     b.up("a", "boot", vec![observed_of(ObservedPhase::Ready)]);
     let request = b.unpublish("a");
     b.agent(Outcome::Busy { holders: vec!["qemu (12)".into()] });
@@ -107,7 +107,12 @@ fn a_stray_whose_node_says_that_it_is_in_use_stays_one_and_is_no_grant() {
 
 #[test]
 fn what_agents_never_answer_is_not_kept_for_ever() {
-    let mut b = bench(Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() });
+    let mut b = bench(TargetAbilities {
+        acl: true,
+        export_cuts: true,
+        export_drains: true,
+        ..TargetAbilities::default()
+    });
     b.up("a", "boot", vec![]);
     for _ in 0..3 {
         b.attach("a", Access::Rwo);
@@ -123,7 +128,8 @@ fn what_agents_never_answer_is_not_kept_for_ever() {
 
 #[test]
 fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
-    let target = Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() };
+    let target =
+        TargetAbilities { acl: true, export_cuts: true, export_drains: true, ..TargetAbilities::default() };
     let mut b = Harness::with(Config { target, ..Config::default() });
     b.up("a", "1", vec![]);
     b.up("bb", "1", vec![]);

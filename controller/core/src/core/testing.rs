@@ -42,9 +42,9 @@ pub(super) fn address(text: &str) -> StorageAddress {
 }
 
 /// A namespace with this last digit.
-pub(super) fn namespace(digit: u8) -> NamespaceIdentity {
+pub(super) fn namespace(digit: u8) -> DeviceIdentity {
     let uuid = format!("00000000-0000-0000-0000-{digit:012x}");
-    NamespaceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).expect("a UUID"), nguid: None }
+    DeviceIdentity { namespace_uuid: NamespaceUuid::parse(&uuid).expect("a UUID"), nguid: None }
 }
 
 pub(super) fn identity(name: &str, boot: &str) -> NodeIdentity {
@@ -95,12 +95,12 @@ pub(super) fn detached(wait: &Wait) -> (&Agent, Option<&Fence>) {
 }
 
 /// A target that lets only listed hosts connect, and whose export off cuts and drains.
-pub(super) fn able() -> Target {
-    Target { acl: true, export_cuts: true, export_drains: true, ..Target::default() }
+pub(super) fn able() -> TargetAbilities {
+    TargetAbilities { acl: true, export_cuts: true, export_drains: true, ..TargetAbilities::default() }
 }
 
 /// Nodes a, bb and ccc are heard; the target can do this.
-pub(super) fn bench(target: Target) -> Harness {
+pub(super) fn bench(target: TargetAbilities) -> Harness {
     let mut b = Harness::with(Config { target, ..Config::default() });
     for name in ["a", "bb", "ccc"] {
         b.up(name, "boot", vec![]);
@@ -109,14 +109,14 @@ pub(super) fn bench(target: Target) -> Harness {
 }
 
 /// As [`bench`], and node a alone has the volume.
-pub(super) fn alone(target: Target) -> Harness {
+pub(super) fn alone(target: TargetAbilities) -> Harness {
     let mut b = bench(target);
     b.attach("a", Access::Rwo);
     b
 }
 
 /// As [`bench`], and nodes a and bb both have the volume.
-pub(super) fn shared(target: Target) -> Harness {
+pub(super) fn shared(target: TargetAbilities) -> Harness {
     let mut b = bench(target);
     b.attach("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);
@@ -195,8 +195,8 @@ impl Harness {
 
     pub(super) fn session(&self, name: &str) -> SessionId {
         match &self.core.nodes[&n(name)].session {
-            Session::Up { id, .. } => id.clone(),
-            Session::Silent { .. } => SessionId::new("gone").expect("a session id"),
+            SessionState::Up { id, .. } => id.clone(),
+            SessionState::Silent { .. } => SessionId::new("gone").expect("a session id"),
         }
     }
 

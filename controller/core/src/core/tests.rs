@@ -41,7 +41,7 @@ fn publish_to_a_silent_node_says_since_when() {
 
 #[test]
 fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     // What the holder was granted under counts, not what the second one calls it.
     for access in [Access::Rwo, Access::RwxBlock] {
         let request = b.publish("bb", access);
@@ -51,7 +51,7 @@ fn a_second_node_on_rwo_is_refused_with_the_holder_and_the_hint() {
 
 #[test]
 fn a_third_node_on_rwx_is_refused_with_both_holders_named() {
-    let mut b = shared(Target::default());
+    let mut b = shared(TargetAbilities::default());
     let request = b.publish("ccc", Access::RwxBlock);
     let nodes = vec![n("a"), n("bb")];
     assert_eq!(b.refusal(request), Refusal::MigrationLimit { volume: v(), nodes });
@@ -76,7 +76,7 @@ fn a_repeated_publish_joins_and_one_with_other_arguments_is_refused() {
 
 #[test]
 fn unpublish_answers_after_agent_and_rds_and_grants_who_waits_at_once() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     let detach = b.unpublish("a");
     let told = b.effects.clone();
     let attach = b.publish("bb", Access::Rwo);
@@ -100,7 +100,7 @@ fn unpublish_of_a_node_without_it_succeeds_and_changes_nothing() {
 
 #[test]
 fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     let request = b.unpublish("a");
     b.agent(Outcome::Busy { holders: vec!["pid 312 (qemu)".into()] });
     let holders = vec!["pid 312 (qemu)".to_owned()];
@@ -110,7 +110,7 @@ fn a_device_in_use_refuses_the_detach_names_the_user_and_stays_attached() {
 
 #[test]
 fn a_controller_not_live_when_deleted_is_drained_after_the_bound() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     let request = b.detach("a", "connecting");
     assert!(b.rds_asked().is_none(), "gone is not drained: {:?}", b.effects);
     let waits = b.core.waits_for(&v(), &n("a")).expect("it waits");
@@ -135,7 +135,7 @@ fn a_failed_attach_is_refused_and_ended_before_anybody_else_gets_it() {
     b.rds(Ok(()));
     let (clause, message) = ("paths".to_owned(), "0 of 2 portals are live".to_owned());
     b.agent(Outcome::Failed { clause, message, nothing_left: true });
-    let unready = Unready::Clause { clause: "paths".into(), message: "0 of 2 portals are live".into() };
+    let unready = NodeTrouble::Clause { clause: "paths".into(), message: "0 of 2 portals are live".into() };
     assert_eq!(b.refusal(request), Refusal::NotReady { volume: v(), node: n("a"), unready });
     assert!(matches!(b.directed(), Some((_, _, Directive::Detach { .. }))), "{:?}", b.effects);
     assert!(b.rds_asked().is_none(), "what it was told could still make it connect: {:?}", b.effects);
@@ -165,7 +165,10 @@ fn another_namespace_than_the_pinned_one_is_refused() {
     b.rds(Ok(()));
     let identity = namespace(2);
     b.agent(Outcome::Ready { identity });
-    assert!(matches!(b.refusal(request), Refusal::NotReady { unready: Unready::OtherNamespace { .. }, .. }));
+    assert!(matches!(
+        b.refusal(request),
+        Refusal::NotReady { unready: NodeTrouble::OtherNamespace { .. }, .. }
+    ));
     assert_eq!(b.phase("bb"), Some("Draining"));
 }
 
@@ -198,7 +201,7 @@ fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
 
 #[test]
 fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.silent("a");
     let request = b.unpublish("a");
     assert!(b.reply(request).is_none());
@@ -226,7 +229,7 @@ fn a_reboot_attaches_again_under_the_same_epoch_and_is_remembered() {
 
 #[test]
 fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     for phase in [ObservedPhase::Degraded, ObservedPhase::Ready] {
         b.says("a", b.observed(phase));
         assert!(
@@ -239,7 +242,7 @@ fn a_path_that_was_lost_and_came_back_is_not_drained_at_once() {
 
 #[test]
 fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     let shown =
         |b: &Harness| b.core.phase_shown(&v(), b.core.volumes[&v()].attachment(&n("a")).expect("granted"));
     let tell = |b: &mut Harness, phase, unready: &str| {
@@ -260,7 +263,7 @@ fn a_device_that_the_kernel_gave_up_is_not_shown_as_ready() {
 
 #[test]
 fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.unpublish("a");
     let told = b.effects.clone();
     for phase in [ObservedPhase::Absent, ObservedPhase::Ready] {
@@ -273,7 +276,7 @@ fn a_device_made_again_during_a_detach_is_not_drained_at_once() {
 
 #[test]
 fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
-    let mut b = shared(Target::default());
+    let mut b = shared(TargetAbilities::default());
     b.unpublish("a");
     b.restart();
     let record = &b.core.volumes[&v()];
@@ -353,7 +356,7 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
     b.rds(Ok(()));
     b.agent(Outcome::Stale { highest: Epoch { term: 99, seq: 1 }, ended: false });
     let later = LaterTerm { volume: v(), highest: Epoch { term: 99, seq: 1 }, term: 7 };
-    let unready = Unready::LaterTerm(later);
+    let unready = NodeTrouble::LaterTerm(later);
     assert_eq!(b.refusal(request), Refusal::NotReady { volume: v(), node: n("a"), unready });
     assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
     // It obeys no Detach either: nothing is concluded.
@@ -366,7 +369,7 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
 
 #[test]
 fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
-    let mut b = alone(Target::default());
+    let mut b = alone(TargetAbilities::default());
     b.event(Event::DeleteBegins { request: RequestId(100), volume: v() });
     assert!(matches!(b.refusal(RequestId(100)), Refusal::StillAttached { .. }));
     b.detach("a", "live");
@@ -375,7 +378,7 @@ fn a_volume_is_deleted_only_when_nobody_has_or_gets_it() {
     assert_eq!(b.reply(RequestId(101)), Some(Ok(Reply::MayDelete)));
     let request = b.publish("a", Access::Rwo);
     assert!(matches!(b.refusal(request), Refusal::Deleting { .. }));
-    b.event(Event::DeleteEnded { volume: v(), deletion: Deletion::Done });
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
     assert_eq!(b.effects, vec![Effect::Forget(v())]);
 }
 

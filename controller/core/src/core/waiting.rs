@@ -5,7 +5,7 @@ use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
     Agent, Attachment, AttachmentWait, BoundCause, Condition, Drained, ExportFence, Heard, HolderWait,
-    NodeId, ObservedPhase, Phase, Rung, Session, Source, UnixMillis, VolumeId, VolumeRecord, Wait,
+    NodeId, ObservedPhase, Phase, Rung, SessionState, Source, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A request that has not been answered yet.
@@ -92,9 +92,9 @@ impl Core {
     /// The agent of an attachment's node, and how it is heard.
     pub(super) fn agent_of(&self, a: &Attachment) -> Agent {
         let heard = match self.nodes.get(&a.node).map(|n| &n.session) {
-            Some(Session::Up { inventoried: true, .. }) => Heard::Ready,
-            Some(Session::Up { .. }) => Heard::NoInventory,
-            Some(Session::Silent { since }) => Heard::SilentSince(*since),
+            Some(SessionState::Up { inventoried: true, .. }) => Heard::Ready,
+            Some(SessionState::Up { .. }) => Heard::NoInventory,
+            Some(SessionState::Silent { since }) => Heard::SilentSince(*since),
             None => Heard::NeverSince(self.began),
         };
         Agent { node: a.node.clone(), heard }
@@ -120,7 +120,7 @@ impl Core {
     /// Its agent has said Hello, and not yet what its kernel holds.
     fn awaits_inventory(&self, node: &NodeId) -> bool {
         let session = self.nodes.get(node).map(|n| &n.session);
-        matches!(session, Some(Session::Up { inventoried: false, .. }))
+        matches!(session, Some(SessionState::Up { inventoried: false, .. }))
     }
 
     pub(super) fn request_waits_for(&self, volume: &VolumeId, kind: &RequestKind, now: UnixMillis) -> Wait {

@@ -29,7 +29,7 @@ pub(crate) struct Registrant {
 
 /// What a target reports of a namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Report {
+pub(crate) struct ReservationReport {
     pub(crate) generation: u64,
     /// How it is held; 0 if it is not.
     pub(crate) kind: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Report {
 }
 
 /// What the target reports to a host about the namespace behind a device.
-pub(crate) async fn report(node: &Node, device: &str) -> anyhow::Result<Report> {
+pub(crate) async fn report(node: &Node, device: &str) -> anyhow::Result<ReservationReport> {
     let text = node.sh(&format!("timeout 5 nvme resv-report {device} --eds -o json 2>&1")).await?;
     let report: serde_json::Value =
         serde_json::from_str(&text).with_context(|| format!("a report of registrations: {text}"))?;
@@ -53,7 +53,7 @@ pub(crate) async fn report(node: &Node, device: &str) -> anyhow::Result<Report> 
         .iter()
         .map(|one| registrant(one).with_context(|| format!("a registrant: {one}")))
         .collect::<Result<_, _>>()?;
-    Ok(Report { generation: number("gen")?, kind: number("rtype")?, registrants })
+    Ok(ReservationReport { generation: number("gen")?, kind: number("rtype")?, registrants })
 }
 
 fn digits(host_id: &str) -> String {

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 
-use cleat_core::{MinFence, Reservations, Target};
+use cleat_core::{MinFence, ReservationAbility, TargetAbilities};
 use cleat_rds::secret::{Keys, MasterKey};
 use cleat_world::target::Abilities;
 
@@ -92,17 +92,17 @@ impl Probed {
 
     /// As the controller is told.
     #[must_use]
-    pub fn target(self) -> Target {
+    pub fn target(self) -> TargetAbilities {
         let exports = !matches!(self, Self::Nothing);
-        Target {
+        TargetAbilities {
             acl: !matches!(self, Self::Secrets | Self::ExportOnly),
             export_cuts: exports,
             export_drains: exports && !self.lacks_drain(),
             secret: self == Self::Secrets,
             reservations: match self {
-                Self::Abort | Self::AbortWithoutDrain => Reservations::AbortWaits,
-                Self::Held | Self::HeldWithoutDrain => Reservations::Held,
-                _ => Reservations::None,
+                Self::Abort | Self::AbortWithoutDrain => ReservationAbility::AbortWaits,
+                Self::Held | Self::HeldWithoutDrain => ReservationAbility::Held,
+                _ => ReservationAbility::None,
             },
         }
     }
@@ -130,8 +130,8 @@ impl Probed {
             cuts: planted != Some(Planted::CutPretended),
             drains: !self.lacks_drain() && planted != Some(Planted::DrainPretended),
             secret: told.secret && planted != Some(Planted::SecretIgnored),
-            reservations: told.reservations != Reservations::None,
-            abort_waits: told.reservations == Reservations::AbortWaits
+            reservations: told.reservations != ReservationAbility::None,
+            abort_waits: told.reservations == ReservationAbility::AbortWaits
                 && planted != Some(Planted::AbortPretended),
         }
     }

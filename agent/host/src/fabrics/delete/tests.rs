@@ -24,7 +24,7 @@ fn only_a_live_controller_drains_and_not_past_the_io_timeout() {
     }
 }
 
-fn one_controller() -> (Tree, Target) {
+fn one_controller() -> (Tree, ExactController) {
     let tree = Tree::new();
     tree.subsystem(0, "nqn.2026-01.test:v1");
     let spec = ControllerSpec {
@@ -36,7 +36,7 @@ fn one_controller() -> (Tree, Target) {
         state: "live",
     };
     tree.controller(0, &spec);
-    let target = Target {
+    let target = ExactController {
         controller: ControllerName::from_instance(0),
         subsystem: "nqn.2026-01.test:v1".parse().expect("valid"),
         host_nqn: "nqn.2026-01.test:host".parse().expect("valid"),
@@ -57,7 +57,7 @@ fn a_controller_whose_state_cannot_be_read_is_deleted_and_not_drained() {
         Ok(())
     });
     let gone = run(&sysfs, &target, deletes, |_| {}).expect("deleted");
-    assert!(matches!(gone.how, Deletion::Deleted(_)) && !gone.drained(), "{gone:?}");
+    assert!(matches!(gone.how, HowDeleted::Deleted(_)) && !gone.drained(), "{gone:?}");
 }
 
 #[test]

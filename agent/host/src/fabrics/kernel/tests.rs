@@ -3,8 +3,8 @@
 use std::sync::{Arc, mpsc};
 
 use super::*;
-use crate::fabrics::{ConnectFailure, ConnectOptions, Deletion};
-use crate::fixtures::{Answer, FakeKernel, Tree, Volume};
+use crate::fabrics::{ConnectFailure, ConnectOptions, HowDeleted};
+use crate::fixtures::{FakeKernel, KernelAnswer, Tree, Volume};
 use crate::name::{HostId, HostNqn, SubsystemNqn};
 
 const NQN: &str = "nqn.2026-01.test:v1";
@@ -35,8 +35,8 @@ fn request(portal: &str) -> ConnectRequest {
     }
 }
 
-fn target(request: &ConnectRequest, connected: &Connected) -> Target {
-    Target::of(&connected.controller, &request.subsystem, &request.host_nqn).expect("ours")
+fn target(request: &ConnectRequest, connected: &Connected) -> ExactController {
+    ExactController::of(&connected.controller, &request.subsystem, &request.host_nqn).expect("ours")
 }
 
 /// Waits until the tree shows this many controllers.
@@ -117,7 +117,7 @@ async fn a_connection_that_exists_is_adopted_and_not_made_twice() {
 #[tokio::test]
 async fn already_said_by_mistake_is_tried_again() {
     let kernel = kernel();
-    kernel.answer(Answer::SayAlready);
+    kernel.answer(KernelAnswer::SayAlready);
     let connected = kernel.fabrics().connect(&request("10.77.1.1:4420"), LONG).await.expect("connects");
     assert!(!connected.adopted);
     assert_eq!(kernel.submitted().len(), 2);
@@ -133,7 +133,7 @@ async fn refusals_say_what_kind_they_are() {
         (libc::ENOKEY, ConnectFailure::SecretRequired),
         (libc::EINVAL, ConnectFailure::Options),
     ] {
-        kernel.answer(Answer::Refuse(number));
+        kernel.answer(KernelAnswer::Refuse(number));
         let error = fabrics.connect(&request("10.77.1.1:4420"), LONG).await.expect_err("refused");
         assert_eq!(error.failure(), Some(expected), "{error}");
         assert!(error.to_string().contains(NQN) && error.to_string().contains("10.77.1.1:4420"), "{error}");
@@ -150,7 +150,7 @@ async fn one_host_nqn_with_two_host_ids_is_explained() {
          hostid=11111111-1111-1111-1111-111111111111",
         request.host_nqn
     ));
-    kernel.answer(Answer::Refuse(libc::EINVAL));
+    kernel.answer(KernelAnswer::Refuse(libc::EINVAL));
     let error = kernel.fabrics().connect(&request, LONG).await.expect_err("refused");
     assert!(error.to_string().contains("11111111-1111"), "{error}");
 }
@@ -161,7 +161,7 @@ async fn a_late_connect_leaves_nothing_and_spares_the_retry() {
     let fabrics = kernel.fabrics();
     let request = request("10.77.1.1:4420");
     let (release, late) = mpsc::channel();
-    kernel.answer(Answer::ConnectAfter(late));
+    kernel.answer(KernelAnswer::ConnectAfter(late));
     let overdue = fabrics.connect(&request, SHORT).await.expect_err("too late");
     assert!(matches!(overdue, ConnectError::Overdue { .. }), "{overdue}");
     let waiting = fabrics.connect(&request, SHORT).await.expect_err("its turn has not come");
@@ -184,7 +184,7 @@ async fn a_cancelled_connect_is_undone() {
     let fabrics = kernel.fabrics();
     let request = request("10.77.1.1:4420");
     let (release, late) = mpsc::channel();
-    kernel.answer(Answer::ConnectAfter(late));
+    kernel.answer(KernelAnswer::ConnectAfter(late));
     {
         let mut cancelled = fabrics.connect(&request, LONG);
         let polled = tokio::time::timeout(SHORT, &mut cancelled).await;
@@ -197,7 +197,7 @@ async fn a_cancelled_connect_is_undone() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     // The next attempt's turn comes only when the first has been undone.
-    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    kernel.answer(KernelAnswer::Refuse(libc::ECONNREFUSED));
     fabrics.connect(&request, LONG).await.expect_err("refused");
     until_controllers(&kernel, 0).await;
 }
@@ -205,7 +205,7 @@ async fn a_cancelled_connect_is_undone() {
 #[tokio::test]
 async fn a_connect_to_another_subsystem_fails_and_leaves_its_controller() {
     let kernel = kernel();
-    kernel.answer(Answer::ConnectTo("nqn.2026-01.other:x".to_owned()));
+    kernel.answer(KernelAnswer::ConnectTo("nqn.2026-01.other:x".to_owned()));
     let error = kernel.fabrics().connect(&request("10.77.1.1:4420"), LONG).await.expect_err("wrong");
     assert!(matches!(error, ConnectError::NotAsAsked { .. }), "{error}");
     assert!(error.to_string().contains("nqn.2026-01.other:x"), "{error}");
@@ -219,7 +219,7 @@ async fn a_foreign_controller_is_never_deleted() {
     let foreign =
         format!("nqn={NQN},traddr=10.77.1.1,trsvcid=4420,hostnqn=nqn.2026-01.other:host,hostid={ID}");
     let instance = kernel.connect_foreign(&foreign);
-    let target = Target {
+    let target = ExactController {
         controller: ControllerName::from_instance(instance),
         subsystem: request.subsystem.clone(),
         host_nqn: request.host_nqn.clone(),
@@ -241,7 +241,7 @@ async fn a_number_that_lives_again_is_not_the_controller_that_was_meant() {
     let second = fabrics.connect(&request, LONG).await.expect("connects");
     assert_eq!(second.controller.name, first.controller, "the number is used again");
     let stale = fabrics.disconnect(&first, LONG).await.expect("the one meant is gone");
-    assert_eq!(stale.how, Deletion::AlreadyGone);
+    assert_eq!(stale.how, HowDeleted::AlreadyGone);
     assert!(!stale.drained());
     until_controllers(&kernel, 1).await;
 }
@@ -268,11 +268,11 @@ async fn a_hanging_deletion_goes_on_and_keeps_its_facts_for_a_later_caller() {
     kernel.hold_deletes(false);
     until_controllers(&kernel, 0).await;
     let gone = fabrics.disconnect(&target, LONG).await.expect("gone");
-    let Deletion::Deleted(facts) = &gone.how else { panic!("{gone:?}") };
+    let HowDeleted::Deleted(facts) = &gone.how else { panic!("{gone:?}") };
     assert_eq!(facts.state, crate::sysfs::ControllerState::Live);
     assert_eq!(facts.portal, Some(request.portal));
     let again = fabrics.disconnect(&target, LONG).await.expect("still gone");
-    assert_eq!(again.how, Deletion::AlreadyGone, "the facts are told once");
+    assert_eq!(again.how, HowDeleted::AlreadyGone, "the facts are told once");
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn a_deletion_blocked_in_the_kernel_shows_its_age_and_delays_nobody() {
     until_controllers(&kernel, 1).await;
     kernel.block_delete(0, false);
     let gone = fabrics.disconnect(&wedged, LONG).await.expect("the kernel has let go");
-    assert!(matches!(gone.how, Deletion::Deleted(_)), "{gone:?}");
+    assert!(matches!(gone.how, HowDeleted::Deleted(_)), "{gone:?}");
     until_controllers(&kernel, 0).await;
 }
 
@@ -308,7 +308,7 @@ async fn a_controller_that_was_not_live_is_gone_but_not_drained() {
     let target = target(&request, &fabrics.connect(&request, LONG).await.expect("connects"));
     kernel.tree().set(0, "state", "connecting");
     let gone = fabrics.disconnect(&target, LONG).await.expect("deleted");
-    assert!(matches!(gone.how, Deletion::Deleted(_)) && !gone.drained(), "{gone:?}");
+    assert!(matches!(gone.how, HowDeleted::Deleted(_)) && !gone.drained(), "{gone:?}");
 }
 
 #[tokio::test]
@@ -348,7 +348,7 @@ async fn failures_of_authentication_are_told_apart() {
         (libc::EIO, with, Some(ConnectFailure::Rejected)),
     ];
     for (number, request, failure) in cases {
-        kernel.answer(Answer::Refuse(number));
+        kernel.answer(KernelAnswer::Refuse(number));
         let error = fabrics.connect(&request, LONG).await.expect_err("refused");
         assert_eq!(error.failure(), failure, "{error}");
         assert_eq!(error.is_authentication(), number != libc::EIO);
@@ -368,14 +368,14 @@ async fn a_refused_connection_at_a_working_portal_is_a_refused_secret() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let with = ConnectRequest { secret: Some(secret()), ..request(&portal) };
-    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    kernel.answer(KernelAnswer::Refuse(libc::ECONNREFUSED));
     let error = fabrics.connect(&with, LONG).await.expect_err("refused");
     assert_eq!(error.failure(), Some(ConnectFailure::Authentication));
-    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    kernel.answer(KernelAnswer::Refuse(libc::ECONNREFUSED));
     let error = fabrics.connect(&request(&portal), LONG).await.expect_err("refused");
     assert_eq!(error.failure(), Some(ConnectFailure::Unreachable), "no secret was given");
     drop(listener);
-    kernel.answer(Answer::Refuse(libc::ECONNREFUSED));
+    kernel.answer(KernelAnswer::Refuse(libc::ECONNREFUSED));
     let error = fabrics.connect(&with, LONG).await.expect_err("refused");
     assert_eq!(error.failure(), Some(ConnectFailure::Unreachable), "nobody listens");
 }

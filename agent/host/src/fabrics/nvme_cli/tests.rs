@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::fabrics::{ConnectFailure, ConnectOptions, Deletion, LossTimeout};
+use crate::fabrics::{ConnectFailure, ConnectOptions, HowDeleted, LossTimeout};
 use crate::fixtures::{ControllerSpec, FakeKernel, Tree};
 use crate::name::{HostId, HostNqn};
 
@@ -166,12 +166,14 @@ async fn a_disconnect_goes_by_device_after_the_names_were_compared() {
     let options = format!("nqn={NQN},traddr=10.77.1.1,trsvcid=4420,hostnqn={},hostid={ID}", request.host_nqn);
     host.kernel.connect_foreign(&options);
     let view = host.kernel.tree().sysfs().view_blocking(&request.subsystem).expect("readable");
-    let target = Target::of(&view.controllers[0], &request.subsystem, &request.host_nqn).expect("ours");
-    let foreign = Target { host_nqn: "nqn.2026-01.test:other".parse().expect("valid"), ..target.clone() };
+    let target =
+        ExactController::of(&view.controllers[0], &request.subsystem, &request.host_nqn).expect("ours");
+    let foreign =
+        ExactController { host_nqn: "nqn.2026-01.test:other".parse().expect("valid"), ..target.clone() };
     cli.disconnect(&foreign, LONG).await.expect_err("not that host's");
     assert_eq!(host.ran(), "", "nothing was run");
     let gone = cli.disconnect(&target, LONG).await.expect("deleted");
-    assert!(matches!(gone.how, Deletion::Deleted(_)), "{gone:?}");
+    assert!(matches!(gone.how, HowDeleted::Deleted(_)), "{gone:?}");
     assert_eq!(host.ran(), "disconnect --device=nvme0\n");
 }
 
@@ -184,7 +186,8 @@ async fn a_disconnect_that_fails_keeps_stderr() {
         request.host_nqn
     ));
     let view = host.kernel.tree().sysfs().view_blocking(&request.subsystem).expect("readable");
-    let target = Target::of(&view.controllers[0], &request.subsystem, &request.host_nqn).expect("ours");
+    let target =
+        ExactController::of(&view.controllers[0], &request.subsystem, &request.host_nqn).expect("ours");
     let error = cli.disconnect(&target, LONG).await.expect_err("still there");
     let source = std::error::Error::source(&error).expect("a cause").to_string();
     assert!(source.contains("no such thing"), "{source}");

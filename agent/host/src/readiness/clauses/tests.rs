@@ -7,7 +7,7 @@ use super::*;
 use crate::name::{DevT, NamespaceIdentity, NamespaceUuid};
 use crate::openers::{KubeletLoop, LoopUse};
 use crate::readiness::PathPolicy;
-use crate::sysfs::{Address, ControllerState, Incarnation, NativeMultipath, Path, Unreadable};
+use crate::sysfs::{Address, ControllerState, Incarnation, NamespacePath, NativeMultipath, Unreadable};
 
 const NQN: &str = "nqn.2026-01.test:v1";
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000011";
@@ -42,8 +42,8 @@ fn controller(instance: u32, ip: &str) -> Controller {
     }
 }
 
-fn path(instance: u32) -> Path {
-    Path {
+fn path(instance: u32) -> NamespacePath {
+    NamespacePath {
         name: format!("nvme0c{instance}n1"),
         controller: ControllerName::from_instance(instance),
         ana_state: Some(AnaState::Optimized),
@@ -282,7 +282,7 @@ fn a_live_controller_without_a_usable_path_does_not_count() {
     assert!(none.facts.contains("no path"), "{none}");
     // A target without ANA has no state to show.
     let mut view = view();
-    let plain = |instance| Path { ana_state: None, ..path(instance) };
+    let plain = |instance| NamespacePath { ana_state: None, ..path(instance) };
     view.namespaces[0].kind = NamespaceKind::Head { paths: vec![plain(0), plain(1)] };
     evaluate(&view, &expectation(), &io(HEAD)).expect("ready");
 }
