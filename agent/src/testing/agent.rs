@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::volume::outcome::{Outcome, Pending};
+use crate::volume::outcome::{Outcome, StillRunning};
 use cleat_host::fabrics::{ConnectOptions, DhchapSecret, LossTimeout};
 use cleat_host::uevents::Uevents;
 use cleat_host::work::Workers;
@@ -87,7 +87,7 @@ pub(crate) fn failed(outcome: Outcome) -> (&'static str, String, bool) {
     (failed.unready.clause, failed.unready.message, failed.nothing_left)
 }
 
-pub(crate) fn pending(outcome: Outcome) -> Pending {
+pub(crate) fn pending(outcome: Outcome) -> StillRunning {
     let Outcome::Pending(pending) = outcome else { panic!("not pending: {outcome:?}") };
     pending
 }
