@@ -258,7 +258,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named_by_field_and_value() {
         type Spoil = fn(&mut csi::NodePublishVolumeRequest);
-        let cases: [(Spoil, &str, &str); 13] = [
+        let cases: [(Spoil, &str, &str); 15] = [
+            (|r| r.staging_target_path = "run/../x".into(), "staging_target_path", "run/../x"),
+            (
+                |r| drop(r.publish_context.insert(SUBSYSTEM_KEY.into(), "nqn.2014-08.org.boot:x".into())),
+                "cleat.io/subsystem-nqn",
+                "nqn.2014-08.org.boot:x",
+            ),
             (|r| r.staging_target_path.clear(), "staging_target_path", "this driver stages volumes"),
             (|r| r.volume_id.clear(), "volume_id", "must be given"),
             (|r| r.volume_id = "../../etc".into(), "volume_id", "../../etc"),
@@ -291,6 +297,17 @@ mod tests {
             spoil(&mut request);
             let error = publish(&request, &prefix()).unwrap_err().to_string();
             assert!(error.contains(field) && error.contains(value), "{field}: {error}");
+            if field == "target_path" || error.contains("this driver stages volumes") {
+                continue;
+            }
+            let staging = csi::NodeStageVolumeRequest {
+                volume_id: request.volume_id,
+                publish_context: request.publish_context,
+                staging_target_path: request.staging_target_path,
+                volume_capability: request.volume_capability,
+                ..Default::default()
+            };
+            assert_eq!(stage(&staging, &prefix()).unwrap_err().to_string(), error, "staging says the same");
         }
     }
 }

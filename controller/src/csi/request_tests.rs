@@ -70,6 +70,8 @@ fn bad_create_requests_are_refused_with_the_field_and_the_value() {
     let cases: &[(Spoil, &[&str])] = &[
         (|r| r.name.clear(), &["name", "must be given"]),
         (|r| r.name = "x".repeat(10_000), &["name", "10000 bytes", "at most 128"]),
+        (|r| r.name = "a\u{7}b".into(), &["name", "control character"]),
+        (|r| r.capacity_range = Some(csi::CapacityRange { required_bytes: -5, limit_bytes: 0 }), &["-5"]),
         (|r| r.volume_capabilities.clear(), &["volume_capabilities", "must be given"]),
         (|r| r.volume_capabilities[0].access_type = None, &["volume_capabilities[0]", "access_type"]),
         (|r| r.volume_capabilities[0].access_mode = None, &["volume_capabilities[0].access_mode"]),
@@ -138,6 +140,7 @@ fn bad_ids_of_publish_and_unpublish_are_refused_by_name() {
     let cases: &[(Spoil, &str)] = &[
         (|r| r.volume_id.clear(), "volume_id: must be given"),
         (|r| r.volume_id = "../x".into(), "\"../x\""),
+        (|r| r.volume_id = "a b".into(), "volume_id: volume id \"a b\""),
         (|r| r.node_id.clear(), "node_id: must be given"),
         (|r| r.node_id = "no/de".into(), "\"no/de\""),
         (|r| r.volume_capability = None, "volume_capability: must be given"),
@@ -157,5 +160,8 @@ fn bad_ids_of_publish_and_unpublish_are_refused_by_name() {
     };
     assert_eq!(unpublish("v", "").unwrap().node, None);
     assert!(unpublish("", "a").is_err());
+    let error = unpublish("pvc/../1", "a").unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.to_string().contains("volume_id: volume id \"pvc/../1\""), "{error}");
     assert!(unpublish("v", "a/b").is_err());
 }

@@ -120,6 +120,11 @@ async fn a_third_node_and_a_second_of_rwo_are_refused_with_the_holders_named() {
     );
     let other = csi.publish("pvc-1", "node-a", RWX).await.unwrap_err();
     assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
+    let reading =
+        csi::ControllerPublishVolumeRequest { readonly: true, ..publish_request("pvc-1", "node-a", RWO) };
+    let other = world.csi().await.client.controller_publish_volume(reading).await.unwrap_err();
+    assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
+    assert!(other.message().contains("pvc-1") && other.message().contains("node-a"), "{other:?}");
     assert!(!hosts[2].holds("vm-1") && !hosts[1].holds("pvc-1"));
     assert!(hosts[2].attaches().is_empty(), "a refused node is told nothing");
 }

@@ -23,6 +23,7 @@ async fn absent_and_unreachable_are_two_things() {
     assert_eq!(absent.code(), Code::NotFound, "{absent:?}");
     // A list may lack a volume for a moment, so that it is gone is not taken from one.
     eventually("it is taken for absent", async || csi.delete("pvc-3").await.is_ok()).await;
+    csi.unpublish("pvc-3", "node-a").await.expect("nothing is there to be taken away");
 
     world.rds.away.send_replace(true);
     for (what, result) in [

@@ -188,12 +188,6 @@ impl Controller {
         address(AGENT_PORT)
     }
 
-    /// The address at which operators dial it.
-    #[must_use]
-    pub fn operator_address(&self) -> String {
-        address(OPERATOR_PORT)
-    }
-
     /// A CSI Controller client. It connects again by itself after a restart.
     #[must_use]
     pub fn csi(&self) -> ControllerClient<Channel> {

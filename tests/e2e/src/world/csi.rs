@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cleat_proto::csi::v1::volume_capability::access_mode::Mode;
-use cleat_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume, MountVolume};
+use cleat_proto::csi::v1::volume_capability::{AccessMode, AccessType, BlockVolume};
 use cleat_proto::csi::v1::{
     CapacityRange, ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest, CreateVolumeRequest,
     DeleteVolumeRequest, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
@@ -58,10 +58,6 @@ pub enum Access {
     RwoBlock,
     /// A block volume that may be on two nodes while a VM migrates.
     RwxBlock,
-    /// A file system for one node.
-    RwoFilesystem,
-    /// A file system for several nodes, which is refused.
-    RwxFilesystem,
 }
 
 impl Access {
@@ -69,16 +65,12 @@ impl Access {
     #[must_use]
     pub fn capability(self) -> VolumeCapability {
         let mode = match self {
-            Self::RwoBlock | Self::RwoFilesystem => Mode::SingleNodeWriter,
-            Self::RwxBlock | Self::RwxFilesystem => Mode::MultiNodeMultiWriter,
-        };
-        let access_type = match self {
-            Self::RwoBlock | Self::RwxBlock => AccessType::Block(BlockVolume {}),
-            Self::RwoFilesystem | Self::RwxFilesystem => AccessType::Mount(MountVolume::default()),
+            Self::RwoBlock => Mode::SingleNodeWriter,
+            Self::RwxBlock => Mode::MultiNodeMultiWriter,
         };
         VolumeCapability {
             access_mode: Some(AccessMode { mode: mode.into() }),
-            access_type: Some(access_type),
+            access_type: Some(AccessType::Block(BlockVolume {})),
         }
     }
 }

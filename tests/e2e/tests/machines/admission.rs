@@ -7,22 +7,20 @@ use cleat_e2e::world::{Access, World};
 use tonic::Code;
 
 use crate::fixture::{
-    self, SOON, attachment, controllers, delete, epoch_in, freeze_agent, holds_nothing, refused,
-    stop_unharmed, take_off, thaw_agent, verified, wait_attachment, wait_live,
+    self, SOON, attached, attachment, controllers, delete, epoch_in, freeze_agent, holds_nothing, refused,
+    remove, stop_unharmed, take_off, thaw_agent, verified, wait_attachment, wait_live,
 };
 
 /// The words are those that the issue asks for: they tell a person what to do instead.
 pub(crate) async fn a_second_node_is_refused_an_rwo_volume_with_a_hint(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "rwo", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "rwo", Access::RwoBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
     let hint = "already attached to node node-a. For multi-node access, use RWX with block volumes.";
     refused(world.publish(&volume, world.b()).await, Code::FailedPrecondition, &[hint])?;
     holds_nothing(world, &volume, world.b()).await?;
     ensure!(controllers(world.a(), &volume).await? == kernel, "the refusal touched the holder");
     ensure!(world.publish(&volume, world.a()).await?.value == attached.context);
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 /// Two are the source and the target of a migration; nothing needs three.
@@ -47,8 +45,7 @@ pub(crate) async fn a_third_node_is_refused_an_rwx_volume_with_both_holders_name
     // One of the two is gone: now there is room.
     world.attach(&volume, world.c()).await?;
     take_off(world, &volume, world.b()).await?;
-    take_off(world, &volume, world.c()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.c()).await
 }
 
 /// The next node's Publish usually comes before the last one's Unpublish is answered: refusing it would send it into
@@ -56,8 +53,7 @@ pub(crate) async fn a_third_node_is_refused_an_rwx_volume_with_both_holders_name
 pub(crate) async fn a_move_waits_for_the_detach_under_way_and_is_granted_at_once(
     world: &World,
 ) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "moved", Access::RwoBlock).await?;
-    let first = world.attach(&volume, world.a()).await?;
+    let (volume, first) = attached(world, "moved", Access::RwoBlock, world.a()).await?;
     world.a().unpublish(&volume).await?;
     world.a().unstage(&volume).await?;
 
@@ -86,16 +82,13 @@ pub(crate) async fn a_move_waits_for_the_detach_under_way_and_is_granted_at_once
     ensure!(epoch_in(&granted)? > epoch_in(&first.context)?, "the epoch does not rise");
     holds_nothing(world, &volume, world.a()).await?;
     wait_live(world.b(), &volume, 2).await?;
-    take_off(world, &volume, world.b()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.b()).await
 }
 
 /// Source and target of a migration hold the volume together, and the sequence that both have written is whole.
 pub(crate) async fn a_handoff_loses_no_write(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "handoff", Access::RwxBlock).await?;
-    let source = world.attach(&volume, world.a()).await?;
-    let mut before = fixture::writer(world.a(), &source, 0, Some(1)).await?;
-    before.wait_writes(20, SOON).await?;
+    let (volume, source) = attached(world, "handoff", Access::RwxBlock, world.a()).await?;
+    let mut before = fixture::writing(world.a(), &source, 0, Some(1), 20).await?;
     let target = world.attach(&volume, world.b()).await?;
     ensure!(epoch_in(&target.context)? > epoch_in(&source.context)?, "the target's epoch is not higher");
     let mut after = fixture::writer(world.b(), &target, 1, None).await?;
@@ -112,8 +105,7 @@ pub(crate) async fn a_handoff_loses_no_write(world: &World) -> anyhow::Result<()
     ensure!((ours.source_node_id.as_str(), ours.target_node_id.as_str()) == ("node-a", "node-b"), "{ours:?}");
     let ended = stop_unharmed(&mut after).await?;
     verified(world, &volume, &[&stopped, &ended]).await?;
-    take_off(world, &volume, world.b()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.b()).await
 }
 
 /// Deleting is the one thing that nothing brings back.
@@ -123,8 +115,7 @@ pub(crate) async fn a_volume_that_is_attached_is_not_deleted(world: &World) -> a
     refused(world.delete_volume(&volume).await, Code::FailedPrecondition, &["deleted", "node-a"])?;
     ensure!(world.rds.disk(&volume.id).await?.export, "the export went off");
     wait_live(world.a(), &volume, 2).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await?;
+    remove(world, &volume, world.a()).await?;
     delete(world, &volume).await.context("the same DeleteVolume again")?;
     Ok(())
 }

@@ -6,7 +6,7 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, controllers, delete, epoch_in, refused, stop_unharmed, take_off, verified,
+    self, LATER, SOON, controllers, delete, epoch_in, refused, remove, stop_unharmed, verified,
     wait_attachment, wait_live,
 };
 
@@ -57,8 +57,7 @@ pub(crate) async fn a_killed_agent_disturbs_no_io_and_knows_everything_again(
     verified(world, &one, &[&run]).await?;
     verified(world, &two, &[&other_run]).await?;
     for volume in [&one, &two] {
-        take_off(world, volume, node).await?;
-        delete(world, volume).await?;
+        remove(world, volume, node).await?;
     }
     Ok(())
 }

@@ -4,15 +4,14 @@ use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, AgentStart, NQN_PREFIX, World};
 
 use crate::fixture::{
-    self, SOON, attachment, controllers, delete, epoch_of, stop_unharmed, take_off, verified,
-    wait_attachment, wait_live,
+    self, SOON, attached, attachment, controllers, delete, epoch_of, remove, stop_unharmed, take_off,
+    unharmed, wait_attachment, wait_live,
 };
 
 /// Two live paths to one device, the right host list, and one epoch in the PublishContext, in the controller and in
 /// the agent's ledger.
 pub(crate) async fn both_paths_are_live_and_everybody_says_the_same(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "both-paths", Access::RwxBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "both-paths", Access::RwxBlock, world.a()).await?;
 
     let kernel = wait_live(world.a(), &volume, 2).await?;
     for (portal, seen) in ["traddr=10.77.1.1,", "traddr=10.77.2.1,"].iter().zip(by_address(&kernel)) {
@@ -42,12 +41,9 @@ pub(crate) async fn both_paths_are_live_and_everybody_says_the_same(world: &Worl
     ensure!(reported.identity.is_some_and(|identity| identity.namespace_uuid == uuid), "{seen:?}");
     ensure!(heads.contains(&reported.device), "the agent means {}, the kernel {heads:?}", reported.device);
 
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(20, SOON).await?;
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 20).await?;
+    unharmed(world, &volume, &mut writer).await?;
+    remove(world, &volume, world.a()).await
 }
 
 fn by_address(controllers: &[fixture::KernelController]) -> Vec<&str> {
@@ -67,8 +63,7 @@ async fn heads(world: &World, volume_id: &str) -> anyhow::Result<Vec<String>> {
 
 /// The same epoch, the same controllers, the same device: however often each call is repeated.
 pub(crate) async fn a_repeated_attach_changes_nothing(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "repeated", Access::RwoBlock).await?;
-    let first = world.attach(&volume, world.a()).await?;
+    let (volume, first) = attached(world, "repeated", Access::RwoBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
     let target = |node: &cleat_e2e::world::Node| format!("stat -c '%t:%T %i' {}", node.target_path(&volume));
     let device = world.a().sh(&target(world.a())).await?;
@@ -84,17 +79,14 @@ pub(crate) async fn a_repeated_attach_changes_nothing(world: &World) -> anyhow::
     let device_now = world.a().sh(&target(world.a())).await?;
     ensure!(device_now == device, "the target changed: {device_now}, before {device}");
     ensure!(world.rds.allowed_hosts(&volume.id).await?.len() == 1, "the host list changed");
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 /// A kubelet that has restarted stages and publishes again what is in use.
 pub(crate) async fn staging_again_while_in_use_changes_nothing(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "staged-again", Access::RwxBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "staged-again", Access::RwxBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
     for _ in 0..3 {
         world.a().stage(&volume, &attached.context).await.context("NodeStageVolume, again")?;
         world.a().publish(&volume, &attached.context).await.context("NodePublishVolume, again")?;
@@ -104,10 +96,8 @@ pub(crate) async fn staging_again_while_in_use_changes_nothing(world: &World) ->
     ensure!(now == kernel, "the controllers changed: {now:?}, before {kernel:?}");
     let mounts = world.a().sh(&format!("grep -c ' {} ' /proc/mounts || true", attached.target_path)).await?;
     ensure!(mounts == "1" || mounts == "0", "published {mounts} times over itself");
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    unharmed(world, &volume, &mut writer).await?;
+    remove(world, &volume, world.a()).await
 }
 
 /// `--fabrics nvme-cli`: another way to the same kernel, and the same outcome.
@@ -121,13 +111,11 @@ pub(crate) async fn nvme_cli_does_the_same_as_the_kernels_interface(world: &Worl
     let fabrics = fabrics.and_then(|info| info.capabilities.as_ref()).map(|c| c.fabrics.as_str());
     ensure!(fabrics == Some("nvme-cli"), "it connects by {fabrics:?}");
 
-    let volume = fixture::volume(world, "by-nvme-cli", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
+    let (volume, attached) = attached(world, "by-nvme-cli", Access::RwoBlock, node).await?;
     let kernel = wait_live(node, &volume, 2).await?;
     let said = node.sh(&format!("cat /sys/class/nvme/{}/hostnqn", kernel[0].name)).await?;
     ensure!(said == node.host_nqn().await?, "connected as {said}");
-    let mut writer = fixture::writer(node, &attached, 0, Some(1)).await?;
-    writer.wait_writes(10, SOON).await?;
+    let mut writer = fixture::writing(node, &attached, 0, Some(1), 10).await?;
     stop_unharmed(&mut writer).await?;
     take_off(world, &volume, node).await?;
     ensure!(attachment(world, &volume, node).await?.is_none());

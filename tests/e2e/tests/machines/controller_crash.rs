@@ -11,8 +11,8 @@ use rds_sim::faults::{Action, Fault};
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, cut_off_with_a_directive, delete, epoch_in, freeze_agent, holds_nothing,
-    publish_until_done, refused, requests, stop_unharmed, take_off, thaw_agent, unpublish_until_done,
+    self, LATER, SOON, attached, cut_off_with_a_directive, delete, epoch_in, freeze_agent, holds_nothing,
+    publish_until_done, refused, remove, requests, stop_unharmed, thaw_agent, unpublish_until_done,
     wait_attachment, wait_gone, wait_live, wait_request,
 };
 
@@ -174,8 +174,7 @@ async fn moves_on(
     ensure!(epoch_in(&next)? > epoch_in(before)?, "{next:?} does not come after {before:?}");
     let info = world.controller.volume(&volume.id).await?;
     ensure!(info.attachments.len() == 1 && info.attachments[0].node_id == "node-b", "{info:?}");
-    take_off(world, volume, world.b()).await?;
-    delete(world, volume).await
+    remove(world, volume, world.b()).await
 }
 
 /// Granted and recorded; whether the RDS will let the host in is not known.
@@ -200,11 +199,9 @@ pub(crate) async fn killed_after_the_agent_has_attached(world: &World) -> anyhow
 
 /// A finished attach outlives the controller, and so does the writer on it.
 pub(crate) async fn killed_after_it_has_answered_an_attach(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "crash-answered", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "crash-answered", Access::RwoBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
     world.controller.kill().await?;
     writer.wait_progress(20, SOON).await?;
     world.controller.start().await?;
@@ -214,8 +211,7 @@ pub(crate) async fn killed_after_it_has_answered_an_attach(world: &World) -> any
     ensure!(wait_live(world.a(), &volume, 2).await? == kernel, "the connections changed");
     refused(world.publish(&volume, world.b()).await, Code::FailedPrecondition, &["node-a"])?;
     stop_unharmed(&mut writer).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 /// The detach is recorded as wanted and goes on by itself; the directive reaches an agent that nobody listens to.

@@ -10,8 +10,8 @@ use cleat_rig::Network;
 use tonic::Code;
 
 use crate::fixture::{
-    self, SOON, attachment, controllers, delete, holds_nothing, publish_until_done, refused, stop_unharmed,
-    take_off, unpublish_until_done, until_done, verified, wait_attachment, wait_live,
+    self, SOON, attached, attachment, controllers, delete, holds_nothing, publish_until_done, refused,
+    remove, stop_unharmed, take_off, unharmed, unpublish_until_done, until_done, wait_attachment, wait_live,
 };
 
 /// The caller's word that nobody uses the volume any more is not taken: Kubernetes' force detach says it of nodes
@@ -19,11 +19,9 @@ use crate::fixture::{
 pub(crate) async fn is_refused_while_the_device_is_open_and_names_the_opener(
     world: &World,
 ) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "in-use", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "in-use", Access::RwoBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
     let pid = writer.pid().to_string();
     let status = world.unpublish(&volume, world.a()).await;
@@ -37,10 +35,8 @@ pub(crate) async fn is_refused_while_the_device_is_open_and_names_the_opener(
     let again = world.publish(&volume, world.a()).await?;
     ensure!(again.value == attached.context, "another context after a refused detach");
 
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    unharmed(world, &volume, &mut writer).await?;
+    remove(world, &volume, world.a()).await
 }
 
 /// How long a kernel may be at it: seen are 2 s (6.1) and 60 s (6.12, for the shutdown) after the network is back.
@@ -109,8 +105,7 @@ pub(crate) async fn removes_its_own_controllers_and_leaves_a_foreign_connection_
     let stays = world.attach(&staying, world.a()).await?;
     let (foreign, kept) = (foreign(world.a()).await?, wait_live(world.a(), &staying, 2).await?);
     ensure!(foreign.len() == 1 && foreign[0].ends_with("live"), "{foreign:?}");
-    let mut writer = fixture::writer(world.a(), &stays, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &stays, 0, Some(1), 5).await?;
 
     take_off(world, &going, world.a()).await?;
     ensure!(self::foreign(world.a()).await? == foreign, "the foreign connection was touched");
@@ -187,11 +182,9 @@ pub(crate) async fn without_a_node_id_takes_the_volume_off_all_nodes(world: &Wor
 pub(crate) async fn of_a_node_that_holds_nothing_succeeds_and_changes_nothing(
     world: &World,
 ) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "not-yours", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "not-yours", Access::RwoBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
     world.unpublish(&volume, world.b()).await.context("Unpublish of a node that holds nothing")?;
     ensure!(controllers(world.a(), &volume).await? == kernel, "the holder's connections were touched");
@@ -199,8 +192,7 @@ pub(crate) async fn of_a_node_that_holds_nothing_succeeds_and_changes_nothing(
     ensure!(epoch.value == attached.context, "the holder's grant was touched");
     writer.wait_progress(5, SOON).await?;
 
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
+    unharmed(world, &volume, &mut writer).await?;
     take_off(world, &volume, world.a()).await?;
     world.unpublish(&volume, world.a()).await.context("the same Unpublish again")?;
     delete(world, &volume).await?;

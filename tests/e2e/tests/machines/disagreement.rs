@@ -9,7 +9,7 @@ use tonic::Code;
 
 use crate::fixture::{
     self, LATER, controllers, cut_off_with_a_directive, delete, freeze_agent, holds_nothing,
-    publish_until_done, take_off, unpublish_until_done, wait_gone, wait_live,
+    publish_until_done, remove, unpublish_until_done, wait_gone, wait_live,
 };
 
 /// How long the attacher waits for an answer: longer than the silence deadline, shorter than the controller waits.
@@ -45,8 +45,7 @@ pub(crate) async fn an_attach_whose_answer_was_lost_is_the_same_attach_when_repe
     let epoch = context.get(fixture::EPOCH_KEY).context("no epoch")?;
     ensure!(*epoch == fixture::epoch_of(&granted), "granted anew: {epoch}, before {granted:?}");
     ensure!(controllers(world.a(), &volume).await? == kernel, "connected anew");
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 /// The proof that what was in flight has drained is kept by the node, and comes with its next inventory.

@@ -32,6 +32,18 @@ pub(crate) async fn volume(world: &World, name: &str, access: Access) -> anyhow:
     Ok(made.with_context(|| format!("CreateVolume {name}"))?.value)
 }
 
+/// Makes a volume of the usual size, and attaches it to a node.
+pub(crate) async fn attached(
+    world: &World,
+    name: &str,
+    access: Access,
+    node: &Node,
+) -> anyhow::Result<(Volume, Attached)> {
+    let volume = volume(world, name, access).await?;
+    let attached = world.attach(&volume, node).await?;
+    Ok((volume, attached))
+}
+
 /// Takes a volume off a node as a kubelet would, and shows that the node has nothing of it any more.
 pub(crate) async fn take_off(world: &World, volume: &Volume, node: &Node) -> anyhow::Result<()> {
     let on = |call: &str| format!("{call} of {} on {}", volume.id, node.name());
@@ -57,6 +69,12 @@ pub(crate) async fn holds_nothing(world: &World, volume: &Volume, node: &Node) -
 pub(crate) async fn delete(world: &World, volume: &Volume) -> anyhow::Result<()> {
     world.delete_volume(volume).await.with_context(|| format!("DeleteVolume {}", volume.id))?;
     Ok(())
+}
+
+/// Takes a volume off the one node that has it, and deletes it.
+pub(crate) async fn remove(world: &World, volume: &Volume, node: &Node) -> anyhow::Result<()> {
+    take_off(world, volume, node).await?;
+    delete(world, volume).await
 }
 
 /// Repeats a call while it answers that something is under way or away, as a sidecar does.
@@ -272,6 +290,19 @@ pub(crate) async fn writer(
     node.write_with(&options).await
 }
 
+/// As [`writer`], once it was acknowledged so many writes.
+pub(crate) async fn writing(
+    node: &Node,
+    attached: &Attached,
+    region: u32,
+    start: Option<u64>,
+    writes: u64,
+) -> anyhow::Result<Writer> {
+    let mut writer = writer(node, attached, region, start).await?;
+    writer.wait_writes(writes, SOON).await?;
+    Ok(writer)
+}
+
 /// Stops a writer that must not have seen a failed write.
 pub(crate) async fn stop_unharmed(writer: &mut Writer) -> anyhow::Result<Stopped> {
     let stopped = writer.stop().await?;
@@ -285,6 +316,13 @@ pub(crate) async fn verified(world: &World, volume: &Volume, runs: &[&Stopped]) 
     let report = world.verify(volume, &facts).await?;
     ensure!(report.is_clean(), "the volume does not hold what was written: {report:?}");
     Ok(())
+}
+
+/// Stops the only writer that a volume has had: no write failed, and the volume holds what it wrote.
+pub(crate) async fn unharmed(world: &World, volume: &Volume, writer: &mut Writer) -> anyhow::Result<Stopped> {
+    let stopped = stop_unharmed(writer).await?;
+    verified(world, volume, &[&stopped]).await?;
+    Ok(stopped)
 }
 
 /// Waits until a request about a node stands among those that the volume's operators see waiting.

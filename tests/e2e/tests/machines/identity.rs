@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use cleat_e2e::world::{Access, AgentStart, Look, World, wait_for};
 
-use crate::fixture::{self, LATER, controllers, delete, take_off, wait_live};
+use crate::fixture::{self, LATER, attached, controllers, remove, wait_live};
 
 /// An `/etc/nvme` that does not outlive a restart: under a new name the node could not detach what it has.
 pub(crate) async fn that_is_lost_while_attached_comes_back_and_everything_goes_on(
@@ -11,8 +11,7 @@ pub(crate) async fn that_is_lost_while_attached_comes_back_and_everything_goes_o
 ) -> anyhow::Result<()> {
     let node = world.a();
     let (nqn, id) = (node.host_nqn().await?, node.host_id().await?);
-    let volume = fixture::volume(world, "identity-lost", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
+    let (volume, attached) = attached(world, "identity-lost", Access::RwoBlock, node).await?;
     let kernel = wait_live(node, &volume, 2).await?;
     node.kill_agent().await?;
     node.sh("rm /data/nvme/hostnqn /data/nvme/hostid").await?;
@@ -22,8 +21,7 @@ pub(crate) async fn that_is_lost_while_attached_comes_back_and_everything_goes_o
     ensure!(now == (nqn.clone(), id), "another identity: {now:?}, before {nqn}");
     ensure!(controllers(node, &volume).await? == kernel, "the connections changed");
     node.publish(&volume, &attached.context).await?;
-    take_off(world, &volume, node).await?;
-    delete(world, &volume).await
+    remove(world, &volume, node).await
 }
 
 /// With one host NQN for two, no host list and no reservation tells them apart: the second is not let in.
@@ -57,8 +55,7 @@ pub(crate) async fn a_second_node_with_the_same_host_identity_is_refused_with_bo
     let volume = fixture::volume(world, "not-cloned", Access::RwoBlock).await?;
     world.attach(&volume, first).await?;
     ensure!(world.publish(&volume, second).await.is_err(), "the second was granted something");
-    take_off(world, &volume, first).await?;
-    delete(world, &volume).await?;
+    remove(world, &volume, first).await?;
 
     second.kill_agent().await?;
     second.sh("rm -rf /data/nvme; mv /data/nvme.own /data/nvme").await?;

@@ -9,8 +9,8 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use rds_sim::rds::Hold;
 
 use crate::fixture::{
-    self, LATER, SOON, all_rounds, attachment, controllers, delete, epoch_in, epoch_of, stop_unharmed,
-    take_off, verified, wait_attachment, wait_live,
+    self, LATER, SOON, all_rounds, attached, attachment, controllers, epoch_in, epoch_of, remove,
+    stop_unharmed, unharmed, verified, wait_attachment, wait_live,
 };
 
 /// Rounds of a path that blinks, where not all are asked for.
@@ -50,8 +50,7 @@ pub(crate) async fn is_named_while_it_is_held_and_made_again_once_it_is_free(
     world: &World,
 ) -> anyhow::Result<()> {
     let node = world.a();
-    let volume = fixture::volume(world, "given-up", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
+    let (volume, attached) = attached(world, "given-up", Access::RwoBlock, node).await?;
     wait_live(node, &volume, 2).await?;
     let epoch = epoch_in(&attached.context)?;
     let mut options = WriteArgs::new(&attached.target_path, volume.id.parse()?, node.name().parse()?, 0);
@@ -65,10 +64,8 @@ pub(crate) async fn is_named_while_it_is_held_and_made_again_once_it_is_free(
         ensure!(seconds > 0, "the head goes with its last path");
         wait_live(node, &volume, 2).await?;
         writer.wait_progress(20, LATER).await?;
-        let run = stop_unharmed(&mut writer).await?;
-        verified(world, &volume, &[&run]).await?;
-        take_off(world, &volume, node).await?;
-        return delete(world, &volume).await;
+        unharmed(world, &volume, &mut writer).await?;
+        return remove(world, &volume, node).await;
     }
 
     let lost = wait_attachment(world, &volume, node, "lost while held", |a| {
@@ -97,12 +94,11 @@ pub(crate) async fn is_named_while_it_is_held_and_made_again_once_it_is_free(
     .await?;
     ensure!(epoch_of(&ready) == format!("{}.{}", epoch.0, epoch.1), "under another grant: {ready:?}");
     node.publish(&volume, &attached.context).await.context("NodePublishVolume under the same context")?;
-    let mut writer = fixture::writer(node, &attached, 1, first.facts.last_acked.map(|last| last + 1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer =
+        fixture::writing(node, &attached, 1, first.facts.last_acked.map(|last| last + 1), 5).await?;
     let second = stop_unharmed(&mut writer).await?;
     verified(world, &volume, &[&first, &second]).await?;
-    take_off(world, &volume, node).await?;
-    delete(world, &volume).await
+    remove(world, &volume, node).await
 }
 
 /// A portal goes for up to 1.5 s, again and again, and in every other round its controller is deleted, too: the other
@@ -111,11 +107,9 @@ pub(crate) async fn a_path_that_blinks_under_a_writer_comes_back_each_time(
     world: &World,
 ) -> anyhow::Result<()> {
     let node = world.a();
-    let volume = fixture::volume(world, "blinking", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
+    let (volume, attached) = attached(world, "blinking", Access::RwoBlock, node).await?;
     wait_live(node, &volume, 2).await?;
-    let mut writer = fixture::writer(node, &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(node, &attached, 0, Some(1), 5).await?;
     let (portals, slot) = (world.rds.portals(), world.rds.disk(&volume.id).await?.slot);
     let rounds = if all_rounds() { ALL } else { SAMPLE };
     for round in 0..rounds {
@@ -140,10 +134,8 @@ pub(crate) async fn a_path_that_blinks_under_a_writer_comes_back_each_time(
         wait_live(node, &volume, 2).await.with_context(|| told.clone())?;
         writer.wait_progress(3, LATER).await.context(told)?;
     }
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
+    unharmed(world, &volume, &mut writer).await?;
     let seen = attachment(world, &volume, node).await?.context("no attachment")?;
     ensure!(seen.phase == "Ready", "{seen:?}");
-    take_off(world, &volume, node).await?;
-    delete(world, &volume).await
+    remove(world, &volume, node).await
 }

@@ -25,11 +25,9 @@ mod old_epoch;
 mod paths;
 mod rds_trouble;
 mod reboot;
-mod requests;
 mod store_lost;
 mod suite;
 mod target_trouble;
-mod transport;
 
 use std::process::ExitCode;
 
@@ -57,9 +55,6 @@ fn main() -> ExitCode {
         admission::a_move_waits_for_the_detach_under_way_and_is_granted_at_once;
         admission::a_handoff_loses_no_write;
         admission::a_volume_that_is_attached_is_not_deleted;
-        requests::an_unknown_volume_is_not_found;
-        requests::other_arguments_for_what_exists_already_are_refused;
-        requests::what_is_wrong_with_a_request_is_named_with_its_value;
         paths::a_lost_path_degrades_and_comes_back_without_a_failed_write;
         paths::a_connection_that_was_back_at_once_is_not_taken_for_unbroken;
         lost_device::is_named_while_it_is_held_and_made_again_once_it_is_free;
@@ -92,7 +87,6 @@ fn main() -> ExitCode {
         node_target::removing_a_target_never_deletes_what_is_mounted_there;
         identity::that_is_lost_while_attached_comes_back_and_everything_goes_on;
         identity::a_second_node_with_the_same_host_identity_is_refused_with_both_names;
-        transport::a_client_without_our_certificate_is_refused;
     ];
     run(suite::Machines, all)
 }

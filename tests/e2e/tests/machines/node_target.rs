@@ -3,7 +3,7 @@
 use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, World};
 
-use crate::fixture::{self, delete, take_off};
+use crate::fixture::{self, attached, remove};
 
 /// What a crash left behind, as a mount or as a bare device node: its number is now another disk's, and writing there
 /// would be that disk's end.
@@ -44,8 +44,7 @@ pub(crate) async fn a_stale_device_at_the_target_is_not_taken_for_the_volume(
         "the other disk's own target was changed"
     );
     for volume in [&volume, &other] {
-        take_off(world, volume, node).await?;
-        delete(world, volume).await?;
+        remove(world, volume, node).await?;
     }
     Ok(())
 }
@@ -55,8 +54,7 @@ pub(crate) async fn removing_a_target_never_deletes_what_is_mounted_there(
     world: &World,
 ) -> anyhow::Result<()> {
     let node = world.a();
-    let volume = fixture::volume(world, "trap", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
+    let (volume, attached) = attached(world, "trap", Access::RwoBlock, node).await?;
     node.unpublish(&volume).await?;
     let target = &attached.target_path;
 
@@ -78,6 +76,5 @@ pub(crate) async fn removing_a_target_never_deletes_what_is_mounted_there(
     ensure!(full.is_err(), "said to be removed, and is there");
     node.sh(&format!("rm -r {target}")).await?;
     node.unpublish(&volume).await?;
-    take_off(world, &volume, node).await?;
-    delete(world, &volume).await
+    remove(world, &volume, node).await
 }

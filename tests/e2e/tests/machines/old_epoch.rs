@@ -16,7 +16,7 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::fixture::{
-    self, LATER, SOON, controllers, delete, epoch_in, refused, stop_unharmed, take_off, verified, wait_live,
+    self, LATER, SOON, attached, controllers, epoch_in, refused, remove, take_off, unharmed, wait_live,
 };
 
 /// One agent's session with the impostor.
@@ -75,11 +75,9 @@ impl Line {
 
 /// Lower than the ledger's: refused by name, and neither connection nor I/O notices.
 pub(crate) async fn directives_of_an_old_epoch_change_nothing(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "old-epoch", Access::RwxBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "old-epoch", Access::RwxBlock, world.a()).await?;
     let kernel = wait_live(world.a(), &volume, 2).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
     let current = epoch_in(&attached.context)?;
 
     world.controller.kill().await?;
@@ -96,16 +94,13 @@ pub(crate) async fn directives_of_an_old_epoch_change_nothing(world: &World) -> 
         world.publish(&volume, world.a()).await?.value == attached.context,
         "another context than before"
     );
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    unharmed(world, &volume, &mut writer).await?;
+    remove(world, &volume, world.a()).await
 }
 
 /// A kubelet that still has the PublishContext of a grant that is over: what it leads to may be another's by now.
 pub(crate) async fn a_publish_context_of_an_earlier_grant_is_refused(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "old-context", Access::RwoBlock).await?;
-    let first = world.attach(&volume, world.a()).await?;
+    let (volume, first) = attached(world, "old-context", Access::RwoBlock, world.a()).await?;
     take_off(world, &volume, world.a()).await?;
     let over = &["epoch"];
     refused(world.a().stage(&volume, &first.context).await, Code::FailedPrecondition, over)?;
@@ -114,8 +109,7 @@ pub(crate) async fn a_publish_context_of_an_earlier_grant_is_refused(world: &Wor
     refused(world.a().stage(&volume, &first.context).await, Code::FailedPrecondition, over)?;
     refused(world.a().publish(&volume, &first.context).await, Code::FailedPrecondition, over)?;
     world.a().publish(&volume, &second.context).await.context("the present PublishContext")?;
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 async fn impersonate(world: &World, volume_id: &str, current: (u64, u64)) -> anyhow::Result<()> {

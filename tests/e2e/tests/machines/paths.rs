@@ -6,19 +6,17 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_rig::Network;
 
 use crate::fixture::{
-    self, LATER, SOON, attachment, delete, stop_unharmed, take_off, verified, wait_attachment, wait_live,
+    self, LATER, attached, attachment, delete, remove, take_off, unharmed, wait_attachment, wait_live,
 };
 
 /// Multipath carries the writer; the controller hears of the loss and of the return, with the path's name.
 pub(crate) async fn a_lost_path_degrades_and_comes_back_without_a_failed_write(
     world: &World,
 ) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "path-loss", Access::RwxBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
+    let (volume, attached) = attached(world, "path-loss", Access::RwxBlock, world.a()).await?;
     wait_live(world.a(), &volume, 2).await?;
     let watch = world.controller.watch().await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
     world.a().machine().cut_path(Network::Storage1)?;
     let (_, notice) = watch.notice(0, "volume_degraded", &volume.id, LATER).await?;
@@ -39,11 +37,9 @@ pub(crate) async fn a_lost_path_degrades_and_comes_back_without_a_failed_write(
     watch.notice(mark, "volume_recovered", &volume.id, LATER).await?;
     wait_live(world.a(), &volume, 2).await?;
     writer.wait_progress(20, LATER).await?;
-    let run = stop_unharmed(&mut writer).await?;
-    verified(world, &volume, &[&run]).await?;
+    unharmed(world, &volume, &mut writer).await?;
     // A write may have been on the path that went: until the drain bound has passed, nobody can say "drained".
-    take_off(world, &volume, world.a()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.a()).await
 }
 
 /// The kernel says nothing of a connection that breaks, and has it back in a moment. What was on its way then may still

@@ -27,8 +27,7 @@ pub(crate) async fn an_rds_that_is_down_is_unavailable_until_it_is_back(world: &
     let wanted = fixture::volume(world, "rds-down-wanted", Access::RwoBlock).await?;
     let unused = fixture::volume(world, "rds-down-unused", Access::RwoBlock).await?;
     let attached = world.attach(&held, world.a()).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, fixture::SOON).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
     world.rds.kill().await?;
     unavailable("Publish", world.publish(&wanted, world.b()).await)?;

@@ -4,7 +4,7 @@ use anyhow::ensure;
 use cleat_e2e::world::{Access, AgentStart, World};
 
 use crate::fixture::{
-    self, LATER, SOON, delete, epoch_of, stop_unharmed, take_off, verified, wait_attachment, wait_live,
+    self, LATER, attached, epoch_of, remove, stop_unharmed, verified, wait_attachment, wait_live,
 };
 
 /// The grant outlives the kernel that held the device: the node connects again under the same epoch, and what was
@@ -13,10 +13,8 @@ pub(crate) async fn a_rebooted_node_gets_its_volume_back_under_the_same_epoch(
     world: &World,
 ) -> anyhow::Result<()> {
     let node = world.c();
-    let volume = fixture::volume(world, "rebooted", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, node).await?;
-    let mut writer = fixture::writer(node, &attached, 0, Some(1)).await?;
-    writer.wait_writes(20, SOON).await?;
+    let (volume, attached) = attached(world, "rebooted", Access::RwoBlock, node).await?;
+    let mut writer = fixture::writing(node, &attached, 0, Some(1), 20).await?;
     let before = stop_unharmed(&mut writer).await?;
     let boot = tokio::task::block_in_place(|| node.machine().boot_id())?;
 
@@ -31,10 +29,9 @@ pub(crate) async fn a_rebooted_node_gets_its_volume_back_under_the_same_epoch(
 
     let again = world.attach(&volume, node).await?;
     ensure!(again.context == attached.context, "{:?}, before {:?}", again.context, attached.context);
-    let mut writer = fixture::writer(node, &again, 1, before.facts.last_acked.map(|last| last + 1)).await?;
-    writer.wait_writes(20, SOON).await?;
+    let mut writer =
+        fixture::writing(node, &again, 1, before.facts.last_acked.map(|last| last + 1), 20).await?;
     let after = stop_unharmed(&mut writer).await?;
     verified(world, &volume, &[&before, &after]).await?;
-    take_off(world, &volume, node).await?;
-    delete(world, &volume).await
+    remove(world, &volume, node).await
 }

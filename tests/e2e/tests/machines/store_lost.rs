@@ -5,16 +5,14 @@ use cleat_e2e::world::{Access, World};
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, delete, freeze_agent, holds_nothing, stop_unharmed, take_off, thaw_agent,
+    self, LATER, SOON, attached, freeze_agent, holds_nothing, remove, stop_unharmed, thaw_agent,
     unpublish_until_done, verified,
 };
 
 /// The node is not heard, and goes on writing: nobody is let in beside it, and its detach is not answered as done.
 pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::Result<()> {
-    let volume = fixture::volume(world, "store-lost", Access::RwoBlock).await?;
-    let attached = world.attach(&volume, world.a()).await?;
-    let mut writer = fixture::writer(world.a(), &attached, 0, Some(1)).await?;
-    writer.wait_writes(5, SOON).await?;
+    let (volume, attached) = attached(world, "store-lost", Access::RwoBlock, world.a()).await?;
+    let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
     freeze_agent(world.a()).await?;
     world.controller.kill().await?;
@@ -49,8 +47,7 @@ pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::R
     holds_nothing(world, &volume, world.a()).await?;
     verified(world, &volume, &[&run]).await?;
     world.attach(&volume, world.b()).await?;
-    take_off(world, &volume, world.b()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.b()).await
 }
 
 /// Nobody was put on the RDS's list beside the one who was there.

@@ -10,7 +10,7 @@ use rds_sim::rds::Hold;
 use tonic::Code;
 
 use crate::fixture::{
-    self, delete, holds_nothing, publish_until_done, refused, take_off, unpublish_until_done,
+    self, holds_nothing, publish_until_done, refused, remove, take_off, unpublish_until_done,
 };
 
 /// A disk swapped under its name: whatever it holds, it is not what the VM wrote.
@@ -30,8 +30,7 @@ pub(crate) async fn another_namespace_under_the_same_name_is_refused(world: &Wor
 
     set_uuid(world, &volume, None).await?;
     publish_until_done(world, &volume, world.b()).await?;
-    take_off(world, &volume, world.b()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.b()).await
 }
 
 async fn set_uuid(world: &World, volume: &Volume, uuid: Option<&str>) -> anyhow::Result<()> {
@@ -63,8 +62,7 @@ pub(crate) async fn a_target_that_cannot_be_reached_leaves_nothing_behind(
         world.b().machine().restore_path(network)?;
     }
     publish_until_done(world, &volume, world.b()).await?;
-    take_off(world, &volume, world.b()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.b()).await
 }
 
 /// The portals answer, and the subsystem is not to be had at them.
@@ -80,6 +78,5 @@ pub(crate) async fn a_target_that_refuses_leaves_nothing_behind(world: &World) -
     world.rds.portals_up(&hold).await?;
     publish_until_done(world, &volume, world.c()).await?;
     fixture::wait_live(world.c(), &volume, 2).await?;
-    take_off(world, &volume, world.c()).await?;
-    delete(world, &volume).await
+    remove(world, &volume, world.c()).await
 }
