@@ -16,7 +16,7 @@ const ATTACH_SECONDS: Metric = Metric::histogram_in(
 const DETACH_SECONDS: Metric = Metric::histogram_in(
     PART_BUCKETS,
     "cleat_agent_detach_seconds",
-    "Time of a successful detach, by part; total is receipt to Absent",
+    "Time of a successful detach, by part; total is the start of its turn to Absent",
 );
 const DIRECTIVES: Metric =
     Metric::counter("cleat_agent_directives_total", "Directives of the controller, by kind and outcome");
@@ -32,8 +32,8 @@ const SESSIONS: Metric =
     Metric::counter("cleat_agent_sessions_total", "Sessions with the controller that ended, by reason");
 const LEDGER_ERRORS: Metric =
     Metric::counter("cleat_agent_ledger_errors_total", "Failures to read or write the ledger");
-const LOOK_ERRORS: Metric =
-    Metric::counter("cleat_agent_look_errors_total", "Failures to read the kernel's state");
+const OBSERVATION_ERRORS: Metric =
+    Metric::counter("cleat_agent_observation_errors_total", "Failures to read the kernel's state");
 const SILENT_ADDRESSES: Metric = Metric::gauge(
     "cleat_agent_silent_storage_addresses",
     "Storage addresses that volumes need and that do not answer",
@@ -60,7 +60,7 @@ pub const METRICS: &[Metric] = &[
     SESSION_UP,
     SESSIONS,
     LEDGER_ERRORS,
-    LOOK_ERRORS,
+    OBSERVATION_ERRORS,
     SILENT_ADDRESSES,
     PATH_REPAIRS,
     REASSERTIONS,
@@ -236,8 +236,8 @@ pub fn ledger_error() {
 }
 
 /// Counts a failure to read the kernel's state.
-pub fn look_error() {
-    counter!(LOOK_ERRORS.name).increment(1);
+pub fn observation_error() {
+    counter!(OBSERVATION_ERRORS.name).increment(1);
 }
 
 /// Sets how many storage addresses do not answer.

@@ -30,7 +30,7 @@ use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use crate::agents::{self, AgentSessions, Reports, Sessions};
+use crate::agents::{self, AgentSessions, Reports, SessionContext, SessionIds, Sessions};
 use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
@@ -357,7 +357,13 @@ where
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
-    let agent_sessions = AgentSessions::new(engine.clone(), sessions, reports.clone(), term, stop.clone());
+    let agent_sessions = AgentSessions::new(SessionContext {
+        engine: engine.clone(),
+        sessions,
+        reports: reports.clone(),
+        ids: SessionIds::of(term),
+        stop: stop.clone(),
+    });
     let agent_sessions =
         AgentSessionServer::new(agent_sessions).max_decoding_message_size(agents::MESSAGE_BYTES);
     let agent_server = grpc::server(Keepalive::default())

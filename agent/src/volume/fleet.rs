@@ -183,7 +183,7 @@ impl<H: Host> Fleet<H> {
     async fn topology(&self) -> Result<(u64, Topology), SysfsError> {
         let shared = &self.inner.shared;
         let number = shared.observations.next();
-        let topology = shared.host.topology().await.inspect_err(|_| metrics::look_error())?;
+        let topology = shared.host.topology().await.inspect_err(|_| metrics::observation_error())?;
         Ok((number, topology))
     }
 

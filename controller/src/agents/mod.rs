@@ -20,4 +20,5 @@ pub(crate) use limits::MESSAGE_BYTES;
 pub use registry::Sessions;
 pub use reports::{AgentReport, ReportNumber, Reports};
 pub use service::AgentSessions;
+pub(crate) use session_context::{SessionContext, SessionIds};
 pub use settings::{AgentSettings, PathPolicy};

@@ -8,14 +8,11 @@ use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_server::AgentSession;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{Ending, Talk};
 use super::session_context::SessionContext;
-use super::{Reports, Sessions};
 use crate::clients::Caller;
-use crate::engine::Engine;
 use crate::metrics;
 
 /// Messages that may wait in front of the stream itself; the rest waits on the session's line.
@@ -28,16 +25,8 @@ pub struct AgentSessions {
 }
 
 impl AgentSessions {
-    /// The service; every open stream ends when `stop` is cancelled.
-    #[must_use]
-    pub fn new(
-        engine: Engine,
-        sessions: Sessions,
-        reports: Reports,
-        term: u64,
-        stop: CancellationToken,
-    ) -> Self {
-        let context = SessionContext::new(engine, sessions, reports, term, stop);
+    /// The service; every open stream ends when the context's `stop` is cancelled.
+    pub(crate) fn new(context: SessionContext) -> Self {
         Self { context: Arc::new(context) }
     }
 }

@@ -110,7 +110,7 @@ impl Talk {
         };
         let introduced = decode::hello(hello, &self.context.sessions.settings().nqn_prefix)?;
         self.may_speak_for(&introduced.node)?;
-        let (node, session) = (introduced.node, self.context.next_id());
+        let (node, session) = (introduced.node, self.context.ids.next());
         let boot_id = introduced.identity.boot_id.clone();
         let orders = self.context.sessions.open(session.clone(), node.clone());
         // From here on the core may know the session, and must hear of its end.
@@ -157,7 +157,7 @@ impl Talk {
         );
         let settings = self.context.sessions.settings();
         let welcome = proto::Welcome {
-            term: self.context.term,
+            term: self.context.ids.term(),
             session_id: progress.session.to_string(),
             heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
             silence_deadline_ms: encode::millis(settings.silence_deadline),

@@ -11,28 +11,39 @@ use crate::engine::Engine;
 
 /// What every session's task needs.
 #[derive(Debug)]
-pub(super) struct SessionContext {
-    pub(super) engine: Engine,
-    pub(super) sessions: Sessions,
-    pub(super) reports: Reports,
-    pub(super) term: u64,
-    pub(super) stop: CancellationToken,
+pub(crate) struct SessionContext {
+    /// Where events go.
+    pub(crate) engine: Engine,
+    /// The sessions that are open.
+    pub(crate) sessions: Sessions,
+    /// What agents last said of their nodes.
+    pub(crate) reports: Reports,
+    /// Names new sessions.
+    pub(crate) ids: SessionIds,
+    /// Ends every session when it is cancelled.
+    pub(crate) stop: CancellationToken,
+}
+
+/// Ids of the sessions of one term: no other session ever has one of them, since terms rise with every start.
+#[derive(Debug)]
+pub(crate) struct SessionIds {
+    term: u64,
     count: AtomicU64,
 }
 
-impl SessionContext {
-    pub(super) fn new(
-        engine: Engine,
-        sessions: Sessions,
-        reports: Reports,
-        term: u64,
-        stop: CancellationToken,
-    ) -> Self {
-        Self { engine, sessions, reports, term, stop, count: AtomicU64::new(0) }
+impl SessionIds {
+    /// Those of a term.
+    pub(crate) fn of(term: u64) -> Self {
+        Self { term, count: AtomicU64::new(0) }
     }
 
-    /// A session id that no other has had: terms rise with every start.
-    pub(super) fn next_id(&self) -> SessionId {
+    /// Their term.
+    pub(super) fn term(&self) -> u64 {
+        self.term
+    }
+
+    /// An id that no session has had.
+    pub(super) fn next(&self) -> SessionId {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         #[allow(clippy::expect_used)] // the text is not empty, which is the rule for session ids
         SessionId::new(format!("session-{}-{count}", self.term)).expect("not empty")

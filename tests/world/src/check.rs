@@ -164,7 +164,10 @@ pub fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Err(Refusal::ExportOff { .. }) => "export off",
         Err(Refusal::NotAttached { .. }) => "not attached",
         Err(Refusal::NotGone { .. }) => "not gone",
-        Err(_) => "refused",
+        Err(Refusal::Incompatible { .. }) => "incompatible",
+        Err(Refusal::Deleting { .. }) => "deleting",
+        Err(Refusal::StillAttached { .. }) => "still attached",
+        Err(Refusal::UnknownNode { .. }) => "unknown node",
     }
 }
 

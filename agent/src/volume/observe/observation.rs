@@ -50,7 +50,8 @@ impl<H: Host> Volume<H> {
     /// Reads what the kernel shows of the volume.
     pub(in crate::volume) async fn observe(&self) -> Result<Observation, SysfsError> {
         let (number, connecting) = (self.shared.observations.next(), self.connects.are_running());
-        let view = self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::look_error())?;
+        let view =
+            self.shared.host.view(&self.subsystem).await.inspect_err(|_| metrics::observation_error())?;
         Ok(Observation { number, view: Arc::new(view), connecting })
     }
 
