@@ -9,7 +9,8 @@ use crate::{BootId, Epoch, NodeId, UnixMillis};
 
 /// Who or what says so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Source {
     /// The node's own agent: its kernel holds no controller of the subsystem.
     AgentAbsent {
@@ -70,7 +71,8 @@ impl Source {
 
 /// By what it is known that nothing the node wrote is still on its way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Drained {
     /// The device was never reported ready under this epoch: nobody was sent an Attach.
     NeverHandedOut,
@@ -101,6 +103,8 @@ pub enum Verdict {
 
 /// One proof.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Evidence {
     /// About whom.
     pub node: NodeId,
@@ -113,12 +117,14 @@ pub struct Evidence {
     /// When it was given.
     pub at: UnixMillis,
     /// The person who wanted the node off the volume, whatever it was doing. Set when the attachment is over.
-    #[serde(default, rename = "word")]
+    #[serde(default)]
     pub statement: Option<Box<Statement>>,
 }
 
 /// What a person has said, and answers for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Statement {
     /// Who.
     pub by: String,

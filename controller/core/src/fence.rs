@@ -42,6 +42,7 @@ impl TargetAbilities {
 
 /// What a target's reservations are worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReservationAbility {
     /// There are none.
@@ -55,6 +56,7 @@ pub enum ReservationAbility {
 
 /// The weakest fence that suffices for a volume. A node's own proof that it holds nothing always does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MinFence {
     /// A person's word.
@@ -86,6 +88,7 @@ impl MinFence {
 
 /// A way to fence, strongest first: the order in which they are tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Rung {
     /// The host is taken off the list, another node preempts its registration, then cut and drained.
@@ -199,6 +202,7 @@ impl Fence {
 
 /// A step of a rung. Bringing the export back is not one of them: the volume remembers that it is off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum FenceStep {
     /// The host is taken off the RDS's list, and the list read back without it.
@@ -232,6 +236,8 @@ impl FenceStep {
 
 /// A rung that could not be taken, or did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Tried {
     /// Which.
     pub rung: Rung,
@@ -241,6 +247,8 @@ pub struct Tried {
 
 /// A fence under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Fence {
     /// The rung that is being taken.
     pub rung: Rung,
@@ -270,6 +278,8 @@ pub struct Fence {
 
 /// A node that was cut off from a volume. It is granted nothing until its own word shows that it holds none of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Fenced {
     /// Who.
     pub node: NodeId,

@@ -10,6 +10,7 @@ pub use cleat_ids::{
 /// Milliseconds since 1970, on a clock that never goes back: the shell takes the wall clock once at its start and
 /// adds the monotonic time that has passed since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnixMillis(pub u64);
 
 impl UnixMillis {

@@ -45,7 +45,7 @@ pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase, Outcome, Reply,
     VolumeDeletion,
 };
-pub use migration::{Migration, MigrationResult, MigrationStep};
+pub use migration::{Migration, MigrationResult, MigrationStep, StepTaken};
 pub use node::{Node, NodeIdentity, NodeRecord, QuarantineCause, SessionState, Standing};
 pub use notice::Notice;
 pub use rds::{RdsFailure, RdsRequest};

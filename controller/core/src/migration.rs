@@ -6,6 +6,7 @@ use crate::{Epoch, NodeId, UnixMillis};
 
 /// A moment of a migration, in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MigrationStep {
     /// The target was granted its epoch.
@@ -42,6 +43,7 @@ impl MigrationStep {
 
 /// How it stands, or how it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum MigrationResult {
     /// Both nodes are attached, or one is on its way.
@@ -67,8 +69,21 @@ impl MigrationResult {
     }
 }
 
+/// When a migration came to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
+pub struct StepTaken {
+    /// Which step.
+    pub step: MigrationStep,
+    /// When.
+    pub at: UnixMillis,
+}
+
 /// One live migration of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Migration {
     /// Where the VM ran when it began.
     pub source: NodeId,
@@ -81,7 +96,7 @@ pub struct Migration {
     /// How it stands.
     pub result: MigrationResult,
     /// What happened when; each step at most once, in order.
-    pub steps: Vec<(MigrationStep, UnixMillis)>,
+    pub steps: Vec<StepTaken>,
 }
 
 impl Migration {
@@ -92,7 +107,7 @@ impl Migration {
             target: target.0,
             target_epoch: target.1,
             result: MigrationResult::Running,
-            steps: vec![(MigrationStep::Granted, now)],
+            steps: vec![StepTaken { step: MigrationStep::Granted, at: now }],
         }
     }
 
@@ -105,16 +120,16 @@ impl Migration {
 
     /// Records a step that has not been recorded yet; says whether it was new.
     pub(crate) fn record(&mut self, step: MigrationStep, now: UnixMillis) -> bool {
-        if self.result != MigrationResult::Running || self.steps.iter().any(|(s, _)| *s == step) {
+        if self.result != MigrationResult::Running || self.steps.iter().any(|taken| taken.step == step) {
             return false;
         }
-        self.steps.push((step, now));
+        self.steps.push(StepTaken { step, at: now });
         true
     }
 
     /// Ends it, because `gone` is proven to be unable to write.
     pub(crate) fn end(&mut self, gone: &NodeId, now: UnixMillis) {
-        let ready = self.steps.iter().any(|(s, _)| *s == MigrationStep::TargetReady);
+        let ready = self.steps.iter().any(|taken| taken.step == MigrationStep::TargetReady);
         let result = if *gone == self.source {
             MigrationResult::Completed
         } else if ready {

@@ -11,6 +11,8 @@ use crate::{
 
 /// What tells one host from another. Two nodes must not share any of it but the boot id's absence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct NodeIdentity {
     /// As the node's every connect says it.
     pub host_nqn: HostNqn,
@@ -40,6 +42,8 @@ impl NodeIdentity {
 
 /// What is kept of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
     /// Which.
     pub node: NodeId,

@@ -12,6 +12,7 @@ use crate::{
 
 /// How many nodes may have the volume at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Access {
     /// One node. Any access mode that is not known to be something else counts as this.
     #[serde(rename = "RWO")]
@@ -43,6 +44,8 @@ impl Access {
 
 /// What an agent needs to know to attach a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct VolumeSpec {
     /// The volume.
     pub id: VolumeId,
@@ -61,6 +64,8 @@ pub struct VolumeSpec {
 
 /// What the namespace says of itself; learned at the first attach, then pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct DeviceIdentity {
     /// Namespace UUID.
     pub namespace_uuid: NamespaceUuid,
@@ -70,6 +75,7 @@ pub struct DeviceIdentity {
 
 /// Who was first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// The node where the workload runs.
@@ -91,7 +97,8 @@ impl Role {
 
 /// Why an attachment is being taken down.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum DrainCause {
     /// A caller asked. If the node refuses because the device is in use, nothing has changed.
     Requested,
@@ -137,7 +144,8 @@ impl DrainCause {
 
 /// How far an attachment has come.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
 pub enum Phase {
     /// The RDS is being asked to allow the host.
     Granting,
@@ -225,6 +233,8 @@ impl Pending {
 
 /// One grant of a volume to a node, until it is proven to be over.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct Attachment {
     /// Where.
     pub node: NodeId,
@@ -369,6 +379,8 @@ impl Attachment {
 
 /// The in-band secret of a volume. The secret itself is derived from its generation, and is not known here.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct SecretState {
     /// Which.
     pub generation: Epoch,
@@ -378,6 +390,8 @@ pub struct SecretState {
 
 /// All that is kept of one volume: what is stored, and what a restart begins with.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(rename_all = "camelCase")]
 pub struct VolumeRecord {
     /// What it is.
     pub spec: VolumeSpec,

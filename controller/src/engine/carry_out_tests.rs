@@ -54,7 +54,7 @@ impl Store for GatedStore {
                 Err(CommitError::Conflict { key, expected, found: Some(Version(77)) })
             }
             _ => {
-                let size = write.value.as_ref().map(|value| value["record"]["spec"]["size_bytes"].clone());
+                let size = write.value.as_ref().map(|value| value["record"]["spec"]["sizeBytes"].clone());
                 names.push(format!("{}={}", write.key.name, size.unwrap_or_default()));
                 Ok(Version(write.expected.map_or(1, |version| version.0 + 1)))
             }
@@ -237,8 +237,8 @@ fn persist(volume: &str) -> Effect {
 /// One that its size distinguishes.
 fn numbered(volume: &str, size: u64) -> Effect {
     let record: VolumeRecord = serde_json::from_value(serde_json::json!({
-        "spec": {"id": volume, "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": size},
-        "identity": null, "attachments": [], "migration": null, "past_evidence": [],
+        "spec": {"id": volume, "access": "RWO", "subsystemNqn": null, "portals": [], "sizeBytes": size},
+        "identity": null, "attachments": [], "migration": null, "pastEvidence": [],
     }))
     .unwrap();
     Effect::Persist(Box::new(record))

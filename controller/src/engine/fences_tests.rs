@@ -7,26 +7,26 @@ use super::*;
 
 fn record(attachments: Value, fenced: Value) -> VolumeRecord {
     let record = json!({
-        "spec": {"id": "v", "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
-        "identity": null, "attachments": attachments, "migration": null, "fenced": fenced, "past_evidence": [],
+        "spec": {"id": "v", "access": "RWO", "subsystemNqn": null, "portals": [], "sizeBytes": 4096},
+        "identity": null, "attachments": attachments, "migration": null, "fenced": fenced, "pastEvidence": [],
     });
     serde_json::from_value(record).unwrap()
 }
 
 fn draining(step: &str, tried: Value) -> Value {
     json!([{
-        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary",
-        "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
-        "phase": {"draining": {"cause": "requested", "evidence": null, "fence": {
-            "rung": "acl", "step": step, "tried": tried, "since": 1000, "touched": true, "preempted_by": null,
-        }}},
+        "node": "a", "hostNqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary",
+        "since": 0, "proven": true, "readOnly": false, "bootId": "b", "mayLandUntil": null,
+        "phase": {"type": "draining", "cause": {"type": "requested"}, "evidence": null, "fence": {
+            "rung": "acl", "step": step, "tried": tried, "since": 1000, "touched": true, "preemptedBy": null,
+        }},
     }])
 }
 
 fn fenced(source: Value) -> Value {
     json!([{
-        "node": "a", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "since": 3000,
-        "evidence": {"node": "a", "epoch": "1.1", "source": source, "drained": "barrier", "at": 3000},
+        "node": "a", "hostNqn": "nqn.2026-01.test:a", "epoch": "1.1", "since": 3000,
+        "evidence": {"node": "a", "epoch": "1.1", "source": source, "drained": {"type": "barrier"}, "at": 3000},
     }])
 }
 
@@ -47,7 +47,7 @@ fn a_fence_is_counted_with_its_rung_its_result_and_how_long_it_took() {
         for _ in 0..2 {
             fences.recorded(UnixMillis(2000), &record(draining("hide", tried.clone()), json!([])));
         }
-        let cut = record(json!([]), fenced(json!({"target-cut": {"acl": true, "secret": null}})));
+        let cut = record(json!([]), fenced(json!({"type": "target-cut", "acl": true, "secret": null})));
         assert_eq!(fences.recorded(UnixMillis(3000), &cut), std::slice::from_ref(&node));
         assert_eq!(fences.recorded(UnixMillis(9000), &record(json!([]), json!([]))), [node]);
         assert!(fences.volumes.is_empty(), "nothing is kept of what is over");
@@ -69,7 +69,7 @@ fn a_fence_that_is_refused_and_goes_on_after_a_restart_is_counted_once() {
         let stored = record(draining("refused", json!([])), json!([]));
         let mut fences = Fences::new(std::slice::from_ref(&stored));
         fences.recorded(UnixMillis(2000), &stored);
-        let gone = json!({"node-gone": {"by": "alice", "reason": "it burnt"}});
+        let gone = json!({"type": "node-gone", "by": "alice", "reason": "it burnt"});
         fences.recorded(UnixMillis(5000), &record(json!([]), fenced(gone)));
     });
     assert!(!text.contains("refused"), "that was counted by the process before:\n{text}");
@@ -83,8 +83,8 @@ fn a_node_that_proves_its_absence_itself_ends_its_fence() {
         let mut fences = Fences::default();
         fences.recorded(UnixMillis(1000), &record(draining("refused", json!([])), json!([])));
         let mut over = record(json!([]), json!([]));
-        let proof = json!({"node": "a", "epoch": "1.1", "source": {"agent-absent": {"boot_id": "b"}},
-            "drained": "live-deletion", "at": 3000});
+        let proof = json!({"node": "a", "epoch": "1.1", "source": {"type": "agent-absent", "bootId": "b"},
+            "drained": {"type": "live-deletion"}, "at": 3000});
         over.past_evidence.push(serde_json::from_value(proof).unwrap());
         fences.recorded(UnixMillis(3000), &over);
     });
@@ -111,7 +111,7 @@ fn the_counts_stay_those_of_all_volumes_whatever_comes_and_goes() {
             random ^= random >> 7;
             random ^= random << 17;
             let volume = (random % 5) as usize;
-            let cut = fenced(json!({"target-cut": {"acl": true, "secret": null}}));
+            let cut = fenced(json!({"type": "target-cut", "acl": true, "secret": null}));
             let next = match random / 8 % 4 {
                 0 => on(volume, draining("deny", json!([])), json!([])),
                 1 => on(volume, json!([]), cut),

@@ -95,11 +95,11 @@ pub(super) fn refused(
 }
 
 fn measure(migration: &Migration, step: MigrationStep) {
-    let place = migration.steps.iter().position(|(s, _)| *s == step);
-    if let Some([(_, before), (_, after)]) =
+    let place = migration.steps.iter().position(|taken| taken.step == step);
+    if let Some([before, after]) =
         place.and_then(|place| Some(place.checked_sub(1)?..=place)).and_then(|pair| migration.steps.get(pair))
     {
-        metrics::migration_step(step.name(), Duration::from_millis(after.since(*before)));
+        metrics::migration_step(step.name(), Duration::from_millis(after.at.since(before.at)));
     }
     if migration.result != MigrationResult::Running {
         metrics::migration_ended(migration.result.name());

@@ -263,8 +263,8 @@ mod tests {
 
     fn record() -> Value {
         json!({
-            "spec": {"id": "v", "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
-            "identity": null, "attachments": [], "migration": null, "past_evidence": [],
+            "spec": {"id": "v", "access": "RWO", "subsystemNqn": null, "portals": [], "sizeBytes": 4096},
+            "identity": null, "attachments": [], "migration": null, "pastEvidence": [],
         })
     }
 

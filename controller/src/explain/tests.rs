@@ -46,7 +46,7 @@ fn later() -> LaterTerm {
 fn fence(rung: &str, step: &str, tried: &[(&str, &str)]) -> Box<Fence> {
     let tried: Vec<_> = tried.iter().map(|(rung, result)| json!({"rung": rung, "result": result})).collect();
     let fence = json!({
-        "rung": rung, "step": step, "tried": tried, "since": 0, "touched": true, "preempted_by": null,
+        "rung": rung, "step": step, "tried": tried, "since": 0, "touched": true, "preemptedBy": null,
     });
     serde_json::from_value(fence).unwrap()
 }

@@ -430,11 +430,11 @@ mod tests {
     fn record(n: usize) -> VolumeRecord {
         let node = format!("node{}", n % 10);
         serde_json::from_value(json!({
-            "spec": {"id": format!("v{n}"), "access": "RWO", "subsystem_nqn": null, "portals": [], "size_bytes": 4096},
-            "identity": null, "migration": null, "fenced": [], "past_evidence": [], "attachments": [{
-                "node": node, "host_nqn": format!("nqn.2026-01.test:{node}"), "epoch": "1.1", "role": "primary",
-                "since": 0, "proven": true, "read_only": false, "boot_id": "b", "may_land_until": null,
-                "phase": "ready",
+            "spec": {"id": format!("v{n}"), "access": "RWO", "subsystemNqn": null, "portals": [], "sizeBytes": 4096},
+            "identity": null, "migration": null, "fenced": [], "pastEvidence": [], "attachments": [{
+                "node": node, "hostNqn": format!("nqn.2026-01.test:{node}"), "epoch": "1.1", "role": "primary",
+                "since": 0, "proven": true, "readOnly": false, "bootId": "b", "mayLandUntil": null,
+                "phase": {"type": "ready"},
             }],
         }))
         .unwrap()

@@ -144,7 +144,7 @@ pub(super) fn migration(volume: &VolumeId, m: &Migration) -> proto::MigrationInf
         steps: m
             .steps
             .iter()
-            .map(|(step, at)| proto::MigrationStep { name: step.name().to_owned(), at_unix_ms: at.0 })
+            .map(|taken| proto::MigrationStep { name: taken.step.name().to_owned(), at_unix_ms: taken.at.0 })
             .collect(),
     }
 }

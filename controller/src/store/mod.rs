@@ -9,6 +9,7 @@
 //! | --- | --- |
 //! | `database` | the SQLite file: written, and opened again after an I/O error |
 //! | `opening` | from a path to a database that can be believed |
+//! | `older_records` | records of older versions in today's form |
 //! | `rows` | records and the term as rows |
 //! | `refusal` | why a store is not opened |
 //! | `file` | [`FileStore`]: its thread, and what shares a transaction |
@@ -24,6 +25,7 @@ use serde_json::Value;
 mod database;
 mod file;
 mod lock;
+mod older_records;
 mod opening;
 mod refusal;
 mod rows;

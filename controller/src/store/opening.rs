@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use rusqlite::config::DbConfig;
+use rusqlite::functions::FunctionFlags;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, TransactionBehavior};
 
+use super::older_records;
 use super::refusal::{Damage, OpenError, StepError, failed};
 
 /// Only our own user may read it: volumes' secrets may come to be in it.
@@ -38,7 +40,10 @@ pub(super) const MIGRATIONS: &[&str] = &["
     UPDATE volumes SET record = replace(replace(replace(replace(record,
         '"phase":"ghost"', '"phase":"stray"'), '"ghost":', '"stray":'), '"nguid":""', '"nguid":null'),
         '"subsystem_nqn":""', '"subsystem_nqn":null');
-"#];
+"#, "
+    UPDATE volumes SET record = with_types(record);
+    UPDATE nodes SET record = with_types(record);
+"];
 
 /// `PATH` with something appended to its last part.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -153,6 +158,11 @@ pub(super) fn connect(path: &Path, migrations: &[&str]) -> Result<Connection, Op
 /// Brings an older database to the newest version, each step whole or not at all.
 fn migrate(connection: &mut Connection, migrations: &[&str]) -> rusqlite::Result<()> {
     let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    connection.create_scalar_function("with_types", 1, FunctionFlags::SQLITE_DETERMINISTIC, |call| {
+        let record = serde_json::from_str(&call.get::<String>(0)?);
+        let record = record.map_err(|error| rusqlite::Error::UserFunctionError(error.into()))?;
+        Ok(older_records::with_types(record).to_string())
+    })?;
     for (at, migration) in migrations.iter().enumerate().skip(found) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(migration)?;

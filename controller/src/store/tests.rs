@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::database::Database;
+use cleat_core::Verdict;
+
 use super::opening::MIGRATIONS;
 use super::*;
 use crate::engine::read_records;
@@ -97,7 +99,7 @@ fn what_is_not_a_store_of_ours_is_refused_by_name_and_left_alone() {
         (Vec::new(), "it is empty"),
         (b"#!/bin/sh\n".to_vec(), "does not begin like a SQLite database"),
         (std::fs::read(&other).unwrap(), "another program's"),
-        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 3"),
+        (std::fs::read(&newer).unwrap(), "schema version 77, and this program knows versions up to 4"),
     ] {
         std::fs::write(&path, &bytes).unwrap();
         let error = load(&path).unwrap_err();
@@ -123,16 +125,16 @@ fn an_older_schema_is_migrated_and_keeps_its_records() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);
     committed(&mut opened(&path), write("v", None, json!(1)));
-    let next = ["", "", "", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
+    let next = ["", "", "", "", "ALTER TABLE volumes ADD COLUMN note TEXT NOT NULL DEFAULT 'new'"];
     let (database, loaded) = Database::open_with(&path, &next).unwrap();
     assert_eq!(by_name(&loaded), BTreeMap::from([("v", (1, &json!(1)))]));
     drop(database);
     assert!(matches!(
         load(&path).unwrap_err(),
-        OpenError::Damaged { damage: Damage::Newer { found: 4, known: 3 }, .. }
+        OpenError::Damaged { damage: Damage::Newer { found: 5, known: 4 }, .. }
     ));
     // A migration that fails changes nothing.
-    let broken = ["", "", "", "", "CREATE TABLE half (x); SELECT nonsense"];
+    let broken = ["", "", "", "", "", "CREATE TABLE half (x); SELECT nonsense"];
     assert!(Database::open_with(&path, &broken).is_err());
     Database::open_with(&path, &next).unwrap();
 }
@@ -187,8 +189,21 @@ fn records_from_before_their_words_changed_are_migrated() {
             "node": "Ghost", "host_nqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary", "read_only": false,
             "phase": "ghost", "since": 0, "proven": true, "boot_id": null, "may_land_until": null, "secret": null,
             "ghost": true,
+        }, {
+            "node": "b", "host_nqn": "nqn.2026-01.test:b", "epoch": "1.2", "role": "migration-target", "read_only": false,
+            "phase": {"draining": {
+                "cause": {"forced": {"by": "alice", "reason": "it hangs"}}, "fence": null, "evidence": {
+                    "node": "b", "epoch": "1.2", "source": {"target-cut": {"acl": true, "secret": "1.3"}},
+                    "drained": {"bound": {"until": 70}}, "at": 10, "word": {"by": "alice", "reason": "it hangs"},
+                },
+            }},
+            "since": 0, "proven": true, "boot_id": null, "may_land_until": null, "secret": null,
         }],
-        "migration": null, "fenced": [], "hidden": false, "secret": null, "deleting": false, "deleted": false,
+        "migration": {
+            "source": "Ghost", "source_epoch": "1.1", "target": "b", "target_epoch": "1.2", "result": "running",
+            "steps": [["granted", 1], ["target-ready", 2]],
+        },
+        "fenced": [], "hidden": false, "secret": null, "deleting": false, "deleted": false,
         "past_evidence": [],
     }});
     committed(&mut database, write("v", None, before));
@@ -201,6 +216,14 @@ fn records_from_before_their_words_changed_are_migrated() {
         (attachment.node.as_str(), attachment.phase.name(), attachment.stray),
         ("Ghost", "Stray", true)
     );
+    let proof = record.attachments[1].evidence().unwrap();
+    assert_eq!(
+        (proof.source.name(), proof.verdict(cleat_core::UnixMillis(69))),
+        ("TargetCut", Verdict::Unknown)
+    );
+    assert_eq!(proof.statement.as_ref().unwrap().by, "alice");
+    let migration = record.migration.as_ref().unwrap();
+    assert_eq!((migration.source.as_str(), migration.steps.len()), ("Ghost", 2));
 }
 
 #[test]

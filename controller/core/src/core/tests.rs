@@ -294,7 +294,7 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
     let record = &b.core.volumes[&v()];
     let migration = record.migration.as_ref().expect("a record");
     assert_eq!(migration.result, MigrationResult::Completed);
-    let steps: Vec<_> = migration.steps.iter().map(|(s, _)| s.name()).collect();
+    let steps: Vec<_> = migration.steps.iter().map(|taken| taken.step.name()).collect();
     assert_eq!(
         steps,
         ["granted", "target_connecting", "target_ready", "releasing", "released", "evidence", "done"]
