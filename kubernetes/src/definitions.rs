@@ -1,0 +1,134 @@
+//! The custom resources, as the cluster has to know them: `cleat.io/v1alpha1`, cluster-scoped.
+//!
+//! The whole truth is in `spec`, which only the controller writes, in one write with the finalizer: a create leaves a status
+//! out, and a write of the status leaves metadata out. `status` is for people, and nothing is decided by it.
+
+use cleat_core::{NodeRecord, VolumeRecord};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use schemars::JsonSchema;
+use serde_json::{Value, json};
+
+use crate::api::{ApiError, ApiServer};
+use crate::schema::structural;
+
+/// The API group of everything that is Cleat's.
+pub const GROUP: &str = "cleat.io";
+/// The version of that group.
+pub const VERSION: &str = "v1alpha1";
+/// Who writes, by the name that the API server keeps.
+pub(crate) const FIELD_MANAGER: &str = "cleat-controller";
+
+/// What is kept of a volume.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[allow(dead_code, reason = "says the shape alone")]
+struct CleatVolumeSpec {
+    /// The term of the controller that wrote it.
+    term: u64,
+    /// The RDS may still be carrying out something that it was asked for the volume.
+    unsettled: bool,
+    /// Who may still write to the volume, and on what evidence others cannot.
+    record: Option<VolumeRecord>,
+}
+
+/// What is kept of a node.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+#[allow(dead_code, reason = "says the shape alone")]
+struct CleatNodeSpec {
+    /// The term of the controller that wrote it.
+    term: u64,
+    /// Which host the node is. An agent cannot change it; a person can.
+    record: NodeRecord,
+}
+
+/// Both definitions.
+#[must_use]
+pub fn all() -> Vec<CustomResourceDefinition> {
+    let volumes = json!([
+        {"name": "Nodes", "type": "string", "jsonPath": ".status.nodes"},
+        {"name": "Access", "type": "string", "jsonPath": ".spec.record.spec.access"},
+        {"name": "Evidence", "type": "string", "jsonPath": ".status.evidence"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let nodes = json!([
+        {"name": "Host NQN", "type": "string", "jsonPath": ".spec.record.identity.hostNqn"},
+        {"name": "Host id", "type": "string", "jsonPath": ".spec.record.identity.hostId"},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    ]);
+    let definitions = [
+        definition("CleatVolume", "cleatvolumes", &structural::<CleatVolumeSpec>(), &volumes),
+        definition("CleatNode", "cleatnodes", &structural::<CleatNodeSpec>(), &nodes),
+    ];
+    definitions.into_iter().filter_map(|definition| serde_json::from_value(definition).ok()).collect()
+}
+
+fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value {
+    let text = json!({"type": "string"});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": format!("{plural}.{GROUP}"),
+            // Whoever uninstalls Cleat does not mean to forget who may write.
+            "annotations": {"helm.sh/resource-policy": "keep"},
+        },
+        "spec": {
+            "group": GROUP,
+            "scope": "Cluster",
+            "names": {"kind": kind, "listKind": format!("{kind}List"), "plural": plural, "singular": kind.to_lowercase()},
+            "versions": [{
+                "name": VERSION,
+                "served": true,
+                "storage": true,
+                "subresources": {"status": {}},
+                "additionalPrinterColumns": columns,
+                "schema": {"openAPIV3Schema": {
+                    "type": "object",
+                    "required": ["spec"],
+                    "properties": {
+                        "spec": spec,
+                        "status": {
+                            "type": "object",
+                            "description": "For people: nothing is decided by it.",
+                            "properties": {"nodes": text, "evidence": text},
+                        },
+                    },
+                }},
+            }],
+        },
+    })
+}
+
+/// Makes the cluster know them as this program does.
+///
+/// # Errors
+/// The API server's answer, with the definition's name.
+pub async fn install(server: &ApiServer) -> Result<(), (String, ApiError)> {
+    let api: Api<CustomResourceDefinition> = Api::all(server.client.clone());
+    let by = PatchParams::apply(FIELD_MANAGER).force();
+    for definition in all() {
+        let name = definition.name_any();
+        let applied = server.ask(api.patch(&name, &by, &Patch::Apply(&definition))).await;
+        applied.map_err(|error| (name, error))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_records_have_a_definition_whose_schema_has_no_choice_left() {
+        let definitions = all();
+        assert_eq!(definitions.len(), 2);
+        let text = serde_json::to_string(&definitions).unwrap_or_default();
+        for left in ["oneOf", "anyOf", "$ref", "\"const\""] {
+            assert!(!text.contains(left), "{left} in {text}");
+        }
+        assert!(text.contains("mayLandUntil"), "{text}");
+    }
+}

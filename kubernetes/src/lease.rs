@@ -1,0 +1,420 @@
+//! The one leader: who holds the Lease, under which term, and until when by this machine's own clock.
+//!
+//! What holds:
+//! - each change of the Lease is made against the version that was seen, so of two candidates one gets it;
+//! - a holder's claim ends, by its own clock, before anybody else may take the Lease: it counts from *before* the call
+//!   that renewed it, and others count from when they have *seen* that. No two clocks are ever compared;
+//! - the term rises with every holder and is stored before the claim begins. It is never below the wall clock in
+//!   milliseconds, so a Lease that was deleted cannot send it back;
+//! - a holder that cannot renew in time, or finds another in its place, has lost its claim for good.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Api;
+use kube::api::{ObjectMeta, PostParams};
+use nix::time::{ClockId, clock_gettime};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, ApiServer};
+
+/// Where the term is kept.
+pub const TERM: &str = "cleat.io/term";
+/// How much of a claim is not used: clocks do not all run alike.
+const UNUSED_PART: u32 = 50;
+/// Between two looks of a standby, at most.
+const LOOK: Duration = Duration::from_millis(500);
+/// So often it is said why the Lease cannot be had.
+const SAY_AGAIN: Duration = Duration::from_secs(30);
+
+/// Which Lease, and who asks for it.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The Lease's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Who asks: a name that no other process ever has.
+    pub identity: String,
+    /// How long a claim holds that is not renewed.
+    pub duration: Duration,
+}
+
+/// The Lease is this process's. Cheap to clone.
+#[derive(Clone)]
+pub struct Claim {
+    held: Arc<Held>,
+}
+
+struct Held {
+    api: Api<Lease>,
+    server: ApiServer,
+    candidate: Candidate,
+    /// As it was written last.
+    lease: Mutex<Lease>,
+    /// Until when it holds, in milliseconds since this machine started.
+    until: AtomicU64,
+    term: AtomicU64,
+    lost: CancellationToken,
+}
+
+/// Why a term was not stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClaimError {
+    /// The claim has ended.
+    #[error("the Lease is another's, or was not renewed in time")]
+    Lost,
+    /// The API server.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+}
+
+/// Time since this machine started, sleep included.
+fn now() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or_else(|_| Duration::MAX, Duration::from)
+}
+
+fn wall_millis() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What a candidate has seen of the Lease, and since when, by its own clock.
+#[derive(Debug, Default)]
+struct Seen {
+    version: Option<String>,
+    since: Duration,
+}
+
+impl Seen {
+    /// Whether the Lease may be taken: nobody holds it, or it has not changed for as long as its holder has said.
+    fn is_free(&mut self, lease: &Lease, now: Duration, ours: Duration) -> bool {
+        if self.version != lease.metadata.resource_version {
+            *self = Self { version: lease.metadata.resource_version.clone(), since: now };
+        }
+        let said = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+        let said = said.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+        holder(lease).is_none() || now.saturating_sub(self.since) >= said.unwrap_or_default().max(ours)
+    }
+}
+
+fn holder(lease: &Lease) -> Option<&str> {
+    lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
+}
+
+fn term(lease: &Lease) -> u64 {
+    let text = lease.metadata.annotations.as_ref().and_then(|all| all.get(TERM));
+    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+impl Candidate {
+    /// Waits until the Lease is this process's, or `stop`; tells `leader` who has it meanwhile.
+    pub async fn acquire(
+        self,
+        server: ApiServer,
+        leader: &watch::Sender<Option<String>>,
+        stop: &CancellationToken,
+    ) -> Option<Claim> {
+        let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
+        let mut seen = Seen::default();
+        let mut said: Option<(String, Duration)> = None;
+        loop {
+            match self.try_once(&api, &server, &mut seen).await {
+                Ok(Ok(claim)) => {
+                    leader.send_replace(Some(self.identity.clone()));
+                    tokio::spawn(claim.clone().keep());
+                    return Some(claim);
+                }
+                Ok(Err(holder)) => {
+                    said = None;
+                    leader.send_if_modified(|before| {
+                        let changed = *before != holder;
+                        *before = holder;
+                        changed
+                    });
+                }
+                Err(error) => {
+                    let text = error.to_string();
+                    let again = said
+                        .as_ref()
+                        .is_none_or(|(before, at)| *before != text || now().saturating_sub(*at) >= SAY_AGAIN);
+                    if again {
+                        tracing::error!(
+                            "cannot ask for the Lease {}/{}: {text}; it needs the verbs get, create and update on leases",
+                            self.namespace,
+                            self.name
+                        );
+                        said = Some((text, now()));
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// One try: the claim, or who else has it.
+    async fn try_once(
+        &self,
+        api: &Api<Lease>,
+        server: &ApiServer,
+        seen: &mut Seen,
+    ) -> Result<Result<Claim, Option<String>>, ApiError> {
+        let there = match server.ask(api.get(&self.name)).await {
+            Ok(lease) => Some(lease),
+            Err(ApiError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(lease) = &there
+            && !seen.is_free(lease, now(), self.duration)
+        {
+            return Ok(Err(holder(lease).map(str::to_owned)));
+        }
+        let before = there.as_ref().map_or(0, term);
+        let term = wall_millis().max(before.saturating_add(1));
+        let began = now();
+        let lease = self.lease(there.as_ref(), term);
+        let taken = match &there {
+            Some(_) => server.ask(api.replace(&self.name, &PostParams::default(), &lease)).await,
+            None => server.ask(api.create(&PostParams::default(), &lease)).await,
+        };
+        match taken {
+            Ok(lease) => {
+                let held = Held {
+                    api: api.clone(),
+                    server: server.clone(),
+                    candidate: self.clone(),
+                    lease: Mutex::new(lease),
+                    until: AtomicU64::new(millis(self.until(began))),
+                    term: AtomicU64::new(term),
+                    lost: CancellationToken::new(),
+                };
+                Ok(Ok(Claim { held: Arc::new(held) }))
+            }
+            // Another candidate was faster.
+            Err(ApiError::Conflict | ApiError::NotFound) => Ok(Err(None)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// When a claim ends that was asked for then.
+    fn until(&self, asked: Duration) -> Duration {
+        asked + self.duration - self.duration / UNUSED_PART
+    }
+
+    /// The Lease as ours.
+    fn lease(&self, before: Option<&Lease>, term: u64) -> Lease {
+        let spec = before.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let mine = spec.holder_identity.as_deref() == Some(&self.identity);
+        let wall = MicroTime(Timestamp::now());
+        let changes = spec.lease_transitions.unwrap_or(0);
+        let mut metadata = match before {
+            Some(lease) => lease.metadata.clone(),
+            None => ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some(self.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+        };
+        metadata.managed_fields = None;
+        let annotations = metadata.annotations.get_or_insert_with(BTreeMap::new);
+        annotations.insert(TERM.to_owned(), term.to_string());
+        let spec = LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX)),
+            acquire_time: if mine { spec.acquire_time } else { Some(wall.clone()) },
+            renew_time: Some(wall),
+            lease_transitions: Some(if mine { changes } else { changes.saturating_add(1) }),
+            ..spec
+        };
+        Lease { metadata, spec: Some(spec) }
+    }
+}
+
+impl Claim {
+    /// The term: higher than that of any holder before.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.held.term.load(Ordering::Acquire)
+    }
+
+    /// Who holds it.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.held.candidate.identity
+    }
+
+    /// Whether the claim holds for so long still, whatever happens to the network from now on.
+    #[must_use]
+    pub fn outlives(&self, time: Duration) -> bool {
+        !self.held.lost.is_cancelled()
+            && millis(now().saturating_add(time)) < self.held.until.load(Ordering::Acquire)
+    }
+
+    /// Cancelled once the claim is lost.
+    #[must_use]
+    pub fn lost(&self) -> &CancellationToken {
+        &self.held.lost
+    }
+
+    /// Raises the term to at least that, durably.
+    ///
+    /// # Errors
+    /// If it is not known to be durable.
+    pub async fn raise(&self, at_least: u64) -> Result<u64, ClaimError> {
+        let term = self.term();
+        if term >= at_least {
+            return Ok(term);
+        }
+        self.write(at_least).await?;
+        Ok(at_least)
+    }
+
+    /// Lets go, so that a standby need not wait. Nothing may be done under the claim any more.
+    pub async fn release(self) {
+        self.held.lost.cancel();
+        let mut lease = self.held.lease.lock().await;
+        lease.metadata.managed_fields = None;
+        if let Some(spec) = &mut lease.spec {
+            spec.holder_identity = None;
+        }
+        let name = &self.held.candidate.name;
+        let released =
+            self.held.server.ask(self.held.api.replace(name, &PostParams::default(), &lease)).await;
+        match released {
+            Ok(_) => tracing::info!("let go of the Lease"),
+            Err(error) => tracing::warn!("cannot let go of the Lease, so a standby waits it out: {error}"),
+        }
+    }
+
+    /// Renews it until it is lost.
+    async fn keep(self) {
+        let duration = self.held.candidate.duration;
+        let mut pause = duration / 3;
+        loop {
+            let left = Duration::from_millis(self.held.until.load(Ordering::Acquire)).saturating_sub(now());
+            if left.is_zero() {
+                tracing::error!("the Lease was not renewed in time");
+                return self.held.lost.cancel();
+            }
+            tokio::select! {
+                () = self.held.lost.cancelled() => return,
+                () = tokio::time::sleep(pause.min(left)) => {}
+            }
+            pause = match self.write(self.term()).await {
+                Ok(()) => duration / 3,
+                Err(ClaimError::Lost) => {
+                    tracing::error!("the Lease is another's");
+                    return self.held.lost.cancel();
+                }
+                Err(error) => {
+                    tracing::warn!("cannot renew the Lease, which ends in {} ms: {error}", left.as_millis());
+                    duration / 15
+                }
+            };
+        }
+    }
+
+    /// Writes it as ours, under that term.
+    async fn write(&self, term: u64) -> Result<(), ClaimError> {
+        let Held { api, server, candidate, until, .. } = &*self.held;
+        let mut lease = self.held.lease.lock().await;
+        for _ in 0..2 {
+            if self.held.lost.is_cancelled() {
+                return Err(ClaimError::Lost);
+            }
+            let began = now();
+            let left = Duration::from_millis(until.load(Ordering::Acquire)).saturating_sub(began);
+            let ours = candidate.lease(Some(&lease), term);
+            let (as_usual, within) = (PostParams::default(), left.min(candidate.duration / 3));
+            match server.ask_within(within, api.replace(&candidate.name, &as_usual, &ours)).await {
+                Ok(written) => {
+                    *lease = written;
+                    self.held.term.store(term, Ordering::Release);
+                    until.store(millis(candidate.until(began)), Ordering::Release);
+                    return Ok(());
+                }
+                // A renewal whose answer was lost, or somebody who has put a label on it: ours, if it still says so.
+                Err(ApiError::Conflict) => {
+                    let there = server.ask_within(left, api.get(&candidate.name)).await?;
+                    if holder(&there) != Some(&candidate.identity) {
+                        return Err(ClaimError::Lost);
+                    }
+                    *lease = there;
+                }
+                Err(ApiError::NotFound) => return Err(ClaimError::Lost),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(ApiError::Conflict.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OURS: Duration = Duration::from_secs(10);
+
+    fn lease(version: &str, holder: &str, seconds: i32) -> Lease {
+        Lease {
+            metadata: ObjectMeta { resource_version: Some(version.into()), ..ObjectMeta::default() },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(holder.into()),
+                lease_duration_seconds: Some(seconds),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(1000 + seconds)
+    }
+
+    #[test]
+    fn a_lease_is_free_once_it_was_seen_unchanged_for_its_time() {
+        let mut seen = Seen::default();
+        assert!(!seen.is_free(&lease("1", "a", 15), at(0), OURS), "nobody knows how old it is");
+        assert!(!seen.is_free(&lease("1", "a", 15), at(14), OURS));
+        assert!(!seen.is_free(&lease("2", "a", 15), at(16), OURS), "it was renewed");
+        assert!(!seen.is_free(&lease("2", "a", 15), at(30), OURS));
+        assert!(seen.is_free(&lease("2", "a", 15), at(31), OURS));
+    }
+
+    #[test]
+    fn the_longer_of_its_time_and_ours_counts() {
+        for said in [1, -1] {
+            let mut seen = Seen::default();
+            assert!(!seen.is_free(&lease("1", "a", said), at(0), OURS));
+            assert!(!seen.is_free(&lease("1", "a", said), at(9), OURS), "{said}");
+            assert!(seen.is_free(&lease("1", "a", said), at(10), OURS), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_lease_that_was_let_go_is_free_at_once() {
+        assert!(Seen::default().is_free(&lease("1", "", 15), at(0), OURS));
+    }
+
+    #[test]
+    fn a_claim_ends_before_anybody_who_saw_it_late_may_take_it() {
+        let candidate =
+            Candidate { namespace: "n".into(), name: "l".into(), identity: "a".into(), duration: OURS };
+        assert!(candidate.until(at(0)) < at(10));
+        let taken = candidate.lease(Some(&lease("1", "b", 15)), 7);
+        assert_eq!((holder(&taken), term(&taken)), (Some("a"), 7));
+        assert_eq!(taken.spec.and_then(|spec| spec.lease_transitions), Some(1));
+    }
+}

@@ -1,0 +1,175 @@
+//! One API server for all tests of this file, and what a person does to it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use cleat_kubernetes::api::ApiServer;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Long enough for a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+
+pub(crate) struct Cluster {
+    folder: tempfile::TempDir,
+    kubectl: PathBuf,
+    server: Child,
+    etcd: Child,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for child in [&mut self.server, &mut self.etcd] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// For tests that only use it. Statics are not dropped, so its programs end with the thread that started them.
+static SHARED: LazyLock<Option<Shared>> = LazyLock::new(|| {
+    let programs = programs()?;
+    let (send, started) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let cluster = Cluster::start(programs);
+        let _ = send.send(Shared { kubectl: cluster.kubectl.clone(), kubeconfig: cluster.kubeconfig() });
+        loop {
+            std::thread::park();
+        }
+    });
+    Some(started.recv().expect("the API server starts"))
+});
+
+fn programs() -> Option<PathBuf> {
+    std::env::var_os("CLEAT_KUBERNETES").map(PathBuf::from)
+}
+
+/// A program that the kernel ends with the thread that starts it.
+fn ends_with_us(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Cluster {
+    /// One of its own, for a test that hurts it; `None`: nothing is to run.
+    pub(crate) fn own() -> Option<Self> {
+        programs().map(Self::start)
+    }
+
+    fn start(programs: PathBuf) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (client, peer, secure) = (free_port(), free_port(), free_port());
+        let at = |port| format!("http://127.0.0.1:{port}");
+        let state = |name: &str| folder.path().join(name).display().to_string();
+        let log = |name: &str| Stdio::from(std::fs::File::create(folder.path().join(name)).unwrap());
+        let etcd = ends_with_us("etcd".as_ref())
+            .args(["--unsafe-no-fsync", "--data-dir", &state("etcd"), "--listen-client-urls", &at(client)])
+            .args(["--advertise-client-urls", &at(client), "--listen-peer-urls", &at(peer)])
+            .args([
+                "--initial-advertise-peer-urls",
+                &at(peer),
+                "--initial-cluster",
+                &format!("default={}", at(peer)),
+            ])
+            .stdin(Stdio::null())
+            .stdout(log("etcd.out"))
+            .stderr(log("etcd.err"))
+            .spawn()
+            .expect("etcd is installed: hack/setup");
+        let key = state("sa.key");
+        let made = Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).output().unwrap();
+        assert!(made.status.success());
+        std::fs::write(state("tokens.csv"), "admin-token,admin,1,\"system:masters\"\n").unwrap();
+        let server = ends_with_us(&programs.join("kube-apiserver"))
+            .args([&format!("--etcd-servers={}", at(client)), "--bind-address=127.0.0.1"])
+            .args([&format!("--secure-port={secure}"), &format!("--cert-dir={}", state("certs"))])
+            .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC"])
+            .args([
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--advertise-address=127.0.0.1",
+            ])
+            .args([
+                &format!("--service-account-key-file={key}"),
+                &format!("--service-account-signing-key-file={key}"),
+            ])
+            .arg(format!("--token-auth-file={}", state("tokens.csv")))
+            .stdin(Stdio::null())
+            .stdout(log("server.out"))
+            .stderr(log("server.err"))
+            .spawn()
+            .unwrap();
+        let kubeconfig = format!(
+            "apiVersion: v1\nkind: Config\n\
+             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{secure}', insecure-skip-tls-verify: true}}}}]\n\
+             users: [{{name: admin, user: {{token: admin-token}}}}]\n\
+             contexts: [{{name: c, context: {{cluster: c, user: admin}}}}]\ncurrent-context: c\n"
+        );
+        std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
+        let cluster = Self { folder, kubectl: programs.join("kubectl"), server, etcd };
+        let deadline = Instant::now() + PATIENCE;
+        while !cluster.try_kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|answer| answer == "ok") {
+            assert!(Instant::now() < deadline, "the API server is not ready: {}", cluster.complaints());
+            std::thread::park_timeout(Duration::from_millis(300));
+        }
+        cluster
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.folder.path().join("kubeconfig")
+    }
+
+    pub(crate) fn complaints(&self) -> String {
+        let text = std::fs::read_to_string(self.folder.path().join("server.err")).unwrap_or_default();
+        text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The API server answers nothing until it is let go.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        kill(Pid::from_raw(self.server.id().cast_signed()), signal).unwrap();
+    }
+
+    fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        kubectl(&self.kubectl, &self.kubeconfig(), arguments)
+    }
+}
+
+fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).arg("--kubeconfig").arg(kubeconfig).args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+}
+
+/// The shared cluster as a test sees it.
+pub(crate) struct Shared {
+    kubectl: PathBuf,
+    kubeconfig: PathBuf,
+}
+
+/// `None`: nothing is to run.
+pub(crate) fn shared() -> Option<&'static Shared> {
+    SHARED.as_ref()
+}
+
+impl Shared {
+    /// What a person says with kubectl.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        kubectl(&self.kubectl, &self.kubeconfig, arguments).unwrap()
+    }
+
+    pub(crate) async fn server(&self) -> ApiServer {
+        connect(&self.kubeconfig, Duration::from_secs(20)).await
+    }
+}
+
+pub(crate) async fn connect(kubeconfig: &Path, timeout: Duration) -> ApiServer {
+    ApiServer::connect(Some(kubeconfig), timeout).await.unwrap()
+}

@@ -1,0 +1,124 @@
+//! The Lease: one holder, terms that rise, and a claim that ends in time.
+
+use std::time::{Duration, Instant};
+
+use cleat_kubernetes::api::ApiServer;
+use cleat_kubernetes::lease::{Candidate, Claim};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::fixture::{Cluster, PATIENCE, connect, shared};
+
+/// Longer than a busy machine keeps a renewal waiting.
+const HOLDS: Duration = Duration::from_secs(6);
+
+fn candidate(name: &str, identity: &str) -> Candidate {
+    Candidate { namespace: "default".into(), name: name.into(), identity: identity.into(), duration: HOLDS }
+}
+
+async fn acquire(server: &ApiServer, candidate: Candidate) -> Claim {
+    let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
+    let acquired = candidate.acquire(server.clone(), &leader, &stop);
+    tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap()
+}
+
+/// As long as anybody else needs to take what is never let go.
+async fn lost(claim: &Claim) {
+    tokio::time::timeout(PATIENCE, claim.lost().cancelled()).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
+    let Some(cluster) = shared() else { return };
+    let server = cluster.server().await;
+    let stop = CancellationToken::new();
+    let mut tries = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let (server, stop) = (server.clone(), stop.clone());
+        tries.spawn(async move {
+            let (leader, of) = watch::channel(None);
+            let claim = candidate("many", &format!("c{n}")).acquire(server, &leader, &stop).await;
+            (claim, of.borrow().clone())
+        });
+    }
+    let (first, of) = tries.join_next().await.unwrap().unwrap();
+    let first = first.unwrap();
+    assert_eq!(of.as_deref(), Some(first.identity()));
+    // Twice as long as it holds: it is renewed, and nobody else gets it.
+    tokio::time::sleep(HOLDS * 2).await;
+    assert!(first.outlives(Duration::ZERO));
+    stop.cancel();
+    while let Some(ended) = tries.join_next().await {
+        let (claim, of) = ended.unwrap();
+        assert!(claim.is_none(), "two have it");
+        assert_eq!(of.as_deref(), Some(first.identity()));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_let_go_is_taken_under_a_higher_term() {
+    let Some(cluster) = shared() else { return };
+    let server = cluster.server().await;
+    let first = acquire(&server, candidate("let-go", "a")).await;
+    let raised = first.raise(first.term() + 1000).await.unwrap();
+    assert_eq!(first.term(), raised);
+    first.clone().release().await;
+    assert!(!first.outlives(Duration::ZERO));
+    let second = acquire(&server, candidate("let-go", "b")).await;
+    assert!(second.term() > raised, "{} {raised}", second.term());
+}
+
+#[tokio::test]
+async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
+    let Some(cluster) = shared() else { return };
+    let server = cluster.server().await;
+    let first = acquire(&server, candidate("deleted", "a")).await;
+    cluster.kubectl(&["delete", "lease", "deleted"]);
+    lost(&first).await;
+    assert!(!first.outlives(Duration::ZERO));
+    let second = acquire(&server, candidate("deleted", "b")).await;
+    assert!(second.term() > first.term());
+}
+
+#[tokio::test]
+async fn a_lease_that_another_takes_by_force_is_lost() {
+    let Some(cluster) = shared() else { return };
+    let server = cluster.server().await;
+    let first = acquire(&server, candidate("forced", "a")).await;
+    let patch = r#"{"spec":{"holderIdentity":"b"}}"#;
+    cluster.kubectl(&["patch", "lease", "forced", "--type=merge", "-p", patch]);
+    lost(&first).await;
+}
+
+#[tokio::test]
+async fn a_label_on_the_lease_ends_nothing_and_stays() {
+    let Some(cluster) = shared() else { return };
+    let server = cluster.server().await;
+    let claim = acquire(&server, candidate("labelled", "a")).await;
+    cluster.kubectl(&["label", "lease", "labelled", "team=red"]);
+    claim.raise(claim.term() + 1).await.unwrap();
+    tokio::time::sleep(HOLDS).await;
+    assert!(claim.outlives(Duration::ZERO));
+    let path = "jsonpath={.metadata.labels.team} {.metadata.annotations.cleat\\.io/term}";
+    assert_eq!(cluster.kubectl(&["get", "lease", "labelled", "-o", path]), format!("red {}", claim.term()));
+}
+
+#[tokio::test]
+async fn while_the_api_is_silent_a_claim_ends_before_anybody_else_has_it() {
+    let Some(cluster) = Cluster::own() else { return };
+    let server = connect(&cluster.kubeconfig(), Duration::from_secs(2)).await;
+    let first = acquire(&server, candidate("silent", "a")).await;
+    let (name, after) = (candidate("silent", "b"), server.clone());
+    let second = tokio::spawn(async move { acquire(&after, name).await });
+    tokio::time::sleep(HOLDS / 2).await;
+    assert!(first.outlives(Duration::ZERO) && !first.outlives(HOLDS));
+    cluster.freeze(true);
+    let frozen = Instant::now();
+    lost(&first).await;
+    assert!(frozen.elapsed() <= HOLDS + Duration::from_secs(1), "it ends by itself: {:?}", frozen.elapsed());
+    assert!(!first.outlives(Duration::ZERO) && !second.is_finished());
+    cluster.freeze(false);
+    let second = tokio::time::timeout(PATIENCE, second).await.unwrap().unwrap();
+    assert!(second.term() > first.term());
+    assert!(first.raise(second.term() + 1).await.is_err(), "a claim that was lost stays lost");
+}

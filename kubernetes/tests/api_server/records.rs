@@ -1,0 +1,200 @@
+//! Records: written against a version, kept whole, and beside what people do to them.
+
+use cleat_kubernetes::api::ApiError;
+use cleat_kubernetes::definitions;
+use cleat_kubernetes::records::{Before, Kind, Records, Stored, Write, WriteError, Written};
+use serde_json::{Map, Value, json};
+
+use crate::fixture::{Shared, shared};
+
+async fn records() -> Option<(&'static Shared, Records)> {
+    let cluster = shared()?;
+    let server = cluster.server().await;
+    definitions::install(&server).await.unwrap();
+    cluster.kubectl(&[
+        "wait",
+        "--for=condition=Established",
+        "crd/cleatvolumes.cleat.io",
+        "crd/cleatnodes.cleat.io",
+    ]);
+    Some((cluster, Records::new(server)))
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+/// A record of that size, which one attachment of each kind has.
+fn record(name: &str, size: u64) -> Map<String, Value> {
+    let attachment = |node: &str, phase: Value| {
+        json!({
+            "node": node, "hostNqn": format!("nqn.2026-01.test:{node}"), "epoch": "17.1", "role": "primary",
+            "readOnly": false, "phase": phase, "since": 1_790_000_000_000_u64, "proven": true, "bootId": "b",
+            "mayLandUntil": null, "secret": "17.2", "stray": false,
+        })
+    };
+    let evidence = |source: Value, drained: Value| json!({"node": "b", "epoch": "17.1", "source": source, "drained": drained, "at": 3, "statement": null});
+    let fence = json!({
+        "rung": "export-off", "step": "hide", "tried": [{"rung": "acl", "result": "no list"}], "since": 4, "touched": true,
+        "denied": false, "preemptedBy": null, "aborted": false,
+    });
+    let draining = json!({
+        "type": "draining", "cause": {"type": "forced", "by": "alice", "reason": "it hangs"}, "fence": fence,
+        "evidence": evidence(json!({"type": "target-cut", "acl": true, "secret": null}), json!({"type": "bound", "until": 9})),
+    });
+    map(json!({"unsettled": true, "record": {
+        "spec": {
+            "id": name, "access": "RWX block", "subsystemNqn": format!("nqn.2026-01.io.cleat:{name}"),
+            "portals": ["10.0.0.1:4420"], "sizeBytes": size, "minFence": "acl",
+        },
+        "identity": {"namespaceUuid": "00000000-0000-0000-0000-000000000001", "nguid": null},
+        "attachments": [attachment("a", json!({"type": "ready"})), attachment("b", draining)],
+        "migration": {
+            "source": "a", "sourceEpoch": "17.1", "target": "b", "targetEpoch": "17.3", "result": "running",
+            "steps": [{"step": "granted", "at": 5}],
+        },
+        "fenced": [{
+            "node": "c", "hostNqn": "nqn.2026-01.test:c", "epoch": "17.1", "since": 6, "gone": true,
+            "evidence": evidence(json!({"type": "node-gone", "by": "bob", "reason": "burnt"}), json!({"type": "barrier"})),
+        }],
+        "hidden": true, "secret": {"generation": "17.2", "inForce": true}, "deleting": false, "deleted": false,
+        "pastEvidence": [
+            evidence(json!({"type": "agent-absent", "bootId": "b"}), json!({"type": "live-deletion"})),
+            evidence(json!({"type": "reservation", "by": "a"}), json!({"type": "abort"})),
+            evidence(json!({"type": "never-allowed"}), json!({"type": "never-handed-out"})),
+        ],
+    }}))
+}
+
+fn write<'a>(name: &'a str, before: Option<Before<'a>>, value: Option<&'a Map<String, Value>>) -> Write<'a> {
+    Write { kind: Kind::Volume, name, before, value, lets_in: false }
+}
+
+fn after(written: Written, value: &Map<String, Value>) -> Option<Before<'_>> {
+    Some(Before { version: written.version, value, deleting: written.deleting })
+}
+
+async fn listed(records: &Records, name: &str) -> Option<Stored> {
+    records.list().await.unwrap().into_iter().find(|stored| stored.name == name)
+}
+
+#[tokio::test]
+async fn a_record_comes_back_as_it_was_written() {
+    let Some((_, records)) = records().await else { return };
+    let value = record("whole", 4096);
+    let made = records.write(7, &write("whole", None, Some(&value))).await.unwrap();
+    let there = listed(&records, "whole").await.unwrap();
+    let (kind, name, version) = (Kind::Volume, "whole".into(), made.version);
+    assert_eq!(there, Stored { kind, name, version, term: 7, value: value.clone(), deleting: false });
+    let _: cleat_core::VolumeRecord = serde_json::from_value(there.value["record"].clone()).unwrap();
+    let gone = records.write(7, &write("whole", after(made, &value), None)).await.unwrap();
+    assert_eq!((gone.version, listed(&records, "whole").await), (0, None));
+    let identity = json!({
+        "hostNqn": "nqn.2026-01.test:a", "hostId": "00000000-0000-0000-0000-000000000001",
+        "storageAddresses": ["10.0.0.9"], "bootId": "b",
+    });
+    let node = map(json!({"record": {"node": "node-a", "identity": identity}}));
+    let of_node = Write { kind: Kind::Node, ..write("node-a", None, Some(&node)) };
+    records.write(7, &of_node).await.unwrap();
+    assert_eq!(listed(&records, "node-a").await.unwrap().value, node);
+}
+
+#[tokio::test]
+async fn a_write_is_made_once_against_the_version_that_was_seen() {
+    let Some((_, records)) = records().await else { return };
+    let (one, two, three) = (record("cas", 1), record("cas", 2), record("cas", 3));
+    let first = records.write(7, &write("cas", None, Some(&one))).await.unwrap();
+    assert_eq!(records.write(7, &write("cas", None, Some(&one))).await, Ok(first), "its answer was lost");
+    let second = records.write(7, &write("cas", after(first, &one), Some(&two))).await.unwrap();
+    assert_eq!(records.write(7, &write("cas", after(first, &one), Some(&two))).await, Ok(second));
+    let late = records.write(7, &write("cas", after(first, &one), Some(&three))).await;
+    assert_eq!(late, Err(WriteError::Conflict { found: Some(second.version) }));
+    let removed = records.write(7, &write("cas", after(first, &one), None)).await;
+    assert_eq!(removed, Err(WriteError::Conflict { found: Some(second.version) }), "nor is it removed");
+    assert_eq!(listed(&records, "cas").await.unwrap().value, two);
+}
+
+#[tokio::test]
+async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
+    let Some((_, records)) = records().await else { return };
+    let (one, late, ours) = (record("late", 1), record("late", 2), record("late", 3));
+    let first = records.write(7, &write("late", None, Some(&one))).await.unwrap();
+    let too_late = records.write(7, &write("late", after(first, &one), Some(&late))).await.unwrap();
+    let made = records.write(8, &write("late", after(first, &one), Some(&ours))).await.unwrap();
+    assert!(made.version > too_late.version);
+    assert_eq!(listed(&records, "late").await.unwrap().value, ours);
+    let back = records.write(7, &write("late", after(too_late, &late), Some(&late))).await;
+    assert_eq!(back, Err(WriteError::Conflict { found: Some(made.version) }), "a later one is not");
+}
+
+#[tokio::test]
+async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
+    let Some((cluster, records)) = records().await else { return };
+    let (one, two, three) = (record("beside", 1), record("beside", 2), record("beside", 3));
+    let first = records.write(7, &write("beside", None, Some(&one))).await.unwrap();
+    cluster.kubectl(&["label", "cleatvolume", "beside", "team=red"]);
+    let second = records.write(7, &write("beside", after(first, &one), Some(&two))).await.unwrap();
+    let off = r#"{"metadata":{"finalizers":["example.org/theirs"]}}"#;
+    cluster.kubectl(&["patch", "cleatvolume", "beside", "--type=merge", "-p", off]);
+    records.write(7, &write("beside", after(second, &two), Some(&three))).await.unwrap();
+    let get =
+        |path: &str| cluster.kubectl(&["get", "cleatvolume", "beside", "-o", &format!("jsonpath={path}")]);
+    assert_eq!(get("{.metadata.labels.team}"), "red");
+    assert_eq!(get("{.metadata.finalizers}"), r#"["example.org/theirs","cleat.io/may-write"]"#);
+    assert_eq!(listed(&records, "beside").await.unwrap().value, three);
+}
+
+#[tokio::test]
+async fn a_record_that_a_person_edits_is_a_conflict() {
+    let Some((cluster, records)) = records().await else { return };
+    let (one, two) = (record("edited", 1), record("edited", 2));
+    let first = records.write(7, &write("edited", None, Some(&one))).await.unwrap();
+    let patch = r#"{"spec":{"record":{"attachments":[]}}}"#;
+    cluster.kubectl(&["patch", "cleatvolume", "edited", "--type=merge", "-p", patch]);
+    let refused = records.write(7, &write("edited", after(first, &one), Some(&two))).await;
+    assert!(matches!(refused, Err(WriteError::Conflict { found: Some(_) })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
+    let Some((cluster, records)) = records().await else { return };
+    let (one, two, three) = (record("deleted", 1), record("deleted", 2), record("deleted", 3));
+    let first = records.write(7, &write("deleted", None, Some(&one))).await.unwrap();
+    cluster.kubectl(&["delete", "cleatvolume", "deleted", "--wait=false"]);
+    let letting_in = |before, value| Write { lets_in: true, ..write("deleted", before, Some(value)) };
+    assert_eq!(records.write(7, &letting_in(after(first, &one), &two)).await, Err(WriteError::Deleting));
+    let second = records.write(7, &write("deleted", after(first, &one), Some(&two))).await.unwrap();
+    assert!(second.deleting && listed(&records, "deleted").await.unwrap().deleting);
+    assert_eq!(records.write(7, &letting_in(after(second, &two), &three)).await, Err(WriteError::Deleting));
+    records.write(7, &write("deleted", after(second, &two), None)).await.unwrap();
+    assert_eq!(listed(&records, "deleted").await, None);
+}
+
+#[tokio::test]
+async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
+    let Some((_, records)) = records().await else { return };
+    let mut newer = record("newer", 1);
+    newer.insert("ofTomorrow".into(), json!(1));
+    let refused = records.write(7, &write("newer", None, Some(&newer))).await;
+    assert!(
+        matches!(&refused, Err(WriteError::Api(ApiError::Refused(why))) if why.contains("CleatVolume")),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
+    let Some((cluster, records)) = records().await else { return };
+    let one = record("told", 1);
+    let first = records.write(7, &write("told", None, Some(&one))).await.unwrap();
+    records
+        .tell(Kind::Volume, "told", &json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"}))
+        .await
+        .unwrap();
+    let table = cluster.kubectl(&["get", "cleatvolumes", "told"]);
+    assert!(
+        table.contains("a (Ready)") && table.contains("b: TargetCut") && table.contains("RWX block"),
+        "{table}"
+    );
+    records.write(7, &write("told", after(first, &one), None)).await.unwrap();
+}
