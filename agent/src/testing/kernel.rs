@@ -11,12 +11,13 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use cleat_host::fabrics::DhchapSecret;
+use cleat_host::fixtures::shown;
 use cleat_host::sysfs::{
-    Address, AnaState, Controller, Incarnation, Namespace, NamespaceKind, NativeMultipath,
-    SubsystemNamespace, SubsystemView, SysfsError, Topology,
+    Controller, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView, SysfsError,
+    Topology,
 };
 use cleat_host::uevents::{Action, DeviceEvent, DeviceKind, HostEvent};
-use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
+use cleat_host::{ControllerName, DevT, Portal, SubsystemNqn};
 use tokio::sync::{broadcast, watch};
 use tokio::time::Instant;
 
@@ -42,26 +43,8 @@ pub(crate) fn controller(n: u32, at: u8, state: &str) -> Controller {
 }
 
 fn made(n: u32, subsystem: &SubsystemNqn, portal: Portal, host: &str, state: &str) -> Controller {
-    Controller {
-        name: ControllerName::from_instance(n),
-        incarnation: Incarnation(u64::from(n) + 1000),
-        subsystem_nqn: Some(subsystem.to_string()),
-        subsystem: Some("nvme-subsys0".into()),
-        host_nqn: Some(host.to_owned()),
-        host_id: Some(HOST_ID.into()),
-        transport: Some("tcp".into()),
-        kind: Some("io".into()),
-        address: Some(Address {
-            raw: format!("traddr={},trsvcid={}", portal.ip(), portal.port()),
-            portal: Some(portal),
-        }),
-        state: state.parse().unwrap(),
-        cntlid: Some(1),
-        numa_node: None,
-        queue_count: Some(5),
-        reconnect_delay_s: Some(1),
-        ctrl_loss_tmo: Some("600".into()),
-    }
+    let state = state.parse().unwrap();
+    Controller { state, ..shown::controller(n, subsystem.as_str(), portal, (host, HOST_ID)) }
 }
 
 /// A view of volume `v` with these controllers and a head over those that are live.
@@ -177,11 +160,6 @@ impl World {
         one.name.to_string()
     }
 
-    fn identity(&self, subsystem: &str) -> NamespaceIdentity {
-        let uuid = self.uuids.get(subsystem).map(String::as_str).unwrap_or(UUID);
-        NamespaceIdentity { uuid: NamespaceUuid::parse(uuid).ok(), nguid: None }
-    }
-
     fn device(&self, subsystem: &str) -> Option<Namespace> {
         let own: Vec<&Controller> =
             self.controllers.iter().filter(|one| one.subsystem_nqn.as_deref() == Some(subsystem)).collect();
@@ -191,30 +169,11 @@ impl World {
             Some(kept) => kept.namespace.dev.minor,
             None => first.name.as_str().trim_start_matches("nvme").parse().unwrap(),
         };
-        let paths = own
-            .iter()
-            .map(|one| cleat_host::sysfs::NamespacePath {
-                name: format!("{}c", one.name),
-                controller: one.name.clone(),
-                ana_state: Some(AnaState::Optimized),
-                size_bytes: None,
-                counters: None,
-            })
-            .collect();
-        Some(Namespace {
-            name: format!("nvme{number}n1"),
-            kind: NamespaceKind::Head { paths },
-            dev: DevT { major: 259, minor: number },
-            nsid: Some(1),
-            identity: self.identity(subsystem),
-            wwid: None,
-            size_bytes: self.sizes.get(subsystem).copied().unwrap_or(SIZE),
-            logical_block_bytes: Some(512),
-            read_only: self.read_only,
-            disk_sequence: None,
-            holders: Vec::new(),
-            counters: None,
-        })
+        let paths = own.iter().map(|one| shown::path(&one.name)).collect();
+        let uuid = self.uuids.get(subsystem).map(String::as_str).unwrap_or(UUID);
+        let size = self.sizes.get(subsystem).copied().unwrap_or(SIZE);
+        let shown = shown::namespace(number, uuid, size, NamespaceKind::Head { paths });
+        Some(Namespace { read_only: self.read_only, ..shown })
     }
 
     fn is_without_a_path(&self, subsystem: &str) -> bool {

@@ -6,18 +6,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cleat_agent::volume::host::{AtTarget, Checked, Host, HostError, Later};
-use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
+use cleat_host::blockio::ReadFact;
 use cleat_host::fabrics::{
     ConnectError, ConnectFailure, ConnectRequest, Connected, DeletionFacts, DhchapSecret, DisconnectError,
     Disconnected, ExactController, Fabrics, HowDeleted, Pending, RekeyError,
 };
+use cleat_host::fixtures::shown;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
 use cleat_host::sysfs::{
-    Address, AnaState, Controller, ControllerState, Incarnation, Namespace, NamespaceKind, NativeMultipath,
-    SubsystemNamespace, SubsystemView, SysfsError, Topology,
+    Controller, ControllerState, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView,
+    SysfsError, Topology,
 };
-use cleat_host::{ControllerName, DevT, NamespaceIdentity, NamespaceUuid, Portal, SubsystemNqn};
+use cleat_host::{ControllerName, DevT, Portal, SubsystemNqn};
 use tokio::time::{Instant, timeout};
 
 use crate::world::kernel::{self, IO_TIMEOUT, State};
@@ -86,10 +87,6 @@ fn instance(name: &ControllerName) -> u32 {
     name.as_str().trim_start_matches("nvme").parse().unwrap()
 }
 
-fn dev(volume: VolumeIx) -> DevT {
-    DevT { major: 259, minor: volume as u32 }
-}
-
 fn word(state: State) -> ControllerState {
     match state {
         State::New { .. } => ControllerState::New,
@@ -101,25 +98,12 @@ fn word(state: State) -> ControllerState {
 
 fn controller(node: NodeIx, one: &kernel::Controller) -> Controller {
     let portal = Portal::parse(&world::portal(one.portal)).unwrap();
+    let (nqn, host, id) = (nqn(one.volume), world::host_nqn(node), world::host_id(node));
     Controller {
-        name: ControllerName::from_instance(one.instance),
-        incarnation: Incarnation(u64::from(one.instance) + 1000),
-        subsystem_nqn: Some(nqn(one.volume)),
         subsystem: Some(format!("nvme-subsys{}", one.volume)),
-        host_nqn: Some(world::host_nqn(node)),
-        host_id: Some(world::host_id(node)),
-        transport: Some("tcp".into()),
-        kind: Some("io".into()),
-        address: Some(Address {
-            raw: format!("traddr={},trsvcid={}", portal.ip(), portal.port()),
-            portal: Some(portal),
-        }),
         state: word(one.state),
-        cntlid: Some(1),
-        numa_node: None,
-        queue_count: Some(5),
-        reconnect_delay_s: Some(1),
         ctrl_loss_tmo: Some("15".into()),
+        ..shown::controller(one.instance, &nqn, portal, (&host, &id))
     }
 }
 
@@ -134,33 +118,13 @@ fn namespace(world: &World, node: NodeIx, volume: VolumeIx) -> Option<SubsystemN
         .controllers
         .iter()
         .filter(connected)
-        .map(|one| cleat_host::sysfs::NamespacePath {
-            name: format!("nvme{volume}c{}n1", one.instance),
-            controller: ControllerName::from_instance(one.instance),
-            ana_state: Some(AnaState::Optimized),
-            size_bytes: None,
-            counters: None,
-        })
+        .map(|one| shown::path(&ControllerName::from_instance(one.instance)))
         .collect();
     if paths.is_empty() {
         return None;
     }
-    let identity =
-        NamespaceIdentity { uuid: NamespaceUuid::parse(&world::namespace_uuid(volume)).ok(), nguid: None };
-    let namespace = Namespace {
-        name: format!("nvme{volume}n1"),
-        kind: NamespaceKind::Head { paths },
-        dev: dev(volume),
-        nsid: Some(1),
-        identity,
-        wwid: None,
-        size_bytes: world::SIZE,
-        logical_block_bytes: Some(512),
-        read_only: false,
-        disk_sequence: None,
-        holders: Vec::new(),
-        counters: None,
-    };
+    let uuid = world::namespace_uuid(volume);
+    let namespace = shown::namespace(volume as u32, &uuid, world::SIZE, NamespaceKind::Head { paths });
     Some(SubsystemNamespace { subsystem_nqn: nqn(volume), namespace })
 }
 
@@ -350,19 +314,12 @@ impl Host for Machine {
             };
             let answered = volume_of(&expectation.subsystem).is_some_and(|volume| self.reads(volume));
             tokio::time::sleep(if answered { LOOK } else { deadline.min(Duration::from_secs(1)) }).await;
-            let read = || match answered {
+            let read = match answered {
                 true => ReadFact::Done { took: LOOK },
                 false => ReadFact::Failed { error: "Input/output error".into() },
             };
-            let path = PathBuf::from("/dev").join(&selected.device);
-            let io = IoFacts {
-                size_bytes: Some(selected.size_bytes),
-                read_only: Some(selected.read_only),
-                first_read: read(),
-                last_read: read(),
-                ..IoFacts::none(NodeFact::Verified { path, dev: selected.dev })
-            };
-            Ok(evaluate(&self.shown().view(&expectation.subsystem), expectation, &io))
+            let view = self.shown().view(&expectation.subsystem);
+            Ok(evaluate(&view, expectation, &shown::probed(&selected, read)))
         })
     }
 

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cleat_host::blockio::{IoFacts, NodeFact, ReadFact};
+use cleat_host::blockio::ReadFact;
 use cleat_host::fabrics::Fabrics;
+use cleat_host::fixtures::shown;
 use cleat_host::reach::Reached;
 use cleat_host::readiness::{Expectation, evaluate, select};
 use cleat_host::reservations::Reservations;
@@ -78,19 +79,11 @@ impl Host for Kernel {
                 Ok(selected) => selected,
                 Err(unready) => return Ok(Err(unready)),
             };
-            let read = || match world.reads_fail {
+            let read = match world.reads_fail {
                 true => ReadFact::Failed { error: "Input/output error".into() },
                 false => ReadFact::Done { took: Duration::ZERO },
             };
-            let path = PathBuf::from("/dev").join(&selected.device);
-            let io = IoFacts {
-                size_bytes: Some(selected.size_bytes),
-                read_only: Some(selected.read_only),
-                first_read: read(),
-                last_read: read(),
-                ..IoFacts::none(NodeFact::Verified { path, dev: selected.dev })
-            };
-            Ok(evaluate(&view, expectation, &io))
+            Ok(evaluate(&view, expectation, &shown::probed(&selected, read)))
         })
     }
 

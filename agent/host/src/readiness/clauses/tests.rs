@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::*;
+use crate::fixtures::shown;
 use crate::name::{DevT, NamespaceIdentity, NamespaceUuid};
 use crate::openers::{KubeletLoop, LoopUse};
 use crate::readiness::PathPolicy;
-use crate::sysfs::{Address, ControllerState, Incarnation, NamespacePath, NativeMultipath, Unreadable};
+use crate::sysfs::{ControllerState, NamespacePath, NativeMultipath, Unreadable};
 
 const NQN: &str = "nqn.2026-01.test:v1";
 const HOST: &str = "nqn.2014-08.org.nvmexpress:uuid:00000000-0000-0000-0000-000000000011";
@@ -20,53 +21,17 @@ fn identity(uuid: &str) -> NamespaceIdentity {
 }
 
 fn controller(instance: u32, ip: &str) -> Controller {
-    Controller {
-        name: ControllerName::from_instance(instance),
-        incarnation: Incarnation(u64::from(instance)),
-        subsystem_nqn: Some(NQN.to_owned()),
-        subsystem: Some("nvme-subsys0".to_owned()),
-        host_nqn: Some(HOST.to_owned()),
-        host_id: None,
-        transport: Some("tcp".to_owned()),
-        kind: Some("io".to_owned()),
-        address: Some(Address {
-            raw: format!("traddr={ip},trsvcid=4420"),
-            portal: format!("{ip}:4420").parse().ok(),
-        }),
-        state: ControllerState::Live,
-        cntlid: Some(1),
-        numa_node: None,
-        queue_count: None,
-        reconnect_delay_s: None,
-        ctrl_loss_tmo: None,
-    }
+    let portal = format!("{ip}:4420").parse().expect("valid");
+    shown::controller(instance, NQN, portal, (HOST, "00000000-0000-0000-0000-000000000011"))
 }
 
 fn path(instance: u32) -> NamespacePath {
-    NamespacePath {
-        name: format!("nvme0c{instance}n1"),
-        controller: ControllerName::from_instance(instance),
-        ana_state: Some(AnaState::Optimized),
-        size_bytes: Some(SIZE),
-        counters: None,
-    }
+    let name = format!("nvme0c{instance}n1");
+    NamespacePath { name, size_bytes: Some(SIZE), ..shown::path(&ControllerName::from_instance(instance)) }
 }
 
 fn namespace(name: &str, kind: NamespaceKind, dev: DevT) -> Namespace {
-    Namespace {
-        name: name.to_owned(),
-        kind,
-        dev,
-        nsid: Some(1),
-        identity: identity(UUID),
-        wwid: None,
-        size_bytes: SIZE,
-        logical_block_bytes: Some(512),
-        read_only: false,
-        disk_sequence: None,
-        holders: Vec::new(),
-        counters: None,
-    }
+    Namespace { name: name.to_owned(), dev, ..shown::namespace(0, UUID, SIZE, kind) }
 }
 
 fn view() -> SubsystemView {
