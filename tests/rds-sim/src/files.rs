@@ -31,6 +31,18 @@ pub struct Space {
     pub free_bytes: u64,
 }
 
+/// A system call about a file failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{action} {path}")]
+pub struct IoError {
+    /// What was tried.
+    pub action: &'static str,
+    /// On which path.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
 /// Why a file was not made, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -53,16 +65,8 @@ pub enum FileError {
         found_bytes: u64,
     },
     /// A system call failed.
-    #[error("{action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which path.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
 }
 
 /// The directory of the backing files.
@@ -207,7 +211,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     move |source| match source.raw_os_error() {
         Some(nix::libc::ENOSPC) => FileError::Full { path: path.to_owned(), wanted_bytes: 0, free_bytes: 0 },
-        _ => FileError::Io { action, path: path.to_owned(), source },
+        _ => IoError { action, path: path.to_owned(), source }.into(),
     }
 }
 

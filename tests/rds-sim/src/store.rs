@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::disk::Disk;
+use crate::files::IoError;
 
 /// The layout of the file; another one is refused.
 const LAYOUT: u32 = 1;
@@ -46,16 +47,8 @@ impl Saved {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A system call failed.
-    #[error("{action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The file is not ours, or damaged.
     #[error("{path} is no state of rds-sim; move it away to start with no disks")]
     Malformed {
@@ -95,7 +88,7 @@ impl Store {
         let text = match fs::read_to_string(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Saved::empty()),
-            Err(source) => return Err(self.io("read", source)),
+            Err(source) => return Err(self.io("read", source).into()),
         };
         let saved: Saved = serde_json::from_str(&text)
             .map_err(|source| StoreError::Malformed { path: self.path.clone(), source })?;
@@ -120,11 +113,11 @@ impl Store {
                 None => Ok(()),
             }
         };
-        write().map_err(|source| self.io("save", source))
+        Ok(write().map_err(|source| self.io("save", source))?)
     }
 
-    fn io(&self, action: &'static str, source: io::Error) -> StoreError {
-        StoreError::Io { action, path: self.path.clone(), source }
+    fn io(&self, action: &'static str, source: io::Error) -> IoError {
+        IoError { action, path: self.path.clone(), source }
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -16,20 +16,14 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 
+use crate::files::IoError;
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file could not be read or written.
-    #[error("{action} {path}")]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] IoError),
     /// The certificate could not be made.
     #[error("make a certificate")]
     Make(#[from] rcgen::Error),
@@ -78,7 +72,7 @@ impl Identity {
     pub fn keep(directory: &Path, names: Vec<String>) -> Result<Self, TlsError> {
         let io = |action, path: &Path| {
             let path = path.to_owned();
-            move |source| TlsError::Io { action, path, source }
+            move |source| IoError { action, path, source }
         };
         fs::create_dir_all(directory).map_err(io("create", directory))?;
         let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
@@ -134,7 +128,11 @@ impl Identity {
 }
 
 fn read(path: &Path) -> Result<String, TlsError> {
-    fs::read_to_string(path).map_err(|source| TlsError::Io { action: "read", path: path.to_owned(), source })
+    Ok(fs::read_to_string(path).map_err(|source| IoError {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?)
 }
 
 fn write(path: &Path, text: &str, mode: u32) -> io::Result<()> {

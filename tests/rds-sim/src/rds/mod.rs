@@ -387,7 +387,7 @@ fn refusal(error: FileError) -> ApiError {
     match error {
         FileError::Full { .. } => ApiError::bad_request("failure: not enough space"),
         FileError::OtherSize { .. } => ApiError::bad_request("failure: file already exists"),
-        FileError::Io { .. } => failure(error),
+        FileError::Io(_) => failure(error),
     }
 }
 
