@@ -4,6 +4,7 @@
 
 mod fabrics;
 mod host;
+mod reservations;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
