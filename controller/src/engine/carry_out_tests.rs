@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cleat_core::{Directive, Epoch, NodeId, OperationId, SessionId, VolumeId, VolumeRecord};
+use cleat_core::{Directive, Epoch, HostNqn, NodeId, OperationId, SessionId, VolumeId, VolumeRecord};
+use cleat_rds::secret::{Era, KeyId, Secret};
+use cleat_rds::{Admission, Freshness, Inventory, Made, NewVolume, Priority, Rds, RdsError, SystemResource};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -30,12 +32,8 @@ struct GatedStore {
 
 #[tonic::async_trait]
 impl Store for GatedStore {
-    async fn take_key(
-        &self,
-        _: cleat_rds::secret::KeyId,
-        before: cleat_rds::secret::KeyId,
-    ) -> Result<Vec<cleat_rds::secret::Era>, CommitError> {
-        Ok(vec![cleat_rds::secret::Era { first_term: 0, key: before }])
+    async fn take_key(&self, _: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        Ok(vec![Era { first_term: 0, key: before }])
     }
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
@@ -79,59 +77,35 @@ struct Bench {
 struct NoRds;
 
 #[tonic::async_trait]
-impl cleat_rds::Rds for NoRds {
-    async fn volumes(
-        &self,
-        _: cleat_rds::Priority,
-        _: cleat_rds::Freshness,
-    ) -> Result<Arc<cleat_rds::Inventory>, cleat_rds::RdsError> {
+impl Rds for NoRds {
+    async fn volumes(&self, _: Priority, _: Freshness) -> Result<Arc<Inventory>, RdsError> {
         Ok(Arc::default())
     }
-    async fn create(&self, _: &cleat_rds::NewVolume) -> Result<cleat_rds::Made, cleat_rds::RdsError> {
+    async fn create(&self, _: &NewVolume) -> Result<Made, RdsError> {
         unreachable!("not asked for here")
     }
-    async fn delete(&self, _: &VolumeId) -> Result<(), cleat_rds::RdsError> {
+    async fn delete(&self, _: &VolumeId) -> Result<(), RdsError> {
         unreachable!("not asked for here")
     }
-    async fn allow(
-        &self,
-        _: &VolumeId,
-        _: &cleat_core::HostNqn,
-        _: cleat_rds::Priority,
-    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
+    async fn allow(&self, _: &VolumeId, _: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         panic!("as a defect in the client would")
     }
-    async fn deny(
-        &self,
-        _: &VolumeId,
-        _: &cleat_core::HostNqn,
-        _: cleat_rds::Priority,
-    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
+    async fn deny(&self, _: &VolumeId, _: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         std::future::pending().await
     }
-    async fn close(
-        &self,
-        _: &VolumeId,
-        _: &cleat_core::HostNqn,
-        _: cleat_rds::Priority,
-    ) -> Result<cleat_rds::Admission, cleat_rds::RdsError> {
+    async fn close(&self, _: &VolumeId, _: &HostNqn, _: Priority) -> Result<Admission, RdsError> {
         unreachable!("not asked for here")
     }
-    async fn hide(&self, _: &VolumeId, _: cleat_rds::Priority) -> Result<(), cleat_rds::RdsError> {
+    async fn hide(&self, _: &VolumeId, _: Priority) -> Result<(), RdsError> {
         unreachable!("not asked for here")
     }
-    async fn show(&self, _: &VolumeId, _: cleat_rds::Priority) -> Result<(), cleat_rds::RdsError> {
+    async fn show(&self, _: &VolumeId, _: Priority) -> Result<(), RdsError> {
         unreachable!("not asked for here")
     }
-    async fn set_secret(
-        &self,
-        _: &VolumeId,
-        _: &cleat_rds::secret::Secret,
-        _: cleat_rds::Priority,
-    ) -> Result<(), cleat_rds::RdsError> {
+    async fn set_secret(&self, _: &VolumeId, _: &Secret, _: Priority) -> Result<(), RdsError> {
         unreachable!("not asked for here")
     }
-    async fn resource(&self) -> Result<cleat_rds::SystemResource, cleat_rds::RdsError> {
+    async fn resource(&self) -> Result<SystemResource, RdsError> {
         unreachable!("not asked for here")
     }
     fn settle(&self) -> Duration {
@@ -387,7 +361,7 @@ async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() 
 
 fn node_record(boot: &str) -> Effect {
     let identity = cleat_core::NodeIdentity {
-        host_nqn: cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap(),
+        host_nqn: HostNqn::new("nqn.2014-08.org.example:a").unwrap(),
         host_id: cleat_core::HostId::from_bytes([1; 16]).unwrap(),
         storage_addresses: Vec::new(),
         boot_id: cleat_core::BootId::new(boot).unwrap(),
@@ -458,7 +432,7 @@ async fn after_a_commit_that_failed_nothing_is_carried_out() {
 async fn the_rds_always_answers_also_by_panic_and_by_silence() {
     let (mut rds_queue, mut events) = rds_queue(Duration::from_millis(100));
     let volume = || VolumeId::new("v").unwrap();
-    let host_nqn = || cleat_core::HostNqn::new("nqn.2014-08.org.example:a").unwrap();
+    let host_nqn = || HostNqn::new("nqn.2014-08.org.example:a").unwrap();
     let operation = |number| OperationId { term: 1, number };
     rds_queue.begin(operation(1), cleat_core::RdsRequest::Allow { volume: volume(), host_nqn: host_nqn() });
     rds_queue.begin(

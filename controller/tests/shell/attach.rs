@@ -209,8 +209,7 @@ async fn many_volumes_at_once_all_come_through() {
 
 #[tokio::test]
 async fn capabilities_are_confirmed_or_told_why_not() {
-    let world = World::started().await;
-    let csi = world.csi().await;
+    let (_world, csi) = World::served().await;
     csi.create("pvc-1").await.unwrap();
     let ask = async |volume: &str, capabilities: Vec<csi::VolumeCapability>| {
         let request = csi::ValidateVolumeCapabilitiesRequest {

@@ -8,6 +8,7 @@ use cleat_controller::app::{AppError, Stored};
 use cleat_controller::clock::Clock;
 use cleat_controller::engine::{EngineError, Records};
 use cleat_controller::store::{CommitError, Store, Version, Write};
+use cleat_rds::secret::{Era, KeyId};
 use cleat_runtime::tls::ClientTransport;
 use tonic::Code;
 
@@ -49,8 +50,7 @@ async fn absent_and_unreachable_are_two_things() {
 
 #[tokio::test]
 async fn a_node_never_heard_of_is_not_found_and_a_silent_one_unavailable() {
-    let world = World::started().await;
-    let csi = world.csi().await;
+    let (world, csi) = World::served().await;
     csi.create("pvc-1").await.unwrap();
     let never = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
     assert_eq!(never.code(), Code::NotFound);
@@ -70,8 +70,7 @@ async fn a_node_never_heard_of_is_not_found_and_a_silent_one_unavailable() {
 
 #[tokio::test]
 async fn sizes_and_room_are_told_apart() {
-    let world = World::started().await;
-    let csi = world.csi().await;
+    let (world, csi) = World::served().await;
     let made = csi.create_sized("pvc-1", 5000).await.unwrap();
     assert_eq!(made.capacity_bytes, 8192, "whole blocks of 4096 bytes");
     assert_eq!(csi.create_sized("pvc-1", 8000).await.unwrap().capacity_bytes, 8192);
@@ -99,8 +98,7 @@ async fn a_disk_larger_than_asked_for_is_fine_and_a_smaller_one_is_not() {
 
 #[tokio::test]
 async fn a_name_that_is_made_again_with_other_parameters_is_refused_naming_them() {
-    let world = World::started().await;
-    let csi = world.csi().await;
+    let (_world, csi) = World::served().await;
     let create = async |min_fence: &str| {
         let parameters =
             Some(("minFence".to_owned(), min_fence.to_owned())).filter(|_| !min_fence.is_empty());
@@ -122,8 +120,7 @@ async fn a_name_that_is_made_again_with_other_parameters_is_refused_naming_them(
 
 #[tokio::test]
 async fn any_name_that_csi_allows_is_made_found_and_deleted_by_its_id() {
-    let world = World::started().await;
-    let csi = world.csi().await;
+    let (world, csi) = World::served().await;
     let long = "a".repeat(128);
     let mut ids = std::collections::BTreeSet::new();
     for name in ["pvc-1", "sanity-node-full-A0A8FFE4-C3567D97", &long, "Über vol/1"] {
@@ -197,12 +194,8 @@ struct FailingStore {
 
 #[tonic::async_trait]
 impl Store for FailingStore {
-    async fn take_key(
-        &self,
-        _: cleat_rds::secret::KeyId,
-        before: cleat_rds::secret::KeyId,
-    ) -> Result<Vec<cleat_rds::secret::Era>, CommitError> {
-        Ok(vec![cleat_rds::secret::Era { first_term: 0, key: before }])
+    async fn take_key(&self, _: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        Ok(vec![Era { first_term: 0, key: before }])
     }
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {

@@ -44,15 +44,21 @@ async fn attached(world: &World, csi: &Csi) -> [(Arc<Host>, Agent); 2] {
     nodes
 }
 
+/// The same at a target that can do this.
+async fn attached_at(target: TargetAbilities) -> (World, Csi, [(Arc<Host>, Agent); 2]) {
+    let world = world(target).await;
+    let csi = world.csi().await;
+    let nodes = attached(&world, &csi).await;
+    (world, csi, nodes)
+}
+
 fn changes(world: &World) -> Vec<String> {
     world.rds.log.lock().unwrap().clone()
 }
 
 #[tokio::test]
 async fn a_silent_node_is_cut_and_drained_and_returns_by_its_inventory() {
-    let world = world(ACL).await;
-    let csi = world.csi().await;
-    let [(a, gone), (_b, _two)] = attached(&world, &csi).await;
+    let (world, csi, [(a, gone), (_b, _two)]) = attached_at(ACL).await;
     drop(gone);
     csi.unpublish("vm-1", "node-a").await.unwrap();
     let asked: Vec<String> = changes(&world).into_iter().skip(1).collect();
@@ -89,9 +95,7 @@ async fn a_silent_node_is_cut_and_drained_and_returns_by_its_inventory() {
 
 #[tokio::test]
 async fn a_volume_deleted_behind_a_fence_is_shown_as_deleted() {
-    let world = world(ACL).await;
-    let csi = world.csi().await;
-    let [(_a, gone), _b] = attached(&world, &csi).await;
+    let (world, csi, [(_a, gone), _b]) = attached_at(ACL).await;
     drop(gone);
     csi.unpublish("vm-1", "node-a").await.unwrap();
     let (_, volumes, _) = cleatctl(&world, &["volumes"]).await;
@@ -105,9 +109,7 @@ async fn a_volume_deleted_behind_a_fence_is_shown_as_deleted() {
 
 #[tokio::test]
 async fn where_nothing_was_probed_a_silent_node_is_refused_with_a_remedy() {
-    let world = world(TargetAbilities::default()).await;
-    let csi = world.csi().await;
-    let [(_a, gone), _b] = attached(&world, &csi).await;
+    let (world, csi, [(_a, gone), _b]) = attached_at(TargetAbilities::default()).await;
     drop(gone);
     let refused = csi.unpublish("vm-1", "node-a").await.unwrap_err();
     for words in ["node-a", "cleatctl node declare-gone node-a", "out-of-service", "acl", "export-off"] {
@@ -137,9 +139,7 @@ async fn where_nothing_was_probed_a_silent_node_is_refused_with_a_remedy() {
 
 #[tokio::test]
 async fn a_person_who_fences_a_node_in_use_is_named_with_the_reason() {
-    let world = world(ACL).await;
-    let csi = world.csi().await;
-    let [(a, _one), _b] = attached(&world, &csi).await;
+    let (world, _csi, [(a, _one), _b]) = attached_at(ACL).await;
     *a.on_detach.lock().unwrap() = crate::agent::OnDetach::Busy("pid 7 (qemu)");
     let fence = ["fence", "vm-1", "node-a", "--reason", "its guest hangs"];
     let (code, said, complaint) = cleatctl_of(&world, "bob", &fence).await;
@@ -161,9 +161,7 @@ async fn a_person_who_fences_a_node_in_use_is_named_with_the_reason() {
 
 #[tokio::test]
 async fn a_node_that_is_heard_is_not_gone() {
-    let world = world(ACL).await;
-    let csi = world.csi().await;
-    let _nodes = attached(&world, &csi).await;
+    let (world, _csi, _nodes) = attached_at(ACL).await;
     let declare = ["node", "declare-gone", "node-a", "--reason", "so I heard"];
     let (code, _, complaint) = cleatctl(&world, &declare).await;
     assert_eq!(code, 1);
@@ -302,9 +300,8 @@ fn stored(world: &World) -> String {
 
 #[tokio::test]
 async fn another_node_preempts_the_registration_of_a_silent_one() {
-    let world = world(TargetAbilities { reservations: ReservationAbility::AbortWaits, ..ACL }).await;
-    let csi = world.csi().await;
-    let [(a, gone), (b, _two)] = attached(&world, &csi).await;
+    let (world, csi, [(a, gone), (b, _two)]) =
+        attached_at(TargetAbilities { reservations: ReservationAbility::AbortWaits, ..ACL }).await;
     csi.publish("vm-1", "node-b", RWX).await.unwrap();
     let (first, second) = (&a.attaches()[0], &b.attaches()[0]);
     assert!(first.reserve && second.reserve);
@@ -329,9 +326,7 @@ async fn another_node_preempts_the_registration_of_a_silent_one() {
 
 #[tokio::test]
 async fn a_fence_goes_on_where_a_killed_controller_left_it() {
-    let mut world = world(ACL).await;
-    let csi = world.csi().await;
-    let [(_a, gone), _b] = attached(&world, &csi).await;
+    let (mut world, csi, [(_a, gone), _b]) = attached_at(ACL).await;
     drop(gone);
     world.rds.stuck.send_replace(true);
     let asking = csi.clone();
@@ -442,9 +437,7 @@ async fn doctor_names_what_is_not_where_it_should_be() {
 
 #[tokio::test]
 async fn doctor_names_a_grant_whose_node_holds_nothing_and_cannot_get_it_back() {
-    let world = world(ACL).await;
-    let csi = world.csi().await;
-    let [(a, one), _b] = attached(&world, &csi).await;
+    let (world, csi, [(a, one), _b]) = attached_at(ACL).await;
     // Its kernel has lost the device, and does not get it again.
     *a.on_attach.lock().unwrap() = crate::agent::OnAttach::Fail("connect");
     let mut gone = a.hold("vm-1", a.attaches()[0].epoch.unwrap(), Phase::Connecting);

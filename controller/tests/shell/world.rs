@@ -105,10 +105,17 @@ impl World {
         world
     }
 
+    /// With a controller that runs, and a sidecar.
+    pub async fn served() -> (Self, Csi) {
+        let world = Self::started().await;
+        let csi = world.csi().await;
+        (world, csi)
+    }
+
     /// With a controller that runs, and agents of these nodes that are up.
     pub async fn with_nodes<const N: usize>(names: [&str; N]) -> (Self, Csi, [(Arc<Host>, Agent); N]) {
-        let world = Self::started().await;
-        let (csi, nodes) = (world.csi().await, world.nodes(names).await);
+        let (world, csi) = Self::served().await;
+        let nodes = world.nodes(names).await;
         (world, csi, nodes)
     }
 
