@@ -36,6 +36,7 @@
 mod certificates;
 mod controller;
 mod csi;
+mod fencing;
 mod metrics;
 mod node;
 mod options;

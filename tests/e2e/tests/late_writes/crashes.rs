@@ -11,7 +11,7 @@ use anyhow::Context;
 use cleat_e2e::world::{Access, AgentStart, Look, Rung, World, wait_for};
 use rds_sim::faults::{Action, Fault};
 
-use crate::scene::{HOLD, SOON, Silence, Survivor, Target, Writing, continue_agent, stop_agent};
+use crate::scene::{HOLD, SOON, Silence, Survivor, Target, Writing};
 
 /// How slow the RDS is to list its disks, with which each of its steps begins and ends.
 const SLOW_MS: u64 = 700;
@@ -84,7 +84,7 @@ impl Who {
         let asks_agent = matches!(step, "preempt" | "rekey");
         if asks_agent {
             is_at(writing, "any", |_| true).await?;
-            stop_agent(world.b()).await?;
+            world.b().freeze_agent().await?;
         }
         is_at(writing, step, |now| now == step).await?;
         match self {
@@ -93,7 +93,7 @@ impl Who {
             Self::SurvivorsAgent => return world.b().kill_agent().await,
         }
         if asks_agent {
-            continue_agent(world.b()).await?;
+            world.b().thaw_agent().await?;
         }
         Ok(())
     }

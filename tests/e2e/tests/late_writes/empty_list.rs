@@ -6,7 +6,7 @@ use anyhow::ensure;
 use cleat_e2e::world::{Access, Rung, World};
 use rds_sim::faults::{Action, Fault};
 
-use crate::scene::{Target, Writing, continue_agent, stop_agent};
+use crate::scene::{Target, Writing};
 
 /// Several times what a fence takes here.
 const LIE: Duration = Duration::from_secs(12);
@@ -18,7 +18,7 @@ const CALL: Duration = Duration::from_secs(3);
 pub(crate) async fn is_no_proof_against_a_silent_writer(world: &World) -> anyhow::Result<()> {
     let target = Target::of(world, Rung::Acl, 2);
     let mut writing = Writing::begin(world, "fence-empty-list", Access::RwoBlock, target).await?;
-    stop_agent(world.a()).await?;
+    world.a().freeze_agent().await?;
     // The disk itself is shown to whoever asks for it by its number.
     world.rds.add_fault(&Fault::all(Action::Slow { delay_ms: 0 }).only("GET", "/rest/disk/")).await?;
     let empty = Action::Fail { status: 200, body: serde_json::json!([]) };
@@ -43,7 +43,7 @@ pub(crate) async fn is_no_proof_against_a_silent_writer(world: &World) -> anyhow
     ensure!(looks > 0, "nothing was called while the list was empty");
     world.rds.clear_faults().await?;
     let then = writing.fenced("acl, asked again after an empty list").await?;
-    continue_agent(world.a()).await?;
+    world.a().thaw_agent().await?;
     writing.readmitted().await?;
     writing.nothing_landed_since(&then).await?;
     writing.end().await

@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use cleat_e2e::world::{Access, Rung, World};
 use tonic::Code;
 
-use crate::scene::{SOON, Silence, Survivor, Target, Writing, write};
+use crate::scene::{SOON, Silence, Survivor, Target, Writing};
 
 /// What was fenced, in words.
 fn what(target: &Target, silence: Silence) -> String {
@@ -47,7 +47,7 @@ pub(crate) async fn with_a_successor(world: &World, rung: Rung, silence: Silence
     writing.silence(silence).await?;
     let then = writing.fenced(&what).await?;
     let attached = world.attach(&writing.volume, world.b()).await?;
-    let mut successor = write(world.b(), &attached, 1, 1).await?;
+    let mut successor = world.b().write_on(&attached, 1, 1).await?;
     successor.wait_writes(20, SOON).await?;
     let refused = world.publish_within(&writing.volume, world.a(), SOON).await;
     ensure!(refused.is_err(), "a fenced node was granted a volume");
@@ -79,7 +79,7 @@ pub(crate) async fn with_the_export_off(
     writing.readmitted().await?;
     writing.nothing_landed_since(&then).await?;
     let attached = world.attach(&writing.volume, world.b()).await?;
-    let mut successor = write(world.b(), &attached, 1, 1).await?;
+    let mut successor = world.b().write_on(&attached, 1, 1).await?;
     successor.wait_writes(20, SOON).await?;
     successor.stop().await?;
     writing.end().await

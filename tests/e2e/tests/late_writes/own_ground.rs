@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::figures::figure;
 use crate::reservations::{Registrant, report};
-use crate::scene::{Silence, Survivor, Target, Writing, continue_agent, make, stop_agent};
+use crate::scene::{Silence, Survivor, Target, Writing, make};
 
 /// A kernel that is refused over its secret gives its controllers up at its next attempt; it may not have noticed yet
 /// that it was cut off.
@@ -39,7 +39,7 @@ pub(crate) async fn the_old_secret_lets_nobody_back_in(world: &World) -> anyhow:
     survivor.goes_on().await?;
 
     let a = world.a();
-    stop_agent(a).await?;
+    a.freeze_agent().await?;
     for network in Network::STORAGE {
         a.machine().restore_path(network)?;
     }
@@ -55,7 +55,7 @@ pub(crate) async fn the_old_secret_lets_nobody_back_in(world: &World) -> anyhow:
     let allowed = world.rds.allowed_hosts(&writing.volume.id).await?;
     ensure!(allowed.contains(&hosts[0]), "the list would have kept it out: {allowed:?}");
 
-    continue_agent(a).await?;
+    a.thaw_agent().await?;
     Silence::Partition.end(world).await?;
     writing.readmitted().await?;
     writing.nothing_landed_since(&then).await?;

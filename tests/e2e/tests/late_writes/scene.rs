@@ -10,9 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use cleat_e2e::sequence::Census;
 use cleat_e2e::world::{
-    Access, AgentStart, Attached, Look, Node, Rung, Stopped, TargetView, Volume, World, Writer, wait_for,
+    Access, AgentStart, Look, Rung, Stopped, TargetView, Volume, World, Writer, wait_for,
 };
-use cleat_e2e::writer::{OnError, WriteArgs};
 use cleat_proto::cleat::v1::EvidenceInfo;
 use uuid::Uuid;
 
@@ -67,7 +66,7 @@ impl Silence {
         let a = world.a();
         match self {
             Self::Partition => a.machine().cut_all()?,
-            Self::AgentStopped => stop_agent(a).await?,
+            Self::AgentStopped => a.freeze_agent().await?,
             Self::AgentDead => a.kill_agent().await?,
             Self::MachineFrozen => a.machine().freeze()?,
         }
@@ -78,22 +77,12 @@ impl Silence {
         let a = world.a();
         match self {
             Self::Partition => a.machine().restore_all()?,
-            Self::AgentStopped => continue_agent(a).await?,
+            Self::AgentStopped => a.thaw_agent().await?,
             Self::AgentDead => a.start_agent(AgentStart::default()).await?,
             Self::MachineFrozen => a.machine().resume()?,
         }
         Ok(())
     }
-}
-
-/// Stops a node's agent where it is.
-pub(crate) async fn stop_agent(node: &Node) -> anyhow::Result<()> {
-    node.sh("kill -STOP $(pidof cleat-agent)").await.map(drop)
-}
-
-/// Lets a stopped agent go on.
-pub(crate) async fn continue_agent(node: &Node) -> anyhow::Result<()> {
-    node.sh("kill -CONT $(pidof cleat-agent)").await.map(drop)
 }
 
 /// A volume, and its target, on which one rung of the ladder is taken.
@@ -151,20 +140,6 @@ pub(crate) struct Writing<'w> {
     file: PathBuf,
 }
 
-/// A writer on a node, in a region of its own.
-pub(crate) async fn write(
-    node: &Node,
-    attached: &Attached,
-    region: u32,
-    depth: u16,
-) -> anyhow::Result<Writer> {
-    let (volume, name) = (attached.volume.id.parse()?, node.name().parse()?);
-    let mut options = WriteArgs::new(&attached.target_path, volume, name, region);
-    (options.start_seq, options.interval_us, options.queue_depth) = (Some(0), 5_000, depth);
-    options.on_error = OnError::Retry;
-    node.write_with(&options).await
-}
-
 /// A volume that is fenced by nothing weaker than the rung; and another one beside it, which nobody uses: a target that
 /// has but one volume is none, and does not listen at all while that one's export is off.
 pub(crate) async fn make(world: &World, name: &str, access: Access, rung: Rung) -> anyhow::Result<Volume> {
@@ -192,7 +167,7 @@ impl<'w> Writing<'w> {
     /// Lets node-a write to a volume that is made.
     pub(crate) async fn begin_on(world: &'w World, volume: Volume, target: Target) -> anyhow::Result<Self> {
         let attached = world.attach(&volume, world.a()).await?;
-        let mut writer = write(world.a(), &attached, 0, 16).await?;
+        let mut writer = world.a().write_on(&attached, 0, 16).await?;
         let seen = writer.wait_writes(50, SOON).await?;
         let run = seen.facts.context("a writer without a run")?.nonce;
         let file = world.rds.disk(&volume.id).await?.file;
@@ -206,17 +181,8 @@ impl<'w> Writing<'w> {
 
     /// Lets the target hold what node-a writes, and node-a go silent with that in flight.
     pub(crate) async fn silence(&self, how: Silence) -> anyhow::Result<()> {
-        self.world.rds.hold_writes(&self.volume.id, HOLD, REGION_BYTES).await?;
-        wait_for("the target to hold writes of node-a", SOON, async || {
-            let burden = self.world.rds.burden().await?;
-            Ok(Look::holds(burden.in_flight >= 8, format!("{burden:?}")))
-        })
-        .await?;
+        self.world.rds.hold_in_flight(&self.volume.id, HOLD, REGION_BYTES, 8, SOON).await?;
         how.begin(self.world).await
-    }
-
-    async fn census(&self) -> anyhow::Result<Census> {
-        self.world.rds.census(&self.file).await
     }
 
     /// Unpublishes from node-a until that succeeds, on this rung's proof; what the target then holds.
@@ -230,48 +196,20 @@ impl<'w> Writing<'w> {
         })
         .await?;
         let took = begun.elapsed();
-        let then = self.census().await?;
+        let then = self.world.rds.census(&self.file).await?;
         figure(&format!("proof: {what}"), took, "");
-        self.target.check(&self.evidence().await?)?;
+        self.target.check(&self.world.evidence(&self.volume, self.world.a()).await?)?;
         Ok(then)
-    }
-
-    /// The proof on which node-a was taken off.
-    async fn evidence(&self) -> anyhow::Result<EvidenceInfo> {
-        let info = self.world.controller.volume(&self.volume.id).await?;
-        info.past_evidence.into_iter().find(|proof| proof.node_id == "node-a").context("no evidence is kept")
     }
 
     /// node-a is granted nothing until its agent has shown that it holds nothing; then nothing of it is left.
     pub(crate) async fn readmitted(&self) -> anyhow::Result<()> {
-        let a = self.world.a();
-        wait_for("node-a to be re-admitted", READMITTED, async || {
-            let nodes = self.world.controller.nodes().await?;
-            let node = nodes.into_iter().find(|node| node.node_id == "node-a").context("no node-a")?;
-            let clean = node.session == "connected" && node.standing == "Admitted";
-            Ok(Look::holds(
-                clean,
-                format!("{} and {}: {}", node.session, node.standing, node.standing_reason),
-            ))
-        })
-        .await?;
-        let left = a.nvme_controllers().await?;
-        ensure!(left.is_empty(), "re-admitted with {left:?} in its kernel");
-        Ok(())
+        self.world.wait_readmitted(self.world.a(), READMITTED, |_| ()).await
     }
 
     /// Nothing of node-a's run has landed since, and nothing does for a while.
     pub(crate) async fn nothing_landed_since(&self, then: &Census) -> anyhow::Result<()> {
-        let late = wait_for("a late write", WATCHED, async || {
-            let late = self.census().await?.landed_since(then, self.run);
-            Ok(Look::some(Some(late).filter(|late| *late > 0), "none"))
-        })
-        .await;
-        // Not seen is not enough: a look may have failed each time. The last one has to succeed.
-        let late = match late {
-            Ok(late) => late,
-            Err(_) => self.census().await?.landed_since(then, self.run),
-        };
+        let late = self.world.rds.landed_since(&self.file, then, self.run, WATCHED).await?;
         ensure!(late == 0, "{late} writes of the fenced node landed after the proof");
         // What follows is not about time.
         self.world.rds.hold_writes(&self.volume.id, Duration::ZERO, REGION_BYTES).await
@@ -285,7 +223,7 @@ impl<'w> Writing<'w> {
         a.unpublish(&self.volume).await.context("NodeUnpublish on node-a")?;
         a.unstage(&self.volume).await.context("NodeUnstage on node-a")?;
         let attached = self.world.attach(&self.volume, a).await.context("once more")?;
-        self.writer = write(a, &attached, 2, 1).await?;
+        self.writer = a.write_on(&attached, 2, 1).await?;
         self.writer.wait_writes(20, SOON).await.map(drop)
     }
 
@@ -293,15 +231,7 @@ impl<'w> Writing<'w> {
     pub(crate) async fn end(mut self) -> anyhow::Result<()> {
         // It may have ended by itself: its device is gone.
         let _ = self.writer.stop().await;
-        for node in self.world.nodes() {
-            node.unpublish(&self.volume)
-                .await
-                .with_context(|| format!("NodeUnpublish on {}", node.name()))?;
-            node.unstage(&self.volume).await.with_context(|| format!("NodeUnstage on {}", node.name()))?;
-            self.world.unpublish(&self.volume, node).await.context("ControllerUnpublish")?;
-        }
-        self.world.delete_volume(&self.volume).await.context("DeleteVolume")?;
-        Ok(())
+        self.world.take_away(&self.volume, self.world.nodes()).await
     }
 }
 
@@ -315,7 +245,7 @@ pub(crate) struct Survivor {
 impl Survivor {
     pub(crate) async fn begin(writing: &Writing<'_>) -> anyhow::Result<Self> {
         let attached = writing.world.attach(&writing.volume, writing.world.b()).await?;
-        let mut writer = write(writing.world.b(), &attached, 1, 1).await?;
+        let mut writer = writing.world.b().write_on(&attached, 1, 1).await?;
         writer.wait_writes(50, SOON).await?;
         let rest = Duration::from_micros(writer.seen().counts.max_gap_us);
         Ok(Self { writer, rest, portals: writing.target.view.portals })

@@ -7,8 +7,8 @@ use cleat_e2e::world::{Access, World};
 use tonic::Code;
 
 use crate::fixture::{
-    self, SOON, attached, attachment, controllers, delete, epoch_in, freeze_agent, holds_nothing, refused,
-    remove, stop_unharmed, take_off, thaw_agent, verified, wait_attachment, wait_live,
+    self, SOON, attached, attachment, controllers, delete, epoch_in, holds_nothing, refused, remove,
+    stop_unharmed, take_off, verified, wait_attachment, wait_live,
 };
 
 /// The words are those that the issue asks for: they tell a person what to do instead.
@@ -58,7 +58,7 @@ pub(crate) async fn a_move_waits_for_the_detach_under_way_and_is_granted_at_once
     world.a().unstage(&volume).await?;
 
     // Frozen, so that the detach is surely under way when the Publish comes.
-    freeze_agent(world.a()).await?;
+    world.a().freeze_agent().await?;
     let off = async { world.unpublish(&volume, world.a()).await };
     let on = async {
         wait_attachment(world, &volume, world.a(), "draining", |a| a.phase == "Draining").await?;
@@ -66,7 +66,7 @@ pub(crate) async fn a_move_waits_for_the_detach_under_way_and_is_granted_at_once
         let thaw = async {
             fixture::wait_waiting(world, &volume, world.b()).await?;
             ensure!(controllers(world.b(), &volume).await?.is_empty(), "connected before the other was gone");
-            thaw_agent(world.a()).await
+            world.a().thaw_agent().await
         };
         let (granted, thawed) = tokio::join!(waiting, thaw);
         thawed?;

@@ -11,9 +11,9 @@ use rds_sim::faults::{Action, Fault};
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, attached, cut_off_with_a_directive, delete, epoch_in, freeze_agent, holds_nothing,
-    publish_until_done, refused, remove, requests, stop_unharmed, thaw_agent, unpublish_until_done,
-    wait_attachment, wait_gone, wait_live, wait_request,
+    self, LATER, SOON, attached, cut_off_with_a_directive, delete, epoch_in, holds_nothing,
+    publish_until_done, refused, remove, requests, stop_unharmed, unpublish_until_done, wait_attachment,
+    wait_gone, wait_live, wait_request,
 };
 
 const SET_DISK: &str = "PATCH /rest/disk/*";
@@ -49,7 +49,7 @@ impl Held {
                 let slow = Action::Slow { delay_ms: 1200 };
                 world.rds.add_fault(&Fault::all(slow).only("GET", "/rest/disk")).await
             }
-            Self::AgentTold | Self::AgentDone => freeze_agent(world.a()).await,
+            Self::AgentTold | Self::AgentDone => world.a().freeze_agent().await,
         }
     }
 
@@ -79,7 +79,7 @@ impl Held {
     async fn let_go(self, world: &World) -> anyhow::Result<()> {
         match self {
             Self::RdsAsked | Self::RdsDone => world.rds.clear_faults().await,
-            Self::AgentTold => thaw_agent(world.a()).await,
+            Self::AgentTold => world.a().thaw_agent().await,
             Self::AgentDone => Ok(world.a().machine().restore_path(Network::Management)?),
         }
     }

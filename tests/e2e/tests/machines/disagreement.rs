@@ -8,8 +8,8 @@ use cleat_rig::Network;
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, controllers, cut_off_with_a_directive, delete, freeze_agent, holds_nothing,
-    publish_until_done, remove, unpublish_until_done, wait_gone, wait_live,
+    self, LATER, controllers, cut_off_with_a_directive, delete, holds_nothing, publish_until_done, remove,
+    unpublish_until_done, wait_gone, wait_live,
 };
 
 /// How long the attacher waits for an answer: longer than the silence deadline, shorter than the controller waits.
@@ -24,7 +24,7 @@ pub(crate) async fn an_attach_whose_answer_was_lost_is_the_same_attach_when_repe
     world: &World,
 ) -> anyhow::Result<()> {
     let volume = fixture::volume(world, "lost-attach", Access::RwoBlock).await?;
-    freeze_agent(world.a()).await?;
+    world.a().freeze_agent().await?;
     let trouble = async {
         cut_off_with_a_directive(world, &volume, world.a(), "Connecting").await?;
         wait_live(world.a(), &volume, 2).await
@@ -55,7 +55,7 @@ pub(crate) async fn a_detach_whose_answer_was_lost_is_proven_when_repeated(
     let volume = fixture::volume(world, "lost-detach", Access::RwoBlock).await?;
     publish_until_done(world, &volume, world.a()).await?;
     wait_live(world.a(), &volume, 2).await?;
-    freeze_agent(world.a()).await?;
+    world.a().freeze_agent().await?;
     let trouble = async {
         cut_off_with_a_directive(world, &volume, world.a(), "Draining").await?;
         wait_gone(world.a(), &volume).await

@@ -216,16 +216,6 @@ pub(crate) fn epoch_in(context: &PublishContext) -> anyhow::Result<(u64, u64)> {
     Ok((term.parse()?, seq.parse()?))
 }
 
-/// Stops a node's agent in its tracks: it keeps its connections and answers nothing.
-pub(crate) async fn freeze_agent(node: &Node) -> anyhow::Result<()> {
-    node.sh("kill -STOP $(pidof cleat-agent)").await.map(drop)
-}
-
-/// Undoes [`freeze_agent`].
-pub(crate) async fn thaw_agent(node: &Node) -> anyhow::Result<()> {
-    node.sh("kill -CONT $(pidof cleat-agent)").await.map(drop)
-}
-
 /// With the agent frozen: lets a directive that has made the attachment's phase be in its socket, cuts the agent off
 /// the controller, and lets it work.
 pub(crate) async fn cut_off_with_a_directive(
@@ -246,7 +236,7 @@ pub(crate) async fn cut_off_with_a_directive(
         .await?;
     }
     node.machine().cut_path(Network::Management)?;
-    thaw_agent(node).await
+    node.thaw_agent().await
 }
 
 /// Bytes from the controller that wait in the sockets of a node's agent.

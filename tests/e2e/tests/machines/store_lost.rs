@@ -5,8 +5,7 @@ use cleat_e2e::world::{Access, World};
 use tonic::Code;
 
 use crate::fixture::{
-    self, LATER, SOON, attached, freeze_agent, holds_nothing, remove, stop_unharmed, thaw_agent,
-    unpublish_until_done, verified,
+    self, LATER, SOON, attached, holds_nothing, remove, stop_unharmed, unpublish_until_done, verified,
 };
 
 /// The node is not heard, and goes on writing: nobody is let in beside it, and its detach is not answered as done.
@@ -14,7 +13,7 @@ pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::R
     let (volume, attached) = attached(world, "store-lost", Access::RwoBlock, world.a()).await?;
     let mut writer = fixture::writing(world.a(), &attached, 0, Some(1), 5).await?;
 
-    freeze_agent(world.a()).await?;
+    world.a().freeze_agent().await?;
     world.controller.kill().await?;
     for file in ["controller-state", "controller-state-wal"] {
         let path = world.folder().join(file);
@@ -39,7 +38,7 @@ pub(crate) async fn a_silent_writer_keeps_others_out(world: &World) -> anyhow::R
     let run = stop_unharmed(&mut writer).await?;
 
     // Heard again, it is known by its host NQN, and says itself what it holds.
-    thaw_agent(world.a()).await?;
+    world.a().thaw_agent().await?;
     world.wait_session(world.a(), LATER).await?;
     world.a().unpublish(&volume).await?;
     world.a().unstage(&volume).await?;

@@ -9,9 +9,9 @@ use anyhow::{Context, ensure};
 use cleat_proto::cleat::v1::{EvidenceInfo, FenceRequest};
 
 use super::figures::{Sample, Steps};
-use super::load::{Load, SOON, Seat, VOLUME_BYTES, hold};
+use super::load::{Load, Seat, VOLUME_BYTES, hold};
 use super::{Round, Scene};
-use crate::world::{Access, Look, Metrics, Node, Volume, wait_for};
+use crate::world::{Access, Metrics, Node, Volume};
 
 const LONG: Duration = Duration::from_secs(120);
 /// A session, the Revoke, and the kernel's own reconnects.
@@ -37,7 +37,7 @@ impl Scene<'_> {
             false => None,
         };
         let mut load = Load::begin(&volume.id, &seat, other.as_ref()).await?;
-        node.sh("kill -STOP $(pidof cleat-agent)").await?;
+        node.freeze_agent().await?;
         let before = world.controller.metrics().await?;
         if round.held {
             hold(&world.rds, &volume.id).await?;
@@ -48,8 +48,8 @@ impl Scene<'_> {
         let mut steps = steps(&before, &world.controller.metrics().await?);
         let calls: f64 = steps.iter().filter(|(name, _)| *name != AFTERWARDS).map(|(_, ms)| ms).sum();
         steps.insert(ELSEWHERE.to_owned(), (proof_ms - calls).max(0.0));
-        node.sh("kill -CONT $(pidof cleat-agent)").await?;
-        self.readmitted(node).await?;
+        node.thaw_agent().await?;
+        world.wait_readmitted(node, READMITTED, |_| ()).await?;
         load.end().await;
         self.take_away(&volume).await?;
         Ok(Sample { proof_ms, stall_ms, rest_ms, steps })
@@ -72,9 +72,7 @@ impl Scene<'_> {
         let answer = tokio::time::timeout(LONG, controller.operator().fence(request)).await;
         let took = begun.elapsed();
         answer.with_context(|| format!("no proof within {LONG:?}"))?.context("Fence")?;
-        let info = controller.volume(&volume.id).await?;
-        let proof = info.past_evidence.into_iter().find(|proof| proof.node_id == node.name());
-        let proof = proof.context("a Fence that was answered has left no evidence")?;
+        let proof = self.world.evidence(volume, node).await?;
         ensure!(self.is_proof(&proof), "another proof than this rung's: {proof:?}");
         Ok(took.as_secs_f64() * 1000.0)
     }
@@ -83,27 +81,10 @@ impl Scene<'_> {
         proof.verdict == "Fenced" && proof.source == self.rung.source() && !proof.drained_by.is_empty()
     }
 
-    async fn readmitted(&self, node: &Node) -> anyhow::Result<()> {
-        wait_for(format!("{} to be let in again", node.name()), READMITTED, async || {
-            let nodes = self.world.controller.nodes().await?;
-            let info =
-                nodes.into_iter().find(|info| info.node_id == node.name()).context("it is not known")?;
-            let now = format!("{} and {}: {}", info.session, info.standing, info.standing_reason);
-            Ok(Look::holds(info.session == "connected" && info.standing == "Admitted", now))
-        })
-        .await
-        .map_err(Into::into)
-    }
-
     async fn take_away(&self, volume: &Volume) -> anyhow::Result<()> {
         let world = self.world;
         let used = if self.survives() { 2 } else { 1 };
-        for node in &world.nodes()[..used] {
-            node.unpublish(volume).await.with_context(|| format!("NodeUnpublish on {}", node.name()))?;
-            node.unstage(volume).await.with_context(|| format!("NodeUnstage on {}", node.name()))?;
-            world.unpublish_within(volume, node, SOON).await.context("ControllerUnpublish")?;
-        }
-        world.delete_volume(volume).await.context("DeleteVolume")?;
+        world.take_away(volume, &world.nodes()[..used]).await?;
         let left = world.a().nvme_controllers().await?;
         ensure!(left.is_empty(), "{left:?} left behind on {}", world.a().name());
         Ok(())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 
 use super::HOLD;
-use crate::world::{Look, Node, Rds, Writer, wait_for};
+use crate::world::{Node, Rds, Writer};
 use crate::writer::WriteArgs;
 use crate::writer::args::DEFAULT_REGION_BYTES;
 
@@ -85,11 +85,5 @@ async fn start(volume: &str, seat: &Seat<'_>, region: u32, depth: u16) -> anyhow
 
 /// Has the store hold what the fenced host writes from now on, and waits until it does.
 pub(super) async fn hold(rds: &Rds, slot: &str) -> anyhow::Result<()> {
-    rds.hold_writes(slot, HOLD, DEFAULT_REGION_BYTES).await?;
-    wait_for("the target to hold writes", SOON, async || {
-        let burden = rds.burden().await?;
-        Ok(Look::holds(burden.in_flight >= u64::from(DEPTH / 2), format!("{burden:?}")))
-    })
-    .await
-    .map_err(Into::into)
+    rds.hold_in_flight(slot, HOLD, DEFAULT_REGION_BYTES, u64::from(DEPTH / 2), SOON).await.map(drop)
 }

@@ -13,8 +13,7 @@ use super::super::say::{Say, duration};
 use super::silence::Silence;
 use super::{FENCE_AFTER, FenceSabotage, RungOutcome};
 use crate::sequence::Census;
-use crate::world::{Access, Attached, Kernels, Look, Node, Rung, Volume, World, Writer, wait_for};
-use crate::writer::{OnError, WriteArgs};
+use crate::world::{Access, Kernels, Look, Node, Rung, Volume, World, Writer, wait_for};
 
 const VOLUME_BYTES: u64 = 192 << 20;
 const SOON: Duration = Duration::from_secs(20);
@@ -126,7 +125,8 @@ impl<'c> Climb<'c> {
         depth: u16,
     ) -> anyhow::Result<Writer> {
         let attached = self.world.attach(volume, node).await?;
-        let writer = write(&attached, node, region, depth).await?;
+        let mut writer = node.write_on(&attached, region, depth).await?;
+        writer.wait_writes(50, SOON).await?;
         self.say.line(&format!("{} is attached and writes, {depth} at a time", node.name()));
         Ok(writer)
     }
@@ -138,13 +138,7 @@ impl<'c> Climb<'c> {
             rds.pretend(sabotage.pretend()).await?;
             self.say.line(&format!("sabotage: the target only pretends ({:?})", sabotage.pretend()));
         }
-        rds.hold_writes(&doubted.volume.id, HOLD, HELD_BYTES).await?;
-        let burden = wait_for("the target to hold writes of node-a", SOON, async || {
-            let burden = rds.burden().await?;
-            let seen = format!("{burden:?}");
-            Ok(Look::some(Some(burden).filter(|burden| burden.in_flight >= 8), seen))
-        })
-        .await?;
+        let burden = rds.hold_in_flight(&doubted.volume.id, HOLD, HELD_BYTES, 8, SOON).await?;
         let silence = Silence::of(self.rung);
         silence.begin(self.world.a())?;
         self.say.line(&format!(
@@ -196,9 +190,7 @@ impl<'c> Climb<'c> {
             duration(took),
             duration(FENCE_AFTER)
         ));
-        let info = world.controller.volume(&doubted.volume.id).await?;
-        let proof = info.past_evidence.into_iter().find(|proof| proof.node_id == "node-a");
-        let proof = proof.context("no evidence is kept")?;
+        let proof = world.evidence(&doubted.volume, world.a()).await?;
         let words = format!("{}, {}: {}", proof.verdict, proof.source, proof.drained_by);
         self.say.detail(&format!("proof: {words}"));
         if !proof.assumption.is_empty() {
@@ -223,19 +215,14 @@ impl<'c> Climb<'c> {
         let world = self.world;
         let mut told = String::new();
         let say = &mut *self.say;
-        wait_for("node-a to be re-admitted", READMITTED, async || {
-            let nodes = world.controller.nodes().await?;
-            let node = nodes.into_iter().find(|node| node.node_id == "node-a").context("no node-a")?;
-            let now = format!("node-a is {} and {}: {}", node.session, node.standing, node.standing_reason);
-            if told != now {
-                say.line(now.trim_end_matches([':', ' ']));
-                told.clone_from(&now);
-            }
-            Ok(Look::holds(node.session == "connected" && node.standing == "Admitted", now))
-        })
-        .await?;
-        let left = world.a().nvme_controllers().await?;
-        ensure!(left.is_empty(), "re-admitted with {left:?} in its kernel");
+        world
+            .wait_readmitted(world.a(), READMITTED, |now| {
+                if told != now {
+                    say.line(now.trim_end_matches([':', ' ']));
+                    now.clone_into(&mut told);
+                }
+            })
+            .await?;
         self.say.line("node-a is re-admitted: what it held is revoked, its kernel has no controller left");
         self.readmitted = true;
         Ok(())
@@ -244,16 +231,7 @@ impl<'c> Climb<'c> {
     /// Looks for writes of node-a that landed since the proof, and for a while for one that still does.
     async fn judge(&mut self, doubted: &Doubted, then: &Census) -> anyhow::Result<()> {
         let rds = &self.world.rds;
-        let late = wait_for("a late write", WATCHED, async || {
-            let late = rds.census(&doubted.file).await?.landed_since(then, doubted.run);
-            Ok(Look::some(Some(late).filter(|late| *late > 0), "none"))
-        })
-        .await;
-        // One last look that can fail: a census that could not be taken is not "none".
-        let late = match late {
-            Ok(late) => late,
-            Err(_) => rds.census(&doubted.file).await?.landed_since(then, doubted.run),
-        };
+        let late = rds.landed_since(&doubted.file, then, doubted.run, WATCHED).await?;
         self.came.late_writes = Some(late);
         ensure!(late == 0, "{late} writes of node-a landed after the proof");
         self.say.line("nothing of node-a has landed since the proof");
@@ -269,24 +247,8 @@ impl<'c> Climb<'c> {
             let mut successor = self.start_writer(volume, world.b(), 1, 1).await?;
             successor.stop().await?;
         }
-        for node in world.nodes() {
-            node.unpublish(volume).await.with_context(|| format!("NodeUnpublish on {}", node.name()))?;
-            node.unstage(volume).await.with_context(|| format!("NodeUnstage on {}", node.name()))?;
-            world.unpublish(volume, node).await.context("ControllerUnpublish")?;
-        }
-        world.delete_volume(volume).await.context("DeleteVolume")?;
-        Ok(())
+        world.take_away(volume, world.nodes()).await
     }
-}
-
-async fn write(attached: &Attached, node: &Node, region: u32, depth: u16) -> anyhow::Result<Writer> {
-    let (volume, name) = (attached.volume.id.parse()?, node.name().parse()?);
-    let mut options = WriteArgs::new(&attached.target_path, volume, name, region);
-    (options.start_seq, options.interval_us, options.queue_depth) = (Some(0), 5_000, depth);
-    options.on_error = OnError::Retry;
-    let mut writer = node.write_with(&options).await?;
-    writer.wait_writes(50, SOON).await?;
-    Ok(writer)
 }
 
 fn longest_gap_ms(writer: &Writer) -> u64 {
