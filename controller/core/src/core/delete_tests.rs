@@ -84,10 +84,8 @@ fn a_volume_made_again_is_kept_from_whoever_may_hold_old_writes() {
 #[test]
 fn of_a_node_that_is_gone_and_a_volume_that_was_deleted_nothing_is_kept() {
     let mut b = deleted_behind_a_fence(able());
-    let gone = RequestId(95);
-    let (by, reason) = ("a person".into(), "scrapped".into());
-    b.event(Event::DeclareGone { request: gone, node: n("a"), by, reason });
-    assert_eq!(b.reply(gone), Some(Ok(Reply::Declared)));
+    b.declare_gone(95, "a");
+    assert_eq!(b.reply(RequestId(95)), Some(Ok(Reply::Declared)));
     assert!(b.stored.is_empty(), "{:?}", b.stored);
 }
 

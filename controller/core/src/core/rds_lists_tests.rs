@@ -33,9 +33,7 @@ impl Harness {
 }
 
 fn fencing() -> Harness {
-    let target =
-        TargetAbilities { acl: true, export_cuts: true, export_drains: true, ..TargetAbilities::default() };
-    Harness::with(Config { target, ..Config::default() })
+    Harness::with(Config { target: able(), ..Config::default() })
 }
 
 /// Attached on `a`, whose agent is silent from then on; then a start of the controller.
@@ -52,13 +50,11 @@ fn attached_and_restarted(volumes: bool, nodes: bool) -> Harness {
 fn before_the_rds_has_listed_nothing_is_answered_as_done() {
     let mut b = attached_and_restarted(false, false);
     b.up("b", "1", vec![]);
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("a");
     b.event(Event::RdsNotListed { error: "connection refused".into() });
     let first_list = Wait::FirstList { since: b.core.began, last: Some("connection refused".into()) };
     assert_eq!(b.waits_for(), Some(first_list.clone()));
-    let publish = b.publish("b", Access::Rwo);
-    assert_eq!(b.reply(publish), None);
+    let publish = b.publish_waits("b", Access::Rwo);
     b.event(Event::DeleteBegins { request: RequestId(99), volume: v() });
     assert!(matches!(b.refusal(RequestId(99)), Refusal::StillWaiting { .. }));
     b.pass(b.config.request_limit_ms);
@@ -80,8 +76,7 @@ fn with_the_store_lost_a_listed_host_is_fenced_before_its_detach_ends() {
     let publish = b.publish("bb", Access::Rwo);
     assert!(matches!(b.refusal(publish), Refusal::AttachedElsewhere { .. }), "another host may write");
     // The node is not known, so that host may be it.
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     b.pass(b.config.fence_after_ms + 1);
     assert!(
         matches!(b.rds_asked(), Some((_, RdsRequest::Deny { host_nqn, fence: true, .. })) if host_nqn == nqn("a"))
@@ -112,8 +107,7 @@ fn a_node_in_the_registry_is_known_on_the_list_while_it_is_silent() {
     let other = b.unpublish("c");
     assert_eq!(b.reply(other), Some(Ok(Reply::Unpublished)), "the one host on the list is a's");
     assert_eq!(b.phase("a"), Some("Stray"));
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     b.up("a", "1", vec![]);
     b.agent(absent("live"));
     assert_eq!(b.reply(unpublish), None, "nobody knows whether a path had broken before");
@@ -140,8 +134,7 @@ fn a_store_rolled_back_to_before_a_grant_lets_nobody_in_beside_it() {
     b.list(vec![listed(&["bb"], true)]);
     assert_eq!(b.core.volumes[&v()].holders(), [n("a"), n("bb")]);
     assert_eq!((b.rds_asked(), b.directed()), (None, None), "and not beside bb");
-    let unpublish = b.unpublish("bb");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("bb");
     b.pass(b.config.fence_after_ms + 1);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Deny { host_nqn, .. })) if host_nqn == nqn("bb")));
 }
@@ -162,8 +155,7 @@ fn a_silent_nodes_record_does_not_say_that_it_is_not_an_unknown_host() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![listed(&["bb"], true)]);
     // It may have been made anew since, with another host NQN.
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("a");
 }
 
 #[test]
@@ -173,8 +165,7 @@ fn a_stray_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
     b.list(unlisted());
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
     b.list(unlisted());
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("a");
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
 }
 
@@ -182,8 +173,7 @@ fn a_stray_of_one_node_does_not_settle_what_is_not_known_of_the_others() {
 fn what_a_list_lacks_for_a_moment_is_not_absent() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![]);
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     let unlisted = Wait::ListOf { volume: v(), lacked_for_ms: ABSENT_FOR_MS, last: None };
     assert_eq!(b.waits_for(), Some(unlisted));
     b.list(vec![listed(&["a"], true)]);
@@ -206,8 +196,7 @@ fn an_export_found_off_without_a_record_waits_for_every_node_or_the_bound() {
         b.core.config.target.acl = enforced;
         b.list(vec![listed(&[], false)]);
         b.up("bb", "1", vec![]);
-        let publish = b.publish("bb", Access::Rwo);
-        assert_eq!(b.reply(publish), None);
+        b.publish_waits("bb", Access::Rwo);
         let wait = b.waits_for();
         let found_off = matches!(
             wait,
@@ -241,8 +230,7 @@ fn an_export_on_against_its_record_waits_for_every_node_not_gone() {
     b.restart_with(true, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![]);
-    let publish = b.publish("bb", Access::Rwo);
-    assert_eq!(b.reply(publish), None);
+    b.publish_waits("bb", Access::Rwo);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
     b.declare_gone(90, "a");
     assert_eq!(b.reply(RequestId(90)), Some(Ok(Reply::Declared)));
@@ -299,8 +287,7 @@ fn where_no_lists_are_kept_the_stray_of_one_node_says_nothing_of_another() {
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
     assert_eq!(b.phase("bb"), Some("Stray"));
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("a");
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
 }
 
@@ -308,8 +295,7 @@ fn where_no_lists_are_kept_the_stray_of_one_node_says_nothing_of_another() {
 fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
     b.up("a", "1", vec![]);
     assert_eq!(b.reply(unpublish), None, "what it had on its way may land yet");
@@ -321,8 +307,7 @@ fn where_no_lists_are_kept_a_silent_node_speaks_for_itself() {
 fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
     let mut b = attached_and_restarted(false, false);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     b.declare_gone(90, "aa");
     assert!(matches!(b.refusal(RequestId(90)), Refusal::UnknownNode { .. }), "a name not typed right");
     b.declare_gone(90, "a");
@@ -334,8 +319,7 @@ fn with_all_lost_a_person_can_say_that_a_node_somebody_asks_about_is_gone() {
 fn a_list_that_cannot_be_read_is_waited_for_until_it_can() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![ListedVolume { problem: Some("two disks of that name".into()), ..listed(&[], true) }]);
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    let unpublish = b.unpublish_waits("a");
     let unreadable = Wait::ReadableList { volume: v(), problem: "two disks of that name".into() };
     assert_eq!(b.waits_for(), Some(unreadable));
     b.list(vec![listed(&[], true)]);
@@ -431,8 +415,7 @@ fn a_proof_on_record_is_worth_nothing_for_a_host_that_may_connect() {
 #[test]
 fn a_proof_on_record_holds_for_a_host_that_is_off_the_list() {
     let mut b = restarted_in_a_detach(|b| b.agent(absent("live")));
-    let unpublish = b.unpublish("a");
-    assert_eq!(b.reply(unpublish), None);
+    b.unpublish_waits("a");
     b.list(vec![listed(&[], true)]);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "{:?}", b.effects);
     b.rds(Ok(()));
@@ -535,8 +518,7 @@ fn a_drain_bound_that_has_passed_is_not_said_to_be_waited_for() {
 fn renamed(boot: &str) -> Harness {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
-    b.hello("bb", identity("a", boot));
-    b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
+    b.up_as("bb", identity("a", boot), vec![]);
     b.pass(b.config.drain_bound_ms + 1);
     b
 }
@@ -558,8 +540,7 @@ fn a_host_under_another_name_and_boot_may_be_another_host() {
     // Another start does not forget it, nor does its own word that it is here.
     b.restart_with(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
-    b.hello("bb", identity("a", "2"));
-    b.event(Event::Inventory { node: n("bb"), session: b.session("bb"), volumes: vec![] });
+    b.up_as("bb", identity("a", "2"), vec![]);
     b.publish("bb", Access::Rwo);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
     // A person's word ends it.

@@ -1,7 +1,7 @@
 //! Volumes that somebody has connected by hand, on nodes that are being granted them or were not granted them at all.
 //! Each was found by the model, and is here as short as it gets.
 
-use crate::core::tests::{Harness, absent, identity, n, namespace, observed_of, ready, v};
+use crate::core::tests::{Harness, able, absent, identity, n, namespace, observed_of, ready, v};
 use crate::*;
 
 /// Shorter than any request may wait.
@@ -128,9 +128,7 @@ fn what_agents_never_answer_is_not_kept_for_ever() {
 
 #[test]
 fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
-    let target =
-        TargetAbilities { acl: true, export_cuts: true, export_drains: true, ..TargetAbilities::default() };
-    let mut b = Harness::with(Config { target, ..Config::default() });
+    let mut b = Harness::with(Config { target: able(), ..Config::default() });
     b.up("a", "1", vec![]);
     b.up("bb", "1", vec![]);
     b.attach("a", Access::RwxBlock);

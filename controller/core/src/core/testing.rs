@@ -207,7 +207,12 @@ impl Harness {
     }
 
     pub(super) fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {
-        self.hello(name, identity(name, boot));
+        self.up_as(name, identity(name, boot), volumes);
+    }
+
+    /// A host with this identity is heard under that name.
+    pub(super) fn up_as(&mut self, name: &str, identity: NodeIdentity, volumes: Vec<Observed>) {
+        self.hello(name, identity);
         self.event(Event::Inventory { node: n(name), session: self.session(name), volumes });
     }
 
@@ -232,6 +237,20 @@ impl Harness {
         self.requests += 1;
         let request = RequestId(self.requests);
         self.event(Event::Unpublish { request, volume: v(), node: Some(n(name)) });
+        request
+    }
+
+    /// As [`Self::publish`], which is not answered yet.
+    pub(super) fn publish_waits(&mut self, name: &str, access: Access) -> RequestId {
+        let request = self.publish(name, access);
+        assert_eq!(self.reply(request), None, "{:?}", self.effects);
+        request
+    }
+
+    /// As [`Self::unpublish`], which is not answered yet.
+    pub(super) fn unpublish_waits(&mut self, name: &str) -> RequestId {
+        let request = self.unpublish(name);
+        assert_eq!(self.reply(request), None, "{:?}", self.effects);
         request
     }
 

@@ -203,8 +203,7 @@ fn answers_to_other_operations_sessions_or_epochs_change_nothing() {
 fn a_silent_agent_keeps_an_unpublish_waiting_and_then_it_says_for_whom() {
     let mut b = alone(TargetAbilities::default());
     b.silent("a");
-    let request = b.unpublish("a");
-    assert!(b.reply(request).is_none());
+    let request = b.unpublish_waits("a");
     b.pass(Config::default().request_limit_ms);
     let Refusal::CannotFence { agent, .. } = b.refusal(request) else { panic!("{:?}", b.effects) };
     assert_eq!(agent.node, n("a"));
