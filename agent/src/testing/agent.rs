@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::kernel::{HOST, HOST_ID, Kernel, UUID, portal};
+use super::kernel::{HOST, HOST_ID, Kernel, UUID, World, portal};
 use crate::ledger::{Grant, Ledger, LedgerEntry};
 use crate::link::Link;
 use crate::name::{Epoch, NqnPrefix, OperationId, VolumeId};
@@ -65,6 +65,26 @@ impl Machine {
     /// Another process of the agent.
     pub(crate) fn agent(&self) -> Agent {
         Agent::start(&self.kernel, self.dir.path(), BOOT)
+    }
+
+    /// The same with a copy of the ledger: the lock of a process that was killed is free at once; one that is dropped
+    /// here has tasks that still end.
+    pub(crate) fn agent_on_a_copy(&self) -> Agent {
+        let copy = self.dir.path().join("copy");
+        std::fs::create_dir_all(copy.join("ledger")).unwrap();
+        for file in std::fs::read_dir(self.dir.path().join("ledger")).unwrap().flatten() {
+            std::fs::copy(file.path(), copy.join("ledger").join(file.file_name())).unwrap();
+        }
+        Agent::start(&self.kernel, &copy, BOOT)
+    }
+
+    /// Waits for a condition of the kernel.
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&World) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !holds(&self.kernel.world()) {
+            assert!(Instant::now() < end, "{what}");
+            tokio::task::yield_now().await;
+        }
     }
 }
 

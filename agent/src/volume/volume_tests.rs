@@ -8,9 +8,7 @@ use crate::volume::state::VolumePhase;
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
-use crate::testing::agent::{
-    Agent, BOOT, Machine, absent, epoch, failed, grant, pending, ready, states, volume,
-};
+use crate::testing::agent::{Agent, Machine, absent, epoch, failed, grant, pending, ready, states, volume};
 use crate::testing::kernel::{ConnectAnswer, Kernel, SIZE, portal};
 use crate::volume::directive::Ask;
 
@@ -88,9 +86,7 @@ async fn a_portal_that_comes_to_life_before_the_deadline_is_met() {
     let directive = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 20 });
     agent.submit(&directive);
-    while node.kernel.world().connects.len() < 2 {
-        tokio::task::yield_now().await;
-    }
+    node.until("it tries again", |world| world.connects.len() >= 2).await;
     node.kernel.change(|world| world.answers.clear());
     ready(agent.result().await.outcome);
 }
@@ -214,23 +210,11 @@ async fn a_detach_cut_short_is_completed_on_repeat_and_never_attached_again() {
     drop(agent);
     let node = Machine { kernel: Arc::new(Kernel::default()), dir: node.dir };
     node.kernel.world().connect("nqn.2026-01.io.cleat:v", 1, crate::testing::kernel::HOST);
-    let agent = restarted(&node).await;
+    let agent = node.agent_on_a_copy();
     assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
     let again = agent.attach(1, grant(&[1, 2])).await;
     assert!(matches!(again, Outcome::StaleEpoch(_)), "{again:?}");
     assert_eq!(absent(agent.detach(1).await), states(&[(1, "live"), (2, "unknown")]));
-}
-
-/// The lock of a process that was killed is free at once; one that is dropped here has tasks that still end.
-async fn restarted(node: &Machine) -> Agent {
-    let copy = tempfile::tempdir().unwrap();
-    let from = node.dir.path().join("ledger");
-    let to = copy.path().join("ledger");
-    std::fs::create_dir_all(&to).unwrap();
-    for file in std::fs::read_dir(from).unwrap().flatten() {
-        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
-    }
-    Agent::start(&node.kernel, &copy.keep(), BOOT)
 }
 
 #[tokio::test]
@@ -277,9 +261,7 @@ async fn a_detach_calls_off_the_attach_that_it_overtakes() {
     let attach = agent
         .directive(1, Ask::Attach { grant: grant(&[1]), secret: None, deadline: Instant::now() + SOON * 40 });
     agent.submit(&attach);
-    while node.kernel.world().connects.is_empty() {
-        tokio::task::yield_now().await;
-    }
+    node.until("it connects", |world| !world.connects.is_empty()).await;
     let began = Instant::now();
     let detach = agent.directive(1, Ask::Detach { deadline: Instant::now() + SOON * 40 });
     agent.submit(&detach);
@@ -405,9 +387,7 @@ async fn a_volume_in_use_stays_ready_while_it_is_attached_again() {
     let again = agent
         .directive(1, Ask::Attach { grant: grant(&[1, 2]), secret: None, deadline: Instant::now() + SOON });
     agent.submit(&again);
-    while node.kernel.world().checks < 3 {
-        tokio::task::yield_now().await;
-    }
+    node.until("it is looked at again", |world| world.checks >= 3).await;
     assert_eq!(agent.state().await.phase, VolumePhase::Ready);
     node.kernel.change(|world| world.reads_fail = false);
     ready(agent.result().await.outcome);

@@ -64,22 +64,13 @@ async fn a_volume_with_a_connect_in_the_kernel_is_not_absent() {
     assert_eq!(machine.kernel.world().connects, [portal(1)]);
 }
 
-/// Waits for a condition of the kernel.
-async fn until(machine: &Machine, what: &str, holds: impl Fn(&World) -> bool) {
-    let end = Instant::now() + LONG;
-    while !holds(&machine.kernel.world()) {
-        assert!(Instant::now() < end, "{what}");
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn what_is_connected_is_revoked_while_another_connect_sits_in_the_kernel() {
     let (machine, agent) = Machine::started();
     machine.kernel.change(|world| world.answer(2, ConnectAnswer::Hang));
     agent.ready(1, &[1, 2]).await;
     agent.submit(&agent.directive(1, revoke(SOON)));
-    until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
+    machine.until("the live controller is left", |world| world.controllers.is_empty()).await;
     // Not proven before the connect has ended.
     pending(agent.result().await.outcome);
     assert_eq!(agent.state().await.phase, VolumePhase::Detaching);
@@ -124,11 +115,10 @@ async fn a_revoke_does_not_wait_for_a_rekey_that_waits_for_a_connect() {
     ready(agent.ask(1, Ask::Attach { grant, secret: Some(given('A')), deadline }).await);
     let rekey = Ask::Rekey { secret: secret('B'), generation: epoch(5), deadline };
     agent.submit(&agent.directive(1, rekey));
-    until(&machine, "no secret was given", |world| world.secrets.values().any(|one| *one == secret('B')))
-        .await;
+    machine.until("no secret was given", |world| world.secrets.values().any(|one| *one == secret('B'))).await;
     agent.submit(&agent.directive(1, revoke(SOON)));
     assert_eq!(failed(agent.result().await.outcome).0, clause::SUPERSEDED);
-    until(&machine, "the live controller is left", |world| world.controllers.is_empty()).await;
+    machine.until("the live controller is left", |world| world.controllers.is_empty()).await;
     pending(agent.result().await.outcome);
     machine.kernel.change(|world| world.answers.clear());
     absent(agent.result().await.outcome);
@@ -145,7 +135,7 @@ async fn a_revoke_does_not_wait_for_an_attach_without_an_answer() {
         let (machine, agent) = Machine::started();
         machine.kernel.change(wedge);
         agent.submit(&agent.directive(1, attach(grant)));
-        until(&machine, "it connects", |world| !world.controllers.is_empty()).await;
+        machine.until("it connects", |world| !world.controllers.is_empty()).await;
         revoked(&machine, &agent, 1).await;
     }
 }

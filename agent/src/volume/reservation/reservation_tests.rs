@@ -6,7 +6,7 @@ use cleat_host::fabrics::DhchapSecret;
 use cleat_host::reservations::Command;
 
 use super::*;
-use crate::testing::agent::{Agent, BOOT, Machine, absent, epoch, failed, grant, ready, secret};
+use crate::testing::agent::{Agent, Machine, absent, epoch, failed, grant, ready, secret};
 use crate::testing::kernel::{HOST_ID, portal};
 use crate::testing::target::{OTHER_HOST, host, key};
 use crate::volume::directive::{Ask, GivenSecret};
@@ -133,7 +133,7 @@ async fn a_preempted_node_never_registers_again_under_the_same_epoch() {
     // A message that had been waiting while this node was stopped, also for an agent that was restarted, and also when
     // the one that preempted has gone.
     machine.kernel.world().reservation.lose(7);
-    for agent in [&agent, &{ drop_and_start(&machine) }] {
+    for agent in [&agent, &machine.agent_on_a_copy()] {
         let (clause, message, _) = failed(agent.attach(1, reserved()).await);
         assert_eq!(clause, clause::RESERVATION);
         assert!(message.contains("preempted"), "{message}");
@@ -158,16 +158,6 @@ async fn a_preempted_node_stays_preempted_over_restarts_and_attaches() {
         assert!(message.contains("preempted"), "{message}");
         assert_eq!(keys(&machine), [7]);
     }
-}
-
-/// A second process on the same machine, with a copy of the ledger: the first one holds its lock.
-fn drop_and_start(machine: &Machine) -> Agent {
-    let copy = machine.dir.path().join("copy/ledger");
-    std::fs::create_dir_all(&copy).unwrap();
-    for file in std::fs::read_dir(machine.dir.path().join("ledger")).unwrap().flatten() {
-        std::fs::copy(file.path(), copy.join(file.file_name())).unwrap();
-    }
-    Agent::start(&machine.kernel, &machine.dir.path().join("copy"), BOOT)
 }
 
 #[tokio::test]
@@ -272,9 +262,7 @@ async fn a_registration_that_may_have_come_too_late_is_taken_back() {
             world.reservation.hangs = false;
             world.reservation.interferes = Some(|target| target.hangs = true);
         });
-        while !machine.kernel.world().reservation.hangs {
-            tokio::task::yield_now().await;
-        }
+        machine.until("the report is read", |world| world.reservation.hangs).await;
         sender.send_replace(Link::Down);
         machine.kernel.change(|world| world.reservation.hangs = false);
     };
@@ -492,10 +480,6 @@ async fn after_an_agent_restart_a_path_is_repaired_with_the_kernels_secret() {
     let volume = &agent.fleet.volumes()[0];
     volume.memory().repair = crate::volume::attach::backoff::Backoff::overdue([portal(1), portal(2)]);
     volume.repair(&watch::channel(Link::Up).1).await;
-    let until = Instant::now() + Duration::from_secs(20);
-    while machine.kernel.world().controllers.len() < 2 {
-        assert!(Instant::now() < until, "the path was not repaired");
-        tokio::task::yield_now().await;
-    }
+    machine.until("the path is repaired", |world| world.controllers.len() >= 2).await;
     assert_eq!(secrets(&machine), [secret('A'), secret('A')]);
 }
