@@ -137,7 +137,7 @@ async fn host_identity(config: &Config, sysfs: &Sysfs, ledger: &Ledger) -> Resul
     if identity.uuid_differs {
         tracing::warn!(
             host_nqn = %identity.host_nqn, host_id = %identity.host_id,
-            "the host NQN carries another UUID than the host id; they are used as they are"
+            "the host NQN has another UUID than the host id; using both as they are"
         );
     }
     if let Err(clash) = identity.check_against(&topology) {
@@ -231,12 +231,12 @@ async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release
         Ok(()) if tells_connections(kernel_release) => shared.disconnects.events_arrive(),
         Ok(()) => tracing::warn!(
             kernel = kernel_release,
-            "this kernel may not say when a controller connects (5.18 and newer do): unless it is heard to, no \
-             connection counts as unbroken, and detaches wait for the drain bound"
+            "this kernel may not say when a controller connects (5.18 and newer do): until it does, every \
+             connection counts as broken, and detaches wait for the drain bound"
         ),
         Err(error) => tracing::error!(
             error = %Causes(&error),
-            "kernel events were not shown to arrive: detaches of what was attached before wait for the drain bound"
+            "no proof that kernel events arrive: detaches of what was attached before wait for the drain bound"
         ),
     }
 }
@@ -245,8 +245,8 @@ async fn prove_events<H>(shared: &VolumeContext<H>, sysfs: &Path, kernel_release
 fn listen() -> Option<Uevents> {
     Uevents::start()
         .inspect_err(|error| {
-            tracing::error!(error = %Causes(error), "no events from the kernel; reading its state from time \
-                                                     to time only");
+            tracing::error!(error = %Causes(error), "no events from the kernel; reading its state only \
+                 from time to time");
         })
         .ok()
 }

@@ -155,7 +155,7 @@ impl Stored {
                 tracing::error!("{missing}");
             }
         }
-        tracing::info!(key = %keys.current(), volumes_of_older_keys = old, "secrets are made with this key from now on");
+        tracing::info!(key = %keys.current(), volumes_of_older_keys = old, "new secrets use this key");
         Ok(keys)
     }
 }
@@ -217,7 +217,7 @@ fn warn_of(settings: &Settings) {
     if settings.rds.host_acl == HostAcl::None {
         tracing::warn!(
             "--host-acl none: whoever reaches a portal of the RDS may connect to any volume; an attachment that has ended \
-             rests on its node's word alone"
+             is proven by its node alone"
         );
     }
     if settings.core.target.export_cuts && settings.volume_ports.is_none() {

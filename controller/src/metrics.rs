@@ -24,15 +24,15 @@ const COMMIT_RECORDS: Metric =
     Metric::histogram_in(GROUPS, "cleat_controller_commit_records", "Records that become durable together");
 const STORE_STALLED: Metric = Metric::gauge(
     "cleat_controller_store_stalled",
-    "1 while the store takes nothing, so that everything waits",
+    "1 while the store accepts no write, so that everything waits",
 );
 const VOLUMES_SET_ASIDE: Metric = Metric::counter(
     "cleat_controller_volumes_set_aside_total",
-    "Volumes given up because somebody else wrote their record",
+    "Volumes left as they are until a restart, since somebody else wrote their record",
 );
 const NODES_SET_ASIDE: Metric = Metric::counter(
     "cleat_controller_nodes_set_aside_total",
-    "Nodes given up because somebody else keeps writing their record",
+    "Nodes left as they are until a restart, since somebody else keeps writing their record",
 );
 const REQUESTS_WAITING: Metric =
     Metric::gauge("cleat_controller_requests_waiting", "Requests that are not answered yet");
@@ -58,8 +58,10 @@ const NODES_QUARANTINED: Metric = Metric::gauge(
     "cleat_controller_nodes_quarantined",
     "Nodes that are granted nothing until they have shown that they hold nothing",
 );
-const DRIFT: Metric =
-    Metric::gauge("cleat_controller_drift", "Things found where no grant says that they should be, by kind");
+const DRIFT: Metric = Metric::gauge(
+    "cleat_controller_drift",
+    "Differences between what is there and what is on record, by kind",
+);
 const NOTICES: Metric = Metric::counter("cleat_controller_notices_total", "Notices to people, by reason");
 const MIGRATIONS: Metric =
     Metric::counter("cleat_controller_migrations_total", "Migrations that ended, by result");

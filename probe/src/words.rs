@@ -126,7 +126,8 @@ pub fn settings(abilities: &Abilities, file: &str) -> Vec<String> {
     }
     if !abilities.uuid_kept {
         advise(
-            "The namespace's identity does not survive a cut, or is not known to: a volume may have to be attached anew after one",
+            "The namespace's identity does not survive a cut, or is not known to: a volume may have to be \
+             attached again after one",
         );
     }
     lines

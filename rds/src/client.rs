@@ -292,11 +292,11 @@ impl Inner {
             self.set(held, &volume, &step, priority).await?;
             volume = self.look(id, priority, Freshness::Now).await?;
             if !step.taken(&volume) {
-                let problem = format!("it was said to be done, and the RDS shows {volume:?}");
+                let problem = format!("the RDS confirmed it, but shows {volume:?}");
                 return Err(RdsError::malformed(&format!("set {step:?} on volume {id}"), problem));
             }
         }
-        Err(RdsError::conflict(id, format!("somebody else changes it too: {wish:?} did not come to rest")))
+        Err(RdsError::conflict(id, format!("somebody else changes it too; gave up on {wish:?}")))
     }
 
     fn next_step(

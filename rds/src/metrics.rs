@@ -11,7 +11,7 @@ const REQUESTS: Metric =
     Metric::histogram("cleat_rds_request_seconds", "Time of a request to the RDS, by operation and outcome");
 const QUEUE: Metric = Metric::histogram(
     "cleat_rds_queue_seconds",
-    "Time for which a request to the RDS waited for its turn, by operation",
+    "Time that a request to the RDS waits for its turn, by operation",
 );
 const DOUBTFUL_LISTS: Metric = Metric::counter(
     "cleat_rds_doubtful_lists_total",

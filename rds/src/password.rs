@@ -44,7 +44,7 @@ impl Inner {
             self.set(&mut held, &volume, &AccessStep::Secret(secret.clone()), priority).await?;
             if !self.shows(&mut held, &volume, secret, priority).await? {
                 let what = format!("set the secret of volume {id}");
-                let problem = "it was said to be done, and the RDS shows another one or none";
+                let problem = "the RDS confirmed it, but shows another one or none";
                 return Err(RdsError::malformed(&what, problem));
             }
         }

@@ -155,7 +155,7 @@ impl Inner {
             if inventory.find(id)?.is_some() {
                 return Err(RdsError::malformed(
                     &format!("remove volume {id}"),
-                    "it was said to be removed, and is there",
+                    "the RDS confirmed the removal, but still lists it",
                 ));
             }
         }
@@ -169,7 +169,7 @@ impl Inner {
             self.remove(Op::RemoveFile, "file", &file, &format!("remove file {file_name}")).await?;
             if self.find_file(&file_name).await?.is_some() {
                 let what = format!("remove file {file_name}");
-                return Err(RdsError::malformed(&what, "it was said to be removed, and is there"));
+                return Err(RdsError::malformed(&what, "the RDS confirmed the removal, but still lists it"));
             }
         }
         held.clear();

@@ -274,7 +274,7 @@ fn listen(monitor: &udev::MonitorSocket, stopped: &UnixStream, events: &broadcas
         match poll(&mut fds, PollTimeout::NONE) {
             Err(nix::errno::Errno::EINTR) => continue,
             Err(error) => {
-                tracing::error!(%error, "cannot wait for kernel events; no more of them will come");
+                tracing::error!(%error, "cannot wait for kernel events; no more will arrive");
                 return;
             }
             Ok(_) if fds[1].revents().is_some_and(|events| !events.is_empty()) => return,
@@ -287,7 +287,7 @@ fn listen(monitor: &udev::MonitorSocket, stopped: &UnixStream, events: &broadcas
             let _ = events.send(HostEvent::Overrun);
         }
     }
-    tracing::error!("the socket for kernel events only fails; no more of them will come");
+    tracing::error!("the socket for kernel events keeps failing; no more will arrive");
 }
 
 /// What came out of the socket.

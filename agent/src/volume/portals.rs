@@ -226,7 +226,7 @@ impl Portals {
                     tracing::warn!(
                         address = name(place),
                         reason,
-                        "the storage address does not answer; nothing is connected there until it does"
+                        "the storage address does not answer; connecting nothing there until it does"
                     );
                     let wanted = BTreeMap::from([(portal, now)]);
                     let (until, pause) = (now + PAUSE.0, PAUSE.0);

@@ -92,7 +92,7 @@ impl<H: Host> Watch<H> {
                 true
             }
             None => {
-                tracing::error!("no more events from the kernel; reading its state from time to time only");
+                tracing::error!("no more events from the kernel; reading its state only from time to time");
                 self.events = None;
                 false
             }

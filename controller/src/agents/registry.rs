@@ -74,12 +74,13 @@ impl Sessions {
     fn order(&self, session: &SessionId, order: Order) {
         let mut open = self.lock();
         let Some(one) = open.get(session) else {
-            tracing::debug!(%session, "the session has ended: dropping what was meant for it");
+            tracing::debug!(%session, "the session has ended; dropping its directive");
             return;
         };
         if let Err(error) = one.orders.try_send(order) {
             // The entry goes, and with it the session's task: the core hears of a lost session and starts over.
-            tracing::error!(%session, node = %one.node, %error, "the agent does not take its directives: cutting it off");
+            tracing::error!(%session, node = %one.node, %error, "the agent does not read its directives; \
+                 ending its session");
             open.remove(session);
             metrics::sessions(open.len());
         }

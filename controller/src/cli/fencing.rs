@@ -85,11 +85,11 @@ pub enum FencingError {
         does: &'static str,
     },
     /// Too short to mean anything.
-    #[error("--fence-after {}: at least 100ms", humantime::format_duration(*.0))]
+    #[error("--fence-after {}: give at least 100ms", humantime::format_duration(*.0))]
     FenceAfter(Duration),
     /// A node that is heard would be fenced before one that is silent.
     #[error(
-        "--fence-heard-after {} is shorter than --fence-after {}",
+        "--fence-heard-after {} is shorter than --fence-after {}; give a longer one",
         humantime::format_duration(*heard), humantime::format_duration(*silent)
     )]
     FenceHeardAfter {

@@ -96,7 +96,7 @@ impl Drop for Measure<'_> {
         if !self.answered {
             let Call { rpc, volume, node } = self.call;
             metrics::csi_call(rpc, self.began.elapsed(), Code::Cancelled);
-            tracing::info!(rpc, volume, node, "the caller went; what it asked for goes on");
+            tracing::info!(rpc, volume, node, "the caller left; its request goes on");
         }
     }
 }

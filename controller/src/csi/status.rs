@@ -56,7 +56,7 @@ pub(super) enum CallError {
     #[error("volume {volume}: {operation} is under way since {since}; repeat when it is over")]
     InProgress { volume: VolumeId, operation: &'static str, since: String },
     /// The operation's task panicked.
-    #[error("the operation ended without an answer: {0}")]
+    #[error("the operation ended without an answer: {0}; repeat the call")]
     Panicked(#[source] tokio::task::JoinError),
 }
 

@@ -123,7 +123,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
         (
             Refusal::NotGone { node: node("a"), since: UnixMillis(951_782_400_000) },
             Code::FailedPrecondition,
-            &["node a is not gone", "2000-02-29"],
+            &["cannot declare node a gone", "2000-02-29"],
         ),
         (
             Refusal::StillAttached { volume: volume(), nodes: vec![node("a")] },

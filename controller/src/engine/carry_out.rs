@@ -192,7 +192,7 @@ impl Executor {
     fn reply(&mut self, now: UnixMillis, request: RequestId, result: RequestResult) {
         let Some(waiter) = self.waiters.remove(&request) else {
             // One answer for each request is the core's promise; a second one has nobody left to hear it.
-            tracing::error!(request = request.0, ?result, "an answer to a request that nobody waits for");
+            tracing::error!(request = request.0, ?result, "answered a request that nobody waits for");
             return;
         };
         if let Err(refusal) = &result {
@@ -242,7 +242,11 @@ impl Storing {
                 said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN);
             if again {
                 let waited_s = began.elapsed().as_secs();
-                tracing::error!(waited_s, records, "the store takes nothing now: {reason}");
+                tracing::error!(
+                    waited_s,
+                    records,
+                    "cannot write to the store: {reason}; granting nothing until it works"
+                );
                 said = Some((Instant::now(), reason.clone()));
             }
             tokio::select! {
@@ -273,7 +277,7 @@ impl Storing {
                     tracing::error!(
                         waited_s,
                         records,
-                        "the store does not answer: nothing is granted meanwhile"
+                        "the store does not answer; granting nothing until it does"
                     );
                 }
             }
@@ -313,7 +317,7 @@ impl Storing {
                     self.book.set_aside(&write.key, error.to_string());
                 }
                 Err(error @ CommitError::Conflict { .. }) => {
-                    tracing::error!(key = %write.key, "{error}: nothing more is done for it before a restart");
+                    tracing::error!(key = %write.key, "{error}; leaving it as it is until a restart");
                     metrics::volume_set_aside();
                     self.book.set_aside(&write.key, error.to_string());
                 }

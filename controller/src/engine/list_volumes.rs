@@ -37,7 +37,8 @@ pub(super) async fn run(rds: Arc<dyn Rds>, inbox: mpsc::Sender<Input>, stop: Can
                     let error = cleat_runtime::exit::Causes(&error).to_string();
                     tracing::warn!(
                         error,
-                        "the RDS has not listed its volumes: nothing is granted or answered as done"
+                        "cannot list the volumes of the RDS; granting nothing, and answering nothing as \
+                         done, until it lists them"
                     );
                     (Event::RdsNotListed { error }, Some(AGAIN))
                 }

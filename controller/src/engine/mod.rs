@@ -98,10 +98,10 @@ pub struct Start {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// What was decided cannot be made durable.
-    #[error("nothing may be done that is not durable, so the controller ends")]
+    #[error("cannot make anything durable; the controller ends")]
     Store(#[source] CommitError),
     /// A record cannot be written down. A defect: every record can.
-    #[error("the record of volume {volume} cannot be written down")]
+    #[error("cannot encode the record of volume {volume}")]
     Record {
         /// The volume.
         volume: VolumeId,
@@ -110,7 +110,7 @@ pub enum EngineError {
         source: serde_json::Error,
     },
     /// Likewise of a node.
-    #[error("the record of node {node} cannot be written down")]
+    #[error("cannot encode the record of node {node}")]
     Node {
         /// The node.
         node: NodeId,

@@ -115,8 +115,7 @@ impl RdsInDoubt {
             return result;
         }
         Err(RdsFailure::Unreachable(format!(
-            "done, and not proven yet: the controller before this one has asked it for something that it did not answer, \
-             which may still take effect; ask again in {} s",
+            "change confirmed, but a request of the previous controller may still take effect; ask again in {} s",
             left.as_secs() + 1
         )))
     }
@@ -180,7 +179,10 @@ mod tests {
     async fn where_a_mark_was_found_nothing_is_proven_before_it_has_settled() {
         let all = RdsInDoubt::new([v("a")], SETTLE, DEADLINE);
         let refused = all.proven(&hide("a"), Ok(())).unwrap_err().to_string();
-        assert!(refused.contains("not proven yet") && refused.contains("ask again in 61 s"), "{refused}");
+        assert!(
+            refused.contains("request of the previous controller") && refused.contains("ask again in 61 s"),
+            "{refused}"
+        );
         assert_eq!(all.proven(&hide("b"), Ok(())), Ok(()), "of this one nothing was on its way");
         let gone = || Err(RdsFailure::NotFound("no such volume".into()));
         assert_eq!(all.proven(&hide("a"), gone()), gone());

@@ -56,14 +56,14 @@ struct Written {
 pub enum RecordError {
     /// The name is nobody's.
     #[error(
-        "the store has a record of {key}, which is no name that this version knows: was it written by another?"
+        "cannot use the store's record of {key}: this version knows no such name; run the version that wrote it"
     )]
     Unknown {
         /// The key.
         key: Key,
     },
     /// The record is not one.
-    #[error("the store's record of {key} cannot be read: was it written by another version?")]
+    #[error("cannot read the store's record of {key}; run the version that wrote it")]
     Unreadable {
         /// The key.
         key: Key,
@@ -72,7 +72,7 @@ pub enum RecordError {
         source: serde_json::Error,
     },
     /// The record is another volume's.
-    #[error("the store's record of {key} is that of volume {volume}")]
+    #[error("cannot use the store's record of {key}: it is that of volume {volume}")]
     Misplaced {
         /// The key.
         key: Key,
@@ -279,9 +279,9 @@ mod tests {
         assert_eq!(read_back.volumes[0].spec.id.as_str(), "v");
         assert!(read_back.unsettled.iter().any(|v| v.as_str() == "v"));
         for (name, value, words) in [
-            ("no name/", whole.clone(), "no name"),
-            ("v", json!({"record": {"spec": 1}, "unsettled": false}), "cannot be read"),
-            ("v", json!({"record": null, "unsettled": false, "newer": 1}), "cannot be read"),
+            ("no name/", whole.clone(), "no such name"),
+            ("v", json!({"record": {"spec": 1}, "unsettled": false}), "cannot read"),
+            ("v", json!({"record": null, "unsettled": false, "newer": 1}), "cannot read"),
             ("w", whole, "of volume v"),
         ] {
             let error = read(stored(name, value)).unwrap_err().to_string();

@@ -25,8 +25,8 @@ pub enum RequestError {
     Ended(#[from] EngineEnded),
     /// The store takes nothing now.
     #[error(
-        "the controller cannot store anything now, so it does and promises nothing: {reason}. What was begun goes \
-             on when it can; repeat the call"
+        "the controller cannot store anything now: {reason}. What has begun goes on once the store works; \
+         repeat the call"
     )]
     Stalled {
         /// What is in the way.

@@ -27,13 +27,15 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             when(*since)
         ),
         Refusal::Quarantined { node, causes } => {
-            format!("node {node} is quarantined: {}", quarantine(causes))
+            format!("cannot attach to node {node}: node {node} is quarantined: {}", quarantine(causes))
         }
         Refusal::NotReady { volume, node, unready } => {
             format!("node {node} cannot use volume {volume}: {}", trouble::unready(unready))
         }
         Refusal::InUse { volume, node, holders } => format!(
-            "volume {volume} is in use on node {node}: {}. Nothing was changed; stop what uses it, then detach again",
+            "cannot detach: volume {volume} is in use on node {node}: {}. Nothing was changed; stop what \
+             uses it, then \
+             detach again",
             holders.join("; ")
         ),
         Refusal::Rds { volume, node, error } => {
@@ -52,8 +54,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             }
         ),
         Refusal::Deleting { volume } => format!(
-            "volume {volume} is being deleted: nobody is granted it before the RDS has said that it is gone; if the \
-             answer was lost, repeat DeleteVolume"
+            "cannot grant volume {volume}: it is being deleted; if the deletion was not answered, repeat \
+             DeleteVolume"
         ),
         Refusal::StillAttached { volume, nodes: holders } => {
             format!("cannot delete volume {volume}: it is attached to {}; detach it first", nodes(holders))
@@ -62,7 +64,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             let node = &agent.node;
             let last = last.as_ref().map(|last| format!(" (last: {})", trouble(last))).unwrap_or_default();
             let tried = match &tried[..] {
-                [] => "nothing, for the target can do nothing".to_owned(),
+                [] => "nothing: the target has no way to fence".to_owned(),
                 tried => rungs(tried),
             };
             format!(
@@ -75,9 +77,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             )
         }
         Refusal::ExportOff { volume, node, since } => format!(
-            "volume {volume} is not exported: node {node} was fenced by that alone at {}. It is exported again once the \
-             agent of {node} has shown that it holds none of it; if the node is off for good: cleatctl node declare-gone \
-             {node} --reason …",
+            "cannot attach: volume {volume} is not exported: node {node} was fenced by that alone at {}. \
+             Bring the agent \
+             of {node} back: once it shows that it holds none of the volume, the export comes back; if the node \
+             is off for good: cleatctl node declare-gone {node} --reason …",
             when(*since)
         ),
         Refusal::NotAttached { volume, node } => {
@@ -90,7 +93,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
              began; check the name, and that cleat-agent runs there"
         ),
         Refusal::NotGone { node, since } => format!(
-            "node {node} is not gone: its agent has been connected since {}; detach or fence its volumes instead",
+            "cannot declare node {node} gone: its agent has been connected since {}; detach or fence its \
+             volumes instead",
             when(*since)
         ),
     }

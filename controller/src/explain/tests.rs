@@ -125,16 +125,16 @@ fn refusals() {
                         QuarantineCause::ClaimsTooMuch { volume: v(), since: DAY },
                     ],
                 },
-                "node a is quarantined: it was fenced from volume vol at 2000-02-29T00:00:00Z (TargetCut) \
-                 and has not shown yet that it holds none of it; it reports that it holds volume vol, \
-                 which it was not let in to, and has not shown since 2000-02-29T00:00:00Z that it does \
+                "cannot attach to node a: node a is quarantined: it was fenced from volume vol at \
+                 2000-02-29T00:00:00Z (TargetCut) and has not shown yet that it holds none of it; it reports that it holds \
+                 volume vol, which it was not let in to, and has not shown since 2000-02-29T00:00:00Z that it does \
                  not; check nvme list-subsys there, and its agent",
             ),
             (
                 Refusal::Quarantined { node: n("a"), causes: vec![QuarantineCause::LaterTerm(later())] },
-                "node a is quarantined: it has seen epoch 99.1 of volume vol, and this controller's term \
-                 is only 7: another controller grants, or this one's clock was set back and its store \
-                 lost or an older one restored; stop the other controller, or set the clock and restart \
+                "cannot attach to node a: node a is quarantined: it has seen epoch 99.1 of volume vol, and \
+                 this controller's term is only 7: another controller grants, or this one's clock was set back and \
+                 its store lost or an older one restored; stop the other controller, or set the clock and restart \
                  this one; restart the agent if its state is wrong",
             ),
             (
@@ -184,8 +184,8 @@ fn refusals() {
                     node: n("a"),
                     holders: vec!["pid 312 (qemu)".into(), "mount /x".into()],
                 },
-                "volume vol is in use on node a: pid 312 (qemu); mount /x. Nothing was changed; stop what \
-                 uses it, then detach again",
+                "cannot detach: volume vol is in use on node a: pid 312 (qemu); mount /x. Nothing was changed; \
+                 stop what uses it, then detach again",
             ),
             (
                 Refusal::Rds { volume: v(), node: n("a"), error: RdsFailure::Unreachable("timeout".into()) },
@@ -217,8 +217,8 @@ fn refusals() {
             ),
             (
                 Refusal::Deleting { volume: v() },
-                "volume vol is being deleted: nobody is granted it before the RDS has said that it is \
-                 gone; if the answer was lost, repeat DeleteVolume",
+                "cannot grant volume vol: it is being deleted; if the deletion was not answered, repeat \
+                 DeleteVolume",
             ),
             (
                 Refusal::StillAttached { volume: v(), nodes: vec![n("a"), n("bb")] },
@@ -246,7 +246,7 @@ fn refusals() {
                 cannot_fence(MinFence::Reservation, Heard::Ready, vec![]),
                 "cannot free volume vol: node a may still write to it and could not be fenced. The agent \
                  of node a has not detached it since 2000-02-29T00:00:00Z (last: the kernel has been \
-                 deleting nvme0 for 12.0 s). Tried: nothing, for the target can do nothing; the \
+                 deleting nvme0 for 12.0 s). Tried: nothing: the target has no way to fence; the \
                  controller goes on trying. Bring its agent back: its own proof always suffices, and a \
                  person's statement does not for minFence=reservation; or, where two nodes may have it, \
                  attach the volume to a second node, which can preempt this one. After changing the \
@@ -257,15 +257,15 @@ fn refusals() {
                 "cannot free volume vol: node a may still write to it and could not be fenced. The agent \
                  of node a, not heard since 2000-02-29T00:00:00Z, has not detached it since \
                  2000-02-29T00:00:00Z (last: the kernel has been deleting nvme0 for 12.0 s). Tried: \
-                 nothing, for the target can do nothing; the controller goes on trying. Bring its agent \
+                 nothing: the target has no way to fence; the controller goes on trying. Bring its agent \
                  back: its own proof always suffices, and a person's statement does not for minFence=acl. \
                  After changing the target: cleatctl fence vol a --reason …",
             ),
             (
                 Refusal::ExportOff { volume: v(), node: n("a"), since: DAY },
-                "volume vol is not exported: node a was fenced by that alone at 2000-02-29T00:00:00Z. It \
-                 is exported again once the agent of a has shown that it holds none of it; if the node is \
-                 off for good: cleatctl node declare-gone a --reason …",
+                "cannot attach: volume vol is not exported: node a was fenced by that alone at \
+                 2000-02-29T00:00:00Z. Bring the agent of a back: once it shows that it holds none of the \
+                 volume, the export comes back; if the node is off for good: cleatctl node declare-gone a --reason …",
             ),
             (
                 Refusal::NotAttached { volume: v(), node: n("a") },
@@ -278,8 +278,8 @@ fn refusals() {
             ),
             (
                 Refusal::NotGone { node: n("a"), since: DAY },
-                "node a is not gone: its agent has been connected since 2000-02-29T00:00:00Z; detach or \
-                 fence its volumes instead",
+                "cannot declare node a gone: its agent has been connected since 2000-02-29T00:00:00Z; \
+                 detach or fence its volumes instead",
             ),
         ],
     );

@@ -64,7 +64,7 @@ fn statement(caller: &Caller, reason: String) -> Result<Statement, Status> {
 }
 
 fn panicked(error: tokio::task::JoinError) -> Status {
-    Status::internal(format!("the operation ended without an answer: {error}"))
+    Status::internal(format!("the operation ended without an answer: {error}; repeat the call"))
 }
 
 #[tonic::async_trait]
@@ -147,7 +147,7 @@ impl Operator for Operators {
         let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
         let statement = statement(&caller, reason)?;
-        tracing::warn!(%volume, %node, by = statement.by, reason = statement.reason, "a person wants a fence");
+        tracing::warn!(%volume, %node, by = statement.by, reason = statement.reason, "an operator requests a fence");
         let (engine, id) = (self.engine.clone(), volume.clone());
         // In a task of its own: it goes on when the caller has gone.
         let fencing = tokio::spawn(async move { engine.fence(id, node, statement).await });
@@ -169,7 +169,7 @@ impl Operator for Operators {
         let proto::DeclareGoneRequest { node_id, reason } = request.into_inner();
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
         let statement = statement(&caller, reason)?;
-        tracing::warn!(%node, by = statement.by, reason = statement.reason, "a person says that a node is gone");
+        tracing::warn!(%node, by = statement.by, reason = statement.reason, "an operator declares a node gone");
         let engine = self.engine.clone();
         let declaring = tokio::spawn(async move { engine.declare_gone(node, statement).await });
         declaring.await.map_err(panicked)?.map_err(Status::from)?;

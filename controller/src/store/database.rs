@@ -71,7 +71,7 @@ impl Database {
         let loaded = load(&connection, path)?;
         let versions = loaded.entries.iter().map(|entry| (entry.key.clone(), entry.version)).collect();
         tracing::info!(path = %path.display(), term = loaded.term, records = loaded.entries.len(), fresh,
-            "store is open");
+            "store opened");
         let acknowledged = Acknowledged { term: loaded.term, versions };
         let connection = Some(connection);
         Ok((
@@ -209,7 +209,7 @@ impl Database {
             return;
         };
         if let Err(error) = checkpoint(connection) {
-            tracing::warn!(path = %self.path.display(), log_bytes = log, %error, "the store's log is not folded yet");
+            tracing::warn!(path = %self.path.display(), log_bytes = log, %error, "cannot fold the store's log yet");
             let _ = self.trouble(&error);
         }
     }
@@ -251,7 +251,7 @@ impl Database {
             return Err(fatal(&self.path, &Damage::Lost { what }));
         }
         tracing::warn!(path = %self.path.display(), records = loaded.entries.len(),
-            "store opened again after an I/O error: all that was acknowledged is there");
+            "store opened again after an I/O error; no acknowledged write is missing");
         self.connection = Some(connection);
         Ok(())
     }

@@ -182,7 +182,7 @@ pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
         return Ok(());
     }
     let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
-    Err(rusqlite::Error::SqliteFailure(code, Some("the log cannot be folded".into())))
+    Err(rusqlite::Error::SqliteFailure(code, Some("cannot fold the log".into())))
 }
 
 /// Lets the kernel forget what it has in memory of the files: what is read afterwards comes from the disk.

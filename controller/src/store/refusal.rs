@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process has it open.
-    #[error("store {} is in use by another process ({holder}): two controllers must not share it", path.display())]
+    #[error(
+        "cannot use store {}: another process uses it ({holder}), and two controllers must not share it; \
+         stop one of them",
+        path.display()
+    )]
     Locked {
         /// The store.
         path: PathBuf,
@@ -14,7 +18,7 @@ pub enum OpenError {
         holder: String,
     },
     /// Its content cannot be used.
-    #[error("store {} cannot be used: {damage}", path.display())]
+    #[error("cannot use store {}: {damage}", path.display())]
     Damaged {
         /// The store.
         path: PathBuf,
@@ -48,7 +52,8 @@ pub(super) enum Cause {
 
 /// What a person can do about a store that cannot be read. A start without records takes whoever the RDS lists for
 /// somebody who may write.
-const START_ANEW: &str = "move PATH and PATH-wal away and start again, and do not restore an older copy: what is lost is \
+const START_AGAIN: &str = "move PATH and PATH-wal away and start again, and do not restore an older copy: \
+     what is lost is \
                           time, while the RDS's lists and the nodes say who may write (docs/operating.md says when it is \
                           more)";
 
@@ -57,11 +62,12 @@ const START_ANEW: &str = "move PATH and PATH-wal away and start again, and do no
 pub enum Damage {
     /// The journal of an earlier version.
     #[error(
-        "it is a journal of a version before the store was a SQLite database, and no version reads both; {START_ANEW}"
+        "it is a journal of a version before the store was a SQLite database, and no version reads both; \
+         {START_AGAIN}"
     )]
     OldJournal,
     /// Something else.
-    #[error("it is not a store of ours ({0}); is the path right? If it is: {START_ANEW}")]
+    #[error("it is not a store of ours ({0}); correct the path, or {START_AGAIN}")]
     NotAStore(&'static str),
     /// It was written by a newer program.
     #[error(
@@ -74,13 +80,13 @@ pub enum Damage {
         known: i64,
     },
     /// It is torn or changed.
-    #[error("it is damaged: {problem}; {START_ANEW}")]
+    #[error("it is damaged: {problem}; {START_AGAIN}")]
     Corrupt {
         /// What was found.
         problem: String,
     },
     /// It has no room for a higher term.
-    #[error("its term is {0}: there is no higher one; {START_ANEW}")]
+    #[error("its term is {0}: there is no higher one; {START_AGAIN}")]
     TermsUsedUp(u64),
     /// It lacks what was acknowledged.
     #[error(

@@ -165,7 +165,7 @@ async fn a_node_that_is_heard_is_not_gone() {
     let declare = ["node", "declare-gone", "node-a", "--reason", "so I heard"];
     let (code, _, complaint) = cleatctl(&world, &declare).await;
     assert_eq!(code, 1);
-    assert!(complaint.contains("node node-a is not gone"), "{complaint}");
+    assert!(complaint.contains("cannot declare node node-a gone"), "{complaint}");
     assert!(world.volume("vm-1").await.attachments[0].may_write);
 }
 

@@ -91,7 +91,9 @@ async fn what_a_killed_controller_asked_of_the_rds_undoes_no_later_proof() {
     csi.unpublish("vm-2", "node-a").await.expect("nothing was on its way for this one");
     let refused = csi.unpublish("vm-1", "node-b").await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
-    for words in ["vm-1", "node-b", "not proven yet", "the controller before this one", "ask again in"] {
+    for words in
+        ["vm-1", "node-b", "change confirmed", "a request of the previous controller", "ask again in"]
+    {
         assert!(refused.message().contains(words), "{words} is not in {}", refused.message());
     }
     assert!(!world.rds.hosts("vm-1").contains(&b.nqn()), "although it was read without the host");

@@ -67,7 +67,7 @@ pub enum ConnectError {
         deadline: Duration,
     },
     /// The interface to the kernel could not be opened or started.
-    #[error("cannot use {path}; is the nvme-tcp module loaded (`modprobe nvme-tcp`)?")]
+    #[error("cannot use {path}; load the module with `modprobe nvme-tcp`")]
     Interface {
         /// The device, or the program.
         path: PathBuf,

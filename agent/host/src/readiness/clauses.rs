@@ -273,7 +273,7 @@ fn direct_reads(selected: &Selected, io: &IoFacts) -> Judged<(std::time::Duratio
     let first = judge("first", &io.first_read)?;
     let last = judge("last", &io.last_read)?;
     if io.size_bytes.is_none() || io.read_only.is_none() {
-        let facts = format!("{} did not tell its size or read-only flag", selected.device);
+        let facts = format!("{} did not report its size or read-only flag", selected.device);
         return not_yet(Clause::DirectRead, facts);
     }
     Ok((first, last))

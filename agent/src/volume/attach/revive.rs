@@ -135,8 +135,8 @@ impl<H: Host> Volume<H> {
         let users: Vec<String> = users.into_iter().collect();
         let mut memory = self.memory();
         if memory.dead.users != users && !users.is_empty() {
-            tracing::warn!(volume = %self.id, users = users.join("; "), "the kernel has given the device up, and it is \
-                still in use; it is made again once it is not");
+            tracing::warn!(volume = %self.id, users = users.join("; "), "the kernel gave the device up \
+                 while it is in use; connecting it again once nobody uses it");
         }
         memory.dead.users.clone_from(&users);
         users

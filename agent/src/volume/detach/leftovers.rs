@@ -40,7 +40,7 @@ impl<H: Host> Volume<H> {
 
     /// Deletes the controllers that are left of an ended grant.
     pub(in crate::volume) async fn take_leftovers_away(self: Arc<Self>) {
-        let Some(_pass) = self.gate.try_enter("taking away what is left of a grant that has ended") else {
+        let Some(_pass) = self.gate.try_enter("removal of what is left of a grant that has ended") else {
             return;
         };
         let Ok(Some(entry)) = self.record().await else { return };
@@ -52,7 +52,7 @@ impl<H: Host> Volume<H> {
         if let Err(error) = self.end_grant(entry.epoch, DetachMode::Revoke).await {
             self.memory().leftovers.again = Some(Instant::now() + crate::volume::attach::revive::PAUSE);
             let error = cleat_runtime::exit::Causes(&error).to_string();
-            tracing::error!(volume = %self.id, error, "what is left of a grant that has ended is still there");
+            tracing::error!(volume = %self.id, error, "cannot remove what is left of a grant that has ended");
         }
     }
 }

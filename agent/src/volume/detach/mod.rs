@@ -334,7 +334,7 @@ impl<H: Host> Volume<H> {
         loop {
             let plan = plan(&view, self.host_nqn(), &Default::default(), Want::Gone);
             if !plan.steps.is_empty() {
-                return Err(DetachError::Delete(vec!["a controller has come to be meanwhile".to_owned()]));
+                return Err(DetachError::Delete(vec!["a controller appeared meanwhile".to_owned()]));
             }
             let foreign = plan.foreign;
             if !foreign.is_empty() {

@@ -193,7 +193,7 @@ impl Heard {
         }
         if !life.added && !self.arrive {
             return Some(
-                "it was there before this agent, and that the kernel's events arrive was not shown, so its \
+                "it was there before this agent had proof that the kernel's events arrive, so its \
                  connection may have broken",
             );
         }
@@ -285,7 +285,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_from_before_this_process_needs_events_that_were_shown_to_arrive() {
         let disconnects = Disconnects::default();
-        assert!(deleted(&disconnects, "nvme3").await.is_some_and(|why| why.contains("not shown")));
+        assert!(deleted(&disconnects, "nvme3").await.is_some_and(|why| why.contains("had proof that")));
         made(&disconnects, "nvme0");
         assert_eq!(deleted(&disconnects, "nvme3").await, None, "the kernel was heard to say so of another");
         let disconnects = Disconnects::default();

@@ -383,8 +383,8 @@ impl<H: Host> Volume<H> {
         let up = || *link.borrow() == Link::Up;
         if !up() {
             return Stands::Missing(
-                "the target has forgotten this node's registration, and without a session with the controller it is \
-                 not known whether the grant stands"
+                "the target has forgotten this node's registration; not registering again without a session \
+                 with the controller, since the grant may have ended"
                     .to_owned(),
             );
         }
@@ -405,9 +405,9 @@ impl<H: Host> Volume<H> {
                 let back = self.shared.host.reservations().unregister(dev, key, COMMAND).await;
                 let stands = if back.is_ok() { Stands::TakenBack } else { Stands::Missing };
                 let result = back.err().map(|error| Causes(&error).to_string());
-                tracing::error!(volume = %self.id, %key, ?took, ?result, "a registration that came late was taken back");
+                tracing::error!(volume = %self.id, %key, ?took, ?result, "took back a registration that came late");
                 stands(
-                    "the registration was asserted too late after the look at the session, and taken back"
+                    "registered too late after the check of the session; took the registration back"
                         .to_owned(),
                 )
             }
