@@ -41,7 +41,7 @@ use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
-/// How long connections get to close at a stop. Ours do at once; somebody's health watch need not.
+/// How long connections get to close at a stop. Ours close at once; a health watch of others may not.
 const CLOSING: Duration = Duration::from_secs(3);
 /// How often the health service looks at what is ready.
 const HEALTH_EVERY: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     pub operators_at: O,
     /// How both are known.
     pub clients: Clients,
-    /// Whose files are read again while it runs, and complained of before they end.
+    /// The files that are read again while the controller runs, with a warning before they expire.
     pub certificates: Vec<Arc<dyn Renewable>>,
 }
 
@@ -99,12 +99,12 @@ pub enum StoredError {
         #[source]
         source: RecordError,
     },
-    /// It does not give a term.
+    /// The store does not give the controller a term.
     #[error("--store file:{}: cannot take a term", path.display())]
     Term {
         /// The file.
         path: PathBuf,
-        /// What is in the way.
+        /// The store's error.
         #[source]
         source: CommitError,
     },
@@ -113,7 +113,7 @@ pub enum StoredError {
     Key {
         /// The file.
         path: PathBuf,
-        /// What is in the way.
+        /// The store's error.
         #[source]
         source: CommitError,
     },
@@ -183,7 +183,7 @@ pub enum AppError {
     /// A server failed.
     #[error("the {server} server failed")]
     Serve {
-        /// Which.
+        /// The server: `CSI`, `agent` or `operator`.
         server: &'static str,
         /// What failed.
         #[source]

@@ -166,7 +166,7 @@ struct AgentOptions {
     heartbeat_interval: Duration,
 }
 
-/// Times that decide.
+/// Options for times and limits.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Decisions")]
 struct TimeOptions {

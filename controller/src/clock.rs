@@ -28,7 +28,7 @@ impl Clock {
         Self { start, began: Instant::now() }
     }
 
-    /// Now.
+    /// The time now, which never goes back.
     #[must_use]
     pub fn now(&self) -> UnixMillis {
         self.start.plus(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX))

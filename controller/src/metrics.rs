@@ -216,7 +216,7 @@ pub(crate) fn core_step(took: Duration) {
     histogram!(CORE_STEP.name).record(took);
 }
 
-/// One commit as the engine waited for it, and how many records shared it.
+/// Records how long the engine waited for a commit, and how many records shared it.
 pub(crate) fn engine_commit(took: Duration, records: usize) {
     histogram!(COMMIT.name).record(took);
     histogram!(COMMIT_RECORDS.name).record(count(records));
@@ -242,7 +242,7 @@ pub(crate) fn waiting_requests(waiting: usize) {
     gauge!(REQUESTS_WAITING.name).set(count(waiting));
 }
 
-/// A call to the RDS as its caller saw it, waiting for its turn included.
+/// Records a call to the RDS as its caller saw it, the wait for its turn included.
 pub(crate) fn rds_call(call: RdsCall, took: Duration, error: Option<&RdsFailure>) {
     let outcome = match error {
         None => "ok",
@@ -275,7 +275,7 @@ pub(crate) fn detach_part(part: Part, took: Duration) {
     histogram!(DETACH.name, "part" => part.name()).record(took);
 }
 
-/// An attachment has entered a phase (a stable name of the core) after so long in the one before.
+/// Records how long an attachment was in the phase before the one that it has entered.
 pub(crate) fn phase_entered(entered: &'static str, after: Duration) {
     histogram!(PHASES.name, "entered" => entered).record(after);
 }
@@ -327,7 +327,7 @@ pub(crate) fn session_ended(code: Code) {
     counter!(AGENT_SESSIONS_ENDED.name, "code" => code_name(code)).increment(1);
 }
 
-/// An agent said something about a volume that its node was not granted.
+/// Counts a report about a volume that the agent's node was not granted.
 pub(crate) fn fact_refused() {
     counter!(AGENT_FACTS_REFUSED.name).increment(1);
 }

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_drain_is_assumed_only_if_asked_for_and_nothing_speaks_against_it() {
+    fn the_drain_is_assumed_only_on_request_and_uncontradicted() {
         let cut = Finding::Found(Cut::After(Duration::from_millis(40)));
         let mut findings = Findings { cut, ..Findings::default() };
         assert_eq!(abilities(&findings, false).export_drains, ProbedDrain::Unknown);

@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_listener_is_told_to_look_at_everything() {
+    async fn a_slow_listener_observes_everything_again() {
         let (uevents, source) = Uevents::scripted();
         let mut listener = uevents.listen();
         for sequence in 0..=LISTENER_EVENTS as u64 {
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn that_events_arrive_is_shown_by_one_that_was_asked_for() {
+    async fn that_events_arrive_is_shown_by_a_triggered_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let (uevents, source) = Uevents::scripted();
         let patience = Duration::from_millis(50);

@@ -230,7 +230,7 @@ async fn a_pod_that_only_reads_gets_a_device_that_was_granted_for_writing() {
 }
 
 #[tokio::test]
-async fn a_publication_that_was_not_finished_takes_the_mode_that_is_asked_for() {
+async fn an_unfinished_publication_takes_the_mode_of_the_next_call() {
     let served = Served::start().await;
     served.agent.ready(1, &[1]).await;
     served.publish(TARGET, false).await.unwrap();

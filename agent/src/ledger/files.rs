@@ -447,7 +447,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn grants_that_have_not_ended_and_damaged_records_are_told() {
+    async fn grants_that_have_not_ended_and_damaged_records_are_listed() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(dir.path()).unwrap();
         let (open, damaged) = (VolumeId::parse("pvc-2").unwrap(), VolumeId::parse("pvc-3").unwrap());

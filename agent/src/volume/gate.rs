@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_too_long_is_told_for_whom_and_since_when() {
+    async fn a_wait_that_is_too_long_names_its_holder_and_age() {
         let gate = Gate::default();
         let first = gate.enter("attach op-1").await;
         tokio::time::advance(Duration::from_secs(3)).await;

@@ -47,7 +47,7 @@ async fn a_port_whose_packets_alone_are_dropped_does_not_stand_for_its_address()
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_wants_any_more_is_not_asked() {
+async fn a_portal_that_nobody_wants_any_more_is_not_probed() {
     let portals = Portals::default();
     let kernel = kernel(&[1]);
     assert_eq!(ask(&portals, &kernel, 1..2).await, [false]);
@@ -65,7 +65,7 @@ async fn what_nobody_wants_any_more_is_not_asked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connect_that_held_the_kernel_up_has_its_portal_asked_again() {
+async fn a_connect_that_held_up_the_kernel_has_its_portal_probed_again() {
     let portals = Portals::default();
     let kernel = kernel(&[]);
     portals.note_connect(at(1), Duration::from_millis(80), true);

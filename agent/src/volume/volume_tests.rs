@@ -37,7 +37,7 @@ async fn a_repeated_attach_changes_nothing_and_a_missing_portal_is_added() {
 }
 
 #[tokio::test]
-async fn a_look_that_is_told_late_does_not_undo_what_a_later_one_saw() {
+async fn an_observation_reported_late_does_not_undo_a_later_one() {
     let (node, agent) = Machine::holding(1, &[1, 2]).await;
     let [volume] = &agent.fleet.volumes()[..] else { panic!("one volume") };
 
@@ -369,7 +369,7 @@ async fn verify_looks_afresh_and_says_what_fails() {
 }
 
 #[tokio::test]
-async fn a_volume_that_was_only_asked_about_is_forgotten() {
+async fn a_volume_that_was_only_verified_is_forgotten() {
     let (_node, agent) = Machine::started();
     absent(agent.ask(1, Ask::Verify).await);
     assert_eq!(agent.fleet.inventory().await.unwrap(), []);

@@ -11,7 +11,7 @@
 //! - `sessions`: agents that come, go and say what they hold
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
-//! - `quarantine`: nodes that were cut off, until they have shown that they hold nothing; a person's word
+//! - `quarantine`: nodes that were cut off, until they show that they hold nothing; what a person declares
 //! - `rds_lists`: what the RDS lists, held against the records
 //! - `index`: which volumes a node, a host or the time is about
 //! - `waiting`: what waits for what
@@ -261,7 +261,7 @@ impl Core {
         &self.volumes
     }
 
-    /// The volumes that a node has, or was cut off from: found without a look at the others.
+    /// The volumes that a node has, or was cut off from; no other volume is read.
     pub fn volumes_of(&self, node: &NodeId) -> impl Iterator<Item = &VolumeRecord> {
         self.index.of_node(node).filter_map(|volume| self.volumes.get(volume))
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{BootId, Epoch, NodeId, UnixMillis};
 
-/// Who or what says so.
+/// Who or what proves that a node cannot write.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(tag = "type", rename_all = "kebab-case", rename_all_fields = "camelCase")]
@@ -33,9 +33,9 @@ pub enum Source {
     },
     /// The export is off. Proves something only as long as it is.
     ExportOff,
-    /// A person's word.
+    /// A person has declared the node gone.
     NodeGone {
-        /// Whose.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
@@ -95,7 +95,7 @@ pub enum Drained {
 pub enum Verdict {
     /// It cannot, and nothing it wrote is on its way.
     Fenced,
-    /// It can.
+    /// It can write.
     NotFenced,
     /// Not known: counts as NotFenced wherever a writer would be admitted.
     Unknown,
@@ -106,9 +106,9 @@ pub enum Verdict {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Evidence {
-    /// About whom.
+    /// The node that cannot write.
     pub node: NodeId,
-    /// About which grant.
+    /// The epoch that is over.
     pub epoch: Epoch,
     /// Who says so.
     pub source: Source,
@@ -126,7 +126,7 @@ pub struct Evidence {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Statement {
-    /// Who.
+    /// The person who says so.
     pub by: String,
     /// Why, in that person's words.
     pub reason: String,

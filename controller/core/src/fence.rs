@@ -45,7 +45,7 @@ impl TargetAbilities {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum ReservationAbility {
-    /// There are none.
+    /// The target has no reservations.
     #[default]
     None,
     /// They are held, but preempt-and-abort does not wait for what is in flight.
@@ -59,7 +59,7 @@ pub enum ReservationAbility {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MinFence {
-    /// A person's word.
+    /// A person's declaration.
     #[default]
     NodeGone,
     /// The export is off.
@@ -239,9 +239,9 @@ impl FenceStep {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Tried {
-    /// Which.
+    /// The rung that was tried.
     pub rung: Rung,
-    /// What came of it, in words.
+    /// Its result, as text for a person.
     pub result: String,
 }
 
@@ -276,20 +276,20 @@ pub struct Fence {
     pub(crate) retry_at: Option<UnixMillis>,
 }
 
-/// A node that was cut off from a volume. It is granted nothing until its own word shows that it holds none of it.
+/// A node that was cut off from a volume. It is granted nothing until its own report shows that it holds none of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Fenced {
-    /// Who.
+    /// The node.
     pub node: NodeId,
     /// The host that was cut off.
     pub host_nqn: HostNqn,
     /// The grant that was ended.
     pub epoch: Epoch,
-    /// On what proof.
+    /// The proof that it was cut off.
     pub evidence: Evidence,
-    /// Since when.
+    /// When it began.
     pub since: UnixMillis,
     /// A person has said that the node is gone, so another host may take over its name.
     #[serde(default)]

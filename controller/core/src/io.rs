@@ -12,7 +12,7 @@ pub enum Event {
     Publish {
         /// The request.
         request: RequestId,
-        /// Where.
+        /// The node.
         node: NodeId,
         /// What, as the RDS and the caller describe it now.
         spec: VolumeSpec,
@@ -23,7 +23,7 @@ pub enum Event {
     Unpublish {
         /// The request.
         request: RequestId,
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// From where; `None`: from all nodes.
         node: Option<NodeId>,
@@ -33,26 +33,26 @@ pub enum Event {
     DeleteBegins {
         /// The request.
         request: RequestId,
-        /// What.
+        /// The volume.
         volume: VolumeId,
     },
     /// The deletion has ended.
     DeleteEnded {
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// What is known of it.
         deletion: VolumeDeletion,
     },
     /// The RDS has listed volumes, with the hosts that may connect to them.
     RdsListed {
-        /// Which.
+        /// The volumes that were listed.
         volumes: Vec<ListedVolume>,
         /// They are all that it has.
         whole: bool,
     },
     /// This process has made a volume just now: nobody can have it.
     RdsMade {
-        /// Which.
+        /// The volume.
         volume: VolumeId,
     },
     /// The RDS was asked for its list of volumes, and gave none.
@@ -62,69 +62,69 @@ pub enum Event {
     },
     /// The RDS's answer to [`Effect::Rds`].
     RdsDone {
-        /// Which.
+        /// The request's operation.
         operation: OperationId,
-        /// What it said.
+        /// The RDS's answer.
         result: Result<(), RdsFailure>,
     },
     /// An agent has said Hello on a new stream.
     SessionUp {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// The stream.
+        /// The session.
         session: SessionId,
         /// As it describes itself.
         identity: NodeIdentity,
     },
     /// All that a node's kernel holds under our prefix. A volume that is not listed is absent.
     Inventory {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// On which stream.
+        /// The session that it concerns.
         session: SessionId,
-        /// What.
+        /// Each volume that it holds.
         volumes: Vec<Observed>,
     },
     /// One volume of a node has changed.
     Delta {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// On which stream.
+        /// The session that it concerns.
         session: SessionId,
         /// What it is now.
         observed: Observed,
     },
     /// The agent's answer to a directive.
     AgentDone {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// On which stream.
+        /// The session that it concerns.
         session: SessionId,
-        /// To which directive.
+        /// The directive's operation.
         operation: OperationId,
-        /// About which volume.
+        /// The volume.
         volume: VolumeId,
-        /// Under which epoch.
+        /// The grant's epoch.
         epoch: Epoch,
-        /// The answer.
+        /// How the directive ended.
         outcome: Outcome,
     },
     /// A stream is over.
     SessionLost {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// The stream.
+        /// The session.
         session: SessionId,
     },
     /// A person wants a node fenced from a volume. Answered by one [`Effect::Reply`], when it is proven.
     Fence {
         /// The request.
         request: RequestId,
-        /// From what.
+        /// The volume from which the node is fenced.
         volume: VolumeId,
-        /// Whom.
+        /// The node that is to be fenced.
         node: NodeId,
-        /// Who wants it.
+        /// The person who asks for it.
         by: String,
         /// Why, in that person's words.
         reason: String,
@@ -133,9 +133,9 @@ pub enum Event {
     DeclareGone {
         /// The request.
         request: RequestId,
-        /// Which node.
+        /// The node that is gone.
         node: NodeId,
-        /// Who says so.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
@@ -159,28 +159,28 @@ pub enum VolumeDeletion {
 /// What the RDS says of who may connect to a volume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ListedVolume {
-    /// Which.
+    /// The volume.
     pub volume: VolumeId,
-    /// Who.
+    /// The hosts that may connect.
     pub hosts: Vec<HostNqn>,
-    /// Somebody may.
+    /// Whether the export is on.
     pub exported: bool,
     /// Hosts are kept on a list: who is not on it was not let in.
     pub keeps_list: bool,
-    /// Why it cannot be understood, in words.
+    /// Why it cannot be understood, as text for a person.
     pub problem: Option<String>,
 }
 
 /// What an agent says of one volume.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Observed {
-    /// Which.
+    /// The volume.
     pub volume: VolumeId,
     /// The highest epoch that the node has seen for it.
     pub epoch: Option<Epoch>,
     /// That epoch's grant was ended there.
     pub ended: bool,
-    /// How it stands.
+    /// How far the kernel has come with it.
     pub phase: ObservedPhase,
     /// How many paths are live.
     pub live_paths: u32,
@@ -199,7 +199,7 @@ pub enum ObservedPhase {
     Ready,
     /// Ready on some paths.
     Degraded,
-    /// No longer ready.
+    /// It was ready, and is not any more.
     Lost,
     /// Controllers are being deleted.
     Detaching,
@@ -233,23 +233,23 @@ pub enum Outcome {
     Absent(Absence),
     /// It is in use; nothing was touched.
     Busy {
-        /// By whom.
+        /// Its users, each as text for a person.
         holders: Vec<String>,
     },
     /// It did not succeed.
     Failed {
         /// The clause of the readiness predicate, or the step.
         clause: String,
-        /// The facts.
+        /// What was seen.
         message: String,
         /// Proven that no controller of the subsystem is left.
         nothing_left: bool,
     },
     /// The node has seen a higher epoch, or the end of this one.
     Stale {
-        /// The highest.
+        /// The highest epoch that it has seen.
         highest: Epoch,
-        /// Ended there.
+        /// Whether the node has ended it.
         ended: bool,
     },
     /// It goes on; a further answer follows.
@@ -276,7 +276,7 @@ pub enum Outcome {
 /// - what is about a volume (its record, its requests to the RDS, its directives, answers to requests about it) is done
 ///   in the order of the sequence, and each only after every earlier record of that volume is durable;
 /// - [`Reply::Declared`], which is about a node, comes after every earlier record of any volume: it says that they are;
-/// - a node's record is durable before anything later that tells this node, or lets its host in.
+/// - a node's record is durable before anything later that is sent to this node, or lets its host in.
 ///
 /// [`Effect::RefuseSession`] and [`Effect::Notice`] rest on no record. Where a record cannot be made durable because
 /// somebody else has written it, nothing later about its volume is done.
@@ -294,35 +294,35 @@ pub enum Effect {
     Rds {
         /// Comes back with the answer.
         operation: OperationId,
-        /// What.
+        /// The change that is asked for.
         request: RdsRequest,
     },
-    /// Tell an agent. If the stream is gone, drop it.
+    /// Send an agent a directive. If its session has ended, drop it.
     Direct {
-        /// Who.
+        /// The node.
         node: NodeId,
-        /// On which stream.
+        /// The session that it concerns.
         session: SessionId,
         /// Comes back with the answer.
         operation: OperationId,
-        /// What.
+        /// The directive.
         directive: Directive,
     },
-    /// Answer a caller.
+    /// Answer a caller's request.
     Reply {
-        /// Which request.
+        /// The request that is answered.
         request: RequestId,
         /// The answer.
         result: Result<Reply, Refusal>,
     },
     /// End a stream: its agent may not speak for that node.
     RefuseSession {
-        /// The stream.
+        /// The session.
         session: SessionId,
         /// Why, naming both sides.
         refusal: Box<SessionRefusal>,
     },
-    /// Tell people.
+    /// Notify people.
     Notice(Notice),
 }
 
@@ -336,21 +336,21 @@ pub enum Directive {
     },
     /// Take it down unless it is in use.
     Detach {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Under which epoch.
+        /// The grant's epoch.
         epoch: Epoch,
     },
     /// Take it down even while it is in use: its user gets I/O errors.
     Revoke {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Under which epoch.
+        /// The grant's epoch.
         epoch: Epoch,
     },
     /// Preempt and abort the registrations of other grants, and report what is left.
     Preempt {
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// The agent's own grant.
         epoch: Epoch,
@@ -359,7 +359,7 @@ pub enum Directive {
     },
     /// Use another secret from now on, in place.
     Rekey {
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// The agent's own grant.
         epoch: Epoch,
@@ -399,7 +399,7 @@ impl Directive {
 pub struct Grant {
     /// The fencing token.
     pub epoch: Epoch,
-    /// What it is.
+    /// The volume's properties.
     pub spec: VolumeSpec,
     /// The device is to be read-only.
     pub read_only: bool,
@@ -422,6 +422,6 @@ pub enum Reply {
     MayDelete,
     /// It is proven that the node cannot write to it.
     Fenced,
-    /// The person's word is recorded, and everything that it suffices for rests on it.
+    /// The declaration is recorded, and everything that it suffices for rests on it.
     Declared,
 }

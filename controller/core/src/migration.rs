@@ -74,7 +74,7 @@ impl MigrationResult {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct StepTaken {
-    /// Which step.
+    /// The step that was taken.
     pub step: MigrationStep,
     /// When.
     pub at: UnixMillis,

@@ -9,7 +9,7 @@ use crate::{
     UnixMillis, VolumeId,
 };
 
-/// What tells one host from another. Two nodes must not share any of it but the boot id's absence.
+/// What distinguishes hosts. Two nodes must not share any of it but the boot id's absence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -45,9 +45,9 @@ impl NodeIdentity {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRecord {
-    /// Which.
+    /// The node.
     pub node: NodeId,
-    /// Who it is, by its own last word.
+    /// Its host, by its own last report.
     pub identity: NodeIdentity,
 }
 
@@ -56,7 +56,7 @@ pub struct NodeRecord {
 pub enum SessionState {
     /// Connected; its inventory has been read if `inventoried`.
     Up {
-        /// The stream.
+        /// The session.
         id: SessionId,
         /// Since when.
         since: UnixMillis,
@@ -75,7 +75,7 @@ pub enum SessionState {
 pub enum QuarantineCause {
     /// It was fenced, and has not shown yet that it holds nothing of the volume.
     Fenced {
-        /// From which volume.
+        /// The volume from which it was fenced.
         volume: VolumeId,
         /// When.
         since: UnixMillis,
@@ -84,7 +84,7 @@ pub enum QuarantineCause {
     },
     /// It reported a volume that it was not let in to, and has not shown yet that it does not hold it.
     ClaimsTooMuch {
-        /// Which volume.
+        /// The volume that it reported.
         volume: VolumeId,
         /// When.
         since: UnixMillis,
@@ -96,11 +96,11 @@ pub enum QuarantineCause {
 /// Whether the node may be granted volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Standing {
-    /// It may.
+    /// It may be granted volumes.
     Admitted,
     /// It may not, until its inventory shows nothing of a revoked epoch.
     Quarantined {
-        /// Why.
+        /// Every reason for the quarantine.
         causes: Vec<QuarantineCause>,
     },
 }
@@ -108,13 +108,13 @@ pub enum Standing {
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Node {
-    /// Who it is.
+    /// Its host, by its own report.
     pub identity: NodeIdentity,
     /// Whether it is heard.
     pub session: SessionState,
     /// Whether it may be granted volumes.
     pub standing: Standing,
-    /// What its kernel holds by its own last word, by volume.
+    /// What its kernel holds by its own last report, by volume.
     pub observed: BTreeMap<VolumeId, Observed>,
     /// Epochs of a later term than ours that it says to have seen, on this session: it refuses every directive of our term.
     pub ahead: BTreeMap<VolumeId, Epoch>,

@@ -9,35 +9,35 @@ use crate::{
 pub enum Notice {
     /// A node was granted a volume.
     Granted {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Where.
+        /// The node.
         node: NodeId,
-        /// Under which epoch.
+        /// The grant's epoch.
         epoch: Epoch,
     },
     /// An attachment has come to a phase.
     Phase {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Where.
+        /// The node.
         node: NodeId,
-        /// Under which epoch.
+        /// The grant's epoch.
         epoch: Epoch,
-        /// Which.
+        /// The phase that it has come to.
         phase: &'static str,
         /// How long it was in the phase before, in milliseconds.
         after_ms: u64,
     },
     /// What a node's kernel holds has changed: Degraded, Recovered, Lost.
     Health {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Where.
+        /// The node.
         node: NodeId,
-        /// Before.
+        /// The phase before.
         from: ObservedPhase,
-        /// Now.
+        /// The phase now.
         to: ObservedPhase,
         /// Live paths now.
         live_paths: u32,
@@ -46,14 +46,14 @@ pub enum Notice {
     },
     /// An attachment is over, on this proof.
     Detached {
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// The proof.
         evidence: Box<Evidence>,
     },
     /// A step of a migration.
     Migration {
-        /// What.
+        /// The volume.
         volume: VolumeId,
         /// The record so far.
         migration: Box<Migration>,
@@ -62,36 +62,36 @@ pub enum Notice {
     },
     /// Something does not go on.
     Trouble {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Where.
+        /// The node.
         node: NodeId,
         /// What is wrong.
         trouble: Box<Trouble>,
     },
     /// A fence has come to a step; `Refused`: no rung was left.
     Fence {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Who is fenced.
+        /// The node that is fenced.
         node: NodeId,
-        /// Which rung.
+        /// The rung that the fence takes.
         rung: Rung,
-        /// Which step of it.
+        /// The step that it has come to.
         step: FenceStep,
     },
     /// A node that was fenced from a volume has shown that it holds none of it.
     Readmitted {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Who.
+        /// The node.
         node: NodeId,
     },
     /// A node's kernel holds a volume that it was not granted.
     StrayFound {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Where.
+        /// The node.
         node: NodeId,
     },
 }

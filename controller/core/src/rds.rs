@@ -8,17 +8,17 @@ pub enum RdsRequest {
     /// The host may connect, and the export is on. Success means that both were read back, and that nothing of a
     /// [`RdsRequest::Hide`] or a [`RdsRequest::Close`] that this process has asked for before is still under way.
     Allow {
-        /// To what.
+        /// The volume.
         volume: VolumeId,
-        /// Who.
+        /// The host.
         host_nqn: HostNqn,
     },
     /// The host may not connect. This alone does not stop a host that is connected. Success means that the list
     /// was read back without the host.
     Deny {
-        /// To what.
+        /// The volume.
         volume: VolumeId,
-        /// Who.
+        /// The host.
         host_nqn: HostNqn,
         /// It is a step of a fence, and goes before everything else.
         fence: bool,
@@ -26,28 +26,28 @@ pub enum RdsRequest {
     /// The last host may not connect, and with nobody left that has the volume the export goes off: both in one.
     /// Success means what it does for [`RdsRequest::Deny`] and for [`RdsRequest::Hide`].
     Close {
-        /// What.
+        /// The volume.
         volume: VolumeId,
-        /// Who.
+        /// The host.
         host_nqn: HostNqn,
     },
     /// The export off. Success means that it was read back as off; where the target drains, everything that it had
     /// received has landed.
     Hide {
-        /// What.
+        /// The volume.
         volume: VolumeId,
     },
     /// The export on, for those on the list. Success means that it was read back as on, and that nothing of a
     /// [`RdsRequest::Hide`] before it is still under way.
     Show {
-        /// What.
+        /// The volume.
         volume: VolumeId,
     },
     /// The secret of that generation is asked for at each new connection.
     SetSecret {
-        /// Of what.
+        /// The volume.
         volume: VolumeId,
-        /// Which.
+        /// The generation that is to be in force.
         generation: Epoch,
     },
 }

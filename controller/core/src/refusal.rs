@@ -13,7 +13,7 @@ pub enum Refusal {
     AttachedElsewhere {
         /// The volume.
         volume: VolumeId,
-        /// Who has it.
+        /// The node that has it.
         node: NodeId,
     },
     /// An RWX block volume that two other nodes have.
@@ -43,7 +43,7 @@ pub enum Refusal {
     Quarantined {
         /// The node.
         node: NodeId,
-        /// Why.
+        /// Every reason for the quarantine.
         causes: Vec<QuarantineCause>,
     },
     /// The agent could not make the device ready, or could not take it down.
@@ -52,7 +52,7 @@ pub enum Refusal {
         volume: VolumeId,
         /// The node.
         node: NodeId,
-        /// Why.
+        /// What the agent could not do.
         unready: NodeTrouble,
     },
     /// The device is in use on the node; nothing was changed.
@@ -61,7 +61,7 @@ pub enum Refusal {
         volume: VolumeId,
         /// The node.
         node: NodeId,
-        /// By whom.
+        /// Its users, each as text for a person.
         holders: Vec<String>,
     },
     /// The RDS did not do what was asked of it.
@@ -77,7 +77,7 @@ pub enum Refusal {
     StillWaiting {
         /// The volume.
         volume: VolumeId,
-        /// For what.
+        /// What it waits for.
         wait: Box<Wait>,
         /// How long the request waited, in milliseconds.
         waited_ms: u64,
@@ -88,7 +88,7 @@ pub enum Refusal {
         volume: VolumeId,
         /// The node.
         node: NodeId,
-        /// Which.
+        /// The request that overtook it.
         by: Overtaking,
     },
     /// The volume is being deleted.
@@ -100,7 +100,7 @@ pub enum Refusal {
     StillAttached {
         /// The volume.
         volume: VolumeId,
-        /// Who has it.
+        /// The nodes that have it.
         nodes: Vec<NodeId>,
     },
     /// A node that may still write could not be fenced.
@@ -153,16 +153,16 @@ pub enum Refusal {
 pub enum Difference {
     /// Whether the device is read-only.
     ReadOnly {
-        /// It is.
+        /// What the attachment has.
         is: bool,
-        /// It was asked to be.
+        /// What was asked for.
         asked: bool,
     },
     /// How many nodes may have it.
     Access {
-        /// It is.
+        /// What the attachment has.
         is: Access,
-        /// It was asked to be.
+        /// What was asked for.
         asked: Access,
     },
 }

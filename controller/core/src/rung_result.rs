@@ -47,7 +47,7 @@ pub(crate) enum RungResult {
 pub(crate) enum HelperProblem {
     /// It has seen a later term.
     LaterTerm(crate::LaterTerm),
-    /// A step failed there.
+    /// A step of it failed on that node.
     Failed { clause: String, message: String },
     /// Its outcome does not belong to the directive.
     Unexpected(Outcome),

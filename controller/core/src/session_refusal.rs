@@ -48,7 +48,7 @@ pub enum SessionRefusal {
         node: NodeId,
         /// Who is known under the name.
         known: (HostNqn, HostId),
-        /// Who connects.
+        /// The host that connects.
         new: (HostNqn, HostId),
     },
 }

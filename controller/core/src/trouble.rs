@@ -1,6 +1,6 @@
 //! What went wrong with an attachment, as facts. The shell renders them.
 //!
-//! The core notes the last one with the attachment and tells people of each ([`crate::Notice::Trouble`]). Nothing is
+//! The core notes the last one with the attachment and notifies people of each ([`crate::Notice::Trouble`]). Nothing is
 //! decided by it.
 
 use crate::{DeviceIdentity, Epoch, Outcome, RdsFailure, Rung, SessionId, VolumeId};
@@ -21,7 +21,7 @@ pub enum Trouble {
     Progress(String),
     /// The device is in use on the node.
     InUse {
-        /// By whom.
+        /// Its users, each as text for a person.
         holders: Vec<String>,
     },
     /// The agent's outcome does not belong to its directive.
@@ -45,21 +45,21 @@ pub enum Trouble {
     ClaimsTooMuch,
     /// A person wants the node fenced.
     FenceAsked {
-        /// Who.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
     },
     /// A person has declared the node gone.
     DeclaredGone {
-        /// Who.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
     },
     /// A node that was declared gone has connected. Its detach goes on.
     HeardThoughGone {
-        /// On which session.
+        /// The session that it concerns.
         session: SessionId,
         /// Its attachment was over: it counts as able to write again.
         may_write_again: bool,
@@ -97,7 +97,7 @@ pub enum NodeTrouble {
     Clause {
         /// The clause.
         clause: String,
-        /// The facts.
+        /// What was seen.
         message: String,
     },
     /// The namespace is not the one that was attached before.

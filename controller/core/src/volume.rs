@@ -73,7 +73,7 @@ pub struct DeviceIdentity {
     pub nguid: Option<Nguid>,
 }
 
-/// Who was first.
+/// Which of two nodes had the volume first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -106,14 +106,14 @@ pub enum DrainCause {
     Rollback,
     /// A person wants the node fenced, whatever it is doing.
     Forced {
-        /// Who.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
     },
     /// A person has declared the node gone.
     Gone {
-        /// Who.
+        /// The person who says so.
         by: String,
         /// Why, in that person's words.
         reason: String,
@@ -236,13 +236,13 @@ impl Pending {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Attachment {
-    /// Where.
+    /// The node.
     pub node: NodeId,
     /// As the RDS's list of hosts has it.
     pub host_nqn: HostNqn,
     /// The fencing token of the grant.
     pub epoch: Epoch,
-    /// Who was first.
+    /// Whether it had the volume first.
     pub role: Role,
     /// The device is to be read-only.
     pub read_only: bool,
@@ -348,7 +348,8 @@ impl Attachment {
         }
     }
 
-    /// The node's own word proves that it is over, and only the RDS's list is not read back: the RDS has no such volume.
+    /// The node's own report proves that it is over; only the RDS's list is not read back, since the RDS has no such
+    /// volume.
     /// The host may be on it when the volume is back, so nobody else is let in before; but a caller that wants the
     /// node off need not wait for a volume that somebody has removed for good.
     pub(crate) fn is_over_but_for_the_list(&self, now: UnixMillis) -> bool {
@@ -382,7 +383,7 @@ impl Attachment {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct SecretState {
-    /// Which.
+    /// The generation from which the secret is derived.
     pub generation: Epoch,
     /// The RDS has said that it asks for this one.
     pub in_force: bool,
@@ -393,7 +394,7 @@ pub struct SecretState {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeRecord {
-    /// What it is.
+    /// The volume's properties.
     pub spec: VolumeSpec,
     /// Pinned at the first attach.
     pub identity: Option<DeviceIdentity>,

@@ -35,7 +35,7 @@ pub enum Wait {
     Reports {
         /// The volume.
         volume: VolumeId,
-        /// Whose agents.
+        /// The nodes whose agents are waited for.
         nodes: Vec<NodeId>,
         /// What the list leaves open.
         doubt: ListDoubt,
@@ -120,7 +120,7 @@ pub enum Condition {
     GrantAnswered,
     /// The agent has to detach and to prove that nothing is left, or its fence has to succeed.
     Detached {
-        /// Whose agent.
+        /// The agent that is waited for.
         agent: Agent,
         /// The fence under way.
         fence: Option<Box<Fence>>,
@@ -148,7 +148,7 @@ pub enum Condition {
 /// A fence for which an export was taken off.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExportFence {
-    /// Against whom.
+    /// The node that is fenced.
     pub node: NodeId,
     /// The rung that it takes.
     pub rung: Rung,

@@ -203,7 +203,7 @@ fn proven(state: &proto::VolumeState, volume: &VolumeId) -> Result<Outcome, Malf
     volume_state(state)?;
     let identity = state.identity.clone().unwrap_or_default();
     Ok(match NamespaceUuid::parse(&identity.namespace_uuid) {
-        // One that is no NGUID tells nothing apart, as none does.
+        // A text that is no NGUID identifies nothing, like an empty one.
         Ok(namespace_uuid) => Outcome::Ready {
             identity: DeviceIdentity { namespace_uuid, nguid: Nguid::parse(&identity.nguid).ok() },
         },

@@ -1,4 +1,4 @@
-//! What one agent can make us keep, and what of its words people may see.
+//! What one agent can make us keep, and which of its texts people may see.
 //!
 //! In come messages as they were sent; out they go no larger than the limits here, and with nothing in them that a
 //! terminal would act on. What always holds: a list that is too long is refused with its name, its length and the limit;
@@ -18,9 +18,9 @@ pub(crate) const MESSAGE_BYTES: usize = 1 << 20;
 pub(super) const STORAGE_ADDRESSES: usize = 16;
 /// Volumes that a node's kernel may hold at once.
 pub(super) const VOLUMES: usize = 1024;
-/// Volumes of which we keep what a node said, those that it does not hold any more included.
+/// How many volumes of one node we keep reports of, those that it no longer holds included.
 pub(super) const KEPT_VOLUMES: usize = 4096;
-/// Nodes of which we keep what they said: certificates bound them already, where there are any.
+/// How many nodes we keep reports of; where there are certificates, they limit the number already.
 pub(super) const KEPT_NODES: usize = 4096;
 /// Paths, stagings, deleted controllers of a volume.
 const PARTS: usize = 64;
@@ -157,7 +157,7 @@ pub(super) fn result(result: &mut proto::DirectiveResult) -> Result<(), Malforme
     }
 }
 
-/// How fast an agent may tell: whoever tells faster is read more slowly, and nothing that it says is lost.
+/// How fast an agent may report: whoever reports faster is read more slowly, and nothing is lost.
 #[derive(Debug)]
 pub(super) struct Pace {
     left: f64,
@@ -167,7 +167,7 @@ pub(super) struct Pace {
 impl Pace {
     /// All volumes of a node at once, twice over.
     const BURST: f64 = 2.0 * VOLUMES as f64;
-    /// All volumes of a node every five seconds, which is how often an agent tells counters, and as much again.
+    /// All volumes of a node every five seconds, which is how often an agent reports counters, and as much again.
     const A_SECOND: f64 = 2.0 * VOLUMES as f64 / 5.0;
 
     pub(super) fn new() -> Self {

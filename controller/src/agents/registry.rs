@@ -43,7 +43,7 @@ struct OpenSession {
 }
 
 impl Sessions {
-    /// None yet.
+    /// A registry without a session.
     #[must_use]
     pub fn new(settings: AgentSettings) -> Self {
         Self { open: Arc::default(), settings: Arc::new(settings) }
@@ -55,7 +55,7 @@ impl Sessions {
         &self.settings
     }
 
-    /// Opens a session; what comes out of it is for that session's stream.
+    /// Opens a session, and gives the directives for its stream.
     pub(crate) fn open(&self, session: SessionId, node: NodeId) -> mpsc::Receiver<Order> {
         let (orders, taken) = mpsc::channel(ORDERS);
         let mut open = self.lock();

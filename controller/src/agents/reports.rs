@@ -48,7 +48,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// A node's words, to be replaced by what it says of its volumes now.
+    /// A node's report, to be replaced by what it says of its volumes now.
     fn speaks(&mut self, node: &NodeId) -> &mut AgentReport {
         self.latest.0 += 1;
         if let Some(before) = self.last.insert(node.clone(), self.latest) {
@@ -101,7 +101,7 @@ impl Reports {
         self.lock().nodes.iter().map(|(node, reports)| (node.clone(), reports.clone())).collect()
     }
 
-    /// The words of those nodes that have spoken of their volumes since; and until when that is.
+    /// The reports of nodes that have spoken of their volumes after `before`, and the number of the newest.
     #[must_use]
     pub fn since(&self, before: ReportNumber) -> (ReportNumber, Vec<(NodeId, AgentReport)>) {
         let kept = self.lock();
@@ -110,7 +110,7 @@ impl Reports {
         (kept.latest, since.filter_map(|(_, node)| reports(node)).collect())
     }
 
-    /// Shows each node's words, copying none. Nobody can speak meanwhile.
+    /// Shows each node's report without a copy; no report can come in meanwhile.
     pub(crate) fn each(&self, mut show: impl FnMut(&NodeId, &AgentReport)) {
         self.lock().nodes.iter().for_each(|(node, reports)| show(node, reports));
     }

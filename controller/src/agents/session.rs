@@ -26,7 +26,7 @@ use crate::metrics::{self, Part};
 /// How long a message that came in while we stood still may take to reach us.
 const LAST_LOOK: Duration = Duration::from_millis(250);
 
-/// Why a session is over. Never success: sessions end only by something that ends them.
+/// Why a session has ended. Never success: a session ends only because something ended it.
 #[derive(Debug)]
 pub(super) struct Ending(pub(super) Status);
 
@@ -209,7 +209,7 @@ impl Talk {
                 },
                 message = self.inbound.message() => self.heard(&mut progress, message).await,
                 () = tokio::time::sleep_until(progress.heard + silence) => {
-                    // It may be us who stood still, with its words in our own buffers.
+                    // It may be us who stood still, with its messages in our own buffers.
                     match tokio::time::timeout(LAST_LOOK, self.inbound.message()).await {
                         Ok(message) => self.heard(&mut progress, message).await,
                         Err(_) => Err(silent("nothing heard", silence)),
@@ -294,7 +294,7 @@ impl Talk {
         Ok(self.context.engine.submit(event).await?)
     }
 
-    /// Whether the node was granted the volume, or was cut off from it: only then its word on it counts.
+    /// Whether the node was granted the volume, or was cut off from it: only then its report on it counts.
     async fn is_its_own(&self, progress: &Progress, volume: &VolumeId) -> Result<bool, Ending> {
         if progress.sent.contains(volume) {
             return Ok(true);

@@ -32,7 +32,7 @@ pub(crate) struct SessionIds {
 }
 
 impl SessionIds {
-    /// Those of a term.
+    /// The ids of a term.
     pub(crate) fn of(term: u64) -> Self {
         Self { term, count: AtomicU64::new(0) }
     }

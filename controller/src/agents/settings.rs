@@ -34,7 +34,7 @@ pub struct AgentSettings {
     pub heartbeat_interval: Duration,
     /// A side that has heard nothing for so long takes the session for lost.
     pub silence_deadline: Duration,
-    /// From which the secrets of in-band authentication are made, where there are any.
+    /// The keys from which the secrets of in-band authentication are made, where there are any.
     pub secrets: Option<Arc<Keys>>,
 }
 

@@ -93,9 +93,9 @@ pub enum FencingError {
         humantime::format_duration(*heard), humantime::format_duration(*silent)
     )]
     FenceHeardAfter {
-        /// The one.
+        /// `--fence-heard-after`.
         heard: Duration,
-        /// The other.
+        /// `--fence-after`.
         silent: Duration,
     },
 }

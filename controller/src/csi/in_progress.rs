@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_operation_is_told_of_the_first_and_since_when() {
+    fn a_second_operation_is_refused_naming_the_first_and_its_start() {
         let (all, volume) = (InProgress::default(), VolumeId::new("v").unwrap());
         let first = all.begin(&volume, "CreateVolume", UnixMillis(951_782_400_000)).unwrap();
         let error = all.begin(&volume, "DeleteVolume", UnixMillis(0)).unwrap_err();

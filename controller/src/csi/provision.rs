@@ -1,4 +1,4 @@
-//! CreateVolume and DeleteVolume: the volume on the RDS, and the core's word on whether it may go.
+//! CreateVolume and DeleteVolume: the volume on the RDS, and whether the core lets it go.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ pub(super) async fn delete(context: &CallContext, volume: VolumeId) -> Result<()
     // In a task of its own, so that the core hears of the end also after a panic.
     let (rds, id) = (std::sync::Arc::clone(&context.rds), volume.clone());
     let deleted = tokio::spawn(async move { measured(RdsCall::Delete, rds.delete(&id)).await }).await;
-    // Only on the RDS's own word: with an answer lost the volume may well be there, or go at any time, and it goes on
+    // Only on the RDS's own answer: with one lost the volume may well be there, or go at any time, and it goes on
     // counting as being deleted.
     let deletion = match &deleted {
         Ok(Ok(()) | Err(RdsError::NotFound { .. })) => VolumeDeletion::Done,

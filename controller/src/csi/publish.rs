@@ -12,7 +12,7 @@ use super::status::CallError;
 use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
 use crate::engine::RequestError;
 
-/// A list that others have asked for a moment ago says as well what a volume is. That it is *not* there is always
+/// A list that was read a moment ago for others serves to know what a volume is. That it is *not* there is always
 /// asked again.
 const LOOKED_UP_WITHIN: Freshness = Freshness::Within(std::time::Duration::from_secs(2));
 
@@ -98,7 +98,8 @@ async fn look_up(
     })
 }
 
-/// That agents will find the volume under the name that they are sent, and that nobody but its user writes to it.
+/// Checks that agents will find the volume under the name that they are sent, and that nobody but its user writes to
+/// it.
 fn usable(context: &CallContext, found: &RdsVolume) -> Result<(), CallError> {
     let unusable = |problem| Err(CallError::Unusable { volume: found.id.clone(), problem });
     let nqn = context.serving.subsystem_nqn(&found.id);

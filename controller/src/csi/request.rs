@@ -169,7 +169,7 @@ fn node(id: &str) -> Result<NodeId, CallError> {
     NodeId::new(shown(id)).map_err(|error| invalid("node_id", error.to_string()))
 }
 
-/// That there are capabilities, and that each can be served; gives the widest access among them.
+/// Checks that there are capabilities and that each can be served; gives the widest access among them.
 pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<Access, CallError> {
     if all.is_empty() {
         return Err(invalid("volume_capabilities", "must be given"));
@@ -183,7 +183,7 @@ pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<Access, Call
     Ok(most)
 }
 
-/// That every parameter is one that we know; gives the weakest fence that suffices, where it is among them.
+/// Checks that we know every parameter; gives the weakest fence that suffices, where it is among them.
 pub(super) fn parameters(
     field: &str,
     parameters: &HashMap<String, String>,

@@ -56,7 +56,7 @@ fn sizes_are_whole_blocks_within_the_range() {
 }
 
 #[test]
-fn a_volume_that_is_there_counts_by_the_size_asked_for_not_the_rounded() {
+fn an_existing_volume_counts_by_the_requested_size() {
     let asked = range(5000, 9000).unwrap();
     for (size, admitted) in [(4999, false), (5000, true), (8192, true), (9000, true), (9001, false)] {
         assert_eq!(asked.admits(size), admitted, "{size}");

@@ -22,7 +22,7 @@ pub(super) struct Decider {
     pub(super) steps: mpsc::Sender<Decision>,
 }
 
-/// Runs until `stop` or until nobody takes the steps any more (the effects' task tells why).
+/// Runs until `stop` or until nobody takes the steps any more (the effects' task says why).
 pub(super) async fn run(mut decider: Decider, first: Vec<Effect>, stop: CancellationToken) {
     let first =
         Decision { now: decider.clock.now(), waiter: None, effects: first, changed: None, view: None };
@@ -108,7 +108,7 @@ impl Decider {
     }
 }
 
-/// What an event changes beyond what its effects tell.
+/// What an event changes beyond what its effects say.
 fn change(event: &Event) -> Option<WatchedChange> {
     match event {
         Event::SessionUp { node, .. }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_is_told_however_many_events_wait() {
+    async fn ticks_come_however_many_events_wait() {
         assert_eq!(ticks_among(100, TICK / 10).await, 10);
     }
 }

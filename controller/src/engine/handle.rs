@@ -82,7 +82,7 @@ impl Engine {
         }
     }
 
-    /// Has a node fenced from a volume on a person's word; waits until it is proven that it cannot write.
+    /// Fences a node from a volume because a person asks for it; waits until it is proven that it cannot write.
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.
@@ -106,7 +106,7 @@ impl Engine {
         }
     }
 
-    /// Takes a person's word that a node is gone; waits until it is recorded.
+    /// Records that a person declares a node gone; waits until that is durable.
     ///
     /// # Errors
     /// The core's refusal, or that the engine has ended.

@@ -59,7 +59,7 @@ const QUEUE: usize = 1024;
 /// Changes that a slow watcher may lag behind before it is sent everything again.
 const CHANGES: usize = 1024;
 
-/// Something that watchers want to know. Sent after what it tells of has become durable.
+/// A change that watchers are sent, after it has become durable.
 #[derive(Debug, Clone)]
 pub enum WatchedChange {
     /// A volume's record has changed; it may be gone.
@@ -90,7 +90,7 @@ pub struct Start {
     pub secrets: Option<Arc<Keys>>,
     /// How directives reach agents.
     pub agents: Arc<dyn Agents>,
-    /// The time.
+    /// Wall-clock time that never goes back.
     pub clock: Clock,
 }
 
@@ -105,16 +105,16 @@ pub enum EngineError {
     Record {
         /// The volume.
         volume: VolumeId,
-        /// What is in the way.
+        /// The encoder's error.
         #[source]
         source: serde_json::Error,
     },
-    /// Likewise of a node.
+    /// The same of a node.
     #[error("cannot encode the record of node {node}")]
     Node {
         /// The node.
         node: NodeId,
-        /// What is in the way.
+        /// The encoder's error.
         #[source]
         source: serde_json::Error,
     },
@@ -127,9 +127,9 @@ pub enum EngineError {
     /// A task panicked.
     #[error("the engine's {task} task panicked")]
     Panicked {
-        /// Which.
+        /// The task's name.
         task: &'static str,
-        /// How.
+        /// How the task ended.
         #[source]
         source: tokio::task::JoinError,
     },
@@ -137,7 +137,7 @@ pub enum EngineError {
 
 /// A started engine.
 pub struct Started {
-    /// The handle.
+    /// The engine's handle.
     pub engine: Engine,
     /// The term under which it grants: the one given, or one above what the records show.
     pub term: u64,

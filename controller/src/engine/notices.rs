@@ -1,6 +1,7 @@
 //! Notices of the core, for people: one log line, one count, one message for watchers.
 //!
-//! In come [`Notice`]s, after what they tell of has become durable; out goes [`NoticeText`]. The reasons are stable names.
+//! In come [`Notice`]s, after what they report has become durable; out goes [`NoticeText`]. The reasons are stable
+//! names.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use cleat_core::{
 
 use crate::{explain, metrics};
 
-/// Something that happened, in words.
+/// Something that happened, as text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoticeText {
     /// When.
@@ -22,13 +23,13 @@ pub struct NoticeText {
     pub volume: Option<VolumeId>,
     /// On which node; `None`: no certain one.
     pub node: Option<NodeId>,
-    /// In words.
+    /// What happened, as text for people.
     pub message: String,
     /// The migration that it belongs to.
     pub migration: Option<Box<Migration>>,
 }
 
-/// Logs and counts a notice; gives it in words.
+/// Logs and counts a notice; gives it as text for people.
 pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
     let text = render(at, notice);
     metrics::notice(text.reason);
@@ -72,7 +73,7 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
     text
 }
 
-/// Counts a refused request; gives it in words.
+/// Counts a refused request; gives it as text for people.
 pub(super) fn refused(
     at: UnixMillis,
     volume: Option<&VolumeId>,
@@ -190,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lost_path_is_told_with_its_clause_and_a_recovery_by_name() {
+    fn a_lost_path_is_reported_with_its_clause_a_recovery_by_name() {
         let health = |from, to, live_paths, unready: &str| Notice::Health {
             volume: VolumeId::new("v").unwrap(),
             node: NodeId::new("a").unwrap(),

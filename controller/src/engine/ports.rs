@@ -1,4 +1,4 @@
-//! What the engine needs of others, said in its own words: how a directive reaches an agent.
+//! What the engine needs of others, in its own terms: how a directive reaches an agent.
 //!
 //! The RDS ([`cleat_rds::Rds`]) and the store ([`crate::store::Store`]) are below the engine; agents' sessions are above
 //! it, so they implement this.

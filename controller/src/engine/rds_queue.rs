@@ -67,7 +67,7 @@ impl RdsQueue {
         self.last.insert(volume, work);
     }
 
-    /// Tells the core of something that is no answer of the RDS. Nobody waits for it: whoever carries out what the core
+    /// Sends the core an event that is no answer of the RDS. Nobody waits for it: whoever carries out what the core
     /// decided must not wait for the core.
     pub(super) fn tell(&self, event: Event) {
         let inbox = self.inbox.clone();

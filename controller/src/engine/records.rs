@@ -54,7 +54,7 @@ struct Written {
 /// What is stored cannot be read. Nothing may be granted then: somebody may still write who would be forgotten.
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
-    /// The name is nobody's.
+    /// The name is no valid id.
     #[error(
         "cannot use the store's record of {key}: this version knows no such name; run the version that wrote it"
     )]
@@ -62,7 +62,7 @@ pub enum RecordError {
         /// The key.
         key: Key,
     },
-    /// The record is not one.
+    /// The record has a form that this version does not know.
     #[error("cannot read the store's record of {key}; run the version that wrote it")]
     Unreadable {
         /// The key.

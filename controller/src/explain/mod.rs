@@ -1,4 +1,4 @@
-//! The core's reasons as text for people: the one place that has their words.
+//! The core's reasons as text for people: the one place that words them.
 //!
 //! In come the facts that the core gives (refusals, waits, troubles, evidence); out go sentences for CSI errors, notices,
 //! logs and `cleatctl`. Nothing is decided by them. What always holds: an error reads "cannot X: Y; do Z" and names what

@@ -1,6 +1,7 @@
 //! Drift: what is where it should not be, or is not where it should be.
 //!
-//! In come the core's records, the agents' last words and the keys of secrets; out go the differences between them, for
+//! In come the core's records, the agents' last reports and the keys of secrets; out go the differences between
+//! them, for
 //! people, as counts by kind, and as notices. Nothing here changes anything: a node that could write counts as a writer in the core
 //! already. What always holds: of two looks at the same state, both find the same.
 
@@ -96,13 +97,13 @@ impl Drift {
     }
 }
 
-/// A certificate of this controller that ends soon: an outage that is not one yet.
+/// A certificate of this controller that ends soon: an outage to come.
 pub(super) fn expires(expiry: Expiry) -> Option<proto::DriftInfo> {
     let message = expiry.complaint()?;
     Some(proto::DriftInfo { kind: "certificate-expires".to_owned(), message, ..Default::default() })
 }
 
-/// All there are now.
+/// Finds every difference that there is now.
 pub(super) async fn look(
     engine: &Engine,
     reports: &Reports,
@@ -118,8 +119,8 @@ pub(super) async fn look(
     Ok(drifts)
 }
 
-/// Looks again and again, counts what is there, and tells what was there twice in a row: between two steps of an attach
-/// or a detach, the two sides differ for a moment.
+/// Looks again and again, counts what is there, and reports what was there twice in a row: between two steps of an
+/// attach or a detach, the two sides differ for a moment.
 pub async fn keep_looking(
     engine: Engine,
     reports: Reports,
@@ -177,10 +178,10 @@ struct Records {
     secrets: Option<Arc<Keys>>,
 }
 
-/// What the agents' words show, kept up to date by what they say.
+/// What the agents' reports show, kept up to date as they come in.
 #[derive(Default)]
 struct Reported {
-    /// Drift by the node whose agent's words show them.
+    /// Drift by the node whose agent's report shows it.
     found: BTreeMap<NodeId, Vec<Drift>>,
     until: ReportNumber,
 }
@@ -212,7 +213,7 @@ enum Stale {
 }
 
 impl Default for Stale {
-    /// Nothing was compared yet.
+    /// A result before the first comparison.
     fn default() -> Self {
         Self::All
     }
@@ -269,7 +270,7 @@ fn tell(engine: &Engine, drift: Drift) {
     engine.tell(NoticeText { at, reason, volume, node, message, migration: None });
 }
 
-/// Compares everything.
+/// Compares every record with what nodes and the RDS show.
 fn of_records(core: &Core, secrets: Option<&Keys>) -> Found {
     let compare = |record: &VolumeRecord| (record.spec.id.clone(), of_record(core, record, secrets));
     let compared = core.volumes().values().map(compare);
@@ -386,7 +387,7 @@ fn of_volumes(node: &NodeId, reports: &AgentReport) -> Vec<Drift> {
     reports.volumes.iter().flat_map(others).collect()
 }
 
-/// What there is about sessions: it goes by the time, also where nobody says anything.
+/// Drift about sessions: it depends on the time, also where nobody reports anything.
 fn of_sessions(reports: &Reports) -> Vec<Drift> {
     let mut drifts = Vec::new();
     reports.each(|node, reports| {

@@ -1,4 +1,4 @@
-//! The core's records and the agents' last words as messages for people.
+//! The core's records and the agents' last reports as messages for people.
 
 use cleat_core::{
     Attachment, Core, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase, SessionState, Source,
@@ -10,7 +10,7 @@ use crate::agents::Reports;
 use crate::engine::NoticeText;
 use crate::explain;
 
-/// One volume, without the agents' words on it: those are added outside of the core's task.
+/// One volume, without the agents' reports on it: those are added outside of the core's task.
 pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<proto::VolumeInfo> {
     let record = core.volumes().get(id)?;
     let identity = record.identity.as_ref().map(|identity| proto::Identity {
@@ -39,7 +39,7 @@ pub(super) fn volume(core: &Core, id: &VolumeId, now: UnixMillis) -> Option<prot
     })
 }
 
-/// Every volume.
+/// Describes every volume.
 pub(super) fn volumes(core: &Core, now: UnixMillis) -> Vec<proto::VolumeInfo> {
     core.volumes().keys().filter_map(|id| volume(core, id, now)).collect()
 }
@@ -155,12 +155,12 @@ pub(super) fn migrations(core: &Core) -> Vec<proto::MigrationInfo> {
     recorded.map(|(id, m)| migration(id, m)).collect()
 }
 
-/// Every node, without the agents' words.
+/// Every node, without the agents' reports.
 pub(super) fn nodes(core: &Core, now: UnixMillis) -> Vec<proto::NodeInfo> {
     core.nodes().iter().map(|(id, known)| describe(core, id, known, now)).collect()
 }
 
-/// One node, without its agent's words.
+/// One node, without its agent's report.
 pub(super) fn node(core: &Core, id: &NodeId, now: UnixMillis) -> Option<proto::NodeInfo> {
     core.nodes().get(id).map(|known| describe(core, id, known, now))
 }

@@ -47,19 +47,19 @@ pub enum RecordKind {
 /// Which record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
-    /// About what.
+    /// Whether it is about a volume or a node.
     pub kind: RecordKind,
     /// Whose: the volume's or node's name.
     pub name: String,
 }
 
 impl Key {
-    /// A volume's.
+    /// The key of a volume's record.
     pub fn volume(name: impl Into<String>) -> Self {
         Self { kind: RecordKind::Volume, name: name.into() }
     }
 
-    /// A node's.
+    /// The key of a node's record.
     pub fn node(name: impl Into<String>) -> Self {
         Self { kind: RecordKind::Node, name: name.into() }
     }
@@ -75,25 +75,25 @@ impl fmt::Display for Key {
     }
 }
 
-/// How often a record was written. It is compared, and nothing else is made of it.
+/// How often a record was written. It is only compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRecord {
-    /// Which.
+    /// The record's name.
     pub key: Key,
-    /// Of which version.
+    /// How often it has been written.
     pub version: Version,
-    /// What it says.
+    /// The record itself.
     pub value: Value,
 }
 
 /// One write of one record.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Write {
-    /// Which record.
+    /// The record that is written.
     pub key: Key,
     /// The version that is to be there before; `None`: that there is none.
     pub expected: Option<Version>,
@@ -110,7 +110,7 @@ pub struct Loaded {
     pub entries: Vec<StoredRecord>,
 }
 
-/// Why a write was not made durable. Four different things, and they stay different.
+/// Why a write was not made durable: four causes that callers handle differently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// The record is not of the version that was expected: somebody else has written it. Only this record is in doubt.
@@ -119,7 +119,7 @@ pub enum CommitError {
         version(*found), version(*expected)
     )]
     Conflict {
-        /// Which.
+        /// The record that was not written.
         key: Key,
         /// The version that was to be there.
         expected: Option<Version>,

@@ -66,7 +66,7 @@ pub enum Damage {
          {START_AGAIN}"
     )]
     OldJournal,
-    /// Something else.
+    /// The file is something else.
     #[error("it is not a store of ours ({0}); correct the path, or {START_AGAIN}")]
     NotAStore(&'static str),
     /// It was written by a newer program.

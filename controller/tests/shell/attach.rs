@@ -208,7 +208,7 @@ async fn many_volumes_at_once_all_come_through() {
 }
 
 #[tokio::test]
-async fn capabilities_are_confirmed_or_told_why_not() {
+async fn capabilities_are_confirmed_or_refused_with_the_reason() {
     let (_world, csi) = World::served().await;
     csi.create("pvc-1").await.unwrap();
     let ask = async |volume: &str, capabilities: Vec<csi::VolumeCapability>| {

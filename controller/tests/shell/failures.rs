@@ -69,7 +69,7 @@ async fn a_node_never_heard_of_is_not_found_and_a_silent_one_unavailable() {
 }
 
 #[tokio::test]
-async fn sizes_and_room_are_told_apart() {
+async fn a_wrong_size_and_a_full_rds_have_their_own_codes() {
     let (world, csi) = World::served().await;
     let made = csi.create_sized("pvc-1", 5000).await.unwrap();
     assert_eq!(made.capacity_bytes, 8192, "whole blocks of 4096 bytes");
@@ -82,7 +82,7 @@ async fn sizes_and_room_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_disk_larger_than_asked_for_is_fine_and_a_smaller_one_is_not() {
+async fn a_disk_may_be_larger_than_requested_and_not_smaller() {
     let (world, csi, [(a, _one), (b, _two)]) = World::with_nodes(["node-a", "node-b"]).await;
     csi.create_sized("vm-1", 1 << 20).await.unwrap();
     world.rds.tamper("vm-1", |v| v.size.0 += 1 << 20);

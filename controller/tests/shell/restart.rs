@@ -69,7 +69,7 @@ async fn killed_in_the_middle_of_a_handoff_it_completes_it() {
 
 /// The RDS may do what a controller has asked after that controller has died, and after the next one has looked.
 #[tokio::test]
-async fn what_a_killed_controller_asked_of_the_rds_undoes_no_later_proof() {
+async fn a_killed_controllers_rds_request_undoes_no_later_proof() {
     let (mut world, csi, [(a, one), (b, two)]) = World::with_nodes(["node-a", "node-b"]).await;
     for volume in ["vm-1", "vm-2"] {
         csi.create(volume).await.unwrap();

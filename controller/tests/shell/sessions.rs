@@ -16,7 +16,7 @@ async fn node(world: &World, name: &str) -> Option<proto::NodeInfo> {
 }
 
 #[tokio::test]
-async fn an_agent_that_does_not_fit_is_told_why() {
+async fn an_agent_that_does_not_fit_is_refused_with_the_reason() {
     let world = World::started().await;
     type Spoil = fn(&mut proto::Hello);
     let cases: [(Spoil, Code, &[&str]); 4] = [
@@ -42,7 +42,7 @@ async fn an_agent_that_does_not_fit_is_told_why() {
 }
 
 #[tokio::test]
-async fn two_nodes_with_one_identity_are_told_apart_by_name() {
+async fn two_nodes_with_one_identity_are_refused_by_name() {
     let world = World::started().await;
     let _first = world.agent(&Host::new("node-a", 1)).await;
     let second = world.dial(&Host::new("node-b", 1)).await.ended().await;

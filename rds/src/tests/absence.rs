@@ -39,7 +39,7 @@ async fn a_list_that_lacks_a_disk_that_is_there_proves_nothing() {
 }
 
 #[tokio::test]
-async fn an_empty_list_is_asked_for_again_and_never_believed() {
+async fn an_empty_list_is_read_again_and_never_believed() {
     let bench = bench_with_volume().await;
     bench.router.fault("GET disk", Fault::Answer(200, "[]"));
     bench.rds.deny(&id("pvc-1"), &host("a"), Priority::Fence).await.expect("one is got over");

@@ -35,7 +35,7 @@ async fn the_password_is_read_again_when_it_is_not_accepted() {
 }
 
 #[tokio::test]
-async fn no_connection_no_answer_and_a_lost_one_are_told_apart() {
+async fn no_connection_no_answer_and_a_lost_one_have_their_own_errors() {
     let bench = Bench::start().await;
     bench.router.fault("GET system", Fault::LoseAnswer);
     assert_eq!(way(&bench.rds).await, Way::Timeout);

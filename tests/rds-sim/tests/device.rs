@@ -84,7 +84,7 @@ async fn a_full_device_says_so_and_takes_nothing() {
 }
 
 #[tokio::test]
-async fn sizes_change_only_upwards_and_only_where_asked_for() {
+async fn sizes_change_only_upwards_and_only_on_request() {
     let refused = bad("failure: can not change file-size");
     let sim = start().await.unwrap();
     let id = add(&sim, "pvc-1").await;

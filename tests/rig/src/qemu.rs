@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_reaches_the_kernel_and_commas_are_no_options() {
+    fn the_command_line_reaches_the_kernel_and_commas_are_no_options() {
         let mut with_disk = launch();
         with_disk.disk = Some("/run/disk".into());
         with_disk.machine_id = Some("0123".into());

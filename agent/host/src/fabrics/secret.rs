@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_takes_any_text_is_left_with_the_secret_and_told_of() {
+    fn a_kernel_that_takes_any_text_keeps_the_secret_and_is_reported() {
         let (tree, target) = tree();
         tree.set(0, ATTRIBUTE, &text('A'));
         let error = rekey_blocking(&tree.sysfs(), &target, &secret('B'), write).expect_err("no way to wait");

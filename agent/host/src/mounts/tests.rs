@@ -17,7 +17,7 @@ fn dev() -> DevT {
 }
 
 #[tokio::test]
-async fn targets_are_told_apart() {
+async fn each_kind_of_target_is_recognised() {
     let dir = tempfile::tempdir().expect("a directory");
     let at = |name: &str| dir.path().join(name);
     std::fs::write(at("empty"), "").expect("written");

@@ -193,7 +193,7 @@ async fn many_looks_at_once_share_scans_and_see_what_was_there_before_them() {
 }
 
 #[test]
-fn the_kubelets_loop_is_told_from_others() {
+fn the_kubelets_loop_is_recognised_among_others() {
     let host = Host::new();
     let base = "/plugins/kubernetes.io/csi/volumeDevices/publish/pvc-1";
     let mapped = host.tree.write(&format!("host{base}/{POD}"), "block 259:1");
@@ -319,7 +319,7 @@ async fn what_the_kernel_has_claimed_is_named_to_whoever_ends_the_device() {
 }
 
 #[tokio::test]
-async fn a_claim_that_could_not_be_asked_for_leaves_the_answer_open() {
+async fn a_claim_that_cannot_be_tried_leaves_the_answer_open() {
     let mut host = Host::new();
     host.openers.places.claim = claim::ask;
     let report = host.openers.look_to_end(HEAD, LONG).await;
@@ -421,7 +421,7 @@ async fn a_silent_mount_that_nothing_shows_is_named_and_the_look_goes_on() {
 }
 
 #[tokio::test]
-async fn unseen_mounts_matter_only_where_the_kernel_cannot_be_asked() {
+async fn unseen_mounts_matter_only_where_no_claim_can_be_tried() {
     let mut host = Host::new();
     host.process(20, "user", "mnt:[2]");
     host.tree.write("host/proc/20/mountinfo", "garbage\n");

@@ -389,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_heads_paths_and_others_are_told_apart() {
+    fn names_of_heads_and_paths_are_recognised() {
         assert_eq!(path_controller("nvme0c12n1"), ControllerName::parse("nvme12").ok());
         for name in ["nvme0n1", "nvme0", "ng0n1", "nvmec1n1", "nvme0c1n"] {
             assert_eq!(path_controller(name), None, "{name}");

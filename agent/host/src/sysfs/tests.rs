@@ -114,7 +114,7 @@ fn without_native_multipath_each_controller_has_its_own_device_and_map() {
 }
 
 #[test]
-fn holders_are_told_apart() {
+fn each_kind_of_holder_is_recognised() {
     let tree = two_paths();
     tree.dm("dm-1", "253:1", "LVM-abcdef", "vg-lv", &["nvme0n1"]);
     let topology = read(&tree);

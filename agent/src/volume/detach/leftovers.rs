@@ -66,7 +66,7 @@ mod tests {
     use crate::testing::kernel::HOST;
 
     #[tokio::test]
-    async fn controllers_of_a_grant_that_has_ended_go_without_being_asked_for() {
+    async fn controllers_of_an_ended_grant_are_deleted_without_a_directive() {
         let (machine, agent) = Machine::holding(1, &[1]).await;
         let volume = agent.fleet.volumes().remove(0);
         agent.state().await;

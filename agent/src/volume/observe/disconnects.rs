@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_is_told_just_before_the_removal_counts() {
+    async fn a_connected_event_just_before_the_removal_counts() {
         let (disconnects, (uevents, source)) = (Disconnects::default(), Uevents::scripted());
         let _hearing = disconnects.listen(Some(&uevents));
         made(&disconnects, "nvme0");

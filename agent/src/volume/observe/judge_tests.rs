@@ -117,7 +117,7 @@ fn a_grant_that_has_ended_with_controllers_left_is_being_detached() {
 }
 
 #[test]
-fn what_no_grant_explains_is_told_and_never_called_ready() {
+fn what_no_grant_explains_is_reported_and_never_ready() {
     let state = Case { entry: None, was_ready: false, ..Case::new(&[(1, "live"), (2, "live")]) }.state();
     assert_eq!(state.phase, VolumePhase::Connecting);
     assert_eq!(state.unready.unwrap().clause, clause::GRANT);

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_number_that_no_disk_has_is_told_only_while_the_volume_has_a_device() {
+    async fn a_number_without_disk_is_reported_only_beside_a_device() {
         let (machine, agent) = Machine::holding(1, &[1]).await;
         let target = Path::new("/pods/a/volume");
         let dev = DevT { major: 259, minor: 0 };

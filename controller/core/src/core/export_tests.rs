@@ -55,7 +55,7 @@ fn a_second_node_waits_for_an_export_off_fence_and_is_refused_once_proven() {
 }
 
 #[test]
-fn an_export_that_is_refused_to_come_back_is_asked_for_again() {
+fn an_export_that_the_rds_refuses_is_requested_again() {
     let mut b = shared(able());
     overdue(&mut b, "a");
     b.rds(Ok(()));

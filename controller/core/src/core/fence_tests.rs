@@ -109,7 +109,7 @@ fn a_node_back_in_mid_fence_may_prove_it_and_the_export_comes_back() {
 }
 
 #[test]
-fn an_rds_that_is_not_reached_concludes_nothing_and_is_asked_again() {
+fn an_unreached_rds_proves_nothing_and_is_called_again() {
     let mut b = alone(able());
     let request = overdue(&mut b, "a");
     for step in ["deny", "hide"] {

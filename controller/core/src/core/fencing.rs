@@ -137,7 +137,7 @@ impl Transition<'_> {
         }
     }
 
-    /// `progress` directs the helper, which finds this fence; here only whether there is one still.
+    /// Whether there is still a node that can preempt; `progress` directs it.
     fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
         if !helped {
@@ -217,7 +217,7 @@ impl Transition<'_> {
         in_force
     }
 
-    /// `progress` directs the others; here only whether all of them have it, or one cannot get it.
+    /// Whether all others have the secret, or one cannot get it; `progress` directs them.
     fn await_rekey(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let Some(record) = self.core.volumes.get(volume) else {
             return false;

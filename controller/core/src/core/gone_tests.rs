@@ -1,11 +1,11 @@
-//! Nodes that were declared gone, and are heard after all: a person's word keeps nobody from writing.
+//! Nodes that were declared gone, and are heard after all: what a person declares keeps nobody from writing.
 
 use super::fence_tests::{asked, fenced, overdue, revoked};
 use super::tests::*;
 use super::*;
 use crate::*;
 
-/// On a target that can do nothing: the word, the bound, the list.
+/// On a target that can do nothing: the declaration, the bound, the list.
 fn taken_for_gone(b: &mut Harness) {
     b.attach("a", Access::Rwo);
     b.silent("a");

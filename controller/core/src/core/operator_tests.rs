@@ -1,4 +1,4 @@
-//! People's words, one event at a time: what they bring about, and that who and why stay with what came of it.
+//! What people declare, one event at a time: what it brings about, and that who and why are kept with it.
 
 use super::fence_tests::{asked, fenced, overdue, revoked};
 use super::tests::*;

@@ -233,7 +233,7 @@ impl Transition<'_> {
             };
             if let Some(known) = self.core.nodes.get_mut(node) {
                 let fresh = known.observed.entry(volume.clone()).or_insert_with(|| observed.clone());
-                // The agent's own word on paths comes with its delta; here only what the answer itself says.
+                // The agent reports its paths with its delta; here only what the answer itself says.
                 if !matches!(fresh.phase, ObservedPhase::Ready | ObservedPhase::Degraded) {
                     *fresh = observed;
                 }
@@ -366,7 +366,7 @@ impl Transition<'_> {
         self.trouble(volume, node, trouble);
     }
 
-    /// Keeps what went wrong with the attachment, and tells people.
+    /// Keeps what went wrong with the attachment, and notifies people.
     pub(super) fn trouble(&mut self, volume: &VolumeId, node: &NodeId, trouble: Trouble) {
         if let Some(a) = self.attachment_mut(volume, node) {
             a.trouble = Some(trouble.clone());

@@ -78,7 +78,7 @@ impl Transition<'_> {
                 }
             },
             Phase::Stray => None,
-            // What it proves may be of an earlier grant than the one that the RDS's list tells of.
+            // It may prove the end of an earlier grant than the one that the RDS's list shows.
             Phase::Draining { evidence: Some(_), .. }
                 if attachment.old_proof && !self.was_looked_up(volume) =>
             {
@@ -259,7 +259,7 @@ impl Transition<'_> {
         self.migration_step(volume, node, MigrationStep::Releasing);
     }
 
-    /// Moves an attachment to a phase, and tells people.
+    /// Moves an attachment to a phase, and notifies people.
     pub(super) fn enter(&mut self, volume: &VolumeId, node: &NodeId, phase: Phase) {
         let now = self.now;
         let Some(a) = self.core.volumes.get_mut(volume).and_then(|v| v.attachment_mut(node)) else {

@@ -1,4 +1,4 @@
-//! Nodes that were cut off, and the word of a person: durable, per volume, lifted by the node's own word alone.
+//! Nodes that were cut off, and what a person declares: durable, per volume, lifted by the node's own report alone.
 //!
 //! A node that was fenced by something else than its own proof stays on the volume's list until its agent shows that
 //! the volume is absent there *and* that the grant's end is recorded on the node, so that no earlier directive
@@ -44,7 +44,7 @@ impl Transition<'_> {
         self.wait(request, volume, RequestKind::Fence { node });
     }
 
-    /// Takes a person's word for it that a node is gone. It counts for what the node has now, and what was cut off
+    /// Records that a person declares a node gone. It counts for what the node has now, and what was cut off
     /// from it; it is taken back where the node is heard after all before its attachment is over.
     pub(super) fn declare_gone(&mut self, request: RequestId, node: NodeId, by: String, reason: String) {
         if let Some(SessionState::Up { since, .. }) = self.core.nodes.get(&node).map(|n| &n.session) {
@@ -140,7 +140,7 @@ impl Transition<'_> {
         self.notice(Notice::Readmitted { volume: volume.clone(), node: node.clone() });
     }
 
-    /// Tells a node that is heard to take down what it was cut off from, once on each session.
+    /// Sends a node that is heard a Revoke of what it was cut off from, once on each session.
     pub(super) fn drive_revoke(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let Some(session) = self.core.nodes.get(node).and_then(|n| n.ready_session()).cloned() else {
             return false;
@@ -242,7 +242,8 @@ impl Transition<'_> {
         }
     }
 
-    /// A node that is heard is not gone: where a proof still waits for its bound on that word, the word is taken back.
+    /// A node that is heard is not gone: where a proof still waits for its bound on the declaration, that is taken
+    /// back.
     pub(super) fn not_gone(&mut self, node: &NodeId, heard: &SessionId) {
         for volume in self.volumes_about(node) {
             let Some(a) = self.attachment_mut(&volume, node) else {
@@ -263,7 +264,7 @@ impl Transition<'_> {
         }
     }
 
-    /// A node that was cut off by nothing but a person's word, and is heard, may be writing all the while: it counts as a
+    /// A node that was cut off by a declaration alone, and is heard, may be writing all the while: it counts as a
     /// holder again, until there is evidence of another kind, and drained.
     pub(super) fn not_cut_off(&mut self, node: &NodeId, heard: &SessionId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);

@@ -52,7 +52,7 @@ pub(super) struct RdsLists {
     seen: BTreeSet<VolumeId>,
     /// Volumes of which the list does not say who may write.
     doubts: BTreeMap<VolumeId, Doubt>,
-    /// Nodes whose word is not waited for: a person has said that they are gone, and they were not heard since.
+    /// Nodes whose report is not waited for: a person has declared them gone, and they were not heard since.
     gone: BTreeSet<NodeId>,
 }
 
@@ -138,7 +138,7 @@ impl Core {
             });
         }
         let doubt = lists.doubts.get(volume)?;
-        // With its own word a node speaks for itself alone; a grant needs that of all.
+        // A node's report speaks for itself alone; a grant needs those of all.
         let about = match kind {
             RequestKind::Unpublish { node: Some(node) } | RequestKind::Fence { node } => Some(node),
             RequestKind::Unpublish { node: None } | RequestKind::Publish { .. } => None,
@@ -322,7 +322,7 @@ impl Transition<'_> {
         }
     }
 
-    /// An attachment is on a record that is older than what was done since: the grant that it tells of is over, and
+    /// An attachment is on a record that is older than what was done since: the grant that it shows is over, and
     /// nobody knows what came after. The node counts as able to write until it is proven that it cannot; a Publish
     /// grants again.
     pub(super) fn record_is_older(&mut self, volume: &VolumeId, node: &NodeId, by: OlderBy) {
@@ -457,7 +457,7 @@ impl Transition<'_> {
         lists.needed && (open || self.core.volumes.values().any(listed))
     }
 
-    /// A person has said that the node is gone: nobody waits for its word any more. It is kept again once it is heard.
+    /// A person has declared the node gone: nobody waits for its report any more. It is kept again once it is heard.
     pub(super) fn forget_node(&mut self, node: &NodeId) {
         if self.core.registry.remove(node).is_some() {
             self.forgotten_nodes.insert(node.clone());

@@ -154,7 +154,7 @@ fn a_fence_of_an_unknown_host_goes_on_as_its_nodes_when_that_is_heard() {
 fn a_silent_nodes_record_does_not_say_that_it_is_not_an_unknown_host() {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![listed(&["bb"], true)]);
-    // It may have been made anew since, with another host NQN.
+    // It may have been made again since, with another host NQN.
     b.unpublish_waits("a");
 }
 
@@ -250,7 +250,7 @@ fn who_is_let_in_by_its_record_and_is_on_no_list_is_granted_nothing_by_it() {
 }
 
 #[test]
-fn who_was_being_let_in_before_a_start_is_let_in_when_asked_again() {
+fn who_was_being_let_in_before_a_start_is_let_in_on_a_repeat() {
     let mut b = fencing();
     b.up("a", "1", vec![]);
     b.publish("a", Access::Rwo);
@@ -384,7 +384,7 @@ fn a_silent_nodes_address_may_be_another_hosts_now_but_not_its_nqn_or_id() {
     assert!(refused(&b));
 }
 
-/// A restart with a store from when `a` was being detached. Whatever came after that only the RDS's list can tell.
+/// A restart with a store from when `a` was being detached. Only the RDS's list shows what came after that.
 fn restarted_in_a_detach(end: impl Fn(&mut Harness)) -> Harness {
     let mut b = fencing();
     b.up("a", "1", vec![]);
@@ -423,7 +423,7 @@ fn a_proof_on_record_holds_for_a_host_that_is_off_the_list() {
 }
 
 #[test]
-fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
+fn a_half_done_fence_starts_over_for_a_host_that_may_connect() {
     let mut b = restarted_in_a_detach(|b| {
         b.silent("a");
         b.pass(b.config.fence_after_ms + 1);
@@ -442,7 +442,7 @@ fn a_fence_half_done_on_record_begins_anew_for_a_host_that_may_connect() {
 }
 
 #[test]
-fn who_was_not_told_by_its_record_may_have_been_since() {
+fn a_node_without_directive_on_record_may_have_had_one_since() {
     let target = TargetAbilities { acl: true, export_cuts: true, ..TargetAbilities::default() };
     let mut b = Harness::with(Config { target, ..Config::default() });
     b.up("a", "1", vec![]);
@@ -514,7 +514,7 @@ fn a_drain_bound_that_has_passed_is_not_said_to_be_waited_for() {
     assert_eq!(b.waits_for(), Some(Wait::Inventory { node: n("bb") }));
 }
 
-/// `a` had a volume that no record tells of any more, and its host says Hello as `bb`, under this boot.
+/// `a` had a volume that no record shows any more, and its host says Hello as `bb`, under this boot.
 fn renamed(boot: &str) -> Harness {
     let mut b = attached_and_restarted(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
@@ -537,13 +537,13 @@ fn a_host_under_another_name_and_boot_may_be_another_host() {
     let publish = b.publish("bb", Access::Rwo);
     assert_eq!((b.reply(publish), b.phase("bb")), (None, None));
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
-    // Another start does not forget it, nor does its own word that it is here.
+    // Another start does not forget it, nor does its own report that it is here.
     b.restart_with(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
     b.up_as("bb", identity("a", "2"), vec![]);
     b.publish("bb", Access::Rwo);
     assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
-    // A person's word ends it.
+    // A person's declaration ends it.
     b.declare_gone(90, "a");
     b.pass(b.config.drain_bound_ms + 1);
     b.publish("bb", Access::Rwo);

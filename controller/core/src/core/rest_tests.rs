@@ -64,7 +64,7 @@ fn of_two_nodes_that_go_at_once_the_last_takes_the_export_with_it() {
 }
 
 #[test]
-fn a_close_without_an_answer_is_asked_for_again_and_nothing_is_concluded() {
+fn a_close_without_answer_is_repeated_and_proves_nothing() {
     let mut b = alone(able());
     b.detach("a", "live");
     b.rds(unreachable());

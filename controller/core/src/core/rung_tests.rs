@@ -1,5 +1,5 @@
 //! The rungs beyond list and cut, one event at a time: reservations, secrets, the barrier; and what a fence leaves of the
-//! node's own word.
+//! node's own report.
 
 use super::fence_tests::{asked, fenced, overdue};
 use super::tests::*;
@@ -45,7 +45,7 @@ fn a_report_that_still_shows_a_key_proves_nothing_so_the_next_rung_runs() {
 }
 
 #[test]
-fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
+fn a_secret_changes_reaches_survivors_and_only_then_all_are_cut() {
     let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.publish("a", Access::RwxBlock);
     assert_eq!(asked(&b), "set secret", "before anybody connects");
@@ -71,7 +71,7 @@ fn a_secret_is_changed_survivors_are_told_and_only_then_all_are_cut() {
 }
 
 #[test]
-fn a_secret_that_a_silent_survivor_cannot_be_told_is_not_changed() {
+fn a_secret_that_cannot_reach_a_silent_survivor_stays() {
     let mut b = bench(TargetAbilities { acl: false, secret: true, ..able() });
     b.attach_with_secret("a", Access::RwxBlock);
     b.attach("bb", Access::RwxBlock);

@@ -27,7 +27,7 @@ fn changing() -> Harness {
 }
 
 #[test]
-fn a_survivor_that_was_at_an_older_secret_is_told_the_one_in_force() {
+fn a_survivor_with_an_older_secret_is_sent_the_one_in_force() {
     let mut b = changing();
     b.rds(Ok(()));
     let (_, first, older) = told(&b);
@@ -64,7 +64,7 @@ fn a_node_that_gave_the_volume_back_does_not_know_its_next_secret() {
 }
 
 #[test]
-fn an_rds_with_an_older_secret_in_force_is_asked_for_the_newer_one() {
+fn an_rds_with_an_older_secret_is_given_the_newer_one() {
     let mut b = changing();
     let older = b.rds_asked().expect("asked").0;
     let first = generation(&b);

@@ -63,7 +63,7 @@ fn a_recorded_end_does_not_speak_for_a_device_made_since() {
 }
 
 #[test]
-fn a_fence_of_an_unasked_node_drains_once_it_shows_the_volume() {
+fn a_fence_without_detach_drains_once_the_node_shows_the_volume() {
     let target = TargetAbilities { export_cuts: true, ..TargetAbilities::default() };
     let mut b = bench(target);
     b.up("a", "boot", vec![]);
@@ -157,7 +157,7 @@ fn a_node_that_cannot_be_connected_keeps_nobody_out_by_saying_it_is() {
     );
     // Others go on as if nothing had been said.
     b.attach("bb", Access::RwxBlock);
-    // One that was let in since is another matter: that it is absent was its own word.
+    // One that was let in since is another matter: that it is absent was its own report.
     b.detach("bb", "live");
     b.rds(Ok(()));
     assert_eq!(b.phase("bb"), None);

@@ -358,7 +358,7 @@ fn a_node_that_has_seen_a_later_term_is_quarantined_and_nobody_else() {
     let unready = NodeTrouble::LaterTerm(later);
     assert_eq!(b.refusal(request), Refusal::NotReady { volume: v(), node: n("a"), unready });
     assert!(matches!(b.core.nodes[&n("a")].standing, Standing::Quarantined { .. }));
-    // It obeys no Detach either: nothing is concluded.
+    // It carries out no Detach either: nothing is concluded.
     b.agent(Outcome::Stale { highest: Epoch { term: 99, seq: 1 }, ended: false });
     assert_eq!(b.phase("a"), Some("Draining"));
     let request = b.publish("a", Access::Rwo);

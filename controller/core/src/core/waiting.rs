@@ -15,9 +15,9 @@ pub struct Waiting {
     pub request: &'static str,
     /// For which node; `None`: all.
     pub node: Option<NodeId>,
-    /// Since when.
+    /// When it began.
     pub since: UnixMillis,
-    /// For what.
+    /// What it waits for.
     pub wait: Wait,
 }
 
@@ -132,7 +132,7 @@ impl Core {
         let waits_for_holders = |pick: &dyn Fn(&NodeId) -> bool| {
             let waited_for = holders.iter().filter(|h| pick(h)).filter_map(|h| {
                 let wait = self.next_step_waits_for(volume, h);
-                // A detach from everywhere tells those who had it; this one was let in after it was asked for.
+                // A detach from everywhere reaches those who had it; this one was let in after the call.
                 (wait.is_some() || detaches).then(|| HolderWait { node: h.clone(), wait })
             });
             Wait::Holders(waited_for.collect())

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_are_summed_over_the_labels_that_are_not_asked_for() {
+    fn samples_are_summed_over_the_labels_that_are_not_named() {
         let text = "# HELP a\na_sum{phase=\"x\",ok=\"1\"} 1.5\na_sum{phase=\"x\",ok=\"0\"} 0.5\na_sum{phase=\"y\"} 9\n";
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.sum("a_sum", &[("phase", "x")]), 2.0);

@@ -101,7 +101,7 @@ pub(crate) async fn a_target_that_only_says_that_it_takes_its_namespace_down(
     probed.found(&nothing_but(json!({ "export_drains": drains })))
 }
 
-pub(crate) async fn what_cannot_be_seen_is_assumed_only_where_asked_for(world: &World) -> anyhow::Result<()> {
+pub(crate) async fn what_cannot_be_seen_is_assumed_only_on_request(world: &World) -> anyhow::Result<()> {
     let has = has(world.kernels());
     let answers: Vec<&str> = ["--grow-online"].into_iter().chain(has.options.iter().copied()).collect();
     let probe = Probe::start(world, &answers, &["--assume-drains"]).await?;

@@ -24,9 +24,9 @@ fn main() -> anyhow::Result<ExitCode> {
         answers::a_target_that_keeps_nobody_out_and_forgets_its_uuid;
         answers::a_target_that_takes_one_host_and_only_says_that_it_cuts;
         answers::a_target_that_only_says_that_it_takes_its_namespace_down;
-        answers::what_cannot_be_seen_is_assumed_only_where_asked_for;
+        answers::what_cannot_be_seen_is_assumed_only_on_request;
         stopped::an_interrupted_probe_removes_everything_and_writes_nothing;
-        stopped::an_rds_that_goes_away_is_told_with_what_is_left;
+        stopped::an_rds_that_goes_away_is_reported_with_what_is_left;
     ];
     Ok(run(suite::Probes::from_env()?, all))
 }

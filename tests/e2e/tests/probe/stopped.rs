@@ -20,7 +20,7 @@ pub(crate) async fn an_interrupted_probe_removes_everything_and_writes_nothing(
     Ok(())
 }
 
-pub(crate) async fn an_rds_that_goes_away_is_told_with_what_is_left(world: &World) -> anyhow::Result<()> {
+pub(crate) async fn an_rds_that_goes_away_is_reported_with_what_is_left(world: &World) -> anyhow::Result<()> {
     let probe = Probe::start(world, &[], &[]).await?;
     let scratch = probe.scratch().await?;
     world.rds.kill().await?;

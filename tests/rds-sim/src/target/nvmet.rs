@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_nvmet_is_told_what_to_load() {
+    fn without_nvmet_the_error_names_the_module_to_load() {
         let error = Nvmet::at("/nonexistent/nvmet").probe().unwrap_err().to_string();
         assert!(error.contains("nvmet-tcp") && error.contains("configfs"), "{error}");
     }

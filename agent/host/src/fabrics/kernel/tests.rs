@@ -53,7 +53,7 @@ async fn until_controllers(kernel: &FakeKernel, count: usize) {
 }
 
 #[test]
-fn the_option_string_says_everything_that_was_asked_and_nothing_else() {
+fn the_option_string_has_every_setting_and_nothing_else() {
     let mut request = request("[fd00::1]:4420");
     let plain = option_string(&request);
     assert_eq!(
@@ -337,7 +337,7 @@ async fn a_secret_is_handed_to_the_kernel_and_shown_nowhere() {
 }
 
 #[tokio::test]
-async fn failures_of_authentication_are_told_apart() {
+async fn failures_of_authentication_have_their_own_errors() {
     let kernel = kernel();
     let fabrics = kernel.fabrics();
     let with = ConnectRequest { secret: Some(secret()), ..request("10.77.1.1:4420") };

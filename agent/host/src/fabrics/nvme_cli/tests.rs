@@ -69,7 +69,7 @@ fn request() -> ConnectRequest {
 }
 
 #[test]
-fn the_command_line_says_everything_that_was_asked() {
+fn the_command_line_has_every_setting() {
     let mut request = request();
     request.options.ctrl_loss_tmo = Some(LossTimeout::After(Duration::from_secs(600)));
     request.options.nr_io_queues = Some(4);

@@ -309,7 +309,7 @@ fn a_map_over_a_native_head_and_a_holder_on_a_map_are_held_against_it() {
 }
 
 #[test]
-fn the_kubelets_loop_and_holders_that_were_asked_for_are_known() {
+fn the_kubelets_loop_and_expected_holders_are_known() {
     let mut facts = io(HEAD);
     let (volume, pod_uid) = ("pvc-1".to_owned(), "pod".to_owned());
     facts.loops.push(loop_over(Some(KubeletLoop { volume, pod_uid })));
