@@ -5,7 +5,7 @@
 //! first the streams and calls end, then the engine, so that what was decided has been carried out.
 
 use std::io;
-use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
 use cleat_proto::csi::v1::identity_server::IdentityServer;
-use cleat_rds::secret::Keys;
 use cleat_rds::{HostAcl, Rds, RestRds};
 use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
@@ -35,9 +34,10 @@ use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
 use crate::csi::{CsiController, CsiIdentity, Serving};
-use crate::engine::{self, EngineError, RecordError, Records, Started};
+use crate::engine::{self, EngineError, Started};
+use crate::leadership::{Leadership, OfLeader};
 use crate::operator::{self, Operators};
-use crate::store::{CommitError, FileStore, OpenError, Store, StoreSpec};
+use crate::stored::{StoreSettings, Stored, StoredError};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -49,7 +49,9 @@ const HEALTH_EVERY: Duration = Duration::from_millis(500);
 /// Everything that a controller is made of. `C`, `A` and `O` are where connections come from.
 pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     /// What was stored, and where to store.
-    pub stored: Stored,
+    pub opening: Opening,
+    /// Whether this process leads.
+    pub leadership: Leadership,
     /// The RDS.
     pub rds: Arc<dyn Rds>,
     /// How long a change of a host list may take.
@@ -74,91 +76,8 @@ pub struct Parts<C = UnixIncoming, A = Incoming, O = A> {
     pub certificates: Vec<Arc<dyn Renewable>>,
 }
 
-/// An opened store.
-pub struct Stored {
-    /// Where records go.
-    pub store: Arc<dyn Store>,
-    /// What was there.
-    pub records: Records,
-    /// The term, higher than any before, and durable.
-    pub term: u64,
-}
-
-/// Why what was stored cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum StoredError {
-    /// The store cannot be opened.
-    #[error("--store")]
-    Open(#[from] OpenError),
-    /// A record cannot be read.
-    #[error("--store file:{}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// Which, and what is wrong with it.
-        #[source]
-        source: RecordError,
-    },
-    /// The store does not give the controller a term.
-    #[error("--store file:{}: cannot take a term", path.display())]
-    Term {
-        /// The file.
-        path: PathBuf,
-        /// The store's error.
-        #[source]
-        source: CommitError,
-    },
-    /// It does not take the key of secrets.
-    #[error("--store file:{}: cannot note which key secrets are made with", path.display())]
-    Key {
-        /// The file.
-        path: PathBuf,
-        /// The store's error.
-        #[source]
-        source: CommitError,
-    },
-    /// The task that opens it panicked.
-    #[error("opening the store ended without an answer")]
-    Panicked(#[from] tokio::task::JoinError),
-}
-
-impl Stored {
-    /// Opens a store, and takes a term in it: higher than any of those before, that of any grant on record included, and
-    /// not below the wall clock in milliseconds, so that it rises even if the store was lost in between.
-    ///
-    /// # Errors
-    /// What is in the way, with the file.
-    pub async fn open(spec: &StoreSpec, clock: Clock) -> Result<Self, StoredError> {
-        let StoreSpec::File(path) = spec.clone();
-        let opened = path.clone();
-        let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&opened)).await??;
-        let records = engine::read_records(loaded.entries)
-            .map_err(|source| StoredError::Record { path: path.clone(), source })?;
-        let least = clock.now().0.max(records.highest_term().saturating_add(1));
-        let term = store.take_term(least).await.map_err(|source| StoredError::Term { path, source })?;
-        Ok(Self { store: Arc::new(store), records, term })
-    }
-
-    /// Notes in the store what secrets are made with from now on, and says which volumes have secrets of another key.
-    ///
-    /// # Errors
-    /// What is in the way, with the file.
-    pub async fn take_key(&self, spec: &StoreSpec, keys: &Keys) -> Result<Keys, StoredError> {
-        let StoreSpec::File(path) = spec.clone();
-        let noted = self.store.take_key(keys.current(), keys.before()).await;
-        let keys = keys.clone().in_eras(noted.map_err(|source| StoredError::Key { path, source })?);
-        let mut old = 0_u32;
-        for record in &self.records.volumes {
-            let Some(secret) = &record.secret else { continue };
-            old += u32::from(keys.is_old(secret.generation));
-            if let Err(missing) = keys.secret(&record.spec.id, secret.generation) {
-                tracing::error!("{missing}");
-            }
-        }
-        tracing::info!(key = %keys.current(), volumes_of_older_keys = old, "new secrets use this key");
-        Ok(keys)
-    }
-}
+/// What opens the store, once this process leads. `None`: it was to stop before.
+pub type Opening = Pin<Box<dyn Future<Output = Result<Option<Stored>, StoredError>> + Send>>;
 
 /// Why a controller ended.
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +85,9 @@ pub enum AppError {
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The store.
+    #[error(transparent)]
+    Stored(#[from] StoredError),
     /// The CSI socket cannot be served.
     #[error("--csi-socket")]
     Csi(#[from] UnixError),
@@ -196,19 +118,28 @@ pub enum AppError {
 /// # Errors
 /// What ended it, with the exit code that belongs to it.
 pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
-    let mut settings = cli.settings().map_err(Failure::config)?;
+    let settings = cli.settings().map_err(Failure::config)?;
     warn_of(&settings);
     let clock = Clock::start();
     let mut rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
     if let Some(ports) = settings.volume_ports.clone() {
         rds = rds.with_volume_ports(ports);
     }
-    let stored = Stored::open(&settings.store, clock).await.map_err(Failure::failed)?;
-    if let Some(keys) = &settings.agents.secrets {
-        let noted = stored.take_key(&settings.store, keys).await.map_err(Failure::failed)?;
-        settings.agents.secrets = Some(Arc::new(noted));
-    }
-    let parts = bind(settings, rds, stored, &context).await.map_err(Failure::failed)?;
+    let (leadership, opening): (Leadership, Opening) = match settings.store.clone() {
+        // Nobody is served before what is in a file was read.
+        StoreSettings::File(path) => {
+            let stored = Stored::in_file(path, clock).await.map_err(Failure::failed)?;
+            (Leadership::alone(), Box::pin(async { Ok(Some(stored)) }))
+        }
+        StoreSettings::Kubernetes(cluster) => {
+            let (leadership, stop) = (Leadership::by_lease(), context.stop.clone());
+            let leads = leadership.clone();
+            (leadership, Box::pin(async move { Stored::in_cluster(cluster, clock, &leads, &stop).await }))
+        }
+    };
+    let leads = leadership.clone();
+    rds.ask_before_writes(move |time| leads.outlives(time));
+    let parts = bind(settings, rds, opening, leadership, &context).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
 }
 
@@ -238,7 +169,8 @@ fn warn_of(settings: &Settings) {
 async fn bind(
     settings: Settings,
     rds: RestRds,
-    stored: Stored,
+    opening: Opening,
+    leadership: Leadership,
     context: &Context,
 ) -> Result<Parts, AppError> {
     let Settings {
@@ -276,7 +208,8 @@ async fn bind(
     let (agents_at, operators_at) =
         (agents_at.incoming(context.stop.clone()), operators_at.incoming(context.stop.clone()));
     Ok(Parts {
-        stored,
+        opening,
+        leadership,
         rds: Arc::new(rds),
         rds_deadline,
         serving,
@@ -309,7 +242,8 @@ where
     U: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
 {
     let Parts {
-        stored,
+        opening,
+        leadership,
         rds,
         rds_deadline,
         serving,
@@ -324,66 +258,91 @@ where
     } = parts;
     let Context { stop, readiness, giving_up: _ } = context;
     let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
-    let Stored { store, records, term } = stored;
-    let secrets = agents.secrets.clone();
-    let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
-    let stop_engine = CancellationToken::new();
-    let start = engine::Start {
-        config: core,
-        term,
-        records,
-        store,
-        storing: stored_flag,
-        rds: Arc::clone(&rds),
-        rds_deadline,
-        secrets: sessions.settings().secrets.clone(),
-        agents: Arc::new(sessions.clone()),
-        clock,
-    };
-    let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
-    tracing::info!(term, volumes, "records read, term taken");
 
+    let controller = OfLeader::none_yet(&leadership);
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
     csi_health.set_service_status("", ServingStatus::NotServing).await;
+    let identity = CsiIdentity::new(driver_name, readiness.clone(), leadership.clone());
     let csi_server = grpc::server(Keepalive::default())
         .add_service(csi_health_service)
-        .add_service(IdentityServer::new(CsiIdentity::new(driver_name, readiness.clone())))
-        .add_service(ControllerServer::new(CsiController::new(
-            engine.clone(),
-            Arc::clone(&rds),
-            serving,
-            stop.clone(),
-        )))
+        .add_service(IdentityServer::new(identity))
+        .add_service(controller.clone())
         .serve_with_incoming_shutdown(csi, stop.clone().cancelled_owned());
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::NotServing).await;
-    let agent_sessions = AgentSessions::new(SessionContext {
-        engine: engine.clone(),
-        sessions,
-        reports: reports.clone(),
-        ids: SessionIds::of(term),
-        stop: stop.clone(),
-    });
-    let agent_sessions =
-        AgentSessionServer::new(agent_sessions).max_decoding_message_size(agents::MESSAGE_BYTES);
+    let sessions_of_agents = OfLeader::none_yet(&leadership);
     let agent_server = grpc::server(Keepalive::default())
         .add_service(health_service.clone())
-        .add_service(InterceptedService::new(agent_sessions, clients.admit(ClientKind::Node)))
+        .add_service(InterceptedService::new(sessions_of_agents.clone(), clients.admit(ClientKind::Node)))
         .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
     for files in &certificates {
         tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
     }
-    let operators =
-        Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
+    let operators = OfLeader::none_yet(&leadership);
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
-        .add_service(OperatorServer::with_interceptor(operators, clients.admit(ClientKind::Operator)))
+        .add_service(InterceptedService::new(operators.clone(), clients.admit(ClientKind::Operator)))
         .serve_with_incoming_shutdown(operators_at, stop.clone().cancelled_owned());
 
     tracing::info!(?clients, "serving");
 
-    let watching = tokio::spawn(watch_over(rds, rds_flag, readiness, [csi_health, health], stop.clone()));
-    let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));
+    let watching =
+        tokio::spawn(watch_over(Arc::clone(&rds), rds_flag, readiness, [csi_health, health], stop.clone()));
+    let stop_engine = CancellationToken::new();
+    let leading = async {
+        let Some(stored) = opened(opening, &leadership, &stored_flag).await? else { return Ok(()) };
+        let mut agents = agents;
+        if let Some(keys) = &agents.secrets {
+            agents.secrets = Some(Arc::new(stored.take_key(keys).await?));
+        }
+        let Stored { store, records, term } = stored;
+        let secrets = agents.secrets.clone();
+        let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
+        let start = engine::Start {
+            config: core,
+            term,
+            records,
+            store,
+            storing: stored_flag,
+            leadership: leadership.clone(),
+            rds: Arc::clone(&rds),
+            rds_deadline,
+            secrets: secrets.clone(),
+            agents: Arc::new(sessions.clone()),
+            clock,
+        };
+        let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
+        tracing::info!(term, volumes, "records read, term taken");
+        let context = SessionContext {
+            engine: engine.clone(),
+            sessions,
+            reports: reports.clone(),
+            ids: SessionIds::of(term),
+            stop: stop.clone(),
+        };
+        sessions_of_agents.begin(
+            AgentSessionServer::new(AgentSessions::new(context))
+                .max_decoding_message_size(agents::MESSAGE_BYTES),
+        );
+        let service =
+            Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
+        operators.begin(OperatorServer::new(service));
+        controller.begin(ControllerServer::new(CsiController::new(
+            engine.clone(),
+            rds,
+            serving,
+            stop.clone(),
+        )));
+        let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));
+        let ended = tokio::select! {
+            ended = engine_end => ended,
+            () = leadership.lost() => {
+                Err(EngineError::SteppedDown { reason: "the Lease was lost".into() })
+            }
+        };
+        looking.abort();
+        ended.map_err(AppError::from)
+    };
     let served = async {
         let (csi, agents, operators) = tokio::join!(
             ended("CSI", csi_server, &stop),
@@ -392,35 +351,72 @@ where
         );
         csi.and(agents).and(operators)
     };
-    tokio::pin!(engine_end);
+    tokio::pin!(leading);
     let overdue = async {
         stop.cancelled().await;
         tokio::time::sleep(CLOSING).await;
     };
-    let result = tokio::select! {
-        // Whatever else is under way: nothing may be done that is not durable.
-        ended = &mut engine_end => {
-            // Open streams and calls end too, without success.
-            stop.cancel();
-            return Err(after(ended));
+    let mut over = false;
+    let served = async {
+        tokio::select! {
+            served = served => served,
+            () = overdue => {
+                tracing::warn!("some connections were still open, and are cut");
+                Ok(())
+            }
         }
-        served = served => served,
-        () = overdue => {
-            tracing::warn!("some connections were still open, and are cut");
-            Ok(())
+    };
+    tokio::pin!(served);
+    let result = loop {
+        tokio::select! {
+            // Whatever else is under way: nothing may be done that is not durable.
+            ended = &mut leading, if !over => {
+                if let (Ok(()), true) = (&ended, stop.is_cancelled()) {
+                    over = true;
+                    continue;
+                }
+                // Open streams and calls end too, without success.
+                stop.cancel();
+                return Err(after(ended));
+            }
+            served = &mut served => break served,
         }
     };
     stop_engine.cancel();
-    engine_end.await?;
+    if !over {
+        leading.await?;
+    }
+    leadership.end().await;
     watching.abort();
-    looking.abort();
     result
 }
 
+/// Waits for the store. Until this process leads, it is ready to as soon as it knows who does.
+async fn opened(
+    opening: Opening,
+    leadership: &Leadership,
+    ready: &ReadyFlag,
+) -> Result<Option<Stored>, StoredError> {
+    let warm = async {
+        if let Some(leader) = leadership.leader() {
+            let mut leader = leader.subscribe();
+            // An error means that nobody asks any more, and then the opening ends.
+            if leader.wait_for(Option::is_some).await.is_ok() {
+                ready.set(true);
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        opened = opening => opened,
+        () = warm => Ok(None),
+    }
+}
+
 /// An engine that ends by itself does so with an error.
-fn after(ended: Result<(), EngineError>) -> AppError {
+fn after(ended: Result<(), AppError>) -> AppError {
     match ended {
-        Err(error) => error.into(),
+        Err(error) => error,
         Ok(()) => EngineError::SteppedDown { reason: "the engine ended unasked".into() }.into(),
     }
 }

@@ -23,6 +23,7 @@ use reqwest::Url;
 use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
 use crate::store::StoreSpec;
+use crate::stored::{ClusterSettings, StoreSettings};
 use crate::{metrics, store};
 use fencing::{FenceOptions, Fencing};
 
@@ -51,9 +52,13 @@ pub struct Cli {
     #[command(flatten)]
     tls: ServerTlsArgs,
 
-    /// Where attachments are recorded: file:PATH, on a disk that keeps what was synced
-    #[arg(long, value_name = "file:PATH", env = "CLEAT_STORE", help_heading = "Controller")]
+    /// Where attachments are recorded: file:PATH, on a disk that keeps what was synced; or kubernetes, as custom resources
+    /// of the cluster, of which several replicas may run: one leads
+    #[arg(long, value_name = "STORE", env = "CLEAT_STORE", help_heading = "Controller")]
     store: StoreSpec,
+
+    #[command(flatten)]
+    kubernetes: KubernetesOptions,
 
     /// Name of the CSI driver; the agents' must be the same
     #[arg(long, value_name = "NAME", default_value = DEFAULT_DRIVER_NAME, value_parser = driver_name, help_heading = "Controller")]
@@ -70,6 +75,60 @@ pub struct Cli {
 
     #[command(flatten)]
     fencing: FenceOptions,
+}
+
+/// Options for `--store kubernetes`.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Kubernetes")]
+struct KubernetesOptions {
+    /// Kubeconfig of the cluster; without it a pod's service account
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    kubeconfig: Option<PathBuf>,
+
+    /// Namespace of the Lease and of what else is kept beside the records
+    #[arg(long, value_name = "NAME", default_value = "cleat-system", env = "CLEAT_NAMESPACE")]
+    namespace: String,
+
+    /// The Lease whose holder leads; all replicas name the same one
+    #[arg(long, value_name = "NAME", default_value = "cleat-controller")]
+    lease_name: String,
+
+    /// How long a replica leads without renewing the Lease, in whole seconds; so long nobody leads after one was killed
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    lease_duration: Duration,
+
+    /// How long one call of the API server may take
+    #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = duration)]
+    api_timeout: Duration,
+
+    /// The name of this replica, as its Lease and what standbys answer have it
+    #[arg(long, value_name = "NAME", default_value = "cleat-controller", env = "CLEAT_POD_NAME")]
+    pod_name: String,
+}
+
+impl KubernetesOptions {
+    fn settings(self, rds_timeout: Duration) -> Result<ClusterSettings, ConfigError> {
+        let Self { kubeconfig, namespace, lease_name, lease_duration, api_timeout, pod_name } = self;
+        at_least("--api-timeout", api_timeout, Duration::from_millis(100))?;
+        // A Lease says its time in seconds, and is renewed when a third of it has passed; what is sent then has to arrive
+        // while it holds.
+        let longest = rds_timeout.max(api_timeout);
+        let least = longest * 3 / 2 + Duration::from_secs(1);
+        at_least("--lease-duration", lease_duration, Duration::from_secs(least.as_secs() + 1))?;
+        at_most("--lease-duration", lease_duration, Duration::from_secs(600))?;
+        if lease_duration.subsec_nanos() != 0 {
+            let (value, rule) = (format_duration(lease_duration).to_string(), "whole seconds".to_owned());
+            return Err(ConfigError::Value { option: "--lease-duration", value, rule });
+        }
+        Ok(ClusterSettings {
+            kubeconfig,
+            api_timeout,
+            namespace,
+            lease: lease_name,
+            lease_duration,
+            identity: format!("{pod_name}_{}", uuid::Uuid::new_v4()),
+        })
+    }
 }
 
 /// Options for the RDS.
@@ -202,7 +261,7 @@ pub struct Settings {
     /// How operators talk to us.
     pub operator_transport: ServerTransport,
     /// Where records are kept.
-    pub store: StoreSpec,
+    pub store: StoreSettings,
     /// Name of the CSI driver.
     pub driver_name: String,
     /// The RDS.
@@ -267,6 +326,7 @@ impl Cli {
             operator_listen,
             tls,
             store,
+            kubernetes,
             driver_name,
             rds,
             agents,
@@ -294,6 +354,10 @@ impl Cli {
             (None, None) => return Err(ConfigError::NoTrust),
         };
         at_least("--rds-timeout", rds_timeout, Duration::from_millis(10))?;
+        let store = match store {
+            StoreSpec::File(path) => StoreSettings::File(path),
+            StoreSpec::Kubernetes => StoreSettings::Kubernetes(kubernetes.settings(rds_timeout)?),
+        };
         let port = common_port(&rds_portals)?;
         let endpoint = Endpoint {
             url: rds_url,

@@ -45,7 +45,16 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(settings.agents.path_policy, PathPolicy::Any);
     assert_eq!(settings.agents.nqn_prefix.as_str(), "nqn.2026-01.io.cleat:");
     assert_eq!(settings.serving.nqn_prefix, settings.agents.nqn_prefix);
-    assert_eq!(settings.store, StoreSpec::File("/var/lib/cleat/records".into()));
+    assert_eq!(settings.store, StoreSettings::File("/var/lib/cleat/records".into()));
+}
+
+#[test]
+fn in_a_cluster_each_process_asks_for_the_lease_under_its_own_name() {
+    let both = [(); 2].map(|()| settings(&["--store=kubernetes", "--pod-name=cleat-0"]).unwrap().store);
+    let [StoreSettings::Kubernetes(one), StoreSettings::Kubernetes(other)] = both else { panic!("a file") };
+    assert_eq!((one.namespace.as_str(), one.lease.as_str()), ("cleat-system", "cleat-controller"));
+    assert_eq!((one.lease_duration, one.api_timeout), (Duration::from_secs(15), Duration::from_secs(3)));
+    assert!(one.identity.starts_with("cleat-0_") && one.identity != other.identity, "{one:?} {other:?}");
 }
 
 #[test]
@@ -66,6 +75,8 @@ fn a_wrong_value_is_refused_with_the_option_and_the_value() {
         (&["--path-policy=most"], &["--path-policy", "most"]),
         (&["--rds-fingerprint=ab"], &["--rds-fingerprint", "ab"]),
         (&["--store=/var/lib/x"], &["--store", "/var/lib/x", "file:PATH"]),
+        (&["--store=kubernetes", "--lease-duration=8s"], &["--lease-duration", "8s", "at least 9s"]),
+        (&["--store=kubernetes", "--lease-duration=10500ms"], &["--lease-duration", "10s 500ms", "whole"]),
         (&["--request-limit=1ms"], &["--request-limit", "1ms"]),
         (&["--fence-after=1ms"], &["--fence-after", "1ms"]),
         (&["--rds-abilities=/nonexistent"], &["--rds-abilities", "/nonexistent"]),

@@ -13,6 +13,8 @@
 //! | [`operator`] | the operators' service |
 //! | `explain` | the core's reasons as text |
 //! | `rpc_status` | the gRPC status of what the engine did not grant |
+//! | [`stored`] | from `--store` to records and a term |
+//! | [`leadership`] | whether this process may act |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
 //! | [`clock`] | time that never goes back |
@@ -25,7 +27,9 @@ pub mod clock;
 pub mod csi;
 pub mod engine;
 mod explain;
+pub mod leadership;
 pub mod metrics;
 pub mod operator;
 mod rpc_status;
 pub mod store;
+pub mod stored;

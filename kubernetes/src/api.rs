@@ -53,7 +53,10 @@ pub enum ApiError {
     /// The object is of another version, or is there already.
     #[error("somebody else has written it")]
     Conflict,
-    /// It was refused, and will be again: a right is missing, the object is not valid.
+    /// A right is missing. Nothing was done.
+    #[error("the API server does not allow it: {0}; give the controller's service account that right")]
+    Forbidden(String),
+    /// It was refused, and will be again: the object is not valid. Nothing was done.
     #[error("the API server refuses: {0}")]
     Refused(String),
     /// Nothing was heard, or nothing certain: it may have been done, or may yet be.
@@ -135,6 +138,7 @@ fn meaning(error: kube::Error) -> ApiError {
         }
         // A token that has just been renewed counts from the next call on.
         StatusCode::UNAUTHORIZED => ApiError::Unanswered(format!("it does not know us: {}", status.message)),
+        StatusCode::FORBIDDEN => ApiError::Forbidden(status.message),
         code if code.is_client_error() => ApiError::Refused(status.message),
         _ => ApiError::Unanswered(status.message),
     }

@@ -6,7 +6,8 @@
 //!   beside the record (labels, a deletion that waits) is no other record, and such a write is made over it;
 //! - a record that a controller of an earlier term has written in the meantime was never acted on: that controller had
 //!   no answer before its claim ended, and nobody acts on what it does not know to be durable. It is written over.
-//! - a record has a finalizer from its first write on: what a person deletes stays until nobody may write any more.
+//! - a record has a finalizer from its first write on: what a person deletes stays until nobody may write any more. One
+//!   that has gone all the same is made again: what its writer knows is the truth.
 
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::{ApiResource, GroupVersionKind};
@@ -65,8 +66,8 @@ pub enum WriteError {
     /// Somebody else has written it.
     #[error("somebody else has written it")]
     Conflict {
-        /// Of which version it is; `None`: it has gone.
-        found: Option<u64>,
+        /// Of which version it is.
+        found: u64,
     },
     /// It is being deleted, so nobody is let in any more.
     #[error("it is being deleted: nobody is granted the volume before it has gone")]
@@ -171,7 +172,10 @@ impl Records {
         for _ in 0..TRIES {
             let made = match (version, write.value) {
                 (None, None) => return Ok(Written::GONE),
-                (None, Some(value)) => self.create(&api, term, write, value).await,
+                (None, Some(value)) => match self.create(&api, term, write, value).await {
+                    Err(ApiError::NotFound) => return Err(ApiError::NotFound.into()),
+                    made => made,
+                },
                 (Some(version), Some(value)) => {
                     let spec = spec(term, value);
                     self.replace(&api, write.name, version, &spec, finalizers.take()).await
@@ -185,7 +189,14 @@ impl Records {
             let found = match self.server.ask(api.get(write.name)).await {
                 Ok(object) => object,
                 Err(ApiError::NotFound) if write.value.is_none() => return Ok(Written::GONE),
-                Err(ApiError::NotFound) => return Err(WriteError::Conflict { found: None }),
+                Err(ApiError::NotFound) => {
+                    tracing::warn!(
+                        name = write.name,
+                        "a record has gone that nobody was to delete: it is made again"
+                    );
+                    version = None;
+                    continue;
+                }
                 Err(error) => return Err(error.into()),
             };
             let others = other_finalizers(&found);
@@ -195,7 +206,7 @@ impl Records {
             }
             let unchanged = before.is_some_and(|before| *before.value == found.value);
             if !unchanged && found.term >= term {
-                return Err(WriteError::Conflict { found: Some(found.version) });
+                return Err(WriteError::Conflict { found: found.version });
             }
             if found.deleting && write.lets_in {
                 return Err(WriteError::Deleting);

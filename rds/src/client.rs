@@ -16,7 +16,7 @@ use super::access::{AccessStep, NOBODY, Wish, next_step, nobody};
 use super::endpoint::{Endpoint, EndpointError};
 use super::error::{RdsError, Way};
 use super::gate::Priority;
-use super::http::{Http, Request};
+use super::http::{Http, Permission, Request};
 use super::list::{Freshness, Lister};
 use super::metrics::Op;
 use super::per_volume::{Held, PerVolume};
@@ -111,6 +111,11 @@ impl RestRds {
         let (port, host_acl, settle, absence_pause) = (*port, *host_acl, *settle, *absence_pause);
         let inner = Inner { http, lister, volumes, naming, port, ports, host_acl, settle, absence_pause };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// From now on, writes are sent only while `permission` allows one that may be delivered for so long.
+    pub fn ask_before_writes(&self, permission: impl Fn(Duration) -> bool + Send + Sync + 'static) {
+        self.inner.http.ask_before_writes(Permission(Arc::new(permission)));
     }
 
     /// The files and certificates that connections depend on.

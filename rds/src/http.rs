@@ -8,7 +8,7 @@
 
 use std::error::Error;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use cleat_runtime::text::harmless;
@@ -51,6 +51,17 @@ pub(super) struct Http {
     endpoint: Endpoint,
     password: Mutex<Zeroizing<String>>,
     gate: Gate,
+    /// Asked before each write, where there is one.
+    permission: OnceLock<Permission>,
+}
+
+/// Whether a write that may be delivered for so long may still leave this process.
+pub(super) struct Permission(pub(super) Arc<dyn Fn(Duration) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Permission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Permission")
+    }
 }
 
 /// What carries requests.
@@ -107,7 +118,13 @@ impl Http {
     fn on(line: Carrier, endpoint: Endpoint) -> Result<Self, EndpointError> {
         let password = read_password(&endpoint)
             .map_err(|source| EndpointError::Password { path: endpoint.password_file.clone(), source })?;
-        Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default() })
+        let permission = OnceLock::new();
+        Ok(Self { line, endpoint, password: Mutex::new(password), gate: Gate::default(), permission })
+    }
+
+    /// From now on writes are sent only while that allows them. The first one stays.
+    pub(super) fn ask_before_writes(&self, permission: Permission) {
+        let _ = self.permission.set(permission);
     }
 
     /// How long the kernel may still deliver a request that was given up: what a peer has not acknowledged
@@ -208,6 +225,11 @@ impl Http {
     }
 
     async fn exchange(&self, request: &Request, limit: Duration) -> Exchange {
+        let allowed = self.permission.get().is_none_or(|Permission(ask)| ask(self.delivers_for()));
+        if request.method != Method::GET && !allowed {
+            let why = "this controller no longer leads, or not for long enough";
+            return Exchange::Failed(RdsError::unreachable(&request.what, Way::Queue, why));
+        }
         match &self.line {
             Carrier::Http(http) => self.exchange_http(&http.client(), request, limit).await,
             Carrier::Played(carrier) => {

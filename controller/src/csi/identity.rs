@@ -1,23 +1,27 @@
 //! The CSI Identity service.
 
+use std::time::Duration;
+
 use cleat_proto::csi::v1 as csi;
 use cleat_proto::csi::v1::identity_server::Identity;
 use cleat_runtime::readiness::Readiness;
 use csi::plugin_capability::service::Type;
 use tonic::{Request, Response, Status};
 
+use crate::leadership::Leadership;
+
 /// The CSI Identity service.
-#[derive(Debug)]
 pub struct CsiIdentity {
     name: String,
     readiness: Readiness,
+    leadership: Leadership,
 }
 
 impl CsiIdentity {
-    /// The service, under the driver's name. Ready is what `readiness` says.
+    /// The service, under the driver's name. Ready is a leader of which `readiness` says so.
     #[must_use]
-    pub fn new(name: String, readiness: Readiness) -> Self {
-        Self { name, readiness }
+    pub fn new(name: String, readiness: Readiness, leadership: Leadership) -> Self {
+        Self { name, readiness, leadership }
     }
 }
 
@@ -48,7 +52,7 @@ impl Identity for CsiIdentity {
 
     /// Not an error while not ready: the sidecars wait on it, and an error would have them give up.
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        let ready = self.readiness.missing().is_empty();
+        let ready = self.leadership.outlives(Duration::ZERO) && self.readiness.missing().is_empty();
         Ok(Response::new(csi::ProbeResponse { ready: Some(ready) }))
     }
 }

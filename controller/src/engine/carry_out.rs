@@ -30,11 +30,14 @@ use super::records::Book;
 use super::{Decision, EngineError, RequestError, WatchedChange, notices};
 use crate::clock::Clock;
 use crate::explain;
+use crate::leadership::Leadership;
 use crate::metrics;
 use crate::store::{CommitError, Key, RecordKind, Store, Version, Write};
 
 /// A commit that takes longer is not normal on any disk.
 const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
+/// A directive or an answer that has left this process has arrived after that, or its connection is broken.
+const ARRIVES: std::time::Duration = std::time::Duration::from_secs(1);
 /// Between two tries of a store that cannot take something now.
 const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
 /// So often it is said again that it does not.
@@ -51,6 +54,8 @@ pub(super) struct Storing {
     pub(super) ready: ReadyFlag,
     /// Why the store takes nothing now.
     pub(super) stalled: watch::Sender<Stalled>,
+    /// Whether this process leads.
+    pub(super) leadership: Leadership,
     /// Ends the waiting for a store that takes nothing.
     pub(super) stop: CancellationToken,
 }
@@ -90,6 +95,7 @@ impl Executor {
             }
             self.storing.commit(writes).await?;
             for step in group.drain(..) {
+                self.storing.still_leads()?;
                 if let ControlFlow::Break(error) = self.carry_out(step) {
                     return Err(error);
                 }
@@ -228,6 +234,14 @@ fn cannot_be_sent(
 }
 
 impl Storing {
+    /// Nothing leaves this process that could arrive after another has begun to lead.
+    fn still_leads(&self) -> Result<(), EngineError> {
+        if self.leadership.outlives(ARRIVES) {
+            return Ok(());
+        }
+        Err(EngineError::SteppedDown { reason: "the Lease was lost, or is about to be".into() })
+    }
+
     /// Makes records durable. Returns when each is, or its volume was set aside.
     async fn commit(&mut self, mut writes: Vec<Write>) -> Result<(), EngineError> {
         let (began, records) = (Instant::now(), writes.len());
@@ -316,7 +330,7 @@ impl Storing {
                     metrics::node_set_aside();
                     self.book.set_aside(&write.key, error.to_string());
                 }
-                Err(error @ CommitError::Conflict { .. }) => {
+                Err(error @ (CommitError::Conflict { .. } | CommitError::Refused { .. })) => {
                     tracing::error!(key = %write.key, "{error}; leaving it as it is until a restart");
                     metrics::volume_set_aside();
                     self.book.set_aside(&write.key, error.to_string());

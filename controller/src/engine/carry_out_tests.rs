@@ -165,6 +165,7 @@ fn bench() -> Bench {
         book: Book::default(),
         ready: readiness.flag("store"),
         stalled: stalling,
+        leadership: Leadership::alone(),
         stop: stop.clone(),
     };
     let executor = Executor::new(

@@ -43,6 +43,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::leadership::Leadership;
 use crate::store::{CommitError, Store};
 
 pub use handle::{Engine, Publishing, Unpublishing};
@@ -82,6 +83,8 @@ pub struct Start {
     pub store: Arc<dyn Store>,
     /// Up as long as the store takes what it is given in time.
     pub storing: ReadyFlag,
+    /// Whether this process leads.
+    pub leadership: Leadership,
     /// Where the RDS's host lists are changed.
     pub rds: Arc<dyn Rds>,
     /// How long a change of a host list may take, with all its requests and their turns.
@@ -149,7 +152,19 @@ pub fn start(
     start: Start,
     stop: CancellationToken,
 ) -> (Started, impl Future<Output = Result<(), EngineError>> + Send + 'static) {
-    let Start { config, term, records, store, storing, rds, rds_deadline, secrets, agents, clock } = start;
+    let Start {
+        config,
+        term,
+        records,
+        store,
+        storing,
+        leadership,
+        rds,
+        rds_deadline,
+        secrets,
+        agents,
+        clock,
+    } = start;
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
@@ -172,6 +187,7 @@ pub fn start(
         book: records::Book::new(kept, nodes),
         ready: storing,
         stalled: stalling,
+        leadership,
         stop: stop.clone(),
     };
     let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));

@@ -13,6 +13,7 @@
 //! | `rows` | records and the term as rows |
 //! | `refusal` | why a store is not opened |
 //! | `file` | [`FileStore`]: its thread, and what shares a transaction |
+//! | `kubernetes` | [`KubernetesStore`]: custom resources, the Lease's term |
 //! | `lock` | one process at a time |
 
 use std::fmt;
@@ -24,6 +25,7 @@ use serde_json::Value;
 
 mod database;
 mod file;
+mod kubernetes;
 mod lock;
 mod older_records;
 mod opening;
@@ -33,6 +35,7 @@ mod rows;
 mod tests;
 
 pub use file::{FileStore, METRICS};
+pub use kubernetes::KubernetesStore;
 pub use refusal::{Damage, OpenError, StepError};
 
 /// What a record is about.
@@ -126,6 +129,14 @@ pub enum CommitError {
         /// The version that is there.
         found: Option<Version>,
     },
+    /// The record cannot be written as it is meant. Only this record is in doubt.
+    #[error("cannot write the record of {key}: {reason}")]
+    Refused {
+        /// Which.
+        key: Key,
+        /// Why.
+        reason: String,
+    },
     /// Another controller has taken a higher term: this one must do nothing more.
     #[error("the store was taken over: {reason}")]
     LostClaim {
@@ -177,6 +188,8 @@ pub trait Store: Send + Sync + 'static {
 pub enum StoreSpec {
     /// `file:PATH`: a SQLite database in one file, with files beside it that belong to it.
     File(PathBuf),
+    /// `kubernetes`: custom resources of the cluster, and a Lease that says who leads.
+    Kubernetes,
 }
 
 impl FromStr for StoreSpec {
@@ -185,7 +198,8 @@ impl FromStr for StoreSpec {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once(':') {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
-            _ => Err(format!("{text:?} is not a store: give file:PATH")),
+            None if text == "kubernetes" => Ok(Self::Kubernetes),
+            _ => Err(format!("{text:?} is not a store: give file:PATH, or kubernetes")),
         }
     }
 }

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use cleat_controller::app::{AppError, Stored};
+use cleat_controller::app::AppError;
 use cleat_controller::clock::Clock;
 use cleat_controller::engine::{EngineError, Records};
 use cleat_controller::store::{CommitError, Store, Version, Write};
+use cleat_controller::stored::Stored;
 use cleat_rds::secret::{Era, KeyId};
 use cleat_runtime::tls::ClientTransport;
 use tonic::Code;

@@ -109,8 +109,8 @@ async fn a_damaged_store_is_refused_with_the_file_named() {
     world.stop().await.unwrap();
     std::fs::write(world.store(), "not a store\n").unwrap();
     let clock = cleat_controller::clock::Clock::start();
-    let spec = cleat_controller::store::StoreSpec::File(world.store());
-    let Err(error) = cleat_controller::app::Stored::open(&spec, clock).await else { panic!("opened") };
+    let opened = cleat_controller::stored::Stored::in_file(world.store(), clock).await;
+    let Err(error) = opened else { panic!("opened") };
     let text = cleat_runtime::exit::Causes(&error).to_string();
     assert!(text.contains(&world.store().display().to_string()), "{text}");
 }

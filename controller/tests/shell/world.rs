@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_controller::agents::{AgentSettings, PathPolicy};
-use cleat_controller::app::{self, AppError, Parts, Stored};
+use cleat_controller::app::{self, AppError, Parts};
 use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
-use cleat_controller::store::StoreSpec;
+use cleat_controller::leadership::Leadership;
+use cleat_controller::stored::Stored;
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::csi::v1 as csi;
 use cleat_runtime::Context;
@@ -155,16 +156,12 @@ impl World {
         // A killed controller's store is unlocked as soon as its last task is gone.
         let deadline = Instant::now() + Duration::from_secs(10);
         let stored = loop {
-            match Stored::open(&StoreSpec::File(self.store()), clock).await {
+            match Stored::in_file(self.store(), clock).await {
                 Ok(stored) => break stored,
                 Err(error) => assert!(Instant::now() < deadline, "{error:?}"),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        if let Some(keys) = &self.agents.secrets {
-            let noted = stored.take_key(&StoreSpec::File(self.store()), keys).await.unwrap();
-            self.agents.secrets = Some(Arc::new(noted));
-        }
         self.start_with(stored, clock).await;
     }
 
@@ -203,7 +200,8 @@ impl World {
                 portals: vec!["10.0.1.100:4420".parse().unwrap()],
             };
             let parts = Parts {
-                stored,
+                opening: Box::pin(async { Ok(Some(stored)) }),
+                leadership: Leadership::alone(),
                 rds,
                 rds_deadline: Duration::from_secs(5),
                 serving,

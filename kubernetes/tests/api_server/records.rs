@@ -108,9 +108,9 @@ async fn a_write_is_made_once_against_the_version_that_was_seen() {
     let second = records.write(7, &write("cas", after(first, &one), Some(&two))).await.unwrap();
     assert_eq!(records.write(7, &write("cas", after(first, &one), Some(&two))).await, Ok(second));
     let late = records.write(7, &write("cas", after(first, &one), Some(&three))).await;
-    assert_eq!(late, Err(WriteError::Conflict { found: Some(second.version) }));
+    assert_eq!(late, Err(WriteError::Conflict { found: second.version }));
     let removed = records.write(7, &write("cas", after(first, &one), None)).await;
-    assert_eq!(removed, Err(WriteError::Conflict { found: Some(second.version) }), "nor is it removed");
+    assert_eq!(removed, Err(WriteError::Conflict { found: second.version }), "nor is it removed");
     assert_eq!(listed(&records, "cas").await.unwrap().value, two);
 }
 
@@ -124,7 +124,7 @@ async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
     assert!(made.version > too_late.version);
     assert_eq!(listed(&records, "late").await.unwrap().value, ours);
     let back = records.write(7, &write("late", after(too_late, &late), Some(&late))).await;
-    assert_eq!(back, Err(WriteError::Conflict { found: Some(made.version) }), "a later one is not");
+    assert_eq!(back, Err(WriteError::Conflict { found: made.version }), "a later one is not");
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn a_record_that_a_person_edits_is_a_conflict() {
     let patch = r#"{"spec":{"record":{"attachments":[]}}}"#;
     cluster.kubectl(&["patch", "cleatvolume", "edited", "--type=merge", "-p", patch]);
     let refused = records.write(7, &write("edited", after(first, &one), Some(&two))).await;
-    assert!(matches!(refused, Err(WriteError::Conflict { found: Some(_) })), "{refused:?}");
+    assert!(matches!(refused, Err(WriteError::Conflict { .. })), "{refused:?}");
 }
 
 #[tokio::test]
@@ -197,4 +197,22 @@ async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
         "{table}"
     );
     records.write(7, &write("told", after(first, &one), None)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_a_person_removes_by_force_is_made_again() {
+    let Some((cluster, records)) = records().await else { return };
+    let (one, two) = (record("removed", 1), record("removed", 2));
+    let first = records.write(7, &write("removed", None, Some(&one))).await.unwrap();
+    cluster.kubectl(&[
+        "patch",
+        "cleatvolume",
+        "removed",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ]);
+    cluster.kubectl(&["delete", "cleatvolume", "removed"]);
+    records.write(7, &write("removed", after(first, &one), Some(&two))).await.unwrap();
+    assert_eq!(listed(&records, "removed").await.unwrap().value, two);
 }

@@ -1,0 +1,143 @@
+//! Whether this process is the one that may act, and for how long still.
+//!
+//! With a store in a file the file's lock says so, for as long as the process lives. In a cluster the Lease says so, for a
+//! time. What holds: nothing leaves the process that could take effect after another has begun to lead. So whatever sends
+//! something asks here at its turn, whether the claim outlives the time within which that can still be delivered.
+
+use std::convert::Infallible;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use cleat_kubernetes::lease::Claim;
+use http::{Request, Response};
+use tokio::sync::watch;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+/// What this process may do. Cheap to clone.
+#[derive(Clone)]
+pub struct Leadership {
+    by_lease: Option<Arc<ByLease>>,
+}
+
+struct ByLease {
+    claim: OnceLock<Claim>,
+    /// Who leads, as far as it is known.
+    leader: watch::Sender<Option<String>>,
+}
+
+impl Leadership {
+    /// Nobody else can lead while this process runs.
+    #[must_use]
+    pub fn alone() -> Self {
+        Self { by_lease: None }
+    }
+
+    /// Who holds the Lease leads.
+    #[must_use]
+    pub fn by_lease() -> Self {
+        let (leader, _) = watch::channel(None);
+        Self { by_lease: Some(Arc::new(ByLease { claim: OnceLock::new(), leader })) }
+    }
+
+    /// Where it is said who leads.
+    pub(crate) fn leader(&self) -> Option<&watch::Sender<Option<String>>> {
+        self.by_lease.as_ref().map(|by_lease| &by_lease.leader)
+    }
+
+    /// From now on this process leads. A process leads once.
+    pub(crate) fn begin(&self, claim: Claim) {
+        if let Some(by_lease) = &self.by_lease {
+            let _ = by_lease.claim.set(claim);
+        }
+    }
+
+    fn claim(&self) -> Option<&Claim> {
+        self.by_lease.as_ref()?.claim.get()
+    }
+
+    /// Whether this process leads for so long still.
+    #[must_use]
+    pub fn outlives(&self, time: Duration) -> bool {
+        self.by_lease.is_none() || self.claim().is_some_and(|claim| claim.outlives(time))
+    }
+
+    /// Ends once this process has lost what it had.
+    pub async fn lost(&self) {
+        match self.claim() {
+            Some(claim) => claim.lost().cancelled().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Lets go of the Lease, once nothing is done any more.
+    pub(crate) async fn end(&self) {
+        if let Some(claim) = self.claim() {
+            claim.clone().release().await;
+        }
+    }
+
+    /// What a standby answers.
+    pub(crate) fn elsewhere(&self) -> Status {
+        let leader = self.by_lease.as_ref().and_then(|by_lease| by_lease.leader.borrow().clone());
+        Status::unavailable(match leader {
+            Some(leader) => format!("this replica is a standby: {leader} leads; ask that one"),
+            None => "this replica does not lead, and it is not known which one does; ask again".to_owned(),
+        })
+    }
+}
+
+/// A service that only a leader has: there once this process leads; until then each call is told who does.
+pub(crate) struct OfLeader<S> {
+    there: Arc<OnceLock<S>>,
+    leadership: Leadership,
+}
+
+impl<S> Clone for OfLeader<S> {
+    fn clone(&self) -> Self {
+        Self { there: Arc::clone(&self.there), leadership: self.leadership.clone() }
+    }
+}
+
+impl<S> OfLeader<S> {
+    /// Not there yet.
+    pub(crate) fn none_yet(leadership: &Leadership) -> Self {
+        Self { there: Arc::default(), leadership: leadership.clone() }
+    }
+
+    /// Now it is there.
+    pub(crate) fn begin(&self, service: S) {
+        let _ = self.there.set(service);
+    }
+}
+
+impl<S: NamedService> NamedService for OfLeader<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for OfLeader<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Infallible>> {
+        // As tonic's services are, always.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        match self.there.get() {
+            Some(service) => Box::pin(service.clone().call(request)),
+            None => Box::pin(ready(Ok(self.leadership.elsewhere().into_http()))),
+        }
+    }
+}

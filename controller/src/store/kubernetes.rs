@@ -1,0 +1,182 @@
+//! The store in a cluster: records as custom resources, the term on the Lease, and which key secrets are made with in a
+//! ConfigMap.
+//!
+//! What holds beside what every store promises: nothing is written that could arrive after another process has begun to
+//! lead; a record that a person has deleted takes no grant.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+use cleat_kubernetes::api::{ApiError, ApiServer};
+use cleat_kubernetes::lease::{Claim, ClaimError};
+use cleat_kubernetes::notes::{Lines, Notes};
+use cleat_kubernetes::records::{self, Before, Records, WriteError, Written};
+use cleat_rds::secret::{Era, KeyId};
+use futures_util::{StreamExt as _, stream};
+use serde_json::{Map, Value};
+
+use super::{CommitError, Key, Loaded, RecordKind, Store, StoredRecord, Version, Write};
+
+/// Writes that are under way at once.
+const AT_ONCE: usize = 32;
+/// Where it is noted which key secrets are made with.
+const KEYS: &str = "cleat-secret-keys";
+
+/// A store in a cluster.
+pub struct KubernetesStore {
+    claim: Claim,
+    timeout: std::time::Duration,
+    records: Records,
+    notes: Notes,
+    /// As it was written last.
+    last: Mutex<HashMap<Key, Last>>,
+}
+
+#[derive(Clone)]
+struct Last {
+    value: Map<String, Value>,
+    deleting: bool,
+}
+
+impl KubernetesStore {
+    /// Reads what is there, as the one who leads.
+    ///
+    /// # Errors
+    /// The API server's answer.
+    pub async fn open(server: &ApiServer, namespace: &str, claim: Claim) -> Result<(Self, Loaded), ApiError> {
+        let (timeout, records) = (server.timeout(), Records::new(server.clone()));
+        let notes = Notes::new(server.clone(), namespace, KEYS);
+        let (mut entries, mut last) = (Vec::new(), HashMap::new());
+        for stored in records.list().await? {
+            let kind = match stored.kind {
+                records::Kind::Volume => RecordKind::Volume,
+                records::Kind::Node => RecordKind::Node,
+            };
+            let key = Key { kind, name: stored.name };
+            last.insert(key.clone(), Last { value: stored.value.clone(), deleting: stored.deleting });
+            entries.push(StoredRecord {
+                key,
+                version: Version(stored.version),
+                value: Value::Object(stored.value),
+            });
+        }
+        let term = claim.term();
+        Ok((Self { claim, timeout, records, notes, last: Mutex::new(last) }, Loaded { term, entries }))
+    }
+
+    fn last(&self, key: &Key) -> Option<Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    async fn write(&self, write: Write) -> Result<Version, CommitError> {
+        if !self.claim.outlives(self.timeout) {
+            return Err(self.not_ours());
+        }
+        let before = self.last(&write.key);
+        let value = write.value.map(|value| match value {
+            Value::Object(value) => value,
+            other => Map::from_iter([("record".to_owned(), other)]),
+        });
+        let asked = records::Write {
+            kind: match write.key.kind {
+                RecordKind::Volume => records::Kind::Volume,
+                RecordKind::Node => records::Kind::Node,
+            },
+            name: &write.key.name,
+            before: match (&before, write.expected) {
+                (Some(Last { value, deleting }), Some(Version(version))) => {
+                    Some(Before { version, value, deleting: *deleting })
+                }
+                _ => None,
+            },
+            lets_in: value.as_ref().is_some_and(|value| lets_in(before.as_ref(), value)),
+            value: value.as_ref(),
+        };
+        let written = self.records.write(self.claim.term(), &asked).await;
+        let Written { version, deleting } =
+            written.map_err(|error| refused(&write.key, write.expected, error))?;
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match value {
+            Some(value) => last.insert(write.key, Last { value, deleting }),
+            None => last.remove(&write.key),
+        };
+        Ok(Version(version))
+    }
+
+    fn not_ours(&self) -> CommitError {
+        if self.claim.lost().is_cancelled() {
+            return CommitError::LostClaim { reason: ClaimError::Lost.to_string() };
+        }
+        CommitError::Retry { reason: "the Lease ends too soon: it was not renewed in time so far".into() }
+    }
+}
+
+/// Whether somebody is in who was not before.
+fn lets_in(before: Option<&Last>, after: &Map<String, Value>) -> bool {
+    let who = |value: &Map<String, Value>| -> BTreeSet<(String, String)> {
+        let attachments = value.get("record").and_then(|record| record.get("attachments"));
+        let all = attachments.and_then(Value::as_array).into_iter().flatten();
+        all.map(|a| (a["node"].to_string(), a["epoch"].to_string())).collect()
+    };
+    let was = before.map(|before| who(&before.value)).unwrap_or_default();
+    !who(after).is_subset(&was)
+}
+
+fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitError {
+    match error {
+        WriteError::Conflict { found } => {
+            CommitError::Conflict { key: key.clone(), expected, found: Some(Version(found)) }
+        }
+        WriteError::Deleting | WriteError::Api(ApiError::Refused(_)) => {
+            CommitError::Refused { key: key.clone(), reason: error.to_string() }
+        }
+        WriteError::Api(_) => {
+            CommitError::Retry { reason: format!("cannot write the record of {key}: {error}") }
+        }
+    }
+}
+
+fn noted(lines: &Lines) -> Result<Vec<Era>, String> {
+    let mut eras = Vec::new();
+    for (term, id) in lines {
+        let wrong = |error: String| format!("ConfigMap {KEYS}: {term}: {error}; mend it by hand");
+        let first_term = term.parse().map_err(|_| wrong("this is no term".into()))?;
+        eras.push(Era { first_term, key: id.parse().map_err(|error| wrong(format!("{error}")))? });
+    }
+    eras.sort_by_key(|era| era.first_term);
+    Ok(eras)
+}
+
+#[tonic::async_trait]
+impl Store for KubernetesStore {
+    async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
+        self.claim.raise(at_least).await.map_err(|error| match error {
+            ClaimError::Lost => CommitError::LostClaim { reason: error.to_string() },
+            ClaimError::Api(_) => CommitError::Retry { reason: format!("cannot write the Lease: {error}") },
+        })
+    }
+
+    async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        let term = self.claim.term();
+        let lines = self.notes.change(|lines| {
+            let mut changed = lines.clone();
+            let eras = noted(lines)?;
+            if eras.is_empty() {
+                changed.insert("0".into(), before.to_string());
+            }
+            if eras.last().map_or(before, |era| era.key) != key {
+                changed.insert(term.to_string(), key.to_string());
+            }
+            Ok((changed != *lines).then_some(changed))
+        });
+        let read = lines.await.map_err(|error| match error {
+            ApiError::Refused(reason) => CommitError::Fatal { reason },
+            other => CommitError::Retry { reason: format!("cannot write the ConfigMap {KEYS}: {other}") },
+        })?;
+        noted(&read).map_err(|reason| CommitError::Fatal { reason })
+    }
+
+    async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
+        stream::iter(writes.into_iter().map(|write| self.write(write))).buffered(AT_ONCE).collect().await
+    }
+}

@@ -1,0 +1,207 @@
+//! From `--store` to records that can be believed, and a term that is this process's: what has to be there before anything
+//! is decided.
+//!
+//! In a cluster that begins with waiting for the Lease. What holds: nothing is read before this process leads, so nothing
+//! that an earlier leader has made durable is missed; and what is in the way is said, and tried again, as long as the claim
+//! holds.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_kubernetes::api::{ApiError, ApiServer, ConnectError};
+use cleat_kubernetes::definitions;
+use cleat_kubernetes::lease::{Candidate, Claim};
+use cleat_rds::secret::Keys;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::engine::{self, RecordError, Records};
+use crate::leadership::Leadership;
+use crate::store::{CommitError, FileStore, KubernetesStore, Loaded, OpenError, Store};
+
+/// Between two tries of what the API server did not do.
+const AGAIN: Duration = Duration::from_secs(1);
+/// So many tries between two lines in the log.
+const SAY_EVERY: u32 = 30;
+
+/// An opened store.
+pub struct Stored {
+    /// Where records go.
+    pub store: Arc<dyn Store>,
+    /// What was there.
+    pub records: Records,
+    /// The term, higher than any before, and durable.
+    pub term: u64,
+}
+
+/// Where records are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// In that file.
+    File(PathBuf),
+    /// In the cluster.
+    Kubernetes(ClusterSettings),
+}
+
+/// Where the cluster is, and as whom this process asks for its Lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterSettings {
+    /// A kubeconfig; `None`: as a pod finds it.
+    pub kubeconfig: Option<PathBuf>,
+    /// How long a call may take.
+    pub api_timeout: Duration,
+    /// Where the Lease and the ConfigMaps are.
+    pub namespace: String,
+    /// The Lease.
+    pub lease: String,
+    /// How long a claim holds.
+    pub lease_duration: Duration,
+    /// A name that no other process ever has.
+    pub identity: String,
+}
+
+/// Why what was stored cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredError {
+    /// The store cannot be opened.
+    #[error("--store")]
+    Open(#[from] OpenError),
+    /// A record cannot be read.
+    #[error("--store {store}")]
+    Record {
+        /// The store.
+        store: String,
+        /// Which, and what is wrong with it.
+        #[source]
+        source: RecordError,
+    },
+    /// It does not give a term.
+    #[error("--store {store}: cannot take a term")]
+    Term {
+        /// The store.
+        store: String,
+        /// What is in the way.
+        #[source]
+        source: CommitError,
+    },
+    /// It does not take the key of secrets.
+    #[error("cannot note in the store which key secrets are made with")]
+    Key(#[source] CommitError),
+    /// The task that opens it panicked.
+    #[error("opening the store ended without an answer")]
+    Panicked(#[from] tokio::task::JoinError),
+    /// There is no client for the cluster.
+    #[error("--store kubernetes")]
+    Connect(#[from] ConnectError),
+    /// The claim ended while the store was being opened.
+    #[error("--store kubernetes: the Lease was lost before the records were read")]
+    Lost,
+}
+
+impl Stored {
+    /// Opens a store in a file, and takes a term in it: higher than any of those before, that of any grant on record
+    /// included, and not below the wall clock in milliseconds, so that it rises even if the store was lost in between.
+    ///
+    /// # Errors
+    /// What is in the way, with the file.
+    pub async fn in_file(path: PathBuf, clock: Clock) -> Result<Self, StoredError> {
+        let name = format!("file:{}", path.display());
+        let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&path)).await??;
+        Self::read(Arc::new(store), loaded, name, clock).await
+    }
+
+    async fn read(
+        store: Arc<dyn Store>,
+        loaded: Loaded,
+        name: String,
+        clock: Clock,
+    ) -> Result<Self, StoredError> {
+        let records = engine::read_records(loaded.entries)
+            .map_err(|source| StoredError::Record { store: name.clone(), source })?;
+        let least = clock.now().0.max(records.highest_term().saturating_add(1));
+        let term =
+            store.take_term(least).await.map_err(|source| StoredError::Term { store: name, source })?;
+        Ok(Self { store, records, term })
+    }
+
+    /// Waits until this process leads, then reads the cluster's records. `None`: it was to stop before.
+    ///
+    /// # Errors
+    /// What is in the way and will not go away.
+    pub async fn in_cluster(
+        settings: ClusterSettings,
+        clock: Clock,
+        leadership: &Leadership,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, StoredError> {
+        let ClusterSettings { kubeconfig, api_timeout, namespace, lease, lease_duration, identity } =
+            settings;
+        let server = ApiServer::connect(kubeconfig.as_deref(), api_timeout).await?;
+        let Some(leader) = leadership.leader() else { return Ok(None) };
+        tracing::info!(lease = format!("{namespace}/{lease}"), identity, "asking for the Lease");
+        let candidate =
+            Candidate { namespace: namespace.clone(), name: lease, identity, duration: lease_duration };
+        let Some(claim) = candidate.acquire(server.clone(), leader, stop).await else { return Ok(None) };
+        tracing::info!(term = claim.term(), "this replica leads");
+        leadership.begin(claim.clone());
+        let opening = async {
+            define(&server).await;
+            let opened = until_done("read the records", &claim, || {
+                KubernetesStore::open(&server, &namespace, claim.clone())
+            });
+            let (store, loaded) = opened.await?;
+            Self::read(Arc::new(store), loaded, "kubernetes".into(), clock).await.map(Some)
+        };
+        tokio::select! {
+            opened = opening => opened,
+            () = stop.cancelled() => Ok(None),
+        }
+    }
+
+    /// Notes in the store what secrets are made with from now on, and says which volumes have secrets of another key.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub async fn take_key(&self, keys: &Keys) -> Result<Keys, StoredError> {
+        let noted = self.store.take_key(keys.current(), keys.before()).await;
+        let keys = keys.clone().in_eras(noted.map_err(StoredError::Key)?);
+        let mut old = 0_u32;
+        for record in &self.records.volumes {
+            let Some(secret) = &record.secret else { continue };
+            old += u32::from(keys.is_old(secret.generation));
+            if let Err(missing) = keys.secret(&record.spec.id, secret.generation) {
+                tracing::error!("{missing}");
+            }
+        }
+        tracing::info!(key = %keys.current(), volumes_of_older_keys = old, "new secrets use this key");
+        Ok(keys)
+    }
+}
+
+/// Makes the cluster know our resources. Where that is not ours to do, whoever installed Cleat has done it; a record that
+/// the cluster does not know whole is refused when it is written.
+async fn define(server: &ApiServer) {
+    if let Err((name, error)) = definitions::install(server).await {
+        tracing::warn!("cannot bring the definition {name} to this version: {error}");
+    }
+}
+
+async fn until_done<T, F: Future<Output = Result<T, ApiError>>>(
+    what: &str,
+    claim: &Claim,
+    ask: impl Fn() -> F,
+) -> Result<T, StoredError> {
+    for tries in 0_u32.. {
+        if claim.lost().is_cancelled() {
+            break;
+        }
+        match ask().await {
+            Ok(done) => return Ok(done),
+            Err(error) if tries % SAY_EVERY == 0 => tracing::error!("cannot {what}: {error}"),
+            Err(_) => {}
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    Err(StoredError::Lost)
+}
