@@ -333,6 +333,7 @@ where
             serving,
             stop.clone(),
         )));
+        leadership.serve();
         let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));
         let ended = tokio::select! {
             ended = engine_end => ended,

@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::future::ready;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Leadership {
 
 struct ByLease {
     claim: OnceLock<Claim>,
+    /// What a leader has is there.
+    serves: AtomicBool,
     /// Who leads, as far as it is known.
     leader: watch::Sender<Option<String>>,
 }
@@ -42,7 +45,13 @@ impl Leadership {
     #[must_use]
     pub fn by_lease() -> Self {
         let (leader, _) = watch::channel(None);
-        Self { by_lease: Some(Arc::new(ByLease { claim: OnceLock::new(), leader })) }
+        Self {
+            by_lease: Some(Arc::new(ByLease {
+                claim: OnceLock::new(),
+                serves: AtomicBool::new(false),
+                leader,
+            })),
+        }
     }
 
     /// Where it is said who leads.
@@ -65,6 +74,20 @@ impl Leadership {
     #[must_use]
     pub fn outlives(&self, time: Duration) -> bool {
         self.by_lease.is_none() || self.claim().is_some_and(|claim| claim.outlives(time))
+    }
+
+    /// From now on this process serves, as long as it leads.
+    pub(crate) fn serve(&self) {
+        if let Some(by_lease) = &self.by_lease {
+            by_lease.serves.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether calls are answered here, and not by another replica.
+    #[must_use]
+    pub fn serves(&self) -> bool {
+        self.by_lease.as_ref().is_none_or(|by_lease| by_lease.serves.load(Ordering::Acquire))
+            && self.outlives(Duration::ZERO)
     }
 
     /// Ends once this process has lost what it had.

@@ -21,9 +21,9 @@ use crate::leadership::Leadership;
 use crate::store::{CommitError, FileStore, KubernetesStore, Loaded, OpenError, Store};
 
 /// Between two tries of what the API server did not do.
-const AGAIN: Duration = Duration::from_secs(1);
-/// So many tries between two lines in the log.
-const SAY_EVERY: u32 = 30;
+const AGAIN: Duration = Duration::from_millis(250);
+/// So many tries between two lines in the log. A definition that was made a moment ago takes a few.
+const SAY_EVERY: u32 = 100;
 
 /// An opened store.
 pub struct Stored {
@@ -198,7 +198,7 @@ async fn until_done<T, F: Future<Output = Result<T, ApiError>>>(
         }
         match ask().await {
             Ok(done) => return Ok(done),
-            Err(error) if tries % SAY_EVERY == 0 => tracing::error!("cannot {what}: {error}"),
+            Err(error) if tries % SAY_EVERY == 9 => tracing::error!("cannot {what}: {error}"),
             Err(_) => {}
         }
         tokio::time::sleep(AGAIN).await;

@@ -1,7 +1,5 @@
 //! The CSI Identity service.
 
-use std::time::Duration;
-
 use cleat_proto::csi::v1 as csi;
 use cleat_proto::csi::v1::identity_server::Identity;
 use cleat_runtime::readiness::Readiness;
@@ -52,7 +50,7 @@ impl Identity for CsiIdentity {
 
     /// Not an error while not ready: the sidecars wait on it, and an error would have them give up.
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        let ready = self.leadership.outlives(Duration::ZERO) && self.readiness.missing().is_empty();
+        let ready = self.leadership.serves() && self.readiness.missing().is_empty();
         Ok(Response::new(csi::ProbeResponse { ready: Some(ready) }))
     }
 }

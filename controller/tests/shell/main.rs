@@ -6,6 +6,7 @@
 mod agent;
 mod attach;
 mod certificates;
+mod cluster;
 mod crowd;
 mod export_off;
 mod failures;

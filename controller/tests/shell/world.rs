@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_controller::agents::{AgentSettings, PathPolicy};
-use cleat_controller::app::{self, AppError, Parts};
+use cleat_controller::app::{self, AppError, Opening, Parts};
 use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::leadership::Leadership;
-use cleat_controller::stored::Stored;
+use cleat_controller::stored::{ClusterSettings, Stored};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::csi::v1 as csi;
 use cleat_runtime::Context;
@@ -26,6 +26,7 @@ use csi::volume_capability::access_mode::Mode;
 use proto::operator_client::OperatorClient;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -34,6 +35,9 @@ use crate::certificates::Certificates;
 use crate::rds::FakeRds;
 
 pub const PREFIX: &str = "nqn.2026-01.io.cleat:";
+
+/// How long a replica leads that does not renew its Lease.
+pub const LEASE: Duration = Duration::from_secs(6);
 
 /// Waits until something holds.
 pub async fn eventually(what: &str, holds: impl AsyncFn() -> bool) {
@@ -166,6 +170,34 @@ impl World {
     }
 
     pub async fn start_with(&mut self, stored: Stored, clock: Clock) {
+        self.launch(Leadership::alone(), clock, |_| Box::pin(async { Ok(Some(stored)) })).await;
+        self.ready().await;
+    }
+
+    /// As one of several replicas, which asks for the Lease of that name.
+    pub async fn join(&mut self, kubeconfig: &Path, lease: &str, replica: &str) {
+        let cluster = ClusterSettings {
+            kubeconfig: Some(kubeconfig.to_owned()),
+            api_timeout: Duration::from_secs(2),
+            namespace: "default".into(),
+            lease: lease.into(),
+            lease_duration: LEASE,
+            identity: format!("{replica}_{}", uuid::Uuid::new_v4()),
+        };
+        let (leadership, clock) = (Leadership::by_lease(), Clock::start());
+        let leads = leadership.clone();
+        let opening = |stop: CancellationToken| -> Opening {
+            Box::pin(async move { Stored::in_cluster(cluster, clock, &leads, &stop).await })
+        };
+        self.launch(leadership, clock, opening).await;
+    }
+
+    async fn launch(
+        &mut self,
+        leadership: Leadership,
+        clock: Clock,
+        opening: impl FnOnce(CancellationToken) -> Opening,
+    ) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let socket = self.socket();
@@ -176,6 +208,7 @@ impl World {
         let transports = [transport(ClientKind::Node), transport(ClientKind::Operator)];
         let (rds, agents, core) = (Arc::clone(&self.rds), self.agents.clone(), self.core.clone());
         let context = Context::default();
+        let opening = opening(context.stop.clone());
         let (addressed, address) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
         let within = context.clone();
@@ -200,8 +233,8 @@ impl World {
                 portals: vec!["10.0.1.100:4420".parse().unwrap()],
             };
             let parts = Parts {
-                opening: Box::pin(async { Ok(Some(stored)) }),
-                leadership: Leadership::alone(),
+                opening,
+                leadership,
                 rds,
                 rds_deadline: Duration::from_secs(5),
                 serving,
@@ -219,7 +252,6 @@ impl World {
         let address = tokio::time::timeout(Duration::from_secs(10), address).await.unwrap().unwrap();
         let (agents, operators) = address;
         self.running = Some(Running { runtime, agents, operators, context, ended });
-        self.ready().await;
     }
 
     async fn ready(&self) {
@@ -245,6 +277,11 @@ impl World {
         let ended = tokio::time::timeout(Duration::from_secs(10), running.ended).await;
         running.runtime.shutdown_background();
         ended.expect("it stops in time").expect("it does not panic")
+    }
+
+    /// Whether the controller has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        !self.running.as_mut().expect("it runs").ended.is_empty()
     }
 
     /// Waits for a controller that ends by itself.

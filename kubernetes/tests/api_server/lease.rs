@@ -7,7 +7,7 @@ use cleat_kubernetes::lease::{Candidate, Claim};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::fixture::{Cluster, PATIENCE, connect, shared};
+use cleat_api_server::{Cluster, PATIENCE, connect, shared};
 
 /// Longer than a busy machine keeps a renewal waiting.
 const HOLDS: Duration = Duration::from_secs(6);
@@ -28,8 +28,9 @@ async fn lost(claim: &Claim) {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
-    let Some(cluster) = shared() else { return };
+    let cluster = shared();
     let server = cluster.server().await;
     let stop = CancellationToken::new();
     let mut tries = tokio::task::JoinSet::new();
@@ -56,8 +57,9 @@ async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_lease_that_is_let_go_is_taken_under_a_higher_term() {
-    let Some(cluster) = shared() else { return };
+    let cluster = shared();
     let server = cluster.server().await;
     let first = acquire(&server, candidate("let-go", "a")).await;
     let raised = first.raise(first.term() + 1000).await.unwrap();
@@ -69,8 +71,9 @@ async fn a_lease_that_is_let_go_is_taken_under_a_higher_term() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
-    let Some(cluster) = shared() else { return };
+    let cluster = shared();
     let server = cluster.server().await;
     let first = acquire(&server, candidate("deleted", "a")).await;
     cluster.kubectl(&["delete", "lease", "deleted"]);
@@ -81,8 +84,9 @@ async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_lease_that_another_takes_by_force_is_lost() {
-    let Some(cluster) = shared() else { return };
+    let cluster = shared();
     let server = cluster.server().await;
     let first = acquire(&server, candidate("forced", "a")).await;
     let patch = r#"{"spec":{"holderIdentity":"b"}}"#;
@@ -91,8 +95,9 @@ async fn a_lease_that_another_takes_by_force_is_lost() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_label_on_the_lease_ends_nothing_and_stays() {
-    let Some(cluster) = shared() else { return };
+    let cluster = shared();
     let server = cluster.server().await;
     let claim = acquire(&server, candidate("labelled", "a")).await;
     cluster.kubectl(&["label", "lease", "labelled", "team=red"]);
@@ -104,8 +109,9 @@ async fn a_label_on_the_lease_ends_nothing_and_stays() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn while_the_api_is_silent_a_claim_ends_before_anybody_else_has_it() {
-    let Some(cluster) = Cluster::own() else { return };
+    let cluster = Cluster::own();
     let server = connect(&cluster.kubeconfig(), Duration::from_secs(2)).await;
     let first = acquire(&server, candidate("silent", "a")).await;
     let (name, after) = (candidate("silent", "b"), server.clone());

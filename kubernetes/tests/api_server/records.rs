@@ -5,10 +5,10 @@ use cleat_kubernetes::definitions;
 use cleat_kubernetes::records::{Before, Kind, Records, Stored, Write, WriteError, Written};
 use serde_json::{Map, Value, json};
 
-use crate::fixture::{Shared, shared};
+use cleat_api_server::{Shared, shared};
 
-async fn records() -> Option<(&'static Shared, Records)> {
-    let cluster = shared()?;
+async fn records() -> (&'static Shared, Records) {
+    let cluster = shared();
     let server = cluster.server().await;
     definitions::install(&server).await.unwrap();
     cluster.kubectl(&[
@@ -17,7 +17,7 @@ async fn records() -> Option<(&'static Shared, Records)> {
         "crd/cleatvolumes.cleat.io",
         "crd/cleatnodes.cleat.io",
     ]);
-    Some((cluster, Records::new(server)))
+    (cluster, Records::new(server))
 }
 
 fn map(value: Value) -> Map<String, Value> {
@@ -79,8 +79,9 @@ async fn listed(records: &Records, name: &str) -> Option<Stored> {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_record_comes_back_as_it_was_written() {
-    let Some((_, records)) = records().await else { return };
+    let (_, records) = records().await;
     let value = record("whole", 4096);
     let made = records.write(7, &write("whole", None, Some(&value))).await.unwrap();
     let there = listed(&records, "whole").await.unwrap();
@@ -100,8 +101,9 @@ async fn a_record_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_write_is_made_once_against_the_version_that_was_seen() {
-    let Some((_, records)) = records().await else { return };
+    let (_, records) = records().await;
     let (one, two, three) = (record("cas", 1), record("cas", 2), record("cas", 3));
     let first = records.write(7, &write("cas", None, Some(&one))).await.unwrap();
     assert_eq!(records.write(7, &write("cas", None, Some(&one))).await, Ok(first), "its answer was lost");
@@ -115,8 +117,9 @@ async fn a_write_is_made_once_against_the_version_that_was_seen() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
-    let Some((_, records)) = records().await else { return };
+    let (_, records) = records().await;
     let (one, late, ours) = (record("late", 1), record("late", 2), record("late", 3));
     let first = records.write(7, &write("late", None, Some(&one))).await.unwrap();
     let too_late = records.write(7, &write("late", after(first, &one), Some(&late))).await.unwrap();
@@ -128,8 +131,9 @@ async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
-    let Some((cluster, records)) = records().await else { return };
+    let (cluster, records) = records().await;
     let (one, two, three) = (record("beside", 1), record("beside", 2), record("beside", 3));
     let first = records.write(7, &write("beside", None, Some(&one))).await.unwrap();
     cluster.kubectl(&["label", "cleatvolume", "beside", "team=red"]);
@@ -145,8 +149,9 @@ async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_record_that_a_person_edits_is_a_conflict() {
-    let Some((cluster, records)) = records().await else { return };
+    let (cluster, records) = records().await;
     let (one, two) = (record("edited", 1), record("edited", 2));
     let first = records.write(7, &write("edited", None, Some(&one))).await.unwrap();
     let patch = r#"{"spec":{"record":{"attachments":[]}}}"#;
@@ -156,8 +161,9 @@ async fn a_record_that_a_person_edits_is_a_conflict() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
-    let Some((cluster, records)) = records().await else { return };
+    let (cluster, records) = records().await;
     let (one, two, three) = (record("deleted", 1), record("deleted", 2), record("deleted", 3));
     let first = records.write(7, &write("deleted", None, Some(&one))).await.unwrap();
     cluster.kubectl(&["delete", "cleatvolume", "deleted", "--wait=false"]);
@@ -171,8 +177,9 @@ async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
-    let Some((_, records)) = records().await else { return };
+    let (_, records) = records().await;
     let mut newer = record("newer", 1);
     newer.insert("ofTomorrow".into(), json!(1));
     let refused = records.write(7, &write("newer", None, Some(&newer))).await;
@@ -183,8 +190,9 @@ async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
-    let Some((cluster, records)) = records().await else { return };
+    let (cluster, records) = records().await;
     let one = record("told", 1);
     let first = records.write(7, &write("told", None, Some(&one))).await.unwrap();
     records
@@ -200,8 +208,9 @@ async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
 }
 
 #[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
 async fn a_record_that_a_person_removes_by_force_is_made_again() {
-    let Some((cluster, records)) = records().await else { return };
+    let (cluster, records) = records().await;
     let (one, two) = (record("removed", 1), record("removed", 2));
     let first = records.write(7, &write("removed", None, Some(&one))).await.unwrap();
     cluster.kubectl(&[

@@ -1,4 +1,8 @@
-//! One API server for all tests of this file, and what a person does to it.
+//! A real API server for tests, with a real etcd behind it, and what a person does to it.
+//!
+//! Needs `CLEAT_KUBERNETES`: the folder that `hack/kubernetes-programs api-server` prints.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -11,9 +15,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 /// Long enough for a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
-pub(crate) struct Cluster {
+/// One that a test has for itself, and may hurt. It ends when this is dropped.
+pub struct Cluster {
     folder: tempfile::TempDir,
     kubectl: PathBuf,
     server: Child,
@@ -30,8 +35,8 @@ impl Drop for Cluster {
 }
 
 /// For tests that only use it. Statics are not dropped, so its programs end with the thread that started them.
-static SHARED: LazyLock<Option<Shared>> = LazyLock::new(|| {
-    let programs = programs()?;
+static SHARED: LazyLock<Shared> = LazyLock::new(|| {
+    let programs = programs();
     let (send, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let cluster = Cluster::start(programs);
@@ -40,11 +45,11 @@ static SHARED: LazyLock<Option<Shared>> = LazyLock::new(|| {
             std::thread::park();
         }
     });
-    Some(started.recv().expect("the API server starts"))
+    started.recv().expect("the API server starts")
 });
 
-fn programs() -> Option<PathBuf> {
-    std::env::var_os("CLEAT_KUBERNETES").map(PathBuf::from)
+fn programs() -> PathBuf {
+    std::env::var_os("CLEAT_KUBERNETES").expect("CLEAT_KUBERNETES says where kube-apiserver is").into()
 }
 
 /// A program that the kernel ends with the thread that starts it.
@@ -59,9 +64,10 @@ fn free_port() -> u16 {
 }
 
 impl Cluster {
-    /// One of its own, for a test that hurts it; `None`: nothing is to run.
-    pub(crate) fn own() -> Option<Self> {
-        programs().map(Self::start)
+    /// One of its own, for a test that hurts it.
+    #[must_use]
+    pub fn own() -> Self {
+        Self::start(programs())
     }
 
     fn start(programs: PathBuf) -> Self {
@@ -122,19 +128,26 @@ impl Cluster {
         cluster
     }
 
-    pub(crate) fn kubeconfig(&self) -> PathBuf {
+    /// As its administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
     }
 
-    pub(crate) fn complaints(&self) -> String {
+    fn complaints(&self) -> String {
         let text = std::fs::read_to_string(self.folder.path().join("server.err")).unwrap_or_default();
         text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
     }
 
     /// The API server answers nothing until it is let go.
-    pub(crate) fn freeze(&self, frozen: bool) {
+    pub fn freeze(&self, frozen: bool) {
         let signal = if frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
         kill(Pid::from_raw(self.server.id().cast_signed()), signal).unwrap();
+    }
+
+    /// What a person says with kubectl.
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        self.try_kubectl(arguments).unwrap()
     }
 
     fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
@@ -149,27 +162,36 @@ fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<Stri
 }
 
 /// The shared cluster as a test sees it.
-pub(crate) struct Shared {
+pub struct Shared {
     kubectl: PathBuf,
     kubeconfig: PathBuf,
 }
 
-/// `None`: nothing is to run.
-pub(crate) fn shared() -> Option<&'static Shared> {
-    SHARED.as_ref()
+/// One for all tests of a process that do not hurt it.
+#[must_use]
+pub fn shared() -> &'static Shared {
+    &SHARED
 }
 
 impl Shared {
+    /// As its administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// What a person says with kubectl.
-    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
         kubectl(&self.kubectl, &self.kubeconfig, arguments).unwrap()
     }
 
-    pub(crate) async fn server(&self) -> ApiServer {
+    /// A client of its administrator.
+    pub async fn server(&self) -> ApiServer {
         connect(&self.kubeconfig, Duration::from_secs(20)).await
     }
 }
 
-pub(crate) async fn connect(kubeconfig: &Path, timeout: Duration) -> ApiServer {
+/// A client.
+pub async fn connect(kubeconfig: &Path, timeout: Duration) -> ApiServer {
     ApiServer::connect(Some(kubeconfig), timeout).await.unwrap()
 }

@@ -1,0 +1,160 @@
+//! Two replicas on a real API server: one leads, the other says so, and takes over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cleat_api_server::Cluster;
+use cleat_controller::app::AppError;
+use cleat_controller::engine::EngineError;
+use tonic::Code;
+
+use crate::agent::Host;
+use crate::world::{Csi, LEASE, RWO, World};
+
+/// A busy machine keeps a renewal waiting.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Two replicas, of which the first leads.
+async fn two(cluster: &Cluster) -> (World, World) {
+    let (mut first, mut second) = (World::new(), World::new());
+    second.rds = Arc::clone(&first.rds);
+    first.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&first).await;
+    second.join(&cluster.kubeconfig(), "cleat", "two").await;
+    (first, second)
+}
+
+async fn leads(world: &World) {
+    let deadline = Instant::now() + PATIENCE;
+    while !world.probe().await {
+        assert!(Instant::now() < deadline, "it does not lead");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
+    let epoch = csi.publish(volume, node, RWO).await.unwrap();
+    let (term, seq) = epoch.split_once('.').unwrap();
+    (term.parse().unwrap(), seq.parse().unwrap())
+}
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn a_standby_does_nothing_and_names_the_leader() {
+    let cluster = Cluster::own();
+    let (first, second) = two(&cluster).await;
+    let host = Host::new("node-a", 1);
+    let _agent = first.agent(&host).await;
+    let csi = first.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    published(&csi, "pvc-1", "node-a").await;
+
+    let refused = eventually_refused(&second.csi().await).await;
+    assert!(refused.contains("one_"), "{refused}");
+    let turned_away = second.dial(&host).await.ended().await;
+    assert_eq!(turned_away.code(), Code::Unavailable);
+    assert!(turned_away.message().contains("one_"), "{turned_away:?}");
+    assert!(!second.probe().await && first.probe().await);
+    let found = published(&csi, "pvc-1", "node-a").await;
+    assert!(found.0 > 0);
+}
+
+/// What a standby answers, once it knows who leads.
+async fn eventually_refused(csi: &Csi) -> String {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unavailable, "{refused:?}");
+        if refused.message().contains("leads;") {
+            return refused.message().to_owned();
+        }
+        assert!(Instant::now() < deadline, "{refused:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
+    let cluster = Cluster::own();
+    let (mut first, second) = two(&cluster).await;
+    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let agent = first.agent(&host).await;
+    let csi = first.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let granted = published(&csi, "pvc-1", "node-a").await;
+    first.kill();
+    drop(agent.ended().await);
+
+    leads(&second).await;
+    let (_agent, _other) = (second.agent(&host).await, second.agent(&other).await);
+    let csi = second.csi().await;
+    assert_eq!(published(&csi, "pvc-1", "node-a").await, granted, "nothing is granted twice");
+    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    let next = published(&csi, "pvc-1", "node-b").await;
+    assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease() {
+    let cluster = Cluster::own();
+    let (mut first, second) = two(&cluster).await;
+    first.stop().await.unwrap();
+    let lease = |path: &str| cluster.kubectl(&["get", "lease", "cleat", "-o", &format!("jsonpath={path}")]);
+    let left = lease("{.spec.holderIdentity}");
+    assert!(!left.starts_with("one_"), "{left}");
+    leads(&second).await;
+    assert!(lease("{.spec.holderIdentity}").starts_with("two_"));
+}
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
+    let cluster = Cluster::own();
+    let (mut first, second) = two(&cluster).await;
+    let host = Host::new("node-a", 1);
+    let agent = first.agent(&host).await;
+    let csi = first.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let granted = published(&csi, "pvc-1", "node-a").await;
+    cluster.freeze(true);
+    let deadline = Instant::now() + LEASE + PATIENCE;
+    while !first.has_ended() {
+        assert!(Instant::now() < deadline, "it leads without its Lease");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let ended = first.end().await.unwrap_err();
+    assert!(matches!(ended, AppError::Engine(EngineError::SteppedDown { .. })), "{ended:?}");
+    drop(agent.ended().await);
+    assert!(!second.probe().await);
+    assert!(host.holds("pvc-1"), "it goes on");
+
+    cluster.freeze(false);
+    leads(&second).await;
+    let _agent = second.agent(&host).await;
+    let csi = second.csi().await;
+    assert_eq!(published(&csi, "pvc-1", "node-a").await, granted);
+    assert_eq!(second.node("node-a").await.standing, "Admitted");
+}
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    published(&csi, "pvc-1", "node-a").await;
+    cluster.kubectl(&["delete", "cleatvolume", "pvc-1", "--wait=false"]);
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    let left = cluster.kubectl(&["get", "cleatvolumes", "-o", "name"]);
+    let published = csi.publish("pvc-1", "node-b", RWO).await;
+    assert!(left.is_empty() || published.is_err(), "{left} {published:?}");
+}
