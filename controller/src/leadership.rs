@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use cleat_kubernetes::lease::Claim;
+use cleat_kubernetes::lease::LeaseClaim;
 use http::{Request, Response};
 use tokio::sync::watch;
 use tonic::Status;
@@ -27,7 +27,7 @@ pub struct Leadership {
 }
 
 struct ByLease {
-    claim: OnceLock<Claim>,
+    claim: OnceLock<LeaseClaim>,
     /// What a leader has is there.
     serves: AtomicBool,
     /// Who leads, as far as it is known.
@@ -60,13 +60,13 @@ impl Leadership {
     }
 
     /// From now on this process leads. A process leads once.
-    pub(crate) fn begin(&self, claim: Claim) {
+    pub(crate) fn begin(&self, claim: LeaseClaim) {
         if let Some(by_lease) = &self.by_lease {
             let _ = by_lease.claim.set(claim);
         }
     }
 
-    fn claim(&self) -> Option<&Claim> {
+    fn claim(&self) -> Option<&LeaseClaim> {
         self.by_lease.as_ref()?.claim.get()
     }
 

@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_kubernetes::api::{ApiError, ApiServer, ConnectError};
+use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
 use cleat_kubernetes::definitions;
-use cleat_kubernetes::lease::{Candidate, Claim};
+use cleat_kubernetes::lease::{Candidate, LeaseClaim};
 use cleat_rds::secret::Keys;
 use tokio_util::sync::CancellationToken;
 
@@ -93,7 +93,7 @@ pub enum StoredError {
     Panicked(#[from] tokio::task::JoinError),
     /// There is no client for the cluster.
     #[error("--store kubernetes")]
-    Connect(#[from] ConnectError),
+    Connect(#[from] NoClient),
     /// The claim ended while the store was being opened.
     #[error("--store kubernetes: the Lease was lost before the records were read")]
     Lost,
@@ -189,7 +189,7 @@ async fn define(server: &ApiServer) {
 
 async fn until_done<T, F: Future<Output = Result<T, ApiError>>>(
     what: &str,
-    claim: &Claim,
+    claim: &LeaseClaim,
     ask: impl Fn() -> F,
 ) -> Result<T, StoredError> {
     for tries in 0_u32.. {

@@ -26,7 +26,7 @@ pub struct ApiServer {
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub enum NoClient {
     /// The file cannot be used.
     #[error("cannot use the kubeconfig {file}; give one that kubectl takes")]
     Kubeconfig {
@@ -69,18 +69,18 @@ impl ApiServer {
     ///
     /// # Errors
     /// What is missing.
-    pub async fn connect(kubeconfig: Option<&Path>, timeout: Duration) -> Result<Self, ConnectError> {
+    pub async fn connect(kubeconfig: Option<&Path>, timeout: Duration) -> Result<Self, NoClient> {
         let mut config = match kubeconfig {
-            None => Config::incluster().map_err(ConnectError::NotInCluster)?,
+            None => Config::incluster().map_err(NoClient::NotInCluster)?,
             Some(path) => {
-                let failed = |source| ConnectError::Kubeconfig { file: path.display().to_string(), source };
+                let failed = |source| NoClient::Kubeconfig { file: path.display().to_string(), source };
                 let file = Kubeconfig::read_from(path).map_err(failed)?;
                 Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
             }
         };
         config.connect_timeout = Some(timeout);
         config.read_timeout = Some(timeout);
-        let client = asks_once(&config, timeout).map_err(ConnectError::Client)?;
+        let client = asks_once(&config, timeout).map_err(NoClient::Client)?;
         Ok(Self { client, timeout })
     }
 

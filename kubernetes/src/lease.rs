@@ -48,7 +48,7 @@ pub struct Candidate {
 
 /// The Lease is this process's. Cheap to clone.
 #[derive(Clone)]
-pub struct Claim {
+pub struct LeaseClaim {
     held: Arc<Held>,
 }
 
@@ -66,7 +66,7 @@ struct Held {
 
 /// Why a term was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ClaimError {
+pub enum LeaseError {
     /// The claim has ended.
     #[error("the Lease is another's, or was not renewed in time")]
     Lost,
@@ -124,7 +124,7 @@ impl Candidate {
         server: ApiServer,
         leader: &watch::Sender<Option<String>>,
         stop: &CancellationToken,
-    ) -> Option<Claim> {
+    ) -> Option<LeaseClaim> {
         let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
         let mut seen = Seen::default();
         let mut said: Option<(String, Duration)> = None;
@@ -171,7 +171,7 @@ impl Candidate {
         api: &Api<Lease>,
         server: &ApiServer,
         seen: &mut Seen,
-    ) -> Result<Result<Claim, Option<String>>, ApiError> {
+    ) -> Result<Result<LeaseClaim, Option<String>>, ApiError> {
         let there = match server.ask(api.get(&self.name)).await {
             Ok(lease) => Some(lease),
             Err(ApiError::NotFound) => None,
@@ -201,7 +201,7 @@ impl Candidate {
                     term: AtomicU64::new(term),
                     lost: CancellationToken::new(),
                 };
-                Ok(Ok(Claim { held: Arc::new(held) }))
+                Ok(Ok(LeaseClaim { held: Arc::new(held) }))
             }
             // Another candidate was faster.
             Err(ApiError::Conflict | ApiError::NotFound) => Ok(Err(None)),
@@ -243,7 +243,7 @@ impl Candidate {
     }
 }
 
-impl Claim {
+impl LeaseClaim {
     /// The term: higher than that of any holder before.
     #[must_use]
     pub fn term(&self) -> u64 {
@@ -273,7 +273,7 @@ impl Claim {
     ///
     /// # Errors
     /// If it is not known to be durable.
-    pub async fn raise(&self, at_least: u64) -> Result<u64, ClaimError> {
+    pub async fn raise(&self, at_least: u64) -> Result<u64, LeaseError> {
         let term = self.term();
         if term >= at_least {
             return Ok(term);
@@ -315,7 +315,7 @@ impl Claim {
             }
             pause = match self.write(self.term()).await {
                 Ok(()) => duration / 3,
-                Err(ClaimError::Lost) => {
+                Err(LeaseError::Lost) => {
                     tracing::error!("the Lease is another's");
                     return self.held.lost.cancel();
                 }
@@ -328,12 +328,12 @@ impl Claim {
     }
 
     /// Writes it as ours, under that term.
-    async fn write(&self, term: u64) -> Result<(), ClaimError> {
+    async fn write(&self, term: u64) -> Result<(), LeaseError> {
         let Held { api, server, candidate, until, .. } = &*self.held;
         let mut lease = self.held.lease.lock().await;
         for _ in 0..2 {
             if self.held.lost.is_cancelled() {
-                return Err(ClaimError::Lost);
+                return Err(LeaseError::Lost);
             }
             let began = now();
             let left = Duration::from_millis(until.load(Ordering::Acquire)).saturating_sub(began);
@@ -350,11 +350,11 @@ impl Claim {
                 Err(ApiError::Conflict) => {
                     let there = server.ask_within(left, api.get(&candidate.name)).await?;
                     if holder(&there) != Some(&candidate.identity) {
-                        return Err(ClaimError::Lost);
+                        return Err(LeaseError::Lost);
                     }
                     *lease = there;
                 }
-                Err(ApiError::NotFound) => return Err(ClaimError::Lost),
+                Err(ApiError::NotFound) => return Err(LeaseError::Lost),
                 Err(error) => return Err(error.into()),
             }
         }

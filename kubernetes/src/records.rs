@@ -45,7 +45,7 @@ impl Kind {
 
 /// A record as it is in the cluster.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Stored {
+pub struct RecordObject {
     /// About what.
     pub kind: Kind,
     /// Whose.
@@ -79,7 +79,7 @@ pub enum WriteError {
 
 /// The records of one cluster.
 #[derive(Clone)]
-pub struct Records {
+pub struct ClusterRecords {
     server: ApiServer,
 }
 
@@ -96,7 +96,7 @@ pub struct Before<'a> {
 
 /// One write of one record.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Write<'a> {
+pub struct RecordWrite<'a> {
     /// About what.
     pub kind: Kind,
     /// Whose.
@@ -123,7 +123,7 @@ impl Written {
     const GONE: Self = Self { version: 0, deleting: false };
 }
 
-impl Records {
+impl ClusterRecords {
     /// Those of the server's cluster.
     #[must_use]
     pub fn new(server: ApiServer) -> Self {
@@ -138,7 +138,7 @@ impl Records {
     ///
     /// # Errors
     /// The API server's answer.
-    pub async fn list(&self) -> Result<Vec<Stored>, ApiError> {
+    pub async fn list(&self) -> Result<Vec<RecordObject>, ApiError> {
         let mut found = Vec::new();
         for kind in [Kind::Volume, Kind::Node] {
             let api = self.api(kind);
@@ -161,7 +161,7 @@ impl Records {
     ///
     /// # Errors
     /// Why it was not written; after [`ApiError::Unanswered`] the same write may be tried again, and is made once.
-    pub async fn write(&self, term: u64, write: &Write<'_>) -> Result<Written, WriteError> {
+    pub async fn write(&self, term: u64, write: &RecordWrite<'_>) -> Result<Written, WriteError> {
         let api = self.api(write.kind);
         let before = write.before.as_ref();
         if write.lets_in && before.is_some_and(|before| before.deleting) {
@@ -232,7 +232,7 @@ impl Records {
         &self,
         api: &Api<DynamicObject>,
         term: u64,
-        write: &Write<'_>,
+        write: &RecordWrite<'_>,
         value: &Map<String, Value>,
     ) -> Result<Written, ApiError> {
         let mut object = DynamicObject::new(write.name, &write.kind.resource());
@@ -319,10 +319,10 @@ fn other_finalizers(object: &DynamicObject) -> Option<Vec<String>> {
     (!finalizers.iter().any(|name| name == FINALIZER)).then(|| finalizers.to_vec())
 }
 
-fn read(kind: Kind, object: &DynamicObject) -> Result<Stored, ApiError> {
+fn read(kind: Kind, object: &DynamicObject) -> Result<RecordObject, ApiError> {
     let mut value = object.data.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
     // The definition asks for one.
     let term = value.remove("term").and_then(|term| term.as_u64()).unwrap_or_default();
     let deleting = object.metadata.deletion_timestamp.is_some();
-    Ok(Stored { kind, name: object.name_any(), version: version(object)?, term, value, deleting })
+    Ok(RecordObject { kind, name: object.name_any(), version: version(object)?, term, value, deleting })
 }

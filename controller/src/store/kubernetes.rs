@@ -8,9 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use cleat_kubernetes::api::{ApiError, ApiServer};
-use cleat_kubernetes::lease::{Claim, ClaimError};
+use cleat_kubernetes::lease::{LeaseClaim, LeaseError};
 use cleat_kubernetes::notes::{Lines, Notes};
-use cleat_kubernetes::records::{self, Before, Records, WriteError, Written};
+use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written};
 use cleat_rds::secret::{Era, KeyId};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value};
@@ -24,9 +24,9 @@ const KEYS: &str = "cleat-secret-keys";
 
 /// A store in a cluster.
 pub struct KubernetesStore {
-    claim: Claim,
+    claim: LeaseClaim,
     timeout: std::time::Duration,
-    records: Records,
+    records: ClusterRecords,
     notes: Notes,
     /// As it was written last.
     last: Mutex<HashMap<Key, Last>>,
@@ -43,8 +43,12 @@ impl KubernetesStore {
     ///
     /// # Errors
     /// The API server's answer.
-    pub async fn open(server: &ApiServer, namespace: &str, claim: Claim) -> Result<(Self, Loaded), ApiError> {
-        let (timeout, records) = (server.timeout(), Records::new(server.clone()));
+    pub async fn open(
+        server: &ApiServer,
+        namespace: &str,
+        claim: LeaseClaim,
+    ) -> Result<(Self, Loaded), ApiError> {
+        let (timeout, records) = (server.timeout(), ClusterRecords::new(server.clone()));
         let notes = Notes::new(server.clone(), namespace, KEYS);
         let (mut entries, mut last) = (Vec::new(), HashMap::new());
         for stored in records.list().await? {
@@ -77,7 +81,7 @@ impl KubernetesStore {
             Value::Object(value) => value,
             other => Map::from_iter([("record".to_owned(), other)]),
         });
-        let asked = records::Write {
+        let asked = records::RecordWrite {
             kind: match write.key.kind {
                 RecordKind::Volume => records::Kind::Volume,
                 RecordKind::Node => records::Kind::Node,
@@ -105,7 +109,7 @@ impl KubernetesStore {
 
     fn not_ours(&self) -> CommitError {
         if self.claim.lost().is_cancelled() {
-            return CommitError::LostClaim { reason: ClaimError::Lost.to_string() };
+            return CommitError::LostClaim { reason: LeaseError::Lost.to_string() };
         }
         CommitError::Retry { reason: "the Lease ends too soon: it was not renewed in time so far".into() }
     }
@@ -151,8 +155,8 @@ fn noted(lines: &Lines) -> Result<Vec<Era>, String> {
 impl Store for KubernetesStore {
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         self.claim.raise(at_least).await.map_err(|error| match error {
-            ClaimError::Lost => CommitError::LostClaim { reason: error.to_string() },
-            ClaimError::Api(_) => CommitError::Retry { reason: format!("cannot write the Lease: {error}") },
+            LeaseError::Lost => CommitError::LostClaim { reason: error.to_string() },
+            LeaseError::Api(_) => CommitError::Retry { reason: format!("cannot write the Lease: {error}") },
         })
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cleat_kubernetes::api::ApiServer;
-use cleat_kubernetes::lease::{Candidate, Claim};
+use cleat_kubernetes::lease::{Candidate, LeaseClaim};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -16,14 +16,14 @@ fn candidate(name: &str, identity: &str) -> Candidate {
     Candidate { namespace: "default".into(), name: name.into(), identity: identity.into(), duration: HOLDS }
 }
 
-async fn acquire(server: &ApiServer, candidate: Candidate) -> Claim {
+async fn acquire(server: &ApiServer, candidate: Candidate) -> LeaseClaim {
     let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
     let acquired = candidate.acquire(server.clone(), &leader, &stop);
     tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap()
 }
 
 /// As long as anybody else needs to take what is never let go.
-async fn lost(claim: &Claim) {
+async fn lost(claim: &LeaseClaim) {
     tokio::time::timeout(PATIENCE, claim.lost().cancelled()).await.unwrap();
 }
 

@@ -1,4 +1,4 @@
-//! Records and the Lease on a real API server, with a real etcd behind it.
+//! ClusterRecords and the Lease on a real API server, with a real etcd behind it.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,13 +1,15 @@
-//! Records: written against a version, kept whole, and beside what people do to them.
+//! ClusterRecords: written against a version, kept whole, and beside what people do to them.
 
 use cleat_kubernetes::api::ApiError;
 use cleat_kubernetes::definitions;
-use cleat_kubernetes::records::{Before, Kind, Records, Stored, Write, WriteError, Written};
+use cleat_kubernetes::records::{
+    Before, ClusterRecords, Kind, RecordObject, RecordWrite, WriteError, Written,
+};
 use serde_json::{Map, Value, json};
 
 use cleat_api_server::{Shared, shared};
 
-async fn records() -> (&'static Shared, Records) {
+async fn records() -> (&'static Shared, ClusterRecords) {
     let cluster = shared();
     let server = cluster.server().await;
     definitions::install(&server).await.unwrap();
@@ -17,7 +19,7 @@ async fn records() -> (&'static Shared, Records) {
         "crd/cleatvolumes.cleat.io",
         "crd/cleatnodes.cleat.io",
     ]);
-    (cluster, Records::new(server))
+    (cluster, ClusterRecords::new(server))
 }
 
 fn map(value: Value) -> Map<String, Value> {
@@ -66,15 +68,19 @@ fn record(name: &str, size: u64) -> Map<String, Value> {
     }}))
 }
 
-fn write<'a>(name: &'a str, before: Option<Before<'a>>, value: Option<&'a Map<String, Value>>) -> Write<'a> {
-    Write { kind: Kind::Volume, name, before, value, lets_in: false }
+fn write<'a>(
+    name: &'a str,
+    before: Option<Before<'a>>,
+    value: Option<&'a Map<String, Value>>,
+) -> RecordWrite<'a> {
+    RecordWrite { kind: Kind::Volume, name, before, value, lets_in: false }
 }
 
 fn after(written: Written, value: &Map<String, Value>) -> Option<Before<'_>> {
     Some(Before { version: written.version, value, deleting: written.deleting })
 }
 
-async fn listed(records: &Records, name: &str) -> Option<Stored> {
+async fn listed(records: &ClusterRecords, name: &str) -> Option<RecordObject> {
     records.list().await.unwrap().into_iter().find(|stored| stored.name == name)
 }
 
@@ -86,7 +92,7 @@ async fn a_record_comes_back_as_it_was_written() {
     let made = records.write(7, &write("whole", None, Some(&value))).await.unwrap();
     let there = listed(&records, "whole").await.unwrap();
     let (kind, name, version) = (Kind::Volume, "whole".into(), made.version);
-    assert_eq!(there, Stored { kind, name, version, term: 7, value: value.clone(), deleting: false });
+    assert_eq!(there, RecordObject { kind, name, version, term: 7, value: value.clone(), deleting: false });
     let _: cleat_core::VolumeRecord = serde_json::from_value(there.value["record"].clone()).unwrap();
     let gone = records.write(7, &write("whole", after(made, &value), None)).await.unwrap();
     assert_eq!((gone.version, listed(&records, "whole").await), (0, None));
@@ -95,7 +101,7 @@ async fn a_record_comes_back_as_it_was_written() {
         "storageAddresses": ["10.0.0.9"], "bootId": "b",
     });
     let node = map(json!({"record": {"node": "node-a", "identity": identity}}));
-    let of_node = Write { kind: Kind::Node, ..write("node-a", None, Some(&node)) };
+    let of_node = RecordWrite { kind: Kind::Node, ..write("node-a", None, Some(&node)) };
     records.write(7, &of_node).await.unwrap();
     assert_eq!(listed(&records, "node-a").await.unwrap().value, node);
 }
@@ -167,7 +173,7 @@ async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
     let (one, two, three) = (record("deleted", 1), record("deleted", 2), record("deleted", 3));
     let first = records.write(7, &write("deleted", None, Some(&one))).await.unwrap();
     cluster.kubectl(&["delete", "cleatvolume", "deleted", "--wait=false"]);
-    let letting_in = |before, value| Write { lets_in: true, ..write("deleted", before, Some(value)) };
+    let letting_in = |before, value| RecordWrite { lets_in: true, ..write("deleted", before, Some(value)) };
     assert_eq!(records.write(7, &letting_in(after(first, &one), &two)).await, Err(WriteError::Deleting));
     let second = records.write(7, &write("deleted", after(first, &one), Some(&two))).await.unwrap();
     assert!(second.deleting && listed(&records, "deleted").await.unwrap().deleting);

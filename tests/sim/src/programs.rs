@@ -12,12 +12,14 @@ use cleat_agent::volume::board::Board;
 use cleat_agent::volume::watch::Watch;
 use cleat_agent::volume::{ConnectIdentity, Fleet, Times, VolumeContext};
 use cleat_controller::agents::{AgentSettings, PathPolicy};
-use cleat_controller::app::{self, Parts, Stored};
+use cleat_controller::app::{self, Parts};
 use cleat_controller::clients::Clients;
 use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::engine::read_records;
+use cleat_controller::leadership::Leadership;
 use cleat_controller::store::Store as _;
+use cleat_controller::stored::Stored;
 use cleat_core::{Config, TargetAbilities, UnixMillis};
 use cleat_host::fabrics::ConnectOptions;
 use cleat_host::uevents::Uevents;
@@ -101,7 +103,8 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
     let stored = Stored { store: Arc::new(store), records, term };
     let portals = (0..PORTALS).map(|at| world::portal(at).parse()).collect::<Result<_, _>>()?;
     let parts = Parts {
-        stored,
+        opening: Box::pin(async { Ok(Some(stored)) }),
+        leadership: Leadership::alone(),
         rds: Arc::new(rds::client(universe, &disk, target.acl)?),
         // As the command line makes it.
         rds_deadline: rds::TIMEOUT * 20 + rds::SETTLE,
