@@ -105,7 +105,7 @@ pub enum AppError {
     /// A server failed.
     #[error("the {server} server failed")]
     Serve {
-        /// The server: `CSI`, `agent` or `operator`.
+        /// The server: `CSI`, `agents'` or `operators'`.
         server: &'static str,
         /// What failed.
         #[source]
@@ -286,8 +286,14 @@ where
 
     tracing::info!(?clients, "serving");
 
-    let watching =
-        tokio::spawn(watch_over(Arc::clone(&rds), rds_flag, readiness, [csi_health, health], stop.clone()));
+    let watching = tokio::spawn(watch_over(
+        Arc::clone(&rds),
+        rds_flag,
+        readiness,
+        leadership.clone(),
+        [csi_health, health],
+        stop.clone(),
+    ));
     let stop_engine = CancellationToken::new();
     let leading = async {
         let Some(stored) = opened(opening, &leadership, &stored_flag).await? else { return Ok(()) };
@@ -378,6 +384,10 @@ where
                 }
                 // Open streams and calls end too, without success.
                 stop.cancel();
+                if let Err(AppError::Stored(_)) = ended {
+                    // Nothing was done yet, so another replica need not wait.
+                    leadership.end().await;
+                }
                 return Err(after(ended));
             }
             served = &mut served => break served,
@@ -438,6 +448,7 @@ async fn watch_over(
     rds: Arc<dyn Rds>,
     reached: ReadyFlag,
     readiness: Readiness,
+    leadership: Leadership,
     health: [HealthReporter; 2],
     stop: CancellationToken,
 ) {
@@ -460,7 +471,7 @@ async fn watch_over(
         let mut every = tokio::time::interval(HEALTH_EVERY);
         loop {
             every.tick().await;
-            let ready = readiness.missing().is_empty();
+            let ready = leadership.serves() && readiness.missing().is_empty();
             let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
             for reporter in &health {
                 reporter.set_service_status("", status).await;

@@ -110,11 +110,11 @@ impl KubernetesOptions {
     fn settings(self, rds_timeout: Duration) -> Result<ClusterSettings, ConfigError> {
         let Self { kubeconfig, namespace, lease_name, lease_duration, api_timeout, pod_name } = self;
         at_least("--api-timeout", api_timeout, Duration::from_millis(100))?;
-        // A Lease says its time in seconds, and is renewed when a third of it has passed; what is sent then has to arrive
-        // while it holds.
+        // A Lease says its time in seconds, and is renewed when a third of it has passed; what is sent right before that has
+        // to arrive while it holds.
         let longest = rds_timeout.max(api_timeout);
-        let least = longest * 3 / 2 + Duration::from_secs(1);
-        at_least("--lease-duration", lease_duration, Duration::from_secs(least.as_secs() + 1))?;
+        let least = longest * 2 + Duration::from_secs(1);
+        at_least("--lease-duration", lease_duration, Duration::from_secs(least.as_secs()))?;
         at_most("--lease-duration", lease_duration, Duration::from_secs(600))?;
         if lease_duration.subsec_nanos() != 0 {
             let (value, rule) = (format_duration(lease_duration).to_string(), "whole seconds".to_owned());

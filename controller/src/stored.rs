@@ -25,6 +25,9 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// So many tries between two lines in the log. A definition that was made a moment ago takes a few.
 const SAY_EVERY: u32 = 100;
 
+/// So many tries of a store that says "not now" before this process gives up.
+const PATIENCE: u32 = 400;
+
 /// An opened store.
 pub struct Stored {
     /// Where records go.
@@ -117,11 +120,13 @@ impl Stored {
         name: String,
         clock: Clock,
     ) -> Result<Self, StoredError> {
-        let records = engine::read_records(loaded.entries)
+        let Loaded { term: highest, entries } = loaded;
+        let records = engine::read_records(entries)
             .map_err(|source| StoredError::Record { store: name.clone(), source })?;
-        let least = clock.now().0.max(records.highest_term().saturating_add(1));
-        let term =
-            store.take_term(least).await.map_err(|source| StoredError::Term { store: name, source })?;
+        let before = records.highest_term().max(highest);
+        let least = clock.now().0.max(before.saturating_add(1));
+        let term = insist(|| store.take_term(least)).await;
+        let term = term.map_err(|source| StoredError::Term { store: name, source })?;
         Ok(Self { store, records, term })
     }
 
@@ -146,9 +151,12 @@ impl Stored {
         tracing::info!(term = claim.term(), "this replica leads");
         leadership.begin(claim.clone());
         let opening = async {
-            define(&server).await;
             let opened = until_done("read the records", &claim, || {
-                KubernetesStore::open(&server, &namespace, claim.clone())
+                let (server, namespace, claim) = (server.clone(), namespace.clone(), claim.clone());
+                async move {
+                    define(&server).await;
+                    KubernetesStore::open(&server, &namespace, claim).await
+                }
             });
             let (store, loaded) = opened.await?;
             Self::read(Arc::new(store), loaded, "kubernetes".into(), clock).await.map(Some)
@@ -164,7 +172,7 @@ impl Stored {
     /// # Errors
     /// What is in the way.
     pub async fn take_key(&self, keys: &Keys) -> Result<Keys, StoredError> {
-        let noted = self.store.take_key(keys.current(), keys.before()).await;
+        let noted = insist(|| self.store.take_key(keys.current(), keys.before())).await;
         let keys = keys.clone().in_eras(noted.map_err(StoredError::Key)?);
         let mut old = 0_u32;
         for record in &self.records.volumes {
@@ -185,6 +193,24 @@ async fn define(server: &ApiServer) {
     if let Err((name, error)) = definitions::install(server).await {
         tracing::warn!("cannot bring the definition {name} to this version: {error}");
     }
+}
+
+/// Asks again for as long as the answer is "not now". A claim that has ended ends it.
+async fn insist<T, F: Future<Output = Result<T, CommitError>>>(
+    ask: impl Fn() -> F,
+) -> Result<T, CommitError> {
+    for tries in 0_u32.. {
+        match ask().await {
+            Err(CommitError::Retry { reason }) if tries < PATIENCE => {
+                if tries % SAY_EVERY == 0 {
+                    tracing::error!("the store takes nothing now: {reason}");
+                }
+            }
+            answer => return answer,
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    ask().await
 }
 
 async fn until_done<T, F: Future<Output = Result<T, ApiError>>>(

@@ -26,6 +26,8 @@ use crate::api::{ApiError, ApiServer};
 
 /// Where the term is kept.
 pub const TERM: &str = "cleat.io/term";
+/// Which term was let go of in good order.
+const RELEASED: &str = "cleat.io/released";
 /// How much of a claim is not used: clocks do not all run alike.
 const UNUSED_PART: u32 = 50;
 /// Between two looks of a standby, at most.
@@ -92,19 +94,32 @@ fn millis(time: Duration) -> u64 {
 /// What a candidate has seen of the Lease, and since when, by its own clock.
 #[derive(Debug, Default)]
 struct Seen {
-    version: Option<String>,
+    /// The version; inner `None`: there was no Lease.
+    version: Option<Option<String>>,
     since: Duration,
+    /// The last term under which somebody held it.
+    held: Option<u64>,
 }
 
 impl Seen {
-    /// Whether the Lease may be taken: nobody holds it, or it has not changed for as long as its holder has said.
-    fn is_free(&mut self, lease: &Lease, now: Duration, ours: Duration) -> bool {
-        if self.version != lease.metadata.resource_version {
-            *self = Self { version: lease.metadata.resource_version.clone(), since: now };
+    /// Whether the Lease may be taken: its holder has let go of it, or it has not changed for as long as its holder has
+    /// said. One that is not there, or that says no holder, may have been held a moment ago, for somebody can delete or
+    /// change it by hand or bring an older etcd back: only what its own holder has marked counts as let go.
+    fn is_free(&mut self, lease: Option<&Lease>, now: Duration, ours: Duration) -> bool {
+        let version = lease.and_then(|lease| lease.metadata.resource_version.clone());
+        if self.version.as_ref() != Some(&version) {
+            (self.version, self.since) = (Some(version), now);
+        }
+        let unchanged = now.saturating_sub(self.since);
+        let Some(lease) = lease else { return unchanged >= ours };
+        if holder(lease).is_some() {
+            self.held = Some(term(lease));
+        } else if self.held == Some(term(lease)) && annotation(lease, RELEASED) == Some(term(lease)) {
+            return true;
         }
         let said = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
         let said = said.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        holder(lease).is_none() || now.saturating_sub(self.since) >= said.unwrap_or_default().max(ours)
+        unchanged >= said.unwrap_or_default().max(ours)
     }
 }
 
@@ -112,9 +127,12 @@ fn holder(lease: &Lease) -> Option<&str> {
     lease.spec.as_ref()?.holder_identity.as_deref().filter(|holder| !holder.is_empty())
 }
 
+fn annotation(lease: &Lease, name: &str) -> Option<u64> {
+    lease.metadata.annotations.as_ref()?.get(name)?.parse().ok()
+}
+
 fn term(lease: &Lease) -> u64 {
-    let text = lease.metadata.annotations.as_ref().and_then(|all| all.get(TERM));
-    text.and_then(|text| text.parse().ok()).unwrap_or_default()
+    annotation(lease, TERM).unwrap_or_default()
 }
 
 impl Candidate {
@@ -177,10 +195,8 @@ impl Candidate {
             Err(ApiError::NotFound) => None,
             Err(error) => return Err(error),
         };
-        if let Some(lease) = &there
-            && !seen.is_free(lease, now(), self.duration)
-        {
-            return Ok(Err(holder(lease).map(str::to_owned)));
+        if !seen.is_free(there.as_ref(), now(), self.duration) {
+            return Ok(Err(there.as_ref().and_then(holder).map(str::to_owned)));
         }
         let before = there.as_ref().map_or(0, term);
         let term = wall_millis().max(before.saturating_add(1));
@@ -203,8 +219,12 @@ impl Candidate {
                 };
                 Ok(Ok(LeaseClaim { held: Arc::new(held) }))
             }
-            // Another candidate was faster.
-            Err(ApiError::Conflict | ApiError::NotFound) => Ok(Err(None)),
+            // Another candidate was faster, or somebody has deleted it.
+            Err(ApiError::Conflict) => Ok(Err(None)),
+            Err(ApiError::NotFound) if there.is_some() => Ok(Err(None)),
+            Err(ApiError::NotFound) => {
+                Err(ApiError::Refused(format!("there is no namespace {}; make it", self.namespace)))
+            }
             Err(error) => Err(error),
         }
     }
@@ -279,7 +299,7 @@ impl LeaseClaim {
             return Ok(term);
         }
         self.write(at_least).await?;
-        Ok(at_least)
+        Ok(self.term())
     }
 
     /// Lets go, so that a standby need not wait. Nothing may be done under the claim any more.
@@ -287,6 +307,8 @@ impl LeaseClaim {
         self.held.lost.cancel();
         let mut lease = self.held.lease.lock().await;
         lease.metadata.managed_fields = None;
+        let term = self.term().to_string();
+        lease.metadata.annotations.get_or_insert_default().insert(RELEASED.to_owned(), term);
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = None;
         }
@@ -313,7 +335,7 @@ impl LeaseClaim {
                 () = self.held.lost.cancelled() => return,
                 () = tokio::time::sleep(pause.min(left)) => {}
             }
-            pause = match self.write(self.term()).await {
+            pause = match self.write(0).await {
                 Ok(()) => duration / 3,
                 Err(LeaseError::Lost) => {
                     tracing::error!("the Lease is another's");
@@ -327,8 +349,8 @@ impl LeaseClaim {
         }
     }
 
-    /// Writes it as ours, under that term.
-    async fn write(&self, term: u64) -> Result<(), LeaseError> {
+    /// Writes it as ours, under at least that term, and never under a lower one than before.
+    async fn write(&self, at_least: u64) -> Result<(), LeaseError> {
         let Held { api, server, candidate, until, .. } = &*self.held;
         let mut lease = self.held.lease.lock().await;
         for _ in 0..2 {
@@ -337,6 +359,8 @@ impl LeaseClaim {
             }
             let began = now();
             let left = Duration::from_millis(until.load(Ordering::Acquire)).saturating_sub(began);
+            let stored = annotation(&lease, TERM).unwrap_or_default();
+            let term = at_least.max(self.term()).max(stored);
             let ours = candidate.lease(Some(&lease), term);
             let (as_usual, within) = (PostParams::default(), left.min(candidate.duration / 3));
             match server.ask_within(within, api.replace(&candidate.name, &as_usual, &ours)).await {
@@ -386,26 +410,50 @@ mod tests {
     #[test]
     fn a_lease_is_free_once_it_was_seen_unchanged_for_its_time() {
         let mut seen = Seen::default();
-        assert!(!seen.is_free(&lease("1", "a", 15), at(0), OURS), "nobody knows how old it is");
-        assert!(!seen.is_free(&lease("1", "a", 15), at(14), OURS));
-        assert!(!seen.is_free(&lease("2", "a", 15), at(16), OURS), "it was renewed");
-        assert!(!seen.is_free(&lease("2", "a", 15), at(30), OURS));
-        assert!(seen.is_free(&lease("2", "a", 15), at(31), OURS));
+        assert!(!seen.is_free(Some(&lease("1", "a", 15)), at(0), OURS), "nobody knows how old it is");
+        assert!(!seen.is_free(Some(&lease("1", "a", 15)), at(14), OURS));
+        assert!(!seen.is_free(Some(&lease("2", "a", 15)), at(16), OURS), "it was renewed");
+        assert!(!seen.is_free(Some(&lease("2", "a", 15)), at(30), OURS));
+        assert!(seen.is_free(Some(&lease("2", "a", 15)), at(31), OURS));
     }
 
     #[test]
     fn the_longer_of_its_time_and_ours_counts() {
         for said in [1, -1] {
             let mut seen = Seen::default();
-            assert!(!seen.is_free(&lease("1", "a", said), at(0), OURS));
-            assert!(!seen.is_free(&lease("1", "a", said), at(9), OURS), "{said}");
-            assert!(seen.is_free(&lease("1", "a", said), at(10), OURS), "{said}");
+            assert!(!seen.is_free(Some(&lease("1", "a", said)), at(0), OURS));
+            assert!(!seen.is_free(Some(&lease("1", "a", said)), at(9), OURS), "{said}");
+            assert!(seen.is_free(Some(&lease("1", "a", said)), at(10), OURS), "{said}");
         }
     }
 
+    fn with(mut lease: Lease, notes: &[(&str, u64)]) -> Lease {
+        let notes = notes.iter().map(|(name, value)| ((*name).to_owned(), value.to_string()));
+        lease.metadata.annotations = Some(notes.collect());
+        lease
+    }
+
     #[test]
-    fn a_lease_that_was_let_go_is_free_at_once() {
-        assert!(Seen::default().is_free(&lease("1", "", 15), at(0), OURS));
+    fn a_lease_whose_holder_let_go_of_it_is_free_at_once() {
+        let held = with(lease("1", "a", 15), &[(TERM, 7)]);
+        let let_go = with(lease("2", "", 15), &[(TERM, 7), (RELEASED, 7)]);
+        let mut seen = Seen::default();
+        assert!(!seen.is_free(Some(&held), at(0), OURS));
+        assert!(seen.is_free(Some(&let_go), at(1), OURS));
+        assert!(!Seen::default().is_free(Some(&let_go), at(1), OURS), "it may be of an older etcd");
+    }
+
+    #[test]
+    fn a_lease_that_was_emptied_or_deleted_by_hand_is_waited_for() {
+        let held = with(lease("1", "a", 15), &[(TERM, 7), (RELEASED, 6)]);
+        let emptied = with(lease("2", "", 15), &[(TERM, 7), (RELEASED, 6)]);
+        for (by_hand, least) in [(Some(&emptied), 15), (None, 10)] {
+            let mut seen = Seen::default();
+            assert!(!seen.is_free(Some(&held), at(0), OURS));
+            assert!(!seen.is_free(by_hand, at(1), OURS));
+            assert!(!seen.is_free(by_hand, at(least), OURS));
+            assert!(seen.is_free(by_hand, at(least + 1), OURS));
+        }
     }
 
     #[test]

@@ -9,9 +9,10 @@
 //! - a record has a finalizer from its first write on: what a person deletes stays until nobody may write any more. One
 //!   that has gone all the same is made again: what its writer knows is the truth.
 
+use kube::api::ValidationDirective;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions};
-use kube::core::{ApiResource, GroupVersionKind};
-use kube::{Api, ResourceExt as _};
+use kube::core::{ApiResource, GroupVersionKind, Request};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Map, Value, json};
 
 use crate::api::{ApiError, ApiServer};
@@ -58,6 +59,8 @@ pub struct RecordObject {
     pub value: Map<String, Value>,
     /// A person has deleted it; it stays until nobody may write any more.
     pub deleting: bool,
+    /// Our finalizer is missing; these others are there.
+    pub unguarded: Option<Vec<String>>,
 }
 
 /// Why a record was not written.
@@ -69,6 +72,12 @@ pub enum WriteError {
         /// Of which version it is.
         found: u64,
     },
+    /// A controller of a later term has written it.
+    #[error("a controller of a later term has written it")]
+    Overtaken,
+    /// The claim ends too soon for one more try.
+    #[error("the Lease ends too soon")]
+    NotOurs,
     /// It is being deleted, so nobody is let in any more.
     #[error("it is being deleted: nobody is granted the volume before it has gone")]
     Deleting,
@@ -92,6 +101,8 @@ pub struct Before<'a> {
     pub value: &'a Map<String, Value>,
     /// A person has deleted it.
     pub deleting: bool,
+    /// Our finalizer is missing; these others are there.
+    pub unguarded: Option<&'a [String]>,
 }
 
 /// One write of one record.
@@ -161,15 +172,24 @@ impl ClusterRecords {
     ///
     /// # Errors
     /// Why it was not written; after [`ApiError::Unanswered`] the same write may be tried again, and is made once.
-    pub async fn write(&self, term: u64, write: &RecordWrite<'_>) -> Result<Written, WriteError> {
+    /// `may_send` is asked before each call that changes something.
+    pub async fn write(
+        &self,
+        term: u64,
+        write: &RecordWrite<'_>,
+        may_send: impl Fn() -> bool,
+    ) -> Result<Written, WriteError> {
         let api = self.api(write.kind);
         let before = write.before.as_ref();
         if write.lets_in && before.is_some_and(|before| before.deleting) {
             return Err(WriteError::Deleting);
         }
         let mut version = before.map(|before| before.version);
-        let mut finalizers = None;
+        let mut finalizers = before.and_then(|before| before.unguarded).map(<[String]>::to_vec);
         for _ in 0..TRIES {
+            if !may_send() {
+                return Err(WriteError::NotOurs);
+            }
             let made = match (version, write.value) {
                 (None, None) => return Ok(Written::GONE),
                 (None, Some(value)) => match self.create(&api, term, write, value).await {
@@ -199,10 +219,12 @@ impl ClusterRecords {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let others = other_finalizers(&found);
             let found = read(write.kind, &found)?;
             if write.value == Some(&found.value) && found.term == term {
                 return Ok(Written { version: found.version, deleting: found.deleting });
+            }
+            if found.term > term {
+                return Err(WriteError::Overtaken);
             }
             let unchanged = before.is_some_and(|before| *before.value == found.value);
             if !unchanged && found.term >= term {
@@ -212,7 +234,7 @@ impl ClusterRecords {
                 return Err(WriteError::Deleting);
             }
             // A finalizer can only be added while nothing is being deleted.
-            finalizers = others.filter(|_| !found.deleting);
+            finalizers = found.unguarded.filter(|_| !found.deleting);
             version = Some(found.version);
         }
         Err(ApiError::Unanswered("somebody keeps changing it".into()).into())
@@ -240,7 +262,8 @@ impl ClusterRecords {
         let spec = spec(term, value);
         object.data = json!({ "spec": spec });
         let by_us = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), dry_run: false };
-        written(&self.server.ask(api.create(&by_us, &object)).await?, &spec)
+        let made = self.server.ask(strictly_created(&self.server.client, api, &by_us, &object)).await?;
+        written(&made, &spec)
     }
 
     async fn replace(
@@ -264,9 +287,14 @@ impl ClusterRecords {
 
     /// Takes the finalizer off, and deletes what is left, if it is still that version.
     async fn remove(&self, api: &Api<DynamicObject>, name: &str, version: u64) -> Result<Written, ApiError> {
+        let there = self.server.ask(api.get(name)).await?;
+        if self::version(&there)? != version {
+            return Err(ApiError::Conflict);
+        }
+        let others: Vec<_> = there.finalizers().iter().filter(|name| *name != FINALIZER).collect();
         let patch = vec![
             json!({"op": "replace", "path": "/metadata/resourceVersion", "value": version.to_string()}),
-            json!({"op": "add", "path": "/metadata/finalizers", "value": []}),
+            json!({"op": "add", "path": "/metadata/finalizers", "value": others}),
         ];
         let left = self.patch(api, name, patch).await?;
         if left.metadata.deletion_timestamp.is_some() {
@@ -286,9 +314,29 @@ impl ClusterRecords {
         let unusable = |error: serde_json::Error| ApiError::Refused(error.to_string());
         let patch: Patch<()> =
             Patch::Json(serde_json::from_value(Value::Array(operations)).map_err(unusable)?);
-        let by_us = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        let by_us = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            // What the cluster's definition does not know would be left out, and nothing said.
+            field_validation: Some(ValidationDirective::Strict),
+            ..PatchParams::default()
+        };
         self.server.ask(api.patch(name, &by_us, &patch)).await
     }
+}
+
+/// As [`Api::create`], and refused where the cluster's definition would leave something out.
+async fn strictly_created(
+    client: &Client,
+    api: &Api<DynamicObject>,
+    by_us: &PostParams,
+    object: &DynamicObject,
+) -> kube::Result<DynamicObject> {
+    let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(api.resource_url()).create(by_us, body).map_err(kube::Error::BuildRequest)?;
+    let (mut parts, body) = request.into_parts();
+    let uri = format!("{}&fieldValidation=Strict", parts.uri);
+    parts.uri = uri.parse().map_err(|error: http::uri::InvalidUri| kube::Error::HttpError(error.into()))?;
+    client.request(http::Request::from_parts(parts, body)).await
 }
 
 fn spec(term: u64, value: &Map<String, Value>) -> Value {
@@ -324,5 +372,6 @@ fn read(kind: Kind, object: &DynamicObject) -> Result<RecordObject, ApiError> {
     // The definition asks for one.
     let term = value.remove("term").and_then(|term| term.as_u64()).unwrap_or_default();
     let deleting = object.metadata.deletion_timestamp.is_some();
-    Ok(RecordObject { kind, name: object.name_any(), version: version(object)?, term, value, deleting })
+    let (version, unguarded) = (version(object)?, other_finalizers(object));
+    Ok(RecordObject { kind, name: object.name_any(), version, term, value, deleting, unguarded })
 }

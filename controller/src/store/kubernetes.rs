@@ -2,7 +2,8 @@
 //! ConfigMap.
 //!
 //! What holds beside what every store promises: nothing is written that could arrive after another process has begun to
-//! lead; a record that a person has deleted takes no grant.
+//! lead; a record that a person has deleted takes no grant: it goes once nobody may write by it, and the next grant has a
+//! new one.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -36,6 +37,7 @@ pub struct KubernetesStore {
 struct Last {
     value: Map<String, Value>,
     deleting: bool,
+    unguarded: Option<Vec<String>>,
 }
 
 impl KubernetesStore {
@@ -50,21 +52,19 @@ impl KubernetesStore {
     ) -> Result<(Self, Loaded), ApiError> {
         let (timeout, records) = (server.timeout(), ClusterRecords::new(server.clone()));
         let notes = Notes::new(server.clone(), namespace, KEYS);
-        let (mut entries, mut last) = (Vec::new(), HashMap::new());
+        let (mut entries, mut last, mut term) = (Vec::new(), HashMap::new(), 0);
         for stored in records.list().await? {
             let kind = match stored.kind {
                 records::Kind::Volume => RecordKind::Volume,
                 records::Kind::Node => RecordKind::Node,
             };
             let key = Key { kind, name: stored.name };
-            last.insert(key.clone(), Last { value: stored.value.clone(), deleting: stored.deleting });
-            entries.push(StoredRecord {
-                key,
-                version: Version(stored.version),
-                value: Value::Object(stored.value),
-            });
+            term = term.max(stored.term);
+            let version = Version(stored.version);
+            entries.push(StoredRecord { key: key.clone(), version, value: said(kind, stored.value.clone()) });
+            let (value, deleting, unguarded) = (stored.value, stored.deleting, stored.unguarded);
+            last.insert(key, Last { value, deleting, unguarded });
         }
-        let term = claim.term();
         Ok((Self { claim, timeout, records, notes, last: Mutex::new(last) }, Loaded { term, entries }))
     }
 
@@ -73,14 +73,8 @@ impl KubernetesStore {
     }
 
     async fn write(&self, write: Write) -> Result<Version, CommitError> {
-        if !self.claim.outlives(self.timeout) {
-            return Err(self.not_ours());
-        }
         let before = self.last(&write.key);
-        let value = write.value.map(|value| match value {
-            Value::Object(value) => value,
-            other => Map::from_iter([("record".to_owned(), other)]),
-        });
+        let value = write.value.map(|value| kept(write.key.kind, value));
         let asked = records::RecordWrite {
             kind: match write.key.kind {
                 RecordKind::Volume => records::Kind::Volume,
@@ -88,20 +82,34 @@ impl KubernetesStore {
             },
             name: &write.key.name,
             before: match (&before, write.expected) {
-                (Some(Last { value, deleting }), Some(Version(version))) => {
-                    Some(Before { version, value, deleting: *deleting })
+                (Some(Last { value, deleting, unguarded }), Some(Version(version))) => {
+                    Some(Before { version, value, deleting: *deleting, unguarded: unguarded.as_deref() })
                 }
                 _ => None,
             },
             lets_in: value.as_ref().is_some_and(|value| lets_in(before.as_ref(), value)),
             value: value.as_ref(),
         };
-        let written = self.records.write(self.claim.term(), &asked).await;
+        let (term, may_send) = (self.claim.term(), || self.claim.outlives(self.timeout));
+        let nobody_was_in = before.as_ref().is_none_or(|before| who(&before.value).is_empty());
+        let mut written = self.records.write(term, &asked, may_send).await;
+        if matches!(written, Err(WriteError::Deleting)) && nobody_was_in {
+            // What a person has deleted goes, now that nobody may write by it, and there is a new record.
+            let gone = records::RecordWrite { value: None, lets_in: false, ..asked.clone() };
+            written = self.records.write(term, &gone, may_send).await;
+            if written.is_ok() {
+                let anew = records::RecordWrite { before: None, ..asked };
+                written = self.records.write(term, &anew, may_send).await;
+            }
+        }
+        if written == Err(WriteError::NotOurs) {
+            return Err(self.not_ours());
+        }
         let Written { version, deleting } =
             written.map_err(|error| refused(&write.key, write.expected, error))?;
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match value {
-            Some(value) => last.insert(write.key, Last { value, deleting }),
+            Some(value) => last.insert(write.key, Last { value, deleting, unguarded: None }),
             None => last.remove(&write.key),
         };
         Ok(Version(version))
@@ -115,13 +123,31 @@ impl KubernetesStore {
     }
 }
 
+/// A record as the resource has it: a node's says nothing beside itself, a volume's has its mark, too.
+fn kept(kind: RecordKind, value: Value) -> Map<String, Value> {
+    match (kind, value) {
+        (RecordKind::Volume, Value::Object(value)) => value,
+        (_, value) => Map::from_iter([("record".to_owned(), value)]),
+    }
+}
+
+/// The other way round.
+fn said(kind: RecordKind, mut kept: Map<String, Value>) -> Value {
+    match kind {
+        RecordKind::Volume => Value::Object(kept),
+        RecordKind::Node => kept.remove("record").unwrap_or_default(),
+    }
+}
+
+/// Who may write by a volume's record, and who was cut off from it.
+fn who(value: &Map<String, Value>) -> BTreeSet<(String, String)> {
+    let of = |list: &str| value.get("record").and_then(|record| record.get(list)).and_then(Value::as_array);
+    let all = ["attachments", "fenced"].into_iter().filter_map(of).flatten();
+    all.map(|one| (one["node"].to_string(), one["epoch"].to_string())).collect()
+}
+
 /// Whether somebody is in who was not before.
 fn lets_in(before: Option<&Last>, after: &Map<String, Value>) -> bool {
-    let who = |value: &Map<String, Value>| -> BTreeSet<(String, String)> {
-        let attachments = value.get("record").and_then(|record| record.get("attachments"));
-        let all = attachments.and_then(Value::as_array).into_iter().flatten();
-        all.map(|a| (a["node"].to_string(), a["epoch"].to_string())).collect()
-    };
     let was = before.map(|before| who(&before.value)).unwrap_or_default();
     !who(after).is_subset(&was)
 }
@@ -131,10 +157,11 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
         WriteError::Conflict { found } => {
             CommitError::Conflict { key: key.clone(), expected, found: Some(Version(found)) }
         }
+        WriteError::Overtaken => CommitError::LostClaim { reason: error.to_string() },
         WriteError::Deleting | WriteError::Api(ApiError::Refused(_)) => {
             CommitError::Refused { key: key.clone(), reason: error.to_string() }
         }
-        WriteError::Api(_) => {
+        WriteError::NotOurs | WriteError::Api(_) => {
             CommitError::Retry { reason: format!("cannot write the record of {key}: {error}") }
         }
     }

@@ -47,7 +47,7 @@ async fn a_standby_does_nothing_and_names_the_leader() {
     let _agent = first.agent(&host).await;
     let csi = first.csi().await;
     csi.create("pvc-1").await.unwrap();
-    published(&csi, "pvc-1", "node-a").await;
+    let granted = published(&csi, "pvc-1", "node-a").await;
 
     let refused = eventually_refused(&second.csi().await).await;
     assert!(refused.contains("one_"), "{refused}");
@@ -55,8 +55,7 @@ async fn a_standby_does_nothing_and_names_the_leader() {
     assert_eq!(turned_away.code(), Code::Unavailable);
     assert!(turned_away.message().contains("one_"), "{turned_away:?}");
     assert!(!second.probe().await && first.probe().await);
-    let found = published(&csi, "pvc-1", "node-a").await;
-    assert!(found.0 > 0);
+    assert_eq!(published(&csi, "pvc-1", "node-a").await, granted, "it goes on");
 }
 
 /// What a standby answers, once it knows who leads.
@@ -153,8 +152,15 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     csi.create("pvc-1").await.unwrap();
     published(&csi, "pvc-1", "node-a").await;
     cluster.kubectl(&["delete", "cleatvolume", "pvc-1", "--wait=false"]);
+    let get =
+        |path: &str| cluster.kubectl(&["get", "cleatvolume", "pvc-1", "-o", &format!("jsonpath={path}")]);
+    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
-    let left = cluster.kubectl(&["get", "cleatvolumes", "-o", "name"]);
-    let published = csi.publish("pvc-1", "node-b", RWO).await;
-    assert!(left.is_empty() || published.is_err(), "{left} {published:?}");
+    assert!(!get("{.metadata.deletionTimestamp}").is_empty(), "it is still that record");
+    published(&csi, "pvc-1", "node-b").await;
+    assert!(get("{.metadata.deletionTimestamp}").is_empty(), "it is a new one");
+    assert_eq!(get("{.spec.record.attachments[*].node}"), "node-b");
+    let nodes = cluster.kubectl(&["get", "cleatnodes", "-o", "name"]);
+    assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
 }

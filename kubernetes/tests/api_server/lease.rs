@@ -76,10 +76,12 @@ async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
     let cluster = shared();
     let server = cluster.server().await;
     let first = acquire(&server, candidate("deleted", "a")).await;
+    let (again, waits) = (server.clone(), candidate("deleted", "b"));
+    let second = tokio::spawn(async move { acquire(&again, waits).await });
     cluster.kubectl(&["delete", "lease", "deleted"]);
-    lost(&first).await;
-    assert!(!first.outlives(Duration::ZERO));
-    let second = acquire(&server, candidate("deleted", "b")).await;
+    let second = second.await.unwrap();
+    assert!(!first.outlives(Duration::ZERO), "two have it");
+    assert!(first.lost().is_cancelled());
     assert!(second.term() > first.term());
 }
 

@@ -77,7 +77,11 @@ fn write<'a>(
 }
 
 fn after(written: Written, value: &Map<String, Value>) -> Option<Before<'_>> {
-    Some(Before { version: written.version, value, deleting: written.deleting })
+    Some(Before { version: written.version, value, deleting: written.deleting, unguarded: None })
+}
+
+fn always() -> bool {
+    true
 }
 
 async fn listed(records: &ClusterRecords, name: &str) -> Option<RecordObject> {
@@ -89,12 +93,15 @@ async fn listed(records: &ClusterRecords, name: &str) -> Option<RecordObject> {
 async fn a_record_comes_back_as_it_was_written() {
     let (_, records) = records().await;
     let value = record("whole", 4096);
-    let made = records.write(7, &write("whole", None, Some(&value))).await.unwrap();
+    let made = records.write(7, &write("whole", None, Some(&value)), always).await.unwrap();
     let there = listed(&records, "whole").await.unwrap();
     let (kind, name, version) = (Kind::Volume, "whole".into(), made.version);
-    assert_eq!(there, RecordObject { kind, name, version, term: 7, value: value.clone(), deleting: false });
+    assert_eq!(
+        there,
+        RecordObject { kind, name, version, term: 7, value: value.clone(), deleting: false, unguarded: None }
+    );
     let _: cleat_core::VolumeRecord = serde_json::from_value(there.value["record"].clone()).unwrap();
-    let gone = records.write(7, &write("whole", after(made, &value), None)).await.unwrap();
+    let gone = records.write(7, &write("whole", after(made, &value), None), always).await.unwrap();
     assert_eq!((gone.version, listed(&records, "whole").await), (0, None));
     let identity = json!({
         "hostNqn": "nqn.2026-01.test:a", "hostId": "00000000-0000-0000-0000-000000000001",
@@ -102,7 +109,7 @@ async fn a_record_comes_back_as_it_was_written() {
     });
     let node = map(json!({"record": {"node": "node-a", "identity": identity}}));
     let of_node = RecordWrite { kind: Kind::Node, ..write("node-a", None, Some(&node)) };
-    records.write(7, &of_node).await.unwrap();
+    records.write(7, &of_node, always).await.unwrap();
     assert_eq!(listed(&records, "node-a").await.unwrap().value, node);
 }
 
@@ -111,13 +118,17 @@ async fn a_record_comes_back_as_it_was_written() {
 async fn a_write_is_made_once_against_the_version_that_was_seen() {
     let (_, records) = records().await;
     let (one, two, three) = (record("cas", 1), record("cas", 2), record("cas", 3));
-    let first = records.write(7, &write("cas", None, Some(&one))).await.unwrap();
-    assert_eq!(records.write(7, &write("cas", None, Some(&one))).await, Ok(first), "its answer was lost");
-    let second = records.write(7, &write("cas", after(first, &one), Some(&two))).await.unwrap();
-    assert_eq!(records.write(7, &write("cas", after(first, &one), Some(&two))).await, Ok(second));
-    let late = records.write(7, &write("cas", after(first, &one), Some(&three))).await;
+    let first = records.write(7, &write("cas", None, Some(&one)), always).await.unwrap();
+    assert_eq!(
+        records.write(7, &write("cas", None, Some(&one)), always).await,
+        Ok(first),
+        "its answer was lost"
+    );
+    let second = records.write(7, &write("cas", after(first, &one), Some(&two)), always).await.unwrap();
+    assert_eq!(records.write(7, &write("cas", after(first, &one), Some(&two)), always).await, Ok(second));
+    let late = records.write(7, &write("cas", after(first, &one), Some(&three)), always).await;
     assert_eq!(late, Err(WriteError::Conflict { found: second.version }));
-    let removed = records.write(7, &write("cas", after(first, &one), None)).await;
+    let removed = records.write(7, &write("cas", after(first, &one), None), always).await;
     assert_eq!(removed, Err(WriteError::Conflict { found: second.version }), "nor is it removed");
     assert_eq!(listed(&records, "cas").await.unwrap().value, two);
 }
@@ -127,13 +138,15 @@ async fn a_write_is_made_once_against_the_version_that_was_seen() {
 async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
     let (_, records) = records().await;
     let (one, late, ours) = (record("late", 1), record("late", 2), record("late", 3));
-    let first = records.write(7, &write("late", None, Some(&one))).await.unwrap();
-    let too_late = records.write(7, &write("late", after(first, &one), Some(&late))).await.unwrap();
-    let made = records.write(8, &write("late", after(first, &one), Some(&ours))).await.unwrap();
+    let first = records.write(7, &write("late", None, Some(&one)), always).await.unwrap();
+    let too_late = records.write(7, &write("late", after(first, &one), Some(&late)), always).await.unwrap();
+    let made = records.write(8, &write("late", after(first, &one), Some(&ours)), always).await.unwrap();
     assert!(made.version > too_late.version);
     assert_eq!(listed(&records, "late").await.unwrap().value, ours);
-    let back = records.write(7, &write("late", after(too_late, &late), Some(&late))).await;
-    assert_eq!(back, Err(WriteError::Conflict { found: made.version }), "a later one is not");
+    let back = records.write(7, &write("late", after(too_late, &late), Some(&late)), always).await;
+    assert_eq!(back, Err(WriteError::Overtaken), "a later one is not");
+    let unchanged = records.write(7, &write("late", after(too_late, &ours), Some(&one)), always).await;
+    assert_eq!(unchanged, Err(WriteError::Overtaken), "nor where it says the same");
 }
 
 #[tokio::test]
@@ -141,12 +154,12 @@ async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
 async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
     let (cluster, records) = records().await;
     let (one, two, three) = (record("beside", 1), record("beside", 2), record("beside", 3));
-    let first = records.write(7, &write("beside", None, Some(&one))).await.unwrap();
+    let first = records.write(7, &write("beside", None, Some(&one)), always).await.unwrap();
     cluster.kubectl(&["label", "cleatvolume", "beside", "team=red"]);
-    let second = records.write(7, &write("beside", after(first, &one), Some(&two))).await.unwrap();
+    let second = records.write(7, &write("beside", after(first, &one), Some(&two)), always).await.unwrap();
     let off = r#"{"metadata":{"finalizers":["example.org/theirs"]}}"#;
     cluster.kubectl(&["patch", "cleatvolume", "beside", "--type=merge", "-p", off]);
-    records.write(7, &write("beside", after(second, &two), Some(&three))).await.unwrap();
+    records.write(7, &write("beside", after(second, &two), Some(&three)), always).await.unwrap();
     let get =
         |path: &str| cluster.kubectl(&["get", "cleatvolume", "beside", "-o", &format!("jsonpath={path}")]);
     assert_eq!(get("{.metadata.labels.team}"), "red");
@@ -159,10 +172,10 @@ async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
 async fn a_record_that_a_person_edits_is_a_conflict() {
     let (cluster, records) = records().await;
     let (one, two) = (record("edited", 1), record("edited", 2));
-    let first = records.write(7, &write("edited", None, Some(&one))).await.unwrap();
+    let first = records.write(7, &write("edited", None, Some(&one)), always).await.unwrap();
     let patch = r#"{"spec":{"record":{"attachments":[]}}}"#;
     cluster.kubectl(&["patch", "cleatvolume", "edited", "--type=merge", "-p", patch]);
-    let refused = records.write(7, &write("edited", after(first, &one), Some(&two))).await;
+    let refused = records.write(7, &write("edited", after(first, &one), Some(&two)), always).await;
     assert!(matches!(refused, Err(WriteError::Conflict { .. })), "{refused:?}");
 }
 
@@ -171,14 +184,20 @@ async fn a_record_that_a_person_edits_is_a_conflict() {
 async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
     let (cluster, records) = records().await;
     let (one, two, three) = (record("deleted", 1), record("deleted", 2), record("deleted", 3));
-    let first = records.write(7, &write("deleted", None, Some(&one))).await.unwrap();
+    let first = records.write(7, &write("deleted", None, Some(&one)), always).await.unwrap();
     cluster.kubectl(&["delete", "cleatvolume", "deleted", "--wait=false"]);
     let letting_in = |before, value| RecordWrite { lets_in: true, ..write("deleted", before, Some(value)) };
-    assert_eq!(records.write(7, &letting_in(after(first, &one), &two)).await, Err(WriteError::Deleting));
-    let second = records.write(7, &write("deleted", after(first, &one), Some(&two))).await.unwrap();
+    assert_eq!(
+        records.write(7, &letting_in(after(first, &one), &two), always).await,
+        Err(WriteError::Deleting)
+    );
+    let second = records.write(7, &write("deleted", after(first, &one), Some(&two)), always).await.unwrap();
     assert!(second.deleting && listed(&records, "deleted").await.unwrap().deleting);
-    assert_eq!(records.write(7, &letting_in(after(second, &two), &three)).await, Err(WriteError::Deleting));
-    records.write(7, &write("deleted", after(second, &two), None)).await.unwrap();
+    assert_eq!(
+        records.write(7, &letting_in(after(second, &two), &three), always).await,
+        Err(WriteError::Deleting)
+    );
+    records.write(7, &write("deleted", after(second, &two), None), always).await.unwrap();
     assert_eq!(listed(&records, "deleted").await, None);
 }
 
@@ -188,9 +207,9 @@ async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
     let (_, records) = records().await;
     let mut newer = record("newer", 1);
     newer.insert("ofTomorrow".into(), json!(1));
-    let refused = records.write(7, &write("newer", None, Some(&newer))).await;
+    let refused = records.write(7, &write("newer", None, Some(&newer)), always).await;
     assert!(
-        matches!(&refused, Err(WriteError::Api(ApiError::Refused(why))) if why.contains("CleatVolume")),
+        matches!(&refused, Err(WriteError::Api(ApiError::Refused(why))) if why.contains("ofTomorrow")),
         "{refused:?}"
     );
 }
@@ -200,7 +219,7 @@ async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
 async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
     let (cluster, records) = records().await;
     let one = record("told", 1);
-    let first = records.write(7, &write("told", None, Some(&one))).await.unwrap();
+    let first = records.write(7, &write("told", None, Some(&one)), always).await.unwrap();
     records
         .tell(Kind::Volume, "told", &json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"}))
         .await
@@ -210,7 +229,7 @@ async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
         table.contains("a (Ready)") && table.contains("b: TargetCut") && table.contains("RWX block"),
         "{table}"
     );
-    records.write(7, &write("told", after(first, &one), None)).await.unwrap();
+    records.write(7, &write("told", after(first, &one), None), always).await.unwrap();
 }
 
 #[tokio::test]
@@ -218,7 +237,7 @@ async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
 async fn a_record_that_a_person_removes_by_force_is_made_again() {
     let (cluster, records) = records().await;
     let (one, two) = (record("removed", 1), record("removed", 2));
-    let first = records.write(7, &write("removed", None, Some(&one))).await.unwrap();
+    let first = records.write(7, &write("removed", None, Some(&one)), always).await.unwrap();
     cluster.kubectl(&[
         "patch",
         "cleatvolume",
@@ -228,6 +247,6 @@ async fn a_record_that_a_person_removes_by_force_is_made_again() {
         r#"{"metadata":{"finalizers":null}}"#,
     ]);
     cluster.kubectl(&["delete", "cleatvolume", "removed"]);
-    records.write(7, &write("removed", after(first, &one), Some(&two))).await.unwrap();
+    records.write(7, &write("removed", after(first, &one), Some(&two)), always).await.unwrap();
     assert_eq!(listed(&records, "removed").await.unwrap().value, two);
 }
