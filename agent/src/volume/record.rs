@@ -160,7 +160,7 @@ impl<H: Host> Volume<H> {
         };
         tracing::error!(
             volume = %self.id, epoch = %entry.epoch, reason,
-            "cannot record that the grant has ended; recording it once the disk can be written"
+            "cannot record that the grant has ended, which it has; recording it once the disk can be written"
         );
         let mut memory = self.memory();
         memory.record.owed = Some(entry.clone());

@@ -63,7 +63,10 @@ pub enum RecordError {
         key: Key,
     },
     /// The record has a form that this version does not know.
-    #[error("cannot read the store's record of {key}; run the version that wrote it")]
+    #[error(
+        "cannot read the store's record of {key}; if another version wrote it, run that one; else see \"Losing it costs \
+         time\" in docs/operating.md"
+    )]
     Unreadable {
         /// The key.
         key: Key,

@@ -27,7 +27,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             when(*since)
         ),
         Refusal::Quarantined { node, causes } => {
-            format!("cannot attach to node {node}: node {node} is quarantined: {}", quarantine(causes))
+            format!("cannot attach to node {node}: it is quarantined: {}", quarantine(causes))
         }
         Refusal::NotReady { volume, node, unready } => {
             format!("node {node} cannot use volume {volume}: {}", trouble::unready(unready))
@@ -39,7 +39,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             holders.join("; ")
         ),
         Refusal::Rds { volume, node, error } => {
-            format!("cannot change the access of node {node} to volume {volume}: the RDS: {error}")
+            format!("cannot change the access of node {node} to volume {volume}: {error}")
         }
         Refusal::StillWaiting { volume, wait: waits_for, waited_ms } => format!(
             "volume {volume} still waits for {} (waited {waited_ms} ms); it goes on, and a repeated call joins it",
@@ -54,7 +54,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             }
         ),
         Refusal::Deleting { volume } => format!(
-            "cannot grant volume {volume}: it is being deleted; if the deletion was not answered, repeat \
+            "cannot grant or delete volume {volume}: a deletion is under way; if it was not answered, repeat \
              DeleteVolume"
         ),
         Refusal::StillAttached { volume, nodes: holders } => {

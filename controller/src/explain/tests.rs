@@ -125,14 +125,14 @@ fn refusals() {
                         QuarantineCause::ClaimsTooMuch { volume: v(), since: DAY },
                     ],
                 },
-                "cannot attach to node a: node a is quarantined: it was fenced from volume vol at \
+                "cannot attach to node a: it is quarantined: it was fenced from volume vol at \
                  2000-02-29T00:00:00Z (TargetCut) and has not shown yet that it holds none of it; it reports that it holds \
                  volume vol, which it was not let in to, and has not shown since 2000-02-29T00:00:00Z that it does \
                  not; check nvme list-subsys there, and its agent",
             ),
             (
                 Refusal::Quarantined { node: n("a"), causes: vec![QuarantineCause::LaterTerm(later())] },
-                "cannot attach to node a: node a is quarantined: it has seen epoch 99.1 of volume vol, and \
+                "cannot attach to node a: it is quarantined: it has seen epoch 99.1 of volume vol, and \
                  this controller's term is only 7: another controller grants, or this one's clock was set back and \
                  its store lost or an older one restored; stop the other controller, or set the clock and restart \
                  this one; restart the agent if its state is wrong",
@@ -217,7 +217,7 @@ fn refusals() {
             ),
             (
                 Refusal::Deleting { volume: v() },
-                "cannot grant volume vol: it is being deleted; if the deletion was not answered, repeat \
+                "cannot grant or delete volume vol: a deletion is under way; if it was not answered, repeat \
                  DeleteVolume",
             ),
             (

@@ -213,7 +213,7 @@ enum Stale {
 }
 
 impl Default for Stale {
-    /// A result before the first comparison.
+    /// All volumes: nothing was compared yet.
     fn default() -> Self {
         Self::All
     }

@@ -85,7 +85,7 @@ pub struct Version(pub u64);
 /// A record as it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRecord {
-    /// The record's name.
+    /// Which record.
     pub key: Key,
     /// How often it has been written.
     pub version: Version,

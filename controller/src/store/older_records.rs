@@ -45,9 +45,12 @@ fn renamed(key: &str) -> String {
 fn typed(value: Value) -> Value {
     let (kind, fields) = match value {
         Value::String(kind) => (kind, Map::new()),
-        Value::Object(one) if one.len() == 1 => {
-            let Some((kind, Value::Object(fields))) = one.into_iter().next() else { return Value::Null };
-            (kind, fields)
+        // A form that is none is left as it is, and found by whoever reads the record.
+        Value::Object(one) if one.len() == 1 && one.values().all(Value::is_object) => {
+            match one.into_iter().next() {
+                Some((kind, Value::Object(fields))) => (kind, fields),
+                _ => return Value::Null,
+            }
         }
         other => return with_types(other),
     };

@@ -111,7 +111,7 @@ async fn a_third_node_and_a_second_of_rwo_are_refused_with_the_holders_named() {
         "Volume vm-1 already attached to 2 nodes (migration limit). Wait for migration to complete. Attached \
          nodes: node-a, node-b"
     );
-    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    let granted = csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     let second = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
     assert_eq!(second.code(), Code::FailedPrecondition);
     assert_eq!(
@@ -125,6 +125,7 @@ async fn a_third_node_and_a_second_of_rwo_are_refused_with_the_holders_named() {
     let other = world.csi().await.client.controller_publish_volume(reading).await.unwrap_err();
     assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
     assert!(other.message().contains("pvc-1") && other.message().contains("node-a"), "{other:?}");
+    assert_eq!(csi.publish("pvc-1", "node-a", RWO).await.unwrap(), granted, "it changed nothing");
     assert!(!hosts[2].holds("vm-1") && !hosts[1].holds("pvc-1"));
     assert!(hosts[2].attaches().is_empty(), "a refused node is told nothing");
 }

@@ -74,7 +74,7 @@ async fn a_wrong_size_and_a_full_rds_have_their_own_codes() {
     let (world, csi) = World::served().await;
     let made = csi.create_sized("pvc-1", 5000).await.unwrap();
     assert_eq!(made.capacity_bytes, 8192, "whole blocks of 4096 bytes");
-    assert_eq!(csi.create_sized("pvc-1", 8000).await.unwrap().capacity_bytes, 8192);
+    assert_eq!(csi.create_sized("pvc-1", 8000).await.unwrap(), made, "the same volume again");
     let larger = csi.create_sized("pvc-1", 8193).await.unwrap_err();
     assert_eq!(larger.code(), Code::AlreadyExists, "{larger:?}");
     world.rds.full.send_replace(true);

@@ -67,7 +67,9 @@ pub enum ConnectError {
         deadline: Duration,
     },
     /// The interface to the kernel could not be opened or started.
-    #[error("cannot use {path}; load the module with `modprobe nvme-tcp`")]
+    #[error(
+        "cannot use {path}; check that it is there, and that the module nvme-tcp is loaded (`modprobe nvme-tcp`)"
+    )]
     Interface {
         /// The device, or the program.
         path: PathBuf,

@@ -272,7 +272,7 @@ impl Connects {
                 since.elapsed().as_secs_f64()
             ),
             Stage::Undone(since) => format!(
-                "connect to {portal}: came late; undoing it for {:.1} s",
+                "connect to {portal}: came late; undoing it since {:.1} s ago",
                 since.elapsed().as_secs_f64()
             ),
         };

@@ -193,7 +193,7 @@ impl Heard {
         }
         if !life.added && !self.arrive {
             return Some(
-                "it was there before this agent had proof that the kernel's events arrive, so its \
+                "it was there before this agent, which has no proof that the kernel's events arrive, so its \
                  connection may have broken",
             );
         }

@@ -137,7 +137,7 @@ impl Transition<'_> {
         }
     }
 
-    /// Whether there is still a node that can preempt; `progress` directs it.
+    /// Whether the rung has failed, for there is no node left that can preempt; else `progress` directs one.
     fn await_preempt(&mut self, volume: &VolumeId, node: &NodeId) -> bool {
         let helped = self.core.volumes.get(volume).is_some_and(|r| self.helper(r, node).is_some());
         if !helped {

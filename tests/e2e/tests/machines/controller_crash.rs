@@ -121,8 +121,8 @@ async fn kill_during_attach(world: &World, name: &str, held: Held) -> anyhow::Re
     world.a().unpublish(&volume).await?;
     world.a().unstage(&volume).await?;
     if let Err(status) = world.unpublish(&volume, world.a()).await {
-        // What the dead controller asked of the RDS may still land: taken off, and said not to be proven yet.
-        refused::<()>(Err(status), Code::Unavailable, &["node-a", "not proven yet"])?;
+        // What the dead controller asked of the RDS may still land: taken off, and said that it may not stay so.
+        refused::<()>(Err(status), Code::Unavailable, &["node-a", "may still take effect"])?;
     }
     unpublish_until_done(world, &volume, world.a()).await?;
     holds_nothing(world, &volume, world.a()).await?;
