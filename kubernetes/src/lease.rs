@@ -136,7 +136,7 @@ fn term(lease: &Lease) -> u64 {
 }
 
 impl Candidate {
-    /// Waits until the Lease is this process's, or `stop`; tells `leader` who has it meanwhile.
+    /// Waits until the Lease is this process's, or `stop`; `leader` says who has it meanwhile.
     pub async fn acquire(
         self,
         server: ApiServer,

@@ -240,11 +240,11 @@ impl ClusterRecords {
         Err(ApiError::Unanswered("somebody keeps changing it".into()).into())
     }
 
-    /// Says for people how a record stands. Nothing rests on it, and a failure fails nothing.
+    /// Says for people how a record stands. Nothing rests on it, so its failure need fail nothing.
     ///
     /// # Errors
     /// The API server's answer.
-    pub async fn tell(&self, kind: Kind, name: &str, status: &Value) -> Result<(), ApiError> {
+    pub async fn describe(&self, kind: Kind, name: &str, status: &Value) -> Result<(), ApiError> {
         let api = self.api(kind);
         let (as_usual, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
         self.server.ask(api.patch_status(name, &as_usual, &patch)).await.map(drop)

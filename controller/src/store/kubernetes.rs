@@ -98,8 +98,8 @@ impl KubernetesStore {
             let gone = records::RecordWrite { value: None, lets_in: false, ..asked.clone() };
             written = self.records.write(term, &gone, may_send).await;
             if written.is_ok() {
-                let anew = records::RecordWrite { before: None, ..asked };
-                written = self.records.write(term, &anew, may_send).await;
+                let new = records::RecordWrite { before: None, ..asked };
+                written = self.records.write(term, &new, may_send).await;
             }
         }
         if written == Err(WriteError::NotOurs) {

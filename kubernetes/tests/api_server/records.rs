@@ -216,20 +216,20 @@ async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
 
 #[tokio::test]
 #[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
-async fn what_is_told_people_is_in_their_table_and_changes_no_record() {
+async fn a_status_is_in_the_table_and_changes_no_record() {
     let (cluster, records) = records().await;
-    let one = record("told", 1);
-    let first = records.write(7, &write("told", None, Some(&one)), always).await.unwrap();
+    let one = record("described", 1);
+    let first = records.write(7, &write("described", None, Some(&one)), always).await.unwrap();
     records
-        .tell(Kind::Volume, "told", &json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"}))
+        .describe(Kind::Volume, "described", &json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"}))
         .await
         .unwrap();
-    let table = cluster.kubectl(&["get", "cleatvolumes", "told"]);
+    let table = cluster.kubectl(&["get", "cleatvolumes", "described"]);
     assert!(
         table.contains("a (Ready)") && table.contains("b: TargetCut") && table.contains("RWX block"),
         "{table}"
     );
-    records.write(7, &write("told", after(first, &one), None), always).await.unwrap();
+    records.write(7, &write("described", after(first, &one), None), always).await.unwrap();
 }
 
 #[tokio::test]
