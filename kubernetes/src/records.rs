@@ -240,14 +240,22 @@ impl ClusterRecords {
         Err(ApiError::Unanswered("somebody keeps changing it".into()).into())
     }
 
-    /// Says for people how a record stands. Nothing rests on it, so its failure need fail nothing.
+    /// Says for people how a record of that version stands; gives the version that this makes. Nothing rests on it, so its
+    /// failure need fail nothing.
     ///
     /// # Errors
-    /// The API server's answer.
-    pub async fn describe(&self, kind: Kind, name: &str, status: &Value) -> Result<(), ApiError> {
-        let api = self.api(kind);
-        let (as_usual, patch) = (PatchParams::default(), Patch::Merge(json!({ "status": status })));
-        self.server.ask(api.patch_status(name, &as_usual, &patch)).await.map(drop)
+    /// The API server's answer; [`ApiError::Conflict`] if the record is of another version by now.
+    pub async fn describe(
+        &self,
+        kind: Kind,
+        name: &str,
+        version: u64,
+        status: &Value,
+    ) -> Result<u64, ApiError> {
+        let metadata = json!({ "resourceVersion": version.to_string() });
+        let patch = Patch::Merge(json!({ "metadata": metadata, "status": status }));
+        let (api, as_usual) = (self.api(kind), PatchParams::default());
+        self::version(&self.server.ask(api.patch_status(name, &as_usual, &patch)).await?)
     }
 
     async fn create(

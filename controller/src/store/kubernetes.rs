@@ -6,7 +6,7 @@
 //! new one.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::lease::{LeaseClaim, LeaseError};
@@ -16,6 +16,7 @@ use cleat_rds::secret::{Era, KeyId};
 use futures_util::{StreamExt as _, stream};
 use serde_json::{Map, Value};
 
+use super::statuses::Statuses;
 use super::{CommitError, Key, Loaded, RecordKind, Store, StoredRecord, Version, Write};
 
 /// Writes that are under way at once.
@@ -29,15 +30,18 @@ pub struct KubernetesStore {
     timeout: std::time::Duration,
     records: ClusterRecords,
     notes: Notes,
-    /// As it was written last.
-    last: Mutex<HashMap<Key, Last>>,
+    last: Arc<Mutex<HashMap<Key, Last>>>,
+    statuses: Statuses,
 }
 
 #[derive(Clone)]
+/// A record as it was written last.
 struct Last {
     value: Map<String, Value>,
     deleting: bool,
     unguarded: Option<Vec<String>>,
+    /// A status that was written over it, and over nothing else: from which version to which.
+    described: Option<(u64, u64)>,
 }
 
 impl KubernetesStore {
@@ -63,9 +67,17 @@ impl KubernetesStore {
             let version = Version(stored.version);
             entries.push(StoredRecord { key: key.clone(), version, value: said(kind, stored.value.clone()) });
             let (value, deleting, unguarded) = (stored.value, stored.deleting, stored.unguarded);
-            last.insert(key, Last { value, deleting, unguarded });
+            last.insert(key, Last { value, deleting, unguarded, described: None });
         }
-        Ok((Self { claim, timeout, records, notes, last: Mutex::new(last) }, Loaded { term, entries }))
+        let last = Arc::new(Mutex::new(last));
+        let described = Arc::clone(&last);
+        let statuses = Statuses::start(records.clone(), move |volume, from, to| {
+            let mut last = described.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(last) = last.get_mut(&Key::volume(volume)) {
+                last.described = Some((from, to));
+            }
+        });
+        Ok((Self { claim, timeout, records, notes, last, statuses }, Loaded { term, entries }))
     }
 
     fn last(&self, key: &Key) -> Option<Last> {
@@ -82,7 +94,9 @@ impl KubernetesStore {
             },
             name: &write.key.name,
             before: match (&before, write.expected) {
-                (Some(Last { value, deleting, unguarded }), Some(Version(version))) => {
+                (Some(Last { value, deleting, unguarded, described }), Some(Version(version))) => {
+                    let version =
+                        described.filter(|(from, _)| *from == version).map_or(version, |(_, to)| to);
                     Some(Before { version, value, deleting: *deleting, unguarded: unguarded.as_deref() })
                 }
                 _ => None,
@@ -107,9 +121,15 @@ impl KubernetesStore {
         }
         let Written { version, deleting } =
             written.map_err(|error| refused(&write.key, write.expected, error))?;
+        if write.key.kind == RecordKind::Volume {
+            match &value {
+                Some(value) => self.statuses.recorded(&write.key.name, version, value),
+                None => self.statuses.gone(&write.key.name),
+            }
+        }
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match value {
-            Some(value) => last.insert(write.key, Last { value, deleting, unguarded: None }),
+            Some(value) => last.insert(write.key, Last { value, deleting, unguarded: None, described: None }),
             None => last.remove(&write.key),
         };
         Ok(Version(version))

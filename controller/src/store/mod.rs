@@ -11,6 +11,7 @@
 //! | `opening` | from a path to a database that can be believed |
 //! | `older_records` | records of older versions in today's form |
 //! | `rows` | records and the term as rows |
+//! | `statuses` | what people read of volumes in a cluster |
 //! | `refusal` | why a store is not opened |
 //! | `file` | [`FileStore`]: its thread, and what shares a transaction |
 //! | `kubernetes` | [`KubernetesStore`]: custom resources, the Lease's term |
@@ -31,6 +32,7 @@ mod older_records;
 mod opening;
 mod refusal;
 mod rows;
+mod statuses;
 #[cfg(test)]
 mod tests;
 

@@ -9,7 +9,7 @@ use cleat_controller::engine::EngineError;
 use tonic::Code;
 
 use crate::agent::Host;
-use crate::world::{Csi, LEASE, RWO, World};
+use crate::world::{Csi, LEASE, RWO, World, eventually};
 
 /// A busy machine keeps a renewal waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -161,6 +161,12 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     published(&csi, "pvc-1", "node-b").await;
     assert!(get("{.metadata.deletionTimestamp}").is_empty(), "it is a new one");
     assert_eq!(get("{.spec.record.attachments[*].node}"), "node-b");
+    let table = async || {
+        let table = cluster.kubectl(&["get", "cleatvolumes"]);
+        table.contains("node-b (Ready)") && table.contains("node-a: AgentAbsent")
+    };
+    eventually("a table for people", table).await;
+    csi.unpublish("pvc-1", "node-b").await.unwrap();
     let nodes = cluster.kubectl(&["get", "cleatnodes", "-o", "name"]);
     assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
 }

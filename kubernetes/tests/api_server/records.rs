@@ -220,10 +220,10 @@ async fn a_status_is_in_the_table_and_changes_no_record() {
     let (cluster, records) = records().await;
     let one = record("described", 1);
     let first = records.write(7, &write("described", None, Some(&one)), always).await.unwrap();
-    records
-        .describe(Kind::Volume, "described", &json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"}))
-        .await
-        .unwrap();
+    let status = json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"});
+    records.describe(Kind::Volume, "described", first.version, &status).await.unwrap();
+    let again = records.describe(Kind::Volume, "described", first.version, &status).await;
+    assert_eq!(again, Err(ApiError::Conflict), "it is of another version by now");
     let table = cluster.kubectl(&["get", "cleatvolumes", "described"]);
     assert!(
         table.contains("a (Ready)") && table.contains("b: TargetCut") && table.contains("RWX block"),
