@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::engine::{self, RecordError, Records};
 use crate::leadership::Leadership;
-use crate::store::{CommitError, FileStore, KubernetesStore, Loaded, OpenError, Store};
+use crate::store::{CommitError, FileStore, KubernetesStore, OpenError, Store};
 
 /// Between two tries of what the API server did not do.
 const AGAIN: Duration = Duration::from_millis(250);
@@ -111,18 +111,18 @@ impl Stored {
     pub async fn in_file(path: PathBuf, clock: Clock) -> Result<Self, StoredError> {
         let name = format!("file:{}", path.display());
         let (store, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&path)).await??;
-        Self::read(Arc::new(store), loaded, name, clock).await
+        let records = engine::read_records(loaded.entries)
+            .map_err(|source| StoredError::Record { store: name.clone(), source })?;
+        Self::under_a_term(Arc::new(store), records, loaded.term, name, clock).await
     }
 
-    async fn read(
+    async fn under_a_term(
         store: Arc<dyn Store>,
-        loaded: Loaded,
+        records: Records,
+        highest: u64,
         name: String,
         clock: Clock,
     ) -> Result<Self, StoredError> {
-        let Loaded { term: highest, entries } = loaded;
-        let records = engine::read_records(entries)
-            .map_err(|source| StoredError::Record { store: name.clone(), source })?;
         let before = records.highest_term().max(highest);
         let least = clock.now().0.max(before.saturating_add(1));
         let term = insist(|| store.take_term(least)).await;
@@ -159,7 +159,10 @@ impl Stored {
                 }
             });
             let (store, loaded) = opened.await?;
-            Self::read(Arc::new(store), loaded, "kubernetes".into(), clock).await.map(Some)
+            // A person may change any record, and nobody else is to wait for that.
+            let records = engine::read_what_can_be(loaded.entries);
+            let (store, name) = (Arc::new(store), "kubernetes".to_owned());
+            Self::under_a_term(store, records, loaded.term, name, clock).await.map(Some)
         };
         tokio::select! {
             opened = opening => opened,

@@ -17,6 +17,10 @@ use crate::schema::structural;
 pub const GROUP: &str = "cleat.io";
 /// The version of that group.
 pub const VERSION: &str = "v1alpha1";
+/// Which form of the definitions this program knows: one more whenever a field is added or changed.
+const REVISION: u64 = 1;
+/// Where a definition says which form it is.
+const REVISION_AT: &str = "cleat.io/revision";
 /// Who writes, by the name that the API server keeps.
 pub(crate) const FIELD_MANAGER: &str = "cleat-controller";
 
@@ -73,7 +77,7 @@ fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value 
         "metadata": {
             "name": format!("{plural}.{GROUP}"),
             // Whoever uninstalls Cleat does not mean to forget who may write.
-            "annotations": {"helm.sh/resource-policy": "keep"},
+            "annotations": {"helm.sh/resource-policy": "keep", REVISION_AT: REVISION.to_string()},
         },
         "spec": {
             "group": GROUP,
@@ -102,7 +106,8 @@ fn definition(kind: &str, plural: &str, spec: &Value, columns: &Value) -> Value 
     })
 }
 
-/// Makes the cluster know them as this program does.
+/// Makes the cluster know them as this program does. What a newer one has made stays: an older form would leave out of
+/// records what it does not know.
 ///
 /// # Errors
 /// The API server's answer, with the definition's name.
@@ -111,6 +116,17 @@ pub async fn install(server: &ApiServer) -> Result<(), (String, ApiError)> {
     let by = PatchParams::apply(FIELD_MANAGER).force();
     for definition in all() {
         let name = definition.name_any();
+        let there = match server.ask(api.get_metadata(&name)).await {
+            Ok(there) => there.annotations().get(REVISION_AT).and_then(|text| text.parse().ok()).unwrap_or(0),
+            Err(ApiError::NotFound) => 0_u64,
+            Err(error) => return Err((name, error)),
+        };
+        if there > REVISION {
+            let why = format!(
+                "the cluster knows form {there}, and this program form {REVISION}; run the newer one"
+            );
+            return Err((name, ApiError::Refused(why)));
+        }
         let applied = server.ask(api.patch(&name, &by, &Patch::Apply(&definition))).await;
         applied.map_err(|error| (name, error))?;
     }

@@ -50,7 +50,7 @@ pub use handle::{Engine, Publishing, Unpublishing};
 pub use notices::NoticeText;
 pub use ports::Agents;
 pub(crate) use rds_queue::rds_failure;
-pub use records::{RecordError, Records, read as read_records};
+pub use records::{RecordError, Records, read as read_records, read_what_can_be};
 pub use request_error::{EngineEnded, RequestError};
 
 /// Events that may wait for the core. Who sends more waits: a session, an RPC.
@@ -170,7 +170,7 @@ pub fn start(
     let (changes, _) = broadcast::channel(CHANGES);
     let (stalling, stalled) = watch::channel(None);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
-    let Records { volumes: records, unsettled, nodes, kept } = records;
+    let Records { volumes: records, unsettled, nodes, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
     let remembered = Remembered {
@@ -184,7 +184,7 @@ pub fn start(
     let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = carry_out::Storing {
         store,
-        book: records::Book::new(kept, nodes),
+        book: records::Book::new(kept, nodes, set_aside),
         ready: storing,
         stalled: stalling,
         leadership,

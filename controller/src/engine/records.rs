@@ -8,10 +8,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use cleat_core::{Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
+use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Decision, EngineError};
+use crate::metrics;
 use crate::store::{Key, RecordKind, StoredRecord, Version, Write};
 
 /// All that was stored.
@@ -25,6 +27,8 @@ pub struct Records {
     pub(super) nodes: HashMap<NodeId, KeptNode>,
     /// As it is in the store, by volume.
     pub(super) kept: HashMap<VolumeId, Kept>,
+    /// Volumes of which nobody can say who may write to them, and why.
+    pub(super) set_aside: HashMap<VolumeId, String>,
 }
 
 /// What the store has of a node.
@@ -74,6 +78,14 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+    /// The record is another node's.
+    #[error("cannot use the store's record of {key}: it is that of node {node}")]
+    MisplacedNode {
+        /// The key.
+        key: Key,
+        /// Whose it is.
+        node: NodeId,
+    },
     /// The record is another volume's.
     #[error("cannot use the store's record of {key}: it is that of volume {volume}")]
     Misplaced {
@@ -84,40 +96,68 @@ pub enum RecordError {
     },
 }
 
-/// Reads what was stored.
+/// Reads what was stored, all of it.
 ///
 /// # Errors
 /// The first record that cannot be read.
 pub fn read(stored: Vec<StoredRecord>) -> Result<Records, RecordError> {
     let mut records = Records::default();
-    for StoredRecord { key, version, value } in stored {
+    for stored in stored {
+        records.add(stored)?;
+    }
+    Ok(records)
+}
+
+/// Reads what can be read. A volume whose record cannot be is set aside: nothing is done or answered for it. For a store in
+/// which people may change one record while everybody else goes on.
+pub fn read_what_can_be(stored: Vec<StoredRecord>) -> Records {
+    let mut records = Records::default();
+    for stored in stored {
+        let key = stored.key.clone();
+        let Err(error) = records.add(stored) else { continue };
+        let error = Causes(&error).to_string();
+        tracing::error!(%key, "{error}; leaving it as it is until a restart");
+        match key.kind {
+            // The node says who it is when it is heard; until then its host counts as an unknown one.
+            RecordKind::Node => metrics::node_set_aside(),
+            RecordKind::Volume => {
+                metrics::volume_set_aside();
+                records.set_aside.extend(VolumeId::new(&key.name).ok().map(|volume| (volume, error)));
+            }
+        }
+    }
+    records
+}
+
+impl Records {
+    fn add(&mut self, StoredRecord { key, version, value }: StoredRecord) -> Result<(), RecordError> {
+        let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
         if key.kind == RecordKind::Node {
-            let record: NodeRecord = serde_json::from_value(value)
-                .map_err(|source| RecordError::Unreadable { key: key.clone(), source })?;
-            records.nodes.insert(record.node.clone(), KeptNode { version, record });
-            continue;
+            let record: NodeRecord = serde_json::from_value(value).map_err(unreadable)?;
+            if record.node.as_str() != key.name {
+                return Err(RecordError::MisplacedNode { key, node: record.node });
+            }
+            self.nodes.insert(record.node.clone(), KeptNode { version, record });
+            return Ok(());
         }
         let Ok(volume) = VolumeId::new(&key.name) else {
             return Err(RecordError::Unknown { key });
         };
-        let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
         let Written { record, unsettled } = serde_json::from_value(value).map_err(unreadable)?;
         if let Some(record) = record.clone() {
             let record: VolumeRecord = serde_json::from_value(record).map_err(unreadable)?;
             if record.spec.id != volume {
                 return Err(RecordError::Misplaced { key, volume: record.spec.id });
             }
-            records.volumes.push(record);
+            self.volumes.push(record);
         }
         if unsettled {
-            records.unsettled.insert(volume.clone());
+            self.unsettled.insert(volume.clone());
         }
-        records.kept.insert(volume, Kept { version: Some(version), record, unsettled });
+        self.kept.insert(volume, Kept { version: Some(version), record, unsettled });
+        Ok(())
     }
-    Ok(records)
-}
 
-impl Records {
     /// The highest term under which any of them was granted or ended; 0 if there is none.
     #[must_use]
     pub fn highest_term(&self) -> u64 {
@@ -136,8 +176,12 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn new(kept: HashMap<VolumeId, Kept>, nodes: HashMap<NodeId, KeptNode>) -> Self {
-        Self { kept, nodes, ..Self::default() }
+    pub(super) fn new(
+        kept: HashMap<VolumeId, Kept>,
+        nodes: HashMap<NodeId, KeptNode>,
+        set_aside: HashMap<VolumeId, String>,
+    ) -> Self {
+        Self { kept, nodes, set_aside, ..Self::default() }
     }
 
     /// What has to be durable before the effects of these steps: a volume's last record among them, and the marks of
@@ -293,9 +337,22 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_set_aside_where_others_are_to_go_on() {
+        let mut all = stored("v", json!({"record": record(), "unsettled": false}));
+        all.extend(stored("broken", json!({"record": {"spec": 1}, "unsettled": false})));
+        all.push(StoredRecord { key: Key::node("n"), version: Version(1), value: json!({"node": ""}) });
+        let records = read_what_can_be(all);
+        assert_eq!(records.volumes.len(), 1);
+        let book = Book::new(records.kept, records.nodes, records.set_aside);
+        let reason = book.is_set_aside(&VolumeId::new("broken").unwrap()).unwrap();
+        assert!(reason.contains("volume broken"), "{reason}");
+        assert_eq!(book.is_set_aside(&VolumeId::new("v").unwrap()), None);
+    }
+
+    #[test]
     fn a_mark_and_the_record_are_one_write_against_the_version_that_was_seen() {
         let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
-        let mut book = Book::new(read_back.kept, read_back.nodes);
+        let mut book = Book::new(read_back.kept, read_back.nodes, HashMap::new());
         let v = VolumeId::new("v").unwrap();
         let asked = book.writes(&[], std::slice::from_ref(&v), &[]).unwrap();
         let marked = json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true});

@@ -170,3 +170,35 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let nodes = cluster.kubectl(&["get", "cleatnodes", "-o", "name"]);
     assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
 }
+
+#[tokio::test]
+#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    for volume in ["pvc-1", "pvc-2"] {
+        csi.create(volume).await.unwrap();
+        published(&csi, volume, "node-a").await;
+    }
+    world.stop().await.unwrap();
+    drop(agent.ended().await);
+    let patch = r#"[{"op":"replace","path":"/spec/record/attachments/0/epoch","value":"soon"}]"#;
+    cluster.kubectl(&["patch", "cleatvolume", "pvc-1", "--type=json", "-p", patch]);
+    world.join(&cluster.kubeconfig(), "cleat", "two").await;
+    leads(&world).await;
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    for refused in
+        [csi.publish("pvc-1", "node-a", RWO).await.map(drop), csi.unpublish("pvc-1", "node-a").await]
+    {
+        let refused = refused.unwrap_err();
+        assert!(refused.message().contains("cannot read the store's record of volume pvc-1"), "{refused:?}");
+    }
+    csi.unpublish("pvc-2", "node-a").await.unwrap();
+    assert!(host.holds("pvc-1"), "nobody has touched it");
+}
