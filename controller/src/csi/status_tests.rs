@@ -96,7 +96,7 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             Code::Aborted,
             &["a detach was asked for"],
         ),
-        (Refusal::Deleting { volume: volume() }, Code::Aborted, &["being deleted"]),
+        (Refusal::Deleting { volume: volume() }, Code::Aborted, &["a deletion is under way"]),
         (
             Refusal::CannotFence {
                 volume: volume(),

@@ -39,7 +39,7 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             holders.join("; ")
         ),
         Refusal::Rds { volume, node, error } => {
-            format!("cannot change the access of node {node} to volume {volume}: {error}")
+            format!("cannot change the access of node {node} to volume {volume}: the RDS: {error}")
         }
         Refusal::StillWaiting { volume, wait: waits_for, waited_ms } => format!(
             "volume {volume} still waits for {} (waited {waited_ms} ms); it goes on, and a repeated call joins it",

@@ -285,7 +285,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_from_before_this_process_needs_events_that_were_shown_to_arrive() {
         let disconnects = Disconnects::default();
-        assert!(deleted(&disconnects, "nvme3").await.is_some_and(|why| why.contains("had proof that")));
+        assert!(deleted(&disconnects, "nvme3").await.is_some_and(|why| why.contains("has no proof that")));
         made(&disconnects, "nvme0");
         assert_eq!(deleted(&disconnects, "nvme3").await, None, "the kernel was heard to say so of another");
         let disconnects = Disconnects::default();
