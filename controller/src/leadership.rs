@@ -1,8 +1,10 @@
 //! Whether this process is the one that may act, and for how long still.
 //!
 //! With a store in a file the file's lock says so, for as long as the process lives. In a cluster the Lease says so, for a
-//! time. What holds: nothing leaves the process that could take effect after another has begun to lead. So whatever sends
-//! something asks here at its turn, whether the claim outlives the time within which that can still be delivered.
+//! time. What holds: whatever sends something asks here at its turn, whether the claim outlives the time within which that is
+//! usually delivered. It is no proof: a connection may take longer to be made, a message may wait in a session's queue, and a
+//! machine may stand still in between. What arrives late all the same meets what a crash would leave, too: marks in the
+//! records, lists that are read again, epochs that agents compare (docs/decisions/0015).
 
 use std::convert::Infallible;
 use std::future::ready;

@@ -7,6 +7,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
@@ -151,10 +152,12 @@ impl Stored {
         tracing::info!(term = claim.term(), "this replica leads");
         leadership.begin(claim.clone());
         let opening = async {
+            let said = Arc::new(AtomicBool::new(false));
             let opened = until_done("read the records", &claim, || {
                 let (server, namespace, claim) = (server.clone(), namespace.clone(), claim.clone());
+                let said = Arc::clone(&said);
                 async move {
-                    define(&server).await;
+                    define(&server, &said).await;
                     KubernetesStore::open(&server, &namespace, claim).await
                 }
             });
@@ -192,8 +195,10 @@ impl Stored {
 
 /// Makes the cluster know our resources. Where that is not ours to do, whoever installed Cleat has done it; a record that
 /// the cluster does not know whole is refused when it is written.
-async fn define(server: &ApiServer) {
-    if let Err((name, error)) = definitions::install(server).await {
+async fn define(server: &ApiServer, said: &AtomicBool) {
+    if let Err((name, error)) = definitions::install(server).await
+        && !said.swap(true, Ordering::Relaxed)
+    {
         tracing::warn!("cannot bring the definition {name} to this version: {error}");
     }
 }
@@ -202,9 +207,9 @@ async fn define(server: &ApiServer) {
 async fn insist<T, F: Future<Output = Result<T, CommitError>>>(
     ask: impl Fn() -> F,
 ) -> Result<T, CommitError> {
-    for tries in 0_u32.. {
+    for tries in 0..PATIENCE {
         match ask().await {
-            Err(CommitError::Retry { reason }) if tries < PATIENCE => {
+            Err(CommitError::Retry { reason }) => {
                 if tries % SAY_EVERY == 0 {
                     tracing::error!("the store takes nothing now: {reason}");
                 }

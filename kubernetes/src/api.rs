@@ -8,6 +8,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use cleat_runtime::exit::Causes;
 use http::StatusCode;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -127,7 +128,7 @@ fn asks_once(config: &Config, timeout: Duration) -> kube::Result<Client> {
 
 fn meaning(error: kube::Error) -> ApiError {
     let kube::Error::Api(status) = error else {
-        return ApiError::Unanswered(causes(&error));
+        return ApiError::Unanswered(Causes(&error).to_string());
     };
     match StatusCode::from_u16(status.code).unwrap_or_default() {
         StatusCode::NOT_FOUND => ApiError::NotFound,
@@ -142,17 +143,4 @@ fn meaning(error: kube::Error) -> ApiError {
         code if code.is_client_error() => ApiError::Refused(status.message),
         _ => ApiError::Unanswered(status.message),
     }
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        next = cause.source();
-    }
-    text
 }

@@ -1,8 +1,8 @@
 //! The store in a cluster: records as custom resources, the term on the Lease, and which key secrets are made with in a
 //! ConfigMap.
 //!
-//! What holds beside what every store promises: nothing is written that could arrive after another process has begun to
-//! lead; a record that a person has deleted takes no grant: it goes once nobody may write by it, and the next grant has a
+//! What holds beside what every store promises: each write asks first whether this process leads for as long as a call may
+//! take; a record that a person has deleted takes no grant: it goes once nobody may write by it, and the next grant has a
 //! new one.
 
 use std::collections::{BTreeSet, HashMap};
@@ -208,6 +208,9 @@ impl Store for KubernetesStore {
     }
 
     async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError> {
+        if !self.claim.outlives(self.timeout) {
+            return Err(self.not_ours());
+        }
         let term = self.claim.term();
         let lines = self.notes.change(|lines| {
             let mut changed = lines.clone();

@@ -39,7 +39,7 @@ async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_standby_does_nothing_and_names_the_leader() {
     let cluster = Cluster::own();
     let (first, second) = two(&cluster).await;
@@ -73,7 +73,7 @@ async fn eventually_refused(csi: &Csi) -> String {
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -97,7 +97,7 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -110,7 +110,7 @@ async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease(
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -137,10 +137,13 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let csi = second.csi().await;
     assert_eq!(published(&csi, "pvc-1", "node-a").await, granted);
     assert_eq!(second.node("node-a").await.standing, "Admitted");
+    let log = second.rds.log.lock().unwrap().clone();
+    assert!(log.iter().any(|asked| asked.contains("allow")), "{log:?}");
+    assert!(!log.iter().any(|asked| asked.contains("deny") || asked.contains("hide")), "{log:?}");
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -172,7 +175,7 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
 }
 
 #[tokio::test]
-#[ignore = "needs CLEAT_KUBERNETES, which hack/test gives"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     let cluster = Cluster::own();
     let mut world = World::new();
