@@ -33,6 +33,7 @@ use crate::agents::{self, AgentSessions, Reports, SessionContext, SessionIds, Se
 use crate::cli::{Cli, Settings};
 use crate::clients::Clients;
 use crate::clock::Clock;
+use crate::cluster;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, Started};
 use crate::leadership::{Leadership, OfLeader};
@@ -301,7 +302,7 @@ where
         if let Some(keys) = &agents.secrets {
             agents.secrets = Some(Arc::new(stored.take_key(keys).await?));
         }
-        let Stored { store, records, term } = stored;
+        let Stored { store, records, term, attachments } = stored;
         let secrets = agents.secrets.clone();
         let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
         let start = engine::Start {
@@ -337,9 +338,15 @@ where
             engine.clone(),
             rds,
             serving,
+            attachments.clone(),
             stop.clone(),
         )));
         leadership.serve();
+        if let Some(attachments) = attachments {
+            let (of, at) = (Arc::clone(&attachments), engine.clone());
+            tokio::spawn(cluster::follow_vanished(of, at, stop.clone()));
+            tokio::spawn(cluster::keep_annotations(attachments, engine.clone(), stop.clone()));
+        }
         let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));
         let ended = tokio::select! {
             ended = engine_end => ended,

@@ -107,7 +107,7 @@ struct KubernetesOptions {
 }
 
 impl KubernetesOptions {
-    fn settings(self, rds_timeout: Duration) -> Result<ClusterSettings, ConfigError> {
+    fn settings(self, rds_timeout: Duration, driver: &str) -> Result<ClusterSettings, ConfigError> {
         let Self { kubeconfig, namespace, lease_name, lease_duration, api_timeout, pod_name } = self;
         at_least("--api-timeout", api_timeout, Duration::from_millis(100))?;
         // A Lease says its time in seconds, and is renewed when a third of it has passed; what is sent right before that has
@@ -127,6 +127,7 @@ impl KubernetesOptions {
             lease: lease_name,
             lease_duration,
             identity: format!("{pod_name}_{}", uuid::Uuid::new_v4()),
+            driver: driver.to_owned(),
         })
     }
 }
@@ -356,7 +357,9 @@ impl Cli {
         at_least("--rds-timeout", rds_timeout, Duration::from_millis(10))?;
         let store = match store {
             StoreSpec::File(path) => StoreSettings::File(path),
-            StoreSpec::Kubernetes => StoreSettings::Kubernetes(kubernetes.settings(rds_timeout)?),
+            StoreSpec::Kubernetes => {
+                StoreSettings::Kubernetes(kubernetes.settings(rds_timeout, &driver_name)?)
+            }
         };
         let port = common_port(&rds_portals)?;
         let endpoint = Endpoint {

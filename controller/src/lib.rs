@@ -14,6 +14,7 @@
 //! | `explain` | the core's reasons as text |
 //! | `rpc_status` | the gRPC status of what the engine did not grant |
 //! | [`stored`] | from `--store` to records and a term |
+//! | `cluster` | who is to have a volume, as the cluster says it |
 //! | [`leadership`] | whether this process may act |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
@@ -24,6 +25,7 @@ pub mod app;
 pub mod cli;
 pub mod clients;
 pub mod clock;
+mod cluster;
 pub mod csi;
 pub mod engine;
 mod explain;

@@ -11,12 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
+use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::definitions;
 use cleat_kubernetes::lease::{Candidate, LeaseClaim};
 use cleat_rds::secret::Keys;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::cluster;
 use crate::engine::{self, RecordError, Records};
 use crate::leadership::Leadership;
 use crate::store::{CommitError, FileStore, KubernetesStore, OpenError, Store};
@@ -37,6 +39,8 @@ pub struct Stored {
     pub records: Records,
     /// The term, higher than any before, and durable.
     pub term: u64,
+    /// In a cluster: who is to have what.
+    pub attachments: Option<Arc<Attachments>>,
 }
 
 /// Where records are kept.
@@ -63,6 +67,8 @@ pub struct ClusterSettings {
     pub lease_duration: Duration,
     /// A name that no other process ever has.
     pub identity: String,
+    /// Whose VolumeAttachments are ours.
+    pub driver: String,
 }
 
 /// Why what was stored cannot be used.
@@ -128,7 +134,7 @@ impl Stored {
         let least = clock.now().0.max(before.saturating_add(1));
         let term = insist(|| store.take_term(least)).await;
         let term = term.map_err(|source| StoredError::Term { store: name, source })?;
-        Ok(Self { store, records, term })
+        Ok(Self { store, records, term, attachments: None })
     }
 
     /// Waits until this process leads, then reads the cluster's records. `None`: it was to stop before.
@@ -141,10 +147,16 @@ impl Stored {
         leadership: &Leadership,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, StoredError> {
-        let ClusterSettings { kubeconfig, api_timeout, namespace, lease, lease_duration, identity } =
+        let ClusterSettings { kubeconfig, api_timeout, namespace, lease, lease_duration, identity, driver } =
             settings;
         let server = ApiServer::connect(kubeconfig.as_deref(), api_timeout).await?;
         let Some(leader) = leadership.leader() else { return Ok(None) };
+        let attachments = Arc::new(Attachments::watch(server.clone(), &driver));
+        // Who cannot see what is to be where is none that could take over.
+        tokio::select! {
+            () = attachments.whole() => {}
+            () = stop.cancelled() => return Ok(None),
+        }
         tracing::info!(lease = format!("{namespace}/{lease}"), identity, "asking for the Lease");
         let candidate =
             Candidate { namespace: namespace.clone(), name: lease, identity, duration: lease_duration };
@@ -153,6 +165,9 @@ impl Stored {
         leadership.begin(claim.clone());
         let opening = async {
             let said = Arc::new(AtomicBool::new(false));
+            // After the claim: whatever an earlier leader has answered is in it.
+            let all = until_done("list VolumeAttachments", &claim, || attachments.all_now()).await?;
+            let (desired, answered) = cluster::desired(&all);
             let opened = until_done("read the records", &claim, || {
                 let (server, namespace, claim) = (server.clone(), namespace.clone(), claim.clone());
                 let said = Arc::clone(&said);
@@ -163,9 +178,12 @@ impl Stored {
             });
             let (store, loaded) = opened.await?;
             // A person may change any record, and nobody else is to wait for that.
-            let records = engine::read_what_can_be(loaded.entries);
-            let (store, name) = (Arc::new(store), "kubernetes".to_owned());
-            Self::under_a_term(store, records, loaded.term, name, clock).await.map(Some)
+            let mut records = engine::read_what_can_be(loaded.entries);
+            records.desired = desired;
+            let (store, name, highest) =
+                (Arc::new(store), "kubernetes".to_owned(), loaded.term.max(answered));
+            let stored = Self::under_a_term(store, records, highest, name, clock).await?;
+            Ok(Some(Self { attachments: Some(Arc::clone(&attachments)), ..stored }))
         };
         tokio::select! {
             opened = opening => opened,

@@ -6,6 +6,8 @@ use crate::text::checked_text;
 
 /// In a PublishContext: the epoch of the grant, `TERM.SEQ`.
 pub const EPOCH_KEY: &str = "cleat.io/epoch";
+/// In a PublishContext: the volume.
+pub const VOLUME_KEY: &str = "cleat.io/volume";
 /// In a PublishContext: the NQN of the volume's subsystem.
 pub const SUBSYSTEM_KEY: &str = "cleat.io/subsystem-nqn";
 /// In a PublishContext: the UUID of the volume's namespace.

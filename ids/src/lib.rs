@@ -24,7 +24,7 @@ mod volume;
 
 pub use context::{
     DEFAULT_DRIVER_NAME, DriverName, EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER, NAMESPACE_KEY,
-    SUBSYSTEM_KEY,
+    SUBSYSTEM_KEY, VOLUME_KEY,
 };
 pub use epoch::Epoch;
 pub use error::IdError;

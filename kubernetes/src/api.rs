@@ -18,6 +18,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 use tower::{BoxError, ServiceBuilder, ServiceExt as _};
 
+/// A connection that is silent for so long is asked whether it lives.
+const KEEPALIVE: Duration = Duration::from_secs(5);
+
 /// The API server, and how long a call may take.
 #[derive(Clone)]
 pub struct ApiServer {
@@ -115,6 +118,10 @@ fn asks_once(config: &Config, timeout: Duration) -> kube::Result<Client> {
     connector.set_connect_timeout(Some(timeout));
     connector.set_tcp_user_timeout(Some(timeout));
     connector.set_nodelay(true);
+    // A watch waits in silence: whether anybody is at its other end, the kernel asks.
+    connector.set_keepalive(Some(KEEPALIVE));
+    connector.set_keepalive_interval(Some(KEEPALIVE));
+    connector.set_keepalive_retries(Some(3));
     let connector = config.rustls_https_connector_with_connector(connector)?;
     let http: HttpClient<_, Body> = HttpClient::builder(TokioExecutor::new()).build(connector);
     let service = ServiceBuilder::new()

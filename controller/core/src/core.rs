@@ -13,6 +13,7 @@
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they show that they hold nothing; what a person declares
 //! - `rds_lists`: what the RDS lists, held against the records
+//! - `desired`: who is to have what, held against the records
 //! - `index`: which volumes a node, a host or the time is about
 //! - `waiting`: what waits for what
 
@@ -23,6 +24,7 @@ mod admission;
 mod alone_tests;
 #[cfg(test)]
 mod delete_tests;
+mod desired;
 mod export;
 #[cfg(test)]
 mod export_tests;
@@ -55,6 +57,8 @@ mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use desired::Desired;
+use desired::Unheard;
 use index::Index;
 use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
@@ -113,6 +117,8 @@ pub struct Core {
     /// Every node that was ever heard, and who it is: kept, so that it is known on a list when it is silent.
     registry: BTreeMap<NodeId, NodeRecord>,
     lists: RdsLists,
+    /// Who is to have a volume, is on no record, and was not heard yet.
+    unheard: Unheard,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes for which a deletion is under way in this process. That one was begun is kept with the volume.
     deleting: BTreeSet<VolumeId>,
@@ -149,7 +155,7 @@ impl Core {
         remembered: impl Into<Remembered>,
         now: UnixMillis,
     ) -> (Self, Vec<Effect>) {
-        let Remembered { volumes: records, nodes, lists_first } = remembered.into();
+        let Remembered { volumes: records, nodes, desired, lists_first } = remembered.into();
         let stored = records.iter().map(VolumeRecord::highest_term).max().unwrap_or(0);
         let mut core = Self {
             term: term.max(stored.saturating_add(1)),
@@ -159,6 +165,7 @@ impl Core {
             nodes: BTreeMap::new(),
             registry: nodes.into_iter().map(|n| (n.node.clone(), n)).collect(),
             lists: RdsLists::new(lists_first),
+            unheard: Unheard::default(),
             volumes: records.into_iter().map(|r| (r.spec.id.clone(), r)).collect(),
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -199,6 +206,7 @@ impl Core {
         }
         let mut step = Transition::new(&mut core, now);
         step.touched = step.core.volumes.keys().cloned().collect();
+        step.desired(desired);
         let effects = step.finish();
         (core, effects)
     }

@@ -34,7 +34,7 @@ mod trouble;
 mod volume;
 mod wait;
 
-pub use crate::core::{Config, Core, Remembered, Waiting};
+pub use crate::core::{Config, Core, Desired, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, ReservationAbility, Rung, TargetAbilities, Tried};
 pub use ids::{

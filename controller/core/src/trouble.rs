@@ -39,6 +39,8 @@ pub enum Trouble {
     RecordOlder(OlderBy),
     /// Its host is on the RDS's list without a record.
     ListedWithoutRecord,
+    /// It is to have the volume, and no record says that it has.
+    DesiredWithoutRecord,
     /// The node holds the volume without a grant.
     HeldWithoutGrant,
     /// The node reports the volume, and cannot have it: every session was ended and its host not let in since.

@@ -198,4 +198,6 @@ pub enum ListDoubt {
     FoundOn,
     /// The RDS keeps no list of hosts, and there is no record.
     NoList,
+    /// The nodes are to have it, no record says that they have, and no host is known for them.
+    Desired,
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use cleat_core::{Portal, SubsystemNqn, VolumeId};
 use cleat_ids::NqnPrefix;
+use cleat_kubernetes::attachments::Attachments;
 use cleat_rds::{Freshness, Priority, Rds, RdsError, RdsVolume};
 
 use super::in_progress::InProgress;
@@ -45,13 +46,21 @@ pub(super) struct CallContext {
     pub(super) engine: Engine,
     pub(super) rds: Arc<dyn Rds>,
     pub(super) serving: Serving,
+    /// In a cluster: who is to have what.
+    pub(super) attachments: Option<Arc<Attachments>>,
     pub(super) in_progress: InProgress,
     pub(super) publishes: Publishes,
 }
 
 impl CallContext {
-    pub(super) fn new(engine: Engine, rds: Arc<dyn Rds>, serving: Serving) -> Self {
-        Self { engine, rds, serving, in_progress: InProgress::default(), publishes: Publishes::default() }
+    pub(super) fn new(
+        engine: Engine,
+        rds: Arc<dyn Rds>,
+        serving: Serving,
+        attachments: Option<Arc<Attachments>>,
+    ) -> Self {
+        let (in_progress, publishes) = (InProgress::default(), Publishes::default());
+        Self { engine, rds, serving, attachments, in_progress, publishes }
     }
 
     /// The volume; `None` only if the RDS has said that it has none.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use cleat_core::VolumeId;
+use cleat_kubernetes::attachments::Attachments;
 use cleat_proto::csi::v1 as csi;
 use cleat_proto::csi::v1::controller_server::Controller;
 use cleat_rds::{Freshness, Rds};
@@ -30,8 +31,14 @@ impl CsiController {
     /// The service. Calls that wait are answered at once when `stop` is cancelled; what they began goes on at the
     /// next start.
     #[must_use]
-    pub fn new(engine: Engine, rds: Arc<dyn Rds>, serving: Serving, stop: CancellationToken) -> Self {
-        Self { context: Arc::new(CallContext::new(engine, rds, serving)), stop }
+    pub fn new(
+        engine: Engine,
+        rds: Arc<dyn Rds>,
+        serving: Serving,
+        attachments: Option<Arc<Attachments>>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self { context: Arc::new(CallContext::new(engine, rds, serving, attachments)), stop }
     }
 
     /// Runs a call to its end, whether or not its caller waits.

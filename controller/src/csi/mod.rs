@@ -18,7 +18,8 @@ mod status;
 pub use call_context::Serving;
 pub use controller::CsiController;
 pub use identity::CsiIdentity;
+pub(crate) use request::fence_named;
 
 pub use cleat_ids::{
-    EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY,
+    EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY,
 };

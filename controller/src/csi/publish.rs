@@ -9,7 +9,8 @@ use super::call_context::CallContext;
 use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
-use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY};
+use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY};
+use crate::cluster;
 use crate::engine::RequestError;
 
 /// A list that was read a moment ago for others serves to know what a volume is. That it is *not* there is always
@@ -23,6 +24,9 @@ pub(super) async fn publish(
     on_its_way: OnItsWay,
 ) -> Result<HashMap<String, String>, CallError> {
     let Publish { volume, node, access, read_only, min_fence } = publish;
+    if let Some(attachments) = &context.attachments {
+        cluster::may_publish(attachments, &volume, &node).await?;
+    }
     let spec = match attached_spec(context, &volume, &node).await? {
         Some(spec) => VolumeSpec { access, min_fence, ..spec },
         None => look_up(context, &volume, access, min_fence).await?,
@@ -32,6 +36,7 @@ pub(super) async fn publish(
     let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid.to_string());
     Ok(HashMap::from([
         (EPOCH_KEY.to_owned(), grant.epoch.to_string()),
+        (VOLUME_KEY.to_owned(), volume.to_string()),
         (
             SUBSYSTEM_KEY.to_owned(),
             grant.spec.subsystem_nqn.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -43,6 +48,9 @@ pub(super) async fn publish(
 /// Takes a volume off a node, or off all.
 pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
+    if let Some(attachments) = &context.attachments {
+        cluster::may_unpublish(attachments, &volume, node.as_ref()).await?;
+    }
     context.publishes.overtake(&volume, node.as_ref()).await;
     // What is not on record may be on the RDS's list all the same: a store may be lost.
     let about = volume.clone();

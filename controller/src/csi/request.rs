@@ -197,9 +197,12 @@ pub(super) fn parameters(
 }
 
 /// A fence by its name.
+pub(crate) fn fence_named(name: &str) -> Option<MinFence> {
+    MIN_FENCES.into_iter().find(|fence| fence.name() == name)
+}
+
 fn min_fence_named(field: &str, value: &str) -> Result<MinFence, CallError> {
-    let found = MIN_FENCES.into_iter().find(|fence| fence.name() == value);
-    found.ok_or_else(|| {
+    fence_named(value).ok_or_else(|| {
         let names = MIN_FENCES.map(MinFence::name).join(", ");
         invalid(field, format!("{:?} is none of {names}", shown(value)))
     })

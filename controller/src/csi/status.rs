@@ -5,6 +5,7 @@ use cleat_rds::RdsError;
 use tonic::{Code, Status};
 
 use super::MIN_FENCE;
+use crate::cluster::NotAsClustered;
 use crate::engine::{EngineEnded, RequestError, rds_failure};
 use crate::{explain, rpc_status};
 
@@ -40,6 +41,9 @@ pub(super) enum CallError {
     /// The engine refused, or has ended.
     #[error(transparent)]
     Engine(#[from] RequestError),
+    /// By what the cluster says now the call is not to be begun.
+    #[error(transparent)]
+    Cluster(#[from] NotAsClustered),
     /// The RDS, asked by this edge.
     #[error("volume {volume}: {}", cleat_runtime::exit::Causes(source))]
     Rds { volume: VolumeId, source: RdsError },
@@ -79,6 +83,8 @@ impl CallError {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
             Self::Engine(error) => rpc_status::request_code(error),
+            Self::Cluster(NotAsClustered::Unknown { .. }) => Code::Unavailable,
+            Self::Cluster(_) => Code::FailedPrecondition,
             Self::Rds { source, .. } => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,

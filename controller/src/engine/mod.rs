@@ -170,12 +170,13 @@ pub fn start(
     let (changes, _) = broadcast::channel(CHANGES);
     let (stalling, stalled) = watch::channel(None);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
-    let Records { volumes: records, unsettled, nodes, kept, set_aside } = records;
+    let Records { volumes: records, unsettled, nodes, desired, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
     let remembered = Remembered {
         volumes: records,
         nodes: nodes.values().map(|n| n.record.clone()).collect(),
+        desired,
         lists_first: true,
     };
     let (core, first) = Core::rebuild(config, term, remembered, clock.now());

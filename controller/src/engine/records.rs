@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use cleat_core::{Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
+use cleat_core::{Desired, Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +25,8 @@ pub struct Records {
     pub unsettled: BTreeSet<VolumeId>,
     /// What is kept of each node.
     pub(super) nodes: HashMap<NodeId, KeptNode>,
+    /// Who is to have what, whatever is stored.
+    pub desired: Vec<Desired>,
     /// As it is in the store, by volume.
     pub(super) kept: HashMap<VolumeId, Kept>,
     /// Volumes of which nobody can say who may write to them, and why.

@@ -24,6 +24,9 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         Trouble::RecordOlder(OlderBy::LaterGrant) => {
             "the record is out of date: the node has had a later grant of it".to_owned()
         }
+        Trouble::DesiredWithoutRecord => {
+            "a VolumeAttachment says that it is attached there, and no record does".to_owned()
+        }
         Trouble::ListedWithoutRecord => "its host is on the RDS's list without a record".to_owned(),
         Trouble::HeldWithoutGrant => "held without a grant".to_owned(),
         Trouble::ClaimsTooMuch => {

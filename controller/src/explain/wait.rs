@@ -136,5 +136,8 @@ fn list_doubt(doubt: ListDoubt) -> &'static str {
         ListDoubt::FoundOff => "its export was found off, and no record says why",
         ListDoubt::FoundOn => "by its record its export is off, and it was found on",
         ListDoubt::NoList => "there is no record of it, and the RDS keeps no list of hosts",
+        ListDoubt::Desired => {
+            "a VolumeAttachment says that it is attached there, and no record says who that is"
+        }
     }
 }

@@ -47,6 +47,7 @@ async fn a_standby_does_nothing_and_names_the_leader() {
     let _agent = first.agent(&host).await;
     let csi = first.csi().await;
     csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
     let granted = published(&csi, "pvc-1", "node-a").await;
 
     let refused = eventually_refused(&second.csi().await).await;
@@ -81,6 +82,7 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     let agent = first.agent(&host).await;
     let csi = first.csi().await;
     csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
     let granted = published(&csi, "pvc-1", "node-a").await;
     first.kill();
     drop(agent.ended().await);
@@ -89,8 +91,10 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     let (_agent, _other) = (second.agent(&host).await, second.agent(&other).await);
     let csi = second.csi().await;
     assert_eq!(published(&csi, "pvc-1", "node-a").await, granted, "nothing is granted twice");
+    cluster.wants("pvc-1", "node-b", false);
     let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("attached to node node-a"), "{refused:?}");
+    cluster.wants_no_more("pvc-1", "node-a");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     let next = published(&csi, "pvc-1", "node-b").await;
     assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
@@ -118,6 +122,7 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let agent = first.agent(&host).await;
     let csi = first.csi().await;
     csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
     let granted = published(&csi, "pvc-1", "node-a").await;
     cluster.freeze(true);
     let deadline = Instant::now() + LEASE + PATIENCE;
@@ -153,12 +158,15 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
     let csi = world.csi().await;
     csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
+    cluster.wants("pvc-1", "node-b", false);
     published(&csi, "pvc-1", "node-a").await;
     cluster.kubectl(&["delete", "cleatvolume", "pvc-1", "--wait=false"]);
     let get =
         |path: &str| cluster.kubectl(&["get", "cleatvolume", "pvc-1", "-o", &format!("jsonpath={path}")]);
     let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
-    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("attached to node node-a"), "{refused:?}");
+    cluster.wants_no_more("pvc-1", "node-a");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     assert!(!get("{.metadata.deletionTimestamp}").is_empty(), "it is still that record");
     published(&csi, "pvc-1", "node-b").await;
@@ -169,6 +177,7 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
         table.contains("node-b (Ready)") && table.contains("node-a: AgentAbsent")
     };
     eventually("a table for people", table).await;
+    cluster.wants_no_more("pvc-1", "node-b");
     csi.unpublish("pvc-1", "node-b").await.unwrap();
     let nodes = cluster.kubectl(&["get", "cleatnodes", "-o", "name"]);
     assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
@@ -186,6 +195,7 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     let csi = world.csi().await;
     for volume in ["pvc-1", "pvc-2"] {
         csi.create(volume).await.unwrap();
+        cluster.wants(volume, "node-a", false);
         published(&csi, volume, "node-a").await;
     }
     world.stop().await.unwrap();
@@ -196,12 +206,108 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     leads(&world).await;
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
-    for refused in
-        [csi.publish("pvc-1", "node-a", RWO).await.map(drop), csi.unpublish("pvc-1", "node-a").await]
-    {
+    let publish = csi.publish("pvc-1", "node-a", RWO).await.map(drop);
+    for volume in ["pvc-1", "pvc-2"] {
+        cluster.wants_no_more(volume, "node-a");
+    }
+    for refused in [publish, csi.unpublish("pvc-1", "node-a").await] {
         let refused = refused.unwrap_err();
         assert!(refused.message().contains("cannot read the store's record of volume pvc-1"), "{refused:?}");
     }
     csi.unpublish("pvc-2", "node-a").await.unwrap();
     assert!(host.holds("pvc-1"), "nobody has touched it");
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    let refused = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("no VolumeAttachment asks for it on node node-a"), "{refused:?}");
+    assert!(!host.holds("pvc-1"));
+
+    cluster.wants("pvc-1", "node-a", false);
+    published(&csi, "pvc-1", "node-a").await;
+    let late = csi.unpublish("pvc-1", "node-a").await.unwrap_err();
+    assert_eq!(late.code(), Code::FailedPrecondition);
+    assert!(late.message().contains("this Unpublish is a late one"), "{late:?}");
+    assert!(host.holds("pvc-1"));
+    let annotated = async || {
+        let at = "jsonpath={.metadata.annotations.cleat\\.io/attached-nodes}";
+        cluster.kubectl(&["get", "pv", "pv-pvc-1", "-o", at]) == "node-a"
+    };
+    eventually("an annotation for people", annotated).await;
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_volume_attachment_that_went_without_a_call_is_detached() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let host = Host::new("node-a", 1);
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
+    published(&csi, "pvc-1", "node-a").await;
+    cluster.wants_no_more("pvc-1", "node-a");
+    let deadline = Instant::now() + PATIENCE;
+    while host.holds("pvc-1") {
+        assert!(Instant::now() < deadline, "nobody detaches it");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
+    let granted = published(&csi, "pvc-1", "node-a").await;
+    // No clock has said this term yet: the next one rises above what was answered.
+    let answered = granted.0 + 10_000_000_000;
+    cluster.attached("pvc-1", "node-a", &format!("{answered}.1"));
+    world.kill();
+    drop(agent.ended().await);
+    for kind in ["cleatvolumes", "cleatnodes"] {
+        let names = cluster.kubectl(&["get", kind, "-o", "name"]);
+        for name in names.split_whitespace() {
+            let free = r#"{"metadata":{"finalizers":null}}"#;
+            cluster.kubectl(&["patch", name, "--type=merge", "-p", free]);
+            cluster.kubectl(&["delete", name]);
+        }
+    }
+    // What the RDS lists says nothing either: that alone is what keeps node-b out.
+    world.rds.tamper("pvc-1", |volume| volume.hosts.clear());
+    world.join(&cluster.kubeconfig(), "cleat", "two").await;
+    leads(&world).await;
+    let _other = world.agent(&other).await;
+    let csi = world.csi().await;
+    cluster.wants("pvc-1", "node-b", false);
+    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    assert!(refused.message().contains("node-a"), "{refused:?}");
+
+    let _agent = world.agent(&host).await;
+    let again = published(&csi, "pvc-1", "node-a").await;
+    assert!(again.0 > answered, "{again:?}");
+    cluster.wants_no_more("pvc-1", "node-a");
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    published(&csi, "pvc-1", "node-b").await;
 }

@@ -183,6 +183,7 @@ impl World {
             lease: lease.into(),
             lease_duration: LEASE,
             identity: format!("{replica}_{}", uuid::Uuid::new_v4()),
+            driver: "cleat.io".into(),
         };
         let (leadership, clock) = (Leadership::by_lease(), Clock::start());
         let leads = leadership.clone();

@@ -11,9 +11,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use cleat_kubernetes::api::ApiServer;
+use cleat_kubernetes::attachments::usual_name;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+/// The driver whose objects these are.
+pub const DRIVER: &str = "cleat.io";
 /// Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -148,6 +151,45 @@ impl Cluster {
     /// What a person says with kubectl.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         self.try_kubectl(arguments).unwrap()
+    }
+
+    /// What the attach/detach controller writes for a pod that is to run there, and the volume that it names: as
+    /// ReadWriteMany (`shared`) or ReadWriteOnce.
+    pub fn wants(&self, volume: &str, node: &str, shared: bool) {
+        let mode = if shared { "ReadWriteMany" } else { "ReadWriteOnce" };
+        let name = usual_name(volume, DRIVER, node);
+        let objects = format!(
+            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv-{volume}}}\n\
+             spec: {{capacity: {{storage: 1Gi}}, accessModes: [{mode}], volumeMode: Block, \
+             persistentVolumeReclaimPolicy: Retain, csi: {{driver: {DRIVER}, volumeHandle: {volume}}}}}\n---\n\
+             apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: {name}}}\n\
+             spec: {{attacher: {DRIVER}, nodeName: {node}, source: {{persistentVolumeName: pv-{volume}}}}}\n"
+        );
+        let file = self.folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, objects).unwrap();
+        self.kubectl(&["apply", "-f", &file.display().to_string()]);
+    }
+
+    /// What the attacher writes when its Publish was answered.
+    pub fn attached(&self, volume: &str, node: &str, epoch: &str) {
+        let status = format!(
+            r#"{{"status": {{"attached": true, "attachmentMetadata": {{"cleat.io/epoch": "{epoch}"}}}}}}"#
+        );
+        let name = usual_name(volume, DRIVER, node);
+        self.kubectl(&[
+            "patch",
+            "volumeattachment",
+            &name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ]);
+    }
+
+    /// The VolumeAttachment goes.
+    pub fn wants_no_more(&self, volume: &str, node: &str) {
+        self.kubectl(&["delete", "volumeattachment", &usual_name(volume, DRIVER, node)]);
     }
 
     fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {

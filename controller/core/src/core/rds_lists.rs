@@ -9,10 +9,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::requests::RequestKind;
-use super::{Core, Transition};
+use super::{Core, Desired, Transition};
 use crate::{
-    Attachment, DrainCause, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord,
-    Notice, OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Attachment, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord, Notice,
+    OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -27,6 +27,8 @@ pub struct Remembered {
     pub volumes: Vec<VolumeRecord>,
     /// What was stored of each node.
     pub nodes: Vec<NodeRecord>,
+    /// Who is to have what, whatever the records say.
+    pub desired: Vec<Desired>,
     /// Nothing is granted or answered as done before the RDS's lists were read ([`crate::Event::RdsListed`]).
     pub lists_first: bool,
 }
@@ -34,7 +36,7 @@ pub struct Remembered {
 /// For those who know that nobody else is on any list.
 impl From<Vec<VolumeRecord>> for Remembered {
     fn from(volumes: Vec<VolumeRecord>) -> Self {
-        Self { volumes, nodes: Vec::new(), lists_first: false }
+        Self { volumes, ..Self::default() }
     }
 }
 
@@ -121,6 +123,10 @@ impl Core {
         kind: &RequestKind,
         now: UnixMillis,
     ) -> Option<Wait> {
+        self.awaits_list(volume, kind, now).or_else(|| self.awaits_unheard(volume, kind, now))
+    }
+
+    fn awaits_list(&self, volume: &VolumeId, kind: &RequestKind, now: UnixMillis) -> Option<Wait> {
         let lists = &self.lists;
         if !lists.needed {
             return None;
@@ -185,6 +191,7 @@ impl Core {
         };
         self.nodes.contains_key(node)
             || self.registry.contains_key(node)
+            || self.is_to_have_something(node)
             || self.waiters.values().flat_map(|waiting| waiting.values()).any(|w| asked_about(&w.kind))
     }
 
@@ -363,16 +370,7 @@ impl Transition<'_> {
         if self.core.nodes.get(&node).is_some_and(|n| n.ready_session().is_some()) {
             self.reconcile(volume, &node);
         }
-        let wanted_off =
-            self.core.waiters.get(volume).into_iter().flat_map(|w| w.values()).any(|w| match &w.kind {
-                RequestKind::Unpublish { node: about } => {
-                    about.as_ref().is_none_or(|n| self.core.may_be(&node, n))
-                }
-                RequestKind::Publish { .. } | RequestKind::Fence { .. } => false,
-            });
-        if wanted_off {
-            self.begin_drain(volume, &node, DrainCause::Requested);
-        }
+        self.drain_if_wanted_off(volume, &node);
     }
 
     /// It was granted: from here on its record says who may write.
@@ -463,6 +461,7 @@ impl Transition<'_> {
             self.forgotten_nodes.insert(node.clone());
         }
         self.core.lists.gone.insert(node.clone());
+        self.desired_gone(node);
         self.touched.extend(self.core.waiters.keys().cloned());
     }
 
@@ -482,7 +481,8 @@ impl Transition<'_> {
         let readable = !matches!(lists.doubts.get(&record.spec.id), Some(Doubt::Unreadable(_)));
         let looked =
             !lists.needed || (lists.first.is_some() && lists.seen.contains(&record.spec.id) && readable);
-        looked && record.attachments.len() <= record.spec.access.limit()
+        let may_write = record.attachments.len() + self.core.unheard_of(&record.spec.id);
+        looked && may_write <= record.spec.access.limit()
     }
 }
 

@@ -12,7 +12,7 @@ impl Harness {
     fn restart_with(&mut self, volumes: bool, nodes: bool) {
         let volumes = if volumes { self.stored.values().cloned().collect() } else { Vec::new() };
         let nodes = if nodes { self.core.registry.values().cloned().collect() } else { Vec::new() };
-        let remembered = Remembered { volumes, nodes, lists_first: true };
+        let remembered = Remembered { volumes, nodes, lists_first: true, ..Remembered::default() };
         let term = self.core.term() + 1;
         (self.core, self.effects) =
             Core::rebuild(self.config.clone(), term, remembered, UnixMillis(self.now));

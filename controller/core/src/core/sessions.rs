@@ -43,6 +43,7 @@ impl Transition<'_> {
         self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
         self.recognise(&node, &identity);
         self.register(&node, &identity);
+        self.desired_heard(&node, &identity.host_nqn);
         self.not_gone(&node, &session);
         self.not_cut_off(&node, &session);
         let up = SessionState::Up { id: session, since: self.now, inventoried: false };

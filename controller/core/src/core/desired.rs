@@ -1,0 +1,190 @@
+//! Who is to have which volume, as whoever uses volumes has it written down, held against the records. Records may be lost
+//! while that is not: so after a start whoever is to have a volume, and is on no record, counts as able to write until it is
+//! proven that it cannot.
+//!
+//! In comes what is [`Desired`], once, at a start; out go attachments like those of hosts that are found on a list
+//! (`rds_lists`), as soon as it is known which host the node is. Until then whoever else wants the volume waits for the node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::requests::RequestKind;
+use super::{Core, Transition};
+use crate::{
+    Access, Attachment, DrainCause, Epoch, HostNqn, ListDoubt, Migration, MigrationResult, MinFence, NodeId,
+    Notice, Phase, Role, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+};
+
+/// A node that is to have a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Desired {
+    /// The volume.
+    pub volume: VolumeId,
+    /// The node.
+    pub node: NodeId,
+    /// How many nodes may have the volume, on any doubt one.
+    pub access: Access,
+    /// The weakest fence that suffices.
+    pub min_fence: MinFence,
+    /// Since when.
+    pub since: UnixMillis,
+    /// It was answered as attached: there was a grant. Else there may have been one.
+    pub attached: bool,
+    /// The grant that was answered.
+    pub epoch: Option<Epoch>,
+}
+
+/// What of it no record has, and no host is known for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Unheard {
+    of: BTreeMap<VolumeId, BTreeMap<NodeId, Desired>>,
+    /// What such a node wrote before a person declared it gone may land until then.
+    bounds: BTreeMap<VolumeId, UnixMillis>,
+}
+
+impl Unheard {
+    /// Nodes other than this one that may write to a volume.
+    fn beside<'a>(&'a self, volume: &VolumeId, node: Option<&'a NodeId>) -> impl Iterator<Item = &'a NodeId> {
+        self.of.get(volume).into_iter().flat_map(|nodes| nodes.keys()).filter(move |n| node != Some(*n))
+    }
+}
+
+/// Whether a record says all that is to be said of it: the node is on it, or what it was granted is over.
+fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
+    let Some(record) = record else { return false };
+    // A grant is on record before anything is asked for it, so without an answer there was none.
+    let over = |epoch| record.past_evidence.iter().any(|e| e.node == desired.node && e.epoch >= epoch);
+    !desired.attached || record.knows(&desired.node) || desired.epoch.is_some_and(over)
+}
+
+impl Core {
+    /// What a request waits for because a node that may write is not known yet.
+    pub(super) fn awaits_unheard(
+        &self,
+        volume: &VolumeId,
+        kind: &RequestKind,
+        now: UnixMillis,
+    ) -> Option<Wait> {
+        let nodes: Vec<NodeId> = match kind {
+            RequestKind::Publish { node, spec, .. } => {
+                let record = self.volumes.get(volume);
+                let others = record.map_or(0, |r| r.others(node).count());
+                let limit = record.map_or(spec.access, |r| r.spec.access).limit();
+                let unheard: Vec<_> = self.unheard.beside(volume, Some(node)).cloned().collect();
+                if others + unheard.len() < limit || others >= limit { Vec::new() } else { unheard }
+            }
+            RequestKind::Unpublish { node: Some(node) } | RequestKind::Fence { node } => {
+                self.unheard.beside(volume, None).filter(|n| *n == node).cloned().collect()
+            }
+            RequestKind::Unpublish { node: None } => self.unheard.beside(volume, None).cloned().collect(),
+        };
+        let (volume, doubt) = (volume.clone(), ListDoubt::Desired);
+        if !nodes.is_empty() {
+            return Some(Wait::Reports { volume, nodes, doubt });
+        }
+        let until = *self.unheard.bounds.get(&volume)?;
+        (now < until).then_some(Wait::ListDrainBound { volume, until, doubt })
+    }
+
+    /// How many nodes may write to a volume beside those on its record.
+    pub(super) fn unheard_of(&self, volume: &VolumeId) -> usize {
+        self.unheard.beside(volume, None).count()
+    }
+
+    /// Whether a node is known because it is to have something.
+    pub(super) fn is_to_have_something(&self, node: &NodeId) -> bool {
+        self.unheard.of.values().any(|nodes| nodes.contains_key(node))
+    }
+}
+
+impl Transition<'_> {
+    /// Takes in who is to have what, oldest first.
+    pub(super) fn desired(&mut self, mut all: Vec<Desired>) {
+        all.sort_by(|a, b| (a.since, &a.node).cmp(&(b.since, &b.node)));
+        let untold = all.into_iter().filter(|d| !is_told_by(d, self.core.volumes.get(&d.volume)));
+        for desired in untold.collect::<Vec<_>>() {
+            let host = self.core.registry.get(&desired.node).map(|kept| kept.identity.host_nqn.clone());
+            match host {
+                Some(host_nqn) => self.adopt_desired(desired, host_nqn),
+                None => {
+                    self.touched.insert(desired.volume.clone());
+                    let nodes = self.core.unheard.of.entry(desired.volume.clone()).or_default();
+                    nodes.insert(desired.node.clone(), desired);
+                }
+            }
+        }
+    }
+
+    /// A node is heard: it is known which host it is.
+    pub(super) fn desired_heard(&mut self, node: &NodeId, host_nqn: &HostNqn) {
+        for desired in self.take_unheard(node) {
+            self.adopt_desired(desired, host_nqn.clone());
+        }
+    }
+
+    /// A person has declared the node gone: what it wrote before may still land for a while.
+    pub(super) fn desired_gone(&mut self, node: &NodeId) {
+        let until = self.now.plus(self.core.config.drain_bound_ms);
+        for desired in self.take_unheard(node) {
+            self.touched.insert(desired.volume.clone());
+            self.core.unheard.bounds.insert(desired.volume, until);
+        }
+    }
+
+    fn take_unheard(&mut self, node: &NodeId) -> Vec<Desired> {
+        let of = &mut self.core.unheard.of;
+        let taken = of.values_mut().filter_map(|nodes| nodes.remove(node)).collect();
+        of.retain(|_, nodes| !nodes.is_empty());
+        taken
+    }
+
+    /// From now on the node counts as able to write.
+    fn adopt_desired(&mut self, desired: Desired, host_nqn: HostNqn) {
+        let Desired { volume, node, access, min_fence, since, .. } = desired;
+        let (epoch, now) = (self.next_epoch(), self.now);
+        let unknown = || VolumeRecord::unknown(volume.clone());
+        let record = self.core.volumes.entry(volume.clone()).or_insert_with(unknown);
+        if record.attachment(&node).is_some() {
+            return;
+        }
+        // What the holders were granted under counts; of a volume that was only found nobody has said it.
+        if record.spec.subsystem_nqn.is_none() {
+            (record.spec.access, record.spec.min_fence) = (access, min_fence);
+        }
+        let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
+        stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
+        (stray.stray, stray.trouble) = (true, Some(Trouble::DesiredWithoutRecord));
+        record.join(stray);
+        // Two nodes that are to have it are a migration, which began when the second was to.
+        let running = record.migration.as_ref().is_some_and(|m| m.result == MigrationResult::Running);
+        if let ([source, target], Access::RwxBlock, false) =
+            (&record.attachments[..], record.spec.access, running)
+        {
+            debug_assert_eq!(target.role, Role::MigrationTarget);
+            let side = |a: &Attachment| (a.node.clone(), a.epoch);
+            record.migration = Some(Migration::begin(side(source), side(target), since));
+        }
+        self.dirty.insert(volume.clone());
+        self.touched.insert(volume.clone());
+        self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
+        self.drain_if_wanted_off(&volume, &node);
+    }
+
+    /// Somebody waits for the node to be off the volume, and it was not known that it may have it.
+    pub(super) fn drain_if_wanted_off(&mut self, volume: &VolumeId, node: &NodeId) {
+        let waiting = self.core.waiters.get(volume).into_iter().flat_map(|w| w.values());
+        let about: BTreeSet<Option<NodeId>> = waiting
+            .filter_map(|w| match &w.kind {
+                RequestKind::Unpublish { node } => Some(node.clone()),
+                RequestKind::Publish { .. } | RequestKind::Fence { .. } => None,
+            })
+            .collect();
+        let wanted_off = |n: &Option<NodeId>| n.as_ref().is_none_or(|n| self.core.may_be(node, n));
+        if about.iter().any(wanted_off) {
+            self.begin_drain(volume, node, DrainCause::Requested);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "desired_tests.rs"]
+mod tests;

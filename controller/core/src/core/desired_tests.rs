@@ -1,0 +1,145 @@
+use super::super::testing::*;
+use super::*;
+use crate::*;
+
+fn desired(name: &str, access: Access, since: u64) -> Desired {
+    let (since, min_fence) = (UnixMillis(since), MinFence::default());
+    Desired { volume: v(), node: n(name), access, min_fence, since, attached: true, epoch: None }
+}
+
+/// A start with these records, of volumes and of nodes, and who is to have the volume.
+fn start(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>) {
+    let volumes = if volumes { b.stored.values().cloned().collect() } else { Vec::new() };
+    let nodes = if nodes { b.core.registry.values().cloned().collect() } else { Vec::new() };
+    let remembered = Remembered { volumes, nodes, desired, lists_first: true };
+    let term = b.core.term() + 1;
+    (b.core, b.effects) = Core::rebuild(b.config.clone(), term, remembered, UnixMillis(b.now));
+    let none =
+        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
+    // A target that keeps no list of hosts: nothing but what is desired says who may write.
+    b.event(Event::RdsListed { volumes: vec![none], whole: true });
+    // What was on its way when nobody looked has landed.
+    b.pass(b.config.drain_bound_ms);
+}
+
+/// Attached on `a` under this access, whose agent is silent from then on.
+fn attached(access: Access) -> Harness {
+    let mut b = Harness::new();
+    b.up("a", "1", vec![]);
+    b.attach("a", access);
+    b.silent("a");
+    b
+}
+
+fn waits_for_reports_of(b: &Harness, name: &str) -> bool {
+    let waiting = b.core.waiting(&v(), UnixMillis(b.now));
+    waiting.first().is_some_and(|w| matches!(&w.wait, Wait::Reports { nodes, .. } if *nodes == [n(name)]))
+}
+
+#[test]
+fn who_is_to_have_a_volume_without_a_record_keeps_others_out() {
+    let mut b = attached(Access::Rwo);
+    start(&mut b, false, true, vec![desired("a", Access::Rwo, 1)]);
+    assert_eq!((b.phase("a"), b.core.volumes[&v()].holders()), (Some("Stray"), vec![n("a")]));
+    b.up("bb", "1", vec![]);
+    b.up("a", "1", vec![]);
+    // It holds nothing any more: that is proven, and drained after the bound.
+    b.rds_does_all();
+    let publish = b.publish_waits("bb", Access::Rwo);
+    assert_eq!(b.reply(publish), None);
+}
+
+#[test]
+fn one_that_nobody_knows_is_waited_for_and_counts_once_it_is_heard() {
+    let mut b = attached(Access::Rwo);
+    start(&mut b, false, false, vec![desired("a", Access::Rwo, 1)]);
+    b.up("bb", "1", vec![]);
+    b.publish_waits("bb", Access::Rwo);
+    assert!(waits_for_reports_of(&b, "a"), "{:?}", b.core.waiting(&v(), UnixMillis(b.now)));
+    b.hello("a", identity("a", "1"));
+    assert_eq!(b.phase("a"), Some("Stray"), "before its inventory");
+}
+
+#[test]
+fn a_detach_of_one_that_nobody_knows_is_no_success_and_goes_on_when_it_is_heard() {
+    let mut b = attached(Access::Rwo);
+    start(&mut b, false, false, vec![desired("a", Access::Rwo, 1)]);
+    let unpublish = b.unpublish_waits("a");
+    assert!(waits_for_reports_of(&b, "a"));
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    assert_eq!(b.phase("a"), Some("Draining"));
+    assert_eq!(b.reply(unpublish), None);
+}
+
+#[test]
+fn a_grant_that_is_over_by_its_record_is_not_taken_up_again() {
+    let mut b = Harness::new();
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    let epoch = b.core.volumes[&v()].attachments[0].epoch;
+    b.detach("a", "live");
+    b.rds_does_all();
+    assert_eq!(b.core.volumes[&v()].holders(), []);
+    let answered = Desired { epoch: Some(epoch), ..desired("a", Access::Rwo, 1) };
+    start(&mut b, true, true, vec![answered.clone()]);
+    assert_eq!(b.core.volumes[&v()].holders(), []);
+    // A later grant than the one that is over is not told by the record.
+    let later = Epoch { seq: epoch.seq + 1, ..epoch };
+    start(&mut b, true, true, vec![Desired { epoch: Some(later), ..answered }]);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a")]);
+}
+
+#[test]
+fn one_that_was_never_answered_is_taken_up_only_without_a_record() {
+    let mut b = attached(Access::Rwo);
+    b.up("bb", "1", vec![]);
+    let asked = Desired { attached: false, ..desired("bb", Access::Rwo, 2) };
+    start(&mut b, true, true, vec![desired("a", Access::Rwo, 1), asked.clone()]);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a")]);
+    start(&mut b, false, true, vec![desired("a", Access::Rwo, 1), asked]);
+    assert_eq!(b.core.volumes[&v()].holders(), [n("a"), n("bb")]);
+}
+
+#[test]
+fn two_that_are_to_have_a_shared_volume_are_a_migration_since_the_second() {
+    let mut b = attached(Access::RwxBlock);
+    b.up("bb", "1", vec![]);
+    let both = vec![desired("bb", Access::RwxBlock, 70), desired("a", Access::RwxBlock, 5)];
+    start(&mut b, false, true, both);
+    let record = &b.core.volumes[&v()];
+    assert_eq!((record.spec.access, record.holders()), (Access::RwxBlock, vec![n("a"), n("bb")]));
+    let migration = record.migration.as_ref().unwrap();
+    assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")));
+    assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70) }]);
+    b.up("ccc", "1", vec![]);
+    let third = b.publish("ccc", Access::RwxBlock);
+    assert!(matches!(b.refusal(third), Refusal::MigrationLimit { .. }));
+}
+
+#[test]
+fn more_than_two_are_all_kept_and_nobody_is_admitted() {
+    let mut b = attached(Access::RwxBlock);
+    for name in ["bb", "ccc", "dddd"] {
+        b.up(name, "1", vec![]);
+    }
+    let all = ["a", "bb", "ccc"].map(|name| desired(name, Access::RwxBlock, name.len() as u64));
+    start(&mut b, false, true, all.to_vec());
+    assert_eq!(b.core.volumes[&v()].holders().len(), 3);
+    b.up("dddd", "1", vec![]);
+    let fourth = b.publish("dddd", Access::RwxBlock);
+    assert!(matches!(b.refusal(fourth), Refusal::MigrationLimit { .. }));
+}
+
+#[test]
+fn one_that_a_person_has_declared_gone_is_waited_for_no_more() {
+    let mut b = attached(Access::Rwo);
+    start(&mut b, false, false, vec![desired("a", Access::Rwo, 1)]);
+    b.up("bb", "1", vec![]);
+    b.publish_waits("bb", Access::Rwo);
+    b.declare_gone(77, "a");
+    let waiting = b.core.waiting(&v(), UnixMillis(b.now));
+    assert!(
+        matches!(waiting[0].wait, Wait::ListDrainBound { .. }),
+        "what it wrote may still land: {waiting:?}"
+    );
+}

@@ -1,0 +1,90 @@
+//! What the API server says now of a volume on a node, before a call about it is begun.
+//!
+//! A call has no epoch, and the attacher may send one twice, late, or after another replica's. So a Publish counts only while
+//! a VolumeAttachment asks for it, and an Unpublish only while none does.
+
+use cleat_core::{NodeId, VolumeId};
+use cleat_kubernetes::api::ApiError;
+use cleat_kubernetes::attachments::{Attachments, Live};
+
+/// Why a call is not begun.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAsClustered {
+    /// A Publish that nobody asks for.
+    #[error(
+        "volume {volume}: no VolumeAttachment asks for it on node {node}, or it is being deleted: this Publish is a late \
+         one, or not the attacher's"
+    )]
+    NotAsked {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    },
+    /// An Unpublish of what is to stay.
+    #[error(
+        "volume {volume}: a VolumeAttachment asks for it on node {node}, and is not being deleted: this Unpublish is a \
+         late one; delete that VolumeAttachment to detach it"
+    )]
+    Asked {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    },
+    /// Nobody knows.
+    #[error(
+        "volume {volume}: cannot ask the API server for its VolumeAttachments: {source}; repeat the call"
+    )]
+    Unknown {
+        /// The volume.
+        volume: VolumeId,
+        /// Its answer.
+        source: ApiError,
+    },
+}
+
+/// Whether a Publish may be begun.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn may_publish(
+    attachments: &Attachments,
+    volume: &VolumeId,
+    node: &NodeId,
+) -> Result<(), NotAsClustered> {
+    match live(attachments, volume, node.as_str()).await? {
+        Live::Wanted => Ok(()),
+        Live::Leaving | Live::Nobody => {
+            Err(NotAsClustered::NotAsked { volume: volume.clone(), node: node.clone() })
+        }
+    }
+}
+
+/// Whether an Unpublish may be begun; without a node: from all.
+///
+/// # Errors
+/// Why not.
+pub(crate) async fn may_unpublish(
+    attachments: &Attachments,
+    volume: &VolumeId,
+    node: Option<&NodeId>,
+) -> Result<(), NotAsClustered> {
+    let nodes = match node {
+        Some(node) => vec![node.to_string()],
+        None => attachments.wanting(volume.as_str()).unwrap_or_default(),
+    };
+    for name in nodes {
+        if live(attachments, volume, &name).await? == Live::Wanted
+            && let Ok(node) = NodeId::new(&name)
+        {
+            return Err(NotAsClustered::Asked { volume: volume.clone(), node });
+        }
+    }
+    Ok(())
+}
+
+async fn live(attachments: &Attachments, volume: &VolumeId, node: &str) -> Result<Live, NotAsClustered> {
+    let unknown = |source| NotAsClustered::Unknown { volume: volume.clone(), source };
+    attachments.live(volume.as_str(), node).await.map_err(unknown)
+}

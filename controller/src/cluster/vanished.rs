@@ -1,0 +1,69 @@
+//! VolumeAttachments that went without an Unpublish: their finalizer was taken off, or the controller was away for long.
+//!
+//! In come changes of VolumeAttachments and the time; out go detaches like a caller's, each after the API server itself has
+//! said twice, some time apart, that nobody asks for that volume on that node. Whether the node can write is proven as always.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::{NodeId, Phase, VolumeId};
+use cleat_kubernetes::attachments::{Attachments, Live};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::Engine;
+
+/// Between two looks: so long a VolumeAttachment is missing at least.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Looks until it is stopped.
+pub(crate) async fn follow(attachments: Arc<Attachments>, engine: Engine, stop: CancellationToken) {
+    let mut missed = BTreeSet::new();
+    let look = async {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let Ok(held) = engine.view(|core, _| held(core)).await else { return };
+            let unwanted = unwanted(&attachments, held).await;
+            for (volume, node) in unwanted.intersection(&missed) {
+                tracing::warn!(
+                    %volume, %node,
+                    "no VolumeAttachment asks for it there any more, and nobody has called: detaching it"
+                );
+                // What comes of it is shown like any detach; it is begun again at a later look where it failed.
+                drop(engine.unpublish(volume.clone(), Some(node.clone())).await);
+            }
+            missed = unwanted;
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Who has what, or may have it, and is not being detached.
+fn held(core: &cleat_core::Core) -> Vec<(VolumeId, NodeId)> {
+    let all = core.volumes().values().flat_map(|record| {
+        record.attachments.iter().map(move |attachment| (record.spec.id.clone(), attachment))
+    });
+    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. }));
+    // A host that no node is known to be is asked for by nobody.
+    let nodes = stays.filter(|(_, a)| core.registry().contains_key(&a.node));
+    nodes.map(|(volume, a)| (volume, a.node.clone())).collect()
+}
+
+/// Those of them that nobody asks for: by the watch, and then by the API server itself.
+async fn unwanted(attachments: &Attachments, held: Vec<(VolumeId, NodeId)>) -> BTreeSet<(VolumeId, NodeId)> {
+    let mut unwanted = BTreeSet::new();
+    let Some(wanted) = attachments.all_wanted() else { return unwanted };
+    for (volume, node) in held {
+        if wanted.contains(&(volume.to_string(), node.to_string())) {
+            continue;
+        }
+        // What cannot be asked counts as wanted.
+        if attachments.live(volume.as_str(), node.as_str()).await == Ok(Live::Nobody) {
+            unwanted.insert((volume, node));
+        }
+    }
+    unwanted
+}

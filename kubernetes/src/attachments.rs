@@ -1,0 +1,303 @@
+//! Who is to have a volume, as the cluster says it: VolumeAttachments of our driver, and the PersistentVolumes that they name.
+//!
+//! What is watched ([`Attachments`]) says what to look at. What is acted on is asked of the API server itself
+//! ([`Attachments::live`], [`Attachments::all_now`]): a cache is behind by an unknown time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::api::storage::v1::VolumeAttachment;
+use kube::api::{ListParams, Patch, PatchParams};
+use kube::{Api, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::watch;
+
+use crate::api::{ApiError, ApiServer};
+use crate::watch::Watched;
+
+/// Objects that are asked for at once.
+const PAGE: u32 = 500;
+/// Volumes that an annotation names at most.
+const NODES_NAMED: usize = 8;
+
+/// A VolumeAttachment of our driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeAttachmentSeen {
+    /// Its own name.
+    pub name: String,
+    /// The PersistentVolume that it is about.
+    pub pv: Option<String>,
+    /// The volume, where it names that itself.
+    pub inline: Option<String>,
+    /// The node.
+    pub node: String,
+    /// When it was made, in milliseconds since 1970.
+    pub created_ms: u64,
+    /// Somebody has deleted it; it stays until the volume is off the node.
+    pub deleting: bool,
+    /// It was answered as attached.
+    pub attached: bool,
+    /// What was answered with that.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A PersistentVolume of our driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersistentVolumeSeen {
+    /// Its name.
+    pub name: String,
+    /// The volume.
+    pub handle: String,
+    /// It says ReadWriteMany, and that it is a block device.
+    pub shared_block: bool,
+    /// The claim that it is bound to: namespace, name and UID.
+    pub claim: Option<(String, String, String)>,
+    /// Its attributes, as CreateVolume has answered them.
+    pub attributes: BTreeMap<String, String>,
+}
+
+/// Both, as a list has them at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct AllAttachments {
+    /// VolumeAttachments, oldest first.
+    pub attachments: Vec<VolumeAttachmentSeen>,
+    /// PersistentVolumes, by name.
+    pub volumes: BTreeMap<String, PersistentVolumeSeen>,
+}
+
+impl AllAttachments {
+    /// The volume that a VolumeAttachment is about, and its PersistentVolume, where there is one.
+    #[must_use]
+    pub fn volume_of<'a>(
+        &'a self,
+        attachment: &'a VolumeAttachmentSeen,
+    ) -> (Option<&'a str>, Option<&'a PersistentVolumeSeen>) {
+        let pv = attachment.pv.as_ref().and_then(|name| self.volumes.get(name));
+        (pv.map(|pv| pv.handle.as_str()).or(attachment.inline.as_deref()), pv)
+    }
+}
+
+/// What the cluster says of one volume on one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    /// It is to be there.
+    Wanted,
+    /// It is to go from there.
+    Leaving,
+    /// Nobody has asked for it.
+    Nobody,
+}
+
+/// The VolumeAttachments and PersistentVolumes of one driver.
+pub struct Attachments {
+    server: ApiServer,
+    driver: String,
+    attachments: Watched<VolumeAttachmentSeen>,
+    volumes: Watched<PersistentVolumeSeen>,
+}
+
+/// The name that the attach/detach controller gives a VolumeAttachment.
+#[must_use]
+pub fn usual_name(handle: &str, driver: &str, node: &str) -> String {
+    let hash = Sha256::digest(format!("{handle}{driver}{node}"));
+    format!("csi-{}", hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+impl Attachments {
+    /// Begins to watch.
+    #[must_use]
+    pub fn watch(server: ApiServer, driver: &str) -> Self {
+        let (ours, of) = (driver.to_owned(), driver.to_owned());
+        let attachments = Watched::start(&server, Api::all(server.client.clone()), "VolumeAttachments", {
+            move |object| attachment(object, &ours).map(|seen| (seen.name.clone(), seen))
+        });
+        let volumes = Watched::start(&server, Api::all(server.client.clone()), "PersistentVolumes", {
+            move |object| volume(object, &of).map(|seen| (seen.name.clone(), seen))
+        });
+        Self { server, driver: driver.to_owned(), attachments, volumes }
+    }
+
+    /// Whether all of both were listed.
+    #[must_use]
+    pub fn are_whole(&self) -> bool {
+        self.attachments.is_whole() && self.volumes.is_whole()
+    }
+
+    /// Waits until all of both were listed.
+    pub async fn whole(&self) {
+        let (mut attachments, mut volumes) = (self.attachments.changes(), self.volumes.changes());
+        while !self.are_whole() {
+            // Their senders are ours.
+            let _ = tokio::select! {
+                changed = attachments.changed() => changed,
+                changed = volumes.changed() => changed,
+            };
+        }
+    }
+
+    /// A sign that is given after each change of a VolumeAttachment.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.attachments.changes()
+    }
+
+    /// The PersistentVolume of a volume, as the watch has it.
+    #[must_use]
+    pub fn volume(&self, handle: &str) -> Option<Arc<PersistentVolumeSeen>> {
+        self.volumes.look(|all| all.values().find(|pv| pv.handle == handle).cloned()).flatten()
+    }
+
+    /// Everything, as it is now.
+    ///
+    /// # Errors
+    /// The API server's answer.
+    pub async fn all_now(&self) -> Result<AllAttachments, ApiError> {
+        let volumes: Vec<PersistentVolume> = self.list().await?;
+        let attachments: Vec<VolumeAttachment> = self.list().await?;
+        let volumes = volumes.into_iter().filter_map(|object| volume(object, &self.driver));
+        let mut attachments: Vec<_> =
+            attachments.into_iter().filter_map(|object| attachment(object, &self.driver)).collect();
+        attachments.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
+        Ok(AllAttachments { attachments, volumes: volumes.map(|pv| (pv.name.clone(), pv)).collect() })
+    }
+
+    async fn list<K>(&self) -> Result<Vec<K>, ApiError>
+    where
+        K: Resource + Clone + DeserializeOwned + std::fmt::Debug,
+        K::DynamicType: Default,
+    {
+        let api: Api<K> = Api::all(self.server.client.clone());
+        let (mut found, mut params) = (Vec::new(), ListParams::default().limit(PAGE));
+        loop {
+            let page = self.server.ask(api.list(&params)).await?;
+            found.extend(page.items);
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
+            }
+        }
+    }
+
+    /// What the cluster says now of a volume on a node. The usual name is asked for first, then whatever other name the
+    /// watch knows.
+    ///
+    /// # Errors
+    /// The API server's answer: then nothing is known.
+    pub async fn live(&self, handle: &str, node: &str) -> Result<Live, ApiError> {
+        let usual = usual_name(handle, &self.driver, node);
+        let others = self.attachments.look(|all| {
+            let about = |seen: &&Arc<VolumeAttachmentSeen>| {
+                seen.node == node && seen.name != usual && self.handle_of(seen).as_deref() == Some(handle)
+            };
+            all.values().filter(about).map(|seen| seen.name.clone()).collect::<Vec<_>>()
+        });
+        let mut leaving = false;
+        for name in std::iter::once(usual.clone()).chain(others.into_iter().flatten()) {
+            match self.one(&name).await? {
+                Some(seen) if seen.node != node => {}
+                Some(seen) if seen.deleting => leaving = true,
+                Some(_) => return Ok(Live::Wanted),
+                None => {}
+            }
+        }
+        Ok(if leaving { Live::Leaving } else { Live::Nobody })
+    }
+
+    async fn one(&self, name: &str) -> Result<Option<VolumeAttachmentSeen>, ApiError> {
+        let api: Api<VolumeAttachment> = Api::all(self.server.client.clone());
+        match self.server.ask(api.get(name)).await {
+            Ok(object) => Ok(attachment(object, &self.driver)),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn handle_of(&self, seen: &VolumeAttachmentSeen) -> Option<String> {
+        let of = |name: &String| self.volumes.look(|all| all.get(name).map(|pv| pv.handle.clone())).flatten();
+        seen.pv.as_ref().and_then(of).or_else(|| seen.inline.clone())
+    }
+
+    /// Nodes that are to have a volume, as the watch has it. `None`: it has not listed everything yet.
+    #[must_use]
+    pub fn wanting(&self, handle: &str) -> Option<Vec<String>> {
+        let about = |seen: &&Arc<VolumeAttachmentSeen>| self.handle_of(seen).as_deref() == Some(handle);
+        self.attachments.look(|all| all.values().filter(about).map(|seen| seen.node.clone()).collect())
+    }
+
+    /// All volumes and the nodes that are to have them, as the watch has it. `None`: it has not listed everything yet.
+    #[must_use]
+    pub fn all_wanted(&self) -> Option<BTreeSet<(String, String)>> {
+        let of = |seen: &Arc<VolumeAttachmentSeen>| Some((self.handle_of(seen)?, seen.node.clone()));
+        self.attachments.look(|all| all.values().filter_map(of).collect())
+    }
+
+    /// Writes for people who has a volume, and since when. Nothing reads it.
+    ///
+    /// # Errors
+    /// The API server's answer.
+    pub async fn annotate(&self, pv: &str, nodes: &[String], since: Option<&str>) -> Result<(), ApiError> {
+        let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
+        let named = nodes.iter().take(NODES_NAMED).map(String::as_str).collect::<Vec<_>>().join(",");
+        // `null` takes an annotation away.
+        let named = (!nodes.is_empty()).then_some(named);
+        let patch = json!({"metadata": {"annotations": {
+            "cleat.io/attached-nodes": named, "cleat.io/attached-at": since.filter(|_| !nodes.is_empty()),
+        }}});
+        self.server.ask(api.patch(pv, &PatchParams::default(), &Patch::Merge(&patch))).await.map(drop)
+    }
+}
+
+fn attachment(object: VolumeAttachment, driver: &str) -> Option<VolumeAttachmentSeen> {
+    if object.spec.attacher != driver {
+        return None;
+    }
+    let name = object.name_any();
+    let created = object.metadata.creation_timestamp.as_ref();
+    let created_ms = created.map_or(0, |time| u64::try_from(time.0.as_millisecond()).unwrap_or(0));
+    let deleting = object.metadata.deletion_timestamp.is_some();
+    let source = object.spec.source;
+    let csi = source.inline_volume_spec.and_then(|spec| spec.csi);
+    let (attached, metadata) =
+        object.status.map(|status| (status.attached, status.attachment_metadata)).unwrap_or_default();
+    Some(VolumeAttachmentSeen {
+        name,
+        pv: source.persistent_volume_name,
+        inline: csi.map(|csi| csi.volume_handle),
+        node: object.spec.node_name,
+        created_ms,
+        deleting,
+        attached,
+        metadata: metadata.unwrap_or_default(),
+    })
+}
+
+fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen> {
+    let name = object.name_any();
+    let spec = object.spec?;
+    let csi = spec.csi.filter(|csi| csi.driver == driver)?;
+    let many = spec.access_modes.unwrap_or_default().iter().any(|mode| mode == "ReadWriteMany");
+    let claim = spec.claim_ref.and_then(|claim| Some((claim.namespace?, claim.name?, claim.uid?)));
+    Some(PersistentVolumeSeen {
+        name,
+        handle: csi.volume_handle,
+        shared_block: many && spec.volume_mode.as_deref() == Some("Block"),
+        claim,
+        attributes: csi.volume_attributes.unwrap_or_default(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_attachment_has_the_name_that_kubernetes_gives_it() {
+        // From a cluster: volume pvc-1 of cleat.io on node-a.
+        let name = usual_name("pvc-1", "cleat.io", "node-a");
+        assert_eq!(name.len(), "csi-".len() + 64);
+        assert_ne!(name, usual_name("pvc-1", "cleat.io", "node-b"));
+    }
+}
