@@ -19,6 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             "csi.v1.NodePublishVolumeRequest",
             "cleat.v1.Attach",
             "cleat.v1.Rekey",
+            "cleat.v1.TokenRenewal",
         ])
         .compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");

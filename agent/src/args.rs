@@ -22,6 +22,7 @@ use cleat_runtime::{Failure, Program};
 
 use crate::metrics;
 use crate::name::{NodeId, NqnPrefix};
+use crate::session::token::TokenFile;
 
 const DAY_S: u64 = 86_400;
 const SWEEP: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(600);
@@ -48,9 +49,21 @@ pub struct Args {
     #[arg(long, value_name = "NAME", default_value = DEFAULT_DRIVER_NAME, value_parser = driver_name)]
     driver_name: String,
 
-    /// Address at which the controller serves agents
-    #[arg(long, value_name = "HOST:PORT", env = "CLEAT_CONTROLLER")]
-    controller: String,
+    /// File with the token by which a controller with --trust kubernetes knows this agent (a projected service account
+    /// token), instead of a certificate; read again when it changes
+    #[arg(long, value_name = "PATH", env = "CLEAT_TOKEN_FILE", requires = "tls_ca", conflicts_with_all = ["tls_cert", "plaintext"], help_heading = "TLS")]
+    token_file: Option<PathBuf>,
+
+    /// Address at which a controller serves agents; may be given more than once, and a name may mean several addresses: each
+    /// is asked until the one that leads is found
+    #[arg(
+        long = "controller",
+        value_name = "HOST:PORT",
+        env = "CLEAT_CONTROLLER",
+        required = true,
+        value_delimiter = ','
+    )]
+    controllers: Vec<String>,
 
     /// Directory of the ledger; must survive a restart of this node
     #[arg(long, value_name = "DIR", default_value = "/var/lib/cleat", value_parser = absolute)]
@@ -153,8 +166,10 @@ pub struct Config {
     pub csi_socket: PathBuf,
     /// Name of the CSI driver, the same as the controller's.
     pub driver_name: String,
-    /// How to connect to the controller; TLS files are read again for each connection.
-    pub endpoint: Renewing,
+    /// How to connect to each controller; TLS files are read again for each connection.
+    pub controllers: Vec<Renewing>,
+    /// What says who this agent is, where no certificate does.
+    pub token: Option<TokenFile>,
     /// Directory of the ledger; it survives a restart of the node.
     pub state_dir: PathBuf,
     /// Directory of `hostnqn` and `hostid`.
@@ -215,7 +230,8 @@ impl Args {
             node_id,
             csi_socket,
             driver_name,
-            controller,
+            token_file,
+            controllers,
             state_dir,
             nvme_dir,
             kubelet_dir,
@@ -233,23 +249,27 @@ impl Args {
             proc_root,
             dev_root,
         } = self;
-        let port = controller.rsplit_once(':').and_then(|(host, port)| {
-            (!host.is_empty()).then(|| port.parse::<u16>().ok().filter(|port| *port != 0)).flatten()
-        });
-        if port.is_none() {
-            return Err(ConfigError::Controller(controller));
+        for controller in &controllers {
+            let port = controller.rsplit_once(':').and_then(|(host, port)| {
+                (!host.is_empty()).then(|| port.parse::<u16>().ok().filter(|port| *port != 0)).flatten()
+            });
+            if port.is_none() {
+                return Err(ConfigError::Controller(controller.clone()));
+            }
         }
         if let LossTimeout::After(loss) = ctrl_loss_timeout
             && loss < reconnect_delay
         {
             return Err(ConfigError::Loss { loss, delay: reconnect_delay });
         }
-        let endpoint = Renewing::new(&controller, &tls, Keepalive::default())?;
+        let named = controllers.iter().map(|name| Renewing::new(name, &tls, Keepalive::default()));
+        let controllers = named.collect::<Result<_, _>>()?;
         Ok(Config {
             node_id,
             csi_socket,
             driver_name,
-            endpoint,
+            controllers,
+            token: token_file.map(TokenFile),
             state_dir,
             nvme_dir,
             kubelet_dir,

@@ -16,6 +16,7 @@ use cleat_host::sysfs::{NativeMultipath, Sysfs};
 use cleat_host::uevents::{Uevents, tells_connections};
 use cleat_host::work;
 use cleat_runtime::exit::Causes;
+use cleat_runtime::grpc::Renewing;
 use cleat_runtime::tls::renew;
 use cleat_runtime::unix::UnixIncoming;
 use cleat_runtime::{Context, Failure};
@@ -26,6 +27,7 @@ use crate::args::{Args, Config};
 use crate::identity::{Held, Names};
 use crate::ledger::Ledger;
 use crate::link::Link;
+use crate::session::find::ByName;
 use crate::session::outbox::Outbox;
 use crate::session::{NodeDescription, Session};
 use crate::volume::board::Board;
@@ -82,13 +84,15 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         .map_err(|_| Failure::failed("the kernel's state and the ledger could not be read in time"))??;
     known.set(true);
 
-    if let Some(files) = config.endpoint.files() {
+    // The files are the same for all.
+    if let Some(files) = config.controllers.first().and_then(Renewing::files) {
         tokio::spawn(renew::keep_fresh(Arc::new(files), context.stop.clone()));
     }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let incoming = incoming.or_give_up(context.giving_up.clone());
     let session = Session {
-        endpoint: Box::new(config.endpoint),
+        controllers: Box::new(ByName(config.controllers)),
+        token: config.token,
         node_is,
         node: Arc::new(fleet.clone()),
         outbox,

@@ -11,6 +11,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::client::{AskError, Controller};
 use crate::fence::{self, Fence, NodeCommand};
+use crate::identity::ClusterArgs;
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
 use crate::shell::{self, Shell};
@@ -47,6 +48,9 @@ struct Cli {
     // Last: what follows would stand under its heading.
     #[command(flatten)]
     tls: ClientTlsArgs,
+
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     #[command(subcommand)]
     command: Command,
@@ -138,17 +142,23 @@ fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
         Err(AskError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => SUCCESS,
         Err(error) => {
             console.complain(&Causes(&error).to_string());
-            let config =
-                matches!(error, AskError::Tls(_) | AskError::NoController | AskError::PlaintextAndTls);
+            let config = matches!(
+                error,
+                AskError::Tls(_)
+                    | AskError::NoController
+                    | AskError::PlaintextAndTls
+                    | AskError::TwoIdentities
+                    | AskError::Ca { .. }
+            );
             if config { BAD_CONFIG } else { FAILED }
         }
     }
 }
 
 async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
-    let Cli { controller, tls, output, color, timeout, command } = cli;
+    let Cli { controller, tls, cluster, output, color, timeout, command } = cli;
     let controller = controller.ok_or(AskError::NoController)?;
-    let mut controller = Controller::connect(&controller, &tls, timeout).await?;
+    let mut controller = Controller::connect(&controller, &tls, &cluster, timeout).await?;
     let color = match color {
         ColorChoice::Auto => console.color,
         ColorChoice::Always => true,

@@ -1,13 +1,22 @@
 //! Questions to the controller, each with a deadline; each failure names the address.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use cleat_kubernetes::identity::PersonError;
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::grpc::{self, Keepalive, TransportError};
 use cleat_runtime::tls::{ClientTlsArgs, TlsError};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use proto::operator_client::OperatorClient;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::identity::{self, Bearer, ClusterArgs};
 
 /// The largest answer that is read: everything about some fifty thousand volumes.
 const ANSWER_BYTES: usize = 128 << 20;
@@ -19,6 +28,23 @@ pub(crate) enum AskError {
     NoController,
     #[error("cannot use both --plaintext and TLS options; choose one")]
     PlaintextAndTls,
+    #[error(
+        "cannot be two at once: --kubeconfig and --context say who you are, and so do --tls-cert, --tls-key and --plaintext; \
+         choose one"
+    )]
+    TwoIdentities,
+    #[error(transparent)]
+    Kubeconfig(#[from] PersonError),
+    #[error("cannot read {} (--tls-ca)", path.display())]
+    Ca {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot use the kubeconfig's client certificate, or the controller's CA")]
+    Identity(#[source] tonic::transport::Error),
+    #[error("cannot use the kubeconfig's token: it has letters that no token has")]
+    NoToken,
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot use controller {address}")]
@@ -43,17 +69,48 @@ pub(crate) enum AskError {
     Output(#[source] std::io::Error),
 }
 
+/// Connects. Of several replicas to the one that says it serves, or else to any.
+async fn leading(endpoints: Vec<Endpoint>) -> Result<Channel, tonic::transport::Error> {
+    if let [only] = endpoints.as_slice() {
+        return only.connect().await;
+    }
+    let mut asked: FuturesUnordered<_> = endpoints
+        .iter()
+        .map(|endpoint| async move {
+            let channel = endpoint.connect().await?;
+            let serves = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
+            let serves = serves.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving);
+            Ok::<_, tonic::transport::Error>((channel, serves))
+        })
+        .collect();
+    let mut other = None;
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok((channel, true)) => return Ok(channel),
+            Ok((channel, false)) => other = Some(channel),
+            Err(_) => {}
+        }
+    }
+    match other {
+        Some(channel) => Ok(channel),
+        // It says what is wrong.
+        None => endpoints[0].connect().await,
+    }
+}
+
 /// A connection to a controller.
 pub(crate) struct Controller {
     client: OperatorClient<Channel>,
     address: String,
     timeout: Duration,
+    bearer: Option<Bearer>,
 }
 
 impl Controller {
     pub(crate) async fn connect(
         address: &str,
         tls: &ClientTlsArgs,
+        cluster: &ClusterArgs,
         timeout: Duration,
     ) -> Result<Self, AskError> {
         let address = address.to_owned();
@@ -62,20 +119,33 @@ impl Controller {
         if tls.plaintext && (tls.tls_ca.is_some() || tls.tls_cert.is_some() || tls.tls_key.is_some()) {
             return Err(AskError::PlaintextAndTls);
         }
-        let transport = tls.load()?;
-        let endpoint = grpc::endpoint(&address, &transport, Keepalive::default())
-            .map_err(|source| AskError::Transport { address: address.clone(), source })?;
-        let channel = tokio::time::timeout(timeout, endpoint.connect())
-            .await
-            .map_err(|_| AskError::NoAnswer { address: address.clone(), timeout })?
-            .map_err(|source| AskError::Unreachable { address: address.clone(), source })?;
+        let (transport, bearer) = identity::settle(tls, cluster, timeout).await?;
+        let connected = tokio::time::timeout(timeout, async {
+            let wrong = |source| AskError::Transport { address: address.clone(), source };
+            let name = tls.tls_server_name.as_deref();
+            let endpoints =
+                grpc::endpoints(&address, &transport, name, Keepalive::default()).await.map_err(wrong)?;
+            leading(endpoints)
+                .await
+                .map_err(|source| AskError::Unreachable { address: address.clone(), source })
+        });
+        let channel =
+            connected.await.map_err(|_| AskError::NoAnswer { address: address.clone(), timeout })??;
         let client = OperatorClient::new(channel).max_decoding_message_size(ANSWER_BYTES);
-        Ok(Self { client, address, timeout })
+        Ok(Self { client, address, timeout, bearer })
     }
 
     fn request<T>(&self, message: T) -> Request<T> {
-        let mut request = Request::new(message);
+        let mut request = self.unlimited(message);
         request.set_timeout(self.timeout);
+        request
+    }
+
+    fn unlimited<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(bearer) = &self.bearer {
+            request.metadata_mut().insert("authorization", bearer.clone());
+        }
         request
     }
 
@@ -101,7 +171,7 @@ impl Controller {
         fence: proto::FenceRequest,
         wait: Duration,
     ) -> Result<Option<proto::VolumeInfo>, AskError> {
-        let mut request = Request::new(fence);
+        let mut request = self.unlimited(fence);
         request.set_timeout(wait);
         let answer = self.client.fence(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner().volume)
@@ -133,7 +203,8 @@ impl Controller {
 
     /// Without a deadline: it goes on until one side ends it.
     pub(crate) async fn watch(&mut self) -> Result<Streaming<proto::WatchEvent>, AskError> {
-        let answer = self.client.watch(proto::WatchRequest {}).await;
+        let request = self.unlimited(proto::WatchRequest {});
+        let answer = self.client.watch(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
     }
 

@@ -15,6 +15,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::cli;
 use crate::client::{AskError, Controller};
+use crate::identity::ClusterArgs;
 use crate::shell::VARIABLE;
 
 /// Which word the shell asks about, counted from 0; without it, the last one.
@@ -96,7 +97,8 @@ fn ask(words: &[OsString], kind: Kind) -> Vec<String> {
         let typed = cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
         let address = typed.get_one::<String>("controller")?;
         let tls = ClientTlsArgs::from_arg_matches(&typed).ok()?;
-        let mut controller = Controller::connect(address, &tls, DEADLINE).await.ok()?;
+        let cluster = ClusterArgs::from_arg_matches(&typed).ok()?;
+        let mut controller = Controller::connect(address, &tls, &cluster, DEADLINE).await.ok()?;
         names(&mut controller, kind).await.ok()
     };
     in_time(asked).flatten().unwrap_or_default()
@@ -129,7 +131,7 @@ mod tests {
     fn a_command_is_completed_without_a_controller() {
         assert_eq!(offered(&["cleatctl", "exp"]), ["explain"]);
         assert_eq!(offered(&["cleatctl", "-o", "y"]), ["yaml"]);
-        assert_eq!(offered(&["cleatctl", "volumes", "--co"]), ["--controller", "--color"]);
+        assert_eq!(offered(&["cleatctl", "volumes", "--co"]), ["--controller", "--color", "--context"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod complete;
 mod explain;
 mod fence;
 mod format;
+mod identity;
 mod json;
 mod output;
 mod page;

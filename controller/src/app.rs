@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cleat_kubernetes::api::NoClient;
 use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
@@ -18,13 +19,12 @@ use cleat_runtime::grpc::{self, Keepalive};
 use cleat_runtime::listen::{Incoming, Limits, Listener};
 use cleat_runtime::readiness::{Readiness, ReadyFlag};
 use cleat_runtime::tls::renew::{self, Renewable};
-use cleat_runtime::tls::{ClientKind, ServerTransport};
+use cleat_runtime::tls::{ClientKind, IssuedTls, ServerTransport};
 use cleat_runtime::unix::{UnixError, UnixIncoming};
 use cleat_runtime::{Context, Failure};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::service::interceptor::InterceptedService;
 use tonic::transport::server::Connected;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -39,6 +39,7 @@ use crate::engine::{self, EngineError, Started};
 use crate::leadership::{Leadership, OfLeader};
 use crate::operator::{self, Operators};
 use crate::stored::{StoreSettings, Stored, StoredError};
+use crate::trust::{ClusterTrust, ClusterTrustSettings};
 
 /// How often an RDS that does not answer is asked again whether it does.
 const RDS_CHECK_EVERY: Duration = Duration::from_secs(2);
@@ -140,8 +141,28 @@ pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
     };
     let leads = leadership.clone();
     rds.ask_before_writes(move |time| leads.outlives(time));
-    let parts = bind(settings, rds, opening, leadership, &context).await.map_err(Failure::failed)?;
+    let trust = match settings.trust.clone() {
+        Some(trust) => Some(trust_of(trust, &settings, &context).await.map_err(Failure::config)?),
+        None => None,
+    };
+    let parts = bind(settings, rds, opening, leadership, trust, &context).await.map_err(Failure::failed)?;
     serve(parts, clock, context).await.map_err(Failure::failed)
+}
+
+/// Who says who is who, and when the certificates of that end.
+type Trust = (ClusterTrust, Arc<dyn Renewable>);
+
+async fn trust_of(
+    trust: ClusterTrustSettings,
+    settings: &Settings,
+    context: &Context,
+) -> Result<Trust, NoClient> {
+    let issued = |transport: &ServerTransport| match transport {
+        ServerTransport::Issued(tls) => tls.clone(),
+        ServerTransport::Plaintext | ServerTransport::Tls(_) => IssuedTls::default(),
+    };
+    let (agents, operators) = (issued(&settings.agent_transport), issued(&settings.operator_transport));
+    ClusterTrust::begin(trust, agents, operators, context).await
 }
 
 /// What was asked for, and leaves a door open.
@@ -172,6 +193,7 @@ async fn bind(
     rds: RestRds,
     opening: Opening,
     leadership: Leadership,
+    trust: Option<Trust>,
     context: &Context,
 ) -> Result<Parts, AppError> {
     let Settings {
@@ -180,6 +202,7 @@ async fn bind(
         agent_transport,
         operator_listen,
         operator_transport,
+        trust: _,
         store: _,
         driver_name,
         rds: _,
@@ -190,10 +213,14 @@ async fn bind(
         rds_deadline,
     } = settings;
     let csi = UnixIncoming::bind(csi_socket).await?.or_give_up(context.giving_up.clone());
-    let clients = Clients::from(&agent_transport);
+    let clients = match &trust {
+        Some((trust, _)) => Clients::OfCluster(trust.clone()),
+        None => Clients::from(&agent_transport),
+    };
     let listeners = [&agent_transport, &operator_transport].into_iter().filter_map(ServerTransport::tls);
     let mut certificates: Vec<Arc<dyn Renewable>> = vec![rds.certificates()];
     certificates.extend(listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>));
+    certificates.extend(trust.map(|(_, ends)| ends));
     let listen =
         async |name, kind: ClientKind, addr, transport| {
             Listener::bind(name, addr, transport, Limits::of_process())
@@ -274,7 +301,7 @@ where
     let sessions_of_agents = OfLeader::none_yet(&leadership);
     let agent_server = grpc::server(Keepalive::default())
         .add_service(health_service.clone())
-        .add_service(InterceptedService::new(sessions_of_agents.clone(), clients.admit(ClientKind::Node)))
+        .add_service(sessions_of_agents.clone())
         .serve_with_incoming_shutdown(agents_at, stop.clone().cancelled_owned());
     for files in &certificates {
         tokio::spawn(renew::keep_fresh(Arc::clone(files), stop.clone()));
@@ -282,7 +309,7 @@ where
     let operators = OfLeader::none_yet(&leadership);
     let operator_server = grpc::server(Keepalive::default())
         .add_service(health_service)
-        .add_service(InterceptedService::new(operators.clone(), clients.admit(ClientKind::Operator)))
+        .add_service(operators.clone())
         .serve_with_incoming_shutdown(operators_at, stop.clone().cancelled_owned());
 
     tracing::info!(?clients, "serving");
@@ -327,13 +354,12 @@ where
             ids: SessionIds::of(term),
             stop: stop.clone(),
         };
-        sessions_of_agents.begin(
-            AgentSessionServer::new(AgentSessions::new(context))
-                .max_decoding_message_size(agents::MESSAGE_BYTES),
-        );
+        let sessions = AgentSessionServer::new(AgentSessions::new(context))
+            .max_decoding_message_size(agents::MESSAGE_BYTES);
+        sessions_of_agents.begin(clients.admit(ClientKind::Node, sessions));
         let service =
             Operators::new(engine.clone(), reports.clone(), certificates, secrets.clone(), stop.clone());
-        operators.begin(OperatorServer::new(service));
+        operators.begin(clients.admit(ClientKind::Operator, OperatorServer::new(service)));
         controller.begin(ControllerServer::new(CsiController::new(
             engine.clone(),
             rds,

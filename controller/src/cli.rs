@@ -4,6 +4,7 @@
 //! and an error names the option and the value.
 
 mod fencing;
+mod trust;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use cleat_ids::{DEFAULT_DRIVER_NAME, DriverName, NqnPrefix, Portal};
+use cleat_kubernetes::serving_ca::CertificateError;
 use cleat_rds::{ClusterId, Endpoint, Fingerprint, HostAcl, Naming, NamingError, Trust, VolumePorts};
 use cleat_runtime::metrics::Metric;
 use cleat_runtime::options::duration;
@@ -24,10 +26,13 @@ use crate::agents::{self, PathPolicy};
 use crate::csi::Serving;
 use crate::store::StoreSpec;
 use crate::stored::{ClusterSettings, StoreSettings};
+use crate::trust::ClusterTrustSettings;
 use crate::{metrics, store};
 use fencing::{FenceOptions, Fencing};
+use trust::TrustOptions;
 
 pub use fencing::FencingError;
+pub use trust::TrustBy;
 
 /// CSI controller for NVMe/TCP volumes of a MikroTik ROSE Data Server: says "attached" when a node has proven that it
 /// can use the device, and "detached" when it is proven that it cannot write to it any more
@@ -51,6 +56,9 @@ pub struct Cli {
 
     #[command(flatten)]
     tls: ServerTlsArgs,
+
+    #[command(flatten)]
+    trust: TrustOptions,
 
     /// Where attachments are recorded: file:PATH, on a disk that keeps what was synced; or kubernetes, as custom resources
     /// of the cluster, of which several replicas may run: one leads
@@ -77,7 +85,7 @@ pub struct Cli {
     fencing: FenceOptions,
 }
 
-/// Options for `--store kubernetes`.
+/// Options for `--store kubernetes` and `--trust kubernetes`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 struct KubernetesOptions {
@@ -261,6 +269,8 @@ pub struct Settings {
     pub operator_listen: SocketAddr,
     /// How operators talk to us.
     pub operator_transport: ServerTransport,
+    /// What the cluster is asked with about both, where it is asked.
+    pub trust: Option<ClusterTrustSettings>,
     /// Where records are kept.
     pub store: StoreSettings,
     /// Name of the CSI driver.
@@ -304,6 +314,23 @@ pub enum ConfigError {
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Certificates from files, and those of the cluster.
+    #[error(
+        "{option} with --trust kubernetes, which makes its own certificate and asks the API server about everybody: leave out one of the two"
+    )]
+    BothWays {
+        /// What was given too.
+        option: &'static str,
+    },
+    /// No certificate can carry that name.
+    #[error("--serving-name {name}")]
+    ServingName {
+        /// The name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: CertificateError,
+    },
 }
 
 /// One change of a host list is a read, at most two writes each read back, and each may wait its turn three times as
@@ -326,6 +353,7 @@ impl Cli {
             agent_listen,
             operator_listen,
             tls,
+            trust: known_by,
             store,
             kubernetes,
             driver_name,
@@ -355,6 +383,7 @@ impl Cli {
             (None, None) => return Err(ConfigError::NoTrust),
         };
         at_least("--rds-timeout", rds_timeout, Duration::from_millis(10))?;
+        let of_cluster = kubernetes.clone();
         let store = match store {
             StoreSpec::File(path) => StoreSettings::File(path),
             StoreSpec::Kubernetes => {
@@ -370,8 +399,9 @@ impl Cli {
             timeout: rds_timeout,
         };
         let naming = Naming::new(&rds_files, nqn_prefix.as_str(), cluster_id)?;
-        let agent_transport = tls.load(ClientKind::Node, agent_listen)?;
-        let operator_transport = tls.load(ClientKind::Operator, operator_listen)?;
+        let listen = [(ClientKind::Node, agent_listen), (ClientKind::Operator, operator_listen)];
+        let ([agent_transport, operator_transport], trust_by) =
+            known_by.settings(&of_cluster, &tls, listen)?;
         let Fencing { host_acl, target, fence_after_ms, fence_heard_after_ms, secrets } =
             fencing.settings(&endpoint.url, host_acl, &agent_transport)?;
         let rds = cleat_rds::Config {
@@ -388,6 +418,7 @@ impl Cli {
             agent_transport,
             operator_listen,
             operator_transport,
+            trust: trust_by,
             store,
             driver_name,
             rds,

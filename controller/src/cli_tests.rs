@@ -21,7 +21,10 @@ fn settings(more: &[&str]) -> Result<Settings, String> {
         ("--cluster-id", "--cluster-id=one"),
         ("--tls-cert", "--plaintext"),
     ]
-    .map(|(unless, word)| (!more.iter().any(|given| given.starts_with(unless))).then_some(word));
+    .map(|(unless, word)| {
+        let by_cluster = word == "--plaintext" && more.contains(&"--trust=kubernetes");
+        (!by_cluster && !more.iter().any(|given| given.starts_with(unless))).then_some(word)
+    });
     let usual = [store, cluster, plaintext].into_iter().flatten();
     let cli = Cli::try_parse_from(base.into_iter().chain(usual).chain(more.iter().copied()))
         .map_err(|error| error.to_string())?;
@@ -55,6 +58,28 @@ fn in_a_cluster_each_process_asks_for_the_lease_under_its_own_name() {
     assert_eq!((one.namespace.as_str(), one.lease.as_str()), ("cleat-system", "cleat-controller"));
     assert_eq!((one.lease_duration, one.api_timeout), (Duration::from_secs(15), Duration::from_secs(3)));
     assert!(one.identity.starts_with("cleat-0_") && one.identity != other.identity, "{one:?} {other:?}");
+}
+
+#[test]
+fn in_a_cluster_that_says_who_is_who_no_files_are_needed_or_taken() {
+    let made = settings(&["--trust=kubernetes", "--namespace=here"]).unwrap();
+    let trust = made.trust.unwrap();
+    assert_eq!(trust.serving_names, ["cleat-controller.here.svc"]);
+    assert_eq!((&*trust.ca_secret, &*trust.ca_configmap), ("cleat-ca", "cleat-ca"));
+    assert_eq!((&*trust.token_audience, &*trust.agent_service_account), ("cleat.io", "cleat-agent"));
+    assert!(matches!(made.agent_transport, ServerTransport::Issued(_)));
+    let named =
+        settings(&["--trust=kubernetes", "--serving-name=a.test", "--serving-name=10.0.0.1"]).unwrap();
+    assert_eq!(named.trust.unwrap().serving_names, ["a.test", "10.0.0.1"]);
+    for (more, said) in [
+        (&["--trust=kubernetes", "--plaintext"][..], "--plaintext with --trust kubernetes"),
+        (&["--trust=kubernetes", "--tls-cert=/c", "--tls-key=/k"], "--tls-cert with --trust kubernetes"),
+        (&["--trust=kubernetes", "--serving-name=two words"], "--serving-name two words"),
+    ] {
+        let refused = settings(more).unwrap_err();
+        assert!(refused.contains(said), "{refused}");
+    }
+    assert!(settings(&[]).unwrap().trust.is_none());
 }
 
 #[test]

@@ -1,22 +1,38 @@
-//! Who may call what: agents their sessions, operators everything else, each by its certificate.
+//! Who may call what: agents their sessions, operators everything else, each by its certificate, or as the cluster says.
 //!
 //! In come requests with what the listener knows of their other end; out go requests with a [`Caller`], or a refusal
 //! that says what was shown and what is needed. What always holds: without a [`Caller`] no service does anything.
 
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv4Addr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::SystemTime;
 
+use cleat_kubernetes::reviews::{ClusterUser, Right};
 use cleat_runtime::hush::Hush;
+use cleat_runtime::listen::network;
 use cleat_runtime::tls::{ClientKind, Peer, ServerTransport, Who};
+use http::header::AUTHORIZATION;
+use http::{Extensions, HeaderMap};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Request, Status};
+use tower::Service;
 
 use crate::metrics;
+use crate::trust::{ClusterTrust, KnownAgent};
 
 /// How clients are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Clients {
     /// By their certificates.
     Certified,
+    /// By the cluster.
+    OfCluster(ClusterTrust),
     /// Not at all: each is taken for who it says it is. For tests.
     Anybody,
 }
@@ -25,13 +41,13 @@ impl From<&ServerTransport> for Clients {
     fn from(transport: &ServerTransport) -> Self {
         match transport {
             ServerTransport::Plaintext => Self::Anybody,
-            ServerTransport::Tls(_) => Self::Certified,
+            ServerTransport::Tls(_) | ServerTransport::Issued(_) => Self::Certified,
         }
     }
 }
 
 /// Who calls.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Caller {
     /// Its certificate proves this name, until then.
     Known {
@@ -39,6 +55,22 @@ pub enum Caller {
         name: String,
         /// The last moment at which that is proven.
         until: Option<SystemTime>,
+    },
+    /// An agent, by its token.
+    Agent {
+        /// What the token proves.
+        agent: KnownAgent,
+        /// Who judges the next one.
+        trust: ClusterTrust,
+        /// From where it calls.
+        from: IpAddr,
+    },
+    /// A user of the cluster.
+    User {
+        /// Who.
+        user: Arc<ClusterUser>,
+        /// Who says what he may do.
+        trust: ClusterTrust,
     },
     /// Nothing proves who it is, and nothing has to.
     Anybody {
@@ -48,10 +80,10 @@ pub enum Caller {
 }
 
 impl Caller {
-    /// Who calls, as an interceptor has found out.
+    /// Who calls, as was found out before.
     ///
     /// # Errors
-    /// If none has: then nobody may do anything.
+    /// If it was not: then nobody may do anything.
     #[allow(clippy::result_large_err)] // tonic's own
     pub(crate) fn of<T>(request: &Request<T>) -> Result<Self, Status> {
         let caller = request.extensions().get::<Self>().cloned();
@@ -62,61 +94,180 @@ impl Caller {
     pub(crate) fn name(&self) -> String {
         match self {
             Self::Known { name, .. } => name.clone(),
+            Self::Agent { agent, .. } => agent.node.clone(),
+            Self::User { user, .. } => user.name.clone(),
             Self::Anybody { from } => format!("anybody (no TLS), from {from}"),
         }
+    }
+
+    /// Until when that is proven.
+    pub(crate) fn until(&self) -> Option<SystemTime> {
+        match self {
+            Self::Known { until, .. } => *until,
+            Self::Agent { agent, .. } => Some(agent.until),
+            Self::User { .. } | Self::Anybody { .. } => None,
+        }
+    }
+
+    /// Checks that this operator may do that. Who has a certificate for operators, and nothing else, may do everything.
+    ///
+    /// # Errors
+    /// If he may not, or nobody knows whether he may.
+    #[allow(clippy::result_large_err)] // tonic's own
+    pub(crate) async fn may(&self, right: Right) -> Result<(), Status> {
+        match self {
+            Self::User { user, trust } => trust.may(user, &right).await,
+            Self::Known { .. } | Self::Anybody { .. } => Ok(()),
+            Self::Agent { .. } => Err(Status::permission_denied("an agent is no operator")),
+        }
+    }
+}
+
+/// What a call shows of who makes it.
+struct Shown {
+    peer: Option<Peer>,
+    address: Option<IpAddr>,
+    from: String,
+    token: Option<String>,
+}
+
+impl Shown {
+    fn of(extensions: &Extensions, headers: &mut HeaderMap) -> Self {
+        let peer = extensions.get::<Peer>().cloned();
+        let plain = || extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let address = peer.as_ref().map(|peer| peer.address).or_else(plain);
+        // It goes no further than this.
+        let token = headers.remove(AUTHORIZATION).and_then(|value| {
+            let text = value.to_str().ok()?;
+            let (scheme, token) = text.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        });
+        let from = address.map_or_else(|| "unknown".to_owned(), |address| address.to_string());
+        Self { peer, address: address.map(|address| address.ip()), from, token }
     }
 }
 
 impl Clients {
-    /// What stands in front of a service for clients of one kind.
-    #[allow(clippy::result_large_err)] // tonic's own
-    pub fn admit(
-        self,
-        kind: ClientKind,
-    ) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone + Send + Sync {
-        let hush = Arc::new(Hush::default());
-        move |mut request: Request<()>| {
-            let caller = self.judge(kind, &request).inspect_err(|status| {
-                metrics::client_refused(kind);
-                hush.warn(|skipped| {
-                    let from = from(&request);
-                    tracing::warn!(
-                        kind = kind.word(),
-                        from,
-                        skipped,
-                        reason = status.message(),
-                        "client refused"
-                    );
-                });
-            })?;
-            request.extensions_mut().insert(caller);
-            Ok(request)
-        }
+    /// A service for clients of one kind, behind what finds out who they are.
+    pub(crate) fn admit<S>(&self, kind: ClientKind, service: S) -> Admitted<S> {
+        Admitted { clients: self.clone(), kind, hush: Arc::default(), service }
     }
 
     #[allow(clippy::result_large_err)] // tonic's own
-    fn judge(self, kind: ClientKind, request: &Request<()>) -> Result<Caller, Status> {
-        let peer = request.extensions().get::<Peer>();
-        match (self, peer.map(|peer| (&peer.who, peer.until))) {
-            (Self::Anybody, Some((Who::Anybody, _)) | None) => Ok(Caller::Anybody { from: from(request) }),
-            (_, Some((Who::Known(subject), until))) if subject.kind == kind => {
-                Ok(Caller::Known { name: subject.name.clone(), until })
+    async fn judge(&self, kind: ClientKind, shown: Shown) -> Result<Caller, Status> {
+        let Shown { peer, address, from, token } = shown;
+        let known = peer.map(|peer| (peer.who, peer.until));
+        let network = network(address.unwrap_or(Ipv4Addr::UNSPECIFIED.into()));
+        match (self, known) {
+            (_, Some((Who::Refused(why), _))) => Err(Status::permission_denied(why)),
+            (Self::Anybody, Some((Who::Anybody, _)) | None) => Ok(Caller::Anybody { from }),
+            (Self::OfCluster(trust), Some((who @ (Who::Unproven | Who::User { .. }), _))) => {
+                of_cluster(trust, kind, who, token.as_deref(), network).await
             }
-            (_, Some((Who::Refused(why), _))) => Err(Status::permission_denied(why.clone())),
+            (Self::Certified, Some((Who::Known(subject), until))) if subject.kind == kind => {
+                Ok(Caller::Known { name: subject.name, until })
+            }
             (_, Some((Who::Known(subject), _))) => {
                 Err(Status::permission_denied(format!("{subject} is not a {}", kind.word())))
             }
-            (Self::Certified, Some((Who::Anybody, _)) | None) => Err(Status::permission_denied(format!(
+            (Self::Certified, _) => Err(Status::permission_denied(format!(
                 "no certificate was shown; cleat://{}/NAME is needed",
                 kind.word()
             ))),
+            (Self::Anybody | Self::OfCluster(_), _) => {
+                Err(Status::permission_denied("this listener does not find out who calls"))
+            }
         }
     }
 }
 
-fn from<T>(request: &Request<T>) -> String {
-    let peer = request.extensions().get::<Peer>().map(|peer| peer.address).or_else(|| request.remote_addr());
-    peer.map_or_else(|| "unknown".to_owned(), |address| address.to_string())
+#[allow(clippy::result_large_err)] // tonic's own
+async fn of_cluster(
+    trust: &ClusterTrust,
+    kind: ClientKind,
+    who: Who,
+    token: Option<&str>,
+    from: IpAddr,
+) -> Result<Caller, Status> {
+    let trust = trust.clone();
+    match (kind, who, token) {
+        (ClientKind::Node, _, token) => {
+            let agent = trust.agent(token, from).await?;
+            Ok(Caller::Agent { agent, trust, from })
+        }
+        // What is said in the call counts before what the connection shows.
+        (ClientKind::Operator, _, Some(token)) => {
+            let user = Arc::new(trust.operator(token, from).await?);
+            Ok(Caller::User { user, trust })
+        }
+        (ClientKind::Operator, Who::User { name, groups }, None) => {
+            // As the API server does with whom it knows.
+            let groups = groups.into_iter().chain(["system:authenticated".to_owned()]).collect();
+            let user = Arc::new(ClusterUser { name, groups, ..ClusterUser::default() });
+            Ok(Caller::User { user, trust })
+        }
+        (ClientKind::Operator, _, None) => Err(Status::unauthenticated(
+            "neither a token nor a client certificate of the cluster was shown; give cleatctl --kubeconfig",
+        )),
+    }
+}
+
+/// A service whose calls have a [`Caller`].
+#[derive(Clone)]
+pub(crate) struct Admitted<S> {
+    clients: Clients,
+    kind: ClientKind,
+    hush: Arc<Hush>,
+    service: S,
+}
+
+impl<S: NamedService> NamedService for Admitted<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Admitted<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // As tonic's services are, always.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let Self { clients, kind, hush, mut service } = self.clone();
+        Box::pin(async move {
+            let (mut parts, body) = request.into_parts();
+            let shown = Shown::of(&parts.extensions, &mut parts.headers);
+            let (from, admitted) =
+                (shown.from.clone(), shown.peer.as_ref().map(|peer| Arc::clone(&peer.admitted)));
+            match clients.judge(kind, shown).await {
+                Ok(caller) => {
+                    if let Some(admitted) = admitted {
+                        admitted.store(true, Ordering::Relaxed);
+                    }
+                    parts.extensions.insert(caller);
+                    service.call(http::Request::from_parts(parts, body)).await
+                }
+                Err(status) => {
+                    metrics::client_refused(kind);
+                    hush.warn(|skipped| {
+                        let reason = status.message();
+                        tracing::warn!(kind = kind.word(), from, skipped, reason, "client refused");
+                    });
+                    Ok(status.into_http())
+                }
+            }
+        })
+    }
 }
 
 #[cfg(test)]
@@ -127,36 +278,52 @@ mod tests {
 
     use super::*;
 
-    fn request(who: Option<Who>) -> Request<()> {
-        let mut request = Request::new(());
-        if let Some(who) = who {
-            let address = ([10, 0, 0, 1], 4000).into();
-            request.extensions_mut().insert(Peer { address, who, until: None });
-        }
-        request
+    fn shown(who: Option<Who>) -> Shown {
+        let address = ([10, 0, 0, 1], 4000).into();
+        let peer = who.map(|who| Peer { address, who, until: None, admitted: Arc::default() });
+        Shown { peer, address: Some(address.ip()), from: address.to_string(), token: None }
     }
 
     fn known(kind: ClientKind) -> Who {
         Who::Known(Subject { kind, name: "a".into() })
     }
 
-    #[test]
-    fn only_a_certificate_of_the_services_own_kind_makes_a_caller() {
-        let admit = Clients::Certified.admit(ClientKind::Operator);
-        let caller = Caller::of(&admit(request(Some(known(ClientKind::Operator)))).unwrap()).unwrap();
-        assert_eq!(caller, Caller::Known { name: "a".into(), until: None });
+    #[tokio::test]
+    async fn only_a_certificate_of_the_services_own_kind_makes_a_caller() {
+        let judge = async |who| Clients::Certified.judge(ClientKind::Operator, shown(who)).await;
+        let caller = judge(Some(known(ClientKind::Operator))).await.unwrap();
+        assert!(matches!(&caller, Caller::Known { name, until: None } if name == "a"), "{caller:?}");
         let refused = Who::Refused("cleat://node/x".into());
-        for who in [None, Some(Who::Anybody), Some(known(ClientKind::Node)), Some(refused)] {
-            assert_eq!(admit(request(who)).unwrap_err().code(), Code::PermissionDenied);
+        let user = Who::User { name: "a".into(), groups: vec![] };
+        for who in [
+            None,
+            Some(Who::Anybody),
+            Some(known(ClientKind::Node)),
+            Some(refused),
+            Some(user),
+            Some(Who::Unproven),
+        ] {
+            assert_eq!(judge(who).await.unwrap_err().code(), Code::PermissionDenied);
         }
-        assert!(Caller::of(&request(Some(known(ClientKind::Operator)))).is_err(), "nobody has looked");
+        assert!(Caller::of(&Request::new(())).is_err(), "nobody has looked");
+    }
+
+    #[tokio::test]
+    async fn without_tls_a_caller_is_anybody_and_is_called_so() {
+        let judge = async |who| Clients::Anybody.judge(ClientKind::Operator, shown(who)).await;
+        assert_eq!(judge(Some(Who::Anybody)).await.unwrap().name(), "anybody (no TLS), from 10.0.0.1:4000");
+        assert!(judge(Some(known(ClientKind::Node))).await.is_err());
+        assert!(judge(Some(Who::Unproven)).await.is_err());
     }
 
     #[test]
-    fn without_tls_a_caller_is_anybody_and_is_called_so() {
-        let admit = Clients::Anybody.admit(ClientKind::Operator);
-        let caller = Caller::of(&admit(request(Some(Who::Anybody))).unwrap()).unwrap();
-        assert_eq!(caller.name(), "anybody (no TLS), from 10.0.0.1:4000");
-        assert!(admit(request(Some(known(ClientKind::Node)))).is_err());
+    fn a_token_is_taken_out_of_a_call_before_anybody_sees_it() {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, "bearer abc".parse().unwrap());
+        assert_eq!(Shown::of(&Extensions::new(), &mut headers).token.as_deref(), Some("abc"));
+        assert!(headers.is_empty());
+        headers.insert(AUTHORIZATION, "Basic abc".parse().unwrap());
+        assert_eq!(Shown::of(&Extensions::new(), &mut headers).token, None);
+        assert!(headers.is_empty());
     }
 }

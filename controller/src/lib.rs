@@ -15,6 +15,8 @@
 //! | `rpc_status` | the gRPC status of what the engine did not grant |
 //! | [`stored`] | from `--store` to records and a term |
 //! | `cluster` | who is to have a volume, as the cluster says it |
+//! | [`clients`] | who may call what |
+//! | [`trust`] | who is who, where the cluster says it |
 //! | [`leadership`] | whether this process may act |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
@@ -35,3 +37,4 @@ pub mod operator;
 mod rpc_status;
 pub mod store;
 pub mod stored;
+pub mod trust;

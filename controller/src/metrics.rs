@@ -78,7 +78,15 @@ const AGENT_FACTS_REFUSED: Metric = Metric::counter(
 );
 const CLIENTS_REFUSED: Metric = Metric::counter(
     "cleat_controller_clients_refused_total",
-    "Clients refused for what their certificate names, by listener",
+    "Clients refused for what their certificate or token says, by listener",
+);
+const TOKEN_REVIEWS: Metric = Metric::counter(
+    "cleat_controller_token_reviews_total",
+    "Tokens of agents and operators that were judged, by result",
+);
+const OPERATORS_DENIED: Metric = Metric::counter(
+    "cleat_controller_operators_denied_total",
+    "Calls of operators that their rights in the cluster do not allow",
 );
 const CSI_CALLS: Metric = Metric::counter("cleat_controller_csi_calls_total", "CSI calls, by RPC and code");
 const CSI: Metric = Metric::histogram("cleat_controller_csi_seconds", "Time of CSI calls, by RPC");
@@ -108,6 +116,8 @@ pub const METRICS: &[Metric] = &[
     AGENT_SESSIONS,
     AGENT_FACTS_REFUSED,
     CLIENTS_REFUSED,
+    TOKEN_REVIEWS,
+    OPERATORS_DENIED,
     CSI_CALLS,
     CSI,
 ];
@@ -335,6 +345,35 @@ pub(crate) fn fact_refused() {
 /// A client was refused, on the listener for this kind.
 pub(crate) fn client_refused(kind: ClientKind) {
     counter!(CLIENTS_REFUSED.name, "listener" => kind.word()).increment(1);
+}
+
+/// What became of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Review {
+    /// It is somebody's.
+    Accepted,
+    /// It proves nothing.
+    Refused,
+    /// The API server gave no certain answer.
+    Unanswered,
+    /// Nobody was asked: too many were.
+    Limited,
+}
+
+/// A token was judged.
+pub(crate) fn token_reviewed(review: Review) {
+    let result = match review {
+        Review::Accepted => "accepted",
+        Review::Refused => "refused",
+        Review::Unanswered => "unanswered",
+        Review::Limited => "limited",
+    };
+    counter!(TOKEN_REVIEWS.name, "result" => result).increment(1);
+}
+
+/// The cluster does not allow an operator what he asked for.
+pub(crate) fn operator_denied() {
+    counter!(OPERATORS_DENIED.name).increment(1);
 }
 
 /// A CSI call has been answered.

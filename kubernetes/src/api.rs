@@ -74,7 +74,7 @@ impl ApiServer {
     /// # Errors
     /// What is missing.
     pub async fn connect(kubeconfig: Option<&Path>, timeout: Duration) -> Result<Self, NoClient> {
-        let mut config = match kubeconfig {
+        let config = match kubeconfig {
             None => Config::incluster().map_err(NoClient::NotInCluster)?,
             Some(path) => {
                 let failed = |source| NoClient::Kubeconfig { file: path.display().to_string(), source };
@@ -82,6 +82,10 @@ impl ApiServer {
                 Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.map_err(failed)?
             }
         };
+        Self::of(config, timeout)
+    }
+
+    pub(crate) fn of(mut config: Config, timeout: Duration) -> Result<Self, NoClient> {
         config.connect_timeout = Some(timeout);
         config.read_timeout = Some(timeout);
         let client = asks_once(&config, timeout).map_err(NoClient::Client)?;

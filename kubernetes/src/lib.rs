@@ -8,13 +8,21 @@
 //! | [`records`] | the records of volumes and nodes, written against a version |
 //! | [`notes`] | a few lines beside the records, in a ConfigMap |
 //! | [`watch`] | what there is of one kind of object, kept up to date |
+//! | [`reviews`] | who somebody is and what he may do |
+//! | [`serving_ca`] | the CA of the controller's own certificate |
+//! | [`client_ca`] | the CA of the cluster's client certificates |
+//! | [`identity`] | who a person is, by their kubeconfig |
 //! | [`lease`] | the one leader: its claim, its term, and how long both hold |
 
 pub mod api;
 pub mod attachments;
+pub mod client_ca;
 pub mod definitions;
+pub mod identity;
 pub mod lease;
 pub mod notes;
 pub mod records;
+pub mod reviews;
 mod schema;
+pub mod serving_ca;
 pub mod watch;

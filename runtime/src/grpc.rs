@@ -5,6 +5,8 @@
 //! keepalive can stay dead after a network partition for as long as TCP takes (about 15 minutes), and neither
 //! side would notice: so each of our connections has it.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::time::Duration;
@@ -72,6 +74,8 @@ impl Connector for Endpoint {
 #[derive(Clone, Debug)]
 pub struct Renewing {
     address: String,
+    /// Which of the address's meanings to connect to; `None`: any.
+    at: Option<SocketAddr>,
     tls: ClientTlsArgs,
     keepalive: Keepalive,
 }
@@ -82,7 +86,7 @@ impl Renewing {
     /// # Errors
     /// Where the address or the TLS files cannot be used now.
     pub fn new(address: &str, tls: &ClientTlsArgs, keepalive: Keepalive) -> Result<Self, ChannelError> {
-        let own = Self { address: address.to_owned(), tls: tls.clone(), keepalive };
+        let own = Self { address: address.to_owned(), at: None, tls: tls.clone(), keepalive };
         own.endpoint()?;
         Ok(own)
     }
@@ -93,8 +97,38 @@ impl Renewing {
         (!self.tls.plaintext).then(|| self.tls.clone())
     }
 
+    /// All addresses that its name means now.
+    ///
+    /// # Errors
+    /// The resolver's.
+    pub async fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        Ok(tokio::net::lookup_host(&self.address).await?.collect())
+    }
+
+    /// The same server, at one of its addresses alone: the name that its certificate must carry stays.
+    #[must_use]
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { at: Some(address), ..self.clone() }
+    }
+
     fn endpoint(&self) -> Result<Endpoint, ChannelError> {
-        Ok(endpoint(&self.address, &self.tls.load()?, self.keepalive)?)
+        let Some(at) = self.at else {
+            return Ok(endpoint(&self.address, &self.tls.load()?, self.keepalive)?);
+        };
+        let mut tls = self.tls.clone();
+        if !tls.plaintext && tls.tls_server_name.is_none() {
+            tls.tls_server_name = Some(host(&self.address).to_owned());
+        }
+        Ok(endpoint(&at.to_string(), &tls.load()?, self.keepalive)?)
+    }
+}
+
+impl fmt::Display for Renewing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            Some(at) => write!(f, "{} ({at})", self.address),
+            None => f.write_str(&self.address),
+        }
     }
 }
 
@@ -163,6 +197,38 @@ pub fn endpoint(
             endpoint.tls_config(config.as_ref().clone()).map_err(TransportError::Tls)
         }
     }
+}
+
+/// The same for each address that the name means now, as a server which shows a certificate of that name, or of
+/// `server_name`.
+///
+/// # Errors
+/// Where the address or the TLS configuration cannot be used. A name that means nothing now has one endpoint, which says so.
+pub async fn endpoints(
+    address: &str,
+    transport: &ClientTransport,
+    server_name: Option<&str>,
+    keepalive: Keepalive,
+) -> Result<Vec<Endpoint>, TransportError> {
+    let any = endpoint(address, transport, keepalive)?;
+    let found = tokio::net::lookup_host(address).await.map(Vec::from_iter).unwrap_or_default();
+    if found.len() < 2 {
+        return Ok(vec![any]);
+    }
+    let transport = match transport {
+        ClientTransport::Plaintext => ClientTransport::Plaintext,
+        ClientTransport::Tls(config) => {
+            let name = server_name.unwrap_or_else(|| host(address));
+            ClientTransport::Tls(Box::new(config.as_ref().clone().domain_name(name)))
+        }
+    };
+    found.into_iter().map(|found| endpoint(&found.to_string(), &transport, keepalive)).collect()
+}
+
+/// The host of `HOST:PORT`.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// An endpoint with keepalive for a Unix socket.

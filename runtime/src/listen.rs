@@ -4,7 +4,8 @@
 //! Comes in: an address, a transport and [`Limits`]. Goes out: a stream of [`Connection`]s whose handshake is
 //! over.
 //!
-//! Always holds: a client that has shown no certificate occupies a place for [`Limits::patience`] at most.
+//! Always holds: a client that has shown no certificate occupies a place for [`Limits::patience`] at most, or, where its calls
+//! have to prove who it is, for [`Limits::admission`].
 //! One address never takes all places. Running out of descriptors makes the loop pause, not spin. A
 //! connection ends with the first certificate that proved it.
 
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
@@ -51,6 +53,9 @@ pub struct Limits {
     pub unproven_per_address: usize,
     /// How long the handshake may take, and after it the first byte.
     pub patience: Duration,
+    /// How long a client that shows no certificate has until one of its calls is admitted, where calls may prove who it is. The
+    /// API server may be asked meanwhile.
+    pub admission: Duration,
 }
 
 impl Limits {
@@ -72,6 +77,7 @@ impl Limits {
             unproven: connections / 2,
             unproven_per_address: (per_address / 2).min(32),
             patience: Duration::from_secs(5),
+            admission: Duration::from_secs(20),
         }
     }
 }
@@ -134,7 +140,7 @@ impl Listener {
                     continue;
                 }
             };
-            let secret = matches!(self.transport, ServerTransport::Tls(_));
+            let secret = !matches!(self.transport, ServerTransport::Plaintext);
             let place = match places.take(address.ip(), secret) {
                 Ok(place) => place,
                 Err(limit) => {
@@ -149,9 +155,9 @@ impl Listener {
                 }
             };
             let (transport, shaken, hush) = (self.transport.clone(), shaken.clone(), Arc::clone(&hush));
-            let (name, patience) = (self.name, self.limits.patience);
+            let (name, limits) = (self.name, self.limits);
             tokio::spawn(async move {
-                match shake(stream, address, &transport, place, patience).await {
+                match shake(stream, address, &transport, place, limits).await {
                     // The send fails only where nobody serves any more.
                     Ok(connection) => drop(shaken.send(connection).await),
                     Err(error) => {
@@ -171,8 +177,9 @@ async fn shake(
     address: SocketAddr,
     transport: &ServerTransport,
     mut place: Place,
-    patience: Duration,
+    limits: Limits,
 ) -> io::Result<Connection> {
+    let patience = limits.patience;
     stream.set_nodelay(true)?;
     let late = || {
         io::Error::new(
@@ -187,13 +194,21 @@ async fn shake(
                 tokio::time::timeout(patience, tls.accept(stream)).await.map_err(|_| late())??;
             (Io::Tls(Box::new(stream)), who, until)
         }
+        ServerTransport::Issued(tls) => {
+            let (stream, who, until) =
+                tokio::time::timeout(patience, tls.accept(stream)).await.map_err(|_| late())??;
+            (Io::Tls(Box::new(stream)), who, until)
+        }
     };
-    place.proven();
-    let peer = Peer { address, who, until };
+    let stranger = (who == Who::Unproven).then(|| Box::pin(sleep(limits.admission)));
+    if stranger.is_none() {
+        place.proven();
+    }
+    let peer = Peer { address, who, until, admitted: Arc::default() };
     let first = Some(Box::pin(sleep(patience)));
     let until = until.map(|until| until + LAST_WORDS);
     let ends = until.map(|until| Box::pin(sleep(next_look(until))));
-    Ok(Connection { io, peer, first, ends, until, _place: place })
+    Ok(Connection { io, peer, first, stranger, ends, until, place })
 }
 
 fn refused(listener: &'static str, why: &'static str) {
@@ -240,9 +255,11 @@ pub struct Connection {
     peer: Peer,
     /// Runs until the first byte has come: a client that is admitted and sends nothing holds nothing.
     first: Option<Pin<Box<Sleep>>>,
+    /// Runs until a call was admitted, where the handshake proves nothing.
+    stranger: Option<Pin<Box<Sleep>>>,
     ends: Option<Pin<Box<Sleep>>>,
     until: Option<SystemTime>,
-    _place: Place,
+    place: Place,
 }
 
 /// How long until the clock has to be read again.
@@ -257,6 +274,14 @@ impl Connection {
             && first.as_mut().poll(cx).is_ready()
         {
             return over("nothing was said after the handshake");
+        }
+        if let Some(stranger) = &mut self.stranger {
+            if self.peer.admitted.load(Ordering::Relaxed) {
+                self.stranger = None;
+                self.place.proven();
+            } else if stranger.as_mut().poll(cx).is_ready() {
+                return over("no call of this client was admitted");
+            }
         }
         if let (Some(ends), Some(until)) = (&mut self.ends, self.until) {
             while ends.as_mut().poll(cx).is_ready() {
@@ -445,7 +470,8 @@ impl Drop for Place {
 }
 
 /// What counts as one address: whoever has one IPv6 address has the whole /64.
-fn network(address: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() >> 64 << 64)),
         four => four,
@@ -487,6 +513,53 @@ mod tests {
         let _held = [places.take(address(1), true).unwrap(), places.take(address(2), true).unwrap()];
         assert_eq!(places.take(address(3), true).err(), Some(Limit::UnprovenPerAddress));
         assert!(places.take(IpAddr::from([0x2001, 0xdb8, 0, 2, 0, 0, 0, 1]), true).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_client_of_which_nothing_is_proven_is_cut_unless_a_call_is_admitted() {
+        use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        use tokio_stream::StreamExt as _;
+
+        use crate::tls::IssuedTls;
+
+        let key = rcgen::KeyPair::generate().unwrap();
+        let made = rcgen::CertificateParams::new(vec!["cleat.test".to_owned()]).unwrap();
+        let made = made.self_signed(&key).unwrap();
+        let tls = IssuedTls::default();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        tls.serve(vec![made.der().clone()], key, &[]).unwrap();
+        let limits = Limits { admission: Duration::from_millis(300), ..limits() };
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let listener = Listener::bind("test", loopback, ServerTransport::Issued(tls.clone()), limits);
+        let listener = listener.await.unwrap();
+        let address = listener.address();
+        let mut incoming = listener.incoming(CancellationToken::new());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let connect = async || {
+            let name = ServerName::try_from("cleat.test").unwrap();
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut stream = connector.connect(name, stream).await?;
+            stream.write_all(b"x").await?;
+            io::Result::Ok(stream)
+        };
+        let _clients = [connect().await.unwrap(), connect().await.unwrap()];
+        let mut stranger = incoming.next().await.unwrap().unwrap();
+        let mut known = incoming.next().await.unwrap().unwrap();
+        known.connect_info().admitted.store(true, Ordering::Relaxed);
+        let mut byte = [0];
+        for connection in [&mut stranger, &mut known] {
+            connection.read_exact(&mut byte).await.unwrap();
+        }
+        let cut = stranger.read_exact(&mut byte).await.unwrap_err();
+        assert!(cut.to_string().contains("admitted"), "{cut}");
+        let waits = tokio::time::timeout(Duration::from_millis(600), known.read_exact(&mut byte)).await;
+        assert!(waits.is_err(), "it stays: {waits:?}");
+        tls.withdraw();
+        assert!(connect().await.is_err(), "nothing is served without a certificate");
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub(super) struct Welcome {
     pub(super) heartbeat: Duration,
     /// Silence for this long counts as loss.
     pub(super) silence: Duration,
+    /// A token that was renewed is to be sent on the stream.
+    pub(super) takes_tokens: bool,
 }
 
 impl Welcome {
@@ -49,7 +51,13 @@ impl Welcome {
         if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
             return Err(format!("heartbeats every {heartbeat:?} with a silence deadline of {silence:?}"));
         }
-        Ok(Self { term: welcome.term, session: welcome.session_id, heartbeat, silence })
+        Ok(Self {
+            term: welcome.term,
+            session: welcome.session_id,
+            heartbeat,
+            silence,
+            takes_tokens: welcome.takes_tokens,
+        })
     }
 }
 

@@ -11,8 +11,10 @@
 
 mod decode;
 mod encode;
+pub mod find;
 pub mod outbox;
 mod stream;
+pub mod token;
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -21,7 +23,6 @@ use std::time::Duration;
 
 use cleat_host::{HostId, HostNqn};
 use cleat_runtime::exit::Causes;
-use cleat_runtime::grpc::Connector;
 use cleat_runtime::readiness::ReadyFlag;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,12 +35,15 @@ use crate::volume::board::Board;
 use crate::volume::directive::Directive;
 use crate::volume::host::Host;
 use crate::volume::state::VolumeState;
+use find::Controllers;
 use outbox::Outbox;
+use token::TokenFile;
 
 /// Delay before the second connect; doubled each time that no session lasted.
 const FIRST_DELAY: Duration = Duration::from_millis(200);
-/// Longest delay between two connects: a controller that comes back should not wait long for its nodes.
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// Longest delay between two rounds: a controller that comes back, or another one that leads from now on, is found within
+/// five quarters of it.
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
 /// How long a session has to be established to count as one that lasted. A session that the controller always
 /// ends at once costs both sides a whole inventory, so there is a pause before the next one.
 const STANDS: Duration = Duration::from_secs(5);
@@ -104,8 +108,10 @@ pub struct NodeDescription {
 
 /// Everything that a session needs.
 pub struct Session<N> {
-    /// Where the controller is, with keepalive and TLS set.
-    pub endpoint: Box<dyn Connector>,
+    /// Where controllers may be, with keepalive and TLS set.
+    pub controllers: Box<dyn Controllers>,
+    /// By what the controller knows this agent, where not by its certificate.
+    pub token: Option<TokenFile>,
     /// What the session's first message says of this node.
     pub node_is: NodeDescription,
     /// The rest of the agent, which has the volumes.
@@ -121,11 +127,11 @@ pub struct Session<N> {
 impl<N: NodeVolumes> Session<N> {
     /// Maintains a session with the controller until it is asked to stop.
     pub async fn run(self, stop: CancellationToken) {
-        let mut delays = Delays::default();
+        let (mut delays, mut leader) = (Delays::default(), None);
         while !stop.is_cancelled() {
             let mut established = None;
             let ended = tokio::select! {
-                ended = stream::once(&self, &mut established) => ended,
+                ended = stream::once(&self, &mut leader, &mut established) => ended,
                 () = stop.cancelled() => stream::Ended::stopping(),
             };
             self.down(&ended);

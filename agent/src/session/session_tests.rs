@@ -58,6 +58,7 @@ impl Side {
             session_id: "s".into(),
             heartbeat_interval_ms: 20,
             silence_deadline_ms: silence_ms,
+            takes_tokens: false,
         }))
         .await;
         match self.next().await {
@@ -131,7 +132,8 @@ impl Rig {
             Keepalive::default(),
         );
         let session = Session {
-            endpoint: Box::new(endpoint.expect("an endpoint")),
+            controllers: Box::new(endpoint.expect("an endpoint")),
+            token: None,
             node_is: description(),
             node: node.clone(),
             outbox: outbox.clone(),
@@ -183,11 +185,11 @@ fn connects_become_rarer_until_a_session_has_stood() {
     let mut delays = Delays::default();
     let millis = |delay: Duration| delay.as_millis();
     let failed: Vec<_> = (0..7).map(|_| millis(delays.after(None))).collect();
-    assert_eq!(failed, [200, 400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(failed, [200, 400, 800, 1600, 3000, 3000, 3000]);
     assert_eq!(millis(delays.after(Some(Duration::from_secs(60)))), 200);
     // A controller that takes each session and ends it at once.
     let ended: Vec<_> = (0..6).map(|_| millis(delays.after(Some(Duration::from_millis(50))))).collect();
-    assert_eq!(ended, [400, 800, 1600, 3200, 5000, 5000]);
+    assert_eq!(ended, [400, 800, 1600, 3000, 3000, 3000]);
 }
 
 #[tokio::test]
@@ -263,4 +265,139 @@ async fn a_welcome_that_makes_no_sense_is_refused_and_stopping_ends_the_session(
     side.welcome(10_000).await;
     rig.stop.cancel();
     timeout(PATIENCE, rig.running).await.expect("stops").expect("no panic");
+}
+
+/// Controllers at these addresses.
+struct At(Vec<(&'static str, SocketAddr)>);
+
+impl Controllers for At {
+    fn candidates(&self) -> find::PendingCandidates<'_> {
+        let endpoint = |address: &SocketAddr| {
+            let plain = ClientTransport::Plaintext;
+            cleat_runtime::grpc::endpoint(&address.to_string(), &plain, Keepalive::default())
+                .expect("an endpoint")
+        };
+        let all = self.0.iter().map(|(name, address)| find::ControllerAddress {
+            name: (*name).to_owned(),
+            at: Box::new(endpoint(address)),
+        });
+        let all = all.collect();
+        Box::pin(async { all })
+    }
+}
+
+/// A replica that leads, or not, and notes who calls.
+#[derive(Clone)]
+struct Replica {
+    leads: Arc<std::sync::atomic::AtomicBool>,
+    sides: mpsc::Sender<Side>,
+    tokens: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+#[tonic::async_trait]
+impl AgentSession for Replica {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<proto::ToAgent, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<proto::FromAgent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let token =
+            request.metadata().get("authorization").map(|value| value.to_str().expect("text").to_owned());
+        self.tokens.lock().expect("not poisoned").push(token);
+        if !self.leads.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Status::unavailable("this replica is a standby: one leads; ask that one"));
+        }
+        let (to_agent, messages) = mpsc::channel(16);
+        let side = Side { from_agent: request.into_inner(), to_agent };
+        self.sides.send(side).await.map_err(|_| Status::unavailable("the script is over"))?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+impl Replica {
+    async fn start(leads: bool) -> (Self, SocketAddr, mpsc::Receiver<Side>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let address = listener.local_addr().expect("an address");
+        let (sides, sessions) = mpsc::channel(4);
+        let replica = Self { leads: Arc::new(leads.into()), sides, tokens: Arc::default() };
+        let server =
+            tonic::transport::Server::builder().add_service(AgentSessionServer::new(replica.clone()));
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        (replica, address, sessions)
+    }
+}
+
+fn session_of(controllers: At, token: Option<TokenFile>) -> Session<FakeNode> {
+    let (link, _) = watch::channel(Link::Down);
+    Session {
+        controllers: Box::new(controllers),
+        token,
+        node_is: description(),
+        node: Arc::default(),
+        outbox: Arc::default(),
+        link,
+        ready: Readiness::default().flag("session"),
+    }
+}
+
+#[tokio::test]
+async fn standbys_and_dead_addresses_do_not_hide_the_one_that_leads() {
+    // Nobody accepts what the kernel has; and nobody listens.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let gone = closed.local_addr().expect("an address");
+    drop(closed);
+    let (one, at_one, mut sides_of_one) = Replica::start(false).await;
+    let (other, at_other, mut sides_of_other) = Replica::start(true).await;
+    let all = [
+        ("gone", gone),
+        ("silent", silent.local_addr().expect("an address")),
+        ("one", at_one),
+        ("other", at_other),
+    ];
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(session_of(At(all.to_vec()), None).run(stop.clone()));
+    let first = timeout(Duration::from_secs(10), sides_of_other.recv()).await.expect("found in time");
+    let mut side = first.expect("the server runs");
+    side.welcome(10_000).await;
+    assert!(one.tokens.lock().expect("not poisoned").len() <= 1);
+    // The other way round now.
+    other.leads.store(false, std::sync::atomic::Ordering::SeqCst);
+    one.leads.store(true, std::sync::atomic::Ordering::SeqCst);
+    drop(side);
+    let next = timeout(Duration::from_secs(10), sides_of_one.recv()).await.expect("found in time");
+    next.expect("the server runs").welcome(10_000).await;
+    stop.cancel();
+    timeout(PATIENCE, running).await.expect("stops").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_token_goes_with_each_session_and_on_it_once_it_is_another_one() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("token");
+    std::fs::write(&file, "first\n").expect("write");
+    let (replica, at, mut sides) = Replica::start(true).await;
+    let session = session_of(At(vec![("one", at)]), Some(TokenFile(file.clone())));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(session.run(stop.clone()));
+    let mut side = timeout(PATIENCE, sides.recv()).await.expect("a session").expect("the server runs");
+    assert!(matches!(side.next().await, Say::Hello(_)));
+    side.say(Hear::Welcome(proto::Welcome {
+        term: 1,
+        session_id: "s".into(),
+        heartbeat_interval_ms: 20,
+        silence_deadline_ms: 10_000,
+        takes_tokens: true,
+    }))
+    .await;
+    assert!(matches!(side.next().await, Say::Inventory(_)));
+    std::fs::write(&file, "second\n").expect("write");
+    match side.next().await {
+        Say::Renewal(renewal) => assert_eq!(renewal.token, "second"),
+        other => panic!("no renewal: {other:?}"),
+    }
+    assert_eq!(*replica.tokens.lock().expect("not poisoned"), [Some("Bearer first".to_owned())]);
+    stop.cancel();
+    timeout(PATIENCE, running).await.expect("stops").expect("no panic");
 }

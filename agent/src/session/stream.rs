@@ -8,17 +8,19 @@ use std::time::Duration;
 
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_client::AgentSessionClient;
-use cleat_runtime::grpc::ChannelError;
+use cleat_runtime::exit::Causes;
+use cleat_runtime::grpc::{ChannelError, Connector};
 use proto::from_agent::Kind as Say;
 use proto::to_agent::Kind as Hear;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Request, Streaming};
 
 use super::decode::{Parsed, Welcome, parse};
 use super::outbox::Outgoing;
-use super::{NodeVolumes, Session, encode};
+use super::token::{Token, TokenError};
+use super::{NodeVolumes, Session, encode, find};
 use crate::metrics::SessionEnd;
 use crate::name::VolumeId;
 use crate::volume::board::differs;
@@ -30,6 +32,12 @@ const STEP: Duration = Duration::from_secs(10);
 const QUEUE: usize = 64;
 /// Counters of writes change all the time; they are sent at most this often.
 const MINOR_CHANGES_EVERY: Duration = Duration::from_secs(5);
+
+/// How long one may take to answer Hello before the next one that is connected is sent it, too. Two names may mean one
+/// controller, and its second session would end the first: so this is longer than it takes to ask the API server.
+const TURN: Duration = Duration::from_secs(4);
+/// Between two readings of the token's file, which the kubelet renews minutes before its end.
+const TOKEN_EVERY: Duration = Duration::from_secs(5);
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,8 +58,19 @@ pub(super) enum Ended {
     Closed,
     #[error("cannot make the inventory: {0}")]
     Inventory(String),
+    #[error(transparent)]
+    Token(TokenError),
+    #[error("{}", each(.0))]
+    Nowhere(Vec<(String, Ended)>),
+    #[error("no address of a controller is known")]
+    NoneKnown,
     #[error("the agent stops")]
     Stopping,
+}
+
+fn each(failed: &[(String, Ended)]) -> String {
+    let all = failed.iter().map(|(name, why)| format!("{name}: {}", Causes(why)));
+    all.collect::<Vec<_>>().join("; ")
 }
 
 impl Ended {
@@ -61,8 +80,12 @@ impl Ended {
 
     pub(super) fn kind(&self) -> SessionEnd {
         match self {
-            Self::Unreachable(_) => SessionEnd::Unreachable,
-            Self::Refused(_) | Self::Protocol(_) | Self::Inventory(_) => SessionEnd::Refused,
+            Self::Unreachable(_) | Self::NoneKnown => SessionEnd::Unreachable,
+            Self::Refused(_) | Self::Protocol(_) | Self::Inventory(_) | Self::Token(_) => SessionEnd::Refused,
+            Self::Nowhere(all) => {
+                let refused = all.iter().any(|(_, why)| why.kind() == SessionEnd::Refused);
+                if refused { SessionEnd::Refused } else { SessionEnd::Unreachable }
+            }
             Self::NoAnswer(_) | Self::Silent(_) => SessionEnd::Silent,
             Self::Broken(_) | Self::Closed => SessionEnd::Closed,
             Self::Stopping => SessionEnd::Stopping,
@@ -70,32 +93,65 @@ impl Ended {
     }
 }
 
-/// Runs one session to its end. `established` says since when its inventory has been on the stream.
-pub(super) async fn once<N: NodeVolumes>(session: &Session<N>, established: &mut Option<Instant>) -> Ended {
-    match talk(session, established).await {
+/// Runs one session to its end. `leader` is which controller led last, `established` since when the session's inventory has
+/// been on the stream.
+pub(super) async fn once<N: NodeVolumes>(
+    session: &Session<N>,
+    leader: &mut Option<String>,
+    established: &mut Option<Instant>,
+) -> Ended {
+    match talk(session, leader, established).await {
         Err(ended) => ended,
         Ok(never) => match never {},
     }
 }
 
-async fn talk<N: NodeVolumes>(
+/// What a controller has begun with its Welcome.
+pub(super) struct Welcomed {
+    say: mpsc::Sender<proto::FromAgent>,
+    hear: Streaming<proto::ToAgent>,
+    welcome: Welcome,
+}
+
+/// Connects, says Hello once it is its turn, and waits for Welcome.
+pub(super) async fn introduce<N: NodeVolumes>(
     session: &Session<N>,
-    established: &mut Option<Instant>,
-) -> Result<std::convert::Infallible, Ended> {
+    at: &dyn Connector,
+    token: Option<&Token>,
+    turn: &Mutex<()>,
+) -> Result<Welcomed, Ended> {
     let (say, queue) = mpsc::channel(QUEUE);
-    let channel = timeout(STEP, session.endpoint.open_channel())
+    let channel = timeout(STEP, at.open_channel())
         .await
         .map_err(|_| Ended::NoAnswer("connection"))?
         .map_err(Ended::Unreachable)?;
+    let _turn = timeout(TURN, turn.lock()).await;
     // Hello is queued before the call: a server need not answer before it has read it.
     send(&say, Say::Hello(encode::hello(&session.node_is))).await?;
     let mut client = AgentSessionClient::new(channel);
-    let mut hear = timeout(STEP, client.session(ReceiverStream::new(queue)))
+    let mut request = Request::new(ReceiverStream::new(queue));
+    if let Some(header) = token.and_then(Token::header) {
+        request.metadata_mut().insert("authorization", header);
+    }
+    let mut hear = timeout(STEP, client.session(request))
         .await
         .map_err(|_| Ended::NoAnswer("answer to Hello"))?
         .map_err(Ended::Refused)?
         .into_inner();
     let welcome = welcome(&mut hear).await?;
+    Ok(Welcomed { say, hear, welcome })
+}
+
+async fn talk<N: NodeVolumes>(
+    session: &Session<N>,
+    leader: &mut Option<String>,
+    established: &mut Option<Instant>,
+) -> Result<std::convert::Infallible, Ended> {
+    let token = match &session.token {
+        Some(file) => Some(file.read().await.map_err(Ended::Token)?),
+        None => None,
+    };
+    let Welcomed { say, hear, welcome } = find::leader(session, leader, token.as_ref()).await?;
 
     // Listens for changes before it reads the inventory, so that none is missed.
     let changes = session.node.board().changes();
@@ -108,7 +164,7 @@ async fn talk<N: NodeVolumes>(
     session.outbox.rewind();
     *established = Some(Instant::now());
     session.up(&welcome);
-    let mut stream = Stream { session, say, welcome, sent, seen: 0, heard: Instant::now(), beats: 0 };
+    let mut stream = Stream { session, say, welcome, token, sent, seen: 0, heard: Instant::now(), beats: 0 };
     stream.run(hear, changes).await
 }
 
@@ -130,6 +186,8 @@ struct Stream<'a, N> {
     session: &'a Session<N>,
     say: mpsc::Sender<proto::FromAgent>,
     welcome: Welcome,
+    /// The token that was sent last.
+    token: Option<Token>,
     /// The state of each volume as it was last sent.
     sent: BTreeMap<VolumeId, VolumeState>,
     /// The version of the board up to which states were sent.
@@ -148,6 +206,8 @@ impl<N: NodeVolumes> Stream<'_, N> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut minor = interval_at(Instant::now() + MINOR_CHANGES_EVERY, MINOR_CHANGES_EVERY);
         minor.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut renewal = interval_at(Instant::now() + TOKEN_EVERY, TOKEN_EVERY);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         changes.mark_changed();
         loop {
             let silent = self.heard + self.welcome.silence;
@@ -169,6 +229,7 @@ impl<N: NodeVolumes> Stream<'_, N> {
                     self.tell_changes(silent).await?;
                 }
                 _ = minor.tick() => self.tell_counters(silent).await?,
+                _ = renewal.tick(), if self.welcome.takes_tokens => self.renew(silent).await?,
                 _ = heartbeat.tick() => {
                     self.beats += 1;
                     self.bounded(silent, Say::Heartbeat(proto::Heartbeat { count: self.beats })).await?;
@@ -176,6 +237,21 @@ impl<N: NodeVolumes> Stream<'_, N> {
                 () = sleep_until(silent) => return Err(Ended::Silent(self.welcome.silence)),
             }
         }
+    }
+
+    /// Sends the token again if it is another one by now. The session ends with the one that it has.
+    async fn renew(&mut self, until: Instant) -> Result<(), Ended> {
+        let Some(file) = &self.session.token else { return Ok(()) };
+        match file.read().await {
+            Ok(token) if self.token.as_ref() != Some(&token) => {
+                let renewal = proto::TokenRenewal { token: token.reveal().to_owned() };
+                self.bounded(until, Say::Renewal(renewal)).await?;
+                self.token = Some(token);
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %Causes(&error), "cannot renew this session's token"),
+        }
+        Ok(())
     }
 
     async fn bounded(&self, until: Instant, kind: Say) -> Result<(), Ended> {

@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod limits;
 mod malformed;
+mod proof;
 mod registry;
 mod reports;
 mod service;

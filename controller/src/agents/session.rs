@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use cleat_core::{Event, NodeId, SessionId, VolumeId};
 use cleat_proto::cleat::v1 as proto;
@@ -16,12 +16,14 @@ use tonic::{Status, Streaming};
 
 use super::limits::Pace;
 use super::malformed::Malformed;
+use super::proof::Proof;
 use super::registry::Order;
 use super::session_context::SessionContext;
 use super::{decode, encode};
 use crate::clients::Caller;
 use crate::engine::EngineEnded;
 use crate::metrics::{self, Part};
+use crate::trust::KnownAgent;
 
 /// How long a message that came in while we stood still may take to reach us.
 const LAST_LOOK: Duration = Duration::from_millis(250);
@@ -58,7 +60,7 @@ pub(super) struct Talk {
     context: Arc<SessionContext>,
     inbound: Streaming<proto::FromAgent>,
     out: mpsc::Sender<Result<proto::ToAgent, Status>>,
-    /// Whose certificate the stream came with.
+    /// Whose stream it is.
     caller: Caller,
     /// Told once, as soon as the core may know of the session.
     known: mpsc::UnboundedSender<(NodeId, SessionId)>,
@@ -141,9 +143,10 @@ impl Talk {
             Err(mpsc::error::TryRecvError::Disconnected) => return Err(cut_off()),
             Err(mpsc::error::TryRecvError::Empty) => {}
         }
+        // A token ends every few minutes, and nobody has to do anything about that.
         let until = match &self.caller {
-            Caller::Known { until, .. } => *until,
-            Caller::Anybody { .. } => None,
+            Caller::Agent { .. } => None,
+            caller => caller.until(),
         };
         self.context.reports.hello(
             &progress.node,
@@ -161,26 +164,38 @@ impl Talk {
             session_id: progress.session.to_string(),
             heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
             silence_deadline_ms: encode::millis(settings.silence_deadline),
+            takes_tokens: matches!(self.caller, Caller::Agent { .. }),
         };
         self.say(proto::to_agent::Kind::Welcome(welcome)).await?;
         Ok(progress)
     }
 
-    /// A node is what its certificate says; what Hello says of it has to be the same.
+    /// A node is what its certificate or token says; what Hello says of it has to be the same.
     fn may_speak_for(&self, node: &NodeId) -> Result<(), Ending> {
-        match &self.caller {
-            Caller::Known { name, .. } if name != node.as_str() => Err(Status::permission_denied(format!(
-                "the certificate is that of node {name} (cleat://node/{name}), and Hello says node {node}: give this \
-                 agent --node-id {name}, or a certificate with the URI cleat://node/{node}"
-            ))
-            .into()),
-            Caller::Known { .. } | Caller::Anybody { .. } => Ok(()),
+        let (proven, shown, or) = match &self.caller {
+            Caller::Known { name, .. } => (
+                name,
+                format!("the certificate is that of node {name} (cleat://node/{name})"),
+                format!("a certificate with the URI cleat://node/{node}"),
+            ),
+            Caller::Agent { agent: KnownAgent { node: name, .. }, .. } => (
+                name,
+                format!("the token is of a pod on node {name}"),
+                "the token of a pod on its node".to_owned(),
+            ),
+            Caller::User { .. } => return Err(Status::permission_denied("an operator is no node").into()),
+            Caller::Anybody { .. } => return Ok(()),
+        };
+        if proven == node.as_str() {
+            return Ok(());
         }
+        let text =
+            format!("{shown}, and Hello says node {node}: give this agent --node-id {proven}, or {or}");
+        Err(Status::permission_denied(text).into())
     }
 
     async fn talk(&mut self, mut progress: Progress) -> Ending {
-        let over = proof_is_over(self.caller.clone());
-        tokio::pin!(over);
+        let mut proof = Proof::begin(self.caller.clone());
         let mut beats = tokio::time::interval(self.context.sessions.settings().heartbeat_interval);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut count = 0;
@@ -192,7 +207,7 @@ impl Talk {
             let turn = tokio::select! {
                 biased;
                 () = self.context.stop.cancelled() => Err(stopping()),
-                ending = &mut over => Err(ending),
+                ending = proof.over() => Err(ending),
                 // The agent's side of the stream may be open long after its side for our answers is gone.
                 () = self.out.closed() => Err(Status::cancelled("the agent closed the stream").into()),
                 _ = beats.tick() => {
@@ -207,11 +222,11 @@ impl Talk {
                     Some(Order::Refused(reason)) => Err(refused(reason)),
                     None => Err(cut_off()),
                 },
-                message = self.inbound.message() => self.heard(&mut progress, message).await,
+                message = self.inbound.message() => self.heard(&mut progress, &mut proof, message).await,
                 () = tokio::time::sleep_until(progress.heard + silence) => {
                     // It may be us who stood still, with its messages in our own buffers.
                     match tokio::time::timeout(LAST_LOOK, self.inbound.message()).await {
-                        Ok(message) => self.heard(&mut progress, message).await,
+                        Ok(message) => self.heard(&mut progress, &mut proof, message).await,
                         Err(_) => Err(silent("nothing heard", silence)),
                     }
                 }
@@ -225,11 +240,12 @@ impl Talk {
     async fn heard(
         &self,
         progress: &mut Progress,
+        proof: &mut Proof,
         message: Result<Option<proto::FromAgent>, Status>,
     ) -> Result<(), Ending> {
         match message {
             Ok(Some(message)) => {
-                let result = self.hear(progress, message).await;
+                let result = self.hear(progress, proof, message).await;
                 // From here on: the time in which we kept it waiting is not its silence.
                 progress.heard = Instant::now();
                 result
@@ -239,17 +255,28 @@ impl Talk {
         }
     }
 
-    async fn hear(&self, progress: &mut Progress, message: proto::FromAgent) -> Result<(), Ending> {
+    async fn hear(
+        &self,
+        progress: &mut Progress,
+        proof: &mut Proof,
+        message: proto::FromAgent,
+    ) -> Result<(), Ending> {
         use proto::from_agent::Kind;
         let kind = message.kind.ok_or(Malformed::Missing("message.kind"))?;
         tokio::time::sleep(progress.pace.take()).await;
-        if !progress.inventoried && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_)) {
+        if !progress.inventoried
+            && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_) | Kind::Renewal(_))
+        {
             return Err(Status::invalid_argument("nothing may be said before the first inventory").into());
         }
         let (node, session) = (progress.node.clone(), progress.session.clone());
         let event = match kind {
             Kind::Hello(_) => return Err(Status::invalid_argument("a second Hello").into()),
             Kind::Heartbeat(_) => return Ok(()),
+            Kind::Renewal(renewal) => {
+                proof.renew(renewal.token);
+                return Ok(());
+            }
             Kind::Inventory(inventory) => {
                 let (volumes, full) = decode::inventory(inventory)?;
                 tracing::info!(%node, %session, volumes = volumes.len(), "inventory");
@@ -368,19 +395,6 @@ fn account(node: &NodeId, answer: &decode::Answer) {
             }
         }
     }
-}
-
-/// Returns when what proves the other end's name has expired.
-async fn proof_is_over(caller: Caller) -> Ending {
-    let Caller::Known { name, until: Some(until) } = caller else {
-        return std::future::pending().await;
-    };
-    tokio::time::sleep(until.duration_since(SystemTime::now()).unwrap_or_default()).await;
-    Status::unauthenticated(format!(
-        "a certificate of this session has expired, that of cleat://node/{name} or the controller's: connect again with one \
-         that is valid"
-    ))
-    .into()
 }
 
 fn stopping() -> Ending {

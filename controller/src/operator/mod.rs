@@ -6,6 +6,7 @@
 
 mod drift;
 mod info;
+mod rights;
 mod service;
 mod watch;
 

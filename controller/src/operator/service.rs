@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{drift, info, watch};
+use super::{drift, info, rights, watch};
 use crate::agents::Reports;
 use crate::clients::Caller;
 use crate::engine::Engine;
@@ -52,7 +52,7 @@ fn invalid(field: &'static str) -> impl Fn(IdError) -> Status {
 /// The longest that a reason may be; it is kept with every evidence that rests on it.
 const REASON_BYTES: usize = 500;
 
-/// Who states it, and why: the first is what the caller's certificate says, the second may not be left out. That is all
+/// Who states it, and why: the first is what the caller's certificate or token says, the second may not be left out. That is all
 /// there will be to ask about later.
 fn statement(caller: &Caller, reason: String) -> Result<Statement, Status> {
     if reason.trim().is_empty() || reason.len() > REASON_BYTES || reason.chars().any(char::is_control) {
@@ -73,8 +73,9 @@ impl Operator for Operators {
 
     async fn list_volumes(
         &self,
-        _: Request<proto::ListVolumesRequest>,
+        request: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesResponse>, Status> {
+        Caller::of(&request)?.may(rights::list(rights::VOLUMES)).await?;
         let volumes = self.engine.view(info::volumes).await.map_err(Status::from)?;
         let volumes = volumes.into_iter().map(|volume| info::with_reports(volume, &self.reports)).collect();
         Ok(Response::new(proto::ListVolumesResponse { volumes }))
@@ -84,7 +85,9 @@ impl Operator for Operators {
         &self,
         request: Request<proto::GetVolumeRequest>,
     ) -> Result<Response<proto::VolumeInfo>, Status> {
+        let caller = Caller::of(&request)?;
         let volume = VolumeId::new(request.into_inner().volume_id).map_err(invalid("volume_id"))?;
+        caller.may(rights::get(rights::VOLUMES, volume.as_str())).await?;
         let id = volume.clone();
         let found =
             self.engine.view(move |core, now| info::volume(core, &id, now)).await.map_err(Status::from)?;
@@ -99,8 +102,9 @@ impl Operator for Operators {
 
     async fn list_nodes(
         &self,
-        _: Request<proto::ListNodesRequest>,
+        request: Request<proto::ListNodesRequest>,
     ) -> Result<Response<proto::ListNodesResponse>, Status> {
+        Caller::of(&request)?.may(rights::list(rights::NODES)).await?;
         let nodes = self.engine.view(info::nodes).await.map_err(Status::from)?;
         let nodes = nodes.into_iter().map(|node| info::node_with_report(node, &self.reports)).collect();
         Ok(Response::new(proto::ListNodesResponse { nodes }))
@@ -110,7 +114,9 @@ impl Operator for Operators {
         &self,
         request: Request<proto::GetNodeRequest>,
     ) -> Result<Response<proto::NodeInfo>, Status> {
+        let caller = Caller::of(&request)?;
         let node = NodeId::new(request.into_inner().node_id).map_err(invalid("node_id"))?;
+        caller.may(rights::get(rights::NODES, node.as_str())).await?;
         let id = node.clone();
         let found = self.engine.view(move |core, now| info::node(core, &id, now));
         let found = found.await.map_err(Status::from)?;
@@ -122,16 +128,18 @@ impl Operator for Operators {
 
     async fn list_migrations(
         &self,
-        _: Request<proto::ListMigrationsRequest>,
+        request: Request<proto::ListMigrationsRequest>,
     ) -> Result<Response<proto::ListMigrationsResponse>, Status> {
+        Caller::of(&request)?.may(rights::list(rights::VOLUMES)).await?;
         let migrations = self.engine.view(|core, _| info::migrations(core)).await.map_err(Status::from)?;
         Ok(Response::new(proto::ListMigrationsResponse { migrations }))
     }
 
     async fn list_tickets(
         &self,
-        _: Request<proto::ListTicketsRequest>,
+        request: Request<proto::ListTicketsRequest>,
     ) -> Result<Response<proto::ListTicketsResponse>, Status> {
+        Caller::of(&request)?.may(rights::list(rights::VOLUMES)).await?;
         // An empty list would say that there are none.
         Err(Status::unimplemented(
             "this controller keeps no tickets yet: see the requests that wait, in a volume",
@@ -146,6 +154,7 @@ impl Operator for Operators {
         let proto::FenceRequest { volume_id, node_id, reason } = request.into_inner();
         let volume = VolumeId::new(volume_id).map_err(invalid("volume_id"))?;
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
+        caller.may(rights::fence(volume.as_str())).await?;
         let statement = statement(&caller, reason)?;
         tracing::warn!(%volume, %node, by = statement.by, reason = statement.reason, "an operator requests a fence");
         let (engine, id) = (self.engine.clone(), volume.clone());
@@ -168,6 +177,7 @@ impl Operator for Operators {
         let caller = Caller::of(&request)?;
         let proto::DeclareGoneRequest { node_id, reason } = request.into_inner();
         let node = NodeId::new(node_id).map_err(invalid("node_id"))?;
+        caller.may(rights::declare_gone(node.as_str())).await?;
         let statement = statement(&caller, reason)?;
         tracing::warn!(%node, by = statement.by, reason = statement.reason, "an operator declares a node gone");
         let engine = self.engine.clone();
@@ -178,8 +188,12 @@ impl Operator for Operators {
 
     async fn list_drift(
         &self,
-        _: Request<proto::ListDriftRequest>,
+        request: Request<proto::ListDriftRequest>,
     ) -> Result<Response<proto::ListDriftResponse>, Status> {
+        let caller = Caller::of(&request)?;
+        for resource in [rights::VOLUMES, rights::NODES] {
+            caller.may(rights::list(resource)).await?;
+        }
         let drift =
             drift::look(&self.engine, &self.reports, self.secrets.clone()).await.map_err(Status::from)?;
         let mut expiries: Vec<Expiry> = Vec::new();
@@ -194,7 +208,14 @@ impl Operator for Operators {
         Ok(Response::new(proto::ListDriftResponse { drift }))
     }
 
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let caller = Caller::of(&request)?;
+        for resource in [rights::VOLUMES, rights::NODES] {
+            caller.may(rights::watch(resource)).await?;
+        }
         let (out, events) = mpsc::channel(WATCH_QUEUE);
         let watch = watch::Watch::new(self.engine.clone(), self.reports.clone(), out);
         tokio::spawn(watch.run(self.stop.clone()));

@@ -246,6 +246,11 @@ pub struct Agent {
 impl Agent {
     /// Dials, and begins to talk.
     pub async fn dial(channel: Channel, host: &Arc<Host>) -> Self {
+        Self::dial_as(channel, host, None).await
+    }
+
+    /// With a token.
+    pub async fn dial_as(channel: Channel, host: &Arc<Host>, token: Option<&str>) -> Self {
         let (say, queue) = mpsc::channel(64);
         let hello = host.hello.lock().unwrap().clone();
         say.send(from(proto::from_agent::Kind::Hello(hello))).await.unwrap();
@@ -253,8 +258,12 @@ impl Agent {
         let (beating, beats) = watch::channel(true);
         let mut client = AgentSessionClient::new(channel);
         let talking = Talking { host: Arc::clone(host), say: say.clone(), welcomed, beats };
+        let mut request = tonic::Request::new(ReceiverStream::new(queue));
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        }
         let ended = AbortOnDropHandle::new(tokio::spawn(async move {
-            match client.session(ReceiverStream::new(queue)).await {
+            match client.session(request).await {
                 Ok(answer) => talking.talk(answer.into_inner()).await,
                 Err(status) => status,
             }

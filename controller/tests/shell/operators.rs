@@ -87,7 +87,12 @@ pub async fn cleatctl(world: &World, words: &[&str]) -> (u8, String, String) {
 pub async fn cleatctl_of(world: &World, name: &str, given: &[&str]) -> (u8, String, String) {
     let certificates = world.certificates.as_ref();
     let tls = certificates.map_or_else(|| vec!["--plaintext".to_owned()], |made| made.cleatctl(name));
-    let words = command_line(world, tls, given);
+    cleatctl_with(world, tls, given).await
+}
+
+/// The same with these options for who asks.
+pub async fn cleatctl_with(world: &World, who: Vec<String>, given: &[&str]) -> (u8, String, String) {
+    let words = command_line(world, who, given);
     let run = tokio::task::spawn_blocking(|| {
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = cleatctl::run(

@@ -12,13 +12,14 @@ use cleat_controller::clock::Clock;
 use cleat_controller::csi::Serving;
 use cleat_controller::leadership::Leadership;
 use cleat_controller::stored::{ClusterSettings, Stored};
+use cleat_controller::trust::{ClusterTrust, ClusterTrustSettings};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::csi::v1 as csi;
 use cleat_runtime::Context;
 use cleat_runtime::grpc::{Keepalive, endpoint, unix_endpoint};
 use cleat_runtime::listen::{Limits, Listener};
 use cleat_runtime::tls::renew::Renewable;
-use cleat_runtime::tls::{ClientKind, ClientTransport, ServerTlsArgs, ServerTransport};
+use cleat_runtime::tls::{ClientKind, ClientTransport, IssuedTls, ServerTlsArgs, ServerTransport};
 use cleat_runtime::unix::UnixIncoming;
 use csi::controller_client::ControllerClient;
 use csi::identity_client::IdentityClient;
@@ -55,6 +56,8 @@ pub struct World {
     pub core: cleat_core::Config,
     /// What the controller is told of TLS. Without, there is none, and everybody is taken for who it says it is.
     pub server: Option<ServerTlsArgs>,
+    /// What the cluster is asked with about who is who, where it is.
+    pub trust: Option<ClusterTrustSettings>,
     /// What everybody else dials with.
     pub certificates: Option<Certificates>,
     running: Option<Running>,
@@ -91,6 +94,7 @@ impl World {
                 ..cleat_core::Config::default()
             },
             server: None,
+            trust: None,
             certificates: None,
             running: None,
         }
@@ -203,6 +207,7 @@ impl World {
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let socket = self.socket();
         let transport = |kind| match &self.server {
+            None if self.trust.is_some() => ServerTransport::Issued(IssuedTls::default()),
             None => ServerTransport::Plaintext,
             Some(tls) => tls.load(kind, ([127, 0, 0, 1], 0).into()).unwrap(),
         };
@@ -212,11 +217,21 @@ impl World {
         let opening = opening(context.stop.clone());
         let (addressed, address) = oneshot::channel();
         let (tell, ended) = oneshot::channel();
-        let within = context.clone();
+        let (within, trust) = (context.clone(), self.trust.clone());
         runtime.spawn(async move {
-            let clients = Clients::from(&transports[0]);
             let listeners = transports.iter().filter_map(ServerTransport::tls);
-            let certificates = listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>).collect();
+            let mut certificates: Vec<_> =
+                listeners.map(|tls| Arc::new(tls.clone()) as Arc<dyn Renewable>).collect();
+            let clients = match (trust, &transports) {
+                (Some(trust), [ServerTransport::Issued(agents), ServerTransport::Issued(operators)]) => {
+                    let (agents, operators) = (agents.clone(), operators.clone());
+                    let begun = ClusterTrust::begin(trust, agents, operators, &within).await;
+                    let (trust, ends) = begun.unwrap();
+                    certificates.push(ends);
+                    Clients::OfCluster(trust)
+                }
+                (_, [first, _]) => Clients::from(first),
+            };
             let [agents_at, operators_at] = transports.map(|transport| {
                 Listener::bind("test", ([127, 0, 0, 1], 0).into(), transport, Limits::of_process())
             });

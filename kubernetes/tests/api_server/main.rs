@@ -4,3 +4,4 @@
 
 mod lease;
 mod records;
+mod serving_ca;

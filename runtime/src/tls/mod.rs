@@ -5,6 +5,7 @@
 //! an error. Every file is read and parsed here, so that a wrong one is reported at start and not at the
 //! first connection.
 
+mod issued;
 mod peer;
 pub mod renew;
 mod server;
@@ -21,6 +22,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tonic::transport::{Certificate, ClientTlsConfig, Identity};
 use zeroize::Zeroizing;
 
+pub use issued::{IssueError, IssuedTls};
 pub use peer::{ClientKind, Peer, Subject, Who};
 pub use server::{ServerFiles, ServerTls};
 
@@ -82,7 +84,7 @@ pub struct ClientTlsArgs {
     pub tls_key: Option<PathBuf>,
 
     /// Name that the server's certificate must carry, if it is not the host of the address
-    #[arg(long, value_name = "NAME", requires = "tls_ca")]
+    #[arg(long, value_name = "NAME")]
     pub tls_server_name: Option<String>,
 
     /// Connect without TLS: for tests, and for networks that nobody else can reach
@@ -196,6 +198,8 @@ pub enum ServerTransport {
     Plaintext,
     /// TLS in which every client shows a certificate.
     Tls(ServerTls),
+    /// TLS with a certificate that is made in memory; the calls say who a client is.
+    Issued(IssuedTls),
 }
 
 /// How a client protects its connections.
@@ -208,6 +212,22 @@ pub enum ClientTransport {
 }
 
 impl ServerTlsArgs {
+    /// The first of these options that is given.
+    #[must_use]
+    pub fn given(&self) -> Option<&'static str> {
+        let Self { tls_cert, tls_key, agent_client_ca, operator_client_ca, plaintext, insecure_any_address } =
+            self;
+        let all = [
+            ("--plaintext", *plaintext),
+            ("--insecure-any-address", *insecure_any_address),
+            ("--tls-cert", tls_cert.is_some()),
+            ("--tls-key", tls_key.is_some()),
+            ("--agent-client-ca", agent_client_ca.is_some()),
+            ("--operator-client-ca", operator_client_ca.is_some()),
+        ];
+        all.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
+    }
+
     /// Reads and checks the files, for the listener of one kind at `address`.
     ///
     /// # Errors
@@ -273,12 +293,36 @@ impl ClientTlsArgs {
     }
 }
 
+impl ClientTransport {
+    /// TLS that trusts this CA alone, shows this certificate with its key where there is one, and expects this name where it
+    /// is not the address's host. All in PEM.
+    ///
+    /// # Errors
+    /// Where they make no configuration.
+    pub fn of(
+        ca: &str,
+        own: Option<(&str, &str)>,
+        server_name: Option<&str>,
+    ) -> Result<Self, tonic::transport::Error> {
+        install_provider();
+        let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca));
+        if let Some((certificate, key)) = own {
+            config = config.identity(Identity::from_pem(certificate, key));
+        }
+        if let Some(name) = server_name {
+            config = config.domain_name(name);
+        }
+        tonic::transport::Endpoint::from_static("https://localhost").tls_config(config.clone())?;
+        Ok(Self::Tls(Box::new(config)))
+    }
+}
+
 impl ServerTransport {
-    /// Its TLS; `None` for plaintext.
+    /// Its TLS by files; `None` where there are none.
     #[must_use]
     pub fn tls(&self) -> Option<&ServerTls> {
         match self {
-            Self::Plaintext => None,
+            Self::Plaintext | Self::Issued(_) => None,
             Self::Tls(tls) => Some(tls),
         }
     }
@@ -340,6 +384,12 @@ fn key(path: &Path) -> Result<Hidden, TlsError> {
     let mut pem = Zeroizing::new(Vec::new());
     file.read_to_end(&mut pem).map_err(failed)?;
     Ok(Hidden(pem))
+}
+
+/// The certificates in a PEM text; `None` if one of them is broken.
+#[must_use]
+pub fn certificates_of(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().ok()
 }
 
 /// The certificates in a file that has been checked.

@@ -8,11 +8,14 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::x509::AttributeTypeAndValue;
 
 /// What comes before kind and name in the URI of a certificate.
 const SCHEME: &str = "cleat://";
@@ -88,6 +91,15 @@ pub enum Who {
     Anybody,
     /// A certificate proves this name, and it is of the kind that this listener is for.
     Known(Subject),
+    /// There is TLS, and nothing proves who it is: the calls have to.
+    Unproven,
+    /// A certificate of the cluster's client CA is this user's.
+    User {
+        /// The common name.
+        name: String,
+        /// The organizations.
+        groups: Vec<String>,
+    },
     /// It may do nothing here; the text says why.
     Refused(String),
 }
@@ -102,6 +114,8 @@ pub struct Peer {
     /// When the first certificate of the connection ends, theirs or ours; the connection ends with it. `None`
     /// without TLS.
     pub until: Option<SystemTime>,
+    /// Set by who admits a call of a client of which the connection proves nothing: until then it is a stranger's.
+    pub admitted: Arc<AtomicBool>,
 }
 
 /// What a certificate says of itself.
@@ -140,6 +154,24 @@ pub(super) fn read(certificate: &CertificateDer<'_>) -> Option<Said> {
 /// The last moment at which all of these are valid.
 pub(super) fn until(chain: &[CertificateDer<'_>]) -> Option<SystemTime> {
     chain.iter().map(|certificate| read(certificate).map_or(UNIX_EPOCH, |said| said.not_after)).min()
+}
+
+/// The user of a cluster that a certificate of its client CA names, as an API server reads it.
+pub(super) fn user(certificate: &CertificateDer<'_>) -> Who {
+    let refused = |why: &str| Who::Refused(format!("the client certificate {why}"));
+    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return refused("cannot be read") };
+    let mut names = parsed.subject().iter_common_name().map(AttributeTypeAndValue::as_str);
+    let (Some(Ok(name)), None) = (names.next(), names.next()) else {
+        return refused("has not exactly one common name, which is the user's");
+    };
+    if name.is_empty() {
+        return refused("has an empty common name");
+    }
+    let groups = parsed.subject().iter_organization().map(|group| group.as_str().map(str::to_owned));
+    match groups.collect() {
+        Ok(groups) => Who::User { name: name.to_owned(), groups },
+        Err(_) => refused("has an organization that is no text"),
+    }
 }
 
 /// The subject that a URI names; `None` for a URI of another form.
@@ -216,6 +248,26 @@ mod tests {
             let Who::Refused(why) = judge(kind, ours, &node) else { panic!("let in: {words:?}") };
             assert!(words.iter().all(|word| why.contains(word)), "{why}");
         }
+    }
+
+    #[test]
+    fn a_cluster_s_user_is_the_common_name_and_its_groups_the_organizations() {
+        let made = |names: &[(rcgen::DnType, &str)]| {
+            let mut params = CertificateParams::new(vec![]).expect("params");
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            for (kind, name) in names {
+                params.distinguished_name.push(kind.clone(), *name);
+            }
+            let key = KeyPair::generate().expect("key");
+            user(params.self_signed(&key).expect("certificate").der())
+        };
+        let (common, group) = (rcgen::DnType::CommonName, rcgen::DnType::OrganizationName);
+        let known = Who::User { name: "alice".into(), groups: vec!["admins".into()] };
+        assert_eq!(made(&[(common.clone(), "alice"), (group.clone(), "admins")]), known);
+        for names in [&[][..], &[(group, "admins")], &[(common, "")]] {
+            assert!(matches!(made(names), Who::Refused(_)), "{names:?}");
+        }
+        assert!(matches!(user(&CertificateDer::from(vec![1, 2])), Who::Refused(_)));
     }
 
     #[test]

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
+mod identities;
+
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,6 +19,8 @@ use nix::unistd::Pid;
 
 /// The driver whose objects these are.
 pub const DRIVER: &str = "cleat.io";
+pub use identities::Identities;
+
 /// Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -24,6 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Cluster {
     folder: tempfile::TempDir,
     kubectl: PathBuf,
+    at: String,
     server: Child,
     etcd: Child,
 }
@@ -43,7 +48,12 @@ static SHARED: LazyLock<Shared> = LazyLock::new(|| {
     let (send, started) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let cluster = Cluster::start(programs);
-        let _ = send.send(Shared { kubectl: cluster.kubectl.clone(), kubeconfig: cluster.kubeconfig() });
+        let identities = cluster.identities();
+        let _ = send.send(Shared {
+            kubectl: cluster.kubectl.clone(),
+            kubeconfig: cluster.kubeconfig(),
+            identities,
+        });
         loop {
             std::thread::park();
         }
@@ -96,6 +106,7 @@ impl Cluster {
         let key = state("sa.key");
         let made = Command::new("openssl").args(["genrsa", "-out", &key, "2048"]).output().unwrap();
         assert!(made.status.success());
+        identities::make_client_ca(folder.path());
         std::fs::write(state("tokens.csv"), "admin-token,admin,1,\"system:masters\"\n").unwrap();
         let server = ends_with_us(&programs.join("kube-apiserver"))
             .args([&format!("--etcd-servers={}", at(client)), "--bind-address=127.0.0.1"])
@@ -109,20 +120,24 @@ impl Cluster {
                 &format!("--service-account-key-file={key}"),
                 &format!("--service-account-signing-key-file={key}"),
             ])
-            .arg(format!("--token-auth-file={}", state("tokens.csv")))
+            .args([
+                format!("--token-auth-file={}", state("tokens.csv")),
+                format!("--client-ca-file={}", state(identities::CLIENT_CA)),
+            ])
             .stdin(Stdio::null())
             .stdout(log("server.out"))
             .stderr(log("server.err"))
             .spawn()
             .unwrap();
+        let at = format!("https://127.0.0.1:{secure}");
         let kubeconfig = format!(
             "apiVersion: v1\nkind: Config\n\
-             clusters: [{{name: c, cluster: {{server: 'https://127.0.0.1:{secure}', insecure-skip-tls-verify: true}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: '{at}', insecure-skip-tls-verify: true}}}}]\n\
              users: [{{name: admin, user: {{token: admin-token}}}}]\n\
              contexts: [{{name: c, context: {{cluster: c, user: admin}}}}]\ncurrent-context: c\n"
         );
         std::fs::write(folder.path().join("kubeconfig"), kubeconfig).unwrap();
-        let cluster = Self { folder, kubectl: programs.join("kubectl"), server, etcd };
+        let cluster = Self { folder, kubectl: programs.join("kubectl"), at, server, etcd };
         let deadline = Instant::now() + PATIENCE;
         while !cluster.try_kubectl(&["get", "--raw", "/readyz"]).is_ok_and(|answer| answer == "ok") {
             assert!(Instant::now() < deadline, "the API server is not ready: {}", cluster.complaints());
@@ -135,6 +150,12 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.path().join("kubeconfig")
+    }
+
+    /// Who else there is.
+    #[must_use]
+    pub fn identities(&self) -> Identities {
+        Identities::new(self.folder.path(), &self.kubectl, &self.at)
     }
 
     fn complaints(&self) -> String {
@@ -207,6 +228,7 @@ fn kubectl(program: &Path, kubeconfig: &Path, arguments: &[&str]) -> Result<Stri
 pub struct Shared {
     kubectl: PathBuf,
     kubeconfig: PathBuf,
+    identities: Identities,
 }
 
 /// One for all tests of a process that do not hurt it.
@@ -225,6 +247,12 @@ impl Shared {
     /// What a person says with kubectl.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
         kubectl(&self.kubectl, &self.kubeconfig, arguments).unwrap()
+    }
+
+    /// Who else there is.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
     }
 
     /// A client of its administrator.

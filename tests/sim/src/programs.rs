@@ -168,7 +168,8 @@ pub async fn agent(universe: Universe, node: NodeIx, nic: Nic, disk: PathBuf) ->
     fleet.load();
     fleet.sweep().await?;
     let session = Session {
-        endpoint: Box::new(Dialler::through(nic, controller_endpoint(), CONTROLLER, AGENTS_PORT)),
+        controllers: Box::new(Dialler::through(nic, controller_endpoint(), CONTROLLER, AGENTS_PORT)),
+        token: None,
         node_is,
         node: Arc::new(fleet.clone()),
         outbox,

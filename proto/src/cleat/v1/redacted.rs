@@ -1,8 +1,8 @@
-//! Debug output of the directives that carry a secret: all but the secret, and whether there is one.
+//! Debug output of the messages that carry a secret: all but the secret, and whether there is one.
 
 use std::fmt::{Debug, Formatter, Result};
 
-use super::{Attach, Rekey};
+use super::{Attach, Rekey, TokenRenewal};
 
 fn presence(secret: &str) -> &'static str {
     if secret.is_empty() { "none" } else { "set" }
@@ -43,6 +43,12 @@ impl Debug for Rekey {
     }
 }
 
+impl Debug for TokenRenewal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        f.debug_struct("TokenRenewal").field("token", &presence(&self.token)).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,7 +60,8 @@ mod tests {
         let rekey = Rekey { dhchap_secret, ..Rekey::default() };
         let message =
             super::super::ToAgent { kind: Some(super::super::to_agent::Kind::Rekey(rekey.clone())) };
-        let said = format!("{attach:?} {attach:#?} {rekey:?} {message:?}");
+        let renewal = TokenRenewal { token: "c2VjcmV0".into() };
+        let said = format!("{attach:?} {attach:#?} {rekey:?} {message:?} {renewal:?}");
         assert!(!said.contains("c2Vj") && said.contains("\"set\""), "{said}");
     }
 }

@@ -255,6 +255,7 @@ fn welcome() -> ToAgent {
         session_id: "bench".to_owned(),
         heartbeat_interval_ms: ms(HEARTBEAT),
         silence_deadline_ms: ms(SILENCE),
+        takes_tokens: false,
     });
     ToAgent { kind: Some(kind) }
 }

@@ -161,6 +161,7 @@ async fn node_a(begun: &mut mpsc::Receiver<Line>) -> anyhow::Result<Line> {
             session_id: "impostor".into(),
             heartbeat_interval_ms: 1000,
             silence_deadline_ms: 60_000,
+            takes_tokens: false,
         };
         line.say(to_agent::Kind::Welcome(welcome)).await?;
         return match line.next().await? {
