@@ -4,7 +4,12 @@ use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("proto");
-    let files = ["csi/v1/csi.proto", "cleat/v1/session.proto", "cleat/v1/operator.proto"];
+    let files = [
+        "csi/v1/csi.proto",
+        "cleat/v1/session.proto",
+        "cleat/v1/operator.proto",
+        "pluginregistration/v1/registration.proto",
+    ];
     let descriptors = protox::compile(files.map(|file| root.join(file)), [root])?;
     tonic_prost_build::configure()
         // What a caller sends as `secrets`, and what agents authenticate with, must not reach a log by way of a

@@ -77,6 +77,11 @@ pub struct Args {
     #[arg(long, value_name = "DIR", default_value = "/var/lib/kubelet", value_parser = absolute)]
     kubelet_dir: PathBuf,
 
+    /// Where the kubelet looks for plug-ins (plugins_registry in its --root-dir): the agent registers itself there. Without
+    /// it, something else has to
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
+    kubelet_registration_dir: Option<PathBuf>,
+
     /// Which interface makes connections
     #[arg(long, value_name = "kernel|nvme-cli|auto", default_value = "auto")]
     fabrics: Choice,
@@ -176,6 +181,8 @@ pub struct Config {
     pub nvme_dir: PathBuf,
     /// The kubelet's root directory: volumes are published only below it.
     pub kubelet_dir: PathBuf,
+    /// Where the kubelet looks for plug-ins; `None`: the agent does not register itself.
+    pub registration_dir: Option<PathBuf>,
     /// Which interface makes connections.
     pub fabrics: Choice,
     /// The beginning of our subsystems' NQNs, which tells them from others.
@@ -235,6 +242,7 @@ impl Args {
             state_dir,
             nvme_dir,
             kubelet_dir,
+            kubelet_registration_dir: registration_dir,
             fabrics,
             nqn_prefix: prefix,
             storage_address: storage_addresses,
@@ -273,6 +281,7 @@ impl Args {
             state_dir,
             nvme_dir,
             kubelet_dir,
+            registration_dir,
             fabrics,
             prefix,
             storage_addresses,
@@ -341,6 +350,7 @@ mod tests {
         for (flag, value) in [
             ("--csi-socket", "csi.sock"),
             ("--kubelet-dir", "kubelet"),
+            ("--kubelet-registration-dir", "plugins_registry"),
             ("--nqn-prefix", "nqn.2026-01.io.cleat"),
             ("--storage-address", "eth0"),
             ("--storage-address", "0.0.0.0"),

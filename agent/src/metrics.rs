@@ -249,3 +249,17 @@ pub fn silent_addresses(count: usize) {
 pub fn path_repair(connected: bool) {
     counter!(PATH_REPAIRS.name, "result" => if connected { "connected" } else { "failed" }).increment(1);
 }
+
+#[cfg(test)]
+mod tests {
+    use cleat_runtime::Program as _;
+
+    #[test]
+    fn each_metric_has_its_row_in_the_documentation() {
+        let document = include_str!("../../docs/metrics.md");
+        assert_eq!(
+            cleat_runtime::metrics::undocumented(crate::args::Args::METRICS, document),
+            Vec::<String>::new()
+        );
+    }
+}

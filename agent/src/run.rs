@@ -24,6 +24,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Args, Config};
+use crate::csi::registration::Registering;
 use crate::identity::{Held, Names};
 use crate::ledger::Ledger;
 use crate::link::Link;
@@ -90,6 +91,14 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
     }
     let incoming = UnixIncoming::bind(&config.csi_socket).await.map_err(Failure::failed)?;
     let incoming = incoming.or_give_up(context.giving_up.clone());
+    let registering = match &config.registration_dir {
+        None => None,
+        Some(dir) => {
+            let registered = context.readiness.flag("registered with the kubelet");
+            let bound = Registering::bind(dir, &config.driver_name, &config.csi_socket, registered).await;
+            Some(bound.map_err(Failure::failed)?.or_give_up(context.giving_up.clone()))
+        }
+    };
     let session = Session {
         controllers: Box::new(ByName(config.controllers)),
         token: config.token,
@@ -99,7 +108,8 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         link,
         ready: context.readiness.flag("session with the controller"),
     };
-    let parts = Parts { fleet, incoming, session, driver_name: config.driver_name, node_id: config.node_id };
+    let (driver_name, node_id) = (config.driver_name, config.node_id);
+    let parts = Parts { fleet, incoming, registering, session, driver_name, node_id };
     parts.run(context.stop).await
 }
 
@@ -107,6 +117,7 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
 struct Parts<H> {
     fleet: Fleet<H>,
     incoming: UnixIncoming,
+    registering: Option<Registering>,
     session: Session<Fleet<H>>,
     driver_name: String,
     node_id: crate::name::NodeId,
@@ -116,11 +127,16 @@ impl<H: Host> Parts<H> {
     async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
         let watching = tokio::spawn(Watch::new(self.fleet.clone()).run(stop.clone()));
         let talking = tokio::spawn(self.session.run(stop.clone()));
+        // Last, as the kubelet calls at once.
+        let registering = self.registering.map(|registering| tokio::spawn(registering.serve(stop.clone())));
         let (fleet, driver_name, node_id) = (self.fleet.clone(), self.driver_name, self.node_id);
         let served = csi::serve(self.incoming, driver_name, node_id, fleet, stop.clone()).await;
         // Whatever ended it, the rest ends with it: half an agent is worse than one that is started again.
         stop.cancel();
         let (watched, talked) = tokio::join!(watching, talking);
+        if let Some(registering) = registering {
+            registering.await.map_err(Failure::failed)?.map_err(Failure::failed)?;
+        }
         self.fleet.settle(SETTLE).await;
         served.map_err(Failure::failed)?;
         watched.and(talked).map_err(Failure::failed)

@@ -37,6 +37,7 @@ use crate::cluster;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, Started};
 use crate::leadership::{Leadership, OfLeader};
+use crate::metrics;
 use crate::operator::{self, Operators};
 use crate::stored::{StoreSettings, Stored, StoredError};
 use crate::trust::{ClusterTrust, ClusterTrustSettings};
@@ -122,6 +123,7 @@ pub enum AppError {
 pub async fn run(cli: Cli, context: Context) -> Result<(), Failure> {
     let settings = cli.settings().map_err(Failure::config)?;
     warn_of(&settings);
+    metrics::begin();
     let clock = Clock::start();
     let mut rds = RestRds::new(settings.rds.clone()).map_err(Failure::config)?;
     if let Some(ports) = settings.volume_ports.clone() {
@@ -504,7 +506,9 @@ async fn watch_over(
         let mut every = tokio::time::interval(HEALTH_EVERY);
         loop {
             every.tick().await;
-            let ready = leadership.serves() && readiness.missing().is_empty();
+            let leads = leadership.serves();
+            metrics::leads(leads);
+            let ready = leads && readiness.missing().is_empty();
             let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
             for reporter in &health {
                 reporter.set_service_status("", status).await;

@@ -88,7 +88,7 @@ pub struct Cli {
 /// Options for `--store kubernetes` and `--trust kubernetes`.
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
-struct KubernetesOptions {
+pub struct KubernetesOptions {
     /// Kubeconfig of the cluster; without it a pod's service account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
@@ -115,7 +115,11 @@ struct KubernetesOptions {
 }
 
 impl KubernetesOptions {
-    fn settings(self, rds_timeout: Duration, driver: &str) -> Result<ClusterSettings, ConfigError> {
+    /// Where the cluster is, and as whom this process asks for its Lease.
+    ///
+    /// # Errors
+    /// The first option that cannot be used, with its value.
+    pub fn settings(self, rds_timeout: Duration, driver: &str) -> Result<ClusterSettings, ConfigError> {
         let Self { kubeconfig, namespace, lease_name, lease_duration, api_timeout, pod_name } = self;
         at_least("--api-timeout", api_timeout, Duration::from_millis(100))?;
         // A Lease says its time in seconds, and is renewed when a third of it has passed; what is sent right before that has

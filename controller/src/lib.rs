@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | [`cli`] | the command line |
 //! | [`app`] | the parts put together, from listeners to shutdown |
+//! | [`maintenance`] | what the program does instead of running: `migrate-store`, `uninstall-check` |
 //! | [`engine`] | the core's task, durable records, effects in order |
 //! | [`agents`] | agent sessions |
 //! | [`csi`] | CSI Identity and Controller |
@@ -32,6 +33,7 @@ pub mod csi;
 pub mod engine;
 mod explain;
 pub mod leadership;
+pub mod maintenance;
 pub mod metrics;
 pub mod operator;
 mod rpc_status;

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cleat_core::RdsFailure;
+use cleat_core::{RdsFailure, Rung};
 use cleat_runtime::metrics::{Metric, code_name};
 use cleat_runtime::tls::ClientKind;
 use metrics::{counter, gauge, histogram};
@@ -34,6 +34,8 @@ const NODES_SET_ASIDE: Metric = Metric::counter(
     "cleat_controller_nodes_set_aside_total",
     "Nodes left as they are until a restart, since somebody else keeps writing their record",
 );
+const LEADS: Metric =
+    Metric::gauge("cleat_controller_leads", "1 at the replica that leads, and answers calls");
 const REQUESTS_WAITING: Metric =
     Metric::gauge("cleat_controller_requests_waiting", "Requests that are not answered yet");
 const RDS_CALLS: Metric = Metric::histogram(
@@ -99,6 +101,7 @@ pub const METRICS: &[Metric] = &[
     STORE_STALLED,
     VOLUMES_SET_ASIDE,
     NODES_SET_ASIDE,
+    LEADS,
     REQUESTS_WAITING,
     RDS_CALLS,
     ATTACH,
@@ -232,6 +235,20 @@ pub(crate) fn engine_commit(took: Duration, records: usize) {
     histogram!(COMMIT_RECORDS.name).record(count(records));
 }
 
+/// Makes what alerts rest on visible before its first event: what rises from nothing is no rise. Call it once the recorder is
+/// installed.
+pub(crate) fn begin() {
+    leads(false);
+    store_stalled(false);
+    fences(0, 0);
+    for counter in [&VOLUMES_SET_ASIDE, &NODES_SET_ASIDE, &AGENT_FACTS_REFUSED] {
+        counter!(counter.name).absolute(0);
+    }
+    for rung in Rung::LADDER {
+        counter!(FENCES.name, "rung" => rung.name(), "result" => FenceResult::Refused.name()).absolute(0);
+    }
+}
+
 /// Whether the store takes nothing now, so that everything waits.
 pub(crate) fn store_stalled(stalled: bool) {
     gauge!(STORE_STALLED.name).set(if stalled { 1.0 } else { 0.0 });
@@ -305,6 +322,11 @@ pub(crate) fn fence_ended(rung: &'static str, result: FenceResult, after: Durati
 pub(crate) fn fences(under_way: usize, quarantined: usize) {
     gauge!(FENCES_UNDER_WAY.name).set(count(under_way));
     gauge!(NODES_QUARANTINED.name).set(count(quarantined));
+}
+
+/// Whether this replica leads.
+pub(crate) fn leads(leads: bool) {
+    gauge!(LEADS.name).set(if leads { 1.0 } else { 0.0 });
 }
 
 /// Things that are not where they should be, by kind.
@@ -394,6 +416,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn each_metric_has_its_row_in_the_documentation() {
+        use cleat_runtime::Program as _;
+        let document = include_str!("../../docs/metrics.md");
+        assert_eq!(
+            cleat_runtime::metrics::undocumented(crate::cli::Cli::METRICS, document),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
     fn names_and_labels_are_what_dashboards_know() {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
@@ -401,6 +433,7 @@ mod tests {
             let took = Duration::from_millis(3);
             core_step(took);
             engine_commit(took, 32);
+            leads(true);
             waiting_requests(2);
             store_stalled(true);
             volume_set_aside();
@@ -422,6 +455,7 @@ mod tests {
             "cleat_controller_core_step_seconds_count 1",
             "cleat_controller_commit_seconds_count 1",
             "cleat_controller_commit_records_sum 32",
+            "cleat_controller_leads 1",
             "cleat_controller_requests_waiting 2",
             "cleat_controller_store_stalled 1",
             "cleat_controller_volumes_set_aside_total 1",

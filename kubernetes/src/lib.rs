@@ -12,6 +12,7 @@
 //! | [`serving_ca`] | the CA of the controller's own certificate |
 //! | [`client_ca`] | the CA of the cluster's client certificates |
 //! | [`identity`] | who a person is, by their kubeconfig |
+//! | [`in_use`] | what keeps Cleat from being uninstalled |
 //! | [`lease`] | the one leader: its claim, its term, and how long both hold |
 
 pub mod api;
@@ -19,6 +20,7 @@ pub mod attachments;
 pub mod client_ca;
 pub mod definitions;
 pub mod identity;
+pub mod in_use;
 pub mod lease;
 pub mod notes;
 pub mod records;

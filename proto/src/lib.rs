@@ -1,4 +1,5 @@
-//! The protocols: the subset of CSI v1 that Cleat serves, and `cleat.v1`, its own protocol. Generated code, nothing else.
+//! The protocols: the subset of CSI v1 that Cleat serves, the kubelet's registration of plug-ins, and `cleat.v1`, its own
+//! protocol. Generated code, nothing else.
 //!
 //! The sources are in `proto/`; names, numbers and types of CSI are the standard's (spec 1.11), so that any
 //! CSI caller can talk to Cleat. RPCs of the standard that are not listed here answer `UNIMPLEMENTED`.
@@ -11,6 +12,15 @@ pub mod csi {
         mod redacted;
 
         tonic::include_proto!("csi.v1");
+    }
+}
+
+/// How the kubelet learns of a plug-in.
+pub mod pluginregistration {
+    /// The first version, whose package has no version in its name.
+    #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+    pub mod v1 {
+        tonic::include_proto!("pluginregistration");
     }
 }
 

@@ -53,6 +53,17 @@ impl Metric {
         Self { name, kind: Kind::Histogram(buckets), help }
     }
 
+    /// Its row in docs/metrics.md.
+    #[must_use]
+    pub fn row(&self) -> String {
+        let kind = match self.kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        };
+        format!("| `{}` | {kind} | {} |", self.name, self.help)
+    }
+
     /// Its buckets; `None` where it is no histogram.
     pub(crate) fn buckets(&self) -> Option<&'static [f64]> {
         match self.kind {
@@ -83,6 +94,13 @@ pub fn describe<'m>(metrics: impl IntoIterator<Item = &'m Metric>) {
             Kind::Histogram(_) => describe_histogram!(*name, *help),
         }
     }
+}
+
+/// Rows that docs/metrics.md lacks, of a program with these tables.
+#[must_use]
+pub fn undocumented(tables: &[&[Metric]], document: &str) -> Vec<String> {
+    let rows = tables.iter().copied().flatten().chain(COMMON).map(Metric::row);
+    rows.filter(|row| !document.lines().any(|line| line == row)).collect()
 }
 
 /// Names in a text of the exposition format that have no help.

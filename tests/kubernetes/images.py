@@ -1,15 +1,44 @@
 #!/usr/bin/env python3
 """images.py OUT.tar PAUSE ROOT AGNHOST KIND=NAME ...: a docker archive of images made of what is on this machine.
 
-Kinds: pause, busybox, agnhost, glibc (GNU tools out of ROOT, the nodes' Debian tree). The names are the caller's.
+Kinds: pause, busybox, agnhost, glibc (GNU tools out of ROOT, the nodes' Debian tree); program:FILE, which is that one
+program and nothing else, as the cluster's own sidecars are; target:NAME:FOLDER, which is what that target of
+deploy/Dockerfile makes, of the Debian trees in FOLDER (base.tar, NAME.tar) and the programs in FOLDER/out. The names of
+images are the caller's.
+
+images.py --packages TARGET: the packages that deploy/Dockerfile installs there, with those of the stages below.
 """
 import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
+
+def stage(name):
+    """What a stage of the Dockerfile does, with the stages below it, in the forms that it keeps to."""
+    text = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../deploy/Dockerfile")).read()
+    text = re.sub(r"\\\n\s*", "", text)
+    body = re.search(r"^FROM (\S+) AS %s\n(.*?)(?=^FROM |\Z)" % name, text, re.M | re.S)
+    if body is None: raise SystemExit("deploy/Dockerfile has no stage " + name)
+    below = stage(body[1]) if ":" not in body[1] else {"packages": [], "files": [], "config": {}}
+    packages, files, config = below["packages"][:], below["files"][:], dict(below["config"])
+    for line in body[2].splitlines():
+        if not line.strip() or line.startswith("#"): continue
+        word, rest = line.split(" ", 1)
+        installed = re.fullmatch(r"apt-get update && apt-get install -y --no-install-recommends ([-a-z0-9 .+]+) && rm -rf /var/lib/apt/lists/\*", rest)
+        copied = re.fullmatch(r"--from=build /out/(\S+) (/\S+/)", rest)
+        if word == "RUN" and installed: packages += installed[1].split()
+        elif word == "COPY" and copied: files.append((copied[1], copied[2]))
+        elif word == "USER": config["User"] = rest
+        elif word == "ENTRYPOINT": config["Entrypoint"] = json.loads(rest)
+        else: raise SystemExit("deploy/Dockerfile, stage %s: cannot build %r without docker; see its first lines" % (name, line))
+    return {"packages": packages, "files": files, "config": config}
+
+if sys.argv[1] == "--packages":
+    print(",".join(stage(sys.argv[2])["packages"])); raise SystemExit
 
 pause, root, agnhost = sys.argv[2:5]
 
@@ -29,7 +58,29 @@ passwd = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n"
 base = layer([("bin/busybox", read("/bin/busybox"), 0o755), ("etc/passwd", passwd, 0o644), ("etc/group", b"root:x:0:\n", 0o644)],
              [("bin/" + a, "busybox") for a in applets if a != "busybox"] + [("usr/bin", "../bin"), ("usr/sbin", "../bin"), ("sbin", "bin")],
              [("bin", 0o755), ("etc", 0o755), ("usr", 0o755), ("root", 0o700), ("tmp", 0o1777), ("mnt", 0o755), ("var", 0o755), ("home", 0o755), ("opt", 0o755)])
+def below(base, whole):
+    """The files of one tree that the other does not have like that: a layer."""
+    def known(t): return {m.name: (m.type, m.mode, m.size, m.linkname, hashlib.sha256(t.extractfile(m).read()).digest() if m.isreg() else None) for m in t}
+    out = io.BytesIO()
+    with tarfile.open(base) as b, tarfile.open(whole) as w, tarfile.open(fileobj=out, mode="w") as t:
+        have = known(b)
+        for m, what in ((m, w) for m in w.getmembers()):
+            data = what.extractfile(m).read() if m.isreg() else None
+            like = (m.type, m.mode, m.size, m.linkname, hashlib.sha256(data).digest() if m.isreg() else None)
+            if have.get(m.name) != like: t.addfile(m, io.BytesIO(data) if data is not None else None)
+    return out.getvalue()
+def target(name, folder):
+    s = stage(name)
+    layers = [read(folder + "/base.tar")]
+    if os.path.exists(folder + "/" + name + ".tar"): layers.append(below(folder + "/base.tar", folder + "/" + name + ".tar"))
+    layers.append(layer([(to.lstrip("/") + program, read(folder + "/out/" + program), 0o755) for program, to in s["files"]]))
+    path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return layers, {**s["config"], "Env": [path]}
 def kinds(k):
+    if k.startswith("target:"): return target(*k.split(":", 2)[1:])
+    if k.startswith("program:"):
+        name = os.path.basename(k[8:])
+        return [layer([(name, read(k[8:]), 0o755)])], {"Entrypoint": ["/" + name], "User": "65532:65532"}
     if k == "pause": return [layer([("pause", read(pause), 0o755)])], {"Entrypoint": ["/pause"]}
     if k == "busybox": return [base], {"Cmd": ["sh"], "Env": ["PATH=/bin:/usr/bin"]}
     if k == "agnhost":

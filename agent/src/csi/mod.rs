@@ -5,6 +5,7 @@
 
 mod identity;
 mod node;
+pub mod registration;
 pub mod request;
 mod status;
 

@@ -122,7 +122,7 @@ impl Rung {
 
 impl Rung {
     /// In the order in which they are tried.
-    pub(crate) const LADDER: [Self; 5] =
+    pub const LADDER: [Self; 5] =
         [Self::Reservation, Self::Acl, Self::Secret, Self::ExportOff, Self::NodeGone];
 
     pub(crate) fn suffices_for(self, min: MinFence) -> bool {

@@ -142,6 +142,20 @@ impl Database {
             Ok(Err(term)) => return Err(lost_claim(term, claim)),
             Err(error) => return Err(self.trouble(&error)),
         };
+        self.parsed(noted)
+    }
+
+    /// Which keys secrets were made with, as it is noted.
+    pub(super) fn eras(&mut self) -> Result<Vec<Era>, CommitError> {
+        self.ensure_open()?;
+        let connection = self.connection.as_mut().ok_or_else(closed)?;
+        match read_keys(connection) {
+            Ok(noted) => self.parsed(noted),
+            Err(error) => Err(self.trouble(&error)),
+        }
+    }
+
+    fn parsed(&self, noted: Vec<(u64, String)>) -> Result<Vec<Era>, CommitError> {
         let era = |(first_term, id): (u64, String)| {
             let key = id.parse().map_err(|error| {
                 let problem = format!("the key of term {first_term}: {error}");

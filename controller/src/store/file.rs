@@ -51,6 +51,7 @@ struct WriterThread {
 pub(super) enum StoreRequest {
     Term { at_least: u64, done: oneshot::Sender<Result<u64, CommitError>> },
     Key { key: KeyId, before: KeyId, done: oneshot::Sender<Result<Vec<Era>, CommitError>> },
+    Eras { done: oneshot::Sender<Result<Vec<Era>, CommitError>> },
     Commit { writes: Vec<Write>, done: oneshot::Sender<Answers> },
 }
 
@@ -69,6 +70,14 @@ impl FileStore {
         let (send, receive) = mpsc::channel(QUEUE);
         let thread = std::thread::spawn(move || write_all(database, receive));
         Self { thread: Arc::new(WriterThread { asked: Some(send), thread: Mutex::new(Some(thread)) }) }
+    }
+
+    /// Which keys secrets were made with, as it is noted.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub async fn eras(&self) -> Result<Vec<Era>, CommitError> {
+        self.ask(|done| StoreRequest::Eras { done }).await.unwrap_or_else(|| Err(gone()))
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> StoreRequest) -> Option<T> {
@@ -121,6 +130,10 @@ pub(super) fn write_all(mut database: Database, mut asked: mpsc::Receiver<StoreR
             }
             StoreRequest::Key { key, before, done } => {
                 let _ = done.send(database.take_key(key, before));
+                continue;
+            }
+            StoreRequest::Eras { done } => {
+                let _ = done.send(database.eras());
                 continue;
             }
             StoreRequest::Commit { writes, done } => (writes, done),

@@ -80,6 +80,31 @@ impl KubernetesStore {
         Ok((Self { claim, timeout, records, notes, last, statuses }, Loaded { term, entries }))
     }
 
+    /// Notes which keys secrets were made with, as another store has it.
+    ///
+    /// # Errors
+    /// If something else is noted already, or it is not known to be durable.
+    pub async fn note_eras(&self, eras: &[Era]) -> Result<(), CommitError> {
+        if eras.is_empty() {
+            return Ok(());
+        }
+        if !self.claim.outlives(self.timeout) {
+            return Err(self.not_ours());
+        }
+        let wanted: Lines =
+            eras.iter().map(|era| (era.first_term.to_string(), era.key.to_string())).collect();
+        let noted = self.notes.change(|lines| {
+            if lines.is_empty() {
+                return Ok(Some(wanted.clone()));
+            }
+            if *lines == wanted { Ok(None) } else { Err(format!("the ConfigMap {KEYS} says something else")) }
+        });
+        noted.await.map(drop).map_err(|error| match error {
+            ApiError::Refused(reason) => CommitError::Fatal { reason },
+            other => CommitError::Retry { reason: format!("cannot write the ConfigMap {KEYS}: {other}") },
+        })
+    }
+
     fn last(&self, key: &Key) -> Option<Last> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod deployed;
 mod lease;
 mod records;
 mod serving_ca;

@@ -27,7 +27,7 @@ fn map(value: Value) -> Map<String, Value> {
 }
 
 /// A record of that size, which one attachment of each kind has.
-fn record(name: &str, size: u64) -> Map<String, Value> {
+pub(crate) fn record(name: &str, size: u64) -> Map<String, Value> {
     let attachment = |node: &str, phase: Value| {
         json!({
             "node": node, "hostNqn": format!("nqn.2026-01.test:{node}"), "epoch": "17.1", "role": "primary",

@@ -112,6 +112,8 @@ impl Cluster {
             .args([&format!("--etcd-servers={}", at(client)), "--bind-address=127.0.0.1"])
             .args([&format!("--secure-port={secure}"), &format!("--cert-dir={}", state("certs"))])
             .args(["--service-cluster-ip-range=10.96.0.0/16", "--authorization-mode=RBAC"])
+            // What deploy/ deploys has privileged containers.
+            .arg("--allow-privileged")
             .args([
                 "--service-account-issuer=https://kubernetes.default.svc",
                 "--advertise-address=127.0.0.1",

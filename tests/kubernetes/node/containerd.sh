@@ -25,5 +25,7 @@ cat >/etc/cni/net.d/10-pods.conflist <<K
 K
 (setsid containerd </dev/null >/var/log/containerd.log 2>&1 &)
 for i in $(seq 200); do ctr version >/dev/null 2>&1 && break; sleep 0.2; done
-ctr -n k8s.io images import --no-unpack=false /payload/images.tar >/dev/null 2>&1 || ctr -n k8s.io images import /payload/images.tar
+for archive in /payload/*.tar; do
+    ctr -n k8s.io images import --no-unpack=false $archive >/dev/null 2>&1 || ctr -n k8s.io images import $archive
+done
 ctr -n k8s.io images ls -q | grep -v sha256

@@ -1,5 +1,5 @@
 #!/bin/bash
-# kubelet.sh API_ADDRESS: a kubelet with real cgroups, over containerd; and the registration of the CSI driver
+# kubelet.sh API_ADDRESS: a kubelet with real cgroups, over containerd; and Services by kube-proxy
 . /run/env
 mkdir -p /var/lib/kubelet/plugins /var/lib/kubelet/plugins_registry /var/log/pods /etc/kubernetes
 # cgroup v2: everything that runs already goes into a leaf, so that the root may hand out controllers
@@ -31,4 +31,4 @@ current-context: c
 K
 printf 'nameserver '"$1"'\n' >/etc/resolv.conf
 (setsid kubelet --config=/etc/kubernetes/kubelet.yaml --kubeconfig=/etc/kubernetes/kubeconfig --hostname-override=$name --node-ip=10.77.3.$number </dev/null >/var/log/kubelet.log 2>&1 & echo $! >/run/kubelet.pid)
-(setsid register cleat.io /var/lib/kubelet/plugins/cleat.io/csi.sock /var/lib/kubelet/plugins_registry/cleat.io-reg.sock </dev/null >/var/log/register.log 2>&1 &)
+(setsid kube-proxy --kubeconfig=/etc/kubernetes/kubeconfig --hostname-override=$name --proxy-mode=nftables --cluster-cidr=10.88.0.0/16 </dev/null >/var/log/kube-proxy.log 2>&1 &)

@@ -13,11 +13,13 @@ hostname $name; echo $name >/etc/hostname; echo "127.0.0.1 localhost
 10.77.3.$number $name" >/etc/hosts
 ip link set lo up
 for p in 3:eth0 1:eth1 2:eth2; do ip addr add 10.77.${p%:*}.$number/24 dev ${p#*:}; ip link set ${p#*:} up; done
-ip route add default via 10.77.3.254; sysctl -qw net.ipv4.ip_forward=1
+ip route add default via 10.77.3.254
+for other in 11 12; do [ $other = $number ] || ip route add 10.88.$other.0/24 via 10.77.3.$other; done
+sysctl -qw net.ipv4.ip_forward=1
 cat >/run/env <<K
 export PATH=$PATH HOME=/root name=$name number=$number
 K
-mkdir -p /var/lib/cleat /etc/nvme /var/log/pods /var/lib/kubelet/plugins/cleat.io
+mkdir -p /var/log/pods
 setsid socat -t 3600 TCP-LISTEN:2222,fork,reuseaddr,bind=10.77.3.$number EXEC:"/bin/bash --rcfile /dev/null",stderr </dev/null >/dev/null 2>&1 &
 echo "NODE-UP $name $(cut -d' ' -f1 /proc/uptime)"
 while :; do wait -n 2>/dev/null; sleep 5; done
