@@ -121,6 +121,13 @@ pub struct Args {
     #[arg(long, value_name = "NUMBER", default_value = "4", value_parser = clap::value_parser!(u32).range(1..=128))]
     nr_io_queues: u32,
 
+    /// How many volumes this node may have at once; 0: no limit but the 1024 that a node may have in any case
+    ///
+    /// The orchestrator's scheduler goes by it, and the controller grants no more than that. What is being detached counts
+    /// until it is gone.
+    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    max_volumes: u32,
+
     /// Time between two full reads of the kernel's state, which do not rely on its events
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration_within(SWEEP))]
     sweep_interval: Duration,
@@ -191,6 +198,8 @@ pub struct Config {
     pub storage_addresses: Vec<IpAddr>,
     /// The kernel's settings for connections.
     pub connect: ConnectOptions,
+    /// How many volumes this node may have at once; zero: no limit.
+    pub max_volumes: u32,
     /// Time between two sweeps, which trust no event.
     pub sweep_interval: Duration,
     /// How long NodeStageVolume waits for the device.
@@ -250,6 +259,7 @@ impl Args {
             reconnect_delay,
             keep_alive,
             nr_io_queues,
+            max_volumes,
             sweep_interval,
             stage_wait,
             lost_device_stay,
@@ -292,6 +302,7 @@ impl Args {
                 keep_alive_tmo: Some(keep_alive),
                 fast_io_fail_tmo: None,
             },
+            max_volumes,
             sweep_interval,
             stage_wait,
             lost_device_stay,
@@ -341,6 +352,7 @@ mod tests {
         assert_eq!(config.node_id.as_str(), "node-a");
         assert_eq!(config.connect.ctrl_loss_tmo, Some(LossTimeout::Never));
         assert_eq!(config.connect.nr_io_queues, Some(4));
+        assert_eq!(config.max_volumes, 0);
         assert_eq!(config.lost_device_stay, Duration::from_secs(30));
         assert_eq!(config.prefix.as_str(), "nqn.2026-01.io.cleat:");
     }
@@ -360,6 +372,7 @@ mod tests {
             ("--lost-device-stay", "1500ms"),
             ("--lost-device-stay", "3601s"),
             ("--nr-io-queues", "0"),
+            ("--max-volumes", "1025"),
             ("--sweep-interval", "50ms"),
             ("--driver-name", "cleat io"),
         ] {

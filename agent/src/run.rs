@@ -108,8 +108,8 @@ pub async fn run(args: Args, context: Context) -> Result<(), Failure> {
         link,
         ready: context.readiness.flag("session with the controller"),
     };
-    let (driver_name, node_id) = (config.driver_name, config.node_id);
-    let parts = Parts { fleet, incoming, registering, session, driver_name, node_id };
+    let (driver_name, node_id, max_volumes) = (config.driver_name, config.node_id, config.max_volumes);
+    let parts = Parts { fleet, incoming, registering, session, driver_name, node_id, max_volumes };
     parts.run(context.stop).await
 }
 
@@ -121,6 +121,7 @@ struct Parts<H> {
     session: Session<Fleet<H>>,
     driver_name: String,
     node_id: crate::name::NodeId,
+    max_volumes: u32,
 }
 
 impl<H: Host> Parts<H> {
@@ -130,7 +131,8 @@ impl<H: Host> Parts<H> {
         // Last, as the kubelet calls at once.
         let registering = self.registering.map(|registering| tokio::spawn(registering.serve(stop.clone())));
         let (fleet, driver_name, node_id) = (self.fleet.clone(), self.driver_name, self.node_id);
-        let served = csi::serve(self.incoming, driver_name, node_id, fleet, stop.clone()).await;
+        let served =
+            csi::serve(self.incoming, driver_name, node_id, self.max_volumes, fleet, stop.clone()).await;
         // Whatever ended it, the rest ends with it: half an agent is worse than one that is started again.
         stop.cancel();
         let (watched, talked) = tokio::join!(watching, talking);
@@ -215,6 +217,7 @@ async fn describe(
         // Linux has the generic ioctls for NVMe since 4.5; what a target can do shows at the attach.
         reservations: true,
         agent_version: cleat_runtime::build_info(),
+        max_volumes: config.max_volumes,
     })
 }
 

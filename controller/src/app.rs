@@ -10,6 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_kubernetes::api::NoClient;
+use cleat_kubernetes::events::Events;
+use cleat_kubernetes::references::References;
 use cleat_proto::cleat::v1::agent_session_server::AgentSessionServer;
 use cleat_proto::cleat::v1::operator_server::OperatorServer;
 use cleat_proto::csi::v1::controller_server::ControllerServer;
@@ -36,8 +38,10 @@ use crate::clock::Clock;
 use crate::cluster;
 use crate::csi::{CsiController, CsiIdentity, Serving};
 use crate::engine::{self, EngineError, Started};
+use crate::events;
 use crate::leadership::{Leadership, OfLeader};
 use crate::metrics;
+use crate::nodes;
 use crate::operator::{self, Operators};
 use crate::stored::{StoreSettings, Stored, StoredError};
 use crate::trust::{ClusterTrust, ClusterTrustSettings};
@@ -292,6 +296,7 @@ where
     let controller = OfLeader::none_yet(&leadership);
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
     csi_health.set_service_status("", ServingStatus::NotServing).await;
+    let driver = driver_name.clone();
     let identity = CsiIdentity::new(driver_name, readiness.clone(), leadership.clone());
     let csi_server = grpc::server(Keepalive::default())
         .add_service(csi_health_service)
@@ -331,7 +336,9 @@ where
         if let Some(keys) = &agents.secrets {
             agents.secrets = Some(Arc::new(stored.take_key(keys).await?));
         }
-        let Stored { store, records, term, attachments } = stored;
+        let Stored { store, records, term, cluster: of_cluster } = stored;
+        let attachments = of_cluster.as_ref().map(|cluster| Arc::clone(&cluster.attachments));
+        let cluster = of_cluster.map(|cluster| cluster.server);
         let secrets = agents.secrets.clone();
         let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
         let start = engine::Start {
@@ -369,6 +376,17 @@ where
             attachments.clone(),
             stop.clone(),
         )));
+        let beside = cluster.map(|server| {
+            let engine = engine.clone();
+            let marks = tokio::spawn(nodes::watch(server.clone(), engine.clone(), stop.clone()));
+            let controller = format!("{driver}/controller");
+            let timeout = server.timeout();
+            let about = References::new(server.clone(), &driver);
+            let events = Events::new(server, &controller, &leadership.identity());
+            let changes = engine.changes();
+            let writing = events::write(changes, events, about, leadership.clone(), timeout, stop.clone());
+            [marks, tokio::spawn(writing)]
+        });
         leadership.serve();
         if let Some(attachments) = attachments {
             let (of, at) = (Arc::clone(&attachments), engine.clone());
@@ -383,6 +401,7 @@ where
             }
         };
         looking.abort();
+        beside.into_iter().flatten().for_each(|task| task.abort());
         ended.map_err(AppError::from)
     };
     let served = async {

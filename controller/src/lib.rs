@@ -12,6 +12,7 @@
 //! | [`agents`] | agent sessions |
 //! | [`csi`] | CSI Identity and Controller |
 //! | [`operator`] | the operators' service |
+//! | `events` | what happens, as Events beside the cluster's objects |
 //! | `explain` | the core's reasons as text |
 //! | `rpc_status` | the gRPC status of what the engine did not grant |
 //! | [`stored`] | from `--store` to records and a term |
@@ -21,6 +22,7 @@
 //! | [`leadership`] | whether this process may act |
 //! | [`store`] | what must not be forgotten |
 //! | [`metrics`] | names, labels and buckets |
+//! | `nodes` | Nodes that the cluster says are out of service |
 //! | [`clock`] | time that never goes back |
 
 pub mod agents;
@@ -31,10 +33,12 @@ pub mod clock;
 mod cluster;
 pub mod csi;
 pub mod engine;
+mod events;
 mod explain;
 pub mod leadership;
 pub mod maintenance;
 pub mod metrics;
+mod nodes;
 pub mod operator;
 mod rpc_status;
 pub mod store;

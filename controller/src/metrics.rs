@@ -78,6 +78,14 @@ const AGENT_FACTS_REFUSED: Metric = Metric::counter(
     "cleat_controller_agent_facts_refused_total",
     "Facts about volumes from agents that were not granted them",
 );
+const EVENTS_WRITTEN: Metric = Metric::counter(
+    "cleat_controller_events_written_total",
+    "Events that were written beside the cluster's objects, or counted in one that is there",
+);
+const EVENTS_DROPPED: Metric = Metric::counter(
+    "cleat_controller_events_dropped_total",
+    "Events that were left out: the API server did not take them, or too many waited",
+);
 const CLIENTS_REFUSED: Metric = Metric::counter(
     "cleat_controller_clients_refused_total",
     "Clients refused for what their certificate or token says, by listener",
@@ -118,6 +126,8 @@ pub const METRICS: &[Metric] = &[
     AGENT_SESSIONS_ENDED,
     AGENT_SESSIONS,
     AGENT_FACTS_REFUSED,
+    EVENTS_WRITTEN,
+    EVENTS_DROPPED,
     CLIENTS_REFUSED,
     TOKEN_REVIEWS,
     OPERATORS_DENIED,
@@ -362,6 +372,16 @@ pub(crate) fn session_ended(code: Code) {
 /// Counts a report about a volume that the agent's node was not granted.
 pub(crate) fn fact_refused() {
     counter!(AGENT_FACTS_REFUSED.name).increment(1);
+}
+
+/// An Event was written.
+pub(crate) fn event_written() {
+    counter!(EVENTS_WRITTEN.name).increment(1);
+}
+
+/// So many Events were left out.
+pub(crate) fn events_dropped(many: u64) {
+    counter!(EVENTS_DROPPED.name).increment(many);
 }
 
 /// A client was refused, on the listener for this kind.

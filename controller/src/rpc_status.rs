@@ -44,6 +44,8 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::NotGone { .. }
         | Refusal::ExportOff { .. }
         | Refusal::Quarantined { .. } => Code::FailedPrecondition,
+        // By this code the kubelet learns that the scheduler counted wrongly, and the pod goes to another node.
+        Refusal::NodeFull { .. } => Code::ResourceExhausted,
         // CSI's code for a node that does not exist: for whoever asks, another node may do.
         Refusal::UnknownNode { .. } => Code::NotFound,
         Refusal::Incompatible { .. } => Code::AlreadyExists,

@@ -39,8 +39,16 @@ pub struct Stored {
     pub records: Records,
     /// The term, higher than any before, and durable.
     pub term: u64,
-    /// In a cluster: who is to have what.
-    pub attachments: Option<Arc<Attachments>>,
+    /// The cluster that the store is in, where it is in one.
+    pub cluster: Option<InCluster>,
+}
+
+/// What a leader has of its cluster, beside the store.
+pub struct InCluster {
+    /// The API server.
+    pub server: ApiServer,
+    /// Who is to have what.
+    pub attachments: Arc<Attachments>,
 }
 
 /// Where records are kept.
@@ -134,7 +142,7 @@ impl Stored {
         let least = clock.now().0.max(before.saturating_add(1));
         let term = insist(|| store.take_term(least)).await;
         let term = term.map_err(|source| StoredError::Term { store: name, source })?;
-        Ok(Self { store, records, term, attachments: None })
+        Ok(Self { store, records, term, cluster: None })
     }
 
     /// Waits until this process leads, then reads the cluster's records. `None`: it was to stop before.
@@ -183,7 +191,8 @@ impl Stored {
             let (store, name, highest) =
                 (Arc::new(store), "kubernetes".to_owned(), loaded.term.max(answered));
             let stored = Self::under_a_term(store, records, highest, name, clock).await?;
-            Ok(Some(Self { attachments: Some(Arc::clone(&attachments)), ..stored }))
+            let cluster = InCluster { server, attachments: Arc::clone(&attachments) };
+            Ok(Some(Self { cluster: Some(cluster), ..stored }))
         };
         tokio::select! {
             opened = opening => opened,

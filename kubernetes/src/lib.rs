@@ -13,6 +13,9 @@
 //! | [`client_ca`] | the CA of the cluster's client certificates |
 //! | [`identity`] | who a person is, by their kubeconfig |
 //! | [`in_use`] | what keeps Cleat from being uninstalled |
+//! | [`events`] | what happened, as Events of the objects that it happened to |
+//! | [`references`] | which objects those are |
+//! | [`nodes`] | which Nodes are marked out of service |
 //! | [`lease`] | the one leader: its claim, its term, and how long both hold |
 
 pub mod api;
@@ -21,10 +24,13 @@ pub mod client_ca;
 pub mod definitions;
 pub mod identity;
 pub mod in_use;
+pub mod events;
 pub mod lease;
+pub mod nodes;
 pub mod notes;
 pub mod records;
 pub mod reviews;
+pub mod references;
 mod schema;
 pub mod serving_ca;
 pub mod watch;

@@ -35,7 +35,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn resource(self) -> ApiResource {
+    pub(crate) fn resource(self) -> ApiResource {
         let (kind, plural) = match self {
             Self::Volume => ("CleatVolume", "cleatvolumes"),
             Self::Node => ("CleatNode", "cleatnodes"),

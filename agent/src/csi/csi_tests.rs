@@ -37,7 +37,7 @@ impl Served {
         let incoming = UnixIncoming::bind(&path).await.unwrap();
         let stop = CancellationToken::new();
         let node_id = NodeId::parse("node-a").unwrap();
-        tokio::spawn(serve(incoming, "cleat.io".into(), node_id, agent.fleet.clone(), stop.clone()));
+        tokio::spawn(serve(incoming, "cleat.io".into(), node_id, 16, agent.fleet.clone(), stop.clone()));
         let channel = grpc::unix_endpoint(&path, Keepalive::default()).unwrap().connect().await.unwrap();
         let (node, identity) = (NodeClient::new(channel.clone()), IdentityClient::new(channel));
         Self { agent, node, identity, stop, _dir: dir }
@@ -293,7 +293,7 @@ async fn the_plug_in_says_who_and_where_it_is() {
     let ready = served.identity.probe(csi::ProbeRequest {}).await.unwrap().into_inner().ready;
     assert_eq!(ready, Some(true));
     let node = served.node.node_get_info(csi::NodeGetInfoRequest {}).await.unwrap().into_inner();
-    assert_eq!(node.node_id, "node-a");
+    assert_eq!((node.node_id.as_str(), node.max_volumes_per_node), ("node-a", 16));
     let capabilities =
         served.node.node_get_capabilities(csi::NodeGetCapabilitiesRequest {}).await.unwrap().into_inner();
     assert_eq!(capabilities.capabilities.len(), 1);

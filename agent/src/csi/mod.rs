@@ -35,6 +35,7 @@ pub async fn serve<H: Host>(
     incoming: UnixIncoming,
     driver_name: String,
     node_id: NodeId,
+    max_volumes: u32,
     fleet: Fleet<H>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
@@ -44,7 +45,7 @@ pub async fn serve<H: Host>(
     grpc::server(Keepalive::default())
         .add_service(health)
         .add_service(IdentityServer::new(IdentityService::new(driver_name)))
-        .add_service(NodeServer::new(NodeService::new(node_id, fleet)))
+        .add_service(NodeServer::new(NodeService::new(node_id, max_volumes, fleet)))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await?;
     Ok(())

@@ -18,13 +18,14 @@ use crate::volume::host::Host;
 #[derive(Debug)]
 pub struct NodeService<H> {
     node_id: NodeId,
+    max_volumes: u32,
     fleet: Fleet<H>,
 }
 
 impl<H: Host> NodeService<H> {
-    /// The Node service of a node.
-    pub fn new(node_id: NodeId, fleet: Fleet<H>) -> Self {
-        Self { node_id, fleet }
+    /// The Node service of a node that may have so many volumes at once (zero: any number).
+    pub fn new(node_id: NodeId, max_volumes: u32, fleet: Fleet<H>) -> Self {
+        Self { node_id, max_volumes, fleet }
     }
 
     async fn stage(&self, request: csi::NodeStageVolumeRequest) -> Result<(), Status> {
@@ -136,10 +137,10 @@ impl<H: Host> Service for NodeService<H> {
         &self,
         _: Request<csi::NodeGetInfoRequest>,
     ) -> Result<Response<csi::NodeGetInfoResponse>, Status> {
-        // No limit of our own: the kernel's is far beyond what a node runs.
         Ok(Response::new(csi::NodeGetInfoResponse {
             node_id: self.node_id.to_string(),
-            max_volumes_per_node: 0,
+            // Zero is CSI's own way to say that there is no limit.
+            max_volumes_per_node: self.max_volumes.into(),
             accessible_topology: None,
         }))
     }

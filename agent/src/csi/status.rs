@@ -150,4 +150,44 @@ mod tests {
             assert!(status.message().contains(said), "{status:?}");
         }
     }
+
+    /// One of each variant that can be made here; the table of docs/csi.md has its row for it.
+    fn documented(error: &impl Coded) {
+        let kind = std::any::type_name_of_val(error).rsplit("::").next().unwrap().to_owned();
+        let variant: String = format!("{error:?}").chars().take_while(char::is_ascii_alphanumeric).collect();
+        let code = cleat_runtime::metrics::code_name(error.code());
+        let row = format!("| `{kind}::{variant}` | `{code}` |");
+        let (_, of_agent) = include_str!("../../../docs/csi.md").split_once("## Codes of the agent").unwrap();
+        assert!(of_agent.contains(&row), "docs/csi.md lacks {row}");
+    }
+
+    #[test]
+    fn the_documents_have_every_failure_with_its_code() {
+        let epoch: Epoch = "5.2".parse().unwrap();
+        let in_progress = || InProgress { what: "attach op-1".into(), since: Duration::from_secs(3) };
+        let host = || HostError::new("umount /x", std::io::Error::from_raw_os_error(16));
+        let stale = Stale { highest: "6.1".parse().unwrap(), ended: false };
+        documented(&InvalidRequest::Missing { field: "volume_id" });
+        documented(&InvalidRequest::NotStaged);
+        for error in [StageError::Lost, in_progress().into(), StageError::Over { asked: epoch, stale }] {
+            documented(&error);
+        }
+        documented(&StageError::NotGranted {
+            asked: epoch,
+            seen: "none".into(),
+            session: "down",
+            waited: Duration::from_secs(10),
+        });
+        for error in [UnstageError::Published(Vec::new()), UnstageError::Lost, host().into()] {
+            documented(&error);
+        }
+        let (target, found) = (|| "/t".into(), || "259:3".to_owned());
+        documented(&PublishError::OtherMode { target: target(), read_only: true });
+        documented(&PublishError::OtherDevice { target: target(), found: found(), source: host() });
+        documented(&PublishError::from(host()));
+        documented(&UnpublishError::Occupied { target: target(), found: found() });
+        documented(&UnpublishError::Left { target: target(), found: found() });
+        documented(&UnpublishError::from(in_progress()));
+        documented(&UnpublishError::Lost);
+    }
 }

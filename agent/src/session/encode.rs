@@ -38,6 +38,7 @@ pub(super) fn hello(node: &NodeDescription) -> proto::Hello {
             reservations: node.reservations,
         }),
         agent_version: node.agent_version.clone(),
+        max_volumes: node.max_volumes,
     }
 }
 

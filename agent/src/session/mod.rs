@@ -104,6 +104,8 @@ pub struct NodeDescription {
     pub reservations: bool,
     /// The version of this agent.
     pub agent_version: String,
+    /// How many volumes the node may have at once; zero: no limit.
+    pub max_volumes: u32,
 }
 
 /// Everything that a session needs.

@@ -52,7 +52,9 @@ impl Side {
     }
 
     async fn welcome(&mut self, silence_ms: u32) -> proto::Inventory {
-        assert!(matches!(self.next().await, Say::Hello(hello) if hello.node_id == "node-a"));
+        assert!(
+            matches!(self.next().await, Say::Hello(hello) if hello.node_id == "node-a" && hello.max_volumes == 16)
+        );
         self.say(Hear::Welcome(proto::Welcome {
             term: 1,
             session_id: "s".into(),
@@ -168,6 +170,7 @@ fn description() -> NodeDescription {
         in_band_auth: false,
         reservations: true,
         agent_version: "1".into(),
+        max_volumes: 16,
     }
 }
 

@@ -37,6 +37,8 @@ mod index;
 mod ladder;
 #[cfg(test)]
 mod operator_tests;
+#[cfg(test)]
+mod out_of_service_tests;
 mod outcomes;
 mod progress;
 mod quarantine;
@@ -44,6 +46,8 @@ mod rds_lists;
 mod requests;
 #[cfg(test)]
 mod rest_tests;
+#[cfg(test)]
+mod room_tests;
 #[cfg(test)]
 mod rung_tests;
 #[cfg(test)]
@@ -223,7 +227,9 @@ impl Core {
             Event::RdsMade { volume } => step.rds_made(volume),
             Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
-            Event::SessionUp { node, session, identity } => step.session_up(node, session, identity),
+            Event::SessionUp { node, session, identity, max_volumes } => {
+                step.session_up(node, session, identity, max_volumes);
+            }
             Event::Inventory { node, session, volumes } => step.inventory(&node, &session, volumes),
             Event::Delta { node, session, observed } => step.delta(&node, &session, observed),
             Event::AgentDone { node, session, operation, volume, epoch, outcome } => {
@@ -234,6 +240,7 @@ impl Core {
                 step.fence_asked(request, volume, node, by, reason);
             }
             Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
+            Event::OutOfService { node, by, reason } => step.out_of_service(&node, &by, &reason),
             Event::Tick => step.tick(),
         }
         step.finish()

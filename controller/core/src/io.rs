@@ -1,5 +1,7 @@
 //! What comes into the core and what goes out of it.
 
+use std::num::NonZeroU32;
+
 use crate::{
     DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure,
     RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord, VolumeSpec,
@@ -75,6 +77,8 @@ pub enum Event {
         session: SessionId,
         /// As it describes itself.
         identity: NodeIdentity,
+        /// How many volumes the node may have at once, where it says so.
+        max_volumes: Option<NonZeroU32>,
     },
     /// All that a node's kernel holds under our prefix. A volume that is not listed is absent.
     Inventory {
@@ -138,6 +142,16 @@ pub enum Event {
         /// The person who says so.
         by: String,
         /// Why, in that person's words.
+        reason: String,
+    },
+    /// The orchestrator says that a node is out of service, on the statement of whoever has marked it so. May come again as
+    /// long as it says so. Not answered.
+    OutOfService {
+        /// The node.
+        node: NodeId,
+        /// The mark that says so.
+        by: String,
+        /// What it says.
         reason: String,
     },
     /// Time passes.

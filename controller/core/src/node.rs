@@ -1,6 +1,7 @@
 //! Nodes: who they are, whether their agent is heard, and whether they may be granted anything.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
@@ -116,16 +117,23 @@ pub struct Node {
     pub standing: Standing,
     /// What its kernel holds by its own last report, by volume.
     pub observed: BTreeMap<VolumeId, Observed>,
+    /// How many volumes it may have at once, by its own word.
+    pub max_volumes: Option<NonZeroU32>,
     /// Epochs of a later term than ours that it says to have seen, on this session: it refuses every directive of our term.
     pub ahead: BTreeMap<VolumeId, Epoch>,
 }
 
 impl Node {
     /// A node that has just said Hello.
-    pub(crate) fn new(identity: NodeIdentity, session: SessionState) -> Self {
+    pub(crate) fn new(
+        identity: NodeIdentity,
+        session: SessionState,
+        max_volumes: Option<NonZeroU32>,
+    ) -> Self {
         Self {
             identity,
             session,
+            max_volumes,
             standing: Standing::Admitted,
             observed: BTreeMap::new(),
             ahead: BTreeMap::new(),

@@ -80,6 +80,20 @@ pub enum Notice {
         /// The step that it has come to.
         step: FenceStep,
     },
+    /// A fence has begun.
+    FenceBegun {
+        /// The volume.
+        volume: VolumeId,
+        /// The node that is fenced.
+        node: NodeId,
+    },
+    /// A node is granted nothing from now on, until it has shown that it holds nothing of the volume.
+    Quarantined {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    },
     /// A node that was fenced from a volume has shown that it holds none of it.
     Readmitted {
         /// The volume.

@@ -23,6 +23,15 @@ pub enum Refusal {
         /// Who has it, oldest first.
         nodes: Vec<NodeId>,
     },
+    /// The node has as many volumes as it may have.
+    NodeFull {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// How many volumes it may have.
+        limit: u32,
+    },
     /// The same attachment exists with other arguments.
     Incompatible {
         /// The volume.

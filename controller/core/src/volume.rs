@@ -352,12 +352,21 @@ impl Attachment {
     /// volume.
     /// The host may be on it when the volume is back, so nobody else is let in before; but a caller that wants the
     /// node off need not wait for a volume that somebody has removed for good.
-    pub(crate) fn is_over_but_for_the_list(&self, now: UnixMillis) -> bool {
+    #[must_use]
+    pub fn is_over_but_for_the_list(&self, now: UnixMillis) -> bool {
         self.unlisted
             && self.evidence().is_some_and(|e| {
                 matches!(e.source, Source::AgentAbsent { .. } | Source::NeverAllowed)
                     && e.verdict(now) == Verdict::Fenced
             })
+    }
+
+    /// Whether callers are to see the volume as published on the node: from the step on that answers its Publish, until
+    /// there is evidence that answers its Unpublish. So one that is being taken down still is, and one whose device has
+    /// to come back after a reboot; what was only found is not, for nobody was answered that it is there.
+    #[must_use]
+    pub fn is_published(&self, now: UnixMillis) -> bool {
+        self.boot_id.is_some() && !self.stray && !self.is_over_but_for_the_list(now)
     }
 
     /// Nothing but the export keeps the node out, or is about to.

@@ -54,6 +54,13 @@ pub enum Wait {
         /// The node.
         node: NodeId,
     },
+    /// The node has as many volumes as it may have, and one of them is being detached.
+    Room {
+        /// The node.
+        node: NodeId,
+        /// How many volumes it may have.
+        limit: u32,
+    },
     /// Nodes that have the volume, or may.
     Holders(Vec<HolderWait>),
 }

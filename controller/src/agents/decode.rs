@@ -3,6 +3,7 @@
 //! In come messages; out go core types that cannot hold anything invalid, or [`Malformed`] with the field and the value.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use cleat_core::{
@@ -34,11 +35,12 @@ pub(super) struct Introduced {
     pub(super) identity: NodeIdentity,
     pub(super) capabilities: proto::Capabilities,
     pub(super) agent_version: String,
+    pub(super) max_volumes: Option<NonZeroU32>,
 }
 
 pub(super) fn hello(mut hello: proto::Hello, prefix: &NqnPrefix) -> Result<Introduced, Malformed> {
     limits::hello(&mut hello)?;
-    let proto::Hello { protocol, node_id, identity, capabilities, agent_version } = hello;
+    let proto::Hello { protocol, node_id, identity, capabilities, agent_version, max_volumes } = hello;
     if protocol != SESSION_PROTOCOL {
         return Err(Malformed::Protocol { agent: protocol });
     }
@@ -48,7 +50,7 @@ pub(super) fn hello(mut hello: proto::Hello, prefix: &NqnPrefix) -> Result<Intro
     if capabilities.nqn_prefix != prefix.as_str() {
         return Err(Malformed::Prefix { agent: capabilities.nqn_prefix, ours: prefix.to_string() });
     }
-    Ok(Introduced { node, identity, capabilities, agent_version })
+    Ok(Introduced { node, identity, capabilities, agent_version, max_volumes: NonZeroU32::new(max_volumes) })
 }
 
 fn node_identity(identity: proto::NodeIdentity) -> Result<NodeIdentity, Malformed> {

@@ -20,6 +20,7 @@ fn good_hello() -> proto::Hello {
         }),
         capabilities: Some(proto::Capabilities { nqn_prefix: PREFIX.into(), ..Default::default() }),
         agent_version: "1".into(),
+        max_volumes: 0,
     }
 }
 

@@ -117,8 +117,12 @@ impl Talk {
         let orders = self.context.sessions.open(session.clone(), node.clone());
         // From here on the core may know the session, and must hear of its end.
         let _ = self.known.send((node.clone(), session.clone()));
-        let up =
-            Event::SessionUp { node: node.clone(), session: session.clone(), identity: introduced.identity };
+        let up = Event::SessionUp {
+            node: node.clone(),
+            session: session.clone(),
+            identity: introduced.identity,
+            max_volumes: introduced.max_volumes,
+        };
         self.context.engine.submit(up).await?;
         let mut progress = Progress {
             node,

@@ -17,7 +17,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::call_context::{CallContext, Serving};
 use super::status::CallError;
-use super::{provision, publish, request};
+use super::{list, provision, publish, request};
 use crate::engine::{Engine, EngineEnded};
 use crate::metrics;
 
@@ -195,6 +195,32 @@ impl Controller for CsiController {
         .await
     }
 
+    async fn list_volumes(
+        &self,
+        request: Request<csi::ListVolumesRequest>,
+    ) -> Result<Response<csi::ListVolumesResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call { rpc: "ListVolumes", volume: "", node: "" };
+        self.call(call, |context| {
+            let page = request::Page::check(&request)?;
+            Ok(async move { list::page(&context, page).await })
+        })
+        .await
+    }
+
+    async fn controller_get_volume(
+        &self,
+        request: Request<csi::ControllerGetVolumeRequest>,
+    ) -> Result<Response<csi::ControllerGetVolumeResponse>, Status> {
+        let request = request.into_inner();
+        let call = Call { rpc: "ControllerGetVolume", volume: &request.volume_id, node: "" };
+        self.call(call, |context| {
+            let volume = request::volume("volume_id", &request.volume_id)?;
+            Ok(async move { list::one(&context, volume).await })
+        })
+        .await
+    }
+
     async fn controller_get_capabilities(
         &self,
         _: Request<csi::ControllerGetCapabilitiesRequest>,
@@ -204,8 +230,16 @@ impl Controller for CsiController {
                 csi::controller_service_capability::Rpc { r#type: kind.into() },
             )),
         };
-        let capabilities =
-            [Type::CreateDeleteVolume, Type::PublishUnpublishVolume, Type::PublishReadonly].map(capability);
+        let capabilities = [
+            Type::CreateDeleteVolume,
+            Type::PublishUnpublishVolume,
+            Type::PublishReadonly,
+            Type::ListVolumes,
+            Type::ListVolumesPublishedNodes,
+            Type::GetVolume,
+            Type::VolumeCondition,
+        ]
+        .map(capability);
         Ok(Response::new(csi::ControllerGetCapabilitiesResponse { capabilities: capabilities.into() }))
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! In come requests; out go answers, each after: validate, begin or join the operation, wait for it, map the error
 //! once. What holds: an operation once begun goes on when its caller gives up, and a repeated call joins it; success
-//! is said only on proof; a volume is called absent only if the RDS has said so.
+//! is said only on proof; a volume is called absent only if the RDS has said so; where a volume is published is read from
+//! durable state alone.
 
 mod call_context;
 mod controller;
+mod health;
 mod identity;
 mod in_progress;
+mod list;
 mod name;
 mod overtaking;
 mod provision;

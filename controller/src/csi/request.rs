@@ -61,6 +61,43 @@ pub(super) struct Unpublish {
     pub(super) node: Option<NodeId>,
 }
 
+/// ListVolumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Page {
+    /// At most so many entries.
+    pub(super) most: usize,
+    /// Those after this one.
+    pub(super) after: Option<VolumeId>,
+}
+
+impl Page {
+    /// What precedes, in a token, the last volume of the page before. Volumes are listed by their ids in order: so a token
+    /// stays good whatever is made or deleted meanwhile, also by another controller.
+    const TOKEN: &str = "after=";
+    /// So many entries fit in a message of 4 MiB, the most that gRPC takes if it is not asked for more.
+    pub(super) const MOST: usize = 1_000;
+
+    pub(super) fn check(request: &csi::ListVolumesRequest) -> Result<Self, CallError> {
+        let csi::ListVolumesRequest { max_entries, starting_token } = request;
+        let most = match usize::try_from(*max_entries) {
+            Err(_) => return Err(invalid("max_entries", format!("{max_entries} is negative"))),
+            Ok(0) => Self::MOST,
+            Ok(most) => most.min(Self::MOST),
+        };
+        let last = |token: &str| VolumeId::new(token.strip_prefix(Self::TOKEN)?).ok();
+        let after = match starting_token.as_str() {
+            "" => None,
+            token => Some(last(token).ok_or_else(|| CallError::UnknownToken { token: shown(token) })?),
+        };
+        Ok(Self { most, after })
+    }
+
+    /// The token of the page that begins after this volume.
+    pub(super) fn token(last: &VolumeId) -> String {
+        format!("{}{last}", Self::TOKEN)
+    }
+}
+
 impl Create {
     pub(super) fn check(request: &csi::CreateVolumeRequest) -> Result<Self, CallError> {
         let volume = super::name::volume_of(&request.name)?;

@@ -47,6 +47,9 @@ pub(super) enum CallError {
     /// The RDS, asked by this edge.
     #[error("volume {volume}: {}", cleat_runtime::exit::Causes(source))]
     Rds { volume: VolumeId, source: RdsError },
+    /// The RDS gave no list of its volumes.
+    #[error("cannot list the volumes of the RDS: {}", cleat_runtime::exit::Causes(.0))]
+    NoList(RdsError),
     /// The RDS has said that there is no such volume.
     #[error("volume {0} does not exist on the RDS")]
     NoSuchVolume(VolumeId),
@@ -59,6 +62,14 @@ pub(super) enum CallError {
     /// Another call works on the volume.
     #[error("volume {volume}: {operation} is under way since {since}; repeat when it is over")]
     InProgress { volume: VolumeId, operation: &'static str, since: String },
+    /// The token of a page was not given by this driver.
+    #[error("starting_token: {token:?} is none that this driver gave: begin again without one")]
+    UnknownToken { token: String },
+    /// The RDS has not listed its volumes since this controller began.
+    #[error(
+        "what the RDS has is not known yet: it has not listed its volumes since this controller began; repeat the call"
+    )]
+    NotListedYet,
     /// The operation's task panicked.
     #[error("the operation ended without an answer: {0}; repeat the call")]
     Panicked(#[source] tokio::task::JoinError),
@@ -85,11 +96,12 @@ impl CallError {
             Self::Engine(error) => rpc_status::request_code(error),
             Self::Cluster(NotAsClustered::Unknown { .. }) => Code::Unavailable,
             Self::Cluster(_) => Code::FailedPrecondition,
-            Self::Rds { source, .. } => rds_code(source),
+            Self::Rds { source, .. } | Self::NoList(source) => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
             Self::Unusable { .. } | Self::NoSuchFence { .. } => Code::FailedPrecondition,
-            Self::InProgress { .. } => Code::Aborted,
+            Self::InProgress { .. } | Self::UnknownToken { .. } => Code::Aborted,
+            Self::NotListedYet => Code::Unavailable,
             // What it did is not known.
             Self::Panicked(_) => Code::Internal,
         }

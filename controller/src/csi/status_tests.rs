@@ -43,6 +43,11 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             ],
         ),
         (
+            Refusal::NodeFull { volume: volume(), node: node("a"), limit: 16 },
+            Code::ResourceExhausted,
+            &["node a", "16 volumes", "--max-volumes"],
+        ),
+        (
             Refusal::Incompatible {
                 volume: volume(),
                 node: node("a"),
@@ -72,6 +77,8 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
         (not_ready("holders"), Code::FailedPrecondition, &["holders"]),
         (not_ready("live-paths"), Code::Unavailable, &["live-paths"]),
         (not_ready("lost"), Code::Unavailable, &["lost"]),
+        (not_ready("superseded"), Code::Aborted, &["superseded"]),
+        (not_ready("internal"), Code::Internal, &["internal"]),
         (
             Refusal::InUse { volume: volume(), node: node("a"), holders: vec!["pid 3 (qemu)".into()] },
             Code::FailedPrecondition,
@@ -144,12 +151,17 @@ fn every_refusal_has_its_code_and_says_what_it_is_about() {
     }
 }
 
-#[test]
-fn every_other_failure_has_its_code() {
+/// Every variant but the core's refusals.
+async fn every_other_failure() -> Vec<(CallError, Code)> {
+    let panicked = tokio::spawn(async { panic!("a defect") }).await.unwrap_err();
+    let lacking = vec![Tried { rung: Rung::Acl, result: "x".into() }];
     let cause = || cleat_rds::Cause::new("x");
     let from_rds = |source| CallError::Rds { volume: volume(), source };
     let unreachable = |way| RdsError::Unreachable { what: "list".into(), way, cause: cause() };
-    let cases = [
+    vec![
+        (CallError::Panicked(panicked), Code::Internal),
+        (CallError::NoSuchFence { min_fence: MinFence::Acl, lacking }, Code::FailedPrecondition),
+        (CallError::NoList(unreachable(cleat_rds::Way::Timeout)), Code::Unavailable),
         (CallError::Invalid(Invalid::new("name", "x")), Code::InvalidArgument),
         (CallError::OutOfRange("x".into()), Code::OutOfRange),
         (CallError::Engine(RequestError::Ended(EngineEnded)), Code::Unavailable),
@@ -162,6 +174,8 @@ fn every_other_failure_has_its_code() {
             CallError::InProgress { volume: volume(), operation: "CreateVolume", since: "x".into() },
             Code::Aborted,
         ),
+        (CallError::UnknownToken { token: "x".into() }, Code::Aborted),
+        (CallError::NotListedYet, Code::Unavailable),
         (from_rds(RdsError::NotFound { what: "x".into() }), Code::NotFound),
         (from_rds(unreachable(cleat_rds::Way::Timeout)), Code::Unavailable),
         (from_rds(unreachable(cleat_rds::Way::Connect)), Code::Unavailable),
@@ -190,10 +204,67 @@ fn every_other_failure_has_its_code() {
             Code::Unavailable,
         ),
         (from_rds(RdsError::Conflict { volume: volume(), problem: "x".into() }), Code::FailedPrecondition),
-    ];
-    for (error, code) in cases {
+    ]
+}
+
+#[tokio::test]
+async fn every_other_failure_has_its_code() {
+    for (error, code) in every_other_failure().await {
         assert_eq!(error.code(), code, "{error}");
     }
+}
+
+/// The variant's name, as the documents have it.
+fn variant(value: &impl std::fmt::Debug) -> String {
+    format!("{value:?}").chars().take_while(char::is_ascii_alphanumeric).collect()
+}
+
+fn name(error: &CallError) -> String {
+    match error {
+        CallError::Engine(RequestError::Refused(Refusal::Rds { error, .. })) => {
+            format!("Rds{}", variant(error))
+        }
+        CallError::Engine(RequestError::Refused(refusal)) => variant(refusal),
+        CallError::Engine(other) => variant(other),
+        CallError::Rds { source, .. } | CallError::NoList(source) => format!("Rds{}", variant(source)),
+        other => variant(other),
+    }
+}
+
+const DOCUMENT: &str = include_str!("../../../docs/csi.md");
+
+/// The rows of the table below a heading, each as its cells without backquotes.
+fn rows(heading: &str) -> Vec<Vec<String>> {
+    let (_, after) = DOCUMENT.split_once(&format!("# {heading}\n")).expect("the heading is there");
+    let table = after.lines().skip_while(|line| !line.starts_with('|')).take_while(|l| l.starts_with('|'));
+    let cells = |line: &str| line.trim_matches('|').split('|').map(|c| c.trim().replace('`', "")).collect();
+    table.skip(2).map(cells).collect()
+}
+
+#[tokio::test]
+async fn the_documents_have_every_failure_with_its_code_and_no_other() {
+    let refusals = every_refusal().into_iter().map(|(refusal, ..)| RequestError::Refused(refusal).into());
+    let others = every_other_failure().await.into_iter().map(|(error, _)| error);
+    let named = |error: CallError| (name(&error), cleat_runtime::metrics::code_name(error.code()).to_owned());
+    let mut real: std::collections::BTreeSet<(String, String)> = refusals.chain(others).map(named).collect();
+    let standby = crate::leadership::Leadership::by_lease().elsewhere();
+    real.insert(("Standby".into(), cleat_runtime::metrics::code_name(standby.code()).into()));
+    let documented = rows("Codes of the controller").into_iter().map(|row| (row[0].clone(), row[1].clone()));
+    assert_eq!(documented.collect::<std::collections::BTreeSet<_>>(), real);
+}
+
+#[test]
+fn the_documents_say_of_each_call_the_codes_of_its_failures() {
+    let mut of_calls = std::collections::BTreeMap::<String, std::collections::BTreeSet<String>>::new();
+    for row in rows("Codes of the controller") {
+        for call in row[2].split(", ") {
+            of_calls.entry(call.to_owned()).or_default().insert(row[1].clone());
+        }
+    }
+    let by_call = rows("By call").into_iter().map(|row| {
+        (row[0].clone(), row[1].split(' ').map(str::to_owned).collect::<std::collections::BTreeSet<_>>())
+    });
+    assert_eq!(by_call.collect::<std::collections::BTreeMap<_, _>>(), of_calls);
 }
 
 /// The compiler asks for a case above when the core gets a new refusal.
@@ -217,8 +288,9 @@ fn no_refusal_is_left_out() {
         Refusal::NotAttached { .. } => 14,
         Refusal::NotGone { .. } => 15,
         Refusal::UnknownNode { .. } => 16,
+        Refusal::NodeFull { .. } => 17,
     };
     let seen: std::collections::BTreeSet<i32> =
         every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
-    assert_eq!(seen, (0..17).collect());
+    assert_eq!(seen, (0..18).collect());
 }

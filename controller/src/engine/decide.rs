@@ -114,6 +114,7 @@ fn change(event: &Event) -> Option<WatchedChange> {
         Event::SessionUp { node, .. }
         | Event::Inventory { node, .. }
         | Event::SessionLost { node, .. }
+        | Event::OutOfService { node, .. }
         | Event::DeclareGone { node, .. } => Some(WatchedChange::Node(node.clone())),
         Event::Delta { observed, .. } => Some(WatchedChange::Volume(observed.volume.clone())),
         Event::AgentDone { volume, .. } => Some(WatchedChange::Volume(volume.clone())),

@@ -10,6 +10,7 @@ use cleat_core::{
     VolumeId,
 };
 
+use crate::events::{self, ClusterEvent};
 use crate::{explain, metrics};
 
 /// Something that happened, as text for people.
@@ -27,11 +28,13 @@ pub struct NoticeText {
     pub message: String,
     /// The migration that it belongs to.
     pub migration: Option<Box<Migration>>,
+    /// As what it is shown beside the cluster's objects.
+    pub events: Vec<ClusterEvent>,
 }
 
 /// Logs and counts a notice; gives it as text for people.
 pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
-    let text = render(at, notice);
+    let text = NoticeText { events: events::of(notice), ..render(at, notice) };
     metrics::notice(text.reason);
     match notice {
         Notice::Granted { volume, node, epoch } => {
@@ -65,6 +68,8 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
             tracing::info!(%volume, %node, reason = text.reason, "{}", text.message);
         }
         Notice::Fence { volume, node, .. }
+        | Notice::FenceBegun { volume, node }
+        | Notice::Quarantined { volume, node }
         | Notice::Trouble { volume, node, .. }
         | Notice::StrayFound { volume, node } => {
             tracing::warn!(%volume, %node, reason = text.reason, "{}", text.message);
@@ -87,6 +92,7 @@ pub(super) fn refused(
         node: node.cloned(),
         message: explain::refusal(refusal),
         migration: None,
+        events: events::of_refusal(refusal),
     };
     metrics::notice(text.reason);
     let (node, volume) = (node.map_or("all", NodeId::as_str), volume.map_or("all", VolumeId::as_str));
@@ -115,6 +121,7 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
         node: Some(node.clone()),
         message,
         migration: None,
+        events: Vec::new(),
     };
     match notice {
         Notice::Granted { volume, node, epoch } => {
@@ -148,6 +155,14 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
         Notice::Fence { volume, node, rung, step } => {
             let message = format!("fence by {}: {}", rung.name(), step.name());
             text("fence", volume, node, message)
+        }
+        Notice::FenceBegun { volume, node } => {
+            text("fence_begun", volume, node, "the node is being cut off".to_owned())
+        }
+        Notice::Quarantined { volume, node } => {
+            let message =
+                "the node is granted nothing until it has shown that it holds none of it".to_owned();
+            text("quarantined", volume, node, message)
         }
         Notice::Readmitted { volume, node } => {
             text("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())

@@ -16,6 +16,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
              Attached nodes: {}",
             nodes(holders)
         ),
+        Refusal::NodeFull { volume, node, limit } => format!(
+            "cannot attach volume {volume} to node {node}: it has {limit} volumes, which is its limit (--max-volumes of its \
+             agent); detach one there, use another node, or raise the limit"
+        ),
         Refusal::Incompatible { volume, node, difference } => format!(
             "cannot attach volume {volume} to node {node}: it is attached there with other arguments: {}; unpublish it \
              first, or ask for what it is",

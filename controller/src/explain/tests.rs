@@ -95,6 +95,11 @@ fn refusals() {
                  complete. Attached nodes: a, bb",
             ),
             (
+                Refusal::NodeFull { volume: v(), node: n("a"), limit: 16 },
+                "cannot attach volume vol to node a: it has 16 volumes, which is its limit (--max-volumes of its agent); \
+                 detach one there, use another node, or raise the limit",
+            ),
+            (
                 Refusal::Incompatible {
                     volume: v(),
                     node: n("a"),
@@ -324,6 +329,10 @@ fn waits_of_requests() {
                  export is off, and it was found on",
             ),
             (Wait::Inventory { node: n("a") }, "the inventory of node a"),
+            (
+                Wait::Room { node: n("a"), limit: 16 },
+                "one of the 16 volumes of node a, which may have no more (--max-volumes), to be detached there",
+            ),
             (
                 Wait::Holders(vec![
                     holder("a", Condition::HostDenied),

@@ -37,6 +37,9 @@ pub(crate) fn wait(wait: &Wait) -> String {
             list_doubt(*doubt)
         ),
         Wait::Inventory { node } => format!("the inventory of node {node}"),
+        Wait::Room { node, limit } => format!(
+            "one of the {limit} volumes of node {node}, which may have no more (--max-volumes), to be detached there"
+        ),
         Wait::Holders(holders) => holders.iter().map(holder).collect::<Vec<_>>().join("; and for "),
     }
 }

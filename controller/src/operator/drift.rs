@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::agents::{AgentReport, ReportNumber, Reports};
 use crate::engine::{Engine, EngineEnded, NoticeText, WatchedChange};
+use crate::events::{ClusterEvent, EventReason};
 use crate::{explain, metrics};
 
 /// Between two looks.
@@ -267,7 +268,8 @@ fn tell(engine: &Engine, drift: Drift) {
     let (about, at_node) = (volume.as_ref().map(VolumeId::as_str), node.as_ref().map(NodeId::as_str));
     tracing::warn!(node = at_node, volume = about, kind = kind.name(), "{message}");
     let (at, reason) = (engine.now(), kind.reason());
-    engine.tell(NoticeText { at, reason, volume, node, message, migration: None });
+    let events = vec![ClusterEvent { reason: EventReason::DriftFound, note: message.clone() }];
+    engine.tell(NoticeText { at, reason, volume, node, message, migration: None, events });
 }
 
 /// Compares every record with what nodes and the RDS show.
@@ -465,7 +467,8 @@ mod tests {
             unready: String::new(),
         };
         let volumes = holds.iter().map(observed).collect();
-        core.step(UnixMillis(2), Event::SessionUp { node: node(name), session: session.clone(), identity });
+        let (id, up) = (node(name), session.clone());
+        core.step(UnixMillis(2), Event::SessionUp { node: id, session: up, identity, max_volumes: None });
         core.step(UnixMillis(3), Event::Inventory { node: node(name), session, volumes });
     }
 

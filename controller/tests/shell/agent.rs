@@ -98,6 +98,7 @@ impl Host {
                 ..Default::default()
             }),
             agent_version: "0.1.0".into(),
+            max_volumes: 0,
         };
         Arc::new(Self {
             hello: Mutex::new(hello),

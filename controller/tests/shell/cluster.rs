@@ -388,3 +388,114 @@ async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
     assert!(refused.contains("says something else"), "{refused}");
     world.start().await;
 }
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn what_happens_is_shown_beside_the_record_the_claim_and_the_node() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    let objects = world.dir.path().join("objects.yaml");
+    std::fs::write(
+        &objects,
+        "apiVersion: v1\nkind: PersistentVolume\nmetadata: {name: pv-pvc-1}\nspec:\n  capacity: {storage: 1Gi}\n  \
+         accessModes: [ReadWriteOnce]\n  csi: {driver: cleat.io, volumeHandle: pvc-1}\n  \
+         claimRef: {kind: PersistentVolumeClaim, apiVersion: v1, namespace: default, name: disk, uid: u-disk}\n---\n\
+         apiVersion: v1\nkind: Node\nmetadata: {name: node-a}\n",
+    )
+    .unwrap();
+    cluster.kubectl(&["apply", "-f", objects.to_str().unwrap()]);
+    world.core.fence_after_ms = 100;
+    world.core.target.acl = true;
+    world.core.target.export_cuts = true;
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (agent, _other) = (world.agent(&host).await, world.agent(&other).await);
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
+    cluster.wants("pvc-1", "node-b", false);
+    published(&csi, "pvc-1", "node-a").await;
+    for _ in 0..2 {
+        csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
+    }
+    drop(agent);
+    cluster.wants_no_more("pvc-1", "node-a");
+    csi.unpublish("pvc-1", "node-a").await.unwrap();
+    let about = |kind: &str, name: &str| {
+        let path = r#"jsonpath={range .items[*]}{.regarding.kind}/{.regarding.name}/{.reason}{"\n"}{end}"#;
+        let all = cluster.kubectl(&["get", "events.events.k8s.io", "-A", "-o", path]);
+        let begins = format!("{kind}/{name}/");
+        all.lines().filter_map(|line| Some(line.strip_prefix(&begins)?.to_owned())).collect::<Vec<_>>()
+    };
+    let of_volume = ["AttachmentConflict", "FenceProven", "FenceStarted", "VolumeAttached", "VolumeDetached"];
+    for (kind, name) in [("CleatVolume", "pvc-1"), ("PersistentVolumeClaim", "disk")] {
+        eventually("the Events of the volume", async || {
+            let mut found = about(kind, name);
+            found.sort();
+            found == of_volume
+        })
+        .await;
+    }
+    eventually("the Events of the node", async || {
+        let found = about("Node", "node-a");
+        ["FenceStarted", "FenceProven", "NodeQuarantined"]
+            .iter()
+            .all(|reason| found.iter().any(|f| f == reason))
+    })
+    .await;
+    // As a person sees it: by the object's UID.
+    for (kind, name, reason) in
+        [("cleatvolume", "pvc-1", "VolumeDetached"), ("node", "node-a", "NodeQuarantined")]
+    {
+        let described = cluster.kubectl(&["describe", kind, name]);
+        assert!(described.contains(reason), "{described}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_taint_starts_a_fence_and_ends_nothing_before_its_proof() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    let objects = world.dir.path().join("node.yaml");
+    let node = |name: &str| format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n---\n");
+    std::fs::write(&objects, ["node-a", "node-b", "node-c"].map(node).concat()).unwrap();
+    cluster.kubectl(&["apply", "-f", objects.to_str().unwrap()]);
+    (world.core.target.acl, world.core.target.export_cuts) = (true, true);
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let hosts = [Host::new("node-a", 1), Host::new("node-b", 2), Host::new("node-c", 3)];
+    let mut agents = Vec::new();
+    for host in &hosts {
+        agents.push(world.agent(host).await);
+    }
+    let csi = world.csi().await;
+    for (volume, node) in [("pvc-1", "node-a"), ("pvc-2", "node-b"), ("pvc-3", "node-c")] {
+        csi.create(volume).await.unwrap();
+        cluster.wants(volume, node, false);
+        published(&csi, volume, node).await;
+    }
+    // A Node that is deleted, and a taint that says something else, are no event.
+    cluster.kubectl(&["delete", "node", "node-b"]);
+    cluster.kubectl(&["taint", "node", "node-c", "node.kubernetes.io/unreachable=:NoExecute"]);
+    // The RDS does nothing, so the fence proves nothing.
+    world.rds.stuck.send_replace(true);
+    cluster.kubectl(&["taint", "node", "node-a", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"]);
+    eventually("the fence has begun", async || {
+        world.volume("pvc-1").await.attachments.iter().any(|a| a.phase == "Draining")
+    })
+    .await;
+    let attachment = world.volume("pvc-1").await.attachments.remove(0);
+    assert!(
+        attachment.may_write && attachment.cause.contains("out-of-service=nodeshutdown"),
+        "{attachment:?}"
+    );
+    for volume in ["pvc-2", "pvc-3"] {
+        assert_eq!(world.volume(volume).await.attachments[0].phase, "Ready");
+    }
+    world.rds.stuck.send_replace(false);
+    eventually("it is cut off", async || world.volume("pvc-1").await.attachments.is_empty()).await;
+    let proof = world.volume("pvc-1").await.past_evidence.remove(0);
+    assert!(proof.wanted_by.contains("out-of-service"), "{proof:?}");
+}

@@ -218,7 +218,7 @@ async fn a_full_disk_fails_calls_by_name_and_ends_by_itself_when_there_is_room()
     let room = Arc::new(AtomicBool::new(true));
     let error = CommitError::Retry { reason: "no room on the disk of store x".into() };
     let store = FailingStore { works: Arc::clone(&room), error };
-    let stored = Stored { store: Arc::new(store), records: Records::default(), term: 1, attachments: None };
+    let stored = Stored { store: Arc::new(store), records: Records::default(), term: 1, cluster: None };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
@@ -245,7 +245,7 @@ async fn a_store_that_fails_ends_the_controller_and_nothing_is_done_or_promised(
     let works = Arc::new(AtomicBool::new(true));
     let error = CommitError::Fatal { reason: "the disk is gone".into() };
     let store = Arc::new(FailingStore { works: Arc::clone(&works), error });
-    let stored = Stored { store, records: Records::default(), term: 1, attachments: None };
+    let stored = Stored { store, records: Records::default(), term: 1, cluster: None };
     world.start_with(stored, Clock::start()).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;

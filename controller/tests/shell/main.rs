@@ -12,6 +12,7 @@ mod crowd;
 mod export_off;
 mod failures;
 mod fencing;
+mod list;
 mod operators;
 mod process;
 mod rds;

@@ -1,8 +1,9 @@
-//! ClusterRecords and the Lease on a real API server, with a real etcd behind it.
+//! ClusterRecords, the Lease and Events on a real API server, with a real etcd behind it.
 
 #![allow(clippy::unwrap_used)]
 
 mod deployed;
+mod events;
 mod lease;
 mod records;
 mod serving_ca;

@@ -181,16 +181,29 @@ impl Cluster {
     pub fn wants(&self, volume: &str, node: &str, shared: bool) {
         let mode = if shared { "ReadWriteMany" } else { "ReadWriteOnce" };
         let name = usual_name(volume, DRIVER, node);
-        let objects = format!(
-            "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv-{volume}}}\n\
-             spec: {{capacity: {{storage: 1Gi}}, accessModes: [{mode}], volumeMode: Block, \
-             persistentVolumeReclaimPolicy: Retain, csi: {{driver: {DRIVER}, volumeHandle: {volume}}}}}\n---\n\
-             apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: {name}}}\n\
-             spec: {{attacher: {DRIVER}, nodeName: {node}, source: {{persistentVolumeName: pv-{volume}}}}}\n"
+        let apply = |what: &str, objects: String| {
+            let file = self.folder.path().join(format!("{name}-{what}.yaml"));
+            std::fs::write(&file, objects).unwrap();
+            self.kubectl(&["apply", "-f", &file.display().to_string()]);
+        };
+        // One that a test has made itself stays as it is.
+        if self.try_kubectl(&["get", "pv", &format!("pv-{volume}")]).is_err() {
+            apply(
+                "pv",
+                format!(
+                    "apiVersion: v1\nkind: PersistentVolume\nmetadata: {{name: pv-{volume}}}\n\
+                     spec: {{capacity: {{storage: 1Gi}}, accessModes: [{mode}], volumeMode: Block, \
+                     persistentVolumeReclaimPolicy: Retain, csi: {{driver: {DRIVER}, volumeHandle: {volume}}}}}\n"
+                ),
+            );
+        }
+        apply(
+            "va",
+            format!(
+                "apiVersion: storage.k8s.io/v1\nkind: VolumeAttachment\nmetadata: {{name: {name}}}\n\
+                 spec: {{attacher: {DRIVER}, nodeName: {node}, source: {{persistentVolumeName: pv-{volume}}}}}\n"
+            ),
         );
-        let file = self.folder.path().join(format!("{name}.yaml"));
-        std::fs::write(&file, objects).unwrap();
-        self.kubectl(&["apply", "-f", &file.display().to_string()]);
     }
 
     /// What the attacher writes when its Publish was answered.

@@ -1,5 +1,6 @@
 //! The worlds that are checked, and how far.
 
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use cleat_core::{Access, MinFence};
@@ -33,6 +34,7 @@ fn setup(name: &'static str, access: &[Access], nodes: usize, budget: [u8; 3], t
         truth,
         portals,
         min_fence,
+        max_volumes: None,
         strays,
         budget,
         persons,
@@ -112,6 +114,10 @@ pub fn exhaustive(full: bool) -> Vec<Exhaustive> {
     // Agents whose inventory comes some time after they have said Hello.
     let hello = setup("rwx, slow inventories", &[RwxBlock], 2, if full { [3, 1, 1] } else { [2, 1, 0] }, acl);
     all.push(Setup { atomic_hello: false, ..hello });
+    // As many volumes as nodes, and one to each.
+    let full_node =
+        setup("one volume a node", &[Rwo, Rwo], 2, if full { [3, 1, 1] } else { [3, 0, 1] }, none);
+    all.push(Setup { max_volumes: NonZeroU32::new(1), ..full_node });
     all.extend(two_portals(full));
     all.extend(strays(full));
     for (name, truth, min_fence) in demands() {
@@ -264,7 +270,15 @@ pub fn walks() -> Vec<Setup> {
     ];
     let any_order =
         any_order.into_iter().filter_map(|(name, of)| Some(Setup { dangers, ..walk((name, named(of)?.1)) }));
-    targets().into_iter().map(walk).chain(twice).chain(demanding).chain(any_order).collect()
+    // Nobody declares a node gone that still holds what it may not have.
+    let one_each = |(name, of)| {
+        let (persons, max_volumes) = (false, NonZeroU32::new(1));
+        Some(Setup { persons, max_volumes, ..walk((name, named(of)?.1)) })
+    };
+    let one_each =
+        [("one volume a node: walks, list, cut, drain", "list, cut, drain")].into_iter().filter_map(one_each);
+    let all = targets().into_iter().map(walk).chain(twice).chain(demanding);
+    all.chain(any_order).chain(one_each).collect()
 }
 
 /// The name of all [`mixture`]s.

@@ -100,7 +100,7 @@ pub async fn controller(universe: Universe, nic: Nic, disk: PathBuf) -> Ended {
     let records = read_records(entries)?;
     // As the program does it.
     let term = store.take_term((EPOCH_MS + now).max(records.highest_term() + 1)).await?;
-    let stored = Stored { store: Arc::new(store), records, term, attachments: None };
+    let stored = Stored { store: Arc::new(store), records, term, cluster: None };
     let portals = (0..PORTALS).map(|at| world::portal(at).parse()).collect::<Result<_, _>>()?;
     let parts = Parts {
         opening: Box::pin(async { Ok(Some(stored)) }),
@@ -199,5 +199,6 @@ fn describe(
         in_band_auth: false,
         reservations: false,
         agent_version: "simulated".into(),
+        max_volumes: 0,
     })
 }

@@ -26,7 +26,9 @@ impl World {
         let boot = host.boot;
         host.stream =
             Some(Stream { id: id.clone(), process, to_agent: Vec::new(), to_controller: vec![inventory] });
-        self.event(which, Event::SessionUp { node: node_id(n), session: id, identity: identity(n, boot) });
+        let max_volumes = self.setup.max_volumes;
+        let identity = identity(n, boot);
+        self.event(which, Event::SessionUp { node: node_id(n), session: id, identity, max_volumes });
         if self.setup.atomic_hello {
             self.controller_hears(n);
         }

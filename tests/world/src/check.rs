@@ -20,6 +20,11 @@ pub enum Violation {
         /// Who can.
         writers: Vec<N>,
     },
+    /// A node's kernel has more volumes than the node may have, and not by a person's hand.
+    TooManyOnNode {
+        /// The node.
+        n: N,
+    },
     /// 1, at the moment of a grant: as many others as may can write already, with or without a grant, and it is known.
     OneGrantTooMany {
         /// The volume.
@@ -136,6 +141,7 @@ impl Violation {
             | Self::NamesSomethingElse { .. }
             | Self::LeftBehind { .. } => "invariant 5",
             Self::GrantedInQuarantine { .. } => "the quarantine",
+            Self::TooManyOnNode { .. } => "the node's limit",
             Self::PublishedWithoutProof { .. } | Self::DeletedUnderUser { .. } => "the meaning of attached",
             Self::AnsweredTwice | Self::Panicked { .. } => "the core's promises",
         }
@@ -153,6 +159,7 @@ pub fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Ok(Reply::MayDelete) => "may delete",
         Err(Refusal::AttachedElsewhere { .. }) => "attached elsewhere",
         Err(Refusal::MigrationLimit { .. }) => "migration limit",
+        Err(Refusal::NodeFull { .. }) => "node full",
         Err(Refusal::Silent { .. }) => "silent",
         Err(Refusal::Quarantined { .. }) => "quarantined",
         Err(Refusal::NotReady { .. }) => "not ready",
@@ -211,6 +218,9 @@ impl World {
     /// Checks what has to hold at every moment.
     pub fn check(&mut self) {
         self.forget_strays();
+        if let Some(n) = self.nodes().find(|n| self.has_too_many(*n)) {
+            return self.breaks(Violation::TooManyOnNode { n });
+        }
         for v in 0..self.setup.access.len() {
             let writers: Vec<N> = (0..self.setup.nodes).filter(|n| self.writes_and_is_known(v, *n)).collect();
             let record = self.stored.get(&volume_id(v));
@@ -235,6 +245,12 @@ impl World {
             };
             return self.breaks(violation);
         }
+    }
+
+    fn has_too_many(&self, n: N) -> bool {
+        let granted = |v: &V| self.hosts[n].held[*v].is_some() && !self.told.by_hand[*v][n];
+        let held = (0..self.setup.access.len()).filter(granted).count();
+        self.setup.max_volumes.is_some_and(|limit| held > limit.get() as usize)
     }
 
     /// A person says of a node that lives that it is gone. Until its own agent is heard again that is that person's fault,

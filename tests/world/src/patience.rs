@@ -35,6 +35,10 @@ impl Named {
             Wait::Reports { nodes, .. } => (named.nodes, named.agents) = (nodes.clone(), true),
             Wait::ListDrainBound { .. } => named.bound = true,
             Wait::Inventory { node } => (named.nodes, named.agents) = (vec![node.clone()], true),
+            // Of another volume, so who is late with that is not looked at.
+            Wait::Room { node, .. } => {
+                (named.nodes, named.agents, named.bound) = (vec![node.clone()], true, true);
+            }
             Wait::Holders(holders) => {
                 for holder in holders {
                     named.nodes.push(holder.node.clone());

@@ -14,6 +14,7 @@
 //!   answered as done that it could undo.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use cleat_core::{
@@ -78,6 +79,8 @@ pub struct Setup {
     pub portals: usize,
     /// The weakest fence that suffices for its volumes.
     pub min_fence: MinFence,
+    /// How many volumes a node may have, by its own word.
+    pub max_volumes: Option<NonZeroU32>,
     /// People connect volumes by hand.
     pub strays: bool,
     /// How much may happen.

@@ -1,5 +1,7 @@
 //! Who may have a volume, given who has it or may have it; and what a grant says.
 
+use std::num::NonZeroU32;
+
 use crate::{Access, Attachment, Difference, Grant, NodeId, Refusal, VolumeRecord, VolumeSpec};
 
 /// What admission says to a node that wants a volume.
@@ -40,6 +42,40 @@ pub(super) fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &Vol
         }
         _ => Refusal::MigrationLimit { volume: spec.id.clone(), nodes },
     })
+}
+
+/// Whether a node has room for one more volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Free,
+    /// Something is being detached; it is worth waiting for.
+    WaitForDetach {
+        limit: u32,
+    },
+    Full {
+        limit: u32,
+    },
+}
+
+/// Whether a node may have one more volume, given what it has, or may have, of all others. What is being detached is in
+/// its kernel until it is proven gone, so it counts.
+pub(super) fn room<'a>(
+    max_volumes: Option<NonZeroU32>,
+    others: impl Iterator<Item = &'a Attachment>,
+) -> Room {
+    let Some(limit) = max_volumes.map(NonZeroU32::get) else {
+        return Room::Free;
+    };
+    let (mut all, mut staying) = (0_u32, 0_u32);
+    for attachment in others {
+        all += 1;
+        staying += u32::from(!attachment.phase.is_draining());
+    }
+    match (all < limit, staying < limit) {
+        (true, _) => Room::Free,
+        (false, true) => Room::WaitForDetach { limit },
+        (false, false) => Room::Full { limit },
+    }
 }
 
 /// Which argument of a repeated Publish is not that of the attachment.

@@ -75,6 +75,9 @@ impl Transition<'_> {
         {
             *fence = Some(Box::new(Fence::new(first, now)));
         }
+        if first != Rung::Barrier {
+            self.notice(Notice::FenceBegun { volume: volume.clone(), node: node.clone() });
+        }
         self.climb(volume, node, first)
     }
 

@@ -1,4 +1,4 @@
-//! Nodes that were cut off, and what a person declares: durable, per volume, lifted by the node's own report alone.
+//! Nodes that were cut off, and what a person or the orchestrator declares: durable, per volume, lifted by the node's own report alone.
 //!
 //! A node that was fenced by something else than its own proof stays on the volume's list until its agent shows that
 //! the volume is absent there *and* that the grant's end is recorded on the node, so that no earlier directive
@@ -7,14 +7,33 @@
 
 use std::collections::BTreeSet;
 
-use super::Transition;
 use super::requests::RequestKind;
+use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
     Attachment, Directive, DrainCause, Effect, Evidence, Fenced, LaterTerm, NodeId, NodeTrouble, Notice,
     Observed, ObservedPhase, OperationId, Outcome, Overtaking, Phase, QuarantineCause, Refusal, Reply,
-    RequestId, SessionId, SessionState, Source, Standing, Trouble, VolumeId,
+    RequestId, Rung, SessionId, SessionState, Source, Standing, Trouble, UnixMillis, VolumeId,
 };
+
+impl Core {
+    /// Whether the target was probed to do any fence.
+    fn target_can_fence(&self) -> bool {
+        let by_target = Rung::LADDER.into_iter().filter(|rung| *rung != Rung::NodeGone);
+        by_target.into_iter().any(|rung| rung.lacks(&self.config.target).is_none())
+    }
+
+    /// Its agent was not heard for as long as a silent node gets before it is fenced. After a start agents need a moment to
+    /// be heard again.
+    fn is_silent_for_long(&self, node: &NodeId, now: UnixMillis) -> bool {
+        let since = match self.nodes.get(node).map(|known| &known.session) {
+            Some(SessionState::Up { .. }) => return false,
+            Some(SessionState::Silent { since }) => *since,
+            None => self.began,
+        };
+        now.since(since.max(self.began)) >= self.config.fence_after_ms
+    }
+}
 
 impl Transition<'_> {
     pub(super) fn fence_asked(
@@ -58,24 +77,67 @@ impl Transition<'_> {
             self.effects.push(Effect::Reply { request, result: Err(Refusal::UnknownNode { node }) });
             return;
         }
-        for volume in volumes {
-            self.refuse_publishes(&volume, Some(&node), |volume, node| Refusal::Overtaken {
+        self.is_gone(&node, &by, &reason);
+        self.effects.push(Effect::Reply { request, result: Ok(Reply::Declared) });
+    }
+
+    fn is_gone(&mut self, node: &NodeId, by: &str, reason: &str) {
+        for volume in self.volumes_about(node) {
+            self.refuse_publishes(&volume, Some(node), |volume, node| Refusal::Overtaken {
                 volume,
                 node,
                 by: Overtaking::DeclaredGone,
             });
-            if !self.core.volumes.get(&volume).is_some_and(|v| v.knows(&node)) {
+            if !self.core.volumes.get(&volume).is_some_and(|v| v.knows(node)) {
                 continue;
             }
-            let declared = Trouble::DeclaredGone { by: by.clone(), reason: reason.clone() };
-            self.tell_trouble(&volume, &node, declared);
-            let cause = DrainCause::Gone { by: by.clone(), reason: reason.clone() };
-            self.begin_drain(&volume, &node, cause);
-            self.entry_gone(&volume, &node, &by, &reason);
+            let (by, reason) = (by.to_owned(), reason.to_owned());
+            self.tell_trouble(
+                &volume,
+                node,
+                Trouble::DeclaredGone { by: by.clone(), reason: reason.clone() },
+            );
+            self.begin_drain(&volume, node, DrainCause::Gone { by: by.clone(), reason: reason.clone() });
+            self.entry_gone(&volume, node, &by, &reason);
             self.touched.insert(volume);
         }
-        self.forget_node(&node);
-        self.effects.push(Effect::Reply { request, result: Ok(Reply::Declared) });
+        self.forget_node(node);
+    }
+
+    /// The orchestrator says that a node is out of service: it is fenced from all that it has. Where the target can do no
+    /// fence at all, and the node's agent was not heard for as long as it takes to fence, it counts as declared gone by
+    /// whoever says so. A node that goes on writing, and a target that could fence and does not, end nothing by it.
+    pub(super) fn out_of_service(&mut self, node: &NodeId, by: &str, reason: &str) {
+        let gone = !self.core.target_can_fence() && self.core.is_silent_for_long(node, self.now);
+        let settled = |phase: &Phase| match phase {
+            Phase::Draining { cause: DrainCause::Gone { .. }, .. } => true,
+            Phase::Draining { cause: DrainCause::Forced { .. }, .. } => !gone,
+            _ => false,
+        };
+        let due: Vec<VolumeId> = self
+            .core
+            .volumes_of(node)
+            .filter_map(|record| {
+                let attachment = record.attachment(node)?;
+                (!settled(&attachment.phase)).then(|| record.spec.id.clone())
+            })
+            .collect();
+        if due.is_empty() {
+            return;
+        }
+        if gone {
+            return self.is_gone(node, by, reason);
+        }
+        for volume in due {
+            self.refuse_publishes(&volume, Some(node), |volume, node| Refusal::Overtaken {
+                volume,
+                node,
+                by: Overtaking::Fence,
+            });
+            let (by, reason) = (by.to_owned(), reason.to_owned());
+            self.tell_trouble(&volume, node, Trouble::FenceAsked { by: by.clone(), reason: reason.clone() });
+            self.begin_drain(&volume, node, DrainCause::Forced { by, reason });
+        }
     }
 
     /// A node that is gone needs no export to be kept off. Where the target keeps it out, that stays the proof.
@@ -88,7 +150,7 @@ impl Transition<'_> {
             self.dirty.insert(volume.clone());
             return self.forget_if_over(volume);
         }
-        let allowed = crate::Rung::NodeGone.suffices_for(record.spec.min_fence);
+        let allowed = Rung::NodeGone.suffices_for(record.spec.min_fence);
         for entry in record.fenced.iter_mut().filter(|f| f.node == *node && (allowed || !f.blocks())) {
             entry.gone = true;
             if entry.blocks() {
@@ -109,6 +171,7 @@ impl Transition<'_> {
         if let Some(record) = self.core.volumes.get_mut(volume) {
             record.fenced.retain(|f| f.node != node);
             record.fenced.push(entry);
+            self.notice(Notice::Quarantined { volume: volume.clone(), node: node.clone() });
         }
         self.refresh_standing(&node);
         let said = self.core.nodes.get(&node).filter(|n| n.ready_session().is_some());

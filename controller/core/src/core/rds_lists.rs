@@ -110,6 +110,12 @@ pub(super) fn is_unknown_host(node: &NodeId) -> bool {
 }
 
 impl Core {
+    /// Whether the RDS's lists were read since the start. Before, a node may have a volume of which nothing is on record.
+    #[must_use]
+    pub fn has_read_lists(&self) -> bool {
+        !self.lists.needed || self.lists.first.is_some()
+    }
+
     /// Whether what is kept under `holder` may be this node.
     pub(super) fn may_be(&self, holder: &NodeId, node: &NodeId) -> bool {
         // Of a node that was heard it is known which host it is; what is kept of another may be older than its host.

@@ -4,8 +4,10 @@
 //! a request that joins one under way, one that waits for a detach elsewhere and one that is granted at once go the
 //! same way.
 
-use super::Transition;
-use super::admission::{Admission, admission, difference, grant_of};
+use std::collections::BTreeSet;
+
+use super::admission::{Admission, Room, admission, difference, grant_of, room};
+use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
     Attachment, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node, NodeId,
@@ -34,6 +36,20 @@ impl Waiter {
             RequestKind::Publish { node, .. } | RequestKind::Fence { node } => node == about,
             RequestKind::Unpublish { node } => node.as_ref().is_none_or(|n| n == about),
         }
+    }
+}
+
+impl Core {
+    /// Whether the node may have this volume beside what it has. `unindexed`: volumes that the index may not show yet.
+    pub(super) fn room_on(&self, node: &NodeId, volume: &VolumeId, unindexed: &BTreeSet<VolumeId>) -> Room {
+        let max_volumes = self.nodes.get(node).and_then(|known| known.max_volumes);
+        if max_volumes.is_none() {
+            return Room::Free;
+        }
+        let others: BTreeSet<&VolumeId> =
+            self.index.of_node(node).chain(unindexed).filter(|other| *other != volume).collect();
+        let others = others.into_iter().filter_map(|other| self.volumes.get(other)?.attachment(node));
+        room(max_volumes, others)
     }
 }
 
@@ -297,7 +313,13 @@ impl Transition<'_> {
                 (self.answer_attached(record, a, spec, read_only), config.request_limit_ms)
             }
             _ => match admission(record, node, spec) {
-                Admission::Admit => (Ruling::Grant, 0),
+                Admission::Admit => match self.core.room_on(node, &spec.id, &self.touched) {
+                    Room::Free => (Ruling::Grant, 0),
+                    Room::WaitForDetach { .. } => (Ruling::Wait, config.detach_grace_ms),
+                    Room::Full { limit } => {
+                        refuse(Refusal::NodeFull { volume: spec.id.clone(), node: node.clone(), limit })
+                    }
+                },
                 Admission::WaitForDetach => (Ruling::Wait, config.detach_grace_ms),
                 Admission::Refuse(refusal) => refuse(refusal),
             },

@@ -1,6 +1,7 @@
 //! Agents that come, go, and say what their kernels hold.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU32;
 
 use super::rds_lists::is_unknown_host;
 use super::{Core, Transition};
@@ -30,7 +31,13 @@ fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(Nod
 }
 
 impl Transition<'_> {
-    pub(super) fn session_up(&mut self, node: NodeId, session: SessionId, identity: NodeIdentity) {
+    pub(super) fn session_up(
+        &mut self,
+        node: NodeId,
+        session: SessionId,
+        identity: NodeIdentity,
+        max_volumes: Option<NonZeroU32>,
+    ) {
         let clashes = clashes_with(self.core, &node, &identity);
         if let Some(refusal) = self.objection(&node, &identity, &clashes) {
             self.effects.push(Effect::RefuseSession { session, refusal: Box::new(refusal) });
@@ -52,7 +59,7 @@ impl Transition<'_> {
             let refusal = Box::new(SessionRefusal::Replaced { node: node.clone() });
             self.effects.push(Effect::RefuseSession { session: id.clone(), refusal });
         }
-        self.core.nodes.insert(node.clone(), Node::new(identity, up));
+        self.core.nodes.insert(node.clone(), Node::new(identity, up, max_volumes));
         self.refresh_standing(&node);
         self.touched.extend(self.volumes_about(&node));
     }
@@ -290,6 +297,7 @@ impl Transition<'_> {
         self.touched.insert(volume.clone());
         self.refresh_standing(node);
         self.tell_trouble(volume, node, Trouble::ClaimsTooMuch);
+        self.notice(Notice::Quarantined { volume: volume.clone(), node: node.clone() });
     }
 
     /// A node holds a volume that it was not granted: from now on it counts as able to write.

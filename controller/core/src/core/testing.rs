@@ -9,6 +9,8 @@ pub(super) struct Harness {
     pub(super) config: Config,
     /// Of every volume that is published.
     pub(super) min_fence: MinFence,
+    /// Of every node that is heard.
+    pub(super) max_volumes: Option<std::num::NonZeroU32>,
     requests: u64,
     sessions: u64,
     /// As a store would have it.
@@ -151,6 +153,7 @@ impl Harness {
             now: 0,
             config,
             min_fence: MinFence::default(),
+            max_volumes: None,
             requests: 0,
             sessions: 0,
             stored: BTreeMap::new(),
@@ -203,7 +206,8 @@ impl Harness {
     pub(super) fn hello(&mut self, name: &str, identity: NodeIdentity) {
         self.sessions += 1;
         let session = SessionId::new(format!("s{}", self.sessions)).expect("a session id");
-        self.event(Event::SessionUp { node: n(name), session, identity });
+        let max_volumes = self.max_volumes;
+        self.event(Event::SessionUp { node: n(name), session, identity, max_volumes });
     }
 
     pub(super) fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {

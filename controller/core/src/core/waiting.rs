@@ -1,6 +1,9 @@
 //! What waits for what, read off the state. Decides nothing; the shell renders it.
 
+use std::collections::BTreeSet;
+
 use super::Core;
+use super::admission::Room;
 use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
@@ -146,8 +149,11 @@ impl Core {
                 Wait::Inventory { node: node.clone() }
             }
             RequestKind::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
-            RequestKind::Publish { node, .. } if holders.is_empty() => Wait::Inventory { node: node.clone() },
-            RequestKind::Publish { .. } => waits_for_holders(&|_| true),
+            RequestKind::Publish { node, .. } => match self.room_on(node, volume, &BTreeSet::new()) {
+                Room::WaitForDetach { limit } => Wait::Room { node: node.clone(), limit },
+                _ if holders.is_empty() => Wait::Inventory { node: node.clone() },
+                _ => waits_for_holders(&|_| true),
+            },
         }
     }
 }

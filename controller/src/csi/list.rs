@@ -1,0 +1,174 @@
+//! ListVolumes and ControllerGetVolume: what the RDS has, where it is published, and how it is.
+//!
+//! In come the RDS's list and a view of the core; out go entries in the order of their ids. What always holds:
+//! - where a volume is published comes from durable state alone, and from one moment for all of a page;
+//! - what either side knows of is there: a volume of the RDS that nobody ever had is published nowhere, and one that
+//!   somebody still has is there although the RDS lacks it, which is said as its condition. A record of a volume that the
+//!   RDS lacks and nobody has says nothing that a caller could use, and is left out;
+//! - without a list of the RDS there is no answer: a volume that is left out would be taken for one that is gone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::time::Duration;
+
+use cleat_core::{Core, NodeId, UnixMillis, VolumeId, VolumeRecord};
+use cleat_proto::csi::v1 as csi;
+use cleat_rds::{Freshness, Inventory, Priority, RdsVolume};
+
+use super::call_context::{CallContext, measured};
+use super::request::Page;
+use super::status::CallError;
+use super::{MIN_FENCE_KEY, health};
+use crate::metrics::RdsCall;
+
+/// All pages of a list have to come within one time-out of the caller's: they share a list of the RDS. What this process
+/// has changed since is read again in any case.
+const SHARED_FOR: Duration = Duration::from_secs(5);
+
+/// What the core knows of a volume.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Known {
+    size_bytes: u64,
+    /// Nobody has it, and nobody may.
+    unused: bool,
+    published: Vec<NodeId>,
+    complaints: Vec<String>,
+}
+
+impl Known {
+    fn of(core: &Core, record: &VolumeRecord, now: UnixMillis) -> Self {
+        let published = record.attachments.iter().filter(|a| a.is_published(now)).map(|a| a.node.clone());
+        Self {
+            size_bytes: record.spec.size_bytes,
+            unused: is_unused(record, now),
+            published: published.collect(),
+            complaints: health::complaints(core, record),
+        }
+    }
+}
+
+/// Nobody has it, and nobody may: what an RDS that lacks the volume has still to confirm is nobody's.
+fn is_unused(record: &VolumeRecord, now: UnixMillis) -> bool {
+    record.attachments.iter().all(|a| a.is_over_but_for_the_list(now))
+}
+
+/// One volume, as a caller is to see it.
+struct Entry {
+    volume: csi::Volume,
+    published: Vec<String>,
+    condition: csi::VolumeCondition,
+}
+
+/// A page of all volumes.
+pub(super) async fn page(context: &CallContext, page: Page) -> Result<csi::ListVolumesResponse, CallError> {
+    let Page { most, after } = page;
+    let listing = context.rds.volumes(Priority::List, Freshness::Within(SHARED_FOR));
+    let inventory = measured(RdsCall::Find, listing).await.map_err(CallError::NoList)?;
+    let (from, listed) = (after.clone(), ids(&inventory));
+    let looked = context.engine.consult(move |core, now| {
+        core.has_read_lists().then(|| select(core, &listed, from.as_ref(), most, now))
+    });
+    let (known, more) = looked.await?.ok_or(CallError::NotListedYet)?;
+    let next_token = match known.last_key_value() {
+        Some((last, _)) if more => Page::token(last),
+        _ => String::new(),
+    };
+    let entries = known.iter().map(|(id, known)| {
+        let Entry { volume, published, condition } = entry(id, find(&inventory, id), known.as_ref());
+        let volume_condition = Some(condition);
+        let status =
+            csi::list_volumes_response::VolumeStatus { published_node_ids: published, volume_condition };
+        csi::list_volumes_response::Entry { volume: Some(volume), status: Some(status) }
+    });
+    Ok(csi::ListVolumesResponse { entries: entries.collect(), next_token })
+}
+
+/// One volume.
+pub(super) async fn one(
+    context: &CallContext,
+    volume: VolumeId,
+) -> Result<csi::ControllerGetVolumeResponse, CallError> {
+    let mut found = context.find(&volume, Freshness::Within(SHARED_FOR)).await?;
+    if found.is_none() {
+        found = context.find(&volume, Freshness::Now).await?;
+    }
+    let id = volume.clone();
+    let looked = context.engine.consult(move |core, now| {
+        let known = || core.volumes().get(&id).map(|record| Known::of(core, record, now));
+        core.has_read_lists().then(known)
+    });
+    let known = looked.await?.ok_or(CallError::NotListedYet)?;
+    if found.is_none() && known.as_ref().is_none_or(|known| known.unused) {
+        return Err(CallError::NoSuchVolume(volume));
+    }
+    let on_rds = found.as_ref().map_or(OnRds::Missing, OnRds::Found);
+    let Entry { volume, published, condition } = entry(&volume, on_rds, known.as_ref());
+    let volume_condition = Some(condition);
+    let status =
+        csi::controller_get_volume_response::VolumeStatus { published_node_ids: published, volume_condition };
+    Ok(csi::ControllerGetVolumeResponse { volume: Some(volume), status: Some(status) })
+}
+
+/// What the RDS's list says of a volume.
+#[derive(Clone, Copy)]
+enum OnRds<'a> {
+    Found(&'a RdsVolume),
+    /// It is there, and what the list says of it cannot be understood.
+    Unreadable(&'a str),
+    Missing,
+}
+
+fn ids(inventory: &Inventory) -> BTreeSet<VolumeId> {
+    let unreadable = inventory.unreadable().map(|(id, _)| id);
+    inventory.volumes().map(|volume| &volume.id).chain(unreadable).cloned().collect()
+}
+
+fn find<'a>(inventory: &'a Inventory, id: &VolumeId) -> OnRds<'a> {
+    if let Ok(Some(volume)) = inventory.find(id) {
+        return OnRds::Found(volume);
+    }
+    let problem = inventory.unreadable().find(|(unreadable, _)| *unreadable == id);
+    problem.map_or(OnRds::Missing, |(_, problem)| OnRds::Unreadable(problem))
+}
+
+/// The volumes of a page, with what is known of each, and whether there are more after them.
+fn select(
+    core: &Core,
+    listed: &BTreeSet<VolumeId>,
+    after: Option<&VolumeId>,
+    most: usize,
+    now: UnixMillis,
+) -> (BTreeMap<VolumeId, Option<Known>>, bool) {
+    let range: (Bound<&VolumeId>, Bound<&VolumeId>) =
+        (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+    let used = core.volumes().range::<VolumeId, _>(range).filter(|(_, record)| !is_unused(record, now));
+    // No more than one page of each side can be on it, and one to see whether there are more.
+    let used = used.map(|(id, _)| id).take(most + 1);
+    let ids: BTreeSet<&VolumeId> = listed.range::<VolumeId, _>(range).take(most + 1).chain(used).collect();
+    let known = |id: &VolumeId| core.volumes().get(id).map(|record| Known::of(core, record, now));
+    let more = ids.len() > most;
+    (ids.into_iter().take(most).map(|id| (id.clone(), known(id))).collect(), more)
+}
+
+fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>) -> Entry {
+    let mut complaints = known.map(|known| known.complaints.clone()).unwrap_or_default();
+    let (size_bytes, min_fence) = match on_rds {
+        OnRds::Found(volume) => (volume.size.0, volume.min_fence.clone()),
+        OnRds::Unreadable(problem) => {
+            complaints.insert(0, format!("what the RDS says of it cannot be understood: {problem}"));
+            (known.map_or(0, |known| known.size_bytes), None)
+        }
+        OnRds::Missing => {
+            complaints.insert(0, "the RDS has no such volume, and somebody still has it".to_owned());
+            (known.map_or(0, |known| known.size_bytes), None)
+        }
+    };
+    let volume = csi::Volume {
+        capacity_bytes: i64::try_from(size_bytes).unwrap_or(i64::MAX),
+        volume_id: id.to_string(),
+        volume_context: min_fence.map(|fence| (MIN_FENCE_KEY.to_owned(), fence)).into_iter().collect(),
+        ..Default::default()
+    };
+    let published = known.into_iter().flat_map(|known| &known.published).map(ToString::to_string).collect();
+    Entry { volume, published, condition: health::condition(&complaints) }
+}

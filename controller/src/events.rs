@@ -1,0 +1,419 @@
+//! What happens, as Events beside the objects of the cluster: the claim and the record of a volume, the Node and its record.
+//!
+//! In come notices of the engine; out go Events by `cleat-kubernetes`. What holds: only a leader writes any; they go through a
+//! queue of their own, so nothing waits for them and nothing fails by them; what does not fit in the queue, or is not taken
+//! by the API server, is counted and left out. The reasons are stable names, and the notes say nothing that changes from
+//! one time to the next, so that what happens again raises the count of the Event that is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cleat_core::{
+    Evidence, FenceStep, Migration, MigrationResult, MigrationStep, NodeId, Notice, ObservedPhase, Refusal,
+    Rung, Source,
+};
+use cleat_kubernetes::events::{Events, Happening, ObjectOfCluster};
+use cleat_kubernetes::references::References;
+use cleat_runtime::hush::Hush;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{NoticeText, WatchedChange};
+use crate::leadership::Leadership;
+use crate::{explain, metrics};
+
+/// Notices that may wait for the API server. Those after them are left out.
+const QUEUE: usize = 1024;
+/// Between two looks at counts that are to be written.
+const COUNTS: Duration = Duration::from_secs(5);
+
+/// Why there is an Event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventReason {
+    /// A node has proven that it can use a volume.
+    VolumeAttached,
+    /// It is proven that a node cannot write to a volume any more.
+    VolumeDetached,
+    /// A node wants a volume that others have.
+    AttachmentConflict,
+    /// A second node was granted a volume.
+    MigrationStarted,
+    /// The source has given the volume up.
+    MigrationCompleted,
+    /// The target has given the volume up, or never had it.
+    MigrationRolledBack,
+    /// A node is being cut off from a volume.
+    FenceStarted,
+    /// The target keeps a node out of a volume.
+    FenceProven,
+    /// No fence was possible: a node may still write.
+    FenceUnknown,
+    /// A node is granted nothing.
+    NodeQuarantined,
+    /// A node has shown that it holds nothing of what it was fenced from.
+    NodeReadmitted,
+    /// Something is where it should not be, or is not where it should be.
+    DriftFound,
+    /// A node has lost a path to a volume, or all.
+    PathDegraded,
+    /// All paths are back.
+    PathRecovered,
+}
+
+/// Beside which objects an Event is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    Volume,
+    Node,
+    Both,
+}
+
+impl EventReason {
+    fn name(self) -> &'static str {
+        match self {
+            Self::VolumeAttached => "VolumeAttached",
+            Self::VolumeDetached => "VolumeDetached",
+            Self::AttachmentConflict => "AttachmentConflict",
+            Self::MigrationStarted => "MigrationStarted",
+            Self::MigrationCompleted => "MigrationCompleted",
+            Self::MigrationRolledBack => "MigrationRolledBack",
+            Self::FenceStarted => "FenceStarted",
+            Self::FenceProven => "FenceProven",
+            Self::FenceUnknown => "FenceUnknown",
+            Self::NodeQuarantined => "NodeQuarantined",
+            Self::NodeReadmitted => "NodeReadmitted",
+            Self::DriftFound => "DriftFound",
+            Self::PathDegraded => "PathDegraded",
+            Self::PathRecovered => "PathRecovered",
+        }
+    }
+
+    fn warns(self) -> bool {
+        match self {
+            Self::AttachmentConflict
+            | Self::MigrationRolledBack
+            | Self::FenceStarted
+            | Self::FenceUnknown
+            | Self::NodeQuarantined
+            | Self::DriftFound
+            | Self::PathDegraded => true,
+            Self::VolumeAttached
+            | Self::VolumeDetached
+            | Self::MigrationStarted
+            | Self::MigrationCompleted
+            | Self::FenceProven
+            | Self::NodeReadmitted
+            | Self::PathRecovered => false,
+        }
+    }
+
+    fn about(self) -> About {
+        match self {
+            Self::VolumeAttached
+            | Self::VolumeDetached
+            | Self::AttachmentConflict
+            | Self::MigrationStarted
+            | Self::MigrationCompleted
+            | Self::MigrationRolledBack
+            | Self::PathDegraded
+            | Self::PathRecovered => About::Volume,
+            Self::NodeQuarantined | Self::NodeReadmitted => About::Node,
+            Self::FenceStarted | Self::FenceProven | Self::FenceUnknown | Self::DriftFound => About::Both,
+        }
+    }
+}
+
+/// What is shown beside the cluster's objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterEvent {
+    /// Its stable name.
+    pub reason: EventReason,
+    /// What happened, for people.
+    pub note: String,
+}
+
+impl ClusterEvent {
+    fn new(reason: EventReason, note: String) -> Vec<Self> {
+        vec![Self { reason, note }]
+    }
+}
+
+/// A notice as Events; most notices are none.
+pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
+    use EventReason as Reason;
+    match notice {
+        Notice::Phase { volume, node, phase: "Ready", .. } => ClusterEvent::new(
+            Reason::VolumeAttached,
+            format!("volume {volume} is attached to node {node}, which has proven that it can use it"),
+        ),
+        Notice::Health { volume, node, from, to, live_paths, unready } => {
+            let live = format!("volume {volume} on node {node} has {live_paths} live paths");
+            let why = if unready.is_empty() { String::new() } else { format!(": {unready}") };
+            match (from, to) {
+                (_, ObservedPhase::Degraded) => {
+                    ClusterEvent::new(Reason::PathDegraded, format!("{live}{why}"))
+                }
+                (_, ObservedPhase::Lost) => ClusterEvent::new(
+                    Reason::PathDegraded,
+                    format!("volume {volume} is lost to node {node}{why}"),
+                ),
+                (ObservedPhase::Degraded | ObservedPhase::Lost, ObservedPhase::Ready) => {
+                    ClusterEvent::new(Reason::PathRecovered, live)
+                }
+                _ => Vec::new(),
+            }
+        }
+        Notice::Detached { volume, evidence } => detached(volume.as_str(), evidence),
+        Notice::Migration { volume, migration, step } => migrated(volume.as_str(), migration, *step),
+        Notice::FenceBegun { volume, node } => ClusterEvent::new(
+            Reason::FenceStarted,
+            format!("node {node} is being cut off from volume {volume}"),
+        ),
+        Notice::Fence { volume, node, rung, step: FenceStep::Refused } if *rung != Rung::Barrier => {
+            ClusterEvent::new(
+                Reason::FenceUnknown,
+                format!(
+                    "node {node} may still write to volume {volume}, and no fence was possible; bring its agent back, or, if \
+                     it is known to be off, declare it gone (cleatctl node declare-gone {node})"
+                ),
+            )
+        }
+        Notice::Quarantined { volume, node } => ClusterEvent::new(
+            Reason::NodeQuarantined,
+            format!(
+                "node {node} is granted no volume until its agent has shown that it holds nothing of volume {volume}"
+            ),
+        ),
+        Notice::Readmitted { volume, node } => ClusterEvent::new(
+            Reason::NodeReadmitted,
+            format!("node {node} has shown that it holds nothing of volume {volume}"),
+        ),
+        Notice::StrayFound { volume, node } => ClusterEvent::new(
+            Reason::DriftFound,
+            format!("node {node} holds volume {volume}, or may, and it was not granted to it"),
+        ),
+        Notice::Granted { .. } | Notice::Phase { .. } | Notice::Fence { .. } | Notice::Trouble { .. } => {
+            Vec::new()
+        }
+    }
+}
+
+fn detached(volume: &str, evidence: &Evidence) -> Vec<ClusterEvent> {
+    let (node, source) = (&evidence.node, evidence.source.name());
+    let mut note =
+        format!("volume {volume} is detached from node {node}, which cannot write any more: {source}");
+    if let Some(statement) = &evidence.statement {
+        note.push_str(&format!("; forced by {}: {}", statement.by, statement.reason));
+    }
+    let mut events = ClusterEvent::new(EventReason::VolumeDetached, note);
+    match &evidence.source {
+        Source::TargetCut { .. } | Source::Reservation { .. } | Source::ExportOff => {
+            let note = format!("node {node} is cut off from volume {volume}: {source}");
+            events.extend(ClusterEvent::new(EventReason::FenceProven, note));
+        }
+        // A person has said so; nothing has proven it.
+        Source::NodeGone { .. } | Source::AgentAbsent { .. } | Source::NeverAllowed => {}
+    }
+    events
+}
+
+fn migrated(volume: &str, migration: &Migration, step: MigrationStep) -> Vec<ClusterEvent> {
+    let Migration { source, target, result, .. } = migration;
+    let way = format!("volume {volume}: migration from node {source} to node {target}");
+    match (step, result) {
+        (MigrationStep::Granted, _) => ClusterEvent::new(EventReason::MigrationStarted, way),
+        (MigrationStep::Done, MigrationResult::Completed) => {
+            ClusterEvent::new(EventReason::MigrationCompleted, way)
+        }
+        (MigrationStep::Done, MigrationResult::RolledBack | MigrationResult::Failed) => {
+            ClusterEvent::new(EventReason::MigrationRolledBack, format!("{way}: {}", result.name()))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A refusal as Events: one that comes of who has the volume.
+pub(crate) fn of_refusal(refusal: &Refusal) -> Vec<ClusterEvent> {
+    match refusal {
+        Refusal::AttachedElsewhere { .. } | Refusal::MigrationLimit { .. } => {
+            ClusterEvent::new(EventReason::AttachmentConflict, explain::refusal(refusal))
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Writes Events of all that changes, as long as this process leads.
+pub(crate) async fn write(
+    changes: broadcast::Receiver<WatchedChange>,
+    events: Events,
+    references: References,
+    leadership: Leadership,
+    timeout: Duration,
+    stop: CancellationToken,
+) {
+    let (queue, waiting) = mpsc::channel(QUEUE);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = take(changes, queue) => {}
+        () = say(waiting, events, references, leadership, timeout) => {}
+    }
+}
+
+/// Never waits: a change that is not taken in time is lost to everybody who is slower.
+async fn take(mut changes: broadcast::Receiver<WatchedChange>, queue: mpsc::Sender<Arc<NoticeText>>) {
+    loop {
+        match changes.recv().await {
+            Ok(WatchedChange::Notice(notice)) if !notice.events.is_empty() => {
+                if queue.try_send(notice).is_err() {
+                    metrics::events_dropped(1);
+                }
+            }
+            Ok(_) => {}
+            Err(RecvError::Lagged(missed)) => metrics::events_dropped(missed),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+async fn say(
+    mut waiting: mpsc::Receiver<Arc<NoticeText>>,
+    mut events: Events,
+    mut references: References,
+    leadership: Leadership,
+    timeout: Duration,
+) {
+    let hush = Hush::default();
+    let failed = |error: &cleat_kubernetes::api::ApiError| {
+        metrics::events_dropped(1);
+        hush.warn(|skipped| tracing::warn!(skipped, "cannot write an Event: {error}; it is left out"));
+    };
+    let mut counts = tokio::time::interval(COUNTS);
+    counts.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let notice = tokio::select! {
+            notice = waiting.recv() => notice,
+            _ = counts.tick() => {
+                if leadership.outlives(timeout) && let Err(error) = events.write_counts().await {
+                    failed(&error);
+                }
+                continue;
+            }
+        };
+        let Some(notice) = notice else { return };
+        for event in &notice.events {
+            for object in objects(&mut references, &notice, event.reason.about()).await {
+                // What others do after this process is theirs to say.
+                if !leadership.outlives(timeout) {
+                    metrics::events_dropped(1);
+                    continue;
+                }
+                let happening = Happening {
+                    object,
+                    reason: event.reason.name(),
+                    warning: event.reason.warns(),
+                    note: event.note.clone(),
+                };
+                match events.say(happening).await {
+                    Ok(()) => metrics::event_written(),
+                    Err(error) => failed(&error),
+                }
+            }
+        }
+    }
+}
+
+async fn objects(references: &mut References, notice: &NoticeText, about: About) -> Vec<ObjectOfCluster> {
+    let mut objects = Vec::new();
+    let node = notice.node.as_ref().map(NodeId::as_str);
+    if let (Some(volume), About::Volume | About::Both) = (&notice.volume, about) {
+        objects.push(references.volume_record(volume.as_str()).await);
+        objects.extend(references.claim(volume.as_str()).await);
+    }
+    if let (Some(node), About::Node | About::Both) = (node, about) {
+        objects.push(references.node_record(node).await);
+        objects.push(references.node(node).await);
+    }
+    objects
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use cleat_core::{Drained, Epoch, UnixMillis, VolumeId};
+
+    use super::*;
+
+    fn v() -> VolumeId {
+        VolumeId::new("v").unwrap()
+    }
+
+    fn n(name: &str) -> NodeId {
+        NodeId::new(name).unwrap()
+    }
+
+    fn reasons(notice: &Notice) -> Vec<&'static str> {
+        of(notice).into_iter().map(|event| event.reason.name()).collect()
+    }
+
+    fn evidence(source: Source) -> Notice {
+        let (node, epoch, at) = (n("a"), Epoch { term: 1, seq: 1 }, UnixMillis(0));
+        let evidence = Evidence { node, epoch, source, drained: Drained::Barrier, at, statement: None };
+        Notice::Detached { volume: v(), evidence: Box::new(evidence) }
+    }
+
+    #[test]
+    fn an_end_by_a_cut_is_a_proven_fence_and_one_by_a_statement_is_not() {
+        let cut = Source::TargetCut { acl: true, secret: None };
+        assert_eq!(reasons(&evidence(cut)), ["VolumeDetached", "FenceProven"]);
+        let gone = Source::NodeGone { by: "ann".into(), reason: "unplugged".into() };
+        assert_eq!(reasons(&evidence(gone)), ["VolumeDetached"]);
+        assert_eq!(reasons(&evidence(Source::NeverAllowed)), ["VolumeDetached"]);
+    }
+
+    #[test]
+    fn the_same_thing_later_has_the_same_note() {
+        let phase = |seq, after_ms, phase| Notice::Phase {
+            volume: v(),
+            node: n("a"),
+            epoch: Epoch { term: 1, seq },
+            phase,
+            after_ms,
+        };
+        assert_eq!(of(&phase(1, 7, "Ready")), of(&phase(2, 9, "Ready")));
+        assert_eq!(reasons(&phase(1, 7, "Ready")), ["VolumeAttached"]);
+        assert!(of(&phase(1, 7, "Connecting")).is_empty());
+    }
+
+    #[test]
+    fn paths_that_come_and_go_are_degraded_and_recovered() {
+        let health = |from, to| {
+            let (volume, node, unready) = (v(), n("a"), String::new());
+            reasons(&Notice::Health { volume, node, from, to, live_paths: 1, unready })
+        };
+        use ObservedPhase::{Absent, Connecting, Degraded, Lost, Ready};
+        assert_eq!(health(Ready, Degraded), ["PathDegraded"]);
+        assert_eq!(health(Degraded, Lost), ["PathDegraded"]);
+        assert_eq!(health(Lost, Ready), ["PathRecovered"]);
+        assert!(health(Connecting, Ready).is_empty() && health(Ready, Absent).is_empty());
+    }
+
+    #[test]
+    fn a_fence_without_a_rung_left_is_unknown_and_its_steps_are_no_events() {
+        let fence = |rung, step| reasons(&Notice::Fence { volume: v(), node: n("a"), rung, step });
+        assert_eq!(fence(Rung::NodeGone, FenceStep::Refused), ["FenceUnknown"]);
+        assert!(fence(Rung::Acl, FenceStep::Deny).is_empty());
+        assert!(fence(Rung::Barrier, FenceStep::Refused).is_empty());
+        assert_eq!(reasons(&Notice::FenceBegun { volume: v(), node: n("a") }), ["FenceStarted"]);
+    }
+
+    #[test]
+    fn a_refusal_for_who_has_the_volume_is_a_conflict_and_no_other() {
+        let conflict = Refusal::AttachedElsewhere { volume: v(), node: n("a") };
+        let events = of_refusal(&conflict);
+        assert_eq!(events[0].reason, EventReason::AttachmentConflict);
+        assert!(events[0].note.contains("node a"), "{events:?}");
+        assert!(of_refusal(&Refusal::UnknownNode { node: n("a") }).is_empty());
+    }
+}
