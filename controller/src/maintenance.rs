@@ -167,8 +167,9 @@ pub enum MaintenanceError {
 pub async fn run(maintenance: Maintenance, context: Context) -> Result<(), Failure> {
     let Maintenance { common: _, command } = maintenance;
     // A Lease that is renewed in time for a call of the API server alone: the RDS is not asked for anything.
-    let settings =
-        |kubernetes: KubernetesOptions, driver: &str| kubernetes.settings(Duration::ZERO, driver).map_err(Failure::config);
+    let settings = |kubernetes: KubernetesOptions, driver: &str| {
+        kubernetes.settings(Duration::ZERO, driver).map_err(Failure::config)
+    };
     match command {
         Command::UninstallCheck { driver_name, kubernetes } => {
             check(settings(kubernetes, &driver_name)?, &driver_name).await.map_err(Failure::failed)

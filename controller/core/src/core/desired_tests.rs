@@ -108,7 +108,7 @@ fn two_that_are_to_have_a_shared_volume_are_a_migration_since_the_second() {
     start(&mut b, false, true, both);
     let record = &b.core.volumes[&v()];
     assert_eq!((record.spec.access, record.holders()), (Access::RwxBlock, vec![n("a"), n("bb")]));
-    let migration = record.migration.as_ref().unwrap();
+    let migration = record.migration.as_ref().expect("two nodes that share it");
     assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")));
     assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70) }]);
     b.up("ccc", "1", vec![]);

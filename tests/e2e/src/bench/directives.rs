@@ -236,7 +236,7 @@ impl AgentSession for Service {
                         to_agent.send(Ok(ToAgent { kind })).await.is_ok()
                     }
                     Some(from_agent::Kind::Result(result)) => results.send(result).await.is_ok(),
-                    Some(from_agent::Kind::Delta(_)) | None => true,
+                    Some(from_agent::Kind::Delta(_) | from_agent::Kind::Renewal(_)) | None => true,
                 };
                 if !going_on {
                     break;
