@@ -26,7 +26,7 @@ pub(crate) enum NotAsClustered {
         "volume {volume}: a VolumeAttachment asks for it on node {node}, and is not being deleted: this Unpublish is a \
          late one; delete that VolumeAttachment to detach it"
     )]
-    Asked {
+    StillAsked {
         /// The volume.
         volume: VolumeId,
         /// The node.
@@ -36,7 +36,7 @@ pub(crate) enum NotAsClustered {
     #[error(
         "volume {volume}: cannot ask the API server for its VolumeAttachments: {source}; repeat the call"
     )]
-    Unknown {
+    NotAnswered {
         /// The volume.
         volume: VolumeId,
         /// Its answer.
@@ -78,13 +78,13 @@ pub(crate) async fn may_unpublish(
         if live(attachments, volume, &name).await? == Live::Wanted
             && let Ok(node) = NodeId::new(&name)
         {
-            return Err(NotAsClustered::Asked { volume: volume.clone(), node });
+            return Err(NotAsClustered::StillAsked { volume: volume.clone(), node });
         }
     }
     Ok(())
 }
 
 async fn live(attachments: &Attachments, volume: &VolumeId, node: &str) -> Result<Live, NotAsClustered> {
-    let unknown = |source| NotAsClustered::Unknown { volume: volume.clone(), source };
+    let unknown = |source| NotAsClustered::NotAnswered { volume: volume.clone(), source };
     attachments.live(volume.as_str(), node).await.map_err(unknown)
 }

@@ -4,6 +4,7 @@ use cleat_core::{
     Agent, Difference, Heard, MinFence, NodeId, NodeTrouble, Overtaking, QuarantineCause, RdsFailure,
     Refusal, Rung, Tried, UnixMillis, Wait,
 };
+use cleat_kubernetes::api::ApiError;
 
 use super::*;
 
@@ -167,6 +168,12 @@ async fn every_other_failure() -> Vec<(CallError, Code)> {
         (CallError::Engine(RequestError::Ended(EngineEnded)), Code::Unavailable),
         (CallError::Engine(RequestError::Stalled { reason: "x".into() }), Code::Unavailable),
         (CallError::Engine(RequestError::SetAside { volume: volume(), reason: "x".into() }), Code::Internal),
+        (NotAsClustered::NotAsked { volume: volume(), node: node("a") }.into(), Code::FailedPrecondition),
+        (NotAsClustered::StillAsked { volume: volume(), node: node("a") }.into(), Code::FailedPrecondition),
+        (
+            NotAsClustered::NotAnswered { volume: volume(), source: ApiError::NotFound }.into(),
+            Code::Unavailable,
+        ),
         (CallError::NoSuchVolume(volume()), Code::NotFound),
         (CallError::Exists { volume: volume(), difference: "size".into() }, Code::AlreadyExists),
         (CallError::Unusable { volume: volume(), problem: "x".into() }, Code::FailedPrecondition),
@@ -226,6 +233,7 @@ fn name(error: &CallError) -> String {
         }
         CallError::Engine(RequestError::Refused(refusal)) => variant(refusal),
         CallError::Engine(other) => variant(other),
+        CallError::Cluster(error) => variant(error),
         CallError::Rds { source, .. } | CallError::NoList(source) => format!("Rds{}", variant(source)),
         other => variant(other),
     }
