@@ -3,7 +3,7 @@
 //! Comes in: where controllers may be. Goes out: a session that has begun with one of them, or why there is none.
 //!
 //! Always holds: one that refuses, or is a standby, is followed by the next one at once; one that does not connect holds up
-//! nobody, since the next one is connected to [`STAGGER`] later. The one that led last is asked first.
+//! nobody, since the next one is connected to a moment later. The one that led last is asked first.
 
 use std::pin::Pin;
 use std::time::Duration;

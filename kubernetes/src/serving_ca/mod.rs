@@ -402,7 +402,7 @@ mod tests {
             ("ca.crt", None, "ca.crt: it is missing"),
             ("ca.key", None, "ca.key: it is missing"),
             ("ca.key", Some("x"), "ca.key"),
-            ("next.crt", Some("x"), "next.crt"),
+            ("next.crt", Some("x"), "next.key: it is missing"),
             ("next.key", Some("x"), "next.crt: it is missing"),
             ("previous.crt", Some("x"), "previous.crt"),
         ] {
