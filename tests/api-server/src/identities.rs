@@ -56,12 +56,12 @@ impl Identities {
         super::kubectl(&self.kubectl, &self.folder.join("kubeconfig"), arguments).unwrap()
     }
 
-    /// Makes these objects, or makes them so.
+    /// Makes these objects, or makes them so. Tests share some, and make them at once.
     pub fn apply(&self, objects: &Value) {
         let file = self.file("objects.json");
         std::fs::write(&file, json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
             .unwrap();
-        self.kubectl(&["apply", "-f", &file.display().to_string()]);
+        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.display().to_string()]);
     }
 
     /// A pod of that account which runs on that node, as far as the API server knows; and the node, and the account.
