@@ -61,7 +61,7 @@ fn one_that_nobody_knows_is_waited_for_and_counts_once_it_is_heard() {
 }
 
 #[test]
-fn a_detach_of_one_that_nobody_knows_is_no_success_and_goes_on_when_it_is_heard() {
+fn a_detach_of_one_that_nobody_knows_goes_on_once_it_is_heard() {
     let mut b = attached(Access::Rwo);
     start(&mut b, false, false, vec![desired("a", Access::Rwo, 1)]);
     let unpublish = b.unpublish_waits("a");
