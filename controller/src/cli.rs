@@ -38,6 +38,9 @@ pub use trust::TrustBy;
 /// can use the device, and "detached" when it is proven that it cannot write to it any more
 #[derive(Parser, Clone, Debug)]
 #[command(name = "cleat-controller", version = cleat_runtime::VERSION)]
+#[command(
+    after_help = "Two commands of their own, each with --help: cleat-controller migrate-store, uninstall-check"
+)]
 pub struct Cli {
     #[command(flatten)]
     common: Common,

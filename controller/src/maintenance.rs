@@ -24,6 +24,7 @@ use crate::cli::{ConfigError, KubernetesOptions};
 use crate::engine::{self, RecordError};
 use crate::store::{
     CommitError, FileStore, Key, KubernetesStore, Loaded, OpenError, Store, StoreSpec, StoredRecord, Write,
+    move_away,
 };
 use crate::stored::ClusterSettings;
 
@@ -109,6 +110,9 @@ pub enum MaintenanceError {
     /// There is nothing to move.
     #[error("cannot move {}: there is no such file", .0.display())]
     NoFile(PathBuf),
+    /// An earlier move has left its file there.
+    #[error("cannot move the store: {} is there from an earlier move; move it away first", .0.display())]
+    InTheWay(PathBuf),
     /// The file cannot be opened.
     #[error("cannot move the store")]
     Open(#[from] OpenError),
@@ -213,6 +217,10 @@ pub async fn migrate(
     if !from.exists() {
         return Err(MaintenanceError::NoFile(from.to_owned()));
     }
+    let moved_before = PathBuf::from(format!("{}.moved", from.display()));
+    if moved_before.exists() {
+        return Err(MaintenanceError::InTheWay(moved_before));
+    }
     let path = from.to_owned();
     let (file, loaded) = tokio::task::spawn_blocking(move || FileStore::open(&path)).await??;
     engine::read_records(loaded.entries.clone())?;
@@ -220,13 +228,17 @@ pub async fn migrate(
     let server = ApiServer::connect(settings.kubeconfig.as_deref(), settings.api_timeout).await?;
     let claim = claim(&server, &settings, wait, context).await?;
     let moved = move_all(&server, &settings, &claim, loaded, &eras).await;
+    // While this process has both: nobody begins with the file, and nobody leads in the cluster beside it.
+    let moved = moved.and_then(|records| {
+        move_away(from).map_err(|source| MaintenanceError::Rename { path: from.to_owned(), source })?;
+        Ok(records)
+    });
+    drop(file);
     claim.release().await;
     let records = moved?;
-    drop(file);
-    set_aside(from)?;
     tracing::info!(
         records,
-        "all records are in the cluster; {} was renamed to {}.moved",
+        "all records are in the cluster; {} was renamed to {}.moved, and a mark stands in its place",
         from.display(),
         from.display()
     );
@@ -332,22 +344,4 @@ async fn insist<T, F: Future<Output = Result<T, CommitError>>>(
         }
     }
     ask().await
-}
-
-/// The file under another name, so that no controller begins with it again.
-fn set_aside(path: &Path) -> Result<(), MaintenanceError> {
-    let beside = |path: &Path, end: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(end);
-        PathBuf::from(name)
-    };
-    for end in ["-wal", "-shm", ""] {
-        let from = beside(path, end);
-        match std::fs::rename(&from, beside(&beside(path, ".moved"), end)) {
-            Ok(()) => {}
-            Err(error) if !end.is_empty() && error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(source) => return Err(MaintenanceError::Rename { path: from, source }),
-        }
-    }
-    Ok(())
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use cleat_ids::VOLUME_KEY;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::api::storage::v1::VolumeAttachment;
 use kube::api::{ListParams, Patch, PatchParams};
@@ -13,14 +14,13 @@ use kube::{Api, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::watch;
 
 use crate::api::{ApiError, ApiServer};
 use crate::watch::Watched;
 
 /// Objects that are asked for at once.
 const PAGE: u32 = 500;
-/// Volumes that an annotation names at most.
+/// Nodes that an annotation names at most.
 const NODES_NAMED: usize = 8;
 
 /// A VolumeAttachment of our driver.
@@ -30,8 +30,8 @@ pub struct VolumeAttachmentSeen {
     pub name: String,
     /// The PersistentVolume that it is about.
     pub pv: Option<String>,
-    /// The volume, where it names that itself.
-    pub inline: Option<String>,
+    /// The volume, where it names that itself, or what was answered to it does.
+    pub volume: Option<String>,
     /// The node.
     pub node: String,
     /// When it was made, in milliseconds since 1970.
@@ -76,8 +76,17 @@ impl AllAttachments {
         attachment: &'a VolumeAttachmentSeen,
     ) -> (Option<&'a str>, Option<&'a PersistentVolumeSeen>) {
         let pv = attachment.pv.as_ref().and_then(|name| self.volumes.get(name));
-        (pv.map(|pv| pv.handle.as_str()).or(attachment.inline.as_deref()), pv)
+        (pv.map(|pv| pv.handle.as_str()).or(attachment.volume.as_deref()), pv)
     }
+}
+
+/// What is wanted where.
+#[derive(Clone, Debug, Default)]
+pub struct AllWanted {
+    /// Volumes, and the nodes that are to have them.
+    pub known: BTreeSet<(String, String)>,
+    /// Nodes that are to have a volume which nothing names.
+    pub unclear: BTreeSet<String>,
 }
 
 /// What the cluster says of one volume on one node.
@@ -138,12 +147,6 @@ impl Attachments {
         }
     }
 
-    /// A sign that is given after each change of a VolumeAttachment.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.attachments.changes()
-    }
-
     /// The PersistentVolume of a volume, as the watch has it.
     #[must_use]
     pub fn volume(&self, handle: &str) -> Option<Arc<PersistentVolumeSeen>> {
@@ -155,8 +158,9 @@ impl Attachments {
     /// # Errors
     /// The API server's answer.
     pub async fn all_now(&self) -> Result<AllAttachments, ApiError> {
-        let volumes: Vec<PersistentVolume> = self.list().await?;
+        // In this order: the PersistentVolume of each VolumeAttachment is there by then.
         let attachments: Vec<VolumeAttachment> = self.list().await?;
+        let volumes: Vec<PersistentVolume> = self.list().await?;
         let volumes = volumes.into_iter().filter_map(|object| volume(object, &self.driver));
         let mut attachments: Vec<_> =
             attachments.into_iter().filter_map(|object| attachment(object, &self.driver)).collect();
@@ -217,7 +221,7 @@ impl Attachments {
 
     fn handle_of(&self, seen: &VolumeAttachmentSeen) -> Option<String> {
         let of = |name: &String| self.volumes.look(|all| all.get(name).map(|pv| pv.handle.clone())).flatten();
-        seen.pv.as_ref().and_then(of).or_else(|| seen.inline.clone())
+        seen.pv.as_ref().and_then(of).or_else(|| seen.volume.clone())
     }
 
     /// Nodes that are to have a volume, as the watch has it. `None`: it has not listed everything yet.
@@ -227,11 +231,20 @@ impl Attachments {
         self.attachments.look(|all| all.values().filter(about).map(|seen| seen.node.clone()).collect())
     }
 
-    /// All volumes and the nodes that are to have them, as the watch has it. `None`: it has not listed everything yet.
+    /// All volumes and the nodes that are to have them, and the nodes that are to have one which cannot be seen, as the
+    /// watch has it. `None`: it has not listed everything yet.
     #[must_use]
-    pub fn all_wanted(&self) -> Option<BTreeSet<(String, String)>> {
-        let of = |seen: &Arc<VolumeAttachmentSeen>| Some((self.handle_of(seen)?, seen.node.clone()));
-        self.attachments.look(|all| all.values().filter_map(of).collect())
+    pub fn all_wanted(&self) -> Option<AllWanted> {
+        self.attachments.look(|all| {
+            let mut wanted = AllWanted::default();
+            for seen in all.values() {
+                match self.handle_of(seen) {
+                    Some(volume) => drop(wanted.known.insert((volume, seen.node.clone()))),
+                    None => drop(wanted.unclear.insert(seen.node.clone())),
+                }
+            }
+            wanted
+        })
     }
 
     /// Writes for people who has a volume, and since when. Nothing reads it.
@@ -262,15 +275,16 @@ fn attachment(object: VolumeAttachment, driver: &str) -> Option<VolumeAttachment
     let csi = source.inline_volume_spec.and_then(|spec| spec.csi);
     let (attached, metadata) =
         object.status.map(|status| (status.attached, status.attachment_metadata)).unwrap_or_default();
+    let metadata = metadata.unwrap_or_default();
     Some(VolumeAttachmentSeen {
         name,
         pv: source.persistent_volume_name,
-        inline: csi.map(|csi| csi.volume_handle),
+        volume: csi.map(|csi| csi.volume_handle).or_else(|| metadata.get(VOLUME_KEY).cloned()),
         node: object.spec.node_name,
         created_ms,
         deleting,
         attached,
-        metadata: metadata.unwrap_or_default(),
+        metadata,
     })
 }
 
@@ -295,9 +309,27 @@ mod tests {
 
     #[test]
     fn a_volume_attachment_has_the_name_that_kubernetes_gives_it() {
-        // From a cluster: volume pvc-1 of cleat.io on node-a.
-        let name = usual_name("pvc-1", "cleat.io", "node-a");
-        assert_eq!(name.len(), "csi-".len() + 64);
-        assert_ne!(name, usual_name("pvc-1", "cleat.io", "node-b"));
+        // getAttachmentName of pkg/volume/csi/csi_attacher.go (1.36): the SHA-256 of "pvc-1cleat.ionode-a".
+        assert_eq!(
+            usual_name("pvc-1", "cleat.io", "node-a"),
+            "csi-ca7c3b2144b6b4da6e06556e73657ac496794c436d8ff0c208431c7726770066"
+        );
+    }
+
+    #[test]
+    fn a_volume_attachment_of_ours_names_its_volume_by_what_was_answered() {
+        let object = |attacher: &str| -> VolumeAttachment {
+            serde_json::from_value(json!({
+                "metadata": {"name": "csi-1"},
+                "spec": {"attacher": attacher, "nodeName": "node-a", "source": {"persistentVolumeName": "gone"}},
+                "status": {"attached": true, "attachmentMetadata": {VOLUME_KEY: "vol-1"}},
+            }))
+            .unwrap_or_default()
+        };
+        let seen = attachment(object("cleat.io"), "cleat.io");
+        let all = AllAttachments { attachments: seen.into_iter().collect(), ..AllAttachments::default() };
+        assert_eq!(all.attachments.len(), 1);
+        assert_eq!(all.volume_of(&all.attachments[0]).0, Some("vol-1"));
+        assert_eq!(attachment(object("other.io"), "cleat.io"), None);
     }
 }

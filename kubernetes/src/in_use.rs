@@ -9,7 +9,7 @@ use kube::api::ListParams;
 use serde_json::{Map, Value};
 
 use crate::api::{ApiError, ApiServer};
-use crate::records::{ClusterRecords, Kind};
+use crate::records::{ClusterRecords, Kind, RecordObject};
 
 /// Objects that are asked for at once.
 const PAGE: u32 = 500;
@@ -20,13 +20,11 @@ const PAGE: u32 = 500;
 /// The API server's answer: then nothing is known.
 pub async fn in_use(server: &ApiServer, driver_name: &str) -> Result<Vec<String>, ApiError> {
     let mut found = Vec::new();
-    match ClusterRecords::new(server.clone()).list().await {
-        Ok(records) => {
-            let volumes = records.iter().filter(|record| record.kind == Kind::Volume);
-            found.extend(
-                volumes
-                    .filter_map(|record| Some(format!("volume {}: {}", record.name, held(&record.value)?))),
-            );
+    match ClusterRecords::new(server.clone()).list_of(Kind::Volume).await {
+        Ok(volumes) => {
+            let held =
+                |record: &RecordObject| Some(format!("volume {}: {}", record.name, held(&record.value)?));
+            found.extend(volumes.iter().filter_map(held));
         }
         // No controller has ever led here.
         Err(ApiError::NotFound) => {}

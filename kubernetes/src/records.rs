@@ -150,22 +150,25 @@ impl ClusterRecords {
     /// # Errors
     /// The API server's answer.
     pub async fn list(&self) -> Result<Vec<RecordObject>, ApiError> {
-        let mut found = Vec::new();
-        for kind in [Kind::Volume, Kind::Node] {
-            let api = self.api(kind);
-            let mut params = ListParams::default().limit(PAGE);
-            loop {
-                let page = self.server.ask(api.list(&params)).await?;
-                for object in &page.items {
-                    found.push(read(kind, object)?);
-                }
-                match page.metadata.continue_.filter(|token| !token.is_empty()) {
-                    Some(token) => params = params.continue_token(&token),
-                    None => break,
-                }
+        let mut found = self.list_of(Kind::Volume).await?;
+        found.extend(self.list_of(Kind::Node).await?);
+        Ok(found)
+    }
+
+    /// All records of one kind, as they are now.
+    pub(crate) async fn list_of(&self, kind: Kind) -> Result<Vec<RecordObject>, ApiError> {
+        let (api, mut found) = (self.api(kind), Vec::new());
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = self.server.ask(api.list(&params)).await?;
+            for object in &page.items {
+                found.push(read(kind, object)?);
+            }
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(found),
             }
         }
-        Ok(found)
     }
 
     /// Writes one record, as the controller of that term.

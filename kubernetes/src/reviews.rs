@@ -128,7 +128,11 @@ impl Reviews {
         if status.allowed && status.denied != Some(true) {
             return Ok(Ok(()));
         }
-        Ok(Err([status.reason, status.evaluation_error].into_iter().flatten().collect::<Vec<_>>().join("; ")))
+        match status.evaluation_error {
+            // It could not decide, which is no "no".
+            Some(error) if status.denied != Some(true) => Err(ApiError::Unanswered(error)),
+            error => Ok(Err([status.reason, error].into_iter().flatten().collect::<Vec<_>>().join("; "))),
+        }
     }
 }
 

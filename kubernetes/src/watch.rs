@@ -2,7 +2,7 @@
 //!
 //! In come objects; out goes a map of what is needed of them, and a sign when it has changed. What holds:
 //! - nothing is said before the first whole list;
-//! - a connection that is silent is given up, a history that was compacted is listed again, and every so often everything is,
+//! - a list that is silent is given up, and so is a watch whose connection the kernel finds dead; a history that was compacted is listed again, and every so often everything is,
 //!   so that a change that no watch has brought is seen all the same;
 //! - it is behind by an unknown time. Whoever does something about what it says asks the API server itself first.
 
@@ -71,8 +71,11 @@ impl<T: Send + Sync + 'static> Watched<T> {
                 if let Err(error) = following.follow(&api, &keep).await {
                     tracing::warn!("cannot watch {what}: {error}; trying again");
                     // One that went well for a while begins with a short pause again.
-                    pause = if began.elapsed() > SILENT { PAUSES.0 } else { (pause * 2).min(PAUSES.1) };
+                    if began.elapsed() > SILENT {
+                        pause = PAUSES.0;
+                    }
                     tokio::time::sleep(pause.max(patience / 10)).await;
+                    pause = (pause * 2).min(PAUSES.1);
                 }
             }
         });

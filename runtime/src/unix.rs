@@ -5,7 +5,6 @@
 //! our own socket is removed, not one that a successor has put in its place. No socket is served in a
 //! directory to which others may write: they could put a socket of theirs in its place, and answer callers
 //! that a volume is attached, or detached.
-//! whoever calls that a volume is attached, or detached.
 
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -112,9 +111,9 @@ impl UnixIncoming {
     /// Binds `path`, makes its directory if that is missing, and removes a socket that a dead process left
     /// there.
     ///
+    /// # Errors
     /// Where others may write to the directory, somebody answers there, something else is there, or the
     /// kernel refuses a step.
-    /// step.
     pub async fn bind(path: impl Into<PathBuf>) -> Result<Self, UnixError> {
         let path = path.into();
         let dir = directory(&path);

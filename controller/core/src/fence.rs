@@ -12,6 +12,8 @@ use crate::{Epoch, Evidence, HostNqn, NodeId, OperationId, SessionId, UnixMillis
 /// What the target was probed to do. What was not probed counts as not done: the default is nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct TargetAbilities {
+    /// It was probed: what is not said of it below it does not do. Else that is unknown.
+    pub probed: bool,
     /// A host that is not on the list cannot connect.
     pub acl: bool,
     /// Taking the export off ends the sessions that are live.

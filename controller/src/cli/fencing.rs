@@ -162,6 +162,7 @@ fn target(host_acl: HostAcl, abilities: Option<&Abilities>, secrets: bool) -> Ta
     let acl = host_acl == HostAcl::List;
     let Some(probed) = abilities else { return TargetAbilities { acl, ..TargetAbilities::default() } };
     TargetAbilities {
+        probed: true,
         acl,
         export_cuts: probed.export_cuts,
         export_drains: probed.drains(),
@@ -200,9 +201,11 @@ mod tests {
             TargetAbilities { acl: true, ..TargetAbilities::default() }
         );
         let nothing = Abilities::nothing("https://rds".into(), String::new());
-        assert_eq!(target(HostAcl::None, Some(&nothing), true), TargetAbilities::default());
+        let none = TargetAbilities { probed: true, ..TargetAbilities::default() };
+        assert_eq!(target(HostAcl::None, Some(&nothing), true), none);
         let all = probed(ProbedAcl::List);
         let expected = TargetAbilities {
+            probed: true,
             acl: true,
             export_cuts: true,
             export_drains: true,

@@ -68,7 +68,6 @@ async fn write(attachments: &Attachments, engine: &Engine) {
                 }
             }
         }
-        said.retain(|_, (nodes, _)| !nodes.is_empty());
     }
 }
 

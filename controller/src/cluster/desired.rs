@@ -4,7 +4,7 @@ use cleat_core::{Access, Desired, Epoch, MinFence, NodeId, UnixMillis, VolumeId}
 use cleat_ids::MIN_FENCE_KEY;
 use cleat_kubernetes::attachments::{AllAttachments, PersistentVolumeSeen, VolumeAttachmentSeen};
 
-use crate::csi::{EPOCH_KEY, VOLUME_KEY, fence_named};
+use crate::csi::{EPOCH_KEY, fence_named};
 
 /// Who is to have what, and the highest term under which any of it was answered.
 pub(crate) fn desired(all: &AllAttachments) -> (Vec<Desired>, u64) {
@@ -15,8 +15,6 @@ pub(crate) fn desired(all: &AllAttachments) -> (Vec<Desired>, u64) {
 
 fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
     let (handle, pv) = all.volume_of(seen);
-    // What was answered says the volume, too, where the PersistentVolume has gone.
-    let handle = handle.or_else(|| seen.metadata.get(VOLUME_KEY).map(String::as_str));
     let ids = handle.and_then(|handle| VolumeId::new(handle).ok()).zip(NodeId::new(&seen.node).ok());
     let Some((volume, node)) = ids else {
         tracing::error!(
@@ -32,15 +30,17 @@ fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
         volume,
         node,
         access: if pv.is_some_and(|pv| pv.shared_block) { Access::RwxBlock } else { Access::Rwo },
-        min_fence: pv.map_or(MinFence::default(), min_fence),
+        min_fence: pv.map_or(MinFence::Reservation, min_fence),
         since: UnixMillis(seen.created_ms),
         attached: seen.attached,
         epoch: seen.metadata.get(EPOCH_KEY).and_then(|epoch| epoch.parse::<Epoch>().ok()),
     })
 }
 
+/// What its owner demands; on any doubt the strongest.
 fn min_fence(pv: &PersistentVolumeSeen) -> MinFence {
-    pv.attributes.get(MIN_FENCE_KEY).and_then(|name| fence_named(name)).unwrap_or_default()
+    let demanded = pv.attributes.get(MIN_FENCE_KEY);
+    demanded.map_or(MinFence::default(), |name| fence_named(name).unwrap_or(MinFence::Reservation))
 }
 
 #[cfg(test)]
@@ -49,12 +49,16 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::csi::VOLUME_KEY;
 
     fn seen(name: &str, pv: &str, node: &str, metadata: &[(&str, &str)]) -> VolumeAttachmentSeen {
         VolumeAttachmentSeen {
             name: name.into(),
             pv: Some(pv.into()),
-            inline: None,
+            volume: metadata
+                .iter()
+                .find(|(key, _)| *key == VOLUME_KEY)
+                .map(|(_, volume)| (*volume).to_owned()),
             node: node.into(),
             created_ms: 7,
             deleting: false,
@@ -87,6 +91,8 @@ mod tests {
             short,
             [("vol-1", "node-a", Access::RwxBlock, true), ("vol-2", "node-b", Access::Rwo, true)]
         );
+        let demanded: Vec<_> = found.iter().map(|d| d.min_fence).collect();
+        assert_eq!(demanded, [MinFence::default(), MinFence::Reservation], "and the strongest fence");
         assert_eq!(term, 12, "the next term is above each that was answered");
     }
 }

@@ -3,6 +3,8 @@
 //! A call has no epoch, and the attacher may send one twice, late, or after another replica's. So a Publish counts only while
 //! a VolumeAttachment asks for it, and an Unpublish only while none does.
 
+use std::collections::BTreeSet;
+
 use cleat_core::{NodeId, VolumeId};
 use cleat_kubernetes::api::ApiError;
 use cleat_kubernetes::attachments::{Attachments, Live};
@@ -61,20 +63,23 @@ pub(crate) async fn may_publish(
     }
 }
 
-/// Whether an Unpublish may be begun; without a node: from all.
+/// Whether an Unpublish may be begun: from these nodes and, without `only_these`, from whichever the cluster names.
 ///
 /// # Errors
 /// Why not.
 pub(crate) async fn may_unpublish(
     attachments: &Attachments,
     volume: &VolumeId,
-    node: Option<&NodeId>,
+    nodes: Vec<NodeId>,
+    only_these: bool,
 ) -> Result<(), NotAsClustered> {
-    let nodes = match node {
-        Some(node) => vec![node.to_string()],
-        None => attachments.wanting(volume.as_str()).unwrap_or_default(),
-    };
-    for name in nodes {
+    let mut names: BTreeSet<String> = nodes.iter().map(NodeId::to_string).collect();
+    if !only_these {
+        let source = ApiError::Unanswered("they were not listed yet".into());
+        let unknown = NotAsClustered::NotAnswered { volume: volume.clone(), source };
+        names.extend(attachments.wanting(volume.as_str()).ok_or(unknown)?);
+    }
+    for name in names {
         if live(attachments, volume, &name).await? == Live::Wanted
             && let Ok(node) = NodeId::new(&name)
         {

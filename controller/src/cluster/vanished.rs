@@ -1,7 +1,8 @@
 //! VolumeAttachments that went without an Unpublish: their finalizer was taken off, or the controller was away for long.
 //!
-//! In come changes of VolumeAttachments and the time; out go detaches like a caller's, each after the API server itself has
-//! said twice, some time apart, that nobody asks for that volume on that node. Whether the node can write is proven as always.
+//! In comes the time; out go detaches like a caller's, each after the API server itself has said twice, some time apart and
+//! the second time right before, that nobody asks for that volume on that node. Whether the node can write is proven as
+//! always. What a node holds without a grant (a stray) is a person's to publish or unpublish.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ pub(crate) async fn follow(attachments: Arc<Attachments>, engine: Engine, stop: 
             let Ok(held) = engine.view(|core, _| held(core)).await else { return };
             let unwanted = unwanted(&attachments, held).await;
             for (volume, node) in unwanted.intersection(&missed) {
+                if attachments.live(volume.as_str(), node.as_str()).await != Ok(Live::Nobody) {
+                    continue;
+                }
                 tracing::warn!(
                     %volume, %node,
                     "no VolumeAttachment asks for it there any more, and nobody has called: detaching it"
@@ -46,10 +50,8 @@ fn held(core: &cleat_core::Core) -> Vec<(VolumeId, NodeId)> {
     let all = core.volumes().values().flat_map(|record| {
         record.attachments.iter().map(move |attachment| (record.spec.id.clone(), attachment))
     });
-    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. }));
-    // A host that no node is known to be is asked for by nobody.
-    let nodes = stays.filter(|(_, a)| core.registry().contains_key(&a.node));
-    nodes.map(|(volume, a)| (volume, a.node.clone())).collect()
+    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. } | Phase::Stray));
+    stays.map(|(volume, a)| (volume, a.node.clone())).collect()
 }
 
 /// Those of them that nobody asks for: by the watch, and then by the API server itself.
@@ -57,10 +59,12 @@ async fn unwanted(attachments: &Attachments, held: Vec<(VolumeId, NodeId)>) -> B
     let mut unwanted = BTreeSet::new();
     let Some(wanted) = attachments.all_wanted() else { return unwanted };
     for (volume, node) in held {
-        if wanted.contains(&(volume.to_string(), node.to_string())) {
+        // What cannot be seen, or asked, counts as wanted.
+        if wanted.unclear.contains(node.as_str())
+            || wanted.known.contains(&(volume.to_string(), node.to_string()))
+        {
             continue;
         }
-        // What cannot be asked counts as wanted.
         if attachments.live(volume.as_str(), node.as_str()).await == Ok(Live::Nobody) {
             unwanted.insert((volume, node));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeSpec};
+use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeRecord, VolumeSpec};
 use cleat_rds::{Freshness, RdsVolume};
 
 use super::call_context::CallContext;
@@ -49,7 +49,17 @@ pub(super) async fn publish(
 pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Result<(), CallError> {
     let Unpublish { volume, node } = unpublish;
     if let Some(attachments) = &context.attachments {
-        cluster::may_unpublish(attachments, &volume, node.as_ref()).await?;
+        let (about, only) = (volume.clone(), node.is_some());
+        let nodes = match &node {
+            Some(node) => vec![node.clone()],
+            None => {
+                let holders = context.engine.consult(move |core, _| {
+                    core.volumes().get(&about).map(VolumeRecord::holders).unwrap_or_default()
+                });
+                holders.await?
+            }
+        };
+        cluster::may_unpublish(attachments, &volume, nodes, only).await?;
     }
     context.publishes.overtake(&volume, node.as_ref()).await;
     // What is not on record may be on the RDS's list all the same: a store may be lost.

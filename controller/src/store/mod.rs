@@ -38,6 +38,7 @@ mod tests;
 
 pub use file::{FileStore, METRICS};
 pub use kubernetes::KubernetesStore;
+pub(crate) use opening::move_away;
 pub use refusal::{Damage, OpenError, StepError};
 
 /// What a record is about.

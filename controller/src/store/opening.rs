@@ -4,7 +4,7 @@
 //! has first written itself ([`checkpoint`]).
 
 use std::fs::{File, OpenOptions};
-use std::io::Read as _;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +45,28 @@ pub(super) const MIGRATIONS: &[&str] = &["
     UPDATE nodes SET record = with_types(record);
 "];
 
+/// What stands where a store was whose records are in a cluster now: without it a controller would begin with an empty one.
+const MOVED: &[u8] = b"cleat: the records of this store were moved to a cluster\n";
+
+/// Puts a store away whose records are somewhere else now, and a mark in its place, which is refused by name. Whoever calls
+/// this holds the store's lock. In this order: a log without its database is refused, too.
+pub(crate) fn move_away(path: &Path) -> io::Result<()> {
+    let moved = beside(path, ".moved");
+    for end in ["", "-wal", "-shm"] {
+        match std::fs::rename(beside(path, end), beside(&moved, end)) {
+            Err(error) if end.is_empty() || error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    let new = beside(path, ".new");
+    let mut file = File::create(&new)?;
+    file.write_all(MOVED)?;
+    file.sync_all()?;
+    std::fs::rename(&new, path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
+
 /// `PATH` with something appended to its last part.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -57,7 +79,7 @@ pub(super) fn make(path: &Path, migrations: &[&str]) -> Result<(), OpenError> {
     let new = beside(path, ".new");
     for leftover in [new.clone(), beside(&new, "-journal")] {
         match std::fs::remove_file(&leftover) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(failed("remove", &leftover)(error).into());
             }
             _ => {}
@@ -99,6 +121,8 @@ pub(super) fn refuse_what_is_not_ours(path: &Path) -> Result<(), OpenError> {
         Damage::OldJournal
     } else if head.is_empty() {
         Damage::NotAStore("it is empty")
+    } else if head.starts_with(MOVED) {
+        Damage::NotAStore("its records were moved to a cluster (migrate-store): use --store kubernetes")
     } else if !head.starts_with(SQLITE_MAGIC) {
         Damage::NotAStore("it does not begin like a SQLite database")
     } else {
@@ -189,7 +213,7 @@ pub(super) fn checkpoint(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn drop_pages(path: &Path) -> Result<(), StepError> {
     for file in [path.to_owned(), beside(path, "-wal")] {
         let open = match File::open(&file) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             open => open.map_err(failed("open", &file))?,
         };
         // Pages that are still to be written stay; so that they are few, they are written first. Whether that

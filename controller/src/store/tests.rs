@@ -66,6 +66,21 @@ async fn what_was_committed_is_there_again_under_a_higher_term() {
 }
 
 #[test]
+fn a_store_that_was_moved_away_is_refused_and_lies_whole_beside_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let mut database = opened(&path);
+    committed(&mut database, write("a", None, json!(1)));
+    move_away(&path).unwrap();
+    drop(database);
+    let refused = load(&path).unwrap_err();
+    let refused = cleat_runtime::exit::Causes(&refused).to_string();
+    assert!(refused.contains("its records were moved to a cluster"), "{refused}");
+    let kept = load(&dir.path().join("store.moved")).unwrap();
+    assert_eq!(by_name(&kept), BTreeMap::from([("a", (1, &json!(1)))]));
+}
+
+#[test]
 fn two_controllers_cannot_share_a_store_and_the_holder_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);

@@ -32,6 +32,10 @@ use token_reviews::{NotKnown, TokenReviews};
 
 /// Questions about rights that are under way at once.
 const RIGHTS_AT_ONCE: usize = 32;
+/// Waiting for one of those places.
+const RIGHTS_TURN: Duration = Duration::from_secs(5);
+/// A session of an agent lasts no longer, however long its token would: the next one asks again.
+const LONGEST_SESSION: Duration = Duration::from_secs(3600);
 
 /// What is asked of the cluster, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -189,7 +193,9 @@ impl ClusterTrust {
             )
         })?;
         metrics::token_reviewed(Review::Accepted);
-        Ok(KnownAgent { node: node.to_owned(), until: claims.until })
+        // Whatever the token says, its pod may be deleted meanwhile: that is asked about again by then.
+        let until = claims.until.min(SystemTime::now() + LONGEST_SESSION);
+        Ok(KnownAgent { node: node.to_owned(), until })
     }
 
     /// Which user an operator is, by his token.
@@ -222,7 +228,11 @@ impl ClusterTrust {
     #[allow(clippy::result_large_err)] // tonic's own
     pub async fn may(&self, user: &ClusterUser, right: &Right) -> Result<(), Status> {
         let Inner { cluster, rights, hush, .. } = &*self.0;
-        let _place = rights.acquire().await;
+        let Ok(Ok(_place)) = tokio::time::timeout(RIGHTS_TURN, rights.acquire()).await else {
+            return Err(Status::unavailable(
+                "too many calls wait for the API server to say what their users may do; ask again",
+            ));
+        };
         let why = match cluster.allowed(user, right).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => why,

@@ -52,6 +52,8 @@ pub(super) struct Serving {
     authority: Option<Authority>,
     served: Option<Served>,
     client_cas: Vec<CertificateDer<'static>>,
+    /// Why operators with client certificates are not served, since the last renewal.
+    clients_unusable: Option<String>,
     complaint: String,
 }
 
@@ -94,6 +96,7 @@ impl Serving {
             authority: None,
             served: None,
             client_cas,
+            clients_unusable: None,
             complaint,
         }
     }
@@ -153,6 +156,8 @@ impl Serving {
         if due && let Err(error) = self.renew(now) {
             complaints.push(error);
         }
+        // Until others are served: nothing is well because it was said once.
+        complaints.extend(self.clients_unusable.clone());
         if self.served.as_ref().is_some_and(|served| served.until <= now) {
             self.served = None;
             self.listeners.iter().for_each(IssuedTls::withdraw);
@@ -168,7 +173,7 @@ impl Serving {
         let make = || authority.issue(&self.names, now, self.times.certificate);
         let said = |error: &(dyn std::error::Error + 'static)| Causes(error).to_string();
         let [agents, operators] = &self.listeners;
-        let mut unusable = Ok(());
+        self.clients_unusable = None;
         let mut until = None;
         for (listener, client_cas) in [(agents, &[][..]), (operators, &*self.client_cas)] {
             let made = make().map_err(|error| said(&error))?;
@@ -176,7 +181,7 @@ impl Serving {
             match listener.serve(made.chain, made.key, client_cas) {
                 Err(error @ IssueError::Clients(_)) => {
                     // Operators with a token are served all the same.
-                    unusable = Err(said(&error));
+                    self.clients_unusable = Some(said(&error));
                     let made = make().map_err(|error| said(&error))?;
                     listener.serve(made.chain, made.key, &[]).map_err(|error| said(&error))?;
                 }
@@ -187,7 +192,7 @@ impl Serving {
             let half = until.duration_since(now).unwrap_or_default() / 2;
             Served { renew_at: now + half, until }
         });
-        unusable
+        Ok(())
     }
 
     /// Says what is in the way, once; whether nothing is.

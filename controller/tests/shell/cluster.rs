@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use cleat_api_server::Cluster;
 use cleat_controller::app::AppError;
+use cleat_controller::clock::Clock;
 use cleat_controller::engine::EngineError;
 use cleat_controller::maintenance::migrate;
-use cleat_controller::stored::ClusterSettings;
+use cleat_controller::stored::{ClusterSettings, Stored};
 use cleat_runtime::Context;
 use tonic::Code;
 
@@ -342,7 +343,9 @@ async fn records_of_a_file_are_moved_to_a_cluster_whole() {
 
     let (file, here) = (world.store(), Context::default());
     migrate(&file, as_who_moves(&cluster), PATIENCE, &here).await.unwrap();
-    assert!(!file.exists(), "no controller begins with it again");
+    let again = Stored::in_file(file, Clock::start()).await.map(drop).unwrap_err();
+    let again = cleat_runtime::exit::Causes(&again).to_string();
+    assert!(again.contains("its records were moved to a cluster"), "no controller begins with it: {again}");
     world.join(&cluster.kubeconfig(), "cleat", "one").await;
     leads(&world).await;
     let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);

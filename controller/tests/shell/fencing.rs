@@ -18,6 +18,7 @@ use crate::operators::{cleatctl, cleatctl_of};
 use crate::world::{Csi, RWO, RWX, World, block, eventually, publish_request};
 
 const ACL: TargetAbilities = TargetAbilities {
+    probed: true,
     acl: true,
     export_cuts: true,
     export_drains: true,

@@ -27,6 +27,8 @@ const CURRENT: [&str; 2] = ["ca.crt", "ca.key"];
 const NEXT: [&str; 2] = ["next.crt", "next.key"];
 const NEXT_PUBLISHED: &str = "next-published";
 const PREVIOUS: &str = "previous.crt";
+/// What says that a Secret is ours: a type is given once, and never changed.
+const SECRET_TYPE: &str = "cleat.io/serving-ca";
 /// A step is followed by the next one; more than these mean that somebody else keeps writing.
 const MOST_STEPS: usize = 16;
 
@@ -195,8 +197,14 @@ impl ServingCa {
     }
 
     fn parse(&self, secret: &Secret) -> Result<Kept, CaError> {
-        Kept::parse(secret.data.as_ref().unwrap_or(&BTreeMap::new()))
-            .map_err(|source| CaError::Content { secret: self.name(&self.secret), source })
+        let ours = secret.type_.as_deref() == Some(SECRET_TYPE);
+        let problem = || format!("it is {:?}, not {SECRET_TYPE:?}", secret.type_.as_deref().unwrap_or(""));
+        let kept = match ours {
+            true => Kept::parse(secret.data.as_ref().unwrap_or(&BTreeMap::new())),
+            // Whatever is in it: it is somebody else's, and would be lost when it is written over.
+            false => Err(CertificateError::Content { key: "type", problem: problem() }),
+        };
+        kept.map_err(|source| CaError::Content { secret: self.name(&self.secret), source })
     }
 
     async fn read<T>(&self, api: &Api<T>, kind: &str, name: &str) -> Result<Option<T>, CaError>
@@ -229,7 +237,8 @@ impl ServingCa {
             }
             None => {
                 let metadata = ObjectMeta { name: Some(self.secret.clone()), ..ObjectMeta::default() };
-                let secret = Secret { metadata, data, ..Secret::default() };
+                let type_ = Some(SECRET_TYPE.to_owned());
+                let secret = Secret { metadata, data, type_, ..Secret::default() };
                 self.server.ask(self.secrets.create(&as_usual, &secret)).await
             }
         };
@@ -266,6 +275,13 @@ impl Kept {
             let missing = || CertificateError::Content { key, problem: "it is missing".into() };
             text(key)?.ok_or_else(missing)
         };
+        let ours = [CURRENT[0], CURRENT[1], NEXT[0], NEXT[1], NEXT_PUBLISHED, PREVIOUS];
+        if let Some(key) = data.keys().find(|key| !ours.contains(&key.as_str())) {
+            return Err(CertificateError::Content {
+                key: "data",
+                problem: format!("{key:?} is none of ours"),
+            });
+        }
         let pair = |keys: [&'static str; 2]| Ca::parse(keys, needed(keys[0])?, needed(keys[1])?);
         let next = if text(NEXT[0])?.is_some() || text(NEXT[1])?.is_some() {
             let wrong =
@@ -405,6 +421,7 @@ mod tests {
             ("next.crt", Some("x"), "next.key: it is missing"),
             ("next.key", Some("x"), "next.crt: it is missing"),
             ("previous.crt", Some("x"), "previous.crt"),
+            ("tls.crt", Some("x"), "tls.crt"),
         ] {
             let mut texts = whole.clone();
             texts.remove(key);

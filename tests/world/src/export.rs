@@ -16,7 +16,7 @@ pub fn as_probed(truth: Abilities) -> TargetAbilities {
         (true, true) => ReservationAbility::AbortWaits,
     };
     let Abilities { acl, cuts, drains, secret, .. } = truth;
-    TargetAbilities { acl, export_cuts: cuts, export_drains: drains, secret, reservations }
+    TargetAbilities { probed: true, acl, export_cuts: cuts, export_drains: drains, secret, reservations }
 }
 
 /// On what kind of connection a write is on its way.

@@ -11,7 +11,7 @@ use super::requests::RequestKind;
 use super::{Core, Transition};
 use crate::{
     Access, Attachment, DrainCause, Epoch, HostNqn, ListDoubt, Migration, MigrationResult, MinFence, NodeId,
-    Notice, Phase, Role, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Notice, Phase, Role, Rung, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A node that is to have a volume.
@@ -116,7 +116,7 @@ impl Transition<'_> {
 
     /// A node is heard: it is known which host it is.
     pub(super) fn desired_heard(&mut self, node: &NodeId, host_nqn: &HostNqn) {
-        for desired in self.take_unheard(node) {
+        for desired in self.take_unheard(node, |_| true) {
             self.adopt_desired(desired, host_nqn.clone());
         }
     }
@@ -124,15 +124,20 @@ impl Transition<'_> {
     /// A person has declared the node gone: what it wrote before may still land for a while.
     pub(super) fn desired_gone(&mut self, node: &NodeId) {
         let until = self.now.plus(self.core.config.drain_bound_ms);
-        for desired in self.take_unheard(node) {
+        // Where the volume demands a fence, it is no proof.
+        let suffices = |desired: &Desired| Rung::NodeGone.suffices_for(desired.min_fence);
+        for desired in self.take_unheard(node, suffices) {
             self.touched.insert(desired.volume.clone());
             self.core.unheard.bounds.insert(desired.volume, until);
         }
     }
 
-    fn take_unheard(&mut self, node: &NodeId) -> Vec<Desired> {
+    fn take_unheard(&mut self, node: &NodeId, which: impl Fn(&Desired) -> bool) -> Vec<Desired> {
         let of = &mut self.core.unheard.of;
-        let taken = of.values_mut().filter_map(|nodes| nodes.remove(node)).collect();
+        let chosen = |nodes: &mut BTreeMap<NodeId, Desired>| {
+            if nodes.get(node).is_some_and(&which) { nodes.remove(node) } else { None }
+        };
+        let taken = of.values_mut().filter_map(chosen).collect();
         of.retain(|_, nodes| !nodes.is_empty());
         taken
     }
@@ -147,7 +152,9 @@ impl Transition<'_> {
             return;
         }
         // What the holders were granted under counts; of a volume that was only found nobody has said it.
-        if record.spec.subsystem_nqn.is_none() {
+        // Of two that contradict each other the narrower.
+        let narrower = record.attachments.is_empty() || access == Access::Rwo;
+        if record.spec.subsystem_nqn.is_none() && narrower {
             (record.spec.access, record.spec.min_fence) = (access, min_fence);
         }
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);

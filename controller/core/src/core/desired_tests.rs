@@ -143,3 +143,14 @@ fn one_that_a_person_has_declared_gone_is_waited_for_no_more() {
         "what it wrote may still land: {waiting:?}"
     );
 }
+
+#[test]
+fn a_statement_ends_no_wait_where_the_volume_demands_a_fence() {
+    let mut b = attached(Access::Rwo);
+    let demanding = Desired { min_fence: MinFence::Acl, ..desired("a", Access::Rwo, 1) };
+    start(&mut b, false, false, vec![demanding]);
+    b.up("bb", "1", vec![]);
+    b.publish_waits("bb", Access::Rwo);
+    b.declare_gone(77, "a");
+    assert!(waits_for_reports_of(&b, "a"), "{:?}", b.core.waiting(&v(), UnixMillis(b.now)));
+}

@@ -9,6 +9,11 @@ fn marked(b: &mut Harness) {
     b.event(Event::OutOfService { node: n("a"), by: "the taint".into(), reason: "out of service".into() });
 }
 
+/// It was probed, and does no fence.
+fn powerless() -> TargetAbilities {
+    TargetAbilities { probed: true, ..TargetAbilities::default() }
+}
+
 fn patience() -> u64 {
     Config::default().fence_after_ms
 }
@@ -27,7 +32,7 @@ fn a_marked_node_is_fenced_and_only_the_proof_ends_it() {
 
 #[test]
 fn a_marked_node_that_goes_on_where_no_fence_is_possible_stays_a_writer() {
-    let mut b = alone(TargetAbilities::default());
+    let mut b = alone(powerless());
     for _ in 0..3 {
         marked(&mut b);
         b.pass(patience());
@@ -40,7 +45,7 @@ fn a_marked_node_that_goes_on_where_no_fence_is_possible_stays_a_writer() {
 
 #[test]
 fn a_mark_is_a_statement_about_a_silent_node_where_no_fence_is_possible() {
-    let mut b = alone(TargetAbilities::default());
+    let mut b = alone(powerless());
     b.silent("a");
     marked(&mut b);
     assert_eq!(b.phase("a"), Some("Draining"));
@@ -55,7 +60,7 @@ fn a_mark_is_a_statement_about_a_silent_node_where_no_fence_is_possible() {
 
 #[test]
 fn after_a_start_agents_get_their_time_to_be_heard_first() {
-    let mut b = alone(TargetAbilities::default());
+    let mut b = alone(powerless());
     b.pass(patience());
     b.restart();
     marked(&mut b);
@@ -86,7 +91,7 @@ fn a_mark_is_no_statement_where_the_target_could_fence_and_does_not() {
 
 #[test]
 fn a_mark_is_no_statement_where_the_volume_demands_a_fence() {
-    let mut b = bench(TargetAbilities::default());
+    let mut b = bench(powerless());
     b.min_fence = MinFence::Acl;
     b.attach("a", Access::Rwo);
     b.silent("a");
@@ -101,4 +106,15 @@ fn a_mark_on_a_node_that_has_nothing_changes_nothing() {
     let mut b = bench(able());
     marked(&mut b);
     assert!(b.effects.is_empty(), "{:?}", b.effects);
+}
+
+#[test]
+fn a_mark_is_no_statement_where_nobody_knows_what_the_target_does() {
+    let mut b = alone(TargetAbilities::default());
+    b.silent("a");
+    for _ in 0..3 {
+        marked(&mut b);
+        b.pass(patience());
+    }
+    assert!(b.core.volumes[&v()].attachment(&n("a")).is_some_and(|a| a.evidence().is_none()));
 }

@@ -17,8 +17,11 @@ use crate::{
 };
 
 impl Core {
-    /// Whether the target was probed to do any fence.
+    /// Whether the target may be able to do any fence: one that was not probed may.
     fn target_can_fence(&self) -> bool {
+        if !self.config.target.probed {
+            return true;
+        }
         let by_target = Rung::LADDER.into_iter().filter(|rung| *rung != Rung::NodeGone);
         by_target.into_iter().any(|rung| rung.lacks(&self.config.target).is_none())
     }

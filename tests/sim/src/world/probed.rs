@@ -95,6 +95,7 @@ impl Probed {
     pub fn target(self) -> TargetAbilities {
         let exports = !matches!(self, Self::Nothing);
         TargetAbilities {
+            probed: true,
             acl: !matches!(self, Self::Secrets | Self::ExportOnly),
             export_cuts: exports,
             export_drains: exports && !self.lacks_drain(),
