@@ -356,9 +356,7 @@ impl<'a> Transition<'a> {
         let known = |v: &&VolumeId| self.core.volumes.get(*v).is_some_and(|record| record.knows(node));
         // What this step has changed is not in the index yet.
         let attached = self.core.index.of_node(node).chain(&self.touched).filter(known);
-        let wanted =
-            self.core.waiters.iter().filter(|(_, w)| w.values().any(|w| w.is_about(node))).map(|(v, _)| v);
-        attached.chain(wanted).cloned().collect()
+        attached.chain(self.core.requested_on(node)).cloned().collect()
     }
 
     fn tick(&mut self) {

@@ -80,14 +80,16 @@ pub fn text(world: &World) -> String {
         }
     }
     let _ = write!(raw, "{:?}{:?}{:?}{:?}", world.hosts, world.exports, world.open, world.told);
-    Reader { world, raw: raw.as_bytes(), at: 0, out: String::with_capacity(raw.len()), ..Reader::new(world) }
-        .run()
+    Reader::new(world, &raw).run()
 }
 
 struct Reader<'a> {
     world: &'a World,
+    text: &'a str,
     raw: &'a [u8],
     at: usize,
+    /// What was read since here stays as it is, and is not in `out` yet.
+    as_it_is: usize,
     out: String,
     names: HashMap<(&'static str, u64, u64), usize>,
     ranks: BTreeMap<(usize, Epoch), usize>,
@@ -97,34 +99,44 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(world: &'a World) -> Self {
+    fn new(world: &'a World, text: &'a str) -> Self {
         let ahead =
             world.leaders.iter().map(|l| l.ahead.unsigned_abs().div_ceil(QUANTUM_MS)).max().unwrap_or(0);
-        let (raw, out, names) = (&[][..], String::new(), HashMap::new());
-        Self { world, raw, at: 0, out, names, ranks: BTreeMap::new(), field: raw, ahead }
+        Self {
+            world,
+            text,
+            raw: text.as_bytes(),
+            at: 0,
+            as_it_is: 0,
+            out: String::with_capacity(text.len()),
+            names: HashMap::new(),
+            ranks: BTreeMap::new(),
+            field: &[],
+            ahead,
+        }
     }
 
     fn run(mut self) -> String {
         self.rank_epochs();
-        while self.at < self.raw.len() {
-            let byte = self.raw[self.at];
+        while let Some(&byte) = self.raw.get(self.at) {
             if byte.is_ascii_alphabetic() || byte == b'_' {
                 self.word();
             } else if byte == b'"' {
-                let end = self.end_of_string(self.at);
-                self.copy(end);
+                self.at = self.end_of_string(self.at);
             } else if byte.is_ascii_digit() {
                 self.number();
             } else {
-                self.copy(self.at + 1);
+                self.at += 1;
             }
         }
+        self.flush(self.raw.len());
         self.out
     }
 
-    fn copy(&mut self, end: usize) {
-        self.out.push_str(&String::from_utf8_lossy(&self.raw[self.at..end]));
-        self.at = end;
+    /// Puts out what stays as it is, up to here.
+    fn flush(&mut self, end: usize) {
+        self.out.push_str(&self.text[self.as_it_is..end]);
+        self.as_it_is = end;
     }
 
     fn word(&mut self) {
@@ -133,23 +145,33 @@ impl<'a> Reader<'a> {
         let length = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'_').unwrap_or(rest.len());
         let word = &rest[..length];
         let after = start + length;
+        self.at = after;
         if self.raw[after..].starts_with(b": ") {
             self.field = word;
             // The result of a rung, in words; that of a migration is not in quotes, and decides.
             let words = word == b"result" && self.raw[after + 2..].starts_with(b"\"");
             if words || LEFT_OUT.iter().any(|left_out| left_out.as_bytes() == word) {
+                self.flush(start);
                 self.at = self.end_of_value(after + 2);
-                return;
+                self.as_it_is = self.at;
             }
+            return;
         }
         match word {
-            b"Epoch" => self.epoch(after),
-            b"OperationId" => self.named("op", after),
-            b"RequestId" => self.named("request", after),
-            b"SessionId" => self.named("session", after),
-            b"UnixMillis" => self.moment(after),
-            _ => self.copy(after),
+            b"Epoch" => self.instead(start, |reader| reader.epoch(after)),
+            b"OperationId" => self.instead(start, |reader| reader.named("op", after)),
+            b"RequestId" => self.instead(start, |reader| reader.named("request", after)),
+            b"SessionId" => self.instead(start, |reader| reader.named("session", after)),
+            b"UnixMillis" => self.instead(start, |reader| reader.moment(after)),
+            _ => {}
         }
+    }
+
+    /// Puts out something in place of what stands from here to where that ends.
+    fn instead(&mut self, start: usize, put: impl FnOnce(&mut Self)) {
+        self.flush(start);
+        put(self);
+        self.as_it_is = self.at;
     }
 
     /// The numbers between here and the closing bracket.
@@ -212,11 +234,9 @@ impl<'a> Reader<'a> {
             rest[..length].iter().fold(0u64, |n, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0')));
         self.at = start + length;
         if value >= EPOCH_MS {
-            self.put_moment(value);
+            self.instead(start, |reader| reader.put_moment(value));
         } else if let Some(epoch) = key_of(value) {
-            self.put_epoch(epoch);
-        } else {
-            let _ = write!(self.out, "{value}");
+            self.instead(start, |reader| reader.put_epoch(epoch));
         }
     }
 

@@ -8,7 +8,9 @@
 
 #![allow(clippy::print_stdout)] // This is what a person runs to see what was checked.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use cleat_model::explore::{Finding, Report, at_random, exhaustively, narrated};
@@ -89,7 +91,8 @@ fn everything(full: bool) -> Option<Finding> {
     let larger = || setups::exhaustive(true).into_iter().chain(setups::dangers(true));
     let larger: Vec<_> = if full { larger().collect() } else { Vec::new() };
     let all = setups::exhaustive(false).into_iter().chain(setups::dangers(false)).chain(larger);
-    for exhaustive in all.filter(|e| chosen(e.setup.name)) {
+    let all = all.filter(|e| chosen(e.setup.name)).collect();
+    let found = side_by_side(all, |exhaustive| {
         let name = exhaustive.setup.name;
         let budget = exhaustive.setup.budget;
         let report = exhaustively(exhaustive.setup, exhaustive.limits);
@@ -105,17 +108,20 @@ fn everything(full: bool) -> Option<Finding> {
             report.healed,
             report.took.as_secs_f64(),
         );
-        if report.finding.is_some() {
-            return report.finding;
-        }
+        report.finding
+    });
+    if found.is_some() {
+        return found;
     }
     let (walks, seconds) = if full { (200_000, 8) } else { (400, 2) };
-    for setup in setups::walks().into_iter().filter(|setup| chosen(setup.name)) {
+    let all = setups::walks().into_iter().filter(|setup| chosen(setup.name)).collect();
+    let found = side_by_side(all, |setup: Setup| {
         let report = at_random(|_| setup.clone(), 0..walks, 250, Duration::from_secs(seconds));
         tell_walks(setup.name, &report);
-        if report.finding.is_some() {
-            return report.finding;
-        }
+        report.finding
+    });
+    if found.is_some() {
+        return found;
     }
     if !chosen(setups::MIXTURE) {
         return None;
@@ -132,6 +138,28 @@ fn everything(full: bool) -> Option<Finding> {
         assert!(readmitted >= 5, "hardly a node was fenced and came back within a walk: {readmitted}");
     }
     report.finding
+}
+
+/// Looks into all of them, on every core; after a finding nothing new is begun. The first of what was found, in their
+/// order.
+fn side_by_side<T: Send>(all: Vec<T>, look: impl Fn(T) -> Option<Finding> + Sync) -> Option<Finding> {
+    let queue = Mutex::new(all.into_iter().enumerate().collect::<VecDeque<_>>());
+    let found = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while found.lock().is_ok_and(|found| found.is_empty()) {
+                    let Some((place, one)) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
+                        return;
+                    };
+                    if let (Some(finding), Ok(mut found)) = (look(one), found.lock()) {
+                        found.insert(place, finding);
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().ok()?.into_values().next()
 }
 
 /// Answers, proofs and rungs that have to be seen in walks through any mixture.

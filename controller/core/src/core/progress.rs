@@ -303,6 +303,8 @@ impl Transition<'_> {
         });
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
+        // Another volume may wait for room on this node.
+        self.touched.extend(self.core.requested_on(node).cloned());
         self.quarantine(volume, host_nqn, &evidence);
         self.notice(Notice::Detached { volume: volume.clone(), evidence: Box::new(evidence) });
         if let Some(migration) = ended {

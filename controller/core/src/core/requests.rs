@@ -4,7 +4,7 @@
 //! a request that joins one under way, one that waits for a detach elsewhere and one that is granted at once go the
 //! same way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::admission::{Admission, Room, admission, difference, grant_of, room};
 use super::{Core, Transition};
@@ -40,6 +40,12 @@ impl Waiter {
 }
 
 impl Core {
+    /// Volumes about which a request waits that concerns this node.
+    pub(super) fn requested_on<'a>(&'a self, node: &'a NodeId) -> impl Iterator<Item = &'a VolumeId> {
+        let concerns = |(_, waiters): &(_, &BTreeMap<_, Waiter>)| waiters.values().any(|w| w.is_about(node));
+        self.waiters.iter().filter(concerns).map(|(volume, _)| volume)
+    }
+
     /// Whether the node may have this volume beside what it has. `unindexed`: volumes that the index may not show yet.
     pub(super) fn room_on(&self, node: &NodeId, volume: &VolumeId, unindexed: &BTreeSet<VolumeId>) -> Room {
         let max_volumes = self.nodes.get(node).and_then(|known| known.max_volumes);

@@ -49,7 +49,6 @@ fn a_volume_on_its_way_off_counts_and_is_waited_for() {
     b.agent(absent("live"));
     assert!(!b.core.volumes().contains_key(&other()), "the RDS still lets its host in");
     b.rds(Ok(()));
-    b.pass(1);
     assert!(b.core.volumes()[&other()].attachment(&n("a")).is_some(), "{:?}", b.effects);
 }
 
