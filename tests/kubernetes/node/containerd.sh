@@ -1,10 +1,10 @@
 #!/bin/bash
-# containerd over runc and overlayfs, pods on a bridge; images from /payload
+# containerd over runc and overlayfs, pods on a bridge; the images are in /payload/containerd already
 . /run/env
 mkdir -p /etc/containerd /etc/cni/net.d /opt/cni
 cat >/etc/containerd/config.toml <<K
 version = 3
-root = "/var/lib/containerd"
+root = "/payload/containerd"
 state = "/run/containerd"
 [plugins.'io.containerd.cri.v1.images']
   snapshotter = "overlayfs"
@@ -25,7 +25,4 @@ cat >/etc/cni/net.d/10-pods.conflist <<K
 K
 (setsid containerd </dev/null >/var/log/containerd.log 2>&1 &)
 for i in $(seq 200); do ctr version >/dev/null 2>&1 && break; sleep 0.2; done
-for archive in /payload/*.tar; do
-    ctr -n k8s.io images import --no-unpack=false $archive >/dev/null 2>&1 || ctr -n k8s.io images import $archive
-done
 ctr -n k8s.io images ls -q | grep -v sha256
