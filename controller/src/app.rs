@@ -361,6 +361,7 @@ where
             sessions,
             reports: reports.clone(),
             ids: SessionIds::of(term),
+            leadership: leadership.clone(),
             stop: stop.clone(),
         };
         let sessions = AgentSessionServer::new(AgentSessions::new(context))

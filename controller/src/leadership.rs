@@ -7,6 +7,7 @@
 //! records, lists that are read again, epochs that agents compare (docs/decisions/0015).
 
 use std::convert::Infallible;
+use std::fmt;
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use cleat_kubernetes::lease::LeaseClaim;
+use cleat_kubernetes::lease::{Leader, LeaseClaim};
 use http::{Request, Response};
 use tokio::sync::watch;
 use tonic::Status;
@@ -22,18 +23,27 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
+/// A directive or an answer that has left this process has arrived after that, or its connection is broken.
+pub(crate) const ARRIVES: Duration = Duration::from_secs(1);
+
 /// What this process may do. Cheap to clone.
 #[derive(Clone)]
 pub struct Leadership {
     by_lease: Option<Arc<ByLease>>,
 }
 
+impl fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Leadership")
+    }
+}
+
 struct ByLease {
     claim: OnceLock<LeaseClaim>,
     /// What a leader has is there.
     serves: AtomicBool,
-    /// Who leads, as far as it is known.
-    leader: watch::Sender<Option<String>>,
+    /// Who else leads, as far as it is known.
+    leader: watch::Sender<Option<Leader>>,
 }
 
 impl Leadership {
@@ -56,8 +66,8 @@ impl Leadership {
         }
     }
 
-    /// Where it is said who leads.
-    pub(crate) fn leader(&self) -> Option<&watch::Sender<Option<String>>> {
+    /// Where it is said who else leads.
+    pub(crate) fn leader(&self) -> Option<&watch::Sender<Option<Leader>>> {
         self.by_lease.as_ref().map(|by_lease| &by_lease.leader)
     }
 
@@ -117,8 +127,11 @@ impl Leadership {
     /// What a standby answers.
     pub(crate) fn elsewhere(&self) -> Status {
         let leader = self.by_lease.as_ref().and_then(|by_lease| by_lease.leader.borrow().clone());
-        Status::unavailable(match leader {
-            Some(leader) => format!("this replica is a standby: {leader} leads; ask that one"),
+        Status::unavailable(match leader.as_ref().and_then(Leader::seen) {
+            Some((leader, ago)) => format!(
+                "this replica is a standby: {leader} leads; ask that one (its Lease was seen renewed {} s ago)",
+                ago.as_secs()
+            ),
             None => "this replica does not lead, and it is not known which one does; ask again".to_owned(),
         })
     }

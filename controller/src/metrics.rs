@@ -24,7 +24,7 @@ const COMMIT_RECORDS: Metric =
     Metric::histogram_in(GROUPS, "cleat_controller_commit_records", "Records that become durable together");
 const STORE_STALLED: Metric = Metric::gauge(
     "cleat_controller_store_stalled",
-    "1 while the store accepts no write, so that everything waits",
+    "1 while some record is not stored in time, so that what rests on it waits",
 );
 const VOLUMES_SET_ASIDE: Metric = Metric::counter(
     "cleat_controller_volumes_set_aside_total",
@@ -259,7 +259,7 @@ pub(crate) fn begin() {
     }
 }
 
-/// Whether the store takes nothing now, so that everything waits.
+/// Whether some record is not stored in time, so that what rests on it waits.
 pub(crate) fn store_stalled(stalled: bool) {
     gauge!(STORE_STALLED.name).set(if stalled { 1.0 } else { 0.0 });
 }

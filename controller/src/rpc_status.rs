@@ -43,6 +43,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         | Refusal::NotAttached { .. }
         | Refusal::NotGone { .. }
         | Refusal::ExportOff { .. }
+        | Refusal::RecordDeleted { .. }
         | Refusal::Quarantined { .. } => Code::FailedPrecondition,
         // By this code the kubelet learns that the scheduler counted wrongly, and the pod goes to another node.
         Refusal::NodeFull { .. } => Code::ResourceExhausted,
@@ -68,7 +69,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
 fn clause_code(clause: &str) -> Code {
     match clause {
         "subsystem" | "live-paths" | "single-device" | "device-node" | "direct-read" | "connect" | "look"
-        | "delete" | "lost" | "epoch" => Code::Unavailable,
+        | "delete" | "lost" | "epoch" | "store" => Code::Unavailable,
         // Another directive took its place.
         "superseded" => Code::Aborted,
         // The two sides do not understand each other.

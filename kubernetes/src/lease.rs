@@ -66,6 +66,30 @@ struct Held {
     lost: CancellationToken,
 }
 
+/// Another one who holds the Lease, as far as it was seen from here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leader {
+    identity: String,
+    /// When its Lease was seen as it is now for the first time, by the time since this machine started.
+    since: Duration,
+    /// How long its claim holds that is not renewed.
+    holds: Duration,
+}
+
+impl Leader {
+    /// Its name, and how long ago its Lease was seen new, or renewed; `None` once that has expired: whether it leads, or runs at
+    /// all, is not known then.
+    #[must_use]
+    pub fn seen(&self) -> Option<(&str, Duration)> {
+        self.seen_at(now())
+    }
+
+    fn seen_at(&self, now: Duration) -> Option<(&str, Duration)> {
+        let ago = now.saturating_sub(self.since);
+        (ago < self.holds).then_some((self.identity.as_str(), ago))
+    }
+}
+
 /// Why a term was not stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseError {
@@ -117,10 +141,22 @@ impl Seen {
         } else if self.held == Some(term(lease)) && annotation(lease, RELEASED) == Some(term(lease)) {
             return true;
         }
-        let said = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
-        let said = said.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-        unchanged >= said.unwrap_or_default().max(ours)
+        unchanged >= holds(lease, ours)
     }
+
+    /// Who has it, where it says so.
+    fn leader(&self, lease: Option<&Lease>, ours: Duration) -> Option<Leader> {
+        let lease = lease?;
+        let identity = holder(lease)?.to_owned();
+        Some(Leader { identity, since: self.since, holds: holds(lease, ours) })
+    }
+}
+
+/// How long the claim on it holds that is not renewed.
+fn holds(lease: &Lease, ours: Duration) -> Duration {
+    let said = lease.spec.as_ref().and_then(|spec| spec.lease_duration_seconds);
+    let said = said.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+    said.unwrap_or_default().max(ours)
 }
 
 fn holder(lease: &Lease) -> Option<&str> {
@@ -136,11 +172,11 @@ fn term(lease: &Lease) -> u64 {
 }
 
 impl Candidate {
-    /// Waits until the Lease is this process's, or `stop`; `leader` says who has it meanwhile.
+    /// Waits until the Lease is this process's, or `stop`; `leader` says who else has it meanwhile.
     pub async fn acquire(
         self,
         server: ApiServer,
-        leader: &watch::Sender<Option<String>>,
+        leader: &watch::Sender<Option<Leader>>,
         stop: &CancellationToken,
     ) -> Option<LeaseClaim> {
         let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
@@ -149,7 +185,7 @@ impl Candidate {
         loop {
             match self.try_once(&api, &server, &mut seen).await {
                 Ok(Ok(claim)) => {
-                    leader.send_replace(Some(self.identity.clone()));
+                    leader.send_replace(None);
                     tokio::spawn(claim.clone().keep());
                     return Some(claim);
                 }
@@ -189,14 +225,14 @@ impl Candidate {
         api: &Api<Lease>,
         server: &ApiServer,
         seen: &mut Seen,
-    ) -> Result<Result<LeaseClaim, Option<String>>, ApiError> {
+    ) -> Result<Result<LeaseClaim, Option<Leader>>, ApiError> {
         let there = match server.ask(api.get(&self.name)).await {
             Ok(lease) => Some(lease),
             Err(ApiError::NotFound) => None,
             Err(error) => return Err(error),
         };
         if !seen.is_free(there.as_ref(), now(), self.duration) {
-            return Ok(Err(there.as_ref().and_then(holder).map(str::to_owned)));
+            return Ok(Err(seen.leader(there.as_ref(), self.duration)));
         }
         let before = there.as_ref().map_or(0, term);
         let term = wall_millis().max(before.saturating_add(1));
@@ -415,6 +451,22 @@ mod tests {
         assert!(!seen.is_free(Some(&lease("2", "a", 15)), at(16), OURS), "it was renewed");
         assert!(!seen.is_free(Some(&lease("2", "a", 15)), at(30), OURS));
         assert!(seen.is_free(Some(&lease("2", "a", 15)), at(31), OURS));
+    }
+
+    #[test]
+    fn a_leader_that_renews_no_more_is_named_until_its_claim_has_expired() {
+        let mut seen = Seen::default();
+        let first = lease("1", "a", 15);
+        seen.is_free(Some(&first), at(0), OURS);
+        let leader = seen.leader(Some(&first), OURS).unwrap();
+        assert_eq!(leader.seen_at(at(14)), Some(("a", Duration::from_secs(14))));
+        assert_eq!(leader.seen_at(at(15)), None, "it may be dead");
+        let renewed = lease("2", "a", 15);
+        seen.is_free(Some(&renewed), at(12), OURS);
+        let leader = seen.leader(Some(&renewed), OURS).unwrap();
+        assert_eq!(leader.seen_at(at(15)), Some(("a", Duration::from_secs(3))));
+        assert_eq!(seen.leader(Some(&lease("3", "", 15)), OURS), None);
+        assert_eq!(seen.leader(None, OURS), None);
     }
 
     #[test]

@@ -226,6 +226,7 @@ impl Core {
             Event::RdsListed { volumes, whole } => step.rds_listed(volumes, whole),
             Event::RdsMade { volume } => step.rds_made(volume),
             Event::RdsNotListed { error } => step.rds_not_listed(error),
+            Event::GrantsRefused { volume, grants } => step.grants_refused(&volume, &grants),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
             Event::SessionUp { node, session, identity, max_volumes } => {
                 step.session_up(node, session, identity, max_volumes);
@@ -274,6 +275,38 @@ impl Core {
     #[must_use]
     pub fn volumes(&self) -> &BTreeMap<VolumeId, VolumeRecord> {
         &self.volumes
+    }
+
+    /// Shows itself as if these volumes had these records (`None`: none), and is as before afterwards. For who may be shown
+    /// only what is durable.
+    pub fn with_records<T>(
+        &mut self,
+        records: Vec<(VolumeId, Option<VolumeRecord>)>,
+        now: UnixMillis,
+        look: impl FnOnce(&Self) -> T,
+    ) -> T {
+        let are = self.exchange(records, now);
+        let seen = look(self);
+        self.exchange(are, now);
+        seen
+    }
+
+    /// Puts records in the place of others; gives those.
+    fn exchange(
+        &mut self,
+        records: Vec<(VolumeId, Option<VolumeRecord>)>,
+        now: UnixMillis,
+    ) -> Vec<(VolumeId, Option<VolumeRecord>)> {
+        let mut before = Vec::with_capacity(records.len());
+        for (volume, record) in records {
+            self.index.update(&volume, record.as_ref(), now);
+            let was = match record {
+                Some(record) => self.volumes.insert(volume.clone(), record),
+                None => self.volumes.remove(&volume),
+            };
+            before.push((volume, was));
+        }
+        before
     }
 
     /// The volumes that a node has, or was cut off from; no other volume is read.

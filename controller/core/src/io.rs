@@ -62,6 +62,14 @@ pub enum Event {
         /// Why.
         error: String,
     },
+    /// A volume's record takes no grant, since a person has deleted it. It is not durable as it was decided; so these grants
+    /// never were, and nothing that rests on them was done. What was asked of the RDS or an agent is answered as usual.
+    GrantsRefused {
+        /// The volume.
+        volume: VolumeId,
+        /// The grants: to which node, under which epoch.
+        grants: Vec<(NodeId, Epoch)>,
+    },
     /// The RDS's answer to [`Effect::Rds`].
     RdsDone {
         /// The request's operation.

@@ -109,3 +109,21 @@ pub enum Notice {
         node: NodeId,
     },
 }
+
+impl Notice {
+    /// What it is about.
+    #[must_use]
+    pub fn volume(&self) -> &VolumeId {
+        match self {
+            Self::Granted { volume, .. }
+            | Self::Phase { volume, .. }
+            | Self::Health { volume, .. }
+            | Self::Detached { volume, .. }
+            | Self::Migration { volume, .. }
+            | Self::Trouble { volume, .. }
+            | Self::Fence { volume, .. }
+            | Self::Readmitted { volume, .. }
+            | Self::StrayFound { volume, .. } => volume,
+        }
+    }
+}

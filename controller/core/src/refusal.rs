@@ -105,6 +105,13 @@ pub enum Refusal {
         /// The volume.
         volume: VolumeId,
     },
+    /// The volume's record is being deleted: it takes no grant, and goes once nobody may write any more.
+    RecordDeleted {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+    },
     /// The volume cannot be deleted while somebody may use it.
     StillAttached {
         /// The volume.

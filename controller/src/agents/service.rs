@@ -7,12 +7,15 @@ use cleat_core::{Event, NodeId, SessionId};
 use cleat_proto::cleat::v1 as proto;
 use cleat_proto::cleat::v1::agent_session_server::AgentSession;
 use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::encode;
 use super::session::{Ending, Talk};
 use super::session_context::SessionContext;
 use crate::clients::Caller;
+use crate::leadership::{ARRIVES, Leadership};
 use crate::metrics;
 
 /// Messages that may wait in front of the stream itself; the rest waits on the session's line.
@@ -43,7 +46,23 @@ impl AgentSession for AgentSessions {
         let caller = Caller::of(&request)?;
         let (out, outgoing) = mpsc::channel(OUTGOING);
         tokio::spawn(supervise(Arc::clone(&self.context), request.into_inner(), out, caller));
-        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+        let leadership = self.context.leadership.clone();
+        let stream = ReceiverStream::new(outgoing).map(move |message| under_a_claim(message, &leadership));
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+/// A directive may have waited long for the agent to read: the claim is asked once more as it leaves, and the session ends
+/// where it does not hold any more.
+fn under_a_claim(
+    message: Result<proto::ToAgent, Status>,
+    leadership: &Leadership,
+) -> Result<proto::ToAgent, Status> {
+    match message {
+        Ok(message) if encode::volume_of(&message).is_some() && !leadership.outlives(ARRIVES) => {
+            Err(Status::unavailable("this controller no longer leads, or not for long enough; connect again"))
+        }
+        message => message,
     }
 }
 
@@ -72,4 +91,28 @@ async fn supervise(
     }
     // Whoever does not read gets no reason; nothing waits for it.
     let _ = out.try_send(Err(status));
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use proto::to_agent::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_directive_that_waited_is_not_sent_once_the_claim_is_lost() {
+        let message = |kind| Ok(proto::ToAgent { kind: Some(kind) });
+        let attach = || message(Kind::Attach(proto::Attach { volume_id: "v".into(), ..Default::default() }));
+        let detach = || message(Kind::Detach(proto::Detach { volume_id: "v".into(), ..Default::default() }));
+        let heartbeat = || message(Kind::Heartbeat(proto::Heartbeat { count: 1 }));
+        assert!(under_a_claim(attach(), &Leadership::alone()).is_ok());
+        // Of a claim that is not there nothing holds.
+        let lost = Leadership::by_lease();
+        for directive in [attach(), detach()] {
+            let refused = under_a_claim(directive, &lost).unwrap_err();
+            assert!(refused.message().contains("no longer leads"), "{refused:?}");
+        }
+        assert!(under_a_claim(heartbeat(), &lost).is_ok(), "it starts nothing");
+    }
 }

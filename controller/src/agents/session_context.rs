@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::registry::Sessions;
 use super::reports::Reports;
 use crate::engine::Engine;
+use crate::leadership::Leadership;
 
 /// What every session's task needs.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(crate) struct SessionContext {
     pub(crate) reports: Reports,
     /// Names new sessions.
     pub(crate) ids: SessionIds,
+    /// Whether this process leads.
+    pub(crate) leadership: Leadership,
     /// Ends every session when it is cancelled.
     pub(crate) stop: CancellationToken,
 }

@@ -74,10 +74,9 @@ pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi:
 /// A volume that is gone from the RDS behind our back, while somebody still counts as having it, must not come back
 /// with other data under the same name.
 async fn nobody_has_it(context: &CallContext, volume: &VolumeId) -> Result<(), CallError> {
-    let id = volume.clone();
-    let holders = context.engine.consult(move |core, _| {
-        core.volumes().get(&id).map(cleat_core::VolumeRecord::holders).unwrap_or_default()
-    });
+    let holders = context
+        .engine
+        .record(volume.clone(), |record| record.map(cleat_core::VolumeRecord::holders).unwrap_or_default());
     let holders: Vec<String> = holders.await?.iter().map(ToString::to_string).collect();
     if holders.is_empty() {
         return Ok(());

@@ -63,8 +63,7 @@ pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Re
     }
     context.publishes.overtake(&volume, node.as_ref()).await;
     // What is not on record may be on the RDS's list all the same: a store may be lost.
-    let about = volume.clone();
-    if !context.engine.consult(move |core, _| core.volumes().contains_key(&about)).await? {
+    if !context.engine.record(volume.clone(), |record| record.is_some()).await? {
         context.compare_with_list(&volume).await?;
     }
     let unpublishing = context.engine.unpublish(volume, node).await?;
@@ -82,9 +81,9 @@ async fn attached_spec(
     volume: &VolumeId,
     node: &cleat_core::NodeId,
 ) -> Result<Option<VolumeSpec>, CallError> {
-    let (volume, node) = (volume.clone(), node.clone());
-    let known = context.engine.consult(move |core, _| {
-        let record = core.volumes().get(&volume)?;
+    let node = node.clone();
+    let known = context.engine.record(volume.clone(), move |record| {
+        let record = record?;
         let attachment = record.attachment(&node)?;
         match attachment.phase {
             Phase::Granting | Phase::Connecting | Phase::Ready => Some(record.spec.clone()),

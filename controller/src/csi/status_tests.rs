@@ -106,6 +106,11 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
         ),
         (Refusal::Deleting { volume: volume() }, Code::Aborted, &["a deletion is under way"]),
         (
+            Refusal::RecordDeleted { volume: volume(), node: node("a") },
+            Code::FailedPrecondition,
+            &["somebody has deleted its record", "then repeat the call"],
+        ),
+        (
             Refusal::CannotFence {
                 volume: volume(),
                 agent: Agent { node: node("a"), heard: Heard::SilentSince(UnixMillis(0)) },
@@ -297,8 +302,9 @@ fn no_refusal_is_left_out() {
         Refusal::NotGone { .. } => 15,
         Refusal::UnknownNode { .. } => 16,
         Refusal::NodeFull { .. } => 17,
+        Refusal::RecordDeleted { .. } => 18,
     };
     let seen: std::collections::BTreeSet<i32> =
         every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
-    assert_eq!(seen, (0..18).collect());
+    assert_eq!(seen, (0..19).collect());
 }

@@ -1,67 +1,45 @@
-//! The task that owns the store: makes records durable, then carries out what was decided, in order.
+//! The task that owns the store: makes records durable, and carries out what was decided, volume by volume.
 //!
-//! In come steps; out go one commit for all steps that wait, and then their effects. What always holds: no effect
-//! of a step begins before its records and those of all steps before it are durable; effects begin in the order of
-//! the steps. A store that cannot take something now (a full disk) is asked again until it does, and everything waits; one
-//! that says that a volume's record was written by somebody else sets that volume aside (a node's is written over it, a few
-//! times); after any other failure nothing
-//! is carried out any more.
+//! In come steps; out go writes of records, and effects. What always holds is what the core asks for (`cleat_core::Effect`):
+//! no effect begins before what it rests on is durable, and those of a volume begin in their order ([`Lanes`]). A record that
+//! is not stored now, or is for long, holds up what rests on it and nothing else; one that somebody else has written sets its
+//! volume aside (a node's is written over it, a few times); after any other failure nothing is carried out any more.
 
 use std::collections::HashMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::Instant;
 
 use cleat_core::{
-    Directive, Effect, Event, NodeId, OperationId, Outcome, RequestId, SessionId, UnixMillis, VolumeId,
+    Directive, Effect, Event, HostNqn, NodeId, OperationId, Outcome, RdsRequest, RequestId, SessionId,
+    UnixMillis, VolumeId, VolumeRecord,
 };
-use cleat_rds::secret::NoSecret;
-use cleat_runtime::readiness::ReadyFlag;
-use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{broadcast, mpsc};
 
 use super::fences::Fences;
-use super::handle::Stalled;
-use super::input::{RequestResult, Waiter};
+use super::handle::unanswered;
+use super::input::{Deliver, RequestResult, Waiter};
+use super::lanes::Lanes;
 use super::ports::Agents;
 use super::rds_in_doubt::RdsInDoubt;
 use super::rds_queue::RdsQueue;
-use super::records::Book;
+use super::records::{Book, Deciding, Wanted};
+use super::storing::{Answer, Storing};
 use super::{Decision, EngineError, RequestError, WatchedChange, notices};
 use crate::clock::Clock;
 use crate::explain;
-use crate::leadership::Leadership;
 use crate::metrics;
-use crate::store::{CommitError, Key, RecordKind, Store, Version, Write};
+use crate::store::{CommitError, Key, RecordKind};
 
-/// A commit that takes longer is not normal on any disk.
-const SLOW_COMMIT: std::time::Duration = std::time::Duration::from_secs(5);
-/// A directive or an answer that has left this process has arrived after that, or its connection is broken.
-const ARRIVES: std::time::Duration = std::time::Duration::from_secs(1);
-/// Between two tries of a store that cannot take something now.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
-/// So often it is said again that it does not.
-const SAY_AGAIN: std::time::Duration = std::time::Duration::from_secs(30);
 /// A node's record that somebody else writes as often as we do is left to them.
 const NODE_TRIES: u32 = 5;
-/// Steps that share a commit at most, so that the first of them does not wait for ever-growing ones.
+/// A record that takes no grant is written again without it. The core decides that in one step; a few others may come before.
+const GRANT_TRIES: u32 = 100;
+/// Steps that are taken before what they decide is handed to the store, so that it becomes durable together.
 const GROUP: usize = 256;
-
-/// Where records go, and who learns how that goes.
-pub(super) struct Storing {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) book: Book,
-    pub(super) ready: ReadyFlag,
-    /// Why the store takes nothing now.
-    pub(super) stalled: watch::Sender<Stalled>,
-    /// Whether this process leads.
-    pub(super) leadership: Leadership,
-    /// Ends the waiting for a store that takes nothing.
-    pub(super) stop: CancellationToken,
-}
 
 pub(super) struct Executor {
     storing: Storing,
+    book: Book,
+    lanes: Lanes<Work>,
     rds_queue: RdsQueue,
     agents: Arc<dyn Agents>,
     changes: broadcast::Sender<WatchedChange>,
@@ -69,86 +47,280 @@ pub(super) struct Executor {
     waiters: HashMap<RequestId, Waiter>,
     fences: Fences,
     unsettled: RdsInDoubt,
+    /// Hosts of nodes whose record is not durable.
+    hosts: HashMap<Key, Vec<HostNqn>>,
+    /// How often in a row each record was not written.
+    conflicts: HashMap<Key, u32>,
+    /// What was decided, and given up at a stop.
+    given_up: Option<CommitError>,
+}
+
+/// Something to be done, once what it rests on is durable.
+enum Work {
+    /// A record has become durable; `None`: it has gone.
+    Recorded {
+        now: UnixMillis,
+        volume: VolumeId,
+        record: Option<Arc<VolumeRecord>>,
+    },
+    /// An effect that is no record.
+    Effect {
+        now: UnixMillis,
+        effect: Effect,
+    },
+    Tell(WatchedChange),
+    Show(Deliver),
 }
 
 impl Executor {
     pub(super) fn new(
-        storing: Storing,
+        (storing, book): (Storing, Book),
         rds_queue: RdsQueue,
         agents: Arc<dyn Agents>,
         changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
         (fences, unsettled): (Fences, RdsInDoubt),
     ) -> Self {
-        Self { storing, rds_queue, agents, changes, clock, waiters: HashMap::new(), fences, unsettled }
-    }
-
-    /// Runs until no more steps can come.
-    pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Decision>) -> Result<(), EngineError> {
-        self.storing.ready.set(true);
-        let mut group = Vec::with_capacity(GROUP);
-        while steps.recv_many(&mut group, GROUP).await > 0 {
-            let asked = self.unsettled.asking(&group);
-            let mut writes = self.storing.book.writes(&group, &asked, &[])?;
-            if !writes.is_empty() {
-                writes = self.storing.book.writes(&group, &asked, &self.unsettled.settled())?;
-            }
-            self.storing.commit(writes).await?;
-            for step in group.drain(..) {
-                self.storing.still_leads()?;
-                if let ControlFlow::Break(error) = self.carry_out(step) {
-                    return Err(error);
-                }
-            }
-            // Nobody waits for this: it is done when nothing else is to be.
-            if steps.is_empty() {
-                let writes = self.storing.book.writes(&[], &[], &self.unsettled.settled())?;
-                self.storing.commit(writes).await?;
-            }
+        Self {
+            storing,
+            book,
+            lanes: Lanes::default(),
+            rds_queue,
+            agents,
+            changes,
+            clock,
+            waiters: HashMap::new(),
+            fences,
+            unsettled,
+            hosts: HashMap::new(),
+            conflicts: HashMap::new(),
+            given_up: None,
         }
-        Ok(())
     }
 
-    fn carry_out(&mut self, step: Decision) -> ControlFlow<EngineError> {
+    /// Runs until no more steps can come, and what they have decided was carried out.
+    pub(super) async fn run(mut self, mut steps: mpsc::Receiver<Decision>) -> Result<(), EngineError> {
+        let mut group = Vec::with_capacity(GROUP);
+        let (mut more, mut finished) = (true, false);
+        loop {
+            self.carry_out_what_may_be()?;
+            self.write(steps.is_empty())?;
+            for (key, error) in self.storing.give_up() {
+                self.set_aside(&key, &error, false);
+                self.given_up = Some(error);
+            }
+            // Whatever waits still waits for a record that nobody decides any more.
+            if !more && !self.storing.is_busy() {
+                if std::mem::replace(&mut finished, true) {
+                    break;
+                }
+                self.rds_queue.finish().await;
+                // Marks that nothing is behind any more are taken off: nobody then has to wait for what they stand for.
+                continue;
+            }
+            let look = self.storing.next_look();
+            tokio::select! {
+                biased;
+                answers = self.storing.answers(), if self.storing.is_asking() => {
+                    for answer in answers {
+                        self.stored(answer)?;
+                    }
+                }
+                taken = steps.recv_many(&mut group, GROUP), if more => {
+                    more = taken > 0;
+                    for step in group.drain(..) {
+                        self.take(step);
+                    }
+                }
+                () = tokio::time::sleep_until(look), if self.storing.is_busy() => {}
+            }
+            self.storing.look();
+        }
+        match self.given_up {
+            None => Ok(()),
+            Some(error) => Err(EngineError::Store(error)),
+        }
+    }
+
+    /// Lines up what a step has decided.
+    fn take(&mut self, step: Decision) {
         let Decision { now, waiter, effects, changed, view } = step;
         if let Some(waiter) = waiter {
             self.waiters.insert(waiter.request, waiter);
         }
+        let mut records = Vec::new();
         for effect in effects {
-            match self.set_aside(&effect) {
-                None => self.begin(now, effect)?,
-                // What was decided rests on a record that is not ours any more.
-                Some(failed) => self.leave(effect, failed),
+            self.line_up(now, effect, &mut records);
+        }
+        match changed {
+            Some(WatchedChange::Volume(volume)) => {
+                self.line_up_for(&volume.clone(), &[], Work::Tell(WatchedChange::Volume(volume)));
             }
+            Some(change) => self.lanes.line_up_after(&records, Work::Tell(change)),
+            None => {}
         }
-        if let Some(change) = changed {
-            self.tell(change);
-        }
-        if let Some(deliver) = view {
-            deliver();
+        match view {
+            Some((Some(volume), deliver)) => self.line_up_for(&volume, &[], Work::Show(deliver)),
+            Some((None, deliver)) => self.lanes.line_up_after([], Work::Show(deliver)),
+            None => {}
         }
         metrics::waiting_requests(self.waiters.len());
-        ControlFlow::Continue(())
     }
 
-    fn begin(&mut self, now: UnixMillis, effect: Effect) -> ControlFlow<EngineError> {
+    fn line_up(&mut self, now: UnixMillis, effect: Effect, records: &mut Vec<Key>) {
         match effect {
-            // Durable already; only watchers still have to learn of it.
             Effect::Persist(record) => {
-                let nodes = self.fences.recorded(now, &record);
-                self.recorded(record.spec.id, nodes);
+                let record: Arc<VolumeRecord> = Arc::from(record);
+                self.change_volume(now, record.spec.id.clone(), Some(record), records);
             }
-            Effect::Forget(volume) => {
-                let nodes = self.fences.forgotten(&volume);
-                self.recorded(volume, nodes);
+            Effect::Forget(volume) => self.change_volume(now, volume, None, records),
+            Effect::PersistNode(record) => {
+                let host = record.identity.host_nqn.clone();
+                let key = self.change_node(&record.node.clone(), |wanted| wanted.node(Some(record)));
+                if let Some(key) = key {
+                    self.hosts.entry(key.clone()).or_default().push(host);
+                    records.push(key);
+                }
             }
-            // Durable already; watchers hear of the node by its session.
-            Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
+            Effect::ForgetNode(node) => records.extend(self.change_node(&node, |wanted| wanted.node(None))),
+            Effect::Rds { ref request, .. } => {
+                let volume = request.volume().clone();
+                let nodes = self.nodes_let_in(request);
+                if self.book.is_set_aside(&volume).is_none() && self.unsettled.asking(&volume) {
+                    self.lanes.change(&of(&volume), |wanted| wanted.unsettled = Some(true));
+                }
+                self.line_up_for(&volume, &nodes, Work::Effect { now, effect });
+            }
+            Effect::Direct { ref node, ref directive, .. } => {
+                let nodes = [Key::node(node.as_str())];
+                self.line_up_for(&directive.volume().clone(), &nodes, Work::Effect { now, effect });
+            }
+            Effect::Reply { request, .. } => {
+                let work = Work::Effect { now, effect };
+                match self.waiters.get(&request).and_then(|waiter| waiter.volume.clone()) {
+                    Some(volume) => self.line_up_for(&volume, &[], work),
+                    // It says that what rests on a declaration is recorded, whichever volume that is.
+                    None => self.lanes.line_up_after_volumes(work),
+                }
+            }
+            Effect::Notice(ref notice) => {
+                self.line_up_for(&notice.volume().clone(), &[], Work::Effect { now, effect });
+            }
+            Effect::RefuseSession { .. } => self.lanes.line_up_after([], Work::Effect { now, effect }),
+        }
+    }
+
+    fn change_volume(
+        &mut self,
+        now: UnixMillis,
+        volume: VolumeId,
+        record: Option<Arc<VolumeRecord>>,
+        records: &mut Vec<Key>,
+    ) {
+        if self.book.is_set_aside(&volume).is_some() {
+            return;
+        }
+        let key = of(&volume);
+        self.lanes.change(&key, |wanted| wanted.volume(record.clone()));
+        let recorded = Work::Recorded { now, volume, record };
+        self.lanes.line_up_record(&key, recorded, |last| matches!(last, Work::Recorded { .. }));
+        records.push(key);
+    }
+
+    fn change_node(&mut self, node: &NodeId, change: impl FnOnce(&mut Wanted)) -> Option<Key> {
+        if self.book.is_node_set_aside(node) {
+            return None;
+        }
+        let key = Key::node(node.as_str());
+        self.lanes.change(&key, change);
+        Some(key)
+    }
+
+    /// Nodes whose record is not durable, and which a request lets in.
+    fn nodes_let_in(&self, request: &RdsRequest) -> Vec<Key> {
+        let RdsRequest::Allow { host_nqn, .. } = request else { return Vec::new() };
+        let nodes = self.hosts.iter().filter(|(_, hosts)| hosts.contains(host_nqn));
+        nodes.map(|(key, _)| key.clone()).collect()
+    }
+
+    fn line_up_for(&mut self, volume: &VolumeId, nodes: &[Key], work: Work) {
+        if let Some(reason) = self.book.is_set_aside(volume) {
+            // What was decided rests on a record that is not ours any more.
+            let failed = RequestError::SetAside { volume: volume.clone(), reason: reason.to_owned() };
+            self.leave(work, failed);
+        } else if let Err(work) = self.lanes.line_up(&of(volume), nodes, work) {
+            self.turn_away(volume, work);
+        }
+    }
+
+    /// Too much waits for the record: what does not fit is not done.
+    fn turn_away(&mut self, volume: &VolumeId, work: Work) {
+        let waits = "too much waits for the volume's record to be stored";
+        match work {
+            Work::Effect { effect: Effect::Reply { .. }, .. } => {
+                self.leave(work, RequestError::Stalled { reason: waits.into() });
+            }
+            // It rests on no record.
+            Work::Effect { now, effect: effect @ Effect::Notice(_) } => self.carry_out(now, effect),
+            work => {
+                if let Some(event) = self.not_done(volume, work, waits) {
+                    self.rds_queue.tell(event);
+                }
+            }
+        }
+    }
+
+    /// What the core hears of something that is not done: as of what was tried and did not work, which holds; it asks again
+    /// later.
+    fn not_done(&self, volume: &VolumeId, work: Work, why: &str) -> Option<Event> {
+        match work {
+            Work::Effect { effect: Effect::Rds { operation, .. }, .. } => {
+                self.unsettled.answered(volume, true);
+                Some(Event::RdsDone { operation, result: Err(unanswered(format!("not asked: {why}"))) })
+            }
+            Work::Effect { effect: Effect::Direct { node, session, operation, directive }, .. } => {
+                Some(not_sent(node, session, operation, &directive, "store", why.to_owned()))
+            }
+            _ => None,
+        }
+    }
+
+    fn carry_out_what_may_be(&mut self) -> Result<(), EngineError> {
+        while let Some(work) = self.lanes.next() {
+            self.storing.still_leads()?;
+            self.begin(work);
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, work: Work) {
+        match work {
+            Work::Recorded { now, volume, record } => {
+                let nodes = match &record {
+                    Some(record) => self.fences.recorded(now, record),
+                    None => self.fences.forgotten(&volume),
+                };
+                self.tell(WatchedChange::Volume(volume));
+                for node in nodes {
+                    self.tell(WatchedChange::Node(node));
+                }
+            }
+            Work::Effect { now, effect } => self.carry_out(now, effect),
+            Work::Tell(change) => self.tell(change),
+            Work::Show(deliver) => deliver(),
+        }
+    }
+
+    fn carry_out(&mut self, now: UnixMillis, effect: Effect) {
+        match effect {
+            // They are durable already, and watchers hear of a node by its session.
+            Effect::Persist(_) | Effect::Forget(_) | Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
             Effect::Rds { operation, request } => self.rds_queue.begin(operation, request),
             Effect::Direct { node, session, operation, directive } => {
                 if let Err(missing) = self.agents.direct(&node, &session, operation, &directive) {
                     // Its agent was sent nothing; to the core that is an agent that could not do it.
-                    self.rds_queue.tell(cannot_be_sent(node, session, operation, &directive, &missing));
+                    let event = not_sent(node, session, operation, &directive, "secret", missing.to_string());
+                    self.rds_queue.tell(event);
                 }
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
@@ -160,38 +332,22 @@ impl Executor {
                 self.tell(WatchedChange::Notice(notice.into()));
             }
         }
-        ControlFlow::Continue(())
     }
 
-    /// Why an effect must not be carried out, where it is about a volume that was set aside.
-    fn set_aside(&self, effect: &Effect) -> Option<RequestError> {
-        let volume = match effect {
-            Effect::Persist(record) => &record.spec.id,
-            Effect::Forget(volume) => volume,
-            Effect::Rds { request, .. } => request.volume(),
-            Effect::Direct { directive, .. } => directive.volume(),
-            Effect::Reply { request, .. } => self.waiters.get(request)?.volume.as_ref()?,
-            Effect::RefuseSession { .. }
-            | Effect::Notice(_)
-            | Effect::PersistNode(_)
-            | Effect::ForgetNode(_) => return None,
-        };
-        let reason = self.storing.book.is_set_aside(volume)?.to_owned();
-        Some(RequestError::SetAside { volume: volume.clone(), reason })
-    }
-
-    fn leave(&mut self, effect: Effect, failed: RequestError) {
-        let Effect::Reply { request, .. } = effect else { return };
-        if let Some(waiter) = self.waiters.remove(&request) {
-            // The caller may have gone.
-            let _ = waiter.answer.send(Err(failed));
-        }
-    }
-
-    fn recorded(&self, volume: VolumeId, nodes: Vec<NodeId>) {
-        self.tell(WatchedChange::Volume(volume));
-        for node in nodes {
-            self.tell(WatchedChange::Node(node));
+    fn leave(&mut self, work: Work, failed: RequestError) {
+        match work {
+            Work::Effect { effect: Effect::Reply { request, .. }, .. } => {
+                if let Some(waiter) = self.waiters.remove(&request) {
+                    // The caller may have gone.
+                    let _ = waiter.answer.send(Err(failed));
+                }
+            }
+            // It rests on no record.
+            Work::Effect { now, effect: effect @ Effect::Notice(_) } => self.carry_out(now, effect),
+            Work::Tell(change) => self.tell(change),
+            // Who is shown a volume that was set aside is shown what was known of it.
+            Work::Show(deliver) => deliver(),
+            Work::Effect { .. } | Work::Recorded { .. } => {}
         }
     }
 
@@ -217,150 +373,135 @@ impl Executor {
         // An error means that nobody watches.
         let _ = self.changes.send(change);
     }
-}
 
-/// The answer to a directive that was not sent, because it needs a secret that cannot be made.
-fn cannot_be_sent(
-    node: NodeId,
-    session: SessionId,
-    operation: OperationId,
-    directive: &Directive,
-    missing: &NoSecret,
-) -> Event {
-    let (volume, epoch) = (directive.volume().clone(), directive.epoch());
-    let message = missing.to_string();
-    let outcome = Outcome::Failed { clause: "secret".to_owned(), message, nothing_left: false };
-    Event::AgentDone { node, session, operation, volume, epoch, outcome }
-}
-
-impl Storing {
-    /// Nothing leaves this process that could arrive after another has begun to lead.
-    fn still_leads(&self) -> Result<(), EngineError> {
-        if self.leadership.outlives(ARRIVES) {
-            return Ok(());
+    /// Hands to the store what is to be written. Marks that nothing is behind any more go with it, and by themselves when
+    /// nothing else is to be done: nobody waits for them.
+    fn write(&mut self, idle: bool) -> Result<(), EngineError> {
+        if self.lanes.is_to_write() || (idle && !self.storing.is_busy()) {
+            for volume in self.unsettled.settled() {
+                if self.book.is_set_aside(&volume).is_none() {
+                    self.lanes.change(&of(&volume), |wanted| wanted.unsettled = Some(false));
+                }
+            }
         }
-        Err(EngineError::SteppedDown { reason: "the Lease was lost, or is about to be".into() })
+        let mut writes = Vec::new();
+        for (key, wanted) in self.lanes.to_write() {
+            match self.book.write(&key, wanted)? {
+                Some(write) => writes.push(write),
+                None => self.durable(&key),
+            }
+        }
+        self.storing.begin(writes);
+        self.carry_out_what_may_be()
     }
 
-    /// Makes records durable. Returns when each is, or its volume was set aside.
-    async fn commit(&mut self, mut writes: Vec<Write>) -> Result<(), EngineError> {
-        let (began, records) = (Instant::now(), writes.len());
-        let mut said: Option<(Instant, String)> = None;
-        let mut conflicts = HashMap::new();
-        while !writes.is_empty() {
-            let answers = self.ask(writes.clone(), began).await;
-            // Without a reason to wait there is nothing left, or a node's record to be written over another's at once.
-            let Some(reason) = self.take(&mut writes, answers, &mut conflicts)? else { continue };
-            self.stall(Some(reason.clone()));
-            let again =
-                said.as_ref().is_none_or(|(at, before)| *before != reason || at.elapsed() >= SAY_AGAIN);
-            if again {
-                let waited_s = began.elapsed().as_secs();
-                tracing::error!(
-                    waited_s,
-                    records,
-                    "cannot write to the store: {reason}; granting nothing until it works"
-                );
-                said = Some((Instant::now(), reason.clone()));
-            }
-            tokio::select! {
-                () = tokio::time::sleep(AGAIN) => {}
-                // What was decided and is not durable was not decided.
-                () = self.stop.cancelled() => return Err(EngineError::Store(CommitError::Retry { reason })),
-            }
+    fn durable(&mut self, key: &Key) {
+        self.lanes.durable(key);
+        if !self.lanes.is_changing(key) {
+            self.hosts.remove(key);
         }
-        if records > 0 {
-            self.stall(None);
-            self.ready.set(true);
-            metrics::engine_commit(began.elapsed(), records);
+    }
+
+    /// Takes in what came of a write.
+    fn stored(&mut self, (mut write, answer): Answer) -> Result<(), EngineError> {
+        let key = write.write.key.clone();
+        match answer {
+            Ok(version) => {
+                self.conflicts.remove(&key);
+                self.book.written(write, version);
+                self.durable(&key);
+            }
+            // Who a node is its own agent says: whoever hears it last is right.
+            Err(CommitError::Conflict { found, .. })
+                if key.kind == RecordKind::Node && self.is_again(&key, NODE_TRIES) =>
+            {
+                write.write.expected = found;
+                self.storing.begin(vec![write]);
+            }
+            Err(CommitError::Deleting { .. }) if self.is_again(&key, GRANT_TRIES) => self.take_back(write),
+            Err(
+                error @ (CommitError::Conflict { .. }
+                | CommitError::Refused { .. }
+                | CommitError::Deleting { .. }),
+            ) => {
+                match key.kind {
+                    RecordKind::Volume => {
+                        metrics::volume_set_aside();
+                        tracing::error!(%key, "{error}; leaving it as it is until a restart");
+                    }
+                    // What rests on it is only whether the node is known after a restart before it is heard. Who is on
+                    // one of the RDS's lists and not known then counts as a writer.
+                    RecordKind::Node => {
+                        metrics::node_set_aside();
+                        tracing::error!(
+                            %key,
+                            "cannot write the record of {key}: {error}, {NODE_TRIES} times in a row; it is left as it is \
+                             until a restart; find what else writes to the store, and end it"
+                        );
+                    }
+                }
+                self.set_aside(&key, &error, true);
+            }
+            Err(error) => return Err(EngineError::Store(error)),
         }
         Ok(())
     }
 
-    /// Waits for the answers, as long as that takes.
-    async fn ask(&self, writes: Vec<Write>, began: Instant) -> Vec<Result<Version, CommitError>> {
-        let records = writes.len();
-        let mut commit = self.store.commit(writes);
-        loop {
-            match tokio::time::timeout(SLOW_COMMIT, &mut commit).await {
-                Ok(answers) => return answers,
-                // A disk that hangs cannot be helped from here; but everybody waits for it, and people should know.
-                Err(_) => {
-                    let waited_s = began.elapsed().as_secs();
-                    self.stall(Some("its disk does not answer".into()));
-                    tracing::error!(
-                        waited_s,
-                        records,
-                        "the store does not answer; granting nothing until it does"
-                    );
-                }
-            }
-        }
+    /// Counts what did not work in a row. Whether it may be tried again.
+    fn is_again(&mut self, key: &Key, tries: u32) -> bool {
+        let before = self.conflicts.entry(key.clone()).or_default();
+        *before += 1;
+        *before < tries
     }
 
-    /// Takes in answers, and leaves in `writes` those that are to be tried again; gives the reason if not at once.
-    /// `conflicts` counts those of each node's record.
-    fn take(
-        &mut self,
-        writes: &mut Vec<Write>,
-        answers: Vec<Result<Version, CommitError>>,
-        conflicts: &mut HashMap<Key, u32>,
-    ) -> Result<Option<String>, EngineError> {
-        let mut why = None;
-        let mut again = Vec::new();
-        for (mut write, answer) in std::mem::take(writes).into_iter().zip(answers) {
-            match answer {
-                Ok(version) => self.book.written(write, version),
-                // Who a node is its own agent says: whoever hears it last is right.
-                Err(error @ CommitError::Conflict { found, .. }) if write.key.kind == RecordKind::Node => {
-                    let tries = conflicts.entry(write.key.clone()).or_default();
-                    *tries += 1;
-                    if *tries < NODE_TRIES {
-                        write.expected = found;
-                        again.push(write);
-                        continue;
-                    }
-                    // What rests on it is only whether the node is known after a restart before it is heard. Who is on
-                    // one of the RDS's lists and not known then counts as a writer.
-                    tracing::error!(
-                        key = %write.key, tries,
-                        "cannot write the record of {}: {error}, {tries} times in a row; it is left as it is until a \
-                         restart; find what else writes to the store, and end it", write.key
-                    );
-                    metrics::node_set_aside();
-                    self.book.set_aside(&write.key, error.to_string());
-                }
-                Err(error @ (CommitError::Conflict { .. } | CommitError::Refused { .. })) => {
-                    tracing::error!(key = %write.key, "{error}; leaving it as it is until a restart");
-                    metrics::volume_set_aside();
-                    self.book.set_aside(&write.key, error.to_string());
-                }
-                Err(CommitError::Retry { reason }) => {
-                    why = Some(reason);
-                    again.push(write);
-                }
-                Err(error @ (CommitError::LostClaim { .. } | CommitError::Fatal { .. })) => {
-                    return Err(EngineError::Store(error));
-                }
-            }
+    /// The record takes no grant: the core takes back those that are new in it, and what was to be done by them is not.
+    fn take_back(&mut self, write: Deciding) {
+        let Ok(volume) = VolumeId::new(&write.write.key.name) else { return };
+        let key = write.write.key.clone();
+        let mut events =
+            vec![Event::GrantsRefused { volume: volume.clone(), grants: write.new_grants(&self.book) }];
+        let asks = |work: &Work| {
+            matches!(work, Work::Effect { effect: Effect::Rds { .. } | Effect::Direct { .. }, .. })
+        };
+        let why = "the volume's record is being deleted, and takes no grant";
+        for work in self.lanes.refused(&key, |wanted| wanted.again(write), asks) {
+            events.extend(self.not_done(&volume, work, why));
         }
-        *writes = again;
-        Ok(why)
+        self.rds_queue.tell_all(events);
     }
 
-    /// Says whether the store takes what it is given: readiness, metric, and whoever waits for an answer.
-    fn stall(&self, reason: Option<String>) {
-        if reason.is_some() {
-            self.ready.set(false);
+    /// Nothing more is done about it; `others`: because somebody else has written the record.
+    fn set_aside(&mut self, key: &Key, error: &CommitError, others: bool) {
+        self.conflicts.remove(key);
+        self.hosts.remove(key);
+        let reason = error.to_string();
+        self.book.set_aside(key, reason.clone());
+        for work in self.lanes.give_up(key) {
+            let failed = match VolumeId::new(&key.name) {
+                Ok(volume) if others => RequestError::SetAside { volume, reason: reason.clone() },
+                _ => RequestError::Stalled { reason: reason.as_str().into() },
+            };
+            self.leave(work, failed);
         }
-        let stalled: Stalled = reason.map(Into::into);
-        metrics::store_stalled(stalled.is_some());
-        self.stalled.send_if_modified(|before| {
-            let changed = *before != stalled;
-            *before = stalled;
-            changed
-        });
     }
+}
+
+fn of(volume: &VolumeId) -> Key {
+    Key::volume(volume.as_str())
+}
+
+/// The answer to a directive that was not sent.
+fn not_sent(
+    node: NodeId,
+    session: SessionId,
+    operation: OperationId,
+    directive: &Directive,
+    clause: &str,
+    message: String,
+) -> Event {
+    let (volume, epoch) = (directive.volume().clone(), directive.epoch());
+    let outcome = Outcome::Failed { clause: clause.to_owned(), message, nothing_left: false };
+    Event::AgentDone { node, session, operation, volume, epoch, outcome }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
+use super::records::Committed;
 use super::{Decision, WatchedChange};
 use crate::clock::Clock;
 use crate::metrics;
@@ -17,6 +18,7 @@ const TICK: Duration = Duration::from_millis(250);
 
 pub(super) struct Decider {
     pub(super) core: Core,
+    pub(super) committed: Committed,
     pub(super) clock: Clock,
     pub(super) events: mpsc::Receiver<Input>,
     pub(super) steps: mpsc::Sender<Decision>,
@@ -24,6 +26,7 @@ pub(super) struct Decider {
 
 /// Runs until `stop` or until nobody takes the steps any more (the effects' task says why).
 pub(super) async fn run(mut decider: Decider, first: Vec<Effect>, stop: CancellationToken) {
+    decider.committed.decided(&first);
     let first =
         Decision { now: decider.clock.now(), waiter: None, effects: first, changed: None, view: None };
     if decider.steps.send(first).await.is_err() {
@@ -86,14 +89,13 @@ impl Decider {
     fn take(&mut self, input: Input) -> Option<Decision> {
         let now = self.clock.now();
         let (event, waiter) = match input {
-            Input::View(view) => {
-                return Some(Decision {
-                    now,
-                    waiter: None,
-                    effects: Vec::new(),
-                    changed: None,
-                    view: Some(view(&self.core, now)),
-                });
+            Input::View { of, view } => {
+                let deliver = match of {
+                    Some(_) => view(&self.core, now),
+                    None => self.core.with_records(self.committed.behind(), now, |core| view(core, now)),
+                };
+                let view = Some((of, deliver));
+                return Some(Decision { now, waiter: None, effects: Vec::new(), changed: None, view });
             }
             Input::Event { event, waiter } => (*event, waiter),
         };
@@ -101,6 +103,7 @@ impl Decider {
         let began = Instant::now();
         let effects = self.core.step(now, event);
         metrics::core_step(began.elapsed());
+        self.committed.decided(&effects);
         if effects.is_empty() && waiter.is_none() && changed.is_none() {
             return None;
         }
@@ -122,6 +125,7 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::Unpublish { .. }
         | Event::DeleteBegins { .. }
         | Event::DeleteEnded { .. }
+        | Event::GrantsRefused { .. }
         | Event::RdsDone { .. }
         | Event::Fence { .. }
         | Event::RdsListed { .. }
@@ -144,7 +148,7 @@ mod tests {
     async fn ticks_among(inputs: usize, each: Duration) -> usize {
         let (send, mut events) = mpsc::channel(inputs);
         for _ in 0..inputs {
-            assert!(send.try_send(Input::View(Box::new(|_, _| Box::new(|| {})))).is_ok());
+            assert!(send.try_send(Input::View { of: None, view: Box::new(|_, _| Box::new(|| {})) }).is_ok());
         }
         let mut turns = Turns::new();
         let mut ticks = 0;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cleat_core::{
     Core, Event, Grant, NodeId, RdsFailure, Reply, RequestId, Statement, UnixMillis, VolumeDeletion,
-    VolumeId, VolumeSpec,
+    VolumeId, VolumeRecord, VolumeSpec,
 };
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -15,11 +15,9 @@ use super::WatchedChange;
 use super::input::{Input, View, Waiter};
 use super::notices::NoticeText;
 use super::request_error::{EngineEnded, RequestError};
+use super::storing::Stalled;
 use crate::clock::Clock;
 use crate::metrics;
-
-/// Why the store takes nothing now; `None`: it takes what it is given.
-pub(super) type Stalled = Option<Arc<str>>;
 
 /// The engine, as the rest of the program sees it.
 #[derive(Clone, Debug)]
@@ -161,13 +159,52 @@ impl Engine {
         self.inbox.send(input).await.map_err(|_| EngineEnded)
     }
 
-    /// Looks at the core. The answer comes only once all that it shows is durable, and after every effect of the
-    /// steps before has been begun.
+    /// Looks at what is durable. Volumes about which more was decided are shown as they are stored, so nobody waits for the
+    /// store here. The answer comes after the sessions that were refused before have been refused.
     ///
     /// # Errors
     /// If the engine has ended.
     pub async fn view<T: Send + 'static>(
         &self,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, EngineEnded> {
+        self.look(None, look).await
+    }
+
+    /// [`Engine::view`] for a caller whose other questions may fail otherwise.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn consult<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        Ok(self.view(look).await?)
+    }
+
+    /// Looks at one volume's record (`None`: there is none), with all that was decided about it so far; the answer comes
+    /// once that is durable.
+    ///
+    /// # Errors
+    /// If the record cannot be stored now, or the engine has ended.
+    pub(crate) async fn record<T: Send + 'static>(
+        &self,
+        volume: VolumeId,
+        look: impl FnOnce(Option<&VolumeRecord>) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let id = volume.clone();
+        let seen = self.look(Some(volume.clone()), move |core, _| look(core.volumes().get(&id)));
+        tokio::select! {
+            // In this order: what waits for the store must not grow.
+            biased;
+            reason = stalled(self.stalled.clone(), Some(volume), None) => Err(RequestError::Stalled { reason }),
+            seen = seen => Ok(seen?),
+        }
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        of: Option<VolumeId>,
         look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
     ) -> Result<T, EngineEnded> {
         let (answer, answered) = oneshot::channel();
@@ -176,24 +213,8 @@ impl Engine {
             // Who asked may have gone; then nobody wants it.
             Box::new(move || drop(answer.send(seen)))
         });
-        self.inbox.send(Input::View(view)).await.map_err(|_| EngineEnded)?;
+        self.inbox.send(Input::View { of, view }).await.map_err(|_| EngineEnded)?;
         answered.await.map_err(|_| EngineEnded)
-    }
-
-    /// [`Engine::view`] for a caller who learns why, while the store takes nothing.
-    ///
-    /// # Errors
-    /// If the store takes nothing, or the engine has ended.
-    pub(crate) async fn consult<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
-    ) -> Result<T, RequestError> {
-        tokio::select! {
-            // In this order: what waits for the store must not grow.
-            biased;
-            reason = stalled(self.stalled.clone()) => Err(RequestError::Stalled { reason }),
-            seen = self.view(look) => Ok(seen?),
-        }
     }
 
     /// Everything that changes from now on.
@@ -216,21 +237,29 @@ impl Engine {
     ) -> Result<Submitted, EngineEnded> {
         let request = RequestId(self.requests.fetch_add(1, Ordering::Relaxed));
         let (answer, answered) = oneshot::channel();
-        let asked = Submitted { answered, stalled: self.stalled.clone() };
-        if self.stalled.borrow().is_some() {
+        let volume = volume.into();
+        let (about, stalled) = ((volume.clone(), node.clone()), self.stalled.clone());
+        let asked = Submitted { answered, about, stalled };
+        if self.stalled.borrow().reason(volume.as_ref(), node.as_ref()).is_some() {
             // It is not handed on: what waits for the store must not grow with those who repeat their calls.
             return Ok(asked);
         }
-        let waiter = Waiter { request, volume: volume.into(), node, answer };
+        let waiter = Waiter { request, volume, node, answer };
         let input = Input::Event { event: Box::new(event(request)), waiter: Some(waiter) };
         self.inbox.send(input).await.map_err(|_| EngineEnded)?;
         Ok(asked)
     }
 }
 
-/// Ends, with the reason, once the store takes nothing.
-async fn stalled(mut watched: watch::Receiver<Stalled>) -> Arc<str> {
-    match watched.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+/// Ends, with the reason, once something that a request about this volume and node rests on cannot be stored.
+async fn stalled(
+    mut watched: watch::Receiver<Stalled>,
+    volume: Option<VolumeId>,
+    node: Option<NodeId>,
+) -> Arc<str> {
+    let why = |stalled: &Stalled| stalled.reason(volume.as_ref(), node.as_ref());
+    let reason = watched.wait_for(|stalled| why(stalled).is_some()).await.map(|stalled| why(&stalled));
+    match reason {
         Ok(Some(reason)) => reason,
         // The engine has ended, which the answer says.
         _ => std::future::pending().await,
@@ -241,13 +270,14 @@ async fn stalled(mut watched: watch::Receiver<Stalled>) -> Arc<str> {
 #[derive(Debug)]
 struct Submitted {
     answered: oneshot::Receiver<Result<Reply, RequestError>>,
+    about: (Option<VolumeId>, Option<NodeId>),
     stalled: watch::Receiver<Stalled>,
 }
 
 impl Submitted {
     async fn answer(self) -> Result<Reply, RequestError> {
-        let Self { answered, stalled: watched } = self;
-        let stalled = stalled(watched);
+        let Self { answered, about: (volume, node), stalled: watched } = self;
+        let stalled = stalled(watched, volume, node);
         tokio::select! {
             // In this order: one that was not handed on has no answer but this.
             biased;

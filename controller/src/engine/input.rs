@@ -23,6 +23,13 @@ pub(super) struct Waiter {
 
 /// One thing for the core to do.
 pub(super) enum Input {
-    Event { event: Box<Event>, waiter: Option<Waiter> },
-    View(View),
+    Event {
+        event: Box<Event>,
+        waiter: Option<Waiter>,
+    },
+    /// Of all that is durable; or, where it names a volume, of that one's record once it is.
+    View {
+        of: Option<VolumeId>,
+        view: View,
+    },
 }

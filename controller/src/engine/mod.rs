@@ -7,23 +7,28 @@
 //! events ──> decide (owns the core) ──> steps, in order ──> carry out (owns the store)
 //! ```
 //!
-//! `decide` takes one event at a time and goes on while the store writes; `carry_out` takes all steps that wait,
-//! makes their records durable with *one* commit, and only then runs their other effects, in order. What holds:
+//! `decide` takes one event at a time and goes on while the store writes; `carry_out` takes all steps that wait and has
+//! a lane for each volume and each node (`lanes`): records go to the store side by side, and what rests on one is done once
+//! it is durable. What holds:
 //!
-//! - the order of records and of effects is the order of the steps, over all volumes and nodes: nothing overtakes;
-//! - no effect of a step runs before that step's records (and those of every step before it) are durable;
-//! - so a crash at any point leaves the world as if the steps whose effects did not run had never been taken, or
+//! - the order of a volume's records and effects is the order of the steps; between volumes there is none, but where the
+//!   core asks for it (`cleat_core::Effect`);
+//! - nothing is done about a volume before every earlier record of it is durable;
+//! - so a crash at any point leaves each volume as if the steps whose effects did not run had never been taken, or
 //!   as if their messages had been lost, and the core is made for both;
-//! - views are answered from the same queue: nobody is shown a state that a crash could take back;
-//! - while the store cannot take something (a full disk) everything waits, and callers get an error that says so; a store that was
-//!   taken over or can be relied on no more ends the engine, and with it the process: what is not durable must not be
-//!   acted on. A volume whose record somebody else has written is set aside, and ends nobody else.
+//! - nobody is shown a state that a crash could take back: a view shows what is durable, and one of a single volume waits
+//!   until what it shows is;
+//! - while a record cannot be stored (a full disk, a silent API server), what rests on it waits, bounded, and callers get an
+//!   error that says so; nothing else waits. A store that was taken over or can be relied on no more ends the engine, and
+//!   with it the process: what is not durable must not be acted on. A volume whose record somebody else has written is set
+//!   aside, and ends nobody else.
 
 mod carry_out;
 mod decide;
 mod fences;
 mod handle;
 mod input;
+mod lanes;
 mod list_volumes;
 mod notices;
 mod ports;
@@ -31,6 +36,7 @@ mod rds_in_doubt;
 mod rds_queue;
 mod records;
 mod request_error;
+mod storing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -168,7 +174,7 @@ pub fn start(
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
-    let (stalling, stalled) = watch::channel(None);
+    let (stalling, stalled) = watch::channel(storing::Stalled::default());
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
     let Records { volumes: records, unsettled, nodes, desired, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
@@ -183,17 +189,13 @@ pub fn start(
     let term = core.term();
     tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
     let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
-    let storing = carry_out::Storing {
-        store,
-        book: records::Book::new(kept, nodes, set_aside),
-        ready: storing,
-        stalled: stalling,
-        leadership,
-        stop: stop.clone(),
-    };
-    let deciding = tokio::spawn(decide::run(decide::Decider { core, clock, events, steps }, first, stop));
+    let storing = storing::Storing::new(store, storing, stalling, leadership, stop.clone());
+    let book = records::Book::new(kept, nodes, set_aside);
+    let decider = decide::Decider { core, committed: book.committed(), clock, events, steps };
+    let deciding = tokio::spawn(decide::run(decider, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new(storing, rds_queue, agents, changes, clock, (fences, unsettled)).run(queue),
+        carry_out::Executor::new((storing, book), rds_queue, agents, changes, clock, (fences, unsettled))
+            .run(queue),
     );
     let ended = async move {
         // `carry_out` ends by itself once `decide` has, and ends early only with an error.
@@ -210,5 +212,6 @@ struct Decision {
     waiter: Option<input::Waiter>,
     effects: Vec<cleat_core::Effect>,
     changed: Option<WatchedChange>,
-    view: Option<input::Deliver>,
+    /// Once this volume's record is durable; `None`: at once.
+    view: Option<(Option<VolumeId>, input::Deliver)>,
 }

@@ -14,10 +14,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cleat_core::{Effect, RdsFailure, RdsRequest, VolumeId};
+use cleat_core::{RdsFailure, RdsRequest, VolumeId};
 use tokio::time::Instant;
-
-use super::Decision;
 
 /// The marks, and what is behind each. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -55,20 +53,12 @@ impl RdsInDoubt {
         }
     }
 
-    /// Whose mark has to be durable before these steps ask the RDS. They count as under way from here on.
-    pub(super) fn asking(&self, steps: &[Decision]) -> Vec<VolumeId> {
+    /// Something is to be asked about a volume, and counts as under way from here on. Whether its mark has to be made
+    /// durable before.
+    pub(super) fn asking(&self, volume: &VolumeId) -> bool {
         let mut marked = self.lock();
-        let asked = steps.iter().flat_map(|step| &step.effects).filter_map(|effect| match effect {
-            Effect::Rds { request, .. } => Some(request.volume()),
-            _ => None,
-        });
-        let mut unmarked = Vec::new();
-        for volume in asked {
-            if !marked.contains_key(volume) {
-                unmarked.push(volume.clone());
-            }
-            marked.entry(volume.clone()).or_default().under_way += 1;
-        }
+        let unmarked = !marked.contains_key(volume);
+        marked.entry(volume.clone()).or_default().under_way += 1;
         unmarked
     }
 
@@ -129,7 +119,7 @@ impl RdsInDoubt {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use cleat_core::{HostNqn, OperationId, UnixMillis};
+    use cleat_core::HostNqn;
 
     use super::*;
 
@@ -144,30 +134,28 @@ mod tests {
         RdsRequest::Hide { volume: v(volume) }
     }
 
-    fn asks(volumes: &[&str]) -> Decision {
-        let operation = OperationId { term: 1, number: 1 };
-        let effects = volumes.iter().map(|volume| Effect::Rds { operation, request: hide(volume) }).collect();
-        Decision { now: UnixMillis(0), waiter: None, effects, changed: None, view: None }
+    fn asking(all: &RdsInDoubt, volumes: &[&str]) -> Vec<VolumeId> {
+        volumes.iter().map(|volume| v(volume)).filter(|volume| all.asking(volume)).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_mark_precedes_the_request_and_goes_after_the_last_sure_answer() {
         let all = RdsInDoubt::new([], SETTLE, DEADLINE);
-        assert_eq!(all.asking(&[asks(&["a", "b", "a"])]), [v("a"), v("b")]);
+        assert_eq!(asking(&all, &["a", "b", "a"]), [v("a"), v("b")]);
         all.answered(&v("a"), true);
         all.answered(&v("b"), true);
         assert_eq!(all.settled(), [v("b")], "one more about a is under way");
-        assert_eq!(all.asking(&[asks(&["a"])]), [], "it is marked");
+        assert_eq!(asking(&all, &["a"]), [], "it is marked");
         all.answered(&v("a"), true);
         all.answered(&v("a"), true);
         assert_eq!(all.settled(), [v("a")]);
-        assert_eq!(all.asking(&[asks(&["a"])]), [v("a")]);
+        assert_eq!(asking(&all, &["a"]), [v("a")]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_unclear_answer_keeps_the_mark_while_something_may_come_of_it() {
         let all = RdsInDoubt::new([], SETTLE, DEADLINE);
-        all.asking(&[asks(&["a", "a"])]);
+        asking(&all, &["a", "a"]);
         all.answered(&v("a"), false);
         all.answered(&v("a"), true);
         assert_eq!(all.settled(), []);

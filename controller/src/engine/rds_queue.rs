@@ -67,13 +67,36 @@ impl RdsQueue {
         self.last.insert(volume, work);
     }
 
+    /// Waits until nothing that was begun is under way any more, but for what takes longer than a request may: that is
+    /// given up. For the end: nothing may be on its way when another process begins to lead.
+    pub(super) async fn finish(&mut self) {
+        let mut works: Vec<JoinHandle<()>> = self.last.drain().map(|(_, work)| work).collect();
+        let all = async {
+            for work in &mut works {
+                // Whether it ended well its own event says.
+                let _ = work.await;
+            }
+        };
+        // Each ends by itself at its deadline; what is lined up behind it need not begin any more.
+        if tokio::time::timeout(self.deadline + Duration::from_millis(500), all).await.is_err() {
+            works.iter().for_each(JoinHandle::abort);
+        }
+    }
+
     /// Sends the core an event that is no answer of the RDS. Nobody waits for it: whoever carries out what the core
     /// decided must not wait for the core.
     pub(super) fn tell(&self, event: Event) {
+        self.tell_all(vec![event]);
+    }
+
+    /// The same of several, in their order.
+    pub(super) fn tell_all(&self, events: Vec<Event>) {
         let inbox = self.inbox.clone();
         tokio::spawn(async move {
-            // A closed inbox means that the process is ending.
-            let _ = inbox.send(Input::Event { event: Box::new(event), waiter: None }).await;
+            for event in events {
+                // A closed inbox means that the process is ending.
+                let _ = inbox.send(Input::Event { event: Box::new(event), waiter: None }).await;
+            }
         });
     }
 }

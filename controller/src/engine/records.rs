@@ -1,18 +1,22 @@
 //! What the store keeps of each volume, and in which version: its record as JSON, and in the same record whether the
 //! RDS may still be carrying out something for it (`unsettled`).
 //!
-//! In come steps, in their order; out go writes, one for each volume that they change, against the version that this
-//! process has seen last. What holds: a volume whose record somebody else has written is *set aside*: nothing more is
+//! In comes what a record is to say; out goes a write against the version that this process has seen last. What holds: a
+//! volume whose record somebody else has written is *set aside*: nothing more is
 //! done or answered for it until a new start has read what is there. The others go on.
+//!
+//! Both of the engine's tasks look in here: of a volume about which more was decided than is durable, people are shown what
+//! is durable ([`Committed`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cleat_core::{Desired, Effect, NodeId, NodeRecord, VolumeId, VolumeRecord};
+use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Decision, EngineError};
+use super::EngineError;
 use crate::metrics;
 use crate::store::{Key, RecordKind, StoredRecord, Version, Write};
 
@@ -167,10 +171,126 @@ impl Records {
     }
 }
 
-/// What the store has of every volume, and which of them are set aside.
+/// What a record is to say, as far as it is to say something else.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Inner `None`: there is to be none.
+    volume: Option<Option<Arc<VolumeRecord>>>,
+    node: Option<Option<Box<NodeRecord>>>,
+    /// The RDS may still be carrying out something for the volume.
+    pub(super) unsettled: Option<bool>,
+    /// How many decisions of the core are in it.
+    decisions: usize,
+}
+
+impl Wanted {
+    /// A volume's record, decided by the core.
+    pub(super) fn volume(&mut self, record: Option<Arc<VolumeRecord>>) {
+        self.volume = Some(record);
+        self.decisions += 1;
+    }
+
+    /// What a write had in it that is not made: whatever is written next has it, too.
+    pub(super) fn again(&mut self, refused: Deciding) {
+        self.decisions += refused.decisions;
+        self.unsettled = self.unsettled.or(refused.unsettled);
+    }
+
+    /// Whether it says anything of the record itself.
+    pub(super) fn has_record(&self) -> bool {
+        self.volume.is_some() || self.node.is_some()
+    }
+
+    /// A node's record.
+    pub(super) fn node(&mut self, record: Option<Box<NodeRecord>>) {
+        self.node = Some(record);
+    }
+}
+
+/// One write, and how many decisions of the core are in it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Deciding {
+    pub(super) write: Write,
+    decisions: usize,
+    unsettled: Option<bool>,
+}
+
+impl Deciding {
+    /// Grants that are in it, and not in the record that is stored.
+    pub(super) fn new_grants(&self, book: &Book) -> Vec<(NodeId, Epoch)> {
+        let of = |record: Option<&Value>| -> Vec<(NodeId, Epoch)> {
+            let record =
+                record.and_then(|record| serde_json::from_value::<VolumeRecord>(record.clone()).ok());
+            let attachments = record.into_iter().flat_map(|record| record.attachments);
+            attachments.map(|attachment| (attachment.node, attachment.epoch)).collect()
+        };
+        let Ok(volume) = VolumeId::new(&self.write.key.name) else { return Vec::new() };
+        let was = of(book.committed.kept(&volume).record.as_ref());
+        let mut grants = of(self.write.value.as_ref().and_then(|value| value.get("record")));
+        grants.retain(|grant| !was.contains(grant));
+        grants
+    }
+}
+
+/// What the store has of every volume, for both tasks. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Committed(Arc<Mutex<OfVolumes>>);
+
+#[derive(Debug, Default)]
+struct OfVolumes {
+    kept: HashMap<VolumeId, Kept>,
+    /// How many decisions about a volume are not durable.
+    ahead: HashMap<VolumeId, usize>,
+}
+
+impl Committed {
+    fn lock(&self) -> MutexGuard<'_, OfVolumes> {
+        // Each change under this lock is whole by itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The core has decided this.
+    pub(super) fn decided(&self, effects: &[Effect]) {
+        let volumes = effects.iter().filter_map(|effect| match effect {
+            Effect::Persist(record) => Some(&record.spec.id),
+            Effect::Forget(volume) => Some(volume),
+            _ => None,
+        });
+        for volume in volumes {
+            *self.lock().ahead.entry(volume.clone()).or_default() += 1;
+        }
+    }
+
+    fn durable(&self, volume: &VolumeId, decisions: usize) {
+        let mut all = self.lock();
+        if let Some(ahead) = all.ahead.get_mut(volume) {
+            *ahead = ahead.saturating_sub(decisions);
+            if *ahead == 0 {
+                all.ahead.remove(volume);
+            }
+        }
+    }
+
+    /// The volumes about which more was decided than is durable, each with what is.
+    pub(super) fn behind(&self) -> Vec<(VolumeId, Option<VolumeRecord>)> {
+        let all = self.lock();
+        let record = |volume: &VolumeId| {
+            let record = all.kept.get(volume)?.record.clone()?;
+            // It was read, or written, as one.
+            serde_json::from_value(record).ok()
+        };
+        all.ahead.keys().map(|volume| (volume.clone(), record(volume))).collect()
+    }
+
+    fn kept(&self, volume: &VolumeId) -> Kept {
+        self.lock().kept.get(volume).cloned().unwrap_or_default()
+    }
+}
+
+/// What the store has of every volume and node, and which of them are set aside.
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    kept: HashMap<VolumeId, Kept>,
+    committed: Committed,
     nodes: HashMap<NodeId, KeptNode>,
     set_aside: HashMap<VolumeId, String>,
     /// Nodes whose records are left to whoever else writes them.
@@ -183,80 +303,54 @@ impl Book {
         nodes: HashMap<NodeId, KeptNode>,
         set_aside: HashMap<VolumeId, String>,
     ) -> Self {
-        Self { kept, nodes, set_aside, ..Self::default() }
+        let committed = Committed(Arc::new(Mutex::new(OfVolumes { kept, ahead: HashMap::new() })));
+        Self { committed, nodes, set_aside, ..Self::default() }
     }
 
-    /// What has to be durable before the effects of these steps: a volume's last record among them, and the marks of
-    /// those in `asked`. Those in `settled` need theirs no more.
-    pub(super) fn writes(
-        &mut self,
-        group: &[Decision],
-        asked: &[VolumeId],
-        settled: &[VolumeId],
-    ) -> Result<Vec<Write>, EngineError> {
-        let mut changed: BTreeMap<VolumeId, Kept> = BTreeMap::new();
-        let kept = &self.kept;
-        let mut change = |volume: &VolumeId, change: &mut dyn FnMut(&mut Kept)| {
-            let entry = changed.entry(volume.clone());
-            change(entry.or_insert_with(|| kept.get(volume).cloned().unwrap_or_default()));
-        };
-        for effect in group.iter().flat_map(|step| &step.effects) {
-            match effect {
-                Effect::Persist(record) => {
-                    let volume = &record.spec.id;
-                    let value = serde_json::to_value(record)
-                        .map_err(|source| EngineError::Record { volume: volume.clone(), source })?;
-                    change(volume, &mut |kept| kept.record = Some(value.clone()));
-                }
-                Effect::Forget(volume) => change(volume, &mut |kept| kept.record = None),
-                _ => {}
-            }
-        }
-        for volume in settled {
-            change(volume, &mut |kept| kept.unsettled = false);
-        }
-        for volume in asked {
-            change(volume, &mut |kept| kept.unsettled = true);
-        }
-        let mut writes = self.node_writes(group)?;
-        for (volume, is) in changed {
-            let was = self.kept.get(&volume).cloned().unwrap_or_default();
-            if self.set_aside.contains_key(&volume) || is == was {
-                continue;
-            }
-            let key = Key::volume(volume.as_str());
-            let value =
-                is.value().map_err(|source| EngineError::Record { volume: volume.clone(), source })?;
-            writes.push(Write { key, expected: was.version, value });
-        }
-        Ok(writes)
+    /// What is durable, for who shows it.
+    pub(super) fn committed(&self) -> Committed {
+        self.committed.clone()
     }
 
-    /// The last record of each node among the steps, where it is another than the store has.
-    fn node_writes(&self, group: &[Decision]) -> Result<Vec<Write>, EngineError> {
-        let mut changed: BTreeMap<&NodeId, Option<&NodeRecord>> = BTreeMap::new();
-        for effect in group.iter().flat_map(|step| &step.effects) {
-            match effect {
-                Effect::PersistNode(record) => drop(changed.insert(&record.node, Some(record))),
-                Effect::ForgetNode(node) => drop(changed.insert(node, None)),
-                _ => {}
-            }
+    /// The write that makes a record say what it is to; `None`: it says that already, and is durable. No write of it is
+    /// under way.
+    pub(super) fn write(&mut self, key: &Key, wanted: Wanted) -> Result<Option<Deciding>, EngineError> {
+        let Wanted { volume, node, unsettled, decisions } = wanted;
+        if key.kind == RecordKind::Node {
+            let Some(is) = node else { return Ok(None) };
+            let write = self.node_write(key, is.as_deref())?;
+            return Ok(write.map(|write| Deciding { write, decisions: 0, unsettled: None }));
         }
-        let mut writes = Vec::new();
-        for (node, is) in changed {
-            let was = self.nodes.get(node);
-            if self.nodes_set_aside.contains(node) || was.map(|was| &was.record) == is {
-                continue;
-            }
-            let value = is.map(serde_json::to_value).transpose();
-            let value = value.map_err(|source| EngineError::Node { node: node.clone(), source })?;
-            writes.push(Write { key: Key::node(node.as_str()), expected: was.map(|was| was.version), value });
+        let Ok(id) = VolumeId::new(&key.name) else { return Ok(None) };
+        let wrong = |source| EngineError::Record { volume: id.clone(), source };
+        let was = self.committed.kept(&id);
+        let mut is = was.clone();
+        if let Some(record) = volume {
+            is.record = record.as_deref().map(serde_json::to_value).transpose().map_err(wrong)?;
         }
-        Ok(writes)
+        is.unsettled = unsettled.unwrap_or(was.unsettled);
+        if is == was {
+            self.committed.durable(&id, decisions);
+            return Ok(None);
+        }
+        let value = is.value().map_err(wrong)?;
+        let write = Write { key: key.clone(), expected: was.version, value };
+        Ok(Some(Deciding { write, decisions, unsettled }))
+    }
+
+    fn node_write(&self, key: &Key, is: Option<&NodeRecord>) -> Result<Option<Write>, EngineError> {
+        let Ok(node) = NodeId::new(&key.name) else { return Ok(None) };
+        let was = self.nodes.get(&node);
+        if was.map(|was| &was.record) == is {
+            return Ok(None);
+        }
+        let value = is.map(serde_json::to_value).transpose();
+        let value = value.map_err(|source| EngineError::Node { node, source })?;
+        Ok(Some(Write { key: key.clone(), expected: was.map(|was| was.version), value }))
     }
 
     /// A write is durable.
-    pub(super) fn written(&mut self, write: Write, version: Version) {
+    pub(super) fn written(&mut self, Deciding { write, decisions, .. }: Deciding, version: Version) {
         if write.key.kind == RecordKind::Node {
             let record = write.value.and_then(|value| serde_json::from_value::<NodeRecord>(value).ok());
             match (record, NodeId::new(&write.key.name)) {
@@ -270,12 +364,15 @@ impl Book {
         }
         let Ok(volume) = VolumeId::new(&write.key.name) else { return };
         let written = write.value.and_then(|value| serde_json::from_value::<Written>(value).ok());
+        let mut all = self.committed.lock();
         match written {
             Some(Written { record, unsettled }) => {
-                drop(self.kept.insert(volume, Kept { version: Some(version), record, unsettled }));
+                drop(all.kept.insert(volume.clone(), Kept { version: Some(version), record, unsettled }));
             }
-            None => drop(self.kept.remove(&volume)),
+            None => drop(all.kept.remove(&volume)),
         }
+        drop(all);
+        self.committed.durable(&volume, decisions);
     }
 
     /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.
@@ -290,6 +387,11 @@ impl Book {
     /// Why nothing is done for the volume, if so.
     pub(super) fn is_set_aside(&self, volume: &VolumeId) -> Option<&str> {
         self.set_aside.get(volume).map(String::as_str)
+    }
+
+    /// Whether a node's record is left as it is.
+    pub(super) fn is_node_set_aside(&self, node: &NodeId) -> bool {
+        self.nodes_set_aside.contains(node)
     }
 }
 
@@ -351,23 +453,47 @@ mod tests {
         assert_eq!(book.is_set_aside(&VolumeId::new("v").unwrap()), None);
     }
 
+    fn marked(unsettled: bool) -> Wanted {
+        Wanted { unsettled: Some(unsettled), ..Wanted::default() }
+    }
+
     #[test]
     fn a_mark_and_the_record_are_one_write_against_the_version_that_was_seen() {
         let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
         let mut book = Book::new(read_back.kept, read_back.nodes, HashMap::new());
-        let v = VolumeId::new("v").unwrap();
-        let asked = book.writes(&[], std::slice::from_ref(&v), &[]).unwrap();
-        let marked = json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true});
-        assert_eq!(
-            asked,
-            [Write { key: Key::volume("v"), expected: Some(Version(3)), value: Some(marked.clone()) }]
-        );
-        book.written(asked[0].clone(), Version(4));
-        assert_eq!(book.writes(&[], std::slice::from_ref(&v), &[]).unwrap(), [], "it is marked");
-        let settled = book.writes(&[], &[], std::slice::from_ref(&v)).unwrap();
-        assert_eq!(settled[0].expected, Some(Version(4)));
-        book.set_aside(&Key::volume("v"), "somebody else".into());
-        assert_eq!(book.writes(&[], &[], std::slice::from_ref(&v)).unwrap(), []);
+        let (v, key) = (VolumeId::new("v").unwrap(), Key::volume("v"));
+        let asked = book.write(&key, marked(true)).unwrap().unwrap();
+        let value = Some(json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true}));
+        assert_eq!(asked.write, Write { key: key.clone(), expected: Some(Version(3)), value });
+        book.written(asked, Version(4));
+        assert_eq!(book.write(&key, marked(true)).unwrap(), None, "it is marked");
+        let settled = book.write(&key, marked(false)).unwrap().unwrap();
+        assert_eq!(settled.write.expected, Some(Version(4)));
+        book.set_aside(&key, "somebody else".into());
         assert_eq!(book.is_set_aside(&v), Some("somebody else"));
+    }
+
+    #[test]
+    fn what_is_decided_and_not_durable_is_shown_as_it_is_stored() {
+        let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
+        let mut book = Book::new(read_back.kept, read_back.nodes, HashMap::new());
+        let (committed, key) = (book.committed(), Key::volume("v"));
+        let v = VolumeId::new("v").unwrap();
+        assert_eq!(committed.behind(), []);
+        let forget = Effect::Forget(v.clone());
+        committed.decided(&[forget.clone(), forget]);
+        let shown = |committed: &Committed| {
+            committed.behind().into_iter().map(|(v, record)| (v, record.is_some())).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&committed), [(v.clone(), true)]);
+        let mut wanted = Wanted::default();
+        wanted.volume(None);
+        let write = book.write(&key, wanted).unwrap().unwrap();
+        book.written(write, Version(4));
+        assert_eq!(shown(&committed), [(v, false)], "of the second one nothing is known yet");
+        let mut wanted = Wanted::default();
+        wanted.volume(None);
+        assert_eq!(book.write(&key, wanted).unwrap(), None);
+        assert_eq!(committed.behind(), []);
     }
 }

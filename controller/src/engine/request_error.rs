@@ -23,9 +23,9 @@ pub enum RequestError {
     /// There is no core any more.
     #[error(transparent)]
     Ended(#[from] EngineEnded),
-    /// The store takes nothing now.
+    /// The store does not take what this rests on now.
     #[error(
-        "the controller cannot store anything now: {reason}. What has begun goes on once the store works; \
+        "the controller cannot store what this needs now: {reason}. What has begun goes on once the store works; \
          repeat the call"
     )]
     Stalled {

@@ -61,6 +61,10 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             "cannot grant or delete volume {volume}: a deletion is under way; if it was not answered, repeat \
              DeleteVolume"
         ),
+        Refusal::RecordDeleted { volume, node } => format!(
+            "cannot attach volume {volume} to node {node}: somebody has deleted its record, which takes no new node and goes \
+             once no node may write any more; detach the volume from the nodes that have it, then repeat the call"
+        ),
         Refusal::StillAttached { volume, nodes: holders } => {
             format!("cannot delete volume {volume}: it is attached to {}; detach it first", nodes(holders))
         }

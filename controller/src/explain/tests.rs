@@ -226,6 +226,12 @@ fn refusals() {
                  DeleteVolume",
             ),
             (
+                Refusal::RecordDeleted { volume: v(), node: n("a") },
+                "cannot attach volume vol to node a: somebody has deleted its record, which takes no new node and \
+                 goes once no node may write any more; detach the volume from the nodes that have it, then repeat \
+                 the call",
+            ),
+            (
                 Refusal::StillAttached { volume: v(), nodes: vec![n("a"), n("bb")] },
                 "cannot delete volume vol: it is attached to a, bb; detach it first",
             ),

@@ -13,11 +13,12 @@ use cleat_kubernetes::lease::{LeaseClaim, LeaseError};
 use cleat_kubernetes::notes::{Lines, Notes};
 use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written};
 use cleat_rds::secret::{Era, KeyId};
-use futures_util::{StreamExt as _, stream};
+use futures_util::future::join_all;
 use serde_json::{Map, Value};
+use tokio::sync::Semaphore;
 
 use super::statuses::Statuses;
-use super::{CommitError, Key, Loaded, RecordKind, Store, StoredRecord, Version, Write};
+use super::{CommitError, Key, Loaded, Place, RecordKind, Store, StoredRecord, Version, Write};
 
 /// Writes that are under way at once.
 const AT_ONCE: usize = 32;
@@ -32,10 +33,11 @@ pub struct KubernetesStore {
     notes: Notes,
     last: Arc<Mutex<HashMap<Key, Last>>>,
     statuses: Statuses,
+    at_once: Semaphore,
 }
 
-#[derive(Clone)]
 /// A record as it was written last.
+#[derive(Clone)]
 struct Last {
     value: Map<String, Value>,
     deleting: bool,
@@ -77,7 +79,8 @@ impl KubernetesStore {
                 last.described = Some((from, to));
             }
         });
-        Ok((Self { claim, timeout, records, notes, last, statuses }, Loaded { term, entries }))
+        let at_once = Semaphore::new(AT_ONCE);
+        Ok((Self { claim, timeout, records, notes, last, statuses, at_once }, Loaded { term, entries }))
     }
 
     /// Notes which keys secrets were made with, as another store has it.
@@ -110,6 +113,8 @@ impl KubernetesStore {
     }
 
     async fn write(&self, write: Write) -> Result<Version, CommitError> {
+        // It is never closed.
+        let _turn = self.at_once.acquire().await;
         let before = self.last(&write.key);
         let value = write.value.map(|value| kept(write.key.kind, value));
         let asked = records::RecordWrite {
@@ -191,10 +196,19 @@ fn who(value: &Map<String, Value>) -> BTreeSet<(String, String)> {
     all.map(|one| (one["node"].to_string(), one["epoch"].to_string())).collect()
 }
 
-/// Whether somebody is in who was not before.
+/// Whether somebody is granted it who was not in before. Who was found with it, or is on the way out, has to be kept even
+/// in a record that goes.
 fn lets_in(before: Option<&Last>, after: &Map<String, Value>) -> bool {
     let was = before.map(|before| who(&before.value)).unwrap_or_default();
-    !who(after).is_subset(&was)
+    !granted(after).is_subset(&was)
+}
+
+/// Who may go on using a volume by its record.
+fn granted(value: &Map<String, Value>) -> BTreeSet<(String, String)> {
+    let attachments = value.get("record").and_then(|record| record["attachments"].as_array());
+    let goes_on = |one: &&Value| !matches!(one["phase"]["type"].as_str(), Some("stray" | "draining"));
+    let all = attachments.into_iter().flatten().filter(goes_on);
+    all.map(|one| (one["node"].to_string(), one["epoch"].to_string())).collect()
 }
 
 fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitError {
@@ -203,7 +217,8 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
             CommitError::Conflict { key: key.clone(), expected, found: Some(Version(found)) }
         }
         WriteError::Overtaken => CommitError::LostClaim { reason: error.to_string() },
-        WriteError::Deleting | WriteError::Api(ApiError::Refused(_)) => {
+        WriteError::Deleting => CommitError::Deleting { key: key.clone() },
+        WriteError::Api(ApiError::Refused(_)) => {
             CommitError::Refused { key: key.clone(), reason: error.to_string() }
         }
         WriteError::NotOurs | WriteError::Api(_) => {
@@ -225,6 +240,10 @@ fn noted(lines: &Lines) -> Result<Vec<Era>, String> {
 
 #[tonic::async_trait]
 impl Store for KubernetesStore {
+    fn place(&self) -> Place {
+        Place::ApiServer
+    }
+
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         self.claim.raise(at_least).await.map_err(|error| match error {
             LeaseError::Lost => CommitError::LostClaim { reason: error.to_string() },
@@ -256,6 +275,6 @@ impl Store for KubernetesStore {
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
-        stream::iter(writes.into_iter().map(|write| self.write(write))).buffered(AT_ONCE).collect().await
+        join_all(writes.into_iter().map(|write| self.write(write))).await
     }
 }

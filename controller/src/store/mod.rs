@@ -116,7 +116,7 @@ pub struct Loaded {
     pub entries: Vec<StoredRecord>,
 }
 
-/// Why a write was not made durable: four causes that callers handle differently.
+/// Why a write was not made durable: causes that callers handle differently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommitError {
     /// The record is not of the version that was expected: somebody else has written it. Only this record is in doubt.
@@ -139,6 +139,12 @@ pub enum CommitError {
         key: Key,
         /// Why.
         reason: String,
+    },
+    /// The record is being deleted, so it takes nobody in; without those it can be written.
+    #[error("the record of {key} is being deleted: nobody is granted the volume before it has gone")]
+    Deleting {
+        /// Which.
+        key: Key,
     },
     /// Another controller has taken a higher term: this one must do nothing more.
     #[error("the store was taken over: {reason}")]
@@ -164,9 +170,35 @@ fn version(version: Option<Version>) -> String {
     version.map_or_else(|| "none".to_owned(), |version| version.0.to_string())
 }
 
+/// Where records are kept, as far as whoever writes them has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// On one disk: what is written together becomes durable together, and as soon as one record; its trouble is
+    /// everybody's.
+    Disk,
+    /// Behind an API, each record by itself.
+    ApiServer,
+}
+
+impl Place {
+    /// What is said of it where it gives no answer.
+    #[must_use]
+    pub fn is_silent(self) -> &'static str {
+        match self {
+            Self::Disk => "its disk does not answer",
+            Self::ApiServer => "the API server does not answer",
+        }
+    }
+}
+
 /// A place that keeps records.
 #[tonic::async_trait]
 pub trait Store: Send + Sync + 'static {
+    /// Where it keeps them.
+    fn place(&self) -> Place {
+        Place::Disk
+    }
+
     /// Takes a term, durably: higher than any that was taken in this store, and not below `at_least`. Nothing may be
     /// granted under a term that was not taken, and whoever holds an earlier one has lost its claim.
     ///

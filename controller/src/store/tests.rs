@@ -242,6 +242,26 @@ fn records_from_before_their_words_changed_are_migrated() {
 }
 
 #[test]
+fn a_nodes_record_from_before_their_words_changed_is_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = store_path(&dir);
+    let (mut database, _) = Database::open_with(&path, &MIGRATIONS[..3]).unwrap();
+    // The boot id is one of the words that changed, and a node may be called like a field.
+    let before = json!({"node": "boot_id", "identity": {
+        "host_nqn": "nqn.2026-01.test:a", "host_id": "00000000-0000-0000-0000-000000000001",
+        "storage_addresses": ["10.0.1.7", "fd00::7"], "boot_id": "drained",
+    }});
+    committed(&mut database, Write { key: Key::node("boot_id"), expected: None, value: Some(before) });
+    drop(database);
+    let entries = load(&path).unwrap().entries;
+    let node: cleat_core::NodeRecord = serde_json::from_value(entries[0].value.clone()).unwrap();
+    assert_eq!((node.node.as_str(), node.identity.boot_id.as_str()), ("boot_id", "drained"));
+    assert_eq!(node.identity.storage_addresses.len(), 2);
+    assert_eq!(serde_json::to_value(&node).unwrap(), entries[0].value, "as it is written today");
+    assert!(read_records(entries).is_ok());
+}
+
+#[test]
 fn damage_in_the_database_is_refused_and_not_repaired() {
     let dir = tempfile::tempdir().unwrap();
     let path = store_path(&dir);

@@ -13,7 +13,7 @@ use cleat_runtime::Context;
 use tonic::Code;
 
 use crate::agent::Host;
-use crate::world::{Csi, LEASE, RWO, World, eventually};
+use crate::world::{Csi, LEASE, RWO, RWX, World, eventually};
 
 /// A busy machine keeps a renewal waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -185,6 +185,30 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     csi.unpublish("pvc-1", "node-b").await.unwrap();
     let nodes = cluster.kubectl(&["get", "cleatnodes", "-o", "name"]);
     assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
+    let cluster = Cluster::own();
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    let first = csi.publish("vm-1", "node-a", RWX).await.unwrap();
+    cluster.kubectl(&["delete", "cleatvolume", "vm-1", "--wait=false"]);
+    for _ in 0..2 {
+        let refused = csi.publish("vm-1", "node-b", RWX).await.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+        assert!(refused.message().contains("somebody has deleted its record"), "{refused:?}");
+    }
+    assert!(other.attaches().is_empty(), "it was sent nothing");
+    assert_eq!(csi.publish("vm-1", "node-a", RWX).await.unwrap(), first, "it goes on");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    csi.publish("vm-1", "node-b", RWX).await.unwrap();
 }
 
 #[tokio::test]

@@ -27,6 +27,26 @@ fn list(names: &[&str]) -> String {
 }
 
 #[tokio::test]
+async fn who_may_not_write_sends_no_write_and_reads_all_the_same() {
+    let bench = bench_with_volume().await;
+    let leads = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let asked = Arc::clone(&leads);
+    bench.rds.ask_before_writes(move |time| {
+        assert_eq!(time, TIMEOUT, "for as long as the kernel may deliver it");
+        asked.load(std::sync::atomic::Ordering::SeqCst)
+    });
+    bench.allow("a").await.unwrap();
+    leads.store(false, std::sync::atomic::Ordering::SeqCst);
+    bench.router.log();
+    let refused = bench.deny("a").await.unwrap_err();
+    assert!(matches!(&refused, RdsError::Unreachable { way: Way::Queue, .. }), "{refused}");
+    assert!(format!("{refused:?}").contains("no longer leads"), "{refused:?}");
+    assert!(bench.router.log().iter().all(|line| line.starts_with("GET")), "it came to the RDS");
+    assert_eq!(bench.shown("pvc-1"), (list(&["a"]), true));
+    bench.rds.volumes(Priority::Attach, Freshness::Now).await.unwrap();
+}
+
+#[tokio::test]
 async fn hosts_come_and_go_with_one_write_and_never_is_everybody_admitted() {
     let bench = bench_with_volume().await;
     assert_eq!(bench.shown("pvc-1"), (list(&[]), true));

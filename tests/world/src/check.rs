@@ -173,6 +173,7 @@ pub fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Err(Refusal::NotGone { .. }) => "not gone",
         Err(Refusal::Incompatible { .. }) => "incompatible",
         Err(Refusal::Deleting { .. }) => "deleting",
+        Err(Refusal::RecordDeleted { .. }) => "record deleted",
         Err(Refusal::StillAttached { .. }) => "still attached",
         Err(Refusal::UnknownNode { .. }) => "unknown node",
     }

@@ -111,3 +111,43 @@ fn a_volume_that_is_granted_again_under_the_name_is_an_ordinary_one() {
     b.agent(absent("connecting"));
     assert!(b.stored[&v()].fenced.is_empty() && b.phase("bb") == Some("Ready"));
 }
+
+#[test]
+fn a_grant_that_the_record_does_not_take_is_refused_and_leaves_the_others() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    let publish = b.publish_waits("bb", Access::RwxBlock);
+    let (operation, request) = b.rds_asked().expect("bb is to be let in");
+    assert!(matches!(request, RdsRequest::Allow { .. }), "{request:?}");
+    let epoch = b.stored[&v()].attachments[1].epoch;
+    let older = Epoch { seq: epoch.seq - 1, ..epoch };
+    b.event(Event::GrantsRefused { volume: v(), grants: vec![(n("bb"), older), (n("ccc"), epoch)] });
+    assert_eq!(b.effects, [], "those are no grants");
+    b.event(Event::GrantsRefused { volume: v(), grants: vec![(n("bb"), epoch)] });
+    assert_eq!(b.refusal(publish), Refusal::RecordDeleted { volume: v(), node: n("bb") });
+    assert!(matches!(b.effects.first(), Some(Effect::Persist(_))), "a record without the grant");
+    b.event(Event::RdsDone { operation, result: Err(RdsFailure::Unreachable("not asked".into())) });
+    b.rds_does_all();
+    assert_eq!((b.phase("a"), b.phase("bb")), (Some("Ready"), None));
+    assert!(!b.stored[&v()].knows(&n("bb")));
+    // Who was in before is not touched by any such refusal.
+    let epoch = b.stored[&v()].attachments[0].epoch;
+    b.event(Event::GrantsRefused { volume: v(), grants: vec![(n("a"), epoch)] });
+    assert_eq!(b.phase("a"), Some("Ready"));
+}
+
+#[test]
+fn a_core_shows_itself_with_other_records_and_is_as_before_afterwards() {
+    let mut b = shared(able());
+    let (now, before) = (UnixMillis(b.now), b.core.clone());
+    let mut durable = b.stored[&v()].clone();
+    durable.attachments.truncate(1);
+    let holds = |core: &Core, name: &str| core.volumes_of(&n(name)).count();
+    let seen =
+        b.core.with_records(vec![(v(), Some(durable))], now, |core| (holds(core, "a"), holds(core, "bb")));
+    assert_eq!(seen, (1, 0));
+    let none = b.core.with_records(vec![(v(), None)], now, |core| (holds(core, "a"), core.volumes().len()));
+    assert_eq!(none, (0, 0));
+    assert_eq!(b.core, before);
+    assert_eq!((holds(&b.core, "a"), holds(&b.core, "bb")), (1, 1));
+}

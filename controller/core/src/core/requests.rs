@@ -10,10 +10,10 @@ use super::admission::{Admission, Room, admission, difference, grant_of, room};
 use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Effect, FenceStep, Migration, MigrationResult, MigrationStep, Node, NodeId,
-    NodeTrouble, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility,
-    Role, SecretState, SessionState, Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord,
-    VolumeSpec,
+    Attachment, DrainCause, Effect, Epoch, FenceStep, Migration, MigrationResult, MigrationStep, Node,
+    NodeId, NodeTrouble, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId,
+    ReservationAbility, Role, SecretState, SessionState, Standing, UnixMillis, Verdict, VolumeDeletion,
+    VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -113,6 +113,18 @@ impl Transition<'_> {
             Err(Refusal::Deleting { volume })
         };
         self.effects.push(Effect::Reply { request, result });
+    }
+
+    /// The record takes none of these: they end like any grant that was not carried out.
+    pub(super) fn grants_refused(&mut self, volume: &VolumeId, grants: &[(NodeId, Epoch)]) {
+        for (node, epoch) in grants {
+            let attachment = self.core.volumes.get(volume).and_then(|record| record.attachment(node));
+            if !attachment.is_some_and(|a| a.epoch == *epoch && a.phase == Phase::Granting) {
+                continue;
+            }
+            self.refuse_publishes(volume, Some(node), |volume, node| Refusal::RecordDeleted { volume, node });
+            self.begin_drain(volume, node, DrainCause::Rollback);
+        }
     }
 
     /// Nodes that may write to it, or whose proof is not complete. What was proven and waits for the RDS's list alone
@@ -437,12 +449,7 @@ impl Transition<'_> {
         }
     }
 
-    fn begin_migration(
-        &mut self,
-        volume: &VolumeId,
-        source: (NodeId, crate::Epoch),
-        target: (NodeId, crate::Epoch),
-    ) {
+    fn begin_migration(&mut self, volume: &VolumeId, source: (NodeId, Epoch), target: (NodeId, Epoch)) {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
