@@ -171,6 +171,18 @@ impl ClusterRecords {
         }
     }
 
+    /// One record as it is now; `None`: there is none.
+    ///
+    /// # Errors
+    /// The API server's answer.
+    pub async fn read(&self, kind: Kind, name: &str) -> Result<Option<RecordObject>, ApiError> {
+        match self.server.ask(self.api(kind).get(name)).await {
+            Ok(object) => read(kind, &object).map(Some),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Writes one record, as the controller of that term.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Notices for people. They change nothing, and nothing waits for it.
 
 use crate::{
-    Epoch, Evidence, FenceStep, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble, VolumeId,
+    Epoch, Evidence, FenceStep, HostNqn, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble,
+    VolumeId,
 };
 
 /// Something that people want to know.
@@ -101,6 +102,13 @@ pub enum Notice {
         /// The node.
         node: NodeId,
     },
+    /// A person has said that a node is another host, while its host may still write. It stays the host that it is.
+    PinNotTaken {
+        /// The node.
+        node: NodeId,
+        /// The host that it was to be.
+        host_nqn: HostNqn,
+    },
     /// A node's kernel holds a volume that it was not granted.
     StrayFound {
         /// The volume.
@@ -111,9 +119,9 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// What it is about.
+    /// The volume that it is about; `None`: it is about a node.
     #[must_use]
-    pub fn volume(&self) -> &VolumeId {
+    pub fn volume(&self) -> Option<&VolumeId> {
         match self {
             Self::Granted { volume, .. }
             | Self::Phase { volume, .. }
@@ -123,7 +131,8 @@ impl Notice {
             | Self::Trouble { volume, .. }
             | Self::Fence { volume, .. }
             | Self::Readmitted { volume, .. }
-            | Self::StrayFound { volume, .. } => volume,
+            | Self::StrayFound { volume, .. } => Some(volume),
+            Self::PinNotTaken { .. } => None,
         }
     }
 }

@@ -274,6 +274,29 @@ impl Store for KubernetesStore {
         noted(&read).map_err(|reason| CommitError::Fatal { reason })
     }
 
+    async fn read(&self, key: &Key) -> Result<Option<StoredRecord>, CommitError> {
+        let kind = match key.kind {
+            RecordKind::Volume => records::Kind::Volume,
+            RecordKind::Node => records::Kind::Node,
+        };
+        let found = self.records.read(kind, &key.name).await.map_err(|error| CommitError::Retry {
+            reason: format!("cannot read the record of {key}: {error}"),
+        })?;
+        if found.as_ref().is_some_and(|found| found.term > self.claim.term()) {
+            return Err(CommitError::LostClaim { reason: WriteError::Overtaken.to_string() });
+        }
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(found) = found else {
+            last.remove(key);
+            return Ok(None);
+        };
+        let (version, value) = (Version(found.version), found.value);
+        let record = StoredRecord { key: key.clone(), version, value: said(key.kind, value.clone()) };
+        let (deleting, unguarded) = (found.deleting, found.unguarded);
+        last.insert(key.clone(), Last { value, deleting, unguarded, described: None });
+        Ok(Some(record))
+    }
+
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
         join_all(writes.into_iter().map(|write| self.write(write))).await
     }

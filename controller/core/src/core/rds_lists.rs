@@ -445,7 +445,8 @@ impl Transition<'_> {
             registry.remove(&old);
             self.forgotten_nodes.insert(old);
         }
-        let record = NodeRecord { node: node.clone(), identity: identity.clone() };
+        let pinned = registry.get(node).is_some_and(|known| known.pinned);
+        let record = NodeRecord { node: node.clone(), identity: identity.clone(), pinned };
         if registry.get(node) != Some(&record) {
             registry.insert(node.clone(), record);
             self.dirty_nodes.insert(node.clone());
