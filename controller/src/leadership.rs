@@ -105,8 +105,7 @@ impl Leadership {
     /// The name under which this process leads; empty where nobody else can.
     #[must_use]
     pub fn identity(&self) -> String {
-        let leader = self.leader().and_then(|leader| leader.borrow().clone());
-        leader.filter(|_| self.claim().is_some()).unwrap_or_default()
+        self.claim().map(|claim| claim.identity().to_owned()).unwrap_or_default()
     }
 
     /// Ends once this process has lost what it had.

@@ -15,7 +15,7 @@ use cleat_ids::DEFAULT_DRIVER_NAME;
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
 use cleat_kubernetes::definitions;
 use cleat_kubernetes::in_use::in_use;
-use cleat_kubernetes::lease::{Candidate, LeaseClaim};
+use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim};
 use cleat_runtime::options::duration;
 use cleat_runtime::{Common, Context, Failure, Program};
 use tokio::sync::watch;
@@ -263,7 +263,10 @@ async fn claim(
     let asking = candidate.acquire(server.clone(), &leader, &context.stop);
     match tokio::time::timeout(wait, asking).await {
         Ok(Some(claim)) => Ok(claim),
-        _ => Err(leads.borrow().clone().map_or(MaintenanceError::NoLease, MaintenanceError::Leads)),
+        _ => Err(match leads.borrow().as_ref().and_then(Leader::seen) {
+            Some((leader, _)) => MaintenanceError::Leads(leader.to_owned()),
+            None => MaintenanceError::NoLease,
+        }),
     }
 }
 

@@ -458,12 +458,12 @@ mod tests {
         let mut seen = Seen::default();
         let first = lease("1", "a", 15);
         seen.is_free(Some(&first), at(0), OURS);
-        let leader = seen.leader(Some(&first), OURS).unwrap();
+        let leader = seen.leader(Some(&first), OURS).expect("a leader");
         assert_eq!(leader.seen_at(at(14)), Some(("a", Duration::from_secs(14))));
         assert_eq!(leader.seen_at(at(15)), None, "it may be dead");
         let renewed = lease("2", "a", 15);
         seen.is_free(Some(&renewed), at(12), OURS);
-        let leader = seen.leader(Some(&renewed), OURS).unwrap();
+        let leader = seen.leader(Some(&renewed), OURS).expect("a leader");
         assert_eq!(leader.seen_at(at(15)), Some(("a", Duration::from_secs(3))));
         assert_eq!(seen.leader(Some(&lease("3", "", 15)), OURS), None);
         assert_eq!(seen.leader(None, OURS), None);

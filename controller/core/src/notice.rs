@@ -130,6 +130,8 @@ impl Notice {
             | Self::Migration { volume, .. }
             | Self::Trouble { volume, .. }
             | Self::Fence { volume, .. }
+            | Self::FenceBegun { volume, .. }
+            | Self::Quarantined { volume, .. }
             | Self::Readmitted { volume, .. }
             | Self::StrayFound { volume, .. } => Some(volume),
             Self::PinNotTaken { .. } => None,

@@ -391,7 +391,7 @@ impl Executor {
             }
         }
         let mut writes = Vec::new();
-        for (key, wanted) in self.lanes.to_write() {
+        for (key, wanted) in self.lanes.take_due() {
             match self.book.write(&key, wanted)? {
                 Some(write) => writes.push(write),
                 None => self.durable(&key),

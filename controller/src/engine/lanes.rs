@@ -202,7 +202,7 @@ impl<W> Lanes<W> {
 
     /// What the records are to say of which no write is under way. Each is asked for once, and counts as under way from
     /// here on.
-    pub(super) fn to_write(&mut self) -> Vec<(Key, Wanted)> {
+    pub(super) fn take_due(&mut self) -> Vec<(Key, Wanted)> {
         let mut writes = Vec::new();
         let lanes = &mut self.lanes;
         self.unwritten.retain(|key| {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     fn written(lanes: &mut Lanes<u32>) -> Vec<Key> {
-        lanes.to_write().into_iter().map(|(key, _)| key).collect()
+        lanes.take_due().into_iter().map(|(key, _)| key).collect()
     }
 
     #[test]

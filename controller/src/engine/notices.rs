@@ -182,6 +182,7 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
                  again"
             ),
             migration: None,
+            events: Vec::new(),
         },
         Notice::StrayFound { volume, node } => {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
