@@ -172,7 +172,7 @@ mod tests {
         node_changed(&mut b, Some(record_of("other", false)));
         assert!(is_refused(&b), "the host that it is no more: {:?}", b.effects);
         assert_eq!(b.core.registry()[&n("a")], record_of("other", true));
-        b.hello("a", identity("a", "another boot"));
+        b.hello("a", identity("a", "boot-2"));
         assert!(is_refused(&b));
         b.up_as("a", identity("other", "boot"), vec![]);
         assert!(!is_refused(&b) && b.core.nodes().contains_key(&n("a")));
