@@ -76,7 +76,7 @@ async fn a_secret_with_something_else_is_named_and_left_as_it_is() {
     assert!(matches!(refused, CaError::Content { .. }), "{refused:?}");
     let said = refused.to_string();
     assert!(
-        said.contains("default/ca-foreign") && said.contains("ca.crt") && said.contains("delete it"),
+        said.contains("default/ca-foreign") && said.contains("Opaque") && said.contains("delete it"),
         "{said}"
     );
     let data = cluster.kubectl(&["get", "secret", "ca-foreign", "-o", "jsonpath={.data}"]);

@@ -1,0 +1,70 @@
+"""Asks an API server, and watches VolumeAttachments: what bench.py and trials.py are made of."""
+import json
+import ssl
+import threading
+import time
+import urllib.request
+
+OBJECTS = "/apis/storage.k8s.io/v1/volumeattachments"
+LONGEST = 240
+
+
+class Api:
+    def __init__(self, address, token):
+        self.address, self.token = address, token
+        self.unverified = ssl.create_default_context()
+        self.unverified.check_hostname, self.unverified.verify_mode = False, ssl.CERT_NONE
+
+    def ask(self, method, path, body=None, timeout=30):
+        request = urllib.request.Request(self.address + path, method=method, data=json.dumps(body).encode() if body else None)
+        request.add_header("Authorization", "Bearer " + self.token)
+        request.add_header("Content-Type", "application/json")
+        return urllib.request.urlopen(request, context=self.unverified, timeout=timeout)
+
+    def get(self, path):
+        return json.load(self.ask("GET", path))
+
+    def attach(self, name, volume, node):
+        self.ask("POST", OBJECTS, {
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
+            "spec": {"attacher": "cleat.io", "nodeName": node, "source": {"persistentVolumeName": volume}}}).read()
+
+    def detach(self, name):
+        self.ask("DELETE", f"{OBJECTS}/{name}").read()
+
+
+class Watch:
+    """When each VolumeAttachment became attached, and when it was gone; and volumes that two nodes had at once."""
+
+    def __init__(self, api):
+        self.attached, self.gone, self.twice, self.has, self.changed = {}, {}, [], {}, threading.Condition()
+        at = api.get(OBJECTS)["metadata"]["resourceVersion"]
+        self.stream = api.ask("GET", f"{OBJECTS}?watch=1&resourceVersion={at}", timeout=3600)
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        for line in self.stream:
+            event, now = json.loads(line), time.monotonic()
+            one = event["object"]
+            name, spec = one["metadata"].get("name"), one.get("spec", {})
+            with self.changed:
+                nodes = self.has.setdefault(spec.get("source", {}).get("persistentVolumeName"), set())
+                if event["type"] == "DELETED":
+                    self.gone[name] = now
+                    nodes.discard(spec["nodeName"])
+                elif one.get("status", {}).get("attached"):
+                    self.attached.setdefault(name, now)
+                    nodes.add(spec["nodeName"])
+                    if len(nodes) > 1: self.twice.append((name, sorted(nodes)))
+                self.changed.notify_all()
+
+    def wait(self, which, names):
+        with self.changed:
+            if not self.changed.wait_for(lambda: all(n in which for n in names), LONGEST):
+                raise SystemExit("not in time: " + ", ".join(n for n in names if n not in which))
+
+
+def side_by_side(work, all):
+    threads = [threading.Thread(target=work, args=(one,)) for one in all]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
