@@ -88,8 +88,16 @@ struct Try {
     /// When the store was last asked.
     asked: Instant,
     again: Option<Again>,
+    /// It was not taken, and is tried again: once is no trouble yet.
+    failed: bool,
     stalled: bool,
     said: Option<Instant>,
+}
+
+impl Try {
+    fn begun(now: Instant) -> Self {
+        Self { began: now, asked: now, again: None, failed: false, stalled: false, said: None }
+    }
 }
 
 /// What waits to be tried again.
@@ -148,8 +156,7 @@ impl Storing {
             self.looked = now;
         }
         for Deciding { write, .. } in &writes {
-            let fresh = || Try { began: now, asked: now, again: None, stalled: false, said: None };
-            self.tries.entry(write.key.clone()).or_insert_with(fresh).asked = now;
+            self.tries.entry(write.key.clone()).or_insert_with(|| Try::begun(now)).asked = now;
         }
         let together = match self.store.place() {
             Place::Disk => GROUP,
@@ -170,8 +177,7 @@ impl Storing {
     pub(super) fn read(&mut self, write: Deciding) {
         let key = write.write.key.clone();
         let now = Instant::now();
-        let fresh = || Try { began: now, asked: now, again: None, stalled: false, said: None };
-        self.tries.entry(key.clone()).or_insert_with(fresh).asked = now;
+        self.tries.entry(key.clone()).or_insert_with(|| Try::begun(now)).asked = now;
         let store = Arc::clone(&self.store);
         self.under_way.push(Box::pin(async move {
             let found = store.read(&key).await;
@@ -194,10 +200,9 @@ impl Storing {
     /// The same later: nobody can say what the record says now.
     pub(super) fn read_later(&mut self, write: Deciding, reason: &str) {
         let key = write.write.key.clone();
-        let (since, pause) = (Instant::now(), READ_AGAIN);
-        let fresh = || Try { began: since, asked: since, again: None, stalled: false, said: None };
-        self.tries.entry(key.clone()).or_insert_with(fresh).again =
-            Some(Again { write, reads: true, since, pause });
+        let now = Instant::now();
+        self.tries.entry(key.clone()).or_insert_with(|| Try::begun(now)).again =
+            Some(Again { write, reads: true, since: now, pause: READ_AGAIN });
         self.stall(&key, reason);
     }
 
@@ -277,10 +282,11 @@ impl Storing {
 
     fn not_now(&mut self, write: Deciding, reads: bool, reason: &str) {
         let key = write.write.key.clone();
-        if let Some(one) = self.tries.get_mut(&key) {
-            one.again = Some(Again { write, reads, since: Instant::now(), pause: AGAIN / 2 });
+        let Some(one) = self.tries.get_mut(&key) else { return };
+        one.again = Some(Again { write, reads, since: Instant::now(), pause: AGAIN / 2 });
+        if std::mem::replace(&mut one.failed, true) {
+            self.stall(&key, reason);
         }
-        self.stall(&key, reason);
     }
 
     /// When to look again; only what is not written in time needs it.

@@ -42,7 +42,7 @@ async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
     (term.parse().unwrap(), seq.parse().unwrap())
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_standby_does_nothing_and_names_the_leader() {
     let cluster = Cluster::own();
@@ -77,7 +77,7 @@ async fn eventually_refused(csi: &Csi) -> String {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     let cluster = Cluster::own();
@@ -104,7 +104,7 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease() {
     let cluster = Cluster::own();
@@ -117,7 +117,7 @@ async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease(
     assert!(lease("{.spec.holderIdentity}").starts_with("two_"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let cluster = Cluster::own();
@@ -151,7 +151,7 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     assert!(!log.iter().any(|asked| asked.contains("deny") || asked.contains("hide")), "{log:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let cluster = Cluster::own();
@@ -187,7 +187,7 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     assert!(nodes.contains("node-a") && nodes.contains("node-b"), "{nodes}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
     let cluster = Cluster::own();
@@ -198,6 +198,8 @@ async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
     let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
     let csi = world.csi().await;
     csi.create("vm-1").await.unwrap();
+    cluster.wants("vm-1", "node-a", true);
+    cluster.wants("vm-1", "node-b", true);
     let first = csi.publish("vm-1", "node-a", RWX).await.unwrap();
     cluster.kubectl(&["delete", "cleatvolume", "vm-1", "--wait=false"]);
     for _ in 0..2 {
@@ -207,11 +209,12 @@ async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
     }
     assert!(other.attaches().is_empty(), "it was sent nothing");
     assert_eq!(csi.publish("vm-1", "node-a", RWX).await.unwrap(), first, "it goes on");
+    cluster.wants_no_more("vm-1", "node-a");
     csi.unpublish("vm-1", "node-a").await.unwrap();
     csi.publish("vm-1", "node-b", RWX).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     let cluster = Cluster::own();
@@ -246,7 +249,7 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     assert!(host.holds("pvc-1"), "nobody has touched it");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
     let cluster = Cluster::own();
@@ -275,7 +278,7 @@ async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
     eventually("an annotation for people", annotated).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_volume_attachment_that_went_without_a_call_is_detached() {
     let cluster = Cluster::own();
@@ -296,7 +299,7 @@ async fn a_volume_attachment_that_went_without_a_call_is_detached() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
     let cluster = Cluster::own();
@@ -352,7 +355,7 @@ fn as_who_moves(cluster: &Cluster) -> ClusterSettings {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn records_of_a_file_are_moved_to_a_cluster_whole() {
     let cluster = Cluster::own();
@@ -385,7 +388,7 @@ async fn records_of_a_file_are_moved_to_a_cluster_whole() {
     assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
     let cluster = Cluster::own();
@@ -416,7 +419,7 @@ async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
     world.start().await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn what_happens_is_shown_beside_the_record_the_claim_and_the_node() {
     let cluster = Cluster::own();
@@ -480,7 +483,7 @@ async fn what_happens_is_shown_beside_the_record_the_claim_and_the_node() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_taint_starts_a_fence_and_ends_nothing_before_its_proof() {
     let cluster = Cluster::own();
