@@ -194,13 +194,6 @@ pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
             Reason::DriftFound,
             format!("node {node} holds volume {volume}, or may, and it was not granted to it"),
         ),
-        Notice::PinNotTaken { node, host_nqn } => ClusterEvent::new(
-            Reason::DriftFound,
-            format!(
-                "the record of node {node} was changed to say that it is {host_nqn}, and was written again: the host that it \
-                 is may still write to a volume"
-            ),
-        ),
         Notice::Granted { .. } | Notice::Phase { .. } | Notice::Fence { .. } | Notice::Trouble { .. } => {
             Vec::new()
         }

@@ -171,18 +171,6 @@ impl ClusterRecords {
         }
     }
 
-    /// One record as it is now; `None`: there is none.
-    ///
-    /// # Errors
-    /// The API server's answer.
-    pub async fn read(&self, kind: Kind, name: &str) -> Result<Option<RecordObject>, ApiError> {
-        match self.server.ask(self.api(kind).get(name)).await {
-            Ok(object) => read(kind, &object).map(Some),
-            Err(ApiError::NotFound) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Writes one record, as the controller of that term.
     ///
     /// # Errors
@@ -200,7 +188,9 @@ impl ClusterRecords {
             return Err(WriteError::Deleting);
         }
         let mut version = before.map(|before| before.version);
-        let mut finalizers = before.and_then(|before| before.unguarded).map(<[String]>::to_vec);
+        // A finalizer can only be added while nothing is being deleted.
+        let mut finalizers =
+            before.filter(|before| !before.deleting).and_then(|before| before.unguarded).map(<[String]>::to_vec);
         for _ in 0..TRIES {
             if !may_send() {
                 return Err(WriteError::NotOurs);
@@ -248,7 +238,6 @@ impl ClusterRecords {
             if found.deleting && write.lets_in {
                 return Err(WriteError::Deleting);
             }
-            // A finalizer can only be added while nothing is being deleted.
             finalizers = found.unguarded.filter(|_| !found.deleting);
             version = Some(found.version);
         }

@@ -14,7 +14,6 @@
 //! - `quarantine`: nodes that were cut off, until they show that they hold nothing; what a person declares
 //! - `rds_lists`: what the RDS lists, held against the records
 //! - `desired`: who is to have what, held against the records
-//! - `changed_records`: what somebody else wrote into a record
 //! - `index`: which volumes a node, a host or the time is about
 //! - `waiting`: what waits for what
 
@@ -23,7 +22,6 @@ mod absent_tests;
 mod admission;
 #[cfg(test)]
 mod alone_tests;
-mod changed_records;
 #[cfg(test)]
 mod delete_tests;
 mod desired;
@@ -229,10 +227,6 @@ impl Core {
             Event::RdsMade { volume } => step.rds_made(volume),
             Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::GrantsRefused { volume, grants } => step.grants_refused(&volume, &grants),
-            Event::RecordChanged { volume, found } => step.record_changed(&volume, found.as_deref()),
-            Event::NodeRecordChanged { node, found } => {
-                step.node_record_changed(&node, found.map(|found| *found))
-            }
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
             Event::SessionUp { node, session, identity, max_volumes } => {
                 step.session_up(node, session, identity, max_volumes);

@@ -70,21 +70,6 @@ pub enum Event {
         /// The grants: to which node, under which epoch.
         grants: Vec<(NodeId, Epoch)>,
     },
-    /// Somebody else has changed a volume's record, and what was decided since is not durable. Answered by a record, or that
-    /// there is to be none. What was asked of the RDS or an agent is answered as usual.
-    RecordChanged {
-        /// The volume.
-        volume: VolumeId,
-        /// What the record says now; `None`: there is none.
-        found: Option<Box<VolumeRecord>>,
-    },
-    /// Somebody else has changed a node's record. Answered by a record, or that there is to be none.
-    NodeRecordChanged {
-        /// The node.
-        node: NodeId,
-        /// What the record says now; `None`: there is none.
-        found: Option<Box<NodeRecord>>,
-    },
     /// The RDS's answer to [`Effect::Rds`].
     RdsDone {
         /// The request's operation.

@@ -48,22 +48,8 @@ impl NodeIdentity {
 pub struct NodeRecord {
     /// The node.
     pub node: NodeId,
-    /// Its host, by its own last report; where it is pinned, by what a person has written.
+    /// Its host, by its own last report.
     pub identity: NodeIdentity,
-    /// A person has said which host it is: no other one may speak for it.
-    #[serde(default, skip_serializing_if = "is_not")]
-    pub pinned: bool,
-}
-
-fn is_not(pinned: &bool) -> bool {
-    !pinned
-}
-
-impl NodeRecord {
-    /// What distinguishes its host from all others.
-    pub(crate) fn host(&self) -> (&HostNqn, HostId) {
-        (&self.identity.host_nqn, self.identity.host_id)
-    }
 }
 
 /// Whether the agent is heard.

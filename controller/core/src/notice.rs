@@ -1,8 +1,7 @@
 //! Notices for people. They change nothing, and nothing waits for it.
 
 use crate::{
-    Epoch, Evidence, FenceStep, HostNqn, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble,
-    VolumeId,
+    Epoch, Evidence, FenceStep, Migration, MigrationStep, NodeId, ObservedPhase, Rung, Trouble, VolumeId,
 };
 
 /// Something that people want to know.
@@ -102,13 +101,6 @@ pub enum Notice {
         /// The node.
         node: NodeId,
     },
-    /// A person has said that a node is another host, while its host may still write. It stays the host that it is.
-    PinNotTaken {
-        /// The node.
-        node: NodeId,
-        /// The host that it was to be.
-        host_nqn: HostNqn,
-    },
     /// A node's kernel holds a volume that it was not granted.
     StrayFound {
         /// The volume.
@@ -119,9 +111,9 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// The volume that it is about; `None`: it is about a node.
+    /// What it is about.
     #[must_use]
-    pub fn volume(&self) -> Option<&VolumeId> {
+    pub fn volume(&self) -> &VolumeId {
         match self {
             Self::Granted { volume, .. }
             | Self::Phase { volume, .. }
@@ -133,8 +125,7 @@ impl Notice {
             | Self::FenceBegun { volume, .. }
             | Self::Quarantined { volume, .. }
             | Self::Readmitted { volume, .. }
-            | Self::StrayFound { volume, .. } => Some(volume),
-            Self::PinNotTaken { .. } => None,
+            | Self::StrayFound { volume, .. } => volume,
         }
     }
 }

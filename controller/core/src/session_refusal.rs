@@ -42,15 +42,6 @@ pub enum SessionRefusal {
         /// The host that may still hold a volume.
         holder: HostNqn,
     },
-    /// A person has said which host the node is, and this is another one.
-    Pinned {
-        /// The node.
-        node: NodeId,
-        /// The host that it is to be.
-        pinned: (HostNqn, HostId),
-        /// The host that connects, or was connected.
-        new: (HostNqn, HostId),
-    },
     /// Two hosts claim to be the node.
     TwoHosts {
         /// The node.

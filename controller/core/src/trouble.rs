@@ -43,8 +43,6 @@ pub enum Trouble {
     DesiredWithoutRecord,
     /// The node holds the volume without a grant.
     HeldWithoutGrant,
-    /// Somebody has written it into the volume's record that the node has it.
-    NamedByHand,
     /// The node reports the volume, and cannot have it: every session was ended and its host not let in since.
     ClaimsTooMuch,
     /// A person wants the node fenced.

@@ -10,9 +10,8 @@ use std::sync::Arc;
 
 use cleat_core::{
     Directive, Effect, Event, HostNqn, NodeId, OperationId, Outcome, RdsRequest, RequestId, SessionId,
-    SessionRefusal, UnixMillis, VolumeId, VolumeRecord,
+    UnixMillis, VolumeId, VolumeRecord,
 };
-use cleat_runtime::exit::Causes;
 use tokio::sync::{broadcast, mpsc};
 
 use super::fences::Fences;
@@ -28,12 +27,12 @@ use super::{Decision, EngineError, RequestError, WatchedChange, notices};
 use crate::clock::Clock;
 use crate::explain;
 use crate::metrics;
-use crate::store::{CommitError, Key, RecordKind, StoredRecord};
+use crate::store::{CommitError, Key, RecordKind};
 
 /// A node's record that somebody else writes as often as we do is left to them.
 const NODE_TRIES: u32 = 5;
-/// A record that was not taken is written again as the core then decides. It does so in one step; a few others may come before.
-const RECORD_TRIES: u32 = 100;
+/// A record that takes no grant is written again without it. The core decides that in one step; a few others may come before.
+const GRANT_TRIES: u32 = 100;
 /// Steps that are taken before what they decide is handed to the store, so that it becomes durable together.
 const GROUP: usize = 256;
 
@@ -204,10 +203,9 @@ impl Executor {
                     None => self.lanes.line_up_after_volumes(work),
                 }
             }
-            Effect::Notice(ref notice) => match notice.volume().cloned() {
-                Some(volume) => self.line_up_for(&volume, &[], Work::Effect { now, effect }),
-                None => self.lanes.line_up_after([], Work::Effect { now, effect }),
-            },
+            Effect::Notice(ref notice) => {
+                self.line_up_for(&notice.volume().clone(), &[], Work::Effect { now, effect });
+            }
             Effect::RefuseSession { .. } => self.lanes.line_up_after([], Work::Effect { now, effect }),
         }
     }
@@ -327,10 +325,6 @@ impl Executor {
             }
             Effect::Reply { request, result } => self.reply(now, request, result),
             Effect::RefuseSession { session, refusal } => {
-                if let SessionRefusal::Pinned { node, .. } = &*refusal {
-                    // A person may have changed it since: the agent comes again.
-                    self.storing.look_up(Key::node(node.as_str()));
-                }
                 self.agents.refuse(&session, explain::session_refusal(&refusal));
             }
             Effect::Notice(notice) => {
@@ -409,26 +403,7 @@ impl Executor {
     }
 
     /// Takes in what came of a write.
-    fn stored(&mut self, answer: Answer) -> Result<(), EngineError> {
-        let (mut write, answer) = match answer {
-            Answer::Written(write, answer) => (write, answer),
-            Answer::Found(write, found) if write.write.key.kind == RecordKind::Node => {
-                self.node_found(write, found);
-                return Ok(());
-            }
-            Answer::Found(write, found) => {
-                self.found(write, found);
-                return Ok(());
-            }
-            Answer::LookedUp(key, found) => {
-                let version = found.as_ref().map(|found| found.version);
-                if !self.lanes.is_changing(&key) && self.book.node_version(&key) != version {
-                    let event = self.book.node_found(&key, found);
-                    self.rds_queue.tell_all(event.into_iter().collect());
-                }
-                return Ok(());
-            }
-        };
+    fn stored(&mut self, (mut write, answer): Answer) -> Result<(), EngineError> {
         let key = write.write.key.clone();
         match answer {
             Ok(version) => {
@@ -436,33 +411,14 @@ impl Executor {
                 self.book.written(write, version);
                 self.durable(&key);
             }
-            Err(CommitError::Conflict { .. })
-                if key.kind == RecordKind::Node
-                    && self.storing.reads()
-                    && self.is_again(&key, RECORD_TRIES) =>
-            {
-                self.storing.read(write);
-            }
-            // Nobody else can write it there, and who a node is its own agent says.
+            // Who a node is its own agent says: whoever hears it last is right.
             Err(CommitError::Conflict { found, .. })
                 if key.kind == RecordKind::Node && self.is_again(&key, NODE_TRIES) =>
             {
                 write.write.expected = found;
                 self.storing.begin(vec![write]);
             }
-            Err(CommitError::Conflict { .. })
-                if key.kind == RecordKind::Volume
-                    && self.storing.reads()
-                    && self.is_again(&key, RECORD_TRIES) =>
-            {
-                self.storing.read(write);
-            }
-            Err(CommitError::Deleting { .. }) if self.is_again(&key, RECORD_TRIES) => {
-                let Ok(volume) = VolumeId::new(&key.name) else { return Ok(()) };
-                let grants = write.new_grants(&self.book);
-                let why = "the volume's record is being deleted, and takes no grant";
-                self.take_back(&volume.clone(), write, Event::GrantsRefused { volume, grants }, why);
-            }
+            Err(CommitError::Deleting { .. }) if self.is_again(&key, GRANT_TRIES) => self.take_back(write),
             Err(
                 error @ (CommitError::Conflict { .. }
                 | CommitError::Refused { .. }
@@ -498,61 +454,18 @@ impl Executor {
         *before < tries
     }
 
-    /// Somebody else has changed a volume's record. Who may write by what it says now counts as well, so the core decides
-    /// again; until it can be read, what rests on it waits.
-    fn found(&mut self, write: Deciding, found: Option<StoredRecord>) {
+    /// The record takes no grant: the core takes back those that are new in it, and what was to be done by them is not.
+    fn take_back(&mut self, write: Deciding) {
+        let Ok(volume) = VolumeId::new(&write.write.key.name) else { return };
         let key = write.write.key.clone();
-        let Ok(volume) = VolumeId::new(&key.name) else { return };
-        match self.book.found(&volume, found) {
-            Ok(found) => {
-                tracing::warn!(
-                    %key,
-                    "somebody else has changed the record of {key}; whom it names counts as able to write, and it is \
-                     written again"
-                );
-                let event = Event::RecordChanged { volume: volume.clone(), found: found.map(Box::new) };
-                self.take_back(&volume, write, event, "somebody else has changed the volume's record");
-            }
-            Err(error) => {
-                let reason = format!(
-                    "somebody else has changed the record of {key}: {}; put it back as it was, or delete it with its \
-                     finalizer, and it is made again from what the controller knows",
-                    Causes(&error)
-                );
-                self.storing.read_later(write, &reason);
-            }
-        }
-    }
-
-    /// Somebody else has changed a node's record: the core decides whether that counts.
-    fn node_found(&mut self, mut write: Deciding, found: Option<StoredRecord>) {
-        let key = write.write.key.clone();
-        let version = found.as_ref().map(|found| found.version);
-        match self.book.node_found(&key, found) {
-            Some(event) => {
-                tracing::warn!(%key, "somebody else has changed the record of {key}");
-                let none = self.lanes.refused(&key, |wanted| wanted.again(write), |_| false);
-                debug_assert!(none.is_empty(), "nothing is lined up for a node");
-                self.rds_queue.tell_all(vec![event]);
-            }
-            // It cannot be read, so it says nothing.
-            None => {
-                write.write.expected = version;
-                self.storing.begin(vec![write]);
-            }
-        }
-    }
-
-    /// What was decided last of a volume is not written, and the core learns why: it decides again. What was to be done by it
-    /// is not.
-    fn take_back(&mut self, volume: &VolumeId, write: Deciding, event: Event, why: &str) {
-        let key = write.write.key.clone();
-        let mut events = vec![event];
+        let mut events =
+            vec![Event::GrantsRefused { volume: volume.clone(), grants: write.new_grants(&self.book) }];
         let asks = |work: &Work| {
             matches!(work, Work::Effect { effect: Effect::Rds { .. } | Effect::Direct { .. }, .. })
         };
+        let why = "the volume's record is being deleted, and takes no grant";
         for work in self.lanes.refused(&key, |wanted| wanted.again(write), asks) {
-            events.extend(self.not_done(volume, work, why));
+            events.extend(self.not_done(&volume, work, why));
         }
         self.rds_queue.tell_all(events);
     }

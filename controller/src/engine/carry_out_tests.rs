@@ -17,7 +17,7 @@ use super::super::input::Input;
 use super::super::storing::Stalled;
 use super::*;
 use crate::leadership::Leadership;
-use crate::store::{Place, Store, StoredRecord, Version, Write};
+use crate::store::{Place, Store, Version, Write};
 
 /// What happened, in its order: "commit a b" by the store, "sent a 3" for the directive of step 3 about a.
 type Log = Arc<Mutex<Vec<String>>>;
@@ -77,12 +77,8 @@ impl Store for GatedStore {
 /// A store behind an API: each record takes its own time, and those that are held take forever.
 struct ApiStore {
     held: watch::Receiver<BTreeSet<&'static str>>,
-    changed: Changed,
     log: Log,
 }
-
-/// What somebody else has made of records, each version 77.
-type Changed = Arc<Mutex<HashMap<&'static str, serde_json::Value>>>;
 
 #[tonic::async_trait]
 impl Store for ApiStore {
@@ -103,21 +99,10 @@ impl Store for ApiStore {
         let mut answers = Vec::new();
         for write in writes {
             held.wait_for(|held| !held.contains(write.key.name.as_str())).await.unwrap();
-            let is_changed = self.changed.lock().unwrap().contains_key(write.key.name.as_str());
-            if is_changed && write.expected != Some(Version(77)) {
-                let (key, expected) = (write.key, write.expected);
-                answers.push(Err(CommitError::Conflict { key, expected, found: Some(Version(77)) }));
-                continue;
-            }
             self.log.lock().unwrap().push(format!("commit {}", write.key.name));
             answers.push(Ok(Version(write.expected.map_or(1, |version| version.0 + 1))));
         }
         answers
-    }
-
-    async fn read(&self, key: &Key) -> Result<Option<StoredRecord>, CommitError> {
-        let value = self.changed.lock().unwrap().get(key.name.as_str()).cloned();
-        Ok(value.map(|value| StoredRecord { key: key.clone(), version: Version(77), value }))
     }
 }
 
@@ -217,16 +202,9 @@ fn bench() -> Bench {
 
 /// Behind an API; these records are held.
 fn api_bench(hold: &[&'static str]) -> Bench {
-    let (bench, _) = changed_bench();
+    let bench = bench_with(|_, held, log| Arc::new(ApiStore { held, log }));
     bench.held.send_replace(hold.iter().copied().collect());
     bench
-}
-
-/// The same, with records that somebody else changes.
-fn changed_bench() -> (Bench, Changed) {
-    let changed = Changed::default();
-    let others = Arc::clone(&changed);
-    (bench_with(|_, held, log| Arc::new(ApiStore { held, changed: others, log })), changed)
 }
 
 type Permits = tokio::sync::Mutex<mpsc::UnboundedReceiver<Permit>>;
@@ -565,38 +543,6 @@ async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() 
     assert_eq!(bench.log.lock().unwrap()[0], "commit w=4096");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_record_that_somebody_changed_is_read_decided_again_and_written() {
-    let (mut bench, changed) = changed_bench();
-    // First of all nobody can read it.
-    changed.lock().unwrap().insert("a", serde_json::json!({"record": {"spec": 1}, "unsettled": false}));
-    bench.steps.send(step(0, &["a"])).await.unwrap();
-    bench.steps.send(step(1, &["b"])).await.unwrap();
-    assert_eq!(bench.next_sent().await, "op-1-1", "the other volume goes on");
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let reason = bench.stalled("a").unwrap();
-    assert!(reason.contains("cannot read") && reason.contains("put it back as it was"), "{reason}");
-    assert_eq!(bench.stalled("b"), None);
-    assert!(bench.events.try_recv().is_err() && bench.sent.try_recv().is_err());
-
-    let Effect::Persist(record) = numbered("a", 8192) else { unreachable!() };
-    let value = serde_json::json!({"record": *record, "unsettled": true});
-    changed.lock().unwrap().insert("a", value);
-    let mut events = Vec::new();
-    for _ in 0..2 {
-        let Input::Event { event, .. } = bench.events.recv().await.unwrap() else { panic!("not an event") };
-        events.push(*event);
-    }
-    let found = Event::RecordChanged { volume: VolumeId::new("a").unwrap(), found: Some(record) };
-    assert_eq!(events[0], found);
-    assert!(matches!(&events[1], Event::AgentDone { outcome: Outcome::Failed { .. }, .. }), "{events:?}");
-    assert_eq!(bench.stalled("a"), None);
-    // What the core decides by it is written against what is there, and says all again, be it the same as before.
-    bench.steps.send(step(2, &["a"])).await.unwrap();
-    assert_eq!(bench.next_sent().await, "op-1-2");
-    assert_eq!(*bench.log.lock().unwrap(), ["commit b", "sent b 1", "commit a", "sent a 2"]);
-}
-
 #[tokio::test]
 async fn a_record_that_takes_no_grant_is_written_without_it() {
     let mut bench = bench();
@@ -641,7 +587,7 @@ fn node_record(boot: &str) -> Effect {
         storage_addresses: Vec::new(),
         boot_id: cleat_core::BootId::new(boot).unwrap(),
     };
-    Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity, pinned: false }))
+    Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity }))
 }
 
 #[tokio::test]

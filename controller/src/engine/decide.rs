@@ -118,8 +118,7 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::Inventory { node, .. }
         | Event::SessionLost { node, .. }
         | Event::OutOfService { node, .. }
-        | Event::DeclareGone { node, .. }
-        | Event::NodeRecordChanged { node, .. } => Some(WatchedChange::Node(node.clone())),
+        | Event::DeclareGone { node, .. } => Some(WatchedChange::Node(node.clone())),
         Event::Delta { observed, .. } => Some(WatchedChange::Volume(observed.volume.clone())),
         Event::AgentDone { volume, .. } => Some(WatchedChange::Volume(volume.clone())),
         Event::Publish { .. }
@@ -127,7 +126,6 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::DeleteBegins { .. }
         | Event::DeleteEnded { .. }
         | Event::GrantsRefused { .. }
-        | Event::RecordChanged { .. }
         | Event::RdsDone { .. }
         | Event::Fence { .. }
         | Event::RdsListed { .. }

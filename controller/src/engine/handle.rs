@@ -239,8 +239,10 @@ impl Engine {
         let (answer, answered) = oneshot::channel();
         let volume = volume.into();
         let (about, stalled) = ((volume.clone(), node.clone()), self.stalled.clone());
-        let asked = Submitted { answered, about, stalled };
-        if self.stalled.borrow().reason(volume.as_ref(), node.as_ref()).is_some() {
+        let refused = self.stalled.borrow().reason(volume.as_ref(), node.as_ref());
+        let is_refused = refused.is_some();
+        let asked = Submitted { answered, about, stalled, refused };
+        if is_refused {
             // It is not handed on: what waits for the store must not grow with those who repeat their calls.
             return Ok(asked);
         }
@@ -272,14 +274,18 @@ struct Submitted {
     answered: oneshot::Receiver<Result<Reply, RequestError>>,
     about: (Option<VolumeId>, Option<NodeId>),
     stalled: watch::Receiver<Stalled>,
+    /// Why it was not handed on.
+    refused: Option<Arc<str>>,
 }
 
 impl Submitted {
     async fn answer(self) -> Result<Reply, RequestError> {
-        let Self { answered, about: (volume, node), stalled: watched } = self;
+        let Self { answered, about: (volume, node), stalled: watched, refused } = self;
+        if let Some(reason) = refused {
+            return Err(RequestError::Stalled { reason });
+        }
         let stalled = stalled(watched, volume, node);
         tokio::select! {
-            // In this order: one that was not handed on has no answer but this.
             biased;
             reason = stalled => Err(RequestError::Stalled { reason }),
             answer = answered => answer.map_err(|_| EngineEnded)?,

@@ -67,9 +67,6 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
         Notice::Readmitted { volume, node } => {
             tracing::info!(%volume, %node, reason = text.reason, "{}", text.message);
         }
-        Notice::PinNotTaken { node, .. } => {
-            tracing::warn!(%node, reason = text.reason, "{}", text.message);
-        }
         Notice::Fence { volume, node, .. }
         | Notice::FenceBegun { volume, node }
         | Notice::Quarantined { volume, node }
@@ -171,19 +168,6 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             text("readmitted", volume, node, "the node has shown that it holds none of it".to_owned())
         }
         Notice::Trouble { volume, node, trouble } => text("trouble", volume, node, explain::trouble(trouble)),
-        Notice::PinNotTaken { node, host_nqn } => NoticeText {
-            at,
-            reason: "pin_not_taken",
-            volume: None,
-            node: Some(node.clone()),
-            message: format!(
-                "the record of the node was changed to say that it is {host_nqn}; the host that it is may still write to a \
-                 volume, so the record says that one again: detach its volumes, or declare it gone, then change the record \
-                 again"
-            ),
-            migration: None,
-            events: Vec::new(),
-        },
         Notice::StrayFound { volume, node } => {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
             text("stray_found", volume, node, message)

@@ -11,7 +11,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cleat_core::{Desired, Effect, Epoch, Event, NodeId, NodeRecord, VolumeId, VolumeRecord};
+use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, VolumeId, VolumeRecord};
 use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -48,11 +48,8 @@ pub(super) struct KeptNode {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Kept {
     version: Option<Version>,
-    /// As this process has read or written it.
     record: Option<Value>,
     unsettled: bool,
-    /// Somebody else has made something else of it.
-    changed: bool,
 }
 
 /// A volume's record as it is written down.
@@ -163,7 +160,7 @@ impl Records {
         if unsettled {
             self.unsettled.insert(volume.clone());
         }
-        self.kept.insert(volume, Kept { version: Some(version), record, unsettled, changed: false });
+        self.kept.insert(volume, Kept { version: Some(version), record, unsettled });
         Ok(())
     }
 
@@ -332,7 +329,7 @@ impl Book {
             is.record = record.as_deref().map(serde_json::to_value).transpose().map_err(wrong)?;
         }
         is.unsettled = unsettled.unwrap_or(was.unsettled);
-        if is == was && !was.changed {
+        if is == was {
             self.committed.durable(&id, decisions);
             return Ok(None);
         }
@@ -370,56 +367,12 @@ impl Book {
         let mut all = self.committed.lock();
         match written {
             Some(Written { record, unsettled }) => {
-                let kept = Kept { version: Some(version), record, unsettled, changed: false };
-                drop(all.kept.insert(volume.clone(), kept));
+                drop(all.kept.insert(volume.clone(), Kept { version: Some(version), record, unsettled }));
             }
             None => drop(all.kept.remove(&volume)),
         }
         drop(all);
         self.committed.durable(&volume, decisions);
-    }
-
-    /// Somebody else has changed a volume's record; gives what it says. The next write is made against that, and says all
-    /// again. A mark that either has stays.
-    ///
-    /// # Errors
-    /// If it cannot be read; then nothing changes.
-    pub(super) fn found(
-        &mut self,
-        volume: &VolumeId,
-        stored: Option<StoredRecord>,
-    ) -> Result<Option<VolumeRecord>, RecordError> {
-        let mut records = Records::default();
-        if let Some(stored) = stored {
-            records.add(stored)?;
-        }
-        let found = records.kept.remove(volume).unwrap_or_default();
-        let mut all = self.committed.lock();
-        let kept = all.kept.entry(volume.clone()).or_default();
-        (kept.version, kept.changed) = (found.version, true);
-        kept.unsettled |= found.unsettled;
-        Ok(records.volumes.pop())
-    }
-
-    /// The version of a node's record that was seen last.
-    pub(super) fn node_version(&self, key: &Key) -> Option<Version> {
-        Some(self.nodes.get(&NodeId::new(&key.name).ok()?)?.version)
-    }
-
-    /// Somebody else has changed a node's record: what the core is to hear; `None`: it cannot be read.
-    pub(super) fn node_found(&mut self, key: &Key, stored: Option<StoredRecord>) -> Option<Event> {
-        let node = NodeId::new(&key.name).ok()?;
-        let mut records = Records::default();
-        if let Some(stored) = stored {
-            records.add(stored).ok()?;
-        }
-        let found = records.nodes.remove(&node);
-        let record = found.as_ref().map(|found| Box::new(found.record.clone()));
-        match found {
-            Some(found) => drop(self.nodes.insert(node.clone(), found)),
-            None => drop(self.nodes.remove(&node)),
-        }
-        Some(Event::NodeRecordChanged { node, found: record })
     }
 
     /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.

@@ -23,14 +23,12 @@ use super::EngineError;
 use super::records::Deciding;
 use crate::leadership::{ARRIVES, Leadership};
 use crate::metrics;
-use crate::store::{CommitError, Key, Place, RecordKind, Store, StoredRecord, Version};
+use crate::store::{CommitError, Key, Place, RecordKind, Store, Version};
 
 /// A write that takes longer is not normal, wherever it goes.
 const SLOW_COMMIT: Duration = Duration::from_secs(5);
 /// Between two tries of a store that cannot take something now, and between two looks at what is overdue.
 const AGAIN: Duration = Duration::from_millis(500);
-/// Between two reads of a record that somebody has made unreadable.
-const READ_AGAIN: Duration = Duration::from_secs(5);
 /// So often it is said again that a record is not written.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 /// Writes that are handed to a store together at most, where it makes them durable together.
@@ -64,7 +62,7 @@ pub(super) struct Storing {
     leadership: Leadership,
     /// Ends the waiting for a store that takes nothing.
     stop: CancellationToken,
-    under_way: FuturesUnordered<BoxFuture<'static, Came>>,
+    under_way: FuturesUnordered<BoxFuture<'static, Commit>>,
     tries: HashMap<Key, Try>,
     /// When the store last did something that it was asked.
     worked: Instant,
@@ -72,14 +70,10 @@ pub(super) struct Storing {
     hush: Hush,
 }
 
-/// What the store has answered.
-enum Came {
-    /// To writes that were handed to it together.
-    Written { began: Instant, answers: Vec<(Deciding, Result<Version, CommitError>)> },
-    /// What somebody else has made of the record of this write.
-    Read(Deciding, Result<Option<StoredRecord>, CommitError>),
-    /// What a record is now of which no write is under way.
-    LookedUp(Key, Result<Option<StoredRecord>, CommitError>),
+/// Writes that were handed to the store together, with its answers.
+struct Commit {
+    began: Instant,
+    answers: Vec<(Deciding, Result<Version, CommitError>)>,
 }
 
 /// One record that is being written.
@@ -87,36 +81,16 @@ struct Try {
     began: Instant,
     /// When the store was last asked.
     asked: Instant,
-    again: Option<Again>,
-    /// It was not taken, and is tried again: once is no trouble yet.
-    failed: bool,
+    /// The write, where it waits to be tried again, and since when.
+    again: Option<(Deciding, Instant)>,
+    /// Why it was not taken the last time: once is no trouble yet.
+    failed: Option<Arc<str>>,
     stalled: bool,
     said: Option<Instant>,
 }
 
-impl Try {
-    fn begun(now: Instant) -> Self {
-        Self { began: now, asked: now, again: None, failed: false, stalled: false, said: None }
-    }
-}
-
-/// What waits to be tried again.
-struct Again {
-    write: Deciding,
-    reads: bool,
-    since: Instant,
-    pause: Duration,
-}
-
 /// What came of a write.
-pub(super) enum Answer {
-    /// Its record's new version, or why it was not made.
-    Written(Deciding, Result<Version, CommitError>),
-    /// Its record as somebody else has made it; `None`: it has gone.
-    Found(Deciding, Option<StoredRecord>),
-    /// A record that was looked up.
-    LookedUp(Key, Option<StoredRecord>),
-}
+pub(super) type Answer = (Deciding, Result<Version, CommitError>);
 
 impl Storing {
     pub(super) fn new(
@@ -156,7 +130,8 @@ impl Storing {
             self.looked = now;
         }
         for Deciding { write, .. } in &writes {
-            self.tries.entry(write.key.clone()).or_insert_with(|| Try::begun(now)).asked = now;
+            let fresh = || Try { began: now, asked: now, again: None, failed: None, stalled: false, said: None };
+            self.tries.entry(write.key.clone()).or_insert_with(fresh).asked = now;
         }
         let together = match self.store.place() {
             Place::Disk => GROUP,
@@ -168,47 +143,9 @@ impl Storing {
             let store = Arc::clone(&self.store);
             self.under_way.push(Box::pin(async move {
                 let answers = store.commit(some.iter().map(|one| one.write.clone()).collect()).await;
-                Came::Written { began: now, answers: some.into_iter().zip(answers).collect() }
+                Commit { began: now, answers: some.into_iter().zip(answers).collect() }
             }));
         }
-    }
-
-    /// Reads the record of a write that was not made, since somebody else has changed it.
-    pub(super) fn read(&mut self, write: Deciding) {
-        let key = write.write.key.clone();
-        let now = Instant::now();
-        self.tries.entry(key.clone()).or_insert_with(|| Try::begun(now)).asked = now;
-        let store = Arc::clone(&self.store);
-        self.under_way.push(Box::pin(async move {
-            let found = store.read(&key).await;
-            Came::Read(write, found)
-        }));
-    }
-
-    /// Looks up a record that somebody else may have changed.
-    pub(super) fn look_up(&mut self, key: Key) {
-        if !self.reads() || self.tries.contains_key(&key) {
-            return;
-        }
-        let store = Arc::clone(&self.store);
-        self.under_way.push(Box::pin(async move {
-            let found = store.read(&key).await;
-            Came::LookedUp(key, found)
-        }));
-    }
-
-    /// The same later: nobody can say what the record says now.
-    pub(super) fn read_later(&mut self, write: Deciding, reason: &str) {
-        let key = write.write.key.clone();
-        let now = Instant::now();
-        self.tries.entry(key.clone()).or_insert_with(|| Try::begun(now)).again =
-            Some(Again { write, reads: true, since: now, pause: READ_AGAIN });
-        self.stall(&key, reason);
-    }
-
-    /// Whether a record that somebody else has changed can be read.
-    pub(super) fn reads(&self) -> bool {
-        self.store.place() == Place::ApiServer
     }
 
     /// Whether the store has something to answer.
@@ -223,14 +160,7 @@ impl Storing {
 
     /// The next answers of the store, but for those that are asked again.
     pub(super) async fn answers(&mut self) -> Vec<Answer> {
-        let (began, answers) = match self.under_way.next().await {
-            Some(Came::Written { began, answers }) => (began, answers),
-            Some(Came::Read(write, found)) => return self.read_back(write, found),
-            // Whoever wants to know comes again.
-            Some(Came::LookedUp(_, Err(_))) => return Vec::new(),
-            Some(Came::LookedUp(key, Ok(found))) => return vec![Answer::LookedUp(key, found)],
-            None => return Vec::new(),
-        };
+        let Some(Commit { began, answers }) = self.under_way.next().await else { return Vec::new() };
         let durable = answers.iter().filter(|(_, answer)| answer.is_ok()).count();
         if durable > 0 {
             metrics::engine_commit(began.elapsed(), durable);
@@ -238,18 +168,16 @@ impl Storing {
         let mut ended = Vec::new();
         for (write, answer) in answers {
             match answer {
-                Err(CommitError::Retry { reason }) => self.not_now(write, false, &reason),
+                Err(CommitError::Retry { reason }) => self.not_now(write, &reason),
                 Ok(_)
                 | Err(
                     CommitError::Conflict { .. } | CommitError::Refused { .. } | CommitError::Deleting { .. },
                 ) => {
                     self.worked = Instant::now();
                     self.tries.remove(&write.write.key);
-                    ended.push(Answer::Written(write, answer));
+                    ended.push((write, answer));
                 }
-                Err(CommitError::LostClaim { .. } | CommitError::Fatal { .. }) => {
-                    ended.push(Answer::Written(write, answer));
-                }
+                Err(CommitError::LostClaim { .. } | CommitError::Fatal { .. }) => ended.push((write, answer)),
             }
         }
         if !ended.is_empty() {
@@ -258,33 +186,11 @@ impl Storing {
         ended
     }
 
-    fn read_back(
-        &mut self,
-        write: Deciding,
-        found: Result<Option<StoredRecord>, CommitError>,
-    ) -> Vec<Answer> {
-        match found {
-            Ok(found) => {
-                self.worked = Instant::now();
-                self.tries.remove(&write.write.key);
-                self.show();
-                vec![Answer::Found(write, found)]
-            }
-            Err(error @ (CommitError::LostClaim { .. } | CommitError::Fatal { .. })) => {
-                vec![Answer::Written(write, Err(error))]
-            }
-            Err(error) => {
-                self.not_now(write, true, &error.to_string());
-                Vec::new()
-            }
-        }
-    }
-
-    fn not_now(&mut self, write: Deciding, reads: bool, reason: &str) {
+    fn not_now(&mut self, write: Deciding, reason: &str) {
         let key = write.write.key.clone();
         let Some(one) = self.tries.get_mut(&key) else { return };
-        one.again = Some(Again { write, reads, since: Instant::now(), pause: AGAIN / 2 });
-        if std::mem::replace(&mut one.failed, true) {
+        one.again = Some((write, Instant::now()));
+        if one.failed.replace(reason.into()).is_some() {
             self.stall(&key, reason);
         }
     }
@@ -304,8 +210,8 @@ impl Storing {
         let mut again = Vec::new();
         let mut silent = Vec::new();
         for (key, one) in &mut self.tries {
-            match one.again.take_if(|again| now.duration_since(again.since) >= again.pause) {
-                Some(due) => again.push(due),
+            match one.again.take_if(|(_, since)| now.duration_since(*since) >= AGAIN / 2) {
+                Some((write, _)) => again.push(write),
                 None if one.again.is_none() && now.duration_since(one.asked) >= SLOW_COMMIT => {
                     silent.push(key.clone());
                 }
@@ -317,11 +223,7 @@ impl Storing {
             // Something that hangs cannot be helped from here; but who waits for it should know.
             self.stall(&key, reason);
         }
-        let (reads, writes): (Vec<Again>, Vec<Again>) = again.into_iter().partition(|again| again.reads);
-        self.begin(writes.into_iter().map(|again| again.write).collect());
-        for again in reads {
-            self.read(again.write);
-        }
+        self.begin(again);
     }
 
     /// At a stop nothing waits for a store that takes nothing: what was decided and is not durable was not decided. Gives
@@ -330,14 +232,12 @@ impl Storing {
         if !self.stop.is_cancelled() {
             return Vec::new();
         }
-        let stalled = self.stalled.borrow().clone();
         let waits = self.tries.iter().filter(|(_, one)| one.again.is_some()).map(|(key, _)| key.clone());
         let keys: Vec<Key> = waits.collect();
         keys.into_iter()
             .map(|key| {
-                self.tries.remove(&key);
-                let reason = stalled.records.get(&key).or(stalled.everything.as_ref());
-                let reason = reason.map(ToString::to_string).unwrap_or_default();
+                let failed = self.tries.remove(&key).and_then(|one| one.failed);
+                let reason = failed.map(|reason| reason.to_string()).unwrap_or_default();
                 (key, CommitError::Retry { reason })
             })
             .collect()

@@ -26,11 +26,6 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
             "two hosts claim to be node {node}: {host_nqn}, and {holder}, which may still hold a volume; if that one is off \
              for good: cleatctl node declare-gone {node} --reason …"
         ),
-        SessionRefusal::Pinned { node, pinned, new } => format!(
-            "node {node} is pinned to {} (host id {}) by its record, and {} (host id {}) claims to be it: give that host its \
-             own --node-id, or change the record: kubectl edit cleatnode {node}",
-            pinned.0, pinned.1, new.0, new.1
-        ),
         SessionRefusal::TwoHosts { node, known, new } => format!(
             "two hosts claim to be node {node}: {} (host id {}) and {} (host id {}); give each its own --node-id",
             known.0, known.1, new.0, new.1

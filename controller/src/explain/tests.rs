@@ -523,7 +523,6 @@ fn troubles() {
             ),
             (Trouble::ListedWithoutRecord, "its host is on the RDS's list without a record"),
             (Trouble::HeldWithoutGrant, "held without a grant"),
-            (Trouble::NamedByHand, "somebody has written it into the volume's record"),
             (
                 Trouble::ClaimsTooMuch,
                 "it reports that it holds the volume, but the RDS has ended all sessions since and not \
@@ -584,16 +583,6 @@ fn refusals_of_sessions_name_both_sides() {
                 "two hosts claim to be node a: nqn.2026-01.test:b, and nqn.2026-01.test:a, which may \
                  still hold a volume; if that one is off for good: cleatctl node declare-gone a --reason \
                  …",
-            ),
-            (
-                SessionRefusal::Pinned {
-                    node: n("a"),
-                    pinned: (nqn("a"), host_id(1)),
-                    new: (nqn("b"), host_id(2)),
-                },
-                "node a is pinned to nqn.2026-01.test:a (host id 00000000-0000-0000-0000-000000000001) by its record, \
-                 and nqn.2026-01.test:b (host id 00000000-0000-0000-0000-000000000002) claims to be it: give that host \
-                 its own --node-id, or change the record: kubectl edit cleatnode a",
             ),
             (
                 SessionRefusal::TwoHosts {

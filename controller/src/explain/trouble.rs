@@ -29,7 +29,6 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
         }
         Trouble::ListedWithoutRecord => "its host is on the RDS's list without a record".to_owned(),
         Trouble::HeldWithoutGrant => "held without a grant".to_owned(),
-        Trouble::NamedByHand => "somebody has written it into the volume's record".to_owned(),
         Trouble::ClaimsTooMuch => {
             "it reports that it holds the volume, but the RDS has ended all sessions since and not let it in"
                 .to_owned()

@@ -135,15 +135,19 @@ impl KubernetesStore {
             value: value.as_ref(),
         };
         let (term, may_send) = (self.claim.term(), || self.claim.outlives(self.timeout));
-        let nobody_was_in = before.as_ref().is_none_or(|before| who(&before.value).is_empty());
+        let nothing_is_kept = before.as_ref().is_none_or(|before| keeps_nothing(&before.value));
         let mut written = self.records.write(term, &asked, may_send).await;
-        if matches!(written, Err(WriteError::Deleting)) && nobody_was_in {
+        if matches!(written, Err(WriteError::Deleting)) && nothing_is_kept {
             // What a person has deleted goes, now that nobody may write by it, and there is a new record.
             let gone = records::RecordWrite { value: None, lets_in: false, ..asked.clone() };
             written = self.records.write(term, &gone, may_send).await;
             if written.is_ok() {
                 let new = records::RecordWrite { before: None, ..asked };
-                written = self.records.write(term, &new, may_send).await;
+                written = match self.records.write(term, &new, may_send).await {
+                    // Others' finalizers keep the one that was deleted.
+                    Err(WriteError::Conflict { .. }) => Err(WriteError::Deleting),
+                    made => made,
+                };
             }
         }
         if written == Err(WriteError::NotOurs) {
@@ -194,6 +198,18 @@ fn who(value: &Map<String, Value>) -> BTreeSet<(String, String)> {
     let of = |list: &str| value.get("record").and_then(|record| record.get(list)).and_then(Value::as_array);
     let all = ["attachments", "fenced"].into_iter().filter_map(of).flatten();
     all.map(|one| (one["node"].to_string(), one["epoch"].to_string())).collect()
+}
+
+/// Whether a record can go and come again: nobody may write by it, and it has no doubt, no duty and no secret that the next
+/// leader would have to know of if this one ended in between.
+fn keeps_nothing(value: &Map<String, Value>) -> bool {
+    let is = |of: Option<&Value>, key: &str| {
+        of.and_then(|of| of.get(key)).is_some_and(|what| !matches!(what, Value::Null | Value::Bool(false)))
+    };
+    let record = value.get("record");
+    who(value).is_empty()
+        && !value.get("unsettled").is_some_and(|unsettled| *unsettled == true)
+        && !["deleting", "hidden", "secret"].into_iter().any(|key| is(record, key))
 }
 
 /// Whether somebody is granted it who was not in before. Who was found with it, or is on the way out, has to be kept even
@@ -272,29 +288,6 @@ impl Store for KubernetesStore {
             other => CommitError::Retry { reason: format!("cannot write the ConfigMap {KEYS}: {other}") },
         })?;
         noted(&read).map_err(|reason| CommitError::Fatal { reason })
-    }
-
-    async fn read(&self, key: &Key) -> Result<Option<StoredRecord>, CommitError> {
-        let kind = match key.kind {
-            RecordKind::Volume => records::Kind::Volume,
-            RecordKind::Node => records::Kind::Node,
-        };
-        let found = self.records.read(kind, &key.name).await.map_err(|error| CommitError::Retry {
-            reason: format!("cannot read the record of {key}: {error}"),
-        })?;
-        if found.as_ref().is_some_and(|found| found.term > self.claim.term()) {
-            return Err(CommitError::LostClaim { reason: WriteError::Overtaken.to_string() });
-        }
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(found) = found else {
-            last.remove(key);
-            return Ok(None);
-        };
-        let (version, value) = (Version(found.version), found.value);
-        let record = StoredRecord { key: key.clone(), version, value: said(key.kind, value.clone()) };
-        let (deleting, unguarded) = (found.deleting, found.unguarded);
-        last.insert(key.clone(), Last { value, deleting, unguarded, described: None });
-        Ok(Some(record))
     }
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {

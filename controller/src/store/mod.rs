@@ -213,15 +213,6 @@ pub trait Store: Send + Sync + 'static {
     /// If it is not known to be durable.
     async fn take_key(&self, key: KeyId, before: KeyId) -> Result<Vec<Era>, CommitError>;
 
-    /// Reads a record that somebody else has written, as it is now; `None`: there is none. What is written next of it is
-    /// written against that. A store that only one process can write to need not.
-    ///
-    /// # Errors
-    /// If it cannot be read now.
-    async fn read(&self, key: &Key) -> Result<Option<StoredRecord>, CommitError> {
-        Err(CommitError::Refused { key: key.clone(), reason: "it is read when the controller starts".into() })
-    }
-
     /// Makes writes durable, at most one for each key, each by itself. Gives an answer for each, in their order: its
     /// new version, or why it was not made.
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>>;

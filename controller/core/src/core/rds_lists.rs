@@ -445,8 +445,7 @@ impl Transition<'_> {
             registry.remove(&old);
             self.forgotten_nodes.insert(old);
         }
-        let pinned = registry.get(node).is_some_and(|known| known.pinned);
-        let record = NodeRecord { node: node.clone(), identity: identity.clone(), pinned };
+        let record = NodeRecord { node: node.clone(), identity: identity.clone() };
         if registry.get(node) != Some(&record) {
             registry.insert(node.clone(), record);
             self.dirty_nodes.insert(node.clone());

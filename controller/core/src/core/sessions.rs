@@ -74,12 +74,6 @@ impl Transition<'_> {
         if is_unknown_host(node) {
             return Some(SessionRefusal::ReservedName { node: node.clone() });
         }
-        let host = |identity: &NodeIdentity| (identity.host_nqn.clone(), identity.host_id);
-        let pinned = self.core.registry.get(node).filter(|record| record.pinned);
-        if let Some(pinned) = pinned.filter(|pinned| host(&pinned.identity) != host(identity)) {
-            let (pinned, new) = (host(&pinned.identity), host(identity));
-            return Some(SessionRefusal::Pinned { node: node.clone(), pinned, new });
-        }
         let silent = |other| {
             self.core.nodes.get(other).is_none_or(|n| matches!(n.session, SessionState::Silent { .. }))
         };
@@ -99,6 +93,7 @@ impl Transition<'_> {
         }
         let heard = matches!(known.session, SessionState::Up { .. });
         let same_boot = known.identity.boot_id == identity.boot_id;
+        let host = |identity: &NodeIdentity| (identity.host_nqn.clone(), identity.host_id);
         (heard || same_boot).then(|| SessionRefusal::TwoHosts {
             node: node.clone(),
             known: host(&known.identity),
@@ -135,7 +130,7 @@ impl Transition<'_> {
         })
     }
 
-    pub(super) fn holds_anything(&self, node: &NodeId) -> bool {
+    fn holds_anything(&self, node: &NodeId) -> bool {
         self.core.index.of_node(node).next().is_some()
     }
 
