@@ -26,7 +26,7 @@ async fn as_controller(cluster: &Cluster) -> ApiServer {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     let cluster = Cluster::own();
     // Twice: an upgrade is the same once more.

@@ -32,7 +32,7 @@ fn shown(cluster: &Shared, uid: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn what_happens_again_raises_the_count_of_one_event() {
     let cluster = shared();
     let mut events = Events::new(cluster.server().await, "cleat.io/controller", "one_1");
@@ -56,7 +56,7 @@ async fn what_happens_again_raises_the_count_of_one_event() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn an_event_that_somebody_deleted_is_made_again() {
     let cluster = shared();
     let mut events = Events::new(cluster.server().await, "cleat.io/controller", "two_1");
@@ -75,7 +75,7 @@ async fn an_event_that_somebody_deleted_is_made_again() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn the_claim_of_a_volume_is_found_by_the_handle_whatever_its_name() {
     let cluster = shared();
     let dir = tempfile::tempdir().unwrap();

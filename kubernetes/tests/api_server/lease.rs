@@ -28,7 +28,7 @@ async fn lost(claim: &LeaseClaim) {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
     let cluster = shared();
     let server = cluster.server().await;
@@ -58,7 +58,7 @@ async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_lease_that_is_let_go_is_taken_under_a_higher_term() {
     let cluster = shared();
     let server = cluster.server().await;
@@ -72,7 +72,7 @@ async fn a_lease_that_is_let_go_is_taken_under_a_higher_term() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
     let cluster = shared();
     let server = cluster.server().await;
@@ -87,7 +87,7 @@ async fn a_lease_that_a_person_deletes_is_lost_and_terms_still_rise() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_lease_that_another_takes_by_force_is_lost() {
     let cluster = shared();
     let server = cluster.server().await;
@@ -98,7 +98,7 @@ async fn a_lease_that_another_takes_by_force_is_lost() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_label_on_the_lease_ends_nothing_and_stays() {
     let cluster = shared();
     let server = cluster.server().await;
@@ -112,7 +112,7 @@ async fn a_label_on_the_lease_ends_nothing_and_stays() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn while_the_api_is_silent_a_claim_ends_before_anybody_else_has_it() {
     let cluster = Cluster::own();
     let server = connect(&cluster.kubeconfig(), Duration::from_secs(2)).await;

@@ -89,7 +89,7 @@ async fn listed(records: &ClusterRecords, name: &str) -> Option<RecordObject> {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_record_comes_back_as_it_was_written() {
     let (_, records) = records().await;
     let value = record("whole", 4096);
@@ -114,7 +114,7 @@ async fn a_record_comes_back_as_it_was_written() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_write_is_made_once_against_the_version_that_was_seen() {
     let (_, records) = records().await;
     let (one, two, three) = (record("cas", 1), record("cas", 2), record("cas", 3));
@@ -134,7 +134,7 @@ async fn a_write_is_made_once_against_the_version_that_was_seen() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
     let (_, records) = records().await;
     let (one, late, ours) = (record("late", 1), record("late", 2), record("late", 3));
@@ -150,7 +150,7 @@ async fn what_an_earlier_leader_wrote_too_late_is_written_over() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
     let (cluster, records) = records().await;
     let (one, two, three) = (record("beside", 1), record("beside", 2), record("beside", 3));
@@ -168,7 +168,7 @@ async fn what_people_put_beside_a_record_stays_and_stops_nothing() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_record_that_a_person_edits_is_a_conflict() {
     let (cluster, records) = records().await;
     let (one, two) = (record("edited", 1), record("edited", 2));
@@ -180,7 +180,7 @@ async fn a_record_that_a_person_edits_is_a_conflict() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
     let (cluster, records) = records().await;
     let (one, two, three) = (record("deleted", 1), record("deleted", 2), record("deleted", 3));
@@ -202,7 +202,7 @@ async fn a_record_that_a_person_deletes_stays_and_lets_nobody_in() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
     let (_, records) = records().await;
     let mut newer = record("newer", 1);
@@ -215,7 +215,7 @@ async fn a_field_that_the_cluster_does_not_know_is_an_error_and_not_lost() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_status_is_in_the_table_and_changes_no_record() {
     let (cluster, records) = records().await;
     let one = record("described", 1);
@@ -233,7 +233,7 @@ async fn a_status_is_in_the_table_and_changes_no_record() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_record_that_a_person_removes_by_force_is_made_again() {
     let (cluster, records) = records().await;
     let (one, two) = (record("removed", 1), record("removed", 2));
@@ -252,7 +252,7 @@ async fn a_record_that_a_person_removes_by_force_is_made_again() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn the_definitions_of_a_newer_program_stay() {
     let cluster = cleat_api_server::Cluster::own();
     let server = cleat_api_server::connect(&cluster.kubeconfig(), std::time::Duration::from_secs(20)).await;

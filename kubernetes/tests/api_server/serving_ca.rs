@@ -20,7 +20,7 @@ fn published(name: &str) -> String {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn replicas_that_begin_at_once_have_one_ca_and_it_is_published() {
     let mut tending = tokio::task::JoinSet::new();
     let now = SystemTime::now();
@@ -38,7 +38,7 @@ async fn replicas_that_begin_at_once_have_one_ca_and_it_is_published() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn the_next_ca_is_published_before_it_signs_and_the_last_one_stays() {
     let (one, other) = (ca("ca-rotates").await, ca("ca-rotates").await);
     let now = SystemTime::now();
@@ -68,7 +68,7 @@ async fn the_next_ca_is_published_before_it_signs_and_the_last_one_stays() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
+#[ignore = "needs an API server: hack/test --only api-server"]
 async fn a_secret_with_something_else_is_named_and_left_as_it_is() {
     let cluster = shared();
     cluster.kubectl(&["create", "secret", "generic", "ca-foreign", "--from-literal=password=x"]);
