@@ -4,6 +4,7 @@ import ssl
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 OBJECTS = "/apis/storage.k8s.io/v1/volumeattachments"
 LONGEST = 240
@@ -48,14 +49,14 @@ class Watch:
             one = event["object"]
             name, spec = one["metadata"].get("name"), one.get("spec", {})
             with self.changed:
-                nodes = self.has.setdefault(spec.get("source", {}).get("persistentVolumeName"), set())
-                if event["type"] == "DELETED":
-                    self.gone[name] = now
-                    nodes.discard(spec["nodeName"])
+                # One that is being deleted may be detached already: the attacher says so only in the end.
+                nodes = self.has.setdefault(spec.get("source", {}).get("persistentVolumeName"), {})
+                nodes.pop(name, None)
+                if event["type"] == "DELETED": self.gone[name] = now
                 elif one.get("status", {}).get("attached"):
                     self.attached.setdefault(name, now)
-                    nodes.add(spec["nodeName"])
-                    if len(nodes) > 1: self.twice.append((name, sorted(nodes)))
+                    if "deletionTimestamp" not in one["metadata"]: nodes[name] = spec["nodeName"]
+                    if len(set(nodes.values())) > 1: self.twice.append(dict(nodes))
                 self.changed.notify_all()
 
     def wait(self, which, names):
@@ -65,6 +66,5 @@ class Watch:
 
 
 def side_by_side(work, all):
-    threads = [threading.Thread(target=work, args=(one,)) for one in all]
-    for thread in threads: thread.start()
-    for thread in threads: thread.join()
+    """The first error of any of them is raised."""
+    with ThreadPoolExecutor(max(1, len(all))) as pool: list(pool.map(work, all))

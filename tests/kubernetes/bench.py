@@ -31,7 +31,8 @@ def calls():
 
 def mean_ms(before, after, method):
     count = after.get(method + "_count", 0) - before.get(method + "_count", 0)
-    return 1000 * (after.get(method + "_sum", 0) - before.get(method + "_sum", 0)) / count if count else float("nan")
+    if not count: raise SystemExit(f"no {method} was counted at {os.environ['METRICS']}")
+    return 1000 * (after.get(method + "_sum", 0) - before.get(method + "_sum", 0)) / count
 
 
 watch = Watch(api)
