@@ -189,8 +189,10 @@ impl ClusterRecords {
         }
         let mut version = before.map(|before| before.version);
         // A finalizer can only be added while nothing is being deleted.
-        let mut finalizers =
-            before.filter(|before| !before.deleting).and_then(|before| before.unguarded).map(<[String]>::to_vec);
+        let mut finalizers = before
+            .filter(|before| !before.deleting)
+            .and_then(|before| before.unguarded)
+            .map(<[String]>::to_vec);
         for _ in 0..TRIES {
             if !may_send() {
                 return Err(WriteError::NotOurs);

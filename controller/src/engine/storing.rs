@@ -130,7 +130,8 @@ impl Storing {
             self.looked = now;
         }
         for Deciding { write, .. } in &writes {
-            let fresh = || Try { began: now, asked: now, again: None, failed: None, stalled: false, said: None };
+            let fresh =
+                || Try { began: now, asked: now, again: None, failed: None, stalled: false, said: None };
             self.tries.entry(write.key.clone()).or_insert_with(fresh).asked = now;
         }
         let together = match self.store.place() {
