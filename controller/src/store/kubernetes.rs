@@ -135,9 +135,9 @@ impl KubernetesStore {
             value: value.as_ref(),
         };
         let (term, may_send) = (self.claim.term(), || self.claim.outlives(self.timeout));
-        let nothing_is_kept = before.as_ref().is_none_or(|before| keeps_nothing(&before.value));
+        let nobody_was_in = before.as_ref().is_none_or(|before| who(&before.value).is_empty());
         let mut written = self.records.write(term, &asked, may_send).await;
-        if matches!(written, Err(WriteError::Deleting)) && nothing_is_kept {
+        if matches!(written, Err(WriteError::Deleting)) && nobody_was_in {
             // What a person has deleted goes, now that nobody may write by it, and there is a new record.
             let gone = records::RecordWrite { value: None, lets_in: false, ..asked.clone() };
             written = self.records.write(term, &gone, may_send).await;
@@ -198,18 +198,6 @@ fn who(value: &Map<String, Value>) -> BTreeSet<(String, String)> {
     let of = |list: &str| value.get("record").and_then(|record| record.get(list)).and_then(Value::as_array);
     let all = ["attachments", "fenced"].into_iter().filter_map(of).flatten();
     all.map(|one| (one["node"].to_string(), one["epoch"].to_string())).collect()
-}
-
-/// Whether a record can go and come again: nobody may write by it, and it has no doubt, no duty and no secret that the next
-/// leader would have to know of if this one ended in between.
-fn keeps_nothing(value: &Map<String, Value>) -> bool {
-    let is = |of: Option<&Value>, key: &str| {
-        of.and_then(|of| of.get(key)).is_some_and(|what| !matches!(what, Value::Null | Value::Bool(false)))
-    };
-    let record = value.get("record");
-    who(value).is_empty()
-        && !value.get("unsettled").is_some_and(|unsettled| *unsettled == true)
-        && !["deleting", "hidden", "secret"].into_iter().any(|key| is(record, key))
 }
 
 /// Whether somebody is granted it who was not in before. Who was found with it, or is on the way out, has to be kept even
