@@ -139,7 +139,7 @@ trial_records_removed() {
     until_true 240 'two controllers' both_ready
 }
 
-# One verb of the role is missing: said with what to do, and nothing restarts for it.
+# One verb of the role is missing: the log names it, and no controller ends again and again for it.
 trial_missing_right() {
     local role=cleat-controller before
     kubectl get clusterrole "$role" -o json >"$cluster/role.json"

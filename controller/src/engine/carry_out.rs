@@ -433,10 +433,11 @@ impl Executor {
                     // one of the RDS's lists and not known then counts as a writer.
                     RecordKind::Node => {
                         metrics::node_set_aside();
+                        let tries = self.conflicts.get(&key).copied().unwrap_or(1);
                         tracing::error!(
-                            %key,
-                            "cannot write the record of {key}: {error}, {NODE_TRIES} times in a row; it is left as it is \
-                             until a restart; find what else writes to the store, and end it"
+                            %key, tries,
+                            "cannot write the record of {key}: {error}; it is left as it is until a restart; see whether \
+                             something else writes it, and end that"
                         );
                     }
                 }

@@ -43,7 +43,7 @@ async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_standby_does_nothing_and_names_the_leader() {
     let cluster = Cluster::own();
     let (first, second) = two(&cluster).await;
@@ -78,7 +78,7 @@ async fn eventually_refused(csi: &Csi) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -105,7 +105,7 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -118,7 +118,7 @@ async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
@@ -152,7 +152,7 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -188,7 +188,7 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -215,7 +215,7 @@ async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -250,7 +250,7 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -279,7 +279,7 @@ async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_volume_attachment_that_went_without_a_call_is_detached() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -300,7 +300,7 @@ async fn a_volume_attachment_that_went_without_a_call_is_detached() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -356,7 +356,7 @@ fn as_who_moves(cluster: &Cluster) -> ClusterSettings {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn records_of_a_file_are_moved_to_a_cluster_whole() {
     let cluster = Cluster::own();
     let mut world = World::started().await;
@@ -389,7 +389,7 @@ async fn records_of_a_file_are_moved_to_a_cluster_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
     let cluster = Cluster::own();
     let mut world = World::started().await;
@@ -420,7 +420,7 @@ async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn what_happens_is_shown_beside_the_record_the_claim_and_the_node() {
     let cluster = Cluster::own();
     let mut world = World::new();
@@ -484,7 +484,7 @@ async fn what_happens_is_shown_beside_the_record_the_claim_and_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_taint_starts_a_fence_and_ends_nothing_before_its_proof() {
     let cluster = Cluster::own();
     let mut world = World::new();

@@ -135,7 +135,7 @@ async fn refused(world: &World, ca: &str, node: &str, token: Option<&str>) -> St
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_real_token_speaks_for_the_node_of_its_pod_and_for_no_other() {
     let (cluster, namespace) = (shared(), "who-agents");
     let identities = cluster.identities();
@@ -229,7 +229,7 @@ async fn world_node(world: &World, identities: &Identities, namespace: &str, nod
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn an_operator_may_what_rbac_says_and_his_name_stays_with_it() {
     let (cluster, namespace) = (shared(), "who-operators");
     let identities = cluster.identities();
@@ -285,7 +285,7 @@ async fn an_operator_may_what_rbac_says_and_his_name_stays_with_it() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_fence_that_a_user_asks_for_is_kept_with_his_name() {
     let (cluster, namespace) = (shared(), "who-fences");
     let identities = cluster.identities();
@@ -316,7 +316,7 @@ async fn a_fence_that_a_user_asks_for_is_kept_with_his_name() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_session_ends_with_its_token_unless_that_is_renewed_on_it() {
     let (cluster, namespace) = (shared(), "who-renews");
     let identities = cluster.identities();
@@ -349,7 +349,7 @@ async fn a_session_ends_with_its_token_unless_that_is_renewed_on_it() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn certificates_and_their_ca_are_replaced_while_everybody_connects() {
     let (cluster, namespace) = (shared(), "who-rotates");
     let identities = cluster.identities();
@@ -384,7 +384,7 @@ async fn certificates_and_their_ca_are_replaced_while_everybody_connects() {
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn without_an_answer_of_the_api_server_nobody_is_let_in_and_nobody_falls() {
     let cluster = Cluster::own();
     let (identities, namespace) = (cluster.identities(), "who-waits");
@@ -416,7 +416,7 @@ async fn without_an_answer_of_the_api_server_nobody_is_let_in_and_nobody_falls()
 }
 
 #[tokio::test]
-#[ignore = "needs an API server: hack/test --only api-server"]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_right_that_the_controller_lacks_is_named_and_lets_nobody_in() {
     let (cluster, namespace) = (shared(), "who-lacks");
     let identities = cluster.identities();
