@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""trials.py API TOKEN CYCLES KILL PV...: volumes go from node to node while the leader is killed, again and again.
+"""cycles.py API TOKEN CYCLES KILL PV...: volumes go from node to node while the leader is killed, again and again.
 
 In each cycle every volume gets a VolumeAttachment on the other node and loses the one it has, in an order by chance, and KILL
 is run at a moment by chance in between. What has to hold: every VolumeAttachment comes to its end, no volume is attached to two

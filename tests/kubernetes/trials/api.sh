@@ -1,0 +1,118 @@
+# Sourced by hack/kubernetes: trouble with the API server, and with who asks it.
+
+leads_now() { local was; was=$(renewed); sleep 7; [ -n "$was" ] && [ "$(renewed)" != "$was" ]; }
+renewed() { kubectl -n cleat-system get lease cleat-controller -o jsonpath='{.spec.renewTime}' 2>/dev/null; }
+api_gone() { ! ready 2>/dev/null; }
+
+# The leader ends, nobody is fenced, and everything goes on; what was watched from before is compacted away.
+trial_api_away() { # [SECONDS]
+    writing
+    local id before times; id=$(cat "$cluster/started/apiserver") before=$(leader) times=$(restarts "$(leader)")
+    [ "$(readlink "/proc/$id/cwd")" = "$cluster" ] || die 'the API server is not where it was started'
+    say "the API server is away for ${1:-60} s"
+    kill -9 -- "-$id"
+    until_true 20 'the API server not' api_gone
+    sleep "${1:-60}"
+    api_server --etcd-compaction-interval=10s
+    until_true 120 'the API server' ready
+    until_true 180 'the end of the old leader' restarted "$before" "$times"
+    until_true 180 'a leader that writes' leads_now
+    goes_on 60; nobody_fenced 'the API server was away'
+    until_true 300 'two controllers' both_ready
+    kubectl delete pod writes --timeout=120s >&2
+    until_true 120 'a detach' nothing_attached
+    sleep 15 # compacted twice
+    writing; goes_on 60; no_pod
+}
+
+behind_slow_etcd() { # MS: the API server again, with an etcd that takes so long for each call; 0: as before
+    local id; id=$(cat "$cluster/started/apiserver")
+    [ "$(readlink "/proc/$id/cwd")" = "$cluster" ] || die 'the API server is not where it was started'
+    kill -9 -- "-$id"
+    etcd=http://127.0.0.1:12379
+    if [ "$1" != 0 ]; then
+        start slow "$built/rig" host "$(cat "$cluster/run")" -- python3 "$here/slow.py" 12389 12379 "$1"
+        etcd=http://127.0.0.1:12389
+    fi
+    until_true 20 'the API server not' api_gone
+    api_server
+    until_true 120 'the API server' ready
+}
+
+# Each call of the API server to etcd takes longer: slower, and nothing else.
+trial_slow_etcd() { # [MS]
+    local before began
+    writing
+    behind_slow_etcd "${1:-200}"
+    until_true 180 'a leader that writes' leads_now
+    before=$(leader); goes_on 60; no_pod
+    began=$SECONDS; writing; say "a pod with its volume after $((SECONDS - began)) s"
+    goes_on 60
+    began=$SECONDS; no_pod; say "gone after $((SECONDS - began)) s"
+    leads_now && [ "$(leader)" = "$before" ] || die "$before does not lead any more"
+    behind_slow_etcd 0
+    kill -- "-$(cat "$cluster/started/slow")"; rm "$cluster/started/slow"
+    until_true 180 'a leader that writes' leads_now
+    until_true 240 'two controllers' both_ready
+}
+
+rds_faults() { # METHOD [BODY]
+    inside curl -sf -X "$1" -H 'Content-Type: application/json' ${2:+-d "$2"} http://10.77.3.1:8081/faults >/dev/null || die "the RDS does not take the fault"
+}
+
+# The first call for a detach runs into its time limit, and the controller-manager is killed before the next: it believes that the
+# node still has the volume, and sends the pod back there.
+trial_unpublish_times_out() {
+    local volume node other id
+    writing
+    volume=$(volume_of writes) node=$(node_of writes default)
+    case $node in node-a) other=node-b ;; *) other=node-a ;; esac
+    kubectl cordon "$other" >&2
+    rds_faults POST '{"action":"hang"}'
+    kubectl delete pod writes --timeout=120s >&2
+    until_true 150 'a call for a detach that runs into its time limit' detach_said "$volume"
+    say "the detach fails: $(detach_error "$volume")"
+    id=$(cat "$cluster/started/controller-manager"); kill -9 -- "-$id"
+    kubectl apply -f "$here/pod.yaml" >&2
+    controller_manager
+    sleep 5
+    rds_faults DELETE
+    kubectl wait --for=condition=Ready pod/writes --timeout=300s >&2
+    [ "$(node_of writes default)" = "$node" ] || die "the pod is not on $node"
+    goes_on 60; kubectl uncordon "$other" >&2; nobody_fenced 'a detach took long'; no_pod
+}
+detach_said() { [ -n "$(detach_error "$1")" ]; } # VOLUME
+
+# One verb of the role is missing: the log names it, and no controller ends again and again for it.
+trial_missing_right() {
+    local role=cleat-controller before
+    kubectl get clusterrole "$role" -o json >"$cluster/role.json"
+    before=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}')
+    python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
+import json, sys
+role = json.load(open(sys.argv[1]))
+for rule in role["rules"]:
+    if "cleatvolumes" in rule.get("resources", []): rule["verbs"] = [v for v in rule["verbs"] if v != "list"]
+role["metadata"] = {"name": role["metadata"]["name"], "labels": role["metadata"].get("labels", {}), "annotations": role["metadata"].get("annotations", {})}
+print(json.dumps(role))
+P
+    kubectl -n cleat-system rollout restart deployment/cleat-controller >&2
+    sleep 60
+    kubectl -n cleat-system get pods >&2
+    local pods pod said=false again=
+    pods=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}')
+    for pod in $pods; do
+        [[ " $before " == *" $pod "* ]] && continue
+        if kubectl -n cleat-system logs "$pod" -c controller --tail=200 | grep -F 'cannot list resource' | grep -F cleatvolumes | tail -n 1 >&2; then said=true; fi
+        [ "$(restarts "$pod")" -le 2 ] || again=$pod
+    done
+    python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
+import json, sys
+role = json.load(open(sys.argv[1]))
+for word in ("resourceVersion", "uid", "creationTimestamp", "managedFields"): role["metadata"].pop(word, None)
+print(json.dumps(role))
+P
+    $said || die 'no log says which right is missing'
+    [ -z "$again" ] || die "$again restarts again and again"
+    kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
+}

@@ -1,0 +1,79 @@
+# Sourced by hack/kubernetes: what may become of the leader.
+
+# Killed with -9 at moments by chance, while 8 volumes go to and fro. The killed pod is replaced, so that what is measured is
+# not the time for which the kubelet holds off a container that ends again and again.
+trial_cycles() { # [CYCLES]
+    local volumes; volumes=$(claims cycles 8)
+    cat >"$cluster/kill-leader.sh" <<'K'
+set -e
+k="$1 --kubeconfig=$2/api/kubeconfig -n cleat-system"
+leader=$($k get lease cleat-controller -o jsonpath='{.spec.holderIdentity}' | sed 's/_.*//')
+case $($k get pod "$leader" -o jsonpath='{.spec.nodeName}') in node-a) address=10.77.3.11 ;; *) address=10.77.3.12 ;; esac
+{ echo '. /run/env'; sed "s/LEADER/$leader/g" "$2/kill"; echo exit; } | socat -t 60 - TCP:$address:2222 | grep KILLED
+$k delete pod "$leader" --force --grace-period=0 2>/dev/null
+K
+    echo "ctr -n k8s.io tasks kill --signal SIGKILL $(controller_of LEADER) && echo KILLED" >"$cluster/kill"
+    inside python3 "$here/cycles.py" https://127.0.0.1:16443 admin-token "${1:-50}" "sh $cluster/kill-leader.sh $programs/kubectl $cluster" $volumes
+    no_claims cycles
+    until_true 240 'two controllers' both_ready
+}
+
+# Its sidecars run on and go on calling; another leads meanwhile. Let go, it does nothing more, and ends by itself: the kubelet
+# is kept from ending it before.
+trial_frozen_leader() {
+    local before node times
+    kubectl -n cleat-system patch deployment cleat-controller --type=json \
+        -p '[{"op":"replace","path":"/spec/template/spec/containers/0/livenessProbe/failureThreshold","value":60}]' >&2
+    kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
+    until_true 60 'a leader' some_leader
+    writing
+    before=$(leader) node=$(node_of "$(leader)") times=$(restarts "$(leader)")
+    say "freezing the leader, $before"
+    on_node "$node" "ctr -n k8s.io tasks pause $(controller_of "$before") && echo PAUSED" | grep -q PAUSED || die "$before was not paused"
+    until_true 60 'another leader' another_leads "$before"
+    # Work for the new one, which the frozen one's sidecars hear of as well.
+    kubectl delete pod writes --timeout=120s >&2
+    until_true 120 'a detach by the new leader' nothing_attached
+    kubectl apply -f "$here/pod.yaml" >&2
+    sleep 3
+    say 'letting it go, with an attach under way'
+    ! restarted "$before" "$times" || die "the kubelet ended $before before it was let go"
+    on_node "$node" "ctr -n k8s.io tasks resume $(controller_of "$before" PAUSED) && echo RESUMED" | grep -q RESUMED || die "$before was not let go"
+    kubectl wait --for=condition=Ready pod/writes --timeout=180s >&2
+    until_true 120 'the end of the one that was frozen' restarted "$before" "$times"
+    kubectl -n cleat-system logs "$before" -c controller --previous --tail=5 | tee /dev/stderr | grep -q Lease || die "$before does not say that it lost the Lease"
+    another_leads "$before" || die "$before leads again"
+    goes_on 60; nobody_fenced 'a leader was frozen'; no_pod
+    kubectl -n cleat-system rollout undo deployment/cleat-controller >&2
+    kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
+    until_true 240 'two controllers' both_ready
+}
+
+machine() { # NODE stop|cont: all of it, its clocks too
+    { echo '{"execute":"qmp_capabilities"}'; sleep 0.2; echo "{\"execute\":\"$2\"}"; sleep 0.5; } | socat -t 5 - "UNIX-CONNECT:$cluster/$1.qmp" | grep -c '"return"' | grep -q 2 ||
+        die "the machine $1 does not $2"
+}
+
+# The leader's whole machine stands still in the middle of a detach, and goes on when another leads: no clock in it has seen that.
+trial_paused_machine() { # [SECONDS]
+    local before node times volume
+    until_true 60 'a leader' some_leader
+    before=$(leader) node=$(node_of "$(leader)") times=$(restarts "$(leader)")
+    kubectl cordon "$node" >&2; writing; kubectl uncordon "$node" >&2
+    volume=$(volume_of writes)
+    kubectl delete pod writes --wait=false >&2
+    until_true 60 'a call for a detach' going "$volume"
+    say "$node stands still, with the leader $before"
+    machine "$node" stop
+    until_true 60 'another leader' another_leads "$before"
+    until_true 180 'a detach by the new leader' nothing_attached
+    kubectl apply -f "$here/pod.yaml" >&2
+    kubectl wait --for=condition=Ready pod/writes --timeout=240s >&2
+    say "$node goes on"
+    machine "$node" cont
+    until_true 240 'the end of the one that stood still' ended_or_gone "$before" "$times"
+    until_true 240 "$node Ready" is_ready "$node"
+    goes_on 60; no_pod
+    until_true 300 'two controllers' both_ready
+}
+ended_or_gone() { ! kubectl -n cleat-system get pod "$1" >/dev/null 2>&1 || restarted "$1" "$2"; } # POD RESTARTS

@@ -1,0 +1,109 @@
+# Sourced by hack/kubernetes: what becomes of nodes, and of the pods on them.
+
+registered() { # AGENT: so often it has said so
+    kubectl -n cleat-system logs "$1" | grep -c 'has registered this node' || true
+}
+registered_again() { [ "$(registered "$1")" -gt "$2" ]; } # AGENT BEFORE
+
+# Somebody empties the folder in which the kubelet finds drivers.
+trial_registry_wiped() {
+    local agent before
+    agent=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=agent --field-selector=spec.nodeName=node-a -o jsonpath='{.items[0].metadata.name}')
+    before=$(registered "$agent")
+    on_node node-a 'rm -rf /var/lib/kubelet/plugins_registry/* && echo WIPED' | grep -q WIPED || die 'the folder was not emptied'
+    until_true 120 'a new registration of node-a' registered_again "$agent" "$before"
+    kubectl cordon node-b >&2
+    writing; kubectl uncordon node-b >&2; no_pod
+}
+
+none_on() { local all; all=$(attachments) && ! grep -q "^$1 " <<<"$all"; } # NODE
+
+# A node with so many pods is drained: all of them run on the other one, and nothing is left behind.
+trial_drain() { # [PODS]
+    local number=${1:-16} began
+    kubectl cordon node-b >&2; pods drain "$number"; kubectl uncordon node-b >&2
+    began=$SECONDS
+    kubectl drain node-a --ignore-daemonsets --delete-emptydir-data --force --timeout=300s >&2
+    until_true 300 'detaches of all' none_on node-a
+    all_run drain
+    say "$number pods run on node-b $((SECONDS - began)) s after the drain began"
+    kubectl uncordon node-a >&2
+    no_pods drain
+    until_true 240 'two controllers' both_ready
+}
+
+# The demo's pod, and where it is: `from`, `volume` and `file` are the caller's.
+demo_writes() {
+    kubectl apply -f "$here/demo.yaml" >&2
+    kubectl wait --for=condition=Available deployment/demo --timeout=240s >&2
+    from=$(demo_pod) volume=$(volume_of demo)
+    file=$(file_of "$volume")
+    until_true 60 'a write of the pod' has_written "$from"
+}
+# Until the pod writes elsewhere; what its first node had written by the proof is `at_proof`, the caller's.
+moves() { # SECONDS
+    local to
+    until_true "$1" 'a proof' not_attached "$from" "$volume"
+    at_proof=$(last_write "$from")
+    until_true 300 'the pod elsewhere' runs_on_another "$from"
+    to=$(demo_pod); until_true 120 "a write on $to" has_written "$to"
+}
+# The first node is there again, and has nothing of the volume: no write of its own has come since.
+came_back() {
+    until_true 240 "$from Ready" is_ready "$from"
+    until_true 240 "$from without the volume" readmitted "$volume"
+    local at_end; at_end=$(last_write "$from")
+    say "the last write of $from has number $at_proof at the proof, and $at_end now"
+    [ "$at_end" = "$at_proof" ] || die "writes of $from landed after the proof"
+    kubectl delete deployment demo --timeout=120s >&2; kubectl delete pvc demo --timeout=120s >&2
+    until_true 120 'a detach' nothing_attached
+    until_true 300 'two controllers' both_ready
+}
+kubelet_again() { # NODE: what registers its Node is a kubelet that starts
+    on_node "$1" "pkill -9 -x kubelet; pkill -x kube-proxy; sleep 1; /payload/kubelet.sh $api; echo STARTED" | grep -q STARTED || die "the kubelet of $1 was not started"
+}
+proven_by_fence() { [[ " $(fenced_from "$volume") " == *" $from "* ]] || die "no record says that $from is fenced from $volume"; }
+
+# A node is cut off, and somebody deletes its Node. That proves nothing: it is fenced before its pod runs elsewhere.
+trial_node_deleted() {
+    local from volume file at_proof
+    demo_writes
+    links "$from" down
+    until_true 180 "$from NotReady" not_ready "$from"
+    kubectl delete node "$from" >&2
+    moves 400; proven_by_fence
+    links "$from" up; kubelet_again "$from"
+    came_back
+}
+
+# Nobody marks the node that is cut off: after six minutes Kubernetes asks for the detach, whatever the node does.
+trial_force_detach() {
+    local from volume file at_proof
+    demo_writes
+    links "$from" down
+    until_true 180 "$from NotReady" not_ready "$from"
+    kubectl delete pod -l app=demo --force --grace-period=0 >&2
+    until_true 480 'the call for a detach after six minutes' going "$volume"
+    moves 180; proven_by_fence
+    links "$from" up
+    came_back
+}
+
+# The same, where only the kubelet is dead: the agent is heard, and a container goes on writing. It is asked to detach, and sees
+# that the device is in use: it says so, and nobody else gets the volume.
+trial_force_detach_heard() {
+    local from volume file at_proof before
+    demo_writes
+    on_node "$from" 'pkill -9 -x kubelet && echo KILLED' | grep -q KILLED || die 'the kubelet was not killed'
+    until_true 180 "$from NotReady" not_ready "$from"
+    kubectl delete pod -l app=demo --force --grace-period=0 >&2
+    until_true 480 'the call for a detach after six minutes' going "$volume"
+    until_true 120 'a reason why the detach fails' detach_fails "$volume" 'in use'
+    say "the detach fails: $(detach_error "$volume")"
+    before=$(last_write "$from"); sleep 5
+    [ "$(last_write "$from")" -gt "$before" ] || die "the container on $from does not write any more"
+    [ -z "$(demo_pod)" ] || die 'the pod runs elsewhere while its container on the first node writes'
+    kubelet_again "$from"
+    moves 300
+    came_back
+}
