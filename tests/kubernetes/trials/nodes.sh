@@ -89,8 +89,8 @@ trial_force_detach() {
     came_back
 }
 
-# The same, where only the kubelet is dead: the agent is heard, and a container goes on writing. It is asked to detach, and sees
-# that the device is in use: it says so, and nobody else gets the volume.
+# The same, where only the kubelet is dead: the agent is heard, a container goes on writing, and the detach is refused, because the
+# device is in use. That lasts as long as the agent's token, which nobody renews any more; a node that is silent is fenced.
 trial_force_detach_heard() {
     local from volume file at_proof before
     demo_writes
@@ -98,12 +98,17 @@ trial_force_detach_heard() {
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete pod -l app=demo --force --grace-period=0 >&2
     until_true 480 'the call for a detach after six minutes' going "$volume"
-    until_true 120 'a reason why the detach fails' detach_fails "$volume" 'in use'
-    say "the detach fails: $(detach_error "$volume")"
-    before=$(last_write "$from"); sleep 5
-    [ "$(last_write "$from")" -gt "$before" ] || die "the container on $from does not write any more"
-    [ -z "$(demo_pod)" ] || die 'the pod runs elsewhere while its container on the first node writes'
+    until_true 240 'a detach that is refused, or a fence' refused_or_fenced
+    if not_attached "$from" "$volume"; then
+        say "fenced: the token of the agent has ended"; proven_by_fence
+    else
+        say "the detach is refused: $(detach_error "$volume")"
+        before=$(last_write "$from"); sleep 5
+        [ "$(last_write "$from")" -gt "$before" ] || die "the container on $from does not write any more"
+        [ -z "$(demo_pod)" ] || die 'the pod runs elsewhere while its container on the first node writes'
+    fi
     kubelet_again "$from"
     moves 300
     came_back
 }
+refused_or_fenced() { detach_fails "$volume" 'in use' || not_attached "$from" "$volume"; }
