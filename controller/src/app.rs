@@ -43,6 +43,7 @@ use crate::leadership::{Leadership, OfLeader};
 use crate::metrics;
 use crate::nodes;
 use crate::operator::{self, Operators};
+use crate::pins::Pins;
 use crate::stored::{StoreSettings, Stored, StoredError};
 use crate::trust::{ClusterTrust, ClusterTrustSettings};
 
@@ -359,6 +360,7 @@ where
         let context = SessionContext {
             engine: engine.clone(),
             sessions,
+            pins: cluster.clone().map(Pins::new),
             reports: reports.clone(),
             ids: SessionIds::of(term),
             leadership: leadership.clone(),

@@ -100,6 +100,14 @@ impl Caller {
         }
     }
 
+    /// Which Node an agent's token was made on, where the cluster says it.
+    pub(crate) fn node_uid(&self) -> Option<&str> {
+        match self {
+            Self::Agent { agent, .. } => agent.node_uid.as_deref(),
+            Self::Known { .. } | Self::User { .. } | Self::Anybody { .. } => None,
+        }
+    }
+
     /// Until when that is proven.
     pub(crate) fn until(&self) -> Option<SystemTime> {
         match self {

@@ -40,6 +40,7 @@ pub mod maintenance;
 pub mod metrics;
 mod nodes;
 pub mod operator;
+mod pins;
 mod rpc_status;
 pub mod store;
 pub mod stored;

@@ -29,7 +29,7 @@ pub use context::{
 pub use epoch::Epoch;
 pub use error::IdError;
 pub use namespace::{NamespaceIdentity, NamespaceUuid, Nguid};
-pub use node::{BootId, NodeId, SessionId};
+pub use node::{BootId, NodeId, NodeUid, SessionId};
 pub use nqn::{HostId, HostNqn, NqnPrefix, SubsystemNqn};
 pub use operation::{OperationId, RequestId};
 pub use portal::{Portal, StorageAddress};

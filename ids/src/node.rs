@@ -46,6 +46,14 @@ checked_text!(
     "use 1 to 64 printable ASCII characters without spaces"
 );
 checked_text!(
+    /// One object that the orchestrator keeps of a node: one that is deleted and made again is another one. Kubernetes
+    /// writes a UUID; all that matters is that two differ.
+    NodeUid,
+    "UID of a Node",
+    |value| printable(value, 128),
+    "use 1 to 128 printable ASCII characters without spaces"
+);
+checked_text!(
     /// One agent session (one stream), as the controller names it. Never used twice.
     SessionId,
     "session id",

@@ -18,7 +18,7 @@ pub const GROUP: &str = "cleat.io";
 /// The version of that group.
 pub const VERSION: &str = "v1alpha1";
 /// Which form of the definitions this program knows: one more whenever a field is added or changed.
-const REVISION: u64 = 1;
+const REVISION: u64 = 2;
 /// Where a definition says which form it is.
 const REVISION_AT: &str = "cleat.io/revision";
 /// Who writes, by the name that the API server keeps.
@@ -44,7 +44,7 @@ struct CleatVolumeSpec {
 struct CleatNodeSpec {
     /// The term of the controller that wrote it.
     term: u64,
-    /// Which host the node is. An agent cannot change it; a person can.
+    /// Which host the node is: its host NQN and host id are pinned. An agent cannot change them; a person can.
     record: NodeRecord,
 }
 
@@ -60,6 +60,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
     let nodes = json!([
         {"name": "Host NQN", "type": "string", "jsonPath": ".spec.record.identity.hostNqn"},
         {"name": "Host id", "type": "string", "jsonPath": ".spec.record.identity.hostId"},
+        {"name": "Node UID", "type": "string", "jsonPath": ".spec.record.uid", "priority": 1},
         {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
     ]);
     let definitions = [

@@ -1,7 +1,8 @@
 //! What the cluster says of its Nodes.
 //!
-//! In comes nothing but time; out go the Nodes that somebody has marked out of service, as the API server knows them now. A
-//! Node that is not ready, or that is not there any more, says nothing of what its kernel still writes, so neither is read.
+//! In comes nothing but time, or a name; out go the Nodes that somebody has marked out of service, and which Node a name
+//! stands for, as the API server knows them now. A Node that is not ready, or that is not there any more, says nothing of
+//! what its kernel still writes, so neither is read.
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 use kube::api::ListParams;
@@ -38,6 +39,19 @@ pub async fn out_of_service(server: &ApiServer) -> Result<Vec<Marked>, ApiError>
             Some(token) => params = params.continue_token(&token),
             None => return Ok(found),
         }
+    }
+}
+
+/// Which Node has that name now, by its UID; `None`: none.
+///
+/// # Errors
+/// The API server's answer.
+pub async fn uid(server: &ApiServer, name: &str) -> Result<Option<String>, ApiError> {
+    let api: Api<Node> = Api::all(server.client.clone());
+    match server.ask(api.get_metadata(name)).await {
+        Ok(node) => Ok(node.metadata.uid),
+        Err(ApiError::NotFound) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

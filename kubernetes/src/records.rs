@@ -5,7 +5,9 @@
 //! - a write is made if the object is of the version that the writer has seen, and not else; what others have changed
 //!   beside the record (labels, a deletion that waits) is no other record, and such a write is made over it;
 //! - a record that a controller of an earlier term has written in the meantime was never acted on: that controller had
-//!   no answer before its claim ended, and nobody acts on what it does not know to be durable. It is written over.
+//!   no answer before its claim ended, and nobody acts on what it does not know to be durable. It is written over;
+//! - which host a node is, a person may change in its record ([`pinned`]): a node's record is never written over one that
+//!   names another host, whoever wrote that, and is over one that names the same;
 //! - a record has a finalizer from its first write on: what a person deletes stays until nobody may write any more. One
 //!   that has gone all the same is made again: what its writer knows is the truth.
 
@@ -71,6 +73,12 @@ pub enum WriteError {
     Conflict {
         /// Of which version it is.
         found: u64,
+    },
+    /// A person has made it the record of another host.
+    #[error("somebody has made it the record of {host}")]
+    Pinned {
+        /// Of which host.
+        host: String,
     },
     /// A controller of a later term has written it.
     #[error("a controller of a later term has written it")]
@@ -155,6 +163,18 @@ impl ClusterRecords {
         Ok(found)
     }
 
+    /// One record, as it is now; `None`: there is none.
+    ///
+    /// # Errors
+    /// The API server's answer.
+    pub async fn get(&self, kind: Kind, name: &str) -> Result<Option<RecordObject>, ApiError> {
+        match self.server.ask(self.api(kind).get(name)).await {
+            Ok(object) => read(kind, &object).map(Some),
+            Err(ApiError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// All records of one kind, as they are now.
     pub(crate) async fn list_of(&self, kind: Kind) -> Result<Vec<RecordObject>, ApiError> {
         let (api, mut found) = (self.api(kind), Vec::new());
@@ -234,8 +254,13 @@ impl ClusterRecords {
                 return Err(WriteError::Overtaken);
             }
             let unchanged = before.is_some_and(|before| *before.value == found.value);
-            if !unchanged && found.term >= term {
-                return Err(WriteError::Conflict { found: found.version });
+            match write.value.filter(|_| write.kind == Kind::Node && !unchanged) {
+                Some(value) if pinned(value) == pinned(&found.value) => {}
+                Some(_) => return Err(WriteError::Pinned { host: pinned(&found.value) }),
+                None if !unchanged && found.term >= term => {
+                    return Err(WriteError::Conflict { found: found.version });
+                }
+                None => {}
             }
             if found.deleting && write.lets_in {
                 return Err(WriteError::Deleting);
@@ -351,6 +376,15 @@ async fn strictly_created(
     let uri = format!("{}&fieldValidation=Strict", parts.uri);
     parts.uri = uri.parse().map_err(|error: http::uri::InvalidUri| kube::Error::HttpError(error.into()))?;
     client.request(http::Request::from_parts(parts, body)).await
+}
+
+/// Which host a node's record names, for people and to be compared.
+#[must_use]
+pub fn pinned(value: &Map<String, Value>) -> String {
+    let identity = value.get("record").and_then(|record| record.get("identity"));
+    let text = |field| identity.and_then(|identity| identity.get(field)).and_then(Value::as_str);
+    let text = |field| text(field).unwrap_or("none");
+    format!("host NQN {} with host id {}", text("hostNqn"), text("hostId").to_ascii_lowercase())
 }
 
 fn spec(term: u64, value: &Map<String, Value>) -> Value {

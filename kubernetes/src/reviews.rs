@@ -15,6 +15,8 @@ use crate::api::{ApiError, ApiServer};
 
 /// In what API server's user info the node of a token stands, from Kubernetes 1.30 on by default.
 const NODE_NAME: &str = "authentication.kubernetes.io/node-name";
+/// Beside it: which Node that was when the token was made.
+const NODE_UID: &str = "authentication.kubernetes.io/node-uid";
 /// The API group of our resources.
 pub const GROUP: &str = "cleat.io";
 
@@ -35,8 +37,18 @@ impl ClusterUser {
     /// The node on which the pod runs that the token was made for.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
-        match self.extra.get(NODE_NAME)?.as_slice() {
-            [node] => Some(node),
+        self.only(NODE_NAME)
+    }
+
+    /// The UID that this Node had when the token was made.
+    #[must_use]
+    pub fn node_uid(&self) -> Option<&str> {
+        self.only(NODE_UID)
+    }
+
+    fn only(&self, what: &str) -> Option<&str> {
+        match self.extra.get(what)?.as_slice() {
+            [one] => Some(one),
             _ => None,
         }
     }

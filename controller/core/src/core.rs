@@ -9,6 +9,7 @@
 //! - `progress`: the next thing to ask of the RDS or an agent for an attachment
 //! - `outcomes`: what the RDS and the agents answered
 //! - `sessions`: agents that come, go and say what they hold
+//! - `pins`: which host a node is, and who may change that
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they show that they hold nothing; what a person declares
@@ -40,6 +41,9 @@ mod operator_tests;
 #[cfg(test)]
 mod out_of_service_tests;
 mod outcomes;
+mod pins;
+#[cfg(test)]
+mod pins_tests;
 mod progress;
 mod quarantine;
 mod rds_lists;
@@ -228,8 +232,8 @@ impl Core {
             Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::GrantsRefused { volume, grants } => step.grants_refused(&volume, &grants),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),
-            Event::SessionUp { node, session, identity, max_volumes } => {
-                step.session_up(node, session, identity, max_volumes);
+            Event::SessionUp { node, session, identity, max_volumes, seen } => {
+                step.session_up(node, session, identity, max_volumes, seen);
             }
             Event::Inventory { node, session, volumes } => step.inventory(&node, &session, volumes),
             Event::Delta { node, session, observed } => step.delta(&node, &session, observed),

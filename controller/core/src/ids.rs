@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 pub use cleat_ids::{
-    BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, OperationId, Portal, RequestId,
-    SessionId, StorageAddress, SubsystemNqn, VolumeId,
+    BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, NodeUid, OperationId, Portal,
+    RequestId, SessionId, StorageAddress, SubsystemNqn, VolumeId,
 };
 
 /// Milliseconds since 1970, on a clock that never goes back: the shell takes the wall clock once at its start and

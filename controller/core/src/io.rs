@@ -3,8 +3,9 @@
 use std::num::NonZeroU32;
 
 use crate::{
-    DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, Notice, OperationId, RdsFailure,
-    RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord, VolumeSpec,
+    DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, NodeSeen, Notice, OperationId,
+    RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord,
+    VolumeSpec,
 };
 
 /// Something that happened in the world.
@@ -87,6 +88,8 @@ pub enum Event {
         identity: NodeIdentity,
         /// How many volumes the node may have at once, where it says so.
         max_volumes: Option<NonZeroU32>,
+        /// What others say of the node.
+        seen: NodeSeen,
     },
     /// All that a node's kernel holds under our prefix. A volume that is not listed is absent.
     Inventory {

@@ -1,16 +1,16 @@
 //! Nodes: who they are, whether their agent is heard, and whether they may be granted anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BootId, Claim, Epoch, HostId, HostNqn, LaterTerm, NodeId, Observed, SessionId, StorageAddress,
+    BootId, Claim, Epoch, HostId, HostNqn, LaterTerm, NodeId, NodeUid, Observed, SessionId, StorageAddress,
     UnixMillis, VolumeId,
 };
 
-/// What distinguishes hosts. Two nodes must not share any of it but the boot id's absence.
+/// Who a node says it is. Two nodes must not share a host NQN or a host id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
@@ -19,14 +19,14 @@ pub struct NodeIdentity {
     pub host_nqn: HostNqn,
     /// The NVMe host identifier.
     pub host_id: HostId,
-    /// Addresses on the storage networks.
+    /// Addresses on the storage networks: for people, and nothing is decided by them.
     pub storage_addresses: Vec<StorageAddress>,
     /// Which boot of its kernel this is.
     pub boot_id: BootId,
 }
 
 impl NodeIdentity {
-    /// What this identity has in common with another's that it must not, but for addresses.
+    /// What this identity has in common with another's that it must not.
     pub(crate) fn clash(&self, other: &Self) -> Option<Claim> {
         if self.host_nqn == other.host_nqn {
             return Some(Claim::HostNqn(self.host_nqn.clone()));
@@ -34,10 +34,14 @@ impl NodeIdentity {
         (self.host_id == other.host_id).then_some(Claim::HostId(self.host_id))
     }
 
-    /// A storage address of this that is among others'.
-    pub(crate) fn shared_address(&self, others: &BTreeSet<&StorageAddress>) -> Option<Claim> {
-        let shared = self.storage_addresses.iter().find(|a| others.contains(a))?;
-        Some(Claim::StorageAddress(*shared))
+    /// What a node's record pins.
+    pub(crate) fn host(&self) -> (HostNqn, HostId) {
+        (self.host_nqn.clone(), self.host_id)
+    }
+
+    /// Whether it is the same host, whatever its boot and its addresses.
+    pub(crate) fn is_same_host(&self, other: &Self) -> bool {
+        self.host_nqn == other.host_nqn && self.host_id == other.host_id
     }
 }
 
@@ -48,8 +52,29 @@ impl NodeIdentity {
 pub struct NodeRecord {
     /// The node.
     pub node: NodeId,
-    /// Its host, by its own last report.
+    /// Its host, by its own last report. Host NQN and host id are pinned: a person may change them, an agent may not.
     pub identity: NodeIdentity,
+    /// The UID of its Node, where the orchestrator has one and it was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<NodeUid>,
+}
+
+/// What is known of a node beside its agent's own words, at the moment when that connects.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct NodeSeen {
+    /// The UID of its Node now. `None`: not known, or there is no Node.
+    pub uid: Option<NodeUid>,
+    /// What the store has of the node now, where people may change that and it was looked at.
+    pub stored: Option<StoredNode>,
+}
+
+/// What the store has of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum StoredNode {
+    /// This record.
+    Record(Box<NodeRecord>),
+    /// None, or one that a person has deleted.
+    Nothing,
 }
 
 /// Whether the agent is heard.

@@ -1,6 +1,6 @@
 //! Why an agent may not speak for a node, as facts. The shell renders them.
 
-use crate::{HostId, HostNqn, NodeId, StorageAddress};
+use crate::{HostId, HostNqn, NodeId, NodeUid};
 
 /// Why an agent may not speak for a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -51,6 +51,28 @@ pub enum SessionRefusal {
         /// The host that connects.
         new: (HostNqn, HostId),
     },
+    /// The node's record names another host.
+    Pinned {
+        /// The node.
+        node: NodeId,
+        /// Whom its record names.
+        pinned: (HostNqn, HostId),
+        /// The host that connects.
+        new: (HostNqn, HostId),
+        /// Why the pin holds.
+        holds: PinHolds,
+    },
+}
+
+/// Why a pin does not let go.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PinHolds {
+    /// The node's Node is the one that it was.
+    SameNode(NodeUid),
+    /// It is not known that its Node is another one.
+    NodeUnknown,
+    /// Its Node is another one, and it is not known yet what the pinned host may write to.
+    InDoubt,
 }
 
 /// What only one node may have.
@@ -60,6 +82,4 @@ pub enum Claim {
     HostNqn(HostNqn),
     /// A host id.
     HostId(HostId),
-    /// An address on a storage network.
-    StorageAddress(StorageAddress),
 }

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Event, NodeId, SessionId, VolumeId};
+use cleat_core::{Event, NodeId, NodeSeen, SessionId, VolumeId};
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::hush::Hush;
 use tokio::sync::mpsc;
@@ -113,6 +113,12 @@ impl Talk {
         let introduced = decode::hello(hello, &self.context.sessions.settings().nqn_prefix)?;
         self.may_speak_for(&introduced.node)?;
         let (node, session) = (introduced.node, self.context.ids.next());
+        let seen = match &self.context.pins {
+            Some(pins) => {
+                pins.look(&self.context.engine, &node, &introduced.identity, self.caller.node_uid()).await?
+            }
+            None => NodeSeen::default(),
+        };
         let boot_id = introduced.identity.boot_id.clone();
         let orders = self.context.sessions.open(session.clone(), node.clone());
         // From here on the core may know the session, and must hear of its end.
@@ -122,6 +128,7 @@ impl Talk {
             session: session.clone(),
             identity: introduced.identity,
             max_volumes: introduced.max_volumes,
+            seen,
         };
         self.context.engine.submit(up).await?;
         let mut progress = Progress {

@@ -9,6 +9,7 @@ use super::registry::Sessions;
 use super::reports::Reports;
 use crate::engine::Engine;
 use crate::leadership::Leadership;
+use crate::pins::Pins;
 
 /// What every session's task needs.
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct SessionContext {
     pub(crate) engine: Engine,
     /// The sessions that are open.
     pub(crate) sessions: Sessions,
+    /// What the cluster says of nodes, where there is one.
+    pub(crate) pins: Option<Pins>,
     /// What agents last said of their nodes.
     pub(crate) reports: Reports,
     /// Names new sessions.

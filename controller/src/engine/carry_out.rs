@@ -411,14 +411,18 @@ impl Executor {
                 self.book.written(write, version);
                 self.durable(&key);
             }
-            // Who a node is its own agent says: whoever hears it last is right.
+            // One that a person has made another host's is no conflict, and not written over.
             Err(CommitError::Conflict { found, .. })
                 if key.kind == RecordKind::Node && self.is_again(&key, NODE_TRIES) =>
             {
                 write.write.expected = found;
                 self.storing.begin(vec![write]);
             }
-            Err(CommitError::Deleting { .. }) if self.is_again(&key, GRANT_TRIES) => self.take_back(write),
+            Err(CommitError::Deleting { .. })
+                if key.kind == RecordKind::Volume && self.is_again(&key, GRANT_TRIES) =>
+            {
+                self.take_back(write);
+            }
             Err(
                 error @ (CommitError::Conflict { .. }
                 | CommitError::Refused { .. }

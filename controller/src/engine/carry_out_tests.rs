@@ -587,7 +587,7 @@ fn node_record(boot: &str) -> Effect {
         storage_addresses: Vec::new(),
         boot_id: cleat_core::BootId::new(boot).unwrap(),
     };
-    Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity }))
+    Effect::PersistNode(Box::new(cleat_core::NodeRecord { node: node(), identity, uid: None }))
 }
 
 #[tokio::test]

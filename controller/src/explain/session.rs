@@ -1,6 +1,6 @@
 //! Why an agent may not speak for a node, naming both sides.
 
-use cleat_core::{Claim, SessionRefusal};
+use cleat_core::{Claim, PinHolds, SessionRefusal};
 
 /// Why the session is refused or ended.
 pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
@@ -15,7 +15,6 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
             match claim {
                 Claim::HostNqn(nqn) => format!("host NQN {nqn}"),
                 Claim::HostId(id) => format!("host id {id}"),
-                Claim::StorageAddress(address) => format!("storage address {address}"),
             }
         ),
         SessionRefusal::HolderHasHostNqn { node, other, host_nqn } => format!(
@@ -29,6 +28,22 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
         SessionRefusal::TwoHosts { node, known, new } => format!(
             "two hosts claim to be node {node}: {} (host id {}) and {} (host id {}); give each its own --node-id",
             known.0, known.1, new.0, new.1
+        ),
+        SessionRefusal::Pinned { node, pinned, new, holds } => format!(
+            "node {node} is host NQN {} with host id {} by its record, and its agent says host NQN {} with host id {}; {}; \
+             give it the first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first is off \
+             for good: kubectl edit cleatnode {node} (in a cluster), or cleatctl node declare-gone {node} --reason …",
+            pinned.0,
+            pinned.1,
+            new.0,
+            new.1,
+            match holds {
+                PinHolds::SameNode(uid) => format!("its Node is the one that it was (UID {uid})"),
+                PinHolds::NodeUnknown => "it is not known that its Node is another one".to_owned(),
+                PinHolds::InDoubt =>
+                    "its Node is another one, and it is not known yet what the first one may write to"
+                        .to_owned(),
+            }
         ),
     }
 }

@@ -5,8 +5,8 @@
 use cleat_core::{
     Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceIdentity, Difference, DrainCause,
     Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt,
-    MinFence, NamespaceUuid, NodeTrouble, OlderBy, Outcome, Overtaking, QuarantineCause, RdsFailure, RdsTask,
-    Refusal, Rung, SessionId, SessionRefusal, Source, StorageAddress, Trouble, VolumeId, Wait,
+    MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome, Overtaking, PinHolds, QuarantineCause,
+    RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source, Trouble, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -549,6 +549,12 @@ fn troubles() {
 fn refusals_of_sessions_name_both_sides() {
     let shared = |claim| SessionRefusal::SharedIdentity { node: n("bb"), other: n("a"), claim };
     let (host_nqn, holder) = (nqn("b"), nqn("a"));
+    let pinned = |holds| SessionRefusal::Pinned {
+        node: n("a"),
+        pinned: (nqn("a"), host_id(1)),
+        new: (nqn("b"), host_id(2)),
+        holds,
+    };
     check(
         session_refusal,
         vec![
@@ -567,11 +573,6 @@ fn refusals_of_sessions_name_both_sides() {
                 shared(Claim::HostId(host_id(1))),
                 "nodes bb and a both claim host id 00000000-0000-0000-0000-000000000001: give each host \
                  its own /etc/nvme/hostnqn and hostid",
-            ),
-            (
-                shared(Claim::StorageAddress(StorageAddress::parse("192.0.2.1").unwrap())),
-                "nodes bb and a both claim storage address 192.0.2.1: give each host its own \
-                 /etc/nvme/hostnqn and hostid",
             ),
             (
                 SessionRefusal::HolderHasHostNqn { node: n("bb"), other: n("a"), host_nqn: nqn("a") },
@@ -593,6 +594,34 @@ fn refusals_of_sessions_name_both_sides() {
                 "two hosts claim to be node a: nqn.2026-01.test:a (host id \
                  00000000-0000-0000-0000-000000000001) and nqn.2026-01.test:b (host id \
                  00000000-0000-0000-0000-000000000002); give each its own --node-id",
+            ),
+            (
+                pinned(PinHolds::SameNode(NodeUid::new("u1").unwrap())),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; its Node is the \
+                 one that it was (UID u1); give it the first pair in /etc/nvme/hostnqn and hostid; or, \
+                 if it is to be the second one and the first is off for good: kubectl edit cleatnode a \
+                 (in a cluster), or cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::NodeUnknown),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; it is not known \
+                 that its Node is another one; give it the first pair in /etc/nvme/hostnqn and hostid; \
+                 or, if it is to be the second one and the first is off for good: kubectl edit \
+                 cleatnode a (in a cluster), or cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::InDoubt),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; its Node is \
+                 another one, and it is not known yet what the first one may write to; give it the \
+                 first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the \
+                 first is off for good: kubectl edit cleatnode a (in a cluster), or cleatctl node \
+                 declare-gone a --reason …",
             ),
         ],
     );

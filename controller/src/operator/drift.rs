@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use cleat_core::{Core, NodeId, ObservedPhase, Phase, SessionState, VolumeId, VolumeRecord};
+use cleat_core::{Core, NodeId, ObservedPhase, Phase, SessionState, StorageAddress, VolumeId, VolumeRecord};
 use cleat_proto::cleat::v1 as proto;
 use cleat_rds::secret::{self, Keys};
 use cleat_runtime::tls::renew::{Expiry, SOON};
@@ -38,6 +38,8 @@ pub(super) enum Kind {
     StagingElsewhere,
     /// Two nodes say that they are the same host.
     DuplicateIdentity,
+    /// Nodes say that they have the same storage address.
+    SharedAddress,
     /// The certificate that a node's session rests on ends soon.
     CertificateExpires,
     /// The key is not there from which a volume's secret was made.
@@ -45,11 +47,12 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
         Self::DuplicateIdentity,
+        Self::SharedAddress,
         Self::CertificateExpires,
         Self::KeyMissing,
     ];
@@ -60,6 +63,7 @@ impl Kind {
             Self::GrantWithoutSession => "grant-without-session",
             Self::StagingElsewhere => "staging-elsewhere",
             Self::DuplicateIdentity => "duplicate-identity",
+            Self::SharedAddress => "shared-address",
             Self::CertificateExpires => "certificate-expires",
             Self::KeyMissing => "key-missing",
         }
@@ -72,6 +76,7 @@ impl Kind {
             Self::GrantWithoutSession => "drift_grant",
             Self::StagingElsewhere => "drift_staging",
             Self::DuplicateIdentity => "drift_identity",
+            Self::SharedAddress => "drift_address",
             Self::CertificateExpires => "certificate_expires",
             Self::KeyMissing => "key_missing",
         }
@@ -110,8 +115,9 @@ pub(super) async fn look(
     reports: &Reports,
     secrets: Option<Arc<Keys>>,
 ) -> Result<Vec<Drift>, EngineEnded> {
-    let found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
-    let mut drifts: Vec<Drift> = found.into_values().flatten().collect();
+    let found = engine.view(move |core, _| (of_records(core, secrets.as_deref()), of_addresses(core)));
+    let (found, mut drifts) = found.await?;
+    drifts.extend(found.into_values().flatten());
     for (node, reports) in reports.all() {
         drifts.extend(of_volumes(&node, &reports));
     }
@@ -154,7 +160,8 @@ pub async fn keep_looking(
             return;
         }
         reported.catch_up(&reports);
-        let lasting = records.found.values().flatten().chain(reported.found.values().flatten());
+        let lasting =
+            records.found.values().flatten().chain(&records.shared).chain(reported.found.values().flatten());
         let mut now: BTreeSet<Drift> = lasting.cloned().collect();
         now.extend(of_sessions(&reports));
         for kind in Kind::ALL {
@@ -175,6 +182,8 @@ pub async fn keep_looking(
 #[derive(Default)]
 struct Records {
     found: Found,
+    /// Addresses that several nodes have.
+    shared: Vec<Drift>,
     stale: Stale,
     secrets: Option<Arc<Keys>>,
 }
@@ -239,14 +248,19 @@ impl Records {
         match std::mem::replace(&mut self.stale, Stale::NOTHING) {
             Stale::All => {
                 let secrets = self.secrets.clone();
-                self.found = engine.view(move |core, _| of_records(core, secrets.as_deref())).await?;
+                let all = move |core: &Core, _| (of_records(core, secrets.as_deref()), of_addresses(core));
+                (self.found, self.shared) = engine.view(all).await?;
             }
             Stale::Some { volumes, nodes } if volumes.is_empty() && nodes.is_empty() => {}
             Stale::Some { volumes, nodes } => {
                 let secrets = self.secrets.clone();
-                let compared = move |core: &Core, _| of_changed(core, volumes, &nodes, secrets.as_deref());
-                let compared = engine.view(compared).await?;
+                let compared = move |core: &Core, _| {
+                    let shared = (!nodes.is_empty()).then(|| of_addresses(core));
+                    (of_changed(core, volumes, &nodes, secrets.as_deref()), shared)
+                };
+                let (compared, shared) = engine.view(compared).await?;
                 self.take(compared);
+                self.shared = shared.unwrap_or(std::mem::take(&mut self.shared));
             }
         }
         Ok(())
@@ -270,6 +284,28 @@ fn tell(engine: &Engine, drift: Drift) {
     let (at, reason) = (engine.now(), kind.reason());
     let events = vec![ClusterEvent { reason: EventReason::DriftFound, note: message.clone() }];
     engine.tell(NoticeText { at, reason, volume, node, message, migration: None, events });
+}
+
+/// Addresses that more than one node that is heard has. They refuse nobody: only a host NQN and a host id distinguish hosts.
+fn of_addresses(core: &Core) -> Vec<Drift> {
+    let heard = core.nodes().iter().filter(|(_, known)| matches!(known.session, SessionState::Up { .. }));
+    let mut having: BTreeMap<StorageAddress, BTreeSet<&NodeId>> = BTreeMap::new();
+    for (node, known) in heard {
+        for address in &known.identity.storage_addresses {
+            having.entry(*address).or_default().insert(node);
+        }
+    }
+    let shared = having.into_iter().filter_map(|(address, nodes)| {
+        let [first, others @ ..] = &*nodes.into_iter().collect::<Vec<_>>() else { return None };
+        let others: Vec<&str> = others.iter().map(|other| other.as_str()).collect();
+        let message = format!(
+            "nodes {first} and {} say that they have the storage address {address}: give each host its own",
+            others.join(", ")
+        );
+        let node = Some((*first).clone());
+        (!others.is_empty()).then_some(Drift { kind: Kind::SharedAddress, node, volume: None, message })
+    });
+    shared.collect()
 }
 
 /// Compares every record with what nodes and the RDS show.
@@ -455,7 +491,7 @@ mod tests {
         let identity = NodeIdentity {
             host_nqn: HostNqn::new(format!("nqn.2026-01.test:{name}")).unwrap(),
             host_id: cleat_core::HostId::from_bytes(number.to_be_bytes()).unwrap(),
-            storage_addresses: Vec::new(),
+            storage_addresses: vec![StorageAddress::parse("192.0.2.1").unwrap()],
             boot_id: cleat_core::BootId::new("b").unwrap(),
         };
         let observed = |n: &usize| Observed {
@@ -468,14 +504,16 @@ mod tests {
         };
         let volumes = holds.iter().map(observed).collect();
         let (id, up) = (node(name), session.clone());
-        core.step(UnixMillis(2), Event::SessionUp { node: id, session: up, identity, max_volumes: None });
+        let (max_volumes, seen) = (None, cleat_core::NodeSeen::default());
+        core.step(UnixMillis(2), Event::SessionUp { node: id, session: up, identity, max_volumes, seen });
         core.step(UnixMillis(3), Event::Inventory { node: node(name), session, volumes });
     }
 
     #[test]
     fn what_is_compared_again_is_what_has_changed_and_the_rest_stays_true() {
         let mut core = core_of(1_000);
-        let mut records = Records { found: of_records(&core, None), stale: Stale::NOTHING, secrets: None };
+        let mut records =
+            Records { found: of_records(&core, None), stale: Stale::NOTHING, ..Records::default() };
         assert!(records.found.is_empty(), "nobody was heard");
         for name in ["node0", "node1"] {
             hear(&mut core, name, &[]);
@@ -495,6 +533,20 @@ mod tests {
         }
         assert_eq!(records.found, of_records(&core, None));
         assert_eq!(records.found.len(), 100);
+    }
+
+    #[test]
+    fn an_address_of_two_nodes_is_found_once_with_both_names() {
+        let mut core = core_of(1);
+        hear(&mut core, "a", &[]);
+        assert_eq!(of_addresses(&core), []);
+        hear(&mut core, "b", &[]);
+        let [Drift { kind: Kind::SharedAddress, node: Some(first), volume: None, message }] =
+            &*of_addresses(&core)
+        else {
+            panic!("not one")
+        };
+        assert!(first.as_str() == "a" && message.contains("nodes a and b") && message.contains("192.0.2.1"));
     }
 
     /// Staged there, and another device.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::lease::{LeaseClaim, LeaseError};
 use cleat_kubernetes::notes::{Lines, Notes};
-use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written};
+use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written, pinned};
 use cleat_rds::secret::{Era, KeyId};
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
@@ -131,7 +131,11 @@ impl KubernetesStore {
                 }
                 _ => None,
             },
-            lets_in: value.as_ref().is_some_and(|value| lets_in(before.as_ref(), value)),
+            lets_in: value.as_ref().is_some_and(|value| match write.key.kind {
+                RecordKind::Volume => lets_in(before.as_ref(), value),
+                // A record that a person has deleted is not made that of another host: there is a new one.
+                RecordKind::Node => before.as_ref().is_none_or(|b| pinned(&b.value) != pinned(value)),
+            }),
             value: value.as_ref(),
         };
         let (term, may_send) = (self.claim.term(), || self.claim.outlives(self.timeout));
@@ -222,7 +226,7 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
         }
         WriteError::Overtaken => CommitError::LostClaim { reason: error.to_string() },
         WriteError::Deleting => CommitError::Deleting { key: key.clone() },
-        WriteError::Api(ApiError::Refused(_)) => {
+        WriteError::Pinned { .. } | WriteError::Api(ApiError::Refused(_)) => {
             CommitError::Refused { key: key.clone(), reason: error.to_string() }
         }
         WriteError::NotOurs | WriteError::Api(_) => {

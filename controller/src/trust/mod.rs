@@ -114,6 +114,8 @@ impl fmt::Debug for ClusterTrust {
 pub struct KnownAgent {
     /// The node that it speaks for.
     pub node: String,
+    /// Which Node that was when the token was made, where the cluster says it.
+    pub node_uid: Option<String>,
     /// When its token ends.
     pub until: SystemTime,
 }
@@ -195,7 +197,8 @@ impl ClusterTrust {
         metrics::token_reviewed(Review::Accepted);
         // Whatever the token says, its pod may be deleted meanwhile: that is asked about again by then.
         let until = claims.until.min(SystemTime::now() + LONGEST_SESSION);
-        Ok(KnownAgent { node: node.to_owned(), until })
+        let node_uid = user.node_uid().map(str::to_owned);
+        Ok(KnownAgent { node: node.to_owned(), node_uid, until })
     }
 
     /// Which user an operator is, by his token.

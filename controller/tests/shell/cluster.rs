@@ -28,7 +28,7 @@ async fn two(cluster: &Cluster) -> (World, World) {
     (first, second)
 }
 
-async fn leads(world: &World) {
+pub async fn leads(world: &World) {
     let deadline = Instant::now() + PATIENCE;
     while !world.probe().await {
         assert!(Instant::now() < deadline, "it does not lead");
@@ -36,7 +36,7 @@ async fn leads(world: &World) {
     }
 }
 
-async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
+pub async fn published(csi: &Csi, volume: &str, node: &str) -> (u64, u64) {
     let epoch = csi.publish(volume, node, RWO).await.unwrap();
     let (term, seq) = epoch.split_once('.').unwrap();
     (term.parse().unwrap(), seq.parse().unwrap())

@@ -2,6 +2,7 @@
 
 use cleat_kubernetes::api::ApiError;
 use cleat_kubernetes::definitions;
+use cleat_kubernetes::nodes;
 use cleat_kubernetes::records::{
     Before, ClusterRecords, Kind, RecordObject, RecordWrite, WriteError, Written,
 };
@@ -262,4 +263,53 @@ async fn the_definitions_of_a_newer_program_stay() {
     let (name, refused) = definitions::install(&server).await.unwrap_err();
     assert_eq!(name, "cleatvolumes.cleat.io");
     assert!(matches!(&refused, ApiError::Refused(why) if why.contains("form 9")), "{refused:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --only api-server"]
+async fn a_nodes_record_is_not_written_over_one_of_another_host() {
+    let (cluster, records) = records().await;
+    let of = |host: &str, boot: &str| {
+        let identity = json!({
+            "hostNqn": format!("nqn.2026-01.test:{host}"), "hostId": "00000000-0000-0000-0000-00000000000a",
+            "storageAddresses": [], "bootId": boot,
+        });
+        map(json!({"record": {"node": "pinned", "identity": identity, "uid": "u1"}}))
+    };
+    fn of_node<'a>(before: Option<Before<'a>>, value: &'a Map<String, Value>) -> RecordWrite<'a> {
+        RecordWrite { kind: Kind::Node, ..write("pinned", before, Some(value)) }
+    }
+    let (a, a_later, b) = (of("a", "1"), of("a", "2"), of("b", "2"));
+    let first = records.write(7, &of_node(None, &a), always).await.unwrap();
+    assert_eq!(records.get(Kind::Node, "pinned").await.unwrap().unwrap().value, a);
+    let patch = r#"{"spec":{"record":{"identity":{"hostNqn":"nqn.2026-01.test:b"}}}}"#;
+    cluster.kubectl(&["patch", "cleatnode", "pinned", "--type=merge", "-p", patch]);
+    for term in [7, 8] {
+        let refused = records.write(term, &of_node(after(first, &a), &a_later), always).await;
+        assert!(
+            matches!(&refused, Err(WriteError::Pinned { host }) if host.contains("test:b")),
+            "term {term}: {refused:?}"
+        );
+    }
+    let taken_over = records.write(7, &of_node(after(first, &a), &b), always).await.unwrap();
+    assert_eq!(records.get(Kind::Node, "pinned").await.unwrap().unwrap().version, taken_over.version);
+    let back = records.write(7, &of_node(after(taken_over, &b), &a), always).await;
+    assert!(back.is_ok(), "what was seen may become another host's: {back:?}");
+    assert_eq!(records.get(Kind::Node, "nobody").await, Ok(None));
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --only api-server"]
+async fn a_node_that_is_made_again_has_another_uid() {
+    let (cluster, _) = records().await;
+    let server = cluster.server().await;
+    let node = json!([{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "again"}}]);
+    assert_eq!(nodes::uid(&server, "again").await, Ok(None));
+    cluster.identities().apply(&node);
+    let first = nodes::uid(&server, "again").await.unwrap();
+    cluster.kubectl(&["delete", "node", "again"]);
+    assert_eq!(nodes::uid(&server, "again").await, Ok(None));
+    cluster.identities().apply(&node);
+    let second = nodes::uid(&server, "again").await.unwrap();
+    assert!(first.is_some() && second.is_some() && first != second, "{first:?} {second:?}");
 }

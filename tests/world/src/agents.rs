@@ -3,7 +3,9 @@
 //! In come directives as they arrive; out go changes of the node's kernel and of the target, and answers. What always
 //! holds: a stream delivers in order; what was on a stream that broke may still arrive, later, or never.
 
-use cleat_core::{Directive, Epoch, Event, Grant, Observed, ObservedPhase, OperationId, Outcome, SessionId};
+use cleat_core::{
+    Directive, Epoch, Event, Grant, NodeSeen, Observed, ObservedPhase, OperationId, Outcome, SessionId,
+};
 
 use crate::check::Violation;
 use crate::export::Over;
@@ -27,8 +29,8 @@ impl World {
         host.stream =
             Some(Stream { id: id.clone(), process, to_agent: Vec::new(), to_controller: vec![inventory] });
         let max_volumes = self.setup.max_volumes;
-        let identity = identity(n, boot);
-        self.event(which, Event::SessionUp { node: node_id(n), session: id, identity, max_volumes });
+        let (identity, seen) = (identity(n, boot), NodeSeen::default());
+        self.event(which, Event::SessionUp { node: node_id(n), session: id, identity, max_volumes, seen });
         if self.setup.atomic_hello {
             self.controller_hears(n);
         }

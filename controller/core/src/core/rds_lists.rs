@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::requests::RequestKind;
 use super::{Core, Desired, Transition};
 use crate::{
-    Attachment, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord, Notice,
-    OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Attachment, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord, NodeUid,
+    Notice, OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -431,7 +431,7 @@ impl Transition<'_> {
     /// Keeps who a node is, so that it can be recognised on a list when it is not heard. A host that has another name now
     /// is forgotten under the old one; but where it is in doubt who may write, only if it is the same boot of one kernel:
     /// else another host may have that NQN, which has not said what it holds.
-    pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity) {
+    pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity, uid: Option<NodeUid>) {
         self.core.lists.gone.remove(node);
         let in_doubt = self.in_doubt(&identity.host_nqn);
         let registry = &mut self.core.registry;
@@ -445,7 +445,10 @@ impl Transition<'_> {
             registry.remove(&old);
             self.forgotten_nodes.insert(old);
         }
-        let record = NodeRecord { node: node.clone(), identity: identity.clone() };
+        let kept = registry.get(node).filter(|kept| kept.identity.is_same_host(identity));
+        // Which Node another host had says nothing of this one's.
+        let uid = uid.or_else(|| kept.and_then(|kept| kept.uid.clone()));
+        let record = NodeRecord { node: node.clone(), identity: identity.clone(), uid };
         if registry.get(node) != Some(&record) {
             registry.insert(node.clone(), record);
             self.dirty_nodes.insert(node.clone());
@@ -453,7 +456,7 @@ impl Transition<'_> {
     }
 
     /// Whether what a host with this NQN holds may still decide something that no record says.
-    fn in_doubt(&self, nqn: &HostNqn) -> bool {
+    pub(super) fn in_doubt(&self, nqn: &HostNqn) -> bool {
         let lists = &self.core.lists;
         let unknown = unknown_host(nqn);
         let listed = |record: &VolumeRecord| unknown.as_ref().is_some_and(|host| record.knows(host));

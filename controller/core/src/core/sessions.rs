@@ -1,33 +1,23 @@
 //! Agents that come, go, and say what their kernels hold.
 
-use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use super::rds_lists::is_unknown_host;
 use super::{Core, Transition};
 use crate::{
-    Attachment, Claim, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, Notice,
-    Observed, ObservedPhase, OlderBy, Phase, SessionId, SessionRefusal, SessionState, Source, StorageAddress,
+    Attachment, Claim, DrainCause, Drained, Effect, Evidence, Fenced, Node, NodeId, NodeIdentity, NodeSeen,
+    Notice, Observed, ObservedPhase, OlderBy, Phase, SessionId, SessionRefusal, SessionState, Source,
     Trouble, VolumeId, VolumeRecord,
 };
 
-/// Every other node that claims what only one may have. A storage address is a hint: one that a silent node had may have
-/// been given to another host, and only its NQN and its id distinguish a host.
+/// Every other node that claims what only one may have. A storage address is a hint: only its NQN and its id distinguish
+/// a host.
 fn clashes_with(core: &Core, node: &NodeId, identity: &NodeIdentity) -> Vec<(NodeId, Claim)> {
     let registered = core.registry.iter().filter(|(id, _)| !core.nodes.contains_key(*id));
-    let known = core.nodes.iter().map(|(id, known)| (id, &known.identity, &known.session));
-    // Looked up, not compared one by one: an agent may name many addresses.
-    let addresses: BTreeSet<&StorageAddress> = identity.storage_addresses.iter().collect();
-    let silent = &SessionState::Silent { since: core.began };
-    let known = known.chain(registered.map(|(id, record)| (id, &record.identity, silent)));
-    let clash = |(id, other, session): (&NodeId, &NodeIdentity, &SessionState)| {
-        let what = other.clash(identity).or_else(|| match session {
-            SessionState::Up { .. } => other.shared_address(&addresses),
-            SessionState::Silent { .. } => None,
-        })?;
-        Some((id.clone(), what))
-    };
-    known.filter(|(id, ..)| *id != node).filter_map(clash).collect()
+    let known = core.nodes.iter().map(|(id, known)| (id, &known.identity));
+    let known = known.chain(registered.map(|(id, record)| (id, &record.identity)));
+    let clash = |(id, other): (&NodeId, &NodeIdentity)| Some((id.clone(), other.clash(identity)?));
+    known.filter(|(id, _)| *id != node).filter_map(clash).collect()
 }
 
 impl Transition<'_> {
@@ -37,9 +27,15 @@ impl Transition<'_> {
         session: SessionId,
         identity: NodeIdentity,
         max_volumes: Option<NonZeroU32>,
+        NodeSeen { uid, stored }: NodeSeen,
     ) {
+        if let Some(stored) = stored {
+            self.take_over_pin(&node, stored);
+        }
         let clashes = clashes_with(self.core, &node, &identity);
-        if let Some(refusal) = self.objection(&node, &identity, &clashes) {
+        let objection = self.objection(&node, &identity, &clashes);
+        let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref()));
+        if let Some(refusal) = objection {
             self.effects.push(Effect::RefuseSession { session, refusal: Box::new(refusal) });
             return;
         }
@@ -49,7 +45,9 @@ impl Transition<'_> {
         }
         self.drop_entries_of_other_hosts(&node, &identity.host_nqn);
         self.recognise(&node, &identity);
-        self.register(&node, &identity);
+        if self.may_name(&node, &identity, uid.as_ref()) {
+            self.register(&node, &identity, uid);
+        }
         self.desired_heard(&node, &identity.host_nqn);
         self.not_gone(&node, &session);
         self.not_cut_off(&node, &session);
@@ -86,18 +84,15 @@ impl Transition<'_> {
             return Some(refusal);
         }
         let known = self.core.nodes.get(node)?;
-        let same_host =
-            known.identity.host_nqn == identity.host_nqn && known.identity.host_id == identity.host_id;
-        if same_host {
+        if known.identity.is_same_host(identity) {
             return None;
         }
         let heard = matches!(known.session, SessionState::Up { .. });
-        let same_boot = known.identity.boot_id == identity.boot_id;
-        let host = |identity: &NodeIdentity| (identity.host_nqn.clone(), identity.host_id);
+        let same_boot = known.identity.boot_id == identity.boot_id && !self.is_consented_to(node, identity);
         (heard || same_boot).then(|| SessionRefusal::TwoHosts {
             node: node.clone(),
-            known: host(&known.identity),
-            new: host(identity),
+            known: known.identity.host(),
+            new: identity.host(),
         })
     }
 
@@ -130,7 +125,7 @@ impl Transition<'_> {
         })
     }
 
-    fn holds_anything(&self, node: &NodeId) -> bool {
+    pub(super) fn holds_anything(&self, node: &NodeId) -> bool {
         self.core.index.of_node(node).next().is_some()
     }
 

@@ -11,6 +11,8 @@ pub(super) struct Harness {
     pub(super) min_fence: MinFence,
     /// Of every node that is heard.
     pub(super) max_volumes: Option<std::num::NonZeroU32>,
+    /// Of every node that says Hello.
+    pub(super) seen: NodeSeen,
     requests: u64,
     sessions: u64,
     /// As a store would have it.
@@ -154,6 +156,7 @@ impl Harness {
             config,
             min_fence: MinFence::default(),
             max_volumes: None,
+            seen: NodeSeen::default(),
             requests: 0,
             sessions: 0,
             stored: BTreeMap::new(),
@@ -206,8 +209,8 @@ impl Harness {
     pub(super) fn hello(&mut self, name: &str, identity: NodeIdentity) {
         self.sessions += 1;
         let session = SessionId::new(format!("s{}", self.sessions)).expect("a session id");
-        let max_volumes = self.max_volumes;
-        self.event(Event::SessionUp { node: n(name), session, identity, max_volumes });
+        let (max_volumes, seen) = (self.max_volumes, self.seen.clone());
+        self.event(Event::SessionUp { node: n(name), session, identity, max_volumes, seen });
     }
 
     pub(super) fn up(&mut self, name: &str, boot: &str, volumes: Vec<Observed>) {

@@ -1,0 +1,85 @@
+//! Which host a node is: its record pins a host NQN and a host id.
+//!
+//! In comes what an agent says of itself, with what the store and the orchestrator say of its node at that moment; out
+//! goes whether the pin lets go. What holds: no agent changes a pin. A person does, in the node's record or by a
+//! declaration; and where the orchestrator has another Node under the name, the pin lets go by itself, but only of a
+//! host that may write to nothing. What is not known lets go of nothing. Storage addresses are not pinned.
+
+use super::Transition;
+use crate::{HostNqn, NodeId, NodeIdentity, NodeRecord, NodeUid, PinHolds, SessionRefusal, StoredNode};
+
+impl Transition<'_> {
+    /// A person may have changed what the store has of the node. A host that is taken off the record is kept apart by what
+    /// is kept of its volumes, and goes on to be heard as long as there is any of it.
+    pub(super) fn take_over_pin(&mut self, node: &NodeId, stored: StoredNode) {
+        let kept = self.core.registry.get(node);
+        if kept.is_some_and(|kept| self.in_doubt(&kept.identity.host_nqn)) {
+            return;
+        }
+        match stored {
+            StoredNode::Record(record) if record.node == *node => {
+                if kept.is_none_or(|kept| !kept.identity.is_same_host(&record.identity)) {
+                    self.core.registry.insert(node.clone(), *record);
+                }
+            }
+            StoredNode::Nothing if !self.holds_anything(node) => drop(self.core.registry.remove(node)),
+            StoredNode::Record(_) | StoredNode::Nothing => {}
+        }
+    }
+
+    /// Why the host that connects is not the one that the node's record pins, and does not become it.
+    pub(super) fn objection_of_pin(
+        &self,
+        node: &NodeId,
+        identity: &NodeIdentity,
+        uid: Option<&NodeUid>,
+    ) -> Option<SessionRefusal> {
+        if self.may_name(node, identity, uid) {
+            return None;
+        }
+        let pin = self.core.registry.get(node)?;
+        // Whoever may write has to be heard, or nobody could prove that he does not any more.
+        if pin.identity.host_nqn != identity.host_nqn && self.is_a_holder(node, &identity.host_nqn) {
+            return None;
+        }
+        let holds = match (&pin.uid, uid) {
+            (Some(was), Some(is)) if was == is => PinHolds::SameNode(is.clone()),
+            (Some(_), Some(_)) => PinHolds::InDoubt,
+            _ => PinHolds::NodeUnknown,
+        };
+        let (node, pinned, new) = (node.clone(), pin.identity.host(), identity.host());
+        Some(SessionRefusal::Pinned { node, pinned, new, holds })
+    }
+
+    /// Whether the node's record may name this host from now on.
+    pub(super) fn may_name(&self, node: &NodeId, identity: &NodeIdentity, uid: Option<&NodeUid>) -> bool {
+        let Some(pin) = self.core.registry.get(node) else { return true };
+        pin.identity.is_same_host(identity) || (is_another(pin, uid) && !self.may_write(node, pin))
+    }
+
+    /// Whether that host may be the node within one boot of its kernel: a person says so, and the host that the node was
+    /// before has left nothing.
+    pub(super) fn is_consented_to(&self, node: &NodeId, identity: &NodeIdentity) -> bool {
+        let pin = self.core.registry.get(node);
+        pin.is_none_or(|pin| pin.identity.is_same_host(identity)) && !self.holds_anything(node)
+    }
+
+    /// Whether the pinned host may write to something, or nobody can say that it may not.
+    fn may_write(&self, node: &NodeId, pin: &NodeRecord) -> bool {
+        let host = &pin.identity.host_nqn;
+        self.holds_anything(node)
+            || self.core.index.of_host(host).next().is_some()
+            || self.core.is_to_have_something(node)
+            || self.in_doubt(host)
+    }
+
+    fn is_a_holder(&self, node: &NodeId, host: &HostNqn) -> bool {
+        let here = (node.clone(), host.clone());
+        self.core.volumes_of(node).any(|record| record.hosts().contains(&here))
+    }
+}
+
+/// Whether the orchestrator has another Node under the name by now.
+fn is_another(pin: &NodeRecord, uid: Option<&NodeUid>) -> bool {
+    pin.uid.as_ref().zip(uid).is_some_and(|(was, is)| was != is)
+}
