@@ -231,6 +231,18 @@ impl Attachments {
         self.attachments.look(|all| all.values().filter(about).map(|seen| seen.node.clone()).collect())
     }
 
+    /// Nodes that were answered that they have a volume, as the watch has it; none before it has listed everything.
+    #[must_use]
+    pub fn answered(&self, handle: &str) -> Vec<String> {
+        let about = |seen: &&Arc<VolumeAttachmentSeen>| {
+            seen.attached && self.handle_of(seen).as_deref() == Some(handle)
+        };
+        let nodes = |all: &BTreeMap<_, Arc<VolumeAttachmentSeen>>| {
+            all.values().filter(about).map(|seen| seen.node.clone()).collect()
+        };
+        self.attachments.look(nodes).unwrap_or_default()
+    }
+
     /// All volumes and the nodes that are to have them, and the nodes that are to have one which cannot be seen, as the
     /// watch has it. `None`: it has not listed everything yet.
     #[must_use]

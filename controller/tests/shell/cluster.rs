@@ -9,6 +9,7 @@ use cleat_controller::clock::Clock;
 use cleat_controller::engine::EngineError;
 use cleat_controller::maintenance::migrate;
 use cleat_controller::stored::{ClusterSettings, Stored};
+use cleat_proto::csi::v1;
 use cleat_runtime::Context;
 use tonic::Code;
 
@@ -227,7 +228,8 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     for volume in ["pvc-1", "pvc-2"] {
         csi.create(volume).await.unwrap();
         cluster.wants(volume, "node-a", false);
-        published(&csi, volume, "node-a").await;
+        let (term, seq) = published(&csi, volume, "node-a").await;
+        cluster.attached(volume, "node-a", &format!("{term}.{seq}"));
     }
     world.stop().await.unwrap();
     drop(agent.ended().await);
@@ -237,6 +239,16 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     leads(&world).await;
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
+    let unknown = async || {
+        let request = v1::ControllerGetVolumeRequest { volume_id: "pvc-1".into() };
+        let got = csi.client.clone().controller_get_volume(request).await;
+        let status = got.ok().and_then(|got| got.into_inner().status).unwrap_or_default();
+        let condition = status.volume_condition.unwrap_or_default();
+        condition.abnormal
+            && condition.message.contains("nobody knows who may write to it")
+            && status.published_node_ids == ["node-a"]
+    };
+    eventually("it is listed as one of which nobody knows", unknown).await;
     let publish = csi.publish("pvc-1", "node-a", RWO).await.map(drop);
     for volume in ["pvc-1", "pvc-2"] {
         cluster.wants_no_more(volume, "node-a");
