@@ -288,6 +288,9 @@ async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
         cluster.kubectl(&["get", "pv", "pv-pvc-1", "-o", at]) == "node-a"
     };
     eventually("an annotation for people", annotated).await;
+    // As where a write has failed: nothing of the volume changes, and it is mended all the same.
+    cluster.kubectl(&["annotate", "pv", "pv-pvc-1", "--overwrite", "cleat.io/attached-nodes=node-z"]);
+    eventually("it says what is true again", annotated).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
