@@ -19,12 +19,18 @@ use crate::world::{Csi, LEASE, RWO, RWX, World, eventually};
 /// A busy machine keeps a renewal waiting.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A replica that leads.
+async fn one(cluster: &Cluster) -> World {
+    let mut world = World::new();
+    world.join(&cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    world
+}
+
 /// Two replicas, of which the first leads.
 async fn two(cluster: &Cluster) -> (World, World) {
-    let (mut first, mut second) = (World::new(), World::new());
+    let (first, mut second) = (one(cluster).await, World::new());
     second.rds = Arc::clone(&first.rds);
-    first.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&first).await;
     second.join(&cluster.kubeconfig(), "cleat", "two").await;
     (first, second)
 }
@@ -156,9 +162,7 @@ async fn a_leader_without_the_api_server_ends_and_fences_nobody() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let world = one(&cluster).await;
     let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
     let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
     let csi = world.csi().await;
@@ -192,9 +196,7 @@ async fn a_record_that_a_person_deletes_lets_nobody_else_in() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let world = one(&cluster).await;
     let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
     let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
     let csi = world.csi().await;
@@ -219,9 +221,7 @@ async fn a_deleted_record_refuses_a_second_node_and_serves_the_first() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let mut world = one(&cluster).await;
     let host = Host::new("node-a", 1);
     let agent = world.agent(&host).await;
     let csi = world.csi().await;
@@ -265,9 +265,7 @@ async fn a_record_that_nobody_can_read_stops_its_volume_alone() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let world = one(&cluster).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
@@ -297,9 +295,7 @@ async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn a_volume_attachment_that_went_without_a_call_is_detached() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let world = one(&cluster).await;
     let host = Host::new("node-a", 1);
     let _agent = world.agent(&host).await;
     let csi = world.csi().await;
@@ -318,9 +314,7 @@ async fn a_volume_attachment_that_went_without_a_call_is_detached() {
 #[ignore = "needs an API server: hack/test --full --only api-server"]
 async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
     let cluster = Cluster::own();
-    let mut world = World::new();
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
+    let mut world = one(&cluster).await;
     let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
     let agent = world.agent(&host).await;
     let csi = world.csi().await;
@@ -414,9 +408,7 @@ async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
     published(&csi, "pvc-1", "node-a").await;
     world.stop().await.unwrap();
     drop(agent.ended().await);
-    let mut leader = World::new();
-    leader.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&leader).await;
+    let mut leader = one(&cluster).await;
     let there = leader.agent(&Host::new("node-z", 9)).await;
     let csi = leader.csi().await;
     csi.create("pvc-9").await.unwrap();
