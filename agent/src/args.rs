@@ -337,6 +337,8 @@ fn storage_address(text: &str) -> Result<IpAddr, IdError> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use clap::CommandFactory as _;
+
     use super::*;
 
     const GOOD: [&str; 6] =
@@ -380,6 +382,30 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains(flag) && text.contains(value), "{text}");
         }
+    }
+
+    /// The arguments of our container in a file of `deploy`, by whatever template they are made.
+    fn deployed(file: &str) -> Vec<String> {
+        let path = format!("{}/../deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read_to_string(path).unwrap();
+        let container = text.split("- name: agent\n          image:").nth(1).unwrap();
+        let args = container.split_once("args:\n").unwrap().1.split_once("\n          env:").unwrap().0;
+        let args = args.lines().filter_map(|line| line.trim_start().strip_prefix("- --"));
+        args.map(|arg| format!("--{}", arg.replace(['$', '(', ')'], ""))).collect()
+    }
+
+    #[test]
+    fn every_argument_that_is_deployed_is_known_and_what_is_needed_is_there() {
+        let known = Args::command();
+        let known: Vec<&str> = known.get_arguments().filter_map(clap::Arg::get_long).collect();
+        let all = deployed("chart/templates/agent.yaml");
+        assert!(all.len() > 9, "{all:?}");
+        for arg in all {
+            let name = arg.trim_start_matches("--").split('=').next().unwrap();
+            assert!(known.contains(&name), "the chart gives --{name}, which is no option");
+        }
+        let args = deployed("manifests/cleat.yaml");
+        Args::try_parse_from(std::iter::once("agent".to_owned()).chain(args)).unwrap();
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use cleat_runtime::tls::{ClientTlsArgs, TlsError};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use proto::operator_client::OperatorClient;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
@@ -20,6 +21,9 @@ use crate::identity::{self, Bearer, ClusterArgs};
 
 /// The largest answer that is read: everything about some fifty thousand volumes.
 const ANSWER_BYTES: usize = 128 << 20;
+/// How often controllers are connected to, where no one of them leads, and the pause between.
+const TRIES: usize = 8;
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +73,27 @@ pub(crate) enum AskError {
     Output(#[source] std::io::Error),
 }
 
-/// Connects. Of several replicas to the one that says it serves, or else to any.
-async fn leading(endpoints: Vec<Endpoint>) -> Result<Channel, tonic::transport::Error> {
-    if let [only] = endpoints.as_slice() {
-        return only.connect().await;
+/// Connects to the replica that says it serves, or else to any. One address may mean several replicas, and another one with
+/// each connection (a Service): so where none serves, they are connected to again, for a while.
+async fn leading(endpoints: &[Endpoint], patience: Duration) -> Result<Channel, tonic::transport::Error> {
+    let (until, mut tries, mut standby) = (Instant::now() + patience, 0, None);
+    loop {
+        let channel = match first_that_serves(endpoints).await {
+            Ok((channel, true)) => return Ok(channel),
+            Ok((channel, false)) => channel,
+            Err(error) => standby.ok_or(error)?,
+        };
+        tries += 1;
+        if tries == TRIES || Instant::now() + AGAIN > until {
+            return Ok(channel);
+        }
+        standby = Some(channel);
+        tokio::time::sleep(AGAIN).await;
     }
+}
+
+/// All are asked side by side: a dead one holds up nobody. With it, whether it serves.
+async fn first_that_serves(endpoints: &[Endpoint]) -> Result<(Channel, bool), tonic::transport::Error> {
     let mut asked: FuturesUnordered<_> = endpoints
         .iter()
         .map(|endpoint| async move {
@@ -86,15 +106,15 @@ async fn leading(endpoints: Vec<Endpoint>) -> Result<Channel, tonic::transport::
     let mut other = None;
     while let Some(answer) = asked.next().await {
         match answer {
-            Ok((channel, true)) => return Ok(channel),
-            Ok((channel, false)) => other = Some(channel),
-            Err(_) => {}
+            Ok((_, true)) => return answer,
+            Ok(_) => other = Some(answer),
+            Err(_) => other = other.or(Some(answer)),
         }
     }
     match other {
-        Some(channel) => Ok(channel),
+        Some(other) => other,
         // It says what is wrong.
-        None => endpoints[0].connect().await,
+        None => endpoints[0].connect().await.map(|channel| (channel, false)),
     }
 }
 
@@ -125,7 +145,7 @@ impl Controller {
             let name = tls.tls_server_name.as_deref();
             let endpoints =
                 grpc::endpoints(&address, &transport, name, Keepalive::default()).await.map_err(wrong)?;
-            leading(endpoints)
+            leading(&endpoints, timeout / 2)
                 .await
                 .map_err(|source| AskError::Unreachable { address: address.clone(), source })
         });
@@ -214,5 +234,65 @@ impl Controller {
         events: &mut Streaming<proto::WatchEvent>,
     ) -> Result<Option<proto::WatchEvent>, AskError> {
         events.message().await.map_err(|status| self.refused(status))
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    /// Replicas behind one address, each of which gets the next connection in turn; how many connections there were.
+    async fn service(serve: &'static [ServingStatus]) -> (Endpoint, tokio::sync::watch::Receiver<usize>) {
+        let mut replicas = Vec::new();
+        for status in serve {
+            let (connections, incoming) = tokio::sync::mpsc::channel::<std::io::Result<TcpStream>>(8);
+            let (health, service) = tonic_health::server::health_reporter();
+            let status = match status {
+                ServingStatus::Serving => tonic_health::ServingStatus::Serving,
+                _ => tonic_health::ServingStatus::NotServing,
+            };
+            health.set_service_status("", status).await;
+            let server = grpc::server(Keepalive::default()).add_service(service);
+            tokio::spawn(server.serve_with_incoming(ReceiverStream::new(incoming)));
+            replicas.push(connections);
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (count, counted) = tokio::sync::watch::channel(0);
+        tokio::spawn(async move {
+            for replica in replicas.iter().cycle() {
+                let (connection, _) = listener.accept().await.unwrap();
+                replica.send(Ok(connection)).await.unwrap();
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        (Endpoint::from_shared(format!("http://{address}")).unwrap(), counted)
+    }
+
+    async fn serves(channel: Channel) -> bool {
+        let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
+        answer.get_ref().status() == ServingStatus::Serving
+    }
+
+    #[tokio::test]
+    async fn behind_one_address_a_standby_is_followed_by_the_replica_that_leads() {
+        use ServingStatus::{NotServing, Serving};
+        let (service, connections) = service(&[NotServing, NotServing, Serving]).await;
+        assert!(serves(leading(&[service], Duration::from_secs(30)).await.unwrap()).await);
+        assert_eq!(*connections.borrow(), 3);
+    }
+
+    #[tokio::test]
+    async fn where_no_replica_leads_a_standby_is_asked_within_the_time() {
+        let (service, connections) = service(&[ServingStatus::NotServing]).await;
+        let one = std::slice::from_ref(&service);
+        assert!(!serves(leading(one, Duration::from_secs(30)).await.unwrap()).await);
+        assert_eq!(*connections.borrow(), TRIES);
+        assert!(!serves(leading(one, Duration::ZERO).await.unwrap()).await);
+        assert_eq!(*connections.borrow(), TRIES + 1);
     }
 }

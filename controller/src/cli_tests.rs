@@ -36,6 +36,30 @@ fn the_command_line_is_sound() {
     Cli::command().debug_assert();
 }
 
+/// The arguments of our container in a file of `deploy`, by whatever template they are made.
+fn deployed(file: &str) -> Vec<String> {
+    let path = format!("{}/../deploy/{file}", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let container = text.split("- name: controller\n          image:").nth(1).unwrap();
+    let args = container.split_once("args:\n").unwrap().1.split_once("\n          env:").unwrap().0;
+    let args = args.lines().filter_map(|line| line.trim_start().strip_prefix("- --"));
+    args.map(|arg| format!("--{}", arg.replace(['$', '(', ')'], ""))).collect()
+}
+
+#[test]
+fn every_argument_that_is_deployed_is_known_and_what_is_needed_is_there() {
+    let known = Cli::command();
+    let known: Vec<&str> = known.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let all = deployed("chart/templates/controller.yaml");
+    assert!(all.len() > 9, "{all:?}");
+    for arg in all {
+        let name = arg.trim_start_matches("--").split('=').next().unwrap();
+        assert!(known.contains(&name), "the chart gives --{name}, which is no option");
+    }
+    let args = deployed("manifests/cleat.yaml");
+    Cli::try_parse_from(std::iter::once("controller".to_owned()).chain(args)).unwrap();
+}
+
 #[test]
 fn defaults_are_those_of_the_design() {
     let settings = settings(&[]).unwrap();

@@ -22,6 +22,9 @@ use crate::watch::Watched;
 const PAGE: u32 = 500;
 /// Nodes that an annotation names at most.
 const NODES_NAMED: usize = 8;
+/// The annotations that say who has a volume, and since when.
+const NODES_KEY: &str = "cleat.io/attached-nodes";
+const SINCE_KEY: &str = "cleat.io/attached-at";
 
 /// A VolumeAttachment of our driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,27 @@ pub struct PersistentVolumeSeen {
     pub claim: Option<(String, String, String)>,
     /// Its attributes, as CreateVolume has answered them.
     pub attributes: BTreeMap<String, String>,
+    /// What it says of who has the volume.
+    pub says: SaysWho,
+}
+
+/// Who has a volume, as annotations of its PersistentVolume, for people. Nothing decides by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SaysWho {
+    nodes: Option<String>,
+    since: Option<String>,
+}
+
+impl SaysWho {
+    /// These nodes have it, since then.
+    #[must_use]
+    pub fn of(nodes: &[String], since: Option<String>) -> Self {
+        if nodes.is_empty() {
+            return Self::default();
+        }
+        let named = nodes.iter().take(NODES_NAMED).map(String::as_str).collect::<Vec<_>>().join(",");
+        Self { nodes: Some(named), since }
+    }
 }
 
 /// Both, as a list has them at one moment.
@@ -147,10 +171,10 @@ impl Attachments {
         }
     }
 
-    /// The PersistentVolume of a volume, as the watch has it.
+    /// All PersistentVolumes, as the watch has them.
     #[must_use]
-    pub fn volume(&self, handle: &str) -> Option<Arc<PersistentVolumeSeen>> {
-        self.volumes.look(|all| all.values().find(|pv| pv.handle == handle).cloned()).flatten()
+    pub fn volumes(&self) -> Vec<Arc<PersistentVolumeSeen>> {
+        self.volumes.look(|all| all.values().cloned().collect()).unwrap_or_default()
     }
 
     /// Everything, as it is now.
@@ -231,6 +255,18 @@ impl Attachments {
         self.attachments.look(|all| all.values().filter(about).map(|seen| seen.node.clone()).collect())
     }
 
+    /// Nodes that were answered that they have a volume, as the watch has it; none before it has listed everything.
+    #[must_use]
+    pub fn answered(&self, handle: &str) -> Vec<String> {
+        let about = |seen: &&Arc<VolumeAttachmentSeen>| {
+            seen.attached && self.handle_of(seen).as_deref() == Some(handle)
+        };
+        let nodes = |all: &BTreeMap<_, Arc<VolumeAttachmentSeen>>| {
+            all.values().filter(about).map(|seen| seen.node.clone()).collect()
+        };
+        self.attachments.look(nodes).unwrap_or_default()
+    }
+
     /// All volumes and the nodes that are to have them, and the nodes that are to have one which cannot be seen, as the
     /// watch has it. `None`: it has not listed everything yet.
     #[must_use]
@@ -251,14 +287,10 @@ impl Attachments {
     ///
     /// # Errors
     /// The API server's answer.
-    pub async fn annotate(&self, pv: &str, nodes: &[String], since: Option<&str>) -> Result<(), ApiError> {
+    pub async fn annotate(&self, pv: &str, says: &SaysWho) -> Result<(), ApiError> {
         let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
-        let named = nodes.iter().take(NODES_NAMED).map(String::as_str).collect::<Vec<_>>().join(",");
         // `null` takes an annotation away.
-        let named = (!nodes.is_empty()).then_some(named);
-        let patch = json!({"metadata": {"annotations": {
-            "cleat.io/attached-nodes": named, "cleat.io/attached-at": since.filter(|_| !nodes.is_empty()),
-        }}});
+        let patch = json!({"metadata": {"annotations": {NODES_KEY: says.nodes, SINCE_KEY: says.since}}});
         self.server.ask(api.patch(pv, &PatchParams::default(), &Patch::Merge(&patch))).await.map(drop)
     }
 }
@@ -290,6 +322,8 @@ fn attachment(object: VolumeAttachment, driver: &str) -> Option<VolumeAttachment
 
 fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen> {
     let name = object.name_any();
+    let annotation = |key| object.annotations().get(key).cloned();
+    let says = SaysWho { nodes: annotation(NODES_KEY), since: annotation(SINCE_KEY) };
     let spec = object.spec?;
     let csi = spec.csi.filter(|csi| csi.driver == driver)?;
     let many = spec.access_modes.unwrap_or_default().iter().any(|mode| mode == "ReadWriteMany");
@@ -300,6 +334,7 @@ fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen
         shared_block: many && spec.volume_mode.as_deref() == Some("Block"),
         claim,
         attributes: csi.volume_attributes.unwrap_or_default(),
+        says,
     })
 }
 

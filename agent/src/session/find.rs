@@ -3,8 +3,10 @@
 //! Comes in: where controllers may be. Goes out: a session that has begun with one of them, or why there is none.
 //!
 //! Always holds: one that refuses, or is a standby, is followed by the next one at once; one that does not connect holds up
-//! nobody, since the next one is connected to a moment later. The one that led last is asked first.
+//! nobody, since the next one is connected to a moment later, and those that have refused are asked again meanwhile. The one
+//! that led last is asked first.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -17,10 +19,15 @@ use tokio::time::{sleep, timeout};
 
 use super::stream::{Ended, Welcomed, introduce};
 use super::token::Token;
-use super::{NodeVolumes, Session};
+use super::{NodeVolumes, Session, jittered};
 
 /// How long one that says nothing is given before the next one is asked, too.
 const STAGGER: Duration = Duration::from_millis(300);
+/// After this time those that have refused are asked again, while another one says nothing: of a leader that has just died
+/// the address is dead, and the standby that takes over has refused a moment ago.
+const AGAIN: Duration = Duration::from_secs(2);
+/// How often in one round: the next one reads the names again.
+const REPEATS: usize = 4;
 /// How long the names of controllers may take to become addresses.
 const RESOLVE: Duration = Duration::from_secs(2);
 /// The most that are asked in one round: a name that means many more is a mistake.
@@ -88,31 +95,37 @@ pub(super) async fn leader<N: NodeVolumes>(
     let mut candidates = session.controllers.candidates().await;
     candidates.sort_by_key(|candidate| Some(&candidate.name) != last.as_ref());
     let several = candidates.len() > 1;
-    let mut waiting = candidates.into_iter();
+    let mut waiting = VecDeque::from(candidates);
+    let mut repeats = 0;
     let turn = Mutex::new(());
     let turn = &turn;
     let ask = |candidate: ControllerAddress| async move {
         let asked = introduce(session, &*candidate.at, token, turn).await;
-        (candidate.name, asked)
+        (candidate, asked)
     };
-    let mut asked = FuturesUnordered::from_iter(waiting.next().map(&ask));
-    let mut failed = Vec::new();
+    let mut asked = FuturesUnordered::from_iter(waiting.pop_front().map(&ask));
+    let mut failed: Vec<(ControllerAddress, Ended)> = Vec::new();
     loop {
         tokio::select! {
-            Some((name, answer)) = asked.next() => match answer {
+            Some((candidate, answer)) = asked.next() => match answer {
                 Ok(welcomed) => {
-                    *last = Some(name);
+                    *last = Some(candidate.name);
                     return Ok(welcomed);
                 }
                 Err(ended) => {
-                    failed.push((name, ended));
-                    asked.extend(waiting.next().map(&ask));
+                    failed.push((candidate, ended));
+                    asked.extend(waiting.pop_front().map(&ask));
                 }
             },
-            () = sleep(STAGGER), if waiting.len() > 0 => asked.extend(waiting.next().map(&ask)),
+            () = sleep(STAGGER), if !waiting.is_empty() => asked.extend(waiting.pop_front().map(&ask)),
+            () = sleep(jittered(AGAIN)), if repeats < REPEATS && waiting.is_empty() && !asked.is_empty() => {
+                repeats += 1;
+                waiting.extend(failed.drain(..).map(|(candidate, _)| candidate));
+            }
             else => break,
         }
     }
+    let mut failed: Vec<_> = failed.into_iter().map(|(candidate, ended)| (candidate.name, ended)).collect();
     Err(match failed.pop() {
         None => Ended::NoneKnown,
         Some((_, only)) if !several => only,

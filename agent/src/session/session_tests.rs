@@ -375,6 +375,46 @@ async fn standbys_and_dead_addresses_do_not_hide_the_one_that_leads() {
     timeout(PATIENCE, running).await.expect("stops").expect("no panic");
 }
 
+/// One that connects for ever.
+struct Nowhere;
+
+impl cleat_runtime::grpc::Connector for Nowhere {
+    fn open_channel(&self) -> cleat_runtime::grpc::PendingChannel<'_> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A dead address beside one that is not.
+struct BesideADeadOne(At);
+
+impl Controllers for BesideADeadOne {
+    fn candidates(&self) -> find::PendingCandidates<'_> {
+        Box::pin(async {
+            let mut all = self.0.candidates().await;
+            all.push(find::ControllerAddress { name: "dead".into(), at: Box::new(Nowhere) });
+            all
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_standby_that_begins_to_lead_is_found_while_another_address_is_dead() {
+    let (replica, at, mut sides) = Replica::start(false).await;
+    let mut session = session_of(At(Vec::new()), None);
+    session.controllers = Box::new(BesideADeadOne(At(vec![("one", at)])));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(session.run(stop.clone()));
+    while replica.tokens.lock().expect("not poisoned").is_empty() {
+        tokio::task::yield_now().await;
+    }
+    replica.leads.store(true, std::sync::atomic::Ordering::SeqCst);
+    // Long before the dead address is given up.
+    let side = timeout(Duration::from_secs(6), sides.recv()).await.expect("found in time");
+    side.expect("the server runs").welcome(10_000).await;
+    stop.cancel();
+    timeout(PATIENCE, running).await.expect("stops").expect("no panic");
+}
+
 #[tokio::test]
 async fn a_token_goes_with_each_session_and_on_it_once_it_is_another_one() {
     let dir = tempfile::tempdir().expect("a folder");

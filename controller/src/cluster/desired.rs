@@ -75,6 +75,7 @@ mod tests {
             shared_block: true,
             claim: None,
             attributes: BTreeMap::new(),
+            says: Default::default(),
         };
         let all = AllAttachments {
             attachments: vec![

@@ -5,6 +5,8 @@
 //! - what either side knows of is there: a volume of the RDS that nobody ever had is published nowhere, and one that
 //!   somebody still has is there although the RDS lacks it, which is said as its condition. A record of a volume that the
 //!   RDS lacks and nobody has says nothing that a caller could use, and is left out;
+//! - of a volume that was set aside nobody knows who may write to it: it is there, published where it was known to be or
+//!   where the cluster has it as attached, and abnormal;
 //! - without a list of the RDS there is no answer: a volume that is left out would be taken for one that is gone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,6 +54,23 @@ fn is_unused(record: &VolumeRecord, now: UnixMillis) -> bool {
     record.attachments.iter().all(|a| a.is_over_but_for_the_list(now))
 }
 
+/// What else there is of a volume that was set aside.
+#[derive(Debug)]
+struct Aside {
+    /// Why nobody knows who may write to it.
+    reason: String,
+    /// Nodes that the cluster has as attached.
+    nodes: Vec<String>,
+}
+
+impl Aside {
+    fn of(context: &CallContext, volume: &VolumeId, all: &BTreeMap<VolumeId, String>) -> Option<Self> {
+        let reason = all.get(volume)?.clone();
+        let nodes = context.attachments.as_ref().map(|cluster| cluster.answered(volume.as_str()));
+        Some(Self { reason, nodes: nodes.unwrap_or_default() })
+    }
+}
+
 /// One volume, as a caller is to see it.
 struct Entry {
     volume: csi::Volume,
@@ -64,7 +83,9 @@ pub(super) async fn page(context: &CallContext, page: Page) -> Result<csi::ListV
     let Page { most, after } = page;
     let listing = context.rds.volumes(Priority::List, Freshness::Within(SHARED_FOR));
     let inventory = measured(RdsCall::Find, listing).await.map_err(CallError::NoList)?;
-    let (from, listed) = (after.clone(), ids(&inventory));
+    let set_aside = context.engine.set_aside();
+    let (from, mut listed) = (after.clone(), ids(&inventory));
+    listed.extend(set_aside.keys().cloned());
     let looked = context.engine.consult(move |core, now| {
         core.has_read_lists().then(|| select(core, &listed, from.as_ref(), most, now))
     });
@@ -74,7 +95,8 @@ pub(super) async fn page(context: &CallContext, page: Page) -> Result<csi::ListV
         _ => String::new(),
     };
     let entries = known.iter().map(|(id, known)| {
-        let Entry { volume, published, condition } = entry(id, find(&inventory, id), known.as_ref());
+        let aside = Aside::of(context, id, &set_aside);
+        let Entry { volume, published, condition } = entry(id, find(&inventory, id), known.as_ref(), aside);
         let volume_condition = Some(condition);
         let status =
             csi::list_volumes_response::VolumeStatus { published_node_ids: published, volume_condition };
@@ -98,11 +120,12 @@ pub(super) async fn one(
         core.has_read_lists().then(known)
     });
     let known = looked.await?.ok_or(CallError::NotListedYet)?;
-    if found.is_none() && known.as_ref().is_none_or(|known| known.unused) {
+    let aside = Aside::of(context, &volume, &context.engine.set_aside());
+    if found.is_none() && aside.is_none() && known.as_ref().is_none_or(|known| known.unused) {
         return Err(CallError::NoSuchVolume(volume));
     }
     let on_rds = found.as_ref().map_or(OnRds::Missing, OnRds::Found);
-    let Entry { volume, published, condition } = entry(&volume, on_rds, known.as_ref());
+    let Entry { volume, published, condition } = entry(&volume, on_rds, known.as_ref(), aside);
     let volume_condition = Some(condition);
     let status =
         csi::controller_get_volume_response::VolumeStatus { published_node_ids: published, volume_condition };
@@ -150,7 +173,7 @@ fn select(
     (ids.into_iter().take(most).map(|id| (id.clone(), known(id))).collect(), more)
 }
 
-fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>) -> Entry {
+fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>, aside: Option<Aside>) -> Entry {
     let mut complaints = known.map(|known| known.complaints.clone()).unwrap_or_default();
     let (size_bytes, min_fence) = match on_rds {
         OnRds::Found(volume) => (volume.size.0, volume.min_fence.clone()),
@@ -159,7 +182,7 @@ fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>) -> Entry {
             (known.map_or(0, |known| known.size_bytes), None)
         }
         OnRds::Missing => {
-            complaints.insert(0, "the RDS has no such volume, and somebody still has it".to_owned());
+            complaints.insert(0, "the RDS has no such volume, and somebody still has it, or may".to_owned());
             (known.map_or(0, |known| known.size_bytes), None)
         }
     };
@@ -169,6 +192,36 @@ fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>) -> Entry {
         volume_context: min_fence.map(|fence| (MIN_FENCE_KEY.to_owned(), fence)).into_iter().collect(),
         ..Default::default()
     };
-    let published = known.into_iter().flat_map(|known| &known.published).map(ToString::to_string).collect();
+    let mut published: Vec<String> =
+        known.into_iter().flat_map(|known| &known.published).map(ToString::to_string).collect();
+    if let Some(Aside { reason, nodes }) = aside {
+        complaints.insert(0, format!("nobody knows who may write to it: it was set aside: {reason}"));
+        published.extend(nodes);
+        let mut seen = BTreeSet::new();
+        published.retain(|node| seen.insert(node.clone()));
+    }
     Entry { volume, published, condition: health::condition(&complaints) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_that_was_set_aside_is_abnormal_and_published_where_known() {
+        let id = VolumeId::new("vol-1").unwrap();
+        let aside = |nodes: &[&str]| {
+            let nodes = nodes.iter().map(ToString::to_string).collect();
+            Some(Aside { reason: "somebody else has written it".into(), nodes })
+        };
+        let known = Known { published: vec![NodeId::new("node-a").unwrap()], ..Known::default() };
+        let seen = entry(&id, OnRds::Missing, Some(&known), aside(&["node-a", "node-b"]));
+        assert_eq!(seen.published, ["node-a", "node-b"]);
+        assert!(seen.condition.abnormal);
+        let message = seen.condition.message;
+        assert!(message.starts_with("nobody knows who may write to it"), "{message}");
+        assert!(message.contains("somebody else has written it; the RDS has no such volume"), "{message}");
+        assert_eq!(entry(&id, OnRds::Missing, None, aside(&["node-b"])).published, ["node-b"]);
+    }
 }

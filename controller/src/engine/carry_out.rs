@@ -246,7 +246,7 @@ impl Executor {
     fn line_up_for(&mut self, volume: &VolumeId, nodes: &[Key], work: Work) {
         if let Some(reason) = self.book.is_set_aside(volume) {
             // What was decided rests on a record that is not ours any more.
-            let failed = RequestError::SetAside { volume: volume.clone(), reason: reason.to_owned() };
+            let failed = RequestError::SetAside { volume: volume.clone(), reason };
             self.leave(work, failed);
         } else if let Err(work) = self.lanes.line_up(&of(volume), nodes, work) {
             self.turn_away(volume, work);

@@ -2,6 +2,7 @@
 //!
 //! Dropping a future of this handle takes nothing back: what was asked goes on, and a repeat joins it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::WatchedChange;
 use super::input::{Input, View, Waiter};
 use super::notices::NoticeText;
+use super::records::Committed;
 use super::request_error::{EngineEnded, RequestError};
 use super::storing::Stalled;
 use crate::clock::Clock;
@@ -27,6 +29,7 @@ pub struct Engine {
     requests: Arc<AtomicU64>,
     clock: Clock,
     stalled: watch::Receiver<Stalled>,
+    committed: Committed,
 }
 
 impl Engine {
@@ -35,8 +38,9 @@ impl Engine {
         changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
         stalled: watch::Receiver<Stalled>,
+        committed: Committed,
     ) -> Self {
-        Self { inbox, changes, requests: Arc::default(), clock, stalled }
+        Self { inbox, changes, requests: Arc::default(), clock, stalled, committed }
     }
 
     /// Hands a Publish to the core. It is with the core when this returns, whatever becomes of the answer.
@@ -200,6 +204,11 @@ impl Engine {
             reason = stalled(self.stalled.clone(), Some(volume), None) => Err(RequestError::Stalled { reason }),
             seen = seen => Ok(seen?),
         }
+    }
+
+    /// Volumes whose record cannot be read, or was changed by somebody else, and why: nobody knows who may write to them.
+    pub(crate) fn set_aside(&self) -> BTreeMap<VolumeId, String> {
+        self.committed.set_aside()
     }
 
     async fn look<T: Send + 'static>(

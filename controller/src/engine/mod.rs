@@ -175,7 +175,6 @@ pub fn start(
     let (steps, queue) = mpsc::channel(QUEUE);
     let (changes, _) = broadcast::channel(CHANGES);
     let (stalling, stalled) = watch::channel(storing::Stalled::default());
-    let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled);
     let Records { volumes: records, unsettled, nodes, desired, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
     let fences = fences::Fences::new(&records);
@@ -185,12 +184,13 @@ pub fn start(
         desired,
         lists_first: true,
     };
+    let book = records::Book::new(kept, nodes, set_aside);
+    let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled, book.committed());
     let (core, first) = Core::rebuild(config, term, remembered, clock.now());
     let term = core.term();
     tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
     let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = storing::Storing::new(store, storing, stalling, leadership, stop.clone());
-    let book = records::Book::new(kept, nodes, set_aside);
     let decider = decide::Decider { core, committed: book.committed(), clock, events, steps };
     let deciding = tokio::spawn(decide::run(decider, first, stop));
     let carrying = tokio::spawn(

@@ -8,7 +8,7 @@
 //! Both of the engine's tasks look in here: of a volume about which more was decided than is durable, people are shown what
 //! is durable ([`Committed`]).
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, VolumeId, VolumeRecord};
@@ -241,6 +241,8 @@ struct OfVolumes {
     kept: HashMap<VolumeId, Kept>,
     /// How many decisions about a volume are not durable.
     ahead: HashMap<VolumeId, usize>,
+    /// Volumes about which nothing more is done, and why.
+    set_aside: HashMap<VolumeId, String>,
 }
 
 impl Committed {
@@ -282,6 +284,11 @@ impl Committed {
         all.ahead.keys().map(|volume| (volume.clone(), record(volume))).collect()
     }
 
+    /// The volumes that were set aside, and why: what is kept of them says nothing for certain.
+    pub(super) fn set_aside(&self) -> BTreeMap<VolumeId, String> {
+        self.lock().set_aside.iter().map(|(volume, why)| (volume.clone(), why.clone())).collect()
+    }
+
     fn kept(&self, volume: &VolumeId) -> Kept {
         self.lock().kept.get(volume).cloned().unwrap_or_default()
     }
@@ -292,7 +299,6 @@ impl Committed {
 pub(super) struct Book {
     committed: Committed,
     nodes: HashMap<NodeId, KeptNode>,
-    set_aside: HashMap<VolumeId, String>,
     /// Nodes whose records are left to whoever else writes them.
     nodes_set_aside: HashSet<NodeId>,
 }
@@ -303,8 +309,9 @@ impl Book {
         nodes: HashMap<NodeId, KeptNode>,
         set_aside: HashMap<VolumeId, String>,
     ) -> Self {
-        let committed = Committed(Arc::new(Mutex::new(OfVolumes { kept, ahead: HashMap::new() })));
-        Self { committed, nodes, set_aside, ..Self::default() }
+        let committed =
+            Committed(Arc::new(Mutex::new(OfVolumes { kept, set_aside, ..OfVolumes::default() })));
+        Self { committed, nodes, ..Self::default() }
     }
 
     /// What is durable, for who shows it.
@@ -380,13 +387,13 @@ impl Book {
         if key.kind == RecordKind::Node {
             self.nodes_set_aside.extend(NodeId::new(&key.name));
         } else if let Ok(volume) = VolumeId::new(&key.name) {
-            self.set_aside.insert(volume, reason);
+            self.committed.lock().set_aside.insert(volume, reason);
         }
     }
 
     /// Why nothing is done for the volume, if so.
-    pub(super) fn is_set_aside(&self, volume: &VolumeId) -> Option<&str> {
-        self.set_aside.get(volume).map(String::as_str)
+    pub(super) fn is_set_aside(&self, volume: &VolumeId) -> Option<String> {
+        self.committed.lock().set_aside.get(volume).cloned()
     }
 
     /// Whether a node's record is left as it is.
@@ -470,7 +477,8 @@ mod tests {
         let settled = book.write(&key, marked(false)).unwrap().unwrap();
         assert_eq!(settled.write.expected, Some(Version(4)));
         book.set_aside(&key, "somebody else".into());
-        assert_eq!(book.is_set_aside(&v), Some("somebody else"));
+        assert_eq!(book.is_set_aside(&v).as_deref(), Some("somebody else"));
+        assert_eq!(book.committed().set_aside(), [(v, "somebody else".to_owned())].into());
     }
 
     #[test]

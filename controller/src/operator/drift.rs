@@ -44,10 +44,12 @@ pub(super) enum Kind {
     CertificateExpires,
     /// The key is not there from which a volume's secret was made.
     KeyMissing,
+    /// A volume's record cannot be read, or was changed by somebody else.
+    RecordSetAside,
 }
 
 impl Kind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
@@ -55,6 +57,7 @@ impl Kind {
         Self::SharedAddress,
         Self::CertificateExpires,
         Self::KeyMissing,
+        Self::RecordSetAside,
     ];
 
     fn name(self) -> &'static str {
@@ -66,6 +69,7 @@ impl Kind {
             Self::SharedAddress => "shared-address",
             Self::CertificateExpires => "certificate-expires",
             Self::KeyMissing => "key-missing",
+            Self::RecordSetAside => "record-set-aside",
         }
     }
 
@@ -79,6 +83,7 @@ impl Kind {
             Self::SharedAddress => "drift_address",
             Self::CertificateExpires => "certificate_expires",
             Self::KeyMissing => "key_missing",
+            Self::RecordSetAside => "record_set_aside",
         }
     }
 }
@@ -122,6 +127,7 @@ pub(super) async fn look(
         drifts.extend(of_volumes(&node, &reports));
     }
     drifts.extend(of_sessions(reports));
+    drifts.extend(of_set_aside(engine.set_aside()));
     drifts.sort();
     Ok(drifts)
 }
@@ -164,6 +170,7 @@ pub async fn keep_looking(
             records.found.values().flatten().chain(&records.shared).chain(reported.found.values().flatten());
         let mut now: BTreeSet<Drift> = lasting.cloned().collect();
         now.extend(of_sessions(&reports));
+        now.extend(of_set_aside(engine.set_aside()));
         for kind in Kind::ALL {
             metrics::drift(kind.name(), now.iter().filter(|drift| drift.kind == kind).count());
         }
@@ -347,6 +354,17 @@ fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<
     named.into_iter().filter_map(drift).chain(without_its_key(record, secrets)).collect()
 }
 
+/// Volumes of which nobody knows who may write to them, whatever else is shown.
+fn of_set_aside(all: BTreeMap<VolumeId, String>) -> impl Iterator<Item = Drift> {
+    all.into_iter().map(|(volume, why)| {
+        let message = format!(
+            "nobody knows who may write to it: it was set aside: {why}; see that its record says what is true, then \
+             restart the controller that leads"
+        );
+        Drift { kind: Kind::RecordSetAside, node: None, volume: Some(volume), message }
+    })
+}
+
 /// A volume whose secret cannot be made any more: whoever has it keeps it, and nobody else gets it. With keys and
 /// without attachments it needs none, for its next grant brings another secret.
 fn without_its_key(record: &VolumeRecord, secrets: Option<&Keys>) -> Option<Drift> {
@@ -507,6 +525,15 @@ mod tests {
         let (max_volumes, seen) = (None, cleat_core::NodeSeen::default());
         core.step(UnixMillis(2), Event::SessionUp { node: id, session: up, identity, max_volumes, seen });
         core.step(UnixMillis(3), Event::Inventory { node: node(name), session, volumes });
+    }
+
+    #[test]
+    fn a_volume_that_was_set_aside_is_drift_with_the_reason() {
+        let drifts: Vec<Drift> =
+            of_set_aside([(volume(1), "somebody else wrote it".into())].into()).collect();
+        let shown = drifts[0].clone().into_proto();
+        assert_eq!((drifts.len(), &*shown.kind, &*shown.volume_id), (1, "record-set-aside", "v1"));
+        assert!(shown.message.contains("somebody else wrote it; see that its record"), "{}", shown.message);
     }
 
     #[test]

@@ -9,10 +9,11 @@ mod claims;
 mod serving;
 mod token_reviews;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
@@ -22,7 +23,7 @@ use cleat_runtime::Context;
 use cleat_runtime::hush::Hush;
 use cleat_runtime::tls::IssuedTls;
 use cleat_runtime::tls::renew::Renewable;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore};
 use tonic::Status;
 
 use crate::metrics::{self, Review};
@@ -32,6 +33,8 @@ use token_reviews::{NotKnown, TokenReviews};
 
 /// Questions about rights that are under way at once.
 const RIGHTS_AT_ONCE: usize = 32;
+/// The same of one user.
+const RIGHTS_AT_ONCE_EACH: usize = 4;
 /// Waiting for one of those places.
 const RIGHTS_TURN: Duration = Duration::from_secs(5);
 /// A session of an agent lasts no longer, however long its token would: the next one asks again.
@@ -99,7 +102,22 @@ struct Inner {
     agents: TokenReviews,
     operators: TokenReviews,
     rights: Semaphore,
+    /// The places of each user who has questions under way or waiting.
+    rights_of: Mutex<HashMap<String, Weak<Semaphore>>>,
     hush: Hush,
+}
+
+impl Inner {
+    fn rights_of(&self, user: &str) -> Arc<Semaphore> {
+        let mut users = self.rights_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = users.get(user).and_then(Weak::upgrade) {
+            return places;
+        }
+        users.retain(|_, places| places.strong_count() > 0);
+        let places = Arc::new(Semaphore::new(RIGHTS_AT_ONCE_EACH));
+        users.insert(user.to_owned(), Arc::downgrade(&places));
+        places
+    }
 }
 
 impl fmt::Debug for ClusterTrust {
@@ -154,6 +172,7 @@ impl ClusterTrust {
             agents: TokenReviews::new(Some(audience.to_owned())),
             operators: TokenReviews::new(None),
             rights: Semaphore::new(RIGHTS_AT_ONCE),
+            rights_of: Mutex::default(),
             hush: Hush::default(),
         }))
     }
@@ -231,7 +250,10 @@ impl ClusterTrust {
     #[allow(clippy::result_large_err)] // tonic's own
     pub async fn may(&self, user: &ClusterUser, right: &Right) -> Result<(), Status> {
         let Inner { cluster, rights, hush, .. } = &*self.0;
-        let Ok(Ok(_place)) = tokio::time::timeout(RIGHTS_TURN, rights.acquire()).await else {
+        let turn =
+            async { Ok((self.0.rights_of(&user.name).acquire_owned().await?, rights.acquire().await?)) };
+        let turn: Result<Result<_, AcquireError>, _> = tokio::time::timeout(RIGHTS_TURN, turn).await;
+        let Ok(Ok(_places)) = turn else {
             return Err(Status::unavailable(
                 "too many calls wait for the API server to say what their users may do; ask again",
             ));

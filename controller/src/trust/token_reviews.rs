@@ -3,7 +3,8 @@
 //! In comes a token with the address that it came from; out goes whose it is, or why that is not known. What holds:
 //! - Answers are kept for seconds, by the token's hash: a good one for [`GOOD_FOR`] at most and never past the token's end.
 //! - One address has [`AT_ONCE_EACH`] questions under way at most; all together [`AT_ONCE`], in the order in which they came.
-//! - An address whose tokens were refused again and again is refused without a question until a while has passed.
+//! - An address whose tokens were refused again and again, or which did not wait for the answers, is refused without a
+//!   question until a while has passed.
 //! - A token is neither kept nor shown.
 
 use std::collections::HashMap;
@@ -128,18 +129,23 @@ impl TokenReviews {
         if let Some(answer) = self.known(&hash) {
             return answer;
         }
+        // Whoever goes before the answer has had his question all the same: it counts as refused until it is answered.
+        self.charge(from);
         match cluster.token(token, self.audience.as_deref()).await {
             Ok(Reviewed::User(user)) => {
+                self.forgive(from);
                 let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
                 lock(&self.good).keep(hash, user.clone(), left.unwrap_or(GOOD_FOR).min(GOOD_FOR));
                 Ok(user)
             }
             Ok(Reviewed::Refused(why)) => {
                 lock(&self.bad).keep(hash, why.clone(), BAD_FOR);
-                self.refused(from);
                 Err(NotKnown::Refused(why))
             }
-            Err(error) => Err(NotKnown::Unanswered(error)),
+            Err(error) => {
+                self.forgive(from);
+                Err(NotKnown::Unanswered(error))
+            }
         }
     }
 
@@ -170,10 +176,15 @@ impl TokenReviews {
         Ok(Arc::clone(&address.places))
     }
 
-    fn refused(&self, from: IpAddr) {
-        let now = Instant::now();
+    fn charge(&self, from: IpAddr) {
         if let Some(address) = lock(&self.addresses).get_mut(&from) {
-            address.forgiven = address.forgiven.max(now) + ONE_MORE;
+            address.forgiven = address.forgiven.max(Instant::now()) + ONE_MORE;
+        }
+    }
+
+    fn forgive(&self, from: IpAddr) {
+        if let Some(address) = lock(&self.addresses).get_mut(&from) {
+            address.forgiven -= ONE_MORE;
         }
     }
 }

@@ -90,6 +90,24 @@ async fn a_flood_of_bad_tokens_reaches_the_api_server_in_a_trickle() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_that_goes_before_each_answer_is_refused_after_a_while() {
+    let (cluster, reviews) = (Counting::of(false, 0), TokenReviews::new(None));
+    for n in 0..500 {
+        let (token, gone) = (format!("bad{n}"), Duration::from_millis(1));
+        let asked = reviews.whose(&*cluster, &token, address(1), None);
+        let _ = tokio::time::timeout(gone, asked).await;
+    }
+    assert!(cluster.asked() <= REFUSALS as usize + 2, "{}", cluster.asked());
+    cluster.answers.add_permits(9_999);
+    tokio::time::advance(ONE_MORE * REFUSALS).await;
+    for n in 0..500 {
+        let good = Counting::of(true, 1);
+        let user = reviews.whose(&*good, &format!("good{n}"), address(1), None).await;
+        assert!(user.is_ok(), "whose tokens are good is not limited: {user:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_address_whose_questions_hang_holds_up_no_other() {
     let (cluster, reviews) = (Counting::of(true, 0), Arc::new(TokenReviews::new(None)));
     let ask = |token: String, from: IpAddr| {

@@ -139,3 +139,32 @@ async fn a_right_that_is_denied_or_unknown_names_user_verb_and_resource() {
         assert!(words.iter().all(|word| refused.message().contains(word)), "{refused:?}");
     }
 }
+
+/// A cluster that says nothing of one user's rights.
+struct Hanging;
+
+#[tonic::async_trait]
+impl Cluster for Hanging {
+    async fn token(&self, _: &str, _: Option<&str>) -> Result<Reviewed, ApiError> {
+        unreachable!("nobody asks")
+    }
+
+    async fn allowed(&self, user: &ClusterUser, _: &Right) -> Result<Result<(), String>, ApiError> {
+        if user.name == "flood" { std::future::pending().await } else { Ok(Ok(())) }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_user_whose_questions_about_rights_hang_holds_up_no_other() {
+    let trust = ClusterTrust::new(Box::new(Hanging), "cleat-system", "cleat-agent", "cleat.io");
+    let ask = |name: &str| {
+        let (trust, user) = (trust.clone(), ClusterUser { name: name.into(), ..ClusterUser::default() });
+        let right = Right { verb: "list", resource: "cleatvolumes", name: None };
+        tokio::spawn(async move { trust.may(&user, &right).await })
+    };
+    let flood: Vec<_> = (0..100).map(|_| ask("flood")).collect();
+    tokio::task::yield_now().await;
+    ask("alice").await.unwrap().unwrap();
+    tokio::time::sleep(RIGHTS_TURN * 2).await;
+    assert_eq!(flood.iter().filter(|asked| asked.is_finished()).count(), 100 - RIGHTS_AT_ONCE_EACH);
+}

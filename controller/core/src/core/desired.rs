@@ -3,15 +3,16 @@
 //! proven that it cannot.
 //!
 //! In comes what is [`Desired`], once, at a start; out go attachments like those of hosts that are found on a list
-//! (`rds_lists`), as soon as it is known which host the node is. Until then whoever else wants the volume waits for the node.
+//! (`rds_lists`), as soon as it is known which host the node is. Until then whoever else wants the volume waits for the node,
+//! or for a person who declares it gone, which the volume's record keeps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::requests::RequestKind;
 use super::{Core, Transition};
 use crate::{
-    Access, Attachment, DrainCause, Epoch, HostNqn, ListDoubt, Migration, MigrationResult, MinFence, NodeId,
-    Notice, Phase, Role, Rung, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Access, Attachment, DrainCause, Drained, Epoch, Evidence, HostNqn, ListDoubt, Migration, MigrationResult,
+    MinFence, NodeId, Notice, Phase, Role, Rung, Source, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A node that is to have a volume.
@@ -56,6 +57,15 @@ fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     !desired.attached || record.knows(&desired.node) || desired.epoch.is_some_and(over)
 }
 
+/// What a node wrote before it was declared gone may land until then, as the record has it.
+fn declared_bound(record: Option<&VolumeRecord>) -> Option<UnixMillis> {
+    let bounds = record?.past_evidence.iter().filter_map(|e| match (&e.source, &e.drained) {
+        (Source::NodeGone { .. }, Drained::Bound { until }) => Some(*until),
+        _ => None,
+    });
+    bounds.max()
+}
+
 impl Core {
     /// What a request waits for because a node that may write is not known yet.
     pub(super) fn awaits_unheard(
@@ -81,7 +91,8 @@ impl Core {
         if !nodes.is_empty() {
             return Some(Wait::Reports { volume, nodes, doubt });
         }
-        let until = *self.unheard.bounds.get(&volume)?;
+        let until =
+            self.unheard.bounds.get(&volume).copied().max(declared_bound(self.volumes.get(&volume)))?;
         (now < until).then_some(Wait::ListDrainBound { volume, until, doubt })
     }
 
@@ -121,12 +132,21 @@ impl Transition<'_> {
         }
     }
 
-    /// A person has declared the node gone: what it wrote before may still land for a while.
-    pub(super) fn desired_gone(&mut self, node: &NodeId) {
-        let until = self.now.plus(self.core.config.drain_bound_ms);
+    /// A person has declared the node gone: what it wrote before may still land for a while. The record says so, and is
+    /// durable before the person is answered: at the next start the node is to have the volume as before.
+    pub(super) fn desired_gone(&mut self, node: &NodeId, by: &str, reason: &str) {
+        let (now, until) = (self.now, self.now.plus(self.core.config.drain_bound_ms));
         // Where the volume demands a fence, it is no proof.
         let suffices = |desired: &Desired| Rung::NodeGone.suffices_for(desired.min_fence);
         for desired in self.take_unheard(node, suffices) {
+            let epoch = desired.epoch.unwrap_or_else(|| self.next_epoch());
+            let source = Source::NodeGone { by: by.to_owned(), reason: reason.to_owned() };
+            let drained = Drained::Bound { until };
+            let evidence = Evidence { node: node.clone(), epoch, source, drained, at: now, statement: None };
+            let record = self.record_of(&desired);
+            record.past_evidence.insert(0, evidence);
+            record.past_evidence.truncate(VolumeRecord::PAST_EVIDENCE);
+            self.dirty.insert(desired.volume.clone());
             self.touched.insert(desired.volume.clone());
             self.core.unheard.bounds.insert(desired.volume, until);
         }
@@ -142,23 +162,31 @@ impl Transition<'_> {
         taken
     }
 
-    /// From now on the node counts as able to write.
-    fn adopt_desired(&mut self, desired: Desired, host_nqn: HostNqn) {
-        let Desired { volume, node, access, min_fence, since, .. } = desired;
-        let (epoch, now) = (self.next_epoch(), self.now);
+    /// The record of a volume that a node is to have.
+    fn record_of(&mut self, desired: &Desired) -> &mut VolumeRecord {
+        let Desired { volume, node, access, min_fence, .. } = desired;
         let unknown = || VolumeRecord::unknown(volume.clone());
         let record = self.core.volumes.entry(volume.clone()).or_insert_with(unknown);
+        // What the holders were granted under counts; of a volume that was only found nobody has said it.
+        // Of two that contradict each other the narrower.
+        let narrower = record.attachments.is_empty() || *access == Access::Rwo;
+        if record.spec.subsystem_nqn.is_none() && narrower && record.attachment(node).is_none() {
+            (record.spec.access, record.spec.min_fence) = (*access, *min_fence);
+        }
+        record
+    }
+
+    /// From now on the node counts as able to write.
+    fn adopt_desired(&mut self, desired: Desired, host_nqn: HostNqn) {
+        let (epoch, now) = (self.next_epoch(), self.now);
+        let lands_until = now.plus(self.core.config.drain_bound_ms);
+        let record = self.record_of(&desired);
+        let Desired { volume, node, since, .. } = desired;
         if record.attachment(&node).is_some() {
             return;
         }
-        // What the holders were granted under counts; of a volume that was only found nobody has said it.
-        // Of two that contradict each other the narrower.
-        let narrower = record.attachments.is_empty() || access == Access::Rwo;
-        if record.spec.subsystem_nqn.is_none() && narrower {
-            (record.spec.access, record.spec.min_fence) = (access, min_fence);
-        }
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
-        stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
+        stray.may_land_until = Some(lands_until);
         (stray.stray, stray.trouble) = (true, Some(Trouble::DesiredWithoutRecord));
         record.join(stray);
         // Two nodes that are to have it are a migration, which began when the second was to.

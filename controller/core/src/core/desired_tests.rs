@@ -8,12 +8,17 @@ fn desired(name: &str, access: Access, since: u64) -> Desired {
 }
 
 /// A start with these records, of volumes and of nodes, and who is to have the volume.
-fn start(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>) {
+fn begin(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>, lists_first: bool) {
     let volumes = if volumes { b.stored.values().cloned().collect() } else { Vec::new() };
     let nodes = if nodes { b.core.registry.values().cloned().collect() } else { Vec::new() };
-    let remembered = Remembered { volumes, nodes, desired, lists_first: true };
+    let remembered = Remembered { volumes, nodes, desired, lists_first };
     let term = b.core.term() + 1;
     (b.core, b.effects) = Core::rebuild(b.config.clone(), term, remembered, UnixMillis(b.now));
+}
+
+/// The same, once the lists were read and what may have been on its way has landed.
+fn start(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>) {
+    begin(b, volumes, nodes, desired, true);
     let none =
         ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
     // A target that keeps no list of hosts: nothing but what is desired says who may write.
@@ -153,4 +158,30 @@ fn a_statement_ends_no_wait_where_the_volume_demands_a_fence() {
     b.publish_waits("bb", Access::Rwo);
     b.declare_gone(77, "a");
     assert!(waits_for_reports_of(&b, "a"), "{:?}", b.core.waiting(&v(), UnixMillis(b.now)));
+}
+
+#[test]
+fn a_declaration_about_one_that_nobody_knows_outlives_a_restart() {
+    let mut b = attached(Access::Rwo);
+    b.stored.clear();
+    let epoch = Some(Epoch { term: 1, seq: 1 });
+    let answered = Desired { epoch, ..desired("a", Access::RwxBlock, 1) };
+    start(&mut b, false, false, vec![answered.clone()]);
+    b.declare_gone(77, "a");
+    assert_eq!(b.reply(RequestId(77)), Some(Ok(Reply::Declared)));
+    let until = UnixMillis(b.now + b.config.drain_bound_ms);
+    let evidence = &b.stored[&v()].past_evidence[0];
+    assert_eq!((&evidence.node, evidence.source.name()), (&n("a"), "NodeGone"), "it is recorded");
+    assert_eq!(b.stored[&v()].spec.access, Access::RwxBlock);
+    // What it wrote before may land as long as without a restart.
+    begin(&mut b, true, false, vec![answered], false);
+    b.up("bb", "1", vec![]);
+    b.publish_waits("bb", Access::RwxBlock);
+    let waiting = b.core.waiting(&v(), UnixMillis(b.now));
+    let bound = Wait::ListDrainBound { volume: v(), until, doubt: ListDoubt::Desired };
+    assert_eq!(waiting.iter().map(|w| &w.wait).collect::<Vec<_>>(), [&bound]);
+    b.pass(b.config.drain_bound_ms);
+    b.rds(Ok(()));
+    b.agent(ready());
+    assert_eq!(b.phase("bb"), Some("Ready"), "nobody waits for the node");
 }

@@ -104,7 +104,7 @@ impl Transition<'_> {
             self.entry_gone(&volume, node, &by, &reason);
             self.touched.insert(volume);
         }
-        self.forget_node(node);
+        self.forget_node(node, by, reason);
     }
 
     /// The orchestrator says that a node is out of service: it is fenced from all that it has. Where the target can do no

@@ -465,12 +465,12 @@ impl Transition<'_> {
     }
 
     /// A person has declared the node gone: nobody waits for its report any more. It is kept again once it is heard.
-    pub(super) fn forget_node(&mut self, node: &NodeId) {
+    pub(super) fn forget_node(&mut self, node: &NodeId, by: &str, reason: &str) {
         if self.core.registry.remove(node).is_some() {
             self.forgotten_nodes.insert(node.clone());
         }
         self.core.lists.gone.insert(node.clone());
-        self.desired_gone(node);
+        self.desired_gone(node, by, reason);
         self.touched.extend(self.core.waiters.keys().cloned());
     }
 
