@@ -30,8 +30,14 @@ fn make(cluster: &Cluster, world: &World, node: &str) {
 /// Another machine that calls itself by the name of a node.
 fn another(name: &str, number: u8) -> Arc<Host> {
     let host = Host::new(name, number);
-    host.hello.lock().unwrap().identity.as_mut().unwrap().boot_id = format!("boot-of-{number}");
+    boots(&host, number);
     host
+}
+
+fn boots(host: &Host, boot: u8) -> String {
+    let boot = uuid::Uuid::from_u128(u128::from(boot)).to_string();
+    host.hello.lock().unwrap().identity.as_mut().unwrap().boot_id.clone_from(&boot);
+    boot
 }
 
 async fn refused(world: &World, host: &Arc<Host>, both: [&Host; 2]) -> Status {
@@ -49,6 +55,15 @@ fn of_record(cluster: &Cluster, path: &str) -> String {
 
 fn uid(cluster: &Cluster) -> String {
     cluster.kubectl(&["get", "node", "node-a", "-o", "jsonpath={.metadata.uid}"])
+}
+
+/// A pin counts from when it is on record.
+async fn is_pinned(cluster: &Cluster, host: &Host) {
+    let names = "jsonpath={.items[*].spec.record.identity.hostNqn}";
+    eventually("it is on record", async || {
+        cluster.kubectl(&["get", "cleatnodes", "-o", names]) == host.nqn()
+    })
+    .await;
 }
 
 async fn is_silent(world: &World) {
@@ -100,19 +115,21 @@ async fn a_node_made_again_is_another_host_once_the_first_has_nothing() {
 async fn a_person_changes_which_host_a_node_is_without_a_restart() {
     let (cluster, mut world) = with_nodes(&["node-a"]).await;
     let (first, second) = (Host::new("node-a", 1), another("node-a", 2));
-    drop(world.agent(&first).await);
+    let agent = world.agent(&first).await;
+    is_pinned(&cluster, &first).await;
+    drop(agent);
     is_silent(&world).await;
     refused(&world, &second, [&first, &second]).await;
     let (nqn, id) = (second.nqn(), second.nqn().rsplit(':').next().unwrap().to_owned());
     let patch = format!(r#"{{"spec":{{"record":{{"identity":{{"hostNqn":"{nqn}","hostId":"{id}"}}}}}}}}"#);
     cluster.kubectl(&["patch", "cleatnode", "node-a", "--type=merge", "-p", &patch]);
     // The first one has rebooted, so its record would be written.
-    first.hello.lock().unwrap().identity.as_mut().unwrap().boot_id = "later".into();
+    boots(&first, 3);
     refused(&world, &first, [&first, &second]).await;
     assert_eq!(of_record(&cluster, "{.spec.record.identity.hostNqn}"), nqn, "nobody has written over it");
     let agent = world.agent(&second).await;
-    eventually("it is whole", async || of_record(&cluster, "{.spec.record.identity.bootId}") == "boot-of-2")
-        .await;
+    let boot = boots(&second, 2);
+    eventually("it is whole", async || of_record(&cluster, "{.spec.record.identity.bootId}") == boot).await;
     let csi = world.csi().await;
     csi.create("pvc-1").await.unwrap();
     cluster.wants("pvc-1", "node-a", false);
@@ -148,7 +165,9 @@ async fn a_person_changes_which_host_a_node_is_without_a_restart() {
 async fn without_the_api_server_no_other_host_gets_a_node() {
     let (cluster, world) = with_nodes(&["node-a"]).await;
     let (first, second) = (Host::new("node-a", 1), another("node-a", 2));
-    drop(world.agent(&first).await);
+    let agent = world.agent(&first).await;
+    is_pinned(&cluster, &first).await;
+    drop(agent);
     is_silent(&world).await;
     cluster.kubectl(&["delete", "node", "node-a"]);
     make(&cluster, &world, "node-a");

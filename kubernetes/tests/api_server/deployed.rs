@@ -6,6 +6,7 @@ use cleat_kubernetes::api::ApiServer;
 use cleat_kubernetes::definitions;
 use cleat_kubernetes::in_use::in_use;
 use cleat_kubernetes::lease::Candidate;
+use cleat_kubernetes::nodes;
 use cleat_kubernetes::notes::Notes;
 use cleat_kubernetes::records::{Before, ClusterRecords, Kind, RecordWrite, Written};
 use tokio::sync::watch;
@@ -67,5 +68,8 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     let gone = RecordWrite { before: Some(before), value: None, lets_in: false, ..made };
     records.write(claim.term(), &gone, || true).await.unwrap();
     assert_eq!(in_use(&server, "cleat.io").await, Ok(Vec::new()));
+    assert_eq!(records.get(Kind::Node, "node-a").await, Ok(None));
+    assert_eq!(nodes::uid(&server, "node-a").await, Ok(None));
+    assert_eq!(nodes::out_of_service(&server).await, Ok(Vec::new()));
     claim.release().await;
 }

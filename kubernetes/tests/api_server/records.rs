@@ -6,6 +6,7 @@ use cleat_kubernetes::nodes;
 use cleat_kubernetes::records::{
     Before, ClusterRecords, Kind, RecordObject, RecordWrite, WriteError, Written,
 };
+use cleat_kubernetes::reviews::{Reviewed, Reviews};
 use serde_json::{Map, Value, json};
 
 use cleat_api_server::{Shared, shared};
@@ -300,16 +301,23 @@ async fn a_nodes_record_is_not_written_over_one_of_another_host() {
 
 #[tokio::test]
 #[ignore = "needs an API server: hack/test --only api-server"]
-async fn a_node_that_is_made_again_has_another_uid() {
+async fn a_node_that_is_made_again_has_another_uid_and_later_tokens_say_so() {
     let (cluster, _) = records().await;
-    let server = cluster.server().await;
-    let node = json!([{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "again"}}]);
+    let (server, identities) = (cluster.server().await, cluster.identities());
     assert_eq!(nodes::uid(&server, "again").await, Ok(None));
-    cluster.identities().apply(&node);
-    let first = nodes::uid(&server, "again").await.unwrap();
+    identities.pod("again", "agent", "again");
+    let token = || identities.token("again", "agent", "again", "cleat.io");
+    let (first, early) = (nodes::uid(&server, "again").await.unwrap(), token());
     cluster.kubectl(&["delete", "node", "again"]);
     assert_eq!(nodes::uid(&server, "again").await, Ok(None));
-    cluster.identities().apply(&node);
+    identities.apply(&json!([{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "again"}}]));
     let second = nodes::uid(&server, "again").await.unwrap();
     assert!(first.is_some() && second.is_some() && first != second, "{first:?} {second:?}");
+    let reviews = Reviews::new(server);
+    for (token, uid) in [(early, first), (token(), second)] {
+        let Reviewed::User(user) = reviews.token(&token, Some("cleat.io")).await.unwrap() else {
+            panic!("refused")
+        };
+        assert_eq!((user.node(), user.node_uid()), (Some("again"), uid.as_deref()));
+    }
 }
