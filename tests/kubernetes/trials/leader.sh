@@ -61,11 +61,14 @@ trial_paused_machine() { # [SECONDS]
     before=$(leader) node=$(node_of "$(leader)") times=$(restarts "$(leader)")
     kubectl cordon "$node" >&2; writing; kubectl uncordon "$node" >&2
     volume=$(volume_of writes)
+    rds_faults POST '{"action":"slow","delay_ms":8000}'
     kubectl delete pod writes --wait=false >&2
     until_true 60 'a call for a detach' going "$volume"
+    sleep 2
     say "$node stands still, with the leader $before"
     machine "$node" stop
     until_true 60 'another leader' another_leads "$before"
+    rds_faults DELETE
     until_true 180 'a detach by the new leader' nothing_attached
     kubectl apply -f "$here/pod.yaml" >&2
     kubectl wait --for=condition=Ready pod/writes --timeout=240s >&2
