@@ -78,11 +78,13 @@ fn live(uid: String, proven: Option<&str>) -> Option<NodeUid> {
     NodeUid::new(uid).ok()
 }
 
-/// What a record says of the pin. One that cannot be read says nothing.
+/// What a record says of the pin. One that cannot be read says nothing; nor does one that is not there, which may be on its
+/// way there, and is made again.
 fn stored(found: Option<RecordObject>) -> Option<StoredNode> {
-    let Some(RecordObject { mut value, deleting: false, .. }) = found else {
+    let RecordObject { mut value, deleting, .. } = found?;
+    if deleting {
         return Some(StoredNode::Nothing);
-    };
+    }
     let record: NodeRecord = serde_json::from_value(value.remove("record")?).ok()?;
     Some(StoredNode::Record(Box::new(record)))
 }
@@ -118,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_gone_or_deleted_pins_nobody_and_a_broken_one_says_nothing() {
-        assert_eq!(stored(None), Some(StoredNode::Nothing));
+    fn a_deleted_record_pins_nobody_and_one_that_is_not_there_says_nothing() {
+        assert_eq!(stored(None), None);
         assert_eq!(stored(object(true, &record())), Some(StoredNode::Nothing));
         assert_eq!(stored(object(false, &json!({"node": "a"}))), None);
     }

@@ -73,7 +73,7 @@ pub struct NodeSeen {
 pub enum StoredNode {
     /// This record.
     Record(Box<NodeRecord>),
-    /// None, or one that a person has deleted.
+    /// One that a person has deleted.
     Nothing,
 }
 
