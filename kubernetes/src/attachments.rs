@@ -22,6 +22,9 @@ use crate::watch::Watched;
 const PAGE: u32 = 500;
 /// Nodes that an annotation names at most.
 const NODES_NAMED: usize = 8;
+/// Who has a volume, and since when, for people.
+const ATTACHED_NODES: &str = "cleat.io/attached-nodes";
+const ATTACHED_AT: &str = "cleat.io/attached-at";
 
 /// A VolumeAttachment of our driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,35 @@ pub struct PersistentVolumeSeen {
     pub claim: Option<(String, String, String)>,
     /// Its attributes, as CreateVolume has answered them.
     pub attributes: BTreeMap<String, String>,
+    /// Who has it and since when, as it is written there for people.
+    annotated: Annotated,
+}
+
+type Annotated = [Option<String>; 2];
+
+/// As it is to be written; `None`: not at all.
+fn annotated(nodes: &[String], since: Option<&str>) -> Annotated {
+    if nodes.is_empty() {
+        return [None, None];
+    }
+    let named: Vec<_> = nodes.iter().take(NODES_NAMED).map(String::as_str).collect();
+    [Some(named.join(",")), since.map(str::to_owned)]
+}
+
+impl PersistentVolumeSeen {
+    /// One with nothing written on it.
+    #[must_use]
+    pub fn new(name: &str, handle: &str, shared_block: bool) -> Self {
+        let (name, handle) = (name.to_owned(), handle.to_owned());
+        let (claim, attributes, annotated) = (None, BTreeMap::new(), Annotated::default());
+        Self { name, handle, shared_block, claim, attributes, annotated }
+    }
+
+    /// Whether what [`Attachments::annotate`] would write is there already.
+    #[must_use]
+    pub fn says(&self, nodes: &[String], since: Option<&str>) -> bool {
+        self.annotated == annotated(nodes, since)
+    }
 }
 
 /// Both, as a list has them at one moment.
@@ -151,6 +183,14 @@ impl Attachments {
     #[must_use]
     pub fn volume(&self, handle: &str) -> Option<Arc<PersistentVolumeSeen>> {
         self.volumes.look(|all| all.values().find(|pv| pv.handle == handle).cloned()).flatten()
+    }
+
+    /// All PersistentVolumes by their volume, as the watch has them.
+    #[must_use]
+    pub fn by_volume(&self) -> BTreeMap<String, Arc<PersistentVolumeSeen>> {
+        let all =
+            self.volumes.look(|all| all.values().map(|pv| (pv.handle.clone(), Arc::clone(pv))).collect());
+        all.unwrap_or_default()
     }
 
     /// Everything, as it is now.
@@ -253,12 +293,9 @@ impl Attachments {
     /// The API server's answer.
     pub async fn annotate(&self, pv: &str, nodes: &[String], since: Option<&str>) -> Result<(), ApiError> {
         let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
-        let named = nodes.iter().take(NODES_NAMED).map(String::as_str).collect::<Vec<_>>().join(",");
         // `null` takes an annotation away.
-        let named = (!nodes.is_empty()).then_some(named);
-        let patch = json!({"metadata": {"annotations": {
-            "cleat.io/attached-nodes": named, "cleat.io/attached-at": since.filter(|_| !nodes.is_empty()),
-        }}});
+        let [nodes, since] = annotated(nodes, since);
+        let patch = json!({"metadata": {"annotations": {ATTACHED_NODES: nodes, ATTACHED_AT: since}}});
         self.server.ask(api.patch(pv, &PatchParams::default(), &Patch::Merge(&patch))).await.map(drop)
     }
 }
@@ -290,6 +327,7 @@ fn attachment(object: VolumeAttachment, driver: &str) -> Option<VolumeAttachment
 
 fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen> {
     let name = object.name_any();
+    let annotated = [ATTACHED_NODES, ATTACHED_AT].map(|key| object.annotations().get(key).cloned());
     let spec = object.spec?;
     let csi = spec.csi.filter(|csi| csi.driver == driver)?;
     let many = spec.access_modes.unwrap_or_default().iter().any(|mode| mode == "ReadWriteMany");
@@ -300,6 +338,7 @@ fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen
         shared_block: many && spec.volume_mode.as_deref() == Some("Block"),
         claim,
         attributes: csi.volume_attributes.unwrap_or_default(),
+        annotated,
     })
 }
 
@@ -314,6 +353,25 @@ mod tests {
             usual_name("pvc-1", "cleat.io", "node-a"),
             "csi-ca7c3b2144b6b4da6e06556e73657ac496794c436d8ff0c208431c7726770066"
         );
+    }
+
+    #[test]
+    fn what_is_written_on_a_volume_is_not_written_again() {
+        let seen = |annotations| {
+            let spec = json!({"csi": {"driver": "cleat.io", "volumeHandle": "vol-1"}});
+            let object = json!({"metadata": {"name": "pv", "annotations": annotations}, "spec": spec});
+            volume(serde_json::from_value(object).unwrap_or_default(), "cleat.io")
+        };
+        let says = |annotations, nodes: &[&str], since| {
+            let nodes: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            seen(annotations).map(|pv| pv.says(&nodes, since))
+        };
+        let there = || json!({ATTACHED_NODES: "a,b", ATTACHED_AT: "noon"});
+        assert_eq!(says(there(), &["a", "b"], Some("noon")), Some(true));
+        assert_eq!(says(there(), &["a"], Some("noon")), Some(false));
+        assert_eq!(says(there(), &["a", "b"], Some("one")), Some(false));
+        assert_eq!(says(there(), &[], Some("noon")), Some(false));
+        assert_eq!(says(json!({"of": "others"}), &[], Some("noon")), Some(true));
     }
 
     #[test]

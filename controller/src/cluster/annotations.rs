@@ -1,5 +1,5 @@
-//! Who has a volume and since when, as annotations of its PersistentVolume: for people. Nothing reads them, and one that
-//! cannot be written fails nothing.
+//! Who has a volume and since when, as annotations of its PersistentVolume: for people. Nothing rests on them, and one that
+//! cannot be written fails nothing. What the leader before has written is not written again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -56,11 +56,21 @@ async fn write(attachments: &Attachments, engine: &Engine) {
             }
         });
         let Ok(looked) = looked.await else { return };
+        let mut all = if everything { attachments.by_volume() } else { BTreeMap::new() };
         for (volume, now) in looked {
             if said.get(&volume) == Some(&now) {
                 continue;
             }
-            let Some(pv) = attachments.volume(volume.as_str()) else { continue };
+            let pv = match everything {
+                true => all.remove(volume.as_str()),
+                false => attachments.volume(volume.as_str()),
+            };
+            let Some(pv) = pv else { continue };
+            // The leader before has written most of them.
+            if !said.contains_key(&volume) && pv.says(&now.0, now.1.as_deref()) {
+                said.insert(volume, now);
+                continue;
+            }
             match attachments.annotate(&pv.name, &now.0, now.1.as_deref()).await {
                 Ok(()) => drop(said.insert(volume, now)),
                 Err(error) => {

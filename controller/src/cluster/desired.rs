@@ -69,13 +69,7 @@ mod tests {
 
     #[test]
     fn the_access_is_that_of_the_persistent_volume_and_rwo_on_any_doubt() {
-        let shared = PersistentVolumeSeen {
-            name: "pv-1".into(),
-            handle: "vol-1".into(),
-            shared_block: true,
-            claim: None,
-            attributes: BTreeMap::new(),
-        };
+        let shared = PersistentVolumeSeen::new("pv-1", "vol-1", true);
         let all = AllAttachments {
             attachments: vec![
                 seen("one", "pv-1", "node-a", &[(EPOCH_KEY, "9.2")]),
