@@ -185,6 +185,7 @@ fn memory(process: &Process) -> (u64, u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server, for itself: hack/test --full --only api-server"]
+#[allow(clippy::print_stdout)] // what was measured is for whoever runs it
 async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() {
     let cluster = Cluster::own();
     let server = cleat_api_server::connect(&cluster.kubeconfig(), Duration::from_secs(20)).await;
