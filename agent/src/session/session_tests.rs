@@ -263,7 +263,7 @@ async fn directives_are_handed_on_and_bad_ones_answered_by_name() {
 }
 
 #[tokio::test]
-async fn a_directive_that_is_not_known_is_refused_by_name_and_what_follows_is_done() {
+async fn an_unknown_directive_is_refused_by_name_and_what_follows_is_done() {
     let mut rig = Rig::start().await;
     let mut side = rig.session().await;
     side.welcome(10_000).await;
