@@ -1,5 +1,5 @@
 //! The protocols: the subset of CSI v1 that Cleat serves, the kubelet's registration of plug-ins, and `cleat.v1`, its own
-//! protocol. Generated code, nothing else.
+//! protocol. Generated code, and which versions of the session work together; nothing else.
 //!
 //! The sources are in `proto/`; names, numbers and types of CSI are the standard's (spec 1.11), so that any
 //! CSI caller can talk to Cleat. RPCs of the standard that are not listed here answer `UNIMPLEMENTED`.
@@ -35,5 +35,6 @@ pub mod cleat {
     }
 }
 
-/// The version of the agent session's protocol; both sides refuse another one by name.
-pub const SESSION_PROTOCOL: u32 = 1;
+mod session_protocol;
+
+pub use session_protocol::{SESSION_PROTOCOL, VersionsApart, session_protocol_with};

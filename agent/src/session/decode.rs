@@ -11,6 +11,7 @@ use cleat_host::readiness::PathPolicy;
 use cleat_host::reservations::ReservationKey;
 use cleat_host::{NamespaceIdentity, NamespaceUuid, Nguid, Portal};
 use cleat_proto::cleat::v1 as proto;
+use cleat_proto::{SESSION_PROTOCOL, session_protocol_with};
 use tokio::time::Instant;
 
 use crate::ledger::Grant;
@@ -41,11 +42,21 @@ pub(super) struct Welcome {
     pub(super) silence: Duration,
     /// A token that was renewed is to be sent on the stream.
     pub(super) takes_tokens: bool,
+    /// The version of the session's protocol that the controller speaks.
+    pub(super) protocol: u32,
+    /// The controller's version, for logs.
+    pub(super) controller_version: String,
 }
 
 impl Welcome {
     /// Checks a Welcome; returns what is wrong with it otherwise.
     pub(super) fn parse(welcome: proto::Welcome) -> Result<Self, String> {
+        // The first version says none.
+        let protocol = welcome.protocol.max(1);
+        session_protocol_with("controller", "agent", protocol).map_err(|apart| {
+            let (controller, agent) = (&welcome.controller_version, cleat_runtime::build_info());
+            format!("{apart} (controller {controller}, agent {agent})")
+        })?;
         let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.into());
         let silence = Duration::from_millis(welcome.silence_deadline_ms.into());
         if !HEARTBEATS.contains(&heartbeat) || silence <= heartbeat {
@@ -57,6 +68,8 @@ impl Welcome {
             heartbeat,
             silence,
             takes_tokens: welcome.takes_tokens,
+            protocol,
+            controller_version: welcome.controller_version,
         })
     }
 }
@@ -145,6 +158,21 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
     }
 }
 
+/// A directive of a kind that this version does not know.
+pub(super) fn not_known(about: proto::DirectiveHeader) -> RefusedDirective {
+    let why = format!(
+        "this agent ({}) speaks session protocol {SESSION_PROTOCOL} and does not know this directive, which is of a later \
+         version; upgrade the agent",
+        cleat_runtime::build_info()
+    );
+    RefusedDirective {
+        operation: about.operation_id,
+        volume: about.volume_id,
+        epoch: about.epoch.map(|epoch| (epoch.term, epoch.seq)),
+        failure: DirectiveFailure { unready: clause::failed(clause::DIRECTIVE, why), nothing_left: false },
+    }
+}
+
 fn parse_epoch(epoch: Option<proto::Epoch>) -> Result<Epoch, NameError> {
     let epoch = epoch.ok_or_else(Epoch::missing)?;
     Epoch::new(epoch.term, epoch.seq)
@@ -181,10 +209,14 @@ fn attach(message: &proto::Attach, prefix: &NqnPrefix, received: Instant) -> Res
         let problem = format!("{} different portals, not 1 to {MOST_PORTALS}", portals.len());
         return Err(Invalid { field: "portals", problem });
     }
-    let policy = match message.path_policy() {
-        proto::PathPolicy::Unspecified | proto::PathPolicy::Any => PathPolicy::Any,
-        proto::PathPolicy::Quorum => PathPolicy::Quorum,
-        proto::PathPolicy::All => PathPolicy::All,
+    let policy = match proto::PathPolicy::try_from(message.path_policy) {
+        Ok(proto::PathPolicy::Unspecified | proto::PathPolicy::Any) => PathPolicy::Any,
+        Ok(proto::PathPolicy::Quorum) => PathPolicy::Quorum,
+        Ok(proto::PathPolicy::All) => PathPolicy::All,
+        Err(_) => {
+            let problem = format!("{} is none that this agent knows", message.path_policy);
+            return Err(Invalid { field: "path_policy", problem });
+        }
     };
     let uuid = optional(&message.namespace_uuid, NamespaceUuid::parse, "namespace_uuid")?;
     let nguid = optional(&message.nguid, Nguid::parse, "nguid")?;
@@ -287,6 +319,31 @@ mod tests {
     }
 
     #[test]
+    fn a_welcome_is_taken_from_a_version_one_apart_and_refused_from_two() {
+        let welcome = |protocol| {
+            let (heartbeat_interval_ms, silence_deadline_ms) = (1000, 5000);
+            let controller_version = "9.9".to_owned();
+            Welcome::parse(proto::Welcome {
+                heartbeat_interval_ms,
+                silence_deadline_ms,
+                protocol,
+                controller_version,
+                ..Default::default()
+            })
+        };
+        // The first version says none.
+        for (said, protocol) in [(0, 1), (1, 1), (SESSION_PROTOCOL, 2), (SESSION_PROTOCOL + 1, 3)] {
+            assert_eq!(welcome(said).unwrap().protocol, protocol);
+        }
+        let refused = welcome(SESSION_PROTOCOL + 2).unwrap_err();
+        for part in
+            ["controller speaks session protocol 4", "this agent speaks 2", "upgrade the agent", "9.9"]
+        {
+            assert!(refused.contains(part), "{refused} should say {part}");
+        }
+    }
+
+    #[test]
     fn an_epoch_that_is_zero_or_missing_is_an_error() {
         assert_eq!(parse_epoch(Some(proto::Epoch { term: 3, seq: 4 })), "3.4".parse());
         assert!(parse_epoch(Some(proto::Epoch::default())).is_err());
@@ -296,7 +353,7 @@ mod tests {
     #[test]
     fn what_is_wrong_is_answered_with_the_field_and_the_value() {
         type Spoil = fn(&mut proto::Attach);
-        let cases: [(Spoil, &str, &str); 8] = [
+        let cases: [(Spoil, &str, &str); 9] = [
             (|m| m.volume_id = "../x".into(), "volume_id", "../x"),
             (|m| m.epoch = None, "epoch", "must be given"),
             (|m| m.subsystem_nqn = "nqn.2026-01.io.cleat:pvc-2".into(), "subsystem_nqn", "pvc-2"),
@@ -305,6 +362,7 @@ mod tests {
             (|m| m.portals = vec!["storage:4420".into()], "portals", "storage"),
             (|m| m.namespace_uuid = "x".into(), "namespace_uuid", "\"x\""),
             (|m| m.deadline_ms = 0, "deadline_ms", "0 is not"),
+            (|m| m.path_policy = 9, "path_policy", "9 is none"),
         ];
         for (spoil, field, value) in cases {
             let mut message = message();

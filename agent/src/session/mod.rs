@@ -150,6 +150,8 @@ impl<N: NodeVolumes> Session<N> {
         tracing::info!(
             session = welcome.session,
             term = welcome.term,
+            protocol = welcome.protocol,
+            controller_version = welcome.controller_version,
             "session with the controller established"
         );
         metrics::session_up(true);

@@ -48,7 +48,11 @@ impl Side {
     }
 
     async fn say(&self, kind: Hear) {
-        self.to_agent.send(Ok(proto::ToAgent { kind: Some(kind) })).await.expect("the agent listens");
+        self.send(proto::ToAgent { kind: Some(kind), about: None }).await;
+    }
+
+    async fn send(&self, message: proto::ToAgent) {
+        self.to_agent.send(Ok(message)).await.expect("the agent listens");
     }
 
     async fn welcome(&mut self, silence_ms: u32) -> proto::Inventory {
@@ -60,7 +64,7 @@ impl Side {
             session_id: "s".into(),
             heartbeat_interval_ms: 20,
             silence_deadline_ms: silence_ms,
-            takes_tokens: false,
+            ..Default::default()
         }))
         .await;
         match self.next().await {
@@ -259,6 +263,37 @@ async fn directives_are_handed_on_and_bad_ones_answered_by_name() {
 }
 
 #[tokio::test]
+async fn an_unknown_directive_is_refused_by_name_and_what_follows_is_done() {
+    let mut rig = Rig::start().await;
+    let mut side = rig.session().await;
+    side.welcome(10_000).await;
+    let epoch = Some(proto::Epoch { term: 1, seq: 2 });
+    let about = proto::DirectiveHeader { operation_id: "op-1-7".into(), volume_id: "v".into(), epoch };
+    // As a kind of a later version comes out of the decoder: with what it is about, and without; the latter asks for no
+    // answer.
+    side.send(proto::ToAgent::default()).await;
+    side.send(proto::ToAgent { kind: None, about: Some(about) }).await;
+    let Say::Result(result) = side.next().await else { panic!("no result") };
+    assert_eq!(
+        (result.operation_id.as_str(), result.volume_id.as_str(), result.epoch),
+        ("op-1-7", "v", epoch)
+    );
+    let Some(proto::directive_result::Outcome::Failed(failed)) = result.outcome else {
+        panic!("not refused")
+    };
+    let unready = failed.unready.expect("why");
+    assert_eq!((unready.clause.as_str(), failed.nothing_left), ("unknown-directive", false));
+    assert!(
+        unready.message.contains("protocol 2") && unready.message.contains("upgrade the agent"),
+        "{unready:?}"
+    );
+    let operation_id = "op-1-8".into();
+    side.say(Hear::Detach(proto::Detach { operation_id, volume_id: "v".into(), epoch, deadline_ms: 1000 }))
+        .await;
+    timeout(PATIENCE, rig.node.arrived.notified()).await.expect("handed on");
+}
+
+#[tokio::test]
 async fn a_welcome_that_makes_no_sense_is_refused_and_stopping_ends_the_session() {
     let mut rig = Rig::start().await;
     let mut side = rig.session().await;
@@ -432,6 +467,7 @@ async fn a_token_goes_with_each_session_and_on_it_once_it_is_another_one() {
         heartbeat_interval_ms: 20,
         silence_deadline_ms: 10_000,
         takes_tokens: true,
+        ..Default::default()
     }))
     .await;
     assert!(matches!(side.next().await, Say::Inventory(_)));

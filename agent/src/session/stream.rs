@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Streaming};
 
-use super::decode::{Parsed, Welcome, parse};
+use super::decode::{Parsed, RefusedDirective, Welcome, not_known, parse};
 use super::outbox::Outgoing;
 use super::token::{Token, TokenError};
 use super::{NodeVolumes, Session, encode, find};
@@ -265,22 +265,31 @@ impl<N: NodeVolumes> Stream<'_, N> {
     fn take(&mut self, message: proto::ToAgent) -> Result<(), Ended> {
         self.heard = Instant::now();
         self.session.outbox.heard(self.welcome.silence);
-        // A kind that this version does not know: a newer controller must not rely on it.
-        let Some(kind) = message.kind else { return Ok(()) };
+        let Some(kind) = message.kind else {
+            // Of a kind that this version does not know.
+            match message.about {
+                Some(about) => self.refuse(not_known(about)),
+                None => tracing::warn!(
+                    "the controller sent something that this agent does not know; upgrade the agent"
+                ),
+            }
+            return Ok(());
+        };
         match parse(kind, &self.session.node_is.nqn_prefix) {
             Parsed::Directive(directive) => self.session.node.submit(*directive),
-            Parsed::Refused(refusal) => {
-                let (operation, volume, why) =
-                    (&refusal.operation, &refusal.volume, &refusal.failure.unready);
-                tracing::warn!(operation, volume, error = why.message, "directive refused");
-                self.session.outbox.push(Outgoing::Refusal(*refusal));
-            }
+            Parsed::Refused(refusal) => self.refuse(*refusal),
             Parsed::Heartbeat => {}
             Parsed::Unexpected(other) => {
                 return Err(Ended::Protocol(format!("{other:?} in mid-session")));
             }
         }
         Ok(())
+    }
+
+    fn refuse(&self, refusal: RefusedDirective) {
+        let (operation, volume, why) = (&refusal.operation, &refusal.volume, &refusal.failure.unready);
+        tracing::warn!(operation, volume, error = why.message, "directive refused");
+        self.session.outbox.push(Outgoing::Refusal(refusal));
     }
 
     /// Sends every state that differs from what was last sent.

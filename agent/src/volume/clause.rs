@@ -6,6 +6,8 @@ use cleat_host::readiness::Unready;
 
 /// A field of the directive cannot be used.
 pub const REQUEST: &str = "request";
+/// This version does not know the directive.
+pub const DIRECTIVE: &str = "unknown-directive";
 /// The ledger cannot be read or written.
 pub const LEDGER: &str = "ledger";
 /// The same epoch was granted for something else, or this node has no grant.

@@ -11,8 +11,8 @@ use cleat_core::{
     NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
 };
 use cleat_ids::NqnPrefix;
-use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as proto;
+use cleat_proto::session_protocol_with;
 use uuid::Uuid;
 
 use super::limits;
@@ -35,22 +35,27 @@ pub(super) struct Introduced {
     pub(super) identity: NodeIdentity,
     pub(super) capabilities: proto::Capabilities,
     pub(super) agent_version: String,
+    /// The version of the session's protocol that the agent speaks.
+    pub(super) protocol: u32,
     pub(super) max_volumes: Option<NonZeroU32>,
 }
 
 pub(super) fn hello(mut hello: proto::Hello, prefix: &NqnPrefix) -> Result<Introduced, Malformed> {
+    // First: the rest is for who speaks our language.
+    if let Err(apart) = session_protocol_with("agent", "controller", hello.protocol) {
+        limits::name(&mut hello.agent_version);
+        return Err(Malformed::Protocol { apart, agent: hello.agent_version });
+    }
     limits::hello(&mut hello)?;
     let proto::Hello { protocol, node_id, identity, capabilities, agent_version, max_volumes } = hello;
-    if protocol != SESSION_PROTOCOL {
-        return Err(Malformed::Protocol { agent: protocol });
-    }
     let node = NodeId::new(node_id).map_err(name("hello.node_id"))?;
     let identity = node_identity(identity.ok_or(Malformed::Missing("hello.identity"))?)?;
     let capabilities = capabilities.ok_or(Malformed::Missing("hello.capabilities"))?;
     if capabilities.nqn_prefix != prefix.as_str() {
         return Err(Malformed::Prefix { agent: capabilities.nqn_prefix, ours: prefix.to_string() });
     }
-    Ok(Introduced { node, identity, capabilities, agent_version, max_volumes: NonZeroU32::new(max_volumes) })
+    let max_volumes = NonZeroU32::new(max_volumes);
+    Ok(Introduced { node, identity, capabilities, agent_version, protocol, max_volumes })
 }
 
 fn node_identity(identity: proto::NodeIdentity) -> Result<NodeIdentity, Malformed> {
@@ -121,6 +126,17 @@ pub(super) fn volume_state(state: &proto::VolumeState) -> Result<Observed, Malfo
             .as_ref()
             .map(|unready| format!("{}: {}", unready.clause, unready.message))
             .unwrap_or_default(),
+    })
+}
+
+/// An outcome that a newer agent has and this controller does not know: it proves nothing, and whoever waits learns why.
+pub(super) fn outcome_not_known() -> proto::directive_result::Outcome {
+    let message =
+        "the agent answered with an outcome that this controller does not know; upgrade the controller";
+    let unready = proto::Unready { clause: "unknown-outcome".into(), message: message.into() };
+    proto::directive_result::Outcome::Failed(proto::FailedOutcome {
+        unready: Some(unready),
+        nothing_left: false,
     })
 }
 

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use cleat_proto::SESSION_PROTOCOL;
+
 use super::*;
 
 const PREFIX: &str = "nqn.2026-01.io.cleat:";
@@ -58,12 +60,29 @@ fn a_good_hello_is_read_with_addresses_in_one_spelling() {
 }
 
 #[test]
+fn a_hello_of_a_version_one_apart_is_taken() {
+    for protocol in [SESSION_PROTOCOL - 1, SESSION_PROTOCOL, SESSION_PROTOCOL + 1] {
+        let introduced = hello(proto::Hello { protocol, ..good_hello() }, &prefix()).unwrap();
+        assert_eq!(introduced.protocol, protocol);
+    }
+}
+
+#[test]
 fn a_bad_hello_is_refused_with_the_field_and_the_value() {
     type Spoil = fn(&mut proto::Hello);
     let identity = |h: &mut proto::Hello| h.identity.clone().unwrap();
     let _ = identity;
     let cases: &[(Spoil, &[&str])] = &[
-        (|h| h.protocol = 7, &["7", "protocol"]),
+        (
+            |h| h.protocol = 7,
+            &["protocol 7", "speaks 2 and works with 1 to 3", "upgrade the controller", "agent 1,"],
+        ),
+        (|h| h.protocol = 0, &["protocol 0", "upgrade the agent"]),
+        // Whatever else there is that this version cannot read.
+        (
+            |h| (h.protocol, h.identity) = (SESSION_PROTOCOL + 2, None),
+            &["protocol 4", "upgrade the controller"],
+        ),
         (|h| h.node_id = "Node A".into(), &["hello.node_id", "Node A"]),
         (|h| h.identity = None, &["hello.identity"]),
         (|h| h.capabilities = None, &["hello.capabilities"]),

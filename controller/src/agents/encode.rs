@@ -39,6 +39,11 @@ pub(super) fn directive(
     settings: &AgentSettings,
 ) -> Result<proto::ToAgent, NoSecret> {
     let operation_id = operation.to_string();
+    let about = proto::DirectiveHeader {
+        operation_id: operation_id.clone(),
+        volume_id: directive.volume().to_string(),
+        epoch: Some(numbers(directive.epoch())),
+    };
     let kind = match directive {
         Directive::Attach { grant } => {
             let identity = grant.identity.as_ref();
@@ -92,7 +97,7 @@ pub(super) fn directive(
             deadline_ms: millis(settings.attach_deadline),
         }),
     };
-    Ok(proto::ToAgent { kind: Some(kind) })
+    Ok(proto::ToAgent { kind: Some(kind), about: Some(about) })
 }
 
 /// Milliseconds, as messages have them; more than 49 days are 49 days.

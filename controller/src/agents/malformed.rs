@@ -1,7 +1,7 @@
 //! What an agent must not send, by field.
 
 use cleat_ids::IdError;
-use cleat_proto::SESSION_PROTOCOL;
+use cleat_proto::VersionsApart;
 
 /// Something that an agent must not say. The session ends with it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,11 +22,13 @@ pub(super) enum Malformed {
     /// A field that must be there.
     #[error("{0} is missing")]
     Missing(&'static str),
-    /// The agent speaks another protocol.
-    #[error(
-        "the agent speaks session protocol {agent}, this controller speaks {SESSION_PROTOCOL}: run the same version of both"
-    )]
-    Protocol { agent: u32 },
+    /// The agent speaks a protocol that is too far from ours.
+    #[error("{apart} (agent {agent}, controller {})", cleat_runtime::build_info())]
+    Protocol {
+        apart: VersionsApart,
+        /// What the agent says of its version.
+        agent: String,
+    },
     /// The agent looks after other subsystems.
     #[error(
         "the agent's NQN prefix is {agent:?}, this controller's is {ours:?}: give both the same --nqn-prefix"

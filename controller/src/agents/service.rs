@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_directive_that_waited_is_not_sent_once_the_claim_is_lost() {
-        let message = |kind| Ok(proto::ToAgent { kind: Some(kind) });
+        let message = |kind| Ok(proto::ToAgent { kind: Some(kind), about: None });
         let attach = || message(Kind::Attach(proto::Attach { volume_id: "v".into(), ..Default::default() }));
         let detach = || message(Kind::Detach(proto::Detach { volume_id: "v".into(), ..Default::default() }));
         let heartbeat = || message(Kind::Heartbeat(proto::Heartbeat { count: 1 }));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{Event, NodeId, NodeSeen, SessionId, VolumeId};
+use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as proto;
 use cleat_runtime::hush::Hush;
 use tokio::sync::mpsc;
@@ -72,6 +73,8 @@ struct Progress {
     session: SessionId,
     orders: mpsc::Receiver<Order>,
     inventoried: bool,
+    /// The agent is of a later version: what this one does not know of it is left, and proves nothing.
+    newer: bool,
     heard: Instant,
     /// Volumes about which this session was sent something.
     sent: HashSet<VolumeId>,
@@ -136,6 +139,7 @@ impl Talk {
             session,
             orders,
             inventoried: false,
+            newer: introduced.protocol > SESSION_PROTOCOL,
             heard: Instant::now(),
             sent: HashSet::new(),
             pace: Pace::new(),
@@ -167,7 +171,7 @@ impl Talk {
         );
         tracing::info!(
             node = %progress.node, session = %progress.session, %boot_id, agent_version = introduced.agent_version,
-            "agent session up"
+            protocol = introduced.protocol, "agent session up"
         );
         let settings = self.context.sessions.settings();
         let welcome = proto::Welcome {
@@ -176,6 +180,8 @@ impl Talk {
             heartbeat_interval_ms: encode::millis(settings.heartbeat_interval),
             silence_deadline_ms: encode::millis(settings.silence_deadline),
             takes_tokens: matches!(self.caller, Caller::Agent { .. }),
+            protocol: SESSION_PROTOCOL,
+            controller_version: cleat_runtime::build_info(),
         };
         self.say(proto::to_agent::Kind::Welcome(welcome)).await?;
         Ok(progress)
@@ -273,8 +279,15 @@ impl Talk {
         message: proto::FromAgent,
     ) -> Result<(), Ending> {
         use proto::from_agent::Kind;
-        let kind = message.kind.ok_or(Malformed::Missing("message.kind"))?;
         tokio::time::sleep(progress.pace.take()).await;
+        let kind = match message.kind {
+            Some(kind) => kind,
+            None if progress.newer => {
+                progress.not_known("a report");
+                return Ok(());
+            }
+            None => return Err(Malformed::Missing("message.kind").into()),
+        };
         if !progress.inventoried
             && !matches!(kind, Kind::Inventory(_) | Kind::Heartbeat(_) | Kind::Renewal(_))
         {
@@ -302,7 +315,11 @@ impl Talk {
                 self.context.reports.volume(&node, observed.volume.clone(), state)?;
                 Event::Delta { node, session, observed }
             }
-            Kind::Result(result) => {
+            Kind::Result(mut result) => {
+                if result.outcome.is_none() && progress.newer {
+                    progress.not_known("an outcome");
+                    result.outcome = Some(decode::outcome_not_known());
+                }
                 let answer = decode::result(result)?;
                 if !self.is_its_own(progress, &answer.volume).await? {
                     metrics::fact_refused();
@@ -348,7 +365,7 @@ impl Talk {
     }
 
     async fn say(&self, kind: proto::to_agent::Kind) -> Result<(), Ending> {
-        self.send(proto::ToAgent { kind: Some(kind) }).await
+        self.send(proto::ToAgent { kind: Some(kind), about: None }).await
     }
 
     /// An agent that does not read for a silence deadline is as silent as one that does not speak.
@@ -363,6 +380,18 @@ impl Talk {
 
     fn silence(&self) -> Duration {
         self.context.sessions.settings().silence_deadline
+    }
+}
+
+impl Progress {
+    fn not_known(&self, what: &str) {
+        self.hush.warn(|skipped| {
+            tracing::warn!(
+                node = %self.node, session = %self.session, skipped,
+                "the agent is of a later version and sent {what} that this controller does not know: it counts for nothing; \
+                 upgrade the controller"
+            );
+        });
     }
 }
 

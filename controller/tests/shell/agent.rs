@@ -281,7 +281,12 @@ impl Agent {
 
     /// Says something unasked.
     pub async fn say(&self, kind: proto::from_agent::Kind) {
-        self.say.send(from(kind)).await.expect("the session is up");
+        self.send(from(kind)).await;
+    }
+
+    /// Sends a message, whatever is in it.
+    pub async fn send(&self, message: proto::FromAgent) {
+        self.say.send(message).await.expect("the session is up");
     }
 
     pub async fn delta(&self, volume: &str, phase: Phase, live: usize) {
@@ -344,7 +349,7 @@ impl Talking {
                 message = hear.message() => message,
             };
             match message {
-                Ok(Some(proto::ToAgent { kind: Some(kind) })) => self.obey(kind).await,
+                Ok(Some(proto::ToAgent { kind: Some(kind), .. })) => self.obey(kind).await,
                 Ok(Some(_)) => return Status::internal("an empty message"),
                 Ok(None) => return Status::ok("closed"),
                 Err(status) => return status,

@@ -8,6 +8,7 @@ mod attach;
 mod certificates;
 mod cluster;
 mod cluster_nodes;
+mod cluster_scale;
 mod cluster_trust;
 mod crowd;
 mod export_off;

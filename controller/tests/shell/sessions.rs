@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use cleat_proto::SESSION_PROTOCOL;
 use cleat_proto::cleat::v1 as proto;
 use proto::volume_state::Phase;
 use tonic::Code;
 
-use crate::agent::Host;
+use crate::agent::{Host, OnDetach};
 use crate::world::{RWO, World, eventually};
 
 async fn node(world: &World, name: &str) -> Option<proto::NodeInfo> {
@@ -20,7 +21,11 @@ async fn an_agent_that_does_not_fit_is_refused_with_the_reason() {
     let world = World::started().await;
     type Spoil = fn(&mut proto::Hello);
     let cases: [(Spoil, Code, &[&str]); 4] = [
-        (|h| h.protocol = 9, Code::FailedPrecondition, &["session protocol 9", "this controller speaks 1"]),
+        (
+            |h| h.protocol = 9,
+            Code::FailedPrecondition,
+            &["session protocol 9", "this controller speaks 2 and works with 1 to 3: upgrade the controller"],
+        ),
         (
             |h| h.capabilities.as_mut().unwrap().nqn_prefix = "nqn.2020-01.org.other:".into(),
             Code::FailedPrecondition,
@@ -71,6 +76,54 @@ async fn a_malformed_message_ends_the_session_with_the_field_and_nothing_else() 
     }
     assert_eq!(world.node("node-b").await.session, "connected");
     drop(other);
+}
+
+#[tokio::test]
+async fn an_agent_of_a_version_one_apart_attaches_and_detaches() {
+    let (world, csi) = World::served().await;
+    csi.create("pvc-1").await.unwrap();
+    for protocol in [SESSION_PROTOCOL - 1, SESSION_PROTOCOL + 1] {
+        let host = Host::new("node-a", 1);
+        host.hello.lock().unwrap().protocol = protocol;
+        let agent = world.agent(&host).await;
+        assert_eq!(agent.welcome.borrow().as_ref().unwrap().protocol, SESSION_PROTOCOL);
+        csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+        csi.unpublish("pvc-1", "node-a").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_known_of_a_newer_agent_proves_nothing() {
+    let (world, csi) = World::served().await;
+    let host = Host::new("node-a", 1);
+    host.hello.lock().unwrap().protocol = SESSION_PROTOCOL + 1;
+    let agent = world.agent(&host).await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    *host.on_detach.lock().unwrap() = OnDetach::Hold;
+    let detaching = tokio::spawn({
+        let csi = csi.clone();
+        async move { csi.unpublish("pvc-1", "node-a").await }
+    });
+    let sent = || {
+        host.directives.lock().unwrap().iter().find_map(|kind| match kind {
+            proto::to_agent::Kind::Detach(detach) => Some(detach.clone()),
+            _ => None,
+        })
+    };
+    eventually("a Detach", async || sent().is_some()).await;
+    let proto::Detach { operation_id, volume_id, epoch, .. } = sent().unwrap();
+    // As a report, and an outcome, of a later version come out of the decoder.
+    agent.send(proto::FromAgent::default()).await;
+    let result = proto::DirectiveResult { operation_id, volume_id, epoch, outcome: None };
+    agent.say(proto::from_agent::Kind::Result(result)).await;
+    let refused = detaching.await.unwrap().unwrap_err();
+    assert!(refused.message().contains("upgrade the controller"), "{refused:?}");
+    let attachment = world.volume("pvc-1").await.attachments.remove(0);
+    assert!(attachment.may_write, "{attachment:?}");
+    *host.on_detach.lock().unwrap() = OnDetach::Absent("live");
+    eventually("its own report proves it", async || csi.unpublish("pvc-1", "node-a").await.is_ok()).await;
+    assert_eq!(world.node("node-a").await.session, "connected");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::missing_panics_doc)]
 
+mod fill;
 mod identities;
 
 use std::net::TcpListener;
@@ -19,6 +20,7 @@ use nix::unistd::Pid;
 
 /// The driver whose objects these are.
 pub const DRIVER: &str = "cleat.io";
+pub use fill::at_once;
 pub use identities::Identities;
 
 /// Long enough for a busy machine.

@@ -58,8 +58,10 @@ mod tests {
         let dhchap_secret = "DHHC-1:00:c2VjcmV0:".to_owned();
         let attach = Attach { dhchap_secret: dhchap_secret.clone(), ..Attach::default() };
         let rekey = Rekey { dhchap_secret, ..Rekey::default() };
-        let message =
-            super::super::ToAgent { kind: Some(super::super::to_agent::Kind::Rekey(rekey.clone())) };
+        let message = super::super::ToAgent {
+            kind: Some(super::super::to_agent::Kind::Rekey(rekey.clone())),
+            about: None,
+        };
         let renewal = TokenRenewal { token: "c2VjcmV0".into() };
         let said = format!("{attach:?} {attach:#?} {rekey:?} {message:?} {renewal:?}");
         assert!(!said.contains("c2Vj") && said.contains("\"set\""), "{said}");

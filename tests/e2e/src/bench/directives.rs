@@ -161,7 +161,7 @@ impl Directives {
         let begun = Instant::now();
         for kind in directives {
             self.to_agent
-                .send(Ok(ToAgent { kind: Some(kind) }))
+                .send(Ok(ToAgent { kind: Some(kind), about: None }))
                 .await
                 .context("the second agent's session is gone")?;
         }
@@ -233,7 +233,7 @@ impl AgentSession for Service {
                     }
                     Some(from_agent::Kind::Heartbeat(Heartbeat { count })) => {
                         let kind = Some(to_agent::Kind::Heartbeat(Heartbeat { count }));
-                        to_agent.send(Ok(ToAgent { kind })).await.is_ok()
+                        to_agent.send(Ok(ToAgent { kind, about: None })).await.is_ok()
                     }
                     Some(from_agent::Kind::Result(result)) => results.send(result).await.is_ok(),
                     Some(from_agent::Kind::Delta(_) | from_agent::Kind::Renewal(_)) | None => true,
@@ -256,6 +256,8 @@ fn welcome() -> ToAgent {
         heartbeat_interval_ms: ms(HEARTBEAT),
         silence_deadline_ms: ms(SILENCE),
         takes_tokens: false,
+        protocol: cleat_proto::SESSION_PROTOCOL,
+        controller_version: String::new(),
     });
-    ToAgent { kind: Some(kind) }
+    ToAgent { kind: Some(kind), about: None }
 }

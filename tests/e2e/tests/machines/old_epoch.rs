@@ -52,7 +52,7 @@ impl Line {
     }
 
     async fn say(&self, kind: to_agent::Kind) -> anyhow::Result<()> {
-        Ok(self.say.send(Ok(ToAgent { kind: Some(kind) })).await?)
+        Ok(self.say.send(Ok(ToAgent { kind: Some(kind), about: None })).await?)
     }
 
     /// Gives a directive and waits for its result.
@@ -162,6 +162,8 @@ async fn node_a(begun: &mut mpsc::Receiver<Line>) -> anyhow::Result<Line> {
             heartbeat_interval_ms: 1000,
             silence_deadline_ms: 60_000,
             takes_tokens: false,
+            protocol: cleat_proto::SESSION_PROTOCOL,
+            controller_version: String::new(),
         };
         line.say(to_agent::Kind::Welcome(welcome)).await?;
         return match line.next().await? {
