@@ -15,6 +15,7 @@ use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::definitions;
 use cleat_kubernetes::lease::{Candidate, LeaseClaim};
 use cleat_rds::secret::Keys;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -173,9 +174,8 @@ impl Stored {
         leadership.begin(claim.clone());
         let opening = async {
             let said = Arc::new(AtomicBool::new(false));
-            // After the claim: whatever an earlier leader has answered is in it.
-            let all = until_done("list VolumeAttachments", &claim, || attachments.all_now()).await?;
-            let (desired, answered) = cluster::desired(&all);
+            // Both after the claim: whatever an earlier leader has answered is in them. Of thousands each takes seconds.
+            let all = until_done("list VolumeAttachments", &claim, || attachments.all_now());
             let opened = until_done("read the records", &claim, || {
                 let (server, namespace, claim) = (server.clone(), namespace.clone(), claim.clone());
                 let said = Arc::clone(&said);
@@ -184,7 +184,8 @@ impl Stored {
                     KubernetesStore::open(&server, &namespace, claim).await
                 }
             });
-            let (store, loaded) = opened.await?;
+            let (all, (store, loaded)) = tokio::try_join!(all, opened)?;
+            let (desired, answered) = cluster::desired(&all);
             // A person may change any record, and nobody else is to wait for that.
             let mut records = engine::read_what_can_be(loaded.entries);
             records.desired = desired;
@@ -253,12 +254,16 @@ async fn until_done<T, F: Future<Output = Result<T, ApiError>>>(
     claim: &LeaseClaim,
     ask: impl Fn() -> F,
 ) -> Result<T, StoredError> {
+    let began = Instant::now();
     for tries in 0_u32.. {
         if claim.lost().is_cancelled() {
             break;
         }
         match ask().await {
-            Ok(done) => return Ok(done),
+            Ok(done) => {
+                tracing::info!(tries, duration_ms = began.elapsed().as_millis(), "{what}: done");
+                return Ok(done);
+            }
             Err(error) if tries % SAY_EVERY == 9 => tracing::error!("cannot {what}: {error}"),
             Err(_) => {}
         }

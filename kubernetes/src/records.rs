@@ -158,8 +158,9 @@ impl ClusterRecords {
     /// # Errors
     /// The API server's answer.
     pub async fn list(&self) -> Result<Vec<RecordObject>, ApiError> {
-        let mut found = self.list_of(Kind::Volume).await?;
-        found.extend(self.list_of(Kind::Node).await?);
+        let (mut found, nodes) =
+            futures_util::try_join!(self.list_of(Kind::Volume), self.list_of(Kind::Node))?;
+        found.extend(nodes);
         Ok(found)
     }
 

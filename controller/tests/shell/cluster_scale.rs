@@ -228,6 +228,11 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
         if cfg!(debug_assertions) { "debug build" } else { "release build" },
     );
 
+    // Where the time went.
+    for line in process.said().lines().filter(|line| line.contains("cleat_controller::stored")) {
+        println!("{line}");
+    }
+
     let mut published = BTreeSet::new();
     loop {
         for entry in answer.entries {
