@@ -2,7 +2,7 @@
 //!
 //! In comes what an agent says of itself; out goes what the core needs to decide whether it may be that node. What holds:
 //! both are read live, and only where the agent says something that is not on record; what the API server does not answer
-//! is not known, and lets go of nothing.
+//! is not known, and lets go of nothing. A record that may be older than our own write of it ([`NodeMark`]) is not read.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use cleat_kubernetes::nodes;
 use cleat_kubernetes::records::{ClusterRecords, Kind, RecordObject};
 use cleat_runtime::hush::Hush;
 
-use crate::engine::{Engine, EngineEnded};
+use crate::engine::{Engine, EngineEnded, NodeMark};
 
 /// Who is asked.
 pub(crate) struct Pins {
@@ -39,23 +39,25 @@ impl Pins {
         node: &NodeId,
         identity: &NodeIdentity,
         proven: Option<&str>,
-    ) -> Result<NodeSeen, EngineEnded> {
+    ) -> Result<(NodeSeen, Option<NodeMark>), EngineEnded> {
+        let mark = engine.mark(node);
         let name = node.clone();
         let kept = engine.view(move |core, _| core.registry().get(&name).cloned()).await?;
         let is_kept = kept.as_ref().is_some_and(|kept| kept.identity == *identity);
         let of_kept = kept.and_then(|kept| kept.uid);
         if is_kept && proven.is_some() && of_kept.as_ref().map(NodeUid::as_str) == proven {
-            return Ok(NodeSeen { uid: of_kept, stored: None });
+            return Ok((NodeSeen { uid: of_kept, stored: None }, None));
         }
         let record = async {
-            if is_kept {
+            if is_kept || mark.is_none() {
                 return None;
             }
             self.answer(node, "the record", self.records.get(Kind::Node, node.as_str()).await)
         };
         let uid = async { self.answer(node, "the Node", nodes::uid(&self.server, node.as_str()).await) };
         let (record, uid) = tokio::join!(record, uid);
-        Ok(NodeSeen { uid: uid.flatten().and_then(|uid| live(uid, proven)), stored: record.and_then(stored) })
+        let uid = uid.flatten().and_then(|uid| live(uid, proven));
+        Ok((NodeSeen { uid, stored: record.and_then(stored) }, mark))
     }
 
     fn answer<T>(&self, node: &NodeId, what: &str, answer: Result<T, ApiError>) -> Option<T> {

@@ -229,6 +229,7 @@ impl Executor {
 
     fn change_node(&mut self, node: &NodeId, change: impl FnOnce(&mut Wanted)) -> Option<Key> {
         if self.book.is_node_set_aside(node) {
+            self.book.committed().node_settled(node, 1);
             return None;
         }
         let key = Key::node(node.as_str());

@@ -172,6 +172,7 @@ fn a_person_changes_a_pin_and_the_host_before_is_refused() {
         "{refusal:?}"
     );
     assert!(!b.effects.iter().any(|e| matches!(e, Effect::PersistNode(_))), "{:?}", b.effects);
+    assert_eq!(pin(&b).0, nqn("a"), "who is refused changes nothing");
     // Within one boot, too: a person says so, and it holds nothing.
     b.seen.uid = Some(uid("u1"));
     b.hello("a", identity("zzzz", "boot"));

@@ -29,6 +29,7 @@ impl Transition<'_> {
         max_volumes: Option<NonZeroU32>,
         NodeSeen { uid, stored }: NodeSeen,
     ) {
+        let pin = self.core.registry.get(&node).cloned();
         if let Some(stored) = stored {
             self.take_over_pin(&node, stored);
         }
@@ -36,6 +37,11 @@ impl Transition<'_> {
         let objection = self.objection(&node, &identity, &clashes);
         let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref()));
         if let Some(refusal) = objection {
+            // Who is refused changes nothing. What a person has made of the pin is read again with the next Hello.
+            match pin {
+                Some(pin) => drop(self.core.registry.insert(node, pin)),
+                None => drop(self.core.registry.remove(&node)),
+            }
             self.effects.push(Effect::RefuseSession { session, refusal: Box::new(refusal) });
             return;
         }
