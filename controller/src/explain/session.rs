@@ -11,7 +11,8 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
              --node-id"
         ),
         SessionRefusal::SharedIdentity { node, other, claim } => format!(
-            "nodes {node} and {other} both claim {}: give each host its own /etc/nvme/hostnqn and hostid",
+            "nodes {node} and {other} both claim {}: give each host its own /etc/nvme/hostnqn and hostid; or, if it is one \
+             host that was called {other} before: cleatctl node declare-gone {other} --reason …",
             match claim {
                 Claim::HostNqn(nqn) => format!("host NQN {nqn}"),
                 Claim::HostId(id) => format!("host id {id}"),

@@ -567,12 +567,14 @@ fn refusals_of_sessions_name_both_sides() {
             (
                 shared(Claim::HostNqn(nqn("a"))),
                 "nodes bb and a both claim host NQN nqn.2026-01.test:a: give each host its own \
-                 /etc/nvme/hostnqn and hostid",
+                 /etc/nvme/hostnqn and hostid; or, if it is one host that was called a before: cleatctl \
+                 node declare-gone a --reason …",
             ),
             (
                 shared(Claim::HostId(host_id(1))),
                 "nodes bb and a both claim host id 00000000-0000-0000-0000-000000000001: give each host \
-                 its own /etc/nvme/hostnqn and hostid",
+                 its own /etc/nvme/hostnqn and hostid; or, if it is one host that was called a before: \
+                 cleatctl node declare-gone a --reason …",
             ),
             (
                 SessionRefusal::HolderHasHostNqn { node: n("bb"), other: n("a"), host_nqn: nqn("a") },

@@ -218,6 +218,22 @@ fn a_node_that_was_declared_gone_is_whoever_comes_next() {
 }
 
 #[test]
+fn another_node_with_the_pinned_host_nqn_is_refused_and_the_pin_stays() {
+    let mut b = pinned();
+    for other in [identity("a", "boot-9"), NodeIdentity { host_id: host_id("bb"), ..identity("a", "boot") }] {
+        b.hello("bb", other);
+        let claim = Claim::HostNqn(nqn("a"));
+        assert_eq!(refused(&b), Some(SessionRefusal::SharedIdentity { node: n("bb"), other: n("a"), claim }));
+        assert!(!b.effects.iter().any(|e| matches!(e, Effect::ForgetNode(_))), "{:?}", b.effects);
+    }
+    assert_eq!(pin(&b), (nqn("a"), Some(uid("u1"))));
+    // The same boot of the same kernel has another name now.
+    b.hello("bb", identity("a", "boot"));
+    assert_eq!(refused(&b), None);
+    assert!(b.effects.contains(&Effect::ForgetNode(n("a"))), "{:?}", b.effects);
+}
+
+#[test]
 fn addresses_change_and_are_shared_and_nobody_is_refused() {
     let mut b = Harness::hearing(&["a", "bb"]);
     b.silent("a");

@@ -99,12 +99,6 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
         .ok()
 }
 
-/// Whether a host that says that it is `now` may be another one than who was `kept` with its NQN. One boot has one kernel.
-fn may_be_another(kept: &NodeIdentity, now: &NodeIdentity) -> bool {
-    let same_boot = kept.boot_id == now.boot_id && kept.host_id == now.host_id;
-    kept.host_nqn == now.host_nqn && !same_boot
-}
-
 pub(super) fn is_unknown_host(node: &NodeId) -> bool {
     node.as_str().starts_with(UNKNOWN_HOST)
 }
@@ -389,10 +383,6 @@ impl Transition<'_> {
         let Some(unknown) = unknown_host(&identity.host_nqn) else {
             return;
         };
-        if self.core.registry.iter().any(|(id, kept)| id != node && may_be_another(&kept.identity, identity))
-        {
-            return;
-        }
         for (id, record) in &mut self.core.volumes {
             if !record.knows(&unknown) || record.attachment(node).is_some() {
                 continue;
@@ -429,16 +419,13 @@ impl Transition<'_> {
     }
 
     /// Keeps who a node is, so that it can be recognised on a list when it is not heard. A host that has another name now
-    /// is forgotten under the old one; but where it is in doubt who may write, only if it is the same boot of one kernel:
-    /// else another host may have that NQN, which has not said what it holds.
+    /// is forgotten under the old one: it is the same boot of one kernel, or it would have been refused.
     pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity, uid: Option<NodeUid>) {
         self.core.lists.gone.remove(node);
-        let in_doubt = self.in_doubt(&identity.host_nqn);
         let registry = &mut self.core.registry;
         let renamed: Vec<NodeId> = registry
             .iter()
             .filter(|(id, known)| *id != node && known.identity.host_nqn == identity.host_nqn)
-            .filter(|(_, known)| !in_doubt || !may_be_another(&known.identity, identity))
             .map(|(id, _)| id.clone())
             .collect();
         for old in renamed {
