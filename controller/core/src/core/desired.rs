@@ -101,9 +101,9 @@ impl Core {
         self.unheard.beside(volume, None).count()
     }
 
-    /// Whether a node is known because it is to have something.
-    pub(super) fn is_to_have_something(&self, node: &NodeId) -> bool {
-        self.unheard.of.values().any(|nodes| nodes.contains_key(node))
+    /// What a node is to have, and is known by.
+    pub(super) fn is_to_have(&self, node: &NodeId) -> Option<&VolumeId> {
+        self.unheard.of.iter().find(|(_, nodes)| nodes.contains_key(node)).map(|(volume, _)| volume)
     }
 }
 

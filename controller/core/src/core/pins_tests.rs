@@ -129,10 +129,10 @@ fn a_pin_holds_until_the_lists_of_the_rds_were_read() {
     let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
     (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
     other_comes(&mut b, Some("u2"));
-    assert_eq!(why(&b), PinHolds::InDoubt);
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: None });
     b.seen.stored = edited("zzzz");
     other_comes(&mut b, Some("u2"));
-    assert_eq!(why(&b), PinHolds::InDoubt, "nor by a person");
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: None }, "nor by a person");
     b.event(Event::RdsListed { volumes: vec![], whole: true });
     other_comes(&mut b, Some("u2"));
     assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
@@ -214,6 +214,55 @@ fn a_node_that_was_declared_gone_is_whoever_comes_next() {
     let mut b = pinned();
     b.declare_gone(90, "a");
     other_comes(&mut b, None);
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+/// As [`pinned`], after a start at which the RDS lists a volume of which there is no record, off and with nobody on its list.
+fn pinned_beside_a_disk_at_rest() -> Harness {
+    let mut b = pinned();
+    b.config.target = able();
+    let nodes = b.core.registry().values().cloned().collect();
+    let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
+    (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
+    let at_rest =
+        ListedVolume { volume: v(), hosts: Vec::new(), exported: false, keeps_list: true, problem: None };
+    b.event(Event::RdsListed { volumes: vec![at_rest], whole: true });
+    b
+}
+
+#[test]
+fn a_volume_in_doubt_does_not_keep_a_person_from_changing_a_pin() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.seen.stored = edited("zzzz");
+    other_comes(&mut b, Some("u1"));
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn a_record_that_is_deleted_beside_a_volume_in_doubt_says_so() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.seen.stored = Some(StoredNode::Nothing);
+    for of in [Some("u1"), Some("u2"), None] {
+        other_comes(&mut b, of);
+        assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) }, "{of:?}");
+    }
+}
+
+#[test]
+fn a_doubt_that_is_over_for_requests_is_over_for_pins() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    other_comes(&mut b, Some("u2"));
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) });
+    b.pass(b.config.drain_bound_ms);
+    other_comes(&mut b, Some("u2"));
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn a_doubt_goes_with_its_volume() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
+    other_comes(&mut b, Some("u2"));
     assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
 }
 

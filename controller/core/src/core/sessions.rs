@@ -30,12 +30,10 @@ impl Transition<'_> {
         NodeSeen { uid, stored }: NodeSeen,
     ) {
         let pin = self.core.registry.get(&node).cloned();
-        if let Some(stored) = stored {
-            self.take_over_pin(&node, stored);
-        }
+        let held = stored.and_then(|stored| self.take_over_pin(&node, stored));
         let clashes = clashes_with(self.core, &node, &identity);
         let objection = self.objection(&node, &identity, &clashes);
-        let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref()));
+        let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref(), held));
         if let Some(refusal) = objection {
             // Who is refused changes nothing. What a person has made of the pin is read again with the next Hello.
             match pin {
