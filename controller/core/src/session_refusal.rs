@@ -71,6 +71,11 @@ pub enum PinHolds {
     SameNode(NodeUid),
     /// It is not known that its Node is another one.
     NodeUnknown,
+    /// The node has this volume under the host NQN that both say: it is heard with its host id alone.
+    Holds {
+        /// The first that it has.
+        volume: VolumeId,
+    },
     /// It would let go, and nobody can say that the pinned host may not write to this volume; `None`: to any, for the RDS's
     /// lists were not read yet.
     InDoubt {

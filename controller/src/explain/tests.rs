@@ -616,11 +616,29 @@ fn refusals_of_sessions_name_both_sides() {
                  cleatnode a (in a cluster), or cleatctl node declare-gone a --reason …",
             ),
             (
-                pinned(PinHolds::InDoubt { volume: Some(VolumeId::new("v").unwrap()) }),
+                pinned(PinHolds::InDoubt { volume: None }),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the RDS's lists \
+                 were not read yet, by which the first one may write to any volume; give it the first \
+                 pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first \
+                 is off for good: cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::Holds { volume: v() }),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the first one may \
+                 write to volume vol, under the NQN that both have; give it the first pair in \
+                 /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first is off \
+                 for good: cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::InDoubt { volume: Some(v()) }),
                 "node a is host NQN nqn.2026-01.test:a with host id \
                  00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
                  nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; it is not known \
-                 that the first one may not write to volume v; give it the \
+                 that the first one may not write to volume vol; give it the \
                  first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the \
                  first is off for good: kubectl edit cleatnode a (in a cluster), or cleatctl node \
                  declare-gone a --reason …",

@@ -18,6 +18,8 @@ impl Transition<'_> {
             StoredNode::Record(_) if kept.is_some() && !self.core.has_read_lists() => {
                 return Some(PinHolds::InDoubt { volume: None });
             }
+            // Attachments have the NQN alone: with another host id another host would speak for what this one has.
+            StoredNode::Record(record) if self.holds_with_another_id(node, &record.identity) => {}
             StoredNode::Record(record) if record.node == *node => {
                 if kept.is_none_or(|kept| !kept.identity.is_same_host(&record.identity)) {
                     self.core.registry.insert(node.clone(), *record);
@@ -48,11 +50,17 @@ impl Transition<'_> {
         }
         let pin = self.core.registry.get(node)?;
         // Whoever may write has to be heard, or nobody could prove that he does not any more.
-        if pin.identity.host_nqn != identity.host_nqn && self.is_a_holder(node, &identity.host_nqn) {
+        let has_another_id = self.holds_with_another_id(node, identity);
+        let is_a_holder = !has_another_id && self.is_a_holder(node, &identity.host_nqn);
+        if pin.identity.host_nqn != identity.host_nqn && is_a_holder {
             return None;
         }
+        let another_id = || {
+            let held = self.core.index.of_node(node).next().filter(|_| has_another_id)?;
+            Some(PinHolds::Holds { volume: held.clone() })
+        };
         let another = || if is_another(pin, uid) { self.may_write(node, pin) } else { None };
-        let holds = held.or_else(another).unwrap_or_else(|| match uid {
+        let holds = held.or_else(another_id).or_else(another).unwrap_or_else(|| match uid {
             Some(is) if pin.uid.as_ref() == Some(is) => PinHolds::SameNode(is.clone()),
             _ => PinHolds::NodeUnknown,
         });
@@ -79,6 +87,14 @@ impl Transition<'_> {
         let volume = index.of_node(node).chain(index.of_host(host)).next().or_else(|| self.core.is_to_have(node));
         let known = volume.map(|volume| PinHolds::InDoubt { volume: Some(volume.clone()) });
         known.or_else(|| self.in_doubt(host))
+    }
+
+    /// Whether the node has something, and its host is known with this NQN and another host id.
+    fn holds_with_another_id(&self, node: &NodeId, identity: &NodeIdentity) -> bool {
+        let kept = self.core.registry.get(node).map(|kept| &kept.identity);
+        let mut known = kept.into_iter().chain(self.core.nodes.get(node).map(|known| &known.identity));
+        self.holds_anything(node)
+            && known.any(|k| k.host_nqn == identity.host_nqn && k.host_id != identity.host_id)
     }
 
     fn is_a_holder(&self, node: &NodeId, host: &HostNqn) -> bool {

@@ -195,6 +195,37 @@ fn a_person_who_changes_a_pin_takes_no_volume_from_the_host_before() {
 }
 
 #[test]
+fn a_host_id_that_a_person_changes_alone_waits_for_what_the_host_has() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    let other = NodeIdentity { host_id: host_id("zzzz"), ..identity("a", "boot-9") };
+    let record = NodeRecord { node: n("a"), identity: other.clone(), uid: None };
+    b.seen.stored = Some(StoredNode::Record(Box::new(record)));
+    b.hello("a", other.clone());
+    let held = |refused: Option<SessionRefusal>| match refused {
+        Some(SessionRefusal::Pinned { holds, .. }) => holds,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held(refused(&b)), PinHolds::Holds { volume: v() });
+    let mine = Observed { epoch: Some(Epoch { term: 7, seq: 1 }), ..observed_of(ObservedPhase::Ready) };
+    b.up("a", "boot", vec![mine]);
+    assert_eq!((refused(&b), b.phase("a")), (None, Some("Ready")), "who may write is heard");
+    // Neither by way of a third one.
+    b.silent("a");
+    let by_a_person = std::mem::replace(&mut b.seen.stored, edited("zzzz"));
+    b.up("a", "boot", vec![]);
+    assert_eq!(pin(&b).0, nqn("zzzz"));
+    b.silent("a");
+    b.seen.stored = by_a_person;
+    b.hello("a", other.clone());
+    assert_eq!(held(refused(&b)), PinHolds::Holds { volume: v() });
+    b.seen.stored = None;
+    b.hello("a", identity("a", "boot"));
+    assert_eq!(refused(&b), None);
+}
+
+#[test]
 fn a_record_that_a_person_deletes_lets_go_of_a_host_that_has_nothing() {
     let mut b = pinned();
     b.seen.stored = Some(StoredNode::Nothing);
