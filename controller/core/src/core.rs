@@ -184,6 +184,7 @@ impl Core {
         let bound = now.plus(core.config.drain_bound_ms);
         for record in core.volumes.values_mut() {
             (record.asked, record.hidden_heard, record.retry_at) = (None, false, None);
+            desired::declared_bound_again(record, bound);
             for entry in &mut record.fenced {
                 (entry.pending, entry.retry_at) = (None, None);
                 entry.since = entry.since.min(now);

@@ -59,11 +59,27 @@ fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
 
 /// What a node wrote before it was declared gone may land until then, as the record has it.
 fn declared_bound(record: Option<&VolumeRecord>) -> Option<UnixMillis> {
-    let bounds = record?.past_evidence.iter().filter_map(|e| match (&e.source, &e.drained) {
-        (Source::NodeGone { .. }, Drained::Bound { until }) => Some(*until),
+    let bounds = record?.past_evidence.iter().filter(|e| is_declared(e)).filter_map(|e| match e.drained {
+        Drained::Bound { until } => Some(until),
         _ => None,
     });
     bounds.max()
+}
+
+/// Whether a person's declaration stands there by itself: what ended an attachment names the person beside it, and was
+/// drained before.
+fn is_declared(evidence: &Evidence) -> bool {
+    matches!(evidence.source, Source::NodeGone { .. }) && evidence.statement.is_none()
+}
+
+/// What a declared node wrote counts as landed by this process's clock: from its start on, for the one before may have had
+/// another.
+pub(super) fn declared_bound_again(record: &mut VolumeRecord, bound: UnixMillis) {
+    for evidence in record.past_evidence.iter_mut().filter(|e| is_declared(e)) {
+        if let Drained::Bound { until } = &mut evidence.drained {
+            *until = bound;
+        }
+    }
 }
 
 impl Core {
