@@ -53,8 +53,13 @@ impl Unheard {
 fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     let Some(record) = record else { return false };
     // A grant is on record before anything is asked for it, so without an answer there was none.
-    let over = |epoch| record.past_evidence.iter().any(|e| e.node == desired.node && e.epoch >= epoch);
-    !desired.attached || record.knows(&desired.node) || desired.epoch.is_some_and(over)
+    let over = |e: &Evidence| match desired.epoch {
+        Some(epoch) => e.epoch >= epoch,
+        // Nobody knows which grant that was: what counts is a person's declaration since.
+        None => matches!(e.source, Source::NodeGone { .. }) && e.at >= desired.since,
+    };
+    let is_over = || record.past_evidence.iter().any(|e| e.node == desired.node && over(e));
+    !desired.attached || record.knows(&desired.node) || is_over()
 }
 
 /// What a node wrote before it was declared gone may land until then, as the record has it.
