@@ -23,6 +23,7 @@ use super::{decode, encode};
 use crate::clients::Caller;
 use crate::engine::{EngineEnded, Hello};
 use crate::metrics::{self, Part};
+use crate::pins::LookError;
 use crate::trust::KnownAgent;
 
 /// How long a message that came in while we stood still may take to reach us.
@@ -46,6 +47,15 @@ impl From<Malformed> for Ending {
         } else {
             Status::invalid_argument(text)
         })
+    }
+}
+
+impl From<LookError> for Ending {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Ended(ended) => ended.into(),
+            not_known @ LookError::NotKnown { .. } => Status::unavailable(not_known.to_string()).into(),
+        }
     }
 }
 
