@@ -5,14 +5,22 @@
 //! is not known, and lets go of nothing: where nothing is kept of the node either, nobody is it yet. A record that may be older than our own write of it ([`NodeMark`]) is not read.
 
 use std::fmt;
+use std::time::Duration;
 
 use cleat_core::{NodeId, NodeIdentity, NodeRecord, NodeSeen, NodeUid, StoredNode};
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::nodes;
 use cleat_kubernetes::records::{ClusterRecords, Kind, RecordObject};
 use cleat_runtime::hush::Hush;
+use tokio::sync::Semaphore;
 
 use crate::engine::{Engine, EngineEnded, NodeMark};
+
+/// Agents for which something is read.
+const AT_ONCE: usize = 32;
+/// How long one waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+const TOO_MANY: &str = "nothing was read: too many agents connect at once";
 
 /// Why nobody knows whether the agent may be the node.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +35,7 @@ pub(crate) enum LookError {
 pub(crate) struct Pins {
     server: ApiServer,
     records: ClusterRecords,
+    turns: Semaphore,
     hush: Hush,
 }
 
@@ -38,7 +47,8 @@ impl fmt::Debug for Pins {
 
 impl Pins {
     pub(crate) fn new(server: ApiServer) -> Self {
-        Self { records: ClusterRecords::new(server.clone()), server, hush: Hush::default() }
+        let records = ClusterRecords::new(server.clone());
+        Self { records, server, turns: Semaphore::new(AT_ONCE), hush: Hush::default() }
     }
 
     /// `proven`: the UID that the node's Node had when its agent's token was made.
@@ -69,7 +79,11 @@ impl Pins {
             let uid = nodes::uid(&self.server, node.as_str()).await;
             uid.map_err(|error| not_read("Node", &error))
         };
-        let (record, uid) = tokio::join!(record, uid);
+        let (record, uid) = match tokio::time::timeout(TURN, self.turns.acquire()).await {
+            Ok(_turn) => tokio::join!(record, uid),
+            Err(_) if is_kept || mark.is_none() => (Ok(None), Err(TOO_MANY.to_owned())),
+            Err(_) => (Err(TOO_MANY.to_owned()), Err(TOO_MANY.to_owned())),
+        };
         let stored = unless_known(&self.hush, node, record, is_known)?.flatten();
         // Without it no pin lets go.
         let uid = unless_known(&self.hush, node, uid, true)?.flatten();
