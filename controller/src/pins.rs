@@ -185,7 +185,10 @@ mod tests {
         };
         assert_eq!(look(true).unwrap(), None, "its pin holds");
         let error = look(false).unwrap_err().to_string();
-        assert!(error.starts_with("cannot say yet which host node a is: cannot read its record: "), "{error}");
+        assert!(
+            error.starts_with("cannot say yet which host node a is: cannot read its record: "),
+            "{error}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Both of the engine's tasks look in here: of a volume about which more was decided than is durable, people are shown what
 //! is durable ([`Committed`]); and what is read of a node's record is a person's doing only where it is not our own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, StoredNode, VolumeId, VolumeRecord};
@@ -368,8 +368,8 @@ impl Committed {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     committed: Committed,
-    /// Nodes whose records are left to whoever else writes them.
-    nodes_set_aside: HashSet<NodeId>,
+    /// Nodes whose records are left to whoever else writes them, and why.
+    nodes_set_aside: HashMap<NodeId, String>,
 }
 
 impl Book {
@@ -457,12 +457,19 @@ impl Book {
         self.committed.durable(&volume, decisions);
     }
 
+    /// A write of a node is not made: what is there stands.
+    pub(super) fn dropped(&self, Deciding { write, decisions, .. }: &Deciding) {
+        if let Ok(node) = NodeId::new(&write.key.name) {
+            self.committed.node_settled(&node, *decisions);
+        }
+    }
+
     /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.
     pub(super) fn set_aside(&mut self, key: &Key, reason: String) {
         if key.kind == RecordKind::Node {
             if let Ok(node) = NodeId::new(&key.name) {
                 self.committed.node_settled(&node, usize::MAX);
-                self.nodes_set_aside.insert(node);
+                self.nodes_set_aside.insert(node, reason);
             }
         } else if let Ok(volume) = VolumeId::new(&key.name) {
             self.committed.lock().set_aside.insert(volume, reason);
@@ -474,9 +481,9 @@ impl Book {
         self.committed.lock().set_aside.get(volume).cloned()
     }
 
-    /// Whether a node's record is left as it is.
-    pub(super) fn is_node_set_aside(&self, node: &NodeId) -> bool {
-        self.nodes_set_aside.contains(node)
+    /// Why a node's record is left as it is, if so.
+    pub(super) fn is_node_set_aside(&self, node: &NodeId) -> Option<String> {
+        self.nodes_set_aside.get(node).cloned()
     }
 }
 

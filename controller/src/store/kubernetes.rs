@@ -226,7 +226,8 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
         }
         WriteError::Overtaken => CommitError::LostClaim { reason: error.to_string() },
         WriteError::Deleting => CommitError::Deleting { key: key.clone() },
-        WriteError::Pinned { .. } | WriteError::Api(ApiError::Refused(_)) => {
+        WriteError::Pinned { .. } => CommitError::Pinned { key: key.clone(), reason: error.to_string() },
+        WriteError::Api(ApiError::Refused(_)) => {
             CommitError::Refused { key: key.clone(), reason: error.to_string() }
         }
         WriteError::NotOurs | WriteError::Api(_) => {

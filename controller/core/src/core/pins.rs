@@ -84,7 +84,8 @@ impl Transition<'_> {
     /// To what the pinned host may write, or nobody can say that it may not.
     fn may_write(&self, node: &NodeId, pin: &NodeRecord) -> Option<PinHolds> {
         let (host, index) = (&pin.identity.host_nqn, &self.core.index);
-        let volume = index.of_node(node).chain(index.of_host(host)).next().or_else(|| self.core.is_to_have(node));
+        let volume =
+            index.of_node(node).chain(index.of_host(host)).next().or_else(|| self.core.is_to_have(node));
         let known = volume.map(|volume| PinHolds::InDoubt { volume: Some(volume.clone()) });
         known.or_else(|| self.in_doubt(host))
     }

@@ -107,7 +107,8 @@ impl Transition<'_> {
 
     /// The node whose record has this host NQN, where that may be another host.
     fn another_host_of(&self, node: &NodeId, identity: &NodeIdentity) -> Option<NodeId> {
-        let same_boot = |kept: &NodeIdentity| kept.boot_id == identity.boot_id && kept.host_id == identity.host_id;
+        let same_boot =
+            |kept: &NodeIdentity| kept.boot_id == identity.boot_id && kept.host_id == identity.host_id;
         let mut others = self.core.registry.iter().filter(|(id, kept)| {
             *id != node && kept.identity.host_nqn == identity.host_nqn && !same_boot(&kept.identity)
         });
