@@ -184,11 +184,11 @@ impl Core {
         let bound = now.plus(core.config.drain_bound_ms);
         for record in core.volumes.values_mut() {
             (record.asked, record.hidden_heard, record.retry_at) = (None, false, None);
-            desired::declared_bound_again(record, bound);
             for entry in &mut record.fenced {
                 (entry.pending, entry.retry_at) = (None, None);
                 entry.since = entry.since.min(now);
             }
+            desired::declared_bound_again(record, bound);
         }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.
