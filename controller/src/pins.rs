@@ -2,22 +2,40 @@
 //!
 //! In comes what an agent says of itself; out goes what the core needs to decide whether it may be that node. What holds:
 //! both are read live, and only where the agent says something that is not on record; what the API server does not answer
-//! is not known, and lets go of nothing.
+//! is not known, and lets go of nothing: where nothing is kept of the node either, nobody is it yet. A record that may be older than our own write of it ([`NodeMark`]) is not read.
 
 use std::fmt;
+use std::time::Duration;
 
 use cleat_core::{NodeId, NodeIdentity, NodeRecord, NodeSeen, NodeUid, StoredNode};
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::nodes;
 use cleat_kubernetes::records::{ClusterRecords, Kind, RecordObject};
 use cleat_runtime::hush::Hush;
+use tokio::sync::Semaphore;
 
-use crate::engine::{Engine, EngineEnded};
+use crate::engine::{Engine, EngineEnded, NodeMark};
+
+/// Agents for which something is read.
+const AT_ONCE: usize = 32;
+/// How long one waits for its turn.
+const TURN: Duration = Duration::from_secs(5);
+const TOO_MANY: &str = "nothing was read: too many agents connect at once";
+
+/// Why nobody knows whether the agent may be the node.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LookError {
+    #[error(transparent)]
+    Ended(#[from] EngineEnded),
+    #[error("cannot say yet which host node {node} is: {why}")]
+    NotKnown { node: NodeId, why: String },
+}
 
 /// Who is asked.
 pub(crate) struct Pins {
     server: ApiServer,
     records: ClusterRecords,
+    turns: Semaphore,
     hush: Hush,
 }
 
@@ -29,7 +47,8 @@ impl fmt::Debug for Pins {
 
 impl Pins {
     pub(crate) fn new(server: ApiServer) -> Self {
-        Self { records: ClusterRecords::new(server.clone()), server, hush: Hush::default() }
+        let records = ClusterRecords::new(server.clone());
+        Self { records, server, turns: Semaphore::new(AT_ONCE), hush: Hush::default() }
     }
 
     /// `proven`: the UID that the node's Node had when its agent's token was made.
@@ -39,35 +58,56 @@ impl Pins {
         node: &NodeId,
         identity: &NodeIdentity,
         proven: Option<&str>,
-    ) -> Result<NodeSeen, EngineEnded> {
+    ) -> Result<(NodeSeen, Option<NodeMark>), LookError> {
+        let mark = engine.mark(node);
         let name = node.clone();
         let kept = engine.view(move |core, _| core.registry().get(&name).cloned()).await?;
+        let is_known = kept.is_some();
         let is_kept = kept.as_ref().is_some_and(|kept| kept.identity == *identity);
         let of_kept = kept.and_then(|kept| kept.uid);
         if is_kept && proven.is_some() && of_kept.as_ref().map(NodeUid::as_str) == proven {
-            return Ok(NodeSeen { uid: of_kept, stored: None });
+            return Ok((NodeSeen { uid: of_kept, stored: None }, None));
         }
         let record = async {
-            if is_kept {
-                return None;
+            if is_kept || mark.is_none() {
+                return Ok(None);
             }
-            self.answer(node, "the record", self.records.get(Kind::Node, node.as_str()).await)
+            let found = self.records.get(Kind::Node, node.as_str()).await;
+            found.map_err(|error| not_read("record", &error)).and_then(|found| stored(node, found)).map(Some)
         };
-        let uid = async { self.answer(node, "the Node", nodes::uid(&self.server, node.as_str()).await) };
-        let (record, uid) = tokio::join!(record, uid);
-        Ok(NodeSeen { uid: uid.flatten().and_then(|uid| live(uid, proven)), stored: record.and_then(stored) })
+        let uid = async {
+            let uid = nodes::uid(&self.server, node.as_str()).await;
+            uid.map_err(|error| not_read("Node", &error))
+        };
+        let (record, uid) = match tokio::time::timeout(TURN, self.turns.acquire()).await {
+            Ok(_turn) => tokio::join!(record, uid),
+            Err(_) if is_kept || mark.is_none() => (Ok(None), Err(TOO_MANY.to_owned())),
+            Err(_) => (Err(TOO_MANY.to_owned()), Err(TOO_MANY.to_owned())),
+        };
+        let stored = unless_known(&self.hush, node, record, is_known)?.flatten();
+        // Without it no pin lets go.
+        let uid = unless_known(&self.hush, node, uid, true)?.flatten();
+        Ok((NodeSeen { uid: uid.and_then(|uid| live(uid, proven)), stored }, mark))
     }
+}
 
-    fn answer<T>(&self, node: &NodeId, what: &str, answer: Result<T, ApiError>) -> Option<T> {
-        let error = match answer {
-            Ok(answer) => return Some(answer),
-            Err(error) => error,
-        };
-        self.hush.warn(|skipped| {
-            tracing::warn!(%node, skipped, "cannot read {what} of {node}: {error}; its record's pin holds");
-        });
-        None
-    }
+/// What was not read says nothing, where something else does.
+fn unless_known<T>(
+    hush: &Hush,
+    node: &NodeId,
+    read: Result<T, String>,
+    is_known: bool,
+) -> Result<Option<T>, LookError> {
+    let why = match read {
+        Ok(read) => return Ok(Some(read)),
+        Err(why) => why,
+    };
+    hush.warn(|skipped| tracing::warn!(%node, skipped, "{why}; no pin lets go by it"));
+    if is_known { Ok(None) } else { Err(LookError::NotKnown { node: node.clone(), why }) }
+}
+
+fn not_read(what: &str, error: &ApiError) -> String {
+    format!("cannot read its {what}: {error}")
 }
 
 /// The Node's UID, where the agent's pod is of that very Node.
@@ -78,15 +118,18 @@ fn live(uid: String, proven: Option<&str>) -> Option<NodeUid> {
     NodeUid::new(uid).ok()
 }
 
-/// What a record says of the pin. One that cannot be read says nothing; nor does one that is not there, which may be on its
-/// way there, and is made again.
-fn stored(found: Option<RecordObject>) -> Option<StoredNode> {
-    let RecordObject { mut value, deleting, .. } = found?;
-    if deleting {
-        return Some(StoredNode::Nothing);
+/// What a record says of the pin, or why nobody knows.
+fn stored(node: &NodeId, found: Option<RecordObject>) -> Result<StoredNode, String> {
+    let Some(RecordObject { mut value, deleting: false, .. }) = found else {
+        return Ok(StoredNode::Nothing);
+    };
+    let mend = format!("mend it: kubectl edit cleatnode {node}");
+    let record: NodeRecord = serde_json::from_value(value.remove("record").unwrap_or_default())
+        .map_err(|error| format!("cannot read its record: {error}; {mend}"))?;
+    if record.node != *node {
+        return Err(format!("its record is that of node {}; {mend}", record.node));
     }
-    let record: NodeRecord = serde_json::from_value(value.remove("record")?).ok()?;
-    Some(StoredNode::Record(Box::new(record)))
+    Ok(StoredNode::Record(Box::new(record)))
 }
 
 #[cfg(test)]
@@ -102,6 +145,10 @@ mod tests {
         Some(RecordObject { kind, name, version: 1, term: 1, value, deleting, unguarded: None })
     }
 
+    fn a() -> NodeId {
+        NodeId::new("a").unwrap()
+    }
+
     fn record() -> Value {
         let host = "00000000-0000-0000-0000-000000000001";
         json!({"node": "a", "identity": {
@@ -112,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_record_of_before_uids_is_read_and_one_without_is_written_the_same() {
-        let Some(StoredNode::Record(read)) = stored(object(false, &record())) else { panic!("not read") };
+        let Ok(StoredNode::Record(read)) = stored(&a(), object(false, &record())) else { panic!("not read") };
         assert_eq!(read.uid, None);
         assert_eq!(serde_json::to_value(&*read).unwrap(), record());
         let with_uid = NodeRecord { uid: Some(NodeUid::new("u1").unwrap()), ..*read };
@@ -120,10 +167,28 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_record_pins_nobody_and_one_that_is_not_there_says_nothing() {
-        assert_eq!(stored(None), None);
-        assert_eq!(stored(object(true, &record())), Some(StoredNode::Nothing));
-        assert_eq!(stored(object(false, &json!({"node": "a"}))), None);
+    fn a_record_that_is_gone_or_deleted_pins_nobody_and_a_broken_one_is_not_known() {
+        assert_eq!(stored(&a(), None), Ok(StoredNode::Nothing));
+        assert_eq!(stored(&a(), object(true, &record())), Ok(StoredNode::Nothing));
+        let broken = stored(&a(), object(false, &json!({"node": "a"}))).unwrap_err();
+        assert!(broken.starts_with("cannot read its record: missing field `identity`"), "{broken}");
+        let others = stored(&NodeId::new("b").unwrap(), object(false, &record())).unwrap_err();
+        assert!(others.starts_with("its record is that of node a"), "{others}");
+    }
+
+    #[test]
+    fn without_an_answer_nobody_is_a_node_that_is_not_known() {
+        let away = ApiError::Unanswered("away".into());
+        let look = |is_known| {
+            let read = Err::<u8, _>(not_read("record", &away));
+            unless_known(&Hush::default(), &a(), read, is_known)
+        };
+        assert_eq!(look(true).unwrap(), None, "its pin holds");
+        let error = look(false).unwrap_err().to_string();
+        assert!(
+            error.starts_with("cannot say yet which host node a is: cannot read its record: "),
+            "{error}"
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ pub(crate) fn request_code(error: &RequestError) -> Code {
         RequestError::Ended(_) => Code::Unavailable,
         // Repeated, until there is room again.
         RequestError::Stalled { .. } => Code::Unavailable,
-        RequestError::SetAside { .. } => Code::Internal,
+        RequestError::SetAside { .. } | RequestError::NodeSetAside { .. } => Code::Internal,
     }
 }
 

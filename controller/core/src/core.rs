@@ -188,6 +188,7 @@ impl Core {
                 (entry.pending, entry.retry_at) = (None, None);
                 entry.since = entry.since.min(now);
             }
+            desired::declared_bound_again(record, bound);
         }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.

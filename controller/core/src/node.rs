@@ -64,7 +64,8 @@ pub struct NodeRecord {
 pub struct NodeSeen {
     /// The UID of its Node now. `None`: not known, or there is no Node.
     pub uid: Option<NodeUid>,
-    /// What the store has of the node now, where people may change that and it was looked at.
+    /// What somebody else has made of the node's record by now. `None`: nothing; or what was read may be older than our own
+    /// write.
     pub stored: Option<StoredNode>,
 }
 

@@ -1,6 +1,6 @@
 //! Why an agent may not speak for a node, as facts. The shell renders them.
 
-use crate::{HostId, HostNqn, NodeId, NodeUid};
+use crate::{HostId, HostNqn, NodeId, NodeUid, VolumeId};
 
 /// Why an agent may not speak for a node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -71,8 +71,17 @@ pub enum PinHolds {
     SameNode(NodeUid),
     /// It is not known that its Node is another one.
     NodeUnknown,
-    /// Its Node is another one, and it is not known yet what the pinned host may write to.
-    InDoubt,
+    /// The node has this volume under the host NQN that both say: it is heard with its host id alone.
+    Holds {
+        /// The first that it has.
+        volume: VolumeId,
+    },
+    /// It would let go, and nobody can say that the pinned host may not write to this volume; `None`: to any, for the RDS's
+    /// lists were not read yet.
+    InDoubt {
+        /// The first of them.
+        volume: Option<VolumeId>,
+    },
 }
 
 /// What only one node may have.

@@ -22,8 +22,9 @@ use super::registry::Order;
 use super::session_context::SessionContext;
 use super::{decode, encode};
 use crate::clients::Caller;
-use crate::engine::EngineEnded;
+use crate::engine::{EngineEnded, Hello};
 use crate::metrics::{self, Part};
+use crate::pins::LookError;
 use crate::trust::KnownAgent;
 
 /// How long a message that came in while we stood still may take to reach us.
@@ -47,6 +48,15 @@ impl From<Malformed> for Ending {
         } else {
             Status::invalid_argument(text)
         })
+    }
+}
+
+impl From<LookError> for Ending {
+    fn from(error: LookError) -> Self {
+        match error {
+            LookError::Ended(ended) => ended.into(),
+            not_known @ LookError::NotKnown { .. } => Status::unavailable(not_known.to_string()).into(),
+        }
     }
 }
 
@@ -116,24 +126,24 @@ impl Talk {
         let introduced = decode::hello(hello, &self.context.sessions.settings().nqn_prefix)?;
         self.may_speak_for(&introduced.node)?;
         let (node, session) = (introduced.node, self.context.ids.next());
-        let seen = match &self.context.pins {
+        let (seen, mark) = match &self.context.pins {
             Some(pins) => {
                 pins.look(&self.context.engine, &node, &introduced.identity, self.caller.node_uid()).await?
             }
-            None => NodeSeen::default(),
+            None => (NodeSeen::default(), None),
         };
         let boot_id = introduced.identity.boot_id.clone();
         let orders = self.context.sessions.open(session.clone(), node.clone());
         // From here on the core may know the session, and must hear of its end.
         let _ = self.known.send((node.clone(), session.clone()));
-        let up = Event::SessionUp {
+        let hello = Hello {
             node: node.clone(),
             session: session.clone(),
             identity: introduced.identity,
             max_volumes: introduced.max_volumes,
             seen,
         };
-        self.context.engine.submit(up).await?;
+        self.context.engine.hello(hello, mark).await?;
         let mut progress = Progress {
             node,
             session,

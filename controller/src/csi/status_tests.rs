@@ -173,6 +173,10 @@ async fn every_other_failure() -> Vec<(CallError, Code)> {
         (CallError::Engine(RequestError::Ended(EngineEnded)), Code::Unavailable),
         (CallError::Engine(RequestError::Stalled { reason: "x".into() }), Code::Unavailable),
         (CallError::Engine(RequestError::SetAside { volume: volume(), reason: "x".into() }), Code::Internal),
+        (
+            CallError::Engine(RequestError::NodeSetAside { node: node("a"), reason: "x".into() }),
+            Code::Internal,
+        ),
         (NotAsClustered::NotAsked { volume: volume(), node: node("a") }.into(), Code::FailedPrecondition),
         (NotAsClustered::StillAsked { volume: volume(), node: node("a") }.into(), Code::FailedPrecondition),
         (

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use cleat_core::{
-    Directive, Effect, Event, HostNqn, NodeId, OperationId, Outcome, RdsRequest, RequestId, SessionId,
+    Directive, Effect, Event, HostNqn, NodeId, OperationId, Outcome, RdsRequest, Reply, RequestId, SessionId,
     UnixMillis, VolumeId, VolumeRecord,
 };
 use tokio::sync::{broadcast, mpsc};
@@ -197,10 +197,13 @@ impl Executor {
             }
             Effect::Reply { request, .. } => {
                 let work = Work::Effect { now, effect };
-                match self.waiters.get(&request).and_then(|waiter| waiter.volume.clone()) {
+                let waiter = self.waiters.get(&request);
+                let node =
+                    waiter.and_then(|waiter| waiter.node.as_ref()).map(|node| Key::node(node.as_str()));
+                match waiter.and_then(|waiter| waiter.volume.clone()) {
                     Some(volume) => self.line_up_for(&volume, &[], work),
-                    // It says that what rests on a declaration is recorded, whichever volume that is.
-                    None => self.lanes.line_up_after_volumes(work),
+                    // It says that what rests on a declaration is recorded, whichever volume that is, and the node forgotten.
+                    None => self.lanes.line_up_after_volumes(node.as_ref(), work),
                 }
             }
             Effect::Notice(ref notice) => {
@@ -228,7 +231,8 @@ impl Executor {
     }
 
     fn change_node(&mut self, node: &NodeId, change: impl FnOnce(&mut Wanted)) -> Option<Key> {
-        if self.book.is_node_set_aside(node) {
+        if self.book.is_node_set_aside(node).is_some() {
+            self.book.committed().node_settled(node, 1);
             return None;
         }
         let key = Key::node(node.as_str());
@@ -361,8 +365,14 @@ impl Executor {
             let notice = notices::refused(now, waiter.volume.as_ref(), waiter.node.as_ref(), refusal);
             self.tell(WatchedChange::Notice(notice.into()));
         }
+        let mut result = result.map_err(RequestError::Refused);
+        if let (Ok(Reply::Declared), Some(node)) = (&result, &waiter.node)
+            && let Some(reason) = self.book.is_node_set_aside(node)
+        {
+            result = Err(RequestError::NodeSetAside { node: node.clone(), reason });
+        }
         // The caller may have gone at its deadline. What was asked stands, and a repeat is answered from it.
-        if waiter.answer.send(result.map_err(RequestError::Refused)).is_err() {
+        if waiter.answer.send(result).is_err() {
             let age_ms = self.clock.now().since(now);
             let volume = waiter.volume.as_ref().map(VolumeId::as_str);
             tracing::debug!(volume, age_ms, "the caller did not wait for its answer");
@@ -417,6 +427,13 @@ impl Executor {
             {
                 write.write.expected = found;
                 self.storing.begin(vec![write]);
+            }
+            // Theirs is taken over when an agent says Hello as that node; what comes next is written as usual.
+            Err(error @ CommitError::Pinned { .. }) => {
+                tracing::warn!(%key, "{error}; it is left as it is");
+                self.conflicts.remove(&key);
+                self.book.dropped(&write);
+                self.durable(&key);
             }
             Err(CommitError::Deleting { .. })
                 if key.kind == RecordKind::Volume && self.is_again(&key, GRANT_TRIES) =>

@@ -270,8 +270,8 @@ fn step(number: u64, writes: &[&str]) -> Decision {
 fn answering(
     mut decision: Decision,
     volume: Option<&str>,
-    reply: cleat_core::Reply,
-) -> (Decision, tokio::sync::oneshot::Receiver<Result<cleat_core::Reply, RequestError>>) {
+    reply: Reply,
+) -> (Decision, tokio::sync::oneshot::Receiver<Result<Reply, RequestError>>) {
     let (answer, answered) = tokio::sync::oneshot::channel();
     let (request, volume) = (RequestId(5), volume.map(|volume| VolumeId::new(volume).unwrap()));
     decision.waiter = Some(Waiter { request, volume, node: None, answer });
@@ -453,13 +453,13 @@ async fn what_reaches_a_node_waits_for_its_record_and_nobody_elses_does() {
 #[tokio::test(start_paused = true)]
 async fn declared_comes_after_every_earlier_record_and_no_later_one() {
     let bench = api_bench(&["a", "late"]);
-    let (declared, mut answered) = answering(step(0, &["a", "b"]), None, cleat_core::Reply::Declared);
+    let (declared, mut answered) = answering(step(0, &["a", "b"]), None, Reply::Declared);
     bench.steps.send(declared).await.unwrap();
     bench.steps.send(step(1, &["late"])).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(answered.try_recv().is_err(), "a is not durable");
     bench.held.send_replace(BTreeSet::from(["late"]));
-    assert_eq!(answered.await.unwrap(), Ok(cleat_core::Reply::Declared));
+    assert_eq!(answered.await.unwrap(), Ok(Reply::Declared));
 }
 
 #[tokio::test(start_paused = true)]
@@ -531,7 +531,7 @@ async fn a_controller_that_is_stopped_does_not_wait_for_room() {
 async fn a_record_that_somebody_else_wrote_sets_its_volume_aside_and_no_other() {
     let mut bench = bench();
     bench.permits.send(Permit::Conflict("v")).unwrap();
-    let (first, answered) = answering(step(0, &["v", "w"]), Some("v"), cleat_core::Reply::Unpublished);
+    let (first, answered) = answering(step(0, &["v", "w"]), Some("v"), Reply::Unpublished);
     bench.steps.send(first).await.unwrap();
     let refused = answered.await.unwrap().unwrap_err().to_string();
     assert!(refused.contains("set aside") && refused.contains("version 77"), "{refused}");
@@ -558,7 +558,7 @@ async fn a_record_that_takes_no_grant_is_written_without_it() {
     let request = RdsRequest::Allow { volume: VolumeId::new("a").unwrap(), host_nqn };
     let allow = Effect::Rds { operation: OperationId { term: 1, number: 9 }, request };
     let grant = of_effects(vec![Effect::Persist(record), persist("b"), direct("node-a", "b", 1), allow]);
-    let (grant, mut answered) = answering(grant, Some("a"), cleat_core::Reply::Unpublished);
+    let (grant, mut answered) = answering(grant, Some("a"), Reply::Unpublished);
     bench.steps.send(grant).await.unwrap();
     assert_eq!(bench.next_sent().await, "op-1-1", "the other volume goes on");
     let mut events = Vec::new();
@@ -577,7 +577,7 @@ async fn a_record_that_takes_no_grant_is_written_without_it() {
     bench.permits.send(Permit::Take).unwrap();
     bench.steps.send(step(2, &["a"])).await.unwrap();
     assert_eq!(bench.next_sent().await, "op-1-2");
-    assert_eq!(answered.await.unwrap(), Ok(cleat_core::Reply::Unpublished));
+    assert_eq!(answered.await.unwrap(), Ok(Reply::Unpublished));
 }
 
 fn node_record(boot: &str) -> Effect {
@@ -608,6 +608,49 @@ async fn a_nodes_record_that_is_always_another_is_left_after_a_few_tries() {
     let log = bench.log.lock().unwrap();
     let commits: Vec<&String> = log.iter().filter(|line| line.starts_with("commit")).collect();
     assert_eq!(commits.len(), NODE_TRIES as usize, "{log:?}");
+}
+
+/// A declaration about the node is decided, with the record to be forgotten.
+fn declared() -> (Decision, tokio::sync::oneshot::Receiver<Result<Reply, RequestError>>) {
+    let forgotten = of_effects(vec![Effect::ForgetNode(node())]);
+    let (mut step, answered) = answering(forgotten, None, Reply::Declared);
+    step.waiter.as_mut().unwrap().node = Some(node());
+    (step, answered)
+}
+
+#[tokio::test]
+async fn a_node_that_a_person_pins_otherwise_is_written_the_next_time() {
+    let mut bench = bench();
+    let pinned = CommitError::Pinned { key: Key::node("node-a"), reason: "of another host".into() };
+    bench.permits.send(Permit::Refuse(pinned)).unwrap();
+    bench.steps.send(of_effects(vec![node_record("b1"), direct("node-a", "v", 0)])).await.unwrap();
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
+    bench.permits.send(Permit::Take).unwrap();
+    bench.steps.send(of_effects(vec![node_record("b2"), direct("node-a", "v", 1)])).await.unwrap();
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-1");
+    let (step, mut answered) = declared();
+    bench.steps.send(step).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(answered.try_recv().is_err(), "its record is not forgotten yet");
+    bench.permits.send(Permit::Take).unwrap();
+    assert_eq!(answered.await.unwrap(), Ok(Reply::Declared));
+    assert_eq!(
+        *bench.log.lock().unwrap(),
+        ["sent v 0", "commit node-a=null", "sent v 1", "commit node-a=null"]
+    );
+}
+
+#[tokio::test]
+async fn a_declaration_about_a_node_whose_record_is_set_aside_is_an_error() {
+    let mut bench = bench();
+    let refused = CommitError::Refused { key: Key::node("node-a"), reason: "not so".into() };
+    bench.permits.send(Permit::Refuse(refused)).unwrap();
+    bench.steps.send(of_effects(vec![node_record("b1"), direct("node-a", "v", 0)])).await.unwrap();
+    assert_eq!(bench.sent.recv().await.unwrap().to_string(), "op-1-0");
+    let (step, answered) = declared();
+    bench.steps.send(step).await.unwrap();
+    let error = answered.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("node node-a") && error.contains("not so"), "{error}");
 }
 
 #[tokio::test]

@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use cleat_core::{Core, Effect, Event};
+use cleat_core::{Core, Effect, Event, StoredNode};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::input::Input;
-use super::records::Committed;
+use super::input::{Hello, Input};
+use super::records::{Committed, NodeMark};
 use super::{Decision, WatchedChange};
 use crate::clock::Clock;
 use crate::metrics;
@@ -98,6 +98,7 @@ impl Decider {
                 return Some(Decision { now, waiter: None, effects: Vec::new(), changed: None, view });
             }
             Input::Event { event, waiter } => (*event, waiter),
+            Input::Hello { hello, mark } => (self.up(*hello, mark), None),
         };
         let changed = change(&event);
         let began = Instant::now();
@@ -108,6 +109,16 @@ impl Decider {
             return None;
         }
         Some(Decision { now, waiter, effects, changed, view: None })
+    }
+}
+
+impl Decider {
+    /// Of what was read of the node's record the core hears where it is not older than what was decided here.
+    fn up(&self, hello: Hello, mark: Option<NodeMark>) -> Event {
+        let Hello { node, session, identity, max_volumes, mut seen } = hello;
+        let by_others = |read: &StoredNode| mark.is_some_and(|m| self.committed.is_by_others(&node, m, read));
+        seen.stored = seen.stored.filter(by_others);
+        Event::SessionUp { node, session, identity, max_volumes, seen }
     }
 }
 

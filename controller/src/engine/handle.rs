@@ -13,9 +13,9 @@ use cleat_core::{
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::WatchedChange;
-use super::input::{Input, View, Waiter};
+use super::input::{Hello, Input, View, Waiter};
 use super::notices::NoticeText;
-use super::records::Committed;
+use super::records::{Committed, NodeMark};
 use super::request_error::{EngineEnded, RequestError};
 use super::storing::Stalled;
 use crate::clock::Clock;
@@ -161,6 +161,20 @@ impl Engine {
     pub async fn submit(&self, event: Event) -> Result<(), EngineEnded> {
         let input = Input::Event { event: Box::new(event), waiter: None };
         self.inbox.send(input).await.map_err(|_| EngineEnded)
+    }
+
+    /// To be taken before a node's record is read live. `None`: what would be read may be older than what was decided.
+    pub(crate) fn mark(&self, node: &NodeId) -> Option<NodeMark> {
+        self.committed.mark(node)
+    }
+
+    /// Hands on that an agent says Hello.
+    ///
+    /// # Errors
+    /// If the engine has ended.
+    pub(crate) async fn hello(&self, hello: Hello, mark: Option<NodeMark>) -> Result<(), EngineEnded> {
+        let hello = Input::Hello { hello: Box::new(hello), mark };
+        self.inbox.send(hello).await.map_err(|_| EngineEnded)
     }
 
     /// Looks at what is durable. Volumes about which more was decided are shown as they are stored, so nobody waits for the

@@ -1,8 +1,13 @@
 //! What reaches the core's task: events, and views of its state.
 
-use cleat_core::{Core, Event, NodeId, Refusal, Reply, RequestId, UnixMillis, VolumeId};
+use std::num::NonZeroU32;
+
+use cleat_core::{
+    Core, Event, NodeId, NodeIdentity, NodeSeen, Refusal, Reply, RequestId, SessionId, UnixMillis, VolumeId,
+};
 use tokio::sync::oneshot;
 
+use super::records::NodeMark;
 use super::request_error::RequestError;
 
 /// The answer to a request.
@@ -21,11 +26,26 @@ pub(super) struct Waiter {
     pub(super) answer: oneshot::Sender<Result<Reply, RequestError>>,
 }
 
+/// An agent that connects.
+#[derive(Debug)]
+pub(crate) struct Hello {
+    pub(crate) node: NodeId,
+    pub(crate) session: SessionId,
+    pub(crate) identity: NodeIdentity,
+    pub(crate) max_volumes: Option<NonZeroU32>,
+    pub(crate) seen: NodeSeen,
+}
+
 /// One thing for the core to do.
 pub(super) enum Input {
     Event {
         event: Box<Event>,
         waiter: Option<Waiter>,
+    },
+    /// An agent says Hello. Its node's record was read after the mark; without one it was not.
+    Hello {
+        hello: Box<Hello>,
+        mark: Option<NodeMark>,
     },
     /// Of all that is durable; or, where it names a volume, of that one's record once it is.
     View {

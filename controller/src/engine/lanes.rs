@@ -146,10 +146,10 @@ impl<W> Lanes<W> {
         self.after_several(changes, work);
     }
 
-    /// Lines something up that rests on all that the records of all volumes were to say so far.
-    pub(super) fn line_up_after_volumes(&mut self, work: W) {
-        let volumes = self.lanes.keys().filter(|key| key.kind == RecordKind::Volume);
-        let changes: Vec<Change> = volumes.filter_map(|key| self.last_change(key)).collect();
+    /// Lines something up that rests on all that the records of all volumes, and of this node, were to say so far.
+    pub(super) fn line_up_after_volumes(&mut self, node: Option<&Key>, work: W) {
+        let records = self.lanes.keys().filter(|key| key.kind == RecordKind::Volume || Some(*key) == node);
+        let changes: Vec<Change> = records.filter_map(|key| self.last_change(key)).collect();
         self.after_several(changes, work);
     }
 
@@ -375,7 +375,7 @@ mod tests {
         for volume in ["a", "b"] {
             lanes.change(&v(volume), |_| {});
         }
-        lanes.line_up_after_volumes(1);
+        lanes.line_up_after_volumes(None, 1);
         lanes.change(&v("c"), |_| {});
         written(&mut lanes);
         lanes.durable(&v("a"));
@@ -408,7 +408,7 @@ mod tests {
         let mut lanes = Lanes::default();
         lanes.change(&v("a"), |_| {});
         lanes.line_up(&v("a"), &[], 1).unwrap();
-        lanes.line_up_after_volumes(2);
+        lanes.line_up_after_volumes(None, 2);
         written(&mut lanes);
         assert_eq!(lanes.give_up(&v("a")), [1]);
         assert_eq!(all(&mut lanes), [2]);

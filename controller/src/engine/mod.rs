@@ -53,9 +53,11 @@ use crate::leadership::Leadership;
 use crate::store::{CommitError, Store};
 
 pub use handle::{Engine, Publishing, Unpublishing};
+pub(crate) use input::Hello;
 pub use notices::NoticeText;
 pub use ports::Agents;
 pub(crate) use rds_queue::rds_failure;
+pub(crate) use records::NodeMark;
 pub use records::{RecordError, Records, read as read_records, read_what_can_be};
 pub use request_error::{EngineEnded, RequestError};
 

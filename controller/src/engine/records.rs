@@ -6,12 +6,12 @@
 //! done or answered for it until a new start has read what is there. The others go on.
 //!
 //! Both of the engine's tasks look in here: of a volume about which more was decided than is durable, people are shown what
-//! is durable ([`Committed`]).
+//! is durable ([`Committed`]); and what is read of a node's record is a person's doing only where it is not our own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, VolumeId, VolumeRecord};
+use cleat_core::{Desired, Effect, Epoch, NodeId, NodeRecord, StoredNode, VolumeId, VolumeRecord};
 use cleat_runtime::exit::Causes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -204,6 +204,7 @@ impl Wanted {
     /// A node's record.
     pub(super) fn node(&mut self, record: Option<Box<NodeRecord>>) {
         self.node = Some(record);
+        self.decisions += 1;
     }
 }
 
@@ -232,21 +233,37 @@ impl Deciding {
     }
 }
 
-/// What the store has of every volume, for both tasks. Cheap to clone.
+/// What the store has of every volume and node, for both tasks. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Committed(Arc<Mutex<OfVolumes>>);
+pub(super) struct Committed(Arc<Mutex<OfAll>>);
 
 #[derive(Debug, Default)]
-struct OfVolumes {
+struct OfAll {
     kept: HashMap<VolumeId, Kept>,
     /// How many decisions about a volume are not durable.
     ahead: HashMap<VolumeId, usize>,
     /// Volumes about which nothing more is done, and why.
     set_aside: HashMap<VolumeId, String>,
+    nodes: HashMap<NodeId, OfNode>,
 }
 
+#[derive(Debug, Default)]
+struct OfNode {
+    /// As this process has read or written it last.
+    kept: Option<KeptNode>,
+    /// How many decisions about it there were, and how many of them are not durable.
+    decided: u64,
+    ahead: usize,
+    /// It was seen otherwise in the store since.
+    edited: bool,
+}
+
+/// How much was decided about a node at some moment, all of which was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NodeMark(u64);
+
 impl Committed {
-    fn lock(&self) -> MutexGuard<'_, OfVolumes> {
+    fn lock(&self) -> MutexGuard<'_, OfAll> {
         // Each change under this lock is whole by itself.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,6 +278,59 @@ impl Committed {
         for volume in volumes {
             *self.lock().ahead.entry(volume.clone()).or_default() += 1;
         }
+        let nodes = effects.iter().filter_map(|effect| match effect {
+            Effect::PersistNode(record) => Some(&record.node),
+            Effect::ForgetNode(node) => Some(node),
+            _ => None,
+        });
+        for node in nodes {
+            let mut all = self.lock();
+            let of = all.nodes.entry(node.clone()).or_default();
+            of.decided += 1;
+            of.ahead += 1;
+        }
+    }
+
+    /// So many decisions about a node are durable, or are not made so.
+    pub(super) fn node_settled(&self, node: &NodeId, decisions: usize) {
+        if let Some(of) = self.lock().nodes.get_mut(node) {
+            of.ahead = of.ahead.saturating_sub(decisions);
+        }
+    }
+
+    /// To be taken before a node's record is read live. `None`: a write of it is not durable, so whatever is read may be
+    /// older than what was decided.
+    pub(super) fn mark(&self, node: &NodeId) -> Option<NodeMark> {
+        let all = self.lock();
+        let Some(of) = all.nodes.get(node) else { return Some(NodeMark(0)) };
+        (of.ahead == 0).then_some(NodeMark(of.decided))
+    }
+
+    /// Whether somebody else has made a node's record what was read after that mark. No decision may come meanwhile.
+    pub(super) fn is_by_others(&self, node: &NodeId, mark: NodeMark, read: &StoredNode) -> bool {
+        let read = match read {
+            StoredNode::Record(record) => Some(&**record),
+            StoredNode::Nothing => None,
+        };
+        let mut all = self.lock();
+        let Some(of) = all.nodes.get_mut(node) else { return read.is_some() };
+        if NodeMark(of.decided) != mark {
+            return false;
+        }
+        // Once it was, what is written there is theirs, be it what we wrote before.
+        of.edited |= of.kept.as_ref().map(|kept| &kept.record) != read;
+        of.edited
+    }
+
+    fn node(&self, node: &NodeId) -> Option<KeptNode> {
+        self.lock().nodes.get(node)?.kept.clone()
+    }
+
+    fn node_written(&self, node: NodeId, kept: Option<KeptNode>, decisions: usize) {
+        let mut all = self.lock();
+        let of = all.nodes.entry(node).or_default();
+        (of.kept, of.edited) = (kept, false);
+        of.ahead = of.ahead.saturating_sub(decisions);
     }
 
     fn durable(&self, volume: &VolumeId, decisions: usize) {
@@ -298,9 +368,8 @@ impl Committed {
 #[derive(Debug, Default)]
 pub(super) struct Book {
     committed: Committed,
-    nodes: HashMap<NodeId, KeptNode>,
-    /// Nodes whose records are left to whoever else writes them.
-    nodes_set_aside: HashSet<NodeId>,
+    /// Nodes whose records are left to whoever else writes them, and why.
+    nodes_set_aside: HashMap<NodeId, String>,
 }
 
 impl Book {
@@ -309,9 +378,10 @@ impl Book {
         nodes: HashMap<NodeId, KeptNode>,
         set_aside: HashMap<VolumeId, String>,
     ) -> Self {
-        let committed =
-            Committed(Arc::new(Mutex::new(OfVolumes { kept, set_aside, ..OfVolumes::default() })));
-        Self { committed, nodes, ..Self::default() }
+        let of = |kept| OfNode { kept: Some(kept), ..OfNode::default() };
+        let nodes = nodes.into_iter().map(|(node, kept)| (node, of(kept))).collect();
+        let all = OfAll { kept, set_aside, nodes, ..OfAll::default() };
+        Self { committed: Committed(Arc::new(Mutex::new(all))), ..Self::default() }
     }
 
     /// What is durable, for who shows it.
@@ -325,8 +395,12 @@ impl Book {
         let Wanted { volume, node, unsettled, decisions } = wanted;
         if key.kind == RecordKind::Node {
             let Some(is) = node else { return Ok(None) };
-            let write = self.node_write(key, is.as_deref())?;
-            return Ok(write.map(|write| Deciding { write, decisions: 0, unsettled: None }));
+            let Ok(node) = NodeId::new(&key.name) else { return Ok(None) };
+            let write = self.node_write(key, &node, is.as_deref())?;
+            if write.is_none() {
+                self.committed.node_settled(&node, decisions);
+            }
+            return Ok(write.map(|write| Deciding { write, decisions, unsettled: None }));
         }
         let Ok(id) = VolumeId::new(&key.name) else { return Ok(None) };
         let wrong = |source| EngineError::Record { volume: id.clone(), source };
@@ -345,14 +419,18 @@ impl Book {
         Ok(Some(Deciding { write, decisions, unsettled }))
     }
 
-    fn node_write(&self, key: &Key, is: Option<&NodeRecord>) -> Result<Option<Write>, EngineError> {
-        let Ok(node) = NodeId::new(&key.name) else { return Ok(None) };
-        let was = self.nodes.get(&node);
-        if was.map(|was| &was.record) == is {
+    fn node_write(
+        &self,
+        key: &Key,
+        node: &NodeId,
+        is: Option<&NodeRecord>,
+    ) -> Result<Option<Write>, EngineError> {
+        let was = self.committed.node(node);
+        if was.as_ref().map(|was| &was.record) == is {
             return Ok(None);
         }
         let value = is.map(serde_json::to_value).transpose();
-        let value = value.map_err(|source| EngineError::Node { node, source })?;
+        let value = value.map_err(|source| EngineError::Node { node: node.clone(), source })?;
         Ok(Some(Write { key: key.clone(), expected: was.map(|was| was.version), value }))
     }
 
@@ -360,12 +438,9 @@ impl Book {
     pub(super) fn written(&mut self, Deciding { write, decisions, .. }: Deciding, version: Version) {
         if write.key.kind == RecordKind::Node {
             let record = write.value.and_then(|value| serde_json::from_value::<NodeRecord>(value).ok());
-            match (record, NodeId::new(&write.key.name)) {
-                (Some(record), _) => {
-                    drop(self.nodes.insert(record.node.clone(), KeptNode { version, record }));
-                }
-                (None, Ok(node)) => drop(self.nodes.remove(&node)),
-                (None, Err(_)) => {}
+            let kept = record.map(|record| KeptNode { version, record });
+            if let Ok(node) = NodeId::new(&write.key.name) {
+                self.committed.node_written(node, kept, decisions);
             }
             return;
         }
@@ -382,10 +457,20 @@ impl Book {
         self.committed.durable(&volume, decisions);
     }
 
+    /// A write of a node is not made: what is there stands.
+    pub(super) fn dropped(&self, Deciding { write, decisions, .. }: &Deciding) {
+        if let Ok(node) = NodeId::new(&write.key.name) {
+            self.committed.node_settled(&node, *decisions);
+        }
+    }
+
     /// Somebody else has written the record: nothing more is done for the volume; a node's is written no more.
     pub(super) fn set_aside(&mut self, key: &Key, reason: String) {
         if key.kind == RecordKind::Node {
-            self.nodes_set_aside.extend(NodeId::new(&key.name));
+            if let Ok(node) = NodeId::new(&key.name) {
+                self.committed.node_settled(&node, usize::MAX);
+                self.nodes_set_aside.insert(node, reason);
+            }
         } else if let Ok(volume) = VolumeId::new(&key.name) {
             self.committed.lock().set_aside.insert(volume, reason);
         }
@@ -396,9 +481,9 @@ impl Book {
         self.committed.lock().set_aside.get(volume).cloned()
     }
 
-    /// Whether a node's record is left as it is.
-    pub(super) fn is_node_set_aside(&self, node: &NodeId) -> bool {
-        self.nodes_set_aside.contains(node)
+    /// Why a node's record is left as it is, if so.
+    pub(super) fn is_node_set_aside(&self, node: &NodeId) -> Option<String> {
+        self.nodes_set_aside.get(node).cloned()
     }
 }
 
@@ -479,6 +564,77 @@ mod tests {
         book.set_aside(&key, "somebody else".into());
         assert_eq!(book.is_set_aside(&v).as_deref(), Some("somebody else"));
         assert_eq!(book.committed().set_aside(), [(v, "somebody else".to_owned())].into());
+    }
+
+    fn host(name: &str, uuid: u8) -> NodeRecord {
+        let uuid = format!("00000000-0000-0000-0000-{uuid:012}");
+        let identity = json!({
+            "hostNqn": format!("nqn.2014-08.org.nvmexpress:uuid:{uuid}"), "hostId": uuid, "storageAddresses": [],
+            "bootId": "b",
+        });
+        serde_json::from_value(json!({ "node": name, "identity": identity })).unwrap()
+    }
+
+    fn decided(committed: &Committed, record: Option<&NodeRecord>) -> Wanted {
+        let record = record.cloned().map(Box::new);
+        let a = NodeId::new("a").unwrap();
+        committed.decided(&[record.clone().map_or(Effect::ForgetNode(a), Effect::PersistNode)]);
+        let mut wanted = Wanted::default();
+        wanted.node(record);
+        wanted
+    }
+
+    #[test]
+    fn a_node_read_while_its_write_is_pending_is_nobody_elses() {
+        let key = Key::node("a");
+        let (a, first, second) = (NodeId::new("a").unwrap(), host("a", 1), host("a", 2));
+        let of = |record: &NodeRecord| StoredNode::Record(Box::new(record.clone()));
+        let mut book = Book::new(HashMap::new(), HashMap::new(), HashMap::new());
+        let committed = book.committed();
+        // Its first record: what is read before that is there says nothing.
+        let before = committed.mark(&a).unwrap();
+        let wanted = decided(&committed, Some(&first));
+        assert!(!committed.is_by_others(&a, before, &StoredNode::Nothing));
+        assert_eq!(committed.mark(&a), None);
+        let write = book.write(&key, wanted).unwrap().unwrap();
+        assert_eq!(committed.mark(&a), None);
+        book.written(write, Version(1));
+        let durable = committed.mark(&a).unwrap();
+        assert!(!committed.is_by_others(&a, durable, &of(&first)));
+        // What was read before a write counts no more once that is durable, be it written or forgotten.
+        for next in [Some(&second), None] {
+            let read = committed.mark(&a).unwrap();
+            let wanted = decided(&committed, next);
+            let write = book.write(&key, wanted).unwrap().unwrap();
+            book.written(write, Version(2));
+            assert!(!committed.is_by_others(&a, read, &of(&first)), "it is older than {next:?}");
+        }
+        let now = committed.mark(&a).unwrap();
+        assert!(!committed.is_by_others(&a, now, &StoredNode::Nothing));
+        assert!(committed.is_by_others(&a, now, &of(&second)), "a person has made it");
+    }
+
+    #[test]
+    fn a_node_that_a_person_changes_twice_is_theirs_until_it_is_written() {
+        let key = Key::node("a");
+        let (a, first, second) = (NodeId::new("a").unwrap(), host("a", 1), host("a", 2));
+        let of = |record: &NodeRecord| StoredNode::Record(Box::new(record.clone()));
+        let kept = KeptNode { version: Version(1), record: first.clone() };
+        let mut book = Book::new(HashMap::new(), [(a.clone(), kept)].into(), HashMap::new());
+        let committed = book.committed();
+        let mark = committed.mark(&a).unwrap();
+        assert!(!committed.is_by_others(&a, mark, &of(&first)));
+        assert!(committed.is_by_others(&a, mark, &of(&second)));
+        assert!(committed.is_by_others(&a, mark, &of(&first)), "back again");
+        let wanted = decided(&committed, Some(&second));
+        let write = book.write(&key, wanted).unwrap().unwrap();
+        book.written(write, Version(3));
+        let mark = committed.mark(&a).unwrap();
+        assert!(!committed.is_by_others(&a, mark, &of(&second)));
+        // Nothing more is written of one that is set aside: what is there is read as it is.
+        drop(decided(&committed, Some(&first)));
+        book.set_aside(&key, "somebody else".into());
+        assert!(committed.mark(&a).is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cleat_core::{Refusal, VolumeId};
+use cleat_core::{NodeId, Refusal, VolumeId};
 
 use crate::explain;
 
@@ -40,6 +40,17 @@ pub enum RequestError {
     SetAside {
         /// The volume.
         volume: VolumeId,
+        /// What was found.
+        reason: String,
+    },
+    /// A node was declared gone, and its record is left to somebody else.
+    #[error(
+        "what node {node} has is recorded as gone, but its own record was set aside, and pins its host again after a restart: \
+         {reason}. Let nobody else write it, restart the controller, and declare the node gone again"
+    )]
+    NodeSetAside {
+        /// The node.
+        node: NodeId,
         /// What was found.
         reason: String,
     },

@@ -172,7 +172,10 @@ impl Storing {
                 Err(CommitError::Retry { reason }) => self.not_now(write, &reason),
                 Ok(_)
                 | Err(
-                    CommitError::Conflict { .. } | CommitError::Refused { .. } | CommitError::Deleting { .. },
+                    CommitError::Conflict { .. }
+                    | CommitError::Refused { .. }
+                    | CommitError::Pinned { .. }
+                    | CommitError::Deleting { .. },
                 ) => {
                     self.worked = Instant::now();
                     self.tries.remove(&write.write.key);

@@ -11,7 +11,8 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
              --node-id"
         ),
         SessionRefusal::SharedIdentity { node, other, claim } => format!(
-            "nodes {node} and {other} both claim {}: give each host its own /etc/nvme/hostnqn and hostid",
+            "nodes {node} and {other} both claim {}: give each host its own /etc/nvme/hostnqn and hostid; or, if it is one \
+             host that was called {other} before: cleatctl node declare-gone {other} --reason …",
             match claim {
                 Claim::HostNqn(nqn) => format!("host NQN {nqn}"),
                 Claim::HostId(id) => format!("host id {id}"),
@@ -32,7 +33,7 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
         SessionRefusal::Pinned { node, pinned, new, holds } => format!(
             "node {node} is host NQN {} with host id {} by its record, and its agent says host NQN {} with host id {}; {}; \
              give it the first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first is off \
-             for good: kubectl edit cleatnode {node} (in a cluster), or cleatctl node declare-gone {node} --reason …",
+             for good: {}cleatctl node declare-gone {node} --reason …",
             pinned.0,
             pinned.1,
             new.0,
@@ -40,10 +41,19 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
             match holds {
                 PinHolds::SameNode(uid) => format!("its Node is the one that it was (UID {uid})"),
                 PinHolds::NodeUnknown => "it is not known that its Node is another one".to_owned(),
-                PinHolds::InDoubt =>
-                    "its Node is another one, and it is not known yet what the first one may write to"
+                PinHolds::InDoubt { volume: None } =>
+                    "the RDS's lists were not read yet, by which the first one may write to any volume"
                         .to_owned(),
-            }
+                PinHolds::InDoubt { volume: Some(volume) } =>
+                    format!("it is not known that the first one may not write to volume {volume}"),
+                PinHolds::Holds { volume } =>
+                    format!("the first one may write to volume {volume}, under the NQN that both have"),
+            },
+            match holds {
+                PinHolds::SameNode(_) | PinHolds::NodeUnknown | PinHolds::InDoubt { volume: Some(_) } =>
+                    format!("kubectl edit cleatnode {node} (in a cluster), or "),
+                PinHolds::InDoubt { volume: None } | PinHolds::Holds { .. } => String::new(),
+            },
         ),
     }
 }

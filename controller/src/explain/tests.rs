@@ -567,12 +567,14 @@ fn refusals_of_sessions_name_both_sides() {
             (
                 shared(Claim::HostNqn(nqn("a"))),
                 "nodes bb and a both claim host NQN nqn.2026-01.test:a: give each host its own \
-                 /etc/nvme/hostnqn and hostid",
+                 /etc/nvme/hostnqn and hostid; or, if it is one host that was called a before: cleatctl \
+                 node declare-gone a --reason …",
             ),
             (
                 shared(Claim::HostId(host_id(1))),
                 "nodes bb and a both claim host id 00000000-0000-0000-0000-000000000001: give each host \
-                 its own /etc/nvme/hostnqn and hostid",
+                 its own /etc/nvme/hostnqn and hostid; or, if it is one host that was called a before: \
+                 cleatctl node declare-gone a --reason …",
             ),
             (
                 SessionRefusal::HolderHasHostNqn { node: n("bb"), other: n("a"), host_nqn: nqn("a") },
@@ -614,11 +616,29 @@ fn refusals_of_sessions_name_both_sides() {
                  cleatnode a (in a cluster), or cleatctl node declare-gone a --reason …",
             ),
             (
-                pinned(PinHolds::InDoubt),
+                pinned(PinHolds::InDoubt { volume: None }),
                 "node a is host NQN nqn.2026-01.test:a with host id \
                  00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
-                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; its Node is \
-                 another one, and it is not known yet what the first one may write to; give it the \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the RDS's lists \
+                 were not read yet, by which the first one may write to any volume; give it the first \
+                 pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first \
+                 is off for good: cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::Holds { volume: v() }),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the first one may \
+                 write to volume vol, under the NQN that both have; give it the first pair in \
+                 /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first is off \
+                 for good: cleatctl node declare-gone a --reason …",
+            ),
+            (
+                pinned(PinHolds::InDoubt { volume: Some(v()) }),
+                "node a is host NQN nqn.2026-01.test:a with host id \
+                 00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; it is not known \
+                 that the first one may not write to volume vol; give it the \
                  first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the \
                  first is off for good: kubectl edit cleatnode a (in a cluster), or cleatctl node \
                  declare-gone a --reason …",

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cleat_kubernetes::api::{ApiError, ApiServer};
 use cleat_kubernetes::lease::{LeaseClaim, LeaseError};
 use cleat_kubernetes::notes::{Lines, Notes};
-use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written, pinned};
+use cleat_kubernetes::records::{self, Before, ClusterRecords, WriteError, Written};
 use cleat_rds::secret::{Era, KeyId};
 use futures_util::future::join_all;
 use serde_json::{Map, Value};
@@ -133,8 +133,8 @@ impl KubernetesStore {
             },
             lets_in: value.as_ref().is_some_and(|value| match write.key.kind {
                 RecordKind::Volume => lets_in(before.as_ref(), value),
-                // A record that a person has deleted is not made that of another host: there is a new one.
-                RecordKind::Node => before.as_ref().is_none_or(|b| pinned(&b.value) != pinned(value)),
+                // One that a person has deleted would go with its last finalizer, whatever is in it: there is a new one.
+                RecordKind::Node => true,
             }),
             value: value.as_ref(),
         };
@@ -226,7 +226,8 @@ fn refused(key: &Key, expected: Option<Version>, error: WriteError) -> CommitErr
         }
         WriteError::Overtaken => CommitError::LostClaim { reason: error.to_string() },
         WriteError::Deleting => CommitError::Deleting { key: key.clone() },
-        WriteError::Pinned { .. } | WriteError::Api(ApiError::Refused(_)) => {
+        WriteError::Pinned { .. } => CommitError::Pinned { key: key.clone(), reason: error.to_string() },
+        WriteError::Api(ApiError::Refused(_)) => {
             CommitError::Refused { key: key.clone(), reason: error.to_string() }
         }
         WriteError::NotOurs | WriteError::Api(_) => {

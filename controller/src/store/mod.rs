@@ -140,6 +140,14 @@ pub enum CommitError {
         /// Why.
         reason: String,
     },
+    /// A person has made a node's record that of another host, which stands. Only this write is not made.
+    #[error("cannot write the record of {key}: {reason}")]
+    Pinned {
+        /// Which.
+        key: Key,
+        /// Of which host.
+        reason: String,
+    },
     /// The record is being deleted, so it takes nobody in; without those it can be written.
     #[error("the record of {key} is being deleted: nobody is granted the volume before it has gone")]
     Deleting {

@@ -162,21 +162,23 @@ async fn a_person_changes_which_host_a_node_is_without_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
-async fn without_the_api_server_no_other_host_gets_a_node() {
+async fn a_deleted_record_that_its_own_host_renews_is_a_new_one() {
     let (cluster, world) = with_nodes(&["node-a"]).await;
-    let (first, second) = (Host::new("node-a", 1), another("node-a", 2));
-    let agent = world.agent(&first).await;
-    is_pinned(&cluster, &first).await;
+    let host = Host::new("node-a", 1);
+    let agent = world.agent(&host).await;
+    is_pinned(&cluster, &host).await;
+    let was = of_record(&cluster, "{.metadata.uid}");
     drop(agent);
     is_silent(&world).await;
-    cluster.kubectl(&["delete", "node", "node-a"]);
-    make(&cluster, &world, "node-a");
-    cluster.freeze(true);
-    let refused = world.dial(&second).await.ended().await;
-    // Its leader ends without the API server, before or after it has refused.
-    assert!(matches!(refused.code(), Code::FailedPrecondition | Code::Unavailable), "{refused:?}");
-    cluster.freeze(false);
-    assert_eq!(of_record(&cluster, "{.spec.record.identity.hostNqn}"), first.nqn());
+    cluster.kubectl(&["delete", "cleatnode", "node-a", "--wait=false"]);
+    let boot = boots(&host, 2);
+    let _agent = world.agent(&host).await;
+    eventually("there is a new record", async || {
+        of_record(&cluster, "{.spec.record.identity.bootId}") == boot
+            && of_record(&cluster, "{.metadata.deletionTimestamp}").is_empty()
+    })
+    .await;
+    assert_ne!(of_record(&cluster, "{.metadata.uid}"), was);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,17 +53,38 @@ impl Unheard {
 fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     let Some(record) = record else { return false };
     // A grant is on record before anything is asked for it, so without an answer there was none.
-    let over = |epoch| record.past_evidence.iter().any(|e| e.node == desired.node && e.epoch >= epoch);
-    !desired.attached || record.knows(&desired.node) || desired.epoch.is_some_and(over)
+    let over = |e: &Evidence| match desired.epoch {
+        Some(epoch) => e.epoch >= epoch,
+        // Nobody knows which grant that was: what counts is a person's declaration since.
+        None => matches!(e.source, Source::NodeGone { .. }) && e.at >= desired.since,
+    };
+    let is_over = || record.past_evidence.iter().any(|e| e.node == desired.node && over(e));
+    !desired.attached || record.knows(&desired.node) || is_over()
 }
 
 /// What a node wrote before it was declared gone may land until then, as the record has it.
 fn declared_bound(record: Option<&VolumeRecord>) -> Option<UnixMillis> {
-    let bounds = record?.past_evidence.iter().filter_map(|e| match (&e.source, &e.drained) {
-        (Source::NodeGone { .. }, Drained::Bound { until }) => Some(*until),
+    let bounds = record?.past_evidence.iter().filter(|e| is_declared(e)).filter_map(|e| match e.drained {
+        Drained::Bound { until } => Some(until),
         _ => None,
     });
     bounds.max()
+}
+
+/// Whether a person's declaration stands there by itself: what ended an attachment names the person beside it, and was
+/// drained before.
+fn is_declared(evidence: &Evidence) -> bool {
+    matches!(evidence.source, Source::NodeGone { .. }) && evidence.statement.is_none()
+}
+
+/// What a declared node wrote counts as landed by this process's clock: from its start on, for the one before may have had
+/// another.
+pub(super) fn declared_bound_again(record: &mut VolumeRecord, bound: UnixMillis) {
+    for evidence in record.past_evidence.iter_mut().filter(|e| is_declared(e)) {
+        if let Drained::Bound { until } = &mut evidence.drained {
+            *until = bound;
+        }
+    }
 }
 
 impl Core {
@@ -101,9 +122,9 @@ impl Core {
         self.unheard.beside(volume, None).count()
     }
 
-    /// Whether a node is known because it is to have something.
-    pub(super) fn is_to_have_something(&self, node: &NodeId) -> bool {
-        self.unheard.of.values().any(|nodes| nodes.contains_key(node))
+    /// What a node is to have, and is known by.
+    pub(super) fn is_to_have(&self, node: &NodeId) -> Option<&VolumeId> {
+        self.unheard.of.iter().find(|(_, nodes)| nodes.contains_key(node)).map(|(volume, _)| volume)
     }
 }
 

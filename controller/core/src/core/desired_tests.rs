@@ -161,6 +161,40 @@ fn a_statement_ends_no_wait_where_the_volume_demands_a_fence() {
 }
 
 #[test]
+fn a_declaration_about_an_answer_without_an_epoch_outlives_a_restart() {
+    let mut b = attached(Access::Rwo);
+    b.stored.clear();
+    let answered = desired("a", Access::Rwo, 1);
+    start(&mut b, false, false, vec![answered.clone()]);
+    b.declare_gone(77, "a");
+    let later = Desired { since: UnixMillis(b.now + 1), ..answered.clone() };
+    for (desired, waits) in [(answered, false), (later, true)] {
+        start(&mut b, true, false, vec![desired]);
+        b.up("bb", "1", vec![]);
+        b.publish_waits("bb", Access::Rwo);
+        assert_eq!(waits_for_reports_of(&b, "a"), waits, "{:?}", b.core.waiting(&v(), UnixMillis(b.now)));
+    }
+}
+
+#[test]
+fn what_a_declared_node_wrote_lands_by_the_clock_of_who_leads() {
+    let mut b = attached(Access::Rwo);
+    b.stored.clear();
+    let answered = Desired { epoch: Some(Epoch { term: 1, seq: 1 }), ..desired("a", Access::Rwo, 1) };
+    start(&mut b, false, false, vec![answered.clone()]);
+    b.declare_gone(77, "a");
+    // The clock of the next one is an hour ahead.
+    b.now += 3_600_000;
+    begin(&mut b, true, false, vec![answered], false);
+    let until = UnixMillis(b.now + b.config.drain_bound_ms);
+    b.up("bb", "1", vec![]);
+    b.publish_waits("bb", Access::Rwo);
+    let waiting = b.core.waiting(&v(), UnixMillis(b.now));
+    let bound = Wait::ListDrainBound { volume: v(), until, doubt: ListDoubt::Desired };
+    assert_eq!(waiting.iter().map(|w| &w.wait).collect::<Vec<_>>(), [&bound]);
+}
+
+#[test]
 fn a_declaration_about_one_that_nobody_knows_outlives_a_restart() {
     let mut b = attached(Access::Rwo);
     b.stored.clear();

@@ -10,21 +10,31 @@ use crate::{HostNqn, NodeId, NodeIdentity, NodeRecord, NodeUid, PinHolds, Sessio
 
 impl Transition<'_> {
     /// A person may have changed what the store has of the node. A host that is taken off the record is kept apart by what
-    /// is kept of its volumes, and goes on to be heard as long as there is any of it.
-    pub(super) fn take_over_pin(&mut self, node: &NodeId, stored: StoredNode) {
+    /// is kept of its volumes, and goes on to be heard as long as there is any of it. Gives why a change does not count yet.
+    pub(super) fn take_over_pin(&mut self, node: &NodeId, stored: StoredNode) -> Option<PinHolds> {
         let kept = self.core.registry.get(node);
-        if kept.is_some_and(|kept| self.in_doubt(&kept.identity.host_nqn)) {
-            return;
-        }
         match stored {
+            // Before the lists were read, who is on one is known by the record as it was.
+            StoredNode::Record(_) if kept.is_some() && !self.core.has_read_lists() => {
+                return Some(PinHolds::InDoubt { volume: None });
+            }
+            // Attachments have the NQN alone: with another host id another host would speak for what this one has.
+            StoredNode::Record(record) if self.holds_with_another_id(node, &record.identity) => {}
             StoredNode::Record(record) if record.node == *node => {
                 if kept.is_none_or(|kept| !kept.identity.is_same_host(&record.identity)) {
                     self.core.registry.insert(node.clone(), *record);
                 }
             }
-            StoredNode::Nothing if !self.holds_anything(node) => drop(self.core.registry.remove(node)),
+            StoredNode::Nothing if !self.holds_anything(node) => {
+                let in_doubt = kept.and_then(|kept| self.in_doubt(&kept.identity.host_nqn));
+                if in_doubt.is_some() {
+                    return in_doubt;
+                }
+                self.core.registry.remove(node);
+            }
             StoredNode::Record(_) | StoredNode::Nothing => {}
         }
+        None
     }
 
     /// Why the host that connects is not the one that the node's record pins, and does not become it.
@@ -33,20 +43,27 @@ impl Transition<'_> {
         node: &NodeId,
         identity: &NodeIdentity,
         uid: Option<&NodeUid>,
+        held: Option<PinHolds>,
     ) -> Option<SessionRefusal> {
         if self.may_name(node, identity, uid) {
             return None;
         }
         let pin = self.core.registry.get(node)?;
         // Whoever may write has to be heard, or nobody could prove that he does not any more.
-        if pin.identity.host_nqn != identity.host_nqn && self.is_a_holder(node, &identity.host_nqn) {
+        let has_another_id = self.holds_with_another_id(node, identity);
+        let is_a_holder = !has_another_id && self.is_a_holder(node, &identity.host_nqn);
+        if pin.identity.host_nqn != identity.host_nqn && is_a_holder {
             return None;
         }
-        let holds = match (&pin.uid, uid) {
-            (Some(was), Some(is)) if was == is => PinHolds::SameNode(is.clone()),
-            (Some(_), Some(_)) => PinHolds::InDoubt,
-            _ => PinHolds::NodeUnknown,
+        let another_id = || {
+            let held = self.core.index.of_node(node).next().filter(|_| has_another_id)?;
+            Some(PinHolds::Holds { volume: held.clone() })
         };
+        let another = || if is_another(pin, uid) { self.may_write(node, pin) } else { None };
+        let holds = held.or_else(another_id).or_else(another).unwrap_or_else(|| match uid {
+            Some(is) if pin.uid.as_ref() == Some(is) => PinHolds::SameNode(is.clone()),
+            _ => PinHolds::NodeUnknown,
+        });
         let (node, pinned, new) = (node.clone(), pin.identity.host(), identity.host());
         Some(SessionRefusal::Pinned { node, pinned, new, holds })
     }
@@ -54,7 +71,7 @@ impl Transition<'_> {
     /// Whether the node's record may name this host from now on.
     pub(super) fn may_name(&self, node: &NodeId, identity: &NodeIdentity, uid: Option<&NodeUid>) -> bool {
         let Some(pin) = self.core.registry.get(node) else { return true };
-        pin.identity.is_same_host(identity) || (is_another(pin, uid) && !self.may_write(node, pin))
+        pin.identity.is_same_host(identity) || (is_another(pin, uid) && self.may_write(node, pin).is_none())
     }
 
     /// Whether that host may be the node within one boot of its kernel: a person says so, and the host that the node was
@@ -64,13 +81,21 @@ impl Transition<'_> {
         pin.is_none_or(|pin| pin.identity.is_same_host(identity)) && !self.holds_anything(node)
     }
 
-    /// Whether the pinned host may write to something, or nobody can say that it may not.
-    fn may_write(&self, node: &NodeId, pin: &NodeRecord) -> bool {
-        let host = &pin.identity.host_nqn;
+    /// To what the pinned host may write, or nobody can say that it may not.
+    fn may_write(&self, node: &NodeId, pin: &NodeRecord) -> Option<PinHolds> {
+        let (host, index) = (&pin.identity.host_nqn, &self.core.index);
+        let volume =
+            index.of_node(node).chain(index.of_host(host)).next().or_else(|| self.core.is_to_have(node));
+        let known = volume.map(|volume| PinHolds::InDoubt { volume: Some(volume.clone()) });
+        known.or_else(|| self.in_doubt(host))
+    }
+
+    /// Whether the node has something, and its host is known with this NQN and another host id.
+    fn holds_with_another_id(&self, node: &NodeId, identity: &NodeIdentity) -> bool {
+        let kept = self.core.registry.get(node).map(|kept| &kept.identity);
+        let mut known = kept.into_iter().chain(self.core.nodes.get(node).map(|known| &known.identity));
         self.holds_anything(node)
-            || self.core.index.of_host(host).next().is_some()
-            || self.core.is_to_have_something(node)
-            || self.in_doubt(host)
+            && known.any(|k| k.host_nqn == identity.host_nqn && k.host_id != identity.host_id)
     }
 
     fn is_a_holder(&self, node: &NodeId, host: &HostNqn) -> bool {

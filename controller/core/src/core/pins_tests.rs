@@ -129,10 +129,10 @@ fn a_pin_holds_until_the_lists_of_the_rds_were_read() {
     let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
     (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
     other_comes(&mut b, Some("u2"));
-    assert_eq!(why(&b), PinHolds::InDoubt);
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: None });
     b.seen.stored = edited("zzzz");
     other_comes(&mut b, Some("u2"));
-    assert_eq!(why(&b), PinHolds::InDoubt, "nor by a person");
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: None }, "nor by a person");
     b.event(Event::RdsListed { volumes: vec![], whole: true });
     other_comes(&mut b, Some("u2"));
     assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
@@ -172,6 +172,7 @@ fn a_person_changes_a_pin_and_the_host_before_is_refused() {
         "{refusal:?}"
     );
     assert!(!b.effects.iter().any(|e| matches!(e, Effect::PersistNode(_))), "{:?}", b.effects);
+    assert_eq!(pin(&b).0, nqn("a"), "who is refused changes nothing");
     // Within one boot, too: a person says so, and it holds nothing.
     b.seen.uid = Some(uid("u1"));
     b.hello("a", identity("zzzz", "boot"));
@@ -191,6 +192,37 @@ fn a_person_who_changes_a_pin_takes_no_volume_from_the_host_before() {
     assert_eq!((refused(&b), b.phase("a")), (None, Some("Ready")), "it has to be heard");
     assert!(!b.effects.iter().any(|e| matches!(e, Effect::PersistNode(_))), "{:?}", b.effects);
     assert_eq!(pin(&b).0, nqn("zzzz"), "and is pinned no more");
+}
+
+#[test]
+fn a_host_id_that_a_person_changes_alone_waits_for_what_the_host_has() {
+    let mut b = bench(able());
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    let other = NodeIdentity { host_id: host_id("zzzz"), ..identity("a", "boot-9") };
+    let record = NodeRecord { node: n("a"), identity: other.clone(), uid: None };
+    b.seen.stored = Some(StoredNode::Record(Box::new(record)));
+    b.hello("a", other.clone());
+    let held = |refused: Option<SessionRefusal>| match refused {
+        Some(SessionRefusal::Pinned { holds, .. }) => holds,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(held(refused(&b)), PinHolds::Holds { volume: v() });
+    let mine = Observed { epoch: Some(Epoch { term: 7, seq: 1 }), ..observed_of(ObservedPhase::Ready) };
+    b.up("a", "boot", vec![mine]);
+    assert_eq!((refused(&b), b.phase("a")), (None, Some("Ready")), "who may write is heard");
+    // Neither by way of a third one.
+    b.silent("a");
+    let by_a_person = std::mem::replace(&mut b.seen.stored, edited("zzzz"));
+    b.up("a", "boot", vec![]);
+    assert_eq!(pin(&b).0, nqn("zzzz"));
+    b.silent("a");
+    b.seen.stored = by_a_person;
+    b.hello("a", other.clone());
+    assert_eq!(held(refused(&b)), PinHolds::Holds { volume: v() });
+    b.seen.stored = None;
+    b.hello("a", identity("a", "boot"));
+    assert_eq!(refused(&b), None);
 }
 
 #[test]
@@ -214,6 +246,71 @@ fn a_node_that_was_declared_gone_is_whoever_comes_next() {
     b.declare_gone(90, "a");
     other_comes(&mut b, None);
     assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+/// As [`pinned`], after a start at which the RDS lists a volume of which there is no record, off and with nobody on its list.
+fn pinned_beside_a_disk_at_rest() -> Harness {
+    let mut b = pinned();
+    b.config.target = able();
+    let nodes = b.core.registry().values().cloned().collect();
+    let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
+    (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
+    let at_rest =
+        ListedVolume { volume: v(), hosts: Vec::new(), exported: false, keeps_list: true, problem: None };
+    b.event(Event::RdsListed { volumes: vec![at_rest], whole: true });
+    b
+}
+
+#[test]
+fn a_volume_in_doubt_does_not_keep_a_person_from_changing_a_pin() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.seen.stored = edited("zzzz");
+    other_comes(&mut b, Some("u1"));
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn a_record_that_is_deleted_beside_a_volume_in_doubt_says_so() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.seen.stored = Some(StoredNode::Nothing);
+    for of in [Some("u1"), Some("u2"), None] {
+        other_comes(&mut b, of);
+        assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) }, "{of:?}");
+    }
+}
+
+#[test]
+fn a_doubt_that_is_over_for_requests_is_over_for_pins() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    other_comes(&mut b, Some("u2"));
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) });
+    b.pass(b.config.drain_bound_ms);
+    other_comes(&mut b, Some("u2"));
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn a_doubt_goes_with_its_volume() {
+    let mut b = pinned_beside_a_disk_at_rest();
+    b.event(Event::DeleteEnded { volume: v(), deletion: VolumeDeletion::Done });
+    other_comes(&mut b, Some("u2"));
+    assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn another_node_with_the_pinned_host_nqn_is_refused_and_the_pin_stays() {
+    let mut b = pinned();
+    for other in [identity("a", "boot-9"), NodeIdentity { host_id: host_id("bb"), ..identity("a", "boot") }] {
+        b.hello("bb", other);
+        let claim = Claim::HostNqn(nqn("a"));
+        assert_eq!(refused(&b), Some(SessionRefusal::SharedIdentity { node: n("bb"), other: n("a"), claim }));
+        assert!(!b.effects.iter().any(|e| matches!(e, Effect::ForgetNode(_))), "{:?}", b.effects);
+    }
+    assert_eq!(pin(&b), (nqn("a"), Some(uid("u1"))));
+    // The same boot of the same kernel has another name now.
+    b.hello("bb", identity("a", "boot"));
+    assert_eq!(refused(&b), None);
+    assert!(b.effects.contains(&Effect::ForgetNode(n("a"))), "{:?}", b.effects);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::requests::RequestKind;
 use super::{Core, Desired, Transition};
 use crate::{
     Attachment, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord, NodeUid,
-    Notice, OlderBy, Phase, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Notice, OlderBy, Phase, PinHolds, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
@@ -99,12 +99,6 @@ pub(super) fn unknown_host(nqn: &HostNqn) -> Option<NodeId> {
         .ok()
 }
 
-/// Whether a host that says that it is `now` may be another one than who was `kept` with its NQN. One boot has one kernel.
-fn may_be_another(kept: &NodeIdentity, now: &NodeIdentity) -> bool {
-    let same_boot = kept.boot_id == now.boot_id && kept.host_id == now.host_id;
-    kept.host_nqn == now.host_nqn && !same_boot
-}
-
 pub(super) fn is_unknown_host(node: &NodeId) -> bool {
     node.as_str().starts_with(UNKNOWN_HOST)
 }
@@ -177,16 +171,24 @@ impl Core {
             }
             None => self.registry.keys().filter(|node| !heard(node)).cloned().collect(),
         };
-        let target = &self.config.target;
-        let until = self.began.plus(self.config.drain_bound_ms);
-        let cut = *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts;
-        // Nobody is on its list and that it is off has ended all sessions, or all have said what they hold: what is left is
-        // what was on its way.
+        let (cut, until) = (self.is_cut(doubt), self.lands_until());
+        // All sessions have ended, or all have said what they hold: what is left is what was on its way.
         let (volume, doubt) = (volume.clone(), listed);
         if cut || unheard.is_empty() {
             return (now < until).then_some(Wait::ListDrainBound { volume, until, doubt });
         }
         Some(Wait::Reports { volume, nodes: unheard, doubt })
+    }
+
+    /// Nobody is on its list, and that it is off has ended all sessions.
+    fn is_cut(&self, doubt: &Doubt) -> bool {
+        let target = &self.config.target;
+        *doubt == (Doubt::Off { listed: true }) && target.acl && target.export_cuts
+    }
+
+    /// What was on its way at the start lands until then.
+    fn lands_until(&self) -> UnixMillis {
+        self.began.plus(self.config.drain_bound_ms)
     }
 
     /// Whether a node is known by name: heard, kept, or asked about.
@@ -197,7 +199,7 @@ impl Core {
         };
         self.nodes.contains_key(node)
             || self.registry.contains_key(node)
-            || self.is_to_have_something(node)
+            || self.is_to_have(node).is_some()
             || self.waiters.values().flat_map(|waiting| waiting.values()).any(|w| asked_about(&w.kind))
     }
 
@@ -379,7 +381,7 @@ impl Transition<'_> {
         self.drain_if_wanted_off(volume, &node);
     }
 
-    /// It was granted: from here on its record says who may write.
+    /// It was granted, and from here on its record says who may write; or it was deleted, and nobody may.
     pub(super) fn no_doubt(&mut self, volume: &VolumeId) {
         self.core.lists.doubts.remove(volume);
     }
@@ -389,10 +391,6 @@ impl Transition<'_> {
         let Some(unknown) = unknown_host(&identity.host_nqn) else {
             return;
         };
-        if self.core.registry.iter().any(|(id, kept)| id != node && may_be_another(&kept.identity, identity))
-        {
-            return;
-        }
         for (id, record) in &mut self.core.volumes {
             if !record.knows(&unknown) || record.attachment(node).is_some() {
                 continue;
@@ -429,16 +427,13 @@ impl Transition<'_> {
     }
 
     /// Keeps who a node is, so that it can be recognised on a list when it is not heard. A host that has another name now
-    /// is forgotten under the old one; but where it is in doubt who may write, only if it is the same boot of one kernel:
-    /// else another host may have that NQN, which has not said what it holds.
+    /// is forgotten under the old one: it is the same boot of one kernel, or it would have been refused.
     pub(super) fn register(&mut self, node: &NodeId, identity: &NodeIdentity, uid: Option<NodeUid>) {
         self.core.lists.gone.remove(node);
-        let in_doubt = self.in_doubt(&identity.host_nqn);
         let registry = &mut self.core.registry;
         let renamed: Vec<NodeId> = registry
             .iter()
             .filter(|(id, known)| *id != node && known.identity.host_nqn == identity.host_nqn)
-            .filter(|(_, known)| !in_doubt || !may_be_another(&known.identity, identity))
             .map(|(id, _)| id.clone())
             .collect();
         for old in renamed {
@@ -455,13 +450,18 @@ impl Transition<'_> {
         }
     }
 
-    /// Whether what a host with this NQN holds may still decide something that no record says.
-    pub(super) fn in_doubt(&self, nqn: &HostNqn) -> bool {
-        let lists = &self.core.lists;
-        let unknown = unknown_host(nqn);
+    /// Where no record says whether a host with this NQN may write, and that is not over.
+    pub(super) fn in_doubt(&self, nqn: &HostNqn) -> Option<PinHolds> {
+        if !self.core.has_read_lists() {
+            return Some(PinHolds::InDoubt { volume: None });
+        }
+        let is_over = |doubt: &Doubt| self.core.is_cut(doubt) && self.now >= self.core.lands_until();
+        let mut doubts = self.core.lists.doubts.iter().filter(|(_, doubt)| !is_over(doubt));
+        let unknown = unknown_host(nqn).filter(|_| self.core.lists.needed);
         let listed = |record: &VolumeRecord| unknown.as_ref().is_some_and(|host| record.knows(host));
-        let open = lists.first.is_none() || !lists.doubts.is_empty();
-        lists.needed && (open || self.core.volumes.values().any(listed))
+        let mut all = self.core.volumes.iter().filter(|(_, record)| listed(record)).map(|(volume, _)| volume);
+        let volume = doubts.next().map(|(volume, _)| volume).or_else(|| all.next())?;
+        Some(PinHolds::InDoubt { volume: Some(volume.clone()) })
     }
 
     /// A person has declared the node gone: nobody waits for its report any more. It is kept again once it is heard.

@@ -533,26 +533,24 @@ fn a_host_under_another_name_and_the_same_boot_speaks_for_the_old_name() {
 
 #[test]
 fn a_host_under_another_name_and_boot_may_be_another_host() {
-    let mut b = renamed("2");
-    let publish = b.publish("bb", Access::Rwo);
-    assert_eq!((b.reply(publish), b.phase("bb")), (None, None));
-    assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
-    // Another start does not forget it, nor does its own report that it is here.
-    b.restart_with(false, true);
+    let mut b = attached_and_restarted(false, true);
     b.list(vec![ListedVolume { keeps_list: false, ..listed(&[], true) }]);
-    b.up_as("bb", identity("a", "2"), vec![]);
-    b.publish("bb", Access::Rwo);
-    assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
+    b.hello("bb", identity("a", "2"));
+    assert!(b.effects.iter().any(|e| matches!(e, Effect::RefuseSession { .. })), "{:?}", b.effects);
+    assert!(b.core.registry.contains_key(&n("a")) && !b.core.nodes.contains_key(&n("bb")));
     // A person's declaration ends it.
     b.declare_gone(90, "a");
+    b.up_as("bb", identity("a", "2"), vec![]);
     b.pass(b.config.drain_bound_ms + 1);
     b.publish("bb", Access::Rwo);
     assert_eq!(b.phase("bb"), Some("Granting"));
 }
 
 #[test]
-fn a_host_that_two_names_are_kept_for_is_nobody_before_it_is_heard() {
-    let mut b = renamed("2");
+fn a_host_that_two_names_are_kept_for_is_nobody_before_one_is_gone() {
+    let mut b = attached_and_restarted(false, true);
+    let again = NodeRecord { node: n("bb"), identity: identity("a", "2"), uid: None };
+    b.core.registry.insert(n("bb"), again);
     b.restart_with(false, true);
     b.list(vec![listed(&["a"], true)]);
     let holder = b.core.volumes[&v()].holders()[0].clone();
@@ -560,7 +558,6 @@ fn a_host_that_two_names_are_kept_for_is_nobody_before_it_is_heard() {
     b.hello("bb", identity("a", "2"));
     assert_eq!(b.core.volumes[&v()].holders(), [holder], "it may be the other one that is on the list");
     b.declare_gone(90, "a");
-    b.silent("bb");
     b.hello("bb", identity("a", "2"));
     assert_eq!(b.core.volumes[&v()].holders(), [n("bb")]);
 }

@@ -147,6 +147,9 @@ impl Transition<'_> {
             record.deleting = false;
             self.dirty.insert(volume.clone());
         }
+        if deletion == VolumeDeletion::Done {
+            self.no_doubt(&volume);
+        }
         if deletion == VolumeDeletion::Done
             && unused
             && let Some(record) = self.core.volumes.remove(&volume)

@@ -29,13 +29,17 @@ impl Transition<'_> {
         max_volumes: Option<NonZeroU32>,
         NodeSeen { uid, stored }: NodeSeen,
     ) {
-        if let Some(stored) = stored {
-            self.take_over_pin(&node, stored);
-        }
+        let pin = self.core.registry.get(&node).cloned();
+        let held = stored.and_then(|stored| self.take_over_pin(&node, stored));
         let clashes = clashes_with(self.core, &node, &identity);
         let objection = self.objection(&node, &identity, &clashes);
-        let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref()));
+        let objection = objection.or_else(|| self.objection_of_pin(&node, &identity, uid.as_ref(), held));
         if let Some(refusal) = objection {
+            // Who is refused changes nothing. What a person has made of the pin is read again with the next Hello.
+            match pin {
+                Some(pin) => drop(self.core.registry.insert(node, pin)),
+                None => drop(self.core.registry.remove(&node)),
+            }
             self.effects.push(Effect::RefuseSession { session, refusal: Box::new(refusal) });
             return;
         }
@@ -80,6 +84,11 @@ impl Transition<'_> {
             let (node, other, claim) = (node.clone(), other.clone(), claim.clone());
             return Some(SessionRefusal::SharedIdentity { node, other, claim });
         }
+        // No agent makes another node's record that of its own host: under another name it is the same boot of one kernel.
+        if let Some(other) = self.another_host_of(node, identity) {
+            let (node, claim) = (node.clone(), Claim::HostNqn(identity.host_nqn.clone()));
+            return Some(SessionRefusal::SharedIdentity { node, other, claim });
+        }
         if let Some(refusal) = self.objection_of_records(node, identity) {
             return Some(refusal);
         }
@@ -94,6 +103,16 @@ impl Transition<'_> {
             known: known.identity.host(),
             new: identity.host(),
         })
+    }
+
+    /// The node whose record has this host NQN, where that may be another host.
+    fn another_host_of(&self, node: &NodeId, identity: &NodeIdentity) -> Option<NodeId> {
+        let same_boot =
+            |kept: &NodeIdentity| kept.boot_id == identity.boot_id && kept.host_id == identity.host_id;
+        let mut others = self.core.registry.iter().filter(|(id, kept)| {
+            *id != node && kept.identity.host_nqn == identity.host_nqn && !same_boot(&kept.identity)
+        });
+        others.next().map(|(id, _)| id.clone())
     }
 
     /// What is granted, and what was cut off, belongs to a host: neither may pass to another one, for its proofs would
