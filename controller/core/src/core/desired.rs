@@ -52,8 +52,11 @@ impl Unheard {
 fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     let Some(record) = record else { return false };
     // A grant is on record before anything is asked for it, so without an answer there was none.
-    let over = |epoch| record.past_evidence.iter().any(|e| e.node == desired.node && e.epoch >= epoch);
-    !desired.attached || record.knows(&desired.node) || desired.epoch.is_some_and(over)
+    let past = record.past_evidence.iter().map(|e| (&e.node, e.epoch));
+    // Who was cut off may have been let in again since, and the record be older than that.
+    let ended = || past.clone().chain(record.fenced.iter().map(|f| (&f.node, f.epoch)));
+    let over = |epoch| ended().any(|(node, end)| *node == desired.node && end >= epoch);
+    !desired.attached || record.attachment(&desired.node).is_some() || desired.epoch.is_some_and(over)
 }
 
 impl Core {
@@ -83,6 +86,14 @@ impl Core {
         }
         let until = *self.unheard.bounds.get(&volume)?;
         (now < until).then_some(Wait::ListDrainBound { volume, until, doubt })
+    }
+
+    /// The record of a volume that is only found. What its owner demands is known if somebody is to have it.
+    pub(super) fn found_volume(&self, volume: &VolumeId) -> VolumeRecord {
+        let mut record = VolumeRecord::unknown(volume.clone());
+        let desired = self.unheard.of.get(volume).into_iter().flat_map(BTreeMap::values);
+        record.spec.min_fence = desired.map(|d| d.min_fence).max().unwrap_or_default();
+        record
     }
 
     /// How many nodes may write to a volume beside those on its record.
@@ -148,6 +159,10 @@ impl Transition<'_> {
         let (epoch, now) = (self.next_epoch(), self.now);
         let unknown = || VolumeRecord::unknown(volume.clone());
         let record = self.core.volumes.entry(volume.clone()).or_insert_with(unknown);
+        if record.spec.subsystem_nqn.is_none() && record.spec.min_fence < min_fence {
+            record.spec.min_fence = min_fence;
+            self.dirty.insert(volume.clone());
+        }
         if record.attachment(&node).is_some() {
             return;
         }
@@ -155,7 +170,7 @@ impl Transition<'_> {
         // Of two that contradict each other the narrower.
         let narrower = record.attachments.is_empty() || access == Access::Rwo;
         if record.spec.subsystem_nqn.is_none() && narrower {
-            (record.spec.access, record.spec.min_fence) = (access, min_fence);
+            record.spec.access = access;
         }
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
