@@ -204,7 +204,7 @@ impl Core {
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
             attachment.since = attachment.since.min(now);
             if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
-                (fence.pending, fence.retry_at) = (None, None);
+                (fence.pending, fence.retry_at, fence.old) = (None, None, lists_first);
                 fence.since = fence.since.min(now);
             }
             if let Phase::Draining { evidence: Some(evidence), .. } = &mut attachment.phase

@@ -192,6 +192,7 @@ impl Fence {
             aborted: false,
             pending: None,
             retry_at: None,
+            old: false,
         }
     }
 
@@ -276,6 +277,9 @@ pub struct Fence {
     /// Not before then is the next try.
     #[serde(skip)]
     pub(crate) retry_at: Option<UnixMillis>,
+    /// It is of a record from before this process.
+    #[serde(skip)]
+    pub(crate) old: bool,
 }
 
 /// A node that was cut off from a volume. It is granted nothing until its own report shows that it holds none of it.

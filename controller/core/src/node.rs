@@ -74,7 +74,7 @@ pub struct NodeSeen {
 pub enum StoredNode {
     /// This record.
     Record(Box<NodeRecord>),
-    /// One that a person has deleted.
+    /// None, or one that a person has deleted.
     Nothing,
 }
 

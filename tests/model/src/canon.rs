@@ -80,6 +80,9 @@ pub fn text(world: &World) -> String {
         }
     }
     let _ = write!(raw, "{:?}{:?}{:?}{:?}", world.hosts, world.exports, world.open, world.told);
+    if world.setup.in_cluster() {
+        let _ = write!(raw, "{:?}", world.cluster);
+    }
     Reader::new(world, &raw).run()
 }
 

@@ -213,6 +213,7 @@ impl Taste {
     fn new(setup: &Setup, numbers: &mut Numbers, length: usize) -> Self {
         let of_kind = (0..Action::KINDS)
             .map(|kind| match Action::manner(kind) {
+                _ if kind >= Action::OF_CLUSTER && !setup.in_cluster() => 0,
                 Manner::Message => 24,
                 Manner::Mending => pick(numbers, [3, 6, 12, 24]),
                 Manner::Caller => pick(numbers, [2, 4, 8, 16]),

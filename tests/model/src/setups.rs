@@ -192,7 +192,37 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
     })
     .into_iter()
     .chain(any_order(full))
+    .chain(clusters(full))
     .collect()
+}
+
+/// What of a cluster stays while records are lost: VolumeAttachments, marks on nodes, and nodes that write.
+fn clusters(full: bool) -> Vec<Exhaustive> {
+    use Access::{Rwo, RwxBlock};
+    let none = Abilities::default();
+    let drains = Abilities { acl: true, cuts: true, drains: true, ..none };
+    let more = u8::from(full);
+    let lost = Dangers { records_lost: true, ..Dangers::default() };
+    let nothing_else = Dangers { nothing_else: !full, ..lost };
+    let vanish = Dangers { attachments_vanish: true, ..nothing_else };
+    let older = Dangers { records_lost: false, records_older: true, ..nothing_else };
+    let marks = Dangers { marks: true, ..nothing_else };
+    let both = [Rwo, RwxBlock];
+    [
+        ("records lost", &both[..1], 2, [2, 1, 1 + more], none, lost),
+        ("records lost: list, cut, drain", &both[1..], 2, [2, 1, more], drains, lost),
+        ("records lost, two volumes, three nodes", &both, 3, [2, 1, 0], drains, nothing_else),
+        ("records lost, attachments gone", &both[..1], 2, [2, 2, more], none, vanish),
+        ("records lost, attachments gone: list, cut, drain", &both[..1], 2, [2, 2, more], drains, vanish),
+        ("records set back: list, cut, drain", &both[..1], 2, [4, 1, more], drains, older),
+        ("records lost, nodes out of service", &both[..1], 2, [3, 1, 3], none, marks),
+        ("records lost, nodes out of service: list, cut, drain", &both[..1], 2, [3, 1, more], drains, marks),
+    ]
+    .map(|(name, access, nodes, budget, truth, dangers)| Exhaustive {
+        setup: Setup { dangers, ..setup(name, access, nodes, budget, truth) },
+        limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 60 } else { 15 }),
+    })
+    .into()
 }
 
 /// Records that take their time: those of two volumes become durable in any order.
@@ -228,6 +258,11 @@ pub fn dangerous_walks() -> Vec<Setup> {
         clocks_jump: true,
         requests_land_late: true,
         records_in_any_order: true,
+        records_lost: true,
+        records_older: true,
+        attachments_vanish: true,
+        marks: true,
+        nothing_else: false,
     };
     let names =
         ["dangers: list, cut, drain", "dangers: list, cut", "dangers: list, reservations that wait, cut"];

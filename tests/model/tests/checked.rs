@@ -3,7 +3,7 @@
 //! with `CLEAT_MODEL=mutant` until the first violation or a minute is over (for `hack/mutations`; `CLEAT_MODEL_SECONDS`
 //! and `CLEAT_MODEL_SEED` say how long and from which seed, `CLEAT_MODEL_INVARIANT=N` looks at no other invariant than
 //! that, and `CLEAT_MODEL_AS_FOUND=1` spares the time in which a finding is made short). `CLEAT_MODEL_WORLD=NAME` keeps to
-//! one world, `CLEAT_MODEL_NARRATE=1` adds every event and effect of the leaders to a finding. Prints what was reached,
+//! one world (`NAME*`: to those whose names begin so), `CLEAT_MODEL_NARRATE=1` adds every event and effect of the leaders to a finding. Prints what was reached,
 //! and ends with 1 if anything was found.
 
 #![allow(clippy::print_stdout)] // This is what a person runs to see what was checked.
@@ -206,9 +206,12 @@ fn tell_walks(name: &str, report: &Report) {
     );
 }
 
-/// Only worlds of this name, where somebody wants only those.
+/// Only worlds of this name, or whose names begin so, where somebody wants only those.
 fn chosen(name: &str) -> bool {
-    std::env::var("CLEAT_MODEL_WORLD").map_or(true, |wanted| wanted == name)
+    std::env::var("CLEAT_MODEL_WORLD").map_or(true, |wanted| match wanted.strip_suffix('*') {
+        Some(beginning) => name.starts_with(beginning),
+        None => wanted == name,
+    })
 }
 
 fn number(variable: &str, default: u64) -> u64 {

@@ -69,11 +69,19 @@ impl World {
                 host.boot += 1;
             }
             Action::TakeOver { old_lives, rds_done } => {
-                self.take_over(old_lives, rds_done, self.leaders[0].ahead);
+                self.take_over(old_lives, rds_done, self.leaders[0].ahead, None);
             }
             Action::TakeOverAt(quanta) => {
-                self.take_over(false, true, i64::from(quanta) * QUANTUM_MS.cast_signed());
+                self.take_over(false, true, i64::from(quanta) * QUANTUM_MS.cast_signed(), None);
             }
+            Action::CopyRecords => self.copy_records(),
+            Action::StartWithout { lost, old_lives } => {
+                self.take_over(old_lives, true, self.leaders[0].ahead, Some(lost));
+            }
+            Action::Lists => self.lists(),
+            Action::Vanishes(v, n) => self.cluster().attachments[v][n] = None,
+            Action::NobodyAsks(v, n) => self.unpublish(v, Some(n)),
+            Action::OutOfService(n) => self.marks(n),
             Action::Delete(v) => self.delete(v),
             Action::Deleted(v, answer) => self.delete_answered(v, answer),
             Action::DeletesLate(v) => self.is_deleted(v),

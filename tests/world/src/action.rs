@@ -25,7 +25,10 @@ impl World {
         self.of_callers(&mut all);
         self.of_messages(&mut all);
         self.of_nodes(&mut all);
-        if self.budget.faults > 0 {
+        if self.setup.in_cluster() {
+            self.of_cluster(&mut all);
+        }
+        if self.budget.faults > 0 && !self.setup.dangers.nothing_else {
             self.faults(&mut all);
         }
         if self.budget.ticks > 0 {
@@ -50,7 +53,9 @@ impl World {
         for v in 0..self.setup.access.len() {
             for n in (0..self.setup.nodes).take_while(|n| *n == 0 || !self.is_fresh(n - 1)) {
                 let open = |ask| self.open.values().any(|o| *o == (v, Some(n), ask));
-                if !open(Ask::Publish) {
+                // There is no second VolumeAttachment of that name while one is being deleted.
+                let going = self.cluster.attachments[v][n].as_ref().is_some_and(|a| a.deleting);
+                if !open(Ask::Publish) && !going {
                     all.push(Action::Publish(v, n));
                 }
                 if self.is_fresh(n) {
@@ -79,7 +84,7 @@ impl World {
     }
 
     /// Nothing has happened to this node yet, as far as volumes go.
-    fn is_fresh(&self, n: N) -> bool {
+    pub(crate) fn is_fresh(&self, n: N) -> bool {
         let granted = self.told.granted.iter().any(|v| !v[n].is_empty());
         let held = self.hosts[n].held.iter().any(Option::is_some);
         let asked = self.open.values().any(|(_, node, _)| *node == Some(n));
@@ -265,6 +270,8 @@ impl World {
             | Action::Unpublish(..)
             | Action::UnpublishAll(_)
             | Action::Fence(..)
+            | Action::OutOfService(_)
+            | Action::CopyRecords
             | Action::Delete(_)
             | Action::DeclareGone(_) => (1, 0, 0),
             Action::Tick | Action::Pass(_) => (0, 0, 1),
@@ -282,6 +289,8 @@ impl World {
             | Action::DeletesLate(_)
             | Action::HasAgain(_)
             | Action::LandsLate(_)
+            | Action::Lists
+            | Action::NobodyAsks(..)
             | Action::PowerOn(_) => (0, 0, 0),
             Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
             _ => (0, 1, 0),
@@ -313,12 +322,14 @@ impl World {
     }
 
     pub(crate) fn publish(&mut self, v: V, n: N) {
+        self.is_to_be_on(v, n);
         let request = self.request(v, Some(n), Ask::Publish);
         let spec = self.setup.spec(v);
         self.event(0, Event::Publish { request, node: node_id(n), spec, read_only: false });
     }
 
     pub(crate) fn unpublish(&mut self, v: V, about: Option<N>) {
+        self.is_to_go_from(v, about);
         let request = self.request(v, about, Ask::Unpublish);
         self.event(0, Event::Unpublish { request, volume: volume_id(v), node: about.map(node_id) });
     }
@@ -340,6 +351,7 @@ impl World {
     }
 
     pub(crate) fn pass(&mut self, ms: u64) {
+        self.marks_are_statements();
         self.now += ms;
         for v in 0..self.setup.access.len() {
             let now = self.now;
@@ -350,6 +362,7 @@ impl World {
         for which in (0..self.leaders.len()).rev() {
             self.event(which, Event::Tick);
         }
+        self.sees_marks();
     }
 
     pub(crate) fn rds_answers(&mut self, which: usize, v: V, answer: Answer) {

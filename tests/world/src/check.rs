@@ -7,7 +7,8 @@
 use cleat_core::{Access, Core, Directive, MinFence, OperationId, Refusal, Reply, UnixMillis, Verdict};
 
 use crate::host::Held;
-use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
+use crate::names::{N, NODES, V, VOLUMES, node_of, volume_id};
+use crate::records::attachment_of;
 use crate::world::World;
 
 /// An invariant that a world breaks.
@@ -229,7 +230,9 @@ impl World {
             let unknown = writers
                 .iter()
                 .filter(|n| !self.told.by_hand[v][**n] || self.could_send(v, **n))
-                .find(|n| record.is_none_or(|r| r.attachment(&node_id(**n)).is_none()));
+                // A VolumeAttachment says it as well, or nobody can.
+                .filter(|n| !self.cluster.lost[v][**n])
+                .find(|n| record.is_none_or(|r| attachment_of(r, **n).is_none()));
             let released = writers.iter().find(|n| self.told.released[v][**n]);
             let violation = if let Some(&n) = released {
                 Violation::UnpublishedCanWrite { v, n }
@@ -277,9 +280,12 @@ impl World {
                 let held = self.hosts[n].held[v].as_ref();
                 let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
                 let could_come = self.could_send(v, n) || self.is_told_to_attach(v, n);
-                let lives = self.told.wrongly_gone[n] && could_come;
+                let lives = (self.told.wrongly_gone[n] || self.cluster.unknown[v][n]) && could_come;
                 if !lands && !lives && !held.is_some_and(|h| h.stray || (h.used && !granted(h.epoch))) {
                     (self.told().by_hand[v][n], self.told().unheard_stray[v][n]) = (false, None);
+                    if self.cluster.unknown[v][n] {
+                        self.cluster().unknown[v][n] = false;
+                    }
                 }
             }
         }
@@ -320,7 +326,7 @@ impl World {
     }
 
     /// An Attach is on its way to the node.
-    fn is_told_to_attach(&self, v: V, n: N) -> bool {
+    pub(crate) fn is_told_to_attach(&self, v: V, n: N) -> bool {
         let host = &self.hosts[n];
         host.stream.iter().flat_map(|s| &s.to_agent).chain(&host.late).any(|(_, directive)| {
             matches!(directive, Directive::Attach { grant } if grant.spec.id == volume_id(v))
@@ -329,7 +335,7 @@ impl World {
 
     /// A host is put on the list: it has to be stored before, or a crash would leave it there for ever.
     pub(crate) fn check_allow(&mut self, v: V, n: N) {
-        if self.stored.get(&volume_id(v)).is_none_or(|r| r.attachment(&node_id(n)).is_none()) {
+        if self.stored.get(&volume_id(v)).is_none_or(|r| attachment_of(r, n).is_none()) {
             self.breaks(Violation::NotStored { v, n });
         }
     }
@@ -350,8 +356,8 @@ impl World {
         }
     }
 
-    /// A core that begins anew admits nobody that was not admitted, and forgets nobody whose end was not proven: one
-    /// that was may end as soon as nothing of the RDS is waited for any more.
+    /// A core that begins anew admits nobody that was not admitted or is to have the volume, and forgets nobody whose end
+    /// was not proven: one that was may end as soon as nothing of the RDS is waited for any more.
     pub(crate) fn check_rebuilt(&mut self, core: &Core, now: UnixMillis) {
         for v in 0..VOLUMES {
             let id = volume_id(v);
@@ -363,7 +369,13 @@ impl World {
             for a in core.volumes().get(&id).iter().flat_map(|r| &r.attachments) {
                 has[node_of(&a.node)] = true;
             }
-            if (0..NODES).any(|n| if proven[n] { has[n] && !had[n] } else { has[n] != had[n] }) {
+            let wanted = |n: N| self.cluster.attachments[v][n].is_some();
+            let otherwise = |n: N| match (had[n], has[n]) {
+                (true, false) => !proven[n],
+                (false, true) => !wanted(n),
+                _ => false,
+            };
+            if (0..NODES).any(otherwise) {
                 self.breaks(Violation::RebuiltOtherwise { v });
             }
         }

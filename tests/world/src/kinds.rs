@@ -19,6 +19,17 @@ pub enum Answer {
     HalfUnheard,
 }
 
+/// Which records are not there, or not as they were, when the next leader reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// All of them.
+    All,
+    /// One volume's.
+    Volume(V),
+    /// What was written after they were copied.
+    Later,
+}
+
 /// Something that happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
@@ -105,6 +116,23 @@ pub enum Action {
     LandsLate(V),
     /// The newest leader dies, and the next one's clock is so many quanta ahead of the world's.
     TakeOverAt(i8),
+    /// Somebody copies the records.
+    CopyRecords,
+    /// Records are lost, and another leader begins; the one before dies, or goes on without knowing of it.
+    StartWithout {
+        /// Which.
+        lost: Lost,
+        /// The one before goes on.
+        old_lives: bool,
+    },
+    /// The newest leader gets the RDS's lists.
+    Lists,
+    /// A VolumeAttachment goes, and nobody calls.
+    Vanishes(V, N),
+    /// The newest leader's shell finds that nobody asks for a volume on a node any more, and detaches it.
+    NobodyAsks(V, N),
+    /// A person marks a node as out of service.
+    OutOfService(N),
     /// Time passes.
     Tick,
     /// So many milliseconds pass. Only walks take it: there is no end of those.
@@ -128,7 +156,9 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 46;
+    pub const KINDS: usize = 52;
+    /// The first of those that happen in a cluster alone.
+    pub const OF_CLUSTER: usize = 46;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -178,6 +208,12 @@ impl Action {
             Self::TakeOverAt(_) => 43,
             Self::LandsLate(_) => 44,
             Self::Durable(..) => 45,
+            Self::Lists => 46,
+            Self::NobodyAsks(..) => 47,
+            Self::OutOfService(_) => 48,
+            Self::CopyRecords => 49,
+            Self::StartWithout { .. } => 50,
+            Self::Vanishes(..) => 51,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -187,9 +223,9 @@ impl Action {
     #[must_use]
     pub fn manner(kind: usize) -> Manner {
         match kind {
-            0..=3 | 37 | 45 => Manner::Message,
-            4..=10 | 38 | 39 | 44 => Manner::Mending,
-            11..=15 | 40 => Manner::Caller,
+            0..=3 | 37 | 45 | 46 => Manner::Message,
+            4..=10 | 38 | 39 | 44 | 47 => Manner::Mending,
+            11..=15 | 40 | 48 | 49 => Manner::Caller,
             16 => Manner::Clock,
             _ => Manner::Fault,
         }

@@ -22,6 +22,8 @@ mod agents;
 #[cfg(feature = "core")]
 pub mod check;
 #[cfg(feature = "core")]
+pub mod cluster;
+#[cfg(feature = "core")]
 pub mod export;
 #[cfg(feature = "core")]
 pub mod heal;

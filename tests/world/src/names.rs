@@ -59,7 +59,20 @@ pub fn volume_of(id: &VolumeId) -> V {
 /// Which node a name is.
 #[must_use]
 pub fn node_of(id: &NodeId) -> N {
-    NODE_IDS.iter().position(|known| known == id).expect("a node of this world")
+    let known = NODE_IDS.iter().position(|known| known == id);
+    known.or_else(|| unknown_host_of(id)).expect("a node of this world")
+}
+
+/// Of which node a host is that the core knows by its NQN alone: its name is made of that, and of a hash.
+fn unknown_host_of(id: &NodeId) -> Option<N> {
+    let nqn = id.as_str().strip_prefix("unknown-host.")?;
+    NODE_IDS.iter().position(|known| nqn.contains(&format!("{known}-")))
+}
+
+/// A node's host NQN.
+#[must_use]
+pub fn host_nqn(n: N) -> HostNqn {
+    HOST_NQNS[n].clone()
 }
 
 /// Which node's host NQN this is.

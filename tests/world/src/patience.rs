@@ -135,6 +135,9 @@ impl World {
         }
         world.budget = Budget { requests: 0, faults: 0, ticks: u8::MAX };
         for round in 0..ROUNDS {
+            if world.setup.in_cluster() {
+                world.lists();
+            }
             world.deliver_what_can_be();
             if world.broken.is_none() {
                 world.check();

@@ -9,9 +9,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use cleat_core::{Effect, Phase, RequestId, VolumeRecord};
+use cleat_core::{Attachment, Effect, Phase, RequestId, VolumeRecord};
 
-use crate::names::{V, node_of, volume_of};
+use crate::names::{N, V, node_of, volume_of};
 use crate::world::{Ask, Leader, World};
 
 /// What an effect waits for.
@@ -26,6 +26,11 @@ enum WaitsFor {
 
 fn is_record(effect: &Effect) -> bool {
     matches!(effect, Effect::Persist(_) | Effect::Forget(_))
+}
+
+/// What a record says of a node, under whatever name it knows its host by.
+pub(crate) fn attachment_of(record: &VolumeRecord, n: N) -> Option<&Attachment> {
+    record.attachments.iter().find(|a| node_of(&a.node) == n)
 }
 
 impl World {
@@ -138,6 +143,9 @@ impl World {
         let v = volume_of(&record.spec.id);
         for attachment in &record.attachments {
             let (n, epoch) = (node_of(&attachment.node), attachment.epoch);
+            if self.cluster.lost[v][n] {
+                self.cluster().lost[v][n] = false;
+            }
             if !Arc::make_mut(&mut self.durable).insert(epoch) {
                 continue;
             }

@@ -13,7 +13,9 @@ use cleat_core::{
 use crate::check::{Violation, kind};
 use crate::export::VolumeDeletion;
 use crate::host::Stream;
-use crate::names::{N, NODES, V, VOLUMES, node_id, node_of, volume_id};
+use crate::kinds::Lost;
+use crate::names::{N, NODES, V, VOLUMES, node_of, volume_id};
+use crate::records::attachment_of;
 use crate::world::{Ask, Asked, Leader, World};
 
 impl World {
@@ -54,14 +56,18 @@ impl World {
         };
         if let Some(left) = &mut Arc::make_mut(&mut self.leaders[which]).dies_after {
             if *left == 0 {
-                self.take_over(false, true, self.leaders[which].ahead);
+                self.take_over(false, true, self.leaders[which].ahead, None);
                 return false;
             }
             *left -= 1;
         }
         let has_claim = which == 0;
         match effect {
-            Effect::Persist(_) | Effect::Forget(_) if !has_claim => {
+            // Outside of a cluster nothing is read of the store but volumes.
+            Effect::PersistNode(_) | Effect::ForgetNode(_) if !self.setup.in_cluster() => {}
+            Effect::Persist(_) | Effect::Forget(_) | Effect::PersistNode(_) | Effect::ForgetNode(_)
+                if !has_claim =>
+            {
                 self.leaders.remove(which);
                 self.drop_streams(|stream| stream.process == process);
                 return false;
@@ -84,8 +90,8 @@ impl World {
             Effect::RefuseSession { session, .. } => {
                 self.drop_streams(|s| s.id == session && s.process == process);
             }
-            // The store is lost by no fault here, and nothing is read of it but volumes.
-            Effect::PersistNode(_) | Effect::ForgetNode(_) => {}
+            Effect::PersistNode(record) => drop(self.cluster().nodes.insert(record.node.clone(), *record)),
+            Effect::ForgetNode(node) => drop(self.cluster().nodes.remove(&node)),
             Effect::Notice(notice) => self.noticed(&notice),
             Effect::Rds { .. } | Effect::Reply { .. } => {}
         }
@@ -131,7 +137,7 @@ impl World {
     }
 
     fn answered(&mut self, request: RequestId, result: Result<Reply, Refusal>) {
-        let Some((v, about, _)) = Arc::make_mut(&mut self.open).remove(&request) else {
+        let Some((v, about, ask)) = Arc::make_mut(&mut self.open).remove(&request) else {
             return self.breaks(Violation::AnsweredTwice);
         };
         self.saw(kind(&result));
@@ -139,11 +145,15 @@ impl World {
             Ok(Reply::Unpublished | Reply::Fenced) => {
                 for n in about.map_or(0..NODES, |n| n..n + 1) {
                     self.released(v, n, request);
+                    if ask == Ask::Unpublish {
+                        self.is_off(v, n);
+                    }
                 }
             }
             Ok(Reply::Published(grant)) => {
                 let n = about.expect("a Publish names its node");
                 self.told().handed_out[v][n] = Some(grant.epoch);
+                self.is_attached(v, n, grant.epoch);
                 if let Some(held) = &mut self.host(n).held[v] {
                     held.used = true;
                 }
@@ -186,7 +196,7 @@ impl World {
         }
         let by_hand = can_write && waited;
         let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
-        let current = self.stored.get(&volume_id(v)).and_then(|r| r.attachment(&node_id(n))).map(|a| a.epoch);
+        let current = self.stored.get(&volume_id(v)).and_then(|r| attachment_of(r, n)).map(|a| a.epoch);
         let told = self.told();
         told.handed_out[v][n] = None;
         // Of what was connected by hand, and not heard of, nothing was promised.
@@ -197,8 +207,8 @@ impl World {
 
     /// Another leader begins from what is stored: because the one before has died, or (`old_lives`) without its
     /// knowledge. What the one before had asked of the RDS was carried out (`rds_done`), or never will be.
-    /// Its clock is so many ms ahead.
-    pub(crate) fn take_over(&mut self, old_lives: bool, rds_done: bool, ahead: i64) {
+    /// Its clock is so many ms ahead. Records are `lost` before it reads them.
+    pub(crate) fn take_over(&mut self, old_lives: bool, rds_done: bool, ahead: i64, lost: Option<Lost>) {
         self.leaders.truncate(1);
         let mut old = self.leaders.remove(0);
         Arc::make_mut(&mut self.open).clear();
@@ -224,9 +234,12 @@ impl World {
                 self.export(v).deletion = Some(VolumeDeletion::Late);
             }
         }
-        let records: Vec<_> = self.stored.values().map(reread).collect();
+        if let Some(lost) = lost {
+            self.loses(lost);
+        }
+        let remembered = self.remembered();
         let at = UnixMillis(self.now.saturating_add_signed(ahead));
-        let (core, effects) = Core::rebuild(self.setup.config(), term, records, at);
+        let (core, effects) = Core::rebuild(self.setup.config(), term, remembered, at);
         self.check_rebuilt(&core, at);
         self.leaders.push(Arc::new(Leader::new(process, core, ahead)));
         if old_lives {
@@ -263,7 +276,7 @@ fn in_words(effect: &Effect) -> String {
 }
 
 /// A record as a restart reads it: through its stored form.
-fn reread(record: &VolumeRecord) -> VolumeRecord {
+pub(crate) fn reread(record: &VolumeRecord) -> VolumeRecord {
     let json = serde_json::to_string(record).expect("a record is JSON");
     serde_json::from_str(&json).expect("and reads back")
 }

@@ -18,11 +18,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use cleat_core::{
-    Access, Config, Core, Effect, Epoch, MinFence, OperationId, RdsRequest, RequestId, UnixMillis, VolumeId,
-    VolumeRecord, VolumeSpec,
+    Access, Config, Core, Effect, Epoch, MinFence, OperationId, RdsRequest, Remembered, RequestId,
+    UnixMillis, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 use crate::check::Violation;
+use crate::cluster::Cluster;
 use crate::export::{Export, as_probed};
 use crate::host::Host;
 use crate::names::{N, NODES, V, VOLUMES, volume_id};
@@ -62,6 +63,16 @@ pub struct Dangers {
     pub requests_land_late: bool,
     /// A record takes its time to become durable, and those of different volumes become so in any order.
     pub records_in_any_order: bool,
+    /// Records are lost before a start, all of them or one volume's. VolumeAttachments and what nodes do stay.
+    pub records_lost: bool,
+    /// Records are set back before a start to what somebody has copied once.
+    pub records_older: bool,
+    /// VolumeAttachments go without an Unpublish.
+    pub attachments_vanish: bool,
+    /// Persons mark nodes as out of service.
+    pub marks: bool,
+    /// Nothing goes wrong but what is said here.
+    pub nothing_else: bool,
 }
 
 /// What a world is made of.
@@ -228,6 +239,8 @@ pub struct World {
     pub open: Arc<BTreeMap<RequestId, Open>>,
     /// What callers were told.
     pub told: Arc<Told>,
+    /// What the cluster has beside the records.
+    pub cluster: Arc<Cluster>,
     /// Which volume each epoch was granted for. History: not a part of the state.
     pub epochs: Arc<BTreeMap<Epoch, V>>,
     /// The epochs of which something is durable, or was. History: not a part of the state.
@@ -245,7 +258,8 @@ impl World {
     /// The beginning: every agent is connected and has told what it holds, nothing is granted.
     #[must_use]
     pub fn new(setup: &Arc<Setup>) -> Self {
-        let (core, _) = Core::rebuild(setup.config(), 1, Vec::new(), UnixMillis(EPOCH_MS));
+        let nothing = Remembered { lists_first: setup.in_cluster(), ..Remembered::default() };
+        let (core, _) = Core::rebuild(setup.config(), 1, nothing, UnixMillis(EPOCH_MS));
         let leader = Leader::new(1, core, 0);
         let mut world = Self {
             setup: Arc::clone(setup),
@@ -257,6 +271,7 @@ impl World {
             exports: Arc::default(),
             open: Arc::default(),
             told: Arc::default(),
+            cluster: Arc::default(),
             epochs: Arc::default(),
             durable: Arc::default(),
             seen: Arc::default(),
@@ -267,6 +282,9 @@ impl World {
         for n in 0..setup.nodes {
             world.connect(n, 0);
             world.controller_hears(n);
+        }
+        if setup.in_cluster() {
+            world.begins_in_a_cluster();
         }
         world
     }
@@ -287,6 +305,10 @@ impl World {
 
     pub(crate) fn told(&mut self) -> &mut Told {
         Arc::make_mut(&mut self.told)
+    }
+
+    pub(crate) fn cluster(&mut self) -> &mut Cluster {
+        Arc::make_mut(&mut self.cluster)
     }
 
     pub(crate) fn saw(&mut self, kind: &'static str) {

@@ -52,14 +52,16 @@ impl Unheard {
 /// Whether a record says all that is to be said of it: the node is on it, or what it was granted is over.
 fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     let Some(record) = record else { return false };
-    // A grant is on record before anything is asked for it, so without an answer there was none.
-    let over = |e: &Evidence| match desired.epoch {
-        Some(epoch) => e.epoch >= epoch,
+    // Who was cut off may have been let in again since, and the record be older than that.
+    let fenced = |epoch| record.fenced.iter().any(|f| f.node == desired.node && f.epoch >= epoch);
+    let mut past = record.past_evidence.iter().filter(|e| e.node == desired.node);
+    let over = match desired.epoch {
+        Some(epoch) => fenced(epoch) || past.any(|e| e.epoch >= epoch),
         // Nobody knows which grant that was: what counts is a person's declaration since.
-        None => matches!(e.source, Source::NodeGone { .. }) && e.at >= desired.since,
+        None => past.any(|e| matches!(e.source, Source::NodeGone { .. }) && e.at >= desired.since),
     };
-    let is_over = || record.past_evidence.iter().any(|e| e.node == desired.node && over(e));
-    !desired.attached || record.knows(&desired.node) || is_over()
+    // A grant is on record before anything is asked for it, so without an answer there was none.
+    !desired.attached || record.attachment(&desired.node).is_some() || over
 }
 
 /// What a node wrote before it was declared gone may land until then, as the record has it.
@@ -115,6 +117,14 @@ impl Core {
         let until =
             self.unheard.bounds.get(&volume).copied().max(declared_bound(self.volumes.get(&volume)))?;
         (now < until).then_some(Wait::ListDrainBound { volume, until, doubt })
+    }
+
+    /// The record of a volume that is only found. What its owner demands is known if somebody is to have it.
+    pub(super) fn found_volume(&self, volume: &VolumeId) -> VolumeRecord {
+        let mut record = VolumeRecord::unknown(volume.clone());
+        let desired = self.unheard.of.get(volume).into_iter().flat_map(BTreeMap::values);
+        record.spec.min_fence = desired.map(|d| d.min_fence).max().unwrap_or_default();
+        record
     }
 
     /// How many nodes may write to a volume beside those on its record.
@@ -188,11 +198,15 @@ impl Transition<'_> {
         let Desired { volume, node, access, min_fence, .. } = desired;
         let unknown = || VolumeRecord::unknown(volume.clone());
         let record = self.core.volumes.entry(volume.clone()).or_insert_with(unknown);
+        if record.spec.subsystem_nqn.is_none() && record.spec.min_fence < *min_fence {
+            record.spec.min_fence = *min_fence;
+            self.dirty.insert(volume.clone());
+        }
         // What the holders were granted under counts; of a volume that was only found nobody has said it.
         // Of two that contradict each other the narrower.
         let narrower = record.attachments.is_empty() || *access == Access::Rwo;
         if record.spec.subsystem_nqn.is_none() && narrower && record.attachment(node).is_none() {
-            (record.spec.access, record.spec.min_fence) = (*access, *min_fence);
+            record.spec.access = *access;
         }
         record
     }

@@ -19,12 +19,16 @@ fn begin(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>, lis
 /// The same, once the lists were read and what may have been on its way has landed.
 fn start(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>) {
     begin(b, volumes, nodes, desired, true);
-    let none =
-        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
-    // A target that keeps no list of hosts: nothing but what is desired says who may write.
-    b.event(Event::RdsListed { volumes: vec![none], whole: true });
+    list(b);
     // What was on its way when nobody looked has landed.
     b.pass(b.config.drain_bound_ms);
+}
+
+/// A target that keeps no list of hosts: nothing but what is desired says who may write.
+fn list(b: &mut Harness) {
+    let none =
+        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
+    b.event(Event::RdsListed { volumes: vec![none], whole: true });
 }
 
 /// Attached on `a` under this access, whose agent is silent from then on.
@@ -177,6 +181,42 @@ fn a_declaration_about_an_answer_without_an_epoch_outlives_a_restart() {
 }
 
 #[test]
+fn a_proof_of_this_process_outlasts_the_next_list_of_a_target_without_any() {
+    let mut b = attached(Access::Rwo);
+    start(&mut b, false, true, vec![desired("a", Access::Rwo, 1)]);
+    let unpublish = b.unpublish_waits("a");
+    b.pass(b.config.fence_after_ms);
+    assert!(matches!(b.refusal(unpublish), Refusal::CannotFence { .. }), "and a fence was begun");
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    b.agent(absent("live"));
+    let proven = |b: &Harness| b.core.volumes[&v()].attachments[0].evidence().is_some();
+    assert!(proven(&b));
+    // Each call for another node looks the volume up.
+    list(&mut b);
+    assert!(proven(&b), "else it waits for its drain bound again and again");
+}
+
+#[test]
+fn a_cut_before_the_answered_grant_does_not_say_that_it_is_over() {
+    let mut b = Harness::new();
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    let first = b.core.volumes[&v()].attachments[0].epoch;
+    b.silent("a");
+    b.declare_gone(77, "a");
+    b.unpublish("a");
+    b.pass(b.config.drain_bound_ms);
+    b.rds_does_all();
+    assert_eq!(b.core.volumes[&v()].fenced.len(), 1, "{:?}", b.core.volumes);
+    // It may have been let in again after the copy of the record that a start has.
+    let later = Epoch { seq: first.seq + 1, ..first };
+    for (epoch, may_write) in [(Some(first), false), (Some(later), true), (None, false)] {
+        start(&mut b, true, true, vec![Desired { epoch, ..desired("a", Access::Rwo, 1) }]);
+        assert_eq!(b.core.unheard_of(&v()) > 0, may_write, "{epoch:?}");
+    }
+}
+
+#[test]
 fn what_a_declared_node_wrote_lands_by_the_clock_of_who_leads() {
     let mut b = attached(Access::Rwo);
     b.stored.clear();
@@ -218,4 +258,43 @@ fn a_declaration_about_one_that_nobody_knows_outlives_a_restart() {
     b.rds(Ok(()));
     b.agent(ready());
     assert_eq!(b.phase("bb"), Some("Ready"), "nobody waits for the node");
+}
+
+#[test]
+fn what_its_owner_demands_counts_for_whoever_is_found_before_it_is_known() {
+    let demanding = Desired { min_fence: MinFence::Acl, ..desired("a", Access::RwxBlock, 1) };
+    let demanded = |b: &Harness| b.core.volumes[&v()].spec.min_fence;
+    let mut b = attached(Access::RwxBlock);
+    start(&mut b, false, false, vec![demanding.clone()]);
+    b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
+    assert_eq!((b.phase("bb"), demanded(&b)), (Some("Stray"), MinFence::Acl));
+    start(&mut b, false, false, vec![demanding]);
+    let hosts = vec![nqn("a")];
+    let (exported, keeps_list, problem) = (true, true, None);
+    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem };
+    b.event(Event::RdsListed { volumes: vec![list], whole: true });
+    assert_eq!((b.core.volumes[&v()].attachments.len(), demanded(&b)), (1, MinFence::Acl));
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    assert_eq!((b.phase("a"), demanded(&b)), (Some("Stray"), MinFence::Acl));
+}
+
+#[test]
+fn an_export_that_was_found_off_is_not_seen_to_drain() {
+    let mut b = alone(able());
+    b.silent("a");
+    let nodes = b.core.registry.values().cloned().collect();
+    let desired = vec![desired("a", Access::Rwo, 1)];
+    let remembered = Remembered { volumes: Vec::new(), nodes, desired, lists_first: true };
+    (b.core, b.effects) = Core::rebuild(b.config.clone(), b.core.term() + 1, remembered, UnixMillis(b.now));
+    // A controller before has cut it off, and nobody knows whether what it had sent has landed.
+    let (hosts, exported, keeps_list, problem) = (Vec::new(), false, true, None);
+    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem };
+    b.event(Event::RdsListed { volumes: vec![list], whole: true });
+    b.up("bb", "boot", vec![]);
+    b.up("a", "boot", vec![]);
+    b.agent(Outcome::Absent(Absence::default()));
+    b.publish_waits("bb", Access::Rwo);
+    assert_eq!(b.rds_asked(), None, "to take off what is off waits for nothing");
+    b.pass(b.config.drain_bound_ms);
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "{:?}", b.effects);
 }

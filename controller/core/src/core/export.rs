@@ -24,7 +24,7 @@ impl Transition<'_> {
         if record.asked.is_some() || later || !self.was_looked_up(volume) {
             return false;
         }
-        let Some(asked) = next(record) else {
+        let Some(asked) = next(record, self.core.is_seen_to_drain(volume)) else {
             return false;
         };
         let request = |volume| match &asked {
@@ -129,6 +129,7 @@ impl Transition<'_> {
                     (record.hidden, record.hidden_heard) = (false, false);
                     self.dirty.insert(volume.clone());
                 }
+                self.brought_on(volume);
             }
             Err(error) => {
                 self.may_be_on_in_part(volume);
@@ -202,7 +203,7 @@ pub(super) fn unknown(error: &RdsFailure) -> bool {
     matches!(error, RdsFailure::Unreachable(_) | RdsFailure::Unauthorised(_) | RdsFailure::NotFound(_))
 }
 
-fn next(record: &VolumeRecord) -> Option<VolumeRequest> {
+fn next(record: &VolumeRecord, fresh: bool) -> Option<VolumeRequest> {
     let of: Vec<NodeId> = record
         .attachments
         .iter()
@@ -210,7 +211,7 @@ fn next(record: &VolumeRecord) -> Option<VolumeRequest> {
         .map(|a| a.node.clone())
         .collect();
     if !of.is_empty() {
-        return Some(VolumeRequest::Hide { of, fresh: !record.hidden || record.hidden_heard });
+        return Some(VolumeRequest::Hide { of, fresh });
     }
     if record.hidden && record.needs_the_export() && !record.kept_hidden_by_a_fence() {
         return Some(VolumeRequest::Show);

@@ -26,7 +26,7 @@ impl Transition<'_> {
                 let target = &self.core.config.target;
                 let alone = self.core.volumes.get(volume).is_some_and(|r| {
                     // An export that may be off already comes back first: only one that was on is seen to drain.
-                    r.others(&a.node).next().is_none() && (!r.hidden || r.hidden_heard)
+                    r.others(&a.node).next().is_none() && self.core.is_seen_to_drain(volume)
                 });
                 (waited_for && alone && target.export_cuts && target.export_drains).then_some(Rung::Barrier)
             }

@@ -132,10 +132,10 @@ impl Transition<'_> {
             false => RdsRequest::Deny { volume, host_nqn, fence: false },
         };
         let operation = self.ask_rds(Some(node), request, volume);
+        let fresh = self.core.is_seen_to_drain(volume);
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
-        let fresh = !record.hidden || record.hidden_heard;
         if close {
             // Durable before it is asked: whoever comes after this process knows that it may be off.
             (record.hidden, record.hidden_heard) = (true, false);

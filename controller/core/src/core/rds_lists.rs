@@ -54,6 +54,8 @@ pub(super) struct RdsLists {
     seen: BTreeSet<VolumeId>,
     /// Volumes of which the list does not say who may write.
     doubts: BTreeMap<VolumeId, Doubt>,
+    /// Volumes that were found off against their records, and that this process has not brought on by itself since.
+    found_off: BTreeSet<VolumeId>,
     /// Nodes whose report is not waited for: a person has declared them gone, and they were not heard since.
     gone: BTreeSet<NodeId>,
 }
@@ -191,6 +193,13 @@ impl Core {
         self.began.plus(self.config.drain_bound_ms)
     }
 
+    /// Whether to take the export off waits for what the target has received: it was on before, or this process has heard
+    /// it go off.
+    pub(super) fn is_seen_to_drain(&self, volume: &VolumeId) -> bool {
+        let found_off = self.lists.found_off.contains(volume);
+        self.volumes.get(volume).is_some_and(|r| r.hidden_heard || !(r.hidden || found_off))
+    }
+
     /// Whether a node is known by name: heard, kept, or asked about.
     pub(super) fn knows_of(&self, node: &NodeId) -> bool {
         let asked_about = |kind: &RequestKind| match kind {
@@ -240,6 +249,7 @@ impl Transition<'_> {
         }
         let lists = &mut self.core.lists;
         lists.doubts.remove(&volume);
+        lists.found_off.remove(&volume);
         lists.seen.insert(volume.clone());
         if !self.core.config.target.acl {
             self.core.volumes.insert(volume.clone(), VolumeRecord::unknown(volume.clone()));
@@ -263,6 +273,7 @@ impl Transition<'_> {
         self.touched.insert(volume.clone());
         let known = self.core.volumes.get(&volume);
         let readable = problem.is_none();
+        let found_off = readable && !exported && known.is_none_or(|r| !r.hidden);
         let off_without_record = !exported && known.is_none_or(|r| !r.hidden && r.attachments.is_empty());
         let doubt = match problem {
             Some(problem) => Some(Doubt::Unreadable(problem)),
@@ -289,6 +300,9 @@ impl Transition<'_> {
             None => {}
         }
         lists.seen.insert(volume.clone());
+        if found_off {
+            lists.found_off.insert(volume.clone());
+        }
         if keeps_list {
             self.not_on_its_list(&volume, &listed_hosts);
         }
@@ -326,7 +340,8 @@ impl Transition<'_> {
             let Phase::Draining { evidence, fence, .. } = &mut a.phase else {
                 continue;
             };
-            let begun = fence.as_ref().is_some_and(|f| f.pending.is_none() && f.step != FenceStep::Deny);
+            let begun =
+                fence.as_ref().is_some_and(|f| f.old && f.pending.is_none() && f.step != FenceStep::Deny);
             if !connects || !(old || begun) {
                 continue;
             }
@@ -365,8 +380,8 @@ impl Transition<'_> {
         };
         let epoch = self.next_epoch();
         let now = self.now;
-        let record =
-            self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
+        let found = self.core.found_volume(volume);
+        let record = self.core.volumes.entry(volume.clone()).or_insert(found);
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
         stray.may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
@@ -379,6 +394,11 @@ impl Transition<'_> {
             self.reconcile(volume, &node);
         }
         self.drain_if_wanted_off(volume, &node);
+    }
+
+    /// This process has brought it on by itself.
+    pub(super) fn brought_on(&mut self, volume: &VolumeId) {
+        self.core.lists.found_off.remove(volume);
     }
 
     /// It was granted, and from here on its record says who may write; or it was deleted, and nobody may.

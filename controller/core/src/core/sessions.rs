@@ -323,8 +323,8 @@ impl Transition<'_> {
         let now = self.now;
         // Nobody knows since when it is there: a path may have broken before it was heard of, and come back.
         let may_land_until = Some(now.plus(self.core.config.drain_bound_ms));
-        let record =
-            self.core.volumes.entry(volume.clone()).or_insert_with(|| VolumeRecord::unknown(volume.clone()));
+        let found = self.core.found_volume(volume);
+        let record = self.core.volumes.entry(volume.clone()).or_insert(found);
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         (stray.stray, stray.may_land_until) = (true, may_land_until);
         stray.trouble = Some(Trouble::HeldWithoutGrant);
