@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_gone_or_deleted_pins_nobody_and_a_broken_one_is_not_known() {
+    fn a_record_that_is_gone_pins_nobody_and_a_broken_one_is_not_known() {
         assert_eq!(stored(&a(), None), Ok(StoredNode::Nothing));
         assert_eq!(stored(&a(), object(true, &record())), Ok(StoredNode::Nothing));
         let broken = stored(&a(), object(false, &json!({"node": "a"}))).unwrap_err();

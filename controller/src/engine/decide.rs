@@ -170,6 +170,35 @@ mod tests {
         ticks
     }
 
+    #[test]
+    fn what_was_read_without_a_mark_or_before_a_decision_is_not_heard() {
+        let committed = Committed::default();
+        let (_, events) = mpsc::channel(1);
+        let (steps, _) = mpsc::channel(1);
+        let (core, _) =
+            Core::rebuild(cleat_core::Config::default(), 1, Vec::new(), cleat_core::UnixMillis(0));
+        let decider = Decider { core, committed: committed.clone(), clock: Clock::start(), events, steps };
+        let record: cleat_core::NodeRecord = serde_json::from_value(serde_json::json!({
+            "node": "a", "identity": {
+                "hostNqn": "nqn.2014-08.org.example:a", "hostId": "00000000-0000-0000-0000-000000000001",
+                "storageAddresses": [], "bootId": "b",
+            },
+        }))
+        .unwrap();
+        let hears = |mark| {
+            let stored = Some(StoredNode::Record(Box::new(record.clone())));
+            let seen = cleat_core::NodeSeen { uid: None, stored };
+            let session = cleat_core::SessionId::new("s").unwrap();
+            let (node, identity) = (record.node.clone(), record.identity.clone());
+            let hello = Hello { node, session, identity, max_volumes: None, seen };
+            matches!(decider.up(hello, mark), Event::SessionUp { seen, .. } if seen.stored.is_some())
+        };
+        let mark = committed.mark(&record.node);
+        assert!(hears(mark) && !hears(None));
+        committed.decided(&[Effect::ForgetNode(record.node.clone())]);
+        assert!(!hears(mark));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn events_are_taken_however_long_a_tick_needs() {
         assert_eq!(ticks_among(100, 4 * TICK).await, 50);
