@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """alerts.py URL targets N | documented DOCS/metrics.md | firing ALERT | quiet ALERT: asks a Prometheus until that is so.
+alerts.py pods: of `kubectl get pods -A -o json` makes what Prometheus' own discovery of pods would find, as a file of targets.
 
 targets: so many pods are scraped, and nothing that was found is down. documented: every metric that was read is in the
 document's tables, with the same kind and help. firing, quiet: whether the alert fires. Fails after four minutes.
@@ -11,6 +12,20 @@ import time
 import urllib.parse
 import urllib.request
 
+def found(pods):
+    """A target for each port of each pod that has an address."""
+    word = lambda text: re.sub(r"\W", "_", text)
+    for pod in pods:
+        meta, address = pod["metadata"], pod.get("status", {}).get("podIP")
+        labels = {"pod_ip": address, "pod_node_name": pod["spec"].get("nodeName", "")}
+        labels.update({"pod_annotation_" + word(k): v for k, v in meta.get("annotations", {}).items()})
+        labels.update({"pod_label_" + word(k): v for k, v in meta.get("labels", {}).items()})
+        for port in [p["containerPort"] for c in pod["spec"]["containers"] for p in c.get("ports", [])]:
+            of_port = dict(labels, pod_container_port_number=str(port))
+            if address: yield {"targets": ["%s:%d" % (address, port)], "labels": {"__meta_kubernetes_" + k: v for k, v in of_port.items()}}
+
+if sys.argv[1] == "pods":
+    json.dump(list(found(json.load(sys.stdin)["items"])), sys.stdout); sys.exit(0)
 url, what, argument = sys.argv[1:4]
 
 def ask(path, **query):

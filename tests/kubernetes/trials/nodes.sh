@@ -64,14 +64,15 @@ kubelet_again() { # NODE: what registers its Node is a kubelet that starts
 }
 proven_by_fence() { [[ " $(fenced_from "$volume") " == *" $from "* ]] || die "no record says that $from is fenced from $volume"; }
 
-# A node is cut off, and somebody deletes its Node. That proves nothing: it is fenced before its pod runs elsewhere.
+# A node is cut off, and somebody deletes its Node. That proves nothing: it is fenced before its pod runs elsewhere. Kubernetes
+# waits for its six minutes until it asks for that.
 trial_node_deleted() {
     local from volume file at_proof
     demo_writes
     links "$from" down
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete node "$from" >&2
-    moves 400; proven_by_fence
+    moves 600; proven_by_fence
     links "$from" up; kubelet_again "$from"
     came_back
 }
