@@ -279,7 +279,9 @@ impl World {
                 let lands = export.lands(n, self.now);
                 let held = self.hosts[n].held[v].as_ref();
                 let granted = |epoch| self.told.handed_out[v][n] == Some(epoch);
-                let could_come = self.could_send(v, n) || self.is_told_to_attach(v, n);
+                let older_has =
+                    self.cluster.unknown[v][n] && self.leaders.iter().skip(1).any(|older| older.has(v, n));
+                let could_come = self.could_send(v, n) || self.is_told_to_attach(v, n) || older_has;
                 let lives = (self.told.wrongly_gone[n] || self.cluster.unknown[v][n]) && could_come;
                 if !lands && !lives && !held.is_some_and(|h| h.stray || (h.used && !granted(h.epoch))) {
                     (self.told().by_hand[v][n], self.told().unheard_stray[v][n]) = (false, None);

@@ -168,13 +168,13 @@ impl World {
         }
     }
 
-    /// What a core begins with.
-    pub(crate) fn remembered(&mut self) -> Remembered {
+    /// What a core begins with. `goes_on`: an older leader, which lives, has it for that node and may tell it yet.
+    pub(crate) fn remembered(&mut self, goes_on: impl Fn(V, N) -> bool) -> Remembered {
         let volumes: Vec<VolumeRecord> = self.stored.values().map(reread).collect();
         if !self.setup.in_cluster() {
             return volumes.into();
         }
-        self.forget_whom_nobody_can_know();
+        self.forget_whom_nobody_can_know(goes_on);
         self.cluster().listed = false;
         let nodes = self.cluster.nodes.values().cloned().collect();
         Remembered { volumes, nodes, desired: self.desired(), lists_first: true }
@@ -245,7 +245,7 @@ impl World {
     }
 
     /// At a start nobody is heard. Who stands on nothing that is read then can be known only once it is.
-    fn forget_whom_nobody_can_know(&mut self) {
+    fn forget_whom_nobody_can_know(&mut self, goes_on: impl Fn(V, N) -> bool) {
         let truth = self.setup.truth;
         for v in 0..self.setup.access.len() {
             for n in self.nodes() {
@@ -259,8 +259,8 @@ impl World {
                     && self.cluster.nodes.contains_key(&node_id(n))
                     && !(truth.acl && export.volume.is_on());
                 let said = recorded || listed || asked || self.cluster.attachments[v][n].is_some();
-                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || self.is_told_to_attach(v, n))
-                {
+                let comes = || self.is_told_to_attach(v, n) || goes_on(v, n);
+                if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes()) {
                     self.cluster().unknown[v][n] = true;
                     let told = self.told();
                     (told.by_hand[v][n], told.unheard_stray[v][n]) = (true, Some(0));

@@ -237,7 +237,7 @@ impl World {
         if let Some(lost) = lost {
             self.loses(lost);
         }
-        let remembered = self.remembered();
+        let remembered = self.remembered(|v, n| old_lives && old.has(v, n));
         let at = UnixMillis(self.now.saturating_add_signed(ahead));
         let (core, effects) = Core::rebuild(self.setup.config(), term, remembered, at);
         self.check_rebuilt(&core, at);

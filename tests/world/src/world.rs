@@ -27,6 +27,7 @@ use crate::cluster::Cluster;
 use crate::export::{Export, as_probed};
 use crate::host::Host;
 use crate::names::{N, NODES, V, VOLUMES, volume_id};
+use crate::records::attachment_of;
 use crate::target::Abilities;
 
 /// One unit of the abstract clock; every bound of the core is a small number of them.
@@ -187,6 +188,11 @@ pub struct Leader {
 impl Leader {
     pub(crate) fn new(process: u64, core: Core, ahead: i64) -> Self {
         Self { process, core, asked: Vec::new(), outbox: Vec::new(), ahead, dies_after: None }
+    }
+
+    /// Whether the node has the volume, as far as this one knows.
+    pub(crate) fn has(&self, v: V, n: N) -> bool {
+        self.core.volumes().get(&volume_id(v)).is_some_and(|record| attachment_of(record, n).is_some())
     }
 }
 
