@@ -20,6 +20,7 @@ use crate::engine::{Engine, EngineEnded, NodeMark};
 const AT_ONCE: usize = 32;
 /// How long one waits for its turn.
 const TURN: Duration = Duration::from_secs(5);
+const BEING_WRITTEN: &str = "its record is being written";
 const TOO_MANY: &str = "nothing was read: too many agents connect at once";
 
 /// Why nobody knows whether the agent may be the node.
@@ -70,7 +71,7 @@ impl Pins {
         }
         let record = async {
             if is_kept || mark.is_none() {
-                return Ok(None);
+                return if is_known { Ok(None) } else { Err(BEING_WRITTEN.to_owned()) };
             }
             let found = self.records.get(Kind::Node, node.as_str()).await;
             found.map_err(|error| not_read("record", &error)).and_then(|found| stored(node, found)).map(Some)
@@ -81,7 +82,7 @@ impl Pins {
         };
         let (record, uid) = match tokio::time::timeout(TURN, self.turns.acquire()).await {
             Ok(_turn) => tokio::join!(record, uid),
-            Err(_) if is_kept || mark.is_none() => (Ok(None), Err(TOO_MANY.to_owned())),
+            Err(_) if is_kept => (Ok(None), Err(TOO_MANY.to_owned())),
             Err(_) => (Err(TOO_MANY.to_owned()), Err(TOO_MANY.to_owned())),
         };
         let stored = unless_known(&self.hush, node, record, is_known)?.flatten();

@@ -50,9 +50,9 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
                     format!("the first one may write to volume {volume}, under the NQN that both have"),
             },
             match holds {
-                PinHolds::SameNode(_) | PinHolds::NodeUnknown | PinHolds::InDoubt { volume: Some(_) } =>
+                PinHolds::SameNode(_) | PinHolds::NodeUnknown =>
                     format!("kubectl edit cleatnode {node} (in a cluster), or "),
-                PinHolds::InDoubt { volume: None } | PinHolds::Holds { .. } => String::new(),
+                PinHolds::InDoubt { .. } | PinHolds::Holds { .. } => String::new(),
             },
         ),
     }

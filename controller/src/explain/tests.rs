@@ -640,8 +640,7 @@ fn refusals_of_sessions_name_both_sides() {
                  nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; it is not known \
                  that the first one may not write to volume vol; give it the \
                  first pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the \
-                 first is off for good: kubectl edit cleatnode a (in a cluster), or cleatctl node \
-                 declare-gone a --reason …",
+                 first is off for good: cleatctl node declare-gone a --reason …",
             ),
         ],
     );

@@ -57,8 +57,16 @@ fn is_told_by(desired: &Desired, record: Option<&VolumeRecord>) -> bool {
     let mut past = record.past_evidence.iter().filter(|e| e.node == desired.node);
     let over = match desired.epoch {
         Some(epoch) => fenced(epoch) || past.any(|e| e.epoch >= epoch),
-        // Nobody knows which grant that was: what counts is a person's declaration since.
-        None => past.any(|e| matches!(e.source, Source::NodeGone { .. }) && e.at >= desired.since),
+        // Nobody knows which grant that was: what counts is a person's declaration since, with or without a fence.
+        None => {
+            let declared = |e: &Evidence, gone| {
+                let by_a_person =
+                    matches!(e.source, Source::NodeGone { .. }) || e.statement.is_some() || gone;
+                by_a_person && e.at >= desired.since
+            };
+            let mut fenced = record.fenced.iter().filter(|f| f.node == desired.node);
+            past.any(|e| declared(e, false)) || fenced.any(|f| declared(&f.evidence, f.gone))
+        }
     };
     // A grant is on record before anything is asked for it, so without an answer there was none.
     !desired.attached || record.attachment(&desired.node).is_some() || over
@@ -220,6 +228,8 @@ impl Transition<'_> {
         if record.attachment(&node).is_some() {
             return;
         }
+        // That it was cut off before is over: it was let in again since. A Revoke would take what it rightly has.
+        record.fenced.retain(|f| f.node != node || f.host_nqn != host_nqn);
         let mut stray = Attachment::found(node.clone(), host_nqn, epoch, Phase::Stray, now);
         stray.may_land_until = Some(lands_until);
         (stray.stray, stray.trouble) = (true, Some(Trouble::DesiredWithoutRecord));

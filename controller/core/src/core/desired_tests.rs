@@ -214,6 +214,24 @@ fn a_cut_before_the_answered_grant_does_not_say_that_it_is_over() {
         start(&mut b, true, true, vec![Desired { epoch, ..desired("a", Access::Rwo, 1) }]);
         assert_eq!(b.core.unheard_of(&v()) > 0, may_write, "{epoch:?}");
     }
+    // What it has by the later grant is not revoked for the earlier one.
+    start(&mut b, true, true, vec![Desired { epoch: Some(later), ..desired("a", Access::Rwo, 1) }]);
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    let record = &b.core.volumes[&v()];
+    assert_eq!((b.phase("a"), record.fenced.len()), (Some("Stray"), 0), "{record:?}");
+}
+
+#[test]
+fn a_cut_by_the_target_alone_says_nothing_of_an_answer_without_an_epoch() {
+    let mut b = alone(able());
+    b.silent("a");
+    b.unpublish("a");
+    b.pass(b.config.fence_after_ms);
+    b.rds_does_all();
+    assert_eq!(b.core.volumes[&v()].fenced.len(), 1, "{:?}", b.core.volumes);
+    start(&mut b, true, true, vec![desired("a", Access::Rwo, 1)]);
+    let waits = b.core.unheard_of(&v()) > 0 || b.phase("a").is_some();
+    assert!(waits, "{:?}", b.core.volumes);
 }
 
 #[test]

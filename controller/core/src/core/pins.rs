@@ -21,7 +21,14 @@ impl Transition<'_> {
             // Attachments have the NQN alone: with another host id another host would speak for what this one has.
             StoredNode::Record(record) if self.holds_with_another_id(node, &record.identity) => {}
             StoredNode::Record(record) if record.node == *node => {
-                if kept.is_none_or(|kept| !kept.identity.is_same_host(&record.identity)) {
+                let other = kept.filter(|kept| !kept.identity.is_same_host(&record.identity));
+                // Another host that is heard under this name would count as heard for the one of which nobody knows what it
+                // may write to.
+                let in_doubt = other.and_then(|other| self.in_doubt(&other.identity.host_nqn));
+                if in_doubt.is_some() {
+                    return in_doubt;
+                }
+                if kept.is_none() || other.is_some() {
                     self.core.registry.insert(node.clone(), *record);
                 }
             }
@@ -98,7 +105,7 @@ impl Transition<'_> {
             && known.any(|k| k.host_nqn == identity.host_nqn && k.host_id != identity.host_id)
     }
 
-    fn is_a_holder(&self, node: &NodeId, host: &HostNqn) -> bool {
+    pub(super) fn is_a_holder(&self, node: &NodeId, host: &HostNqn) -> bool {
         let here = (node.clone(), host.clone());
         self.core.volumes_of(node).any(|record| record.hosts().contains(&here))
     }

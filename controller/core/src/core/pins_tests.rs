@@ -262,11 +262,29 @@ fn pinned_beside_a_disk_at_rest() -> Harness {
 }
 
 #[test]
-fn a_volume_in_doubt_does_not_keep_a_person_from_changing_a_pin() {
+fn a_persons_change_of_a_pin_waits_for_a_volume_in_doubt() {
     let mut b = pinned_beside_a_disk_at_rest();
     b.seen.stored = edited("zzzz");
     other_comes(&mut b, Some("u1"));
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) });
+    b.pass(b.config.drain_bound_ms);
+    other_comes(&mut b, Some("u1"));
     assert_eq!((refused(&b), pin(&b).0), (None, nqn("zzzz")));
+}
+
+#[test]
+fn where_there_are_no_lists_a_patched_pin_waits() {
+    let mut b = pinned();
+    let nodes = b.core.registry().values().cloned().collect();
+    let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
+    (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
+    let list =
+        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
+    b.event(Event::RdsListed { volumes: vec![list], whole: true });
+    b.pass(b.config.drain_bound_ms);
+    b.seen.stored = edited("zzzz");
+    other_comes(&mut b, Some("u1"));
+    assert_eq!(why(&b), PinHolds::InDoubt { volume: Some(v()) });
 }
 
 #[test]

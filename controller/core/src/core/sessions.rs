@@ -85,7 +85,8 @@ impl Transition<'_> {
             return Some(SessionRefusal::SharedIdentity { node, other, claim });
         }
         // No agent makes another node's record that of its own host: under another name it is the same boot of one kernel.
-        if let Some(other) = self.another_host_of(node, identity) {
+        let is_a_holder = self.is_a_holder(node, &identity.host_nqn);
+        if let Some(other) = self.another_host_of(node, identity).filter(|_| !is_a_holder) {
             let (node, claim) = (node.clone(), Claim::HostNqn(identity.host_nqn.clone()));
             return Some(SessionRefusal::SharedIdentity { node, other, claim });
         }
