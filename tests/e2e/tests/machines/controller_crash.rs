@@ -116,6 +116,7 @@ async fn kill_during_attach(world: &World, name: &str, held: Held) -> anyhow::Re
 
     let context = publish_until_done(world, &volume, world.a()).await?;
     holds_once(world, &volume, &context).await?;
+    world.wait_session(world.b(), LATER).await?;
     refused(world.publish(&volume, world.b()).await, Code::FailedPrecondition, &["node-a"])?;
     world.a().stage(&volume, &context).await?;
     world.a().unpublish(&volume).await?;
@@ -209,6 +210,8 @@ pub(crate) async fn killed_after_it_has_answered_an_attach(world: &World) -> any
     ensure!(context == attached.context, "{context:?}, before {:?}", attached.context);
     holds_once(world, &volume, &context).await?;
     ensure!(wait_live(world.a(), &volume, 2).await? == kernel, "the connections changed");
+    // Before, the node is one that nobody has heard of.
+    world.wait_session(world.b(), LATER).await?;
     refused(world.publish(&volume, world.b()).await, Code::FailedPrecondition, &["node-a"])?;
     stop_unharmed(&mut writer).await?;
     remove(world, &volume, world.a()).await
