@@ -195,7 +195,15 @@ pub async fn run(maintenance: Maintenance, context: Context) -> Result<(), Failu
 
 async fn check(settings: ClusterSettings, driver_name: &str) -> Result<(), MaintenanceError> {
     let server = ApiServer::connect(settings.kubeconfig.as_deref(), settings.api_timeout).await?;
-    let found = in_use(&server, driver_name).await.map_err(MaintenanceError::Unknown)?;
+    let mut tries = 1;
+    let found = loop {
+        match in_use(&server, driver_name).await {
+            // One slow answer is no reason to begin an uninstall again.
+            Err(ApiError::Unanswered(_)) if tries < TRIES => tries += 1,
+            answer => break answer.map_err(MaintenanceError::Unknown)?,
+        }
+        tokio::time::sleep(AGAIN).await;
+    };
     if found.is_empty() {
         tracing::info!("no volume is in use");
         return Ok(());
