@@ -40,7 +40,8 @@ class Watch:
     def __init__(self, api):
         self.attached, self.gone, self.twice, self.has, self.changed = {}, {}, [], {}, threading.Condition()
         at = api.get(OBJECTS)["metadata"]["resourceVersion"]
-        self.stream = api.ask("GET", f"{OBJECTS}?watch=1&resourceVersion={at}", timeout=3600)
+        # Without a time of its own the API server ends it after half an hour to an hour.
+        self.stream = api.ask("GET", f"{OBJECTS}?watch=1&timeoutSeconds=86400&resourceVersion={at}", timeout=86400)
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
