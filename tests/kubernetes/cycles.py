@@ -2,7 +2,8 @@
 """cycles.py API TOKEN CYCLES KILL PV...: volumes go from node to node while the leader is killed, again and again.
 
 In each cycle every volume gets a VolumeAttachment on the other node and loses the one it has, in an order by chance, and KILL
-is run at a moment by chance in between. What has to hold: every VolumeAttachment comes to its end, no record ever has two nodes, in whatever moment, and when all are gone no record says
+is run at a moment by chance in between. A cycle begins with a controller that leads and another one that can. What has to hold:
+every VolumeAttachment comes to its end, no record ever has two nodes, in whatever moment, and when all are gone no record says
 that a node may write. The last line says how long the slowest cycle took.
 """
 import random
@@ -18,7 +19,21 @@ if not volumes: raise SystemExit("no volumes")
 has = {}
 
 
+def two_controllers():
+    """Waits until one leads and another one is ready to: with one alone a cycle would take as long as a pod takes to start."""
+    for _ in range(300):
+        pods = api.get("/api/v1/namespaces/cleat-system/pods?labelSelector=app.kubernetes.io/component%3Dcontroller")["items"]
+        ready = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]
+                 and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))]
+        lease = api.get("/apis/coordination.k8s.io/v1/namespaces/cleat-system/leases/cleat-controller")
+        leader = (lease["spec"].get("holderIdentity") or "").split("_")[0]
+        if len(ready) == 2 and leader in ready: return
+        time.sleep(1)
+    raise SystemExit("a leader and a standby are not there in time: kubectl -n cleat-system get pods")
+
+
 for cycle in range(cycles):
+    two_controllers()
     began, made, removed = time.monotonic(), [], []
 
     def move(volume):
