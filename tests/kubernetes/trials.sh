@@ -35,6 +35,25 @@ no_pods() { # LABEL
     until_true 180 'detaches' nothing_attached
 }
 
+# What there is of volumes anywhere: in the API, at the RDS, on the nodes.
+left_of() { # VOLUME...
+    # shellcheck disable=SC2016 # the node's own name
+    local all look='sed "s/^/$name: /" /sys/class/nvme-subsystem/*/subsysnqn 2>/dev/null; echo LOOKED'
+    all=$(kubectl get persistentvolumes,volumeattachments,cleatvolumes \
+            -o jsonpath='{range .items[*]}{.kind} {.metadata.name} {.spec.source.persistentVolumeName}{"\n"}{end}' &&
+        "$built/rig" exec "$(cat "$cluster/run")" rds -- sh -c 'find /data/rds -type f && ls /sys/kernel/config/nvmet/subsystems' &&
+        on_node node-a "$look" && on_node node-b "$look") && [ "$(grep -c '^LOOKED' <<<"$all")" = 2 ] ||
+        { echo 'not all of it could be looked at'; return; }
+    grep -F "$(printf '%s\n' "${@#pvc-}")" <<<"$all" || true
+}
+gone() { # VOLUME...: their claims were deleted, and nothing is left of them
+    local left deadline=$((SECONDS + 240))
+    while left=$(left_of "$@"); [ -n "$left" ]; do
+        [ $SECONDS -lt $deadline ] || die "left of volumes that were deleted: $left"
+        sleep 3
+    done
+}
+
 # What a node's shell makes the id of that pod's controller of: the container that runs, not one that has ended.
 controller_of() { # POD [STATE]
     echo "\$(for c in \$(ctr -n k8s.io containers ls -q 'labels.\"io.kubernetes.pod.name\"==$1,labels.\"io.kubernetes.container.name\"==controller'); do

@@ -14,7 +14,8 @@ $k delete pod "$leader" --force --grace-period=0 2>/dev/null
 K
     echo "ctr -n k8s.io tasks kill --signal SIGKILL $(controller_of LEADER) && echo KILLED" >"$cluster/kill"
     inside python3 "$here/cycles.py" https://127.0.0.1:16443 admin-token "${1:-50}" "sh $cluster/kill-leader.sh $programs/kubectl $cluster" $volumes
-    no_claims cycles
+    # shellcheck disable=SC2086 # one argument a volume
+    no_claims cycles; gone $volumes
     until_true 240 'two controllers' both_ready
 }
 

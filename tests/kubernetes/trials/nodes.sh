@@ -20,15 +20,17 @@ none_on() { local all; all=$(attachments) && ! grep -q "^$1 " <<<"$all"; } # NOD
 
 # A node with so many pods is drained: all of them run on the other one, and nothing is left behind.
 trial_drain() { # [PODS]
-    local number=${1:-16} began
+    local number=${1:-16} began volumes
     kubectl cordon node-b >&2; pods drain "$number"; kubectl uncordon node-b >&2
+    volumes=$(kubectl get pvc -l app=drain -o jsonpath='{.items[*].spec.volumeName}')
     began=$SECONDS
     kubectl drain node-a --ignore-daemonsets --delete-emptydir-data --force --timeout=300s >&2
     until_true 300 'detaches of all' none_on node-a
     all_run drain
     say "$number pods run on node-b $((SECONDS - began)) s after the drain began"
     kubectl uncordon node-a >&2
-    no_pods drain
+    # shellcheck disable=SC2086 # one argument a volume
+    no_pods drain; gone $volumes
     until_true 240 'two controllers' both_ready
 }
 
