@@ -95,9 +95,9 @@ detach_said() { [ -n "$(detach_error "$1")" ]; } # VOLUME
 
 # One verb of the role is missing: the log names it, and no controller ends again and again for it.
 trial_missing_right() {
-    local role=cleat-controller before
+    local role=cleat-controller before said='' deadline times again=''
     kubectl get clusterrole "$role" -o json >"$cluster/role.json"
-    before=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}')
+    before=$(controllers)
     python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
 import json, sys
 role = json.load(open(sys.argv[1]))
@@ -107,22 +107,34 @@ role["metadata"] = {"name": role["metadata"]["name"], "labels": role["metadata"]
 print(json.dumps(role))
 P
     kubectl -n cleat-system rollout restart deployment/cleat-controller >&2
-    sleep 60
-    kubectl -n cleat-system get pods >&2
-    local pods pod said=false again=
-    pods=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}')
-    for pod in $pods; do
-        [[ " $before " == *" $pod "* ]] && continue
-        if kubectl -n cleat-system logs "$pod" -c controller --tail=200 | grep -F 'cannot list resource' | grep -F cleatvolumes | tail -n 1 >&2; then said=true; fi
-        [ "$(restarts "$pod")" -le 2 ] || again=$pod
-    done
+    # A standby needs no records: it is said once both are new, and one of them leads.
+    deadline=$((SECONDS + 400))
+    until [ -n "$said" ] || [ $SECONDS -ge $deadline ]; do sleep 3; said=$(says_missing "$before"); done
+    kubectl -n cleat-system get pods >&2; printf '%s\n' "$said" >&2
+    if [ -n "$said" ]; then
+        sleep 90
+        times=$(restarts "${said%% *}")
+        [ "$times" = 0 ] || again=${said%% *}
+    fi
     python3 - "$cluster/role.json" <<'P' | kubectl apply -f - >&2
 import json, sys
 role = json.load(open(sys.argv[1]))
 for word in ("resourceVersion", "uid", "creationTimestamp", "managedFields"): role["metadata"].pop(word, None)
 print(json.dumps(role))
 P
-    $said || die 'no log says which right is missing'
-    [ -z "$again" ] || die "$again restarts again and again"
+    [ -n "$said" ] || die 'no log says which right is missing'
+    [ -z "$again" ] || die "$again has ended for it"
     kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
+    until_true 180 'a leader that writes' leads_now
+    writing; goes_on 60; no_pod
+}
+controllers() { kubectl -n cleat-system get pods -l app.kubernetes.io/component=controller -o jsonpath='{.items[*].metadata.name}'; }
+# A pod that was not there before, and what it says of the right.
+says_missing() { # PODS
+    local pod lines
+    for pod in $(controllers); do
+        [[ " $1 " != *" $pod "* ]] || continue
+        lines=$(kubectl -n cleat-system logs "$pod" -c controller --tail=200 2>/dev/null | grep -F 'cannot list resource' | grep -F cleatvolumes || true)
+        [ -z "$lines" ] || { echo "$pod $(tail -n 1 <<<"$lines")"; return; }
+    done
 }
