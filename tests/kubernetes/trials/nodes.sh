@@ -24,7 +24,7 @@ trial_drain() { # [PODS]
     kubectl cordon node-b >&2; pods drain "$number"; kubectl uncordon node-b >&2
     volumes=$(kubectl get pvc -l app=drain -o jsonpath='{.items[*].spec.volumeName}')
     began=$SECONDS
-    kubectl drain node-a --ignore-daemonsets --delete-emptydir-data --force --timeout=300s >&2
+    kubectl drain node-a --ignore-daemonsets --delete-emptydir-data --force --timeout=600s >&2
     until_true 300 'detaches of all' none_on node-a
     all_run drain
     say "$number pods run on node-b $((SECONDS - began)) s after the drain began"
@@ -47,15 +47,17 @@ moves() { # SECONDS
     local to
     until_true "$1" 'a proof' not_attached "$from" "$volume"
     at_proof=$(last_write "$from")
-    until_true 300 'the pod elsewhere' runs_on_another "$from"
+    # The attach/detach controller and the kubelet hold off for up to two minutes each, one after the other.
+    until_true 600 'the pod elsewhere' runs_on_another "$from"
     to=$(demo_pod); until_true 120 "a write on $to" has_written "$to"
 }
 # The first node is there again, and has nothing of the volume: no write of its own has come since.
 came_back() {
-    until_true 240 "$from Ready" is_ready "$from"
-    until_true 240 "$from without the volume" readmitted "$volume"
+    until_true 400 "$from Ready" is_ready "$from"
+    until_true 400 "$from without the volume" readmitted "$volume"
     local at_end; at_end=$(last_write "$from")
     say "the last write of $from has number $at_proof at the proof, and $at_end now"
+    [[ $at_proof =~ ^[0-9]+$ && $at_end =~ ^[0-9]+$ ]] || die "the last write of $from cannot be read"
     [ "$at_end" = "$at_proof" ] || die "writes of $from landed after the proof"
     kubectl delete deployment demo --timeout=120s >&2; kubectl delete pvc demo --timeout=120s >&2
     until_true 120 'a detach' nothing_attached
@@ -64,6 +66,7 @@ came_back() {
 kubelet_again() { # NODE: what registers its Node is a kubelet that starts
     on_node "$1" "pkill -9 -x kubelet; pkill -x kube-proxy; sleep 1; /payload/kubelet.sh $api; echo STARTED" | grep -q STARTED || die "the kubelet of $1 was not started"
 }
+asked_off() { going "$volume" || not_attached "$from" "$volume"; } # where the fence is fast, it is over between two looks
 proven_by_fence() { [[ " $(fenced_from "$volume") " == *" $from "* ]] || die "no record says that $from is fenced from $volume"; }
 
 # A node is cut off, and somebody deletes its Node. That proves nothing: it is fenced before its pod runs elsewhere. Kubernetes
@@ -74,7 +77,7 @@ trial_node_deleted() {
     links "$from" down
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete node "$from" >&2
-    moves 600; proven_by_fence
+    moves 900; proven_by_fence
     links "$from" up; kubelet_again "$from"
     came_back
 }
@@ -86,8 +89,8 @@ trial_force_detach() {
     links "$from" down
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete pod -l app=demo --force --grace-period=0 >&2
-    until_true 480 'the call for a detach after six minutes' going "$volume"
-    moves 180; proven_by_fence
+    until_true 480 'the call for a detach after six minutes' asked_off
+    moves 300; proven_by_fence
     links "$from" up
     came_back
 }
@@ -100,7 +103,7 @@ trial_force_detach_heard() {
     on_node "$from" 'pkill -9 -x kubelet && echo KILLED' | grep -q KILLED || die 'the kubelet was not killed'
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete pod -l app=demo --force --grace-period=0 >&2
-    until_true 480 'the call for a detach after six minutes' going "$volume"
+    until_true 480 'the call for a detach after six minutes' asked_off
     until_true 240 'a detach that is refused, or a fence' refused_or_fenced
     if not_attached "$from" "$volume"; then
         say "fenced: the token of the agent has ended"; proven_by_fence
