@@ -3,12 +3,15 @@
 registered() { # AGENT: so often it has said so
     kubectl -n cleat-system logs "$1" | grep -c 'has registered this node' || true
 }
+agent_of() { # NODE
+    kubectl -n cleat-system get pods -l app.kubernetes.io/component=agent --field-selector="spec.nodeName=$1" -o jsonpath='{.items[0].metadata.name}'
+}
 registered_again() { [ "$(registered "$1")" -gt "$2" ]; } # AGENT BEFORE
 
 # Somebody empties the folder in which the kubelet finds drivers.
 trial_registry_wiped() {
     local agent before
-    agent=$(kubectl -n cleat-system get pods -l app.kubernetes.io/component=agent --field-selector=spec.nodeName=node-a -o jsonpath='{.items[0].metadata.name}')
+    agent=$(agent_of node-a)
     before=$(registered "$agent")
     on_node node-a 'rm -rf /var/lib/kubelet/plugins_registry/* && echo WIPED' | grep -q WIPED || die 'the folder was not emptied'
     until_true 120 'a new registration of node-a' registered_again "$agent" "$before"
@@ -96,10 +99,16 @@ trial_force_detach() {
 }
 
 # The same, where only the kubelet is dead: the agent is heard, a container goes on writing, and the detach is refused, because the
-# device is in use. That lasts as long as the agent's token, which nobody renews any more; a node that is silent is fenced.
+# device is in use. That lasts as long as the agent's token, which nobody renews any more; a node that is silent is fenced. So the
+# agent gets a new token first, which is good for ten minutes, and the leader is on the node that goes on.
 trial_force_detach_heard() {
     local from volume file at_proof before
     demo_writes
+    if [ "$(node_of "$(leader)")" = "$from" ]; then new_leader; until_true 300 'two controllers' both_ready; fi
+    before=$(agent_of "$from")
+    kubectl -n cleat-system delete pod "$before" --timeout=120s >&2
+    until_true 180 "a new agent on $from" another_agent "$before"
+    until_true 60 'all agents at the leader' all_agents
     on_node "$from" 'pkill -9 -x kubelet && echo KILLED' | grep -q KILLED || die 'the kubelet was not killed'
     until_true 180 "$from NotReady" not_ready "$from"
     kubectl delete pod -l app=demo --force --grace-period=0 >&2
@@ -116,5 +125,9 @@ trial_force_detach_heard() {
     kubelet_again "$from"
     moves 300
     came_back
+}
+another_agent() { # BEFORE: one that is ready
+    local now; now=$(agent_of "$from") && [ -n "$now" ] && [ "$now" != "$1" ] &&
+        [ "$(kubectl -n cleat-system get pod "$now" -o jsonpath='{.status.conditions[?(@.type=="Ready")].status}')" = True ]
 }
 refused_or_fenced() { detach_fails "$volume" 'in use' || not_attached "$from" "$volume"; }
