@@ -123,6 +123,17 @@ fn a_pin_holds_while_a_stray_of_the_host_is_on_record() {
 }
 
 #[test]
+fn publish_to_a_node_on_record_not_heard_since_the_start_is_silent() {
+    let mut b = pinned();
+    let nodes = b.core.registry().values().cloned().collect();
+    let remembered = Remembered { nodes, ..Remembered::default() };
+    let since = UnixMillis(b.now);
+    (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, since);
+    let request = b.publish("a", Access::Rwo);
+    assert_eq!(b.refusal(request), Refusal::Silent { node: n("a"), since });
+}
+
+#[test]
 fn a_pin_holds_until_the_lists_of_the_rds_were_read() {
     let mut b = pinned();
     let nodes = b.core.registry().values().cloned().collect();

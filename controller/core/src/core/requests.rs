@@ -386,7 +386,7 @@ impl Transition<'_> {
         let silent = |since| Refusal::Silent { node: node.clone(), since };
         let Some(known) = self.core.nodes.get(node) else {
             // Known from records, it may come back; of any other, most likely the name is not right.
-            return Err(if self.core.volumes.values().any(|v| v.knows(node)) {
+            return Err(if self.core.knows_of(node) || self.core.volumes.values().any(|v| v.knows(node)) {
                 silent(self.core.began)
             } else {
                 Refusal::UnknownNode { node: node.clone() }
