@@ -44,6 +44,11 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Longest delay between two rounds: a controller that comes back, or another one that leads from now on, is found within
 /// five quarters of it.
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// Longest delay while nobody answers at all, which costs a controller nothing: behind a Service's one address every other
+/// connect may go to a controller that has just died.
+const LONGEST_UNREACHABLE: Duration = Duration::from_millis(500);
+/// So many connects in a row may be that quick: some minute. A controller that stays away is not asked for ever like that.
+const QUICK: u32 = 120;
 /// How long a session has to be established to count as one that lasted. A session that the controller always
 /// ends at once costs both sides a whole inventory, so there is a pause before the next one.
 const STANDS: Duration = Duration::from_secs(5);
@@ -137,7 +142,8 @@ impl<N: NodeVolumes> Session<N> {
                 () = stop.cancelled() => stream::Ended::stopping(),
             };
             self.down(&ended);
-            let delay = delays.after(established.map(|since| since.elapsed()));
+            let stood = established.map(|since| since.elapsed());
+            let delay = delays.after(stood, ended.kind() == SessionEnd::Unreachable);
             tokio::select! {
                 () = tokio::time::sleep(jittered(delay)) => {}
                 () = stop.cancelled() => break,
@@ -178,14 +184,21 @@ impl<N: NodeVolumes> Session<N> {
 #[derive(Debug, Default)]
 struct Delays {
     last: Option<Duration>,
+    quick: u32,
 }
 
 impl Delays {
-    /// The delay after a connect; `stood` is how long its session was established, if it was.
-    fn after(&mut self, stood: Option<Duration>) -> Duration {
-        let before = self.last.filter(|_| stood.is_none_or(|stood| stood < STANDS));
-        let delay = before.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
+    /// The delay after a connect; `stood` is how long its session was established, if it was; `unreachable`: nobody answered.
+    fn after(&mut self, stood: Option<Duration>, unreachable: bool) -> Duration {
+        if stood.is_some_and(|stood| stood >= STANDS) {
+            (self.last, self.quick) = (None, 0);
+        }
+        let delay = self.last.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
         self.last = Some(delay);
+        if unreachable && self.quick < QUICK {
+            self.quick += 1;
+            return delay.min(LONGEST_UNREACHABLE);
+        }
         delay
     }
 }

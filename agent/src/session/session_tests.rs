@@ -191,12 +191,29 @@ fn result(operation: &str) -> DirectiveResult {
 fn connects_become_rarer_until_a_session_has_stood() {
     let mut delays = Delays::default();
     let millis = |delay: Duration| delay.as_millis();
-    let failed: Vec<_> = (0..7).map(|_| millis(delays.after(None))).collect();
+    let failed: Vec<_> = (0..7).map(|_| millis(delays.after(None, false))).collect();
     assert_eq!(failed, [200, 400, 800, 1600, 3000, 3000, 3000]);
-    assert_eq!(millis(delays.after(Some(Duration::from_secs(60)))), 200);
+    assert_eq!(millis(delays.after(Some(Duration::from_secs(60)), false)), 200);
     // A controller that takes each session and ends it at once.
-    let ended: Vec<_> = (0..6).map(|_| millis(delays.after(Some(Duration::from_millis(50))))).collect();
+    let ended: Vec<_> =
+        (0..6).map(|_| millis(delays.after(Some(Duration::from_millis(50)), false))).collect();
     assert_eq!(ended, [400, 800, 1600, 3000, 3000, 3000]);
+}
+
+#[test]
+fn who_does_not_answer_at_all_is_asked_more_often_for_a_while() {
+    let mut delays = Delays::default();
+    for _ in 0..9 {
+        delays.after(None, false);
+    }
+    // A standby has refused, and what leads next may be behind the same address.
+    assert_eq!(delays.after(None, true), LONGEST_UNREACHABLE);
+    assert_eq!(delays.after(None, false), LONGEST_DELAY);
+    let quick = (0..1000).filter(|_| delays.after(None, true) == LONGEST_UNREACHABLE).count();
+    assert_eq!(quick, 119, "one that stays away is asked rarely");
+    delays.after(Some(STANDS), false);
+    assert!(delays.after(None, true) < LONGEST_UNREACHABLE);
+    assert_eq!(delays.after(None, true), LONGEST_UNREACHABLE);
 }
 
 #[tokio::test]
