@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cleat_core::{
     Evidence, FenceStep, Migration, MigrationResult, MigrationStep, NodeId, Notice, ObservedPhase, Refusal,
-    Rung, Source,
+    Rung, Side, Source,
 };
 use cleat_kubernetes::events::{Events, Happening, ObjectOfCluster};
 use cleat_kubernetes::references::References;
@@ -220,15 +220,23 @@ fn detached(volume: &str, evidence: &Evidence) -> Vec<ClusterEvent> {
 }
 
 fn migrated(volume: &str, migration: &Migration, step: MigrationStep) -> Vec<ClusterEvent> {
-    let Migration { source, target, result, .. } = migration;
+    let Migration { source, target, result, left, .. } = migration;
     let way = format!("volume {volume}: migration from node {source} to node {target}");
+    let as_it_ended = || format!("{way}: {}", result.name());
     match (step, result) {
         (MigrationStep::Granted, _) => ClusterEvent::new(EventReason::MigrationStarted, way),
         (MigrationStep::Done, MigrationResult::Completed) => {
             ClusterEvent::new(EventReason::MigrationCompleted, way)
         }
         (MigrationStep::Done, MigrationResult::RolledBack | MigrationResult::Failed) => {
-            ClusterEvent::new(EventReason::MigrationRolledBack, format!("{way}: {}", result.name()))
+            ClusterEvent::new(EventReason::MigrationRolledBack, as_it_ended())
+        }
+        // Nobody has said which of the two the VM was to leave: what is known is which of them has it no more.
+        (MigrationStep::Done, MigrationResult::Unattributed) if *left == Some(Side::Target) => {
+            ClusterEvent::new(EventReason::MigrationRolledBack, as_it_ended())
+        }
+        (MigrationStep::Done, MigrationResult::Unattributed) => {
+            ClusterEvent::new(EventReason::MigrationCompleted, as_it_ended())
         }
         _ => Vec::new(),
     }
@@ -397,6 +405,20 @@ mod tests {
         assert_eq!(health(Degraded, Lost), ["PathDegraded"]);
         assert_eq!(health(Lost, Ready), ["PathRecovered"]);
         assert!(health(Connecting, Ready).is_empty() && health(Ready, Absent).is_empty());
+    }
+
+    #[test]
+    fn a_migration_that_nobody_has_attributed_ends_by_who_has_left() {
+        let ended = |left: &str| {
+            let migration = serde_json::json!({
+                "source": "a", "sourceEpoch": "1.1", "target": "b", "targetEpoch": "1.2", "result": "unattributed",
+                "steps": [], "left": left,
+            });
+            let migration = Box::new(serde_json::from_value(migration).unwrap());
+            reasons(&Notice::Migration { volume: v(), migration, step: MigrationStep::Done })
+        };
+        assert_eq!(ended("source"), ["MigrationCompleted"]);
+        assert_eq!(ended("target"), ["MigrationRolledBack"]);
     }
 
     #[test]

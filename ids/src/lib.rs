@@ -14,6 +14,7 @@
 mod context;
 mod epoch;
 mod error;
+mod migration;
 mod namespace;
 mod node;
 mod nqn;
@@ -28,6 +29,7 @@ pub use context::{
 };
 pub use epoch::Epoch;
 pub use error::IdError;
+pub use migration::MigrationUid;
 pub use namespace::{NamespaceIdentity, NamespaceUuid, Nguid};
 pub use node::{BootId, NodeId, NodeUid, SessionId};
 pub use nqn::{HostId, HostNqn, NqnPrefix, SubsystemNqn};

@@ -16,6 +16,7 @@
 //! - `rds_lists`: what the RDS lists, held against the records
 //! - `desired`: who is to have what, held against the records
 //! - `index`: which volumes a node, a host or the time is about
+//! - `migrations`: the record of a live migration
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod fencing;
 mod gone_tests;
 mod index;
 mod ladder;
+mod migrations;
 #[cfg(test)]
 mod operator_tests;
 #[cfg(test)]
@@ -95,6 +97,8 @@ pub struct Config {
     /// The same for a node whose agent is heard and is at it: a kernel that is slow to let go of a dead path is none
     /// that has to be fenced.
     pub fence_heard_after_ms: u64,
+    /// How long both nodes may have a volume while a VM moves, before people are notified.
+    pub migration_timeout_ms: u64,
     /// What the target can do.
     pub target: TargetAbilities,
 }
@@ -108,6 +112,7 @@ impl Default for Config {
             retry_ms: 2_000,
             fence_after_ms: 20_000,
             fence_heard_after_ms: 180_000,
+            migration_timeout_ms: 300_000,
             target: TargetAbilities::default(),
         }
     }
@@ -189,6 +194,9 @@ impl Core {
                 entry.since = entry.since.min(now);
             }
             desired::declared_bound_again(record, bound);
+            if let Some(migration) = record.migration.as_mut().filter(|m| !m.is_over()) {
+                migration.begin_again(now, core.config.migration_timeout_ms);
+            }
         }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {
             // What the process before had asked for, and whether it was done, cannot be known any more.

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 pub use cleat_ids::{
-    BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, NodeUid, OperationId, Portal,
-    RequestId, SessionId, StorageAddress, SubsystemNqn, VolumeId,
+    BootId, Epoch, HostId, HostNqn, IdError, MigrationUid, NamespaceUuid, Nguid, NodeId, NodeUid,
+    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, VolumeId,
 };
 
 /// Milliseconds since 1970, on a clock that never goes back: the shell takes the wall clock once at its start and
 /// adds the monotonic time that has passed since.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct UnixMillis(pub u64);
 

@@ -31,6 +31,7 @@ mod refusal;
 mod rung_result;
 mod session_refusal;
 mod trouble;
+mod vm_migration;
 mod volume;
 mod wait;
 
@@ -38,14 +39,14 @@ pub use crate::core::{Config, Core, Desired, Remembered, Waiting};
 pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, ReservationAbility, Rung, TargetAbilities, Tried};
 pub use ids::{
-    BootId, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, NodeUid, OperationId, Portal,
-    RequestId, SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
+    BootId, Epoch, HostId, HostNqn, IdError, MigrationUid, NamespaceUuid, Nguid, NodeId, NodeUid,
+    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
 };
 pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase, Outcome, Reply,
     VolumeDeletion,
 };
-pub use migration::{Migration, MigrationResult, MigrationStep, StepTaken};
+pub use migration::{Migration, MigrationResult, MigrationStep, Side, StepTaken};
 pub use node::{
     Node, NodeIdentity, NodeRecord, NodeSeen, QuarantineCause, SessionState, Standing, StoredNode,
 };
@@ -54,6 +55,7 @@ pub use rds::{RdsFailure, RdsRequest};
 pub use refusal::{Difference, Overtaking, Refusal};
 pub use session_refusal::{Claim, PinHolds, SessionRefusal};
 pub use trouble::{LaterTerm, NodeTrouble, OlderBy, RdsTask, Trouble};
+pub use vm_migration::{VmMigration, VmRef, VmStage};
 pub use volume::{
     Access, Attachment, DeviceIdentity, DrainCause, Phase, Role, SecretState, VolumeRecord, VolumeSpec,
 };

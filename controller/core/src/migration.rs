@@ -1,8 +1,13 @@
 //! The record of one live migration: a second node of an RWX block volume, from its grant until one side is gone.
+//!
+//! In come the moments of both grants, and what KubeVirt reports of the VM ([`VmMigration`]); out go steps with their
+//! times, a result, and which side has gone. What always holds: a record is over once one side is proven to be gone, or
+//! another migration has taken its place, and then its result is counted once, or it was when it ran out of time; a
+//! record that KubeVirt has said nothing of is never overdue; and nothing of it says who can write.
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, NodeId, UnixMillis};
+use crate::{Epoch, NodeId, UnixMillis, VmMigration};
 
 /// A moment of a migration, in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -13,15 +18,21 @@ pub enum MigrationStep {
     Granted,
     /// The RDS allows the target and its agent was sent an Attach.
     TargetConnecting,
+    /// The target's kernel has a live path.
+    TargetConnected,
     /// The target has proven that it can use the device, and that it is the same device as the source's.
     TargetReady,
+    /// The VM was seen to run at the target.
+    Switchover,
     /// A detach of one side began.
     Releasing,
     /// That side's agent has none of it left.
     Released,
     /// It is proven that that side cannot write.
     Evidence,
-    /// The volume has one node again.
+    /// Both sides had it for longer than a migration may take.
+    TimedOut,
+    /// The volume has one node again, or another migration has begun.
     Done,
 }
 
@@ -32,10 +43,13 @@ impl MigrationStep {
         match self {
             Self::Granted => "granted",
             Self::TargetConnecting => "target_connecting",
+            Self::TargetConnected => "target_connected",
             Self::TargetReady => "target_ready",
+            Self::Switchover => "switchover",
             Self::Releasing => "releasing",
             Self::Released => "released",
             Self::Evidence => "evidence",
+            Self::TimedOut => "timed_out",
             Self::Done => "done",
         }
     }
@@ -48,12 +62,16 @@ impl MigrationStep {
 pub enum MigrationResult {
     /// Both nodes are attached, or one is on its way.
     Running,
-    /// The source is gone; the target holds the volume.
+    /// The source is gone; the target holds the volume, and the VM.
     Completed,
-    /// The target is gone; the source holds the volume.
+    /// The target is gone; the source holds the volume, and the VM never left it.
     RolledBack,
-    /// The target never became ready.
+    /// The target never became ready, or the side that the VM was on has gone.
     Failed,
+    /// Both sides had it for longer than a migration may take. Final: which side goes in the end does not change it.
+    TimedOut,
+    /// One side is gone, and nobody has said which of them the VM was to leave.
+    Unattributed,
 }
 
 impl MigrationResult {
@@ -65,6 +83,29 @@ impl MigrationResult {
             Self::Completed => "completed",
             Self::RolledBack => "rolled_back",
             Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Unattributed => "unattributed",
+        }
+    }
+}
+
+/// One of the two nodes of a migration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Side {
+    /// Where the VM ran when it began.
+    Source,
+    /// Where it is to run.
+    Target,
+}
+
+impl Side {
+    /// The name by which people know it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
         }
     }
 }
@@ -85,7 +126,7 @@ pub struct StepTaken {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Migration {
-    /// Where the VM ran when it began.
+    /// Where the VM ran when it began: as KubeVirt says; where it has said nothing, the node that had the volume first.
     pub source: NodeId,
     /// The source's grant.
     pub source_epoch: Epoch,
@@ -97,10 +138,29 @@ pub struct Migration {
     pub result: MigrationResult,
     /// What happened when; each step at most once, in order.
     pub steps: Vec<StepTaken>,
+    /// From when on its time counts.
+    #[serde(default)]
+    pub granted_at: UnixMillis,
+    /// How long it may take, in milliseconds.
+    #[serde(default)]
+    pub timeout_ms: u64,
+    /// The VM's migration, once KubeVirt has reported it.
+    #[serde(default)]
+    pub vm: Option<Box<VmMigration>>,
+    /// The side that has gone.
+    // Text in the schema: the API server would have to take nothing for one of the names.
+    #[serde(default)]
+    #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
+    pub left: Option<Side>,
 }
 
 impl Migration {
-    pub(crate) fn begin(source: (NodeId, Epoch), target: (NodeId, Epoch), now: UnixMillis) -> Self {
+    pub(crate) fn begin(
+        source: (NodeId, Epoch),
+        target: (NodeId, Epoch),
+        now: UnixMillis,
+        timeout_ms: u64,
+    ) -> Self {
         Self {
             source: source.0,
             source_epoch: source.1,
@@ -108,36 +168,110 @@ impl Migration {
             target_epoch: target.1,
             result: MigrationResult::Running,
             steps: vec![StepTaken { step: MigrationStep::Granted, at: now }],
+            granted_at: now,
+            timeout_ms,
+            vm: None,
+            left: None,
+        }
+    }
+
+    /// A start begins with it. The clock may have been set back since, and records of before have no time-out.
+    pub(crate) fn begin_again(&mut self, now: UnixMillis, timeout_ms: u64) {
+        if self.timeout_ms == 0 {
+            self.granted_at = self.steps.first().map_or(now, |taken| taken.at);
+            self.timeout_ms = timeout_ms;
+        }
+        self.granted_at = self.granted_at.min(now);
+    }
+
+    /// What was kept of `before` is this node's.
+    pub(crate) fn rename(&mut self, before: &NodeId, node: &NodeId) {
+        for side in [&mut self.source, &mut self.target] {
+            if side == before {
+                side.clone_from(node);
+            }
         }
     }
 
     /// Whether it is under way and this grant is a side of it. A side whose epoch was raised on the way still is.
     pub(crate) fn concerns(&self, node: &NodeId, epoch: Epoch) -> bool {
-        self.result == MigrationResult::Running
+        !self.is_over()
             && ((*node == self.source && epoch >= self.source_epoch)
                 || (*node == self.target && epoch >= self.target_epoch))
     }
 
     /// Records a step that has not been recorded yet; says whether it was new.
     pub(crate) fn record(&mut self, step: MigrationStep, now: UnixMillis) -> bool {
-        if self.result != MigrationResult::Running || self.steps.iter().any(|taken| taken.step == step) {
+        // What is only seen, and after the fact, comes too late to be put in order.
+        let late = match step {
+            MigrationStep::TargetConnected => self.took(MigrationStep::TargetReady),
+            MigrationStep::Switchover => {
+                !self.took(MigrationStep::TargetReady) || self.took(MigrationStep::Releasing)
+            }
+            _ => false,
+        };
+        if late || self.is_over() || self.took(step) {
             return false;
         }
         self.steps.push(StepTaken { step, at: now });
         true
     }
 
+    fn took(&self, step: MigrationStep) -> bool {
+        self.steps.iter().any(|taken| taken.step == step)
+    }
+
     /// Ends it, because `gone` is proven to be unable to write.
     pub(crate) fn end(&mut self, gone: &NodeId, now: UnixMillis) {
-        let ready = self.steps.iter().any(|taken| taken.step == MigrationStep::TargetReady);
-        let result = if *gone == self.source {
-            MigrationResult::Completed
-        } else if ready {
-            MigrationResult::RolledBack
-        } else {
-            MigrationResult::Failed
-        };
+        if self.is_over() {
+            return;
+        }
+        let left = if *gone == self.source { Side::Source } else { Side::Target };
+        self.left = Some(left);
+        self.end_as(self.result_without(left), now);
+    }
+
+    fn end_as(&mut self, result: MigrationResult, now: UnixMillis) {
         self.record(MigrationStep::Done, now);
-        self.result = result;
+        if self.result != MigrationResult::TimedOut {
+            self.result = result;
+        }
+    }
+
+    /// As what it ends without this side.
+    fn result_without(&self, left: Side) -> MigrationResult {
+        let Some(vm) = &self.vm else {
+            return MigrationResult::Unattributed;
+        };
+        let switched = vm.has_switched() || self.took(MigrationStep::Switchover);
+        match (left, switched) {
+            (Side::Source, true) => MigrationResult::Completed,
+            (Side::Target, false) if self.took(MigrationStep::TargetReady) => MigrationResult::RolledBack,
+            // The VM was on the side that has gone; or the target never had it.
+            (Side::Source, false) | (Side::Target, _) => MigrationResult::Failed,
+        }
+    }
+
+    /// One side is gone, or another migration has taken its place.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        match self.result {
+            MigrationResult::Running => false,
+            MigrationResult::TimedOut => self.took(MigrationStep::Done),
+            MigrationResult::Completed
+            | MigrationResult::RolledBack
+            | MigrationResult::Failed
+            | MigrationResult::Unattributed => true,
+        }
+    }
+
+    /// Both sides have had it for too long, and both have it still.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.result == MigrationResult::TimedOut && !self.is_over()
     }
 }
+
+#[cfg(test)]
+#[path = "migration_tests.rs"]
+mod tests;

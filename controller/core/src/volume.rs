@@ -73,7 +73,7 @@ pub struct DeviceIdentity {
     pub nguid: Option<Nguid>,
 }
 
-/// Which of two nodes had the volume first.
+/// Which of two nodes is the source of a migration: as KubeVirt says, else by who had the volume first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -242,7 +242,7 @@ pub struct Attachment {
     pub host_nqn: HostNqn,
     /// The fencing token of the grant.
     pub epoch: Epoch,
-    /// Whether it had the volume first.
+    /// Whether the workload runs there, as far as that is known.
     pub role: Role,
     /// The device is to be read-only.
     pub read_only: bool,
@@ -411,6 +411,9 @@ pub struct VolumeRecord {
     pub attachments: Vec<Attachment>,
     /// The live migration under way, or the last one.
     pub migration: Option<Migration>,
+    /// Those before it, newest first; at most [`VolumeRecord::PAST_MIGRATIONS`].
+    #[serde(default)]
+    pub past_migrations: Vec<Migration>,
     /// Nodes that were fenced and have not shown yet that they hold nothing of it.
     #[serde(default)]
     pub fenced: Vec<Fenced>,
@@ -448,6 +451,8 @@ pub struct VolumeRecord {
 impl VolumeRecord {
     /// How many past proofs are kept.
     pub const PAST_EVIDENCE: usize = 8;
+    /// How many past migrations are kept.
+    pub const PAST_MIGRATIONS: usize = 4;
 
     pub(crate) fn new(spec: VolumeSpec) -> Self {
         Self {
@@ -455,6 +460,7 @@ impl VolumeRecord {
             identity: None,
             attachments: Vec::new(),
             migration: None,
+            past_migrations: Vec::new(),
             fenced: Vec::new(),
             hidden: false,
             secret: None,
@@ -487,9 +493,9 @@ impl VolumeRecord {
     }
 
     /// One more node that has it, or may.
-    pub(crate) fn join(&mut self, mut attachment: Attachment) {
-        attachment.role = if self.attachments.is_empty() { Role::Primary } else { Role::MigrationTarget };
+    pub(crate) fn join(&mut self, attachment: Attachment) {
         self.attachments.push(attachment);
+        self.set_roles();
     }
 
     /// The highest term under which anything of it was granted or ended.

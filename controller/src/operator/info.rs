@@ -2,7 +2,7 @@
 
 use cleat_core::{
     Attachment, Core, Epoch, Evidence, Fence, Fenced, Migration, Node, NodeId, Phase, SessionState, Source,
-    Standing, UnixMillis, Verdict, VolumeId, VolumeRecord,
+    Standing, UnixMillis, Verdict, VmRef, VolumeId, VolumeRecord,
 };
 use cleat_proto::cleat::v1 as proto;
 
@@ -133,19 +133,29 @@ fn evidence(e: &Evidence, now: UnixMillis) -> proto::EvidenceInfo {
 }
 
 pub(super) fn migration(volume: &VolumeId, m: &Migration) -> proto::MigrationInfo {
+    let seen = m.vm.as_deref();
+    let of_vm = |text: fn(&VmRef) -> &str| seen.map(|seen| text(&seen.vm).to_owned()).unwrap_or_default();
+    let attributed = seen.map(|seen| format!("{}/{}", seen.vm.namespace, seen.name));
     proto::MigrationInfo {
         volume_id: volume.to_string(),
         source_node_id: m.source.to_string(),
         target_node_id: m.target.to_string(),
         target_epoch: Some(epoch(m.target_epoch)),
         result: m.result.name().to_owned(),
-        // Migration objects are not read yet.
-        attributed_to: "unattributed".to_owned(),
+        attributed_to: attributed.unwrap_or_else(|| "unattributed".to_owned()),
         steps: m
             .steps
             .iter()
             .map(|taken| proto::MigrationStep { name: taken.step.name().to_owned(), at_unix_ms: taken.at.0 })
             .collect(),
+        vm_namespace: of_vm(|vm| &vm.namespace),
+        vm_name: of_vm(|vm| &vm.name),
+        vm_uid: of_vm(|vm| &vm.uid),
+        migration_uid: seen.map(|seen| seen.uid.to_string()).unwrap_or_default(),
+        left: m.left.map(|side| side.name().to_owned()).unwrap_or_default(),
+        granted_at_unix_ms: m.granted_at.0,
+        timeout_ms: m.timeout_ms,
+        overdue: m.is_overdue(),
     }
 }
 

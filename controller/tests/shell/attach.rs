@@ -141,8 +141,9 @@ async fn a_handoff_is_recorded_from_grant_to_evidence() {
     let [migration] = &all[..] else { panic!("{all:?}") };
     assert_eq!(
         (migration.source_node_id.as_str(), migration.target_node_id.as_str(), migration.result.as_str()),
-        ("node-a", "node-b", "completed")
+        ("node-a", "node-b", "unattributed")
     );
+    assert_eq!((migration.left.as_str(), migration.attributed_to.as_str()), ("source", "unattributed"));
     let steps: Vec<&str> = migration.steps.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(steps.first(), Some(&"granted"));
     assert_eq!(steps.last(), Some(&"done"));

@@ -20,12 +20,14 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 19] = [
+const LEFT_OUT: [&str; 21] = [
     "config",
     "last_seq",
     "last_operation",
     "operations",
     "past_evidence",
+    "past_migrations",
+    "granted_at",
     "trouble",
     "message",
     "unready",

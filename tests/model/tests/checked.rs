@@ -163,7 +163,7 @@ fn side_by_side<T: Send>(all: Vec<T>, look: impl Fn(T) -> Option<Finding> + Sync
 }
 
 /// Answers, proofs and rungs that have to be seen in walks through any mixture.
-const REACHED: [&str; 29] = [
+const REACHED: [&str; 30] = [
     "published",
     "unpublished",
     "fenced",
@@ -190,6 +190,7 @@ const REACHED: [&str; 29] = [
     "Reservation",
     "NodeGone",
     "readmitted",
+    "unattributed",
     "rung: acl",
     "rung: secret",
     "rung: export-off",

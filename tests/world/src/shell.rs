@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use cleat_core::{
-    Attachment, Core, Drained, Effect, Event, Notice, Refusal, Reply, RequestId, UnixMillis, VolumeRecord,
+    Attachment, Core, Drained, Effect, Event, MigrationStep, Notice, Refusal, Reply, RequestId, UnixMillis,
+    VolumeRecord,
 };
 
 use crate::check::{Violation, kind};
@@ -172,6 +173,9 @@ impl World {
         match notice {
             Notice::Fence { rung, .. } => self.saw(rung_name(rung.name())),
             Notice::Readmitted { .. } => self.saw("readmitted"),
+            Notice::Migration { migration, step: MigrationStep::Done, .. } => {
+                self.saw(migration.result.name());
+            }
             _ => {}
         }
         if let Notice::Detached { evidence, .. } = notice {

@@ -121,6 +121,7 @@ impl Setup {
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
             fence_heard_after_ms: QUANTUM_MS,
+            migration_timeout_ms: 2 * QUANTUM_MS,
             target: as_probed(self.truth),
         }
     }

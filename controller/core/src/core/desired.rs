@@ -11,8 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::requests::RequestKind;
 use super::{Core, Transition};
 use crate::{
-    Access, Attachment, DrainCause, Drained, Epoch, Evidence, HostNqn, ListDoubt, Migration, MigrationResult,
-    MinFence, NodeId, Notice, Phase, Role, Rung, Source, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Access, Attachment, DrainCause, Drained, Epoch, Evidence, HostNqn, ListDoubt, Migration, MinFence,
+    NodeId, Notice, Phase, Rung, Source, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A node that is to have a volume.
@@ -38,6 +38,8 @@ pub struct Desired {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Unheard {
     of: BTreeMap<VolumeId, BTreeMap<NodeId, Desired>>,
+    /// Since when who is to have such a volume, known or not.
+    since: BTreeMap<VolumeId, BTreeMap<NodeId, UnixMillis>>,
     /// What such a node wrote before a person declared it gone may land until then.
     bounds: BTreeMap<VolumeId, UnixMillis>,
 }
@@ -150,8 +152,14 @@ impl Transition<'_> {
     /// Takes in who is to have what, oldest first.
     pub(super) fn desired(&mut self, mut all: Vec<Desired>) {
         all.sort_by(|a, b| (a.since, &a.node).cmp(&(b.since, &b.node)));
-        let untold = all.into_iter().filter(|d| !is_told_by(d, self.core.volumes.get(&d.volume)));
-        for desired in untold.collect::<Vec<_>>() {
+        let untold = |d: &&Desired| !is_told_by(d, self.core.volumes.get(&d.volume));
+        let untold: Vec<Desired> = all.iter().filter(untold).cloned().collect();
+        let volumes: BTreeSet<&VolumeId> = untold.iter().map(|d| &d.volume).collect();
+        for desired in all.iter().filter(|d| volumes.contains(&d.volume)) {
+            let nodes = self.core.unheard.since.entry(desired.volume.clone()).or_default();
+            nodes.insert(desired.node.clone(), desired.since);
+        }
+        for desired in untold {
             let host = self.core.registry.get(&desired.node).map(|kept| kept.identity.host_nqn.clone());
             match host {
                 Some(host_nqn) => self.adopt_desired(desired, host_nqn),
@@ -162,6 +170,7 @@ impl Transition<'_> {
                 }
             }
         }
+        self.forget_since();
     }
 
     /// A node is heard: it is known which host it is.
@@ -169,6 +178,13 @@ impl Transition<'_> {
         for desired in self.take_unheard(node, |_| true) {
             self.adopt_desired(desired, host_nqn.clone());
         }
+        self.forget_since();
+    }
+
+    /// What nobody of is waited for any more has its record.
+    fn forget_since(&mut self) {
+        let Unheard { of, since, .. } = &mut self.core.unheard;
+        since.retain(|volume, _| of.contains_key(volume));
     }
 
     /// A person has declared the node gone: what it wrote before may still land for a while. The record says so, and is
@@ -189,6 +205,7 @@ impl Transition<'_> {
             self.touched.insert(desired.volume.clone());
             self.core.unheard.bounds.insert(desired.volume, until);
         }
+        self.forget_since();
     }
 
     fn take_unheard(&mut self, node: &NodeId, which: impl Fn(&Desired) -> bool) -> Vec<Desired> {
@@ -224,9 +241,10 @@ impl Transition<'_> {
         let (epoch, now) = (self.next_epoch(), self.now);
         let lands_until = now.plus(self.core.config.drain_bound_ms);
         let record = self.record_of(&desired);
-        let Desired { volume, node, since, .. } = desired;
+        let Desired { volume, node, .. } = desired;
         if record.attachment(&node).is_some() {
-            return;
+            // A list has shown its host before.
+            return self.begin_desired_migration(&volume);
         }
         // That it was cut off before is over: it was let in again since. A Revoke would take what it rightly has.
         record.fenced.retain(|f| f.node != node || f.host_nqn != host_nqn);
@@ -234,19 +252,46 @@ impl Transition<'_> {
         stray.may_land_until = Some(lands_until);
         (stray.stray, stray.trouble) = (true, Some(Trouble::DesiredWithoutRecord));
         record.join(stray);
-        // Two nodes that are to have it are a migration, which began when the second was to.
-        let running = record.migration.as_ref().is_some_and(|m| m.result == MigrationResult::Running);
-        if let ([source, target], Access::RwxBlock, false) =
-            (&record.attachments[..], record.spec.access, running)
-        {
-            debug_assert_eq!(target.role, Role::MigrationTarget);
-            let side = |a: &Attachment| (a.node.clone(), a.epoch);
-            record.migration = Some(Migration::begin(side(source), side(target), since));
-        }
+        self.begin_desired_migration(&volume);
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
         self.drain_if_wanted_off(&volume, &node);
+    }
+
+    /// Two nodes that are to have a volume are a migration, from the one that was to have it first, which began when the
+    /// other one was to: whichever of them is heard first.
+    fn begin_desired_migration(&mut self, volume: &VolumeId) {
+        let (now, timeout_ms) = (self.now, self.core.config.migration_timeout_ms);
+        let Some(since) = self.core.unheard.since.get(volume) else {
+            return;
+        };
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let running = record.migration.as_ref().is_some_and(|m| !m.is_over());
+        if running || record.spec.access != Access::RwxBlock {
+            return;
+        }
+        let since = |a: &Attachment| since.get(&a.node).copied().filter(|_| !a.phase.is_draining());
+        let [first, second] = &record.attachments[..] else {
+            return;
+        };
+        let (Some(since_first), Some(since_second)) = (since(first), since(second)) else {
+            return;
+        };
+        if (since_second, &second.node) < (since_first, &first.node) {
+            record.attachments.reverse();
+        }
+        let began = since_first.max(since_second);
+        let [source, target] = &record.attachments[..] else {
+            return;
+        };
+        let side = |a: &Attachment| (a.node.clone(), a.epoch);
+        let mut migration = Migration::begin(side(source), side(target), began, timeout_ms);
+        migration.begin_again(now, timeout_ms);
+        record.migrates(migration);
+        self.dirty.insert(volume.clone());
     }
 
     /// Somebody waits for the node to be off the volume, and it was not known that it may have it.

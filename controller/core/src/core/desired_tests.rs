@@ -126,6 +126,50 @@ fn two_that_are_to_have_a_shared_volume_are_a_migration_since_the_second() {
 }
 
 #[test]
+fn the_older_is_the_source_whichever_is_heard_first() {
+    for [first, second] in [["a", "bb"], ["bb", "a"]] {
+        let mut b = attached(Access::RwxBlock);
+        let both = vec![desired("bb", Access::RwxBlock, 70), desired("a", Access::RwxBlock, 5)];
+        start(&mut b, false, false, both);
+        b.up(first, "1", vec![observed_of(ObservedPhase::Ready)]);
+        assert_eq!(b.core.volumes[&v()].migration, None, "one alone is none");
+        b.up(second, "1", vec![observed_of(ObservedPhase::Ready)]);
+        let record = &b.core.volumes[&v()];
+        let migration = record.migration.as_ref().expect("two nodes that share it");
+        assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")), "{first} was heard first");
+        assert_eq!(migration.steps, [StepTaken { step: MigrationStep::Granted, at: UnixMillis(70) }]);
+        assert_eq!(migration.granted_at, UnixMillis(70), "since the second was to have it");
+        assert_eq!(record.holders(), [n("a"), n("bb")], "oldest first");
+        let roles: Vec<_> = record.attachments.iter().map(|a| a.role).collect();
+        assert_eq!(roles, [Role::Primary, Role::MigrationTarget]);
+        assert_eq!(b.core.unheard, Unheard::default(), "and nothing is kept of it beside the record");
+    }
+}
+
+#[test]
+fn an_older_one_without_a_record_is_the_source_beside_a_recorded_one() {
+    let mut b = Harness::new();
+    b.up("bb", "1", vec![]);
+    b.attach("bb", Access::RwxBlock);
+    let both = vec![desired("bb", Access::RwxBlock, 70), desired("a", Access::RwxBlock, 5)];
+    start(&mut b, true, false, both);
+    b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
+    let migration = b.core.volumes[&v()].migration.as_ref().expect("two nodes that share it");
+    assert_eq!((&migration.source, &migration.target), (&n("a"), &n("bb")));
+}
+
+#[test]
+fn one_that_is_to_have_it_beside_a_detach_is_no_migration() {
+    let mut b = attached(Access::RwxBlock);
+    b.unpublish("a");
+    let both = vec![desired("bb", Access::RwxBlock, 70), desired("a", Access::RwxBlock, 5)];
+    start(&mut b, true, false, both);
+    b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
+    let record = &b.core.volumes[&v()];
+    assert_eq!((record.holders().len(), &record.migration), (2, &None));
+}
+
+#[test]
 fn more_than_two_are_all_kept_and_nobody_is_admitted() {
     let mut b = attached(Access::RwxBlock);
     for name in ["bb", "ccc", "dddd"] {

@@ -6,7 +6,7 @@ use super::admission::grant_of;
 use crate::volume::{DirectiveKind, Pending};
 use crate::{
     Attachment, Directive, DrainCause, Drained, Effect, Epoch, Evidence, FenceStep, MigrationStep, NodeId,
-    Notice, OperationId, Phase, RdsRequest, ReservationAbility, Role, SessionId, Source, Verdict, VolumeId,
+    Notice, OperationId, Phase, RdsRequest, ReservationAbility, SessionId, Source, Verdict, VolumeId,
     VolumeRecord,
 };
 
@@ -292,15 +292,13 @@ impl Transition<'_> {
         if let Phase::Draining { cause, .. } = phase {
             evidence.statement = cause.statement().map(Box::new);
         }
-        if let Some(first) = record.attachments.first_mut() {
-            first.role = Role::Primary;
-        }
         record.past_evidence.insert(0, evidence.clone());
         record.past_evidence.truncate(VolumeRecord::PAST_EVIDENCE);
         let ended = record.migration.as_mut().filter(|m| m.concerns(node, evidence.epoch)).map(|m| {
             m.end(node, now);
             m.clone()
         });
+        record.set_roles();
         self.dirty.insert(volume.clone());
         self.touched.insert(volume.clone());
         // Another volume may wait for room on this node.
@@ -308,33 +306,8 @@ impl Transition<'_> {
         self.quarantine(volume, host_nqn, &evidence);
         self.notice(Notice::Detached { volume: volume.clone(), evidence: Box::new(evidence) });
         if let Some(migration) = ended {
-            self.notice(Notice::Migration {
-                volume: volume.clone(),
-                migration: Box::new(migration),
-                step: MigrationStep::Done,
-            });
+            self.migration_notice(volume, migration, MigrationStep::Done);
         }
-    }
-
-    /// Records a step of the running migration, if the node is a side of it.
-    pub(super) fn migration_step(&mut self, volume: &VolumeId, node: &NodeId, step: MigrationStep) {
-        let now = self.now;
-        let Some(record) = self.core.volumes.get_mut(volume) else {
-            return;
-        };
-        let Some(epoch) = record.attachment(node).map(|a| a.epoch) else {
-            return;
-        };
-        let Some(migration) = record.migration.as_mut().filter(|m| m.concerns(node, epoch)) else {
-            return;
-        };
-        let of_target = matches!(step, MigrationStep::TargetConnecting | MigrationStep::TargetReady);
-        if (of_target && *node != migration.target) || !migration.record(step, now) {
-            return;
-        }
-        let migration = Box::new(migration.clone());
-        self.dirty.insert(volume.clone());
-        self.notice(Notice::Migration { volume: volume.clone(), migration, step });
     }
 }
 

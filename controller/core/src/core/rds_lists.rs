@@ -425,6 +425,9 @@ impl Transition<'_> {
                 entry.node = node.clone();
                 entry.evidence.node = node.clone();
             }
+            if let Some(migration) = &mut record.migration {
+                migration.rename(&unknown, node);
+            }
             self.dirty.insert(id.clone());
             self.touched.insert(id.clone());
         }

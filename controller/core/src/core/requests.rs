@@ -10,10 +10,9 @@ use super::admission::{Admission, Room, admission, difference, grant_of, room};
 use super::{Core, Transition};
 use crate::volume::Pending;
 use crate::{
-    Attachment, DrainCause, Effect, Epoch, FenceStep, Migration, MigrationResult, MigrationStep, Node,
-    NodeId, NodeTrouble, Notice, ObservedPhase, Overtaking, Phase, Refusal, Reply, RequestId,
-    ReservationAbility, Role, SecretState, SessionState, Standing, UnixMillis, Verdict, VolumeDeletion,
-    VolumeId, VolumeRecord, VolumeSpec,
+    Attachment, DrainCause, Effect, Epoch, FenceStep, Node, NodeId, NodeTrouble, Notice, ObservedPhase,
+    Overtaking, Phase, Refusal, Reply, RequestId, ReservationAbility, Role, SecretState, SessionState,
+    Standing, UnixMillis, Verdict, VolumeDeletion, VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// A request that is not answered yet.
@@ -420,13 +419,14 @@ impl Transition<'_> {
         if self.core.config.target.secret && record.attachments.is_empty() {
             record.secret = Some(SecretState { generation: epoch, in_force: false });
         }
-        let first = record.attachments.first().map(|a| (a.node.clone(), a.epoch));
-        let role = if first.is_some() { Role::MigrationTarget } else { Role::Primary };
-        record.attachments.push(Attachment {
+        // Beside one that is being detached this is no migration: it stops there and starts here.
+        let first = record.attachments.first().filter(|a| !a.phase.is_draining());
+        let first = first.map(|a| (a.node.clone(), a.epoch));
+        record.join(Attachment {
             node: node.clone(),
             host_nqn,
             epoch,
-            role,
+            role: Role::Primary,
             read_only,
             phase: Phase::Granting,
             since: now,
@@ -450,21 +450,5 @@ impl Transition<'_> {
         if let Some(source) = first {
             self.begin_migration(&volume, source, (node.clone(), epoch));
         }
-    }
-
-    fn begin_migration(&mut self, volume: &VolumeId, source: (NodeId, Epoch), target: (NodeId, Epoch)) {
-        let Some(record) = self.core.volumes.get_mut(volume) else {
-            return;
-        };
-        if record.migration.as_ref().is_some_and(|m| m.result == MigrationResult::Running) {
-            return;
-        }
-        let migration = Migration::begin(source, target, self.now);
-        record.migration = Some(migration.clone());
-        self.notice(Notice::Migration {
-            volume: volume.clone(),
-            migration: Box::new(migration),
-            step: MigrationStep::Granted,
-        });
     }
 }

@@ -167,6 +167,7 @@ impl Transition<'_> {
         }
         for volume in self.volumes_about(node).into_iter().chain(listed) {
             self.reconcile(&volume, node);
+            self.observed_for_migration(&volume, node);
             self.touched.insert(volume);
         }
     }
@@ -188,6 +189,7 @@ impl Transition<'_> {
             self.notice(Notice::Health { volume, node, from, to, live_paths, unready });
         }
         self.reconcile(&volume, node);
+        self.observed_for_migration(&volume, node);
         self.touched.insert(volume);
     }
 

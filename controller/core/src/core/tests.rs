@@ -292,13 +292,60 @@ fn a_restart_in_mid_migration_keeps_both_sides_their_roles_and_the_record() {
     b.rds(Ok(()));
     let record = &b.core.volumes[&v()];
     let migration = record.migration.as_ref().expect("a record");
-    assert_eq!(migration.result, MigrationResult::Completed);
+    assert_eq!((migration.result, migration.left), (MigrationResult::Unattributed, Some(Side::Source)));
     let steps: Vec<_> = migration.steps.iter().map(|taken| taken.step.name()).collect();
     assert_eq!(
         steps,
         ["granted", "target_connecting", "target_ready", "releasing", "released", "evidence", "done"]
     );
     assert_eq!(record.attachments[0].role, Role::Primary);
+}
+
+#[test]
+fn a_publish_beside_a_detach_is_no_migration() {
+    let mut b = Harness::hearing(&["a", "bb"]);
+    b.attach("a", Access::RwxBlock);
+    b.unpublish("a");
+    let asked = b.effects.clone();
+    b.publish("bb", Access::RwxBlock);
+    let record = &b.core.volumes[&v()];
+    assert_eq!((record.holders().len(), &record.migration), (2, &None), "it stops there and starts here");
+    b.effects = asked;
+    b.agent(absent("live"));
+    b.rds(Ok(()));
+    let record = &b.core.volumes[&v()];
+    assert_eq!((record.attachments[0].role, &record.migration), (Role::Primary, &None));
+}
+
+#[test]
+fn a_migration_that_follows_another_keeps_four_of_those_before() {
+    let mut b = shared(TargetAbilities::default());
+    for _ in 0..10 {
+        b.detach("bb", "live");
+        b.rds(Ok(()));
+        b.attach("bb", Access::RwxBlock);
+    }
+    let record = &b.core.volumes[&v()];
+    assert_eq!(record.past_migrations.len(), VolumeRecord::PAST_MIGRATIONS);
+    let newest = record.past_migrations[0].target_epoch;
+    assert!(record.past_migrations.iter().all(|m| m.is_over() && m.target_epoch <= newest));
+    assert_eq!(record.migration.as_ref().map(|m| m.result), Some(MigrationResult::Running));
+}
+
+#[test]
+fn a_live_path_of_the_target_is_a_step_before_it_is_ready() {
+    let mut b = Harness::hearing(&["a", "bb"]);
+    b.attach("a", Access::RwxBlock);
+    b.publish("bb", Access::RwxBlock);
+    b.rds(Ok(()));
+    let asked = b.effects.clone();
+    let epoch = b.core.volumes[&v()].attachment(&n("bb")).map(|a| a.epoch);
+    b.says("bb", Observed { epoch, ..observed_of(ObservedPhase::Connecting) });
+    b.effects = asked;
+    b.agent(ready());
+    let migration = b.core.volumes[&v()].migration.as_ref().expect("a record");
+    let steps: Vec<_> = migration.steps.iter().map(|taken| taken.step.name()).collect();
+    assert_eq!(steps, ["granted", "target_connecting", "target_connected", "target_ready"]);
 }
 
 #[test]

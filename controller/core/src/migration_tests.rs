@@ -1,0 +1,131 @@
+use super::*;
+use crate::{MigrationUid, VmRef, VmStage};
+
+fn n(name: &str) -> NodeId {
+    NodeId::new(name).expect("a node id")
+}
+
+fn epoch(seq: u64) -> Epoch {
+    Epoch { term: 1, seq }
+}
+
+/// From a to b, as KubeVirt reports it.
+fn seen(stage: VmStage) -> VmMigration {
+    VmMigration {
+        uid: MigrationUid::new("uid-1").expect("a UID"),
+        name: "move-1".into(),
+        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
+        source: n("a"),
+        target: Some(n("b")),
+        stage,
+        switched_at: None,
+    }
+}
+
+/// From a to b, with a second to go.
+fn begun() -> Migration {
+    Migration::begin((n("a"), epoch(1)), (n("b"), epoch(2)), UnixMillis(100), 1_000)
+}
+
+fn attributed(stage: VmStage) -> Migration {
+    Migration { vm: Some(Box::new(seen(stage))), ..begun() }
+}
+
+#[test]
+fn the_result_follows_from_who_has_gone_and_where_the_vm_was() {
+    use MigrationResult::{Completed, Failed, RolledBack};
+    use VmStage::{Aborted, Preparing, Running};
+    for (stage, ready, gone, result) in [
+        (VmStage::Completed, true, "a", Completed),
+        (Preparing, true, "a", Failed),
+        (Running, true, "a", Failed),
+        (VmStage::Failed, true, "a", Failed),
+        (Aborted, true, "a", Failed),
+        (VmStage::Completed, true, "b", Failed),
+        (Preparing, false, "b", Failed),
+        (Preparing, true, "b", RolledBack),
+        (Running, true, "b", RolledBack),
+        (VmStage::Failed, true, "b", RolledBack),
+        (Aborted, true, "b", RolledBack),
+        (Aborted, false, "b", Failed),
+    ] {
+        let mut migration = attributed(stage);
+        if ready {
+            migration.record(MigrationStep::TargetReady, UnixMillis(200));
+        }
+        migration.end(&n(gone), UnixMillis(300));
+        let left = if gone == "a" { Side::Source } else { Side::Target };
+        let ended = (migration.result, migration.left, migration.is_over());
+        assert_eq!(ended, (result, Some(left), true), "{stage:?}, ready: {ready}, without {gone}");
+        assert_eq!(migration.steps.last().map(|taken| taken.step), Some(MigrationStep::Done));
+    }
+}
+
+#[test]
+fn a_source_that_goes_after_the_switchover_has_completed_it() {
+    let mut migration = attributed(VmStage::Running);
+    migration.record(MigrationStep::TargetReady, UnixMillis(200));
+    migration.record(MigrationStep::Switchover, UnixMillis(250));
+    migration.end(&n("a"), UnixMillis(300));
+    assert_eq!(migration.result, MigrationResult::Completed);
+}
+
+#[test]
+fn without_a_report_it_ends_unattributed_and_says_who_left() {
+    for (gone, left) in [("a", Side::Source), ("b", Side::Target)] {
+        let mut migration = begun();
+        migration.record(MigrationStep::TargetReady, UnixMillis(200));
+        migration.end(&n(gone), UnixMillis(300));
+        assert_eq!((migration.result, migration.left), (MigrationResult::Unattributed, Some(left)));
+    }
+}
+
+#[test]
+fn the_end_of_the_other_side_changes_nothing() {
+    let mut migration = attributed(VmStage::Running);
+    migration.end(&n("a"), UnixMillis(300));
+    let before = migration.clone();
+    migration.end(&n("b"), UnixMillis(400));
+    assert_eq!(migration, before);
+    assert!(!migration.concerns(&n("b"), epoch(2)));
+}
+
+#[test]
+fn what_is_seen_too_late_is_not_put_among_the_steps() {
+    let mut migration = begun();
+    assert!(!migration.record(MigrationStep::Switchover, UnixMillis(150)), "the target is not ready");
+    assert!(migration.record(MigrationStep::TargetReady, UnixMillis(200)));
+    assert!(!migration.record(MigrationStep::TargetConnected, UnixMillis(210)));
+    assert!(!migration.record(MigrationStep::TargetReady, UnixMillis(220)), "once");
+    assert!(migration.record(MigrationStep::Releasing, UnixMillis(300)));
+    assert!(!migration.record(MigrationStep::Switchover, UnixMillis(310)));
+}
+
+#[test]
+fn a_record_of_before_is_read_and_its_time_counts_from_its_grant() {
+    let before = r#"{
+        "source": "a", "sourceEpoch": "17.1", "target": "b", "targetEpoch": "17.3", "result": "running",
+        "steps": [{"step": "granted", "at": 5}, {"step": "target-connecting", "at": 6}]
+    }"#;
+    let mut migration: Migration = serde_json::from_str(before).expect("a record of before");
+    migration.begin_again(UnixMillis(1_000), 300_000);
+    let Migration { granted_at, timeout_ms, vm, left, .. } = &migration;
+    assert_eq!((granted_at, timeout_ms, vm, left), (&UnixMillis(5), &300_000, &None, &None));
+    migration.begin_again(UnixMillis(3), 7);
+    assert_eq!((migration.granted_at, migration.timeout_ms), (UnixMillis(3), 300_000), "set back since");
+    let ended = before.replace("running", "rolled_back");
+    let ended: Migration = serde_json::from_str(&ended).expect("a record of before");
+    assert!(ended.is_over() && !ended.is_overdue());
+}
+
+#[test]
+fn a_record_reads_back_as_it_was_written() {
+    let mut migration = attributed(VmStage::Aborted);
+    migration.record(MigrationStep::TargetReady, UnixMillis(200));
+    migration.end(&n("b"), UnixMillis(300));
+    let written = serde_json::to_string(&migration).expect("JSON");
+    assert_eq!(serde_json::from_str::<Migration>(&written).expect("a record"), migration);
+    for word in ["\"rolled_back\"", "\"target\"", "\"aborted\"", "\"grantedAt\"", "\"timeoutMs\""] {
+        assert!(written.contains(word), "{word} in {written}");
+    }
+}
