@@ -108,8 +108,17 @@ fn measure(migration: &Migration, step: MigrationStep) {
     {
         metrics::migration_step(step.name(), Duration::from_millis(after.at.since(before.at)));
     }
-    if migration.result != MigrationResult::Running {
+    if counts_result(migration, step) {
         metrics::migration_ended(migration.result.name());
+    }
+}
+
+/// A result is counted once: as soon as it is final. One that ran out of time goes on to its end.
+fn counts_result(migration: &Migration, step: MigrationStep) -> bool {
+    match step {
+        MigrationStep::TimedOut => true,
+        MigrationStep::Done => migration.result != MigrationResult::TimedOut,
+        _ => false,
     }
 }
 
@@ -204,6 +213,29 @@ fn proof(evidence: &Evidence) -> String {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_result_is_counted_once_and_that_of_a_time_out_at_once() {
+        let counted = |result: &str, step| {
+            let migration = serde_json::json!({
+                "source": "a", "sourceEpoch": "1.1", "target": "b", "targetEpoch": "1.2", "result": result, "steps": [],
+            });
+            counts_result(&serde_json::from_value(migration).unwrap(), step)
+        };
+        for result in ["completed", "rolled_back", "failed", "unattributed"] {
+            assert!(counted(result, MigrationStep::Done), "{result}");
+            assert!(!counted(result, MigrationStep::Evidence), "{result}");
+        }
+        for (step, counts) in [
+            (MigrationStep::TimedOut, true),
+            (MigrationStep::Releasing, false),
+            (MigrationStep::Evidence, false),
+            (MigrationStep::Done, false),
+        ] {
+            assert_eq!(counted("timed_out", step), counts, "{step:?}");
+        }
+        assert!(!counted("running", MigrationStep::Granted));
+    }
 
     #[test]
     fn a_lost_path_is_reported_with_its_clause_a_recovery_by_name() {
