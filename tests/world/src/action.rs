@@ -330,11 +330,13 @@ impl World {
 
     pub(crate) fn unpublish(&mut self, v: V, about: Option<N>) {
         self.is_to_go_from(v, about);
+        self.asks_off(v, about);
         let request = self.request(v, about, Ask::Unpublish);
         self.event(0, Event::Unpublish { request, volume: volume_id(v), node: about.map(node_id) });
     }
 
     pub(crate) fn fence(&mut self, v: V, n: N) {
+        self.asks_off(v, Some(n));
         let request = self.request(v, Some(n), Ask::Fence);
         let (by, reason) = ("a person".into(), "the model".into());
         self.event(0, Event::Fence { request, volume: volume_id(v), node: node_id(n), by, reason });
@@ -342,6 +344,7 @@ impl World {
 
     pub(crate) fn declare_gone(&mut self, n: N) {
         self.told().said_gone[n] = true;
+        self.asks_off_all(n);
         if !self.hosts[n].off {
             self.said_wrongly(n);
         }

@@ -117,6 +117,13 @@ pub enum Violation {
         /// Who.
         n: N,
     },
+    /// A node is taken off a volume that it was answered to have, and nobody has asked for that.
+    CutUnasked {
+        /// The volume.
+        v: V,
+        /// Who.
+        n: N,
+    },
     /// A request was answered twice.
     AnsweredTwice,
     /// The core panicked.
@@ -144,6 +151,7 @@ impl Violation {
             Self::GrantedInQuarantine { .. } => "the quarantine",
             Self::TooManyOnNode { .. } => "the node's limit",
             Self::PublishedWithoutProof { .. } | Self::DeletedUnderUser { .. } => "the meaning of attached",
+            Self::CutUnasked { .. } => "who may be cut",
             Self::AnsweredTwice | Self::Panicked { .. } => "the core's promises",
         }
     }

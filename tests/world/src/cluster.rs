@@ -205,6 +205,9 @@ impl World {
         };
         for v in volumes {
             self.cluster().lost[v] = [true; NODES];
+            // What was asked and answered since is not on the records that are read: that is the fault of whoever set them
+            // back.
+            self.asks_off(v, None);
         }
         match lost {
             Lost::Volume(v) => drop(std::sync::Arc::make_mut(&mut self.stored).remove(&volume_id(v))),
@@ -281,6 +284,7 @@ impl World {
     /// A person marks a node. Where a fence is possible that begins one, and says nothing of what the node can do.
     pub(crate) fn marks(&mut self, n: N) {
         self.cluster().out_of_service[n] = true;
+        self.asks_off_all(n);
         if self.can_fence() {
             self.sees_marks();
         }

@@ -7,8 +7,8 @@
 //! [`reservations`] and [`target`] know nothing of controllers. The rest (feature `core`) is a [`world::World`] with
 //! one or two leaders that run the shipped `cleat-core`: a plain value, cloned for each step, so that it can be walked
 //! through at random as well as gone through to the end. [`check`] says for every state what must hold, over the world
-//! ("who could write") and never over the core's opinion; [`heal`] says that nothing gets stuck, and `patience` that
-//! whoever waits is told for what.
+//! ("who could write") and never over the core's opinion, and `cut` for every step whom a leader may cut; [`heal`] says
+//! that nothing gets stuck, and `patience` that whoever waits is told for what.
 
 pub mod reservations;
 pub mod target;
@@ -23,6 +23,8 @@ mod agents;
 pub mod check;
 #[cfg(feature = "core")]
 pub mod cluster;
+#[cfg(feature = "core")]
+mod cut;
 #[cfg(feature = "core")]
 pub mod export;
 #[cfg(feature = "core")]

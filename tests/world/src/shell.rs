@@ -78,10 +78,14 @@ impl World {
                 Arc::make_mut(&mut self.stored).remove(&volume);
             }
             Effect::Rds { operation, request } if has_claim => {
+                self.check_request(&request);
                 let asked = Asked { operation, request, done: false };
                 Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
             }
             Effect::Direct { node, session, operation, directive } => {
+                if has_claim {
+                    self.check_directive(node_of(&node), &directive);
+                }
                 let stream = self.host(node_of(&node)).stream.as_mut();
                 if let Some(stream) = stream.filter(|s| s.id == session && s.process == process) {
                     stream.to_agent.push((operation, directive));
@@ -153,7 +157,7 @@ impl World {
             }
             Ok(Reply::Published(grant)) => {
                 let n = about.expect("a Publish names its node");
-                self.told().handed_out[v][n] = Some(grant.epoch);
+                self.is_handed_out(v, n, grant.epoch);
                 self.is_attached(v, n, grant.epoch);
                 if let Some(held) = &mut self.host(n).held[v] {
                     held.used = true;
@@ -202,7 +206,7 @@ impl World {
         let wanted_again = self.open.range(request..).any(|(_, asked)| *asked == (v, Some(n), Ask::Publish));
         let current = self.stored.get(&volume_id(v)).and_then(|r| attachment_of(r, n)).map(|a| a.epoch);
         let told = self.told();
-        told.handed_out[v][n] = None;
+        (told.handed_out[v][n], told.asked_off[v][n]) = (None, false);
         // Of what was connected by hand, and not heard of, nothing was promised.
         told.released[v][n] = current.is_none() && told.unheard_stray[v][n].is_none() && !by_hand;
         let over = told.granted[v][n].iter().rev().find(|e| !wanted_again || Some(**e) != current).copied();

@@ -221,6 +221,8 @@ pub struct Told {
     /// Somebody has connected it there by hand, and the newest leader has not heard of that: it can do nothing about it.
     /// So many older messages of the node come first.
     pub unheard_stray: [[Option<usize>; NODES]; VOLUMES],
+    /// Somebody has asked since for it to be off, in whatever way.
+    pub asked_off: [[bool; NODES]; VOLUMES],
     /// It was granted once, so that what its owner demands of a fence is known.
     pub specified: [bool; VOLUMES],
 }
