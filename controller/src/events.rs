@@ -194,9 +194,11 @@ pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
             Reason::DriftFound,
             format!("node {node} holds volume {volume}, or may, and it was not granted to it"),
         ),
-        Notice::Granted { .. } | Notice::Phase { .. } | Notice::Fence { .. } | Notice::Trouble { .. } => {
-            Vec::new()
-        }
+        Notice::Granted { .. }
+        | Notice::Phase { .. }
+        | Notice::MigrationReported { .. }
+        | Notice::Fence { .. }
+        | Notice::Trouble { .. } => Vec::new(),
     }
 }
 

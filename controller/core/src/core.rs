@@ -16,7 +16,7 @@
 //! - `rds_lists`: what the RDS lists, held against the records
 //! - `desired`: who is to have what, held against the records
 //! - `index`: which volumes a node, a host or the time is about
-//! - `migrations`: the record of a live migration
+//! - `migrations`: the record of a live migration, and what KubeVirt reports of it
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -255,6 +255,7 @@ impl Core {
             }
             Event::DeclareGone { request, node, by, reason } => step.declare_gone(request, node, by, reason),
             Event::OutOfService { node, by, reason } => step.out_of_service(&node, &by, &reason),
+            Event::MigrationSeen { volume, vm } => step.migration_seen(volume, vm),
             Event::Tick => step.tick(),
         }
         step.finish()

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use crate::{
     DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, NodeSeen, Notice, OperationId,
-    RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VolumeId, VolumeRecord,
-    VolumeSpec,
+    RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VmMigration, VolumeId,
+    VolumeRecord, VolumeSpec,
 };
 
 /// Something that happened in the world.
@@ -164,6 +164,14 @@ pub enum Event {
         by: String,
         /// What it says.
         reason: String,
+    },
+    /// KubeVirt reports the live migration of a volume's VM, as far as it has come. Comes again after a start, may come late,
+    /// doubled or false, and says nothing of who can write. `None`: there is none, or nobody knows of one. Not answered.
+    MigrationSeen {
+        /// The volume.
+        volume: VolumeId,
+        /// The migration.
+        vm: Option<Box<VmMigration>>,
     },
     /// Time passes.
     Tick,

@@ -46,6 +46,7 @@ pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase, Outcome, Reply,
     VolumeDeletion,
 };
+pub(crate) use migration::Taken;
 pub use migration::{Migration, MigrationResult, MigrationStep, Side, StepTaken};
 pub use node::{
     Node, NodeIdentity, NodeRecord, NodeSeen, QuarantineCause, SessionState, Standing, StoredNode,

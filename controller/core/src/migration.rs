@@ -154,6 +154,23 @@ pub struct Migration {
     pub left: Option<Side>,
 }
 
+/// What a report of KubeVirt is to a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// Nothing that was not known.
+    Same,
+    /// The record's own migration, of which nothing was known.
+    Attributed,
+    /// It has gone on.
+    Advanced,
+    /// The VM goes the other way than was taken for granted. This record ends, and the next one begins.
+    Swapped,
+    /// Another migration. This record ends if it has not, and the next one begins.
+    Successor,
+    /// Nothing that is about this record.
+    Other,
+}
+
 impl Migration {
     pub(crate) fn begin(
         source: (NodeId, Epoch),
@@ -221,6 +238,38 @@ impl Migration {
         self.steps.iter().any(|taken| taken.step == step)
     }
 
+    /// Takes in what KubeVirt reports. `Swapped` and `Successor` change nothing here: whoever asks begins the next one.
+    pub(crate) fn take(&mut self, seen: &VmMigration, now: UnixMillis) -> Taken {
+        let this_way = seen.goes(&self.source, &self.target);
+        let other_way = seen.goes(&self.target, &self.source);
+        let (over, is_final) = (self.is_over(), seen.stage.is_final());
+        let taken = match &mut self.vm {
+            Some(known) if known.uid == seen.uid => match this_way {
+                true if known.advance(seen) => Taken::Advanced,
+                true => Taken::Same,
+                false => Taken::Other,
+            },
+            // One that is over already, and was never heard of, may be long past: it begins nothing.
+            _ if over => return if is_final { Taken::Other } else { Taken::Successor },
+            Some(_) => return if this_way || other_way { Taken::Successor } else { Taken::Other },
+            None if this_way => {
+                self.vm = Some(Box::new(seen.clone()));
+                Taken::Attributed
+            }
+            None if other_way && !is_final => return Taken::Swapped,
+            None => return Taken::Other,
+        };
+        if self.vm.as_ref().is_some_and(|vm| vm.has_switched()) {
+            self.record(MigrationStep::Switchover, now);
+        }
+        // Said after the source had gone: where the VM was then.
+        let by_the_vm = matches!(self.result, MigrationResult::Completed | MigrationResult::Failed);
+        if over && by_the_vm && self.left == Some(Side::Source) {
+            self.result = self.result_without(Side::Source);
+        }
+        taken
+    }
+
     /// Ends it, because `gone` is proven to be unable to write.
     pub(crate) fn end(&mut self, gone: &NodeId, now: UnixMillis) {
         if self.is_over() {
@@ -229,6 +278,20 @@ impl Migration {
         let left = if *gone == self.source { Side::Source } else { Side::Target };
         self.left = Some(left);
         self.end_as(self.result_without(left), now);
+    }
+
+    /// Ends it, because another migration of the same two nodes has begun. Nobody is gone.
+    pub(crate) fn give_way(&mut self, next: &VmMigration, now: UnixMillis) {
+        if self.is_over() {
+            return;
+        }
+        let result = match &self.vm {
+            None => MigrationResult::Unattributed,
+            // Where it begins the next time the VM has come to.
+            Some(vm) if vm.has_switched() || next.source == self.target => MigrationResult::Completed,
+            Some(_) => self.result_without(Side::Target),
+        };
+        self.end_as(result, now);
     }
 
     fn end_as(&mut self, result: MigrationResult, now: UnixMillis) {

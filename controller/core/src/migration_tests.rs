@@ -129,3 +129,50 @@ fn a_record_reads_back_as_it_was_written() {
         assert!(written.contains(word), "{word} in {written}");
     }
 }
+
+#[test]
+fn a_report_is_taken_for_what_it_is() {
+    use VmStage::{Completed, Preparing, Running};
+    let of = |source: &str, target: &str, stage| VmMigration {
+        source: n(source),
+        target: Some(n(target)),
+        ..seen(stage)
+    };
+    let other = |seen: VmMigration| VmMigration { uid: MigrationUid::new("uid-2").expect("a UID"), ..seen };
+    for (known, report, taken) in [
+        (None, of("a", "b", Preparing), Taken::Attributed),
+        (None, of("a", "b", Completed), Taken::Attributed),
+        (None, of("b", "a", Running), Taken::Swapped),
+        (None, of("b", "a", Completed), Taken::Other),
+        (None, of("a", "c", Running), Taken::Other),
+        (Some(Running), of("a", "b", Running), Taken::Same),
+        (Some(Running), of("a", "b", Preparing), Taken::Same),
+        (Some(Running), of("a", "b", Completed), Taken::Advanced),
+        (Some(Running), of("b", "a", Completed), Taken::Other),
+        (Some(Running), other(of("a", "b", Preparing)), Taken::Successor),
+        (Some(Running), other(of("b", "a", Completed)), Taken::Successor),
+        (Some(Running), other(of("a", "c", Running)), Taken::Other),
+    ] {
+        let mut migration = Migration { vm: known.map(|stage| Box::new(seen(stage))), ..begun() };
+        assert_eq!(migration.take(&report, UnixMillis(200)), taken, "{known:?} {report:?}");
+        assert!(!migration.is_over(), "whoever asks ends it");
+    }
+}
+
+#[test]
+fn one_that_is_over_takes_in_its_own_end_and_gives_way_to_what_goes_on() {
+    let other = |stage| VmMigration { uid: MigrationUid::new("uid-2").expect("a UID"), ..seen(stage) };
+    for gone in ["a", "b"] {
+        let mut migration = attributed(VmStage::Running);
+        migration.record(MigrationStep::TargetReady, UnixMillis(200));
+        migration.end(&n(gone), UnixMillis(300));
+        let ended = migration.clone();
+        assert_eq!(migration.take(&other(VmStage::Running), UnixMillis(400)), Taken::Successor);
+        assert_eq!(migration.take(&other(VmStage::Completed), UnixMillis(400)), Taken::Other);
+        migration.give_way(&other(VmStage::Running), UnixMillis(400));
+        assert_eq!(migration, ended, "its result is counted already");
+        assert_eq!(migration.take(&seen(VmStage::Completed), UnixMillis(400)), Taken::Advanced);
+        let result = if gone == "a" { MigrationResult::Completed } else { MigrationResult::RolledBack };
+        assert_eq!(migration.result, result);
+    }
+}

@@ -60,6 +60,13 @@ pub enum Notice {
         /// The newest step.
         step: MigrationStep,
     },
+    /// What KubeVirt reports of a migration was taken in, beside its steps.
+    MigrationReported {
+        /// The volume.
+        volume: VolumeId,
+        /// The record so far.
+        migration: Box<Migration>,
+    },
     /// Something does not go on.
     Trouble {
         /// The volume.
@@ -120,6 +127,7 @@ impl Notice {
             | Self::Health { volume, .. }
             | Self::Detached { volume, .. }
             | Self::Migration { volume, .. }
+            | Self::MigrationReported { volume, .. }
             | Self::Trouble { volume, .. }
             | Self::Fence { volume, .. }
             | Self::FenceBegun { volume, .. }

@@ -80,6 +80,32 @@ pub struct VmMigration {
 }
 
 impl VmMigration {
+    /// The longest text that is kept: no name in Kubernetes is longer.
+    const LONGEST: usize = 253;
+
+    /// What is kept of it is bounded.
+    pub(crate) fn is_bounded(&self) -> bool {
+        let texts = [&self.name, &self.vm.namespace, &self.vm.name, &self.vm.uid];
+        texts.iter().all(|text| text.len() <= Self::LONGEST)
+    }
+
+    /// Whether the VM goes this way.
+    pub(crate) fn goes(&self, source: &NodeId, target: &NodeId) -> bool {
+        self.source == *source && self.target.as_ref() == Some(target)
+    }
+
+    /// Takes in what a later report of the same migration says more; one of an earlier stage says nothing. Says whether
+    /// anything is new.
+    pub(crate) fn advance(&mut self, later: &Self) -> bool {
+        if later.stage < self.stage {
+            return false;
+        }
+        let switched_at = self.switched_at.or(later.switched_at);
+        let new = (later.stage, switched_at) != (self.stage, self.switched_at);
+        (self.stage, self.switched_at) = (later.stage, switched_at);
+        new
+    }
+
     /// The VM was seen to run at the target.
     pub(crate) fn has_switched(&self) -> bool {
         self.stage == VmStage::Completed || self.switched_at.is_some()

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
     NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble, UnixMillis,
-    Verdict, VolumeId,
+    Verdict, VmMigration, VolumeId,
 };
 
 /// How many nodes may have the volume at once.
@@ -442,6 +442,9 @@ pub struct VolumeRecord {
     /// Not before then is the RDS asked again for the volume as a whole.
     #[serde(skip)]
     pub(crate) retry_at: Option<UnixMillis>,
+    /// What KubeVirt has reported of a migration to a node that does not have the volume yet.
+    #[serde(skip)]
+    pub(crate) reported: Option<Box<VmMigration>>,
     /// Hosts that can be connected, where that is known for certain: this process has heard that the export was off, which
     /// ended every session, and that the target keeps to its list; these it has let in since.
     #[serde(skip)]
@@ -470,6 +473,7 @@ impl VolumeRecord {
             asked: None,
             hidden_heard: false,
             retry_at: None,
+            reported: None,
             let_in: None,
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cleat_core::{
     Evidence, Migration, MigrationResult, MigrationStep, NodeId, Notice, ObservedPhase, Refusal, UnixMillis,
-    VolumeId,
+    VmMigration, VolumeId,
 };
 
 use crate::events::{self, ClusterEvent};
@@ -62,6 +62,12 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
             tracing::info!(
                 %volume, %node, %epoch, source = %migration.source, step = step.name(), reason = text.reason,
                 "{}", text.message
+            );
+        }
+        Notice::MigrationReported { volume, migration } => {
+            let (node, epoch) = (&migration.target, migration.target_epoch);
+            tracing::info!(
+                %volume, %node, %epoch, source = %migration.source, reason = text.reason, "{}", text.message
             );
         }
         Notice::Readmitted { volume, node } => {
@@ -161,6 +167,18 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             text.migration = Some(migration.clone());
             text
         }
+        Notice::MigrationReported { volume, migration } => {
+            let message = format!(
+                "migration from {} to {}: {} ({})",
+                migration.source,
+                migration.target,
+                as_reported(migration),
+                migration.result.name()
+            );
+            let mut text = text("migration_reported", volume, &migration.target, message);
+            text.migration = Some(migration.clone());
+            text
+        }
         Notice::Fence { volume, node, rung, step } => {
             let message = format!("fence by {}: {}", rung.name(), step.name());
             text("fence", volume, node, message)
@@ -182,6 +200,16 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             text("stray_found", volume, node, message)
         }
     }
+}
+
+/// What KubeVirt says of it.
+fn as_reported(migration: &Migration) -> String {
+    let seen = migration.vm.as_ref();
+    let text = seen.map(|seen| {
+        let VmMigration { name, vm, stage, .. } = &**seen;
+        format!("{name} of VM {}/{} is {}", vm.namespace, vm.name, stage.name())
+    });
+    text.unwrap_or_default()
 }
 
 fn health_reason(to: ObservedPhase) -> &'static str {

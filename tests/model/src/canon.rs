@@ -7,6 +7,7 @@
 //! - an epoch becomes its term and its rank among the epochs of its volume that occur: only their order decides;
 //! - a moment becomes its distance from now; how long ago something was counts up to the longest bound;
 //! - words for people, moments for people and the history of proofs are left out: nothing decides by them;
+//! - so is, where KubeVirt reports nothing, which migrations there were and since when: none is ever overdue then;
 //! - so are the counters, which only ever make a number that was never used, and the core's index of operations, which
 //!   repeats what each attachment waits for.
 
@@ -20,14 +21,12 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 21] = [
+const LEFT_OUT: [&str; 19] = [
     "config",
     "last_seq",
     "last_operation",
     "operations",
     "past_evidence",
-    "past_migrations",
-    "granted_at",
     "trouble",
     "message",
     "unready",
@@ -44,6 +43,9 @@ const LEFT_OUT: [&str; 21] = [
     // How often registrations have changed: agents of this world remember restarts in its place.
     "changes",
 ];
+
+/// Those that something is decided by only where KubeVirt reports.
+const OF_REPORTS: [&str; 2] = ["past_migrations", "granted_at"];
 
 /// The longest time that anything is waited for, in quanta.
 const OLDEST: u64 = 4;
@@ -155,7 +157,9 @@ impl<'a> Reader<'a> {
             self.field = word;
             // The result of a rung, in words; that of a migration is not in quotes, and decides.
             let words = word == b"result" && self.raw[after + 2..].starts_with(b"\"");
-            if words || LEFT_OUT.iter().any(|left_out| left_out.as_bytes() == word) {
+            let of_reports: &[&str] = if self.world.setup.dangers.kubevirt_errs { &[] } else { &OF_REPORTS };
+            let mut left_out = LEFT_OUT.iter().chain(of_reports);
+            if words || left_out.any(|left_out| left_out.as_bytes() == word) {
                 self.flush(start);
                 self.at = self.end_of_value(after + 2);
                 self.as_it_is = self.at;

@@ -214,6 +214,7 @@ impl Taste {
         let of_kind = (0..Action::KINDS)
             .map(|kind| match Action::manner(kind) {
                 _ if kind >= Action::OF_CLUSTER && !setup.in_cluster() => 0,
+                _ if kind == Action::OF_KUBEVIRT && !setup.dangers.kubevirt_errs => 0,
                 Manner::Message => 24,
                 Manner::Mending => pick(numbers, [3, 6, 12, 24]),
                 Manner::Caller => pick(numbers, [2, 4, 8, 16]),
@@ -259,6 +260,8 @@ impl Taste {
                 rather(world.told.handed_out[v][n].is_some() || world.hosts[n].held[v].is_some(), 8)
             }
             Action::UnpublishAll(_) => weight / 8,
+            // There are many of them at any moment.
+            Action::Reported(..) => weight.div_ceil(16),
             Action::Connect(n, _) if self.silent.is_some_and(|(silent, until)| silent == n && at < until) => {
                 0
             }

@@ -193,7 +193,25 @@ pub fn dangers(full: bool) -> Vec<Exhaustive> {
     .into_iter()
     .chain(any_order(full))
     .chain(clusters(full))
+    .chain(reports(full))
     .collect()
+}
+
+/// What KubeVirt reports, rightly or not: nothing of who may write follows from it.
+fn reports(full: bool) -> Vec<Exhaustive> {
+    let dangers = Dangers { kubevirt_errs: true, ..Dangers::default() };
+    let drains = Abilities { acl: true, cuts: true, drains: true, ..Abilities::default() };
+    let more = u8::from(full);
+    [
+        ("reports that are false", 2, [2, 0, 3], drains),
+        ("reports that are false, faults", 2, [2, 1, more], drains),
+        ("reports that are false, three nodes", 3, [3, 0, more], Abilities::default()),
+    ]
+    .map(|(name, nodes, budget, truth)| Exhaustive {
+        setup: Setup { dangers, ..setup(name, &[Access::RwxBlock], nodes, budget, truth) },
+        limits: limits(if full { 20_000_000 } else { 200_000 }, if full { 60 } else { 15 }),
+    })
+    .into()
 }
 
 /// What of a cluster stays while records are lost: VolumeAttachments, marks on nodes, and nodes that write.
@@ -262,6 +280,7 @@ pub fn dangerous_walks() -> Vec<Setup> {
         records_older: true,
         attachments_vanish: true,
         marks: true,
+        kubevirt_errs: true,
         nothing_else: false,
     };
     let names =
@@ -312,8 +331,18 @@ pub fn walks() -> Vec<Setup> {
     };
     let one_each =
         [("one volume a node: walks, list, cut, drain", "list, cut, drain")].into_iter().filter_map(one_each);
+    let reports = |(name, of)| {
+        let dangers = Dangers { kubevirt_errs: true, ..Dangers::default() };
+        Some(Setup { dangers, ..walk((name, named(of)?.1)) })
+    };
+    let reports = [
+        ("reports that are false: walks, nothing probed", "nothing probed"),
+        ("reports that are false: walks, list, cut, drain", "list, cut, drain"),
+    ]
+    .into_iter()
+    .filter_map(reports);
     let all = targets().into_iter().map(walk).chain(twice).chain(demanding);
-    all.chain(any_order).chain(one_each).collect()
+    all.chain(any_order).chain(one_each).chain(reports).collect()
 }
 
 /// The name of all [`mixture`]s.
@@ -354,7 +383,9 @@ pub fn mixture(seed: u64) -> Setup {
     };
     let portals = 1 + usize::from(numbers.below(2) == 0);
     let access = [Access::Rwo, Access::RwxBlock];
+    let dangers = Dangers { kubevirt_errs: numbers.below(4) == 0, ..Dangers::default() };
     Setup {
+        dangers,
         min_fence,
         portals,
         persons: true,

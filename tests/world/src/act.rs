@@ -97,6 +97,7 @@ impl World {
             }
             Action::Fence(v, n) => self.fence(v, n),
             Action::DeclareGone(n) => self.declare_gone(n),
+            Action::Reported(v, way, stage) => self.reported(v, way, stage),
             Action::Tick => self.pass(QUANTUM_MS),
             Action::Pass(ms) => self.pass(ms.into()),
         }

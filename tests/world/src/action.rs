@@ -25,6 +25,9 @@ impl World {
         self.of_callers(&mut all);
         self.of_messages(&mut all);
         self.of_nodes(&mut all);
+        if self.setup.dangers.kubevirt_errs {
+            self.of_kubevirt(&mut all);
+        }
         if self.setup.in_cluster() {
             self.of_cluster(&mut all);
         }
@@ -291,6 +294,7 @@ impl World {
             | Action::LandsLate(_)
             | Action::Lists
             | Action::NobodyAsks(..)
+            | Action::Reported(..)
             | Action::PowerOn(_) => (0, 0, 0),
             Action::Connect(n, _) => (0, u8::from(self.hosts[n].stream.is_some()), 0),
             _ => (0, 1, 0),

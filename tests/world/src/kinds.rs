@@ -1,5 +1,7 @@
 //! Everything that can happen, by name; and what sort of thing each is.
 
+use cleat_core::VmStage;
+
 use crate::names::{N, P, V};
 
 /// How the RDS answers.
@@ -133,6 +135,8 @@ pub enum Action {
     NobodyAsks(V, N),
     /// A person marks a node as out of service.
     OutOfService(N),
+    /// KubeVirt reports a migration of a volume's VM from one node to another, or (`None`) that there is none.
+    Reported(V, Option<(N, N)>, VmStage),
     /// Time passes.
     Tick,
     /// So many milliseconds pass. Only walks take it: there is no end of those.
@@ -146,7 +150,7 @@ pub enum Manner {
     Message,
     /// Something works again.
     Mending,
-    /// A caller or a person asks.
+    /// A caller or a person asks, or KubeVirt reports.
     Caller,
     /// Time passes.
     Clock,
@@ -156,9 +160,11 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 52;
+    pub const KINDS: usize = 53;
+    /// What KubeVirt reports.
+    pub const OF_KUBEVIRT: usize = 46;
     /// The first of those that happen in a cluster alone.
-    pub const OF_CLUSTER: usize = 46;
+    pub const OF_CLUSTER: usize = 47;
 
     /// The kind, as a number below [`Action::KINDS`].
     #[must_use]
@@ -208,12 +214,13 @@ impl Action {
             Self::TakeOverAt(_) => 43,
             Self::LandsLate(_) => 44,
             Self::Durable(..) => 45,
-            Self::Lists => 46,
-            Self::NobodyAsks(..) => 47,
-            Self::OutOfService(_) => 48,
-            Self::CopyRecords => 49,
-            Self::StartWithout { .. } => 50,
-            Self::Vanishes(..) => 51,
+            Self::Reported(..) => Self::OF_KUBEVIRT,
+            Self::Lists => 47,
+            Self::NobodyAsks(..) => 48,
+            Self::OutOfService(_) => 49,
+            Self::CopyRecords => 50,
+            Self::StartWithout { .. } => 51,
+            Self::Vanishes(..) => 52,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }
@@ -223,9 +230,9 @@ impl Action {
     #[must_use]
     pub fn manner(kind: usize) -> Manner {
         match kind {
-            0..=3 | 37 | 45 | 46 => Manner::Message,
-            4..=10 | 38 | 39 | 44 | 47 => Manner::Mending,
-            11..=15 | 40 | 48 | 49 => Manner::Caller,
+            0..=3 | 37 | 45 | 47 => Manner::Message,
+            4..=10 | 38 | 39 | 44 | 48 => Manner::Mending,
+            11..=15 | 40 | Self::OF_KUBEVIRT | 49 | 50 => Manner::Caller,
             16 => Manner::Clock,
             _ => Manner::Fault,
         }

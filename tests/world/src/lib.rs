@@ -42,6 +42,8 @@ mod rds;
 #[cfg(feature = "core")]
 mod records;
 #[cfg(feature = "core")]
+mod reports;
+#[cfg(feature = "core")]
 mod shell;
 #[cfg(feature = "core")]
 pub mod world;

@@ -72,6 +72,8 @@ pub struct Dangers {
     pub attachments_vanish: bool,
     /// Persons mark nodes as out of service.
     pub marks: bool,
+    /// KubeVirt reports migrations, whatever VMs do.
+    pub kubevirt_errs: bool,
     /// Nothing goes wrong but what is said here.
     pub nothing_else: bool,
 }

@@ -1,10 +1,14 @@
 //! The record of a volume's live migration: when one begins, its steps, and which of two nodes is which by it.
 //!
-//! In come grants and what becomes of them; out go [`Migration`]s, roles and notices. What always holds: nothing here
-//! lets anybody in, takes anybody down, or proves anything.
+//! In come grants and what becomes of them, and what KubeVirt reports of the VM; out go [`Migration`]s, roles and notices.
+//! What always holds: nothing here lets anybody in, takes anybody down, or proves anything. A report that is late, doubled
+//! or false changes the record at most, and a report of what has ended changes nothing.
 
 use super::Transition;
-use crate::{Epoch, Migration, MigrationStep, NodeId, Notice, Phase, Role, VolumeId, VolumeRecord};
+use crate::{
+    Access, Attachment, Epoch, Migration, MigrationStep, MigrationUid, NodeId, Notice, Phase, Role, Taken,
+    VmMigration, VolumeId, VolumeRecord,
+};
 
 impl VolumeRecord {
     /// Another migration begins; the one before is kept for a while.
@@ -14,6 +18,18 @@ impl VolumeRecord {
             self.past_migrations.truncate(Self::PAST_MIGRATIONS);
         }
         self.set_roles();
+    }
+
+    /// Source and target by a report, if both have the volume.
+    fn sides(&self, seen: &VmMigration) -> Option<(&Attachment, &Attachment)> {
+        let target = seen.target.as_ref().filter(|target| **target != seen.source)?;
+        let sides = (self.attachment(&seen.source)?, self.attachment(target)?);
+        (self.spec.access == Access::RwxBlock).then_some(sides)
+    }
+
+    /// Whether this migration of a VM was followed by another one.
+    fn is_past(&self, uid: &MigrationUid) -> bool {
+        self.past_migrations.iter().any(|past| past.vm.as_ref().is_some_and(|vm| vm.uid == *uid))
     }
 
     /// Who is the source by the migration under way, where one is; else who had it first.
@@ -44,6 +60,94 @@ impl Transition<'_> {
         let migration = Migration::begin(source, target, now, timeout_ms);
         record.migrates(migration.clone());
         self.migration_notice(volume, migration, MigrationStep::Granted);
+    }
+
+    /// What KubeVirt reports of a volume's VM. A report replaces the one before it that could not be taken in yet.
+    pub(super) fn migration_seen(&mut self, volume: VolumeId, vm: Option<Box<VmMigration>>) {
+        if let Some(record) = self.core.volumes.get_mut(&volume) {
+            record.reported = vm.filter(|seen| seen.is_bounded());
+            self.touched.insert(volume);
+        }
+    }
+
+    /// Takes in what KubeVirt has reported, as soon as both nodes have the volume. Says whether anything came of it.
+    pub(super) fn drive_migration(&mut self, volume: &VolumeId) -> bool {
+        let now = self.now;
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return false;
+        };
+        let Some(seen) = record.reported.take().filter(|seen| !record.is_past(&seen.uid)) else {
+            return false;
+        };
+        let steps = record.migration.as_ref().map_or(0, |migration| migration.steps.len());
+        let taken = match &mut record.migration {
+            Some(migration) => migration.take(&seen, now),
+            None if seen.stage.is_final() => Taken::Other,
+            None => Taken::Successor,
+        };
+        match taken {
+            Taken::Same => false,
+            Taken::Attributed | Taken::Advanced => {
+                self.report_taken(volume, steps);
+                true
+            }
+            Taken::Swapped | Taken::Successor if record.sides(&seen).is_some() => {
+                self.next_migration(volume, &seen);
+                true
+            }
+            Taken::Swapped | Taken::Successor | Taken::Other => {
+                // The target may not have it yet, or a side of the migration before may have it still.
+                let comes = !seen.stage.is_final() && record.attachment(&seen.source).is_some();
+                record.reported = comes.then_some(seen);
+                false
+            }
+        }
+    }
+
+    /// The record says what it did not say before; `steps`: how many it had.
+    fn report_taken(&mut self, volume: &VolumeId, steps: usize) {
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        record.set_roles();
+        let Some(migration) = record.migration.clone() else {
+            return;
+        };
+        self.dirty.insert(volume.clone());
+        match migration.steps.get(steps).map(|taken| taken.step) {
+            Some(step) => self.migration_notice(volume, migration, step),
+            None => {
+                let (volume, migration) = (volume.clone(), Box::new(migration));
+                self.notice(Notice::MigrationReported { volume, migration });
+            }
+        }
+    }
+
+    /// KubeVirt reports another migration than the record's: that one is over, whoever has the volume still.
+    fn next_migration(&mut self, volume: &VolumeId, seen: &VmMigration) {
+        let (now, timeout_ms) = (self.now, self.core.config.migration_timeout_ms);
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        let Some((source, target)) = record.sides(seen) else {
+            return;
+        };
+        let side = |a: &Attachment| (a.node.clone(), a.epoch);
+        let mut next = Migration::begin(side(source), side(target), now, timeout_ms);
+        if target.phase == Phase::Ready {
+            next.record(MigrationStep::TargetReady, now);
+        }
+        next.take(seen, now);
+        let ended = record.migration.as_mut().filter(|before| !before.is_over()).map(|before| {
+            before.give_way(seen, now);
+            before.clone()
+        });
+        record.migrates(next.clone());
+        self.dirty.insert(volume.clone());
+        if let Some(ended) = ended {
+            self.migration_notice(volume, ended, MigrationStep::Done);
+        }
+        self.migration_notice(volume, next, MigrationStep::Granted);
     }
 
     /// An agent has said what its kernel has of a volume.
@@ -87,3 +191,7 @@ impl Transition<'_> {
         self.notice(Notice::Migration { volume: volume.clone(), migration, step });
     }
 }
+
+#[cfg(test)]
+#[path = "migrations_tests.rs"]
+mod tests;

@@ -36,6 +36,7 @@ impl Transition<'_> {
         for node in fenced.map(|f| f.node.clone()).collect::<Vec<_>>() {
             moved |= self.drive_revoke(volume, &node);
         }
+        moved |= self.drive_migration(volume);
         moved | self.drive_export(volume)
     }
 

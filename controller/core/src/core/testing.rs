@@ -3,6 +3,7 @@
 use super::*;
 use crate::*;
 
+#[derive(Clone)]
 pub(super) struct Harness {
     pub(super) core: Core,
     pub(super) now: u64,

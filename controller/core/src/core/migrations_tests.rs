@@ -1,0 +1,301 @@
+//! What KubeVirt reports, event by event.
+
+use super::super::testing::*;
+use crate::*;
+
+/// A migration of the VM, by its number, as far as it has come.
+fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> VmMigration {
+    VmMigration {
+        uid: MigrationUid::new(format!("uid-{number}")).expect("a UID"),
+        name: format!("move-{number}"),
+        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
+        source: n(source),
+        target: Some(n(target)),
+        stage,
+        switched_at: None,
+    }
+}
+
+fn report(b: &mut Harness, seen: VmMigration) {
+    b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(seen)) });
+}
+
+fn record(b: &Harness) -> &Migration {
+    b.core.volumes[&v()].migration.as_ref().expect("a record")
+}
+
+fn roles(b: &Harness) -> Vec<(&str, Role)> {
+    b.core.volumes[&v()].attachments.iter().map(|a| (a.node.as_str(), a.role)).collect()
+}
+
+/// Results by the notices that are counted.
+fn counted(b: &Harness) -> Vec<MigrationResult> {
+    let counted = |effect: &Effect| match effect {
+        Effect::Notice(Notice::Migration { migration, step, .. }) => match step {
+            MigrationStep::TimedOut => Some(migration.result),
+            MigrationStep::Done => {
+                Some(migration.result).filter(|result| *result != MigrationResult::TimedOut)
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    b.effects.iter().filter_map(counted).collect()
+}
+
+const STAGES: [VmStage; 5] =
+    [VmStage::Preparing, VmStage::Running, VmStage::Completed, VmStage::Failed, VmStage::Aborted];
+
+/// Nothing of it but what people are shown.
+fn but_for_people(b: &Harness) -> Vec<Attachment> {
+    let attachments = b.core.volumes[&v()].attachments.iter().cloned();
+    attachments.map(|a| Attachment { role: Role::Primary, ..a }).collect()
+}
+
+#[test]
+fn a_report_of_kubevirt_releases_nobody() {
+    let ready = shared(able());
+    let mut draining = shared(able());
+    draining.unpublish("a");
+    let mut waiting = bench(able());
+    waiting.attach("a", Access::RwxBlock);
+    waiting.publish("bb", Access::RwxBlock);
+    for before in [ready, draining, waiting] {
+        for (source, target) in
+            [("a", "bb"), ("bb", "a"), ("a", "ccc"), ("ccc", "bb"), ("a", "a"), ("zzzz", "yyyy")]
+        {
+            let mut b = before.clone();
+            for stage in STAGES {
+                report(&mut b, seen(1, source, target, stage));
+                let for_people = |e: &Effect| {
+                    matches!(
+                        e,
+                        Effect::Persist(_)
+                            | Effect::Notice(Notice::Migration { .. } | Notice::MigrationReported { .. })
+                    )
+                };
+                assert!(b.effects.iter().all(for_people), "{source} {target} {stage:?}: {:?}", b.effects);
+                assert_eq!(but_for_people(&b), but_for_people(&before), "{source} {target} {stage:?}");
+                let third = b.publish("ccc", Access::RwxBlock);
+                assert!(
+                    !matches!(b.reply(third), Some(Ok(_))) && b.rds_asked().is_none(),
+                    "{source} {target} {stage:?}: {:?}",
+                    b.effects
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_result_is_that_of_the_vm() {
+    for (stage, leaves, result) in [
+        (VmStage::Completed, "a", MigrationResult::Completed),
+        (VmStage::Failed, "bb", MigrationResult::RolledBack),
+        (VmStage::Aborted, "bb", MigrationResult::RolledBack),
+    ] {
+        let mut b = shared(able());
+        report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+        report(&mut b, seen(1, "a", "bb", stage));
+        b.detach(leaves, "live");
+        b.rds_does_all();
+        assert_eq!(record(&b).result, result);
+        assert_eq!(counted(&b), [result]);
+        let left = if leaves == "a" { Side::Source } else { Side::Target };
+        assert_eq!(record(&b).left, Some(left));
+        assert_eq!(b.core.volumes[&v()].attachments[0].role, Role::Primary);
+    }
+}
+
+#[test]
+fn roles_follow_the_report_and_not_the_age() {
+    let mut b = shared(able());
+    assert_eq!(roles(&b), [("a", Role::Primary), ("bb", Role::MigrationTarget)]);
+    report(&mut b, seen(1, "bb", "a", VmStage::Preparing));
+    assert_eq!(roles(&b), [("a", Role::MigrationTarget), ("bb", Role::Primary)]);
+    assert_eq!((&record(&b).source, &record(&b).target), (&n("bb"), &n("a")));
+    let past = &b.core.volumes[&v()].past_migrations[0];
+    assert_eq!((past.result, past.left), (MigrationResult::Unattributed, None), "nobody has left");
+    report(&mut b, seen(1, "bb", "a", VmStage::Completed));
+    b.detach("bb", "live");
+    b.rds_does_all();
+    assert_eq!(record(&b).result, MigrationResult::Completed);
+    assert_eq!(roles(&b), [("a", Role::Primary)]);
+}
+
+#[test]
+fn a_to_b_to_a_without_a_publish_is_two_records() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    report(&mut b, seen(1, "a", "bb", VmStage::Completed));
+    // The VM comes back before anybody has asked for a to be off.
+    report(&mut b, seen(2, "bb", "a", VmStage::Preparing));
+    assert_eq!(counted(&b), [MigrationResult::Completed]);
+    assert_eq!((&record(&b).source, &record(&b).target), (&n("bb"), &n("a")));
+    assert_eq!(roles(&b), [("a", Role::MigrationTarget), ("bb", Role::Primary)]);
+    report(&mut b, seen(2, "bb", "a", VmStage::Completed));
+    b.detach("bb", "live");
+    b.rds_does_all();
+    assert_eq!(counted(&b), [MigrationResult::Completed]);
+    let record = &b.core.volumes[&v()];
+    let uids = |m: &Migration| m.vm.as_ref().map(|vm| vm.uid.to_string());
+    assert_eq!(record.migration.as_ref().and_then(uids).as_deref(), Some("uid-2"));
+    assert_eq!(record.past_migrations.iter().filter_map(uids).collect::<Vec<_>>(), ["uid-1"]);
+}
+
+#[test]
+fn a_next_migration_says_how_the_one_before_went_by_where_it_begins() {
+    for (source, target, result) in
+        [("a", "bb", MigrationResult::RolledBack), ("bb", "a", MigrationResult::Completed)]
+    {
+        let mut b = shared(able());
+        report(&mut b, seen(1, "a", "bb", VmStage::Running));
+        report(&mut b, seen(2, source, target, VmStage::Running));
+        assert_eq!(counted(&b), [result]);
+        assert_eq!(b.core.volumes[&v()].past_migrations[0].left, None);
+    }
+}
+
+#[test]
+fn an_older_migrations_report_changes_nothing() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    report(&mut b, seen(2, "bb", "a", VmStage::Running));
+    let before = b.core.volumes.clone();
+    for stage in STAGES {
+        report(&mut b, seen(1, "a", "bb", stage));
+        assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "{stage:?} of what has ended");
+    }
+    for stage in [VmStage::Preparing, VmStage::Running] {
+        report(&mut b, seen(2, "bb", "a", stage));
+        assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "{stage:?} again");
+    }
+    report(&mut b, seen(2, "a", "bb", VmStage::Completed));
+    assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "one migration does not turn round");
+    b.event(Event::MigrationSeen { volume: v(), vm: None });
+    assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "its object is gone");
+}
+
+#[test]
+fn a_report_before_the_grant_is_taken_in_with_it() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+    assert_eq!((b.effects.len(), &b.core.volumes[&v()].migration), (0, &None));
+    b.attach("bb", Access::RwxBlock);
+    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"));
+    assert!(b.core.volumes[&v()].past_migrations.is_empty());
+    // What is called off before it is granted was none.
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+    b.event(Event::MigrationSeen { volume: v(), vm: None });
+    b.attach("bb", Access::RwxBlock);
+    assert_eq!(record(&b).vm, None);
+}
+
+#[test]
+fn a_report_of_the_next_target_waits_for_who_leaves() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Failed));
+    report(&mut b, seen(2, "a", "ccc", VmStage::Preparing));
+    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"), "ccc does not have it");
+    b.detach("bb", "live");
+    b.rds_does_all();
+    b.attach("ccc", Access::RwxBlock);
+    assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-2"));
+    assert_eq!((&record(&b).source, &record(&b).target), (&n("a"), &n("ccc")));
+}
+
+#[test]
+fn a_restart_keeps_the_attribution() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "bb", "a", VmStage::Running));
+    let before = b.core.volumes[&v()].clone();
+    b.restart();
+    let after = &b.core.volumes[&v()];
+    assert_eq!((&after.migration, &after.past_migrations), (&before.migration, &before.past_migrations));
+    assert_eq!(roles(&b), [("a", Role::MigrationTarget), ("bb", Role::Primary)]);
+    report(&mut b, seen(1, "bb", "a", VmStage::Running));
+    assert!(!b.effects.iter().any(|e| matches!(e, Effect::Notice(_))), "it is known: {:?}", b.effects);
+}
+
+#[test]
+fn a_report_after_the_end_corrects_the_result_and_counts_nothing() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.detach("a", "live");
+    b.rds_does_all();
+    assert_eq!(counted(&b), [MigrationResult::Failed]);
+    report(&mut b, seen(1, "a", "bb", VmStage::Completed));
+    assert_eq!((record(&b).result, counted(&b)), (MigrationResult::Completed, Vec::new()));
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    assert_eq!(record(&b).result, MigrationResult::Completed, "it does not go back");
+}
+
+#[test]
+fn the_switchover_is_a_step_of_a_pair_that_is_ready() {
+    let switched =
+        |at: u64| VmMigration { switched_at: Some(UnixMillis(at)), ..seen(1, "a", "bb", VmStage::Running) };
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    report(&mut b, switched(7));
+    let steps: Vec<_> = record(&b).steps.iter().map(|taken| taken.step.name()).collect();
+    assert_eq!(steps, ["granted", "target_connecting", "target_ready", "switchover"]);
+    let noticed =
+        |e: &Effect| matches!(e, Effect::Notice(Notice::Migration { step: MigrationStep::Switchover, .. }));
+    assert!(b.effects.iter().any(noticed), "{:?}", b.effects);
+    report(&mut b, switched(9));
+    assert!(b.effects.is_empty(), "once: {:?}", b.effects);
+    // The source freezes: what fences it says that the VM had left.
+    b.silent("a");
+    b.fence(50, "a");
+    b.rds_does_all();
+    assert_eq!((record(&b).result, record(&b).left), (MigrationResult::Completed, Some(Side::Source)));
+}
+
+#[test]
+fn both_sides_die_and_one_result_is_counted() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    let mut all = Vec::new();
+    for (request, node) in [(50, "a"), (51, "bb")] {
+        b.silent(node);
+        b.fence(request, node);
+        while b.rds_asked().is_some() {
+            b.rds(Ok(()));
+            all.extend(counted(&b));
+        }
+    }
+    assert_eq!(all, [MigrationResult::Failed]);
+    assert_eq!((record(&b).left, b.core.volumes[&v()].holders().len()), (Some(Side::Source), 0));
+}
+
+#[test]
+fn a_report_of_a_pair_without_a_record_begins_one() {
+    let mut b = Harness::hearing(&["a", "bb"]);
+    b.attach("a", Access::RwxBlock);
+    b.unpublish("a");
+    b.publish("bb", Access::RwxBlock);
+    assert_eq!(b.core.volumes[&v()].migration, None, "it stops there and starts here");
+    report(&mut b, seen(1, "a", "bb", VmStage::Completed));
+    assert_eq!(b.core.volumes[&v()].migration, None, "what is over already may be long past");
+    report(&mut b, seen(2, "a", "bb", VmStage::Running));
+    assert_eq!((&record(&b).source, &record(&b).target), (&n("a"), &n("bb")));
+}
+
+#[test]
+fn a_report_about_no_pair_or_of_no_bounds_is_none() {
+    let mut b = alone(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    assert_eq!(b.core.volumes[&v()].migration, None);
+    let volume = VolumeId::new("other").expect("a volume id");
+    let vm = Some(Box::new(seen(1, "a", "bb", VmStage::Running)));
+    b.event(Event::MigrationSeen { volume: volume.clone(), vm });
+    assert!(!b.core.volumes.contains_key(&volume) && b.effects.is_empty());
+    let mut b = shared(able());
+    report(&mut b, VmMigration { name: "x".repeat(254), ..seen(1, "a", "bb", VmStage::Running) });
+    assert_eq!(record(&b).vm, None);
+    report(&mut b, VmMigration { target: None, ..seen(1, "a", "bb", VmStage::Running) });
+    assert_eq!(record(&b).vm, None, "nobody knows yet where it goes");
+}
