@@ -247,7 +247,9 @@ fn migrated(volume: &str, migration: &Migration, step: MigrationStep) -> Vec<Clu
 /// A refusal as Events: one that comes of who has the volume.
 pub(crate) fn of_refusal(refusal: &Refusal) -> Vec<ClusterEvent> {
     match refusal {
-        Refusal::AttachedElsewhere { .. } | Refusal::MigrationLimit { .. } => {
+        Refusal::AttachedElsewhere { .. }
+        | Refusal::MigrationLimit { .. }
+        | Refusal::MigrationOverdue { .. } => {
             ClusterEvent::new(EventReason::AttachmentConflict, explain::refusal(refusal))
         }
         _ => Vec::new(),

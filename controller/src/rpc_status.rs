@@ -38,6 +38,7 @@ fn refusal_code(refusal: &Refusal) -> Code {
         // What stands in the way has to be changed by somebody: repeating alone does not help.
         Refusal::AttachedElsewhere { .. }
         | Refusal::MigrationLimit { .. }
+        | Refusal::MigrationOverdue { .. }
         | Refusal::InUse { .. }
         | Refusal::StillAttached { .. }
         | Refusal::NotAttached { .. }

@@ -77,8 +77,8 @@ pub use waiting::Waiting;
 
 use crate::volume::Pending;
 use crate::{
-    Drained, Effect, Epoch, Event, Node, NodeId, NodeRecord, Notice, OperationId, Phase, RdsRequest,
-    RequestId, TargetAbilities, UnixMillis, VolumeId, VolumeRecord,
+    Drained, Effect, Epoch, Event, Migration, Node, NodeId, NodeRecord, Notice, OperationId, Phase,
+    RdsRequest, RequestId, TargetAbilities, UnixMillis, VolumeId, VolumeRecord,
 };
 
 /// Times that decide, all in milliseconds.
@@ -289,6 +289,13 @@ impl Core {
     #[must_use]
     pub fn volumes(&self) -> &BTreeMap<VolumeId, VolumeRecord> {
         &self.volumes
+    }
+
+    /// How many volumes two nodes have for longer than a migration may take.
+    #[must_use]
+    pub fn overdue(&self) -> usize {
+        let overdue = |record: &&VolumeRecord| record.migration.as_ref().is_some_and(Migration::is_overdue);
+        self.volumes.values().filter(overdue).count()
     }
 
     /// Shows itself as if these volumes had these records (`None`: none), and is as before afterwards. For who may be shown

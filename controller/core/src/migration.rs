@@ -270,6 +270,22 @@ impl Migration {
         taken
     }
 
+    /// When both sides will have had it for too long. One that KubeVirt has said nothing of may be no migration.
+    pub(crate) fn due(&self) -> Option<UnixMillis> {
+        let running = self.result == MigrationResult::Running && self.vm.is_some();
+        running.then(|| self.granted_at.plus(self.timeout_ms))
+    }
+
+    /// Ends its time, if that has passed; says whether it did. Nobody is cut by it.
+    pub(crate) fn time_out(&mut self, now: UnixMillis) -> bool {
+        let timed_out = self.due().is_some_and(|due| now >= due);
+        if timed_out {
+            self.record(MigrationStep::TimedOut, now);
+            self.result = MigrationResult::TimedOut;
+        }
+        timed_out
+    }
+
     /// Ends it, because `gone` is proven to be unable to write.
     pub(crate) fn end(&mut self, gone: &NodeId, now: UnixMillis) {
         if self.is_over() {

@@ -176,3 +176,23 @@ fn one_that_is_over_takes_in_its_own_end_and_gives_way_to_what_goes_on() {
         assert_eq!(migration.result, result);
     }
 }
+
+#[test]
+fn time_ends_what_kubevirt_has_reported_and_no_more() {
+    let mut unattributed = begun();
+    assert_eq!(unattributed.due(), None, "it may be no migration");
+    assert!(!unattributed.time_out(UnixMillis(u64::MAX)));
+    let mut migration = attributed(VmStage::Running);
+    migration.record(MigrationStep::TargetReady, UnixMillis(200));
+    assert_eq!(migration.due(), Some(UnixMillis(1_100)));
+    assert!(!migration.time_out(UnixMillis(1_099)));
+    assert!(migration.time_out(UnixMillis(1_100)));
+    assert_eq!((migration.result, migration.is_overdue()), (MigrationResult::TimedOut, true));
+    assert!(!migration.time_out(UnixMillis(1_200)), "once");
+    assert_eq!(migration.take(&seen(VmStage::Completed), UnixMillis(1_300)), Taken::Advanced);
+    migration.end(&n("a"), UnixMillis(1_400));
+    assert_eq!((migration.result, migration.left), (MigrationResult::TimedOut, Some(Side::Source)));
+    assert!(migration.is_over() && !migration.is_overdue());
+    let steps: Vec<_> = migration.steps.iter().map(|taken| taken.step.name()).collect();
+    assert_eq!(steps, ["granted", "target_ready", "timed_out", "switchover", "done"]);
+}

@@ -23,6 +23,17 @@ pub enum Refusal {
         /// Who has it, oldest first.
         nodes: Vec<NodeId>,
     },
+    /// An RWX block volume that two other nodes have, in a migration that has taken longer than it may.
+    MigrationOverdue {
+        /// The volume.
+        volume: VolumeId,
+        /// Who has it, oldest first.
+        nodes: Vec<NodeId>,
+        /// When the migration began.
+        since: UnixMillis,
+        /// How long it may take, in milliseconds.
+        timeout_ms: u64,
+    },
     /// The node has as many volumes as it may have.
     NodeFull {
         /// The volume.

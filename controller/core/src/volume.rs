@@ -547,13 +547,15 @@ impl VolumeRecord {
         self.attachment(node).is_some() || self.fenced.iter().any(|f| f.node == *node)
     }
 
-    /// Something about it may change by time alone: a try after a while, a bound that passes, a fence that is due. A try
-    /// that is due already has been made, or waits for something that will be heard of.
+    /// Something about it may change by time alone: a try after a while, a bound that passes, a fence that is due, a
+    /// migration that runs out of time. A try that is due already has been made, or waits for something that will be heard
+    /// of.
     pub(crate) fn waits_for_time(&self, now: UnixMillis) -> bool {
         let later = |at: Option<UnixMillis>| at.is_some_and(|at| now < at);
         later(self.retry_at)
             || self.fenced.iter().any(|f| later(f.retry_at))
             || self.attachments.iter().any(|a| a.phase.is_draining() || later(a.retry_at))
+            || later(self.migration.as_ref().and_then(Migration::due))
     }
 
     /// Every node and host that has it, or was cut off from it.

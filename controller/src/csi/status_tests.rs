@@ -44,6 +44,16 @@ fn every_refusal() -> Vec<(Refusal, Code, &'static [&'static str])> {
             ],
         ),
         (
+            Refusal::MigrationOverdue {
+                volume: volume(),
+                nodes: vec![node("a"), node("b")],
+                since: UnixMillis(0),
+                timeout_ms: 300_000,
+            },
+            Code::FailedPrecondition,
+            &["longer than the 300 s that it may", "detach one of its nodes: a, b"],
+        ),
+        (
             Refusal::NodeFull { volume: volume(), node: node("a"), limit: 16 },
             Code::ResourceExhausted,
             &["node a", "16 volumes", "--max-volumes"],
@@ -307,8 +317,9 @@ fn no_refusal_is_left_out() {
         Refusal::UnknownNode { .. } => 16,
         Refusal::NodeFull { .. } => 17,
         Refusal::RecordDeleted { .. } => 18,
+        Refusal::MigrationOverdue { .. } => 19,
     };
     let seen: std::collections::BTreeSet<i32> =
         every_refusal().iter().map(|(refusal, ..)| name(refusal)).collect();
-    assert_eq!(seen, (0..19).collect());
+    assert_eq!(seen, (0..20).collect());
 }

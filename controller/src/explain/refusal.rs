@@ -16,6 +16,13 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
              Attached nodes: {}",
             nodes(holders)
         ),
+        Refusal::MigrationOverdue { volume, nodes: holders, since, timeout_ms } => format!(
+            "cannot attach volume {volume} to one more node: its migration began {} and has taken longer than the {} s \
+             that it may; see what keeps the VM, and detach one of its nodes: {}",
+            when(*since),
+            timeout_ms.div_ceil(1_000),
+            nodes(holders)
+        ),
         Refusal::NodeFull { volume, node, limit } => format!(
             "cannot attach volume {volume} to node {node}: it has {limit} volumes, which is its limit (--max-volumes of its \
              agent); detach one there, use another node, or raise the limit"

@@ -95,6 +95,16 @@ fn refusals() {
                  complete. Attached nodes: a, bb",
             ),
             (
+                Refusal::MigrationOverdue {
+                    volume: v(),
+                    nodes: vec![n("a"), n("bb")],
+                    since: DAY,
+                    timeout_ms: 300_000,
+                },
+                "cannot attach volume vol to one more node: its migration began 2000-02-29T00:00:00Z and has taken longer \
+                 than the 300 s that it may; see what keeps the VM, and detach one of its nodes: a, bb",
+            ),
+            (
                 Refusal::NodeFull { volume: v(), node: n("a"), limit: 16 },
                 "cannot attach volume vol to node a: it has 16 volumes, which is its limit (--max-volumes of its agent); \
                  detach one there, use another node, or raise the limit",

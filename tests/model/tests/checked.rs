@@ -163,7 +163,7 @@ fn side_by_side<T: Send>(all: Vec<T>, look: impl Fn(T) -> Option<Finding> + Sync
 }
 
 /// Answers, proofs and rungs that have to be seen in walks through any mixture.
-const REACHED: [&str; 31] = [
+const REACHED: [&str; 32] = [
     "published",
     "unpublished",
     "fenced",
@@ -192,6 +192,7 @@ const REACHED: [&str; 31] = [
     "readmitted",
     "unattributed",
     "completed",
+    "timed_out",
     "rung: acl",
     "rung: secret",
     "rung: export-off",

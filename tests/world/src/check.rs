@@ -168,6 +168,7 @@ pub fn kind(result: &Result<Reply, Refusal>) -> &'static str {
         Ok(Reply::MayDelete) => "may delete",
         Err(Refusal::AttachedElsewhere { .. }) => "attached elsewhere",
         Err(Refusal::MigrationLimit { .. }) => "migration limit",
+        Err(Refusal::MigrationOverdue { .. }) => "migration overdue",
         Err(Refusal::NodeFull { .. }) => "node full",
         Err(Refusal::Silent { .. }) => "silent",
         Err(Refusal::Quarantined { .. }) => "quarantined",

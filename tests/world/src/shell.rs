@@ -177,7 +177,7 @@ impl World {
         match notice {
             Notice::Fence { rung, .. } => self.saw(rung_name(rung.name())),
             Notice::Readmitted { .. } => self.saw("readmitted"),
-            Notice::Migration { migration, step: MigrationStep::Done, .. } => {
+            Notice::Migration { migration, step: MigrationStep::TimedOut | MigrationStep::Done, .. } => {
                 self.saw(migration.result.name());
             }
             _ => {}

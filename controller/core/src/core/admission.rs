@@ -36,6 +36,10 @@ pub(super) fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &Vol
         return Admission::WaitForDetach;
     }
     let nodes: Vec<NodeId> = others.iter().map(|a| a.node.clone()).collect();
+    if let Some(overdue) = record.and_then(|r| r.migration.as_ref()).filter(|m| m.is_overdue()) {
+        let (volume, since, timeout_ms) = (spec.id.clone(), overdue.granted_at, overdue.timeout_ms);
+        return Admission::Refuse(Refusal::MigrationOverdue { volume, nodes, since, timeout_ms });
+    }
     Admission::Refuse(match (access, nodes.first()) {
         (Access::Rwo, Some(node)) => {
             Refusal::AttachedElsewhere { volume: spec.id.clone(), node: node.clone() }

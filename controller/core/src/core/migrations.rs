@@ -70,8 +70,29 @@ impl Transition<'_> {
         }
     }
 
-    /// Takes in what KubeVirt has reported, as soon as both nodes have the volume. Says whether anything came of it.
+    /// Lets the record of a migration go on: by what was reported, and by time. Says whether anything came of it.
     pub(super) fn drive_migration(&mut self, volume: &VolumeId) -> bool {
+        self.take_report(volume) | self.time_out(volume)
+    }
+
+    /// Both nodes have had the volume for longer than a migration may take. People are notified; nobody is cut.
+    fn time_out(&mut self, volume: &VolumeId) -> bool {
+        let now = self.now;
+        let migration = self.core.volumes.get_mut(volume).and_then(|record| record.migration.as_mut());
+        let Some(migration) = migration else {
+            return false;
+        };
+        if !migration.time_out(now) {
+            return false;
+        }
+        let migration = migration.clone();
+        self.dirty.insert(volume.clone());
+        self.migration_notice(volume, migration, MigrationStep::TimedOut);
+        true
+    }
+
+    /// Takes in what KubeVirt has reported, as soon as both nodes have the volume. Says whether anything came of it.
+    fn take_report(&mut self, volume: &VolumeId) -> bool {
         let now = self.now;
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return false;

@@ -299,3 +299,130 @@ fn a_report_about_no_pair_or_of_no_bounds_is_none() {
     report(&mut b, VmMigration { target: None, ..seen(1, "a", "bb", VmStage::Running) });
     assert_eq!(record(&b).vm, None, "nobody knows yet where it goes");
 }
+
+fn timeout() -> u64 {
+    Config::default().migration_timeout_ms
+}
+
+/// A pair whose migration KubeVirt has reported, and that is overdue.
+fn overdue() -> Harness {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.pass(timeout());
+    b
+}
+
+#[test]
+fn past_its_time_it_is_timed_out_once_and_nobody_is_cut() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.pass(timeout() - 1_000);
+    assert!(b.effects.is_empty(), "{:?}", b.effects);
+    b.pass(1_000);
+    assert_eq!(counted(&b), [MigrationResult::TimedOut]);
+    let for_people = |e: &Effect| matches!(e, Effect::Persist(_) | Effect::Notice(Notice::Migration { .. }));
+    assert!(b.effects.iter().all(for_people), "{:?}", b.effects);
+    assert_eq!((b.phase("a"), b.phase("bb"), b.core.overdue()), (Some("Ready"), Some("Ready"), 1));
+    for _ in 0..10 {
+        b.pass(timeout());
+        assert!(b.effects.is_empty(), "{:?}", b.effects);
+    }
+    b.restart();
+    assert_eq!((counted(&b), b.core.overdue()), (Vec::new(), 1));
+    assert_eq!((b.phase("a"), b.phase("bb")), (Some("Ready"), Some("Ready")));
+}
+
+#[test]
+fn no_third_until_one_side_is_gone_then_granted() {
+    let mut b = overdue();
+    let since = record(&b).granted_at;
+    let third = b.publish("ccc", Access::RwxBlock);
+    let nodes = vec![n("a"), n("bb")];
+    let refusal = Refusal::MigrationOverdue { volume: v(), nodes, since, timeout_ms: timeout() };
+    assert_eq!(b.refusal(third), refusal);
+    b.unpublish("a");
+    let asked = b.effects.clone();
+    let third = b.publish_waits("ccc", Access::RwxBlock);
+    b.effects = asked;
+    b.agent(absent("live"));
+    b.rds(Ok(()));
+    assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Allow { host_nqn, .. })) if host_nqn == nqn("ccc")));
+    assert_eq!((b.reply(third), b.core.overdue()), (None, 0));
+    assert_eq!((&record(&b).source, &record(&b).target), (&n("bb"), &n("ccc")));
+}
+
+#[test]
+fn late_completion_stays_timed_out_and_says_who_left() {
+    let mut b = overdue();
+    report(&mut b, seen(1, "a", "bb", VmStage::Completed));
+    assert_eq!(record(&b).result, MigrationResult::TimedOut);
+    b.detach("a", "live");
+    b.rds_does_all();
+    assert_eq!((record(&b).result, record(&b).left), (MigrationResult::TimedOut, Some(Side::Source)));
+    assert_eq!((counted(&b), b.core.overdue()), (Vec::new(), 0), "it was counted when its time was over");
+    let steps: Vec<_> = record(&b).steps.iter().map(|taken| taken.step.name()).collect();
+    assert_eq!(steps.last(), Some(&"done"));
+    assert!(steps.contains(&"releasing") && steps.contains(&"evidence"), "{steps:?}");
+}
+
+#[test]
+fn an_unattributed_pair_is_never_overdue() {
+    let mut b = shared(able());
+    b.pass(100 * timeout());
+    assert_eq!((record(&b).result, b.core.overdue()), (MigrationResult::Running, 0));
+    let third = b.publish("ccc", Access::RwxBlock);
+    assert!(matches!(b.refusal(third), Refusal::MigrationLimit { .. }));
+    // One that is reported late has had its time.
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    assert_eq!((counted(&b), b.core.overdue()), (vec![MigrationResult::TimedOut], 1));
+}
+
+#[test]
+fn a_clock_set_back_over_a_restart_starts_the_time_again() {
+    let mut b = shared(able());
+    b.pass(1_000_000);
+    report(&mut b, seen(1, "bb", "a", VmStage::Running));
+    let began = record(&b).granted_at;
+    b.now -= 900_000;
+    b.restart();
+    assert!(record(&b).granted_at < began);
+    assert_eq!(record(&b).granted_at, UnixMillis(b.now));
+    b.pass(timeout() - 1_000);
+    assert_eq!(b.core.overdue(), 0);
+    b.pass(1_000);
+    assert_eq!((counted(&b), b.core.overdue()), (vec![MigrationResult::TimedOut], 1));
+}
+
+#[test]
+fn what_ran_out_of_time_without_a_controller_is_said_by_the_next_one() {
+    let mut b = shared(able());
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.now += timeout();
+    b.restart();
+    assert_eq!((counted(&b), b.core.overdue()), (vec![MigrationResult::TimedOut], 1));
+    let persist = |e: &Effect| matches!(e, Effect::Persist(record) if record.migration.as_ref().is_some_and(Migration::is_overdue));
+    assert!(b.effects.iter().any(persist), "the one after that does not say it again: {:?}", b.effects);
+}
+
+#[test]
+fn twenty_in_a_row_are_twenty_results_and_a_record_of_its_bounds() {
+    let mut b = bench(able());
+    b.attach("a", Access::RwxBlock);
+    let mut results = Vec::new();
+    let mut longest = 0;
+    for number in 0..20 {
+        let (source, target) = if number % 2 == 0 { ("a", "bb") } else { ("bb", "a") };
+        b.attach(target, Access::RwxBlock);
+        report(&mut b, seen(number, source, target, VmStage::Running));
+        report(&mut b, seen(number, source, target, VmStage::Completed));
+        b.unpublish(source);
+        b.agent(absent("live"));
+        b.rds(Ok(()));
+        results.extend(counted(&b));
+        let record = &b.core.volumes[&v()];
+        assert!(record.past_migrations.len() <= VolumeRecord::PAST_MIGRATIONS);
+        longest = longest.max(serde_json::to_string(record).expect("a record").len());
+    }
+    assert_eq!(results, [MigrationResult::Completed; 20]);
+    assert!(longest < 16 << 10, "{longest} bytes");
+}
