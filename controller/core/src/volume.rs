@@ -60,6 +60,21 @@ pub struct VolumeSpec {
     /// The weakest fence that suffices.
     #[serde(default)]
     pub min_fence: MinFence,
+    /// How long a live migration of it is to take at most.
+    #[serde(default = "default_migration_timeout_ms")]
+    pub migration_timeout_ms: u64,
+    /// A second node is to get it only for a live migration that is known.
+    #[serde(default)]
+    pub require_migration: bool,
+}
+
+fn default_migration_timeout_ms() -> u64 {
+    VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS
+}
+
+impl VolumeSpec {
+    /// What a live migration may take where the volume's owner has not said otherwise.
+    pub const DEFAULT_MIGRATION_TIMEOUT_MS: u64 = 300_000;
 }
 
 /// What the namespace says of itself; learned at the first attach, then pinned.
@@ -487,6 +502,8 @@ impl VolumeRecord {
             portals: Vec::new(),
             size_bytes: 0,
             min_fence: MinFence::default(),
+            migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+            require_migration: false,
         })
     }
 
@@ -607,5 +624,22 @@ impl VolumeRecord {
     #[must_use]
     pub fn holders(&self) -> Vec<NodeId> {
         self.attachments.iter().map(|a| a.node.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_from_before_migrations_had_demands_has_the_defaults() {
+        let before =
+            r#"{"id": "v", "access": "RWX block", "subsystemNqn": null, "portals": [], "sizeBytes": 4096}"#;
+        let mut spec: VolumeSpec = serde_json::from_str(before).expect("an older record");
+        assert_eq!((spec.migration_timeout_ms, spec.require_migration), (300_000, false));
+        (spec.migration_timeout_ms, spec.require_migration) = (30_000, true);
+        let written = serde_json::to_string(&spec).expect("a record");
+        assert!(written.contains(r#""migrationTimeoutMs":30000,"requireMigration":true"#), "{written}");
+        assert_eq!(serde_json::from_str::<VolumeSpec>(&written).expect("what was written"), spec);
     }
 }

@@ -147,6 +147,8 @@ mod tests {
                 portals: vec![Portal::parse("10.0.0.1:4420").unwrap()],
                 size_bytes: 4096,
                 min_fence: cleat_core::MinFence::default(),
+                migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+                require_migration: false,
             },
             read_only: true,
             identity: Some(DeviceIdentity {

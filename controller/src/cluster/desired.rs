@@ -1,6 +1,6 @@
 //! VolumeAttachments and PersistentVolumes, as the core takes them in at a start.
 
-use cleat_core::{Access, Desired, Epoch, MinFence, NodeId, UnixMillis, VolumeId};
+use cleat_core::{Access, Desired, Epoch, MinFence, NodeId, UnixMillis, VolumeId, VolumeSpec};
 use cleat_ids::MIN_FENCE_KEY;
 use cleat_kubernetes::attachments::{AllAttachments, PersistentVolumeSeen, VolumeAttachmentSeen};
 
@@ -31,6 +31,8 @@ fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
         node,
         access: if pv.is_some_and(|pv| pv.shared_block) { Access::RwxBlock } else { Access::Rwo },
         min_fence: pv.map_or(MinFence::Reservation, min_fence),
+        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+        require_migration: false,
         since: UnixMillis(seen.created_ms),
         attached: seen.attached,
         epoch: seen.metadata.get(EPOCH_KEY).and_then(|epoch| epoch.parse::<Epoch>().ok()),

@@ -112,6 +112,8 @@ async fn look_up(
         portals: context.serving.portals(&found),
         size_bytes: found.size.0,
         min_fence,
+        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+        require_migration: false,
     })
 }
 

@@ -50,6 +50,7 @@ pub(crate) fn record(name: &str, size: u64) -> Map<String, Value> {
         "spec": {
             "id": name, "access": "RWX block", "subsystemNqn": format!("nqn.2026-01.io.cleat:{name}"),
             "portals": ["10.0.0.1:4420"], "sizeBytes": size, "minFence": "acl",
+            "migrationTimeoutMs": 300_000, "requireMigration": false,
         },
         "identity": {"namespaceUuid": "00000000-0000-0000-0000-000000000001", "nguid": null},
         "attachments": [attachment("a", json!({"type": "ready"})), attachment("b", draining)],

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use cleat_core::{
     Desired, Epoch, Event, ListedVolume, NodeId, NodeRecord, Phase, Remembered, UnixMillis, VolumeId,
-    VolumeRecord,
+    VolumeRecord, VolumeSpec,
 };
 
 use crate::kinds::{Action, Lost};
@@ -188,6 +188,8 @@ impl World {
                 node: node_id(n),
                 access: self.setup.access[v],
                 min_fence: self.setup.min_fence,
+                migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+                require_migration: false,
                 since: UnixMillis(EPOCH_MS),
                 attached: attachment.attached.is_some(),
                 epoch: attachment.attached,

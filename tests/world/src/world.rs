@@ -138,6 +138,8 @@ impl Setup {
             portals: Vec::new(),
             size_bytes: 1 << 30,
             min_fence: self.min_fence,
+            migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+            require_migration: false,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::requests::RequestKind;
 use super::{Core, Transition};
 use crate::{
     Access, Attachment, DrainCause, Drained, Epoch, Evidence, HostNqn, ListDoubt, Migration, MinFence,
-    NodeId, Notice, Phase, Rung, Source, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    NodeId, Notice, Phase, Rung, Source, Trouble, UnixMillis, VolumeId, VolumeRecord, VolumeSpec, Wait,
 };
 
 /// A node that is to have a volume.
@@ -26,6 +26,10 @@ pub struct Desired {
     pub access: Access,
     /// The weakest fence that suffices.
     pub min_fence: MinFence,
+    /// How long a live migration of the volume is to take at most.
+    pub migration_timeout_ms: u64,
+    /// A second node is to get the volume only for a live migration that is known.
+    pub require_migration: bool,
     /// Since when.
     pub since: UnixMillis,
     /// It was answered as attached: there was a grant. Else there may have been one.
@@ -49,6 +53,13 @@ impl Unheard {
     fn beside<'a>(&'a self, volume: &VolumeId, node: Option<&'a NodeId>) -> impl Iterator<Item = &'a NodeId> {
         self.of.get(volume).into_iter().flat_map(|nodes| nodes.keys()).filter(move |n| node != Some(*n))
     }
+}
+
+/// What its owner demands of a volume that nobody has described.
+fn demand(spec: &mut VolumeSpec, desired: &Desired) {
+    spec.min_fence = spec.min_fence.max(desired.min_fence);
+    spec.migration_timeout_ms = desired.migration_timeout_ms;
+    spec.require_migration |= desired.require_migration;
 }
 
 /// Whether a record says all that is to be said of it: the node is on it, or what it was granted is over.
@@ -133,7 +144,7 @@ impl Core {
     pub(super) fn found_volume(&self, volume: &VolumeId) -> VolumeRecord {
         let mut record = VolumeRecord::unknown(volume.clone());
         let desired = self.unheard.of.get(volume).into_iter().flat_map(BTreeMap::values);
-        record.spec.min_fence = desired.map(|d| d.min_fence).max().unwrap_or_default();
+        desired.for_each(|desired| demand(&mut record.spec, desired));
         record
     }
 
@@ -220,12 +231,15 @@ impl Transition<'_> {
 
     /// The record of a volume that a node is to have.
     fn record_of(&mut self, desired: &Desired) -> &mut VolumeRecord {
-        let Desired { volume, node, access, min_fence, .. } = desired;
+        let Desired { volume, node, access, .. } = desired;
         let unknown = || VolumeRecord::unknown(volume.clone());
         let record = self.core.volumes.entry(volume.clone()).or_insert_with(unknown);
-        if record.spec.subsystem_nqn.is_none() && record.spec.min_fence < *min_fence {
-            record.spec.min_fence = *min_fence;
-            self.dirty.insert(volume.clone());
+        if record.spec.subsystem_nqn.is_none() {
+            let before = record.spec.clone();
+            demand(&mut record.spec, desired);
+            if record.spec != before {
+                self.dirty.insert(volume.clone());
+            }
         }
         // What the holders were granted under counts; of a volume that was only found nobody has said it.
         // Of two that contradict each other the narrower.

@@ -3,8 +3,17 @@ use super::*;
 use crate::*;
 
 fn desired(name: &str, access: Access, since: u64) -> Desired {
-    let (since, min_fence) = (UnixMillis(since), MinFence::default());
-    Desired { volume: v(), node: n(name), access, min_fence, since, attached: true, epoch: None }
+    Desired {
+        volume: v(),
+        node: n(name),
+        access,
+        min_fence: MinFence::default(),
+        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+        require_migration: false,
+        since: UnixMillis(since),
+        attached: true,
+        epoch: None,
+    }
 }
 
 /// A start with these records, of volumes and of nodes, and who is to have the volume.
@@ -324,20 +333,44 @@ fn a_declaration_about_one_that_nobody_knows_outlives_a_restart() {
 
 #[test]
 fn what_its_owner_demands_counts_for_whoever_is_found_before_it_is_known() {
-    let demanding = Desired { min_fence: MinFence::Acl, ..desired("a", Access::RwxBlock, 1) };
-    let demanded = |b: &Harness| b.core.volumes[&v()].spec.min_fence;
+    let demanding = Desired {
+        min_fence: MinFence::Acl,
+        migration_timeout_ms: 30_000,
+        require_migration: true,
+        ..desired("a", Access::RwxBlock, 1)
+    };
+    let demanded = |b: &Harness| {
+        let spec = &b.core.volumes[&v()].spec;
+        (spec.min_fence, spec.migration_timeout_ms, spec.require_migration)
+    };
+    let all = (MinFence::Acl, 30_000, true);
     let mut b = attached(Access::RwxBlock);
     start(&mut b, false, false, vec![demanding.clone()]);
     b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
-    assert_eq!((b.phase("bb"), demanded(&b)), (Some("Stray"), MinFence::Acl));
+    assert_eq!((b.phase("bb"), demanded(&b)), (Some("Stray"), all));
     start(&mut b, false, false, vec![demanding]);
     let hosts = vec![nqn("a")];
     let (exported, keeps_list, problem) = (true, true, None);
     let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem };
     b.event(Event::RdsListed { volumes: vec![list], whole: true });
-    assert_eq!((b.core.volumes[&v()].attachments.len(), demanded(&b)), (1, MinFence::Acl));
+    assert_eq!((b.core.volumes[&v()].attachments.len(), demanded(&b)), (1, all));
     b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
-    assert_eq!((b.phase("a"), demanded(&b)), (Some("Stray"), MinFence::Acl));
+    assert_eq!((b.phase("a"), demanded(&b)), (Some("Stray"), all));
+}
+
+#[test]
+fn what_a_grant_was_made_with_counts_and_not_who_is_to_have_it() {
+    let mut b = attached(Access::RwxBlock);
+    let demanding = Desired {
+        migration_timeout_ms: 30_000,
+        require_migration: true,
+        ..desired("bb", Access::RwxBlock, 1)
+    };
+    start(&mut b, true, false, vec![demanding]);
+    b.up("bb", "1", vec![observed_of(ObservedPhase::Ready)]);
+    let record = &b.core.volumes[&v()];
+    assert_eq!(record.holders(), [n("a"), n("bb")]);
+    assert_eq!((record.spec.migration_timeout_ms, record.spec.require_migration), (300_000, false));
 }
 
 #[test]

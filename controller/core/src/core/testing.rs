@@ -69,6 +69,8 @@ pub(super) fn spec(access: Access) -> VolumeSpec {
         portals: vec![Portal::parse("192.0.2.100:4420").expect("a portal")],
         size_bytes: 1 << 30,
         min_fence: MinFence::default(),
+        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+        require_migration: false,
     }
 }
 
