@@ -17,6 +17,16 @@ pub const NAMESPACE_KEY: &str = "cleat.io/namespace-uuid";
 pub const MIN_FENCE_KEY: &str = "cleat.io/min-fence";
 /// The CreateVolume parameter: the weakest fence that suffices.
 pub const MIN_FENCE_PARAMETER: &str = "minFence";
+/// In a volume's context: how many seconds a live migration of it is to take at most, as CreateVolume got it in
+/// [`MIGRATION_TIMEOUT_PARAMETER`].
+pub const MIGRATION_TIMEOUT_KEY: &str = "cleat.io/migration-timeout-seconds";
+/// The CreateVolume parameter: how many seconds a live migration is to take at most.
+pub const MIGRATION_TIMEOUT_PARAMETER: &str = "migrationTimeoutSeconds";
+/// In a volume's context: `true` where a second node is to get it only for a live migration that is known, as CreateVolume
+/// got it in [`REQUIRE_MIGRATION_PARAMETER`].
+pub const REQUIRE_MIGRATION_KEY: &str = "cleat.io/require-migration";
+/// The CreateVolume parameter: whether a second node is to get the volume only for a live migration that is known.
+pub const REQUIRE_MIGRATION_PARAMETER: &str = "requireMigration";
 
 /// The CSI driver's name where no other is given.
 pub const DEFAULT_DRIVER_NAME: &str = "cleat.io";

@@ -13,7 +13,7 @@ use cleat_ids::{Epoch, VolumeId};
 use cleat_rds::secret::{MasterKey, Secret};
 use cleat_rds::{
     ByteSize, Config, Freshness, Naming, NewVolume, Priority, ProbedAcl, Rds as _, RdsError, RestRds,
-    SystemResource,
+    SystemResource, VolumeParameters,
 };
 use uuid::Uuid;
 
@@ -110,7 +110,8 @@ impl Scratch {
             return Err(QuestionError::unclear(format!("the RDS has a disk {} already", self.id)));
         }
         self.asked_for.store(true, Ordering::Release);
-        self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE, min_fence: None }).await?;
+        let parameters = VolumeParameters::default();
+        self.rds.create(&NewVolume { id: self.id.clone(), size: SIZE, parameters }).await?;
         Ok(())
     }
 

@@ -164,6 +164,7 @@ impl AccessStep {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use super::super::owner::VolumeParameters;
     use super::super::volume::ByteSize;
     use super::*;
 
@@ -192,7 +193,7 @@ mod tests {
             exported,
             mountable: false,
             hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
-            min_fence: None,
+            parameters: VolumeParameters::default(),
         }
     }
 

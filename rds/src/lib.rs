@@ -63,7 +63,7 @@ pub use endpoint::{Endpoint, EndpointError};
 pub use error::{Cause, RdsError, Way};
 pub use gate::Priority;
 pub use list::Freshness;
-pub use owner::{ClusterId, NotAClusterId};
+pub use owner::{ClusterId, NotAClusterId, VolumeParameters};
 pub use ports::{NotAPortRange, VolumePorts};
 pub use transport::{OutgoingRequest, Transport};
 pub use trust::{Fingerprint, NotAFingerprint, Trust, TrustError};
@@ -97,8 +97,8 @@ pub struct NewVolume {
     pub id: VolumeId,
     /// The exact size that it is to have.
     pub size: ByteSize,
-    /// The weakest fence that suffices for it; `None` where none was asked for.
-    pub min_fence: Option<String>,
+    /// What it is made with, and keeps.
+    pub parameters: VolumeParameters,
 }
 
 /// A volume that was asked for, and exists now.

@@ -5,10 +5,14 @@
 
 use std::fmt;
 
+use cleat_ids::{MIGRATION_TIMEOUT_PARAMETER, MIN_FENCE_PARAMETER, REQUIRE_MIGRATION_PARAMETER};
+
 /// What a mark begins with.
 const MARK: &str = "cleat";
 const CLUSTER: &str = "cluster";
 const MIN_FENCE: &str = "min-fence";
+const MIGRATION_TIMEOUT: &str = "migration-timeout-seconds";
+const REQUIRE_MIGRATION: &str = "require-migration";
 /// The owner of what a probe makes and removes again: no cluster may have this name.
 const PROBES: &str = "cleat-probe";
 
@@ -65,12 +69,46 @@ impl fmt::Display for ClusterId {
     }
 }
 
+/// The parameters that a volume is made with, as its mark keeps them: texts without blanks, and nothing where one was not
+/// asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeParameters {
+    /// The weakest fence that suffices for it.
+    pub min_fence: Option<String>,
+    /// How many seconds a live migration of it is to take at most.
+    pub migration_timeout: Option<String>,
+    /// `true` where a second node is to get it only for a live migration that is known.
+    pub require_migration: Option<String>,
+}
+
+impl VolumeParameters {
+    /// Each with its name for callers and its name in a mark.
+    fn all(&self) -> [(&'static str, &'static str, Option<&str>); 3] {
+        [
+            (MIN_FENCE_PARAMETER, MIN_FENCE, self.min_fence.as_deref()),
+            (MIGRATION_TIMEOUT_PARAMETER, MIGRATION_TIMEOUT, self.migration_timeout.as_deref()),
+            (REQUIRE_MIGRATION_PARAMETER, REQUIRE_MIGRATION, self.require_migration.as_deref()),
+        ]
+    }
+
+    /// The first in which a volume that was made with these is not what is asked for: its name for callers, what it was
+    /// made with, what is asked for; `none` stands for nothing.
+    #[must_use]
+    pub fn difference<'a>(&'a self, asked: &'a Self) -> Option<(&'static str, &'a str, &'a str)> {
+        let mut both = self.all().into_iter().zip(asked.all());
+        let named = |value: Option<&'a str>| value.unwrap_or("none");
+        both.find_map(|((name, _, made), (_, _, asked))| {
+            (made != asked).then(|| (name, named(made), named(asked)))
+        })
+    }
+}
+
 /// What the comment of a volume's disk says, such as `cleat cluster=prod min-fence=acl`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) cluster: ClusterId,
-    /// The parameter that the volume was made with, if any.
-    pub(super) min_fence: Option<String>,
+    /// What the volume was made with.
+    pub(super) parameters: VolumeParameters,
 }
 
 impl Mark {
@@ -83,13 +121,20 @@ impl Mark {
         let values: Vec<(&str, &str)> = words.filter_map(|word| word.split_once('=')).collect();
         let value = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let cluster = ClusterId::new(value(CLUSTER)?).ok()?;
-        Some(Self { cluster, min_fence: value(MIN_FENCE).map(str::to_owned) })
+        let parameter = |name: &str| value(name).map(str::to_owned);
+        let parameters = VolumeParameters {
+            min_fence: parameter(MIN_FENCE),
+            migration_timeout: parameter(MIGRATION_TIMEOUT),
+            require_migration: parameter(REQUIRE_MIGRATION),
+        };
+        Some(Self { cluster, parameters })
     }
 
     /// The comment, as the RDS keeps it.
     pub(super) fn comment(&self) -> String {
-        let min_fence = self.min_fence.as_ref().map(|fence| format!(" {MIN_FENCE}={fence}"));
-        format!("{MARK} {CLUSTER}={}{}", self.cluster, min_fence.unwrap_or_default())
+        let asked_for = self.parameters.all().into_iter().filter_map(|(_, word, value)| Some((word, value?)));
+        let words: String = asked_for.map(|(word, value)| format!(" {word}={value}")).collect();
+        format!("{MARK} {CLUSTER}={}{words}", self.cluster)
     }
 }
 
@@ -101,12 +146,46 @@ mod tests {
     #[test]
     fn a_mark_is_read_as_it_was_written() {
         let cluster = ClusterId::new("prod-1").unwrap();
-        for min_fence in [None, Some("acl".to_owned())] {
-            let mark = Mark { cluster: cluster.clone(), min_fence };
-            assert_eq!(Mark::read(&mark.comment()), Some(mark));
+        let text = |text: &str| Some(text.to_owned());
+        let none = VolumeParameters::default();
+        let fence = VolumeParameters { min_fence: text("acl"), ..none.clone() };
+        let all = VolumeParameters {
+            migration_timeout: text("120"),
+            require_migration: text("true"),
+            ..fence.clone()
+        };
+        for (parameters, comment) in [
+            (none.clone(), "cleat cluster=prod-1"),
+            (fence, "cleat cluster=prod-1 min-fence=acl"),
+            (all, "cleat cluster=prod-1 min-fence=acl migration-timeout-seconds=120 require-migration=true"),
+        ] {
+            let mark = Mark { cluster: cluster.clone(), parameters };
+            assert_eq!(mark.comment(), comment);
+            assert_eq!(Mark::read(comment), Some(mark));
         }
         let newer = Mark::read("cleat cluster=prod-1 colour=blue bare").unwrap();
-        assert_eq!(newer.cluster, cluster);
+        assert_eq!(newer, Mark { cluster, parameters: none });
+    }
+
+    #[test]
+    fn what_a_volume_was_made_with_differs_by_the_name_for_callers() {
+        let with = |seconds: Option<&str>, require: Option<&str>| VolumeParameters {
+            min_fence: Some("acl".to_owned()),
+            migration_timeout: seconds.map(str::to_owned),
+            require_migration: require.map(str::to_owned),
+        };
+        let made = with(Some("120"), None);
+        assert_eq!(made.difference(&made.clone()), None);
+        let asked = [with(None, None), with(Some("60"), Some("true")), with(Some("120"), Some("true"))];
+        let differences: Vec<_> = asked.iter().map(|asked| made.difference(asked).unwrap()).collect();
+        assert_eq!(
+            differences,
+            [
+                ("migrationTimeoutSeconds", "120", "none"),
+                ("migrationTimeoutSeconds", "120", "60"),
+                ("requireMigration", "none", "true")
+            ]
+        );
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Inner {
             ("mount-filesystem", "no".to_owned()),
             ("nvme-tcp-server-port", port.to_string()),
             ("nvme-tcp-server-nqn", self.naming.nqn(id)),
-            ("comment", self.naming.mark(new.min_fence.clone()).comment()),
+            ("comment", self.naming.mark(new.parameters.clone()).comment()),
         ];
         let body =
             properties.into_iter().chain(access).map(|(name, value)| (name.to_owned(), Value::String(value)));
@@ -116,13 +116,8 @@ impl Inner {
         if found.size < new.size {
             return conflict(format!("it exists with {}, not {}", found.size, new.size));
         }
-        if found.min_fence != new.min_fence {
-            let named = |fence: &Option<String>| fence.clone().unwrap_or_else(|| "none".to_owned());
-            return conflict(format!(
-                "it was made with minFence {}, not {}",
-                named(&found.min_fence),
-                named(&new.min_fence)
-            ));
+        if let Some((parameter, made, asked)) = found.parameters.difference(&new.parameters) {
+            return conflict(format!("it was made with {parameter} {made}, not {asked}"));
         }
         // A volume that was made before, or after, volumes had ports of their own keeps its own.
         if let Some(port) = found.port.filter(|port| self.ports.is_none() && *port != self.port) {

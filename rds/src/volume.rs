@@ -13,7 +13,7 @@ use cleat_ids::VolumeId;
 use serde_json::{Map, Value};
 
 use super::error::RdsError;
-use super::owner::{ClusterId, Mark};
+use super::owner::{ClusterId, Mark, VolumeParameters};
 
 /// The TCP port of an export.
 const PORT: &str = "nvme-tcp-server-port";
@@ -81,8 +81,8 @@ impl Naming {
     }
 
     /// The mark of a volume that is made with this naming.
-    pub(super) fn mark(&self, min_fence: Option<String>) -> Mark {
-        Mark { cluster: self.cluster.clone(), min_fence }
+    pub(super) fn mark(&self, parameters: VolumeParameters) -> Mark {
+        Mark { cluster: self.cluster.clone(), parameters }
     }
 
     /// The backing file as `/rest/disk` names it: with a leading slash.
@@ -116,8 +116,8 @@ pub struct RdsVolume {
     pub mountable: bool,
     /// The host NQNs that may connect. Empty means **every** host, as long as it is exported.
     pub hosts: BTreeSet<String>,
-    /// The weakest fence that suffices, as it was made with; `None` where none was asked for.
-    pub min_fence: Option<String>,
+    /// What it was made with.
+    pub parameters: VolumeParameters,
 }
 
 /// Who owns a disk that is not ours.
@@ -220,7 +220,8 @@ impl Inventory {
     /// Parses the answer to a list.
     pub(super) fn parse(items: &[Value], naming: &Naming) -> Result<Self, RdsError> {
         let malformed = |problem: String| RdsError::malformed("the list of disks", problem);
-        let mut inventory = Self { mark: naming.mark(None).comment(), ..Self::default() };
+        let mark = naming.mark(VolumeParameters::default()).comment();
+        let mut inventory = Self { mark, ..Self::default() };
         for item in items {
             let fields = item.as_object().ok_or_else(|| malformed(format!("{item} is not an item")))?;
             // A disk may have no slot, but it has a number: without one, this is no list of disks.
@@ -300,7 +301,7 @@ fn read(
         exported,
         mountable: flag("mount-filesystem")?,
         hosts: hosts(text(fields, "nvme-tcp-server-allow-host-name").unwrap_or_default()),
-        min_fence: mark.min_fence,
+        parameters: mark.parameters,
     })
 }
 
@@ -344,7 +345,7 @@ mod tests {
         assert_eq!(volume.size, ByteSize(1_073_745_920));
         assert_eq!(volume.hosts, BTreeSet::from(["nqn.a:1".to_owned(), "nqn.b:2".to_owned()]));
         assert!(volume.exported && !volume.mountable);
-        assert_eq!(volume.min_fence.as_deref(), Some("acl"));
+        assert_eq!(volume.parameters.min_fence.as_deref(), Some("acl"));
         let absent = inventory.get(&VolumeId::new("pvc-2").unwrap());
         assert!(matches!(absent, Err(RdsError::NotFound { .. })));
     }

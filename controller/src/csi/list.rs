@@ -176,7 +176,7 @@ fn select(
 fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>, aside: Option<Aside>) -> Entry {
     let mut complaints = known.map(|known| known.complaints.clone()).unwrap_or_default();
     let (size_bytes, min_fence) = match on_rds {
-        OnRds::Found(volume) => (volume.size.0, volume.min_fence.clone()),
+        OnRds::Found(volume) => (volume.size.0, volume.parameters.min_fence.clone()),
         OnRds::Unreadable(problem) => {
             complaints.insert(0, format!("what the RDS says of it cannot be understood: {problem}"));
             (known.map_or(0, |known| known.size_bytes), None)

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use cleat_core::{Refusal, VolumeDeletion, VolumeId};
 use cleat_proto::csi::v1 as csi;
-use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError};
+use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError, RdsVolume, VolumeParameters};
 use tokio::time::Instant;
 
 use super::call_context::{CallContext, measured};
-use super::request::Create;
+use super::request::{Capacity, Create};
 use super::status::CallError;
-use super::{MIN_FENCE, MIN_FENCE_KEY};
+use super::MIN_FENCE_KEY;
 use crate::engine::RequestError;
 use crate::metrics::RdsCall;
 
@@ -30,26 +30,19 @@ pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi:
     let found = measured(RdsCall::Find, context.rds.listed(&volume, Priority::Attach)).await;
     let found = found.map_err(|source| CallError::Rds { volume: volume.clone(), source })?;
     let min_fence_name = min_fence.map(|fence| fence.name().to_owned());
-    let size = match found {
+    let parameters = VolumeParameters { min_fence: min_fence_name, ..VolumeParameters::default() };
+    let size = match &found {
         None => {
             nobody_has_it(context, &volume).await?;
             ByteSize(capacity.wanted_bytes)
         }
-        Some(found) if found.min_fence != min_fence_name => {
-            let named = |fence: Option<String>| fence.unwrap_or_else(|| "none".to_owned());
-            let (made, asked) = (named(found.min_fence), named(min_fence_name));
-            let difference = format!("parameters[{MIN_FENCE:?}]: it was made with {made}, asked for {asked}");
-            return Err(CallError::Exists { volume, difference });
-        }
-        Some(found) if capacity.admits(found.size.0) => found.size,
-        Some(found) => {
-            let difference =
-                format!("capacity_range: it exists with {}, which the range does not admit", found.size);
-            return Err(CallError::Exists { volume, difference });
-        }
+        Some(found) => match difference(found, capacity, &parameters) {
+            None => found.size,
+            Some(difference) => return Err(CallError::Exists { volume, difference }),
+        },
     };
     // Also where it was found: an earlier attempt may not have come to its end.
-    let new = NewVolume { id: volume.clone(), size, min_fence: min_fence_name };
+    let new = NewVolume { id: volume.clone(), size, parameters };
     let Made { volume: made, added } =
         measured(RdsCall::Create, context.rds.create(&new)).await.map_err(|source| match source {
             RdsError::Conflict { volume, problem } => CallError::Exists { volume, difference: problem },
@@ -69,6 +62,15 @@ pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi:
             .collect(),
         ..Default::default()
     })
+}
+
+/// In what a volume that is there is not what is asked for.
+fn difference(found: &RdsVolume, capacity: Capacity, asked: &VolumeParameters) -> Option<String> {
+    if let Some((parameter, made, asked)) = found.parameters.difference(asked) {
+        return Some(format!("parameters[{parameter:?}]: it was made with {made}, asked for {asked}"));
+    }
+    let too_much = format!("capacity_range: it exists with {}, which the range does not admit", found.size);
+    (!capacity.admits(found.size.0)).then_some(too_much)
 }
 
 /// A volume that is gone from the RDS behind our back, while somebody still counts as having it, must not come back

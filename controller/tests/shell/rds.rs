@@ -131,7 +131,7 @@ impl Rds for FakeRds {
         if *self.full.borrow() {
             return Err(RdsError::Full { what, detail: "no space left".into() });
         }
-        let NewVolume { id, size, min_fence } = new.clone();
+        let NewVolume { id, size, parameters } = new.clone();
         let mut volumes = self.volumes.lock().unwrap();
         let made = RdsVolume {
             id: id.clone(),
@@ -142,7 +142,7 @@ impl Rds for FakeRds {
             exported: true,
             mountable: false,
             hosts: BTreeSet::new(),
-            min_fence,
+            parameters,
         };
         let added = !volumes.contains_key(&id);
         let volume = volumes.entry(id.clone()).or_insert(made);

@@ -108,5 +108,5 @@ fn host(name: &str) -> HostNqn {
 }
 
 fn new(name: &str, size: u64) -> NewVolume {
-    NewVolume { id: id(name), size: ByteSize(size), min_fence: None }
+    NewVolume { id: id(name), size: ByteSize(size), parameters: VolumeParameters::default() }
 }

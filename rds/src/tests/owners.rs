@@ -14,12 +14,7 @@ fn another(bench: &Bench) -> RestRds {
 async fn everything(rds: &RestRds, volume: &str) -> Vec<(&'static str, Result<(), RdsError>)> {
     let (volume, a) = (id(volume), host("a"));
     vec![
-        (
-            "create",
-            rds.create(&NewVolume { id: volume.clone(), size: ByteSize(4096), min_fence: None })
-                .await
-                .map(drop),
-        ),
+        ("create", rds.create(&new(volume.as_str(), 4096)).await.map(drop)),
         ("look", rds.volume(&volume, Priority::List, Freshness::Now).await.map(drop)),
         ("allow", rds.allow(&volume, &a, Priority::Attach).await.map(drop)),
         ("deny", rds.deny(&volume, &a, Priority::Detach).await.map(drop)),

@@ -32,9 +32,27 @@ async fn a_volume_is_made_once_with_exact_properties_and_found_again() {
     let other = bench.rds.create(&new("pvc-1", 2 << 30)).await.unwrap_err();
     assert!(matches!(other, RdsError::Conflict { .. }), "{other}");
     assert!(other.to_string().contains("1073745920"), "{other}");
-    let min_fence = Some("acl".to_owned());
-    let other = bench.rds.create(&NewVolume { min_fence, ..new("pvc-1", 4096) }).await.unwrap_err();
+    let parameters = VolumeParameters { min_fence: Some("acl".to_owned()), ..VolumeParameters::default() };
+    let other = bench.rds.create(&NewVolume { parameters, ..new("pvc-1", 4096) }).await.unwrap_err();
     assert!(other.to_string().contains("made with minFence none, not acl"), "{other}");
+}
+
+#[tokio::test]
+async fn what_a_volume_was_made_with_is_kept_at_the_rds() {
+    let bench = Bench::start().await;
+    let parameters = VolumeParameters {
+        migration_timeout: Some("120".to_owned()),
+        require_migration: Some("true".to_owned()),
+        ..VolumeParameters::default()
+    };
+    let wanted = NewVolume { parameters: parameters.clone(), ..new("pvc-1", 4096) };
+    bench.rds.create(&wanted).await.unwrap();
+    let comment = "cleat cluster=one migration-timeout-seconds=120 require-migration=true";
+    assert_eq!(bench.router.disk("pvc-1").unwrap()["comment"], comment);
+    let found = bench.rds.create(&wanted).await.unwrap();
+    assert_eq!((found.added, found.volume.parameters), (false, parameters));
+    let other = bench.rds.create(&new("pvc-1", 4096)).await.unwrap_err();
+    assert!(other.to_string().contains("made with migrationTimeoutSeconds 120, not none"), "{other}");
 }
 
 #[tokio::test]
