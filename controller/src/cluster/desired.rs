@@ -1,10 +1,9 @@
 //! VolumeAttachments and PersistentVolumes, as the core takes them in at a start.
 
-use cleat_core::{Access, Desired, Epoch, MinFence, NodeId, UnixMillis, VolumeId, VolumeSpec};
-use cleat_ids::MIN_FENCE_KEY;
-use cleat_kubernetes::attachments::{AllAttachments, PersistentVolumeSeen, VolumeAttachmentSeen};
+use cleat_core::{Access, Desired, Epoch, NodeId, UnixMillis, VolumeId};
+use cleat_kubernetes::attachments::{AllAttachments, VolumeAttachmentSeen};
 
-use crate::csi::{EPOCH_KEY, fence_named};
+use crate::csi::{EPOCH_KEY, VolumeDemands};
 
 /// Who is to have what, and the highest term under which any of it was answered.
 pub(crate) fn desired(all: &AllAttachments) -> (Vec<Desired>, u64) {
@@ -26,29 +25,27 @@ fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
         );
         return None;
     };
+    let demands = VolumeDemands::presumed(pv.map(|pv| &pv.attributes));
     Some(Desired {
         volume,
         node,
         access: if pv.is_some_and(|pv| pv.shared_block) { Access::RwxBlock } else { Access::Rwo },
-        min_fence: pv.map_or(MinFence::Reservation, min_fence),
-        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
-        require_migration: false,
+        min_fence: demands.min_fence(),
+        migration_timeout_ms: demands.migration_timeout_ms(),
+        require_migration: demands.require_migration,
         since: UnixMillis(seen.created_ms),
         attached: seen.attached,
         epoch: seen.metadata.get(EPOCH_KEY).and_then(|epoch| epoch.parse::<Epoch>().ok()),
     })
 }
 
-/// What its owner demands; on any doubt the strongest.
-fn min_fence(pv: &PersistentVolumeSeen) -> MinFence {
-    let demanded = pv.attributes.get(MIN_FENCE_KEY);
-    demanded.map_or(MinFence::default(), |name| fence_named(name).unwrap_or(MinFence::Reservation))
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
+
+    use cleat_core::MinFence;
+    use cleat_kubernetes::attachments::PersistentVolumeSeen;
 
     use super::*;
     use crate::csi::VOLUME_KEY;
@@ -76,7 +73,7 @@ mod tests {
             handle: "vol-1".into(),
             shared_block: true,
             claim: None,
-            attributes: BTreeMap::new(),
+            attributes: BTreeMap::from([("cleat.io/migration-timeout-seconds".into(), "120".into())]),
             says: Default::default(),
         };
         let all = AllAttachments {
@@ -94,8 +91,10 @@ mod tests {
             short,
             [("vol-1", "node-a", Access::RwxBlock, true), ("vol-2", "node-b", Access::Rwo, true)]
         );
-        let demanded: Vec<_> = found.iter().map(|d| d.min_fence).collect();
-        assert_eq!(demanded, [MinFence::default(), MinFence::Reservation], "and the strongest fence");
+        let demanded: Vec<_> =
+            found.iter().map(|d| (d.min_fence, d.migration_timeout_ms, d.require_migration)).collect();
+        let strongest = (MinFence::Reservation, 300_000, true);
+        assert_eq!(demanded, [(MinFence::default(), 120_000, false), strongest], "and the strongest demands");
         assert_eq!(term, 12, "the next term is above each that was answered");
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::call_context::{CallContext, Serving};
+use super::demands::VolumeDemands;
 use super::status::CallError;
 use super::{list, provision, publish, request};
 use crate::engine::{Engine, EngineEnded};
@@ -253,9 +254,10 @@ async fn validate(
     if context.find(&volume, Freshness::Now).await?.is_none() {
         return Err(CallError::NoSuchVolume(volume));
     }
+    let known = |field, all| VolumeDemands::of_parameters(field, all).map_err(CallError::from);
     let checked = request::capabilities(&request.volume_capabilities)
-        .and_then(|_| request::parameters("parameters", &request.parameters))
-        .and_then(|_| request::parameters("mutable_parameters", &request.mutable_parameters))
+        .and_then(|_| known("parameters", &request.parameters))
+        .and_then(|_| known("mutable_parameters", &request.mutable_parameters))
         .map(drop);
     Ok(match checked {
         Ok(()) => csi::ValidateVolumeCapabilitiesResponse {

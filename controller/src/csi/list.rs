@@ -9,7 +9,7 @@
 //!   where the cluster has it as attached, and abnormal;
 //! - without a list of the RDS there is no answer: a volume that is left out would be taken for one that is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -18,9 +18,10 @@ use cleat_proto::csi::v1 as csi;
 use cleat_rds::{Freshness, Inventory, Priority, RdsVolume};
 
 use super::call_context::{CallContext, measured};
+use super::demands::volume_context;
+use super::health;
 use super::request::Page;
 use super::status::CallError;
-use super::{MIN_FENCE_KEY, health};
 use crate::metrics::RdsCall;
 
 /// All pages of a list have to come within one time-out of the caller's: they share a list of the RDS. What this process
@@ -175,21 +176,21 @@ fn select(
 
 fn entry(id: &VolumeId, on_rds: OnRds<'_>, known: Option<&Known>, aside: Option<Aside>) -> Entry {
     let mut complaints = known.map(|known| known.complaints.clone()).unwrap_or_default();
-    let (size_bytes, min_fence) = match on_rds {
-        OnRds::Found(volume) => (volume.size.0, volume.parameters.min_fence.clone()),
+    let (size_bytes, volume_context) = match on_rds {
+        OnRds::Found(volume) => (volume.size.0, volume_context(&volume.parameters)),
         OnRds::Unreadable(problem) => {
             complaints.insert(0, format!("what the RDS says of it cannot be understood: {problem}"));
-            (known.map_or(0, |known| known.size_bytes), None)
+            (known.map_or(0, |known| known.size_bytes), HashMap::new())
         }
         OnRds::Missing => {
             complaints.insert(0, "the RDS has no such volume, and somebody still has it, or may".to_owned());
-            (known.map_or(0, |known| known.size_bytes), None)
+            (known.map_or(0, |known| known.size_bytes), HashMap::new())
         }
     };
     let volume = csi::Volume {
         capacity_bytes: i64::try_from(size_bytes).unwrap_or(i64::MAX),
         volume_id: id.to_string(),
-        volume_context: min_fence.map(|fence| (MIN_FENCE_KEY.to_owned(), fence)).into_iter().collect(),
+        volume_context,
         ..Default::default()
     };
     let mut published: Vec<String> =

@@ -7,6 +7,7 @@
 
 mod call_context;
 mod controller;
+mod demands;
 mod health;
 mod identity;
 mod in_progress;
@@ -20,8 +21,8 @@ mod status;
 
 pub use call_context::Serving;
 pub use controller::CsiController;
+pub(crate) use demands::VolumeDemands;
 pub use identity::CsiIdentity;
-pub(crate) use request::fence_named;
 
 pub use cleat_ids::{
     EPOCH_KEY, MIN_FENCE_KEY, MIN_FENCE_PARAMETER as MIN_FENCE, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY,

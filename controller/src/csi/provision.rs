@@ -8,9 +8,9 @@ use cleat_rds::{ByteSize, Made, NewVolume, Priority, RdsError, RdsVolume, Volume
 use tokio::time::Instant;
 
 use super::call_context::{CallContext, measured};
+use super::demands::volume_context;
 use super::request::{Capacity, Create};
 use super::status::CallError;
-use super::MIN_FENCE_KEY;
 use crate::engine::RequestError;
 use crate::metrics::RdsCall;
 
@@ -20,17 +20,16 @@ const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Makes the volume, or finds it made with what was asked for.
 pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi::Volume, CallError> {
-    let Create { volume, capacity, min_fence } = create;
+    let Create { volume, capacity, demands } = create;
     let _begun = context.in_progress.begin(&volume, "CreateVolume", context.engine.now())?;
-    if let Some(min_fence) = min_fence {
+    if let Some(min_fence) = demands.min_fence {
         // Told now, and not when a node is silent and nothing suffices.
         let met = context.engine.consult(move |core, _| core.target().meets(min_fence)).await?;
         met.map_err(|lacking| CallError::NoSuchFence { min_fence, lacking })?;
     }
     let found = measured(RdsCall::Find, context.rds.listed(&volume, Priority::Attach)).await;
     let found = found.map_err(|source| CallError::Rds { volume: volume.clone(), source })?;
-    let min_fence_name = min_fence.map(|fence| fence.name().to_owned());
-    let parameters = VolumeParameters { min_fence: min_fence_name, ..VolumeParameters::default() };
+    let parameters = demands.at_the_rds();
     let size = match &found {
         None => {
             nobody_has_it(context, &volume).await?;
@@ -56,10 +55,7 @@ pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi:
     Ok(csi::Volume {
         capacity_bytes: i64::try_from(made.size.0).unwrap_or(i64::MAX),
         volume_id: volume.to_string(),
-        volume_context: min_fence
-            .map(|fence| (MIN_FENCE_KEY.to_owned(), fence.name().to_owned()))
-            .into_iter()
-            .collect(),
+        volume_context: volume_context(&new.parameters),
         ..Default::default()
     })
 }

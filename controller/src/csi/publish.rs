@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use cleat_core::{Access, MinFence, Phase, VolumeId, VolumeRecord, VolumeSpec};
+use cleat_core::{Access, Phase, VolumeId, VolumeRecord, VolumeSpec};
 use cleat_rds::{Freshness, RdsVolume};
 
 use super::call_context::CallContext;
+use super::demands::VolumeDemands;
 use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
@@ -23,13 +24,13 @@ pub(super) async fn publish(
     publish: Publish,
     on_its_way: OnItsWay,
 ) -> Result<HashMap<String, String>, CallError> {
-    let Publish { volume, node, access, read_only, min_fence } = publish;
+    let Publish { volume, node, access, read_only, demands } = publish;
     if let Some(attachments) = &context.attachments {
         cluster::may_publish(attachments, &volume, &node).await?;
     }
     let spec = match attached_spec(context, &volume, &node).await? {
-        Some(spec) => VolumeSpec { access, min_fence, ..spec },
-        None => look_up(context, &volume, access, min_fence).await?,
+        Some(spec) => demands.put_into(VolumeSpec { access, ..spec }),
+        None => look_up(context, &volume, access, demands).await?,
     };
     let publishing = on_its_way.hand_over(context.engine.publish(node, spec, read_only)).await;
     let grant = publishing.map_err(RequestError::Refused)??.granted().await?;
@@ -97,7 +98,7 @@ async fn look_up(
     context: &CallContext,
     volume: &VolumeId,
     access: Access,
-    min_fence: MinFence,
+    demands: VolumeDemands,
 ) -> Result<VolumeSpec, CallError> {
     let mut found = context.find(volume, LOOKED_UP_WITHIN).await?;
     if found.is_none() {
@@ -111,9 +112,9 @@ async fn look_up(
         subsystem_nqn: Some(context.serving.subsystem_nqn(volume)),
         portals: context.serving.portals(&found),
         size_bytes: found.size.0,
-        min_fence,
-        migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
-        require_migration: false,
+        min_fence: demands.min_fence(),
+        migration_timeout_ms: demands.migration_timeout_ms(),
+        require_migration: demands.require_migration,
     })
 }
 

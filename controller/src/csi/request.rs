@@ -1,36 +1,27 @@
 //! CSI requests, checked once: in come messages, out go values that cannot hold anything invalid, or [`CallError`]
 //! with the field, the value and the rule.
 
-use std::collections::HashMap;
-
 use cleat_core::{Access, MinFence, NodeId, VolumeId};
 use cleat_proto::csi::v1 as csi;
 use csi::volume_capability::AccessType;
 use csi::volume_capability::access_mode::Mode;
 
+use super::MIN_FENCE;
+use super::demands::{VolumeDemands, shown};
 use super::status::{CallError, Invalid};
-use super::{MIN_FENCE, MIN_FENCE_KEY};
 
 /// Volumes are made of whole blocks of this size, so that no device of any host shows less than was asked for: the
 /// kernel's target rounds a file down to whole blocks, of at most 4096 bytes.
 pub(super) const BLOCK_BYTES: u64 = 4096;
 /// What a volume gets for which no size was asked for.
 pub(super) const DEFAULT_BYTES: u64 = 1 << 30;
-/// Parameters that the provisioner adds by itself, and that say nothing to us.
-const SIDECAR_PARAMETERS: &str = "csi.storage.k8s.io/";
-/// All that a volume may ask for, weakest first.
-const MIN_FENCES: [MinFence; 5] =
-    [MinFence::NodeGone, MinFence::ExportOff, MinFence::Acl, MinFence::Secret, MinFence::Reservation];
-/// Values in error messages are cut to this.
-const SHOWN: usize = 300;
 
 /// CreateVolume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Create {
     pub(super) volume: VolumeId,
     pub(super) capacity: Capacity,
-    /// As it was asked for, if it was.
-    pub(super) min_fence: Option<MinFence>,
+    pub(super) demands: VolumeDemands,
 }
 
 /// How large a volume may be, in bytes.
@@ -51,7 +42,7 @@ pub(super) struct Publish {
     pub(super) node: NodeId,
     pub(super) access: Access,
     pub(super) read_only: bool,
-    pub(super) min_fence: MinFence,
+    pub(super) demands: VolumeDemands,
 }
 
 /// ControllerUnpublishVolume.
@@ -102,8 +93,8 @@ impl Create {
     pub(super) fn check(request: &csi::CreateVolumeRequest) -> Result<Self, CallError> {
         let volume = super::name::volume_of(&request.name)?;
         let most = capabilities(&request.volume_capabilities)?;
-        let min_fence = parameters("parameters", &request.parameters)?;
-        if min_fence == Some(MinFence::Reservation) && most == Access::Rwo {
+        let demands = VolumeDemands::of_parameters("parameters", &request.parameters)?;
+        if demands.min_fence == Some(MinFence::Reservation) && most == Access::Rwo {
             return Err(invalid(
                 format!("parameters[{MIN_FENCE:?}]"),
                 "reservation is for volumes that two nodes may have (RWX): of one node alone there is nobody to \
@@ -128,7 +119,7 @@ impl Create {
             ));
         }
         let capacity = Capacity::check(request.capacity_range.as_ref())?;
-        Ok(Self { volume, capacity, min_fence })
+        Ok(Self { volume, capacity, demands })
     }
 }
 
@@ -174,13 +165,8 @@ impl Publish {
         let capability = request.volume_capability.as_ref();
         let capability = capability.ok_or_else(|| invalid("volume_capability", "must be given"))?;
         let (access, reader) = access("volume_capability", capability)?;
-        // Absent where the volume was made before there was such a thing, or by hand: the default then.
-        let min_fence = request.volume_context.get(MIN_FENCE_KEY);
-        let min_fence = min_fence
-            .map(|value| min_fence_named(&format!("volume_context[{MIN_FENCE_KEY:?}]"), value))
-            .transpose()?
-            .unwrap_or_default();
-        Ok(Self { volume, node, access, read_only: request.readonly || reader, min_fence })
+        let demands = VolumeDemands::of_context("volume_context", &request.volume_context)?;
+        Ok(Self { volume, node, access, read_only: request.readonly || reader, demands })
     }
 }
 
@@ -218,31 +204,6 @@ pub(super) fn capabilities(all: &[csi::VolumeCapability]) -> Result<Access, Call
         }
     }
     Ok(most)
-}
-
-/// Checks that we know every parameter; gives the weakest fence that suffices, where it is among them.
-pub(super) fn parameters(
-    field: &str,
-    parameters: &HashMap<String, String>,
-) -> Result<Option<MinFence>, CallError> {
-    let known = |key: &&String| key.as_str() == MIN_FENCE || key.starts_with(SIDECAR_PARAMETERS);
-    if let Some(key) = parameters.keys().filter(|key| !known(key)).min() {
-        return Err(invalid(format!("{field}[{key:?}]"), "not a parameter that this driver knows"));
-    }
-    let min_fence = parameters.get(MIN_FENCE);
-    min_fence.map(|value| min_fence_named(&format!("{field}[{MIN_FENCE:?}]"), value)).transpose()
-}
-
-/// A fence by its name.
-pub(crate) fn fence_named(name: &str) -> Option<MinFence> {
-    MIN_FENCES.into_iter().find(|fence| fence.name() == name)
-}
-
-fn min_fence_named(field: &str, value: &str) -> Result<MinFence, CallError> {
-    fence_named(value).ok_or_else(|| {
-        let names = MIN_FENCES.map(MinFence::name).join(", ");
-        invalid(field, format!("{:?} is none of {names}", shown(value)))
-    })
 }
 
 /// How many nodes may have a volume under a capability, and whether they only read. A mode that is not known to
@@ -297,11 +258,6 @@ fn access(field: &str, capability: &csi::VolumeCapability) -> Result<(Access, bo
 
 fn invalid(field: impl Into<String>, problem: impl Into<String>) -> CallError {
     Invalid::new(field, problem).into()
-}
-
-/// A value as an error may show it. A longer one is refused for its length in any case.
-fn shown(value: &str) -> String {
-    value.chars().take(SHOWN).collect()
 }
 
 #[cfg(test)]

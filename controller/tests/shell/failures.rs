@@ -100,23 +100,31 @@ async fn a_disk_may_be_larger_than_requested_and_not_smaller() {
 #[tokio::test]
 async fn a_name_that_is_made_again_with_other_parameters_is_refused_naming_them() {
     let (_world, csi) = World::served().await;
-    let create = async |min_fence: &str| {
-        let parameters =
-            Some(("minFence".to_owned(), min_fence.to_owned())).filter(|_| !min_fence.is_empty());
+    let create = async |parameters: &[(&str, &str)]| {
+        let parameters = parameters.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let request = cleat_proto::csi::v1::CreateVolumeRequest {
             name: "pvc-1".into(),
             volume_capabilities: vec![block(RWX)],
-            parameters: parameters.into_iter().collect(),
+            parameters: parameters.collect(),
             ..Default::default()
         };
         csi.client.clone().create_volume(request).await.map(drop)
     };
-    create("node-gone").await.unwrap();
-    create("node-gone").await.expect("the same again");
-    let other = create("").await.unwrap_err();
-    assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
-    let words = "parameters[\"minFence\"]: it was made with node-gone, asked for none";
-    assert!(other.message().contains(words), "{other:?}");
+    let (fence, timeout) = (("minFence", "node-gone"), ("migrationTimeoutSeconds", "120"));
+    create(&[fence, timeout]).await.unwrap();
+    create(&[fence, timeout, ("requireMigration", "false")]).await.expect("the same again");
+    for (asked, words) in [
+        (vec![timeout], r#"parameters["minFence"]: it was made with node-gone, asked for none"#),
+        (vec![fence], r#"parameters["migrationTimeoutSeconds"]: it was made with 120, asked for none"#),
+        (
+            vec![fence, ("migrationTimeoutSeconds", "60")],
+            r#"parameters["migrationTimeoutSeconds"]: it was made with 120, asked for 60"#,
+        ),
+    ] {
+        let other = create(&asked).await.unwrap_err();
+        assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
+        assert!(other.message().contains(words), "{other:?}");
+    }
 }
 
 #[tokio::test]

@@ -1,11 +1,15 @@
 //! The controller killed and started again on its store: nothing granted twice, nothing forgotten.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
+use cleat_controller::clock::Clock;
+use cleat_controller::stored::Stored;
+use cleat_proto::csi::v1 as csi;
 use tonic::Code;
 
 use crate::agent::{Host, OnAttach, OnDetach};
-use crate::world::{RWO, RWX, World, eventually};
+use crate::world::{RWO, RWX, World, block, eventually, publish_request};
 
 #[tokio::test]
 async fn killed_in_the_middle_of_an_attach_it_goes_on_under_the_same_epoch() {
@@ -108,11 +112,45 @@ async fn a_damaged_store_is_refused_with_the_file_named() {
     let mut world = World::started().await;
     world.stop().await.unwrap();
     std::fs::write(world.store(), "not a store\n").unwrap();
-    let clock = cleat_controller::clock::Clock::start();
-    let opened = cleat_controller::stored::Stored::in_file(world.store(), clock).await;
+    let clock = Clock::start();
+    let opened = Stored::in_file(world.store(), clock).await;
     let Err(error) = opened else { panic!("opened") };
     let text = cleat_runtime::exit::Causes(&error).to_string();
     assert!(text.contains(&world.store().display().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn the_time_for_a_migration_is_in_lists_and_in_the_volumes_record() {
+    let (mut world, csi, [(_host, _agent)]) = World::with_nodes(["node-a"]).await;
+    let request = csi::CreateVolumeRequest {
+        name: "vm-1".into(),
+        volume_capabilities: vec![block(RWX)],
+        parameters: HashMap::from([("migrationTimeoutSeconds".to_owned(), "120".to_owned())]),
+        ..Default::default()
+    };
+    let made = csi.client.clone().create_volume(request).await.unwrap().into_inner().volume.unwrap();
+    let context = HashMap::from([("cleat.io/migration-timeout-seconds".to_owned(), "120".to_owned())]);
+    assert_eq!(made.volume_context, context);
+    let all = csi.client.clone().list_volumes(csi::ListVolumesRequest::default()).await.unwrap().into_inner();
+    assert_eq!(all.entries[0].volume.as_ref().unwrap().volume_context, context);
+    let publish = csi::ControllerPublishVolumeRequest {
+        volume_context: context,
+        ..publish_request("vm-1", "node-a", RWX)
+    };
+    csi.client.clone().controller_publish_volume(publish).await.unwrap();
+    world.stop().await.unwrap();
+    // Its store is unlocked as soon as its last task is gone.
+    let opening = async {
+        loop {
+            match Stored::in_file(world.store(), Clock::start()).await {
+                Ok(stored) => break stored,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    let stored = tokio::time::timeout(Duration::from_secs(10), opening).await.expect("it is unlocked");
+    let timeouts: Vec<_> = stored.records.volumes.iter().map(|r| r.spec.migration_timeout_ms).collect();
+    assert_eq!(timeouts, [120_000]);
 }
 
 /// One node has the volume and is not heard; the controller begins with a store that does not know of that.
