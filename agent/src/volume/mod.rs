@@ -15,6 +15,7 @@
 mod attach;
 pub mod board;
 pub mod clause;
+pub mod count;
 mod credentials;
 mod deduplicate;
 mod detach;
