@@ -7,6 +7,7 @@
 //! | [`definitions`] | the custom resources, as the cluster has to know them |
 //! | [`records`] | the records of volumes and nodes, written against a version |
 //! | [`notes`] | a few lines beside the records, in a ConfigMap |
+//! | [`kubevirt`] | which VM has a volume, and whether it is migrating |
 //! | [`watch`] | what there is of one kind of object, kept up to date |
 //! | [`reviews`] | who somebody is and what he may do |
 //! | [`serving_ca`] | the CA of the controller's own certificate |
@@ -25,6 +26,7 @@ pub mod definitions;
 pub mod events;
 pub mod identity;
 pub mod in_use;
+pub mod kubevirt;
 pub mod lease;
 pub mod nodes;
 pub mod notes;

@@ -2,8 +2,9 @@
 //!
 //! In come objects; out goes a map of what is needed of them, and a sign when it has changed. What holds:
 //! - nothing is said before the first whole list;
-//! - a kind that may not be there and is not is a state, not an error: there is nothing of it, and it is looked for
-//!   again. A kind that each cluster has and that is not found is an answer to rely on for nothing, and a failure;
+//! - a kind that may not be there ([`Watched::start_of`]) and is not is a state, not an error: there is nothing of it, and
+//!   it is looked for again. A kind that each cluster has and that is not found is an answer to rely on for nothing, and a
+//!   failure;
 //! - a list that is silent is given up, and so is a watch whose connection the kernel finds dead; a history that was
 //!   compacted is listed again, and every so often everything is, so that a change that no watch has brought is seen all
 //!   the same;
@@ -90,6 +91,20 @@ impl<T: Send + Sync + 'static> Watched<T> {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
     {
         Self::begin(server.timeout(), api, what, None, false, keep)
+    }
+
+    /// The same, of a kind that may not be there, and only of those objects that have these labels.
+    pub(crate) fn start_of<K>(
+        server: &ApiServer,
+        api: Api<K>,
+        what: &'static str,
+        selector: Option<&'static str>,
+        keep: impl Fn(K) -> Option<(String, T)> + Send + Sync + 'static,
+    ) -> Self
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        Self::begin(server.timeout(), api, what, selector, true, keep)
     }
 
     fn begin<K>(
