@@ -4,6 +4,7 @@
 
 mod deployed;
 mod events;
+mod kubevirt;
 mod lease;
 mod records;
 mod serving_ca;
