@@ -12,6 +12,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 use crate::client::{AskError, Controller};
 use crate::fence::{self, Fence, NodeCommand};
 use crate::identity::ClusterArgs;
+use crate::migration::Migration;
 use crate::output::{Format, Output};
 use crate::rds::{self, RdsCommand};
 use crate::shell::{self, Shell};
@@ -64,6 +65,8 @@ enum Command {
     Nodes,
     /// List the latest live migration of each volume, with its timeline
     Migrations,
+    /// Draw one live migration: the phases of each volume, and what it waits for now
+    Migration(Migration),
     /// Explain one volume: who may write to it, on what evidence, and what each request waits for
     Explain {
         /// Id of the volume
@@ -164,6 +167,10 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
     };
+    let output = match &command {
+        Command::Migration(migration) if migration.json => Format::Json,
+        _ => output,
+    };
     let mut out = Output::new(output, color, console);
     match command {
         Command::Volumes => {
@@ -178,6 +185,7 @@ async fn ask(cli: Cli, console: &mut Console<'_>) -> Result<(), AskError> {
             let migrations = controller.migrations().await?;
             out.show(|| json::migrations(&migrations), |width| screens::migrations(&migrations, width))
         }
+        Command::Migration(migration) => migration.run(&mut controller, &mut out).await,
         Command::Explain { volume } => {
             let volume = controller.volume(volume).await?;
             out.show(|| json::volume(&volume), |width| explain::volume(&volume, width))

@@ -12,12 +12,13 @@ use futures_util::stream::FuturesUnordered;
 use proto::operator_client::OperatorClient;
 use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::identity::{self, Bearer, ClusterArgs};
+use crate::timeline::NoMigration;
 
 /// The largest answer that is read: everything about some fifty thousand volumes.
 const ANSWER_BYTES: usize = 128 << 20;
@@ -71,6 +72,14 @@ pub(crate) enum AskError {
     Problems(usize),
     #[error("cannot write the answer")]
     Output(#[source] std::io::Error),
+    #[error("cannot write the page to {} (--html)", path.display())]
+    Page {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Migration(#[from] NoMigration),
 }
 
 /// Connects to the replica that says it serves, or else to any. One address may mean several replicas, and another one with
@@ -183,6 +192,18 @@ impl Controller {
         let request = self.request(proto::GetVolumeRequest { volume_id });
         let answer = self.client.get_volume(request).await;
         Ok(answer.map_err(|status| self.refused(status))?.into_inner())
+    }
+
+    /// The same where there may be none of that id.
+    pub(crate) async fn volume_if_tracked(
+        &mut self,
+        id: String,
+    ) -> Result<Option<proto::VolumeInfo>, AskError> {
+        match self.volume(id).await {
+            Ok(volume) => Ok(Some(volume)),
+            Err(AskError::Refused { status, .. }) if status.code() == Code::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Fences a node and waits for the proof: longer than for other answers.

@@ -4,6 +4,7 @@
 //! runs `cleatctl` for this, with its own name in [`VARIABLE`]. Always holds: where the controller does not
 //! answer at once there are no ids, no error, and no wait.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::future::Future;
 use std::io::{self, Write};
@@ -15,6 +16,7 @@ use cleat_runtime::tls::ClientTlsArgs;
 
 use crate::cli;
 use crate::client::{AskError, Controller};
+use crate::format;
 use crate::identity::ClusterArgs;
 use crate::shell::VARIABLE;
 
@@ -74,8 +76,10 @@ fn with_ids(words: &[OsString]) -> Command {
         ArgValueCandidates::new(move || ask(&words, kind).into_iter().map(CompletionCandidate::new).collect())
     };
     let [of_explain, of_fence] = [(); 2].map(|()| ids(Kind::Volume));
+    let of_migration = ids(Kind::Migration);
     let [to_fence, to_declare] = [(); 2].map(|()| ids(Kind::Node));
     cli::command()
+        .mut_subcommand("migration", |migration| migration.mut_arg("name", |name| name.add(of_migration)))
         .mut_subcommand("explain", |explain| explain.mut_arg("volume", |volume| volume.add(of_explain)))
         .mut_subcommand("fence", |fence| {
             fence.mut_arg("volume", |volume| volume.add(of_fence)).mut_arg("node", |node| node.add(to_fence))
@@ -88,6 +92,8 @@ fn with_ids(words: &[OsString]) -> Command {
 #[derive(Clone, Copy)]
 enum Kind {
     Volume,
+    /// VMs and volumes that have a migration on record.
+    Migration,
     Node,
 }
 
@@ -107,6 +113,13 @@ fn ask(words: &[OsString], kind: Kind) -> Vec<String> {
 async fn names(controller: &mut Controller, kind: Kind) -> Result<Vec<String>, AskError> {
     Ok(match kind {
         Kind::Volume => controller.volumes().await?.into_iter().map(|volume| volume.volume_id).collect(),
+        Kind::Migration => {
+            let migrations = controller.migrations().await?;
+            let names = migrations.into_iter().flat_map(|one| [format::vm(&one), one.volume_id]);
+            // A VM may have many volumes.
+            let names: BTreeSet<String> = names.filter(|name| !name.is_empty()).collect();
+            names.into_iter().collect()
+        }
         Kind::Node => controller.nodes().await?.into_iter().map(|node| node.node_id).collect(),
     })
 }

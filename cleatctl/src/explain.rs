@@ -5,7 +5,7 @@ use cleat_proto::cleat::v1::{
 };
 use cleat_runtime::date::rfc3339;
 
-use crate::format::{bytes, epoch, phase, timeline};
+use crate::format::{bytes, epoch, phase, timeline, vm};
 use crate::page::Page;
 
 pub(crate) fn volume(volume: &VolumeInfo, width: Option<usize>) -> String {
@@ -50,8 +50,10 @@ pub(crate) fn volume(volume: &VolumeInfo, width: Option<usize>) -> String {
     }
     if let Some(migration) = &volume.migration {
         let (from, to) = (&migration.source_node_id, &migration.target_node_id);
+        let result = if migration.overdue { "overdue" } else { &migration.result };
+        let of = Some(vm(migration)).filter(|vm| !vm.is_empty()).map(|vm| format!(" of VM {vm}"));
         page.blank();
-        page.state(0, &format!("Migration from {from} to {to}: "), &migration.result, "");
+        page.state(0, &format!("Migration{} from {from} to {to}: ", of.unwrap_or_default()), result, "");
         page.line(2, timeline(migration));
     }
     if !volume.past_evidence.is_empty() {

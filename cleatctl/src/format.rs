@@ -30,6 +30,12 @@ pub(crate) fn paths(state: &VolumeState) -> String {
     format!("{live}/{}", state.paths.len())
 }
 
+/// The VM that moves, as `NAMESPACE/NAME`; empty where no migration object names one.
+pub(crate) fn vm(migration: &MigrationInfo) -> String {
+    let MigrationInfo { vm_namespace, vm_name, .. } = migration;
+    if vm_name.is_empty() { String::new() } else { format!("{vm_namespace}/{vm_name}") }
+}
+
 /// Each step with the time since the first, such as `granted, target_ready +0.412s, …`.
 pub(crate) fn timeline(migration: &MigrationInfo) -> String {
     let Some(first) = migration.steps.first() else { return String::new() };
@@ -42,6 +48,19 @@ pub(crate) fn timeline(migration: &MigrationInfo) -> String {
         }
     });
     steps.collect::<Vec<_>>().join(", ")
+}
+
+/// A time that something took: milliseconds up to a minute, then seconds, then minutes.
+pub(crate) fn lasting(ms: u64) -> String {
+    let (seconds, minutes, hours) = (ms / 1000, ms / 60_000, ms / 3_600_000);
+    match (hours, minutes, seconds) {
+        (0, 0, _) if ms.is_multiple_of(1000) => format!("{seconds} s"),
+        (0, 0, _) => format!("{seconds}.{:03} s", ms % 1000),
+        (0, _, _) if seconds % 60 == 0 => format!("{minutes} min"),
+        (0, _, _) => format!("{minutes} min {} s", seconds % 60),
+        _ if minutes % 60 == 0 => format!("{hours} h"),
+        _ => format!("{hours} h {} min", minutes % 60),
+    }
 }
 
 /// A size: exact where it is a round one, else to two places, never rounded up.
@@ -62,6 +81,14 @@ pub(crate) fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_is_as_fine_as_its_length_asks_for() {
+        let shown = [0, 412, 59_999, 60_000, 300_000, 372_900, 3_600_000, 5_430_000].map(lasting);
+        let expected = ["0 s", "0.412 s", "59.999 s", "1 min", "5 min", "6 min 12 s", "1 h", "1 h 30 min"];
+        assert_eq!(shown, expected);
+        assert!(lasting(u64::MAX).ends_with(" min"));
+    }
 
     #[test]
     fn a_size_between_two_units_is_not_rounded_up() {

@@ -172,6 +172,14 @@ pub(crate) fn migration(m: &proto::MigrationInfo) -> Value {
         "result": m.result,
         "attributed_to": m.attributed_to,
         "steps": list(&m.steps, |s| json!({"name": s.name, "at_unix_ms": s.at_unix_ms})),
+        "vm_namespace": m.vm_namespace,
+        "vm_name": m.vm_name,
+        "vm_uid": m.vm_uid,
+        "migration_uid": m.migration_uid,
+        "left": m.left,
+        "granted_at_unix_ms": m.granted_at_unix_ms,
+        "timeout_ms": m.timeout_ms,
+        "overdue": m.overdue,
     })
 }
 

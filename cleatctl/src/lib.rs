@@ -1,7 +1,7 @@
 //! `cleatctl`: what the controller knows, for people and for scripts.
 //!
-//! Comes in: the words of a command line. Goes out: a screen or a document on standard output, errors on
-//! standard error, and an exit code. Only `fence` and `node declare-gone` change anything, and they need a
+//! Comes in: the words of a command line. Goes out: a screen or a document on standard output, a page in a file where one
+//! is asked for, errors on standard error, and an exit code. Only `fence` and `node declare-gone` change anything, and they need a
 //! reason.
 
 mod cli;
@@ -12,6 +12,7 @@ mod fence;
 mod format;
 mod identity;
 mod json;
+mod migration;
 mod output;
 mod page;
 mod rds;
@@ -20,6 +21,7 @@ mod screens;
 mod screens_tests;
 mod shell;
 mod table;
+mod timeline;
 mod watch;
 
 use std::ffi::OsString;
@@ -36,6 +38,8 @@ pub struct Console<'a> {
     pub err: &'a mut dyn Write,
     /// Columns of the terminal behind `out`; `None` where that is no terminal.
     pub width: Option<usize>,
+    /// Its lines.
+    pub height: Option<usize>,
     /// Whether `--color auto` means colour.
     pub color: bool,
 }
@@ -54,13 +58,17 @@ pub fn main() -> ExitCode {
     let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr());
     let size = out.is_terminal().then(|| terminal_size::terminal_size_of(&out)).flatten();
     let width = size.map(|(width, _)| usize::from(width.0));
+    let height = size.map(|(_, height)| usize::from(height.0));
     // As NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM ask for.
     let color = AutoStream::choice(&out) != ColorChoice::Never;
     // Where the answer cannot be written, the shell offers nothing.
     if complete::answer(std::env::args_os(), &mut out).unwrap_or(true) {
         return ExitCode::SUCCESS;
     }
-    ExitCode::from(run(std::env::args_os(), &mut Console { out: &mut out, err: &mut err, width, color }))
+    ExitCode::from(run(
+        std::env::args_os(),
+        &mut Console { out: &mut out, err: &mut err, width, height, color },
+    ))
 }
 
 /// Runs one command line, which begins with the program's name, and returns the exit code.

@@ -60,11 +60,49 @@ impl<'a, 'b> Output<'a, 'b> {
         text.map_or(Ok(()), |text| self.write(&text))
     }
 
+    /// Whether a screen is shown in the place of the one before, so that it may change with time alone.
+    pub(crate) fn is_redrawn(&self) -> bool {
+        self.format == Format::Table && self.console.width.is_some()
+    }
+
+    /// Shows how something stands now: on a terminal in the place of how it stood before, else below it. What the terminal
+    /// has no lines for is left out and counted.
+    pub(crate) fn redraw(
+        &mut self,
+        document: impl FnOnce() -> Value,
+        screen: impl FnOnce(Option<usize>) -> String,
+    ) -> Result<(), AskError> {
+        let width = self.console.width;
+        if !self.is_redrawn() {
+            return self.event(document, || Some(format!("{}\n--", screen(width).trim_end())));
+        }
+        let text = painted(&screen(width), self.color);
+        let text = in_place(&text, self.console.height);
+        let out = &mut *self.console.out;
+        write!(out, "{text}").and_then(|()| out.flush()).map_err(AskError::Output)
+    }
+
     fn write(&mut self, text: &str) -> Result<(), AskError> {
         let out = &mut *self.console.out;
         let written = writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush());
         written.map_err(AskError::Output)
     }
+}
+
+/// The text from the terminal's first line on, over what stands there, and nothing below it.
+fn in_place(text: &str, height: Option<usize>) -> String {
+    let lines: Vec<&str> = text.trim_end_matches('\n').lines().collect();
+    // One line stays free for the cursor.
+    let room = height.map_or(lines.len(), |height| height.saturating_sub(1).max(1));
+    let shown = if lines.len() > room { room - 1 } else { lines.len() };
+    let mut drawn = String::from("\u{1b}[H");
+    for line in &lines[..shown] {
+        drawn.push_str(&format!("{line}\u{1b}[K\n"));
+    }
+    if shown < lines.len() {
+        drawn.push_str(&format!("({} more lines; make the terminal taller)\u{1b}[K\n", lines.len() - shown));
+    }
+    drawn + "\u{1b}[J"
 }
 
 /// JSON in which characters that a terminal acts on are escaped; the value stays the same.
@@ -100,6 +138,15 @@ fn disarm(value: &mut Value) {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    #[test]
+    fn a_redrawn_screen_covers_the_one_before_and_fits_its_lines() {
+        let drawn = |height| super::in_place("a\nb\nc\n", height).replace('\u{1b}', "^");
+        assert_eq!(drawn(None), "^[Ha^[K\nb^[K\nc^[K\n^[J");
+        assert_eq!(drawn(Some(4)), drawn(None));
+        assert_eq!(drawn(Some(3)), "^[Ha^[K\n(2 more lines; make the terminal taller)^[K\n^[J");
+        assert_eq!(drawn(Some(0)), "^[H(3 more lines; make the terminal taller)^[K\n^[J");
+    }
 
     #[test]
     fn json_escapes_what_a_terminal_acts_on_and_keeps_the_value() {

@@ -22,7 +22,8 @@ pub(crate) fn state(word: &str) -> String {
     let mark = match word.to_ascii_lowercase().as_str() {
         "ready" | "connected" | "admitted" | "completed" => GOOD,
         "degraded" | "granting" | "connecting" | "draining" | "detaching" | "running" | "rolled_back" => BUSY,
-        "lost" | "fenced" | "stray" | "silent" | "quarantined" | "deleted" | "failed" | "timed_out" => BAD,
+        "overdue" | "lost" | "fenced" | "stray" | "silent" | "quarantined" | "deleted" | "failed"
+        | "timed_out" => BAD,
         _ => return harmless(word),
     };
     format!("{mark}{word}{END}")

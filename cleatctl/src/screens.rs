@@ -6,7 +6,7 @@ use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::cleat::v1::{AttachmentInfo, DriftInfo, FencedInfo, MigrationInfo, NodeInfo, VolumeInfo};
 use cleat_runtime::date::rfc3339;
 
-use crate::format::{bytes, epoch, paths, timeline};
+use crate::format::{bytes, epoch, paths, timeline, vm};
 use crate::table::{Cell, Table};
 
 pub(crate) fn volumes(volumes: &[VolumeInfo], width: Option<usize>) -> String {
@@ -103,13 +103,15 @@ pub(crate) fn migrations(migrations: &[MigrationInfo], width: Option<usize>) -> 
     if migrations.is_empty() {
         return "No migrations are recorded.".to_owned();
     }
-    let columns = [("VOLUME", 0), ("FROM", 0), ("TO", 0), ("RESULT", 0), ("BEGAN", 1)];
+    let columns = [("VOLUME", 0), ("FROM", 0), ("TO", 0), ("RESULT", 0), ("BEGAN", 1), ("VM", 2)];
     let mut table = Table::new(columns, "TIMELINE");
     for migration in migrations {
         let began = migration.steps.first().map(|step| rfc3339(step.at_unix_ms)).unwrap_or_default();
-        let MigrationInfo { volume_id, source_node_id, target_node_id, result, .. } = migration;
-        let [volume, from, to, began] = [volume_id, source_node_id, target_node_id, &began].map(Cell::from);
-        table.row([volume, from, to, Cell::state(result), began], timeline(migration));
+        let MigrationInfo { volume_id, source_node_id, target_node_id, result, overdue, .. } = migration;
+        let result = Cell::state(if *overdue { "overdue" } else { result });
+        let [volume, from, to, began, vm] =
+            [volume_id, source_node_id, target_node_id, &began, &vm(migration)].map(Cell::from);
+        table.row([volume, from, to, result, began, vm], timeline(migration));
     }
     table.render(width)
 }

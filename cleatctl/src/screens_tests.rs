@@ -238,8 +238,8 @@ fn migrations_show_the_time_since_their_first_step() {
     assert_eq!(
         shown(&screens::migrations(&[migration()], None), false),
         r#"
-VOLUME  FROM      TO        RESULT     BEGAN                 TIMELINE
-vm-1    worker-1  worker-2  completed  2000-02-29T12:00:00Z  granted, target_ready +0.412s, done +2.500s
+VOLUME  FROM      TO        RESULT     BEGAN                 VM  TIMELINE
+vm-1    worker-1  worker-2  completed  2000-02-29T12:00:00Z  -   granted, target_ready +0.412s, done +2.500s
 "#
     );
     assert_eq!(
@@ -247,6 +247,27 @@ vm-1    worker-1  worker-2  completed  2000-02-29T12:00:00Z  granted, target_rea
         r#"
 VOLUME  FROM      TO        RESULT     BEGAN
 vm-1    worker-1  worker-2  <green>completed</>  2000-02-29T12:00:00Z
+    timeline: granted, target_ready +0.412s, done +2.500s
+"#
+    );
+}
+
+#[test]
+fn migrations_name_the_vm_and_those_that_are_overdue() {
+    let moved = MigrationInfo {
+        result: "timed_out".into(),
+        overdue: true,
+        vm_namespace: "prod".into(),
+        vm_name: "web".into(),
+        ..migration()
+    };
+    assert_eq!(
+        shown(&screens::migrations(&[moved, migration()], Some(80)), true),
+        r#"
+VOLUME  FROM      TO        RESULT     BEGAN                 VM
+vm-1    worker-1  worker-2  <red>overdue</>    2000-02-29T12:00:00Z  prod/web
+    timeline: granted, target_ready +0.412s, done +2.500s
+vm-1    worker-1  worker-2  <green>completed</>  2000-02-29T12:00:00Z  -
     timeline: granted, target_ready +0.412s, done +2.500s
 "#
     );
@@ -349,7 +370,12 @@ fn in_trouble() -> VolumeInfo {
             since_unix_ms: NOON,
             waits_for: "the drain bound".into(),
         }],
-        migration: Some(MigrationInfo { result: "running".into(), ..migration() }),
+        migration: Some(MigrationInfo {
+            result: "running".into(),
+            vm_namespace: "prod".into(),
+            vm_name: "web".into(),
+            ..migration()
+        }),
         past_evidence: vec![gone],
         ..volume("vm-1", vec![draining, stuck])
     }
@@ -396,7 +422,7 @@ Fenced nodes, quarantined until their agents report the volume absent
 Waiting requests
   unpublish for node worker-1 since 2000-02-29T12:00:00Z: waits for the drain bound
 
-Migration from worker-1 to worker-2: running
+Migration of VM prod/web from worker-1 to worker-2: running
   granted, target_ready +0.412s, done +2.500s
 
 Past attachments, and the evidence that ended them
@@ -423,7 +449,7 @@ Node worker-2 (migration-target): <yellow>Draining</> since 2000-02-29T12:00:00Z
     2000-02-29T12:00:00Z
   unpublish for node worker-1 since 2000-02-29T12:00:00Z: waits for the drain
     bound
-Migration from worker-1 to worker-2: <yellow>running</>"
+Migration of VM prod/web from worker-1 to worker-2: <yellow>running</>"
     );
 }
 

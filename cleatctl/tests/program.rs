@@ -35,6 +35,12 @@ fn an_error_names_what_is_wrong_and_what_to_do_and_has_its_exit_code() {
             "error: the following required arguments were not provided:\n  <VOLUME>\n\n\
              Usage: cleatctl explain <VOLUME>\n\nFor more information, try '--help'.\n",
         ),
+        (
+            "migration web --watch --html x.html",
+            64,
+            "error: the argument '--watch' cannot be used with '--html <FILE>'\n\n\
+             Usage: cleatctl migration --watch <VM|VOLUME>\n\nFor more information, try '--help'.\n",
+        ),
         // Port 1 of this machine: nobody listens.
         (
             &format!("{plain} 127.0.0.1:1 volumes"),
@@ -58,6 +64,7 @@ Commands:
   volumes     List tracked volumes: where each is attached, and what it waits for
   nodes       List nodes: whether their agents are connected, and what they hold
   migrations  List the latest live migration of each volume, with its timeline
+  migration   Draw one live migration: the phases of each volume, and what it waits for now
   explain     Explain one volume: who may write to it, on what evidence, and what each request waits
               for
   watch       Show what happens, as it happens, until interrupted

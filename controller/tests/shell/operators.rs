@@ -1,6 +1,7 @@
 //! What operators see, over the service and with `cleatctl` itself.
 
 use std::ffi::OsString;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cleat_proto::cleat::v1 as proto;
@@ -97,7 +98,7 @@ pub async fn cleatctl_with(world: &World, who: Vec<String>, given: &[&str]) -> (
         let (mut out, mut err) = (Vec::new(), Vec::new());
         let code = cleatctl::run(
             words,
-            &mut cleatctl::Console { out: &mut out, err: &mut err, width: None, color: false },
+            &mut cleatctl::Console { out: &mut out, err: &mut err, width: None, height: None, color: false },
         );
         (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
     });
@@ -143,6 +144,11 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     assert!(nodes.contains("node-b  connected") && nodes.contains("10.0.1.2,10.0.2.2"), "{nodes}");
     let (_, migrations, _) = cleatctl(&world, &["migrations"]).await;
     assert!(migrations.contains("vm-1    node-a  node-b  running"), "{migrations}");
+    let (_, drawn, _) = cleatctl(&world, &["migration", "vm-1"]).await;
+    assert!(drawn.starts_with("Volume vm-1 from node node-a to node node-b: running\n"), "{drawn}");
+    let waits =
+        "  node node-b (Connecting) waits for the agent of node node-b to connect and prove that it can use";
+    assert!(drawn.contains(waits), "{drawn}");
     let (_, explained, _) = cleatctl(&world, &["explain", "vm-1"]).await;
     for words in [
         "Volume vm-1 (RWX block)",
@@ -163,10 +169,66 @@ async fn cleatctl_tells_what_is_and_what_waits() {
     let (_, colored, _) = cleatctl(&world, &["volumes", "--color", "always"]).await;
     assert!(colored.contains("\u{1b}[32mReady\u{1b}[0m"), "{colored}");
 
+    let (code, _, complaint) = cleatctl(&world, &["migration", "vm-2"]).await;
+    assert_eq!(code, 1);
+    assert!(complaint.starts_with("cleatctl: cannot show a migration of vm-2: "), "{complaint}");
     let (code, _, complaint) = cleatctl(&world, &["explain", "vm-2"]).await;
     assert_eq!(code, 1);
     assert!(complaint.contains("volume vm-2 is not tracked"), "{complaint}");
     let (code, _, complaint) = cleatctl(&world, &["explain", "vm-1", "--tls-ca", "/none"]).await;
     assert_eq!(code, 64, "{complaint}");
     publishing.abort();
+}
+
+/// Standard output that a test reads while the program still runs.
+#[derive(Clone, Default)]
+struct Shared(Arc<Mutex<Vec<u8>>>);
+
+impl Shared {
+    /// The document in its last line.
+    fn last(&self) -> serde_json::Value {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let whole = text.rsplit_once('\n').map(|(whole, _)| whole).unwrap_or_default();
+        whole.lines().last().map(|line| serde_json::from_str(line).unwrap()).unwrap_or_default()
+    }
+}
+
+impl std::io::Write for Shared {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_migration_that_is_watched_is_drawn_with_each_change() {
+    let (mut world, csi, [(_, _one), (_, _two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
+    let out = Shared::default();
+    let watching = tokio::task::spawn_blocking({
+        let words = ["migration", "vm-1", "--watch", "--json"];
+        let words = command_line(&world, vec!["--plaintext".to_owned()], &words);
+        let mut out = out.clone();
+        move || {
+            let mut err = Vec::new();
+            let mut console =
+                cleatctl::Console { out: &mut out, err: &mut err, width: None, height: None, color: false };
+            let code = cleatctl::run(words, &mut console);
+            (code, String::from_utf8(err).unwrap())
+        }
+    });
+    eventually("nothing yet", async || !out.0.lock().unwrap().is_empty()).await;
+    assert!(out.last().is_null(), "{}", out.last());
+    csi.publish("vm-1", "node-a", crate::world::RWX).await.unwrap();
+    csi.publish("vm-1", "node-b", crate::world::RWX).await.unwrap();
+    eventually("both", async || out.last()["result"] == "running").await;
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    eventually("the end", async || out.last()["ended_unix_ms"].is_u64()).await;
+    world.stop().await.unwrap();
+    let (code, complaint) = watching.await.unwrap();
+    assert_eq!(code, 1, "a controller that stops is an error: {complaint}");
+    let last = out.last();
+    assert_eq!((&last["source_node_id"], &last["target_node_id"]), (&"node-a".into(), &"node-b".into()));
 }
