@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::mounts::MountTable;
 use super::scans::{Key, Looking};
@@ -23,6 +23,15 @@ const O_PATH: u64 = 0o1000_0000;
 /// How often each block device was found.
 pub(super) type Uses = BTreeMap<DevT, usize>;
 
+/// The descriptors of a process that are one block device.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Opened {
+    pub(super) descriptors: usize,
+    /// The path by which the first of them was opened, as the process names it. A process may have as many names for a
+    /// device as it likes; one is kept.
+    pub(super) name: PathBuf,
+}
+
 /// Mapped files found so far, by file system and inode: every process maps the same libraries.
 pub(super) type Mapped = BTreeMap<(DevT, u64), Option<DevT>>;
 
@@ -34,24 +43,26 @@ pub(super) fn open(
     mounts: &MountTable,
     dir: &Path,
     blind: &mut Vec<Blind>,
-) -> Option<Uses> {
+) -> Option<BTreeMap<DevT, Opened>> {
     let fds = dir.join("fd");
     let entries = match std::fs::read_dir(&fds) {
         Ok(entries) => entries,
         Err(error) if has_gone(&error) => return None,
         Err(error) => {
             blind.push(Blind::at(&fds, error));
-            return Some(Uses::new());
+            return Some(BTreeMap::new());
         }
     };
-    let (mut uses, mut any) = (Uses::new(), false);
+    let (mut opened, mut any) = (BTreeMap::new(), false);
     for entry in entries {
         any = true;
         let device = entry
             .map_err(|error| Blind::at(&fds, error))
             .and_then(|entry| device_behind(places, looking, mounts, dir, &entry.path()));
         match device {
-            Ok(Some(dev)) => *uses.entry(dev).or_default() += 1,
+            Ok(Some((dev, name))) => {
+                opened.entry(dev).or_insert(Opened { descriptors: 0, name }).descriptors += 1;
+            }
             Ok(None) => {}
             Err(why) => {
                 blind.push(why);
@@ -59,7 +70,7 @@ pub(super) fn open(
             }
         }
     }
-    any.then_some(uses)
+    any.then_some(opened)
 }
 
 fn device_behind(
@@ -68,7 +79,7 @@ fn device_behind(
     mounts: &MountTable,
     dir: &Path,
     fd: &Path,
-) -> Result<Option<DevT>, Blind> {
+) -> Result<Option<(DevT, PathBuf)>, Blind> {
     let gone = |error: io::Error| if has_gone(&error) { Ok(None) } else { Err(Blind::at(fd, error)) };
     let target = match std::fs::read_link(fd) {
         Ok(target) => target,
@@ -89,7 +100,7 @@ fn device_behind(
     }
     let mount = field(&info, b"mnt_id:", 10).unwrap_or_default();
     match looking.call(&Key::Mount(mount), || (places.rdev)(fd)) {
-        Ok(Ok(dev)) => Ok(dev),
+        Ok(Ok(dev)) => Ok(dev.map(|dev| (dev, target))),
         // A server may answer anything about its files, but that says nothing of a device of this host.
         Ok(Err(_)) | Err(_) if mounts.is_remote(mount) => Ok(None),
         Ok(Err(error)) => gone(error),

@@ -20,6 +20,7 @@
 
 mod claim;
 mod files;
+mod held;
 mod loops;
 mod mounts;
 mod processes;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+pub use held::{HeldDescriptor, held_elsewhere};
 pub use loops::{KubeletLoop, LoopUse};
 
 use claim::Claim;

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::files::{self, Mapped, Uses};
+use super::files::{self, Mapped};
+use super::held::HeldDescriptor;
 use super::mounts::MountTable;
 use super::scans::Looking;
 use super::{Blind, DeviceUser, Places, ProcessUse, plain};
@@ -22,6 +23,8 @@ const ROUNDS: usize = 4;
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
     users: Vec<(DevT, DeviceUser)>,
+    /// What the processes of pods have open.
+    pub(super) held: Vec<HeldDescriptor>,
     /// Which processes could not be read.
     pub(super) blind: Vec<Blind>,
     /// Which mounts could not be read.
@@ -111,8 +114,14 @@ fn add_process(
     let (open, mapped) = (open.unwrap_or_default(), mapped);
     let devices: BTreeSet<DevT> = open.keys().chain(mapped.keys()).copied().collect();
     for dev in devices {
-        let count = |uses: &Uses| uses.get(&dev).copied().unwrap_or_default();
-        let process = describe(&dir, pid, dev, count(&open), count(&mapped));
+        let opened = open.get(&dev);
+        let descriptors = opened.map(|opened| opened.descriptors).unwrap_or_default();
+        let maps = mapped.get(&dev).copied().unwrap_or_default();
+        let process = describe(&dir, pid, dev, descriptors, maps);
+        if let (Some(opened), Some(_)) = (opened, &process.pod_uid) {
+            let ProcessUse { comm, pod_uid, .. } = process.clone();
+            found.held.push(HeldDescriptor { pid, comm, pod_uid, name: opened.name.clone(), rdev: dev });
+        }
         found.users.push((dev, DeviceUser::Process(process)));
     }
 }

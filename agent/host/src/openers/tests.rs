@@ -461,3 +461,43 @@ fn a_process_that_is_forked_while_others_are_looked_at_is_looked_at_too() {
     fs::rename(of("21"), of("unborn")).expect("hidden");
     assert_eq!(host.look().to_string(), "process 21 (child)");
 }
+
+#[tokio::test]
+async fn a_pod_that_has_a_device_open_that_is_no_more_the_head_is_found() {
+    let host = Host::new();
+    // The node of its disk has the number that the device had before.
+    let stale = DevT { major: 259, minor: 7 };
+    host.tree.write("host/dev/disk", "block 259:7");
+    for (pid, uid) in [(20, POD), (21, "7c9e6679-7425-40de-944b-e07fc1f90ae7")] {
+        host.process(pid, "qemu-kvm", "mnt:[1]");
+        host.tree.write(&format!("host/proc/{pid}/cgroup"), &format!("0::/kubepods/pod{uid}/abc\n"));
+        host.opens(pid, 9, "disk");
+        host.opens(pid, 10, "disk");
+    }
+    host.process(22, "of no pod", "mnt:[1]");
+    host.opens(22, 9, "disk");
+    let pods = BTreeSet::from([POD.to_owned()]);
+    let look = async || {
+        let (held, blind) = host.openers.held_by(&pods, Instant::now(), LONG).await.expect("looked");
+        assert!(blind.is_empty(), "{blind:?}");
+        (held.len(), held_elsewhere(&held, &pods, HEAD, &BTreeSet::new()))
+    };
+    let (held, elsewhere) = look().await;
+    let [one] = &elsewhere[..] else { panic!("{elsewhere:?}") };
+    assert_eq!((held, one.pid, one.comm.as_str(), one.rdev), (1, 20, "qemu-kvm", stale));
+    assert!(one.name.ends_with("host/dev/disk"), "{one}");
+    assert!(host.look().users.is_empty(), "by the head alone nobody has it");
+
+    fs::remove_file(host.tree.root().join("host/proc/20/fd/10")).expect("closed");
+    host.opens(20, 11, "nvme0n1");
+    assert_eq!(look().await, (2, Vec::new()), "it has the head as well");
+}
+
+#[tokio::test]
+async fn what_a_pod_holds_and_could_not_be_read_is_said() {
+    let host = Host::new();
+    fs::remove_dir(host.tree.root().join("host/proc/1/fd")).expect("removed");
+    host.tree.write("host/proc/1/fd", "");
+    let (held, blind) = host.openers.held_by(&BTreeSet::new(), Instant::now(), LONG).await.expect("looked");
+    assert!(held.is_empty() && blind.iter().any(|blind| blind.what.contains("1/fd")), "{blind:?}");
+}
