@@ -97,8 +97,6 @@ pub struct Config {
     /// The same for a node whose agent is heard and is at it: a kernel that is slow to let go of a dead path is none
     /// that has to be fenced.
     pub fence_heard_after_ms: u64,
-    /// How long both nodes may have a volume while a VM moves, before people are notified.
-    pub migration_timeout_ms: u64,
     /// What the target can do.
     pub target: TargetAbilities,
 }
@@ -112,7 +110,6 @@ impl Default for Config {
             retry_ms: 2_000,
             fence_after_ms: 20_000,
             fence_heard_after_ms: 180_000,
-            migration_timeout_ms: 300_000,
             target: TargetAbilities::default(),
         }
     }
@@ -195,7 +192,7 @@ impl Core {
             }
             desired::declared_bound_again(record, bound);
             if let Some(migration) = record.migration.as_mut().filter(|m| !m.is_over()) {
-                migration.begin_again(now, core.config.migration_timeout_ms);
+                migration.begin_again(now, record.spec.migration_timeout_ms);
             }
         }
         for attachment in core.volumes.values_mut().flat_map(|v| &mut v.attachments) {

@@ -65,7 +65,6 @@ fn config(target: TargetAbilities) -> Config {
         retry_ms: 400,
         fence_after_ms: 2_500,
         fence_heard_after_ms: 5_000,
-        migration_timeout_ms: 30_000,
         target,
     }
 }

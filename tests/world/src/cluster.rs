@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use cleat_core::{
     Desired, Epoch, Event, ListedVolume, NodeId, NodeRecord, Phase, Remembered, UnixMillis, VolumeId,
-    VolumeRecord, VolumeSpec,
+    VolumeRecord,
 };
 
 use crate::kinds::{Action, Lost};
@@ -18,7 +18,7 @@ use crate::names::{N, NODES, V, VOLUMES, host_nqn, node_id, node_of, volume_id, 
 use crate::records::attachment_of;
 use crate::shell::reread;
 use crate::target::List;
-use crate::world::{Ask, EPOCH_MS, Setup, World};
+use crate::world::{Ask, EPOCH_MS, MIGRATION_TIMEOUT_MS, Setup, World};
 
 /// That a volume is to be on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -188,7 +188,7 @@ impl World {
                 node: node_id(n),
                 access: self.setup.access[v],
                 min_fence: self.setup.min_fence,
-                migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+                migration_timeout_ms: MIGRATION_TIMEOUT_MS,
                 require_migration: false,
                 since: UnixMillis(EPOCH_MS),
                 attached: attachment.attached.is_some(),

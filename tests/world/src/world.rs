@@ -32,6 +32,8 @@ use crate::target::Abilities;
 
 /// One unit of the abstract clock; every bound of the core is a small number of them.
 pub const QUANTUM_MS: u64 = 1_000;
+/// What a live migration may take.
+pub const MIGRATION_TIMEOUT_MS: u64 = 2 * QUANTUM_MS;
 /// Where the clock begins: higher than any other number in a state.
 pub const EPOCH_MS: u64 = 1_000_000_000;
 
@@ -123,7 +125,6 @@ impl Setup {
             retry_ms: QUANTUM_MS,
             fence_after_ms: QUANTUM_MS,
             fence_heard_after_ms: QUANTUM_MS,
-            migration_timeout_ms: 2 * QUANTUM_MS,
             target: as_probed(self.truth),
         }
     }
@@ -138,7 +139,7 @@ impl Setup {
             portals: Vec::new(),
             size_bytes: 1 << 30,
             min_fence: self.min_fence,
-            migration_timeout_ms: VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS,
+            migration_timeout_ms: MIGRATION_TIMEOUT_MS,
             require_migration: false,
         }
     }

@@ -276,7 +276,7 @@ impl Transition<'_> {
     /// Two nodes that are to have a volume are a migration, from the one that was to have it first, which began when the
     /// other one was to: whichever of them is heard first.
     fn begin_desired_migration(&mut self, volume: &VolumeId) {
-        let (now, timeout_ms) = (self.now, self.core.config.migration_timeout_ms);
+        let now = self.now;
         let Some(since) = self.core.unheard.since.get(volume) else {
             return;
         };
@@ -302,6 +302,7 @@ impl Transition<'_> {
             return;
         };
         let side = |a: &Attachment| (a.node.clone(), a.epoch);
+        let timeout_ms = record.spec.migration_timeout_ms;
         let mut migration = Migration::begin(side(source), side(target), began, timeout_ms);
         migration.begin_again(now, timeout_ms);
         record.migrates(migration);

@@ -393,3 +393,16 @@ fn an_export_that_was_found_off_is_not_seen_to_drain() {
     b.pass(b.config.drain_bound_ms);
     assert!(matches!(b.rds_asked(), Some((_, RdsRequest::Close { .. }))), "{:?}", b.effects);
 }
+
+#[test]
+fn a_pair_that_is_only_to_have_it_has_the_time_that_its_owner_gives() {
+    let mut b = attached(Access::RwxBlock);
+    let both = ["a", "bb"]
+        .map(|node| Desired { migration_timeout_ms: 30_000, ..desired(node, Access::RwxBlock, 1) });
+    start(&mut b, false, false, both.to_vec());
+    for node in ["a", "bb"] {
+        b.up(node, "1", vec![observed_of(ObservedPhase::Ready)]);
+    }
+    let migration = b.core.volumes[&v()].migration.as_ref().expect("two nodes that share it");
+    assert_eq!(migration.timeout_ms, 30_000);
+}

@@ -50,14 +50,14 @@ impl Transition<'_> {
         source: (NodeId, Epoch),
         target: (NodeId, Epoch),
     ) {
-        let (now, timeout_ms) = (self.now, self.core.config.migration_timeout_ms);
+        let now = self.now;
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
         if record.migration.as_ref().is_some_and(|m| !m.is_over()) {
             return;
         }
-        let migration = Migration::begin(source, target, now, timeout_ms);
+        let migration = Migration::begin(source, target, now, record.spec.migration_timeout_ms);
         record.migrates(migration.clone());
         self.migration_notice(volume, migration, MigrationStep::Granted);
     }
@@ -146,7 +146,7 @@ impl Transition<'_> {
 
     /// KubeVirt reports another migration than the record's: that one is over, whoever has the volume still.
     fn next_migration(&mut self, volume: &VolumeId, seen: &VmMigration) {
-        let (now, timeout_ms) = (self.now, self.core.config.migration_timeout_ms);
+        let now = self.now;
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
@@ -154,7 +154,7 @@ impl Transition<'_> {
             return;
         };
         let side = |a: &Attachment| (a.node.clone(), a.epoch);
-        let mut next = Migration::begin(side(source), side(target), now, timeout_ms);
+        let mut next = Migration::begin(side(source), side(target), now, record.spec.migration_timeout_ms);
         if target.phase == Phase::Ready {
             next.record(MigrationStep::TargetReady, now);
         }

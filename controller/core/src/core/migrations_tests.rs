@@ -301,7 +301,7 @@ fn a_report_about_no_pair_or_of_no_bounds_is_none() {
 }
 
 fn timeout() -> u64 {
-    Config::default().migration_timeout_ms
+    VolumeSpec::DEFAULT_MIGRATION_TIMEOUT_MS
 }
 
 /// A pair whose migration KubeVirt has reported, and that is overdue.
@@ -310,6 +310,27 @@ fn overdue() -> Harness {
     report(&mut b, seen(1, "a", "bb", VmStage::Running));
     b.pass(timeout());
     b
+}
+
+#[test]
+fn its_time_is_that_of_the_volume() {
+    let mut b = Harness::hearing(&["a", "bb"]);
+    let spec = || VolumeSpec { migration_timeout_ms: 30_000, ..spec(Access::RwxBlock) };
+    for node in ["a", "bb"] {
+        b.requests += 1;
+        let (request, node) = (RequestId(b.requests), n(node));
+        b.event(Event::Publish { request, node, spec: spec(), read_only: false });
+        b.rds(Ok(()));
+        b.agent(ready());
+    }
+    assert_eq!(record(&b).timeout_ms, 30_000);
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.pass(29_000);
+    assert!(!record(&b).is_overdue());
+    b.restart();
+    assert_eq!((record(&b).timeout_ms, record(&b).is_overdue()), (30_000, false));
+    b.pass(1_000);
+    assert!(record(&b).is_overdue());
 }
 
 #[test]

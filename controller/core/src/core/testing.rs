@@ -14,7 +14,7 @@ pub(super) struct Harness {
     pub(super) max_volumes: Option<std::num::NonZeroU32>,
     /// Of every node that says Hello.
     pub(super) seen: NodeSeen,
-    requests: u64,
+    pub(super) requests: u64,
     sessions: u64,
     /// As a store would have it.
     pub(super) stored: BTreeMap<VolumeId, VolumeRecord>,
