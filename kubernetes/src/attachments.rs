@@ -16,7 +16,7 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use crate::api::{ApiError, ApiServer};
-use crate::watch::Watched;
+use crate::watch::{Watched, WatchedChanges};
 
 /// Objects that are asked for at once.
 const PAGE: u32 = 500;
@@ -175,6 +175,23 @@ impl Attachments {
     #[must_use]
     pub fn volumes(&self) -> Vec<Arc<PersistentVolumeSeen>> {
         self.volumes.look(|all| all.values().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Everything, as the watches have it, oldest first. `None`: they have not listed everything yet.
+    #[must_use]
+    pub fn all(&self) -> Option<AllAttachments> {
+        let attachments = self.attachments.look(|all| all.values().cloned().collect::<Vec<_>>())?;
+        let volumes = self.volumes.look(|all| all.values().cloned().collect::<Vec<_>>())?;
+        let mut attachments: Vec<_> = attachments.into_iter().map(Arc::unwrap_or_clone).collect();
+        attachments.sort_by(|a, b| (a.created_ms, &a.name).cmp(&(b.created_ms, &b.name)));
+        let volumes = volumes.into_iter().map(Arc::unwrap_or_clone);
+        Some(AllAttachments { attachments, volumes: volumes.map(|pv| (pv.name.clone(), pv)).collect() })
+    }
+
+    /// Signs of changes of both, from now on.
+    #[must_use]
+    pub fn changes(&self) -> WatchedChanges {
+        WatchedChanges::of([self.attachments.changes(), self.volumes.changes()])
     }
 
     /// Everything, as it is now.

@@ -2,7 +2,7 @@
 //!
 //! In come objects; out goes a map of what is needed of them, and a sign when it has changed. What holds:
 //! - nothing is said before the first whole list;
-//! - a kind that may not be there ([`Watched::start_of`]) and is not is a state, not an error: there is nothing of it, and
+//! - a kind that may not be there (`Watched::start_of`) and is not is a state, not an error: there is nothing of it, and
 //!   it is looked for again. A kind that each cluster has and that is not found is an answer to rely on for nothing, and a
 //!   failure;
 //! - a list that is silent is given up, and so is a watch whose connection the kernel finds dead; a history that was
@@ -15,6 +15,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Resource};
@@ -69,6 +70,29 @@ struct Content<T> {
     /// `Unknown` until it was listed whole.
     presence: Presence,
     all: All<T>,
+}
+
+/// Signs of changes of several kinds together.
+pub struct WatchedChanges(Vec<watch::Receiver<u64>>);
+
+impl WatchedChanges {
+    /// Of these, from now on.
+    pub(crate) fn of(all: impl IntoIterator<Item = watch::Receiver<u64>>) -> Self {
+        let mut changes = Self(all.into_iter().collect());
+        changes.catch_up();
+        changes
+    }
+
+    /// Waits for the next one. `false`: there will be none any more.
+    pub async fn next(&mut self) -> bool {
+        let (changed, ..) = select_all(self.0.iter_mut().map(|one| Box::pin(one.changed()))).await;
+        changed.is_ok()
+    }
+
+    /// What has changed up to now is no next one.
+    pub fn catch_up(&mut self) {
+        self.0.iter_mut().for_each(|one| drop(one.borrow_and_update()));
+    }
 }
 
 /// Why nothing is heard any more.

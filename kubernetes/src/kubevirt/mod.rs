@@ -17,16 +17,14 @@ pub mod objects;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use futures_util::future::select_all;
 use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use kube::Api;
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, PartialObjectMeta};
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::api::ApiServer;
 use crate::attachments::AllAttachments;
-use crate::watch::{Presence, Watched};
+use crate::watch::{Presence, Watched, WatchedChanges};
 use join::{Objects, movers};
 use mover::MoverSeen;
 use objects::{ClaimSeen, POD_SELECTOR, PodSeen, VmMigrationSeen, VmSeen};
@@ -38,9 +36,6 @@ pub struct KubeVirt {
     vms: Watched<VmSeen>,
     migrations: Watched<VmMigrationSeen>,
 }
-
-/// Signs of changes of any of it.
-pub struct KubeVirtChanges([watch::Receiver<u64>; 4]);
 
 impl KubeVirt {
     /// Begins to watch.
@@ -91,11 +86,13 @@ impl KubeVirt {
 
     /// Signs of changes, from now on.
     #[must_use]
-    pub fn changes(&self) -> KubeVirtChanges {
-        let mut changes =
-            [self.claims.changes(), self.pods.changes(), self.vms.changes(), self.migrations.changes()];
-        changes.iter_mut().for_each(|one| drop(one.borrow_and_update()));
-        KubeVirtChanges(changes)
+    pub fn changes(&self) -> WatchedChanges {
+        WatchedChanges::of([
+            self.claims.changes(),
+            self.pods.changes(),
+            self.vms.changes(),
+            self.migrations.changes(),
+        ])
     }
 
     /// Who has each volume of these attachments, as the watches have it. `None`: not all of it was listed yet.
@@ -110,14 +107,6 @@ impl KubeVirt {
             vms: vms.iter().map(Arc::as_ref).collect(),
             migrations: migrations.iter().map(Arc::as_ref).collect(),
         }))
-    }
-}
-
-impl KubeVirtChanges {
-    /// Waits for the next one. `false`: there will be none any more.
-    pub async fn next(&mut self) -> bool {
-        let (changed, ..) = select_all(self.0.iter_mut().map(|one| Box::pin(one.changed()))).await;
-        changed.is_ok()
     }
 }
 
