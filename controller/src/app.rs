@@ -340,6 +340,7 @@ where
         let Stored { store, records, term, cluster: of_cluster } = stored;
         let attachments = of_cluster.as_ref().map(|cluster| Arc::clone(&cluster.attachments));
         let cluster = of_cluster.map(|cluster| cluster.server);
+        let of_kubevirt = cluster.clone();
         let secrets = agents.secrets.clone();
         let (volumes, sessions, reports) = (records.volumes.len(), Sessions::new(agents), Reports::default());
         let start = engine::Start {
@@ -394,6 +395,10 @@ where
         if let Some(attachments) = attachments {
             let (of, at) = (Arc::clone(&attachments), engine.clone());
             tokio::spawn(cluster::follow_vanished(of, at, stop.clone()));
+            if let Some(server) = of_kubevirt {
+                let (of, at) = (Arc::clone(&attachments), engine.clone());
+                tokio::spawn(cluster::follow_migrating(server, of, at, stop.clone()));
+            }
             tokio::spawn(cluster::keep_annotations(attachments, engine.clone(), stop.clone()));
         }
         let looking = tokio::spawn(operator::keep_looking(engine, reports, secrets, stop.clone()));

@@ -4,15 +4,18 @@
 //! | --- | --- |
 //! | `desired` | VolumeAttachments, as the core takes them in at a start |
 //! | `live` | what the API server says now, before a Publish or an Unpublish is begun |
+//! | `migrating` | which VM migrates with a volume, as KubeVirt has it |
 //! | `vanished` | a VolumeAttachment that went without an Unpublish |
 //! | `annotations` | who has a volume, on its PersistentVolume, for people |
 
 mod annotations;
 mod desired;
 mod live;
+mod migrating;
 mod vanished;
 
 pub(crate) use annotations::keep as keep_annotations;
 pub(crate) use desired::desired;
 pub(crate) use live::{NotAsClustered, may_publish, may_unpublish};
+pub(crate) use migrating::follow as follow_migrating;
 pub(crate) use vanished::follow as follow_vanished;

@@ -1,0 +1,184 @@
+//! Who migrates, as KubeVirt's objects on a real API server say it: absent kinds, kinds that come later, and what follows.
+
+use std::time::{Duration, Instant};
+
+use cleat_api_server::Cluster;
+use cleat_kubevirt::definitions::definitions;
+use cleat_kubevirt::patch::Patch;
+use cleat_kubevirt::script::{Disk, Script, Step, VmPlan};
+use cleat_proto::cleat::v1::MigrationInfo;
+use serde_json::{Value, json};
+
+use crate::agent::Host;
+use crate::cluster::leads;
+use crate::world::{RWX, World};
+
+const NAMESPACE: &str = "vms";
+/// An absent kind is looked for each 30 s, and what the core lacks is handed over again each 10 s.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Whoever writes KubeVirt's objects.
+struct Player {
+    cluster: Cluster,
+    folder: tempfile::TempDir,
+    script: Script,
+}
+
+impl Player {
+    fn new() -> Self {
+        let plan = VmPlan {
+            namespace: NAMESPACE.into(),
+            name: "web".into(),
+            disks: vec![Disk { claim: "root".into(), hotplugged: false }],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let player = Self { cluster: Cluster::own(), folder, script: Script::new(plan) };
+        player.cluster.kubectl(&["create", "namespace", NAMESPACE]);
+        player.cluster.kubectl(&["-n", NAMESPACE, "create", "serviceaccount", "default"]);
+        player
+    }
+
+    fn with_file(&self, input: &Value, arguments: &[&str]) -> String {
+        let file = self.folder.path().join("object.json");
+        std::fs::write(&file, input.to_string()).unwrap();
+        let file = file.display().to_string();
+        let filled: Vec<_> =
+            arguments.iter().map(|one| if *one == "FILE" { file.as_str() } else { *one }).collect();
+        self.cluster.kubectl(&filled)
+    }
+
+    /// The claim, and the PersistentVolume that is bound to it.
+    fn volume(&self) {
+        let print_uid = ["create", "-f", "FILE", "-o", "jsonpath={.metadata.uid}"];
+        let claim = self.with_file(
+            &json!({
+                "apiVersion": "v1", "kind": "PersistentVolumeClaim",
+                "metadata": {"name": "root", "namespace": NAMESPACE},
+                "spec": {
+                    "accessModes": ["ReadWriteMany"], "volumeMode": "Block", "storageClassName": "",
+                    "volumeName": "pv-vm-1", "resources": {"requests": {"storage": "1Gi"}},
+                },
+            }),
+            &print_uid,
+        );
+        self.with_file(
+            &json!({
+                "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "pv-vm-1"},
+                "spec": {
+                    "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteMany"], "volumeMode": "Block",
+                    "csi": {"driver": "cleat.io", "volumeHandle": "vm-1"},
+                    "claimRef": {
+                        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": NAMESPACE, "name": "root",
+                        "uid": claim,
+                    },
+                },
+            }),
+            &print_uid,
+        );
+    }
+
+    fn kubevirt_comes(&self) {
+        self.with_file(&definitions(), &["apply", "-f", "FILE"]);
+        self.cluster.kubectl(&[
+            "wait",
+            "--for=condition=Established",
+            "crd/virtualmachineinstances.kubevirt.io",
+            "crd/virtualmachineinstancemigrations.kubevirt.io",
+        ]);
+    }
+
+    fn play(&mut self, steps: &[Step]) {
+        for step in steps {
+            for patch in self.script.next(step, "2026-11-30T09:00:00Z").unwrap() {
+                let call = patch.kubectl("FILE");
+                let arguments: Vec<_> = call.arguments.iter().map(String::as_str).collect();
+                let printed = self.with_file(&call.input.unwrap_or_default(), &arguments);
+                if matches!(patch, Patch::Make(..)) {
+                    self.script.made(patch.of(), &printed);
+                }
+            }
+        }
+    }
+}
+
+async fn until(world: &World, what: &str, holds: impl Fn(&MigrationInfo) -> bool) -> MigrationInfo {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let all = world.migrations().await;
+        if let Some(found) = all.iter().find(|found| holds(found)) {
+            return found.clone();
+        }
+        assert!(Instant::now() < deadline, "{what}: {all:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_migration_is_attributed_as_soon_as_kubevirt_comes_without_a_restart() {
+    let (mut player, mut world) = (Player::new(), World::new());
+    world.join(&player.cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (source, target) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let (_source, _target) = (world.agent(&source).await, world.agent(&target).await);
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    player.volume();
+    for node in ["node-a", "node-b"] {
+        player.cluster.wants("vm-1", node, true);
+        csi.publish("vm-1", node, RWX).await.unwrap();
+    }
+    let began = until(&world, "a migration", |_| true).await;
+    assert_eq!((began.attributed_to.as_str(), began.result.as_str()), ("unattributed", "running"));
+    assert_eq!(
+        (began.source_node_id.as_str(), began.timeout_ms),
+        ("node-a", 300_000),
+        "by age, and the usual time"
+    );
+    let sent = (source.attaches().len(), target.attaches().len());
+
+    // The VM goes the other way than who had the volume first has it.
+    player.kubevirt_comes();
+    player.play(&[
+        Step::VmMade,
+        Step::LauncherMade,
+        Step::LauncherRuns { on: "node-b".into() },
+        Step::Asked { to: "node-a".into() },
+        Step::Accepted,
+        Step::TargetMade,
+        Step::TargetPlaced,
+    ]);
+    let seen = until(&world, "attributed", |found| !found.migration_uid.is_empty()).await;
+    assert_eq!((seen.source_node_id.as_str(), seen.target_node_id.as_str()), ("node-b", "node-a"));
+    assert_eq!((seen.vm_namespace.as_str(), seen.vm_name.as_str()), (NAMESPACE, "web"));
+    assert_eq!((seen.attributed_to.as_str(), seen.result.as_str()), ("vms/web-1", "running"));
+    let roles: Vec<_> =
+        world.volume("vm-1").await.attachments.into_iter().map(|a| (a.node_id, a.role)).collect();
+    assert!(roles.contains(&("node-b".into(), "primary".into())), "{roles:?}");
+
+    player.play(&[
+        Step::TargetRuns,
+        Step::Scheduled,
+        Step::HandedOver,
+        Step::Preparing,
+        Step::TargetReady,
+        Step::Began,
+        Step::Detected,
+        Step::Switched,
+        Step::Acknowledged,
+        Step::Completed,
+        Step::SourceEnds,
+    ]);
+    until(&world, "the switchover", |found| found.steps.iter().any(|step| step.name == "switchover")).await;
+    // KubeVirt is done: nobody is let go for that, and nobody was sent anything.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(source.holds("vm-1") && target.holds("vm-1"));
+    assert_eq!((source.attaches().len(), target.attaches().len()), sent);
+    let both = world.volume("vm-1").await.attachments;
+    assert!(both.len() == 2 && both.iter().all(|a| a.phase == "Ready" && a.may_write), "{both:?}");
+
+    player.cluster.wants_no_more("vm-1", "node-b");
+    csi.unpublish("vm-1", "node-b").await.unwrap();
+    let ended = until(&world, "its end", |found| found.result != "running").await;
+    assert_eq!((ended.result.as_str(), ended.left.as_str()), ("completed", "source"));
+}
