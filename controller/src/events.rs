@@ -44,6 +44,8 @@ pub enum EventReason {
     MigrationCompleted,
     /// The target has given the volume up, or never had it.
     MigrationRolledBack,
+    /// Two nodes have a volume for longer than a migration may take. Nobody is cut off by it.
+    MigrationTimedOut,
     /// A node is being cut off from a volume.
     FenceStarted,
     /// The target keeps a node out of a volume.
@@ -79,6 +81,7 @@ impl EventReason {
             Self::MigrationStarted => "MigrationStarted",
             Self::MigrationCompleted => "MigrationCompleted",
             Self::MigrationRolledBack => "MigrationRolledBack",
+            Self::MigrationTimedOut => "MigrationTimedOut",
             Self::FenceStarted => "FenceStarted",
             Self::FenceProven => "FenceProven",
             Self::FenceUnknown => "FenceUnknown",
@@ -94,6 +97,7 @@ impl EventReason {
         match self {
             Self::AttachmentConflict
             | Self::MigrationRolledBack
+            | Self::MigrationTimedOut
             | Self::FenceStarted
             | Self::FenceUnknown
             | Self::NodeQuarantined
@@ -117,6 +121,7 @@ impl EventReason {
             | Self::MigrationStarted
             | Self::MigrationCompleted
             | Self::MigrationRolledBack
+            | Self::MigrationTimedOut
             | Self::PathDegraded
             | Self::PathRecovered => About::Volume,
             Self::NodeQuarantined | Self::NodeReadmitted => About::Node,
@@ -224,9 +229,17 @@ fn detached(volume: &str, evidence: &Evidence) -> Vec<ClusterEvent> {
 fn migrated(volume: &str, migration: &Migration, step: MigrationStep) -> Vec<ClusterEvent> {
     let Migration { source, target, result, left, .. } = migration;
     let way = format!("volume {volume}: migration from node {source} to node {target}");
+    let seconds = migration.timeout_ms / 1000;
     let as_it_ended = || format!("{way}: {}", result.name());
     match (step, result) {
         (MigrationStep::Granted, _) => ClusterEvent::new(EventReason::MigrationStarted, way),
+        (MigrationStep::TimedOut, _) => ClusterEvent::new(
+            EventReason::MigrationTimedOut,
+            format!(
+                "{way}: both have had it for longer than the {seconds} s that it may take; nobody is cut off by that, and no \
+                 third node gets it before one of the two is off"
+            ),
+        ),
         (MigrationStep::Done, MigrationResult::Completed) => {
             ClusterEvent::new(EventReason::MigrationCompleted, way)
         }
@@ -423,6 +436,23 @@ mod tests {
         };
         assert_eq!(ended("source"), ["MigrationCompleted"]);
         assert_eq!(ended("target"), ["MigrationRolledBack"]);
+    }
+
+    #[test]
+    fn a_migration_that_runs_out_of_time_is_one_warning_and_its_end_none() {
+        let at = |step| {
+            let migration = serde_json::json!({
+                "source": "a", "sourceEpoch": "1.1", "target": "b", "targetEpoch": "1.2", "result": "timed_out",
+                "steps": [], "timeoutMs": 30_000, "left": "source",
+            });
+            let migration = Box::new(serde_json::from_value(migration).unwrap());
+            of(&Notice::Migration { volume: v(), migration, step })
+        };
+        let events = at(MigrationStep::TimedOut);
+        let [event] = &events[..] else { panic!("{events:?}") };
+        assert!(event.reason == EventReason::MigrationTimedOut && event.reason.warns());
+        assert!(event.note.contains("longer than the 30 s"), "{event:?}");
+        assert!(at(MigrationStep::Done).is_empty());
     }
 
     #[test]

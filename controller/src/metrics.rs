@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use cleat_core::{RdsFailure, Rung};
+use cleat_core::{MigrationResult, RdsFailure, Rung};
 use cleat_runtime::metrics::{Metric, code_name};
 use cleat_runtime::tls::ClientKind;
 use metrics::{counter, gauge, histogram};
@@ -67,6 +67,10 @@ const DRIFT: Metric = Metric::gauge(
 const NOTICES: Metric = Metric::counter("cleat_controller_notices_total", "Notices to people, by reason");
 const MIGRATIONS: Metric =
     Metric::counter("cleat_controller_migrations_total", "Migrations that ended, by result");
+const MIGRATIONS_OVERDUE: Metric = Metric::gauge(
+    "cleat_controller_migrations_overdue",
+    "Volumes that two nodes have for longer than a migration may take",
+);
 const MIGRATION_STEPS: Metric = Metric::histogram(
     "cleat_controller_migration_step_seconds",
     "Time since the step before, by step of a migration",
@@ -122,6 +126,7 @@ pub const METRICS: &[Metric] = &[
     DRIFT,
     NOTICES,
     MIGRATIONS,
+    MIGRATIONS_OVERDUE,
     MIGRATION_STEPS,
     AGENT_SESSIONS_ENDED,
     AGENT_SESSIONS,
@@ -251,11 +256,15 @@ pub(crate) fn begin() {
     leads(false);
     store_stalled(false);
     fences(0, 0);
+    migrations_overdue(0);
     for counter in [&VOLUMES_SET_ASIDE, &NODES_SET_ASIDE, &AGENT_FACTS_REFUSED] {
         counter!(counter.name).absolute(0);
     }
     for rung in Rung::LADDER {
         counter!(FENCES.name, "rung" => rung.name(), "result" => FenceResult::Refused.name()).absolute(0);
+    }
+    for result in MigrationResult::ENDS {
+        counter!(MIGRATIONS.name, "result" => result.name()).absolute(0);
     }
 }
 
@@ -354,6 +363,11 @@ pub(crate) fn migration_ended(result: &'static str) {
     counter!(MIGRATIONS.name, "result" => result).increment(1);
 }
 
+/// Volumes that two nodes have for longer than a migration may take.
+pub(crate) fn migrations_overdue(volumes: usize) {
+    gauge!(MIGRATIONS_OVERDUE.name).set(count(volumes));
+}
+
 /// The time from one step of a migration to the next.
 pub(crate) fn migration_step(step: &'static str, after: Duration) {
     histogram!(MIGRATION_STEPS.name, "step" => step).record(after);
@@ -446,6 +460,18 @@ mod tests {
     }
 
     #[test]
+    fn each_result_of_a_migration_is_there_from_the_start() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, begin);
+        let text = recorder.handle().render();
+        for result in ["completed", "rolled_back", "failed", "timed_out", "unattributed"] {
+            let line = format!("cleat_controller_migrations_total{{result=\"{result}\"}} 0");
+            assert!(text.contains(&line), "{line} is not in\n{text}");
+        }
+        assert!(text.contains("cleat_controller_migrations_overdue 0"), "{text}");
+    }
+
+    #[test]
     fn names_and_labels_are_what_dashboards_know() {
         let recorder = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&recorder, || {
@@ -465,6 +491,7 @@ mod tests {
             phase_entered("Ready", took);
             notice("volume_degraded");
             migration_ended("completed");
+            migrations_overdue(4);
             migration_step("target_ready", took);
             sessions(3);
             session_ended(Code::DeadlineExceeded);
@@ -488,6 +515,7 @@ mod tests {
             "cleat_controller_attachment_phase_seconds_count{entered=\"Ready\"} 1",
             "cleat_controller_notices_total{reason=\"volume_degraded\"} 1",
             "cleat_controller_migrations_total{result=\"completed\"} 1",
+            "cleat_controller_migrations_overdue 4",
             "cleat_controller_migration_step_seconds_count{step=\"target_ready\"} 1",
             "cleat_controller_agent_sessions 3",
             "cleat_controller_agent_sessions_ended_total{code=\"DEADLINE_EXCEEDED\"} 1",

@@ -75,6 +75,10 @@ pub enum MigrationResult {
 }
 
 impl MigrationResult {
+    /// All that a migration can end as, or have in the place of an end.
+    pub const ENDS: [Self; 5] =
+        [Self::Completed, Self::RolledBack, Self::Failed, Self::TimedOut, Self::Unattributed];
+
     /// The name by which people and metrics know it.
     #[must_use]
     pub fn name(self) -> &'static str {

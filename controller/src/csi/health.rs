@@ -22,7 +22,16 @@ pub(super) fn complaints(core: &Core, record: &VolumeRecord) -> Vec<String> {
             fenced.node
         )
     });
-    attached.chain(blocked).collect()
+    attached.chain(blocked).chain(overdue(record)).collect()
+}
+
+/// Two nodes have it for longer than a migration may take.
+fn overdue(record: &VolumeRecord) -> Option<String> {
+    let migration = record.migration.as_ref().filter(|migration| migration.is_overdue())?;
+    let (source, target, seconds) = (&migration.source, &migration.target, migration.timeout_ms / 1000);
+    Some(format!(
+        "nodes {source} and {target} have had it for longer than the {seconds} s that a migration may take"
+    ))
 }
 
 fn of_attachment(core: &Core, record: &VolumeRecord, a: &Attachment) -> Option<String> {

@@ -18,6 +18,7 @@ use super::fences::Fences;
 use super::handle::unanswered;
 use super::input::{Deliver, RequestResult, Waiter};
 use super::lanes::Lanes;
+use super::overdue::Overdue;
 use super::ports::Agents;
 use super::rds_in_doubt::RdsInDoubt;
 use super::rds_queue::RdsQueue;
@@ -46,6 +47,7 @@ pub(super) struct Executor {
     clock: Clock,
     waiters: HashMap<RequestId, Waiter>,
     fences: Fences,
+    overdue: Overdue,
     unsettled: RdsInDoubt,
     /// Hosts of nodes whose record is not durable.
     hosts: HashMap<Key, Vec<HostNqn>>,
@@ -79,7 +81,7 @@ impl Executor {
         agents: Arc<dyn Agents>,
         changes: broadcast::Sender<WatchedChange>,
         clock: Clock,
-        (fences, unsettled): (Fences, RdsInDoubt),
+        ((fences, overdue), unsettled): ((Fences, Overdue), RdsInDoubt),
     ) -> Self {
         Self {
             storing,
@@ -91,6 +93,7 @@ impl Executor {
             clock,
             waiters: HashMap::new(),
             fences,
+            overdue,
             unsettled,
             hosts: HashMap::new(),
             conflicts: HashMap::new(),
@@ -300,6 +303,7 @@ impl Executor {
     fn begin(&mut self, work: Work) {
         match work {
             Work::Recorded { now, volume, record } => {
+                self.overdue.recorded(&volume, record.as_deref());
                 let nodes = match &record {
                     Some(record) => self.fences.recorded(now, record),
                     None => self.fences.forgotten(&volume),

@@ -31,6 +31,7 @@ mod input;
 mod lanes;
 mod list_volumes;
 mod notices;
+mod overdue;
 mod ports;
 mod rds_in_doubt;
 mod rds_queue;
@@ -179,7 +180,7 @@ pub fn start(
     let (stalling, stalled) = watch::channel(storing::Stalled::default());
     let Records { volumes: records, unsettled, nodes, desired, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
-    let fences = fences::Fences::new(&records);
+    let shown = (fences::Fences::new(&records), overdue::Overdue::new(&records));
     let remembered = Remembered {
         volumes: records,
         nodes: nodes.values().map(|n| n.record.clone()).collect(),
@@ -196,7 +197,7 @@ pub fn start(
     let decider = decide::Decider { core, committed: book.committed(), clock, events, steps };
     let deciding = tokio::spawn(decide::run(decider, first, stop));
     let carrying = tokio::spawn(
-        carry_out::Executor::new((storing, book), rds_queue, agents, changes, clock, (fences, unsettled))
+        carry_out::Executor::new((storing, book), rds_queue, agents, changes, clock, (shown, unsettled))
             .run(queue),
     );
     let ended = async move {

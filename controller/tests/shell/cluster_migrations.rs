@@ -7,11 +7,12 @@ use cleat_kubevirt::definitions::definitions;
 use cleat_kubevirt::patch::Patch;
 use cleat_kubevirt::script::{Disk, Script, Step, VmPlan};
 use cleat_proto::cleat::v1::MigrationInfo;
+use cleat_proto::csi::v1 as csi;
 use serde_json::{Value, json};
 
 use crate::agent::Host;
 use crate::cluster::leads;
-use crate::world::{RWX, World};
+use crate::world::{Csi, RWX, World, eventually, publish_request};
 
 const NAMESPACE: &str = "vms";
 /// An absent kind is looked for each 30 s, and what the core lacks is handed over again each 10 s.
@@ -181,4 +182,68 @@ async fn a_migration_is_attributed_as_soon_as_kubevirt_comes_without_a_restart()
     csi.unpublish("vm-1", "node-b").await.unwrap();
     let ended = until(&world, "its end", |found| found.result != "running").await;
     assert_eq!((ended.result.as_str(), ended.left.as_str()), ("completed", "source"));
+}
+
+/// As the attacher does it for a volume whose StorageClass gives a migration so long.
+async fn publish_within(csi: &Csi, node: &str, seconds: &str) {
+    let volume_context = [("cleat.io/migration-timeout-seconds".to_owned(), seconds.to_owned())].into();
+    let request =
+        csi::ControllerPublishVolumeRequest { volume_context, ..publish_request("vm-1", node, RWX) };
+    csi.client.clone().controller_publish_volume(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_migration_past_its_time_is_shown_and_nobody_is_cut() {
+    let (mut player, mut world) = (Player::new(), World::new());
+    player.kubevirt_comes();
+    player.volume();
+    world.join(&player.cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (source, target, third) = (Host::new("node-a", 1), Host::new("node-b", 2), Host::new("node-c", 3));
+    let (_source, _target) = (world.agent(&source).await, world.agent(&target).await);
+    let _third = world.agent(&third).await;
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    for node in ["node-a", "node-b"] {
+        player.cluster.wants("vm-1", node, true);
+        publish_within(&csi, node, "30").await;
+    }
+    player.play(&[
+        Step::VmMade,
+        Step::LauncherMade,
+        Step::LauncherRuns { on: "node-a".into() },
+        Step::Asked { to: "node-b".into() },
+        Step::Accepted,
+        Step::TargetMade,
+        Step::TargetPlaced,
+    ]);
+    let began = until(&world, "attributed", |found| !found.migration_uid.is_empty()).await;
+    assert_eq!((began.result.as_str(), began.timeout_ms), ("running", 30_000));
+    let late = until(&world, "overdue", |found| found.overdue).await;
+    assert_eq!((late.result.as_str(), late.left.as_str()), ("timed_out", ""));
+    let condition = async || {
+        let request = csi::ControllerGetVolumeRequest { volume_id: "vm-1".into() };
+        let got = csi.client.clone().controller_get_volume(request).await;
+        got.unwrap().into_inner().status.unwrap().volume_condition.unwrap()
+    };
+    let said = condition().await;
+    assert!(said.abnormal && said.message.contains("longer than the 30 s"), "{said:?}");
+    eventually("an Event beside the claim", async || {
+        let path = r#"jsonpath={range .items[*]}{.regarding.kind}/{.regarding.name}/{.reason}{"\n"}{end}"#;
+        let all = player.cluster.kubectl(&["get", "events.events.k8s.io", "-A", "-o", path]);
+        all.lines().any(|line| line == "PersistentVolumeClaim/root/MigrationTimedOut")
+    })
+    .await;
+    player.cluster.wants("vm-1", "node-c", true);
+    let refused = csi.publish("vm-1", "node-c", RWX).await.unwrap_err();
+    assert!(refused.message().contains("longer than the 30 s"), "{refused:?}");
+    assert!(source.holds("vm-1") && target.holds("vm-1") && !third.holds("vm-1"));
+
+    player.cluster.wants_no_more("vm-1", "node-a");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    let ended = until(&world, "its end", |found| !found.left.is_empty()).await;
+    assert_eq!((ended.result.as_str(), ended.left.as_str(), ended.overdue), ("timed_out", "source", false));
+    assert!(!condition().await.abnormal);
+    publish_within(&csi, "node-c", "30").await;
 }
