@@ -21,6 +21,7 @@ mod nqn;
 mod operation;
 mod portal;
 mod text;
+mod ticket;
 mod volume;
 
 pub use context::{
@@ -36,4 +37,5 @@ pub use node::{BootId, NodeId, NodeUid, SessionId};
 pub use nqn::{HostId, HostNqn, NqnPrefix, SubsystemNqn};
 pub use operation::{OperationId, RequestId};
 pub use portal::{Portal, StorageAddress};
+pub use ticket::TicketId;
 pub use volume::VolumeId;

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use cleat_ids::{
     BootId, DriverName, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId, NqnPrefix,
-    OperationId, Portal, SessionId, StorageAddress, SubsystemNqn, VolumeId,
+    OperationId, Portal, SessionId, StorageAddress, SubsystemNqn, TicketId, VolumeId,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -51,6 +51,7 @@ fn all_read_back(text: &str) {
     reads_back::<OperationId>(text);
     reads_back::<Portal>(text);
     reads_back::<StorageAddress>(text);
+    reads_back::<TicketId>(text);
 }
 
 proptest! {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 pub use cleat_ids::{
     BootId, Epoch, HostId, HostNqn, IdError, MigrationUid, NamespaceUuid, Nguid, NodeId, NodeUid,
-    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, VolumeId,
+    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, TicketId, VolumeId,
 };
 
 /// Milliseconds since 1970, on a clock that never goes back: the shell takes the wall clock once at its start and

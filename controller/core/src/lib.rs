@@ -30,6 +30,8 @@ mod rds;
 mod refusal;
 mod rung_result;
 mod session_refusal;
+#[cfg_attr(not(test), expect(dead_code, reason = "the core's events know no tickets yet"))]
+mod tickets;
 mod trouble;
 mod vm_migration;
 mod volume;
@@ -40,7 +42,7 @@ pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, ReservationAbility, Rung, TargetAbilities, Tried};
 pub use ids::{
     BootId, Epoch, HostId, HostNqn, IdError, MigrationUid, NamespaceUuid, Nguid, NodeId, NodeUid,
-    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, UnixMillis, VolumeId,
+    OperationId, Portal, RequestId, SessionId, StorageAddress, SubsystemNqn, TicketId, UnixMillis, VolumeId,
 };
 pub use io::{
     Absence, Deleted, Directive, Effect, Event, Grant, ListedVolume, Observed, ObservedPhase, Outcome, Reply,
@@ -55,6 +57,7 @@ pub use notice::Notice;
 pub use rds::{RdsFailure, RdsRequest};
 pub use refusal::{Difference, Overtaking, Refusal};
 pub use session_refusal::{Claim, PinHolds, SessionRefusal};
+pub use tickets::{InterruptedBy, Interruption, Ticket, TicketStanding, TicketType, TicketWait};
 pub use trouble::{LaterTerm, NodeTrouble, OlderBy, RdsTask, Trouble};
 pub use vm_migration::{VmMigration, VmRef, VmStage};
 pub use volume::{
