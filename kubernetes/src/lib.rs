@@ -8,6 +8,7 @@
 //! | [`records`] | the records of volumes and nodes, written against a version |
 //! | [`notes`] | a few lines beside the records, in a ConfigMap |
 //! | [`kubevirt`] | which VM has a volume, and whether it is migrating |
+//! | [`tickets`] | why a volume should be attached somewhere, as objects of a namespace |
 //! | [`watch`] | what there is of one kind of object, kept up to date |
 //! | [`reviews`] | who somebody is and what he may do |
 //! | [`serving_ca`] | the CA of the controller's own certificate |
@@ -35,4 +36,5 @@ pub mod references;
 pub mod reviews;
 mod schema;
 pub mod serving_ca;
+pub mod tickets;
 pub mod watch;
