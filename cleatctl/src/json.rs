@@ -190,7 +190,7 @@ pub(crate) fn event(kind: &Kind) -> Value {
         Kind::VolumeGone(id) => json!({"volume_gone": id}),
         Kind::Node(n) => json!({"node": node(n)}),
         Kind::Migration(m) => json!({"migration": migration(m)}),
-        Kind::Ticket(t) => json!({"ticket": {"id": t.id, "kind": t.kind, "volume_id": t.volume_id}}),
+        Kind::Ticket(t) => json!({"ticket": ticket(t)}),
         Kind::TicketGone(id) => json!({"ticket_gone": id}),
         Kind::Synced(synced) => json!({"synced": synced}),
         Kind::Notice(n) => json!({"notice": {
@@ -201,4 +201,26 @@ pub(crate) fn event(kind: &Kind) -> Value {
             "message": n.message,
         }}),
     }
+}
+
+pub(crate) fn ticket(t: &proto::TicketInfo) -> Value {
+    json!({
+        "id": t.id,
+        "kind": t.kind,
+        "volume_id": t.volume_id,
+        "node_id": t.node_id,
+        "priority": t.priority,
+        "satisfied": t.satisfied,
+        "since_unix_ms": t.since_unix_ms,
+        "waits_for": t.waits_for,
+        "namespace": t.namespace,
+        "claim": t.claim,
+        "name": t.name,
+        "holder": t.holder,
+        "generation": t.generation,
+        "satisfied_generation": t.satisfied_generation,
+        "device": t.device,
+        "waits_on": t.waits_on,
+        "interrupted_until_unix_ms": t.interrupted_until_unix_ms,
+    })
 }
