@@ -1,4 +1,4 @@
-//! ClusterRecords, the Lease and Events on a real API server, with a real etcd behind it.
+//! ClusterRecords, the Lease, Events and tickets on a real API server, with a real etcd behind it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,3 +8,4 @@ mod kubevirt;
 mod lease;
 mod records;
 mod serving_ca;
+mod tickets;

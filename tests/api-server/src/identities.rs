@@ -53,15 +53,27 @@ impl Identities {
     }
 
     fn kubectl(&self, arguments: &[&str]) -> String {
-        super::kubectl(&self.kubectl, &self.folder.join("kubeconfig"), arguments).unwrap()
+        self.try_kubectl(arguments).unwrap()
+    }
+
+    fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        super::kubectl(&self.kubectl, &self.folder.join("kubeconfig"), arguments)
     }
 
     /// Makes these objects, or makes them so. Tests share some, and make them at once.
     pub fn apply(&self, objects: &Value) {
+        self.try_apply(objects).unwrap();
+    }
+
+    /// The same, where it may be refused.
+    ///
+    /// # Errors
+    /// What kubectl says then.
+    pub fn try_apply(&self, objects: &Value) -> Result<String, String> {
         let file = self.file("objects.json");
         std::fs::write(&file, json!({"apiVersion": "v1", "kind": "List", "items": objects}).to_string())
             .unwrap();
-        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.display().to_string()]);
+        self.try_kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &file.display().to_string()])
     }
 
     /// A pod of that account which runs on that node, as far as the API server knows; and the node, and the account.

@@ -263,7 +263,15 @@ impl Shared {
 
     /// What a person says with kubectl.
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        kubectl(&self.kubectl, &self.kubeconfig, arguments).unwrap()
+        self.try_kubectl(arguments).unwrap()
+    }
+
+    /// The same, where it may be refused.
+    ///
+    /// # Errors
+    /// What kubectl says then.
+    pub fn try_kubectl(&self, arguments: &[&str]) -> Result<String, String> {
+        kubectl(&self.kubectl, &self.kubeconfig, arguments)
     }
 
     /// Who else there is.
