@@ -32,4 +32,9 @@ done
 if [ "$(arg data)" = 1 ]; then
     /bin/mount -t ext4 /dev/vda /data || echo "rig: cannot mount /data" >/dev/console
 fi
+image=$(arg image)
+if [ -n "$image" ]; then
+    mkdir -p /image
+    /bin/mount -t ext4 -o ro "/dev/$image" /image || echo "rig: cannot mount /image" >/dev/console
+fi
 exec /sbin/init

@@ -73,6 +73,7 @@ pub(crate) struct Launch {
     pub(crate) console: PathBuf,
     pub(crate) monitor: PathBuf,
     pub(crate) disk: Option<PathBuf>,
+    pub(crate) image: Option<PathBuf>,
     pub(crate) machine_id: Option<String>,
     pub(crate) kernel_arguments: Vec<String>,
 }
@@ -106,6 +107,10 @@ impl Launch {
             push("-drive");
             push(&format!("file={},if=virtio,format=raw,cache=unsafe", escaped(disk)));
         }
+        if let Some(image) = &self.image {
+            push("-drive");
+            push(&format!("file={},if=virtio,format=raw,readonly=on", escaped(image)));
+        }
         push("-chardev");
         push(&format!("file,id=console,append=on,path={}", escaped(&self.console)));
         push("-serial");
@@ -132,6 +137,9 @@ impl Launch {
             format!("cleat.name={} cleat.number={}", self.name, self.number),
         ];
         words.extend(self.disk.as_ref().map(|_| "cleat.data=1".to_owned()));
+        // Disks are named in the order of the drives above.
+        let image = if self.disk.is_some() { "vdb" } else { "vda" };
+        words.extend(self.image.as_ref().map(|_| format!("cleat.image={image}")));
         words.extend(self.machine_id.as_ref().map(|id| format!("cleat.machine_id={id}")));
         words.extend(self.kernel_arguments.iter().cloned());
         words.join(" ")
@@ -159,6 +167,7 @@ mod tests {
             console: "/run/a,b/console".into(),
             monitor: "/run/qmp".into(),
             disk: None,
+            image: None,
             machine_id: None,
             kernel_arguments: vec!["nvme_core.multipath=N".into()],
         }
@@ -194,6 +203,19 @@ mod tests {
         assert!(line.contains("cleat.data=1 cleat.machine_id=0123 nvme_core.multipath=N"), "{line}");
         assert!(line.contains("path=/run/a,,b/console"), "{line}");
         assert!(!launch().command_line().contains("cleat.data"));
+    }
+
+    #[test]
+    fn an_image_comes_after_the_disk_and_is_never_written_to() {
+        let mut with_image = launch();
+        with_image.image = Some("/cache/a.img".into());
+        assert!(line(&with_image).contains("cleat.image=vda"));
+        with_image.disk = Some("/run/disk".into());
+        let line = line(&with_image);
+        assert!(line.contains("cleat.image=vdb"), "{line}");
+        assert!(line.contains("file=/cache/a.img,if=virtio,format=raw,readonly=on"), "{line}");
+        assert!(line.find("/run/disk") < line.find("/cache/a.img"), "{line}");
+        assert!(!launch().command_line().contains("cleat.image"));
     }
 
     #[test]

@@ -57,6 +57,7 @@ impl Machine {
             console: self.console(),
             monitor: self.file("qmp"),
             disk,
+            image: spec.image.clone(),
             machine_id: spec.machine_id.clone(),
             kernel_arguments: spec.kernel_arguments.clone(),
         })

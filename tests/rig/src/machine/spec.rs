@@ -1,5 +1,6 @@
 //! What a machine is to be: said before it boots, checked when it does.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
@@ -22,6 +23,7 @@ pub struct MachineSpec {
     pub(crate) cpus: u8,
     pub(crate) memory_mib: u32,
     pub(crate) disk_mib: Option<u32>,
+    pub(crate) image: Option<PathBuf>,
     pub(crate) machine_id: Option<String>,
     pub(crate) kernel_arguments: Vec<String>,
     pub(crate) accelerator: Option<Accelerator>,
@@ -47,6 +49,7 @@ impl MachineSpec {
             cpus: 1,
             memory_mib: 512,
             disk_mib: None,
+            image: None,
             machine_id: None,
             kernel_arguments: Vec::new(),
             accelerator: None,
@@ -73,6 +76,14 @@ impl MachineSpec {
     #[must_use]
     pub fn disk_mib(mut self, size: u32) -> MachineSpec {
         self.disk_mib = Some(size);
+        self
+    }
+
+    /// A file of this host with an ext4 file system, mounted at `/image`: larger programs than a machine's memory has
+    /// room for. It is never written to, and machines may share one.
+    #[must_use]
+    pub fn image(mut self, file: impl Into<PathBuf>) -> MachineSpec {
+        self.image = Some(file.into());
         self
     }
 
