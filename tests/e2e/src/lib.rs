@@ -5,6 +5,7 @@
 //! * [`writer`] writes such a sequence; it runs in guests as `cleat-writer`.
 //! * [`mod@bench`] is what `hack/bench` measures.
 //! * [`demo`] is what `hack/demo` shows.
+//! * [`vm`] is a virtual machine of a real QEMU on a node, and what judges its live migration.
 //! * [`suite`] runs tests that share a booted world.
 //! * [`world`] boots an RDS and nodes, starts every part of Cleat, and has typed clients for all of them.
 
@@ -12,5 +13,6 @@ pub mod bench;
 pub mod demo;
 pub mod sequence;
 pub mod suite;
+pub mod vm;
 pub mod world;
 pub mod writer;

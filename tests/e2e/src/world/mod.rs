@@ -341,6 +341,9 @@ fn machine_specs(options: &WorldOptions) -> anyhow::Result<Vec<MachineSpec>> {
         for word in &options.node_kernel_arguments {
             spec = spec.kernel_argument(word);
         }
+        if let Some(image) = &options.node_image {
+            spec = spec.image(image);
+        }
         specs.push(spec);
     }
     Ok(specs)

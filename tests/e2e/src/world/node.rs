@@ -1,5 +1,6 @@
 //! A node machine: the agent in it, its CSI socket, and what a pod on it would do.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -239,6 +240,20 @@ impl Node {
             Some((parts.next()?, parts.next()?, parts.next()?, parts.next()?))
         };
         Ok(text.lines().filter_map(row).collect())
+    }
+
+    /// The ids that the target has given to this node's controllers of a subsystem.
+    ///
+    /// # Errors
+    /// If the machine does not answer.
+    pub async fn controller_ids(&self, subsystem_nqn: &str) -> anyhow::Result<BTreeSet<u32>> {
+        let script = format!(
+            "for c in /sys/class/nvme/nvme*; do [ \"$(cat $c/subsysnqn 2>/dev/null)\" = '{subsystem_nqn}' ] || continue; \
+             cat $c/cntlid; done"
+        );
+        let text = self.sh(&script).await?;
+        let number = |word: &str| word.parse().with_context(|| format!("{word:?} is no controller's id"));
+        text.split_whitespace().map(number).collect()
     }
 
     /// Where the kubelet stages this volume.

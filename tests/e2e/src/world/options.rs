@@ -1,5 +1,7 @@
 //! What a world is to be like.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 
 use super::TargetView;
@@ -23,6 +25,8 @@ pub struct WorldOptions {
     pub node_cpus: u8,
     /// Words for the nodes' kernel command line.
     pub node_kernel_arguments: Vec<String>,
+    /// A file system for the nodes to have at `/image`.
+    pub node_image: Option<PathBuf>,
     /// Further programs of this workspace that the nodes have.
     pub node_programs: Vec<String>,
     /// Further programs of this workspace that the RDS has.
@@ -54,6 +58,7 @@ impl WorldOptions {
             node_memory_mib: 256,
             node_cpus: 1,
             node_kernel_arguments: Vec::new(),
+            node_image: None,
             node_programs: Vec::new(),
             rds_programs: Vec::new(),
             rds_memory_mib: 512,
