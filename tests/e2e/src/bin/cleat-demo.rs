@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use cleat_e2e::demo::fence::{self, FenceOptions, FenceSabotage};
+use cleat_e2e::demo::migrate::{self, MigrateOptions, MigrateSabotage};
 use cleat_e2e::demo::{self, Options, Sabotage};
 use cleat_rig::Namespace;
 use serde::Serialize;
@@ -45,6 +46,18 @@ enum Other {
         #[arg(long, value_enum, value_name = "MODE")]
         sabotage: Option<FenceSabotage>,
     },
+    /// Live-migrate a virtual machine of a real QEMU while it writes, and look for a write that was lost or late
+    Migrate {
+        /// Print one JSON object as the last line
+        #[arg(long)]
+        json: bool,
+        /// Kernel of the machines, as hack/setup kernels has fetched it
+        #[arg(long, value_name = "VERSION", env = "CLEAT_KERNEL", default_value = "6.1")]
+        kernel: String,
+        /// Break something on purpose: the run must end with an error
+        #[arg(long, value_enum, value_name = "MODE")]
+        sabotage: Option<MigrateSabotage>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -67,6 +80,12 @@ fn ran(cli: &Cli) -> anyhow::Result<ExitCode> {
         Some(Other::Fence { json, kernel, sabotage }) => {
             let options = FenceOptions { kernel: kernel.clone(), sabotage: *sabotage };
             let outcome = runtime.block_on(fence::run(&run, &options))?;
+            print_json(*json, &outcome)?;
+            outcome.ok
+        }
+        Some(Other::Migrate { json, kernel, sabotage }) => {
+            let options = MigrateOptions { kernel: kernel.clone(), sabotage: *sabotage };
+            let outcome = runtime.block_on(migrate::run(&run, &options))?;
             print_json(*json, &outcome)?;
             outcome.ok
         }

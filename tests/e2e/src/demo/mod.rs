@@ -6,6 +6,7 @@
 
 pub mod fence;
 mod figures;
+pub mod migrate;
 mod outcome;
 mod say;
 mod sequence;
