@@ -18,8 +18,21 @@ pub(crate) fn structural<T: JsonSchema>() -> Value {
     let settings = settings
         .with_transform(AddNullable::default())
         .with_transform(TypedChoices)
+        .with_transform(NoDefaults)
         .with_transform(StructuralSchemaRewriter);
     settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// The API server writes no field that a record does not have: who does not know the field yet would find a record that is not
+/// the one that he wrote. What it means that a field is missing is ours to say.
+#[derive(Clone, Debug)]
+struct NoDefaults;
+
+impl Transform for NoDefaults {
+    fn transform(&mut self, schema: &mut Schema) {
+        transform_subschemas(self, schema);
+        schema.remove("default");
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -69,6 +82,20 @@ fn merged(choices: &Value) -> Option<Map<String, Value>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(JsonSchema, serde::Deserialize)]
+    #[allow(dead_code)]
+    struct Later {
+        before: u64,
+        #[serde(default)]
+        later: bool,
+    }
+
+    #[test]
+    fn a_field_that_came_later_is_not_written_by_the_api_server() {
+        let schema = structural::<Later>();
+        assert_eq!(schema["properties"]["later"], json!({"type": "boolean"}), "{schema}");
+    }
 
     #[derive(JsonSchema)]
     #[serde(tag = "type", rename_all = "kebab-case")]

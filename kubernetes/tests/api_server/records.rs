@@ -56,8 +56,13 @@ pub(crate) fn record(name: &str, size: u64) -> Map<String, Value> {
         "attachments": [attachment("a", json!({"type": "ready"})), attachment("b", draining)],
         "migration": {
             "source": "a", "sourceEpoch": "17.1", "target": "b", "targetEpoch": "17.3", "result": "running",
-            "steps": [{"step": "granted", "at": 5}],
+            "steps": [{"step": "granted", "at": 5}], "grantedAt": 5, "timeoutMs": 300_000, "left": null,
+            "vm": {
+                "uid": "m", "name": "move-web", "vm": {"namespace": "prod", "name": "web", "uid": "v"}, "source": "a",
+                "target": "b", "stage": "running", "switchedAt": null,
+            },
         },
+        "pastMigrations": [],
         "fenced": [{
             "node": "c", "hostNqn": "nqn.2026-01.test:c", "epoch": "17.1", "since": 6, "gone": true,
             "evidence": evidence(json!({"type": "node-gone", "by": "bob", "reason": "burnt"}), json!({"type": "barrier"})),
