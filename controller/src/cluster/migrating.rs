@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cleat_core::{
-    Core, Event, Migration, MigrationUid, NodeId, UnixMillis, VmMigration, VmRef, VmStage, VolumeId,
+    Core, Event, IdError, Migration, MigrationUid, NodeId, UnixMillis, VmMigration, VmRef, VmStage, VolumeId,
     VolumeRecord,
 };
 use cleat_kubernetes::api::ApiServer;
 use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::kubevirt::KubeVirt;
-use cleat_kubernetes::kubevirt::mover::{MoveStage, MoverSeen};
+use cleat_kubernetes::kubevirt::mover::{MoveSeen, MoveStage, MoverSeen};
 use cleat_kubernetes::watch::Presence;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -40,8 +40,12 @@ pub(crate) async fn follow(
 ) {
     let kubevirt = KubeVirt::watch(&server);
     tokio::select! {
-        // The engine has ended.
-        _ = hand_over(&kubevirt, &attachments, &engine) => {}
+        ended = hand_over(&kubevirt, &attachments, &engine) => match ended {
+            Ok(()) => tracing::warn!(
+                "the watch of who migrates has ended: migrations are unattributed until this controller is started again"
+            ),
+            Err(EngineEnded) => {}
+        },
         () = stop.cancelled() => {}
     }
 }
@@ -69,8 +73,8 @@ async fn hand_over(
         heard.presence(kubevirt.presence());
         // Before all of it was listed nothing is known, and nothing is taken back.
         let Some(movers) = attachments.all().and_then(|all| kubevirt.movers(&all)) else { continue };
-        heard.contradictions(&movers);
-        let seen = moves(movers);
+        let (seen, unseen) = moves(movers);
+        heard.unseen(unseen);
         let mut news = differences(&said, &seen);
         if compare_all {
             let all = seen.clone();
@@ -88,7 +92,7 @@ async fn hand_over(
 #[derive(Default)]
 struct Heard {
     presence: Option<Presence>,
-    contradictions: BTreeMap<String, String>,
+    unseen: BTreeMap<String, String>,
 }
 
 impl Heard {
@@ -106,39 +110,50 @@ impl Heard {
         self.presence = Some(presence);
     }
 
-    fn contradictions(&mut self, movers: &BTreeMap<String, MoverSeen>) {
-        let all = movers.iter().filter_map(|(volume, mover)| match mover {
-            MoverSeen::Contradiction { why } => Some((volume.clone(), why.clone())),
-            MoverSeen::Nobody | MoverSeen::Vm { .. } => None,
-        });
-        let all: BTreeMap<_, _> = all.collect();
-        for (volume, why) in all.iter().filter(|(volume, why)| self.contradictions.get(*volume) != Some(*why))
-        {
+    /// Why it is not known of these volumes which VM migrates with them.
+    fn unseen(&mut self, all: BTreeMap<String, String>) {
+        for (volume, why) in all.iter().filter(|(volume, why)| self.unseen.get(*volume) != Some(*why)) {
             tracing::warn!(
                 volume,
                 "cannot see which VM migrates with this volume: {why}; its migration is unattributed"
             );
         }
-        self.contradictions = all;
+        self.unseen = all;
     }
 }
 
-/// Those of them that the core can take in.
-fn moves(movers: BTreeMap<String, MoverSeen>) -> Moves {
-    let one = |(volume, mover)| Some((VolumeId::new(volume).ok()?, move_of(mover)?));
-    movers.into_iter().filter_map(one).collect()
+/// Those of them that the core can take in, and why it cannot take in the others.
+fn moves(movers: BTreeMap<String, MoverSeen>) -> (Moves, BTreeMap<String, String>) {
+    let (mut seen, mut unseen) = (Moves::new(), BTreeMap::new());
+    for (volume, mover) in movers {
+        match move_of(&volume, mover) {
+            Ok(Some((id, vm))) => drop(seen.insert(id, vm)),
+            Ok(None) => {}
+            Err(why) => drop(unseen.insert(volume, why)),
+        }
+    }
+    (seen, unseen)
 }
 
-fn move_of(mover: MoverSeen) -> Option<VmMigration> {
-    let MoverSeen::Vm { namespace, name, uid, migration: Some(seen) } = mover else { return None };
-    let target = seen.target.map(NodeId::new).transpose().ok()?;
-    Some(VmMigration {
+fn move_of(volume: &str, mover: MoverSeen) -> Result<Option<(VolumeId, VmMigration)>, String> {
+    let (vm, seen) = match mover {
+        MoverSeen::Vm { namespace, name, uid, migration: Some(seen) } => {
+            (VmRef { namespace, name, uid }, seen)
+        }
+        MoverSeen::Vm { migration: None, .. } | MoverSeen::Nobody => return Ok(None),
+        MoverSeen::Contradiction { why } => return Err(why),
+    };
+    of_core(volume, vm, *seen).map(Some).map_err(|refused| refused.to_string())
+}
+
+fn of_core(volume: &str, vm: VmRef, seen: MoveSeen) -> Result<(VolumeId, VmMigration), IdError> {
+    let migration = VmMigration {
         // Where its object is gone, the UID is what is left to name it by.
         name: seen.name.unwrap_or_else(|| seen.uid.clone()),
-        uid: MigrationUid::new(seen.uid).ok()?,
-        vm: VmRef { namespace, name, uid },
-        source: NodeId::new(seen.source).ok()?,
-        target,
+        uid: MigrationUid::new(seen.uid)?,
+        vm,
+        source: NodeId::new(seen.source)?,
+        target: seen.target.map(NodeId::new).transpose()?,
         stage: match seen.stage {
             MoveStage::Preparing => VmStage::Preparing,
             MoveStage::Running => VmStage::Running,
@@ -147,7 +162,8 @@ fn move_of(mover: MoverSeen) -> Option<VmMigration> {
             MoveStage::Aborted => VmStage::Aborted,
         },
         switched_at: seen.switched_ms.map(UnixMillis),
-    })
+    };
+    Ok((VolumeId::new(volume)?, migration))
 }
 
 /// What is new or has changed, and what is no more.

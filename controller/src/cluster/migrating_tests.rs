@@ -1,6 +1,5 @@
 #![allow(clippy::unwrap_used)]
 
-use cleat_kubernetes::kubevirt::mover::MoveSeen;
 use serde_json::{Value, json};
 
 use super::*;
@@ -28,7 +27,11 @@ fn mover(stage: MoveStage, target: Option<&str>) -> MoverSeen {
 }
 
 fn vm(stage: MoveStage) -> VmMigration {
-    move_of(mover(stage, Some("node-b"))).unwrap()
+    moved(stage, Some("node-b"))
+}
+
+fn moved(stage: MoveStage, target: Option<&str>) -> VmMigration {
+    move_of("v", mover(stage, target)).unwrap().unwrap().1
 }
 
 /// A record with these nodes, and what it knows of a migration between them.
@@ -66,17 +69,28 @@ fn what_is_handed_over_is_the_migration_with_its_vm_and_both_nodes() {
     );
     assert_eq!((seen.source.as_str(), seen.target.as_ref().map(NodeId::as_str)), ("node-a", Some("node-b")));
     assert_eq!(seen.stage, VmStage::Running);
-    assert_eq!(move_of(mover(MoveStage::Preparing, None)).unwrap().target, None, "it is not placed yet");
+    assert_eq!(moved(MoveStage::Preparing, None).target, None, "it is not placed yet");
 }
 
 #[test]
-fn nobody_a_vm_that_stays_and_a_contradiction_are_no_migration() {
+fn nobody_and_a_vm_that_stays_are_no_migration() {
     let stays = MoverSeen::Vm { namespace: "n".into(), name: "w".into(), uid: "u".into(), migration: None };
-    for mover in [MoverSeen::Nobody, stays, MoverSeen::Contradiction { why: "both".into() }] {
-        assert_eq!(moves(BTreeMap::from([("v".to_owned(), mover)])), Moves::new());
+    for mover in [MoverSeen::Nobody, stays] {
+        assert_eq!(move_of("v", mover), Ok(None));
     }
-    // What is no name of ours is nothing to us.
-    assert_eq!(move_of(mover(MoveStage::Running, Some("a node"))), None);
+}
+
+#[test]
+fn what_cannot_be_taken_in_is_named_and_the_rest_is_taken_in() {
+    let (seen, unseen) = moves(BTreeMap::from([
+        ("v".to_owned(), mover(MoveStage::Running, Some("node-b"))),
+        ("w".to_owned(), mover(MoveStage::Running, Some("a node"))),
+        ("x".to_owned(), MoverSeen::Contradiction { why: "two VMs have it".into() }),
+    ]));
+    assert_eq!(seen, Moves::from([(id("v"), vm(MoveStage::Running))]));
+    assert_eq!(unseen.keys().collect::<Vec<_>>(), ["w", "x"]);
+    assert!(unseen["w"].contains("a node"), "{}", unseen["w"]);
+    assert_eq!(unseen["x"], "two VMs have it");
 }
 
 #[test]
