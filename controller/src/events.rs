@@ -203,7 +203,8 @@ pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
         | Notice::Phase { .. }
         | Notice::MigrationReported { .. }
         | Notice::Fence { .. }
-        | Notice::Trouble { .. } => Vec::new(),
+        | Notice::Trouble { .. }
+        | Notice::Unsettled { .. } => Vec::new(),
     }
 }
 

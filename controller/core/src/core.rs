@@ -373,6 +373,7 @@ impl<'a> Transition<'a> {
             }
         }
         debug_assert!(false, "volume {volume} does not settle");
+        self.notice(Notice::Unsettled { volume: volume.clone() });
     }
 
     fn next_epoch(&mut self) -> Epoch {

@@ -115,6 +115,11 @@ pub enum Notice {
         /// The node.
         node: NodeId,
     },
+    /// A mistake of the core: what can go on with a volume came to no end. It goes on with what happens next.
+    Unsettled {
+        /// The volume.
+        volume: VolumeId,
+    },
 }
 
 impl Notice {
@@ -133,7 +138,8 @@ impl Notice {
             | Self::FenceBegun { volume, .. }
             | Self::Quarantined { volume, .. }
             | Self::Readmitted { volume, .. }
-            | Self::StrayFound { volume, .. } => volume,
+            | Self::StrayFound { volume, .. }
+            | Self::Unsettled { volume } => volume,
         }
     }
 }

@@ -80,6 +80,9 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
         | Notice::StrayFound { volume, node } => {
             tracing::warn!(%volume, %node, reason = text.reason, "{}", text.message);
         }
+        Notice::Unsettled { volume } => {
+            tracing::error!(%volume, reason = text.reason, "{}", text.message);
+        }
     }
     text
 }
@@ -199,6 +202,17 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
             text("stray_found", volume, node, message)
         }
+        Notice::Unsettled { volume } => NoticeText {
+            at,
+            reason: "unsettled",
+            volume: Some(volume.clone()),
+            node: None,
+            message: "cannot bring the volume to rest: a mistake of Cleat; it goes on with the next event; report \
+                      this with the controller's log"
+                .to_owned(),
+            migration: None,
+            events: Vec::new(),
+        },
     }
 }
 

@@ -177,6 +177,7 @@ impl World {
         match notice {
             Notice::Fence { rung, .. } => self.saw(rung_name(rung.name())),
             Notice::Readmitted { .. } => self.saw("readmitted"),
+            Notice::Unsettled { volume } => panic!("volume {volume} does not settle"),
             Notice::Migration { migration, step: MigrationStep::TimedOut | MigrationStep::Done, .. } => {
                 self.saw(migration.result.name());
             }
