@@ -300,24 +300,23 @@ impl Core {
     pub fn with_records<T>(
         &mut self,
         records: Vec<(VolumeId, Option<VolumeRecord>)>,
-        now: UnixMillis,
         look: impl FnOnce(&Self) -> T,
     ) -> T {
-        let are = self.exchange(records, now);
+        let are = self.exchange(records);
         let seen = look(self);
-        self.exchange(are, now);
+        self.exchange(are);
         seen
     }
 
-    /// Puts records in the place of others; gives those.
+    /// Puts records in the place of others; gives those. Nothing is decided here, so nothing that waits for a time falls
+    /// asleep, even if that time has come since the last step.
     fn exchange(
         &mut self,
         records: Vec<(VolumeId, Option<VolumeRecord>)>,
-        now: UnixMillis,
     ) -> Vec<(VolumeId, Option<VolumeRecord>)> {
         let mut before = Vec::with_capacity(records.len());
         for (volume, record) in records {
-            self.index.update(&volume, record.as_ref(), now);
+            self.index.update(&volume, record.as_ref(), UnixMillis(0));
             let was = match record {
                 Some(record) => self.volumes.insert(volume.clone(), record),
                 None => self.volumes.remove(&volume),

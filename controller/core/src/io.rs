@@ -202,6 +202,8 @@ pub struct ListedVolume {
     pub keeps_list: bool,
     /// Why it cannot be understood, as text for a person.
     pub problem: Option<String>,
+    /// Nothing of ours about it was under way while it was read: what it says is to be what the record says.
+    pub at_rest: bool,
 }
 
 /// What an agent says of one volume.

@@ -255,6 +255,8 @@ impl Migration {
             },
             // One that is over already, and was never heard of, may be long past: it begins nothing.
             _ if over => return if is_final { Taken::Other } else { Taken::Successor },
+            // So may one that is over while another one runs: KubeVirt goes back to it where this one was called off early.
+            Some(_) if is_final => return Taken::Other,
             Some(_) => return if this_way || other_way { Taken::Successor } else { Taken::Other },
             None if this_way => {
                 self.vm = Some(Box::new(seen.clone()));
@@ -263,15 +265,14 @@ impl Migration {
             None if other_way && !is_final => return Taken::Swapped,
             None => return Taken::Other,
         };
-        if self.vm.as_ref().is_some_and(|vm| vm.has_switched()) {
-            self.record(MigrationStep::Switchover, now);
-        }
+        let has_switched = self.vm.as_ref().is_some_and(|vm| vm.has_switched());
+        let new_step = taken != Taken::Other && has_switched && self.record(MigrationStep::Switchover, now);
         // Said after the source had gone: where the VM was then.
         let by_the_vm = matches!(self.result, MigrationResult::Completed | MigrationResult::Failed);
         if over && by_the_vm && self.left == Some(Side::Source) {
             self.result = self.result_without(Side::Source);
         }
-        taken
+        if new_step && taken == Taken::Same { Taken::Advanced } else { taken }
     }
 
     /// When both sides will have had it for too long. One that KubeVirt has said nothing of may be no migration.

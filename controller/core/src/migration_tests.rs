@@ -150,7 +150,8 @@ fn a_report_is_taken_for_what_it_is() {
         (Some(Running), of("a", "b", Completed), Taken::Advanced),
         (Some(Running), of("b", "a", Completed), Taken::Other),
         (Some(Running), other(of("a", "b", Preparing)), Taken::Successor),
-        (Some(Running), other(of("b", "a", Completed)), Taken::Successor),
+        (Some(Running), other(of("b", "a", Running)), Taken::Successor),
+        (Some(Running), other(of("b", "a", Completed)), Taken::Other),
         (Some(Running), other(of("a", "c", Running)), Taken::Other),
     ] {
         let mut migration = Migration { vm: known.map(|stage| Box::new(seen(stage))), ..begun() };

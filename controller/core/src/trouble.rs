@@ -39,6 +39,8 @@ pub enum Trouble {
     RecordOlder(OlderBy),
     /// Its host is on the RDS's list without a record.
     ListedWithoutRecord,
+    /// It was let in, and somebody else has taken its host off the RDS's list since.
+    KeptOut,
     /// It is to have the volume, and no record says that it has.
     DesiredWithoutRecord,
     /// The node holds the volume without a grant.

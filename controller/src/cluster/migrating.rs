@@ -40,12 +40,8 @@ pub(crate) async fn follow(
 ) {
     let kubevirt = KubeVirt::watch(&server);
     tokio::select! {
-        ended = hand_over(&kubevirt, &attachments, &engine) => match ended {
-            Ok(()) => tracing::warn!(
-                "the watch of who migrates has ended: migrations are unattributed until this controller is started again"
-            ),
-            Err(EngineEnded) => {}
-        },
+        // The engine has ended.
+        _ = hand_over(&kubevirt, &attachments, &engine) => {}
         () = stop.cancelled() => {}
     }
 }
@@ -191,7 +187,10 @@ fn lacks(record: &VolumeRecord, vm: &VmMigration) -> bool {
             known.stage >= vm.stage && (known.switched_at.is_some() || vm.switched_at.is_none())
         })
     };
-    !record.migration.iter().chain(&record.past_migrations).any(knows)
+    // One of which nothing is known may be another try of one that is past.
+    let open = record.migration.as_ref().is_some_and(|now| !now.is_over() && now.vm.is_none());
+    let past = record.past_migrations.iter().filter(|_| !open);
+    !record.migration.iter().chain(past).any(knows)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Decider {
             Input::View { of, view } => {
                 let deliver = match of {
                     Some(_) => view(&self.core, now),
-                    None => self.core.with_records(self.committed.behind(), now, |core| view(core, now)),
+                    None => self.core.with_records(self.committed.behind(), |core| view(core, now)),
                 };
                 let view = Some((of, deliver));
                 return Some(Decision { now, waiter: None, effects: Vec::new(), changed: None, view });

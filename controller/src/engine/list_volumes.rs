@@ -1,8 +1,9 @@
 //! Reads the RDS's lists after a start: who may connect to which volume, for the core to hold against the records.
 //!
 //! In come lists of disks; out go [`Event::RdsListed`] and [`Event::RdsNotListed`]. Several are read over a time, for
-//! one may lack a disk for a moment; after that only while there is something in them that cannot be understood. What
-//! callers look up later is handed to the core as well ([`listed`]).
+//! one may lack a disk for a moment; after that they are read again for as long as this process decides: a controller
+//! before it whose machine stood still goes on when that does, and the RDS takes what it asks for then. What callers look
+//! up meanwhile is handed to the core as well ([`listed`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,43 +14,57 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::input::Input;
+use super::rds_in_doubt::RdsInDoubt;
 
 /// After the start, and after each list that was had.
 const PAUSES: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(16)];
 /// After one that was not.
 const AGAIN: Duration = Duration::from_secs(2);
-/// While something in it cannot be understood.
-const UNREADABLE: Duration = Duration::from_secs(30);
+/// From then on.
+const AFTERWARDS: Duration = Duration::from_secs(30);
 
-/// Reads lists until they say all that they are asked for.
-pub(super) async fn run(rds: Arc<dyn Rds>, inbox: mpsc::Sender<Input>, stop: CancellationToken) {
+/// Reads lists for as long as anybody decides by them.
+pub(super) async fn run(
+    rds: Arc<dyn Rds>,
+    inbox: mpsc::Sender<Input>,
+    in_doubt: RdsInDoubt,
+    stop: CancellationToken,
+) {
     let look = async {
         let mut pauses = PAUSES.into_iter();
         loop {
-            let (event, pause) = match rds.volumes(Priority::Detach, Freshness::Now).await {
+            let first = pauses.len() == PAUSES.len();
+            let priority = if pauses.len() > 0 { Priority::Detach } else { Priority::List };
+            in_doubt.look();
+            let listed = rds.volumes(priority, Freshness::Now).await;
+            let at_rest = in_doubt.at_rest();
+            let (event, pause) = match listed {
                 Ok(inventory) => {
-                    let volumes = all(&inventory);
-                    let unreadable = volumes.iter().any(|listed| listed.problem.is_some());
-                    let pause = pauses.next().or(unreadable.then_some(UNREADABLE));
-                    (Event::RdsListed { volumes, whole: true }, pause)
+                    let mut volumes = all(&inventory);
+                    volumes.iter_mut().for_each(|listed| listed.at_rest = at_rest(&listed.volume));
+                    (Event::RdsListed { volumes, whole: true }, pauses.next().unwrap_or(AFTERWARDS))
                 }
                 Err(error) => {
                     let error = cleat_runtime::exit::Causes(&error).to_string();
-                    tracing::warn!(
-                        error,
-                        "cannot list the volumes of the RDS; granting nothing, and answering nothing as \
-                         done, until it lists them"
-                    );
-                    (Event::RdsNotListed { error }, Some(AGAIN))
+                    if first {
+                        tracing::warn!(
+                            error,
+                            "cannot list the volumes of the RDS; granting nothing, and answering nothing as \
+                             done, until it lists them"
+                        );
+                    } else {
+                        tracing::warn!(error, "cannot list the volumes of the RDS again; trying again");
+                    }
+                    (
+                        Event::RdsNotListed { error },
+                        if first { AGAIN } else { pauses.next().unwrap_or(AFTERWARDS) },
+                    )
                 }
             };
             if inbox.send(Input::Event { event: Box::new(event), waiter: None }).await.is_err() {
                 return;
             }
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
-                None => return,
-            }
+            tokio::time::sleep(pause).await;
         }
     };
     tokio::select! {
@@ -65,6 +80,7 @@ fn all(inventory: &Inventory) -> Vec<ListedVolume> {
         exported: true,
         keeps_list: false,
         problem: Some(why.to_owned()),
+        at_rest: false,
     });
     inventory.volumes().map(listed).chain(unreadable).collect()
 }
@@ -80,5 +96,6 @@ pub(super) fn listed(volume: &RdsVolume) -> ListedVolume {
         }
     }
     let (volume, exported, keeps_list) = (volume.id.clone(), volume.exported, !volume.hosts.is_empty());
-    ListedVolume { volume, hosts, exported, keeps_list, problem }
+    // Whoever looked it up did not look for what is under way.
+    ListedVolume { volume, hosts, exported, keeps_list, problem, at_rest: false }
 }

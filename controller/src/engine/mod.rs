@@ -191,7 +191,7 @@ pub fn start(
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled, book.committed());
     let (core, first) = Core::rebuild(config, term, remembered, clock.now());
     let term = core.term();
-    tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), stop.clone()));
+    tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), unsettled.clone(), stop.clone()));
     let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
     let storing = storing::Storing::new(store, storing, stalling, leadership, stop.clone());
     let decider = decide::Decider { core, committed: book.committed(), clock, events, steps };

@@ -10,7 +10,7 @@
 //!
 //! What holds: no request is on its way for a volume without a mark in the store.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,11 +20,18 @@ use tokio::time::Instant;
 /// The marks, and what is behind each. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct RdsInDoubt {
-    marked: Arc<Mutex<HashMap<VolumeId, Mark>>>,
+    marked: Arc<Mutex<Marked>>,
     /// No request of the process before takes effect after this.
     began_settled: Instant,
     /// How long the mark stays after an answer that leaves open what was done.
     lingers: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Marked {
+    volumes: HashMap<VolumeId, Mark>,
+    /// Marked at some time since [`RdsInDoubt::look`] began.
+    since_look: HashSet<VolumeId>,
 }
 
 /// Why a volume is marked.
@@ -47,7 +54,7 @@ impl RdsInDoubt {
     ) -> Self {
         let marks = inherited.into_iter().map(|volume| (volume, Mark { inherited: true, ..Mark::default() }));
         Self {
-            marked: Arc::new(Mutex::new(marks.collect())),
+            marked: Arc::new(Mutex::new(Marked { volumes: marks.collect(), ..Marked::default() })),
             began_settled: Instant::now() + settle,
             lingers: settle + deadline,
         }
@@ -57,15 +64,28 @@ impl RdsInDoubt {
     /// durable before.
     pub(super) fn asking(&self, volume: &VolumeId) -> bool {
         let mut marked = self.lock();
-        let unmarked = !marked.contains_key(volume);
-        marked.entry(volume.clone()).or_default().under_way += 1;
+        let unmarked = !marked.volumes.contains_key(volume);
+        marked.since_look.insert(volume.clone());
+        marked.volumes.entry(volume.clone()).or_default().under_way += 1;
         unmarked
+    }
+
+    /// Somebody begins to read what the RDS has. One at a time.
+    pub(super) fn look(&self) {
+        let mut marked = self.lock();
+        marked.since_look = marked.volumes.keys().cloned().collect();
+    }
+
+    /// Whether a volume had no mark all the time since then.
+    pub(super) fn at_rest(&self) -> impl Fn(&VolumeId) -> bool + use<> {
+        let marked = std::mem::take(&mut self.lock().since_look);
+        move |volume| !marked.contains(volume)
     }
 
     /// One of them was answered; `certain`: it is known what was done.
     pub(super) fn answered(&self, volume: &VolumeId, certain: bool) {
         let lingers_until = Instant::now() + self.lingers;
-        if let Some(mark) = self.lock().get_mut(volume) {
+        if let Some(mark) = self.lock().volumes.get_mut(volume) {
             mark.under_way = mark.under_way.saturating_sub(1);
             if !certain {
                 mark.lingers_until = Some(lingers_until);
@@ -77,7 +97,7 @@ impl RdsInDoubt {
     pub(super) fn settled(&self) -> Vec<VolumeId> {
         let now = Instant::now();
         let mut settled = Vec::new();
-        self.lock().retain(|volume, mark| {
+        self.lock().volumes.retain(|volume, mark| {
             let still = mark.under_way > 0
                 || mark.lingers_until.is_some_and(|until| now < until)
                 || (mark.inherited && now < self.began_settled);
@@ -100,7 +120,7 @@ impl RdsInDoubt {
             return result;
         }
         let left = self.began_settled.saturating_duration_since(Instant::now());
-        let inherited = self.lock().get(request.volume()).is_some_and(|mark| mark.inherited);
+        let inherited = self.lock().volumes.get(request.volume()).is_some_and(|mark| mark.inherited);
         if !inherited || left.is_zero() {
             return result;
         }
@@ -110,7 +130,7 @@ impl RdsInDoubt {
         )))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<VolumeId, Mark>> {
+    fn lock(&self) -> MutexGuard<'_, Marked> {
         // Each change under this lock is whole by itself.
         self.marked.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,6 +156,25 @@ mod tests {
 
     fn asking(all: &RdsInDoubt, volumes: &[&str]) -> Vec<VolumeId> {
         volumes.iter().map(|volume| v(volume)).filter(|volume| all.asking(volume)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_is_at_rest_that_had_no_mark_all_the_time() {
+        let all = RdsInDoubt::new([v("inherited")], SETTLE, DEADLINE);
+        asking(&all, &["before"]);
+        all.look();
+        all.answered(&v("before"), true);
+        asking(&all, &["meanwhile"]);
+        all.answered(&v("meanwhile"), true);
+        let _ = all.settled();
+        let at_rest = all.at_rest();
+        for (volume, rests) in
+            [("inherited", false), ("before", false), ("meanwhile", false), ("other", true)]
+        {
+            assert_eq!(at_rest(&v(volume)), rests, "{volume}");
+        }
+        all.look();
+        assert!(all.at_rest()(&v("meanwhile")), "its answer was certain, and its mark is gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -532,6 +532,7 @@ fn troubles() {
                 "the record is out of date: the node has had a later grant of it",
             ),
             (Trouble::ListedWithoutRecord, "its host is on the RDS's list without a record"),
+            (Trouble::KeptOut, "somebody else has taken its host off the RDS's list; it is put there again"),
             (Trouble::HeldWithoutGrant, "held without a grant"),
             (
                 Trouble::ClaimsTooMuch,

@@ -28,6 +28,9 @@ pub(crate) fn trouble(trouble: &Trouble) -> String {
             "a VolumeAttachment says that it is attached there, and no record does".to_owned()
         }
         Trouble::ListedWithoutRecord => "its host is on the RDS's list without a record".to_owned(),
+        Trouble::KeptOut => {
+            "somebody else has taken its host off the RDS's list; it is put there again".to_owned()
+        }
         Trouble::HeldWithoutGrant => "held without a grant".to_owned(),
         Trouble::ClaimsTooMuch => {
             "it reports that it holds the volume, but the RDS has ended all sessions since and not let it in"

@@ -81,4 +81,32 @@ trial_paused_machine() { # [SECONDS]
     goes_on 60; no_pod
     until_true 300 'two controllers' both_ready
 }
+rds_rest() { # METHOD PATH [BODY]
+    inside curl -skf -u cleat:demo-only -X "$1" ${3:+-H 'Content-Type: application/json' -d "$3"} "https://10.77.3.1/rest/$2" || die "the RDS does not answer to $1 $2"
+}
+disk_of() { # VOLUME: its id at the RDS, and the hosts on its list
+    rds_rest GET disk | python3 -c 'import json, sys
+for disk in json.load(sys.stdin):
+    if sys.argv[1] in json.dumps(disk): print(disk[".id"], disk.get("nvme-tcp-server-allow-host-name", ""))' "${1#pvc-}"
+}
+list_is() { local id hosts; read -r id hosts < <(disk_of "$1"); [ "$(tr , '\n' <<<"$hosts" | sort)" = "$(tr , '\n' <<<"$2" | sort)" ]; } # VOLUME HOSTS
+
+# What a controller has asked whose machine stood still comes when that goes on, and the RDS takes it: here the worst of it, by
+# hand. A node is on the list that nobody has let in, and who has the volume is not.
+trial_late_request() {
+    local volume id hosts other nqn
+    writing
+    volume=$(volume_of writes)
+    case $(node_of writes default) in node-a) other=node-b ;; *) other=node-a ;; esac
+    nqn=$(kubectl get cleatnode "$other" -o jsonpath='{.spec.record.identity.hostNqn}')
+    read -r id hosts < <(disk_of "$volume")
+    [ -n "$id" ] && [ -n "$nqn" ] && [[ $hosts == *nobody* ]] && [[ $hosts != *"$nqn"* ]] || die "the list of $volume is not as it should be: $hosts"
+    sleep 35 # the leader's own requests count as under way for a while
+    rds_rest PATCH "disk/$id" "{\"nvme-tcp-server-allow-host-name\":\"$nqn,$(tr , '\n' <<<"$hosts" | grep nobody)\"}" >/dev/null
+    ! list_is "$volume" "$hosts" || die 'the list was not changed'
+    until_true 120 "the list of $volume as it was" list_is "$volume" "$hosts"
+    kubectl get events -A --field-selector=reason=DriftFound --no-headers | grep -F "$volume" >&2 || die "no Event says that $volume had a host that nobody has let in"
+    goes_on 60; no_pod
+}
+
 ended_or_gone() { ! kubectl -n cleat-system get pod "$1" >/dev/null 2>&1 || restarted "$1" "$2"; } # POD RESTARTS

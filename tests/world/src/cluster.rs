@@ -126,7 +126,9 @@ impl World {
                 _ => Vec::new(),
             };
             let (volume, exported, keeps_list) = (volume_id(v), export.is_on(), self.setup.truth.acl);
-            ListedVolume { volume, hosts, exported, keeps_list, problem: None }
+            let under_way = self.leaders[0].asked.iter().any(|asked| crate::act::lane(&asked.request) == v);
+            let at_rest = !under_way && self.exports[v].late.is_empty();
+            ListedVolume { volume, hosts, exported, keeps_list, problem: None, at_rest }
         };
         let there = (0..self.setup.access.len()).filter(|v| !self.exports[*v].lacking);
         let volumes = there.map(listed).collect();

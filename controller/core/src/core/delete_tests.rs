@@ -139,14 +139,13 @@ fn a_grant_that_the_record_does_not_take_is_refused_and_leaves_the_others() {
 #[test]
 fn a_core_shows_itself_with_other_records_and_is_as_before_afterwards() {
     let mut b = shared(able());
-    let (now, before) = (UnixMillis(b.now), b.core.clone());
+    let before = b.core.clone();
     let mut durable = b.stored[&v()].clone();
     durable.attachments.truncate(1);
     let holds = |core: &Core, name: &str| core.volumes_of(&n(name)).count();
-    let seen =
-        b.core.with_records(vec![(v(), Some(durable))], now, |core| (holds(core, "a"), holds(core, "bb")));
+    let seen = b.core.with_records(vec![(v(), Some(durable))], |core| (holds(core, "a"), holds(core, "bb")));
     assert_eq!(seen, (1, 0));
-    let none = b.core.with_records(vec![(v(), None)], now, |core| (holds(core, "a"), core.volumes().len()));
+    let none = b.core.with_records(vec![(v(), None)], |core| (holds(core, "a"), core.volumes().len()));
     assert_eq!(none, (0, 0));
     assert_eq!(b.core, before);
     assert_eq!((holds(&b.core, "a"), holds(&b.core, "bb")), (1, 1));

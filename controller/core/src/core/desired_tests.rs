@@ -35,8 +35,14 @@ fn start(b: &mut Harness, volumes: bool, nodes: bool, desired: Vec<Desired>) {
 
 /// A target that keeps no list of hosts: nothing but what is desired says who may write.
 fn list(b: &mut Harness) {
-    let none =
-        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
+    let none = ListedVolume {
+        volume: v(),
+        hosts: Vec::new(),
+        exported: true,
+        keeps_list: false,
+        problem: None,
+        at_rest: false,
+    };
     b.event(Event::RdsListed { volumes: vec![none], whole: true });
 }
 
@@ -351,7 +357,7 @@ fn what_its_owner_demands_counts_for_whoever_is_found_before_it_is_known() {
     start(&mut b, false, false, vec![demanding]);
     let hosts = vec![nqn("a")];
     let (exported, keeps_list, problem) = (true, true, None);
-    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem };
+    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem, at_rest: false };
     b.event(Event::RdsListed { volumes: vec![list], whole: true });
     assert_eq!((b.core.volumes[&v()].attachments.len(), demanded(&b)), (1, all));
     b.up("a", "1", vec![observed_of(ObservedPhase::Ready)]);
@@ -383,7 +389,7 @@ fn an_export_that_was_found_off_is_not_seen_to_drain() {
     (b.core, b.effects) = Core::rebuild(b.config.clone(), b.core.term() + 1, remembered, UnixMillis(b.now));
     // A controller before has cut it off, and nobody knows whether what it had sent has landed.
     let (hosts, exported, keeps_list, problem) = (Vec::new(), false, true, None);
-    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem };
+    let list = ListedVolume { volume: v(), hosts, exported, keeps_list, problem, at_rest: false };
     b.event(Event::RdsListed { volumes: vec![list], whole: true });
     b.up("bb", "boot", vec![]);
     b.up("a", "boot", vec![]);

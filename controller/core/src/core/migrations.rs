@@ -6,7 +6,7 @@
 
 use super::Transition;
 use crate::{
-    Access, Attachment, Epoch, Migration, MigrationStep, MigrationUid, NodeId, Notice, Phase, Role, Taken,
+    Access, Attachment, Epoch, Migration, MigrationStep, NodeId, Notice, Phase, Role, Side, Taken,
     VmMigration, VolumeId, VolumeRecord,
 };
 
@@ -23,13 +23,25 @@ impl VolumeRecord {
     /// Source and target by a report, if both have the volume.
     fn sides(&self, seen: &VmMigration) -> Option<(&Attachment, &Attachment)> {
         let target = seen.target.as_ref().filter(|target| **target != seen.source)?;
-        let sides = (self.attachment(&seen.source)?, self.attachment(target)?);
+        // Who is on its way out has to be let in again first: that is another grant.
+        let target = self.attachment(target).filter(|a| !a.phase.is_draining())?;
+        let sides = (self.attachment(&seen.source)?, target);
         (self.spec.access == Access::RwxBlock).then_some(sides)
     }
 
-    /// Whether this migration of a VM was followed by another one.
-    fn is_past(&self, uid: &MigrationUid) -> bool {
-        self.past_migrations.iter().any(|past| past.vm.as_ref().is_some_and(|vm| vm.uid == *uid))
+    /// Whether this migration of a VM was followed by another one. One whose target was off again was not: it is tried
+    /// again.
+    fn is_past(&self, seen: &VmMigration) -> bool {
+        let is = |m: &Migration| m.vm.as_ref().is_some_and(|vm| vm.uid == seen.uid);
+        let Some(past) = self.past_migrations.iter().find(|past| is(past)) else {
+            return false;
+        };
+        let tried_again = |now: &Migration| {
+            let same_way = seen.goes(&now.source, &now.target) && seen.goes(&past.source, &past.target);
+            let unknown = !now.is_over() && now.vm.is_none() && !seen.stage.is_final();
+            is(now) || (unknown && same_way && past.left == Some(Side::Target))
+        };
+        !self.migration.as_ref().is_some_and(tried_again)
     }
 
     /// Who is the source by the migration under way, where one is; else who had it first.
@@ -97,7 +109,7 @@ impl Transition<'_> {
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return false;
         };
-        let Some(seen) = record.reported.take().filter(|seen| !record.is_past(&seen.uid)) else {
+        let Some(seen) = record.reported.take().filter(|seen| !record.is_past(seen)) else {
             return false;
         };
         let steps = record.migration.as_ref().map_or(0, |migration| migration.steps.len());
@@ -144,7 +156,8 @@ impl Transition<'_> {
         }
     }
 
-    /// KubeVirt reports another migration than the record's: that one is over, whoever has the volume still.
+    /// KubeVirt reports another migration than the record's: that one is over, whoever has the volume still. One of which
+    /// it has said nothing was a guess of which node is which, and no migration.
     fn next_migration(&mut self, volume: &VolumeId, seen: &VmMigration) {
         let now = self.now;
         let Some(record) = self.core.volumes.get_mut(volume) else {
@@ -159,6 +172,7 @@ impl Transition<'_> {
             next.record(MigrationStep::TargetReady, now);
         }
         next.take(seen, now);
+        record.migration.take_if(|guess| guess.vm.is_none() && !guess.is_over());
         let ended = record.migration.as_mut().filter(|before| !before.is_over()).map(|before| {
             before.give_way(seen, now);
             before.clone()

@@ -114,8 +114,8 @@ fn roles_follow_the_report_and_not_the_age() {
     report(&mut b, seen(1, "bb", "a", VmStage::Preparing));
     assert_eq!(roles(&b), [("a", Role::MigrationTarget), ("bb", Role::Primary)]);
     assert_eq!((&record(&b).source, &record(&b).target), (&n("bb"), &n("a")));
-    let past = &b.core.volumes[&v()].past_migrations[0];
-    assert_eq!((past.result, past.left), (MigrationResult::Unattributed, None), "nobody has left");
+    assert!(b.core.volumes[&v()].past_migrations.is_empty(), "a wrong guess was no migration");
+    assert_eq!(counted(&b), []);
     report(&mut b, seen(1, "bb", "a", VmStage::Completed));
     b.detach("bb", "live");
     b.rds_does_all();
@@ -174,6 +174,87 @@ fn an_older_migrations_report_changes_nothing() {
     assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "one migration does not turn round");
     b.event(Event::MigrationSeen { volume: v(), vm: None });
     assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "its object is gone");
+}
+
+#[test]
+fn a_target_that_is_tried_again_is_of_the_same_migration() {
+    let tried_again = || {
+        let mut b = bench(able());
+        b.attach("a", Access::RwxBlock);
+        report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+        b.publish("bb", Access::RwxBlock);
+        b.rds(Ok(()));
+        b.agent(Outcome::Failed {
+            clause: "paths".into(),
+            message: "none is live".into(),
+            nothing_left: true,
+        });
+        b.agent(Outcome::Absent(Absence::default()));
+        b.rds_does_all();
+        assert_eq!((record(&b).result, record(&b).left), (MigrationResult::Failed, Some(Side::Target)));
+        b.attach("bb", Access::RwxBlock);
+        report(&mut b, seen(1, "a", "bb", VmStage::Preparing));
+        assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-1"));
+        b
+    };
+    let mut b = tried_again();
+    report(&mut b, seen(1, "a", "bb", VmStage::Completed));
+    b.detach("a", "live");
+    b.rds_does_all();
+    assert_eq!(counted(&b), [MigrationResult::Completed]);
+    let mut b = tried_again();
+    b.pass(timeout());
+    assert_eq!((counted(&b), b.core.overdue()), (vec![MigrationResult::TimedOut], 1));
+}
+
+#[test]
+fn a_report_of_an_older_migration_ends_none_that_runs() {
+    let mut b = shared(able());
+    report(&mut b, seen(3, "a", "bb", VmStage::Preparing));
+    let before = b.core.volumes.clone();
+    for (source, target) in [("bb", "a"), ("a", "bb")] {
+        for stage in [VmStage::Completed, VmStage::Failed] {
+            report(&mut b, seen(2, source, target, stage));
+            assert_eq!((b.effects.len(), &b.core.volumes), (0, &before), "{source} {stage:?}");
+        }
+    }
+    b.detach("bb", "live");
+    b.rds_does_all();
+    assert_eq!(counted(&b), [MigrationResult::RolledBack]);
+}
+
+#[test]
+fn who_is_on_its_way_out_is_a_side_once_it_was_let_in_again() {
+    for (stage, leaves, result) in [
+        (VmStage::Completed, "a", MigrationResult::Completed),
+        (VmStage::Failed, "bb", MigrationResult::RolledBack),
+    ] {
+        let mut b = shared(able());
+        report(&mut b, seen(1, "a", "bb", stage));
+        let source = if leaves == "a" { "bb" } else { "a" };
+        b.unpublish(leaves);
+        let sent = b.effects.clone();
+        report(&mut b, seen(2, source, leaves, VmStage::Preparing));
+        assert_eq!((counted(&b), record(&b).vm.as_ref().map(|vm| vm.uid.as_str())), (vec![], Some("uid-1")));
+        b.effects = sent;
+        b.agent(absent("live"));
+        b.rds_does_all();
+        assert_eq!(counted(&b), [result]);
+        b.attach(leaves, Access::RwxBlock);
+        assert_eq!(record(&b).vm.as_ref().map(|vm| vm.uid.as_str()), Some("uid-2"));
+        assert_eq!((&record(&b).source, &record(&b).target), (&n(source), &n(leaves)));
+    }
+}
+
+#[test]
+fn a_look_at_what_is_durable_takes_no_time_out_away() {
+    let mut b = shared(able());
+    let before = b.core.volumes[&v()].clone();
+    report(&mut b, seen(1, "a", "bb", VmStage::Running));
+    b.now += timeout();
+    b.core.with_records(vec![(v(), Some(before))], |_| ());
+    b.pass(1);
+    assert_eq!(counted(&b), [MigrationResult::TimedOut]);
 }
 
 #[test]

@@ -266,8 +266,14 @@ fn pinned_beside_a_disk_at_rest() -> Harness {
     let nodes = b.core.registry().values().cloned().collect();
     let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
     (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
-    let at_rest =
-        ListedVolume { volume: v(), hosts: Vec::new(), exported: false, keeps_list: true, problem: None };
+    let at_rest = ListedVolume {
+        volume: v(),
+        hosts: Vec::new(),
+        exported: false,
+        keeps_list: true,
+        problem: None,
+        at_rest: false,
+    };
     b.event(Event::RdsListed { volumes: vec![at_rest], whole: true });
     b
 }
@@ -289,8 +295,14 @@ fn where_there_are_no_lists_a_patched_pin_waits() {
     let nodes = b.core.registry().values().cloned().collect();
     let remembered = Remembered { nodes, lists_first: true, ..Remembered::default() };
     (b.core, _) = Core::rebuild(b.config.clone(), 8, remembered, UnixMillis(b.now));
-    let list =
-        ListedVolume { volume: v(), hosts: Vec::new(), exported: true, keeps_list: false, problem: None };
+    let list = ListedVolume {
+        volume: v(),
+        hosts: Vec::new(),
+        exported: true,
+        keeps_list: false,
+        problem: None,
+        at_rest: false,
+    };
     b.event(Event::RdsListed { volumes: vec![list], whole: true });
     b.pass(b.config.drain_bound_ms);
     b.seen.stored = edited("zzzz");

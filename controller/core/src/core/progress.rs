@@ -110,7 +110,7 @@ impl Transition<'_> {
         }
     }
 
-    fn allow(&mut self, volume: &VolumeId, node: &NodeId) {
+    pub(super) fn allow(&mut self, volume: &VolumeId, node: &NodeId) {
         let Some(host_nqn) = self.attachment_mut(volume, node).map(|a| a.host_nqn.clone()) else {
             return;
         };

@@ -10,13 +10,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::requests::RequestKind;
 use super::{Core, Desired, Transition};
+use crate::volume::Pending;
 use crate::{
-    Attachment, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord, NodeUid,
-    Notice, OlderBy, Phase, PinHolds, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
+    Attachment, DrainCause, FenceStep, HostNqn, ListDoubt, ListedVolume, NodeId, NodeIdentity, NodeRecord,
+    NodeUid, Notice, OlderBy, Phase, PinHolds, Trouble, UnixMillis, VolumeId, VolumeRecord, Wait,
 };
 
 /// A list may lack a disk for a moment. That a volume is on none counts after this time, between two lists.
 const ABSENT_FOR_MS: u64 = 10_000;
+/// Who wants a host off that nobody here has let in, and why.
+const LATE_REQUEST: (&str, &str) =
+    ("cleat-controller", "the RDS lets its host in, and this controller has not asked for that");
 /// What precedes the name of a host that no node is known to be. No node may call itself so.
 const UNKNOWN_HOST: &str = "unknown-host.";
 
@@ -230,9 +234,11 @@ impl Transition<'_> {
         }
         if whole {
             let lists = &mut self.core.lists;
-            lists.first.get_or_insert(self.now);
+            if lists.first.is_none() {
+                lists.first = Some(self.now);
+                self.touched.extend(self.core.volumes.keys().cloned());
+            }
             (lists.last, lists.trouble) = (Some(self.now), None);
-            self.touched.extend(self.core.volumes.keys().cloned());
             self.touched.extend(self.core.waiters.keys().cloned());
         }
     }
@@ -264,12 +270,19 @@ impl Transition<'_> {
     }
 
     fn compare(&mut self, listed: ListedVolume) {
-        let ListedVolume { volume, hosts, exported, keeps_list, problem } = listed;
         let lists = &mut self.core.lists;
-        // What was seen once is what this process has changed itself since.
-        if !lists.needed || (lists.seen.contains(&volume) && !lists.doubts.contains_key(&volume)) {
+        if !lists.needed {
             return;
         }
+        // What was seen once is what this process has changed itself since, but for what comes late of others.
+        if lists.seen.contains(&listed.volume) && !lists.doubts.contains_key(&listed.volume) {
+            let asks = self.core.operations.values().any(|(volume, _)| *volume == listed.volume);
+            if listed.at_rest && listed.problem.is_none() && !asks {
+                self.undone_by_others(listed);
+            }
+            return;
+        }
+        let ListedVolume { volume, hosts, exported, keeps_list, problem, .. } = listed;
         self.touched.insert(volume.clone());
         let known = self.core.volumes.get(&volume);
         let readable = problem.is_none();
@@ -312,7 +325,81 @@ impl Transition<'_> {
             });
         }
         for nqn in strangers {
-            self.adopt(&volume, nqn);
+            let _ = self.adopt(&volume, nqn);
+        }
+    }
+
+    /// What the list says otherwise than the record of a volume that was looked at before was done by others. A controller
+    /// whose machine stood still does not know it and goes on where it was: the RDS takes what it asks for, however late that
+    /// is. So who was let in counts as able to write, and what was taken away is asked for again.
+    fn undone_by_others(&mut self, listed: ListedVolume) {
+        let ListedVolume { volume, hosts, exported, keeps_list, .. } = listed;
+        let listed: BTreeSet<HostNqn> = hosts.into_iter().collect();
+        let Some(record) = self.core.volumes.get_mut(&volume) else {
+            return listed.into_iter().for_each(|nqn| drop(self.adopt(&volume, nqn)));
+        };
+        if let Some(let_in) = &mut record.let_in {
+            let_in.extend(listed.iter().cloned());
+        }
+        let has = |nqn: &HostNqn| record.attachments.iter().any(|a| a.host_nqn == *nqn);
+        let strangers: Vec<HostNqn> = listed.iter().filter(|nqn| !has(nqn)).cloned().collect();
+        let kept_out = |a: &&Attachment| {
+            matches!(a.phase, Phase::Connecting | Phase::Ready) && keeps_list && !listed.contains(&a.host_nqn)
+        };
+        let kept_out: Vec<NodeId> =
+            record.attachments.iter().filter(kept_out).map(|a| a.node.clone()).collect();
+        if exported != record.hidden {
+            // As the record says.
+        } else if !exported && record.needs_the_export() {
+            (record.hidden, record.hidden_heard) = (true, false);
+            self.dirty.insert(volume.clone());
+            self.touched.insert(volume.clone());
+        } else if exported && record.attachments.is_empty() {
+            self.core.lists.doubts.insert(volume.clone(), Doubt::On);
+        } else if exported {
+            (record.hidden, record.hidden_heard) = (false, false);
+            self.dirty.insert(volume.clone());
+        }
+        self.proofs_undone(&volume, exported, |host| exported && (!keeps_list || listed.contains(host)));
+        for nqn in strangers {
+            let Some(node) = self.adopt(&volume, nqn) else {
+                continue;
+            };
+            // Nobody here has let it in. Of a host that no node is known to be a person has to say who that is.
+            if !is_unknown_host(&node) {
+                let (by, reason) = (LATE_REQUEST.0.to_owned(), LATE_REQUEST.1.to_owned());
+                self.begin_drain(&volume, &node, DrainCause::Forced { by, reason });
+            }
+        }
+        for node in kept_out {
+            if self.attachment_mut(&volume, &node).is_some_and(|a| a.pending == Pending::Nothing) {
+                self.trouble(&volume, &node, Trouble::KeptOut);
+                self.allow(&volume, &node);
+            }
+        }
+    }
+
+    /// Proofs that rest on what others have undone since prove nothing.
+    fn proofs_undone(&mut self, volume: &VolumeId, exported: bool, may_connect: impl Fn(&HostNqn) -> bool) {
+        let may_land_until = Some(self.now.plus(self.core.config.drain_bound_ms));
+        let Some(record) = self.core.volumes.get_mut(volume) else {
+            return;
+        };
+        for a in &mut record.attachments {
+            let by_the_export = a.is_fenced_by_export() && exported;
+            let connects = may_connect(&a.host_nqn);
+            let Phase::Draining { evidence, fence, .. } = &mut a.phase else {
+                continue;
+            };
+            let off_the_list = fence.as_ref().is_some_and(|f| f.denied)
+                || evidence.as_ref().is_some_and(|e| e.source.took_the_host_off_the_list());
+            if by_the_export || (off_the_list && connects) {
+                (*evidence, *fence) = (None, None);
+                (a.used_since, a.may_land_until) = (true, may_land_until);
+                a.trouble = Some(Trouble::ProofOlderThanList);
+                self.dirty.insert(volume.clone());
+                self.touched.insert(volume.clone());
+            }
         }
     }
 
@@ -370,14 +457,12 @@ impl Transition<'_> {
         self.notice(Notice::StrayFound { volume: volume.clone(), node: node.clone() });
     }
 
-    /// A host is on the list, and on no record: from now on it counts as able to write.
-    fn adopt(&mut self, volume: &VolumeId, host_nqn: HostNqn) {
+    /// A host is on the list, and on no record: from now on it counts as able to write. Gives the node that it counts as.
+    fn adopt(&mut self, volume: &VolumeId, host_nqn: HostNqn) -> Option<NodeId> {
         let record = self.core.volumes.get(volume);
         let has_another = |node: &NodeId| record.is_some_and(|r| r.attachment(node).is_some());
         let owner = self.core.owner(record, &host_nqn).filter(|node| !has_another(node));
-        let Some(node) = owner.or_else(|| unknown_host(&host_nqn)) else {
-            return;
-        };
+        let node = owner.or_else(|| unknown_host(&host_nqn))?;
         let epoch = self.next_epoch();
         let now = self.now;
         let found = self.core.found_volume(volume);
@@ -394,6 +479,7 @@ impl Transition<'_> {
             self.reconcile(volume, &node);
         }
         self.drain_if_wanted_off(volume, &node);
+        Some(node)
     }
 
     /// This process has brought it on by itself.

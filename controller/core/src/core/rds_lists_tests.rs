@@ -4,7 +4,7 @@ use crate::*;
 
 fn listed(hosts: &[&str], exported: bool) -> ListedVolume {
     let hosts = hosts.iter().map(|name| nqn(name)).collect();
-    ListedVolume { volume: v(), hosts, exported, keeps_list: true, problem: None }
+    ListedVolume { volume: v(), hosts, exported, keeps_list: true, problem: None, at_rest: false }
 }
 
 impl Harness {
@@ -560,4 +560,121 @@ fn a_host_that_two_names_are_kept_for_is_nobody_before_one_is_gone() {
     b.declare_gone(90, "a");
     b.hello("bb", identity("a", "2"));
     assert_eq!(b.core.volumes[&v()].holders(), [n("bb")]);
+}
+
+/// `a` was fenced from it and `bb` has it, by a controller that has read the lists.
+fn moved(target: TargetAbilities) -> Harness {
+    let mut b = Harness::with(Config { target, ..Config::default() });
+    b.restart_with(false, false);
+    b.event(Event::RdsMade { volume: v() });
+    b.list(Vec::new());
+    b.up("a", "1", vec![]);
+    b.attach("a", Access::Rwo);
+    b.silent("a");
+    b.fence(50, "a");
+    b.rds_does_all();
+    b
+}
+
+fn moved_to_bb() -> Harness {
+    let mut b = moved(able());
+    b.up("bb", "1", vec![]);
+    b.attach("bb", Access::Rwo);
+    b
+}
+
+fn at_rest(hosts: &[&str], exported: bool) -> Vec<ListedVolume> {
+    vec![ListedVolume { at_rest: true, ..listed(hosts, exported) }]
+}
+
+fn asked(b: &Harness) -> Vec<&RdsRequest> {
+    b.effects
+        .iter()
+        .filter_map(|e| if let Effect::Rds { request, .. } = e { Some(request) } else { None })
+        .collect()
+}
+
+#[test]
+fn a_host_that_a_late_request_lets_in_is_fenced_and_who_has_it_is_let_in_again() {
+    let mut b = moved_to_bb();
+    b.list(at_rest(&["a"], true));
+    let requests = asked(&b);
+    assert!(
+        requests.iter().any(|r| matches!(r, RdsRequest::Deny { host_nqn, .. } if *host_nqn == nqn("a"))),
+        "{requests:?}"
+    );
+    assert!(
+        requests.iter().any(|r| matches!(r, RdsRequest::Allow { host_nqn, .. } if *host_nqn == nqn("bb"))),
+        "{requests:?}"
+    );
+    let mut meanwhile = b.clone();
+    let third = meanwhile.publish("ccc", Access::Rwo);
+    assert!(!matches!(meanwhile.reply(third), Some(Ok(_))), "{:?}", meanwhile.effects);
+    meanwhile.list(at_rest(&["a"], true));
+    assert!(asked(&meanwhile).is_empty(), "it is asked for already: {:?}", meanwhile.effects);
+    let of_bb = |e: &&Effect| matches!(e, Effect::Rds { request: RdsRequest::Allow { .. }, .. });
+    let Some(Effect::Rds { operation, .. }) = b.effects.iter().find(of_bb).cloned() else {
+        panic!("no Allow")
+    };
+    b.rds_does_all();
+    b.event(Event::RdsDone { operation, result: Ok(()) });
+    b.rds_does_all();
+    assert_eq!((b.phase("a"), b.phase("bb")), (None, Some("Ready")), "{:?}", b.core.volumes);
+    let evidence = &b.core.volumes[&v()].past_evidence[0];
+    assert_eq!((&evidence.node, evidence.statement.is_some()), (&n("a"), true));
+    b.list(at_rest(&["bb"], true));
+    assert!(b.effects.is_empty(), "{:?}", b.effects);
+}
+
+#[test]
+fn a_list_that_says_what_the_record_says_or_was_not_read_at_rest_changes_nothing() {
+    let mut b = moved_to_bb();
+    let before = b.core.clone();
+    b.list(at_rest(&["bb"], true));
+    b.list(vec![listed(&["a"], true)]);
+    b.list(vec![ListedVolume { problem: Some("two disks".into()), at_rest: true, ..listed(&["a"], true) }]);
+    assert_eq!(b.core.volumes, before.volumes);
+    b.unpublish("bb");
+    b.agent(absent("live"));
+    let mut closing = b.clone();
+    closing.list(at_rest(&["bb"], true));
+    assert_eq!(closing.core.volumes, b.core.volumes, "its Close is under way");
+    b.rds_does_all();
+    assert_eq!(b.phase("bb"), None);
+    let closed = b.core.clone();
+    b.list(at_rest(&[], false));
+    assert_eq!(b.core.volumes, closed.volumes);
+}
+
+#[test]
+fn an_export_that_went_off_under_who_has_it_comes_back() {
+    let mut b = moved_to_bb();
+    b.list(at_rest(&["bb"], false));
+    assert!(matches!(asked(&b)[..], [RdsRequest::Show { .. }]), "{:?}", b.effects);
+    b.rds_does_all();
+    assert_eq!(b.phase("bb"), Some("Ready"));
+    b.list(at_rest(&["bb"], true));
+    assert!(b.effects.is_empty(), "{:?}", b.effects);
+}
+
+#[test]
+fn an_export_that_came_on_while_nobody_has_it_is_in_doubt() {
+    let mut b = moved(able());
+    b.up("bb", "1", vec![]);
+    b.list(at_rest(&[], true));
+    b.publish("bb", Access::Rwo);
+    assert!(b.waits_for_reports_of("a"), "{:?}", b.waits_for());
+}
+
+#[test]
+fn a_proof_by_the_list_is_taken_back_while_the_list_has_the_host_again() {
+    let mut b = moved(TargetAbilities { export_drains: false, ..able() });
+    assert_eq!(b.phase("a"), Some("Draining"), "what it sent may still land");
+    b.list(at_rest(&["a"], true));
+    let requests = asked(&b);
+    assert!(matches!(requests[..], [RdsRequest::Deny { fence: true, .. }]), "{requests:?}");
+    b.rds_does_all();
+    b.pass(b.config.drain_bound_ms + 1);
+    b.rds_does_all();
+    assert_eq!(b.phase("a"), None);
 }
