@@ -38,6 +38,11 @@ pub(crate) enum AskError {
          choose one"
     )]
     TwoIdentities,
+    #[error(
+        "cannot say who you are: neither a kubeconfig nor a certificate is given; pass --kubeconfig FILE (or set \
+         KUBECONFIG), or --tls-ca, --tls-cert and --tls-key"
+    )]
+    Nobody,
     #[error(transparent)]
     Kubeconfig(#[from] PersonError),
     #[error("cannot read {} (--tls-ca)", path.display())]
