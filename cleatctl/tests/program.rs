@@ -25,7 +25,7 @@ fn an_error_names_what_is_wrong_and_what_to_do_and_has_its_exit_code() {
         (
             "volumes",
             64,
-            "cleatctl: no controller given; pass --controller HOST:PORT or set CLEAT_CONTROLLER\n",
+            "cleatctl: cannot ask: no controller is named; pass --controller HOST:PORT or set CLEAT_CONTROLLER\n",
         ),
         (
             &format!("{plain} 127.0.0.1:1 volumes --tls-ca x"),
@@ -54,8 +54,8 @@ fn an_error_names_what_is_wrong_and_what_to_do_and_has_its_exit_code() {
         (
             &format!("{plain} 127.0.0.1:1 volumes"),
             1,
-            "cleatctl: cannot reach controller 127.0.0.1:1: transport error: tcp connect error: Connection refused \
-             (os error 111)\n",
+            "cleatctl: cannot reach controller 127.0.0.1:1; see that it runs, and that this machine reaches that port: \
+             transport error: tcp connect error: Connection refused (os error 111)\n",
         ),
     ] {
         assert_eq!(shown(words), (Some(code), String::new(), expected.to_owned()), "{words}");
