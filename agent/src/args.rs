@@ -220,7 +220,9 @@ pub enum ConfigError {
     #[error("cannot use --controller {0:?}: give HOST:PORT")]
     Controller(String),
     /// The kernel would give up a connection before it tries to restore it.
-    #[error("--ctrl-loss-timeout {loss:?} is shorter than --reconnect-delay {delay:?}; give a longer one")]
+    #[error(
+        "cannot use --ctrl-loss-timeout {loss:?}: it is shorter than --reconnect-delay {delay:?}; give a longer one"
+    )]
     Loss {
         /// The value of `--ctrl-loss-timeout`.
         loss: Duration,

@@ -151,6 +151,7 @@ fn exit_code(outcome: Result<(), AskError>, console: &mut Console<'_>) -> u8 {
                     | AskError::NoController
                     | AskError::PlaintextAndTls
                     | AskError::TwoIdentities
+                    | AskError::Nobody
                     | AskError::Ca { .. }
             );
             if config { BAD_CONFIG } else { FAILED }

@@ -29,7 +29,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    #[error("no controller given; pass --controller HOST:PORT or set CLEAT_CONTROLLER")]
+    #[error("cannot ask: no controller is named; pass --controller HOST:PORT or set CLEAT_CONTROLLER")]
     NoController,
     #[error("cannot use both --plaintext and TLS options; choose one")]
     PlaintextAndTls,
@@ -38,6 +38,11 @@ pub(crate) enum AskError {
          choose one"
     )]
     TwoIdentities,
+    #[error(
+        "cannot say who you are: neither a kubeconfig nor a certificate is given; pass --kubeconfig FILE (or set \
+         KUBECONFIG), or --tls-ca, --tls-cert and --tls-key"
+    )]
+    Nobody,
     #[error(transparent)]
     Kubeconfig(#[from] PersonError),
     #[error("cannot read {} (--tls-ca)", path.display())]
@@ -58,13 +63,16 @@ pub(crate) enum AskError {
         #[source]
         source: TransportError,
     },
-    #[error("cannot reach controller {address}")]
+    #[error("cannot reach controller {address}; see that it runs, and that this machine reaches that port")]
     Unreachable {
         address: String,
         #[source]
         source: tonic::transport::Error,
     },
-    #[error("controller {address} did not answer within {}; allow more with --timeout", humantime::format_duration(*.timeout))]
+    #[error(
+        "cannot wait for controller {address} any longer: no answer within {}; allow more with --timeout",
+        humantime::format_duration(*.timeout)
+    )]
     NoAnswer { address: String, timeout: Duration },
     #[error("controller {address}: {} ({:?})", status.message(), status.code())]
     Refused { address: String, status: Box<Status> },

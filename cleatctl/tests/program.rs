@@ -6,7 +6,10 @@ use std::process::{Command, Output};
 
 fn cleatctl(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cleatctl"));
-    command.args(words).env_remove("CLEAT_CONTROLLER").env_remove("COLUMNS").output().unwrap()
+    for variable in ["CLEAT_CONTROLLER", "COLUMNS", "KUBECONFIG"] {
+        command.env_remove(variable);
+    }
+    command.args(words).env("HOME", "/nonexistent").output().unwrap()
 }
 
 /// The exit code, and what is on standard output and on standard error.
@@ -22,12 +25,18 @@ fn an_error_names_what_is_wrong_and_what_to_do_and_has_its_exit_code() {
         (
             "volumes",
             64,
-            "cleatctl: no controller given; pass --controller HOST:PORT or set CLEAT_CONTROLLER\n",
+            "cleatctl: cannot ask: no controller is named; pass --controller HOST:PORT or set CLEAT_CONTROLLER\n",
         ),
         (
             &format!("{plain} 127.0.0.1:1 volumes --tls-ca x"),
             64,
             "cleatctl: cannot use both --plaintext and TLS options; choose one\n",
+        ),
+        (
+            "--controller 127.0.0.1:1 volumes",
+            64,
+            "cleatctl: cannot say who you are: neither a kubeconfig nor a certificate is given; pass --kubeconfig FILE (or \
+             set KUBECONFIG), or --tls-ca, --tls-cert and --tls-key\n",
         ),
         (
             "explain",
@@ -45,8 +54,8 @@ fn an_error_names_what_is_wrong_and_what_to_do_and_has_its_exit_code() {
         (
             &format!("{plain} 127.0.0.1:1 volumes"),
             1,
-            "cleatctl: cannot reach controller 127.0.0.1:1: transport error: tcp connect error: Connection refused \
-             (os error 111)\n",
+            "cleatctl: cannot reach controller 127.0.0.1:1; see that it runs, and that this machine reaches that port: \
+             transport error: tcp connect error: Connection refused (os error 111)\n",
         ),
     ] {
         assert_eq!(shown(words), (Some(code), String::new(), expected.to_owned()), "{words}");

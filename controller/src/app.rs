@@ -97,10 +97,12 @@ pub enum AppError {
     #[error(transparent)]
     Stored(#[from] StoredError),
     /// The CSI socket cannot be served.
-    #[error("--csi-socket")]
+    #[error("cannot serve CSI (--csi-socket)")]
     Csi(#[from] UnixError),
     /// A listener cannot be bound.
-    #[error("cannot listen on {addr} ({option})")]
+    #[error(
+        "cannot listen on {addr} ({option}); free the port, or name another address (0.0.0.0:PORT where this kernel has no IPv6)"
+    )]
     Bind {
         /// The option that names the address.
         option: &'static str,

@@ -92,7 +92,7 @@ pub struct Cli {
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Kubernetes")]
 pub struct KubernetesOptions {
-    /// Kubeconfig of the cluster; without it a pod's service account
+    /// Kubeconfig of the cluster, one file; without it a pod's service account
     #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
     kubeconfig: Option<PathBuf>,
 
@@ -132,7 +132,8 @@ impl KubernetesOptions {
         at_least("--lease-duration", lease_duration, Duration::from_secs(least.as_secs()))?;
         at_most("--lease-duration", lease_duration, Duration::from_secs(600))?;
         if lease_duration.subsec_nanos() != 0 {
-            let (value, rule) = (format_duration(lease_duration).to_string(), "whole seconds".to_owned());
+            let (value, rule) =
+                (format_duration(lease_duration).to_string(), "it has to be whole seconds".to_owned());
             return Err(ConfigError::Value { option: "--lease-duration", value, rule });
         }
         Ok(ClusterSettings {
@@ -300,7 +301,7 @@ pub struct Settings {
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A value that cannot be used.
-    #[error("{option} {value}: {rule}")]
+    #[error("cannot use {option} {value}: {rule}")]
     Value {
         /// The option.
         option: &'static str,
@@ -313,24 +314,24 @@ pub enum ConfigError {
     #[error(transparent)]
     Fencing(#[from] FencingError),
     /// Nothing says how to know the RDS.
-    #[error("neither --rds-ca nor --rds-fingerprint is given: choose one")]
+    #[error("cannot know the RDS: neither --rds-ca nor --rds-fingerprint is given; choose one")]
     NoTrust,
     /// The directory on the RDS, or the NQN prefix.
-    #[error("--rds-files or --nqn-prefix")]
+    #[error("cannot use --rds-files or --nqn-prefix")]
     Naming(#[from] NamingError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// Certificates from files, and those of the cluster.
     #[error(
-        "{option} with --trust kubernetes, which makes its own certificate and asks the API server about everybody: leave out one of the two"
+        "cannot use {option} with --trust kubernetes: that makes its own certificate, and asks the API server about everybody; leave out one of the two"
     )]
     BothWays {
         /// What was given too.
         option: &'static str,
     },
     /// No certificate can carry that name.
-    #[error("--serving-name {name}")]
+    #[error("cannot use --serving-name {name}")]
     ServingName {
         /// The name.
         name: String,
@@ -484,7 +485,7 @@ fn at_least(option: &'static str, value: Duration, least: Duration) -> Result<()
     if value >= least {
         return Ok(());
     }
-    let rule = format!("at least {}", format_duration(least));
+    let rule = format!("it has to be at least {}", format_duration(least));
     Err(ConfigError::Value { option, value: format_duration(value).to_string(), rule })
 }
 
@@ -492,7 +493,7 @@ fn at_most(option: &'static str, value: Duration, most: Duration) -> Result<(), 
     if value <= most {
         return Ok(());
     }
-    let rule = format!("at most {}", format_duration(most));
+    let rule = format!("it has to be at most {}", format_duration(most));
     Err(ConfigError::Value { option, value: format_duration(value).to_string(), rule })
 }
 
@@ -505,12 +506,12 @@ fn common_port(portals: &[Portal]) -> Result<u16, ConfigError> {
     let mut port = None;
     for portal in portals {
         if !seen.insert(portal) {
-            return wrong(portal, "given twice");
+            return wrong(portal, "it is given twice; leave one out");
         }
         if port.is_some_and(|port| port != portal.port()) {
             return wrong(
                 portal,
-                "another port than the portal before: the RDS exports a volume at one port",
+                "its port differs from the portal's before; the RDS exports a volume at one port",
             );
         }
         port = Some(portal.port());
@@ -520,7 +521,7 @@ fn common_port(portals: &[Portal]) -> Result<u16, ConfigError> {
         None => Err(ConfigError::Value {
             option: "--rds-portal",
             value: "(none)".to_owned(),
-            rule: "at least one".to_owned(),
+            rule: "give at least one".to_owned(),
         }),
     }
 }

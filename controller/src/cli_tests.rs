@@ -169,5 +169,5 @@ fn what_was_probed_is_what_the_core_relies_on_and_secrets_need_tls() {
     // The same file as the one before is none.
     let same = key.replace("--secret-key-file", "--old-secret-key-file");
     let same = settings(&[&abilities, &key, &same]).unwrap_err();
-    assert!(same.contains("--old-secret-key-file holds the same key"), "{same}");
+    assert!(same.contains("--old-secret-key-file: it holds the same key"), "{same}");
 }

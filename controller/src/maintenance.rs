@@ -138,8 +138,8 @@ pub enum MaintenanceError {
     },
     /// The cluster has other records.
     #[error(
-        "cannot move the store: the cluster has a record of {0} that says something else. It has been in use with records of \
-         its own: keep one of the two, and set the other aside as docs/operating.md says"
+        "cannot move the store: the cluster has a record of {0} that says something else; it has been in use with records of \
+         its own: leave the file where it is, and start no controller with it"
     )]
     Other(Key),
     /// A record was not written.

@@ -84,10 +84,10 @@ pub struct ClusterSettings {
 #[derive(Debug, thiserror::Error)]
 pub enum StoredError {
     /// The store cannot be opened.
-    #[error("--store")]
+    #[error("cannot open the store (--store)")]
     Open(#[from] OpenError),
     /// A record cannot be read.
-    #[error("--store {store}")]
+    #[error("cannot read the store (--store {store})")]
     Record {
         /// The store.
         store: String,
@@ -96,7 +96,7 @@ pub enum StoredError {
         source: RecordError,
     },
     /// It does not give a term.
-    #[error("--store {store}: cannot take a term")]
+    #[error("cannot take a term in the store (--store {store})")]
     Term {
         /// The store.
         store: String,
@@ -111,10 +111,10 @@ pub enum StoredError {
     #[error("opening the store ended without an answer")]
     Panicked(#[from] tokio::task::JoinError),
     /// There is no client for the cluster.
-    #[error("--store kubernetes")]
+    #[error("cannot ask the cluster (--store kubernetes)")]
     Connect(#[from] NoClient),
     /// The claim ended while the store was being opened.
-    #[error("--store kubernetes: the Lease was lost before the records were read")]
+    #[error("cannot lead: the Lease was lost before the records were read; the next start tries again")]
     Lost,
 }
 

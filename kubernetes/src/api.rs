@@ -58,7 +58,7 @@ pub enum ApiError {
     #[error("somebody else has written it")]
     Conflict,
     /// A right is missing. Nothing was done.
-    #[error("the API server does not allow it: {0}; give the controller's service account that right")]
+    #[error("the API server does not allow it: {0}; give that account the right")]
     Forbidden(String),
     /// It was refused, and will be again: the object is not valid. Nothing was done.
     #[error("the API server refuses: {0}")]

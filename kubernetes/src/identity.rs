@@ -52,7 +52,7 @@ pub enum PersonError {
     Kubeconfig(#[source] KubeconfigError),
     /// Its user proves nothing that a controller can check.
     #[error(
-        "the kubeconfig's user {0}; use a user with a token, a client certificate or an exec plugin that gives a token"
+        "cannot use the kubeconfig's user: it {0}; use a user with a token, a client certificate or an exec plugin that gives a token"
     )]
     Nobody(&'static str),
     /// What gives the token has failed.
@@ -70,7 +70,7 @@ pub enum PersonError {
     #[error(transparent)]
     Client(#[from] NoClient),
     /// The CA is not there.
-    #[error("cannot read the controller's CA from ConfigMap {map}: {source}; give it with --tls-ca")]
+    #[error("cannot read the controller's CA from ConfigMap {map}: {source}; or pass its file with --tls-ca")]
     Ca {
         /// Which.
         map: String,
@@ -85,7 +85,7 @@ pub enum PersonError {
 pub struct Kubectl(Config);
 
 impl Kubectl {
-    /// As kubectl reads it; `None`: from `KUBECONFIG`.
+    /// As kubectl reads it; `None`: from `KUBECONFIG`, else from its file in the home directory.
     ///
     /// # Errors
     /// What is wrong with it.

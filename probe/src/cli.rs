@@ -96,10 +96,10 @@ pub enum SettingsError {
     #[error("cannot know the RDS: neither --ca nor --fingerprint is given; choose one")]
     NoTrust,
     /// The directory of `--files` is not valid.
-    #[error("--files")]
+    #[error("cannot use --files")]
     Files(#[from] NamingError),
     /// A portal is not an address that can be connected to.
-    #[error("--portal")]
+    #[error("cannot use --portal")]
     Portal(#[from] InvalidName),
     /// Two portals have different ports.
     #[error(

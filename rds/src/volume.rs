@@ -46,7 +46,7 @@ pub struct Naming {
 
 /// Why a base path or NQN prefix was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} {value:?} is not valid: {rule}")]
+#[error("{what} {value:?} is not valid: it has to be {rule}")]
 pub struct NamingError {
     what: &'static str,
     value: String,
@@ -63,7 +63,7 @@ impl Naming {
         let trimmed = base_path.trim_matches('/');
         let sound = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains(',');
         if !trimmed.split('/').all(sound) || trimmed.chars().any(char::is_control) {
-            return wrong("base path", base_path, "a directory below the root, without . and .. and commas");
+            return wrong("directory", base_path, "a directory below the root, without . and .. and commas");
         }
         // 223 bytes for an NQN (NVMe Base Specification 2.0, section 4.5), of which a volume id takes 63.
         if !nqn_prefix.starts_with("nqn.") || nqn_prefix.len() < 13 || nqn_prefix.len() > 160 {

@@ -50,7 +50,9 @@ pub struct HttpArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address cannot be bound.
-    #[error("cannot listen on {addr} (--metrics-listen)")]
+    #[error(
+        "cannot listen on {addr} (--metrics-listen); free the port, or name another address (0.0.0.0:PORT where this kernel has no IPv6)"
+    )]
     Bind {
         /// The address that `--metrics-listen` names.
         addr: SocketAddr,

@@ -17,7 +17,7 @@ const MODPROBE: Duration = Duration::from_secs(30);
 pub enum ModuleError {
     /// The module is missing and could not be loaded.
     #[error(
-        "NVMe/TCP is not available ({missing}); run `modprobe nvme-tcp` on this node, and list nvme-tcp in \
+        "cannot use NVMe/TCP: {missing}; run `modprobe nvme-tcp` on this node, and list nvme-tcp in \
          /etc/modules-load.d/ (modprobe said: {said})"
     )]
     Missing {

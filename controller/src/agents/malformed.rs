@@ -31,7 +31,7 @@ pub(super) enum Malformed {
     },
     /// The agent looks after other subsystems.
     #[error(
-        "the agent's NQN prefix is {agent:?}, this controller's is {ours:?}: give both the same --nqn-prefix"
+        "cannot take this agent: its NQN prefix is {agent:?}, this controller's is {ours:?}; give both the same --nqn-prefix"
     )]
     Prefix { agent: String, ours: String },
 }

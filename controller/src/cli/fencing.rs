@@ -59,37 +59,39 @@ pub(super) struct Fencing {
 #[derive(Debug, thiserror::Error)]
 pub enum FencingError {
     /// What the RDS was probed to do is not known.
-    #[error("--rds-abilities")]
+    #[error("cannot use --rds-abilities")]
     Abilities(#[from] AbilitiesError),
     /// No key for secrets.
-    #[error("--secret-key-file")]
+    #[error("cannot use --secret-key-file")]
     SecretKey(#[source] KeyError),
     /// No key for secrets from before.
-    #[error("--old-secret-key-file")]
+    #[error("cannot use --old-secret-key-file")]
     OldSecretKey(#[source] KeyError),
     /// Nothing was changed.
     #[error(
-        "--old-secret-key-file holds the same key as --secret-key-file: put the key from before into it, or leave it out"
+        "cannot use --old-secret-key-file: it holds the same key as --secret-key-file; put the key from before into it, or leave it out"
     )]
     SameKey,
     /// Secrets would go over the network in clear.
     #[error(
-        "--secret-key-file with --plaintext: secrets go to agents over TLS only. Give --tls-cert, --tls-key, \
+        "cannot use --secret-key-file with --plaintext: secrets go to agents over TLS only; give --tls-cert, --tls-key, \
          --agent-client-ca and --operator-client-ca, or leave the key out"
     )]
     SecretsInClear,
     /// Lists are asked for, and the probe has found that they are none.
-    #[error("--host-acl list, but --rds-abilities say that the RDS {does}: leave it out, or probe again")]
+    #[error(
+        "cannot use --host-acl list: --rds-abilities say that the RDS {does}; leave it out, or probe again"
+    )]
     NoLists {
         /// What it does instead.
         does: &'static str,
     },
     /// Too short to mean anything.
-    #[error("--fence-after {}: give at least 100ms", humantime::format_duration(*.0))]
+    #[error("cannot use --fence-after {}: it is too short; give at least 100ms", humantime::format_duration(*.0))]
     FenceAfter(Duration),
     /// A node that is heard would be fenced before one that is silent.
     #[error(
-        "--fence-heard-after {} is shorter than --fence-after {}; give a longer one",
+        "cannot use --fence-heard-after {}: it is shorter than --fence-after {}; give a longer one",
         humantime::format_duration(*heard), humantime::format_duration(*silent)
     )]
     FenceHeardAfter {

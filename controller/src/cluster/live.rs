@@ -14,8 +14,8 @@ use cleat_kubernetes::attachments::{Attachments, Live};
 pub(crate) enum NotAsClustered {
     /// A Publish that nobody asks for.
     #[error(
-        "volume {volume}: no VolumeAttachment asks for it on node {node}, or it is being deleted: this Publish is a late \
-         one, or not the attacher's"
+        "cannot attach volume {volume} to node {node}: no VolumeAttachment asks for it there, or it is being deleted; there is \
+         nothing to do: this Publish is a late one, or not the attacher's"
     )]
     NotAsked {
         /// The volume.
@@ -25,8 +25,8 @@ pub(crate) enum NotAsClustered {
     },
     /// An Unpublish of what is to stay.
     #[error(
-        "volume {volume}: a VolumeAttachment asks for it on node {node}, and is not being deleted: this Unpublish is a \
-         late one; delete that VolumeAttachment to detach it"
+        "cannot detach volume {volume} from node {node}: a VolumeAttachment asks for it there, and is not being deleted: this \
+         Unpublish is a late one; delete that VolumeAttachment to detach it"
     )]
     StillAsked {
         /// The volume.
@@ -36,7 +36,7 @@ pub(crate) enum NotAsClustered {
     },
     /// Nobody knows.
     #[error(
-        "volume {volume}: cannot ask the API server for its VolumeAttachments: {source}; repeat the call"
+        "cannot ask the API server for the VolumeAttachments of volume {volume}: {source}; repeat the call"
     )]
     NotAnswered {
         /// The volume.

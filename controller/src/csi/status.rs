@@ -51,7 +51,7 @@ pub(super) enum CallError {
     #[error("cannot list the volumes of the RDS: {}", cleat_runtime::exit::Causes(.0))]
     NoList(RdsError),
     /// The RDS has said that there is no such volume.
-    #[error("volume {0} does not exist on the RDS")]
+    #[error("cannot find volume {0}: the RDS has none of that name; check the id")]
     NoSuchVolume(VolumeId),
     /// The volume exists, and is not what was asked for.
     #[error("volume {volume}: {difference}")]

@@ -41,7 +41,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
             format!("cannot attach to node {node}: it is quarantined: {}", quarantine(causes))
         }
         Refusal::NotReady { volume, node, unready } => {
-            format!("node {node} cannot use volume {volume}: {}", trouble::unready(unready))
+            let why = trouble::unready(unready);
+            format!("cannot attach volume {volume} to node {node}: {why}; see cleatctl explain {volume}")
         }
         Refusal::InUse { volume, node, holders } => format!(
             "cannot detach: volume {volume} is in use on node {node}: {}. Nothing was changed; stop what \
@@ -119,7 +120,8 @@ pub(crate) fn refusal(refusal: &Refusal) -> String {
 pub(crate) fn quarantine(causes: &[QuarantineCause]) -> String {
     let cause = |cause: &QuarantineCause| match cause {
         QuarantineCause::Fenced { volume, since, source } => format!(
-            "it was fenced from volume {volume} at {} ({source}) and has not shown yet that it holds none of it",
+            "it was fenced from volume {volume} at {} ({source}) and has not shown yet that it holds none of it; \
+             bring its agent back to show it",
             when(*since)
         ),
         QuarantineCause::ClaimsTooMuch { volume, since } => format!(

@@ -141,9 +141,9 @@ fn refusals() {
                     ],
                 },
                 "cannot attach to node a: it is quarantined: it was fenced from volume vol at \
-                 2000-02-29T00:00:00Z (TargetCut) and has not shown yet that it holds none of it; it reports that it holds \
-                 volume vol, which it was not let in to, and has not shown since 2000-02-29T00:00:00Z that it does \
-                 not; check nvme list-subsys there, and its agent",
+                 2000-02-29T00:00:00Z (TargetCut) and has not shown yet that it holds none of it; bring its agent back to \
+                 show it; it reports that it holds volume vol, which it was not let in to, and has not shown since \
+                 2000-02-29T00:00:00Z that it does not; check nvme list-subsys there, and its agent",
             ),
             (
                 Refusal::Quarantined { node: n("a"), causes: vec![QuarantineCause::LaterTerm(later())] },
@@ -154,7 +154,7 @@ fn refusals() {
             ),
             (
                 Refusal::NotReady { volume: v(), node: n("a"), unready: clause() },
-                "node a cannot use volume vol: live-paths: 0 of 2 portals are live",
+                "cannot attach volume vol to node a: live-paths: 0 of 2 portals are live; see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady {
@@ -162,9 +162,9 @@ fn refusals() {
                     node: n("a"),
                     unready: NodeTrouble::OtherNamespace { found: identity(1), pinned: identity(2) },
                 },
-                "node a cannot use volume vol: identity: the namespace is not the one that was attached \
+                "cannot attach volume vol to node a: identity: the namespace is not the one that was attached \
                  before: found UUID 00000000-0000-0000-0000-000000000001, no NGUID, expected UUID \
-                 00000000-0000-0000-0000-000000000002, no NGUID",
+                 00000000-0000-0000-0000-000000000002, no NGUID; see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady {
@@ -172,14 +172,15 @@ fn refusals() {
                     node: n("a"),
                     unready: NodeTrouble::OtherEpoch { highest: epoch(3), ended: true, granted: epoch(2) },
                 },
-                "node a cannot use volume vol: epoch: the node has seen epoch 7.3, which has ended, not 7.2",
+                "cannot attach volume vol to node a: epoch: the node has seen epoch 7.3, which has ended, not 7.2; \
+                 see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady { volume: v(), node: n("a"), unready: NodeTrouble::LaterTerm(later()) },
-                "node a cannot use volume vol: epoch: it has seen epoch 99.1 of volume vol, and this \
+                "cannot attach volume vol to node a: epoch: it has seen epoch 99.1 of volume vol, and this \
                  controller's term is only 7: another controller grants, or this one's clock was set back \
                  and its store lost or an older one restored; stop the other controller, or set the clock \
-                 and restart this one; restart the agent if its state is wrong",
+                 and restart this one; restart the agent if its state is wrong; see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady {
@@ -187,11 +188,11 @@ fn refusals() {
                     node: n("a"),
                     unready: NodeTrouble::Lost { unready: Some("live-paths: none".into()) },
                 },
-                "node a cannot use volume vol: lost: live-paths: none",
+                "cannot attach volume vol to node a: lost: live-paths: none; see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady { volume: v(), node: n("a"), unready: NodeTrouble::Lost { unready: None } },
-                "node a cannot use volume vol: lost: the agent does not list it",
+                "cannot attach volume vol to node a: lost: the agent does not list it; see cleatctl explain vol",
             ),
             (
                 Refusal::InUse {

@@ -88,7 +88,7 @@ pub(super) fn make(path: &Path, migrations: &[&str]) -> Result<(), OpenError> {
     // A log whose database has gone belongs to nothing, and must not be taken for the new one's.
     let log = beside(path, "-wal");
     if log.try_exists().map_err(failed("look for", &log))? {
-        let damage = Damage::NotAStore("the database is gone, and its log, PATH-wal, is there");
+        let damage = Damage::NotAStore("the database is gone, and its log, with -wal at the end, is there");
         return Err(OpenError::Damaged { path: path.to_owned(), damage });
     }
     let mut options = OpenOptions::new();

@@ -52,7 +52,7 @@ pub(super) enum Cause {
 
 /// What a person can do about a store that cannot be read. A start without records takes whoever the RDS lists for
 /// somebody who may write.
-const START_AGAIN: &str = "move PATH and PATH-wal away and start again, and do not restore an older copy: \
+const START_AGAIN: &str = "move it, and the file that has -wal after its name, away and start again; do not restore an older copy: \
      what is lost is \
                           time, while the RDS's lists and the nodes say who may write (docs/operating.md says when it is \
                           more)";

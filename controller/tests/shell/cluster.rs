@@ -272,7 +272,7 @@ async fn a_call_that_the_cluster_does_not_ask_for_changes_nothing() {
     csi.create("pvc-1").await.unwrap();
     let refused = csi.publish("pvc-1", "node-a", RWO).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
-    assert!(refused.message().contains("no VolumeAttachment asks for it on node node-a"), "{refused:?}");
+    assert!(refused.message().contains("to node node-a: no VolumeAttachment asks for it"), "{refused:?}");
     assert!(!host.holds("pvc-1"));
 
     cluster.wants("pvc-1", "node-a", false);

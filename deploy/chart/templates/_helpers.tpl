@@ -10,7 +10,7 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 
 {{- define "cleat.image" -}}
-{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{ required "controller.image.repository and agent.image.repository: to where did you push the images?" .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
 {{- end }}
 
 {{- define "cleat.scrape" -}}

@@ -96,13 +96,15 @@ pub struct ClientTlsArgs {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// Neither TLS nor plaintext was chosen.
-    #[error("neither {tls} nor --plaintext is given: choose one")]
+    #[error(
+        "cannot choose between TLS and plaintext: neither {tls} nor --plaintext is given; give one of the two"
+    )]
     NotChosen {
         /// The options that would choose TLS.
         tls: &'static str,
     },
     /// One of two options that belong together is missing.
-    #[error("{given} needs {missing}")]
+    #[error("cannot use {given} without {missing}; give both")]
     Incomplete {
         /// The option that was given.
         given: &'static str,
@@ -167,7 +169,7 @@ pub enum TlsError {
     },
     /// One CA could sign for both agents and operators, so nothing would tell them apart.
     #[error(
-        "--agent-client-ca {} and --operator-client-ca {} share a certificate; give each its own CA, or \
+        "cannot use --agent-client-ca {} with --operator-client-ca {}: they share a certificate; give each its own CA, or \
          whoever issues agents' certificates could issue operators'",
         agents.display(), operators.display()
     )]
@@ -179,7 +181,7 @@ pub enum TlsError {
     },
     /// A listener without TLS has an address that others can reach.
     #[error(
-        "--plaintext with {option} {address}: without TLS whoever reaches it is every node and every operator. Give \
+        "cannot use --plaintext with {option} {address}: without TLS whoever reaches it is every node and every operator; give \
          --tls-cert, --tls-key, --agent-client-ca and --operator-client-ca, a loopback address, or \
          --insecure-any-address"
     )]
