@@ -189,12 +189,17 @@ fn kept(kind: RecordKind, value: Value) -> Map<String, Value> {
     }
 }
 
-/// The other way round.
+/// The other way round. What a later version keeps beside a node's record goes with it, so that whoever reads it sees that
+/// there is more than is known.
 fn said(kind: RecordKind, mut kept: Map<String, Value>) -> Value {
-    match kind {
-        RecordKind::Volume => Value::Object(kept),
-        RecordKind::Node => kept.remove("record").unwrap_or_default(),
+    if kind == RecordKind::Volume {
+        return Value::Object(kept);
     }
+    let mut record = kept.remove("record").unwrap_or_default();
+    if let Some(record) = record.as_object_mut() {
+        record.extend(kept.into_iter().map(|(key, value)| (format!("spec.{key}"), value)));
+    }
+    record
 }
 
 /// Who may write by a volume's record, and who was cut off from it.
@@ -285,5 +290,20 @@ impl Store for KubernetesStore {
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
         join_all(writes.into_iter().map(|write| self.write(write))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_beside_a_nodes_record_is_seen() {
+        let of = |kept: Value| said(RecordKind::Node, kept.as_object().cloned().unwrap_or_default());
+        assert_eq!(of(json!({"record": {"node": "a"}})), json!({"node": "a"}));
+        let more = of(json!({"record": {"node": "a"}, "newer": 1}));
+        assert_eq!(more, json!({"node": "a", "spec.newer": 1}));
     }
 }
