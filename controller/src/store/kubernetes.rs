@@ -59,6 +59,7 @@ impl KubernetesStore {
         let (timeout, records) = (server.timeout(), ClusterRecords::new(server.clone()));
         let notes = Notes::new(server.clone(), namespace, KEYS);
         let (mut entries, mut last, mut term) = (Vec::new(), HashMap::new(), 0);
+        let mut described = Vec::new();
         for stored in records.list().await? {
             let kind = match stored.kind {
                 records::Kind::Volume => RecordKind::Volume,
@@ -69,16 +70,22 @@ impl KubernetesStore {
             let version = Version(stored.version);
             entries.push(StoredRecord { key: key.clone(), version, value: said(kind, stored.value.clone()) });
             let (value, deleting, unguarded) = (stored.value, stored.deleting, stored.unguarded);
+            if kind == RecordKind::Volume {
+                described.push((key.name.clone(), stored.version, value.clone(), stored.status));
+            }
             last.insert(key, Last { value, deleting, unguarded, described: None });
         }
         let last = Arc::new(Mutex::new(last));
-        let described = Arc::clone(&last);
+        let kept = Arc::clone(&last);
         let statuses = Statuses::start(records.clone(), move |volume, from, to| {
-            let mut last = described.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(last) = last.get_mut(&Key::volume(volume)) {
                 last.described = Some((from, to));
             }
         });
+        for (volume, version, value, said) in described {
+            statuses.found(&volume, version, &value, said);
+        }
         let at_once = Semaphore::new(AT_ONCE);
         Ok((Self { claim, timeout, records, notes, last, statuses, at_once }, Loaded { term, entries }))
     }
