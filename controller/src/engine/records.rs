@@ -34,6 +34,8 @@ pub struct Records {
     pub(super) nodes: HashMap<NodeId, KeptNode>,
     /// Who is to have what, whatever is stored.
     pub desired: Vec<Desired>,
+    /// Who is to have something that nobody can name.
+    pub unclear: BTreeSet<NodeId>,
     /// As it is in the store, by volume.
     pub(super) kept: HashMap<VolumeId, Kept>,
     /// What is left as it is in the store.
