@@ -358,7 +358,7 @@ where
             agents: Arc::new(sessions.clone()),
             clock,
         };
-        let (Started { engine, term }, engine_end) = engine::start(start, stop_engine.clone());
+        let (Started { engine, term, changes }, engine_end) = engine::start(start, stop_engine.clone());
         tracing::info!(term, volumes, "records read, term taken");
         let context = SessionContext {
             engine: engine.clone(),
@@ -389,7 +389,6 @@ where
             let timeout = server.timeout();
             let about = References::new(server.clone(), &driver);
             let events = Events::new(server, &controller, &leadership.identity());
-            let changes = engine.changes();
             let writing = events::write(changes, events, about, leadership.clone(), timeout, stop.clone());
             [marks, tokio::spawn(writing)]
         });

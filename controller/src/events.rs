@@ -199,6 +199,12 @@ pub(crate) fn of(notice: &Notice) -> Vec<ClusterEvent> {
             Reason::DriftFound,
             format!("node {node} holds volume {volume}, or may, and it was not granted to it"),
         ),
+        Notice::DesiredUnclear { node } => {
+            ClusterEvent::new(Reason::DriftFound, explain::desired_unclear(node))
+        }
+        Notice::TooManyDesired { volume, nodes } => {
+            ClusterEvent::new(Reason::DriftFound, explain::too_many_desired(volume, nodes))
+        }
         Notice::Granted { .. }
         | Notice::Phase { .. }
         | Notice::MigrationReported { .. }
@@ -463,6 +469,17 @@ mod tests {
         assert!(fence(Rung::Acl, FenceStep::Deny).is_empty());
         assert!(fence(Rung::Barrier, FenceStep::Refused).is_empty());
         assert_eq!(reasons(&Notice::FenceBegun { volume: v(), node: n("a") }), ["FenceStarted"]);
+    }
+
+    #[test]
+    fn what_is_wrong_with_who_is_to_have_a_volume_is_drift_by_name() {
+        let events = of(&Notice::TooManyDesired { volume: v(), nodes: ["a", "b", "c"].map(n).to_vec() });
+        let note = "VolumeAttachments ask for volume v on 3 nodes: a, b, c; nobody is let in until at most two \
+                    are left";
+        assert_eq!(events, ClusterEvent::new(EventReason::DriftFound, note.to_owned()));
+        let events = of(&Notice::DesiredUnclear { node: n("a") });
+        assert_eq!(events[0].reason, EventReason::DriftFound);
+        assert!(events[0].note.starts_with("a VolumeAttachment of node a does not say"), "{events:?}");
     }
 
     #[test]

@@ -143,7 +143,8 @@ mod tests {
     fn object(deleting: bool, record: &Value) -> Option<RecordObject> {
         let value = json!({ "record": record }).as_object().unwrap().clone();
         let (kind, name) = (Kind::Node, "a".to_owned());
-        Some(RecordObject { kind, name, version: 1, term: 1, value, deleting, unguarded: None })
+        let (unguarded, status) = (None, None);
+        Some(RecordObject { kind, name, version: 1, term: 1, value, deleting, unguarded, status })
     }
 
     fn a() -> NodeId {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
-use crate::cluster;
+use crate::cluster::{self, AllDesired};
 use crate::engine::{self, RecordError, Records};
 use crate::leadership::Leadership;
 use crate::store::{CommitError, FileStore, KubernetesStore, OpenError, Store};
@@ -185,10 +185,10 @@ impl Stored {
                 }
             });
             let (all, (store, loaded)) = tokio::try_join!(all, opened)?;
-            let (desired, answered) = cluster::desired(&all);
+            let AllDesired { desired, unclear, term: answered } = cluster::desired(&all);
             // A person may change any record, and nobody else is to wait for that.
             let mut records = engine::read_what_can_be(loaded.entries);
-            records.desired = desired;
+            (records.desired, records.unclear) = (desired, unclear);
             let (store, name, highest) =
                 (Arc::new(store), "kubernetes".to_owned(), loaded.term.max(answered));
             let stored = Self::under_a_term(store, records, highest, name, clock).await?;

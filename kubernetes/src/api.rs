@@ -92,6 +92,12 @@ impl ApiServer {
         Ok(Self { client, timeout })
     }
 
+    /// One that a test answers for.
+    #[cfg(test)]
+    pub(crate) fn answered_by(client: Client) -> Self {
+        Self { client, timeout: Duration::from_secs(3) }
+    }
+
     /// How long a call may take.
     #[must_use]
     pub fn timeout(&self) -> Duration {

@@ -356,32 +356,5 @@ fn volume(object: PersistentVolume, driver: &str) -> Option<PersistentVolumeSeen
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_volume_attachment_has_the_name_that_kubernetes_gives_it() {
-        // getAttachmentName of pkg/volume/csi/csi_attacher.go (1.36): the SHA-256 of "pvc-1cleat.ionode-a".
-        assert_eq!(
-            usual_name("pvc-1", "cleat.io", "node-a"),
-            "csi-ca7c3b2144b6b4da6e06556e73657ac496794c436d8ff0c208431c7726770066"
-        );
-    }
-
-    #[test]
-    fn a_volume_attachment_of_ours_names_its_volume_by_what_was_answered() {
-        let object = |attacher: &str| -> VolumeAttachment {
-            serde_json::from_value(json!({
-                "metadata": {"name": "csi-1"},
-                "spec": {"attacher": attacher, "nodeName": "node-a", "source": {"persistentVolumeName": "gone"}},
-                "status": {"attached": true, "attachmentMetadata": {VOLUME_KEY: "vol-1"}},
-            }))
-            .unwrap_or_default()
-        };
-        let seen = attachment(object("cleat.io"), "cleat.io");
-        let all = AllAttachments { attachments: seen.into_iter().collect(), ..AllAttachments::default() };
-        assert_eq!(all.attachments.len(), 1);
-        assert_eq!(all.volume_of(&all.attachments[0]).0, Some("vol-1"));
-        assert_eq!(attachment(object("other.io"), "cleat.io"), None);
-    }
-}
+#[path = "attachments_tests.rs"]
+mod tests;

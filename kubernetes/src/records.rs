@@ -63,6 +63,8 @@ pub struct RecordObject {
     pub deleting: bool,
     /// Our finalizer is missing; these others are there.
     pub unguarded: Option<Vec<String>>,
+    /// What people read of it.
+    pub status: Option<Value>,
 }
 
 /// Why a record was not written.
@@ -422,5 +424,6 @@ fn read(kind: Kind, object: &DynamicObject) -> Result<RecordObject, ApiError> {
     let term = value.remove("term").and_then(|term| term.as_u64()).unwrap_or_default();
     let deleting = object.metadata.deletion_timestamp.is_some();
     let (version, unguarded) = (version(object)?, other_finalizers(object));
-    Ok(RecordObject { kind, name: object.name_any(), version, term, value, deleting, unguarded })
+    let (name, status) = (object.name_any(), object.data.get("status").cloned());
+    Ok(RecordObject { kind, name, version, term, value, deleting, unguarded, status })
 }

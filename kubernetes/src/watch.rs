@@ -284,6 +284,7 @@ fn kept<T>((name, of): (String, T)) -> (String, Arc<T>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -295,15 +296,24 @@ mod tests {
 
     use super::*;
 
-    /// An API server that answers each list alike, until it is to answer otherwise. A watch that it takes is silent.
+    /// An API server that answers each list alike, until it is to answer otherwise. A watch that it takes says what it is to
+    /// say and ends; once there is nothing more to say, watches are silent.
     struct Server {
         answer: Mutex<(u16, Value)>,
         lists: AtomicUsize,
+        watches: AtomicUsize,
+        to_say: Mutex<VecDeque<Vec<Value>>>,
     }
 
     impl Server {
         fn begin(code: u16, answer: Value) -> Arc<Self> {
-            Arc::new(Self { answer: Mutex::new((code, answer)), lists: AtomicUsize::new(0) })
+            let (lists, watches) = (AtomicUsize::new(0), AtomicUsize::new(0));
+            Arc::new(Self { answer: Mutex::new((code, answer)), lists, watches, to_say: Mutex::default() })
+        }
+
+        /// The next watch says this, and ends.
+        fn says(&self, events: Vec<Value>) {
+            self.to_say.lock().unwrap_or_else(PoisonError::into_inner).push_back(events);
         }
 
         fn answers(&self, code: u16, answer: Value) {
@@ -314,7 +324,13 @@ mod tests {
             let (code, answer) = self.answer.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
             match (is_watch, code) {
-                (true, 200) => std::future::pending().await,
+                (true, 200) => {
+                    self.watches.fetch_add(1, Ordering::Relaxed);
+                    let to_say = self.to_say.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                    let Some(events) = to_say else { return std::future::pending().await };
+                    let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
+                    return Ok(Response::new(Body::from(lines.into_bytes())));
+                }
                 (true, _) => {}
                 (false, _) => drop(self.lists.fetch_add(1, Ordering::Relaxed)),
             }
@@ -415,5 +431,58 @@ mod tests {
             tokio::time::sleep(LIST_EVERY * 2).await;
             assert_eq!(names(&watched), Some(vec!["a".to_owned()]), "{code}");
         }
+    }
+
+    fn thing(kind: &str, name: &str, version: &str) -> Value {
+        json!({"type": kind, "object": {
+            "apiVersion": "cleat.test/v1", "kind": "Thing", "metadata": {"name": name, "resourceVersion": version},
+        }})
+    }
+
+    /// As soon as it has these.
+    async fn until_named(watched: &Watched<()>, expected: &[&str]) {
+        let mut changes = watched.changes();
+        let seen = async {
+            while names(watched).is_none_or(|names| names != expected) {
+                changes.changed().await.expect("it goes on");
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), seen).await.expect("long before the next list");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_history_that_was_compacted_is_listed_again() {
+        let server = Server::begin(200, list(&["a"]));
+        let compacted = json!({"type": "ERROR", "object": status(410)});
+        server.says(vec![thing("ADDED", "b", "6"), compacted]);
+        let watched = server.watched(false);
+        until_named(&watched, &["a", "b"]).await;
+        server.answers(200, list(&["a", "c"]));
+        until_named(&watched, &["a", "c"]).await;
+        assert_eq!(server.lists.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_that_ends_goes_on_where_it_was() {
+        let server = Server::begin(200, list(&["a"]));
+        server.says(Vec::new());
+        server.says(vec![thing("ADDED", "b", "6"), thing("DELETED", "a", "7")]);
+        let watched = server.watched(false);
+        until_named(&watched, &["b"]).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let (lists, watches) = (server.lists.load(Ordering::Relaxed), server.watches.load(Ordering::Relaxed));
+        assert_eq!((lists, watches), (1, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_went_without_a_word_is_gone_with_the_next_list() {
+        let server = Server::begin(200, list(&["a", "b"]));
+        let watched = server.watched(false);
+        until_named(&watched, &["a", "b"]).await;
+        server.answers(200, list(&["b"]));
+        tokio::time::sleep(LIST_EVERY - Duration::from_secs(1)).await;
+        assert_eq!(names(&watched), Some(vec!["a".to_owned(), "b".to_owned()]), "no watch has said so");
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(names(&watched), Some(vec!["b".to_owned()]));
     }
 }

@@ -14,7 +14,7 @@
 //! - `export`: what is asked of the RDS for a volume as a whole
 //! - `quarantine`: nodes that were cut off, until they show that they hold nothing; what a person declares
 //! - `rds_lists`: what the RDS lists, held against the records
-//! - `desired`: who is to have what, held against the records
+//! - `desired`: who is to have what, held against the records; `unclear`: nodes that are to have what nobody can name
 //! - `index`: which volumes a node, a host or the time is about
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
 //! - `waiting`: what waits for what
@@ -63,6 +63,7 @@ mod sessions;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod unclear;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,6 +74,7 @@ use index::Index;
 use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
 use requests::Waiter;
+use unclear::Unclear;
 pub use waiting::Waiting;
 
 use crate::volume::Pending;
@@ -129,6 +131,8 @@ pub struct Core {
     lists: RdsLists,
     /// Who is to have a volume, is on no record, and was not heard yet.
     unheard: Unheard,
+    /// Who is to have a volume which nobody can name, and was not heard yet.
+    unclear: Unclear,
     volumes: BTreeMap<VolumeId, VolumeRecord>,
     /// Volumes for which a deletion is under way in this process. That one was begun is kept with the volume.
     deleting: BTreeSet<VolumeId>,
@@ -176,6 +180,7 @@ impl Core {
             registry: nodes.into_iter().map(|n| (n.node.clone(), n)).collect(),
             lists: RdsLists::new(lists_first),
             unheard: Unheard::default(),
+            unclear: Unclear::default(),
             volumes: records.into_iter().map(|r| (r.spec.id.clone(), r)).collect(),
             deleting: BTreeSet::new(),
             waiters: BTreeMap::new(),
@@ -234,7 +239,11 @@ impl Core {
             Event::DeleteBegins { request, volume } => step.delete_begins(request, volume),
             Event::DeleteEnded { volume, deletion } => step.delete_ended(volume, deletion),
             Event::RdsListed { volumes, whole } => step.rds_listed(volumes, whole),
-            Event::RdsMade { volume } => step.rds_made(volume),
+            Event::RdsMade { volume } => {
+                step.unclear_made(&volume);
+                step.rds_made(volume);
+            }
+            Event::DesiredUnclear { nodes } => step.desired_unclear(nodes),
             Event::RdsNotListed { error } => step.rds_not_listed(error),
             Event::GrantsRefused { volume, grants } => step.grants_refused(&volume, &grants),
             Event::RdsDone { operation, result } => step.rds_done(operation, result),

@@ -1,5 +1,6 @@
 //! What comes into the core and what goes out of it.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use crate::{
@@ -57,6 +58,11 @@ pub enum Event {
     RdsMade {
         /// The volume.
         volume: VolumeId,
+    },
+    /// These nodes are to have a volume, and nobody can tell which. Comes once, right after a start.
+    DesiredUnclear {
+        /// The nodes.
+        nodes: BTreeSet<NodeId>,
     },
     /// The RDS was asked for its list of volumes, and gave none.
     RdsNotListed {

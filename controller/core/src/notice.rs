@@ -115,6 +115,19 @@ pub enum Notice {
         /// The node.
         node: NodeId,
     },
+    /// A node is to have a volume which nobody can name: nobody is let in to a volume without a record before its agent has
+    /// reported.
+    DesiredUnclear {
+        /// The node.
+        node: NodeId,
+    },
+    /// More nodes are to have a volume than may: nobody is let in.
+    TooManyDesired {
+        /// The volume.
+        volume: VolumeId,
+        /// The nodes, by name.
+        nodes: Vec<NodeId>,
+    },
     /// A mistake of the core: what can go on with a volume came to no end. It goes on with what happens next.
     Unsettled {
         /// The volume.
@@ -123,10 +136,11 @@ pub enum Notice {
 }
 
 impl Notice {
-    /// What it is about.
+    /// What it is about; `None`: no volume that has a name.
     #[must_use]
-    pub fn volume(&self) -> &VolumeId {
+    pub fn volume(&self) -> Option<&VolumeId> {
         match self {
+            Self::DesiredUnclear { .. } => None,
             Self::Granted { volume, .. }
             | Self::Phase { volume, .. }
             | Self::Health { volume, .. }
@@ -139,7 +153,8 @@ impl Notice {
             | Self::Quarantined { volume, .. }
             | Self::Readmitted { volume, .. }
             | Self::StrayFound { volume, .. }
-            | Self::Unsettled { volume } => volume,
+            | Self::TooManyDesired { volume, .. }
+            | Self::Unsettled { volume } => Some(volume),
         }
     }
 }

@@ -77,7 +77,7 @@ pub enum PinHolds {
         volume: VolumeId,
     },
     /// It would let go, and nobody can say that the pinned host may not write to this volume; `None`: to any, for the RDS's
-    /// lists were not read yet.
+    /// lists were not read yet, or the node is to have a volume which nobody can name.
     InDoubt {
         /// The first of them.
         volume: Option<VolumeId>,

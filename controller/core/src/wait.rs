@@ -207,4 +207,6 @@ pub enum ListDoubt {
     NoList,
     /// The nodes are to have it, no record says that they have, and no host is known for them.
     Desired,
+    /// There is no record of it, and the nodes are to have a volume which nobody can name.
+    Unclear,
 }

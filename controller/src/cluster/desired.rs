@@ -1,32 +1,64 @@
 //! VolumeAttachments and PersistentVolumes, as the core takes them in at a start.
 
+use std::collections::BTreeSet;
+
 use cleat_core::{Access, Desired, Epoch, NodeId, UnixMillis, VolumeId};
-use cleat_kubernetes::attachments::{AllAttachments, VolumeAttachmentSeen};
+use cleat_kubernetes::attachments::{AllAttachments, PersistentVolumeSeen, VolumeAttachmentSeen};
 
 use crate::csi::{EPOCH_KEY, VolumeDemands};
 
-/// Who is to have what, and the highest term under which any of it was answered.
-pub(crate) fn desired(all: &AllAttachments) -> (Vec<Desired>, u64) {
-    let found: Vec<Desired> = all.attachments.iter().filter_map(|seen| one(all, seen)).collect();
-    let term = found.iter().filter_map(|desired| desired.epoch).map(|epoch| epoch.term).max().unwrap_or(0);
-    (found, term)
+/// Who is to have what.
+pub(crate) struct AllDesired {
+    /// Each volume on each node.
+    pub(crate) desired: Vec<Desired>,
+    /// Nodes that are to have a volume which nobody can name.
+    pub(crate) unclear: BTreeSet<NodeId>,
+    /// The highest term under which any of it was answered.
+    pub(crate) term: u64,
 }
 
-fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
-    let (handle, pv) = all.volume_of(seen);
-    let ids = handle.and_then(|handle| VolumeId::new(handle).ok()).zip(NodeId::new(&seen.node).ok());
-    let Some((volume, node)) = ids else {
-        tracing::error!(
-            attachment = seen.name,
-            pv = seen.pv,
-            node = seen.node,
-            "cannot see which volume this VolumeAttachment is about: its PersistentVolume is not there, and nothing was \
-             answered to it; whether its node has that volume is known by the RDS and by its agent alone"
-        );
-        return None;
-    };
+/// As VolumeAttachments say it.
+pub(crate) fn desired(all: &AllAttachments) -> AllDesired {
+    let term = all.attachments.iter().filter_map(epoch).map(|epoch| epoch.term).max().unwrap_or(0);
+    let mut found = AllDesired { desired: Vec::new(), unclear: BTreeSet::new(), term };
+    for seen in &all.attachments {
+        let (handle, pv) = all.volume_of(seen);
+        let (volume, node) = (handle.map(VolumeId::new), NodeId::new(&seen.node));
+        match (volume, node) {
+            (Some(Ok(volume)), Ok(node)) => found.desired.push(one(volume, node, seen, pv)),
+            (None, Ok(node)) => {
+                tracing::error!(
+                    attachment = seen.name,
+                    pv = seen.pv,
+                    node = seen.node,
+                    "cannot see which volume this VolumeAttachment is about: its PersistentVolume is not there, and no answer \
+                     names it; nobody is let in to a volume without a record until the agent of its node has reported"
+                );
+                found.unclear.insert(node);
+            }
+            (Some(Err(_)), _) | (_, Err(_)) => tracing::error!(
+                attachment = seen.name,
+                volume = handle,
+                node = seen.node,
+                "cannot use this VolumeAttachment: Cleat gives no volume or node such a name; delete it"
+            ),
+        }
+    }
+    found
+}
+
+fn epoch(seen: &VolumeAttachmentSeen) -> Option<Epoch> {
+    seen.metadata.get(EPOCH_KEY)?.parse().ok()
+}
+
+fn one(
+    volume: VolumeId,
+    node: NodeId,
+    seen: &VolumeAttachmentSeen,
+    pv: Option<&PersistentVolumeSeen>,
+) -> Desired {
     let demands = VolumeDemands::presumed(pv.map(|pv| &pv.attributes));
-    Some(Desired {
+    Desired {
         volume,
         node,
         access: if pv.is_some_and(|pv| pv.shared_block) { Access::RwxBlock } else { Access::Rwo },
@@ -35,8 +67,8 @@ fn one(all: &AllAttachments, seen: &VolumeAttachmentSeen) -> Option<Desired> {
         require_migration: demands.require_migration,
         since: UnixMillis(seen.created_ms),
         attached: seen.attached,
-        epoch: seen.metadata.get(EPOCH_KEY).and_then(|epoch| epoch.parse::<Epoch>().ok()),
-    })
+        epoch: epoch(seen),
+    }
 }
 
 #[cfg(test)]
@@ -45,7 +77,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use cleat_core::MinFence;
-    use cleat_kubernetes::attachments::PersistentVolumeSeen;
 
     use super::*;
     use crate::csi::VOLUME_KEY;
@@ -81,10 +112,12 @@ mod tests {
                 seen("one", "pv-1", "node-a", &[(EPOCH_KEY, "9.2")]),
                 seen("two", "gone", "node-b", &[(EPOCH_KEY, "12.1"), (VOLUME_KEY, "vol-2")]),
                 seen("three", "gone", "node-c", &[]),
+                seen("four", "gone", "node-d", &[(EPOCH_KEY, "15.1")]),
+                seen("five", "gone", "node-e", &[(EPOCH_KEY, "3.1"), (VOLUME_KEY, "no name/")]),
             ],
             volumes: BTreeMap::from([("pv-1".into(), shared)]),
         };
-        let (found, term) = desired(&all);
+        let AllDesired { desired: found, unclear, term } = desired(&all);
         let short: Vec<_> =
             found.iter().map(|d| (d.volume.as_str(), d.node.as_str(), d.access, d.attached)).collect();
         assert_eq!(
@@ -95,6 +128,8 @@ mod tests {
             found.iter().map(|d| (d.min_fence, d.migration_timeout_ms, d.require_migration)).collect();
         let strongest = (MinFence::Reservation, 300_000, true);
         assert_eq!(demanded, [(MinFence::default(), 120_000, false), strongest], "and the strongest demands");
-        assert_eq!(term, 12, "the next term is above each that was answered");
+        let unclear: Vec<_> = unclear.iter().map(NodeId::as_str).collect();
+        assert_eq!(unclear, ["node-c", "node-d"], "answered or not");
+        assert_eq!(term, 15, "the next term is above each that was answered");
     }
 }

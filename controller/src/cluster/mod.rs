@@ -15,7 +15,7 @@ mod migrating;
 mod vanished;
 
 pub(crate) use annotations::keep as keep_annotations;
-pub(crate) use desired::desired;
+pub(crate) use desired::{AllDesired, desired};
 pub(crate) use live::{NotAsClustered, may_publish, may_unpublish};
 pub(crate) use migrating::follow as follow_migrating;
 pub(crate) use vanished::follow as follow_vanished;

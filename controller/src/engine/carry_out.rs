@@ -209,9 +209,10 @@ impl Executor {
                     None => self.lanes.line_up_after_volumes(node.as_ref(), work),
                 }
             }
-            Effect::Notice(ref notice) => {
-                self.line_up_for(&notice.volume().clone(), &[], Work::Effect { now, effect });
-            }
+            Effect::Notice(ref notice) => match notice.volume().cloned() {
+                Some(volume) => self.line_up_for(&volume, &[], Work::Effect { now, effect }),
+                None => self.lanes.line_up_after([], Work::Effect { now, effect }),
+            },
             Effect::RefuseSession { .. } => self.lanes.line_up_after([], Work::Effect { now, effect }),
         }
     }

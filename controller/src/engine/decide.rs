@@ -142,6 +142,7 @@ fn change(event: &Event) -> Option<WatchedChange> {
         | Event::RdsListed { .. }
         | Event::RdsMade { .. }
         | Event::RdsNotListed { .. }
+        | Event::DesiredUnclear { .. }
         | Event::MigrationSeen { .. }
         | Event::Tick => None,
     }

@@ -42,7 +42,7 @@ mod storing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{Config, Core, NodeId, Remembered, UnixMillis, VolumeId};
+use cleat_core::{Config, Core, Event, NodeId, Remembered, UnixMillis, VolumeId};
 use cleat_rds::Rds;
 use cleat_rds::secret::Keys;
 use cleat_runtime::readiness::ReadyFlag;
@@ -153,6 +153,8 @@ pub struct Started {
     pub engine: Engine,
     /// The term under which it grants: the one given, or one above what the records show.
     pub term: u64,
+    /// All that changes, from the first on.
+    pub changes: broadcast::Receiver<WatchedChange>,
 }
 
 /// Starts the engine. The future that is returned ends when `stop` is cancelled and all that was decided has been
@@ -176,9 +178,9 @@ pub fn start(
     } = start;
     let (inbox, events) = mpsc::channel(INBOX);
     let (steps, queue) = mpsc::channel(QUEUE);
-    let (changes, _) = broadcast::channel(CHANGES);
+    let (changes, all_changes) = broadcast::channel(CHANGES);
     let (stalling, stalled) = watch::channel(storing::Stalled::default());
-    let Records { volumes: records, unsettled, nodes, desired, kept, set_aside } = records;
+    let Records { volumes: records, unsettled, nodes, desired, unclear, kept, set_aside } = records;
     let unsettled = rds_in_doubt::RdsInDoubt::new(unsettled, rds.settle(), rds_deadline);
     let shown = (fences::Fences::new(&records), overdue::Overdue::new(&records));
     let remembered = Remembered {
@@ -189,7 +191,10 @@ pub fn start(
     };
     let book = records::Book::new(kept, nodes, set_aside);
     let engine = Engine::new(inbox.clone(), changes.clone(), clock, stalled, book.committed());
-    let (core, first) = Core::rebuild(config, term, remembered, clock.now());
+    let (mut core, mut first) = Core::rebuild(config, term, remembered, clock.now());
+    if !unclear.is_empty() {
+        first.extend(core.step(clock.now(), Event::DesiredUnclear { nodes: unclear }));
+    }
     let term = core.term();
     tokio::spawn(list_volumes::run(Arc::clone(&rds), inbox.clone(), unsettled.clone(), stop.clone()));
     let rds_queue = rds_queue::RdsQueue::new(rds, secrets, inbox, rds_deadline, unsettled.clone());
@@ -206,7 +211,7 @@ pub fn start(
         carried?;
         deciding.await.map_err(|source| EngineError::Panicked { task: "decisions", source })
     };
-    (Started { engine, term }, ended)
+    (Started { engine, term, changes: all_changes }, ended)
 }
 
 /// One step on its way from the core to the world.

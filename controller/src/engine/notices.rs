@@ -80,6 +80,12 @@ pub(super) fn tell(at: UnixMillis, notice: &Notice) -> NoticeText {
         | Notice::StrayFound { volume, node } => {
             tracing::warn!(%volume, %node, reason = text.reason, "{}", text.message);
         }
+        Notice::DesiredUnclear { node } => {
+            tracing::warn!(%node, reason = text.reason, "{}", text.message);
+        }
+        Notice::TooManyDesired { volume, .. } => {
+            tracing::warn!(%volume, reason = text.reason, "{}", text.message);
+        }
         Notice::Unsettled { volume } => {
             tracing::error!(%volume, reason = text.reason, "{}", text.message);
         }
@@ -132,14 +138,17 @@ fn counts_result(migration: &Migration, step: MigrationStep) -> bool {
 }
 
 fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
-    let text = |reason, volume: &VolumeId, node: &NodeId, message: String| NoticeText {
+    let about = |reason, volume: Option<&VolumeId>, node: Option<&NodeId>, message: String| NoticeText {
         at,
         reason,
-        volume: Some(volume.clone()),
-        node: Some(node.clone()),
+        volume: volume.cloned(),
+        node: node.cloned(),
         message,
         migration: None,
         events: Vec::new(),
+    };
+    let text = |reason, volume: &VolumeId, node: &NodeId, message: String| {
+        about(reason, Some(volume), Some(node), message)
     };
     match notice {
         Notice::Granted { volume, node, epoch } => {
@@ -202,18 +211,17 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             let message = "the node's kernel holds the volume, and it was not granted to it".to_owned();
             text("stray_found", volume, node, message)
         }
-        Notice::Unsettled { volume } => NoticeText {
-            at,
-            reason: "unsettled",
-            volume: Some(volume.clone()),
-            node: None,
-            message:
-                "cannot bring the volume to rest: a mistake of Cleat; it goes on with the next event; report \
-                      this with the controller's log"
-                    .to_owned(),
-            migration: None,
-            events: Vec::new(),
-        },
+        Notice::DesiredUnclear { node } => {
+            about("desired_unclear", None, Some(node), explain::desired_unclear(node))
+        }
+        Notice::TooManyDesired { volume, nodes } => {
+            about("too_many_desired", Some(volume), None, explain::too_many_desired(volume, nodes))
+        }
+        Notice::Unsettled { volume } => {
+            let message = "cannot bring the volume to rest: a mistake of Cleat; it goes on with the next event; report \
+                           this with the controller's log";
+            about("unsettled", Some(volume), None, message.to_owned())
+        }
     }
 }
 

@@ -18,7 +18,10 @@ use serde_json::Value;
 
 use super::EngineError;
 use crate::metrics;
-use crate::store::{Key, RecordKind, StoredRecord, Version, Write};
+use crate::store::{Key, RecordKind, StoredRecord, Version, Write, left_out};
+
+/// Fields that a node's record had once and that say nothing any more.
+const RETIRED_OF_NODES: [&str; 1] = ["pinned"];
 
 /// All that was stored.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -31,10 +34,21 @@ pub struct Records {
     pub(super) nodes: HashMap<NodeId, KeptNode>,
     /// Who is to have what, whatever is stored.
     pub desired: Vec<Desired>,
+    /// Who is to have something that nobody can name.
+    pub unclear: BTreeSet<NodeId>,
     /// As it is in the store, by volume.
     pub(super) kept: HashMap<VolumeId, Kept>,
-    /// Volumes of which nobody can say who may write to them, and why.
-    pub(super) set_aside: HashMap<VolumeId, String>,
+    /// What is left as it is in the store.
+    pub(super) set_aside: SetAside,
+}
+
+/// Records that are left as they are, and why.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct SetAside {
+    /// Nobody can say who may write to these volumes.
+    pub(super) volumes: HashMap<VolumeId, String>,
+    /// What these nodes' records say counts, as far as it is known; they are not written.
+    pub(super) nodes: HashMap<NodeId, String>,
 }
 
 /// What the store has of a node.
@@ -54,7 +68,6 @@ pub(super) struct Kept {
 
 /// A volume's record as it is written down.
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct Written {
     /// `null`: nothing is kept of it but the mark.
     record: Option<Value>,
@@ -84,6 +97,17 @@ pub enum RecordError {
         #[source]
         source: serde_json::Error,
     },
+    /// A later version wrote it, with something that this one would lose.
+    #[error(
+        "cannot use the store's record of {key}: this version does not know its field {field} and would lose it; run the \
+         version that wrote it"
+    )]
+    Newer {
+        /// The key.
+        key: Key,
+        /// Where in the record the field is.
+        field: String,
+    },
     /// The record is another node's.
     #[error("cannot use the store's record of {key}: it is that of node {node}")]
     MisplacedNode {
@@ -102,14 +126,18 @@ pub enum RecordError {
     },
 }
 
-/// Reads what was stored, all of it.
+/// Reads what was stored, all of it. What a later version has put a field into is set aside.
 ///
 /// # Errors
 /// The first record that cannot be read.
 pub fn read(stored: Vec<StoredRecord>) -> Result<Records, RecordError> {
     let mut records = Records::default();
     for stored in stored {
-        records.add(stored)?;
+        let key = stored.key.clone();
+        match records.add(stored) {
+            Err(error @ RecordError::Newer { .. }) => records.leave(&key, &error),
+            added => added?,
+        }
     }
     Ok(records)
 }
@@ -120,43 +148,60 @@ pub fn read_what_can_be(stored: Vec<StoredRecord>) -> Records {
     let mut records = Records::default();
     for stored in stored {
         let key = stored.key.clone();
-        let Err(error) = records.add(stored) else { continue };
-        let error = Causes(&error).to_string();
-        tracing::error!(%key, "{error}; leaving it as it is until a restart");
-        match key.kind {
-            // The node says who it is when it is heard; until then its host counts as an unknown one.
-            RecordKind::Node => metrics::node_set_aside(),
-            RecordKind::Volume => {
-                metrics::volume_set_aside();
-                records.set_aside.extend(VolumeId::new(&key.name).ok().map(|volume| (volume, error)));
-            }
+        if let Err(error) = records.add(stored) {
+            records.leave(&key, &error);
         }
     }
     records
 }
 
 impl Records {
-    fn add(&mut self, StoredRecord { key, version, value }: StoredRecord) -> Result<(), RecordError> {
+    /// What cannot be used is left as it is.
+    fn leave(&mut self, key: &Key, error: &RecordError) {
+        let is_newer = matches!(error, RecordError::Newer { .. });
+        let error = Causes(error).to_string();
+        tracing::error!(%key, "{error}; leaving it as it is until a restart");
+        match key.kind {
+            // The node says who it is when it is heard; until then the host of one that cannot be read counts as unknown.
+            RecordKind::Node => {
+                metrics::node_set_aside();
+                let node = NodeId::new(&key.name).ok().filter(|_| is_newer);
+                self.set_aside.nodes.extend(node.map(|node| (node, error)));
+            }
+            RecordKind::Volume => {
+                metrics::volume_set_aside();
+                self.set_aside.volumes.extend(VolumeId::new(&key.name).ok().map(|volume| (volume, error)));
+            }
+        }
+    }
+
+    fn add(&mut self, StoredRecord { key, version, mut value }: StoredRecord) -> Result<(), RecordError> {
         let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
         if key.kind == RecordKind::Node {
-            let record: NodeRecord = serde_json::from_value(value).map_err(unreadable)?;
+            let record: NodeRecord = serde_json::from_value(value.clone()).map_err(unreadable)?;
             if record.node.as_str() != key.name {
                 return Err(RecordError::MisplacedNode { key, node: record.node });
             }
+            if let Some(said) = value.as_object_mut() {
+                RETIRED_OF_NODES.iter().for_each(|field| drop(said.remove(*field)));
+            }
+            let kept = serde_json::to_value(&record).map_err(unreadable)?;
             self.nodes.insert(record.node.clone(), KeptNode { version, record });
-            return Ok(());
+            return known(key, &value, &kept);
         }
         let Ok(volume) = VolumeId::new(&key.name) else {
             return Err(RecordError::Unknown { key });
         };
-        let Written { record, unsettled } = serde_json::from_value(value).map_err(unreadable)?;
-        if let Some(record) = record.clone() {
-            let record: VolumeRecord = serde_json::from_value(record).map_err(unreadable)?;
-            if record.spec.id != volume {
-                return Err(RecordError::Misplaced { key, volume: record.spec.id });
-            }
-            self.volumes.push(record);
+        let Written { record, unsettled } = serde_json::from_value(value.clone()).map_err(unreadable)?;
+        let read =
+            record.clone().map(serde_json::from_value::<VolumeRecord>).transpose().map_err(unreadable)?;
+        if let Some(other) = read.as_ref().map(|read| &read.spec.id).filter(|id| **id != volume) {
+            return Err(RecordError::Misplaced { key, volume: other.clone() });
         }
+        let kept = read.as_ref().map(serde_json::to_value).transpose().map_err(unreadable)?;
+        let kept = serde_json::to_value(Written { record: kept, unsettled }).map_err(unreadable)?;
+        known(key, &value, &kept)?;
+        self.volumes.extend(read);
         if unsettled {
             self.unsettled.insert(volume.clone());
         }
@@ -169,6 +214,11 @@ impl Records {
     pub fn highest_term(&self) -> u64 {
         self.volumes.iter().map(VolumeRecord::highest_term).max().unwrap_or(0)
     }
+}
+
+/// Whether all that is stored would be there again if it were written back.
+fn known(key: Key, stored: &Value, kept: &Value) -> Result<(), RecordError> {
+    left_out(stored, kept).map_or(Ok(()), |field| Err(RecordError::Newer { key, field }))
 }
 
 /// What a record is to say, as far as it is to say something else.
@@ -376,12 +426,12 @@ impl Book {
     pub(super) fn new(
         kept: HashMap<VolumeId, Kept>,
         nodes: HashMap<NodeId, KeptNode>,
-        set_aside: HashMap<VolumeId, String>,
+        SetAside { volumes: set_aside, nodes: nodes_set_aside }: SetAside,
     ) -> Self {
         let of = |kept| OfNode { kept: Some(kept), ..OfNode::default() };
         let nodes = nodes.into_iter().map(|(node, kept)| (node, of(kept))).collect();
         let all = OfAll { kept, set_aside, nodes, ..OfAll::default() };
-        Self { committed: Committed(Arc::new(Mutex::new(all))), ..Self::default() }
+        Self { committed: Committed(Arc::new(Mutex::new(all))), nodes_set_aside }
     }
 
     /// What is durable, for who shows it.
@@ -524,7 +574,6 @@ mod tests {
         for (name, value, words) in [
             ("no name/", whole.clone(), "no such name"),
             ("v", json!({"record": {"spec": 1}, "unsettled": false}), "cannot read"),
-            ("v", json!({"record": null, "unsettled": false, "newer": 1}), "cannot read"),
             ("w", whole, "of volume v"),
         ] {
             let error = read(stored(name, value)).unwrap_err().to_string();
@@ -545,6 +594,75 @@ mod tests {
         assert_eq!(book.is_set_aside(&VolumeId::new("v").unwrap()), None);
     }
 
+    #[test]
+    fn a_field_that_is_not_known_sets_the_volume_aside_and_is_named() {
+        let attachment = json!({
+            "node": "a", "hostNqn": "nqn.2026-01.test:a", "epoch": "1.1", "role": "primary", "readOnly": false,
+            "phase": {"type": "ready"}, "since": 0, "proven": true, "bootId": null, "mayLandUntil": null,
+        });
+        let of = |change: &dyn Fn(&mut Value)| {
+            let mut value = json!({"record": record(), "unsettled": true});
+            value["record"]["attachments"] = json!([attachment]);
+            change(&mut value);
+            value
+        };
+        for (value, field) in [
+            (of(&|value| value["newer"] = json!(1)), "newer"),
+            (of(&|value| value["record"]["newer"] = json!("x")), "record.newer"),
+            (of(&|value| value["record"]["spec"]["newer"] = json!(false)), "record.spec.newer"),
+            (
+                of(&|value| value["record"]["attachments"][0]["newer"] = json!({})),
+                "record.attachments[0].newer",
+            ),
+            (
+                of(&|value| value["record"]["attachments"][0]["phase"]["newer"] = json!(1)),
+                "record.attachments[0].phase.newer",
+            ),
+        ] {
+            let records = [read(stored("v", value.clone())).unwrap(), read_what_can_be(stored("v", value))];
+            for records in records {
+                assert_eq!((records.volumes.len(), records.kept.len()), (0, 0), "{field}");
+                let book = Book::new(records.kept, records.nodes, records.set_aside);
+                let reason = book.is_set_aside(&VolumeId::new("v").unwrap()).unwrap();
+                assert!(reason.contains(&format!("does not know its field {field} and")), "{reason}");
+            }
+        }
+        let nothing_new = of(&|value| value["record"]["newer"] = Value::Null);
+        assert_eq!(
+            read(stored("v", nothing_new)).unwrap().volumes.len(),
+            1,
+            "null says no more than nothing"
+        );
+    }
+
+    #[test]
+    fn a_nodes_record_with_a_field_that_is_not_known_counts_and_is_not_written() {
+        let a = NodeId::new("a").unwrap();
+        let read_node = |change: &dyn Fn(&mut Value)| {
+            let mut value = serde_json::to_value(host("a", 1)).unwrap();
+            change(&mut value);
+            let all =
+                || vec![StoredRecord { key: Key::node("a"), version: Version(1), value: value.clone() }];
+            let records = [read(all()).unwrap(), read_what_can_be(all())];
+            records.map(|records| {
+                assert_eq!(records.nodes[&a].record, host("a", 1));
+                Book::new(records.kept, records.nodes, records.set_aside).is_node_set_aside(&a)
+            })
+        };
+        for reason in read_node(&|value| value["identity"]["newer"] = json!(1)) {
+            let reason = reason.unwrap();
+            assert!(
+                reason.contains("node a: this version does not know its field identity.newer"),
+                "{reason}"
+            );
+        }
+        for as_before in [json!(true), Value::Null] {
+            let reasons = read_node(&|value| value["pinned"] = as_before.clone());
+            assert_eq!(reasons, [None, None], "it says nothing any more");
+        }
+        assert_eq!(read_node(&|value| value["uid"] = Value::Null), [None, None]);
+    }
+
     fn marked(unsettled: bool) -> Wanted {
         Wanted { unsettled: Some(unsettled), ..Wanted::default() }
     }
@@ -552,7 +670,7 @@ mod tests {
     #[test]
     fn a_mark_and_the_record_are_one_write_against_the_version_that_was_seen() {
         let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
-        let mut book = Book::new(read_back.kept, read_back.nodes, HashMap::new());
+        let mut book = Book::new(read_back.kept, read_back.nodes, SetAside::default());
         let (v, key) = (VolumeId::new("v").unwrap(), Key::volume("v"));
         let asked = book.write(&key, marked(true)).unwrap().unwrap();
         let value = Some(json!({"record": serde_json::to_value(record()).unwrap(), "unsettled": true}));
@@ -589,7 +707,7 @@ mod tests {
         let key = Key::node("a");
         let (a, first, second) = (NodeId::new("a").unwrap(), host("a", 1), host("a", 2));
         let of = |record: &NodeRecord| StoredNode::Record(Box::new(record.clone()));
-        let mut book = Book::new(HashMap::new(), HashMap::new(), HashMap::new());
+        let mut book = Book::new(HashMap::new(), HashMap::new(), SetAside::default());
         let committed = book.committed();
         // Its first record: what is read before that is there says nothing.
         let before = committed.mark(&a).unwrap();
@@ -620,7 +738,7 @@ mod tests {
         let (a, first, second) = (NodeId::new("a").unwrap(), host("a", 1), host("a", 2));
         let of = |record: &NodeRecord| StoredNode::Record(Box::new(record.clone()));
         let kept = KeptNode { version: Version(1), record: first.clone() };
-        let mut book = Book::new(HashMap::new(), [(a.clone(), kept)].into(), HashMap::new());
+        let mut book = Book::new(HashMap::new(), [(a.clone(), kept)].into(), SetAside::default());
         let committed = book.committed();
         let mark = committed.mark(&a).unwrap();
         assert!(!committed.is_by_others(&a, mark, &of(&first)));
@@ -640,7 +758,7 @@ mod tests {
     #[test]
     fn what_is_decided_and_not_durable_is_shown_as_it_is_stored() {
         let read_back = read(stored("v", json!({"record": record(), "unsettled": false}))).unwrap();
-        let mut book = Book::new(read_back.kept, read_back.nodes, HashMap::new());
+        let mut book = Book::new(read_back.kept, read_back.nodes, SetAside::default());
         let (committed, key) = (book.committed(), Key::volume("v"));
         let v = VolumeId::new("v").unwrap();
         assert_eq!(committed.behind(), []);

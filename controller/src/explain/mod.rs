@@ -4,6 +4,7 @@
 //! logs and `cleatctl`. Nothing is decided by them. What always holds: an error reads "cannot X: Y; do Z" and names what
 //! it is about.
 
+mod desired;
 mod evidence;
 mod node;
 mod refusal;
@@ -16,6 +17,7 @@ mod wait;
 use cleat_core::{NodeId, Tried, UnixMillis};
 use cleat_runtime::date::rfc3339;
 
+pub(crate) use desired::{desired_unclear, too_many_desired};
 pub(crate) use evidence::{assumption, drain_cause, drained_by};
 pub(crate) use refusal::{quarantine, refusal};
 pub(crate) use session::session_refusal;

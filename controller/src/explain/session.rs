@@ -42,7 +42,8 @@ pub(crate) fn session_refusal(refusal: &SessionRefusal) -> String {
                 PinHolds::SameNode(uid) => format!("its Node is the one that it was (UID {uid})"),
                 PinHolds::NodeUnknown => "it is not known that its Node is another one".to_owned(),
                 PinHolds::InDoubt { volume: None } =>
-                    "the RDS's lists were not read yet, by which the first one may write to any volume"
+                    "the first one may write to any volume, for the RDS's lists were not read yet, or a VolumeAttachment \
+                     of the node does not say which volume it is about"
                         .to_owned(),
                 PinHolds::InDoubt { volume: Some(volume) } =>
                     format!("it is not known that the first one may not write to volume {volume}"),

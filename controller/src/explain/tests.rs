@@ -345,6 +345,11 @@ fn waits_of_requests() {
                 "the drain bound of the target, until 2000-02-29T00:00:00Z: volume vol: by its record its \
                  export is off, and it was found on",
             ),
+            (
+                Wait::Reports { volume: v(), nodes: vec![n("a")], doubt: ListDoubt::Unclear },
+                "the agent of a to report what it holds of volume vol: there is no record of it, and a \
+                 VolumeAttachment of a node does not say which volume it is about",
+            ),
             (Wait::Inventory { node: n("a") }, "the inventory of node a"),
             (
                 Wait::Room { node: n("a"), limit: 16 },
@@ -631,8 +636,9 @@ fn refusals_of_sessions_name_both_sides() {
                 pinned(PinHolds::InDoubt { volume: None }),
                 "node a is host NQN nqn.2026-01.test:a with host id \
                  00000000-0000-0000-0000-000000000001 by its record, and its agent says host NQN \
-                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the RDS's lists \
-                 were not read yet, by which the first one may write to any volume; give it the first \
+                 nqn.2026-01.test:b with host id 00000000-0000-0000-0000-000000000002; the first one may \
+                 write to any volume, for the RDS's lists were not read yet, or a VolumeAttachment of the \
+                 node does not say which volume it is about; give it the first \
                  pair in /etc/nvme/hostnqn and hostid; or, if it is to be the second one and the first \
                  is off for good: cleatctl node declare-gone a --reason …",
             ),

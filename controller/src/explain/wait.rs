@@ -142,5 +142,8 @@ fn list_doubt(doubt: ListDoubt) -> &'static str {
         ListDoubt::Desired => {
             "a VolumeAttachment says that it is attached there, and no record says who that is"
         }
+        ListDoubt::Unclear => {
+            "there is no record of it, and a VolumeAttachment of a node does not say which volume it is about"
+        }
     }
 }

@@ -59,6 +59,7 @@ impl KubernetesStore {
         let (timeout, records) = (server.timeout(), ClusterRecords::new(server.clone()));
         let notes = Notes::new(server.clone(), namespace, KEYS);
         let (mut entries, mut last, mut term) = (Vec::new(), HashMap::new(), 0);
+        let mut described = Vec::new();
         for stored in records.list().await? {
             let kind = match stored.kind {
                 records::Kind::Volume => RecordKind::Volume,
@@ -69,16 +70,22 @@ impl KubernetesStore {
             let version = Version(stored.version);
             entries.push(StoredRecord { key: key.clone(), version, value: said(kind, stored.value.clone()) });
             let (value, deleting, unguarded) = (stored.value, stored.deleting, stored.unguarded);
+            if kind == RecordKind::Volume {
+                described.push((key.name.clone(), stored.version, value.clone(), stored.status));
+            }
             last.insert(key, Last { value, deleting, unguarded, described: None });
         }
         let last = Arc::new(Mutex::new(last));
-        let described = Arc::clone(&last);
+        let kept = Arc::clone(&last);
         let statuses = Statuses::start(records.clone(), move |volume, from, to| {
-            let mut last = described.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = kept.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(last) = last.get_mut(&Key::volume(volume)) {
                 last.described = Some((from, to));
             }
         });
+        for (volume, version, value, said) in described {
+            statuses.found(&volume, version, &value, said);
+        }
         let at_once = Semaphore::new(AT_ONCE);
         Ok((Self { claim, timeout, records, notes, last, statuses, at_once }, Loaded { term, entries }))
     }
@@ -189,12 +196,17 @@ fn kept(kind: RecordKind, value: Value) -> Map<String, Value> {
     }
 }
 
-/// The other way round.
+/// The other way round. What a later version keeps beside a node's record goes with it, so that whoever reads it sees that
+/// there is more than is known.
 fn said(kind: RecordKind, mut kept: Map<String, Value>) -> Value {
-    match kind {
-        RecordKind::Volume => Value::Object(kept),
-        RecordKind::Node => kept.remove("record").unwrap_or_default(),
+    if kind == RecordKind::Volume {
+        return Value::Object(kept);
     }
+    let mut record = kept.remove("record").unwrap_or_default();
+    if let Some(record) = record.as_object_mut() {
+        record.extend(kept.into_iter().map(|(key, value)| (format!("spec.{key}"), value)));
+    }
+    record
 }
 
 /// Who may write by a volume's record, and who was cut off from it.
@@ -285,5 +297,20 @@ impl Store for KubernetesStore {
 
     async fn commit(&self, writes: Vec<Write>) -> Vec<Result<Version, CommitError>> {
         join_all(writes.into_iter().map(|write| self.write(write))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_beside_a_nodes_record_is_seen() {
+        let of = |kept: Value| said(RecordKind::Node, kept.as_object().cloned().unwrap_or_default());
+        assert_eq!(of(json!({"record": {"node": "a"}})), json!({"node": "a"}));
+        let more = of(json!({"record": {"node": "a"}, "newer": 1}));
+        assert_eq!(more, json!({"node": "a", "spec.newer": 1}));
     }
 }

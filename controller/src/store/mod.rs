@@ -10,6 +10,7 @@
 //! | `database` | the SQLite file: written, and opened again after an I/O error |
 //! | `opening` | from a path to a database that can be believed |
 //! | `older_records` | records of older versions in today's form |
+//! | `unknown_fields` | what a record of a later version has, and this one would lose |
 //! | `rows` | records and the term as rows |
 //! | `statuses` | what people read of volumes in a cluster |
 //! | `refusal` | why a store is not opened |
@@ -35,11 +36,13 @@ mod rows;
 mod statuses;
 #[cfg(test)]
 mod tests;
+mod unknown_fields;
 
 pub use file::{FileStore, METRICS};
 pub use kubernetes::KubernetesStore;
 pub(crate) use opening::move_away;
 pub use refusal::{Damage, OpenError, StepError};
+pub(crate) use unknown_fields::left_out;
 
 /// What a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

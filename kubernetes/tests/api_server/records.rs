@@ -104,9 +104,11 @@ async fn a_record_comes_back_as_it_was_written() {
     let made = records.write(7, &write("whole", None, Some(&value)), always).await.unwrap();
     let there = listed(&records, "whole").await.unwrap();
     let (kind, name, version) = (Kind::Volume, "whole".into(), made.version);
+    let (unguarded, status) = (None, None);
+    let (term, deleting, there_is) = (7, false, value.clone());
     assert_eq!(
         there,
-        RecordObject { kind, name, version, term: 7, value: value.clone(), deleting: false, unguarded: None }
+        RecordObject { kind, name, version, term, value: there_is, deleting, unguarded, status }
     );
     let _: cleat_core::VolumeRecord = serde_json::from_value(there.value["record"].clone()).unwrap();
     let gone = records.write(7, &write("whole", after(made, &value), None), always).await.unwrap();
@@ -230,6 +232,7 @@ async fn a_status_is_in_the_table_and_changes_no_record() {
     let first = records.write(7, &write("described", None, Some(&one)), always).await.unwrap();
     let status = json!({"nodes": "a (Ready)", "evidence": "b: TargetCut"});
     records.describe(Kind::Volume, "described", first.version, &status).await.unwrap();
+    assert_eq!(listed(&records, "described").await.unwrap().status.as_ref(), Some(&status));
     let again = records.describe(Kind::Volume, "described", first.version, &status).await;
     assert_eq!(again, Err(ApiError::Conflict), "it is of another version by now");
     let table = cluster.kubectl(&["get", "cleatvolumes", "described"]);

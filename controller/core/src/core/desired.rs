@@ -131,13 +131,14 @@ impl Core {
             }
             RequestKind::Unpublish { node: None } => self.unheard.beside(volume, None).cloned().collect(),
         };
-        let (volume, doubt) = (volume.clone(), ListDoubt::Desired);
+        let doubt = ListDoubt::Desired;
         if !nodes.is_empty() {
-            return Some(Wait::Reports { volume, nodes, doubt });
+            return Some(Wait::Reports { volume: volume.clone(), nodes, doubt });
         }
-        let until =
-            self.unheard.bounds.get(&volume).copied().max(declared_bound(self.volumes.get(&volume)))?;
-        (now < until).then_some(Wait::ListDrainBound { volume, until, doubt })
+        let until = self.unheard.bounds.get(volume).copied().max(declared_bound(self.volumes.get(volume)));
+        let until = until.filter(|until| now < *until);
+        let bound = until.map(|until| Wait::ListDrainBound { volume: volume.clone(), until, doubt });
+        bound.or_else(|| self.awaits_unclear(volume, kind, now))
     }
 
     /// The record of a volume that is only found. What its owner demands is known if somebody is to have it.
@@ -163,6 +164,7 @@ impl Transition<'_> {
     /// Takes in who is to have what, oldest first.
     pub(super) fn desired(&mut self, mut all: Vec<Desired>) {
         all.sort_by(|a, b| (a.since, &a.node).cmp(&(b.since, &b.node)));
+        self.say_where_too_many(&all);
         let untold = |d: &&Desired| !is_told_by(d, self.core.volumes.get(&d.volume));
         let untold: Vec<Desired> = all.iter().filter(untold).cloned().collect();
         let volumes: BTreeSet<&VolumeId> = untold.iter().map(|d| &d.volume).collect();
@@ -182,6 +184,18 @@ impl Transition<'_> {
             }
         }
         self.forget_since();
+    }
+
+    /// Whoever is to have a volume stays; of more than may have any nobody is let in until somebody takes one away.
+    fn say_where_too_many(&mut self, all: &[Desired]) {
+        let mut wanted: BTreeMap<&VolumeId, BTreeSet<&NodeId>> = BTreeMap::new();
+        for Desired { volume, node, .. } in all {
+            wanted.entry(volume).or_default().insert(node);
+        }
+        for (volume, nodes) in wanted.into_iter().filter(|(_, n)| n.len() > Access::RwxBlock.limit()) {
+            let nodes = nodes.into_iter().cloned().collect();
+            self.notice(Notice::TooManyDesired { volume: volume.clone(), nodes });
+        }
     }
 
     /// A node is heard: it is known which host it is.

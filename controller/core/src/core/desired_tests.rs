@@ -191,6 +191,12 @@ fn more_than_two_are_all_kept_and_nobody_is_admitted() {
         b.up(name, "1", vec![]);
     }
     let all = ["a", "bb", "ccc"].map(|name| desired(name, Access::RwxBlock, name.len() as u64));
+    begin(&mut b, false, true, all[1..].to_vec(), true);
+    let too_many = Notice::TooManyDesired { volume: v(), nodes: ["a", "bb", "ccc"].map(n).to_vec() };
+    let is_said = |b: &Harness| b.effects.contains(&Effect::Notice(too_many.clone()));
+    assert!(!is_said(&b), "two may have it");
+    begin(&mut b, false, true, all.to_vec(), true);
+    assert!(is_said(&b), "{:?}", b.effects);
     start(&mut b, false, true, all.to_vec());
     assert_eq!(b.core.volumes[&v()].holders().len(), 3);
     b.up("dddd", "1", vec![]);

@@ -24,7 +24,7 @@ impl Transition<'_> {
                 let other = kept.filter(|kept| !kept.identity.is_same_host(&record.identity));
                 // Another host that is heard under this name would count as heard for the one of which nobody knows what it
                 // may write to.
-                let in_doubt = other.and_then(|other| self.in_doubt(&other.identity.host_nqn));
+                let in_doubt = other.and_then(|other| self.is_in_doubt(node, &other.identity.host_nqn));
                 if in_doubt.is_some() {
                     return in_doubt;
                 }
@@ -33,7 +33,7 @@ impl Transition<'_> {
                 }
             }
             StoredNode::Nothing if !self.holds_anything(node) => {
-                let in_doubt = kept.and_then(|kept| self.in_doubt(&kept.identity.host_nqn));
+                let in_doubt = kept.and_then(|kept| self.is_in_doubt(node, &kept.identity.host_nqn));
                 if in_doubt.is_some() {
                     return in_doubt;
                 }
@@ -94,7 +94,13 @@ impl Transition<'_> {
         let volume =
             index.of_node(node).chain(index.of_host(host)).next().or_else(|| self.core.is_to_have(node));
         let known = volume.map(|volume| PinHolds::InDoubt { volume: Some(volume.clone()) });
-        known.or_else(|| self.in_doubt(host))
+        known.or_else(|| self.is_in_doubt(node, host))
+    }
+
+    /// Where nobody knows whether the host may write, or to what.
+    fn is_in_doubt(&self, node: &NodeId, host: &HostNqn) -> Option<PinHolds> {
+        let unclear = self.core.is_unclear(node).then_some(PinHolds::InDoubt { volume: None });
+        unclear.or_else(|| self.in_doubt(host))
     }
 
     /// Whether the node has something, and its host is known with this NQN and another host id.

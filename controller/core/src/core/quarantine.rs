@@ -75,7 +75,7 @@ impl Transition<'_> {
             return;
         }
         let volumes = self.volumes_about(&node);
-        if volumes.is_empty() && !self.core.knows_of(&node) {
+        if volumes.is_empty() && !self.core.knows_of(&node) && !self.core.is_unclear(&node) {
             // Most likely a name that was not typed right: a yes would be taken for one about another node.
             self.effects.push(Effect::Reply { request, result: Err(Refusal::UnknownNode { node }) });
             return;
@@ -105,6 +105,7 @@ impl Transition<'_> {
             self.touched.insert(volume);
         }
         self.forget_node(node, by, reason);
+        self.unclear_gone(node);
     }
 
     /// The orchestrator says that a node is out of service: it is fenced from all that it has. Where the target can do no

@@ -170,6 +170,7 @@ impl Transition<'_> {
             self.observed_for_migration(&volume, node);
             self.touched.insert(volume);
         }
+        self.unclear_reported(node);
     }
 
     pub(super) fn delta(&mut self, node: &NodeId, session: &SessionId, observed: Observed) {
