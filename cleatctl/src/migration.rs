@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use crate::client::{AskError, Controller};
 use crate::output::Output;
 use crate::page::harmless;
-use crate::timeline::{self, NoMigration, Timeline, select};
+use crate::timeline::{self, NoMigration, Timeline, is_later, select};
 
 /// How often a drawing of something that goes on is drawn again.
 const TICK: Duration = Duration::from_secs(1);
@@ -170,12 +170,6 @@ impl Known {
     }
 }
 
-/// Whether a record of the same volume says more than another one.
-fn is_later(record: &MigrationInfo, known: &MigrationInfo) -> bool {
-    let grant = |record: &MigrationInfo| record.target_epoch.map(|epoch| (epoch.term, epoch.seq));
-    (grant(record), record.steps.len()) > (grant(known), known.steps.len())
-}
-
 #[cfg(test)]
 mod tests {
     use cleat_proto::cleat::v1::{Epoch, MigrationStep};
@@ -206,6 +200,39 @@ mod tests {
         for newer in [record(2, 4), record(3, 1)] {
             assert!(known.hear(Kind::Migration(newer.clone())));
             assert_eq!(known.records["vm-1"], newer);
+        }
+    }
+
+    /// The record of a VM's migration between two nodes, with these steps.
+    fn of_vm(uid: &str, [source, target]: [&str; 2], seq: u64, steps: &[(&str, u64)]) -> MigrationInfo {
+        let step = |(name, at): &(&str, u64)| MigrationStep { name: (*name).into(), at_unix_ms: *at };
+        MigrationInfo {
+            source_node_id: source.into(),
+            target_node_id: target.into(),
+            migration_uid: uid.into(),
+            steps: steps.iter().map(step).collect(),
+            ..record(seq, 0)
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_migration_does_not_hide_the_next_one() {
+        let end = [("granted", 100), ("target_ready", 110), ("switchover", 120), ("done", 200)];
+        // Without a Publish between them: no grant is a new one. The last clock was set back.
+        for (sides, seq, began) in [(["b", "a"], 1, 200), (["a", "b"], 2, 200), (["b", "a"], 1, 50)] {
+            let mut known = Known::default();
+            let first = of_vm("uid-1", ["a", "b"], 2, &end);
+            let next = of_vm("uid-2", sides, seq, &[("granted", began), ("target_ready", began)]);
+            let volume = |record: &MigrationInfo| {
+                let (volume_id, migration) = ("vm-1".into(), Some(record.clone()));
+                Kind::Volume(VolumeInfo { volume_id, migration, ..Default::default() })
+            };
+            known.hear(volume(&of_vm("uid-1", ["a", "b"], 2, &end[..3])));
+            // In this order the controller sends it.
+            known.hear(volume(&next));
+            known.hear(Kind::Migration(first));
+            known.hear(Kind::Migration(next.clone()));
+            assert_eq!(known.records["vm-1"], next, "{sides:?} {began}");
         }
     }
 
