@@ -123,6 +123,8 @@ fn show(out: &mut Output<'_, '_>, drawing: &Result<Timeline, NoMigration>) -> Re
 struct Known {
     records: BTreeMap<String, MigrationInfo>,
     volumes: BTreeMap<String, VolumeInfo>,
+    /// Of which something was heard since everything began to be sent, or since it was.
+    heard: BTreeSet<String>,
     /// Whether everything that there was has been sent.
     all: bool,
 }
@@ -133,6 +135,7 @@ impl Known {
         match kind {
             Kind::Volume(volume) => match &volume.migration {
                 Some(record) => {
+                    self.heard.insert(volume.volume_id.clone());
                     self.records.insert(volume.volume_id.clone(), record.clone());
                     self.volumes.insert(volume.volume_id.clone(), volume);
                     true
@@ -148,7 +151,15 @@ impl Known {
                 }
                 later
             }
-            Kind::Synced(_) => {
+            // Whoever fell behind is sent everything again: what went meanwhile is not among it.
+            Kind::Synced(false) => {
+                self.heard.clear();
+                false
+            }
+            Kind::Synced(true) => {
+                let heard = std::mem::take(&mut self.heard);
+                self.records.retain(|volume, _| heard.contains(volume));
+                self.volumes.retain(|volume, _| heard.contains(volume));
                 self.all = true;
                 true
             }
@@ -157,6 +168,7 @@ impl Known {
     }
 
     fn forget(&mut self, volume: &str) -> bool {
+        self.heard.remove(volume);
         self.volumes.remove(volume);
         self.records.remove(volume).is_some()
     }
@@ -234,6 +246,30 @@ mod tests {
             known.hear(Kind::Migration(next.clone()));
             assert_eq!(known.records["vm-1"], next, "{sides:?} {began}");
         }
+    }
+
+    #[test]
+    fn a_volume_that_went_unseen_is_gone_when_all_was_sent_again() {
+        let volume = |id: &str| {
+            let migration = Some(MigrationInfo { volume_id: id.into(), ..record(1, 1) });
+            Kind::Volume(VolumeInfo { volume_id: id.into(), migration, ..Default::default() })
+        };
+        let mut known = Known::default();
+        for kind in [volume("vm-1"), volume("vm-2"), Kind::Synced(true), volume("vm-1")] {
+            known.hear(kind);
+        }
+        assert!(known.draw("vm-1", 0).is_ok(), "it is there");
+        // What is sent again is whole only at its end.
+        known.hear(Kind::Synced(false));
+        known.hear(volume("vm-2"));
+        assert!(known.draw("vm-1", 0).is_ok());
+        assert!(known.hear(Kind::Synced(true)));
+        assert_eq!(known.draw("vm-1", 0), Err(NoMigration::Unrecorded("vm-1".into())));
+        assert!(known.draw("vm-2", 0).is_ok());
+        // A controller of before says nothing at the beginning.
+        known.hear(volume("vm-3"));
+        known.hear(Kind::Synced(true));
+        assert_eq!(known.records.keys().collect::<Vec<_>>(), ["vm-3"]);
     }
 
     #[test]
