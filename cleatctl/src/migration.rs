@@ -14,7 +14,7 @@ use tokio::time::MissedTickBehavior;
 use crate::client::{AskError, Controller};
 use crate::output::Output;
 use crate::page::harmless;
-use crate::timeline::{self, NoMigration, Timeline, select};
+use crate::timeline::{self, NoMigration, Timeline, is_later, select};
 
 /// How often a drawing of something that goes on is drawn again.
 const TICK: Duration = Duration::from_secs(1);
@@ -123,6 +123,8 @@ fn show(out: &mut Output<'_, '_>, drawing: &Result<Timeline, NoMigration>) -> Re
 struct Known {
     records: BTreeMap<String, MigrationInfo>,
     volumes: BTreeMap<String, VolumeInfo>,
+    /// Of which something was heard since everything began to be sent, or since it was.
+    heard: BTreeSet<String>,
     /// Whether everything that there was has been sent.
     all: bool,
 }
@@ -133,6 +135,7 @@ impl Known {
         match kind {
             Kind::Volume(volume) => match &volume.migration {
                 Some(record) => {
+                    self.heard.insert(volume.volume_id.clone());
                     self.records.insert(volume.volume_id.clone(), record.clone());
                     self.volumes.insert(volume.volume_id.clone(), volume);
                     true
@@ -148,7 +151,15 @@ impl Known {
                 }
                 later
             }
-            Kind::Synced(_) => {
+            // Whoever fell behind is sent everything again: what went meanwhile is not among it.
+            Kind::Synced(false) => {
+                self.heard.clear();
+                false
+            }
+            Kind::Synced(true) => {
+                let heard = std::mem::take(&mut self.heard);
+                self.records.retain(|volume, _| heard.contains(volume));
+                self.volumes.retain(|volume, _| heard.contains(volume));
                 self.all = true;
                 true
             }
@@ -157,6 +168,7 @@ impl Known {
     }
 
     fn forget(&mut self, volume: &str) -> bool {
+        self.heard.remove(volume);
         self.volumes.remove(volume);
         self.records.remove(volume).is_some()
     }
@@ -168,12 +180,6 @@ impl Known {
             selected.records.iter().filter_map(|record| self.volumes.get(&record.volume_id)).cloned();
         Ok(Timeline::new(&selected, &volumes.collect::<Vec<_>>(), now))
     }
-}
-
-/// Whether a record of the same volume says more than another one.
-fn is_later(record: &MigrationInfo, known: &MigrationInfo) -> bool {
-    let grant = |record: &MigrationInfo| record.target_epoch.map(|epoch| (epoch.term, epoch.seq));
-    (grant(record), record.steps.len()) > (grant(known), known.steps.len())
 }
 
 #[cfg(test)]
@@ -207,6 +213,63 @@ mod tests {
             assert!(known.hear(Kind::Migration(newer.clone())));
             assert_eq!(known.records["vm-1"], newer);
         }
+    }
+
+    /// The record of a VM's migration between two nodes, with these steps.
+    fn of_vm(uid: &str, [source, target]: [&str; 2], seq: u64, steps: &[(&str, u64)]) -> MigrationInfo {
+        let step = |(name, at): &(&str, u64)| MigrationStep { name: (*name).into(), at_unix_ms: *at };
+        MigrationInfo {
+            source_node_id: source.into(),
+            target_node_id: target.into(),
+            migration_uid: uid.into(),
+            steps: steps.iter().map(step).collect(),
+            ..record(seq, 0)
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_migration_does_not_hide_the_next_one() {
+        let end = [("granted", 100), ("target_ready", 110), ("switchover", 120), ("done", 200)];
+        // Without a Publish between them: no grant is a new one. The last clock was set back.
+        for (sides, seq, began) in [(["b", "a"], 1, 200), (["a", "b"], 2, 200), (["b", "a"], 1, 50)] {
+            let mut known = Known::default();
+            let first = of_vm("uid-1", ["a", "b"], 2, &end);
+            let next = of_vm("uid-2", sides, seq, &[("granted", began), ("target_ready", began)]);
+            let volume = |record: &MigrationInfo| {
+                let (volume_id, migration) = ("vm-1".into(), Some(record.clone()));
+                Kind::Volume(VolumeInfo { volume_id, migration, ..Default::default() })
+            };
+            known.hear(volume(&of_vm("uid-1", ["a", "b"], 2, &end[..3])));
+            // In this order the controller sends it.
+            known.hear(volume(&next));
+            known.hear(Kind::Migration(first));
+            known.hear(Kind::Migration(next.clone()));
+            assert_eq!(known.records["vm-1"], next, "{sides:?} {began}");
+        }
+    }
+
+    #[test]
+    fn a_volume_that_went_unseen_is_gone_when_all_was_sent_again() {
+        let volume = |id: &str| {
+            let migration = Some(MigrationInfo { volume_id: id.into(), ..record(1, 1) });
+            Kind::Volume(VolumeInfo { volume_id: id.into(), migration, ..Default::default() })
+        };
+        let mut known = Known::default();
+        for kind in [volume("vm-1"), volume("vm-2"), Kind::Synced(true), volume("vm-1")] {
+            known.hear(kind);
+        }
+        assert!(known.draw("vm-1", 0).is_ok(), "it is there");
+        // What is sent again is whole only at its end.
+        known.hear(Kind::Synced(false));
+        known.hear(volume("vm-2"));
+        assert!(known.draw("vm-1", 0).is_ok());
+        assert!(known.hear(Kind::Synced(true)));
+        assert_eq!(known.draw("vm-1", 0), Err(NoMigration::Unrecorded("vm-1".into())));
+        assert!(known.draw("vm-2", 0).is_ok());
+        // A controller of before says nothing at the beginning.
+        known.hear(volume("vm-3"));
+        known.hear(Kind::Synced(true));
+        assert_eq!(known.records.keys().collect::<Vec<_>>(), ["vm-3"]);
     }
 
     #[test]

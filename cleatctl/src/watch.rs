@@ -31,7 +31,8 @@ fn line(kind: &Kind) -> Option<String> {
             let [volume, node] = [volume_id, node_id].map(|id| if id.is_empty() { "-" } else { id });
             format!("{}  {reason:<18}  {volume}  {node}  {message}", rfc3339(*at_unix_ms))
         }
-        Kind::Synced(_) => "(up to date; new events follow)".to_owned(),
+        Kind::Synced(true) => "(up to date; new events follow)".to_owned(),
+        Kind::Synced(false) => "(fell behind; some events are missing)".to_owned(),
         Kind::VolumeGone(volume) => format!("volume {volume} is no longer tracked"),
         Kind::Volume(_) | Kind::Node(_) | Kind::Migration(_) | Kind::Ticket(_) | Kind::TicketGone(_) => {
             return None;
@@ -58,5 +59,7 @@ mod tests {
         let gone = line(&Kind::VolumeGone("vm-1".into()));
         assert_eq!(gone.as_deref(), Some("volume vm-1 is no longer tracked"));
         assert_eq!(line(&Kind::Synced(true)).as_deref(), Some("(up to date; new events follow)"));
+        let behind = line(&Kind::Synced(false));
+        assert_eq!(behind.as_deref(), Some("(fell behind; some events are missing)"));
     }
 }

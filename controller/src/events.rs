@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use cleat_core::{
     Evidence, FenceStep, Migration, MigrationResult, MigrationStep, NodeId, Notice, ObservedPhase, Refusal,
-    Rung, Side, Source,
+    Rung, Side, Source, VmStage,
 };
 use cleat_kubernetes::events::{Events, Happening, ObjectOfCluster};
 use cleat_kubernetes::references::References;
@@ -42,8 +42,10 @@ pub enum EventReason {
     MigrationStarted,
     /// The source has given the volume up.
     MigrationCompleted,
-    /// The target has given the volume up, or never had it.
+    /// The target has given the volume up.
     MigrationRolledBack,
+    /// The side that the VM was on has given the volume up, or a target that was never ready.
+    MigrationFailed,
     /// Two nodes have a volume for longer than a migration may take. Nobody is cut off by it.
     MigrationTimedOut,
     /// A node is being cut off from a volume.
@@ -81,6 +83,7 @@ impl EventReason {
             Self::MigrationStarted => "MigrationStarted",
             Self::MigrationCompleted => "MigrationCompleted",
             Self::MigrationRolledBack => "MigrationRolledBack",
+            Self::MigrationFailed => "MigrationFailed",
             Self::MigrationTimedOut => "MigrationTimedOut",
             Self::FenceStarted => "FenceStarted",
             Self::FenceProven => "FenceProven",
@@ -97,6 +100,7 @@ impl EventReason {
         match self {
             Self::AttachmentConflict
             | Self::MigrationRolledBack
+            | Self::MigrationFailed
             | Self::MigrationTimedOut
             | Self::FenceStarted
             | Self::FenceUnknown
@@ -121,6 +125,7 @@ impl EventReason {
             | Self::MigrationStarted
             | Self::MigrationCompleted
             | Self::MigrationRolledBack
+            | Self::MigrationFailed
             | Self::MigrationTimedOut
             | Self::PathDegraded
             | Self::PathRecovered => About::Volume,
@@ -234,33 +239,54 @@ fn detached(volume: &str, evidence: &Evidence) -> Vec<ClusterEvent> {
 }
 
 fn migrated(volume: &str, migration: &Migration, step: MigrationStep) -> Vec<ClusterEvent> {
-    let Migration { source, target, result, left, .. } = migration;
+    let Migration { source, target, .. } = migration;
     let way = format!("volume {volume}: migration from node {source} to node {target}");
     let seconds = migration.timeout_ms / 1000;
-    let as_it_ended = || format!("{way}: {}", result.name());
-    match (step, result) {
-        (MigrationStep::Granted, _) => ClusterEvent::new(EventReason::MigrationStarted, way),
-        (MigrationStep::TimedOut, _) => ClusterEvent::new(
+    match step {
+        MigrationStep::Granted => ClusterEvent::new(EventReason::MigrationStarted, way),
+        MigrationStep::TimedOut => ClusterEvent::new(
             EventReason::MigrationTimedOut,
             format!(
                 "{way}: both have had it for longer than the {seconds} s that it may take; nobody is cut off by that, and no \
                  third node gets it before one of the two is off"
             ),
         ),
-        (MigrationStep::Done, MigrationResult::Completed) => {
-            ClusterEvent::new(EventReason::MigrationCompleted, way)
-        }
-        (MigrationStep::Done, MigrationResult::RolledBack | MigrationResult::Failed) => {
-            ClusterEvent::new(EventReason::MigrationRolledBack, as_it_ended())
-        }
-        // Nobody has said which of the two the VM was to leave: what is known is which of them has it no more.
-        (MigrationStep::Done, MigrationResult::Unattributed) if *left == Some(Side::Target) => {
-            ClusterEvent::new(EventReason::MigrationRolledBack, as_it_ended())
-        }
-        (MigrationStep::Done, MigrationResult::Unattributed) => {
-            ClusterEvent::new(EventReason::MigrationCompleted, as_it_ended())
+        MigrationStep::Done => {
+            let end = migration.left.and_then(|left| ended(migration, left));
+            end.map_or_else(Vec::new, |(reason, how)| ClusterEvent::new(reason, format!("{way}{how}")))
         }
         _ => Vec::new(),
+    }
+}
+
+/// What the end of a migration is, with the side that has given the volume up: without one, nobody has.
+fn ended(migration: &Migration, left: Side) -> Option<(EventReason, String)> {
+    let Migration { source, target, result, vm, steps, .. } = migration;
+    let as_it_ended = format!(": {}", result.name());
+    match (result, left) {
+        (MigrationResult::Completed, _) => Some((EventReason::MigrationCompleted, String::new())),
+        (MigrationResult::RolledBack, _) => Some((EventReason::MigrationRolledBack, as_it_ended)),
+        // Nobody has said which of the two the VM was to leave: what is known is which of them has it no more.
+        (MigrationResult::Unattributed, Side::Source) => Some((EventReason::MigrationCompleted, as_it_ended)),
+        (MigrationResult::Unattributed, Side::Target) => {
+            Some((EventReason::MigrationRolledBack, as_it_ended))
+        }
+        (MigrationResult::Failed, _) => {
+            let moved = steps.iter().any(|taken| taken.step == MigrationStep::Switchover)
+                || vm.as_ref().is_some_and(|vm| vm.stage == VmStage::Completed || vm.switched_at.is_some());
+            let how = match left {
+                Side::Source => format!("node {source} has given it up before the VM had moved"),
+                Side::Target if moved => {
+                    format!(
+                        "the VM had moved to node {target}, which has given it up; node {source} still has it, without the VM"
+                    )
+                }
+                Side::Target => format!("node {target} has given it up, and was not seen to become ready"),
+            };
+            Some((EventReason::MigrationFailed, format!("{as_it_ended}: {how}")))
+        }
+        // It was said when its time ended.
+        (MigrationResult::TimedOut | MigrationResult::Running, _) => None,
     }
 }
 
@@ -431,18 +457,60 @@ mod tests {
         assert!(health(Connecting, Ready).is_empty() && health(Ready, Absent).is_empty());
     }
 
+    /// The Events of the end of a migration with this result, in which this side has gone.
+    fn end(result: &str, left: Option<&str>, more: serde_json::Value) -> Vec<ClusterEvent> {
+        let mut migration = serde_json::json!({
+            "source": "a", "sourceEpoch": "1.1", "target": "b", "targetEpoch": "1.2", "result": result, "steps": [],
+            "left": left,
+        });
+        migration.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+        let migration = Box::new(serde_json::from_value(migration).unwrap());
+        of(&Notice::Migration { volume: v(), migration, step: MigrationStep::Done })
+    }
+
     #[test]
-    fn a_migration_that_nobody_has_attributed_ends_by_who_has_left() {
-        let ended = |left: &str| {
-            let migration = serde_json::json!({
-                "source": "a", "sourceEpoch": "1.1", "target": "b", "targetEpoch": "1.2", "result": "unattributed",
-                "steps": [], "left": left,
-            });
-            let migration = Box::new(serde_json::from_value(migration).unwrap());
-            reasons(&Notice::Migration { volume: v(), migration, step: MigrationStep::Done })
+    fn a_migration_ends_for_people_by_who_has_left() {
+        for (result, left, reason) in [
+            ("completed", "source", "MigrationCompleted"),
+            ("rolled_back", "target", "MigrationRolledBack"),
+            ("unattributed", "source", "MigrationCompleted"),
+            ("unattributed", "target", "MigrationRolledBack"),
+            ("failed", "source", "MigrationFailed"),
+            ("failed", "target", "MigrationFailed"),
+        ] {
+            let events = end(result, Some(left), serde_json::Value::Null);
+            assert_eq!(
+                events.iter().map(|event| event.reason.name()).collect::<Vec<_>>(),
+                [reason],
+                "{result} {left}"
+            );
+            assert!(events[0].note.starts_with("volume v: migration from node a to node b"), "{events:?}");
+        }
+    }
+
+    #[test]
+    fn an_end_in_which_nobody_has_left_is_no_event() {
+        for result in ["completed", "rolled_back", "failed", "unattributed", "timed_out"] {
+            assert_eq!(end(result, None, serde_json::Value::Null), [], "{result}");
+        }
+    }
+
+    #[test]
+    fn a_target_that_is_gone_after_the_switchover_took_the_vm_along() {
+        let vm = |stage: &str| {
+            serde_json::json!({ "vm": {
+                "uid": "uid-1", "name": "m", "vm": {"namespace": "n", "name": "vm", "uid": "u"}, "source": "a", "target": "b",
+                "stage": stage,
+            } })
         };
-        assert_eq!(ended("source"), ["MigrationCompleted"]);
-        assert_eq!(ended("target"), ["MigrationRolledBack"]);
+        let switchover = serde_json::json!({ "steps": [{"step": "switchover", "at": 7}] });
+        for (more, moved) in [(vm("completed"), true), (switchover, true), (vm("failed"), false)] {
+            let events = end("failed", Some("target"), more.clone());
+            let [event] = &events[..] else { panic!("{events:?}") };
+            assert!(event.reason == EventReason::MigrationFailed && event.reason.warns());
+            assert_eq!(event.note.contains("the VM had moved to node b"), moved, "{event:?}");
+            assert_eq!(event.note.contains("was not seen to become ready"), !moved, "{event:?}");
+        }
     }
 
     #[test]

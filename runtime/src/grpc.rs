@@ -5,7 +5,9 @@
 //! keepalive can stay dead after a network partition for as long as TCP takes (about 15 minutes), and neither
 //! side would notice: so each of our connections has it.
 
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
@@ -58,9 +60,47 @@ pub enum ChannelError {
     /// The files can be read, but do not make a configuration.
     #[error(transparent)]
     Transport(#[from] TransportError),
+    /// The server's name means nothing now.
+    #[error("cannot find an address of {address}")]
+    NoAddress {
+        /// The name, with its port.
+        address: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
     /// The server cannot be reached, or is not the one that it should be.
     #[error(transparent)]
     Connect(#[from] tonic::transport::Error),
+}
+
+impl ChannelError {
+    /// Whether nobody was there to take the connection, so that no server had anything to do with it. One that took it and
+    /// is not the one that it should be, or says nothing, was there.
+    #[must_use]
+    pub fn found_nobody(&self) -> bool {
+        match self {
+            Self::Tls(_) | Self::Transport(_) => false,
+            Self::NoAddress { .. } => true,
+            Self::Connect(error) => matches!(
+                io_kind(error),
+                Some(
+                    io::ErrorKind::ConnectionRefused
+                        | io::ErrorKind::HostUnreachable
+                        | io::ErrorKind::NetworkUnreachable
+                        | io::ErrorKind::NetworkDown
+                        // Of the TCP connect: whoever waits for a handshake gives up before the operating system does.
+                        | io::ErrorKind::TimedOut
+                )
+            ),
+        }
+    }
+}
+
+/// What the operating system has said, where it is the cause.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
+    let mut causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.find_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
 impl Connector for Endpoint {
@@ -101,7 +141,7 @@ impl Renewing {
     ///
     /// # Errors
     /// The resolver's.
-    pub async fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+    pub async fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
         Ok(tokio::net::lookup_host(&self.address).await?.collect())
     }
 
@@ -135,6 +175,10 @@ impl fmt::Display for Renewing {
 impl Connector for Renewing {
     fn open_channel(&self) -> PendingChannel<'_> {
         Box::pin(async {
+            if self.at.is_none() {
+                let unknown = |source| ChannelError::NoAddress { address: self.address.clone(), source };
+                self.addresses().await.map_err(unknown)?;
+            }
             let own = self.clone();
             let read = tokio::task::spawn_blocking(move || own.endpoint()).await;
             // The task can only have panicked; try again here.
@@ -253,7 +297,9 @@ fn with_keepalive(endpoint: Endpoint, keepalive: Keepalive) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
+    use tonic::transport::ClientTlsConfig;
     use tonic_health::pb::HealthCheckRequest;
     use tonic_health::pb::health_client::HealthClient;
 
@@ -282,5 +328,61 @@ mod tests {
         serving.await.expect("no panic").expect("stops cleanly");
         assert!(!path.exists());
         assert!(unix_endpoint(Path::new("relative.sock"), Keepalive::default()).is_err());
+    }
+
+    /// Whether nobody was there, after a connect that has failed.
+    async fn found_nobody(at: &dyn Connector) -> bool {
+        at.open_channel().await.expect_err("it fails").found_nobody()
+    }
+
+    fn at(address: SocketAddr, transport: &ClientTransport) -> Endpoint {
+        endpoint(&address.to_string(), transport, Keepalive::default()).expect("endpoint")
+    }
+
+    #[tokio::test]
+    async fn who_takes_the_connection_and_fails_was_there() {
+        let closed = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let refuses = closed.local_addr().expect("an address");
+        drop(closed);
+        let tls = ClientTransport::Tls(Box::new(ClientTlsConfig::new()));
+        for transport in [&ClientTransport::Plaintext, &tls] {
+            assert!(found_nobody(&at(refuses, transport)).await, "{refuses}");
+        }
+        // No name has a part as long as this.
+        let plaintext = ClientTlsArgs { plaintext: true, ..ClientTlsArgs::default() };
+        let address = format!("{}:7443", "x".repeat(64));
+        let unknown = Renewing::new(&address, &plaintext, Keepalive::default()).expect("an address");
+        assert!(found_nobody(&unknown).await, "{unknown}");
+
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let takes = listener.local_addr().expect("an address");
+        let taking = tokio::spawn(async move { while listener.accept().await.is_ok() {} });
+        assert!(!found_nobody(&at(takes, &tls)).await, "it has taken the connection");
+        taking.abort();
+        let unchosen = ChannelError::from(TlsError::NotChosen { tls: "--tls-ca" });
+        assert!(!unchosen.found_nobody());
+    }
+
+    #[tokio::test]
+    async fn what_the_operating_system_says_tells_whether_somebody_was_there() {
+        use io::ErrorKind as Kind;
+        for (kind, nobody) in [
+            (Kind::ConnectionRefused, true),
+            (Kind::HostUnreachable, true),
+            (Kind::NetworkUnreachable, true),
+            (Kind::NetworkDown, true),
+            (Kind::TimedOut, true),
+            (Kind::ConnectionReset, false),
+            (Kind::UnexpectedEof, false),
+            // As a certificate that is not the server's comes.
+            (Kind::InvalidData, false),
+        ] {
+            let connector = tower::service_fn(move |_: axum::http::Uri| async move {
+                Err::<hyper_util::rt::TokioIo<tokio::net::TcpStream>, _>(io::Error::from(kind))
+            });
+            let endpoint = at(([127, 0, 0, 1], 1).into(), &ClientTransport::Plaintext);
+            let failed = endpoint.connect_with_connector(connector).await.expect_err("it fails");
+            assert_eq!(ChannelError::from(failed).found_nobody(), nobody, "{kind:?}");
+        }
     }
 }

@@ -44,10 +44,11 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 /// Longest delay between two rounds: a controller that comes back, or another one that leads from now on, is found within
 /// five quarters of it.
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
-/// Longest delay while nobody answers at all, which costs a controller nothing: behind a Service's one address every other
-/// connect may go to a controller that has just died.
+/// Longest delay while nobody takes a connection, which costs a controller nothing: behind a Service's one address every other
+/// connect may go to a controller that has just died. One that takes it and fails, or says nothing, has work with each.
 const LONGEST_UNREACHABLE: Duration = Duration::from_millis(500);
-/// So many connects in a row may be that quick: some minute. A controller that stays away is not asked for ever like that.
+/// So many connects may be that quick until a session has lasted: some minute. A controller that stays away is not asked for
+/// ever like that.
 const QUICK: u32 = 120;
 /// How long a session has to be established to count as one that lasted. A session that the controller always
 /// ends at once costs both sides a whole inventory, so there is a pause before the next one.
@@ -143,7 +144,7 @@ impl<N: NodeVolumes> Session<N> {
             };
             self.down(&ended);
             let stood = established.map(|since| since.elapsed());
-            let delay = delays.after(stood, ended.kind() == SessionEnd::Unreachable);
+            let delay = delays.after(stood, ended.found_nobody());
             tokio::select! {
                 () = tokio::time::sleep(jittered(delay)) => {}
                 () = stop.cancelled() => break,
@@ -188,14 +189,15 @@ struct Delays {
 }
 
 impl Delays {
-    /// The delay after a connect; `stood` is how long its session was established, if it was; `unreachable`: nobody answered.
-    fn after(&mut self, stood: Option<Duration>, unreachable: bool) -> Duration {
+    /// The delay after a connect; `stood` is how long its session was established, if it was; `nobody`: none was
+    /// there to take the connection.
+    fn after(&mut self, stood: Option<Duration>, nobody: bool) -> Duration {
         if stood.is_some_and(|stood| stood >= STANDS) {
             (self.last, self.quick) = (None, 0);
         }
         let delay = self.last.map_or(FIRST_DELAY, |last| (last * 2).min(LONGEST_DELAY));
         self.last = Some(delay);
-        if unreachable && self.quick < QUICK {
+        if nobody && self.quick < QUICK {
             self.quick += 1;
             return delay.min(LONGEST_UNREACHABLE);
         }

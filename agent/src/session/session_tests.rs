@@ -201,7 +201,7 @@ fn connects_become_rarer_until_a_session_has_stood() {
 }
 
 #[test]
-fn who_does_not_answer_at_all_is_asked_more_often_for_a_while() {
+fn where_nobody_is_there_it_is_tried_more_often_for_a_while() {
     let mut delays = Delays::default();
     for _ in 0..9 {
         delays.after(None, false);
@@ -214,6 +214,45 @@ fn who_does_not_answer_at_all_is_asked_more_often_for_a_while() {
     delays.after(Some(STANDS), false);
     assert!(delays.after(None, true) < LONGEST_UNREACHABLE);
     assert_eq!(delays.after(None, true), LONGEST_UNREACHABLE);
+}
+
+#[tokio::test]
+async fn only_a_connect_that_nobody_took_is_tried_again_quickly() {
+    use stream::Ended;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let gone = closed.local_addr().expect("an address");
+    drop(closed);
+    let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let takes = taken.local_addr().expect("an address");
+    let taking = tokio::spawn(async move { while taken.accept().await.is_ok() {} });
+    let connect = async |address: SocketAddr| {
+        let tls = ClientTransport::Tls(Box::new(tonic::transport::ClientTlsConfig::new()));
+        let endpoint = cleat_runtime::grpc::endpoint(&address.to_string(), &tls, Keepalive::default());
+        Ended::Unreachable(endpoint.expect("an endpoint").connect().await.expect_err("it fails").into())
+    };
+    let nowhere =
+        |all: Vec<Ended>| Ended::Nowhere(all.into_iter().map(|ended| ("one".to_owned(), ended)).collect());
+    let unavailable = || Ended::Refused(Status::unavailable("this replica is a standby"));
+    let unusable = cleat_runtime::tls::TlsError::NotChosen { tls: "--tls-ca" };
+    for (ended, quick) in [
+        (connect(gone).await, true),
+        (Ended::NoneKnown, true),
+        (nowhere(vec![connect(gone).await, connect(gone).await]), true),
+        (connect(takes).await, false),
+        (Ended::Unreachable(unusable.into()), false),
+        (Ended::NoAnswer("connection"), false),
+        (Ended::NoAnswer("Welcome"), false),
+        (Ended::Silent(STANDS), false),
+        (Ended::Closed, false),
+        (unavailable(), false),
+        (nowhere(vec![Ended::Closed, connect(gone).await]), false),
+        (nowhere(vec![connect(gone).await, connect(takes).await]), false),
+        (nowhere(vec![unavailable(), connect(gone).await]), false),
+        (Ended::stopping(), false),
+    ] {
+        assert_eq!(ended.found_nobody(), quick, "{ended:?}");
+    }
+    taking.abort();
 }
 
 #[tokio::test]

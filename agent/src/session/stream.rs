@@ -91,6 +91,24 @@ impl Ended {
             Self::Stopping => SessionEnd::Stopping,
         }
     }
+
+    /// Nobody was there at any address: no controller had anything to do with it.
+    pub(super) fn found_nobody(&self) -> bool {
+        match self {
+            Self::Unreachable(error) => error.found_nobody(),
+            Self::NoneKnown => true,
+            Self::Nowhere(all) => all.iter().all(|(_, why)| why.found_nobody()),
+            Self::Refused(_)
+            | Self::NoAnswer(_)
+            | Self::Protocol(_)
+            | Self::Silent(_)
+            | Self::Broken(_)
+            | Self::Closed
+            | Self::Inventory(_)
+            | Self::Token(_)
+            | Self::Stopping => false,
+        }
+    }
 }
 
 /// Runs one session to its end. `leader` is which controller led last, `established` since when the session's inventory has

@@ -13,6 +13,8 @@ mod sentences;
 mod text;
 
 #[cfg(test)]
+mod sentences_tests;
+#[cfg(test)]
 mod tests;
 
 use cleat_proto::cleat::v1::{AttachmentInfo, MigrationInfo, VolumeInfo, WaitInfo};
@@ -20,7 +22,7 @@ use cleat_proto::cleat::v1::{AttachmentInfo, MigrationInfo, VolumeInfo, WaitInfo
 pub(crate) use html::html;
 pub(crate) use json::json;
 pub(crate) use phases::Phase;
-pub(crate) use select::{NoMigration, Selected, select};
+pub(crate) use select::{NoMigration, Selected, is_later, select};
 pub(crate) use text::text;
 
 /// The step with which a record ends, and the one that is a moment inside of a phase.
@@ -181,6 +183,11 @@ impl VolumeLine {
         let handoff = self.phases.iter().filter(|phase| !phase.is_the_vms());
         // Of equal ones the first.
         handoff.rev().max_by_key(|phase| phase.lasts(until))
+    }
+
+    /// Whether this step is on record.
+    pub(crate) fn has_step(&self, step: &str) -> bool {
+        self.phases.iter().any(|phase| phase.step == step)
     }
 
     /// The phase that it is in.

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use cleat_proto::cleat::v1::{Epoch, MigrationInfo};
 
+use super::DONE;
+
 /// The records of one migration, the volumes in their order.
 #[derive(Debug)]
 pub(crate) struct Selected<'a> {
@@ -86,6 +88,24 @@ pub(crate) fn select<'a>(records: &[&'a MigrationInfo], name: &str) -> Result<Se
 
 fn epoch(record: &MigrationInfo) -> (u64, u64) {
     record.target_epoch.map(|epoch| (epoch.term, epoch.seq)).unwrap_or_default()
+}
+
+/// Whether a record of a volume says more than another one of it: of one migration the one with more steps, of two the one
+/// that began later.
+pub(crate) fn is_later(record: &MigrationInfo, known: &MigrationInfo) -> bool {
+    if is_same(record, known) {
+        return record.steps.len() > known.steps.len();
+    }
+    // That one is over is said after the next one has begun; and the clock may have been set back between them.
+    let is_over = record.steps.iter().any(|step| step.name == DONE);
+    !is_over && (began(record), epoch(record)) > (began(known), epoch(known))
+}
+
+/// Whether both are of one migration. A migration object may have been reported later than it began.
+fn is_same(record: &MigrationInfo, known: &MigrationInfo) -> bool {
+    let sides = |of: &MigrationInfo| (of.source_node_id.clone(), of.target_node_id.clone(), epoch(of));
+    let [one, other] = [&record.migration_uid, &known.migration_uid];
+    sides(record) == sides(known) && (one == other || one.is_empty() || other.is_empty())
 }
 
 /// The records that a name means: by the first of these ways by which it means any.

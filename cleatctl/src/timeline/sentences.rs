@@ -121,18 +121,33 @@ fn outcome(line: &VolumeLine) -> String {
             Some(phase) => format!("Under way, in {}: {}.", phase.name(), phase.words()),
             None => "Under way.".to_owned(),
         },
-        ("completed", "" | "source") => {
+        ("completed", "source") => {
             format!("Completed: node {target} has it, and node {source} cannot write to it any more.")
         }
-        ("rolled_back", "" | "target") => {
+        ("completed", _) => {
+            format!("Completed: the VM has moved to node {target}; node {source} may have the volume still.")
+        }
+        ("rolled_back", "target") => {
             format!("Rolled back: it stays with node {source}; node {target} was ready and has given it up.")
         }
-        ("failed", "" | "target") => {
-            format!("Failed: it stays with node {source}; node {target} never became ready.")
+        ("rolled_back", _) => {
+            format!("Rolled back: the VM stays on node {source}; node {target} may have the volume still.")
+        }
+        ("failed", "target") if line.has_step("switchover") => format!(
+            "Failed: the VM had moved to node {target}, which cannot write to it any more; node {source} still has it, \
+             without the VM."
+        ),
+        ("failed", "target") if line.has_step("target_ready") => format!(
+            "Failed: node {target} was ready and cannot write to it any more, and the VM may have been there; node \
+             {source} has it."
+        ),
+        ("failed", "target") => {
+            format!("Failed: it stays with node {source}; node {target} was not seen to become ready.")
         }
         ("failed", "source") => {
             format!("Failed: node {source} gave it up before the VM had moved; node {target} has it.")
         }
+        ("failed", _) => "Failed: both nodes may have the volume still.".to_owned(),
         ("timed_out", "source" | "target") => {
             format!("Timed out: it took longer than its time limit, and has ended: {gone}.")
         }

@@ -28,7 +28,7 @@ fn alone(volume: &str, result: &str, steps: &[(&str, u64)]) -> MigrationInfo {
 }
 
 /// The same as a part of the VM's migration.
-fn of_vm(volume: &str, result: &str, steps: &[(&str, u64)]) -> MigrationInfo {
+pub(super) fn of_vm(volume: &str, result: &str, steps: &[(&str, u64)]) -> MigrationInfo {
     MigrationInfo {
         vm_namespace: "prod".into(),
         vm_name: "web".into(),
@@ -39,11 +39,11 @@ fn of_vm(volume: &str, result: &str, steps: &[(&str, u64)]) -> MigrationInfo {
     }
 }
 
-fn left(record: MigrationInfo, side: &str) -> MigrationInfo {
+pub(super) fn left(record: MigrationInfo, side: &str) -> MigrationInfo {
     MigrationInfo { left: side.into(), ..record }
 }
 
-fn drawn(records: &[MigrationInfo], volumes: &[VolumeInfo], name: &str, after: u64) -> Timeline {
+pub(super) fn drawn(records: &[MigrationInfo], volumes: &[VolumeInfo], name: &str, after: u64) -> Timeline {
     let selected = select(&records.iter().collect::<Vec<_>>(), name).expect("a migration");
     Timeline::new(&selected, volumes, NOON + after)
 }
@@ -220,42 +220,6 @@ One letter of a bar is 0.053 s.
   >  it goes on
 "#
     );
-}
-
-#[test]
-fn each_result_is_said_in_words_with_who_has_it_now() {
-    let of = |result: &str, side: &str| {
-        let record = left(of_vm("pvc-a", result, &[("granted", 0), ("done", 10)]), side);
-        sentences::summary(&drawn(&[record], &[], "web", 0)).remove(0)
-    };
-    for (result, side, expected) in [
-        ("completed", "", "Completed: node worker-2 has it, and node worker-1 cannot write to it any more."),
-        (
-            "rolled_back",
-            "target",
-            "Rolled back: it stays with node worker-1; node worker-2 was ready and has given it up.",
-        ),
-        ("failed", "target", "Failed: it stays with node worker-1; node worker-2 never became ready."),
-        (
-            "failed",
-            "source",
-            "Failed: node worker-1 gave it up before the VM had moved; node worker-2 has it.",
-        ),
-        (
-            "timed_out",
-            "source",
-            "Timed out: it took longer than its time limit, and has ended: node worker-2 has it, and node worker-1 \
-             cannot write to it any more.",
-        ),
-        (
-            "unattributed",
-            "target",
-            "Ended: it stays with node worker-1, and node worker-2 cannot write to it any more.",
-        ),
-        ("parked", "", "The controller says: parked."),
-    ] {
-        assert_eq!(of(result, side), expected, "{result} {side}");
-    }
 }
 
 #[test]

@@ -111,7 +111,8 @@ impl Heard {
         for (volume, why) in all.iter().filter(|(volume, why)| self.unseen.get(*volume) != Some(*why)) {
             tracing::warn!(
                 volume,
-                "cannot see which VM migrates with this volume: {why}; its migration is unattributed"
+                why,
+                "cannot see which VM migrates with this volume; its migration is unattributed"
             );
         }
         self.unseen = all;

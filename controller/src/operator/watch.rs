@@ -1,7 +1,7 @@
 //! One watcher: first everything as it is, then `synced`, then each change.
 //!
 //! What holds: the changes are listened to before everything is read, so that none falls between; a watcher that
-//! fell too far behind is sent everything again; each volume or node is sent as it is when it is sent.
+//! fell too far behind is sent `synced` false and everything again; each volume or node is sent as it is when it is sent.
 
 use cleat_core::{Core, NodeId, UnixMillis, VolumeId};
 use cleat_proto::cleat::v1 as proto;
@@ -100,7 +100,7 @@ impl Watch {
                 }
                 Err(RecvError::Lagged(missed)) => {
                     tracing::debug!(missed, "a watcher fell behind: sending everything again");
-                    return Ok(());
+                    return self.send(Kind::Synced(false)).await;
                 }
                 Err(RecvError::Closed) => return Err(EngineEnded.into()),
             }

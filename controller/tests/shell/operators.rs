@@ -67,6 +67,30 @@ async fn a_watcher_sees_everything_as_it_is_and_then_what_changes() {
 }
 
 #[tokio::test]
+async fn a_watcher_that_fell_behind_is_sent_everything_again() {
+    let (world, csi, [(_, agent)]) = World::with_volume("pvc-1", ["node-a"]).await;
+    csi.publish("pvc-1", "node-a", RWO).await.unwrap();
+    let mut events = world.operator().await.watch(proto::WatchRequest {}).await.unwrap().into_inner();
+    while next(&mut events).await != Kind::Synced(true) {}
+    // More than what is held for a watcher that does not read.
+    for _ in 0..1500 {
+        agent.delta("pvc-1", Phase::Degraded, 1).await;
+        agent.delta("pvc-1", Phase::Ready, 2).await;
+    }
+    agent.delta("pvc-1", Phase::Lost, 0).await;
+    eventually("everything is heard", async || {
+        let request = proto::GetVolumeRequest { volume_id: "pvc-1".into() };
+        let volume = world.operator().await.get_volume(request).await.unwrap().into_inner();
+        volume.attachments[0].reported.as_ref().is_some_and(|reported| reported.phase() == Phase::Lost)
+    })
+    .await;
+    while next(&mut events).await != Kind::Synced(false) {}
+    let Kind::Volume(volume) = next(&mut events).await else { panic!("the volume first") };
+    assert_eq!(volume.attachments[0].reported.as_ref().unwrap().phase(), Phase::Lost);
+    while next(&mut events).await != Kind::Synced(true) {}
+}
+
+#[tokio::test]
 async fn what_is_not_known_is_said_so() {
     let world = World::started().await;
     let mut operator = world.operator().await;

@@ -120,7 +120,7 @@ fn seen<T>(
     Some((uid(&of).clone(), of))
 }
 
-fn known<T: Send + Sync + 'static>(watched: &Watched<T>) -> Option<Vec<Arc<T>>> {
+fn known<T: PartialEq + Send + Sync + 'static>(watched: &Watched<T>) -> Option<Vec<Arc<T>>> {
     watched.look(|all| all.values().cloned().collect())
 }
 

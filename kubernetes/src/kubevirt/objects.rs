@@ -1,14 +1,18 @@
 //! What is read of KubeVirt's objects: its pods, VirtualMachineInstances and VirtualMachineInstanceMigrations.
 //!
 //! In comes an object as the API server has it; out goes what the join needs of it, or nothing where it is another's or has no
-//! identity. What holds: nothing is concluded here, a field of another type than KubeVirt's counts as not there, and times are
-//! milliseconds since 1970. Fields are those of `kubevirt.io/v1` (KubeVirt 1.9).
+//! identity. What holds: nothing is concluded here, a field of another type than KubeVirt's counts as not there, so does a text
+//! that no name, UID or label can be, and times are milliseconds since 1970. Fields are those of `kubevirt.io/v1` (KubeVirt 1.9).
 
+use cleat_runtime::text::is_harmful;
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
 /// Which pods are KubeVirt's and have disks of VMs.
 pub const POD_SELECTOR: &str = "kubevirt.io in (virt-launcher,hotplug-disk)";
+
+/// No name, UID or value of a label in Kubernetes is longer.
+const LONGEST: usize = 253;
 
 /// What a pod is to its VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -242,9 +246,11 @@ fn created(object: &Value) -> u64 {
     time_at(object.get("metadata"), "creationTimestamp").unwrap_or(0)
 }
 
-/// KubeVirt leaves out what is empty, and some of its writers do not.
+/// KubeVirt leaves out what is empty, and some of its writers do not. What tenants may write into an object, such as its
+/// owner's UID, the API server takes as it is: it must neither be kept at any length nor end a line of the log.
 fn text(value: &Value) -> Option<String> {
-    value.as_str().filter(|text| !text.is_empty()).map(str::to_owned)
+    let can_be = |text: &&str| !text.is_empty() && text.len() <= LONGEST && !text.contains(is_harmful);
+    value.as_str().filter(can_be).map(str::to_owned)
 }
 
 fn text_at(of: Option<&Value>, key: &str) -> Option<String> {

@@ -170,3 +170,26 @@ fn what_is_not_kubevirts_or_not_of_its_form_is_not_read() {
     let state = instance(&odd).and_then(|vm| vm.state).expect("the rest of it");
     assert_eq!((state.completed, state.started_ms, state.ended_ms), (false, None, None));
 }
+
+#[test]
+fn a_text_that_no_name_or_uid_can_be_is_not_read() {
+    for (text, is_read) in [
+        ("u\n2026-11-30T09:00:00Z ERROR cleat_controller: all is lost".to_owned(), false),
+        ("u\u{1b}[2J".to_owned(), false),
+        ("u".repeat(254), false),
+        ("u".repeat(253), true),
+    ] {
+        let mut object = fixture!("launcher");
+        for pointer in [
+            "/metadata/ownerReferences/0/uid",
+            "/metadata/labels/kubevirt.io~1created-by",
+            "/spec/volumes/1/persistentVolumeClaim/claimName",
+        ] {
+            *object.pointer_mut(pointer).expect("it is there") = json!(text);
+        }
+        let seen = pod(&object).expect("the rest of it");
+        let read = is_read.then_some(text);
+        assert_eq!((&seen.owner_vmi_uid, &seen.vmi_uid), (&read, &read));
+        assert_eq!(seen.claims, Vec::from_iter(read));
+    }
+}

@@ -5,7 +5,7 @@
 //! unasked. What counts as asking is what callers and persons of this world did ([`World::asks_off`]), never what the core
 //! makes of it.
 
-use cleat_core::{Directive, Epoch, RdsRequest};
+use cleat_core::{Attachment, Directive, Epoch, Phase, RdsRequest};
 
 use crate::check::Violation;
 use crate::names::{N, NODES, V, host_of, volume_id, volume_of};
@@ -41,9 +41,13 @@ impl World {
         (told.handed_out[v][n], told.asked_off[v][n]) = (Some(epoch), asked);
     }
 
+    fn on_record(&self, v: V, n: N) -> Option<&Attachment> {
+        self.stored.get(&volume_id(v)).and_then(|record| attachment_of(record, n))
+    }
+
     /// The grant that a node was answered, as long as it is the one on record.
     fn keeps(&self, v: V, n: N) -> Option<Epoch> {
-        let on_record = self.stored.get(&volume_id(v)).and_then(|record| attachment_of(record, n));
+        let on_record = self.on_record(v, n);
         self.told.handed_out[v][n].filter(|epoch| on_record.is_some_and(|a| a.epoch == *epoch))
     }
 
@@ -54,6 +58,18 @@ impl World {
             let over = ledger.epoch > Some(epoch) || (ledger.epoch == Some(epoch) && ledger.ended);
             !(over || self.told.asked_off[v][n] || self.told.by_hand[v][n])
         })
+    }
+
+    /// The export may go off because of it, and comes back for who goes on: it has the volume on record, and has been asked
+    /// off, has it by hand, or its own ledger says that it is over. Who was never answered that it has the volume has to be on
+    /// its way out: one that is just let in is no reason to take the volume from under another one.
+    fn may_be_cut(&self, v: V, n: N) -> bool {
+        let Some(held) = self.on_record(v, n) else { return false };
+        let leaves = match self.keeps(v, n) {
+            Some(_) => !self.is_to_keep(v, n),
+            None => matches!(held.phase, Phase::Draining { .. }),
+        };
+        leaves || self.told.by_hand[v][n]
     }
 
     /// The newest leader directs an agent.
@@ -76,11 +92,8 @@ impl World {
             }
             RdsRequest::Hide { volume } => {
                 let v = volume_of(volume);
-                // A fence of another one: its export goes off, and comes back for who goes on.
-                let has = |n: &N| {
-                    self.stored.get(&volume_id(v)).is_some_and(|record| attachment_of(record, *n).is_some())
-                };
-                let for_another = self.nodes().filter(has).any(|m| !self.is_to_keep(v, m));
+                // A fence of another one.
+                let for_another = self.nodes().any(|m| self.may_be_cut(v, m));
                 self.nodes().find(|n| !for_another && self.is_to_keep(v, *n)).map(|n| (v, n))
             }
             RdsRequest::Allow { .. } | RdsRequest::Show { .. } | RdsRequest::SetSecret { .. } => None,

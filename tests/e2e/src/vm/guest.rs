@@ -8,6 +8,8 @@
 pub const RECORD_BYTES: u64 = 4096;
 /// 32-bit words of a record before its filling.
 pub(super) const HEADER_WORDS: usize = 8;
+/// Records that are acknowledged for each dot.
+const DOT: u64 = 64;
 /// The BIOS counts so, whatever the disk's own blocks are.
 const SECTOR_BYTES: u64 = 512;
 /// Where `boot.S` has its parameters: nonce, first sector, room.
@@ -78,6 +80,12 @@ impl Said {
         let count = |wanted: u8| serial.iter().filter(|byte| **byte == wanted).count();
         Self { began: count(b'B') > 0, dots: count(b'.'), failures: count(b'x'), full: count(b'#') > 0 }
     }
+
+    /// So many records were acknowledged, by this QEMU, and up to 63 more.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.dots as u64 * DOT
+    }
 }
 
 /// The check word of a record's first seven, as the guest computes it.
@@ -114,6 +122,7 @@ mod tests {
     #[test]
     fn what_it_says_is_counted() {
         assert_eq!(Said::of(b"B..x."), Said { began: true, dots: 3, failures: 1, full: false });
+        assert_eq!(Said::of(b"B..x.").acknowledged(), 192);
         assert_eq!(Said::of(b"#"), Said { began: false, dots: 0, failures: 0, full: true });
     }
 

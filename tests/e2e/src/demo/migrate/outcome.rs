@@ -30,6 +30,8 @@ pub struct MigrationOutcome {
     pub gaps: Option<u64>,
     /// Writes of the source that arrived after the target node's first.
     pub late_writes: Option<u64>,
+    /// Writes that arrived twice.
+    pub repeats: Option<u64>,
 }
 
 /// The result that the controller records of a migration that nobody but itself knows of, once one side has gone: there is
@@ -45,6 +47,7 @@ impl MigrationOutcome {
         self.pause_ms = arrivals.switch_gap_us.map(|gap| gap as f64 / 1000.0);
         self.gaps = Some(arrivals.gaps + records.bad);
         self.late_writes = Some(arrivals.late_writes);
+        self.repeats = Some(arrivals.repeats);
     }
 
     /// Whether its record has ended as it should.
@@ -65,13 +68,14 @@ mod tests {
             switch_gap_us: Some(238_700),
             gaps: 1,
             late_writes: 0,
+            repeats: 3,
             ..ArrivalVerdict::default()
         };
         migration.judged(&arrivals, &RecordVerdict { bad: 2, ..RecordVerdict::default() });
         let outcome = MigrateOutcome { ok: false, migrations: vec![migration] };
         let expected = concat!(
             r#"{"ok":false,"migrations":[{"vm":"vm-demo","result":"unattributed","pause_ms":238.7,"#,
-            r#""storage_ms":null,"gaps":3,"late_writes":0}]}"#
+            r#""storage_ms":null,"gaps":3,"late_writes":0,"repeats":3}]}"#
         );
         assert_eq!(serde_json::to_string(&outcome).expect("json"), expected);
     }

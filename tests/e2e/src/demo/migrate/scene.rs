@@ -52,6 +52,8 @@ struct Disk {
     program: GuestProgram,
     source: BTreeSet<u32>,
     target: BTreeSet<u32>,
+    /// Records of which the guest has said on either node that they were acknowledged.
+    acknowledged: u64,
 }
 
 impl<'s> Scene<'s> {
@@ -71,7 +73,8 @@ impl<'s> Scene<'s> {
         let nqn = world.rds.disk(&volume.id).await?.nqn;
         let nonce = u32::from_le_bytes(*uuid::Uuid::new_v4().as_bytes().first_chunk().context("no number")?);
         let program = GuestProgram::filling(nonce, volume.size_bytes);
-        let mut disk = Disk { volume, nqn, program, source: BTreeSet::new(), target: BTreeSet::new() };
+        let (source, target) = (BTreeSet::new(), BTreeSet::new());
+        let mut disk = Disk { volume, nqn, program, source, target, acknowledged: 0 };
 
         let at_source = world.attach(&disk.volume, from).await?;
         self.say.took("attached to node-a", at_source.times.total());
@@ -90,8 +93,10 @@ impl<'s> Scene<'s> {
         self.say.line("the guest writes on node-b");
         self.note_controllers(&mut disk).await?;
 
+        disk.acknowledged = block_in_place(|| source.said())?.acknowledged();
         self.release_source(source, &at_source, &disk).await?;
         block_in_place(|| target.halt())?;
+        disk.acknowledged += block_in_place(|| target.said())?.acknowledged();
         let judged = self.judge(&disk, &at_target);
         let ended = block_in_place(|| target.quit());
         judged.and(ended)?;
@@ -193,8 +198,8 @@ impl<'s> Scene<'s> {
         let data = records::judge(&block_in_place(read)?, program.nonce, program.first_byte, last);
         self.came.judged(&order, &data);
         self.say.line(&format!(
-            "{} writes arrived from node-a, {} from node-b; {} records are whole on the volume",
-            order.from_source, order.from_target, data.whole
+            "{} writes arrived from node-a, {} from node-b, {} of them twice; {} records are whole on the volume",
+            order.from_source, order.from_target, order.repeats, data.whole
         ));
         let longest = |gap: Option<u64>| duration(Duration::from_micros(gap.unwrap_or_default()));
         self.say.detail(&format!(
@@ -210,6 +215,14 @@ impl<'s> Scene<'s> {
         ensure!(order.is_clean(), "the order of arrivals: {order:?}");
         ensure!(data.is_clean(), "the records: {data:?}");
         ensure!(data.guest_errors == 0, "the guest saw {} writes fail", data.guest_errors);
+        // No path is lost here, for which a write would be sent again.
+        ensure!(order.repeats == 0, "{} writes arrived twice", order.repeats);
+        ensure!(
+            last + 1 >= disk.acknowledged,
+            "{} records were acknowledged to the guest, and {} have arrived",
+            disk.acknowledged,
+            last + 1
+        );
         Ok(())
     }
 }
