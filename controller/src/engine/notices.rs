@@ -207,9 +207,10 @@ fn render(at: UnixMillis, notice: &Notice) -> NoticeText {
             reason: "unsettled",
             volume: Some(volume.clone()),
             node: None,
-            message: "cannot bring the volume to rest: a mistake of Cleat; it goes on with the next event; report \
+            message:
+                "cannot bring the volume to rest: a mistake of Cleat; it goes on with the next event; report \
                       this with the controller's log"
-                .to_owned(),
+                    .to_owned(),
             migration: None,
             events: Vec::new(),
         },
