@@ -5,12 +5,8 @@ use std::time::{Duration, Instant};
 
 use cleat_api_server::Cluster;
 use cleat_controller::app::AppError;
-use cleat_controller::clock::Clock;
 use cleat_controller::engine::EngineError;
-use cleat_controller::maintenance::migrate;
-use cleat_controller::stored::{ClusterSettings, Stored};
 use cleat_proto::csi::v1;
-use cleat_runtime::Context;
 use tonic::Code;
 
 use crate::agent::Host;
@@ -350,80 +346,6 @@ async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
     cluster.wants_no_more("pvc-1", "node-a");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     published(&csi, "pvc-1", "node-b").await;
-}
-
-fn as_who_moves(cluster: &Cluster) -> ClusterSettings {
-    ClusterSettings {
-        kubeconfig: Some(cluster.kubeconfig()),
-        api_timeout: Duration::from_secs(2),
-        namespace: "default".into(),
-        lease: "cleat".into(),
-        lease_duration: LEASE,
-        identity: "who-moves".into(),
-        driver: "cleat.io".into(),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
-async fn records_of_a_file_are_moved_to_a_cluster_whole() {
-    let cluster = Cluster::own();
-    let mut world = World::started().await;
-    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
-    let granted = published(&csi, "pvc-1", "node-a").await;
-    world.stop().await.unwrap();
-    drop(agent.ended().await);
-
-    let (file, here) = (world.store(), Context::default());
-    migrate(&file, as_who_moves(&cluster), PATIENCE, &here).await.unwrap();
-    let again = Stored::in_file(file, Clock::start()).await.map(drop).unwrap_err();
-    let again = cleat_runtime::exit::Causes(&again).to_string();
-    assert!(again.contains("its records were moved to a cluster"), "no controller begins with it: {again}");
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
-    let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
-    let csi = world.csi().await;
-    cluster.wants("pvc-1", "node-a", false);
-    cluster.wants("pvc-1", "node-b", false);
-    assert_eq!(published(&csi, "pvc-1", "node-a").await, granted, "nothing is granted twice");
-    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
-    assert!(refused.message().contains("attached to node node-a"), "{refused:?}");
-    cluster.wants_no_more("pvc-1", "node-a");
-    csi.unpublish("pvc-1", "node-a").await.unwrap();
-    let next = published(&csi, "pvc-1", "node-b").await;
-    assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
-async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
-    let cluster = Cluster::own();
-    let mut world = World::started().await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
-    let agent = world.agent(&Host::new("node-a", 1)).await;
-    published(&csi, "pvc-1", "node-a").await;
-    world.stop().await.unwrap();
-    drop(agent.ended().await);
-    let mut leader = one(&cluster).await;
-    let there = leader.agent(&Host::new("node-z", 9)).await;
-    let csi = leader.csi().await;
-    csi.create("pvc-9").await.unwrap();
-    cluster.wants("pvc-9", "node-z", false);
-    published(&csi, "pvc-9", "node-z").await;
-
-    let (file, here) = (world.store(), Context::default());
-    let refused =
-        migrate(&file, as_who_moves(&cluster), Duration::from_secs(1), &here).await.unwrap_err().to_string();
-    assert!(refused.contains("one_") && refused.contains("leads"), "{refused}");
-    leader.stop().await.unwrap();
-    drop(there.ended().await);
-    let refused = migrate(&file, as_who_moves(&cluster), PATIENCE, &here).await.unwrap_err().to_string();
-    assert!(refused.contains("says something else"), "{refused}");
-    world.start().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
