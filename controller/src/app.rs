@@ -294,13 +294,17 @@ where
         certificates,
     } = parts;
     let Context { stop, readiness, giving_up: _ } = context;
-    let (stored_flag, rds_flag) = (readiness.flag("store"), readiness.flag("rds"));
+    let stored_flag = readiness.flag("store");
+    // Not of the process's own readiness: without the RDS agents and operators are served all the same.
+    let reached = Readiness::default();
+    let rds_flag = reached.flag("rds");
 
     let controller = OfLeader::none_yet(&leadership);
     let (csi_health, csi_health_service) = tonic_health::server::health_reporter();
     csi_health.set_service_status("", ServingStatus::NotServing).await;
     let driver = driver_name.clone();
-    let identity = CsiIdentity::new(driver_name, readiness.clone(), leadership.clone());
+    let for_csi = [readiness.clone(), reached];
+    let identity = CsiIdentity::new(driver_name, for_csi.clone(), leadership.clone());
     let csi_server = grpc::server(Keepalive::default())
         .add_service(csi_health_service)
         .add_service(IdentityServer::new(identity))
@@ -327,9 +331,8 @@ where
     let watching = tokio::spawn(watch_over(
         Arc::clone(&rds),
         rds_flag,
-        readiness,
         leadership.clone(),
-        [csi_health, health],
+        [(csi_health, for_csi.to_vec()), (health, vec![readiness])],
         stop.clone(),
     ));
     let stop_engine = CancellationToken::new();
@@ -506,13 +509,12 @@ async fn ended(
     result
 }
 
-/// Asks the RDS until it has answered once, and keeps the health services at what the readiness says.
+/// Asks the RDS until it has answered once, and keeps each health service at what its conditions say.
 async fn watch_over(
     rds: Arc<dyn Rds>,
     reached: ReadyFlag,
-    readiness: Readiness,
     leadership: Leadership,
-    health: [HealthReporter; 2],
+    health: [(HealthReporter, Vec<Readiness>); 2],
     stop: CancellationToken,
 ) {
     let reach = async {
@@ -536,9 +538,9 @@ async fn watch_over(
             every.tick().await;
             let leads = leadership.serves();
             metrics::leads(leads);
-            let ready = leads && readiness.missing().is_empty();
-            let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-            for reporter in &health {
+            for (reporter, conditions) in &health {
+                let ready = leads && conditions.iter().all(|all| all.missing().is_empty());
+                let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
                 reporter.set_service_status("", status).await;
             }
         }
@@ -548,7 +550,7 @@ async fn watch_over(
         () = reach => {}
         () = tell => {}
     }
-    for reporter in &health {
+    for (reporter, _) in &health {
         reporter.set_service_status("", ServingStatus::NotServing).await;
     }
 }

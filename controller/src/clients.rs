@@ -281,10 +281,17 @@ where
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::io;
+    use std::sync::{Mutex, PoisonError};
+
+    use cleat_kubernetes::api::ApiError;
+    use cleat_kubernetes::reviews::Reviewed;
     use cleat_runtime::tls::Subject;
+    use metrics_exporter_prometheus::PrometheusBuilder;
     use tonic::Code;
 
     use super::*;
+    use crate::trust::Cluster;
 
     fn shown(who: Option<Who>) -> Shown {
         let address = ([10, 0, 0, 1], 4000).into();
@@ -333,5 +340,69 @@ mod tests {
         headers.insert(AUTHORIZATION, "Basic abc".parse().unwrap());
         assert_eq!(Shown::of(&Extensions::new(), &mut headers).token, None);
         assert!(headers.is_empty());
+    }
+
+    /// A cluster that accepts no token.
+    struct Refusing;
+
+    #[tonic::async_trait]
+    impl Cluster for Refusing {
+        async fn token(&self, _: &str, _: Option<&str>) -> Result<Reviewed, ApiError> {
+            Ok(Reviewed::Refused("revoked".into()))
+        }
+
+        async fn allowed(&self, _: &ClusterUser, _: &Right) -> Result<Result<(), String>, ApiError> {
+            unreachable!("nobody gets so far")
+        }
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refused_token_is_counted_and_logged_and_never_shown() {
+        const TOKEN: &str = "s3cret";
+        let (recorder, log) = (PrometheusBuilder::new().build_recorder(), Log::default());
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        let _counting = ::metrics::set_default_local_recorder(&recorder);
+        let _logging = tracing::subscriber::set_default(lines);
+        let trust = ClusterTrust::new(Box::new(Refusing), "cleat-system", "cleat-agent", "cleat.io");
+        let clients = Clients::OfCluster(trust);
+        for kind in [ClientKind::Node, ClientKind::Operator] {
+            let within = tower::service_fn(|_: http::Request<Body>| async {
+                Ok::<_, Infallible>(http::Response::new(Body::empty()))
+            });
+            let mut request = http::Request::new(Body::empty());
+            request.headers_mut().insert(AUTHORIZATION, format!("Bearer {TOKEN}").parse().unwrap());
+            request.extensions_mut().insert(shown(Some(Who::Unproven)).peer.unwrap());
+            let answer = clients.admit(kind, within).call(request).await.unwrap();
+            let status = Status::from_header_map(answer.headers()).unwrap();
+            assert_eq!(status.code(), Code::Unauthenticated, "{status:?}");
+            assert!(!format!("{answer:?}").contains(TOKEN), "{answer:?}");
+        }
+        let counted = recorder.handle().render();
+        for line in [
+            "cleat_controller_clients_refused_total{listener=\"node\"} 1",
+            "cleat_controller_clients_refused_total{listener=\"operator\"} 1",
+            "cleat_controller_token_reviews_total{result=\"refused\"} 2",
+        ] {
+            assert!(counted.contains(line), "{line} is not in\n{counted}");
+        }
+        let said = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(said.matches("client refused").count(), 2, "{said}");
+        assert!(said.contains("10.0.0.1:4000") && said.contains("revoked"), "{said}");
+        assert!(!said.contains(TOKEN), "{said}");
     }
 }

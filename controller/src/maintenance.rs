@@ -212,11 +212,8 @@ async fn check(settings: ClusterSettings, driver_name: &str) -> Result<(), Maint
     Err(MaintenanceError::InUse { count: found.len(), shown })
 }
 
-/// Moves the records of a file into a cluster.
-///
-/// # Errors
-/// What was in the way. The file is as it was then, and the same may be done again.
-pub async fn migrate(
+/// Moves the records of a file into a cluster. After an error the file is as it was, and the same may be done again.
+async fn migrate(
     from: &Path,
     settings: ClusterSettings,
     wait: Duration,

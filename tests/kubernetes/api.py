@@ -1,19 +1,26 @@
 """Asks an API server, and watches VolumeAttachments and Cleat's records: what bench.py and cycles.py are made of."""
+import hashlib
 import json
 import ssl
 import threading
 import time
 import urllib.request
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
+DRIVER = "cleat.io"
+CONTROLLERS = "/api/v1/namespaces/cleat-system/pods"
 OBJECTS = "/apis/storage.k8s.io/v1/volumeattachments"
 RECORDS = "/apis/cleat.io/v1alpha1/cleatvolumes"
 LONGEST = 240
 
+# A VolumeAttachment that was made. Its name is Kubernetes' own, and comes again with the same volume on the same node.
+Made = namedtuple("Made", "name uid")
+
 
 class Api:
     def __init__(self, address, token):
-        self.address, self.token = address, token
+        self.address, self.token, self.handles = address, token, {}
         self.unverified = ssl.create_default_context()
         self.unverified.check_hostname, self.unverified.verify_mode = False, ssl.CERT_NONE
 
@@ -32,17 +39,29 @@ class Api:
         query = f"watch=1&timeoutSeconds=86400&resourceVersion={now['metadata']['resourceVersion']}"
         return now["items"], self.ask("GET", f"{path}?{query}", timeout=86400)
 
-    def attach(self, name, volume, node):
-        self.ask("POST", OBJECTS, {
-            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
-            "spec": {"attacher": "cleat.io", "nodeName": node, "source": {"persistentVolumeName": volume}}}).read()
+    def handle(self, volume):
+        """The handle of a PersistentVolume."""
+        if volume not in self.handles: self.handles[volume] = self.get(f"/api/v1/persistentvolumes/{volume}")["spec"]["csi"]["volumeHandle"]
+        return self.handles[volume]
 
-    def detach(self, name):
-        self.ask("DELETE", f"{OBJECTS}/{name}").read()
+    def attach(self, volume, node):
+        # As the attach/detach controller names it (getAttachmentName): Cleat looks for that name first.
+        name = "csi-" + hashlib.sha256(f"{self.handle(volume)}{DRIVER}{node}".encode()).hexdigest()
+        made = json.load(self.ask("POST", OBJECTS, {
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttachment", "metadata": {"name": name},
+            "spec": {"attacher": DRIVER, "nodeName": node, "source": {"persistentVolumeName": volume}}}))
+        return Made(name, made["metadata"]["uid"])
+
+    def detach(self, made):
+        self.ask("DELETE", f"{OBJECTS}/{made.name}").read()
+
+    def controllers(self):
+        """The controllers' pods."""
+        return self.get(CONTROLLERS + "?labelSelector=app.kubernetes.io/component%3Dcontroller")["items"]
 
 
 class Watch:
-    """When each VolumeAttachment became attached, and when it was gone."""
+    """When each VolumeAttachment became attached, and when it was gone, by its UID."""
 
     def __init__(self, api):
         self.attached, self.gone, self.changed = {}, {}, threading.Condition()
@@ -53,16 +72,16 @@ class Watch:
         for line in self.stream:
             event, now = json.loads(line), time.monotonic()
             one = event["object"]
-            name = one["metadata"].get("name")
+            uid = one["metadata"].get("uid")
             with self.changed:
-                if event["type"] == "DELETED": self.gone[name] = now
-                elif one.get("status", {}).get("attached"): self.attached.setdefault(name, now)
+                if event["type"] == "DELETED": self.gone[uid] = now
+                elif one.get("status", {}).get("attached"): self.attached.setdefault(uid, now)
                 self.changed.notify_all()
 
-    def wait(self, which, names):
+    def wait(self, which, made):
         with self.changed:
-            if not self.changed.wait_for(lambda: all(n in which for n in names), LONGEST):
-                raise SystemExit("not in time: " + ", ".join(n for n in names if n not in which))
+            if not self.changed.wait_for(lambda: all(one.uid in which for one in made), LONGEST):
+                raise SystemExit("not in time: " + ", ".join(one.name for one in made if one.uid not in which))
 
 
 class Records:
@@ -88,5 +107,5 @@ class Records:
 
 
 def side_by_side(work, all):
-    """The first error of any of them is raised."""
-    with ThreadPoolExecutor(max(1, len(all))) as pool: list(pool.map(work, all))
+    """What came of each. The first error of any of them is raised."""
+    with ThreadPoolExecutor(max(1, len(all))) as pool: return list(pool.map(work, all))

@@ -22,8 +22,7 @@ has = {}
 def two_controllers():
     """Waits until one leads and another one is ready to: with one alone a cycle would take as long as a pod takes to start."""
     for _ in range(300):
-        pods = api.get("/api/v1/namespaces/cleat-system/pods?labelSelector=app.kubernetes.io/component%3Dcontroller")["items"]
-        ready = [pod["metadata"]["name"] for pod in pods if "deletionTimestamp" not in pod["metadata"]
+        ready = [pod["metadata"]["name"] for pod in api.controllers() if "deletionTimestamp" not in pod["metadata"]
                  and any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))]
         lease = api.get("/apis/coordination.k8s.io/v1/namespaces/cleat-system/leases/cleat-controller")
         leader = (lease["spec"].get("holderIdentity") or "").split("_")[0]
@@ -39,13 +38,13 @@ for cycle in range(cycles):
     def move(volume):
         time.sleep(chance.random() * 3)
         before, was = has.get(volume, (None, chance.choice(["node-a", "node-b"])))
-        name, node = f"cycle-{cycle}-{volume}", "node-b" if was == "node-a" else "node-a"
+        node = "node-b" if was == "node-a" else "node-a"
         if before:
             api.detach(before)
             removed.append(before)
-        api.attach(name, volume, node)
-        made.append(name)
-        has[volume] = name, node
+        now = api.attach(volume, node)
+        made.append(now)
+        has[volume] = now, node
 
     delay = chance.random() * 4
     killer = subprocess.Popen(["sh", "-c", f"sleep {delay}; {kill}"], stdout=subprocess.DEVNULL)
@@ -57,7 +56,7 @@ for cycle in range(cycles):
     took = time.monotonic() - began
     slowest = max(slowest, took)
     print(f"cycle {cycle + 1}: killed after {delay:.1f} s, all {len(volumes)} volumes attached after {took:.1f} s", flush=True)
-last = [name for name, _ in has.values()]
+last = [made for made, _ in has.values()]
 side_by_side(api.detach, last)
 watch.wait(watch.gone, last)
 for _ in range(60):

@@ -78,8 +78,22 @@ detach_error() { # VOLUME
 detach_fails() { [[ $(detach_error "$1") == *"$2"* ]]; } # VOLUME WORDS
 going() { [ -n "$(kubectl get volumeattachment -o jsonpath="{.items[?(@.spec.source.persistentVolumeName==\"$1\")].metadata.deletionTimestamp}")" ]; } # VOLUME
 
-trial() { # [NAME [NUMBER]]: without a name all of them
-    local name names=("${trial_names[@]}") began
+# What a trial that has failed may have left: faults, networks that are down, machines that stand still, an API server that is away or
+# slow, cordons, pods. Not all of it can be put right, so of several that failed the first one counts most.
+put_right() {
+    local node
+    (rds_faults DELETE)
+    for node in node-a node-b; do links "$node" up; (machine "$node" cont); done
+    if [ -e "$cluster/started/slow" ]; then (behind_slow_etcd 0 && kill -- "-$(cat "$cluster/started/slow")" && rm "$cluster/started/slow"); fi
+    ready || (api_server && until_true 120 'the API server' ready)
+    kubectl uncordon node-a node-b
+    kubectl delete deployments,pods --all --timeout=120s; kubectl delete pvc --all --timeout=120s
+    (until_true 180 'detaches' nothing_attached; until_true 240 'two controllers' both_ready)
+}
+
+# Without a name all of them: those that have failed are named in the end.
+trial() { # [NAME [NUMBER]]
+    local name names=("${trial_names[@]}") began failed=()
     if [ -n "${1:-}" ]; then
         [[ " ${trial_names[*]} " == *" $1 "* ]] || die "no trial is called '$1'; the trials: ${trial_names[*]}"
         names=("$1")
@@ -87,7 +101,14 @@ trial() { # [NAME [NUMBER]]: without a name all of them
     for name in "${names[@]}"; do
         began=$SECONDS
         say "trial $name"
-        "trial_${name//-/_}" "${@:2}"
-        say "trial $name: as it should be ($((SECONDS - began)) s)"
+        # A shell of its own: a condition would take its `set -e` away, and what ends it is to end nothing else.
+        set +e; (set -e; "trial_${name//-/_}" "${@:2}"); local ended=$?; set -e
+        if [ "$ended" = 0 ]; then
+            say "trial $name: as it should be ($((SECONDS - began)) s)"
+        else
+            failed+=("$name"); say "trial $name: FAILED ($((SECONDS - began)) s)"
+            if [ ${#names[@]} -gt 1 ]; then put_right >&2 || true; fi
+        fi
     done
+    [ ${#failed[@]} = 0 ] || die "failed: ${failed[*]}"
 }

@@ -11,15 +11,15 @@ use crate::leadership::Leadership;
 /// The CSI Identity service.
 pub struct CsiIdentity {
     name: String,
-    readiness: Readiness,
+    conditions: [Readiness; 2],
     leadership: Leadership,
 }
 
 impl CsiIdentity {
-    /// The service, under the driver's name. Ready is a leader of which `readiness` says so.
+    /// The service, under the driver's name. Ready is a leader for which all conditions hold.
     #[must_use]
-    pub fn new(name: String, readiness: Readiness, leadership: Leadership) -> Self {
-        Self { name, readiness, leadership }
+    pub fn new(name: String, conditions: [Readiness; 2], leadership: Leadership) -> Self {
+        Self { name, conditions, leadership }
     }
 }
 
@@ -50,7 +50,7 @@ impl Identity for CsiIdentity {
 
     /// Not an error while not ready: the sidecars wait on it, and an error would have them give up.
     async fn probe(&self, _: Request<csi::ProbeRequest>) -> Result<Response<csi::ProbeResponse>, Status> {
-        let ready = self.leadership.serves() && self.readiness.missing().is_empty();
+        let ready = self.leadership.serves() && self.conditions.iter().all(|all| all.missing().is_empty());
         Ok(Response::new(csi::ProbeResponse { ready: Some(ready) }))
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::time::UNIX_EPOCH;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tonic::Code;
 
@@ -138,6 +139,42 @@ async fn a_right_that_is_denied_or_unknown_names_user_verb_and_resource() {
         assert_eq!(refused.code(), code, "{refused:?}");
         assert!(words.iter().all(|word| refused.message().contains(word)), "{refused:?}");
     }
+}
+
+#[tokio::test]
+async fn what_becomes_of_tokens_and_of_rights_is_counted() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _counting = ::metrics::set_default_local_recorder(&recorder);
+    let counted = |series: &str| {
+        let text = recorder.handle().render();
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |value| value.trim().parse::<u64>().unwrap())
+    };
+    let reviews =
+        |result: &str| counted(&format!("cleat_controller_token_reviews_total{{result=\"{result}\"}}"));
+    let unanswered = ApiError::Unanswered("it took too long".into());
+    let refused = Reviewed::Refused("revoked".into());
+    for says in [Ok(user(ACCOUNT, &["node-a"])), Ok(refused.clone()), Err(unanswered)] {
+        let (trust, _) = trust(says);
+        // What came of it is counted, and that is what is looked at.
+        let _ = trust.agent(Some(&token(600)), here()).await;
+        let _ = trust.operator("opaque", here()).await;
+    }
+    assert_eq!(["accepted", "refused", "unanswered", "limited"].map(reviews), [2, 2, 2, 0]);
+    let (flooded, _) = trust(Ok(refused));
+    for number in 0..40 {
+        let _ = flooded.operator(&number.to_string(), here()).await;
+    }
+    assert!(reviews("limited") > 0 && reviews("refused") > 2, "{}", recorder.handle().render());
+
+    let alice = ClusterUser { name: "alice".into(), ..ClusterUser::default() };
+    let right = Right { verb: "list", resource: "cleatnodes", name: None };
+    for says in [Ok(Ok(())), Ok(Err("by RBAC".into())), Err(ApiError::Unanswered("slow".into()))] {
+        let saying = Saying { token: Ok(user("alice", &[])), right: says, asked: Arc::default() };
+        let trust = ClusterTrust::new(Box::new(saying), "cleat-system", "cleat-agent", "cleat.io");
+        let _ = trust.may(&alice, &right).await;
+    }
+    assert_eq!(counted("cleat_controller_operators_denied_total"), 1);
 }
 
 /// A cluster that says nothing of one user's rights.

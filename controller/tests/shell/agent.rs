@@ -314,6 +314,11 @@ impl Agent {
         .await;
     }
 
+    /// Whether its session is up still.
+    pub fn stands(&self) -> bool {
+        self.welcome.borrow().is_some() && !self.ended.is_finished()
+    }
+
     /// The stream's end, and why.
     pub async fn ended(self) -> Status {
         tokio::time::timeout(Duration::from_secs(20), self.end()).await.expect("it ends")

@@ -5,12 +5,8 @@ use std::time::{Duration, Instant};
 
 use cleat_api_server::Cluster;
 use cleat_controller::app::AppError;
-use cleat_controller::clock::Clock;
 use cleat_controller::engine::EngineError;
-use cleat_controller::maintenance::migrate;
-use cleat_controller::stored::{ClusterSettings, Stored};
 use cleat_proto::csi::v1;
-use cleat_runtime::Context;
 use tonic::Code;
 
 use crate::agent::Host;
@@ -111,17 +107,42 @@ async fn after_its_leader_was_killed_a_standby_knows_what_was_granted() {
     assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
 }
 
+/// What handing over may take where the RDS is quiet. That is measured; a test fails at twice that, which is less than what
+/// connections are given that do not close.
+const HANDS_OVER: Duration = Duration::from_secs(1);
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs an API server: hack/test --full --only api-server"]
+#[allow(clippy::print_stdout)] // what was measured is for whoever runs it
 async fn a_leader_that_is_told_to_stop_hands_over_without_waiting_for_its_lease() {
     let cluster = Cluster::own();
     let (mut first, second) = two(&cluster).await;
+    let host = Host::new("node-a", 1);
+    let agent = first.agent(&host).await;
+    let csi = first.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    cluster.wants("pvc-1", "node-a", false);
+    let granted = published(&csi, "pvc-1", "node-a").await;
+    // It knows who leads, so it need not wait for the Lease's time.
+    eventually_refused(&second.csi().await).await;
+    let told = Instant::now();
     first.stop().await.unwrap();
-    let lease = |path: &str| cluster.kubectl(&["get", "lease", "cleat", "-o", &format!("jsonpath={path}")]);
-    let left = lease("{.spec.holderIdentity}");
-    assert!(!left.starts_with("one_"), "{left}");
+    let stopped = told.elapsed();
     leads(&second).await;
-    assert!(lease("{.spec.holderIdentity}").starts_with("two_"));
+    let led = told.elapsed();
+    println!(
+        "with an agent and a sidecar: stopped after {} ms, the other leads after {} ms; goal {} ms {}",
+        stopped.as_millis(),
+        led.as_millis(),
+        HANDS_OVER.as_millis(),
+        if led <= HANDS_OVER { "reached" } else { "missed" },
+    );
+    assert!(led <= 2 * HANDS_OVER, "stopped after {stopped:?}, the other leads after {led:?}");
+    assert_eq!(agent.ended().await.code(), Code::Unavailable);
+    let holder = cluster.kubectl(&["get", "lease", "cleat", "-o", "jsonpath={.spec.holderIdentity}"]);
+    assert!(holder.starts_with("two_"), "{holder}");
+    let _agent = second.agent(&host).await;
+    assert_eq!(published(&second.csi().await, "pvc-1", "node-a").await, granted, "it goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -350,80 +371,6 @@ async fn with_all_records_lost_who_is_to_have_a_volume_keeps_others_out() {
     cluster.wants_no_more("pvc-1", "node-a");
     csi.unpublish("pvc-1", "node-a").await.unwrap();
     published(&csi, "pvc-1", "node-b").await;
-}
-
-fn as_who_moves(cluster: &Cluster) -> ClusterSettings {
-    ClusterSettings {
-        kubeconfig: Some(cluster.kubeconfig()),
-        api_timeout: Duration::from_secs(2),
-        namespace: "default".into(),
-        lease: "cleat".into(),
-        lease_duration: LEASE,
-        identity: "who-moves".into(),
-        driver: "cleat.io".into(),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
-async fn records_of_a_file_are_moved_to_a_cluster_whole() {
-    let cluster = Cluster::own();
-    let mut world = World::started().await;
-    let (host, other) = (Host::new("node-a", 1), Host::new("node-b", 2));
-    let agent = world.agent(&host).await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
-    let granted = published(&csi, "pvc-1", "node-a").await;
-    world.stop().await.unwrap();
-    drop(agent.ended().await);
-
-    let (file, here) = (world.store(), Context::default());
-    migrate(&file, as_who_moves(&cluster), PATIENCE, &here).await.unwrap();
-    let again = Stored::in_file(file, Clock::start()).await.map(drop).unwrap_err();
-    let again = cleat_runtime::exit::Causes(&again).to_string();
-    assert!(again.contains("its records were moved to a cluster"), "no controller begins with it: {again}");
-    world.join(&cluster.kubeconfig(), "cleat", "one").await;
-    leads(&world).await;
-    let (_agent, _other) = (world.agent(&host).await, world.agent(&other).await);
-    let csi = world.csi().await;
-    cluster.wants("pvc-1", "node-a", false);
-    cluster.wants("pvc-1", "node-b", false);
-    assert_eq!(published(&csi, "pvc-1", "node-a").await, granted, "nothing is granted twice");
-    let refused = csi.publish("pvc-1", "node-b", RWO).await.unwrap_err();
-    assert!(refused.message().contains("attached to node node-a"), "{refused:?}");
-    cluster.wants_no_more("pvc-1", "node-a");
-    csi.unpublish("pvc-1", "node-a").await.unwrap();
-    let next = published(&csi, "pvc-1", "node-b").await;
-    assert!(next.0 > granted.0, "a later term: {next:?} {granted:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs an API server: hack/test --full --only api-server"]
-async fn a_cluster_with_a_leader_or_other_records_takes_none_of_a_file() {
-    let cluster = Cluster::own();
-    let mut world = World::started().await;
-    let csi = world.csi().await;
-    csi.create("pvc-1").await.unwrap();
-    let agent = world.agent(&Host::new("node-a", 1)).await;
-    published(&csi, "pvc-1", "node-a").await;
-    world.stop().await.unwrap();
-    drop(agent.ended().await);
-    let mut leader = one(&cluster).await;
-    let there = leader.agent(&Host::new("node-z", 9)).await;
-    let csi = leader.csi().await;
-    csi.create("pvc-9").await.unwrap();
-    cluster.wants("pvc-9", "node-z", false);
-    published(&csi, "pvc-9", "node-z").await;
-
-    let (file, here) = (world.store(), Context::default());
-    let refused =
-        migrate(&file, as_who_moves(&cluster), Duration::from_secs(1), &here).await.unwrap_err().to_string();
-    assert!(refused.contains("one_") && refused.contains("leads"), "{refused}");
-    leader.stop().await.unwrap();
-    drop(there.ended().await);
-    let refused = migrate(&file, as_who_moves(&cluster), PATIENCE, &here).await.unwrap_err().to_string();
-    assert!(refused.contains("says something else"), "{refused}");
-    world.start().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,6 +32,9 @@ const NODES: usize = 100;
 const LEASE: Duration = Duration::from_secs(15);
 /// For what has no number to it: a machine that does nothing else needs a part of this.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// What it is to take in a release build, on a machine that does nothing else. That is measured, and said: how fast a machine is
+/// fails no test.
+const GOAL: Duration = Duration::from_secs(10);
 /// Volumes in one answer.
 const PAGE: i32 = 1000;
 
@@ -227,6 +230,8 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
         leads.as_millis(),
         if cfg!(debug_assertions) { "debug build" } else { "release build" },
     );
+    let reached = if standby + leads <= GOAL { "reached" } else { "missed" };
+    println!("goal {} s: {reached}", GOAL.as_secs());
 
     // Where the time went.
     for line in process.said().lines().filter(|line| line.contains("cleat_controller::stored")) {

@@ -367,7 +367,7 @@ async fn certificates_and_their_ca_are_replaced_while_everybody_connects() {
     let token = identities.token(namespace, AGENT, "node-a", AUDIENCE);
     let first = published(cluster, namespace);
     let host = Host::new("node-a", 1);
-    let _held = agent(&world, &first, &host, Some(&token)).await.up().await;
+    let held = agent(&world, &first, &host, Some(&token)).await.up().await;
     let (begun, mut seen, mut connected) = (Instant::now(), vec![first.clone()], 0);
     while begun.elapsed() < Duration::from_secs(40) {
         let now = published(cluster, namespace);
@@ -381,6 +381,13 @@ async fn certificates_and_their_ca_are_replaced_while_everybody_connects() {
     }
     assert!(seen.len() >= 3 && connected > 20, "{} CAs, {connected} connects", seen.len());
     assert!(!seen.last().unwrap().contains(first.trim()), "the first one is gone");
+    // Made under it, and in use all the same.
+    assert!(held.stands());
+    assert_eq!(world_node(&world, identities, namespace, "node-a").await, "connected");
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    csi.publish("pvc-1", "node-a", crate::world::RWO).await.unwrap();
+    assert!(host.holds("pvc-1"));
 }
 
 #[tokio::test]

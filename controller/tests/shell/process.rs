@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use rds_sim::AclMode;
 use rds_sim::faults::{Action, Fault};
 use rds_sim::testing::{Sim, start_with};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
 use crate::agent::{Agent, Host, OnAttach};
@@ -158,6 +159,32 @@ async fn sigterm_ends_it_cleanly_and_a_killed_one_is_followed_by_a_higher_term()
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(began.elapsed() < Duration::from_secs(10));
     assert!(!dir.path().join("csi.sock").exists());
+}
+
+/// What an address answers to a GET of that path over plain HTTP.
+async fn got(address: SocketAddr, path: &str) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn with_the_rds_away_at_the_start_agents_are_served_and_csi_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("password"), "secret").unwrap();
+    let words = [&NOBODY[..], &["--metrics-listen=127.0.0.1:0"]].concat();
+    let process = started(dir.path(), &words).await;
+    let agent = process.agent(&Host::new("node-a", 1)).await;
+    let address: SocketAddr = process.field("addr").parse().unwrap();
+    let ready = async || got(address, "/readyz").await.starts_with("HTTP/1.1 200");
+    eventually("ready for agents and operators", ready).await;
+    let asked = async || process.said().matches("RDS not reached yet").count() > 1;
+    eventually("the RDS was asked again", asked).await;
+    assert!(!probe(&dir.path().join("csi.sock")).await, "sidecars wait");
+    assert!(agent.stands() && ready().await, "{}", process.said());
 }
 
 /// The hosts that the target itself lets in to its only volume.

@@ -180,10 +180,15 @@ impl World {
 
     /// As one of several replicas, which asks for the Lease of that name.
     pub async fn join(&mut self, kubeconfig: &Path, lease: &str, replica: &str) {
+        self.join_in(kubeconfig, "default", lease, replica).await;
+    }
+
+    /// The same, with the Lease in that namespace.
+    pub async fn join_in(&mut self, kubeconfig: &Path, namespace: &str, lease: &str, replica: &str) {
         let cluster = ClusterSettings {
             kubeconfig: Some(kubeconfig.to_owned()),
             api_timeout: Duration::from_secs(2),
-            namespace: "default".into(),
+            namespace: namespace.into(),
             lease: lease.into(),
             lease_duration: LEASE,
             identity: format!("{replica}_{}", uuid::Uuid::new_v4()),

@@ -23,6 +23,9 @@ pub const DRIVER: &str = "cleat.io";
 pub use fill::at_once;
 pub use identities::Identities;
 
+/// What deploy/ deploys, as plain manifests.
+pub const MANIFESTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/manifests/cleat.yaml");
+
 /// Long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -160,6 +163,15 @@ impl Cluster {
     #[must_use]
     pub fn identities(&self) -> Identities {
         Identities::new(self.folder.path(), &self.kubectl, &self.at)
+    }
+
+    /// What deploy/ deploys is in it from now on, and runs nowhere. Gives a kubeconfig of the controller's account: with the
+    /// rights that are deployed, and no others.
+    #[must_use]
+    pub fn deployed(&self) -> PathBuf {
+        self.kubectl(&["apply", "--server-side", "--validate=strict", "-f", MANIFESTS]);
+        let identities = self.identities();
+        identities.with_token(&identities.account_token("cleat-system", "cleat-controller"))
     }
 
     fn complaints(&self) -> String {

@@ -66,8 +66,15 @@ trial_slow_etcd() { # [MS]
     until_true 240 'two controllers' both_ready
 }
 
-rds_faults() { # METHOD [BODY]
-    inside curl -sf -X "$1" -H 'Content-Type: application/json' ${2:+-d "$2"} http://10.77.3.1:8081/faults >/dev/null || die "the RDS does not take the fault"
+rds_control() { # METHOD WHAT [BODY]: what the simulated RDS is asked by tests
+    inside curl -sf -X "$1" -H 'Content-Type: application/json' ${3:+-d "$3"} "http://10.77.3.1:8081/$2" || die "the RDS does not take $1 $2"
+}
+rds_faults() { rds_control "$1" faults "${2:-}" >/dev/null; } # METHOD [BODY]
+# How many changes the RDS was asked for from that address. The RDS sees the addresses of pods: nothing masquerades them.
+changes_by() { # ADDRESS
+    rds_control GET requests | python3 -c 'import json, sys
+asked = json.load(sys.stdin)["by_source"].get(sys.argv[1], {})
+print(sum(number for what, number in asked.items() if not what.startswith("GET ")))' "$1"
 }
 
 # The first call for a detach runs into its time limit, and the controller-manager is killed before the next: it believes that the

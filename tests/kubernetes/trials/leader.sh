@@ -19,19 +19,23 @@ K
     until_true 240 'two controllers' both_ready
 }
 
-# Its sidecars run on and go on calling; another leads meanwhile. Let go, it does nothing more, and ends by itself: the kubelet
-# is kept from ending it before.
+# Its sidecars run on and go on calling; another leads meanwhile. Let go, it asks the RDS for nothing more that changes anything, and
+# ends by itself: the kubelet is kept from ending it before.
 trial_frozen_leader() {
-    local before node times said
+    local before node times said address changes
     kubectl -n cleat-system patch deployment cleat-controller --type=json \
         -p '[{"op":"replace","path":"/spec/template/spec/containers/0/livenessProbe/failureThreshold","value":60}]' >&2
     kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2
     until_true 60 'a leader' some_leader
+    rds_control DELETE requests # it tells no more than 64 addresses apart, and each pod has another one
     writing
     before=$(leader) node=$(node_of "$(leader)") times=$(restarts "$(leader)")
     say "freezing the leader, $before"
     on_node "$node" "ctr -n k8s.io tasks pause $(controller_of "$before") && echo PAUSED" | grep -q PAUSED || die "$before was not paused"
+    address=$(kubectl -n cleat-system get pod "$before" -o jsonpath='{.status.podIP}')
     until_true 60 'another leader' another_leads "$before"
+    changes=$(changes_by "$address")
+    [ "$changes" -gt 0 ] || die "the RDS does not see that $before ($address) has attached a volume, and so not what it does later"
     # Work for the new one, which the frozen one's sidecars hear of as well.
     kubectl delete pod writes --timeout=120s >&2
     until_true 120 'a detach by the new leader' nothing_attached
@@ -45,6 +49,7 @@ trial_frozen_leader() {
     said=$(kubectl -n cleat-system logs "$before" -c controller --previous --tail=20); tail -n 5 <<<"$said" >&2
     [[ $said =~ Lease\ (was\ (lost|not\ renewed)|is\ another) ]] || die "$before does not say that it lost the Lease"
     another_leads "$before" || die "$before leads again"
+    [ "$(changes_by "$address")" = "$changes" ] || die "$before has asked the RDS for changes after it was let go"
     goes_on 60; nobody_fenced 'a leader was frozen'; no_pod
     kubectl -n cleat-system rollout undo deployment/cleat-controller >&2
     kubectl -n cleat-system rollout status deployment/cleat-controller --timeout=400s >&2

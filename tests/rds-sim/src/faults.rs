@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -20,6 +21,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::Service;
+
+/// So many addresses are told apart, and so many requests of each; what is beyond is counted together.
+const TOLD_APART: usize = 64;
+/// Under this name.
+const OTHERS: &str = "others";
 
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -103,6 +109,9 @@ impl Fault {
 pub struct Requests {
     /// How often, by method and path with ids as `*` and no query (`GET /rest/disk/*`).
     pub by_path: BTreeMap<String, u64>,
+    /// The same for each address that asked.
+    #[serde(default)]
+    pub by_source: BTreeMap<String, BTreeMap<String, u64>>,
     /// The most that were under way at once.
     pub max_in_flight: u64,
 }
@@ -163,15 +172,24 @@ impl Faults {
         Some(action)
     }
 
-    fn count(self: &Arc<Self>, method: &Method, path: &str) -> InFlight {
+    fn count(self: &Arc<Self>, from: IpAddr, method: &Method, path: &str) -> InFlight {
         let plain: Vec<&str> =
             path.split('/').map(|part| if part.starts_with('*') { "*" } else { part }).collect();
+        let asked = format!("{method} {}", plain.join("/"));
         let mut requests = lock(&self.requests);
-        *requests.0.by_path.entry(format!("{method} {}", plain.join("/"))).or_default() += 1;
+        let Requests { by_path, by_source, .. } = &mut requests.0;
+        *by_path.entry(asked.clone()).or_default() += 1;
+        let of_source = told_apart(by_source, from.to_string());
+        *told_apart(of_source, asked) += 1;
         requests.1 += 1;
         requests.0.max_in_flight = requests.0.max_in_flight.max(requests.1);
         InFlight(Arc::clone(self))
     }
+}
+
+fn told_apart<V: Default>(kept: &mut BTreeMap<String, V>, name: String) -> &mut V {
+    let is_told = kept.len() < TOLD_APART || kept.contains_key(&name);
+    kept.entry(if is_told { name } else { OTHERS.to_owned() }).or_default()
 }
 
 fn in_force((fault, began): &(Fault, Instant)) -> bool {
@@ -202,12 +220,13 @@ pub struct Dropped;
 pub struct FaultGate {
     router: Router,
     faults: Arc<Faults>,
+    from: IpAddr,
 }
 
 impl FaultGate {
-    /// The router behind the faults.
-    pub fn new(router: Router, faults: Arc<Faults>) -> Self {
-        Self { router, faults }
+    /// The router behind the faults, for a connection from that address.
+    pub fn new(router: Router, faults: Arc<Faults>, from: IpAddr) -> Self {
+        Self { router, faults, from }
     }
 }
 
@@ -226,7 +245,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        let in_flight = self.faults.count(request.method(), &path);
+        let in_flight = self.faults.count(self.from, request.method(), &path);
         let action = self.faults.take(request.method(), &path);
         let mut cleared = self.faults.generation.subscribe();
         let mut router = self.router.clone();
@@ -280,4 +299,24 @@ fn failed(status: u16, body: &Value) -> Response<Body> {
     let json = header::HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_requests_beyond_a_number_are_counted_together() {
+        let faults = Arc::new(Faults::default());
+        for number in 0..=255 {
+            drop(faults.count([10, 0, 0, number].into(), &Method::GET, "/rest/disk"));
+            drop(faults.count([10, 0, 0, 0].into(), &Method::PATCH, &format!("/rest/disk/x{number}")));
+        }
+        let by_source = faults.requests().by_source;
+        assert_eq!(by_source.len(), TOLD_APART + 1);
+        assert_eq!(by_source["10.0.0.1"], BTreeMap::from([("GET /rest/disk".to_owned(), 1)]));
+        assert_eq!(by_source[OTHERS]["GET /rest/disk"], 256 - TOLD_APART as u64);
+        assert_eq!(by_source["10.0.0.0"].len(), TOLD_APART + 1);
+        assert_eq!(by_source["10.0.0.0"].values().sum::<u64>(), 257);
+    }
 }

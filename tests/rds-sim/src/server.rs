@@ -4,8 +4,10 @@
 //! are bound by the caller, so that nothing is half started when an address is taken; a request that hangs by a
 //! fault does not hold the shutdown longer than [`GRACE`].
 
+use std::convert::Infallible;
+use std::future::ready;
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use axum_server::Handle;
 use axum_server::tls_rustls::RustlsConfig;
 use rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
-use tower::make::Shared;
+use tower::service_fn;
 
 use crate::control;
 use crate::faults::{FaultGate, Faults};
@@ -33,9 +35,12 @@ pub async fn serve_rest(
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let gate = FaultGate::new(rest::router(rds, credentials), faults);
+    let router = rest::router(rds, credentials);
+    let gate = service_fn(move |from: SocketAddr| {
+        ready(Ok::<_, Infallible>(FaultGate::new(router.clone(), Arc::clone(&faults), from.ip())))
+    });
     let server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(Arc::new(tls)))?;
-    server.handle(ended_by(shutdown)).serve(Shared::new(gate)).await
+    server.handle(ended_by(shutdown)).serve(gate).await
 }
 
 /// Serves the test control.

@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rds_sim::faults::{Action, Fault};
@@ -42,8 +43,12 @@ async fn faults_fail_slow_drop_hang_and_lose_replies_and_requests_are_counted() 
 
     assert_eq!((sim.count("GET /rest/disk"), sim.count("PUT /rest/disk")), (2, 2));
     assert_eq!((sim.count("GET /rest/disk/*"), sim.count("PATCH /rest/disk/*")), (1, 1));
+    // All of it by this test's own address.
+    let requests = sim.requests();
+    assert_eq!(requests.by_source, BTreeMap::from([("127.0.0.1".to_owned(), requests.by_path)]));
     sim.faults.reset_requests();
     assert_eq!(sim.count("GET /rest/disk"), 0);
+    assert!(sim.requests().by_source.is_empty());
 }
 
 #[tokio::test]
