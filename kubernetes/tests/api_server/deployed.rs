@@ -67,7 +67,7 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     let lines = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let _logging = tracing::subscriber::set_default(lines);
     // Twice: an upgrade is the same once more.
-    cluster.deployed();
+    let _ = cluster.deployed();
     let server = connect(&cluster.deployed(), Duration::from_secs(20)).await;
     assert_eq!(in_use(&server, DRIVER).await, Ok(Vec::new()), "no controller has led yet");
     definitions::install(&server).await.unwrap();

@@ -55,7 +55,7 @@ pub async fn serve_control(
     axum_server::from_tcp(listener)?.handle(ended_by(shutdown)).serve(router.into_make_service()).await
 }
 
-fn ended_by(shutdown: CancellationToken) -> Handle<std::net::SocketAddr> {
+fn ended_by(shutdown: CancellationToken) -> Handle<SocketAddr> {
     let handle = Handle::new();
     let ended = handle.clone();
     tokio::spawn(async move {

@@ -20,7 +20,7 @@ fn start_at(target: TargetAbilities, volumes: Vec<VolumeRecord>) -> Harness {
 fn listed(mut b: Harness) -> Harness {
     let (hosts, problem) = (Vec::new(), None);
     let exported = !b.core.volumes.get(&v()).is_some_and(|record| record.hidden);
-    let list = ListedVolume { volume: v(), hosts, exported, keeps_list: false, problem };
+    let list = ListedVolume { volume: v(), hosts, exported, keeps_list: false, problem, at_rest: false };
     b.event(Event::RdsListed { volumes: vec![list], whole: true });
     b.pass(b.config.drain_bound_ms);
     b.up("bb", "1", vec![]);
