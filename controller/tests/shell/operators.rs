@@ -72,8 +72,8 @@ async fn a_watcher_that_fell_behind_is_sent_everything_again() {
     csi.publish("pvc-1", "node-a", RWO).await.unwrap();
     let mut events = world.operator().await.watch(proto::WatchRequest {}).await.unwrap().into_inner();
     while next(&mut events).await != Kind::Synced(true) {}
-    // More than what is held for a watcher that does not read.
-    for _ in 0..1500 {
+    // More than what is held for a watcher that does not read, and than what fits into its connection (2 MiB).
+    for _ in 0..6000 {
         agent.delta("pvc-1", Phase::Degraded, 1).await;
         agent.delta("pvc-1", Phase::Ready, 2).await;
     }
