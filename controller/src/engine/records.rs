@@ -636,7 +636,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nodes_record_with_a_field_that_is_not_known_counts_and_is_not_written() {
+    fn a_nodes_record_with_an_unknown_field_counts_and_is_not_written() {
         let a = NodeId::new("a").unwrap();
         let read_node = |change: &dyn Fn(&mut Value)| {
             let mut value = serde_json::to_value(host("a", 1)).unwrap();

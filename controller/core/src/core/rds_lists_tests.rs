@@ -595,7 +595,7 @@ fn asked(b: &Harness) -> Vec<&RdsRequest> {
 }
 
 #[test]
-fn a_host_that_a_late_request_lets_in_is_fenced_and_who_has_it_is_let_in_again() {
+fn a_host_let_in_by_a_late_request_is_fenced_and_the_holder_comes_back() {
     let mut b = moved_to_bb();
     b.list(at_rest(&["a"], true));
     let requests = asked(&b);
@@ -626,7 +626,7 @@ fn a_host_that_a_late_request_lets_in_is_fenced_and_who_has_it_is_let_in_again()
 }
 
 #[test]
-fn a_list_that_says_what_the_record_says_or_was_not_read_at_rest_changes_nothing() {
+fn a_list_as_the_record_is_or_not_read_at_rest_changes_nothing() {
     let mut b = moved_to_bb();
     let before = b.core.clone();
     b.list(at_rest(&["bb"], true));
