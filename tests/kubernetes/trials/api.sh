@@ -35,6 +35,43 @@ trial_api_away() { # [SECONDS]
     writing; goes_on 60; no_pod
 }
 
+control_plane_ends() {
+    local name id
+    for name in controller-manager apiserver etcd; do
+        id=$(cat "$cluster/started/$name")
+        [ "$(readlink "/proc/$id/cwd")" = "$cluster" ] || die "$name is not where it was started"
+        kill -9 -- "-$id"
+    done
+    until_true 20 'the API server not' api_gone
+}
+control_plane_again() {
+    etcd_server; api_server
+    until_true 120 'the API server' ready
+    controller_manager
+    until_true 180 'a leader that writes' leads_now
+}
+other_write() { local now; now=$(last_write "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # NODE NUMBER
+
+# etcd is set back to before the pod went to another node, as by a restore of an older snapshot: the API says that the first node has
+# the volume, and the other one writes to it. The first is let in once the other is proven off. Kubelets begin again, as Kubernetes asks
+# for after a restore.
+trial_etcd_set_back() {
+    local from volume file at_proof first was older=$cluster/api/etcd-older
+    kubectl cordon node-b >&2; demo_writes; kubectl uncordon node-b >&2
+    first=$from
+    control_plane_ends; cp -a "$cluster/api/etcd" "$older"; control_plane_again
+    kubectl cordon "$first" >&2; kubectl delete pod -l app=demo --timeout=120s >&2
+    until_true 300 'the pod elsewhere' runs_on_another "$first"
+    from=$(demo_pod); until_true 120 "a write on $from" has_written "$from"
+    was=$(last_write "$first")
+    control_plane_ends; rm -r "$cluster/api/etcd"; mv "$older" "$cluster/api/etcd"
+    say "etcd is set back: it says that $first has the volume, and $from writes to it"
+    control_plane_again; kubelet_again node-a; kubelet_again node-b
+    until_true 600 "a write on $first" other_write "$first" "$was"
+    at_proof=$(last_write "$from")
+    came_back
+}
+
 behind_slow_etcd() { # MS: the API server again, with an etcd that takes so long for each call; 0: as before
     local id; id=$(cat "$cluster/started/apiserver")
     [ "$(readlink "/proc/$id/cwd")" = "$cluster" ] || die 'the API server is not where it was started'
