@@ -178,7 +178,7 @@ impl Records {
     fn add(&mut self, StoredRecord { key, version, mut value }: StoredRecord) -> Result<(), RecordError> {
         let unreadable = |source| RecordError::Unreadable { key: key.clone(), source };
         if key.kind == RecordKind::Node {
-            let record: NodeRecord = serde_json::from_value(value.clone()).map_err(unreadable)?;
+            let record = NodeRecord::deserialize(&value).map_err(unreadable)?;
             if record.node.as_str() != key.name {
                 return Err(RecordError::MisplacedNode { key, node: record.node });
             }
@@ -192,9 +192,8 @@ impl Records {
         let Ok(volume) = VolumeId::new(&key.name) else {
             return Err(RecordError::Unknown { key });
         };
-        let Written { record, unsettled } = serde_json::from_value(value.clone()).map_err(unreadable)?;
-        let read =
-            record.clone().map(serde_json::from_value::<VolumeRecord>).transpose().map_err(unreadable)?;
+        let Written { record, unsettled } = Written::deserialize(&value).map_err(unreadable)?;
+        let read = record.as_ref().map(VolumeRecord::deserialize).transpose().map_err(unreadable)?;
         if let Some(other) = read.as_ref().map(|read| &read.spec.id).filter(|id| **id != volume) {
             return Err(RecordError::Misplaced { key, volume: other.clone() });
         }
@@ -270,8 +269,7 @@ impl Deciding {
     /// Grants that are in it, and not in the record that is stored.
     pub(super) fn new_grants(&self, book: &Book) -> Vec<(NodeId, Epoch)> {
         let of = |record: Option<&Value>| -> Vec<(NodeId, Epoch)> {
-            let record =
-                record.and_then(|record| serde_json::from_value::<VolumeRecord>(record.clone()).ok());
+            let record = record.and_then(|record| VolumeRecord::deserialize(record).ok());
             let attachments = record.into_iter().flat_map(|record| record.attachments);
             attachments.map(|attachment| (attachment.node, attachment.epoch)).collect()
         };

@@ -13,6 +13,7 @@ use std::time::Duration;
 use cleat_core::VolumeRecord;
 use cleat_kubernetes::api::ApiError;
 use cleat_kubernetes::records::{ClusterRecords, Kind};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -22,6 +23,9 @@ use super::left_out;
 
 /// Between two tries of one status, at first and at most.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Before what was found is compared: a start has more urgent things to do, and there may be 10,000.
+const BEFORE_FOUND: Duration = Duration::from_secs(10);
 
 /// Where statuses go.
 #[tonic::async_trait]
@@ -116,16 +120,23 @@ impl Statuses {
 
     /// The record of that version is durable.
     pub(super) fn recorded(&self, volume: &str, version: u64, value: &Map<String, Value>) {
-        self.add(volume, version, value, None);
+        self.add(volume, version, value, None, Duration::ZERO);
     }
 
     /// A leader before has left it, with what people read of it.
     pub(super) fn found(&self, volume: &str, version: u64, value: &Map<String, Value>, said: Option<Value>) {
-        self.add(volume, version, value, Some(said.unwrap_or_default()));
+        self.add(volume, version, value, Some(said.unwrap_or_default()), BEFORE_FOUND);
     }
 
-    fn add(&self, volume: &str, version: u64, value: &Map<String, Value>, said: Option<Value>) {
-        let (value, due, pause) = (value.clone(), Instant::now(), PAUSES.0);
+    fn add(
+        &self,
+        volume: &str,
+        version: u64,
+        value: &Map<String, Value>,
+        said: Option<Value>,
+        before: Duration,
+    ) {
+        let (value, due, pause) = (value.clone(), Instant::now() + before, PAUSES.0);
         self.waiting.lock().insert(volume.to_owned(), Recorded { version, value, said, due, pause });
         self.waiting.more.notify_one();
     }
@@ -184,7 +195,7 @@ fn status(value: &Map<String, Value>) -> Option<Value> {
         None | Some(Value::Null) => return Some(json!({"nodes": "", "evidence": ""})),
         Some(stored) => stored,
     };
-    let record: VolumeRecord = serde_json::from_value(stored.clone()).ok()?;
+    let record = VolumeRecord::deserialize(stored).ok()?;
     if left_out(stored, &serde_json::to_value(&record).ok()?).is_some() {
         return None;
     }
