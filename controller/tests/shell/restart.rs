@@ -119,6 +119,47 @@ async fn a_damaged_store_is_refused_with_the_file_named() {
     assert!(text.contains(&world.store().display().to_string()), "{text}");
 }
 
+/// A number that the store has for a question, once nobody else has it open.
+async fn asked(world: &World, question: &str) -> i64 {
+    let ask = || rusqlite::Connection::open(world.store())?.query_row(question, [], |row| row.get(0));
+    let asking = async {
+        loop {
+            match ask() {
+                Ok(number) => break number,
+                Err(error) => assert!(error.to_string().contains("locked"), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), asking).await.expect("it is unlocked")
+}
+
+#[tokio::test]
+async fn a_field_of_a_later_version_stays_in_the_file_and_stops_one_volume() {
+    let (mut world, csi, [(host, agent)]) = World::with_nodes(["node-a"]).await;
+    for volume in ["pvc-1", "pvc-2"] {
+        csi.create(volume).await.unwrap();
+        csi.publish(volume, "node-a", RWO).await.unwrap();
+    }
+    world.stop().await.unwrap();
+    drop(agent.ended().await);
+    let field = "json_extract(record, '$.record.spec.ofTomorrow')";
+    let later = format!(
+        "UPDATE volumes SET record = json_set(record, '$.record.spec.ofTomorrow', 7) WHERE name = 'pvc-1' RETURNING {field}"
+    );
+    assert_eq!(asked(&world, &later).await, 7);
+
+    world.start().await;
+    let _agent = world.agent(&host).await;
+    let csi = world.csi().await;
+    let refused = csi.unpublish("pvc-1", "node-a").await.unwrap_err();
+    assert!(refused.message().contains("does not know its field record.spec.ofTomorrow"), "{refused:?}");
+    csi.unpublish("pvc-2", "node-a").await.unwrap();
+    assert!(host.holds("pvc-1"), "nobody has touched it");
+    world.stop().await.unwrap();
+    assert_eq!(asked(&world, &format!("SELECT {field} FROM volumes WHERE name = 'pvc-1'")).await, 7);
+}
+
 #[tokio::test]
 async fn the_time_for_a_migration_is_in_lists_and_in_the_volumes_record() {
     let (mut world, csi, [(_host, _agent)]) = World::with_nodes(["node-a"]).await;
