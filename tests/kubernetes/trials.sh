@@ -18,13 +18,13 @@ claims() { # LABEL NUMBER
 }
 no_claims() { kubectl delete pvc -l "app=$1" --timeout=300s >/dev/null; } # LABEL
 
-# Pods that write, each by a Deployment with a claim of its own.
+# Pods that write, each by a Deployment with a claim of its own; each seldom, as many writers are too much for an emulated node.
 pods() { # LABEL NUMBER
     local number
     claims "$1" "$2" >/dev/null
     for number in $(seq "$2"); do
         sed -n '/^apiVersion: apps/,$p' "$here/demo.yaml" |
-            sed "s/name: demo}/name: $1-$number, labels: {app: $1}}/; s/claimName: demo/claimName: $1-$number/; s/app: demo/app: $1-$number/g"
+            sed "s/name: demo}/name: $1-$number, labels: {app: $1}}/; s/claimName: demo/claimName: $1-$number/; s/app: demo/app: $1-$number/g; s/sleep 0.2/sleep 3/"
         echo ---
     done | kubectl apply -f - >&2
     all_run "$1"
