@@ -13,7 +13,7 @@ use std::time::Duration;
 use cleat_kubernetes::api::{ApiError, ApiServer, NoClient};
 use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::definitions;
-use cleat_kubernetes::lease::{Candidate, LeaseClaim};
+use cleat_kubernetes::lease::{Candidate, LeaseClaim, SetBack};
 use cleat_rds::secret::Keys;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +113,9 @@ pub enum StoredError {
     /// There is no client for the cluster.
     #[error("cannot ask the cluster (--store kubernetes)")]
     Connect(#[from] NoClient),
+    /// The API server has an older state than before.
+    #[error(transparent)]
+    SetBack(#[from] SetBack),
     /// The claim ended while the store was being opened.
     #[error("cannot lead: the Lease was lost before the records were read; the next start tries again")]
     Lost,
@@ -169,7 +172,7 @@ impl Stored {
         tracing::info!(lease = format!("{namespace}/{lease}"), identity, "asking for the Lease");
         let candidate =
             Candidate { namespace: namespace.clone(), name: lease, identity, duration: lease_duration };
-        let Some(claim) = candidate.acquire(server.clone(), leader, stop).await else { return Ok(None) };
+        let Some(claim) = candidate.acquire(server.clone(), leader, stop).await? else { return Ok(None) };
         tracing::info!(term = claim.term(), "this replica leads");
         leadership.begin(claim.clone());
         let opening = async {

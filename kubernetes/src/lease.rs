@@ -6,7 +6,9 @@
 //!   that renewed it, and others count from when they have *seen* that. No two clocks are ever compared;
 //! - the term rises with every holder and is stored before the claim begins. It is never below the wall clock in
 //!   milliseconds, so a Lease that was deleted cannot send it back;
-//! - a holder that cannot renew in time, or finds another in its place, has lost its claim for good.
+//! - a holder that cannot renew in time, or finds another in its place, has lost its claim for good;
+//! - who finds an older Lease than it has seen has an older store before it, as after a restore of etcd: what it knows of
+//!   other objects, and its watches, are of another past. A holder has lost its claim, and nobody asks for it any more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +28,8 @@ use crate::api::{ApiError, ApiServer};
 
 /// Where the term is kept.
 pub const TERM: &str = "cleat.io/term";
+/// How often its holders have written it.
+const RENEWALS: &str = "cleat.io/renewals";
 /// Which term was let go of in good order.
 const RELEASED: &str = "cleat.io/released";
 /// How much of a claim is not used: clocks do not all run alike.
@@ -96,10 +100,21 @@ pub enum LeaseError {
     /// The claim has ended.
     #[error("the Lease is another's, or was not renewed in time")]
     Lost,
+    /// What the API server has is older than what it had.
+    #[error(transparent)]
+    SetBack(#[from] SetBack),
     /// The API server.
     #[error(transparent)]
     Api(#[from] ApiError),
 }
+
+/// The API server has an older state than it has shown before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "cannot go on: the Lease is older than it was, as after a restore of etcd; beginning again with what is stored; see \
+     \"If etcd is set back\" in docs/operating.md"
+)]
+pub struct SetBack;
 
 /// Time since this machine started, sleep included.
 fn now() -> Duration {
@@ -123,6 +138,8 @@ struct Seen {
     since: Duration,
     /// The last term under which somebody held it.
     held: Option<u64>,
+    /// How far it had come.
+    progress: (u64, u64),
 }
 
 impl Seen {
@@ -142,6 +159,16 @@ impl Seen {
             return true;
         }
         unchanged >= holds(lease, ours)
+    }
+
+    /// Takes in how far it has come.
+    fn goes_on(&mut self, lease: Option<&Lease>) -> Result<(), SetBack> {
+        let Some(now) = lease.map(progress) else { return Ok(()) };
+        if now < self.progress {
+            return Err(SetBack);
+        }
+        self.progress = now;
+        Ok(())
     }
 
     /// Who has it, where it says so.
@@ -171,14 +198,22 @@ fn term(lease: &Lease) -> u64 {
     annotation(lease, TERM).unwrap_or_default()
 }
 
+/// What only rises: its term, and how often it was written.
+fn progress(lease: &Lease) -> (u64, u64) {
+    (term(lease), annotation(lease, RENEWALS).unwrap_or_default())
+}
+
 impl Candidate {
     /// Waits until the Lease is this process's, or `stop`; `leader` says who else has it meanwhile.
+    ///
+    /// # Errors
+    /// If what the API server has is older than what it had.
     pub async fn acquire(
         self,
         server: ApiServer,
         leader: &watch::Sender<Option<Leader>>,
         stop: &CancellationToken,
-    ) -> Option<LeaseClaim> {
+    ) -> Result<Option<LeaseClaim>, SetBack> {
         let api: Api<Lease> = Api::namespaced(server.client.clone(), &self.namespace);
         let mut seen = Seen::default();
         let mut said: Option<(String, Duration)> = None;
@@ -187,7 +222,7 @@ impl Candidate {
                 Ok(Ok(claim)) => {
                     leader.send_replace(None);
                     tokio::spawn(claim.clone().keep());
-                    return Some(claim);
+                    return Ok(Some(claim));
                 }
                 Ok(Err(holder)) => {
                     said = None;
@@ -197,6 +232,7 @@ impl Candidate {
                         changed
                     });
                 }
+                Err(LeaseError::SetBack(error)) => return Err(error),
                 Err(error) => {
                     let text = error.to_string();
                     let again = said
@@ -213,7 +249,7 @@ impl Candidate {
                 }
             }
             tokio::select! {
-                () = stop.cancelled() => return None,
+                () = stop.cancelled() => return Ok(None),
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -225,12 +261,13 @@ impl Candidate {
         api: &Api<Lease>,
         server: &ApiServer,
         seen: &mut Seen,
-    ) -> Result<Result<LeaseClaim, Option<Leader>>, ApiError> {
+    ) -> Result<Result<LeaseClaim, Option<Leader>>, LeaseError> {
         let there = match server.ask(api.get(&self.name)).await {
             Ok(lease) => Some(lease),
             Err(ApiError::NotFound) => None,
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
+        seen.goes_on(there.as_ref())?;
         if !seen.is_free(there.as_ref(), now(), self.duration) {
             return Ok(Err(seen.leader(there.as_ref(), self.duration)));
         }
@@ -259,9 +296,9 @@ impl Candidate {
             Err(ApiError::Conflict) => Ok(Err(None)),
             Err(ApiError::NotFound) if there.is_some() => Ok(Err(None)),
             Err(ApiError::NotFound) => {
-                Err(ApiError::Refused(format!("there is no namespace {}; make it", self.namespace)))
+                Err(ApiError::Refused(format!("there is no namespace {}; make it", self.namespace)).into())
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -287,6 +324,8 @@ impl Candidate {
         metadata.managed_fields = None;
         let annotations = metadata.annotations.get_or_insert_with(BTreeMap::new);
         annotations.insert(TERM.to_owned(), term.to_string());
+        let renewals = before.map_or(0, |lease| progress(lease).1).saturating_add(1);
+        annotations.insert(RENEWALS.to_owned(), renewals.to_string());
         let spec = LeaseSpec {
             holder_identity: Some(self.identity.clone()),
             lease_duration_seconds: Some(i32::try_from(self.duration.as_secs()).unwrap_or(i32::MAX)),
@@ -377,6 +416,10 @@ impl LeaseClaim {
                     tracing::error!("the Lease is another's");
                     return self.held.lost.cancel();
                 }
+                Err(error @ LeaseError::SetBack(_)) => {
+                    tracing::error!("{error}");
+                    return self.held.lost.cancel();
+                }
                 Err(error) => {
                     tracing::warn!("cannot renew the Lease, which ends in {} ms: {error}", left.as_millis());
                     duration / 15
@@ -411,6 +454,9 @@ impl LeaseClaim {
                     let there = server.ask_within(left, api.get(&candidate.name)).await?;
                     if holder(&there) != Some(&candidate.identity) {
                         return Err(LeaseError::Lost);
+                    }
+                    if progress(&there) < progress(&lease) {
+                        return Err(SetBack.into());
                     }
                     *lease = there;
                 }
@@ -505,6 +551,29 @@ mod tests {
             assert!(!seen.is_free(by_hand, at(1), OURS));
             assert!(!seen.is_free(by_hand, at(least), OURS));
             assert!(seen.is_free(by_hand, at(least + 1), OURS));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_is_older_than_it_was_is_of_a_store_set_back() {
+        let candidate =
+            Candidate { namespace: "n".into(), name: "l".into(), identity: "a".into(), duration: OURS };
+        let taken = candidate.lease(Some(&lease("1", "b", 15)), 7);
+        let renewed = candidate.lease(Some(&taken), 7);
+        let raised = candidate.lease(Some(&renewed), 9);
+        let mut labelled = renewed.clone();
+        labelled.metadata.resource_version = Some("9".into());
+        let made_again = candidate.lease(None, 10);
+        for (before, later) in
+            [(&taken, &renewed), (&renewed, &labelled), (&renewed, &raised), (&raised, &made_again)]
+        {
+            let mut seen = Seen::default();
+            assert_eq!(seen.goes_on(Some(before)), Ok(()));
+            assert_eq!(seen.goes_on(None), Ok(()), "somebody has deleted it");
+            assert_eq!(seen.goes_on(Some(later)), Ok(()));
+            if progress(before) != progress(later) {
+                assert_eq!(seen.goes_on(Some(before)), Err(SetBack));
+            }
         }
     }
 

@@ -267,7 +267,7 @@ impl Store for KubernetesStore {
 
     async fn take_term(&self, at_least: u64) -> Result<u64, CommitError> {
         self.claim.raise(at_least).await.map_err(|error| match error {
-            LeaseError::Lost => CommitError::LostClaim { reason: error.to_string() },
+            LeaseError::Lost | LeaseError::SetBack(_) => CommitError::LostClaim { reason: error.to_string() },
             LeaseError::Api(_) => CommitError::Retry { reason: format!("cannot write the Lease: {error}") },
         })
     }

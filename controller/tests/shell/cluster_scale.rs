@@ -199,7 +199,7 @@ async fn with_ten_thousand_attached_volumes_a_start_comes_to_its_first_answer() 
         duration: LEASE,
     };
     let (leader, stop) = (watch::channel(None).0, CancellationToken::new());
-    let before = candidate.acquire(server.clone(), &leader, &stop).await.unwrap();
+    let before = candidate.acquire(server.clone(), &leader, &stop).await.unwrap().unwrap();
     let filling = Instant::now();
     records(&server, before.term()).await;
     let attached: Vec<_> =

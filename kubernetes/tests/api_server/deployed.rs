@@ -100,7 +100,7 @@ async fn leads(server: &ApiServer) -> LeaseClaim {
         duration: Duration::from_secs(5),
     };
     let acquired = candidate.acquire(server.clone(), &leader, &stop);
-    let claim = tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap();
+    let claim = tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap().unwrap();
     claim.raise(claim.term() + 1).await.unwrap();
     claim
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cleat_kubernetes::api::ApiServer;
-use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim};
+use cleat_kubernetes::lease::{Candidate, Leader, LeaseClaim, SetBack};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +19,7 @@ fn candidate(name: &str, identity: &str) -> Candidate {
 async fn acquire(server: &ApiServer, candidate: Candidate) -> LeaseClaim {
     let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
     let acquired = candidate.acquire(server.clone(), &leader, &stop);
-    tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap()
+    tokio::time::timeout(PATIENCE, acquired).await.unwrap().unwrap().unwrap()
 }
 
 /// As long as anybody else needs to take what is never let go.
@@ -38,7 +38,7 @@ async fn of_many_candidates_one_has_it_and_the_others_know_whose_it_is() {
         let (server, stop) = (server.clone(), stop.clone());
         tries.spawn(async move {
             let (leader, of) = watch::channel(None);
-            let claim = candidate("many", &format!("c{n}")).acquire(server, &leader, &stop).await;
+            let claim = candidate("many", &format!("c{n}")).acquire(server, &leader, &stop).await.unwrap();
             (claim, of.borrow().clone())
         });
     }
@@ -109,6 +109,31 @@ async fn a_label_on_the_lease_ends_nothing_and_stays() {
     assert!(claim.outlives(Duration::ZERO));
     let path = "jsonpath={.metadata.labels.team} {.metadata.annotations.cleat\\.io/term}";
     assert_eq!(cluster.kubectl(&["get", "lease", "labelled", "-o", path]), format!("red {}", claim.term()));
+}
+
+#[tokio::test]
+#[ignore = "needs an API server: hack/test --only api-server"]
+async fn a_lease_of_an_older_etcd_ends_its_holder_and_who_waits() {
+    let cluster = shared();
+    let server = cluster.server().await;
+    let first = acquire(&server, candidate("set-back", "a")).await;
+    let count = "jsonpath={.metadata.annotations.cleat\\.io/renewals}";
+    let renewals =
+        || cluster.kubectl(&["get", "lease", "set-back", "-o", count]).parse::<u64>().expect("a count");
+    let before = renewals();
+    let again = server.clone();
+    let waits = tokio::spawn(async move {
+        let ((leader, _), stop) = (watch::channel(None), CancellationToken::new());
+        candidate("set-back", "b").acquire(again, &leader, &stop).await.map(|claim| claim.is_some())
+    });
+    first.raise(first.term() + 1).await.unwrap();
+    // The standby has seen that, and more.
+    tokio::time::sleep(HOLDS).await;
+    assert!(first.outlives(Duration::ZERO) && renewals() > before);
+    let older = format!(r#"{{"metadata":{{"annotations":{{"cleat.io/renewals":"{before}"}}}}}}"#);
+    cluster.kubectl(&["patch", "lease", "set-back", "--type=merge", "-p", &older]);
+    lost(&first).await;
+    assert!(matches!(tokio::time::timeout(PATIENCE, waits).await.unwrap().unwrap(), Err(SetBack)));
 }
 
 #[tokio::test]

@@ -53,20 +53,23 @@ control_plane_again() {
 other_write() { local now; now=$(last_write "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # NODE NUMBER
 
 # etcd is set back to before the pod went to another node, as by a restore of an older snapshot: the API says that the first node has
-# the volume, and the other one writes to it. The first is let in once the other is proven off. Kubelets begin again, as Kubernetes asks
-# for after a restore.
+# the volume, and the other one writes to it. The first is let in once the other is proven off. The controllers end by themselves; what
+# watches is begun again besides, as Kubernetes asks for after a restore.
 trial_etcd_set_back() {
-    local from volume file at_proof first was older=$cluster/api/etcd-older
+    local from volume file at_proof first was leader times older=$cluster/api/etcd-older
     kubectl cordon node-b >&2; demo_writes; kubectl uncordon node-b >&2
     first=$from
     control_plane_ends; cp -a "$cluster/api/etcd" "$older"; control_plane_again
     kubectl cordon "$first" >&2; kubectl delete pod -l app=demo --timeout=120s >&2
     until_true 300 'the pod elsewhere' runs_on_another "$first"
     from=$(demo_pod); until_true 120 "a write on $from" has_written "$from"
-    was=$(last_write "$first")
+    was=$(last_write "$first") leader=$(leader); times=$(restarts "$leader")
     control_plane_ends; rm -r "$cluster/api/etcd"; mv "$older" "$cluster/api/etcd"
     say "etcd is set back: it says that $first has the volume, and $from writes to it"
-    control_plane_again; kubelet_again node-a; kubelet_again node-b
+    control_plane_again
+    until_true 120 'the end of the leader' restarted "$leader" "$times"
+    kubectl -n cleat-system rollout restart deployment/cleat-controller >&2
+    kubelet_again node-a; kubelet_again node-b
     until_true 600 "a write on $first" other_write "$first" "$was"
     at_proof=$(last_write "$from")
     came_back

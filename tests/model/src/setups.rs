@@ -223,6 +223,7 @@ fn clusters(full: bool) -> Vec<Exhaustive> {
     let lost = Dangers { records_lost: true, ..Dangers::default() };
     let nothing_else = Dangers { nothing_else: !full, ..lost };
     let vanish = Dangers { attachments_vanish: true, ..nothing_else };
+    let nameless = Dangers { names_lost: true, ..nothing_else };
     let older = Dangers { records_lost: false, records_older: true, ..nothing_else };
     let marks = Dangers { marks: true, ..nothing_else };
     let both = [Rwo, RwxBlock];
@@ -232,6 +233,8 @@ fn clusters(full: bool) -> Vec<Exhaustive> {
         ("records lost, two volumes, three nodes", &both, 3, [2, 1, 0], drains, nothing_else),
         ("records lost, attachments gone", &both[..1], 2, [2, 2, more], none, vanish),
         ("records lost, attachments gone: list, cut, drain", &both[..1], 2, [2, 2, more], drains, vanish),
+        ("records lost, names gone", &both[..1], 2, [2, 2, more], none, nameless),
+        ("records lost, names gone: list, cut, drain", &both[..1], 2, [2, 2, more], drains, nameless),
         ("records set back: list, cut, drain", &both[..1], 2, [4, 1, more], drains, older),
         ("records lost, nodes out of service", &both[..1], 2, [3, 1, 3], none, marks),
         ("records lost, nodes out of service: list, cut, drain", &both[..1], 2, [3, 1, more], drains, marks),
@@ -279,6 +282,7 @@ pub fn dangerous_walks() -> Vec<Setup> {
         records_lost: true,
         records_older: true,
         attachments_vanish: true,
+        names_lost: true,
         marks: true,
         kubevirt_errs: true,
         nothing_else: false,

@@ -80,6 +80,11 @@ impl World {
             }
             Action::Lists => self.lists(),
             Action::Vanishes(v, n) => self.cluster().attachments[v][n] = None,
+            Action::LosesName(v, n) => {
+                if let Some(attachment) = &mut self.cluster().attachments[v][n] {
+                    attachment.nameless = true;
+                }
+            }
             Action::NobodyAsks(v, n) => self.unpublish(v, Some(n)),
             Action::OutOfService(n) => self.marks(n),
             Action::Delete(v) => self.delete(v),

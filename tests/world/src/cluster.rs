@@ -6,7 +6,7 @@
 //! could write is asked of kernels and target alone, whatever the cluster says. Nobody can know of a node that stands on
 //! no record, no list and no VolumeAttachment, and whose agent is silent: that is the fault of whoever lost the records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use cleat_core::{
     Desired, Epoch, Event, ListedVolume, NodeId, NodeRecord, Phase, Remembered, UnixMillis, VolumeId,
@@ -27,6 +27,8 @@ pub struct VolumeAttachment {
     pub attached: Option<Epoch>,
     /// It goes as soon as its Unpublish is answered.
     pub deleting: bool,
+    /// A start cannot say which volume it is about.
+    pub nameless: bool,
 }
 
 /// Records as somebody has copied them.
@@ -60,7 +62,11 @@ impl Setup {
     #[must_use]
     pub fn in_cluster(&self) -> bool {
         let dangers = self.dangers;
-        dangers.records_lost || dangers.records_older || dangers.attachments_vanish || dangers.marks
+        dangers.records_lost
+            || dangers.records_older
+            || dangers.attachments_vanish
+            || dangers.names_lost
+            || dangers.marks
     }
 }
 
@@ -98,6 +104,10 @@ impl World {
         if dangers.attachments_vanish {
             let there = everywhere().filter(|(v, n)| self.cluster.attachments[*v][*n].is_some());
             all.extend(there.map(|(v, n)| Action::Vanishes(v, n)));
+        }
+        if dangers.names_lost {
+            let named = |v: V, n: N| self.cluster.attachments[v][n].as_ref().is_some_and(|a| !a.nameless);
+            all.extend(everywhere().filter(|(v, n)| named(*v, *n)).map(|(v, n)| Action::LosesName(v, n)));
         }
         let stored = volumes.filter(|v| self.stored.contains_key(&volume_id(*v)));
         let mut losses: Vec<Lost> = stored.map(Lost::Volume).filter(|_| dangers.records_lost).collect();
@@ -184,7 +194,7 @@ impl World {
 
     fn desired(&self) -> Vec<Desired> {
         let one = |v: V, n: N| {
-            let attachment = self.cluster.attachments[v][n].as_ref()?;
+            let attachment = self.cluster.attachments[v][n].as_ref().filter(|a| !a.nameless)?;
             Some(Desired {
                 volume: volume_id(v),
                 node: node_id(n),
@@ -199,6 +209,16 @@ impl World {
         };
         let all = (0..self.setup.access.len()).flat_map(|v| self.nodes().map(move |n| (v, n)));
         all.filter_map(|(v, n)| one(v, n)).collect()
+    }
+
+    /// The newest leader begins, and is given whose VolumeAttachments nobody can name.
+    pub(crate) fn begins_with_unclear(&mut self) {
+        let is_nameless = |v: V, n: N| self.cluster.attachments[v][n].as_ref().is_some_and(|a| a.nameless);
+        let is_unclear = |n: &N| (0..self.setup.access.len()).any(|v| is_nameless(v, *n));
+        let nodes: BTreeSet<NodeId> = self.nodes().filter(is_unclear).map(node_id).collect();
+        if !nodes.is_empty() {
+            self.event(0, Event::DesiredUnclear { nodes });
+        }
     }
 
     /// Records are not what they were when the next leader reads them.
@@ -265,7 +285,10 @@ impl World {
                     && !self.is_told_to_attach(v, n)
                     && self.cluster.nodes.contains_key(&node_id(n))
                     && !(truth.acl && export.volume.is_on());
-                let said = recorded || listed || asked || self.cluster.attachments[v][n].is_some();
+                // One that has no name keeps those volumes closed that no record describes.
+                let wanted = |a: &VolumeAttachment| !a.nameless || record.is_none();
+                let wanted = self.cluster.attachments[v][n].as_ref().is_some_and(wanted);
+                let said = recorded || listed || asked || wanted;
                 let comes = || self.is_told_to_attach(v, n) || goes_on(v, n);
                 if self.cluster.lost[v][n] && !said && (self.can_write(v, n) || comes()) {
                     self.cluster().unknown[v][n] = true;

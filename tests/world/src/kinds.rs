@@ -131,6 +131,8 @@ pub enum Action {
     Lists,
     /// A VolumeAttachment goes, and nobody calls.
     Vanishes(V, N),
+    /// Nobody can say any more which volume its VolumeAttachment is about.
+    LosesName(V, N),
     /// The newest leader's shell finds that nobody asks for a volume on a node any more, and detaches it.
     NobodyAsks(V, N),
     /// A person marks a node as out of service.
@@ -160,7 +162,7 @@ pub enum Manner {
 
 impl Action {
     /// How many kinds there are.
-    pub const KINDS: usize = 53;
+    pub const KINDS: usize = 54;
     /// What KubeVirt reports.
     pub const OF_KUBEVIRT: usize = 46;
     /// The first of those that happen in a cluster alone.
@@ -221,6 +223,7 @@ impl Action {
             Self::CopyRecords => 50,
             Self::StartWithout { .. } => 51,
             Self::Vanishes(..) => 52,
+            Self::LosesName(..) => 53,
             Self::Rds(_, _, Answer::HalfRefused) => 35,
             Self::Rds(_, _, Answer::HalfUnheard) => 36,
         }

@@ -259,6 +259,7 @@ impl World {
             self.leaders.push(old);
         }
         self.carry_out(process, effects);
+        self.begins_with_unclear();
     }
 }
 

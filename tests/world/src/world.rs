@@ -72,6 +72,8 @@ pub struct Dangers {
     pub records_older: bool,
     /// VolumeAttachments go without an Unpublish.
     pub attachments_vanish: bool,
+    /// Of a VolumeAttachment nobody can say any more which volume it is about: its PersistentVolume has gone.
+    pub names_lost: bool,
     /// Persons mark nodes as out of service.
     pub marks: bool,
     /// KubeVirt reports migrations, whatever VMs do.
