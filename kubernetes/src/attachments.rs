@@ -153,6 +153,11 @@ impl Attachments {
         Self { server, driver: driver.to_owned(), attachments, volumes }
     }
 
+    /// Who is asked.
+    pub(crate) fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
     /// Whether all of both were listed.
     #[must_use]
     pub fn are_whole(&self) -> bool {
@@ -232,6 +237,39 @@ impl Attachments {
     /// # Errors
     /// The API server's answer: then nothing is known.
     pub async fn live(&self, handle: &str, node: &str) -> Result<Live, ApiError> {
+        Ok(match self.seen_now(handle, node).await? {
+            None => Live::Nobody,
+            Some(seen) if seen.deleting => Live::Leaving,
+            Some(_) => Live::Wanted,
+        })
+    }
+
+    /// The VolumeAttachment by which a volume is to be on a node now, and the PersistentVolume that it names; neither, where it
+    /// is not to be there.
+    ///
+    /// # Errors
+    /// The API server's answer: then nothing is known.
+    pub async fn asked_now(&self, handle: &str, node: &str) -> Result<AllAttachments, ApiError> {
+        let mut asked = AllAttachments::default();
+        let Some(seen) = self.seen_now(handle, node).await?.filter(|seen| !seen.deleting) else {
+            return Ok(asked);
+        };
+        if let Some(name) = &seen.pv {
+            let api: Api<PersistentVolume> = Api::all(self.server.client.clone());
+            match self.server.ask(api.get(name)).await {
+                Ok(object) => {
+                    asked.volumes.extend(volume(object, &self.driver).map(|pv| (pv.name.clone(), pv)));
+                }
+                Err(ApiError::NotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        asked.attachments.push(seen);
+        Ok(asked)
+    }
+
+    /// Of the VolumeAttachments that ask for it there, one that is not being deleted.
+    async fn seen_now(&self, handle: &str, node: &str) -> Result<Option<VolumeAttachmentSeen>, ApiError> {
         let usual = usual_name(handle, &self.driver, node);
         let others = self.attachments.look(|all| {
             let about = |seen: &&Arc<VolumeAttachmentSeen>| {
@@ -239,16 +277,16 @@ impl Attachments {
             };
             all.values().filter(about).map(|seen| seen.name.clone()).collect::<Vec<_>>()
         });
-        let mut leaving = false;
+        let mut leaving = None;
         for name in std::iter::once(usual.clone()).chain(others.into_iter().flatten()) {
             match self.one(&name).await? {
                 Some(seen) if seen.node != node => {}
-                Some(seen) if seen.deleting => leaving = true,
-                Some(_) => return Ok(Live::Wanted),
+                Some(seen) if seen.deleting => leaving = Some(seen),
+                Some(seen) => return Ok(Some(seen)),
                 None => {}
             }
         }
-        Ok(if leaving { Live::Leaving } else { Live::Nobody })
+        Ok(leaving)
     }
 
     async fn one(&self, name: &str) -> Result<Option<VolumeAttachmentSeen>, ApiError> {

@@ -9,6 +9,8 @@ use cleat_core::{NodeId, VolumeId};
 use cleat_kubernetes::api::ApiError;
 use cleat_kubernetes::attachments::{Attachments, Live};
 
+use super::require_migration::NoMove;
+
 /// Why a call is not begun.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotAsClustered {
@@ -44,6 +46,40 @@ pub(crate) enum NotAsClustered {
         /// Its answer.
         source: ApiError,
     },
+    /// A Publish for a second node, of a volume whose owner demands a live migration for that.
+    #[error(
+        "cannot attach volume {volume} to node {node} beside {}: its StorageClass demands a live migration of its VM to {node} \
+         for that (requireMigration), and none is under way: {why}; {}",
+        named(others), why.to_do()
+    )]
+    NoMigration {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// Who has it, or is to get it.
+        others: Vec<NodeId>,
+        /// What was found instead.
+        why: Box<NoMove>,
+    },
+    /// Nobody knows whether that is so.
+    #[error(
+        "cannot ask the API server whether a live migration moves volume {volume} to node {node}, which its StorageClass demands \
+         (requireMigration): {source}; repeat the call"
+    )]
+    MigrationNotAnswered {
+        /// The volume.
+        volume: VolumeId,
+        /// The node.
+        node: NodeId,
+        /// Its answer.
+        source: ApiError,
+    },
+}
+
+fn named(nodes: &[NodeId]) -> String {
+    let all: Vec<_> = nodes.iter().map(|node| format!("node {node}")).collect();
+    all.join(" and ")
 }
 
 /// Whether a Publish may be begun.

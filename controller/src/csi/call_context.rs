@@ -12,6 +12,7 @@ use cleat_rds::{Freshness, Priority, Rds, RdsError, RdsVolume};
 use super::in_progress::InProgress;
 use super::overtaking::Publishes;
 use super::status::CallError;
+use super::turns::Turns;
 use crate::engine::Engine;
 use crate::metrics::{self, RdsCall};
 
@@ -50,6 +51,7 @@ pub(super) struct CallContext {
     pub(super) attachments: Option<Arc<Attachments>>,
     pub(super) in_progress: InProgress,
     pub(super) publishes: Publishes,
+    pub(super) turns: Turns,
 }
 
 impl CallContext {
@@ -59,8 +61,8 @@ impl CallContext {
         serving: Serving,
         attachments: Option<Arc<Attachments>>,
     ) -> Self {
-        let (in_progress, publishes) = (InProgress::default(), Publishes::default());
-        Self { engine, rds, serving, attachments, in_progress, publishes }
+        let (in_progress, publishes, turns) = (InProgress::default(), Publishes::default(), Turns::default());
+        Self { engine, rds, serving, attachments, in_progress, publishes, turns }
     }
 
     /// The volume; `None` only if the RDS has said that it has none.

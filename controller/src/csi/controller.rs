@@ -254,7 +254,11 @@ async fn validate(
     if context.find(&volume, Freshness::Now).await?.is_none() {
         return Err(CallError::NoSuchVolume(volume));
     }
-    let known = |field, all| VolumeDemands::of_parameters(field, all).map_err(CallError::from);
+    let in_cluster = context.attachments.is_some();
+    let known = |field, all| {
+        let demands = VolumeDemands::of_parameters(field, all);
+        demands.and_then(|demands| demands.kept_to(field, in_cluster)).map_err(CallError::from)
+    };
     let checked = request::capabilities(&request.volume_capabilities)
         .and_then(|_| known("parameters", &request.parameters))
         .and_then(|_| known("mutable_parameters", &request.mutable_parameters))

@@ -58,7 +58,7 @@ pub(crate) struct VolumeDemands {
 }
 
 impl VolumeDemands {
-    /// Checks that we know every parameter, and can do what it says.
+    /// Checks that we know every parameter, and can read what it says.
     pub(super) fn of_parameters(field: &str, parameters: &HashMap<String, String>) -> Result<Self, Invalid> {
         let Names { min_fence, migration_timeout, require_migration } = PARAMETERS;
         let ours = [min_fence, migration_timeout, require_migration];
@@ -66,14 +66,19 @@ impl VolumeDemands {
         if let Some(key) = parameters.keys().filter(|key| !known(key)).min() {
             return Err(Invalid::new(format!("{field}[{key:?}]"), "not a parameter that this driver knows"));
         }
-        let demands = Self::read(&PARAMETERS, field, parameters)?;
-        if demands.require_migration {
+        Self::read(&PARAMETERS, field, parameters)
+    }
+
+    /// Checks that parameters demand nothing for which there is nobody to ask.
+    pub(super) fn kept_to(self, field: &str, in_cluster: bool) -> Result<Self, Invalid> {
+        if self.require_migration && !in_cluster {
             return Err(Invalid::new(
-                format!("{field}[{require_migration:?}]"),
-                "true is not supported yet: no second node would be refused for it. Leave it out, or say false.",
+                format!("{field}[{REQUIRE_MIGRATION_PARAMETER:?}]"),
+                "true is for a controller in a cluster (--store kubernetes): outside of one nobody says who migrates, so no \
+                 second node could ever have the volume. Leave it out, or say false.",
             ));
         }
-        Ok(demands)
+        Ok(self)
     }
 
     /// What a volume's context says. Nothing where it was made before there was such a thing, or by hand.

@@ -105,10 +105,17 @@ fn what_cannot_be_read_is_refused_with_the_value_and_the_rule() {
 }
 
 #[test]
-fn a_migration_is_not_required_before_anything_would_be_refused_for_it() {
-    let said = of_parameters(&[("requireMigration", "true")]).unwrap_err().to_string();
-    assert!(said.starts_with(r#"parameters["requireMigration"]: true is not supported yet"#), "{said}");
-    assert_eq!(of_parameters(&[("requireMigration", "false")]).unwrap(), VolumeDemands::default());
+fn a_migration_is_required_only_where_there_is_a_cluster_to_ask() {
+    let of = |value| of_parameters(&[("requireMigration", value)]).unwrap();
+    assert!(of("true").require_migration && !of("false").require_migration);
+    for (value, in_cluster) in [("true", true), ("false", true), ("false", false)] {
+        assert_eq!(of(value).kept_to("parameters", in_cluster).unwrap(), of(value));
+    }
+    let said = of("true").kept_to("parameters", false).unwrap_err().to_string();
+    assert!(
+        said.starts_with(r#"parameters["requireMigration"]: true is for a controller in a cluster"#),
+        "{said}"
+    );
 }
 
 #[test]

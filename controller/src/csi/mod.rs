@@ -18,6 +18,7 @@ mod provision;
 mod publish;
 mod request;
 mod status;
+mod turns;
 
 pub use call_context::Serving;
 pub use controller::CsiController;

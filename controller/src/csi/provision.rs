@@ -22,6 +22,7 @@ const LOOKS_AGAIN_AFTER: Duration = Duration::from_millis(500);
 pub(super) async fn create(context: &CallContext, create: Create) -> Result<csi::Volume, CallError> {
     let Create { volume, capacity, demands } = create;
     let _begun = context.in_progress.begin(&volume, "CreateVolume", context.engine.now())?;
+    let demands = demands.kept_to("parameters", context.attachments.is_some())?;
     if let Some(min_fence) = demands.min_fence {
         // Told now, and not when a node is silent and nothing suffices.
         let met = context.engine.consult(move |core, _| core.target().meets(min_fence)).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use cleat_core::{Access, Phase, VolumeId, VolumeRecord, VolumeSpec};
+use cleat_core::{Access, NodeId, Phase, VolumeId, VolumeRecord, VolumeSpec};
 use cleat_rds::{Freshness, RdsVolume};
 
 use super::call_context::CallContext;
@@ -10,8 +10,9 @@ use super::demands::VolumeDemands;
 use super::overtaking::OnItsWay;
 use super::request::{Publish, Unpublish};
 use super::status::CallError;
+use super::turns::Turn;
 use super::{EPOCH_KEY, NAMESPACE_KEY, SUBSYSTEM_KEY, VOLUME_KEY};
-use crate::cluster;
+use crate::cluster::{self, Holding};
 use crate::engine::RequestError;
 
 /// A list that was read a moment ago for others serves to know what a volume is. That it is *not* there is always
@@ -32,7 +33,13 @@ pub(super) async fn publish(
         Some(spec) => demands.put_into(VolumeSpec { access, ..spec }),
         None => look_up(context, &volume, access, demands).await?,
     };
+    // A volume of one node gets no second one in any case.
+    let turn = match spec.require_migration && spec.access == Access::RwxBlock {
+        true => Some(may_be_second(context, &volume, &node).await?),
+        false => None,
+    };
     let publishing = on_its_way.hand_over(context.engine.publish(node, spec, read_only)).await;
+    drop(turn);
     let grant = publishing.map_err(RequestError::Refused)??.granted().await?;
     let namespace_uuid = grant.identity.map(|identity| identity.namespace_uuid.to_string());
     Ok(HashMap::from([
@@ -44,6 +51,17 @@ pub(super) async fn publish(
         ),
         (NAMESPACE_KEY.to_owned(), namespace_uuid.unwrap_or_default()),
     ]))
+}
+
+/// Checks, for a volume whose owner demands that, that a live migration brings it to the node where another node has it. Until
+/// the turn is over no other Publish of the volume is looked at: the next one sees what became of this one.
+async fn may_be_second(context: &CallContext, volume: &VolumeId, node: &NodeId) -> Result<Turn, CallError> {
+    let turn = context.turns.next(volume).await;
+    let (about, of) = (volume.clone(), node.clone());
+    let holding =
+        context.engine.decided(volume.clone(), move |core, now| Holding::of(core, &about, &of, now));
+    cluster::may_be_second(context.attachments.as_deref(), volume, node, holding.await?).await?;
+    Ok(turn)
 }
 
 /// Takes a volume off a node, or off all.
@@ -80,7 +98,7 @@ pub(super) async fn unpublish(context: &CallContext, unpublish: Unpublish) -> Re
 async fn attached_spec(
     context: &CallContext,
     volume: &VolumeId,
-    node: &cleat_core::NodeId,
+    node: &NodeId,
 ) -> Result<Option<VolumeSpec>, CallError> {
     let node = node.clone();
     let known = context.engine.record(volume.clone(), move |record| {

@@ -94,7 +94,9 @@ impl CallError {
             Self::Invalid(_) => Code::InvalidArgument,
             Self::OutOfRange(_) => Code::OutOfRange,
             Self::Engine(error) => rpc_status::request_code(error),
-            Self::Cluster(NotAsClustered::NotAnswered { .. }) => Code::Unavailable,
+            Self::Cluster(
+                NotAsClustered::NotAnswered { .. } | NotAsClustered::MigrationNotAnswered { .. },
+            ) => Code::Unavailable,
             Self::Cluster(_) => Code::FailedPrecondition,
             Self::Rds { source, .. } | Self::NoList(source) => rds_code(source),
             Self::NoSuchVolume(_) => Code::NotFound,

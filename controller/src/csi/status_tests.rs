@@ -7,6 +7,7 @@ use cleat_core::{
 use cleat_kubernetes::api::ApiError;
 
 use super::*;
+use crate::cluster::NoMove;
 
 fn volume() -> VolumeId {
     VolumeId::new("pvc-1").unwrap()
@@ -167,6 +168,39 @@ fn every_refusal_has_its_code_and_says_what_it_is_about() {
     }
 }
 
+fn no_migration(why: NoMove) -> NotAsClustered {
+    let (others, why) = (vec![node("a")], Box::new(why));
+    NotAsClustered::NoMigration { volume: volume(), node: node("b"), others, why }
+}
+
+fn migration_not_answered() -> NotAsClustered {
+    let source = ApiError::Unanswered("it took too long".into());
+    NotAsClustered::MigrationNotAnswered { volume: volume(), node: node("b"), source }
+}
+
+#[test]
+fn a_second_node_without_a_migration_is_refused_saying_what_was_looked_for() {
+    let stays = Status::from(CallError::from(no_migration(NoMove::Stays { vm: "vms/web".into() })));
+    assert_eq!(stays.code(), Code::FailedPrecondition);
+    for words in [
+        "cannot attach volume pvc-1 to node b beside node a",
+        "(requireMigration)",
+        "VM vms/web has it, and has no VirtualMachineInstanceMigration",
+        "migrate the VM by KubeVirt, or detach the volume from there first",
+    ] {
+        assert!(stays.message().contains(words), "{:?} should say {words:?}", stays.message());
+    }
+    for why in [NoMove::NoCluster, NoMove::NoKubeVirt] {
+        let status = Status::from(CallError::from(no_migration(why)));
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert!(status.message().ends_with("; detach it from there first"), "{}", status.message());
+    }
+    let silent = Status::from(CallError::from(migration_not_answered()));
+    assert_eq!(silent.code(), Code::Unavailable);
+    let words = "(requireMigration): no certain answer of the API server: it took too long; repeat the call";
+    assert!(silent.message().ends_with(words), "{}", silent.message());
+}
+
 /// Every variant but the core's refusals.
 async fn every_other_failure() -> Vec<(CallError, Code)> {
     let panicked = tokio::spawn(async { panic!("a defect") }).await.unwrap_err();
@@ -193,6 +227,8 @@ async fn every_other_failure() -> Vec<(CallError, Code)> {
             NotAsClustered::NotAnswered { volume: volume(), source: ApiError::NotFound }.into(),
             Code::Unavailable,
         ),
+        (no_migration(NoMove::NoKubeVirt).into(), Code::FailedPrecondition),
+        (migration_not_answered().into(), Code::Unavailable),
         (CallError::NoSuchVolume(volume()), Code::NotFound),
         (CallError::Exists { volume: volume(), difference: "size".into() }, Code::AlreadyExists),
         (CallError::Unusable { volume: volume(), problem: "x".into() }, Code::FailedPrecondition),

@@ -211,7 +211,20 @@ impl Engine {
         look: impl FnOnce(Option<&VolumeRecord>) -> T + Send + 'static,
     ) -> Result<T, RequestError> {
         let id = volume.clone();
-        let seen = self.look(Some(volume.clone()), move |core, _| look(core.volumes().get(&id)));
+        self.decided(volume, move |core, _| look(core.volumes().get(&id))).await
+    }
+
+    /// Looks at all that concerns one volume, with all that was decided about it and asked for so far; the answer comes once
+    /// that is durable.
+    ///
+    /// # Errors
+    /// If the record cannot be stored now, or the engine has ended.
+    pub(crate) async fn decided<T: Send + 'static>(
+        &self,
+        volume: VolumeId,
+        look: impl FnOnce(&Core, UnixMillis) -> T + Send + 'static,
+    ) -> Result<T, RequestError> {
+        let seen = self.look(Some(volume.clone()), look);
         tokio::select! {
             // In this order: what waits for the store must not grow.
             biased;

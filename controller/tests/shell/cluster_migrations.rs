@@ -9,10 +9,11 @@ use cleat_kubevirt::script::{Disk, Script, Step, VmPlan};
 use cleat_proto::cleat::v1::MigrationInfo;
 use cleat_proto::csi::v1 as csi;
 use serde_json::{Value, json};
+use tonic::{Code, Status};
 
 use crate::agent::Host;
 use crate::cluster::leads;
-use crate::world::{Csi, RWX, World, eventually, publish_request};
+use crate::world::{Csi, RWX, World, block, eventually, publish_request};
 
 const NAMESPACE: &str = "vms";
 /// An absent kind is looked for each 30 s, and what the core lacks is handed over again each 10 s.
@@ -246,4 +247,82 @@ async fn a_migration_past_its_time_is_shown_and_nobody_is_cut() {
     assert_eq!((ended.result.as_str(), ended.left.as_str(), ended.overdue), ("timed_out", "source", false));
     assert!(!condition().await.abnormal);
     publish_within(&csi, "node-c", "30").await;
+}
+
+/// As the attacher does it for a volume whose StorageClass demands a migration for a second node.
+async fn publish_demanding(csi: &Csi, node: &str) -> Result<(), Status> {
+    let volume_context = [("cleat.io/require-migration".to_owned(), "true".to_owned())].into();
+    let request =
+        csi::ControllerPublishVolumeRequest { volume_context, ..publish_request("vm-1", node, RWX) };
+    csi.client.clone().controller_publish_volume(request).await.map(drop)
+}
+
+async fn refused(csi: &Csi, node: &str, why: &str) {
+    let refused = publish_demanding(csi, node).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains(why), "{why}: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn where_a_migration_is_required_a_second_node_needs_its_object() {
+    let (mut player, mut world) = (Player::new(), World::new());
+    player.volume();
+    world.join(&player.cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (source, target) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let agents = [world.agent(&source).await, world.agent(&target).await];
+    let csi = world.csi().await;
+    let create = csi::CreateVolumeRequest {
+        name: "vm-1".into(),
+        volume_capabilities: vec![block(RWX)],
+        parameters: [("requireMigration".to_owned(), "true".to_owned())].into(),
+        ..Default::default()
+    };
+    let made = csi.client.clone().create_volume(create).await.unwrap().into_inner().volume.unwrap();
+    assert_eq!(made.volume_context["cleat.io/require-migration"], "true");
+    for node in ["node-a", "node-b"] {
+        player.cluster.wants("vm-1", node, true);
+    }
+    publish_demanding(&csi, "node-a").await.expect("the first node needs none");
+    refused(&csi, "node-b", "the cluster has no KubeVirt").await;
+    player.kubevirt_comes();
+    refused(&csi, "node-b", "no pod of a KubeVirt VM has the volume's claim").await;
+    player.play(&[Step::VmMade, Step::LauncherMade, Step::LauncherRuns { on: "node-a".into() }]);
+    refused(&csi, "node-b", "VM vms/web has it, and has no").await;
+
+    world.stop().await.unwrap();
+    for agent in agents {
+        drop(agent.ended().await);
+    }
+    world.join(&player.cluster.kubeconfig(), "cleat", "two").await;
+    leads(&world).await;
+    let _agents = [world.agent(&source).await, world.agent(&target).await];
+    let csi = world.csi().await;
+    refused(&csi, "node-b", "VM vms/web has it, and has no").await;
+    assert!(target.attaches().is_empty(), "it was sent nothing");
+    publish_demanding(&csi, "node-a").await.expect("who has it keeps it");
+
+    player.play(&[Step::Asked { to: "node-b".into() }, Step::Accepted, Step::TargetMade, Step::TargetPlaced]);
+    // Read live: no watch is waited for.
+    publish_demanding(&csi, "node-b").await.unwrap();
+    player.play(&[
+        Step::TargetRuns,
+        Step::Scheduled,
+        Step::HandedOver,
+        Step::Preparing,
+        Step::TargetReady,
+        Step::Began,
+        Step::Detected,
+        Step::Switched,
+        Step::Acknowledged,
+        Step::Completed,
+        Step::SourceEnds,
+    ]);
+    player.cluster.wants_no_more("vm-1", "node-a");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    player.cluster.wants("vm-1", "node-a", true);
+    refused(&csi, "node-a", "has completed, and there is no later one").await;
+    publish_demanding(&csi, "node-b").await.expect("who has it keeps it");
+    assert!(target.holds("vm-1") && !source.holds("vm-1"));
 }

@@ -11,10 +11,10 @@ use cleat_controller::store::{CommitError, Store, Version, Write};
 use cleat_controller::stored::Stored;
 use cleat_rds::secret::{Era, KeyId};
 use cleat_runtime::tls::ClientTransport;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::agent::Host;
-use crate::world::{RWO, RWX, World, block, dial, eventually};
+use crate::world::{Csi, RWO, RWX, World, block, dial, eventually, publish_request};
 
 #[tokio::test]
 async fn absent_and_unreachable_are_two_things() {
@@ -125,6 +125,50 @@ async fn a_name_that_is_made_again_with_other_parameters_is_refused_naming_them(
         assert_eq!(other.code(), Code::AlreadyExists, "{other:?}");
         assert!(other.message().contains(words), "{other:?}");
     }
+}
+
+/// As the attacher does it for a volume whose StorageClass demands a migration for a second node.
+async fn publish_demanding(csi: &Csi, node: &str) -> Result<(), Status> {
+    let request = cleat_proto::csi::v1::ControllerPublishVolumeRequest {
+        volume_context: [("cleat.io/require-migration".to_owned(), "true".to_owned())].into(),
+        ..publish_request("vm-1", node, RWX)
+    };
+    csi.client.clone().controller_publish_volume(request).await.map(drop)
+}
+
+#[tokio::test]
+async fn outside_a_cluster_no_migration_can_be_required() {
+    let (_world, csi, [(_a, _one), (b, _two)]) = World::with_nodes(["node-a", "node-b"]).await;
+    let request = cleat_proto::csi::v1::CreateVolumeRequest {
+        name: "vm-1".into(),
+        volume_capabilities: vec![block(RWX)],
+        parameters: [("requireMigration".to_owned(), "true".to_owned())].into(),
+        ..Default::default()
+    };
+    let refused = csi.client.clone().create_volume(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().contains(r#"parameters["requireMigration"]: true is for"#), "{refused:?}");
+
+    // One that was made in a cluster.
+    csi.create("vm-1").await.unwrap();
+    publish_demanding(&csi, "node-a").await.unwrap();
+    let refused = publish_demanding(&csi, "node-b").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("outside a cluster"), "{refused:?}");
+    assert!(b.attaches().is_empty(), "it was sent nothing");
+    publish_demanding(&csi, "node-a").await.expect("who has it keeps it");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    publish_demanding(&csi, "node-b").await.expect("it is the only one");
+}
+
+#[tokio::test]
+async fn of_two_first_nodes_at_once_one_is_a_second_where_that_counts() {
+    let (_world, csi, [(a, _one), (b, _two)]) = World::with_volume("vm-1", ["node-a", "node-b"]).await;
+    let both = tokio::join!(publish_demanding(&csi, "node-a"), publish_demanding(&csi, "node-b"));
+    let refused: Vec<_> = [both.0, both.1].into_iter().filter_map(Result::err).collect();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].message().contains("(requireMigration)"), "{refused:?}");
+    assert!(a.holds("vm-1") != b.holds("vm-1"));
 }
 
 #[tokio::test]

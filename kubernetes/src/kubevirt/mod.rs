@@ -5,12 +5,14 @@
 //! | [`objects`] | what is read of each object |
 //! | [`join`] | which of them belong together |
 //! | [`mover`] | what comes out of that |
+//! | [`live`] | the same for one volume, as it is now |
 //!
 //! In comes the API server; out goes a [`MoverSeen`] for each volume, and a sign when something has changed. What holds: a
 //! cluster without KubeVirt is a cluster in which no VM has a volume, not an error; nothing is said before all of it was
 //! listed; all of it is behind by an unknown time, and says nothing of who can write.
 
 pub mod join;
+pub mod live;
 pub mod mover;
 pub mod objects;
 
@@ -41,15 +43,8 @@ impl KubeVirt {
     /// Begins to watch.
     #[must_use]
     pub fn watch(server: &ApiServer) -> Self {
-        let kind = |group: &str, version: &str, kind: &str| {
-            let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-            Api::<DynamicObject>::all_with(server.client.clone(), &kind)
-        };
-        let (pods, vms, migrations) = (
-            kind("", "v1", "Pod"),
-            kind("kubevirt.io", "v1", "VirtualMachineInstance"),
-            kind("kubevirt.io", "v1", "VirtualMachineInstanceMigration"),
-        );
+        let all = |kind| Api::<DynamicObject>::all_with(server.client.clone(), &kind);
+        let (pods, vms, migrations) = (all(pod_kind()), all(vm_kind()), all(migration_kind()));
         let claims: Api<PartialObjectMeta<PersistentVolumeClaim>> = Api::all(server.client.clone());
         Self {
             claims: Watched::start(server, claims, "PersistentVolumeClaims", |object| {
@@ -110,6 +105,18 @@ impl KubeVirt {
     }
 }
 
+fn pod_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"))
+}
+
+fn vm_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstance"))
+}
+
+fn migration_kind() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("kubevirt.io", "v1", "VirtualMachineInstanceMigration"))
+}
+
 /// What is kept of an object, by its UID: one that is made again under the same name is another one.
 fn seen<T>(
     object: &DynamicObject,
@@ -126,6 +133,8 @@ fn known<T: PartialEq + Send + Sync + 'static>(watched: &Watched<T>) -> Option<V
 
 #[cfg(test)]
 mod join_tests;
+#[cfg(test)]
+mod live_tests;
 #[cfg(test)]
 mod objects_tests;
 #[cfg(test)]

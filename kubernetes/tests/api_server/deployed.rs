@@ -12,6 +12,8 @@ use cleat_kubernetes::attachments::{Attachments, Live, SaysWho};
 use cleat_kubernetes::events::{Events, Happening, ObjectOfCluster};
 use cleat_kubernetes::in_use::in_use;
 use cleat_kubernetes::kubevirt::KubeVirt;
+use cleat_kubernetes::kubevirt::live::{MoverNow, mover_now};
+use cleat_kubernetes::kubevirt::mover::MoverSeen;
 use cleat_kubernetes::lease::{Candidate, LeaseClaim};
 use cleat_kubernetes::notes::Notes;
 use cleat_kubernetes::records::{Before, ClusterRecords, Kind, RecordWrite, Written};
@@ -85,6 +87,7 @@ async fn the_controller_does_its_work_under_the_rights_that_are_deployed() {
     assert_eq!(nodes::out_of_service(&server).await, Ok(Vec::new()));
     claim.release().await;
     sees_who_is_to_have_what(&cluster, &attachments).await;
+    sees_who_migrates_now(&cluster, &attachments).await;
     knows_who_asks(&cluster, &server).await;
     tells_people(&cluster, &server).await;
     drop(kubevirt);
@@ -160,6 +163,14 @@ async fn sees_who_migrates(cluster: &Cluster, server: &ApiServer, attachments: &
     kubevirt
 }
 
+/// For a volume whose owner demands a live migration for a second node.
+async fn sees_who_migrates_now(cluster: &Cluster, attachments: &Attachments) {
+    claimed(cluster, "pv-pvc-3", "pvc-3");
+    cluster.wants("pvc-3", "node-b", true);
+    let nobody = MoverNow { answered: false, mover: Some(MoverSeen::Nobody) };
+    assert_eq!(mover_now(attachments, "pvc-3", "node-b").await, Ok(nobody));
+}
+
 async fn knows_who_asks(cluster: &Cluster, server: &ApiServer) {
     let reviews = Reviews::new(server.clone());
     let token = cluster.identities().account_token(NAMESPACE, "cleat-controller");
@@ -183,10 +194,10 @@ async fn knows_who_asks(cluster: &Cluster, server: &ApiServer) {
     assert!(of_clients.is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")));
 }
 
-/// A PersistentVolume that has the name of its volume, and a claim.
-fn claimed(cluster: &Cluster, volume: &str) {
+/// A PersistentVolume that has a claim.
+fn claimed(cluster: &Cluster, name: &str, volume: &str) {
     cluster.identities().apply(&json!([{
-        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": volume},
+        "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name},
         "spec": {
             "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "volumeMode": "Block",
             "csi": {"driver": DRIVER, "volumeHandle": volume},
@@ -199,7 +210,7 @@ async fn tells_people(cluster: &Cluster, server: &ApiServer) {
     let mut references = References::new(server.clone(), DRIVER);
     assert_eq!(references.claim("nothing").await, None);
     // All are not listed again so soon, so it is found by its name.
-    claimed(cluster, "pvc-2");
+    claimed(cluster, "pvc-2", "pvc-2");
     assert_eq!(references.claim("pvc-2").await.map(|claim| claim.name).as_deref(), Some("disk"));
     let (api_version, kind) = ("v1".to_owned(), "Node".to_owned());
     let object = ObjectOfCluster { api_version, kind, namespace: None, name: "node-a".into(), uid: None };

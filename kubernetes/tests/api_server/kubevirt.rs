@@ -5,6 +5,7 @@ use std::time::Duration;
 use cleat_api_server::{PATIENCE, Shared, shared};
 use cleat_kubernetes::attachments::Attachments;
 use cleat_kubernetes::kubevirt::KubeVirt;
+use cleat_kubernetes::kubevirt::live::mover_now;
 use cleat_kubernetes::kubevirt::mover::{MoveStage, MoverSeen};
 use cleat_kubernetes::watch::Presence;
 use cleat_kubevirt::definitions::definitions;
@@ -101,8 +102,13 @@ async fn kubevirt_comes_moves_a_vm_and_goes_without_a_restart() {
     cluster.kubectl(&["create", "namespace", NAMESPACE]);
     cluster.kubectl(&["-n", NAMESPACE, "create", "serviceaccount", "default"]);
     player.volume();
-    let attachments = Attachments::watch(server.clone(), DRIVER).all_now().await.unwrap();
+    let watched = Attachments::watch(server.clone(), DRIVER);
+    watched.whole().await;
+    let attachments = watched.all_now().await.unwrap();
     assert_eq!(attachments.attachments.len(), 2);
+    // No watch is waited for: what was written a moment ago is there.
+    let now = async || mover_now(&watched, "vol-root", "node-b").await.unwrap().mover;
+    assert_eq!(now().await, None, "there is no KubeVirt");
 
     let kubevirt = KubeVirt::watch(&server);
     until(&kubevirt, "absent", || {
@@ -116,22 +122,27 @@ async fn kubevirt_comes_moves_a_vm_and_goes_without_a_restart() {
     let kinds =
         ["crd/virtualmachineinstances.kubevirt.io", "crd/virtualmachineinstancemigrations.kubevirt.io"];
     cluster.kubectl(&[&["wait", "--for=condition=Established"][..], &kinds].concat());
+    assert_eq!(now().await, Some(MoverSeen::Nobody));
     until(&kubevirt, "there", || kubevirt.presence() == Presence::There).await;
 
+    let moves = |mover| match mover {
+        MoverSeen::Vm { migration, .. } => migration,
+        _ => None,
+    };
     player.play(&[
         Step::VmMade,
         Step::LauncherMade,
         Step::LauncherRuns { on: "node-a".into() },
         Step::Asked { to: "node-b".into() },
         Step::Accepted,
-        Step::TargetMade,
-        Step::TargetPlaced,
     ]);
+    let stays = now().await.unwrap();
+    assert!(matches!(&stays, MoverSeen::Vm { migration: None, .. }), "{stays:?}");
+    player.play(&[Step::TargetMade, Step::TargetPlaced]);
+    let prepared = now().await.and_then(moves).expect("it is published on the target from now on");
+    assert_eq!((prepared.source.as_str(), prepared.target.as_deref()), ("node-a", Some("node-b")));
+    assert!(prepared.stage == MoveStage::Preparing && prepared.name.is_some(), "{prepared:?}");
     let is_at = |stage| {
-        let moves = |mover| match mover {
-            MoverSeen::Vm { migration, .. } => migration,
-            _ => None,
-        };
         mover().and_then(moves).is_some_and(|seen| {
             seen.stage == stage && seen.source == "node-a" && seen.target.as_deref() == Some("node-b")
         })
@@ -147,9 +158,11 @@ async fn kubevirt_comes_moves_a_vm_and_goes_without_a_restart() {
     ]);
     until(&kubevirt, "running", || is_at(MoveStage::Running)).await;
     player.play(&[Step::Detected, Step::Switched, Step::Acknowledged, Step::Completed, Step::SourceEnds]);
+    assert_eq!(now().await.and_then(moves).map(|seen| seen.stage), Some(MoveStage::Completed));
     until(&kubevirt, "completed", || is_at(MoveStage::Completed)).await;
 
     cluster.kubectl(&[&["delete"][..], &kinds].concat());
     until(&kubevirt, "gone", || kubevirt.presence() == Presence::Absent).await;
     assert_eq!(mover(), Some(MoverSeen::Nobody));
+    assert_eq!(now().await, None);
 }

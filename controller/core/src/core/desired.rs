@@ -149,6 +149,12 @@ impl Core {
         record
     }
 
+    /// Nodes that are to have a volume and are on no record of it: which hosts they are, nobody knows yet.
+    #[must_use]
+    pub fn unheard_holders(&self, volume: &VolumeId) -> BTreeSet<NodeId> {
+        self.unheard.beside(volume, None).cloned().collect()
+    }
+
     /// How many nodes may write to a volume beside those on its record.
     pub(super) fn unheard_of(&self, volume: &VolumeId) -> usize {
         self.unheard.beside(volume, None).count()
