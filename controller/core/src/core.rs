@@ -63,6 +63,8 @@ mod sessions;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod third_node_tests;
 mod unclear;
 mod waiting;
 

@@ -6,7 +6,7 @@ use cleat_core::{
     Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceIdentity, Difference, DrainCause,
     Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt,
     MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome, Overtaking, PinHolds, QuarantineCause,
-    RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source, Trouble, VolumeId, Wait,
+    RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source, Trouble, VmRef, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -58,6 +58,10 @@ fn identity(last: u8) -> Box<DeviceIdentity> {
 
 fn clause() -> NodeTrouble {
     NodeTrouble::Clause { clause: "live-paths".into(), message: "0 of 2 portals are live".into() }
+}
+
+fn vm() -> VmRef {
+    VmRef { namespace: "prod".into(), name: "web".into(), uid: "5f0c".into() }
 }
 
 fn cannot_fence(min_fence: MinFence, heard: Heard, tried: Vec<Tried>) -> Refusal {
@@ -354,6 +358,20 @@ fn waits_of_requests() {
             (
                 Wait::Room { node: n("a"), limit: 16 },
                 "one of the 16 volumes of node a, which may have no more (--max-volumes), to be detached there",
+            ),
+            (
+                Wait::Leaving { node: n("a"), vm: vm(), wait: None },
+                "node a to be detached, where VM prod/web does not need it any more since its migration is over: no \
+                 Unpublish has come yet",
+            ),
+            (
+                Wait::Leaving {
+                    node: n("a"),
+                    vm: vm(),
+                    wait: Some(AttachmentWait { condition: Condition::HostDenied, last: None }),
+                },
+                "node a to be detached, where VM prod/web does not need it any more since its migration is over: it waits \
+                 for the RDS to take the host of node a off its list",
             ),
             (
                 Wait::Holders(vec![

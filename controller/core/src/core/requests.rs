@@ -341,6 +341,8 @@ impl Transition<'_> {
                     }
                 },
                 Admission::WaitForDetach => (Ruling::Wait, config.detach_grace_ms),
+                // Its Unpublish is still to come, and then its detach has to be proven.
+                Admission::WaitForLeaver(_) => (Ruling::Wait, config.request_limit_ms),
                 Admission::Refuse(refusal) => refuse(refusal),
             },
         }

@@ -87,6 +87,24 @@ pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
     Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
 }
 
+/// A migration of the VM, by its number, as far as it has come.
+pub(super) fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> VmMigration {
+    VmMigration {
+        uid: MigrationUid::new(format!("uid-{number}")).expect("a UID"),
+        name: format!("move-{number}"),
+        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
+        source: n(source),
+        target: Some(n(target)),
+        stage,
+        switched_at: None,
+    }
+}
+
+/// KubeVirt reports it.
+pub(super) fn report(b: &mut Harness, seen: VmMigration) {
+    b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(seen)) });
+}
+
 /// The one detach that a request waits for, and the fence beside it.
 pub(super) fn detached(wait: &Wait) -> (&Agent, Option<&Fence>) {
     match wait {
