@@ -445,6 +445,7 @@ impl Transition<'_> {
             old_proof: false,
             used_since: false,
             stray: false,
+            shown: None,
         });
         self.dirty.insert(volume.clone());
         self.no_doubt(&volume);

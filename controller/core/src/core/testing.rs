@@ -75,7 +75,7 @@ pub(super) fn spec(access: Access) -> VolumeSpec {
 }
 
 pub(super) fn ready() -> Outcome {
-    Outcome::Ready { identity: namespace(1) }
+    Outcome::Ready { identity: namespace(1), shown: None }
 }
 
 pub(super) fn absent(state: &str) -> Outcome {
@@ -84,7 +84,15 @@ pub(super) fn absent(state: &str) -> Outcome {
 }
 
 pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
-    Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
+    Observed {
+        volume: v(),
+        epoch: None,
+        ended: false,
+        phase,
+        live_paths: 2,
+        unready: String::new(),
+        shown: None,
+    }
 }
 
 /// A migration of the VM, by its number, as far as it has come.
