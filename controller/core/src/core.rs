@@ -8,6 +8,7 @@
 //! - `requests`: Publish, Unpublish, Delete; who waits for what; `admission`: who may have a volume
 //! - `progress`: the next thing to ask of the RDS or an agent for an attachment
 //! - `outcomes`: what the RDS and the agents answered
+//! - `same_device`: whether what a node has proven is the volume's device
 //! - `sessions`: agents that come, go and say what they hold
 //! - `pins`: which host a node is, and who may change that
 //! - `ladder`: when a node is fenced, and which rung is taken; `fencing`: a rung's steps, and its proof
@@ -56,6 +57,7 @@ mod rest_tests;
 mod room_tests;
 #[cfg(test)]
 mod rung_tests;
+mod same_device;
 #[cfg(test)]
 mod secret_tests;
 mod sessions;
@@ -63,6 +65,8 @@ mod sessions;
 mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod third_node_tests;
 mod unclear;
 mod waiting;
 

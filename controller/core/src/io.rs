@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 
 use crate::{
-    DeviceIdentity, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, NodeSeen, Notice, OperationId,
-    RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VmMigration, VolumeId,
-    VolumeRecord, VolumeSpec,
+    DeviceIdentity, DeviceShown, Epoch, HostNqn, NodeId, NodeIdentity, NodeRecord, NodeSeen, Notice,
+    OperationId, RdsFailure, RdsRequest, Refusal, RequestId, SessionId, SessionRefusal, VmMigration,
+    VolumeId, VolumeRecord, VolumeSpec,
 };
 
 /// Something that happened in the world.
@@ -227,6 +227,8 @@ pub struct Observed {
     pub live_paths: u32,
     /// The clause that fails and the facts; empty where none does.
     pub unready: String,
+    /// What the device is like, where there is one and the agent says so.
+    pub shown: Option<DeviceShown>,
 }
 
 /// How a volume stands in a node's kernel.
@@ -269,6 +271,8 @@ pub enum Outcome {
     Ready {
         /// What it says of itself.
         identity: DeviceIdentity,
+        /// What it is like, where the agent says so.
+        shown: Option<DeviceShown>,
     },
     /// Nothing of it is left.
     Absent(Absence),

@@ -19,6 +19,7 @@
 //! 5. Every request ends: granted, refused with a reason, or refused naming what it waited for.
 
 mod core;
+mod device;
 mod evidence;
 mod fence;
 mod ids;
@@ -38,6 +39,7 @@ mod volume;
 mod wait;
 
 pub use crate::core::{Config, Core, Desired, Remembered, Waiting};
+pub use device::{DeviceDifference, DeviceIdentity, DeviceShown};
 pub use evidence::{Drained, Evidence, Source, Statement, Verdict};
 pub use fence::{Fence, FenceStep, Fenced, MinFence, ReservationAbility, Rung, TargetAbilities, Tried};
 pub use ids::{
@@ -60,9 +62,7 @@ pub use session_refusal::{Claim, PinHolds, SessionRefusal};
 pub use tickets::{InterruptedBy, Interruption, Ticket, TicketStanding, TicketType, TicketWait};
 pub use trouble::{LaterTerm, NodeTrouble, OlderBy, RdsTask, Trouble};
 pub use vm_migration::{VmMigration, VmRef, VmStage};
-pub use volume::{
-    Access, Attachment, DeviceIdentity, DrainCause, Phase, Role, SecretState, VolumeRecord, VolumeSpec,
-};
+pub use volume::{Access, Attachment, DrainCause, Phase, Role, SecretState, VolumeRecord, VolumeSpec};
 pub use wait::{
     Agent, AttachmentWait, BoundCause, Condition, ExportFence, Heard, HolderWait, ListDoubt, Wait,
 };

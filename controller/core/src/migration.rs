@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Epoch, NodeId, UnixMillis, VmMigration};
+use crate::{Epoch, NodeId, UnixMillis, VmMigration, VmRef};
 
 /// A moment of a migration, in the order in which they come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -334,6 +334,20 @@ impl Migration {
             // The VM was on the side that has gone; or the target never had it.
             (Side::Source, false) | (Side::Target, _) => MigrationResult::Failed,
         }
+    }
+
+    /// The side that its VM does not need any more, as long as both have the volume: known once KubeVirt is done with it, or
+    /// with it is at the `next` one, for a VM has one at a time. By this alone nobody goes.
+    pub(crate) fn leaves(&self, next: Option<&VmMigration>) -> Option<(&NodeId, &VmRef)> {
+        let vm = self.vm.as_ref().filter(|_| !self.is_over())?;
+        let stays = if vm.stage.is_final() {
+            if vm.has_switched() { &self.target } else { &self.source }
+        } else {
+            let is_next = |n: &&VmMigration| n.vm.uid == vm.vm.uid && n.uid != vm.uid && !n.stage.is_final();
+            &next.filter(is_next)?.source
+        };
+        let goes = [(&self.source, &self.target), (&self.target, &self.source)];
+        goes.into_iter().find(|(_, other)| *other == stays).map(|(node, _)| (node, &vm.vm))
     }
 
     /// One side is gone, or another migration has taken its place.

@@ -3,7 +3,9 @@
 //! The core notes the last one with the attachment and notifies people of each ([`crate::Notice::Trouble`]). Nothing is
 //! decided by it.
 
-use crate::{DeviceIdentity, Epoch, Outcome, RdsFailure, Rung, SessionId, VolumeId};
+use crate::{
+    DeviceDifference, DeviceIdentity, Epoch, NodeId, Outcome, RdsFailure, Rung, SessionId, VolumeId,
+};
 
 /// What does not go on, or what somebody has said about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -111,6 +113,13 @@ pub enum NodeTrouble {
         /// What was pinned at the first attach.
         pinned: Box<DeviceIdentity>,
     },
+    /// The device is not like that of another node that has the volume.
+    OtherDevice {
+        /// The other node.
+        node: NodeId,
+        /// In what.
+        difference: DeviceDifference,
+    },
     /// The node has seen another epoch than the one that is granted.
     OtherEpoch {
         /// The highest that it has seen.
@@ -136,6 +145,7 @@ impl NodeTrouble {
         match self {
             Self::Clause { clause, .. } => clause,
             Self::OtherNamespace { .. } => "identity",
+            Self::OtherDevice { difference, .. } => difference.clause(),
             Self::OtherEpoch { .. } | Self::LaterTerm(_) => "epoch",
             Self::Lost { .. } => "lost",
         }

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
-    NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble, UnixMillis,
-    Verdict, VmMigration, VolumeId,
+    BootId, DeviceIdentity, DeviceShown, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration,
+    MinFence, NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble,
+    UnixMillis, Verdict, VmMigration, VolumeId,
 };
 
 /// How many nodes may have the volume at once.
@@ -75,17 +75,6 @@ fn default_migration_timeout_ms() -> u64 {
 impl VolumeSpec {
     /// What a live migration may take where the volume's owner has not said otherwise.
     pub const DEFAULT_MIGRATION_TIMEOUT_MS: u64 = 300_000;
-}
-
-/// What the namespace says of itself; learned at the first attach, then pinned.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-#[serde(rename_all = "camelCase")]
-pub struct DeviceIdentity {
-    /// Namespace UUID.
-    pub namespace_uuid: NamespaceUuid,
-    /// NGUID, where the target has one.
-    pub nguid: Option<Nguid>,
 }
 
 /// Which of two nodes is the source of a migration: as KubeVirt says, else by who had the volume first.
@@ -303,6 +292,9 @@ pub struct Attachment {
     /// It was never granted: the node held the volume when it was heard.
     #[serde(default)]
     pub stray: bool,
+    /// What its device was like when it was proven last; `None`: not known.
+    #[serde(default)]
+    pub shown: Option<DeviceShown>,
 }
 
 fn yes() -> bool {
@@ -339,6 +331,7 @@ impl Attachment {
             old_proof: false,
             used_since: false,
             stray: false,
+            shown: None,
         }
     }
 

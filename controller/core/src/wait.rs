@@ -3,7 +3,7 @@
 //! The core makes these where it decides; nothing is decided by them. What always holds: each names the RDS, or a node
 //! whose agent can bring it about.
 
-use crate::{Fence, NodeId, Rung, Trouble, UnixMillis, VolumeId};
+use crate::{Fence, NodeId, Rung, Trouble, UnixMillis, VmRef, VolumeId};
 
 /// What a request waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,6 +60,15 @@ pub enum Wait {
         node: NodeId,
         /// How many volumes it may have.
         limit: u32,
+    },
+    /// Two nodes have the volume, and a VM does not need it on one of them any more, for its migration is over.
+    Leaving {
+        /// That node.
+        node: NodeId,
+        /// The VM.
+        vm: VmRef,
+        /// What its detach waits for; `None`: nobody has asked for that yet.
+        wait: Option<AttachmentWait>,
     },
     /// Nodes that have the volume, or may.
     Holders(Vec<HolderWait>),

@@ -7,8 +7,8 @@ use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use cleat_core::{
-    Absence, BootId, Deleted, DeviceIdentity, Epoch, HostId, HostNqn, IdError, NamespaceUuid, Nguid, NodeId,
-    NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
+    Absence, BootId, Deleted, DeviceIdentity, DeviceShown, Epoch, HostId, HostNqn, IdError, NamespaceUuid,
+    Nguid, NodeId, NodeIdentity, Observed, ObservedPhase, OperationId, Outcome, StorageAddress, VolumeId,
 };
 use cleat_ids::NqnPrefix;
 use cleat_proto::cleat::v1 as proto;
@@ -126,7 +126,15 @@ pub(super) fn volume_state(state: &proto::VolumeState) -> Result<Observed, Malfo
             .as_ref()
             .map(|unready| format!("{}: {}", unready.clause, unready.message))
             .unwrap_or_default(),
+        shown: state.identity.as_ref().and_then(shown),
     })
+}
+
+/// What the device is like. One without a size is that of an agent which does not say it.
+fn shown(identity: &proto::Identity) -> Option<DeviceShown> {
+    let proto::Identity { size_bytes, block_size_bytes, read_only, .. } = *identity;
+    let block_size_bytes = (block_size_bytes > 0).then_some(block_size_bytes);
+    (size_bytes > 0).then_some(DeviceShown { size_bytes, block_size_bytes, read_only })
 }
 
 /// An outcome that a newer agent has and this controller does not know: it proves nothing, and whoever waits learns why.
@@ -224,6 +232,7 @@ fn proven(state: &proto::VolumeState, volume: &VolumeId) -> Result<Outcome, Malf
         // A text that is no NGUID identifies nothing, like an empty one.
         Ok(namespace_uuid) => Outcome::Ready {
             identity: DeviceIdentity { namespace_uuid, nguid: Nguid::parse(&identity.nguid).ok() },
+            shown: shown(&identity),
         },
         Err(_) => Outcome::Failed {
             clause: "namespace-identity".to_owned(),

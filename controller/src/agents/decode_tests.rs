@@ -134,7 +134,7 @@ fn ready_without_an_identity_is_not_ready() {
     use proto::directive_result::Outcome as Said;
     let ready = |state| result(done(Said::Ready(proto::ReadyOutcome { state, times: None })));
     let good = ready(Some(ready_state())).unwrap();
-    let Outcome::Ready { identity } = good.outcome else { panic!("{:?}", good.outcome) };
+    let Outcome::Ready { identity, .. } = good.outcome else { panic!("{:?}", good.outcome) };
     assert_eq!(identity.namespace_uuid.to_string(), "00000000-0000-0000-0000-00000000000b");
     let zero = proto::Identity { namespace_uuid: Uuid::nil().to_string(), ..Default::default() };
     for identity in [None, Some(proto::Identity::default()), Some(zero)] {
@@ -148,6 +148,33 @@ fn ready_without_an_identity_is_not_ready() {
     for bad in [None, Some(of_another)] {
         assert!(ready(bad).is_err());
     }
+}
+
+#[test]
+fn a_device_is_as_its_agent_says_and_unknown_where_it_says_nothing() {
+    use proto::directive_result::Outcome as Said;
+    let said = proto::Identity {
+        size_bytes: 1 << 30,
+        block_size_bytes: 4096,
+        read_only: true,
+        ..ready_state().identity.unwrap()
+    };
+    let all = DeviceShown { size_bytes: 1 << 30, block_size_bytes: Some(4096), read_only: true };
+    for (identity, known) in [
+        (said.clone(), Some(all)),
+        (
+            proto::Identity { block_size_bytes: 0, ..said.clone() },
+            Some(DeviceShown { block_size_bytes: None, ..all }),
+        ),
+        (proto::Identity { size_bytes: 0, ..said }, None),
+    ] {
+        let state = proto::VolumeState { identity: Some(identity), ..ready_state() };
+        assert_eq!(volume_state(&state).unwrap().shown, known);
+        let ready = result(done(Said::Ready(proto::ReadyOutcome { state: Some(state), times: None })));
+        let Outcome::Ready { shown, .. } = ready.unwrap().outcome else { panic!("it is ready") };
+        assert_eq!(shown, known);
+    }
+    assert_eq!(volume_state(&proto::VolumeState { identity: None, ..ready_state() }).unwrap().shown, None);
 }
 
 #[test]

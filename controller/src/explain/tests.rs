@@ -3,10 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use cleat_core::{
-    Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceIdentity, Difference, DrainCause,
-    Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn, LaterTerm, ListDoubt,
-    MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome, Overtaking, PinHolds, QuarantineCause,
-    RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source, Trouble, VolumeId, Wait,
+    Access, Agent, AttachmentWait, BoundCause, Claim, Condition, DeviceDifference, DeviceIdentity,
+    Difference, DrainCause, Drained, Epoch, Evidence, ExportFence, Fence, Heard, HolderWait, HostId, HostNqn,
+    LaterTerm, ListDoubt, MinFence, NamespaceUuid, NodeTrouble, NodeUid, OlderBy, Outcome, Overtaking,
+    PinHolds, QuarantineCause, RdsFailure, RdsTask, Refusal, Rung, SessionId, SessionRefusal, Source,
+    Trouble, VmRef, VolumeId, Wait,
 };
 use serde_json::json;
 
@@ -58,6 +59,15 @@ fn identity(last: u8) -> Box<DeviceIdentity> {
 
 fn clause() -> NodeTrouble {
     NodeTrouble::Clause { clause: "live-paths".into(), message: "0 of 2 portals are live".into() }
+}
+
+fn other_device(difference: DeviceDifference) -> Refusal {
+    let unready = NodeTrouble::OtherDevice { node: n("bb"), difference };
+    Refusal::NotReady { volume: v(), node: n("a"), unready }
+}
+
+fn vm() -> VmRef {
+    VmRef { namespace: "prod".into(), name: "web".into(), uid: "5f0c".into() }
 }
 
 fn cannot_fence(min_fence: MinFence, heard: Heard, tried: Vec<Tried>) -> Refusal {
@@ -165,6 +175,21 @@ fn refusals() {
                 "cannot attach volume vol to node a: identity: the namespace is not the one that was attached \
                  before: found UUID 00000000-0000-0000-0000-000000000001, no NGUID, expected UUID \
                  00000000-0000-0000-0000-000000000002, no NGUID; see cleatctl explain vol",
+            ),
+            (
+                other_device(DeviceDifference::Size { found: 1 << 30, other: 2 << 30 }),
+                "cannot attach volume vol to node a: size: the device has 1073741824 bytes here, and has 2147483648 on node \
+                 bb, which has the volume, too; see cleatctl explain vol",
+            ),
+            (
+                other_device(DeviceDifference::ReadOnly { found: true }),
+                "cannot attach volume vol to node a: read-only: the device is read-only here, and is writable on node bb, \
+                 which has the volume, too; see cleatctl explain vol",
+            ),
+            (
+                other_device(DeviceDifference::BlockSize { found: 512, other: 4096 }),
+                "cannot attach volume vol to node a: block-size: the device has blocks of 512 bytes here, and has blocks of \
+                 4096 on node bb, which has the volume, too; see cleatctl explain vol",
             ),
             (
                 Refusal::NotReady {
@@ -354,6 +379,20 @@ fn waits_of_requests() {
             (
                 Wait::Room { node: n("a"), limit: 16 },
                 "one of the 16 volumes of node a, which may have no more (--max-volumes), to be detached there",
+            ),
+            (
+                Wait::Leaving { node: n("a"), vm: vm(), wait: None },
+                "node a to be detached, where VM prod/web does not need it any more since its migration is over: no \
+                 Unpublish has come yet",
+            ),
+            (
+                Wait::Leaving {
+                    node: n("a"),
+                    vm: vm(),
+                    wait: Some(AttachmentWait { condition: Condition::HostDenied, last: None }),
+                },
+                "node a to be detached, where VM prod/web does not need it any more since its migration is over: it waits \
+                 for the RDS to take the host of node a off its list",
             ),
             (
                 Wait::Holders(vec![

@@ -1,6 +1,6 @@
 //! What went wrong with an attachment. Each text goes after "last:", and is a notice by itself.
 
-use cleat_core::{DeviceIdentity, NodeTrouble, OlderBy, RdsTask, Trouble};
+use cleat_core::{DeviceDifference, DeviceIdentity, NodeTrouble, OlderBy, RdsTask, Trouble};
 
 use super::node::later_term;
 
@@ -55,6 +55,10 @@ pub(super) fn unready(unready: &NodeTrouble) -> String {
             namespace(found),
             namespace(pinned)
         ),
+        NodeTrouble::OtherDevice { node, difference } => {
+            let (here, there) = devices(*difference);
+            format!("{clause}: the device {here} here, and {there} on node {node}, which has the volume, too")
+        }
         NodeTrouble::OtherEpoch { highest, ended, granted } => {
             let ended = if *ended { ", which has ended" } else { "" };
             format!("{clause}: the node has seen epoch {highest}{ended}, not {granted}")
@@ -68,6 +72,18 @@ pub(super) fn unready(unready: &NodeTrouble) -> String {
 fn namespace(DeviceIdentity { namespace_uuid, nguid }: &DeviceIdentity) -> String {
     let nguid = nguid.map_or_else(|| "no NGUID".to_owned(), |nguid| format!("NGUID {nguid}"));
     format!("UUID {namespace_uuid}, {nguid}")
+}
+
+/// What a device is like, and the other node's.
+fn devices(difference: DeviceDifference) -> (String, String) {
+    let written = |read_only| if read_only { "is read-only" } else { "is writable" };
+    match difference {
+        DeviceDifference::Size { found, other } => (format!("has {found} bytes"), format!("has {other}")),
+        DeviceDifference::ReadOnly { found } => (written(found).to_owned(), written(!found).to_owned()),
+        DeviceDifference::BlockSize { found, other } => {
+            (format!("has blocks of {found} bytes"), format!("has blocks of {other}"))
+        }
+    }
 }
 
 fn rds_task(task: RdsTask) -> &'static str {

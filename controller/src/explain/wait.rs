@@ -40,6 +40,15 @@ pub(crate) fn wait(wait: &Wait) -> String {
         Wait::Room { node, limit } => format!(
             "one of the {limit} volumes of node {node}, which may have no more (--max-volumes), to be detached there"
         ),
+        Wait::Leaving { node, vm, wait } => format!(
+            "node {node} to be detached, where VM {}/{} does not need it any more since its migration is over: {}",
+            vm.namespace,
+            vm.name,
+            match wait {
+                Some(wait) => format!("it waits for {}", attachment_wait(node, wait)),
+                None => "no Unpublish has come yet".to_owned(),
+            }
+        ),
         Wait::Holders(holders) => holders.iter().map(holder).collect::<Vec<_>>().join("; and for "),
     }
 }

@@ -519,6 +519,7 @@ mod tests {
             phase: ObservedPhase::Ready,
             live_paths: 2,
             unready: String::new(),
+            shown: None,
         };
         let volumes = holds.iter().map(observed).collect();
         let (id, up) = (node(name), session.clone());

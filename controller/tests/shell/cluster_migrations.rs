@@ -326,3 +326,71 @@ async fn where_a_migration_is_required_a_second_node_needs_its_object() {
     publish_demanding(&csi, "node-b").await.expect("who has it keeps it");
     assert!(target.holds("vm-1") && !source.holds("vm-1"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_third_node_waits_for_the_side_that_the_vm_has_left() {
+    let (mut player, mut world) = (Player::new(), World::new());
+    player.kubevirt_comes();
+    player.volume();
+    world.join(&player.cluster.kubeconfig(), "cleat", "one").await;
+    leads(&world).await;
+    let (source, target, third) = (Host::new("node-a", 1), Host::new("node-b", 2), Host::new("node-c", 3));
+    let (_source, _target) = (world.agent(&source).await, world.agent(&target).await);
+    let _third = world.agent(&third).await;
+    let csi = world.csi().await;
+    csi.create("vm-1").await.unwrap();
+    for node in ["node-a", "node-b"] {
+        player.cluster.wants("vm-1", node, true);
+        csi.publish("vm-1", node, RWX).await.unwrap();
+    }
+    player.play(&[
+        Step::VmMade,
+        Step::LauncherMade,
+        Step::LauncherRuns { on: "node-a".into() },
+        Step::Asked { to: "node-b".into() },
+        Step::Accepted,
+        Step::TargetMade,
+        Step::TargetPlaced,
+    ]);
+    until(&world, "attributed", |found| !found.migration_uid.is_empty()).await;
+    player.cluster.wants("vm-1", "node-c", true);
+    let refused = csi.publish("vm-1", "node-c", RWX).await.unwrap_err();
+    assert!(refused.message().contains("migration limit"), "the VM moves: {refused:?}");
+    player.play(&[
+        Step::TargetRuns,
+        Step::Scheduled,
+        Step::HandedOver,
+        Step::Preparing,
+        Step::TargetReady,
+        Step::Began,
+        Step::Detected,
+        Step::Switched,
+        Step::Acknowledged,
+        Step::Completed,
+    ]);
+
+    // What KubeVirt says is heard of a moment later: until then the call is refused.
+    let deadline = Instant::now() + PATIENCE;
+    let granted = loop {
+        let csi = world.csi().await;
+        let mut call = tokio::spawn(async move { csi.publish("vm-1", "node-c", RWX).await });
+        match tokio::time::timeout(Duration::from_secs(2), &mut call).await {
+            Err(_) => break call,
+            Ok(ended) => {
+                let refused = ended.unwrap().unwrap_err();
+                assert!(refused.message().contains("migration limit"), "{refused:?}");
+                assert!(Instant::now() < deadline, "{refused:?}");
+            }
+        }
+    };
+    let waiting = world.volume("vm-1").await.waiting;
+    let named = "node node-a to be detached, where VM vms/web does not need it any more";
+    assert!(waiting.iter().any(|wait| wait.waits_for.contains(named)), "{waiting:?}");
+    assert!(source.holds("vm-1") && target.holds("vm-1") && !third.holds("vm-1"));
+
+    player.cluster.wants_no_more("vm-1", "node-a");
+    csi.unpublish("vm-1", "node-a").await.unwrap();
+    granted.await.unwrap().unwrap();
+    assert!(!source.holds("vm-1") && target.holds("vm-1") && third.holds("vm-1"));
+}

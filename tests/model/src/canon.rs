@@ -34,6 +34,7 @@ const LEFT_OUT: [&str; 19] = [
     "causes",
     "subsystem_nqn",
     "portals",
+    // Of volumes and of devices: all have the same.
     "size_bytes",
     "host_id",
     "storage_addresses",

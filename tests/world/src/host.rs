@@ -6,7 +6,8 @@
 //! ledger calls stale.
 
 use cleat_core::{
-    Absence, Deleted, Directive, Epoch, Event, Observed, ObservedPhase, OperationId, Outcome, SessionId,
+    Absence, Deleted, DeviceShown, Directive, Epoch, Event, Observed, ObservedPhase, OperationId, Outcome,
+    SessionId,
 };
 
 use crate::names::{P, PORTALS, V, VOLUMES, namespace, volume_id};
@@ -159,6 +160,9 @@ pub struct Reach {
     pub used: bool,
 }
 
+/// What every device of this world is like.
+const DEVICE: DeviceShown = DeviceShown { size_bytes: 4096, block_size_bytes: Some(512), read_only: false };
+
 /// The answer of an agent that could not do it.
 pub(crate) fn failed(clause: &str, nothing_left: bool) -> Outcome {
     Outcome::Failed { clause: clause.into(), message: String::new(), nothing_left }
@@ -189,6 +193,8 @@ impl Host {
             phase,
             live_paths: u32::try_from(live_paths).unwrap_or(u32::MAX),
             unready: String::new(),
+            // It never changes, so what was proven says it.
+            shown: None,
         }
     }
 
@@ -225,7 +231,7 @@ impl Host {
         if mishap {
             return failed("direct-read", false);
         }
-        Outcome::Ready { identity: namespace(v) }
+        Outcome::Ready { identity: namespace(v), shown: Some(DEVICE) }
     }
 
     /// Detach (`force`: Revoke, which takes it from under its user). Says what was deleted before it was live.

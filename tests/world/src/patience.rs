@@ -39,6 +39,12 @@ impl Named {
             Wait::Room { node, .. } => {
                 (named.nodes, named.agents, named.bound) = (vec![node.clone()], true, true);
             }
+            Wait::Leaving { node, wait, .. } => {
+                named.nodes.push(node.clone());
+                if let Some(AttachmentWait { condition, .. }) = wait {
+                    named.attachment(condition);
+                }
+            }
             Wait::Holders(holders) => {
                 for holder in holders {
                     named.nodes.push(holder.node.clone());

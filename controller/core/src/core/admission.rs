@@ -2,14 +2,32 @@
 
 use std::num::NonZeroU32;
 
-use crate::{Access, Attachment, Difference, Grant, NodeId, Refusal, VolumeRecord, VolumeSpec};
+use crate::{Access, Attachment, Difference, Grant, NodeId, Refusal, VmRef, VolumeRecord, VolumeSpec};
 
 /// What admission says to a node that wants a volume.
 pub(super) enum Admission {
     Admit,
     /// Somebody is being detached; it is worth waiting for.
     WaitForDetach,
+    /// A VM's migration is over, and the side that it does not need any more is still to be detached. It is worth waiting for.
+    WaitForLeaver(Leaver),
     Refuse(Refusal),
+}
+
+/// The side of a migration that its VM does not need any more, and that may write all the same.
+pub(super) struct Leaver {
+    pub(super) node: NodeId,
+    pub(super) vm: VmRef,
+    pub(super) is_draining: bool,
+}
+
+/// Who leaves next: of two nodes that both have the volume, in a migration that KubeVirt is done with. Nobody is let in by
+/// this, and nobody has to go by it.
+fn leaver(record: &VolumeRecord) -> Option<Leaver> {
+    let migration = record.migration.as_ref()?;
+    let (node, vm) = migration.leaves(record.reported.as_deref())?;
+    let a = record.attachment(node).filter(|a| migration.concerns(node, a.epoch))?;
+    Some(Leaver { node: node.clone(), vm: vm.clone(), is_draining: a.phase.is_draining() })
 }
 
 /// Whether one more node may have the volume, given those who have it or may have it.
@@ -32,8 +50,17 @@ pub(super) fn admission(record: Option<&VolumeRecord>, node: &NodeId, spec: &Vol
     if others.len() < access.limit() {
         return Admission::Admit;
     }
-    if others.iter().filter(|a| !a.phase.is_draining()).count() < access.limit() {
-        return Admission::WaitForDetach;
+    let staying = others.iter().filter(|a| !a.phase.is_draining()).count();
+    let leaver = record.filter(|_| access == Access::RwxBlock).and_then(leaver);
+    match leaver.filter(|leaver| leaver.node != *node) {
+        Some(leaver) if leaver.is_draining && staying < access.limit() => {
+            return Admission::WaitForLeaver(leaver);
+        }
+        _ if staying < access.limit() => return Admission::WaitForDetach,
+        Some(leaver) if !leaver.is_draining && staying == access.limit() => {
+            return Admission::WaitForLeaver(leaver);
+        }
+        _ => {}
     }
     let nodes: Vec<NodeId> = others.iter().map(|a| a.node.clone()).collect();
     if let Some(overdue) = record.and_then(|r| r.migration.as_ref()).filter(|m| m.is_overdue()) {

@@ -3,23 +3,6 @@
 use super::super::testing::*;
 use crate::*;
 
-/// A migration of the VM, by its number, as far as it has come.
-fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> VmMigration {
-    VmMigration {
-        uid: MigrationUid::new(format!("uid-{number}")).expect("a UID"),
-        name: format!("move-{number}"),
-        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
-        source: n(source),
-        target: Some(n(target)),
-        stage,
-        switched_at: None,
-    }
-}
-
-fn report(b: &mut Harness, seen: VmMigration) {
-    b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(seen)) });
-}
-
 fn record(b: &Harness) -> &Migration {
     b.core.volumes[&v()].migration.as_ref().expect("a record")
 }

@@ -5,9 +5,9 @@ use super::Transition;
 use crate::rung_result::HelperProblem;
 use crate::volume::{DirectiveKind, Pending};
 use crate::{
-    Absence, Attachment, BootId, DeviceIdentity, DrainCause, Drained, Epoch, FenceStep, LaterTerm,
-    MigrationStep, NodeId, NodeTrouble, Notice, Observed, ObservedPhase, OperationId, Outcome, Phase,
-    RdsFailure, RdsTask, Refusal, ReservationAbility, SessionId, Source, Trouble, UnixMillis, Verdict,
+    Absence, Attachment, BootId, DeviceIdentity, DeviceShown, DrainCause, Drained, Epoch, FenceStep,
+    LaterTerm, MigrationStep, NodeId, NodeTrouble, Notice, Observed, ObservedPhase, OperationId, Outcome,
+    Phase, RdsFailure, RdsTask, Refusal, ReservationAbility, SessionId, Source, Trouble, UnixMillis, Verdict,
     VolumeId,
 };
 
@@ -144,7 +144,7 @@ impl Transition<'_> {
             _ => {}
         }
         match outcome {
-            Outcome::Ready { identity } if !draining => self.ready(volume, node, identity),
+            Outcome::Ready { identity, shown } if !draining => self.ready(volume, node, identity, shown),
             Outcome::Absent(absence) if draining => self.absent(volume, node, &absence),
             Outcome::Busy { holders } if draining => self.busy(volume, node, holders),
             Outcome::Failed { clause, message, .. } if draining => {
@@ -206,22 +206,27 @@ impl Transition<'_> {
         LaterTerm { volume: volume.clone(), highest, term: self.core.term }
     }
 
-    fn ready(&mut self, volume: &VolumeId, node: &NodeId, identity: DeviceIdentity) {
+    fn ready(
+        &mut self,
+        volume: &VolumeId,
+        node: &NodeId,
+        identity: DeviceIdentity,
+        shown: Option<DeviceShown>,
+    ) {
         let Some(boot_id) = self.boot_id(node) else {
             return;
         };
+        if let Some(another) = self.core.other_device(volume, node, &identity, shown) {
+            self.attach_failed(volume, node, another);
+            return;
+        }
         let Some(record) = self.core.volumes.get_mut(volume) else {
             return;
         };
-        if let Some(pinned) = record.identity.as_ref().filter(|pinned| **pinned != identity) {
-            let (found, pinned) = (Box::new(identity), Box::new(pinned.clone()));
-            self.attach_failed(volume, node, NodeTrouble::OtherNamespace { found, pinned });
-            return;
-        }
-        record.identity = Some(identity);
+        record.identity = Some(identity.with(record.identity.take()));
         let mut rebooted = false;
         if let Some(a) = record.attachment_mut(node) {
-            a.proven = true;
+            (a.proven, a.shown) = (true, shown);
             rebooted = a.boot_id.replace(boot_id.clone()).is_some_and(|before| before != boot_id);
             let observed = Observed {
                 volume: volume.clone(),
@@ -230,6 +235,7 @@ impl Transition<'_> {
                 phase: ObservedPhase::Ready,
                 live_paths: 0,
                 unready: String::new(),
+                shown: None,
             };
             if let Some(known) = self.core.nodes.get_mut(node) {
                 let fresh = known.observed.entry(volume.clone()).or_insert_with(|| observed.clone());

@@ -341,6 +341,8 @@ impl Transition<'_> {
                     }
                 },
                 Admission::WaitForDetach => (Ruling::Wait, config.detach_grace_ms),
+                // Its Unpublish is still to come, and then its detach has to be proven.
+                Admission::WaitForLeaver(_) => (Ruling::Wait, config.request_limit_ms),
                 Admission::Refuse(refusal) => refuse(refusal),
             },
         }
@@ -443,6 +445,7 @@ impl Transition<'_> {
             old_proof: false,
             used_since: false,
             stray: false,
+            shown: None,
         });
         self.dirty.insert(volume.clone());
         self.no_doubt(&volume);

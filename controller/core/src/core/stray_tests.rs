@@ -1,7 +1,7 @@
 //! Volumes that somebody has connected by hand, on nodes that are being granted them or were not granted them at all.
 //! Each was found by the model, and is here as short as it gets.
 
-use crate::core::tests::{Harness, able, absent, identity, n, namespace, observed_of, ready, v};
+use crate::core::tests::{Harness, able, absent, identity, n, observed_of, ready, v};
 use crate::*;
 
 /// Shorter than any request may wait.
@@ -39,7 +39,7 @@ fn a_path_that_breaks_before_the_attach_took_the_device_is_remembered() {
     for phase in [ObservedPhase::Ready, ObservedPhase::Lost, ObservedPhase::Ready] {
         b.says("a", observed_of(phase));
     }
-    let outcome = Outcome::Ready { identity: namespace(1) };
+    let outcome = ready();
     let (node, session, epoch) = (n("a"), b.session("a"), grant.epoch);
     b.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
     assert!(matches!(b.reply(request), Some(Ok(Reply::Published(_)))), "{:?}", b.effects);

@@ -75,7 +75,7 @@ pub(super) fn spec(access: Access) -> VolumeSpec {
 }
 
 pub(super) fn ready() -> Outcome {
-    Outcome::Ready { identity: namespace(1) }
+    Outcome::Ready { identity: namespace(1), shown: None }
 }
 
 pub(super) fn absent(state: &str) -> Outcome {
@@ -84,7 +84,33 @@ pub(super) fn absent(state: &str) -> Outcome {
 }
 
 pub(super) fn observed_of(phase: ObservedPhase) -> Observed {
-    Observed { volume: v(), epoch: None, ended: false, phase, live_paths: 2, unready: String::new() }
+    Observed {
+        volume: v(),
+        epoch: None,
+        ended: false,
+        phase,
+        live_paths: 2,
+        unready: String::new(),
+        shown: None,
+    }
+}
+
+/// A migration of the VM, by its number, as far as it has come.
+pub(super) fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> VmMigration {
+    VmMigration {
+        uid: MigrationUid::new(format!("uid-{number}")).expect("a UID"),
+        name: format!("move-{number}"),
+        vm: VmRef { namespace: "vms".into(), name: "vm".into(), uid: "vm-uid".into() },
+        source: n(source),
+        target: Some(n(target)),
+        stage,
+        switched_at: None,
+    }
+}
+
+/// KubeVirt reports it.
+pub(super) fn report(b: &mut Harness, seen: VmMigration) {
+    b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(seen)) });
 }
 
 /// The one detach that a request waits for, and the fence beside it.

@@ -163,8 +163,7 @@ fn another_namespace_than_the_pinned_one_is_refused() {
     b.attach("a", Access::RwxBlock);
     let request = b.publish("bb", Access::RwxBlock);
     b.rds(Ok(()));
-    let identity = namespace(2);
-    b.agent(Outcome::Ready { identity });
+    b.agent(Outcome::Ready { identity: namespace(2), shown: None });
     assert!(matches!(
         b.refusal(request),
         Refusal::NotReady { unready: NodeTrouble::OtherNamespace { .. }, .. }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Core;
-use super::admission::Room;
+use super::admission::{Admission, Leaver, Room, admission};
 use super::requests::RequestKind;
 use crate::volume::Pending;
 use crate::{
@@ -149,12 +149,22 @@ impl Core {
                 Wait::Inventory { node: node.clone() }
             }
             RequestKind::Publish { node, .. } if holders.contains(node) => waits_for_holders(&|h| h == node),
-            RequestKind::Publish { node, .. } => match self.room_on(node, volume, &BTreeSet::new()) {
-                Room::WaitForDetach { limit } => Wait::Room { node: node.clone(), limit },
-                _ if holders.is_empty() => Wait::Inventory { node: node.clone() },
-                _ => waits_for_holders(&|_| true),
-            },
+            RequestKind::Publish { node, spec, .. } => {
+                if let Admission::WaitForLeaver(leaver) = admission(self.volumes.get(volume), node, spec) {
+                    return self.leaving(volume, leaver);
+                }
+                match self.room_on(node, volume, &BTreeSet::new()) {
+                    Room::WaitForDetach { limit } => Wait::Room { node: node.clone(), limit },
+                    _ if holders.is_empty() => Wait::Inventory { node: node.clone() },
+                    _ => waits_for_holders(&|_| true),
+                }
+            }
         }
+    }
+
+    fn leaving(&self, volume: &VolumeId, Leaver { node, vm, is_draining }: Leaver) -> Wait {
+        let wait = is_draining.then(|| self.next_step_waits_for(volume, &node)).flatten();
+        Wait::Leaving { node, vm, wait }
     }
 }
 
