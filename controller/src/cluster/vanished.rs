@@ -1,14 +1,16 @@
-//! VolumeAttachments that went without an Unpublish: their finalizer was taken off, or the controller was away for long.
+//! VolumeAttachments that went without an Unpublish: their finalizer was taken off, the controller was away for long, or
+//! etcd was set back.
 //!
 //! In comes the time; out go detaches like a caller's, each after the API server itself has said twice, some time apart and
 //! the second time right before, that nobody asks for that volume on that node. Whether the node can write is proven as
-//! always. What a node holds without a grant (a stray) is a person's to publish or unpublish.
+//! always. What a node holds without a grant (a stray) goes the same way; of a host that is no node of the cluster, nobody
+//! here can know what it has the volume for.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cleat_core::{NodeId, Phase, VolumeId};
+use cleat_core::{Attachment, NodeId, Phase, VolumeId};
 use cleat_kubernetes::attachments::{Attachments, Live};
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +52,8 @@ fn held(core: &cleat_core::Core) -> Vec<(VolumeId, NodeId)> {
     let all = core.volumes().values().flat_map(|record| {
         record.attachments.iter().map(move |attachment| (record.spec.id.clone(), attachment))
     });
-    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. } | Phase::Stray));
+    let is_known = |a: &Attachment| a.phase != Phase::Stray || core.nodes().contains_key(&a.node);
+    let stays = all.filter(|(_, a)| !matches!(a.phase, Phase::Draining { .. }) && is_known(a));
     stays.map(|(volume, a)| (volume, a.node.clone())).collect()
 }
 

@@ -131,7 +131,7 @@ pub enum EngineError {
         source: serde_json::Error,
     },
     /// Another controller has granted under a higher term.
-    #[error("another controller has taken over: {reason}")]
+    #[error("this controller does not lead any more: {reason}")]
     SteppedDown {
         /// How it is known.
         reason: String,

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use cleat_api_server::Cluster;
 use cleat_controller::app::AppError;
 use cleat_controller::engine::EngineError;
+use cleat_proto::cleat::v1::Epoch;
+use cleat_proto::cleat::v1::volume_state::Phase;
 use cleat_proto::csi::v1;
 use tonic::Code;
 
@@ -329,6 +331,28 @@ async fn a_volume_attachment_that_went_without_a_call_is_detached() {
         assert!(Instant::now() < deadline, "nobody detaches it");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs an API server: hack/test --full --only api-server"]
+async fn a_stray_that_nobody_asks_for_is_detached_and_the_next_let_in() {
+    let cluster = Cluster::own();
+    let world = one(&cluster).await;
+    let (host, next) = (Host::new("node-a", 1), Host::new("node-b", 2));
+    let csi = world.csi().await;
+    csi.create("pvc-1").await.unwrap();
+    // As where etcd was set back to before its VolumeAttachment.
+    host.hold("pvc-1", Epoch { term: 1, seq: 1 }, Phase::Ready);
+    let listed = host.nqn();
+    world.rds.tamper("pvc-1", |volume| volume.hosts = [listed].into());
+    let _agents = [world.agent(&host).await, world.agent(&next).await];
+    cluster.wants("pvc-1", "node-b", false);
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(refused) = csi.publish("pvc-1", "node-b", RWO).await {
+        assert!(Instant::now() < deadline, "nobody detaches it: {refused:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!host.holds("pvc-1") && next.holds("pvc-1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
