@@ -149,6 +149,9 @@ async fn kubevirt_comes_moves_a_vm_and_goes_without_a_restart() {
     player.play(&[Step::Detected, Step::Switched, Step::Acknowledged, Step::Completed, Step::SourceEnds]);
     until(&kubevirt, "completed", || is_at(MoveStage::Completed)).await;
 
+    // A kind stays while one of it has finalizers.
+    player.play(&[Step::VmDeleted]);
+    until(&kubevirt, "deleted", || mover() == Some(MoverSeen::Nobody)).await;
     cluster.kubectl(&[&["delete"][..], &kinds].concat());
     until(&kubevirt, "gone", || kubevirt.presence() == Presence::Absent).await;
     assert_eq!(mover(), Some(MoverSeen::Nobody));
