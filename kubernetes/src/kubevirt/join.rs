@@ -236,6 +236,8 @@ impl<'a> Index<'a> {
             )));
         }
         let stage = match object {
+            // It was deleted before it was handed over, and KubeVirt deletes the pod then.
+            None if target.deleted => MoveStage::Aborted,
             None if target.ended => MoveStage::Failed,
             object => stage(None, object),
         };

@@ -121,6 +121,27 @@ fn how_it_ended_is_what_completed_and_failed_say() {
         ),
         ("aborted", fixture!("instance-aborted"), Some(&failed), MoveStage::Aborted, None),
         (
+            "aborted, as the target's handler says it first",
+            said("abortStatus", json!(null), &fixture!("instance-aborted")),
+            None,
+            MoveStage::Aborted,
+            None,
+        ),
+        (
+            "aborted by KubeVirt itself, which nobody has asked for",
+            said("abortRequested", json!(null), &fixture!("instance-aborted")),
+            Some(&failed),
+            MoveStage::Failed,
+            None,
+        ),
+        (
+            "failed, and the abort that was wanted had not come",
+            said("abortStatus", json!("Failed"), &fixture!("instance-aborted")),
+            None,
+            MoveStage::Failed,
+            None,
+        ),
+        (
             "an abort that came too late",
             said("abortStatus", json!("Failed"), &migrated),
             None,
@@ -151,6 +172,13 @@ fn before_the_handover_only_its_object_says_how_it_ended() {
     let pods = [fixture!("launcher"), ended(fixture!("target-launcher"))];
     let found = Cluster::of(&pods, fixture!("instance"), &[]).migration();
     assert_eq!(found, Some(MoveSeen { name: None, ..seen(MoveStage::Failed, None) }));
+    // What was deleted before the handover goes at once, and its pod has its time.
+    let at = ("/metadata/deletionTimestamp", json!("2026-11-30T09:00:12Z"));
+    for pod in [fixture!("target-launcher"), ended(fixture!("target-launcher"))] {
+        let pods = [fixture!("launcher"), with(pod, std::slice::from_ref(&at))];
+        let found = Cluster::of(&pods, fixture!("instance"), &[]).migration();
+        assert_eq!(found, Some(MoveSeen { name: None, ..seen(MoveStage::Aborted, None) }));
+    }
 }
 
 #[test]

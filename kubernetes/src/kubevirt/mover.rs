@@ -71,17 +71,19 @@ impl MoveStage {
 
 /// How far a migration is, by the VM's status, where that speaks of it, and by its own object. A failed one is `completed` as
 /// well, and that it has an end's time says nothing: KubeVirt sets it before it knows how it ended, and has lost it at times.
+/// Nor does an abort that has succeeded say that somebody wanted it, since KubeVirt aborts what does not get on; and where one
+/// was wanted, the handler that sees its end first may not say what became of it.
 pub(super) fn stage(state: Option<&MigrationStateSeen>, object: Option<&VmMigrationSeen>) -> MoveStage {
     let phase = object.map_or("", |object| object.phase.as_str());
     let said = |is: fn(&MigrationStateSeen) -> bool| state.is_some_and(is);
+    let wanted = said(|state| state.abort_requested) || object.is_some_and(|object| object.abort_requested);
     if said(|state| state.failed) {
-        let aborted = said(|state| state.abort_status.as_deref() == Some("Succeeded"));
-        if aborted { MoveStage::Aborted } else { MoveStage::Failed }
+        let has_not_come = said(|state| state.abort_status.as_deref() == Some("Failed"));
+        if wanted && !has_not_come { MoveStage::Aborted } else { MoveStage::Failed }
     } else if said(|state| state.completed) || phase == "Succeeded" {
         MoveStage::Completed
     } else if phase == "Failed" {
-        let aborted = object.is_some_and(|object| object.abort_requested);
-        if aborted { MoveStage::Aborted } else { MoveStage::Failed }
+        if wanted { MoveStage::Aborted } else { MoveStage::Failed }
     } else if phase == "Running" || said(|state| state.started_ms.is_some() || state.ready_ms.is_some()) {
         MoveStage::Running
     } else {

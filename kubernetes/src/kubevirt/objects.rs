@@ -50,6 +50,8 @@ pub struct PodSeen {
     pub created_ms: u64,
     /// It has ended. It may be there for long after.
     pub ended: bool,
+    /// Somebody has deleted it; it may run for a while.
+    pub deleted: bool,
 }
 
 /// A claim.
@@ -103,7 +105,9 @@ pub struct MigrationStateSeen {
     pub completed: bool,
     /// It has failed.
     pub failed: bool,
-    /// What became of the wish to abort it.
+    /// Somebody has asked for its end while it ran.
+    pub abort_requested: bool,
+    /// What became of an abort, asked for or not.
     pub abort_status: Option<String>,
     /// Its other side is another cluster, or another namespace.
     pub elsewhere: bool,
@@ -168,6 +172,7 @@ pub fn pod(object: &Value) -> Option<PodSeen> {
         claims: volumes.into_iter().flatten().filter_map(claim).collect(),
         created_ms: created(object),
         ended: matches!(text_at(object.get("status"), "phase").as_deref(), Some("Succeeded" | "Failed")),
+        deleted: text_at(object.get("metadata"), "deletionTimestamp").is_some(),
     })
 }
 
@@ -204,6 +209,7 @@ fn migration_state(state: &Value) -> MigrationStateSeen {
             .or_else(|| time_at(of_target, "domainReadyTimestamp")),
         completed: is("completed"),
         failed: is("failed"),
+        abort_requested: is("abortRequested"),
         abort_status: text_at(own, "abortStatus"),
         elsewhere: synchronized(of_source) || synchronized(of_target),
     }

@@ -37,6 +37,7 @@ fn a_launcher_says_its_vm_by_label_and_owner() {
         claims: vec!["disk-0".into()],
         created_ms: NINE - 3_599_000,
         ended: false,
+        deleted: false,
     };
     assert_eq!(pod(&fixture!("launcher")), Some(source.clone()));
     let target = PodSeen {
@@ -65,8 +66,12 @@ fn an_attachment_says_its_vm_by_annotation_and_its_launcher_by_owner() {
         claims: vec!["disk-1".into()],
         created_ms: NINE - 3_300_000,
         ended: false,
+        deleted: false,
     };
     assert_eq!(pod(&fixture!("attachment")), Some(source));
+    let mut leaves = fixture!("attachment");
+    leaves["metadata"]["deletionTimestamp"] = json!("2026-11-30T09:00:10Z");
+    assert!(pod(&leaves).is_some_and(|pod| pod.deleted && !pod.ended));
     let target = pod(&fixture!("target-attachment")).expect("it is one");
     assert_eq!((target.job_uid, target.owner_pod_uid), (of(JOB), Some(uid("c2"))));
 }
@@ -99,6 +104,7 @@ fn a_vm_says_what_its_status_has_of_a_migration() {
         Some(MigrationStateSeen {
             ended_ms: Some(NINE + 38_000),
             failed: true,
+            abort_requested: true,
             abort_status: of("Succeeded"),
             ..ended
         })

@@ -161,6 +161,9 @@ async fn kubevirt_comes_moves_a_vm_and_goes_without_a_restart() {
     assert_eq!(now().await.and_then(moves).map(|seen| seen.stage), Some(MoveStage::Completed));
     until(&kubevirt, "completed", || is_at(MoveStage::Completed)).await;
 
+    // A kind stays while one of it has finalizers.
+    player.play(&[Step::VmDeleted]);
+    until(&kubevirt, "deleted", || mover() == Some(MoverSeen::Nobody)).await;
     cluster.kubectl(&[&["delete"][..], &kinds].concat());
     until(&kubevirt, "gone", || kubevirt.presence() == Presence::Absent).await;
     assert_eq!(mover(), Some(MoverSeen::Nobody));

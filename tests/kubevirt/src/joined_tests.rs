@@ -2,205 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use cleat_kubernetes::attachments::{AllAttachments, PersistentVolumeSeen, SaysWho, VolumeAttachmentSeen};
-use cleat_kubernetes::kubevirt::join::{Objects, movers};
 use cleat_kubernetes::kubevirt::mover::{MoveStage, MoverSeen};
-use cleat_kubernetes::kubevirt::objects::{self, ClaimSeen, PodSeen, VmMigrationSeen, VmSeen};
 
+use crate::joined_testing::{Play, View, look, show, vm};
 use crate::patch::Kind;
-use crate::script::{Disk, Script, Step, VmPlan};
-use crate::stored::Stored;
-
-/// A VM that is played, and everything that was ever stored.
-struct Play {
-    script: Script,
-    stored: Stored,
-    seconds: u64,
-    node: String,
-    /// Where each migration goes from and to, by its UID.
-    sides: BTreeMap<String, (String, String)>,
-    history: Vec<Stored>,
-}
-
-impl Play {
-    fn of(disks: &[(&str, bool)]) -> Self {
-        let disk = |&(claim, hotplugged): &(&str, bool)| Disk { claim: claim.into(), hotplugged };
-        let plan =
-            VmPlan { namespace: "vms".into(), name: "web".into(), disks: disks.iter().map(disk).collect() };
-        Self {
-            script: Script::new(plan),
-            stored: Stored::default(),
-            seconds: 0,
-            node: String::new(),
-            sides: BTreeMap::new(),
-            history: Vec::new(),
-        }
-    }
-
-    /// One that runs on A.
-    fn running(disks: &[(&str, bool)]) -> Self {
-        let mut play = Self::of(disks);
-        play.steps(&[Step::VmMade, Step::LauncherMade, Step::LauncherRuns { on: "a".into() }]);
-        if disks.iter().any(|&(_, hotplugged)| hotplugged) {
-            play.step(&Step::Plugged);
-        }
-        play
-    }
-
-    fn steps(&mut self, steps: &[Step]) {
-        steps.iter().for_each(|step| self.step(step));
-    }
-
-    fn step(&mut self, step: &Step) {
-        self.seconds += 1;
-        let now = format!("2026-11-30T09:{:02}:{:02}Z", self.seconds / 60, self.seconds % 60);
-        for patch in self.script.next(step, &now).unwrap_or_else(|error| panic!("{error}")) {
-            if let Some(uid) = self.stored.apply(&patch, &now) {
-                self.script.made(patch.of(), &uid);
-                if let Step::Asked { to } = step {
-                    self.sides.insert(uid, (self.node.clone(), to.clone()));
-                }
-            }
-            self.history.push(self.stored.clone());
-        }
-        match step {
-            Step::LauncherRuns { on } => self.node.clone_from(on),
-            Step::SourceEnds => {
-                self.node = self.sides.values().last().map(|(_, to)| to.clone()).unwrap_or_default()
-            }
-            _ => {}
-        }
-    }
-
-    /// To another node, up to and with a step.
-    fn migrate(&mut self, to: &str, last: &Step) {
-        let is_hotplug = |pod: &serde_json::Value| pod["metadata"]["labels"]["kubevirt.io"] == "hotplug-disk";
-        let hotplug = self.stored.all(Kind::Pod).any(is_hotplug);
-        for step in migration(to, hotplug) {
-            self.step(&step);
-            if step == *last {
-                return;
-            }
-        }
-        panic!("{last:?} is no step of a migration");
-    }
-
-    fn shown(&self, volume: &str) -> String {
-        let view = View::of(&self.stored);
-        show(&look(&view, &view, &view)[volume])
-    }
-}
-
-/// The steps of a migration that goes well.
-fn migration(to: &str, with_hotplugged: bool) -> Vec<Step> {
-    let mut steps = vec![
-        Step::Asked { to: to.into() },
-        Step::Accepted,
-        Step::TargetMade,
-        Step::TargetPlaced,
-        Step::TargetRuns,
-    ];
-    if with_hotplugged {
-        steps.extend([Step::TargetPlugs, Step::TargetPlugged]);
-    }
-    steps.extend([
-        Step::Scheduled,
-        Step::HandedOver,
-        Step::Preparing,
-        Step::TargetReady,
-        Step::Began,
-        Step::Detected,
-        Step::Switched,
-        Step::Acknowledged,
-        Step::Completed,
-        Step::SourceEnds,
-    ]);
-    steps
-}
-
-/// What a watch of each kind has at one moment.
-#[derive(Clone, PartialEq)]
-struct View {
-    pods: Vec<PodSeen>,
-    vms: Vec<VmSeen>,
-    migrations: Vec<VmMigrationSeen>,
-}
-
-impl View {
-    fn of(stored: &Stored) -> Self {
-        Self {
-            pods: stored.all(Kind::Pod).filter_map(objects::pod).collect(),
-            vms: stored.all(Kind::VirtualMachineInstance).filter_map(objects::instance).collect(),
-            migrations: stored
-                .all(Kind::VirtualMachineInstanceMigration)
-                .filter_map(objects::migration)
-                .collect(),
-        }
-    }
-}
-
-thread_local! {
-    static ATTACHMENTS: AllAttachments = attachments();
-}
-
-/// Who has the volumes `root` and `data`, by views that need not be of one moment.
-fn look(pods: &View, vms: &View, migrations: &View) -> BTreeMap<String, MoverSeen> {
-    let claim =
-        |name: &&str| ClaimSeen { namespace: "vms".into(), name: (*name).into(), uid: (*name).into() };
-    let claims: Vec<_> = ["root", "data"].iter().map(claim).collect();
-    ATTACHMENTS.with(|attachments| {
-        movers(&Objects {
-            attachments,
-            claims: claims.iter().collect(),
-            pods: pods.pods.iter().collect(),
-            vms: vms.vms.iter().collect(),
-            migrations: migrations.migrations.iter().collect(),
-        })
-    })
-}
-
-fn attachments() -> AllAttachments {
-    let pv = |name: &&str| PersistentVolumeSeen {
-        name: (*name).into(),
-        handle: (*name).into(),
-        shared_block: true,
-        claim: Some(("vms".into(), (*name).into(), (*name).into())),
-        attributes: BTreeMap::new(),
-        says: SaysWho::default(),
-    };
-    let attachment = |name: &&str| VolumeAttachmentSeen {
-        name: (*name).into(),
-        pv: Some((*name).into()),
-        volume: None,
-        node: "a".into(),
-        created_ms: 0,
-        deleting: false,
-        attached: true,
-        metadata: BTreeMap::new(),
-    };
-    let volumes = ["root", "data"];
-    AllAttachments {
-        attachments: volumes.iter().map(attachment).collect(),
-        volumes: volumes.iter().map(|name| ((*name).into(), pv(name))).collect(),
-    }
-}
-
-fn show(mover: &MoverSeen) -> String {
-    match mover {
-        MoverSeen::Nobody => "nobody".into(),
-        MoverSeen::Contradiction { why } => format!("contradiction: {why}"),
-        MoverSeen::Vm { migration: None, .. } => "stays".into(),
-        MoverSeen::Vm { migration: Some(one), .. } => {
-            let (to, switched) =
-                (one.target.as_deref().unwrap_or("?"), one.switched_ms.map_or("", |_| ", switched"));
-            format!("{}>{to} {:?}{switched}", one.source, one.stage)
-        }
-    }
-}
+use crate::scenes::Scene;
+use crate::script::Step;
 
 #[test]
 fn each_step_of_a_migration_is_seen_as_what_it_is() {
-    let mut play = Play::of(&[("root", false), ("data", true)]);
+    let mut play = Play::of(&[vm("web", &[("root", false), ("data", true)])]);
     let on_a = Step::LauncherRuns { on: "a".into() };
     for (step, root, data) in [
         (Step::VmMade, "nobody", "nobody"),
@@ -224,9 +35,9 @@ fn each_step_of_a_migration_is_seen_as_what_it_is() {
         (Step::Switched, "a>b Running, switched", "a>b Running, switched"),
         (Step::Acknowledged, "a>b Running, switched", "a>b Running, switched"),
         (Step::Completed, "a>b Completed, switched", "a>b Completed, switched"),
-        (Step::SourceEnds, "a>b Completed, switched", "a>b Completed, switched"),
         (Step::Asked { to: "a".into() }, "a>b Completed, switched", "a>b Completed, switched"),
         (Step::Accepted, "a>b Completed, switched", "a>b Completed, switched"),
+        (Step::SourceEnds, "a>b Completed, switched", "a>b Completed, switched"),
         (Step::TargetMade, "b>? Preparing", "b>? Preparing"),
         (Step::TargetPlaced, "b>a Preparing", "b>a Preparing"),
     ] {
@@ -239,44 +50,84 @@ fn each_step_of_a_migration_is_seen_as_what_it_is() {
 #[test]
 fn however_it_ends_it_is_seen_as_that() {
     let (early, running) = (Step::TargetPlaced, Step::Began);
+    let (ready, deleted) = (Step::HandedOver, Step::AbortAsked);
+    let too_late = [&deleted, &Step::Detected, &Step::Switched, &Step::Acknowledged, &Step::Completed];
+    let not_yet = [&deleted, &Step::Preparing, &Step::TargetReady, &running, &Step::Aborted];
     for (last, ends, shown) in [
-        (&early, &[Step::AbortAsked][..], "stays"),
-        (&early, &[Step::TargetDied], "a>b Failed"),
-        // Before the handover only the source's pod says where it was: without it nothing is attributed.
-        (&early, &[Step::SourceDied], "stays"),
-        (&early, &[Step::VmDeleted], "nobody"),
-        (&Step::HandedOver, &[Step::TargetDied], "a>b Failed"),
-        (&Step::HandedOver, &[Step::AbortAsked], "a>b Preparing"),
-        (&running, &[Step::AbortAsked], "a>b Running"),
-        (&running, &[Step::AbortAsked, Step::Aborted], "a>b Aborted"),
-        (&running, &[Step::Failed], "a>b Failed"),
-        (&running, &[Step::TargetDied], "a>b Failed"),
-        (&running, &[Step::SourceDied], "a>b Failed"),
-        (&running, &[Step::VmDeleted], "nobody"),
-        (&Step::Switched, &[Step::SourceDied], "a>b Failed, switched"),
+        (&Step::TargetMade, &[&deleted][..], "stays"),
+        (&early, &[&deleted], "a>b Aborted"),
+        (&early, &[&deleted, &Step::TargetEnds], "stays"),
+        (&early, &[&Step::TargetDied], "a>b Failed"),
+        (&early, &[&Step::SourceDied], "a>b Failed"),
+        (&early, &[&Step::VmDeleted], "nobody"),
+        (&ready, &[&Step::TargetDied], "a>b Failed"),
+        (&ready, &[&deleted], "a>b Preparing"),
+        (&ready, &not_yet, "a>b Aborted"),
+        (&Step::TargetReady, &[&Step::TargetDied], "a>b Failed"),
+        (&running, &[&deleted], "a>b Running"),
+        (&running, &[&deleted, &Step::Aborted], "a>b Aborted"),
+        (&running, &[&deleted, &Step::AbortSeenAtTarget], "a>b Aborted"),
+        (&running, &[&deleted, &Step::Failed], "a>b Aborted"),
+        (&running, &too_late, "a>b Completed, switched"),
+        // KubeVirt calls its own time-out an abort that has succeeded.
+        (&running, &[&Step::GivenUp], "a>b Failed"),
+        (&running, &[&Step::Failed], "a>b Failed"),
+        (&running, &[&Step::TargetDied], "a>b Failed"),
+        (&running, &[&Step::SourceDied], "a>b Failed"),
+        (&running, &[&Step::SourceDied, &Step::VmDeleted], "nobody"),
+        (&running, &[&Step::VmDeleted], "nobody"),
+        (&Step::Switched, &[&Step::SourceDied], "a>b Failed, switched"),
+        (&Step::Completed, &[&Step::VmDeleted], "nobody"),
     ] {
         let mut play = Play::running(&[("root", false)]);
         play.migrate("b", last);
-        play.steps(ends);
+        ends.iter().for_each(|step| play.step(step));
         assert_eq!(play.shown("root"), shown, "{last:?}, {ends:?}");
+        let course = play.course("root");
+        let is_over =
+            |shown: &&String| ["Completed", "Failed", "Aborted"].iter().any(|end| shown.contains(end));
+        assert!(course.iter().filter(is_over).count() <= 1, "{last:?}, {ends:?}: {course:?}");
     }
 }
 
-/// A long life of a VM: there and back, an abort at each end, a failure, a third node.
+#[test]
+fn nothing_of_a_vm_is_left_when_it_was_deleted() {
+    let last = [Step::Accepted, Step::TargetMade, Step::TargetPlaced, Step::HandedOver, Step::Began];
+    let ends = [None, Some(Step::TargetDied), Some(Step::SourceDied), Some(Step::AbortAsked)];
+    for last in &last {
+        for ends in &ends {
+            // What is not there does not die.
+            if *ends == Some(Step::TargetDied) && [Step::Accepted, Step::TargetMade].contains(last) {
+                continue;
+            }
+            let mut play = Play::running(&[("root", false), ("data", true)]);
+            play.moves("b");
+            play.migrate("a", last);
+            play.steps(ends.as_slice());
+            play.step(&Step::VmDeleted);
+            for kind in [Kind::Pod, Kind::VirtualMachineInstance, Kind::VirtualMachineInstanceMigration] {
+                let left: Vec<_> = play.stored.all(kind).collect();
+                assert!(left.is_empty(), "{last:?}, {ends:?}: {left:?}");
+            }
+        }
+    }
+}
+
+/// A long life of a VM: there and back, on at once, an abort at each end, a failure, a third node.
 fn long_life() -> Play {
     let mut play = Play::running(&[("root", false), ("data", true)]);
-    play.migrate("b", &Step::SourceEnds);
-    play.migrate("a", &Step::SourceEnds);
-    play.migrate("b", &Step::TargetPlaced);
-    play.step(&Step::AbortAsked);
+    play.moves("b");
+    play.migrate("a", &Step::Completed);
+    play.steps(&[Step::Asked { to: "b".into() }, Step::Accepted, Step::SourceEnds]);
+    play.steps(&[Step::TargetMade, Step::TargetPlaced, Step::AbortAsked, Step::TargetEnds]);
     play.migrate("c", &Step::Began);
-    play.steps(&[Step::AbortAsked, Step::Aborted]);
+    play.steps(&[Step::AbortAsked, Step::AbortSeenAtTarget]);
     play.migrate("b", &Step::Detected);
     play.step(&Step::Failed);
-    play.migrate("c", &Step::SourceEnds);
+    play.moves("c");
     play.migrate("a", &Step::TargetRuns);
     play.step(&Step::TargetDied);
-    play.migrate("b", &Step::SourceEnds);
+    play.moves("b");
     play
 }
 
@@ -306,16 +157,16 @@ fn no_write_in_between_takes_a_migration_back_or_contradicts() {
     // One that was aborted before its target was handed over leaves nothing, so the one before it is the newest again.
     let ended: Vec<_> = play.sides.keys().map(|uid| stages[uid]).collect();
     let (done, failed, aborted) = (MoveStage::Completed, MoveStage::Failed, MoveStage::Aborted);
-    assert_eq!(ended, [done, done, MoveStage::Preparing, aborted, failed, done, failed, done]);
+    assert_eq!(ended, [done, done, aborted, aborted, failed, done, failed, done]);
     let order: Vec<_> = play.sides.keys().collect();
     let mut expected = order.clone();
     expected.insert(3, order[1]);
     assert_eq!(newest.iter().collect::<Vec<_>>(), expected);
 }
 
-#[test]
-fn watches_that_are_behind_each_other_never_swap_sides() {
-    let play = long_life();
+/// At each moment at which watches may be behind each other by any number of writes: how many, and how many that saw somebody
+/// move.
+fn never_swaps_sides(play: &Play) -> (usize, usize) {
     let mut views: [Vec<View>; 3] = Default::default();
     for stored in &play.history {
         let view = View::of(stored);
@@ -352,5 +203,18 @@ fn watches_that_are_behind_each_other_never_swap_sides() {
             }
         }
     }
+    (looks, moving)
+}
+
+#[test]
+fn watches_that_are_behind_each_other_never_swap_sides() {
+    let (looks, moving) = never_swaps_sides(&long_life());
+    assert!(looks > 10_000 && moving > looks, "{looks} looks, {moving} migrations");
+}
+
+#[test]
+fn nor_do_they_while_two_vms_are_drained_twice() {
+    let vms = [vm("web", &[("root", false)]), vm("db", &[("root-2", false)])];
+    let (looks, moving) = never_swaps_sides(&Play::scene(Scene::TwoDrains, &vms));
     assert!(looks > 10_000 && moving > looks, "{looks} looks, {moving} migrations");
 }

@@ -50,18 +50,22 @@ impl Patch {
                 let arguments = ["create", "--raw", &at, "-f", file].map(str::to_owned);
                 Kubectl { arguments: arguments.into(), input: Some(binding) }
             }
-            Self::Delete(_) => {
-                let mut arguments = vec!["delete".to_owned(), object.clone(), "--wait=false".into()];
-                // Where no kubelet ends a pod, nobody else does.
-                arguments.extend((*kind == Kind::Pod).then(|| "--grace-period=0".into()));
-                arguments.extend((*kind == Kind::Pod).then(|| "--force".into()));
-                Kubectl { arguments, input: None }
+            Self::Leave(_) => delete(&object, &[]),
+            // Where no kubelet ends a pod, nobody else does; where one does, it may be gone.
+            Self::Delete(_) if *kind == Kind::Pod => {
+                delete(&object, &["--ignore-not-found", "--grace-period=0", "--force"])
             }
+            Self::Delete(_) => delete(&object, &[]),
         };
         let namespace = ["-n".to_owned(), namespace.clone()];
         call.arguments = namespace.into_iter().chain(call.arguments).collect();
         call
     }
+}
+
+fn delete(object: &str, more: &[&str]) -> Kubectl {
+    let arguments = ["delete", object, "--wait=false"].into_iter().chain(more.iter().copied());
+    Kubectl { arguments: arguments.map(str::to_owned).collect(), input: None }
 }
 
 #[cfg(test)]
@@ -95,6 +99,10 @@ mod tests {
             "-n vms create --raw /api/v1/namespaces/vms/pods/web/binding -f F"
         );
         assert_eq!(placed.input.map(|input| input["target"]["name"].clone()), Some(json!("a")));
-        assert_eq!(shown(Patch::Delete(pod)), "-n vms delete pod/web --wait=false --grace-period=0 --force");
+        assert_eq!(shown(Patch::Leave(pod.clone())), "-n vms delete pod/web --wait=false");
+        assert_eq!(
+            shown(Patch::Delete(pod)),
+            "-n vms delete pod/web --wait=false --ignore-not-found --grace-period=0 --force"
+        );
     }
 }

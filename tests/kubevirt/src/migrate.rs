@@ -1,26 +1,10 @@
-//! A migration's steps, and how it ends otherwise.
+//! A migration's steps.
 
 use serde_json::{Value, json};
 
 use crate::patch::Patch;
 use crate::script::{Moving, Script, Step, Written};
 use crate::stored::merge;
-
-/// What of an earlier migration is not part of the next one's state.
-const OF_ONE_MIGRATION: [&str; 12] = [
-    "startTimestamp",
-    "endTimestamp",
-    "targetNodeDomainReadyTimestamp",
-    "targetNodeDomainDetected",
-    "targetNodeAddress",
-    "targetAttachmentPodUID",
-    "completed",
-    "failed",
-    "abortRequested",
-    "abortStatus",
-    "failureReason",
-    "mode",
-];
 
 impl Script {
     pub(crate) fn migrate(&mut self, step: &Step, now: &str) -> Written {
@@ -43,25 +27,28 @@ impl Script {
                 vec![self.phase(&mut moving, "Pending", now).and(&with)]
             }
             Step::TargetMade => {
+                if self.left.is_some() || self.missed.is_some() {
+                    return Err("end of the VM's other pods");
+                }
                 let (named, (pod, object)) = self.new_launcher(job)?;
                 moving.target.launcher = Some(pod);
                 let made = Patch::Make(named, object);
-                if self.has_hotplugged() {
+                if self.plan.has_hotplugged() {
                     vec![made]
                 } else {
                     vec![made, self.phase(&mut moving, "Scheduling", now)]
                 }
             }
             Step::TargetPlaced => {
-                let (pod, _) = self.known(moving.target.launcher.as_ref(), "target pod")?;
+                let (pod, uid) = self.known(moving.target.launcher.as_ref(), "target pod")?;
                 moving.target.node = Some(moving.to.clone());
-                vec![Patch::Place(pod, moving.to.clone())]
+                let active = self.vm_status(json!({"activePods": {uid: moving.to}}));
+                vec![Patch::Place(pod, moving.to.clone()), active]
             }
             Step::TargetRuns => {
                 moving.target.node.as_ref().ok_or("node of the target pod")?;
-                let (pod, uid) = self.known(moving.target.launcher.as_ref(), "target pod")?;
-                let active = self.vm_status(json!({"activePods": {uid: moving.to}}));
-                vec![Patch::Status(pod, json!({"phase": "Running"})), active]
+                let (pod, _) = self.known(moving.target.launcher.as_ref(), "target pod")?;
+                vec![Patch::Status(pod, json!({"phase": "Running"}))]
             }
             Step::TargetPlugs => {
                 let node = moving.target.node.clone().ok_or("node of the target pod")?;
@@ -83,34 +70,40 @@ impl Script {
             end if !moving.handed_over => return self.ends_early(end, moving, now),
             Step::Preparing => vec![self.phase(&mut moving, "PreparingTarget", now)],
             Step::TargetReady => {
-                let ready = self.state(json!({"targetNodeAddress": "192.0.2.7"}));
+                let ready = self.state(json!({
+                    "targetNodeAddress": "192.0.2.7", "targetDirectMigrationNodePorts": {"41237": 0, "33157": 49152},
+                }));
                 vec![ready, self.phase(&mut moving, "TargetReady", now)]
             }
             Step::Began => {
-                moving.began = true;
                 let began = self.state(json!({"startTimestamp": now, "mode": "PreCopy"}));
-                vec![began, self.phase(&mut moving, "Running", now)]
+                let mut written = vec![began, self.phase(&mut moving, "Running", now)];
+                if moving.deleted {
+                    written.push(self.state(json!({"abortRequested": true})));
+                }
+                written
             }
             Step::Detected => vec![self.state(json!({"targetNodeDomainDetected": true}))],
             Step::Switched => {
                 let (pod, _) = self.known(moving.target.launcher.as_ref(), "target pod")?;
-                let annotation = json!({"kubevirt.io/migration-target-ready-timestamp": now});
+                let annotation = json!({"kubevirt.io/migration-target-ready-timestamp": as_go_prints(now)});
                 let annotated = Patch::Merge(pod, json!({"metadata": {"annotations": annotation}}));
                 vec![self.state(json!({"targetNodeDomainReadyTimestamp": now})), annotated]
             }
             Step::Acknowledged => {
-                let labels = json!({"kubevirt.io/nodeName": moving.to});
-                let with = json!({"status": {"nodeName": moving.to}, "metadata": {"labels": labels}});
+                let with = json!({
+                    "status": {"nodeName": moving.to, "evacuationNodeName": null},
+                    "metadata": {"labels": {"kubevirt.io/nodeName": moving.to}},
+                });
                 vec![self.state(json!({"endTimestamp": now})).and(&with)]
             }
             Step::Completed => {
-                let completed = vec![self.state(json!({"completed": true})), self.no_target()];
-                let succeeded = [self.phase(&mut moving, "Succeeded", now)];
-                completed.into_iter().chain(succeeded).chain(self.closed(&moving)).collect()
-            }
-            Step::SourceEnds => {
-                let source = std::mem::replace(&mut self.source, moving.target);
-                return Ok(self.ended(&source, "Succeeded"));
+                let mut written = vec![self.state(json!({"completed": true})), self.no_target()];
+                written.push(self.phase(&mut moving, "Succeeded", now));
+                let left = self.source.launcher.as_ref().map(|pod| pod.name.clone());
+                written.extend(self.closed(&moving, left));
+                self.left = Some(std::mem::replace(&mut self.source, moving.target));
+                return Ok(written);
             }
             end => return self.ends(end, moving, now),
         };
@@ -125,123 +118,52 @@ impl Script {
             "migrationUid": uid, "sourceNode": self.source.node, "sourcePod": source.name,
             "targetNode": moving.to, "targetPod": target.name,
         });
-        for field in OF_ONE_MIGRATION {
-            state[field] = Value::Null;
-        }
-        if self.has_hotplugged() {
+        if self.plan.has_hotplugged() {
             let (_, uid) = self.known(moving.target.attachment.as_ref(), "pod for hotplugged disks")?;
             state["targetAttachmentPodUID"] = json!(uid);
+        }
+        // Nothing of the migration before stays in it.
+        for field in self.state.as_object().into_iter().flat_map(|before| before.keys()) {
+            if state.get(field).is_none() {
+                state[field] = Value::Null;
+            }
         }
         let label = json!({"metadata": {"labels": {"kubevirt.io/migrationTargetNodeName": moving.to}}});
         Ok(vec![self.state(state).and(&label)])
     }
 
-    /// How it ends before it was handed over: virt-controller alone knows of it.
-    fn ends_early(&mut self, step: &Step, mut moving: Moving, now: &str) -> Written {
-        let mut written = match step {
-            Step::AbortAsked => {
-                let deleted = [Patch::Delete(self.object(&moving))];
-                let failed = self.phase(&mut moving, "Failed", now).and(&abort_requested(now));
-                deleted.into_iter().chain(self.gone(&moving.target)).chain([failed]).collect()
-            }
-            Step::TargetDied => {
-                let mut written = self.ended(&moving.target, "Failed");
-                written.push(self.phase(&mut moving, "Failed", now));
-                written
-            }
-            Step::SourceDied => return Ok(self.source_died(moving, now)),
-            _ => return Err("handover"),
-        };
-        written.extend(self.closed(&moving));
-        Ok(written)
-    }
-
-    /// How it ends after that.
-    fn ends(&mut self, step: &Step, mut moving: Moving, now: &str) -> Written {
-        let mut written = Vec::new();
-        match step {
-            Step::AbortAsked => {
-                let named = self.object(&moving);
-                written.push(Patch::Delete(named.clone()));
-                written.push(Patch::Merge(named, abort_requested(now)));
-                if moving.began {
-                    written.push(self.state(json!({"abortRequested": true})));
-                }
-                self.moving = Some(moving);
-                return Ok(written);
-            }
-            Step::Aborted | Step::Failed => {
-                let mut state = json!({"failed": true, "completed": true, "endTimestamp": now});
-                if *step == Step::Aborted {
-                    state["abortStatus"] = json!("Succeeded");
-                    state["failureReason"] = json!("Live migration aborted");
-                } else {
-                    state["failureReason"] = json!("Live migration stuck");
-                }
-                written.push(self.state(state));
-                written.push(self.phase(&mut moving, "Failed", now));
-                written.push(self.no_target());
-                written.extend(self.ended(&moving.target, "Failed"));
-            }
-            Step::TargetDied => {
-                written.extend(self.ended(&moving.target, "Failed"));
-                written.push(self.phase(&mut moving, "Failed", now));
-                written.push(self.marked_failed(now));
-                written.push(self.no_target());
-            }
-            Step::SourceDied => return Ok(self.source_died(moving, now)),
-            _ => return Err("VM that is not there yet"),
-        }
-        written.extend(self.closed(&moving));
-        Ok(written)
-    }
-
-    fn source_died(&mut self, mut moving: Moving, now: &str) -> Vec<Patch> {
-        let source = std::mem::take(&mut self.source);
-        let mut written = self.ended(&source, "Failed");
-        written.push(self.vm_status(json!({"phase": "Failed"})));
-        written.push(self.phase(&mut moving, "Failed", now));
-        if moving.handed_over {
-            written.push(self.marked_failed(now));
-        }
-        written.extend(self.gone(&moving.target));
-        written.extend(self.closed(&moving));
-        written
-    }
-
-    /// virt-controller says for the handlers that it has failed.
-    fn marked_failed(&mut self, now: &str) -> Patch {
-        let mut state = json!({"failed": true, "completed": true, "endTimestamp": now});
-        for (field, value) in [("startTimestamp", now), ("failureReason", "Target pod is down")] {
-            if self.state.get(field).is_none() {
-                state[field] = json!(value);
-            }
-        }
-        self.state(state)
-    }
-
-    fn no_target(&self) -> Patch {
+    pub(crate) fn no_target(&self) -> Patch {
         let none = json!({"metadata": {"labels": {"kubevirt.io/migrationTargetNodeName": null}}});
         Patch::Merge(self.vm(), none)
     }
 
-    /// virt-controller lets go of a migration that is over, and keeps in it what the VM's status says.
-    fn closed(&self, moving: &Moving) -> Vec<Patch> {
-        let named = self.object(moving);
-        let state = json!({"status": {"migrationState": self.state}});
-        let kept = moving.handed_over.then(|| Patch::Merge(named.clone(), state));
-        let free = Patch::Merge(named, json!({"metadata": {"finalizers": null}}));
-        kept.into_iter().chain([free]).collect()
-    }
-
     /// The VM's status says that of the migration.
-    fn state(&mut self, changes: Value) -> Patch {
+    pub(crate) fn state(&mut self, changes: Value) -> Patch {
         merge(&mut self.state, &changes);
         self.vm_status(json!({ "migrationState": changes }))
     }
 }
 
-fn abort_requested(now: &str) -> Value {
-    let condition = json!({"type": "migrationAbortRequested", "status": "True", "lastProbeTime": now});
-    json!({"status": {"conditions": [condition]}})
+/// The steps of a migration that goes well, from when somebody has asked for it until it is over.
+#[must_use]
+pub fn migration_steps(with_hotplugged: bool) -> Vec<Step> {
+    let hotplugged = |steps: [Step; 2]| steps.into_iter().filter(move |_| with_hotplugged);
+    let first = [Step::Accepted, Step::TargetMade, Step::TargetPlaced, Step::TargetRuns];
+    let then = [
+        Step::Scheduled,
+        Step::HandedOver,
+        Step::Preparing,
+        Step::TargetReady,
+        Step::Began,
+        Step::Detected,
+        Step::Switched,
+        Step::Acknowledged,
+        Step::Completed,
+    ];
+    first.into_iter().chain(hotplugged([Step::TargetPlugs, Step::TargetPlugged])).chain(then).collect()
+}
+
+/// As virt-controller writes a time into an annotation, from one of RFC 3339 in whole seconds of UTC.
+fn as_go_prints(time: &str) -> String {
+    time.replace('T', " ").replace('Z', " +0000 UTC")
 }

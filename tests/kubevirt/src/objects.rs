@@ -17,17 +17,27 @@ pub(crate) fn vm(plan: &VmPlan) -> Value {
         json!({"name": disk.claim, "persistentVolumeClaim": source})
     };
     let volumes: Vec<_> = plan.disks.iter().map(volume).collect();
-    json!({"spec": {"volumes": volumes}, "status": {"phase": "Pending", "runtimeUser": 107}})
+    json!({
+        "metadata": {"finalizers": ["kubevirt.io/foregroundDeleteVirtualMachine"]},
+        "spec": {"volumes": volumes},
+        "status": {"phase": "Pending", "runtimeUser": 107},
+    })
 }
 
-pub(crate) fn migration(plan: &VmPlan) -> Value {
-    json!({
+/// One that somebody has asked for, or that follows from the drain of that node.
+pub(crate) fn migration(plan: &VmPlan, drained: Option<&str>) -> Value {
+    let mut object = json!({
         "metadata": {
             "labels": {"kubevirt.io/vmi-name": plan.name},
             "finalizers": ["kubevirt.io/migrationJobFinalize"],
         },
         "spec": {"vmiName": plan.name},
-    })
+    });
+    if let Some(node) = drained {
+        object["metadata"]["annotations"] = json!({"kubevirt.io/evacuationMigration": node});
+        object["spec"]["priority"] = json!("system-critical");
+    }
+    object
 }
 
 /// A migration's UID and name.

@@ -56,7 +56,9 @@ pub enum Patch {
     Status(Named, Value),
     /// A pod gets its node.
     Place(Named, String),
-    /// An object is deleted; it stays while it has finalizers.
+    /// A pod is deleted, and gets its time to end.
+    Leave(Named),
+    /// An object is deleted; it stays while it has finalizers. A pod is no more.
     Delete(Named),
 }
 
@@ -69,6 +71,7 @@ impl Patch {
             | Self::Merge(named, _)
             | Self::Status(named, _)
             | Self::Place(named, _)
+            | Self::Leave(named)
             | Self::Delete(named) => named,
         }
     }

@@ -2,14 +2,17 @@
 //!
 //! In comes a [`Step`] and the time; out go the writes that KubeVirt's programs, the scheduler and the kubelet do then, in their
 //! order. What holds: a step that needs what no earlier one has made is refused; no object carries a UID that the cluster has
-//! not given.
+//! not given; no write is of an object that is not there.
 
-use std::fmt;
+use std::collections::VecDeque;
 
 use serde_json::{Value, json};
 
-use crate::objects::{self, Job};
+pub use crate::migrate::migration_steps;
+use crate::objects;
 use crate::patch::{Kind, Named, Patch};
+use crate::pods::Side;
+pub use crate::step::{OutOfOrder, Step};
 
 /// What a VM is made of.
 #[derive(Clone, Debug)]
@@ -22,6 +25,14 @@ pub struct VmPlan {
     pub disks: Vec<Disk>,
 }
 
+impl VmPlan {
+    /// Some of its disks came while it ran.
+    #[must_use]
+    pub fn has_hotplugged(&self) -> bool {
+        self.disks.iter().any(|disk| disk.hotplugged)
+    }
+}
+
 /// A disk of a VM.
 #[derive(Clone, Debug)]
 pub struct Disk {
@@ -31,118 +42,26 @@ pub struct Disk {
     pub hotplugged: bool,
 }
 
-/// What comes next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Somebody makes the VM.
-    VmMade,
-    /// virt-controller makes its pod.
-    LauncherMade,
-    /// The scheduler places it, the kubelet has it run, the VM runs.
-    LauncherRuns {
-        /// Where.
-        on: String,
-    },
-    /// The hotplugged disks come.
-    Plugged,
-    /// Somebody asks for a migration.
-    Asked {
-        /// The node that the scheduler will choose.
-        to: String,
-    },
-    /// virt-controller takes it on.
-    Accepted,
-    /// It makes the target pod.
-    TargetMade,
-    /// The scheduler places that: its volumes are published there from now on.
-    TargetPlaced,
-    /// The kubelet has it run.
-    TargetRuns,
-    /// virt-controller makes the pod with the hotplugged disks there: these are published from now on.
-    TargetPlugs,
-    /// The kubelet has it run.
-    TargetPlugged,
-    /// All pods of the target are ready.
-    Scheduled,
-    /// The VM's status speaks of the migration: the target's virt-handler begins.
-    HandedOver,
-    /// virt-controller has seen that.
-    Preparing,
-    /// The target says where it takes the VM.
-    TargetReady,
-    /// The source begins to copy the memory.
-    Began,
-    /// The target has seen the VM's domain.
-    Detected,
-    /// The VM runs at the target.
-    Switched,
-    /// The target has the VM: its node is another one.
-    Acknowledged,
-    /// It is over, and well.
-    Completed,
-    /// The source's pods end.
-    SourceEnds,
-    /// Somebody deletes the migration while it is under way.
-    AbortAsked,
-    /// The source has given it up for that.
-    Aborted,
-    /// The source has given it up.
-    Failed,
-    /// The target's pod dies.
-    TargetDied,
-    /// The source's pod dies with the VM in it.
-    SourceDied,
-    /// Somebody deletes the VM.
-    VmDeleted,
-}
-
-/// A step that cannot come now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OutOfOrder {
-    step: Step,
-    lacks: &'static str,
-}
-
-impl fmt::Display for OutOfOrder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cannot play {:?}: there is no {}; play what makes it first", self.step, self.lacks)
-    }
-}
-
-impl std::error::Error for OutOfOrder {}
-
 /// A VM, as far as it was played.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub(crate) plan: VmPlan,
-    vm_uid: Option<String>,
+    pub(crate) vm_uid: Option<String>,
     /// Where the VM is.
     pub(crate) source: Side,
     pub(crate) moving: Option<Moving>,
+    /// Where the VM was before its last migration, while pods are there still.
+    pub(crate) left: Option<Side>,
+    /// Where the VM has never come to, while pods are there still.
+    pub(crate) missed: Option<Missed>,
     /// `status.migrationState` of the VM.
     pub(crate) state: Value,
-    launchers: u32,
+    /// Migrations that are over and still there, the oldest first.
+    pub(crate) past: VecDeque<Past>,
+    /// Pods that have ended and are still there.
+    pub(crate) remains: Vec<String>,
+    pub(crate) launchers: u32,
     migrations: u32,
-}
-
-/// Pods on one node.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Side {
-    pub(crate) node: Option<String>,
-    pub(crate) launcher: Option<Pod>,
-    pub(crate) attachment: Option<Pod>,
-}
-
-impl Side {
-    fn pods_mut(&mut self) -> [Option<&mut Pod>; 2] {
-        [self.launcher.as_mut(), self.attachment.as_mut()]
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Pod {
-    pub(crate) name: String,
-    uid: Option<String>,
 }
 
 /// A migration that is not over.
@@ -152,9 +71,27 @@ pub(crate) struct Moving {
     pub(crate) uid: Option<String>,
     pub(crate) to: String,
     pub(crate) target: Side,
+    pub(crate) phase: &'static str,
     transitions: Vec<Value>,
     pub(crate) handed_over: bool,
-    pub(crate) began: bool,
+    /// Somebody has deleted it.
+    pub(crate) deleted: bool,
+}
+
+/// A target that was none in the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Missed {
+    pub(crate) side: Side,
+    /// virt-controller has deleted its pod.
+    pub(crate) deleted: bool,
+}
+
+/// A migration that is over.
+#[derive(Clone, Debug)]
+pub(crate) struct Past {
+    pub(crate) name: String,
+    /// The pod that goes with it.
+    pub(crate) pod: Option<String>,
 }
 
 /// What there is to write, or what is not there yet that it needs.
@@ -164,8 +101,25 @@ impl Script {
     /// Nothing of it is there yet.
     #[must_use]
     pub fn new(plan: VmPlan) -> Self {
-        let (source, state) = (Side::default(), json!({}));
-        Self { plan, vm_uid: None, source, moving: None, state, launchers: 0, migrations: 0 }
+        Self {
+            plan,
+            vm_uid: None,
+            source: Side::default(),
+            moving: None,
+            left: None,
+            missed: None,
+            state: json!({}),
+            past: VecDeque::new(),
+            remains: Vec::new(),
+            launchers: 0,
+            migrations: 0,
+        }
+    }
+
+    /// Of which VM.
+    #[must_use]
+    pub fn plan(&self) -> &VmPlan {
+        &self.plan
     }
 
     /// What is written at that step, at that time.
@@ -182,7 +136,10 @@ impl Script {
             Step::LauncherMade => self.launcher_made(),
             Step::LauncherRuns { on } => self.launcher_runs(on),
             Step::Plugged => self.plugged(),
-            Step::Asked { to } => self.asked(to),
+            Step::Asked { to } => self.asked(to, false),
+            Step::Evicted { to } => self.asked(to, true),
+            Step::SourceEnds => self.source_ends(),
+            Step::TargetEnds => self.target_ends(),
             Step::VmDeleted => Ok(self.vm_deleted(now)),
             migration => self.migrate(migration, now),
         }
@@ -217,12 +174,14 @@ impl Script {
     fn launcher_runs(&mut self, on: &str) -> Written {
         let (pod, uid) = self.known(self.source.launcher.as_ref(), "pod of the VM")?;
         self.source.node = Some(on.to_owned());
-        let labels = json!({"metadata": {"labels": {"kubevirt.io/nodeName": on}}});
+        let scheduled = json!({
+            "metadata": {"labels": {"kubevirt.io/nodeName": on}},
+            "status": {"phase": "Scheduled", "nodeName": on, "activePods": {uid: on}},
+        });
         Ok(vec![
             Patch::Place(pod.clone(), on.to_owned()),
             Patch::Status(pod, json!({"phase": "Running"})),
-            Patch::Merge(self.vm(), labels),
-            self.vm_status(json!({"phase": "Scheduled", "nodeName": on, "activePods": {uid: on}})),
+            Patch::Merge(self.vm(), scheduled),
             self.vm_status(json!({"phase": "Running"})),
         ])
     }
@@ -238,91 +197,51 @@ impl Script {
         ])
     }
 
-    fn asked(&mut self, to: &str) -> Written {
-        self.source.node.as_ref().ok_or("node of the VM")?;
+    fn asked(&mut self, to: &str, drained: bool) -> Written {
+        let node = self.source.node.clone().ok_or("node of the VM")?;
         if self.moving.is_some() {
             return Err("end of the migration before");
         }
         self.migrations += 1;
+        let by = if drained { "kubevirt-evacuation-" } else { "" };
         let moving = Moving {
-            name: format!("{}-{}", self.plan.name, self.migrations),
+            name: format!("{by}{}-{}", self.plan.name, self.migrations),
             uid: None,
             to: to.to_owned(),
             target: Side::default(),
+            phase: "",
             transitions: Vec::new(),
             handed_over: false,
-            began: false,
+            deleted: false,
         };
-        let made = Patch::Make(self.object(&moving), objects::migration(&self.plan));
+        let from = drained.then_some(node.as_str());
+        let made = Patch::Make(self.object(&moving), objects::migration(&self.plan, from));
+        let marked = from.map(|node| self.vm_status(json!({"evacuationNodeName": node})));
         self.moving = Some(moving);
-        Ok(vec![made])
+        Ok(marked.into_iter().chain([made]).collect())
     }
 
     fn vm_deleted(&mut self, now: &str) -> Vec<Patch> {
-        let mut written: Vec<_> = self.gone(&self.source).collect();
-        written.push(Patch::Delete(self.vm()));
-        if let Some(mut moving) = self.moving.take() {
-            written.extend(self.gone(&moving.target));
+        let moving = self.moving.take();
+        let target = moving.as_ref().map(|moving| moving.target.clone());
+        let missed = self.missed.take().map(|missed| missed.side);
+        let sides = [Some(std::mem::take(&mut self.source)), target, self.left.take(), missed];
+        let sides: Vec<_> = sides.into_iter().flatten().collect();
+        let mut written = vec![Patch::Delete(self.vm())];
+        written.extend(sides.iter().filter_map(|side| self.leaves(side)));
+        written.push(self.vm_status(json!({"phase": "Succeeded"})));
+        if let Some(mut moving) = moving {
             written.push(self.phase(&mut moving, "Failed", now));
+            written.extend(self.closed(&moving, None));
         }
-        self.source = Side::default();
+        written.extend(sides.iter().flat_map(|side| self.gone(side)));
+        let pods = std::mem::take(&mut self.remains);
+        written.extend(pods.iter().map(|name| Patch::Delete(self.named(Kind::Pod, name))));
+        written.push(Patch::Merge(self.vm(), json!({"metadata": {"finalizers": null}})));
+        let past = std::mem::take(&mut self.past);
+        let migration = Kind::VirtualMachineInstanceMigration;
+        written.extend(past.iter().map(|past| Patch::Delete(self.named(migration, &past.name))));
         written
-    }
-
-    /// A pod that runs the VM or is to take it over, under a name that no other had.
-    pub(crate) fn new_launcher(&mut self, job: Job<'_>) -> Result<(Named, (Pod, Value)), &'static str> {
-        let vm_uid = self.vm_uid.as_ref().ok_or("VM with a UID")?;
-        self.launchers += 1;
-        let name = format!("virt-launcher-{}-{}", self.plan.name, self.launchers);
-        let object = objects::launcher(&self.plan, vm_uid, job);
-        Ok((self.named(Kind::Pod, &name), (Pod { name, uid: None }, object)))
-    }
-
-    /// The pod for the hotplugged disks beside a launcher.
-    pub(crate) fn new_attachment(
-        &self,
-        side: &Side,
-        job: Job<'_>,
-    ) -> Result<(Named, (Pod, Value)), &'static str> {
-        let vm_uid = self.vm_uid.as_ref().ok_or("VM with a UID")?;
-        if !self.has_hotplugged() {
-            return Err("hotplugged disk");
-        }
-        let (launcher, uid) = self.known(side.launcher.as_ref(), "pod of the VM")?;
-        let name = format!("hp-volume-{}", launcher.name);
-        let object = objects::attachment(&self.plan, vm_uid, (&uid, &launcher.name), job);
-        Ok((self.named(Kind::Pod, &name), (Pod { name, uid: None }, object)))
-    }
-
-    pub(crate) fn has_hotplugged(&self) -> bool {
-        self.plan.disks.iter().any(|disk| disk.hotplugged)
-    }
-
-    /// A pod and its UID.
-    pub(crate) fn known(
-        &self,
-        pod: Option<&Pod>,
-        what: &'static str,
-    ) -> Result<(Named, String), &'static str> {
-        let pod = pod.ok_or(what)?;
-        let uid = pod.uid.clone().ok_or("pod with a UID")?;
-        Ok((self.named(Kind::Pod, &pod.name), uid))
-    }
-
-    /// The pods of one side go; the attachment goes with its owner.
-    pub(crate) fn gone(&self, side: &Side) -> impl Iterator<Item = Patch> {
-        let pods = [&side.launcher, &side.attachment].map(|pod| pod.as_ref().map(|pod| pod.name.clone()));
-        let namespace = self.plan.namespace.clone();
-        let named = move |name| Named { kind: Kind::Pod, namespace: namespace.clone(), name };
-        pods.into_iter().flatten().map(move |name| Patch::Delete(named(name)))
-    }
-
-    /// The pod of one side ends, and stays; the attachment goes.
-    pub(crate) fn ended(&self, side: &Side, phase: &str) -> Vec<Patch> {
-        let named = |pod: &Pod| self.named(Kind::Pod, &pod.name);
-        let launcher = side.launcher.as_ref().map(|pod| Patch::Status(named(pod), json!({"phase": phase})));
-        let attachment = side.attachment.as_ref().map(|pod| Patch::Delete(named(pod)));
-        launcher.into_iter().chain(attachment).collect()
     }
 
     pub(crate) fn vm(&self) -> Named {
@@ -338,7 +257,8 @@ impl Script {
     }
 
     /// The migration comes to a phase.
-    pub(crate) fn phase(&self, moving: &mut Moving, phase: &str, now: &str) -> Patch {
+    pub(crate) fn phase(&self, moving: &mut Moving, phase: &'static str, now: &str) -> Patch {
+        moving.phase = phase;
         moving.transitions.push(json!({"phase": phase, "phaseTransitionTimestamp": now}));
         let status = json!({"phase": phase, "phaseTransitionTimestamps": moving.transitions});
         Patch::Merge(self.object(moving), json!({ "status": status }))

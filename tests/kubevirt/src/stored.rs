@@ -1,7 +1,7 @@
 //! Objects as an API server would have them after these writes.
 //!
 //! What holds: it gives each object a UID of its own and a time, a merge is RFC 7386's, an object with finalizers stays when it
-//! is deleted, and goes with the last of them.
+//! is deleted, and goes with the last of them, and a pod that is to leave stays on its node until it is deleted.
 
 use std::collections::BTreeMap;
 
@@ -36,17 +36,27 @@ impl Stored {
             Patch::Merge(_, with) => self.merge(named, with),
             Patch::Status(_, with) => self.merge(named, &json!({ "status": with })),
             Patch::Place(_, node) => self.merge(named, &json!({"spec": {"nodeName": node}})),
-            Patch::Delete(_) => self.merge(named, &json!({"metadata": {"deletionTimestamp": now}})),
+            Patch::Leave(_) | Patch::Delete(_) => self.delete(patch, now),
         }
         None
     }
 
+    fn delete(&mut self, patch: &Patch, now: &str) {
+        let named = patch.of();
+        let Some(object) = self.objects.get_mut(named) else { return };
+        let leaves = matches!(patch, Patch::Leave(_)) && object["spec"]["nodeName"].is_string();
+        if !leaves && !has_finalizers(object) {
+            self.objects.remove(named);
+            return;
+        }
+        merge(object, &json!({"metadata": {"deletionTimestamp": now}}));
+    }
+
     fn merge(&mut self, named: &Named, with: &Value) {
         let Some(object) = self.objects.get_mut(named) else { return };
+        let was_held = has_finalizers(object);
         merge(object, with);
-        let metadata = &object["metadata"];
-        let held = metadata["finalizers"].as_array().is_some_and(|all| !all.is_empty());
-        if !metadata["deletionTimestamp"].is_null() && !held {
+        if was_held && !has_finalizers(object) && object["metadata"]["deletionTimestamp"].is_string() {
             self.objects.remove(named);
         }
     }
@@ -61,6 +71,10 @@ impl Stored {
     pub fn get(&self, named: &Named) -> Option<&Value> {
         self.objects.get(named)
     }
+}
+
+fn has_finalizers(object: &Value) -> bool {
+    object["metadata"]["finalizers"].as_array().is_some_and(|all| !all.is_empty())
 }
 
 /// As RFC 7386 has it.
@@ -116,6 +130,25 @@ mod tests {
         assert_eq!(stored.all(Kind::Pod).count(), 0);
         stored.apply(&Patch::Make(named(), json!({})), "t3");
         stored.apply(&Patch::Delete(named()), "t4");
+        assert_eq!(stored.get(&named()), None);
+    }
+
+    #[test]
+    fn a_pod_that_is_to_leave_stays_on_its_node_until_it_is_deleted() {
+        let mut stored = Stored::default();
+        stored.apply(&Patch::Make(named(), json!({})), "t0");
+        stored.apply(&Patch::Leave(named()), "t1");
+        assert_eq!(stored.get(&named()), None, "it had no node");
+        stored.apply(&Patch::Make(named(), json!({})), "t2");
+        stored.apply(&Patch::Place(named(), "node-a".into()), "t3");
+        stored.apply(&Patch::Leave(named()), "t4");
+        stored.apply(&Patch::Status(named(), json!({"phase": "Failed"})), "t5");
+        let object = stored.get(&named()).cloned().unwrap_or_default();
+        assert_eq!(
+            (&object["metadata"]["deletionTimestamp"], &object["status"]["phase"]),
+            (&json!("t4"), &json!("Failed"))
+        );
+        stored.apply(&Patch::Delete(named()), "t6");
         assert_eq!(stored.get(&named()), None);
     }
 }
