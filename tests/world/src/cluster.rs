@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cleat_core::{
-    Desired, Epoch, Event, ListedVolume, NodeId, NodeRecord, Phase, Remembered, UnixMillis, VolumeId,
-    VolumeRecord,
+    Attachment, Desired, Epoch, Event, ListedVolume, NodeId, NodeRecord, Phase, Remembered, UnixMillis,
+    VolumeId, VolumeRecord,
 };
 
 use crate::kinds::{Action, Lost};
@@ -122,8 +122,11 @@ impl World {
         let asked = || self.open.values().any(|open| *open == (v, Some(n), Ask::Unpublish));
         let record = self.leaders[0].core.volumes().get(&volume_id(v));
         let held = record.and_then(|r| r.attachment(&node_id(n)));
+        let is_known = |a: &Attachment| {
+            a.phase != Phase::Stray || self.leaders[0].core.nodes().contains_key(&node_id(n))
+        };
         self.cluster.attachments[v][n].is_none()
-            && held.is_some_and(|a| !matches!(a.phase, Phase::Draining { .. } | Phase::Stray))
+            && held.is_some_and(|a| !matches!(a.phase, Phase::Draining { .. }) && is_known(a))
             && !asked()
     }
 
