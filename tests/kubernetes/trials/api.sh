@@ -37,7 +37,7 @@ trial_api_away() { # [SECONDS]
 
 control_plane_ends() {
     local name id
-    for name in controller-manager apiserver etcd; do
+    for name in scheduler controller-manager apiserver etcd; do
         id=$(cat "$cluster/started/$name")
         [ "$(readlink "/proc/$id/cwd")" = "$cluster" ] || die "$name is not where it was started"
         kill -9 -- "-$id"
@@ -47,7 +47,7 @@ control_plane_ends() {
 control_plane_again() {
     etcd_server; api_server
     until_true 120 'the API server' ready
-    controller_manager
+    scheduler; controller_manager
     until_true 180 'a leader that writes' leads_now
 }
 other_write() { local now; now=$(last_write "$1") && [ -n "$now" ] && [ "$now" != "$2" ]; } # NODE NUMBER
