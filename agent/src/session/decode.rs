@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::ledger::Grant;
 use crate::name::{Epoch, NameError, NqnPrefix, OperationId, VolumeId};
 use crate::volume::clause;
+use crate::volume::count::{CountPace, CountRequest};
 use crate::volume::directive::{Ask, Directive, GivenSecret};
 use crate::volume::outcome::DirectiveFailure;
 
@@ -106,6 +107,8 @@ pub(super) enum Parsed {
     Directive(Box<Directive>),
     /// A directive that cannot be carried out.
     Refused(Box<RefusedDirective>),
+    /// Writes to be counted.
+    Count(Box<CountRequest>),
     /// A sign of life of the controller, and no more.
     Heartbeat,
     /// A Welcome after the first message: it breaks the protocol.
@@ -129,15 +132,7 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
         };
         match directive() {
             Ok(directive) => Parsed::Directive(Box::new(directive)),
-            Err(error) => Parsed::Refused(Box::new(RefusedDirective {
-                operation: operation.to_owned(),
-                volume: volume.to_owned(),
-                epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
-                failure: DirectiveFailure {
-                    unready: clause::failed(clause::REQUEST, error),
-                    nothing_left: false,
-                },
-            })),
+            Err(error) => refused(operation, volume, epoch, &error),
         }
     };
     match kind {
@@ -153,9 +148,34 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
         Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
         Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, preempt(&m, received)),
         Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, rekey(&m, received)),
+        Kind::Count(m) => count(&m).map_or_else(
+            |error| refused(&m.operation_id, &m.volume_id, m.epoch, &error),
+            |asked| Parsed::Count(Box::new(asked)),
+        ),
         Kind::Heartbeat(_) => Parsed::Heartbeat,
         other @ Kind::Welcome(_) => Parsed::Unexpected(Box::new(other)),
     }
+}
+
+/// Repeats what came as it came, with what is wrong with it.
+fn refused(operation: &str, volume: &str, epoch: Option<proto::Epoch>, error: &Invalid) -> Parsed {
+    Parsed::Refused(Box::new(RefusedDirective {
+        operation: operation.to_owned(),
+        volume: volume.to_owned(),
+        epoch: epoch.map(|epoch| (epoch.term, epoch.seq)),
+        failure: DirectiveFailure { unready: clause::failed(clause::REQUEST, error), nothing_left: false },
+    }))
+}
+
+fn count(message: &proto::Count) -> Result<CountRequest, Invalid> {
+    let problem = |field| move |error: NameError| invalid(field)(&error);
+    let ms = |number: u32| Duration::from_millis(number.into());
+    Ok(CountRequest {
+        operation: OperationId::parse(&message.operation_id).map_err(problem("operation_id"))?,
+        volume: VolumeId::parse(&message.volume_id).map_err(problem("volume_id"))?,
+        epoch: parse_epoch(message.epoch).map_err(problem("epoch"))?,
+        pace: CountPace::within_bounds(ms(message.every_ms), ms(message.for_ms)),
+    })
 }
 
 /// A directive of a kind that this version does not know.
@@ -331,16 +351,18 @@ mod tests {
                 ..Default::default()
             })
         };
-        // The first version says none.
-        for (said, protocol) in [(0, 1), (1, 1), (SESSION_PROTOCOL, 2), (SESSION_PROTOCOL + 1, 3)] {
+        for (said, protocol) in [(2, 2), (SESSION_PROTOCOL, 3), (SESSION_PROTOCOL + 1, 4)] {
             assert_eq!(welcome(said).unwrap().protocol, protocol);
         }
         let refused = welcome(SESSION_PROTOCOL + 2).unwrap_err();
         for part in
-            ["controller speaks session protocol 4", "this agent speaks 2", "upgrade the agent", "9.9"]
+            ["controller speaks session protocol 5", "this agent speaks 3", "upgrade the agent", "9.9"]
         {
             assert!(refused.contains(part), "{refused} should say {part}");
         }
+        // The first version says none.
+        let refused = welcome(0).unwrap_err();
+        assert!(refused.contains("protocol 1") && refused.contains("upgrade the controller"), "{refused}");
     }
 
     #[test]

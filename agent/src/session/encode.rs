@@ -9,6 +9,7 @@ use proto::directive_result::Outcome as WireOutcome;
 use proto::volume_state::Phase as WirePhase;
 
 use super::NodeDescription;
+use super::counts::CountReport;
 use super::decode::RefusedDirective;
 use super::outbox::Outgoing;
 use crate::ledger::Deletion;
@@ -102,6 +103,19 @@ fn unready(failed: FailedClause) -> proto::Unready {
 fn staging(staging: Staging) -> proto::Staging {
     let Staging { path, device, same } = staging;
     proto::Staging { path, device, same }
+}
+
+/// What was counted, with its age at this moment.
+pub(super) fn writes(report: CountReport) -> proto::WritesCounted {
+    let CountReport { asked, counted, at } = report;
+    proto::WritesCounted {
+        operation_id: asked.operation.to_string(),
+        volume_id: asked.volume.to_string(),
+        epoch: Some(epoch(asked.epoch)),
+        writes: counted.writes,
+        last_write_age_us: micros(counted.last_write_age + at.elapsed()),
+        open: counted.open,
+    }
 }
 
 /// The answer to a directive.

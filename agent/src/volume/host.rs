@@ -111,6 +111,11 @@ pub trait Host: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
+    /// Whether a process has one of these devices open. By default each user is one.
+    fn is_open<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async { Ok(!self.users(view).await?.is_empty()) })
+    }
+
     /// Sets how long a multipath head stays without a path; with zero it goes with its last path. Returns the
     /// time that was set before; `None` where the kernel has no such time, which is the default.
     fn stay_without_paths(

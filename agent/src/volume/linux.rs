@@ -185,6 +185,25 @@ impl Host for Linux {
         Box::pin(self.users_of(view, true))
     }
 
+    fn is_open<'a>(&'a self, view: &'a SubsystemView) -> Later<'a, Result<bool, HostError>> {
+        Box::pin(async move {
+            for namespace in &view.namespaces {
+                let report = self.openers.look(namespace.dev, USERS).await;
+                // The kubelet's loop and the nodes that are bound for a pod are there before anybody opens them.
+                let by_process = |user: &DeviceUser| matches!(user, DeviceUser::Process(_));
+                if report.users.iter().any(by_process) {
+                    return Ok(true);
+                }
+                if !report.blind.is_empty() {
+                    let what = format!("could not look for who has {} open", view.nqn);
+                    let blind = report.blind.iter().map(ToString::to_string).collect();
+                    return Err(HostError::new(what, at_most(blind, NAMED, "more").join("; ")));
+                }
+            }
+            Ok(false)
+        })
+    }
+
     fn users_of_device(&self, dev: DevT) -> Later<'_, Result<Vec<String>, HostError>> {
         Box::pin(async move {
             let report = self.openers.look(dev, USERS).await;

@@ -24,6 +24,7 @@ pub(super) fn volume_of(message: &proto::ToAgent) -> Option<VolumeId> {
         Kind::Revoke(revoke) => &revoke.volume_id,
         Kind::Preempt(preempt) => &preempt.volume_id,
         Kind::Rekey(rekey) => &rekey.volume_id,
+        Kind::Count(count) => &count.volume_id,
         Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
     };
     VolumeId::new(id.as_str()).ok()

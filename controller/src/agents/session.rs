@@ -306,7 +306,8 @@ impl Talk {
         let (node, session) = (progress.node.clone(), progress.session.clone());
         let event = match kind {
             Kind::Hello(_) => return Err(Status::invalid_argument("a second Hello").into()),
-            Kind::Heartbeat(_) => return Ok(()),
+            // Nobody asks for them yet.
+            Kind::Heartbeat(_) | Kind::Writes(_) => return Ok(()),
             Kind::Renewal(renewal) => {
                 proof.renew(renewal.token);
                 return Ok(());
