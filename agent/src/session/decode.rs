@@ -27,6 +27,10 @@ const DEADLINES: std::ops::RangeInclusive<Duration> = Duration::from_millis(10).
 const HEARTBEATS: std::ops::RangeInclusive<Duration> = Duration::from_millis(20)..=Duration::from_secs(60);
 /// Most portals of one volume: each is a controller in the kernel, and a mistake must not make hundreds.
 const MOST_PORTALS: usize = 16;
+/// Most pods that one Verify may name: a volume has one or two.
+const MOST_PODS: usize = 16;
+/// Most other volumes that it may name: those of one VM on one node.
+const MOST_OTHERS: usize = 1024;
 /// Most registrations that one Preempt may remove: a volume has a grant or two, and perhaps some old ones.
 const MOST_VICTIMS: usize = 64;
 
@@ -145,7 +149,7 @@ pub(super) fn parse(kind: proto::to_agent::Kind, prefix: &NqnPrefix) -> Parsed {
             let ask = by(m.deadline_ms, received).map(|deadline| Ask::Revoke { deadline });
             header(&m.operation_id, &m.volume_id, m.epoch, ask)
         }
-        Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, Ok(Ask::Verify)),
+        Kind::Verify(m) => header(&m.operation_id, &m.volume_id, m.epoch, verify(&m)),
         Kind::Preempt(m) => header(&m.operation_id, &m.volume_id, m.epoch, preempt(&m, received)),
         Kind::Rekey(m) => header(&m.operation_id, &m.volume_id, m.epoch, rekey(&m, received)),
         Kind::Count(m) => count(&m).map_or_else(
@@ -284,6 +288,21 @@ fn preempt(message: &proto::Preempt, received: Instant) -> Result<Ask, Invalid> 
         return Err(invalid("victim_keys")(&format_args!("{key} is this node's own")));
     }
     Ok(Ask::Preempt { key, victims, deadline: by(message.deadline_ms, received)? })
+}
+
+fn verify(message: &proto::Verify) -> Result<Ask, Invalid> {
+    let few = |field, found: usize, most: usize| {
+        let problem = format!("{found} are more than {most}");
+        if found <= most { Ok(()) } else { Err(Invalid { field, problem }) }
+    };
+    few("pod_uids", message.pod_uids.len(), MOST_PODS)?;
+    few("other_volume_ids", message.other_volume_ids.len(), MOST_OTHERS)?;
+    let others = message.other_volume_ids.iter().map(|id| VolumeId::parse(id));
+    let others: Result<_, NameError> = others.collect();
+    Ok(Ask::Verify {
+        pods: message.pod_uids.iter().cloned().collect(),
+        others: others.map_err(|error| invalid("other_volume_ids")(&error))?,
+    })
 }
 
 fn rekey(message: &proto::Rekey, received: Instant) -> Result<Ask, Invalid> {

@@ -63,6 +63,7 @@ pub(super) fn state(state: VolumeState) -> proto::VolumeState {
         writes: state.writes,
         absence: state.absence.map(absence),
         staging: state.staging.into_iter().map(staging).collect(),
+        held_elsewhere: state.held_elsewhere,
     }
 }
 
@@ -233,6 +234,7 @@ mod tests {
             writes: 7,
             absence: Some(gone()),
             staging: vec![Staging { path: "/t".into(), device: "nvme0n1".into(), same: true }],
+            held_elsewhere: vec!["process 7".into()],
         }
     }
 
@@ -263,6 +265,7 @@ mod tests {
             proto::Unready { clause: "connect".into(), message: "why".into() }
         );
         assert_eq!(encoded.openers, ["pid 1"]);
+        assert_eq!(encoded.held_elsewhere, ["process 7"]);
         assert_eq!(encoded.absence.unwrap().deleted[0].state_at_deletion, "live");
         assert!(
             encoded.staging[0].same

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use cleat_host::fabrics::DhchapSecret;
 use cleat_host::fixtures::shown;
+use cleat_host::openers::HeldDescriptor;
 use cleat_host::sysfs::{
     Controller, IoCounters, Namespace, NamespaceKind, NativeMultipath, SubsystemNamespace, SubsystemView,
     SysfsError, Topology,
@@ -86,6 +87,8 @@ pub(crate) struct World {
     pub(crate) flushes_hang: bool,
     pub(crate) users: Vec<String>,
     pub(crate) users_unknown: bool,
+    /// What processes of pods have open.
+    pub(crate) held: Vec<HeldDescriptor>,
     pub(crate) sysfs_broken: bool,
     /// Deletions wait until this is false.
     pub(crate) deletions_hang: bool,

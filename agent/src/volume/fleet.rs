@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cleat_host::sysfs::{SubsystemView, SysfsError, Topology};
-use cleat_host::{ControllerName, SubsystemNqn};
+use cleat_host::{ControllerName, DevT, SubsystemNqn};
 use cleat_runtime::exit::Causes;
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -200,6 +200,12 @@ impl<H: Host> Fleet<H> {
                 volume.doubt_registration();
             }
         }
+    }
+
+    /// The devices of these volumes, as they were seen last.
+    pub(super) fn devices_of(&self, ids: &BTreeSet<VolumeId>) -> BTreeSet<DevT> {
+        let known: Vec<_> = ids.iter().filter_map(|id| self.lock().get(id).cloned()).collect();
+        known.iter().filter_map(|volume| volume.memory().dead.number()).collect()
     }
 
     /// Removes a volume that neither the kernel nor the ledger has: somebody only asked about it.
