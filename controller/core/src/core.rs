@@ -17,6 +17,7 @@
 //! - `desired`: who is to have what, held against the records; `unclear`: nodes that are to have what nobody can name
 //! - `index`: which volumes a node, a host or the time is about
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
+//! - `switchover`: when a VM has moved, and late writes of its source, by what agents count
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -59,6 +60,7 @@ mod rung_tests;
 #[cfg(test)]
 mod secret_tests;
 mod sessions;
+mod switchover;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -213,6 +215,7 @@ impl Core {
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
             attachment.since = attachment.since.min(now);
+            attachment.counting = None;
             if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
                 (fence.pending, fence.retry_at, fence.old) = (None, None, lists_first);
                 fence.since = fence.since.min(now);
@@ -254,6 +257,10 @@ impl Core {
             Event::Delta { node, session, observed } => step.delta(&node, &session, observed),
             Event::AgentDone { node, session, operation, volume, epoch, outcome } => {
                 step.agent_done(&node, &session, operation, &volume, epoch, outcome);
+            }
+            Event::Counted { node, session, operation, volume, epoch, writes, age_ms, open } => {
+                let count = switchover::Count { writes, age_ms, open };
+                step.counted(&node, &session, operation, &volume, epoch, count);
             }
             Event::SessionLost { node, session } => step.session_lost(&node, &session),
             Event::Fence { request, volume, node, by, reason } => {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counting::{CountGoal, Counting};
 use crate::{
     BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
     NodeId, OperationId, Portal, Rung, SessionId, Source, Statement, SubsystemNqn, Trouble, UnixMillis,
@@ -294,6 +295,9 @@ pub struct Attachment {
     /// what the caller was answered since.
     #[serde(skip)]
     pub(crate) unasked: bool,
+    /// The writes that its agent was last asked to count.
+    #[serde(skip)]
+    pub(crate) counting: Option<Counting>,
     /// Its proof is of a record that may be older than what was granted since: it counts once the RDS's list was read.
     #[serde(skip)]
     pub(crate) old_proof: bool,
@@ -336,6 +340,7 @@ impl Attachment {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            counting: None,
             old_proof: false,
             used_since: false,
             stray: false,
@@ -393,6 +398,12 @@ impl Attachment {
             }
             _ => false,
         }
+    }
+
+    /// Its agent has counted writes after the VM had moved to the other node.
+    #[must_use]
+    pub fn writes_late(&self) -> bool {
+        self.counting.as_ref().is_some_and(|c| c.goal == CountGoal::LateWrites && c.writes > 0)
     }
 
     /// What went wrong last.

@@ -106,6 +106,7 @@ impl Agents for Sessions {
             Directive::Revoke { .. } => "revoke",
             Directive::Preempt { .. } => "preempt",
             Directive::Rekey { .. } => "rekey",
+            Directive::Count { .. } => "count",
         };
         let message = encode::directive(operation, directive, &self.settings)?;
         let (volume, epoch) = (directive.volume(), directive.epoch());

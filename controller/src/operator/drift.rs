@@ -18,7 +18,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::agents::{AgentReport, ReportNumber, Reports};
-use crate::engine::{Engine, EngineEnded, NoticeText, WatchedChange};
+use crate::engine::{Engine, EngineEnded, LATE_WRITE, NoticeText, WatchedChange};
 use crate::events::{ClusterEvent, EventReason};
 use crate::{explain, metrics};
 
@@ -36,6 +36,8 @@ pub(super) enum Kind {
     GrantWithoutSession,
     /// What is staged as the volume is another device.
     StagingElsewhere,
+    /// The source of a migration has written after the VM had moved.
+    LateWrites,
     /// Two nodes say that they are the same host.
     DuplicateIdentity,
     /// Nodes say that they have the same storage address.
@@ -49,10 +51,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
+        Self::LateWrites,
         Self::DuplicateIdentity,
         Self::SharedAddress,
         Self::CertificateExpires,
@@ -65,6 +68,7 @@ impl Kind {
             Self::SessionWithoutGrant => "session-without-grant",
             Self::GrantWithoutSession => "grant-without-session",
             Self::StagingElsewhere => "staging-elsewhere",
+            Self::LateWrites => "late-writes",
             Self::DuplicateIdentity => "duplicate-identity",
             Self::SharedAddress => "shared-address",
             Self::CertificateExpires => "certificate-expires",
@@ -79,6 +83,7 @@ impl Kind {
             Self::SessionWithoutGrant => "drift_session",
             Self::GrantWithoutSession => "drift_grant",
             Self::StagingElsewhere => "drift_staging",
+            Self::LateWrites => "drift_late_writes",
             Self::DuplicateIdentity => "drift_identity",
             Self::SharedAddress => "drift_address",
             Self::CertificateExpires => "certificate_expires",
@@ -244,6 +249,10 @@ impl Stale {
             match change {
                 WatchedChange::Volume(volume) => drop(volumes.insert(volume)),
                 WatchedChange::Node(node) => drop(nodes.insert(node)),
+                // It changes no record.
+                WatchedChange::Notice(notice) if notice.reason == LATE_WRITE => {
+                    volumes.extend(notice.volume.clone());
+                }
                 WatchedChange::Notice(_) => {}
             }
         }
@@ -351,7 +360,16 @@ fn of_record(core: &Core, record: &VolumeRecord, secrets: Option<&Keys>) -> Vec<
         let (kind, message) = compare(record, node, observed, heard)?;
         Some(Drift { kind, node: Some(node.clone()), volume: Some(id.clone()), message })
     };
-    named.into_iter().filter_map(drift).chain(without_its_key(record, secrets)).collect()
+    named.into_iter().filter_map(drift).chain(late(record)).chain(without_its_key(record, secrets)).collect()
+}
+
+/// The source of the migration under way, if it has written since the VM moved.
+fn late(record: &VolumeRecord) -> Option<Drift> {
+    let migration = record.migration.as_ref()?;
+    record.attachment(&migration.source).filter(|source| source.writes_late())?;
+    let (volume, node) = (record.spec.id.clone(), migration.source.clone());
+    let message = explain::late_write(&volume, &node, &migration.target);
+    Some(Drift { kind: Kind::LateWrites, node: Some(node), volume: Some(volume), message })
 }
 
 /// Volumes of which nobody knows who may write to them, whatever else is shown.

@@ -37,6 +37,7 @@ impl Transition<'_> {
             moved |= self.drive_revoke(volume, &node);
         }
         moved |= self.drive_migration(volume);
+        moved |= self.drive_counts(volume);
         moved | self.drive_export(volume)
     }
 

@@ -440,6 +440,7 @@ impl Transition<'_> {
             retry_at: None,
             unlisted: false,
             unasked: false,
+            counting: None,
             old_proof: false,
             used_since: false,
             stray: false,
