@@ -18,6 +18,7 @@
 //! - `index`: which volumes a node, a host or the time is about
 //! - `migrations`: the record of a live migration, and what KubeVirt reports of it
 //! - `switchover`: when a VM has moved, and late writes of its source, by what agents count
+//! - `verify`: whether a VM that has moved holds the volume's own device
 //! - `waiting`: what waits for what
 
 #[cfg(test)]
@@ -66,6 +67,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod unclear;
+mod verify;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,6 +79,7 @@ use rds_lists::RdsLists;
 pub use rds_lists::Remembered;
 use requests::Waiter;
 use unclear::Unclear;
+pub(crate) use verify::Verified;
 pub use waiting::Waiting;
 
 use crate::volume::Pending;
@@ -215,7 +218,7 @@ impl Core {
             attachment.may_land_until = attachment.may_land_until.map(|_| bound);
             // Likewise what counts from a time that has not come yet: it would not count before the clock has caught up.
             attachment.since = attachment.since.min(now);
-            attachment.counting = None;
+            (attachment.counting, attachment.verified) = (None, None);
             if let Phase::Draining { fence: Some(fence), .. } = &mut attachment.phase {
                 (fence.pending, fence.retry_at, fence.old) = (None, None, lists_first);
                 fence.since = fence.since.min(now);

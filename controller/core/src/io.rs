@@ -436,6 +436,18 @@ pub enum Directive {
         /// For how long, in milliseconds.
         for_ms: u64,
     },
+    /// Look at the volume again, and at what these pods have open in its place. What the agent finds is in its report of the
+    /// volume.
+    Verify {
+        /// The volume.
+        volume: VolumeId,
+        /// The agent's own grant.
+        epoch: Epoch,
+        /// UIDs of the pods that are to have it open.
+        pods: Vec<String>,
+        /// Other volumes that these pods have.
+        others: Vec<VolumeId>,
+    },
 }
 
 impl Directive {
@@ -448,7 +460,8 @@ impl Directive {
             | Self::Revoke { epoch, .. }
             | Self::Preempt { epoch, .. }
             | Self::Rekey { epoch, .. }
-            | Self::Count { epoch, .. } => *epoch,
+            | Self::Count { epoch, .. }
+            | Self::Verify { epoch, .. } => *epoch,
         }
     }
 
@@ -461,7 +474,8 @@ impl Directive {
             | Self::Revoke { volume, .. }
             | Self::Preempt { volume, .. }
             | Self::Rekey { volume, .. }
-            | Self::Count { volume, .. } => volume,
+            | Self::Count { volume, .. }
+            | Self::Verify { volume, .. } => volume,
         }
     }
 }

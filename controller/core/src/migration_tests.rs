@@ -19,6 +19,7 @@ fn seen(stage: VmStage) -> VmMigration {
         target: Some(n("b")),
         stage,
         switched_at: None,
+        target_pod: None,
     }
 }
 

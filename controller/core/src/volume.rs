@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::Verified;
 use crate::counting::{CountGoal, Counting};
 use crate::{
     BootId, Epoch, Evidence, Fence, FenceStep, Fenced, HostNqn, Migration, MinFence, NamespaceUuid, Nguid,
@@ -298,6 +299,9 @@ pub struct Attachment {
     /// The writes that its agent was last asked to count.
     #[serde(skip)]
     pub(crate) counting: Option<Counting>,
+    /// For whom its agent was last asked to look.
+    #[serde(skip)]
+    pub(crate) verified: Option<Verified>,
     /// Its proof is of a record that may be older than what was granted since: it counts once the RDS's list was read.
     #[serde(skip)]
     pub(crate) old_proof: bool,
@@ -341,6 +345,7 @@ impl Attachment {
             unlisted: false,
             unasked: false,
             counting: None,
+            verified: None,
             old_proof: false,
             used_since: false,
             stray: false,

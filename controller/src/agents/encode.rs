@@ -25,7 +25,8 @@ pub(super) fn volume_of(message: &proto::ToAgent) -> Option<VolumeId> {
         Kind::Preempt(preempt) => &preempt.volume_id,
         Kind::Rekey(rekey) => &rekey.volume_id,
         Kind::Count(count) => &count.volume_id,
-        Kind::Verify(_) | Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
+        Kind::Verify(verify) => &verify.volume_id,
+        Kind::Welcome(_) | Kind::Heartbeat(_) => return None,
     };
     VolumeId::new(id.as_str()).ok()
 }
@@ -114,6 +115,13 @@ pub(super) fn directive(
             epoch: Some(numbers(*epoch)),
             every_ms: millis(COUNT_EVERY),
             for_ms: millis(Duration::from_millis(*for_ms)),
+        }),
+        Directive::Verify { volume, epoch, pods, others } => proto::to_agent::Kind::Verify(proto::Verify {
+            operation_id,
+            volume_id: volume.to_string(),
+            epoch: Some(numbers(*epoch)),
+            pod_uids: pods.clone(),
+            other_volume_ids: others.iter().map(ToString::to_string).collect(),
         }),
     };
     Ok(proto::ToAgent { kind: Some(kind), about: Some(about) })

@@ -36,6 +36,8 @@ pub(super) enum Kind {
     GrantWithoutSession,
     /// What is staged as the volume is another device.
     StagingElsewhere,
+    /// What a VM that has moved holds in the place of the volume is another device.
+    HeldElsewhere,
     /// The source of a migration has written after the VM had moved.
     LateWrites,
     /// Two nodes say that they are the same host.
@@ -51,10 +53,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::SessionWithoutGrant,
         Self::GrantWithoutSession,
         Self::StagingElsewhere,
+        Self::HeldElsewhere,
         Self::LateWrites,
         Self::DuplicateIdentity,
         Self::SharedAddress,
@@ -68,6 +71,7 @@ impl Kind {
             Self::SessionWithoutGrant => "session-without-grant",
             Self::GrantWithoutSession => "grant-without-session",
             Self::StagingElsewhere => "staging-elsewhere",
+            Self::HeldElsewhere => "held-elsewhere",
             Self::LateWrites => "late-writes",
             Self::DuplicateIdentity => "duplicate-identity",
             Self::SharedAddress => "shared-address",
@@ -83,6 +87,7 @@ impl Kind {
             Self::SessionWithoutGrant => "drift_session",
             Self::GrantWithoutSession => "drift_grant",
             Self::StagingElsewhere => "drift_staging",
+            Self::HeldElsewhere => "drift_held",
             Self::LateWrites => "drift_late_writes",
             Self::DuplicateIdentity => "drift_identity",
             Self::SharedAddress => "drift_address",
@@ -456,7 +461,15 @@ fn of_volumes(node: &NodeId, reports: &AgentReport) -> Vec<Drift> {
             let (node, volume) = (Some(node.clone()), Some(volume.clone()));
             Drift { kind: Kind::StagingElsewhere, node, volume, message }
         });
-        others.collect::<Vec<_>>()
+        let held = state.held_elsewhere.iter().map(|held| {
+            let message = format!(
+                "what a pod has open on node {node} in the place of volume {volume} is another device ({held}): it does not \
+                 read and write the volume; stop the VM, and see what is at that path in its pod"
+            );
+            let (node, volume) = (Some(node.clone()), Some(volume.clone()));
+            Drift { kind: Kind::HeldElsewhere, node, volume, message }
+        });
+        others.chain(held).collect::<Vec<_>>()
     };
     reports.volumes.iter().flat_map(others).collect()
 }
@@ -599,6 +612,21 @@ mod tests {
         let staging = proto::Staging { path: "/staging".into(), device: "8:16".into(), same: false };
         let staging = if staged { vec![staging] } else { Vec::new() };
         proto::VolumeState { volume_id: name.into(), staging, ..Default::default() }
+    }
+
+    #[test]
+    fn a_pod_that_holds_another_device_is_drift_of_its_own_kind() {
+        let held_elsewhere =
+            vec!["process 7 (qemu-kvm) of pod p has block device 259:7 open as /dev/disk".into()];
+        let state = proto::VolumeState { volume_id: "v1".into(), held_elsewhere, ..Default::default() };
+        let reports = AgentReport { volumes: BTreeMap::from([(volume(1), state)]), ..Default::default() };
+        let [drift] = &of_volumes(&node("a"), &reports)[..] else { panic!("not one") };
+        let shown = drift.clone().into_proto();
+        assert_eq!((&*shown.kind, &*shown.node_id, &*shown.volume_id), ("held-elsewhere", "a", "v1"));
+        assert!(shown.message.contains("259:7 open as /dev/disk"), "{}", shown.message);
+        // An agent that does not know of pods says nothing.
+        let silent = BTreeMap::from([(volume(1), proto::VolumeState::default())]);
+        assert!(of_volumes(&node("a"), &AgentReport { volumes: silent, ..Default::default() }).is_empty());
     }
 
     #[test]

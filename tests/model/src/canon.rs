@@ -21,7 +21,7 @@ use cleat_core::Epoch;
 use cleat_world::world::{EPOCH_MS, QUANTUM_MS, World};
 
 /// Fields whose value is left out.
-const LEFT_OUT: [&str; 20] = [
+const LEFT_OUT: [&str; 21] = [
     "config",
     "last_seq",
     "last_operation",
@@ -44,6 +44,7 @@ const LEFT_OUT: [&str; 20] = [
     "changes",
     // Which writes are to be counted: nothing but the asking itself follows from it, and agents of this world do not answer.
     "counting",
+    "verified",
 ];
 
 /// Those that something is decided by only where KubeVirt reports.

@@ -82,8 +82,8 @@ impl World {
                 let asked = Asked { operation, request, done: false };
                 Arc::make_mut(&mut self.leaders[which]).asked.push(asked);
             }
-            // It changes nothing anywhere, and the agents of this world do not answer it.
-            Effect::Direct { directive: Directive::Count { .. }, .. } => {}
+            // They change nothing anywhere, and the agents of this world do not answer them.
+            Effect::Direct { directive: Directive::Count { .. } | Directive::Verify { .. }, .. } => {}
             Effect::Direct { node, session, operation, directive } => {
                 if has_claim {
                     self.check_directive(node_of(&node), &directive);

@@ -18,7 +18,7 @@ impl VolumeRecord {
             self.past_migrations.truncate(Self::PAST_MIGRATIONS);
         }
         // What was counted was about the one before.
-        self.attachments.iter_mut().for_each(|a| a.counting = None);
+        self.attachments.iter_mut().for_each(|a| (a.counting, a.verified) = (None, None));
         self.set_roles();
     }
 

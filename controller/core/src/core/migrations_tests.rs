@@ -13,6 +13,7 @@ fn seen(number: u8, source: &str, target: &str, stage: VmStage) -> VmMigration {
         target: Some(n(target)),
         stage,
         switched_at: None,
+        target_pod: None,
     }
 }
 

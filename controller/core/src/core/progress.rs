@@ -38,6 +38,7 @@ impl Transition<'_> {
         }
         moved |= self.drive_migration(volume);
         moved |= self.drive_counts(volume);
+        moved |= self.drive_verify(volume);
         moved | self.drive_export(volume)
     }
 

@@ -441,6 +441,7 @@ impl Transition<'_> {
             unlisted: false,
             unasked: false,
             counting: None,
+            verified: None,
             old_proof: false,
             used_since: false,
             stray: false,

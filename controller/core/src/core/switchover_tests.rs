@@ -19,6 +19,7 @@ fn seen(b: &mut Harness, stage: VmStage) {
         target: Some(n("bb")),
         stage,
         switched_at: None,
+        target_pod: None,
     };
     b.event(Event::MigrationSeen { volume: v(), vm: Some(Box::new(vm)) });
 }

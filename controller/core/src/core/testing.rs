@@ -338,7 +338,8 @@ impl Harness {
             | Directive::Revoke { epoch, .. }
             | Directive::Preempt { epoch, .. }
             | Directive::Rekey { epoch, .. }
-            | Directive::Count { epoch, .. } => epoch,
+            | Directive::Count { epoch, .. }
+            | Directive::Verify { epoch, .. } => epoch,
         };
         let session = self.session(node.as_str());
         self.event(Event::AgentDone { node, session, operation, volume: v(), epoch, outcome });
